@@ -1,0 +1,1 @@
+"""Ray, and nothing of biology: the pool that evaluates under deadlines, the session, the result store."""
