@@ -1,0 +1,43 @@
+"""Say all faults of a user's file at once, each with its place and the nearest known name."""
+
+import difflib
+import typing
+from collections.abc import Iterable
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return " (did you mean '…'?)" for the closest known name, or nothing."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def faults(error: ValidationError, model: type[BaseModel]) -> str:
+    """Return all faults of a file in one sentence each: place, what was found, the nearest known key."""
+    lines = []
+    for fault in error.errors():
+        place = ".".join(str(part) for part in fault["loc"]) or "the file"
+        if fault["type"] == "extra_forbidden":
+            key = str(fault["loc"][-1])
+            lines.append(f"{place}: unknown key{nearest(key, _keys(model))}")
+        elif fault["type"] == "missing":
+            lines.append(f"{place}: is missing")
+        else:
+            lines.append(f"{place}: {fault['msg'].removeprefix('Value error, ')}, found {fault['input']!r}")
+    return "; ".join(lines)
+
+
+def _keys(model: Any, seen: set | None = None) -> set[str]:
+    """Return the keys of `model` and of every model inside it."""
+    seen = set() if seen is None else seen
+    if isinstance(model, type) and issubclass(model, BaseModel):
+        if model in seen:
+            return set()
+        seen.add(model)
+        keys = set(model.model_fields)
+        for field in model.model_fields.values():
+            keys |= _keys(field.annotation, seen)
+        return keys
+    return {key for part in typing.get_args(model) for key in _keys(part, seen)}

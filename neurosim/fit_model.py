@@ -1,0 +1,194 @@
+"""One stage of one cell as a BluePyOpt evaluator: the cell, its free parameters, protocols and objectives."""
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from neurosim.cell import CellParameter, Conditions
+    from neurosim.features import TargetSet
+    from neurosim.protocols import StepProtocol
+    from neurosim.simulator import Accuracy
+
+MAX_SCORE = 250.0  # force_max_score of the released workflow
+SOMA = "soma"
+AIS = "axon"
+
+
+@dataclass(frozen=True)
+class MorphologyFile:
+    """A morphology that travels with the model: file name (its suffix tells the format) and content."""
+
+    name: str
+    content: bytes
+
+    @classmethod
+    def read(cls, path: Path) -> "MorphologyFile":
+        return cls(path.name, path.read_bytes())
+
+    def write(self) -> Path:
+        """Write the file into a temporary folder of this process and return its path."""
+        path = Path(tempfile.mkdtemp(prefix="neurofleet-")) / self.name
+        path.write_bytes(self.content)
+        return path
+
+
+@dataclass(frozen=True)
+class FitModel:
+    """Everything that an evaluation of one stage of one cell depends on.
+
+    Parameters
+    ----------
+    cell : str
+        Identifier of the cell.
+    morphology : MorphologyFile
+    axon : str
+        Axon mode, one of `neurosim.morphology.AXON_MODES`.
+    conditions : Conditions
+    mechanisms : mapping
+        Section -> names of mechanisms.
+    free : tuple of CellParameter
+        Parameters that are searched, in the order of the individuals.
+    fixed : mapping
+        Full parameter name -> value.
+    targets : TargetSet
+        Protocols and e-feature targets.
+    accuracy : Accuracy
+    """
+
+    cell: str
+    morphology: MorphologyFile
+    axon: str
+    conditions: "Conditions"
+    mechanisms: Mapping[str, tuple[str, ...]]
+    free: tuple["CellParameter", ...]
+    fixed: Mapping[str, float]
+    targets: "TargetSet"
+    accuracy: "Accuracy"
+
+    def build_cell(self) -> Any:
+        """Return the BluePyOpt ``CellModel``."""
+        from neurosim.cell import build_cell_model
+        from neurosim.mechanisms import load_mechanisms
+        from neurosim.morphology import CellMorphology
+
+        load_mechanisms()
+        name = "cell_" + "".join(c if c.isalnum() else "_" for c in self.cell)
+        morphology = CellMorphology(str(self.morphology.write()), axon=self.axon)
+        return build_cell_model(name, morphology, self.mechanisms, self.free, self.fixed, self.conditions)
+
+    def build_evaluator(self) -> Any:
+        """Return the BluePyOpt ``CellEvaluator`` of this stage (cold: as BluePyOpt itself would run it)."""
+        from bluepyopt import ephys
+
+        from neurosim.simulator import AccurateSimulator
+
+        simulator = AccurateSimulator(self.accuracy, cvode_active=True)
+        cell = self.build_cell()
+        calculator = ephys.objectivescalculators.ObjectivesCalculator(self.objectives())
+        return ephys.evaluators.CellEvaluator(
+            cell_model=cell,
+            param_names=[parameter.full_name for parameter in self.free],
+            fitness_protocols={name: self.protocol(p) for name, p in self.targets.protocols.items()},
+            fitness_calculator=calculator,
+            isolate_protocols=False,
+            sim=simulator,
+        )
+
+    def protocol(self, step: "StepProtocol") -> Any:
+        """Return `step` as a BluePyOpt protocol that records the soma, and the axon where it is scored."""
+        from bluepyopt import ephys
+
+        soma = _location(SOMA)
+        stimuli = [
+            ephys.stimuli.NrnSquarePulse(
+                step_amplitude=step.amplitude_nA,
+                step_delay=step.start_ms,
+                step_duration=step.stop_ms - step.start_ms,
+                total_duration=step.duration_ms,
+                location=soma,
+            )
+        ]
+        if step.holding_nA:
+            stimuli.append(
+                ephys.stimuli.NrnSquarePulse(
+                    step_amplitude=step.holding_nA,
+                    step_delay=0.0,
+                    step_duration=step.duration_ms,
+                    total_duration=step.duration_ms,
+                    location=soma,
+                )
+            )
+        places = [SOMA] + [AIS] * self._scores_ais(step.name)
+        recordings = [self._recording(step.name, place) for place in places]
+        return ephys.protocols.SweepProtocol(step.name, stimuli, recordings, cvode_active=True)
+
+    def objectives(self) -> list[Any]:
+        """Return the BluePyOpt objectives, one for each target."""
+        from bluepyopt import ephys
+
+        from neurosim.features import AISInitiation
+
+        found = []
+        for target in self.targets.targets:
+            step = self.targets.protocols[target.protocol]
+            soma = recording_name(step.name, SOMA)
+            if target.feature == AISInitiation.feature:
+                feature = AISInitiation(
+                    target.objective,
+                    soma_recording=soma,
+                    axon_recording=recording_name(step.name, AIS),
+                    stim_start=step.start_ms,
+                    stim_end=step.stop_ms,
+                    exp_mean=target.mean,
+                    exp_std=target.std,
+                    max_score=MAX_SCORE,
+                )
+            else:
+                feature = ephys.efeatures.eFELFeature(
+                    target.objective,
+                    efel_feature_name=target.feature,
+                    recording_names={"": soma},
+                    stim_start=step.start_ms,
+                    stim_end=step.stop_ms,
+                    exp_mean=target.mean,
+                    exp_std=target.std,
+                    threshold=self.targets.spike_threshold_mV,
+                    force_max_score=True,
+                    max_score=MAX_SCORE,
+                )
+            found.append(ephys.objectives.SingletonObjective(target.objective, feature))
+        return found
+
+    def _scores_ais(self, protocol: str) -> bool:
+        from neurosim.features import AISInitiation
+
+        return any(
+            t.protocol == protocol and t.feature == AISInitiation.feature for t in self.targets.targets
+        )
+
+    def _recording(self, protocol: str, place: str) -> Any:
+        from bluepyopt import ephys
+
+        from neurosim.simulator import DenseRecording
+
+        name = recording_name(protocol, place)
+        if self.accuracy.record_dt_ms is None:
+            return ephys.recordings.CompRecording(name=name, location=_location(place), variable="v")
+        return DenseRecording(name, _location(place), self.accuracy.record_dt_ms)
+
+
+def recording_name(protocol: str, place: str = SOMA) -> str:
+    """Return the name of the voltage recorded at `place` during `protocol`."""
+    return f"{protocol}.{place}.v"
+
+
+def _location(place: str) -> Any:
+    from bluepyopt import ephys
+
+    section_list = {SOMA: "somatic", AIS: "axonal"}[place]
+    return ephys.locations.NrnSeclistCompLocation(
+        name=place, seclist_name=section_list, sec_index=0, comp_x=0.5
+    )

@@ -1,0 +1,126 @@
+"""eFEL called once for all features of a recording instead of once for each.
+
+BluePyOpt hands eFEL the whole trace again for every feature. Features that share the trace, the window and
+the settings can share the call, and eFEL then also shares what it derives on the way (peaks, baselines).
+The scores stay equal to BluePyOpt's own, because the distance is summed in the same order.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+
+def _key(feature: Any) -> tuple:
+    """Return what must be equal for two features to share one eFEL call."""
+
+    def frozen(settings: Mapping | None) -> tuple:
+        return tuple(sorted((settings or {}).items()))
+
+    return (
+        tuple(sorted(feature.recording_names.items())),
+        feature.stim_start,
+        feature.stim_end,
+        feature.threshold,
+        feature.stimulus_current if not callable(feature.stimulus_current) else id(feature.stimulus_current),
+        feature.interp_step,
+        frozen(feature.double_settings),
+        frozen(feature.int_settings),
+        frozen(feature.string_settings),
+    )
+
+
+class _Group:
+    """Features of one trace, window and settings; remembers the values of the responses seen last."""
+
+    def __init__(self) -> None:
+        self.features: list[Any] = []
+        self._responses: Any = None
+        self._values: dict[str, Any] | None = None
+
+    def values(self, responses: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Return feature name -> values for `responses`; None when the trace is missing."""
+        if responses is not self._responses:
+            self._values = self._calculate(responses)
+            self._responses = responses
+        return self._values
+
+    def forget(self) -> None:
+        self._responses = self._values = None
+
+    def _calculate(self, responses: Mapping[str, Any]) -> dict[str, Any] | None:
+        import efel
+
+        first = self.features[0]
+        trace = first._construct_efel_trace(responses)
+        if trace is None:
+            return None
+        trace = {name: [float(x) for x in values] for name, values in trace.items()}
+        first._setup_efel()
+        names = list(dict.fromkeys(feature.efel_feature_name for feature in self.features))
+        values = efel.get_feature_values([trace], names, raise_warnings=False)[0]
+        efel.reset()
+        return values
+
+
+class GroupedFeature:
+    """Stand-in for a BluePyOpt ``eFELFeature`` that takes its values from the group's one eFEL call."""
+
+    def __init__(self, feature: Any, group: _Group) -> None:
+        self._feature = feature
+        self._group = group
+        group.features.append(feature)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._feature, name)
+
+    def calculate_feature(self, responses: Mapping[str, Any], raise_warnings: bool = False) -> float | None:
+        """Return the mean of the feature's values; None when it has none."""
+        import numpy as np
+
+        values = self._group.values(responses)
+        found = None if values is None else values[self._feature.efel_feature_name]
+        return None if found is None or len(found) == 0 else np.mean(found)
+
+    def calculate_score(self, responses: Mapping[str, Any], trace_check: bool = False) -> float:
+        """Return the mean distance from the target in standard deviations, as eFEL's ``get_distance``."""
+        feature = self._feature
+        if trace_check:
+            return feature.calculate_score(responses, trace_check=True)
+        values = self._group.values(responses)
+        found = None if values is None else values[feature.efel_feature_name]
+        if found is None or len(found) < 1:
+            score = feature.max_score
+        else:
+            score = 0.0
+            for value in found:
+                score += abs(value - feature.exp_mean)
+            score = score / feature.exp_std / len(found)
+            if score != score:
+                score = feature.max_score
+        return min(score, feature.max_score) if feature.force_max_score else score
+
+
+class FeatureGroups:
+    """All groups of one set of objectives."""
+
+    def __init__(self) -> None:
+        self._groups: dict[tuple, _Group] = {}
+
+    def wrap(self, features: Iterable[Any]) -> list[Any]:
+        """Return `features` with every plain eFEL feature replaced by its grouped stand-in.
+
+        Subclasses may calculate anything, so they are left as they are.
+        """
+        from bluepyopt.ephys.efeatures import eFELFeature
+
+        wrapped = []
+        for feature in features:
+            if type(feature) is eFELFeature:
+                group = self._groups.setdefault(_key(feature), _Group())
+                feature = GroupedFeature(feature, group)
+            wrapped.append(feature)
+        return wrapped
+
+    def forget(self) -> None:
+        """Drop the values of the last responses."""
+        for group in self._groups.values():
+            group.forget()

@@ -1,0 +1,205 @@
+"""Recipes: which mechanisms, parameters and e-features each stage of a fit has, and within which bounds."""
+
+from collections.abc import Iterator, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from neurosim.errors import InputError
+from neurosim.faults import faults, nearest
+
+Section = Literal["soma", "axon", "dend", "apic", "all"]
+BUILT_IN = ("all-active-spiny", "all-active-aspiny")
+
+
+def _upright(bounds: tuple[float, float]) -> tuple[float, float]:
+    if not bounds[0] < bounds[1]:
+        raise ValueError(f"bounds are [low, high] with low < high, found {list(bounds)}")
+    return bounds
+
+
+Bounds = Annotated[tuple[float, float], AfterValidator(_upright)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class RecipeConditions(_Strict):
+    """Simulation conditions (temperature in degrees Celsius, potentials in mV)."""
+
+    celsius: float = 34.0
+    v_init_mV: float = -80.0
+    ena_mV: float = 53.0
+    ek_mV: float = -107.0
+
+
+class Stage(_Strict):
+    """One stage: what it adds to the stages before it, and what it is scored on."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
+    targets: Literal["subthreshold", "training"]
+    mechanisms: dict[Section, list[str]] = {}
+    parameters: Annotated[dict[str, dict[Section, Bounds]], Field(min_length=1)]
+    distributions: dict[str, str] = {}
+    features: Annotated[list[str], Field(min_length=1)]
+
+    def bounds(self) -> Iterator[tuple[str, str, tuple[float, float]]]:
+        """Yield (parameter, section, bounds) in the order of the file."""
+        for name, sections in self.parameters.items():
+            for section, bounds in sections.items():
+                yield name, section, bounds
+
+
+class Recipe(_Strict):
+    """A staged fit: passive, then the h-channel, then everything active, or stages of the user's own."""
+
+    name: str
+    axon: Literal["stub", "legacy-stub", "legacy-stub-60um", "full"] = "stub"
+    conditions: RecipeConditions = RecipeConditions()
+    hand_over: Annotated[float, Field(ge=0)] | None = 0.5
+    stages: Annotated[list[Stage], Field(min_length=1)]
+
+    def mechanisms_until(self, stage: int, has_apical: bool) -> dict[str, list[str]]:
+        """Return section -> mechanisms of stage number `stage` with those of the stages before it."""
+        found: dict[str, list[str]] = {}
+        for part in self.stages[: stage + 1]:
+            for section, names in part.mechanisms.items():
+                if section == "apic" and not has_apical:
+                    continue
+                here = found.setdefault(section, [])
+                here.extend(name for name in names if name not in here)
+        return found
+
+    def bounds_until(self, stage: int, has_apical: bool) -> dict[str, tuple[float, float]]:
+        """Return full parameter name -> bounds, those of the stages before it first."""
+        found: dict[str, tuple[float, float]] = {}
+        for part in self.stages[: stage + 1]:
+            for name, section, bounds in part.bounds():
+                if section != "apic" or has_apical:
+                    found[f"{name}.{section}"] = bounds
+        return found
+
+    def distributions_until(self, stage: int) -> dict[str, str]:
+        """Return full parameter name -> distance-dependent distribution."""
+        return {k: v for part in self.stages[: stage + 1] for k, v in part.distributions.items()}
+
+
+def hand_over(
+    bounds: Mapping[str, tuple[float, float]], winner: Mapping[str, float], tolerance: float | None
+) -> tuple[dict[str, tuple[float, float]], dict[str, float]]:
+    """Return the bounds of the next stage after a stage won by `winner`.
+
+    Parameters
+    ----------
+    bounds : mapping
+        Full bounds of every parameter of the next stage.
+    winner : mapping
+        Parameter values of the best model of the stage before.
+    tolerance : float or None
+        A parameter re-enters with value +- tolerance * |value|, clipped to its bounds; 0 freezes it,
+        None keeps the full bounds.
+
+    Returns
+    -------
+    free : dict
+        Full parameter name -> bounds to search in.
+    fixed : dict
+        Full parameter name -> value, for frozen parameters.
+    """
+    free: dict[str, tuple[float, float]] = {}
+    fixed: dict[str, float] = {}
+    for name, (low, high) in bounds.items():
+        value = winner.get(name)
+        if value is None or tolerance is None:
+            free[name] = (low, high)
+            continue
+        narrow = (max(low, value - tolerance * abs(value)), min(high, value + tolerance * abs(value)))
+        if narrow[0] < narrow[1]:
+            free[name] = narrow
+        else:
+            fixed[name] = value
+    return free, fixed
+
+
+def load_recipe(name: str, dendrite: str, folder: Path) -> Recipe:
+    """Load a recipe of ours by name, or the user's own YAML file.
+
+    Parameters
+    ----------
+    name : str
+        ``all-active`` (then `dendrite` chooses), one of `BUILT_IN`, or the path of a YAML file.
+    dendrite : {"spiny", "aspiny"}
+    folder : Path
+        Where a relative path starts.
+
+    Raises
+    ------
+    InputError
+        All faults of the file at once, with their places and the nearest known names.
+    """
+    chosen = f"all-active-{dendrite}" if name == "all-active" else name
+    if chosen in BUILT_IN:
+        text = (resources.files("neurosim.recipes") / f"{chosen}.yaml").read_text()
+        return Recipe.model_validate(yaml.safe_load(text))
+    path = folder / name
+    if not path.is_file():
+        raise InputError(
+            f"recipe: expected all-active or the path of a YAML file, found {name!r}, and there is no file "
+            f"{path}. Write `recipe: all-active`, or name a recipe file of your own."
+        )
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not readable as YAML ({error}).") from error
+    try:
+        recipe = Recipe.model_validate(content)
+    except ValidationError as error:
+        raise InputError(f"{path}: {faults(error, Recipe)}") from error
+    check_names(recipe, str(path))
+    return recipe
+
+
+def check_names(recipe: Recipe, source: str) -> None:
+    """Raise `InputError` for every mechanism or parameter of `recipe` that does not exist."""
+    from neurosim.mechanisms import MECHANISMS
+
+    problems = []
+    seen: dict[str, set[str]] = {}
+    for stage in recipe.stages:
+        for section, names in stage.mechanisms.items():
+            for name in names:
+                if name not in MECHANISMS:
+                    problems.append(f"stage {stage.name}: no mechanism {name!r}{nearest(name, MECHANISMS)}")
+                seen.setdefault(section, set()).add(name)
+        for name, section, _ in stage.bounds():
+            owner = _owner(name)
+            if name in ("cm", "Ra"):
+                continue
+            if owner is None:
+                known = [f"{p}_{m}" for m, mech in MECHANISMS.items() for p in mech.parameters]
+                problems.append(f"stage {stage.name}: no parameter {name!r}{nearest(name, known)}")
+            elif not any(owner in seen.get(s, ()) for s in _covering(section)):
+                problems.append(
+                    f"stage {stage.name}: parameter {name}.{section} needs the mechanism {owner} in {section}"
+                )
+    if problems:
+        raise InputError(f"{source}: " + "; ".join(problems) + ".")
+
+
+def _owner(parameter: str) -> str | None:
+    """Return the mechanism that `parameter` (``gbar_NaTa_t``, ``g_pas``) belongs to."""
+    from neurosim.mechanisms import MECHANISMS
+
+    for name, mechanism in MECHANISMS.items():
+        if parameter.endswith(f"_{name}") and parameter[: -len(name) - 1] in mechanism.parameters:
+            return name
+    return None
+
+
+def _covering(section: str) -> tuple[str, ...]:
+    """Return the sections whose mechanisms `section` may rely on."""
+    return ("soma", "axon", "dend", "apic", "all") if section == "all" else (section, "all")

@@ -1,0 +1,177 @@
+"""Any BluePyOpt ``CellEvaluator``, evaluated warm: the cell is built once, then only its parameters change.
+
+BluePyOpt builds the cell anew for every protocol of every individual. Here the first protocol builds it and
+all later ones set the parameters on the cell that stands; eFEL is called once a recording
+(:mod:`neurosim.grouped_features`). The scores are equal to BluePyOpt's own.
+"""
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from neurosim.budget import BudgetExceeded, StepBudget
+from neurosim.grouped_features import FeatureGroups
+
+
+class IncompleteRun(Exception):
+    """A simulation ended before its last time point without an error of its own."""
+
+
+def _stand(cell_model: Any) -> Any:
+    """Return a copy of `cell_model` that is built by the first ``instantiate`` and then stays built."""
+    warm = copy.copy(cell_model)
+
+    def instantiate(sim: Any = None) -> None:
+        if warm.icell is None:
+            type(warm).instantiate(warm, sim)
+            return
+        for mechanism in warm.mechanisms or ():
+            if "Stoch" in getattr(mechanism, "suffix", ""):  # these carry seeds and a switch of their own
+                mechanism.instantiate(sim=sim, icell=warm.icell)
+        for parameter in warm.params.values():
+            parameter.instantiate(sim=sim, icell=warm.icell, params=warm.params)
+
+    warm.instantiate = instantiate
+    warm.destroy = lambda sim=None: None
+    return warm
+
+
+def _watched(sim: Any, budget: StepBudget) -> Any:
+    """Return a copy of `sim` whose ``run`` keeps the budget and makes sure that the end was reached."""
+    watched = copy.copy(sim)
+
+    def run(tstop: float | None = None, **options: Any) -> None:
+        h = sim.neuron.h
+        for _ in range(2):  # a run shorter than the one before it was seen to end early; its repeat is right
+            type(watched).run(watched, tstop, **options)
+            budget.check()
+            if h.t >= tstop - max(h.dt, 1e-6):
+                return
+        raise IncompleteRun(f"the simulation stopped at {h.t:.3f} ms instead of {tstop:.3f} ms")
+
+    watched.run = run
+    return watched
+
+
+def _cause(error: BaseException, kinds: tuple[type[BaseException], ...]) -> BaseException | None:
+    """Return the first exception of `kinds` in the chain of causes."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, kinds):
+            return seen
+        seen = seen.__cause__ or seen.__context__
+    return None
+
+
+class WarmEvaluator:
+    """Evaluate individuals of one BluePyOpt ``CellEvaluator`` on a cell that is built once.
+
+    The evaluator that is passed in stays as it is and can be used beside this one.
+
+    Parameters
+    ----------
+    evaluator : bluepyopt.ephys.evaluators.CellEvaluator
+        Any evaluator for NEURON: its protocols, objectives and parameters are used unchanged.
+    max_steps : int, optional
+        Integration steps that one evaluation may take, all protocols together; None for no limit.
+
+    Attributes
+    ----------
+    parameter_names : tuple of str, length P
+    objective_names : tuple of str, length M
+    """
+
+    def __init__(self, evaluator: Any, max_steps: int | None = None) -> None:
+        self._groups = FeatureGroups()
+        self._budget = StepBudget(evaluator.sim.neuron.h, max_steps)
+        warm = copy.copy(evaluator)
+        warm.isolate_protocols = False
+        warm.timeout = None
+        warm.cell_model = _stand(evaluator.cell_model)
+        warm.sim = _watched(evaluator.sim, self._budget)
+        warm.fitness_calculator = copy.copy(evaluator.fitness_calculator)
+        warm.fitness_calculator.objectives = [
+            self._grouped(objective) for objective in evaluator.fitness_calculator.objectives
+        ]
+        self._warm = warm
+        self.parameter_names = tuple(evaluator.param_names)
+        self.objective_names = tuple(o.name for o in evaluator.fitness_calculator.objectives)
+
+    def _grouped(self, objective: Any) -> Any:
+        if not hasattr(objective, "features"):
+            return objective
+        grouped = copy.copy(objective)
+        grouped.features = self._groups.wrap(objective.features)
+        return grouped
+
+    @property
+    def steps(self) -> int:
+        """Integration steps of the last evaluation."""
+        return self._budget.steps
+
+    @property
+    def max_steps(self) -> int | None:
+        """Integration steps that one evaluation may take."""
+        return self._budget.max_steps
+
+    @max_steps.setter
+    def max_steps(self, value: int | None) -> None:
+        self._budget.max_steps = value
+
+    def responses(
+        self, values: Sequence[float], protocols: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """Run protocols (the evaluator's own by default) and return recording name -> response.
+
+        Parameters
+        ----------
+        values : sequence of float, shape (P,)
+            In the order of `parameter_names`.
+        protocols : mapping, optional
+            Name -> BluePyOpt protocol, in place of the evaluator's own.
+        """
+        chosen = self._warm.fitness_protocols if protocols is None else protocols
+        parameters = dict(zip(self.parameter_names, (float(v) for v in values), strict=True))
+        self._budget.start()
+        try:
+            return self._warm.run_protocols(chosen.values(), parameters)
+        except Exception as error:
+            self._release(parameters, chosen)
+            known = _cause(error, (BudgetExceeded, IncompleteRun))
+            if known is not None:
+                raise known from None
+            raise
+
+    def evaluate(self, values: Sequence[float]) -> np.ndarray:
+        """Return the scores of one individual, shape (M,), in the order of `objective_names`.
+
+        Raises
+        ------
+        BudgetExceeded
+            When the simulation takes more than ``max_steps``.
+        IncompleteRun
+            When NEURON ends a run early twice.
+        """
+        try:
+            responses = self.responses(values)
+            scores = self._warm.fitness_calculator.calculate_scores(responses)
+        finally:
+            self._groups.forget()
+        return np.array([scores[name] for name in self.objective_names], dtype=np.float64)
+
+    def feature_values(self, values: Sequence[float]) -> dict[str, float | None]:
+        """Return objective name -> feature value (None where the feature is missing)."""
+        try:
+            return self._warm.fitness_calculator.calculate_values(self.responses(values))
+        finally:
+            self._groups.forget()
+
+    def _release(self, parameters: Mapping[str, float], protocols: Mapping[str, Any]) -> None:
+        """Undo what an interrupted protocol leaves behind."""
+        self._warm.cell_model.unfreeze(parameters.keys())
+        for protocol in protocols.values():
+            for part in protocol.subprotocols().values():
+                if hasattr(part, "destroy"):
+                    part.destroy(sim=self._warm.sim)
