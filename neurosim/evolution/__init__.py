@@ -1,0 +1,24 @@
+"""Evolution of model parameters: strategies that ask for individuals and are told their scores."""
+
+from neurosim.evolution.fast import FastConfig, FastStrategy
+from neurosim.evolution.hall_of_fame import HallOfFame, HallOfFameEntry, total_scores
+from neurosim.evolution.make import make_strategy
+from neurosim.evolution.paper import PaperConfig, PaperStrategy
+from neurosim.evolution.space import ParameterSpace, log_axes
+from neurosim.evolution.strategy import Strategy
+from neurosim.evolution.warm_start import read_warm_start
+
+__all__ = [
+    "FastConfig",
+    "FastStrategy",
+    "HallOfFame",
+    "HallOfFameEntry",
+    "ParameterSpace",
+    "PaperConfig",
+    "PaperStrategy",
+    "Strategy",
+    "log_axes",
+    "make_strategy",
+    "read_warm_start",
+    "total_scores",
+]

@@ -1,0 +1,135 @@
+"""What every search strategy does alike: ask for a generation, be told its scores."""
+
+from __future__ import annotations
+
+import abc
+
+import numpy as np
+
+from neurosim.evolution.hall_of_fame import HallOfFame
+from neurosim.evolution.space import ParameterSpace
+
+ARCHIVE_SIZE = 256
+
+
+class Strategy(abc.ABC):
+    """A search over a parameter space, one generation at a time.
+
+    The search depends on the seed and on what it was told, and on nothing else: a fresh strategy led through
+    the same generations (`ask`, then `tell` with the stored parameters and scores) goes on exactly as the
+    first one would have. What is *told* counts, not what was asked: if a run is taken up on a machine whose
+    linear algebra rounds otherwise, the stored individuals are the ones that the search continues from.
+
+    Attributes
+    ----------
+    space : ParameterSpace
+    generation : int
+        Generations told so far.
+    evaluations : int
+        Individuals told so far.
+    planned_evaluations : int
+        The most that the whole search takes.
+    archive : HallOfFame
+        The best 256 distinct models so far.
+    """
+
+    def __init__(self, space: ParameterSpace, planned_evaluations: int) -> None:
+        self.space = space
+        self.planned_evaluations = planned_evaluations
+        self.generation = 0
+        self.evaluations = 0
+        self.archive = HallOfFame(ARCHIVE_SIZE)
+        self._pending: np.ndarray | None = None
+
+    @property
+    @abc.abstractmethod
+    def phase(self) -> str:
+        """What the next generation belongs to, in one word for display."""
+
+    @property
+    @abc.abstractmethod
+    def finished(self) -> bool:
+        """Whether the search is over; `ask` then raises."""
+
+    @abc.abstractmethod
+    def _propose(self) -> np.ndarray:
+        """Draw the next generation, (n, P) raw values."""
+
+    @abc.abstractmethod
+    def _learn(self, parameters: np.ndarray, scores: np.ndarray) -> None:
+        """Take in an evaluated generation."""
+
+    def ask(self, n: int | None = None) -> np.ndarray:
+        """Return the next generation to evaluate.
+
+        The same generation comes back until it is told.
+
+        Parameters
+        ----------
+        n : int, optional
+            For callers that want to say how many they expect: a generation cannot be cut, so another number
+            than its own size is refused.
+
+        Returns
+        -------
+        ndarray, shape (n, P)
+            Raw parameter values in the order of `space.names`, a copy.
+
+        Raises
+        ------
+        RuntimeError
+            The search is finished.
+        ValueError
+            `n` is not the size of this generation.
+        """
+        if self._pending is None:
+            if self.finished:
+                raise RuntimeError("the search is finished: there is nothing more to ask for")
+            self._pending = self._propose()
+        if n is not None and n != len(self._pending):
+            raise ValueError(f"this generation has {len(self._pending)} individuals, {n} were asked for")
+        return self._pending.copy()
+
+    def tell(self, parameters: np.ndarray, scores: np.ndarray) -> None:
+        """Take in the scores of the generation that was asked for.
+
+        Parameters
+        ----------
+        parameters : ndarray, shape (n, P)
+            The individuals, in the order asked.
+        scores : ndarray, shape (n, M)
+            Their objectives, lower is better; failed evaluations already carry their penalty.
+
+        Raises
+        ------
+        RuntimeError
+            Nothing was asked.
+        ValueError
+            Wrong shapes, scores that are not finite, or parameters outside the bounds.
+        """
+        if self._pending is None:
+            raise RuntimeError("tell without ask: ask for a generation first")
+        parameters, scores = np.array(parameters, np.float64), np.array(scores, np.float64)
+        if parameters.shape != self._pending.shape:
+            raise ValueError(f"told parameters of shape {parameters.shape}, asked {self._pending.shape}")
+        if scores.ndim != 2 or len(scores) != len(parameters) or scores.shape[1] == 0:
+            raise ValueError(f"told scores of shape {scores.shape}, expected ({len(parameters)}, objectives)")
+        if not np.isfinite(scores).all():
+            raise ValueError("told scores that are not finite; give failed evaluations their penalty first")
+        if (parameters < self.space.lower).any() or (parameters > self.space.upper).any():
+            raise ValueError("told parameters that lie outside the bounds of the space")
+        self._pending = None
+        self.archive.update(parameters, scores, self.generation)
+        self.generation += 1
+        self.evaluations += len(parameters)
+        self._learn(parameters, scores)
+
+    def candidates(self, n: int) -> np.ndarray:
+        """Return the best distinct models so far, best first, to be scored again more tightly.
+
+        Returns
+        -------
+        ndarray, shape (at most n, P)
+        """
+        best = [entry.parameters for entry in self.archive.entries[:n]]
+        return np.array(best, np.float64).reshape(len(best), len(self.space))

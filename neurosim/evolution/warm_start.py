@@ -1,0 +1,149 @@
+"""First individuals from models that were fitted before."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from neurosim.errors import InputError
+from neurosim.evolution.space import ParameterSpace
+
+_SPECIMEN_DIGITS = 6  # numbers at least this long identify a specimen wherever they stand in a cell's id
+
+
+def fill_missing(warm: np.ndarray, drawn: np.ndarray, space: ParameterSpace) -> np.ndarray:
+    """Complete warm individuals (k, P): clipped to the bounds, and drawn values where they are NaN."""
+    return np.where(np.isnan(warm), drawn, np.clip(warm, space.lower, space.upper))
+
+
+def read_warm_start(path: str | Path, space: ParameterSpace, exclude_cell: str | None = None) -> np.ndarray:
+    """Read fitted models as first individuals for a space.
+
+    Parameters
+    ----------
+    path : path or URI
+        The folder of a run (its `hall_of_fame/`), or one Parquet file: a hall of fame of ours (`cell`,
+        `total`, `param.<name>`) or a published population (`cell_id`, `hof_index`, one column per parameter).
+    space : ParameterSpace
+        Says which parameters are wanted, in which order.
+    exclude_cell : str, optional
+        The cell that is to be fitted: its own models are left out.
+
+    Returns
+    -------
+    ndarray, shape (k, P)
+        The best model of every cell, then every cell's second best, and so on; NaN where a cell has no such
+        parameter. Models that share no parameter with the space are left out.
+
+    Raises
+    ------
+    InputError
+        Nothing readable at `path`, no parameter of the space in it, or no model of another cell.
+    """
+    library = [model for table in _read_tables(str(path)) for model in _models(table, space)]
+    shared = [(rank, cell, values) for rank, cell, values in library if not np.isnan(values).all()]
+    if not shared:
+        wanted = ", ".join(space.names[:4]) + (", …" if len(space) > 4 else "")
+        raise InputError(
+            f"warm_start {path}: expected models with parameters of this stage ({wanted}), found none in any of "
+            "them; use a hall of fame of the same recipe."
+        )
+    others = [model for model in shared if exclude_cell is None or not _same_cell(model[1], exclude_cell)]
+    if not others:
+        raise InputError(
+            f"warm_start {path}: expected models of other cells, found those of {exclude_cell} only, and a cell "
+            "is never started from its own fit; give a hall of fame of other cells."
+        )
+    return np.array([values for _, _, values in sorted(others, key=lambda model: model[:2])])
+
+
+def _models(table: Any, space: ParameterSpace) -> list[tuple[int, str, np.ndarray]]:
+    """Models of one table as (rank within the cell, cell, values with NaN where missing)."""
+    parameters = {name.removeprefix("param."): name for name in table.column_names}
+    nothing = np.full(table.num_rows, np.nan)
+    values = np.stack(
+        [
+            nothing
+            if (column := _find(name, parameters)) is None
+            else np.asarray(table[column].to_pandas(), np.float64)
+            for name in space.names
+        ],
+        axis=1,
+    )
+    cells = [str(cell) for cell in _column(table, "cell", "cell_id").to_pylist()]
+    quality = _column(table, "total", "hof_index").to_pylist()
+    ranks: dict[str, int] = {}
+    models = []
+    for row in sorted(range(len(cells)), key=lambda row: (quality[row], row)):
+        rank = ranks.get(cells[row], 0)
+        ranks[cells[row]] = rank + 1
+        models.append((rank, cells[row], values[row]))
+    return models
+
+
+def _find(name: str, columns: dict[str, str]) -> str | None:
+    """Column of a parameter; a whole cell's value also serves a section, and the soma's the whole cell."""
+    base, _, section = name.rpartition(".")
+    alternatives = [name, f"{base}.all", base] + ([f"{base}.soma"] if section == "all" else [])
+    return next((columns[known] for known in alternatives if known in columns), None)
+
+
+def _column(table: Any, *names: str) -> Any:
+    for name in names:
+        if name in table.column_names:
+            return table[name]
+    raise InputError(
+        f"warm_start: expected a column {' or '.join(names)} in the Parquet file, found "
+        f"{', '.join(table.column_names[:8])}; use a hall of fame written by neurofleet or a published "
+        "population."
+    )
+
+
+def _same_cell(one: str, other: str) -> bool:
+    """Whether two ids mean one cell: equal, or naming the same specimen number."""
+    number = rf"\d{{{_SPECIMEN_DIGITS},}}"
+    return one == other or bool(set(re.findall(number, one)) & set(re.findall(number, other)))
+
+
+def _read_tables(path: str) -> list[Any]:
+    """Parquet tables of a file, or of a run's halls of fame with all models of a cell in one table."""
+    import pyarrow as pa
+    from pyarrow import fs, parquet
+
+    if "://" in path:
+        filesystem, root = fs.FileSystem.from_uri(path)
+    else:
+        filesystem, root = fs.LocalFileSystem(), str(Path(path).absolute())
+
+    def read(file: str) -> Any:
+        try:
+            with filesystem.open_input_file(file) as source:
+                return parquet.ParquetFile(source).read()
+        except (OSError, pa.ArrowException) as problem:
+            raise InputError(f"warm_start {path}: cannot read {file} as Parquet ({problem}).") from problem
+
+    kind = filesystem.get_file_info(root).type
+    if kind == fs.FileType.File:
+        return [read(root)]
+    selector = fs.FileSelector(f"{root}/hall_of_fame", recursive=True, allow_not_found=True)
+    folders: dict[str, list[str]] = {}
+    for info in filesystem.get_file_info(selector):
+        if info.type == fs.FileType.File and info.extension == "parquet":
+            folder, _, name = info.path.rpartition("/")
+            folders.setdefault(folder, []).append(name)
+    if not folders:
+        found = "a folder without one" if kind == fs.FileType.Directory else "nothing there"
+        raise InputError(
+            f"warm_start {path}: expected a Parquet file, or the folder of a run with its hall of fame "
+            f"(hall_of_fame/cell=ID/*.parquet), found {found}; check the path, or let that run finish first."
+        )
+    tables = []
+    for folder, names in sorted(folders.items()):
+        chosen = ["pooled.parquet"] if "pooled.parquet" in names else sorted(names)
+        tables.append(
+            pa.concat_tables([read(f"{folder}/{name}") for name in chosen], promote_options="default")
+        )
+    return tables
