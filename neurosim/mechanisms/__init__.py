@@ -1,0 +1,13 @@
+"""The ion channels: their names and parameters (`MECHANISMS`), compiled once a machine, put into NEURON."""
+
+from neurosim.mechanisms.catalogue import MECHANISMS, Mechanism, describe, read_mechanism
+from neurosim.mechanisms.compiling import compile_mechanisms, load_mechanisms
+
+__all__ = [
+    "MECHANISMS",
+    "Mechanism",
+    "compile_mechanisms",
+    "describe",
+    "load_mechanisms",
+    "read_mechanism",
+]

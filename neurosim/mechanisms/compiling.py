@@ -1,0 +1,214 @@
+"""Compile NMODL once a machine, into a cache that many processes may use at the same time, and load it."""
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+
+from neurosim.errors import InputError
+from neurosim.mechanisms.catalogue import OWN_SOURCES, describe, read_mechanism
+
+LIBRARY_NAMES = ("libnrnmech.so", "libnrnmech.dylib")
+_loaded: set[str] = set()  # cache keys
+
+
+def cache_folder() -> Path:
+    """Return where compiled mechanisms are kept: ``$NEUROFLEET_CACHE``, else ``~/.cache/neurofleet``."""
+    given = os.environ.get("NEUROFLEET_CACHE")
+    return Path(given).expanduser() if given else Path.home() / ".cache" / "neurofleet"
+
+
+def compile_mechanisms(sources: Sequence[Path] | None = None) -> Path:
+    """Compile NMODL files and return the folder to load, at once when they were compiled before.
+
+    Parameters
+    ----------
+    sources : sequence of Path, optional
+        NMODL files; the project's own without it.
+
+    Raises
+    ------
+    InputError
+        A file is unreadable or does not compile, the compiler is missing, or the cache cannot be written.
+    """
+    files = _files(sources)
+    describe(files)
+    folder = cache_folder() / "mechanisms" / _key(files)
+    if _library(folder) is not None:
+        return folder
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(folder.with_suffix(".lock")):
+            if _library(folder) is None:
+                _compile_into(folder, files)
+    except OSError as error:
+        raise InputError(
+            f"{folder.parent}: expected a folder to keep compiled mechanisms in, but writing there failed "
+            f"({error.strerror or error}). Free some space, or set NEUROFLEET_CACHE to a folder of yours."
+        ) from error
+    return folder
+
+
+def load_mechanisms(extra: Sequence[Path] = ()) -> None:
+    """Load the project's mechanisms, and NMODL files of the user's own, into this process's NEURON.
+
+    Compiles what was not compiled before on this machine. Calling it again does nothing.
+
+    Raises
+    ------
+    InputError
+        As `compile_mechanisms`; or a mechanism of that name is in NEURON already, from elsewhere.
+    """
+    _load(None)
+    if extra:
+        _load(extra)
+
+
+def _load(sources: Sequence[Path] | None) -> None:
+    files = _files(sources)
+    names = describe(files)
+    key = _key(files)
+    if key in _loaded:
+        return
+    folder = compile_mechanisms(sources)
+    os.environ.setdefault("NEURON_MODULE_OPTIONS", "-nogui")  # or it warns of a missing display
+    import neuron
+
+    taken = sorted(names.keys() & _mechanisms_in(neuron.h))
+    if taken:
+        raise InputError(
+            f"NEURON already holds mechanisms called {', '.join(taken)} that come from elsewhere: it loads "
+            f"the compiled ones of the current folder ({Path.cwd()}) and of NRN_NMODL_PATH when it starts, "
+            "and a name can be used once. Run from another folder, unset NRN_NMODL_PATH, or rename the "
+            "SUFFIX in your own file."
+        )
+    neuron.h.nrn_load_dll(str(_library(folder)))
+    _loaded.add(key)
+
+
+def _files(sources: Sequence[Path] | None) -> tuple[Path, ...]:
+    return OWN_SOURCES if sources is None else tuple(sorted(Path(p).resolve() for p in sources))
+
+
+def _mechanisms_in(h) -> set[str]:
+    """Return the names of all density mechanisms this NEURON knows."""
+    kinds, name = h.MechanismType(0), h.ref("")
+    found = set()
+    for index in range(int(kinds.count())):
+        kinds.select(index)
+        kinds.selected(name)
+        found.add(name[0])
+    return found
+
+
+def _key(files: Sequence[Path]) -> str:
+    """Return the cache key: sources, NEURON's version and place, machine, and the user's compiler flags."""
+    digest = hashlib.sha256()
+    parts = [version("neuron"), str(_neuron_folder()), platform.machine(), *map(_flag, ("CXX", "CXXFLAGS"))]
+    for part in (*parts, *(p for f in files for p in (f.name, f.read_text(errors="replace")))):
+        digest.update(part.encode() + b"\0")
+    return digest.hexdigest()[:20]
+
+
+def _flag(name: str) -> str:
+    return os.environ.get(name, "")
+
+
+def _neuron_folder() -> Path:
+    spec = find_spec("neuron")
+    if spec is None or spec.origin is None:
+        raise InputError("NEURON is not installed in this Python. Install it with `pip install neuron`.")
+    return Path(spec.origin).parent
+
+
+def _library(folder: Path) -> Path | None:
+    """Return the compiled library under `folder`, or None."""
+    return next((p for name in LIBRARY_NAMES for p in sorted(folder.glob(f"*/{name}"))), None)
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold the lock `path`; the system gives it back however the process ends."""
+    with path.open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def _compile_into(folder: Path, files: Sequence[Path]) -> None:
+    """Run nrnivmodl in a folder of its own and rename the result to `folder`; the caller holds its lock."""
+    command, environment = _nrnivmodl()
+    prefix = f".compiling-{folder.name}-"
+    for killed in folder.parent.glob(f"{prefix}*"):
+        shutil.rmtree(killed, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=folder.parent) as temporary:
+        work = Path(temporary) / "work"
+        (work / "mod").mkdir(parents=True)
+        for file in files:
+            shutil.copyfile(file, work / "mod" / f"{read_mechanism(file).name}.mod")
+        result = subprocess.run(
+            [*command, "mod"],
+            cwd=work,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+        )
+        if result.returncode != 0 or _library(work) is None:
+            said = (result.stdout[-1000:] + result.stderr[-2000:]).strip()
+            raise InputError(
+                f"The mechanisms {', '.join(f.stem for f in files)} did not compile (nrnivmodl, exit code "
+                f"{result.returncode}). Mend the NMODL file or the compiler that it names:\n{said}"
+            )
+        if folder.exists():  # left without a library by somebody's cleaning
+            shutil.rmtree(folder)
+        work.rename(folder)
+
+
+def _nrnivmodl() -> tuple[list[str], dict[str, str]]:
+    """Return the command that compiles NMODL, and its environment.
+
+    The wheel's script in ``bin`` only sets these variables (and needs PATH, setuptools and more to do so):
+    its worker under ``neuron/.data`` is called directly. A NEURON built from source has a script on PATH.
+    """
+    compiler = os.environ.get("CXX", "").split() or [shutil.which(c) for c in ("g++", "clang++", "c++")]
+    compiler = [c for c in compiler if c]
+    missing = [
+        name for name, found in (("C++ compiler", compiler), ("make", shutil.which("make"))) if not found
+    ]
+    if compiler and not shutil.which(compiler[0]):
+        missing.insert(0, f"C++ compiler {compiler[0]!r} (set by CXX)")
+    if missing:
+        raise InputError(
+            f"The ion channels have to be compiled once on this machine, and there is no "
+            f"{' and no '.join(missing)} here. Install them (Debian, Ubuntu: `apt-get install g++ make`; "
+            "Fedora: `dnf install gcc-c++ make`; macOS: `xcode-select --install`) and run the same command "
+            "again."
+        )
+    environment = dict(os.environ)
+    environment.setdefault("CXX", compiler[0])
+    environment.setdefault("CC", compiler[0])
+    data = _neuron_folder() / ".data"
+    if (data / "bin" / "nrnivmodl").is_file():
+        home = str(data)
+        environment.update(
+            NRNHOME=home, CORENRNHOME=home, NMODLHOME=home, NEURONHOME=str(data / "share" / "nrn")
+        )
+        environment["NRN_PYTHONEXE"] = sys.executable
+        return ["bash", str(data / "bin" / "nrnivmodl")], environment
+    beside = Path(sys.executable).with_name("nrnivmodl")
+    found = str(beside) if beside.is_file() else shutil.which("nrnivmodl")
+    if found is None:
+        raise InputError(
+            "NEURON is installed without nrnivmodl, which compiles the ion channels. Install the wheel "
+            "(`pip install --force-reinstall neuron`)."
+        )
+    return [found], environment
