@@ -68,7 +68,8 @@ def _cause(error: BaseException, kinds: tuple[type[BaseException], ...]) -> Base
 class WarmEvaluator:
     """Evaluate individuals of one BluePyOpt ``CellEvaluator`` on a cell that is built once.
 
-    The evaluator that is passed in stays as it is and can be used beside this one.
+    The evaluator that is passed in stays as it is. NEURON simulates all cells that stand in a process
+    together, so `close` this one before another cell is run there.
 
     Parameters
     ----------
@@ -119,6 +120,24 @@ class WarmEvaluator:
     @max_steps.setter
     def max_steps(self, value: int | None) -> None:
         self._budget.max_steps = value
+
+    def build(self) -> None:
+        """Build the cell now rather than in the first evaluation, with every parameter in mid-bounds."""
+        import efel  # noqa: F401 - so that processes forked from this one need not import it
+
+        cell, sim = self._warm.cell_model, self._warm.sim
+        middle = {p.name: (p.lower_bound + p.upper_bound) / 2 for p in self._warm.params}
+        cell.freeze(middle)
+        try:
+            cell.instantiate(sim=sim)
+        finally:
+            cell.unfreeze(middle.keys())
+
+    def close(self) -> None:
+        """Take the standing cell out of NEURON, which would simulate it along with any other cell."""
+        cell = self._warm.cell_model
+        if cell.icell is not None:
+            type(cell).destroy(cell, self._warm.sim)
 
     def responses(
         self, values: Sequence[float], protocols: Mapping[str, Any] | None = None

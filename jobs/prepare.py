@@ -1,0 +1,172 @@
+"""Read and check all inputs of a fit job before any simulation."""
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jobs.errors import UsageError
+from jobs.spec import CellSpec, FitSpec
+from jobs.subjects import CellSubject, StagePlan, Subject, UserSubject
+from neurosim.errors import InputError
+from neurosim.fit_model import MorphologyFile
+
+if TYPE_CHECKING:
+    from neurosim.evolution import FastConfig, PaperConfig
+    from neurosim.features import TargetSet
+    from neurosim.recipe import Recipe
+    from neurosim.recordings import Recording
+
+USER_STAGE = "fit"
+PAPER_GENERATIONS, PAPER_GENERATIONS_LAST = 50, 200
+FAST_EVALUATIONS, FAST_EVALUATIONS_LAST = 768, 6000
+
+
+def prepare(spec: FitSpec, folder: Path) -> list[Subject]:
+    """Return what the job fits; relative paths start at `folder`.
+
+    Raises
+    ------
+    UsageError
+        The faults of all cells at once, each with its file and what to do.
+    """
+    problems: list[str] = []
+    subjects: list[Subject] = []
+    if spec.evaluator is not None:
+        return [_user_subject(spec, folder)]
+    for cell in spec.cells or ():
+        try:
+            subjects.append(_cell_subject(cell, spec, folder))
+        except InputError as error:
+            problems.append(f"cell {cell.id}: {error}")
+    if problems:
+        raise UsageError("\n".join(problems))
+    return subjects
+
+
+def input_files(spec: FitSpec, folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of each input file, by the name it has in the job."""
+    named: list[Path | None] = [spec.mechanisms, spec.warm_start]
+    for cell in spec.cells or ():
+        named += [cell.morphology, cell.recordings, cell.targets]
+    if spec.recipe.endswith((".yaml", ".yml")):
+        named.append(Path(spec.recipe))
+    found: dict[str, str] = {}
+    for path in named:
+        if path is not None:
+            for file in _files(folder / path):
+                name = str(path) if file == folder / path else f"{path}/{file.relative_to(folder / path)}"
+                found[name] = hashlib.sha256(file.read_bytes()).hexdigest()
+    return found
+
+
+def _files(path: Path) -> Iterable[Path]:
+    return sorted(f for f in path.rglob("*") if f.is_file()) if path.is_dir() else [path]
+
+
+def _cell_subject(cell: CellSpec, spec: FitSpec, folder: Path) -> CellSubject:
+    from neurosim.morphology import check_morphology
+    from neurosim.recipe import load_recipe
+
+    recipe = load_recipe(spec.recipe, cell.dendrite, folder)
+    _check_stage_names(spec, [stage.name for stage in recipe.stages])
+    summary = check_morphology(folder / cell.morphology)
+    recording, stage_targets, own_bounds = _targets(cell, recipe, folder)
+    numbers = tuple(stage_targets)
+    warnings = tuple(w for targets in stage_targets.values() for w in targets.warnings)
+    for number, stage in enumerate(recipe.stages):
+        if number not in stage_targets:
+            warnings += (f"stage {stage.name} is left out: {cell.targets} has no targets for it",)
+    return CellSubject(
+        id=cell.id,
+        morphology=MorphologyFile.read(folder / cell.morphology),
+        has_apical=summary.has_apical,
+        axon=cell.axon or recipe.axon,
+        recipe=recipe,
+        stages=_stage_plans(spec, [recipe.stages[number].name for number in numbers]),
+        stage_numbers=numbers,
+        targets=tuple(stage_targets.values()),
+        own_bounds=own_bounds,
+        recording=recording,
+        junction_potential_mV=cell.junction_potential_mV,
+        warnings=tuple(dict.fromkeys(warnings)),
+    )
+
+
+def _targets(
+    cell: CellSpec, recipe: "Recipe", folder: Path
+) -> "tuple[Recording | None, dict[int, TargetSet], dict[str, tuple[float, float]]]":
+    """Return the recording, the targets of each stage that can be scored, and bounds that came with them."""
+    from neurosim.features import passive_targets, read_targets, training_targets
+    from neurosim.published import read_bounds
+    from neurosim.recordings import read_recording
+
+    if cell.targets is not None:
+        published = read_targets(folder / cell.targets)
+        training = [n for n, stage in enumerate(recipe.stages) if stage.targets == "training"]
+        if not training:
+            raise InputError(
+                f"recipe {recipe.name}: no stage with `targets: training`, which {cell.targets} has"
+            )
+        return None, {n: published for n in training}, read_bounds(folder / cell.targets)
+    assert cell.recordings is not None
+    recording = read_recording(
+        folder / cell.recordings, junction_potential_mV=cell.junction_potential_mV, stimuli=cell.stimuli
+    )
+    found = {}
+    for number, stage in enumerate(recipe.stages):
+        extract = passive_targets if stage.targets == "subthreshold" else training_targets
+        found[number] = extract(recording, stage.features)
+    return recording, found, {}
+
+
+def _user_subject(spec: FitSpec, folder: Path) -> UserSubject:
+    from neurosim.user_model import UserModel
+
+    assert spec.evaluator is not None
+    _check_stage_names(spec, [USER_STAGE])
+    mechanisms = None if spec.mechanisms is None else str((folder / spec.mechanisms).resolve())
+    model = UserModel(spec.evaluator, str(folder.resolve()), mechanisms)
+    try:
+        description = model.describe()
+    except InputError as error:
+        raise UsageError(str(error)) from error
+    return UserSubject(spec.name, model, description, _stage_plans(spec, [USER_STAGE]))
+
+
+def _stage_plans(spec: FitSpec, names: list[str]) -> tuple[StagePlan, ...]:
+    """Return one plan a stage: all seeds in the last, the first seed in those before."""
+    seeds = tuple(spec.evolution.seeds)
+    last = len(names) - 1
+    return tuple(
+        StagePlan(name, seeds if i == last else seeds[:1], _search(spec, name, i == last))
+        for i, name in enumerate(names)
+    )
+
+
+def _search(spec: FitSpec, stage: str, last: bool) -> "PaperConfig | FastConfig":
+    from neurosim.evolution import FastConfig, PaperConfig
+
+    evolution = spec.evolution
+    generations = evolution.generations.get(stage)
+    if evolution.strategy == "paper":
+        return PaperConfig(
+            offspring=evolution.offspring or PaperConfig.offspring,
+            generations=generations or (PAPER_GENERATIONS_LAST if last else PAPER_GENERATIONS),
+        )
+    offspring = evolution.offspring or FastConfig.offspring
+    evaluations = (
+        offspring * generations if generations else (FAST_EVALUATIONS_LAST if last else FAST_EVALUATIONS)
+    )
+    return FastConfig(evaluations=evaluations, offspring=offspring)
+
+
+def _check_stage_names(spec: FitSpec, names: list[str]) -> None:
+    from neurosim.faults import nearest
+
+    for name in spec.evolution.generations:
+        if name not in names:
+            raise UsageError(
+                f"evolution.generations: no stage {name!r}{nearest(name, names)}; "
+                f"the stages are {', '.join(names)}."
+            )

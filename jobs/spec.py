@@ -1,0 +1,119 @@
+"""The job file of a fit: its keys, their defaults, and all its faults at once."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from jobs.errors import UsageError
+from neurosim.faults import faults, nearest
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+PositiveInt = Annotated[int, Field(gt=0)]
+KINDS = ("fit",)
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class CellSpec(_Strict):
+    """One cell: its morphology, and recordings (or published targets) to fit it to."""
+
+    id: Name
+    morphology: Path
+    recordings: Path | None = None
+    targets: Path | None = None
+    dendrite: Literal["spiny", "aspiny"] = "spiny"
+    junction_potential_mV: float = 14.0
+    stimuli: Annotated[list[str], Field(min_length=1)] = ["Long Square"]
+    axon: Literal["stub", "legacy-stub", "legacy-stub-60um", "full"] | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "CellSpec":
+        if (self.recordings is None) == (self.targets is None):
+            raise ValueError(
+                "name either `recordings:` (an NWB file) or `targets:` (a folder), one of the two"
+            )
+        return self
+
+
+class EvolutionSpec(_Strict):
+    """How the search runs. Unset numbers take the strategy's own values."""
+
+    strategy: Literal["paper", "fast"] = "fast"
+    offspring: Annotated[int, Field(ge=4)] | None = None
+    generations: dict[str, PositiveInt] = {}
+    hall_of_fame: PositiveInt = 10
+    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = [1, 2, 3, 4]
+
+    @model_validator(mode="after")
+    def _distinct_seeds(self) -> "EvolutionSpec":
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError("seeds must differ from each other")
+        return self
+
+
+class FitSpec(_Strict):
+    """A fit job (`kind: fit`)."""
+
+    kind: Literal["fit"] = "fit"
+    name: Name
+    cells: Annotated[list[CellSpec], Field(min_length=1)] | None = None
+    evaluator: Annotated[str, Field(pattern=r"^[\w.]+:[\w.]+$")] | None = None
+    mechanisms: Path | None = None
+    recipe: str = "all-active"
+    evolution: EvolutionSpec = EvolutionSpec()
+    warm_start: Path | None = None
+    deadline_s: Annotated[float, Field(gt=0)] | Literal["auto"] = 300.0
+    max_steps: PositiveInt | None = 1_000_000
+    memory_limit_mb: PositiveInt = 4096
+
+    @model_validator(mode="after")
+    def _one_subject(self) -> "FitSpec":
+        if (self.cells is None) == (self.evaluator is None):
+            raise ValueError("name either `cells:` or `evaluator: module:function`, one of the two")
+        if self.cells is not None:
+            ids = [cell.id for cell in self.cells]
+            doubled = sorted({cell for cell in ids if ids.count(cell) > 1})
+            if doubled:
+                raise ValueError(
+                    f"each cell needs an id of its own, found more than one {', '.join(doubled)}"
+                )
+        return self
+
+
+def load_job(path: Path) -> tuple[FitSpec, str]:
+    """Return the job in `path` and the text of the file.
+
+    Raises
+    ------
+    UsageError
+        When the file is missing, is no YAML, or has faults: all of them, with the nearest known keys.
+    """
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: cannot be read ({error}). Expected a job file in YAML.") from error
+    return parse_job(text, str(path), default_name=path.stem), text
+
+
+def parse_job(text: str, source: str, default_name: str) -> FitSpec:
+    """Return the job described by YAML `text`; `source` names it in errors."""
+    try:
+        content: Any = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UsageError(f"{source}: not readable as YAML ({error}).") from error
+    if not isinstance(content, dict):
+        raise UsageError(f"{source}: expected keys such as `kind: fit` and `cells:`, found {content!r}.")
+    kind = content.get("kind", "fit")
+    if kind not in KINDS:
+        raise UsageError(
+            f"{source}: kind: expected one of {', '.join(KINDS)}, found {kind!r}{nearest(str(kind), KINDS)}."
+        )
+    content.setdefault("name", default_name)
+    try:
+        return FitSpec.model_validate(content)
+    except ValidationError as error:
+        raise UsageError(f"{source}: {faults(error, FitSpec)}.") from error

@@ -1,0 +1,162 @@
+"""What is fitted: a cell through its stages, or a user's own evaluator in one. Both look alike to the fit."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from neurosim.fit_model import FitModel, MorphologyFile
+
+if TYPE_CHECKING:
+    from neurosim.evolution import FastConfig, PaperConfig
+    from neurosim.features import TargetSet
+    from neurosim.recipe import Recipe
+    from neurosim.recordings import Recording
+    from neurosim.simulator import Accuracy
+    from neurosim.user_model import ModelDescription, UserModel
+
+# The active search is loose and its finalists are scored again; the passive stages are cheap, and read a
+# decay between CVODE's few steps, so they are integrated tightly and sampled densely (docs/accuracy.md).
+SEARCH_ATOL, FINAL_ATOL = 1e-2, 1e-4
+PASSIVE_ATOL, PASSIVE_RECORD_DT_MS = 1e-5, 0.1
+
+Bounds = Mapping[str, tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What one stage searches: the box, and the models that score an individual.
+
+    `final_model` scores the finalists again more tightly; None where the search is as tight already.
+    """
+
+    names: tuple[str, ...]
+    lower: tuple[float, ...]
+    upper: tuple[float, ...]
+    fixed: Mapping[str, float]
+    objectives: tuple[str, ...]
+    model: "FitModel | UserModel"
+    final_model: "FitModel | None"
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """One stage: its seeds and how long each is searched."""
+
+    name: str
+    seeds: tuple[int, ...]
+    search: "PaperConfig | FastConfig"
+
+    @property
+    def planned_evaluations(self) -> int:
+        """Evaluations of all its seeds together."""
+        return len(self.seeds) * self.search.planned_evaluations
+
+
+class Subject(Protocol):
+    """What the fit needs to know of anything it can fit."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def stages(self) -> tuple[StagePlan, ...]: ...
+
+    @property
+    def warnings(self) -> tuple[str, ...]: ...
+
+    def problem(self, stage: int, winner: Mapping[str, float] | None) -> Problem:
+        """Return what stage number `stage` searches after the stage before was won by `winner`."""
+        ...
+
+
+@dataclass(frozen=True)
+class CellSubject:
+    """A cell with its recipe; `stage_numbers` are the recipe's stages that its data can score."""
+
+    id: str
+    morphology: MorphologyFile
+    has_apical: bool
+    axon: str
+    recipe: "Recipe"
+    stages: tuple[StagePlan, ...]
+    stage_numbers: tuple[int, ...]
+    targets: "tuple[TargetSet, ...]"
+    own_bounds: Bounds
+    recording: "Recording | None"
+    junction_potential_mV: float
+    warnings: tuple[str, ...]
+
+    def problem(self, stage: int, winner: Mapping[str, float] | None) -> Problem:
+        from neurosim.recipe import hand_over
+
+        bounds = self._bounds(self.stage_numbers[stage])
+        free, fixed = (
+            (dict(bounds), {}) if winner is None else hand_over(bounds, winner, self.recipe.hand_over)
+        )
+        subthreshold = self.recipe.stages[self.stage_numbers[stage]].targets == "subthreshold"
+        search, final = _accuracies(subthreshold)
+        return Problem(
+            names=tuple(free),
+            lower=tuple(low for low, _ in free.values()),
+            upper=tuple(high for _, high in free.values()),
+            fixed=fixed,
+            objectives=tuple(target.objective for target in self.targets[stage].targets),
+            model=self.model(stage, free, fixed, search),
+            final_model=None if final is None else self.model(stage, free, fixed, final),
+        )
+
+    def _bounds(self, number: int) -> dict[str, tuple[float, float]]:
+        bounds = self.recipe.bounds_until(number, self.has_apical)
+        return {name: self.own_bounds.get(name, limits) for name, limits in bounds.items()}
+
+    def model(self, stage: int, free: Bounds, fixed: Mapping[str, float], accuracy: "Accuracy") -> FitModel:
+        """Return the model of stage number `stage` with these free and fixed parameters."""
+        from neurosim.cell import CellParameter, Conditions
+
+        number = self.stage_numbers[stage]
+        distributions = self.recipe.distributions_until(number)
+        mechanisms = self.recipe.mechanisms_until(number, self.has_apical)
+        return FitModel(
+            cell=self.id,
+            morphology=self.morphology,
+            axon=self.axon,
+            conditions=Conditions(**self.recipe.conditions.model_dump()),
+            mechanisms={section: tuple(names) for section, names in mechanisms.items()},
+            free=tuple(
+                CellParameter(*name.rsplit(".", 1), low, high, distributions.get(name, "uniform"))
+                for name, (low, high) in free.items()
+            ),
+            fixed=dict(fixed),
+            targets=self.targets[stage],
+            accuracy=accuracy,
+        )
+
+
+def _accuracies(subthreshold: bool) -> "tuple[Accuracy, Accuracy | None]":
+    from neurosim.simulator import Accuracy
+
+    if subthreshold:
+        return Accuracy(PASSIVE_ATOL, PASSIVE_RECORD_DT_MS), None
+    return Accuracy(SEARCH_ATOL), Accuracy(FINAL_ATOL)
+
+
+@dataclass(frozen=True)
+class UserSubject:
+    """A BluePyOpt evaluator of the user's own: one stage, its own bounds and objectives, its own accuracy."""
+
+    id: str
+    user_model: "UserModel"
+    description: "ModelDescription"
+    stages: tuple[StagePlan, ...]
+    warnings: tuple[str, ...] = ()
+
+    def problem(self, stage: int, winner: Mapping[str, float] | None) -> Problem:
+        return Problem(
+            names=tuple(self.description.parameters),
+            lower=tuple(self.description.lower),
+            upper=tuple(self.description.upper),
+            fixed={},
+            objectives=tuple(self.description.objectives),
+            model=self.user_model,
+            final_model=None,
+        )
