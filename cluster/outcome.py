@@ -1,0 +1,136 @@
+"""What is asked of the pool, and what comes back: engines, tasks, outcomes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+Status = Literal["ok", "timeout", "crash", "error", "lost"]
+STATUSES: tuple[Status, ...] = ("ok", "timeout", "crash", "error", "lost")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one evaluation. A value, never an exception.
+
+    Attributes
+    ----------
+    status : str
+        ``ok``; ``timeout``: over its deadline or its budget; ``crash``: its process ended; ``error``: the
+        engine raised, or could not be built; ``lost``: the machine that worked on it went away, more than
+        once.
+    reason : str
+        Why it is not ``ok``, else empty. Free of times, process numbers and host names, so that equal
+        evaluations have equal reasons.
+    seconds : float
+        Wall-clock time of the evaluation.
+    value : object
+        What the engine yielded, None unless ``ok``.
+    """
+
+    status: Status
+    reason: str = ""
+    seconds: float = 0.0
+    value: Any = None
+
+    @property
+    def ok(self) -> bool:
+        return self.status == "ok"
+
+
+class BudgetExceeded(Exception):
+    """Raised by an engine that gives up on an individual: over the deadline, too many steps."""
+
+
+class Budget:
+    """The deadline of the individual at work, for engines that check the clock while they step.
+
+    Attributes
+    ----------
+    deadline_s : float
+        How long this individual may take.
+    deadline : float
+        The moment it is over, on the clock of `time.monotonic`.
+    """
+
+    def __init__(self, deadline_s: float) -> None:
+        self.restart(deadline_s)
+
+    def restart(self, deadline_s: float) -> None:
+        """Start the clock for the next individual."""
+        self.deadline_s = deadline_s
+        self.deadline = time.monotonic() + deadline_s
+
+    def check(self) -> None:
+        """Raise `BudgetExceeded` when the deadline has passed."""
+        if time.monotonic() > self.deadline:
+            raise BudgetExceeded(deadline_reason(self.deadline_s))
+
+
+def deadline_reason(deadline_s: float) -> str:
+    """The one wording for a passed deadline, whoever noticed it."""
+    return f"no result within {deadline_s:g} s"
+
+
+class Engine(Protocol):
+    """What a factory returns: evaluates individuals of one model, with whatever method it likes.
+
+    An engine may set ``isolation``. With ``"individual"`` (the default) every individual is evaluated by a
+    fresh copy of the engine as it was built, so that a value cannot depend on what was evaluated before.
+    With ``"batch"`` one copy gets a whole batch (a vector of models, say); when that copy times out or
+    dies, nobody can tell whose fault it was, and the individuals without a value are run one by one.
+    """
+
+    def evaluate(self, batch: Sequence[Any], budget: Budget) -> Iterator[Any]:
+        """Yield one picklable value per individual of the batch, in order.
+
+        The deadline is that of the value being waited for: it starts anew with each value yielded.
+        Raising `BudgetExceeded` makes that individual a ``timeout``, any other exception an ``error``.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class EngineSpec:
+    """How to build an engine, on any machine of the cluster.
+
+    Attributes
+    ----------
+    factory : str
+        ``"module:function"``; called with `payload`, returns an `Engine`. It should start no threads: the
+        engine is copied by forking.
+    payload : object
+        Anything picklable. Sent once per host.
+    key : str
+        Equal keys mean equal engines; a host keeps the engine it has built while it gets tasks of that key.
+    """
+
+    factory: str
+    payload: Any
+    key: str
+
+
+@dataclass(frozen=True)
+class Task:
+    """One individual to evaluate.
+
+    Attributes
+    ----------
+    id : hashable
+        The submitter's own name for it; unique among the tasks that are under way.
+    engine : EngineSpec
+    individual : object
+        What the engine's batch holds, usually parameter values, shape (P,).
+    deadline_s : float
+        Wall-clock limit. An evaluation over it is stopped, whatever it is doing, and is a ``timeout``.
+    expected_s : float, optional
+        A guess of its duration; the longest are started first. By default the median of this engine's.
+    """
+
+    id: Hashable
+    engine: EngineSpec
+    individual: Any
+    deadline_s: float
+    expected_s: float | None = None

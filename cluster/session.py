@@ -1,0 +1,253 @@
+"""A Ray to work on: one of our own on this machine, or a running cluster."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cluster.errors import ClusterError, ClusterUnreachable
+from cluster.undertaker import bury
+
+OBJECT_STORE_BYTES = 200 * 2**20
+CONNECT_TIMEOUT_S = 10.0
+
+# AF_UNIX names may be 107 bytes long; Ray appends about 80 to its folder's name.
+_LONGEST_FOLDER = 24
+
+# Ray's own switches, read when it is imported or when it starts its processes.
+_QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_DEDUP_LOGS": "0",
+}
+
+
+@dataclass(frozen=True)
+class Session:
+    """A connection to Ray.
+
+    Attributes
+    ----------
+    address : str
+        Where its head listens, ``host:port``.
+    embedded : bool
+        Whether it was started here and ends with the session.
+    """
+
+    address: str
+    embedded: bool
+
+
+@contextmanager
+def connect(address: str | None = None, cpus: int | None = None) -> Iterator[Session]:
+    """Connect this process to Ray for the length of a ``with`` block.
+
+    Without an address, start one for this process alone: it listens on this machine only, asks for a
+    token of its own, keeps its files in a private temporary folder, and all of it is gone afterwards,
+    also when this process is killed. Any other Ray on the machine, and ``RAY_ADDRESS``, is left alone.
+    A process that is connected already stays connected as it is.
+
+    Parameters
+    ----------
+    address : str, optional
+        A running cluster, ``host:port`` of its head, or ``"auto"`` for the one on this machine.
+    cpus : int, optional
+        Cores the embedded Ray may use; all of this process's by default.
+
+    Raises
+    ------
+    ClusterUnreachable
+        If nothing answers at the address, or it does not take our token.
+    ClusterError
+        If an embedded Ray cannot be started.
+    """
+    if address is not None and cpus is not None:
+        raise ClusterError(
+            f"cpus={cpus} was given together with the address {address}. A running cluster brings its own"
+            " cores: leave one of the two away."
+        )
+    with _environment(_QUIET), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        import ray
+
+        if ray.is_initialized():
+            yield Session(ray.get_runtime_context().gcs_address, embedded=False)
+        elif address is None:
+            with _embedded(cpus) as session:
+                yield session
+        else:
+            _attach(address)
+            try:
+                yield Session(ray.get_runtime_context().gcs_address, embedded=False)
+            finally:
+                ray.shutdown()
+
+
+@contextmanager
+def _embedded(cpus: int | None) -> Iterator[Session]:
+    import ray
+
+    folder = _private_folder()
+    token = folder / "token"
+    token.touch(mode=0o600)
+    token.write_text(secrets.token_hex(32))
+    undertaker, lifeline = _start_undertaker(folder)
+    try:
+        auth = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
+        with (
+            _environment(auth, without=("RAY_ADDRESS", "RAY_AUTH_TOKEN")),
+            _authentication(),
+            _this_machine_only(),
+        ):
+            try:
+                ray.init(
+                    address="local",
+                    num_cpus=cpus or len(os.sched_getaffinity(0)),
+                    include_dashboard=False,
+                    object_store_memory=OBJECT_STORE_BYTES,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    _temp_dir=str(folder / "r"),
+                    _node_ip_address="127.0.0.1",
+                )
+            except (RuntimeError, ValueError, OSError, TimeoutError) as error:
+                raise ClusterError(
+                    f"Ray could not be started on this machine: {error}. Its logs are lost with its temporary"
+                    f" folder; make sure that {folder.parent} has room and that loopback connections are"
+                    " allowed, or give the --address of a running cluster."
+                ) from error
+            try:
+                yield Session(ray.get_runtime_context().gcs_address, embedded=True)
+            finally:
+                ray.shutdown()
+    finally:
+        # Not by closing the pipe: Ray leaves log files of ours open, and it would take us for a leftover.
+        undertaker.kill()
+        undertaker.wait()
+        os.close(lifeline)
+        bury(folder)
+
+
+def _attach(address: str) -> None:
+    import ray
+
+    if address.startswith("ray://"):
+        raise ClusterUnreachable(
+            f"{address} is a Ray Client address, and evaluations need a full connection. Give the head's own"
+            " address, host:6379, or run the job on the cluster."
+        )
+    host, _, port = address.rpartition(":")
+    if host and port.isdigit():
+        try:  # Ray itself would try for a minute before it gave up
+            socket.create_connection((host, int(port)), CONNECT_TIMEOUT_S).close()
+        except OSError as error:
+            raise _unreachable(address, error) from error
+    has_token = {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(os.environ) or _default_token().exists()
+    auth = {} if "RAY_AUTH_MODE" in os.environ or not has_token else {"RAY_AUTH_MODE": "token"}
+    with _environment(auth), _authentication():
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
+            ray.shutdown()
+            raise _unreachable(address, error) from error
+
+
+def _unreachable(address: str, error: Exception) -> ClusterUnreachable:
+    cause = str(error).splitlines()[0] if str(error) else repr(error)
+    return ClusterUnreachable(
+        f"No Ray cluster could be reached at {address}: {cause}. Give host:port of a running head (as"
+        " `ray start --head` prints it), and its token in ~/.ray/auth_token if it asks for one; or leave the"
+        " address away to run on this machine."
+    )
+
+
+def _default_token() -> Path:
+    return Path.home() / ".ray" / "auth_token"
+
+
+def _private_folder() -> Path:
+    parent = Path(tempfile.gettempdir())
+    if len(str(parent)) + len("/nf-12345678/r") > _LONGEST_FOLDER:
+        parent = Path("/tmp")
+    return Path(tempfile.mkdtemp(prefix="nf-", dir=parent))
+
+
+def _start_undertaker(folder: Path) -> tuple[subprocess.Popen, int]:
+    """Start what cleans up if this process is killed. It waits for our end of a pipe to close."""
+    reader, writer = os.pipe()
+    package_root = str(Path(__file__).resolve().parents[1])
+    try:
+        undertaker = subprocess.Popen(
+            [sys.executable, "-m", "cluster.undertaker", str(folder)],
+            stdin=reader,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            cwd=package_root,
+        )
+    finally:
+        os.close(reader)
+    return undertaker, writer
+
+
+@contextmanager
+def _environment(values: Mapping[str, str], without: tuple[str, ...] = ()) -> Iterator[None]:
+    """Set and remove environment variables, and put them back."""
+    names = (*values, *without)
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(values)
+    for name in without:
+        os.environ.pop(name, None)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+@contextmanager
+def _authentication() -> Iterator[None]:
+    """Let Ray, which reads them once, see the authentication variables as they are now."""
+    _read_authentication()
+    try:
+        yield
+    finally:
+        _read_authentication()
+
+
+def _read_authentication() -> None:
+    _raylet: Any = importlib.import_module("ray._raylet")
+    _raylet.Config.initialize("")
+    _raylet.AuthenticationTokenLoader.instance().reset_cache()
+
+
+@contextmanager
+def _this_machine_only() -> Iterator[None]:
+    """Make Ray listen on 127.0.0.1.
+
+    It does so by itself where it knows one machine only (its rule on macOS and Windows), and otherwise
+    replaces a loopback address by the machine's own and listens on every interface.
+    """
+    from ray._private import ray_constants
+
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before

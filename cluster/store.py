@@ -1,0 +1,222 @@
+"""What a run keeps, and where: one folder of Parquet, JSON and YAML that needs no neurofleet to read.
+
+``OUT/job.yaml  provenance.json  events.jsonl``
+``OUT/evaluations/cell=ID/stage=NAME/seed=N/generation-00012.parquet``
+``OUT/hall_of_fame/cell=ID/seed=N.parquet`` and ``pooled.parquet``
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cluster.errors import ClusterError, RunFolderRefused
+from cluster.folder import LocalFolder, open_folder
+from cluster.lease import Lease, file_lock
+from cluster.schemas import Evaluations, HallOfFameRows
+
+Rows = TypeVar("Rows", Evaluations, HallOfFameRows)
+
+MARKER = ".neurofleet-run"
+LEASE = "lease.json"
+EVENTS = "events.jsonl"
+POOLED = "pooled"
+
+_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")
+_GENERATION = re.compile(r"^generation-(\d{5})\.parquet$")
+_PARTITION = re.compile(r"^evaluations/cell=([^/]+)/stage=([^/]+)/seed=(\d+)/generation-\d{5}\.parquet$")
+
+
+class RunStore:
+    """The folder of one run.
+
+    Reading asks for nothing. Whoever writes evaluations first takes the run with `locked`.
+
+    Parameters
+    ----------
+    root : str or Path
+        A path, or a URI that `pyarrow.fs` understands.
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        self._folder = open_folder(root)
+        self._lease: Lease | None = None
+
+    @property
+    def root(self) -> str:
+        return self._folder.root
+
+    @contextmanager
+    def locked(self) -> Iterator[RunStore]:
+        """Be the only driver of this run; leftovers of one that was killed are cleared away.
+
+        Raises
+        ------
+        RunFolderRefused
+            If the folder holds something that is not a run, or another driver is at work in it.
+        """
+        self._refuse_other_content()
+        with ExitStack() as stack:
+            if isinstance(self._folder, LocalFolder):
+                try:
+                    self._folder.path.mkdir(parents=True, exist_ok=True)
+                    stack.enter_context(file_lock(self._folder.path / MARKER, self.root))
+                except OSError as error:
+                    raise ClusterError(
+                        f"Cannot write in {self.root}: {error.strerror}. Give another folder with --out."
+                    ) from error
+            else:
+                self._lease = Lease(self._folder, LEASE)
+                stack.enter_context(self._lease.held())
+            self._folder.sweep()
+            self._drop_torn_event()
+            yield self
+
+    def write_generation(self, cell: str, stage: str, seed: int, evaluations: Evaluations) -> None:
+        """Store one generation, whole or not at all; on disk when this returns.
+
+        The same evaluations give the same bytes, so writing a generation again changes nothing.
+        """
+        name = f"{_partition(cell, stage, seed)}/generation-{evaluations.generation:05d}.parquet"
+        self._write(name, _parquet(evaluations.to_table()))
+
+    def read_generations(self, cell: str, stage: str, seed: int) -> list[Evaluations]:
+        """All stored generations of one stage and seed, in order from generation 0.
+
+        Raises
+        ------
+        ClusterError
+            If one is missing before the last, or cannot be read.
+        """
+        folder = _partition(cell, stage, seed)
+        found = {}
+        for name in self._folder.names(folder):
+            if match := _GENERATION.match(name.rpartition("/")[2]):
+                found[int(match[1])] = name
+        missing = sorted(set(range(max(found, default=-1) + 1)) - set(found))
+        if missing:
+            raise ClusterError(
+                f"{self.root}/{folder} holds generation {max(found)} but not {missing[0]}. Generations build"
+                " on each other: put the missing file back, or remove the later ones to have them computed"
+                " again."
+            )
+        generations = []
+        for number in sorted(found):
+            generation = self._read_rows(found[number], Evaluations)
+            if generation.generation != number:
+                raise ClusterError(
+                    f"{self.root}/{found[number]} holds generation {generation.generation}. A file was"
+                    " renamed or copied; put the right one back."
+                )
+            generations.append(generation)
+        return generations
+
+    def stored(self) -> list[tuple[str, str, int]]:
+        """Every (cell, stage, seed) that has evaluations."""
+        matches = (_PARTITION.match(name) for name in self._folder.names("evaluations"))
+        return sorted({(m[1], m[2], int(m[3])) for m in matches if m})
+
+    def write_hall_of_fame(self, rows: HallOfFameRows, seed: int | str) -> None:
+        """Store a cell's hall of fame: of one seed, or of all with seed ``"pooled"``."""
+        self._write(_hall_of_fame(rows.cell, seed), _parquet(rows.to_table()))
+
+    def read_hall_of_fame(self, cell: str, seed: int | str = POOLED) -> HallOfFameRows | None:
+        """A cell's hall of fame, None when it has none yet."""
+        name = _hall_of_fame(cell, seed)
+        return self._read_rows(name, HallOfFameRows) if self._folder.read(name) is not None else None
+
+    def append_event(self, event: str, **fields: Any) -> None:
+        """Add a line to events.jsonl: the time (UTC), the event's name, and whatever JSON can hold."""
+        at = datetime.now(UTC).isoformat(timespec="milliseconds")
+        line = json.dumps({"at": at, "event": event, **fields}, separators=(",", ":"))
+        self._check_lease()
+        self._folder.append(EVENTS, line.encode() + b"\n")
+
+    def read_events(self) -> list[dict[str, Any]]:
+        """All events, oldest first. A last line that a killed driver left unfinished is passed over."""
+        lines = (self._folder.read(EVENTS) or b"").split(b"\n")
+        return [json.loads(line) for line in lines[:-1] if line]
+
+    def write_text(self, name: str, text: str) -> None:
+        """Store a text file (job.yaml, provenance.json, report.html …), whole or not at all."""
+        self._write(name, text.encode())
+
+    def read_text(self, name: str) -> str | None:
+        """The content of a text file, None when there is none."""
+        content = self._folder.read(name)
+        return None if content is None else content.decode()
+
+    def _write(self, name: str, content: bytes) -> None:
+        self._check_lease()
+        self._folder.write(name, content)
+
+    def _check_lease(self) -> None:
+        if self._lease is not None:
+            self._lease.check()
+
+    def _read_rows(self, name: str, rows: type[Rows]) -> Rows:
+        content = self._folder.read(name)
+        try:
+            return rows.from_table(pq.read_table(pa.BufferReader(content)))
+        except ClusterError as error:
+            raise ClusterError(f"{self.root}/{name}: {error}") from error
+        except (pa.ArrowException, OSError, KeyError) as error:
+            raise ClusterError(
+                f"Cannot read {self.root}/{name}: {error}. Put back a good copy, or remove it (and later"
+                " generations) to have it computed again."
+            ) from error
+
+    def _refuse_other_content(self) -> None:
+        if isinstance(self._folder, LocalFolder):
+            path = self._folder.path
+            if path.exists() and not path.is_dir():
+                raise RunFolderRefused(f"{self.root} is a file; --out should be a folder. Give another.")
+            if (path / MARKER).exists() or not path.exists():
+                return
+            names = sorted(entry.name for entry in path.iterdir())
+        else:
+            names = self._folder.names()
+        if not names or LEASE in names or {"job.yaml", "provenance.json"} <= set(names):
+            return
+        shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+        raise RunFolderRefused(
+            f"{self.root} is not empty and holds no neurofleet run (it holds {shown}). Nothing was written."
+            " Give a new or empty folder with --out."
+        )
+
+    def _drop_torn_event(self) -> None:
+        content = self._folder.read(EVENTS)
+        if content and not content.endswith(b"\n"):
+            self._folder.write(EVENTS, content[: content.rfind(b"\n") + 1])
+
+
+def _partition(cell: str, stage: str, seed: int) -> str:
+    return f"evaluations/cell={_checked(cell)}/stage={_checked(stage)}/seed={int(seed)}"
+
+
+def _hall_of_fame(cell: str, seed: int | str) -> str:
+    return f"hall_of_fame/cell={_checked(cell)}/{POOLED if seed == POOLED else f'seed={int(seed)}'}.parquet"
+
+
+def _checked(name: str) -> str:
+    if not _NAME.match(name):
+        raise ClusterError(
+            f"{name!r} names a folder of results, so it should be letters, digits and ._+- only, and begin"
+            " with a letter or digit. Give the cell or stage another name."
+        )
+    return name
+
+
+def _parquet(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    words = [field.name for field in table.schema if pa.types.is_dictionary(field.type)]
+    pq.write_table(table, sink, compression="zstd", use_dictionary=words)
+    return sink.getvalue().to_pybytes()

@@ -1,0 +1,352 @@
+"""A run's folder: whole files or none, one driver at a time, equal bytes for equal content."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow.dataset
+import pyarrow.fs
+import pyarrow.parquet
+import pytest
+
+from cluster import lease
+from cluster.errors import ClusterError, RunFolderRefused
+from cluster.folder import RemoteFolder
+from cluster.schemas import Evaluations, HallOfFameRows
+from cluster.store import MARKER, RunStore
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def make_generation(number: int, n: int = 3) -> Evaluations:
+    random = np.random.default_rng(number)
+    return Evaluations(
+        generation=number,
+        parameter_names=("gbar_NaTa_t.axon", "cm.soma"),
+        objective_names=("Step.soma.Spikecount", "Step.soma.AP_width", "Step.soma.AHP_depth"),
+        parameters=random.random((n, 2)),
+        scores=random.random((n, 3)),
+        totals=random.random(n),
+        statuses=["ok", "timeout", "ok"][:n],
+        reasons=["", "no result within 3 s", ""][:n],
+        seconds=random.random(n),
+    )
+
+
+def make_hall_of_fame() -> HallOfFameRows:
+    return HallOfFameRows(
+        cell="cell-1",
+        seeds=np.array([2, 2]),
+        generations=np.array([5, 1]),
+        individuals=np.array([0, 7]),
+        parameter_names=("cm.soma",),
+        objective_names=("a", "b"),
+        parameters=np.array([[1.0], [2.0]]),
+        scores=np.array([[0.0, 1.0], [2.0, 3.0]]),
+        totals=np.array([1.0, 5.0]),
+    )
+
+
+def assert_equal_rows(left, right):
+    for name in type(left).__dataclass_fields__:
+        np.testing.assert_array_equal(getattr(left, name), getattr(right, name), err_msg=name)
+
+
+@pytest.fixture
+def remote_store(monkeypatch):
+    """A run on an object store, here pyarrow's in-memory file system."""
+    filesystem = pyarrow.fs._MockFileSystem()
+    filesystem.create_dir("bucket/run")
+    monkeypatch.setattr(
+        "cluster.store.open_folder", lambda root: RemoteFolder(root, filesystem, "bucket/run")
+    )
+    return lambda: RunStore("mock://bucket/run")
+
+
+def test_generations_come_back_in_order(tmp_path):
+    store = RunStore(tmp_path / "out")
+    with store.locked():
+        for number in (1, 0, 2):
+            store.write_generation("c1", "active", 4, make_generation(number))
+    found = RunStore(tmp_path / "out").read_generations("c1", "active", 4)
+    assert [generation.generation for generation in found] == [0, 1, 2]
+    for number, generation in enumerate(found):
+        assert_equal_rows(generation, make_generation(number))
+    assert store.read_generations("c1", "active", 5) == []
+    assert store.stored() == [("c1", "active", 4)]
+
+
+def test_a_missing_generation_is_refused(tmp_path):
+    store = RunStore(tmp_path)
+    for number in (0, 1, 3):
+        store.write_generation("c1", "active", 1, make_generation(number))
+    with pytest.raises(ClusterError, match="holds generation 3 but not 2"):
+        store.read_generations("c1", "active", 1)
+
+
+def test_a_renamed_generation_is_refused(tmp_path):
+    store = RunStore(tmp_path)
+    store.write_generation("c1", "active", 1, make_generation(0))
+    folder = tmp_path / "evaluations/cell=c1/stage=active/seed=1"
+    (folder / "generation-00001.parquet").write_bytes((folder / "generation-00000.parquet").read_bytes())
+    with pytest.raises(ClusterError, match="generation-00001.parquet holds generation 0"):
+        store.read_generations("c1", "active", 1)
+
+
+@pytest.mark.parametrize("damage", [b"", b"PAR1 cut short"])
+def test_a_damaged_generation_names_its_file(tmp_path, damage):
+    store = RunStore(tmp_path)
+    store.write_generation("c1", "active", 1, make_generation(0))
+    next(tmp_path.rglob("*.parquet")).write_bytes(damage)
+    with pytest.raises(ClusterError, match=r"generation-00000.parquet"):
+        store.read_generations("c1", "active", 1)
+
+
+def test_a_newer_schema_is_refused(tmp_path, monkeypatch):
+    store = RunStore(tmp_path)
+    monkeypatch.setattr("cluster.schemas.SCHEMA_VERSION", 99)
+    store.write_generation("c1", "active", 1, make_generation(0))
+    monkeypatch.undo()
+    with pytest.raises(ClusterError, match="schema version 99"):
+        store.read_generations("c1", "active", 1)
+
+
+def test_equal_content_has_equal_bytes(tmp_path):
+    contents = []
+    for name in ("first", "second"):
+        store = RunStore(tmp_path / name)
+        store.write_generation("c1", "active", 1, make_generation(7))
+        store.write_hall_of_fame(make_hall_of_fame(), seed=2)
+        contents.append([path.read_bytes() for path in sorted((tmp_path / name).rglob("*.parquet"))])
+    assert len(contents[0]) == 2
+    assert contents[0] == contents[1]
+
+
+def test_hall_of_fame_round_trip(tmp_path):
+    store = RunStore(tmp_path)
+    assert store.read_hall_of_fame("cell-1") is None
+    store.write_hall_of_fame(make_hall_of_fame(), seed=2)
+    store.write_hall_of_fame(make_hall_of_fame(), seed="pooled")
+    for seed in (2, "pooled"):
+        assert_equal_rows(store.read_hall_of_fame("cell-1", seed), make_hall_of_fame())
+
+
+def test_other_readers_see_partitions_and_words(tmp_path):
+    store = RunStore(tmp_path)
+    for seed in (1, 2):
+        store.write_generation("c1", "active", seed, make_generation(0))
+    store.write_hall_of_fame(make_hall_of_fame(), seed=2)
+    (tmp_path / "evaluations/cell=c1/stage=active/seed=1/.generation-00001.parquet.0a1b2c3d.tmp").write_bytes(
+        b"half"
+    )
+    table = pyarrow.dataset.dataset(tmp_path / "evaluations", partitioning="hive").to_table()
+    assert len(table) == 6
+    assert {"cell", "stage", "seed", "status", "param.cm.soma", "score.Step.soma.AP_width"} <= set(
+        table.column_names
+    )
+    duckdb = pytest.importorskip("duckdb")
+    rows = duckdb.sql(
+        f"select cell, seed, reason from read_parquet('{tmp_path}/evaluations/**/*.parquet',"
+        " hive_partitioning=true) where status = 'timeout' and seed = 2"
+    ).fetchall()
+    assert rows == [("c1", 2, "no result within 3 s")]
+    ranks = duckdb.sql(
+        f"select seed, rank, cell from read_parquet('{tmp_path}/hall_of_fame/**/*.parquet',"
+        " hive_partitioning=true)"
+    ).fetchall()
+    assert ranks == [(2, 1, "cell-1"), (2, 2, "cell-1")]
+
+
+def test_events_survive_a_torn_last_line(tmp_path):
+    store = RunStore(tmp_path)
+    with store.locked():
+        store.append_event("started", cells=1)
+    with open(tmp_path / "events.jsonl", "ab") as file:
+        file.write(b'{"at": "2026-01-01", "ev')
+    assert [event["event"] for event in store.read_events()] == ["started"]
+    with store.locked():
+        store.append_event("resumed")
+    assert [event["event"] for event in store.read_events()] == ["started", "resumed"]
+    assert all(json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines())
+
+
+def test_text_files(tmp_path):
+    store = RunStore(tmp_path / "out")
+    assert store.read_text("job.yaml") is None
+    store.write_text("job.yaml", "kind: fit # µ\n")
+    store.write_text("models/c1.json", "{}")
+    assert store.read_text("job.yaml") == "kind: fit # µ\n"
+    assert (tmp_path / "out/models/c1.json").exists()
+
+
+@pytest.mark.parametrize("name", ["../up", "a/b", "", ".hidden", "a=b"])
+def test_names_that_are_no_folder_names_are_refused(tmp_path, name):
+    with pytest.raises(ClusterError, match="letters, digits"):
+        RunStore(tmp_path).write_generation(name, "active", 1, make_generation(0))
+
+
+def test_a_folder_that_holds_something_else_is_refused(tmp_path):
+    (tmp_path / "job.yaml").write_text("kind: fit")
+    (tmp_path / "thesis.tex").write_text("precious")
+    before = sorted(path.name for path in tmp_path.iterdir())
+    with pytest.raises(RunFolderRefused, match="job.yaml, thesis.tex"), RunStore(tmp_path).locked():
+        pass
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
+def test_a_file_in_place_of_the_folder_is_refused(tmp_path):
+    (tmp_path / "out").write_text("")
+    with pytest.raises(RunFolderRefused, match="is a file"), RunStore(tmp_path / "out").locked():
+        pass
+
+
+def test_a_run_copied_without_hidden_files_is_still_a_run(tmp_path):
+    for name in ("job.yaml", "provenance.json", "events.jsonl"):
+        (tmp_path / name).write_text("")
+    with RunStore(tmp_path).locked():
+        assert (tmp_path / MARKER).exists()
+
+
+def test_leftovers_of_a_killed_writer_are_removed(tmp_path):
+    store = RunStore(tmp_path)
+    with store.locked():
+        store.write_generation("c1", "active", 1, make_generation(0))
+    folder = next(tmp_path.rglob("*.parquet")).parent
+    (folder / ".generation-00001.parquet.0a1b2c3d.tmp").write_bytes(b"half")
+    (folder / ".keep.tmp").write_bytes(b"not ours")
+    with store.locked():
+        assert sorted(path.name for path in folder.iterdir()) == [".keep.tmp", "generation-00000.parquet"]
+
+
+DRIVER = """
+import sys, time
+from cluster.store import RunStore
+with RunStore(sys.argv[1]).locked():
+    print("locked", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_two_drivers_are_refused_and_a_killed_one_leaves_the_run_free(tmp_path):
+    driver = subprocess.Popen(
+        [sys.executable, "-c", DRIVER, str(tmp_path)], stdout=subprocess.PIPE, cwd=REPOSITORY
+    )
+    try:
+        assert driver.stdout.readline() == b"locked\n"
+        with pytest.raises(RunFolderRefused, match=f"process {driver.pid} on"), RunStore(tmp_path).locked():
+            pass
+    finally:
+        driver.send_signal(signal.SIGKILL)
+        driver.communicate()
+    with RunStore(tmp_path).locked():
+        pass
+
+
+FULL_DISK = """
+import resource, signal, sys
+import numpy as np
+from cluster.errors import ClusterError
+from cluster.store import RunStore
+from tests.cluster.test_store import make_generation
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+store = RunStore(sys.argv[1])
+with store.locked():
+    store.write_generation("c1", "active", 1, make_generation(0))
+    store.append_event("started")
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))
+    for write in (
+        lambda: store.write_generation("c1", "active", 1, make_generation(1)),
+        lambda: store.append_event("generation", text="x" * 200),
+    ):
+        try:
+            write()
+        except ClusterError as error:
+            print(error)
+"""
+
+
+def test_a_full_disk_leaves_nothing_half_written(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, str(tmp_path)], cwd=REPOSITORY, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    first, second = done.stdout.splitlines()
+    assert "Cannot write" in first
+    assert "generation-00001.parquet" in first
+    assert "events.jsonl" in second
+    assert "Make room" in second
+    store = RunStore(tmp_path)
+    assert_equal_rows(store.read_generations("c1", "active", 1)[0], make_generation(0))
+    assert [event["event"] for event in store.read_events()] == ["started"]
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+@pytest.mark.skipif(
+    os.geteuid() != 0 or sys.platform != "linux", reason="mounting a small disk asks for root"
+)
+def test_a_full_file_system(tmp_path):
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(tmp_path)], check=False)
+    if mounted.returncode:
+        pytest.skip("this machine forbids mounting")
+    try:
+        store = RunStore(tmp_path)
+        fill = (store.write_generation("c1", "active", 1, make_generation(number)) for number in range(100))
+        with store.locked(), pytest.raises(ClusterError, match="No space left on device"):
+            list(fill)
+        kept = store.read_generations("c1", "active", 1)
+        assert kept
+        assert_equal_rows(kept[-1], make_generation(len(kept) - 1))
+        assert not list(tmp_path.rglob("*.tmp"))
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+def test_a_run_on_an_object_store(remote_store):
+    store = remote_store()
+    with store.locked():
+        store.write_generation("c1", "active", 1, make_generation(0))
+        store.append_event("started")
+        store.append_event("generation", number=0)
+        store.write_text("job.yaml", "kind: fit")
+        with pytest.raises(RunFolderRefused, match="another neurofleet"), remote_store().locked():
+            pass
+    assert_equal_rows(store.read_generations("c1", "active", 1)[0], make_generation(0))
+    assert [event["event"] for event in store.read_events()] == ["started", "generation"]
+    assert store.stored() == [("c1", "active", 1)]
+
+
+def test_a_lease_left_alone_is_taken_over_and_stops_its_former_holder(remote_store, monkeypatch):
+    monkeypatch.setattr(lease, "STALE_AFTER_S", 0.0)
+    first = remote_store()
+    taken = lease.Lease(first._folder, "lease.json", heartbeat_s=0.02)
+    with taken.held():
+        stale = json.loads(first.read_text("lease.json")) | {"lease": "another", "holder": "process 1 on h2"}
+        first._folder.write("lease.json", json.dumps(stale).encode())
+        give_up = time.monotonic() + 10
+        while taken.lost is None and time.monotonic() < give_up:
+            time.sleep(0.02)
+        with pytest.raises(ClusterError, match="process 1 on h2"):
+            taken.check()
+    stale = json.loads(first.read_text("lease.json")) | {"renewed": time.time() - 1000}
+    assert stale["lease"] == "another"
+    first._folder.write("lease.json", json.dumps(stale).encode())
+    with lease.Lease(first._folder, "lease.json").held():
+        pass
+
+
+def test_an_unknown_uri_is_refused():
+    with pytest.raises(ClusterError, match="nosuch://bucket"):
+        RunStore("nosuch://bucket/run")
+
+
+def test_a_file_uri_is_a_local_folder(tmp_path):
+    store = RunStore(f"file://{tmp_path}/out")
+    with store.locked():
+        store.write_text("job.yaml", "x")
+    assert (tmp_path / "out" / "job.yaml").read_text() == "x"
