@@ -1,0 +1,158 @@
+"""``neurofleet plan``: what a job will do and cost, from its inputs and a few measured evaluations."""
+
+import pickle
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from jobs.errors import UsageError
+from jobs.progress import duration
+from jobs.spec import FitSpec, load_job
+from jobs.subjects import Problem, Subject
+
+SAMPLES = 3
+SAMPLE_LIMIT_S = 60.0
+MEASURED_CELLS = 3
+BYTES_PER_FILE = 6_000  # Parquet's footer grows with the columns; random numbers do not compress
+BYTES_PER_NUMBER = 8.0
+
+
+@dataclass(frozen=True)
+class StageCost:
+    """What one stage of one cell takes."""
+
+    cell: str
+    stage: str
+    seeds: int
+    evaluations: int
+    parameters: int
+    objectives: int
+    protocols: int
+    seconds_each: float | None
+    disk_bytes: float
+
+
+def print_plan(job: Path) -> None:
+    """Print cells, stages, evaluations, core-hours and disk of the job in file `job`."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from jobs.prepare import prepare
+
+    spec, _ = load_job(job)
+    subjects = prepare(spec, job.resolve().parent)
+    console = Console()
+    costs = stage_costs(spec, subjects)
+    table = Table(title=f"{spec.name}: {len(subjects)} cells, strategy {spec.evolution.strategy}")
+    for column in ("cell", "stage"):
+        table.add_column(column)
+    for column in ("seeds", "parameters", "objectives", "protocols", "evaluations", "s each", "core-hours"):
+        table.add_column(column, justify="right")
+    known = [cost.seconds_each for cost in costs if cost.seconds_each is not None]
+    for cost in costs:
+        seconds = cost.seconds_each if cost.seconds_each is not None else (median(known) if known else 0.0)
+        table.add_row(
+            cost.cell,
+            cost.stage,
+            str(cost.seeds),
+            str(cost.parameters),
+            str(cost.objectives),
+            str(cost.protocols) if cost.protocols else "",
+            str(cost.evaluations),
+            f"{seconds:.3g}",
+            f"{cost.evaluations * seconds / 3600:.3g}",
+        )
+    console.print(table)
+    for subject in subjects:
+        for warning in subject.warnings:
+            console.print(f"warning: {subject.id}: {warning}", soft_wrap=True, markup=False, highlight=False)
+    total = sum(c.evaluations * (c.seconds_each or (median(known) if known else 0.0)) for c in costs)
+    evaluations = sum(cost.evaluations for cost in costs)
+    console.print(
+        f"{evaluations} evaluations, about {total / 3600:.3g} core-hours ({duration(total)} on one core), "
+        f"{sum(cost.disk_bytes for cost in costs) / 1e6:.3g} MB of disk. Times are medians of {SAMPLES} "
+        "random individuals; good models spike more, or less, and cost accordingly.",
+        soft_wrap=True,
+    )
+
+
+def stage_costs(spec: FitSpec, subjects: Sequence[Subject]) -> list[StageCost]:
+    """Return the cost of every stage; only the first cells are measured, the others taken as alike."""
+    measured: dict[str, list[float]] = {}
+    costs = []
+    for i, subject in enumerate(subjects):
+        for number, stage in enumerate(subject.stages):
+            problem = subject.problem(number, None)
+            if i < MEASURED_CELLS:
+                seconds = _seconds_each(problem, spec.max_steps)
+                measured.setdefault(stage.name, []).append(seconds)
+            known = measured.get(stage.name)
+            generations = stage.planned_evaluations / stage.search.offspring
+            numbers = len(problem.names) + len(problem.objectives) + 2
+            costs.append(
+                StageCost(
+                    cell=subject.id,
+                    stage=stage.name,
+                    seeds=len(stage.seeds),
+                    evaluations=stage.planned_evaluations,
+                    parameters=len(problem.names),
+                    objectives=len(problem.objectives),
+                    protocols=_protocols(problem),
+                    seconds_each=median(known) if known else None,
+                    disk_bytes=stage.planned_evaluations * numbers * BYTES_PER_NUMBER
+                    + generations * BYTES_PER_FILE,
+                )
+            )
+    return costs
+
+
+def _protocols(problem: Problem) -> int:
+    targets = getattr(problem.model, "targets", None)  # a user's own evaluator does not tell
+    return len(targets.protocols) if targets else 0
+
+
+def _seconds_each(problem: Problem, max_steps: int | None) -> float:
+    """Time a few random individuals in a process of their own."""
+    done = subprocess.run(
+        [sys.executable, "-m", "jobs.plan"],
+        input=pickle.dumps((problem, max_steps)),
+        capture_output=True,
+        check=False,
+    )
+    if done.returncode:
+        reason = done.stderr.decode(errors="replace").strip().splitlines()[-1:] or ["no message"]
+        raise UsageError(f"the model cannot be simulated: {reason[0]}")
+    return float(done.stdout.split()[-1])
+
+
+def _time_samples() -> None:
+    """Print the median seconds of a few individuals of the problem on standard input (ours, from above)."""
+    import numpy as np
+
+    from neurosim.budget import BudgetExceeded
+    from neurosim.warm import IncompleteRun, WarmEvaluator
+
+    problem, max_steps = pickle.load(sys.stdin.buffer)
+    warm = WarmEvaluator(problem.model.build_evaluator(), max_steps)
+    warm.build()
+    draw = np.random.default_rng(0)
+    lower, upper = np.array(problem.lower), np.array(problem.upper)
+    seconds: list[float] = []
+    for _ in range(SAMPLES):
+        individual = lower + (upper - lower) * draw.random(lower.size)
+        started = time.perf_counter()
+        try:
+            warm.evaluate(individual)
+        except (BudgetExceeded, IncompleteRun):
+            pass  # its time counts like any other
+        seconds.append(time.perf_counter() - started)
+        if sum(seconds) > SAMPLE_LIMIT_S:
+            break
+    print("\n", median(seconds))
+
+
+if __name__ == "__main__":
+    _time_samples()
