@@ -90,7 +90,7 @@ def _entries(nwbfile: Any) -> list[SweepEntry]:
 
 
 def _pairs_of_table(nwbfile: Any, responses: Sequence[Any]) -> list[tuple[_Part, _Part | None]]:
-    """Pairs as the table of intracellular recordings gives them, with the part of each series that belongs."""
+    """Pairs as the table of intracellular recordings gives them, with the part of each series."""
     table = nwbfile.intracellular_recordings
     if table is None:
         return []

@@ -37,7 +37,8 @@ def open_nwb_allen(path: Path) -> Iterator[list[SweepEntry]]:
             ]
     except (OSError, RuntimeError) as error:
         raise InputError(
-            f"{path}: the file cannot be read to its end ({error}); it is damaged. Copy it again from its source."
+            f"{path}: the file cannot be read to its end ({error}); it is damaged. "
+            "Copy it again from its source."
         ) from error
 
 
@@ -88,7 +89,7 @@ def _read(file: Any, number: int, version: tuple[int, int] | None) -> tuple[np.n
 
 
 def _index_range(file: Any, number: int, length: int) -> tuple[int, int]:
-    """First and one past the last valid sample: the experiment epoch trims the test pulse, else the sweep's own."""
+    """First and one past the last sample of the experiment (after the test pulse), else of the sweep."""
     for epoch in (f"epochs/Experiment_{number}/stimulus", f"epochs/Sweep_{number}/stimulus"):
         if f"{epoch}/idx_start" not in file:
             continue
@@ -108,8 +109,8 @@ def _index_range(file: Any, number: int, length: int) -> tuple[int, int]:
 def _conversion_counts(version: tuple[int, int] | None, voltage: np.ndarray, response: Any) -> bool:
     """True when `conversion` is to be applied.
 
-    Early pipelines (before 1.0) stored SI values and a conversion that does not belong to them; from 1.1 on it is
-    right. In between, and where no version is given, the reading that yields a cell's voltage is taken.
+    Early pipelines (before 1.0) stored SI values and a conversion that does not belong to them; from 1.1 on
+    it is right. In between, and where no version is given, the reading that yields a cell's voltage is taken.
     """
     if version is not None and (version < (1, 0) or version >= (1, 1)):
         return version >= (1, 1)
@@ -119,7 +120,7 @@ def _conversion_counts(version: tuple[int, int] | None, voltage: np.ndarray, res
 
 
 def _pipeline_version(file: Any) -> tuple[int, int] | None:
-    """Major and minor version of the pipeline that wrote the file, from the pairs of /general/generated_by."""
+    """Version of the pipeline that wrote the file, from the key and value pairs of /general/generated_by."""
     if "general/generated_by" not in file:
         return None
     words = [_text(word) for word in np.ravel(file["general/generated_by"][()])]

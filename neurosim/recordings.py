@@ -29,7 +29,7 @@ class Sweep:
     sampling_rate_Hz : float
         Rate of the kept samples (at most 40 kHz).
     current_nA, voltage_mV : (n,) arrays
-        Recorded current (holding included) and membrane voltage with the liquid-junction potential subtracted.
+        Recorded current (holding included), and voltage with the liquid-junction potential subtracted.
     start_ms, stop_ms : float
         First and last sample of the step.
     amplitude_nA : float
@@ -124,7 +124,8 @@ def read_recording(
         listed = "; ".join(f"{reason} ({count} sweeps)" for reason, count in reasons)
         raise InputError(
             f"{path}: no usable sweep among the {len(refused)} that match {_quoted(stimuli)}; expected "
-            f"current-clamp sweeps with one square step each, found: {listed}. Name other stimuli or repair the file."
+            f"current-clamp sweeps with one square step each, found: {listed}. "
+            "Name other stimuli, or repair the file."
         )
     return Recording(
         path, tuple(sorted(sweeps, key=lambda sweep: sweep.number)), dict(sorted(refused.items()))
@@ -164,8 +165,8 @@ def _open_entries(path: Path):
 
         return open_nwb_allen(path)
     raise InputError(
-        f"{path}: expected an NWB 2 file or the Allen NWB 1.x layout (/epochs/Sweep_N), found an HDF5 file that "
-        f"holds {found}. Convert the recording to NWB 2."
+        f"{path}: expected an NWB 2 file or the Allen NWB 1.x layout (/epochs/Sweep_N), found an HDF5 file "
+        f"that holds {found}. Convert the recording to NWB 2."
     )
 
 
@@ -182,18 +183,17 @@ def _read_sweep(entry: SweepEntry, junction_potential_mV: float) -> tuple[Sweep,
     kept = np.arange(0, voltage.size, stride)
     if kept[-1] != voltage.size - 1:
         kept = np.append(kept, voltage.size - 1)
-    ms = 1000.0 / rate
     sweep = Sweep(
         number=entry.number,
         stimulus_name=entry.stimulus_name,
         sampling_rate_Hz=rate / stride,
         current_nA=current[kept],
         voltage_mV=voltage[kept] - junction_potential_mV,
-        start_ms=step.start * ms,
-        stop_ms=step.last * ms,
+        start_ms=step.start * 1000.0 / rate,
+        stop_ms=step.last * 1000.0 / rate,
         amplitude_nA=step.amplitude_nA,
         holding_nA=holding,
-        duration_ms=(voltage.size - 1) * ms,
+        duration_ms=(voltage.size - 1) * 1000.0 / rate,
     )
     return sweep, step
 
@@ -239,7 +239,7 @@ def _holding(current_nA: np.ndarray, step: Step, rate_Hz: float) -> float:
 def _agree_on_timing(sweeps: list[Sweep], steps: dict[int, Step], refused: dict[int, str]) -> list[Sweep]:
     """Settle edges that a noisy current channel blurs, and drop sweeps in which only a test pulse was found.
 
-    An edge moves to the commonest time among the sweeps that are at least as clear, if that is within its error.
+    An edge moves to the commonest time among the sweeps that are at least as clear, within its error.
     A pulse under a tenth of the usual length of its stimulus is a test pulse before a step of nothing.
     """
     steady = []

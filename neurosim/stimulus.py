@@ -43,8 +43,10 @@ class Step:
 
     @property
     def edge_error(self) -> int:
-        """Samples by which noise may have moved an edge: grows with (noise/amplitude) squared; 0 without noise."""
-        return 0 if self.noise_nA == 0 else 1 + int(np.ceil(16.0 * (self.noise_nA / self.amplitude_nA) ** 2))
+        """Samples by which noise may have moved an edge: grows with (noise/amplitude) squared, 0 without."""
+        if self.noise_nA == 0:
+            return 0
+        return 1 + int(np.ceil(16.0 * (self.noise_nA / self.amplitude_nA) ** 2))
 
 
 def channel_noise(current_nA: np.ndarray, rate_Hz: float) -> float:
@@ -144,8 +146,8 @@ def _check_flat(medians: np.ndarray, level: float, tolerance: float) -> None:
     ends = [np.median(medians[:tenth]), np.median(medians[-tenth:])]
     if at_level.mean() < FLAT_FRACTION or np.any(np.abs(np.array(ends) - level) > tolerance):
         raise NotAStep(
-            "not a square step: the current changes between "
-            f"{medians.min() * 1000:.4g} and {medians.max() * 1000:.4g} pA while on (ramp, noise or several levels)"
+            f"not a square step: the current changes between {medians.min() * 1000:.4g} and "
+            f"{medians.max() * 1000:.4g} pA while on (ramp, noise or several levels)"
         )
 
 
