@@ -1,0 +1,262 @@
+"""What one host does: takes tasks in, has its engines evaluate them, hands outcomes out.
+
+It knows no Ray. A thread of its own works through the tasks, so that the host works on while the driver
+is busy with something else.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from cluster.engine_process import EngineDied, EngineNotBuilt, EngineProcess
+from cluster.outcome import Outcome
+
+ENGINES_KEPT = 2
+BUILD_ATTEMPTS = 2
+FLUSH_S = 0.1
+"""Outcomes wait this long for others to travel with them, unless the host is running out of work."""
+
+PATIENCE_S = 2.0
+"""An evaluation that takes longer than this, and than twice what was expected, has the waiting given back."""
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """A task on its way to a host; those with the same batch number may share one call of the engine."""
+
+    number: int
+    batch: int
+    engine: str
+    individual: Any
+    deadline_s: float
+    expected_s: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a host hands out.
+
+    Attributes
+    ----------
+    outcomes : list of (int, Outcome)
+        By task number, in the order they came.
+    returned : list of int
+        Tasks that were not started and should go elsewhere.
+    unbuilt : dict
+        Engine key -> why it cannot be built here.
+    busy_s : float
+        Time spent on evaluations since the host began.
+    stuck : bool
+        Whether the evaluation at work takes much longer than expected.
+    """
+
+    outcomes: list[tuple[int, Outcome]]
+    returned: list[int]
+    unbuilt: dict[str, str]
+    busy_s: float
+    stuck: bool
+
+
+@dataclass
+class _Work:
+    """The task at work."""
+
+    assignment: Assignment
+    since: float = field(default_factory=time.monotonic)
+
+
+class Workbench:
+    """Evaluates tasks, one batch after the other.
+
+    Parameters
+    ----------
+    memory_limit_mb : int or None
+        What one evaluation may allocate beyond the built engine.
+    build_limit_s : float
+        How long an engine may take to be built.
+    """
+
+    def __init__(self, memory_limit_mb: int | None, build_limit_s: float) -> None:
+        self._memory_limit_mb = memory_limit_mb
+        self._build_limit_s = build_limit_s
+        self._changed = threading.Condition()
+        self._recipes: dict[str, Callable[[], tuple[str, bytes]]] = {}
+        self._engines: dict[str, EngineProcess] = {}
+        self._unbuilt: dict[str, str] = {}
+        self._waiting: deque[Assignment] = deque()
+        self._at_work: _Work | None = None
+        self._outcomes: list[tuple[int, Outcome]] = []
+        self._returned: list[int] = []
+        self._busy_s = 0.0
+        self._closing = False
+        self._thread = threading.Thread(target=self._work, name="workbench", daemon=True)
+        self._thread.start()
+
+    def add_engine(self, key: str, recipe: Callable[[], tuple[str, bytes]]) -> None:
+        """Make an engine known. `recipe` is called when it is first needed: factory, pickled payload."""
+        with self._changed:
+            self._recipes.setdefault(key, recipe)
+
+    def exchange(self, assignments: Sequence[Assignment], wait_s: float) -> Report:
+        """Take new tasks in, and hand out what there is.
+
+        Waits for outcomes up to `wait_s`, but no longer than `FLUSH_S` once there are some, and not at all
+        when there is nothing more to do.
+        """
+        begun = time.monotonic()
+        with self._changed:
+            self._waiting.extend(assignments)
+            self._changed.notify_all()
+            while True:
+                elapsed_s = time.monotonic() - begun
+                something = bool(self._outcomes or self._returned)
+                hungry = not self._waiting and (something or self._at_work is None)
+                if hungry or elapsed_s >= wait_s or (something and elapsed_s >= FLUSH_S):
+                    break
+                self._changed.wait((FLUSH_S if something else wait_s) - elapsed_s)
+            stuck = self._is_stuck()
+            if stuck:
+                self._returned += [assignment.number for assignment in self._waiting]
+                self._waiting.clear()
+            report = Report(self._outcomes, self._returned, dict(self._unbuilt), self._busy_s, stuck)
+            self._outcomes, self._returned = [], []
+            return report
+
+    def close(self) -> None:
+        """End all engines."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+            engines = list(self._engines.values())
+            self._engines.clear()
+        for engine in engines:
+            engine.kill()
+        self._thread.join()
+        for engine in engines:
+            engine.close()
+
+    def _is_stuck(self) -> bool:
+        if self._at_work is None:
+            return False
+        expected_s = self._at_work.assignment.expected_s
+        return time.monotonic() - self._at_work.since > max(PATIENCE_S, 2 * expected_s)
+
+    def _work(self) -> None:
+        try:
+            while batch := self._next_batch():
+                self._evaluate(batch)
+        except BaseException:  # noqa: BLE001  without this thread the host is of no use: the pool replaces it
+            traceback.print_exc()
+            os._exit(1)
+
+    def _next_batch(self) -> list[Assignment]:
+        """Wait for tasks; those of one batch if their engine takes them together, else one."""
+        with self._changed:
+            while not self._waiting and not self._closing:
+                self._changed.wait()
+            if self._closing:
+                return []
+            batch = [self._waiting.popleft()]
+            self._at_work = _Work(batch[0])
+        engine = self._engine(batch[0].engine)
+        with self._changed:
+            if engine is not None and engine.isolation == "batch":
+                while self._waiting and self._waiting[0].batch == batch[0].batch:
+                    batch.append(self._waiting.popleft())
+        return batch
+
+    def _evaluate(self, batch: list[Assignment]) -> None:
+        pending, together = deque(batch), True
+        while pending:
+            engine = self._engine(pending[0].engine)
+            if engine is None:
+                self._give_back(list(pending))
+                return
+            group = list(pending) if together else [pending[0]]
+            self._start(group[0])
+            individuals = [assignment.individual for assignment in group]
+            deadlines_s = [assignment.deadline_s for assignment in group]
+            try:
+                for outcome in engine.run(individuals, deadlines_s, self._memory_limit_mb):
+                    if outcome is None:
+                        together = False
+                        break
+                    self._finish(pending.popleft(), outcome)
+                    if pending:
+                        self._start(pending[0])
+            except EngineDied as error:
+                self._drop_engine(pending[0].engine if pending else group[0].engine)
+                if pending:
+                    self._finish(pending.popleft(), Outcome("lost", str(error)))
+        with self._changed:
+            self._at_work = None
+            self._changed.notify_all()
+
+    def _start(self, assignment: Assignment) -> None:
+        with self._changed:
+            self._at_work = _Work(assignment)
+
+    def _finish(self, assignment: Assignment, outcome: Outcome) -> None:
+        with self._changed:
+            self._outcomes.append((assignment.number, outcome))
+            self._busy_s += outcome.seconds
+            self._changed.notify_all()
+
+    def _give_back(self, assignments: list[Assignment]) -> None:
+        """Return tasks whose engine cannot be built here, also those that wait."""
+        with self._changed:
+            unbuilt = assignments[0].engine
+            waiting, self._waiting = self._waiting, deque()
+            for assignment in [*assignments, *waiting]:
+                if assignment.engine == unbuilt:
+                    self._returned.append(assignment.number)
+                else:
+                    self._waiting.append(assignment)
+            self._at_work = None
+            self._changed.notify_all()
+
+    def _engine(self, key: str) -> EngineProcess | None:
+        """The engine, built now if it is not there; None if it cannot be built."""
+        attempts = 0
+        while key not in self._engines:
+            if key in self._unbuilt:
+                return None
+            while len(self._engines) >= ENGINES_KEPT:
+                self._drop_engine(next(iter(self._engines)))
+            attempts += 1
+            try:
+                self._build(key)
+            except EngineNotBuilt as error:
+                self._unbuilt[key] = str(error)
+            except EngineDied as error:
+                if attempts == BUILD_ATTEMPTS:
+                    self._unbuilt[key] = f"while it was built, {error}"
+        self._engines[key] = self._engines.pop(key)  # the least recently used is first
+        return self._engines[key]
+
+    def _build(self, key: str) -> None:
+        factory, payload = self._recipes[key]()
+        engine = EngineProcess(factory, payload)
+        with self._changed:
+            if self._closing:
+                engine.close()
+                raise EngineNotBuilt("the pool is closing")
+            self._engines[key] = engine
+        try:
+            engine.wait_built(self._build_limit_s)
+        except (EngineNotBuilt, EngineDied):
+            self._drop_engine(key)
+            raise
+
+    def _drop_engine(self, key: str) -> None:
+        with self._changed, suppress(KeyError):
+            engine = self._engines.pop(key)
+            engine.close()
