@@ -36,7 +36,8 @@ def read_warm_start(path: str | Path, space: ParameterSpace, exclude_cell: str |
     -------
     ndarray, shape (k, P)
         The best model of every cell, then every cell's second best, and so on; NaN where a cell has no such
-        parameter. Models that share no parameter with the space are left out.
+        parameter. Models that have more of the parameters go before those that have fewer (a library may mix
+        recipes), and those that share none are left out.
 
     Raises
     ------
@@ -57,7 +58,12 @@ def read_warm_start(path: str | Path, space: ParameterSpace, exclude_cell: str |
             f"warm_start {path}: expected models of other cells, found those of {exclude_cell} only, and a cell "
             "is never started from its own fit; give a hall of fame of other cells."
         )
-    return np.array([values for _, _, values in sorted(others, key=lambda model: model[:2])])
+
+    def order(model: tuple[int, str, np.ndarray]) -> tuple[int, int, str]:
+        rank, cell, values = model
+        return int(np.isnan(values).sum()), rank, cell
+
+    return np.array([values for _, _, values in sorted(others, key=order)])
 
 
 def _models(table: Any, space: ParameterSpace) -> list[tuple[int, str, np.ndarray]]:
