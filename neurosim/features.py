@@ -27,6 +27,7 @@ __all__ = [
 ]
 
 SPIKE_COUNT = "Spikecount"
+SPIKES, SPIKES_IN_STEP = "spike_count", "spike_count_stimint"  # eFEL's newer names
 BLOCK_FEATURE = "depol_block"
 BLOCK_CHECK_ABOVE_NA = 0.01  # the block check is this much stronger than the strongest spiking step
 SET_STD = 0.05  # of a target that is set to 1 (block, AIS), and of a mean of 0
@@ -125,10 +126,10 @@ def firing_rates(recording: Recording) -> list[FiringRate]:
     """Count the spikes of each sweep during its step: the f-I curve, weakest step first."""
     rates = []
     for protocol, sweeps in group_sweeps(recording):
-        peak_times = recorded_features(protocol, sweeps, ["peak_time"])["peak_time"]
+        counts = recorded_features(protocol, sweeps, [SPIKES_IN_STEP])[SPIKES_IN_STEP]
         seconds = (protocol.stop_ms - protocol.start_ms) / 1000.0
-        for sweep, times in zip(sweeps, peak_times, strict=True):
-            spikes = int(np.sum((times >= protocol.start_ms) & (times <= protocol.stop_ms)))
+        for sweep, count in zip(sweeps, counts, strict=True):
+            spikes = int(count.sum())
             rate = FiringRate(sweep.number, protocol.name, sweep.amplitude_nA, spikes, spikes / seconds)
             rates.append(rate)
     return rates
@@ -154,11 +155,11 @@ def passive_targets(
     """
     _check_names(features)
     groups = group_sweeps(recording, tail_ms=tail_ms)
-    silent, spiking = _split(groups)
+    silent, _ = _split(groups)
     if not silent:
         raise InputError(
             f"{recording.path}: the passive stages need steps without a spike, but each of the "
-            f"{len(spiking)} protocols found has one. Add a sub-threshold stimulus to `stimuli`."
+            f"{len(groups)} protocols found has one. Add a sub-threshold stimulus to `stimuli`."
         )
     extraction = _Extraction(recording)
     for protocol, sweeps in silent:
@@ -230,12 +231,18 @@ def training_targets(
 
 
 def _split(groups: Sequence[Group]) -> tuple[list[Group], list[Group]]:
-    """Protocols of which no repeat spikes, and the others; both weakest first."""
+    """Protocols of which no repeat spikes at all, and those with a spike during a step; both weakest first.
+
+    Protocols that spike only before or after the step (spontaneously, or on rebound) are neither.
+    """
     silent: list[Group] = []
     spiking: list[Group] = []
     for protocol, sweeps in groups:
-        counts = recorded_features(protocol, sweeps, [SPIKE_COUNT])[SPIKE_COUNT]
-        (spiking if any(count.sum() > 0 for count in counts) else silent).append((protocol, sweeps))
+        counts = recorded_features(protocol, sweeps, [SPIKES, SPIKES_IN_STEP])
+        if not any(count.sum() for count in counts[SPIKES]):
+            silent.append((protocol, sweeps))
+        elif any(count.sum() for count in counts[SPIKES_IN_STEP]):
+            spiking.append((protocol, sweeps))
     return silent, spiking
 
 

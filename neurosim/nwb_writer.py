@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
+
 from neurosim.recordings import Sweep
 
 
@@ -51,7 +53,7 @@ def write_nwb(
             "gain": 1.0,
             "rate": sweep.sampling_rate_Hz,
             "stimulus_description": sweep.stimulus_name,
-            "sweep_number": sweep.number,
+            "sweep_number": np.uint64(sweep.number),
         }
         response = CurrentClampSeries(
             name=f"response_{sweep.number:05d}",

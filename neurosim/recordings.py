@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Collection, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -107,6 +108,9 @@ def read_recording(
     refused: dict[int, str] = {}
     steps: dict[int, Step] = {}
     with _open_entries(path) as entries:
+        unknown = sorted(set(exclude) - {entry.number for entry in entries})
+        if unknown:
+            raise InputError(f"{path}: no sweeps numbered {unknown} to leave out. Correct the numbers.")
         for entry in select_entries(entries, stimuli, path):
             if entry.number in exclude:
                 refused[entry.number] = "left out on request"
@@ -132,7 +136,7 @@ def read_recording(
     )
 
 
-def _open_entries(path: Path):
+def _open_entries(path: Path) -> AbstractContextManager[list[SweepEntry]]:
     """Choose the reader by what the file says of itself."""
     import h5py
 
@@ -142,6 +146,10 @@ def _open_entries(path: Path):
         )
     if path.stat().st_size == 0:
         raise InputError(f"{path}: the recording file is empty (0 bytes). Copy it again from its source.")
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be opened ({error.strerror}). Check its permissions.") from error
     if not h5py.is_hdf5(path):
         raise InputError(
             f"{path}: not an NWB file (expected HDF5, found something else). Convert the recording to NWB 2."
@@ -149,7 +157,7 @@ def _open_entries(path: Path):
     try:
         with h5py.File(path, "r") as file:
             is_nwb2 = "nwb_version" in file.attrs
-            is_allen = "nwb_version" in file and "epochs" in file
+            has_epochs = "epochs" in file
             found = ", ".join(sorted(file)[:8]) or "nothing"
     except (OSError, RuntimeError) as error:
         raise InputError(
@@ -160,7 +168,7 @@ def _open_entries(path: Path):
         from neurosim.nwb2 import open_nwb2
 
         return open_nwb2(path)
-    if is_allen or "epochs" in found:
+    if has_epochs:
         from neurosim.nwb_allen import open_nwb_allen
 
         return open_nwb_allen(path)
