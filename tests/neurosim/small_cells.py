@@ -1,0 +1,26 @@
+"""Small made-up morphologies in SWC."""
+
+
+def cable(first: int, parent: int, kind: int, start, step, radii) -> list[str]:
+    """Return SWC lines of an unbranched run of points, one for each radius."""
+    lines, place = [], list(start)
+    for offset, radius in enumerate(radii):
+        x, y, z = place
+        before = parent if offset == 0 else first + offset - 1
+        lines.append(f"{first + offset} {kind} {x:g} {y:g} {z:g} {radius:g} {before}")
+        place = [a + b for a, b in zip(place, step, strict=True)]
+    return lines
+
+
+SOMA = ["1 1 0 0 0 8 -1"]
+DENDRITE = cable(2, 1, 3, (0, -8, 0), (0, -30, 0), [1.0, 0.8, 0.7, 0.6, 0.5])
+APICAL = cable(7, 1, 4, (0, 8, 0), (5, 50, 0), [1.8, 1.5, 1.2, 1.0, 0.8, 0.6])
+AXON = [
+    *cable(13, 1, 2, (8, 0, 0), (12, 0, 0), [0.9, 0.7, 0.5, 0.4]),
+    *cable(17, 16, 2, (56, 10, 0), (20, 10, 0), [0.4, 0.35, 0.3]),
+    *cable(20, 16, 2, (56, -10, 0), (20, -10, 0), [0.3, 0.25, 0.2]),
+]
+
+NO_APICAL_SWC = "\n".join([*SOMA, *DENDRITE]) + "\n"
+FULL_SWC = "# made up\n" + "\n".join([*SOMA, *DENDRITE, *APICAL]) + "\n"
+AXON_SWC = "\n".join([*SOMA, *DENDRITE, *APICAL, *AXON]) + "\n"
