@@ -15,6 +15,9 @@ from neurosim.evolution.strategy import Strategy
 from neurosim.evolution.variation import uniform_genes, vary
 from neurosim.evolution.warm_start import fill_missing
 
+_BASIN = 60  # the best so many models stand for the basin that CMA-ES starts in
+_OTHER_BASIN = 0.1  # root mean square distance per axis from which on a model lies in another basin
+
 
 @dataclass(frozen=True)
 class FastConfig:
@@ -24,35 +27,35 @@ class FastConfig:
     ----------
     evaluations : int
         The whole budget; never exceeded.
-    offspring : int
-        Individuals per generation of the search.
+    offspring : int, optional
+        Individuals per generation of the search; by default 4 per parameter, from 16 to 64.
     initial : int
         Individuals of its first generation, at most an eighth of the budget.
     switch_fraction : float
         Share of the budget after which CMA-ES takes over.
-    polish_population, polish_sigma
-        Individuals per generation of CMA-ES, and its first standard deviation in units of the axes.
+    polish_population : int, optional
+        Individuals per generation of CMA-ES; by default 2 per parameter, from 16 to 32.
+    polish_sigma : float
+        First standard deviation of CMA-ES in units of the axes.
     warm_share : float
         Largest share of the first generation that a warm start may take.
     """
 
     evaluations: int = 6000
-    offspring: int = 64
+    offspring: int | None = None
     initial: int = 256
     switch_fraction: float = 0.3
-    polish_population: int = 32
+    polish_population: int | None = None
     polish_sigma: float = 0.1
     warm_share: float = 0.75
 
     def __post_init__(self) -> None:
-        if (
-            self.evaluations < self.offspring + self.polish_population
-            or min(self.offspring, self.polish_population) < 4
-        ):
+        sizes = [size for size in (self.offspring, self.polish_population) if size is not None]
+        if min([*sizes, self.initial, self.evaluations]) < 4:
             raise InputError(
-                "evolution: expected room for one generation of the search and one of CMA-ES, each of at least 4 "
-                f"individuals, found {self.evaluations} evaluations, {self.offspring} offspring and "
-                f"{self.polish_population} individuals in CMA-ES; raise evaluations."
+                "evolution: expected at least 4 individuals in each generation, found "
+                f"{self.evaluations} evaluations, offspring {self.offspring}, initial {self.initial} and "
+                f"polish_population {self.polish_population}."
             )
         if not (0 < self.switch_fraction <= 1 and 0 < self.polish_sigma < 1 and 0 <= self.warm_share <= 1):
             raise InputError(
@@ -66,7 +69,18 @@ class FastConfig:
 
 
 class FastStrategy(Strategy):
-    """IBEA, then CMA-ES, both in the unit cube of the space's axes."""
+    """IBEA, then CMA-ES on the bounded sum of the objectives, both in the unit cube of the space's axes.
+
+    CMA-ES begins at the best model so far. When it has shrunk to a point or stalls, it begins again at the
+    best model that the search has left in another basin; if there is none, the strategy is finished before
+    its budget.
+
+    Parameters
+    ----------
+    warm_start : ndarray, shape (k, P), optional
+        First individuals, NaN where unknown. The rest of the first generation stays what it is without
+        them.
+    """
 
     def __init__(
         self, config: FastConfig, space: ParameterSpace, seed: int, warm_start: np.ndarray | None = None
@@ -75,26 +89,34 @@ class FastStrategy(Strategy):
         self.config = config
         self._warm_start = warm_start
         self._random = random.Random(seed)
+        self._offspring = config.offspring or min(64, max(16, 4 * len(space)))
+        self._population = config.polish_population or min(32, max(16, 2 * len(space)))
+        self._initial = max(self._offspring, min(config.initial, config.evaluations // 8))
+        if self._initial > config.evaluations:
+            raise InputError(
+                f"evolution: expected a budget of at least one generation ({self._initial} individuals), found "
+                f"{config.evaluations} evaluations; raise evaluations or lower offspring."
+            )
         self._lower, self._upper = [0.0] * len(space), [1.0] * len(space)
         self._parents = np.empty((0, len(space)))
         self._parent_scores: np.ndarray | None = None
         self._polish: Polish | None = None
+        self._basins_left = np.empty((0, len(space)))
+        self._nothing_left = False
 
     @property
     def phase(self) -> str:
         return "search" if self._polish is None else "polish"
 
     @property
-    def _generation_size(self) -> int:
-        if self._polish is not None:
-            return self.config.polish_population
-        if self._parent_scores is not None:
-            return self.config.offspring
-        return max(self.config.offspring, min(self.config.initial, self.config.evaluations // 8))
+    def finished(self) -> bool:
+        return self._nothing_left or self.evaluations + self._next_size > self.config.evaluations
 
     @property
-    def finished(self) -> bool:
-        return self.evaluations + self._generation_size > self.config.evaluations
+    def _next_size(self) -> int:
+        if self._polish is not None:
+            return self._population
+        return self._initial if self._parent_scores is None else self._offspring
 
     def _propose(self) -> np.ndarray:
         if self._polish is not None:
@@ -102,31 +124,42 @@ class FastStrategy(Strategy):
         if self._parent_scores is not None:
             children = vary(self._parents.tolist(), self._lower, self._upper, self._random)
             return self.space.from_unit(np.array(children))
-        size = self._generation_size
-        start = self.space.from_unit(
-            np.array([uniform_genes(self._lower, self._upper, self._random) for _ in range(size)])
-        )
+        drawn = [uniform_genes(self._lower, self._upper, self._random) for _ in range(self._initial)]
+        start = self.space.from_unit(np.array(drawn))
         if self._warm_start is not None:
-            warm = self._warm_start[: int(self.config.warm_share * size)]
+            warm = self._warm_start[: int(self.config.warm_share * len(start))]
             start[: len(warm)] = fill_missing(warm, start[: len(warm)], self.space)
         return start
 
     def _learn(self, parameters: np.ndarray, scores: np.ndarray) -> None:
         unit = self.space.to_unit(parameters)
-        if self._polish is not None:
-            self._polish.tell(unit, bounded_cost(scores))
+        if self._polish is None:
+            self._select(unit, scores)
+            if self.evaluations + self._offspring > self.config.switch_fraction * self.config.evaluations:
+                self._basins_left = self.space.to_unit(self.candidates(self.archive.size))
+                self._begin_polish(self._basins_left[0])
             return
+        self._polish.tell(unit, bounded_cost(scores))
+        if self._polish.settled:
+            for visited in (self._polish.start, self._polish.centre):
+                distance = np.sqrt(((self._basins_left - visited) ** 2).mean(axis=1))
+                self._basins_left = self._basins_left[distance > _OTHER_BASIN]
+            if len(self._basins_left):
+                self._begin_polish(self._basins_left[0])
+            else:
+                self._nothing_left = True
+
+    def _select(self, unit: np.ndarray, scores: np.ndarray) -> None:
         if self._parent_scores is not None:
             unit = np.concatenate([self._parents, unit])
             scores = np.concatenate([self._parent_scores, scores])
-        chosen = select_parents(scores, self.config.offspring, self._random)
+        chosen = select_parents(scores, self._offspring, self._random)
         self._parents, self._parent_scores = unit[chosen], scores[chosen]
-        if self.evaluations + self.config.offspring > self.config.switch_fraction * self.config.evaluations:
-            best = self.space.to_unit(self.candidates(60))
-            self._polish = Polish(
-                best[0],
-                best,
-                self.config.polish_sigma,
-                self.config.polish_population,
-                self._random.getrandbits(32),
-            )
+
+    def _begin_polish(self, start: np.ndarray) -> None:
+        distance = ((self._basins_left - start) ** 2).sum(axis=1)
+        nearest = self._basins_left[np.argsort(distance, kind="stable")[:_BASIN]]
+        around = self._basins_left[:_BASIN] if self._polish is None else nearest
+        self._polish = Polish(
+            start, around, self.config.polish_sigma, self._population, self._random.getrandbits(32)
+        )

@@ -43,7 +43,9 @@ class Polish:
     seed : int
     """
 
-    def __init__(self, start: np.ndarray, around: np.ndarray, sigma: float, population: int, seed: int) -> None:
+    def __init__(
+        self, start: np.ndarray, around: np.ndarray, sigma: float, population: int, seed: int
+    ) -> None:
         from cmaes import CMA
 
         spread = around.std(axis=0)

@@ -49,14 +49,14 @@ def read_warm_start(path: str | Path, space: ParameterSpace, exclude_cell: str |
     if not shared:
         wanted = ", ".join(space.names[:4]) + (", …" if len(space) > 4 else "")
         raise InputError(
-            f"warm_start {path}: expected models with parameters of this stage ({wanted}), found none in any of "
-            "them; use a hall of fame of the same recipe."
+            f"warm_start {path}: expected models with parameters of this stage ({wanted}), found none in "
+            "any of them; use a hall of fame of the same recipe."
         )
     others = [model for model in shared if exclude_cell is None or not _same_cell(model[1], exclude_cell)]
     if not others:
         raise InputError(
-            f"warm_start {path}: expected models of other cells, found those of {exclude_cell} only, and a cell "
-            "is never started from its own fit; give a hall of fame of other cells."
+            f"warm_start {path}: expected models of other cells, found only those of {exclude_cell}, and a "
+            "cell is never started from its own fit; give a hall of fame of other cells."
         )
 
     def order(model: tuple[int, str, np.ndarray]) -> tuple[int, int, str]:

@@ -1,0 +1,246 @@
+"""The `fast` strategy, and what all strategies promise."""
+
+import random
+
+import numpy as np
+import pytest
+
+from neurosim.errors import InputError
+from neurosim.evolution import FastConfig, PaperConfig, ParameterSpace, log_axes, make_strategy, total_scores
+
+N_ACTIVE = 8
+NAMES = ("cm.soma", "e_pas.all") + tuple(f"gbar_{channel}.soma" for channel in "ABCDEFGH")
+LOWER = np.array([0.1, -110.0] + [0.0] * N_ACTIVE)
+UPPER = np.array([10.0, -60.0, 5.0, 1.0, 1.0, 1.0, 0.1, 0.1, 0.01, 0.01])
+TRUE_SHARE = np.array([2e-3, 5e-2, 8e-4, 1e-2, 3e-3, 2e-1, 4e-4, 3e-2])  # of the upper bound
+
+
+def cell_like_scores(parameters):
+    """Twelve objectives as a cell has them: silent (250) where several conductances are large at once.
+
+    Elsewhere each objective mixes a few parameters on their natural (logarithmic) scale.
+    """
+    passive = (parameters[:, :2] - [1.2, -85.0]) / [0.6, 5.0]
+    share = parameters[:, 2:] / UPPER[2:]
+    active = np.log10(np.maximum(share, 1e-6) / TRUE_SHARE)
+    deviation = np.concatenate([passive, active], axis=1)
+    mix = np.random.default_rng(5).normal(size=(12, 10)) * (np.random.default_rng(6).random((12, 10)) < 0.4)
+    scores = np.minimum(np.abs(deviation @ mix.T) * 8 + np.abs(deviation).mean(axis=1, keepdims=True), 250.0)
+    silent = share[:, :4].sum(axis=1) > 0.5
+    return np.where(silent[:, None], 250.0, scores)
+
+
+@pytest.fixture(scope="module")
+def space() -> ParameterSpace:
+    return ParameterSpace.from_bounds(NAMES, LOWER, UPPER)
+
+
+def evolve(strategy, generations=None):
+    """Lead a strategy to its end, or through some generations; returns what was asked and told."""
+    history = []
+    while not strategy.finished and (generations is None or len(history) < generations):
+        phase, parameters = strategy.phase, strategy.ask()
+        scores = cell_like_scores(parameters)
+        strategy.tell(parameters, scores)
+        history.append((phase, parameters, scores))
+    return history
+
+
+def best_total(history):
+    return min(total_scores(scores).min() for _, _, scores in history)
+
+
+CONFIGS = {
+    "paper": PaperConfig(offspring=32, generations=30),
+    "fast": FastConfig(evaluations=960, offspring=32, polish_population=16),
+}
+
+
+def test_axes_follow_the_names():
+    names = ("cm.soma", "Ra.all", "e_pas.all", "gbar_Ih.dend", "gIhbar_Ih.basal", "gbar_NaTa_t.axon")
+    names += ("gNaTa_tbar_NaTa_t.axonal", "gnabar_hh.soma", "gamma_CaDynamics.soma", "decay_CaDynamics.axon")
+    lower, upper = np.full(len(names), 1e-3), np.ones(len(names))
+    assert log_axes(names, lower, upper).tolist() == [False] * 5 + [True] * 5
+    assert not log_axes(["gbar_X.soma"], np.array([-1.0]), np.array([1.0])).any()
+
+
+def test_log_axes_start_at_a_ten_thousandth_of_the_upper_bound():
+    names = ("gbar_A.soma", "gbar_B.soma", "decay_C.soma", "e_pas.all")
+    space = ParameterSpace.from_bounds(names, np.array([0, 1e-7, 20, -110]), np.array([5, 0.01, 1000, -60]))
+    np.testing.assert_allclose(space.from_unit(np.zeros(4)), [5e-4, 1e-6, 20, -110], rtol=1e-12)
+    np.testing.assert_allclose(space.from_unit(np.full(4, 0.5)), [0.05, 1e-4, 20000**0.5, -85], rtol=1e-12)
+    np.testing.assert_allclose(space.from_unit(np.ones(4)), space.upper, rtol=1e-12)
+    assert space.to_unit(np.array([0.0, 0.0, 20.0, -200.0])).tolist() == [0.0, 0.0, 0.0, 0.0]
+    unit = np.random.default_rng(1).uniform(size=(50, 4))
+    np.testing.assert_allclose(space.to_unit(space.from_unit(unit)), unit, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("lower", "upper", "log", "message"),
+    [
+        ([1.0, 0.0], [0.5, 1.0], [False, False], "Parameter a: bounds"),
+        ([0.0, 0.0], [np.inf, 1.0], [False, False], "finite"),
+        ([-1.0, 0.0], [1.0, 1.0], [True, False], "log axis cannot start below zero"),
+        ([0.0], [1.0], [False], "shape"),
+    ],
+)
+def test_impossible_spaces_are_refused(lower, upper, log, message):
+    with pytest.raises(InputError, match=message):
+        ParameterSpace(("a", "b"), np.array(lower), np.array(upper), np.array(log))
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_reaches_what_the_paper_strategy_does_not(space, seed):
+    paper = evolve(make_strategy(PaperConfig(offspring=100, generations=16), space, seed))
+    fast = evolve(make_strategy(FastConfig(evaluations=1600), space, seed))
+    assert best_total(fast) < 0.1 * best_total(paper)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_replayed_history_goes_on_identically(space, name):
+    """A fresh strategy, fed any number of stored generations, asks for exactly what the first asked for."""
+    history = evolve(make_strategy(CONFIGS[name], space, 11))
+    phases = [phase for phase, _, _ in history]
+    assert set(phases) == ({"search", "polish"} if name == "fast" else {"evolution"})
+    for stored in {0, 1, 4, phases.count(phases[0]), phases.count(phases[0]) + 5, len(history) - 1}:
+        fresh = make_strategy(CONFIGS[name], space, 11)
+        for _, parameters, scores in history[:stored]:
+            fresh.ask()
+            fresh.tell(parameters, scores)
+        random.seed(stored)
+        np.random.seed(stored)  # noqa: NPY002 - the global generators must not matter
+        rest = evolve(fresh)
+        for (_, expected, _), (_, found, _) in zip(history[stored:], rest, strict=True):
+            np.testing.assert_array_equal(found, expected)
+        np.testing.assert_array_equal(fresh.candidates(20)[0], history_best(history))
+
+
+def history_best(history):
+    parameters = np.concatenate([parameters for _, parameters, _ in history])
+    totals = np.concatenate([total_scores(scores) for _, _, scores in history])
+    return parameters[totals.argmin()]
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_seeds_differ_and_repeat(space, name):
+    one, again, other = (evolve(make_strategy(CONFIGS[name], space, seed), 3) for seed in (1, 1, 2))
+    assert all(np.array_equal(a[1], b[1]) for a, b in zip(one, again, strict=True))
+    assert not np.array_equal(one[0][1], other[0][1])
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_individuals_stay_inside_the_bounds_and_the_budget(space, name):
+    strategy = make_strategy(CONFIGS[name], space, 5)
+    history = evolve(strategy)
+    parameters = np.concatenate([parameters for _, parameters, _ in history])
+    assert (parameters >= space.lower).all()
+    assert (parameters <= space.upper).all()
+    assert 0.9 * 960 <= len(parameters) == strategy.evaluations <= strategy.planned_evaluations == 960
+    assert strategy.generation == len(history)
+    with pytest.raises(RuntimeError, match="finished"):
+        strategy.ask()
+
+
+@pytest.mark.parametrize("budget", [64, 150, 400])
+def test_small_budgets_are_spent_sensibly(space, budget):
+    strategy = make_strategy(FastConfig(evaluations=budget), space, 1)
+    history = evolve(strategy)
+    assert 0.7 * budget <= strategy.evaluations <= budget
+    assert {phase for phase, _, _ in history} == {"search", "polish"}
+    assert best_total(history) < total_scores(history[0][2]).min()
+
+
+def test_ask_and_tell_keep_to_their_contract(space):
+    strategy = make_strategy(FastConfig(evaluations=400, offspring=32), space, 1)
+    with pytest.raises(RuntimeError, match="without ask"):
+        strategy.tell(np.zeros((1, 10)), np.zeros((1, 3)))
+    first = strategy.ask()
+    size = len(first)
+    np.testing.assert_array_equal(strategy.ask(size), first)  # the same until it is told
+    with pytest.raises(ValueError, match=f"{size} individuals, 7 were asked"):
+        strategy.ask(7)
+    scores = cell_like_scores(first)
+    for parameters, told, message in [
+        (first[:-1], scores[:-1], "shape"),
+        (first, scores[:-1], "shape"),
+        (first, np.where(scores == scores.max(), np.nan, scores), "not finite"),
+        (first - 1e3, scores, "outside the bounds"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            strategy.tell(parameters, told)
+    strategy.tell(first, scores)
+    assert strategy.ask().shape == (32, 10)
+
+
+def test_what_is_told_counts(space):
+    """Individuals that came back a rounding error away, as from another machine, are carried on with."""
+    one, other = (make_strategy(CONFIGS["fast"], space, 3) for _ in range(2))
+    for _ in range(5):
+        for strategy, nudge in ((one, 1.0), (other, 1.0 - 1e-15)):
+            parameters = np.clip(strategy.ask() * nudge, space.lower, space.upper)
+            strategy.tell(parameters, cell_like_scores(parameters))
+    np.testing.assert_allclose(one.ask(), other.ask(), rtol=1e-6)
+
+
+def test_a_settled_polish_begins_again_in_another_basin_or_ends(space):
+    """A landscape of two wells: the second is tried when the first is exhausted, and then nothing is left."""
+    wells = np.full((2, 10), 0.25)
+    wells[1] = 0.75
+
+    def scores(parameters):
+        distance = np.abs(space.to_unit(parameters)[:, None, :] - wells).mean(axis=2)
+        return np.minimum(distance * 100 + [1.0, 2.0], 250.0).min(axis=1)[:, None] * np.ones(3)
+
+    strategy = make_strategy(FastConfig(evaluations=20000, switch_fraction=0.02), space, 1)
+    centres = []
+    while not strategy.finished:
+        parameters = strategy.ask()
+        if strategy.phase == "polish":
+            centres.append(space.to_unit(parameters).mean())
+        strategy.tell(parameters, scores(parameters))
+    assert strategy.evaluations < 20000
+    assert np.isclose(centres, 0.25, atol=0.02).any()
+    assert np.isclose(centres, 0.75, atol=0.02).any()
+
+
+def test_warm_individuals_are_scored_first(space):
+    warm = np.full((200, 10), np.nan)
+    warm[:, 2:] = TRUE_SHARE * UPPER[2:]
+    strategy = make_strategy(FastConfig(evaluations=800, warm_share=0.5), space, 1, warm)
+    first = strategy.ask()
+    cold = make_strategy(FastConfig(evaluations=800), space, 1).ask()
+    half = len(first) // 2
+    np.testing.assert_array_equal(first[:half, 2:], warm[:half, 2:])
+    np.testing.assert_array_equal(first[:half, :2], cold[:half, :2])
+    np.testing.assert_array_equal(first[half:], cold[half:])
+    with pytest.raises(ValueError, match="warm_start of shape"):
+        make_strategy(FastConfig(), space, 1, warm[:, :4])
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"evaluations": 3},
+        {"offspring": 2},
+        {"switch_fraction": 0.0},
+        {"polish_sigma": 2.0},
+        {"warm_share": 1.5},
+    ],
+)
+def test_impossible_settings_are_refused(settings):
+    with pytest.raises(InputError, match="evolution: expected"):
+        FastConfig(**settings)
+
+
+def test_a_budget_below_one_generation_is_refused(space):
+    with pytest.raises(InputError, match="at least one generation"):
+        make_strategy(FastConfig(evaluations=20), space, 1)
+
+
+def test_candidates_are_distinct_and_best_first(space):
+    strategy = make_strategy(CONFIGS["fast"], space, 2)
+    evolve(strategy)
+    candidates = strategy.candidates(40)
+    totals = total_scores(cell_like_scores(candidates))
+    assert len(np.unique(candidates, axis=0)) == 40
+    assert (np.diff(totals) >= 0).all()
