@@ -94,8 +94,8 @@ class FastStrategy(Strategy):
         self._initial = max(self._offspring, min(config.initial, config.evaluations // 8))
         if self._initial > config.evaluations:
             raise InputError(
-                f"evolution: expected a budget of at least one generation ({self._initial} individuals), found "
-                f"{config.evaluations} evaluations; raise evaluations or lower offspring."
+                f"evolution: expected a budget of at least one generation ({self._initial} individuals), "
+                f"found {config.evaluations} evaluations; raise evaluations or lower offspring."
             )
         self._lower, self._upper = [0.0] * len(space), [1.0] * len(space)
         self._parents = np.empty((0, len(space)))
