@@ -270,6 +270,19 @@ def nav_steady_state(v, celsius):
     return np.linalg.lstsq(system, np.append(np.zeros(12), 1.0), rcond=None)[0]
 
 
+def propagated(matrix, start, time):
+    """exp(matrix * time) @ start, by its series over a short time, squared up to the whole."""
+    halvings = max(0, int(np.ceil(np.log2(np.abs(matrix).max() * time + 1e-300))) + 4)
+    small = matrix * (time / 2.0**halvings)
+    power = total = np.eye(len(matrix))
+    for order in range(1, 14):
+        power = power @ small / order
+        total = total + power
+    for _ in range(halvings):
+        total = total @ total
+    return total @ start
+
+
 def nernst_calcium(cai, celsius):
     """Reversal potential (mV)."""
     return 1e3 * GAS_CONSTANT * (celsius + 273.15) / (2 * FARADAY) * np.log(CALCIUM_OUTSIDE / cai)
