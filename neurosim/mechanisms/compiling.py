@@ -179,13 +179,13 @@ def _nrnivmodl() -> tuple[list[str], dict[str, str]]:
     The wheel's script in ``bin`` only sets these variables (and needs PATH, setuptools and more to do so):
     its worker under ``neuron/.data`` is called directly. A NEURON built from source has a script on PATH.
     """
-    compiler = os.environ.get("CXX", "").split() or [shutil.which(c) for c in ("g++", "clang++", "c++")]
-    compiler = [c for c in compiler if c]
-    missing = [
-        name for name, found in (("C++ compiler", compiler), ("make", shutil.which("make"))) if not found
-    ]
-    if compiler and not shutil.which(compiler[0]):
-        missing.insert(0, f"C++ compiler {compiler[0]!r} (set by CXX)")
+    wanted = _flag("CXX").split()[:1] or ["g++", "clang++", "c++"]
+    compiler = next((found for name in wanted if (found := shutil.which(name))), None)
+    missing = []
+    if compiler is None:
+        missing.append(f"C++ compiler ({' or '.join(wanted)})")
+    if shutil.which("make") is None:
+        missing.append("make")
     if missing:
         raise InputError(
             f"The ion channels have to be compiled once on this machine, and there is no "
@@ -194,8 +194,8 @@ def _nrnivmodl() -> tuple[list[str], dict[str, str]]:
             "again."
         )
     environment = dict(os.environ)
-    environment.setdefault("CXX", compiler[0])
-    environment.setdefault("CC", compiler[0])
+    environment.setdefault("CXX", str(compiler))
+    environment.setdefault("CC", str(compiler))
     data = _neuron_folder() / ".data"
     if (data / "bin" / "nrnivmodl").is_file():
         home = str(data)

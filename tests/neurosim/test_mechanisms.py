@@ -317,7 +317,14 @@ def test_a_changed_source_is_another_entry_of_the_cache(cache, tmp_path):
 def test_a_missing_compiler_is_named_with_its_remedy(cache, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
-    with pytest.raises(InputError, match=r"no C\+\+ compiler and no make .*apt-get install g\+\+ make"):
+    wanted = r"no C\+\+ compiler \(g\+\+ or .*\) and no make here.*apt-get install g\+\+ make"
+    with pytest.raises(InputError, match=wanted):
+        compile_mechanisms([_leak(tmp_path)])
+
+
+def test_a_compiler_named_by_the_user_has_to_be_there(cache, tmp_path, monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler -O2")
+    with pytest.raises(InputError, match=r"no C\+\+ compiler \(no-such-compiler\) here"):
         compile_mechanisms([_leak(tmp_path)])
 
 

@@ -5,6 +5,7 @@ whatever the fit file says, the step of 0.15 nA and an undocumented test pulse o
 junction potential.
 """
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -71,3 +72,30 @@ def test_published_voltage_is_reproduced(shared_data, axon, variant, n_spikes):
     time = DT_MS * np.arange(1, len(expected) + 1)
     quiet = np.all([(time < spike - 20) | (time > spike + 60) for spike in spikes], axis=0)
     assert np.sqrt(np.mean((found - expected)[quiet] ** 2)) <= 0.01
+
+
+def test_the_published_fit_of_mouse_483101699_spikes_as_reported(shared_data):
+    """A 2022 model: stub axon of 1 um, variable steps; spikes during the training steps of its fit."""
+    from bluepyopt.ephys.simulators import NrnSimulator
+
+    folder = shared_data / "neuron" / "allen_483101699"
+    load_mechanisms()
+    fit = read_fit(folder / "483101699_fit.json")
+    cell = fit.cell_model("483101699", CellMorphology(folder / "483101699.swc", axon="stub"))
+    simulator = NrnSimulator(cvode_active=True)
+    h = simulator.neuron.h
+    cell.instantiate(sim=simulator)
+    soma = cell.icell.soma[0](0.5)
+    clamp = h.IClamp(soma)
+    protocols = json.loads((folder / "protocols.json").read_text())
+    counts = {}
+    for name in ("LongDC_73", "LongDC_50", "LongDC_55", "LongDC_56"):
+        (stimulus,) = protocols[name]["stimuli"]
+        clamp.amp, clamp.delay, clamp.dur = (stimulus[key] for key in ("amp", "delay", "duration"))
+        voltage, time = h.Vector().record(soma._ref_v), h.Vector().record(h._ref_t)
+        simulator.run(tstop=stimulus["totduration"], cvode_active=True)
+        above = np.array(voltage) >= -20.0
+        assert time[-1] == pytest.approx(stimulus["totduration"])
+        counts[round(stimulus["amp"], 2)] = int(np.sum(~above[:-1] & above[1:]))
+    cell.destroy(sim=simulator)
+    assert counts == {0.16: 0, 0.17: 4, 0.27: 19, 0.29: 21}
