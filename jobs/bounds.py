@@ -10,6 +10,9 @@ from cluster.schemas import HallOfFameRows
 NEAR = 0.01  # of the axis
 LOWER, UPPER = "lower", "upper"
 
+Bounds = Mapping[str, Sequence[float]]
+"""Full parameter name -> (lower, upper)."""
+
 
 @dataclass(frozen=True)
 class OnBound:
@@ -33,9 +36,7 @@ class OnBound:
         return f"{self.parameter} ({self.side}, {self.models} of {self.of})"
 
 
-def positions(
-    rows: HallOfFameRows, bounds: Mapping[str, Sequence[float]]
-) -> tuple[tuple[str, ...], np.ndarray]:
+def positions(rows: HallOfFameRows, bounds: Bounds) -> tuple[tuple[str, ...], np.ndarray]:
     """Place models inside the box that was searched.
 
     Conductances and calcium parameters are placed on a log axis, as the fast strategy searches them.
@@ -63,7 +64,7 @@ def positions(
     return names, space.to_unit(rows.parameters[:, columns])
 
 
-def on_bounds(rows: HallOfFameRows, bounds: Mapping[str, Sequence[float]]) -> tuple[OnBound, ...]:
+def on_bounds(rows: HallOfFameRows, bounds: Bounds) -> tuple[OnBound, ...]:
     """Return the parameters that sit within 1 % of a bound, those of most models first."""
     names, unit = positions(rows, bounds)
     found = []

@@ -160,8 +160,9 @@ class RunTables:
         ]
         return (
             f"{message} The views are {EVALUATIONS}, {HALL_OF_FAME} and {POOLED}; their columns "
-            f"{', '.join(plain)}, and one for each parameter and objective, in double quotes because of their dots, such as "
-            f"{' and '.join(_quoted(name) for name in wide)}. `describe {EVALUATIONS}` lists them all."
+            f"{', '.join(plain)}, and one for each parameter and objective, in double quotes because of "
+            f"their dots, such as {' and '.join(_quoted(name) for name in wide)}. `describe {EVALUATIONS}` "
+            "lists them all."
         )
 
 

@@ -1,0 +1,232 @@
+"""Gather what the report tells of one cell: from the run folder, from the job's inputs, from simulations."""
+
+import json
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cluster.schemas import OBJECTIVE_PREFIX, PARAMETER_PREFIX, HallOfFameRows
+from cluster.store import POOLED
+from jobs.bounds import Bounds
+from jobs.report.simulation import Request, Simulation, simulate
+from jobs.results import FINAL, CellSummary, StageSummary
+from jobs.run_tables import RunTables
+
+if TYPE_CHECKING:
+    from jobs.subjects import Problem, Subject
+    from neurosim.features import FiringRate
+    from neurosim.protocols import StepProtocol
+    from neurosim.recordings import Recording
+
+SHOWN_MODELS = 10  # of an unfinished search, in place of the hall of fame
+RATE_MODELS, RATE_STEPS = 3, 10
+
+
+@dataclass
+class StageContents:
+    """One stage: its best model so far, and what that does.
+
+    Attributes
+    ----------
+    summary : StageSummary
+    parameters, scores : dict
+        Of the best model: full parameter name -> value, fixed ones included; objective -> score.
+    problem : Problem or None
+        None where the inputs of the job are gone.
+    simulation : Simulation or None
+    """
+
+    summary: StageSummary
+    parameters: dict[str, float]
+    scores: dict[str, float]
+    problem: "Problem | None" = None
+    simulation: Simulation | None = None
+
+
+@dataclass
+class CellContents:
+    """One cell.
+
+    Attributes
+    ----------
+    summary : CellSummary
+    stages : list of StageContents
+    models : HallOfFameRows or None
+        The pooled hall of fame, or the best individuals so far of the stage under way.
+    bounds, full_bounds : mapping
+        Box that the last stage searched, and the recipe's own, which the winner of the stage before it has
+        narrowed; empty if not known.
+    subject : Subject or None
+    missing : str
+        Why the inputs could not be read again.
+    recorded_rates : list of FiringRate
+    rates : Simulation or None
+        Spikes of the best models at the recorded steps.
+    """
+
+    summary: CellSummary
+    stages: list[StageContents]
+    models: HallOfFameRows | None
+    bounds: Bounds
+    full_bounds: Bounds = field(default_factory=dict)
+    subject: "Subject | None" = None
+    missing: str = ""
+    recorded_rates: "list[FiringRate]" = field(default_factory=list)
+    rates: Simulation | None = None
+
+    @property
+    def recording(self) -> "Recording | None":
+        return getattr(self.subject, "recording", None)
+
+
+def gather(tables: RunTables, summary: CellSummary, pool: Executor) -> CellContents:
+    """Collect a cell's contents; its simulations run side by side in `pool`."""
+    events = [e for e in tables.store.read_events() if e.get("cell") == summary.cell]
+    bounds = {e["stage"]: e["bounds"] for e in events if e["event"] == "stage started"}
+    winners = {e["stage"]: e["parameters"] for e in events if e["event"] == "stage finished"}
+    stages = [_stage(tables, summary.cell, stage, winners) for stage in summary.stages]
+    last = stages[-1].summary.stage if stages else ""
+    contents = CellContents(
+        summary=summary,
+        stages=stages,
+        models=_models(tables, summary, last) if stages else None,
+        bounds=bounds.get(last, {}),
+    )
+    contents.subject, contents.missing = _subject(tables, summary.cell)
+    if contents.subject is not None and stages:
+        _set_problems(contents, winners)
+        _simulate(contents, tables.spec.max_steps, pool)
+    return contents
+
+
+def _stage(
+    tables: RunTables, cell: str, summary: StageSummary, winners: Mapping[str, dict[str, float]]
+) -> StageContents:
+    stage = summary.stage + FINAL if summary.finalists else summary.stage
+    best = _best(tables, cell, stage, 1)
+    parameters = dict(zip(best.parameter_names, best.parameters[0].tolist(), strict=True))
+    return StageContents(
+        summary=summary,
+        parameters=winners.get(summary.stage, parameters),
+        scores=dict(zip(best.objective_names, best.scores[0].tolist(), strict=True)),
+    )
+
+
+def _models(tables: RunTables, summary: CellSummary, stage: str) -> HallOfFameRows:
+    hall = tables.store.read_hall_of_fame(summary.cell, POOLED)
+    return _best(tables, summary.cell, stage, SHOWN_MODELS) if hall is None else hall
+
+
+def _best(tables: RunTables, cell: str, stage: str, size: int) -> HallOfFameRows:
+    """Return the best individuals of a stage over all seeds; equal ones in the order they were found."""
+    names, objectives = tables.parameters[cell, stage], tables.objectives[cell, stage]
+    wide = [PARAMETER_PREFIX + name for name in names] + [OBJECTIVE_PREFIX + name for name in objectives]
+    columns = ", ".join('"' + column.replace('"', '""') + '"' for column in wide)
+    rows = tables.rows(
+        f"select seed, generation, individual, total, {columns} from evaluations "
+        f"where cell = ? and stage = ? order by total, seed, generation, individual limit {size}",
+        [cell, stage],
+    )
+    numbers = np.array([row[3:] for row in rows], float)
+    seeds, generations, individuals = np.array([row[:3] for row in rows], int).T
+    return HallOfFameRows(
+        cell=cell,
+        seeds=seeds,
+        generations=generations,
+        individuals=individuals,
+        parameter_names=names,
+        objective_names=objectives,
+        parameters=numbers[:, 1 : 1 + len(names)],
+        scores=numbers[:, 1 + len(names) :],
+        totals=numbers[:, 0],
+    )
+
+
+def _subject(tables: RunTables, cell: str) -> "tuple[Subject | None, str]":
+    """Read the inputs of this cell alone: files of another that are gone do not matter to it."""
+    from jobs.errors import UsageError
+    from jobs.prepare import prepare
+    from neurosim.errors import InputError
+
+    provenance = json.loads(tables.store.read_text("provenance.json") or "{}")
+    folder = Path(provenance.get("job_folder", "."))
+    spec = tables.spec
+    if spec.cells is not None:
+        spec = spec.model_copy(update={"cells": [c for c in spec.cells if c.id == cell]})
+    try:
+        return prepare(spec, folder)[0], ""
+    except (UsageError, InputError, OSError) as error:
+        return None, str(error)
+
+
+def _set_problems(contents: CellContents, winners: Mapping[str, dict[str, float]]) -> None:
+    """Find out what each stage searched, and with that the fixed parameters of its best model."""
+    subject = contents.subject
+    assert subject is not None
+    names = [plan.name for plan in subject.stages]
+    winner = None
+    for stage in contents.stages:
+        if stage.summary.stage not in names:
+            contents.missing = f"the recipe has no stage {stage.summary.stage} any more"
+            return
+        number = names.index(stage.summary.stage)
+        problem = stage.problem = subject.problem(number, winner)
+        stage.parameters = {**problem.fixed, **stage.parameters}
+        contents.bounds = dict(
+            zip(problem.names, zip(problem.lower, problem.upper, strict=True), strict=True)
+        )
+        full = subject.problem(number, None)
+        contents.full_bounds = dict(zip(full.names, zip(full.lower, full.upper, strict=True), strict=True))
+        winner = winners.get(stage.summary.stage)
+
+
+def _simulate(contents: CellContents, max_steps: int | None, pool: Executor) -> None:
+    under_way = []
+    for stage in contents.stages:
+        if (problem := stage.problem) is not None:
+            best = tuple(stage.parameters[name] for name in problem.names)
+            request = Request(problem.final_model or problem.model, (best,), max_steps=max_steps)
+            under_way.append((stage, pool.submit(simulate, request)))
+    rates = _rates_request(contents, max_steps)
+    if rates is not None:
+        contents.rates = pool.submit(simulate, rates).result()
+    for stage, future in under_way:
+        stage.simulation = future.result()
+
+
+def _rates_request(contents: CellContents, max_steps: int | None) -> Request | None:
+    """Ask for the spikes of the best models at the recorded steps, once the stage that spikes has begun."""
+    assert contents.subject is not None
+    problem, models = contents.stages[-1].problem, contents.models
+    recording = contents.recording
+    if problem is None or models is None or len(contents.stages) < len(contents.subject.stages):
+        return None
+    if recording is not None:
+        from neurosim.features import firing_rates
+        from neurosim.protocols import group_sweeps
+
+        contents.recorded_rates = [rate for rate in firing_rates(recording) if rate.amplitude_nA > 0]
+        protocols = [protocol for protocol, _ in group_sweeps(recording)]
+    else:
+        targets = getattr(problem.model, "targets", None)  # a user's own evaluator does not tell its steps
+        protocols = list(targets.protocols.values()) if targets else []
+    steps = spread([protocol for protocol in protocols if protocol.amplitude_nA > 0], RATE_STEPS)
+    if not steps:
+        return None
+    columns = [list(models.parameter_names).index(name) for name in problem.names]
+    best = tuple(tuple(row) for row in models.parameters[:RATE_MODELS, columns].tolist())
+    return Request(problem.final_model or problem.model, best, tuple(steps), max_steps)
+
+
+def spread(steps: "Sequence[StepProtocol]", most: int) -> "list[StepProtocol]":
+    """Return at most `most` of the steps, over the whole range of amplitudes, weakest first."""
+    ordered: list[Any] = sorted(steps, key=lambda step: step.amplitude_nA)
+    if len(ordered) <= most:
+        return ordered
+    wanted = np.linspace(ordered[0].amplitude_nA, ordered[-1].amplitude_nA, most)
+    amplitudes = np.array([step.amplitude_nA for step in ordered])
+    return [ordered[i] for i in sorted({int(np.abs(amplitudes - a).argmin()) for a in wanted})]

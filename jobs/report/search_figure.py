@@ -1,0 +1,83 @@
+"""Objectives over generations: how the search of each stage went."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from jobs.report.drawing import FAINT, INK, grid, picture, plain_log_ticks, seed_colours
+from jobs.results import FINAL, CellSummary, StageSummary
+from jobs.run_tables import RunTables
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+QUANTILES = (0.1, 0.9)
+
+
+def search_figure(tables: RunTables, cell: CellSummary) -> str:
+    """Draw the best mean score so far of each seed, and the spread of each generation."""
+
+    def draw(figure: "Figure") -> None:
+        panels = figure.subplots(1, len(cell.stages), squeeze=False)[0]
+        for axes, stage in zip(panels, cell.stages, strict=True):
+            _draw_stage(axes, tables, cell.cell, stage)
+        panels[0].set_ylabel("mean score (std from target)")
+        entries = panels[-1].get_legend_handles_labels()  # the last stage has all the seeds
+        figure.legend(*entries, loc="outside lower left", ncols=6)
+
+    return picture(3.1, draw, f"scores over generations of {cell.cell}")
+
+
+def _draw_stage(axes: "Axes", tables: RunTables, cell: str, stage: StageSummary) -> None:
+    spread = np.array(
+        tables.rows(
+            "select generation + 1, quantile_cont(total, ?), median(total), quantile_cont(total, ?) "
+            "from evaluations where cell = ? and stage = ? and status = 'ok' group by 1 order by 1",
+            [*QUANTILES, cell, stage.stage],
+        ),
+        float,
+    ).reshape(-1, 4)
+    from matplotlib.ticker import MaxNLocator
+
+    generation, (low, middle, high) = spread[:, 0], spread[:, 1:].T / stage.objectives
+    axes.fill_between(generation, low, high, color=FAINT, alpha=0.25, linewidth=0, label="10 to 90 % of all")
+    axes.plot(generation, middle, color=INK, linewidth=0.9, linestyle=(0, (4, 2)), label="median of all")
+    colours = seed_colours([seed.seed for seed in stage.seeds])
+    for seed, colour in colours.items():
+        generation, best = _best_so_far(tables, cell, stage, seed)
+        marker = "." if generation.size == 1 else None
+        axes.plot(generation, best, color=colour, linewidth=1.6, marker=marker, label=f"best, seed {seed}")
+        _draw_finalists(axes, tables, cell, stage, seed, colour, generation[-1])
+    axes.set_yscale("log")
+    plain_log_ticks(axes.yaxis)
+    grid(axes, "y")
+    axes.set_title(stage.stage if stage.finished else f"{stage.stage} (not finished)")
+    axes.set_xlabel("generation")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _best_so_far(
+    tables: RunTables, cell: str, stage: StageSummary, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    rows = np.array(
+        tables.rows(
+            "select generation + 1, min(total) from evaluations where cell = ? and stage = ? and seed = ? "
+            "group by 1 order by 1",
+            [cell, stage.stage, seed],
+        ),
+        float,
+    )
+    return rows[:, 0], np.minimum.accumulate(rows[:, 1]) / stage.objectives
+
+
+def _draw_finalists(
+    axes: "Axes", tables: RunTables, cell: str, stage: StageSummary, seed: int, colour: str, at: float
+) -> None:
+    """Mark the best of the seed after its finalists were scored again."""
+    ((best,),) = tables.rows(
+        "select min(total) from evaluations where cell = ? and stage = ? and seed = ?",
+        [cell, stage.stage + FINAL, seed],
+    )
+    if best is not None:
+        axes.plot([at], [best / stage.objectives], marker="D", markersize=4, color=colour, linestyle="none")

@@ -1,0 +1,92 @@
+"""The report of a cell that was really recorded and simulated, here the demo's cell of known parameters."""
+
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import yaml
+
+from cluster.schemas import Evaluations, HallOfFameRows
+from jobs.report.contents import gather
+from jobs.report.traces import first_peak_ms, shown_traces
+from jobs.results import summaries
+from jobs.run_tables import RunTables
+from tests.jobs.made_run import write_run
+
+
+@pytest.fixture(scope="module")
+def demo_contents(tmp_path_factory):
+    """Contents of a run whose best model is the very cell that was recorded."""
+    from jobs.prepare import prepare
+    from jobs.spec import parse_job
+    from neurosim.demo_cell import KNOWN_PARAMETERS
+
+    root = tmp_path_factory.mktemp("demo")
+    code = "import sys, pathlib, neurosim.demo_cell as d; d.write_demo_cell(pathlib.Path(sys.argv[1]))"
+    subprocess.run([sys.executable, "-c", code, str(root / "input")], check=True, cwd=root)
+    job = {
+        "kind": "fit",
+        "name": "demo",
+        "cells": [{"id": "demo", "morphology": "cell.swc", "recordings": "cell.nwb"}],
+        "recipe": "demo",
+        "evolution": {"offspring": 16, "seeds": [1]},
+    }
+    (subject,) = prepare(parse_job(yaml.safe_dump(job), "job.yaml", "demo"), root / "input")
+    store = write_run(root / "run", cells=(), job=job, job_folder=root / "input")
+    winner = None
+    for number, stage in enumerate(subject.stages):
+        problem = subject.problem(number, winner)
+        parameters = np.array([[KNOWN_PARAMETERS[name] for name in problem.names]])
+        scores = np.full((1, len(problem.objectives)), 0.5)
+        rows = Evaluations(
+            0, problem.names, problem.objectives, parameters, scores, scores.sum(1), ["ok"], [""], np.ones(1)
+        )
+        store.write_generation("demo", stage.name, 1, rows)
+        winner = {**dict(zip(problem.names, parameters[0].tolist(), strict=True)), **problem.fixed}
+        store.append_event(
+            "stage finished", cell="demo", stage=stage.name, seed=1, total=1, parameters=winner
+        )
+    hall = HallOfFameRows(
+        "demo",
+        *(np.array([1]), np.array([0]), np.array([0])),
+        *(tuple(winner), problem.objectives, np.array([list(winner.values())]), scores, scores.sum(1)),
+    )
+    store.write_hall_of_fame(hall, 1)
+    store.write_hall_of_fame(hall, "pooled")
+    tables = RunTables(root / "run")
+    with ThreadPoolExecutor(2) as pool:
+        return gather(tables, summaries(tables)[0], pool)
+
+
+def test_cell_that_was_recorded_is_simulated_as_recorded(demo_contents):
+    passive, _, active = demo_contents.stages
+    assert not any(stage.simulation.fault for stage in demo_contents.stages)
+    groups = shown_traces(demo_contents, active)
+    assert sum(group[0].spikes for group in groups) == len(groups) - 1  # and the strongest silent step
+    for (shown,) in groups:
+        time_ms, voltage_mV = shown.recorded[0]
+        fitted = np.interp(time_ms, *shown.model)
+        peaks = [first_peak_ms(*trace) for trace in (shown.recorded[0], shown.model)]
+        if shown.spikes:
+            assert peaks[0] == pytest.approx(peaks[1], abs=2.0)
+        else:
+            assert peaks == [None, None]
+            assert np.abs(fitted - voltage_mV).max() < 2.0
+    (silent,) = shown_traces(demo_contents, passive)
+    assert [shown.amplitude_pA for shown in silent] == sorted(shown.amplitude_pA for shown in silent)
+    assert all(len(shown.recorded) == 2 for shown in silent)
+
+
+def test_firing_rates_of_the_recorded_cell_are_those_of_the_recording(demo_contents):
+    recorded = {round(r.amplitude_nA, 4): r.rate_Hz for r in demo_contents.recorded_rates}
+    simulated = {round(r.amplitude_nA, 4): r.rate_Hz for r in demo_contents.rates.rates}
+    assert simulated == recorded
+    assert max(simulated.values()) > 0
+
+
+def test_bounds_that_a_stage_has_narrowed_are_told_from_the_recipes(demo_contents):
+    assert demo_contents.full_bounds["cm.all"] == (0.1, 10.0)
+    assert demo_contents.bounds["cm.all"] == pytest.approx((0.9, 2.7))
+    assert demo_contents.bounds["gbar_NaTs2_t.soma"] == demo_contents.full_bounds["gbar_NaTs2_t.soma"]
