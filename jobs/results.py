@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any
 from cluster.store import POOLED
 from jobs.bounds import OnBound, on_bounds
 from jobs.run_tables import RunTables
+from jobs.search import FINAL
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-FINAL = "_final"  # a stage's finalists, scored again more tightly, are stored under its name with this ending
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,10 @@ from jobs.report.search_figure import search_figure
 from jobs.report.traces import shown_traces
 from jobs.report.traces_figure import traces_figure
 from jobs.report.words import bounds_sentences, feature_unit, listed, scores_sentence, split_objective
-from jobs.results import FINAL, CellSummary
+from jobs.results import CellSummary
 from jobs.results_output import evaluations, generations, short
 from jobs.run_tables import RunTables
+from jobs.search import FINAL
 
 SHOWN_REASONS = 8
 SPIKES_CAPTION = " Right: the first spike of each, with the peaks laid over each other."

@@ -13,8 +13,9 @@ from cluster.schemas import OBJECTIVE_PREFIX, PARAMETER_PREFIX, HallOfFameRows
 from cluster.store import POOLED
 from jobs.bounds import Bounds
 from jobs.report.simulation import Request, Simulation, simulate
-from jobs.results import FINAL, CellSummary, StageSummary
+from jobs.results import CellSummary, StageSummary
 from jobs.run_tables import RunTables
+from jobs.search import FINAL
 
 if TYPE_CHECKING:
     from jobs.subjects import Problem, Subject
@@ -98,7 +99,7 @@ def gather(tables: RunTables, summary: CellSummary, pool: Executor) -> CellConte
     )
     contents.subject, contents.missing = _subject(tables, summary.cell)
     if contents.subject is not None and stages:
-        _set_problems(contents, winners)
+        _set_problems(contents, winners, tables.parameters)
         _simulate(contents, tables.spec.max_steps, pool)
     return contents
 
@@ -163,25 +164,31 @@ def _subject(tables: RunTables, cell: str) -> "tuple[Subject | None, str]":
         return None, str(error)
 
 
-def _set_problems(contents: CellContents, winners: Mapping[str, dict[str, float]]) -> None:
+def _set_problems(
+    contents: CellContents,
+    winners: Mapping[str, dict[str, float]],
+    searched: Mapping[tuple[str, str], tuple[str, ...]],
+) -> None:
     """Find out what each stage searched, and with that the fixed parameters of its best model."""
     subject = contents.subject
     assert subject is not None
     names = [plan.name for plan in subject.stages]
     winner = None
     for stage in contents.stages:
-        if stage.summary.stage not in names:
-            contents.missing = f"the recipe has no stage {stage.summary.stage} any more"
+        name = stage.summary.stage
+        problem = subject.problem(names.index(name), winner) if name in names else None
+        if problem is None or problem.names != searched[contents.summary.cell, name]:
+            contents.missing = f"the job's inputs have changed since; they do not give the parameters that stage {name} searched."
             return
-        number = names.index(stage.summary.stage)
-        problem = stage.problem = subject.problem(number, winner)
+        stage.problem = problem
         stage.parameters = {**problem.fixed, **stage.parameters}
-        contents.bounds = dict(
-            zip(problem.names, zip(problem.lower, problem.upper, strict=True), strict=True)
-        )
-        full = subject.problem(number, None)
-        contents.full_bounds = dict(zip(full.names, zip(full.lower, full.upper, strict=True), strict=True))
-        winner = winners.get(stage.summary.stage)
+        contents.bounds = _box(problem)
+        contents.full_bounds = _box(subject.problem(names.index(name), None))
+        winner = winners.get(name)
+
+
+def _box(problem: "Problem") -> Bounds:
+    return dict(zip(problem.names, zip(problem.lower, problem.upper, strict=True), strict=True))
 
 
 def _simulate(contents: CellContents, max_steps: int | None, pool: Executor) -> None:

@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from jobs.report.drawing import FAINT, INK, grid, picture, plain_log_ticks, seed_colours
-from jobs.results import FINAL, CellSummary, StageSummary
+from jobs.results import CellSummary, StageSummary
 from jobs.run_tables import RunTables
+from jobs.search import FINAL
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

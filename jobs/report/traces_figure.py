@@ -37,7 +37,7 @@ def traces_figure(groups: Sequence[Sequence[ShownTrace]]) -> str:
 
 def _draw_group(axes: "Axes", group: Sequence[ShownTrace]) -> None:
     for i, shown in enumerate(group):
-        for k, trace in enumerate(shown.recorded):
+        for k, trace in enumerate(shown.recorded[:1] if shown.spikes else shown.recorded):
             label = "recorded" if i == k == 0 else None
             axes.plot(*_cut(trace, shown.window_ms), label=label, **RECORDED)
     for i, shown in enumerate(group):
@@ -57,7 +57,7 @@ def _title(group: Sequence[ShownTrace]) -> str:
 
 def _draw_first_spike(axes: "Axes", shown: ShownTrace) -> None:
     """Draw the first spikes with their peaks at 0."""
-    lines = [(trace, RECORDED) for trace in shown.recorded] + [(shown.model, FITTED)]
+    lines = [(trace, RECORDED) for trace in shown.recorded[:1]] + [(shown.model, FITTED)]
     for (time, voltage), style in lines:
         if (peak_ms := first_peak_ms(time, voltage)) is not None:
             part = _cut((time, voltage), (peak_ms - BEFORE_PEAK_MS, peak_ms + AFTER_PEAK_MS))

@@ -50,9 +50,10 @@ def scores_sentence(scores: Mapping[str, float]) -> str:
 
 
 def bounds_sentences(hits: Sequence[OnBound], bounds: Bounds, full_bounds: Bounds) -> list[str]:
-    """Say which parameters sit on a bound, and what that means."""
+    """Say which parameters sit on a bound, in no less than a quarter of the models, and what that means."""
     off, handed_over, recipe = [], [], []
-    for hit in hits:
+    common = [hit for hit in hits if hit.models * 4 >= hit.of]
+    for hit in common:
         side = 0 if hit.side == LOWER else 1
         full = full_bounds.get(hit.parameter)
         if full is not None and bounds[hit.parameter][side] != full[side]:
@@ -70,7 +71,11 @@ def bounds_sentences(hits: Sequence[OnBound], bounds: Bounds, full_bounds: Bound
         (off, "At the lower bound, the channel as good as switched off: {}."),
     )
     found = [sentence.format(", ".join(map(str, hits))) for hits, sentence in sentences if hits]
-    return found or ["No parameter sits on a bound."]
+    if not common:
+        found.append("No parameter sits on a bound.")
+    if rare := [hit.parameter for hit in hits if hit not in common]:
+        found.append(f"In single models only: {', '.join(dict.fromkeys(rare))}.")
+    return found
 
 
 def listed(words: Sequence[str]) -> str:

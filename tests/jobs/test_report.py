@@ -179,26 +179,34 @@ def model_folder(tmp_path_factory):
     return folder
 
 
-def test_report_of_a_users_own_model_shows_its_traces_and_features(model_folder, tmp_path):
+def _write_user_run(root, folder, names):
     job = {"kind": "fit", "name": "ball", "evaluator": "ball:make"}
-    store = write_run(tmp_path / "run", cells=(), job=job, job_folder=model_folder)
+    store = write_run(root, cells=(), job=job, job_folder=folder)
     draw = np.random.default_rng(0)
     for number in range(2):
         parameters = draw.uniform([0.05, 0.01], [0.2, 0.08], (4, 2))
         scores = draw.random((4, 1))
-        store.write_generation(
-            "ball",
-            "fit",
-            1,
-            Evaluations(
-                number, NAMES, OBJECTIVES, parameters, scores, scores[:, 0], ["ok"] * 4, [""] * 4, np.ones(4)
-            ),
+        rows = Evaluations(
+            number, names, OBJECTIVES, parameters, scores, scores[:, 0], ["ok"] * 4, [""] * 4, np.ones(4)
         )
+        store.write_generation("ball", "fit", 1, rows)
+
+
+def test_report_of_a_users_own_model_shows_its_traces_and_features(model_folder, tmp_path):
+    _write_user_run(tmp_path / "run", model_folder, NAMES)
     page = Page(Path(write_report(tmp_path / "run")).read_text())
     assert "recorded and fitted voltage" in page.pictures
     assert "There are no recorded traces of this cell" in page.text
     assert re.search(r"Step Spikecount (\w+ )?4 ± 0.5", page.text)
     assert "parameter values inside their bounds" in page.pictures  # the bounds are the evaluator's own
+
+
+def test_report_notices_a_model_that_has_changed_since(model_folder, tmp_path):
+    _write_user_run(tmp_path / "run", model_folder, ("gnabar_hh", "gl_hh"))
+    page = Page(Path(write_report(tmp_path / "run")).read_text())
+    assert "the job's inputs have changed since" in page.text
+    assert "recorded and fitted voltage" not in page.pictures
+    assert "scores over generations of ball" in page.pictures
 
 
 @pytest.mark.parametrize(
@@ -231,6 +239,10 @@ def test_sentences_tell_bounds_of_different_origin_apart():
     assert said[0].startswith("On a bound: gbar_Ih.soma (upper, 1 of 4).")
     assert "stage before: cm.soma (upper, 3 of 4)." in said[1]
     assert said[2].endswith("switched off: gbar_SK.axon (lower, 2 of 4).")
+    assert bounds_sentences([OnBound("cm.soma", "lower", 1, 40)], bounds, full) == [
+        "No parameter sits on a bound.",
+        "In single models only: cm.soma.",
+    ]
     assert bounds_sentences([], bounds, full) == ["No parameter sits on a bound."]
 
 
