@@ -178,7 +178,10 @@ def _set_problems(
         name = stage.summary.stage
         problem = subject.problem(names.index(name), winner) if name in names else None
         if problem is None or problem.names != searched[contents.summary.cell, name]:
-            contents.missing = f"the job's inputs have changed since; they do not give the parameters that stage {name} searched."
+            contents.missing = (
+                f"the job's inputs have changed since; they do not give the parameters that stage {name} "
+                "searched."
+            )
             return
         stage.problem = problem
         stage.parameters = {**problem.fixed, **stage.parameters}
