@@ -124,10 +124,11 @@ def seed_colours(seeds: Sequence[int]) -> dict[int, str]:
 
 
 def plain_log_ticks(axis: "Axis") -> None:
-    """Label a log axis at 0.1, 1, 10 and, where it spans less than two decades, at 2 and 5 times those."""
+    """Label a log axis with plain numbers, the more of them the shorter it is."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     low, high = axis.get_view_interval()
-    axis.set_major_locator(LogLocator(10, subs=(1.0, 2.0, 5.0) if high / low < 100 else (1.0,), numticks=12))
+    subs = (1.0, 2.0, 3.0, 5.0, 7.0) if high / low < 8 else (1.0, 2.0, 5.0) if high / low < 100 else (1.0,)
+    axis.set_major_locator(LogLocator(10, subs=subs, numticks=12))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())

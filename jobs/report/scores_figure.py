@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from jobs.report.drawing import FAINT, FAIR, GOOD, MISSING, POOR, grid, picture
-from jobs.report.words import split_objective
+from jobs.report.words import score_text, split_objective
 from neurosim.fit_model import MAX_SCORE
 
 if TYPE_CHECKING:
@@ -59,10 +59,9 @@ def _draw_bars(axes: "Axes", features: list[str], found: Mapping[str, float], li
             continue
         score = found[feature]
         axes.barh(place, min(score, limit), height=0.66, color=score_colour(score), linewidth=0)
-        text = f"{score:.2g}" if score < 100 else f"{score:.0f}"
         inside = score > 0.8 * limit
         axes.annotate(
-            text,
+            score_text(score),
             (min(score, limit), place),
             xytext=(-3 if inside else 3, 0),
             textcoords="offset points",

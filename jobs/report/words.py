@@ -41,12 +41,17 @@ def scores_sentence(scores: Mapping[str, float]) -> str:
     close, near = (sum(score <= limit for score in values) for limit in (1, 3))
     worst = max(scores, key=lambda name: scores[name])
     text = (
-        f"The best model lies {sum(values) / len(values):.2g} standard deviations from its {len(values)} "
+        f"The best model lies {score_text(sum(values) / len(values))} standard deviations from its {len(values)} "
         f"targets on average: {close} within 1, {near} within 3."
     )
     if missing:
         return f"{text} {missing} {'is' if missing == 1 else 'are'} as far off as a score can be."
-    return f"{text} Farthest off: {worst} ({scores[worst]:.2g})."
+    return f"{text} Farthest off: {worst} ({score_text(scores[worst])})."
+
+
+def score_text(score: float) -> str:
+    """Return a score with two digits, and never as a power of ten."""
+    return f"{score:.2g}" if score < 100 else f"{score:.0f}"
 
 
 def bounds_sentences(hits: Sequence[OnBound], bounds: Bounds, full_bounds: Bounds) -> list[str]:
