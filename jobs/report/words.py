@@ -40,8 +40,9 @@ def scores_sentence(scores: Mapping[str, float]) -> str:
     missing = sum(score >= MAX_SCORE for score in values)
     close, near = (sum(score <= limit for score in values) for limit in (1, 3))
     worst = max(scores, key=lambda name: scores[name])
+    mean = score_text(sum(values) / len(values))
     text = (
-        f"The best model lies {score_text(sum(values) / len(values))} standard deviations from its {len(values)} "
+        f"The best model lies {mean} standard deviations from its {len(values)} "
         f"targets on average: {close} within 1, {near} within 3."
     )
     if missing:
