@@ -230,6 +230,9 @@ class Pool:
     def _listen(self, timeout_s: float) -> None:
         """Wait for a host to answer, and take in what has arrived."""
         calls = {host.call: host for host in self._hosts if host.call is not None}
+        if not calls:  # only engines that none of the present hosts can build
+            time.sleep(min(timeout_s, 0.1))
+            return
         ready, _ = ray.wait(list(calls), timeout=min(timeout_s, EXCHANGE_S), fetch_local=False)
         if ready and len(calls) > 1:
             ready, _ = ray.wait(list(calls), num_returns=len(calls), timeout=0, fetch_local=False)

@@ -208,6 +208,7 @@ class Workbench:
         with self._changed:
             self._outcomes.append((assignment.number, outcome))
             self._busy_s += outcome.seconds
+            self._at_work = None
             self._changed.notify_all()
 
     def _give_back(self, assignments: list[Assignment]) -> None:
