@@ -17,7 +17,7 @@ from typing import Any
 
 from cluster.frames import BrokenFrame, FrameReader, frame
 from cluster.outcome import Outcome
-from cluster.zygote import GRACE_S, LONGEST_MESSAGE_BYTES
+from cluster.zygote import GRACE_S, LONGEST_MESSAGE_BYTES, exit_in_words
 
 SILENCE_S = 10.0
 """How much later than promised a zygote may answer before it is taken for hung."""
@@ -170,8 +170,16 @@ class EngineProcess:
                 except (OSError, BrokenFrame) as error:
                     raise EngineDied(f"its engine process broke off: {error}") from error
                 if self._reader.ended and not self._messages:
-                    raise EngineDied("its engine process was killed")
+                    raise EngineDied(self._how_it_ended())
         return self._messages.pop(0)
+
+    def _how_it_ended(self) -> str:
+        try:
+            code = self._process.wait(SILENCE_S)
+        except subprocess.TimeoutExpired:
+            return "its engine process hung up"
+        said = self._last_words()
+        return f"its engine process {exit_in_words(code)}" + (f"; it said: {said}" if said else "")
 
     def _drain_output(self) -> bool:
         """Keep the end of what the zygote and its children print. False when nobody can print any more."""

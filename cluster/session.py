@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +18,8 @@ from typing import Any
 
 from cluster.errors import ClusterError, ClusterUnreachable
 from cluster.undertaker import bury
+
+logger = logging.getLogger(__name__)
 
 OBJECT_STORE_BYTES = 200 * 2**20
 CONNECT_TIMEOUT_S = 10.0
@@ -78,21 +79,16 @@ def connect(address: str | None = None, cpus: int | None = None) -> Iterator[Ses
             f"cpus={cpus} was given together with the address {address}. A running cluster brings its own"
             " cores: leave one of the two away."
         )
-    with _environment(_QUIET), warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
+    if cpus is not None and cpus < 1:
+        raise ClusterError(f"cpus={cpus} was given; an embedded Ray needs at least one. Give 1 or more.")
+    with _environment(_QUIET), _raylet_messages_logged():
         import ray
 
         if ray.is_initialized():
             yield Session(ray.get_runtime_context().gcs_address, embedded=False)
-        elif address is None:
-            with _embedded(cpus) as session:
-                yield session
-        else:
-            _attach(address)
-            try:
-                yield Session(ray.get_runtime_context().gcs_address, embedded=False)
-            finally:
-                ray.shutdown()
+            return
+        with _embedded(cpus) if address is None else _attached(address) as session:
+            yield session
 
 
 @contextmanager
@@ -114,7 +110,7 @@ def _embedded(cpus: int | None) -> Iterator[Session]:
             try:
                 ray.init(
                     address="local",
-                    num_cpus=cpus or len(os.sched_getaffinity(0)),
+                    num_cpus=cpus or available_cpus(),
                     include_dashboard=False,
                     object_store_memory=OBJECT_STORE_BYTES,
                     log_to_driver=False,
@@ -140,7 +136,8 @@ def _embedded(cpus: int | None) -> Iterator[Session]:
         bury(folder)
 
 
-def _attach(address: str) -> None:
+@contextmanager
+def _attached(address: str) -> Iterator[Session]:
     import ray
 
     if address.startswith("ray://"):
@@ -162,6 +159,10 @@ def _attach(address: str) -> None:
         except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
             ray.shutdown()
             raise _unreachable(address, error) from error
+        try:
+            yield Session(ray.get_runtime_context().gcs_address, embedded=False)
+        finally:
+            ray.shutdown()
 
 
 def _unreachable(address: str, error: Exception) -> ClusterUnreachable:
@@ -171,6 +172,16 @@ def _unreachable(address: str, error: Exception) -> ClusterUnreachable:
         " `ray start --head` prints it), and its token in ~/.ray/auth_token if it asks for one; or leave the"
         " address away to run on this machine."
     )
+
+
+def available_cpus() -> int:
+    """Cores this process may use: its affinity, and its container's quota."""
+    cores = len(os.sched_getaffinity(0))
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+    except (OSError, ValueError):
+        return cores
+    return cores if quota == "max" else max(1, min(cores, int(quota) // int(period)))
 
 
 def _default_token() -> Path:
@@ -234,6 +245,26 @@ def _read_authentication() -> None:
     _raylet: Any = importlib.import_module("ray._raylet")
     _raylet.Config.initialize("")
     _raylet.AuthenticationTokenLoader.instance().reset_cache()
+
+
+@contextmanager
+def _raylet_messages_logged() -> Iterator[None]:
+    """Send what Ray would print on standard output, about workers that died, to the log.
+
+    The pool deals with lost hosts, and says so in its statistics.
+    """
+    from ray._private import worker
+
+    def log(data: Mapping[str, Any], *_: Any, **__: Any) -> None:
+        for line in data.get("lines", ()):
+            logger.info("%s", line)
+
+    before = worker.print_to_stdstream
+    worker.print_to_stdstream = log
+    try:
+        yield
+    finally:
+        worker.print_to_stdstream = before
 
 
 @contextmanager

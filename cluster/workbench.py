@@ -12,7 +12,6 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -258,6 +257,7 @@ class Workbench:
             raise
 
     def _drop_engine(self, key: str) -> None:
-        with self._changed, suppress(KeyError):
-            engine = self._engines.pop(key)
+        with self._changed:
+            engine = self._engines.pop(key, None)
+        if engine is not None:
             engine.close()

@@ -168,11 +168,9 @@ class _Batch:
         else:
             return Outcome("crash", "closed its pipe and went on", seconds)
         code = os.waitstatus_to_exitcode(status)
-        if code >= 0:
-            return Outcome("crash", f"exited with code {code}", seconds)
         if -code in _SENT_FROM_OUTSIDE:
-            return Outcome("lost", f"its process was killed by {signal.Signals(-code).name}", seconds)
-        return Outcome("crash", f"ended by {_signal_name(-code)}", seconds)
+            return Outcome("lost", f"its process {exit_in_words(code)}", seconds)
+        return Outcome("crash", exit_in_words(code), seconds)
 
     def _end_child(self) -> None:
         """Kill and reap the child, and then whatever it had started."""
@@ -265,8 +263,11 @@ def _describe(error: BaseException) -> str:
     return f"{type(error).__name__}: {first_line}{where}"
 
 
-def _signal_name(number: int) -> str:
+def exit_in_words(code: int) -> str:
+    """How a process ended; `code` is negative for a signal."""
+    if code >= 0:
+        return f"exited with code {code}"
     try:
-        return signal.Signals(number).name
+        return f"was ended by {signal.Signals(-code).name}"
     except ValueError:
-        return f"signal {number}"
+        return f"was ended by signal {-code}"

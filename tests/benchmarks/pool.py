@@ -9,8 +9,9 @@ disturbs little; hung ones sleep in C with the interpreter lock held, as a simul
 ``overhead_ms``
     Hosts' time per evaluation beyond the evaluation itself, at 50 ms each.
 ``restart_s``
-    From the deadline of a hung evaluation to the start of the next one, median; ``host_restart_s`` from a
-    SIGKILL of the whole host to the start of the evaluation that was lost with it.
+    From the deadline of a hung evaluation to the start of the next one, median. ``lost_retry_s``: from a
+    SIGKILL of a whole host to the start of the evaluation that was lost with it, on the other host;
+    ``host_replaced_s``: until there are two hosts again.
 ``ray_tasks_*``
     The same evaluations as `ray.remote` tasks, one per CPU at a time, so that the driver knows when each
     began; it cancels those over their deadline with ``force=True``, which ends the worker.
@@ -125,7 +126,10 @@ def measure_host_restart(pool) -> dict:
     outcomes: dict = {}
     while not outcomes:
         outcomes.update(pool.completed(1.0))
-    return {"host_restart_s": outcomes["victim"].value - killed}
+    pool.submit(Task("waited for", SPEC, 60.0, 60.0))
+    while pool.statistics().hosts < HOSTS:
+        pool.completed(0.02)
+    return {"lost_retry_s": outcomes["victim"].value - killed, "host_replaced_s": time.monotonic() - killed}
 
 
 def measure_ray_tasks(durations: Sequence[float]) -> dict:

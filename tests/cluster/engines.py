@@ -63,6 +63,13 @@ def check_the_clock(budget: Budget) -> None:
         budget.check()
 
 
+def kill_the_host() -> None:
+    zygote = os.getppid()
+    status = Path(f"/proc/{zygote}/status").read_text()
+    os.kill(int(status.split("PPid:")[1].split()[0]), signal.SIGKILL)
+    time.sleep(60)
+
+
 DEEDS = {
     "hang": hang_in_c,
     "segfault": segfault,
@@ -77,6 +84,7 @@ DEEDS = {
     "stop itself": lambda: os.kill(os.getpid(), signal.SIGSTOP),
     "kill itself": lambda: os.kill(os.getpid(), signal.SIGKILL),
     "kill the zygote": lambda: os.kill(os.getppid(), signal.SIGKILL),
+    "kill the host": kill_the_host,
     "grandchild": leave_a_grandchild,
     "close its pipes": lambda: os.closerange(3, 1000) or time.sleep(600),
     "last words": lambda: (os.write(2, b"first\nhoc: the end is near\n"), os.abort()),
@@ -151,3 +159,13 @@ def build(payload: dict[str, Any]) -> Misbehaving:
 
 def spec(key: str = "plain", **payload: Any) -> EngineSpec:
     return EngineSpec("tests.cluster.engines:build", payload, key)
+
+
+class BrokenHost:
+    """A host that does not come up, as on a machine without this package."""
+
+    def __init__(self, *_: Any) -> None:
+        raise ModuleNotFoundError("No module named 'neurofleet'")
+
+    def hello(self) -> None:
+        """Never called."""

@@ -1,37 +1,110 @@
 """The pool: every task gets its one outcome, whatever happens to the processes that work on it."""
 
+import random
+import signal
+
 import pytest
 
 from cluster.outcome import Task
 from tests.cluster.engines import spec
+from tests.cluster.pool_helpers import collect, host_processes, submit
 
-pool_module = pytest.importorskip("cluster.pool")
+
+@pytest.fixture(scope="module")
+def pool_module(ray_session):
+    import cluster.pool
+
+    return cluster.pool
 
 
-@pytest.fixture
-def pool(ray_session):
+@pytest.fixture(scope="module")
+def pool(pool_module):
+    """One pool for the tests that ask for nothing special; what they do to its hosts it has to stand."""
     with pool_module.Pool(memory_limit_mb=256) as pool:
         yield pool
 
 
-def collect(pool, n, timeout_s=60.0):
-    """The outcomes of `n` tasks by id."""
-    import time
-
-    found = {}
-    give_up = time.monotonic() + timeout_s
-    while len(found) < n and time.monotonic() < give_up:
-        for task_id, outcome in pool.completed(1.0):
-            assert task_id not in found, "an outcome came twice"
-            found[task_id] = outcome
-    assert len(found) == n, f"{n - len(found)} outcomes are missing: {pool.statistics()}"
-    return found
-
-
 def test_every_task_has_its_outcome(pool):
-    for number in range(40):
-        pool.submit(Task(number, spec(), float(number), deadline_s=5.0))
-    found = collect(pool, 40)
-    assert {number: outcome.value for number, outcome in found.items()} == {n: n**2.0 for n in range(40)}
-    assert all(outcome.ok for outcome in found.values())
+    for individual, outcome in collect(pool, submit(pool, [float(n) for n in range(40)])):
+        assert (outcome.status, outcome.value) == ("ok", individual**2)
     assert pool.completed(1.0) == []
+
+
+def test_tasks_may_come_at_any_time_and_ids_again(pool):
+    first = submit(pool, [1.0, 2.0])
+    found = collect(pool, first)
+    second = submit(pool, [float(n) for n in range(5)], spec("other"))
+    pool.completed(0.0)
+    assert len(found) == 2
+    with pytest.raises(ValueError, match="under way"):
+        pool.submit(Task(next(iter(second)), spec(), 1.0, 5.0))
+    collect(pool, second)
+    pool.submit(Task(next(iter(second)), spec(), 3.0, 5.0))
+    [(_, outcome)] = collect(pool, {next(iter(second)): 3.0})
+    assert outcome.value == 9.0
+
+
+def test_hung_crashed_and_failed_evaluations_are_outcomes(pool):
+    tasks = submit(pool, [1.0, "hang", "segfault", "raise", "memory", "give up", 2.0], deadline_s=3.0)
+    found = dict(collect(pool, tasks))
+    assert {individual: outcome.status for individual, outcome in found.items()} == {
+        1.0: "ok",
+        "hang": "timeout",
+        "segfault": "crash",
+        "raise": "error",
+        "memory": "error",
+        "give up": "timeout",
+        2.0: "ok",
+    }
+    assert found["hang"].reason == "no result within 3 s"
+
+
+def test_an_engine_that_cannot_be_built_ends_its_tasks_with_the_reason(pool):
+    bad = spec("no soma", fail=True)
+    tasks = submit(pool, [float(n) for n in range(20)], bad) | submit(pool, [5.0])
+    for individual, outcome in collect(pool, tasks):
+        if outcome.ok:
+            assert individual == 5.0
+        else:
+            assert outcome.status == "error"
+            assert "the engine no soma could not be built: RuntimeError: the morphology has" in outcome.reason
+    assert "no soma" in pool.statistics().engines_failed["no soma"]
+    [(_, late)] = collect(pool, submit(pool, [1.0], bad))
+    assert late.status == "error"
+
+
+def test_an_evaluation_that_kills_its_host_is_lost_alone(pool):
+    tasks = submit(pool, [1.0, 2.0, "kill the host", 3.0, 4.0], expected_s=0.1)
+    for individual, outcome in collect(pool, tasks):
+        if individual == "kill the host":
+            assert (outcome.status, outcome.reason) == ("lost", "its host was lost, 3 times")
+        else:
+            assert outcome.value == individual**2
+    assert pool.statistics().hosts_lost >= 3
+
+
+def test_a_task_lost_once_is_evaluated_again(pool, tmp_path):
+    tasks = submit(pool, [("once", str(tmp_path / "happened"), "kill the host")])
+    [(_, outcome)] = collect(pool, tasks)
+    assert (outcome.status, outcome.value) == ("ok", 49.0)
+
+
+def test_killed_hosts_zygotes_and_children_change_no_result(pool):
+    chance = random.Random(1)
+    slow = spec("slow", pause_s=0.05)
+    tasks = submit(pool, [float(n) for n in range(120)], slow)
+    kills = []
+
+    def kill_something():
+        victims = host_processes(pool)
+        kind = len(kills) % 3
+        for _ in range(kind):
+            victims = [child for process in victims if process.is_running() for child in process.children()]
+        if victims and len(kills) < 6:
+            victim = chance.choice(victims)
+            victim.send_signal(signal.SIGKILL)
+            kills.append(victim.pid)
+
+    for individual, outcome in collect(pool, tasks, meanwhile=kill_something):
+        assert (outcome.status, outcome.value) == ("ok", individual**2), outcome
+    assert len(kills) == 6

@@ -1,0 +1,102 @@
+"""Hosts that stop, do not start, or have to go: no process is left behind, no task without outcome."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from cluster.errors import ClusterError
+from tests.cluster.engines import BrokenHost, spec
+from tests.cluster.pool_helpers import collect, host_processes, submit, wait_for
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def pool_module(ray_session):
+    import cluster.pool
+
+    return cluster.pool
+
+
+def test_a_stopped_host_is_replaced_and_does_not_stay_behind(pool_module):
+    with pool_module.Pool(hosts=1, lease_s=1.0) as pool:
+        collect(pool, submit(pool, [1.0]))
+        [host] = host_processes(pool)
+        tasks = submit(pool, [2.0, 3.0])
+        host.suspend()
+        assert [outcome.value for _, outcome in collect(pool, tasks)] == [4.0, 9.0]
+        assert pool.statistics().hosts_lost == 1
+        wait_for(lambda: not host.is_running() or host.status() == psutil.STATUS_ZOMBIE)
+
+
+def test_nothing_is_left_of_a_closed_pool(pool_module):
+    with pool_module.Pool(hosts=2) as pool:
+        collect(pool, submit(pool, [1.0, 2.0]))
+        submit(pool, ["hang", "hang", "hang"], deadline_s=600.0)
+        processes = []
+        while len(processes) < 6:  # two of each: host, zygote, child
+            pool.completed(0.1)
+            hosts = host_processes(pool)
+            processes = hosts + [child for host in hosts for child in host.children(recursive=True)]
+    wait_for(lambda: not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in processes))
+
+
+def test_statistics_add_up(pool_module):
+    with pool_module.Pool(hosts=2) as pool:
+        tasks = submit(pool, [1.0] * 6 + ["raise"], spec("slow", pause_s=0.1))
+        assert pool.statistics().waiting == 7
+        collect(pool, tasks)
+        statistics = pool.statistics()
+    assert statistics.outcomes == {"ok": 6, "error": 1}
+    assert (statistics.waiting, statistics.running, statistics.hosts) == (0, 0, 2)
+    assert 0.6 <= statistics.busy_s <= statistics.available_s
+    assert statistics.utilisation == statistics.busy_s / statistics.available_s
+
+
+def test_hosts_that_cannot_start_are_an_error(pool_module, monkeypatch):
+    monkeypatch.setattr(pool_module, "Host", BrokenHost)
+    with pool_module.Pool(hosts=1) as pool:
+        tasks = submit(pool, [1.0])
+        with pytest.raises(ClusterError, match="No module named 'neurofleet'"):
+            collect(pool, tasks)
+
+
+DRIVER = """
+import sys
+from cluster.outcome import Task
+from cluster.session import connect
+from tests.cluster.engines import spec
+
+with connect(cpus=2):
+    from cluster.pool import Pool
+    with Pool() as pool:
+        pool.submit(Task(0, spec(), 1.0, 10.0))
+        pool.submit(Task(1, spec(), "hang", 600.0))
+        pool.submit(Task(2, spec(), "print", 600.0))
+        while pool.statistics().running < 2 or not pool.statistics().outcomes:
+            pool.completed(0.1)
+        print("running", flush=True)
+        pool.completed(600.0)
+"""
+
+
+def test_a_killed_driver_leaves_nothing_behind():
+    driver = subprocess.Popen(
+        [sys.executable, "-c", DRIVER], stdout=subprocess.PIPE, cwd=REPOSITORY, start_new_session=True
+    )
+    try:
+        assert driver.stdout.readline() == b"running\n"
+        time.sleep(0.5)
+        family = psutil.Process(driver.pid).children(recursive=True)
+        folders = {arg for process in family for arg in process.cmdline() if arg.startswith("/tmp/nf-")}
+        assert len(family) > 8
+        assert folders
+    finally:
+        driver.kill()
+        driver.communicate()
+    wait_for(lambda: not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in family))
+    wait_for(lambda: not any(Path(folder).exists() for folder in folders))

@@ -1,0 +1,264 @@
+"""What a host does with evaluations that hang, crash, or eat all memory. No Ray here."""
+
+import itertools
+import os
+import pickle
+import signal
+import time
+
+import psutil
+import pytest
+
+from cluster import engine_process, zygote
+from cluster.workbench import Assignment, Workbench
+from tests.cluster.engines import spec
+
+DEADLINE_S = 0.4
+
+
+class Bench:
+    """A workbench that numbers its tasks, and collects."""
+
+    def __init__(self, memory_limit_mb=256, build_limit_s=30.0):
+        self.workbench = Workbench(memory_limit_mb, build_limit_s)
+        self._numbers = itertools.count()
+        self._batches = itertools.count()
+        self.returned = []
+        self.unbuilt = {}
+
+    def add(self, key="plain", **payload):
+        engine = spec(key, **payload)
+        self.workbench.add_engine(key, lambda: (engine.factory, pickle.dumps(engine.payload)))
+
+    def batch(self, individuals, key="plain", deadline_s=DEADLINE_S, expected_s=1.0):
+        number = next(self._batches)
+        return [
+            Assignment(next(self._numbers), number, key, individual, deadline_s, expected_s)
+            for individual in individuals
+        ]
+
+    def evaluate(self, individuals, key="plain", deadline_s=DEADLINE_S, timeout_s=30.0, during=None):
+        """The outcomes of one batch, in its order; None for tasks that were given back."""
+        assignments = self.batch(individuals, key, deadline_s)
+        report = self.workbench.exchange(assignments, 0.0)
+        if during is not None:
+            during()
+        outcomes, returned = dict(report.outcomes), list(report.returned)
+        give_up = time.monotonic() + timeout_s
+        while len(outcomes) + len(returned) < len(assignments) and time.monotonic() < give_up:
+            report = self.workbench.exchange([], 0.5)
+            outcomes.update(report.outcomes)
+            returned += report.returned
+            self.unbuilt = report.unbuilt
+        assert len(outcomes) + len(returned) == len(assignments), "tasks went missing"
+        return [outcomes.get(assignment.number) for assignment in assignments]
+
+
+@pytest.fixture
+def bench():
+    bench = Bench()
+    bench.add()
+    yield bench
+    bench.workbench.close()
+    assert not psutil.Process().children(recursive=True)
+
+
+def the_zygote():
+    return psutil.Process().children()[0]
+
+
+def wait_for(condition, timeout_s=10.0):
+    give_up = time.monotonic() + timeout_s
+    while time.monotonic() < give_up:
+        if found := condition():
+            return found
+        time.sleep(0.005)
+    pytest.fail("waited in vain")
+
+
+def the_child():
+    return wait_for(lambda: psutil.Process().children() and the_zygote().children())[0]
+
+
+FATES = {
+    "hang": ("timeout", "no result within 0.4 s"),
+    "stop itself": ("timeout", "no result within 0.4 s"),
+    "print": ("timeout", "no result within 0.4 s"),
+    "clock": ("timeout", "no result within 0.4 s"),
+    "give up": ("timeout", "more than 1000 steps"),
+    "segfault": ("crash", "was ended by SIGSEGV"),
+    "abort": ("crash", "was ended by SIGABRT"),
+    "exit": ("crash", "exited with code 3"),
+    "exit quietly": ("crash", "exited with code 0"),
+    "last words": ("crash", "was ended by SIGABRT; it said: hoc: the end is near"),
+    "close its pipes": ("crash", "closed its pipe and went on"),
+    "memory": ("error", "MemoryError: more than 256 MB"),
+    "raise": ("error", "KeyError: 'no such section' (engines.py:"),
+    "system exit": ("error", "SystemExit: "),
+    "unpicklable": ("error", "TypeError: cannot pickle"),
+    "nothing": ("error", "the engine yielded no value"),
+    "kill itself": ("lost", "its process was ended by SIGKILL"),
+    "kill the zygote": ("lost", "its engine process was ended by SIGKILL"),
+}
+
+
+@pytest.mark.parametrize("deed", FATES)
+def test_every_fate_is_an_outcome_and_the_next_evaluation_goes_on(bench, deed):
+    first, bad, last = bench.evaluate([3.0, deed, 4.0], deadline_s=DEADLINE_S if deed != "memory" else 10.0)
+    status, reason = FATES[deed]
+    assert bad.status == status
+    assert bad.reason.startswith(reason)
+    assert bad.value is None
+    assert (first.status, first.value) == ("ok", 9.0)
+    assert (last.status, last.value) == ("ok", 16.0)
+
+
+def test_a_deadline_is_kept_on_time(bench):
+    [outcome] = bench.evaluate(["hang"], deadline_s=1.0)
+    assert 1.0 <= outcome.seconds < 2.0
+
+
+def test_the_engine_is_built_once_whatever_its_children_do(bench, tmp_path):
+    log = tmp_path / "builds"
+    bench.add("logged", build_log=str(log))
+    outcomes = bench.evaluate([1.0, "hang", 2.0, "segfault", 3.0, "memory", "exit", 4.0], "logged")
+    assert [outcome.value for outcome in outcomes if outcome.ok] == [1.0, 4.0, 9.0, 16.0]
+    assert len(log.read_text().split()) == 1
+
+
+def test_each_individual_meets_the_engine_as_it_was_built(bench):
+    outcomes = bench.evaluate(["how many", 2.0, "how many", "how many"])
+    assert [outcome.value for outcome in outcomes] == [1, 4.0, 1, 1]
+
+
+def test_a_killed_child_is_lost_and_the_rest_goes_on(bench):
+    outcomes = bench.evaluate(
+        ["hang", 3.0], deadline_s=20.0, during=lambda: the_child().send_signal(signal.SIGKILL)
+    )
+    assert outcomes[0].status == "lost"
+    assert outcomes[1].value == 9.0
+
+
+def test_a_killed_zygote_takes_its_child_along_and_is_built_anew(bench):
+    seen = []
+
+    def kill():
+        seen.append(the_child())
+        the_zygote().kill()
+
+    outcomes = bench.evaluate(["hang", 3.0], deadline_s=20.0, during=kill)
+    assert (outcomes[0].status, outcomes[0].reason) == ("lost", "its engine process was ended by SIGKILL")
+    assert outcomes[1].value == 9.0
+    wait_for(lambda: not seen[0].is_running())
+
+
+def test_a_stopped_zygote_is_replaced(bench, monkeypatch):
+    monkeypatch.setattr(engine_process, "SILENCE_S", 0.5)
+    bench.evaluate([1.0])
+    wait_for(lambda: not the_zygote().children())
+    the_zygote().suspend()
+    outcomes = bench.evaluate([2.0, 3.0])
+    assert (outcomes[0].status, outcomes[0].reason) == ("lost", "its engine process stopped answering")
+    assert outcomes[1].value == 9.0
+
+
+def test_what_an_evaluation_started_ends_with_it(bench):
+    def grandchildren():
+        return [p for p in psutil.process_iter(["cmdline"]) if "# grandchild" in str(p.info["cmdline"])]
+
+    [outcome] = bench.evaluate(["grandchild"])
+    assert outcome.ok
+    bench.evaluate([1.0])
+    assert not grandchildren()
+
+
+def test_an_engine_that_cannot_be_built_says_why_and_is_tried_once(bench, tmp_path):
+    bench.add("bad", fail=True, build_log=str(tmp_path / "builds"))
+    assert bench.evaluate([1.0, 2.0], "bad") == [None, None]
+    assert bench.evaluate([1.0], "bad") == [None]
+    assert bench.unbuilt["bad"].startswith("RuntimeError: the morphology has no soma (engines.py:")
+    assert "Traceback" in bench.unbuilt["bad"] or "File" in bench.unbuilt["bad"]
+    assert len((tmp_path / "builds").read_text().split()) == 1
+    [outcome] = bench.evaluate([3.0])
+    assert outcome.value == 9.0
+
+
+def test_an_engine_that_crashes_while_it_is_built_is_given_up(bench):
+    bench.add("fatal", segfault=True)
+    assert bench.evaluate([1.0], "fatal") == [None]
+    assert bench.unbuilt["fatal"] == "while it was built, its engine process was ended by SIGSEGV"
+
+
+def test_an_engine_that_is_never_built_is_given_up(tmp_path):
+    bench = Bench(build_limit_s=0.7)
+    bench.add("slow", hang=True)
+    try:
+        assert bench.evaluate([1.0], "slow") == [None]
+        assert bench.unbuilt == {"slow": "not built within 0.7 s"}
+    finally:
+        bench.workbench.close()
+
+
+def test_the_last_two_engines_are_kept(bench, tmp_path):
+    logs = {key: tmp_path / key for key in "abc"}
+    for key, log in logs.items():
+        bench.add(key, build_log=str(log))
+    for key in "ababcba":
+        bench.evaluate([1.0], key)
+    assert {key: len(log.read_text().split()) for key, log in logs.items()} == {"a": 2, "b": 1, "c": 1}
+
+
+def test_an_engine_that_takes_batches_gets_them_whole(bench):
+    bench.add("together", kind="together")
+    outcomes = bench.evaluate([1.0, 2.0, 3.0], "together")
+    assert [outcome.value for outcome in outcomes] == [(1.0, 3), (4.0, 3), (9.0, 3)]
+
+
+@pytest.mark.parametrize("deed", ["hang", "segfault", "exit"])
+def test_a_batch_that_fails_as_one_is_finished_one_by_one(bench, deed):
+    bench.add("together", kind="together")
+    outcomes = bench.evaluate([1.0, 2.0, deed, 3.0], "together")
+    assert [outcome.status for outcome in outcomes] == ["ok", "ok", FATES[deed][0], "ok"]
+    assert outcomes[2].reason == FATES[deed][1]
+    assert outcomes[3].value == (9.0, 1)
+
+
+def test_a_batch_streams_and_an_error_in_it_is_one_individuals(bench):
+    bench.add("streaming", kind="streaming")
+    outcomes = bench.evaluate([1.0, "how many", "raise", 3.0, "how many"], "streaming")
+    assert [outcome.status for outcome in outcomes] == ["ok", "ok", "error", "ok", "ok"]
+    assert outcomes[1].value == 2
+
+
+def test_waiting_tasks_are_given_back_when_one_takes_long(bench, monkeypatch):
+    monkeypatch.setattr("cluster.workbench.PATIENCE_S", 0.3)
+    bench.evaluate([1.0])
+    assignments = bench.batch(["hang", 1.0, 2.0], deadline_s=1.5, expected_s=0.01)
+    report = bench.workbench.exchange(assignments, 0.6)
+    assert report.stuck
+    assert report.returned == [assignment.number for assignment in assignments[1:]]
+    give_up = time.monotonic() + 10
+    while not report.outcomes and time.monotonic() < give_up:
+        report = bench.workbench.exchange([], 0.5)
+    assert [outcome.status for _, outcome in report.outcomes] == ["timeout"]
+    assert not report.stuck
+
+
+def test_outcomes_do_not_wait_for_a_hung_batch_mate(bench):
+    bench.evaluate([1.0])
+    assignments = bench.batch([1.0, 2.0, "hang"], deadline_s=5.0, expected_s=5.0)
+    report = bench.workbench.exchange(assignments, 3.0)
+    assert [number for number, _ in report.outcomes] == [a.number for a in assignments[:2]]
+
+
+def test_a_child_leaves_no_core_and_has_no_thread_but_one(bench):
+    bench.evaluate(["segfault"])
+    assert not [name for name in os.listdir(".") if name.startswith("core")]
+    assert the_zygote().num_threads() == 1
+
+
+def test_a_late_but_finished_evaluation_counts(bench):
+    """An engine that notices its deadline itself has a moment to say so."""
+    [outcome] = bench.evaluate(["clock"], deadline_s=0.2)
+    assert outcome.status == "timeout"
+    assert outcome.seconds < 0.2 + zygote.GRACE_S
