@@ -33,6 +33,7 @@ _QUIET = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DEDUP_LOGS": "0",
 }
+_SET_BY_RAY = ("PYTHONBREAKPOINT", "RAY_CLIENT_MODE")
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def connect(address: str | None = None, cpus: int | None = None) -> Iterator[Ses
         )
     if cpus is not None and cpus < 1:
         raise ClusterError(f"cpus={cpus} was given; an embedded Ray needs at least one. Give 1 or more.")
-    with _environment(_QUIET), _raylet_messages_logged():
+    with _environment(_QUIET, kept=_SET_BY_RAY), _raylet_messages_logged():
         import ray
 
         if ray.is_initialized():
@@ -214,9 +215,11 @@ def _start_undertaker(folder: Path) -> tuple[subprocess.Popen, int]:
 
 
 @contextmanager
-def _environment(values: Mapping[str, str], without: tuple[str, ...] = ()) -> Iterator[None]:
-    """Set and remove environment variables, and put them back."""
-    names = (*values, *without)
+def _environment(
+    values: Mapping[str, str], without: tuple[str, ...] = (), kept: tuple[str, ...] = ()
+) -> Iterator[None]:
+    """Set and remove environment variables, and put them back, and those that Ray sets (`kept`)."""
+    names = (*values, *without, *kept)
     before = {name: os.environ.get(name) for name in names}
     os.environ.update(values)
     for name in without:

@@ -1,0 +1,226 @@
+"""Connections to Ray, each in a process of its own."""
+
+import json
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from cluster import session
+from cluster.errors import ClusterError, ClusterUnreachable
+from cluster.undertaker import bury
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+EMBEDDED = """
+import json, os, sys
+from cluster.session import connect
+
+before = dict(os.environ)
+with connect(cpus=2) as session:
+    import ray
+
+    @ray.remote
+    def where():
+        return ray.get_runtime_context().get_node_id()
+
+    node = ray.get(where.remote())
+    print(json.dumps({
+        "address": session.address,
+        "embedded": session.embedded,
+        "token": os.environ["RAY_AUTH_TOKEN_PATH"],
+        "cpus": ray.cluster_resources()["CPU"],
+    }), flush=True)
+    sys.stdin.readline()
+    ray.get(where.remote())
+print(json.dumps({"environment kept": dict(os.environ) == before}), flush=True)
+"""
+
+
+def start(script, **environment):
+    return subprocess.Popen(
+        [sys.executable, "-c", script],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=REPOSITORY,
+        env=os.environ | environment,
+    )
+
+
+def is_gone(process):
+    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+
+
+@pytest.fixture(scope="module")
+def embedded(tmp_path_factory):
+    """An embedded Ray in another process, with a home that has no token, beside a RAY_ADDRESS."""
+    home = tmp_path_factory.mktemp("home")
+    process = start(EMBEDDED, HOME=str(home), RAY_ADDRESS="192.0.2.1:6379")
+    line = process.stdout.readline()
+    if not line:
+        pytest.fail(process.communicate()[1])
+    yield {**json.loads(line), "process": psutil.Process(process.pid), "home": home}
+    family = psutil.Process(process.pid).children(recursive=True)
+    out, err = process.communicate("\n", timeout=30)
+    assert process.returncode == 0, err
+    assert json.loads(out) == {"environment kept": True}
+    assert err == ""
+    give_up = time.monotonic() + 10
+    while not all(map(is_gone, family)) and time.monotonic() < give_up:
+        time.sleep(0.05)
+    assert all(map(is_gone, family))
+    assert not list(home.iterdir()), "something was written into the user's home"
+
+
+def test_embedded_ray_has_a_private_token_and_folder(embedded):
+    token = Path(embedded["token"])
+    assert embedded["embedded"]
+    assert embedded["cpus"] == 2
+    assert stat.S_IMODE(token.stat().st_mode) == 0o600
+    assert stat.S_IMODE(token.parent.stat().st_mode) == 0o700
+    assert len(token.read_text()) >= 32
+
+
+def test_embedded_ray_listens_on_this_machine_only(embedded):
+    assert embedded["address"].startswith("127.0.0.1:")
+    processes = [embedded["process"], *embedded["process"].children(recursive=True)]
+    listening = {
+        connection.laddr.ip
+        for process in processes
+        for connection in process.net_connections("tcp")
+        if connection.status == psutil.CONN_LISTEN
+    }
+    assert listening
+    assert listening <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}
+
+
+ATTACH = """
+import sys
+from cluster.session import connect
+
+with connect(sys.stdin.readline().strip()) as session:
+    import ray
+
+    @ray.remote
+    def double(x):
+        return 2 * x
+
+    print(session.address, session.embedded, ray.get(double.remote(21)))
+"""
+
+
+@pytest.fixture(scope="module")
+def cluster_with_token(tmp_path_factory):
+    """A head as an administrator starts it, with token authentication: address, token file."""
+    home = tmp_path_factory.mktemp("home")
+    folder = Path(tempfile.mkdtemp(prefix="nt-", dir="/tmp"))
+    token = home / "token"
+    token.write_text("0123456789abcdef" * 4)
+    with socket.socket() as free:
+        free.bind(("", 0))
+        port = free.getsockname()[1]
+    head = subprocess.Popen(
+        [Path(sys.executable).parent / "ray", "start", "--head", "--block", "--num-cpus=1"]
+        + [f"--port={port}", f"--temp-dir={folder}", "--include-dashboard=false", "--disable-usage-stats"],
+        env=os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token), "HOME": str(home)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    for line in head.stdout:
+        if "Ray runtime started" in line:
+            break
+    yield f"127.0.0.1:{port}", token
+    for process in [*psutil.Process(head.pid).children(recursive=True), psutil.Process(head.pid)]:
+        process.kill()
+    head.communicate()
+    bury(folder)
+
+
+def test_attaching_with_the_token_and_leaving_the_cluster_running(cluster_with_token):
+    address, token = cluster_with_token
+    for _ in range(2):
+        process = start(ATTACH, RAY_AUTH_TOKEN_PATH=str(token))
+        out, err = process.communicate(address + "\n", timeout=60)
+        assert out.split()[1:] == ["False", "42"], err
+        assert out.split()[0].endswith(address.partition(":")[2])
+
+
+def test_attaching_without_the_token_is_refused(cluster_with_token, tmp_path):
+    address, _ = cluster_with_token
+    process = start(ATTACH, HOME=str(tmp_path))
+    out, err = process.communicate(address + "\n", timeout=120)
+    assert out == ""
+    assert f"ClusterUnreachable: No Ray cluster could be reached at {address}" in err
+    assert "its token in ~/.ray/auth_token" in err
+
+
+def test_a_second_embedded_ray_is_another_one(embedded):
+    process = start(EMBEDDED)
+    other = json.loads(process.stdout.readline())
+    process.communicate("\n", timeout=60)
+    assert process.returncode == 0
+    assert other["address"] != embedded["address"]
+    assert Path(other["token"]).parent != Path(embedded["token"]).parent
+    assert not Path(other["token"]).parent.exists()
+    assert Path(embedded["token"]).exists()
+    assert embedded["process"].is_running()
+
+
+def test_an_interrupted_driver_cleans_up():
+    process = start(EMBEDDED)
+    token = Path(json.loads(process.stdout.readline())["token"])
+    family = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=30)
+    assert not token.parent.exists()
+    assert all(map(is_gone, family))
+
+
+def test_nobody_answers():
+    begun = time.monotonic()
+    with pytest.raises(ClusterUnreachable, match=r"127\.0\.0\.1:9.*Connection refused") as raised:
+        with session.connect("127.0.0.1:9"):
+            pass
+    assert raised.value.exit_code == 3
+    assert time.monotonic() - begun < 60
+
+
+def test_ray_client_addresses_are_refused():
+    with pytest.raises(ClusterUnreachable, match="Ray Client address"), session.connect("ray://head:10001"):
+        pass
+
+
+@pytest.mark.parametrize(("address", "cpus"), [("head:6379", 2), (None, 0)])
+def test_impossible_requests_are_refused(address, cpus):
+    with pytest.raises(ClusterError, match=f"cpus={cpus} was given"), session.connect(address, cpus):
+        pass
+
+
+def test_the_folder_is_short_enough_for_sockets(monkeypatch, tmp_path):
+    long = tmp_path / ("x" * 60)
+    long.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(long))
+    folder = session._private_folder()
+    try:
+        assert len(str(folder)) < 24
+    finally:
+        folder.rmdir()
+
+
+def test_a_connected_process_stays_connected(ray_session):
+    import ray
+
+    with session.connect() as inner:
+        assert not inner.embedded
+    assert ray.is_initialized()
