@@ -85,6 +85,17 @@ class CellFit:
             for seed in stage.seeds
         ]
         self._searches = {(self.subject.id, stage.name, search.seed): search for search in searches}
+        self._store.append_event(
+            "stage started",
+            cell=self.subject.id,
+            stage=stage.name,
+            seeds=list(stage.seeds),
+            planned_evaluations=stage.planned_evaluations,
+            bounds={
+                name: [low, high]
+                for name, low, high in zip(problem.names, problem.lower, problem.upper, strict=True)
+            },
+        )
         self._states += [search.state for search in searches]
         tasks = [task for search in searches if not search.finished for task in search.next_tasks()]
         return tasks or self._close_stage_if_done()

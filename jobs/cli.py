@@ -62,7 +62,7 @@ def report(out: RunFolder) -> None:
     """Write OUT/report.html: one self-contained page with the pictures of a run."""
     from jobs.report import write_report
 
-    typer.echo(write_report(out))
+    typer.echo(write_report(out, tell=lambda text: typer.echo(text, err=True)))
 
 
 @app.command()

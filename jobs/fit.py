@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -68,7 +69,7 @@ def run_fit(
             under_way -= 1
             fit = by_cell[key[0]]
             if fit.subject.id not in failed:
-                under_way += submit(fit, lambda f=fit, k=key, i=individual, o=outcome: f.take(k, i, o))
+                under_way += submit(fit, partial(fit.take, key, individual, outcome))
         watch(fits, pool)
     watch(fits, pool)
     return failed

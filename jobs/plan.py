@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+
 from jobs.errors import UsageError
 from jobs.progress import duration
 from jobs.spec import FitSpec, load_job
@@ -18,6 +19,7 @@ SAMPLE_LIMIT_S = 60.0
 MEASURED_CELLS = 3
 BYTES_PER_FILE = 6_000  # Parquet's footer grows with the columns; random numbers do not compress
 BYTES_PER_NUMBER = 8.0
+SMALL_GENERATION = 32  # of strategy fast, which chooses its own sizes
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ def stage_costs(spec: FitSpec, subjects: Sequence[Subject]) -> list[StageCost]:
                 seconds = _seconds_each(problem, spec.max_steps)
                 measured.setdefault(stage.name, []).append(seconds)
             known = measured.get(stage.name)
-            generations = stage.planned_evaluations / stage.search.offspring
+            generations = stage.planned_evaluations / (stage.search.offspring or SMALL_GENERATION)
             numbers = len(problem.names) + len(problem.objectives) + 2
             costs.append(
                 StageCost(

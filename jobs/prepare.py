@@ -70,7 +70,8 @@ def _cell_subject(cell: CellSpec, spec: FitSpec, folder: Path) -> CellSubject:
 
     recipe = load_recipe(spec.recipe, cell.dendrite, folder)
     _check_stage_names(spec, [stage.name for stage in recipe.stages])
-    summary = check_morphology(folder / cell.morphology)
+    axon = cell.axon or recipe.axon
+    summary = check_morphology(folder / cell.morphology, axon)
     recording, stage_targets, own_bounds = _targets(cell, recipe, folder)
     numbers = tuple(stage_targets)
     warnings = tuple(w for targets in stage_targets.values() for w in targets.warnings)
@@ -81,7 +82,7 @@ def _cell_subject(cell: CellSpec, spec: FitSpec, folder: Path) -> CellSubject:
         id=cell.id,
         morphology=MorphologyFile.read(folder / cell.morphology),
         has_apical=summary.has_apical,
-        axon=cell.axon or recipe.axon,
+        axon=axon,
         recipe=recipe,
         stages=_stage_plans(spec, [recipe.stages[number].name for number in numbers]),
         stage_numbers=numbers,
@@ -111,7 +112,10 @@ def _targets(
         return None, {n: published for n in training}, read_bounds(folder / cell.targets)
     assert cell.recordings is not None
     recording = read_recording(
-        folder / cell.recordings, junction_potential_mV=cell.junction_potential_mV, stimuli=cell.stimuli
+        folder / cell.recordings,
+        junction_potential_mV=cell.junction_potential_mV,
+        stimuli=cell.stimuli,
+        exclude=cell.exclude_sweeps,
     )
     found = {}
     for number, stage in enumerate(recipe.stages):
@@ -148,25 +152,25 @@ def _search(spec: FitSpec, stage: str, last: bool) -> "PaperConfig | FastConfig"
     from neurosim.evolution import FastConfig, PaperConfig
 
     evolution = spec.evolution
-    generations = evolution.generations.get(stage)
     if evolution.strategy == "paper":
+        generations = PAPER_GENERATIONS_LAST if last else PAPER_GENERATIONS
         return PaperConfig(
             offspring=evolution.offspring or PaperConfig.offspring,
-            generations=generations or (PAPER_GENERATIONS_LAST if last else PAPER_GENERATIONS),
+            generations=evolution.generations.get(stage, generations),
         )
-    offspring = evolution.offspring or FastConfig.offspring
-    evaluations = (
-        offspring * generations if generations else (FAST_EVALUATIONS_LAST if last else FAST_EVALUATIONS)
+    evaluations = FAST_EVALUATIONS_LAST if last else FAST_EVALUATIONS
+    return FastConfig(
+        evaluations=evolution.evaluations.get(stage, evaluations), offspring=evolution.offspring
     )
-    return FastConfig(evaluations=evaluations, offspring=offspring)
 
 
 def _check_stage_names(spec: FitSpec, names: list[str]) -> None:
     from neurosim.faults import nearest
 
-    for name in spec.evolution.generations:
+    lengths = "generations" if spec.evolution.strategy == "paper" else "evaluations"
+    for name in getattr(spec.evolution, lengths):
         if name not in names:
             raise UsageError(
-                f"evolution.generations: no stage {name!r}{nearest(name, names)}; "
+                f"evolution.{lengths}: no stage {name!r}{nearest(name, names)}; "
                 f"the stages are {', '.join(names)}."
             )

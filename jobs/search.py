@@ -1,7 +1,7 @@
 """The search of one stage with one seed: ask, have evaluated, tell, store; taken up where the store ends."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -152,7 +152,9 @@ class Search:
     def hall_of_fame(self) -> HallOfFameRows:
         """Return the best models, best first, with their fixed parameters."""
         entries = self._hall_of_fame.entries
-        found = entries  # where each was found: finalists are numbered as the archive they came from
+        found: Sequence = (
+            entries  # where each was found: finalists are numbered as the archive they came from
+        )
         if self._final_engine is not None:
             found = [self._strategy.archive.entries[entry.individual] for entry in entries]
         names = (*self.problem.names, *self.problem.fixed)

@@ -28,6 +28,7 @@ class CellSpec(_Strict):
     dendrite: Literal["spiny", "aspiny"] = "spiny"
     junction_potential_mV: float = 14.0
     stimuli: Annotated[list[str], Field(min_length=1)] = ["Long Square"]
+    exclude_sweeps: list[int] = []
     axon: Literal["stub", "legacy-stub", "legacy-stub-60um", "full"] | None = None
 
     @model_validator(mode="after")
@@ -45,6 +46,7 @@ class EvolutionSpec(_Strict):
     strategy: Literal["paper", "fast"] = "fast"
     offspring: Annotated[int, Field(ge=4)] | None = None
     generations: dict[str, PositiveInt] = {}
+    evaluations: dict[str, Annotated[int, Field(ge=16)]] = {}
     hall_of_fame: PositiveInt = 10
     seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = [1, 2, 3, 4]
 
@@ -52,6 +54,14 @@ class EvolutionSpec(_Strict):
     def _distinct_seeds(self) -> "EvolutionSpec":
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError("seeds must differ from each other")
+        return self
+
+    @model_validator(mode="after")
+    def _length_of_the_strategy(self) -> "EvolutionSpec":
+        if self.strategy == "fast" and self.generations:
+            raise ValueError("strategy fast takes `evaluations: {stage: number}`, not `generations:`")
+        if self.strategy == "paper" and self.evaluations:
+            raise ValueError("strategy paper takes `generations: {stage: number}`, not `evaluations:`")
         return self
 
 

@@ -1,6 +1,6 @@
 """What is fitted: a cell through its stages, or a user's own evaluator in one. Both look alike to the fit."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 # The active search is loose and its finalists are scored again; the passive stages are cheap, and read a
 # decay between CVODE's few steps, so they are integrated tightly and sampled densely (docs/accuracy.md).
 SEARCH_ATOL, FINAL_ATOL = 1e-2, 1e-4
-PASSIVE_ATOL, PASSIVE_RECORD_DT_MS = 1e-5, 0.1
+PASSIVE_ATOL = 1e-5
 
 Bounds = Mapping[str, tuple[float, float]]
 
@@ -93,6 +93,7 @@ class CellSubject:
         free, fixed = (
             (dict(bounds), {}) if winner is None else hand_over(bounds, winner, self.recipe.hand_over)
         )
+        fixed |= self.recipe.fixed_until(self.stage_numbers[stage], self.has_apical)
         subthreshold = self.recipe.stages[self.stage_numbers[stage]].targets == "subthreshold"
         search, final = _accuracies(subthreshold)
         return Problem(
@@ -111,7 +112,7 @@ class CellSubject:
 
     def model(self, stage: int, free: Bounds, fixed: Mapping[str, float], accuracy: "Accuracy") -> FitModel:
         """Return the model of stage number `stage` with these free and fixed parameters."""
-        from neurosim.cell import CellParameter, Conditions
+        from neurosim.cell import UNIFORM, CellParameter, Conditions
 
         number = self.stage_numbers[stage]
         distributions = self.recipe.distributions_until(number)
@@ -123,20 +124,29 @@ class CellSubject:
             conditions=Conditions(**self.recipe.conditions.model_dump()),
             mechanisms={section: tuple(names) for section, names in mechanisms.items()},
             free=tuple(
-                CellParameter(*name.rsplit(".", 1), low, high, distributions.get(name, "uniform"))
-                for name, (low, high) in free.items()
+                CellParameter(
+                    parameter, section, low, high, distributions.get(f"{parameter}.{section}", UNIFORM)
+                )
+                for (parameter, section), (low, high) in _split(free)
             ),
             fixed=dict(fixed),
+            distributions=distributions,
             targets=self.targets[stage],
             accuracy=accuracy,
         )
+
+
+def _split(free: Bounds) -> Iterator[tuple[tuple[str, str], tuple[float, float]]]:
+    for name, bounds in free.items():
+        parameter, _, section = name.rpartition(".")
+        yield (parameter, section), bounds
 
 
 def _accuracies(subthreshold: bool) -> "tuple[Accuracy, Accuracy | None]":
     from neurosim.simulator import Accuracy
 
     if subthreshold:
-        return Accuracy(PASSIVE_ATOL, PASSIVE_RECORD_DT_MS), None
+        return Accuracy(PASSIVE_ATOL, dense=True), None
     return Accuracy(SEARCH_ATOL), Accuracy(FINAL_ATOL)
 
 

@@ -88,8 +88,10 @@ class AISInitiation(EFeature):
             "stim_start": [self.stim_start],
             "stim_end": [self.stim_end],
         }
-        efel.reset()
+        before = efel.get_settings().Threshold  # put back by hand: efel.reset reads its files anew each time
         efel.set_setting("Threshold", threshold)
-        values = efel.get_feature_values([trace], ["AP_begin_time"], raise_warnings=raise_warnings)
-        efel.reset()
+        try:
+            values = efel.get_feature_values([trace], ["AP_begin_time"], raise_warnings=raise_warnings)
+        finally:
+            efel.set_setting("Threshold", before)
         return values[0]["AP_begin_time"]

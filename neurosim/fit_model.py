@@ -53,6 +53,8 @@ class FitModel:
         Parameters that are searched, in the order of the individuals.
     fixed : mapping
         Full parameter name -> value.
+    distributions : mapping
+        Full parameter name -> distance-dependent distribution, where it is not uniform.
     targets : TargetSet
         Protocols and e-feature targets.
     accuracy : Accuracy
@@ -65,19 +67,27 @@ class FitModel:
     mechanisms: Mapping[str, tuple[str, ...]]
     free: tuple["CellParameter", ...]
     fixed: Mapping[str, float]
+    distributions: Mapping[str, str]
     targets: "TargetSet"
     accuracy: "Accuracy"
 
     def build_cell(self) -> Any:
         """Return the BluePyOpt ``CellModel``."""
         from neurosim.cell import build_cell_model
+        from neurosim.cell_morphology import CellMorphology
         from neurosim.mechanisms import load_mechanisms
-        from neurosim.morphology import CellMorphology
 
         load_mechanisms()
-        name = "cell_" + "".join(c if c.isalnum() else "_" for c in self.cell)
         morphology = CellMorphology(str(self.morphology.write()), axon=self.axon)
-        return build_cell_model(name, morphology, self.mechanisms, self.free, self.fixed, self.conditions)
+        return build_cell_model(
+            self.cell,
+            morphology,
+            self.mechanisms,
+            self.free,
+            self.fixed,
+            self.conditions,
+            distributions=self.distributions,
+        )
 
     def build_evaluator(self) -> Any:
         """Return the BluePyOpt ``CellEvaluator`` of this stage (cold: as BluePyOpt itself would run it)."""
@@ -122,7 +132,7 @@ class FitModel:
                 )
             )
         places = [SOMA] + [AIS] * self._scores_ais(step.name)
-        recordings = [self._recording(step.name, place) for place in places]
+        recordings = [self._recording(step, place) for place in places]
         return ephys.protocols.SweepProtocol(step.name, stimuli, recordings, cvode_active=True)
 
     def objectives(self) -> list[Any]:
@@ -169,15 +179,15 @@ class FitModel:
             t.protocol == protocol and t.feature == AISInitiation.feature for t in self.targets.targets
         )
 
-    def _recording(self, protocol: str, place: str) -> Any:
+    def _recording(self, step: "StepProtocol", place: str) -> Any:
         from bluepyopt import ephys
 
         from neurosim.simulator import DenseRecording
 
-        name = recording_name(protocol, place)
-        if self.accuracy.record_dt_ms is None:
+        name = recording_name(step.name, place)
+        if not self.accuracy.dense:
             return ephys.recordings.CompRecording(name=name, location=_location(place), variable="v")
-        return DenseRecording(name, _location(place), self.accuracy.record_dt_ms)
+        return DenseRecording(name, _location(place), (step.start_ms, step.stop_ms), step.duration_ms)
 
 
 def recording_name(protocol: str, place: str = SOMA) -> str:

@@ -11,14 +11,21 @@ from typing import Any
 
 def _key(feature: Any) -> tuple:
     """Return what must be equal for two features to share one eFEL call."""
+    return (
+        tuple(sorted(feature.recording_names.items())),
+        feature.stim_start,
+        feature.stim_end,
+        *_settings_key(feature),
+    )
+
+
+def _settings_key(feature: Any) -> tuple:
+    """Return the settings of eFEL that `feature` is calculated under."""
 
     def frozen(settings: Mapping | None) -> tuple:
         return tuple(sorted((settings or {}).items()))
 
     return (
-        tuple(sorted(feature.recording_names.items())),
-        feature.stim_start,
-        feature.stim_end,
         feature.threshold,
         feature.stimulus_current if not callable(feature.stimulus_current) else id(feature.stimulus_current),
         feature.interp_step,
@@ -28,10 +35,33 @@ def _key(feature: Any) -> tuple:
     )
 
 
+class _Settings:
+    """eFEL's global settings as they were last set; eFEL reads its files anew each time they are."""
+
+    def __init__(self) -> None:
+        self._current: tuple | None = None
+
+    def apply(self, feature: Any) -> None:
+        """Set eFEL up as `feature` wants it."""
+        wanted = _settings_key(feature)
+        if wanted != self._current:
+            feature._setup_efel()
+            self._current = wanted
+
+    def reset(self) -> None:
+        """Leave eFEL with its defaults."""
+        if self._current is not None:
+            import efel
+
+            efel.reset()
+            self._current = None
+
+
 class _Group:
     """Features of one trace, window and settings; remembers the values of the responses seen last."""
 
-    def __init__(self) -> None:
+    def __init__(self, settings: _Settings) -> None:
+        self._settings = settings
         self.features: list[Any] = []
         self._responses: Any = None
         self._values: dict[str, Any] | None = None
@@ -54,11 +84,9 @@ class _Group:
         if trace is None:
             return None
         trace = {name: [float(x) for x in values] for name, values in trace.items()}
-        first._setup_efel()
+        self._settings.apply(first)
         names = list(dict.fromkeys(feature.efel_feature_name for feature in self.features))
-        values = efel.get_feature_values([trace], names, raise_warnings=False)[0]
-        efel.reset()
-        return values
+        return efel.get_feature_values([trace], names, raise_warnings=False)[0]
 
 
 class GroupedFeature:
@@ -103,6 +131,7 @@ class FeatureGroups:
     """All groups of one set of objectives."""
 
     def __init__(self) -> None:
+        self._settings = _Settings()
         self._groups: dict[tuple, _Group] = {}
 
     def wrap(self, features: Iterable[Any]) -> list[Any]:
@@ -115,10 +144,19 @@ class FeatureGroups:
         wrapped = []
         for feature in features:
             if type(feature) is eFELFeature:
-                group = self._groups.setdefault(_key(feature), _Group())
+                group = self._groups.setdefault(_key(feature), _Group(self._settings))
                 feature = GroupedFeature(feature, group)
             wrapped.append(feature)
         return wrapped
+
+    def calculate(self, responses: Mapping[str, Any]) -> None:
+        """Calculate all groups for `responses`, and give eFEL its defaults back.
+
+        Done before anything else is scored, because other features may set eFEL up for themselves.
+        """
+        for group in self._groups.values():
+            group.values(responses)
+        self._settings.reset()
 
     def forget(self) -> None:
         """Drop the values of the last responses."""

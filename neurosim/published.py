@@ -28,8 +28,8 @@ def read_bounds(folder: Path) -> dict[str, tuple[float, float]]:
         }
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f"{path}: expected a list of {{param_name, sectionlist, bounds}}, found something else ({error!r}). "
-            "Mend the file, or remove it to use the recipe's bounds."
+            f"{path}: expected a list of {{param_name, sectionlist, bounds}}, found something else "
+            f"({error!r}). Mend the file, or remove it to use the recipe's bounds."
         ) from error
     for name, bounds in found.items():
         if len(bounds) != 2 or not bounds[0] < bounds[1]:

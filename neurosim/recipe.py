@@ -12,7 +12,7 @@ from neurosim.errors import InputError
 from neurosim.faults import faults, nearest
 
 Section = Literal["soma", "axon", "dend", "apic", "all"]
-BUILT_IN = ("all-active-spiny", "all-active-aspiny")
+BUILT_IN = ("all-active-spiny", "all-active-aspiny", "demo")
 
 
 def _upright(bounds: tuple[float, float]) -> tuple[float, float]:
@@ -42,10 +42,18 @@ class Stage(_Strict):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
     targets: Literal["subthreshold", "training"]
+    fixed: dict[str, dict[Section, float]] = {}
     mechanisms: dict[Section, list[str]] = {}
     parameters: Annotated[dict[str, dict[Section, Bounds]], Field(min_length=1)]
     distributions: dict[str, str] = {}
     features: Annotated[list[str], Field(min_length=1)]
+
+    def given(self) -> Iterator[tuple[str, str]]:
+        """Yield (parameter, section) of everything that the stage frees or fixes."""
+        for parameters in (self.parameters, self.fixed):
+            for name, sections in parameters.items():
+                for section in sections:
+                    yield name, section
 
     def bounds(self) -> Iterator[tuple[str, str, tuple[float, float]]]:
         """Yield (parameter, section, bounds) in the order of the file."""
@@ -82,6 +90,16 @@ class Recipe(_Strict):
                 if section != "apic" or has_apical:
                     found[f"{name}.{section}"] = bounds
         return found
+
+    def fixed_until(self, stage: int, has_apical: bool) -> dict[str, float]:
+        """Return full parameter name -> value of the parameters that are not searched."""
+        return {
+            f"{name}.{section}": value
+            for part in self.stages[: stage + 1]
+            for name, sections in part.fixed.items()
+            for section, value in sections.items()
+            if section != "apic" or has_apical
+        }
 
     def distributions_until(self, stage: int) -> dict[str, str]:
         """Return full parameter name -> distance-dependent distribution."""
@@ -175,7 +193,7 @@ def check_names(recipe: Recipe, source: str) -> None:
                 if name not in MECHANISMS:
                     problems.append(f"stage {stage.name}: no mechanism {name!r}{nearest(name, MECHANISMS)}")
                 seen.setdefault(section, set()).add(name)
-        for name, section, _ in stage.bounds():
+        for name, section in stage.given():
             owner = _owner(name)
             if name in ("cm", "Ra"):
                 continue

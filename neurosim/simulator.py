@@ -1,10 +1,14 @@
 """NEURON with a stated accuracy: CVODE's tolerance, and how densely a response is recorded."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from bluepyopt.ephys.recordings import CompRecording
 from bluepyopt.ephys.simulators import NrnSimulator
+
+COARSE_MS, CLOSE_MS, NEAR_EDGE_MS = 1.0, 0.1, 15.0
 
 
 @dataclass(frozen=True)
@@ -15,12 +19,12 @@ class Accuracy:
     ----------
     atol : float
         CVODE's absolute tolerance (NEURON's default is 1e-3).
-    record_dt_ms : float or None
-        Interval of the recorded samples in ms; None records each step that CVODE takes.
+    dense : bool
+        Record at fixed times, closely where the current changes, rather than where CVODE happens to step.
     """
 
     atol: float = 1e-3
-    record_dt_ms: float | None = None
+    dense: bool = False
 
 
 class AccurateSimulator(NrnSimulator):
@@ -36,20 +40,36 @@ class AccurateSimulator(NrnSimulator):
 
 
 class DenseRecording(CompRecording):
-    """A recording sampled at a fixed interval.
+    """A recording sampled at fixed times: closely after each edge of the step, a millisecond apart elsewhere.
 
     CVODE crosses a passive decay in a handful of steps; e-features read between them are off by more than
     their standard deviation unless the decay is sampled from the integrator's own polynomial.
+
+    Parameters
+    ----------
+    name : str
+    location : bluepyopt location
+    edges_ms : sequence of float
+        Start and stop of the step.
+    duration_ms : float
+        End of the protocol.
     """
 
-    def __init__(self, name: str, location: Any, record_dt_ms: float) -> None:
+    def __init__(self, name: str, location: Any, edges_ms: Sequence[float], duration_ms: float) -> None:
         super().__init__(name=name, location=location, variable="v")
-        self.record_dt_ms = record_dt_ms
+        self.times_ms = _sampling_times(edges_ms, duration_ms)
 
     def instantiate(self, sim: Any = None, icell: Any = None) -> None:
         segment = self.location.instantiate(sim=sim, icell=icell)
-        self.varvector = sim.neuron.h.Vector()
-        self.varvector.record(segment._ref_v, self.record_dt_ms)
-        self.tvector = sim.neuron.h.Vector()
-        self.tvector.record(sim.neuron.h._ref_t, self.record_dt_ms)
+        h = sim.neuron.h
+        self.tvector = h.Vector(self.times_ms)
+        self.varvector = h.Vector()
+        self.varvector.record(segment._ref_v, self.tvector)
         self.instantiated = True
+
+
+def _sampling_times(edges_ms: Sequence[float], duration_ms: float) -> np.ndarray:
+    coarse = np.append(np.arange(0.0, duration_ms, COARSE_MS), duration_ms)
+    near = [edge + np.arange(-CLOSE_MS, NEAR_EDGE_MS, CLOSE_MS) for edge in edges_ms]
+    times = np.unique(np.round(np.concatenate([coarse, *near]), 6))
+    return times[(times >= 0) & (times <= duration_ms)]

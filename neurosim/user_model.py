@@ -51,8 +51,8 @@ class UserModel:
             module = importlib.import_module(module_name)
         except ModuleNotFoundError as error:
             raise InputError(
-                f"evaluator: cannot import {module_name!r} from {self.folder} ({error}). Put the module beside "
-                "the job file, or install what it needs."
+                f"evaluator: cannot import {module_name!r} from {self.folder} ({error}). Put the module "
+                "beside the job file, or install what it needs."
             ) from error
         function: Any = module
         for part in function_name.split("."):
@@ -68,10 +68,11 @@ class UserModel:
             neuron.load_mechanisms(self.folder, warn_if_already_loaded=False)
             return
         sources = Path(self.mechanisms) if self.mechanisms else folder / "mechanisms"
-        if any(sources.glob("*.mod")):
-            from neurosim.mechanisms import load_sources
+        files = sorted(sources.glob("*.mod"))
+        if files:
+            from neurosim.mechanisms import compile_mechanisms
 
-            load_sources(sources)
+            neuron.load_mechanisms(str(compile_mechanisms(files)), warn_if_already_loaded=False)
         elif self.mechanisms:
             raise InputError(f"mechanisms: no .mod file in {sources}.")
 

@@ -6,10 +6,11 @@ all later ones set the parameters on the cell that stands; eFEL is called once a
 """
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from neurosim.budget import BudgetExceeded, StepBudget
 from neurosim.grouped_features import FeatureGroups
@@ -139,20 +140,18 @@ class WarmEvaluator:
         if cell.icell is not None:
             type(cell).destroy(cell, self._warm.sim)
 
-    def responses(
-        self, values: Sequence[float], protocols: Mapping[str, Any] | None = None
-    ) -> dict[str, Any]:
+    def responses(self, values: ArrayLike, protocols: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Run protocols (the evaluator's own by default) and return recording name -> response.
 
         Parameters
         ----------
-        values : sequence of float, shape (P,)
+        values : array-like, shape (P,)
             In the order of `parameter_names`.
         protocols : mapping, optional
             Name -> BluePyOpt protocol, in place of the evaluator's own.
         """
         chosen = self._warm.fitness_protocols if protocols is None else protocols
-        parameters = dict(zip(self.parameter_names, (float(v) for v in values), strict=True))
+        parameters = dict(zip(self.parameter_names, np.asarray(values, np.float64).tolist(), strict=True))
         self._budget.start()
         try:
             return self._warm.run_protocols(chosen.values(), parameters)
@@ -163,7 +162,7 @@ class WarmEvaluator:
                 raise known from None
             raise
 
-    def evaluate(self, values: Sequence[float]) -> np.ndarray:
+    def evaluate(self, values: ArrayLike) -> np.ndarray:
         """Return the scores of one individual, shape (M,), in the order of `objective_names`.
 
         Raises
@@ -175,15 +174,18 @@ class WarmEvaluator:
         """
         try:
             responses = self.responses(values)
+            self._groups.calculate(responses)
             scores = self._warm.fitness_calculator.calculate_scores(responses)
         finally:
             self._groups.forget()
         return np.array([scores[name] for name in self.objective_names], dtype=np.float64)
 
-    def feature_values(self, values: Sequence[float]) -> dict[str, float | None]:
+    def feature_values(self, values: ArrayLike) -> dict[str, float | None]:
         """Return objective name -> feature value (None where the feature is missing)."""
         try:
-            return self._warm.fitness_calculator.calculate_values(self.responses(values))
+            responses = self.responses(values)
+            self._groups.calculate(responses)
+            return self._warm.fitness_calculator.calculate_values(responses)
         finally:
             self._groups.forget()
 

@@ -1,0 +1,87 @@
+"""``neurofleet demo``: a small cell of known parameters, recorded, fitted, and compared with them."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+from jobs.errors import JobError
+
+if TYPE_CHECKING:
+    from cluster.store import RunStore
+
+JOB = """\
+kind: fit
+name: demo
+cells:
+  - id: demo
+    morphology: cell.swc
+    recordings: cell.nwb
+    junction_potential_mV: 14
+recipe: demo
+evolution:
+  strategy: fast
+  seeds: [1, 2]
+  evaluations: {passive: 600, ih: 600, active: 2400}
+deadline_s: 20
+"""
+
+
+def run_demo(out: Path, *, cpus: int | None = None) -> None:
+    """Write the demo's input into ``out/input``, fit it into ``out/run``, and compare what was found."""
+    from jobs.run import run_job
+
+    folder = out / "input"
+    job = folder / "demo.yaml"
+    if not job.is_file():
+        _make_input(folder)
+        job.write_text(JOB)
+    store = run_job(job, str(out / "run"), cpus=cpus)
+    _print_recovery(store)
+    print(
+        f"\nThe input is in {folder}, the results are in {store.root}. Look further:\n"
+        f"  neurofleet results {store.root}\n"
+        f"  neurofleet report {store.root}"
+    )
+
+
+def _make_input(folder: Path) -> None:
+    """Simulate the recordings in a process of their own, because NEURON keeps what was built in it."""
+    code = "import sys, pathlib, neurosim.demo_cell as d; d.write_demo_cell(pathlib.Path(sys.argv[1]))"
+    done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True)
+    if done.returncode:
+        reason = done.stderr.strip().splitlines()[-1:] or ["no message"]
+        raise JobError(f"the demo's recordings could not be simulated: {reason[0]}")
+
+
+def _print_recovery(store: "RunStore") -> None:
+    """Compare the passive stages' winner and the best model with the parameters of the cell."""
+    from neurosim.demo_cell import KNOWN_PARAMETERS
+
+    hall = store.read_hall_of_fame("demo")
+    stages = {e["stage"]: e["parameters"] for e in store.read_events() if e["event"] == "stage finished"}
+    if hall is None:
+        return
+    best = dict(zip(hall.parameter_names, hall.parameters[0], strict=True))
+    passive = stages["ih"]
+    table = Table(title="Known parameters and what the fit found", title_justify="left")
+    for column in ("parameter", "known", "after the subthreshold stages", "best model"):
+        table.add_column(column, justify="left" if column == "parameter" else "right")
+    for name, known in KNOWN_PARAMETERS.items():
+        subthreshold = _compared(passive[name], known) if name in passive else ""
+        table.add_row(name, f"{known:.4g}", subthreshold, _compared(best[name], known))
+    console = Console()
+    console.print(table)
+    console.print(
+        f"Best model: {hall.scores[0].mean():.2f} standard deviations from the recordings on average, over "
+        f"{len(hall.objective_names)} e-features. The passive parameters have one right answer; many "
+        "combinations of the active conductances fire alike, which is why a hall of fame is kept.",
+        soft_wrap=True,
+    )
+
+
+def _compared(value: float, known: float) -> str:
+    return f"{value:.4g} ({100 * (value / known - 1):+.0f} %)"

@@ -1,0 +1,173 @@
+"""A small cell of known parameters, and recordings of it: input whose true answer is known.
+
+The morphology and the parameters are made up (a spiny cell with a short apical tree; every conductance well
+inside the recipe's bounds). The recordings are simulated with the same recipe, with noise added, and stored
+like measured ones: with the liquid-junction potential in them.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from scipy.signal import lfilter
+
+SWC = """\
+# A small spiny cell: soma, three basal dendrites, an apical trunk with two tufts, an axon.
+1 1 0 0 0 9 -1
+2 1 0 -9 0 9 1
+3 1 0 9 0 9 1
+4 3 -9 0 0 0.9 1
+5 3 -75 -25 0 0.6 4
+6 3 9 0 0 0.9 1
+7 3 75 -25 0 0.6 6
+8 3 0 0 9 0.8 1
+9 3 0 -30 65 0.5 8
+10 4 0 9 0 1.4 1
+11 4 0 110 0 1.0 10
+12 4 -45 160 0 0.6 11
+13 4 45 160 0 0.6 11
+14 2 0 -9 0 0.6 1
+15 2 0 -80 0 0.4 14
+"""
+
+KNOWN_PARAMETERS = {
+    "cm.all": 2.2,
+    "g_pas.all": 1.5e-4,
+    "e_pas.all": -84.0,
+    "gbar_Ih.soma": 3.0e-6,
+    "gbar_Ih.dend": 3.0e-6,
+    "gbar_Ih.apic": 5.0e-6,
+    "gbar_NaTs2_t.soma": 0.45,
+    "gbar_NaTs2_t.apic": 0.01,
+    "gbar_NaTs2_t.dend": 0.004,
+    "gbar_NaTa_t.axon": 5.0,
+    "gbar_Nap_Et2.axon": 1.0e-3,
+    "gbar_Nap_Et2.soma": 2.0e-4,
+    "gbar_Im.dend": 5.0e-4,
+    "gbar_Im.apic": 1.0e-3,
+    "gbar_Kv3_1.soma": 0.15,
+    "gbar_Kv3_1.axon": 0.8,
+    "gbar_Kv3_1.dend": 0.01,
+    "gbar_Kv3_1.apic": 0.01,
+    "gbar_K_Tst.axon": 0.2,
+    "gbar_K_Tst.soma": 0.05,
+    "gbar_K_Pst.axon": 0.05,
+    "gbar_K_Pst.soma": 0.01,
+    "gbar_SK.soma": 1.0e-4,
+    "gbar_SK.axon": 1.0e-3,
+    "gbar_Ca_HVA.soma": 3.0e-4,
+    "gbar_Ca_HVA.axon": 3.0e-4,
+    "gbar_Ca_LVA.soma": 2.0e-3,
+    "gbar_Ca_LVA.axon": 2.0e-3,
+    "gamma_CaDynamics.soma": 5.0e-3,
+    "gamma_CaDynamics.axon": 2.0e-3,
+    "decay_CaDynamics.soma": 300.0,
+    "decay_CaDynamics.axon": 300.0,
+}
+
+# The silent steps stay where the membrane is passive, so that the passive stage has a true answer.
+AMPLITUDES_NA = (-0.12, -0.09, -0.06, -0.03, 0.04, 0.2, 0.27, 0.34)
+STEP_START_MS, STEP_STOP_MS, DURATION_MS = 250.0, 750.0, 1000.0
+SAMPLING_RATE_HZ = 20_000.0
+NOISE_MV = 0.05  # of each sample
+DRIFT_MV, DRIFT_MS = 0.3, 150.0  # slow drift of the resting potential: standard deviation, correlation time
+JUNCTION_POTENTIAL_MV = 14.0
+REPEATS = 5
+ATOL = 1e-5
+
+
+def write_demo_cell(folder: Path, seed: int = 1) -> tuple[Path, Path]:
+    """Write ``cell.swc`` and ``cell.nwb`` into `folder` and return their paths.
+
+    Builds a cell in this process's NEURON and leaves it there.
+
+    Parameters
+    ----------
+    folder : Path
+    seed : int
+        Of the noise that is added to the recordings.
+    """
+    from neurosim.nwb_writer import write_nwb
+    from neurosim.recordings import Sweep
+
+    folder.mkdir(parents=True, exist_ok=True)
+    morphology = folder / "cell.swc"
+    morphology.write_text(SWC)
+    noise = np.random.default_rng(seed)
+    sweeps = []
+    time_ms = np.arange(0.0, DURATION_MS + 1e-9, 1000.0 / SAMPLING_RATE_HZ)
+    current = np.where((time_ms >= STEP_START_MS) & (time_ms < STEP_STOP_MS), 1.0, 0.0)
+    for amplitude_nA, voltage_mV in simulate_demo_cell(morphology, time_ms).items():
+        for _ in range(REPEATS):
+            sweeps.append(
+                Sweep(
+                    number=len(sweeps),
+                    stimulus_name="Long Square",
+                    sampling_rate_Hz=SAMPLING_RATE_HZ,
+                    current_nA=amplitude_nA * current,
+                    voltage_mV=voltage_mV + _recording_noise(noise, time_ms),
+                    start_ms=STEP_START_MS,
+                    stop_ms=STEP_STOP_MS,
+                    amplitude_nA=amplitude_nA,
+                    holding_nA=0.0,
+                    duration_ms=DURATION_MS,
+                )
+            )
+    recording = write_nwb(
+        folder / "cell.nwb",
+        sweeps,
+        session_description="Simulated current-clamp steps of a cell of known parameters",
+        cell_id="demo",
+        junction_potential_mV=JUNCTION_POTENTIAL_MV,
+    )
+    return morphology, recording
+
+
+def _recording_noise(random: np.random.Generator, time_ms: np.ndarray) -> np.ndarray:
+    """Return white noise and a slow Ornstein-Uhlenbeck drift, in mV, shape (n,)."""
+    keep = np.exp(-(time_ms[1] - time_ms[0]) / DRIFT_MS)
+    kicks = random.standard_normal(time_ms.size)
+    kicks[1:] *= np.sqrt(1.0 - keep**2)
+    drift = lfilter([1.0], [1.0, -keep], kicks)
+    return DRIFT_MV * drift + NOISE_MV * random.standard_normal(time_ms.size)
+
+
+def simulate_demo_cell(morphology: Path, time_ms: np.ndarray) -> dict[float, np.ndarray]:
+    """Return step amplitude (nA) -> somatic voltage (mV) at `time_ms` of the cell as it is known."""
+    from neurosim.cell import CellParameter, Conditions
+    from neurosim.fit_model import FitModel, MorphologyFile, recording_name
+    from neurosim.protocols import StepProtocol
+    from neurosim.recipe import load_recipe
+    from neurosim.simulator import Accuracy
+    from neurosim.targets import TargetSet
+    from neurosim.warm import WarmEvaluator
+
+    recipe = load_recipe("demo", "spiny", morphology.parent)
+    last = len(recipe.stages) - 1
+    bounds = recipe.bounds_until(last, has_apical=True)
+    model = FitModel(
+        cell="demo",
+        morphology=MorphologyFile.read(morphology),
+        axon=recipe.axon,
+        conditions=Conditions(**recipe.conditions.model_dump()),
+        mechanisms={s: tuple(names) for s, names in recipe.mechanisms_until(last, True).items()},
+        free=tuple(CellParameter(*name.rsplit(".", 1), *limits) for name, limits in bounds.items()),
+        fixed=recipe.fixed_until(last, has_apical=True),
+        distributions={},
+        targets=TargetSet(protocols={}, targets=()),
+        accuracy=Accuracy(ATOL),
+    )
+    step = StepProtocol("step", 0.0, STEP_START_MS, STEP_STOP_MS, DURATION_MS)
+    protocols = {
+        amplitude: replace(step, name=f"step{i}", amplitude_nA=amplitude)
+        for i, amplitude in enumerate(AMPLITUDES_NA)
+    }
+    warm = WarmEvaluator(model.build_evaluator())
+    values = [KNOWN_PARAMETERS[name] for name in warm.parameter_names]
+    responses = warm.responses(values, {p.name: model.protocol(p) for p in protocols.values()})
+    found = {}
+    for amplitude, protocol in protocols.items():
+        response = responses[recording_name(protocol.name)]
+        found[amplitude] = np.interp(time_ms, response["time"], response["voltage"])
+    warm.close()
+    return found
