@@ -47,6 +47,11 @@ class Lease:
 
     Object stores have neither locks nor, everywhere, conditional writes: two drivers that start within
     the same second may both believe they hold it until the first heartbeat, which stops one of them.
+
+    Attributes
+    ----------
+    lost : str or None
+        Who has taken the lease over, if somebody has.
     """
 
     def __init__(self, folder: Folder, name: str, heartbeat_s: float = HEARTBEAT_S) -> None:

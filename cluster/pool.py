@@ -316,6 +316,8 @@ class Pool:
             if (work := self._queue.take_lost(barred)) is not None:
                 host.alone = True  # if it is what brings hosts down, it takes nothing else with it
                 return [work]
+        elif self._queue.has_lost(barred):
+            return []  # let it run dry: a task that was lost waits for a host to itself
         if host.alone or load_s >= TOP_UP_BELOW_S:
             return []
         return self._queue.take(host.engine, barred, at, self._wanted)
@@ -362,7 +364,7 @@ class Pool:
         """Replace hosts that are gone or silent, and follow the cluster's size."""
         now = time.monotonic()
         for host in list(self._hosts):
-            if host.ready and host.tasks and self._is_silent(host, now):
+            if host.ready and host.tasks and self._is_silent(host, now) and not _has_answered(host):
                 self._lose_host(host, TimeoutError(f"silent for {self._lease_s:g} s"))
         if now >= self._next_census:
             self._take_census()
@@ -407,3 +409,8 @@ class Pool:
             self._past_available_s += time.monotonic() - host.since
         with suppress(RayError):
             ray.kill(host.actor)
+
+
+def _has_answered(host: _HostRecord) -> bool:
+    """Whether an answer is there that the driver, busy elsewhere, has not looked at."""
+    return host.call is not None and bool(ray.wait([host.call], timeout=0, fetch_local=False)[0])

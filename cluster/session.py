@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,6 @@ _LONGEST_FOLDER = 24
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_DEDUP_LOGS": "0",
 }
 _SET_BY_RAY = ("PYTHONBREAKPOINT", "RAY_CLIENT_MODE")
 
@@ -86,7 +85,13 @@ def connect(address: str | None = None, cpus: int | None = None) -> Iterator[Ses
         import ray
 
         if ray.is_initialized():
-            yield Session(ray.get_runtime_context().gcs_address, embedded=False)
+            connected_to = ray.get_runtime_context().gcs_address
+            if address not in (None, "auto", connected_to):
+                raise ClusterError(
+                    f"This process is connected to the Ray at {connected_to} already, and cannot be connected"
+                    f" to {address} as well. Call ray.shutdown() first, or use another process."
+                )
+            yield Session(connected_to, embedded=False)
             return
         with _embedded(cpus) if address is None else _attached(address) as session:
             yield session
@@ -250,38 +255,35 @@ def _read_authentication() -> None:
     _raylet.AuthenticationTokenLoader.instance().reset_cache()
 
 
-@contextmanager
-def _raylet_messages_logged() -> Iterator[None]:
-    """Send what Ray would print on standard output, about workers that died, to the log.
+def _raylet_messages_logged() -> AbstractContextManager[None]:
+    """Send to the log what Ray would print on standard output about workers that died.
 
     The pool deals with lost hosts, and says so in its statistics.
     """
-    from ray._private import worker
 
     def log(data: Mapping[str, Any], *_: Any, **__: Any) -> None:
         for line in data.get("lines", ()):
             logger.info("%s", line)
 
-    before = worker.print_to_stdstream
-    worker.print_to_stdstream = log
-    try:
-        yield
-    finally:
-        worker.print_to_stdstream = before
+    return _replaced("ray._private.worker", "print_to_stdstream", log)
 
 
-@contextmanager
-def _this_machine_only() -> Iterator[None]:
+def _this_machine_only() -> AbstractContextManager[None]:
     """Make Ray listen on 127.0.0.1.
 
     It does so by itself where it knows one machine only (its rule on macOS and Windows), and otherwise
     replaces a loopback address by the machine's own and listens on every interface.
     """
-    from ray._private import ray_constants
+    return _replaced("ray._private.ray_constants", "ENABLE_RAY_CLUSTER", False)
 
-    before = ray_constants.ENABLE_RAY_CLUSTER
-    ray_constants.ENABLE_RAY_CLUSTER = False
+
+@contextmanager
+def _replaced(module_name: str, name: str, value: Any) -> Iterator[None]:
+    """Replace something inside Ray for a while."""
+    module = importlib.import_module(module_name)
+    before = getattr(module, name)
+    setattr(module, name, value)
     try:
         yield
     finally:
-        ray_constants.ENABLE_RAY_CLUSTER = before
+        setattr(module, name, before)

@@ -68,6 +68,10 @@ class WorkQueue:
             return task.expected_s
         return self._medians.get(task.engine.key, FIRST_GUESS_S)
 
+    def has_lost(self, barred: Collection[str]) -> bool:
+        """Whether `take_lost` would find something."""
+        return any(work.task.engine.key not in barred for work in self._lost)
+
     def take_lost(self, barred: Collection[str]) -> Work | None:
         """One task that was lost before, for a host that has nothing else to do."""
         for index, work in enumerate(self._lost):

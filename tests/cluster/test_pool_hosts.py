@@ -33,6 +33,28 @@ def test_a_stopped_host_is_replaced_and_does_not_stay_behind(pool_module):
         wait_for(lambda: not host.is_running() or host.status() == psutil.STATUS_ZOMBIE)
 
 
+def test_a_driver_that_is_busy_elsewhere_does_not_blame_its_hosts(pool_module):
+    with pool_module.Pool(hosts=1, lease_s=0.2) as pool:
+        collect(pool, submit(pool, [1.0]))
+        tasks = submit(pool, [2.0, 3.0])
+        pool.completed(0.0)
+        time.sleep(2.0)  # longer than a call to a host, and its lease
+        assert [outcome.value for _, outcome in collect(pool, tasks)] == [4.0, 9.0]
+        assert pool.statistics().hosts_lost == 0
+
+
+def test_a_lost_task_is_not_left_for_last(pool_module, tmp_path):
+    with pool_module.Pool(hosts=1) as pool:
+        slow = spec("slow", pause_s=0.1)
+        lost = submit(pool, [("once", str(tmp_path / "happened"), "kill the host")], slow, expected_s=9.0)
+        others = submit(pool, [1.0] * 60, slow, expected_s=0.1)
+        finished = []
+        while not lost.keys() & set(finished):
+            finished += [task_id for task_id, _ in pool.completed(1.0)]
+        assert len(finished) < 30
+        collect(pool, {key: value for key, value in others.items() if key not in finished})
+
+
 def test_nothing_is_left_of_a_closed_pool(pool_module):
     with pool_module.Pool(hosts=2) as pool:
         collect(pool, submit(pool, [1.0, 2.0]))

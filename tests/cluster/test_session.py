@@ -156,6 +156,7 @@ def test_attaching_with_the_token_and_leaving_the_cluster_running(cluster_with_t
         assert out.split()[0].endswith(address.partition(":")[2])
 
 
+@pytest.mark.slow
 def test_attaching_without_the_token_is_refused(cluster_with_token, tmp_path):
     address, _ = cluster_with_token
     process = start(ATTACH, HOME=str(tmp_path))
@@ -187,7 +188,13 @@ def test_an_interrupted_driver_cleans_up():
     assert all(map(is_gone, family))
 
 
-def test_nobody_answers():
+@pytest.fixture
+def unconnected(monkeypatch):
+    """This process as if it had no connection, which other tests may have made."""
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+
+
+def test_nobody_answers(unconnected):
     begun = time.monotonic()
     with pytest.raises(ClusterUnreachable, match=r"127\.0\.0\.1:9.*Connection refused") as raised:
         with session.connect("127.0.0.1:9"):
@@ -196,7 +203,7 @@ def test_nobody_answers():
     assert time.monotonic() - begun < 60
 
 
-def test_ray_client_addresses_are_refused():
+def test_ray_client_addresses_are_refused(unconnected):
     with pytest.raises(ClusterUnreachable, match="Ray Client address"), session.connect("ray://head:10001"):
         pass
 
@@ -224,3 +231,5 @@ def test_a_connected_process_stays_connected(ray_session):
     with session.connect() as inner:
         assert not inner.embedded
     assert ray.is_initialized()
+    with pytest.raises(ClusterError, match="already"), session.connect("192.0.2.1:6379"):
+        pass
