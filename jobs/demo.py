@@ -37,7 +37,7 @@ def run_demo(out: Path, *, cpus: int | None = None) -> None:
     folder = out / "input"
     job = folder / "demo.yaml"
     if not job.is_file():
-        _make_input(folder)
+        make_input(folder)
         job.write_text(JOB)
     store = run_job(job, str(out / "run"), cpus=cpus)
     _print_recovery(store)
@@ -48,7 +48,7 @@ def run_demo(out: Path, *, cpus: int | None = None) -> None:
     )
 
 
-def _make_input(folder: Path) -> None:
+def make_input(folder: Path) -> None:
     """Simulate the recordings in a process of their own, because NEURON keeps what was built in it."""
     code = "import sys, pathlib, neurosim.demo_cell as d; d.write_demo_cell(pathlib.Path(sys.argv[1]))"
     done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True)
