@@ -18,6 +18,7 @@ from ray.exceptions import RayError
 from cluster.errors import ClusterError
 from cluster.host import Host
 from cluster.outcome import Outcome, Task
+from cluster.pool_statistics import PoolStatistics
 from cluster.work_queue import Work, WorkQueue
 from cluster.workbench import Assignment, Report
 
@@ -33,42 +34,6 @@ TOP_UP_BELOW_S = 0.5
 
 HOSTS_THAT_MAY_FAIL = 5
 NODES_THAT_MAY_FAIL = 3
-
-
-@dataclass(frozen=True)
-class PoolStatistics:
-    """What the pool has done so far.
-
-    Attributes
-    ----------
-    hosts : int
-        Hosts that answer.
-    waiting, running : int
-        Tasks not yet given to a host, and given but not finished.
-    outcomes : dict
-        Status -> number of tasks.
-    hosts_lost, retried : int
-        Hosts that went away, and evaluations begun again because of that.
-    busy_s, available_s : float
-        Time spent on evaluations that finished, and time that hosts were there, summed over hosts.
-    engines_failed : dict
-        Engine key -> why it cannot be built.
-    """
-
-    hosts: int
-    waiting: int
-    running: int
-    outcomes: dict[str, int]
-    hosts_lost: int
-    retried: int
-    busy_s: float
-    available_s: float
-    engines_failed: dict[str, str]
-
-    @property
-    def utilisation(self) -> float:
-        """Busy part of the hosts' time."""
-        return self.busy_s / self.available_s if self.available_s else 0.0
 
 
 @dataclass

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 import os
 import secrets
@@ -10,16 +9,19 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from cluster.errors import ClusterError, ClusterUnreachable
+from cluster.ray_internals import (
+    authentication,
+    environment,
+    raylet_messages_logged,
+    this_machine_only,
+)
 from cluster.undertaker import bury
-
-logger = logging.getLogger(__name__)
 
 OBJECT_STORE_BYTES = 200 * 2**20
 CONNECT_TIMEOUT_S = 10.0
@@ -81,7 +83,7 @@ def connect(address: str | None = None, cpus: int | None = None) -> Iterator[Ses
         )
     if cpus is not None and cpus < 1:
         raise ClusterError(f"cpus={cpus} was given; an embedded Ray needs at least one. Give 1 or more.")
-    with _environment(_QUIET, kept=_SET_BY_RAY), _raylet_messages_logged():
+    with environment(_QUIET, kept=_SET_BY_RAY), raylet_messages_logged():
         import ray
 
         if ray.is_initialized():
@@ -109,9 +111,9 @@ def _embedded(cpus: int | None) -> Iterator[Session]:
     try:
         auth = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
         with (
-            _environment(auth, without=("RAY_ADDRESS", "RAY_AUTH_TOKEN")),
-            _authentication(),
-            _this_machine_only(),
+            environment(auth, without=("RAY_ADDRESS", "RAY_AUTH_TOKEN")),
+            authentication(),
+            this_machine_only(),
         ):
             try:
                 ray.init(
@@ -159,7 +161,7 @@ def _attached(address: str) -> Iterator[Session]:
             raise _unreachable(address, error) from error
     has_token = {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(os.environ) or _default_token().exists()
     auth = {} if "RAY_AUTH_MODE" in os.environ or not has_token else {"RAY_AUTH_MODE": "token"}
-    with _environment(auth), _authentication():
+    with environment(auth), authentication():
         try:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
@@ -217,73 +219,3 @@ def _start_undertaker(folder: Path) -> tuple[subprocess.Popen, int]:
     finally:
         os.close(reader)
     return undertaker, writer
-
-
-@contextmanager
-def _environment(
-    values: Mapping[str, str], without: tuple[str, ...] = (), kept: tuple[str, ...] = ()
-) -> Iterator[None]:
-    """Set and remove environment variables, and put them back, and those that Ray sets (`kept`)."""
-    names = (*values, *without, *kept)
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update(values)
-    for name in without:
-        os.environ.pop(name, None)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-
-
-@contextmanager
-def _authentication() -> Iterator[None]:
-    """Let Ray, which reads them once, see the authentication variables as they are now."""
-    _read_authentication()
-    try:
-        yield
-    finally:
-        _read_authentication()
-
-
-def _read_authentication() -> None:
-    _raylet: Any = importlib.import_module("ray._raylet")
-    _raylet.Config.initialize("")
-    _raylet.AuthenticationTokenLoader.instance().reset_cache()
-
-
-def _raylet_messages_logged() -> AbstractContextManager[None]:
-    """Send to the log what Ray would print on standard output about workers that died.
-
-    The pool deals with lost hosts, and says so in its statistics.
-    """
-
-    def log(data: Mapping[str, Any], *_: Any, **__: Any) -> None:
-        for line in data.get("lines", ()):
-            logger.info("%s", line)
-
-    return _replaced("ray._private.worker", "print_to_stdstream", log)
-
-
-def _this_machine_only() -> AbstractContextManager[None]:
-    """Make Ray listen on 127.0.0.1.
-
-    It does so by itself where it knows one machine only (its rule on macOS and Windows), and otherwise
-    replaces a loopback address by the machine's own and listens on every interface.
-    """
-    return _replaced("ray._private.ray_constants", "ENABLE_RAY_CLUSTER", False)
-
-
-@contextmanager
-def _replaced(module_name: str, name: str, value: Any) -> Iterator[None]:
-    """Replace something inside Ray for a while."""
-    module = importlib.import_module(module_name)
-    before = getattr(module, name)
-    setattr(module, name, value)
-    try:
-        yield
-    finally:
-        setattr(module, name, before)

@@ -63,10 +63,10 @@ class RunStore:
         RunFolderRefused
             If the folder holds something that is not a run, or another driver is at work in it.
         """
-        self._refuse_other_content()
         with ExitStack() as stack:
             if isinstance(self._folder, LocalFolder):
                 try:
+                    self._refuse_other_content()
                     self._folder.path.mkdir(parents=True, exist_ok=True)
                     stack.enter_context(file_lock(self._folder.path / MARKER, self.root))
                 except OSError as error:
@@ -74,6 +74,7 @@ class RunStore:
                         f"Cannot write in {self.root}: {error.strerror}. Give another folder with --out."
                     ) from error
             else:
+                self._refuse_other_content()
                 self._lease = Lease(self._folder, LEASE)
                 stack.enter_context(self._lease.held())
             self._folder.sweep()
