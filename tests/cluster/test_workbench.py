@@ -60,11 +60,16 @@ def bench():
     bench.add()
     yield bench
     bench.workbench.close()
-    assert not psutil.Process().children(recursive=True)
+    assert not zygotes()
+
+
+def zygotes():
+    """The workbench's helper processes; other tests may have left this process a Ray of its own."""
+    return [child for child in psutil.Process().children() if "cluster.zygote" in str(child.cmdline())]
 
 
 def the_zygote():
-    return psutil.Process().children()[0]
+    return zygotes()[0]
 
 
 def wait_for(condition, timeout_s=10.0):
@@ -77,7 +82,7 @@ def wait_for(condition, timeout_s=10.0):
 
 
 def the_child():
-    return wait_for(lambda: psutil.Process().children() and the_zygote().children())[0]
+    return wait_for(lambda: zygotes() and the_zygote().children())[0]
 
 
 FATES = {
