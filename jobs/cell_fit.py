@@ -8,6 +8,7 @@ import numpy as np
 from cluster.outcome import Outcome, Task
 from cluster.schemas import HallOfFameRows
 from jobs.deadline import Deadline
+from jobs.models import write_best_model
 from jobs.search import Search, SearchState, best_values
 from jobs.spec import FitSpec
 from jobs.subjects import Problem, Subject
@@ -129,7 +130,9 @@ class CellFit:
             return self._open_stage()
         for hall in halls:
             self._store.write_hall_of_fame(hall, int(hall.seeds[0]))
-        self._store.write_hall_of_fame(pooled(halls), "pooled")
+        together = pooled(halls)
+        self._store.write_hall_of_fame(together, "pooled")
+        write_best_model(self.subject, together, self._store)
         self.finished = True
         return []
 

@@ -25,7 +25,7 @@ recipe: demo
 evolution:
   strategy: fast
   seeds: [1, 2]
-  evaluations: {passive: 600, ih: 600, active: 2400}
+  evaluations: {passive: 320, ih: 320, active: 1200}
 deadline_s: 20
 """
 

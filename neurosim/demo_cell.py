@@ -1,8 +1,8 @@
 """A small cell of known parameters, and recordings of it: input whose true answer is known.
 
-The morphology and the parameters are made up (a spiny cell with a short apical tree; every conductance well
-inside the recipe's bounds). The recordings are simulated with the same recipe, with noise added, and stored
-like measured ones: with the liquid-junction potential in them.
+The morphology and the parameters are made up (a spiny cell with a short apical dendrite; every conductance
+well inside the recipe's bounds). The recordings are simulated with the same recipe, with noise added, and
+stored like measured ones: with the liquid-junction potential in them.
 """
 
 from dataclasses import replace
@@ -12,7 +12,7 @@ import numpy as np
 from scipy.signal import lfilter
 
 SWC = """\
-# A small spiny cell: soma, three basal dendrites, an apical trunk with two tufts, an axon.
+# A small spiny cell: soma, two basal dendrites, an apical trunk, an axon.
 1 1 0 0 0 9 -1
 2 1 0 -9 0 9 1
 3 1 0 9 0 9 1
@@ -20,14 +20,10 @@ SWC = """\
 5 3 -75 -25 0 0.6 4
 6 3 9 0 0 0.9 1
 7 3 75 -25 0 0.6 6
-8 3 0 0 9 0.8 1
-9 3 0 -30 65 0.5 8
-10 4 0 9 0 1.4 1
-11 4 0 110 0 1.0 10
-12 4 -45 160 0 0.6 11
-13 4 45 160 0 0.6 11
-14 2 0 -9 0 0.6 1
-15 2 0 -80 0 0.4 14
+8 4 0 9 0 1.4 1
+9 4 0 125 0 0.7 8
+10 2 0 -9 0 0.6 1
+11 2 0 -80 0 0.4 10
 """
 
 KNOWN_PARAMETERS = {
@@ -66,8 +62,8 @@ KNOWN_PARAMETERS = {
 }
 
 # The silent steps stay where the membrane is passive, so that the passive stage has a true answer.
-AMPLITUDES_NA = (-0.12, -0.09, -0.06, -0.03, 0.04, 0.2, 0.27, 0.34)
-STEP_START_MS, STEP_STOP_MS, DURATION_MS = 250.0, 750.0, 1000.0
+AMPLITUDES_NA = (-0.1, -0.075, -0.05, -0.025, 0.03, 0.16, 0.22, 0.28)
+STEP_START_MS, STEP_STOP_MS, DURATION_MS = 250.0, 600.0, 750.0
 SAMPLING_RATE_HZ = 20_000.0
 NOISE_MV = 0.05  # of each sample
 DRIFT_MV, DRIFT_MS = 0.3, 150.0  # slow drift of the resting potential: standard deviation, correlation time

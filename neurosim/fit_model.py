@@ -75,9 +75,7 @@ class FitModel:
         """Return the BluePyOpt ``CellModel``."""
         from neurosim.cell import build_cell_model
         from neurosim.cell_morphology import CellMorphology
-        from neurosim.mechanisms import load_mechanisms
 
-        load_mechanisms()
         morphology = CellMorphology(str(self.morphology.write()), axon=self.axon)
         return build_cell_model(
             self.cell,
@@ -93,8 +91,10 @@ class FitModel:
         """Return the BluePyOpt ``CellEvaluator`` of this stage (cold: as BluePyOpt itself would run it)."""
         from bluepyopt import ephys
 
+        from neurosim.mechanisms import load_mechanisms
         from neurosim.simulator import AccurateSimulator
 
+        load_mechanisms()
         simulator = AccurateSimulator(self.accuracy, cvode_active=True)
         cell = self.build_cell()
         calculator = ephys.objectivescalculators.ObjectivesCalculator(self.objectives())

@@ -1,0 +1,170 @@
+"""A fit from the command line: same result however often it is killed, refusals before any work."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from cluster.store import RunStore
+
+EVOLUTION = {
+    "strategy": "fast",
+    "offspring": 16,
+    "seeds": [1, 2],
+    "evaluations": {"passive": 64, "ih": 48, "active": 64},
+    "hall_of_fame": 4,
+}
+
+
+@pytest.fixture(scope="session")
+def demo_input(tmp_path_factory) -> Path:
+    """Folder with the demo cell, its recordings, and a small job."""
+    from jobs.demo import make_input
+
+    folder = tmp_path_factory.mktemp("demo-input")
+    make_input(folder)
+    write_job(folder)
+    return folder
+
+
+def write_job(folder: Path, name: str = "job.yaml", **changes) -> Path:
+    job = {
+        "kind": "fit",
+        "name": "small",
+        "cells": [{"id": "demo", "morphology": "cell.swc", "recordings": "cell.nwb"}],
+        "recipe": "demo",
+        "evolution": EVOLUTION,
+        "deadline_s": 60,
+    }
+    path = folder / name
+    path.write_text(yaml.safe_dump({k: v for k, v in (job | changes).items() if v is not None}))
+    return path
+
+
+def neurofleet(*arguments: object, start: bool = False):
+    """Run the command line, or start it and return the process."""
+    command = [sys.executable, "-c", "from jobs.cli import main; main()", *map(str, arguments)]
+    if start:
+        return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    return subprocess.run(command, capture_output=True, text=True, timeout=280)
+
+
+def generation_files(out: Path) -> list[Path]:
+    return sorted(out.glob("evaluations/**/generation-*.parquet"))
+
+
+def wait_for(out: Path, files: int, process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 200
+    while len(generation_files(out)) < files:
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.fixture(scope="session")
+def undisturbed(demo_input, tmp_path_factory) -> Path:
+    """Run folder of the small job, on two CPUs, in one go."""
+    out = tmp_path_factory.mktemp("undisturbed") / "run"
+    done = neurofleet("run", demo_input / "job.yaml", "--out", out, "--cpus", 2)
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+@pytest.mark.slow
+def test_all_stages_end_in_a_hall_of_fame(undisturbed):
+    store = RunStore(undisturbed)
+    hall = store.read_hall_of_fame("demo")
+    assert len(hall) == 8
+    assert set(hall.seeds) == {1, 2}
+    assert (hall.totals[1:] >= hall.totals[:-1]).all()
+    assert hall.totals[0] < 250 * len(hall.objective_names) / 4
+    for stage, seeds in (("passive", [1]), ("ih", [1]), ("active", [1, 2]), ("active_final", [1, 2])):
+        for seed in seeds:
+            generations = store.read_generations("demo", stage, seed)
+            assert generations, (stage, seed)
+            assert {status for g in generations for status in g.statuses} <= {"ok", "timeout"}
+    assert (undisturbed / "models" / "demo" / "fit.json").is_file()
+    assert "begintemplate" in (undisturbed / "models" / "demo" / "cell.hoc").read_text()
+
+
+@pytest.mark.slow
+def test_hall_of_fame_is_that_of_the_finalists_scored_again(undisturbed):
+    store = RunStore(undisturbed)
+    hall = store.read_hall_of_fame("demo", 1)
+    (final,) = store.read_generations("demo", "active_final", 1)
+    best = sorted(final.totals)[: len(hall)]
+    assert hall.totals.tolist() == best
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_on_one_cpu_is_the_same_to_the_byte(demo_input, undisturbed, tmp_path):
+    out = tmp_path / "run"
+    arguments = ("run", demo_input / "job.yaml", "--out", out, "--cpus", 1)
+    for files, how in ((2, signal.SIGKILL), (8, signal.SIGINT)):
+        process = neurofleet(*arguments, start=True)
+        wait_for(out, files, process)
+        os.kill(process.pid, how)
+        told = process.communicate(timeout=60)[1]
+        if how == signal.SIGINT:
+            assert process.returncode == 130, told
+            assert "run the same command to resume" in told
+    stored = {file: file.stat().st_mtime_ns for file in generation_files(out)}
+    done = neurofleet(*arguments)
+    assert done.returncode == 0, done.stderr
+    assert "resuming" in done.stderr
+    for file, written in stored.items():
+        assert file.stat().st_mtime_ns == written, f"{file.name} was evaluated twice"
+    for file in sorted(undisturbed.glob("hall_of_fame/**/*.parquet")):
+        assert (out / file.relative_to(undisturbed)).read_bytes() == file.read_bytes()
+    for file in generation_files(undisturbed):
+        ours, theirs = pq.read_table(out / file.relative_to(undisturbed)), pq.read_table(file)
+        assert ours.drop(["seconds"]).equals(theirs.drop(["seconds"]))
+
+
+@pytest.mark.slow
+def test_a_finished_run_is_not_run_again(demo_input, undisturbed):
+    before = {file: file.stat().st_mtime_ns for file in generation_files(undisturbed)}
+    done = neurofleet("run", demo_input / "job.yaml", "--out", undisturbed)
+    assert done.returncode == 0, done.stderr
+    assert {file: file.stat().st_mtime_ns for file in generation_files(undisturbed)} == before
+
+
+@pytest.mark.slow
+def test_a_changed_job_is_refused_with_the_difference(demo_input, undisturbed):
+    evolution = EVOLUTION | {"hall_of_fame": 5}
+    job = write_job(demo_input, "changed.yaml", evolution=evolution)
+    done = neurofleet("run", job, "--out", undisturbed)
+    assert done.returncode == 2
+    assert "evolution.hall_of_fame was 4, is 5" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_model_that_always_fails_stops_early_and_says_why(demo_input, tmp_path):
+    job = write_job(demo_input, "hopeless.yaml", max_steps=3)
+    done = neurofleet("run", job, "--out", tmp_path / "run")
+    assert done.returncode == 1
+    assert "more than half of the first generation failed" in done.stderr
+    assert "max_steps = 3" in done.stderr
+    assert len(generation_files(tmp_path / "run")) == 1
+
+
+@pytest.mark.slow
+def test_a_users_own_evaluator_runs_unchanged(tmp_path):
+    job = write_job(
+        tmp_path,
+        cells=None,
+        recipe=None,
+        evaluator="bluepyopt.ephys.examples.simplecell.simplecell:SimpleCell",
+        evolution={"strategy": "paper", "offspring": 8, "generations": {"fit": 3}, "seeds": [7]},
+    )
+    done = neurofleet("run", job, "--out", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    hall = RunStore(tmp_path / "run").read_hall_of_fame("small")
+    assert set(hall.parameter_names) == {"gnabar_hh", "gkbar_hh"}
+    assert hall.objective_names == ("Step1.Spikecount",)
