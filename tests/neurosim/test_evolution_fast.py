@@ -59,7 +59,7 @@ CONFIGS = {
 def test_axes_follow_the_names():
     names = ("cm.soma", "Ra.all", "e_pas.all", "gbar_Ih.dend", "gIhbar_Ih.basal", "gbar_NaTa_t.axon")
     names += ("gNaTa_tbar_NaTa_t.axonal", "gnabar_hh.soma", "gamma_CaDynamics.soma", "decay_CaDynamics.axon")
-    lower, upper = np.full(len(names), 1e-3), np.ones(len(names))
+    lower, upper = np.full(len(names), 0.5), np.ones(len(names))
     assert log_axes(names, lower, upper).tolist() == [False] * 5 + [True] * 5
     assert not log_axes(["gbar_X.soma"], np.array([-1.0]), np.array([1.0])).any()
 
