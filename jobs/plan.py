@@ -12,10 +12,10 @@ from statistics import median
 from jobs.errors import UsageError
 from jobs.progress import duration
 from jobs.spec import FitSpec, load_job
-from jobs.subjects import Problem, Subject
+from jobs.subjects import Problem, StagePlan, Subject
 
-SAMPLES = 3
-SAMPLE_LIMIT_S = 60.0
+SAMPLES = 7
+SAMPLE_LIMIT_S = 40.0
 MEASURED_CELLS = 3
 BYTES_PER_FILE = 6_000  # Parquet's footer grows with the columns; random numbers do not compress
 BYTES_PER_NUMBER = 8.0
@@ -51,7 +51,7 @@ def print_plan(job: Path) -> None:
     table = Table(title=f"{spec.name}: {len(subjects)} cells, strategy {spec.evolution.strategy}")
     for column in ("cell", "stage"):
         table.add_column(column)
-    for column in ("seeds", "parameters", "objectives", "protocols", "evaluations", "s each", "core-hours"):
+    for column in ("seeds", "params", "objectives", "protocols", "evaluations", "s each", "core-h"):
         table.add_column(column, justify="right")
     known = [cost.seconds_each for cost in costs if cost.seconds_each is not None]
     for cost in costs:
@@ -76,7 +76,7 @@ def print_plan(job: Path) -> None:
     console.print(
         f"{evaluations} evaluations, about {total / 3600:.3g} core-hours ({duration(total)} on one core), "
         f"{sum(cost.disk_bytes for cost in costs) / 1e6:.3g} MB of disk. Times are medians of {SAMPLES} "
-        "random individuals; good models spike more, or less, and cost accordingly.",
+        "individuals of the first generation; good models often spike more, and then cost more.",
         soft_wrap=True,
     )
 
@@ -89,7 +89,7 @@ def stage_costs(spec: FitSpec, subjects: Sequence[Subject]) -> list[StageCost]:
         for number, stage in enumerate(subject.stages):
             problem = subject.problem(number, None)
             if i < MEASURED_CELLS:
-                seconds = _seconds_each(problem, spec.max_steps)
+                seconds = _seconds_each(problem, stage, spec.max_steps)
                 measured.setdefault(stage.name, []).append(seconds)
             known = measured.get(stage.name)
             generations = stage.planned_evaluations / (stage.search.offspring or SMALL_GENERATION)
@@ -116,11 +116,11 @@ def _protocols(problem: Problem) -> int:
     return len(targets.protocols) if targets else 0
 
 
-def _seconds_each(problem: Problem, max_steps: int | None) -> float:
-    """Time a few random individuals in a process of their own."""
+def _seconds_each(problem: Problem, stage: StagePlan, max_steps: int | None) -> float:
+    """Time a few individuals of the first generation in a process of their own."""
     done = subprocess.run(
         [sys.executable, "-m", "jobs.plan"],
-        input=pickle.dumps((problem, max_steps)),
+        input=pickle.dumps((problem, stage, max_steps)),
         capture_output=True,
         check=False,
     )
@@ -135,16 +135,17 @@ def _time_samples() -> None:
     import numpy as np
 
     from neurosim.budget import BudgetExceeded
+    from neurosim.evolution import ParameterSpace, make_strategy
     from neurosim.warm import IncompleteRun, WarmEvaluator
 
-    problem, max_steps = pickle.load(sys.stdin.buffer)
+    problem, stage, max_steps = pickle.load(sys.stdin.buffer)
+    lower, upper = np.array(problem.lower), np.array(problem.upper)
+    space = ParameterSpace.from_bounds(problem.names, lower, upper)
+    individuals = make_strategy(stage.search, space, stage.seeds[0]).ask()
     warm = WarmEvaluator(problem.model.build_evaluator(), max_steps)
     warm.build()
-    draw = np.random.default_rng(0)
-    lower, upper = np.array(problem.lower), np.array(problem.upper)
     seconds: list[float] = []
-    for _ in range(SAMPLES):
-        individual = lower + (upper - lower) * draw.random(lower.size)
+    for individual in individuals[:SAMPLES]:
         started = time.perf_counter()
         try:
             warm.evaluate(individual)

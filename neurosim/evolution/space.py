@@ -13,15 +13,19 @@ from neurosim.errors import InputError
 LOG_FLOOR = 1e-4
 """A log axis starts at this share of the upper bound unless the lower bound is higher."""
 
+WIDE = 100.0
+"""Bounds with this ratio of upper to lower are searched on a log axis whatever their name."""
+
 _CONDUCTANCE = re.compile(r"^g\w*bar(_|$)")
 
 
 def log_axes(names: Sequence[str], lower: np.ndarray, upper: np.ndarray) -> np.ndarray:
-    """Say which parameters deserve a log axis, from their names.
+    """Say which parameters deserve a log axis, from their names and bounds.
 
     Active conductances (`gbar_NaTa_t.axon`, and BluePyOpt's `gNaTa_tbar_NaTa_t`), gamma and decay of the
-    calcium pool: their bounds span decades and good values are often a small share of the upper bound.
-    Passive parameters and Ih stay linear, and so does whatever has a negative lower bound.
+    calcium pool: good values are often a small share of the upper bound. Passive parameters and Ih are linear
+    once an earlier stage has narrowed their bounds; bounds that still span two decades (`g_pas` and Ih in the
+    stage that first searches them) are logarithmic too. Whatever has a negative lower bound is linear.
 
     Returns
     -------
@@ -34,8 +38,10 @@ def log_axes(names: Sequence[str], lower: np.ndarray, upper: np.ndarray) -> np.n
             return False
         return bool(_CONDUCTANCE.match(base)) or base.startswith(("gamma_", "decay_"))
 
-    positive = (np.asarray(lower, float) >= 0) & (np.asarray(upper, float) > 0)
-    return np.array([wants_log(name) for name in names], bool) & positive
+    lower, upper = np.asarray(lower, float), np.asarray(upper, float)
+    wide = (lower > 0) & (upper >= WIDE * lower)
+    positive = (lower >= 0) & (upper > 0)
+    return (np.array([wants_log(name) for name in names], bool) | wide) & positive
 
 
 @dataclass(frozen=True, eq=False)

@@ -61,6 +61,10 @@ def test_axes_follow_the_names():
     names += ("gNaTa_tbar_NaTa_t.axonal", "gnabar_hh.soma", "gamma_CaDynamics.soma", "decay_CaDynamics.axon")
     lower, upper = np.full(len(names), 0.5), np.ones(len(names))
     assert log_axes(names, lower, upper).tolist() == [False] * 5 + [True] * 5
+    assert log_axes(["g_pas.all", "cm.all"], np.array([1e-7, 0.5]), np.array([1e-2, 10])).tolist() == [
+        True,
+        False,
+    ]
     assert not log_axes(["gbar_X.soma"], np.array([-1.0]), np.array([1.0])).any()
 
 
