@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 REDRAW_S = 0.5
 LINE_S = 30.0
 SHOWN = 24
+PACE_S = 120.0
 
 
 class Progress:
@@ -29,6 +31,7 @@ class Progress:
         self._started = time.monotonic()
         self._last = -math.inf
         self._live: Live | None = None
+        self._pace: deque[tuple[float, int]] = deque()
         self._console.print(f"{name}: {'resuming' if resumed else 'starting'} …")
 
     def __enter__(self) -> "Progress":
@@ -62,21 +65,23 @@ class Progress:
         spent = duration(time.monotonic() - self._started)
         self._console.print(f"{self._name}: done in {spent}. Results in {root}")
 
-    def _remaining(self, states: Sequence[SearchState]) -> tuple[float, float]:
-        """Return evaluations per second of this session, and seconds left at that rate.
-
-        Later stages cost more than earlier ones, so the estimate grows honest only in the last stage.
-        """
-        done = sum(state.evaluated - state.replayed for state in states)
-        rate = done / max(time.monotonic() - self._started, 1e-9)
-        left = sum(max(state.planned - state.evaluated, 0) for state in states if not state.finished)
-        return rate, left / rate if rate else math.inf
-
     def _summary(self, states: Sequence[SearchState]) -> str:
-        rate, left = self._remaining(states)
-        evaluated = sum(state.evaluated for state in states)
+        """Return what is done and, at the pace of the last minutes, how long the rest takes.
+
+        What a later stage costs is not known before it runs; it is mostly more, so the estimate says so.
+        """
+        now, evaluated = time.monotonic(), sum(state.evaluated for state in states)
+        self._pace.append((now, sum(state.evaluated - state.replayed for state in states)))
+        while len(self._pace) > 2 and now - self._pace[0][0] > PACE_S:
+            self._pace.popleft()
+        (since, before), (until, done) = self._pace[0], self._pace[-1]
+        rate = (done - before) / max(until - since, 1e-9)
+        unfinished = [state for state in states if not state.finished]
+        left = sum(max(state.planned - state.evaluated, 0) for state in unfinished)
+        coming = len({state.stage for state in unfinished}) > 1
         planned = sum(max(state.planned, state.evaluated) for state in states)
-        return f"{evaluated} of {planned} evaluations, {rate:.1f}/s, {duration(left)} left"
+        time_left = f"{'at least ' if coming else ''}{duration(left / rate if rate else math.inf)} left"
+        return f"{evaluated} of {planned} evaluations, {rate:.1f}/s, {time_left}"
 
     def _line(self, states: Sequence[SearchState]) -> str:
         active = [s for s in states if s.evaluated and not s.finished] or [s for s in states if s.evaluated]

@@ -118,7 +118,7 @@ class Search:
         """Return the evaluations of the next generation."""
         if self._strategy.finished:
             assert self._final_engine is not None
-            finalists = self._strategy.candidates(max(FINALISTS, self._hall_of_fame.size))
+            finalists = self._strategy.candidates(self._finalists())
             self._current = _Generation(0, self.stage.name + FINAL, self._final_engine, finalists)
             self.state.phase = "finalists"
         else:
@@ -172,6 +172,10 @@ class Search:
         )
 
     # -- inside
+
+    def _finalists(self) -> int:
+        """Return how many of the best are scored again: up to 32, and not more than a tenth of the search."""
+        return max(self._hall_of_fame.size, min(FINALISTS, self._strategy.planned_evaluations // 10))
 
     def _replay(self) -> None:
         """Lead the strategy through the generations that are stored."""

@@ -17,7 +17,7 @@ EVOLUTION = {
     "strategy": "fast",
     "offspring": 16,
     "seeds": [1, 2],
-    "evaluations": {"passive": 64, "ih": 48, "active": 64},
+    "evaluations": {"passive": 48, "ih": 32, "active": 48},
     "hall_of_fame": 4,
 }
 
@@ -106,7 +106,7 @@ def test_hall_of_fame_is_that_of_the_finalists_scored_again(undisturbed):
 def test_killed_and_resumed_on_one_cpu_is_the_same_to_the_byte(demo_input, undisturbed, tmp_path):
     out = tmp_path / "run"
     arguments = ("run", demo_input / "job.yaml", "--out", out, "--cpus", 1)
-    for files, how in ((2, signal.SIGKILL), (8, signal.SIGINT)):
+    for files, how in ((2, signal.SIGKILL), (7, signal.SIGINT)):
         process = neurofleet(*arguments, start=True)
         wait_for(out, files, process)
         os.kill(process.pid, how)

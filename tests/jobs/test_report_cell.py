@@ -13,6 +13,7 @@ from jobs.report.contents import gather
 from jobs.report.traces import first_peak_ms, shown_traces
 from jobs.results import summaries
 from jobs.run_tables import RunTables
+from neurosim.demo_cell import KNOWN_PARAMETERS
 from tests.jobs.made_run import write_run
 
 
@@ -21,7 +22,6 @@ def demo_contents(tmp_path_factory):
     """Contents of a run whose best model is the very cell that was recorded."""
     from jobs.prepare import prepare
     from jobs.spec import parse_job
-    from neurosim.demo_cell import KNOWN_PARAMETERS
 
     root = tmp_path_factory.mktemp("demo")
     code = "import sys, pathlib, neurosim.demo_cell as d; d.write_demo_cell(pathlib.Path(sys.argv[1]))"
@@ -88,5 +88,6 @@ def test_firing_rates_of_the_recorded_cell_are_those_of_the_recording(demo_conte
 
 def test_bounds_that_a_stage_has_narrowed_are_told_from_the_recipes(demo_contents):
     assert demo_contents.full_bounds["cm.all"] == (0.1, 10.0)
-    assert demo_contents.bounds["cm.all"] == pytest.approx((0.9, 2.7))
+    known = KNOWN_PARAMETERS["cm.all"]
+    assert demo_contents.bounds["cm.all"] == pytest.approx((0.5 * known, 1.5 * known))
     assert demo_contents.bounds["gbar_NaTs2_t.soma"] == demo_contents.full_bounds["gbar_NaTs2_t.soma"]
