@@ -1,8 +1,10 @@
-"""eFEL called once for all features of a recording instead of once for each.
+"""eFEL set up once for all features of a recording instead of twice for each.
 
-BluePyOpt hands eFEL the whole trace again for every feature. Features that share the trace, the window and
-the settings can share the call, and eFEL then also shares what it derives on the way (peaks, baselines).
-The scores stay equal to BluePyOpt's own, because the distance is summed in the same order.
+For every feature BluePyOpt converts the whole trace anew and has eFEL read its files twice, which costs far
+more than the feature. Features that share the trace, the window and the settings share both here. Each is
+still calculated from a clean state of eFEL: asked for together, ``voltage_base`` before
+``AP_amplitude_from_voltagebase`` moves the latter by a rounding error, and the scores would no longer be
+BluePyOpt's own.
 """
 
 from collections.abc import Iterable, Mapping
@@ -10,7 +12,7 @@ from typing import Any
 
 
 def _key(feature: Any) -> tuple:
-    """Return what must be equal for two features to share one eFEL call."""
+    """Return what must be equal for two features to share a trace and settings."""
     return (
         tuple(sorted(feature.recording_names.items())),
         feature.stim_start,
@@ -85,12 +87,14 @@ class _Group:
             return None
         trace = {name: [float(x) for x in values] for name, values in trace.items()}
         self._settings.apply(first)
-        names = list(dict.fromkeys(feature.efel_feature_name for feature in self.features))
-        return efel.get_feature_values([trace], names, raise_warnings=False)[0]
+        names = dict.fromkeys(feature.efel_feature_name for feature in self.features)
+        return {
+            name: efel.get_feature_values([trace], [name], raise_warnings=False)[0][name] for name in names
+        }
 
 
 class GroupedFeature:
-    """Stand-in for a BluePyOpt ``eFELFeature`` that takes its values from the group's one eFEL call."""
+    """Stand-in for a BluePyOpt ``eFELFeature`` that takes its values from its group."""
 
     def __init__(self, feature: Any, group: _Group) -> None:
         self._feature = feature

@@ -45,7 +45,8 @@ def simple_cell():
             ("Spikecount", 1, 0.05, None, False),
             ("AP_amplitude", 60, 5, -20, True),
             ("mean_frequency", 40, 4, -20, True),
-            ("voltage_base", -65, 1, None, False),
+            ("voltage_base", -65, 1, -20, True),
+            ("AP_amplitude_from_voltagebase", 100, 0.3, -20, True),
             ("AHP_depth", 10, 1e-9, -20, True),
             ("adaptation_index2", 0, 1, -20, False),
         )
@@ -135,5 +136,5 @@ def values_of_first():
     from neurosim.warm import WarmEvaluator
 
     evaluator = simple_cell()
-    evaluator.fitness_calculator.objectives = evaluator.fitness_calculator.objectives[:12]
+    evaluator.fitness_calculator.objectives = evaluator.fitness_calculator.objectives[:14]
     return WarmEvaluator(evaluator).feature_values(INDIVIDUALS[0])

@@ -1,0 +1,68 @@
+"""A stage of a cell as an evaluator: warm and cold agree to the last bit, and decays are read accurately."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from neurosim.simulator import Accuracy
+from tests.benchmarks.evaluation import sets_around
+from tests.benchmarks.small_cell import small_problem
+from tests.fresh_process import in_fresh_process
+
+
+@pytest.fixture(scope="module", params=[0, 2], ids=["passive", "active"])
+def problem(request):
+    return small_problem(request.param)
+
+
+def near_known(problem, count=4) -> list[list[float]]:
+    from neurosim.demo_cell import KNOWN_PARAMETERS
+
+    return sets_around(problem, KNOWN_PARAMETERS, count)
+
+
+def cold_scores(model, sets) -> list[list[float]]:
+    evaluator = model.build_evaluator()
+    return [[float(s) for s in evaluator.evaluate_with_lists(values)] for values in sets]
+
+
+def warm_scores(model, sets) -> list[list[float]]:
+    from neurosim.warm import WarmEvaluator
+
+    warm = WarmEvaluator(model.build_evaluator())
+    warm.build()
+    return [warm.evaluate(values).tolist() for values in sets]
+
+
+def test_warm_scores_are_bluepyopts_to_the_last_bit(problem):
+    sets = near_known(problem)
+    cold = in_fresh_process(cold_scores, problem.model, sets)
+    assert in_fresh_process(warm_scores, problem.model, sets) == cold
+    assert np.std(cold, axis=0).max() > 0
+
+
+def test_the_known_cell_fits_its_own_recordings():
+    problem = small_problem(2)
+    from neurosim.demo_cell import KNOWN_PARAMETERS
+
+    known = [KNOWN_PARAMETERS[name] for name in problem.names]
+    (scores,) = in_fresh_process(warm_scores, problem.final_model, [known])
+    assert np.mean(scores) < 1.0
+
+
+def test_decay_is_more_accurate_than_at_neurons_default():
+    problem = small_problem(0)
+    sets = near_known(problem)
+    decay = [i for i, name in enumerate(problem.objectives) if "decay_time_constant" in name]
+    scores = {
+        name: np.array(in_fresh_process(warm_scores, replace(problem.model, accuracy=accuracy), sets))
+        for name, accuracy in (
+            ("ours", problem.model.accuracy),
+            ("default", Accuracy()),
+            ("truth", Accuracy(1e-8, dense=True)),
+        )
+    }
+    error = {name: np.abs(scores[name] - scores["truth"])[:, decay].max() for name in ("ours", "default")}
+    assert error["ours"] < 0.05
+    assert error["ours"] < error["default"]
