@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 # The active search is loose and its finalists are scored again; the passive stages are cheap, and read a
 # decay between CVODE's few steps, so they are integrated tightly and sampled densely (docs/accuracy.md).
-SEARCH_ATOL, FINAL_ATOL = 1e-2, 1e-4
+SEARCH_ATOL, FINAL_ATOL = 5e-3, 1e-4
 PASSIVE_ATOL = 1e-5
 
 Bounds = Mapping[str, tuple[float, float]]

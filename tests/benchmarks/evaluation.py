@@ -1,12 +1,13 @@
 """One evaluation, stock BluePyOpt against the warm evaluator: same model, same parameter sets, CPU seconds.
 
-Run as ``python -m tests.benchmarks.evaluation [--cell small|mouse] [--sets N]``; one JSON line on stdout.
-The mouse cell is read from the folder of real data beside the checkout.
+Run as ``python -m tests.benchmarks.evaluation [--active small|mouse] [--passive small|rat] [--sets N]``; one
+JSON line on stdout. The mouse and rat cells are read from the folder of real data beside the checkout.
 
 ``passive_speedup``, ``active_speedup_exact``
     Stock (as BluePyOpt comes: each protocol in a process of its own) over warm, median over the parameter
     sets. ``*_without_isolation`` is against stock with ``isolate_protocols=False``. All scores
-    must be equal to the last bit, or the benchmark fails.
+    must be equal to the last bit, or the benchmark fails. The passive stage is compared at NEURON's default
+    accuracy, as BluePyOpt runs it; ``passive_speedup_accurate`` is what is left of it at our own, tighter one.
 ``active_speedup_tuned``, ``objective_shift_p95_std``
     Stock over warm at the tolerance that the search uses, and the 95th percentile of how far that moves an
     objective, in standard deviations, from CVODE at 1e-5. ``tolerances`` is the whole trade-off.
@@ -25,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-TOLERANCES = (1e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+TOLERANCES = (1e-4, 1e-3, 5e-3, 1e-2, 3e-2)
 DEFAULT_ATOL, TRUTH_ATOL = 1e-3, 1e-5
 
 _state: dict[str, Any] = {}
@@ -97,16 +98,21 @@ def speedup(stock: Variant, other: Variant) -> float:
 
 def passive(problem: Any, count: int) -> dict[str, float]:
     """Compare on a subthreshold stage."""
+    from neurosim.simulator import Accuracy
+
     sets = random_sets(problem, count)
-    stock = Variant(problem.model, warm=False, isolated=True)
-    plain = Variant(problem.model, warm=False)
-    warm = Variant(problem.model)
-    measure({"stock": stock, "plain": plain, "warm": warm}, sets)
+    default = replace(problem.model, accuracy=Accuracy(DEFAULT_ATOL))
+    stock = Variant(default, warm=False, isolated=True)
+    plain = Variant(default, warm=False)
+    warm = Variant(default)
+    accurate = Variant(problem.model)
+    measure({"stock": stock, "plain": plain, "warm": warm, "accurate": accurate}, sets)
     equal(stock, warm)
     equal(plain, warm)
     return {
         "passive_speedup": speedup(stock, warm),
         "passive_speedup_without_isolation": speedup(plain, warm),
+        "passive_speedup_accurate": speedup(stock, accurate),
         "passive_cpu_s": float(np.median(warm.cpu)),
     }
 
@@ -167,13 +173,33 @@ def sets_around(problem: Any, known: dict[str, float], count: int) -> list[list[
     return np.clip(good * spread, problem.lower, problem.upper).tolist()
 
 
+def data_folder(name: str) -> Path:
+    return Path(__file__).resolve().parents[3] / "shared" / "data" / "neuron" / name
+
+
+def rat_problem() -> Any:
+    """Return the passive stage of the rat cell C060114A7."""
+    from jobs.prepare import prepare
+    from jobs.spec import CellSpec, FitSpec
+
+    name = "C060114A7"
+    cell = CellSpec(
+        id=name,
+        morphology=Path(f"{name}.asc"),
+        recordings=Path(f"{name}-SR-C1.nwb"),
+        stimuli=["IDrest", "IV"],
+    )
+    folder = data_folder("rat_L5PC_C060114A7")
+    return prepare(FitSpec(name="rat", cells=[cell]), folder)[0].problem(0, None)
+
+
 def mouse_problem() -> tuple[Any, dict[str, float]]:
     """Return the active stage of mouse cell 483101699 and its published best model."""
     from jobs.prepare import prepare
     from jobs.spec import CellSpec, FitSpec
     from neurosim.allen import read_fit
 
-    folder = Path(__file__).resolve().parents[3] / "shared" / "data" / "neuron" / "allen_483101699"
+    folder = data_folder("allen_483101699")
     cell = CellSpec(id="483101699", morphology=Path("483101699.swc"), targets=Path("."))
     problem = prepare(FitSpec(name="mouse", cells=[cell]), folder)[0].problem(0, None)
     fit = dict(read_fit(folder / "483101699_fit.json").parameters)
@@ -189,17 +215,18 @@ def main(write: Callable[[str], Any] = print) -> None:
     from tests.benchmarks.small_cell import small_problem
 
     options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--cell", choices=["small", "mouse"], default="small")
+    options.add_argument("--active", choices=["small", "mouse"], default="small")
+    options.add_argument("--passive", choices=["small", "rat"], default="small")
     options.add_argument("--sets", type=int, default=16)
     given = options.parse_args()
-    if given.cell == "mouse":
+    if given.active == "mouse":
         problem, known = mouse_problem()
     else:
         problem, known = small_problem(2), KNOWN_PARAMETERS
     half = given.sets // 2
     sets = random_sets(problem, half) + sets_around(problem, known, given.sets - half)
-    found = {"benchmark": "evaluation", "cell": given.cell, "sets": given.sets}
-    found |= passive(small_problem(0), given.sets)
+    found: dict[str, Any] = {"benchmark": "evaluation", **vars(given)}
+    found |= passive(rat_problem() if given.passive == "rat" else small_problem(0), given.sets)
     found |= active(problem, sets)
     write(json.dumps(found))
 
