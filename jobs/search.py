@@ -104,7 +104,8 @@ class Search:
         )
         self._current: _Generation | None = None
         self._scored_again = False
-        self.state = SearchState(cell, stage.name, seed, stage.search.planned_evaluations)
+        planned = stage.search.planned_evaluations + (self._finalists() if self._final_engine else 0)
+        self.state = SearchState(cell, stage.name, seed, planned)
         self._replay()
 
     # -- what the fit calls

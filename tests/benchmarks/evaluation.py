@@ -7,7 +7,7 @@ JSON line on stdout. The mouse and rat cells are read from the folder of real da
     Stock (as BluePyOpt comes: each protocol in a process of its own) over warm, median over the parameter
     sets. ``*_without_isolation`` is against stock with ``isolate_protocols=False``. All scores
     must be equal to the last bit, or the benchmark fails. The passive stage is compared at NEURON's default
-    accuracy, as BluePyOpt runs it; ``passive_speedup_accurate`` is what is left of it at our own, tighter one.
+    accuracy, as BluePyOpt runs it; ``passive_speedup_accurate`` is what is left of it at our tighter one.
 ``active_speedup_tuned``, ``objective_shift_p95_std``
     Stock over warm at the tolerance that the search uses, and the 95th percentile of how far that moves an
     objective, in standard deviations, from CVODE at 1e-5. ``tolerances`` is the whole trade-off.
