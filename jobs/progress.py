@@ -80,7 +80,9 @@ class Progress:
         left = sum(max(state.planned - state.evaluated, 0) for state in unfinished)
         coming = len({state.stage for state in unfinished}) > 1
         planned = sum(max(state.planned, state.evaluated) for state in states)
-        time_left = f"{'at least ' if coming else ''}{duration(left / rate if rate else math.inf)} left"
+        time_left = (
+            f"{'at least ' if coming and rate else ''}{duration(left / rate if rate else math.inf)} left"
+        )
         return f"{evaluated} of {planned} evaluations, {rate:.1f}/s, {time_left}"
 
     def _line(self, states: Sequence[SearchState]) -> str:
