@@ -133,17 +133,6 @@ def hoc_name(name: str) -> str:
     return allowed if re.match(r"[A-Za-z]", allowed) else f"cell_{allowed}"
 
 
-def without_apical(
-    mechanisms: Mapping[str, Sequence[str]], parameters: Iterable[CellParameter], fixed: Mapping[str, float]
-) -> tuple[dict[str, tuple[str, ...]], list[CellParameter], dict[str, float]]:
-    """Return mechanisms, parameters and fixed values without those of the apical tree."""
-    return (
-        {section: tuple(names) for section, names in mechanisms.items() if section != "apic"},
-        [parameter for parameter in parameters if parameter.section != "apic"],
-        {name: value for name, value in fixed.items() if not name.endswith(".apic")},
-    )
-
-
 def check_cell(
     mechanisms: Mapping[str, Sequence[str]],
     parameters: Sequence[CellParameter],

@@ -60,11 +60,6 @@ class TargetSet:
     warnings: tuple[str, ...] = field(default=())
     sampling_rate_Hz: float | None = None
 
-    @property
-    def efel_settings(self) -> dict[str, float]:
-        """Settings of eFEL under which the targets hold, beside its defaults."""
-        return {"Threshold": self.spike_threshold_mV}
-
     def to_json(self) -> str:
         """Write as JSON; `from_json` gives back an equal object."""
         return json.dumps(asdict(self), indent=1)

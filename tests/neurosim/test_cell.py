@@ -14,7 +14,6 @@ from neurosim.cell import (
     build_cell_model,
     check_cell,
     hoc_name,
-    without_apical,
 )
 from neurosim.distribution import bluepyopt_distribution
 from neurosim.errors import InputError
@@ -142,13 +141,6 @@ def test_a_reversal_potential_may_be_given_by_section(simulator, morphology):
     model = build(morphology, fixed=FIXED | {"ena.axon": 50.0})
     assert model.params["ena.axon"].value == 50.0
     assert model.params["ena.soma"].value == 53.0
-
-
-def test_apical_entries_are_dropped():
-    mechanisms, parameters, fixed = without_apical(MECHANISMS, PARAMETERS, {"cm.apic": 1.0, "cm.dend": 1.0})
-    assert set(mechanisms) == {"all", "soma", "axon", "dend"}
-    assert [p.full_name for p in parameters] == [p.full_name for p in PARAMETERS[:-1]]
-    assert fixed == {"cm.dend": 1.0}
 
 
 @pytest.mark.parametrize(
