@@ -25,7 +25,7 @@ recipe: demo
 evolution:
   strategy: fast
   seeds: [1, 2]
-  evaluations: {passive: 256, ih: 256, active: 1200}
+  evaluations: {passive: 384, ih: 384, active: 1000}
 deadline_s: 20
 """
 

@@ -1,11 +1,12 @@
 """A small cell of known parameters, and recordings of it: input whose true answer is known.
 
 The morphology and the parameters are made up (a spiny cell with a short apical dendrite; every conductance
-well inside the recipe's bounds). The recordings are simulated with the same recipe, with noise added, and
-stored like measured ones: with the liquid-junction potential in them.
+well inside the recipe's bounds). The recordings are simulated with the same recipe, each repeat with a noise
+of its own in the membrane current and in the recording, and stored like measured ones: with the
+liquid-junction potential in them.
 """
 
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -35,38 +36,28 @@ KNOWN_PARAMETERS = {
     "gbar_Ih.apic": 5.0e-6,
     "gbar_NaTs2_t.soma": 0.45,
     "gbar_NaTs2_t.apic": 0.01,
-    "gbar_NaTs2_t.dend": 0.004,
     "gbar_NaTa_t.axon": 5.0,
     "gbar_Nap_Et2.axon": 1.0e-3,
-    "gbar_Nap_Et2.soma": 2.0e-4,
     "gbar_Im.dend": 5.0e-4,
     "gbar_Im.apic": 1.0e-3,
     "gbar_Kv3_1.soma": 0.15,
     "gbar_Kv3_1.axon": 0.8,
-    "gbar_Kv3_1.dend": 0.01,
-    "gbar_Kv3_1.apic": 0.01,
     "gbar_K_Tst.axon": 0.2,
     "gbar_K_Tst.soma": 0.05,
-    "gbar_K_Pst.axon": 0.05,
     "gbar_K_Pst.soma": 0.01,
-    "gbar_SK.soma": 1.0e-4,
-    "gbar_SK.axon": 1.0e-3,
+    "gbar_SK.soma": 1.0e-3,
     "gbar_Ca_HVA.soma": 3.0e-4,
-    "gbar_Ca_HVA.axon": 3.0e-4,
-    "gbar_Ca_LVA.soma": 2.0e-3,
-    "gbar_Ca_LVA.axon": 2.0e-3,
-    "gamma_CaDynamics.soma": 5.0e-3,
-    "gamma_CaDynamics.axon": 2.0e-3,
-    "decay_CaDynamics.soma": 300.0,
-    "decay_CaDynamics.axon": 300.0,
+    "decay_CaDynamics.soma": 100.0,
 }
 
 # The silent steps stay where the membrane is passive, so that the passive stage has a true answer.
-AMPLITUDES_NA = (-0.1, -0.075, -0.05, -0.025, 0.03, 0.16, 0.22, 0.28)
-STEP_START_MS, STEP_STOP_MS, DURATION_MS = 250.0, 600.0, 750.0
+AMPLITUDES_NA = (-0.1, -0.06, -0.03, 0.03, 0.13, 0.16, 0.2)
+STEP_START_MS, STEP_STOP_MS, DURATION_MS = 250.0, 500.0, 600.0
 SAMPLING_RATE_HZ = 20_000.0
+# Stands for channel noise, which grows with depolarisation and makes every repeat spike a little differently.
+STEP_NOISE, STEP_NOISE_MS, STEP_NOISE_EVERY_MS = 0.12, 5.0, 0.5  # share of the step, correlation time, grid
 NOISE_MV = 0.05  # of each sample
-DRIFT_MV, DRIFT_MS = 0.3, 150.0  # slow drift of the resting potential: standard deviation, correlation time
+DRIFT_MV, DRIFT_MS = 0.15, 150.0  # slow drift of the resting potential: standard deviation, correlation time
 JUNCTION_POTENTIAL_MV = 14.0
 REPEATS = 5
 ATOL = 1e-5
@@ -90,25 +81,26 @@ def write_demo_cell(folder: Path, seed: int = 1) -> tuple[Path, Path]:
     morphology = folder / "cell.swc"
     morphology.write_text(SWC)
     noise = np.random.default_rng(seed)
-    sweeps = []
     time_ms = np.arange(0.0, DURATION_MS + 1e-9, 1000.0 / SAMPLING_RATE_HZ)
     current = np.where((time_ms >= STEP_START_MS) & (time_ms < STEP_STOP_MS), 1.0, 0.0)
-    for amplitude_nA, voltage_mV in simulate_demo_cell(morphology, time_ms).items():
-        for _ in range(REPEATS):
-            sweeps.append(
-                Sweep(
-                    number=len(sweeps),
-                    stimulus_name="Long Square",
-                    sampling_rate_Hz=SAMPLING_RATE_HZ,
-                    current_nA=amplitude_nA * current,
-                    voltage_mV=voltage_mV + _recording_noise(noise, time_ms),
-                    start_ms=STEP_START_MS,
-                    stop_ms=STEP_STOP_MS,
-                    amplitude_nA=amplitude_nA,
-                    holding_nA=0.0,
-                    duration_ms=DURATION_MS,
-                )
-            )
+    amplitudes_nA = np.repeat(AMPLITUDES_NA, REPEATS)
+    sweeps = [
+        Sweep(
+            number=number,
+            stimulus_name="Long Square",
+            sampling_rate_Hz=SAMPLING_RATE_HZ,
+            current_nA=amplitude_nA * current,
+            voltage_mV=voltage_mV + _recording_noise(noise, time_ms),
+            start_ms=STEP_START_MS,
+            stop_ms=STEP_STOP_MS,
+            amplitude_nA=float(amplitude_nA),
+            holding_nA=0.0,
+            duration_ms=DURATION_MS,
+        )
+        for number, (amplitude_nA, voltage_mV) in enumerate(
+            zip(amplitudes_nA, simulate_demo_cell(morphology, amplitudes_nA, time_ms, noise), strict=True)
+        )
+    ]
     recording = write_nwb(
         folder / "cell.nwb",
         sweeps,
@@ -120,16 +112,33 @@ def write_demo_cell(folder: Path, seed: int = 1) -> tuple[Path, Path]:
 
 
 def _recording_noise(random: np.random.Generator, time_ms: np.ndarray) -> np.ndarray:
-    """Return white noise and a slow Ornstein-Uhlenbeck drift, in mV, shape (n,)."""
-    keep = np.exp(-(time_ms[1] - time_ms[0]) / DRIFT_MS)
-    kicks = random.standard_normal(time_ms.size)
-    kicks[1:] *= np.sqrt(1.0 - keep**2)
-    drift = lfilter([1.0], [1.0, -keep], kicks)
+    """Return white noise and a slow drift, in mV, shape (n,)."""
+    drift = _ornstein_uhlenbeck(random, time_ms, DRIFT_MS)
     return DRIFT_MV * drift + NOISE_MV * random.standard_normal(time_ms.size)
 
 
-def simulate_demo_cell(morphology: Path, time_ms: np.ndarray) -> dict[float, np.ndarray]:
-    """Return step amplitude (nA) -> somatic voltage (mV) at `time_ms` of the cell as it is known."""
+def _ornstein_uhlenbeck(
+    random: np.random.Generator, time_ms: np.ndarray, correlation_ms: float
+) -> np.ndarray:
+    """Return a stationary process of standard deviation 1 at evenly spaced times, shape (n,)."""
+    keep = np.exp(-(time_ms[1] - time_ms[0]) / correlation_ms)
+    kicks = random.standard_normal(time_ms.size)
+    kicks[1:] *= np.sqrt(1.0 - keep**2)
+    return lfilter([1.0], [1.0, -keep], kicks)
+
+
+def simulate_demo_cell(
+    morphology: Path,
+    amplitudes_nA: Sequence[float] | np.ndarray,
+    time_ms: np.ndarray,
+    noise: np.random.Generator | None,
+) -> list[np.ndarray]:
+    """Return the somatic voltage (mV) at `time_ms` of the cell as it is known, for each step.
+
+    `noise` draws the fluctuation of each step; None is a step without.
+    """
+    from bluepyopt.ephys.stimuli import NrnCurrentPlayStimulus
+
     from neurosim.cell import CellParameter, Conditions
     from neurosim.fit_model import FitModel, MorphologyFile, recording_name
     from neurosim.protocols import StepProtocol
@@ -153,17 +162,26 @@ def simulate_demo_cell(morphology: Path, time_ms: np.ndarray) -> dict[float, np.
         targets=TargetSet(protocols={}, targets=()),
         accuracy=Accuracy(ATOL),
     )
-    step = StepProtocol("step", 0.0, STEP_START_MS, STEP_STOP_MS, DURATION_MS)
-    protocols = {
-        amplitude: replace(step, name=f"step{i}", amplitude_nA=amplitude)
-        for i, amplitude in enumerate(AMPLITUDES_NA)
-    }
+    protocols = {}
+    for number, amplitude_nA in enumerate(amplitudes_nA):
+        step = StepProtocol(f"step{number}", amplitude_nA, STEP_START_MS, STEP_STOP_MS, DURATION_MS)
+        protocols[step.name] = model.protocol(step)
+        if noise is not None:
+            times_ms, current_nA = _noisy_step(noise, amplitude_nA)
+            (pulse,) = protocols[step.name].stimuli
+            protocols[step.name].stimuli = [
+                NrnCurrentPlayStimulus(times_ms, current_nA, location=pulse.location)
+            ]
     warm = WarmEvaluator(model.build_evaluator())
-    values = [KNOWN_PARAMETERS[name] for name in warm.parameter_names]
-    responses = warm.responses(values, {p.name: model.protocol(p) for p in protocols.values()})
-    found = {}
-    for amplitude, protocol in protocols.items():
-        response = responses[recording_name(protocol.name)]
-        found[amplitude] = np.interp(time_ms, response["time"], response["voltage"])
+    responses = warm.responses([KNOWN_PARAMETERS[name] for name in warm.parameter_names], protocols)
     warm.close()
-    return found
+    found = [responses[recording_name(name)] for name in protocols]
+    return [np.interp(time_ms, response["time"], response["voltage"]) for response in found]
+
+
+def _noisy_step(random: np.random.Generator, amplitude_nA: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return times (ms) and current (nA) of a step with jumps at its ends and noise on top."""
+    inside_ms = np.arange(STEP_START_MS, STEP_STOP_MS + 1e-9, STEP_NOISE_EVERY_MS)
+    noise = 1.0 + STEP_NOISE * _ornstein_uhlenbeck(random, inside_ms, STEP_NOISE_MS)
+    times_ms = np.concatenate([[0.0, STEP_START_MS], inside_ms, [STEP_STOP_MS, DURATION_MS]])
+    return times_ms, amplitude_nA * np.pad(noise, 2)

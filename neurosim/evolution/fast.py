@@ -15,6 +15,7 @@ from neurosim.evolution.strategy import Strategy
 from neurosim.evolution.variation import uniform_genes, vary
 from neurosim.evolution.warm_start import fill_missing
 
+SHORT = 3000  # a budget below this cannot afford a long search and wide generations
 _BASIN = 60  # the best so many models stand for the basin that CMA-ES starts in
 _OTHER_BASIN = 0.1  # root mean square distance per axis from which on a model lies in another basin
 
@@ -31,10 +32,11 @@ class FastConfig:
         Individuals per generation of the search; by default 4 per parameter, from 16 to 64.
     initial : int
         Individuals of its first generation, at most an eighth of the budget.
-    switch_fraction : float
-        Share of the budget after which CMA-ES takes over.
+    switch_fraction : float, optional
+        Share of the budget after which CMA-ES takes over; by default 0.3, and 0.2 of a budget below 3000.
     polish_population : int, optional
-        Individuals per generation of CMA-ES; by default 2 per parameter, from 16 to 32.
+        Individuals per generation of CMA-ES; by default 2 per parameter, from 16 to 32, and from 8 to
+        16 with a budget below 3000.
     polish_sigma : float
         First standard deviation of CMA-ES in units of the axes.
     warm_share : float
@@ -44,7 +46,7 @@ class FastConfig:
     evaluations: int = 6000
     offspring: int | None = None
     initial: int = 256
-    switch_fraction: float = 0.3
+    switch_fraction: float | None = None
     polish_population: int | None = None
     polish_sigma: float = 0.1
     warm_share: float = 0.75
@@ -57,11 +59,18 @@ class FastConfig:
                 f"{self.evaluations} evaluations, offspring {self.offspring}, initial {self.initial} and "
                 f"polish_population {self.polish_population}."
             )
-        if not (0 < self.switch_fraction <= 1 and 0 < self.polish_sigma < 1 and 0 <= self.warm_share <= 1):
+        if not (0 < self.switch <= 1 and 0 < self.polish_sigma < 1 and 0 <= self.warm_share <= 1):
             raise InputError(
                 "evolution: expected switch_fraction, polish_sigma and warm_share between 0 and 1, found "
-                f"{self.switch_fraction:g}, {self.polish_sigma:g} and {self.warm_share:g}."
+                f"{self.switch:g}, {self.polish_sigma:g} and {self.warm_share:g}."
             )
+
+    @property
+    def switch(self) -> float:
+        """Share of the budget after which CMA-ES takes over."""
+        if self.switch_fraction is not None:
+            return self.switch_fraction
+        return 0.2 if self.evaluations < SHORT else 0.3
 
     @property
     def planned_evaluations(self) -> int:
@@ -90,7 +99,8 @@ class FastStrategy(Strategy):
         self._warm_start = warm_start
         self._random = random.Random(seed)
         self._offspring = config.offspring or min(64, max(16, 4 * len(space)))
-        self._population = config.polish_population or min(32, max(16, 2 * len(space)))
+        least, most = (8, 16) if config.evaluations < SHORT else (16, 32)
+        self._population = config.polish_population or min(most, max(least, 2 * len(space)))
         self._initial = max(self._offspring, min(config.initial, config.evaluations // 8))
         if self._initial > config.evaluations:
             raise InputError(
@@ -135,7 +145,7 @@ class FastStrategy(Strategy):
         unit = self.space.to_unit(parameters)
         if self._polish is None:
             self._select(unit, scores)
-            if self.evaluations + self._offspring > self.config.switch_fraction * self.config.evaluations:
+            if self.evaluations + self._offspring > self.config.switch * self.config.evaluations:
                 self._basins_left = self.space.to_unit(self.candidates(self.archive.size))
                 self._begin_polish(self._basins_left[0])
             return

@@ -7,24 +7,23 @@ import math
 import numpy as np
 
 COST_CAP = 20.0
-_LEAK = 1e-3
 _NARROWEST = 0.05  # an axis starts with at least this share of the mean spread
 _CONVERGED_WIDTH = 1e-3  # of an axis: no objective notices less
 _STALLED_GAIN = 0.01  # relative gain below which a run has stalled
 
 
 def bounded_cost(scores: np.ndarray) -> np.ndarray:
-    """Sum over the objectives (n, M) of min(z, 20): one hopeless objective must not drown the others.
+    """Sum of the objectives (n, M), each growing only with its logarithm above 20.
 
-    A thousandth of what lies above 20 still counts, so that models with the same hopeless objectives are told
-    apart.
+    One hopeless objective must not drown the others, and far from any good model, where all are hopeless, the
+    way down must still be seen.
 
     Returns
     -------
     ndarray, shape (n,)
     """
-    capped = np.minimum(scores, COST_CAP)
-    return (capped + _LEAK * (scores - capped)).sum(axis=1)
+    above = np.maximum(scores / COST_CAP, 1.0)
+    return (np.minimum(scores, COST_CAP) + COST_CAP * np.log(above)).sum(axis=1)
 
 
 class Polish:

@@ -155,7 +155,7 @@ def test_small_budgets_are_spent_sensibly(space, budget):
 
 
 def test_ask_and_tell_keep_to_their_contract(space):
-    strategy = make_strategy(FastConfig(evaluations=400, offspring=32), space, 1)
+    strategy = make_strategy(FastConfig(evaluations=400, offspring=32, switch_fraction=0.5), space, 1)
     with pytest.raises(RuntimeError, match="without ask"):
         strategy.tell(np.zeros((1, 10)), np.zeros((1, 3)))
     first = strategy.ask()

@@ -51,6 +51,31 @@ def test_the_known_cell_fits_its_own_recordings():
     assert np.mean(scores) < 1.0
 
 
+def search(problem, evaluations: int, seed: int) -> dict[str, float]:
+    """Best parameters of a search in this process."""
+    from neurosim.evolution import FastConfig, ParameterSpace, make_strategy
+    from neurosim.warm import WarmEvaluator
+
+    warm = WarmEvaluator(problem.model.build_evaluator())
+    warm.build()
+    space = ParameterSpace.from_bounds(problem.names, np.array(problem.lower), np.array(problem.upper))
+    strategy = make_strategy(FastConfig(evaluations), space, seed)
+    while not strategy.finished:
+        parameters = strategy.ask()
+        strategy.tell(parameters, np.array([warm.evaluate(values) for values in parameters]))
+    return dict(zip(problem.names, strategy.candidates(1)[0].tolist(), strict=True))
+
+
+@pytest.mark.slow
+def test_the_passive_parameters_are_recovered():
+    from neurosim.demo_cell import KNOWN_PARAMETERS
+
+    found = in_fresh_process(search, small_problem(0), 384, 1)
+    assert set(found) == {"cm.all", "g_pas.all", "e_pas.all"}
+    for name, value in found.items():
+        assert value == pytest.approx(KNOWN_PARAMETERS[name], rel=0.1), name
+
+
 def test_decay_is_more_accurate_than_at_neurons_default():
     problem = small_problem(0)
     sets = near_known(problem)
