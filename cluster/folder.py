@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shutil
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -39,6 +40,9 @@ class Folder(Protocol):
 
     def sweep(self) -> None:
         """Remove what writers that were killed left behind."""
+
+    def free_bytes(self) -> int | None:
+        """Room on the disk with what is in the folder already; None where nobody can tell."""
 
 
 def open_folder(root: str | Path) -> Folder:
@@ -125,6 +129,11 @@ class LocalFolder:
             if _TEMPORARY.match(path.name):
                 path.unlink(missing_ok=True)
 
+    def free_bytes(self) -> int | None:
+        there = next(place for place in (self.path, *self.path.parents) if place.exists())
+        held = sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file())
+        return shutil.disk_usage(there).free + held
+
     def _make_folders(self, path: Path) -> None:
         if path.is_dir():
             return
@@ -175,6 +184,9 @@ class RemoteFolder:
 
     def sweep(self) -> None:
         """Nothing to do: an object that was not put whole does not appear."""
+
+    def free_bytes(self) -> int | None:
+        return None
 
 
 def _sync_folder(path: Path) -> None:

@@ -54,6 +54,10 @@ class RunStore:
     def root(self) -> str:
         return self._folder.root
 
+    def free_bytes(self) -> int | None:
+        """Return how large this run may grow on its disk, what it holds already included; None if unknown."""
+        return self._folder.free_bytes()
+
     @contextmanager
     def locked(self) -> Iterator[RunStore]:
         """Be the only driver of this run; leftovers of one that was killed are cleared away.

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+from jobs.disk import stage_bytes
 from jobs.errors import UsageError
 from jobs.progress import duration
 from jobs.spec import FitSpec, load_job
@@ -17,9 +18,6 @@ from jobs.subjects import Problem, StagePlan, Subject
 SAMPLES = 7
 SAMPLE_LIMIT_S = 40.0
 MEASURED_CELLS = 3
-BYTES_PER_FILE = 6_000  # Parquet's footer grows with the columns; random numbers do not compress
-BYTES_PER_NUMBER = 8.0
-SMALL_GENERATION = 32  # of strategy fast, which chooses its own sizes
 
 
 @dataclass(frozen=True)
@@ -92,8 +90,6 @@ def stage_costs(spec: FitSpec, subjects: Sequence[Subject]) -> list[StageCost]:
                 seconds = _seconds_each(problem, stage, spec.max_steps)
                 measured.setdefault(stage.name, []).append(seconds)
             known = measured.get(stage.name)
-            generations = stage.planned_evaluations / (stage.search.offspring or SMALL_GENERATION)
-            numbers = len(problem.names) + len(problem.objectives) + 2
             costs.append(
                 StageCost(
                     cell=subject.id,
@@ -104,8 +100,7 @@ def stage_costs(spec: FitSpec, subjects: Sequence[Subject]) -> list[StageCost]:
                     objectives=len(problem.objectives),
                     protocols=_protocols(problem),
                     seconds_each=median(known) if known else None,
-                    disk_bytes=stage.planned_evaluations * numbers * BYTES_PER_NUMBER
-                    + generations * BYTES_PER_FILE,
+                    disk_bytes=stage_bytes(problem, stage),
                 )
             )
     return costs

@@ -47,12 +47,14 @@ def _run(
     from cluster.pool import Pool
     from cluster.session import connect
     from cluster.store import RunStore
+    from jobs.disk import check_room
     from jobs.fit import run_fit
     from jobs.progress import Progress
     from jobs.provenance import open_run
 
     started = time.monotonic()
     store = RunStore(out)
+    check_room(subjects, store)
     with store.locked():
         resumed = open_run(spec, inputs, folder, store)
         progress = Progress(spec.name, resumed)

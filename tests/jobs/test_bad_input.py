@@ -86,6 +86,12 @@ def test_unknown_stimuli_list_what_the_file_holds(job):
     assert "Long Square" in told
 
 
+def test_a_run_that_its_disk_cannot_hold_is_refused(job):
+    told = refusal(job, evolution={"evaluations": {"active": 10**12}})
+    assert "the run needs about" in told
+    assert "--out" in told
+
+
 def test_an_empty_recording_is_refused(job):
     (job.parent / "cell.nwb").write_bytes(b"")
     assert "cell.nwb" in refusal(job)

@@ -1,0 +1,44 @@
+"""How much a fit will store, and whether there is room for it."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from jobs.errors import UsageError
+from jobs.subjects import Problem, StagePlan, Subject
+
+if TYPE_CHECKING:
+    from cluster.store import RunStore
+
+BYTES_PER_FILE = 6_000  # Parquet's footer grows with the columns; random numbers do not compress
+BYTES_PER_NUMBER = 8.0
+SMALL_GENERATION = 32  # of strategy fast, which chooses its own sizes
+ALWAYS_BYTES = 10e6  # the job, the models, the report
+
+
+def stage_bytes(problem: Problem, stage: StagePlan) -> float:
+    """Return about how many bytes a stage's generations take, all seeds together."""
+    generations = stage.planned_evaluations / (stage.search.offspring or SMALL_GENERATION)
+    numbers = len(problem.names) + len(problem.objectives) + 2
+    return stage.planned_evaluations * numbers * BYTES_PER_NUMBER + generations * BYTES_PER_FILE
+
+
+def check_room(subjects: Sequence[Subject], store: "RunStore") -> None:
+    """Refuse a run that its disk cannot hold; what is stored of it already counts as room.
+
+    Raises
+    ------
+    UsageError
+    """
+    free = store.free_bytes()
+    if free is None:
+        return
+    needed = ALWAYS_BYTES + sum(
+        stage_bytes(subject.problem(number, None), stage)
+        for subject in subjects
+        for number, stage in enumerate(subject.stages)
+    )
+    if free < needed:
+        raise UsageError(
+            f"{store.root}: the run needs about {needed / 1e6:.0f} MB and its disk has {free / 1e6:.0f} MB "
+            "left. Make room, or give a folder on another disk with --out."
+        )
