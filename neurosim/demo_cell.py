@@ -131,12 +131,9 @@ def simulate_demo_cell(
     morphology: Path,
     amplitudes_nA: Sequence[float] | np.ndarray,
     time_ms: np.ndarray,
-    noise: np.random.Generator | None,
+    noise: np.random.Generator,
 ) -> list[np.ndarray]:
-    """Return the somatic voltage (mV) at `time_ms` of the cell as it is known, for each step.
-
-    `noise` draws the fluctuation of each step; None is a step without.
-    """
+    """Return the somatic voltage (mV) at `time_ms` of the cell as it is known, for each (noisy) step."""
     from bluepyopt.ephys.stimuli import NrnCurrentPlayStimulus
 
     from neurosim.cell import CellParameter, Conditions
@@ -166,12 +163,9 @@ def simulate_demo_cell(
     for number, amplitude_nA in enumerate(amplitudes_nA):
         step = StepProtocol(f"step{number}", amplitude_nA, STEP_START_MS, STEP_STOP_MS, DURATION_MS)
         protocols[step.name] = model.protocol(step)
-        if noise is not None:
-            times_ms, current_nA = _noisy_step(noise, amplitude_nA)
-            (pulse,) = protocols[step.name].stimuli
-            protocols[step.name].stimuli = [
-                NrnCurrentPlayStimulus(times_ms, current_nA, location=pulse.location)
-            ]
+        times_ms, current_nA = _noisy_step(noise, amplitude_nA)
+        (pulse,) = protocols[step.name].stimuli
+        protocols[step.name].stimuli = [NrnCurrentPlayStimulus(times_ms, current_nA, location=pulse.location)]
     warm = WarmEvaluator(model.build_evaluator())
     responses = warm.responses([KNOWN_PARAMETERS[name] for name in warm.parameter_names], protocols)
     warm.close()
