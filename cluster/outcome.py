@@ -126,7 +126,7 @@ class Task:
     deadline_s : float
         Wall-clock limit. An evaluation over it is stopped, whatever it is doing, and is a ``timeout``.
     expected_s : float, optional
-        A guess of its duration; the longest are started first. By default the median of this engine's.
+        A guess of its duration; the longest are started first, then those without, in the order they came.
     """
 
     id: Hashable

@@ -1,4 +1,4 @@
-"""Which task goes next: longest expected first, in batches of about a second and a half."""
+"""Which task goes next: longest guess first, then as they came, in batches of about a second and a half."""
 
 from __future__ import annotations
 
@@ -54,7 +54,8 @@ class WorkQueue:
             self._lost.append(work)
             return
         waiting = self._waiting.setdefault(work.task.engine.key, [])
-        heapq.heappush(waiting, (-self.expected_s(work.task), next(self._order), work))
+        # Without guesses, first come first served: a moving median must not let one seed overtake another.
+        heapq.heappush(waiting, (-(work.task.expected_s or 0.0), next(self._order), work))
 
     def record(self, engine: str, seconds: float) -> None:
         """Learn from an evaluation how long this engine's take."""

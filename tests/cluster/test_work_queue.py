@@ -28,6 +28,16 @@ def test_equal_tasks_in_the_order_they_came():
     assert [take(queue) for _ in range(3)] == [[0], [1], [2]]
 
 
+def test_no_submitter_overtakes_another_because_the_median_has_moved():
+    queue = WorkQueue()
+    queue.record("a", 1.0)
+    fill(queue, [None, None])
+    for _ in range(3):
+        queue.record("a", 2.0)
+    fill(queue, [None, None], first=2)
+    assert [take(queue)[0] for _ in range(4)] == [0, 1, 2, 3]
+
+
 def test_batches_by_time_from_the_running_median():
     queue = WorkQueue()
     for seconds in (0.125, 0.125, 30.0):
