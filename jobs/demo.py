@@ -25,7 +25,7 @@ recipe: demo
 evolution:
   strategy: fast
   seeds: [1, 2]
-  evaluations: {passive: 384, ih: 576, active: 1050}
+  evaluations: {passive: 384, ih: 576, active: 900}
 deadline_s: 20
 """
 
