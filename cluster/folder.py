@@ -41,7 +41,7 @@ class Folder(Protocol):
     def sweep(self) -> None:
         """Remove what writers that were killed left behind."""
 
-    def free_bytes(self) -> int | None:
+    def room_bytes(self) -> int | None:
         """Room on the disk with what is in the folder already; None where nobody can tell."""
 
 
@@ -129,7 +129,7 @@ class LocalFolder:
             if _TEMPORARY.match(path.name):
                 path.unlink(missing_ok=True)
 
-    def free_bytes(self) -> int | None:
+    def room_bytes(self) -> int | None:
         there = next(place for place in (self.path, *self.path.parents) if place.exists())
         held = sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file())
         return shutil.disk_usage(there).free + held
@@ -185,7 +185,7 @@ class RemoteFolder:
     def sweep(self) -> None:
         """Nothing to do: an object that was not put whole does not appear."""
 
-    def free_bytes(self) -> int | None:
+    def room_bytes(self) -> int | None:
         return None
 
 

@@ -54,9 +54,9 @@ class RunStore:
     def root(self) -> str:
         return self._folder.root
 
-    def free_bytes(self) -> int | None:
+    def room_bytes(self) -> int | None:
         """Return how large this run may grow on its disk, what it holds already included; None if unknown."""
-        return self._folder.free_bytes()
+        return self._folder.room_bytes()
 
     @contextmanager
     def locked(self) -> Iterator[RunStore]:

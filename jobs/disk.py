@@ -29,16 +29,16 @@ def check_room(subjects: Sequence[Subject], store: "RunStore") -> None:
     ------
     UsageError
     """
-    free = store.free_bytes()
-    if free is None:
+    room = store.room_bytes()
+    if room is None:
         return
     needed = ALWAYS_BYTES + sum(
         stage_bytes(subject.problem(number, None), stage)
         for subject in subjects
         for number, stage in enumerate(subject.stages)
     )
-    if free < needed:
+    if room < needed:
         raise UsageError(
-            f"{store.root}: the run needs about {needed / 1e6:.0f} MB and its disk has {free / 1e6:.0f} MB "
+            f"{store.root}: the run needs about {needed / 1e6:.0f} MB and its disk has {room / 1e6:.0f} MB "
             "left. Make room, or give a folder on another disk with --out."
         )

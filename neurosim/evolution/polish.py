@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-COST_CAP = 20.0
+LINEAR_UP_TO = 20.0
 _NARROWEST = 0.05  # an axis starts with at least this share of the mean spread
 _CONVERGED_WIDTH = 1e-3  # of an axis: no objective notices less
 _STALLED_GAIN = 0.01  # relative gain below which a run has stalled
@@ -22,8 +22,8 @@ def bounded_cost(scores: np.ndarray) -> np.ndarray:
     -------
     ndarray, shape (n,)
     """
-    above = np.maximum(scores / COST_CAP, 1.0)
-    return (np.minimum(scores, COST_CAP) + COST_CAP * np.log(above)).sum(axis=1)
+    above = np.maximum(scores / LINEAR_UP_TO, 1.0)
+    return (np.minimum(scores, LINEAR_UP_TO) + LINEAR_UP_TO * np.log(above)).sum(axis=1)
 
 
 class Polish:
