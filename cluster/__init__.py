@@ -1,1 +1,24 @@
 """Ray, and nothing of biology: the pool that evaluates under deadlines, the session, the result store."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["hall_of_fame", "published_runs"]
+
+
+def hall_of_fame(run: str, cell: str, seed: int | str = "pooled") -> pa.Table:
+    """A hall of fame of a run on this Ray cluster, by name; see `cluster.shared.hall_of_fame`."""
+    from cluster import shared
+
+    return shared.hall_of_fame(run, cell, seed)
+
+
+def published_runs() -> list[str]:
+    """The names of the runs whose halls of fame `hall_of_fame` finds; see `cluster.shared`."""
+    from cluster import shared
+
+    return shared.published_runs()

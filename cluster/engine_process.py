@@ -55,9 +55,9 @@ class EngineProcess:
     def __init__(self, factory: str, payload: bytes) -> None:
         ours, theirs = socket.socketpair()
         output, their_output = os.pipe()
-        environment = os.environ | {
-            name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-        }
+        environment = os.environ | dict.fromkeys(
+            ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "PYTHONUNBUFFERED"), "1"
+        )
         try:
             self._process = subprocess.Popen(
                 [sys.executable, "-c", _START, json.dumps(sys.path), str(theirs.fileno()), str(os.getpid())],
@@ -124,6 +124,12 @@ class EngineProcess:
                     yield None
                 return
             yield self._outcome(content)
+
+    def take_printed(self) -> str:
+        """Return the end of what the engine printed in this batch, each piece once."""
+        self._drain_output()
+        printed, self._output_tail = self._output_tail, b""
+        return printed.decode(errors="replace").strip()
 
     def kill(self) -> None:
         """End the zygote and whatever it has started; whoever waits for it gets `EngineDied`."""

@@ -10,6 +10,8 @@ import os
 import re
 import shutil
 import uuid
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -17,6 +19,8 @@ from cluster.errors import ClusterError
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
+
+REQUESTS_AT_ONCE = 16
 
 _TEMPORARY = re.compile(r"^\..+\.[0-9a-f]{8}\.tmp$")
 
@@ -37,6 +41,9 @@ class Folder(Protocol):
 
     def names(self, folder: str = "") -> list[str]:
         """All files at or below `folder`, sorted, unfinished ones left out."""
+
+    def remove(self, names: Sequence[str]) -> None:
+        """Remove files, in any order; those that are gone already are passed over."""
 
     def sweep(self) -> None:
         """Remove what writers that were killed left behind."""
@@ -124,6 +131,15 @@ class LocalFolder:
         found = (path for path in (self.path / folder).rglob("*") if path.is_file())
         return sorted(p.relative_to(self.path).as_posix() for p in found if not _TEMPORARY.match(p.name))
 
+    def remove(self, names: Sequence[str]) -> None:
+        try:
+            for name in names:
+                (self.path / name).unlink(missing_ok=True)
+            for folder in {(self.path / name).parent for name in names}:
+                _sync_folder(folder)
+        except OSError as error:
+            raise _not_removed(error.filename, error) from error
+
     def sweep(self) -> None:
         for path in self.path.rglob(".*.tmp"):
             if _TEMPORARY.match(path.name):
@@ -182,6 +198,18 @@ class RemoteFolder:
             raise ClusterError(f"Cannot list {self.root}/{folder}: {error}.") from error
         return sorted(info.path.removeprefix(self._path + "/") for info in found if info.is_file)
 
+    def remove(self, names: Sequence[str]) -> None:
+        with ThreadPoolExecutor(REQUESTS_AT_ONCE) as requests:
+            list(requests.map(self._remove, names))
+
+    def _remove(self, name: str) -> None:
+        try:
+            self._filesystem.delete_file(f"{self._path}/{name}")
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise _not_removed(f"{self.root}/{name}", error) from error
+
     def sweep(self) -> None:
         """Nothing to do: an object that was not put whole does not appear."""
 
@@ -204,4 +232,11 @@ def _not_written(path: str | Path, error: OSError) -> ClusterError:
     return ClusterError(
         f"Cannot write {path}: {error.strerror or error}. What was written before is whole. Make room, or"
         " make the folder writable, and give the same command again: it goes on from there."
+    )
+
+
+def _not_removed(path: str | Path, error: OSError) -> ClusterError:
+    return ClusterError(
+        f"Cannot remove {path}: {error.strerror or error}. Nothing is lost; make the folder writable and give"
+        " the same command again."
     )

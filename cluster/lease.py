@@ -42,6 +42,19 @@ def file_lock(path: Path, root: str) -> Iterator[None]:
         yield
 
 
+def lock_holder(path: Path) -> str:
+    """Who holds the lock on a file, in words; empty if nobody does."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return file.read().strip() or "unknown"
+    except OSError:
+        pass
+    return ""
+
+
 class Lease:
     """A small object that its holder rewrites every half minute; one left alone for long is free.
 
@@ -71,10 +84,8 @@ class Lease:
         RunFolderRefused
             If another driver has renewed it within the last two minutes.
         """
-        found = self._read()
-        age_s = time.time() - found.get("renewed", 0.0)
-        if age_s < max(STALE_AFTER_S, 4 * self._heartbeat_s) and not found.get("released"):
-            raise RunFolderRefused(_held(self._folder.root, found.get("holder", "")))
+        if holder := self.holder():
+            raise RunFolderRefused(_held(self._folder.root, holder))
         self._renew()
         thread = threading.Thread(target=self._beat, name="run-lease", daemon=True)
         thread.start()
@@ -85,6 +96,14 @@ class Lease:
             thread.join()
             if self.lost is None:
                 self._renew(released=True)
+
+    def holder(self) -> str:
+        """Who has renewed it within the last two minutes, in words; empty if nobody has."""
+        found = self._read()
+        age_s = time.time() - found.get("renewed", 0.0)
+        if age_s < max(STALE_AFTER_S, 4 * self._heartbeat_s) and not found.get("released"):
+            return found.get("holder", "unknown")
+        return ""
 
     def check(self) -> None:
         """Raise `ClusterError` when another driver has taken the run over."""

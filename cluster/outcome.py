@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Hashable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 Status = Literal["ok", "timeout", "crash", "error", "lost"]
@@ -127,6 +127,15 @@ class Task:
         Wall-clock limit. An evaluation over it is stopped, whatever it is doing, and is a ``timeout``.
     expected_s : float, optional
         A guess of its duration; the longest are started first, then those without, in the order they came.
+    share : str
+        Tasks of different shares get hosts' time in proportion to their weights, whatever their number.
+    weight : float
+        Of the share, above 0.
+    rank : int
+        Within a share, tasks of lower ranks go first.
+    about : mapping
+        What a host's log says of it (cell, stage, seed, generation). Share one among the tasks of a
+        generation: it then travels once a batch.
     """
 
     id: Hashable
@@ -134,3 +143,7 @@ class Task:
     individual: Any
     deadline_s: float
     expected_s: float | None = None
+    share: str = ""
+    weight: float = 1.0
+    rank: int = 0
+    about: Mapping[str, Any] = field(default_factory=dict)

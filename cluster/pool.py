@@ -3,34 +3,49 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import pickle
 import time
 from collections import Counter
 from collections.abc import Hashable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
 
+from cluster.crew import (
+    EXCHANGE_S,
+    Answer,
+    Crew,
+    DirectCrew,
+    Gone,
+    HostTerms,
+    Message,
+    Present,
+    RelayedCrew,
+)
 from cluster.errors import ClusterError
-from cluster.host import Host
+from cluster.log import AboutLogger
 from cluster.outcome import Outcome, Task
 from cluster.pool_statistics import PoolStatistics
-from cluster.work_queue import Work, WorkQueue
+from cluster.scheduler import Scheduler
+from cluster.work_queue import Work
 from cluster.workbench import Assignment, Report
 
+logger = AboutLogger(logging.getLogger(__name__), {})
+
 RETRIES = 2
-EXCHANGE_S = 1.0
 LEASE_S = 30.0
 BUILD_LIMIT_S = 900.0
 MEMORY_LIMIT_MB = 4096
 CENSUS_S = 5.0
+WATCH_S = 0.5
+"""How often the driver looks for silent hosts and starts new ones."""
 
-TOP_UP_BELOW_S = 0.5
-"""A host with less expected work than this gets its next batch while it still works."""
+HOSTS_PER_RELAY = 500
+"""Calling each host itself, a driver takes in about a thousand outcomes a second. More hosts than this are
+called by relays, processes of their own on the cluster."""
 
 HOSTS_THAT_MAY_FAIL = 5
 NODES_THAT_MAY_FAIL = 3
@@ -46,21 +61,18 @@ class _Engine:
     failure: str = ""
 
 
-@dataclass
+@dataclass(eq=False)
 class _HostRecord:
     """A host as the pool sees it."""
 
-    actor: Any
-    call: ray.ObjectRef | None
+    number: int
     called: float
+    answering: bool = True
     node: str = ""
     process: int = 0
     since: float = 0.0
     knows: set[str] = field(default_factory=set)
-    tasks: dict[int, Work] = field(default_factory=dict)
-    engine: str | None = None
-    alone: bool = False
-    stuck: bool = False
+    forgets: list[str] = field(default_factory=list)
     busy_s: float = 0.0
     progress: float = 0.0
 
@@ -86,6 +98,16 @@ class Pool:
         How long an engine may take to be built on a host.
     lease_s : float
         A host that has not answered for so long is replaced.
+    run : str
+        What the hosts' logs call the run.
+    hosts_per_relay : int
+        A pool of more hosts has them called by relays.
+
+    Attributes
+    ----------
+    spread : bool
+        Whether idle hosts build an engine as soon as that saves time at all. Set it to False while there is
+        other work that could be handed in for them (see `idle`).
     """
 
     def __init__(
@@ -95,17 +117,24 @@ class Pool:
         memory_limit_mb: int | None = MEMORY_LIMIT_MB,
         build_limit_s: float = BUILD_LIMIT_S,
         lease_s: float = LEASE_S,
+        run: str = "",
+        hosts_per_relay: int = HOSTS_PER_RELAY,
     ) -> None:
         self._hosts_asked = hosts
-        self._memory_limit_mb = memory_limit_mb
         self._build_limit_s = build_limit_s
         self._lease_s = lease_s
-        self._queue = WorkQueue()
+        self._terms = HostTerms(memory_limit_mb, build_limit_s, run)
+        self._hosts_per_relay = hosts_per_relay
+        self._crew: Crew | None = None
+        self._scheduler: Scheduler[_HostRecord] = Scheduler()
         self._ids: set[Hashable] = set()
         self._numbers = itertools.count()
         self._batches = itertools.count()
         self._engines: dict[str, _Engine] = {}
-        self._hosts: list[_HostRecord] = []
+        self._hosts: dict[int, _HostRecord] = {}
+        self._host_numbers = itertools.count()
+        self._answered: dict[_HostRecord, None] = {}
+        self.spread = True
         self._done: list[tuple[Any, Outcome]] = []
         self._outcomes: Counter[str] = Counter()
         self._starts_failed = 0
@@ -114,8 +143,7 @@ class Pool:
         self._past_busy_s = 0.0
         self._past_available_s = 0.0
         self._wanted = hosts or 1
-        self._next_census = 0.0
-        self._actor_class: Any = ray.remote(num_cpus=1, max_restarts=0, scheduling_strategy="SPREAD")(Host)
+        self._next_census = self._next_watch = 0.0
 
     def __enter__(self) -> Pool:
         self._take_census()
@@ -134,6 +162,12 @@ class Pool:
         """How many hosts there are to be; some may not have come up yet."""
         return self._wanted
 
+    @property
+    def idle(self) -> int:
+        """How many hosts have nothing to do, and nothing waits that they should do."""
+        self._feed()
+        return self._scheduler.idle
+
     def submit(self, task: Task) -> None:
         """Hand in a task; its outcome comes out of `completed`.
 
@@ -150,6 +184,21 @@ class Pool:
             self._engines[key] = _Engine(task.engine.factory, payload)
         self._ids.add(task.id)
         self._wait(Work(next(self._numbers), task))
+
+    def withdraw(self, engine: str) -> int:
+        """Drop the tasks of an engine, by its key, that no host has; return how many (without an outcome)."""
+        works = self._scheduler.queue.remove_engine(engine)
+        self._ids.difference_update(work.task.id for work in works)
+        return len(works)
+
+    def forget(self, engine: str) -> None:
+        """Let go of an engine, by its key, whose tasks are all done; hosts give its memory back."""
+        if self._engines.pop(engine, None) is not None:
+            self._scheduler.forget(engine)
+            for host in self._hosts.values():
+                if engine in host.knows:
+                    host.knows.discard(engine)
+                    host.forgets.append(engine)
 
     def completed(self, timeout_s: float) -> list[tuple[Any, Outcome]]:
         """Return the tasks that are finished, as (task id, outcome), each once.
@@ -174,11 +223,11 @@ class Pool:
     def statistics(self) -> PoolStatistics:
         """What the pool has done so far."""
         now = time.monotonic()
-        ready = [host for host in self._hosts if host.ready]
+        ready = [host for host in self._hosts.values() if host.ready]
         return PoolStatistics(
             hosts=len(ready),
-            waiting=len(self._queue),
-            running=sum(len(host.tasks) for host in ready),
+            waiting=self._scheduler.waiting,
+            running=self._scheduler.running,
             outcomes=dict(self._outcomes),
             hosts_lost=self._hosts_lost,
             retried=self._retried,
@@ -189,58 +238,59 @@ class Pool:
 
     def close(self) -> None:
         """End all hosts, and with them whatever they are at."""
-        while self._hosts:
-            self._end_host(self._hosts[-1])
+        for host in list(self._hosts.values()):
+            self._end_host(host)
 
     def _listen(self, timeout_s: float) -> None:
         """Wait for a host to answer, and take in what has arrived."""
-        calls = {host.call: host for host in self._hosts if host.call is not None}
-        if not calls:  # only engines that none of the present hosts can build
+        if not any(host.answering for host in self._hosts.values()):  # no engine that a host could build
             time.sleep(min(timeout_s, 0.1))
             return
-        ready, _ = ray.wait(list(calls), timeout=min(timeout_s, EXCHANGE_S), fetch_local=False)
-        if ready and len(calls) > 1:
-            ready, _ = ray.wait(list(calls), num_returns=len(calls), timeout=0, fetch_local=False)
-        for call in ready:
-            host = calls[call]
-            host.call = None
-            try:
-                answer = ray.get(call)
-            except RayError as error:
-                self._lose_host(host, error)
-                continue
-            if host.ready:
-                self._take_report(host, answer)
-            else:
-                self._welcome(host, *answer)
+        for number, answer in self._talk.answers(min(timeout_s, EXCHANGE_S)):
+            self._hosts[number].answering = False
+            self._take_answer(self._hosts[number], answer)
 
-    def _welcome(self, host: _HostRecord, node: str, process: int) -> None:
-        host.node, host.process = node, process
+    def _take_answer(self, host: _HostRecord, answer: Answer) -> None:
+        if isinstance(answer, Gone):
+            self._lose_host(host, answer.reason)
+        elif isinstance(answer, Present):
+            self._welcome(host, answer)
+        else:
+            self._take_report(host, answer)
+
+    def _welcome(self, host: _HostRecord, present: Present) -> None:
+        host.node, host.process = present.node, present.process
         host.since = host.progress = time.monotonic()
         self._starts_failed = 0
+        self._scheduler.join(host, host.node)
 
     def _take_report(self, host: _HostRecord, report: Report) -> None:
         now = time.monotonic()
-        if report.outcomes or not host.tasks:
+        if report.outcomes or not self._scheduler.busy(host):
             host.progress = now
-        host.stuck = report.stuck
         host.busy_s = report.busy_s
         for number, outcome in report.outcomes:
-            work = host.tasks.pop(number)
             if outcome.status == "lost":
-                self._try_again(work, outcome)
+                self._try_again(self._scheduler.give_back(host, number), outcome)
             else:
-                self._queue.record(work.task.engine.key, outcome.seconds)
-                self._finish(work, outcome)
+                self._finish(self._scheduler.done(host, number, outcome.seconds), outcome)
         for number in report.returned:
-            self._wait(host.tasks.pop(number))
+            self._wait(self._scheduler.give_back(host, number))
+        for key, seconds in report.built.items():
+            self._scheduler.queue.record_build(key, seconds)
         for key, reason in report.unbuilt.items():
-            self._engines[key].unbuilt_on.setdefault(host.node, reason)
-        self._give_up_engines()
+            if key in self._engines:
+                self._engines[key].unbuilt_on.setdefault(host.node, reason)
+                self._scheduler.bar(key, host.node)
+        if report.unbuilt:
+            self._give_up_engines()
+        self._scheduler.set_stuck(host, report.stuck)
+        if self._scheduler.busy(host):
+            self._answered[host] = None
 
     def _give_up_engines(self) -> None:
         """End the tasks of engines that cannot be built on any node, or not on several."""
-        nodes = {host.node for host in self._hosts if host.ready}
+        nodes = {host.node for host in self._hosts.values() if host.ready}
         for key, engine in self._engines.items():
             failed_on = set(engine.unbuilt_on)
             if (
@@ -251,7 +301,7 @@ class Pool:
                 engine.failure = (
                     f"the engine {key} could not be built: {next(iter(engine.unbuilt_on.values()))}"
                 )
-                for work in self._queue.remove_engine(key):
+                for work in self._scheduler.queue.remove_engine(key):
                     self._wait(work)
 
     def _wait(self, work: Work) -> None:
@@ -259,42 +309,21 @@ class Pool:
         if failure := self._engines[work.task.engine.key].failure:
             self._finish(work, Outcome("error", failure))
         else:
-            self._queue.add(work)
+            self._scheduler.submit(work)
 
     def _feed(self) -> None:
-        """Give the hosts that answer what they should do next."""
-        free = [host for host in self._hosts if host.ready and host.call is None]
-        loads = {id(host): self._load_s(host) for host in free}
-        at = Counter(host.engine for host in self._hosts if host.tasks and host.engine is not None)
-        for host in sorted(free, key=lambda host: loads[id(host)]):
-            batch = [] if host.stuck else self._choose(host, loads[id(host)], at)
-            if batch or host.tasks:
-                self._send(host, batch)
-
-    def _load_s(self, host: _HostRecord) -> float:
-        return sum(self._queue.expected_s(work.task) for work in host.tasks.values())
-
-    def _choose(self, host: _HostRecord, load_s: float, at: Counter[str]) -> list[Work]:
-        barred = {key for key, engine in self._engines.items() if host.node in engine.unbuilt_on}
-        if not host.tasks:
-            host.alone = False
-            if (work := self._queue.take_lost(barred)) is not None:
-                host.alone = True  # if it is what brings hosts down, it takes nothing else with it
-                return [work]
-        elif self._queue.has_lost(barred):
-            return []  # let it run dry: a task that was lost waits for a host to itself
-        if host.alone or load_s >= TOP_UP_BELOW_S:
-            return []
-        return self._queue.take(host.engine, barred, at, self._wanted)
+        """Give the hosts that answer what they should do next, the idle ones first."""
+        for host, batch in self._scheduler.feed(self.spread):
+            host.progress = time.monotonic()
+            self._send(host, batch)
+        for host in sorted(self._answered, key=self._scheduler.load_s):
+            self._send(host, self._scheduler.next_batch(host, self.spread))
+        self._answered.clear()
 
     def _send(self, host: _HostRecord, batch: list[Work]) -> None:
-        now = time.monotonic()
-        if not host.tasks:
-            host.progress = now
         assignments, recipes, number = [], {}, next(self._batches)
         for work in batch:
-            host.tasks[work.number] = work
-            host.engine = key = work.task.engine.key
+            key = work.task.engine.key
             if key not in host.knows:
                 host.knows.add(key)
                 recipes[key] = (self._engines[key].factory, self._engines[key].payload)
@@ -305,11 +334,13 @@ class Pool:
                     key,
                     work.task.individual,
                     work.task.deadline_s,
-                    self._queue.expected_s(work.task),
+                    self._scheduler.queue.expected_s(work.task),
+                    work.task.about,
                 )
             )
-        host.called = now
-        host.call = host.actor.exchange.remote(assignments, recipes, EXCHANGE_S)
+        forgotten, host.forgets = host.forgets, []
+        host.called, host.answering = time.monotonic(), True
+        self._talk.tell(host.number, Message(assignments, recipes, forgotten))
 
     def _finish(self, work: Work, outcome: Outcome) -> None:
         self._ids.discard(work.task.id)
@@ -328,20 +359,39 @@ class Pool:
     def _keep_up(self) -> None:
         """Replace hosts that are gone or silent, and follow the cluster's size."""
         now = time.monotonic()
-        for host in list(self._hosts):
-            if host.ready and host.tasks and self._is_silent(host, now) and not _has_answered(host):
-                self._lose_host(host, TimeoutError(f"silent for {self._lease_s:g} s"))
+        if now < self._next_watch and len(self._hosts) >= self._wanted:
+            return
+        self._next_watch = now + WATCH_S
+        for host in list(self._hosts.values()):
+            if (
+                host.ready
+                and self._is_silent(host, now)
+                and not (host.answering and self._talk.may_have_answered(host.number))
+            ):
+                self._lose_host(host, f"silent for {self._lease_s:g} s")
         if now >= self._next_census:
             self._take_census()
         while len(self._hosts) < self._wanted:
-            actor = self._actor_class.remote(self._memory_limit_mb, self._build_limit_s)
-            self._hosts.append(_HostRecord(actor, actor.hello.remote(), now))
+            host = _HostRecord(next(self._host_numbers), now)
+            self._hosts[host.number] = host
+            self._talk.start(host.number)
+
+    @property
+    def _talk(self) -> Crew:
+        """Those who call the hosts: this process, or relays when the first hosts are many."""
+        if self._crew is None:
+            many = self._wanted > self._hosts_per_relay
+            self._crew = RelayedCrew(self._terms, self._hosts_per_relay) if many else DirectCrew(self._terms)
+        return self._crew
 
     def _is_silent(self, host: _HostRecord, now: float) -> bool:
         """Whether a host does not answer, or answers but has not brought anything in all this time."""
-        longest_s = max(work.task.deadline_s for work in host.tasks.values())
+        tasks = self._scheduler.tasks(host)
+        if not tasks:
+            return False
+        longest_s = max(task.deadline_s for task in tasks)
         return (
-            host.call is not None and now - host.called > EXCHANGE_S + self._lease_s
+            host.answering and now - host.called > EXCHANGE_S + self._lease_s
         ) or now - host.progress > longest_s + self._build_limit_s + self._lease_s
 
     def _take_census(self) -> None:
@@ -349,33 +399,30 @@ class Pool:
         if self._hosts_asked is None:
             self._wanted = max(1, int(ray.cluster_resources().get("CPU", 1)))
         surplus = len(self._hosts) - self._wanted
-        for host in [host for host in self._hosts if not host.ready][: max(surplus, 0)]:
+        for host in [host for host in self._hosts.values() if not host.ready][: max(surplus, 0)]:
             self._end_host(host)
         self._give_up_engines()
 
-    def _lose_host(self, host: _HostRecord, error: Exception) -> None:
+    def _lose_host(self, host: _HostRecord, reason: str) -> None:
         if not host.ready:
             self._starts_failed += 1
             if self._starts_failed >= HOSTS_THAT_MAY_FAIL:
                 raise ClusterError(
-                    f"Hosts of the pool cannot be started, {self._starts_failed} in a row:"
-                    f" {type(error).__name__}: {error} Every machine of the cluster should have the same"
-                    " Python and the same neurofleet as this one."
-                ) from error
+                    f"Hosts of the pool cannot be started, {self._starts_failed} in a row: {reason} Every"
+                    " machine of the cluster should have the same Python and the same neurofleet as this one."
+                )
         self._hosts_lost += 1
+        logger.info("a host was lost", node=host.node, cause=reason.partition("\n")[0])
+        works = self._scheduler.leave(host)
         self._end_host(host)
-        for work in host.tasks.values():
+        for work in works:
             self._try_again(work, Outcome("lost", "its host was lost"))
 
     def _end_host(self, host: _HostRecord) -> None:
-        self._hosts.remove(host)
+        del self._hosts[host.number]
+        self._answered.pop(host, None)
+        self._scheduler.leave(host)
         if host.ready:
             self._past_busy_s += host.busy_s
             self._past_available_s += time.monotonic() - host.since
-        with suppress(RayError):
-            ray.kill(host.actor)
-
-
-def _has_answered(host: _HostRecord) -> bool:
-    """Whether an answer is there that the driver, busy elsewhere, has not looked at."""
-    return host.call is not None and bool(ray.wait([host.call], timeout=0, fetch_local=False)[0])
+        self._talk.end(host.number)

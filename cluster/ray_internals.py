@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import Any
 
 logger = logging.getLogger(__name__)
@@ -40,6 +41,20 @@ def authentication() -> Iterator[None]:
         yield
     finally:
         _read_authentication()
+
+
+@contextmanager
+def own_token() -> Iterator[None]:
+    """Show our token, where there is one: Ray sends it only when it is told to by ``RAY_AUTH_MODE``."""
+    auth = {"RAY_AUTH_MODE": "token"} if "RAY_AUTH_MODE" not in os.environ and has_token() else {}
+    with environment(auth), authentication():
+        yield
+
+
+def has_token() -> bool:
+    """Whether there is a token where Ray looks for one."""
+    named = {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(os.environ)
+    return bool(named) or (Path.home() / ".ray" / "auth_token").exists()
 
 
 def _read_authentication() -> None:

@@ -26,6 +26,7 @@ _EVALUATION_FIELDS = [
     pa.field("seconds", pa.float64(), nullable=False),
     pa.field("total", pa.float64(), nullable=False),
 ]
+_ARRIVAL_FIELDS = [pa.field("asked", pa.int64()), pa.field("in_flight", pa.int32())]
 _HALL_OF_FAME_FIELDS = [
     pa.field("cell", pa.string(), nullable=False),
     pa.field("seed", pa.int64(), nullable=False),
@@ -40,6 +41,9 @@ _HALL_OF_FAME_FIELDS = [
 class Evaluations:
     """One generation of one stage and seed, as it is stored: row i is individual i.
 
+    A search without generations stores its evaluations in the order in which they arrived, a block of them
+    as one generation, and tells what led to this order with two more columns.
+
     Attributes
     ----------
     generation : int
@@ -50,6 +54,11 @@ class Evaluations:
     totals : ndarray, shape (n,)
     statuses, reasons : sequence of str, n each
     seconds : ndarray, shape (n,)
+    asked : ndarray of int, shape (n,), optional
+        The how manieth that the search asked for, counted from 0. None, like `in_flight`, and no column in
+        the table, for a search with generations.
+    in_flight : ndarray of int, shape (n,), optional
+        How many were asked for and not there when it arrived, itself among them.
     """
 
     generation: int
@@ -61,6 +70,8 @@ class Evaluations:
     statuses: Sequence[str]
     reasons: Sequence[str]
     seconds: np.ndarray
+    asked: np.ndarray | None = None
+    in_flight: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.totals)
@@ -76,7 +87,11 @@ class Evaluations:
             np.asarray(self.seconds, float),
             np.asarray(self.totals, float),
         ]
-        return _table("evaluations", _EVALUATION_FIELDS, columns, self)
+        fields = list(_EVALUATION_FIELDS)
+        if self.asked is not None and self.in_flight is not None:
+            fields += _ARRIVAL_FIELDS
+            columns += [np.asarray(self.asked, np.int64), np.asarray(self.in_flight, np.int32)]
+        return _table("evaluations", fields, columns, self)
 
     @classmethod
     def from_table(cls, table: pa.Table) -> Evaluations:
@@ -95,6 +110,7 @@ class Evaluations:
             statuses=table["status"].to_pylist(),
             reasons=table["reason"].to_pylist(),
             seconds=table["seconds"].to_numpy(),
+            **{f.name: table[f.name].to_numpy() for f in _ARRIVAL_FIELDS if f.name in table.column_names},
             **_wide_columns(table),
         )
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +20,7 @@ from cluster.errors import ClusterError, ClusterUnreachable
 from cluster.ray_internals import (
     authentication,
     environment,
+    own_token,
     raylet_messages_logged,
     this_machine_only,
 )
@@ -95,7 +98,11 @@ def connect(address: str | None = None, cpus: int | None = None) -> Iterator[Ses
                 )
             yield Session(connected_to, embedded=False)
             return
+        on_sigterm = signal.getsignal(signal.SIGTERM)
         with _embedded(cpus) if address is None else _attached(address) as session:
+            if callable(on_sigterm) and threading.current_thread() is threading.main_thread():
+                # Ray has put its own in its place, which ends the process on the spot.
+                signal.signal(signal.SIGTERM, on_sigterm)
             yield session
 
 
@@ -159,9 +166,7 @@ def _attached(address: str) -> Iterator[Session]:
             socket.create_connection((host, int(port)), CONNECT_TIMEOUT_S).close()
         except OSError as error:
             raise _unreachable(address, error) from error
-    has_token = {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(os.environ) or _default_token().exists()
-    auth = {} if "RAY_AUTH_MODE" in os.environ or not has_token else {"RAY_AUTH_MODE": "token"}
-    with environment(auth), authentication():
+    with own_token():
         try:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
@@ -190,10 +195,6 @@ def available_cpus() -> int:
     except (OSError, ValueError):
         return cores
     return cores if quota == "max" else max(1, min(cores, int(quota) // int(period)))
-
-
-def _default_token() -> Path:
-    return Path.home() / ".ray" / "auth_token"
 
 
 def _private_folder() -> Path:

@@ -1,7 +1,7 @@
 """What a run keeps, and where: one folder of Parquet, JSON and YAML that needs no neurofleet to read.
 
 ``OUT/job.yaml  provenance.json  events.jsonl``
-``OUT/evaluations/cell=ID/stage=NAME/seed=N/generation-00012.parquet``
+``OUT/evaluations/cell=ID/stage=NAME/seed=N/generation-00012.parquet``, merged once the cell is finished
 ``OUT/hall_of_fame/cell=ID/seed=N.parquet`` and ``pooled.parquet``
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,9 +18,18 @@ from typing import Any, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cluster.compaction import Compaction, compact
 from cluster.errors import ClusterError, RunFolderRefused
 from cluster.folder import LocalFolder, open_folder
-from cluster.lease import Lease, file_lock
+from cluster.generation_files import (
+    EVALUATIONS,
+    FitKey,
+    GenerationFiles,
+    checked,
+    evaluation_files,
+    read_tables,
+)
+from cluster.lease import Lease, file_lock, lock_holder
 from cluster.schemas import Evaluations, HallOfFameRows
 
 Rows = TypeVar("Rows", Evaluations, HallOfFameRows)
@@ -28,11 +37,10 @@ Rows = TypeVar("Rows", Evaluations, HallOfFameRows)
 MARKER = ".neurofleet-run"
 LEASE = "lease.json"
 EVENTS = "events.jsonl"
+HALLS_OF_FAME = "hall_of_fame"
 POOLED = "pooled"
 
-_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")
-_GENERATION = re.compile(r"^generation-(\d{5})\.parquet$")
-_PARTITION = re.compile(r"^evaluations/cell=([^/]+)/stage=([^/]+)/seed=(\d+)/generation-\d{5}\.parquet$")
+_HALL_OF_FAME_FILE = re.compile(rf"^{HALLS_OF_FAME}/cell=([^/]+)/(?:seed=(\d+)|{POOLED})\.parquet$")
 
 
 class RunStore:
@@ -57,6 +65,12 @@ class RunStore:
     def room_bytes(self) -> int | None:
         """Return how large this run may grow on its disk, what it holds already included; None if unknown."""
         return self._folder.room_bytes()
+
+    def holder(self) -> str:
+        """The driver that is at work on this run, in words; empty if there is none."""
+        if isinstance(self._folder, LocalFolder):
+            return lock_holder(self._folder.path / MARKER)
+        return Lease(self._folder, LEASE).holder()
 
     @contextmanager
     def locked(self) -> Iterator[RunStore]:
@@ -90,8 +104,7 @@ class RunStore:
 
         The same evaluations give the same bytes, so writing a generation again changes nothing.
         """
-        name = f"{_partition(cell, stage, seed)}/generation-{evaluations.generation:05d}.parquet"
-        self._write(name, _parquet(evaluations.to_table()))
+        self._write(FitKey(cell, stage, seed).part(evaluations.generation), _parquet(evaluations.to_table()))
 
     def read_generations(self, cell: str, stage: str, seed: int) -> list[Evaluations]:
         """All stored generations of one stage and seed, in order from generation 0.
@@ -101,33 +114,27 @@ class RunStore:
         ClusterError
             If one is missing before the last, or cannot be read.
         """
-        folder = _partition(cell, stage, seed)
-        found = {}
-        for name in self._folder.names(folder):
-            if match := _GENERATION.match(name.rpartition("/")[2]):
-                found[int(match[1])] = name
-        missing = sorted(set(range(max(found, default=-1) + 1)) - set(found))
-        if missing:
-            raise ClusterError(
-                f"{self.root}/{folder} holds generation {max(found)} but not {missing[0]}. Generations build"
-                " on each other: put the missing file back, or remove the later ones to have them computed"
-                " again."
-            )
-        generations = []
-        for number in sorted(found):
-            generation = self._read_rows(found[number], Evaluations)
-            if generation.generation != number:
-                raise ClusterError(
-                    f"{self.root}/{found[number]} holds generation {generation.generation}. A file was"
-                    " renamed or copied; put the right one back."
-                )
-            generations.append(generation)
-        return generations
+        key = FitKey(cell, stage, seed)
+        files = evaluation_files(self._folder.names(key.folder)).get(key, GenerationFiles())
+        files.check_whole(f"{self.root}/{key.folder}")
+        return [
+            self._from_table(name, Evaluations, table)
+            for held, name in files.to_read()
+            for table in read_tables(f"{self.root}/{name}", self._folder.read(name), held)
+        ]
 
-    def stored(self) -> list[tuple[str, str, int]]:
+    def stored(self) -> list[FitKey]:
         """Every (cell, stage, seed) that has evaluations."""
-        matches = (_PARTITION.match(name) for name in self._folder.names("evaluations"))
-        return sorted({(m[1], m[2], int(m[3])) for m in matches if m})
+        return sorted(evaluation_files(self._folder.names(EVALUATIONS)))
+
+    def compact(self, watch: Callable[[int, int], None] = lambda done, of: None) -> Compaction:
+        """Merge the generation files of cells that have their pooled hall of fame; see `cluster.compaction`.
+
+        The caller holds the run with `locked`. `watch` is told how many stages and seeds are done, and of
+        how many.
+        """
+        finished = [cell for cell, seed in self.halls_of_fame() if seed == POOLED]
+        return compact(self._folder, finished, self._check_lease, watch)
 
     def write_hall_of_fame(self, rows: HallOfFameRows, seed: int | str) -> None:
         """Store a cell's hall of fame: of one seed, or of all with seed ``"pooled"``."""
@@ -135,8 +142,27 @@ class RunStore:
 
     def read_hall_of_fame(self, cell: str, seed: int | str = POOLED) -> HallOfFameRows | None:
         """A cell's hall of fame, None when it has none yet."""
+        table = self.hall_of_fame_table(cell, seed)
+        return None if table is None else self._from_table(_hall_of_fame(cell, seed), HallOfFameRows, table)
+
+    def hall_of_fame_table(self, cell: str, seed: int | str = POOLED) -> pa.Table | None:
+        """The same as the table that is stored."""
         name = _hall_of_fame(cell, seed)
-        return self._read_rows(name, HallOfFameRows) if self._folder.read(name) is not None else None
+        content = self._folder.read(name)
+        if content is None:
+            return None
+        try:
+            return pq.read_table(pa.BufferReader(content))
+        except (pa.ArrowException, OSError) as error:
+            raise ClusterError(
+                f"Cannot read {self.root}/{name}: {error}. Put back a good copy, or remove it and run the job"
+                " again to have it computed again."
+            ) from error
+
+    def halls_of_fame(self) -> list[tuple[str, int | str]]:
+        """Every (cell, seed) that has a hall of fame; seed ``"pooled"`` once the cell is finished."""
+        matches = (_HALL_OF_FAME_FILE.match(name) for name in self._folder.names(HALLS_OF_FAME))
+        return [(m[1], int(m[2]) if m[2] else POOLED) for m in matches if m]
 
     def append_event(self, event: str, **fields: Any) -> None:
         """Add a line to events.jsonl: the time (UTC), the event's name, and whatever JSON can hold."""
@@ -167,17 +193,11 @@ class RunStore:
         if self._lease is not None:
             self._lease.check()
 
-    def _read_rows(self, name: str, rows: type[Rows]) -> Rows:
-        content = self._folder.read(name)
+    def _from_table(self, name: str, rows: type[Rows], table: pa.Table) -> Rows:
         try:
-            return rows.from_table(pq.read_table(pa.BufferReader(content)))
-        except ClusterError as error:
+            return rows.from_table(table)
+        except (ClusterError, KeyError) as error:
             raise ClusterError(f"{self.root}/{name}: {error}") from error
-        except (pa.ArrowException, OSError, KeyError) as error:
-            raise ClusterError(
-                f"Cannot read {self.root}/{name}: {error}. Put back a good copy, or remove it (and later"
-                " generations) to have it computed again."
-            ) from error
 
     def _refuse_other_content(self) -> None:
         if isinstance(self._folder, LocalFolder):
@@ -203,21 +223,8 @@ class RunStore:
             self._folder.write(EVENTS, content[: content.rfind(b"\n") + 1])
 
 
-def _partition(cell: str, stage: str, seed: int) -> str:
-    return f"evaluations/cell={_checked(cell)}/stage={_checked(stage)}/seed={int(seed)}"
-
-
 def _hall_of_fame(cell: str, seed: int | str) -> str:
-    return f"hall_of_fame/cell={_checked(cell)}/{POOLED if seed == POOLED else f'seed={int(seed)}'}.parquet"
-
-
-def _checked(name: str) -> str:
-    if not _NAME.match(name):
-        raise ClusterError(
-            f"{name!r} names a folder of results, so it should be letters, digits and ._+- only, and begin"
-            " with a letter or digit. Give the cell or stage another name."
-        )
-    return name
+    return f"{HALLS_OF_FAME}/cell={checked(cell)}/{POOLED if seed == POOLED else f'seed={int(seed)}'}.parquet"
 
 
 def _parquet(table: pa.Table) -> bytes:

@@ -1,4 +1,4 @@
-"""Which task goes next: longest guess first, then as they came, in batches of about a second and a half."""
+"""Which task goes next: fair between shares, on what a host holds warm, in batches of a second and a half."""
 
 from __future__ import annotations
 
@@ -6,15 +6,23 @@ import heapq
 import itertools
 import statistics
 from collections import deque
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from cluster.outcome import Task
 
 BATCH_S = 1.5
 LONGEST_BATCH = 64
 FIRST_GUESS_S = 1.0
+FIRST_BUILD_GUESS_S = 1.0
 _REMEMBERED = 64
+
+HELP_WORTH = 8.0
+"""A further host builds an engine when it will have work for this many times as long as the build takes."""
+
+BUILD_WORTH = 20.0
+"""A host works this many times as long as the build of an engine took before fairness may send it to another,
+so that at most one part in twenty of the hosts' time goes into builds."""
 
 
 @dataclass
@@ -28,46 +36,119 @@ class Work:
     task : Task
     losses : int
         How often a host that held it was lost.
+    charged_s : float
+        What its share was charged when a host took it.
     """
 
     number: int
     task: Task
     losses: int = 0
+    charged_s: float = 0.0
+
+
+@dataclass
+class _Share:
+    """Those whose tasks share the hosts with others by weight. `served` is seconds by weight."""
+
+    weight: float
+    served: float = 0.0
+    waiting: int = 0
+
+
+@dataclass
+class _Line:
+    """The tasks that wait for one engine; `guessed_s` is the time of those that came with a guess."""
+
+    share: _Share
+    rank: int
+    since: int
+    heap: list[tuple[float, int, Work]] = field(default_factory=list)
+    guessed_s: float = 0.0
+    unguessed: int = 0
+
+    def push(self, number: int, work: Work) -> None:
+        guess = work.task.expected_s
+        # Without guesses, first come first served: a moving median must not let one seed overtake another.
+        heapq.heappush(self.heap, (-(guess or 0.0), number, work))
+        self._count(guess, 1)
+
+    def pop(self) -> Work:
+        work = heapq.heappop(self.heap)[2]
+        self._count(work.task.expected_s, -1)
+        return work
+
+    def _count(self, guess: float | None, sign: int) -> None:
+        if guess is None:
+            self.unguessed += sign
+        else:
+            self.guessed_s += sign * guess
 
 
 class WorkQueue:
-    """The tasks that wait for a host, by engine."""
+    """The tasks that wait for a host, by engine.
+
+    Each task belongs to a share. While several shares have work, each gets hosts' time in proportion to its
+    weight; one that had none for a while does not catch up on it. Within a share, engines whose tasks have a
+    lower rank go first, so that the others only fill the gaps.
+    """
 
     def __init__(self) -> None:
-        self._waiting: dict[str, list[tuple[float, int, Work]]] = {}
+        self._lines: dict[str, _Line] = {}
+        self._shares: dict[str, _Share] = {}
         self._lost: deque[Work] = deque()
         self._seconds: dict[str, deque[float]] = {}
         self._medians: dict[str, float] = {}
+        self._builds: deque[float] = deque(maxlen=_REMEMBERED)
+        self._build_s: dict[str, float] = {}
         self._order = itertools.count()
+        self._served = 0.0
+        self._length = 0
 
     def __len__(self) -> int:
-        return len(self._lost) + sum(len(waiting) for waiting in self._waiting.values())
+        return len(self._lost) + self._length
 
     def add(self, work: Work) -> None:
         """Put a task in. One that was on a lost host is kept apart, to travel alone."""
         if work.losses:
             self._lost.append(work)
             return
-        waiting = self._waiting.setdefault(work.task.engine.key, [])
-        # Without guesses, first come first served: a moving median must not let one seed overtake another.
-        heapq.heappush(waiting, (-(work.task.expected_s or 0.0), next(self._order), work))
+        task, number = work.task, next(self._order)
+        share = self._shares.setdefault(task.share, _Share(task.weight))
+        share.weight = task.weight
+        if not share.waiting:
+            share.served = max(share.served, self._least_served())
+        share.waiting += 1
+        self._length += 1
+        self._lines.setdefault(task.engine.key, _Line(share, task.rank, number)).push(number, work)
 
-    def record(self, engine: str, seconds: float) -> None:
-        """Learn from an evaluation how long this engine's take."""
-        recent = self._seconds.setdefault(engine, deque(maxlen=_REMEMBERED))
+    def record(self, work: Work, seconds: float) -> None:
+        """Learn from an evaluation how long this engine's take, and settle what its share was charged."""
+        key = work.task.engine.key
+        recent = self._seconds.setdefault(key, deque(maxlen=_REMEMBERED))
         recent.append(seconds)
-        self._medians[engine] = statistics.median(recent)
+        self._medians[key] = statistics.median(recent)
+        self._charge(work, seconds - work.charged_s)
+
+    def record_build(self, engine: str, seconds: float) -> None:
+        """Learn how long a host needs to build an engine."""
+        self._builds.append(seconds)
+        self._build_s[engine] = seconds
+
+    def refund(self, work: Work) -> None:
+        """Take back what the share of a task was charged: no host has worked on it."""
+        self._charge(work, -work.charged_s)
 
     def expected_s(self, task: Task) -> float:
         """The submitter's guess, else the running median of the engine."""
         if task.expected_s is not None:
             return task.expected_s
         return self._medians.get(task.engine.key, FIRST_GUESS_S)
+
+    def build_s(self, engine: str) -> float:
+        """How long a host would need to build an engine: as it took last, else as others took."""
+        if engine in self._build_s:
+            return self._build_s[engine]
+        return statistics.median(self._builds) if self._builds else FIRST_BUILD_GUESS_S
 
     def has_lost(self, barred: Collection[str]) -> bool:
         """Whether `take_lost` would find something."""
@@ -81,42 +162,120 @@ class WorkQueue:
                 return work
         return None
 
-    def take(self, engine: str | None, barred: Collection[str], on: dict[str, int], hosts: int) -> list[Work]:
-        """The next batch for a host.
+    def in_turn(self, engines: Iterable[str]) -> list[str]:
+        """Those of some engines that have tasks, in the order in which it is their turn."""
+        return sorted((engine for engine in engines if engine in self._lines), key=self._due)
+
+    def has(self, engine: str) -> bool:
+        """Whether an engine has tasks."""
+        return engine in self._lines
+
+    def attracts(self, on: Mapping[str, int], spread: bool) -> bool:
+        """Whether there is an engine that a further host should build."""
+        return any(self._pays(engine, on, spread) for engine in self._lines)
+
+    def take(
+        self,
+        held: Sequence[str],
+        barred: Collection[str],
+        on: Mapping[str, int],
+        hosts: int,
+        spread: bool = True,
+    ) -> list[Work]:
+        """The next batch for a host; empty when there is none, or none that pays.
 
         Parameters
         ----------
-        engine : str or None
-            The one it has at work; it gets another only when there is nothing for this one.
+        held : sequence of str
+            The engines it holds built. It builds another one when these have no work, or when their shares
+            have had so much more than others that a build is worth it (`BUILD_WORTH`).
         barred : collection of str
             Engines that cannot be built there.
-        on : dict
-            Engine -> how many hosts are at it. The engine with most work for each of them comes first.
+        on : mapping
+            Engine -> how many hosts are at it.
         hosts : int
             How many hosts share what is left: the last batches are small, so that they finish together.
+        spread : bool
+            Whether an engine is built as soon as that saves time at all, or only for a longer stay.
         """
-        left_s = {
-            key: len(waiting) * self._medians.get(key, FIRST_GUESS_S)
-            for key, waiting in self._waiting.items()
-            if waiting and key not in barred
-        }
-        if not left_s:
+        engine = self._choose(held, barred, on, spread)
+        if engine is None:
             return []
-        if engine not in left_s:
-            engine = max(left_s, key=lambda key: left_s[key] / (1 + on.get(key, 0)))
-        batch_s = min(BATCH_S, left_s[engine] / (2 * max(hosts, 1)))
-        waiting, expected_s = self._waiting[engine], 0.0
+        line = self._lines[engine]
+        sharing = max(on.get(engine, 0), hosts // len(self._lines), 1)
+        batch_s = min(BATCH_S, self._left_s(engine) / (2 * sharing))
+        expected_s = 0.0
         batch: list[Work] = []
-        while waiting and len(batch) < LONGEST_BATCH:
-            work = waiting[0][2]
-            expected_s += self.expected_s(work.task)
+        while line.heap and len(batch) < LONGEST_BATCH:
+            work = line.heap[0][2]
+            this_s = self.expected_s(work.task)
+            expected_s += this_s
             if batch and expected_s > batch_s:
                 break
-            batch.append(heapq.heappop(waiting)[2])
+            batch.append(line.pop())
+            self._served = max(self._served, line.share.served)
+            self._charge(work, this_s)
+        line.share.waiting -= len(batch)
+        self._length -= len(batch)
+        if not line.heap:
+            del self._lines[engine]
         return batch
 
     def remove_engine(self, engine: str) -> list[Work]:
         """Take out all tasks of an engine."""
         lost = [work for work in self._lost if work.task.engine.key == engine]
         self._lost = deque(work for work in self._lost if work.task.engine.key != engine)
-        return lost + [work for _, _, work in self._waiting.pop(engine, [])]
+        line = self._lines.pop(engine, None)
+        if line is None:
+            return lost
+        line.share.waiting -= len(line.heap)
+        self._length -= len(line.heap)
+        return lost + [work for _, _, work in line.heap]
+
+    def forget(self, engine: str) -> None:
+        """Drop what was learnt of an engine that will not be asked for again."""
+        for known in (self._seconds, self._medians, self._build_s):
+            known.pop(engine, None)
+
+    def _due(self, engine: str) -> tuple[float, int, int]:
+        line = self._lines[engine]
+        return line.share.served, line.rank, line.since
+
+    def _choose(
+        self, held: Sequence[str], barred: Collection[str], on: Mapping[str, int], spread: bool
+    ) -> str | None:
+        """The engine that a host should work with."""
+        warm = next(iter(self.in_turn(key for key in held if key not in barred)), None)
+        if warm is not None:
+            share = self._lines[warm].share
+            ahead_s = (share.served - self._least_served()) * share.weight
+            if ahead_s <= BUILD_WORTH * self.build_s(warm) * max(on.get(warm, 0), 1):
+                return warm
+        paying = (
+            key
+            for key in self._lines
+            if key not in held and key not in barred and self._pays(key, on, spread)
+        )
+        cold = min(paying, key=self._due, default=None)
+        if warm is None or (cold is not None and self._due(cold) < self._due(warm)):
+            return cold
+        return warm
+
+    def _pays(self, engine: str, on: Mapping[str, int], spread: bool) -> bool:
+        """Whether those at an engine will be at it for long enough that a further host should build it."""
+        hosts = on.get(engine, 0)
+        if not hosts:
+            return True
+        return self._left_s(engine) / hosts > self.build_s(engine) * (1.0 if spread else HELP_WORTH)
+
+    def _left_s(self, engine: str) -> float:
+        line = self._lines[engine]
+        return line.guessed_s + line.unguessed * self._medians.get(engine, FIRST_GUESS_S)
+
+    def _least_served(self) -> float:
+        return min((share.served for share in self._shares.values() if share.waiting), default=self._served)
+
+    def _charge(self, work: Work, seconds: float) -> None:
+        share = self._shares[work.task.share]
+        share.served += seconds / share.weight
+        work.charged_s += seconds

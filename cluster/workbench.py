@@ -11,11 +11,12 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from cluster.engine_process import EngineDied, EngineNotBuilt, EngineProcess
+from cluster.host_log import HostLog
 from cluster.outcome import Outcome
 
 ENGINES_KEPT = 2
@@ -37,6 +38,7 @@ class Assignment:
     individual: Any
     deadline_s: float
     expected_s: float
+    about: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,8 @@ class Report:
         By task number, in the order they came.
     returned : list of int
         Tasks that were not started and should go elsewhere.
+    built : dict
+        Engine key -> how many seconds it took to build, since the last report.
     unbuilt : dict
         Engine key -> why it cannot be built here.
     busy_s : float
@@ -59,6 +63,7 @@ class Report:
 
     outcomes: list[tuple[int, Outcome]]
     returned: list[int]
+    built: dict[str, float]
     unbuilt: dict[str, str]
     busy_s: float
     stuck: bool
@@ -86,9 +91,11 @@ class Workbench:
     def __init__(self, memory_limit_mb: int | None, build_limit_s: float) -> None:
         self._memory_limit_mb = memory_limit_mb
         self._build_limit_s = build_limit_s
+        self._log = HostLog()
         self._changed = threading.Condition()
         self._recipes: dict[str, Callable[[], tuple[str, bytes]]] = {}
         self._engines: dict[str, EngineProcess] = {}
+        self._built: dict[str, float] = {}
         self._unbuilt: dict[str, str] = {}
         self._waiting: deque[Assignment] = deque()
         self._at_work: _Work | None = None
@@ -103,6 +110,13 @@ class Workbench:
         """Make an engine known. `recipe` is called when it is first needed: factory, pickled payload."""
         with self._changed:
             self._recipes.setdefault(key, recipe)
+
+    def forget_engine(self, key: str) -> None:
+        """Let an engine go that no task will ask for any more."""
+        with self._changed:
+            self._recipes.pop(key, None)
+            self._unbuilt.pop(key, None)
+        self._drop_engine(key)
 
     def exchange(self, assignments: Sequence[Assignment], wait_s: float) -> Report:
         """Take new tasks in, and hand out what there is.
@@ -125,8 +139,10 @@ class Workbench:
             if stuck:
                 self._returned += [assignment.number for assignment in self._waiting]
                 self._waiting.clear()
-            report = Report(self._outcomes, self._returned, dict(self._unbuilt), self._busy_s, stuck)
-            self._outcomes, self._returned = [], []
+            report = Report(
+                self._outcomes, self._returned, self._built, dict(self._unbuilt), self._busy_s, stuck
+            )
+            self._outcomes, self._returned, self._built = [], [], {}
             return report
 
     def close(self) -> None:
@@ -188,7 +204,7 @@ class Workbench:
                     if outcome is None:
                         together = False
                         break
-                    self._finish(pending.popleft(), outcome)
+                    self._finish(pending.popleft(), outcome, engine.take_printed())
                     if pending:
                         self._start(pending[0])
             except EngineDied as error:
@@ -203,7 +219,8 @@ class Workbench:
         with self._changed:
             self._at_work = _Work(assignment)
 
-    def _finish(self, assignment: Assignment, outcome: Outcome) -> None:
+    def _finish(self, assignment: Assignment, outcome: Outcome, printed: str = "") -> None:
+        self._log.ended(assignment.about, assignment.engine, outcome, printed)
         with self._changed:
             self._outcomes.append((assignment.number, outcome))
             self._busy_s += outcome.seconds
@@ -235,14 +252,19 @@ class Workbench:
             try:
                 self._build(key)
             except EngineNotBuilt as error:
-                self._unbuilt[key] = str(error)
+                self._set_unbuilt(key, str(error))
             except EngineDied as error:
                 if attempts == BUILD_ATTEMPTS:
-                    self._unbuilt[key] = f"while it was built, {error}"
+                    self._set_unbuilt(key, f"while it was built, {error}")
         self._engines[key] = self._engines.pop(key)  # the least recently used is first
         return self._engines[key]
 
+    def _set_unbuilt(self, key: str, reason: str) -> None:
+        self._unbuilt[key] = reason
+        self._log.not_built(key, reason)
+
     def _build(self, key: str) -> None:
+        begun = time.monotonic()
         factory, payload = self._recipes[key]()
         engine = EngineProcess(factory, payload)
         with self._changed:
@@ -255,6 +277,10 @@ class Workbench:
         except (EngineNotBuilt, EngineDied):
             self._drop_engine(key)
             raise
+        seconds = time.monotonic() - begun
+        self._log.built(key, seconds, engine.take_printed())
+        with self._changed:
+            self._built[key] = seconds
 
     def _drop_engine(self, key: str) -> None:
         with self._changed:

@@ -1,7 +1,7 @@
 """One subject through its stages: seeds side by side, the winner's bounds handed on, halls of fame pooled."""
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -9,14 +9,17 @@ from cluster.outcome import Outcome, Task
 from cluster.schemas import HallOfFameRows
 from jobs.deadline import Deadline
 from jobs.models import write_best_model
-from jobs.search import Search, SearchState, best_values
+from jobs.search import Limits, Search, SearchState, best_values
 from jobs.spec import FitSpec
-from jobs.subjects import Problem, Subject
+from jobs.subjects import Problem, StagePlan, Subject
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from cluster.store import RunStore
+
+CELL_FINISHED = "cell finished"
+LEARNED_FROM = "learned_from"
 
 
 class CellFit:
@@ -29,18 +32,33 @@ class CellFit:
     folder : Path
         Where the job file's relative paths start.
     store : RunStore
+    learn_from : callable
+        Returns the cells whose halls of fame the last stage starts from, asked when that stage begins.
     """
 
-    def __init__(self, subject: Subject, spec: FitSpec, folder: "Path", store: "RunStore") -> None:
+    def __init__(
+        self,
+        subject: Subject,
+        spec: FitSpec,
+        folder: "Path",
+        store: "RunStore",
+        learn_from: Callable[[Subject], Sequence[str]] = lambda subject: (),
+    ) -> None:
         self.subject = subject
         self._spec = spec
         self._folder = folder
         self._store = store
+        self._learn_from = learn_from
         self._winner: Mapping[str, float] | None = None
         self._number = 0
         self._searches: dict[tuple, Search] = {}
         self._states: list[SearchState] = []
+        self.summary: dict[str, Any] = {}
         self.finished = False
+
+    @property
+    def id(self) -> str:
+        return self.subject.id
 
     def start(self) -> list[Task]:
         """Return the first evaluations to do; none when all is stored already."""
@@ -49,46 +67,38 @@ class CellFit:
     def take(self, key: tuple, individual: int, outcome: Outcome) -> list[Task]:
         """Take in one outcome and return the evaluations that can now be done."""
         search = self._searches[key]
-        if not search.take(individual, outcome):
-            return []
-        if not search.finished:
-            return search.next_tasks()
-        return self._close_stage_if_done()
+        tasks = search.take(individual, outcome)
+        return self._close_stage_if_done() if search.finished else tasks
 
     def states(self) -> list[SearchState]:
         """Return what a display shows: every search so far, and those of the stages to come."""
         started = {state.stage for state in self._states}
-        coming = [
-            SearchState(self.subject.id, stage.name, seed, stage.search.planned_evaluations)
-            for stage in self.subject.stages
-            if stage.name not in started
-            for seed in stage.seeds
-        ]
-        return self._states + coming
+        coming = [stage for stage in self.subject.stages if stage.name not in started]
+        return self._states + [state for stage in coming for state in waiting_states(self.id, stage)]
 
     def _open_stage(self) -> list[Task]:
         stage = self.subject.stages[self._number]
         problem = self.subject.problem(self._number, self._winner)
-        deadline = Deadline(self._spec.deadline_s)
         last = self._number == len(self.subject.stages) - 1
+        teachers, warm_start = self._warm_start(problem) if last else ((), None)
+        limits = self._limits()
         searches = [
             Search(
-                self.subject.id,
+                self.id,
                 stage,
                 seed,
                 problem,
                 self._store,
                 hall_of_fame=self._spec.evolution.hall_of_fame,
-                deadline=deadline,
-                max_steps=self._spec.max_steps,
-                warm_start=self._warm_start(problem) if last else None,
+                limits=limits,
+                warm_start=warm_start,
             )
             for seed in stage.seeds
         ]
-        self._searches = {(self.subject.id, stage.name, search.seed): search for search in searches}
+        self._searches = {(self.id, stage.name, search.seed): search for search in searches}
         self._store.append_event(
             "stage started",
-            cell=self.subject.id,
+            cell=self.id,
             stage=stage.name,
             seeds=list(stage.seeds),
             planned_evaluations=stage.planned_evaluations,
@@ -96,19 +106,46 @@ class CellFit:
                 name: [low, high]
                 for name, low, high in zip(problem.names, problem.lower, problem.upper, strict=True)
             },
+            **({LEARNED_FROM: list(teachers)} if last else {}),
         )
         self._states += [search.state for search in searches]
-        tasks = [task for search in searches if not search.finished for task in search.next_tasks()]
+        tasks = [task for search in searches for task in search.start()]
         return tasks or self._close_stage_if_done()
 
-    def _warm_start(self, problem: Problem) -> np.ndarray | None:
-        """Return models of other cells as first individuals of the last stage."""
-        if self._spec.warm_start is None:
-            return None
-        from neurosim.evolution import ParameterSpace, read_warm_start
+    def _limits(self) -> Limits:
+        spec = self._spec
+        cells = spec.cells or []
+        rank = next((i for i, cell in enumerate(cells) if cell.id == self.id), 0)
+        group = cells[rank].group if cells else None
+        own_weight = cells[rank].weight if cells else None
+        share, weight = "", 1.0
+        if group is not None:
+            share, weight = f"group {group}", spec.weights.get(group, 1.0)
+        elif own_weight is not None:
+            share, weight = f"cell {self.id}", own_weight
+        return Limits(
+            deadline=Deadline(spec.deadline_s),
+            max_steps=spec.max_steps,
+            patience=spec.evolution.patience,
+            share=share,
+            weight=weight,
+            rank=rank,
+        )
+
+    def _warm_start(self, problem: Problem) -> tuple[Sequence[str], np.ndarray | None]:
+        """Return the cells that the last stage learns from, and first individuals for it."""
+        from neurosim.evolution import ParameterSpace, read_warm_start, warm_start_models
 
         space = ParameterSpace.from_bounds(problem.names, np.array(problem.lower), np.array(problem.upper))
-        return read_warm_start(self._folder / self._spec.warm_start, space, exclude_cell=self.subject.id)
+        found = []
+        if self._spec.warm_start is not None:
+            found.append(read_warm_start(self._folder / self._spec.warm_start, space, exclude_cell=self.id))
+        teachers = self._learn_from(self.subject)
+        halls = [self._store.read_hall_of_fame(cell) for cell in teachers]
+        tables = [hall.to_table() for hall in halls if hall is not None]
+        if (models := warm_start_models(tables, space, exclude_cell=self.id)) is not None:
+            found.append(models)
+        return teachers, np.concatenate(found) if found else None
 
     def _close_stage_if_done(self) -> list[Task]:
         if not all(search.finished for search in self._searches.values()):
@@ -133,8 +170,22 @@ class CellFit:
         together = pooled(halls)
         self._store.write_hall_of_fame(together, "pooled")
         write_best_model(self.subject, together, self._store)
+        self.summary = {
+            "recipe": self.subject.kind,
+            "total": float(together.totals[0]),
+            "evaluations": sum(state.evaluated for state in self._states),
+            "core_seconds": round(sum(state.seconds for state in self._states), 3),
+        }
+        self._store.append_event(CELL_FINISHED, cell=self.id, **self.summary)
+        self._searches = {}
         self.finished = True
         return []
+
+
+def waiting_states(cell: str, stage: StagePlan) -> list[SearchState]:
+    """Return what a display shows of a stage that has not begun."""
+    planned = stage.search.planned_evaluations
+    return [SearchState(cell, stage.name, seed, planned) for seed in stage.seeds]
 
 
 def pooled(halls: list[HallOfFameRows]) -> HallOfFameRows:

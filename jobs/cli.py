@@ -1,10 +1,12 @@
-"""The command line: ``neurofleet run | plan | results | report | demo``."""
+"""The command line."""
 
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from jobs.deploy import app as deploy_app
 
 app = typer.Typer(
     name="neurofleet",
@@ -16,6 +18,21 @@ app = typer.Typer(
 
 DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
 
+JobsAddress = Annotated[
+    str,
+    typer.Option(
+        envvar="RAY_API_SERVER_ADDRESS",
+        metavar="URL",
+        help="The cluster's dashboard, http://HOST:8265.",
+        show_default=False,
+    ),
+]
+Submitted = Annotated[
+    str,
+    typer.Argument(metavar="ID", help="A job's name (its latest attempt), or NAME-a1.", show_default=False),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
 JobFile = Annotated[Path, typer.Argument(metavar="JOB.yaml", help="The job file.", show_default=False)]
 RunFolder = Annotated[str, typer.Argument(metavar="OUT", help="The folder of a run.", show_default=False)]
 
@@ -23,7 +40,13 @@ RunFolder = Annotated[str, typer.Argument(metavar="OUT", help="The folder of a r
 @app.command()
 def run(
     job: JobFile,
-    out: Annotated[str, typer.Option(metavar="OUT", help="Where results go; resumed if it holds this job.")],
+    out: Annotated[
+        str | None,
+        typer.Option(
+            metavar="OUT",
+            help="Where results go, in place of the job's `out:`; resumed if it holds this job.",
+        ),
+    ] = None,
     address: Annotated[
         str | None, typer.Option(help="A running Ray cluster (auto or HOST:PORT); without it, Ray runs here.")
     ] = None,
@@ -50,10 +73,18 @@ def results(
         str | None, typer.Option(help="SQL over the views evaluations, hall_of_fame and pooled.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    compact: Annotated[
+        bool, typer.Option("--compact", help="Merge the generation files of finished cells, verified.")
+    ] = False,
 ) -> None:
-    """Summarise a run cell by cell, or query its tables with SQL."""
+    """Summarise a run cell by cell, query its tables with SQL, or compact its files."""
     from jobs.results import results_command
 
+    if compact:
+        from jobs.compacting import compact_command
+
+        compact_command(out, query, as_json)
+        return
     results_command(out, query, as_json)
 
 
@@ -78,6 +109,118 @@ def demo(
     run_demo(Path(out), cpus=cpus)
 
 
+app.add_typer(deploy_app)
+
+
+@app.command()
+def doctor(
+    address: Annotated[
+        str | None, typer.Option(help="A running Ray cluster (auto or HOST:PORT), whose nodes are all asked.")
+    ] = None,
+    out: Annotated[
+        str | None, typer.Option(metavar="OUT", help="Where results are to go: is it within reach?")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Check this machine, or a cluster node by node, and say what to do."""
+    from jobs.doctor import doctor as examine
+
+    examine(address, out, as_json)
+
+
+@app.command()
+def submit(
+    job: JobFile,
+    address: JobsAddress,
+    out: Annotated[
+        str | None,
+        typer.Option(metavar="OUT", help="Where results go: storage that the cluster writes, or a URI."),
+    ] = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Print the job's log until it ends.")
+    ] = False,
+    python: Annotated[
+        str | None,
+        typer.Option(metavar="PATH", help="The Python on the head; by default the one Ray runs with."),
+    ] = None,
+) -> None:
+    """Send a job and its files to a Ray cluster, or resume it there; it runs on without this machine."""
+    from jobs.submit import submit_command
+
+    submit_command(job, address, out, follow, python)
+
+
+@app.command()
+def status(
+    context: typer.Context,
+    what: Annotated[
+        str, typer.Argument(metavar="OUT|ID", help="A run folder, or a submitted job.", show_default=False)
+    ],
+    address: Annotated[
+        str | None,
+        typer.Option(
+            envvar="RAY_API_SERVER_ADDRESS",
+            metavar="URL",
+            help="The cluster's dashboard, http://HOST:8265, for a submitted job.",
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say how far a run is, from its folder; or how a submitted job is, from its cluster."""
+    source = context.get_parameter_source("address")
+    given = source is not None and source.name == "COMMANDLINE"
+    if not given and (address is None or "://" in what or Path(what).is_dir()):
+        from jobs.status import print_status
+
+        print_status(what, as_json)
+        return
+    from jobs.remote import status_command
+
+    assert address is not None
+    status_command(what, address, as_json)
+
+
+@app.command()
+def logs(
+    job: Submitted,
+    address: JobsAddress,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job ends.")] = False,
+) -> None:
+    """Print the log of a submitted job."""
+    from jobs.remote import logs_command
+
+    logs_command(job, address, follow)
+
+
+@app.command()
+def cancel(job: Submitted, address: JobsAddress) -> None:
+    """End a submitted job; submitting it again resumes it."""
+    from jobs.remote import cancel_command
+
+    cancel_command(job, address)
+
+
+@app.command(name="list")
+def list_jobs(address: JobsAddress, as_json: AsJson = False) -> None:
+    """List the jobs that were submitted to a cluster."""
+    from jobs.remote import list_command
+
+    list_command(address, as_json)
+
+
+@app.command(hidden=True)
+def drive(
+    job: JobFile,
+    out: Annotated[str, typer.Option()],
+    witness: Annotated[Path | None, typer.Option()] = None,
+    here_only: Annotated[bool, typer.Option("--here-only")] = False,
+) -> None:
+    """Run a submitted job on the head of its cluster."""
+    from jobs.driver import drive as drive_job
+
+    drive_job(job, out, witness, here_only)
+
+
 def main() -> None:
     """Entry point: errors that are the user's or the machine's become one paragraph and an exit code."""
     try:
@@ -95,11 +238,9 @@ def main() -> None:
 
 
 def _exit_code(error: Exception) -> int | None:
-    import click
-
-    if isinstance(error, click.ClickException):
-        error.show()
-        sys.exit(error.exit_code)
+    if callable(show := getattr(error, "show", None)):  # a usage error, of whichever click typer carries
+        show()
+        sys.exit(WRONG_INPUT)
     from cluster.errors import ClusterError
     from jobs.errors import Interrupted, JobError, UsageError
     from neurosim.errors import InputError

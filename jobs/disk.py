@@ -22,17 +22,19 @@ def stage_bytes(problem: Problem, stage: StagePlan) -> float:
     return stage.planned_evaluations * numbers * BYTES_PER_NUMBER + generations * BYTES_PER_FILE
 
 
-def check_room(subjects: Sequence[Subject], store: "RunStore") -> None:
+def check_room(subjects: Sequence[Subject], cells: int, store: "RunStore") -> None:
     """Refuse a run that its disk cannot hold; what is stored of it already counts as room.
+
+    Of its `cells`, those that are not among `subjects` are taken as like them.
 
     Raises
     ------
     UsageError
     """
     room = store.room_bytes()
-    if room is None:
+    if room is None or not subjects:
         return
-    needed = ALWAYS_BYTES + sum(
+    needed = ALWAYS_BYTES + cells / len(subjects) * sum(
         stage_bytes(subject.problem(number, None), stage)
         for subject in subjects
         for number, stage in enumerate(subject.stages)

@@ -1,7 +1,7 @@
 """Read and check all inputs of a fit job before any simulation."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,26 +22,58 @@ PAPER_GENERATIONS, PAPER_GENERATIONS_LAST = 50, 200
 FAST_EVALUATIONS, FAST_EVALUATIONS_LAST = 768, 6000
 
 
-def prepare(spec: FitSpec, folder: Path) -> list[Subject]:
+def prepare(spec: FitSpec, folder: Path, only: Collection[str] | None = None) -> list[Subject]:
     """Return what the job fits; relative paths start at `folder`.
+
+    Parameters
+    ----------
+    only : collection of str, optional
+        The cells that are wanted; of the others only the files are looked for.
 
     Raises
     ------
     UsageError
         The faults of all cells at once, each with its file and what to do.
     """
-    problems: list[str] = []
-    subjects: list[Subject] = []
     if spec.evaluator is not None:
         return [_user_subject(spec, folder)]
+    problems: list[str] = []
+    subjects: list[Subject] = []
     for cell in spec.cells or ():
         try:
-            subjects.append(_cell_subject(cell, spec, folder))
+            if only is None or cell.id in only:
+                subjects.append(prepare_cell(cell, spec, folder, keep_recording=True))
+            else:
+                _check_files(cell, folder)
         except InputError as error:
             problems.append(f"cell {cell.id}: {error}")
     if problems:
         raise UsageError("\n".join(problems))
     return subjects
+
+
+def cell_ids(spec: FitSpec) -> list[str]:
+    """Return the ids of what the job fits, in its order; a user's own evaluator counts as one cell."""
+    return [spec.name] if spec.cells is None else [cell.id for cell in spec.cells]
+
+
+def _check_files(cell: CellSpec, folder: Path) -> None:
+    for key in ("morphology", "recordings", "targets"):
+        path = getattr(cell, key)
+        if path is not None and not (folder / path).exists():
+            raise InputError(
+                f"{key}: {path} does not exist. Paths start at the job file's folder, {folder}; correct it."
+            )
+
+
+def stage_plans(spec: FitSpec, cell: str, folder: Path) -> tuple[StagePlan, ...]:
+    """Return the stages of a cell's recipe, without a look at its data (which may leave some out)."""
+    from neurosim.recipe import load_recipe
+
+    if spec.evaluator is not None:
+        return _stage_plans(spec, [USER_STAGE])
+    dendrite = next(c.dendrite for c in spec.cells or () if c.id == cell)
+    return _stage_plans(spec, [stage.name for stage in load_recipe(spec.recipe, dendrite, folder).stages])
 
 
 def input_files(spec: FitSpec, folder: Path) -> dict[str, str]:
@@ -64,7 +96,16 @@ def _files(path: Path) -> Iterable[Path]:
     return sorted(f for f in path.rglob("*") if f.is_file()) if path.is_dir() else [path]
 
 
-def _cell_subject(cell: CellSpec, spec: FitSpec, folder: Path) -> CellSubject:
+def prepare_cell(cell: CellSpec, spec: FitSpec, folder: Path, keep_recording: bool = False) -> CellSubject:
+    """Return one cell's morphology, targets and stages; its recording, which is large, only if asked.
+
+    Raises
+    ------
+    InputError
+        One of its files cannot be used.
+    UsageError
+        The recipe, or a stage that the job names, does not exist.
+    """
     from neurosim.morphology import check_morphology
     from neurosim.recipe import load_recipe
 
@@ -88,7 +129,7 @@ def _cell_subject(cell: CellSpec, spec: FitSpec, folder: Path) -> CellSubject:
         stage_numbers=numbers,
         targets=tuple(stage_targets.values()),
         own_bounds=own_bounds,
-        recording=recording,
+        recording=recording if keep_recording else None,
         junction_potential_mV=cell.junction_potential_mV,
         warnings=tuple(dict.fromkeys(warnings)),
     )

@@ -2,36 +2,29 @@
 
 import math
 import time
-from collections import deque
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from jobs.search import SearchState
-
-if TYPE_CHECKING:
-    from cluster.pool import Pool
-    from jobs.cell_fit import CellFit
+from jobs.state import CampaignState, CellState, StageState
 
 REDRAW_S = 0.5
 LINE_S = 30.0
 SHOWN = 24
-PACE_S = 120.0
 
 
 class Progress:
-    """Shows what the fit is doing, and when it will be done."""
+    """Shows what the job is doing, and when it will be done."""
 
-    def __init__(self, name: str, resumed: bool, console: Console | None = None) -> None:
-        self._console = console or Console(stderr=True)
+    def __init__(self, name: str, resumed: bool, console: Console) -> None:
+        self._console = console
         self._name = name
         self._started = time.monotonic()
         self._last = -math.inf
         self._live: Live | None = None
-        self._pace: deque[tuple[float, int]] = deque()
         self._console.print(f"{name}: {'resuming' if resumed else 'starting'} …")
 
     def __enter__(self) -> "Progress":
@@ -44,87 +37,104 @@ class Progress:
         if self._live is not None:
             self._live.stop()
 
-    def warn(self, text: str) -> None:
-        """Tell the user something about the input that does not stop the job."""
-        self._console.print(f"warning: {text}", soft_wrap=True, markup=False, highlight=False)
-
-    def update(self, fits: "Sequence[CellFit]", pool: "Pool") -> None:
+    def update(self, state: Callable[[], CampaignState]) -> None:
         """Show the state of all fits; called often, draws seldom."""
         now = time.monotonic()
         if now - self._last < (REDRAW_S if self._live else LINE_S):
             return
         self._last = now
-        states = [state for fit in fits for state in fit.states()]
         if self._live is not None:
-            self._live.update(self._table(states), refresh=True)
+            self._live.update(self._table(state()), refresh=True)
         else:
-            self._console.print(self._line(states), soft_wrap=True)
+            self._console.print(self._line(state()), soft_wrap=True)
 
-    def finish(self, root: str) -> None:
-        """Say that the job is done and where its results are."""
+    def finish(self, root: str, state: CampaignState) -> None:
+        """Say that the job is over, which cells are done and which are not, and where the results are."""
         spent = duration(time.monotonic() - self._started)
-        self._console.print(f"{self._name}: done in {spent}. Results in {root}")
+        if len(state.cells) > 1 or state.count("failed"):
+            self._console.print(ending(state))
+        how = "stopped" if state.stopped else "done"
+        self._console.print(f"{self._name}: {how} after {spent}. Results in {root}", soft_wrap=True)
 
-    def _summary(self, states: Sequence[SearchState]) -> str:
-        """Return what is done and, at the pace of the last minutes, how long the rest takes.
+    def _line(self, state: CampaignState) -> str:
+        active = [(cell, stage) for cell, stage in _stages(state) if _is_active(stage)]
+        active = active or [(cell, stage) for cell, stage in _stages(state) if stage.evaluations]
+        shown = "; ".join(_stage_line(cell, stage) for cell, stage in active[-4:])
+        return f"{self._name}: {summary(state)}" + (f" | {shown}" if shown else "")
 
-        What a later stage costs is not known before it runs; it is mostly more, so the estimate says so.
-        """
-        now, evaluated = time.monotonic(), sum(state.evaluated for state in states)
-        self._pace.append((now, sum(state.evaluated - state.replayed for state in states)))
-        while len(self._pace) > 2 and now - self._pace[0][0] > PACE_S:
-            self._pace.popleft()
-        (since, before), (until, done) = self._pace[0], self._pace[-1]
-        rate = (done - before) / max(until - since, 1e-9)
-        unfinished = [state for state in states if not state.finished]
-        left = sum(max(state.planned - state.evaluated, 0) for state in unfinished)
-        coming = len({state.stage for state in unfinished}) > 1
-        planned = sum(max(state.planned, state.evaluated) for state in states)
-        time_left = (
-            f"{'at least ' if coming and rate else ''}{duration(left / rate if rate else math.inf)} left"
-        )
-        return f"{evaluated} of {planned} evaluations, {rate:.1f}/s, {time_left}"
-
-    def _line(self, states: Sequence[SearchState]) -> str:
-        active = [s for s in states if s.evaluated and not s.finished] or [s for s in states if s.evaluated]
-        shown = "; ".join(_state_line(state) for state in active[-4:])
-        return f"{self._name}: {self._summary(states)}" + (f" | {shown}" if shown else "")
-
-    def _table(self, states: Sequence[SearchState]) -> Table:
-        table = Table(title=f"{self._name}: {self._summary(states)}", title_justify="left", expand=False)
+    def _table(self, state: CampaignState) -> Table:
+        table = Table(title=f"{self._name}: {summary(state)}", title_justify="left", expand=False)
         for column in ("cell", "stage", "seed", "phase"):
             table.add_column(column)
         for column in ("generation", "evaluations", "best", "median", "not ok"):
             table.add_column(column, justify="right")
-        open_states = [s for s in states if not s.finished]
-        shown = (states if len(states) <= SHOWN else open_states)[:SHOWN]
-        for state in shown:
-            failed = sum(n for status, n in state.outcomes.items() if status != "ok")
+        stages = _stages(state)
+        if len(stages) > SHOWN:
+            stages = [(cell, stage) for cell, stage in stages if _is_active(stage)]
+        for cell, stage in stages[:SHOWN]:
             table.add_row(
-                state.cell,
-                state.stage,
-                str(state.seed),
-                "done" if state.finished else state.phase,
-                str(state.generation),
-                f"{state.evaluated} / {state.planned}",
-                number(state.best),
-                number(state.median),
-                str(failed),
+                cell.cell,
+                stage.stage,
+                str(stage.seed),
+                stage.phase,
+                str(stage.generation),
+                f"{stage.evaluations} / {stage.planned}",
+                number(stage.best),
+                number(stage.median),
+                str(sum(n for status, n in stage.outcomes.items() if status != "ok")),
             )
         return table
 
 
-def _state_line(state: SearchState) -> str:
-    timeouts = state.outcomes.get("timeout", 0)
+def summary(state: CampaignState) -> str:
+    """Return what is done and, at the pace of the last minutes, how long the rest takes.
+
+    What a later stage costs is not known before it runs; it is mostly more, so the estimate says so.
+    """
+    names = {stage.stage for _, stage in _stages(state) if stage.phase != "done"}
+    atleast = "at least " if len(names) > 1 and state.seconds_left else ""
+    left = duration(math.inf if state.seconds_left is None else state.seconds_left)
+    cells = f"{state.count('finished')} of {len(state.cells)} cells, " if len(state.cells) > 1 else ""
+    failed = f"{state.count('failed')} failed, " if state.count("failed") else ""
     return (
-        f"{state.cell} {state.stage} seed {state.seed} generation {state.generation}: "
-        f"best {number(state.best)}, median {number(state.median)}, timeouts {timeouts}"
+        f"{cells}{failed}{state.evaluations} of {state.planned} evaluations, "
+        f"{state.evaluations_per_s:.1f}/s, {atleast}{left} left"
     )
 
 
-def number(value: float) -> str:
+def ending(state: CampaignState) -> Table:
+    """Return a table of cells: done, failed and why."""
+    table = Table(title=f"{state.run}: {state.count('finished')} of {len(state.cells)} cells finished")
+    for column, justify in (("cell", "left"), ("state", "left"), ("best", "right"), ("evaluations", "right")):
+        table.add_column(column, justify=justify)  # type: ignore[arg-type]
+    told = any(cell.reason for cell in state.cells)
+    if told:
+        table.add_column("why")
+    for cell in state.cells:
+        reason = (cell.reason,) if told else ()
+        table.add_row(cell.cell, cell.state, number(cell.total), str(cell.evaluations), *reason)
+    return table
+
+
+def _stages(state: CampaignState) -> list[tuple[CellState, StageState]]:
+    return [(cell, stage) for cell in state.cells for stage in cell.stages]
+
+
+def _is_active(stage: StageState) -> bool:
+    return stage.phase not in ("done", "waiting")
+
+
+def _stage_line(cell: CellState, stage: StageState) -> str:
+    timeouts = stage.outcomes.get("timeout", 0)
+    return (
+        f"{cell.cell} {stage.stage} seed {stage.seed} generation {stage.generation}: "
+        f"best {number(stage.best)}, median {number(stage.median)}, timeouts {timeouts}"
+    )
+
+
+def number(value: float | None) -> str:
     """Return a total for display; nothing when there is none yet."""
-    return f"{value:.4g}" if math.isfinite(value) else ""
+    return "" if value is None else f"{value:.4g}"
 
 
 def duration(seconds: float) -> str:

@@ -37,7 +37,8 @@ def open_run(spec: FitSpec, inputs: dict[str, str], folder: Path, store: "RunSto
         store.write_text("provenance.json", json.dumps(record, indent=1))
         store.write_text("job.yaml", yaml.safe_dump(_plain(spec), sort_keys=False))
         return False
-    differences = _differences(_plain(parse_job(stored, f"{store.root}/job.yaml", spec.name)), _plain(spec))
+    kept = parse_job(stored, f"{store.root}/job.yaml", spec.name)
+    differences = _differences(_identity(kept), _identity(spec))
     before = json.loads(store.read_text("provenance.json") or "{}")
     differences += [
         f"input {name} has changed" if name in inputs else f"input {name} is gone"
@@ -70,7 +71,20 @@ def versions() -> dict[str, str]:
 
 
 def _plain(spec: FitSpec) -> dict[str, Any]:
-    return spec.model_dump(mode="json", exclude_none=True)
+    """Return the job as it is kept; where its results go is no part of it."""
+    return spec.model_dump(mode="json", exclude_none=True, exclude={"out"})
+
+
+def _identity(spec: FitSpec) -> dict[str, Any]:
+    """Return what the results depend on: no limits of the whole, no shares of the hosts; cells by id."""
+    plain = _plain(spec)
+    for key in ("weights", "max_core_hours", "max_wall_hours"):
+        plain.pop(key, None)
+    cells = {
+        cell["id"]: {k: v for k, v in cell.items() if k not in ("id", "weight", "group")}
+        for cell in plain.pop("cells", [])
+    }
+    return plain | {"cells": cells}
 
 
 def _differences(before: Any, now: Any, place: str = "") -> list[str]:

@@ -1,83 +1,172 @@
 """``neurofleet run``: from a job file to a finished run folder."""
 
+import signal
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING
 
 from jobs.errors import Interrupted, JobError
+from jobs.results_place import results_place
 from jobs.spec import FitSpec, load_job
 from jobs.subjects import Subject
 
 if TYPE_CHECKING:
     from cluster.store import RunStore
+    from jobs.state import CampaignState
+
+PREPARED_FIRST = 8
+"""So many cells are read and checked before the run begins, and refuse it; later ones are set aside."""
+
+SNAPSHOT_S = 15.0
 
 
-def run_job(job: Path, out: str, *, address: str | None = None, cpus: int | None = None) -> "RunStore":
-    """Run the job in file `job` with its results in `out`, or resume it there.
+def run_job(job: Path, out: str | None, *, address: str | None = None, cpus: int | None = None) -> "RunStore":
+    """Run the job in file `job` with its results in `out` (else the job's own), or resume it there.
 
-    Everything that can be wrong with the input is found before Ray is started and before anything is written.
+    What can be wrong with the input is found before Ray is started and before anything is written; in a
+    campaign of many cells that holds for the first cells, and for all files' presence.
 
     Raises
     ------
     UsageError, InputError
         The job file, its inputs or the folder cannot be used.
     JobError
-        A fit failed; the message says which and why.
+        A fit failed, or a limit of the job was reached; the message says which and why.
     Interrupted
-        Ctrl-C; the run can be resumed.
+        Ctrl-C, or SIGTERM; the run can be resumed.
     """
-    from jobs.prepare import input_files, prepare
+    from cluster.store import RunStore
+    from jobs.disk import check_room
+    from jobs.prepare import cell_ids, input_files, prepare
 
     spec, _ = load_job(job)
     folder = job.resolve().parent
-    subjects = prepare(spec, folder)
-    return _run(spec, folder, subjects, input_files(spec, folder), out, address, cpus)
+    store = RunStore(results_place(out, spec, folder))
+    left = [cell for cell in cell_ids(spec) if cell not in _finished(store)]
+    ready = {subject.id: subject for subject in prepare(spec, folder, left[:PREPARED_FIRST])}
+    check_room(list(ready.values()), len(left), store)
+    with _sigterm_as_interrupt():
+        _run(spec, folder, left, ready, input_files(spec, folder), store, address, cpus)
+    return store
+
+
+def _finished(store: "RunStore") -> set[str]:
+    from jobs.cell_fit import CELL_FINISHED
+
+    return {event["cell"] for event in store.read_events() if event["event"] == CELL_FINISHED}
 
 
 def _run(
     spec: FitSpec,
     folder: Path,
-    subjects: Sequence[Subject],
+    left: Sequence[str],
+    ready: Mapping[str, Subject],
     inputs: dict[str, str],
-    out: str,
+    store: "RunStore",
     address: str | None,
     cpus: int | None,
-) -> "RunStore":
+) -> None:
+    from rich.console import Console
+
+    from cluster.metrics import CampaignMetrics
     from cluster.pool import Pool
     from cluster.session import connect
-    from cluster.store import RunStore
-    from jobs.disk import check_room
-    from jobs.fit import run_fit
+    from jobs.campaign import Campaign
+    from jobs.fits import Budget, Fits
+    from jobs.log import run_log
+    from jobs.preparation import Preparation
+    from jobs.prepare import cell_ids, stage_plans
     from jobs.progress import Progress
     from jobs.provenance import open_run
+    from jobs.state import STATUS, CampaignState, Observer
 
     started = time.monotonic()
-    store = RunStore(out)
-    check_room(subjects, store)
-    with store.locked():
+    console = Console(stderr=True)  # one for the display and the log
+    with store.locked(), run_log(spec.name, store.root, console) as log:
         resumed = open_run(spec, inputs, folder, store)
-        progress = Progress(spec.name, resumed)
-        for subject in subjects:
-            for warning in subject.warnings:
-                progress.warn(f"{subject.id}: {warning}")
-        store.append_event("resumed" if resumed else "started")
+        progress = Progress(spec.name, resumed, console)
+        how = "resumed" if resumed else "started"
+        store.append_event(how)
+        log.info(how, cells_left=len(left))
+        later = [cell for cell in spec.cells or () if cell.id in left and cell.id not in ready]
+        plans = {id: stage_plans(spec, id, folder) for id in cell_ids(spec)}
+        plans |= {id: subject.stages for id, subject in ready.items()}
+        before = store.read_text(STATUS)
         try:
             with (
                 connect(address, None if address else cpus),
-                Pool(hosts=cpus, memory_limit_mb=spec.memory_limit_mb) as pool,
+                Pool(hosts=cpus, memory_limit_mb=spec.memory_limit_mb, run=spec.name) as pool,
+                Preparation(spec, folder, ready, later) as preparation,
+                progress,
             ):
-                with progress:
-                    failed = run_fit(spec, folder, subjects, store, pool, progress.update)
+                fits = Fits(spec, folder, store, preparation)
+                budget = Budget(spec, fits)
+                earlier = CampaignState.from_json(before) if before else None
+                observer = Observer(spec, plans, fits, pool, lambda: budget.reached, earlier)
+                metrics = CampaignMetrics(spec.name)
+                snapshot_at = 0.0
+
+                def tell() -> None:
+                    cells = {"done": len(fits.finished), "failed": len(fits.failed)}
+                    cells["left"] = len(plans) - sum(cells.values())
+                    metrics.update(pool.statistics(), fits.active, cells)
+
+                def watch() -> None:
+                    nonlocal snapshot_at
+                    progress.update(observer.state)
+                    if metrics.due:
+                        tell()
+                    if time.monotonic() >= snapshot_at:
+                        store.write_text(STATUS, observer.state().to_json())
+                        snapshot_at = time.monotonic() + SNAPSHOT_S
+
+                try:
+                    Campaign(left, fits, pool, budget.allows, metrics.evaluated).run(watch)
+                finally:
+                    state = observer.state()
+                    store.write_text(STATUS, state.to_json())
+                    tell()
         except KeyboardInterrupt:
             store.append_event("interrupted")
             raise Interrupted(
                 f"interrupted. Finished generations are kept in {store.root}; run the same command to resume."
             ) from None
-        store.append_event("finished", failed=failed, seconds=round(time.monotonic() - started, 1))
+        spent_s = round(time.monotonic() - started, 1)
+        store.append_event("finished", failed=fits.failed, stopped=budget.reached, seconds=spent_s)
+    progress.finish(store.root, state)
+    _raise_what_is_left(state)
+
+
+def _raise_what_is_left(state: "CampaignState") -> None:
+    """Raise `JobError` when a limit stopped the campaign, or cells failed."""
+    done, failed = state.count("finished"), state.count("failed")
+    of = f"{done} of {len(state.cells)} cells done"
+    if state.stopped:
+        raise JobError(
+            f"stopped at {state.stopped}: {of}, {failed} failed. Generations that were under way are stored. "
+            "Raise the limit in the job file and give the same command to go on."
+        )
     if failed:
-        done = len(subjects) - len(failed)
-        told = "\n".join(failed.values())
-        raise JobError(f"{len(failed)} of {len(subjects)} cells failed, {done} done:\n{told}")
-    progress.finish(store.root)
-    return store
+        told = "\n".join(cell.reason for cell in state.cells if cell.state == "failed")
+        raise JobError(f"{failed} of {len(state.cells)} cells failed, {done} done:\n{told}")
+
+
+@contextmanager
+def _sigterm_as_interrupt() -> Iterator[None]:
+    """Let SIGTERM, with which job systems end a process, do what Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.folder import open_folder
+from cluster.generation_files import EVALUATIONS, evaluation_files
 from cluster.schemas import OBJECTIVE_PREFIX, PARAMETER_PREFIX, check_version
 from cluster.store import POOLED, RunStore
 from jobs.errors import JobError, UsageError
@@ -15,9 +16,8 @@ from jobs.spec import parse_job
 if TYPE_CHECKING:
     import pyarrow as pa
 
-EVALUATIONS, HALL_OF_FAME = "evaluations", "hall_of_fame"
+HALL_OF_FAME = "hall_of_fame"
 
-_GENERATION_FILE = re.compile(r"^evaluations/cell=([^/]+)/stage=([^/]+)/seed=(\d+)/generation-\d+\.parquet$")
 _HALL_OF_FAME_FILE = re.compile(rf"^hall_of_fame/cell=[^/]+/(seed=\d+|{POOLED})\.parquet$")
 _ADDRESS = re.compile(r"\b0x[0-9a-f]+\b")
 
@@ -49,11 +49,8 @@ class RunTables:
     """
 
     def __init__(self, root: str | Path) -> None:
-        self.store = RunStore(root)
-        job = self.store.read_text("job.yaml")
-        if job is None:
-            raise UsageError(_not_a_run(str(root)))
-        self.spec = parse_job(job, f"{root}/job.yaml", "unnamed")
+        self.store = existing_run(root)
+        self.spec = parse_job(self.store.read_text("job.yaml") or "", f"{root}/job.yaml", "unnamed")
         self.parameters: dict[tuple[str, str], tuple[str, ...]] = {}
         self.objectives: dict[tuple[str, str], tuple[str, ...]] = {}
         self._files = _Files(root)
@@ -109,15 +106,13 @@ class RunTables:
         import pyarrow.dataset as ds
 
         partitions = pa.schema([("cell", pa.string()), ("stage", pa.string()), ("seed", pa.int64())])
-        names, schemas, seen = [], [], set()
-        for name in self._files.names(EVALUATIONS):
-            if match := _GENERATION_FILE.match(name):
-                names.append(name)
-                if match.groups() not in seen:  # the generations of one seed have the same columns
-                    seen.add(match.groups())
-                    schema = self._files.schema(name, EVALUATIONS)
-                    schemas.append(schema)
-                    self._note_columns((match[1], match[2]), schema)
+        names, schemas = [], []
+        for key, files in evaluation_files(self._files.names(EVALUATIONS)).items():
+            held = [name for _, name in files.to_read()]
+            names += held
+            schema = self._files.schema(held[0], EVALUATIONS)  # all files of one seed have the same columns
+            schemas.append(schema)
+            self._note_columns((key.cell, key.stage), schema)
         schema = pa.unify_schemas([partitions, *(schemas or [_empty_evaluations()])])
         if not names:
             return schema.empty_table()
@@ -204,6 +199,20 @@ class _Files:
         return ds.dataset(
             paths, schema=schema, filesystem=self._filesystem, format="parquet", partitioning=partitioning
         )
+
+
+def existing_run(root: str | Path) -> RunStore:
+    """Return the store of a run folder.
+
+    Raises
+    ------
+    UsageError
+        When `root` is not one.
+    """
+    store = RunStore(root)
+    if store.read_text("job.yaml") is None:
+        raise UsageError(_not_a_run(str(root)))
+    return store
 
 
 def _empty_evaluations() -> "pa.Schema":

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from cluster.schemas import Evaluations, HallOfFameRows
 from jobs.deadline import Deadline
 from jobs.engines import engine_spec, scores_of
 from jobs.errors import JobError
+from jobs.log import fit_logger
 from jobs.subjects import Problem, StagePlan
 from neurosim.fit_model import MAX_SCORE
 
@@ -20,11 +21,50 @@ if TYPE_CHECKING:
 
 FINAL = "_final"
 FINALISTS = 32
+IMPROVEMENT = 0.01
+"""The part of the best total by which it has to fall, for a search with patience to count it as better."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What every evaluation of a job is bounded by, and its part of the hosts.
+
+    Attributes
+    ----------
+    deadline : Deadline
+    max_steps : int or None
+    patience : int or None
+        A search ends when its best total has not fallen by `IMPROVEMENT` in so many evaluations.
+    share : str
+    weight : float
+    rank : int
+        See `cluster.outcome.Task`.
+    """
+
+    deadline: Deadline
+    max_steps: int | None = None
+    patience: int | None = None
+    share: str = ""
+    weight: float = 1.0
+    rank: int = 0
+
+    def task(self, id: tuple, engine: EngineSpec, individual: np.ndarray, about: Mapping[str, Any]) -> Task:
+        """Return an evaluation that is to be done; `about` is for the host's log."""
+        return Task(
+            id,
+            engine,
+            individual,
+            self.deadline.seconds,
+            share=self.share,
+            weight=self.weight,
+            rank=self.rank,
+            about=about,
+        )
 
 
 @dataclass
 class SearchState:
-    """What a display shows of a search."""
+    """What a display shows of a search; `seconds` were spent on its evaluations."""
 
     cell: str
     stage: str
@@ -34,6 +74,7 @@ class SearchState:
     generation: int = 0
     evaluated: int = 0
     replayed: int = 0
+    seconds: float = 0.0
     best: float = np.inf
     median: float = np.inf
     outcomes: Counter = field(default_factory=Counter)
@@ -70,8 +111,7 @@ class Search:
     store : RunStore
     hall_of_fame : int
         Models to keep.
-    deadline : Deadline
-    max_steps : int or None
+    limits : Limits
     warm_start : ndarray, shape (k, P), optional
     """
 
@@ -84,8 +124,7 @@ class Search:
         store: "RunStore",
         *,
         hall_of_fame: int,
-        deadline: Deadline,
-        max_steps: int | None,
+        limits: Limits,
         warm_start: np.ndarray | None = None,
     ) -> None:
         from neurosim.evolution import HallOfFame, ParameterSpace, make_strategy
@@ -93,17 +132,19 @@ class Search:
         space = ParameterSpace.from_bounds(problem.names, np.array(problem.lower), np.array(problem.upper))
         self.cell, self.stage, self.seed, self.problem = cell, stage, seed, problem
         self._store = store
-        self._deadline = deadline
+        self._limits = limits
+        self._log = fit_logger(cell=cell, stage=stage.name, seed=seed)
         self._strategy = make_strategy(stage.search, space, seed, warm_start)
         self._hall_of_fame = HallOfFame(hall_of_fame)
-        self._engine = engine_spec(f"{cell}-{stage.name}", problem.model, max_steps)
+        self._engine = engine_spec(f"{cell}-{stage.name}", problem.model, limits.max_steps)
         self._final_engine = (
             None
             if problem.final_model is None
-            else engine_spec(f"{cell}-{stage.name}{FINAL}", problem.final_model, max_steps)
+            else engine_spec(f"{cell}-{stage.name}{FINAL}", problem.final_model, limits.max_steps)
         )
         self._current: _Generation | None = None
         self._scored_again = False
+        self._mark, self._marked_at = np.inf, 0
         planned = stage.search.planned_evaluations + (self._finalists() if self._final_engine else 0)
         self.state = SearchState(cell, stage.name, seed, planned)
         self._replay()
@@ -113,42 +154,34 @@ class Search:
     @property
     def finished(self) -> bool:
         """Whether the hall of fame is complete."""
-        return self._strategy.finished and (self._final_engine is None or self._scored_again)
+        return self._searched and (self._final_engine is None or self._scored_again)
 
-    def next_tasks(self) -> list[Task]:
-        """Return the evaluations of the next generation."""
-        if self._strategy.finished:
-            assert self._final_engine is not None
-            finalists = self._strategy.candidates(self._finalists())
-            self._current = _Generation(0, self.stage.name + FINAL, self._final_engine, finalists)
-            self.state.phase = "finalists"
-        else:
-            self._current = _Generation(
-                self._strategy.generation, self.stage.name, self._engine, self._strategy.ask()
-            )
-            self.state.phase = self._strategy.phase
-        limit = self._deadline.seconds
-        key = (self.cell, self.stage.name, self.seed)
-        return [
-            Task((key, i), self._current.engine, values, limit)
-            for i, values in enumerate(self._current.parameters)
-        ]
+    def start(self) -> list[Task]:
+        """Return the first evaluations to do; none when all is stored already."""
+        return [] if self.finished else self._next_tasks()
 
-    def take(self, individual: int, outcome: Outcome) -> bool:
-        """Take in one outcome; return whether that completed the generation (which is then stored)."""
+    def take(self, individual: int, outcome: Outcome) -> list[Task]:
+        """Take in one outcome; when that completes a generation, store it and return the next one."""
         current = self._current
         assert current is not None
         current.outcomes[individual] = outcome
-        self.state.outcomes[outcome.status] += 1
-        self.state.evaluated += 1
-        self._deadline.learn(outcome.seconds)
+        self._count_outcome(outcome.status, outcome.seconds)
         if not current.complete:
-            return False
+            return []
         rows = self._rows(current)
         self._store.write_generation(self.cell, current.stage, self.seed, rows)
         self._current = None
         self._learn(current.stage, rows)
-        return True
+        self._log.info(
+            "generation stored",
+            stage=current.stage,
+            generation=rows.generation,
+            evaluations=len(rows),
+            not_ok=sum(status != "ok" for status in rows.statuses),
+            best=self.state.best,
+            median=self.state.median,
+        )
+        return self.start()
 
     def hall_of_fame(self) -> HallOfFameRows:
         """Return the best models, best first, with their fixed parameters."""
@@ -174,6 +207,38 @@ class Search:
 
     # -- inside
 
+    @property
+    def _searched(self) -> bool:
+        return self._strategy.finished or self._is_flat
+
+    @property
+    def _is_flat(self) -> bool:
+        patience = self._limits.patience
+        return patience is not None and self._strategy.evaluations - self._marked_at >= patience
+
+    def _next_tasks(self) -> list[Task]:
+        if self._searched:
+            assert self._final_engine is not None
+            finalists = self._strategy.candidates(self._finalists())
+            self._current = _Generation(0, self.stage.name + FINAL, self._final_engine, finalists)
+            self.state.phase = "finalists"
+        else:
+            self._current = _Generation(
+                self._strategy.generation, self.stage.name, self._engine, self._strategy.ask()
+            )
+            self.state.phase = self._strategy.phase
+        limits, engine = self._limits, self._current.engine
+        key = (self.cell, self.stage.name, self.seed)
+        about = {
+            "cell": self.cell,
+            "stage": self._current.stage,
+            "seed": self.seed,
+            "generation": self._current.number,
+        }
+        return [
+            limits.task((key, i), engine, values, about) for i, values in enumerate(self._current.parameters)
+        ]
+
     def _finalists(self) -> int:
         """Return how many of the best are scored again: up to 32, and not more than a tenth of the search."""
         return max(self._hall_of_fame.size, min(FINALISTS, self._strategy.planned_evaluations // 10))
@@ -181,6 +246,11 @@ class Search:
     def _replay(self) -> None:
         """Lead the strategy through the generations that are stored."""
         for rows in self._store.read_generations(self.cell, self.stage.name, self.seed):
+            if self._searched:
+                raise JobError(
+                    f"{self._name()}: the run folder holds generation {rows.generation}, and the search "
+                    "ended before it. Remove the later generations, or start in a new folder."
+                )
             asked = self._strategy.ask()
             if rows.parameters.shape != asked.shape or tuple(rows.parameter_names) != self.problem.names:
                 raise JobError(
@@ -191,17 +261,21 @@ class Search:
                 )
             self._learn(self.stage.name, rows)
             self._count(rows)
-        if self._strategy.finished and self._final_engine is not None:
+        if self._searched and self._final_engine is not None:
             for rows in self._store.read_generations(self.cell, self.stage.name + FINAL, self.seed):
                 self._learn(self.stage.name + FINAL, rows)
                 self._count(rows)
 
     def _count(self, rows: Evaluations) -> None:
         self.state.replayed += len(rows)
-        self.state.evaluated += len(rows)
-        self.state.outcomes.update(rows.statuses)
-        for seconds in rows.seconds:
-            self._deadline.learn(float(seconds))
+        for status, seconds in zip(rows.statuses, rows.seconds.tolist(), strict=True):
+            self._count_outcome(status, seconds)
+
+    def _count_outcome(self, status: str, seconds: float) -> None:
+        self.state.outcomes[status] += 1
+        self.state.evaluated += 1
+        self.state.seconds += seconds
+        self._limits.deadline.learn(seconds)
 
     def _rows(self, done: _Generation) -> Evaluations:
         from neurosim.evolution import total_scores
@@ -237,6 +311,9 @@ class Search:
                 self._hall_of_fame.update(rows.parameters, rows.scores, rows.generation)
             if rows.generation == 0:
                 self._check_first(rows)
+            best = self._strategy.archive.entries[0].total
+            if best < (1 - IMPROVEMENT) * self._mark:
+                self._mark, self._marked_at = best, self._strategy.evaluations
         self.state.generation = self._strategy.generation
         self.state.best = float(self._strategy.archive.entries[0].total)
         self.state.median = float(np.median(rows.totals))

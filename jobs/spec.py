@@ -6,11 +6,13 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from jobs.cell_table import expand_cells
 from jobs.errors import UsageError
 from neurosim.faults import faults, nearest
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 PositiveInt = Annotated[int, Field(gt=0)]
+Positive = Annotated[float, Field(gt=0)]
 KINDS = ("fit",)
 
 
@@ -19,7 +21,11 @@ class _Strict(BaseModel):
 
 
 class CellSpec(_Strict):
-    """One cell: its morphology, and recordings (or published targets) to fit it to."""
+    """One cell: its morphology, and recordings (or published targets) to fit it to.
+
+    Hosts' time is shared by weight between groups (`weights:` of the job), cells with a `weight` of their
+    own, and all others together, which have weight 1. Within each, cells are served in the order of the job.
+    """
 
     id: Name
     morphology: Path
@@ -30,6 +36,14 @@ class CellSpec(_Strict):
     stimuli: Annotated[list[str], Field(min_length=1)] = ["Long Square"]
     exclude_sweeps: list[int] = []
     axon: Literal["stub", "legacy-stub", "legacy-stub-60um", "full"] | None = None
+    group: Name | None = None
+    weight: Positive | None = None
+
+    @model_validator(mode="after")
+    def _one_share(self) -> "CellSpec":
+        if self.group is not None and self.weight is not None:
+            raise ValueError("give a cell a `group:` (and the group a weight with `weights:`) or a `weight:`")
+        return self
 
     @model_validator(mode="after")
     def _one_source(self) -> "CellSpec":
@@ -44,6 +58,9 @@ class EvolutionSpec(_Strict):
     """How the search runs. Unset numbers take the strategy's own values."""
 
     strategy: Literal["paper", "fast"] = "fast"
+    mode: Literal["generational", "steady"] = "generational"
+    learn: bool | None = None
+    patience: Annotated[int, Field(ge=16)] | None = None
     offspring: Annotated[int, Field(ge=4)] | None = None
     generations: dict[str, PositiveInt] = {}
     evaluations: dict[str, Annotated[int, Field(ge=16)]] = {}
@@ -64,6 +81,11 @@ class EvolutionSpec(_Strict):
             raise ValueError("strategy paper takes `generations: {stage: number}`, not `evaluations:`")
         return self
 
+    @property
+    def learns(self) -> bool:
+        """Whether cells start from the halls of fame of cells that were finished before them."""
+        return self.strategy == "fast" if self.learn is None else self.learn
+
 
 class FitSpec(_Strict):
     """A fit job (`kind: fit`)."""
@@ -79,6 +101,10 @@ class FitSpec(_Strict):
     deadline_s: Annotated[float, Field(gt=0)] | Literal["auto"] = 300.0
     max_steps: PositiveInt | None = 1_000_000
     memory_limit_mb: PositiveInt = 4096
+    weights: dict[Name, Positive] = {}
+    max_core_hours: Positive | None = None
+    max_wall_hours: Positive | None = None
+    out: str | None = None
 
     @model_validator(mode="after")
     def _one_subject(self) -> "FitSpec":
@@ -91,6 +117,9 @@ class FitSpec(_Strict):
                 raise ValueError(
                     f"each cell needs an id of its own, found more than one {', '.join(doubled)}"
                 )
+            strange = sorted(set(self.weights) - {cell.group for cell in self.cells})
+            if strange:
+                raise ValueError(f"weights: no cell is of the group {', '.join(strange)}")
         return self
 
 
@@ -106,11 +135,14 @@ def load_job(path: Path) -> tuple[FitSpec, str]:
         text = path.read_text()
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: cannot be read ({error}). Expected a job file in YAML.") from error
-    return parse_job(text, str(path), default_name=path.stem), text
+    return parse_job(text, str(path), default_name=path.stem, folder=path.resolve().parent), text
 
 
-def parse_job(text: str, source: str, default_name: str) -> FitSpec:
-    """Return the job described by YAML `text`; `source` names it in errors."""
+def parse_job(text: str, source: str, default_name: str, folder: Path = Path()) -> FitSpec:
+    """Return the job described by YAML `text`; `source` names it in errors.
+
+    A table or a pattern of cells, relative to `folder`, is replaced by the cells that it names.
+    """
     try:
         content: Any = yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -123,6 +155,8 @@ def parse_job(text: str, source: str, default_name: str) -> FitSpec:
             f"{source}: kind: expected one of {', '.join(KINDS)}, found {kind!r}{nearest(str(kind), KINDS)}."
         )
     content.setdefault("name", default_name)
+    if isinstance(content.get("cells"), dict):
+        content["cells"] = expand_cells(content["cells"], folder, list(CellSpec.model_fields), source)
     try:
         return FitSpec.model_validate(content)
     except ValidationError as error:

@@ -62,6 +62,11 @@ class Subject(Protocol):
     def stages(self) -> tuple[StagePlan, ...]: ...
 
     @property
+    def kind(self) -> str:
+        """Equal for subjects whose models can start each other's fits."""
+        ...
+
+    @property
     def warnings(self) -> tuple[str, ...]: ...
 
     def problem(self, stage: int, winner: Mapping[str, float] | None) -> Problem:
@@ -85,6 +90,10 @@ class CellSubject:
     recording: "Recording | None"
     junction_potential_mV: float
     warnings: tuple[str, ...]
+
+    @property
+    def kind(self) -> str:
+        return self.recipe.name
 
     def problem(self, stage: int, winner: Mapping[str, float] | None) -> Problem:
         from neurosim.recipe import hand_over
@@ -159,6 +168,10 @@ class UserSubject:
     description: "ModelDescription"
     stages: tuple[StagePlan, ...]
     warnings: tuple[str, ...] = ()
+
+    @property
+    def kind(self) -> str:
+        return self.id
 
     def problem(self, stage: int, winner: Mapping[str, float] | None) -> Problem:
         return Problem(

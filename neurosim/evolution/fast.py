@@ -9,15 +9,13 @@ import numpy as np
 
 from neurosim.errors import InputError
 from neurosim.evolution.ibea import select_parents
-from neurosim.evolution.polish import Polish, bounded_cost
+from neurosim.evolution.polish import BasinPolish, bounded_cost
 from neurosim.evolution.space import ParameterSpace
 from neurosim.evolution.strategy import Strategy
 from neurosim.evolution.variation import uniform_genes, vary
 from neurosim.evolution.warm_start import fill_missing
 
 SHORT = 3000  # a budget below this cannot afford a long search and wide generations
-_BASIN = 60  # the best so many models stand for the basin that CMA-ES starts in
-_OTHER_BASIN = 0.1  # root mean square distance per axis from which on a model lies in another basin
 
 
 @dataclass(frozen=True)
@@ -76,6 +74,31 @@ class FastConfig:
     def planned_evaluations(self) -> int:
         return self.evaluations
 
+    def offspring_for(self, parameters: int) -> int:
+        """Individuals per generation of the search of so many parameters."""
+        return self.offspring or min(64, max(16, 4 * parameters))
+
+    def polish_population_for(self, parameters: int) -> int:
+        """Individuals per generation of CMA-ES."""
+        least, most = (8, 16) if self.evaluations < SHORT else (16, 32)
+        return self.polish_population or min(most, max(least, 2 * parameters))
+
+    def initial_for(self, parameters: int) -> int:
+        """Individuals of the first generation.
+
+        Raises
+        ------
+        InputError
+            The budget does not reach so far.
+        """
+        initial = max(self.offspring_for(parameters), min(self.initial, self.evaluations // 8))
+        if initial > self.evaluations:
+            raise InputError(
+                f"evolution: expected a budget of at least one generation ({initial} individuals), "
+                f"found {self.evaluations} evaluations; raise evaluations or lower offspring."
+            )
+        return initial
+
 
 class FastStrategy(Strategy):
     """IBEA, then CMA-ES on the bounded sum of the objectives, both in the unit cube of the space's axes.
@@ -98,21 +121,13 @@ class FastStrategy(Strategy):
         self.config = config
         self._warm_start = warm_start
         self._random = random.Random(seed)
-        self._offspring = config.offspring or min(64, max(16, 4 * len(space)))
-        least, most = (8, 16) if config.evaluations < SHORT else (16, 32)
-        self._population = config.polish_population or min(most, max(least, 2 * len(space)))
-        self._initial = max(self._offspring, min(config.initial, config.evaluations // 8))
-        if self._initial > config.evaluations:
-            raise InputError(
-                f"evolution: expected a budget of at least one generation ({self._initial} individuals), "
-                f"found {config.evaluations} evaluations; raise evaluations or lower offspring."
-            )
+        self._offspring = config.offspring_for(len(space))
+        self._population = config.polish_population_for(len(space))
+        self._initial = config.initial_for(len(space))
         self._lower, self._upper = [0.0] * len(space), [1.0] * len(space)
         self._parents = np.empty((0, len(space)))
         self._parent_scores: np.ndarray | None = None
-        self._polish: Polish | None = None
-        self._basins_left = np.empty((0, len(space)))
-        self._nothing_left = False
+        self._polish: BasinPolish | None = None
 
     @property
     def phase(self) -> str:
@@ -120,7 +135,8 @@ class FastStrategy(Strategy):
 
     @property
     def finished(self) -> bool:
-        return self._nothing_left or self.evaluations + self._next_size > self.config.evaluations
+        nothing_left = self._polish is not None and self._polish.exhausted
+        return nothing_left or self.evaluations + self._next_size > self.config.evaluations
 
     @property
     def _next_size(self) -> int:
@@ -130,7 +146,7 @@ class FastStrategy(Strategy):
 
     def _propose(self) -> np.ndarray:
         if self._polish is not None:
-            return self.space.from_unit(self._polish.ask())
+            return self.space.from_unit(np.array([self._polish.run.ask() for _ in range(self._population)]))
         if self._parent_scores is not None:
             children = vary(self._parents.tolist(), self._lower, self._upper, self._random)
             return self.space.from_unit(np.array(children))
@@ -146,18 +162,10 @@ class FastStrategy(Strategy):
         if self._polish is None:
             self._select(unit, scores)
             if self.evaluations + self._offspring > self.config.switch * self.config.evaluations:
-                self._basins_left = self.space.to_unit(self.candidates(self.archive.size))
-                self._begin_polish(self._basins_left[0])
-            return
-        self._polish.tell(unit, bounded_cost(scores))
-        if self._polish.settled:
-            for visited in (self._polish.start, self._polish.centre):
-                distance = np.sqrt(((self._basins_left - visited) ** 2).mean(axis=1))
-                self._basins_left = self._basins_left[distance > _OTHER_BASIN]
-            if len(self._basins_left):
-                self._begin_polish(self._basins_left[0])
-            else:
-                self._nothing_left = True
+                models = self.space.to_unit(self.candidates(self.archive.size))
+                self._polish = BasinPolish(models, self.config.polish_sigma, self._population, self._random)
+        else:
+            self._polish.tell(unit, bounded_cost(scores))
 
     def _select(self, unit: np.ndarray, scores: np.ndarray) -> None:
         if self._parent_scores is not None:
@@ -165,11 +173,3 @@ class FastStrategy(Strategy):
             scores = np.concatenate([self._parent_scores, scores])
         chosen = select_parents(scores, self._offspring, self._random)
         self._parents, self._parent_scores = unit[chosen], scores[chosen]
-
-    def _begin_polish(self, start: np.ndarray) -> None:
-        distance = ((self._basins_left - start) ** 2).sum(axis=1)
-        nearest = self._basins_left[np.argsort(distance, kind="stable")[:_BASIN]]
-        around = self._basins_left[:_BASIN] if self._polish is None else nearest
-        self._polish = Polish(
-            start, around, self.config.polish_sigma, self._population, self._random.getrandbits(32)
-        )

@@ -47,6 +47,7 @@ class HallOfFame:
             raise ValueError(f"a hall of fame holds at least one model, not {size}")
         self.size = size
         self._entries: list[HallOfFameEntry] = []
+        self._held: dict[bytes, HallOfFameEntry] = {}
 
     @property
     def entries(self) -> tuple[HallOfFameEntry, ...]:
@@ -69,11 +70,19 @@ class HallOfFame:
             )
 
     def _insert(self, entry: HallOfFameEntry) -> None:
-        for position, held in enumerate(self._entries):
-            if np.array_equal(held.parameters, entry.parameters):
-                if held.rank_key <= entry.rank_key:
-                    return
-                del self._entries[position]
-                break
+        key = _key(entry)
+        held = self._held.get(key)
+        if held is not None:
+            if held.rank_key <= entry.rank_key:
+                return
+            self._entries.remove(held)
+        self._held[key] = entry
         bisect.insort(self._entries, entry, key=lambda item: item.rank_key)
+        for worst in self._entries[self.size :]:
+            del self._held[_key(worst)]
         del self._entries[self.size :]
+
+
+def _key(entry: HallOfFameEntry) -> bytes:
+    """The same for equal parameters, also for 0.0 and -0.0."""
+    return (entry.parameters + 0.0).tobytes()

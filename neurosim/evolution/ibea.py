@@ -26,7 +26,7 @@ def ibea_fitness(scores: np.ndarray, kappa: float = KAPPA) -> np.ndarray:
     -------
     ndarray, shape (n,)
     """
-    indicator = _indicator(np.asarray(scores, np.float64))
+    indicator = epsilon_indicator(np.asarray(scores, np.float64))
     largest = max(indicator.max(), -indicator.min())
     if largest != 0:
         indicator *= -1.0 / (kappa * largest)
@@ -34,8 +34,8 @@ def ibea_fitness(scores: np.ndarray, kappa: float = KAPPA) -> np.ndarray:
     return indicator.sum(axis=1) - indicator.diagonal()
 
 
-def _indicator(scores: np.ndarray) -> np.ndarray:
-    """Additive epsilon indicator, (n, n).
+def epsilon_indicator(scores: np.ndarray) -> np.ndarray:
+    """Additive epsilon indicator I of scores (n, M) over the ranges of the population, shape (n, n).
 
     Row blocks against the columns from the block on: (a - b) / r is exactly -((b - a) / r), so the largest
     difference gives the upper triangle and the smallest, negated, the lower one.

@@ -1,8 +1,9 @@
-"""CMA-ES inside one basin: the second half of the `fast` search."""
+"""CMA-ES inside one basin after the other: the second half of the `fast` search."""
 
 from __future__ import annotations
 
 import math
+import random
 
 import numpy as np
 
@@ -10,6 +11,8 @@ LINEAR_UP_TO = 20.0
 _NARROWEST = 0.05  # an axis starts with at least this share of the mean spread
 _CONVERGED_WIDTH = 1e-3  # of an axis: no objective notices less
 _STALLED_GAIN = 0.01  # relative gain below which a run has stalled
+_BASIN = 60  # the best so many models stand for the basin that CMA-ES starts in
+_OTHER_BASIN = 0.1  # root mean square distance per axis from which on a model lies in another basin
 
 
 def bounded_cost(scores: np.ndarray) -> np.ndarray:
@@ -66,9 +69,11 @@ class Polish:
         return self._cma.mean.copy()
 
     def ask(self) -> np.ndarray:
-        return np.array([self._cma.ask() for _ in range(self._cma.population_size)])
+        """Draw one individual, shape (P,)."""
+        return self._cma.ask()
 
     def tell(self, unit: np.ndarray, costs: np.ndarray) -> None:
+        """Take in a generation, (population, P) with its costs."""
         self._cma.tell(list(zip(unit, costs.tolist(), strict=True)))
         self._best_costs.append(min(costs.min(), self._best_costs[-1] if self._best_costs else np.inf))
 
@@ -83,3 +88,51 @@ class Polish:
             return False
         before, now = self._best_costs[-1 - patience], self._best_costs[-1]
         return before - now < _STALLED_GAIN * before
+
+
+class BasinPolish:
+    """Polishes the best model; when that run has settled, the best one that lies in another basin.
+
+    Parameters
+    ----------
+    models : ndarray, shape (k, P)
+        What the search has left, best first, in the unit cube.
+    sigma, population
+        As `Polish` takes them.
+    rng : random.Random
+
+    Attributes
+    ----------
+    run : Polish
+        The run under way.
+    runs : int
+        Runs begun so far.
+    exhausted : bool
+        Whether no model is left in another basin.
+    """
+
+    def __init__(self, models: np.ndarray, sigma: float, population: int, rng: random.Random) -> None:
+        self._left = models
+        self._sigma, self._random = sigma, rng
+        self.population = population
+        self.runs = 0
+        self.exhausted = False
+        self._begin(models[:_BASIN])
+
+    def tell(self, unit: np.ndarray, costs: np.ndarray) -> None:
+        """Take in a generation of the run under way, (population, P) with its costs."""
+        self.run.tell(unit, costs)
+        if not self.run.settled:
+            return
+        for visited in (self.run.start, self.run.centre):
+            distance = np.sqrt(((self._left - visited) ** 2).mean(axis=1))
+            self._left = self._left[distance > _OTHER_BASIN]
+        if len(self._left):
+            distance = ((self._left - self._left[0]) ** 2).sum(axis=1)
+            self._begin(self._left[np.argsort(distance, kind="stable")[:_BASIN]])
+        else:
+            self.exhausted = True
+
+    def _begin(self, around: np.ndarray) -> None:
+        self.run = Polish(self._left[0], around, self._sigma, self.population, self._random.getrandbits(32))
+        self.runs += 1

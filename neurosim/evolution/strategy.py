@@ -1,4 +1,4 @@
-"""What every search strategy does alike: ask for a generation, be told its scores."""
+"""What every search strategy does alike: propose individuals, be told their scores, keep the best."""
 
 from __future__ import annotations
 
@@ -12,19 +12,12 @@ from neurosim.evolution.space import ParameterSpace
 ARCHIVE_SIZE = 256
 
 
-class Strategy(abc.ABC):
-    """A search over a parameter space, one generation at a time.
-
-    The search depends on the seed and on what it was told, and on nothing else: a fresh strategy led through
-    the same generations (`ask`, then `tell` with the stored parameters and scores) goes on exactly as the
-    first one would have. What is *told* counts, not what was asked: if a run is taken up on a machine whose
-    linear algebra rounds otherwise, the stored individuals are the ones that the search continues from.
+class AskTell(abc.ABC):
+    """What strategies with and without generations have in common.
 
     Attributes
     ----------
     space : ParameterSpace
-    generation : int
-        Generations told so far.
     evaluations : int
         Individuals told so far.
     planned_evaluations : int
@@ -36,20 +29,59 @@ class Strategy(abc.ABC):
     def __init__(self, space: ParameterSpace, planned_evaluations: int) -> None:
         self.space = space
         self.planned_evaluations = planned_evaluations
-        self.generation = 0
         self.evaluations = 0
         self.archive = HallOfFame(ARCHIVE_SIZE)
-        self._pending: np.ndarray | None = None
 
     @property
     @abc.abstractmethod
     def phase(self) -> str:
-        """What the next generation belongs to, in one word for display."""
+        """What is asked for next belongs to, in one word for display."""
 
     @property
     @abc.abstractmethod
     def finished(self) -> bool:
         """Whether the search is over; `ask` then raises."""
+
+    def candidates(self, n: int) -> np.ndarray:
+        """Return the best distinct models so far, best first, to be scored again more tightly.
+
+        Returns
+        -------
+        ndarray, shape (at most n, P)
+        """
+        best = [entry.parameters for entry in self.archive.entries[:n]]
+        return np.array(best, np.float64).reshape(len(best), len(self.space))
+
+    def _check_told(self, parameters: np.ndarray, scores: np.ndarray) -> None:
+        """Raise `ValueError` for scores (n, M) that are not those of parameters (n, P) inside the bounds."""
+        if scores.ndim != 2 or len(scores) != len(parameters) or scores.shape[1] == 0:
+            raise ValueError(f"told scores of shape {scores.shape}, expected ({len(parameters)}, objectives)")
+        if not np.isfinite(scores).all():
+            raise ValueError("told scores that are not finite; give failed evaluations their penalty first")
+        if (parameters < self.space.lower).any() or (parameters > self.space.upper).any():
+            raise ValueError("told parameters that lie outside the bounds of the space")
+
+
+class Strategy(AskTell):
+    """A search over a parameter space, one generation at a time.
+
+    The search depends on the seed and on what it was told, and on nothing else: a fresh strategy led through
+    the same generations (`ask`, then `tell` with the stored parameters and scores) goes on exactly as the
+    first one would have. What is *told* counts, not what was asked: if a run is taken up on a machine whose
+    linear algebra rounds otherwise, the stored individuals are the ones that the search continues from.
+
+    Attributes
+    ----------
+    generation : int
+        Generations told so far.
+    space, evaluations, planned_evaluations, archive
+        See `AskTell`.
+    """
+
+    def __init__(self, space: ParameterSpace, planned_evaluations: int) -> None:
+        super().__init__(space, planned_evaluations)
+        self.generation = 0
+        self._pending: np.ndarray | None = None
 
     @abc.abstractmethod
     def _propose(self) -> np.ndarray:
@@ -112,24 +144,9 @@ class Strategy(abc.ABC):
         parameters, scores = np.array(parameters, np.float64), np.array(scores, np.float64)
         if parameters.shape != self._pending.shape:
             raise ValueError(f"told parameters of shape {parameters.shape}, asked {self._pending.shape}")
-        if scores.ndim != 2 or len(scores) != len(parameters) or scores.shape[1] == 0:
-            raise ValueError(f"told scores of shape {scores.shape}, expected ({len(parameters)}, objectives)")
-        if not np.isfinite(scores).all():
-            raise ValueError("told scores that are not finite; give failed evaluations their penalty first")
-        if (parameters < self.space.lower).any() or (parameters > self.space.upper).any():
-            raise ValueError("told parameters that lie outside the bounds of the space")
+        self._check_told(parameters, scores)
         self._pending = None
         self.archive.update(parameters, scores, self.generation)
         self.generation += 1
         self.evaluations += len(parameters)
         self._learn(parameters, scores)
-
-    def candidates(self, n: int) -> np.ndarray:
-        """Return the best distinct models so far, best first, to be scored again more tightly.
-
-        Returns
-        -------
-        ndarray, shape (at most n, P)
-        """
-        best = [entry.parameters for entry in self.archive.entries[:n]]
-        return np.array(best, np.float64).reshape(len(best), len(self.space))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,29 +45,63 @@ def read_warm_start(path: str | Path, space: ParameterSpace, exclude_cell: str |
     InputError
         Nothing readable at `path`, no parameter of the space in it, or no model of another cell.
     """
-    library = [model for table in _read_tables(str(path)) for model in _models(table, space)]
-    shared = [(rank, cell, values) for rank, cell, values in library if not np.isnan(values).all()]
+    shared = _shared_models(_read_tables(str(path)), space)
     if not shared:
         wanted = ", ".join(space.names[:4]) + (", …" if len(space) > 4 else "")
         raise InputError(
             f"warm_start {path}: expected models with parameters of this stage ({wanted}), found none in "
             "any of them; use a hall of fame of the same recipe."
         )
-    others = [model for model in shared if exclude_cell is None or not _same_cell(model[1], exclude_cell)]
+    others = _without_cell(shared, exclude_cell)
     if not others:
         raise InputError(
             f"warm_start {path}: expected models of other cells, found only those of {exclude_cell}, and a "
             "cell is never started from its own fit; give a hall of fame of other cells."
         )
+    return _ordered(others)
 
-    def order(model: tuple[int, str, np.ndarray]) -> tuple[int, int, str]:
+
+def warm_start_models(
+    tables: Sequence[Any], space: ParameterSpace, exclude_cell: str | None = None
+) -> np.ndarray | None:
+    """Return the models of hall-of-fame tables as `read_warm_start` does, None when there are none.
+
+    Parameters
+    ----------
+    tables : sequence of pyarrow.Table
+    space : ParameterSpace
+    exclude_cell : str, optional
+        The cell that is to be fitted.
+
+    Returns
+    -------
+    ndarray, shape (k, P)
+    """
+    models = _without_cell(_shared_models(tables, space), exclude_cell)
+    return _ordered(models) if models else None
+
+
+Model = tuple[int, str, np.ndarray]
+
+
+def _shared_models(tables: Sequence[Any], space: ParameterSpace) -> list[Model]:
+    """The models that have at least one parameter of the space."""
+    return [model for table in tables for model in _models(table, space) if not np.isnan(model[2]).all()]
+
+
+def _without_cell(models: list[Model], cell: str | None) -> list[Model]:
+    return [model for model in models if cell is None or not _same_cell(model[1], cell)]
+
+
+def _ordered(models: list[Model]) -> np.ndarray:
+    def order(model: Model) -> tuple[int, int, str]:
         rank, cell, values = model
         return int(np.isnan(values).sum()), rank, cell
 
-    return np.array([values for _, _, values in sorted(others, key=order)])
+    return np.array([values for _, _, values in sorted(models, key=order)])
 
 
-def _models(table: Any, space: ParameterSpace) -> list[tuple[int, str, np.ndarray]]:
+def _models(table: Any, space: ParameterSpace) -> list[Model]:
     """Models of one table as (rank within the cell, cell, values with NaN where missing)."""
     parameters = {name.removeprefix("param."): name for name in table.column_names}
     nothing = np.full(table.num_rows, np.nan)

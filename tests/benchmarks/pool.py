@@ -120,7 +120,7 @@ def measure_restart(pool) -> dict:
 def measure_host_restart(pool) -> dict:
     pool.submit(Task("victim", SPEC, 3.0, 10.0))
     pool.completed(1.0)
-    process = next(host.process for host in pool._hosts if host.tasks)
+    process = next(host.process for host in pool._hosts.values() if pool._scheduler.busy(host))
     killed = time.monotonic()
     os.kill(process, signal.SIGKILL)
     outcomes: dict = {}

@@ -35,7 +35,7 @@ def collect(pool, tasks, timeout_s=60.0, meanwhile=lambda: None):
 
 
 def host_processes(pool):
-    return [psutil.Process(host.process) for host in pool._hosts if host.ready]
+    return [psutil.Process(host.process) for host in pool._hosts.values() if host.ready]
 
 
 def wait_for(condition, timeout_s=20.0):

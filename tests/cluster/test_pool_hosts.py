@@ -55,6 +55,31 @@ def test_a_lost_task_is_not_left_for_last(pool_module, tmp_path):
         collect(pool, {key: value for key, value in others.items() if key not in finished})
 
 
+def relays():
+    return [process for process in psutil.process_iter(["cmdline"]) if "ray::Relay" in str(process.info)]
+
+
+def test_hosts_behind_relays_do_the_same_and_a_lost_relay_costs_nothing(pool_module):
+    with pool_module.Pool(hosts=2, hosts_per_relay=1) as pool:
+        for individual, outcome in collect(pool, submit(pool, [float(n) for n in range(40)])):
+            assert outcome.value == individual**2
+        before = relays()
+        assert len(before) == 2
+        tasks = submit(pool, [*map(float, range(30)), "segfault"], spec("slow", pause_s=0.1))
+        victims = before[:1]
+
+        def kill() -> None:
+            if victims and pool.statistics().outcomes["ok"] > 45:
+                victims.pop().kill()
+
+        for individual, outcome in collect(pool, tasks, meanwhile=kill):
+            assert outcome.status == "crash" if individual == "segfault" else outcome.value == individual**2
+        assert not victims
+        assert pool.statistics().hosts_lost == 1
+        processes = [*relays(), *host_processes(pool)]
+    wait_for(lambda: not any(process.is_running() for process in processes))
+
+
 def test_nothing_is_left_of_a_closed_pool(pool_module):
     with pool_module.Pool(hosts=2) as pool:
         collect(pool, submit(pool, [1.0, 2.0]))
@@ -80,7 +105,7 @@ def test_statistics_add_up(pool_module):
 
 
 def test_hosts_that_cannot_start_are_an_error(pool_module, monkeypatch):
-    monkeypatch.setattr(pool_module, "Host", BrokenHost)
+    monkeypatch.setattr("cluster.crew.Host", BrokenHost)
     with pool_module.Pool(hosts=1) as pool:
         tasks = submit(pool, [1.0])
         with pytest.raises(ClusterError, match="No module named 'neurofleet'"):

@@ -7,13 +7,20 @@ from cluster.work_queue import LONGEST_BATCH, Work, WorkQueue
 from tests.cluster.engines import spec
 
 
-def fill(queue, expected_s, engine="a", first=0):
+def fill(queue, expected_s, engine="a", first=0, **task):
     for number, seconds in enumerate(expected_s, first):
-        queue.add(Work(number, Task(number, spec(engine), 0.0, 10.0, seconds)))
+        queue.add(Work(number, Task(number, spec(engine), 0.0, 10.0, seconds, **task)))
 
 
-def take(queue, engine=None, barred=(), on=None, hosts=1):
-    return [work.number for work in queue.take(engine, barred, on or {}, hosts)]
+def take(queue, *held, barred=(), on=None, hosts=1):
+    return [work.number for work in queue.take(held, barred, on or {}, hosts)]
+
+
+def learn(queue, seconds, engine="a"):
+    """Have a task evaluated in so many seconds."""
+    queue.add(Work(-1, Task(-1, spec(engine), 0.0, 10.0)))
+    (work,) = queue.take([], (), {}, 1)
+    queue.record(work, seconds)
 
 
 def test_longest_expected_first():
@@ -30,18 +37,18 @@ def test_equal_tasks_in_the_order_they_came():
 
 def test_no_submitter_overtakes_another_because_the_median_has_moved():
     queue = WorkQueue()
-    queue.record("a", 1.0)
-    fill(queue, [None, None])
-    for _ in range(3):
-        queue.record("a", 2.0)
-    fill(queue, [None, None], first=2)
-    assert [take(queue)[0] for _ in range(4)] == [0, 1, 2, 3]
+    learn(queue, 1.0)
+    fill(queue, [None] * 4)
+    (work,) = queue.take([], (), {}, 1)
+    queue.record(work, 9.0)
+    fill(queue, [None, None], first=4)
+    assert [take(queue)[0] for _ in range(5)] == [1, 2, 3, 4, 5]
 
 
 def test_batches_by_time_from_the_running_median():
     queue = WorkQueue()
     for seconds in (0.125, 0.125, 30.0):
-        queue.record("a", seconds)
+        learn(queue, seconds)
     fill(queue, [None] * 100)
     assert len(take(queue)) == 12
 
@@ -49,14 +56,14 @@ def test_batches_by_time_from_the_running_median():
 @pytest.mark.parametrize(("seconds", "length"), [(1e-6, LONGEST_BATCH), (100.0, 1)])
 def test_batches_have_bounds(seconds, length):
     queue = WorkQueue()
-    queue.record("a", seconds)
+    learn(queue, seconds)
     fill(queue, [None] * 1000)
     assert len(take(queue)) in (length, 1000 // 2)
 
 
 def test_last_batches_are_small():
     queue = WorkQueue()
-    queue.record("a", 0.01)
+    learn(queue, 0.01)
     fill(queue, [None] * 40)
     sizes = []
     while batch := take(queue, hosts=2):
@@ -68,14 +75,82 @@ def test_last_batches_are_small():
 
 def test_a_host_stays_with_its_engine_and_then_helps_where_most_is_left():
     queue = WorkQueue()
+    queue.record_build("b", 4.0)
+    queue.record_build("c", 4.0)
     fill(queue, [5.0], "a")
     fill(queue, [5.0] * 4, "b", 10)
     fill(queue, [5.0] * 3, "c", 20)
     assert take(queue, "a") == [0]
-    assert take(queue, "a", on={"b": 3}) == [20]
-    assert take(queue, "a", on={}) == [10]
+    assert take(queue, "a", on={"b": 6}) == [20]
+    assert take(queue, "a") == [10]
     assert take(queue, "a", barred={"b"}) == [21]
-    assert take(queue, None, barred={"b", "c"}) == []
+    assert take(queue, barred={"b", "c"}) == []
+
+
+def test_no_engine_is_built_for_work_that_others_finish_before():
+    queue = WorkQueue()
+    queue.record_build("a", 12.0)
+    fill(queue, [5.0] * 4)
+    assert take(queue, on={"a": 2}) == []
+    assert take(queue, on={"a": 1}) == [0]
+    assert take(queue, "a", on={"a": 2}) == [1]
+
+
+def served(queue, batches, *held):
+    """Take batches; return how many tasks each share got."""
+    counts = {}
+    for _ in range(batches):
+        for work in queue.take(held, (), {}, 1):
+            queue.record(work, 1.0)
+            counts[work.task.share] = counts.get(work.task.share, 0) + 1
+    return counts
+
+
+def test_shares_get_hosts_by_weight_whatever_they_hand_in():
+    queue = WorkQueue()
+    fill(queue, [1.0] * 100, "a", share="a")
+    fill(queue, [1.0] * 1000, "b", 200, share="b", weight=3.0)
+    assert served(queue, 40) == {"a": 10, "b": 30}
+
+
+def test_within_a_share_later_ranks_fill_the_gaps():
+    queue = WorkQueue()
+    fill(queue, [1.0] * 4, "b", 10, rank=1)
+    fill(queue, [1.0] * 3, "a", rank=0)
+    assert [take(queue, "a", "b")[0] for _ in range(4)] == [0, 1, 2, 10]
+    fill(queue, [1.0], "a", 3, rank=0)
+    assert [take(queue, "a", "b")[0] for _ in range(2)] == [3, 11]
+
+
+def test_a_share_that_had_nothing_to_do_does_not_catch_up():
+    queue = WorkQueue()
+    fill(queue, [1.0] * 100, "a", share="a")
+    served(queue, 50)
+    fill(queue, [1.0] * 100, "b", 200, share="b")
+    assert served(queue, 20) == {"a": 10, "b": 10}
+
+
+def test_long_evaluations_count_as_long():
+    queue = WorkQueue()
+    fill(queue, [None] * 100, "a", share="a")
+    fill(queue, [None] * 100, "b", 200, share="b")
+    counts = {"a": 0, "b": 0}
+    for _ in range(44):
+        for work in queue.take([], (), {}, 1):
+            queue.record(work, 10.0 if work.task.share == "a" else 1.0)
+            counts[work.task.share] += 1
+    assert counts["b"] == pytest.approx(10 * counts["a"], rel=0.3)
+
+
+def test_a_warm_engine_is_left_only_when_a_build_is_worth_it():
+    queue = WorkQueue()
+    queue.record_build("b", 1.0)
+    fill(queue, [1.0] * 100, "a", share="a")
+    fill(queue, [1.0] * 100, "b", 200, share="b")
+    counts = served(queue, 21, "a")
+    assert counts == {"a": 21}
+    assert served(queue, 1, "a") == {"b": 1}
+    assert served(queue, 10, "a", "b") == {"b": 10}
 
 
 def test_lost_tasks_are_kept_apart():

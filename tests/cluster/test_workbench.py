@@ -1,10 +1,12 @@
 """What a host does with evaluations that hang, crash, or eat all memory. No Ray here."""
 
 import itertools
+import logging
 import os
 import pickle
 import signal
 import time
+from dataclasses import replace
 
 import psutil
 import pytest
@@ -267,3 +269,17 @@ def test_a_late_but_finished_evaluation_counts(bench):
     [outcome] = bench.evaluate(["clock"], deadline_s=0.2)
     assert outcome.status == "timeout"
     assert outcome.seconds < 0.2 + zygote.GRACE_S
+
+
+def test_the_log_says_which_fit_went_wrong_and_what_its_engine_printed(bench, caplog):
+    about = {"cell": "C1", "generation": 7}
+    assignments = [replace(assignment, about=about) for assignment in bench.batch([2.0, "last words"])]
+    with caplog.at_level(logging.INFO, "cluster.host"):
+        report = bench.workbench.exchange(assignments, 20.0)
+        while len(report.outcomes) < 2:
+            report.outcomes.extend(bench.workbench.exchange([], 20.0).outcomes)
+    built, crashed = caplog.records
+    assert built.message == "engine built"
+    assert crashed.message == "evaluation ended as crash"
+    assert crashed.fields["printed"] == "first\nhoc: the end is near"
+    assert about.items() <= crashed.fields.items()

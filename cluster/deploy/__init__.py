@@ -1,0 +1,61 @@
+"""The files with which a lab starts a cluster: `render` fills one in, `TARGETS` says which there are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from importlib.metadata import version
+
+from cluster.deploy.options import OptionRefused, Value, flag
+from cluster.deploy.targets import TARGETS, Target
+
+__all__ = ["TARGETS", "OptionRefused", "Target", "render"]
+
+
+def render(target: str, options: Mapping[str, Value | Sequence[str]] | None = None) -> str:
+    """Return the deployment file of a target, filled in.
+
+    Parameters
+    ----------
+    target : str
+        A key of `TARGETS`.
+    options : mapping, optional
+        Option -> value, named as in `Target.options`. What is left out or None has its default.
+
+    Raises
+    ------
+    OptionRefused
+        The target is unknown; or an option is unknown, missing or cannot be used.
+    """
+    if target not in TARGETS:
+        near = get_close_matches(target, TARGETS, 1)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        raise OptionRefused(f"{target!r}: expected one of the targets {', '.join(TARGETS)}.{hint}")
+    known = TARGETS[target].options
+    given = dict(options or {})
+    if unknown := sorted(given.keys() - {option.name for option in known}):
+        takes = ", ".join(flag(option.name) for option in known) or "no options"
+        raise OptionRefused(f"{flag(unknown[0])}: the target {target} takes {takes}.")
+    if missing := [option for option in known if option.required and given.get(option.name) is None]:
+        raise OptionRefused(
+            f"The target {target} needs {' and '.join(flag(option.name) for option in missing)}:"
+            f" {' '.join(option.help for option in missing)}"
+        )
+    values = {option.name: option.read(given.get(option.name)) for option in known}
+    return _fill(TARGETS[target], values)
+
+
+def _fill(target: Target, values: Mapping[str, Value]) -> str:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("cluster.deploy"),
+        undefined=StrictUndefined,
+        autoescape=False,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    template = environment.get_template(f"{target.name}.j2")
+    own = version("neurofleet")
+    return template.render(values, version=own, ray_version=version("ray"))

@@ -1,0 +1,93 @@
+"""``neurofleet drive``: what a submitted job runs on the cluster's head. Users do not type it."""
+
+import socket
+from pathlib import Path
+
+from cluster.storage import is_witnessed, mount_of, remove_witness
+from jobs.errors import UsageError
+from jobs.provenance import versions
+from jobs.spec import load_job
+
+
+def drive(job: Path, out: str, witness: Path | None, here_only: bool) -> None:
+    """Run the job on the cluster that this process was started by.
+
+    Parameters
+    ----------
+    job : Path
+    out : str
+        An absolute path, or a URI.
+    witness : Path or None
+        A file that the submitting machine left beside the results: if it is seen, both have the same storage.
+    here_only : bool
+        Whether the user gave a relative path and so means a folder of the submitting machine.
+
+    Raises
+    ------
+    UsageError
+        When results would go to a disk of this machine alone, or input is not there. Nothing is written.
+    """
+    from jobs.run import run_job
+
+    check_storage(out, witness, here_only)
+    check_absolute_paths(job)
+    now = versions()
+    print(
+        f"neurofleet {now['neurofleet']}, Ray {now['ray']}, Python {now['python']} on {socket.gethostname()};"
+        f" results go to {out}",
+        flush=True,
+    )
+    run_job(job, out, address="auto")
+
+
+def check_storage(out: str, witness: Path | None, here_only: bool) -> None:
+    """Refuse a place that would keep the results from the user.
+
+    Raises
+    ------
+    UsageError
+    """
+    if "://" in out:
+        return
+    folder = Path(out)
+    seen = witness is not None and is_witnessed(folder, witness)
+    if witness is not None:
+        remove_witness(witness)
+    mount = mount_of(folder)
+    if seen or (mount.is_network and not here_only):
+        return
+    host = socket.gethostname()
+    if here_only:
+        cause = (
+            f"{out} was given as a relative path, so as a folder of the machine that submits, and the"
+            f" cluster's head ({host}) does not see that folder"
+        )
+    else:
+        cause = (
+            f"{out} would be on a disk of the cluster's head alone ({host}, {mount.kind} at {mount.point}),"
+            " lost with it and out of your reach"
+        )
+    raise UsageError(
+        f"{cause}. Give with --out, or `out:` in the job file, the absolute path of a folder on a network"
+        " file system that the head has mounted, or the URI of an object store, such as s3://bucket/folder."
+    )
+
+
+def check_absolute_paths(job: Path) -> None:
+    """Refuse a job whose absolute paths are not there.
+
+    Raises
+    ------
+    UsageError
+        All of them.
+    """
+    spec, _ = load_job(job)
+    named = [spec.mechanisms, spec.warm_start, Path(spec.recipe)]
+    for cell in spec.cells or ():
+        named += [cell.morphology, cell.recordings, cell.targets]
+    missing = [str(path) for path in named if path is not None and path.is_absolute() and not path.exists()]
+    if missing:
+        raise UsageError(
+            f"not there on the cluster ({socket.gethostname()}): {', '.join(missing)}. An absolute path is"
+            " read on the cluster. Lay the files there, or name them relative to the job file: those travel."
+        )

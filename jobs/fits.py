@@ -1,0 +1,137 @@
+"""The fits of a job: opened from its cells, learning from each other, set aside when they fail."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jobs.campaign import Fit
+from jobs.cell_fit import CELL_FINISHED, LEARNED_FROM, CellFit
+from jobs.errors import JobError
+from jobs.log import fit_logger
+from jobs.preparation import Preparation
+from jobs.search import SearchState
+from jobs.spec import FitSpec
+from jobs.subjects import Subject
+from neurosim.errors import InputError
+
+if TYPE_CHECKING:
+    from cluster.store import RunStore
+
+CELL_FAILED = "cell failed"
+TEACHERS = 64
+"""A cell learns from at most so many of those that were finished before it, the latest ones."""
+
+
+class Fits:
+    """Opens and closes the fits of a campaign.
+
+    Attributes
+    ----------
+    finished : dict
+        Cell -> its "cell finished" event, also of earlier starts of the run.
+    failed : dict
+        Cell -> reason.
+    """
+
+    def __init__(self, spec: FitSpec, folder: Path, store: "RunStore", preparation: Preparation) -> None:
+        self._spec = spec
+        self._folder = folder
+        self._store = store
+        self._preparation = preparation
+        self._past: dict[str, list[SearchState]] = {}
+        self._open: dict[str, CellFit] = {}
+        self._learnt: dict[str, Sequence[str]] = {}
+        self.finished: dict[str, dict] = {}
+        self.failed: dict[str, str] = {}
+        for event in store.read_events():
+            if event["event"] == CELL_FINISHED:
+                self.finished[event["cell"]] = event
+            elif LEARNED_FROM in event:
+                self._learnt.setdefault(event["cell"], event[LEARNED_FROM])
+        self._begun_with = set(self.finished)
+
+    def open(self, id: str, timeout_s: float) -> Fit | None:
+        subject = self._preparation.take(id, timeout_s)
+        if subject is None:
+            return None
+        for warning in subject.warnings:
+            fit_logger(cell=id).warning(warning)
+        fit = CellFit(subject, self._spec, self._folder, self._store, self._teachers)
+        self._open[id] = fit
+        return fit
+
+    def close(self, fit: Fit) -> None:
+        """The fit is finished, or stopped for now."""
+        done = self._open.pop(fit.id)
+        self._past[fit.id] = done.states()
+        if done.finished:
+            self.finished[fit.id] = done.summary
+
+    def set_aside(self, id: str, error: Exception) -> bool:
+        """Record why a cell's fit is given up; other errors than those of the cell end the campaign."""
+        if not isinstance(error, JobError | InputError):
+            return False
+        reason = str(error) if isinstance(error, JobError) else f"cell {id}: {error}"
+        self.failed[id] = reason
+        self._store.append_event(CELL_FAILED, cell=id, reason=reason)
+        fit_logger(cell=id).warning("set aside: %s", reason)
+        if (fit := self._open.pop(id, None)) is not None:
+            self._past[id] = fit.states()
+        return True
+
+    @property
+    def open_cells(self) -> set[str]:
+        """The cells whose fits are under way."""
+        return set(self._open)
+
+    @property
+    def active(self) -> int:
+        """How many searches (a cell's stage with one seed) are under way."""
+        states = [state for fit in self._open.values() for state in fit.states()]
+        return sum(state.phase != "waiting" and not state.finished for state in states)
+
+    @property
+    def states(self) -> dict[str, list[SearchState]]:
+        """Cell -> its searches, of all cells that were opened since the start."""
+        return self._past | {id: fit.states() for id, fit in self._open.items()}
+
+    @property
+    def core_seconds(self) -> float:
+        """Time spent on all stored evaluations of the run, and on those of this start."""
+        before = sum(self.finished[id]["core_seconds"] for id in self._begun_with)
+        now = [state for states in self._past.values() for state in states]
+        now += [state for fit in self._open.values() for state in fit.states()]
+        return before + sum(state.seconds for state in now)
+
+    def _teachers(self, subject: Subject) -> Sequence[str]:
+        """The finished cells that a cell learns from: as recorded, if its last stage has begun before."""
+        if subject.id in self._learnt or not self._spec.evolution.learns:
+            return self._learnt.get(subject.id, ())
+        alike = [id for id, event in self.finished.items() if event["recipe"] == subject.kind]
+        return alike[-TEACHERS:]
+
+
+class Budget:
+    """What a campaign may use: core-hours of evaluations in all, and hours since it was started.
+
+    Attributes
+    ----------
+    reached : str
+        Which limit was reached, in words; empty before.
+    """
+
+    def __init__(self, spec: FitSpec, fits: Fits) -> None:
+        self._spec = spec
+        self._fits = fits
+        self._begun = time.monotonic()
+        self.reached = ""
+
+    def allows(self) -> bool:
+        """Whether further evaluations may begin."""
+        core, wall = self._spec.max_core_hours, self._spec.max_wall_hours
+        if core is not None and self._fits.core_seconds >= 3600 * core:
+            self.reached = f"max_core_hours: {core:g}"
+        elif wall is not None and time.monotonic() - self._begun >= 3600 * wall:
+            self.reached = f"max_wall_hours: {wall:g}"
+        return not self.reached

@@ -1,0 +1,300 @@
+"""What the searches of one stage with one seed have in common: tasks, rows, finalists, hall of fame."""
+
+import abc
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cluster.outcome import EngineSpec, Outcome, Task
+from cluster.schemas import Evaluations, HallOfFameRows
+from jobs.engines import engine_spec, scores_of
+from jobs.errors import JobError
+from jobs.log import fit_logger
+from jobs.search import FINAL, FINALISTS, IMPROVEMENT, Limits, SearchState
+from jobs.subjects import Problem, StagePlan
+from neurosim.fit_model import MAX_SCORE
+
+if TYPE_CHECKING:
+    from cluster.store import RunStore
+    from neurosim.evolution.strategy import AskTell
+
+
+@dataclass
+class Generation:
+    """A generation under way."""
+
+    number: int
+    stage: str
+    engine: EngineSpec
+    parameters: np.ndarray
+    outcomes: dict[int, Outcome] = field(default_factory=dict)
+
+    @property
+    def complete(self) -> bool:
+        return len(self.outcomes) == len(self.parameters)
+
+
+class StageSearch(abc.ABC):
+    """One stage of one cell with one seed.
+
+    The parts of a search that are done generation by generation, whatever its strategy does: the finalists,
+    which are scored again more tightly, and for some the search itself.
+
+    Parameters
+    ----------
+    cell : str
+    stage : StagePlan
+    seed : int
+    problem : Problem
+    store : RunStore
+    strategy : AskTell
+    hall_of_fame : int
+        Models to keep.
+    limits : Limits
+    """
+
+    def __init__(
+        self,
+        cell: str,
+        stage: StagePlan,
+        seed: int,
+        problem: Problem,
+        store: "RunStore",
+        strategy: "AskTell",
+        hall_of_fame: int,
+        limits: Limits,
+    ) -> None:
+        from neurosim.evolution import HallOfFame
+
+        self.cell, self.stage, self.seed, self.problem = cell, stage, seed, problem
+        self._store = store
+        self._limits = limits
+        self._log = fit_logger(cell=cell, stage=stage.name, seed=seed)
+        self._told = strategy
+        self._hall_of_fame = HallOfFame(hall_of_fame)
+        self._engine = engine_spec(f"{cell}-{stage.name}", problem.model, limits.max_steps)
+        self._final_engine = (
+            None
+            if problem.final_model is None
+            else engine_spec(f"{cell}-{stage.name}{FINAL}", problem.final_model, limits.max_steps)
+        )
+        self._current: Generation | None = None
+        self._scored_again = False
+        self._mark, self._marked_at = np.inf, 0
+        planned = stage.search.planned_evaluations + (self._finalists() if self._final_engine else 0)
+        self.state = SearchState(cell, stage.name, seed, planned)
+
+    # -- what the fit calls
+
+    @property
+    def finished(self) -> bool:
+        """Whether the hall of fame is complete."""
+        return self._searched and (self._final_engine is None or self._scored_again)
+
+    def start(self) -> list[Task]:
+        """Return the first evaluations to do; none when all is stored already."""
+        if self.finished:
+            return []
+        if not self._searched:
+            return self._search_tasks()
+        assert self._final_engine is not None
+        self.state.phase = "finalists"
+        finalists = self._told.candidates(self._finalists())
+        return self._begin(Generation(0, self.stage.name + FINAL, self._final_engine, finalists))
+
+    def take(self, individual: int, outcome: Outcome) -> list[Task]:
+        """Take in one outcome; return the evaluations that can now be done, none while others are awaited."""
+        current = self._current
+        assert current is not None
+        current.outcomes[individual] = outcome
+        self._count_outcome(outcome.status, outcome.seconds)
+        if not current.complete:
+            return []
+        self._current = None
+        self._store_generation(current.stage, self._rows(current))
+        return self.start()
+
+    def hall_of_fame(self) -> HallOfFameRows:
+        """Return the best models, best first, with their fixed parameters."""
+        entries = self._hall_of_fame.entries
+        found = [(entry.generation, entry.individual) for entry in entries]
+        if self._final_engine is not None:  # finalists are numbered as the archive they came from
+            archive = self._told.archive.entries
+            found = [
+                self._place(archive[entry.individual].generation, archive[entry.individual].individual)
+                for entry in entries
+            ]
+        names = (*self.problem.names, *self.problem.fixed)
+        fixed = np.array(list(self.problem.fixed.values()), dtype=np.float64)
+        return HallOfFameRows(
+            cell=self.cell,
+            seeds=np.full(len(entries), self.seed),
+            generations=np.array([generation for generation, _ in found]),
+            individuals=np.array([individual for _, individual in found]),
+            parameter_names=names,
+            objective_names=self.problem.objectives,
+            parameters=np.array([np.concatenate([entry.parameters, fixed]) for entry in entries]),
+            scores=np.array([entry.scores for entry in entries]),
+            totals=np.array([entry.total for entry in entries]),
+        )
+
+    # -- what each search does in its own way
+
+    @property
+    @abc.abstractmethod
+    def _searched(self) -> bool:
+        """Whether only the finalists are left to be done."""
+
+    @abc.abstractmethod
+    def _search_tasks(self) -> list[Task]:
+        """Return the next evaluations of the search."""
+
+    @abc.abstractmethod
+    def _learn(self, rows: Evaluations) -> None:
+        """Take in a generation that is stored."""
+
+    @abc.abstractmethod
+    def _replay_generation(self, rows: Evaluations) -> None:
+        """Lead the strategy through a stored generation."""
+
+    def _place(self, generation: int, individual: int) -> tuple[int, int]:
+        """Return the stored generation, and the row in it, of a model that the archive numbers like this."""
+        return generation, individual
+
+    # -- for them
+
+    @property
+    def _is_flat(self) -> bool:
+        patience = self._limits.patience
+        return patience is not None and self._told.evaluations - self._marked_at >= patience
+
+    def _name(self) -> str:
+        return f"cell {self.cell}, stage {self.stage.name}, seed {self.seed}"
+
+    def _begin(self, generation: Generation) -> list[Task]:
+        self._current = generation
+        about = self._about(generation.stage) | {"generation": generation.number}
+        numbered = enumerate(generation.parameters)
+        return [self._task(i, generation.engine, row, about) for i, row in numbered]
+
+    def _about(self, stage: str) -> dict[str, Any]:
+        return {"cell": self.cell, "stage": stage, "seed": self.seed}
+
+    def _task(
+        self, number: int, engine: EngineSpec, parameters: np.ndarray, about: Mapping[str, Any]
+    ) -> Task:
+        id = ((self.cell, self.stage.name, self.seed), number)
+        return self._limits.task(id, engine, parameters, about)
+
+    def _store_generation(self, stage: str, rows: Evaluations) -> None:
+        """Store a generation of the search or its finalists, and take it in."""
+        self._store.write_generation(self.cell, stage, self.seed, rows)
+        if stage == self.stage.name:
+            self._learn(rows)
+        else:
+            self._learn_finalists(rows)
+        self._log.info(
+            "generation stored",
+            stage=stage,
+            generation=rows.generation,
+            evaluations=len(rows),
+            not_ok=sum(status != "ok" for status in rows.statuses),
+            best=self.state.best,
+            median=self.state.median,
+        )
+
+    def _replay(self) -> None:
+        """Take in all that is stored."""
+        for rows in self._store.read_generations(self.cell, self.stage.name, self.seed):
+            if self._searched:
+                raise JobError(
+                    f"{self._name()}: the run folder holds generation {rows.generation}, and the search "
+                    "ended before it. Remove the later generations, or start in a new folder."
+                )
+            self._replay_generation(rows)
+            self._count(rows)
+        if self._searched and self._final_engine is not None:
+            for rows in self._store.read_generations(self.cell, self.stage.name + FINAL, self.seed):
+                self._learn_finalists(rows)
+                self._count(rows)
+
+    def _note_best(self) -> None:
+        """Look at the best total after the strategy was told something."""
+        self.state.best = float(self._told.archive.entries[0].total)
+        if self.state.best < (1 - IMPROVEMENT) * self._mark:
+            self._mark, self._marked_at = self.state.best, self._told.evaluations
+
+    def _note_generation(self, rows: Evaluations) -> None:
+        """Keep and look at a generation that is stored and told."""
+        if self._final_engine is None:
+            self._hall_of_fame.update(rows.parameters, rows.scores, rows.generation)
+        if rows.generation == 0:
+            self._check_first(rows)
+        self.state.generation = rows.generation + 1
+        self._show(rows)
+
+    def _count_outcome(self, status: str, seconds: float) -> None:
+        self.state.outcomes[status] += 1
+        self.state.evaluated += 1
+        self.state.seconds += seconds
+        self._limits.deadline.learn(seconds)
+
+    def _scores(self, outcome: Outcome) -> np.ndarray:
+        """Return the scores of an outcome, shape (M,); the penalty where it is not ok."""
+        objectives = self.problem.objectives
+        return scores_of(outcome.value, objectives) if outcome.ok else np.full(len(objectives), MAX_SCORE)
+
+    def _rows(self, done: Generation) -> Evaluations:
+        from neurosim.evolution import total_scores
+
+        outcomes = [done.outcomes[i] for i in range(len(done.parameters))]
+        scores = np.array([self._scores(outcome) for outcome in outcomes])
+        return Evaluations(
+            generation=done.number,
+            parameter_names=self.problem.names,
+            objective_names=self.problem.objectives,
+            parameters=done.parameters,
+            scores=scores,
+            totals=total_scores(scores),
+            statuses=[o.status for o in outcomes],
+            reasons=[o.reason for o in outcomes],
+            seconds=np.array([o.seconds for o in outcomes]),
+        )
+
+    # -- inside
+
+    def _finalists(self) -> int:
+        """Return how many of the best are scored again: up to 32, and not more than a tenth of the search."""
+        return max(self._hall_of_fame.size, min(FINALISTS, self._told.planned_evaluations // 10))
+
+    def _learn_finalists(self, rows: Evaluations) -> None:
+        self._hall_of_fame.update(rows.parameters, rows.scores, 0)
+        self._scored_again = True
+        self._show(rows)
+
+    def _show(self, rows: Evaluations) -> None:
+        self.state.median = float(np.median(rows.totals))
+        self.state.finished = self.finished
+
+    def _count(self, rows: Evaluations) -> None:
+        self.state.replayed += len(rows)
+        for status, seconds in zip(rows.statuses, np.asarray(rows.seconds).tolist(), strict=True):
+            self._count_outcome(status, seconds)
+
+    def _check_first(self, rows: Evaluations) -> None:
+        """Stop early when the model, and not bad luck, fails."""
+        failed = Counter(
+            f"{status}: {reason}"
+            for status, reason in zip(rows.statuses, rows.reasons, strict=True)
+            if status != "ok"
+        )
+        if failed.total() * 2 > len(rows):
+            shown = "; ".join(f"{reason} ({count} of {len(rows)})" for reason, count in failed.most_common(5))
+            raise JobError(
+                f"{self._name()}: more than half of the first generation failed: {shown}. The search was "
+                "stopped, because the model or the limits (deadline_s, max_steps, memory_limit_mb) are at "
+                "fault rather than single parameter sets. Mend that and start in a new folder."
+            )

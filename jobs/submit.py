@@ -1,0 +1,149 @@
+"""``neurofleet submit``: a job file's job, sent to a cluster and started there."""
+
+import os
+import re
+import shlex
+import tempfile
+import time
+from importlib import metadata
+from pathlib import Path
+
+import typer
+
+from cluster.storage import leave_witness, remove_witness
+from cluster.submission import PACKAGE_LIMIT_BYTES, JobsApi, RemoteJob
+from jobs.errors import UsageError
+from jobs.remote import check_outcome, commands, follow, looks_like_an_attempt, only_watching, our_jobs
+from jobs.results_place import results_place
+from jobs.spec import FitSpec, load_job
+from jobs.travel import START_SCRIPT, collect, pack, size
+
+START_TIMEOUT_S = 120.0
+LOOK_S = 0.5
+REFUSED = 2
+
+_DRIVER = re.compile(r"^neurofleet (\S+), Ray \S+, Python \S+ on ", re.MULTILINE)
+
+
+def submit_command(
+    job: Path, address: str, out: str | None = None, follow_it: bool = False, python: str | None = None
+) -> None:
+    """Send a job to the cluster at `address`. Return when its driver works there, or, to follow, at its end.
+
+    Raises
+    ------
+    UsageError
+        The job file, or the place of its results, is wrong; what the driver refuses too.
+    ClusterUnreachable
+        No answer, or no right to submit.
+    """
+    spec, _ = load_job(job)
+    folder = job.resolve().parent
+    if looks_like_an_attempt(spec.name):
+        raise UsageError(
+            f"name: {spec.name} would read as an attempt of another job; let it not end in -a<number>."
+        )
+    place, here_only = _absolute(results_place(out, spec, folder))
+    luggage = collect(spec, folder)
+    api = JobsApi(address)
+    number = _next_attempt(api, spec, place)
+    _warn_of_the_cluster(api)
+    typer.echo(f"{size(len(luggage.files), luggage.size_bytes)} travel to the cluster")
+    if luggage.remote:
+        more = f" and {len(luggage.remote) - 3} more" if len(luggage.remote) > 3 else ""
+        typer.echo(f"read there, by absolute path: {', '.join(luggage.remote[:3])}{more}")
+    id = f"{spec.name}-a{number}"
+    with tempfile.TemporaryDirectory() as temporary:
+        package = Path(temporary) / "job.zip"
+        pack(luggage, package, PACKAGE_LIMIT_BYTES)
+        witness = None if "://" in place else leave_witness(Path(place))
+        try:
+            command = _command(luggage.job_file, place, here_only, witness, python)
+            api.submit(id, command, package, {"neurofleet": _version(), "name": spec.name, "out": place})
+        except Exception:
+            _remove(witness)
+            raise
+    typer.echo(f"{id} is submitted; results go to {place}")
+    with only_watching(api, id):
+        seen = _wait_for_start(api, id, spec.name)
+    if seen:
+        _remove(witness)
+        check_outcome(*seen)
+        typer.echo(f"{id} {'has succeeded' if seen[0].has_ended else 'is running'}\n{commands(id, address)}")
+    else:
+        typer.echo(f"{id} has not started yet; it goes on without this terminal\n{commands(id, address)}")
+    if follow_it:
+        follow(api, id)
+
+
+def _absolute(place: str) -> tuple[str, bool]:
+    """Return the place as another machine understands it, and whether the user meant this machine."""
+    place = place.removeprefix("file://")
+    if "://" in place:
+        return place, False
+    return os.path.abspath(place), not os.path.isabs(place)
+
+
+def _next_attempt(api: JobsApi, spec: FitSpec, place: str) -> int:
+    before = our_jobs(api, spec.name)
+    if not before:
+        return 1
+    last = before[0]
+    if not last.job.has_ended:
+        raise UsageError(
+            f"{last.job.id} of this name is {last.job.state} already.\n{commands(last.job.id, api.address)}"
+        )
+    stored = next((attempt for attempt in before if attempt.job.exit_code != REFUSED), None)
+    if stored and stored.out == place:
+        typer.echo(f"{stored.job.id} has {stored.job.state}; this attempt goes on from its results")
+    elif stored:
+        _warn(f"{stored.job.id} has its results in {stored.out}; this attempt does not go on from there")
+    return max(attempt.attempt for attempt in before) + 1
+
+
+def _warn_of_the_cluster(api: JobsApi) -> None:
+    if not api.asks_for_token:
+        _warn(
+            f"the cluster at {api.address} asks for no token: anyone who reaches it can run code there. Start"
+            " its head with RAY_AUTH_MODE=token."
+        )
+    ours = metadata.version("ray")
+    if api.ray_version != ours:
+        _warn(f"the cluster runs Ray {api.ray_version}, and Ray {ours} is here")
+
+
+def _command(job_file: str, place: str, here_only: bool, witness: Path | None, python: str | None) -> str:
+    arguments = [job_file, "--out", place]
+    if witness:
+        arguments += ["--witness", str(witness)]
+    if here_only:
+        arguments.append("--here-only")
+    return shlex.join(["exec", "sh", START_SCRIPT, python or "", *arguments])
+
+
+def _wait_for_start(api: JobsApi, id: str, name: str) -> tuple[RemoteJob, str] | None:
+    """Return the job and its log when its driver works or has ended; None when the time is over."""
+    works = re.compile(rf"^{re.escape(name)}: (starting|resuming)", re.MULTILINE)
+    until = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < until:
+        job, log = api.job(id), api.log(id)
+        if job.has_ended or works.search(log):
+            driver = _DRIVER.search(log)
+            if driver and driver[1] != _version():
+                _warn(f"the cluster has neurofleet {driver[1]}, and {_version()} is here: results may differ")
+            return job, log
+        time.sleep(LOOK_S)
+    return None
+
+
+def _version() -> str:
+    return metadata.version("neurofleet")
+
+
+def _warn(text: str) -> None:
+    typer.echo(f"warning: {text}", err=True)
+
+
+def _remove(witness: Path | None) -> None:
+    if witness:
+        remove_witness(witness)

@@ -1,0 +1,241 @@
+"""Jobs sent from the command line to a head with token authentication, as an administrator starts one."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from cluster.store import RunStore
+from cluster.undertaker import bury
+from jobs.errors import UsageError
+from jobs.results_place import results_place
+from jobs.spec import load_job
+from jobs.submit import submit_command
+from tests.jobs.test_fit import generation_files, write_job
+
+TOKEN = "0123456789abcdef" * 4
+COMMAND = [sys.executable, "-P", "-c", "from jobs.cli import main; main()"]
+SMALL = {
+    "strategy": "fast",
+    "offspring": 16,
+    "seeds": [1],
+    "evaluations": {"passive": 32, "ih": 16, "active": 48},
+    "hall_of_fame": 2,
+}
+
+
+class Laptop:
+    """Runs the command line with the address, and the token, of a cluster."""
+
+    def __init__(self, address: str, folder: Path, **environment: str) -> None:
+        self.folder = folder
+        kept = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+        self._environment = kept | {"RAY_API_SERVER_ADDRESS": address} | environment
+
+    def __call__(self, *arguments: object) -> subprocess.CompletedProcess:
+        process = self.start(*arguments)
+        out, err = process.communicate(timeout=200)
+        return subprocess.CompletedProcess(arguments, process.returncode, out, err)
+
+    def start(self, *arguments: object) -> subprocess.Popen:
+        return subprocess.Popen(
+            [*COMMAND, *map(str, arguments)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=self._environment,
+            cwd=self.folder,
+        )
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    for free in sockets:
+        free.bind(("127.0.0.1", 0))
+    ports = [free.getsockname()[1] for free in sockets]
+    for free in sockets:
+        free.close()
+    return ports
+
+
+@pytest.fixture(scope="module")
+def head(tmp_path_factory):
+    """Address of its Jobs API, and its token file. Its own path leads to no Python of ours."""
+    folder = Path(tempfile.mkdtemp(prefix="nt-", dir="/tmp"))
+    token = tmp_path_factory.mktemp("head") / "token"
+    token.write_text(TOKEN)
+    port, dashboard, agent = free_ports(3)
+    process = subprocess.Popen(
+        [Path(sys.executable).parent / "ray", "start", "--head", "--block", "--num-cpus=2", f"--port={port}"]
+        + [f"--temp-dir={folder}", "--node-ip-address=127.0.0.1", "--object-store-memory=100000000"]
+        + ["--include-dashboard=true", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"]
+        + [f"--dashboard-agent-listen-port={agent}", "--disable-usage-stats"],
+        env={
+            "PATH": "/usr/bin:/bin",
+            "HOME": os.environ["HOME"],
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN_PATH": str(token),
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    for line in process.stdout:
+        if "Ray runtime started" in line:
+            break
+    yield f"http://127.0.0.1:{dashboard}", token
+    for part in [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]:
+        part.kill()
+    process.communicate()
+    bury(folder)
+
+
+@pytest.fixture(scope="module")
+def laptop(head, tmp_path_factory):
+    """With a job whose recordings lie in another folder than its morphology."""
+    from jobs.demo import make_input
+
+    address, token = head
+    folder = tmp_path_factory.mktemp("laptop")
+    make_input(folder / "jobs")
+    (folder / "data").mkdir()
+    shutil.move(folder / "jobs" / "cell.nwb", folder / "data")
+    cells = [{"id": "demo", "morphology": "cell.swc", "recordings": "../data/cell.nwb"}]
+    write_job(folder / "jobs", cells=cells, evolution=SMALL)
+    return Laptop(address, folder, RAY_AUTH_TOKEN_PATH=str(token))
+
+
+def write_named(folder, name, **changes):
+    path = write_job(folder, f"{name}.yaml", evolution=SMALL, **changes)
+    path.write_text(path.read_text().replace("name: small", f"name: {name}"))
+    return path
+
+
+def wait_until(condition):
+    until = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.1)
+
+
+@pytest.mark.slow
+def test_a_cancelled_job_submitted_again_goes_on_to_its_hall_of_fame(laptop, tmp_path):
+    out = tmp_path / "it's a run"
+    sent = laptop("submit", "jobs/job.yaml", "--out", out)
+    assert sent.returncode == 0, sent.stderr
+    assert sent.stderr == ""
+    assert "2 files, 7." in sent.stdout
+    assert "small-a1 is running" in sent.stdout
+    again = laptop("submit", "jobs/job.yaml", "--out", out)
+    assert again.returncode == 2
+    assert "small-a1 of this name is running already" in again.stderr
+    assert "neurofleet cancel small-a1" in again.stderr
+
+    watching = laptop.start("logs", "small", "-f")
+    assert any("small: starting" in line for line in watching.stdout)
+    wait_until(lambda: generation_files(out))
+    watching.send_signal(signal.SIGINT)
+    told = watching.communicate(timeout=30)[1]
+    assert watching.returncode == 130
+    assert "small-a1 goes on without this terminal" in told
+
+    cancelled = laptop("cancel", "small")
+    assert cancelled.returncode == 0, cancelled.stderr
+    assert "submit the same job file again" in cancelled.stdout
+    status = json.loads(laptop("status", "small", "--json").stdout)
+    assert (status["id"], status["state"], status["out"]) == ("small-a1", "stopped", str(out))
+    assert "interrupted" in status["last_line"]
+    stored = {file: file.stat().st_mtime_ns for file in generation_files(out)}
+    assert stored
+
+    resumed = laptop("submit", "jobs/job.yaml", "--out", out, "--follow")
+    assert resumed.returncode == 0, resumed.stderr
+    assert "small-a2 is running" in resumed.stdout
+    assert "small: resuming" in resumed.stdout
+    assert len(RunStore(out).read_hall_of_fame("demo")) == 2
+    for file, written in stored.items():
+        assert file.stat().st_mtime_ns == written, f"{file.name} was evaluated twice"
+    assert [path.name for path in tmp_path.iterdir()] == [out.name]
+    assert not list(out.glob(".neurofleet-????????????????"))
+
+    listed = json.loads(laptop("list", "--json").stdout)
+    assert [(job["id"], job["state"]) for job in listed] == [
+        ("small-a2", "succeeded"),
+        ("small-a1", "stopped"),
+    ]
+    assert "small-a2: succeeded, attempt 2" in laptop("status", "small").stdout
+    assert "small-a1" in laptop("logs", "small-a1").stdout
+    assert "small-a1 had stopped already" in laptop("cancel", "small-a1").stdout
+
+
+@pytest.mark.slow
+def test_what_the_driver_refuses_is_refused_at_the_prompt(laptop, tmp_path):
+    jobs = laptop.folder / "jobs"
+    cells = [{"id": "demo", "morphology": "cell.swc", "recordings": "/lab/cell.nwb"}]
+    write_named(jobs, "elsewhere", cells=cells, out=str(tmp_path / "run"))
+    sent = laptop("submit", "jobs/elsewhere.yaml")
+    assert sent.returncode == 2
+    assert "not there on the cluster" in sent.stderr
+    assert "/lab/cell.nwb" in sent.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_python_that_the_cluster_does_not_have_is_told_and_runs_nothing(laptop, tmp_path):
+    python = f"/no where/python; touch {tmp_path}/ran"
+    write_named(laptop.folder / "jobs", "python", cells=None, evaluator="a:b")
+    sent = laptop("submit", "jobs/python.yaml", "--out", tmp_path / "run", "--python", python)
+    assert sent.returncode == 1
+    assert f"{python} is no program" in sent.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("environment", "told"),
+    [({}, "asks for a token, and none is here"), ({"RAY_AUTH_TOKEN": "f" * 64}, "does not take the token")],
+)
+def test_without_the_right_token_nothing_is_submitted(laptop, head, tmp_path, environment, told):
+    stranger = Laptop(head[0], laptop.folder, HOME=str(tmp_path), **environment)
+    for arguments in (
+        ("submit", "jobs/job.yaml", "--out", tmp_path / "run"),
+        ("list",),
+        ("logs", "small", "-f"),
+    ):
+        refused = stranger(*arguments)
+        assert refused.returncode == 3
+        assert told in refused.stderr
+        assert "chmod 600" in refused.stderr
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_an_unknown_job_is_told_with_the_nearest_name(laptop):
+    asked = laptop("logs", "smal")
+    assert asked.returncode == 2
+    assert "no job 'smal'" in asked.stderr
+
+
+def test_a_name_that_reads_as_an_attempt_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="would read as an attempt of another job"):
+        submit_command(write_named(tmp_path, "rat-a2"), "http://127.0.0.1:9", str(tmp_path))
+
+
+def test_where_results_go_is_said_on_the_command_line_or_in_the_job_file(tmp_path):
+    spec, _ = load_job(write_job(tmp_path, out="fits/rat"))
+    assert results_place(None, spec, tmp_path) == str(tmp_path / "fits" / "rat")
+    assert results_place("here", spec, tmp_path) == "here"
+    spec, _ = load_job(write_job(tmp_path, out="s3://bucket/rat"))
+    assert results_place(None, spec, tmp_path) == "s3://bucket/rat"
+    spec, _ = load_job(write_job(tmp_path))
+    with pytest.raises(UsageError, match=r"Give --out OUT, or `out: OUT` in the job file"):
+        results_place(None, spec, tmp_path)

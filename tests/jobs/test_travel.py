@@ -1,0 +1,178 @@
+"""What of a job travels to a cluster, and under which names."""
+
+import os
+import zipfile
+
+import pytest
+import yaml
+
+from jobs.errors import UsageError
+from jobs.spec import load_job
+from jobs.travel import collect, pack
+
+LIMIT_BYTES = 10**6
+
+
+@pytest.fixture
+def lab(tmp_path):
+    """A folder of jobs beside a folder of data."""
+    for name in ("jobs", "data/one", "data/two", "data/targets/.git", "jobs/mod", "jobs/fits/hall_of_fame"):
+        (tmp_path / name).mkdir(parents=True)
+    for name in (
+        "jobs/cell.swc",
+        "jobs/recipe.yaml",
+        "jobs/mod/Ih.mod",
+        "jobs/private.txt",
+        "jobs/fits/hall_of_fame/best.parquet",
+        "jobs/fits/events.jsonl",
+        "data/one/cell.nwb",
+        "data/two/cell.nwb",
+        "data/targets/features.json",
+        "data/targets/.git/config",
+    ):
+        (tmp_path / name).write_text(name)
+    return tmp_path
+
+
+def write(lab, **changes):
+    job = {
+        "kind": "fit",
+        "name": "rat",
+        "cells": [
+            {"id": "a", "morphology": "./cell.swc", "recordings": "../data/one/cell.nwb"},
+            {"id": "b", "morphology": "cell.swc", "recordings": "../jobs/../data/two/cell.nwb"},
+            {"id": "c", "morphology": "cell.swc", "targets": "../data/targets"},
+            {"id": "d", "morphology": "cell.swc", "recordings": "../data/one/cell.nwb"},
+        ],
+        "recipe": "recipe.yaml",
+        "warm_start": "fits",
+        "max_steps": None,
+        "out": "/lab/rat",
+    }
+    path = lab / "jobs" / "rat.yaml"
+    path.write_text(yaml.safe_dump({key: value for key, value in (job | changes).items() if value != "-"}))
+    return path
+
+
+def luggage_of(job):
+    return collect(load_job(job)[0], job.parent)
+
+
+def unpacked(job, folder, limit_bytes=LIMIT_BYTES):
+    package = folder / "job.zip"
+    luggage = luggage_of(job)
+    pack(luggage, package, limit_bytes)
+    with zipfile.ZipFile(package) as archive:
+        archive.extractall(folder / "cluster")
+    return folder / "cluster" / luggage.job_file
+
+
+def test_what_the_job_names_travels_and_nothing_else(lab, tmp_path):
+    arrived = unpacked(write(lab), tmp_path)
+    top = tmp_path / "cluster"
+    assert {str(file.relative_to(top)) for file in top.rglob("*") if file.is_file()} == {
+        "neurofleet-job/start.sh",
+        "neurofleet-job/files/jobs/neurofleet-job.yaml",
+        "neurofleet-job/files/jobs/cell.swc",
+        "neurofleet-job/files/jobs/recipe.yaml",
+        "neurofleet-job/files/jobs/fits/hall_of_fame/best.parquet",
+        "neurofleet-job/files/data/one/cell.nwb",
+        "neurofleet-job/files/data/two/cell.nwb",
+        "neurofleet-job/files/data/targets/features.json",
+    }
+    assert arrived.is_file()
+
+
+def test_the_job_that_arrives_is_the_same_with_paths_that_lead_to_the_same_files(lab, tmp_path):
+    job = write(lab)
+    arrived = unpacked(job, tmp_path)
+    sent, got = load_job(job)[0], load_job(arrived)[0]
+    for before, after in zip(sent.cells, got.cells, strict=True):
+        for key in ("morphology", "recordings"):
+            if getattr(before, key):
+                there = arrived.parent / getattr(after, key)
+                assert there.read_text() == (job.parent / getattr(before, key)).read_text()
+            assert str(getattr(after, key)) in (str(getattr(before, key)), "../data/two/cell.nwb")
+    assert (arrived.parent / got.cells[2].targets / "features.json").is_file()
+    assert got.max_steps is None
+    assert got.name == "rat"
+    assert got.out is None
+    assert sent.model_dump(exclude={"cells", "out"}) == got.model_dump(exclude={"cells", "out"})
+
+
+def test_the_same_job_has_the_same_names_and_bytes_from_anywhere_and_any_time(lab, tmp_path):
+    first = tmp_path / "1.zip"
+    pack(luggage_of(write(lab)), first, LIMIT_BYTES)
+    moved = lab.rename(lab.parent / f"{lab.name}-moved")
+    for file in moved.rglob("*"):
+        os.utime(file, (0, 0))
+    second = moved / "2.zip"
+    pack(luggage_of(moved / "jobs" / "rat.yaml"), second, LIMIT_BYTES)
+    assert (moved / "1.zip").read_bytes() == second.read_bytes()
+
+
+@pytest.mark.parametrize("path", ["cell.swc", "../jobs/cell.swc", "../data/../jobs/./cell.swc"])
+def test_ways_to_one_file_are_one_way(lab, tmp_path, path):
+    cells = [{"id": "a", "morphology": path, "recordings": "/lab/a.nwb"}]
+    arrived = unpacked(write(lab, cells=cells, warm_start="-", recipe="-"), tmp_path)
+    (cell,) = load_job(arrived)[0].cells
+    assert str(cell.morphology) == "cell.swc"
+    assert (arrived.parent / cell.morphology).is_file()
+
+
+def test_an_absolute_path_stays_whether_it_exists_here_or_not(lab):
+    here = lab / "data" / "one" / "cell.nwb"
+    cells = [
+        {"id": "a", "morphology": "cell.swc", "recordings": str(here)},
+        {"id": "b", "morphology": "/lab/b.swc", "recordings": "/lab/b.nwb"},
+    ]
+    luggage = luggage_of(write(lab, cells=cells, warm_start="-", recipe="-"))
+    assert luggage.remote == (str(here), "/lab/b.swc", "/lab/b.nwb")
+    assert [file.name for file in luggage.files.values()] == ["cell.swc"]
+    assert luggage.job["cells"][0]["recordings"] == str(here)
+
+
+@pytest.mark.parametrize("module", ["model.py", "model/__init__.py"])
+def test_the_module_of_an_evaluator_and_the_mechanisms_beside_it_travel(lab, tmp_path, module):
+    source = lab / "jobs" / module
+    source.parent.mkdir(exist_ok=True)
+    source.write_text("def make(): ...")
+    cache = source.parent / "__pycache__"
+    cache.mkdir()
+    (cache / "model.pyc").touch()
+    (lab / "jobs" / "mechanisms").mkdir()
+    (lab / "jobs" / "mechanisms" / "Ih.mod").touch()
+    job = write(lab, cells="-", recipe="-", warm_start="-", evaluator="model:make")
+    names = {name.removeprefix("neurofleet-job/files/") for name in luggage_of(job).files}
+    assert names == {module, "mechanisms/Ih.mod"}
+    job = write(lab, cells="-", recipe="-", warm_start="-", evaluator="model:make", mechanisms="mod")
+    names = {name.removeprefix("neurofleet-job/files/") for name in luggage_of(job).files}
+    assert names == {module, "mod/Ih.mod"}
+
+
+def test_an_evaluator_that_is_installed_brings_nothing(lab):
+    job = write(lab, cells="-", recipe="-", warm_start="-", evaluator="bluepyopt.ephys.examples:make")
+    assert luggage_of(job).files == {}
+
+
+def test_all_missing_files_are_told_at_once(lab):
+    cells = [{"id": "a", "morphology": "a.swc", "recordings": "../b.nwb"}]
+    with pytest.raises(UsageError) as refused:
+        luggage_of(write(lab, cells=cells))
+    assert "cells.0.morphology: a.swc" in str(refused.value)
+    assert "cells.0.recordings: ../b.nwb" in str(refused.value)
+
+
+def test_a_job_over_the_limit_is_refused_with_its_size_and_a_way_out(lab, tmp_path):
+    (lab / "data" / "one" / "cell.nwb").write_bytes(os.urandom(3 * 2**20))
+    with pytest.raises(UsageError) as refused:
+        unpacked(write(lab), tmp_path, 2 * 2**20)
+    told = str(refused.value)
+    assert "6 files, 3.1 MB, and Ray's Jobs API takes 2 MB" in told
+    assert "data/one/cell.nwb" in told
+    assert "absolute paths" in told
+
+
+def test_what_counts_is_the_size_when_packed(lab, tmp_path):
+    (lab / "data" / "one" / "cell.nwb").write_bytes(bytes(3 * 2**20))
+    assert unpacked(write(lab), tmp_path, 2**20).is_file()
