@@ -19,8 +19,8 @@ class Outcome:
     ----------
     status : str
         ``ok``; ``timeout``: over its deadline or its budget; ``crash``: its process ended; ``error``: the
-        engine raised, or could not be built; ``lost``: the machine that worked on it went away, more than
-        once.
+        engine raised, or could not be built; ``lost``: what worked on it went away, or was stopped by
+        somebody beyond the deadline, more than once.
     reason : str
         Why it is not ``ok``, else empty. Free of times, process numbers and host names, so that equal
         evaluations have equal reasons.

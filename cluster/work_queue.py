@@ -17,7 +17,7 @@ FIRST_GUESS_S = 1.0
 FIRST_BUILD_GUESS_S = 1.0
 _REMEMBERED = 64
 
-HELP_WORTH = 8.0
+HELP_WORTH = 16.0
 """A further host builds an engine when it will have work for this many times as long as the build takes."""
 
 BUILD_WORTH = 20.0

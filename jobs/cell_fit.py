@@ -1,6 +1,8 @@
 """One subject through its stages: seeds side by side, the winner's bounds handed on, halls of fame pooled."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,8 +11,10 @@ from cluster.outcome import Outcome, Task
 from cluster.schemas import HallOfFameRows
 from jobs.deadline import Deadline
 from jobs.models import write_best_model
-from jobs.search import Limits, Search, SearchState, best_values
+from jobs.search import Search, best_values
 from jobs.spec import FitSpec
+from jobs.stage_search import Limits, SearchState, StageSearch
+from jobs.steady_search import SteadySearch
 from jobs.subjects import Problem, StagePlan, Subject
 
 if TYPE_CHECKING:
@@ -34,6 +38,8 @@ class CellFit:
     store : RunStore
     learn_from : callable
         Returns the cells whose halls of fame the last stage starts from, asked when that stage begins.
+    hosts : int
+        In mode ``steady``, the seeds of a stage keep two evaluations under way for each of them.
     """
 
     def __init__(
@@ -43,15 +49,17 @@ class CellFit:
         folder: "Path",
         store: "RunStore",
         learn_from: Callable[[Subject], Sequence[str]] = lambda subject: (),
+        hosts: int = 1,
     ) -> None:
         self.subject = subject
         self._spec = spec
         self._folder = folder
         self._store = store
         self._learn_from = learn_from
+        self._hosts = hosts
         self._winner: Mapping[str, float] | None = None
         self._number = 0
-        self._searches: dict[tuple, Search] = {}
+        self._searches: dict[tuple, StageSearch] = {}
         self._states: list[SearchState] = []
         self.summary: dict[str, Any] = {}
         self.finished = False
@@ -82,8 +90,11 @@ class CellFit:
         last = self._number == len(self.subject.stages) - 1
         teachers, warm_start = self._warm_start(problem) if last else ((), None)
         limits = self._limits()
+        make: Callable[..., StageSearch] = Search
+        if self._spec.evolution.mode == "steady":
+            make = partial(SteadySearch, in_flight=math.ceil(2 * self._hosts / len(stage.seeds)))
         searches = [
-            Search(
+            make(
                 self.id,
                 stage,
                 seed,

@@ -1,20 +1,25 @@
 """`cells: {from: cells.csv}` and `cells: {glob: "cells/*/*.nwb"}`: many cells named at once."""
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ValidationError
+
 from jobs.errors import UsageError
-from neurosim.faults import nearest
+from neurosim.faults import faults, nearest
 
 FROM, GLOB = "from", "glob"
 LISTS = ("stimuli", "exclude_sweeps")
 LIST_SEPARATOR = ";"
 MORPHOLOGIES = (".swc", ".asc")
+FAULTS_SHOWN = 20
+
+Row = dict[str, Any]
 
 
-def expand_cells(cells: Mapping[str, Any], folder: Path, known: Sequence[str], source: str) -> list[dict]:
+def expand_cells(cells: Mapping[str, Any], folder: Path, model: type[BaseModel], source: str) -> list[Row]:
     """Return one mapping a cell, as if each stood in the job file.
 
     Parameters
@@ -24,15 +29,15 @@ def expand_cells(cells: Mapping[str, Any], folder: Path, known: Sequence[str], s
         (a pattern of recordings), and keys that all its cells share. A cell's own value goes first.
     folder : Path
         Where relative paths start: the job file's folder, also for paths that stand in the table.
-    known : sequence of str
-        The keys that a cell may have.
+    model : type
+        What a cell may have.
     source : str
         The job file, for messages.
 
     Raises
     ------
     UsageError
-        The table or the pattern names no cells, or has columns that a cell does not.
+        The table or the pattern names no cells, or has faults: all of them, each with its row.
     """
     shared = {key: value for key, value in cells.items() if key not in (FROM, GLOB)}
     if (FROM in cells) == (GLOB in cells):
@@ -40,48 +45,103 @@ def expand_cells(cells: Mapping[str, Any], folder: Path, known: Sequence[str], s
             f"{source}: cells: expected a list of cells, `from:` (a CSV or Parquet file) or `glob:` (a"
             f" pattern of recordings), found {', '.join(cells) or 'nothing'}."
         )
-    if FROM in cells:
-        place = f"{source}: cells.from {cells[FROM]}"
-        rows = _read_table(folder / str(cells[FROM]), place)
-        strange = dict.fromkeys(key for row in rows for key in row if key not in known)
-        if strange:
-            told = ", ".join(f"{key!r}{nearest(key, known)}" for key in strange)
+    way = FROM if FROM in cells else GLOB
+    if not isinstance(cells[way], str) or not cells[way]:
+        expected = "the name of a CSV or Parquet file" if way == FROM else "a pattern such as cells/*.nwb"
+        raise UsageError(f"{source}: cells.{way}: expected {expected}, found {cells[way]!r}.")
+    known = list(model.model_fields)
+    if strange := [key for key in shared if key not in known]:
+        raise UsageError(f"{source}: cells: unknown key {_with_nearest(strange, known)}.")
+    place = f"{source}: cells.{way} {cells[way]}"
+    if way == FROM:
+        rows = _read_table(folder / cells[FROM], place)
+        if strange := list(dict.fromkeys(key for row in rows.values() for key in row if key not in known)):
             raise UsageError(
-                f"{place}: unknown column {told}. A row is a cell; its columns are {', '.join(known)}."
+                f"{place}: unknown column {_with_nearest(strange, known)}. A row is a cell; its columns are"
+                f" {', '.join(known)}."
             )
     else:
-        place = f"{source}: cells.glob {cells[GLOB]}"
-        rows = _match(str(cells[GLOB]), folder, shared, place)
+        rows = _match(cells[GLOB], folder, shared, place)
     if not rows:
-        raise UsageError(f"{place}: no cells found. Expected at least one row or one matching recording.")
-    return [shared | row for row in rows]
+        expected = "a row for each cell below the header" if way == FROM else "at least one recording"
+        raise UsageError(f"{place}: no cells found in {folder}. Expected {expected}.")
+    rows = {where: shared | row for where, row in rows.items()}
+    _check(rows, model, place)
+    return list(rows.values())
 
 
-def _read_table(path: Path, place: str) -> list[dict[str, Any]]:
-    try:
-        if path.suffix == ".parquet":
-            import pyarrow as pa
-            import pyarrow.parquet as pq
+def _with_nearest(keys: list[str], known: list[str]) -> str:
+    return ", ".join(f"{key!r}{nearest(key, known)}" for key in keys)
 
-            try:
-                rows = pq.ParquetFile(path).read().to_pylist()
-            except pa.ArrowException as error:
-                raise UsageError(f"{place}: not readable as Parquet ({error}).") from error
+
+def _check(rows: Mapping[str, Row], model: type[BaseModel], place: str) -> None:
+    """Tell the faults of each row by where it stands."""
+    told = []
+    first: dict[Any, str] = {}
+    for where, row in rows.items():
+        try:
+            model.model_validate(row)
+        except ValidationError as error:
+            told.append(f"{where}: {faults(error, model)}")
         else:
-            with open(path, newline="", encoding="utf-8-sig") as file:
-                reader = csv.DictReader(file, strict=True)
-                rows = list(reader)
-            for line, row in enumerate(rows, 2):
-                if None in row or None in row.values():
-                    raise UsageError(
-                        f"{place}: row {line} has another number of values than the header, which names "
-                        f"{len(reader.fieldnames or ())} columns."
-                    )
+            if row["id"] in first:
+                told.append(
+                    f"{where}: has the id {row['id']} of {first[row['id']]}, and needs one of its own"
+                )
+            first.setdefault(row["id"], where)
+    if told:
+        more = [f"and {len(told) - FAULTS_SHOWN} more"] if len(told) > FAULTS_SHOWN else []
+        raise UsageError("\n".join([f"{place}:", *told[:FAULTS_SHOWN], *more]))
+
+
+def _read_table(path: Path, place: str) -> dict[str, Row]:
+    """Return where a row stands -> its values; empty ones are left out."""
+    try:
+        rows = _read_parquet(path, place) if path.suffix == ".parquet" else _read_csv(path, place)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UsageError(f"{place}: cannot be read ({error}). Expected a CSV or Parquet file.") from error
-    return [
-        {key: _value(key, value) for key, value in row.items() if value not in (None, "")} for row in rows
-    ]
+        raise UsageError(
+            f"{place}: cannot be read ({error}). Expected a CSV or Parquet file; its path starts at the job"
+            " file's folder."
+        ) from error
+    return {
+        where: {key: _value(key, value) for key, value in row.items() if not _is_empty(value)}
+        for where, row in rows.items()
+    }
+
+
+def _read_parquet(path: Path, place: str) -> dict[str, Row]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        rows = pq.ParquetFile(path).read().to_pylist()
+    except pa.ArrowException as error:
+        raise UsageError(f"{place}: not readable as Parquet ({error}).") from error
+    return {f"row {number}": row for number, row in enumerate(rows, 1)}
+
+
+def _read_csv(path: Path, place: str) -> dict[str, Row]:
+    with open(path, newline="", encoding="utf-8-sig") as file:
+        reader = csv.reader(file, strict=True, skipinitialspace=True)
+        header = [name.strip() for name in next(reader, [])]
+        if doubled := sorted({name for name in header if header.count(name) > 1}):
+            raise UsageError(f"{place}: more than one column is called {', '.join(map(repr, doubled))}.")
+        rows = {}
+        for values in reader:
+            if not any(values):
+                continue
+            if len(values) != len(header):
+                raise UsageError(
+                    f"{place}: line {reader.line_num} has {len(values)} values, and the header names"
+                    f" {len(header)} columns. Quote values with commas in them; separate lists by"
+                    f" {LIST_SEPARATOR!r}."
+                )
+            rows[f"line {reader.line_num}"] = dict(zip(header, values, strict=True))
+    return rows
+
+
+def _is_empty(value: Any) -> bool:
+    return value is None or value == "" or value != value  # NaN is an empty cell of a table of numbers
 
 
 def _value(key: str, value: Any) -> Any:
@@ -90,27 +150,27 @@ def _value(key: str, value: Any) -> Any:
     return str(value) if key == "id" else value
 
 
-def _match(pattern: str, folder: Path, shared: Mapping[str, Any], place: str) -> list[dict[str, Any]]:
+def _match(pattern: str, folder: Path, shared: Mapping[str, Any], place: str) -> dict[str, Row]:
+    """Return recordings -> a cell of their name, with the morphology beside them."""
     start = Path(pattern)
-    if start.is_absolute():
-        folder, pattern = Path(start.anchor), str(start.relative_to(start.anchor))
-        found = sorted(folder.glob(pattern))
-    else:
-        found = [path.relative_to(folder) for path in sorted(folder.glob(pattern))]
-    rows = []
-    for recordings in found:
-        row = {"id": recordings.stem, "recordings": str(recordings)}
+    top = Path(start.anchor) if start.is_absolute() else folder
+    try:
+        found = sorted(path for path in top.glob(str(start.relative_to(start.anchor))) if path.is_file())
+    except (ValueError, NotImplementedError) as error:
+        raise UsageError(f"{place}: is no pattern of files ({error}).") from error
+    rows = {}
+    for path in found:
+        recordings = path if start.is_absolute() else path.relative_to(folder)
+        row = {"id": path.stem, "recordings": str(recordings)}
         if "morphology" not in shared:
-            row["morphology"] = str(_morphology_of(recordings, folder, place))
-        rows.append(row)
+            row["morphology"] = str(recordings.parent / _morphology_of(path, place))
+        rows[str(recordings)] = row
     return rows
 
 
-def _morphology_of(recordings: Path, folder: Path, place: str) -> Path:
+def _morphology_of(recordings: Path, place: str) -> str:
     """The SWC or ASC file of the same name beside the recordings, or the only one there."""
-    beside = sorted(
-        path for path in (folder / recordings).parent.iterdir() if path.suffix.lower() in MORPHOLOGIES
-    )
+    beside = sorted(path for path in recordings.parent.iterdir() if path.suffix.lower() in MORPHOLOGIES)
     same = [path for path in beside if path.stem == recordings.stem]
     found = same or beside
     if len(found) != 1:
@@ -119,4 +179,4 @@ def _morphology_of(recordings: Path, folder: Path, place: str) -> Path:
             f"{place}: {recordings} needs one morphology beside it, {recordings.stem}.swc or .asc or the only"
             f" one in its folder; found {names}. Rename it, or name the cells in a table with `from:`."
         )
-    return recordings.parent / found[0].name
+    return found[0].name

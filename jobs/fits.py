@@ -10,8 +10,8 @@ from jobs.cell_fit import CELL_FINISHED, LEARNED_FROM, CellFit
 from jobs.errors import JobError
 from jobs.log import fit_logger
 from jobs.preparation import Preparation
-from jobs.search import SearchState
 from jobs.spec import FitSpec
+from jobs.stage_search import SearchState
 from jobs.subjects import Subject
 from neurosim.errors import InputError
 
@@ -21,6 +21,15 @@ if TYPE_CHECKING:
 CELL_FAILED = "cell failed"
 TEACHERS = 64
 """A cell learns from at most so many of those that were finished before it, the latest ones."""
+
+
+def finished_cells(store: "RunStore") -> dict[str, dict]:
+    """Return cell -> its "cell finished" event, of those whose pooled hall of fame is there."""
+    from cluster.store import POOLED
+
+    there = {cell for cell, seed in store.halls_of_fame() if seed == POOLED}
+    events = [event for event in store.read_events() if event["event"] == CELL_FINISHED]
+    return {event["cell"]: event for event in events if event["cell"] in there}
 
 
 class Fits:
@@ -34,20 +43,21 @@ class Fits:
         Cell -> reason.
     """
 
-    def __init__(self, spec: FitSpec, folder: Path, store: "RunStore", preparation: Preparation) -> None:
+    def __init__(
+        self, spec: FitSpec, folder: Path, store: "RunStore", preparation: Preparation, hosts: int = 1
+    ) -> None:
         self._spec = spec
         self._folder = folder
         self._store = store
         self._preparation = preparation
+        self._hosts = hosts
         self._past: dict[str, list[SearchState]] = {}
         self._open: dict[str, CellFit] = {}
         self._learnt: dict[str, Sequence[str]] = {}
-        self.finished: dict[str, dict] = {}
+        self.finished = finished_cells(store)
         self.failed: dict[str, str] = {}
         for event in store.read_events():
-            if event["event"] == CELL_FINISHED:
-                self.finished[event["cell"]] = event
-            elif LEARNED_FROM in event:
+            if LEARNED_FROM in event:
                 self._learnt.setdefault(event["cell"], event[LEARNED_FROM])
         self._begun_with = set(self.finished)
 
@@ -57,7 +67,7 @@ class Fits:
             return None
         for warning in subject.warnings:
             fit_logger(cell=id).warning(warning)
-        fit = CellFit(subject, self._spec, self._folder, self._store, self._teachers)
+        fit = CellFit(subject, self._spec, self._folder, self._store, self._teachers, self._hosts)
         self._open[id] = fit
         return fit
 

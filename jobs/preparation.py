@@ -1,14 +1,17 @@
 """The inputs of cells, read and checked ahead of their fits in a process of its own."""
 
-from collections import deque
+import os
+import signal
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures import TimeoutError as NotYet
 from concurrent.futures.process import BrokenProcessPool
+from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
 from types import TracebackType
 
+from cluster.orphans import die_with
 from jobs.errors import JobError
 from jobs.prepare import prepare_cell
 from jobs.spec import CellSpec, FitSpec
@@ -37,7 +40,7 @@ class Preparation:
         self._spec = spec
         self._folder = folder
         self._ready = dict(ready)
-        self._left = deque(cells)
+        self._left = {cell.id: cell for cell in cells}
         self._coming: dict[str, Future] = {}
         self._executor: ProcessPoolExecutor | None = None
 
@@ -58,7 +61,7 @@ class Preparation:
 
         Raises
         ------
-        InputError
+        InputError, UsageError
             The cell's inputs cannot be used.
         JobError
             The process that read them ended.
@@ -72,18 +75,35 @@ class Preparation:
             return None
         except BrokenProcessPool:
             self._executor = None
-            del self._coming[cell]
+            self._coming = {cell: self._coming[cell]}  # those that waited behind it begin anew
+            self._taken(cell)
             raise JobError(f"cell {cell}: the process that read its inputs ended (out of memory?)") from None
         except Exception:
-            del self._coming[cell]
+            self._taken(cell)
             raise
-        del self._coming[cell]
-        self._go_ahead()
+        self._taken(cell)
         return subject
 
+    def _taken(self, cell: str) -> None:
+        del self._coming[cell], self._left[cell]
+        self._go_ahead()
+
     def _go_ahead(self) -> None:
-        while self._left and len(self._coming) < AHEAD:
+        """Have the next cells prepared, one after the other in one process."""
+        for id, cell in islice(self._left.items(), AHEAD):
+            if id in self._coming:
+                continue
             if self._executor is None:
-                self._executor = ProcessPoolExecutor(1, mp_context=get_context("spawn"))
-            cell = self._left.popleft()
-            self._coming[cell.id] = self._executor.submit(prepare_cell, cell, self._spec, self._folder)
+                self._executor = ProcessPoolExecutor(
+                    1, mp_context=get_context("spawn"), initializer=_follow, initargs=(os.getpid(),)
+                )
+            try:
+                self._coming[id] = self._executor.submit(prepare_cell, cell, self._spec, self._folder)
+            except BrokenProcessPool:
+                return  # by a cell that has not been taken yet
+
+
+def _follow(driver: int) -> None:
+    """Leave Ctrl-C to the driver, and end when it is killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    die_with(driver)

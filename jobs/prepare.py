@@ -190,7 +190,7 @@ def _stage_plans(spec: FitSpec, names: list[str]) -> tuple[StagePlan, ...]:
 
 
 def _search(spec: FitSpec, stage: str, last: bool) -> "PaperConfig | FastConfig":
-    from neurosim.evolution import FastConfig, PaperConfig
+    from neurosim.evolution import FastConfig, PaperConfig, SteadyConfig
 
     evolution = spec.evolution
     if evolution.strategy == "paper":
@@ -200,9 +200,8 @@ def _search(spec: FitSpec, stage: str, last: bool) -> "PaperConfig | FastConfig"
             generations=evolution.generations.get(stage, generations),
         )
     evaluations = FAST_EVALUATIONS_LAST if last else FAST_EVALUATIONS
-    return FastConfig(
-        evaluations=evolution.evaluations.get(stage, evaluations), offspring=evolution.offspring
-    )
+    make = SteadyConfig if evolution.mode == "steady" else FastConfig
+    return make(evaluations=evolution.evaluations.get(stage, evaluations), offspring=evolution.offspring)
 
 
 def _check_stage_names(spec: FitSpec, names: list[str]) -> None:

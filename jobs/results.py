@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from cluster.store import POOLED
 from jobs.bounds import OnBound, on_bounds
 from jobs.run_tables import RunTables
-from jobs.search import FINAL
+from jobs.stage_search import FINAL
 
 if TYPE_CHECKING:
     import pyarrow as pa

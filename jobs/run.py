@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 PREPARED_FIRST = 8
 """So many cells are read and checked before the run begins, and refuse it; later ones are set aside."""
 
-SNAPSHOT_S = 15.0
-
 
 def run_job(job: Path, out: str | None, *, address: str | None = None, cpus: int | None = None) -> "RunStore":
     """Run the job in file `job` with its results in `out` (else the job's own), or resume it there.
@@ -41,23 +39,19 @@ def run_job(job: Path, out: str | None, *, address: str | None = None, cpus: int
     """
     from cluster.store import RunStore
     from jobs.disk import check_room
+    from jobs.fits import finished_cells
     from jobs.prepare import cell_ids, input_files, prepare
 
     spec, _ = load_job(job)
     folder = job.resolve().parent
     store = RunStore(results_place(out, spec, folder))
-    left = [cell for cell in cell_ids(spec) if cell not in _finished(store)]
+    finished = finished_cells(store)
+    left = [cell for cell in cell_ids(spec) if cell not in finished]
     ready = {subject.id: subject for subject in prepare(spec, folder, left[:PREPARED_FIRST])}
     check_room(list(ready.values()), len(left), store)
     with _sigterm_as_interrupt():
         _run(spec, folder, left, ready, input_files(spec, folder), store, address, cpus)
     return store
-
-
-def _finished(store: "RunStore") -> set[str]:
-    from jobs.cell_fit import CELL_FINISHED
-
-    return {event["cell"] for event in store.read_events() if event["event"] == CELL_FINISHED}
 
 
 def _run(
@@ -75,6 +69,7 @@ def _run(
     from cluster.metrics import CampaignMetrics
     from cluster.pool import Pool
     from cluster.session import connect
+    from cluster.shared import publish
     from jobs.campaign import Campaign
     from jobs.fits import Budget, Fits
     from jobs.log import run_log
@@ -83,6 +78,7 @@ def _run(
     from jobs.progress import Progress
     from jobs.provenance import open_run
     from jobs.state import STATUS, CampaignState, Observer
+    from jobs.watch import Watch
 
     started = time.monotonic()
     console = Console(stderr=True)  # one for the display and the log
@@ -98,38 +94,24 @@ def _run(
         before = store.read_text(STATUS)
         try:
             with (
-                connect(address, None if address else cpus),
+                connect(address, None if address else cpus) as session,
                 Pool(hosts=cpus, memory_limit_mb=spec.memory_limit_mb, run=spec.name) as pool,
                 Preparation(spec, folder, ready, later) as preparation,
                 progress,
             ):
-                fits = Fits(spec, folder, store, preparation)
+                fits = Fits(spec, folder, store, preparation, pool.hosts)
                 budget = Budget(spec, fits)
                 earlier = CampaignState.from_json(before) if before else None
                 observer = Observer(spec, plans, fits, pool, lambda: budget.reached, earlier)
+                if not session.embedded:
+                    publish(spec.name, store.root)
                 metrics = CampaignMetrics(spec.name)
-                snapshot_at = 0.0
-
-                def tell() -> None:
-                    cells = {"done": len(fits.finished), "failed": len(fits.failed)}
-                    cells["left"] = len(plans) - sum(cells.values())
-                    metrics.update(pool.statistics(), fits.active, cells)
-
-                def watch() -> None:
-                    nonlocal snapshot_at
-                    progress.update(observer.state)
-                    if metrics.due:
-                        tell()
-                    if time.monotonic() >= snapshot_at:
-                        store.write_text(STATUS, observer.state().to_json())
-                        snapshot_at = time.monotonic() + SNAPSHOT_S
-
+                watch = Watch(fits, pool, observer, progress, metrics, store)
+                campaign = Campaign(left, fits, pool, budget.allows, metrics.evaluated)
                 try:
-                    Campaign(left, fits, pool, budget.allows, metrics.evaluated).run(watch)
+                    campaign.run(watch)
                 finally:
-                    state = observer.state()
-                    store.write_text(STATUS, state.to_json())
-                    tell()
+                    state = watch.close()
         except KeyboardInterrupt:
             store.append_event("interrupted")
             raise Interrupted(

@@ -79,6 +79,8 @@ class EvolutionSpec(_Strict):
             raise ValueError("strategy fast takes `evaluations: {stage: number}`, not `generations:`")
         if self.strategy == "paper" and self.evaluations:
             raise ValueError("strategy paper takes `generations: {stage: number}`, not `evaluations:`")
+        if self.strategy == "paper" and self.mode == "steady":
+            raise ValueError("mode steady is of strategy fast; the paper's goes generation by generation")
         return self
 
     @property
@@ -156,7 +158,7 @@ def parse_job(text: str, source: str, default_name: str, folder: Path = Path()) 
         )
     content.setdefault("name", default_name)
     if isinstance(content.get("cells"), dict):
-        content["cells"] = expand_cells(content["cells"], folder, list(CellSpec.model_fields), source)
+        content["cells"] = expand_cells(content["cells"], folder, CellSpec, source)
     try:
         return FitSpec.model_validate(content)
     except ValidationError as error:

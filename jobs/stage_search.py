@@ -10,16 +10,78 @@ import numpy as np
 
 from cluster.outcome import EngineSpec, Outcome, Task
 from cluster.schemas import Evaluations, HallOfFameRows
+from jobs.deadline import Deadline
 from jobs.engines import engine_spec, scores_of
 from jobs.errors import JobError
 from jobs.log import fit_logger
-from jobs.search import FINAL, FINALISTS, IMPROVEMENT, Limits, SearchState
 from jobs.subjects import Problem, StagePlan
 from neurosim.fit_model import MAX_SCORE
 
 if TYPE_CHECKING:
     from cluster.store import RunStore
     from neurosim.evolution.strategy import AskTell
+
+
+FINAL = "_final"
+FINALISTS = 32
+IMPROVEMENT = 0.01
+"""The part of the best total by which it has to fall, for a search with patience to count it as better."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What every evaluation of a job is bounded by, and its part of the hosts.
+
+    Attributes
+    ----------
+    deadline : Deadline
+    max_steps : int or None
+    patience : int or None
+        A search ends when its best total has not fallen by `IMPROVEMENT` in so many evaluations.
+    share : str
+    weight : float
+    rank : int
+        See `cluster.outcome.Task`.
+    """
+
+    deadline: Deadline
+    max_steps: int | None = None
+    patience: int | None = None
+    share: str = ""
+    weight: float = 1.0
+    rank: int = 0
+
+    def task(self, id: tuple, engine: EngineSpec, individual: np.ndarray, about: Mapping[str, Any]) -> Task:
+        """Return an evaluation that is to be done; `about` is for the host's log."""
+        return Task(
+            id,
+            engine,
+            individual,
+            self.deadline.seconds,
+            share=self.share,
+            weight=self.weight,
+            rank=self.rank,
+            about=about,
+        )
+
+
+@dataclass
+class SearchState:
+    """What a display shows of a search; `seconds` were spent on its evaluations."""
+
+    cell: str
+    stage: str
+    seed: int
+    planned: int
+    phase: str = "waiting"
+    generation: int = 0
+    evaluated: int = 0
+    replayed: int = 0
+    seconds: float = 0.0
+    best: float = np.inf
+    median: float = np.inf
+    outcomes: Counter = field(default_factory=Counter)
+    finished: bool = False
 
 
 @dataclass

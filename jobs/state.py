@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from jobs.cell_fit import waiting_states
 from jobs.fits import Fits
-from jobs.search import SearchState
 from jobs.spec import FitSpec
+from jobs.stage_search import SearchState
 from jobs.subjects import StagePlan
 
 if TYPE_CHECKING:

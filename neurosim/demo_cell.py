@@ -6,7 +6,7 @@ of its own in the membrane current and in the recording, and stored like measure
 liquid-junction potential in them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -63,7 +63,7 @@ REPEATS = 5
 ATOL = 1e-5
 
 
-def write_demo_cell(folder: Path, seed: int = 1) -> tuple[Path, Path]:
+def write_demo_cell(folder: Path, seed: int = 1, spread: float = 0.0) -> tuple[Path, Path]:
     """Write ``cell.swc`` and ``cell.nwb`` into `folder` and return their paths.
 
     Builds a cell in this process's NEURON and leaves it there.
@@ -72,7 +72,10 @@ def write_demo_cell(folder: Path, seed: int = 1) -> tuple[Path, Path]:
     ----------
     folder : Path
     seed : int
-        Of the noise that is added to the recordings.
+        Of the noise that is added to the recordings, and of the spread.
+    spread : float
+        Standard deviation of the logarithm of each conductance about its known value: for several cells that
+        are alike and not the same.
     """
     from neurosim.nwb_writer import write_nwb
     from neurosim.recordings import Sweep
@@ -81,6 +84,12 @@ def write_demo_cell(folder: Path, seed: int = 1) -> tuple[Path, Path]:
     morphology = folder / "cell.swc"
     morphology.write_text(SWC)
     noise = np.random.default_rng(seed)
+    parameters = dict(KNOWN_PARAMETERS)
+    if spread:
+        other = np.random.default_rng([seed, 1])
+        for name in parameters:
+            if name.startswith("gbar_"):
+                parameters[name] *= float(other.lognormal(0.0, spread))
     time_ms = np.arange(0.0, DURATION_MS + 1e-9, 1000.0 / SAMPLING_RATE_HZ)
     current = np.where((time_ms >= STEP_START_MS) & (time_ms < STEP_STOP_MS), 1.0, 0.0)
     amplitudes_nA = np.repeat(AMPLITUDES_NA, REPEATS)
@@ -98,7 +107,11 @@ def write_demo_cell(folder: Path, seed: int = 1) -> tuple[Path, Path]:
             duration_ms=DURATION_MS,
         )
         for number, (amplitude_nA, voltage_mV) in enumerate(
-            zip(amplitudes_nA, simulate_demo_cell(morphology, amplitudes_nA, time_ms, noise), strict=True)
+            zip(
+                amplitudes_nA,
+                simulate_demo_cell(morphology, amplitudes_nA, time_ms, noise, parameters),
+                strict=True,
+            )
         )
     ]
     recording = write_nwb(
@@ -132,8 +145,9 @@ def simulate_demo_cell(
     amplitudes_nA: Sequence[float] | np.ndarray,
     time_ms: np.ndarray,
     noise: np.random.Generator,
+    parameters: Mapping[str, float],
 ) -> list[np.ndarray]:
-    """Return the somatic voltage (mV) at `time_ms` of the cell as it is known, for each (noisy) step."""
+    """Return the somatic voltage (mV) at `time_ms` of a cell of these parameters, for each (noisy) step."""
     from bluepyopt.ephys.stimuli import NrnCurrentPlayStimulus
 
     from neurosim.cell import CellParameter, Conditions
@@ -167,7 +181,7 @@ def simulate_demo_cell(
         (pulse,) = protocols[step.name].stimuli
         protocols[step.name].stimuli = [NrnCurrentPlayStimulus(times_ms, current_nA, location=pulse.location)]
     warm = WarmEvaluator(model.build_evaluator())
-    responses = warm.responses([KNOWN_PARAMETERS[name] for name in warm.parameter_names], protocols)
+    responses = warm.responses([parameters[name] for name in warm.parameter_names], protocols)
     warm.close()
     found = [responses[recording_name(name)] for name in protocols]
     return [np.interp(time_ms, response["time"], response["voltage"]) for response in found]

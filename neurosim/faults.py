@@ -25,7 +25,9 @@ def faults(error: ValidationError, model: type[BaseModel]) -> str:
         elif fault["type"] == "missing":
             lines.append(f"{place}: is missing")
         else:
-            lines.append(f"{place}: {fault['msg'].removeprefix('Value error, ')}, found {fault['input']!r}")
+            told = fault["msg"].removeprefix("Value error, ")
+            whole = isinstance(fault["input"], dict)  # a rule between keys: the message names them
+            lines.append(f"{place}: {told}" if whole else f"{place}: {told}, found {fault['input']!r}")
     return "; ".join(lines)
 
 

@@ -14,7 +14,7 @@ from jobs.report.words import bounds_sentences, feature_unit, listed, scores_sen
 from jobs.results import CellSummary
 from jobs.results_output import evaluations, generations, short
 from jobs.run_tables import RunTables
-from jobs.search import FINAL
+from jobs.stage_search import FINAL
 
 SHOWN_REASONS = 8
 SPIKES_CAPTION = " Right: the first spike of each, with the peaks laid over each other."

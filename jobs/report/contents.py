@@ -15,7 +15,7 @@ from jobs.bounds import Bounds
 from jobs.report.simulation import Request, Simulation, simulate
 from jobs.results import CellSummary, StageSummary
 from jobs.run_tables import RunTables
-from jobs.search import FINAL
+from jobs.stage_search import FINAL
 
 if TYPE_CHECKING:
     from jobs.subjects import Problem, Subject

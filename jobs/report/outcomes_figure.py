@@ -9,7 +9,7 @@ from cluster.outcome import STATUSES
 from jobs.report.drawing import FAIR, GOOD, MISSING, POOR, SEEDS, grid, picture, plain_log_ticks
 from jobs.results import CellSummary
 from jobs.run_tables import RunTables
-from jobs.search import FINAL
+from jobs.stage_search import FINAL
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

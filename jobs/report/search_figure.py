@@ -7,7 +7,7 @@ import numpy as np
 from jobs.report.drawing import FAINT, INK, grid, picture, plain_log_ticks, seed_colours
 from jobs.results import CellSummary, StageSummary
 from jobs.run_tables import RunTables
-from jobs.search import FINAL
+from jobs.stage_search import FINAL
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
