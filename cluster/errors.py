@@ -19,6 +19,10 @@ class ClusterUnreachable(ClusterError):
     exit_code = 3
 
 
+class TokenRefused(ClusterUnreachable):
+    """A Ray cluster asks for a token, and does not take ours."""
+
+
 class RunFolderRefused(ClusterError):
     """The run folder holds something else, or another driver is writing it."""
 

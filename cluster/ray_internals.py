@@ -7,10 +7,13 @@ import logging
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from pathlib import Path
 from typing import Any
 
+from cluster.checkup import token_file
+
 logger = logging.getLogger(__name__)
+
+_TOKENS = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 
 
 @contextmanager
@@ -46,15 +49,40 @@ def authentication() -> Iterator[None]:
 @contextmanager
 def own_token() -> Iterator[None]:
     """Show our token, where there is one: Ray sends it only when it is told to by ``RAY_AUTH_MODE``."""
-    auth = {"RAY_AUTH_MODE": "token"} if "RAY_AUTH_MODE" not in os.environ and has_token() else {}
-    with environment(auth), authentication():
+    with environment(own_authentication()), authentication():
         yield
+
+
+def own_authentication() -> dict[str, str]:
+    """The variables with which Ray shows our token; without one it would end the process that asks for it."""
+    mode = os.environ.get("RAY_AUTH_MODE", "token")
+    if mode == "token" and not has_token():
+        mode = "disabled"
+    named = {name: os.environ[name] for name in _TOKENS if os.environ.get(name)}
+    return {"RAY_AUTH_MODE": mode} | named
 
 
 def has_token() -> bool:
     """Whether there is a token where Ray looks for one."""
-    named = {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(os.environ)
-    return bool(named) or (Path.home() / ".ray" / "auth_token").exists()
+    return token_file() is not None
+
+
+def running_here() -> str:
+    """The address of the head that ``auto`` means: the one in ``RAY_ADDRESS``, or one on this machine.
+
+    Raises
+    ------
+    ConnectionError
+        If there is none.
+    """
+    services: Any = importlib.import_module("ray._private.services")
+    return services.get_ray_address_from_environment("auto", None)
+
+
+def local_nodes() -> set[str]:
+    """The ids of the nodes, of whatever cluster, that run on this machine."""
+    services: Any = importlib.import_module("ray._private.services")
+    return services.find_node_ids()
 
 
 def _read_authentication() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -136,25 +136,21 @@ class Scheduler(Generic[Name]):
             Whether an engine is built on a further host as soon as that saves time at all. If not, only when
             the host will have work for several times as long as the build takes.
         """
-        while self._idle and self.queue.has_lost(()):
-            if not (fed := next(self._feed_any(list(self._idle), spread), None)):
-                break
-            yield fed
+        yield from self._feed_any(spread, lambda: self.queue.has_lost(()))
         for engine in self.queue.in_turn(self._idle_holders):
             for host in list(self._idle_holders.get(engine, ())):
                 if not self.queue.has(engine):
                     break
                 if batch := self.next_batch(host, spread):
                     yield host, batch
-        while self._idle and self.queue.attracts(self._at, spread):
-            if not (fed := next(self._feed_any(list(self._idle), spread), None)):
-                break
-            yield fed
+        yield from self._feed_any(spread, lambda: self.queue.attracts(self._at, spread))
 
-    def _feed_any(self, hosts: list[Name], spread: bool) -> Iterator[tuple[Name, list[Work]]]:
-        """Try hosts in turn, of each node one, until none takes anything."""
+    def _feed_any(self, spread: bool, wanted: Callable[[], bool]) -> Iterator[tuple[Name, list[Work]]]:
+        """Try hosts in turn, while any is wanted; of those that are alike one, if it takes nothing."""
         refused: set[tuple[str, ...]] = set()
-        for host in hosts:
+        for host in list(self._idle):
+            if not wanted():
+                return
             load = self._hosts[host]
             kind = (load.node, *load.held)
             if kind in refused:

@@ -6,17 +6,17 @@ import logging
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from cluster.errors import ClusterError, ClusterUnreachable
+from cluster.admission import admit, unreachable
+from cluster.errors import ClusterError
 from cluster.ray_internals import (
     authentication,
     environment,
@@ -27,7 +27,6 @@ from cluster.ray_internals import (
 from cluster.undertaker import bury
 
 OBJECT_STORE_BYTES = 200 * 2**20
-CONNECT_TIMEOUT_S = 10.0
 
 # AF_UNIX names may be 107 bytes long; Ray appends about 80 to its folder's name.
 _LONGEST_FOLDER = 24
@@ -75,7 +74,8 @@ def connect(address: str | None = None, cpus: int | None = None) -> Iterator[Ses
     Raises
     ------
     ClusterUnreachable
-        If nothing answers at the address, or it does not take our token.
+        If nothing answers at the address, it does not take our token, or this machine is none of its nodes;
+        said within seconds.
     ClusterError
         If an embedded Ray cannot be started.
     """
@@ -98,6 +98,8 @@ def connect(address: str | None = None, cpus: int | None = None) -> Iterator[Ses
                 )
             yield Session(connected_to, embedded=False)
             return
+        # Ray would configure its logging itself, and put its own format on handlers that are not its own.
+        logging.getLogger("ray").setLevel(logging.ERROR)
         on_sigterm = signal.getsignal(signal.SIGTERM)
         with _embedded(cpus) if address is None else _attached(address) as session:
             if callable(on_sigterm) and threading.current_thread() is threading.main_thread():
@@ -129,7 +131,7 @@ def _embedded(cpus: int | None) -> Iterator[Session]:
                     include_dashboard=False,
                     object_store_memory=OBJECT_STORE_BYTES,
                     log_to_driver=False,
-                    logging_level=logging.ERROR,
+                    configure_logging=False,
                     _temp_dir=str(folder / "r"),
                     _node_ip_address="127.0.0.1",
                 )
@@ -155,36 +157,17 @@ def _embedded(cpus: int | None) -> Iterator[Session]:
 def _attached(address: str) -> Iterator[Session]:
     import ray
 
-    if address.startswith("ray://"):
-        raise ClusterUnreachable(
-            f"{address} is a Ray Client address, and evaluations need a full connection. Give the head's own"
-            " address, host:6379, or run the job on the cluster."
-        )
-    host, _, port = address.rpartition(":")
-    if host and port.isdigit():
-        try:  # Ray itself would try for a minute before it gave up
-            socket.create_connection((host, int(port)), CONNECT_TIMEOUT_S).close()
-        except OSError as error:
-            raise _unreachable(address, error) from error
-    with own_token():
+    door = admit(address)  # Ray itself may try for minutes, or for ever
+    with own_token(), this_machine_only() if door.loopback else nullcontext():
         try:
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+            ray.init(address=door.address, log_to_driver=False, configure_logging=False)
         except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
             ray.shutdown()
-            raise _unreachable(address, error) from error
+            raise unreachable(address, str(error) or repr(error)) from error
         try:
             yield Session(ray.get_runtime_context().gcs_address, embedded=False)
         finally:
             ray.shutdown()
-
-
-def _unreachable(address: str, error: Exception) -> ClusterUnreachable:
-    cause = str(error).splitlines()[0] if str(error) else repr(error)
-    return ClusterUnreachable(
-        f"No Ray cluster could be reached at {address}: {cause}. Give host:port of a running head (as"
-        " `ray start --head` prints it), and its token in ~/.ray/auth_token if it asks for one; or leave the"
-        " address away to run on this machine."
-    )
 
 
 def available_cpus() -> int:

@@ -127,6 +127,13 @@ class RunStore:
         """Every (cell, stage, seed) that has evaluations."""
         return sorted(evaluation_files(self._folder.names(EVALUATIONS)))
 
+    def spent_seconds(self, cell: str) -> float:
+        """Time that the stored evaluations of a cell took, all together."""
+        found = evaluation_files(self._folder.names(f"{EVALUATIONS}/cell={checked(cell)}"))
+        names = [name for files in found.values() for _, name in files.to_read()]
+        tables = [self._table(name, ["seconds"]) for name in names]
+        return float(sum(table["seconds"].to_numpy().sum() for table in tables if table is not None))
+
     def compact(self, watch: Callable[[int, int], None] = lambda done, of: None) -> Compaction:
         """Merge the generation files of cells that have their pooled hall of fame; see `cluster.compaction`.
 
@@ -147,17 +154,7 @@ class RunStore:
 
     def hall_of_fame_table(self, cell: str, seed: int | str = POOLED) -> pa.Table | None:
         """The same as the table that is stored."""
-        name = _hall_of_fame(cell, seed)
-        content = self._folder.read(name)
-        if content is None:
-            return None
-        try:
-            return pq.read_table(pa.BufferReader(content))
-        except (pa.ArrowException, OSError) as error:
-            raise ClusterError(
-                f"Cannot read {self.root}/{name}: {error}. Put back a good copy, or remove it and run the job"
-                " again to have it computed again."
-            ) from error
+        return self._table(_hall_of_fame(cell, seed))
 
     def halls_of_fame(self) -> list[tuple[str, int | str]]:
         """Every (cell, seed) that has a hall of fame; seed ``"pooled"`` once the cell is finished."""
@@ -192,6 +189,18 @@ class RunStore:
     def _check_lease(self) -> None:
         if self._lease is not None:
             self._lease.check()
+
+    def _table(self, name: str, columns: list[str] | None = None) -> pa.Table | None:
+        content = self._folder.read(name)
+        if content is None:
+            return None
+        try:
+            return pq.read_table(pa.BufferReader(content), columns=columns)
+        except (pa.ArrowException, OSError) as error:
+            raise ClusterError(
+                f"Cannot read {self.root}/{name}: {error}. Put back a good copy, or remove it and run the job"
+                " again to have it computed again."
+            ) from error
 
     def _from_table(self, name: str, rows: type[Rows], table: pa.Table) -> Rows:
         try:

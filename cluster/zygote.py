@@ -24,6 +24,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from cluster.frames import BrokenFrame, FrameReader, write_frame
+from cluster.orphans import die_with
 from cluster.outcome import Budget, BudgetExceeded, Engine, Outcome, Status, deadline_reason
 
 GRACE_S = 0.05
@@ -38,14 +39,13 @@ _GOES_ON, _STOPS = b"+", b"-"
 # Nothing an evaluation does ends in these: somebody else sent them, and the evaluation may be tried again.
 _SENT_FROM_OUTSIDE = {signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT}
 
-_PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def main(host_socket: int, host_process: int) -> None:
     """Build the engine that the host names, then evaluate batches until the host hangs up."""
-    _die_with(host_process)
+    die_with(host_process)
     # Whatever a child has started is ours to end when the child is gone.
     _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
@@ -134,7 +134,7 @@ class _Batch:
                 if left_s > 0:
                     continue
                 seconds = time.monotonic() - started
-                return self._blame(deadlines_s, Outcome("timeout", deadline_reason(deadlines_s[0]), seconds))
+                return self._blame(deadlines_s, self._overdue(deadlines_s[0], seconds))
             try:
                 messages = list(reader.receive())
             except BrokenFrame as error:
@@ -156,6 +156,14 @@ class _Batch:
             return False
         write_frame(self._host_socket, pickle.dumps(("outcome", pickle.dumps(outcome))))
         return True
+
+    def _overdue(self, deadline_s: float, seconds: float) -> Outcome:
+        """A ``timeout``; but a child that somebody stopped, for a while or still, had not all of its time."""
+        states = os.WSTOPPED | os.WCONTINUED | os.WEXITED
+        found = os.waitid(os.P_PID, self._child, states | os.WNOHANG | os.WNOWAIT)
+        if found is not None and found.si_code in (os.CLD_STOPPED, os.CLD_CONTINUED):
+            return Outcome("lost", "its process was stopped by a signal", seconds)
+        return Outcome("timeout", deadline_reason(deadline_s), seconds)
 
     def _how_it_ended(self, seconds: float) -> Outcome:
         give_up = time.monotonic() + _EXIT_WAIT_S
@@ -193,7 +201,7 @@ def _child_main(
     individuals: bytes,
 ) -> None:
     """Evaluate in the child, and end it."""
-    _die_with(zygote)
+    die_with(zygote)
     unlimited = _limit_memory(memory_limit_mb)
     budget = Budget(deadlines_s[0])
     values = None
@@ -238,13 +246,6 @@ def _limit_memory(limit_mb: int | None) -> Any:
         limit_bytes = min(limit_bytes, hard)
     resource.setrlimit(resource.RLIMIT_AS, (limit_bytes, hard))
     return lambda: resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
-
-
-def _die_with(parent: int) -> None:
-    """Have the system kill this process when `parent` ends; end at once if it already has."""
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:
-        os._exit(1)
 
 
 def _children() -> set[int]:

@@ -8,6 +8,9 @@ from cluster.outcome import Outcome, Task
 
 POLL_S = 0.25
 
+OPEN_PER_HOST = 2
+"""More fits are never open, however many hosts are idle: those that cannot build an engine always are."""
+
 
 class Fit(Protocol):
     """What a campaign asks of a fit. Its tasks' ids are ``((its id, …), individual)``."""
@@ -109,7 +112,7 @@ class Campaign:
 
     def _open_more(self) -> None:
         self._pool.spread = not self.waiting
-        while self.waiting and (self._under_way < self._pool.hosts or self._pool.idle) and not self._stop():
+        while self.waiting and self._wants_work() and not self._stop():
             id = self.waiting[0]
             try:
                 fit = self._opener.open(id, 0.0 if self._under_way else POLL_S)
@@ -123,6 +126,12 @@ class Campaign:
             self._pool.spread = not self.waiting
             self.open[id], self._left[id], self._engines[id] = fit, 0, set()
             self._hand_in(id, fit.start)
+
+    def _wants_work(self) -> bool:
+        """Whether the fits that are open leave hosts without work."""
+        if len(self.open) >= OPEN_PER_HOST * self._pool.hosts:
+            return False
+        return self._under_way < self._pool.hosts or self._pool.idle > 0
 
     def _take(self, key: tuple, individual: int, outcome: Outcome) -> None:
         id = key[0]

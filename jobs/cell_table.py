@@ -66,7 +66,7 @@ def expand_cells(cells: Mapping[str, Any], folder: Path, model: type[BaseModel],
         expected = "a row for each cell below the header" if way == FROM else "at least one recording"
         raise UsageError(f"{place}: no cells found in {folder}. Expected {expected}.")
     rows = {where: shared | row for where, row in rows.items()}
-    _check(rows, model, place)
+    _check(rows, model, place, "" if way == FROM else "; name the cells in a table with `from:`")
     return list(rows.values())
 
 
@@ -74,7 +74,7 @@ def _with_nearest(keys: list[str], known: list[str]) -> str:
     return ", ".join(f"{key!r}{nearest(key, known)}" for key in keys)
 
 
-def _check(rows: Mapping[str, Row], model: type[BaseModel], place: str) -> None:
+def _check(rows: Mapping[str, Row], model: type[BaseModel], place: str, advice: str) -> None:
     """Tell the faults of each row by where it stands."""
     told = []
     first: dict[Any, str] = {}
@@ -82,13 +82,11 @@ def _check(rows: Mapping[str, Row], model: type[BaseModel], place: str) -> None:
         try:
             model.model_validate(row)
         except ValidationError as error:
-            told.append(f"{where}: {faults(error, model)}")
-        else:
-            if row["id"] in first:
-                told.append(
-                    f"{where}: has the id {row['id']} of {first[row['id']]}, and needs one of its own"
-                )
-            first.setdefault(row["id"], where)
+            told.append(f"{where}: {faults(error, model, whole='the cell')}")
+            continue
+        if row["id"] in first:
+            told.append(f"{where}: has the id {row['id']} of {first[row['id']]}, expected another{advice}")
+        first.setdefault(row["id"], where)
     if told:
         more = [f"and {len(told) - FAULTS_SHOWN} more"] if len(told) > FAULTS_SHOWN else []
         raise UsageError("\n".join([f"{place}:", *told[:FAULTS_SHOWN], *more]))
@@ -136,7 +134,7 @@ def _read_csv(path: Path, place: str) -> dict[str, Row]:
                     f" {len(header)} columns. Quote values with commas in them; separate lists by"
                     f" {LIST_SEPARATOR!r}."
                 )
-            rows[f"line {reader.line_num}"] = dict(zip(header, values, strict=True))
+            rows[f"line {reader.line_num}"] = dict(zip(header, map(str.strip, values), strict=True))
     return rows
 
 
@@ -146,7 +144,7 @@ def _is_empty(value: Any) -> bool:
 
 def _value(key: str, value: Any) -> Any:
     if key in LISTS and isinstance(value, str):
-        return [part.strip() for part in value.split(LIST_SEPARATOR)]
+        return [part.strip() for part in value.split(LIST_SEPARATOR) if part.strip()]
     return str(value) if key == "id" else value
 
 

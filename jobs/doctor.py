@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cluster import admission, checkup
-from cluster.errors import ClusterError, ClusterUnreachable
+from cluster.errors import ClusterError, ClusterUnreachable, TokenRefused
 from cluster.session import available_cpus, connect
 from jobs import doctor_checks as checks
 from jobs.doctor_checks import Facts, Finding, judged
@@ -214,10 +214,6 @@ def _cluster(report: Report, address: str, here: Facts, stored: Stored | None) -
     """Check a cluster and each of its nodes; return whether it was reached."""
     try:
         with report.doing(f"Connecting to {address}") as tell:
-            turned_away = _turned_away(address, here)
-            if turned_away is not None:
-                report.add(f"Cluster at {address}", [turned_away])
-                return False
             with connect(address) as session:
                 access = checkup.known(lambda: admission.anonymous_access(session.address))
                 nodes = checkup.node_facts(
@@ -226,6 +222,10 @@ def _cluster(report: Report, address: str, here: Facts, stored: Stored | None) -
                     (stored.root, stored.name) if stored else None,
                     lambda done, of: tell(f"Asking the nodes, {done} of {of} have answered"),
                 )
+    except TokenRefused:
+        refused = judged("authentication", here["token"], checks.token_refused)
+        report.add(f"Cluster at {address}", [refused])
+        return False
     except ClusterUnreachable as error:
         report.add(f"Cluster at {address}", [checks.not_connected(str(error))])
         return False
@@ -243,21 +243,6 @@ def _cluster(report: Report, address: str, here: Facts, stored: Stored | None) -
         name = _name(node, nodes)
         report.add(f"Node {name}", _node(node, here, stored), where=name, brief=len(nodes) > NODES_IN_FULL)
     return True
-
-
-def _turned_away(address: str, here: Facts) -> Finding | None:
-    """Why no connection can be made, if none can; Ray does not say that it is the token."""
-    host, _, port = address.rpartition(":")
-    if host and port.isdigit() and admission.port_answers(host, int(port)):
-        access = checkup.known(lambda: admission.anonymous_access(address))
-        if access.get("value") == "refused":
-            access = checkup.known(lambda: admission.own_access(address))
-        if "unknown" in access:
-            return checks.not_connected(access["unknown"])
-        if access["value"] == "refused":
-            return judged("authentication", here["token"], checks.token_refused)
-    error = admission.trial_connection(address)
-    return None if error is None else checks.not_connected(error)
 
 
 def _name(node: Facts, nodes: Sequence[Facts]) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from jobs.campaign import Fit
 from jobs.cell_fit import CELL_FINISHED, LEARNED_FROM, CellFit
-from jobs.errors import JobError
+from jobs.errors import JobError, UsageError
 from jobs.log import fit_logger
 from jobs.preparation import Preparation
 from jobs.spec import FitSpec
@@ -60,6 +60,8 @@ class Fits:
             if LEARNED_FROM in event:
                 self._learnt.setdefault(event["cell"], event[LEARNED_FROM])
         self._begun_with = set(self.finished)
+        begun = {key.cell for key in store.stored()}
+        self._stored_s = {cell: store.spent_seconds(cell) for cell in begun - self._begun_with}
 
     def open(self, id: str, timeout_s: float) -> Fit | None:
         subject = self._preparation.take(id, timeout_s)
@@ -80,7 +82,7 @@ class Fits:
 
     def set_aside(self, id: str, error: Exception) -> bool:
         """Record why a cell's fit is given up; other errors than those of the cell end the campaign."""
-        if not isinstance(error, JobError | InputError):
+        if not isinstance(error, JobError | InputError | UsageError):
             return False
         reason = str(error) if isinstance(error, JobError) else f"cell {id}: {error}"
         self.failed[id] = reason
@@ -109,17 +111,21 @@ class Fits:
     @property
     def core_seconds(self) -> float:
         """Time spent on all stored evaluations of the run, and on those of this start."""
-        before = sum(self.finished[id]["core_seconds"] for id in self._begun_with)
-        now = [state for states in self._past.values() for state in states]
-        now += [state for fit in self._open.values() for state in fit.states()]
-        return before + sum(state.seconds for state in now)
+        spent = {id: sum(state.seconds for state in states) for id, states in self.states.items()}
+        for id in self._begun_with:
+            spent[id] = self.finished[id]["core_seconds"]
+        for id, seconds in self._stored_s.items():  # more than was read again of a cell that is not open
+            spent[id] = max(spent.get(id, 0.0), seconds)
+        return sum(spent.values())
 
     def _teachers(self, subject: Subject) -> Sequence[str]:
         """The finished cells that a cell learns from: as recorded, if its last stage has begun before."""
         if subject.id in self._learnt or not self._spec.evolution.learns:
             return self._learnt.get(subject.id, ())
+        from neurosim.evolution import same_cell
+
         alike = [id for id, event in self.finished.items() if event["recipe"] == subject.kind]
-        return alike[-TEACHERS:]
+        return [id for id in alike if not same_cell(id, subject.id)][-TEACHERS:]
 
 
 class Budget:

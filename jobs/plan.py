@@ -18,6 +18,7 @@ from jobs.subjects import Problem, StagePlan, Subject
 SAMPLES = 7
 SAMPLE_LIMIT_S = 40.0
 MEASURED_CELLS = 3
+SHOWN_CELLS = 8
 
 
 @dataclass(frozen=True)
@@ -40,19 +41,26 @@ def print_plan(job: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from jobs.prepare import prepare
+    from jobs.prepare import check_warm_start, prepare
 
     spec, _ = load_job(job)
-    subjects = prepare(spec, job.resolve().parent)
+    subjects = prepare(
+        spec,
+        job.resolve().parent,
+        keep_recordings=False,
+        tell=lambda text: print(text, file=sys.stderr, flush=True),
+    )
+    check_warm_start(spec, job.resolve().parent, subjects)
     console = Console()
     costs = stage_costs(spec, subjects)
+    known = [cost.seconds_each for cost in costs if cost.seconds_each is not None]
+    shown = costs if len(subjects) <= SHOWN_CELLS else _by_stage(costs)
     table = Table(title=f"{spec.name}: {len(subjects)} cells, strategy {spec.evolution.strategy}")
     for column in ("cell", "stage"):
         table.add_column(column)
     for column in ("seeds", "params", "objectives", "protocols", "evaluations", "s each", "core-h"):
         table.add_column(column, justify="right")
-    known = [cost.seconds_each for cost in costs if cost.seconds_each is not None]
-    for cost in costs:
+    for cost in shown:
         seconds = cost.seconds_each if cost.seconds_each is not None else (median(known) if known else 0.0)
         table.add_row(
             cost.cell,
@@ -77,6 +85,28 @@ def print_plan(job: Path) -> None:
         "individuals of the first generation; good models often spike more, and then cost more.",
         soft_wrap=True,
     )
+
+
+def _by_stage(costs: Sequence[StageCost]) -> list[StageCost]:
+    """Return one row a stage: sums over all cells, and medians of what a cell has."""
+    rows = []
+    for stage in dict.fromkeys(cost.stage for cost in costs):
+        alike = [cost for cost in costs if cost.stage == stage]
+        known = [cost.seconds_each for cost in alike if cost.seconds_each is not None]
+        rows.append(
+            StageCost(
+                cell=f"{len(alike)} cells",
+                stage=stage,
+                seeds=sum(cost.seeds for cost in alike),
+                evaluations=sum(cost.evaluations for cost in alike),
+                parameters=round(median(cost.parameters for cost in alike)),
+                objectives=round(median(cost.objectives for cost in alike)),
+                protocols=round(median(cost.protocols for cost in alike)),
+                seconds_each=median(known) if known else None,
+                disk_bytes=sum(cost.disk_bytes for cost in alike),
+            )
+        )
+    return rows
 
 
 def stage_costs(spec: FitSpec, subjects: Sequence[Subject]) -> list[StageCost]:

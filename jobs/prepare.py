@@ -1,9 +1,11 @@
 """Read and check all inputs of a fit job before any simulation."""
 
 import hashlib
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from jobs.errors import UsageError
 from jobs.spec import CellSpec, FitSpec
@@ -22,13 +24,24 @@ PAPER_GENERATIONS, PAPER_GENERATIONS_LAST = 50, 200
 FAST_EVALUATIONS, FAST_EVALUATIONS_LAST = 768, 6000
 
 
-def prepare(spec: FitSpec, folder: Path, only: Collection[str] | None = None) -> list[Subject]:
+def prepare(
+    spec: FitSpec,
+    folder: Path,
+    only: Collection[str] | None = None,
+    *,
+    keep_recordings: bool = True,
+    tell: Callable[[str], None] = lambda text: None,
+) -> list[Subject]:
     """Return what the job fits; relative paths start at `folder`.
 
     Parameters
     ----------
     only : collection of str, optional
         The cells that are wanted; of the others only the files are looked for.
+    keep_recordings : bool
+        Whether subjects hold their recordings, which are large and which only pictures ask for.
+    tell : callable
+        Is told which cell's input is being read, when there are several.
 
     Raises
     ------
@@ -39,10 +52,13 @@ def prepare(spec: FitSpec, folder: Path, only: Collection[str] | None = None) ->
         return [_user_subject(spec, folder)]
     problems: list[str] = []
     subjects: list[Subject] = []
+    wanted = [cell.id for cell in spec.cells or () if only is None or cell.id in only]
     for cell in spec.cells or ():
         try:
-            if only is None or cell.id in only:
-                subjects.append(prepare_cell(cell, spec, folder, keep_recording=True))
+            if cell.id in wanted:
+                if len(wanted) > 1:
+                    tell(f"reading the input of {cell.id}, {len(subjects) + 1} of {len(wanted)} …")
+                subjects.append(prepare_cell(cell, spec, folder, keep_recordings))
             else:
                 _check_files(cell, folder)
         except InputError as error:
@@ -50,6 +66,17 @@ def prepare(spec: FitSpec, folder: Path, only: Collection[str] | None = None) ->
     if problems:
         raise UsageError("\n".join(problems))
     return subjects
+
+
+def check_warm_start(spec: FitSpec, folder: Path, subjects: Sequence[Subject]) -> None:
+    """Raise `InputError` when the job names a warm start that a subject cannot start from."""
+    from neurosim.evolution import ParameterSpace, read_warm_start
+
+    if spec.warm_start is not None and subjects:
+        subject = subjects[0]
+        last = subject.problem(len(subject.stages) - 1, None)
+        space = ParameterSpace.from_bounds(last.names, np.array(last.lower), np.array(last.upper))
+        read_warm_start(folder / spec.warm_start, space, exclude_cell=subject.id)
 
 
 def cell_ids(spec: FitSpec) -> list[str]:
@@ -61,9 +88,7 @@ def _check_files(cell: CellSpec, folder: Path) -> None:
     for key in ("morphology", "recordings", "targets"):
         path = getattr(cell, key)
         if path is not None and not (folder / path).exists():
-            raise InputError(
-                f"{key}: {path} does not exist. Paths start at the job file's folder, {folder}; correct it."
-            )
+            raise InputError(f"{key}: {path} does not exist. {_where(folder)}")
 
 
 def stage_plans(spec: FitSpec, cell: str, folder: Path) -> tuple[StagePlan, ...]:
@@ -77,19 +102,36 @@ def stage_plans(spec: FitSpec, cell: str, folder: Path) -> tuple[StagePlan, ...]
 
 
 def input_files(spec: FitSpec, folder: Path) -> dict[str, str]:
-    """Return the SHA-256 of each input file, by the name it has in the job."""
-    named: list[Path | None] = [spec.mechanisms, spec.warm_start]
+    """Return the SHA-256 of each input file, by the name it has in the job.
+
+    Raises
+    ------
+    UsageError
+        One is not there.
+    """
+    named: list[tuple[str, Path | None]] = [("mechanisms", spec.mechanisms)]
     for cell in spec.cells or ():
-        named += [cell.morphology, cell.recordings, cell.targets]
+        own = {"morphology": cell.morphology, "recordings": cell.recordings, "targets": cell.targets}
+        named += [(f"cell {cell.id}: {key}", path) for key, path in own.items()]
     if spec.recipe.endswith((".yaml", ".yml")):
-        named.append(Path(spec.recipe))
+        named.append(("recipe", Path(spec.recipe)))
+    if spec.warm_start is not None:  # of a run, only what a fit starts from
+        halls = spec.warm_start / "hall_of_fame"
+        named.append(("warm_start", halls if (folder / halls).is_dir() else spec.warm_start))
     found: dict[str, str] = {}
-    for path in named:
-        if path is not None:
-            for file in _files(folder / path):
-                name = str(path) if file == folder / path else f"{path}/{file.relative_to(folder / path)}"
-                found[name] = hashlib.sha256(file.read_bytes()).hexdigest()
+    for key, path in named:
+        if path is None:
+            continue
+        if not (folder / path).exists():
+            raise UsageError(f"{key}: {path} does not exist. {_where(folder)}")
+        for file in _files(folder / path):
+            name = str(path) if file == folder / path else f"{path}/{file.relative_to(folder / path)}"
+            found[name] = hashlib.sha256(file.read_bytes()).hexdigest()
     return found
+
+
+def _where(folder: Path) -> str:
+    return f"Paths start at the job file's folder, {folder}; correct it."
 
 
 def _files(path: Path) -> Iterable[Path]:

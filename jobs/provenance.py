@@ -72,7 +72,10 @@ def versions() -> dict[str, str]:
 
 def _plain(spec: FitSpec) -> dict[str, Any]:
     """Return the job as it is kept; where its results go is no part of it."""
-    return spec.model_dump(mode="json", exclude_none=True, exclude={"out"})
+    plain = spec.model_dump(mode="json", exclude_none=True, exclude={"out"})
+    # What is unset stays out; null in place of another default is a choice.
+    nulls = [key for key, field in FitSpec.model_fields.items() if field.default is not None]
+    return plain | {key: None for key in nulls if getattr(spec, key) is None}
 
 
 def _identity(spec: FitSpec) -> dict[str, Any]:

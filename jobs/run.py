@@ -1,6 +1,7 @@
 """``neurofleet run``: from a job file to a finished run folder."""
 
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from cluster.store import RunStore
     from jobs.state import CampaignState
 
-PREPARED_FIRST = 8
+PREPARED_FIRST = 4
 """So many cells are read and checked before the run begins, and refuse it; later ones are set aside."""
 
 
@@ -40,18 +41,26 @@ def run_job(job: Path, out: str | None, *, address: str | None = None, cpus: int
     from cluster.store import RunStore
     from jobs.disk import check_room
     from jobs.fits import finished_cells
-    from jobs.prepare import cell_ids, input_files, prepare
+    from jobs.prepare import cell_ids, check_warm_start, input_files, prepare
 
     spec, _ = load_job(job)
     folder = job.resolve().parent
     store = RunStore(results_place(out, spec, folder))
     finished = finished_cells(store)
     left = [cell for cell in cell_ids(spec) if cell not in finished]
-    ready = {subject.id: subject for subject in prepare(spec, folder, left[:PREPARED_FIRST])}
+    first = left[:PREPARED_FIRST]
+    ready = {
+        subject.id: subject for subject in prepare(spec, folder, first, keep_recordings=False, tell=_tell)
+    }
+    check_warm_start(spec, folder, list(ready.values()))
     check_room(list(ready.values()), len(left), store)
     with _sigterm_as_interrupt():
         _run(spec, folder, left, ready, input_files(spec, folder), store, address, cpus)
     return store
+
+
+def _tell(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 def _run(

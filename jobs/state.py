@@ -136,7 +136,8 @@ class Observer:
         stopped: Callable[[], str],
         before: CampaignState | None = None,
     ) -> None:
-        self._before = {cell.cell: cell for cell in before.cells} if before else {}
+        ended = [cell for cell in before.cells if cell.state == "finished"] if before else []
+        self._before = {cell.cell: cell for cell in ended}
         self._spec = spec
         self._plans = plans
         self._fits = fits
@@ -182,7 +183,7 @@ class Observer:
         else:
             state = "open" if cell in self._fits.open_cells else "stopped"
         if searches is not None:
-            planned = sum(max(search.planned, search.evaluated) for search in searches)
+            planned = sum(s.evaluated if s.finished else max(s.planned, s.evaluated) for s in searches)
         evaluations = finished["evaluations"] if finished else sum(s.evaluated for s in searches or ())
         return CellState(
             cell=cell,

@@ -14,11 +14,14 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
-def faults(error: ValidationError, model: type[BaseModel]) -> str:
-    """Return all faults of a file in one sentence each: place, what was found, the nearest known key."""
+def faults(error: ValidationError, model: type[BaseModel], whole: str = "the file") -> str:
+    """Return all faults of a file in one sentence each: place, what was found, the nearest known key.
+
+    `whole` is the place of a fault that lies in no single key.
+    """
     lines = []
     for fault in error.errors():
-        place = ".".join(str(part) for part in fault["loc"]) or "the file"
+        place = ".".join(str(part) for part in fault["loc"]) or whole
         if fault["type"] == "extra_forbidden":
             key = str(fault["loc"][-1])
             lines.append(f"{place}: unknown key{nearest(key, _keys(model))}")
@@ -26,8 +29,8 @@ def faults(error: ValidationError, model: type[BaseModel]) -> str:
             lines.append(f"{place}: is missing")
         else:
             told = fault["msg"].removeprefix("Value error, ")
-            whole = isinstance(fault["input"], dict)  # a rule between keys: the message names them
-            lines.append(f"{place}: {told}" if whole else f"{place}: {told}, found {fault['input']!r}")
+            several = isinstance(fault["input"], dict)  # a rule between keys: the message names them
+            lines.append(f"{place}: {told}" if several else f"{place}: {told}, found {fault['input']!r}")
     return "; ".join(lines)
 
 

@@ -7,7 +7,7 @@ from neurosim.evolution.paper import PaperConfig, PaperStrategy
 from neurosim.evolution.space import ParameterSpace, log_axes
 from neurosim.evolution.steady import SteadyConfig, SteadyStrategy
 from neurosim.evolution.strategy import Strategy
-from neurosim.evolution.warm_start import read_warm_start, warm_start_models
+from neurosim.evolution.warm_start import read_warm_start, same_cell, warm_start_models
 
 __all__ = [
     "FastConfig",
@@ -24,6 +24,7 @@ __all__ = [
     "make_steady_strategy",
     "make_strategy",
     "read_warm_start",
+    "same_cell",
     "total_scores",
     "warm_start_models",
 ]

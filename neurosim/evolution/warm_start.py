@@ -90,7 +90,7 @@ def _shared_models(tables: Sequence[Any], space: ParameterSpace) -> list[Model]:
 
 
 def _without_cell(models: list[Model], cell: str | None) -> list[Model]:
-    return [model for model in models if cell is None or not _same_cell(model[1], cell)]
+    return [model for model in models if cell is None or not same_cell(model[1], cell)]
 
 
 def _ordered(models: list[Model]) -> np.ndarray:
@@ -143,7 +143,7 @@ def _column(table: Any, *names: str) -> Any:
     )
 
 
-def _same_cell(one: str, other: str) -> bool:
+def same_cell(one: str, other: str) -> bool:
     """Whether two ids mean one cell: equal, or naming the same specimen number."""
     number = rf"\d{{{_SPECIMEN_DIGITS},}}"
     return one == other or bool(set(re.findall(number, one)) & set(re.findall(number, other)))

@@ -1,8 +1,8 @@
 """A campaign that learns against one that does not: evaluations that each cell needs.
 
-``python -m tests.benchmarks.learning`` prints one JSON line, after half an hour on 2 cores. The cells are demo
-cells whose conductances differ (standard deviation of the logarithm 0.15), each fitted with one seed and the
-same budget, once with ``learn: false`` and once with ``learn: true``.
+``python -m tests.benchmarks.learning`` prints one JSON line, after half an hour on 2 cores. The cells are
+demo cells whose conductances differ (standard deviation of the logarithm 0.15), each fitted with one seed and
+the same budget, once with ``learn: false`` and once with ``learn: true``.
 
 ``evaluations_alone``, ``evaluations_learning``
     For each cell in order: evaluations of the active stage until its best total is within 5 % of what the fit

@@ -156,14 +156,34 @@ def test_attaching_with_the_token_and_leaving_the_cluster_running(cluster_with_t
         assert out.split()[0].endswith(address.partition(":")[2])
 
 
-@pytest.mark.slow
-def test_attaching_without_the_token_is_refused(cluster_with_token, tmp_path):
+def test_attaching_without_the_token_is_refused_at_once(cluster_with_token, tmp_path):
     address, _ = cluster_with_token
-    process = start(ATTACH, HOME=str(tmp_path))
-    out, err = process.communicate(address + "\n", timeout=120)
+    for mode in ({}, {"RAY_AUTH_MODE": "token"}):
+        begun = time.monotonic()
+        process = start(ATTACH, HOME=str(tmp_path), **mode)
+        out, err = process.communicate(address + "\n", timeout=60)
+        assert out == ""
+        assert time.monotonic() - begun < 20
+        told = err.splitlines()[-1]
+        assert told.startswith(
+            f"cluster.errors.TokenRefused: The Ray cluster at {address} asks for a token, and there is none"
+        )
+        assert "InvalidAuthToken" not in err, "Ray's own warnings are shown as well"
+
+
+def test_attaching_to_a_head_that_listens_on_loopback_only(embedded):
+    process = start(ATTACH, RAY_AUTH_TOKEN_PATH=embedded["token"])
+    out, err = process.communicate(embedded["address"] + "\n", timeout=60)
+    assert out.split() == [embedded["address"], "False", "42"], err
+
+
+def test_another_version_of_ray_is_told_whole(embedded):
+    other = "import ray; ray.__version__ = '2.0.0'\n"
+    process = start(other + ATTACH, RAY_AUTH_TOKEN_PATH=embedded["token"])
+    out, err = process.communicate(embedded["address"] + "\n", timeout=60)
     assert out == ""
-    assert f"ClusterUnreachable: No Ray cluster could be reached at {address}" in err
-    assert "its token in ~/.ray/auth_token" in err
+    assert "Version mismatch: The cluster was started with: Ray: 2." in err.splitlines()[-1]
+    assert "was started with: Ray: 2.0.0 Python: 3." in err.splitlines()[-1]
 
 
 def test_a_second_embedded_ray_is_another_one_and_an_interrupt_ends_it_alone(embedded):

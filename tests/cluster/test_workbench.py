@@ -89,7 +89,7 @@ def the_child():
 
 FATES = {
     "hang": ("timeout", "no result within 0.4 s"),
-    "stop itself": ("timeout", "no result within 0.4 s"),
+    "stop itself": ("lost", "its process was stopped by a signal"),
     "print": ("timeout", "no result within 0.4 s"),
     "clock": ("timeout", "no result within 0.4 s"),
     "give up": ("timeout", "more than 1000 steps"),
@@ -144,6 +144,34 @@ def test_a_killed_child_is_lost_and_the_rest_goes_on(bench):
     )
     assert outcomes[0].status == "lost"
     assert outcomes[1].value == 9.0
+
+
+@pytest.mark.parametrize("goes_on", [False, True])
+def test_a_stopped_child_is_lost_at_its_deadline_and_not_slow(bench, goes_on):
+    def stop():
+        child = the_child()
+        child.suspend()
+        if goes_on:
+            wait_for(lambda: child.status() == psutil.STATUS_STOPPED)
+            child.resume()
+
+    outcomes = bench.evaluate(["hang", 3.0], deadline_s=1.0, during=stop)
+    assert (outcomes[0].status, outcomes[0].reason) == ("lost", "its process was stopped by a signal")
+    assert outcomes[1].value == 9.0
+
+
+def test_a_child_that_was_stopped_and_is_done_in_time_counts(bench):
+    bench.add("slow", pause_s=1.0)
+
+    def stop():
+        child = the_child()
+        child.suspend()
+        time.sleep(1.5)
+        child.resume()
+
+    [outcome] = bench.evaluate([3.0], "slow", deadline_s=20.0, during=stop)
+    assert outcome.value == 9.0
+    assert outcome.seconds > 1.4
 
 
 def test_a_killed_zygote_takes_its_child_along_and_is_built_anew(bench):

@@ -1,5 +1,6 @@
 """A fit from the command line: same result however often it is killed, refusals before any work."""
 
+import json
 import os
 import signal
 import subprocess
@@ -91,6 +92,13 @@ def test_all_stages_end_in_a_hall_of_fame(undisturbed):
             assert {status for g in generations for status in g.statuses} <= {"ok", "timeout"}
     assert (undisturbed / "models" / "demo" / "fit.json").is_file()
     assert "begintemplate" in (undisturbed / "models" / "demo" / "cell.hoc").read_text()
+
+
+@pytest.mark.slow
+def test_every_line_of_the_log_is_json(undisturbed):
+    lines = [json.loads(line) for line in (undisturbed / "log.jsonl").read_text().splitlines()]
+    stored = [line for line in lines if line["message"] == "generation stored"]
+    assert len(stored) == len(generation_files(undisturbed))
 
 
 @pytest.mark.slow

@@ -1,0 +1,373 @@
+"""What the cells of a campaign learn from each other, and what a campaign may use."""
+
+import random
+
+import numpy as np
+import pytest
+
+from cluster.outcome import Outcome
+from cluster.store import RunStore
+from jobs.campaign import Campaign
+from jobs.errors import JobError, UsageError
+from jobs.fits import Budget, Fits
+from jobs.provenance import open_run
+from jobs.spec import parse_job
+from jobs.subjects import Problem, StagePlan
+from neurosim.errors import InputError
+from neurosim.evolution import FastConfig, PaperConfig
+
+NAMES = ("cm.soma", "gbar_A.soma", "gbar_B.soma")
+SECONDS = 0.5
+JOB = """
+name: made
+evolution: {{strategy: {strategy}, seeds: [1, 2], hall_of_fame: 3{evolution}}}
+cells:
+{cells}
+{more}
+"""
+
+
+def made_job(cells, strategy="fast", evolution="", more=""):
+    rows = "\n".join(f"- {{id: {cell}, morphology: m.swc, recordings: r.nwb}}" for cell in cells)
+    text = JOB.format(strategy=strategy, evolution=evolution, cells=rows, more=more)
+    return parse_job(text, "job.yaml", "made")
+
+
+class MadeSubject:
+    """A cell whose models are only names: the best parameters of each differ a little."""
+
+    warnings = ()
+
+    def __init__(self, id, strategy="fast", kind="made", evaluations=96):
+        self.id, self.kind = id, kind
+        configured = FastConfig(evaluations=evaluations, offspring=8)
+        search = configured if strategy == "fast" else PaperConfig(offspring=8, generations=3)
+        self.stages = (StagePlan("passive", (1,), search), StagePlan("active", (1, 2), search))
+
+    def problem(self, stage, winner):
+        return Problem(
+            NAMES, (0.5, 1e-4, 1e-4), (5.0, 1.0, 2.0), {}, ("width", "rate"), f"{self.id}{stage}", None
+        )
+
+
+class MadePreparation:
+    """Has all subjects, except that some cannot be prepared."""
+
+    def __init__(self, subjects, errors=None):
+        self._subjects = {subject.id: subject for subject in subjects}
+        self._errors = errors or {}
+
+    def take(self, cell, timeout_s):
+        if cell in self._errors:
+            raise self._errors[cell]
+        return self._subjects[cell]
+
+
+class OwnPool:
+    """Evaluates in this process, one task at a time in an order of its own; `fail` says which ones fail."""
+
+    def __init__(self, order=0, stop_after=None, fail=lambda task: False):
+        self.hosts, self.spread = 2, True
+        self.done = 0
+        self.first = {}
+        self._random = random.Random(order)
+        self._waiting = []
+        self._stop_after = stop_after
+        self._fail = fail
+
+    @property
+    def idle(self):
+        return max(0, self.hosts - len(self._waiting))
+
+    def submit(self, task):
+        key = task.id[0]
+        self.first.setdefault(key, []).append(np.array(task.individual))
+        self._waiting.append(task)
+
+    def completed(self, timeout_s):
+        if not self._waiting:
+            return []
+        if self.done == self._stop_after:
+            raise KeyboardInterrupt
+        self.done += 1
+        task = self._waiting.pop(self._random.randrange(len(self._waiting)))
+        if self._fail(task):
+            return [(task.id, Outcome("crash", "signal 11", SECONDS))]
+        x = np.log(task.individual / [2.0, 0.1, 0.2])
+        return [(task.id, Outcome("ok", "", SECONDS, np.array([abs(x[0]) + abs(x[1]), abs(x).sum()])))]
+
+    def withdraw(self, engine):
+        kept = [task for task in self._waiting if task.engine.key != engine]
+        gone, self._waiting = len(self._waiting) - len(kept), kept
+        return gone
+
+    def forget(self, engine):
+        pass
+
+
+@pytest.fixture
+def campaign(tmp_path):
+    """Run a campaign in a folder, or go on with it; return its fits, its budget and its pool."""
+
+    def run(cells, *, out="run", subjects=None, errors=None, order=0, stop_after=None, fail=None, **job):
+        spec = made_job(cells, **job)
+        store = RunStore(tmp_path / out)
+        pool = OwnPool(order, stop_after, fail or (lambda task: False))
+        made = subjects or [MadeSubject(cell, spec.evolution.strategy) for cell in cells]
+        with store.locked():
+            open_run(spec, {}, tmp_path, store)
+            fits = Fits(spec, tmp_path, store, MadePreparation(made, errors))
+            budget = Budget(spec, fits)
+            left = [cell for cell in cells if cell not in fits.finished]
+            try:
+                Campaign(left, fits, pool, budget.allows).run()
+            except KeyboardInterrupt:
+                pass
+        return fits, budget, pool
+
+    run.store = lambda out="run": RunStore(tmp_path / out)
+    return run
+
+
+def learned(store):
+    """Cell -> what each start of its last stage recorded."""
+    found = {}
+    for event in store.read_events():
+        if "learned_from" in event:
+            assert (event["event"], event["stage"]) == ("stage started", "active")
+            found.setdefault(event["cell"], []).append(event["learned_from"])
+    return found
+
+
+def halls(store, cells):
+    return {cell: store.read_hall_of_fame(cell).to_table() for cell in cells}
+
+
+# -- learning
+
+
+def test_later_cells_start_from_those_that_are_finished(campaign):
+    cells = [f"c{i}" for i in range(8)]
+    _, _, pool = campaign(cells)
+    found = learned(campaign.store())
+    assert found["c0"] == [[]]
+    assert "c0" in found["c7"][0]
+    taught = campaign.store().read_hall_of_fame("c0").parameters
+    first = np.array(pool.first["c7", "active", 1][:8])
+    assert any(np.allclose(individual, model) for individual in first for model in taught)
+    untaught = np.array(pool.first["c0", "active", 1][:8])
+    assert not any(np.allclose(individual, model) for individual in untaught for model in taught)
+
+
+@pytest.mark.parametrize("job", [{"evolution": ", learn: false"}, {"strategy": "paper"}])
+def test_learning_is_off_when_told_so_and_by_default_with_the_papers_strategy(campaign, job):
+    cells = ["c0", "c1", "c2", "c3"]
+    campaign(cells, **job)
+    assert set(sum(learned(campaign.store()).values(), [])[0]) == set()
+    assert all(names == [[]] for names in learned(campaign.store()).values())
+
+
+def test_the_papers_strategy_learns_when_told_so(campaign):
+    campaign(["c0", "c1", "c2", "c3"], strategy="paper", evolution=", learn: true")
+    assert "c0" in learned(campaign.store())["c3"][0]
+
+
+def test_nobody_learns_from_another_recipe_or_from_the_same_specimen(campaign):
+    cells = ["Rorb_485574832", "other", "repeat_485574832", "last"]
+    subjects = [MadeSubject(cell, kind="other" if cell == "other" else "made") for cell in cells]
+    campaign(cells[:2], subjects=subjects, out="first")
+    campaign(cells, subjects=subjects)
+    found = learned(campaign.store())
+    assert all("Rorb_485574832" not in names for names in found["repeat_485574832"])
+    assert all("other" not in names for cell in cells for names in found[cell])
+    assert "Rorb_485574832" in found["last"][0]
+
+
+@pytest.mark.parametrize("after", [1, 60])
+def test_a_resumed_cell_starts_from_those_that_it_began_with(campaign, after):
+    cells = [f"c{i}" for i in range(6)]
+    seen = []
+
+    def stop(task):
+        seen.append(task.id[0][:2] == ("c3", "active"))
+        if sum(seen) == after:
+            raise KeyboardInterrupt
+        return False
+
+    fits, _, _ = campaign(cells, fail=stop)
+    begun = learned(campaign.store())
+    assert "c3" not in fits.finished
+    assert begun["c3"][0]
+    fits, _, _ = campaign(cells, order=9)
+    found = learned(campaign.store())
+    assert found["c3"] == 2 * begun["c3"]
+    assert len(fits.finished) == 6
+
+
+def test_without_learning_order_and_interruptions_change_nothing(campaign):
+    cells = [f"c{i}" for i in range(4)]
+    job = {"evolution": ", learn: false"}
+    campaign(cells, out="one", **job)
+    campaign(cells, out="two", order=5, stop_after=333, **job)
+    campaign(cells, out="two", order=6, **job)
+    one, two = (halls(campaign.store(out), cells) for out in ("one", "two"))
+    assert all(one[cell].equals(two[cell]) for cell in cells)
+
+
+# -- budgets
+
+
+def test_core_seconds_are_those_of_all_stored_evaluations_over_restarts(campaign):
+    cells = [f"c{i}" for i in range(4)]
+    fits, _, pool = campaign(cells, stop_after=800)
+    assert fits.core_seconds == pytest.approx(SECONDS * 800)
+    spec = made_job(cells)
+    stored = [key for key in campaign.store().stored()]
+    rows = sum(len(g) for key in stored for g in campaign.store().read_generations(*key))
+    again = Fits(spec, campaign.store().root, campaign.store(), MadePreparation([]))
+    assert again.core_seconds == pytest.approx(SECONDS * rows), "before any cell is opened again"
+    assert again.finished
+    assert any(key.cell not in again.finished for key in stored)
+    fits, _, more = campaign(cells)
+    total = sum(event["evaluations"] for event in fits.finished.values())
+    assert total == sum(
+        len(g) for key in campaign.store().stored() for g in campaign.store().read_generations(*key)
+    )
+    assert fits.core_seconds == pytest.approx(SECONDS * total)
+    assert sum(event["core_seconds"] for event in fits.finished.values()) == pytest.approx(SECONDS * total)
+    assert more.done == total - rows
+
+
+def test_core_hours_end_a_campaign_and_a_raised_limit_lets_it_go_on(campaign):
+    cells = [f"c{i}" for i in range(4)]
+    limit_s = 300 * SECONDS
+    fits, budget, pool = campaign(cells, more=f"max_core_hours: {limit_s / 3600}")
+    assert budget.reached.startswith("max_core_hours: ")
+    assert 300 <= pool.done <= 300 + 2 * 8 * 4, "generations under way are finished and nothing more"
+    assert len(fits.finished) < 4
+    assert fits.open_cells == set()
+    fits, budget, again = campaign(cells, more=f"max_core_hours: {limit_s / 3600}")
+    assert budget.reached
+    assert again.done == 0, "a run that has used its core-hours uses no more when it is started again"
+    fits, budget, rest = campaign(cells, more="max_core_hours: 1")
+    assert budget.reached == ""
+    assert len(fits.finished) == 4
+    assert pool.done + rest.done == sum(event["evaluations"] for event in fits.finished.values())
+
+
+def test_wall_hours_count_from_the_start(campaign, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("jobs.fits.time.monotonic", lambda: now[0])
+    cells = ["c0", "c1"]
+    spec = made_job(cells, more="max_wall_hours: 0.5")
+    with campaign.store().locked():
+        budget = Budget(spec, Fits(spec, campaign.store().root, campaign.store(), MadePreparation([])))
+        assert budget.allows()
+        now[0] = 1799.0
+        assert budget.allows()
+        now[0] = 1800.0
+        assert not budget.allows()
+        assert budget.reached == "max_wall_hours: 0.5"
+
+
+# -- cells that fail
+
+
+def test_a_cell_whose_first_generation_fails_is_set_aside_with_its_reason(campaign):
+    cells = ["c0", "bad", "c2"]
+    hopeless = {"fail": lambda task: task.id[0][0] == "bad"}
+    fits, _, pool = campaign(cells, **hopeless)
+    assert set(fits.finished) == {"c0", "c2"}
+    assert (
+        "cell bad, stage passive, seed 1: more than half of the first generation failed" in fits.failed["bad"]
+    )
+    assert "signal 11 (12 of 12)" in fits.failed["bad"]
+    (event,) = [event for event in campaign.store().read_events() if event["event"] == "cell failed"]
+    assert (event["cell"], event["reason"]) == ("bad", fits.failed["bad"])
+    assert fits.core_seconds == pytest.approx(SECONDS * pool.done)
+    again, _, _ = campaign(cells, **hopeless)
+    assert set(again.failed) == {"bad"}
+    assert again.core_seconds == pytest.approx(fits.core_seconds)
+
+
+@pytest.mark.parametrize(
+    "error", [InputError("no soma"), UsageError("no stage ih"), JobError("cell bad: ended")]
+)
+def test_a_cell_that_cannot_be_prepared_is_set_aside(campaign, error):
+    fits, _, _ = campaign(["c0", "bad", "c2"], errors={"bad": error})
+    assert set(fits.finished) == {"c0", "c2"}
+    assert fits.failed["bad"].startswith("cell bad: ")
+
+
+def test_faults_of_the_program_end_the_campaign(campaign):
+    with pytest.raises(ZeroDivisionError):
+        campaign(["c0", "bad"], errors={"bad": ZeroDivisionError()})
+
+
+# -- what of a job may change
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"more": "max_core_hours: 2\nmax_wall_hours: 3\nout: elsewhere"},
+        {"cells": ["a", "b, weight: 2"]},
+        {"cells": ["a, group: g", "b"], "more": "weights: {g: 3}"},
+        {"cells": ["b", "a"]},
+    ],
+)
+def test_limits_and_shares_may_change(tmp_path, changed):
+    store = RunStore(tmp_path / "run")
+    with store.locked():
+        assert not open_run(made_job(["a", "b"]), {}, tmp_path, store)
+        assert open_run(made_job(**({"cells": ["a", "b"]} | changed)), {}, tmp_path, store)
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"more": "recipe: demo"}, "recipe was 'all-active', is 'demo'"),
+        ({"more": "max_steps: 10"}, "max_steps was 1000000, is 10"),
+        ({"more": "max_steps: null"}, "max_steps was 1000000, is None"),
+        ({"evolution": ", patience: 100"}, "evolution.patience was None, is 100"),
+        ({"evolution": ", learn: false"}, "evolution.learn was None, is False"),
+        ({"cells": ["a", "c"]}, "cells.b was"),
+        ({"cells": ["a, dendrite: aspiny", "b"]}, "cells.a.dendrite was 'spiny', is 'aspiny'"),
+    ],
+)
+def test_what_results_depend_on_may_not(tmp_path, changed, told):
+    store = RunStore(tmp_path / "run")
+    with store.locked():
+        open_run(made_job(["a", "b"]), {}, tmp_path, store)
+        with pytest.raises(UsageError) as refused:
+            open_run(made_job(**({"cells": ["a", "b"]} | changed)), {}, tmp_path, store)
+    assert told in str(refused.value)
+
+
+def test_a_job_without_a_limit_of_steps_can_be_resumed(tmp_path):
+    store = RunStore(tmp_path / "run")
+    with store.locked():
+        open_run(made_job(["a"], more="max_steps: null"), {}, tmp_path, store)
+        assert open_run(made_job(["a"], more="max_steps: null"), {}, tmp_path, store)
+        with pytest.raises(UsageError, match="max_steps was None, is 1000000"):
+            open_run(made_job(["a"]), {}, tmp_path, store)
+
+
+# -- patience
+
+
+def test_patience_ends_a_stage_early_and_at_the_same_point_after_a_resume(campaign):
+    cells, job = ["c0"], {"evolution": ", patience: 24, learn: false"}
+    subjects = [MadeSubject("c0", evaluations=800)]
+    fits, _, pool = campaign(cells, out="one", subjects=subjects, **job)
+    assert fits.finished["c0"]["evaluations"] == pool.done < 3 * 800
+    for number, stop_after in enumerate((pool.done // 3, pool.done // 3)):
+        campaign(cells, out="two", subjects=subjects, order=number, stop_after=stop_after, **job)
+    again, _, _ = campaign(cells, out="two", subjects=subjects, **job)
+    assert again.finished["c0"]["evaluations"] == pool.done
+    one, two = (campaign.store(out) for out in ("one", "two"))
+    assert one.stored() == two.stored()
+    assert halls(one, cells)["c0"].equals(halls(two, cells)["c0"])
+    active = one.read_generations("c0", "active", 1)
+    best = np.minimum.accumulate([generation.totals.min() for generation in active])
+    assert best[-1] > 0.99 * best[-4], "three generations of 8 without a gain are what it waits for"

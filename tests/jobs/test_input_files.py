@@ -1,0 +1,90 @@
+"""What of a job's files counts as its input, here and after they have travelled."""
+
+import shutil
+
+import pytest
+import yaml
+
+from jobs.errors import UsageError
+from jobs.prepare import check_warm_start, input_files
+from jobs.spec import load_job
+from jobs.travel import collect
+from neurosim.errors import InputError
+from tests.jobs.made_run import write_run
+from tests.jobs.test_fits import MadeSubject
+
+
+@pytest.fixture
+def job(tmp_path):
+    """Write a job beside its files; return it as read, and its folder."""
+
+    def write(**changes):
+        folder = tmp_path / "job"
+        folder.mkdir(exist_ok=True)
+        for name in ("m.swc", "r.nwb"):
+            (folder / name).write_text(name)
+        cells = [{"id": "c", "morphology": "m.swc", "recordings": "r.nwb"}]
+        (folder / "job.yaml").write_text(yaml.safe_dump({"cells": cells} | changes))
+        return load_job(folder / "job.yaml")[0], folder
+
+    return write
+
+
+def test_of_a_warm_start_only_the_halls_of_fame_count(job):
+    spec, folder = job(warm_start="before")
+    write_run(folder / "before")
+    found = input_files(spec, folder)
+    assert set(found) == {
+        "m.swc",
+        "r.nwb",
+        *(f"before/hall_of_fame/cell=a/{name}.parquet" for name in ("seed=1", "seed=2", "pooled")),
+    }
+    (folder / "before" / "report.html").touch()
+    assert input_files(spec, folder) == found
+    (folder / "before/hall_of_fame/cell=a/pooled.parquet").write_bytes(b"other")
+    assert input_files(spec, folder) != found
+
+
+def test_the_inputs_of_a_job_that_has_travelled_are_the_same(job, tmp_path):
+    spec, folder = job(warm_start="../earlier/before")
+    write_run(tmp_path / "earlier" / "before")
+    luggage = collect(spec, folder)
+    there = tmp_path / "there"
+    for name, source in luggage.files.items():
+        (there / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(source, there / name)
+    job_file = there / luggage.job_file
+    job_file.parent.mkdir(parents=True, exist_ok=True)
+    job_file.write_text(yaml.safe_dump(luggage.job))
+    travelled, _ = load_job(job_file)
+    assert input_files(travelled, job_file.parent) == input_files(spec, folder)
+
+
+def test_a_warm_start_of_one_file(job):
+    spec, folder = job(warm_start="library.parquet")
+    (folder / "library.parquet").write_bytes(b"models")
+    assert "library.parquet" in input_files(spec, folder)
+
+
+@pytest.mark.parametrize("key", ["mechanisms", "warm_start", "recipe"])
+def test_an_input_that_is_not_there_is_told(job, key):
+    spec, folder = job(**{key: "gone.yaml"})
+    with pytest.raises(UsageError, match=rf"{key}: gone.yaml does not exist. Paths start at .*{folder}"):
+        input_files(spec, folder)
+
+
+def test_a_warm_start_is_looked_into_before_the_run(job):
+    spec, folder = job(warm_start="before")
+    subjects = [MadeSubject("c")]
+    with pytest.raises(InputError, match="found nothing there"):
+        check_warm_start(spec, folder, subjects)
+    (folder / "before").mkdir()
+    with pytest.raises(InputError, match="found a folder without one"):
+        check_warm_start(spec, folder, subjects)
+    write_run(folder / "before", cells=("c",))
+    with pytest.raises(InputError, match="found only those of c"):
+        check_warm_start(spec, folder, subjects)
+    shutil.rmtree(folder / "before")
+    write_run(folder / "before", cells=("other",))
+    check_warm_start(spec, folder, subjects)
+    check_warm_start(spec, folder, [])

@@ -1,0 +1,259 @@
+"""The state of a campaign: what its folder says of it, without the cluster."""
+
+import io
+import json
+import time
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+import yaml
+from rich.console import Console
+
+from cluster.store import RunStore
+from jobs.errors import JobError, UsageError
+from jobs.progress import ending, summary
+from jobs.run import _raise_what_is_left
+from jobs.state import STATUS, CampaignState, CellState, Observer, StageState
+from jobs.status import print_status
+from tests.jobs.made_run import write_run
+from tests.jobs.test_campaign_cluster import CELL, RECIPE
+from tests.jobs.test_fit import demo_input, neurofleet, write_job  # noqa: F401 - a fixture
+from tests.jobs.test_fits import MadePreparation, MadeSubject, OwnPool, campaign, made_job  # noqa: F401
+
+LITTLE = 0.0001
+
+
+def stage(seed=1, evaluations=24, planned=96, best=12.5, phase="search", name="active"):
+    return StageState(name, seed, phase, 3, evaluations, planned, best, best, {"ok": evaluations})
+
+
+def cell(id, state="open", stages=(), reason="", total=None):
+    done = sum(s.evaluations for s in stages)
+    return CellState(id, state, reason, total, done, sum(s.planned for s in stages), list(stages))
+
+
+STATE = CampaignState(
+    run="rat",
+    at=datetime.now(UTC).isoformat(timespec="seconds"),
+    hosts=2,
+    hosts_lost=1,
+    utilisation=0.97,
+    evaluations=48,
+    planned=288,
+    evaluations_per_s=4.0,
+    core_hours=1.25,
+    core_hours_left=6.2,
+    seconds_left=60.0,
+    max_core_hours=10.0,
+    max_wall_hours=None,
+    stopped="",
+    cells=[
+        cell("a", "finished", total=9.25),
+        cell("b", "open", [stage(1), stage(2, best=None, evaluations=0)]),
+        cell("c", "failed", reason="cell c: no soma"),
+        cell("d", "waiting", [stage(1, 0, 96, None, "waiting")]),
+    ],
+)
+
+
+def shown(out, as_json=False):
+    console = Console(width=120, file=io.StringIO())
+    print_status(str(out), as_json, console)
+    return console.file.getvalue()
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run folder in this state; return its store."""
+
+    def write(state=STATE):
+        store = RunStore(tmp_path / "run")
+        with store.locked():
+            store.write_text(STATUS, state.to_json())
+        return store
+
+    return write
+
+
+def test_a_state_reads_back_as_it_was():
+    assert CampaignState.from_json(STATE.to_json()) == STATE
+    text = replace(STATE, core_hours_left=None, seconds_left=None).to_json()
+    assert json.loads(text)["seconds_left"] is None
+
+
+def test_a_run_that_rests_says_how_to_go_on(run):
+    text = shown(run(replace(STATE, at=(datetime.now(UTC) - timedelta(hours=3)).isoformat())).root)
+    assert "rat: 1 of 4 cells, 48 of 288 evaluations; the same command as before goes on with it" in text
+    assert "no driver is at work on it; as of 3 h 0 min ago" in text
+    assert "2 hosts, 1 lost, utilisation 97%, 1.25 core-hours used" in text
+    assert "of 10 allowed, about 6.2 left to do" in text
+    assert "finished, 9.25" in text
+    assert "1: 12.5 (3, 25%)" in text
+    assert "2: …" in text
+    assert "failed: cell c: no soma" in text
+
+
+def test_a_run_at_work_says_who_does_it_and_how_long_it_takes(run):
+    store = run(replace(STATE, at=(datetime.now(UTC) - timedelta(seconds=90)).isoformat()))
+    with store.locked():
+        text = shown(store.root)
+    assert "rat: 1 of 4 cells, 1 failed, 48 of 288 evaluations, 4.0/s, 1 min 0 s left" in text
+    assert "running: process" in text
+    assert "as of 1 min 30 s ago" in text
+
+
+def test_a_run_that_is_over_asks_for_nothing(run):
+    cells = [cell("a", "finished", total=9.25), cell("c", "failed", reason="cell c: no soma")]
+    text = shown(run(replace(STATE, cells=cells)).root)
+    assert "1 of 2 cells" in text
+    assert "goes on" not in text
+
+
+def test_a_limit_that_was_reached_is_told(run):
+    assert "stopped at max_core_hours: 10" in shown(run(replace(STATE, stopped="max_core_hours: 10")).root)
+
+
+def test_of_many_cells_only_those_at_work_are_listed(run):
+    cells = [cell(f"done{i}", "finished", total=1.0) for i in range(900)]
+    cells += [cell(f"open{i}", "open", [stage()]) for i in range(3)]
+    cells += [cell("late", "waiting")]
+    text = shown(run(replace(STATE, cells=cells)).root)
+    assert "open2" in text
+    assert "done5" not in text
+    assert "cells: 900 finished, 3 open, 1 waiting; all of them: --json" in text
+    assert len(text.splitlines()) < 30
+
+
+def test_json_is_the_whole_state(run, capsys):
+    shown(run().root, as_json=True)
+    assert CampaignState.from_json(capsys.readouterr().out) == STATE
+
+
+def test_folders_without_a_state(tmp_path):
+    with pytest.raises(UsageError, match="found no run. Give the folder that was named with --out"):
+        print_status(str(tmp_path))
+    with pytest.raises(UsageError, match="found no run"):
+        print_status(str(tmp_path / "none"))
+    write_run(tmp_path / "run")
+    with pytest.raises(UsageError, match="found a run that has not begun its fits"):
+        print_status(str(tmp_path / "run"))
+
+
+# -- the state of a campaign at work
+
+
+@pytest.fixture
+def observed(campaign, tmp_path, monkeypatch):  # noqa: F811
+    """Run a campaign and observe it; return the last state."""
+
+    def run(cells, before=None, **job):
+        fits, budget, pool = campaign(cells, **job)
+        return observe(fits, cells, budget, before, job)
+
+    def observe(fits, cells, budget=None, before=None, job=None):
+        known = {"strategy", "evolution", "more"}
+        spec = made_job(cells, **{key: value for key, value in (job or {}).items() if key in known})
+        plans = {id: MadeSubject(id).stages for id in cells}
+
+        class Pool:
+            statistics = staticmethod(
+                lambda: type("S", (), {"hosts": 2, "hosts_lost": 0, "utilisation": 0.5})
+            )
+
+        return Observer(spec, plans, fits, Pool(), lambda: budget.reached if budget else "", before).state()
+
+    run.observe = observe
+    return run
+
+
+def test_finished_and_failed_cells(observed):
+    state = observed(["a", "bad", "c"], fail=lambda task: task.id[0][0] == "bad")
+    assert [c.state for c in state.cells] == ["finished", "failed", "finished"]
+    assert "more than half of the first generation failed" in state.cells[1].reason
+    assert state.cells[0].evaluations == state.cells[0].planned > 200
+    assert {s.stage for s in state.cells[0].stages} == {"passive", "active"}
+    assert all(s.phase == "done" for s in state.cells[0].stages)
+    assert state.cells[0].total == min(s.best for s in state.cells[0].stages if s.stage == "active")
+    with pytest.raises(JobError, match=r"(?s)1 of 3 cells failed, 2 done:.*cell bad, stage passive"):
+        _raise_what_is_left(state)
+    console = Console(width=200, file=io.StringIO())
+    console.print(ending(state))
+    assert "2 of 3 cells finished" in console.file.getvalue()
+
+
+def test_a_limit_is_an_error_with_advice(observed):
+    state = observed(["a", "b", "c"], more=f"max_core_hours: {100 / 3600}")
+    assert state.stopped.startswith("max_core_hours: 0.02")
+    assert {c.state for c in state.cells} == {"stopped", "waiting"}
+    assert state.core_hours * 3600 == pytest.approx(100, rel=0.3)
+    with pytest.raises(JobError, match="stopped at max_core_hours: .* Raise the limit in the job file"):
+        _raise_what_is_left(state)
+
+
+def test_the_state_of_an_earlier_start_is_kept_for_cells_that_were_finished_in_it(observed, campaign):  # noqa: F811
+    before = observed(["a", "b"])
+    fits, _, _ = campaign(["a", "b"])
+    after = observed.observe(fits, ["a", "b"], before=before)
+    assert after.cells == before.cells
+
+
+def test_a_cell_that_was_finished_after_the_last_snapshot_is_finished(observed, campaign):  # noqa: F811
+    """The driver was killed between the end of a cell and the next snapshot."""
+    state = observed(["a", "b"])
+    late = [replace(c, state="open", total=None, evaluations=5) for c in state.cells]
+    fits, _, _ = campaign(["a", "b"])
+    for before in (replace(state, cells=late), None):
+        after = observed.observe(fits, ["a", "b"], before=before)
+        assert [c.state for c in after.cells] == ["finished", "finished"]
+        assert [c.total for c in after.cells] == [c.total for c in state.cells]
+        assert after.evaluations == state.evaluations
+
+
+def test_patience_leaves_nothing_to_wait_for(observed):
+    state = observed(["a"], evolution=", patience: 16")
+    assert state.evaluations == state.planned
+
+
+def test_what_is_left_of_several_stages_is_at_least_so_much():
+    two = replace(STATE, cells=[cell("b", "open", [stage(name="ih"), stage(evaluations=0, phase="waiting")])])
+    assert "at least 1 min 0 s left" in summary(two)
+    assert "unknown time left" in summary(replace(two, seconds_left=None))
+
+
+# -- from the command line
+
+
+@pytest.mark.slow
+def test_a_campaign_that_is_stopped_by_a_limit_and_goes_on(demo_input, tmp_path):  # noqa: F811
+    (demo_input / "small.yaml").write_text(yaml.safe_dump(RECIPE))
+    evolution = {"seeds": [1], "offspring": 16, "evaluations": {"passive": 48, "leak": 48}}
+    small = {"cells": [{"id": id} | CELL for id in ("one", "two")], "recipe": "small.yaml"}
+    small |= {"evolution": evolution}
+    out = tmp_path / "run"
+    job = write_job(demo_input, "pair.yaml", max_core_hours=LITTLE, **small)
+    stopped = neurofleet("run", job, "--out", out, "--cpus", 2)
+    assert stopped.returncode == 1, stopped.stderr
+    assert f"stopped at max_core_hours: {LITTLE}" in stopped.stderr
+    assert "Raise the limit in the job file" in stopped.stderr
+    told = neurofleet("status", out).stdout
+    assert "goes on with it" in told
+    assert f"stopped at max_core_hours: {LITTLE}" in told
+
+    write_job(demo_input, "pair.yaml", max_core_hours=1, **small)
+    process = neurofleet("run", job, "--out", out, "--cpus", 2, start=True)
+    while process.poll() is None and "running: process" not in neurofleet("status", out).stdout:
+        time.sleep(0.5)
+    assert process.poll() is None, "it ended before it was seen at work"
+    assert process.wait(timeout=200) == 0, process.stderr.read()
+    told = neurofleet("status", out, "--json")
+    state = CampaignState.from_json(told.stdout)
+    assert [c.state for c in state.cells] == ["finished", "finished"]
+    assert state.evaluations == state.planned
+    store = RunStore(out)
+    stored = sum(len(g) for key in store.stored() for g in store.read_generations(*key))
+    assert state.evaluations == stored
+    assert state.core_hours * 3600 == pytest.approx(sum(map(store.spent_seconds, ("one", "two"))), rel=0.01)
+    begun = [event for event in store.read_events() if "learned_from" in event]
+    assert [event["cell"] for event in begun].count("two") >= 1
+    assert (set(begun[0]["learned_from"]), begun[0]["stage"]) == (set(), "leak")
