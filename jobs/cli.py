@@ -78,10 +78,10 @@ def results(
     ] = False,
 ) -> None:
     """Summarise a run cell by cell, query its tables with SQL, or compact its files."""
-    from jobs.results import results_command
+    from jobs.results.summary import results_command
 
     if compact:
-        from jobs.compacting import compact_command
+        from jobs.results.compacting import compact_command
 
         compact_command(out, query, as_json)
         return
@@ -123,7 +123,7 @@ def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Check this machine, or a cluster node by node, and say what to do."""
-    from jobs.doctor import doctor as examine
+    from jobs.doctor.command import doctor as examine
 
     examine(address, out, as_json)
 
@@ -145,7 +145,7 @@ def submit(
     ] = None,
 ) -> None:
     """Send a job and its files to a Ray cluster, or resume it there; it runs on without this machine."""
-    from jobs.submit import submit_command
+    from jobs.remote.submit import submit_command
 
     submit_command(job, address, out, follow, python)
 
@@ -174,7 +174,7 @@ def status(
 
         print_status(what, as_json)
         return
-    from jobs.remote import status_command
+    from jobs.remote.commands import status_command
 
     assert address is not None
     status_command(what, address, as_json)
@@ -187,7 +187,7 @@ def logs(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job ends.")] = False,
 ) -> None:
     """Print the log of a submitted job."""
-    from jobs.remote import logs_command
+    from jobs.remote.commands import logs_command
 
     logs_command(job, address, follow)
 
@@ -195,7 +195,7 @@ def logs(
 @app.command()
 def cancel(job: Submitted, address: JobsAddress) -> None:
     """End a submitted job; submitting it again resumes it."""
-    from jobs.remote import cancel_command
+    from jobs.remote.commands import cancel_command
 
     cancel_command(job, address)
 
@@ -203,7 +203,7 @@ def cancel(job: Submitted, address: JobsAddress) -> None:
 @app.command(name="list")
 def list_jobs(address: JobsAddress, as_json: AsJson = False) -> None:
     """List the jobs that were submitted to a cluster."""
-    from jobs.remote import list_command
+    from jobs.remote.commands import list_command
 
     list_command(address, as_json)
 
@@ -216,7 +216,7 @@ def drive(
     here_only: Annotated[bool, typer.Option("--here-only")] = False,
 ) -> None:
     """Run a submitted job on the head of its cluster."""
-    from jobs.driver import drive as drive_job
+    from jobs.remote.driver import drive as drive_job
 
     drive_job(job, out, witness, here_only)
 

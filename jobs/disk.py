@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from jobs.errors import UsageError
-from jobs.subjects import Problem, StagePlan, Subject
+from jobs.fit.subjects import Problem, StagePlan, Subject
 
 if TYPE_CHECKING:
     from cluster.store import RunStore

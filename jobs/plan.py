@@ -11,9 +11,9 @@ from statistics import median
 
 from jobs.disk import stage_bytes
 from jobs.errors import UsageError
+from jobs.fit.subjects import Problem, StagePlan, Subject
 from jobs.progress import duration
 from jobs.spec import FitSpec, load_job
-from jobs.subjects import Problem, StagePlan, Subject
 
 SAMPLES = 7
 SAMPLE_LIMIT_S = 40.0
@@ -41,7 +41,7 @@ def print_plan(job: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from jobs.prepare import check_warm_start, prepare
+    from jobs.fit.prepare import check_warm_start, prepare
 
     spec, _ = load_job(job)
     subjects = prepare(

@@ -11,9 +11,9 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from jobs.errors import Interrupted, JobError
+from jobs.fit.subjects import Subject
 from jobs.results_place import results_place
 from jobs.spec import FitSpec, load_job
-from jobs.subjects import Subject
 
 if TYPE_CHECKING:
     from cluster.store import RunStore
@@ -40,8 +40,8 @@ def run_job(job: Path, out: str | None, *, address: str | None = None, cpus: int
     """
     from cluster.store import RunStore
     from jobs.disk import check_room
-    from jobs.fits import finished_cells
-    from jobs.prepare import cell_ids, check_warm_start, input_files, prepare
+    from jobs.fit.fits import finished_cells
+    from jobs.fit.prepare import cell_ids, check_warm_start, input_files, prepare
 
     spec, _ = load_job(job)
     folder = job.resolve().parent
@@ -79,11 +79,11 @@ def _run(
     from cluster.pool import Pool
     from cluster.session import connect
     from cluster.shared import publish
-    from jobs.campaign import Campaign
-    from jobs.fits import Budget, Fits
+    from jobs.fit.campaign import Campaign
+    from jobs.fit.fits import Budget, Fits
+    from jobs.fit.preparation import Preparation
+    from jobs.fit.prepare import cell_ids, stage_plans
     from jobs.log import run_log
-    from jobs.preparation import Preparation
-    from jobs.prepare import cell_ids, stage_plans
     from jobs.progress import Progress
     from jobs.provenance import open_run
     from jobs.state import STATUS, CampaignState, Observer

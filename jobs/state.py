@@ -9,11 +9,11 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
-from jobs.cell_fit import waiting_states
-from jobs.fits import Fits
+from jobs.fit.cell_fit import waiting_states
+from jobs.fit.fits import Fits
+from jobs.fit.stage_search import SearchState
+from jobs.fit.subjects import StagePlan
 from jobs.spec import FitSpec
-from jobs.stage_search import SearchState
-from jobs.subjects import StagePlan
 
 if TYPE_CHECKING:
     from cluster.pool import Pool

@@ -3,7 +3,7 @@
 import time
 from typing import TYPE_CHECKING
 
-from jobs.fits import Fits
+from jobs.fit.fits import Fits
 from jobs.progress import Progress
 from jobs.state import STATUS, CampaignState, Observer
 

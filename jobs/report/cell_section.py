@@ -1,6 +1,6 @@
 """The part of the report about one cell."""
 
-from jobs.bounds import on_bounds
+from jobs.fit.stage_search import FINAL
 from jobs.report import page
 from jobs.report.contents import CellContents, StageContents
 from jobs.report.outcomes_figure import outcomes_figure
@@ -11,10 +11,10 @@ from jobs.report.search_figure import search_figure
 from jobs.report.traces import shown_traces
 from jobs.report.traces_figure import traces_figure
 from jobs.report.words import bounds_sentences, feature_unit, listed, scores_sentence, split_objective
-from jobs.results import CellSummary
-from jobs.results_output import evaluations, generations, short
-from jobs.run_tables import RunTables
-from jobs.stage_search import FINAL
+from jobs.results.bounds import on_bounds
+from jobs.results.output import evaluations, generations, short
+from jobs.results.run_tables import RunTables
+from jobs.results.summary import CellSummary
 
 SHOWN_REASONS = 8
 SPIKES_CAPTION = " Right: the first spike of each, with the peaks laid over each other."

@@ -11,14 +11,14 @@ import numpy as np
 
 from cluster.schemas import OBJECTIVE_PREFIX, PARAMETER_PREFIX, HallOfFameRows
 from cluster.store import POOLED
-from jobs.bounds import Bounds
+from jobs.fit.stage_search import FINAL
 from jobs.report.simulation import Request, Simulation, simulate
-from jobs.results import CellSummary, StageSummary
-from jobs.run_tables import RunTables
-from jobs.stage_search import FINAL
+from jobs.results.bounds import Bounds
+from jobs.results.run_tables import RunTables
+from jobs.results.summary import CellSummary, StageSummary
 
 if TYPE_CHECKING:
-    from jobs.subjects import Problem, Subject
+    from jobs.fit.subjects import Problem, Subject
     from neurosim.features import FiringRate
     from neurosim.protocols import StepProtocol
     from neurosim.recordings import Recording
@@ -150,7 +150,7 @@ def _best(tables: RunTables, cell: str, stage: str, size: int) -> HallOfFameRows
 def _subject(tables: RunTables, cell: str) -> "tuple[Subject | None, str]":
     """Read the inputs of this cell alone: files of another that are gone do not matter to it."""
     from jobs.errors import UsageError
-    from jobs.prepare import prepare
+    from jobs.fit.prepare import prepare
     from neurosim.errors import InputError
 
     provenance = json.loads(tables.store.read_text("provenance.json") or "{}")

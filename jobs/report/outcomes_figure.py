@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cluster.outcome import STATUSES
+from jobs.fit.stage_search import FINAL
 from jobs.report.drawing import FAIR, GOOD, MISSING, POOR, SEEDS, grid, picture, plain_log_ticks
-from jobs.results import CellSummary
-from jobs.run_tables import RunTables
-from jobs.stage_search import FINAL
+from jobs.results.run_tables import RunTables
+from jobs.results.summary import CellSummary
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cluster.schemas import HallOfFameRows
-from jobs.bounds import NEAR, Bounds, positions
 from jobs.report.drawing import FAINT, INK, POOR, picture, seed_colours
 from jobs.report.words import parameter_unit
+from jobs.results.bounds import NEAR, Bounds, positions
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

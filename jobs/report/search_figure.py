@@ -4,10 +4,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from jobs.fit.stage_search import FINAL
 from jobs.report.drawing import FAINT, INK, grid, picture, plain_log_ticks, seed_colours
-from jobs.results import CellSummary, StageSummary
-from jobs.run_tables import RunTables
-from jobs.stage_search import FINAL
+from jobs.results.run_tables import RunTables
+from jobs.results.summary import CellSummary, StageSummary
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from jobs.bounds import LOWER, Bounds, OnBound
+from jobs.results.bounds import LOWER, Bounds, OnBound
 from neurosim.fit_model import MAX_SCORE
 
 _UNITS = {"cm": "µF/cm²", "Ra": "Ω cm", "e_pas": "mV", "decay": "ms"}

@@ -9,9 +9,9 @@ from pathlib import Path
 from jobs.report import page
 from jobs.report.cell_section import cell_section, plain_section
 from jobs.report.contents import gather
-from jobs.results import CellSummary, summaries
-from jobs.results_output import short
-from jobs.run_tables import RunTables
+from jobs.results.output import short
+from jobs.results.run_tables import RunTables
+from jobs.results.summary import CellSummary, summaries
 
 NAME = "report.html"
 MOST_BYTES = 4_500_000  # of pictures; a file much larger than that is no pleasure to open or to send

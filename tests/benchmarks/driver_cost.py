@@ -14,7 +14,7 @@ from unittest import mock
 import numpy as np
 
 from cluster.outcome import Budget, EngineSpec, Outcome
-from jobs.campaign import Campaign
+from jobs.fit.campaign import Campaign
 
 HOSTS = 2
 SEEDS = 4
@@ -31,7 +31,7 @@ class WaitingSubject:
     warnings: tuple[str, ...] = ()
 
     def problem(self, stage: int, winner: Any) -> Any:
-        from jobs.subjects import Problem
+        from jobs.fit.subjects import Problem
 
         return Problem(
             names=tuple(f"p{i}.soma" for i in range(PARAMETERS)),
@@ -64,10 +64,10 @@ def driver_cost(fits: int) -> dict[str, float]:
     from cluster.pool import Pool
     from cluster.session import connect
     from cluster.store import RunStore
-    from jobs.fits import Fits
-    from jobs.preparation import Preparation
+    from jobs.fit.fits import Fits
+    from jobs.fit.preparation import Preparation
+    from jobs.fit.subjects import StagePlan
     from jobs.spec import CellSpec, EvolutionSpec, FitSpec
-    from jobs.subjects import StagePlan
     from neurosim.evolution import FastConfig
 
     search = FastConfig(evaluations=48, offspring=16, initial=16)
@@ -86,7 +86,7 @@ def driver_cost(fits: int) -> dict[str, float]:
     process, count, evaluations = psutil.Process(), itertools.count(1), 0
     with (
         tempfile.TemporaryDirectory() as folder,
-        mock.patch("jobs.search.engine_spec", spec_of_engine),
+        mock.patch("jobs.fit.search.engine_spec", spec_of_engine),
         connect(cpus=HOSTS),
         Pool(hosts=HOSTS) as pool,
     ):

@@ -10,7 +10,7 @@ from typing import Any
 def small_subject() -> Any:
     """Return the demo cell, recorded and prepared as a job would."""
     from jobs.demo import JOB, make_input
-    from jobs.prepare import prepare
+    from jobs.fit.prepare import prepare
     from jobs.spec import parse_job
 
     with tempfile.TemporaryDirectory() as name:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from cluster.outcome import Budget, EngineSpec, Outcome, Task
-from jobs.campaign import Campaign
+from jobs.fit.campaign import Campaign
 from tests.benchmarks.pool import sleep_like_a_simulator
 from tests.benchmarks.stand_in_fits import StandInFit, StandInOpener, StandInStage
 

@@ -7,7 +7,7 @@ import zlib
 import numpy as np
 
 from cluster.outcome import EngineSpec, Task
-from jobs.campaign import Campaign
+from jobs.fit.campaign import Campaign
 from tests.benchmarks.stand_in_fits import StandInFit, StandInOpener, StandInStage, StandInSteadyFit
 from tests.benchmarks.virtual_pool import VirtualPool
 

@@ -28,7 +28,7 @@ class _VirtualHost:
 
 
 class VirtualPool:
-    """What a `jobs.campaign.Campaign` asks of a pool, on hosts that do not exist.
+    """What a `jobs.fit.campaign.Campaign` asks of a pool, on hosts that do not exist.
 
     Placement is `cluster.scheduler.Scheduler`, as in the pool. What is made up: durations, time to build an
     engine, and a constant time for an exchange between driver and host.

@@ -70,7 +70,7 @@ def write_run(
     job_folder: Path | None = None,
 ) -> RunStore:
     """Write a run of two stages, passive and active; an unfinished one lacks finalists and halls of fame."""
-    from jobs.cell_fit import pooled
+    from jobs.fit.cell_fit import pooled
 
     draw = np.random.default_rng(1)
     store = RunStore(root)

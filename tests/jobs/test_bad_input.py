@@ -7,7 +7,7 @@ import yaml
 
 from jobs.cli import WRONG_INPUT, main
 from jobs.errors import UsageError
-from jobs.prepare import prepare
+from jobs.fit.prepare import prepare
 from jobs.run import run_job
 from jobs.spec import parse_job
 from neurosim.errors import InputError

@@ -6,8 +6,8 @@ from collections import Counter
 import pytest
 
 from cluster.outcome import EngineSpec, Outcome, Task
-from jobs.campaign import Campaign
 from jobs.errors import JobError
+from jobs.fit.campaign import Campaign
 from tests.benchmarks.virtual_pool import VirtualPool
 
 BUILD_S = 3.0

@@ -9,10 +9,10 @@ import pytest
 import yaml
 
 from cluster.errors import RunFolderRefused
-from jobs.compacting import compact_command
 from jobs.errors import JobError, UsageError
 from jobs.report import write_report
-from jobs.results import query, summarise
+from jobs.results.compacting import compact_command
+from jobs.results.summary import query, summarise
 from tests.jobs.made_run import write_run
 
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from jobs.deadline import FLOOR_S, START_S, Deadline
+from jobs.fit.deadline import FLOOR_S, START_S, Deadline
 
 
 def learnt(seconds: list[float]) -> float:

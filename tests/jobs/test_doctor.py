@@ -11,9 +11,10 @@ import psutil
 import pytest
 
 from cluster.undertaker import bury
-from jobs import doctor, doctor_checks
-from jobs.doctor_checks import Finding
-from jobs.doctor_neuron import neuron_facts
+from jobs.doctor import checks as doctor_checks
+from jobs.doctor import command as doctor
+from jobs.doctor.checks import Finding
+from jobs.doctor.neuron import neuron_facts
 from neurosim.mechanisms.compiling import cache_folder
 
 GB = 1e9

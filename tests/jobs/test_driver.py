@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from jobs import travel
-from jobs.driver import check_storage
 from jobs.errors import UsageError
+from jobs.remote import travel
+from jobs.remote.driver import check_storage
 from tests.jobs.test_fit import neurofleet
 from tests.jobs.test_travel import lab, write  # noqa: F401 - a fixture
 
@@ -103,7 +103,7 @@ def test_absolute_paths_that_are_not_on_the_cluster_are_all_told(lab):  # noqa: 
 def test_a_network_file_system_does_for_an_absolute_path_only(tmp_path, monkeypatch):
     from cluster.storage import Mount
 
-    monkeypatch.setattr("jobs.driver.mount_of", lambda folder: Mount("/shared", "nfs4"))
+    monkeypatch.setattr("jobs.remote.driver.mount_of", lambda folder: Mount("/shared", "nfs4"))
     check_storage(str(tmp_path), None, here_only=False)
     with pytest.raises(UsageError, match="relative path"):
         check_storage(str(Path(tmp_path)), None, here_only=True)

@@ -7,12 +7,12 @@ import pytest
 
 from cluster.outcome import Outcome
 from cluster.store import RunStore
-from jobs.campaign import Campaign
 from jobs.errors import JobError, UsageError
-from jobs.fits import Budget, Fits
+from jobs.fit.campaign import Campaign
+from jobs.fit.fits import Budget, Fits
+from jobs.fit.subjects import Problem, StagePlan
 from jobs.provenance import open_run
 from jobs.spec import parse_job
-from jobs.subjects import Problem, StagePlan
 from neurosim.errors import InputError
 from neurosim.evolution import FastConfig, PaperConfig
 
@@ -257,7 +257,7 @@ def test_core_hours_end_a_campaign_and_a_raised_limit_lets_it_go_on(campaign):
 
 def test_wall_hours_count_from_the_start(campaign, monkeypatch):
     now = [0.0]
-    monkeypatch.setattr("jobs.fits.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("jobs.fit.fits.time.monotonic", lambda: now[0])
     cells = ["c0", "c1"]
     spec = made_job(cells, more="max_wall_hours: 0.5")
     with campaign.store().locked():

@@ -6,9 +6,9 @@ import pytest
 import yaml
 
 from jobs.errors import UsageError
-from jobs.prepare import check_warm_start, input_files
+from jobs.fit.prepare import check_warm_start, input_files
+from jobs.remote.travel import collect
 from jobs.spec import load_job
-from jobs.travel import collect
 from neurosim.errors import InputError
 from tests.jobs.made_run import write_run
 from tests.jobs.test_fits import MadeSubject

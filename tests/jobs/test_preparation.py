@@ -9,9 +9,9 @@ import time
 import psutil
 import pytest
 
-from jobs import preparation
 from jobs.errors import JobError
-from jobs.preparation import Preparation
+from jobs.fit import preparation
+from jobs.fit.preparation import Preparation
 from jobs.spec import CellSpec, FitSpec
 from neurosim.errors import InputError
 
@@ -88,7 +88,7 @@ def test_only_the_cell_that_ends_the_process_is_blamed(prepared, tmp_path, late)
 DRIVER = """
 import sys
 from pathlib import Path
-from jobs import preparation
+from jobs.fit import preparation
 from tests.jobs.test_preparation import CELLS, SPEC, stand_in
 
 if __name__ == "__main__":

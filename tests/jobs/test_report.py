@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from cluster.schemas import Evaluations
-from jobs.bounds import OnBound
 from jobs.errors import UsageError
 from jobs.report import write_report
 from jobs.report.contents import spread
@@ -20,6 +19,7 @@ from jobs.report.words import (
     scores_sentence,
     split_objective,
 )
+from jobs.results.bounds import OnBound
 from neurosim.protocols import StepProtocol
 from neurosim.user_model import UserModel
 from tests.jobs.made_run import write_run

@@ -11,8 +11,8 @@ import yaml
 from cluster.schemas import Evaluations, HallOfFameRows
 from jobs.report.contents import gather
 from jobs.report.traces import first_peak_ms, shown_traces
-from jobs.results import summaries
-from jobs.run_tables import RunTables
+from jobs.results.run_tables import RunTables
+from jobs.results.summary import summaries
 from neurosim.demo_cell import KNOWN_PARAMETERS
 from tests.jobs.made_run import write_run
 
@@ -22,7 +22,7 @@ RHEOBASE_PA = 130.0  # the noise of each repeat decides there
 @pytest.fixture(scope="module")
 def demo_contents(tmp_path_factory):
     """Contents of a run whose best model is the very cell that was recorded."""
-    from jobs.prepare import prepare
+    from jobs.fit.prepare import prepare
     from jobs.spec import parse_job
 
     root = tmp_path_factory.mktemp("demo")

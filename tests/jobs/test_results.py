@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from cluster.store import RunStore
-from jobs.bounds import on_bounds, positions
 from jobs.errors import UsageError
-from jobs.results import query, results_command, summarise
+from jobs.results.bounds import on_bounds, positions
+from jobs.results.summary import query, results_command, summarise
 from tests.jobs.made_run import ACTIVE, write_run
 
 

@@ -10,11 +10,11 @@ from cluster.errors import ClusterError
 from cluster.outcome import Outcome
 from cluster.schemas import Evaluations
 from cluster.store import RunStore
-from jobs.deadline import Deadline
 from jobs.errors import JobError
-from jobs.stage_search import Limits
-from jobs.steady_search import SMALLEST_BLOCK, SteadySearch
-from jobs.subjects import Problem, StagePlan
+from jobs.fit.deadline import Deadline
+from jobs.fit.stage_search import Limits
+from jobs.fit.steady_search import SMALLEST_BLOCK, SteadySearch
+from jobs.fit.subjects import Problem, StagePlan
 from neurosim.evolution import SteadyConfig
 from neurosim.fit_model import MAX_SCORE
 

@@ -17,9 +17,9 @@ import pytest
 from cluster.store import RunStore
 from cluster.undertaker import bury
 from jobs.errors import UsageError
+from jobs.remote.submit import submit_command
 from jobs.results_place import results_place
 from jobs.spec import load_job
-from jobs.submit import submit_command
 from tests.jobs.test_fit import generation_files, write_job
 
 TOKEN = "0123456789abcdef" * 4

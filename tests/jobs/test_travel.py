@@ -7,8 +7,8 @@ import pytest
 import yaml
 
 from jobs.errors import UsageError
+from jobs.remote.travel import collect, pack
 from jobs.spec import load_job
-from jobs.travel import collect, pack
 
 LIMIT_BYTES = 10**6
 

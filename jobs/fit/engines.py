@@ -60,7 +60,7 @@ def engine_spec(name: str, model: FitModel | UserModel, max_steps: int | None) -
     """Return how the hosts build the engine of `model`; equal models have equal keys."""
     payload = EnginePayload(model, max_steps)
     digest = hashlib.sha256(pickle.dumps(payload)).hexdigest()[:16]
-    return EngineSpec("jobs.engines:build", payload, f"{name}-{digest}")
+    return EngineSpec("jobs.fit.engines:build", payload, f"{name}-{digest}")
 
 
 def scores_of(value: Any, objectives: Sequence[str]) -> np.ndarray:

@@ -206,7 +206,7 @@ def object_store(folder: str) -> Finding:
 
 
 def neuron(answer: dict[str, Any]) -> Finding:
-    """NEURON and the mechanisms, as `jobs.doctor_neuron` found them in a fresh process."""
+    """NEURON and the mechanisms, as `jobs.doctor.neuron` found them in a fresh process."""
     if "error" not in answer:
         result = answer["value"]
         return Finding(

@@ -5,14 +5,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jobs.campaign import Fit
-from jobs.cell_fit import CELL_FINISHED, LEARNED_FROM, CellFit
 from jobs.errors import JobError, UsageError
+from jobs.fit.campaign import Fit
+from jobs.fit.cell_fit import CELL_FINISHED, LEARNED_FROM, CellFit
+from jobs.fit.preparation import Preparation
+from jobs.fit.stage_search import SearchState
+from jobs.fit.subjects import Subject
 from jobs.log import fit_logger
-from jobs.preparation import Preparation
 from jobs.spec import FitSpec
-from jobs.stage_search import SearchState
-from jobs.subjects import Subject
 from neurosim.errors import InputError
 
 if TYPE_CHECKING:

@@ -9,13 +9,13 @@ import numpy as np
 
 from cluster.outcome import Outcome, Task
 from cluster.schemas import HallOfFameRows
-from jobs.deadline import Deadline
-from jobs.models import write_best_model
-from jobs.search import Search, best_values
+from jobs.fit.deadline import Deadline
+from jobs.fit.models import write_best_model
+from jobs.fit.search import Search, best_values
+from jobs.fit.stage_search import Limits, SearchState, StageSearch
+from jobs.fit.steady_search import SteadySearch
+from jobs.fit.subjects import Problem, StagePlan, Subject
 from jobs.spec import FitSpec
-from jobs.stage_search import Limits, SearchState, StageSearch
-from jobs.steady_search import SteadySearch
-from jobs.subjects import Problem, StagePlan, Subject
 
 if TYPE_CHECKING:
     from pathlib import Path

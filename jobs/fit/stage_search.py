@@ -10,11 +10,11 @@ import numpy as np
 
 from cluster.outcome import EngineSpec, Outcome, Task
 from cluster.schemas import Evaluations, HallOfFameRows
-from jobs.deadline import Deadline
-from jobs.engines import engine_spec, scores_of
 from jobs.errors import JobError
+from jobs.fit.deadline import Deadline
+from jobs.fit.engines import engine_spec, scores_of
+from jobs.fit.subjects import Problem, StagePlan
 from jobs.log import fit_logger
-from jobs.subjects import Problem, StagePlan
 from neurosim.fit_model import MAX_SCORE
 
 if TYPE_CHECKING:

@@ -20,12 +20,12 @@ from rich.text import Text
 from cluster import admission, checkup
 from cluster.errors import ClusterError, ClusterUnreachable, TokenRefused
 from cluster.session import available_cpus, connect
-from jobs import doctor_checks as checks
-from jobs.doctor_checks import Facts, Finding, judged
+from jobs.doctor import checks as checks
+from jobs.doctor.checks import Facts, Finding, judged
 from jobs.errors import JobError
 from jobs.provenance import PACKAGES
 
-NEURON = "jobs.doctor_neuron:neuron_facts"
+NEURON = "jobs.doctor.neuron:neuron_facts"
 NODES_IN_FULL = 4
 LOG_WIDTH = 110
 COLOURS = {"ok": "green", "warning": "yellow", "fault": "red"}

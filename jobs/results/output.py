@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from jobs.results import CellSummary, StageSummary
-from jobs.run_tables import RunTables
+from jobs.results.run_tables import RunTables
+from jobs.results.summary import CellSummary, StageSummary
 
 if TYPE_CHECKING:
     import pyarrow as pa

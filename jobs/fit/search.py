@@ -8,8 +8,8 @@ import numpy as np
 from cluster.outcome import Task
 from cluster.schemas import Evaluations, HallOfFameRows
 from jobs.errors import JobError
-from jobs.stage_search import Generation, Limits, StageSearch
-from jobs.subjects import Problem, StagePlan
+from jobs.fit.stage_search import Generation, Limits, StageSearch
+from jobs.fit.subjects import Problem, StagePlan
 
 if TYPE_CHECKING:
     from cluster.store import RunStore

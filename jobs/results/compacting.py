@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.progress import Progress
 
 from jobs.errors import JobError, UsageError
-from jobs.results_output import say
-from jobs.run_tables import existing_run
+from jobs.results.output import say
+from jobs.results.run_tables import existing_run
 
 if TYPE_CHECKING:
     from cluster.compaction import Compaction

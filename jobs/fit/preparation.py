@@ -13,9 +13,9 @@ from types import TracebackType
 
 from cluster.orphans import die_with
 from jobs.errors import JobError
-from jobs.prepare import prepare_cell
+from jobs.fit.prepare import prepare_cell
+from jobs.fit.subjects import Subject
 from jobs.spec import CellSpec, FitSpec
-from jobs.subjects import Subject
 
 AHEAD = 2
 

@@ -4,8 +4,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jobs.search import best_values
-from jobs.subjects import CellSubject, Subject
+from jobs.fit.search import best_values
+from jobs.fit.subjects import CellSubject, Subject
 from neurosim.fit_model import FitModel
 
 if TYPE_CHECKING:

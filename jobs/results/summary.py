@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.store import POOLED
-from jobs.bounds import OnBound, on_bounds
-from jobs.run_tables import RunTables
-from jobs.stage_search import FINAL
+from jobs.fit.stage_search import FINAL
+from jobs.results.bounds import OnBound, on_bounds
+from jobs.results.run_tables import RunTables
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -139,7 +139,7 @@ def query(root: str | Path, sql: str) -> "pa.Table":
 
 def results_command(out: str, query: str | None, json: bool) -> None:
     """Print the summary of a run, or the result of a query, as tables or as JSON."""
-    from jobs import results_output as output
+    from jobs.results import output as output
 
     tables = RunTables(out)
     if query is not None:

@@ -13,10 +13,17 @@ import typer
 from cluster.storage import leave_witness, remove_witness
 from cluster.submission import PACKAGE_LIMIT_BYTES, JobsApi, RemoteJob
 from jobs.errors import UsageError
-from jobs.remote import check_outcome, commands, follow, looks_like_an_attempt, only_watching, our_jobs
+from jobs.remote.commands import (
+    check_outcome,
+    commands,
+    follow,
+    looks_like_an_attempt,
+    only_watching,
+    our_jobs,
+)
+from jobs.remote.travel import START_SCRIPT, collect, pack, size
 from jobs.results_place import results_place
 from jobs.spec import FitSpec, load_job
-from jobs.travel import START_SCRIPT, collect, pack, size
 
 START_TIMEOUT_S = 120.0
 LOOK_S = 0.5

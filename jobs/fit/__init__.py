@@ -1,0 +1,1 @@
+"""Fits of neuron models: the cells of a job through their stages, all over one pool."""

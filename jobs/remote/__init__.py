@@ -1,0 +1,1 @@
+"""Jobs on a cluster far away, over Ray's Jobs API."""
