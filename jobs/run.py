@@ -97,6 +97,9 @@ def _run(
         how = "resumed" if resumed else "started"
         store.append_event(how)
         log.info(how, cells_left=len(left))
+        if not left:
+            console.print(f"{spec.name}: all cells are finished. Results in {store.root}", soft_wrap=True)
+            return
         later = [cell for cell in spec.cells or () if cell.id in left and cell.id not in ready]
         plans = {id: stage_plans(spec, id, folder) for id in cell_ids(spec)}
         plans |= {id: subject.stages for id, subject in ready.items()}

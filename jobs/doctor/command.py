@@ -20,8 +20,8 @@ from rich.text import Text
 from cluster import admission, checkup
 from cluster.errors import ClusterError, ClusterUnreachable, TokenRefused
 from cluster.session import available_cpus, connect
-from jobs.doctor import checks as checks
-from jobs.doctor.checks import Facts, Finding, judged
+from jobs.doctor import cluster_checks, machine_checks
+from jobs.doctor.finding import Facts, Finding, counted, is_loopback, judged
 from jobs.errors import JobError
 from jobs.provenance import PACKAGES
 
@@ -67,7 +67,7 @@ def doctor(address: str | None, out: str | None, as_json: bool) -> None:
         raise ClusterUnreachable(f"no cluster was reached at {address}; the findings say why.")
     faults = sum(finding.status == "fault" for finding in report.findings)
     if faults:
-        raise JobError(f"{checks.counted(faults, 'fault')} found; the findings say what to do.")
+        raise JobError(f"{counted(faults, 'fault')} found; the findings say what to do.")
 
 
 class Report:
@@ -140,16 +140,16 @@ class Stored:
 def _this_machine(report: Report) -> tuple[Facts, list[Finding]]:
     with report.doing("Looking at this machine"):
         facts = checkup.machine_facts(PACKAGES)
-        free = {port: checkup.port_is_free(port) for port in checks.HEAD_PORTS}
+        free = {port: checkup.port_is_free(port) for port in machine_checks.HEAD_PORTS}
         findings = [
-            *checks.requirements(platform.python_version(), _requirements()),
-            *checks.machine(facts, available_cpus()),
-            judged("/dev/shm", facts["shared_memory_bytes"], checks.shared_memory),
-            judged("token", facts["token"], checks.token),
-            checks.ports(free),
+            *machine_checks.requirements(platform.python_version(), _requirements()),
+            *machine_checks.machine(facts, available_cpus()),
+            judged("/dev/shm", facts["shared_memory_bytes"], machine_checks.shared_memory),
+            judged("token", facts["token"], machine_checks.token),
+            machine_checks.ports(free),
         ]
     with report.doing("Loading NEURON and the mechanisms, compiling them if they are not yet"):
-        findings.insert(1, checks.neuron(checkup.call_elsewhere(NEURON)))
+        findings.insert(1, machine_checks.neuron(checkup.call_elsewhere(NEURON)))
     return facts, findings
 
 
@@ -182,9 +182,9 @@ def _store(out: str, probe: ExitStack) -> tuple[Stored | None, Finding]:
         read = (folder.read(name) or b"").decode()
         room = folder.room_bytes()
     except ClusterError as error:
-        return None, checks.storage_refused(str(error))
+        return None, cluster_checks.storage_refused(str(error))
     stored = Stored(root, not isinstance(folder, LocalFolder), name, content)
-    return stored, checks.storage(root, read == content, room)
+    return stored, cluster_checks.storage(root, read == content, room)
 
 
 def _own_ray(report: Report) -> None:
@@ -196,16 +196,16 @@ def _own_ray(report: Report) -> None:
             access = checkup.known(lambda: admission.anonymous_access(session.address))
             node = checkup.node_facts(())[0]
     except ClusterError as error:
-        report.add("Ray, embedded", [checks.not_started(str(error))])
+        report.add("Ray, embedded", [cluster_checks.not_started(str(error))])
         return
     findings = [Finding("start", "ok", f"up in {seconds:.1f} s")]
     if "value" not in node["answer"]:
-        findings.append(checks.silent(node["answer"]["unknown"]))
+        findings.append(cluster_checks.silent(node["answer"]["unknown"]))
     else:
         findings += [
-            judged("authentication", access, lambda how: checks.authentication(how, False)),
-            judged("bind addresses", node["sockets"], checks.bound),
-            judged("/dev/shm", node["object_store"], checks.object_store),
+            judged("authentication", access, lambda how: cluster_checks.authentication(how, False)),
+            judged("bind addresses", node["sockets"], cluster_checks.bound),
+            judged("/dev/shm", node["object_store"], machine_checks.object_store),
         ]
     report.add("Ray, embedded", findings)
 
@@ -223,20 +223,20 @@ def _cluster(report: Report, address: str, here: Facts, stored: Stored | None) -
                     lambda done, of: tell(f"Asking the nodes, {done} of {of} have answered"),
                 )
     except TokenRefused:
-        refused = judged("authentication", here["token"], checks.token_refused)
+        refused = judged("authentication", here["token"], cluster_checks.token_refused)
         report.add(f"Cluster at {address}", [refused])
         return False
     except ClusterUnreachable as error:
-        report.add(f"Cluster at {address}", [checks.not_connected(str(error))])
+        report.add(f"Cluster at {address}", [cluster_checks.not_connected(str(error))])
         return False
     gcs = [s for s in nodes[0].get("sockets", {}).get("value", ()) if s["role"] == "GCS"]
-    reachable = not gcs or any(not checks.is_loopback(socket["ip"]) for socket in gcs)
+    reachable = not gcs or any(not is_loopback(socket["ip"]) for socket in gcs)
     cpus = sum(node["cpus"]["value"] for node in nodes)
     report.add(
         f"Cluster at {session.address}",
         [
-            Finding("nodes", "ok", f"{len(nodes)} alive, {checks.counted(cpus, 'CPU')}"),
-            judged("authentication", access, lambda how: checks.authentication(how, reachable)),
+            Finding("nodes", "ok", f"{len(nodes)} alive, {counted(cpus, 'CPU')}"),
+            judged("authentication", access, lambda how: cluster_checks.authentication(how, reachable)),
         ],
     )
     for node in nodes:
@@ -254,29 +254,31 @@ def _name(node: Facts, nodes: Sequence[Facts]) -> str:
 
 def _node(node: Facts, here: Facts, stored: Stored | None) -> list[Finding]:
     if "value" not in node["answer"]:
-        return [checks.silent(node["answer"]["unknown"])]
+        return [cluster_checks.silent(node["answer"]["unknown"])]
 
     def dashboard(found: dict[str, Any] | None) -> Finding:
-        return judged("dashboard", node["sockets"], lambda sockets: checks.dashboard(found, sockets))
+        return judged("dashboard", node["sockets"], lambda sockets: cluster_checks.dashboard(found, sockets))
 
     def ports(workers: Sequence[int]) -> Finding:
-        return judged("ports", node["sockets"], lambda sockets: checks.port_collisions(sockets, workers))
+        return judged(
+            "ports", node["sockets"], lambda sockets: cluster_checks.port_collisions(sockets, workers)
+        )
 
     findings = [
-        judged("Python", node["python"], lambda there: checks.python(here["python"]["value"], there)),
-        *checks.versions(here["packages"]["value"], node["packages"]["value"]),
-        judged("NEURON", node["call"], checks.neuron),
-        *checks.machine(node, node["cpus"]["value"]),
-        judged("/dev/shm", node["object_store"], checks.object_store),
-        judged("bind addresses", node["sockets"], checks.bound),
+        judged("Python", node["python"], lambda there: cluster_checks.python(here["python"]["value"], there)),
+        *cluster_checks.versions(here["packages"]["value"], node["packages"]["value"]),
+        judged("NEURON", node["call"], machine_checks.neuron),
+        *machine_checks.machine(node, node["cpus"]["value"]),
+        judged("/dev/shm", node["object_store"], machine_checks.object_store),
+        judged("bind addresses", node["sockets"], cluster_checks.bound),
         judged("ports", node["worker_ports"], ports),
-        judged("clock", node["clock"], checks.clock),
+        judged("clock", node["clock"], cluster_checks.clock),
     ]
     if node["head"]["value"]:
         findings.append(judged("dashboard", node["dashboard"], dashboard))
     if node["token"].get("value", True) is not None:
-        findings.append(judged("token", node["token"], checks.token))
+        findings.append(judged("token", node["token"], machine_checks.token))
     if stored is not None:
-        seen = checks.storage_seen(stored.root, stored.remote, stored.content, node["storage"])
+        seen = cluster_checks.storage_seen(stored.root, stored.remote, stored.content, node["storage"])
         findings.append(seen)
     return findings

@@ -11,9 +11,9 @@ import psutil
 import pytest
 
 from cluster.undertaker import bury
-from jobs.doctor import checks as doctor_checks
+from jobs.doctor import cluster_checks, machine_checks
 from jobs.doctor import command as doctor
-from jobs.doctor.checks import Finding
+from jobs.doctor.finding import Finding, judged
 from jobs.doctor.neuron import neuron_facts
 from neurosim.mechanisms.compiling import cache_folder
 
@@ -40,81 +40,86 @@ def dashboard_at(ip, status=401):
         {"role": "dashboard", "ip": "::", "port": 44217},
     ]
     found = {"address": "192.0.2.2:8265", "port": 8265, "anonymous_status": status}
-    return doctor_checks.dashboard(found, sockets)
+    return cluster_checks.dashboard(found, sockets)
 
 
 CASES = [
-    (doctor_checks.compiler_and_make, ("/usr/bin/g++", "/usr/bin/make"), "ok", "/usr/bin/make"),
-    (doctor_checks.compiler_and_make, (None, "/usr/bin/make"), "warning", "no C++ compiler"),
-    (doctor_checks.compiler_and_make, ("/usr/bin/g++", None), "warning", "no make"),
-    (doctor_checks.memory, (2.4 * GB, 4), "ok", "2.4 GB free for 4 CPUs"),
-    (doctor_checks.memory, (2.3 * GB, 4), "warning", "need about 2.4 GB"),
-    (doctor_checks.memory, (0.5 * GB, 4), "fault", "0.5 GB free"),
-    (doctor_checks.memory, (0.5 * GB, 0), "fault", "0.5 GB free for 0 CPUs"),
-    (doctor_checks.temporary_folder, ({"folder": "/t", "free_bytes": 6e9, "used": 0.5},), "ok", "/t: 6.0 GB"),
+    (machine_checks.compiler_and_make, ("/usr/bin/g++", "/usr/bin/make"), "ok", "/usr/bin/make"),
+    (machine_checks.compiler_and_make, (None, "/usr/bin/make"), "warning", "no C++ compiler"),
+    (machine_checks.compiler_and_make, ("/usr/bin/g++", None), "warning", "no make"),
+    (machine_checks.memory, (2.4 * GB, 4), "ok", "2.4 GB free for 4 CPUs"),
+    (machine_checks.memory, (2.3 * GB, 4), "warning", "need about 2.4 GB"),
+    (machine_checks.memory, (0.5 * GB, 4), "fault", "0.5 GB free"),
+    (machine_checks.memory, (0.5 * GB, 0), "fault", "0.5 GB free for 0 CPUs"),
     (
-        doctor_checks.temporary_folder,
+        machine_checks.temporary_folder,
+        ({"folder": "/t", "free_bytes": 6e9, "used": 0.5},),
+        "ok",
+        "/t: 6.0 GB",
+    ),
+    (
+        machine_checks.temporary_folder,
         ({"folder": "/t", "free_bytes": 4e9, "used": 0.5},),
         "warning",
         "4.0 GB",
     ),
-    (doctor_checks.temporary_folder, ({"folder": "/t", "free_bytes": 6e9, "used": 0.96},), "warning", "96%"),
-    (doctor_checks.temporary_folder, ({"folder": "/t", "free_bytes": 5e8, "used": 0.5},), "fault", "0.5 GB"),
-    (doctor_checks.open_files, (4096,), "ok", "4096"),
-    (doctor_checks.open_files, (-1,), "ok", "no limit"),
-    (doctor_checks.open_files, (1024,), "warning", "up to 1024"),
-    (doctor_checks.shared_memory, (64e6,), "warning", "64 MB free"),
-    (doctor_checks.shared_memory, (2 * GB,), "ok", "2000 MB"),
-    (doctor_checks.object_store, ("/dev/shm",), "ok", "/dev/shm"),
-    (doctor_checks.object_store, ("/tmp",), "warning", "in /tmp"),
-    (doctor_checks.neuron, ({"value": {"version": "9.0.2", "mechanisms": 26, "seconds": 1.0}},), "ok", "26"),
+    (machine_checks.temporary_folder, ({"folder": "/t", "free_bytes": 6e9, "used": 0.96},), "warning", "96%"),
+    (machine_checks.temporary_folder, ({"folder": "/t", "free_bytes": 5e8, "used": 0.5},), "fault", "0.5 GB"),
+    (machine_checks.open_files, (4096,), "ok", "4096"),
+    (machine_checks.open_files, (-1,), "ok", "no limit"),
+    (machine_checks.open_files, (1024,), "warning", "up to 1024"),
+    (machine_checks.shared_memory, (64e6,), "warning", "64 MB free"),
+    (machine_checks.shared_memory, (2 * GB,), "ok", "2000 MB"),
+    (machine_checks.object_store, ("/dev/shm",), "ok", "/dev/shm"),
+    (machine_checks.object_store, ("/tmp",), "warning", "in /tmp"),
+    (machine_checks.neuron, ({"value": {"version": "9.0.2", "mechanisms": 26, "seconds": 1.0}},), "ok", "26"),
     (
-        doctor_checks.neuron,
+        machine_checks.neuron,
         ({"error": "ModuleNotFoundError: No module named 'neuron'"},),
         "fault",
         "'neuron'",
     ),
-    (doctor_checks.neuron, ({"error": "No module named 'jobs'"},), "fault", "neurofleet is not there"),
-    (doctor_checks.neuron, ({"error": "InputError: no C++ compiler"},), "fault", "no C++ compiler"),
-    (doctor_checks.token, (None,), "ok", "none here"),
-    (doctor_checks.token, ({"place": "/t", "mode": 0o600},), "ok", "0600"),
-    (doctor_checks.token, ({"place": "the variable", "mode": None},), "ok", "the variable"),
-    (doctor_checks.token, ({"place": "/t", "mode": 0o644},), "fault", "mode 0644"),
-    (doctor_checks.token_refused, (None,), "fault", "there is none here"),
-    (doctor_checks.token_refused, ({"place": "/t", "mode": 0o600},), "fault", "does not take the one in /t"),
-    (doctor_checks.ports, ({6379: True, 8265: True},), "ok", "6379, 8265"),
-    (doctor_checks.ports, ({6379: True, 8265: False},), "warning", "8265 in use"),
-    (doctor_checks.python, ("3.11.7", "3.11.7"), "ok", "as here"),
-    (doctor_checks.python, ("3.11.7", "3.11.2"), "warning", "3.11.2, here it is 3.11.7"),
-    (doctor_checks.python, ("3.11.7", "3.12.7"), "fault", "3.12.7"),
-    (doctor_checks.clock, ({"ahead_s": 4.9, "exact_to_s": 0.001},), "ok", "4.90 s ahead of here"),
-    (doctor_checks.clock, ({"ahead_s": -6.0, "exact_to_s": 0.001},), "warning", "6.00 s behind here"),
-    (doctor_checks.clock, ({"ahead_s": 6.0, "exact_to_s": 2.0},), "ok", "± 2.00 s"),
-    (doctor_checks.authentication, ("refused", True), "ok", "was refused"),
-    (doctor_checks.authentication, ("open", True), "fault", "anyone who reaches its ports can run code"),
-    (doctor_checks.authentication, ("open", False), "warning", "programs on that machine"),
-    (doctor_checks.bound, (ON_LOOPBACK,), "ok", "2 ports, all on this machine only"),
-    (doctor_checks.bound, (ON_ALL,), "warning", "GCS *:6379; 1 worker"),
-    (doctor_checks.bound, ([],), "warning", "no listening socket"),
+    (machine_checks.neuron, ({"error": "No module named 'jobs'"},), "fault", "neurofleet is not there"),
+    (machine_checks.neuron, ({"error": "InputError: no C++ compiler"},), "fault", "no C++ compiler"),
+    (machine_checks.token, (None,), "ok", "none here"),
+    (machine_checks.token, ({"place": "/t", "mode": 0o600},), "ok", "0600"),
+    (machine_checks.token, ({"place": "the variable", "mode": None},), "ok", "the variable"),
+    (machine_checks.token, ({"place": "/t", "mode": 0o644},), "fault", "mode 0644"),
+    (cluster_checks.token_refused, (None,), "fault", "there is none here"),
+    (cluster_checks.token_refused, ({"place": "/t", "mode": 0o600},), "fault", "does not take the one in /t"),
+    (machine_checks.ports, ({6379: True, 8265: True},), "ok", "6379, 8265"),
+    (machine_checks.ports, ({6379: True, 8265: False},), "warning", "8265 in use"),
+    (cluster_checks.python, ("3.11.7", "3.11.7"), "ok", "as here"),
+    (cluster_checks.python, ("3.11.7", "3.11.2"), "warning", "3.11.2, here it is 3.11.7"),
+    (cluster_checks.python, ("3.11.7", "3.12.7"), "fault", "3.12.7"),
+    (cluster_checks.clock, ({"ahead_s": 4.9, "exact_to_s": 0.001},), "ok", "4.90 s ahead of here"),
+    (cluster_checks.clock, ({"ahead_s": -6.0, "exact_to_s": 0.001},), "warning", "6.00 s behind here"),
+    (cluster_checks.clock, ({"ahead_s": 6.0, "exact_to_s": 2.0},), "ok", "± 2.00 s"),
+    (cluster_checks.authentication, ("refused", True), "ok", "was refused"),
+    (cluster_checks.authentication, ("open", True), "fault", "anyone who reaches its ports can run code"),
+    (cluster_checks.authentication, ("open", False), "warning", "programs on that machine"),
+    (cluster_checks.bound, (ON_LOOPBACK,), "ok", "2 ports, all on this machine only"),
+    (cluster_checks.bound, (ON_ALL,), "warning", "GCS *:6379; 1 worker"),
+    (cluster_checks.bound, ([],), "warning", "no listening socket"),
     (dashboard_at, ("127.0.0.1",), "ok", "127.0.0.1:8265 only, answers 401"),
     (dashboard_at, ("0.0.0.0",), "fault", "every interface (*:8265)"),
     (dashboard_at, ("192.0.2.2",), "warning", "beyond this machine"),
     (dashboard_at, ("127.0.0.1", 200), "warning", "answers without a token"),
     (dashboard_at, ("192.0.2.2", 200), "fault", "answers without a token"),
-    (doctor_checks.dashboard, (None, ON_ALL), "ok", "none"),
-    (doctor_checks.port_collisions, (ON_ALL, [10002, 19999]), "ok", "none of Ray's servers"),
-    (doctor_checks.port_collisions, (ON_ALL, [6000, 7000]), "warning", "GCS 6379: in 6000-7000"),
-    (doctor_checks.port_collisions, (ON_ALL, [0, 0]), "ok", "whatever port is free"),
-    (doctor_checks.storage, ("/o", True, 2e9), "ok", "2.0 GB free"),
-    (doctor_checks.storage, ("s3://o", True, None), "ok", "read back"),
-    (doctor_checks.storage, ("/o", True, 5e8), "warning", "0.5 GB free"),
-    (doctor_checks.storage, ("/o", True, 5e6), "fault", "0.0 GB free"),
-    (doctor_checks.storage, ("/o", False, 2e9), "fault", "gave something else"),
-    (doctor_checks.storage_seen, ("/o", False, "x", {"value": "x"}), "ok", "read what this machine wrote"),
-    (doctor_checks.storage_seen, ("/o", False, "x", {"value": None}), "ok", "needs a shared path or a URI"),
-    (doctor_checks.storage_seen, ("s3://o", True, "x", {"value": None}), "fault", "is not there"),
+    (cluster_checks.dashboard, (None, ON_ALL), "ok", "none"),
+    (cluster_checks.port_collisions, (ON_ALL, [10002, 19999]), "ok", "none of Ray's servers"),
+    (cluster_checks.port_collisions, (ON_ALL, [6000, 7000]), "warning", "GCS 6379: in 6000-7000"),
+    (cluster_checks.port_collisions, (ON_ALL, [0, 0]), "ok", "whatever port is free"),
+    (cluster_checks.storage, ("/o", True, 2e9), "ok", "2.0 GB free"),
+    (cluster_checks.storage, ("s3://o", True, None), "ok", "read back"),
+    (cluster_checks.storage, ("/o", True, 5e8), "warning", "0.5 GB free"),
+    (cluster_checks.storage, ("/o", True, 5e6), "fault", "0.0 GB free"),
+    (cluster_checks.storage, ("/o", False, 2e9), "fault", "gave something else"),
+    (cluster_checks.storage_seen, ("/o", False, "x", {"value": "x"}), "ok", "read what this machine wrote"),
+    (cluster_checks.storage_seen, ("/o", False, "x", {"value": None}), "ok", "needs a shared path or a URI"),
+    (cluster_checks.storage_seen, ("s3://o", True, "x", {"value": None}), "fault", "is not there"),
     (
-        doctor_checks.storage_seen,
+        cluster_checks.storage_seen,
         ("s3://o", True, "x", {"unknown": "no credentials"}),
         "fault",
         "no credentials",
@@ -131,7 +136,7 @@ def test_findings(check, facts, status, told):
 
 
 def test_a_fact_that_is_not_known_is_a_warning():
-    finding = doctor_checks.judged("sockets", {"unknown": "PermissionError: no"}, doctor_checks.bound)
+    finding = judged("sockets", {"unknown": "PermissionError: no"}, cluster_checks.bound)
     assert finding.status == "warning"
     assert "could not be checked: PermissionError: no" in finding.found
 
@@ -142,10 +147,10 @@ def test_what_is_not_well_needs_advice():
 
 
 def test_versions_on_a_node():
-    (same,) = doctor_checks.versions(HERE, dict(HERE))
+    (same,) = cluster_checks.versions(HERE, dict(HERE))
     assert same.status == "ok"
     there = HERE | {"neuron": "8.2.6", "numpy": "1.26", "neurofleet": None}
-    found = {finding.check: finding for finding in doctor_checks.versions(HERE, there)}
+    found = {finding.check: finding for finding in cluster_checks.versions(HERE, there)}
     assert {name: finding.status for name, finding in found.items()} == {
         "neuron": "fault",
         "numpy": "warning",
@@ -156,9 +161,9 @@ def test_versions_on_a_node():
 
 
 def test_requirements(monkeypatch):
-    assert [f.status for f in doctor_checks.requirements("3.11.7", doctor._requirements())] == ["ok"]
+    assert [f.status for f in machine_checks.requirements("3.11.7", doctor._requirements())] == ["ok"]
     monkeypatch.setattr("importlib.metadata.requires", lambda _: ["ray<2", "absent>1", 'x; extra == "test"'])
-    found = {f.check: f for f in doctor_checks.requirements("3.11.7", doctor._requirements())}
+    found = {f.check: f for f in machine_checks.requirements("3.11.7", doctor._requirements())}
     assert {name: finding.status for name, finding in found.items()} == {"ray": "fault", "absent": "fault"}
     assert "neurofleet needs <2" in found["ray"].found
 

@@ -1,0 +1,202 @@
+"""From what a machine says of itself (`cluster.checkup`) to findings; nothing here looks at a machine."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from jobs.doctor.finding import Facts, Finding, Status, counted, judged
+
+MEMORY_PER_CPU_BYTES = 600e6
+LEAST_SHARED_MEMORY_BYTES = 200 * 2**20
+LEAST_DISK_BYTES, GOOD_DISK_BYTES = 1e9, 5e9
+FULLEST_DISK = 0.95  # where Ray stops to put objects on disk
+GOOD_OPEN_FILES = 4096
+HEAD_PORTS = {6379: "--port", 8265: "--dashboard-port"}
+
+
+def machine(facts: Facts, cpus: int) -> list[Finding]:
+    """Judge what a machine says of itself."""
+    return [
+        _tools(facts),
+        judged("memory", facts["memory_bytes"], lambda free: memory(free, cpus)),
+        judged("temporary folder", facts["temporary"], temporary_folder),
+        judged("open files", facts["open_files"], open_files),
+    ]
+
+
+def _tools(facts: Facts) -> Finding:
+    def judge(compiler: str | None) -> Finding:
+        return judged("compiler", facts["make"], lambda make: compiler_and_make(compiler, make))
+
+    return judged("compiler", facts["compiler"], judge)
+
+
+def compiler_and_make(compiler: str | None, make: str | None) -> Finding:
+    """Mechanisms compiled before go on without; whether they do is `neuron`'s to say."""
+    tools = {"C++ compiler (g++, clang++ or c++)": compiler, "make": make}
+    missing = [name for name, found in tools.items() if not found]
+    if not missing:
+        return Finding("compiler", "ok", f"{compiler}, {make}")
+    return Finding(
+        "compiler",
+        "warning",
+        f"no {' and no '.join(missing)} on PATH: mechanisms that are not compiled yet cannot be",
+        "Install them (Debian, Ubuntu: `apt-get install g++ make`; Fedora: `dnf install gcc-c++ make`).",
+    )
+
+
+def memory(free_bytes: int, cpus: int) -> Finding:
+    """Every CPU holds one built cell and its evaluations."""
+    needed = max(1, cpus) * MEMORY_PER_CPU_BYTES
+    found = f"{free_bytes / 1e9:.1f} GB free for {counted(cpus, 'CPU')}"
+    if free_bytes >= needed:
+        return Finding("memory", "ok", found)
+    fitting = int(free_bytes // MEMORY_PER_CPU_BYTES)
+    if fitting < 1:
+        return Finding(
+            "memory",
+            "fault",
+            f"{found}: one alone needs about {MEMORY_PER_CPU_BYTES / 1e9:.1f} GB",
+            "End other programs on it, or take a machine with more memory.",
+        )
+    return Finding(
+        "memory",
+        "warning",
+        f"{found}, which need about {needed / 1e9:.1f} GB",
+        f"Use fewer CPUs (`--cpus {fitting}` here, `ray start --num-cpus={fitting}` on a node), or end other"
+        " programs on it.",
+    )
+
+
+def temporary_folder(disk: dict[str, Any]) -> Finding:
+    """Ray's logs, sockets and spilled objects."""
+    found = f"{disk['folder']}: {disk['free_bytes'] / 1e9:.1f} GB free, {disk['used']:.0%} used"
+    if disk["free_bytes"] >= GOOD_DISK_BYTES and disk["used"] < FULLEST_DISK:
+        return Finding("temporary folder", "ok", found)
+    status: Status = "fault" if disk["free_bytes"] < LEAST_DISK_BYTES else "warning"
+    return Finding(
+        "temporary folder",
+        status,
+        f"{found}. Ray keeps logs and sockets there, and refuses to use a disk that is over"
+        f" {FULLEST_DISK:.0%} full",
+        "Make room, or name another disk (`TMPDIR` here, `ray start --temp-dir` on a cluster).",
+    )
+
+
+def open_files(limit: int) -> Finding:
+    """A driver holds several connections to every host."""
+    found = f"{'no limit' if limit < 0 else f'up to {limit}'}"
+    if limit < 0 or limit >= GOOD_OPEN_FILES:
+        return Finding("open files", "ok", found)
+    return Finding(
+        "open files",
+        "warning",
+        f"{found}: with many hosts a driver needs more, and Ray then hangs or crashes",
+        "Raise it before Ray is started: `ulimit -n 65536` (for good: /etc/security/limits.conf).",
+    )
+
+
+def shared_memory(free_bytes: int) -> Finding:
+    """What an embedded Ray puts its object store in."""
+    found = f"{free_bytes / 1e6:.0f} MB free"
+    if free_bytes >= LEAST_SHARED_MEMORY_BYTES:
+        return Finding("/dev/shm", "ok", found)
+    return Finding(
+        "/dev/shm",
+        "warning",
+        f"{found}, Ray wants {LEAST_SHARED_MEMORY_BYTES / 1e6:.0f} MB and silently takes the temporary"
+        " folder, which is slower",
+        "Enlarge it: `mount -o remount,size=2G /dev/shm`, in a container `--shm-size=2g`.",
+    )
+
+
+def object_store(folder: str) -> Finding:
+    """Where a running node put its object store."""
+    if folder.startswith("/dev/shm"):
+        return Finding("/dev/shm", "ok", f"the object store is in {folder}")
+    return Finding(
+        "/dev/shm",
+        "warning",
+        f"the object store is in {folder}, where Ray puts it when /dev/shm is too small: slow, on a disk",
+        "Enlarge /dev/shm (in a container: `--shm-size`) or give `ray start` a smaller"
+        " `--object-store-memory`, and start this node again.",
+    )
+
+
+def neuron(answer: dict[str, Any]) -> Finding:
+    """NEURON and the mechanisms, as `jobs.doctor.neuron` found them in a fresh process."""
+    if "error" not in answer:
+        result = answer["value"]
+        return Finding(
+            "NEURON",
+            "ok",
+            f"{result['version']}, {result['mechanisms']} mechanisms loaded in {result['seconds']:g} s",
+        )
+    error = answer["error"]
+    if "No module named 'jobs" in error or "No module named 'neurosim" in error:
+        return Finding(
+            "NEURON",
+            "fault",
+            f"neurofleet is not there ({error})",
+            "Install the same neurofleet in the Python that Ray was started with on this node.",
+        )
+    if "No module named" in error:
+        return Finding(
+            "NEURON",
+            "fault",
+            error,
+            "Install neurofleet again in this Python, with everything that it depends on.",
+        )
+    return Finding(
+        "NEURON",
+        "fault",
+        error,
+        "No cell can be simulated before this is mended: do what the message says, then ask again.",
+    )
+
+
+def token(found: dict[str, Any] | None) -> Finding:
+    """The token file, for the eyes of its owner only."""
+    if found is None:
+        return Finding("token", "ok", "none here; an embedded Ray makes its own")
+    if found["mode"] is None or not found["mode"] & 0o077:
+        shown = "" if found["mode"] is None else f", mode {found['mode']:04o}"
+        return Finding("token", "ok", f"{found['place']}{shown}")
+    return Finding(
+        "token",
+        "fault",
+        f"{found['place']} has mode {found['mode']:04o}: other users of the machine can read it, and with it"
+        " run code as you",
+        f"`chmod 600 {found['place']}`, and if others may have read it, make a new one for the whole"
+        " cluster.",
+    )
+
+
+def ports(free: dict[int, bool]) -> Finding:
+    """The ports that `ray start --head` takes if it is not told otherwise."""
+    taken = [port for port, is_free in free.items() if not is_free]
+    if not taken:
+        return Finding("ports", "ok", f"{', '.join(map(str, free))} are free for a head")
+    options = " ".join(f"{HEAD_PORTS[port]}=PORT" for port in taken)
+    return Finding(
+        "ports",
+        "warning",
+        f"{', '.join(map(str, taken))} in use: a second head with Ray's usual ports cannot be started here",
+        f"Nothing, if that is the Ray you want; otherwise `ray start --head {options}` with free ports"
+        " outside 10002-19999.",
+    )
+
+
+def requirements(python: str, found: Sequence[dict[str, Any]]) -> list[Finding]:
+    """This Python and its packages against what neurofleet was installed to need."""
+    unmet = [package for package in found if not package["met"]]
+    if not unmet:
+        return [Finding("Python", "ok", f"{python}, with the packages that neurofleet needs")]
+    return [
+        Finding(
+            package["name"],
+            "fault",
+            f"{package['found'] or 'not installed'}, and neurofleet needs {package['needs']}",
+            "Install neurofleet again in a virtual environment of its own, with `-c constraints.txt`.",
+        )
+        for package in unmet
+    ]
