@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any, Protocol
 
 from cluster.outcome import Outcome, Task
@@ -17,6 +18,10 @@ class Fit(Protocol):
 
     @property
     def id(self) -> str: ...
+
+    @property
+    def to_go(self) -> float:
+        """How long its way still is when hosts are no matter, in any unit that all fits have in common."""
 
     def start(self) -> list[Task]:
         """Return the first evaluations to do."""
@@ -65,7 +70,9 @@ class Campaign:
 
     Fits are opened one after the other, whenever those that are open leave hosts without work: while one
     waits for the last evaluations of a generation, its hosts work for others. So many are open as the hosts
-    need and no more, and the first come to their end early.
+    need and no more, and the first come to their end early. Where there are hosts enough for all fits at
+    once, it is the longest that decides when the campaign is over: then those with most to go are served
+    first.
 
     Parameters
     ----------
@@ -98,6 +105,7 @@ class Campaign:
         self._left: dict[str, int] = {}
         self._engines: dict[str, set[str]] = {}
         self._under_way = 0
+        self._some_closed = False
 
     def run(self, watch: Callable[[], None] = lambda: None) -> None:
         """Do it all. `watch` is called a few times a second."""
@@ -152,6 +160,9 @@ class Campaign:
                 self._count(id, -self._pool.withdraw(engine))
         if tasks and self._stop():
             tasks = []
+        if tasks and not self.waiting and not self._some_closed:
+            rank = -round(self.open[id].to_go)
+            tasks = [replace(task, rank=rank) for task in tasks]
         for task in tasks:
             self._engines[id].add(task.engine.key)
             self._pool.submit(task)
@@ -168,6 +179,7 @@ class Campaign:
         del self._left[id]
         for engine in self._engines.pop(id):
             self._pool.forget(engine)
+        self._some_closed = True
         if (fit := self.open.pop(id, None)) is not None:
             self._opener.close(fit)
 

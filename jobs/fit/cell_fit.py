@@ -68,6 +68,17 @@ class CellFit:
     def id(self) -> str:
         return self.subject.id
 
+    @property
+    def to_go(self) -> float:
+        """Seconds that its evaluations left would take one after the other, those of its longest seeds."""
+        states = self.states()
+        seconds = sum(state.seconds for state in states) / max(sum(state.evaluated for state in states), 1)
+        left: dict[str, int] = {}
+        for state in states:
+            ahead = 0 if state.finished else state.planned - state.evaluated
+            left[state.stage] = max(left.get(state.stage, 0), ahead)
+        return (seconds or 1.0) * sum(left.values())
+
     def start(self) -> list[Task]:
         """Return the first evaluations to do; none when all is stored already."""
         return self._open_stage()

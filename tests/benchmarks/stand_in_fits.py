@@ -50,6 +50,7 @@ class StandInFit:
         self._individual = individual
         self._deadline_s = deadline_s
         self._number = -1
+        self._seconds, self._taken = 0.0, 0
         self._generations: dict[int, int] = {}
         self._left: dict[int, int] = {}
 
@@ -61,8 +62,16 @@ class StandInFit:
         self._generations = dict.fromkeys(seeds, 0)
         return [task for seed in seeds for task in self._generation(seed)]
 
+    @property
+    def to_go(self) -> float:
+        done = max(self._generations.values())
+        left = sum(stage.generations for stage in self._stages[self._number :]) - done
+        return 100 * left * (self._seconds / self._taken if self._taken else 1.0)
+
     def take(self, key: tuple, individual: int, outcome: Outcome) -> list[Task]:
         seed = key[2]
+        self._seconds += outcome.seconds
+        self._taken += 1
         self._left[seed] -= 1
         if self._left[seed]:
             return []
@@ -94,6 +103,7 @@ class StandInSteadyFit:
         self._under_way = under_way
         self._engine = engine
         self._deadline_s = deadline_s
+        self.to_go = 1.0
 
     def start(self) -> list[Task]:
         return self._next(self._under_way)

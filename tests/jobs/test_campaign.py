@@ -53,6 +53,10 @@ class Fit:
         self._number = -1
         self._left = 0
 
+    @property
+    def to_go(self):
+        return sum(max(seconds) for seconds in self.generations[max(self._number, 0) :])
+
     def start(self):
         self._number += 1
         if self._number == self._fails_at:
@@ -292,3 +296,18 @@ def test_every_task_has_exactly_one_outcome_whatever_happens(seed):
     assert pool._scheduler.running == pool._scheduler.waiting == 0
     assert pool._scheduler.idle == hosts
     assert +pool._scheduler._at == {}
+
+
+def test_with_hosts_for_all_fits_those_with_most_to_go_are_served_first():
+    handed_in = []
+
+    class Recorder(Hosts):
+        def submit(self, task):
+            handed_in.append(task)
+            super().submit(task)
+
+    fits = [Fit("short", [[4.0] * 2] * 3), Fit("long", [[9.0] * 2] * 3)]
+    Campaign(["short", "long"], Fits(fits), Recorder(8)).run()
+    at_once = [task for task in handed_in if task.id[0][1] == 1]
+    ranks = {task.id[0][0]: task.rank for task in at_once}
+    assert ranks["long"] < ranks["short"] < 0
