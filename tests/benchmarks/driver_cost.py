@@ -86,7 +86,7 @@ def driver_cost(fits: int) -> dict[str, float]:
     process, count, evaluations = psutil.Process(), itertools.count(1), 0
     with (
         tempfile.TemporaryDirectory() as folder,
-        mock.patch("jobs.fit.search.engine_spec", spec_of_engine),
+        mock.patch("jobs.fit.stage_search.engine_spec", spec_of_engine),
         connect(cpus=HOSTS),
         Pool(hosts=HOSTS) as pool,
     ):

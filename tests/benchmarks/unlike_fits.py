@@ -15,7 +15,7 @@ from tests.benchmarks.stand_in_fits import StandInFit, StandInOpener, StandInSta
 
 HOSTS = 2
 FITS_S = {"quick": 0.15, "common": 0.4, "slow": 0.8, "slowest": 1.2}
-FIT_S = 60.0
+FIT_S = 40.0
 OFFSPRING = 32
 SPREAD = 0.5
 BUILD_S = 1.0
@@ -40,7 +40,7 @@ def build(build_s: float) -> WaitingEngine:
 
 
 def unlike_fits(hang: bool) -> tuple[list[str], Callable[[str], StandInFit], float]:
-    """Four fits of about a minute each; ids, what makes them, and the time of all evaluations together."""
+    """Four fits of about as much work each: ids, what makes them, the time of all evaluations together."""
     random = np.random.default_rng(3)
     stages, lengths = {}, {}
     for id, mean_s in FITS_S.items():

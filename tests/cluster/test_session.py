@@ -46,6 +46,8 @@ print(json.dumps({"environment kept": dict(os.environ) == before}), flush=True)
 
 
 def start(script, **environment):
+    """Start a Python of its own, with nothing of a Ray that this process may be connected to."""
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     return subprocess.Popen(
         [sys.executable, "-c", script],
         stdin=subprocess.PIPE,
@@ -53,7 +55,7 @@ def start(script, **environment):
         stderr=subprocess.PIPE,
         text=True,
         cwd=REPOSITORY,
-        env=os.environ | environment,
+        env=plain | environment,
     )
 
 
