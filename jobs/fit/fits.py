@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from cluster.store import RunStore
 
 CELL_FAILED = "cell failed"
-TEACHERS = 64
+TEACHERS = 16
 """A cell learns from at most so many of those that were finished before it, the latest ones."""
 
 
