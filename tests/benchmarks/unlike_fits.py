@@ -15,7 +15,7 @@ from tests.benchmarks.stand_in_fits import StandInFit, StandInOpener, StandInSta
 
 HOSTS = 2
 FITS_S = {"quick": 0.15, "common": 0.4, "slow": 0.8, "slowest": 1.2}
-FIT_S = 40.0
+FIT_S = 100.0
 OFFSPRING = 32
 SPREAD = 0.5
 BUILD_S = 1.0
