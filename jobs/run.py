@@ -141,7 +141,7 @@ def _raise_what_is_left(state: "CampaignState") -> None:
     of = f"{done} of {len(state.cells)} cells done"
     if state.stopped:
         raise JobError(
-            f"stopped at {state.stopped}: {of}, {failed} failed. Generations that were under way are stored. "
+            f"stopped at {state.stopped}: {of}, {failed} failed. What was finished is stored. "
             "Raise the limit in the job file and give the same command to go on."
         )
     if failed:
