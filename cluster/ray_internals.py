@@ -85,6 +85,22 @@ def local_nodes() -> set[str]:
     return services.find_node_ids()
 
 
+def train_controller_announced(messages: Any) -> Any:
+    """A callback of Ray Train that puts ``("controller", handle)`` into a queue when a training starts.
+
+    The handle has ``abort``, for which `TorchTrainer` has no method of its own.
+    """
+    interface: Any = importlib.import_module("ray.train.v2._internal.execution.callback").ControllerCallback
+
+    class Announcement(interface):
+        def after_controller_start(self, train_run_context: Any) -> None:
+            import ray
+
+            messages.put(("controller", ray.get_runtime_context().current_actor))
+
+    return Announcement()
+
+
 def _read_authentication() -> None:
     _raylet: Any = importlib.import_module("ray._raylet")
     _raylet.Config.initialize("")

@@ -10,7 +10,7 @@ from jobs.deploy import app as deploy_app
 
 app = typer.Typer(
     name="neurofleet",
-    help="Fit populations of NEURON models to recordings, here or on a Ray cluster.",
+    help="Fit populations of NEURON models, and train cell-identity learners, here or on a Ray cluster.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -243,10 +243,13 @@ def _exit_code(error: Exception) -> int | None:
         sys.exit(WRONG_INPUT)
     from cluster.errors import ClusterError
     from jobs.errors import Interrupted, JobError, UsageError
+    from learners.errors import LearnerError
     from neurosim.errors import InputError
 
     if isinstance(error, UsageError | InputError):
         return WRONG_INPUT
+    if isinstance(error, LearnerError):
+        return error.exit_code
     if isinstance(error, Interrupted):
         return INTERRUPTED
     if isinstance(error, JobError):

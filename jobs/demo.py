@@ -32,6 +32,7 @@ deadline_s: 20
 
 def run_demo(out: Path, *, cpus: int | None = None) -> None:
     """Write the demo's input into ``out/input``, fit it into ``out/run``, and compare what was found."""
+    from cluster.store import RunStore
     from jobs.run import run_job
 
     folder = out / "input"
@@ -39,7 +40,7 @@ def run_demo(out: Path, *, cpus: int | None = None) -> None:
     if not job.is_file():
         make_input(folder)
         job.write_text(JOB)
-    store = run_job(job, str(out / "run"), cpus=cpus)
+    store = RunStore(run_job(job, str(out / "run"), cpus=cpus))
     _print_recovery(store)
     print(
         f"\nThe input is in {folder}, the results are in {store.root}. Look further:\n"

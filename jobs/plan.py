@@ -11,9 +11,9 @@ from statistics import median
 
 from jobs.disk import stage_bytes
 from jobs.errors import UsageError
+from jobs.fit.spec import FitSpec, load_fit
 from jobs.fit.subjects import Problem, StagePlan, Subject
 from jobs.progress import duration
-from jobs.spec import FitSpec, load_job
 
 SAMPLES = 7
 SAMPLE_LIMIT_S = 40.0
@@ -43,7 +43,7 @@ def print_plan(job: Path) -> None:
 
     from jobs.fit.prepare import check_warm_start, prepare
 
-    spec, _ = load_job(job)
+    spec = load_fit(job)
     subjects = prepare(
         spec,
         job.resolve().parent,

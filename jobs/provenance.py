@@ -9,16 +9,29 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from jobs.errors import UsageError
-from jobs.spec import FitSpec, parse_job
+from jobs.spec import JobSpec, parse_job
 
 if TYPE_CHECKING:
     from cluster.store import RunStore
 
-PACKAGES = ("neurofleet", "neuron", "bluepyopt", "efel", "cmaes", "numpy", "pynwb", "ray", "pyarrow")
-SCORING_PACKAGES = ("neuron", "bluepyopt", "efel", "cmaes")
+PACKAGES = (
+    "neurofleet",
+    "neuron",
+    "bluepyopt",
+    "efel",
+    "cmaes",
+    "numpy",
+    "pynwb",
+    "ray",
+    "pyarrow",
+    "torch",
+    "lightning",
+    "scikit-learn",
+    "anndata",
+)
 
 
-def open_run(spec: FitSpec, inputs: dict[str, str], folder: Path, store: "RunStore") -> bool:
+def open_run(spec: JobSpec, inputs: dict[str, str], folder: Path, store: "RunStore") -> bool:
     """Record job and inputs in a new run folder, or make sure that they are those of the run in it.
 
     Returns
@@ -35,10 +48,10 @@ def open_run(spec: FitSpec, inputs: dict[str, str], folder: Path, store: "RunSto
     if stored is None:
         record = {"job_folder": str(folder.resolve()), "inputs": inputs, "versions": versions()}
         store.write_text("provenance.json", json.dumps(record, indent=1))
-        store.write_text("job.yaml", yaml.safe_dump(_plain(spec), sort_keys=False))
+        store.write_text("job.yaml", yaml.safe_dump(spec.plain(), sort_keys=False))
         return False
     kept = parse_job(stored, f"{store.root}/job.yaml", spec.name)
-    differences = _differences(_identity(kept), _identity(spec))
+    differences = _differences(kept.identity(), spec.identity())
     before = json.loads(store.read_text("provenance.json") or "{}")
     differences += [
         f"input {name} has changed" if name in inputs else f"input {name} is gone"
@@ -48,7 +61,7 @@ def open_run(spec: FitSpec, inputs: dict[str, str], folder: Path, store: "RunSto
     now = versions()
     differences += [
         f"{package} was {before['versions'].get(package)}, is {now[package]}"
-        for package in SCORING_PACKAGES
+        for package in spec.decisive_packages
         if before.get("versions", {}).get(package, now[package]) != now[package]
     ]
     if differences:
@@ -68,26 +81,6 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             found[package] = "unknown"
     return found
-
-
-def _plain(spec: FitSpec) -> dict[str, Any]:
-    """Return the job as it is kept; where its results go is no part of it."""
-    plain = spec.model_dump(mode="json", exclude_none=True, exclude={"out"})
-    # What is unset stays out; null in place of another default is a choice.
-    nulls = [key for key, field in FitSpec.model_fields.items() if field.default is not None]
-    return plain | {key: None for key in nulls if getattr(spec, key) is None}
-
-
-def _identity(spec: FitSpec) -> dict[str, Any]:
-    """Return what the results depend on: no limits of the whole, no shares of the hosts; cells by id."""
-    plain = _plain(spec)
-    for key in ("weights", "max_core_hours", "max_wall_hours"):
-        plain.pop(key, None)
-    cells = {
-        cell["id"]: {k: v for k, v in cell.items() if k not in ("id", "weight", "group")}
-        for cell in plain.pop("cells", [])
-    }
-    return plain | {"cells": cells}
 
 
 def _differences(before: Any, now: Any, place: str = "") -> list[str]:

@@ -4,17 +4,17 @@ import os
 from pathlib import Path
 
 from jobs.errors import UsageError
-from jobs.spec import FitSpec
+from jobs.spec import JobSpec
 
 
-def results_place(given: str | None, spec: FitSpec, folder: Path) -> str:
+def results_place(given: str | None, spec: JobSpec, folder: Path) -> str:
     """Return the run folder, a path or a URI.
 
     Parameters
     ----------
     given : str or None
         ``--out``. A relative path starts at the working folder.
-    spec : FitSpec
+    spec : JobSpec
         Its ``out:`` is taken when `given` is None. A relative path starts at the job file.
     folder : Path
         Of the job file.

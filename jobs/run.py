@@ -1,152 +1,51 @@
-"""``neurofleet run``: from a job file to a finished run folder."""
+"""``neurofleet run``: from a job file to a finished run folder, whatever the kind of job."""
 
 import signal
-import sys
 import threading
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import Any
 
-from jobs.errors import Interrupted, JobError
-from jobs.fit.subjects import Subject
 from jobs.results_place import results_place
-from jobs.spec import FitSpec, load_job
-
-if TYPE_CHECKING:
-    from cluster.store import RunStore
-    from jobs.state import CampaignState
-
-PREPARED_FIRST = 4
-"""So many cells are read and checked before the run begins, and refuse it; later ones are set aside."""
+from jobs.spec import load_job
 
 
-def run_job(job: Path, out: str | None, *, address: str | None = None, cpus: int | None = None) -> "RunStore":
+def run_job(job: Path, out: str | None, *, address: str | None = None, cpus: int | None = None) -> str:
     """Run the job in file `job` with its results in `out` (else the job's own), or resume it there.
 
-    What can be wrong with the input is found before Ray is started and before anything is written; in a
-    campaign of many cells that holds for the first cells, and for all files' presence.
+    Returns
+    -------
+    str
+        The run folder.
 
     Raises
     ------
-    UsageError, InputError
+    UsageError, InputError, LearnerError
         The job file, its inputs or the folder cannot be used.
     JobError
-        A fit failed, or a limit of the job was reached; the message says which and why.
+        The job failed, or a limit was reached; the message says which and why.
     Interrupted
         Ctrl-C, or SIGTERM; the run can be resumed.
     """
-    from cluster.store import RunStore
-    from jobs.disk import check_room
-    from jobs.fit.fits import finished_cells
-    from jobs.fit.prepare import cell_ids, check_warm_start, input_files, prepare
-
-    spec, _ = load_job(job)
+    spec = load_job(job)
     folder = job.resolve().parent
-    store = RunStore(results_place(out, spec, folder))
-    finished = finished_cells(store)
-    left = [cell for cell in cell_ids(spec) if cell not in finished]
-    first = left[:PREPARED_FIRST]
-    ready = {
-        subject.id: subject for subject in prepare(spec, folder, first, keep_recordings=False, tell=_tell)
-    }
-    check_warm_start(spec, folder, list(ready.values()))
-    check_room(list(ready.values()), len(left), store)
+    place = results_place(out, spec, folder)
     with _sigterm_as_interrupt():
-        _run(spec, folder, left, ready, input_files(spec, folder), store, address, cpus)
-    return store
+        runner(spec.kind)(spec, folder, place, address, cpus)
+    return place
 
 
-def _tell(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+def runner(kind: str) -> Callable[[Any, Path, str, str | None, int | None], object]:
+    """Return what runs jobs of a kind; each loads only what it needs."""
+    if kind == "fit":
+        from jobs.fit.run import run_fit
 
+        return run_fit
+    from jobs.train.run import run_train
 
-def _run(
-    spec: FitSpec,
-    folder: Path,
-    left: Sequence[str],
-    ready: Mapping[str, Subject],
-    inputs: dict[str, str],
-    store: "RunStore",
-    address: str | None,
-    cpus: int | None,
-) -> None:
-    from rich.console import Console
-
-    from cluster.metrics import CampaignMetrics
-    from cluster.pool import Pool
-    from cluster.session import connect
-    from cluster.shared import publish
-    from jobs.fit.campaign import Campaign
-    from jobs.fit.fits import Budget, Fits
-    from jobs.fit.preparation import Preparation
-    from jobs.fit.prepare import cell_ids, stage_plans
-    from jobs.log import run_log
-    from jobs.progress import Progress
-    from jobs.provenance import open_run
-    from jobs.state import STATUS, CampaignState, Observer
-    from jobs.watch import Watch
-
-    started = time.monotonic()
-    console = Console(stderr=True)  # one for the display and the log
-    with store.locked(), run_log(spec.name, store.root, console) as log:
-        resumed = open_run(spec, inputs, folder, store)
-        progress = Progress(spec.name, resumed, console)
-        how = "resumed" if resumed else "started"
-        store.append_event(how)
-        log.info(how, cells_left=len(left))
-        if not left:
-            console.print(f"{spec.name}: all cells are finished. Results in {store.root}", soft_wrap=True)
-            return
-        later = [cell for cell in spec.cells or () if cell.id in left and cell.id not in ready]
-        plans = {id: stage_plans(spec, id, folder) for id in cell_ids(spec)}
-        plans |= {id: subject.stages for id, subject in ready.items()}
-        before = store.read_text(STATUS)
-        try:
-            with (
-                connect(address, None if address else cpus) as session,
-                Pool(hosts=cpus, memory_limit_mb=spec.memory_limit_mb, run=spec.name) as pool,
-                Preparation(spec, folder, ready, later) as preparation,
-                progress,
-            ):
-                fits = Fits(spec, folder, store, preparation, pool.hosts)
-                budget = Budget(spec, fits)
-                earlier = CampaignState.from_json(before) if before else None
-                observer = Observer(spec, plans, fits, pool, lambda: budget.reached, earlier)
-                if not session.embedded:
-                    publish(spec.name, store.root)
-                metrics = CampaignMetrics(spec.name)
-                watch = Watch(fits, pool, observer, progress, metrics, store)
-                campaign = Campaign(left, fits, pool, budget.allows, metrics.evaluated)
-                try:
-                    campaign.run(watch)
-                finally:
-                    state = watch.close()
-        except KeyboardInterrupt:
-            store.append_event("interrupted")
-            raise Interrupted(
-                f"interrupted. Finished generations are kept in {store.root}; run the same command to resume."
-            ) from None
-        spent_s = round(time.monotonic() - started, 1)
-        store.append_event("finished", failed=fits.failed, stopped=budget.reached, seconds=spent_s)
-    progress.finish(store.root, state)
-    _raise_what_is_left(state)
-
-
-def _raise_what_is_left(state: "CampaignState") -> None:
-    """Raise `JobError` when a limit stopped the campaign, or cells failed."""
-    done, failed = state.count("finished"), state.count("failed")
-    of = f"{done} of {len(state.cells)} cells done"
-    if state.stopped:
-        raise JobError(
-            f"stopped at {state.stopped}: {of}, {failed} failed. What was finished is stored. "
-            "Raise the limit in the job file and give the same command to go on."
-        )
-    if failed:
-        told = "\n".join(cell.reason for cell in state.cells if cell.state == "failed")
-        raise JobError(f"{failed} of {len(state.cells)} cells failed, {done} done:\n{told}")
+    return run_train
 
 
 @contextmanager

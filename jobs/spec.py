@@ -1,132 +1,64 @@
-"""The job file of a fit: its keys, their defaults, and all its faults at once."""
+"""Job files: what all kinds have in common, and all faults of a file at once."""
 
+from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from jobs.cell_table import expand_cells
 from jobs.errors import UsageError
 from neurosim.faults import faults, nearest
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 PositiveInt = Annotated[int, Field(gt=0)]
 Positive = Annotated[float, Field(gt=0)]
-KINDS = ("fit",)
+KINDS = {
+    "fit": "jobs.fit.spec:FitSpec",
+    "train": "jobs.train.spec:TrainSpec",
+}
+"""The kinds of jobs, and where their keys are declared."""
 
 
-class _Strict(BaseModel):
+class Strict(BaseModel):
+    """A part of a job file; keys that it does not know are faults."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class CellSpec(_Strict):
-    """One cell: its morphology, and recordings (or published targets) to fit it to.
+class JobSpec(Strict):
+    """A job of some kind."""
 
-    Hosts' time is shared by weight between groups (`weights:` of the job), cells with a `weight` of their
-    own, and all others together, which have weight 1. Within each, cells are served in the order of the job.
-    """
+    decisive_packages: ClassVar[tuple[str, ...]] = ()
+    """A run is resumed only with the same versions of these: results depend on them."""
 
-    id: Name
-    morphology: Path
-    recordings: Path | None = None
-    targets: Path | None = None
-    dendrite: Literal["spiny", "aspiny"] = "spiny"
-    junction_potential_mV: float = 14.0
-    stimuli: Annotated[list[str], Field(min_length=1)] = ["Long Square"]
-    exclude_sweeps: list[int] = []
-    axon: Literal["stub", "legacy-stub", "legacy-stub-60um", "full"] | None = None
-    group: Name | None = None
-    weight: Positive | None = None
-
-    @model_validator(mode="after")
-    def _one_share(self) -> "CellSpec":
-        if self.group is not None and self.weight is not None:
-            raise ValueError("give a cell a `group:` (and the group a weight with `weights:`) or a `weight:`")
-        return self
-
-    @model_validator(mode="after")
-    def _one_source(self) -> "CellSpec":
-        if (self.recordings is None) == (self.targets is None):
-            raise ValueError(
-                "name either `recordings:` (an NWB file) or `targets:` (a folder), one of the two"
-            )
-        return self
-
-
-class EvolutionSpec(_Strict):
-    """How the search runs. Unset numbers take the strategy's own values."""
-
-    strategy: Literal["paper", "fast"] = "fast"
-    mode: Literal["generational", "steady"] = "generational"
-    learn: bool | None = None
-    patience: Annotated[int, Field(ge=16)] | None = None
-    offspring: Annotated[int, Field(ge=4)] | None = None
-    generations: dict[str, PositiveInt] = {}
-    evaluations: dict[str, Annotated[int, Field(ge=16)]] = {}
-    hall_of_fame: PositiveInt = 10
-    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = [1, 2, 3, 4]
-
-    @model_validator(mode="after")
-    def _distinct_seeds(self) -> "EvolutionSpec":
-        if len(set(self.seeds)) < len(self.seeds):
-            raise ValueError("seeds must differ from each other")
-        return self
-
-    @model_validator(mode="after")
-    def _length_of_the_strategy(self) -> "EvolutionSpec":
-        if self.strategy == "fast" and self.generations:
-            raise ValueError("strategy fast takes `evaluations: {stage: number}`, not `generations:`")
-        if self.strategy == "paper" and self.evaluations:
-            raise ValueError("strategy paper takes `generations: {stage: number}`, not `evaluations:`")
-        if self.strategy == "paper" and self.mode == "steady":
-            raise ValueError("mode steady is of strategy fast; the paper's goes generation by generation")
-        return self
-
-    @property
-    def learns(self) -> bool:
-        """Whether cells start from the halls of fame of cells that were finished before them."""
-        return self.strategy == "fast" if self.learn is None else self.learn
-
-
-class FitSpec(_Strict):
-    """A fit job (`kind: fit`)."""
-
-    kind: Literal["fit"] = "fit"
+    kind: str
     name: Name
-    cells: Annotated[list[CellSpec], Field(min_length=1)] | None = None
-    evaluator: Annotated[str, Field(pattern=r"^[\w.]+:[\w.]+$")] | None = None
-    mechanisms: Path | None = None
-    recipe: str = "all-active"
-    evolution: EvolutionSpec = EvolutionSpec()
-    warm_start: Path | None = None
-    deadline_s: Annotated[float, Field(gt=0)] | Literal["auto"] = 300.0
-    max_steps: PositiveInt | None = 1_000_000
-    memory_limit_mb: PositiveInt = 4096
-    weights: dict[Name, Positive] = {}
-    max_core_hours: Positive | None = None
-    max_wall_hours: Positive | None = None
     out: str | None = None
 
-    @model_validator(mode="after")
-    def _one_subject(self) -> "FitSpec":
-        if (self.cells is None) == (self.evaluator is None):
-            raise ValueError("name either `cells:` or `evaluator: module:function`, one of the two")
-        if self.cells is not None:
-            ids = [cell.id for cell in self.cells]
-            doubled = sorted({cell for cell in ids if ids.count(cell) > 1})
-            if doubled:
-                raise ValueError(
-                    f"each cell needs an id of its own, found more than one {', '.join(doubled)}"
-                )
-            strange = sorted(set(self.weights) - {cell.group for cell in self.cells})
-            if strange:
-                raise ValueError(f"weights: no cell is of the group {', '.join(strange)}")
-        return self
+    @classmethod
+    def completed(cls, content: dict[str, Any], folder: Path, source: str) -> dict[str, Any]:
+        """Return the content of a job file with what it refers to read, relative to `folder`."""
+        return content
+
+    def plain(self) -> dict[str, Any]:
+        """Return the job as it is kept in its run folder; where its results go is no part of it."""
+        plain = self.model_dump(mode="json", exclude_none=True, exclude={"out"})
+        # What is unset stays out; null in place of another default is a choice.
+        nulls = [key for key, field in type(self).model_fields.items() if field.default is not None]
+        return plain | {key: None for key in nulls if getattr(self, key) is None}
+
+    def paths_named(self) -> list[Path]:
+        """Return all paths that the job reads."""
+        return []
+
+    def identity(self) -> dict[str, Any]:
+        """Return what the results depend on."""
+        return self.plain()
 
 
-def load_job(path: Path) -> tuple[FitSpec, str]:
-    """Return the job in `path` and the text of the file.
+def load_job(path: Path) -> JobSpec:
+    """Return the job in a file.
 
     Raises
     ------
@@ -137,13 +69,13 @@ def load_job(path: Path) -> tuple[FitSpec, str]:
         text = path.read_text()
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: cannot be read ({error}). Expected a job file in YAML.") from error
-    return parse_job(text, str(path), default_name=path.stem, folder=path.resolve().parent), text
+    return parse_job(text, str(path), default_name=path.stem, folder=path.resolve().parent)
 
 
-def parse_job(text: str, source: str, default_name: str, folder: Path = Path()) -> FitSpec:
+def parse_job(text: str, source: str, default_name: str, folder: Path = Path()) -> Any:
     """Return the job described by YAML `text`; `source` names it in errors.
 
-    A table or a pattern of cells, relative to `folder`, is replaced by the cells that it names.
+    What it refers to, such as a table of cells, is looked for relative to `folder`.
     """
     try:
         content: Any = yaml.safe_load(text)
@@ -156,10 +88,10 @@ def parse_job(text: str, source: str, default_name: str, folder: Path = Path()) 
         raise UsageError(
             f"{source}: kind: expected one of {', '.join(KINDS)}, found {kind!r}{nearest(str(kind), KINDS)}."
         )
+    module, _, name = KINDS[kind].partition(":")
+    model = getattr(import_module(module), name)
     content.setdefault("name", default_name)
-    if isinstance(content.get("cells"), dict):
-        content["cells"] = expand_cells(content["cells"], folder, CellSpec, source)
     try:
-        return FitSpec.model_validate(content)
+        return model.model_validate(model.completed(content, folder, source))
     except ValidationError as error:
-        raise UsageError(f"{source}: {faults(error, FitSpec)}.") from error
+        raise UsageError(f"{source}: {faults(error, model)}.") from error

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from jobs.fit.cell_fit import waiting_states
 from jobs.fit.fits import Fits
+from jobs.fit.spec import FitSpec
 from jobs.fit.stage_search import SearchState
 from jobs.fit.subjects import StagePlan
-from jobs.spec import FitSpec
 
 if TYPE_CHECKING:
     from cluster.pool import Pool

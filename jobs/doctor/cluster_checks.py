@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from jobs.doctor.finding import Fact, Finding, counted, is_loopback, place
-from jobs.provenance import SCORING_PACKAGES
+from jobs.fit.spec import FitSpec
 
 LEAST_OUT_BYTES, GOOD_OUT_BYTES = 10e6, 1e9
 CLOCK_TOLERANCE_S = 5.0
@@ -43,14 +43,14 @@ def not_connected(why: str) -> Finding:
 
 def versions(here: dict[str, str | None], there: dict[str, str | None]) -> list[Finding]:
     """Each package of a node that is not as here, or one line that says that none is."""
-    must = ("ray", "neurofleet", *SCORING_PACKAGES)
+    must = ("ray", "neurofleet", *FitSpec.decisive_packages)
     differing = [
         Finding(
             name,
             "fault" if name in must else "warning",
             f"{there.get(name) or 'not installed'}, here it is {version or 'not installed'}",
             f"Install {name} {version} on the node, or the node's version here."
-            + (" Scores depend on it." if name in SCORING_PACKAGES else ""),
+            + (" Scores depend on it." if name in FitSpec.decisive_packages else ""),
         )
         for name, version in here.items()
         if there.get(name) != version

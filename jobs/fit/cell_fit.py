@@ -12,10 +12,10 @@ from cluster.schemas import HallOfFameRows
 from jobs.fit.deadline import Deadline
 from jobs.fit.models import write_best_model
 from jobs.fit.search import Search, best_values
+from jobs.fit.spec import FitSpec
 from jobs.fit.stage_search import Limits, SearchState, StageSearch
 from jobs.fit.steady_search import SteadySearch
 from jobs.fit.subjects import Problem, StagePlan, Subject
-from jobs.spec import FitSpec
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,10 +9,10 @@ from jobs.errors import JobError, UsageError
 from jobs.fit.campaign import Fit
 from jobs.fit.cell_fit import CELL_FINISHED, LEARNED_FROM, CellFit
 from jobs.fit.preparation import Preparation
+from jobs.fit.spec import FitSpec
 from jobs.fit.stage_search import SearchState
 from jobs.fit.subjects import Subject
 from jobs.log import fit_logger
-from jobs.spec import FitSpec
 from neurosim.errors import InputError
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from types import TracebackType
 from cluster.orphans import die_with
 from jobs.errors import JobError
 from jobs.fit.prepare import prepare_cell
+from jobs.fit.spec import CellSpec, FitSpec
 from jobs.fit.subjects import Subject
-from jobs.spec import CellSpec, FitSpec
 
 AHEAD = 2
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from jobs.errors import UsageError
+from jobs.fit.spec import CellSpec, FitSpec
 from jobs.fit.subjects import CellSubject, StagePlan, Subject, UserSubject
-from jobs.spec import CellSpec, FitSpec
 from neurosim.errors import InputError
 from neurosim.fit_model import MorphologyFile
 

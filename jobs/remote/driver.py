@@ -81,11 +81,8 @@ def check_absolute_paths(job: Path) -> None:
     UsageError
         All of them.
     """
-    spec, _ = load_job(job)
-    named = [spec.mechanisms, spec.warm_start, Path(spec.recipe)]
-    for cell in spec.cells or ():
-        named += [cell.morphology, cell.recordings, cell.targets]
-    missing = [str(path) for path in named if path is not None and path.is_absolute() and not path.exists()]
+    spec = load_job(job)
+    missing = [str(path) for path in spec.paths_named() if path.is_absolute() and not path.exists()]
     if missing:
         raise UsageError(
             f"not there on the cluster ({socket.gethostname()}): {', '.join(missing)}. An absolute path is"

@@ -23,7 +23,7 @@ from jobs.remote.commands import (
 )
 from jobs.remote.travel import START_SCRIPT, collect, pack, size
 from jobs.results_place import results_place
-from jobs.spec import FitSpec, load_job
+from jobs.spec import JobSpec, load_job
 
 START_TIMEOUT_S = 120.0
 LOOK_S = 0.5
@@ -44,7 +44,7 @@ def submit_command(
     ClusterUnreachable
         No answer, or no right to submit.
     """
-    spec, _ = load_job(job)
+    spec = load_job(job)
     folder = job.resolve().parent
     if looks_like_an_attempt(spec.name):
         raise UsageError(
@@ -91,7 +91,7 @@ def _absolute(place: str) -> tuple[str, bool]:
     return os.path.abspath(place), not os.path.isabs(place)
 
 
-def _next_attempt(api: JobsApi, spec: FitSpec, place: str) -> int:
+def _next_attempt(api: JobsApi, spec: JobSpec, place: str) -> int:
     before = our_jobs(api, spec.name)
     if not before:
         return 1

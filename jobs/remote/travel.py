@@ -10,7 +10,8 @@ from typing import Any
 import yaml
 
 from jobs.errors import UsageError
-from jobs.spec import FitSpec
+from jobs.fit.spec import FitSpec
+from jobs.spec import JobSpec
 
 ROOT = "neurofleet-job"
 START_SCRIPT = f"{ROOT}/start.sh"
@@ -47,7 +48,7 @@ class Luggage:
         return sum(file.stat().st_size for file in self.files.values())
 
 
-def collect(spec: FitSpec, folder: Path) -> Luggage:
+def collect(spec: JobSpec, folder: Path) -> Luggage:
     """Find the files of a job.
 
     A relative path travels: the package has as much of the tree above the job file as the paths climb
@@ -61,6 +62,19 @@ def collect(spec: FitSpec, folder: Path) -> Luggage:
     """
     packer = _Packer(folder)
     job = spec.model_dump(mode="json", exclude={"out"})
+    if isinstance(spec, FitSpec):
+        _take_fit(spec, job, packer)
+    else:
+        job["reference"] = [packer.take("reference", path) for path in job["reference"]]
+        job["labels"] = packer.take("labels", job["labels"])
+    if packer.missing:
+        raise UsageError("\n".join(packer.missing))
+    top = packer.top
+    files = {_name(source, top): source for source in packer.files}
+    return Luggage(files, job, _name(folder / JOB_FILE, top), tuple(packer.remote))
+
+
+def _take_fit(spec: FitSpec, job: dict[str, Any], packer: "_Packer") -> None:
     for number, cell in enumerate(job["cells"] or ()):
         for key in ("morphology", "recordings", "targets"):
             cell[key] = packer.take(f"cells.{number}.{key}", cell[key])
@@ -71,11 +85,6 @@ def collect(spec: FitSpec, folder: Path) -> Luggage:
     if spec.evaluator is not None:
         module = spec.evaluator.split(":")[0].split(".")[0]
         packer.take_if_there(f"{module}.py", module, *([] if spec.mechanisms else ["mechanisms"]))
-    if packer.missing:
-        raise UsageError("\n".join(packer.missing))
-    top = packer.top
-    files = {_name(source, top): source for source in packer.files}
-    return Luggage(files, job, _name(folder / JOB_FILE, top), tuple(packer.remote))
 
 
 class _Packer:

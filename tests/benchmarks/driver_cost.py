@@ -66,8 +66,8 @@ def driver_cost(fits: int) -> dict[str, float]:
     from cluster.store import RunStore
     from jobs.fit.fits import Fits
     from jobs.fit.preparation import Preparation
+    from jobs.fit.spec import CellSpec, EvolutionSpec, FitSpec
     from jobs.fit.subjects import StagePlan
-    from jobs.spec import CellSpec, EvolutionSpec, FitSpec
     from neurosim.evolution import FastConfig
 
     search = FastConfig(evaluations=48, offspring=16, initial=16)

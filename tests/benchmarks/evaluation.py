@@ -180,7 +180,7 @@ def data_folder(name: str) -> Path:
 def rat_problem() -> Any:
     """Return the passive stage of the rat cell C060114A7."""
     from jobs.fit.prepare import prepare
-    from jobs.spec import CellSpec, FitSpec
+    from jobs.fit.spec import CellSpec, FitSpec
 
     name = "C060114A7"
     cell = CellSpec(
@@ -196,7 +196,7 @@ def rat_problem() -> Any:
 def mouse_problem() -> tuple[Any, dict[str, float]]:
     """Return the active stage of mouse cell 483101699 and its published best model."""
     from jobs.fit.prepare import prepare
-    from jobs.spec import CellSpec, FitSpec
+    from jobs.fit.spec import CellSpec, FitSpec
     from neurosim.allen import read_fit
 
     folder = data_folder("allen_483101699")

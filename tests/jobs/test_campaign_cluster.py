@@ -67,7 +67,7 @@ JOB = {
 }
 
 # The command line; with fewer cells prepared beforehand, so that this campaign has some prepared meanwhile.
-DRIVER = "import jobs.run; jobs.run.PREPARED_FIRST = 2; from jobs.cli import main; main()"
+DRIVER = "import jobs.fit.run; jobs.fit.run.PREPARED_FIRST = 2; from jobs.cli import main; main()"
 
 # A process of its own: a fake cluster and the session's embedded Ray do not fit into one. It removes the
 # nodes whose numbers it reads.

@@ -20,7 +20,7 @@ def job(tmp_path):
             (tmp_path / name).write_text(table, encoding=encoding)
         path = tmp_path / "job.yaml"
         path.write_text(yaml.safe_dump({"cells": cells}))
-        return load_job(path)[0].cells
+        return load_job(path).cells
 
     load.folder = tmp_path
     return load

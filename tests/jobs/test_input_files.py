@@ -25,7 +25,7 @@ def job(tmp_path):
             (folder / name).write_text(name)
         cells = [{"id": "c", "morphology": "m.swc", "recordings": "r.nwb"}]
         (folder / "job.yaml").write_text(yaml.safe_dump({"cells": cells} | changes))
-        return load_job(folder / "job.yaml")[0], folder
+        return load_job(folder / "job.yaml"), folder
 
     return write
 
@@ -56,7 +56,7 @@ def test_the_inputs_of_a_job_that_has_travelled_are_the_same(job, tmp_path):
     job_file = there / luggage.job_file
     job_file.parent.mkdir(parents=True, exist_ok=True)
     job_file.write_text(yaml.safe_dump(luggage.job))
-    travelled, _ = load_job(job_file)
+    travelled = load_job(job_file)
     assert input_files(travelled, job_file.parent) == input_files(spec, folder)
 
 

@@ -12,7 +12,7 @@ import pytest
 from jobs.errors import JobError
 from jobs.fit import preparation
 from jobs.fit.preparation import Preparation
-from jobs.spec import CellSpec, FitSpec
+from jobs.fit.spec import CellSpec, FitSpec
 from neurosim.errors import InputError
 
 CELLS = [CellSpec(id=id, morphology="m.swc", recordings="r.nwb") for id in "abcdef"]

@@ -12,8 +12,8 @@ from rich.console import Console
 
 from cluster.store import RunStore
 from jobs.errors import JobError, UsageError
+from jobs.fit.run import _raise_what_is_left
 from jobs.progress import ending, summary
-from jobs.run import _raise_what_is_left
 from jobs.state import STATUS, CampaignState, CellState, Observer, StageState
 from jobs.status import print_status
 from tests.jobs.made_run import write_run

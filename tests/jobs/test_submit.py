@@ -231,11 +231,11 @@ def test_a_name_that_reads_as_an_attempt_is_refused(tmp_path):
 
 
 def test_where_results_go_is_said_on_the_command_line_or_in_the_job_file(tmp_path):
-    spec, _ = load_job(write_job(tmp_path, out="fits/rat"))
+    spec = load_job(write_job(tmp_path, out="fits/rat"))
     assert results_place(None, spec, tmp_path) == str(tmp_path / "fits" / "rat")
     assert results_place("here", spec, tmp_path) == "here"
-    spec, _ = load_job(write_job(tmp_path, out="s3://bucket/rat"))
+    spec = load_job(write_job(tmp_path, out="s3://bucket/rat"))
     assert results_place(None, spec, tmp_path) == "s3://bucket/rat"
-    spec, _ = load_job(write_job(tmp_path))
+    spec = load_job(write_job(tmp_path))
     with pytest.raises(UsageError, match=r"Give --out OUT, or `out: OUT` in the job file"):
         results_place(None, spec, tmp_path)

@@ -55,7 +55,7 @@ def write(lab, **changes):
 
 
 def luggage_of(job):
-    return collect(load_job(job)[0], job.parent)
+    return collect(load_job(job), job.parent)
 
 
 def unpacked(job, folder, limit_bytes=LIMIT_BYTES):
@@ -86,7 +86,7 @@ def test_what_the_job_names_travels_and_nothing_else(lab, tmp_path):
 def test_the_job_that_arrives_is_the_same_with_paths_that_lead_to_the_same_files(lab, tmp_path):
     job = write(lab)
     arrived = unpacked(job, tmp_path)
-    sent, got = load_job(job)[0], load_job(arrived)[0]
+    sent, got = load_job(job), load_job(arrived)
     for before, after in zip(sent.cells, got.cells, strict=True):
         for key in ("morphology", "recordings"):
             if getattr(before, key):
@@ -115,7 +115,7 @@ def test_the_same_job_has_the_same_names_and_bytes_from_anywhere_and_any_time(la
 def test_ways_to_one_file_are_one_way(lab, tmp_path, path):
     cells = [{"id": "a", "morphology": path, "recordings": "/lab/a.nwb"}]
     arrived = unpacked(write(lab, cells=cells, warm_start="-", recipe="-"), tmp_path)
-    (cell,) = load_job(arrived)[0].cells
+    (cell,) = load_job(arrived).cells
     assert str(cell.morphology) == "cell.swc"
     assert (arrived.parent / cell.morphology).is_file()
 

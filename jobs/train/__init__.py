@@ -1,0 +1,1 @@
+"""Training jobs: a learner, a reference, a split."""

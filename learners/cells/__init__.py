@@ -1,0 +1,1 @@
+"""Cells × genes matrices: opened, checked, aligned, normalised and streamed, whatever learns from them."""

@@ -1,0 +1,225 @@
+"""Fit a SIMS model to a labelled reference: select, calibrate, train again on all, score.
+
+The validation cells choose the temperature and, for settings that ask for it, the epoch. Where the
+reference is small, the networks are then trained again on training and validation cells together, for as
+many epochs. Test cells are used by nothing but the scores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+
+from learners.calibration import UNCALIBRATED, fit_temperature
+from learners.cells.labels import Labels
+from learners.cells.matrix import CellMatrix
+from learners.cells.normalisation import Normalisation
+from learners.cells.statistics import gene_statistics
+from learners.cells.values import normalisation, recognise
+from learners.linear import LogisticModel, fit_logistic
+from learners.scores import Scores, score
+from learners.shuffle_control import shuffled_labels
+from learners.sims.model import SimsModel, blocks_of
+from learners.sims.module import SimsModule, set_exact_statistics
+from learners.sims.network import inputs_from
+from learners.sims.settings import Settings
+from learners.sims.task import Task
+from learners.splits import Split
+
+REFIT_CELLS = 20_000
+"""A reference of fewer cells is worth training on a second time, with the validation cells."""
+
+STATISTICS_CELLS = 20_000
+"""Batch norms' final statistics come from at most so many training cells."""
+
+LINEAR_VALUES = 100_000_000
+"""Above so many values (cells x genes) of training cells there is no linear model beside the networks."""
+
+CONTROL_EPOCHS = 15
+
+
+class Train(Protocol):
+    """How a task is trained: in this process, or on a cluster."""
+
+    def __call__(self, task: Task, name: str, seed: int) -> Mapping[str, torch.Tensor]:
+        """Return the state of the task's module after training; `name` tells trainings apart."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Labelled cells, and how their values are normalised.
+
+    Attributes
+    ----------
+    cells : CellMatrix
+    labels : array of int, shape (cells,)
+        Class numbers; -1 where there is none.
+    classes : tuple of str
+    normalisation : Normalisation
+    """
+
+    cells: CellMatrix
+    labels: np.ndarray
+    classes: tuple[str, ...]
+    normalisation: Normalisation
+
+    def values(self, rows: np.ndarray) -> sp.csr_matrix:
+        """Return log-normalised values (rows, genes)."""
+        return self.normalisation.apply(self.cells.read(rows))
+
+    def task(self, train_rows: np.ndarray, validation_rows: np.ndarray, settings: Settings) -> Task:
+        """Return a training on some of the cells; genes and scaling come from its training rows."""
+        statistics = gene_statistics(self.cells, train_rows, self.normalisation)
+        return Task(
+            self.cells,
+            self.normalisation,
+            self.labels,
+            len(self.classes),
+            np.sort(train_rows),
+            np.sort(validation_rows),
+            inputs_from(settings, statistics),
+            settings,
+        )
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A model and what the fit was like.
+
+    Attributes
+    ----------
+    model : SimsModel
+    validated : SimsModel
+        The model that saw no validation cell; the same as `model` where that was not trained again.
+    notes : tuple of str
+        What a reader of the scores should know.
+    """
+
+    model: SimsModel
+    validated: SimsModel
+    notes: tuple[str, ...]
+
+
+def reference_of(cells: CellMatrix, labels: Labels) -> Reference:
+    """Return cells with their labels, after recognising what their values are."""
+    codes = np.full(len(cells), -1, dtype=np.int64)
+    codes[labels.rows] = labels.codes
+    return Reference(cells, codes, labels.classes, normalisation(recognise(cells)))
+
+
+def fit(reference: Reference, split: Split, settings: Settings, train: Train, seed: int = 1) -> Fitted:
+    """Fit a model on the training and validation cells of a split.
+
+    Parameters
+    ----------
+    train : Train
+        `learners.sims.training.train_here`, or one that uses a cluster.
+
+    Raises
+    ------
+    LearnerError
+        If the cells cannot be learned from.
+    """
+    train_rows, validation_rows = split.rows("train"), split.rows("validation")
+    notes = list(split.notes)
+    first = _model(reference, train_rows, validation_rows, settings, train, "model", seed)
+    calibration = UNCALIBRATED
+    if len(validation_rows):
+        calibration = fit_temperature(
+            predict_log(first, reference, validation_rows), reference.labels[validation_rows]
+        )
+    first = replace(first, calibration=calibration)
+    if first.linear is None and settings.linear_share:
+        notes.append("The reference is too large for a linear model beside the networks; they stand alone.")
+    if not is_trained_again(split, settings):
+        return Fitted(first, first, tuple(notes))
+    everything = np.concatenate([train_rows, validation_rows])
+    none = np.array([], dtype=np.int64)
+    again = _model(reference, everything, none, settings, train, "model-on-all", seed)
+    notes.append("Trained again on training and validation cells together, after calibration.")
+    return Fitted(replace(again, calibration=calibration), first, tuple(notes))
+
+
+def is_trained_again(split: Split, settings: Settings) -> bool:
+    """Whether networks are trained again with the validation cells, which then have done their work.
+
+    Not where these have chosen the epoch: a second training could not choose it as well.
+    """
+    n_validation = len(split.rows("validation"))
+    small = len(split.rows("train")) + n_validation < REFIT_CELLS
+    return n_validation > 0 and small and settings.patience is None
+
+
+def predict_log(model: SimsModel, reference: Reference, rows: np.ndarray) -> np.ndarray:
+    """Return uncalibrated log-probabilities of some of the reference's cells, (rows, classes)."""
+    return np.concatenate(
+        [
+            model.log_probabilities(reference.values(rows[block]))
+            for block in blocks_of(len(rows), len(reference.cells.genes))
+        ]
+    )
+
+
+def shuffled_scores(
+    reference: Reference, split: Split, settings: Settings, train: Train, seed: int = 1
+) -> Scores:
+    """Return the scores on the test cells of a model of shuffled labels, test labels shuffled as well.
+
+    The same way of training, shortened: whatever leaks labels into it shows here.
+    """
+    labels = shuffled_labels(reference.labels, split, seed)
+    short = settings.model_copy(
+        update={"members": 1, "epochs": min(settings.epochs, CONTROL_EPOCHS), "patience": None}
+    )
+    shuffled = replace(reference, labels=labels)
+    known, watched = split.rows("train"), split.rows("validation")
+    model = _model(shuffled, known, watched, short, train, "shuffled-labels", seed)
+    rows = split.rows("test")
+    return score(labels[rows], predict_log(model, shuffled, rows).argmax(1), reference.classes)
+
+
+def _model(
+    reference: Reference,
+    train_rows: np.ndarray,
+    validation_rows: np.ndarray,
+    settings: Settings,
+    train: Train,
+    name: str,
+    seed: int,
+) -> SimsModel:
+    task = reference.task(train_rows, validation_rows, settings)
+    module = task.module()
+    module.load_state_dict(dict(train(task, name, seed)))
+    if settings.exact_statistics:
+        chosen = np.random.default_rng(seed).permutation(task.train_rows)[:STATISTICS_CELLS]
+        _set_statistics(module, task, np.sort(chosen))
+    return SimsModel(
+        module.best.eval(),
+        _linear(reference, task.train_rows, settings, seed),
+        task.inputs,
+        tuple(map(str, reference.cells.genes)),
+        reference.classes,
+        reference.normalisation,
+        settings,
+    )
+
+
+def _set_statistics(module: SimsModule, task: Task, rows: np.ndarray) -> None:
+    batches = [
+        torch.from_numpy(task.used_values(task.cells.read(rows[block])).toarray())
+        for block in blocks_of(len(rows), len(task.inputs.columns))
+    ]
+    set_exact_statistics(module.best, batches)
+
+
+def _linear(reference: Reference, rows: np.ndarray, settings: Settings, seed: int) -> LogisticModel | None:
+    if not settings.linear_share or len(rows) * len(reference.cells.genes) > LINEAR_VALUES:
+        return None
+    return fit_logistic(
+        reference.values(rows).toarray(), reference.labels[rows], len(reference.classes), seed=seed
+    )

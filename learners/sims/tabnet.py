@@ -1,0 +1,250 @@
+"""TabNet: a network that chooses a few inputs for each row, step by step.
+
+References
+----------
+Arik and Pfister, "TabNet: Attentive Interpretable Tabular Learning", AAAI 2021, section 3.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from learners.sims.ghost_norm import GhostBatchNorm
+from learners.sims.sparsemax import sparsemax
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The sizes of a TabNet.
+
+    Attributes
+    ----------
+    n_d, n_a : int
+        Width of what decides, and of what chooses the next mask.
+    n_steps : int
+    gamma : float
+        How often a gene may be chosen: 1 is once, more is more freely.
+    n_shared, n_independent : int
+        Gated layers that all steps share, and that each step has for itself.
+    mask : str
+        ``sparsemax`` or ``entmax15``.
+    virtual_batch_size : int
+    momentum : float
+        Of the ghost batch norms.
+    mask_start_gain : float
+        Gain of the batch norm in front of the mask at the start. At 1 most genes are closed before
+        training has tested them; near 0 all genes start open and the mask sharpens in training.
+    gene_masking : float
+        Share of the genes that each training cell is not shown, anew each time; the rest is scaled up.
+    skip : bool
+        Whether a linear layer leads from the genes straight to the logits as well.
+    """
+
+    n_d: int = 8
+    n_a: int = 8
+    n_steps: int = 3
+    gamma: float = 1.3
+    n_shared: int = 2
+    n_independent: int = 2
+    mask: str = "sparsemax"
+    virtual_batch_size: int = 128
+    momentum: float = 0.02
+    mask_start_gain: float = 1.0
+    gene_masking: float = 0.0
+    skip: bool = False
+
+    @property
+    def width(self) -> int:
+        return self.n_d + self.n_a
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one step has decided, and the mask it looked through.
+
+    Attributes
+    ----------
+    decision : Tensor, shape (rows, n_d)
+    mask : Tensor, shape (rows, genes)
+    """
+
+    decision: Tensor
+    mask: Tensor
+
+
+class GatedLayer(nn.Module):
+    """Linear layer, ghost batch norm, gate."""
+
+    def __init__(self, linear: nn.Linear, shape: Shape) -> None:
+        super().__init__()
+        self.linear = linear
+        self.norm = GhostBatchNorm(linear.out_features, shape.virtual_batch_size, shape.momentum)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return nn.functional.glu(self.norm(self.linear(rows)))
+
+
+class FeatureTransformer(nn.Module):
+    """Gated layers whose linear weights are shared between steps, then this step's own.
+
+    Each use of a shared linear layer has a batch norm of its own.
+    """
+
+    def __init__(self, n_inputs: int, shared: nn.ModuleList, shape: Shape) -> None:
+        super().__init__()
+        first = n_inputs if not len(shared) else shape.width
+        own = gated_linears(first, shape.width, shape.n_independent)
+        self.shared = nn.ModuleList(GatedLayer(linear, shape) for linear in shared)
+        self.own = nn.ModuleList(GatedLayer(linear, shape) for linear in own)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        first, *others = [*self.shared, *self.own]
+        rows = first(rows)
+        for layer in others:
+            rows = (rows + layer(rows)) * math.sqrt(0.5)
+        return rows
+
+
+class AttentiveTransformer(nn.Module):
+    """Choose genes from what the step before has seen, and from what is still free to be chosen."""
+
+    def __init__(self, n_genes: int, shape: Shape) -> None:
+        super().__init__()
+        self.linear = nn.Linear(shape.n_a, n_genes, bias=False)
+        nn.init.xavier_normal_(self.linear.weight, gain=_plain_gain(shape.n_a, n_genes))
+        self.norm = GhostBatchNorm(n_genes, shape.virtual_batch_size, shape.momentum, shape.mask_start_gain)
+        self.project = mask_function(shape.mask)
+
+    def forward(self, attention: Tensor, prior: Tensor | None, closed: Tensor | None) -> Tensor:
+        scores = self.norm(self.linear(attention))
+        if prior is not None:
+            scores = scores * prior
+        if closed is not None:
+            scores = scores.masked_fill(closed, -math.inf)
+        return self.project(scores)
+
+
+class Encoder(nn.Module):
+    """The steps of a TabNet on normalised input."""
+
+    def __init__(self, n_genes: int, shape: Shape) -> None:
+        super().__init__()
+        self.shape = shape
+        self.shared = nn.ModuleList(gated_linears(n_genes, shape.width, shape.n_shared))
+        self.splitter = FeatureTransformer(n_genes, self.shared, shape)
+        self.steps = nn.ModuleList(
+            FeatureTransformer(n_genes, self.shared, shape) for _ in range(shape.n_steps)
+        )
+        self.attention = nn.ModuleList(AttentiveTransformer(n_genes, shape) for _ in range(shape.n_steps))
+
+    def forward(self, rows: Tensor, prior: Tensor | None = None, closed: Tensor | None = None) -> list[Step]:
+        """Return what each step decides.
+
+        Parameters
+        ----------
+        rows : Tensor, shape (rows, genes)
+        prior : Tensor, shape (rows, genes), optional
+            What the scores of the first mask are multiplied by.
+        closed : Tensor of bool, shape (genes,), optional
+            Genes that no mask may choose.
+        """
+        taken = []
+        attention = self.splitter(rows)[:, self.shape.n_d :]
+        for number, (transform, attend) in enumerate(zip(self.steps, self.attention, strict=True)):
+            mask = attend(attention, prior, closed)
+            seen = transform(mask * rows)
+            taken.append(Step(torch.relu(seen[:, : self.shape.n_d]), mask))
+            attention = seen[:, self.shape.n_d :]
+            if number + 1 < self.shape.n_steps:
+                left = self.shape.gamma - mask
+                prior = left if prior is None else prior * left
+        return taken
+
+
+class TabNet(nn.Module):
+    """Logits of classes from genes.
+
+    Parameters
+    ----------
+    n_genes, n_classes : int
+    shape : Shape
+    input_momentum : float
+        Of the batch norm over the genes, the only one that is not cut into pieces.
+    """
+
+    def __init__(self, n_genes: int, n_classes: int, shape: Shape, input_momentum: float = 0.01) -> None:
+        super().__init__()
+        self.input_norm = nn.BatchNorm1d(n_genes, momentum=input_momentum)
+        self.hide = nn.Dropout(shape.gene_masking)
+        self.encoder = Encoder(n_genes, shape)
+        self.head = nn.Linear(shape.n_d, n_classes, bias=False)
+        nn.init.xavier_normal_(self.head.weight, gain=_plain_gain(shape.n_d, n_classes))
+        self.skip = nn.Linear(n_genes, n_classes) if shape.skip else None
+        if self.skip is not None:
+            nn.init.zeros_(self.skip.weight)
+            nn.init.zeros_(self.skip.bias)
+
+    def forward(self, rows: Tensor, closed: Tensor | None = None) -> tuple[Tensor, list[Step]]:
+        """Return logits (rows, classes), and the steps that led to them."""
+        rows = self.hide(self.input_norm(rows))
+        steps = self.encoder(rows, closed=closed)
+        logits = self.head(torch.stack([step.decision for step in steps]).sum(0))
+        return logits if self.skip is None else logits + self.skip(rows), steps
+
+
+def gated_linears(n_inputs: int, width: int, number: int) -> list[nn.Linear]:
+    """Return the linear layers of gated layers: the first from n_inputs, the others from width."""
+    linears = []
+    for index in range(number):
+        linear = nn.Linear(n_inputs if index == 0 else width, 2 * width, bias=False)
+        gain = math.sqrt((linear.in_features + linear.out_features) / math.sqrt(linear.in_features))
+        nn.init.xavier_normal_(linear.weight, gain=gain)
+        linears.append(linear)
+    return linears
+
+
+def mask_entropy(steps: list[Step]) -> Tensor:
+    """Return the mean entropy of the masks, over rows and steps: the sparsity term of the loss."""
+    return torch.stack([_Entropy.apply(step.mask) for step in steps]).mean()
+
+
+def mask_function(name: str) -> Callable[[Tensor], Tensor]:
+    """Return the function that turns scores into a mask, by name.
+
+    Raises
+    ------
+    ValueError
+        If the name is neither ``sparsemax`` nor ``entmax15``.
+    """
+    if name == "sparsemax":
+        return sparsemax
+    if name == "entmax15":
+        from entmax import entmax15
+
+        return entmax15
+    raise ValueError(f'The mask is "sparsemax" or "entmax15"; found "{name}".')
+
+
+def _plain_gain(n_inputs: int, n_outputs: int) -> float:
+    return math.sqrt((n_inputs + n_outputs) / math.sqrt(4 * n_inputs))
+
+
+class _Entropy(torch.autograd.Function):
+    """Mean over rows of -sum(m log m), of which a closed gene has no part, nor a gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, mask: Tensor) -> Tensor:
+        ctx.save_for_backward(mask)
+        return -torch.special.xlogy(mask, mask).sum(-1).mean()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        (mask,) = ctx.saved_tensors
+        slope = mask.clamp(min=torch.finfo(mask.dtype).tiny).log_().add_(1.0)
+        return slope.mul_(mask.sign()).mul_(-gradients[0] / mask.shape[0])

@@ -1,0 +1,324 @@
+"""Splits of samples into training, validation and test part: made once, stored, known by a fingerprint."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from learners.errors import LearnerError
+
+ROLES = ("train", "validation", "test", "excluded")
+Groups = Mapping[str, Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Split:
+    """Which part each sample plays.
+
+    Attributes
+    ----------
+    sample_ids : (n,) str array
+        Distinct names of the samples, in the order of the data.
+    fold : (n,) int array
+        Number of the fold that this split belongs to; 0 where there is only one.
+    role : (n,) str array
+        ``train``, ``validation``, ``test``, or ``excluded`` (no label).
+    notes : tuple of str
+        What a reader of the scores must know: classes too rare to be tested, classes never trained on.
+    """
+
+    sample_ids: np.ndarray
+    fold: np.ndarray
+    role: np.ndarray
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not len(self.sample_ids) == len(self.fold) == len(self.role):
+            raise LearnerError(
+                f"A split needs a fold and a role for each sample, found {len(self.sample_ids)} samples,"
+                f" {len(self.fold)} folds and {len(self.role)} roles."
+            )
+        strange = sorted(set(np.unique(self.role)) - set(ROLES))
+        if strange:
+            raise LearnerError(f"A role is one of {', '.join(ROLES)}; found {', '.join(strange)}.")
+        doubled = pd.Index(self.sample_ids).duplicated()
+        if doubled.any():
+            raise LearnerError(
+                f"Each sample needs a name of its own; {int(doubled.sum())} of {len(doubled)} are repeated,"
+                f" such as {_shown(self.sample_ids[doubled])}. Make them distinct before splitting."
+            )
+
+    def rows(self, role: str) -> np.ndarray:
+        """Return the row numbers of all samples of `role`, ascending."""
+        if role not in ROLES:
+            raise LearnerError(f"A role is one of {', '.join(ROLES)}, found {role!r}{nearest(role, ROLES)}.")
+        return np.flatnonzero(self.role == role)
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 over the sorted (sample, fold, role); the same whatever the order of the samples."""
+        return fingerprint([self])
+
+
+def fingerprint(splits: Iterable[Split]) -> str:
+    """Return the sha256 over the sorted (sample, fold, role) of all `splits`."""
+    lines = sorted(
+        f"{sample}\t{fold}\t{role}\n"
+        for split in splits
+        for sample, fold, role in zip(split.sample_ids, split.fold, split.role, strict=True)
+    )
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def make_split(
+    sample_ids: Sequence[str] | np.ndarray,
+    labels: Sequence[str] | np.ndarray,
+    *,
+    test: float | Groups = 0.2,
+    validation: float | Groups = 0.15,
+    columns: Mapping[str, Sequence[str]] | pd.DataFrame | None = None,
+    seed: int = 0,
+) -> Split:
+    """Split by stratified fractions, by groups, or the test part one way and the validation part the other.
+
+    A fraction is taken from each class, of all cells that have a label and are in no group that was named.
+    Every class gets at least one cell in each part; a class with fewer cells than there are parts is left
+    to the training part as a whole and is listed in the notes. Samples without a label (missing or empty)
+    are excluded.
+
+    Parameters
+    ----------
+    sample_ids, labels : (n,) str
+        Names and classes of the samples.
+    test, validation : float or mapping
+        A fraction in [0, 1), or groups such as ``{"donor": ["5p"]}``: rows that match any of them.
+    columns : mapping or data frame
+        The columns that groups may name, each of length n.
+    seed : int
+        Decides which cells of a class go where.
+
+    Raises
+    ------
+    LearnerError
+        For a fraction outside its range, an unknown column or group (with the nearest name), a part that
+        ends up empty, or a cell that two parts ask for.
+    """
+    sample_ids = np.asarray(sample_ids, dtype=str)
+    known, names = _labelled(sample_ids, labels)
+    role = np.where(known, "train", "excluded").astype("<U10")
+    fractions: dict[str, float] = {}
+    for part, wanted in (("test", test), ("validation", validation)):
+        if isinstance(wanted, Mapping):
+            _assign_groups(role, part, wanted, columns, len(sample_ids))
+        elif not 0 <= wanted < 1:
+            raise LearnerError(f"{part}: expected a fraction from 0 to below 1 or groups, found {wanted!r}.")
+        elif wanted > 0:
+            fractions[part] = float(wanted)
+    if sum(fractions.values()) >= 1:
+        raise LearnerError(
+            f"The fractions of {' and '.join(fractions)} leave nothing to train on: {fractions}."
+        )
+    notes = _assign_fractions(role, names, fractions, np.random.default_rng(seed))
+    return _checked(Split(sample_ids, np.zeros(len(role), dtype=np.int64), role), names, notes)
+
+
+def make_folds(
+    sample_ids: Sequence[str] | np.ndarray,
+    labels: Sequence[str] | np.ndarray,
+    folds: int,
+    *,
+    validation: float = 0.15,
+    group: str | None = None,
+    columns: Mapping[str, Sequence[str]] | pd.DataFrame | None = None,
+    seed: int = 0,
+) -> list[Split]:
+    """Return `folds` splits; each labelled sample is tested in one of them.
+
+    Folds are stratified by class. With `group`, a column, all samples of one group are tested together
+    (with as many folds as groups: each group alone). Each fold has a validation part of its own, a
+    stratified fraction of what is not tested. Classes with fewer samples than folds are trained on in all
+    of them and listed in the notes.
+
+    Raises
+    ------
+    LearnerError
+        For fewer than two folds, fewer groups than folds, or an unknown column.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+
+    if folds < 2:
+        raise LearnerError(f"Cross-validation needs at least 2 folds, found {folds}.")
+    if not 0 <= validation < 1:
+        raise LearnerError(f"validation: expected a fraction from 0 to below 1, found {validation!r}.")
+    sample_ids = np.asarray(sample_ids, dtype=str)
+    known, names = _labelled(sample_ids, labels)
+    notes: list[str] = []
+    if group is None:
+        classes, counts = np.unique(names[known], return_counts=True)
+        rare = classes[counts < folds]
+        if len(rare):
+            notes.append(
+                f"Fewer cells than the {folds} folds, never tested: {_listed(rare, classes, counts)}."
+            )
+        tested = np.flatnonzero(known & ~np.isin(names, rare))
+        if len(tested) == 0:
+            raise LearnerError(f"No class has {folds} cells, as {folds} folds need. Ask for fewer folds.")
+        parts = StratifiedKFold(folds, shuffle=True, random_state=seed).split(tested, names[tested])
+    else:
+        values = _column(group, columns, len(sample_ids))
+        tested = np.flatnonzero(known)
+        members = np.unique(values[tested])
+        if len(members) < folds:
+            raise LearnerError(
+                f"{folds} folds by {group} need at least {folds} groups, found {len(members)}:"
+                f" {_shown(members)}."
+                f" Ask for at most {len(members)} folds."
+            )
+        if len(members) == folds:
+            parts = (((), np.flatnonzero(values[tested] == member)) for member in members)
+        else:
+            splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+            with warnings.catch_warnings(action="ignore", category=UserWarning):  # rare classes: see notes
+                parts = list(splitter.split(tested, names[tested], values[tested]))
+    splits = []
+    for number, (_, part) in enumerate(parts):
+        role = np.where(known, "train", "excluded").astype("<U10")
+        role[tested[part]] = "test"
+        rng = np.random.default_rng([seed, number])
+        more = _assign_fractions(role, names, {"validation": validation} if validation else {}, rng)
+        split = Split(sample_ids, np.full(len(role), number), role)
+        splits.append(_checked(split, names, notes + more))
+    return splits
+
+
+def leave_type_out(split: Split, labels: Sequence[str] | np.ndarray, name: str) -> Split:
+    """Return the split in which class `name` is unknown: all its cells are tested, none trained on."""
+    labels = np.asarray(labels, dtype=str)
+    if name not in labels:
+        raise LearnerError(f"No cell is labelled {name!r}{nearest(name, np.unique(labels))}.")
+    role = split.role.copy()
+    role[(labels == name) & (role != "excluded")] = "test"
+    return Split(split.sample_ids, split.fold, role, (*split.notes, f"{name} is left out of training."))
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return " (did you mean '…'?)" for the closest known name, or nothing."""
+    close = difflib.get_close_matches(str(name), [str(k) for k in known], n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def _labelled(sample_ids: np.ndarray, labels: Sequence[str] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return which samples have a label, and all labels as text."""
+    series = pd.Series(np.asarray(labels, dtype=object))
+    if len(series) != len(sample_ids):
+        raise LearnerError(
+            f"Expected a label for each of the {len(sample_ids)} samples, found {len(series)}."
+        )
+    known = (series.notna() & (series != "")).to_numpy()
+    if not known.any():
+        raise LearnerError("No sample has a label. Name the column that holds the classes.")
+    return known, series.where(known, "").to_numpy().astype(str)
+
+
+def _column(name: str, columns: Mapping[str, Sequence[str]] | pd.DataFrame | None, n: int) -> np.ndarray:
+    known = [] if columns is None else [str(column) for column in columns]
+    if columns is None or name not in known:
+        raise LearnerError(
+            f"No column is called {name!r}{nearest(name, known)}. There are: {', '.join(known) or 'none'}."
+        )
+    values = np.asarray(columns[name]).astype(str)
+    if len(values) != n:
+        raise LearnerError(f"Column {name} has {len(values)} values for {n} samples.")
+    return values
+
+
+def _assign_groups(
+    role: np.ndarray,
+    part: str,
+    groups: Groups,
+    columns: Mapping[str, Sequence[str]] | pd.DataFrame | None,
+    n: int,
+) -> None:
+    chosen = np.zeros(n, dtype=bool)
+    for name, wanted in groups.items():
+        values = _column(name, columns, n)
+        members = np.unique(values)
+        for member in [wanted] if isinstance(wanted, str) else wanted:
+            if str(member) not in members:
+                raise LearnerError(
+                    f"{part}: {name} has no group {str(member)!r}{nearest(str(member), members)}."
+                    f" There are: {_shown(members)}."
+                )
+            chosen |= values == str(member)
+    twice = chosen & ~np.isin(role, ("train", "excluded"))
+    if twice.any():
+        raise LearnerError(f"{int(twice.sum())} samples are asked for by the test and the validation part.")
+    role[chosen & (role == "train")] = part
+
+
+def _assign_fractions(
+    role: np.ndarray, names: np.ndarray, fractions: dict[str, float], rng: np.random.Generator
+) -> list[str]:
+    """Move a fraction of the training cells of each class to each part, in place; return notes."""
+    if not fractions:
+        return []
+    free = np.flatnonzero(role == "train")
+    classes, code, counts = np.unique(names[free], return_inverse=True, return_counts=True)
+    needed = len(fractions) + 1
+    rare = counts < needed
+    sizes = np.where(rare, 0, counts)
+    taken = np.zeros(len(classes), dtype=int)
+    order = rng.permutation(len(free))
+    by_class = [free[order[code[order] == number]] for number in range(len(classes))]
+    for position, (part, fraction) in enumerate(fractions.items()):
+        edges = np.floor(np.concatenate([[0.0], np.cumsum(sizes * fraction)]) + 0.5)
+        left = (
+            sizes - taken - (len(fractions) - position)
+        )  # one cell for each part still to come, and training
+        for number, quota in enumerate(np.diff(edges).astype(int)):
+            if rare[number]:
+                continue
+            quota = min(max(quota, 1), left[number] + 1)
+            role[by_class[number][taken[number] : taken[number] + quota]] = part
+            taken[number] += quota
+    if not rare.any():
+        return []
+    parts = " and ".join(fractions)
+    return [
+        f"Fewer than {needed} cells, so in training only (not in {parts}):"
+        f" {_listed(classes[rare], classes, counts)}."
+    ]
+
+
+def _checked(split: Split, names: np.ndarray, notes: list[str]) -> Split:
+    """Return the split with its notes, once it is sure that there is something to train on."""
+    trained = set(names[split.rows("train")])
+    if not trained:
+        raise LearnerError(
+            "No sample is left to train on. Ask for smaller or fewer test and validation parts."
+        )
+    tested = names[split.rows("test")]
+    unseen, counts = np.unique(tested[~np.isin(tested, list(trained))], return_counts=True)
+    notes = list(notes)
+    if len(unseen):
+        notes.append(f"Tested but never trained on: {_listed(unseen, unseen, counts)}.")
+    excluded = len(split.rows("excluded"))
+    if excluded:
+        notes.append(f"{excluded} samples have no label and are excluded.")
+    return Split(split.sample_ids, split.fold, split.role, tuple(notes))
+
+
+def _listed(chosen: np.ndarray, classes: np.ndarray, counts: np.ndarray) -> str:
+    size = dict(zip(classes, counts, strict=True))
+    return ", ".join(f"{name} ({size[name]})" for name in chosen)
+
+
+def _shown(names: Sequence[str] | np.ndarray, limit: int = 10) -> str:
+    shown = ", ".join(str(name) for name in names[:limit])
+    return shown + (", …" if len(names) > limit else "")

@@ -1,0 +1,127 @@
+"""SIMS with its one default setting against tuned logistic regression, on the same folds of real sets.
+
+    python -m tests.benchmarks.sims_accuracy [--sets NAME,...] [--seeds 3] [--processes 2]
+
+Prints one JSON line: for each set the mean over folds and seeds of ``sims_accuracy``, ``sims_f1``,
+``logistic_accuracy``, ``logistic_f1``, of SIMS without its linear part (``networks_*``), and
+``shuffled_f1``, the macro-F1 of the same training on shuffled labels, against shuffled labels. No cell of a
+test fold is used for anything but these. Logistic regression is tuned by cross-validation inside the
+training fold, and drawn anew with each seed. SIMS is trained on the whole training fold, as it is after its
+second training.
+"""
+
+import argparse
+import json
+import logging
+import os
+import sys
+import time
+import warnings
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+from sklearn.metrics import accuracy_score, f1_score
+
+DATA = Path(__file__).resolve().parents[3] / "shared" / "data" / "sims"
+SETS: dict[str, dict[str, Any]] = {
+    "pbmc68k_reduced": {"folds": 5},
+    "pbmc_3tech_symphony": {"group": "donor", "folds": 3},
+    "mouse_brain_merfish_1k": {"folds": 5, "fewest_cells": 10},
+    "osmfish_cortex_33genes": {"folds": 5},
+    "worm_neurons_sci": {"folds": 3},
+}
+
+
+def run_fold(name: str, number: int, seed: int, preset: str) -> dict[str, Any]:
+    """Return the scores of one fold of one set with one seed."""
+    warnings.filterwarnings("ignore")
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    from learners.cells.labels import read_labels
+    from learners.cells.opening import open_cells
+    from learners.sims.fit import fit, predict_log, reference_of, shuffled_scores
+    from learners.sims.settings import settings_of
+    from learners.sims.training import train_here
+    from learners.splits import make_folds
+
+    started = time.monotonic()
+    cells = open_cells(DATA / f"{name}.h5ad").in_memory()
+    reference = reference_of(cells, read_labels(cells, "cell_type"))
+    names = np.asarray(reference.classes, dtype=object)[reference.labels]
+    counts = np.bincount(reference.labels)
+    names[counts[reference.labels] < SETS[name].get("fewest_cells", 0)] = ""
+    validation = 0.15 if preset.startswith("released") else 0.0
+    split = make_folds(
+        cells.cell_ids,
+        names,
+        SETS[name]["folds"],
+        validation=validation,
+        group=SETS[name].get("group"),
+        columns=cells.obs,
+        seed=42,
+    )[number]
+    settings = settings_of(preset)
+    model = fit(reference, split, settings, train_here, seed).model
+    rows = split.rows("test")
+    parts = model.parts(reference.values(rows))
+    predicted = {"sims": predict_log(model, reference, rows), "networks": parts["networks"]}
+    if "linear" in parts:
+        predicted["logistic"] = parts["linear"]
+    scores: dict[str, Any] = {"set": name, "fold": number, "seed": seed}
+    for key, log_probabilities in predicted.items():
+        scores |= _scores(key, reference.labels[rows], log_probabilities.argmax(1))
+    if seed == 1:
+        scores["shuffled_f1"] = shuffled_scores(reference, split, settings, train_here, seed).macro_f1
+    return scores | {"seconds": time.monotonic() - started}
+
+
+def _scores(key: str, true: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
+    present = np.unique(true)
+    return {
+        f"{key}_accuracy": float(accuracy_score(true, predicted)),
+        f"{key}_f1": float(f1_score(true, predicted, labels=present, average="macro", zero_division=0)),
+    }
+
+
+def measure(sets: list[str], seeds: int, processes: int, preset: str) -> dict[str, Any]:
+    """Return the mean scores of each set."""
+    jobs = [
+        (name, number, seed, preset)
+        for name in sets
+        for number in range(SETS[name]["folds"])
+        for seed in range(1, seeds + 1)
+    ]
+    rows = []
+    with ProcessPoolExecutor(processes) as pool:
+        for done in as_completed([pool.submit(run_fold, *job) for job in jobs]):
+            rows.append(done.result())
+            print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
+    found: dict[str, Any] = {"benchmark": "sims_accuracy", "preset": preset, "seeds": seeds}
+    for name in sets:
+        own = [row for row in rows if row["set"] == name]
+        keys = sorted({key for row in own for key in row} - {"set", "fold", "seed"})
+        found[name] = {key: round(float(np.mean([row[key] for row in own if key in row])), 4) for key in keys}
+    for key in ("sims_accuracy", "sims_f1", "logistic_accuracy", "logistic_f1"):
+        values = [found[name][key] for name in sets if key in found[name]]
+        if values:
+            found[f"mean_{key}"] = round(float(np.mean(values)), 4)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--sets", default=",".join(SETS))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--preset", default="default")
+    given = parser.parse_args()
+    print(json.dumps(measure(given.sets.split(","), given.seeds, given.processes, given.preset)))
+
+
+if __name__ == "__main__":
+    main()

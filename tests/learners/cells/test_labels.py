@@ -1,0 +1,66 @@
+"""Labels from a column: which cells have one, and which columns are none."""
+
+import numpy as np
+import pytest
+
+from learners.cells.labels import read_labels
+from learners.cells.opening import open_cells
+from learners.errors import CellsRefused
+from tests.learners.cells.made_cells import made_counts, written
+
+
+@pytest.fixture
+def labelled(tmp_path):
+    def put(column):
+        cells = made_counts(len(column))
+        cells.obs["kind"] = column
+        return open_cells(written(cells, tmp_path / "a.h5ad"))
+
+    return put
+
+
+def test_classes_are_sorted_and_coded(labelled):
+    found = read_labels(labelled(["b", "a", "b", "c", "c"]), "kind")
+    assert found.classes == ("a", "b", "c")
+    assert found.codes.tolist() == [1, 0, 1, 2, 2]
+    assert found.counts.tolist() == [1, 2, 2]
+    assert found.notes == ("Classes of one cell, which can only be learned from and never tested: a.",)
+
+
+def test_missing_labels_are_refused_or_left_out(labelled):
+    cells = labelled(["b", "", "a", None, "nan", "a", "b"])
+    with pytest.raises(CellsRefused, match="3 of 7 cells have no label in 'kind' .cell1, cell3, cell4"):
+        read_labels(cells, "kind")
+    found = read_labels(cells, "kind", drop_missing=True)
+    assert found.rows.tolist() == [0, 2, 5, 6]
+    assert found.codes.tolist() == [1, 0, 0, 1]
+    assert "3 of 7" in found.notes[0]
+
+
+@pytest.mark.parametrize("kind", [int, float, str])
+def test_numbered_classes(labelled, kind):
+    assert read_labels(labelled(np.array([10, 2, 2, 10]).astype(kind)), "kind").classes == ("10", "2")
+
+
+@pytest.mark.parametrize(
+    ("column", "words"),
+    [
+        (["a"] * 5, "one class, 'a'"),
+        ([0.5, 1.25, 3.0], "fractions such as 0.5"),
+        ([f"id{i}" for i in range(40)], "40 different words for 40 cells"),
+    ],
+)
+def test_columns_that_are_no_classes(labelled, column, words):
+    with pytest.raises(CellsRefused, match=words):
+        read_labels(labelled(column), "kind")
+
+
+def test_a_column_of_genes_hints_at_a_turned_matrix(labelled, tmp_path):
+    turned = open_cells(written(made_counts(9).T.copy(), tmp_path / "t.h5ad"))
+    with pytest.raises(CellsRefused, match="'cell_type' belongs to var.*Transpose"):
+        read_labels(turned, "cell_type")
+
+
+def test_no_such_column(labelled):
+    with pytest.raises(CellsRefused, match=r"no column 'celltype'.*Did you mean 'cell_type'\?"):
+        read_labels(labelled(["a", "b"]), "celltype")

@@ -1,0 +1,225 @@
+"""Files of cells × genes: what is read is what was written, and what cannot be read is said."""
+
+import pickle
+from pathlib import Path
+
+import anndata
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse as sp
+
+from learners.cells.opening import open_cells
+from learners.errors import CellsRefused
+from tests.learners.cells.made_cells import made_counts, made_genes, written
+
+
+@pytest.fixture(params=["csr.h5ad", "dense.h5ad", "csc.h5ad", "csr.zarr", "dense.zarr", "t.csv", "t.tsv.gz"])
+def file(request, tmp_path):
+    cells = made_counts()
+    if request.param.startswith("dense"):
+        cells.X = cells.X.toarray()
+    if request.param.startswith("csc"):
+        cells.X = cells.X.tocsc()
+    return written(cells, tmp_path / request.param)
+
+
+def refused(paths, *words, **options):
+    with pytest.raises(CellsRefused) as error:
+        open_cells(paths, **options)
+    for word in words:
+        assert word in str(error.value), str(error.value)
+
+
+def test_any_rows_in_any_order_and_twice(file):
+    truth = made_counts().X.toarray()
+    cells = open_cells(file)
+    assert cells.shape == truth.shape
+    assert cells.cell_ids[3] == "cell3"
+    assert list(cells.genes) == made_genes(60)
+    for rows in ([], [5], [119, 0, 7, 7, 8, 9, 40, 0], np.arange(120), np.arange(0, 120, 7)):
+        found = cells.read(rows)
+        assert found.format == "csr"
+        assert found.dtype == np.float32
+        np.testing.assert_array_equal(found.toarray(), truth[rows])
+
+
+def test_memory_pickles_and_gene_selection_agree_with_the_file(file):
+    truth = made_counts().X.toarray()
+    cells = open_cells(file)
+    names = ["Gene50", "Gene3", "Gene4"]
+    for other in (cells.in_memory(), pickle.loads(pickle.dumps(cells))):
+        np.testing.assert_array_equal(other.read([8, 2]).toarray(), truth[[8, 2]])
+        chosen = other.select_genes(names).select_genes(names[1:])
+        assert list(chosen.genes) == list(chosen.var.index) == names[1:]
+        np.testing.assert_array_equal(chosen.read([8, 2]).toarray(), truth[[8, 2]][:, [3, 4]])
+        np.testing.assert_array_equal(chosen.in_memory().read([8, 2]).toarray(), truth[[8, 2]][:, [3, 4]])
+
+
+def test_a_file_is_pickled_by_its_place(tmp_path):
+    small = open_cells(written(made_counts(300, 60), tmp_path / "a.h5ad"))
+    large = open_cells(written(made_counts(300, 1200), tmp_path / "b.h5ad"))
+    values = large.in_memory()
+    assert len(pickle.dumps(large.parts)) < len(pickle.dumps(small.parts)) + 200
+    assert len(pickle.dumps(values.parts)) > 10 * len(pickle.dumps(large.parts))
+
+
+def test_memory_is_dense_unless_values_are_sparse(tmp_path):
+    full = made_counts()
+    full.X = full.X.toarray() + 1
+    dense = open_cells(written(full, tmp_path / "full.h5ad"))
+    assert dense.nbytes_estimate()[0] == 4 * 120 * 60
+    np.testing.assert_array_equal(dense.in_memory().dense, full.X)
+    thin = made_counts(120, 600)
+    thin.X = sp.random(120, 600, 0.02, format="csr", dtype=np.float32, random_state=0)
+    sparse = open_cells(written(thin, tmp_path / "thin.h5ad"))
+    assert sparse.nbytes_estimate()[1] == 8 * thin.X.nnz + 4 * 121
+    assert sparse.in_memory().dense is None
+    assert sparse.in_memory().is_in_memory
+
+
+def test_layers_and_raw(tmp_path):
+    cells = made_counts()
+    cells.raw = cells.copy()
+    cells.layers["doubled"] = cells.X * 2
+    cells = cells[:, :20].copy()
+    truth = cells.X.toarray()
+    file = written(cells, tmp_path / "a.h5ad")
+    np.testing.assert_array_equal(open_cells(file, layer="doubled").read([3]).toarray(), 2 * truth[[3]])
+    raw = open_cells(file, layer="raw")
+    assert raw.shape == (120, 60)
+    np.testing.assert_array_equal(raw.read([3]).toarray()[:, :20], truth[[3]])
+    refused(file, "no layer 'counts'", "X, raw, doubled", layer="counts")
+
+
+def test_several_files_share_genes_in_the_first_ones_order(tmp_path):
+    one, other = made_counts(30, 40), made_counts(50, 60, seed=1, prefix="other")
+    other = other[:, ::-1].copy()
+    files = [written(one[:, 5:].copy(), tmp_path / "a.h5ad"), written(other, tmp_path / "b.zarr")]
+    cells = open_cells(files)
+    assert cells.shape == (80, 35)
+    assert list(cells.genes) == made_genes(40)[5:]
+    assert (
+        "35 genes are in all of 2 files (a.h5ad has 0 more; b.zarr has 25 more, left out)" in cells.notes[0]
+    )
+    truth = np.vstack([one[:, cells.genes].X.toarray(), other[:, cells.genes].X.toarray()])
+    rows = [79, 29, 30, 0, 31, 30]
+    np.testing.assert_array_equal(cells.read(rows).toarray(), truth[rows])
+    np.testing.assert_array_equal(cells.in_memory().read(rows).toarray(), truth[rows])
+    assert cells.obs["source_file"].iloc[30] == str(files[1])
+    assert cells.obs["cell_type"].iloc[30] == "B"
+
+
+def test_cell_ids_become_unique_and_it_is_said(tmp_path):
+    one, other = made_counts(4), made_counts(3, seed=1)
+    files = [written(one, tmp_path / "a.h5ad"), written(other, tmp_path / "b.h5ad")]
+    cells = open_cells(files)
+    assert list(cells.cell_ids) == [f"a:cell{i}" for i in range(4)] + [f"b:cell{i}" for i in range(3)]
+    assert "name in front" in cells.notes[-1]
+    one.obs_names = ["x", "y", "x", "z"]
+    again = open_cells(written(one, tmp_path / "c.h5ad"))
+    assert list(again.cell_ids) == ["x", "y", "x-1", "z"]
+    assert "1 cell ids" in again.notes[0]
+
+
+def test_a_labels_file_is_joined_by_cell_id(tmp_path):
+    cells = made_counts(6)
+    file = written(cells, tmp_path / "a.csv.gz")
+    labels = tmp_path / "labels.csv"
+    labels.write_text("id,kind\n" + "".join(f"cell{i},k{i}\n" for i in (5, 3, 1, 0, 99)))
+    found = open_cells(file, labels_path=labels)
+    assert found.obs["kind"].tolist()[:2] == ["k0", "k1"]
+    assert found.obs["kind"].isna().tolist() == [False, False, True, False, True, False]
+    assert "names 4 of 6 cells, and 1 others" in found.notes[0]
+    labels.write_text("id,kind\nnobody,k\n")
+    refused(file, "none of its 1 cell ids", "nobody", "cell0", labels_path=labels)
+    labels.write_text("id,kind\nGene3,k\nGene4,k\n")
+    refused(file, "genes in rows", "Transpose", labels_path=labels)
+    labels.write_text("id,kind\ncell1,k\ncell1,j\n")
+    refused(file, "more than one line", "cell1", labels_path=labels)
+    labels.write_text("id\ncell1\n")
+    refused(file, "at least one column of labels", labels_path=labels)
+    refused(file, "no such file", labels_path=tmp_path / "nothing.csv")
+
+
+def test_not_a_matrix(tmp_path):
+    refused([], "No file")
+    refused(tmp_path / "nothing.h5ad", "no such file")
+    refused(tmp_path / "nothing.csv", "no such file")
+    words = tmp_path / "words.h5ad"
+    words.write_text("hello")
+    refused(words, "words.h5ad", "expected an h5ad or zarr file")
+    refused(tmp_path, "expected an h5ad or zarr file")
+    with h5py.File(tmp_path / "other.h5ad", "w") as other:
+        other["x"] = 1
+    refused(tmp_path / "other.h5ad", "no 'obs'", "holds x")
+    nothing = anndata.AnnData(obs=pd.DataFrame(index=["a"]), var=pd.DataFrame(index=["b"]))
+    refused(written(nothing, tmp_path / "n.h5ad"), "no values at all")
+    empty = made_counts()[:0].copy()
+    refused(written(empty, tmp_path / "e.h5ad"), "0 cells and 60 genes")
+
+
+def test_a_damaged_file(tmp_path):
+    cells = made_counts()
+    file = written(cells, tmp_path / "a.h5ad")
+    with h5py.File(file, "r+") as opened:
+        opened["X/indices"][50] = 60
+    with pytest.raises(CellsRefused, match="damaged"):
+        open_cells(file).read(range(120))
+    with h5py.File(file, "r+") as opened:
+        opened["X/indptr"][-1] -= 1
+    refused(file, "damaged")
+    cut = tmp_path / "cut.h5ad"
+    cut.write_bytes(file.read_bytes()[:5000])
+    refused(cut, "expected an h5ad or zarr file", "truncated")
+    torn = written(cells, tmp_path / "torn.h5ad")
+    with h5py.File(torn, "r+") as opened:
+        del opened["obs/cell_type/codes"]
+    refused(torn, "'obs' cannot be read")
+
+
+def test_gene_names_twice_and_genes_in_rows(tmp_path):
+    cells = made_counts()
+    cells.var_names = ["A", "A", "B", "B", *made_genes(56)]
+    refused(written(cells, tmp_path / "a.h5ad"), "2 gene names", "A, B")
+    turned = made_counts(6)
+    turned.obs_names = [f"ACGTACGTACGT{base}-1" for base in "ACGTAC"[:4]] + [
+        "TTTTTTTTTTTTT-1",
+        "CCCCCCCCCCCCC-1",
+    ]
+    refused(written(turned.T.copy(), tmp_path / "t.h5ad"), "Transpose")
+    assert open_cells(written(turned, tmp_path / "r.h5ad")).shape == (6, 60)
+
+
+def test_files_without_a_common_gene(tmp_path):
+    one, other = made_counts(5), made_counts(5)
+    other.var_names = [f"ENSG{i}" for i in range(60)]
+    files = [written(one, tmp_path / "a.h5ad"), written(other, tmp_path / "b.h5ad")]
+    refused(files, "no gene in common", "Gene0", "ENSG0")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("id,A,label\nc1,1,T\nc2,2,B\n", ["words in 1 columns", "'label'"]),
+        ("id,A,\nc1,1,2\nc2,2,2\n", ["'Unnamed: 2'", "no name"]),
+        ("id,A,n\nc1,1,0\nc2,2,1\nc3,0,2\n", ["'n'", "counts the lines"]),
+        ("id;A;B\nc1;1;2\n", ["expected a table", "','"]),
+        ("id,A,B\n", ["0 lines"]),
+        ("", ["cannot be read as a table"]),
+    ],
+)
+def test_text_that_is_no_matrix(tmp_path, text, words):
+    file = tmp_path / "a.csv"
+    file.write_text(text)
+    refused(file, "a.csv", *words)
+
+
+def test_real_files_are_read_as_anndata_reads_them(shared_data):
+    files = sorted(Path(shared_data, "sims").glob("*.h5ad"))
+    assert files
+    for file in files:
+        truth = anndata.read_h5ad(file).X
+        rows = np.random.default_rng(0).integers(0, truth.shape[0], 300)
+        assert (open_cells(file).read(rows) != truth[rows]).nnz == 0
