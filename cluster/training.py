@@ -197,7 +197,8 @@ def train(
     from cluster.training_loggers import open_loggers
 
     folder = Path(folder).absolute()
-    files = CheckpointFiles(f"{storage.rstrip('/')}/{CHECKPOINTS}" if storage else folder / CHECKPOINTS)
+    place = storage if storage and "://" in storage else str(Path(storage or folder).absolute())
+    files = CheckpointFiles(f"{place.rstrip('/')}/{CHECKPOINTS}")
     files.sweep()
     found = files.last(training.fingerprint)
     if found is None or not (found.state.stopped or found.state.epochs >= max_epochs):

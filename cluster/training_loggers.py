@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from cluster.errors import ClusterError
 from cluster.training import Row
 
 TENSORBOARD = "tensorboard"
+_PROJECT = "neurofleet"
 
 
 class MetricLogger(Protocol):
@@ -45,6 +47,7 @@ def open_loggers(
     ClusterError
         If one is unknown, or its package is not installed.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     loggers = {name: _open(name, folder) for name in names}
     if TENSORBOARD in loggers:
         for row in history:
@@ -92,23 +95,35 @@ class _TensorBoard:
         self._writer.close()
 
 
-def _wandb(folder: Path) -> MetricLogger:
-    from lightning.pytorch.loggers import WandbLogger
+class _Wandb:
+    """A run of Weights & Biases, the same one when the training goes on."""
 
-    # One run for one folder, also when it is resumed.
-    run = hashlib.sha256(str(folder).encode()).hexdigest()[:16]
-    settings: dict[str, Any] = {"resume": "allow"}
-    return WandbLogger(name=folder.name, project="neurofleet", save_dir=folder, id=run, **settings)
+    def __init__(self, folder: Path) -> None:
+        import wandb
+
+        run_id = hashlib.sha256(str(folder).encode()).hexdigest()[:16]
+        self._run = wandb.init(
+            project=_PROJECT, name=folder.name, id=run_id, resume="allow", dir=folder, reinit="create_new"
+        )
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
+        self._run.log(dict(metrics), step=step)
+
+    def finalize(self, status: str) -> None:
+        self._run.finish(exit_code=0 if status == "success" else 1)
 
 
 def _mlflow(folder: Path) -> MetricLogger:
     from lightning.pytorch.loggers import MLFlowLogger
 
-    return MLFlowLogger(experiment_name="neurofleet", run_name=folder.name)
+    place = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder / 'mlflow.db'}"
+    logger = MLFlowLogger(experiment_name=_PROJECT, run_name=folder.name, tracking_uri=place)
+    _ = logger.experiment  # connects now, and not after the first epoch
+    return logger
 
 
 _MAKERS: dict[str, Callable[[Path], MetricLogger]] = {
     TENSORBOARD: _TensorBoard,
-    "wandb": _wandb,
+    "wandb": _Wandb,
     "mlflow": _mlflow,
 }

@@ -133,6 +133,8 @@ def _quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", PossibleUserWarning)
         warnings.filterwarnings("ignore", r".*treespec, LeafSpec.*")  # a matter between Lightning and torch
+        # Of loaders with a length, which these have on purpose, and of loaders that are empty, likewise.
+        warnings.filterwarnings("ignore", module=r"lightning\.pytorch\.utilities\.data")
         for logger in loggers:
             logger.setLevel(logging.ERROR)
         try:

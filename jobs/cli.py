@@ -77,7 +77,7 @@ def results(
         bool, typer.Option("--compact", help="Merge the generation files of finished cells, verified.")
     ] = False,
 ) -> None:
-    """Summarise a run cell by cell, query its tables with SQL, or compact its files."""
+    """Summarise a run cell by cell or a training by its scores, query tables with SQL, or compact files."""
     from jobs.results.summary import results_command
 
     if compact:
@@ -90,7 +90,7 @@ def results(
 
 @app.command()
 def report(out: RunFolder) -> None:
-    """Write OUT/report.html: one self-contained page with the pictures of a run."""
+    """Write OUT/report.html: one self-contained page with the pictures of a run or a training."""
     from jobs.report import write_report
 
     typer.echo(write_report(out, tell=lambda text: typer.echo(text, err=True)))
@@ -107,6 +107,126 @@ def demo(
     from jobs.demo import run_demo
 
     run_demo(Path(out), cpus=cpus)
+
+
+Model = Annotated[
+    Path, typer.Argument(metavar="MODEL", help="The folder of a trained model.", show_default=False)
+]
+Query = Annotated[
+    list[str],
+    typer.Argument(metavar="QUERY...", help="Cells: h5ad, zarr, csv or tsv (also .gz).", show_default=False),
+]
+Layer = Annotated[str, typer.Option(help="Which values: X, raw, or the name of a layer.")]
+TargetSum = Annotated[
+    float | None,
+    typer.Option(min=0.0, help="Counts per cell that log values were scaled to, where it cannot be seen."),
+]
+MostMissing = Annotated[
+    float, typer.Option(min=0.0, max=1.0, help="Refuse a query that lacks a larger share of the model.")
+]
+UnknownBelow = Annotated[
+    float | None,
+    typer.Option(min=0.0, max=1.0, help="A cell is unknown when its largest probability is below this."),
+]
+Coverage = Annotated[
+    float | None,
+    typer.Option(help="Choose this limit so that such a share of the model's validation cells has a label."),
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files of these names.")]
+
+
+@app.command()
+def predict(
+    model: Model,
+    query: Query,
+    out: Annotated[Path, typer.Option(help="The table, one row a cell.")] = Path("predictions.parquet"),
+    top: Annotated[int, typer.Option(min=1, help="Likeliest classes of each cell in the table.")] = 3,
+    probabilities: Annotated[
+        bool, typer.Option("--probabilities", help="Probabilities of all classes too.")
+    ] = False,
+    csv: Annotated[bool, typer.Option("--csv", help="The table as CSV too.")] = False,
+    write_h5ad: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A copy of the query with predictions in obs.")
+    ] = None,
+    unknown_below: UnknownBelow = None,
+    coverage: Coverage = None,
+    layer: Layer = "X",
+    target_sum: TargetSum = None,
+    close_missing: Annotated[
+        bool, typer.Option("--close-missing", help="Masks may not choose genes that the query lacks.")
+    ] = False,
+    most_missing: MostMissing = 0.8,
+    address: Annotated[
+        str | None, typer.Option(help="Predict on a running Ray cluster (auto or HOST:PORT).")
+    ] = None,
+    workers: Annotated[
+        int, typer.Option(min=0, help="Processes of this machine that predict; 0 is this one.")
+    ] = 0,
+    overwrite: Overwrite = False,
+) -> None:
+    """Predict the class of each cell by a trained model."""
+    from jobs.predict.command import Wanted, predict_command
+    from jobs.predict.work import Reading
+
+    predict_command(
+        model,
+        Reading(tuple(query), layer, target_sum, most_missing, close_missing),
+        Wanted(out, top, probabilities, csv, write_h5ad, unknown_below, coverage, overwrite),
+        address=address,
+        workers=workers,
+    )
+
+
+@app.command()
+def relabel(
+    predictions: Annotated[
+        Path, typer.Argument(metavar="PREDICTIONS", help="What predict wrote.", show_default=False)
+    ],
+    unknown_below: UnknownBelow = None,
+    coverage: Coverage = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Another table; without it this one is changed.", show_default=False)
+    ] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Set another limit for unknown cells in predictions that are there, without the model."""
+    from jobs.predict.relabel import relabel_command
+
+    relabel_command(predictions, unknown_below, coverage, out, overwrite)
+
+
+@app.command()
+def explain(
+    model: Model,
+    query: Query,
+    out: Annotated[Path, typer.Option(help="A folder for tables, pictures and explain.html.")] = Path(
+        "explain"
+    ),
+    weighting: Annotated[
+        str, typer.Option(help="How steps' masks are added up: by their decision, or uniform.")
+    ] = "decision",
+    cells: Annotated[
+        str, typer.Option(metavar="ID,ID", help="Explain these cells one by one too.", show_default=False)
+    ] = "",
+    cells_file: Annotated[
+        Path | None, typer.Option(help="The same from a file, one id a line.", show_default=False)
+    ] = None,
+    top: Annotated[int, typer.Option(min=1, help="Genes of each list.")] = 20,
+    layer: Layer = "X",
+    target_sum: TargetSum = None,
+    most_missing: MostMissing = 0.8,
+    overwrite: Overwrite = False,
+) -> None:
+    """Say which genes speak for each class, and how far members of the model agree."""
+    from jobs.explain.command import Wanted, explain_command
+    from jobs.predict.work import Reading
+
+    ids = tuple(name.strip() for name in cells.split(",") if name.strip())
+    explain_command(
+        model,
+        Reading(tuple(query), layer, target_sum, most_missing),
+        Wanted(out, weighting, ids, cells_file, top, overwrite),
+    )
 
 
 app.add_typer(deploy_app)

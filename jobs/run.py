@@ -1,13 +1,10 @@
 """``neurofleet run``: from a job file to a finished run folder, whatever the kind of job."""
 
-import signal
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
+from jobs.interruption import interruptible
 from jobs.results_place import results_place
 from jobs.spec import load_job
 
@@ -32,7 +29,7 @@ def run_job(job: Path, out: str | None, *, address: str | None = None, cpus: int
     spec = load_job(job)
     folder = job.resolve().parent
     place = results_place(out, spec, folder)
-    with _sigterm_as_interrupt():
+    with interruptible():
         runner(spec.kind)(spec, folder, place, address, cpus)
     return place
 
@@ -43,23 +40,10 @@ def runner(kind: str) -> Callable[[Any, Path, str, str | None, int | None], obje
         from jobs.fit.run import run_fit
 
         return run_fit
-    from jobs.train.run import run_train
+    if kind == "train":
+        from jobs.train.run import run_train
 
-    return run_train
+        return run_train
+    from jobs.sweep.run import run_sweep
 
-
-@contextmanager
-def _sigterm_as_interrupt() -> Iterator[None]:
-    """Let SIGTERM, with which job systems end a process, do what Ctrl-C does."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    return run_sweep

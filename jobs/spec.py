@@ -16,6 +16,7 @@ Positive = Annotated[float, Field(gt=0)]
 KINDS = {
     "fit": "jobs.fit.spec:FitSpec",
     "train": "jobs.train.spec:TrainSpec",
+    "sweep": "jobs.sweep.spec:SweepSpec",
 }
 """The kinds of jobs, and where their keys are declared."""
 

@@ -24,7 +24,13 @@ def print_status(out: str, as_json: bool = False, console: Console | None = None
         When `out` holds no run, or one that has not begun its fits.
     """
     from cluster.store import RunStore
+    from jobs.train.folder import is_training
 
+    if is_training(out):
+        from jobs.train.status import print_training_status
+
+        print_training_status(out, as_json, console or Console())
+        return
     store = RunStore(out)
     text = store.read_text(STATUS)
     if text is None:

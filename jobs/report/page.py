@@ -17,6 +17,7 @@ h1 { font-size: 1.7rem; margin: 0 0 .25rem; } h2 { font-size: 1.35rem; margin: 2
 h3 { font-size: 1.05rem; margin: 1.8rem 0 .3rem; } p { margin: .4rem 0; max-width: 50rem; }
 a { color: var(--link); } .quiet { color: color-mix(in srgb, var(--ink) 65%, transparent); }
 .note { background: var(--panel); border-left: 4px solid #d9540f; padding: .5rem .8rem; margin: .8rem 0; }
+.alarm { background: #c01c28; color: #fff; font-weight: 600; padding: .7rem .9rem; margin: .8rem 0; }
 section.cell { border-top: 1px solid var(--faint); margin-top: 2.5rem; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; margin: .6rem 0; font-variant-numeric: tabular-nums; font-size: .92em; }

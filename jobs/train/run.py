@@ -4,7 +4,9 @@ import hashlib
 import json
 import os
 import time
-from dataclasses import replace
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,16 +18,40 @@ from jobs.train.spec import TrainSpec
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from jobs.train.trainings import Trainings
+
 TRAININGS = "trainings"
 
 
+@dataclass(frozen=True)
+class Opened:
+    """A training job whose input is read and whose folder is taken."""
+
+    spec: TrainSpec
+    inputs: Inputs
+    notes: list[str]
+    out: Path
+    console: "Console"
+
+
 def run_train(spec: TrainSpec, folder: Path, out: str, address: str | None, cpus: int | None) -> None:
-    """Train a model with everything kept in `out`, or go on with it there.
+    """Train a model with everything kept in `out`, or go on with it there; raises as `carry_out` does.
 
     Parameters
     ----------
     folder : Path
         Of the job file.
+    """
+    carry_out(spec, folder, out, lambda run: train_model(run, address, cpus))
+
+
+def carry_out(spec: TrainSpec, folder: Path, out: str, work: Callable[[Opened], None]) -> None:
+    """Read and check a job's input, take its folder, and do its work.
+
+    Parameters
+    ----------
+    work : callable
+        Leaves a model in the folder; not called where one is there already.
 
     Raises
     ------
@@ -61,7 +87,7 @@ def run_train(spec: TrainSpec, folder: Path, out: str, address: str | None, cpus
             console.print(f"{spec.name}: finished already. The model is in {out}", soft_wrap=True)
             return
         try:
-            _train(spec, inputs, notes, Path(out), address, cpus, console)
+            work(Opened(spec, inputs, notes, Path(out), console))
         except KeyboardInterrupt:
             store.append_event("interrupted")
             raise Interrupted(
@@ -72,27 +98,23 @@ def run_train(spec: TrainSpec, folder: Path, out: str, address: str | None, cpus
     console.print(f"{spec.name}: done after {duration(spent)}. The model is in {out}", soft_wrap=True)
 
 
-def _train(
-    spec: TrainSpec,
-    inputs: Inputs,
-    notes: list[str],
-    out: Path,
-    address: str | None,
-    cpus: int | None,
-    console: "Console",
-) -> None:
+def train_model(run: Opened, address: str | None, cpus: int | None) -> None:
+    """Train, score and write the model of a job, on workers of a cluster where the job asks for them."""
     from cluster.session import connect
     from jobs.train.trainings import Trainings
 
+    spec = run.spec
     workers = spec.workers if spec.workers is not None else (1 if address else 0)
     trainings = Trainings(
-        spec, (out / TRAININGS).absolute(), inputs.sources, workers, epochs_in_all(spec, inputs), console
+        spec,
+        (run.out / TRAININGS).absolute(),
+        run.inputs.sources,
+        workers,
+        epochs_in_all(spec, run.inputs),
+        run.console,
     )
-    if workers == 0:
-        _fit_and_write(spec, inputs, notes, out, trainings, console)
-        return
-    with connect(address, None if address else cpus):
-        _fit_and_write(spec, inputs, notes, out, trainings, console)
+    with connect(address, None if address else cpus) if workers else nullcontext():
+        _fit_and_write(run, trainings)
 
 
 def epochs_in_all(spec: TrainSpec, inputs: Inputs) -> int:
@@ -110,22 +132,20 @@ def epochs_in_all(spec: TrainSpec, inputs: Inputs) -> int:
     return each
 
 
-def _fit_and_write(
-    spec: TrainSpec, inputs: Inputs, notes: list[str], out: Path, trainings: Any, console: "Console"
-) -> None:
+def _fit_and_write(run: Opened, trainings: "Trainings") -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     from jobs.provenance import versions
     from jobs.train.report import write_training_report
-    from learners.sims.evaluation import cross_validate, facts, score_split
+    from jobs.train.scores_table import print_scores
+    from learners.sims.evaluation import cross_validate, facts, query_facts, score_split
     from learners.sims.fit import fit
     from learners.split_files import write_splits
     from learners.splits import fingerprint
 
+    spec, inputs, notes, out, console = run.spec, run.inputs, run.notes, run.out, run.console
     write_splits(out / "split.parquet", inputs.splits)
-    told = json.dumps(spec.identity(), sort_keys=True) + fingerprint(inputs.splits)
-    run = hashlib.sha256(told.encode()).hexdigest()
     reference, settings, seed = inputs.reference, spec.chosen, spec.seed
     fitted = fit(reference, inputs.final, settings, trainings, seed)
     if len(inputs.splits) > 1:
@@ -134,58 +154,45 @@ def _fit_and_write(
         console.print("Scoring, with baselines under the same split …")
         tested = [score_split(fitted, reference, inputs.final, settings, trainings, seed, spec.baselines)]
     n_cells, n_genes = reference.cells.shape
-    described: dict[str, Any] = facts(tested, reference) | {
-        "name": spec.name,
-        "preset": spec.preset,
-        "seed": spec.seed,
-        "notes": [*notes, *(note for note in fitted.notes if note not in notes)],
-        "data": {
-            "files": [Path(path).name for path in inputs.sources["paths"]],
-            "sha256": json.loads((out / "provenance.json").read_text())["inputs"],
-            "n_cells": n_cells,
-            "n_genes": n_genes,
-            "n_genes_seen": len(fitted.model.inputs.columns),
-            "label": spec.label,
-            "cells_of_class": dict(zip(inputs.labels.classes, inputs.labels.counts.tolist(), strict=True)),
-            "normalisation": str(reference.normalisation),
-        },
-        "split": {"fingerprint": fingerprint(inputs.splits), "cells": _role_counts(inputs)},
-        "versions": versions(),
-    }
+    described: dict[str, Any] = (
+        facts(tested, reference)
+        | query_facts(fitted, reference, inputs.final, seed)
+        | {
+            "name": spec.name,
+            "preset": spec.preset,
+            "seed": spec.seed,
+            "notes": [*notes, *(note for note in fitted.notes if note not in notes)],
+            "data": {
+                "files": [Path(path).name for path in inputs.sources["paths"]],
+                "sha256": json.loads((out / "provenance.json").read_text())["inputs"],
+                "n_cells": n_cells,
+                "n_genes": n_genes,
+                "n_genes_seen": len(fitted.model.inputs.columns),
+                "label": spec.label,
+                "cells_of_class": dict(
+                    zip(inputs.labels.classes, inputs.labels.counts.tolist(), strict=True)
+                ),
+                "normalisation": str(reference.normalisation),
+            },
+            "split": {"fingerprint": fingerprint(inputs.splits), "cells": _role_counts(inputs)},
+            "versions": versions(),
+        }
+    )
     table = pa.Table.from_pylist(trainings.history)
     pq.write_table(table, out / "history.parquet")
     model = replace(fitted.model, facts=described)
     write_training_report(out, model, table)
-    model.save(out, run=run)
-    _print_scores(described, console)
+    model.save(out, run=_fingerprint(spec, inputs))
+    print_scores(described, console)
+
+
+def _fingerprint(spec: TrainSpec, inputs: Inputs) -> str:
+    from learners.splits import fingerprint
+
+    told = json.dumps(spec.identity(), sort_keys=True) + fingerprint(inputs.splits)
+    return hashlib.sha256(told.encode()).hexdigest()
 
 
 def _role_counts(inputs: Inputs) -> list[dict[str, int]]:
     roles = ("train", "validation", "test")
     return [{role: len(split.rows(role)) for role in roles} for split in inputs.splits]
-
-
-def _print_scores(described: dict[str, Any], console: "Console") -> None:
-    from rich.table import Table
-
-    table = Table(title=f"Scores on {described['role']} cells")
-    table.add_column("")
-    for name in ("accuracy", "95 % interval", "macro-F1"):
-        table.add_column(name, justify="right")
-    for name, scores in described["scores"].items():
-        interval = f"{scores['accuracy_low']:.3f} – {scores['accuracy_high']:.3f}"
-        label = name if name == "sims" else f"  its {name} alone"
-        table.add_row(label, f"{scores['accuracy']:.3f}", interval, f"{scores['macro_f1']:.3f}")
-    for name, baseline in described["baselines"].items():
-        if "accuracy" in baseline:
-            table.add_row(name, f"{baseline['accuracy']:.3f}", "", f"{baseline['macro_f1']:.3f}")
-    control = described["control"]
-    if control is not None:
-        table.add_row("shuffled labels", f"{control['accuracy']:.3f}", f"≤ {control['limit']:.3f}", "")
-    console.print(table)
-    if control is not None and not control["valid"]:
-        console.print(
-            "INVALID: a model of shuffled labels does better than chance. Labels leak into the cells' values;"
-            " no score of this run can be trusted.",
-            style="red",
-        )

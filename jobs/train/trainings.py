@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from jobs.interruption import raise_if_asked
 from jobs.progress import duration
 from jobs.train.spec import TrainSpec
 
@@ -78,6 +79,7 @@ class Trainings:
         return trained.weights()
 
     def _tell(self, name: str, epochs: int, row: Mapping[str, Any]) -> None:
+        raise_if_asked()
         self._done += 1
         self._seconds += row["seconds"]
         now = time.monotonic()

@@ -18,12 +18,14 @@ from learners.calibration import (
 )
 from learners.scores import Scores, score
 from learners.shuffle_control import ShuffleControl, shuffle_control
+from learners.sims.explain import mean_attention
 from learners.sims.fit import Fitted, Reference, Train, fit, shuffled_scores
 from learners.sims.model import blocks_of
 from learners.sims.settings import Settings
 from learners.splits import Split
 
 BASELINE_CELLS = 20_000
+FACT_CELLS = 2_000
 
 
 @dataclass(frozen=True)
@@ -161,6 +163,25 @@ def facts(tested: Sequence[Tested], reference: Reference) -> dict[str, Any]:
             for each in tested
         ]
     return found
+
+
+def query_facts(fitted: Fitted, reference: Reference, split: Split, seed: int = 1) -> dict[str, list[float]]:
+    """Return what judges a query later on, without the reference.
+
+    ``validation_top_probability``: at most 2,000 of these, for a threshold by coverage;
+    ``gene_importance``: each gene's share of the networks' attention, over at most 2,000 training cells.
+    """
+    top = fitted.validation_top_probability
+    if len(top) > FACT_CELLS:
+        top = np.quantile(top, np.linspace(0, 1, FACT_CELLS))
+    rows = _sample(split.rows("train"), FACT_CELLS, seed)
+    importance = np.zeros(len(fitted.model.genes))
+    columns = fitted.model.inputs.columns
+    importance[columns] = mean_attention(fitted.model.networks, reference.values(rows)[:, columns])
+    return {
+        "validation_top_probability": np.round(top, 6).tolist(),
+        "gene_importance": np.round(importance, 8).tolist(),
+    }
 
 
 def _pooled_baselines(folds: Sequence[dict[str, Baseline]]) -> dict[str, Any]:

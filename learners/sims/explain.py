@@ -20,7 +20,8 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
-from learners.sims.model import SimsModel
+from learners.sims.model import SimsModel, blocks_of
+from learners.sims.network import Networks
 from learners.sims.tabnet import Step
 
 TOP_GENES = 20
@@ -45,6 +46,10 @@ class Explanation:
         Mean over all cells.
     n_cells : array of int, shape (classes,)
         Cells predicted as each class.
+    value : array, shape (classes, genes)
+        Mean log-normalised value. A gene can speak for a class by being low.
+    global_value : array, shape (genes,)
+        Mean over all cells.
     """
 
     attention: np.ndarray
@@ -53,6 +58,8 @@ class Explanation:
     linear_share: float
     global_attention: np.ndarray
     n_cells: np.ndarray
+    value: np.ndarray
+    global_value: np.ndarray
 
     def dispersion(self) -> np.ndarray:
         """Return the attention of a class over that of all cells, (classes, genes); 0 where both are 0.
@@ -79,15 +86,31 @@ class Explanation:
         found = np.full(classes, np.nan)
         for number in range(classes):
             if members > 1 and self.n_cells[number]:
-                tops = [top_genes(by_member[member, number]) for member in range(members)]
-                found[number] = np.mean([len(a & b) / len(a | b) for a, b in combinations(tops, 2)])
+                found[number] = mean_overlap(by_member[:, number])
         return found
+
+    def global_contribution(self) -> np.ndarray:
+        """Return the members' mean contribution over all cells, each for its class, (members, genes)."""
+        share = self.n_cells / max(self.n_cells.sum(), 1)
+        return np.einsum("k,mkg->mg", share, self.contribution)
 
 
 def top_genes(weights: np.ndarray, number: int = TOP_GENES) -> set[int]:
     """Return the genes of largest weight, fewer where fewer have any."""
     order = np.argsort(-weights, kind="stable")[:number]
     return {int(gene) for gene in order if weights[gene] > 0}
+
+
+def mean_overlap(by_member: np.ndarray) -> float:
+    """Return the mean Jaccard index of the members' top genes, over pairs; NaN for one member.
+
+    Parameters
+    ----------
+    by_member : array, shape (members, genes)
+    """
+    tops = [top_genes(weights) for weights in by_member]
+    shares = [len(a & b) / len(a | b) if a | b else 0.0 for a, b in combinations(tops, 2)]
+    return float(np.mean(shares)) if shares else float("nan")
 
 
 def explain(model: SimsModel, blocks: Iterable[sp.csr_matrix], weighting: str = "decision") -> Explanation:
@@ -105,6 +128,7 @@ def explain(model: SimsModel, blocks: Iterable[sp.csr_matrix], weighting: str = 
     attention = np.zeros((members, classes, genes))
     contribution = np.zeros((members, classes, genes))
     linear = np.zeros((classes, genes))
+    value = np.zeros((classes, genes))
     n_cells = np.zeros(classes, dtype=np.int64)
     for values in blocks:
         predicted = model.log_probabilities(values).argmax(1)
@@ -113,15 +137,39 @@ def explain(model: SimsModel, blocks: Iterable[sp.csr_matrix], weighting: str = 
             (np.ones(len(predicted)), (predicted, np.arange(len(predicted)))), (classes, len(predicted))
         )
         looked, spoke = cell_explanations(model, values, predicted, weighting)
-        linear += onto @ _linear_contribution(model, values, predicted)
+        linear += onto @ linear_contribution(model, values, predicted)
+        value += (onto @ values).toarray()
         for member in range(members):
             attention[member][:, model.inputs.columns] += onto @ looked[member]
             contribution[member][:, model.inputs.columns] += onto @ spoke[member]
     share = np.maximum(n_cells, 1)[:, None]
-    whole = attention.sum(1) / max(n_cells.sum(), 1)
+    n_all = max(n_cells.sum(), 1)
     return Explanation(
-        attention / share, contribution / share, linear / share, model.linear_share, whole, n_cells
+        attention / share,
+        contribution / share,
+        linear / share,
+        model.linear_share,
+        attention.sum(1) / n_all,
+        n_cells,
+        value / share,
+        value.sum(0) / n_all,
     )
+
+
+def mean_attention(networks: Networks, values: sp.csr_matrix) -> np.ndarray:
+    """Return the attention of all members, mean over cells, (genes used,).
+
+    Parameters
+    ----------
+    values : csr_matrix, shape (cells, genes used)
+    """
+    total = np.zeros(values.shape[1])
+    for block in blocks_of(*values.shape):
+        seen = networks.look(torch.from_numpy(values[block].toarray()))
+        with torch.no_grad():
+            for member in networks.members:
+                total += _attention(member(seen)[1], "decision").sum(0).double().numpy()
+    return total / (values.shape[0] * len(networks.members))
 
 
 def cell_explanations(
@@ -155,7 +203,8 @@ def _attention(steps: list[Step], weighting: str) -> Tensor:
     return whole / whole.sum(1, keepdim=True).clamp(min=torch.finfo(whole.dtype).tiny)
 
 
-def _linear_contribution(model: SimsModel, values: sp.csr_matrix, predicted: np.ndarray) -> np.ndarray:
+def linear_contribution(model: SimsModel, values: sp.csr_matrix, predicted: np.ndarray) -> np.ndarray:
+    """Return the contribution of the linear model for each cell, (cells, genes); 0 where there is none."""
     if model.linear is None:
         return np.zeros(values.shape)
     centred = model.linear.weights - model.linear.weights.mean(1, keepdims=True)

@@ -15,7 +15,7 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
-from learners.calibration import UNCALIBRATED, fit_temperature
+from learners.calibration import UNCALIBRATED, calibrated_probabilities, fit_temperature
 from learners.cells.labels import Labels
 from learners.cells.matrix import CellMatrix
 from learners.cells.normalisation import Normalisation
@@ -26,7 +26,8 @@ from learners.scores import Scores, score
 from learners.shuffle_control import shuffled_labels
 from learners.sims.model import SimsModel, blocks_of
 from learners.sims.module import SimsModule, set_exact_statistics
-from learners.sims.network import inputs_from
+from learners.sims.network import Networks, inputs_from
+from learners.sims.pretraining import encoder_state
 from learners.sims.settings import Settings
 from learners.sims.task import Task
 from learners.splits import Split
@@ -96,12 +97,15 @@ class Fitted:
     model : SimsModel
     validated : SimsModel
         The model that saw no validation cell; the same as `model` where that was not trained again.
+    validation_top_probability : array, shape (validation cells,)
+        Calibrated probability of the class that `validated` predicts, ascending.
     notes : tuple of str
         What a reader of the scores should know.
     """
 
     model: SimsModel
     validated: SimsModel
+    validation_top_probability: np.ndarray
     notes: tuple[str, ...]
 
 
@@ -128,21 +132,21 @@ def fit(reference: Reference, split: Split, settings: Settings, train: Train, se
     train_rows, validation_rows = split.rows("train"), split.rows("validation")
     notes = list(split.notes)
     first = _model(reference, train_rows, validation_rows, settings, train, "model", seed)
-    calibration = UNCALIBRATED
+    calibration, top = UNCALIBRATED, np.empty(0)
     if len(validation_rows):
-        calibration = fit_temperature(
-            predict_log(first, reference, validation_rows), reference.labels[validation_rows]
-        )
+        found = predict_log(first, reference, validation_rows)
+        calibration = fit_temperature(found, reference.labels[validation_rows])
+        top = np.sort(calibrated_probabilities(found, calibration.temperature).max(1))
     first = replace(first, calibration=calibration)
     if first.linear is None and settings.linear_share:
         notes.append("The reference is too large for a linear model beside the networks; they stand alone.")
     if not is_trained_again(split, settings):
-        return Fitted(first, first, tuple(notes))
+        return Fitted(first, first, top, tuple(notes))
     everything = np.concatenate([train_rows, validation_rows])
     none = np.array([], dtype=np.int64)
     again = _model(reference, everything, none, settings, train, "model-on-all", seed)
     notes.append("Trained again on training and validation cells together, after calibration.")
-    return Fitted(replace(again, calibration=calibration), first, tuple(notes))
+    return Fitted(replace(again, calibration=calibration), first, top, tuple(notes))
 
 
 def is_trained_again(split: Split, settings: Settings) -> bool:
@@ -183,6 +187,22 @@ def shuffled_scores(
     return score(labels[rows], predict_log(model, shuffled, rows).argmax(1), reference.classes)
 
 
+def trained_networks(task: Task, weights: Mapping[str, torch.Tensor], seed: int) -> Networks:
+    """Return the networks to be kept after a training, with the statistics that they are to be used with.
+
+    Parameters
+    ----------
+    weights : mapping
+        The state of the task's module after training.
+    """
+    module = task.classifier()
+    module.load_state_dict(dict(weights))
+    if task.settings.exact_statistics:
+        chosen = np.random.default_rng(seed).permutation(task.train_rows)[:STATISTICS_CELLS]
+        _set_statistics(module, task, np.sort(chosen))
+    return module.best.eval()
+
+
 def _model(
     reference: Reference,
     train_rows: np.ndarray,
@@ -193,13 +213,13 @@ def _model(
     seed: int,
 ) -> SimsModel:
     task = reference.task(train_rows, validation_rows, settings)
-    module = task.module()
-    module.load_state_dict(dict(train(task, name, seed)))
-    if settings.exact_statistics:
-        chosen = np.random.default_rng(seed).permutation(task.train_rows)[:STATISTICS_CELLS]
-        _set_statistics(module, task, np.sort(chosen))
+    if settings.pretrain_epochs:
+        unlabelled = np.flatnonzero(reference.labels < 0)
+        shown = np.union1d(task.train_rows, unlabelled)
+        learnt = train(replace(task, train_rows=shown, is_pretraining=True), f"{name}-pretraining", seed)
+        task = replace(task, start=encoder_state(learnt))
     return SimsModel(
-        module.best.eval(),
+        trained_networks(task, train(task, name, seed), seed),
         _linear(reference, task.train_rows, settings, seed),
         task.inputs,
         tuple(map(str, reference.cells.genes)),

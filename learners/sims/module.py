@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from copy import deepcopy
 from typing import Any
 
@@ -12,6 +13,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
 from learners.cells.stream import CellBatch
 from learners.sims.network import Inputs, Networks, mean_log_probabilities
+from learners.sims.pretraining import start_from
 from learners.sims.settings import Settings
 from learners.sims.tabnet import mask_entropy
 
@@ -33,6 +35,8 @@ class SimsModule(pl.LightningModule):
     class_weights : Tensor, shape (classes,)
         Weights of the cross-entropy, from the training cells.
     settings : Settings
+    start : mapping, optional
+        Pretrained encoders.
 
     References
     ----------
@@ -42,11 +46,19 @@ class SimsModule(pl.LightningModule):
     class_weights: Tensor
     n_averaged: Tensor
 
-    def __init__(self, inputs: Inputs, class_weights: Tensor, settings: Settings) -> None:
+    def __init__(
+        self,
+        inputs: Inputs,
+        class_weights: Tensor,
+        settings: Settings,
+        start: Mapping[str, Tensor] | None = None,
+    ) -> None:
         super().__init__()
         self.settings = settings
         n_classes = len(class_weights)
         self.networks = Networks(inputs, n_classes, settings)
+        if start is not None:
+            start_from(self.networks, start)
         self.averaged = deepcopy(self.networks).requires_grad_(False) if settings.average_decay else None
         self.register_buffer("n_averaged", torch.tensor(0))
         self.register_buffer("class_weights", class_weights.float())

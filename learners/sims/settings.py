@@ -56,7 +56,6 @@ class Settings(BaseModel):
     most_per_class: int | None = Field(None, ge=1)
     patience: int | None = Field(None, ge=1)
     pretrain_epochs: int = Field(0, ge=0)
-    compile: bool = False
 
     @model_validator(mode="after")
     def _layers(self) -> Settings:

@@ -14,6 +14,8 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 from safetensors.numpy import load_file, save_file
+from safetensors.torch import load_file as load_tensors
+from safetensors.torch import save_file as save_tensors
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -24,11 +26,13 @@ from learners.cells.sources import MemorySource
 from learners.cells.stream import CellBatch, CellStream, stream
 from learners.sims.module import SimsModule
 from learners.sims.network import Inputs
+from learners.sims.pretraining import Pretraining
 from learners.sims.settings import Settings
 
 IN_MEMORY_BYTES = 2**30
 """Training cells that take less than this are normalised once and kept in memory."""
 
+START = "start.safetensors"
 _VALIDATION_BATCH = 1024
 
 
@@ -47,6 +51,10 @@ class Task:
     train_rows, validation_rows : array of int
     inputs : Inputs
     settings : Settings
+    is_pretraining : bool
+        Whether networks learn to fill in genes instead of classes.
+    start : mapping, optional
+        Encoders to start from, see `learners.sims.pretraining.encoder_state`.
     """
 
     cells: CellMatrix
@@ -57,16 +65,25 @@ class Task:
     validation_rows: np.ndarray
     inputs: Inputs
     settings: Settings
+    is_pretraining: bool = False
+    start: Mapping[str, Tensor] | None = None
 
-    def module(self) -> SimsModule:
-        """Return the networks to be trained."""
+    def module(self) -> SimsModule | Pretraining:
+        """Return what is trained."""
+        return Pretraining(self.inputs, self.settings) if self.is_pretraining else self.classifier()
+
+    def classifier(self) -> SimsModule:
+        """Return the networks that learn classes, before training."""
         counts = np.bincount(self.labels[self.train_rows], minlength=self.n_classes)
         weights = np.ones(self.n_classes)
         if self.settings.class_weights == "balanced":
             weights = len(self.train_rows) / (self.n_classes * np.maximum(counts, 1))
-        return SimsModule(self.inputs, torch.from_numpy(weights), self.settings)
+        return SimsModule(self.inputs, torch.from_numpy(weights), self.settings, self.start)
 
     def epochs(self) -> int:
+        """Return after how many epochs training ends."""
+        if self.is_pretraining:
+            return self.settings.pretrain_epochs
         return self.settings.epochs_for(len(self.train_rows))
 
     def used_values(self, values: sp.csr_matrix) -> sp.csr_matrix:
@@ -115,21 +132,29 @@ class Task:
             "mean": self.inputs.mean,
             "sd": self.inputs.sd,
         }
-        save_file(
-            {name: np.ascontiguousarray(array) for name, array in arrays.items()}, folder / "task.safetensors"
-        )
+        arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+        save_file(arrays, folder / "task.safetensors")
+        if self.start is not None:
+            save_tensors({name: tensor.clone() for name, tensor in self.start.items()}, folder / START)
         description = {
             "sources": dict(sources),
             "normalisation": asdict(self.normalisation),
             "n_classes": self.n_classes,
             "settings": self.settings.model_dump(),
+            "is_pretraining": self.is_pretraining,
         }
         (folder / "task.json").write_text(json.dumps(description, indent=1))
         return {"folder": str(folder), "seed": seed}
 
 
-def build(payload: Mapping[str, Any]) -> tuple[SimsModule, SimsData]:
-    """Return module and data of a task that was written to ``payload["folder"]``."""
+def build(payload: Mapping[str, Any]) -> tuple[SimsModule | Pretraining, SimsData]:
+    """Return module and data of a task that was written to ``payload["folder"]``.
+
+    Parameters
+    ----------
+    payload : mapping
+        As `Task.write` returned it; ``changes`` are settings that differ from the task's.
+    """
     folder = Path(payload["folder"])
     arrays = load_file(folder / "task.safetensors")
     description = json.loads((folder / "task.json").read_text())
@@ -141,7 +166,9 @@ def build(payload: Mapping[str, Any]) -> tuple[SimsModule, SimsData]:
         train_rows=arrays["train_rows"],
         validation_rows=arrays["validation_rows"],
         inputs=Inputs(arrays["columns"], arrays["mean"], arrays["sd"]),
-        settings=Settings(**description["settings"]),
+        settings=Settings(**(description["settings"] | payload.get("changes", {}))),
+        is_pretraining=description["is_pretraining"],
+        start=load_tensors(folder / START) if (folder / START).exists() else None,
     )
     return task.module(), SimsData(task, payload["seed"])
 
@@ -183,7 +210,7 @@ class SimsData(pl.LightningDataModule):
             epoch=self.epoch,
             **self._place,
             classes=task.labels[task.train_rows],
-            max_per_class=task.settings.most_per_class,
+            max_per_class=None if task.is_pretraining else task.settings.most_per_class,
         )
         return self._loader(self._train)
 

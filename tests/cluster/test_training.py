@@ -68,6 +68,54 @@ def test_an_interrupted_training_goes_on_to_the_same_result(undisturbed, tmp_pat
     assert_same(train(toy(dropout=0.3), tmp_path, max_epochs=EPOCHS), undisturbed)
 
 
+def test_a_stream_that_the_data_module_divides_goes_on_to_the_same_result(tmp_path):
+    training = Training("tests.cluster.toy_training:build_streamed", {"dropout": 0.3})
+    whole = train(training, tmp_path / "whole", max_epochs=EPOCHS)
+    assert losses(whole)[-1] < losses(whole)[0]
+    assert len(set(losses(whole))) == EPOCHS
+    # In a process's first epoch Lightning asks for the loader's iterator earlier than in later ones.
+    for epoch in (1, 2, 3):
+        folder = tmp_path / str(epoch)
+        with pytest.raises(Stopped):
+            train(training, folder, max_epochs=EPOCHS, progress=stop_after(epoch))
+        assert_same(train(training, folder, max_epochs=EPOCHS), whole)
+
+
+def test_an_epoch_is_announced_to_the_data_module_once_before_its_first_batch():
+    from cluster.training_data import Division
+    from tests.cluster.toy_training import Streamed
+
+    data, division = Streamed({}), Division(seed=3, epoch=2)
+    data.trainer = trainer = type("Trainer", (), {"global_rank": 0, "world_size": 1})
+    division.apply(data, trainer)
+    loader = data.train_dataloader()
+    iterator = iter(loader)
+    assert data.epochs == []
+    next(iterator)
+    assert data.epochs == [2]
+
+
+def test_new_parameters_reach_the_optimiser_of_a_training_that_goes_on(tmp_path):
+    def at(lr):
+        return Training(TOY, {}, 3, changeable={"lr": lr})
+
+    train(at(0.1), tmp_path, max_epochs=2)
+    stopped = train(at(0.0), tmp_path, max_epochs=4)
+    weights = torch.load(tmp_path / "checkpoints" / "epoch-00004.ckpt", weights_only=True)
+    assert weights["optimizer_states"][0]["param_groups"][0]["lr"] == 0.0
+    assert losses(stopped, "val_loss")[1] == losses(stopped, "val_loss")[3], "at a rate of 0 nothing moves"
+
+
+def test_checkpoints_elsewhere_come_back_in_the_end(undisturbed, tmp_path):
+    storage = f"file://{tmp_path}/storage"
+    with pytest.raises(Stopped):
+        train(toy(dropout=0.3), tmp_path, max_epochs=EPOCHS, storage=storage, progress=stop_after(2))
+    trained = train(toy(dropout=0.3), tmp_path, max_epochs=EPOCHS, storage=storage)
+    assert_same(trained, undisturbed)
+    assert [file.name for file in (tmp_path / "checkpoints").iterdir()] == ["epoch-00005.ckpt"]
+    assert len(list((tmp_path / "storage" / "checkpoints").glob("epoch-*.ckpt"))) == 2
+
+
 def test_a_training_in_this_process_starts_no_ray(tmp_path):
     code = (
         "import sys; from cluster.training import *\n"

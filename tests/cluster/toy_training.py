@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from tests.cluster.toy_trials import once_only
 
@@ -75,6 +77,40 @@ class Samples(pl.LightningDataModule):
 
     def val_dataloader(self) -> DataLoader:
         return DataLoader(samples(50), batch_size=16)
+
+
+class Stream(IterableDataset):
+    """Batches of one worker, drawn anew in each epoch, with noise from numpy's global generator."""
+
+    def __init__(self, data: Streamed) -> None:
+        self._data = data
+
+    def __iter__(self) -> Iterator[list[torch.Tensor]]:
+        trainer, epoch = self._data.trainer, self._data.epochs[-1]
+        x, y = samples(96).tensors
+        order = torch.randperm(96, generator=torch.Generator().manual_seed(epoch))
+        for batch in order.split(16):
+            mine = batch[trainer.global_rank :: trainer.world_size]
+            noise = np.random.normal(scale=0.1, size=(len(mine), 1))  # noqa: NPY002
+            yield [x[mine], y[mine] + torch.as_tensor(noise, dtype=torch.float32)]
+
+
+class Streamed(Samples):
+    """Samples that the data module divides by itself."""
+
+    def __init__(self, payload: dict[str, Any]) -> None:
+        super().__init__(payload)
+        self.epochs: list[int] = []
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epochs.append(epoch)
+
+    def train_dataloader(self) -> DataLoader:
+        return DataLoader(Stream(self), batch_size=None)
+
+
+def build_streamed(payload: dict[str, Any]) -> tuple[Regression, Streamed]:
+    return Regression(payload), Streamed(payload)
 
 
 def build(payload: dict[str, Any]) -> tuple[Regression, Samples]:

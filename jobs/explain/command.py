@@ -1,0 +1,219 @@
+"""``neurofleet explain``: from a model and files of cells to the genes that speak for each class."""
+
+import difflib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jobs.errors import UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+    import scipy.sparse as sp
+
+    from jobs.cells_progress import CellsProgress
+    from jobs.predict.work import Reading
+    from learners.sims.model import SimsModel
+    from learners.sims.query import Query
+
+BLOCK_VALUES = 8_000_000
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is to be written.
+
+    Attributes
+    ----------
+    out : Path
+        The folder.
+    weighting : str
+        ``decision`` or ``uniform``: how the masks of several steps are added up.
+    cells : tuple of str
+        Ids of cells that are explained one by one.
+    cells_file : Path or None
+        A text file with more of them, one a line.
+    top : int
+        Genes of each list.
+    overwrite : bool
+    """
+
+    out: Path
+    weighting: str = "decision"
+    cells: tuple[str, ...] = ()
+    cells_file: Path | None = None
+    top: int = 20
+    overwrite: bool = False
+
+    def ids(self) -> list[str]:
+        """Return all cells that are explained one by one.
+
+        Raises
+        ------
+        UsageError
+            If the file cannot be read, or holds none.
+        """
+        found = list(self.cells)
+        if self.cells_file is not None:
+            try:
+                lines = self.cells_file.read_text(encoding="utf-8").splitlines()
+            except (OSError, UnicodeDecodeError) as error:
+                raise UsageError(f"{self.cells_file} cannot be read as text ({error}).") from None
+            listed = [line.strip() for line in lines if line.strip()]
+            if not listed:
+                raise UsageError(f"{self.cells_file}: expected one cell id a line, found none.")
+            found += listed
+        return list(dict.fromkeys(found))
+
+
+def explain_command(folder: Path, reading: "Reading", wanted: Wanted) -> None:
+    """Explain the cells of one or several files: tables, pictures, and a page that shows them.
+
+    Parameters
+    ----------
+    folder : Path
+        The model's.
+
+    Raises
+    ------
+    UsageError, LearnerError
+        Model, files, cells or names cannot be used; nothing was written.
+    """
+    import pyarrow.csv
+    import pyarrow.parquet as pq
+    from rich.console import Console
+
+    from jobs.cells_progress import CellsProgress
+    from jobs.explain.page import NO_SIGNATURE, ONE_MEMBER, explanation_page
+    from jobs.explain.pictures import bars, dots
+    from jobs.explain.tables import class_table, global_table
+    from jobs.new_files import check_new, new_files
+    from jobs.predict.model import load_model
+    from jobs.report.drawing import png
+    from learners.sims.explain import explain
+
+    if wanted.weighting not in ("decision", "uniform"):
+        raise UsageError(f"--weighting is decision or uniform, found {wanted.weighting!r}.")
+    ids = wanted.ids()
+    if wanted.out.exists() and not wanted.out.is_dir():
+        raise UsageError(f"--out {wanted.out} is a file; expected the name of a folder.")
+    names = ["genes.parquet", "genes.csv", "global.parquet", "global.csv", "genes.png", "dots.png"]
+    names += ["explain.html", *(["cells.parquet"] if ids else [])]
+    files = {name: wanted.out / name for name in names}
+    check_new(list(files.values()), wanted.overwrite)
+    console = Console(stderr=True)
+    model, fingerprint = load_model(folder)
+    queries = reading.open(model)
+    chosen = _rows_of(queries, ids)
+    for query in queries:
+        for note in (*query.cells.notes, query.warning):
+            if note:
+                console.print(note, soft_wrap=True, highlight=False, markup=False)
+    with CellsProgress("explaining", sum(len(query) for query in queries), console) as progress:
+        found = explain(model, _blocks(queries, model, progress), wanted.weighting)
+    classes, whole = class_table(found, model), global_table(found, model)
+    top_of_class = classes.filter(pyarrow.compute.less_equal(classes["rank"], wanted.top))
+    facts: dict[str, Any] = {
+        "query": ", ".join(str(query.path) for query in queries),
+        "cells": f"{found.n_cells.sum():,}",
+        "model": f"{folder} (run {fingerprint['run'][:12]})",
+        "members": f"{len(model.networks.members)} networks"
+        + (f", and a linear model with weight {model.linear_share:g}" if model.linear_share else ""),
+        "attention": f"masks weighted by {wanted.weighting}",
+        "genes missing in the query": "; ".join(
+            f"{query.alignment.n_missing} ({query.share_in_words})" for query in queries
+        ),
+    }
+    with new_files(list(files.values())) as partial:
+        pq.write_table(classes, partial[files["genes.parquet"]])
+        pyarrow.csv.write_csv(top_of_class, partial[files["genes.csv"]])
+        pq.write_table(whole, partial[files["global.parquet"]])
+        pyarrow.csv.write_csv(whole.slice(0, wanted.top), partial[files["global.csv"]])
+        partial[files["genes.png"]].write_bytes(png(*bars(found, model)))
+        partial[files["dots.png"]].write_bytes(png(*dots(found, model)))
+        page = explanation_page(found, model, classes, whole, facts, wanted.top)
+        partial[files["explain.html"]].write_text(page, encoding="utf-8")
+        if ids:
+            pq.write_table(_of_cells(model, queries, chosen, wanted), partial[files["cells.parquet"]])
+    _print(top_of_class, wanted.out)
+    said = NO_SIGNATURE if len(model.networks.members) > 1 else f"{NO_SIGNATURE} {ONE_MEMBER}"
+    console.print(said, soft_wrap=True, highlight=False)
+
+
+def _blocks(
+    queries: "Sequence[Query]", model: "SimsModel", progress: "CellsProgress"
+) -> "Iterator[sp.csr_matrix]":
+    size = _block_cells(model)
+    for query in queries:
+        for ids, values in query.blocks(size=size):
+            yield values
+            progress.add(len(ids))
+
+
+def _block_cells(model: "SimsModel") -> int:
+    """Return how many cells are explained at once: by each member, attention and contribution are dense."""
+    a_cell = max(len(model.genes), len(model.networks.members) * len(model.inputs.columns))
+    return max(min(BLOCK_VALUES // a_cell, 1024), 16)
+
+
+def _rows_of(queries: "Sequence[Query]", ids: Sequence[str]) -> "list[np.ndarray]":
+    """Return the rows of the chosen cells in each file."""
+    import numpy as np
+    import pandas as pd
+
+    found: list[np.ndarray] = []
+    missing = list(ids)
+    for query in queries:
+        place = pd.Index(query.cells.cell_ids).get_indexer(pd.Index(np.asarray(ids, dtype=object)))
+        found.append(np.sort(place[place >= 0]))
+        missing = [name for name, row in zip(ids, place, strict=True) if row < 0 and name in missing]
+    if missing:
+        there = [str(name) for query in queries for name in query.cells.cell_ids[:20_000]]
+        close = difflib.get_close_matches(missing[0], there, n=1, cutoff=0.8)
+        advice = f" Did you mean {close[0]}?" if close else f" The first cell is {there[0]}."
+        raise UsageError(
+            f"{len(missing)} of {len(ids)} cells are not in the query: {', '.join(missing[:5])}.{advice}"
+        )
+    return found
+
+
+def _of_cells(
+    model: "SimsModel", queries: "Sequence[Query]", chosen: "Sequence[np.ndarray]", wanted: Wanted
+) -> "pa.Table":
+    import pyarrow as pa
+
+    from jobs.explain.tables import cell_tables
+
+    size = _block_cells(model)
+    return pa.concat_tables(
+        table
+        for query, rows in zip(queries, chosen, strict=True)
+        for ids, values in query.blocks(rows, size)
+        for table in cell_tables(model, ids, values, wanted.weighting, wanted.top)
+    )
+
+
+def _print(top_of_class: "pa.Table", out: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    table = Table()
+    for column, justify in (
+        ("class", "left"),
+        ("cells", "right"),
+        ("overlap", "right"),
+        ("attention", "right"),
+    ):
+        table.add_column(column, justify=justify)  # type: ignore[arg-type]
+    table.add_column("genes by contribution")
+    rows = top_of_class.to_pylist()
+    for name in dict.fromkeys(row["class"] for row in rows):
+        own = [row for row in rows if row["class"] == name]
+        genes = ", ".join(row["gene"] for row in own[:8])
+        overlaps = [f"{own[0][f'overlap_{reading}']:.2f}" for reading in ("contribution", "attention")]
+        table.add_row(name, f"{own[0]['cells']:,}", *overlaps, genes)
+    console.print(table)
+    console.print(f"Written: {out / 'explain.html'}, with tables and pictures beside it.", soft_wrap=True)

@@ -1,0 +1,108 @@
+"""Pictures of the genes that speak for each class."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from jobs.report.drawing import FAINT, INK, SEEDS, grid
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from learners.sims.explain import Explanation
+    from learners.sims.model import SimsModel
+
+Drawing = tuple[float, "Callable[[Figure], None]"]
+"""Height in inches, and what draws."""
+
+COLUMNS = 3
+BARS = 12
+DOTS = 3
+LOW = " ↓"
+_BAR, _MEMBER, _LINEAR = SEEDS[0], INK, SEEDS[1]
+
+
+def bars(found: "Explanation", model: "SimsModel") -> Drawing:
+    """Return a panel of bars a class: contribution of the whole, of each member, and of the linear model."""
+    shown = np.flatnonzero(found.n_cells)
+    n_rows = -(-len(shown) // COLUMNS)
+
+    def draw(figure: "Figure") -> None:
+        panels = figure.subplots(n_rows, COLUMNS, squeeze=False)
+        for axes in panels.flat[len(shown) :]:
+            axes.set_axis_off()
+        for axes, number in zip(panels.flat, shown, strict=False):
+            _draw_class(axes, found, model, int(number))
+        for axes in panels[-1]:
+            axes.set_xlabel("contribution (logits)")
+        handles, labels = panels.flat[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper center", ncols=3)
+
+    return n_rows * (0.16 * BARS + 0.75) + 0.4, draw
+
+
+def _draw_class(axes: "Axes", found: "Explanation", model: "SimsModel", number: int) -> None:
+    whole = found.whole_contribution()[number]
+    genes = [gene for gene in np.argsort(-whole, kind="stable")[:BARS] if whole[gene] > 0]
+    places = np.arange(len(genes))[::-1]
+    axes.barh(places, whole[genes], height=0.66, color=_BAR, alpha=0.55, linewidth=0, label="whole model")
+    for index, member in enumerate(found.contribution[:, number]):
+        label = "each member" if index == 0 else None
+        axes.plot(
+            member[genes],
+            places,
+            linestyle="",
+            marker="o",
+            markersize=2.2,
+            color=_MEMBER,
+            alpha=0.7,
+            label=label,
+        )
+    if found.linear_share:
+        linear = found.linear_contribution[number, genes]
+        axes.plot(
+            linear, places, linestyle="", marker="D", markersize=2.6, color=_LINEAR, label="linear model"
+        )
+    low = found.value[number, genes] < found.global_value[genes]
+    names = [model.genes[gene] + (LOW if is_low else "") for gene, is_low in zip(genes, low, strict=True)]
+    axes.set_yticks(places, names)
+    axes.tick_params(axis="y", length=0)
+    axes.axvline(0.0, color=FAINT, linewidth=0.7)
+    axes.set_ylim(-0.7, BARS - 0.3)
+    axes.set_title(f"{model.classes[number]}, {found.n_cells[number]} cells\n{overlap_words(found, number)}")
+    grid(axes, "x")
+
+
+def overlap_words(found: "Explanation", number: int) -> str:
+    """Return how much of their lists the members of a class share."""
+    contribution, attention = found.overlap("contribution")[number], found.overlap("attention")[number]
+    if np.isnan(contribution):
+        return "one member: overlap not measured"
+    return f"overlap {contribution:.2f} (attention {attention:.2f})"
+
+
+def dots(found: "Explanation", model: "SimsModel") -> Drawing:
+    """Return a dot for each class and each top gene: how high it is there, and what it contributes."""
+    whole = found.whole_contribution()
+    shown = np.flatnonzero(found.n_cells)
+    tops = [gene for number in shown for gene in np.argsort(-whole[number], kind="stable")[:DOTS]]
+    genes = np.asarray(list(dict.fromkeys(tops)))
+
+    def draw(figure: "Figure") -> None:
+        axes = figure.subplots()
+        value = found.value[np.ix_(shown, genes)]
+        size = value / np.maximum(value.max(0), 1e-12)
+        colour = whole[np.ix_(shown, genes)] / np.maximum(np.abs(whole[shown]).max(1, keepdims=True), 1e-12)
+        x, y = np.meshgrid(np.arange(len(genes)), np.arange(len(shown))[::-1])
+        points = axes.scatter(
+            x, y, s=4 + 90 * size, c=colour, cmap="RdBu_r", vmin=-1, vmax=1, linewidth=0.3, edgecolor=FAINT
+        )
+        axes.set_xticks(np.arange(len(genes)), [model.genes[gene] for gene in genes], rotation=90)
+        axes.set_yticks(np.arange(len(shown))[::-1], [model.classes[number] for number in shown])
+        axes.set_xlim(-0.8, len(genes) - 0.2)
+        axes.set_ylim(-0.7, len(shown) - 0.3)
+        figure.colorbar(points, ax=axes, label="contribution", shrink=0.8, aspect=15, pad=0.01)
+
+    return 0.28 * len(shown) + 1.4, draw

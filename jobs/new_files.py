@@ -1,0 +1,64 @@
+"""Files that a command writes: nothing is overwritten unasked, nothing is left half written."""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from jobs.errors import UsageError
+
+
+def check_new(targets: Sequence[Path], overwrite: bool, inputs: Sequence[Path] = ()) -> None:
+    """Refuse names that are taken.
+
+    Parameters
+    ----------
+    targets : sequence of Path
+        What is to be written.
+    overwrite : bool
+        Whether files of these names may be replaced.
+    inputs : sequence of Path
+        What is read; it is never replaced.
+
+    Raises
+    ------
+    UsageError
+    """
+    read = {path.resolve() for path in inputs}
+    for target in targets:
+        if target.resolve() in read:
+            raise UsageError(f"{target} is read and cannot be written as well. Give another name.")
+        if target.is_dir():
+            raise UsageError(f"{target} is a folder; expected the name of a file to write.")
+        if target.exists() and not overwrite:
+            raise UsageError(
+                f"{target} exists already. Nothing was written. Give another name, or --overwrite to replace"
+                " it."
+            )
+
+
+@contextmanager
+def new_files(targets: Sequence[Path]) -> Iterator[dict[Path, Path]]:
+    """Yield a name to write each file under; they get their own names when the block has ended well.
+
+    However else it ends, what was written is removed.
+
+    Raises
+    ------
+    UsageError
+        If a folder cannot be written in.
+    """
+    partial = {target: target.with_name(f"{target.name}.{os.getpid()}.partial") for target in targets}
+    try:
+        for target, path in partial.items():
+            try:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                path.touch()
+            except OSError as error:
+                raise UsageError(f"Cannot write in {target.parent}: {error.strerror}.") from error
+        yield partial
+        for target, path in partial.items():
+            os.replace(path, target)
+    finally:
+        for path in partial.values():
+            path.unlink(missing_ok=True)

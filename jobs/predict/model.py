@@ -1,0 +1,32 @@
+"""The model that a command is given."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from learners.sims.model import SimsModel
+
+
+def load_model(folder: Path) -> "tuple[SimsModel, dict[str, Any]]":
+    """Return a model, on a GPU where there is one, and what tells it from others.
+
+    Raises
+    ------
+    ModelRefused
+        If the folder holds no SIMS model, or a damaged one.
+    """
+    import torch
+
+    from learners.model_folder import DESCRIPTION, ModelRefused
+    from learners.sims.model import SimsModel
+
+    try:
+        model = SimsModel.load(folder, "cuda" if torch.cuda.is_available() else "cpu")
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise ModelRefused(
+            f"{folder / DESCRIPTION} is damaged, or of another version: {type(error).__name__}: {error}."
+            " Put back a good copy of the folder, or train again."
+        ) from error
+    head = json.loads((folder / DESCRIPTION).read_bytes())
+    return model, {"folder": str(folder), "run": head["run"], "sha256": head["sha256"]}

@@ -1,0 +1,260 @@
+"""Sweeps of small trials, disturbed and not."""
+
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import psutil
+import pyarrow.parquet as pq
+import pytest
+
+from cluster.errors import ClusterError, RunFolderRefused
+from cluster.search_space import SearchSpaceRefused
+from cluster.sweeps import Resources, Scheduler, Sweep, SweepFailed, sweep
+from cluster.trial_table import TrialRow, from_table, to_table
+
+VALLEY = "tests.cluster.toy_trials:valley"
+REPOSITORY = Path(__file__).resolve().parents[2]
+ONE = Resources(at_once=1)
+
+
+def valley(
+    search, *, method="random", repeats=1, settings=None, scheduler=None, time_limit_s=None, **payload
+):
+    scheduler = scheduler or Scheduler()
+    return Sweep(
+        *(VALLEY, "loss", "min", payload, search, method, settings, repeats),
+        scheduler=scheduler,
+        time_limit_s=time_limit_s,
+    )
+
+
+def stored(folder):
+    return from_table(pq.read_table(folder / "trials.parquet"))
+
+
+def timeless(rows):
+    return [(r.trial, r.parameters, r.seed, r.status, r.epochs, r.scores) for r in rows]
+
+
+class Stopped(Exception):
+    pass
+
+
+def stop_after(number):
+    rows = []
+
+    def progress(row):
+        rows.append(row)
+        if len(rows) == number:
+            raise Stopped
+
+    return progress
+
+
+def test_the_table_keeps_types_and_what_is_missing():
+    rows = [
+        TrialRow("trial-00000", {"a": 1, "b": 1, "c": "x", "d": [1, 2]}, 1, "done", "", 3, 0.5, {"f1": 0.5}),
+        TrialRow("trial-00001", {"a": 2, "b": 0.5, "c": None, "d": "y"}, 2, "failed", "ValueError: no"),
+    ]
+    table = to_table(rows)
+    assert table["param.a"].to_pylist() == [1, 2]
+    assert table["param.b"].to_pylist() == [1.0, 0.5]
+    assert table["param.c"].to_pylist() == ["x", None]
+    assert table["param.d"].to_pylist() == ["[1, 2]", '"y"']
+    assert table["score.f1"].to_pylist() == [0.5, None]
+    back = from_table(table)
+    assert [(r.trial, r.seed, r.status, r.error, r.epochs, r.seconds, r.scores) for r in back] == [
+        (r.trial, r.seed, r.status, r.error, r.epochs, r.seconds, r.scores) for r in rows
+    ]
+
+
+def test_a_grid_with_repeats_failures_and_a_process_that_dies(ray_session, tmp_path):
+    trace, seen = tmp_path / "trace", []
+    plan = valley(
+        *({"x": [0.1, 0.2, 0.5]},), method="grid", repeats=2, trace=str(trace), fails_at=0.5, dies_at=0.1
+    )
+    swept = sweep(plan, tmp_path / "sweep", progress=seen.append)
+    assert [(r.parameters["x"], r.seed, r.status) for r in swept.rows] == [
+        *((0.1, 1, "done"), (0.1, 2, "done")),
+        *((0.2, 1, "done"), (0.2, 2, "done")),
+        *((0.5, 1, "failed"), (0.5, 2, "failed")),
+    ]
+    assert swept.parameters == {"x": 0.2}
+    assert swept.score == pytest.approx(0.01 + 0.0015)
+    assert swept.trial == "trial-00002"
+    assert swept.rows[4].error == "ValueError: x should not be 0.5"
+    assert "toy_trials.py" in (tmp_path / "sweep" / "trial-00004" / "error.txt").read_text()
+    begun = Counter(line.split()[1] for line in trace.read_text().splitlines() if line.startswith("begin"))
+    assert begun == {f"trial-{i:05d}": 2 if i < 2 else 1 for i in range(6)}
+    assert timeless(stored(tmp_path / "sweep")) == timeless(swept.rows)
+    assert sorted(row.trial for row in seen) == [row.trial for row in swept.rows]
+    assert (tmp_path / "sweep" / "tune").stat().st_mode & 0o777 == 0o700
+    before = trace.read_text()
+    assert sweep(plan, tmp_path / "sweep") == swept
+    assert trace.read_text() == before
+
+
+def test_without_a_search_one_setting_is_repeated(ray_session, tmp_path):
+    swept = sweep(valley({}, repeats=3, epochs=0), tmp_path)
+    assert [(row.parameters, row.seed, row.epochs) for row in swept.rows] == [({}, s, 0) for s in (1, 2, 3)]
+    assert swept.score == pytest.approx(0.09 + 0.002)
+
+
+def test_a_trial_ends_at_its_time_limit(ray_session, tmp_path):
+    swept = sweep(valley({"x": 0.3}, epochs=100, epoch_s=0.1, time_limit_s=0.25), tmp_path)
+    (row,) = swept.rows
+    assert (row.status, row.error) == ("stopped", "over its time limit of 0.25 s")
+    assert row.epochs == 3
+    assert row.scores == {"loss": pytest.approx(0.001 + 1 / 3)}
+
+
+def test_trials_without_the_metric_fail_with_a_sentence(ray_session, tmp_path):
+    plan = Sweep(VALLEY, "accuracy", "max", search={"x": 0.1})
+    with pytest.raises(SweepFailed, match="goes by the metric 'accuracy'.*valley reports loss"):
+        sweep(plan, tmp_path / "a")
+    with pytest.raises(SweepFailed, match="should return its scores; it returned None"):
+        sweep(Sweep("tests.cluster.toy_trials:no_scores", "loss", "min"), tmp_path / "b")
+
+
+def test_an_interrupted_optuna_sweep_goes_on_with_what_it_had_learned(ray_session, tmp_path):
+    pytest.importorskip("optuna")
+    plan = valley(
+        {"x": {"uniform": [-5, 5]}, "w": ["a", "b"]}, method="optuna", settings=8, repeats=2, epochs=1
+    )
+    undisturbed = sweep(plan, tmp_path / "undisturbed", ONE)
+    with pytest.raises(Stopped):
+        sweep(plan, tmp_path / "disturbed", ONE, stop_after(7))
+    assert len(stored(tmp_path / "disturbed")) == 7
+    assert timeless(sweep(plan, tmp_path / "disturbed", ONE).rows) == timeless(undisturbed.rows)
+
+
+def test_optuna_learns_from_scores(tmp_path):
+    pytest.importorskip("optuna")
+    from cluster.search_space import parse_space
+    from cluster.trial_search import Optuna
+
+    proposer, tried = Optuna(parse_space({"x": {"uniform": [-5, 5]}}), 1, "min"), []
+    for setting in range(40):
+        tried.append(proposer.propose(setting)["x"])
+        proposer.learn(setting, (tried[-1] - 0.3) ** 2)
+    assert sum(abs(x - 0.3) < 1 for x in tried[20:]) > 10, "at random it would be 4 of 20"
+
+
+DRIVER = """
+import sys
+from cluster.session import connect
+from cluster.sweeps import *
+from tests.cluster.test_sweeps import ONE, halving
+
+with connect(cpus=2):
+    sweep(halving(sys.argv[2]), sys.argv[1], ONE)
+"""
+
+
+def halving(trace):
+    asha = Scheduler("asha", max_epochs=9)
+    return valley(
+        {"x": {"uniform": [-1, 1]}}, settings=12, scheduler=asha, epochs=9, epoch_s=0.05, trace=trace
+    )
+
+
+@pytest.mark.slow
+def test_a_sweep_whose_driver_is_killed_repeats_no_finished_trial(ray_session, tmp_path):
+    undisturbed = sweep(halving(str(tmp_path / "trace")), tmp_path / "undisturbed", ONE)
+    statuses = Counter(row.status for row in undisturbed.rows)
+    assert statuses["done"] >= 2
+    assert statuses["stopped"] >= 2
+
+    folder, trace = tmp_path / "killed", tmp_path / "trace of the killed"
+    driver = subprocess.Popen([sys.executable, "-c", DRIVER, folder, trace], cwd=REPOSITORY)
+    give_up = time.monotonic() + 120
+    while not list(folder.glob("trial-00005/reports.jsonl")):
+        assert driver.poll() is None
+        assert time.monotonic() < give_up
+        time.sleep(0.01)
+    family = psutil.Process(driver.pid).children(recursive=True)
+    driver.kill()
+    driver.wait()
+    psutil.wait_procs(family, timeout=60)
+    before = {row.trial for row in stored(folder)}
+    assert {"trial-00000", "trial-00001", "trial-00002"} <= before
+    assert len(before) < 12
+
+    swept = sweep(halving(str(trace)), folder, ONE)
+    begun = Counter(line.split()[1] for line in trace.read_text().splitlines() if line.startswith("begin"))
+    assert all(begun[trial] == 1 for trial in before)
+    assert all(begun[row.trial] <= 2 for row in swept.rows)
+    # The scheduler knew again what it had known: it stopped whom it would have stopped.
+    ended = {row.trial: row.status for row in swept.rows}
+    assert ended == {row.trial: row.status for row in undisturbed.rows}
+    assert swept.parameters == undisturbed.parameters
+
+
+@pytest.mark.slow
+def test_a_population_goes_on_from_its_better_members(ray_session, tmp_path):
+    plan = Sweep(
+        *("tests.cluster.toy_trials:trained", "val_loss", "min", {"epochs": 6}),
+        search={"lr": {"log_uniform": [1e-5, 1e-1]}},
+        settings=3,
+        scheduler=Scheduler("pbt", perturb_epochs=2),
+    )
+    swept = sweep(plan, tmp_path)
+    assert [row.status for row in swept.rows] == ["done"] * 3
+    assert all(row.epochs == 6 and 1e-5 <= row.parameters["lr"] <= 1e-1 for row in swept.rows)
+    heirs = [path.parent for path in tmp_path.glob("trial-*/inherited.json")]
+    assert heirs
+    for heir in heirs:
+        lines = (heir / "reports.jsonl").read_text().splitlines()
+        donors = [
+            p.read_text().splitlines() for p in tmp_path.glob("trial-*/reports.jsonl") if p.parent != heir
+        ]
+        assert any(lines[:2] == other[:2] for other in donors)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_trials_of_two_workers_on_two_cpus_do_not_wait_for_each_other(ray_session, tmp_path):
+    trace = tmp_path / "trace"
+    plan = Sweep(
+        *("tests.cluster.toy_trials:trained", "val_loss", "min"),
+        payload={"epochs": 1, "workers": 2, "trace": str(trace)},
+        search={"lr": [0.1, 0.01]},
+        method="grid",
+    )
+    swept = sweep(plan, tmp_path / "sweep", Resources(workers=2))
+    assert [row.status for row in swept.rows] == ["done", "done"]
+    assert (
+        trace.read_text().split()
+        == "begin trial-00000 end trial-00000 begin trial-00001 end trial-00001".split()
+    )
+
+
+def test_another_sweep_in_the_folder_is_refused(ray_session, tmp_path):
+    sweep(valley({"x": 0.1}), tmp_path)
+    with pytest.raises(RunFolderRefused, match="holds another sweep"):
+        sweep(valley({"x": 0.2}), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("plan", "resources", "message"),
+    [
+        (valley({"x": [1, 2]}), ONE, "method random needs a number of settings"),
+        (valley({"x": 1}), Resources(workers=3), "needs 3 CPUs, and the cluster has 2"),
+        (valley({"x": 1}), Resources(gpus=0.25), "needs 0.25 GPUs, and the cluster has 0"),
+        (valley({"x": 1}, scheduler=Scheduler("asha", 4, 4)), ONE, "grace_epochs from 1 to below max_epochs"),
+        (valley({"x": [1]}, settings=2, repeats=2, scheduler=Scheduler("pbt")), ONE, "with one repeat"),
+        (valley({"x": 1}, scheduler=Scheduler("pbt")), ONE, "the search space is empty"),
+    ],
+)
+def test_sweeps_that_cannot_be_are_refused(ray_session, tmp_path, plan, resources, message):
+    with pytest.raises(ClusterError, match=message):
+        sweep(plan, tmp_path, resources)
+    assert not list(tmp_path.glob("trial-*"))
+
+
+def test_a_grid_of_a_range_is_refused(tmp_path):
+    with pytest.raises(SearchSpaceRefused):
+        sweep(valley({"x": {"uniform": [0, 1]}}, method="grid"), tmp_path)

@@ -1,0 +1,180 @@
+"""The genes that speak for each class, as tables, pictures and a page."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from jobs.errors import UsageError
+from jobs.explain.command import Wanted, explain_command
+from jobs.explain.page import NO_SIGNATURE
+from jobs.predict.work import Reading
+from learners.cells.labels import read_labels
+from learners.cells.opening import open_cells
+from learners.sims.explain import explain, top_genes
+from learners.sims.fit import fit, reference_of
+from learners.sims.model import SimsModel
+from learners.sims.query import open_query
+from learners.sims.settings import Settings
+from learners.sims.training import train_here
+from learners.splits import make_split
+from tests.jobs.small_model import small_model
+from tests.learners.cells.made_cells import made_counts, written
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    return small_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def query(tmp_path_factory) -> Path:
+    return written(made_counts(50, seed=5, prefix="query"), tmp_path_factory.mktemp("query") / "query.h5ad")
+
+
+@pytest.fixture(scope="module")
+def explained(model, query, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("out") / "explain"
+    explain_command(model, Reading((str(query),)), Wanted(out, cells=("query7", "query3"), top=5))
+    return out
+
+
+def by_cell(model, values):
+    """Each cell alone: class, and for each member attention and contribution; the linear contribution."""
+    found = []
+    for row in range(values.shape[0]):
+        one = values[row]
+        k = int(model.log_probabilities(one).argmax())
+        seen = model.networks.look(model.network_input(one)).detach().requires_grad_()
+        attention, contribution = np.zeros((2, len(model.networks.members), len(model.genes)))
+        for number, member in enumerate(model.networks.members):
+            logits, steps = member(seen)
+            (gradient,) = torch.autograd.grad(logits[0, k] - logits[0].mean(), seen)
+            contribution[number, model.inputs.columns] = (gradient * seen).detach().numpy()[0]
+            mask = sum(step.decision.sum() * step.mask[0] for step in steps).detach().numpy()
+            attention[number, model.inputs.columns] = mask / mask.sum()
+        weights = model.linear.weights[:, k] - model.linear.weights.mean(1)
+        found.append((k, attention, contribution, model.linear.scaled(one.toarray())[0] * weights))
+    return found
+
+
+def test_means_over_classes_agree_with_cells_one_by_one(model, query):
+    loaded = SimsModel.load(model)
+    opened = open_query(loaded, query)
+    found = explain(loaded, (values for _, values in opened.blocks(size=9)))
+    ((_, values),) = opened.blocks()
+    cells = by_cell(loaded, values)
+    assert found.n_cells.sum() == 50
+    for k in range(len(loaded.classes)):
+        own = [cell for cell in cells if cell[0] == k]
+        assert len(own) == found.n_cells[k] > 0
+        np.testing.assert_allclose(found.attention[:, k], np.mean([c[1] for c in own], 0), atol=1e-5)
+        np.testing.assert_allclose(found.contribution[:, k], np.mean([c[2] for c in own], 0), atol=1e-4)
+        np.testing.assert_allclose(found.linear_contribution[k], np.mean([c[3] for c in own], 0), atol=1e-4)
+        rows = [row for row, cell in enumerate(cells) if cell[0] == k]
+        np.testing.assert_allclose(found.value[k], values[rows].toarray().mean(0), rtol=1e-5)
+    everyone = np.mean([cell[2] for cell in cells], 0)
+    np.testing.assert_allclose(found.global_contribution(), everyone, atol=1e-4)
+    np.testing.assert_allclose(found.global_attention, np.mean([cell[1] for cell in cells], 0), atol=1e-5)
+
+
+def test_genes_are_ranked_by_contribution_with_their_overlap_beside(model, query, explained):
+    loaded = SimsModel.load(model)
+    found = explain(loaded, (values for _, values in open_query(loaded, query).blocks()))
+    table = pq.read_table(explained / "genes.parquet").to_pandas()
+    assert list(table["class"].unique()) == list(loaded.classes)
+    for k, (_, part) in enumerate(table.groupby("class", sort=True)):
+        assert list(part["rank"]) == list(range(1, len(part) + 1))
+        assert (np.diff(part["contribution"]) <= 0).all()
+        one, other = (top_genes(found.contribution[member, k]) for member in range(2))
+        assert part["overlap_contribution"].unique() == pytest.approx([len(one & other) / len(one | other)])
+        both = set(part["gene"][part["members_in_top"] == 2])
+        assert both == {loaded.genes[gene] for gene in one & other}
+        first = part.iloc[0]
+        gene = loaded.genes.index(first["gene"])
+        assert first["contribution"] == pytest.approx(found.whole_contribution()[k, gene], rel=1e-5)
+        assert first["attention_sd"] == pytest.approx(found.attention[:, k, gene].std(), abs=1e-6)
+        assert first["dispersion"] == pytest.approx(found.dispersion()[k, gene], rel=1e-5)
+
+
+def test_a_class_is_known_by_its_own_genes_or_those_of_others_that_are_low(explained):
+    table = pq.read_table(explained / "genes.parquet").to_pandas()
+    top = table[table["rank"] <= 8]
+    own = top["gene"].str.removeprefix("Gene").astype(int) % 3 == top["class"].map({"B": 0, "NK": 1, "T": 2})
+    assert own.mean() > 0.5
+    assert (own == (top["value"] > top["value_all"])).mean() > 0.95
+
+
+def test_single_cells_are_explained_on_demand(model, query, explained):
+    loaded = SimsModel.load(model)
+    table = pq.read_table(explained / "cells.parquet").to_pandas()
+    assert table["cell_id"].tolist() == ["query3"] * 5 + ["query7"] * 5
+    ((_, values),) = open_query(loaded, query).blocks()
+    k, attention, contribution, linear = by_cell(loaded, values[[7]])[0]
+    whole = contribution.mean(0) * (1 - loaded.linear_share) + linear * loaded.linear_share
+    order = np.argsort(-whole)[:5]
+    part = table[table["cell_id"] == "query7"]
+    assert part["class"].unique().tolist() == [loaded.classes[k]]
+    assert part["gene"].tolist() == [loaded.genes[gene] for gene in order]
+    np.testing.assert_allclose(part["contribution"], whole[order], rtol=1e-4)
+    np.testing.assert_allclose(part["attention"], attention.mean(0)[order], atol=1e-5)
+
+
+def test_the_page_has_pictures_and_says_how_far_to_trust_it(explained):
+    text = (explained / "explain.html").read_text()
+    assert NO_SIGNATURE in text
+    assert text.count("<svg") == 2
+    assert "Members' overlap" in text.replace("&#x27;", "'")
+    for name in ("genes.png", "dots.png"):
+        assert (explained / name).read_bytes().startswith(b"\x89PNG")
+    assert len((explained / "genes.csv").read_text().splitlines()) == 1 + 3 * 5
+
+
+def test_nothing_is_overwritten_unasked(model, query, explained):
+    before = (explained / "explain.html").read_bytes()
+    with pytest.raises(UsageError, match="exists already"):
+        explain_command(model, Reading((str(query),)), Wanted(explained))
+    assert (explained / "explain.html").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("wanted", "told"),
+    [
+        ({"cells": ("query77",)}, "1 of 1 cells are not in the query: query77. Did you mean query7"),
+        ({"weighting": "both"}, "decision or uniform"),
+        ({"cells_file": Path("absent.txt")}, "absent.txt"),
+    ],
+)
+def test_wrong_wishes_are_refused(model, query, tmp_path, wanted, told):
+    with pytest.raises(UsageError, match=told):
+        explain_command(model, Reading((str(query),)), Wanted(tmp_path / "out", **wanted))
+    assert not (tmp_path / "out").exists()
+
+
+MARKERS = {
+    "B": {"MS4A1", "CD79A"},
+    "NK": {"GNLY", "KLRD1"},
+    "Mono_CD14": {"S100A8", "CD14"},
+    "Mono_CD16": {"FCGR3A"},
+    "T_CD8": {"CD8A", "CD8B"},
+}
+
+
+@pytest.mark.slow
+def test_known_markers_come_out_on_top(shared_data, tmp_path):
+    cells = open_cells(shared_data / "sims" / "pbmc_3tech_symphony.h5ad")
+    labels = read_labels(cells, "cell_type")
+    reference = reference_of(cells, labels)
+    split = make_split(
+        cells.cell_ids, np.asarray(labels.classes)[labels.codes], test={"donor": ["5p"]}, columns=cells.obs
+    )
+    model = fit(reference, split, Settings(epochs=20), train_here).model
+    found = explain(model, [reference.values(split.rows("test"))])
+    for name, markers in MARKERS.items():
+        k = model.classes.index(name)
+        top = {model.genes[gene] for gene in top_genes(found.whole_contribution()[k])}
+        assert markers <= top, (name, markers - top)
+    seen = found.n_cells > 0
+    assert found.overlap("contribution")[seen].mean() > 3 * found.overlap("attention")[seen].mean()

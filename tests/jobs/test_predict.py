@@ -1,0 +1,234 @@
+"""Predictions from a model folder and files of cells, and what may go wrong."""
+
+import json
+import shutil
+from pathlib import Path
+
+import anndata
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+from jobs.errors import UsageError
+from jobs.predict import work
+from jobs.predict.command import Wanted, predict_command
+from jobs.predict.relabel import relabel_command
+from jobs.predict.table import about_of
+from jobs.predict.work import Reading
+from learners.errors import LearnerError
+from learners.sims.model import SimsModel
+from learners.sims.query import open_query
+from learners.unknowns import threshold_for_coverage
+from tests.jobs.small_model import small_model
+from tests.learners.cells.made_cells import made_counts, written
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    return small_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def query(tmp_path_factory) -> Path:
+    return written(made_counts(100, seed=5, prefix="query"), tmp_path_factory.mktemp("query") / "query.h5ad")
+
+
+@pytest.fixture
+def groups_of_16(monkeypatch):
+    monkeypatch.setattr(work, "GROUP_CELLS", 16)
+
+
+def predicted(model, query, out, reading=None, **wanted) -> pd.DataFrame:
+    predict_command(model, Reading((str(query),), **(reading or {})), Wanted(out, **wanted))
+    return pq.read_table(out).to_pandas()
+
+
+def about(path):
+    return about_of(pq.read_schema(path), path)
+
+
+def test_every_cell_has_its_row_in_order(model, query, tmp_path, groups_of_16):
+    found = predicted(model, query, tmp_path / "p.parquet", probabilities=True)
+    loaded = SimsModel.load(model)
+    ((ids, values),) = open_query(loaded, query).blocks()
+    expected = loaded.probabilities(values)
+    assert list(found["cell_id"]) == list(ids) == [f"query{i}" for i in range(100)]
+    np.testing.assert_allclose(found[[f"p.{name}" for name in loaded.classes]], expected, atol=1e-6)
+    order = np.argsort(-expected, axis=1, kind="stable")
+    for place in range(3):
+        assert list(found[f"pred_{place}"]) == [loaded.classes[k] for k in order[:, place]]
+        top = np.take_along_axis(expected, order[:, place : place + 1], 1)[:, 0]
+        np.testing.assert_allclose(found[f"prob_{place}"], top, atol=1e-6)
+    np.testing.assert_allclose(found["margin"], found["prob_0"] - found["prob_1"], atol=1e-6)
+    np.testing.assert_allclose(found["entropy"], -(expected * np.log(expected)).sum(1), atol=1e-5)
+    assert not found["unknown"].any()
+    assert list(found["label"]) == list(found["pred_0"])
+    assert (found["pred_0"] == made_counts(100, seed=5).obs["cell_type"].to_numpy()).mean() > 0.8
+    assert pq.ParquetFile(tmp_path / "p.parquet").num_row_groups == 7
+
+
+def test_the_table_says_where_it_comes_from(model, query, tmp_path):
+    predicted(model, query, tmp_path / "p.parquet", unknown_below=0.6, top=2)
+    told, head = about(tmp_path / "p.parquet"), json.loads((model / "model.json").read_text())
+    assert (told["model"]["run"], told["model"]["sha256"]) == ("made", head["sha256"])
+    assert told["temperature"] == head["description"]["calibration"]["temperature"]
+    assert told["threshold"] == 0.6
+    assert told["queries"][0]["n_shared"] == 60
+
+
+def test_csv_and_h5ad_hold_the_same(model, query, tmp_path):
+    before = query.read_bytes()
+    found = predicted(
+        model, query, tmp_path / "p.parquet", csv=True, h5ad=tmp_path / "q2.h5ad", unknown_below=0.7
+    )
+    text = pd.read_csv(tmp_path / "p.csv")
+    pd.testing.assert_frame_equal(text, found, check_dtype=False, check_exact=False, rtol=1e-5)
+    copy, original = anndata.read_h5ad(tmp_path / "q2.h5ad"), anndata.read_h5ad(query)
+    assert list(copy.obs_names) == list(found["cell_id"])
+    assert list(copy.obs["sims_label"]) == list(found["label"])
+    assert list(copy.obs["sims_class"]) == list(found["pred_0"])
+    assert list(copy.obs["sims_unknown"]) == list(found["unknown"])
+    np.testing.assert_array_equal(copy.obs["sims_prob"], found["prob_0"])
+    assert list(copy.obs["donor"]) == list(original.obs["donor"])
+    assert (copy.X != original.X).nnz == 0
+    assert query.read_bytes() == before
+
+
+def test_several_files_are_told_apart(model, query, tmp_path):
+    other = written(made_counts(30, seed=6, prefix="query"), tmp_path / "other.csv")
+    predict_command(model, Reading((str(query), str(other))), Wanted(tmp_path / "p.parquet"))
+    both = pq.read_table(tmp_path / "p.parquet").to_pandas()
+    alone = predicted(model, other, tmp_path / "other.parquet")
+    assert list(both["file"]) == [str(query)] * 100 + [str(other)] * 30
+    second = both[both["file"] == str(other)].drop(columns="file").reset_index(drop=True)
+    pd.testing.assert_frame_equal(second, alone)
+
+
+def test_another_threshold_is_set_without_the_model(model, query, tmp_path):
+    kept = tmp_path / "model"
+    shutil.copytree(model, kept)
+    first = predicted(kept, query, tmp_path / "p.parquet", csv=True)
+    shutil.rmtree(kept)
+    limit = float(first["prob_0"].median())
+    relabel_command(tmp_path / "p.parquet", limit, None, None, False)
+    changed = pq.read_table(tmp_path / "p.parquet").to_pandas()
+    assert 0 < changed["unknown"].sum() < 100
+    assert list(changed["unknown"]) == list(first["prob_0"].astype(float) < limit)
+    assert list(changed["label"]) == [
+        "unknown" if u else p for u, p in zip(changed["unknown"], changed["pred_0"], strict=True)
+    ]
+    assert list(pd.read_csv(tmp_path / "p.csv")["label"]) == list(changed["label"])
+    pd.testing.assert_frame_equal(
+        changed.drop(columns=["label", "unknown"]), first.drop(columns=["label", "unknown"])
+    )
+    direct = predicted(model, query, tmp_path / "direct.parquet", unknown_below=limit)
+    pd.testing.assert_frame_equal(changed, direct)
+    assert about(tmp_path / "p.parquet")["threshold"] == limit
+    relabel_command(tmp_path / "p.parquet", 0.0, None, tmp_path / "back.parquet", False)
+    pd.testing.assert_frame_equal(pq.read_table(tmp_path / "back.parquet").to_pandas(), first)
+
+
+def test_coverage_chooses_the_threshold_on_validation_cells(model, query, tmp_path):
+    facts = json.loads((model / "model.json").read_text())["description"]["facts"]
+    expected = threshold_for_coverage(facts["validation_top_probability"], 0.8)
+    assert 0 < expected < 1
+    predicted(model, query, tmp_path / "p.parquet", coverage=0.8)
+    assert about(tmp_path / "p.parquet")["threshold"] == expected
+    predicted(model, query, tmp_path / "other.parquet")
+    relabel_command(tmp_path / "other.parquet", None, 0.8, None, False)
+    assert (tmp_path / "p.parquet").read_bytes() == (tmp_path / "other.parquet").read_bytes()
+
+
+def test_coverage_without_validation_cells_is_refused(model, query, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(model, folder)
+    head = json.loads((folder / "model.json").read_text())
+    head["description"]["facts"] = {}
+    (folder / "model.json").write_text(json.dumps(head))
+    with pytest.raises(UsageError, match="validation cells"):
+        predicted(folder, query, tmp_path / "p.parquet", coverage=0.8)
+
+
+def test_shards_on_a_cluster_give_the_same_bytes(model, query, tmp_path, groups_of_16, ray_session):
+    predicted(model, query, tmp_path / "here.parquet", unknown_below=0.5)
+    predict_command(
+        model,
+        Reading((str(query),)),
+        Wanted(tmp_path / "there.parquet", unknown_below=0.5),
+        workers=2,
+    )
+    assert (tmp_path / "here.parquet").read_bytes() == (tmp_path / "there.parquet").read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["here.parquet", "there.parquet"]
+
+
+def test_a_refusal_of_a_worker_is_told_as_it_is(model, tmp_path, groups_of_16, ray_session):
+    cells = made_counts(3000, seed=6)
+    cells.X.data[np.arange(len(cells.X.data)) == cells.X.indptr[100]] = np.nan
+    query = written(cells, tmp_path / "query.h5ad")
+    with pytest.raises(LearnerError, match=r"query\.h5ad, cells cell96 to cell111: .*1 NaN"):
+        predict_command(model, Reading((str(query),)), Wanted(tmp_path / "p.parquet"), workers=2)
+    assert [path.name for path in tmp_path.iterdir()] == ["query.h5ad"]
+
+
+def test_nothing_is_overwritten_unasked(model, query, tmp_path):
+    out = tmp_path / "p.parquet"
+    out.write_text("mine")
+    with pytest.raises(UsageError, match="exists already"):
+        predicted(model, query, out)
+    assert out.read_text() == "mine"
+    with pytest.raises(UsageError, match="is read"):
+        predicted(model, query, tmp_path / "q.parquet", h5ad=query, overwrite=True)
+    assert len(predicted(model, query, out, overwrite=True)) == 100
+
+
+def test_an_interrupted_prediction_leaves_nothing(model, query, tmp_path, groups_of_16, monkeypatch):
+    whole = work.predict_group
+
+    def interrupted(model, queries, group, *others):
+        if group.start >= 32:
+            raise KeyboardInterrupt
+        return whole(model, queries, group, *others)
+
+    monkeypatch.setattr(work, "predict_group", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        predicted(model, query, tmp_path / "p.parquet", csv=True)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("wanted", "told"),
+    [
+        ({"out": Path("p.csv")}, "--csv"),
+        ({"unknown_below": 0.5, "coverage": 0.9}, "one of the two"),
+        ({"coverage": 1.5}, "--coverage"),
+    ],
+)
+def test_wrong_wishes_are_refused(model, query, tmp_path, wanted, told):
+    with pytest.raises(UsageError, match=told):
+        predict_command(model, Reading((str(query),)), Wanted(**{"out": tmp_path / "p.parquet"} | wanted))
+
+
+def test_a_description_without_its_parts_is_damaged(model, query, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(model, folder)
+    for key, change in (("classes", ["B", "NK"]), ("settings", None)):
+        head = json.loads((model / "model.json").read_text())
+        head["description"][key] = change
+        (folder / "model.json").write_text(json.dumps(head))
+        with pytest.raises(LearnerError, match="damaged"):
+            predicted(folder, query, tmp_path / "p.parquet")
+
+
+def test_a_table_of_something_else_is_no_predictions(tmp_path):
+    pd.DataFrame({"a": [1]}).to_parquet(tmp_path / "other.parquet")
+    with pytest.raises(UsageError, match="no predictions"):
+        relabel_command(tmp_path / "other.parquet", 0.5, None, None, False)
+    (tmp_path / "text.parquet").write_text("text")
+    with pytest.raises(UsageError, match="cannot be read"):
+        relabel_command(tmp_path / "text.parquet", 0.5, None, None, False)
+
+
+def test_real_cells_of_other_genes_are_refused(shared_data, model, tmp_path):
+    with pytest.raises(LearnerError, match="shares none"):
+        predicted(model, shared_data / "sims" / "pbmc_3tech_symphony.h5ad", tmp_path / "p.parquet")

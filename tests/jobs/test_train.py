@@ -1,0 +1,187 @@
+"""A training job from its file to a model folder, interrupted and refused."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from jobs.errors import UsageError
+from jobs.run import run_job
+from jobs.spec import parse_job
+from learners.errors import LearnerError
+from learners.model_folder import read_model
+from learners.sims.model import SimsModel
+from learners.split_files import read_splits
+from tests.learners.cells.made_cells import made_counts, written
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = {"n_d": 8, "n_a": 4, "members": 2, "epochs": 4, "batch_size": 32}
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory) -> Path:
+    return written(made_counts(150), tmp_path_factory.mktemp("cells") / "reference.h5ad")
+
+
+def write_job(folder: Path, reference: Path, **keys) -> Path:
+    job = {
+        "kind": "train",
+        "learner": "sims",
+        "reference": str(reference),
+        "label": "cell_type",
+        "baselines": ["majority", "logistic"],
+        **SMALL,
+        **keys,
+    }
+    path = folder / "job.yaml"
+    path.write_text(yaml.safe_dump(job))
+    return path
+
+
+@pytest.fixture(scope="module")
+def model(reference, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    run_job(write_job(folder, reference), str(folder / "model"))
+    return folder / "model"
+
+
+def test_a_model_folder_is_complete(model, reference):
+    names = {path.name for path in model.iterdir()}
+    assert {"model.safetensors", "model.json", "split.parquet", "history.parquet", "report.html"} <= names
+    facts = read_model(model).description["facts"]
+    assert facts["scores"]["sims"]["accuracy"] > 0.9
+    assert {"majority", "logistic"} == set(facts["baselines"])
+    assert facts["control"]["valid"]
+    assert facts["data"]["n_cells"] == 150
+    assert facts["data"]["sha256"] == {str(reference): facts["data"]["sha256"][str(reference)]}
+    (split,) = read_splits(model / "split.parquet")
+    assert facts["split"]["fingerprint"] == split.fingerprint
+    history = pq.read_table(model / "history.parquet").to_pandas()
+    assert sorted(set(history.training)) == ["model", "model-on-all", "shuffled-labels"]
+    assert list(history[history.training == "model"].epoch) == [1, 2, 3, 4]
+    assert history[history.training == "model"].val_macro_f1.notna().all()
+    assert facts["scores"]["sims"]["accuracy"] >= facts["baselines"]["majority"]["accuracy"]
+
+
+def test_the_stored_scores_are_those_of_the_stored_model(model, reference):
+    from learners.cells.opening import open_cells
+
+    loaded = SimsModel.load(model)
+    cells = open_cells(reference)
+    (split,) = read_splits(model / "split.parquet")
+    rows = split.rows("test")
+    values = loaded.normalisation.apply(cells.read(rows))
+    predicted = np.asarray(loaded.classes)[loaded.probabilities(values).argmax(1)]
+    true = cells.obs["cell_type"].to_numpy()[rows]
+    assert (predicted == true).mean() == loaded.facts["scores"]["sims"]["accuracy"]
+
+
+def test_it_loads_without_ray_or_lightning(model):
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom learners.sims.model import SimsModel\n"
+        f"SimsModel.load(Path({str(model)!r}))\nprint(sorted({{'ray', 'lightning'}} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_a_finished_job_is_not_run_again_and_another_is_refused(model, reference, capsys):
+    before = (model / "model.json").stat().st_mtime_ns
+    run_job(write_job(model.parent, reference, workers=1), str(model))  # who works decides nothing
+    assert "finished already" in capsys.readouterr().err
+    with pytest.raises(UsageError, match="n_d"):
+        run_job(write_job(model.parent, reference, n_d=16), str(model))
+    assert (model / "model.json").stat().st_mtime_ns == before
+
+
+@pytest.mark.slow
+def test_killed_and_run_again_it_ends_in_the_same_model(model, reference, tmp_path):
+    job = write_job(tmp_path, reference)
+    command = [sys.executable, "-m", "jobs.cli", "run", str(job), "--out", str(tmp_path / "model")]
+    start = "import sys; from jobs.cli import main; sys.argv = sys.argv[1:]; main()"
+    command = [sys.executable, "-c", start, "neurofleet", *command[3:]]
+    process = subprocess.Popen(command, cwd=ROOT, env={**os.environ}, stderr=subprocess.PIPE)
+    second = tmp_path / "model" / "trainings" / "model" / "checkpoints" / "epoch-00002.ckpt"
+    deadline = time.monotonic() + 120
+    while not second.exists():
+        assert process.poll() is None, process.stderr.read().decode()
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not (tmp_path / "model" / "model.json").exists()
+    run_job(job, str(tmp_path / "model"))
+    one, other = read_model(model), read_model(tmp_path / "model")
+    assert one.tensors.keys() == other.tensors.keys()
+    for name, tensor in one.tensors.items():
+        np.testing.assert_array_equal(tensor, other.tensors[name], err_msg=name)
+    assert one.description["facts"]["scores"] == other.description["facts"]["scores"]
+
+
+@pytest.mark.slow
+def test_two_workers_learn_as_one_process_does(reference, tmp_path, ray_session):
+    found = []
+    for workers in (0, 2):
+        split = {"test": 0.0, "validation": 0.2}
+        job = write_job(tmp_path, reference, workers=workers, split=split, patience=10)  # one training
+        run_job(job, str(tmp_path / f"model-{workers}"))
+        found.append(pq.read_table(tmp_path / f"model-{workers}" / "history.parquet").to_pandas())
+    one, two = found
+    # Masks are drawn by each worker for itself, and batch norms see a worker's share of a batch.
+    np.testing.assert_allclose(one.train_loss, two.train_loss, rtol=0.25)
+    assert two.val_accuracy.max() > 0.9
+
+
+def test_settings_stand_beside_other_keys_or_under_settings(reference, tmp_path):
+    beside = parse_job("kind: train\nlearner: sims\nreference: a.h5ad\nlabel: x\nn_d: 32", "job", "j")
+    under = parse_job(
+        "kind: train\nlearner: sims\nreference: [a.h5ad]\nlabel: x\nsettings: {n_d: 32}", "job", "j"
+    )
+    assert beside == under
+    assert beside.chosen.n_d == 32
+
+
+@pytest.mark.parametrize(
+    ("keys", "told"),
+    [
+        ("n_dd: 3", "n_dd: unknown key"),
+        ("settings: {n_dd: 3}", "did you mean 'n_d'"),
+        ("preset: defualt", "expected one of default"),
+        ("gene_masking: 1.5", "gene_masking"),
+        ("split: {test: 0.2, folds: 3}", "one of the two"),
+        ("preset: released-tall\nsplit: {validation: 0}", "must be above 0"),
+        ("workers: [3, 2]", "the smallest and the largest"),
+    ],
+)
+def test_a_wrong_job_file_is_refused_with_its_faults(keys, told):
+    with pytest.raises(UsageError, match=told.replace("(", r"\(")):
+        parse_job(f"kind: train\nlearner: sims\nreference: a.h5ad\nlabel: x\n{keys}", "job", "j")
+
+
+@pytest.mark.parametrize(
+    ("keys", "told"),
+    [
+        ({"label": "celltype"}, "cell_type"),
+        ({"reference": "nowhere.h5ad"}, "does not exist"),
+        ({"split": {"test": {"donor": ["c"]}}}, "donor"),
+        ({"split": {"test": {"doner": ["a"]}}}, "donor"),
+    ],
+)
+def test_wrong_input_is_refused_before_anything_is_written(keys, told, reference, tmp_path):
+    with pytest.raises((UsageError, LearnerError), match=told):
+        run_job(write_job(tmp_path, **{"reference": reference} | keys), str(tmp_path / "model"))
+    assert not (tmp_path / "model").exists()
+
+
+def test_an_event_for_each_start_and_end(model):
+    events = [json.loads(line)["event"] for line in (model / "events.jsonl").read_text().splitlines()]
+    assert events[0] == "started"
+    assert "finished" in events

@@ -1,0 +1,207 @@
+"""A fit of a small reference: what it is trained on, kept, and stored as."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from learners.model_folder import ModelRefused
+from learners.shuffle_control import shuffle_control
+from learners.sims.evaluation import cross_validate, facts, score_split
+from learners.sims.fit import Reference, fit, predict_log, shuffled_scores, trained_networks
+from learners.sims.model import SimsModel, state_of
+from learners.sims.pretraining import encoder_state, reconstruction_loss
+from learners.sims.settings import Settings, settings_of
+from learners.sims.training import train_here
+from learners.splits import make_folds
+from tests.learners.sims.small import QUICK, small_reference, small_split
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory):
+    return small_reference(tmp_path_factory.mktemp("cells"))
+
+
+@pytest.fixture(scope="module")
+def split(reference):
+    return small_split(reference)
+
+
+@pytest.fixture(scope="module")
+def fitted(reference, split):
+    return fit(reference, split, QUICK, train_here)
+
+
+def same(one: SimsModel, other: SimsModel) -> bool:
+    ours, theirs = state_of(one.networks), state_of(other.networks)
+    return all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
+
+
+def test_clear_classes_are_learnt(fitted, reference, split):
+    rows = split.rows("test")
+    predicted = predict_log(fitted.model, reference, rows).argmax(1)
+    assert (predicted == reference.labels[rows]).mean() > 0.9
+
+
+def test_the_kept_model_is_the_one_trained_on_all_but_test_cells(fitted, reference, split):
+    role = np.where(split.role == "validation", "train", split.role)
+    directly = fit(reference, replace(split, role=role), QUICK, train_here)
+    assert same(fitted.model, directly.model)
+    assert not same(fitted.model, fitted.validated)
+    assert directly.model.calibration.temperature == 1.0
+    assert fitted.model.calibration.n == len(split.rows("validation"))
+
+
+def test_test_cells_decide_nothing(fitted, reference, split):
+    labels = reference.labels.copy()
+    rows = split.rows("test")
+    labels[rows] = np.random.default_rng(0).permutation(labels[rows])
+    again = fit(replace(reference, labels=labels), split, QUICK, train_here)
+    assert same(fitted.model, again.model)
+    assert fitted.model.calibration == again.model.calibration
+    np.testing.assert_array_equal(fitted.model.linear.weights, again.model.linear.weights)
+
+
+def test_probabilities_are_of_all_classes_and_mix_networks_and_linear_model(fitted, reference, split):
+    values = reference.values(split.rows("test"))
+    model = replace(fitted.model, calibration=replace(fitted.model.calibration, temperature=1.0))
+    parts = model.parts(values)
+    expected = 0.5 * np.exp(parts["networks"]) + 0.5 * np.exp(parts["linear"])
+    np.testing.assert_allclose(model.probabilities(values), expected, atol=1e-9)
+    np.testing.assert_allclose(model.probabilities(values).sum(1), 1.0)
+    flatter = replace(model, calibration=replace(model.calibration, temperature=2.0)).probabilities(values)
+    assert (flatter.max(1) < expected.max(1)).all()
+
+
+def test_a_stored_model_predicts_the_same(fitted, reference, split, tmp_path):
+    values = reference.values(split.rows("test"))
+    fitted.model.save(tmp_path / "model", run="a")
+    loaded = SimsModel.load(tmp_path / "model")
+    np.testing.assert_array_equal(loaded.probabilities(values), fitted.model.probabilities(values))
+    assert loaded.settings == fitted.model.settings
+    assert sorted(path.name for path in (tmp_path / "model").iterdir()) == ["model.json", "model.safetensors"]
+    with pytest.raises(ModelRefused):
+        fitted.validated.save(tmp_path / "model", run="b")
+
+
+def test_linear_shares_of_nothing_and_all(reference, split):
+    values = reference.values(split.rows("test"))
+    none = fit(reference, split, QUICK.model_copy(update={"linear_share": 0.0}), train_here).model
+    assert none.linear is None
+    np.testing.assert_array_equal(none.log_probabilities(values), none.parts(values)["networks"])
+    alone = fit(reference, split, QUICK.model_copy(update={"linear_share": 1.0}), train_here).model
+    np.testing.assert_array_equal(alone.log_probabilities(values), alone.parts(values)["linear"])
+
+
+def test_exact_statistics_are_those_of_the_training_cells(reference, split):
+    """With them, evaluation gives what training mode gives for all cells as one batch, no gene hidden."""
+    settings = QUICK.model_copy(update={"gene_masking": 0.0, "virtual_batch_size": 1000, "skip": False})
+    task = reference.task(split.rows("train"), split.rows("validation"), settings)
+    networks = trained_networks(task, train_here(task, "model", 1), 1)
+    values = torch.from_numpy(task.used_values(task.cells.read(task.train_rows)).toarray())
+    with torch.no_grad():
+        evaluated = networks(values)[0][0]
+        trained = networks.train()(values)[0][0]
+    n = len(values)
+    # Running variances are the unbiased ones, n / (n - 1) larger than a batch's own.
+    torch.testing.assert_close(evaluated, trained, atol=20.0 / n, rtol=20.0 / n)
+
+
+def test_the_released_settings_train_and_keep_their_best_epoch_rules(reference, split):
+    settings = settings_of("released-tall", {"epochs": 2})
+    model = fit(reference, split, settings, train_here).model
+    assert model.linear is None
+    assert len(model.networks.members) == 1
+    assert model.networks.row_norm
+    assert torch.equal(model.networks.sd, torch.ones_like(model.networks.sd))
+
+
+class Leaking(Reference):
+    """Its values carry the label, as a feature file does whose rows are sorted by class and numbered."""
+
+    def values(self, rows):
+        leaking = super().values(rows).tolil()
+        leaking[:, 0] = 10.0 * self.labels[rows][:, None]
+        return leaking.tocsr()
+
+
+def test_labels_that_leak_into_the_values_fail_the_shuffle_control(reference, split):
+    settings = QUICK.model_copy(update={"linear_share": 1.0})
+    leaking = Leaking(**vars(reference))
+    for cells, valid in ((reference, True), (leaking, False)):
+        control = shuffle_control([shuffled_scores(cells, split, settings, train_here)])
+        assert control.valid == valid
+
+
+def test_scores_stand_beside_their_baselines_and_the_control(fitted, reference, split):
+    tested = score_split(fitted, reference, split, QUICK, train_here, baselines=["majority"])
+    found = facts([tested], reference)
+    assert found["role"] == "test"
+    assert found["control"]["valid"]
+    assert found["scores"]["sims"]["n"] == len(split.rows("test"))
+    assert found["baselines"]["majority"]["accuracy"] == found["scores"]["sims"]["majority_rate"]
+
+
+def test_folds_are_pooled_cell_by_cell(reference):
+    names = np.asarray(reference.classes)[reference.labels]
+    splits = make_folds(reference.cells.cell_ids, names, 3, validation=0.15)
+    seen = []
+
+    def told(task, name, seed):
+        seen.append(name)
+        return train_here(task, name, seed)
+
+    found = facts(cross_validate(reference, splits, QUICK, told, baselines=["majority"]), reference)
+    assert found["scores"]["sims"]["n"] == len(reference.cells)
+    assert len(found["folds"]) == 3
+    assert len(seen) == len(set(seen)) == 9
+    accuracies = [fold["sims"]["accuracy"] * fold["sims"]["n"] for fold in found["folds"]]
+    assert sum(accuracies) / len(reference.cells) == pytest.approx(found["scores"]["sims"]["accuracy"])
+
+
+def test_settings_that_cannot_be_are_refused():
+    for wrong in ({"n_shared": 0, "n_independent": 0}, {"gene_masking": 1.0}, {"n_dd": 3}):
+        with pytest.raises(ValueError):  # noqa: PT011  pydantic's own
+            Settings(**wrong)
+    assert Settings(epochs=60, most_steps=1500, batch_size=64).epochs_for(64_000) == 1
+    assert Settings(epochs=60, most_steps=1500, batch_size=64).epochs_for(640) == 60
+
+
+def test_pretraining_fills_in_hidden_genes_and_is_where_training_starts(reference, split):
+    settings = QUICK.model_copy(update={"pretrain_epochs": 12, "linear_share": 0.0})
+    losses, starts = [], []
+
+    def told(task, name, seed):
+        rows = []
+        weights = train_here(task, name, seed, rows.append)
+        if task.is_pretraining:
+            losses.append([row["val_loss"] for row in rows if "val_loss" in row])
+        else:
+            starts.append(task.start)
+        return weights
+
+    model = fit(reference, split, settings, told).model
+    predicted = predict_log(model, reference, split.rows("test")).argmax(1)
+    assert (predicted == reference.labels[split.rows("test")]).mean() > 0.9
+    assert losses[0][-1] < 0.95 < losses[0][0]  # 1 is what the mean of each gene would get
+    module = replace(reference.task(split.rows("train"), split.rows("test"), settings), start=starts[0])
+    state = module.classifier().networks.state_dict()
+    assert all(torch.equal(state[name], tensor) for name, tensor in starts[0].items())
+    assert {name.split(".")[2] for name in starts[0]} == {"encoder", "input_norm"}
+
+
+def test_a_pretrained_encoder_of_other_sizes_is_refused(reference, split):
+    task = reference.task(split.rows("train"), split.rows("validation"), QUICK)
+    start = encoder_state(replace(task, is_pretraining=True).module().state_dict())
+    wider = replace(task, settings=QUICK.model_copy(update={"n_d": 16}), start=start)
+    with pytest.raises(ValueError, match="tensors of the pretrained encoder do not fit"):
+        wider.classifier()
+
+
+def test_hidden_genes_alone_count_in_the_reconstruction():
+    values = torch.tensor([[1.0, 5.0], [3.0, 5.0]])
+    hidden = torch.tensor([[1.0, 0.0], [1.0, 1.0]])
+    found = torch.tensor([[2.0, 99.0], [3.0, 6.0]])
+    # Variances 1 and, of the constant gene, the mean 0.5: rows (1 / 1) / 1 and (0 + 1 / 0.5) / 2.
+    assert reconstruction_loss(found, values, hidden).item() == pytest.approx(1.0)
