@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from jobs.errors import UsageError
+from jobs.errors import Interrupted, UsageError
 
 
 def check_new(targets: Sequence[Path], overwrite: bool, inputs: Sequence[Path] = ()) -> None:
@@ -47,6 +47,8 @@ def new_files(targets: Sequence[Path]) -> Iterator[dict[Path, Path]]:
     ------
     UsageError
         If a folder cannot be written in.
+    Interrupted
+        On Ctrl-C.
     """
     partial = {target: target.with_name(f"{target.name}.{os.getpid()}.partial") for target in targets}
     try:
@@ -59,6 +61,8 @@ def new_files(targets: Sequence[Path]) -> Iterator[dict[Path, Path]]:
         yield partial
         for target, path in partial.items():
             os.replace(path, target)
+    except KeyboardInterrupt:
+        raise Interrupted("interrupted. Nothing was written.") from None
     finally:
         for path in partial.values():
             path.unlink(missing_ok=True)

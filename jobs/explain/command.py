@@ -111,13 +111,9 @@ def explain_command(folder: Path, reading: "Reading", wanted: Wanted) -> None:
         for note in (*query.cells.notes, query.warning):
             if note:
                 console.print(note, soft_wrap=True, highlight=False, markup=False)
-    with CellsProgress("explaining", sum(len(query) for query in queries), console) as progress:
-        found = explain(model, _blocks(queries, model, progress), wanted.weighting)
-    classes, whole = class_table(found, model), global_table(found, model)
-    top_of_class = classes.filter(pyarrow.compute.less_equal(classes["rank"], wanted.top))
     facts: dict[str, Any] = {
         "query": ", ".join(str(query.path) for query in queries),
-        "cells": f"{found.n_cells.sum():,}",
+        "cells": f"{sum(len(query) for query in queries):,}",
         "model": f"{folder} (run {fingerprint['run'][:12]})",
         "members": f"{len(model.networks.members)} networks"
         + (f", and a linear model with weight {model.linear_share:g}" if model.linear_share else ""),
@@ -127,6 +123,10 @@ def explain_command(folder: Path, reading: "Reading", wanted: Wanted) -> None:
         ),
     }
     with new_files(list(files.values())) as partial:
+        with CellsProgress("explaining", sum(len(query) for query in queries), console) as progress:
+            found = explain(model, _blocks(queries, model, progress), wanted.weighting)
+        classes, whole = class_table(found, model), global_table(found, model)
+        top_of_class = classes.filter(pyarrow.compute.less_equal(classes["rank"], wanted.top))
         pq.write_table(classes, partial[files["genes.parquet"]])
         pyarrow.csv.write_csv(top_of_class, partial[files["genes.csv"]])
         pq.write_table(whole, partial[files["global.parquet"]])

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from jobs.explain.pictures import DOTS, LOW, bars, dots
+from jobs.explain.pictures import LOW, bars, dots, dots_each
 from jobs.report import page
 from jobs.report.drawing import picture
 
@@ -56,9 +56,10 @@ def explanation_page(
     absent = [name for name, n in zip(model.classes, found.n_cells, strict=True) if not n]
     if absent:
         body.append(page.paragraph(f"Predicted for no cell: {', '.join(absent)}.", "quiet"))
+    each = dots_each(int((found.n_cells > 0).sum()))
     caption = (
-        f"The {DOTS} genes of largest contribution of each class. Size: mean value in the class, as a share"
-        " of the gene's largest. Colour: contribution to the class, as a share of the class's largest."
+        f"Genes of largest contribution, up to {each} of each class. Size: mean value in the class, as a"
+        " share of the gene's largest. Colour: contribution to the class, as a share of the class's largest."
     )
     body.append(page.figure(picture(*dots(found, model), "contribution of genes to classes"), caption))
     caption = (

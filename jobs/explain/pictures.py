@@ -19,7 +19,8 @@ Drawing = tuple[float, "Callable[[Figure], None]"]
 
 COLUMNS = 3
 BARS = 12
-DOTS = 3
+DOTS, MOST_DOTS = 3, 60
+SHADES = 21
 LOW = " ↓"
 _BAR, _MEMBER, _LINEAR = SEEDS[0], INK, SEEDS[1]
 
@@ -83,26 +84,44 @@ def overlap_words(found: "Explanation", number: int) -> str:
     return f"overlap {contribution:.2f} (attention {attention:.2f})"
 
 
+def dots_each(n_classes: int) -> int:
+    """Return how many genes of each class have a dot, so that all of them fit on the page."""
+    return max(min(DOTS, MOST_DOTS // n_classes), 1)
+
+
 def dots(found: "Explanation", model: "SimsModel") -> Drawing:
     """Return a dot for each class and each top gene: how high it is there, and what it contributes."""
     whole = found.whole_contribution()
     shown = np.flatnonzero(found.n_cells)
-    tops = [gene for number in shown for gene in np.argsort(-whole[number], kind="stable")[:DOTS]]
+    each = dots_each(len(shown))
+    tops = [gene for number in shown for gene in np.argsort(-whole[number], kind="stable")[:each]]
     genes = np.asarray(list(dict.fromkeys(tops)))
 
     def draw(figure: "Figure") -> None:
+        from matplotlib import colormaps
+
         axes = figure.subplots()
         value = found.value[np.ix_(shown, genes)]
         size = value / np.maximum(value.max(0), 1e-12)
         colour = whole[np.ix_(shown, genes)] / np.maximum(np.abs(whole[shown]).max(1, keepdims=True), 1e-12)
         x, y = np.meshgrid(np.arange(len(genes)), np.arange(len(shown))[::-1])
         points = axes.scatter(
-            x, y, s=4 + 90 * size, c=colour, cmap="RdBu_r", vmin=-1, vmax=1, linewidth=0.3, edgecolor=FAINT
+            x,
+            y,
+            s=4 + 90 * size,
+            c=colour,
+            cmap=colormaps["RdBu_r"].resampled(SHADES),
+            vmin=-1,
+            vmax=1,
+            linewidth=0.3,
+            edgecolor=FAINT,
         )
         axes.set_xticks(np.arange(len(genes)), [model.genes[gene] for gene in genes], rotation=90)
         axes.set_yticks(np.arange(len(shown))[::-1], [model.classes[number] for number in shown])
         axes.set_xlim(-0.8, len(genes) - 0.2)
         axes.set_ylim(-0.7, len(shown) - 0.3)
-        figure.colorbar(points, ax=axes, label="contribution", shrink=0.8, aspect=15, pad=0.01)
+        scale = figure.colorbar(points, ax=axes, label="contribution", shrink=0.8, aspect=15, pad=0.01)
+        assert scale.solids is not None
+        scale.solids.set_rasterized(False)  # the page allows no pictures that are not drawn in it
 
     return 0.28 * len(shown) + 1.4, draw

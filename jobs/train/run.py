@@ -174,7 +174,11 @@ def _fit_and_write(run: Opened, trainings: "Trainings") -> None:
                 ),
                 "normalisation": str(reference.normalisation),
             },
-            "split": {"fingerprint": fingerprint(inputs.splits), "cells": _role_counts(inputs)},
+            "split": {
+            "how": spec.split.model_dump(mode="json", exclude_none=True),
+            "fingerprint": fingerprint(inputs.splits),
+            "cells": _role_counts(inputs),
+        },
             "versions": versions(),
         }
     )

@@ -209,6 +209,7 @@ def _control(control: ShuffleControl) -> dict[str, Any]:
         "accuracy": control.accuracy,
         "chance": control.chance,
         "limit": control.limit,
+        "decisive": control.decisive,
     }
 
 

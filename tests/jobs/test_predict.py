@@ -10,7 +10,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.errors import UsageError
+from jobs.errors import Interrupted, UsageError
 from jobs.predict import work
 from jobs.predict.command import Wanted, predict_command
 from jobs.predict.relabel import relabel_command
@@ -191,7 +191,7 @@ def test_an_interrupted_prediction_leaves_nothing(model, query, tmp_path, groups
         return whole(model, queries, group, *others)
 
     monkeypatch.setattr(work, "predict_group", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Interrupted):
         predicted(model, query, tmp_path / "p.parquet", csv=True)
     assert not list(tmp_path.iterdir())
 
