@@ -114,7 +114,7 @@ Model = Annotated[
 ]
 Query = Annotated[
     list[str],
-    typer.Argument(metavar="QUERY...", help="Cells: h5ad, zarr, csv or tsv (also .gz).", show_default=False),
+    typer.Argument(metavar="QUERY", help="Cells: h5ad, zarr, csv or tsv (also .gz).", show_default=False),
 ]
 Layer = Annotated[str, typer.Option(help="Which values: X, raw, or the name of a layer.")]
 TargetSum = Annotated[
@@ -344,7 +344,7 @@ def drive(
 def main() -> None:
     """Entry point: errors that are the user's or the machine's become one paragraph and an exit code."""
     try:
-        app(standalone_mode=False)
+        sys.exit(app(standalone_mode=False) or DONE)
     except typer.Exit as ended:
         sys.exit(ended.exit_code)
     except (KeyboardInterrupt, typer.Abort):

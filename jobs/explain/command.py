@@ -81,6 +81,7 @@ def explain_command(folder: Path, reading: "Reading", wanted: Wanted) -> None:
     UsageError, LearnerError
         Model, files, cells or names cannot be used; nothing was written.
     """
+    import pyarrow.compute
     import pyarrow.csv
     import pyarrow.parquet as pq
     from rich.console import Console

@@ -18,15 +18,9 @@ def load_model(folder: Path) -> "tuple[SimsModel, dict[str, Any]]":
     """
     import torch
 
-    from learners.model_folder import DESCRIPTION, ModelRefused
+    from learners.model_folder import DESCRIPTION
     from learners.sims.model import SimsModel
 
-    try:
-        model = SimsModel.load(folder, "cuda" if torch.cuda.is_available() else "cpu")
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise ModelRefused(
-            f"{folder / DESCRIPTION} is damaged, or of another version: {type(error).__name__}: {error}."
-            " Put back a good copy of the folder, or train again."
-        ) from error
+    model = SimsModel.load(folder, "cuda" if torch.cuda.is_available() else "cpu")
     head = json.loads((folder / DESCRIPTION).read_bytes())
     return model, {"folder": str(folder), "run": head["run"], "sha256": head["sha256"]}

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from jobs.predict.table import UNKNOWN
 from jobs.progress import duration
@@ -29,7 +30,7 @@ class Summary:
 
     def add(self, table: pa.Table, n_empty: int = 0) -> None:
         """Count some cells, of which some have no value at all."""
-        known = table.filter(pa.compute.invert(table["unknown"]))
+        known = table.filter(pc.invert(table["unknown"]))
         self._labels.update(known["label"].to_pylist())
         self._unknown += len(table) - len(known)
         self._empty += n_empty

@@ -129,6 +129,9 @@ def epochs_in_all(spec: TrainSpec, inputs: Inputs) -> int:
             each += settings.epochs_for(n_train + n_validation)
         if len(split.rows("test")):
             each += min(CONTROL_EPOCHS, settings.epochs_for(n_train))
+    if spec.unknown_curve:
+        types = inputs.labels.classes if spec.unknown_curve is True else spec.unknown_curve
+        each += len(types) * settings.epochs_for(n_train) * (2 if is_trained_again(split, settings) else 1)
     return each
 
 
@@ -136,15 +139,13 @@ def _fit_and_write(run: Opened, trainings: "Trainings") -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from jobs.provenance import versions
     from jobs.train.report import write_training_report
     from jobs.train.scores_table import print_scores
     from learners.sims.evaluation import cross_validate, facts, query_facts, score_split
     from learners.sims.fit import fit
     from learners.split_files import write_splits
-    from learners.splits import fingerprint
 
-    spec, inputs, notes, out, console = run.spec, run.inputs, run.notes, run.out, run.console
+    spec, inputs, out, console = run.spec, run.inputs, run.out, run.console
     write_splits(out / "split.parquet", inputs.splits)
     reference, settings, seed = inputs.reference, spec.chosen, spec.seed
     fitted = fit(reference, inputs.final, settings, trainings, seed)
@@ -153,41 +154,62 @@ def _fit_and_write(run: Opened, trainings: "Trainings") -> None:
     else:
         console.print("Scoring, with baselines under the same split …")
         tested = [score_split(fitted, reference, inputs.final, settings, trainings, seed, spec.baselines)]
-    n_cells, n_genes = reference.cells.shape
-    described: dict[str, Any] = (
-        facts(tested, reference)
-        | query_facts(fitted, reference, inputs.final, seed)
-        | {
-            "name": spec.name,
-            "preset": spec.preset,
-            "seed": spec.seed,
-            "notes": [*notes, *(note for note in fitted.notes if note not in notes)],
-            "data": {
-                "files": [Path(path).name for path in inputs.sources["paths"]],
-                "sha256": json.loads((out / "provenance.json").read_text())["inputs"],
-                "n_cells": n_cells,
-                "n_genes": n_genes,
-                "n_genes_seen": len(fitted.model.inputs.columns),
-                "label": spec.label,
-                "cells_of_class": dict(
-                    zip(inputs.labels.classes, inputs.labels.counts.tolist(), strict=True)
-                ),
-                "normalisation": str(reference.normalisation),
-            },
-            "split": {
+    found = facts(tested, reference) | query_facts(fitted, reference, inputs.final, seed)
+    found["notes"] = [*run.notes, *(note for note in fitted.notes if note not in run.notes)]
+    if spec.unknown_curve:
+        found["unknown_types"] = _unknown_types(run, trainings)
+    model = replace(fitted.model, facts=found | _circumstances(run, len(fitted.model.inputs.columns)))
+    history = pa.Table.from_pylist(trainings.history)
+    pq.write_table(history, out / "history.parquet")
+    write_training_report(out, model, history)
+    model.save(out, run=_fingerprint(spec, inputs))
+    print_scores(model.facts, console)
+
+
+def _circumstances(run: Opened, n_genes_seen: int) -> dict[str, Any]:
+    """Return what a model was trained on, and with what."""
+    from jobs.provenance import versions
+    from learners.splits import fingerprint
+
+    spec, inputs = run.spec, run.inputs
+    n_cells, n_genes = inputs.reference.cells.shape
+    return {
+        "name": spec.name,
+        "preset": spec.preset,
+        "seed": spec.seed,
+        "data": {
+            "files": [Path(path).name for path in inputs.sources["paths"]],
+            "sha256": json.loads((run.out / "provenance.json").read_text())["inputs"],
+            "n_cells": n_cells,
+            "n_genes": n_genes,
+            "n_genes_seen": n_genes_seen,
+            "label": spec.label,
+            "cells_of_class": dict(zip(inputs.labels.classes, inputs.labels.counts.tolist(), strict=True)),
+            "normalisation": str(inputs.reference.normalisation),
+        },
+        "split": {
             "how": spec.split.model_dump(mode="json", exclude_none=True),
             "fingerprint": fingerprint(inputs.splits),
             "cells": _role_counts(inputs),
         },
-            "versions": versions(),
+        "versions": versions(),
+    }
+
+
+def _unknown_types(run: Opened, trainings: "Trainings") -> dict[str, dict[str, list[float | None]]]:
+    """Return the curve of each type that was left out of training in turn, as plain JSON."""
+    from learners.sims.unknown_types import leave_types_out
+
+    spec, inputs = run.spec, run.inputs
+    names = None if spec.unknown_curve is True else list(spec.unknown_curve or ())
+    curves = leave_types_out(inputs.reference, inputs.splits[0], spec.chosen, trainings, spec.seed, names)
+    return {
+        name: {
+            key: [None if value != value else float(value) for value in values]  # NaN is no JSON
+            for key, values in vars(curve).items()
         }
-    )
-    table = pa.Table.from_pylist(trainings.history)
-    pq.write_table(table, out / "history.parquet")
-    model = replace(fitted.model, facts=described)
-    write_training_report(out, model, table)
-    model.save(out, run=_fingerprint(spec, inputs))
-    print_scores(described, console)
+        for name, curve in curves.items()
+    }
 
 
 def _fingerprint(spec: TrainSpec, inputs: Inputs) -> str:

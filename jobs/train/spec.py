@@ -52,6 +52,7 @@ class TrainSpec(JobSpec):
     workers: Annotated[int, Field(ge=0)] | tuple[PositiveInt, PositiveInt] | None = None
     precision: Literal["32-true", "16-mixed", "bf16-mixed"] | None = None
     baselines: list[str] | None = None
+    unknown_curve: bool | Annotated[list[str], Field(min_length=1)] = False
     loggers: list[Literal["tensorboard", "wandb", "mlflow"]] = ["tensorboard"]
 
     @classmethod
@@ -85,6 +86,10 @@ class TrainSpec(JobSpec):
         except ValidationError as error:
             told = "; ".join(_told(fault) for fault in error.errors())
             raise ValueError(f"settings: {told}") from None
+        if self.unknown_curve and self.split.test == 0.0:
+            raise ValueError(
+                "unknown_curve: types of the test part show what a threshold costs; set `split.test`"
+            )
         if self.split.validation == 0.0 and (chosen.patience is not None or chosen.schedule == "plateau"):
             raise ValueError(
                 f"preset {self.preset} watches validation cells to slow down and to stop: `split.validation`"

@@ -16,7 +16,7 @@ from torch import Tensor
 from learners.calibration import UNCALIBRATED, Calibration, calibrated_probabilities
 from learners.cells.normalisation import Normalisation
 from learners.linear import LogisticModel
-from learners.model_folder import read_model, write_model
+from learners.model_folder import DESCRIPTION, ModelRefused, read_model, write_model
 from learners.sims.network import Inputs, Networks, mean_log_probabilities
 from learners.sims.settings import Settings
 
@@ -140,7 +140,16 @@ class SimsModel:
             If it is no SIMS model, or is damaged.
         """
         stored = read_model(folder, learner=LEARNER)
-        description, tensors = stored.description, stored.tensors
+        try:
+            return cls._from(stored.description, stored.tensors, device)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise ModelRefused(
+                f"{folder / DESCRIPTION} is damaged, or of another version: {type(error).__name__}: {error}."
+                " Put back a good copy of the folder, or train again."
+            ) from error
+
+    @classmethod
+    def _from(cls, description: dict[str, Any], tensors: dict[str, np.ndarray], device: str) -> SimsModel:
         settings = Settings(**description["settings"])
         prefix = "networks."
         state = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}

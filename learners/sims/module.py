@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from copy import deepcopy
+from functools import partial
 from typing import Any
 
 import lightning.pytorch as pl
@@ -18,6 +20,8 @@ from learners.sims.settings import Settings
 from learners.sims.tabnet import mask_entropy
 
 _WARM_UP = 0.25
+_START = 1 / 25
+_END = 1e-4
 _PLATEAU_FACTOR = 0.75
 _PLATEAU_PATIENCE = 20
 _SKIP_RATE = 0.1
@@ -123,13 +127,8 @@ class SimsModule(pl.LightningModule):
             groups.append({"params": skips, "lr": settings.learning_rate * _SKIP_RATE})
         optimizer = torch.optim.Adam(groups, weight_decay=settings.weight_decay, fused=True)
         if settings.schedule == "one-cycle":
-            schedule: Any = torch.optim.lr_scheduler.OneCycleLR(
-                optimizer,
-                max_lr=[group["lr"] for group in groups],
-                total_steps=int(self.trainer.estimated_stepping_batches),
-                pct_start=_WARM_UP,
-                cycle_momentum=False,
-            )
+            n_steps = int(self.trainer.estimated_stepping_batches)
+            schedule: Any = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(one_cycle, n_steps=n_steps))
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
         schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(
             optimizer, factor=_PLATEAU_FACTOR, patience=_PLATEAU_PATIENCE
@@ -167,6 +166,20 @@ def set_exact_statistics(networks: Networks, batches: list[Tensor]) -> None:
     for ghost, size in zip(ghosts, pieces, strict=True):
         ghost.virtual_batch_size = size
     networks.eval()
+
+
+def one_cycle(step: int, n_steps: int) -> float:
+    """Return which part of its peak the learning rate has at a step, counted from 0.
+
+    Up from 1/25 over the first quarter and down to almost nothing, both along half a cosine; as torch's
+    OneCycleLR, which cannot be asked for trainings of a few steps.
+    """
+    peak, last = max(_WARM_UP * n_steps - 1, 1e-9), max(n_steps - 1, 1e-9)
+    if step <= peak:
+        low, done = _START, step / peak
+    else:
+        low, done = _START * _END, 1.0 - min((step - peak) / max(last - peak, 1e-9), 1.0)
+    return low + (1.0 - low) * 0.5 * (1.0 - math.cos(math.pi * done))
 
 
 def _floats(networks: Networks) -> list[Tensor]:

@@ -140,6 +140,17 @@ def test_two_workers_learn_as_one_process_does(reference, tmp_path, ray_session)
     assert two.val_accuracy.max() > 0.9
 
 
+def test_types_left_out_are_in_the_report(reference, tmp_path):
+    job = write_job(tmp_path, reference, unknown_curve=["NK"], epochs=2, members=1)
+    run_job(job, str(tmp_path / "model"))
+    curves = read_model(tmp_path / "model").description["facts"]["unknown_types"]
+    assert list(curves) == ["NK"]
+    recall = curves["NK"]["unknown_recall"]
+    assert recall[0] == 0.0
+    assert recall == sorted(recall)
+    assert "Types that the reference does not have" in (tmp_path / "model" / "report.html").read_text()
+
+
 def test_settings_stand_beside_other_keys_or_under_settings(reference, tmp_path):
     beside = parse_job("kind: train\nlearner: sims\nreference: a.h5ad\nlabel: x\nn_d: 32", "job", "j")
     under = parse_job(

@@ -11,6 +11,7 @@ from jobs.train.report.curves_figure import curves_figure
 from jobs.train.report.data_section import data_section, folds_section, split_in_words
 from jobs.train.report.reliability_section import reliability_section
 from jobs.train.report.scores_section import classes_section, scores_section
+from jobs.train.report.unknown_section import unknown_section
 
 NAME = "report.html"
 
@@ -25,6 +26,7 @@ def write_page(out: Path, contents: Contents) -> str:
         *folds_section(contents),
         *classes_section(contents),
         *reliability_section(contents),
+        *unknown_section(contents),
         *_curves(contents),
         *data_section(contents),
         *_provenance(store, contents),
