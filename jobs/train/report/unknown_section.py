@@ -25,7 +25,7 @@ def unknown_section(contents: Contents) -> list[str]:
         page.heading(2, "Types that the reference does not have"),
         page.paragraph(
             "Each type was left out of training once. A cell whose highest probability is below the threshold"
-            " is called unknown: the rows give the share of the left out type that is then called unknown, the"
+            " is called unknown: the rows give the share of the left out type then called unknown, the"
             " last one the share of the other types' test cells that keep their label and have the right one."
         ),
         page.table(head, rows, list(numbers)),
