@@ -132,7 +132,8 @@ class Task:
     weight : float
         Of the share, above 0.
     rank : int
-        Within a share, tasks of lower ranks go first.
+        Within a share, tasks of lower ranks go first. Below zero it is minus what is left to do, and hosts
+        spread over engines in proportion to that.
     about : mapping
         What a host's log says of it (cell, stage, seed, generation). Share one among the tasks of a
         generation: it then travels once a batch.

@@ -137,7 +137,7 @@ class Scheduler(Generic[Name]):
             the host will have work for several times as long as the build takes.
         """
         yield from self._feed_any(spread, lambda: self.queue.has_lost(()))
-        for engine in self.queue.in_turn(self._idle_holders):
+        for engine in self.queue.in_turn(self._idle_holders, self._at):
             for host in list(self._idle_holders.get(engine, ())):
                 if not self.queue.has(engine):
                     break

@@ -89,7 +89,9 @@ class WorkQueue:
 
     Each task belongs to a share. While several shares have work, each gets hosts' time in proportion to its
     weight; one that had none for a while does not catch up on it. Within a share, engines whose tasks have a
-    lower rank go first, so that the others only fill the gaps.
+    lower rank go first, so that the others only fill the gaps. A rank below zero is how much an engine has to
+    go, and counts by host that is at it: hosts spread over such engines in proportion to what each has to go,
+    instead of all of them moving from one to the next.
     """
 
     def __init__(self) -> None:
@@ -119,7 +121,9 @@ class WorkQueue:
             share.served = max(share.served, self._least_served())
         share.waiting += 1
         self._length += 1
-        self._lines.setdefault(task.engine.key, _Line(share, task.rank, number)).push(number, work)
+        line = self._lines.setdefault(task.engine.key, _Line(share, task.rank, number))
+        line.rank = task.rank  # what is to go shrinks while the line never empties
+        line.push(number, work)
 
     def record(self, work: Work, seconds: float) -> None:
         """Learn from an evaluation how long this engine's take, and settle what its share was charged."""
@@ -162,9 +166,9 @@ class WorkQueue:
                 return work
         return None
 
-    def in_turn(self, engines: Iterable[str]) -> list[str]:
+    def in_turn(self, engines: Iterable[str], on: Mapping[str, int]) -> list[str]:
         """Those of some engines that have tasks, in the order in which it is their turn."""
-        return sorted((engine for engine in engines if engine in self._lines), key=self._due)
+        return sorted((key for key in engines if key in self._lines), key=lambda key: self._due(key, on))
 
     def has(self, engine: str) -> bool:
         """Whether an engine has tasks."""
@@ -237,15 +241,16 @@ class WorkQueue:
         for known in (self._seconds, self._medians, self._build_s):
             known.pop(engine, None)
 
-    def _due(self, engine: str) -> tuple[float, int, int]:
+    def _due(self, engine: str, on: Mapping[str, int]) -> tuple[float, float, int]:
         line = self._lines[engine]
-        return line.share.served, line.rank, line.since
+        rank = line.rank / (on.get(engine, 0) + 1) if line.rank < 0 else line.rank
+        return line.share.served, rank, line.since
 
     def _choose(
         self, held: Sequence[str], barred: Collection[str], on: Mapping[str, int], spread: bool
     ) -> str | None:
         """The engine that a host should work with."""
-        warm = next(iter(self.in_turn(key for key in held if key not in barred)), None)
+        warm = next(iter(self.in_turn((key for key in held if key not in barred), on)), None)
         if warm is not None:
             share = self._lines[warm].share
             ahead_s = (share.served - self._least_served()) * share.weight
@@ -256,8 +261,8 @@ class WorkQueue:
             for key in self._lines
             if key not in held and key not in barred and self._pays(key, on, spread)
         )
-        cold = min(paying, key=self._due, default=None)
-        if warm is None or (cold is not None and self._due(cold) < self._due(warm)):
+        cold = min(paying, key=lambda key: self._due(key, on), default=None)
+        if warm is None or (cold is not None and self._due(cold, on) < self._due(warm, on)):
             return cold
         return warm
 

@@ -70,9 +70,8 @@ class Campaign:
 
     Fits are opened one after the other, whenever those that are open leave hosts without work: while one
     waits for the last evaluations of a generation, its hosts work for others. So many are open as the hosts
-    need and no more, and the first come to their end early. Where there are hosts enough for all fits at
-    once, it is the longest that decides when the campaign is over: then those with most to go are served
-    first.
+    need and no more, and the first come to their end early. Once all are open, it is the last to end that
+    decides when the campaign is over: then fits get hosts in proportion to what they have to go.
 
     Parameters
     ----------
@@ -105,7 +104,6 @@ class Campaign:
         self._left: dict[str, int] = {}
         self._engines: dict[str, set[str]] = {}
         self._under_way = 0
-        self._some_closed = False
 
     def run(self, watch: Callable[[], None] = lambda: None) -> None:
         """Do it all. `watch` is called a few times a second."""
@@ -160,7 +158,7 @@ class Campaign:
                 self._count(id, -self._pool.withdraw(engine))
         if tasks and self._stop():
             tasks = []
-        if tasks and not self.waiting and not self._some_closed:
+        if tasks and not self.waiting:
             rank = -round(self.open[id].to_go)
             tasks = [replace(task, rank=rank) for task in tasks]
         for task in tasks:
@@ -179,7 +177,6 @@ class Campaign:
         del self._left[id]
         for engine in self._engines.pop(id):
             self._pool.forget(engine)
-        self._some_closed = True
         if (fit := self.open.pop(id, None)) is not None:
             self._opener.close(fit)
 

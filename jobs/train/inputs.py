@@ -84,7 +84,7 @@ def read_inputs(spec: TrainSpec, folder: Path) -> Inputs:
         final = make_split(cells.cell_ids, names, test=test, validation=spec.split.validation, **common)
         splits = [final]
     codes = _codes(labels, len(cells))
-    reference = Reference(cells, codes, labels.classes, normalisation(values))
+    reference = Reference(cells, codes, labels.classes, normalisation(values, spec.target_sum))
     notes = [*cells.notes, *labels.notes, f"Values: {values.kind} ({values.evidence})."]
     return Inputs(reference, labels, splits, final, sources, notes)
 

@@ -28,6 +28,9 @@ TOTAL_COLUMNS = (
 )
 
 
+ROUND_SUMS = (100.0, 200.0, 500.0, 1000.0, 2000.0, 5000.0, TARGET_SUM)
+
+
 @dataclass(frozen=True)
 class Values:
     """What the values of a matrix are.
@@ -41,12 +44,15 @@ class Values:
         Whether cells sum to their target, so that no gene was left out after normalising.
     evidence : str
         What was seen.
+    median_total : float or None
+        Counts of a cell, the median; for counts.
     """
 
     kind: Kind
     target_sum: float | None
     has_all_genes: bool
     evidence: str
+    median_total: float | None = None
 
 
 def recognise(cells: CellMatrix, *, target_sum: float | None = None) -> Values:
@@ -83,12 +89,24 @@ def recognise(cells: CellMatrix, *, target_sum: float | None = None) -> Values:
     return first
 
 
-def normalisation(values: Values, target_sum: float = TARGET_SUM) -> Normalisation:
-    """Return what is done to a reference's values: counts come to log1p of `target_sum`, others stay."""
+def normalisation(values: Values, target_sum: float | None = None) -> Normalisation:
+    """Return what is done to a reference's values: counts come to log1p of a sum per cell, others stay.
+
+    Parameters
+    ----------
+    target_sum : float, optional
+        Counts per cell before the logarithm; by default 10,000, or of `ROUND_SUMS` the largest that half of
+        the cells reach. Cells of a panel of few genes have some hundred counts: scaled to 10,000, the
+        logarithm makes one count and ten nearly alike.
+    """
     if values.kind == "log1p":
         totals = "model genes" if values.has_all_genes else "all genes"
         return Normalisation("log1p", values.target_sum, values.target_sum, totals)  # type: ignore[arg-type]
-    return Normalisation(values.kind, None if values.kind == "scaled" else target_sum)
+    if values.kind == "scaled":
+        return Normalisation("scaled", None)
+    if target_sum is None and values.median_total is not None:
+        target_sum = max([one for one in ROUND_SUMS if one <= values.median_total], default=ROUND_SUMS[0])
+    return Normalisation(values.kind, TARGET_SUM if target_sum is None else target_sum)
 
 
 def check_query(model: Normalisation, query: Values) -> Normalisation:
@@ -140,7 +158,8 @@ def _recognise(name: str, values: sp.csr_matrix, obs: pd.DataFrame) -> Values:
         return Values("scaled", None, True, f"values from {data.min():.3g} to {data.max():.3g} {seen}")
     if whole:
         totals = _by_cell(values, data, np.add)
-        return Values("counts", None, True, f"whole numbers, {np.median(totals):.0f} per cell, {seen}")
+        median = float(np.median(totals))
+        return Values("counts", None, True, f"whole numbers, {median:.0f} per cell, {seen}", median)
     if data.max() <= LARGEST_LOG:
         for base, undo in UNDO.items():
             linear = undo(data)

@@ -64,7 +64,7 @@ class StandInFit:
 
     @property
     def to_go(self) -> float:
-        done = max(self._generations.values())
+        done = min(self._generations.values())
         left = sum(stage.generations for stage in self._stages[self._number :]) - done
         return 100 * left * (self._seconds / self._taken if self._taken else 1.0)
 

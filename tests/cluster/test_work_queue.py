@@ -1,5 +1,7 @@
 """Which task goes next."""
 
+from collections import Counter
+
 import pytest
 
 from cluster.outcome import Task
@@ -120,6 +122,26 @@ def test_within_a_share_later_ranks_fill_the_gaps():
     assert [take(queue, "a", "b")[0] for _ in range(4)] == [0, 1, 2, 10]
     fill(queue, [1.0], "a", 3, rank=0)
     assert [take(queue, "a", "b")[0] for _ in range(2)] == [3, 11]
+
+
+def test_hosts_spread_over_engines_in_proportion_to_what_they_have_to_go():
+    queue = WorkQueue()
+    for first, (engine, to_go) in enumerate([("a", 60), ("b", 30), ("c", 10)]):
+        fill(queue, [2.0] * 100, engine, 100 * first, rank=-to_go)
+    on = Counter()
+    for _ in range(20):
+        (number, *_) = take(queue, on=on, hosts=20)
+        on["abc"[number // 100]] += 1
+    assert on == {"a": 12, "b": 6, "c": 2}
+
+
+def test_an_engine_has_to_go_what_its_latest_task_says():
+    queue = WorkQueue()
+    fill(queue, [1.0] * 2, "a", rank=-50)
+    fill(queue, [1.0] * 2, "b", 10, rank=-40)
+    assert take(queue, "a", "b") == [0]
+    fill(queue, [1.0], "a", 2, rank=-30)
+    assert take(queue, "a", "b") == [10]
 
 
 def test_a_share_that_had_nothing_to_do_does_not_catch_up():
