@@ -11,9 +11,10 @@ from statistics import median
 
 from jobs.disk import stage_bytes
 from jobs.errors import UsageError
-from jobs.fit.spec import FitSpec, load_fit
+from jobs.fit.spec import FitSpec
 from jobs.fit.subjects import Problem, StagePlan, Subject
 from jobs.progress import duration
+from jobs.spec import load_job
 
 SAMPLES = 7
 SAMPLE_LIMIT_S = 40.0
@@ -43,7 +44,14 @@ def print_plan(job: Path) -> None:
 
     from jobs.fit.prepare import check_warm_start, prepare
 
-    spec = load_fit(job)
+    spec = load_job(job)
+    if not isinstance(spec, FitSpec):
+        from jobs.train.plan import print_train_plan
+        from jobs.train.spec import TrainSpec
+
+        assert isinstance(spec, TrainSpec)
+        print_train_plan(spec, job.resolve().parent)
+        return
     subjects = prepare(
         spec,
         job.resolve().parent,

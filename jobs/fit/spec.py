@@ -6,8 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from jobs.cell_table import expand_cells
-from jobs.errors import UsageError
-from jobs.spec import JobSpec, Name, Positive, PositiveInt, Strict, load_job
+from jobs.spec import JobSpec, Name, Positive, PositiveInt, Strict
 
 
 class CellSpec(Strict):
@@ -138,17 +137,3 @@ class FitSpec(JobSpec):
             for cell in plain.pop("cells", [])
         }
         return plain | {"cells": cells}
-
-
-def load_fit(path: Path) -> FitSpec:
-    """Return the fit in a job file.
-
-    Raises
-    ------
-    UsageError
-        When it cannot be read, has faults, or is a job of another kind.
-    """
-    spec = load_job(path)
-    if not isinstance(spec, FitSpec):
-        raise UsageError(f"{path}: this takes a job of kind fit, found kind: {spec.kind}.")
-    return spec

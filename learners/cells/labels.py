@@ -81,7 +81,7 @@ def read_labels(cells: CellMatrix, column: str, *, drop_missing: bool = False) -
         names = ", ".join(map(str, cells.cell_ids[missing][:5]))
         said = f"{int(missing.sum())} of {len(cells)} cells have no label in {column!r} ({names}, ...)"
         if not drop_missing:
-            raise CellsRefused(f"{said}. Label them, or ask for unlabelled cells to be left out.")
+            raise CellsRefused(f"{said}. Label them, or leave them out (`drop_unlabelled: true`).")
         notes.append(f"{said}; they are left out.")
     rows = np.flatnonzero(~missing)
     codes, classes = pd.factorize(words[~missing].astype(object), sort=True)

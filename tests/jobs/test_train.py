@@ -14,10 +14,12 @@ import pytest
 import yaml
 
 from jobs.errors import UsageError
+from jobs.plan import print_plan
 from jobs.run import run_job
 from jobs.spec import parse_job
 from learners.errors import LearnerError
 from learners.model_folder import read_model
+from learners.sims import task
 from learners.sims.model import SimsModel
 from learners.split_files import read_splits
 from tests.learners.cells.made_cells import made_counts, written
@@ -196,3 +198,20 @@ def test_an_event_for_each_start_and_end(model):
     events = [json.loads(line)["event"] for line in (model / "events.jsonl").read_text().splitlines()]
     assert events[0] == "started"
     assert "finished" in events
+
+
+def test_a_plan_says_what_a_training_and_a_sweep_will_do(reference, tmp_path, capsys):
+    print_plan(write_job(tmp_path, reference))
+    told = capsys.readouterr().out
+    assert "150 cells × 60 genes, 3 classes" in told
+    assert "12 epochs of 3 steps in all trainings" in told
+    trials = {"number": 5, "repeats": 2}
+    print_plan(write_job(tmp_path, reference, kind="sweep", search={"n_d": [8, 16]}, trials=trials))
+    assert "Before that, 10 trials of up to 4 epochs" in capsys.readouterr().out
+
+
+def test_a_reference_that_is_streamed_is_learnt_as_well(reference, tmp_path, monkeypatch):
+    monkeypatch.setattr(task, "IN_MEMORY_BYTES", 0)
+    run_job(write_job(tmp_path, reference), str(tmp_path / "model"))
+    facts = read_model(tmp_path / "model").description["facts"]
+    assert facts["scores"]["networks"]["accuracy"] > 0.8
