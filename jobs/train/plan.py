@@ -39,8 +39,8 @@ def print_train_plan(spec: TrainSpec, folder: Path) -> None:
     epochs = epochs_in_all(spec, inputs)
     step_s, steps = _measured(spec, inputs)
     console.print(
-        f"{epochs} epochs of {steps} steps in all trainings. A step takes {1000 * step_s:.0f} ms in this process:"
-        f" about {duration(epochs * steps * step_s)}, baselines not counted.",
+        f"{epochs} epochs of {steps} steps in all trainings. A step takes {1000 * step_s:.0f} ms in this"
+        f" process: about {duration(epochs * steps * step_s)}, baselines not counted.",
         soft_wrap=True,
         highlight=False,
     )
@@ -52,8 +52,8 @@ def print_train_plan(spec: TrainSpec, folder: Path) -> None:
         sweep = plan_of(spec, folder, len(inputs.final.rows("train")))
         trials, each = sweep.number_of_settings() * sweep.repeats, sweep.scheduler.max_epochs
         console.print(
-            f"Before that, {trials} trials of up to {each} epochs: about {duration(trials * each * steps * step_s)}"
-            " of one trial after the other; settings that are searched may change it.",
+            f"Before that, {trials} trials of up to {each} epochs: about"
+            f" {duration(trials * each * steps * step_s)} one after the other; what is searched may change it.",
             soft_wrap=True,
             highlight=False,
         )
