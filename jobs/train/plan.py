@@ -53,7 +53,7 @@ def print_train_plan(spec: TrainSpec, folder: Path) -> None:
         trials, each = sweep.number_of_settings() * sweep.repeats, sweep.scheduler.max_epochs
         console.print(
             f"Before that, {trials} trials of up to {each} epochs: about"
-            f" {duration(trials * each * steps * step_s)} one after the other; what is searched may change it.",
+            f" {duration(trials * each * steps * step_s)} one by one; what is searched may change it.",
             soft_wrap=True,
             highlight=False,
         )
