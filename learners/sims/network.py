@@ -81,8 +81,9 @@ class Networks(nn.Module):
         self.register_buffer("mean", torch.from_numpy(inputs.mean))
         self.register_buffer("sd", torch.from_numpy(inputs.sd))
         self.row_norm = settings.row_norm == "l2"
+        shape = settings.shape(len(inputs.columns))
         self.members = nn.ModuleList(
-            TabNet(len(inputs.columns), n_classes, settings.shape(), settings.input_momentum)
+            TabNet(len(inputs.columns), n_classes, shape, settings.input_momentum)
             for _ in range(settings.members)
         )
 

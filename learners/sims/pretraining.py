@@ -61,7 +61,7 @@ class Pretraining(pl.LightningModule):
         # The head is of no use here; two classes are the fewest.
         self.networks = Networks(inputs, 2, settings)
         self.decoders = nn.ModuleList(
-            Decoder(len(inputs.columns), settings.shape()) for _ in self.networks.members
+            Decoder(len(inputs.columns), settings.shape(len(inputs.columns))) for _ in self.networks.members
         )
 
     def training_step(self, batch: tuple[CellBatch, Tensor], _: int) -> Tensor:

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from learners.sims.tabnet import Shape
 
 DEFAULT = "default"
+LEAST_MASKING, MOST_MASKING, MASKED_GENES = 0.1, 0.5, 1000
 
 
 class Settings(BaseModel):
@@ -16,7 +17,8 @@ class Settings(BaseModel):
 
     The defaults are one wide step whose mask starts open, trained with random gene masking, as an
     ensemble, and averaged with a logistic regression. They were chosen by validation inside training
-    folds; the published settings are the presets ``released-*``.
+    folds; the published settings are the presets ``released-*``. `gene_masking` is by default half of the
+    genes, and less in panels of fewer than 500, where each gene says more: see `masking_for`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -33,7 +35,7 @@ class Settings(BaseModel):
     momentum: float = Field(0.02, gt=0.0, le=1.0)
     input_momentum: float = Field(0.01, gt=0.0, le=1.0)
     sparsity: float = Field(1e-3, ge=0.0)
-    gene_masking: float = Field(0.5, ge=0.0, lt=1.0)
+    gene_masking: float | None = Field(None, ge=0.0, lt=1.0)
     skip: bool = True
     skip_penalty: float = Field(0.02, ge=0.0)
     members: int = Field(3, ge=1, le=100)
@@ -65,11 +67,16 @@ class Settings(BaseModel):
             raise ValueError("most_steps shortens the schedule one-cycle; with plateau set it to null.")
         return self
 
-    def shape(self) -> Shape:
-        """Return the sizes of one network."""
-        return Shape(
-            **{name: getattr(self, name) for name in Shape.__dataclass_fields__},
-        )
+    def shape(self, n_genes: int) -> Shape:
+        """Return the sizes of one network that sees so many genes."""
+        own = {name: getattr(self, name) for name in Shape.__dataclass_fields__}
+        return Shape(**(own | {"gene_masking": self.masking_for(n_genes)}))
+
+    def masking_for(self, n_genes: int) -> float:
+        """Return the share of genes that are hidden from a training cell."""
+        if self.gene_masking is not None:
+            return self.gene_masking
+        return min(max(n_genes / MASKED_GENES, LEAST_MASKING), MOST_MASKING)
 
     def epochs_for(self, n_cells: int) -> int:
         """Return after how many epochs training on so many cells ends: fewer on large references."""

@@ -53,7 +53,7 @@ def _curves(contents: Contents) -> list[str]:
         return [*parts, page.paragraph("The history of its epochs (history.parquet) is not in the folder.")]
     seconds = sum(row["seconds"] for row in contents.history)
     validated = any(row.get("val_loss") is not None for row in contents.history)
-    masking = ", and while genes are masked at random" if contents.settings["gene_masking"] else ""
+    masking = ", and while genes are masked at random" if contents.settings["gene_masking"] != 0 else ""
     caption = f"The loss on training cells is the mean of the networks' own while they change{masking}"
     if validated:
         caption += (

@@ -1,0 +1,25 @@
+"""Settings that depend on the reference."""
+
+import pytest
+
+from learners.sims.settings import PRESETS, Settings, settings_of
+
+
+@pytest.mark.parametrize(("n_genes", "share"), [(33, 0.1), (300, 0.3), (500, 0.5), (20_000, 0.5)])
+def test_small_panels_hide_fewer_genes(n_genes, share):
+    assert Settings().shape(n_genes).gene_masking == share
+    assert Settings(gene_masking=0.35).shape(n_genes).gene_masking == 0.35
+
+
+def test_released_presets_are_the_published_sizes_without_our_additions():
+    sizes = {name: (settings_of(name).n_d, settings_of(name).n_a) for name in PRESETS if name != "default"}
+    assert sizes == {
+        "released-tall": (8, 8),
+        "released-grande": (32, 32),
+        "released-venti": (64, 64),
+        "released-trenta": (128, 128),
+    }
+    for name in sizes:
+        settings = settings_of(name)
+        assert (settings.n_steps, settings.gamma, settings.batch_size) == (3, 1.3, 32)
+        assert (settings.gene_masking, settings.skip, settings.members) == (0.0, False, 1)
