@@ -41,7 +41,8 @@ def step_speedup(device: str, compiled: bool = False) -> dict[str, Any]:
         labels = torch.arange(BATCH, device=device) % CLASSES
         ours = TabNet(genes, CLASSES, Shape()).to(device)
         theirs = reference(genes, CLASSES, Shape()).to(device)
-        theirs.encoder.group_attention_matrix = theirs.encoder.group_attention_matrix.to(device)
+        encoder = theirs.tabnet.encoder
+        encoder.group_attention_matrix = encoder.group_attention_matrix.to(device)
         steps = {"ours": _step(ours, cells, labels), "theirs": _step(theirs, cells, labels)}
         if compiled:
             steps["ours_compiled"] = _step(torch.compile(ours), cells, labels)
