@@ -90,8 +90,3 @@ def shuffle_control(scores: Sequence[Scores]) -> ShuffleControl:
         shuffles=len(scores),
         decisive=limit < 1.0,
     )
-
-
-def shuffle_control_is_valid(scores: Scores | Sequence[Scores]) -> bool:
-    """Return whether a run may be reported: see `shuffle_control`."""
-    return shuffle_control([scores] if isinstance(scores, Scores) else scores).valid

@@ -49,8 +49,8 @@ def read_inputs(spec: TrainSpec, folder: Path) -> Inputs:
     """
     from learners.cells.labels import read_labels
     from learners.cells.opening import open_cells
-    from learners.cells.values import normalisation, recognise
-    from learners.sims.fit import Reference
+    from learners.cells.values import recognise
+    from learners.sims.fit import reference_of
     from learners.splits import make_folds, make_split
 
     missing = [f"{path} does not exist" for path in spec.paths_named() if not (folder / path).exists()]
@@ -83,8 +83,7 @@ def read_inputs(spec: TrainSpec, folder: Path) -> Inputs:
         test = 0.2 if spec.split.test is None else spec.split.test
         final = make_split(cells.cell_ids, names, test=test, validation=spec.split.validation, **common)
         splits = [final]
-    codes = _codes(labels, len(cells))
-    reference = Reference(cells, codes, labels.classes, normalisation(values, spec.target_sum))
+    reference = reference_of(cells, labels, values, spec.target_sum)
     notes = [*cells.notes, *labels.notes, f"Values: {values.kind} ({values.evidence})."]
     return Inputs(reference, labels, splits, final, sources, notes)
 
@@ -108,11 +107,3 @@ def _names(labels: "Labels", n_cells: int) -> Any:
     names = np.full(n_cells, "", dtype=object)
     names[labels.rows] = np.asarray(labels.classes, dtype=object)[labels.codes]
     return names
-
-
-def _codes(labels: "Labels", n_cells: int) -> Any:
-    import numpy as np
-
-    codes = np.full(n_cells, -1, dtype=np.int64)
-    codes[labels.rows] = labels.codes
-    return codes

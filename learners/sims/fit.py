@@ -20,7 +20,7 @@ from learners.cells.labels import Labels
 from learners.cells.matrix import CellMatrix
 from learners.cells.normalisation import Normalisation
 from learners.cells.statistics import gene_statistics
-from learners.cells.values import normalisation, recognise
+from learners.cells.values import Values, normalisation, recognise
 from learners.linear import LogisticModel, fit_logistic
 from learners.scores import Scores, score
 from learners.shuffle_control import shuffled_labels
@@ -109,11 +109,22 @@ class Fitted:
     notes: tuple[str, ...]
 
 
-def reference_of(cells: CellMatrix, labels: Labels) -> Reference:
-    """Return cells with their labels, after recognising what their values are."""
+def reference_of(
+    cells: CellMatrix, labels: Labels, values: Values | None = None, target_sum: float | None = None
+) -> Reference:
+    """Return cells with their labels, and how their values are normalised.
+
+    Parameters
+    ----------
+    values : Values, optional
+        What they were recognised as; looked at anew without it.
+    target_sum : float, optional
+        See `learners.cells.values.normalisation`.
+    """
     codes = np.full(len(cells), -1, dtype=np.int64)
     codes[labels.rows] = labels.codes
-    return Reference(cells, codes, labels.classes, normalisation(recognise(cells)))
+    how = normalisation(values or recognise(cells), target_sum)
+    return Reference(cells, codes, labels.classes, how)
 
 
 def fit(reference: Reference, split: Split, settings: Settings, train: Train, seed: int = 1) -> Fitted:

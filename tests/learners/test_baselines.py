@@ -15,7 +15,7 @@ from learners.baselines import run_baselines
 from learners.errors import LearnerError
 from learners.neighbours import K_GRID, fit_neighbours
 from learners.scores import score
-from learners.shuffle_control import shuffle_control, shuffle_control_is_valid, shuffled_labels
+from learners.shuffle_control import shuffle_control, shuffled_labels
 from learners.splits import make_split
 
 CLASSES = ["a", "b", "c"]
@@ -110,14 +110,14 @@ def test_the_control_passes_models_that_learnt_nothing_and_stops_a_leak():
     assert control.valid
     assert control.chance == pytest.approx(honest[0].majority_rate)
     assert control.standard_error == pytest.approx(np.sqrt(control.chance * (1 - control.chance) / 720))
-    assert all(shuffle_control_is_valid(entry) for entry in honest)
-    assert not shuffle_control_is_valid(shuffled_run(0, leak=True))
+    assert all(shuffle_control([entry]).valid for entry in honest)
+    assert not shuffle_control([shuffled_run(0, leak=True)]).valid
 
 
 def test_predicting_the_majority_always_is_chance():
     true = np.repeat([0, 1], [80, 20])
-    assert shuffle_control_is_valid(score(true, np.zeros(100, dtype=int), CLASSES))
-    assert not shuffle_control_is_valid(score(true, true, CLASSES))
+    assert shuffle_control([score(true, np.zeros(100, dtype=int), CLASSES)]).valid
+    assert not shuffle_control([score(true, true, CLASSES)]).valid
 
 
 def test_a_control_that_nothing_could_fail_says_so():
