@@ -14,7 +14,7 @@ from jobs.errors import UsageError
 from jobs.fit.spec import FitSpec
 from jobs.fit.subjects import Problem, StagePlan, Subject
 from jobs.progress import duration
-from jobs.spec import load_job
+from jobs.spec import load_job, named
 
 SAMPLES = 7
 SAMPLE_LIMIT_S = 40.0
@@ -38,27 +38,25 @@ class StageCost:
 
 
 def print_plan(job: Path) -> None:
-    """Print cells, stages, evaluations, core-hours and disk of the job in file `job`."""
+    """Print what the job in file `job` will do, and what it will cost."""
+    spec = load_job(job)
+    named(spec.planner)(spec, job.resolve().parent)
+
+
+def print_fit_plan(spec: FitSpec, folder: Path) -> None:
+    """Print cells, stages, evaluations, core-hours and disk of a fit."""
     from rich.console import Console
     from rich.table import Table
 
     from jobs.fit.prepare import check_warm_start, prepare
 
-    spec = load_job(job)
-    if not isinstance(spec, FitSpec):
-        from jobs.train.plan import print_train_plan
-        from jobs.train.spec import TrainSpec
-
-        assert isinstance(spec, TrainSpec)
-        print_train_plan(spec, job.resolve().parent)
-        return
     subjects = prepare(
         spec,
-        job.resolve().parent,
+        folder,
         keep_recordings=False,
         tell=lambda text: print(text, file=sys.stderr, flush=True),
     )
-    check_warm_start(spec, job.resolve().parent, subjects)
+    check_warm_start(spec, folder, subjects)
     console = Console()
     costs = stage_costs(spec, subjects)
     known = [cost.seconds_each for cost in costs if cost.seconds_each is not None]

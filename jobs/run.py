@@ -1,12 +1,10 @@
 """``neurofleet run``: from a job file to a finished run folder, whatever the kind of job."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from jobs.interruption import interruptible
 from jobs.results_place import results_place
-from jobs.spec import load_job
+from jobs.spec import load_job, named
 
 
 def run_job(job: Path, out: str | None, *, address: str | None = None, cpus: int | None = None) -> str:
@@ -30,20 +28,5 @@ def run_job(job: Path, out: str | None, *, address: str | None = None, cpus: int
     folder = job.resolve().parent
     place = results_place(out, spec, folder)
     with interruptible():
-        runner(spec.kind)(spec, folder, place, address, cpus)
+        named(spec.runner)(spec, folder, place, address, cpus)
     return place
-
-
-def runner(kind: str) -> Callable[[Any, Path, str, str | None, int | None], object]:
-    """Return what runs jobs of a kind; each loads only what it needs."""
-    if kind == "fit":
-        from jobs.fit.run import run_fit
-
-        return run_fit
-    if kind == "train":
-        from jobs.train.run import run_train
-
-        return run_train
-    from jobs.sweep.run import run_sweep
-
-    return run_sweep

@@ -13,12 +13,24 @@ from neurosim.faults import faults, nearest
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 PositiveInt = Annotated[int, Field(gt=0)]
 Positive = Annotated[float, Field(gt=0)]
-KINDS = {
+KINDS: dict[str, str | dict[str, str]] = {
     "fit": "jobs.fit.spec:FitSpec",
-    "train": "jobs.train.spec:TrainSpec",
-    "sweep": "jobs.sweep.spec:SweepSpec",
+    "train": {
+        "sims": "jobs.sims.spec:TrainSpec",
+        "hippie": "jobs.hippie.spec:TrainSpec",
+        "neuprint": "jobs.neuprint.spec:TrainSpec",
+    },
+    "sweep": {
+        "sims": "jobs.sims.spec:SweepSpec",
+        "hippie": "jobs.hippie.spec:SweepSpec",
+        "neuprint": "jobs.neuprint.spec:SweepSpec",
+    },
+    "evaluate": {
+        "hippie": "jobs.hippie.spec:EvaluateSpec",
+        "neuprint": "jobs.neuprint.spec:EvaluateSpec",
+    },
 }
-"""The kinds of jobs, and where their keys are declared."""
+"""The kinds of jobs, and where their keys are declared: one place, or one for each learner."""
 
 
 class Strict(BaseModel):
@@ -32,6 +44,12 @@ class JobSpec(Strict):
 
     decisive_packages: ClassVar[tuple[str, ...]] = ()
     """A run is resumed only with the same versions of these: results depend on them."""
+
+    runner: ClassVar[str]
+    """What runs such a job, ``module:function``."""
+
+    planner: ClassVar[str]
+    """What prints its plan."""
 
     kind: str
     name: Name
@@ -84,15 +102,25 @@ def parse_job(text: str, source: str, default_name: str, folder: Path = Path()) 
         raise UsageError(f"{source}: not readable as YAML ({error}).") from error
     if not isinstance(content, dict):
         raise UsageError(f"{source}: expected keys such as `kind: fit` and `cells:`, found {content!r}.")
-    kind = content.get("kind", "fit")
-    if kind not in KINDS:
-        raise UsageError(
-            f"{source}: kind: expected one of {', '.join(KINDS)}, found {kind!r}{nearest(str(kind), KINDS)}."
-        )
-    module, _, name = KINDS[kind].partition(":")
-    model = getattr(import_module(module), name)
+    place: Any = _chosen(KINDS, "kind", content.get("kind", "fit"), source)
+    if isinstance(place, dict):
+        place = _chosen(place, "learner", content.get("learner"), source)
+    model = named(place)
     content.setdefault("name", default_name)
     try:
         return model.model_validate(model.completed(content, folder, source))
     except ValidationError as error:
         raise UsageError(f"{source}: {faults(error, model)}.") from error
+
+
+def named(place: str) -> Any:
+    """Return what stands at ``module:name``."""
+    module, _, name = place.partition(":")
+    return getattr(import_module(module), name)
+
+
+def _chosen(places: dict[str, Any], key: str, found: Any, source: str) -> Any:
+    if found not in places:
+        told = "nothing" if found is None else f"{found!r}{nearest(str(found), places)}"
+        raise UsageError(f"{source}: {key}: expected one of {', '.join(places)}, found {told}.")
+    return places[found]

@@ -81,6 +81,8 @@ class EvolutionSpec(Strict):
 class FitSpec(JobSpec):
     """A fit job (`kind: fit`)."""
 
+    runner: ClassVar[str] = "jobs.fit.run:run_fit"
+    planner: ClassVar[str] = "jobs.plan:print_fit_plan"
     decisive_packages: ClassVar[tuple[str, ...]] = ("neuron", "bluepyopt", "efel", "cmaes")
 
     kind: Literal["fit"] = "fit"

@@ -17,12 +17,11 @@ def write_report(root: str | Path, tell: Callable[[str], None] = lambda text: No
     UsageError, LearnerError
         When `root` is neither.
     """
-    from jobs.train.folder import is_training
+    from jobs.spec import named
+    from jobs.train.folder import is_training, learner_of
 
     if is_training(root):
-        from jobs.train.report import write_report_again
-
-        return write_report_again(Path(root))
+        return named(f"jobs.{learner_of(root)}.report:write_report_again")(Path(root))
     from jobs.report.write import write_report as write_fit_report
 
     return write_fit_report(root, tell)

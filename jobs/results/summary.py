@@ -140,12 +140,11 @@ def query(root: str | Path, sql: str) -> "pa.Table":
 def results_command(out: str, query: str | None, json: bool) -> None:
     """Print the summary of a run, or the result of a query, as tables or as JSON; scores of a training."""
     from jobs.results import output as output
-    from jobs.train.folder import is_training
+    from jobs.spec import named
+    from jobs.train.folder import is_training, learner_of
 
     if is_training(out):
-        from jobs.train.scores_table import print_results
-
-        print_results(out, query, json)
+        named(f"jobs.{learner_of(out)}.results:print_results")(out, query, json)
         return
     tables = RunTables(out)
     if query is not None:

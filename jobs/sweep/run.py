@@ -1,72 +1,70 @@
-"""The run of a sweep: trials, then the best setting trained again, scored and kept."""
+"""The trials of a sweep, whatever the learner."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from jobs.sweep.spec import METRICS, SweepSpec
-from jobs.train.run import Opened, carry_out, train_model
+from jobs.sweep.spec import Sweeping
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from cluster.sweeps import Resources, Sweep
     from cluster.trial_table import TrialRow
 
 TRIALS = "trials"
 SHARED_GPU = 0.25
-"""What of a GPU a trial gets: SIMS models are small beside one."""
+"""What of a GPU a trial gets: these models are small beside one."""
 
 
-def run_sweep(spec: SweepSpec, folder: Path, out: str, address: str | None, cpus: int | None) -> None:
-    """Run a sweep with everything kept in `out`, or go on with it there; raises as `carry_out` does.
+def run_trials(
+    spec: Sweeping, plan: "Sweep", out: Path, console: "Console", address: str | None, cpus: int | None
+) -> Any:
+    """Run a sweep's trials with all that is kept of them in `out`; finished ones are not run again.
 
-    Finished trials are not run again. The folder becomes that of the best setting's model.
+    Returns
+    -------
+    cluster.sweeps.Swept
     """
-    carry_out(spec, folder, out, lambda run: _sweep(run, folder, address, cpus))
-
-
-def _sweep(run: Opened, folder: Path, address: str | None, cpus: int | None) -> None:
-    import pyarrow.parquet as pq
-
     from cluster.session import connect
     from cluster.sweeps import sweep
-    from jobs.sweep.stability import stability_table
 
-    assert isinstance(run.spec, SweepSpec)
-    spec = run.spec
-    plan = plan_of(spec, folder, run.inputs.final.rows("train").size)
-    where = (run.out / TRIALS).absolute()
+    where = (out / TRIALS).absolute()
     number = plan.number_of_settings() * plan.repeats
     done = 0
 
     def tell(row: "TrialRow") -> None:
         nonlocal done
         done += 1
-        run.console.print(f"trial {done} of {number}: {described(row)}", soft_wrap=True, highlight=False)
+        console.print(f"trial {done} of {number}: {described(row)}", soft_wrap=True, highlight=False)
 
     with connect(address, None if address else cpus):
         swept = sweep(plan, where, resources_of(spec), tell)
     what = _listed(swept.parameters) or "the job's settings"
-    run.console.print(
+    console.print(
         f"Best of {len(swept.rows)} trials: {plan.metric} {swept.score:.4f} with {what} ({swept.trial})."
         " Training it again …",
         soft_wrap=True,
         highlight=False,
     )
-    if spec.trials.repeats > 1:
-        alike = [row for row in swept.rows if row.status == "done" and row.parameters == swept.parameters]
-        table = stability_table([where / row.trial for row in alike], run.inputs.reference.cells.genes)
-        pq.write_table(table, run.out / "stability.parquet")
-    best = spec.model_copy(update={"settings": spec.settings | swept.parameters})
-    train_model(Opened(best, run.inputs, run.notes, run.out, run.console), address, cpus)
+    return swept
 
 
-def plan_of(spec: SweepSpec, folder: Path, n_training_cells: int) -> "Sweep":
-    """Return what the trials are, as `cluster.sweeps` takes it."""
+def plan_of(spec: Sweeping, factory: str, folder: Path, max_epochs: int) -> "Sweep":
+    """Return what the trials are, as `cluster.sweeps` takes it.
+
+    Parameters
+    ----------
+    factory : str
+        What runs a trial, ``module:function``; its payload holds ``spec`` and ``folder``.
+    folder : Path
+        Of the job file.
+    """
     from cluster.sweeps import Scheduler, Sweep
 
     trials = spec.trials
-    metric, mode = METRICS[trials.metric]
+    metric, mode = spec.watched
     return Sweep(
-        factory="jobs.sweep.trial:run",
+        factory=factory,
         payload={"spec": spec.model_dump(mode="json"), "folder": str(folder.resolve())},
         search=spec.search,
         metric=metric,
@@ -76,17 +74,13 @@ def plan_of(spec: SweepSpec, folder: Path, n_training_cells: int) -> "Sweep":
         repeats=trials.repeats,
         seed=spec.seed,
         scheduler=Scheduler(
-            trials.scheduler,
-            spec.chosen.epochs_for(n_training_cells),
-            trials.grace_epochs,
-            trials.reduction,
-            trials.perturb_epochs,
+            trials.scheduler, max_epochs, trials.grace_epochs, trials.reduction, trials.perturb_epochs
         ),
         time_limit_s=trials.time_limit_s,
     )
 
 
-def resources_of(spec: SweepSpec) -> "Resources":
+def resources_of(spec: Sweeping) -> "Resources":
     """Return what a trial works with; a part of a GPU where the cluster has any and the job says nothing."""
     import ray
 

@@ -1,18 +1,13 @@
-"""The job file of a hyperparameter sweep: a training's keys, and what is tried."""
+"""What the job files of hyperparameter sweeps have in common: what is tried, and how."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from jobs.spec import Positive, PositiveInt, Strict
-from jobs.train.spec import TrainSpec
-from learners.sims.settings import Settings
+from jobs.train.spec import LearnerSpec
 
-METRICS: dict[str, tuple[str, Literal["min", "max"]]] = {
-    "macro_f1": ("val_macro_f1", "max"),
-    "accuracy": ("val_accuracy", "max"),
-    "loss": ("val_loss", "min"),
-}
+Metrics = dict[str, tuple[str, Literal["min", "max"]]]
 
 
 class TrialsSpec(Strict):
@@ -24,7 +19,7 @@ class TrialsSpec(Strict):
     grace_epochs: PositiveInt = 5
     reduction: Annotated[float, Field(gt=1)] = 3.0
     perturb_epochs: PositiveInt = 4
-    metric: Literal["macro_f1", "accuracy", "loss"] = "macro_f1"
+    metric: str | None = None
     repeats: PositiveInt = 1
     cpus: Positive = 1.0
     gpus: Annotated[float, Field(ge=0)] | None = None
@@ -32,13 +27,15 @@ class TrialsSpec(Strict):
     time_limit_s: Positive | None = None
 
 
-class SweepSpec(TrainSpec):
-    """A sweep (`kind: sweep`): trainings with other settings; the best is trained again and kept.
+class Sweeping(LearnerSpec):
+    """A sweep of a learner: trainings with other settings; the best is trained again and kept.
 
     `workers` are those of each trial.
     """
 
-    kind: Literal["sweep"] = "sweep"
+    metrics: ClassVar[Metrics]
+    """Name -> what a training logs, and whether less or more is better; the first is the default."""
+
     search: dict[str, Any] = {}
     trials: TrialsSpec = TrialsSpec()
 
@@ -47,20 +44,27 @@ class SweepSpec(TrainSpec):
     def _known_settings(cls, search: dict[str, Any]) -> dict[str, Any]:
         from neurosim.faults import nearest
 
-        known = Settings.model_fields
+        known = cls.settings_model.model_fields
         strange = [f"{key}{nearest(key, known)}" for key in search if key not in known]
         if strange:
             raise ValueError(f"no settings of the learner: {', '.join(strange)}")
         return search
 
     @model_validator(mode="after")
-    def _something_to_try(self) -> "SweepSpec":
+    def _something_to_try(self) -> "Sweeping":
         if not self.search and self.trials.repeats == 1:
             raise ValueError(
                 "name what to try under `search:`, or `trials: {repeats: N}` for N seeds of one setting"
             )
         if self.search and self.trials.method != "grid" and self.trials.number is None:
             raise ValueError(f"trials: method {self.trials.method} needs `number:`, how many settings to try")
-        if self.split.validation == 0.0:
-            raise ValueError("trials are compared on validation cells: `split.validation` must be above 0")
+        if self.trials.metric is not None and self.trials.metric not in self.metrics:
+            raise ValueError(
+                f"trials: metric: expected one of {', '.join(self.metrics)}, found {self.trials.metric!r}"
+            )
         return self
+
+    @property
+    def watched(self) -> tuple[str, Literal["min", "max"]]:
+        """What trials are compared by: the name that a training logs, and whether less or more is better."""
+        return self.metrics[self.trials.metric or next(iter(self.metrics))]

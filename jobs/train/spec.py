@@ -1,19 +1,17 @@
-"""The job file of a training: its keys and their defaults."""
+"""What the job files of all learners have in common: split, settings, seed, workers."""
 
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
-from jobs.spec import JobSpec, Positive, PositiveInt, Strict
-from learners.sims.settings import DEFAULT, PRESETS, Settings, settings_of
+from jobs.spec import JobSpec, PositiveInt, Strict
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 Groups = dict[str, Annotated[list[str], Field(min_length=1)]]
 
 
 class SplitSpec(Strict):
-    """Which cells test and validate: fractions of every class, named groups, or folds."""
+    """Which samples test and validate: fractions of every class, named groups, or folds."""
 
     test: Fraction | Groups | None = None
     validation: Fraction | Groups = 0.15
@@ -32,44 +30,39 @@ class SplitSpec(Strict):
         return self
 
 
-class TrainSpec(JobSpec):
-    """A training job (`kind: train`)."""
+class LearnerSpec(JobSpec):
+    """A job that trains a learner.
+
+    A learner's settings may stand under `settings` or beside the other keys.
+    """
 
     decisive_packages: ClassVar[tuple[str, ...]] = ("torch", "lightning", "scikit-learn")
+    settings_model: ClassVar[type[BaseModel]]
+    presets: ClassVar[dict[str, dict[str, Any]]]
+    beside: ClassVar[tuple[str, ...]] = ("workers", "loggers")
+    """Keys that results do not depend on."""
 
-    kind: Literal["train", "sweep"] = "train"
-    learner: Literal["sims"]
-    reference: Annotated[list[Path], Field(min_length=1)]
-    labels: Path | None = None
-    layer: str = "X"
-    label: str
-    drop_unlabelled: bool = False
-    target_sum: Positive | None = None
-    split: SplitSpec = SplitSpec()
-    preset: str = DEFAULT
+    preset: str = "default"
     settings: dict[str, Any] = {}
     seed: Annotated[int, Field(ge=0)] = 1
     workers: Annotated[int, Field(ge=0)] | tuple[PositiveInt, PositiveInt] | None = None
     precision: Literal["32-true", "16-mixed", "bf16-mixed"] | None = None
-    baselines: list[str] | None = None
-    unknown_curve: bool | Annotated[list[str], Field(min_length=1)] = False
     loggers: list[Literal["tensorboard", "wandb", "mlflow"]] = ["tensorboard"]
 
     @classmethod
-    def completed(cls, content: dict[str, Any], folder: Path, source: str) -> dict[str, Any]:
-        """Return the job with settings that stand beside its other keys gathered under `settings`."""
-        own = {key: value for key, value in content.items() if key not in Settings.model_fields}
-        beside = {key: value for key, value in content.items() if key in Settings.model_fields}
-        if isinstance(reference := own.get("reference"), str):
-            own["reference"] = [reference]
+    def gathered(cls, content: dict[str, Any]) -> dict[str, Any]:
+        """Return a job with the settings that stand beside its other keys moved under `settings`."""
+        known = cls.settings_model.model_fields.keys() - cls.model_fields.keys()
+        own = {key: value for key, value in content.items() if key not in known}
         inside = own.get("settings", {})
+        beside = {key: value for key, value in content.items() if key in known}
         return own | {"settings": inside | beside} if isinstance(inside, dict) else own
 
     @field_validator("preset")
     @classmethod
     def _known_preset(cls, preset: str) -> str:
-        if preset not in PRESETS:
-            raise ValueError(f"expected one of {', '.join(PRESETS)}")
+        if preset not in cls.presets:
+            raise ValueError(f"expected one of {', '.join(cls.presets)}")
         return preset
 
     @field_validator("workers")
@@ -80,42 +73,23 @@ class TrainSpec(JobSpec):
         return workers
 
     @model_validator(mode="after")
-    def _fitting_settings(self) -> "TrainSpec":
+    def _fitting_settings(self) -> "LearnerSpec":
         try:
-            chosen = self.chosen
+            self.settings_model(**(self.presets[self.preset] | self.settings))
         except ValidationError as error:
-            told = "; ".join(_told(fault) for fault in error.errors())
+            told = "; ".join(self._told(fault) for fault in error.errors())
             raise ValueError(f"settings: {told}") from None
-        if self.unknown_curve and self.split.test == 0.0:
-            raise ValueError(
-                "unknown_curve: types of the test part show what a threshold costs; set `split.test`"
-            )
-        if self.split.validation == 0.0 and (chosen.patience is not None or chosen.schedule == "plateau"):
-            raise ValueError(
-                f"preset {self.preset} watches validation cells to slow down and to stop: `split.validation`"
-                " must be above 0"
-            )
         return self
-
-    @property
-    def chosen(self) -> Settings:
-        """The preset with the job's changes."""
-        return settings_of(self.preset, self.settings)
-
-    def paths_named(self) -> list[Path]:
-        """Return all paths that the job reads."""
-        return [*self.reference, *([self.labels] if self.labels else [])]
 
     def identity(self) -> dict[str, Any]:
         """Return what the results depend on: not who is told of them, nor how many work."""
-        return {k: v for k, v in self.plain().items() if k not in ("workers", "loggers", "baselines")}
+        return {key: value for key, value in self.plain().items() if key not in self.beside}
 
+    def _told(self, fault: Any) -> str:
+        from neurosim.faults import nearest
 
-def _told(fault: Any) -> str:
-    from neurosim.faults import nearest
-
-    place = ".".join(map(str, fault["loc"]))
-    if fault["type"] == "extra_forbidden":
-        return f"{place}: unknown{nearest(place, Settings.model_fields)}"
-    told = fault["msg"].removeprefix("Value error, ")
-    return f"{place}: {told}, found {fault['input']!r}" if place else told
+        place = ".".join(map(str, fault["loc"]))
+        if fault["type"] == "extra_forbidden":
+            return f"{place}: unknown{nearest(place, self.settings_model.model_fields)}"
+        told = fault["msg"].removeprefix("Value error, ")
+        return f"{place}: {told}, found {fault['input']!r}" if place else told

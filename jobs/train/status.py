@@ -6,7 +6,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jobs.train.folder import DESCRIPTION, JOB
+from jobs.spec import named
+from jobs.train.folder import JOB, has_ended
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -25,14 +26,14 @@ class TrainingState:
         Such as ``model``, ``fold-0-model``, ``shuffled-labels``.
     epochs, planned : int
         Done, and at most to do; training may end earlier for want of better epochs.
-    cells : int
-        That it is trained on.
+    samples : int
+        Cells, units or neurons that it is trained on.
     """
 
     training: str
     epochs: int
     planned: int
-    cells: int
+    samples: int
 
 
 @dataclass(frozen=True)
@@ -73,19 +74,17 @@ def print_training_status(out: str, as_json: bool, console: "Console") -> None:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     if state.finished:
-        from jobs.train.folder import stored_model
-        from jobs.train.scores_table import print_scores
+        from jobs.train.folder import learner_of
 
-        facts = stored_model(out).description["facts"]
         say(f"{state.name}: finished")
-        print_scores(facts, console)
+        named(f"jobs.{learner_of(out)}.results:print_scores_in")(out, console)
         return
     rest = "nobody is at work on it; the same command as before goes on with it"
     say(f"{state.name}: not finished; {f'running: {state.running}' if state.running else rest}")
     if state.trials_begun:
         say(f"trials: {state.trials_ended} of the {state.trials_begun} begun have ended")
     for one in state.trainings:
-        say(f"{one.training}: epoch {one.epochs} of {one.planned}, {one.cells:,} training cells")
+        say(f"{one.training}: epoch {one.epochs} of {one.planned}, {one.samples:,} training samples")
     if not state.trainings and not state.trials_begun:
         say("no training has begun")
 
@@ -103,7 +102,7 @@ def training_state(out: str) -> JobState:
     tasks = sorted((folder / TRAININGS).glob("*/task.json"), key=lambda path: path.stat().st_mtime_ns)
     return JobState(
         name=job.get("name", folder.name),
-        finished=(folder / DESCRIPTION).is_file(),
+        finished=has_ended(folder),
         running=store.holder(),
         since=started[-1] if started else "",
         trials_begun=len(list((folder / TRIALS).glob("trial-*"))),
@@ -115,11 +114,9 @@ def training_state(out: str) -> JobState:
 def _training(folder: Path) -> TrainingState:
     from safetensors import safe_open
 
-    from learners.sims.settings import Settings
-
-    settings = Settings(**json.loads((folder / "task.json").read_text())["settings"])
+    planned = json.loads((folder / "task.json").read_text())["epochs"]
     with safe_open(folder / "task.safetensors", framework="numpy") as arrays:
-        n_cells = arrays.get_slice("train_rows").get_shape()[0]
+        n_samples = arrays.get_slice("train_rows").get_shape()[0]
     names = [path.name for path in (folder / CHECKPOINTS).glob("epoch-*.ckpt")]
     epochs = [int(found[1]) for name in names if (found := _EPOCH.match(name))]
-    return TrainingState(folder.name, max(epochs, default=0), settings.epochs_for(n_cells), n_cells)
+    return TrainingState(folder.name, max(epochs, default=0), planned, n_samples)

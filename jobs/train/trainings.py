@@ -1,7 +1,7 @@
 """The trainings that a job is made of, each resumable, and how far they are."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,12 +9,12 @@ from rich.console import Console
 
 from jobs.interruption import raise_if_asked
 from jobs.progress import duration
-from jobs.train.spec import TrainSpec
+from jobs.train.spec import LearnerSpec
 
 if TYPE_CHECKING:
     import torch
 
-    from learners.sims.task import Task
+    from cluster.training import Best
 
 LINE_S = 10.0
 
@@ -22,13 +22,17 @@ LINE_S = 10.0
 class Trainings:
     """Trains one task after the other, in this process or on workers of a cluster.
 
+    A task has `epochs`, and `build` in its module makes it again from what it has written.
+
     Parameters
     ----------
-    spec : TrainSpec
+    spec : LearnerSpec
     folder : Path
         Where each training has a folder of its own.
-    sources : mapping
-        What opens the cells again.
+    write : callable
+        Is given a task, a folder and a seed; writes the task there and returns the payload of `build`.
+    best : callable
+        Is given a task and says which epoch to keep; None keeps the last.
     workers : int or (int, int)
         0 trains in this process.
     epochs : int
@@ -38,16 +42,18 @@ class Trainings:
 
     def __init__(
         self,
-        spec: TrainSpec,
+        spec: LearnerSpec,
         folder: Path,
-        sources: Mapping[str, Any],
+        write: Callable[[Any, Path, int], dict[str, Any]],
+        best: "Callable[[Any], Best | None]",
         workers: int | tuple[int, int],
         epochs: int,
         console: Console,
     ) -> None:
         self._spec = spec
         self._folder = folder
-        self._sources = sources
+        self._write = write
+        self._best = best
         self._workers = workers
         self._epochs = epochs
         self._console = console
@@ -56,21 +62,20 @@ class Trainings:
         self._told = 0.0
         self.history: list[dict[str, Any]] = []
 
-    def __call__(self, task: "Task", name: str, seed: int) -> "Mapping[str, torch.Tensor]":
+    def __call__(self, task: Any, name: str, seed: int) -> "Mapping[str, torch.Tensor]":
         """Train a task, or take up where an earlier run of the job has left it."""
-        from cluster.training import Best, Training, train
+        from cluster.training import Training, train
 
-        settings, folder = task.settings, self._folder / name
-        payload = task.write(folder, self._sources, seed)
-        validated = len(task.validation_rows) > 0
+        folder = self._folder / name
+        payload = self._write(task, folder, seed)
         done = self._done
         trained = train(
-            Training("learners.sims.task:build", payload, seed),
+            Training(f"{type(task).__module__}:build", payload, seed),
             folder,
             max_epochs=task.epochs(),
             workers=self._workers,
             precision=self._spec.precision,
-            best=Best("val_accuracy", "max", settings.patience) if settings.patience and validated else None,
+            best=self._best(task),
             loggers=self._spec.loggers,
             progress=lambda row: self._tell(name, task.epochs(), row),
         )
@@ -92,7 +97,9 @@ class Trainings:
                 ("train_loss", "training loss"),
                 ("val_loss", "validation loss"),
                 ("val_accuracy", "accuracy"),
+                ("val_balanced_accuracy", "balanced accuracy"),
                 ("val_macro_f1", "macro-F1"),
+                ("val_r2", "R²"),
             )
             if key in row
         )

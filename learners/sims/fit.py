@@ -133,7 +133,7 @@ def fit(reference: Reference, split: Split, settings: Settings, train: Train, se
     Parameters
     ----------
     train : Train
-        `learners.sims.training.train_here`, or one that uses a cluster.
+        `learners.training.train_here`, or one that uses a cluster.
 
     Raises
     ------

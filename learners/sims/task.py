@@ -80,6 +80,10 @@ class Task:
             weights = len(self.train_rows) / (self.n_classes * np.maximum(counts, 1))
         return SimsModule(self.inputs, torch.from_numpy(weights), self.settings, self.start)
 
+    def data(self, seed: int) -> SimsData:
+        """Return the cells in batches; `seed` decides their order."""
+        return SimsData(self, seed)
+
     def epochs(self) -> int:
         """Return after how many epochs training ends."""
         if self.is_pretraining:
@@ -142,6 +146,7 @@ class Task:
             "n_classes": self.n_classes,
             "settings": self.settings.model_dump(),
             "is_pretraining": self.is_pretraining,
+            "epochs": self.epochs(),
         }
         (folder / "task.json").write_text(json.dumps(description, indent=1))
         return {"folder": str(folder), "seed": seed}
@@ -170,7 +175,7 @@ def build(payload: Mapping[str, Any]) -> tuple[SimsModule | Pretraining, SimsDat
         is_pretraining=description["is_pretraining"],
         start=load_tensors(folder / START) if (folder / START).exists() else None,
     )
-    return task.module(), SimsData(task, payload["seed"])
+    return task.module(), task.data(payload["seed"])
 
 
 class SimsData(pl.LightningDataModule):

@@ -102,7 +102,7 @@ def epochs(device: str) -> dict[str, float]:
     from learners.cells.opening import open_cells
     from learners.sims.fit import reference_of
     from learners.sims.settings import settings_of
-    from learners.sims.training import train_here
+    from learners.training import train_here
 
     cells = open_cells(DATA / "worm_neurons_sci.h5ad").in_memory()
     reference = reference_of(cells, read_labels(cells, "cell_type"))

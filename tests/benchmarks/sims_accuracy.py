@@ -44,7 +44,7 @@ def run_fold(name: str, number: int, seed: int, preset: str) -> dict[str, Any]:
     from learners.cells.opening import open_cells
     from learners.sims.fit import fit, predict_log, reference_of, shuffled_scores
     from learners.sims.settings import settings_of
-    from learners.sims.training import train_here
+    from learners.training import train_here
     from learners.splits import make_folds
 
     started = time.monotonic()

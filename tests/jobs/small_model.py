@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from learners.sims.fit import fit, predict_log
-from learners.sims.training import train_here
+from learners.training import train_here
 from tests.learners.sims.small import QUICK, small_reference, small_split
 
 

@@ -18,8 +18,8 @@ from learners.sims.fit import fit, reference_of
 from learners.sims.model import SimsModel
 from learners.sims.query import open_query
 from learners.sims.settings import Settings
-from learners.sims.training import train_here
 from learners.splits import make_split
+from learners.training import train_here
 from tests.jobs.small_model import small_model
 from tests.learners.cells.made_cells import made_counts, written
 

@@ -6,8 +6,8 @@ import pytest
 
 from jobs.errors import UsageError
 from jobs.run import run_job
+from jobs.sims.stability import stability_table
 from jobs.spec import parse_job
-from jobs.sweep.stability import stability_table
 from learners.model_folder import read_model
 from tests.jobs.test_train import reference, write_job  # noqa: F401 - a fixture
 

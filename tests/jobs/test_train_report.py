@@ -17,12 +17,12 @@ from cluster.store import RunStore
 from jobs.errors import UsageError
 from jobs.report import write_report
 from jobs.results.summary import results_command
+from jobs.sims.report.contents import Contents, read_contents
+from jobs.sims.report.write import write_page
+from jobs.sims.results import invalid, print_scores, remarks, scores_rows
 from jobs.status import print_status
+from jobs.train.confusion_figure import confusion_figure
 from jobs.train.folder import is_training, stored_model
-from jobs.train.report.confusion_figure import confusion_figure
-from jobs.train.report.contents import Contents, read_contents
-from jobs.train.report.write import write_page
-from jobs.train.scores_table import invalid, print_scores, remarks, scores_rows
 from learners.calibration import (
     calibrated_probabilities,
     expected_calibration_error,
@@ -323,7 +323,7 @@ def test_a_damaged_model_or_one_without_scores_is_refused(tmp_path):
         write_report(tmp_path / "model")
     save(tmp_path / "bare", replace(made_contents(), facts={}))
     with pytest.raises(UsageError, match="expected a model with its scores"):
-        stored_model(tmp_path / "bare")
+        stored_model(tmp_path / "bare", "sims")
 
 
 @pytest.fixture
@@ -331,14 +331,13 @@ def unfinished(tmp_path):
     """A training that was interrupted after three epochs."""
     store = RunStore(tmp_path / "run")
     with store.locked():
-        store.write_text("job.yaml", yaml.safe_dump({"kind": "train", "name": "pbmc"}))
+        store.write_text("job.yaml", yaml.safe_dump({"kind": "train", "learner": "sims", "name": "pbmc"}))
         store.append_event("started")
     training = tmp_path / "run/trainings/fold-0-model"
     (training / "checkpoints").mkdir(parents=True)
     for epoch in (2, 3):
         (training / f"checkpoints/epoch-{epoch:05d}.ckpt").write_bytes(b"")
-    settings = settings_of("default", {"epochs": 60, "batch_size": 64, "most_steps": 100}).model_dump()
-    (training / "task.json").write_text(json.dumps({"settings": settings}))
+    (training / "task.json").write_text(json.dumps({"epochs": 10}))
     save_file({"train_rows": np.arange(640)}, training / "task.safetensors")
     return tmp_path / "run"
 
@@ -346,12 +345,12 @@ def unfinished(tmp_path):
 def test_status_of_an_unfinished_training_counts_its_epochs(unfinished, capsys):
     told = shown(print_status, str(unfinished), False)
     assert "pbmc: not finished; nobody is at work on it" in told
-    assert "fold-0-model: epoch 3 of 10, 640 training cells" in told
+    assert "fold-0-model: epoch 3 of 10, 640 training samples" in told
     with RunStore(unfinished).locked():
         assert "not finished; running: " in shown(print_status, str(unfinished), False)
     print_status(str(unfinished), as_json=True)
     (training,) = json.loads(capsys.readouterr().out)["trainings"]
-    assert training == {"training": "fold-0-model", "epochs": 3, "planned": 10, "cells": 640}
+    assert training == {"training": "fold-0-model", "epochs": 3, "planned": 10, "samples": 640}
 
 
 def test_an_unfinished_training_has_no_report_and_no_results_yet(unfinished):

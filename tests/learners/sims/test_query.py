@@ -12,7 +12,7 @@ from learners.errors import CellsRefused
 from learners.sims.fit import fit
 from learners.sims.predictions import predict
 from learners.sims.query import IMPORTANCE, open_query
-from learners.sims.training import train_here
+from learners.training import train_here
 from tests.learners.cells.made_cells import made_counts, written
 from tests.learners.sims.small import QUICK, small_reference, small_split
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from learners.errors import LearnerError
-from learners.sims.training import train_here
+from learners.training import train_here
 from learners.sims.unknown_types import leave_types_out
 from tests.learners.sims.small import QUICK, small_reference, small_split
 

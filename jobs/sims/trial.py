@@ -24,9 +24,9 @@ def run(
         Is told each epoch's metrics; does not return when the trial is to be stopped.
     """
     from cluster.training import Training, train
-    from jobs.sweep.spec import METRICS, SweepSpec
-    from jobs.sweep.stability import write_attention
-    from jobs.train.inputs import read_inputs
+    from jobs.sims.inputs import read_inputs
+    from jobs.sims.spec import SweepSpec
+    from jobs.sims.stability import write_attention
 
     spec = SweepSpec.model_validate(payload["spec"])
     inputs = read_inputs(spec, Path(payload["folder"]))
@@ -44,4 +44,4 @@ def run(
         progress=report,
     )
     write_attention(task, trained.weights(), folder, seed)
-    return {name: trained.metrics[name] for name, _ in METRICS.values()}
+    return {name: trained.metrics[name] for name, _ in spec.metrics.values()}

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jobs.report import page
-from jobs.train.report.contents import Contents
+from jobs.sims.report.contents import Contents
 
 SHOWN = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 

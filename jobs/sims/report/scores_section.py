@@ -1,9 +1,9 @@
 """How good the model is: scores beside those of simple methods, the control, class by class."""
 
 from jobs.report import page
-from jobs.train.report.confusion_figure import confusion_figure
-from jobs.train.report.contents import Contents
-from jobs.train.scores_table import digits, interval, invalid, remarks, scores_rows
+from jobs.sims.report.contents import Contents
+from jobs.sims.results import digits, interval, invalid, remarks, scores_rows
+from jobs.train.confusion_figure import confusion_figure
 
 SHOWN_MISTAKES = 10
 

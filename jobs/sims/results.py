@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jobs.errors import UsageError
+from jobs.train.folder import stored_model
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+LEARNER = "sims"
 BASELINES = {
     "majority": "always the most frequent class",
     "logistic": "logistic regression",
@@ -107,6 +109,11 @@ def print_scores(facts: Mapping[str, Any], console: "Console") -> None:
         console.print(reason, style="bold red", markup=False, highlight=False, soft_wrap=True)
 
 
+def print_scores_in(out: str, console: "Console") -> None:
+    """Print the scores of the finished training in a folder."""
+    print_scores(stored_model(out, LEARNER).description["facts"], console)
+
+
 def print_results(out: str, query: str | None, as_json: bool) -> None:
     """Print the scores of a finished training, as a table or with all that is known of it as JSON.
 
@@ -117,14 +124,12 @@ def print_results(out: str, query: str | None, as_json: bool) -> None:
     """
     from rich.console import Console
 
-    from jobs.train.folder import stored_model
-
     if query is not None:
         raise UsageError(
             f"{out} is a training, which has no tables for SQL. Its epochs are in "
             f"{Path(out) / 'history.parquet'}, its scores in the output of --json."
         )
-    facts = stored_model(out).description["facts"]
+    facts = stored_model(out, LEARNER).description["facts"]
     if as_json:
         print(json.dumps(facts, indent=1))
         return

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jobs.report import page
-from jobs.train.report.contents import Contents
+from jobs.sims.report.contents import Contents
 
 
 def data_section(contents: Contents) -> list[str]:

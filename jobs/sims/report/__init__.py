@@ -15,7 +15,7 @@ def write_training_report(out: Path, model: "SimsModel", history: "pa.Table") ->
     Parameters
     ----------
     model : SimsModel
-        Its facts are those of `jobs.train.run`.
+        Its facts are those of `jobs.sims.run`.
     history : pyarrow.Table
         A row for each epoch of each training.
 
@@ -24,8 +24,8 @@ def write_training_report(out: Path, model: "SimsModel", history: "pa.Table") ->
     str
         Where the report is.
     """
-    from jobs.train.report.contents import contents_of
-    from jobs.train.report.write import write_page
+    from jobs.sims.report.contents import contents_of
+    from jobs.sims.report.write import write_page
 
     return write_page(out, contents_of(model, history))
 
@@ -40,7 +40,7 @@ def write_report_again(folder: Path) -> str:
     UsageError
         If the model was written without scores.
     """
-    from jobs.train.report.contents import read_contents
-    from jobs.train.report.write import write_page
+    from jobs.sims.report.contents import read_contents
+    from jobs.sims.report.write import write_page
 
     return write_page(folder, read_contents(folder))

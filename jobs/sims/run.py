@@ -2,36 +2,20 @@
 
 import hashlib
 import json
-import os
-import time
-from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jobs.errors import Interrupted, UsageError
-from jobs.progress import duration
-from jobs.train.inputs import Inputs, digests, read_inputs
-from jobs.train.spec import TrainSpec
+from jobs.sims.inputs import Inputs, read_inputs
+from jobs.sims.spec import TrainSpec
+from jobs.train.carrying_out import TRAININGS, Opened, carry_out
+from jobs.train.folder import DESCRIPTION
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
+    from cluster.training import Best
     from jobs.train.trainings import Trainings
-
-TRAININGS = "trainings"
-
-
-@dataclass(frozen=True)
-class Opened:
-    """A training job whose input is read and whose folder is taken."""
-
-    spec: TrainSpec
-    inputs: Inputs
-    notes: list[str]
-    out: Path
-    console: "Console"
+    from learners.sims.task import Task
 
 
 def run_train(spec: TrainSpec, folder: Path, out: str, address: str | None, cpus: int | None) -> None:
@@ -42,60 +26,23 @@ def run_train(spec: TrainSpec, folder: Path, out: str, address: str | None, cpus
     folder : Path
         Of the job file.
     """
-    carry_out(spec, folder, out, lambda run: train_model(run, address, cpus))
+    carry_out(
+        spec,
+        folder,
+        out,
+        lambda: read_with_notes(spec, folder),
+        lambda run: train_model(run, address, cpus),
+        DESCRIPTION,
+    )
 
 
-def carry_out(spec: TrainSpec, folder: Path, out: str, work: Callable[[Opened], None]) -> None:
-    """Read and check a job's input, take its folder, and do its work.
-
-    Parameters
-    ----------
-    work : callable
-        Leaves a model in the folder; not called where one is there already.
-
-    Raises
-    ------
-    UsageError, LearnerError
-        The inputs or the folder cannot be used; said before anything is written.
-    Interrupted
-        Ctrl-C, or SIGTERM; the same command goes on from the last epoch.
-    """
-    # Threads that wait by spinning lose hundredfold where other work shares the cores; read when torch loads.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from rich.console import Console
-
-    from cluster.store import RunStore
-    from jobs.provenance import open_run
-    from learners.model_folder import DESCRIPTION
+def read_with_notes(spec: TrainSpec, folder: Path) -> tuple[Inputs, list[str]]:
+    """Return a training's input and what is to be said of it."""
     from learners.sims.settings import RELEASED_WARNING
 
-    if "://" in out:
-        raise UsageError(f"A model folder is a path, found {out}. Give --out a folder that all machines see.")
-    console = Console(stderr=True)
     inputs = read_inputs(spec, folder)
     notes = [*inputs.notes, *inputs.final.notes]
-    if spec.preset.startswith("released"):
-        notes.append(RELEASED_WARNING)
-    for note in notes:
-        console.print(note, soft_wrap=True, highlight=False, markup=False)
-    store = RunStore(out)
-    started = time.monotonic()
-    with store.locked():
-        resumed = open_run(spec, digests(spec, folder), folder, store)
-        store.append_event("resumed" if resumed else "started")
-        if resumed and (Path(out) / DESCRIPTION).is_file():
-            console.print(f"{spec.name}: finished already. The model is in {out}", soft_wrap=True)
-            return
-        try:
-            work(Opened(spec, inputs, notes, Path(out), console))
-        except KeyboardInterrupt:
-            store.append_event("interrupted")
-            raise Interrupted(
-                f"interrupted. Finished epochs are kept in {out}; run the same command to go on."
-            ) from None
-        spent = time.monotonic() - started
-        store.append_event("finished", seconds=round(spent, 1))
-    console.print(f"{spec.name}: done after {duration(spent)}. The model is in {out}", soft_wrap=True)
+    return inputs, [*notes, RELEASED_WARNING] if spec.preset.startswith("released") else notes
 
 
 def train_model(run: Opened, address: str | None, cpus: int | None) -> None:
@@ -108,13 +55,21 @@ def train_model(run: Opened, address: str | None, cpus: int | None) -> None:
     trainings = Trainings(
         spec,
         (run.out / TRAININGS).absolute(),
-        run.inputs.sources,
+        lambda task, place, seed: task.write(place, run.inputs.sources, seed),
+        _best_epoch,
         workers,
         epochs_in_all(spec, run.inputs),
         run.console,
     )
     with connect(address, None if address else cpus) if workers else nullcontext():
         _fit_and_write(run, trainings)
+
+
+def _best_epoch(task: "Task") -> "Best | None":
+    from cluster.training import Best
+
+    patience = task.settings.patience
+    return Best("val_accuracy", "max", patience) if patience and len(task.validation_rows) else None
 
 
 def epochs_in_all(spec: TrainSpec, inputs: Inputs) -> int:
@@ -139,8 +94,8 @@ def _fit_and_write(run: Opened, trainings: "Trainings") -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from jobs.train.report import write_training_report
-    from jobs.train.scores_table import print_scores
+    from jobs.sims.report import write_training_report
+    from jobs.sims.results import print_scores
     from learners.sims.evaluation import cross_validate, facts, query_facts, score_split
     from learners.sims.fit import fit
     from learners.split_files import write_splits

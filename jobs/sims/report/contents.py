@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jobs.sims.results import LEARNER
 from jobs.train.folder import stored_model
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ class Contents:
     Attributes
     ----------
     facts : mapping
-        Scores, baselines, data, split, versions: see `jobs.train.run`.
+        Scores, baselines, data, split, versions: see `jobs.sims.run`.
     classes : sequence of str
     settings, calibration : mapping
         As `model.json` keeps them.
@@ -77,7 +78,7 @@ def read_contents(folder: Path) -> Contents:
     """
     import pyarrow.parquet as pq
 
-    described = stored_model(folder).description
+    described = stored_model(folder, LEARNER).description
     path = folder / HISTORY
     return Contents(
         facts=described["facts"],

@@ -5,13 +5,13 @@ from pathlib import Path
 
 from cluster.store import RunStore
 from jobs.report import page
+from jobs.sims.report.contents import Contents
+from jobs.sims.report.data_section import data_section, folds_section, split_in_words
+from jobs.sims.report.reliability_section import reliability_section
+from jobs.sims.report.scores_section import classes_section, scores_section
+from jobs.sims.report.unknown_section import unknown_section
+from jobs.train.curves_figure import curves_figure
 from jobs.train.folder import JOB
-from jobs.train.report.contents import Contents
-from jobs.train.report.curves_figure import curves_figure
-from jobs.train.report.data_section import data_section, folds_section, split_in_words
-from jobs.train.report.reliability_section import reliability_section
-from jobs.train.report.scores_section import classes_section, scores_section
-from jobs.train.report.unknown_section import unknown_section
 
 NAME = "report.html"
 

@@ -1,12 +1,11 @@
 """What a training reads: cells, labels and the split, checked before anything is written."""
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jobs.errors import UsageError
-from jobs.train.spec import TrainSpec
+from jobs.sims.spec import TrainSpec
+from jobs.train.carrying_out import refuse_missing
 
 if TYPE_CHECKING:
     from learners.cells.labels import Labels
@@ -53,11 +52,7 @@ def read_inputs(spec: TrainSpec, folder: Path) -> Inputs:
     from learners.sims.fit import reference_of
     from learners.splits import make_folds, make_split
 
-    missing = [f"{path} does not exist" for path in spec.paths_named() if not (folder / path).exists()]
-    if missing:
-        raise UsageError(
-            f"{'; '.join(missing)}. A relative path starts at the job file's folder, {folder.resolve()}."
-        )
+    refuse_missing(spec, folder)
     sources: dict[str, Any] = {
         "paths": [str((folder / path).resolve()) for path in spec.reference],
         "labels_path": str((folder / spec.labels).resolve()) if spec.labels else None,
@@ -86,19 +81,6 @@ def read_inputs(spec: TrainSpec, folder: Path) -> Inputs:
     reference = reference_of(cells, labels, values, spec.target_sum)
     notes = [*cells.notes, *labels.notes, f"Values: {values.kind} ({values.evidence})."]
     return Inputs(reference, labels, splits, final, sources, notes)
-
-
-def digests(spec: TrainSpec, folder: Path) -> dict[str, str]:
-    """Return the SHA-256 of each input file, by the name it has in the job."""
-    found = {}
-    for path in spec.paths_named():
-        place = folder / path
-        for file in sorted(place.rglob("*")) if place.is_dir() else [place]:
-            if file.is_file():
-                with file.open("rb") as content:
-                    name = str(path) if file == place else f"{path}/{file.relative_to(place)}"
-                    found[name] = hashlib.file_digest(content, "sha256").hexdigest()
-    return found
 
 
 def _names(labels: "Labels", n_cells: int) -> Any:

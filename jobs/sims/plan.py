@@ -4,8 +4,8 @@ import time
 from pathlib import Path
 
 from jobs.progress import duration
-from jobs.train.inputs import Inputs, read_inputs
-from jobs.train.spec import TrainSpec
+from jobs.sims.inputs import Inputs, read_inputs
+from jobs.sims.spec import TrainSpec
 
 MEASURED_STEPS = 10
 
@@ -21,7 +21,7 @@ def print_train_plan(spec: TrainSpec, folder: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from jobs.train.run import epochs_in_all
+    from jobs.sims.run import epochs_in_all
 
     console = Console()
     inputs = read_inputs(spec, folder)
@@ -45,11 +45,11 @@ def print_train_plan(spec: TrainSpec, folder: Path) -> None:
         highlight=False,
     )
     if spec.kind == "sweep":
-        from jobs.sweep.run import plan_of
-        from jobs.sweep.spec import SweepSpec
+        from jobs.sims.spec import SweepSpec
+        from jobs.sims.sweep import trials_of
 
         assert isinstance(spec, SweepSpec)
-        sweep = plan_of(spec, folder, len(inputs.final.rows("train")))
+        sweep = trials_of(spec, folder, len(inputs.final.rows("train")))
         trials, each = sweep.number_of_settings() * sweep.repeats, sweep.scheduler.max_epochs
         console.print(
             f"Before that, {trials} trials of up to {each} epochs: about"
@@ -63,7 +63,7 @@ def _measured(spec: TrainSpec, inputs: Inputs) -> tuple[float, int]:
     """Return seconds of a step, and how many an epoch has."""
     import numpy as np
 
-    from learners.sims.training import train_here
+    from learners.training import train_here
 
     rows = inputs.final.rows("train")
     few = rows[: MEASURED_STEPS * spec.chosen.batch_size]

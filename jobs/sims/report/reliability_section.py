@@ -1,8 +1,8 @@
 """Whether probabilities mean what they say."""
 
 from jobs.report import page
-from jobs.train.report.contents import Contents
-from jobs.train.report.reliability_figure import reliability_figure
+from jobs.sims.report.contents import Contents
+from jobs.train.reliability_figure import reliability_figure
 
 WARNING = (
     "Calibration holds for cells like the validation cells. For a query that is shifted against the "
