@@ -1,4 +1,4 @@
-"""Halls of fame in Ray's object store: published under their run's name, read by any job on the same cluster.
+"""Halls of fame and other tables in Ray's object store, read by any job on the cluster by their run's name.
 
 What is published is a name and a folder, and that is kept by the cluster itself. Tables are put into the
 object store when they are first asked for, by a small detached actor of the run, their holder. Parquet stays
@@ -10,8 +10,8 @@ from __future__ import annotations
 import json
 import logging
 import time
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from cluster.errors import ClusterError
 from cluster.store import POOLED, RunStore
@@ -25,6 +25,8 @@ GIVE_UP_S = 60.0
 RETRY_S = 0.2
 
 _KEY = b"published-run:"
+What: TypeAlias = "str | tuple[str, int | str]"
+"""A table's file, or the cell and seed of a hall of fame."""
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +39,7 @@ class _Published(NamedTuple):
 
 
 def publish(run: str, root: str | Path) -> None:
-    """Let every job on this Ray cluster read the halls of fame of a run by the run's name.
+    """Let every job on this Ray cluster read the tables of a run by the run's name.
 
     A run that was published under the same name before gives way, which the log says.
 
@@ -99,6 +101,28 @@ def hall_of_fame(run: str, cell: str, seed: int | str = POOLED) -> pa.Table:
     ClusterError
         If this process is not connected to Ray, or there is no such run, cell or seed; says which there are.
     """
+    return _handed_out(run, (cell, seed))
+
+
+def published_table(run: str, name: str) -> pa.Table:
+    """A Parquet table in the folder of a published run, as it is stored at this moment.
+
+    Parameters
+    ----------
+    run : str
+        The name of a job.
+    name : str
+        Such as ``embeddings.parquet``; relative to the run's folder.
+
+    Raises
+    ------
+    ClusterError
+        If this process is not connected to Ray, or there is no such run or table.
+    """
+    return _handed_out(run, name)
+
+
+def _handed_out(run: str, what: What) -> pa.Table:
     ray = _connected()
     from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError, RayTaskError
 
@@ -113,9 +137,7 @@ def hall_of_fame(run: str, cell: str, seed: int | str = POOLED) -> pa.Table:
             )
         try:
             left_s = max(give_up - time.monotonic(), RETRY_S)
-            (table,) = ray.get(
-                _holder(run, published.node).put.remote(published.root, cell, seed), timeout=left_s
-            )
+            (table,) = ray.get(_holder(run, published.node).put.remote(published.root, what), timeout=left_s)
             return ray.get(table, timeout=left_s)
         except RayTaskError as error:
             if isinstance(error.cause, ClusterError):
@@ -124,7 +146,7 @@ def hall_of_fame(run: str, cell: str, seed: int | str = POOLED) -> pa.Table:
         except (RayActorError, ObjectLostError, GetTimeoutError) as error:
             if time.monotonic() > give_up:
                 raise ClusterError(
-                    f"The cluster did not hand out the hall of fame of run {run!r} within {GIVE_UP_S:.0f} s"
+                    f"The cluster did not hand out {_told(what)} of run {run!r} within {GIVE_UP_S:.0f} s"
                     f" ({type(error).__name__}: {str(error).strip().splitlines()[0]}). It is safe in"
                     f" {published.root}: read it from there, or try again."
                 ) from error
@@ -135,20 +157,34 @@ class _Holder:
     """The owner of a run's tables in the object store."""
 
     def __init__(self) -> None:
-        self._tables: dict[tuple[str, str, int | str], ObjectRef] = {}
+        self._tables: dict[tuple[str, What], ObjectRef] = {}
 
-    def put(self, root: str, cell: str, seed: int | str) -> list[ObjectRef]:
+    def put(self, root: str, what: What) -> list[ObjectRef]:
         """Put a table into the object store, unless it is there already."""
         import ray
 
-        stored = _read(root, cell, seed)
-        key = (root, cell, seed)
+        stored = _read_file(root, what) if isinstance(what, str) else _read_hall_of_fame(root, *what)
+        key = (root, what)
         if key not in self._tables or not ray.get(self._tables[key]).equals(stored, check_metadata=True):
             self._tables[key] = ray.put(stored)
         return [self._tables[key]]
 
 
-def _read(root: str, cell: str, seed: int | str) -> pa.Table:
+def _read_file(root: str, name: str) -> pa.Table:
+    parts = PurePosixPath(name).parts
+    if not name.endswith(".parquet") or ".." in parts or name.startswith("/"):
+        raise ClusterError(f"{name!r} was asked for; it should be a Parquet file in the run's folder.")
+    table = RunStore(root).table(name)
+    if table is None:
+        raise ClusterError(f"there is no {name} in {root}. It is written when the job ends.")
+    return table
+
+
+def _told(what: What) -> str:
+    return what if isinstance(what, str) else "the hall of fame"
+
+
+def _read_hall_of_fame(root: str, cell: str, seed: int | str) -> pa.Table:
     store = RunStore(root)
     if seed != POOLED and not isinstance(seed, int):
         raise ClusterError(f"seed={seed!r} was asked for; it should be a number or {POOLED!r}.")
@@ -170,7 +206,7 @@ def _holder(run: str, node: str) -> Any:
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     options: dict[str, Any] = {
-        "name": f"hall-of-fame:{run}",
+        "name": f"tables:{run}",
         "namespace": NAMESPACE,
         "get_if_exists": True,
         "lifetime": "detached",

@@ -131,7 +131,7 @@ class RunStore:
         """Time that the stored evaluations of a cell took, all together."""
         found = evaluation_files(self._folder.names(f"{EVALUATIONS}/cell={checked(cell)}"))
         names = [name for files in found.values() for _, name in files.to_read()]
-        tables = [self._table(name, ["seconds"]) for name in names]
+        tables = [self.table(name, ["seconds"]) for name in names]
         return float(sum(table["seconds"].to_numpy().sum() for table in tables if table is not None))
 
     def compact(self, watch: Callable[[int, int], None] = lambda done, of: None) -> Compaction:
@@ -154,12 +154,25 @@ class RunStore:
 
     def hall_of_fame_table(self, cell: str, seed: int | str = POOLED) -> pa.Table | None:
         """The same as the table that is stored."""
-        return self._table(_hall_of_fame(cell, seed))
+        return self.table(_hall_of_fame(cell, seed))
 
     def halls_of_fame(self) -> list[tuple[str, int | str]]:
         """Every (cell, seed) that has a hall of fame; seed ``"pooled"`` once the cell is finished."""
         matches = (_HALL_OF_FAME_FILE.match(name) for name in self._folder.names(HALLS_OF_FAME))
         return [(m[1], int(m[2]) if m[2] else POOLED) for m in matches if m]
+
+    def table(self, name: str, columns: list[str] | None = None) -> pa.Table | None:
+        """A Parquet file of the run as a table, None when there is none."""
+        content = self._folder.read(name)
+        if content is None:
+            return None
+        try:
+            return pq.read_table(pa.BufferReader(content), columns=columns)
+        except (pa.ArrowException, OSError) as error:
+            raise ClusterError(
+                f"Cannot read {self.root}/{name}: {error}. Put back a good copy, or remove it and run the job"
+                " again to have it computed again."
+            ) from error
 
     def append_event(self, event: str, **fields: Any) -> None:
         """Add a line to events.jsonl: the time (UTC), the event's name, and whatever JSON can hold."""
@@ -189,18 +202,6 @@ class RunStore:
     def _check_lease(self) -> None:
         if self._lease is not None:
             self._lease.check()
-
-    def _table(self, name: str, columns: list[str] | None = None) -> pa.Table | None:
-        content = self._folder.read(name)
-        if content is None:
-            return None
-        try:
-            return pq.read_table(pa.BufferReader(content), columns=columns)
-        except (pa.ArrowException, OSError) as error:
-            raise ClusterError(
-                f"Cannot read {self.root}/{name}: {error}. Put back a good copy, or remove it and run the job"
-                " again to have it computed again."
-            ) from error
 
     def _from_table(self, name: str, rows: type[Rows], table: pa.Table) -> Rows:
         try:
