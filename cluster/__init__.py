@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["hall_of_fame", "published_runs"]
+__all__ = ["hall_of_fame", "published_runs", "published_table"]
 
 
 def hall_of_fame(run: str, cell: str, seed: int | str = "pooled") -> pa.Table:
@@ -17,8 +17,15 @@ def hall_of_fame(run: str, cell: str, seed: int | str = "pooled") -> pa.Table:
     return shared.hall_of_fame(run, cell, seed)
 
 
+def published_table(run: str, name: str) -> pa.Table:
+    """A Parquet table of a run on this Ray cluster, by name; see `cluster.shared.published_table`."""
+    from cluster import shared
+
+    return shared.published_table(run, name)
+
+
 def published_runs() -> list[str]:
-    """The names of the runs whose halls of fame `hall_of_fame` finds; see `cluster.shared`."""
+    """The names of the runs whose tables are published; see `cluster.shared`."""
     from cluster import shared
 
     return shared.published_runs()

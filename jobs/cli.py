@@ -178,6 +178,28 @@ def predict(
 
 
 @app.command()
+def embed(
+    model: Model,
+    files: Annotated[
+        list[str], typer.Argument(metavar="FILE...", help="Units or recordings.", show_default=False)
+    ],
+    layout: Annotated[
+        Path | None,
+        typer.Option(metavar="YAML", help="How the files' arrays are called.", show_default=False),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="The table, one row a unit or neuron.")] = Path(
+        "embeddings.parquet"
+    ),
+    write_h5ad: Annotated[Path | None, typer.Option(metavar="FILE", help="The same for scanpy.")] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Embed units or neurons by a trained model, and name units."""
+    from jobs.embed import embed_command
+
+    embed_command(model, files, layout, out, write_h5ad, overwrite)
+
+
+@app.command()
 def relabel(
     predictions: Annotated[
         Path, typer.Argument(metavar="PREDICTIONS", help="What predict wrote.", show_default=False)

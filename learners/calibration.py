@@ -143,7 +143,11 @@ def reliability_table(
     """Return mean top probability against accuracy in equal-width bins of the top probability."""
     true_index = _checked(probabilities, true_index)
     top = np.asarray(probabilities).max(axis=1)
-    right = np.asarray(probabilities).argmax(axis=1) == true_index
+    return reliability_bins(top, np.asarray(probabilities).argmax(axis=1) == true_index, bins)
+
+
+def reliability_bins(top: np.ndarray, right: np.ndarray, bins: int = BINS) -> list[ReliabilityBin]:
+    """Return the same from the top probability of each sample (n,) and whether it is right (n,)."""
     edges = np.linspace(0.0, 1.0, bins + 1)
     bin_of = np.clip(np.searchsorted(edges, top, side="left") - 1, 0, bins - 1)
     table = []

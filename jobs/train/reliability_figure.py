@@ -10,21 +10,35 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def reliability_figure(reliability: Mapping[str, Any]) -> str:
-    """Draw accuracy over probability with 95 % intervals, and below how many cells are where."""
+COLOURS = (MISSING, MODEL)
+
+
+def reliability_figure(panels: Mapping[str, Sequence[Mapping[str, Any]]], what: str = "cells") -> str:
+    """Draw accuracy over probability with 95 % intervals, and below how many samples are where.
+
+    Parameters
+    ----------
+    panels : mapping
+        One or two: title -> bins as `learners.calibration.reliability_table` makes them.
+    what : str
+        What the samples are.
+    """
 
     def draw(figure: "Figure") -> None:
-        panels = figure.subplots(2, 2, sharex=True, sharey="row", height_ratios=(3, 1))
-        for axes, (key, colour) in zip(panels.T, (("before", MISSING), ("after", MODEL)), strict=True):
-            bins = [one for one in reliability[key]["bins"] if one["n"]]
+        grid_of_axes = figure.subplots(
+            2, len(panels), sharex=True, sharey="row", height_ratios=(3, 1), squeeze=False
+        )
+        colours = COLOURS[-len(panels) :]
+        for axes, (title, every), colour in zip(grid_of_axes.T, panels.items(), colours, strict=True):
+            bins = [one for one in every if one["n"]]
             _draw_accuracy(axes[0], bins, colour)
             _draw_cells(axes[1], bins, colour)
-            axes[0].set_title(f"{key} calibration")
+            axes[0].set_title(title)
             axes[1].set_xlabel("probability of the predicted class")
-        panels[0, 0].set_ylabel("share predicted right")
-        panels[1, 0].set_ylabel("cells")
+        grid_of_axes[0, 0].set_ylabel("share predicted right")
+        grid_of_axes[1, 0].set_ylabel(what)
 
-    return picture(4.2, draw, "reliability before and after calibration")
+    return picture(4.2, draw, f"reliability of probabilities: {', '.join(panels)}")
 
 
 def _draw_accuracy(axes: "Axes", bins: Sequence[Mapping[str, Any]], colour: str) -> None:

@@ -44,8 +44,8 @@ def run_fold(name: str, number: int, seed: int, preset: str) -> dict[str, Any]:
     from learners.cells.opening import open_cells
     from learners.sims.fit import fit, predict_log, reference_of, shuffled_scores
     from learners.sims.settings import settings_of
-    from learners.training import train_here
     from learners.splits import make_folds
+    from learners.training import train_here
 
     started = time.monotonic()
     cells = open_cells(DATA / f"{name}.h5ad").in_memory()

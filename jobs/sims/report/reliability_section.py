@@ -27,6 +27,7 @@ def reliability_section(contents: Contents) -> list[str]:
             )
             for name in ("before", "after")
         ]
+    panels = {f"{name} calibration": found["bins"] for name, found in reliability.items()}
     caption = (
         f"Predictions for the {contents.role} cells in bins of their probability, with 95 % intervals; on "
         "the dashed line, predictions are right as often as they say. Below: how many cells each bin has "
@@ -37,7 +38,7 @@ def reliability_section(contents: Contents) -> list[str]:
         page.paragraph(WARNING, "note"),
         page.paragraph(_temperature(contents)),
         page.table(("", "ECE", "NLL"), rows, numbers=(1, 2)),
-        page.figure(reliability_figure(reliability), caption),
+        page.figure(reliability_figure(panels), caption),
         page.paragraph(
             "ECE: expected calibration error, the mean distance from the dashed line over the cells (15 "
             "bins). NLL: mean negative log-likelihood of the true class (nats). Lower is better for both.",

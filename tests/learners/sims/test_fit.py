@@ -13,8 +13,8 @@ from learners.sims.fit import Reference, fit, predict_log, shuffled_scores, trai
 from learners.sims.model import SimsModel, state_of
 from learners.sims.pretraining import encoder_state, reconstruction_loss
 from learners.sims.settings import Settings, settings_of
-from learners.training import train_here
 from learners.splits import make_folds
+from learners.training import train_here
 from tests.learners.sims.small import QUICK, small_reference, small_split
 
 

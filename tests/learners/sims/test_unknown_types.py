@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from learners.errors import LearnerError
-from learners.training import train_here
 from learners.sims.unknown_types import leave_types_out
+from learners.training import train_here
 from tests.learners.sims.small import QUICK, small_reference, small_split
 
 

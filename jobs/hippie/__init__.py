@@ -1,0 +1,1 @@
+"""HIPPIE jobs: spike-sorted units in, models, embeddings and comparisons of methods out."""

@@ -1,0 +1,97 @@
+"""Pretraining inside a job: on the job's workers, once for each pool, kept in the run's folder."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jobs.hippie.spec import HippieSpec
+from jobs.train.carrying_out import TRAININGS
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from jobs.train.trainings import Trainings
+    from learners.hippie.pretraining import Pretrained
+    from learners.units.units import Units
+
+PRETRAINED = "pretrained"
+
+
+def workers_of(spec: HippieSpec, address: str | None) -> int | tuple[int, int]:
+    """Return how many workers a job has: its own number, else one on a cluster and none here."""
+    return spec.workers if spec.workers is not None else (1 if address else 0)
+
+
+def connected(
+    workers: int | tuple[int, int], address: str | None, cpus: int | None
+) -> AbstractContextManager[Any]:
+    """Return the connection to Ray that so many workers need; without workers nothing is started."""
+    from cluster.session import connect
+
+    return connect(address, None if address else cpus) if workers else nullcontext()
+
+
+def trainings_of(
+    spec: HippieSpec, out: Path, workers: int | tuple[int, int], epochs: int, console: "Console"
+) -> "Trainings":
+    """Return what trains the tasks of a job."""
+    from jobs.train.trainings import Trainings
+
+    return Trainings(
+        spec,
+        (out / TRAININGS).absolute(),
+        lambda task, place, seed: task.write(place, seed),
+        lambda task: None,
+        workers,
+        epochs,
+        console,
+    )
+
+
+def pretrained_on(
+    pool: "Units | None",
+    targets: "Sequence[Units]",
+    spec: HippieSpec,
+    trainings: "Trainings",
+    pool_name: str,
+    out: Path,
+) -> "tuple[Pretrained, str] | None":
+    """Return a network pretrained on a pool and the folder it is kept in; None without a pool.
+
+    Parameters
+    ----------
+    targets : sequence of Units
+        Units that are to be named later; none may be in the pool.
+
+    Raises
+    ------
+    LearnerError
+        A target's unit is in the pool.
+    """
+    from learners.hippie.inputs import modalities_of
+    from learners.hippie.pretraining import Pretrained, pretrain, refuse_shared
+
+    settings = spec.chosen
+    if pool is None or not settings.pretrain_epochs:
+        return None
+    folder = (out / PRETRAINED / pool_name).absolute()
+    for target in targets:
+        refuse_shared(pool, target)
+    if (folder / "pretrained.json").is_file():
+        return Pretrained.read(folder), str(folder)
+
+    def train(task: Any, name: str, seed: int) -> Any:
+        return trainings(task, f"{pool_name}-{name}", seed)
+
+    modalities = modalities_of(targets[0], settings.modalities)
+    found = pretrain(pool, settings, train, spec.seed, modalities=modalities)
+    found.write(folder)
+    return found, str(folder)
+
+
+def fingerprint(spec: HippieSpec) -> str:
+    """Return what tells a job's model from those of other jobs."""
+    return hashlib.sha256(json.dumps(spec.identity(), sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,203 @@
+"""The scores of an evaluation or a training: on the terminal, and as JSON."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jobs.errors import UsageError
+from jobs.train.folder import DESCRIPTION, EVALUATION, refuse_unfinished
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+METHODS = {
+    "raw_knn": "nearest neighbours of the signals",
+    "pca_knn": "nearest neighbours after PCA",
+    "physmap": "PhysMAP",
+    "classical": "classical classifiers, chosen by inner validation",
+    "untrained": "untrained network + SVM",
+    "frozen": "pretrained network, frozen + logistic regression",
+    "head": "fine-tuned network",
+    "best": "best: blend of network and classical, by inner validation",
+}
+
+
+def facts_in(out: str | Path) -> dict[str, Any]:
+    """Return what an evaluation or a training has found, as plain JSON; a training is one set.
+
+    Raises
+    ------
+    UsageError
+        It has not ended.
+    ModelRefused
+        The folder holds a damaged model, or one of another learner.
+    """
+    from learners.hippie.model import LEARNER
+    from learners.model_folder import read_model
+
+    refuse_unfinished(out)
+    if (Path(out) / EVALUATION).is_file():
+        return json.loads((Path(out) / EVALUATION).read_text())
+    found = read_model(Path(out), learner=LEARNER).description["facts"]
+    if "comparison" not in found:
+        raise UsageError(
+            f"{out}: expected a model with its scores, as a training job writes it, found one without. "
+            "Train it with `neurofleet run JOB.yaml` (kind: train)."
+        )
+    return {"name": found["name"], "sets": [found], "notes": found["notes"], "versions": found["versions"]}
+
+
+def print_results(out: str, query: str | None, as_json: bool) -> None:
+    """Print the tables of an evaluation or training, or all that is known of it as JSON.
+
+    Raises
+    ------
+    UsageError
+        It has not ended, or a query was given.
+    """
+    from rich.console import Console
+
+    if query is not None:
+        file = DESCRIPTION if (Path(out) / DESCRIPTION).is_file() else EVALUATION
+        raise UsageError(
+            f"{out} has no tables for SQL here. Its scores are in {Path(out) / 'scores.parquet'} and {file},"
+            f" its predictions in {Path(out) / 'predictions'}: DuckDB reads them as they are."
+        )
+    found = facts_in(out)
+    if as_json:
+        print(json.dumps(found, indent=1))
+        return
+    print_evaluation(found, Console())
+
+
+def print_scores_in(out: str, console: "Console") -> None:
+    """Print the tables of what has ended in a folder."""
+    print_evaluation(facts_in(out), console)
+
+
+def print_evaluation(found: Mapping[str, Any], console: "Console") -> None:
+    """Print a table for each set, and what is to be said of it."""
+    from rich.table import Table
+    from rich.text import Text
+
+    for one in found["sets"]:
+        table = Table(title=Text(title(one)))
+        table.add_column("")
+        for name in HEAD[1:]:
+            table.add_column(name, justify="right")
+        for row in score_rows(one):
+            table.add_row(*(Text(text) for text in row))
+        console.print(table)
+        for sentence in remarks(one):
+            console.print(sentence, markup=False, highlight=False, soft_wrap=True)
+        for sentence in invalid(one):
+            console.print(sentence, style="bold red", markup=False, highlight=False, soft_wrap=True)
+
+
+HEAD = ("", "balanced accuracy", "95 %", "macro-F1", "accuracy", "difference", "95 %", "folds won : lost")
+
+
+def title(one: Mapping[str, Any]) -> str:
+    """Return how a set was split, and what it holds."""
+    found = one["comparison"]
+    split = (
+        f"split by {one['group']} ({found['n_groups']})"
+        if one["group"]
+        else "RANDOM split, no animals kept apart"
+    )
+    return (
+        f"{one['set']}: {split}, {found['folds']} folds × {found['repeats']}, {found['n']:,} units,"
+        f" {found['n_classes']} classes, majority {found['majority_rate']:.3f}"
+    )
+
+
+def score_rows(one: Mapping[str, Any]) -> list[Sequence[str]]:
+    """Return a row of text for each method, and one for each control."""
+    found = one["comparison"]
+    rows: list[Sequence[str]] = []
+    for row in found["methods"]:
+        is_reference = row["method"] == found["reference"]
+        rows.append(
+            (
+                METHODS[row["method"]],
+                f"{row['balanced_accuracy']:.3f}",
+                f"{row['balanced_accuracy_low']:.3f} – {row['balanced_accuracy_high']:.3f}",
+                f"{row['macro_f1']:.3f}",
+                f"{row['accuracy']:.3f}",
+                "reference" if is_reference else f"{row['difference']:+.3f}",
+                "" if is_reference else f"{row['difference_low']:+.3f} – {row['difference_high']:+.3f}",
+                "" if is_reference else f"{row['folds_won']} : {row['folds_lost']}",
+            )
+        )
+    majority = 1.0 / found["n_classes"]
+    rows.append(
+        (
+            "always the most frequent class",
+            f"{majority:.3f}",
+            "",
+            "",
+            f"{found['majority_rate']:.3f}",
+            "",
+            "",
+            "",
+        )
+    )
+    for method, control in one["shuffled"].items():
+        limit = f"≤ {control['limit']:.3f}"
+        rows.append(
+            (
+                f"control: {method} with shuffled labels",
+                f"{control['balanced_accuracy']:.3f}",
+                limit,
+                "",
+                "",
+                "",
+                "",
+                "",
+            )
+        )
+    return rows
+
+
+def remarks(one: Mapping[str, Any]) -> list[str]:
+    """Return what a reader of a table must not miss."""
+    scores = {row["method"]: row for row in one["comparison"]["methods"]}
+    told = []
+    if {"head", "untrained"} <= scores.keys():
+        gain = scores["head"]["balanced_accuracy"] - scores["untrained"]["balanced_accuracy"]
+        if gain <= 0:
+            told.append(
+                f"The fine-tuned network does no better than an untrained one ({gain:+.3f}): it has learned"
+                " nothing for these classes."
+            )
+    if {"head", "classical"} <= scores.keys() and scores["head"]["difference_high"] < 0:
+        told.append(
+            "Classical classifiers do better than the network on this set; 95 % of resamples agree. The"
+            " model's answers come from what inner validation chose, which may be without the network."
+        )
+    if not one["group"]:
+        told.append(
+            "Units of one animal may be on both sides of this split, which flatters every method. Name the"
+            " column of animals under `group:` where there is one."
+        )
+    return told
+
+
+def invalid(one: Mapping[str, Any]) -> list[str]:
+    """Return why the scores of a set cannot be trusted; nothing where all controls are sound."""
+    told = [
+        f"INVALID: {method} with shuffled labels does better than chance (balanced accuracy"
+        f" {control['balanced_accuracy']:.3f}, at most {control['limit']:.3f} was expected). Labels leak into"
+        " the units' values; no score of this set can be trusted."
+        for method, control in one["shuffled"].items()
+        if not control["valid"]
+    ]
+    if not one["permuted"]["valid"]:
+        why = (
+            f"{one['permuted']['changed_outputs']} test units got another answer when only test labels did"
+            if one["permuted"]["repeatable"]
+            else "the methods do not give the same answer twice"
+        )
+        told.append(f"INVALID: {why}. No score of this set can be trusted.")
+    return told

@@ -1,0 +1,1 @@
+"""HIPPIE: spike-sorted units embedded and named from waveform and spike timing."""

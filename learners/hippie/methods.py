@@ -1,0 +1,209 @@
+"""HIPPIE's own methods and those that it is compared with, on one fold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from learners.comparison_folds import inner_repeated_folds
+from learners.hippie.classical import Classical, feature_sets, fit_classical
+from learners.hippie.inputs import modalities_of
+from learners.hippie.networks import Networks, fine_tune, untrained
+from learners.hippie.physmap import physmap
+from learners.hippie.pretraining import Pretrained, Train
+from learners.hippie.settings import Settings
+from learners.probes import fit_probe
+from learners.units.scaling import scaled
+from learners.units.units import MODALITIES, Units
+
+COMPONENTS = 10
+INNER_FOLDS = 3
+HEAD = "head"
+
+
+@dataclass(frozen=True)
+class Case:
+    """Units to learn from, and units to be named.
+
+    Attributes
+    ----------
+    units : Units
+    labels : array of int, shape (units,)
+        Those of the training rows are read, and no others.
+    n_classes : int
+    groups : array of str or None
+        Animal or recording; keeps inner folds apart as the outer ones are.
+    train, test : array of int
+        Rows.
+    settings : Settings
+    pretrained : Pretrained or None
+        By units that are none of these.
+    train_task : Train
+    seed : int
+    """
+
+    units: Units
+    labels: np.ndarray
+    n_classes: int
+    groups: np.ndarray | None
+    train: np.ndarray
+    test: np.ndarray
+    settings: Settings
+    pretrained: Pretrained | None
+    train_task: Train
+    seed: int = 1
+
+    @property
+    def y(self) -> np.ndarray:
+        """Class numbers of the training units."""
+        return self.labels[self.train]
+
+    @property
+    def inner_groups(self) -> np.ndarray | None:
+        """Groups of the training units."""
+        return None if self.groups is None else self.groups[self.train]
+
+    @cached_property
+    def features(self) -> dict[str, np.ndarray]:
+        """Feature sets of all units."""
+        return feature_sets(self.units)
+
+    @cached_property
+    def networks(self) -> Networks:
+        """Networks fine-tuned on the training units."""
+        return self.fine_tuned(self.train)
+
+    @cached_property
+    def head_held_out(self) -> np.ndarray:
+        """Probabilities of each training unit by networks of an inner fold that had not seen it; else NaN."""
+        found = np.full((len(self.train), self.n_classes), np.nan)
+        for fold in inner_repeated_folds(self.y, self.inner_groups, INNER_FOLDS, self.seed):
+            rows, held_out = self.train[fold.train], self.train[fold.test]
+            found[fold.test] = np.exp(self.fine_tuned(rows).log_probabilities(self.units.take(held_out)))
+        return found
+
+    def fine_tuned(self, rows: np.ndarray) -> Networks:
+        """Return networks fine-tuned on some of the training units."""
+        return fine_tune(
+            self.units,
+            self.labels,
+            self.n_classes,
+            rows,
+            self.settings,
+            self.train_task,
+            self.seed,
+            pretrained=self.pretrained,
+        )
+
+    def probed(self, kind: str, x: np.ndarray) -> np.ndarray:
+        """Return the test units' probabilities by a probe on vectors of all units."""
+        probe = fit_probe(
+            kind, x[self.train], self.y, self.n_classes, groups=self.inner_groups, seed=self.seed
+        )
+        return probe.probabilities(x[self.test])
+
+    def classical(self, others: Mapping[str, np.ndarray] | None = None) -> Classical:
+        """Return classical classifiers fitted and chosen on the training units.
+
+        Parameters
+        ----------
+        others : mapping, optional
+            Held-out probabilities of further candidates.
+        """
+        return fit_classical(
+            {name: x[self.train] for name, x in self.features.items()},
+            self.y,
+            self.n_classes,
+            groups=self.inner_groups,
+            seed=self.seed,
+            others=others or {},
+        )
+
+    def tested(self) -> dict[str, np.ndarray]:
+        """Return the feature sets of the test units."""
+        return {name: x[self.test] for name, x in self.features.items()}
+
+
+Found = tuple[np.ndarray, dict[str, Any]]
+
+
+def answers(case: Case, methods: Sequence[str]) -> dict[str, Found]:
+    """Return each method's class probabilities (test units, classes), and what it has chosen.
+
+    Parameters
+    ----------
+    methods : sequence of str
+        Of `METHODS`.
+    """
+    return {name: METHODS[name](case) for name in methods}
+
+
+def _signals(units: Units) -> np.ndarray:
+    whole = scaled(units)
+    return np.concatenate([whole[name] for name in modalities_of(units)], 1)
+
+
+def _raw_knn(case: Case) -> Found:
+    return case.probed("knn", _signals(case.units)), {}
+
+
+def _pca_knn(case: Case) -> Found:
+    from sklearn.decomposition import PCA
+
+    x = _signals(case.units)
+    n = min(COMPONENTS, len(case.train) - 1)
+    components = PCA(n, random_state=case.seed).fit(x[case.train])
+    return case.probed("knn", components.transform(x)), {"components": n}
+
+
+def _physmap(case: Case) -> Found:
+    whole = scaled(case.units)
+    used = modalities_of(case.units)
+    present = {name: case.units.present[:, MODALITIES.index(name)] for name in used}
+    found = physmap({name: whole[name] for name in used}, present=present, seed=case.seed)
+    return case.probed("knn", found.embedding), {}
+
+
+def _classical(case: Case) -> Found:
+    fitted = case.classical()
+    return fitted.probabilities(case.tested()), {"weights": fitted.choice.weights}
+
+
+def _untrained(case: Case) -> Found:
+    networks = untrained(case.units.take(case.train), case.settings, case.n_classes, case.seed)
+    return case.probed("svm", networks.embed(case.units)[0]), {}
+
+
+def _frozen(case: Case) -> Found:
+    networks = untrained(
+        case.units.take(case.train), case.settings, case.n_classes, case.seed, pretrained=case.pretrained
+    )
+    return case.probed("linear", networks.embed(case.units)[0]), {}
+
+
+def _head(case: Case) -> Found:
+    return np.exp(case.networks.log_probabilities(case.units.take(case.test))), {}
+
+
+def _best(case: Case) -> Found:
+    chosen = case.classical({HEAD: case.head_held_out})
+    weights = chosen.choice.weights
+    others = {HEAD: _head(case)[0]} if weights.get(HEAD) else {}
+    return chosen.probabilities(case.tested(), others), {"weights": weights}
+
+
+METHODS: dict[str, Callable[[Case], Found]] = {
+    "raw_knn": _raw_knn,
+    "pca_knn": _pca_knn,
+    "physmap": _physmap,
+    "classical": _classical,
+    "untrained": _untrained,
+    "frozen": _frozen,
+    "head": _head,
+    "best": _best,
+}
+"""Name -> method. ``frozen`` needs a pretrained network; ``physmap`` sees the test units' signals."""

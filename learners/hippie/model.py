@@ -1,0 +1,113 @@
+"""A fitted HIPPIE model: embeddings and class probabilities of any units, and its folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from learners.hippie.classical import Classical, feature_sets, restore_classical
+from learners.hippie.inputs import Scaling
+from learners.hippie.methods import HEAD
+from learners.hippie.module import FineTuning
+from learners.hippie.network import Sizes
+from learners.hippie.networks import Networks
+from learners.hippie.settings import Settings
+from learners.model_folder import read_model, write_model
+from learners.units.units import Units
+
+LEARNER = "hippie"
+
+
+@dataclass(frozen=True)
+class HippieModel:
+    """Networks, and the blend of them with classical classifiers that names units best.
+
+    Neither `embed` nor `probabilities` has a label argument.
+
+    Attributes
+    ----------
+    networks : Networks
+    blend : Classical
+        Its candidate ``head`` is the networks' class head.
+    classes : tuple of str
+    facts : dict
+        Scores, data and versions, as the job that trained it wrote them: plain JSON.
+    """
+
+    networks: Networks
+    blend: Classical
+    classes: tuple[str, ...]
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def embed(self, units: Units) -> tuple[np.ndarray, np.ndarray]:
+        """Return the first network's fusion vectors and latent means, (units, fusion) and (units, latent)."""
+        return self.networks.first().embed(units)
+
+    def probabilities(self, units: Units) -> np.ndarray:
+        """Return the class probabilities of the blend, (units, classes)."""
+        weights = self.blend.choice.weights
+        others = {HEAD: np.exp(self.networks.log_probabilities(units))} if HEAD in weights else {}
+        return self.blend.probabilities(feature_sets(units), others)
+
+    def save(self, folder: Path, run: str) -> None:
+        """Write the model into a folder.
+
+        Parameters
+        ----------
+        run : str
+            Fingerprint of the training; another run's model is not overwritten.
+
+        Raises
+        ------
+        ModelRefused
+            The folder holds the model of another run.
+        """
+        networks = self.networks
+        tensors: dict[str, Any] = {
+            f"networks.{name}": tensor for name, tensor in networks.members.state_dict().items()
+        }
+        tensors |= {f"blend.{name}": array for name, array in self.blend.arrays().items()}
+        tensors |= {"scaling.mean": networks.scaling.mean, "scaling.sd": networks.scaling.sd}
+        description = {
+            "classes": list(self.classes),
+            "settings": networks.settings.model_dump(mode="json"),
+            "modalities": list(networks.sizes.modalities),
+            "technologies": list(networks.technologies),
+            "n_technologies": networks.sizes.n_technologies,
+            "n_hand": networks.sizes.n_hand,
+            "blend": self.blend.description(),
+            "facts": self.facts,
+        }
+        write_model(folder, learner=LEARNER, run=run, description=description, tensors=tensors)
+
+    @classmethod
+    def load(cls, folder: Path) -> HippieModel:
+        """Read a model folder; no code in it is run.
+
+        Raises
+        ------
+        ModelRefused
+            It holds no model of HIPPIE, or a damaged one.
+        """
+        stored = read_model(folder, learner=LEARNER)
+        told = stored.description
+        settings = Settings(**told["settings"])
+        classes = tuple(told["classes"])
+        sizes = Sizes(tuple(told["modalities"]), told["n_technologies"], len(classes), told["n_hand"])
+        members = FineTuning(sizes, settings).members
+        members.load_state_dict(
+            {name: torch.from_numpy(array) for name, array in _under("networks.", stored.tensors).items()}
+        )
+        scaling = Scaling(stored.tensors["scaling.mean"], stored.tensors["scaling.sd"])
+        networks = Networks(members.eval(), sizes, tuple(told["technologies"]), scaling, settings)
+        blend = restore_classical(told["blend"], _under("blend.", stored.tensors))
+        return cls(networks, blend, classes, told["facts"])
+
+
+def _under(start: str, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name.removeprefix(start): array for name, array in tensors.items() if name.startswith(start)}

@@ -1,0 +1,122 @@
+"""Spike-sorted units in one form, wherever they come from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+
+from learners.errors import LearnerError
+from learners.splits import nearest
+
+MODALITIES = ("waveform", "isi", "acg")
+POINTS = {"waveform": 50, "isi": 100, "acg": 100}
+
+
+class UnitsRefused(LearnerError):
+    """Units, a layout or labels that cannot be used."""
+
+    exit_code = 2
+
+
+@dataclass(frozen=True)
+class Units:
+    """Spike-sorted units: what is known of each, and what not.
+
+    Attributes
+    ----------
+    unit_ids : (n,) str array
+        Distinct names.
+    waveform : (n, 50) float32 array
+        Mean spike from 1.0 ms before to 1.45 ms after its main deflection, at 20 kHz, in the file's unit of
+        amplitude; zeros where missing.
+    isi : (n, 100) float32 array
+        Share of the intervals between spikes in bins of 1 ms, 0 to 100 ms; zeros where missing.
+    acg : (n, 100) float32 array
+        Autocorrelogram from -100 to 100 ms in bins of 2 ms, relative to its own mean, since files hold
+        counts, rates or shares of the peak; zeros where missing.
+    present : (n, 3) bool array
+        Whether a unit has each of the `MODALITIES`.
+    hand : (n, 38) float32 array
+        The `HAND_FEATURES` of `hand_features`; NaN where their modality is missing.
+    obs : DataFrame
+        Every other column of the files (labels, animal, session ...), by unit id.
+    notes : tuple of str
+        What a reader should know: conversions, assumptions, units left out.
+    """
+
+    unit_ids: np.ndarray
+    waveform: np.ndarray
+    isi: np.ndarray
+    acg: np.ndarray
+    present: np.ndarray
+    hand: np.ndarray
+    obs: pd.DataFrame
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.unit_ids)
+
+    def take(self, rows: np.ndarray | Sequence[int]) -> Units:
+        """Return some units, by row number or as a mask, with the same notes."""
+        rows = np.asarray(rows)
+        rows = np.flatnonzero(rows) if rows.dtype == bool else rows.astype(int)
+        arrays = {name: getattr(self, name)[rows] for name in ("unit_ids", *MODALITIES, "present", "hand")}
+        return replace(self, obs=self.obs.iloc[rows], **arrays)
+
+    def column(self, name: str) -> np.ndarray:
+        """Return a column of `obs` as text, "" where a unit has no value.
+
+        Raises
+        ------
+        UnitsRefused
+            If there is no such column; with the nearest name.
+        """
+        if name not in self.obs:
+            raise UnitsRefused(
+                f"No column of the units is called {name!r}{nearest(name, self.obs.columns)}. There are:"
+                f" {', '.join(map(str, self.obs.columns)) or 'none'}."
+            )
+        return as_text(self.obs[name])
+
+
+def as_text(values: pd.Series) -> np.ndarray:
+    """Return values as text: "" where missing, and whole numbers without a point."""
+    texts = ["" if missing else _text(value) for value, missing in zip(values, values.isna(), strict=True)]
+    return np.asarray(texts, dtype=str)
+
+
+def _text(value: object) -> str:
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def joined(units: Sequence[Units]) -> Units:
+    """Return the units of several sets as one, columns united, each note once.
+
+    Raises
+    ------
+    UnitsRefused
+        If there is no set, or a unit id is in two of them.
+    """
+    if not units:
+        raise UnitsRefused("Expected at least one set of units to join, found none.")
+    if len(units) == 1:
+        return units[0]
+    arrays = {
+        name: np.concatenate([getattr(one, name) for one in units])
+        for name in ("unit_ids", *MODALITIES, "present", "hand")
+    }
+    doubled = pd.Index(arrays["unit_ids"]).duplicated()
+    if doubled.any():
+        raise UnitsRefused(
+            f"{int(doubled.sum())} unit ids are in more than one set, such as"
+            f" {', '.join(arrays['unit_ids'][doubled][:5])}. Open the files in one call, which puts the"
+            " file's name in front, or rename the units."
+        )
+    return Units(
+        **arrays,
+        obs=pd.concat([one.obs for one in units]),
+        notes=tuple(dict.fromkeys(note for one in units for note in one.notes)),
+    )

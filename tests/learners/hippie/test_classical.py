@@ -1,0 +1,172 @@
+"""The classical classifier: choices made on held-out rows, blends by hand, and stored to the bit."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from learners.comparison_controls import permuted_test_labels_check, shuffled_labels_control
+from learners.comparison_folds import repeated_folds
+from learners.errors import LearnerError
+from learners.hippie.classical import FEATURE_SETS, feature_sets, fit_classical, restore_classical
+from learners.hippie.classical_choice import Candidate, balanced_log_loss, choose
+from learners.units.hand_features import HAND_FEATURES
+from learners.units.units import Units
+
+MODELS = ("linear", "svm", "knn")
+
+
+@pytest.fixture(scope="module")
+def made():
+    """Two classes that differ in their waveform alone; intervals are noise, half of them missing."""
+    rng = np.random.default_rng(0)
+    n = 90
+    y = np.arange(n) % 2
+    t = np.linspace(-1, 1.5, 50)
+    width = 0.25 + 0.12 * y + 0.06 * rng.normal(size=n)
+    waveform = -np.exp(-((t / width[:, None]) ** 2)) + 0.05 * rng.normal(size=(n, 50))
+    present = np.column_stack([np.ones(n, bool), np.arange(n) % 4 < 2, np.zeros(n, bool)])
+    isi = rng.dirichlet(np.ones(100), size=n) * present[:, [1]]
+    hand = np.full((n, len(HAND_FEATURES)), np.nan)
+    hand[:, :3] = rng.normal(size=(n, 3))
+    names = np.array([f"u{i}" for i in range(n)])
+    units = Units(
+        unit_ids=names,
+        waveform=waveform.astype(np.float32),
+        isi=isi.astype(np.float32),
+        acg=np.zeros((n, 100), np.float32),
+        present=present,
+        hand=hand.astype(np.float32),
+        obs=pd.DataFrame(index=names),
+    )
+    return feature_sets(units), y
+
+
+def rows(features, chosen):
+    return {name: x[chosen] for name, x in features.items()}
+
+
+def test_feature_sets_are_as_wide_as_their_parts_and_nan_where_missing(made):
+    features, _ = made
+    widths = {"waveform": 50, "isi": 100, "acg": 100, "hand": len(HAND_FEATURES)}
+    for name, parts in FEATURE_SETS.items():
+        assert features[name].shape == (90, sum(widths[part] for part in parts))
+    assert np.isnan(features["acg"]).all()
+    assert (np.isnan(features["isi"]).all(axis=1) == (np.arange(90) % 4 >= 2)).all()
+    assert features["waveform"].min() == pytest.approx(-1)
+
+
+def test_what_tells_classes_apart_is_chosen(made):
+    features, y = made
+    model = fit_classical(rows(features, slice(60)), y[:60], 2, rule="auto", models=MODELS)
+    (name,) = model.choice.weights
+    assert "waveform" in name
+    assert model.choice.tried[name] == max(model.choice.tried.values())
+    assert max(v for name, v in model.choice.tried.items() if name.startswith("svm on isi")) < 0.65
+    assert not any("on acg" in tried for tried in model.choice.tried)
+    assert (model.probabilities(rows(features, slice(60, 90))).argmax(axis=1) == y[60:]).mean() > 0.7
+
+
+@pytest.mark.parametrize("rule", ["best", "auto", "top3", "greedy", "modalities"])
+def test_a_restored_classifier_answers_the_same_to_the_bit(made, rule):
+    features, y = made
+    some = {name: features[name] for name in ("waveform", "hand")}
+    model = fit_classical(rows(some, slice(60)), y[:60], 2, rule=rule, models=("linear", "svm"))
+    again = restore_classical(json.loads(json.dumps(model.description())), model.arrays())
+    tested = rows(some, slice(60, 90))
+    found = again.probabilities(tested)
+    assert (found == model.probabilities(tested)).all()
+    assert found.sum(axis=1) == pytest.approx(1)
+    assert sum(model.choice.weights.values()) == pytest.approx(1)
+
+
+def test_a_handed_in_candidate_is_blended_by_its_weight(made):
+    features, y = made
+    only = {"hand": features["hand"]}
+    truth = np.eye(2)[y] * 0.8 + 0.1
+    model = fit_classical(
+        rows(only, slice(60)), y[:60], 2, models=("linear",), others={"network": truth[:60]}
+    )
+    assert model.choice.weights["network"] > 0.9
+    tested = rows(only, slice(60, 90))
+    blend = model.probabilities(tested, {"network": truth[60:]})
+    rest = sum(m.weight for m in model.members)
+    assert model.choice.weights["network"] + rest == pytest.approx(1)
+    assert (blend.argmax(axis=1) == y[60:]).all()
+    with pytest.raises(LearnerError, match="not given: network"):
+        model.probabilities(tested)
+
+
+def candidate(name, guesses, family=None):
+    return Candidate(name, family or name, np.eye(2)[np.asarray(guesses)] * 0.8 + 0.1)
+
+
+def test_rules_by_hand():
+    y = np.array([0, 0, 0, 0, 1, 1, 1, 1])
+    good = candidate("good", [0, 0, 0, 0, 1, 1, 1, 0])
+    fair = candidate("fair", [0, 0, 0, 1, 1, 1, 1, 0])
+    poor = candidate("poor", [1, 0, 1, 0, 1, 0, 1, 0])
+    bad = candidate("bad", [1, 1, 1, 1, 0, 0, 0, 1])
+    all_of_them = [poor, good, bad, fair]
+    assert choose(all_of_them, y, "auto")[0].weights == {"good": 1.0}
+    sibling = candidate("sibling", [0, 0, 1, 0, 1, 1, 1, 0], family="good")
+    assert set(choose([*all_of_them, sibling], y, "top3")[0].weights) == {"good", "fair", "poor"}
+    assert choose(all_of_them, y, "top3")[0].weights == pytest.approx(
+        dict.fromkeys(("poor", "good", "fair"), 1 / 3)
+    )
+    soft, blend = choose(all_of_them, y, "soft")
+    right, wrong = -np.log(0.9), -np.log(0.1)
+    loss, error = balanced_log_loss(y, good.held_out)
+    assert loss == pytest.approx((7 * right + wrong) / 8)
+    spread = np.var([right, right, right, wrong]) / 4  # the first class has none but the floor
+    assert error == pytest.approx(np.sqrt(spread + 1e-4 / 4) / 2)
+    assert soft.weights["fair"] / soft.weights["good"] == pytest.approx(np.exp(-(wrong - right) / 8 / error))
+    assert soft.tried == pytest.approx({"poor": 0.5, "good": 0.875, "bad": 0.125, "fair": 0.75})
+    assert set(soft.weights) == {"good", "fair"}  # poor is 3.4 s.e. worse
+    by_hand = sum(soft.weights[one.name] * one.held_out for one in (good, fair))
+    assert blend == pytest.approx(by_hand)
+
+
+def test_greedy_selection_finds_the_pair_that_is_better_than_either():
+    y = np.arange(40) % 2
+    sure = np.where(np.arange(40) < 20, 0.95, 0.5)
+    first, second = (
+        np.column_stack([np.where(y == 0, p, 1 - p), np.where(y == 1, p, 1 - p)]) for p in (sure, sure[::-1])
+    )
+    noise = np.full((40, 2), 0.5)
+    found = choose([Candidate(n, n, p) for n, p in (("a", first), ("b", second), ("c", noise))], y, "greedy")[
+        0
+    ]
+    assert found.weights == pytest.approx({"a": 8 / 15, "b": 7 / 15})
+
+
+def test_labels_of_tested_units_do_not_reach_it(made):
+    features, y = made
+    some = {name: features[name] for name in ("waveform", "hand")}
+
+    def method(train, test, labels):
+        model = fit_classical(rows(some, train), labels[train], 2, models=("lda",))
+        return model.probabilities(rows(some, test))
+
+    folds = repeated_folds(y, None, 3, 1)
+    assert permuted_test_labels_check(method, folds[0].train, folds[0].test, y).valid
+    assert shuffled_labels_control(method, y, folds).valid
+
+
+def test_wrong_input_is_refused(made):
+    features, y = made
+    some = {"hand": features["hand"]}
+    with pytest.raises(LearnerError, match="did you mean 'greedy'"):
+        fit_classical(some, y, 2, rule="greedi", models=("knn",))
+    with pytest.raises(LearnerError, match="Unknown models forest"):
+        fit_classical(some, y, 2, models=("forest",))
+    with pytest.raises(LearnerError, match="holds infinite values"):
+        fit_classical({"hand": np.where(np.isnan(features["hand"]), np.inf, 0)}, y, 2, models=("knn",))
+    with pytest.raises(LearnerError, match="There is no candidate"):
+        fit_classical({"acg": features["acg"]}, y, 2, models=("knn",))
+    with pytest.raises(LearnerError, match="same rows, in the same order"):
+        fit_classical(some, y, 2, models=("knn",), others={"net": np.full((90, 2), np.nan)})
+    model = fit_classical(some, y, 2, models=("knn",))
+    with pytest.raises(LearnerError, match="not given: hand"):
+        model.probabilities({"isi": features["isi"]})

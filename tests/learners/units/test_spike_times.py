@@ -1,0 +1,78 @@
+"""Spike times become interval histograms and autocorrelograms; what is no list of seconds is refused."""
+
+import numpy as np
+import pytest
+
+from learners.units.opening import open_units
+from learners.units.spike_times import autocorrelogram_counts, interval_shares
+from tests.learners.units.made_units import made, npz, refused
+
+
+def trains(n=4, seed=1):
+    rng = np.random.default_rng(seed)
+    return [np.cumsum(0.002 + rng.exponential(0.02, 300 + 50 * number)) for number in range(n)]
+
+
+def brute_force(times):
+    lags = 1000 * (times[None, :] - times[:, None])
+    lags = lags[~np.eye(len(times), dtype=bool)]
+    lags = np.sign(lags) * np.floor(np.abs(lags) + 0.5)
+    return np.array([(lags == lag).sum() if lag else 0 for lag in range(-100, 101)])
+
+
+def test_autocorrelogram_equals_a_brute_force_count():
+    close = np.sort(np.random.default_rng(2).random(400) * 2)
+    every = [*trains(), close, np.repeat(close, 2)]
+    for times, found in zip(every, autocorrelogram_counts(every), strict=True):
+        np.testing.assert_array_equal(found, brute_force(times))
+
+
+def test_intervals_are_shares_of_all_intervals():
+    times = np.array([0, 0.0015, 0.0040, 0.5, 0.5025])
+    shares = interval_shares([times, times[:1]])
+    assert shares[0, 1] == 0.25
+    assert shares[0, 2] == 0.5
+    assert shares[0].sum() == 0.75
+    assert np.isnan(shares[1]).all()
+
+
+def stored(tmp_path, times, **changes):
+    n = len(times)
+    arrays = {"spike_times": np.concatenate(times), "spike_times_index": np.cumsum([len(t) for t in times])}
+    arrays |= {"isi": None, "acg": None, "waveform": made()["waveform"][:n]}
+    arrays |= {name: made()[name][:n] for name in ("unit_id", "cell_type")}
+    return npz(tmp_path / "spikes.npz", **(arrays | changes))
+
+
+def test_spike_times_fill_the_two_modalities_they_tell(tmp_path):
+    units = open_units([stored(tmp_path, trains())])
+    assert units.present.all()
+    np.testing.assert_allclose(units.isi, interval_shares(trains()), rtol=1e-6)
+    assert units.acg.mean(axis=1) == pytest.approx(np.ones(4), rel=1e-5)
+    assert (units.acg[:, 49:51] < 0.3).all()
+
+
+def test_a_silent_unit_misses_both(tmp_path):
+    units = open_units([stored(tmp_path, [*trains(3), np.array([])])])
+    assert units.present[:, 1:].tolist() == [[True, True]] * 3 + [[False, False]]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda t: t[::-1], ["ascending", "Sort"]),
+        (lambda t: np.rint(t * 30_000), ["whole numbers", "sampling rate"]),
+        (lambda t: t - 1, ["starts at 0"]),
+        (lambda t: np.append(t, np.nan), ["NaN"]),
+        (lambda t: t / 1000, ["microseconds", "seconds"]),
+    ],
+)
+def test_what_is_no_list_of_seconds_is_refused(tmp_path, spoil, words):
+    times = trains()
+    times[2] = spoil(times[2])
+    refused([stored(tmp_path, times)], "unit u2", "seconds", *words)
+
+
+def test_a_wrong_index_is_refused(tmp_path):
+    refused([stored(tmp_path, trains(), spike_times_index=np.array([10, 20, 30, 40]))], "must ascend and end")
+    refused([stored(tmp_path, trains(), spike_times_index=None)], "spike_times_index", "only one")
