@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jobs.hippie.evaluations import Evaluated, Plan, evaluate
-from jobs.hippie.inputs import Labelled, read_labelled, read_pool, read_units
+from jobs.hippie.inputs import Labelled, read_labelled, read_units
 from jobs.hippie.pieces import folds_of
 from jobs.hippie.pretraining import connected, pretrained_on, trainings_of, workers_of
 from jobs.hippie.spec import EvaluateSpec
@@ -57,6 +57,7 @@ def read_inputs(spec: EvaluateSpec, folder: Path) -> tuple[Inputs, list[str]]:
         Naming the set.
     """
     from learners.errors import LearnerError
+    from learners.hippie.pretraining import refuse_shared
 
     refuse_missing(spec, folder)
     found, notes = [], []
@@ -68,7 +69,24 @@ def read_inputs(spec: EvaluateSpec, folder: Path) -> tuple[Inputs, list[str]]:
             raise LearnerError(f"set {one.name}: {error}") from error
         found.append(opened)
         notes += [f"{one.name}: {note}" for note in opened.notes]
-    return Inputs(found, [read_units(one, folder) for one in spec.pool]), notes
+    inputs = Inputs(found, [read_units(one, folder) for one in spec.pool])
+    for number, labelled in enumerate(found):
+        pool = pool_for(spec, inputs, number)
+        if pool is not None:
+            try:
+                refuse_shared(pool, labelled.units)
+            except LearnerError as error:
+                raise LearnerError(f"set {spec.sets[number].name}: {error}") from error
+    return inputs, notes
+
+
+def pool_for(spec: EvaluateSpec, inputs: Inputs, number: int) -> "Units | None":
+    """Return the units that a network for one set is pretrained on; None where there are none."""
+    from learners.units.units import joined
+
+    others = [found.units for i, found in enumerate(inputs.sets) if i != number and spec.pretrain_on_others]
+    pools = [*inputs.pool, *others]
+    return joined(pools) if pools else None
 
 
 def _evaluate(run: Opened, folder: Path, address: str | None, cpus: int | None) -> None:
@@ -84,9 +102,8 @@ def _evaluate(run: Opened, folder: Path, address: str | None, cpus: int | None) 
     with connected(workers, address, cpus):
         plans = []
         for number, one in enumerate(spec.sets):
-            others = [found.units for i, found in enumerate(inputs.sets) if i != number]
-            pool = read_pool((), folder, [*inputs.pool, *(others if spec.pretrain_on_others else [])])
-            kept = pretrained_on(pool, [inputs.sets[number].units], spec, trainings, one.name, run.out)
+            pool = pool_for(spec, inputs, number)
+            kept = pretrained_on(pool, inputs.sets[number].units, spec, trainings, one.name, run.out)
             methods = [name for name in spec.methods if name != "frozen" or kept]
             plans.append(
                 Plan(

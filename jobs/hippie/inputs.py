@@ -124,15 +124,8 @@ def classes_named(found: "np.ndarray", wanted: Classes | None, label: str) -> "n
     return np.array([into.get(name, "") for name in found])
 
 
-def read_pool(specs: Sequence[UnitsSpec], folder: Path, others: Sequence["Units"] = ()) -> "Units | None":
-    """Return the units for pretraining; None where there are none.
-
-    Parameters
-    ----------
-    others : sequence of Units
-        Units of other data sets, which are in the pool as well.
-    """
+def read_pool(specs: Sequence[UnitsSpec], folder: Path) -> "Units | None":
+    """Return the units for pretraining; None where there are none."""
     from learners.units.units import joined
 
-    pools = [*(read_units(spec, folder) for spec in specs), *others]
-    return joined(pools) if pools else None
+    return joined([read_units(spec, folder) for spec in specs]) if specs else None

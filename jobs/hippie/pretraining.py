@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,7 +52,7 @@ def trainings_of(
 
 def pretrained_on(
     pool: "Units | None",
-    targets: "Sequence[Units]",
+    target: "Units",
     spec: HippieSpec,
     trainings: "Trainings",
     pool_name: str,
@@ -63,31 +62,24 @@ def pretrained_on(
 
     Parameters
     ----------
-    targets : sequence of Units
-        Units that are to be named later; none may be in the pool.
-
-    Raises
-    ------
-    LearnerError
-        A target's unit is in the pool.
+    target : Units
+        Those that are to be named later, none of which is in the pool: their modalities are learned.
     """
     from learners.hippie.inputs import modalities_of
-    from learners.hippie.pretraining import Pretrained, pretrain, refuse_shared
+    from learners.hippie.pretraining import Pretrained, pretrain
 
     settings = spec.chosen
     if pool is None or not settings.pretrain_epochs:
         return None
     folder = (out / PRETRAINED / pool_name).absolute()
-    for target in targets:
-        refuse_shared(pool, target)
     if (folder / "pretrained.json").is_file():
         return Pretrained.read(folder), str(folder)
 
     def train(task: Any, name: str, seed: int) -> Any:
         return trainings(task, f"{pool_name}-{name}", seed)
 
-    modalities = modalities_of(targets[0], settings.modalities)
-    found = pretrain(pool, settings, train, spec.seed, modalities=modalities)
+    modalities = modalities_of(target, settings.modalities)
+    found = pretrain(pool, settings, train, spec.seed, modalities=modalities, target=target)
     found.write(folder)
     return found, str(folder)
 

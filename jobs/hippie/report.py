@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jobs.hippie.results import HEAD, facts_in, invalid, remarks, score_rows, title
+from jobs.hippie.results import HEAD, MEANT, METHODS, facts_in, invalid, remarks, score_rows, title
 from jobs.report import page
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ def _set(store: Any, one: Mapping[str, Any]) -> list[str]:
         *(page.paragraph(sentence, "alarm") for sentence in invalid(one)),
         page.table(HEAD, score_rows(one), numbers=range(1, len(HEAD))),
         *(page.paragraph(sentence, "note") for sentence in remarks(one)),
+        page.details("What the methods are", page.table(("", ""), _meant(one))),
     ]
     permuted = one["permuted"]
     if permuted["valid"]:
@@ -78,10 +79,13 @@ def _set(store: Any, one: Mapping[str, Any]) -> list[str]:
     return parts + _map(store, one) + _chosen(one)
 
 
+def _meant(one: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [(METHODS[row["method"]], MEANT[row["method"]]) for row in one["comparison"]["methods"]]
+
+
 def _method(one: Mapping[str, Any], predictions: "pa.Table", method: str) -> list[str]:
     import numpy as np
 
-    from jobs.hippie.results import METHODS
     from jobs.train.confusion_figure import confusion_figure
     from jobs.train.reliability_figure import reliability_figure
     from learners.calibration import reliability_bins

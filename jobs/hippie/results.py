@@ -12,14 +12,24 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 METHODS = {
-    "raw_knn": "nearest neighbours of the signals",
-    "pca_knn": "nearest neighbours after PCA",
-    "physmap": "PhysMAP",
-    "classical": "classical classifiers, chosen by inner validation",
+    "raw_knn": "raw KNN",
+    "pca_knn": "PCA + KNN",
+    "physmap": "PhysMAP + KNN",
+    "classical": "classical",
     "untrained": "untrained network + SVM",
-    "frozen": "pretrained network, frozen + logistic regression",
+    "frozen": "frozen network + logistic",
     "head": "fine-tuned network",
-    "best": "best: blend of network and classical, by inner validation",
+    "best": "best of both, weighed",
+}
+MEANT = {
+    "raw_knn": "nearest neighbours of the scaled signals",
+    "pca_knn": "nearest neighbours of ten principal components",
+    "physmap": "weighted nearest neighbours of the modalities, UMAP, KNN; sees the signals of tested units",
+    "classical": "linear models and SVMs on signals and hand features, blended by inner validation",
+    "untrained": "an SVM on what a network of random weights makes of the signals: the network's control",
+    "frozen": "logistic regression on the embedding of a network that was pretrained on other units",
+    "head": "the network's own class head, fine-tuned on the training units",
+    "best": "the fine-tuned network and the classical classifiers, weighed by inner validation",
 }
 
 
@@ -78,16 +88,17 @@ def print_scores_in(out: str, console: "Console") -> None:
 
 def print_evaluation(found: Mapping[str, Any], console: "Console") -> None:
     """Print a table for each set, and what is to be said of it."""
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
 
     for one in found["sets"]:
-        table = Table(title=Text(title(one)))
+        table = Table(title=Text(title(one), justify="left"), box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
         table.add_column("")
-        for name in HEAD[1:]:
+        for name in SHORT_HEAD[1:]:
             table.add_column(name, justify="right")
         for row in score_rows(one):
-            table.add_row(*(Text(text) for text in row))
+            table.add_row(*(Text(text) for text in row[: len(SHORT_HEAD)]))
         console.print(table)
         for sentence in remarks(one):
             console.print(sentence, markup=False, highlight=False, soft_wrap=True)
@@ -95,7 +106,8 @@ def print_evaluation(found: Mapping[str, Any], console: "Console") -> None:
             console.print(sentence, style="bold red", markup=False, highlight=False, soft_wrap=True)
 
 
-HEAD = ("", "balanced accuracy", "95 %", "macro-F1", "accuracy", "difference", "95 %", "folds won : lost")
+SHORT_HEAD = ("", "BA [95 %]", "difference [95 %]", "F1", "acc.")
+HEAD = ("", "balanced accuracy [95 %]", "difference [95 %]", "macro-F1", "accuracy", "folds won : lost")
 
 
 def title(one: Mapping[str, Any]) -> str:
@@ -118,46 +130,27 @@ def score_rows(one: Mapping[str, Any]) -> list[Sequence[str]]:
     rows: list[Sequence[str]] = []
     for row in found["methods"]:
         is_reference = row["method"] == found["reference"]
+        low, high = row["balanced_accuracy_low"], row["balanced_accuracy_high"]
         rows.append(
             (
                 METHODS[row["method"]],
-                f"{row['balanced_accuracy']:.3f}",
-                f"{row['balanced_accuracy_low']:.3f} – {row['balanced_accuracy_high']:.3f}",
+                f"{row['balanced_accuracy']:.3f} [{low:.3f}, {high:.3f}]",
+                "reference" if is_reference else _difference(row),
                 f"{row['macro_f1']:.3f}",
                 f"{row['accuracy']:.3f}",
-                "reference" if is_reference else f"{row['difference']:+.3f}",
-                "" if is_reference else f"{row['difference_low']:+.3f} – {row['difference_high']:+.3f}",
                 "" if is_reference else f"{row['folds_won']} : {row['folds_lost']}",
             )
         )
-    majority = 1.0 / found["n_classes"]
-    rows.append(
-        (
-            "always the most frequent class",
-            f"{majority:.3f}",
-            "",
-            "",
-            f"{found['majority_rate']:.3f}",
-            "",
-            "",
-            "",
-        )
-    )
+    chance = f"{1.0 / found['n_classes']:.3f}"
+    rows.append(("most frequent class", chance, "", "", f"{found['majority_rate']:.3f}", ""))
     for method, control in one["shuffled"].items():
-        limit = f"≤ {control['limit']:.3f}"
-        rows.append(
-            (
-                f"control: {method} with shuffled labels",
-                f"{control['balanced_accuracy']:.3f}",
-                limit,
-                "",
-                "",
-                "",
-                "",
-                "",
-            )
-        )
+        told = f"{control['balanced_accuracy']:.3f} ≤ {control['limit']:.3f}"
+        rows.append((f"shuffled: {METHODS[method]}", told, "", "", "", ""))
     return rows
+
+
+def _difference(row: Mapping[str, Any]) -> str:
+    return f"{row['difference']:+.3f} [{row['difference_low']:+.3f}, {row['difference_high']:+.3f}]"
 
 
 def remarks(one: Mapping[str, Any]) -> list[str]:

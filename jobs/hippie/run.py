@@ -50,10 +50,15 @@ def read_inputs(spec: TrainSpec, folder: Path) -> tuple[Inputs, list[str]]:
     UsageError, LearnerError
         They cannot be used.
     """
+    from learners.hippie.pretraining import refuse_shared
+
     refuse_missing(spec, folder)
     labelled = read_labelled(spec, folder)
     folds_of(labelled, spec.folds, spec.repeats, spec.seed)
-    return Inputs(labelled, read_pool(spec.pool, folder)), list(labelled.notes)
+    pool = read_pool(spec.pool, folder)
+    if pool is not None:
+        refuse_shared(pool, labelled.units)
+    return Inputs(labelled, pool), list(labelled.notes)
 
 
 def train_model(run: Opened, folder: Path, address: str | None, cpus: int | None) -> None:
@@ -66,7 +71,7 @@ def train_model(run: Opened, folder: Path, address: str | None, cpus: int | None
     epochs = settings.epochs + settings.pretrain_epochs * (inputs.pool is not None)
     trainings = trainings_of(spec, out, workers, epochs, run.console)
     with connected(workers, address, cpus):
-        kept = pretrained_on(inputs.pool, [inputs.labelled.units], spec, trainings, "pool", out)
+        kept = pretrained_on(inputs.pool, inputs.labelled.units, spec, trainings, "pool", out)
         methods = [name for name in spec.methods if name != "frozen" or kept]
         plan = Plan(
             spec.name,
@@ -102,7 +107,7 @@ def fitted(
     """Return a model of all labelled units: networks, and the blend that inner validation chooses."""
     import numpy as np
 
-    from learners.hippie.methods import HEAD, Case
+    from learners.hippie.methods import Case
     from learners.hippie.model import HippieModel
     from learners.hippie.networks import fine_tune
     from learners.training import train_here
@@ -133,7 +138,7 @@ def fitted(
         spec.seed,
         pretrained=pretrained,
     )
-    return HippieModel(networks, case.classical({HEAD: case.head_held_out}), labelled.classes)
+    return HippieModel(networks, case.blend, labelled.classes)
 
 
 def write_embeddings(out: Path, model: "HippieModel", labelled: Labelled) -> None:

@@ -71,11 +71,16 @@ def carry_out(
 
     from cluster.store import RunStore
     from jobs.provenance import open_run
+    from learners.errors import LearnerError
 
     if "://" in out:
         raise UsageError(f"A model folder is a path, found {out}. Give --out a folder that all machines see.")
     console = Console(stderr=True)
-    inputs, notes = read()
+    try:
+        inputs, notes = read()
+    except LearnerError as error:
+        error.exit_code = 2  # whatever is wrong with what a job names is a matter of its user
+        raise
     for note in notes:
         console.print(note, soft_wrap=True, highlight=False, markup=False)
     store = RunStore(out)

@@ -66,7 +66,7 @@ class Classical:
     choice : Choice
         Which candidates, with which weights, and the inner score of each that was tried.
     members : tuple of Member
-        The chosen candidates that were fitted here; others that were handed in must be handed in again.
+        The chosen candidates, fitted.
     n_classes : int
     held_out : (n, n_classes) float64 array
         Probabilities of the blend for each training row by inner models that had not seen it; NaN for rows
@@ -78,40 +78,30 @@ class Classical:
     n_classes: int
     held_out: np.ndarray = field(repr=False)
 
-    def probabilities(
-        self, features: Mapping[str, np.ndarray], others: Mapping[str, np.ndarray] | None = None
-    ) -> np.ndarray:
+    def probabilities(self, features: Mapping[str, np.ndarray]) -> np.ndarray:
         """Return class probabilities (m, n_classes).
 
         Parameters
         ----------
         features : mapping of (m, d) arrays
             As `feature_sets` makes them.
-        others : mapping of (m, n_classes) arrays
-            Probabilities of the chosen candidates that were handed in.
 
         Raises
         ------
         LearnerError
-            When a feature set or a candidate that the blend needs is not given.
+            When a feature set that the blend needs is not given.
         """
-        given = others or {}
-        parts = {member.name: member.weight for member in self.members}
-        outside = {name: w for name, w in self.choice.weights.items() if name not in parts}
-        lacking = [name for name in outside if name not in given]
-        lacking += [member.features for member in self.members if member.features not in features]
+        lacking = sorted({member.features for member in self.members} - features.keys())
         if lacking:
             raise LearnerError(
                 f"This classifier blends {', '.join(self.choice.weights)}; not given: {', '.join(lacking)}."
-                " Give the feature sets and the probabilities of the candidates that were handed in."
+                " Give the feature sets that `feature_sets` makes."
             )
         total: np.ndarray | float = 0.0
         for member in self.members:
             x = _filled(features[member.features], member.values["fill"])
             found = answer(member.kind, member.values, x, self.n_classes, member.temperature)
             total = total + member.weight * found
-        for name, weight in outside.items():
-            total = total + weight * np.asarray(given[name], dtype=np.float64)
         return np.asarray(total)
 
     def arrays(self) -> Arrays:
@@ -164,7 +154,6 @@ def fit_classical(
     groups: np.ndarray | None = None,
     rule: str = "best",
     models: Sequence[str] = MODELS,
-    others: Mapping[str, np.ndarray] | None = None,
     seed: int = 0,
 ) -> Classical:
     """Try every model on every feature set, choose by their held-out probabilities, fit what was chosen.
@@ -182,9 +171,6 @@ def fit_classical(
         Animal or recording; the inner folds keep groups whole.
     rule : str
         How to choose: see `learners.hippie.classical_choice.RULES`.
-    others : mapping of (n, n_classes) arrays
-        Further candidates with their own held-out probabilities for these rows (NaN: never held out), such
-        as a network that was fitted without them.
 
     Raises
     ------
@@ -216,17 +202,14 @@ def fit_classical(
                 held_out[rows] = one.held_out
                 candidates.append(Candidate(name, family, held_out))
                 settings[name] = (kind, features_name, one.setting, one.temperature)
-    for name, probabilities in (others or {}).items():
-        candidates.append(Candidate(name, name, np.asarray(probabilities, dtype=np.float64)))
     choice, held_out = choose(candidates, y, rule)
     members = []
     for name, weight in choice.weights.items():
-        if name in settings:
-            kind, features_name, setting, temperature = settings[name]
-            final = stratified_rows(y, KINDS[kind].most_rows, FOLDS, seed)
-            values = fitted(kind, vectors[features_name][final], y[final], n_classes, setting, seed)
-            values["fill"] = fills[features_name]
-            members.append(Member(name, kind, features_name, setting, temperature, weight, values))
+        kind, features_name, setting, temperature = settings[name]
+        final = stratified_rows(y, KINDS[kind].most_rows, FOLDS, seed)
+        values = fitted(kind, vectors[features_name][final], y[final], n_classes, setting, seed)
+        values["fill"] = fills[features_name]
+        members.append(Member(name, kind, features_name, setting, temperature, weight, values))
     return Classical(choice, tuple(members), n_classes, held_out)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from learners.comparison_folds import inner_repeated_folds
+from learners.hippie.blend import Blend, fit_blend
 from learners.hippie.classical import Classical, feature_sets, fit_classical
 from learners.hippie.inputs import modalities_of
 from learners.hippie.networks import Networks, fine_tune, untrained
@@ -22,7 +23,6 @@ from learners.units.units import MODALITIES, Units
 
 COMPONENTS = 10
 INNER_FOLDS = 3
-HEAD = "head"
 
 
 @dataclass(frozen=True)
@@ -106,22 +106,26 @@ class Case:
         )
         return probe.probabilities(x[self.test])
 
-    def classical(self, others: Mapping[str, np.ndarray] | None = None) -> Classical:
-        """Return classical classifiers fitted and chosen on the training units.
-
-        Parameters
-        ----------
-        others : mapping, optional
-            Held-out probabilities of further candidates.
-        """
+    @cached_property
+    def classical(self) -> Classical:
+        """Classical classifiers fitted and chosen on the training units."""
         return fit_classical(
             {name: x[self.train] for name, x in self.features.items()},
             self.y,
             self.n_classes,
             groups=self.inner_groups,
             seed=self.seed,
-            others=others or {},
         )
+
+    @cached_property
+    def blend(self) -> Blend:
+        """Both of these, weighed on the training units."""
+        return fit_blend(self.classical, self.head_held_out, self.y)
+
+    @cached_property
+    def head_answer(self) -> np.ndarray:
+        """The networks' probabilities of the test units."""
+        return np.exp(self.networks.log_probabilities(self.units.take(self.test)))
 
     def tested(self) -> dict[str, np.ndarray]:
         """Return the feature sets of the test units."""
@@ -169,8 +173,7 @@ def _physmap(case: Case) -> Found:
 
 
 def _classical(case: Case) -> Found:
-    fitted = case.classical()
-    return fitted.probabilities(case.tested()), {"weights": fitted.choice.weights}
+    return case.classical.probabilities(case.tested()), {}
 
 
 def _untrained(case: Case) -> Found:
@@ -186,14 +189,12 @@ def _frozen(case: Case) -> Found:
 
 
 def _head(case: Case) -> Found:
-    return np.exp(case.networks.log_probabilities(case.units.take(case.test))), {}
+    return case.head_answer, {}
 
 
 def _best(case: Case) -> Found:
-    chosen = case.classical({HEAD: case.head_held_out})
-    weights = chosen.choice.weights
-    others = {HEAD: _head(case)[0]} if weights.get(HEAD) else {}
-    return chosen.probabilities(case.tested(), others), {"weights": weights}
+    head = case.head_answer if case.blend.head_weight else None
+    return case.blend.probabilities(case.tested(), head), case.blend.choice.to_dict()
 
 
 METHODS: dict[str, Callable[[Case], Found]] = {

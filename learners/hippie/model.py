@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from learners.hippie.classical import Classical, feature_sets, restore_classical
+from learners.hippie.blend import Blend, restore_blend
+from learners.hippie.classical import feature_sets
 from learners.hippie.inputs import Scaling
-from learners.hippie.methods import HEAD
 from learners.hippie.module import FineTuning
 from learners.hippie.network import Sizes
 from learners.hippie.networks import Networks
@@ -32,15 +32,14 @@ class HippieModel:
     Attributes
     ----------
     networks : Networks
-    blend : Classical
-        Its candidate ``head`` is the networks' class head.
+    blend : Blend
     classes : tuple of str
     facts : dict
         Scores, data and versions, as the job that trained it wrote them: plain JSON.
     """
 
     networks: Networks
-    blend: Classical
+    blend: Blend
     classes: tuple[str, ...]
     facts: dict[str, Any] = field(default_factory=dict)
 
@@ -50,9 +49,8 @@ class HippieModel:
 
     def probabilities(self, units: Units) -> np.ndarray:
         """Return the class probabilities of the blend, (units, classes)."""
-        weights = self.blend.choice.weights
-        others = {HEAD: np.exp(self.networks.log_probabilities(units))} if HEAD in weights else {}
-        return self.blend.probabilities(feature_sets(units), others)
+        head = np.exp(self.networks.log_probabilities(units)) if self.blend.head_weight else None
+        return self.blend.probabilities(feature_sets(units), head)
 
     def save(self, folder: Path, run: str) -> None:
         """Write the model into a folder.
@@ -71,7 +69,7 @@ class HippieModel:
         tensors: dict[str, Any] = {
             f"networks.{name}": tensor for name, tensor in networks.members.state_dict().items()
         }
-        tensors |= {f"blend.{name}": array for name, array in self.blend.arrays().items()}
+        tensors |= {f"blend.{name}": array for name, array in self.blend.classical.arrays().items()}
         tensors |= {"scaling.mean": networks.scaling.mean, "scaling.sd": networks.scaling.sd}
         description = {
             "classes": list(self.classes),
@@ -105,7 +103,7 @@ class HippieModel:
         )
         scaling = Scaling(stored.tensors["scaling.mean"], stored.tensors["scaling.sd"])
         networks = Networks(members.eval(), sizes, tuple(told["technologies"]), scaling, settings)
-        blend = restore_classical(told["blend"], _under("blend.", stored.tensors))
+        blend = restore_blend(told["blend"], _under("blend.", stored.tensors))
         return cls(networks, blend, classes, told["facts"])
 
 

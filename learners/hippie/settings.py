@@ -15,8 +15,10 @@ class Settings(BaseModel):
     """How a HIPPIE network is built, pretrained and fine-tuned.
 
     The defaults are for a CPU and for some hundred labelled units; the preset ``paper`` has the sizes of
-    the paper's method section. The class of a unit never reaches an encoder, whatever the settings: with
-    `class_in_decoder` the decoder alone is told it, and only for training units.
+    the paper's method section. Beside the encoders, the class head sees hand features (`hand_features`)
+    and, through one linear layer, the signals themselves (`wide`). The class of a unit never reaches an
+    encoder, whatever the settings: with `class_in_decoder` the decoder alone is told it, and only for
+    training units.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -40,11 +42,11 @@ class Settings(BaseModel):
     adapt_epochs: int = Field(0, ge=0)
 
     hand_features: bool = True
-    wide: bool = False
+    wide: bool = True
     members: int = Field(3, ge=1, le=100)
     epochs: int = Field(30, ge=1)
     batch_size: int = Field(100, ge=2)
-    learning_rate: float = Field(1e-3, gt=0.0)
+    learning_rate: float = Field(3e-3, gt=0.0)
     weight_decay: float = Field(0.05, ge=0.0)
     label_smoothing: float = Field(0.05, ge=0.0, lt=1.0)
     dropout: float = Field(0.2, ge=0.0, lt=1.0)
@@ -81,6 +83,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "latent": 10,
         "signals": "min-max",
         "hand_features": False,
+        "wide": False,
         "members": 1,
         "beta": 1.0,
         "pretrain_epochs": 100,

@@ -145,16 +145,19 @@ class HippieData(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         task = self.task
-        rows, settings = task.train_rows, task.settings
+        units = _Units(task, task.train_rows)
         if task.stage != "fine-tuning":
-            units = _Units(task, rows)
-            size = settings.pretrain_batch_size
-            return DataLoader(units, size, shuffle=True, generator=self._generator, collate_fn=units.gathered)
-        labels = task.labels[rows]
-        weights = (1.0 / np.bincount(labels, minlength=task.n_classes).clip(min=1))[labels]
-        sampler = WeightedRandomSampler(weights.tolist(), len(rows), generator=self._generator)
-        units = _Units(task, rows)
-        return DataLoader(units, settings.batch_size, sampler=sampler, collate_fn=units.gathered)
+            size, order = task.settings.pretrain_batch_size, {"shuffle": True}
+        else:
+            labels = task.labels[task.train_rows]
+            weights = (1.0 / np.bincount(labels, minlength=task.n_classes).clip(min=1))[labels]
+            sampler = WeightedRandomSampler(weights.tolist(), len(units), generator=self._generator)
+            size, order = task.settings.batch_size, {"sampler": sampler}
+        # A last batch of a unit or two would spoil batch norm's statistics.
+        whole = len(units) >= size
+        return DataLoader(
+            units, size, drop_last=whole, generator=self._generator, collate_fn=units.gathered, **order
+        )
 
     def val_dataloader(self) -> DataLoader | list[Any]:
         if not len(self.task.validation_rows):

@@ -9,6 +9,7 @@ import pytest
 from learners.comparison_controls import permuted_test_labels_check, shuffled_labels_control
 from learners.comparison_folds import repeated_folds
 from learners.errors import LearnerError
+from learners.hippie.blend import fit_blend, restore_blend
 from learners.hippie.classical import FEATURE_SETS, feature_sets, fit_classical, restore_classical
 from learners.hippie.classical_choice import Candidate, balanced_log_loss, choose
 from learners.units.hand_features import HAND_FEATURES
@@ -81,21 +82,22 @@ def test_a_restored_classifier_answers_the_same_to_the_bit(made, rule):
     assert sum(model.choice.weights.values()) == pytest.approx(1)
 
 
-def test_a_handed_in_candidate_is_blended_by_its_weight(made):
+def test_a_head_is_blended_by_its_weight(made):
     features, y = made
     only = {"hand": features["hand"]}
     truth = np.eye(2)[y] * 0.8 + 0.1
-    model = fit_classical(
-        rows(only, slice(60)), y[:60], 2, models=("linear",), others={"network": truth[:60]}
-    )
-    assert model.choice.weights["network"] > 0.9
+    classical = fit_classical(rows(only, slice(60)), y[:60], 2, models=("linear",))
+    blend = fit_blend(classical, truth[:60], y[:60])
+    assert blend.head_weight > 0.9
     tested = rows(only, slice(60, 90))
-    blend = model.probabilities(tested, {"network": truth[60:]})
-    rest = sum(m.weight for m in model.members)
-    assert model.choice.weights["network"] + rest == pytest.approx(1)
-    assert (blend.argmax(axis=1) == y[60:]).all()
-    with pytest.raises(LearnerError, match="not given: network"):
-        model.probabilities(tested)
+    found = blend.probabilities(tested, truth[60:])
+    by_hand = blend.head_weight * truth[60:] + (1 - blend.head_weight) * classical.probabilities(tested)
+    assert found == pytest.approx(by_hand)
+    again = restore_blend(json.loads(json.dumps(blend.description())), classical.arrays())
+    assert (again.probabilities(tested, truth[60:]) == found).all()
+    useless = fit_blend(classical, 1 - truth[:60], y[:60])
+    assert useless.head_weight == 0
+    assert (useless.probabilities(tested, None) == classical.probabilities(tested)).all()
 
 
 def candidate(name, guesses, family=None):
@@ -165,8 +167,6 @@ def test_wrong_input_is_refused(made):
         fit_classical({"hand": np.where(np.isnan(features["hand"]), np.inf, 0)}, y, 2, models=("knn",))
     with pytest.raises(LearnerError, match="There is no candidate"):
         fit_classical({"acg": features["acg"]}, y, 2, models=("knn",))
-    with pytest.raises(LearnerError, match="same rows, in the same order"):
-        fit_classical(some, y, 2, models=("knn",), others={"net": np.full((90, 2), np.nan)})
     model = fit_classical(some, y, 2, models=("knn",))
     with pytest.raises(LearnerError, match="not given: hand"):
         model.probabilities({"isi": features["isi"]})

@@ -1,0 +1,217 @@
+"""Jobs of HIPPIE: a folder with everything in it, pieces not done twice, controls that catch a leak."""
+
+import json
+import shutil
+from pathlib import Path
+
+import anndata
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from sklearn.decomposition import PCA
+
+from jobs.embed import embed_command
+from jobs.errors import UsageError
+from jobs.hippie import pieces
+from jobs.hippie.results import facts_in, invalid, print_results
+from jobs.plan import print_plan
+from jobs.report import write_report
+from jobs.results.summary import results_command
+from jobs.run import run_job
+from jobs.status import print_status
+from learners.errors import LearnerError
+from learners.hippie.model import HippieModel
+from learners.units.opening import open_units
+from tests.learners.hippie.small import QUICK, write_units
+
+SMALL = {name: getattr(QUICK, name) for name in ("width", "features", "fusion", "latent", "batch_size")}
+SMALL |= {"members": 1, "epochs": 8, "pretrain_epochs": 1}
+TRAIN = {
+    "kind": "train",
+    "learner": "hippie",
+    "units": "units.npz",
+    "label": "cell_type",
+    "group": "animal",
+    "folds": 2,
+    "methods": ["raw_knn", "head"],
+    **SMALL,
+}
+
+
+def write_job(folder: Path, content: dict) -> Path:
+    job = folder / "job.yaml"
+    job.write_text(yaml.safe_dump(content))
+    return job
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick_maps():
+    """Maps by principal components: UMAP takes long to compile, and what it draws is not tested."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("jobs.hippie.tables.mapped", lambda vectors: PCA(2).fit_transform(vectors))
+        yield
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("hippie")
+    write_units(folder / "units.npz")
+    write_units(folder / "others.npz", seed=1, first=100, technology="other")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(folder):
+    """A finished training with a pool."""
+    job = write_job(folder, TRAIN | {"pool": [{"units": "others.npz"}], "name": "made"})
+    run_job(job, str(folder / "trained"))
+    return folder / "trained"
+
+
+def test_a_training_leaves_a_model_that_names_new_units(trained, folder, tmp_path):
+    model = HippieModel.load(trained)
+    units = open_units([write_units(tmp_path / "new.npz", seed=7, first=500)])
+    guess = np.array(model.classes)[model.probabilities(units).argmax(1)]
+    assert (guess == units.column("cell_type")).mean() >= 0.9
+    assert model.facts["data"]["n_pool"] == 48
+    embed_command(
+        trained, [str(tmp_path / "new.npz")], None, tmp_path / "e.parquet", tmp_path / "e.h5ad", False
+    )
+    table = pq.read_table(tmp_path / "e.parquet")
+    assert table["class"].to_pylist() == guess.tolist()
+    data = anndata.read_h5ad(tmp_path / "e.h5ad")
+    assert data.obsm["X_fusion"].shape == (48, 16)
+    assert list(data.obs_names) == units.unit_ids.tolist()
+
+
+def test_embeddings_of_all_units_lie_in_the_folder(trained, folder):
+    table = pq.read_table(trained / "embeddings.parquet")
+    model = HippieModel.load(trained)
+    fusion, mean = model.embed(open_units([folder / "units.npz"]))
+    assert np.stack([table[f"fusion_{i}"] for i in range(16)], 1) == pytest.approx(fusion, abs=1e-6)
+    assert np.stack([table[f"mean_{i}"] for i in range(4)], 1) == pytest.approx(mean, abs=1e-6)
+    assert set(table.column_names) >= {"unit_id", "class", "animal", "umap_0", "umap_1"}
+    assert anndata.read_h5ad(trained / "embeddings.h5ad").obsm["X_umap"].shape == (48, 2)
+
+
+def test_scores_stand_beside_baselines_and_controls(trained, capsys):
+    (one,) = facts_in(trained)["sets"]
+    scores = {row["method"]: row for row in one["comparison"]["methods"]}
+    assert set(scores) == {"raw_knn", "head"}
+    assert one["comparison"]["split"] == "by group"
+    assert scores["head"]["balanced_accuracy"] >= 0.9
+    assert set(one["shuffled"]) == {"head"}
+    assert all(control["valid"] and len(control["each"]) == 5 for control in one["shuffled"].values())
+    assert one["permuted"]["valid"]
+    assert one["permuted"]["changed_labels"] > 0
+    assert not invalid(one)
+    results_command(str(trained), None, json=True)
+    assert json.loads(capsys.readouterr().out)["sets"] == [one]
+    print_results(str(trained), None, as_json=False)
+    print_status(str(trained))
+    told = capsys.readouterr().out
+    assert "raw KNN" in told
+    assert "shuffled" in told
+
+
+def test_the_report_shows_what_there_is(trained):
+    place = Path(write_report(trained))
+    text = place.read_text()
+    for part in ("split by animal (6)", "Class by class", "UMAP", "<svg", "others.npz"):
+        assert part in text
+    assert "INVALID" not in text
+
+
+def test_a_finished_training_is_not_repeated(trained, folder, capsys):
+    before = (trained / "model.safetensors").read_bytes()
+    run_job(folder / "job.yaml", str(trained))
+    assert "finished already" in capsys.readouterr().err
+    assert (trained / "model.safetensors").read_bytes() == before
+
+
+def test_a_training_that_was_cut_off_ends_in_the_same_model(trained, folder, monkeypatch):
+    """Its last piece and the model are gone, as after a kill; the first ones are not done again."""
+    whole = [(trained / name).read_bytes() for name in ("model.json", "model.safetensors")]
+    for name in ("model.json", "model.safetensors", "embeddings.parquet", "pieces/made/permuted.json"):
+        (trained / name).unlink()
+    done = []
+    do = pieces.do_piece
+    monkeypatch.setattr(
+        "jobs.hippie.evaluations.do_piece", lambda payload: done.append(payload["piece"]) or do(payload)
+    )
+    run_job(folder / "job.yaml", str(trained))
+    assert done == [{"kind": "permuted"}]
+    assert [(trained / name).read_bytes() for name in ("model.json", "model.safetensors")] == whole
+
+
+def test_an_evaluation_compares_methods_on_each_set(folder):
+    sets = [
+        {"name": "one", "units": "units.npz", "label": "cell_type", "group": "animal"},
+        {"name": "two", "units": "others.npz", "label": "cell_type"},
+    ]
+    content = {"kind": "evaluate", "learner": "hippie", "sets": sets, "folds": 2, "repeats": 1, **SMALL}
+    content |= {"epochs": 2}
+    job = folder / "evaluate.yaml"
+    job.write_text(yaml.safe_dump(content | {"methods": ["raw_knn", "frozen", "head"]}))
+    run_job(job, str(folder / "evaluated"))
+    found = facts_in(folder / "evaluated")
+    assert [one["set"] for one in found["sets"]] == ["one", "two"]
+    assert all(one["pretrained"] for one in found["sets"])
+    table = pq.read_table(folder / "evaluated/scores.parquet").to_pandas()
+    assert table.groupby("set")["method"].count().tolist() == [3, 3]
+    assert set(table["split"]) == {"by group", "random"}
+    predictions = pq.read_table(folder / "evaluated/predictions").to_pandas()
+    by_hand = predictions[(predictions["set"] == "one") & (predictions["method"] == "head")]
+    accuracy = (by_hand["true"] == by_hand["predicted"]).mean()
+    kept = table[(table["set"] == "one") & (table["method"] == "head")]["accuracy"].item()
+    assert accuracy == pytest.approx(kept)
+    text = Path(write_report(folder / "evaluated")).read_text()
+    assert "pretrained on other units" in text
+
+
+def test_the_plan_counts_networks(folder, capsys):
+    print_plan(write_job(folder, TRAIN | {"pool": [{"units": "others.npz"}], "name": "made"}))
+    told = capsys.readouterr().out
+    assert "6 groups kept apart" in told
+    assert "48" in told
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"label": "cell_typ"}, "did you mean"),
+        ({"group": "animl"}, "did you mean"),
+        ({"classes": ["narow", "wide"]}, "no class 'narow'"),
+        ({"classes": ["wide"]}, "expected two or more"),
+        ({"units": "gone.npz"}, "does not exist"),
+        ({"widht": 4}, "widht"),
+        ({"preset": "papers"}, "expected one of default, paper"),
+        ({"folds": 7}, "groups"),
+        ({"layout": {"waveform_rate": 3}}, "waveform_rate"),
+        ({"modalities": ["psth"]}, "modalities are waveform, isi, acg"),
+        ({"pool": [{"units": "units.npz"}]}, "also in the pretraining pool"),
+        ({"learner": "hipie"}, "did you mean 'hippie'"),
+    ],
+)
+def test_wrong_input_is_said_before_anything_is_written(folder, tmp_path, changes, said):
+    job = write_job(tmp_path, TRAIN | changes)
+    shutil.copy(folder / "units.npz", tmp_path)
+    with pytest.raises((UsageError, LearnerError), match=said) as caught:
+        run_job(job, str(tmp_path / "out"))
+    assert isinstance(caught.value, UsageError) or caught.value.exit_code == 2
+    assert not (tmp_path / "out").exists()
+
+
+def test_one_animal_only_is_refused(tmp_path):
+    write_units(tmp_path / "units.npz")
+    job = write_job(tmp_path, TRAIN | {"layout": {"keep": {"animal": ["m1"]}}})
+    with pytest.raises(LearnerError, match="animal|group"):
+        run_job(job, str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_leak_makes_the_scores_invalid(folder):
+    one = json.loads(json.dumps(facts_in(folder / "trained")["sets"][0]))
+    one["shuffled"]["head"] |= {"valid": False, "balanced_accuracy": 0.98}
+    assert "INVALID: head with shuffled labels does better than chance" in invalid(one)[0]
