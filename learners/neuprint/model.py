@@ -1,0 +1,113 @@
+"""A fitted NeuPRINT model: the Phi of neurons, known and new ones, and the folder that it is kept in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from learners.model_folder import DESCRIPTION, ModelRefused, read_model, write_model
+from learners.neuprint.dynamics.choice import dynamics_for
+from learners.neuprint.dynamics.prediction import DynamicsModel
+from learners.neuprint.inference import Inferred, infer_phi
+from learners.neuprint.recordings import Recordings, RecordingsRefused
+from learners.neuprint.sessions import sessions_of
+from learners.neuprint.settings import Settings
+
+LEARNER = "neuprint"
+
+
+@dataclass(frozen=True)
+class NeuprintModel:
+    """Frozen dynamics, and who the neurons are that it was fitted with.
+
+    Attributes
+    ----------
+    dynamics : DynamicsModel
+    settings : Settings
+    covariates : tuple of str
+        Names, in the order in which the dynamics sees them.
+    neuron_ids : (n,) str
+    phi : (n, phi) float32
+        Inferred with frozen dynamics, as `embed` does it.
+    facts : mapping
+        What else is known of the training. Plain JSON.
+    """
+
+    dynamics: DynamicsModel
+    settings: Settings
+    covariates: tuple[str, ...]
+    neuron_ids: np.ndarray
+    phi: np.ndarray
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def embed(self, recordings: Recordings, seed: int = 0) -> np.ndarray:
+        """Return the Phi (n, phi) of all neurons of recordings, rows as in ``recordings.neurons``.
+
+        Raises
+        ------
+        RecordingsRefused
+            If the recordings lack covariates of the model, or are shorter than its window.
+        """
+        return self.inferred(recordings, seed).phi
+
+    def inferred(self, recordings: Recordings, seed: int = 0) -> Inferred:
+        """Return Phi, and how well the dynamics predicts each neuron with it; see `embed`."""
+        sessions = sessions_of(recordings, self.settings)
+        if sessions[0].names != self.covariates:
+            raise RecordingsRefused(
+                f"The model was trained with the covariates {', '.join(self.covariates) or 'none'}; these"
+                f" recordings have {', '.join(sessions[0].names) or 'none'}. Give the same channels the same"
+                " names, in the same order."
+            )
+        return infer_phi(self.dynamics, sessions, np.arange(len(recordings.neurons)), self.settings, seed)
+
+    def save(self, folder: Path, run: str) -> None:
+        """Write ``model.safetensors`` and ``model.json``.
+
+        Raises
+        ------
+        ModelRefused
+            If the folder holds the model of another run.
+        """
+        tensors: dict[str, Any] = {f"dynamics.{n}": t for n, t in self.dynamics.state_dict().items()}
+        tensors["phi"] = self.phi
+        description = {
+            "settings": self.settings.model_dump(mode="json"),
+            "covariates": list(self.covariates),
+            "neuron_ids": [str(name) for name in self.neuron_ids],
+            "facts": dict(self.facts),
+        }
+        write_model(folder, learner=LEARNER, run=run, description=description, tensors=tensors)
+
+    @classmethod
+    def load(cls, folder: Path) -> NeuprintModel:
+        """Read a model folder; nothing in it is run.
+
+        Raises
+        ------
+        ModelRefused
+            If it is no NeuPRINT model, or is damaged.
+        """
+        stored = read_model(folder, learner=LEARNER)
+        try:
+            description, tensors = stored.description, stored.tensors
+            settings = Settings(**description["settings"])
+            dynamics = dynamics_for(settings, len(description["covariates"]))
+            prefix = "dynamics."
+            state = {n.removeprefix(prefix): torch.from_numpy(t) for n, t in tensors.items() if prefix in n}
+            dynamics.load_state_dict(state)
+            ids, phi = np.array(description["neuron_ids"], dtype=str), tensors["phi"]
+            if phi.shape != (len(ids), settings.phi):
+                raise ValueError(f"phi of shape {phi.shape} for {len(ids)} neurons of {settings.phi} numbers")
+            names = tuple(description["covariates"])
+            return cls(dynamics.eval(), settings, names, ids, phi, description["facts"])
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise ModelRefused(
+                f"{folder / DESCRIPTION} is damaged, or of another version: {type(error).__name__}: {error}."
+                " Put back a good copy of the folder, or train again."
+            ) from error

@@ -1,0 +1,145 @@
+"""Splits of neurons, and what is seen in each of them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from learners.errors import LearnerError
+from learners.neuprint.downstream import (
+    ablations,
+    class_split,
+    growing_inputs,
+    neuron_splits,
+    probe_scores,
+    summary,
+    trained_neurons,
+)
+from learners.neuprint.evaluation import evaluate
+from learners.neuprint.recordings import Recordings
+from learners.neuprint.settings import Settings
+from learners.neuprint.synthetic import synthetic_recordings
+from learners.training import train_here
+
+
+@pytest.fixture(scope="module")
+def recordings() -> Recordings:
+    """Two animals; some neurons unlabelled."""
+    found = synthetic_recordings(2, n_neurons=100, n_frames=1200, seed=1)
+    kinds = found.neurons["type"].to_numpy().astype(object)
+    kinds[::11] = ""
+    classes = np.where(np.isin(kinds, ("A", "B")), "EC", "IN")
+    return replace(found, neurons=found.neurons.assign(type=kinds, **{"class": classes}))
+
+
+def test_pooled_and_single_splits_are_80_10_10_and_stored_by_seed(recordings: Recordings) -> None:
+    for mode, animal, n in (("pooled", None, 181), ("single", "s1", 90)):
+        splits = neuron_splits(recordings, "type", mode, animal=animal, seeds=3)  # type: ignore[arg-type]
+        assert [int(split.fold[0]) for split in splits] == [0, 1, 2]
+        assert len({split.fingerprint for split in splits}) == 3
+        for split in splits:
+            sizes = [len(split.rows(role)) for role in ("train", "validation", "test")]
+            assert sum(sizes) == pytest.approx(n, abs=1)
+            assert sizes[1] == pytest.approx(n / 10, abs=2)
+            trained = trained_neurons(recordings, split, mode)  # type: ignore[arg-type]
+            assert not np.isin(split.rows("test"), trained).any()
+            assert np.isin(split.rows("train"), trained).all()
+            unlabelled = np.flatnonzero(recordings.labels("type") == "")
+            assert np.isin(unlabelled, trained).sum() == (len(unlabelled) if mode == "pooled" else 9)
+
+
+def test_cross_animal_splits_test_each_animal_with_none_of_it_trained_on(recordings: Recordings) -> None:
+    splits = neuron_splits(recordings, "type", "cross", seeds=2)
+    animals = recordings.neurons["animal"].to_numpy()
+    tested = [np.unique(animals[split.rows("test")]).tolist() for split in splits]
+    assert tested == [["s0"], ["s1"]] * 2
+    for split, (one,) in zip(splits, tested, strict=True):
+        trained = trained_neurons(recordings, split, "cross")
+        assert one not in animals[trained]
+        assert np.isin(np.flatnonzero((recordings.labels("type") == "") & (animals != one)), trained).all()
+
+
+def test_what_cannot_be_split_is_refused(recordings: Recordings) -> None:
+    alone = synthetic_recordings(1, n_neurons=30, n_frames=60)
+    with pytest.raises(LearnerError, match=r"at least 2 animals, found 1 \(s0\). Ask for mode single"):
+        neuron_splits(alone, "type", "cross")
+    with pytest.raises(LearnerError, match="did you mean 'cross'"):
+        neuron_splits(recordings, "type", "corss")  # type: ignore[arg-type]
+    with pytest.raises(LearnerError, match="needs one animal of s0, s1; found None"):
+        neuron_splits(recordings, "type", "single")
+    with pytest.raises(LearnerError, match="at least 2 classes of 300"):
+        neuron_splits(recordings, "type", "pooled", fewest=300)
+
+
+def test_the_class_task_keeps_the_subclass_tasks_test_neurons(recordings: Recordings) -> None:
+    kinds = recordings.labels("type")
+    only = replace(
+        recordings, neurons=recordings.neurons.assign(sub=np.where(np.isin(kinds, list("CDE")), kinds, ""))
+    )
+    inner = neuron_splits(only, "sub", "pooled", seeds=1)[0]
+    split = class_split(only, "class", inner, "sub", seed=0)
+    inhibitory = only.labels("class") == "IN"
+    for role in ("validation", "test"):
+        assert split.rows(role)[inhibitory[split.rows(role)]].tolist() == inner.rows(role).tolist()
+        assert len(split.rows(role)[~inhibitory[split.rows(role)]]) == pytest.approx(
+            (~inhibitory).sum() / 10, abs=2
+        )
+    assert (split.role[inhibitory & (inner.role == "excluded")] == "train").all()
+
+
+def test_probes_do_not_read_labels_of_other_neurons(recordings: Recordings) -> None:
+    split = neuron_splits(recordings, "type", "pooled", seeds=1)[0]
+    names = recordings.labels("type")
+    vectors = np.random.default_rng(0).standard_normal((200, 4)) + 3 * (names == "A")[:, None]
+    held_out = names.copy()
+    held_out[np.isin(split.role, ("validation", "excluded"))] = "unheard of"
+    one = probe_scores(vectors, names, split, ["knn", "linear"])
+    assert one == probe_scores(vectors, held_out, split, ["knn", "linear"])
+    assert one["linear"].per_class[0].recall > 0.8
+
+
+def test_ablations_differ_in_their_inputs_only() -> None:
+    settings = Settings(delta_um=50.0)
+    found = ablations(settings, has_positions=True)
+    assert {name: one.parts for name, one in found.items()} == {
+        "none": (),
+        "behaviour": ("behaviour",),
+        "population": ("population", "centre", "surround"),
+        "all": ("behaviour", "population", "centre", "surround"),
+    }
+    grown = growing_inputs(settings, ["running", "pupil"], has_positions=True)
+    assert list(grown) == ["none", "+running", "+pupil", "+population", "+centre-surround"]
+    assert grown["+pupil"].behaviour == ("running", "pupil")
+    assert grown["+centre-surround"].parts == ("behaviour", "population", "centre", "surround")
+    for one in (*found.values(), *grown.values()):
+        assert one.model_copy(update={"parts": (), "behaviour": None}) == found["none"]
+
+
+def test_summary_is_a_t_interval() -> None:
+    found = summary([0.5, 0.6, 0.7, 0.8])
+    assert (found.mean, found.n) == (pytest.approx(0.65), 4)
+    assert found.high - found.mean == pytest.approx(3.182 * 0.1291 / 2, abs=1e-3)
+
+
+def test_bilinear_phi_tells_types_of_an_unseen_animal_and_needs_the_population(
+    recordings: Recordings,
+) -> None:
+    splits = neuron_splits(recordings, "type", "cross", seeds=1)[1:]
+    inputs = ablations(Settings(epochs=5))
+    chosen = {name: inputs[name] for name in ("all", "behaviour")}
+    found = evaluate(
+        recordings, "type", "cross", splits, chosen, train_here, probes=["linear"], baselines=["hand_forest"]
+    )
+    scores = {row.method: row.scores for row in found.rows}
+    assert scores["all"].accuracy > 0.85
+    assert scores["all"].per_class[1].recall > 0.7 > 0.4 > scores["behaviour"].per_class[1].recall
+    assert found.control.valid
+    assert [line["method"] for line in found.table()] == [
+        "all",
+        "all + hand statistics",
+        "behaviour",
+        "behaviour + hand statistics",
+        "hand_forest",
+    ]
