@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from learners.calibration import calibrated_probabilities, fit_temperature, log_probabilities
 from learners.hippie.classical import Classical, restore_classical
 from learners.hippie.classical_choice import Candidate, Choice, choose
 
@@ -23,10 +24,13 @@ class Blend:
     choice : Choice
         The weights of ``head`` and ``classical``.
     classical : Classical
+    head_temperature : float
+        By which the head's logarithms are divided before anything else.
     """
 
     choice: Choice
     classical: Classical
+    head_temperature: float = 1.0
 
     @property
     def head_weight(self) -> float:
@@ -44,16 +48,27 @@ class Blend:
             The networks' probabilities; may be None where they have no weight.
         """
         weight = self.head_weight
-        classical = self.classical.probabilities(features) if weight < 1.0 else 0.0
-        return (1.0 - weight) * classical + (weight * head if weight else 0.0)
+        total: np.ndarray | float = 0.0
+        if weight < 1.0:
+            total = (1.0 - weight) * self.classical.probabilities(features)
+        if weight:
+            assert head is not None
+            total = total + weight * _calibrated(head, self.head_temperature)
+        return np.asarray(total)
 
     def description(self) -> dict[str, Any]:
         """Return what a model folder keeps as JSON; the classical classifiers' arrays are kept beside it."""
-        return {"choice": self.choice.to_dict(), "classical": self.classical.description()}
+        return {
+            "choice": self.choice.to_dict(),
+            "classical": self.classical.description(),
+            "head_temperature": self.head_temperature,
+        }
 
 
 def fit_blend(classical: Classical, head_held_out: np.ndarray, y: np.ndarray) -> Blend:
     """Weigh fitted classical classifiers against a head by their held-out probabilities.
+
+    The head's are calibrated first, by one temperature that is fitted to them.
 
     Parameters
     ----------
@@ -62,14 +77,20 @@ def fit_blend(classical: Classical, head_held_out: np.ndarray, y: np.ndarray) ->
     y : (n,) int array
         The training units' classes.
     """
-    given = {CLASSICAL: classical.held_out, HEAD: head_held_out}
-    shared = np.all([np.isfinite(held_out).all(1) for held_out in given.values()], axis=0)
+    shared = np.isfinite(classical.held_out).all(1) & np.isfinite(head_held_out).all(1)
+    temperature = fit_temperature(log_probabilities(head_held_out[shared]), y[shared]).temperature
+    given = {CLASSICAL: classical.held_out, HEAD: _calibrated(head_held_out, temperature)}
     candidates = [
         Candidate(name, name, np.where(shared[:, None], held_out, np.nan)) for name, held_out in given.items()
     ]
-    return Blend(choose(candidates, y)[0], classical)
+    return Blend(choose(candidates, y)[0], classical, temperature)
 
 
 def restore_blend(description: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Blend:
     """Return the blend that gave `description`, with its classical classifiers' arrays."""
-    return Blend(Choice(**description["choice"]), restore_classical(description["classical"], arrays))
+    classical = restore_classical(description["classical"], arrays)
+    return Blend(Choice(**description["choice"]), classical, description["head_temperature"])
+
+
+def _calibrated(probabilities: np.ndarray, temperature: float) -> np.ndarray:
+    return calibrated_probabilities(log_probabilities(probabilities), temperature)

@@ -21,6 +21,11 @@ WAVEFORM_FEATURES = (
     "slow_slope_per_ms",
     "asymmetry",
     "after_area_ms",
+    "zero_crossing_ms",
+    "recovery_slope_per_ms",
+    "energy_ms",
+    "level_after_1.75_ms",
+    "level_after_2.25_ms",
 )
 ISI_FEATURES = (
     "isi_mode_ms",
@@ -55,6 +60,8 @@ HAND_FEATURES = (*WAVEFORM_FEATURES, *ISI_FEATURES, *ACG_FEATURES)
 
 STEP_MS = 0.01
 TIMES_MS = np.arange(-100, 146) * STEP_MS
+LATE_MS = (1.75, 2.25)
+LATE_HALF_MS = 0.15
 TROUGH = 100
 """Place of time 0 in `TIMES_MS`."""
 
@@ -76,7 +83,7 @@ def hand_features(
 
     Returns
     -------
-    (n, 38) float32 array, NaN where the modality is missing.
+    (n, 43) float32 array, NaN where the modality is missing.
     """
     result = np.full((len(present), len(HAND_FEATURES)), np.nan, dtype=np.float32)
     first = 0
@@ -96,7 +103,7 @@ def hand_features(
 
 
 def waveform_features(waveforms: Waveforms) -> np.ndarray:
-    """Return the 13 features of the waveform, (n, 13), read every 0.01 ms between the recorded samples.
+    """Return the 18 features of the waveform, (n, 18), read every 0.01 ms between the recorded samples.
 
     The level of 1.0 to 0.5 ms before the main deflection counts as 0, the main deflection as -1.
     """
@@ -131,8 +138,25 @@ def waveform_features(waveforms: Waveforms) -> np.ndarray:
             slow / 0.3,
             np.divide(height - pre_height, total, out=np.zeros(len(x)), where=total > 0),
             after[:, 20:].sum(axis=1) * STEP_MS,
+            _first_above(after, 0.0) * STEP_MS,
+            slopes[:, TROUGH:].min(axis=1),
+            np.square(x).sum(axis=1) * STEP_MS,
+            _late_levels(waveforms, values, depth),
         ]
     )
+
+
+def _late_levels(waveforms: Waveforms, values: np.ndarray, depth: np.ndarray) -> np.ndarray:
+    """Return levels later than the common 2.5 ms hold, (n, 2); NaN where none was recorded."""
+    last_ms = (waveforms.values.shape[1] - 1 - waveforms.peak) / waveforms.rate_hz * 1000
+    zero = at_times(waveforms, TIMES_MS[:1] / 1000)[:, 0] - values[:, 0]
+    levels = []
+    for centre_ms in LATE_MS:
+        times_ms = centre_ms + np.linspace(-LATE_HALF_MS, LATE_HALF_MS, 31)
+        level = at_times(waveforms, times_ms / 1000).mean(axis=1) - zero
+        relative = np.divide(level, depth[:, 0], out=np.zeros(len(level)), where=depth[:, 0] != 0)
+        levels.append(np.where(last_ms >= times_ms[-1] - 0.01, relative, np.nan))
+    return np.column_stack(levels)
 
 
 def isi_features(shares: np.ndarray) -> np.ndarray:

@@ -39,7 +39,7 @@ class Units:
         counts, rates or shares of the peak; zeros where missing.
     present : (n, 3) bool array
         Whether a unit has each of the `MODALITIES`.
-    hand : (n, 38) float32 array
+    hand : (n, 43) float32 array
         The `HAND_FEATURES` of `hand_features`; NaN where their modality is missing.
     obs : DataFrame
         Every other column of the files (labels, animal, session ...), by unit id.

@@ -104,9 +104,9 @@ def test_without_a_search_one_setting_is_repeated(ray_session, tmp_path):
 
 
 def test_a_trial_ends_at_its_time_limit(ray_session, tmp_path):
-    swept = sweep(valley({"x": 0.3}, epochs=100, epoch_s=0.1, time_limit_s=0.25), tmp_path)
+    swept = sweep(valley({"x": 0.3}, epochs=100, epoch_s=0.6, time_limit_s=1.5), tmp_path)
     (row,) = swept.rows
-    assert (row.status, row.error) == ("stopped", "over its time limit of 0.25 s")
+    assert (row.status, row.error) == ("stopped", "over its time limit of 1.5 s")
     assert row.epochs == 3
     assert row.scores == {"loss": pytest.approx(0.001 + 1 / 3)}
 

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -125,12 +124,10 @@ def test_a_training_in_this_process_starts_no_ray(tmp_path):
     assert (done.stdout, done.stderr) == ("False\n", "")
 
 
-def test_a_finished_training_returns_at_once(tmp_path):
+def test_a_finished_training_is_neither_built_nor_trained_again(tmp_path):
     training = toy(built=str(tmp_path / "built"))
     first = train(training, tmp_path, max_epochs=1)
-    begun = time.monotonic()
     again = train(training, tmp_path, max_epochs=1, progress=stop_after(1))
-    assert time.monotonic() - begun < 1.0
     assert_same(again, first)
     assert len((tmp_path / "built").read_text().splitlines()) == 1
 

@@ -3,6 +3,7 @@
 import json
 import os
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
@@ -204,10 +205,8 @@ def cluster(environment) -> Iterator[FakeCluster]:
 
 
 @pytest.fixture
-def job(tmp_path) -> Path:
-    from jobs.demo import make_input
-
-    make_input(tmp_path)
+def job(demo_recordings, tmp_path) -> Path:
+    shutil.copytree(demo_recordings, tmp_path, dirs_exist_ok=True)
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(RECIPE))
     path = tmp_path / "job.yaml"
     path.write_text(yaml.safe_dump(JOB))

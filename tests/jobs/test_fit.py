@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,20 +17,18 @@ from cluster.store import RunStore
 
 EVOLUTION = {
     "strategy": "fast",
-    "offspring": 16,
+    "offspring": 8,
     "seeds": [1, 2],
-    "evaluations": {"passive": 48, "ih": 32, "active": 48},
+    "evaluations": {"passive": 24, "ih": 16, "active": 24},
     "hall_of_fame": 4,
 }
 
 
 @pytest.fixture(scope="session")
-def demo_input(tmp_path_factory) -> Path:
+def demo_input(demo_recordings, tmp_path_factory) -> Path:
     """Folder with the demo cell, its recordings, and a small job."""
-    from jobs.demo import make_input
-
     folder = tmp_path_factory.mktemp("demo-input")
-    make_input(folder)
+    shutil.copytree(demo_recordings, folder, dirs_exist_ok=True)
     write_job(folder)
     return folder
 
@@ -78,6 +77,7 @@ def undisturbed(demo_input, tmp_path_factory) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_all_stages_end_in_a_hall_of_fame(undisturbed):
     store = RunStore(undisturbed)
     hall = store.read_hall_of_fame("demo")
@@ -111,6 +111,7 @@ def test_hall_of_fame_is_that_of_the_finalists_scored_again(undisturbed):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_killed_and_resumed_on_one_cpu_is_the_same_to_the_byte(demo_input, undisturbed, tmp_path):
     out = tmp_path / "run"
     arguments = ("run", demo_input / "job.yaml", "--out", out, "--cpus", 1)

@@ -1,7 +1,6 @@
 """The report of a cell that was really recorded and simulated, here the demo's cell of known parameters."""
 
-import subprocess
-import sys
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -20,14 +19,13 @@ RHEOBASE_PA = 130.0  # the noise of each repeat decides there
 
 
 @pytest.fixture(scope="module")
-def demo_contents(tmp_path_factory):
+def demo_contents(demo_recordings, tmp_path_factory):
     """Contents of a run whose best model is the very cell that was recorded."""
     from jobs.fit.prepare import prepare
     from jobs.spec import parse_job
 
     root = tmp_path_factory.mktemp("demo")
-    code = "import sys, pathlib, neurosim.demo_cell as d; d.write_demo_cell(pathlib.Path(sys.argv[1]))"
-    subprocess.run([sys.executable, "-c", code, str(root / "input")], check=True, cwd=root)
+    shutil.copytree(demo_recordings, root / "input")
     job = {
         "kind": "fit",
         "name": "demo",

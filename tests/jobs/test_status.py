@@ -225,6 +225,7 @@ def test_what_is_left_of_several_stages_is_at_least_so_much():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_campaign_that_is_stopped_by_a_limit_and_goes_on(demo_input, tmp_path):  # noqa: F811
     (demo_input / "small.yaml").write_text(yaml.safe_dump(RECIPE))
     evolution = {"seeds": [1], "offspring": 16, "evaluations": {"passive": 48, "leak": 48}}

@@ -84,6 +84,7 @@ def head(tmp_path_factory):
             "HOME": os.environ["HOME"],
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(token),
+            "RAY_worker_niceness": os.environ["RAY_worker_niceness"],
         },
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -100,15 +101,13 @@ def head(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def laptop(head, tmp_path_factory):
+def laptop(head, demo_recordings, tmp_path_factory):
     """With a job whose recordings lie in another folder than its morphology."""
-    from jobs.demo import make_input
-
     address, token = head
     folder = tmp_path_factory.mktemp("laptop")
-    make_input(folder / "jobs")
-    (folder / "data").mkdir()
-    shutil.move(folder / "jobs" / "cell.nwb", folder / "data")
+    for part, name in (("jobs", "cell.swc"), ("data", "cell.nwb")):
+        (folder / part).mkdir()
+        shutil.copy(demo_recordings / name, folder / part)
     cells = [{"id": "demo", "morphology": "cell.swc", "recordings": "../data/cell.nwb"}]
     write_job(folder / "jobs", cells=cells, evolution=SMALL)
     return Laptop(address, folder, RAY_AUTH_TOKEN_PATH=str(token))
@@ -128,6 +127,7 @@ def wait_until(condition):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_cancelled_job_submitted_again_goes_on_to_its_hall_of_fame(laptop, tmp_path):
     out = tmp_path / "it's a run"
     sent = laptop("submit", "jobs/job.yaml", "--out", out)

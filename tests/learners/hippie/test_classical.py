@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from learners.calibration import calibrated_probabilities
 from learners.comparison_controls import permuted_test_labels_check, shuffled_labels_control
 from learners.comparison_folds import repeated_folds
 from learners.errors import LearnerError
@@ -91,7 +92,8 @@ def test_a_head_is_blended_by_its_weight(made):
     assert blend.head_weight > 0.9
     tested = rows(only, slice(60, 90))
     found = blend.probabilities(tested, truth[60:])
-    by_hand = blend.head_weight * truth[60:] + (1 - blend.head_weight) * classical.probabilities(tested)
+    head = calibrated_probabilities(np.log(truth[60:]), blend.head_temperature)
+    by_hand = blend.head_weight * head + (1 - blend.head_weight) * classical.probabilities(tested)
     assert found == pytest.approx(by_hand)
     again = restore_blend(json.loads(json.dumps(blend.description())), classical.arrays())
     assert (again.probabilities(tested, truth[60:]) == found).all()

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from learners.calibration import calibrated_probabilities
 from learners.hippie.methods import METHODS, Case, answers
 from learners.hippie.pretraining import pretrain
 from learners.training import train_here
@@ -50,7 +51,8 @@ def test_every_method_names_units(case, given):
 def test_the_best_is_the_weighed_mean_of_network_and_classical(case, given):
     weight = case.blend.head_weight
     assert given["best"][1]["weights"].get("head", 0.0) == weight
-    by_hand = weight * given["head"][0] + (1 - weight) * given["classical"][0]
+    head = calibrated_probabilities(np.log(given["head"][0]), case.blend.head_temperature)
+    by_hand = weight * head + (1 - weight) * given["classical"][0]
     assert given["best"][0] == pytest.approx(by_hand)
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from learners.units.hand_features import HAND_FEATURES, acg_features, isi_features, waveform_features
 from learners.units.opening import open_units
-from learners.units.waveforms import read_waveforms
+from learners.units.waveforms import Waveforms, read_waveforms
 from tests.learners.units.made_units import made, npz
 
 RATE_HZ = 50_000
@@ -34,10 +34,20 @@ def test_a_triangle_with_a_later_triangle():
     assert found["after_area_ms"] == pytest.approx(0.08 - 0.1**2 / 0.3 / 2, abs=0.003)
 
 
+def test_levels_of_a_longer_window_are_read_where_it_was_recorded():
+    times_ms = np.arange(-100, 251) / 100
+    ramp = np.where(times_ms > 1, 0.1 * (times_ms - 1), 0) - np.exp(-((times_ms / 0.1) ** 2))
+    waveforms = Waveforms(ramp[None], np.array([100.0]), np.array([True]), 100_000.0, ())
+    late = waveform_features(waveforms)[0, -2:]
+    assert late == pytest.approx([0.075, 0.125], abs=1e-3)
+    short = Waveforms(ramp[None, :300], np.array([100.0]), np.array([True]), 100_000.0, ())
+    assert waveform_features(short)[0, -2:] == pytest.approx([0.075, np.nan], abs=1e-3, nan_ok=True)
+
+
 def test_amplitude_and_offset_do_not_matter():
     shape = np.random.default_rng(3).normal(size=150).cumsum() - 30 * np.exp(-((TIMES_MS / 0.1) ** 2))
     first, second = read(shape), read(0.002 * shape + 5)
-    assert first == pytest.approx(second, rel=1e-6, abs=1e-6)
+    assert first == pytest.approx(second, rel=1e-6, abs=1e-6, nan_ok=True)
 
 
 def test_intervals_of_a_regular_and_of_an_irregular_unit():
@@ -77,8 +87,10 @@ def test_autocorrelogram_of_a_flat_unit_with_a_gap():
 def test_all_are_finite_where_present_and_the_same_each_time(tmp_path):
     path = npz(tmp_path / "a.npz")
     units = open_units([path])
-    assert units.hand.shape == (30, 38) == (30, len(HAND_FEATURES))
-    assert np.isfinite(units.hand).all()
+    assert units.hand.shape == (30, 43) == (30, len(HAND_FEATURES))
+    late = [name.startswith("level_after") for name in HAND_FEATURES]
+    assert np.isfinite(units.hand[:, ~np.array(late)]).all()
+    assert np.isnan(units.hand[:, late]).all()  # the made waveforms end 1.8 ms after the spike
     np.testing.assert_array_equal(units.hand, open_units([path]).hand)
     order = np.arange(30)[::-1]
     arrays = {name: value[order] for name, value in made().items() if isinstance(value, np.ndarray)}

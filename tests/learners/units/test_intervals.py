@@ -99,7 +99,7 @@ def test_units_without_short_intervals_have_no_isi(tmp_path):
     units = open_units([npz(tmp_path / "a.npz", isi=table)])
     assert not units.present[3, 1]
     assert units.present[:, 1].sum() == 29
-    assert np.isnan(units.hand[3, 13:29]).all()
+    assert np.isnan(units.hand[3, 18:34]).all()
 
 
 def test_impossible_intervals_are_said(tmp_path):

@@ -74,8 +74,8 @@ def test_missing_waveforms_are_zero_and_not_present(tmp_path):
     units = open_units([npz(tmp_path / "a.npz", waveform=shapes)])
     assert list(units.present[:5, 0]) == [True, False, False, False, True]
     assert (units.waveform[1:4] == 0).all()
-    assert np.isnan(units.hand[1:4, :13]).all()
-    assert np.isfinite(units.hand[1:4, 13:]).all()
+    assert np.isnan(units.hand[1:4, :18]).all()
+    assert np.isfinite(units.hand[1:4, 18:]).all()
     assert any("missing in 3 of 30" in note for note in units.notes)
 
 
