@@ -24,7 +24,8 @@ def embedded(
     import numpy as np
     import pyarrow as pa
 
-    from jobs.hippie.tables import embedding_columns, mapped
+    from jobs.hippie.tables import embedding_columns
+    from jobs.train.embedding_map import mapped
     from learners.hippie.model import HippieModel
     from learners.units.opening import open_units
 

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 from jobs.hippie.evaluations import Evaluated, Plan, evaluate
 from jobs.hippie.inputs import Labelled, read_labelled, read_units
 from jobs.hippie.pieces import folds_of
-from jobs.hippie.pretraining import connected, pretrained_on, trainings_of, workers_of
+from jobs.hippie.pretraining import pretrained_on, trainings_of
 from jobs.hippie.spec import EvaluateSpec
 from jobs.train.carrying_out import Opened, carry_out, refuse_missing
 from jobs.train.folder import EVALUATION
+from jobs.train.workers import connected, most, workers_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -119,7 +120,7 @@ def _evaluate(run: Opened, folder: Path, address: str | None, cpus: int | None) 
                     kept[1] if kept else None,
                 )
             )
-        found = evaluate(plans, folder, run.out, _at_once(workers), run.console)
+        found = evaluate(plans, folder, run.out, most(workers), run.console)
     write_tables(run.out, plans, found)
     for plan in plans:
         _write_part(run.out / "embeddings", plan.name, embeddings_table(plan))
@@ -172,7 +173,3 @@ def facts(plan: Plan, found: Evaluated) -> dict[str, Any]:
         "chosen": found.chosen,
         "pretrained": plan.pretrained is not None,
     }
-
-
-def _at_once(workers: int | tuple[int, int]) -> int:
-    return workers[1] if isinstance(workers, tuple) else workers

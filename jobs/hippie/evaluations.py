@@ -2,17 +2,15 @@
 
 import json
 import os
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jobs.hippie.inputs import Labelled
-from jobs.hippie.pieces import CONTROLLED, FOLD, PERMUTED, SHUFFLED, do_piece, folds_of, labelled_rows
+from jobs.hippie.pieces import CONTROLLED, FOLD, PERMUTED, SHUFFLED, folds_of, labelled_rows
 from jobs.hippie.spec import LabelledSpec
-from jobs.interruption import raise_if_asked
-from jobs.progress import duration
+from jobs.train.workers import PiecesProgress, results_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -119,34 +117,17 @@ def evaluate(
         0 works in this process; else on the Ray cluster that it is connected to.
     """
     missing = [
-        (out / PIECES / plan.name / f"{name}.json", plan.payload(piece, folder))
+        (plan.name, name, piece["kind"], plan.payload(piece, folder))
         for plan in plans
         for name, piece in plan.pieces().items()
         if not (out / PIECES / plan.name / f"{name}.json").is_file()
     ]
-    started = time.monotonic()
-    for number, (place, result) in enumerate(_done(missing, workers), 1):
-        _keep(place, result)
-        left = (time.monotonic() - started) / number * (len(missing) - number)
-        console.print(
-            f"{place.parent.name}: {place.stem} done, {number} of {len(missing)}"
-            f" · about {duration(left)} left",
-            soft_wrap=True,
-            highlight=False,
-        )
+    progress = PiecesProgress([f"{one} {kind}" for one, _, kind, _ in missing], max(workers, 1), console)
+    results = results_of("jobs.hippie.pieces:do_piece", [payload for *_, payload in missing], workers)
+    for (one, name, kind, _), result in zip(missing, results, strict=True):
+        _keep(out / PIECES / one / f"{name}.json", result)
+        progress.done(f"{one} {kind}", f"{one}, {name}", result["seconds"])
     return [_collected(plan, out / PIECES / plan.name) for plan in plans]
-
-
-def _done(missing: Sequence[tuple[Path, dict[str, Any]]], workers: int) -> Iterator[tuple[Path, Any]]:
-    if workers:
-        from cluster.shards import map_shards
-
-        results = map_shards("jobs.hippie.pieces:do_piece", [payload for _, payload in missing])
-        yield from zip((place for place, _ in missing), results, strict=True)
-        return
-    for place, payload in missing:
-        raise_if_asked()
-        yield place, do_piece(payload)
 
 
 def _keep(place: Path, result: Mapping[str, Any]) -> None:
@@ -183,6 +164,8 @@ def _collected(plan: Plan, folder: Path) -> Evaluated:
         groups=None if found.groups is None else found.groups[rows],
         seed=plan.seed,
     )
+    for found_there in kept.values():
+        del found_there["seconds"]
     shuffled = {
         name.removeprefix("shuffled-"): value for name, value in kept.items() if name.startswith("shuffled-")
     }

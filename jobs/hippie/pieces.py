@@ -1,5 +1,6 @@
 """An evaluation in pieces that any process can do: one fold, or one control, of one data set."""
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ CONTROLLED = ("classical", "head")
 
 
 def do_piece(payload: Mapping[str, Any]) -> dict[str, Any]:
-    """Do one piece of an evaluation, and return plain JSON.
+    """Do one piece of an evaluation, and return plain JSON with the ``seconds`` that it took.
 
     Parameters
     ----------
@@ -28,6 +29,11 @@ def do_piece(payload: Mapping[str, Any]) -> dict[str, Any]:
         ``repeats``, ``methods``, ``shuffles``, ``pretrained`` (a folder or None), and ``piece``: what is to
         be done, with ``kind`` and, by kind, ``repeat`` and ``fold`` or ``method``.
     """
+    started = time.monotonic()
+    return {**_done(payload), "seconds": time.monotonic() - started}
+
+
+def _done(payload: Mapping[str, Any]) -> dict[str, Any]:
     piece = payload["piece"]
     found = read_labelled(LabelledSpec(**payload["labelled"]), Path(payload["folder"]))
     rows = labelled_rows(found)

@@ -2,12 +2,12 @@
 
 import hashlib
 import json
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jobs.hippie.spec import HippieSpec
 from jobs.train.carrying_out import TRAININGS
+from jobs.train.workers import Workers
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -19,22 +19,8 @@ if TYPE_CHECKING:
 PRETRAINED = "pretrained"
 
 
-def workers_of(spec: HippieSpec, address: str | None) -> int | tuple[int, int]:
-    """Return how many workers a job has: its own number, else one on a cluster and none here."""
-    return spec.workers if spec.workers is not None else (1 if address else 0)
-
-
-def connected(
-    workers: int | tuple[int, int], address: str | None, cpus: int | None
-) -> AbstractContextManager[Any]:
-    """Return the connection to Ray that so many workers need; without workers nothing is started."""
-    from cluster.session import connect
-
-    return connect(address, None if address else cpus) if workers else nullcontext()
-
-
 def trainings_of(
-    spec: HippieSpec, out: Path, workers: int | tuple[int, int], epochs: int, console: "Console"
+    spec: HippieSpec, out: Path, workers: Workers, epochs: int, console: "Console"
 ) -> "Trainings":
     """Return what trains the tasks of a job."""
     from jobs.train.trainings import Trainings

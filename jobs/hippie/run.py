@@ -9,10 +9,11 @@ from jobs.hippie.evaluate import facts, write_tables
 from jobs.hippie.evaluations import Plan, evaluate
 from jobs.hippie.inputs import Labelled, read_labelled, read_pool
 from jobs.hippie.pieces import folds_of, labelled_rows
-from jobs.hippie.pretraining import connected, fingerprint, pretrained_on, trainings_of, workers_of
+from jobs.hippie.pretraining import fingerprint, pretrained_on, trainings_of
 from jobs.hippie.spec import TrainSpec
 from jobs.train.carrying_out import Opened, carry_out, refuse_missing
 from jobs.train.folder import DESCRIPTION
+from jobs.train.workers import connected, most, workers_of
 
 if TYPE_CHECKING:
     from learners.hippie.model import HippieModel
@@ -85,8 +86,7 @@ def train_model(run: Opened, folder: Path, address: str | None, cpus: int | None
             spec.seed,
             kept[1] if kept else None,
         )
-        at_once = workers[1] if isinstance(workers, tuple) else workers
-        (found,) = evaluate([plan], folder, out, at_once, run.console)
+        (found,) = evaluate([plan], folder, out, most(workers), run.console)
         model = fitted(inputs.labelled, spec, kept[0] if kept else None, trainings)
         write_embeddings(out, model, inputs.labelled)
         write_tables(out, [plan], [found])
@@ -146,7 +146,8 @@ def write_embeddings(out: Path, model: "HippieModel", labelled: Labelled) -> Non
     import pyarrow.parquet as pq
 
     from jobs.embed import write_h5ad
-    from jobs.hippie.tables import embedding_columns, mapped
+    from jobs.hippie.tables import embedding_columns
+    from jobs.train.embedding_map import mapped
 
     fusion, mean = model.embed(labelled.units)
     vectors = {"fusion": fusion, "mean": mean}

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from jobs.hippie.evaluations import Evaluated, Plan
 from jobs.hippie.inputs import CLASS
 from jobs.hippie.pieces import labelled_rows
+from jobs.train.embedding_map import mapped
 
 if TYPE_CHECKING:
     import numpy as np
@@ -13,9 +14,6 @@ if TYPE_CHECKING:
 
     from learners.comparison import Comparison
     from learners.units.units import Units
-
-MAP_SEED = 0
-MAP_NEIGHBOURS = 15
 
 
 def scores_table(name: str, comparison: "Comparison") -> "pa.Table":
@@ -103,22 +101,3 @@ def embedding_columns(
     for part, values in vectors.items():
         columns |= {f"{part}_{number}": values[:, number] for number in range(values.shape[1])}
     return pa.table(columns)
-
-
-def mapped(vectors: "np.ndarray") -> "np.ndarray":
-    """Return a map of vectors in the plane by UMAP, (n, 2); the two first components of fewer than 5."""
-    import warnings
-
-    import numpy as np
-
-    if len(vectors) < 5:
-        from sklearn.decomposition import PCA
-
-        flat = PCA(min(2, *vectors.shape)).fit_transform(vectors)
-        return np.pad(flat, ((0, 0), (0, 2 - flat.shape[1]))).astype(np.float32)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from umap import UMAP
-
-        made = UMAP(n_neighbors=min(MAP_NEIGHBOURS, len(vectors) - 1), random_state=MAP_SEED)
-        return made.fit_transform(vectors).astype(np.float32)

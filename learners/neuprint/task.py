@@ -86,8 +86,12 @@ class Task:
         """
         folder.mkdir(parents=True, exist_ok=True)
         neurons = np.ascontiguousarray(self.train_neurons, dtype=np.int64)
-        save_file({"train_neurons": neurons}, folder / _TENSORS)
-        description = {"sources": dict(sources), "settings": self.settings.model_dump(mode="json")}
+        save_file({"train_rows": neurons}, folder / _TENSORS)
+        description = {
+            "sources": dict(sources),
+            "settings": self.settings.model_dump(mode="json"),
+            "epochs": self.epochs(),
+        }
         (folder / _DESCRIPTION).write_text(json.dumps(description, indent=1))
         return {"folder": str(folder), "seed": seed}
 
@@ -104,7 +108,7 @@ def build(payload: Mapping[str, Any]) -> tuple[NeuprintModule, NeuprintData]:
     description = json.loads((folder / _DESCRIPTION).read_text())
     task = Task(
         recordings=open_recordings(**description["sources"]),
-        train_neurons=load_file(folder / _TENSORS)["train_neurons"],
+        train_neurons=load_file(folder / _TENSORS)["train_rows"],
         settings=Settings(**(description["settings"] | payload.get("changes", {}))),
     )
     return task.module(), task.data(payload["seed"])

@@ -49,7 +49,8 @@ def write_job(folder: Path, content: dict) -> Path:
 def quick_maps():
     """Maps by principal components: UMAP takes long to compile, and what it draws is not tested."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("jobs.hippie.tables.mapped", lambda vectors: PCA(2).fit_transform(vectors))
+        for place in ("jobs.hippie.tables.mapped", "jobs.train.embedding_map.mapped"):
+            patched.setattr(place, lambda vectors: PCA(2).fit_transform(vectors))
         yield
 
 
@@ -138,7 +139,7 @@ def test_a_training_that_was_cut_off_ends_in_the_same_model(trained, folder, mon
     done = []
     do = pieces.do_piece
     monkeypatch.setattr(
-        "jobs.hippie.evaluations.do_piece", lambda payload: done.append(payload["piece"]) or do(payload)
+        "jobs.hippie.pieces.do_piece", lambda payload: done.append(payload["piece"]) or do(payload)
     )
     run_job(folder / "job.yaml", str(trained))
     assert done == [{"kind": "permuted"}]

@@ -1,0 +1,92 @@
+"""An evaluation in pieces that any process can do: one method on one split, kept as JSON when done."""
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jobs.interruption import raise_if_asked
+from jobs.neuprint.answers import Case, answer_of_baseline, answer_to_shuffled, answers_of_phi
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from learners.neuprint.recordings import Recordings
+    from learners.splits import Split
+
+
+def do_piece(payload: Mapping[str, Any]) -> float:
+    """Do one piece and keep what it has found in its file; return how many seconds it took.
+
+    Parameters
+    ----------
+    payload : mapping
+        ``place`` (the file), ``sources``, ``label``, ``mode``, ``splits`` (the file of splits), ``number``
+        (of the split), ``seed``, ``methods``, ``name``, ``settings`` (of the dynamics, or None for a
+        baseline), and ``control`` (whether labels are also shuffled).
+    """
+    from learners.neuprint.downstream import trained_neurons
+    from learners.neuprint.fit import fit
+    from learners.neuprint.settings import Settings
+    from learners.training import train_here
+
+    started = time.monotonic()
+    recordings = _recordings(json.dumps(payload["sources"]))
+    case = case_of(payload, recordings, splits_in(Path(payload["splits"]))[payload["number"]])
+    if payload["settings"] is None:
+        keep(payload, case, [answer_of_baseline(case, payload["name"])], {})
+        return time.monotonic() - started
+
+    def train(task: Any, name: str, seed: int) -> Any:
+        return train_here(task, name, seed, lambda row: raise_if_asked())
+
+    neurons = trained_neurons(recordings, case.split, payload["mode"])
+    model = fit(recordings, neurons, Settings(**payload["settings"]), train, case.seed)
+    keep_phi(payload, case, model.phi)
+    return time.monotonic() - started
+
+
+def case_of(payload: Mapping[str, Any], recordings: "Recordings", split: "Split") -> Case:
+    """Return what a piece is done on."""
+    return Case(
+        recordings,
+        recordings.labels(payload["label"]),
+        split,
+        payload["mode"] == "cross",
+        payload["seed"] + payload["number"],
+    )
+
+
+def splits_in(path: Path) -> "list[Split]":
+    """Return the splits that all methods of a job share."""
+    from learners.split_files import read_splits
+
+    return read_splits(path)
+
+
+def keep_phi(payload: Mapping[str, Any], case: Case, phi: "np.ndarray") -> None:
+    """Probe the Phi of all neurons, and keep what was found."""
+    shuffled = answer_to_shuffled(case, phi) if payload["control"] else {}
+    keep(payload, case, answers_of_phi(case, payload["name"], phi, payload["methods"]), shuffled)
+
+
+def keep(
+    payload: Mapping[str, Any], case: Case, answers: list[dict[str, Any]], shuffled: dict[str, Any]
+) -> None:
+    """Write a piece's file, whole or not at all."""
+    place = Path(payload["place"])
+    place.parent.mkdir(parents=True, exist_ok=True)
+    found = {"test": case.split.rows("test").tolist(), "answers": answers, "shuffled": shuffled}
+    partial = place.with_suffix(f".{os.getpid()}.partial")
+    partial.write_text(json.dumps(found))
+    os.replace(partial, place)
+
+
+@lru_cache(maxsize=1)
+def _recordings(sources: str) -> "Recordings":
+    from learners.neuprint.opening import open_recordings
+
+    return open_recordings(**json.loads(sources))

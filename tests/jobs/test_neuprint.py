@@ -1,0 +1,271 @@
+"""NeuPRINT jobs: trained, interrupted, resumed, compared, refused."""
+
+import json
+from pathlib import Path
+
+import anndata
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from jobs.errors import Interrupted, UsageError
+from jobs.neuprint import pieces, trial
+from jobs.neuprint.results import print_results
+from jobs.plan import print_plan
+from jobs.report import write_report
+from jobs.run import run_job
+from jobs.spec import load_job, parse_job
+from jobs.train import trainings
+from learners.errors import LearnerError
+from learners.model_folder import read_model
+from learners.neuprint.model import NeuprintModel
+from learners.neuprint.opening import open_recordings
+from learners.neuprint.synthetic import synthetic_animal
+from learners.split_files import read_splits
+
+LAYOUT = {"labels": {"class": "type"}, "behaviour": ["running"]}
+SMALL = {"phi": 3, "window": 40, "warm_up": 8, "lags": 4, "epochs": 2, "least_neurons": 4, "layout": LAYOUT}
+N_NEURONS = 30
+HEADER = "kind: train\nlearner: neuprint\nrecordings: [a.npz]\nlabel: class\n"
+
+
+def write_animal(folder: Path, number: int, n_frames: int = 200, **arrays) -> Path:
+    recording, types = synthetic_animal(f"s{number}", n_neurons=N_NEURONS, n_frames=n_frames, seed=number)
+    kept = {"activity": recording.activity, "rate_hz": recording.rate_hz, "animal": recording.animal}
+    kept |= {"type": types, "running": recording.behaviour[:, 0]}
+    path = folder / f"s{number}.npz"
+    np.savez(path, **(kept | arrays))
+    return path
+
+
+@pytest.fixture(scope="module")
+def animals(tmp_path_factory) -> list[str]:
+    folder = tmp_path_factory.mktemp("animals")
+    return [str(write_animal(folder, number)) for number in range(3)]
+
+
+@pytest.fixture(autouse=True)
+def map_by_pca(monkeypatch):
+    """UMAP compiles for longer than all else here takes."""
+    monkeypatch.setattr("jobs.train.embedding_map.mapped", lambda vectors: np.asarray(vectors)[:, :2])
+
+
+def write_job(folder: Path, animals: list[str], **keys) -> Path:
+    methods = ["phi", "phi_and_hand", "random"]
+    job = {"kind": "train", "learner": "neuprint", "recordings": animals, "label": "class"}
+    path = folder / "job.yaml"
+    path.write_text(yaml.safe_dump(job | {"methods": methods, "loggers": []} | SMALL | keys))
+    return path
+
+
+@pytest.fixture(scope="module")
+def model(animals, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("jobs.train.embedding_map.mapped", lambda vectors: np.asarray(vectors)[:, :2])
+        run_job(write_job(folder, animals), str(folder / "model"))
+    return folder / "model"
+
+
+def test_a_model_folder_is_complete(model, animals):
+    facts = read_model(model).description["facts"]
+    assert facts["data"]["animals"] == ["s0", "s1", "s2"]
+    splits = read_splits(model / "split.parquet")
+    assert facts["split"]["fingerprint"]
+    for split, animal in zip(splits, ("s0", "s1", "s2"), strict=True):
+        assert {name.split("/")[0] for name in split.sample_ids[split.role == "test"]} == {animal}
+    assert "<svg" in (model / "report.html").read_text()
+    loaded, recordings = NeuprintModel.load(model), open_recordings(animals, LAYOUT)
+    np.testing.assert_allclose(loaded.embed(recordings), loaded.phi, atol=1e-5)
+    table = pq.read_table(model / "embeddings.parquet").to_pandas()
+    np.testing.assert_array_equal(table[["phi_0", "phi_1", "phi_2"]].to_numpy(), loaded.phi)
+    data = anndata.read_h5ad(model / "embeddings.h5ad")
+    np.testing.assert_array_equal(data.obsm["X_phi"], loaded.phi)
+    assert list(data.obs["animal"]) == list(recordings.labels("animal"))
+    assert list(data.obs["class"]) == list(table["class"]) == list(recordings.labels("class"))
+
+
+def test_the_table_is_that_of_the_predictions(model):
+    facts = read_model(model).description["facts"]
+    frame = pq.read_table(model / "predictions.parquet").to_pandas()
+    frame["right"] = frame["true"] == frame["predicted"]
+    assert [(row["method"], row["probe"]) for row in facts["methods"]] == [
+        ("phi", "knn"),
+        ("phi", "linear"),
+        ("phi", "mlp"),
+        ("phi + hand statistics", "trees"),
+        ("random", ""),
+    ]
+    for row in facts["methods"]:
+        own = frame[(frame["method"] == row["method"]) & (frame["probe"] == row["probe"])]
+        each = own.groupby("animal")["right"].mean().to_numpy()
+        assert row["accuracy"] == pytest.approx(each.mean())
+        half = 4.303 * each.std(ddof=1) / np.sqrt(3)  # Student's t with 2 degrees of freedom
+        assert row["accuracy_high"] == pytest.approx(min(each.mean() + half, 1.0), abs=1e-3)
+    rates = own.groupby("animal")["true"].agg(lambda names: names.value_counts().max()).sum()
+    assert facts["majority_rate"] == pytest.approx(rates / len(own))
+
+
+def test_interrupted_and_run_again_it_ends_in_the_same_model(model, animals, tmp_path, monkeypatch, capsys):
+    calls = []
+
+    def stop_in_the_second_fold() -> None:
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+
+    job = write_job(tmp_path, animals)
+    monkeypatch.setattr(trainings, "raise_if_asked", stop_in_the_second_fold)
+    with pytest.raises(Interrupted):
+        run_job(job, str(tmp_path / "model"))
+    assert not (tmp_path / "model" / "model.json").exists()
+    monkeypatch.setattr(trainings, "raise_if_asked", lambda: None)
+    run_job(job, str(tmp_path / "model"))
+    for name in ("model.safetensors", "predictions.parquet", "split.parquet", "embeddings.parquet"):
+        assert (tmp_path / "model" / name).read_bytes() == (model / name).read_bytes(), name
+    epochs = capsys.readouterr().err.count("fold-0-model: epoch")
+    assert epochs == 2  # the first and the last, told before the interruption
+
+
+def test_an_evaluation_has_the_same_answers_and_does_no_piece_twice(
+    model, animals, tmp_path, monkeypatch, capsys
+):
+    job = write_job(tmp_path, animals, kind="evaluate", seeds=1, methods=["phi", "random"], ablation=True)
+    out = tmp_path / "out"
+    run_job(job, str(out))
+    told = capsys.readouterr().err
+    assert "15 of 15 · about 0 s left" in told
+    assert "Phi, own past" in told
+    frame = pq.read_table(out / "predictions.parquet").to_pandas()
+    assert set(frame["method"]) == {"none", "behaviour", "population", "all", "random"}
+    trained = pq.read_table(model / "predictions.parquet").to_pandas()
+    one, other = (table[table["method"] == "random"].reset_index(drop=True) for table in (frame, trained))
+    assert one.equals(other)  # the same neurons, splits and answers
+    before = (out / "evaluation.json").read_bytes()
+    (out / "evaluation.json").unlink()
+    (out / "pieces" / "split-1-random.json").unlink()
+    done = []
+    do_piece = pieces.do_piece
+    monkeypatch.setattr(
+        "jobs.neuprint.pieces.do_piece",
+        lambda payload: done.append(payload["name"]) or do_piece(payload),
+    )
+    run_job(job, str(out))
+    assert done == ["random"]
+    assert (out / "evaluation.json").read_bytes() == before
+    assert json.loads(before)["inputs"] == {
+        "none": [],
+        "behaviour": ["behaviour"],
+        "population": ["population"],
+        "all": ["behaviour", "population"],
+    }
+
+
+def test_results_and_report_come_again_from_the_folder(model, capsys):
+    page = (model / "report.html").read_text()
+    write_report(model)
+    assert len((model / "report.html").read_text()) == pytest.approx(len(page), rel=0.01)
+    print_results(str(model), None, as_json=True)
+    assert json.loads(capsys.readouterr().out)["control"]["valid"]
+    with pytest.raises(UsageError, match="DuckDB"):
+        print_results(str(model), "select 1", as_json=False)
+
+
+@pytest.mark.slow
+def test_two_workers_learn_what_one_process_does_and_publish_it(model, animals, tmp_path, ray_session):
+    from cluster.shared import published_table
+
+    job = write_job(tmp_path, animals, workers=2, name="two-workers", methods=["random"])
+    run_job(job, str(tmp_path / "model"))
+    one, two = NeuprintModel.load(model), NeuprintModel.load(tmp_path / "model")
+    np.testing.assert_allclose(two.phi, one.phi, atol=0.02)
+    table = published_table("two-workers", "embeddings.parquet")
+    np.testing.assert_array_equal(table["phi_0"].to_numpy(), two.phi[:, 0])
+
+
+def test_a_trial_is_scored_on_frames_that_were_held_out(animals, tmp_path):
+    job = write_job(
+        tmp_path, animals, kind="sweep", search={"phi_rate": [1e-6, 0.1]}, trials={"method": "grid"}
+    )
+    payload = {"spec": load_job(job).model_dump(mode="json"), "folder": str(tmp_path)}
+    found, told = [], []
+    for rate in (1e-6, 0.1):
+        found.append(trial.run(payload, {"phi_rate": rate}, 1, tmp_path / f"trial-{rate}", told.append))
+    assert [row["epoch"] for row in told] == [1, 2, 1, 2]
+    assert found[0]["val_loss"] > found[1]["val_loss"]
+    assert found[0]["val_r2"] < found[1]["val_r2"]
+
+
+def test_a_plan_says_what_a_job_will_do(animals, tmp_path, capsys):
+    print_plan(write_job(tmp_path, animals, kind="sweep", search={"phi": [2, 4]}, trials={"number": 2}))
+    told = capsys.readouterr().out
+    assert "cross-animal, 3 splits" in told
+    assert "2 epochs of 40 steps" in told
+    assert "4 times: about" in told
+    assert "Before that, 2 trials of up to 2 epochs" in told
+    print_plan(
+        write_job(
+            tmp_path, animals, kind="evaluate", dynamics="gru", hidden=4, seeds=2, epochs=1, least_steps=0
+        )
+    )
+    told = capsys.readouterr().out
+    assert "gru of behaviour, population; 1 epoch of 6 steps" in told
+
+
+@pytest.mark.parametrize(
+    ("keys", "told"),
+    [
+        ("epoch: 3", "did you mean 'epochs'"),
+        ("dynamics: bilineal", "dynamics"),
+        ("animal: s1", "goes with `split: single-animal`"),
+        ("split: cross", "cross-animal"),
+        ("methods: [phy]", "phi"),
+        ("parts: [centre]", "need delta_um"),
+        ("kind: evaluate\nmethods: [random]\nablation: true", "must have phi"),
+        ("kind: sweep\nsearch: {loss: [mse, nll]}\ntrials: {method: grid}", "metric: val_r2"),
+        ("kind: sweep\nsearch: {phy: [2]}\ntrials: {method: grid}", "did you mean 'phi'"),
+        ("kind: sweep\ntrain_share: 1.0\nsearch: {phi: [2]}\ntrials: {method: grid}", "train_share"),
+    ],
+)
+def test_a_wrong_job_file_is_refused_with_its_faults(keys, told):
+    with pytest.raises(UsageError, match=told):
+        parse_job(HEADER + keys, "job", "j")
+
+
+@pytest.mark.parametrize(
+    ("keys", "told"),
+    [
+        ({"label": "clas"}, "did you mean 'class'"),
+        ({"recordings": ["nowhere.npz"]}, "does not exist"),
+        ({"recordings": 1}, "at least 2 animals, found 1"),
+        ({"window": 400}, "fewer than the window of 400"),
+        ({"window": 180}, "are trained on, fewer than the window"),
+        ({"parts": ["centre", "surround"], "delta_um": 50.0}, "has no positions"),
+        ({"layout": {"labels": {"class": "typ"}}}, "did you mean 'type'"),
+        ({"layout": {"labels": {"class": "type"}}}, "has no behaviour"),
+        ({"split": "single-animal"}, "needs one animal of s0, s1, s2"),
+        ({"least_neurons": 100}, "at least 2 classes of 100"),
+    ],
+)
+def test_wrong_input_is_refused_before_anything_is_written(keys, told, animals, tmp_path):
+    if keys.get("recordings") == 1:
+        keys = {"recordings": animals[:1]}
+    with pytest.raises((UsageError, LearnerError), match=told):
+        run_job(write_job(tmp_path, **{"animals": animals} | keys), str(tmp_path / "model"))
+    assert not (tmp_path / "model").exists()
+
+
+def test_constant_traces_are_dropped_and_a_recording_of_nothing_else_refused(tmp_path):
+    activity = np.random.default_rng(0).standard_normal((200, 30)).astype(np.float32)
+    activity[:, :3] = 1.0
+    paths = [str(write_animal(tmp_path, 0)), str(write_animal(tmp_path, 1, activity=activity))]
+    job = write_job(tmp_path, paths, kind="evaluate", methods=["random"], seeds=1)
+    run_job(job, str(tmp_path / "out"))
+    told = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert told["data"]["n_neurons"] == 57
+    assert any("3 neurons with a constant" in note for note in told["notes"])
+    write_animal(tmp_path, 1, activity=np.ones((200, 30), np.float32))
+    with pytest.raises(LearnerError, match="all 30 traces are constant"):
+        run_job(job, str(tmp_path / "other"))
+    assert not (tmp_path / "other").exists()
