@@ -18,6 +18,8 @@ METHODS = {
     "classical": "classical",
     "untrained": "untrained network + SVM",
     "frozen": "frozen network + logistic",
+    "mean_knn": "network's latent mean + KNN",
+    "probe": "network's embedding + probe",
     "head": "fine-tuned network",
     "best": "best of both, weighed",
 }
@@ -28,6 +30,8 @@ MEANT = {
     "classical": "linear models and SVMs on signals and hand features, blended by inner validation",
     "untrained": "an SVM on what a network of random weights makes of the signals: the network's control",
     "frozen": "logistic regression on the embedding of a network that was pretrained on other units",
+    "mean_knn": "nearest neighbours of the fine-tuned network's latent mean, the published probe",
+    "probe": "KNN, logistic regression, SVM or MLP on its fusion vector, chosen by inner validation",
     "head": "the network's own class head, fine-tuned on the training units",
     "best": "the fine-tuned network and the classical classifiers, weighed by inner validation",
 }

@@ -12,7 +12,18 @@ from learners.hippie.settings import PRESETS, Settings, settings_of
 
 Paths = Annotated[list[Path], Field(min_length=1)]
 Classes = list[str] | dict[str, Annotated[list[str], Field(min_length=1)]]
-Method = Literal["raw_knn", "pca_knn", "physmap", "classical", "untrained", "frozen", "head", "best"]
+Method = Literal[
+    "raw_knn",
+    "pca_knn",
+    "physmap",
+    "classical",
+    "untrained",
+    "frozen",
+    "mean_knn",
+    "probe",
+    "head",
+    "best",
+]
 
 
 class UnitsSpec(Strict):

@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jobs.interruption import raise_if_asked
-from jobs.neuprint.answers import Case, answer_of_baseline, answer_to_shuffled, answers_of_phi
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from learners.neuprint.evaluation import Answer, Case
     from learners.neuprint.recordings import Recordings
     from learners.splits import Split
+
+CONTROL_PROBE = "linear"
+WITH_HAND = "+ hand statistics"
 
 
 def do_piece(payload: Mapping[str, Any]) -> float:
@@ -29,6 +32,7 @@ def do_piece(payload: Mapping[str, Any]) -> float:
         baseline), and ``control`` (whether labels are also shuffled).
     """
     from learners.neuprint.downstream import trained_neurons
+    from learners.neuprint.evaluation import baseline_answer
     from learners.neuprint.fit import fit
     from learners.neuprint.settings import Settings
     from learners.training import train_here
@@ -37,7 +41,8 @@ def do_piece(payload: Mapping[str, Any]) -> float:
     recordings = _recordings(json.dumps(payload["sources"]))
     case = case_of(payload, recordings, splits_in(Path(payload["splits"]))[payload["number"]])
     if payload["settings"] is None:
-        keep(payload, case, [answer_of_baseline(case, payload["name"])], {})
+        name = payload["name"]
+        keep(payload, case, [_told(name, "", baseline_answer(case, name))], {})
         return time.monotonic() - started
 
     def train(task: Any, name: str, seed: int) -> Any:
@@ -49,15 +54,12 @@ def do_piece(payload: Mapping[str, Any]) -> float:
     return time.monotonic() - started
 
 
-def case_of(payload: Mapping[str, Any], recordings: "Recordings", split: "Split") -> Case:
+def case_of(payload: Mapping[str, Any], recordings: "Recordings", split: "Split") -> "Case":
     """Return what a piece is done on."""
-    return Case(
-        recordings,
-        recordings.labels(payload["label"]),
-        split,
-        payload["mode"] == "cross",
-        payload["seed"] + payload["number"],
-    )
+    from learners.neuprint.evaluation import Case
+
+    names, seed = recordings.labels(payload["label"]), payload["seed"] + payload["number"]
+    return Case(recordings, names, split, payload["mode"], seed)
 
 
 def splits_in(path: Path) -> "list[Split]":
@@ -67,14 +69,33 @@ def splits_in(path: Path) -> "list[Split]":
     return read_splits(path)
 
 
-def keep_phi(payload: Mapping[str, Any], case: Case, phi: "np.ndarray") -> None:
+def keep_phi(payload: Mapping[str, Any], case: "Case", phi: "np.ndarray") -> None:
     """Probe the Phi of all neurons, and keep what was found."""
-    shuffled = answer_to_shuffled(case, phi) if payload["control"] else {}
-    keep(payload, case, answers_of_phi(case, payload["name"], phi, payload["methods"]), shuffled)
+    from learners.neuprint.evaluation import FOREST, PROBES, probe_answer, with_hand_answer
+
+    name, answers, shuffled = payload["name"], [], {}
+    if payload["control"]:
+        control = case.shuffled()
+        guess = probe_answer(control, CONTROL_PROBE, phi).guess
+        shuffled = {"true": control.true.tolist(), "guess": guess.tolist()}
+    if "phi" in payload["methods"]:
+        answers += [_told(name, probe, probe_answer(case, probe, phi)) for probe in PROBES]
+    if "phi_and_hand" in payload["methods"]:
+        answers.append(_told(f"{name} {WITH_HAND}", FOREST, with_hand_answer(case, phi)))
+    keep(payload, case, answers, shuffled)
+
+
+def _told(method: str, probe: str, answer: "Answer") -> dict[str, Any]:
+    return {
+        "method": method,
+        "probe": probe,
+        "guess": answer.guess.tolist(),
+        "probability": answer.probabilities.max(1).round(6).tolist(),
+    }
 
 
 def keep(
-    payload: Mapping[str, Any], case: Case, answers: list[dict[str, Any]], shuffled: dict[str, Any]
+    payload: Mapping[str, Any], case: "Case", answers: list[dict[str, Any]], shuffled: dict[str, Any]
 ) -> None:
     """Write a piece's file, whole or not at all."""
     place = Path(payload["place"])

@@ -11,6 +11,7 @@ from jobs.neuprint.inputs import Inputs
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from learners.neuprint.downstream import Mode
     from learners.scores import Scores
 
 REFERENCE = "hand_forest"
@@ -45,7 +46,7 @@ def predictions_table(wanted: Sequence[Payload], inputs: Inputs) -> "pa.Table":
     return pa.concat_tables(parts)
 
 
-def scores_of(wanted: Sequence[Payload], inputs: Inputs, mode: str) -> dict[str, Any]:
+def scores_of(wanted: Sequence[Payload], inputs: Inputs, mode: "Mode") -> dict[str, Any]:
     """Return the table of methods and the control of shuffled labels, as plain JSON.
 
     Intervals are 95 % by Student's t: over animals where each is tested as a whole, its seeds averaged; else
@@ -53,6 +54,8 @@ def scores_of(wanted: Sequence[Payload], inputs: Inputs, mode: str) -> dict[str,
     """
     from dataclasses import asdict
 
+    from learners.neuprint.downstream import units_of
+    from learners.neuprint.evaluation import classes_of
     from learners.scores import score
     from learners.shuffle_control import shuffle_control
 
@@ -61,13 +64,14 @@ def scores_of(wanted: Sequence[Payload], inputs: Inputs, mode: str) -> dict[str,
     for payload in wanted:
         kept = json.loads(Path(payload["place"]).read_text())
         number = payload["number"]
-        true, names = inputs.classes[kept["test"]], _names(inputs, number)
+        true = inputs.classes[kept["test"]]
+        names = classes_of(inputs.classes, inputs.splits[number])
         for answer in kept["answers"]:
             own = found.setdefault((answer["method"], answer["probe"]), {})
             own[number] = score(true, answer["guess"], names)
         if shuffled := kept["shuffled"]:
             shuffles.append(score(shuffled["true"], shuffled["guess"], names))
-    units = _units(inputs, mode)
+    units = units_of(inputs.recordings, inputs.splits, mode)
     reference = found.get((REFERENCE, ""))
     rows = [_row(key, own, reference, units) for key, own in found.items()]
     return {
@@ -77,23 +81,6 @@ def scores_of(wanted: Sequence[Payload], inputs: Inputs, mode: str) -> dict[str,
         "intervals_over": "animals" if mode == "cross" else "splits",
         "control": asdict(shuffle_control(shuffles)) if shuffles else None,
     }
-
-
-def _names(inputs: Inputs, number: int) -> list[str]:
-    """Return the classes that a split trains or tests."""
-    import numpy as np
-
-    split = inputs.splits[number]
-    rows = np.concatenate([split.rows("train"), split.rows("test")])
-    return np.unique(inputs.classes[rows]).tolist()
-
-
-def _units(inputs: Inputs, mode: str) -> list[str]:
-    """Return what each split is a draw of: the tested animal, or itself."""
-    if mode != "cross":
-        return [str(number) for number in range(len(inputs.splits))]
-    animals = inputs.recordings.labels("animal")
-    return [str(animals[split.rows("test")[0]]) for split in inputs.splits]
 
 
 def _row(
@@ -117,19 +104,13 @@ def _summary(
     name: str, each: Mapping[int, float], units: Sequence[str], within: tuple[float, float] = (-1.0, 1.0)
 ) -> dict[str, float | None]:
     """Return mean and interval; no interval of a single unit."""
-    import numpy as np
-
     from learners.neuprint.downstream import summary
 
-    by_unit: dict[str, list[float]] = {}
-    for number, value in each.items():
-        by_unit.setdefault(units[number], []).append(value)
-    found = summary([float(np.mean(values)) for values in by_unit.values()])
-    alone = found.n < 2
+    found = summary(list(each.values()), [units[number] for number in each])
     return {
         name: found.mean,
-        f"{name}_low": None if alone else max(found.low, within[0]),
-        f"{name}_high": None if alone else min(found.high, within[1]),
+        f"{name}_low": None if found.low is None else max(found.low, within[0]),
+        f"{name}_high": None if found.high is None else min(found.high, within[1]),
     }
 
 

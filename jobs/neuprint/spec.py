@@ -51,19 +51,6 @@ class NeuprintSpec(LearnerSpec):
     @classmethod
     def completed(cls, content: dict[str, Any], folder: Path, source: str) -> dict[str, Any]:
         """Return the job with its settings gathered under `settings`, and its recordings as a list."""
-        from neurosim.faults import nearest
-
-        settings, fields = cls.settings_model.model_fields, cls.model_fields
-        misspelt = [
-            key
-            for key in map(str, content)
-            if key not in {*settings, *fields} and nearest(key, settings) and not nearest(key, fields)
-        ]
-        inside = content.get("settings", {})
-        if misspelt and isinstance(inside, dict):  # there, the fault is told with the nearest setting
-            moved = {key: content[key] for key in misspelt}
-            content = {key: value for key, value in content.items() if key not in moved}
-            content["settings"] = inside | moved
         own = cls.gathered(content)
         if isinstance(recordings := own.get("recordings"), str):
             own["recordings"] = [recordings]

@@ -51,11 +51,23 @@ class LearnerSpec(JobSpec):
 
     @classmethod
     def gathered(cls, content: dict[str, Any]) -> dict[str, Any]:
-        """Return a job with the settings that stand beside its other keys moved under `settings`."""
-        known = cls.settings_model.model_fields.keys() - cls.model_fields.keys()
-        own = {key: value for key, value in content.items() if key not in known}
+        """Return a job with the settings that stand beside its other keys moved under `settings`.
+
+        A misspelt setting is moved as well: there, the fault is told with the nearest name.
+        """
+        from neurosim.faults import nearest
+
+        settings, fields = cls.settings_model.model_fields, cls.model_fields
+
+        def is_setting(key: str) -> bool:
+            unknown = key not in fields and key not in settings
+            return (unknown and bool(nearest(key, settings)) and not nearest(key, fields)) or (
+                key in settings and key not in fields
+            )
+
+        own = {key: value for key, value in content.items() if not is_setting(str(key))}
         inside = own.get("settings", {})
-        beside = {key: value for key, value in content.items() if key in known}
+        beside = {key: value for key, value in content.items() if is_setting(str(key))}
         return own | {"settings": inside | beside} if isinstance(inside, dict) else own
 
     @field_validator("preset")

@@ -17,7 +17,7 @@ from learners.hippie.networks import Networks, fine_tune, untrained
 from learners.hippie.physmap import physmap
 from learners.hippie.pretraining import Pretrained, Train
 from learners.hippie.settings import Settings
-from learners.probes import fit_probe
+from learners.probes import PROBES, fit_probe
 from learners.units.scaling import scaled
 from learners.units.units import MODALITIES, Units
 
@@ -188,6 +188,22 @@ def _frozen(case: Case) -> Found:
     return case.probed("linear", networks.embed(case.units)[0]), {}
 
 
+def _probe(case: Case) -> Found:
+    fusion = case.networks.first().embed(case.units)[0]
+    tried = {
+        kind: fit_probe(
+            kind, fusion[case.train], case.y, case.n_classes, groups=case.inner_groups, seed=case.seed
+        )
+        for kind in PROBES
+    }
+    kind = max(tried, key=lambda name: tried[name].inner_balanced_accuracy)
+    return tried[kind].probabilities(fusion[case.test]), {"probe": kind}
+
+
+def _mean_knn(case: Case) -> Found:
+    return case.probed("knn", case.networks.first().embed(case.units)[1]), {}
+
+
 def _head(case: Case) -> Found:
     return case.head_answer, {}
 
@@ -204,7 +220,13 @@ METHODS: dict[str, Callable[[Case], Found]] = {
     "classical": _classical,
     "untrained": _untrained,
     "frozen": _frozen,
+    "mean_knn": _mean_knn,
+    "probe": _probe,
     "head": _head,
     "best": _best,
 }
-"""Name -> method. ``frozen`` needs a pretrained network; ``physmap`` sees the test units' signals."""
+"""Name -> method. ``frozen`` needs a pretrained network; ``physmap`` sees the test units' signals.
+
+``mean_knn`` is the paper's probe: nearest neighbours of the latent mean. ``probe`` is the best of all kinds
+of probes, by inner validation, on the fusion vector.
+"""

@@ -11,7 +11,7 @@ from learners.hippie.pretraining import pretrain
 from learners.training import train_here
 from tests.learners.hippie.small import QUICK, small_units
 
-CHEAP = ("raw_knn", "pca_knn", "untrained", "frozen", "classical", "head", "best")
+CHEAP = ("raw_knn", "pca_knn", "untrained", "frozen", "mean_knn", "probe", "classical", "head", "best")
 """All but PhysMAP, whose map takes long to compile."""
 
 
