@@ -19,6 +19,7 @@ from sklearn.svm import SVC
 from sklearn.utils.class_weight import compute_sample_weight
 
 ABSENT = -1e6  # decision value of a class without training rows
+MANY_CLASSES = "The number of unique classes is greater than 50%"  # how scikit-learn's warning begins
 Arrays = dict[str, np.ndarray]
 Setting = dict[str, Any]
 
@@ -35,7 +36,10 @@ def _answer_knn(values: Arrays, x: np.ndarray, n_classes: int) -> np.ndarray:
 
 
 def _fit_linear(x: np.ndarray, y: np.ndarray, n_classes: int, setting: Setting, seed: int) -> Arrays:
-    model = LogisticRegression(C=setting["C"], class_weight="balanced", max_iter=2000, tol=1e-4).fit(x, y)
+    model = LogisticRegression(C=setting["C"], class_weight="balanced", max_iter=2000, tol=1e-4)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=MANY_CLASSES, category=UserWarning)
+        model.fit(x, y)
     weights, bias = model.coef_.T, model.intercept_
     if len(model.classes_) == 2:  # one logit, of the second class
         weights, bias = weights * [-0.5, 0.5], bias * [-0.5, 0.5]

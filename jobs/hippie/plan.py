@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from jobs.hippie.inputs import Labelled
 
 MEASURED_EPOCHS = 3
-INNER_FOLDS = 3
 
 
 def print_plan(spec: Folded, folder: Path) -> None:
@@ -71,11 +70,13 @@ def _sets(spec: Folded, folder: Path) -> "dict[str, Labelled]":
 
 def _fits(spec: Folded) -> int:
     """Return how many times networks are fine-tuned for one set, in whole trainings."""
+    from learners.hippie.classical import FOLDS
+
     has_head, has_best = "head" in spec.methods, "best" in spec.methods
     in_fold = has_head or has_best
-    each = int(in_fold) + INNER_FOLDS * has_best
+    each = int(in_fold) + FOLDS * has_best
     shuffled = spec.shuffles * spec.folds / spec.chosen.members if in_fold else 0
-    kept = 1 + INNER_FOLDS if isinstance(spec, TrainSpec) else 0
+    kept = 1 + FOLDS if isinstance(spec, TrainSpec) else 0
     return round(each * (spec.folds * spec.repeats + 3) + shuffled + kept)
 
 

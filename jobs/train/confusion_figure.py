@@ -63,7 +63,7 @@ def _row(i: int, row: Sequence[int], classes: Sequence[str], cell: int, font: fl
         opacity = 0.08 + 0.92 * share
         x, y = j * cell, i * cell
         ink = "#fff" if opacity > _STRONG else "currentColor"
-        told = f"{classes[i]}, predicted as {classes[j]}: {count:,} of {total:,} cells ({share:.1%})"
+        told = f"{classes[i]}, predicted as {classes[j]}: {count:,} of {total:,} ({share:.1%})"
         parts.append(
             f"<g><title>{escaped(told)}</title>"
             f'<rect x="{x}" y="{y}" width="{cell}" height="{cell}" fill="{COLOUR}" '

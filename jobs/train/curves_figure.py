@@ -80,8 +80,8 @@ def _legend(figure: "Figure", history: Iterable[Row]) -> None:
         in_fold = _FOLD.match(training) is not None
         label = f"{label}, each fold" if in_fold else label
         entries[label] = Line2D([], [], color=colour, linewidth=0.8 if in_fold else 1.5)
-    entries["loss on training cells"] = Line2D([], [], color=INK, linewidth=1.2)
-    entries["loss on validation cells"] = Line2D([], [], color=INK, linewidth=1.2, linestyle=(0, (3, 1.5)))
+    entries["training loss"] = Line2D([], [], color=INK, linewidth=1.2)
+    entries["validation loss"] = Line2D([], [], color=INK, linewidth=1.2, linestyle=(0, (3, 1.5)))
     figure.legend(list(entries.values()), list(entries), loc="outside lower left", ncols=4)
 
 

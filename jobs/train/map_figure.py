@@ -40,10 +40,10 @@ def map_figure(flat: np.ndarray, names: Sequence[str] | np.ndarray, what: str) -
             axes.scatter(
                 flat[rows, 0],
                 flat[rows, 1],
-                s=size if name else size / 3,
+                s=size if name else size / 2,
                 color=colour,
                 marker=MARKERS[(number - 1) // len(SEEDS) % len(MARKERS)] if name else ".",
-                alpha=0.75 if name else 0.4,
+                alpha=0.75 if name else 0.6,
                 label=name or "no class",
                 linewidths=0,
             )

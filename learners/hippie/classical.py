@@ -17,11 +17,14 @@ from learners.errors import LearnerError
 from learners.hippie.classical_choice import Candidate, Choice, choose
 from learners.inner_folds import stratified_rows
 from learners.probe_kinds import KINDS, Arrays
-from learners.probes import FOLDS, TUNING_ROWS, answer, checked, cross_validated, fitted
+from learners.probes import TUNING_ROWS, answer, checked, cross_validated, fitted
 from learners.units.scaling import scaled
 from learners.units.units import Units
 
 MODELS = ("linear", "lda", "svm")
+FOLDS = 5
+"""Of the inner cross-validation."""
+
 FEATURE_SETS = {
     "waveform": ("waveform",),
     "isi": ("isi",),

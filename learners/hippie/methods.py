@@ -11,7 +11,7 @@ import numpy as np
 
 from learners.comparison_folds import inner_repeated_folds
 from learners.hippie.blend import Blend, fit_blend
-from learners.hippie.classical import Classical, feature_sets, fit_classical
+from learners.hippie.classical import FOLDS, Classical, feature_sets, fit_classical
 from learners.hippie.inputs import modalities_of
 from learners.hippie.networks import Networks, fine_tune, untrained
 from learners.hippie.physmap import physmap
@@ -22,7 +22,6 @@ from learners.units.scaling import scaled
 from learners.units.units import MODALITIES, Units
 
 COMPONENTS = 10
-INNER_FOLDS = 3
 
 
 @dataclass(frozen=True)
@@ -81,7 +80,7 @@ class Case:
     def head_held_out(self) -> np.ndarray:
         """Probabilities of each training unit by networks of an inner fold that had not seen it; else NaN."""
         found = np.full((len(self.train), self.n_classes), np.nan)
-        for fold in inner_repeated_folds(self.y, self.inner_groups, INNER_FOLDS, self.seed):
+        for fold in inner_repeated_folds(self.y, self.inner_groups, FOLDS, self.seed):
             rows, held_out = self.train[fold.train], self.train[fold.test]
             found[fold.test] = np.exp(self.fine_tuned(rows).log_probabilities(self.units.take(held_out)))
         return found

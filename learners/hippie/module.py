@@ -36,6 +36,13 @@ class Members(pl.LightningModule):
         for member in self.members if start is not None else ():
             start_from(member, start or {})
 
+    def _rest(self, *parts: str) -> None:
+        """Leave parts of the networks as they are: a training on several workers may have no idle ones."""
+        for member in self.members:
+            for name, parameter in member.named_parameters():
+                if name.split(".")[0] in parts:
+                    parameter.requires_grad_(False)
+
     def on_before_optimizer_step(self, *_: Any) -> None:
         for member in self.members:
             nn.utils.clip_grad_norm_(member.parameters(), self.settings.clip_norm)
@@ -55,7 +62,8 @@ class Members(pl.LightningModule):
         return torch.rand(len(batch), device=batch.present.device) >= share
 
     def _adamw(self, learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(self.parameters(), lr=learning_rate, weight_decay=weight_decay, fused=True)
+        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        return torch.optim.AdamW(trained, lr=learning_rate, weight_decay=weight_decay, fused=True)
 
 
 class Pretraining(Members):
@@ -63,6 +71,12 @@ class Pretraining(Members):
 
     Logs ``train_loss``, ``val_loss`` and, for the reconstruction, ``val_error`` and ``val_divergence``.
     """
+
+    def __init__(self, sizes: Sizes, settings: Settings, start: Mapping[str, Tensor] | None = None) -> None:
+        super().__init__(sizes, settings, start)
+        self._rest("classes")
+        if settings.objective == "contrastive":
+            self._rest("technology", "fusion", "mean", "log_variance", "decoders")
 
     def training_step(self, tensors: Tensors, _: int) -> Tensor:
         batch = augmented(self.batch(tensors), self.settings)
@@ -102,6 +116,9 @@ class FineTuning(Members):
 
     def __init__(self, sizes: Sizes, settings: Settings, start: Mapping[str, Tensor] | None = None) -> None:
         super().__init__(sizes, settings, start)
+        if not settings.reconstruction_weight:
+            self._rest("mean", "log_variance", "decoders", "classes")
+        self._rest("projections", "log_scale")
         n = sizes.n_classes
         self.val_accuracy = MulticlassAccuracy(n, average="micro")
         self.val_balanced_accuracy = MulticlassAccuracy(n, average="macro")

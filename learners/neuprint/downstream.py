@@ -1,4 +1,4 @@
-"""From Phi to labels: splits of neurons in three modes, and probes that are scored on them."""
+"""Splits of neurons in three modes, what a dynamics may see in each, and means of scores over them."""
 
 from __future__ import annotations
 
@@ -12,14 +12,12 @@ from scipy import stats
 from learners.errors import LearnerError
 from learners.neuprint.recordings import Recordings
 from learners.neuprint.settings import Part, Settings
-from learners.probes import fit_probe
-from learners.scores import Scores, score
 from learners.splits import Split, make_folds, make_split, nearest
 
 Mode = Literal["single", "pooled", "cross"]
 MODES = ("single", "pooled", "cross")
-PROBE_KINDS = ("knn", "linear", "mlp")
 SEEDS = 5
+SHOWN = 10
 TEST = VALIDATION = 0.1
 
 
@@ -65,14 +63,15 @@ def neuron_splits(
     elif mode == "cross" and len(known) < 2:
         raise LearnerError(
             "A cross-animal split tests each animal with what was learnt from the others: expected at least 2"
-            f" animals, found {len(known)} ({', '.join(known)}). Ask for mode single, or add recordings of"
-            " another animal."
+            f" animals, found {len(known)} ({', '.join(known)}). Ask for a single-animal split (mode"
+            " 'single'), or add recordings of another animal."
         )
     classes, counts = np.unique(names[names != ""].astype(str), return_counts=True)
     rare = classes[counts < fewest]
     names[np.isin(names.astype(str), rare)] = ""
     if len(rare):
-        notes.append(f"Classes with fewer than {fewest} neurons count as unlabelled: {', '.join(rare[:10])}.")
+        named = ", ".join(rare[:SHOWN]) + (f" and {len(rare) - SHOWN} more" if len(rare) > SHOWN else "")
+        notes.append(f"Classes with fewer than {fewest} neurons count as unlabelled: {named}.")
     if len(classes) - len(rare) < 2:
         raise LearnerError(
             f"A probe needs at least 2 classes of {fewest} or more neurons; {label!r} has"
@@ -138,70 +137,52 @@ def trained_neurons(recordings: Recordings, split: Split, mode: Mode) -> np.ndar
     return np.flatnonzero(~held_out)
 
 
-def probe_scores(
-    vectors: np.ndarray,
-    names: np.ndarray,
-    split: Split,
-    kinds: Sequence[str] = PROBE_KINDS,
-    *,
-    groups: np.ndarray | None = None,
-    seed: int = 0,
-) -> dict[str, Scores]:
-    """Fit probes on the training neurons' vectors and score them on the test neurons.
-
-    What a probe chooses is chosen by cross-validation inside the training neurons, grouped where `groups`
-    are given and at least two of them can be held out. Test neurons of classes that no training neuron has
-    count as wrong.
-
-    Parameters
-    ----------
-    vectors : (n, n_features) array
-    names : (n,) str
-        Labels; read for training and test neurons only.
-    """
-    train, test = split.rows("train"), split.rows("test")
-    classes = np.unique(names[np.concatenate([train, test])])
-    trained = np.unique(names[train])
-    codes = np.searchsorted(trained, names[train])
-    inner = None if groups is None else _groups_to_hold_out(codes, groups[train])
-    found = {}
-    for kind in kinds:
-        probe = fit_probe(kind, vectors[train], codes, len(trained), groups=inner, seed=seed)
-        guess = trained[probe.probabilities(vectors[test]).argmax(1)]
-        found[kind] = score(names[test], guess, classes.tolist())
-    return found
-
-
 @dataclass(frozen=True)
 class Summary:
-    """A score over splits.
+    """A score over independent units.
 
     Attributes
     ----------
-    mean, sd : float
-    low, high : float
-        95 % interval of the mean by Student's t over the splits. Test neurons of different seeds overlap, so
-        that it tells how a result depends on the draw, not what other animals would give.
+    mean : float
+    low, high : float or None
+        95 % interval of the mean by Student's t over the units; None for a single unit.
     n : int
-        Splits.
+        Units.
     """
 
     mean: float
-    sd: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     n: int
 
 
-def summary(values: Sequence[float]) -> Summary:
-    """Return mean and interval of one score per split."""
-    array = np.asarray(values, dtype=np.float64)
-    mean, n = float(array.mean()), len(array)
+def summary(values: Sequence[float], units: Sequence[str]) -> Summary:
+    """Return mean and interval of one score per split; the splits of a unit are averaged first.
+
+    Parameters
+    ----------
+    units : sequence of str
+        What each split is a draw of, from `units_of`.
+    """
+    each, of_unit = np.asarray(values, dtype=np.float64), np.asarray(units)
+    means = np.array([each[of_unit == unit].mean() for unit in dict.fromkeys(units)])
+    mean, n = float(means.mean()), len(means)
     if n < 2:
-        return Summary(mean, 0.0, mean, mean, n)
-    sd = float(array.std(ddof=1))
-    half = float(stats.t.ppf(0.975, n - 1)) * sd / n**0.5
-    return Summary(mean, sd, mean - half, mean + half, n)
+        return Summary(mean, None, None, n)
+    half = float(stats.t.ppf(0.975, n - 1) * means.std(ddof=1)) / n**0.5
+    return Summary(mean, mean - half, mean + half, n)
+
+
+def units_of(recordings: Recordings, splits: Sequence[Split], mode: Mode) -> list[str]:
+    """Return what each split is a draw of: with ``cross`` the tested animal, else the split itself.
+
+    Seeds of one tested animal are no further animals. Test neurons of the splits of the other modes overlap,
+    so that an interval over these tells how a result depends on the draw, not what other animals would give.
+    """
+    if mode != "cross":
+        return [str(number) for number in range(len(splits))]
+    animals = _animals(recordings)
+    return [str(animals[split.rows("test")[0]]) for split in splits]
 
 
 def ablations(settings: Settings, has_positions: bool = False) -> dict[str, Settings]:
@@ -251,14 +232,6 @@ def _seeing(settings: Settings, parts: tuple[Part, ...], behaviour: tuple[str, .
     return Settings(**(settings.model_dump() | {"parts": parts, "behaviour": kept}))
 
 
-def _groups_to_hold_out(codes: np.ndarray, groups: np.ndarray) -> np.ndarray | None:
-    """Return the groups, or None where holding out groups would leave fewer than two to choose between."""
-    homes = [np.unique(groups[codes == code]) for code in np.unique(codes)]
-    lonely = {str(own[0]) for own in homes if len(own) == 1}
-    free = ~np.isin(groups, list(lonely))
-    return groups if len(np.unique(groups[free])) >= 2 and len(np.unique(codes[free])) >= 2 else None
-
-
 def _animals(recordings: Recordings) -> np.ndarray:
     return recordings.neurons["animal"].to_numpy().astype(str)
 
@@ -268,7 +241,7 @@ def _one_animal(known: Sequence[str], wanted: str | None) -> str:
         return known[0]
     if wanted is None or wanted not in known:
         raise LearnerError(
-            f"Mode single needs one animal of {', '.join(known)}; found {wanted!r}"
-            f"{nearest(str(wanted), known)}. Name it."
+            f"A single-animal split (mode 'single') needs one animal of {', '.join(known)}; found {wanted!r}"
+            f"{nearest(str(wanted), known)}. Name it with `animal`."
         )
     return wanted

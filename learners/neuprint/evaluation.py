@@ -1,149 +1,135 @@
-"""NeuPRINT, its ablations, and baselines on the same stored splits of neurons."""
+"""What methods take the tested neurons of one split for: probes of Phi, forests, baselines."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from learners.neuprint.baselines import BASELINES
-from learners.neuprint.downstream import PROBE_KINDS, Mode, Summary, probe_scores, summary, trained_neurons
-from learners.neuprint.fit import Train, fit
+from learners.neuprint.downstream import Mode
 from learners.neuprint.hand_statistics import hand_statistics
 from learners.neuprint.recordings import Recordings
-from learners.neuprint.settings import Settings
+from learners.probe_kinds import KINDS
+from learners.probes import fit_probe, fitted, raw_answer
 from learners.scores import Scores, score
-from learners.shuffle_control import ShuffleControl, shuffle_control, shuffled_labels
+from learners.shuffle_control import shuffled_labels
 from learners.splits import Split
 
-WITH_HAND = "+ hand statistics"
+PROBES = ("knn", "linear", "mlp")
+FOREST = "trees"
 
 
 @dataclass(frozen=True)
-class Row:
-    """One method on one split.
+class Case:
+    """One split of labelled neurons, and one seed.
 
     Attributes
     ----------
-    method, probe : str
-        `probe` is empty for methods that classify by themselves.
-    split : int
-        The split's number.
-    scores : Scores
-        On its test neurons.
+    recordings : Recordings
+    names : (neurons,) str
+        Labels; read for training, validation and test neurons only.
+    split : Split
+        From `learners.neuprint.downstream.neuron_splits`.
+    mode : {"single", "pooled", "cross"}
+        That of the split. With ``cross``, animals are kept apart inside the training neurons as well.
+    seed : int
     """
 
-    method: str
-    probe: str
-    split: int
-    scores: Scores
+    recordings: Recordings
+    names: np.ndarray
+    split: Split
+    mode: Mode
+    seed: int
+
+    @property
+    def true(self) -> np.ndarray:
+        """The labels of the test neurons."""
+        return self.names[self.split.rows("test")]
+
+    def shuffled(self) -> Case:
+        """Return the control's case: labels permuted at random within each part of the split."""
+        return replace(self, names=shuffled_labels(self.names, self.split, self.seed))
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """All methods on all splits.
+class Answer:
+    """What a method takes the test neurons of a split for.
 
     Attributes
     ----------
-    label, mode : str
-    rows : tuple of Row
-    control : ShuffleControl
-        Of the first settings with a linear probe, on shuffled labels; one shuffle for each split.
+    classes : (n_classes,) str
+        Those that it was trained on.
+    probabilities : (n_tested, n_classes) float64
+        Rows as ``split.rows("test")``.
     """
 
-    label: str
-    mode: str
-    rows: tuple[Row, ...]
-    control: ShuffleControl
+    classes: np.ndarray
+    probabilities: np.ndarray
 
-    def table(self) -> list[dict[str, Any]]:
-        """Return one line per method and probe: mean over splits of each score, with intervals."""
-        lines = []
-        for method, probe in dict.fromkeys((row.method, row.probe) for row in self.rows):
-            own = [row.scores for row in self.rows if (row.method, row.probe) == (method, probe)]
-            line: dict[str, Any] = {"method": method, "probe": probe, "mode": self.mode}
-            line |= {"label": self.label, "n": sum(one.n for one in own), "splits": len(own)}
-            line["n_classes"] = max(one.n_classes for one in own)
-            for name in ("majority_rate", "accuracy", "balanced_accuracy", "macro_f1"):
-                found: Summary = summary([getattr(one, name) for one in own])
-                line |= {name: found.mean, f"{name}_low": found.low, f"{name}_high": found.high}
-            lines.append(line)
-        return lines
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return everything as plain lists, numbers and strings, for JSON."""
-        return asdict(self) | {"table": self.table()}
+    @property
+    def guess(self) -> np.ndarray:
+        """The most probable class of each neuron; (n_tested,) str."""
+        return self.classes[self.probabilities.argmax(1)]
 
 
-def evaluate(
-    recordings: Recordings,
-    label: str,
-    mode: Mode,
-    splits: Sequence[Split],
-    settings: Mapping[str, Settings],
-    train: Train,
-    *,
-    probes: Sequence[str] = PROBE_KINDS,
-    baselines: Sequence[str] = tuple(BASELINES),
-    progress: Callable[[Row], None] = lambda row: None,
-) -> Evaluation:
-    """Fit each of the settings on each split, probe its Phi, and run the baselines beside it.
+def probe_answer(case: Case, kind: str, vectors: np.ndarray) -> Answer:
+    """Fit a probe on the training neurons' vectors, and ask it for the test neurons.
 
-    The dynamics is fitted without the validation and test neurons; then the Phi of all neurons is inferred
-    with the dynamics frozen. Every settings' Phi is also probed together with hand statistics.
+    What a probe chooses is chosen by cross-validation inside the training neurons. With ``cross`` it keeps
+    animals whole, where at least two can be held out.
 
     Parameters
     ----------
-    splits : sequence of Split
-        From `learners.neuprint.downstream.neuron_splits` with the same mode.
-    settings : mapping
-        By name, such as `learners.neuprint.downstream.ablations` returns them. The number of a split is the
-        seed of what is fitted on it.
-    baselines : sequence of str
-        Of `learners.neuprint.baselines.BASELINES`.
-
-    Raises
-    ------
-    LearnerError
-        If the recordings cannot be used.
+    kind : str
+        Of `PROBES`, or another of `learners.probe_kinds.KINDS`.
+    vectors : (neurons, n_features) array
+        Such as Phi.
     """
-    names, animals = recordings.labels(label), recordings.neurons["animal"].to_numpy().astype(str)
-    hand = hand_statistics(recordings).values
-    groups = animals if mode == "cross" else None
-    rows, shuffles = [], []
-
-    def add(method: str, probe: str, split: int, scores: Scores) -> None:
-        rows.append(Row(method, probe, split, scores))
-        progress(rows[-1])
-
-    for split in splits:
-        number = int(split.fold[0])
-        neurons = trained_neurons(recordings, split, mode)
-        for method, chosen in settings.items():
-            phi = fit(recordings, neurons, chosen, train, number, f"{method}-{number}").phi
-            vectors = {method: phi, f"{method} {WITH_HAND}": np.concatenate([phi, hand], axis=1)}
-            for name, values in vectors.items():
-                found = probe_scores(values, names, split, probes, groups=groups, seed=number)
-                for probe, scores in found.items():
-                    add(name, probe, number, scores)
-            if method == next(iter(settings)):
-                shuffled = shuffled_labels(names, split, number)
-                drawn = probe_scores(phi, shuffled, split, ["linear"], groups=groups, seed=number)
-                shuffles.append(drawn["linear"])
-        for method in baselines:
-            add(method, "", number, _baseline(method, recordings, names, split, number))
-    return Evaluation(label, mode, tuple(rows), shuffle_control(shuffles))
+    train, test = case.split.rows("train"), case.split.rows("test")
+    trained, codes = np.unique(case.names[train], return_inverse=True)
+    if len(KINDS[kind].grid) == 1:  # nothing to choose
+        (setting,) = KINDS[kind].grid
+        values = fitted(kind, vectors[train], codes, len(trained), setting, case.seed)
+        return Answer(trained, raw_answer(kind, values, vectors[test], len(trained)))
+    groups = _animals_to_hold_out(case, train, codes) if case.mode == "cross" else None
+    probe = fit_probe(kind, vectors[train], codes, len(trained), groups=groups, seed=case.seed)
+    return Answer(trained, probe.probabilities(vectors[test]))
 
 
-def _baseline(method: str, recordings: Recordings, names: np.ndarray, split: Split, seed: int) -> Scores:
-    train, validation, test = (split.rows(role) for role in ("train", "validation", "test"))
-    trained = np.unique(names[train])
-    labels = np.full(len(names), -1)
-    seen = np.concatenate([train, validation[np.isin(names[validation], trained)]])
-    labels[seen] = np.searchsorted(trained, names[seen])
-    validation = validation[labels[validation] >= 0]
-    found = BASELINES[method](recordings, train, validation, labels, len(trained), seed)
-    classes = np.unique(names[np.concatenate([train, test])])
-    return score(names[test], trained[found[test].argmax(1)], classes.tolist())
+def with_hand_answer(case: Case, phi: np.ndarray) -> Answer:
+    """Grow a forest on Phi (neurons, n_phi) and hand statistics of the training neurons, and ask it."""
+    both = np.concatenate([phi, hand_statistics(case.recordings).values], axis=1)
+    return probe_answer(case, FOREST, both)
+
+
+def baseline_answer(case: Case, name: str) -> Answer:
+    """Train a method of `learners.neuprint.baselines.BASELINES` on the same split, and ask it."""
+    train, validation = case.split.rows("train"), case.split.rows("validation")
+    trained = np.unique(case.names[train])
+    validation = validation[np.isin(case.names[validation], trained)]
+    labels = np.full(len(case.names), -1)
+    seen = np.concatenate([train, validation])
+    labels[seen] = np.searchsorted(trained, case.names[seen])
+    found = BASELINES[name](case.recordings, train, validation, labels, len(trained), case.seed)
+    return Answer(trained, found[case.split.rows("test")])
+
+
+def answer_scores(case: Case, answer: Answer) -> Scores:
+    """Score an answer; test neurons of classes that no training neuron has count as wrong."""
+    return score(case.true, answer.guess, classes_of(case.names, case.split))
+
+
+def classes_of(names: np.ndarray, split: Split) -> list[str]:
+    """Return the classes that a split trains or tests."""
+    return np.unique(names[np.concatenate([split.rows("train"), split.rows("test")])]).tolist()
+
+
+def _animals_to_hold_out(case: Case, train: np.ndarray, codes: np.ndarray) -> np.ndarray | None:
+    """Return the animals, or None where holding out animals would leave fewer than two to choose between."""
+    animals = case.recordings.labels("animal")[train]
+    homes = [np.unique(animals[codes == code]) for code in np.unique(codes)]
+    lonely = [str(own[0]) for own in homes if len(own) == 1]
+    free = ~np.isin(animals, lonely)
+    enough = len(np.unique(animals[free])) >= 2 and len(np.unique(codes[free])) >= 2
+    return animals if enough else None

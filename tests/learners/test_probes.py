@@ -159,3 +159,12 @@ def test_wrong_input_is_refused():
     with pytest.raises(LearnerError, match="rows of 8 features"):
         probe.probabilities(x[:, :5])
     assert set(PROBES) == {"knn", "linear", "svm", "mlp"}
+
+
+@pytest.mark.filterwarnings("error")
+def test_many_classes_of_few_rows_do_not_flood_the_terminal():
+    y = np.concatenate([np.arange(20), np.repeat([20, 21], 6)])
+    x = np.random.default_rng(0).normal(size=(len(y), 3))
+    with pytest.warns(UserWarning, match="number of unique classes"):
+        LogisticRegression().fit(x, y)
+    assert fit_probe("linear", x, y, 22).n_classes == 22

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from learners.errors import LearnerError
+from learners.hippie.inputs import Scaling, inputs_of
 from learners.hippie.module import start_from
 from learners.hippie.network import Batch, Network, Sizes, contrastive_loss, reconstruction_loss
 from learners.hippie.networks import fine_tune, untrained
@@ -192,3 +193,20 @@ def test_units_that_lack_the_wanted_modality_are_refused(made):
     settings = QUICK.model_copy(update={"modalities": ("acg",)})
     with pytest.raises(LearnerError, match="No unit has acg; there are waveform, isi"):
         fine_tune(only, labels, 2, np.arange(32), settings, train_here)
+
+
+@pytest.mark.parametrize("changes", [{}, {"reconstruction_weight": 1.0, "class_in_decoder": True}])
+@pytest.mark.parametrize("stage", ["pretraining", "fine-tuning"])
+@pytest.mark.parametrize("objective", ["reconstruction", "contrastive"])
+def test_every_weight_that_is_trained_has_a_part_in_the_loss(made, stage, objective, changes):
+    """Workers that train together would wait for the others for ever."""
+    units, labels = made
+    settings = Settings(**(QUICK.model_dump() | changes | {"objective": objective}))
+    inputs = inputs_of(units, ("waveform", "isi"), ("made",), Scaling.of(units.hand))
+    rows = np.arange(32)
+    task = Task(inputs, labels, 2 if stage == "fine-tuning" else 0, rows, rows[:0], settings, stage=stage)
+    module = task.module()
+    module.log = lambda *_, **__: None
+    module.training_step(next(iter(task.data(0).train_dataloader())), 0).backward()
+    idle = [name for name, p in module.named_parameters() if p.requires_grad and p.grad is None]
+    assert not idle
