@@ -167,7 +167,8 @@ def test_settings_stand_beside_other_keys_or_under_settings(reference, tmp_path)
 @pytest.mark.parametrize(
     ("keys", "told"),
     [
-        ("n_dd: 3", "n_dd: unknown key"),
+        ("n_dd: 3", "did you mean 'n_d'"),
+        ("nonsense: 3", "nonsense: unknown key"),
         ("settings: {n_dd: 3}", "did you mean 'n_d'"),
         ("preset: defualt", "expected one of default"),
         ("gene_masking: 1.5", "gene_masking"),

@@ -166,7 +166,7 @@ def test_page_says_what_was_trained_and_how_good_it_is(tmp_path):
     assert "Calibration holds for cells like the validation cells." in page.text
     assert page.pictures == [
         "confusion matrix",
-        "reliability before and after calibration",
+        "reliability of probabilities: before calibration, after calibration",
         "loss and scores by epoch",
     ]
     assert all(target.startswith("#") for target in page.loads)
