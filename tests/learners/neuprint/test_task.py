@@ -58,14 +58,3 @@ def test_a_training_that_was_stopped_ends_like_an_undisturbed_one(
     assert {"train_loss", "val_loss", "val_r2"} <= set(resumed.metrics)
     for name, tensor in whole.weights().items():
         torch.testing.assert_close(resumed.weights()[name], tensor)
-
-
-@pytest.mark.slow
-def test_two_workers_learn_what_one_process_learns(
-    sources: dict[str, Any], tmp_path: Path, ray_session: None
-) -> None:
-    training = written(sources, tmp_path / "task", "bilinear")
-    alone = train(training, tmp_path / "alone", max_epochs=3, loggers=())
-    both = train(training, tmp_path / "both", max_epochs=3, loggers=(), workers=2)
-    assert both.metrics["val_loss"] == pytest.approx(alone.metrics["val_loss"], rel=1e-3)
-    torch.testing.assert_close(both.weights()["phi"], alone.weights()["phi"], rtol=0.02, atol=0.02)
