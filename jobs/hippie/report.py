@@ -46,10 +46,10 @@ def _write(out: Path, found: Mapping[str, Any]) -> str:
 
 
 EXPLAINED = (
-    "Every unit is tested by models that have not seen it, nor its label (PhysMAP alone has its signals on the"
-    " map); what a method may choose, it chooses inside its training units. Balanced accuracy is the mean over classes of the share of their"
-    " units that is found. Intervals come from resampling units, or whole groups where the split is by group."
-    " Differences are paired, to the reference."
+    "Every unit is tested by models that have not seen it, nor its label (PhysMAP alone has its signals on"
+    " the map); what a method may choose, it chooses inside its training units. Balanced accuracy is the mean"
+    " over classes of the share of their units that is found. Intervals come from resampling units, or whole"
+    " groups where the split is by group. Differences are paired, to the reference."
 )
 
 
