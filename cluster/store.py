@@ -174,6 +174,14 @@ class RunStore:
                 " again to have it computed again."
             ) from error
 
+    def write_table(self, name: str, table: pa.Table) -> None:
+        """Store a table as the Parquet file `name`, whole or not at all."""
+        self._write(name, _parquet(table))
+
+    def names(self, folder: str = "") -> list[str]:
+        """The files of the run below a folder of it, by their names in the run."""
+        return self._folder.names(folder)
+
     def append_event(self, event: str, **fields: Any) -> None:
         """Add a line to events.jsonl: the time (UTC), the event's name, and whatever JSON can hold."""
         at = datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -68,24 +68,33 @@ def plan(job: JobFile) -> None:
 
 @app.command()
 def results(
-    out: RunFolder,
+    out: Annotated[
+        str,
+        typer.Argument(
+            metavar="OUT", help="The folder of a run, or one with runs below it.", show_default=False
+        ),
+    ],
     query: Annotated[
-        str | None, typer.Option(help="SQL over the views evaluations, hall_of_fame and pooled.")
+        str | None, typer.Option(help="SQL, one SELECT over the views of all runs there.")
     ] = None,
+    views: Annotated[
+        bool,
+        typer.Option("--views", help="List the views: columns, types, rows, and which runs they come from."),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     compact: Annotated[
         bool, typer.Option("--compact", help="Merge the generation files of finished cells, verified.")
     ] = False,
 ) -> None:
-    """Summarise a run cell by cell or a training by its scores, query tables with SQL, or compact files."""
+    """Summarise a run or list those below a folder, query the tables of all with SQL, or compact files."""
     from jobs.results.summary import results_command
 
     if compact:
         from jobs.results.compacting import compact_command
 
-        compact_command(out, query, as_json)
+        compact_command(out, query, as_json, views)
         return
-    results_command(out, query, as_json)
+    results_command(out, query, as_json, views)
 
 
 @app.command()
@@ -249,6 +258,62 @@ def explain(
         Reading(tuple(query), layer, target_sum, most_missing),
         Wanted(out, weighting, ids, cells_file, top, overwrite),
     )
+
+
+@app.command()
+def fetch(
+    specimens: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="allen:NUMBER...", help="Specimens of the Allen Cell Types Database.", show_default=False
+        ),
+    ],
+    out: Annotated[
+        Path, typer.Option(metavar="FOLDER", help="A folder for each specimen goes in here.")
+    ] = Path("allen"),
+    models: Annotated[
+        bool, typer.Option("--models", help="Its published all-active and perisomatic models too.")
+    ] = False,
+    address: Annotated[
+        str,
+        typer.Option(
+            envvar="NEUROFLEET_ALLEN_ADDRESS", metavar="URL", help="The database, or a mirror of it."
+        ),
+    ] = "https://api.brain-map.org",
+) -> None:
+    """Download recordings, morphologies and metadata of cells of the Allen Cell Types Database."""
+    from jobs.fetch import fetch_command
+
+    fetch_command(specimens, out, address, models)
+
+
+@app.command()
+def export(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RUN|FIT.json", help="The run of a fit, or an Allen fit file.", show_default=False
+        ),
+    ],
+    to: Annotated[Path, typer.Option(metavar="FOLDER", help="A new folder.", show_default=False)],
+    format: Annotated[str, typer.Option("--format", help="sonata, allen or hoc.")] = "sonata",
+    cell: Annotated[
+        str | None, typer.Option(metavar="ID", help="Which cell, where the run has several.")
+    ] = None,
+    rank: Annotated[int, typer.Option(min=0, help="Which model of its hall of fame; 0 is the best.")] = 0,
+    morphology: Annotated[Path | None, typer.Option(metavar="FILE", help="Of a fit file.")] = None,
+    axon: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODE",
+            help="Of a fit file: stub (the default), legacy-stub, legacy-stub-60um or full.",
+        ),
+    ] = None,
+) -> None:
+    """Write a model for use elsewhere: SONATA for BMTK, an Allen fit file, or a hoc template."""
+    from jobs.export import export_command
+
+    export_command(source, to, format, cell, rank, morphology, axon)
 
 
 app.add_typer(deploy_app)

@@ -28,6 +28,9 @@ PACKAGES = (
     "lightning",
     "scikit-learn",
     "anndata",
+    "scipy",
+    "umap-learn",
+    "salib",
 )
 
 

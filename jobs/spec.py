@@ -29,6 +29,11 @@ KINDS: dict[str, str | dict[str, str]] = {
         "hippie": "jobs.hippie.spec:EvaluateSpec",
         "neuprint": "jobs.neuprint.spec:EvaluateSpec",
     },
+    "validate": "jobs.validate.spec:ValidateSpec",
+    "sensitivity": "jobs.sensitivity.spec:SensitivitySpec",
+    "synapse": "jobs.synapse.spec:SynapseSpec",
+    "sample": "jobs.sample.spec:SampleSpec",
+    "analyse": "jobs.analyse.spec:AnalyseSpec",
 }
 """The kinds of jobs, and where their keys are declared: one place, or one for each learner."""
 

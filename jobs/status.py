@@ -24,9 +24,15 @@ def print_status(out: str, as_json: bool = False, console: Console | None = None
         When `out` holds no run, or one that has not begun its fits.
     """
     from cluster.store import RunStore
-    from jobs.train.folder import is_training
+    from jobs.rooms import FIT, is_of_populations, room_of
 
-    if is_training(out):
+    room = room_of(out)
+    if is_of_populations(room):
+        from jobs.populations.status import print_population_status
+
+        print_population_status(out, room, as_json, console or Console())
+        return
+    if room != FIT:
         from jobs.train.status import print_training_status
 
         print_training_status(out, as_json, console or Console())

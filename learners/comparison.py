@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,11 +15,6 @@ from learners.scores import score
 from learners.splits import nearest
 
 DRAWS = 2000
-Method = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
-"""(train rows, test rows, labels of all rows) -> class probabilities of the test rows.
-
-An honest method reads the labels of the train rows only; the others are there so that a leak can show.
-"""
 
 
 @dataclass(frozen=True)
@@ -86,23 +81,6 @@ class Comparison:
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain lists, numbers and strings, for JSON."""
         return asdict(self)
-
-    def method(self, name: str) -> MethodScores:
-        """Return the row of one method."""
-        names = [row.method for row in self.methods]
-        if name not in names:
-            raise LearnerError(
-                f"Expected a method of {', '.join(names)}, found {name!r}{nearest(name, names)}."
-            )
-        return self.methods[names.index(name)]
-
-
-def out_of_fold(method: Method, labels: np.ndarray, folds: Sequence[Fold], n_classes: int) -> np.ndarray:
-    """Run a method on all folds; return its probabilities (repeats, n, n_classes)."""
-    pooled = np.full((1 + max(fold.repeat for fold in folds), len(labels), n_classes), np.nan)
-    for fold in folds:
-        pooled[fold.repeat, fold.test] = method(fold.train, fold.test, labels)
-    return pooled
 
 
 def compare(

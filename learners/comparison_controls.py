@@ -9,12 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from learners.comparison import Method
 from learners.comparison_folds import Fold
 from learners.errors import LearnerError
 from learners.probes import balanced_accuracy
 
 PERMUTATIONS = 5
+Method = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+"""(train rows, test rows, labels of all rows) -> class probabilities of the test rows.
+
+An honest method reads the labels of the train rows only; the others are there so that a leak can show.
+"""
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,13 @@ liquid-junction potential in them.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.signal import lfilter
+
+if TYPE_CHECKING:
+    from neurosim.fit_model import FitModel
 
 SWC = """\
 # A small spiny cell: soma, two basal dendrites, an apical trunk, an axon.
@@ -148,20 +152,60 @@ def simulate_demo_cell(
     parameters: Mapping[str, float],
 ) -> list[np.ndarray]:
     """Return the somatic voltage (mV) at `time_ms` of a cell of these parameters, for each (noisy) step."""
+    steps = [_noisy_step(noise, amplitude_nA) for amplitude_nA in amplitudes_nA]
+    return simulate_currents(morphology, steps, time_ms, parameters)
+
+
+def simulate_currents(
+    morphology: Path,
+    currents: Sequence[tuple[np.ndarray, np.ndarray]],
+    time_ms: np.ndarray,
+    parameters: Mapping[str, float],
+) -> list[np.ndarray]:
+    """Return the somatic voltage (mV) at `time_ms` of a demo cell of these parameters, for each current.
+
+    Parameters
+    ----------
+    morphology : Path
+    currents : sequence of (ndarray, ndarray)
+        Times (ms) and currents (nA), with straight lines between them.
+    time_ms : ndarray, shape (t,)
+    parameters : mapping
+    """
+    from bluepyopt.ephys.protocols import SweepProtocol
+    from bluepyopt.ephys.recordings import CompRecording
     from bluepyopt.ephys.stimuli import NrnCurrentPlayStimulus
 
+    from neurosim.fit_model import SOMA, location, recording_name
+    from neurosim.warm import WarmEvaluator
+
+    soma = location(SOMA)
+    protocols = {}
+    for number, (times_ms, current_nA) in enumerate(currents):
+        name = f"current{number}"
+        recording = CompRecording(name=recording_name(name), location=soma, variable="v")
+        played = NrnCurrentPlayStimulus(times_ms, current_nA, location=soma)
+        played.total_duration = float(time_ms[-1])
+        protocols[name] = SweepProtocol(name, [played], [recording], cvode_active=True)
+    warm = WarmEvaluator(demo_model(morphology).build_evaluator())
+    responses = warm.responses([parameters[name] for name in warm.parameter_names], protocols)
+    warm.close()
+    found = [responses[recording_name(name)] for name in protocols]
+    return [np.interp(time_ms, response["time"], response["voltage"]) for response in found]
+
+
+def demo_model(morphology: Path) -> "FitModel":
+    """Return the demo cell with all parameters of its recipe free, and nothing to be scored on."""
     from neurosim.cell import CellParameter, Conditions
-    from neurosim.fit_model import FitModel, MorphologyFile, recording_name
-    from neurosim.protocols import StepProtocol
+    from neurosim.fit_model import FitModel, MorphologyFile
     from neurosim.recipe import load_recipe
     from neurosim.simulator import Accuracy
     from neurosim.targets import TargetSet
-    from neurosim.warm import WarmEvaluator
 
     recipe = load_recipe("demo", "spiny", morphology.parent)
     last = len(recipe.stages) - 1
     bounds = recipe.bounds_until(last, has_apical=True)
-    model = FitModel(
+    return FitModel(
         cell="demo",
         morphology=MorphologyFile.read(morphology),
         axon=recipe.axon,
@@ -173,18 +217,6 @@ def simulate_demo_cell(
         targets=TargetSet(protocols={}, targets=()),
         accuracy=Accuracy(ATOL),
     )
-    protocols = {}
-    for number, amplitude_nA in enumerate(amplitudes_nA):
-        step = StepProtocol(f"step{number}", amplitude_nA, STEP_START_MS, STEP_STOP_MS, DURATION_MS)
-        protocols[step.name] = model.protocol(step)
-        times_ms, current_nA = _noisy_step(noise, amplitude_nA)
-        (pulse,) = protocols[step.name].stimuli
-        protocols[step.name].stimuli = [NrnCurrentPlayStimulus(times_ms, current_nA, location=pulse.location)]
-    warm = WarmEvaluator(model.build_evaluator())
-    responses = warm.responses([parameters[name] for name in warm.parameter_names], protocols)
-    warm.close()
-    found = [responses[recording_name(name)] for name in protocols]
-    return [np.interp(time_ms, response["time"], response["voltage"]) for response in found]
 
 
 def _noisy_step(random: np.random.Generator, amplitude_nA: float) -> tuple[np.ndarray, np.ndarray]:

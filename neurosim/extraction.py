@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from neurosim.errors import InputError
+from neurosim.perisomatic.features import MINIMUM_STD, sweep_features, target_statistics
 from neurosim.protocols import StepProtocol, group_sweeps
 from neurosim.recordings import Recording, Sweep
 from neurosim.targets import SPIKE_THRESHOLD_MV, FeatureTarget, TargetSet
@@ -34,6 +35,7 @@ LOWEST_RATE_HZ = dict.fromkeys(
         "APlast_width",
         "mean_AP_width",
         "spike_half_width",
+        "width",
     ],
     10_000.0,
 )
@@ -57,7 +59,7 @@ def recorded_features(
     names: Sequence[str],
     spike_threshold_mV: float = SPIKE_THRESHOLD_MV,
 ) -> dict[str, list[np.ndarray]]:
-    """Extract e-features of each repeat of a protocol with eFEL.
+    """Extract e-features of each repeat of a protocol, with eFEL but for those of perisomatic models.
 
     Returns
     -------
@@ -66,6 +68,11 @@ def recorded_features(
     """
     import efel
 
+    sweeps, others = list(sweeps), [name for name in names if name not in MINIMUM_STD]
+    own = {}
+    if len(others) < len(names):
+        read = [sweep_features(protocol, sweep) for sweep in sweeps]
+        own = {name: [_finite(np.array([one[name]])) for one in read] for name in MINIMUM_STD}
     traces = []
     for sweep in sweeps:
         time_ms, voltage_mV = protocol.align(sweep)
@@ -79,9 +86,9 @@ def recorded_features(
         )
     efel.reset()
     efel.set_setting("Threshold", spike_threshold_mV)
-    found = efel.get_feature_values(traces, list(names), raise_warnings=False)
+    found = efel.get_feature_values(traces, others, raise_warnings=False) if others else []
     efel.reset()
-    return {name: [_finite(one[name]) for one in found] for name in names}
+    return {name: own[name] if name in own else [_finite(one[name]) for one in found] for name in names}
 
 
 def _finite(values: np.ndarray | None) -> np.ndarray:
@@ -141,7 +148,10 @@ class TargetExtraction:
             if sum(one.size for one in values[name]) == 0:
                 self._missing.setdefault(name, []).append(protocol.name)
                 continue
-            mean, std, n = feature_statistics(values[name])
+            if name in MINIMUM_STD:
+                mean, std, n = target_statistics(name, values[name])
+            else:
+                mean, std, n = feature_statistics(values[name])
             self._append(protocol, FeatureTarget(protocol.name, "soma", name, mean, std, n))
             self._rates.append(rate_Hz)
 

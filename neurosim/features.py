@@ -15,6 +15,7 @@ from neurosim.extraction import (
     recorded_features,
 )
 from neurosim.faults import nearest
+from neurosim.perisomatic.features import MINIMUM_STD
 from neurosim.protocols import StepProtocol, amplitude_tolerance_nA, group_sweeps
 from neurosim.published_targets import read_targets
 from neurosim.recordings import Recording, Sweep
@@ -185,9 +186,10 @@ def _two_strongest(groups: Sequence[Group]) -> list[Group]:
 def _check_names(features: Sequence[str]) -> None:
     import efel
 
-    known = [*efel.get_feature_names(), AIS_FEATURE]
+    known = [*efel.get_feature_names(), AIS_FEATURE, *MINIMUM_STD]
     unknown = [f"{name}{nearest(name, known)}" for name in features if name not in known]
     if unknown:
         raise InputError(
-            f"features: eFEL has no {', '.join(unknown)}. Use names of eFEL's features, or {AIS_FEATURE}."
+            f"features: eFEL has no {', '.join(unknown)}. Use names of eFEL's features, "
+            f"{AIS_FEATURE}, or those of perisomatic models."
         )

@@ -111,7 +111,7 @@ class FitModel:
         """Return `step` as a BluePyOpt protocol that records the soma, and the axon where it is scored."""
         from bluepyopt import ephys
 
-        soma = _location(SOMA)
+        soma = location(SOMA)
         stimuli = [
             ephys.stimuli.NrnSquarePulse(
                 step_amplitude=step.amplitude_nA,
@@ -140,8 +140,11 @@ class FitModel:
         from bluepyopt import ephys
 
         from neurosim.features import AISInitiation
+        from neurosim.perisomatic.features import MINIMUM_STD
+        from neurosim.perisomatic.scoring import PerisomaticFeature, step_scoring
 
         found = []
+        scorings: dict[str, Any] = {}
         for target in self.targets.targets:
             step = self.targets.protocols[target.protocol]
             soma = recording_name(step.name, SOMA)
@@ -154,6 +157,15 @@ class FitModel:
                     stim_end=step.stop_ms,
                     exp_mean=target.mean,
                     exp_std=target.std,
+                    max_score=MAX_SCORE,
+                )
+            elif target.feature in MINIMUM_STD:
+                if step.name not in scorings:
+                    scorings[step.name] = step_scoring(step, soma, self.targets)
+                feature = PerisomaticFeature(
+                    target.objective,
+                    feature=target.feature,
+                    scoring=scorings[step.name],
                     max_score=MAX_SCORE,
                 )
             else:
@@ -186,8 +198,8 @@ class FitModel:
 
         name = recording_name(step.name, place)
         if not self.accuracy.dense:
-            return ephys.recordings.CompRecording(name=name, location=_location(place), variable="v")
-        return DenseRecording(name, _location(place), (step.start_ms, step.stop_ms), step.duration_ms)
+            return ephys.recordings.CompRecording(name=name, location=location(place), variable="v")
+        return DenseRecording(name, location(place), (step.start_ms, step.stop_ms), step.duration_ms)
 
 
 def recording_name(protocol: str, place: str = SOMA) -> str:
@@ -195,7 +207,8 @@ def recording_name(protocol: str, place: str = SOMA) -> str:
     return f"{protocol}.{place}.v"
 
 
-def _location(place: str) -> Any:
+def location(place: str) -> Any:
+    """Return the middle of the first section of a place, `SOMA` or `AIS`."""
     from bluepyopt import ephys
 
     section_list = {SOMA: "somatic", AIS: "axonal"}[place]

@@ -6,13 +6,18 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from neurosim.errors import InputError
 from neurosim.faults import faults, nearest
 
 Section = Literal["soma", "axon", "dend", "apic", "all"]
-BUILT_IN = ("all-active-spiny", "all-active-aspiny", "demo")
+BUILT_IN = ("all-active-spiny", "all-active-aspiny", "perisomatic-f6", "perisomatic-f12", "demo")
+BY_DENDRITE = {
+    "all-active": {"spiny": "all-active-spiny", "aspiny": "all-active-aspiny"},
+    "perisomatic": {"spiny": "perisomatic-f6", "aspiny": "perisomatic-f12"},
+}
+"""Recipes of which the dendrite type chooses the channels."""
 
 
 def _upright(bounds: tuple[float, float]) -> tuple[float, float]:
@@ -38,15 +43,31 @@ class RecipeConditions(_Strict):
 
 
 class Stage(_Strict):
-    """One stage: what it adds to the stages before it, and what it is scored on."""
+    """One stage: what it adds to the stages before it, and what it is scored on.
+
+    `targets` says which sweeps: silent steps, the two strongest with spikes, or the one of a perisomatic
+    model. `hand_over` has tolerances of single parameters in place of the recipe's (0 keeps what the stage
+    before found, None frees it); `block_check`, of perisomatic targets, adds a stronger step that must not
+    be blocked.
+    """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
-    targets: Literal["subthreshold", "training"]
+    targets: Literal["subthreshold", "training", "perisomatic"]
     fixed: dict[str, dict[Section, float]] = {}
     mechanisms: dict[Section, list[str]] = {}
-    parameters: Annotated[dict[str, dict[Section, Bounds]], Field(min_length=1)]
+    parameters: dict[str, dict[Section, Bounds]] = {}
+    hand_over: dict[str, Annotated[float, Field(ge=0)] | None] = {}
+    block_check: bool = False
     distributions: dict[str, str] = {}
     features: Annotated[list[str], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _checks_block_of_one_step(self) -> "Stage":
+        if self.block_check and self.targets != "perisomatic":
+            raise ValueError(
+                "block_check is of `targets: perisomatic`; others name the e-feature depol_block"
+            )
+        return self
 
     def given(self) -> Iterator[tuple[str, str]]:
         """Yield (parameter, section) of everything that the stage frees or fixes."""
@@ -70,6 +91,12 @@ class Recipe(_Strict):
     conditions: RecipeConditions = RecipeConditions()
     hand_over: Annotated[float, Field(ge=0)] | None = 0.5
     stages: Annotated[list[Stage], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _begins_with_parameters(self) -> "Recipe":
+        if not self.stages[0].parameters:
+            raise ValueError(f"stage {self.stages[0].name}, the first one, needs `parameters:` to search")
+        return self
 
     def mechanisms_until(self, stage: int, has_apical: bool) -> dict[str, list[str]]:
         """Return section -> mechanisms of stage number `stage` with those of the stages before it."""
@@ -107,7 +134,10 @@ class Recipe(_Strict):
 
 
 def hand_over(
-    bounds: Mapping[str, tuple[float, float]], winner: Mapping[str, float], tolerance: float | None
+    bounds: Mapping[str, tuple[float, float]],
+    winner: Mapping[str, float],
+    tolerance: float | None,
+    own: Mapping[str, float | None] | None = None,
 ) -> tuple[dict[str, tuple[float, float]], dict[str, float]]:
     """Return the bounds of the next stage after a stage won by `winner`.
 
@@ -120,6 +150,8 @@ def hand_over(
     tolerance : float or None
         A parameter re-enters with value +- tolerance * |value|, clipped to its bounds; 0 freezes it,
         None keeps the full bounds.
+    own : mapping, optional
+        Parameter (without its section) -> tolerance in place of `tolerance`.
 
     Returns
     -------
@@ -128,10 +160,12 @@ def hand_over(
     fixed : dict
         Full parameter name -> value, for frozen parameters.
     """
+    general = tolerance
     free: dict[str, tuple[float, float]] = {}
     fixed: dict[str, float] = {}
     for name, (low, high) in bounds.items():
         value = winner.get(name)
+        tolerance = (own or {}).get(name.rpartition(".")[0], general)
         if value is None or tolerance is None:
             free[name] = (low, high)
             continue
@@ -149,7 +183,8 @@ def load_recipe(name: str, dendrite: str, folder: Path) -> Recipe:
     Parameters
     ----------
     name : str
-        ``all-active`` (then `dendrite` chooses), one of `BUILT_IN`, or the path of a YAML file.
+        ``all-active`` or ``perisomatic`` (then `dendrite` chooses), one of `BUILT_IN`, or the path of a
+        YAML file.
     dendrite : {"spiny", "aspiny"}
     folder : Path
         Where a relative path starts.
@@ -159,15 +194,15 @@ def load_recipe(name: str, dendrite: str, folder: Path) -> Recipe:
     InputError
         All faults of the file at once, with their places and the nearest known names.
     """
-    chosen = f"all-active-{dendrite}" if name == "all-active" else name
+    chosen = BY_DENDRITE[name][dendrite] if name in BY_DENDRITE else name
     if chosen in BUILT_IN:
         text = (resources.files("neurosim.recipes") / f"{chosen}.yaml").read_text()
         return Recipe.model_validate(yaml.safe_load(text))
     path = folder / name
     if not path.is_file():
         raise InputError(
-            f"recipe: expected all-active or the path of a YAML file, found {name!r}, and there is no file "
-            f"{path}. Write `recipe: all-active`, or name a recipe file of your own."
+            f"recipe: expected {', '.join(BY_DENDRITE)} or the path of a YAML file, found {name!r}, and "
+            f"there is no file {path}. Write `recipe: all-active`, or name a recipe file of your own."
         )
     try:
         content = yaml.safe_load(path.read_text())

@@ -107,7 +107,7 @@ def read_recording(
     sweeps: list[Sweep] = []
     refused: dict[int, str] = {}
     steps: dict[int, Step] = {}
-    with _open_entries(path) as entries:
+    with open_entries(path) as entries:
         unknown = sorted(set(exclude) - {entry.number for entry in entries})
         if unknown:
             raise InputError(f"{path}: no sweeps numbered {unknown} to leave out. Correct the numbers.")
@@ -136,8 +136,8 @@ def read_recording(
     )
 
 
-def _open_entries(path: Path) -> AbstractContextManager[list[SweepEntry]]:
-    """Choose the reader by what the file says of itself."""
+def open_entries(path: Path) -> AbstractContextManager[list[SweepEntry]]:
+    """Open a recording file, with the reader that it needs by what it says of itself."""
     import h5py
 
     if not path.is_file():

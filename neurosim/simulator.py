@@ -8,6 +8,9 @@ import numpy as np
 from bluepyopt.ephys.recordings import CompRecording
 from bluepyopt.ephys.simulators import NrnSimulator
 
+FIXED_STEP_MS = 0.05
+"""Of second order, as exact as CVODE at its default tolerance; for currents that change all the time."""
+
 COARSE_MS, CLOSE_MS, NEAR_EDGE_MS = 1.0, 0.1, 15.0
 
 
@@ -34,9 +37,18 @@ class AccurateSimulator(NrnSimulator):
         super().__init__(**options)
         self.accuracy = accuracy
 
-    def run(self, *args: Any, **options: Any) -> None:
+    def run(
+        self,
+        tstop: float | None = None,
+        dt: float | None = None,
+        cvode_active: bool | None = None,
+        **options: Any,
+    ) -> None:
+        """Run with CVODE, or in fixed steps of second order where a protocol does not want it."""
         self.cvode.atol(self.accuracy.atol)
-        super().run(*args, **options)
+        fixed = cvode_active is False
+        self.neuron.h.secondorder = 2 if fixed else 0
+        super().run(tstop, FIXED_STEP_MS if fixed and dt is None else dt, cvode_active, **options)
 
 
 class DenseRecording(CompRecording):

@@ -6,7 +6,7 @@ all later ones set the parameters on the cell that stands; eFEL is called once a
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -122,6 +122,11 @@ class WarmEvaluator:
     def max_steps(self, value: int | None) -> None:
         self._budget.max_steps = value
 
+    @property
+    def cell(self) -> Any:
+        """The cell as it stands in NEURON (its hoc template); None before it is built."""
+        return self._warm.cell_model.icell
+
     def build(self) -> None:
         """Build the cell now rather than in the first evaluation, with every parameter in mid-bounds."""
         import efel  # noqa: F401 - so that processes forked from this one need not import it
@@ -180,10 +185,22 @@ class WarmEvaluator:
             self._groups.forget()
         return np.array([scores[name] for name in self.objective_names], dtype=np.float64)
 
-    def feature_values(self, values: ArrayLike) -> dict[str, float | None]:
-        """Return objective name -> feature value (None where the feature is missing)."""
+    def feature_values(
+        self, values: ArrayLike, protocols: Collection[str] | None = None
+    ) -> dict[str, float | None]:
+        """Return objective name -> feature value (None where the feature is missing).
+
+        Parameters
+        ----------
+        values : array-like, shape (P,)
+        protocols : collection of str, optional
+            Run these of the evaluator's protocols only; features of the others are missing.
+        """
+        chosen = None
+        if protocols is not None:
+            chosen = {name: self._warm.fitness_protocols[name] for name in protocols}
         try:
-            responses = self.responses(values)
+            responses = self.responses(values, chosen)
             self._groups.calculate(responses)
             return self._warm.fitness_calculator.calculate_values(responses)
         finally:

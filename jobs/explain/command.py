@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import scipy.sparse as sp
 
-    from jobs.cells_progress import CellsProgress
+    from jobs.count_progress import CountProgress
     from jobs.predict.work import Reading
     from learners.sims.model import SimsModel
     from learners.sims.query import Query
@@ -86,7 +86,7 @@ def explain_command(folder: Path, reading: "Reading", wanted: Wanted) -> None:
     import pyarrow.parquet as pq
     from rich.console import Console
 
-    from jobs.cells_progress import CellsProgress
+    from jobs.count_progress import CountProgress
     from jobs.explain.page import NO_SIGNATURE, ONE_MEMBER, explanation_page
     from jobs.explain.pictures import bars, dots
     from jobs.explain.tables import class_table, global_table
@@ -124,7 +124,7 @@ def explain_command(folder: Path, reading: "Reading", wanted: Wanted) -> None:
         ),
     }
     with new_files(list(files.values())) as partial:
-        with CellsProgress("explaining", sum(len(query) for query in queries), console) as progress:
+        with CountProgress("explaining", sum(len(query) for query in queries), "cells", console) as progress:
             found = explain(model, _blocks(queries, model, progress), wanted.weighting)
         classes, whole = class_table(found, model), global_table(found, model)
         top_of_class = classes.filter(pyarrow.compute.less_equal(classes["rank"], wanted.top))
@@ -144,7 +144,7 @@ def explain_command(folder: Path, reading: "Reading", wanted: Wanted) -> None:
 
 
 def _blocks(
-    queries: "Sequence[Query]", model: "SimsModel", progress: "CellsProgress"
+    queries: "Sequence[Query]", model: "SimsModel", progress: "CountProgress"
 ) -> "Iterator[sp.csr_matrix]":
     size = _block_cells(model)
     for query in queries:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from neurosim.recordings import Recording
 
 USER_STAGE = "fit"
+BY_SPIKES = "perisomatic"  # the recipe that spike widths say something of
 PAPER_GENERATIONS, PAPER_GENERATIONS_LAST = 50, 200
 FAST_EVALUATIONS, FAST_EVALUATIONS_LAST = 768, 6000
 
@@ -158,6 +159,10 @@ def prepare_cell(cell: CellSpec, spec: FitSpec, folder: Path, keep_recording: bo
     recording, stage_targets, own_bounds = _targets(cell, recipe, folder)
     numbers = tuple(stage_targets)
     warnings = tuple(w for targets in stage_targets.values() for w in targets.warnings)
+    if spec.recipe == BY_SPIKES and recording is not None:
+        from neurosim.perisomatic.targets import fit_note
+
+        warnings += tuple(filter(None, [fit_note(recording, cell.dendrite, recipe.name)]))
     for number, stage in enumerate(recipe.stages):
         if number not in stage_targets:
             warnings += (f"stage {stage.name} is left out: {cell.targets} has no targets for it",)
@@ -182,10 +187,16 @@ def _targets(
 ) -> "tuple[Recording | None, dict[int, TargetSet], dict[str, tuple[float, float]]]":
     """Return the recording, the targets of each stage that can be scored, and bounds that came with them."""
     from neurosim.features import passive_targets, read_targets, training_targets
+    from neurosim.perisomatic.targets import perisomatic_targets
     from neurosim.published import read_bounds
     from neurosim.recordings import read_recording
 
     if cell.targets is not None:
+        if any(stage.targets == "perisomatic" for stage in recipe.stages):
+            raise InputError(
+                f"recipe {recipe.name} is scored on a sweep of its own choice: expected `recordings:`, found"
+                f" `targets: {cell.targets}`, which has other e-features"
+            )
         published = read_targets(folder / cell.targets)
         training = [n for n, stage in enumerate(recipe.stages) if stage.targets == "training"]
         if not training:
@@ -202,8 +213,11 @@ def _targets(
     )
     found = {}
     for number, stage in enumerate(recipe.stages):
-        extract = passive_targets if stage.targets == "subthreshold" else training_targets
-        found[number] = extract(recording, stage.features)
+        if stage.targets == "perisomatic":
+            found[number] = perisomatic_targets(recording, stage.features, block_check=stage.block_check)
+        else:
+            extract = passive_targets if stage.targets == "subthreshold" else training_targets
+            found[number] = extract(recording, stage.features)
     return recording, found, {}
 
 

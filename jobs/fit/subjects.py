@@ -99,9 +99,11 @@ class CellSubject:
         from neurosim.recipe import hand_over
 
         bounds = self._bounds(self.stage_numbers[stage])
-        free, fixed = (
-            (dict(bounds), {}) if winner is None else hand_over(bounds, winner, self.recipe.hand_over)
-        )
+        free = dict(bounds)
+        fixed: dict[str, float] = {}
+        if winner is not None:
+            own = self.recipe.stages[self.stage_numbers[stage]].hand_over
+            free, fixed = hand_over(bounds, winner, self.recipe.hand_over, own)
         fixed |= self.recipe.fixed_until(self.stage_numbers[stage], self.has_apical)
         subthreshold = self.recipe.stages[self.stage_numbers[stage]].targets == "subthreshold"
         search, final = _accuracies(subthreshold)

@@ -1,18 +1,18 @@
 """The run of an evaluation: one table of methods for each data set, with controls and pictures."""
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jobs.carrying_out import Opened, carry_out, refuse_missing
 from jobs.hippie.evaluations import Evaluated, Plan, evaluate
 from jobs.hippie.inputs import Labelled, read_labelled, read_units
 from jobs.hippie.pieces import folds_of
-from jobs.hippie.pretraining import pretrained_on, trainings_of
+from jobs.hippie.pretraining import methods_of, pretrained_on, trainings_of
 from jobs.hippie.spec import EvaluateSpec
-from jobs.train.carrying_out import Opened, carry_out, refuse_missing
 from jobs.train.folder import EVALUATION
+from jobs.train.pieces import keep
 from jobs.train.workers import connected, most, workers_of
 
 if TYPE_CHECKING:
@@ -73,11 +73,13 @@ def read_inputs(spec: EvaluateSpec, folder: Path) -> tuple[Inputs, list[str]]:
     inputs = Inputs(found, [read_units(one, folder) for one in spec.pool])
     for number, labelled in enumerate(found):
         pool = pool_for(spec, inputs, number)
+        name = spec.sets[number].name
+        notes += [f"{name}: {note}" for note in methods_of(spec, pool is not None)[1]]
         if pool is not None:
             try:
                 refuse_shared(pool, labelled.units)
             except LearnerError as error:
-                raise LearnerError(f"set {spec.sets[number].name}: {error}") from error
+                raise LearnerError(f"set {name}: {error}") from error
     return inputs, notes
 
 
@@ -105,14 +107,13 @@ def _evaluate(run: Opened, folder: Path, address: str | None, cpus: int | None) 
         for number, one in enumerate(spec.sets):
             pool = pool_for(spec, inputs, number)
             kept = pretrained_on(pool, inputs.sets[number].units, spec, trainings, one.name, run.out)
-            methods = [name for name in spec.methods if name != "frozen" or kept]
             plans.append(
                 Plan(
                     one.name,
                     one,
                     inputs.sets[number],
                     spec.chosen.model_dump(mode="json"),
-                    methods,
+                    methods_of(spec, pool is not None)[0],
                     spec.folds,
                     spec.repeats,
                     spec.shuffles,
@@ -153,12 +154,9 @@ def _write_part(folder: Path, name: str, table: "pa.Table") -> None:
 def _write_evaluation(run: Opened, plans: list[Plan], found: list[Evaluated]) -> None:
     from jobs.provenance import versions
 
-    out = run.out
     sets = [facts(plan, one) for plan, one in zip(plans, found, strict=True)]
     told: dict[str, Any] = {"name": run.spec.name, "sets": sets, "notes": run.notes, "versions": versions()}
-    partial = out / f"{EVALUATION}.partial"
-    partial.write_text(json.dumps(told, indent=1))
-    os.replace(partial, out / EVALUATION)
+    keep(run.out / EVALUATION, told, indent=1)
 
 
 def facts(plan: Plan, found: Evaluated) -> dict[str, Any]:

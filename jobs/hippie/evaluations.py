@@ -1,7 +1,6 @@
-"""The pieces of evaluations done one after the other, or side by side on a cluster, each kept when done."""
+"""The pieces of evaluations: which there are, and what they have found once they are done."""
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from jobs.hippie.inputs import Labelled
 from jobs.hippie.pieces import CONTROLLED, FOLD, PERMUTED, SHUFFLED, folds_of, labelled_rows
 from jobs.hippie.spec import LabelledSpec
-from jobs.train.workers import PiecesProgress, results_of
+from jobs.train.pieces import PIECES, Piece, do_missing
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
 
     from learners.comparison import Comparison
 
-PIECES = "pieces"
 REFERENCE = "classical"
 
 
@@ -62,10 +60,11 @@ class Plan:
                 found[f"shuffled-{method}"] = {"kind": SHUFFLED, "method": method}
         return found | {"permuted": {"kind": PERMUTED}}
 
-    def payload(self, piece: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    def payload(self, piece: Mapping[str, Any], folder: Path, place: Path) -> dict[str, Any]:
         """Return what `do_piece` is to be given."""
         spec = self.labelled.model_dump(mode="json", include=set(LabelledSpec.model_fields))
         return {
+            "place": str(place.absolute()),
             "labelled": spec,
             "folder": str(folder.resolve()),
             "settings": self.settings,
@@ -116,25 +115,17 @@ def evaluate(
     workers : int
         0 works in this process; else on the Ray cluster that it is connected to.
     """
-    missing = [
-        (plan.name, name, piece["kind"], plan.payload(piece, folder))
+    pieces = [
+        Piece(
+            plan.payload(piece, folder, out / PIECES / plan.name / f"{name}.json"),
+            f"{plan.name} {piece['kind']}",
+            f"{plan.name}, {name}",
+        )
         for plan in plans
         for name, piece in plan.pieces().items()
-        if not (out / PIECES / plan.name / f"{name}.json").is_file()
     ]
-    progress = PiecesProgress([f"{one} {kind}" for one, _, kind, _ in missing], max(workers, 1), console)
-    results = results_of("jobs.hippie.pieces:do_piece", [payload for *_, payload in missing], workers)
-    for (one, name, kind, _), result in zip(missing, results, strict=True):
-        _keep(out / PIECES / one / f"{name}.json", result)
-        progress.done(f"{one} {kind}", f"{one}, {name}", result["seconds"])
+    do_missing("jobs.hippie.pieces:do_piece", pieces, workers, console)
     return [_collected(plan, out / PIECES / plan.name) for plan in plans]
-
-
-def _keep(place: Path, result: Mapping[str, Any]) -> None:
-    place.parent.mkdir(parents=True, exist_ok=True)
-    partial = place.with_suffix(".partial")
-    partial.write_text(json.dumps(result))
-    os.replace(partial, place)
 
 
 def _collected(plan: Plan, folder: Path) -> Evaluated:
@@ -164,8 +155,6 @@ def _collected(plan: Plan, folder: Path) -> Evaluated:
         groups=None if found.groups is None else found.groups[rows],
         seed=plan.seed,
     )
-    for found_there in kept.values():
-        del found_there["seconds"]
     shuffled = {
         name.removeprefix("shuffled-"): value for name, value in kept.items() if name.startswith("shuffled-")
     }

@@ -1,4 +1,4 @@
-"""An evaluation in pieces that any process can do: one fold, or one control, of one data set."""
+"""An evaluation in pieces that any process can do: one fold, or one control, kept as JSON when done."""
 
 import time
 from collections.abc import Mapping
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from jobs.hippie.inputs import Labelled, read_labelled
 from jobs.hippie.spec import LabelledSpec
+from jobs.train.pieces import keep
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,18 +20,19 @@ CONTROLLED = ("classical", "head")
 """The methods of which the rest are made; labels are shuffled for these."""
 
 
-def do_piece(payload: Mapping[str, Any]) -> dict[str, Any]:
-    """Do one piece of an evaluation, and return plain JSON with the ``seconds`` that it took.
+def do_piece(payload: Mapping[str, Any]) -> float:
+    """Do one piece and keep what it has found in its file; return how many seconds it took.
 
     Parameters
     ----------
     payload : mapping
-        ``labelled`` (a LabelledSpec), ``folder`` (of the job file), ``settings``, ``seed``, ``folds``,
-        ``repeats``, ``methods``, ``shuffles``, ``pretrained`` (a folder or None), and ``piece``: what is to
-        be done, with ``kind`` and, by kind, ``repeat`` and ``fold`` or ``method``.
+        ``place`` (the file), ``labelled`` (a LabelledSpec), ``folder`` (of the job file), ``settings``,
+        ``seed``, ``folds``, ``repeats``, ``methods``, ``shuffles``, ``pretrained`` (a folder or None), and
+        ``piece``: what is to be done, with ``kind`` and, by kind, ``repeat`` and ``fold`` or ``method``.
     """
     started = time.monotonic()
-    return {**_done(payload), "seconds": time.monotonic() - started}
+    keep(Path(payload["place"]), _done(payload))
+    return time.monotonic() - started
 
 
 def _done(payload: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,8 +5,9 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jobs.hippie.spec import HippieSpec
-from jobs.train.carrying_out import TRAININGS
+from jobs.carrying_out import TRAININGS
+from jobs.errors import UsageError
+from jobs.hippie.spec import Folded, HippieSpec, Method
 from jobs.train.workers import Workers
 
 if TYPE_CHECKING:
@@ -68,6 +69,32 @@ def pretrained_on(
     found = pretrain(pool, settings, train, spec.seed, modalities=modalities, target=target)
     found.write(folder)
     return found, str(folder)
+
+
+def methods_of(spec: Folded, has_pool: bool) -> tuple[list[Method], list[str]]:
+    """Return the methods of a job that make sense with or without a pool, and why others are left out.
+
+    Raises
+    ------
+    UsageError
+        None is left.
+    """
+    settings = spec.chosen
+    pretrained = has_pool and settings.pretrain_epochs > 0
+    reconstructs = settings.reconstruction_weight > 0
+    without: dict[str, str] = {}
+    if not pretrained:
+        without["frozen"] = "it needs a pretrained network: a `pool:`, and `pretrain_epochs` above 0"
+    if not reconstructs and not (pretrained and settings.objective == "reconstruction"):
+        without["mean_knn"] = (
+            "nothing trains the latent mean here, so that it is a random projection of the fusion vector;"
+            " set `reconstruction_weight` above 0, or give a `pool:` for pretraining by reconstruction"
+        )
+    told = [f"Method {name} is left out: {why}." for name, why in without.items() if name in spec.methods]
+    methods = [name for name in spec.methods if name not in without]
+    if not methods:
+        raise UsageError(f"methods: nothing is left to do. {' '.join(told)}")
+    return methods, told
 
 
 def fingerprint(spec: HippieSpec) -> str:

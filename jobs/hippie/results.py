@@ -1,12 +1,11 @@
 """The scores of an evaluation or a training: on the terminal, and as JSON."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jobs.errors import UsageError
-from jobs.train.folder import DESCRIPTION, EVALUATION, refuse_unfinished
+from jobs.train.folder import evaluation_in, stored_model
+from jobs.train.results import print_found
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -47,42 +46,21 @@ def facts_in(out: str | Path) -> dict[str, Any]:
     ModelRefused
         The folder holds a damaged model, or one of another learner.
     """
-    from learners.hippie.model import LEARNER
-    from learners.model_folder import read_model
-
-    refuse_unfinished(out)
-    if (Path(out) / EVALUATION).is_file():
-        return json.loads((Path(out) / EVALUATION).read_text())
-    found = read_model(Path(out), learner=LEARNER).description["facts"]
-    if "comparison" not in found:
-        raise UsageError(
-            f"{out}: expected a model with its scores, as a training job writes it, found one without. "
-            "Train it with `neurofleet run JOB.yaml` (kind: train)."
-        )
+    if (evaluated := evaluation_in(out)) is not None:
+        return evaluated
+    found = stored_model(out, "hippie", ("comparison",)).description["facts"]
     return {"name": found["name"], "sets": [found], "notes": found["notes"], "versions": found["versions"]}
 
 
-def print_results(out: str, query: str | None, as_json: bool) -> None:
+def print_results(out: str, as_json: bool) -> None:
     """Print the tables of an evaluation or training, or all that is known of it as JSON.
 
     Raises
     ------
     UsageError
-        It has not ended, or a query was given.
+        It has not ended.
     """
-    from rich.console import Console
-
-    if query is not None:
-        file = DESCRIPTION if (Path(out) / DESCRIPTION).is_file() else EVALUATION
-        raise UsageError(
-            f"{out} has no tables for SQL here. Its scores are in {Path(out) / 'scores.parquet'} and {file},"
-            f" its predictions in {Path(out) / 'predictions'}: DuckDB reads them as they are."
-        )
-    found = facts_in(out)
-    if as_json:
-        print(json.dumps(found, indent=1))
-        return
-    print_evaluation(found, Console())
+    print_found(out, as_json, facts_in, print_evaluation)
 
 
 def print_scores_in(out: str, console: "Console") -> None:

@@ -5,13 +5,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jobs.carrying_out import Opened, carry_out, refuse_missing
 from jobs.hippie.evaluate import facts, write_tables
 from jobs.hippie.evaluations import Plan, evaluate
 from jobs.hippie.inputs import Labelled, read_labelled, read_pool
 from jobs.hippie.pieces import folds_of, labelled_rows
-from jobs.hippie.pretraining import fingerprint, pretrained_on, trainings_of
+from jobs.hippie.pretraining import fingerprint, methods_of, pretrained_on, trainings_of
 from jobs.hippie.spec import TrainSpec
-from jobs.train.carrying_out import Opened, carry_out, refuse_missing
 from jobs.train.folder import DESCRIPTION
 from jobs.train.workers import connected, most, workers_of
 
@@ -59,7 +59,8 @@ def read_inputs(spec: TrainSpec, folder: Path) -> tuple[Inputs, list[str]]:
     pool = read_pool(spec.pool, folder)
     if pool is not None:
         refuse_shared(pool, labelled.units)
-    return Inputs(labelled, pool), list(labelled.notes)
+    _, told = methods_of(spec, pool is not None)
+    return Inputs(labelled, pool), [*labelled.notes, *told]
 
 
 def train_model(run: Opened, folder: Path, address: str | None, cpus: int | None) -> None:
@@ -73,13 +74,12 @@ def train_model(run: Opened, folder: Path, address: str | None, cpus: int | None
     trainings = trainings_of(spec, out, workers, epochs, run.console)
     with connected(workers, address, cpus):
         kept = pretrained_on(inputs.pool, inputs.labelled.units, spec, trainings, "pool", out)
-        methods = [name for name in spec.methods if name != "frozen" or kept]
         plan = Plan(
             spec.name,
             spec,
             inputs.labelled,
             settings.model_dump(mode="json"),
-            methods,
+            methods_of(spec, inputs.pool is not None)[0],
             spec.folds,
             spec.repeats,
             spec.shuffles,

@@ -3,10 +3,11 @@
 from dataclasses import replace
 from pathlib import Path
 
+from jobs.carrying_out import Opened, carry_out
+from jobs.hippie.pretraining import methods_of
 from jobs.hippie.run import read_inputs, train_model
 from jobs.hippie.spec import SweepSpec
 from jobs.sweep.run import plan_of, run_trials
-from jobs.train.carrying_out import Opened, carry_out
 from jobs.train.folder import DESCRIPTION
 
 SEEN = (
@@ -34,5 +35,8 @@ def _sweep(run: Opened, folder: Path, address: str | None, cpus: int | None) -> 
     spec = run.spec
     plan = plan_of(spec, "jobs.hippie.trial:run", folder, spec.chosen.epochs)
     swept = run_trials(spec, plan, run.out, run.console, address, cpus)
-    best = spec.model_copy(update={"settings": spec.settings | swept.parameters})
-    train_model(replace(run, spec=best, notes=[*run.notes, SEEN]), folder, address, cpus)
+    best = spec.with_settings(swept.parameters)
+    has_pool = run.inputs.pool is not None
+    outdated = methods_of(spec, has_pool)[1]
+    notes = [note for note in run.notes if note not in outdated] + methods_of(best, has_pool)[1]
+    train_model(replace(run, spec=best, notes=[*notes, SEEN]), folder, address, cpus)

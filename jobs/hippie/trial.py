@@ -1,8 +1,10 @@
 """One trial of a HIPPIE sweep: pretraining and fine-tuning with some settings, scored on validation units."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from jobs.train.trials import Report, scores_of, train_trial
 
 if TYPE_CHECKING:
     import numpy as np
@@ -15,7 +17,7 @@ def run(
     parameters: Mapping[str, Any],
     seed: int,
     folder: Path,
-    report: Callable[[Mapping[str, Any]], None],
+    report: Report,
 ) -> dict[str, float]:
     """Train with `parameters` in place of the job's settings, and return the last epoch's scores.
 
@@ -35,22 +37,21 @@ def run(
 
     spec = SweepSpec.model_validate(payload["spec"])
     inputs, _ = read_inputs(spec, Path(payload["folder"]))
-    settings = spec.chosen.model_validate(spec.chosen.model_dump() | dict(parameters))
+    settings = spec.with_settings(parameters).chosen
     metrics: dict[str, float] = {}
 
     def trained(task: Any, name: str, seed: int) -> Any:
-        place = folder / name if task.stage != "fine-tuning" else folder
-        # A population that borrows settings goes on with its network; only the last training is told of them.
-        changes = {"changes": dict(parameters)} if spec.trials.scheduler == "pbt" and place == folder else {}
-        found = train(
-            Training("learners.hippie.task:build", task.write(place, seed), seed, changes),
-            place,
-            max_epochs=task.epochs(),
-            workers=spec.workers or 0,
-            precision=spec.precision,
-            loggers=spec.loggers if place == folder else [],
-            progress=report if place == folder else lambda row: None,
-        )
+        if task.stage == "fine-tuning":
+            found = train_trial(spec, task, task.write(folder, seed), parameters, seed, folder, report)
+        else:
+            place = folder / name
+            found = train(
+                Training("learners.hippie.task:build", task.write(place, seed), seed),
+                place,
+                max_epochs=task.epochs(),
+                workers=spec.workers or 0,
+                precision=spec.precision,
+            )
         metrics.clear()
         metrics.update(found.metrics)
         return found.weights()
@@ -74,7 +75,7 @@ def run(
         pretrained=pretrained,
         validation_rows=watched,
     )
-    return {name: metrics[name] for name, _ in spec.metrics.values()}
+    return scores_of(spec, metrics)
 
 
 def trial_split(labelled: "Labelled", folds: int, seed: int) -> "tuple[np.ndarray, np.ndarray]":

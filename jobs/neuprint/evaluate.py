@@ -1,15 +1,14 @@
 """The run of an evaluation: one table of methods under splits that are stored once for all of them."""
 
-import json
-import os
 from pathlib import Path
 
-from jobs.neuprint.evaluations import SPLITS, do_missing, payloads
+from jobs.carrying_out import Opened, carry_out
+from jobs.neuprint.evaluations import SPLITS, do_all, payloads
 from jobs.neuprint.inputs import read_inputs
 from jobs.neuprint.run import write_scores
 from jobs.neuprint.spec import EvaluateSpec
-from jobs.train.carrying_out import Opened, carry_out
 from jobs.train.folder import EVALUATION
+from jobs.train.pieces import keep
 from jobs.train.workers import connected, most, workers_of
 
 
@@ -35,10 +34,8 @@ def _evaluate(run: Opened, address: str | None, cpus: int | None) -> None:
     write_splits(out / SPLITS, inputs.splits)
     wanted = payloads(spec, inputs, out)
     with connected(workers, address, cpus):
-        do_missing(wanted, most(workers), run.console)
+        do_all(wanted, most(workers), run.console)
     told = write_scores(run, wanted)
     write_evaluation_report(out, told)
-    partial = out / f"{EVALUATION}.partial"
-    partial.write_text(json.dumps(told, indent=1))
-    os.replace(partial, out / EVALUATION)
+    keep(out / EVALUATION, told, indent=1)
     print_evaluation(told, run.console)

@@ -1,17 +1,18 @@
-"""The pieces of an evaluation: which there are, doing those that are missing, and the time that is left."""
+"""The pieces of an evaluation: which there are, and doing those that are missing."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from jobs.neuprint.inputs import Inputs
 from jobs.neuprint.spec import NeuprintSpec
-from jobs.train.workers import PiecesProgress, results_of
+from jobs.train.pieces import PIECES, Piece, do_missing
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-PIECES, SPLITS = "pieces", "split.parquet"
+SPLITS = "split.parquet"
 OF_PHI = ("phi", "phi_and_hand")
 
 Payload = dict[str, Any]
@@ -26,7 +27,7 @@ def payloads(spec: NeuprintSpec, inputs: Inputs, out: Path) -> list[Payload]:
     control = list(settings)[-1] if settings else None  # those that see most
     return [
         {
-            "place": str((out / PIECES / f"split-{number}-{name}.json").absolute()),
+            "place": str((out / PIECES / f"split-{number}-{quote(name, safe='+ ')}.json").absolute()),
             "sources": inputs.sources,
             "label": spec.label,
             "mode": spec.mode,
@@ -43,16 +44,9 @@ def payloads(spec: NeuprintSpec, inputs: Inputs, out: Path) -> list[Payload]:
     ]
 
 
-def do_missing(wanted: Sequence[Payload], workers: int, console: "Console") -> None:
-    """Do the pieces that are not kept yet, each kept when done.
-
-    Parameters
-    ----------
-    workers : int
-        0 works in this process; else on the Ray cluster that it is connected to.
-    """
-    missing = [payload for payload in wanted if not Path(payload["place"]).is_file()]
-    progress = PiecesProgress([payload["name"] for payload in missing], max(workers, 1), console)
-    seconds = results_of("jobs.neuprint.pieces:do_piece", missing, workers)
-    for payload, each_s in zip(missing, seconds, strict=True):
-        progress.done(payload["name"], f"split {payload['number']}, {payload['name']}", each_s)
+def do_all(wanted: Sequence[Payload], workers: int, console: "Console") -> None:
+    """Do the pieces that are not kept yet; see `jobs.train.pieces.do_missing`."""
+    pieces = [
+        Piece(payload, payload["name"], f"split {payload['number']}, {payload['name']}") for payload in wanted
+    ]
+    do_missing("jobs.neuprint.pieces:do_piece", pieces, workers, console)

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jobs.carrying_out import refuse_missing
 from jobs.errors import UsageError
 from jobs.neuprint.spec import EvaluateSpec, NeuprintSpec
-from jobs.train.carrying_out import refuse_missing
 
 if TYPE_CHECKING:
     import numpy as np
@@ -74,7 +74,6 @@ def read_inputs(spec: NeuprintSpec, folder: Path) -> tuple[Inputs, list[str]]:
     """
     import numpy as np
 
-    from learners.neuprint.downstream import neuron_splits
     from learners.neuprint.opening import open_recordings
 
     refuse_missing(spec, folder)
@@ -85,14 +84,7 @@ def read_inputs(spec: NeuprintSpec, folder: Path) -> tuple[Inputs, list[str]]:
         "layout": spec.layout,
     }
     recordings = open_recordings(**sources)
-    splits = neuron_splits(
-        recordings,
-        spec.label,
-        spec.mode,
-        animal=spec.animal,
-        seeds=spec.seeds,
-        fewest=spec.least_neurons,
-    )
+    splits = _splits(spec, recordings)
     settings = _settings(spec, recordings)
     _refuse_unfit(recordings, settings)
     classes = np.where(splits[0].role == "excluded", "", recordings.labels(spec.label))
@@ -100,13 +92,26 @@ def read_inputs(spec: NeuprintSpec, folder: Path) -> tuple[Inputs, list[str]]:
     return Inputs(recordings, splits, classes, settings, sources, notes), notes
 
 
+def _splits(spec: NeuprintSpec, recordings: "Recordings") -> "list[Split]":
+    from learners.neuprint.class_splits import class_splits
+    from learners.neuprint.downstream import neuron_splits
+
+    drawn: dict[str, Any] = {"animal": spec.animal, "seeds": spec.seeds, "fewest": spec.least_neurons}
+    if spec.split_of is None:
+        return neuron_splits(recordings, spec.label, spec.mode, **drawn)
+    return class_splits(recordings, spec.label, spec.split_of, spec.mode, **drawn)
+
+
 def _settings(spec: NeuprintSpec, recordings: "Recordings") -> "dict[str, Settings]":
-    from learners.neuprint.downstream import ablations
+    from learners.neuprint.downstream import ablations, growing_inputs
 
     if not (isinstance(spec, EvaluateSpec) and spec.ablation):
         return {"phi": spec.chosen}
     has_positions = all(recording.positions_um is not None for recording in recordings.recordings)
-    return ablations(spec.chosen, has_positions)
+    if spec.ablation is True:
+        return ablations(spec.chosen, has_positions)
+    channels = spec.chosen.behaviour or recordings.recordings[0].behaviour_names
+    return growing_inputs(spec.chosen, channels, has_positions)
 
 
 def _refuse_unfit(recordings: "Recordings", settings: "dict[str, Settings]") -> None:

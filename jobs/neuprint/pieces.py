@@ -1,7 +1,6 @@
 """An evaluation in pieces that any process can do: one method on one split, kept as JSON when done."""
 
 import json
-import os
 import time
 from collections.abc import Mapping
 from functools import lru_cache
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jobs.interruption import raise_if_asked
+from jobs.train.pieces import keep
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,7 +42,7 @@ def do_piece(payload: Mapping[str, Any]) -> float:
     case = case_of(payload, recordings, splits_in(Path(payload["splits"]))[payload["number"]])
     if payload["settings"] is None:
         name = payload["name"]
-        keep(payload, case, [_told(name, "", baseline_answer(case, name))], {})
+        _keep(payload, case, [_told(name, "", baseline_answer(case, name))], {})
         return time.monotonic() - started
 
     def train(task: Any, name: str, seed: int) -> Any:
@@ -82,7 +82,7 @@ def keep_phi(payload: Mapping[str, Any], case: "Case", phi: "np.ndarray") -> Non
         answers += [_told(name, probe, probe_answer(case, probe, phi)) for probe in PROBES]
     if "phi_and_hand" in payload["methods"]:
         answers.append(_told(f"{name} {WITH_HAND}", FOREST, with_hand_answer(case, phi)))
-    keep(payload, case, answers, shuffled)
+    _keep(payload, case, answers, shuffled)
 
 
 def _told(method: str, probe: str, answer: "Answer") -> dict[str, Any]:
@@ -94,16 +94,11 @@ def _told(method: str, probe: str, answer: "Answer") -> dict[str, Any]:
     }
 
 
-def keep(
+def _keep(
     payload: Mapping[str, Any], case: "Case", answers: list[dict[str, Any]], shuffled: dict[str, Any]
 ) -> None:
-    """Write a piece's file, whole or not at all."""
-    place = Path(payload["place"])
-    place.parent.mkdir(parents=True, exist_ok=True)
-    found = {"test": case.split.rows("test").tolist(), "answers": answers, "shuffled": shuffled}
-    partial = place.with_suffix(f".{os.getpid()}.partial")
-    partial.write_text(json.dumps(found))
-    os.replace(partial, place)
+    test = case.split.rows("test").tolist()
+    keep(Path(payload["place"]), {"test": test, "answers": answers, "shuffled": shuffled})
 
 
 @lru_cache(maxsize=1)

@@ -57,7 +57,7 @@ def print_plan(spec: NeuprintSpec, folder: Path) -> None:
         steps, epoch_s, phi_s = _measured(inputs, settings, spec.seed)
         each_s = epochs * epoch_s + phi_s
         total_s += fits * each_s
-        seen = ", ".join(settings.parts) or "the own past alone"
+        seen = ", ".join(settings.seen) or "the own past alone"
         say(
             f"{name}: {settings.dynamics} of {seen}; {epochs} epoch{'s' if epochs > 1 else ''} of {steps}"
             f" steps, {epoch_s:.2g} s each in this process, then"

@@ -1,12 +1,11 @@
 """The scores of a training or an evaluation: on the terminal, and as JSON."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jobs.errors import UsageError
-from jobs.train.folder import EVALUATION, refuse_unfinished
+from jobs.train.folder import evaluation_in, stored_model
+from jobs.train.results import print_found
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -54,40 +53,19 @@ def facts_in(out: str | Path) -> dict[str, Any]:
     ModelRefused
         The folder holds a damaged model, or one of another learner.
     """
-    from learners.model_folder import read_model
-
-    refuse_unfinished(out)
-    if (Path(out) / EVALUATION).is_file():
-        return json.loads((Path(out) / EVALUATION).read_text())
-    found = read_model(Path(out), learner="neuprint").description["facts"]
-    if "methods" not in found:
-        raise UsageError(
-            f"{out}: expected a model with its scores, as a training job writes it, found one without. "
-            "Train it with `neurofleet run JOB.yaml` (kind: train)."
-        )
-    return found
+    found = evaluation_in(out)
+    return found if found is not None else stored_model(out, "neuprint", ("methods",)).description["facts"]
 
 
-def print_results(out: str, query: str | None, as_json: bool) -> None:
+def print_results(out: str, as_json: bool) -> None:
     """Print the table of a training or an evaluation, or all that is known of it as JSON.
 
     Raises
     ------
     UsageError
-        It has not ended, or a query was given.
+        It has not ended.
     """
-    from rich.console import Console
-
-    if query is not None:
-        raise UsageError(
-            f"{out} has no tables for SQL here. Its scores are in {Path(out) / 'scores.parquet'}, its"
-            f" predictions in {Path(out) / 'predictions.parquet'}: DuckDB reads them as they are."
-        )
-    found = facts_in(out)
-    if as_json:
-        print(json.dumps(found, indent=1))
-        return
-    print_evaluation(found, Console())
+    print_found(out, as_json, facts_in, print_evaluation)
 
 
 def print_scores_in(out: str, console: "Console") -> None:
@@ -165,7 +143,8 @@ def method_name(method: str) -> str:
     if name in METHODS:
         return METHODS[name]
     seen = {"phi": "Phi", "all": "Phi, all inputs", "none": "Phi, own past alone"}
-    return seen.get(name, f"Phi, {name} input") + plus + rest
+    input_of = f"Phi, {name}" if name.startswith("+") else f"Phi, {name} input"  # + in growing ablations
+    return seen.get(name, input_of) + plus + rest
 
 
 def remarks(found: Mapping[str, Any]) -> list[str]:
@@ -190,6 +169,13 @@ def remarks(found: Mapping[str, Any]) -> list[str]:
         told.append(
             "The control of shuffled labels cannot fail here: one class is so frequent, and the neurons are"
             " so few, that its limit is 1 or above."
+        )
+    if naming := found.get("naming"):
+        tried = ", ".join(f"{PROBES[kind]} {value:.3f}" for kind, value in naming["tried"].items())
+        told.append(
+            f"`neurofleet embed` names neurons by a probe of Phi, {PROBES[naming['probe']]}, chosen by"
+            f" cross-validation inside the labelled neurons (balanced accuracy: {tried}). What it reaches on"
+            " neurons that were held out stands above, where `methods:` has phi."
         )
     worse = [row for row in _of_phi(found) if (row.get("difference_high") or 0.0) < 0.0]
     if worse and len(worse) == len(_of_phi(found)):

@@ -6,10 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jobs.neuprint.evaluations import SPLITS, Payload, do_missing, payloads
+from jobs.carrying_out import TRAININGS, Opened, carry_out
+from jobs.neuprint.evaluations import SPLITS, Payload, do_all, payloads
 from jobs.neuprint.inputs import Inputs, epochs_of, read_inputs
 from jobs.neuprint.spec import TrainSpec
-from jobs.train.carrying_out import TRAININGS, Opened, carry_out
 from jobs.train.folder import DESCRIPTION
 from jobs.train.workers import connected, most, workers_of
 
@@ -59,12 +59,14 @@ def train_model(run: Opened, address: str | None, cpus: int | None) -> None:
         for payload in wanted:
             if payload["settings"] is not None:
                 _score_phi(payload, inputs, trainings)
-        do_missing(wanted, most(workers), run.console)
+        do_all(wanted, most(workers), run.console)
         model = _model(spec, inputs, trainings)
         history = pa.Table.from_pylist(trainings.history)
         pq.write_table(history, out / "history.parquet")
         write_embeddings(out, model, inputs)
         told = write_scores(run, wanted)
+        if model.naming is not None:
+            told["naming"] = {"probe": model.naming.probe.kind, "tried": model.naming.tried}
         write_training_report(out, told, history)
         replace(model, facts=told).save(out, run=_fingerprint(spec, told))
         if workers:
@@ -89,17 +91,22 @@ def _score_phi(payload: Payload, inputs: Inputs, trainings: "Trainings") -> None
 
 
 def _model(spec: TrainSpec, inputs: Inputs, trainings: "Trainings") -> "NeuprintModel":
-    """Return the model that is kept: fitted to every neuron, or with single-animal to those of the animal."""
+    """Return the model that is kept: fitted to every neuron, or with single-animal to those of the animal.
+
+    Its probe learns from all of these that have a class.
+    """
     import numpy as np
 
     from learners.neuprint.fit import fit
+    from learners.neuprint.naming import fit_naming
 
     recordings = inputs.recordings
-    neurons = np.arange(len(recordings.neurons))
+    neurons, animals = np.arange(len(recordings.neurons)), recordings.labels("animal")
     if spec.mode == "single":
-        animals = recordings.labels("animal")
         neurons = np.flatnonzero(np.isin(animals, animals[inputs.splits[0].rows("test")]))
-    return fit(recordings, neurons, spec.chosen, trainings, spec.seed)
+    model = fit(recordings, neurons, spec.chosen, trainings, spec.seed)
+    kept_apart = animals if spec.mode == "cross" else None
+    return replace(model, naming=fit_naming(model.phi, inputs.classes, kept_apart, spec.seed))
 
 
 def write_scores(run: Opened, wanted: list[Payload]) -> dict[str, Any]:
@@ -127,7 +134,7 @@ def circumstances(run: Opened) -> dict[str, Any]:
         "label": spec.label,
         "preset": spec.preset,
         "dynamics": spec.chosen.dynamics,
-        "inputs": {name: list(one.parts) for name, one in inputs.settings.items()},
+        "inputs": {name: one.seen for name, one in inputs.settings.items()},
         "seed": spec.seed,
         "data": {
             "files": [path.name for path in spec.recordings],
@@ -141,6 +148,7 @@ def circumstances(run: Opened) -> dict[str, Any]:
         "split": {
             "how": spec.split,
             "animal": spec.animal,
+            "split_of": spec.split_of,
             "seeds": spec.seeds,
             "n": len(inputs.splits),
             "fingerprint": fingerprint(inputs.splits),

@@ -45,6 +45,7 @@ class NeuprintSpec(LearnerSpec):
     least_neurons: Annotated[int, Field(ge=2)] = 8
     split: Literal["cross-animal", "pooled", "single-animal"] = "cross-animal"
     animal: str | None = None
+    split_of: str | None = None
     seeds: PositiveInt = 1
     methods: Annotated[list[Method], Field(min_length=1)] = QUICK
 
@@ -60,6 +61,17 @@ class NeuprintSpec(LearnerSpec):
     def _animal_of_its_own(self) -> "NeuprintSpec":
         if self.animal is not None and self.split != "single-animal":
             raise ValueError(f"animal: goes with `split: single-animal`, found `split: {self.split}`")
+        return self
+
+    @model_validator(mode="after")
+    def _split_of_another_label(self) -> "NeuprintSpec":
+        if self.split_of is not None and self.split == "cross-animal":
+            raise ValueError(
+                "split_of: a cross-animal split tests all neurons of an animal, whatever the label; it goes"
+                " with `split: pooled` or `split: single-animal`"
+            )
+        if self.split_of == self.label:
+            raise ValueError(f"split_of: expected another label than `label:`, found {self.label} for both")
         return self
 
     @property
@@ -112,7 +124,8 @@ class SweepSpec(Sweeping, TrainSpec):
 class EvaluateSpec(NeuprintSpec):
     """A comparison of methods on stored splits (`kind: evaluate`, `learner: neuprint`).
 
-    With `ablation`, the dynamics is also fitted without what it sees beside each neuron's own past.
+    With `ablation`, the dynamics is also fitted without what it sees beside each neuron's own past; with
+    ``growing``, with one input more each time.
     """
 
     runner: ClassVar[str] = "jobs.neuprint.evaluate:run_evaluate"
@@ -120,7 +133,7 @@ class EvaluateSpec(NeuprintSpec):
     kind: Literal["evaluate"] = "evaluate"
     seeds: PositiveInt = 5
     methods: Annotated[list[Method], Field(min_length=1)] = list(get_args(Method))
-    ablation: bool = False
+    ablation: bool | Literal["growing"] = False
 
     @model_validator(mode="after")
     def _something_to_ablate(self) -> "EvaluateSpec":

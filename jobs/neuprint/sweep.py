@@ -3,11 +3,11 @@
 from dataclasses import replace
 from pathlib import Path
 
+from jobs.carrying_out import Opened, carry_out
 from jobs.neuprint.inputs import epochs_of, read_inputs
 from jobs.neuprint.run import train_model
 from jobs.neuprint.spec import SweepSpec
 from jobs.sweep.run import plan_of, run_trials
-from jobs.train.carrying_out import Opened, carry_out
 from jobs.train.folder import DESCRIPTION
 
 FACTORY = "jobs.neuprint.trial:run"
@@ -36,6 +36,6 @@ def _sweep(run: Opened, folder: Path, address: str | None, cpus: int | None) -> 
     spec = run.spec
     plan = plan_of(spec, FACTORY, folder, epochs_of(run.inputs, spec.chosen, spec.mode))
     swept = run_trials(spec, plan, run.out, run.console, address, cpus)
-    best = spec.model_copy(update={"settings": spec.settings | swept.parameters})
+    best = spec.with_settings(swept.parameters)
     inputs = replace(run.inputs, settings={"phi": best.chosen})
     train_model(replace(run, spec=best, inputs=inputs, notes=[*run.notes, SEEN]), address, cpus)

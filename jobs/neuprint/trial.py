@@ -1,8 +1,10 @@
 """One trial of a NeuPRINT sweep: a dynamics with some settings, scored on the frames that are held out."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from jobs.train.trials import Report, scores_of, train_trial
 
 
 def run(
@@ -10,7 +12,7 @@ def run(
     parameters: Mapping[str, Any],
     seed: int,
     folder: Path,
-    report: Callable[[Mapping[str, Any]], None],
+    report: Report,
 ) -> dict[str, float]:
     """Train with `parameters` in place of the job's settings, and return the last epoch's scores.
 
@@ -23,7 +25,6 @@ def run(
     report : callable
         Is told each epoch's metrics; does not return when the trial is to be stopped.
     """
-    from cluster.training import Training, train
     from jobs.neuprint.inputs import read_inputs
     from jobs.neuprint.spec import SweepSpec
     from learners.neuprint.downstream import trained_neurons
@@ -31,17 +32,9 @@ def run(
 
     spec = SweepSpec.model_validate(payload["spec"])
     inputs, _ = read_inputs(spec, Path(payload["folder"]))
-    settings = spec.chosen.model_validate(spec.chosen.model_dump() | dict(parameters))
+    settings = spec.with_settings(parameters).chosen
     neurons = trained_neurons(inputs.recordings, inputs.splits[0], spec.mode)
     task = Task(inputs.recordings, neurons, settings)
-    changeable = {"changes": dict(parameters)} if spec.trials.scheduler == "pbt" else {}
-    trained = train(
-        Training("learners.neuprint.task:build", task.write(folder, inputs.sources, seed), seed, changeable),
-        folder,
-        max_epochs=task.epochs(),
-        workers=spec.workers or 0,
-        precision=spec.precision,
-        loggers=spec.loggers,
-        progress=report,
-    )
-    return {name: trained.metrics[name] for name, _ in spec.metrics.values()}
+    written = task.write(folder, inputs.sources, seed)
+    trained = train_trial(spec, task, written, parameters, seed, folder, report)
+    return scores_of(spec, trained.metrics)

@@ -81,7 +81,7 @@ def predict_command(
     """
     from rich.console import Console
 
-    from jobs.cells_progress import CellsProgress
+    from jobs.count_progress import CountProgress
     from jobs.new_files import check_new, new_files
     from jobs.predict.h5ad import check_h5ad, write_h5ad
     from jobs.predict.model import load_model
@@ -117,7 +117,7 @@ def predict_command(
     summary = Summary(model.classes, about)
     with new_files(wanted.files()) as partial, ExitStack() as stack:
         write = stack.enter_context(table_writers(partial[wanted.out], partial.get(wanted.csv_file), columns))
-        progress = stack.enter_context(CellsProgress("predicting", n_cells, console))
+        progress = stack.enter_context(CountProgress("predicting", n_cells, "cells", console))
         if address is None and workers == 0:
             from jobs.predict.work import predict_group
 

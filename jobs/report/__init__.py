@@ -5,7 +5,7 @@ from pathlib import Path
 
 
 def write_report(root: str | Path, tell: Callable[[str], None] = lambda text: None) -> str:
-    """Write ``report.html`` into the folder of a fit, or of a training that has ended.
+    """Write ``report.html`` into the folder of a fit, or of another job that has ended.
 
     Returns
     -------
@@ -17,11 +17,12 @@ def write_report(root: str | Path, tell: Callable[[str], None] = lambda text: No
     UsageError, LearnerError
         When `root` is neither.
     """
+    from jobs.rooms import FIT, room_of
     from jobs.spec import named
-    from jobs.train.folder import is_training, learner_of
 
-    if is_training(root):
-        return named(f"jobs.{learner_of(root)}.report:write_report_again")(Path(root))
+    room = room_of(root)
+    if room != FIT:
+        return named(f"{room}.report:write_report_again")(Path(root))
     from jobs.report.write import write_report as write_fit_report
 
     return write_fit_report(root, tell)

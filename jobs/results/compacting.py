@@ -17,22 +17,23 @@ if TYPE_CHECKING:
 SHOWN_CELLS = 5
 
 
-def compact_command(out: str, query: str | None, as_json: bool) -> None:
+def compact_command(out: str, query: str | None, as_json: bool, views: bool = False) -> None:
     """Compact a run, and print what was done.
 
     Raises
     ------
     UsageError
-        When `out` is not a run folder, or a query was given too.
+        When `out` is not a run folder, or a query or the views were asked for too.
     RunFolderRefused
         When a driver is at work in it.
     JobError
         When some generations could not be merged; the others are.
     """
-    if query is not None:
-        raise UsageError(
-            "--compact and --query were given together. Compact first, then query: two commands."
-        )
+    for option, given in (("--query", query is not None), ("--views", views)):
+        if given:
+            raise UsageError(
+                f"--compact and {option} were given together. Compact first, then ask: two commands."
+            )
     console = Console(stderr=True)
     with (
         existing_run(out).locked() as store,

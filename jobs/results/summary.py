@@ -1,4 +1,4 @@
-"""``neurofleet results``: what a run folder holds, cell by cell, and SQL over its tables."""
+"""``neurofleet results``: what a run folder holds, cell by cell; for many runs, see `jobs.results.views`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.store import POOLED
+from jobs.errors import UsageError
 from jobs.fit.stage_search import FINAL
 from jobs.results.bounds import OnBound, on_bounds
 from jobs.results.run_tables import RunTables
@@ -127,34 +128,55 @@ def cells(tables: RunTables) -> list[str]:
 
 
 def query(root: str | Path, sql: str) -> "pa.Table":
-    """Run one SELECT over the views ``evaluations``, ``hall_of_fame`` and ``pooled``.
+    """Run one SELECT over the views of a fit's run, or over those of all runs at and below a folder.
 
     Raises
     ------
     UsageError
-        When `root` is not a run folder, or the query is not one SELECT that fits its views.
+        When there is no run, or the query is not one SELECT that fits the views.
     """
-    return RunTables(root).table(sql)
+    from jobs.results.views import opened
+
+    return opened(root).table(sql)
 
 
-def results_command(out: str, query: str | None, json: bool) -> None:
-    """Print the summary of a run, or the result of a query, as tables or as JSON; scores of a training."""
+def results_command(out: str, query: str | None, json: bool, views: bool = False) -> None:
+    """Print the summary of a run, the runs below a folder, their views, or the result of a query.
+
+    Raises
+    ------
+    UsageError
+        When there is no run, or the query is not one SELECT that fits the views.
+    """
     from jobs.results import output as output
+    from jobs.results.found_runs import find_runs
+    from jobs.results.places import Place
+    from jobs.results.views import query_command, runs_command, views_command
+    from jobs.rooms import FIT, room_of
     from jobs.spec import named
-    from jobs.train.folder import is_training, learner_of
 
-    if is_training(out):
-        named(f"jobs.{learner_of(out)}.results:print_results")(out, query, json)
+    if views and query is not None:
+        raise UsageError("--views and --query were given together. Look at the views first, then query.")
+    if views:
+        views_command(out, json)
+        return
+    if query is not None:
+        query_command(out, query, json)
+        return
+    found = find_runs(Place(out))
+    if not any(run.folder == "" for run in found.runs):
+        runs_command(out, found, json)
+        return
+    room = room_of(out)
+    if room != FIT:
+        named(f"{room}.results:print_results")(out, json)
         return
     tables = RunTables(out)
-    if query is not None:
-        output.print_rows(tables.table(query), json)
-        return
-    found = summaries(tables)
+    cells_found = summaries(tables)
     if json:
-        output.print_json(found)
+        output.print_json(cells_found)
     else:
-        output.print_summaries(tables, found)
+        output.print_summaries(tables, cells_found)
 
 
 def _cell(tables: RunTables, cell: str, events: list[dict[str, Any]]) -> CellSummary:

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jobs.carrying_out import refuse_missing
 from jobs.sims.spec import TrainSpec
-from jobs.train.carrying_out import refuse_missing
 
 if TYPE_CHECKING:
     from learners.cells.labels import Labels

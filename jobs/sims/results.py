@@ -3,10 +3,8 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jobs.errors import UsageError
 from jobs.train.folder import stored_model
 
 if TYPE_CHECKING:
@@ -114,21 +112,16 @@ def print_scores_in(out: str, console: "Console") -> None:
     print_scores(stored_model(out, LEARNER).description["facts"], console)
 
 
-def print_results(out: str, query: str | None, as_json: bool) -> None:
+def print_results(out: str, as_json: bool) -> None:
     """Print the scores of a finished training, as a table or with all that is known of it as JSON.
 
     Raises
     ------
     UsageError, ModelRefused
-        There is no finished training in `out`, or a query was given.
+        There is no finished training in `out`.
     """
     from rich.console import Console
 
-    if query is not None:
-        raise UsageError(
-            f"{out} is a training, which has no tables for SQL. Its epochs are in "
-            f"{Path(out) / 'history.parquet'}, its scores in the output of --json."
-        )
     facts = stored_model(out, LEARNER).description["facts"]
     if as_json:
         print(json.dumps(facts, indent=1))

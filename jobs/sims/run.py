@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jobs.carrying_out import TRAININGS, Opened, carry_out
 from jobs.sims.inputs import Inputs, read_inputs
 from jobs.sims.spec import TrainSpec
-from jobs.train.carrying_out import TRAININGS, Opened, carry_out
 from jobs.train.folder import DESCRIPTION
 
 if TYPE_CHECKING:

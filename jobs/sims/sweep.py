@@ -4,10 +4,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from jobs.carrying_out import Opened, carry_out
 from jobs.sims.run import read_with_notes, train_model
 from jobs.sims.spec import SweepSpec
 from jobs.sweep.run import TRIALS, plan_of, run_trials
-from jobs.train.carrying_out import Opened, carry_out
 from jobs.train.folder import DESCRIPTION
 
 if TYPE_CHECKING:
@@ -47,5 +47,5 @@ def _sweep(run: Opened, folder: Path, address: str | None, cpus: int | None) -> 
         alike = [row for row in swept.rows if row.status == "done" and row.parameters == swept.parameters]
         table = stability_table([where / row.trial for row in alike], run.inputs.reference.cells.genes)
         pq.write_table(table, run.out / "stability.parquet")
-    best = spec.model_copy(update={"settings": spec.settings | swept.parameters})
+    best = spec.with_settings(swept.parameters)
     train_model(replace(run, spec=best), address, cpus)

@@ -1,5 +1,7 @@
 """The folder of a learner's job: how to know one, whose it is, and the model in it."""
 
+import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +15,7 @@ EVALUATION = "evaluation.json"
 JOB = "job.yaml"
 KINDS = ("train", "sweep", "evaluate")
 """Of learners' jobs."""
-FACTS = frozenset(("name", "scores", "baselines", "control", "reliability", "data", "split"))
-"""What a training job, unlike a fit from Python, writes into its model."""
+FACTS = ("name", "scores", "baselines", "control", "reliability", "data", "split")
 
 
 def is_training(out: str | Path) -> bool:
@@ -54,8 +55,26 @@ def refuse_unfinished(out: str | Path) -> None:
         )
 
 
-def stored_model(out: str | Path, learner: str) -> "StoredModel":
+def evaluation_in(out: str | Path) -> dict[str, Any] | None:
+    """Return what an evaluation has found, as plain JSON; None where the folder is a training's.
+
+    Raises
+    ------
+    UsageError
+        If the job has not ended.
+    """
+    refuse_unfinished(out)
+    place = Path(out) / EVALUATION
+    return json.loads(place.read_text()) if place.is_file() else None
+
+
+def stored_model(out: str | Path, learner: str, facts: Collection[str] = FACTS) -> "StoredModel":
     """Return the model of a training.
+
+    Parameters
+    ----------
+    facts : collection of str
+        What a training job of the learner, unlike a fit from Python, writes into its model.
 
     Raises
     ------
@@ -68,7 +87,7 @@ def stored_model(out: str | Path, learner: str) -> "StoredModel":
 
     refuse_unfinished(out)
     model = read_model(Path(out), learner=learner)
-    if not FACTS <= model.description.get("facts", {}).keys():
+    if not set(facts) <= model.description.get("facts", {}).keys():
         raise UsageError(
             f"{out}: expected a model with its scores, as a training job writes it, found one without. "
             "Train it with `neurofleet run JOB.yaml` (kind: train)."

@@ -1,6 +1,7 @@
 """What the job files of all learners have in common: split, settings, seed, workers."""
 
-from typing import Annotated, Any, ClassVar, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
@@ -92,6 +93,10 @@ class LearnerSpec(JobSpec):
             told = "; ".join(self._told(fault) for fault in error.errors())
             raise ValueError(f"settings: {told}") from None
         return self
+
+    def with_settings(self, changes: Mapping[str, Any]) -> Self:
+        """Return the job with some other settings, such as those that a sweep has found best."""
+        return self.model_copy(update={"settings": self.settings | dict(changes)})
 
     def identity(self) -> dict[str, Any]:
         """Return what the results depend on: not who is told of them, nor how many work."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from jobs.spec import named
 from jobs.train.folder import JOB, has_ended
+from jobs.train.pieces import PIECES
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -50,6 +51,8 @@ class JobState:
         When it was last started, UTC; empty where the folder does not tell.
     trials_begun, trials_ended : int
         Of a sweep.
+    pieces_done : int
+        Of an evaluation: folds, methods and controls.
     trainings : tuple of TrainingState
         Those that have begun.
     """
@@ -60,6 +63,7 @@ class JobState:
     since: str
     trials_begun: int
     trials_ended: int
+    pieces_done: int
     trainings: tuple[TrainingState, ...]
 
 
@@ -85,7 +89,9 @@ def print_training_status(out: str, as_json: bool, console: "Console") -> None:
         say(f"trials: {state.trials_ended} of the {state.trials_begun} begun have ended")
     for one in state.trainings:
         say(f"{one.training}: epoch {one.epochs} of {one.planned}, {one.samples:,} training samples")
-    if not state.trainings and not state.trials_begun:
+    if state.pieces_done:
+        say(f"pieces of the evaluation that are done: {state.pieces_done}")
+    if not (state.trainings or state.trials_begun or state.pieces_done):
         say("no training has begun")
 
 
@@ -107,6 +113,7 @@ def training_state(out: str) -> JobState:
         since=started[-1] if started else "",
         trials_begun=len(list((folder / TRIALS).glob("trial-*"))),
         trials_ended=len(list((folder / TRIALS).glob("trial-*/result.json"))),
+        pieces_done=len(list((folder / PIECES).rglob("*.json"))),
         trainings=tuple(_training(path.parent) for path in tasks),
     )
 

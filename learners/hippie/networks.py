@@ -61,14 +61,6 @@ class Networks:
             [mean_log_probabilities(self.members, batch).numpy() for batch in self._batches(units)]
         )
 
-    def reconstruction(self, units: Units) -> dict[str, np.ndarray]:
-        """Return what the first network makes of the units, by modality (units, points)."""
-        network, found = self.members[0], []
-        for batch in self._batches(units):
-            known = torch.ones_like(batch.technology, dtype=torch.bool)
-            found.append(network.decode(network.encode(batch)[1], batch, known))
-        return {name: torch.cat([one[name] for one in found]).numpy() for name in self.sizes.modalities}
-
     def _batches(self, units: Units) -> Iterator[Batch]:
         inputs = inputs_of(
             units, self.sizes.modalities, self.technologies, self.scaling, self.settings.signals

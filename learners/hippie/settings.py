@@ -19,6 +19,9 @@ class Settings(BaseModel):
     and, through one linear layer, the signals themselves (`wide`). The class of a unit never reaches an
     encoder, whatever the settings: with `class_in_decoder` the decoder alone is told it, and only for
     training units.
+
+    The latent mean is trained by reconstruction alone: with ``reconstruction_weight`` 0 and without
+    pretraining by reconstruction it is a random projection of the fusion vector.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

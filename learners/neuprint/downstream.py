@@ -50,8 +50,42 @@ def neuron_splits(
     LearnerError
         For an unknown mode, label or animal; for ``cross`` with one animal only; for fewer than two classes.
     """
-    names = recordings.labels(label).astype(object)
+    names, notes = labelled_names(recordings, label, mode, animal=animal, fewest=fewest)
     ids, animals = recordings.neurons.index.to_numpy().astype(str), _animals(recordings)
+    if mode == "cross":
+        found = [
+            split
+            for seed in range(seeds)
+            for split in make_folds(
+                ids,
+                names,
+                len(recordings.animals),
+                validation=VALIDATION,
+                group="animal",
+                columns={"animal": animals.tolist()},
+                seed=seed,
+            )
+        ]
+    else:
+        found = [make_split(ids, names, test=TEST, validation=VALIDATION, seed=seed) for seed in range(seeds)]
+    return [
+        replace(split, fold=np.full(len(ids), number), notes=(*notes, *split.notes))
+        for number, split in enumerate(found)
+    ]
+
+
+def labelled_names(
+    recordings: Recordings, label: str, mode: Mode, *, animal: str | None, fewest: int
+) -> tuple[np.ndarray, list[str]]:
+    """Return the label (neurons,) of each neuron that takes part in a split, "" of others, and notes.
+
+    Raises
+    ------
+    LearnerError
+        As `neuron_splits`.
+    """
+    names = recordings.labels(label).astype(object)
+    animals = _animals(recordings)
     known = sorted(set(animals))
     if mode not in MODES:
         raise LearnerError(f"A split is one of {', '.join(MODES)}; found {mode!r}{nearest(mode, MODES)}.")
@@ -77,49 +111,7 @@ def neuron_splits(
             f"A probe needs at least 2 classes of {fewest} or more neurons; {label!r} has"
             f" {len(classes) - len(rare)}. Choose another label, or lower fewest."
         )
-    if mode == "cross":
-        found = [
-            split
-            for seed in range(seeds)
-            for split in make_folds(
-                ids,
-                names,
-                len(known),
-                validation=VALIDATION,
-                group="animal",
-                columns={"animal": animals.tolist()},
-                seed=seed,
-            )
-        ]
-    else:
-        found = [make_split(ids, names, test=TEST, validation=VALIDATION, seed=seed) for seed in range(seeds)]
-    return [
-        replace(split, fold=np.full(len(ids), number), notes=(*notes, *split.notes))
-        for number, split in enumerate(found)
-    ]
-
-
-def class_split(recordings: Recordings, label: str, subclass: Split, subclass_label: str, seed: int) -> Split:
-    """Return the split of the class task that belongs to a split of the subclass task.
-
-    Classes that hold neurons with a subclass keep the subclass task's validation and test neurons, and all
-    their others are trained on; of the other classes 80 / 10 / 10 % are drawn (NeuPRINT, section 4.2).
-
-    Parameters
-    ----------
-    label, subclass_label : str
-        Columns of ``recordings.neurons``, such as ``class`` and ``subclass``.
-    """
-    names, inner = recordings.labels(label), recordings.labels(subclass_label)
-    with_subclass = np.isin(names, np.unique(names[(inner != "") & (names != "")])) & (names != "")
-    role = np.where(names == "", "excluded", "train").astype("<U10")
-    held_out = with_subclass & np.isin(subclass.role, ("validation", "test"))
-    role[held_out] = subclass.role[held_out]
-    others = np.where(with_subclass, "", names)
-    if (others != "").any():
-        drawn = make_split(subclass.sample_ids, others, test=TEST, validation=VALIDATION, seed=seed)
-        role[others != ""] = drawn.role[others != ""]
-    return Split(subclass.sample_ids, subclass.fold, role, subclass.notes)
+    return names, notes
 
 
 def trained_neurons(recordings: Recordings, split: Split, mode: Mode) -> np.ndarray:

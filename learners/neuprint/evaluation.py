@@ -12,7 +12,6 @@ from learners.neuprint.hand_statistics import hand_statistics
 from learners.neuprint.recordings import Recordings
 from learners.probe_kinds import KINDS
 from learners.probes import fit_probe, fitted, raw_answer
-from learners.scores import Scores, score
 from learners.shuffle_control import shuffled_labels
 from learners.splits import Split
 
@@ -92,7 +91,8 @@ def probe_answer(case: Case, kind: str, vectors: np.ndarray) -> Answer:
         (setting,) = KINDS[kind].grid
         values = fitted(kind, vectors[train], codes, len(trained), setting, case.seed)
         return Answer(trained, raw_answer(kind, values, vectors[test], len(trained)))
-    groups = _animals_to_hold_out(case, train, codes) if case.mode == "cross" else None
+    animals = case.recordings.labels("animal")[train]
+    groups = animals_to_hold_out(animals, codes) if case.mode == "cross" else None
     probe = fit_probe(kind, vectors[train], codes, len(trained), groups=groups, seed=case.seed)
     return Answer(trained, probe.probabilities(vectors[test]))
 
@@ -115,19 +115,19 @@ def baseline_answer(case: Case, name: str) -> Answer:
     return Answer(trained, found[case.split.rows("test")])
 
 
-def answer_scores(case: Case, answer: Answer) -> Scores:
-    """Score an answer; test neurons of classes that no training neuron has count as wrong."""
-    return score(case.true, answer.guess, classes_of(case.names, case.split))
-
-
 def classes_of(names: np.ndarray, split: Split) -> list[str]:
-    """Return the classes that a split trains or tests."""
+    """Return the classes that a split trains or tests; a test neuron of one not trained counts as wrong."""
     return np.unique(names[np.concatenate([split.rows("train"), split.rows("test")])]).tolist()
 
 
-def _animals_to_hold_out(case: Case, train: np.ndarray, codes: np.ndarray) -> np.ndarray | None:
-    """Return the animals, or None where holding out animals would leave fewer than two to choose between."""
-    animals = case.recordings.labels("animal")[train]
+def animals_to_hold_out(animals: np.ndarray, codes: np.ndarray) -> np.ndarray | None:
+    """Return the animals, or None where holding out animals would leave fewer than two to choose between.
+
+    Parameters
+    ----------
+    animals, codes : (n,) arrays
+        Animal and class of each training neuron.
+    """
     homes = [np.unique(animals[codes == code]) for code in np.unique(codes)]
     lonely = [str(own[0]) for own in homes if len(own) == 1]
     free = ~np.isin(animals, lonely)

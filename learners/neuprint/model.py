@@ -14,6 +14,7 @@ from learners.model_folder import DESCRIPTION, ModelRefused, read_model, write_m
 from learners.neuprint.dynamics.choice import dynamics_for
 from learners.neuprint.dynamics.prediction import DynamicsModel
 from learners.neuprint.inference import Inferred, infer_phi
+from learners.neuprint.naming import Naming, restore_naming
 from learners.neuprint.recordings import Recordings, RecordingsRefused
 from learners.neuprint.sessions import sessions_of
 from learners.neuprint.settings import Settings
@@ -36,6 +37,8 @@ class NeuprintModel:
         Inferred with frozen dynamics, as `embed` does it.
     facts : mapping
         What else is known of the training. Plain JSON.
+    naming : Naming or None
+        What tells a neuron's class by its Phi; None where the model was fitted without classes.
     """
 
     dynamics: DynamicsModel
@@ -44,6 +47,7 @@ class NeuprintModel:
     neuron_ids: np.ndarray
     phi: np.ndarray
     facts: Mapping[str, Any] = field(default_factory=dict)
+    naming: Naming | None = None
 
     def embed(self, recordings: Recordings, seed: int = 0) -> np.ndarray:
         """Return the Phi (n, phi) of all neurons of recordings, rows as in ``recordings.neurons``.
@@ -82,6 +86,9 @@ class NeuprintModel:
             "neuron_ids": [str(name) for name in self.neuron_ids],
             "facts": dict(self.facts),
         }
+        if self.naming is not None:
+            description["naming"] = self.naming.description()
+            tensors |= {f"probe.{n}": array for n, array in self.naming.probe.arrays().items()}
         write_model(folder, learner=LEARNER, run=run, description=description, tensors=tensors)
 
     @classmethod
@@ -98,16 +105,21 @@ class NeuprintModel:
             description, tensors = stored.description, stored.tensors
             settings = Settings(**description["settings"])
             dynamics = dynamics_for(settings, len(description["covariates"]))
-            prefix = "dynamics."
-            state = {n.removeprefix(prefix): torch.from_numpy(t) for n, t in tensors.items() if prefix in n}
+            state = {name: torch.from_numpy(array) for name, array in _under("dynamics.", tensors).items()}
             dynamics.load_state_dict(state)
+            told = description.get("naming")
+            naming = restore_naming(told, _under("probe.", tensors)) if told else None
             ids, phi = np.array(description["neuron_ids"], dtype=str), tensors["phi"]
             if phi.shape != (len(ids), settings.phi):
                 raise ValueError(f"phi of shape {phi.shape} for {len(ids)} neurons of {settings.phi} numbers")
             names = tuple(description["covariates"])
-            return cls(dynamics.eval(), settings, names, ids, phi, description["facts"])
+            return cls(dynamics.eval(), settings, names, ids, phi, description["facts"], naming)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise ModelRefused(
                 f"{folder / DESCRIPTION} is damaged, or of another version: {type(error).__name__}: {error}."
                 " Put back a good copy of the folder, or train again."
             ) from error
+
+
+def _under(start: str, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name.removeprefix(start): array for name, array in tensors.items() if name.startswith(start)}

@@ -108,6 +108,12 @@ class Settings(BaseModel):
         return self
 
     @property
+    def seen(self) -> list[str]:
+        """What the dynamics sees beside the own past; behaviour by channel where channels are named."""
+        channels = self.behaviour if self.behaviour is not None else ("behaviour",)
+        return [name for part in self.parts for name in (channels if part == "behaviour" else (part,))]
+
+    @property
     def is_quadratic(self) -> bool:
         """Whether the loss is quadratic in a neuron's filter, so that second moments say all about data."""
         return self.dynamics in ("linear", "bilinear") and self.loss == "mse"

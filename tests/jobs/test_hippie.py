@@ -12,14 +12,17 @@ import yaml
 from sklearn.decomposition import PCA
 
 from jobs.embed import embed_command
-from jobs.errors import UsageError
+from jobs.errors import Interrupted, UsageError
 from jobs.hippie import pieces
+from jobs.hippie.pretraining import methods_of
 from jobs.hippie.results import facts_in, invalid, print_results
 from jobs.plan import print_plan
 from jobs.report import write_report
 from jobs.results.summary import results_command
 from jobs.run import run_job
+from jobs.spec import parse_job
 from jobs.status import print_status
+from jobs.train import pieces as train_pieces
 from learners.errors import LearnerError
 from learners.hippie.model import HippieModel
 from learners.units.opening import open_units
@@ -109,7 +112,7 @@ def test_scores_stand_beside_baselines_and_controls(trained, capsys):
     assert not invalid(one)
     results_command(str(trained), None, json=True)
     assert json.loads(capsys.readouterr().out)["sets"] == [one]
-    print_results(str(trained), None, as_json=False)
+    print_results(str(trained), as_json=False)
     print_status(str(trained))
     told = capsys.readouterr().out
     assert "raw KNN" in told
@@ -146,7 +149,7 @@ def test_a_training_that_was_cut_off_ends_in_the_same_model(trained, folder, mon
     assert [(trained / name).read_bytes() for name in ("model.json", "model.safetensors")] == whole
 
 
-def test_an_evaluation_compares_methods_on_each_set(folder):
+def test_an_evaluation_compares_methods_on_each_set_and_does_no_piece_twice(folder, monkeypatch):
     sets = [
         {"name": "one", "units": "units.npz", "label": "cell_type", "group": "animal"},
         {"name": "two", "units": "others.npz", "label": "cell_type"},
@@ -154,13 +157,26 @@ def test_an_evaluation_compares_methods_on_each_set(folder):
     content = {"kind": "evaluate", "learner": "hippie", "sets": sets, "folds": 2, "repeats": 1, **SMALL}
     content |= {"epochs": 2}
     job = folder / "evaluate.yaml"
-    job.write_text(yaml.safe_dump(content | {"methods": ["raw_knn", "frozen", "head"]}))
+    job.write_text(yaml.safe_dump(content | {"methods": ["raw_knn", "frozen", "mean_knn", "head"]}))
+    undisturbed = train_pieces._results_of
+
+    def killed_before_it_heard_of_any(*given):
+        for _ in undisturbed(*given):
+            pass
+        raise KeyboardInterrupt
+        yield
+
+    monkeypatch.setattr(train_pieces, "_results_of", killed_before_it_heard_of_any)
+    with pytest.raises(Interrupted):
+        run_job(job, str(folder / "evaluated"))
+    monkeypatch.setattr(train_pieces, "_results_of", undisturbed)
+    monkeypatch.setattr("jobs.hippie.pieces.do_piece", None)  # all are kept: none is done again
     run_job(job, str(folder / "evaluated"))
     found = facts_in(folder / "evaluated")
     assert [one["set"] for one in found["sets"]] == ["one", "two"]
     assert all(one["pretrained"] for one in found["sets"])
     table = pq.read_table(folder / "evaluated/scores.parquet").to_pandas()
-    assert table.groupby("set")["method"].count().tolist() == [3, 3]
+    assert table.groupby("set")["method"].count().tolist() == [4, 4]
     assert set(table["split"]) == {"by group", "random"}
     predictions = pq.read_table(folder / "evaluated/predictions").to_pandas()
     by_hand = predictions[(predictions["set"] == "one") & (predictions["method"] == "head")]
@@ -169,6 +185,19 @@ def test_an_evaluation_compares_methods_on_each_set(folder):
     assert accuracy == pytest.approx(kept)
     text = Path(write_report(folder / "evaluated")).read_text()
     assert "pretrained on other units" in text
+
+
+def test_methods_that_need_a_pool_are_left_out_without_one():
+    job = "kind: train\nlearner: hippie\nunits: u.npz\nlabel: cell_type\n"
+    spec = parse_job(job, "job", "j")
+    methods, told = methods_of(spec, has_pool=False)
+    assert set(spec.methods) - set(methods) == {"frozen", "mean_knn"}
+    assert any("random projection" in one for one in told)
+    assert methods_of(spec, has_pool=True) == (spec.methods, [])
+    contrastive = parse_job(job + "preset: contrastive", "job", "j")
+    assert set(spec.methods) - set(methods_of(contrastive, has_pool=True)[0]) == {"mean_knn"}
+    reconstructing = parse_job(job + "reconstruction_weight: 0.1", "job", "j")
+    assert set(spec.methods) - set(methods_of(reconstructing, has_pool=False)[0]) == {"frozen"}
 
 
 def test_the_plan_counts_networks(folder, capsys):
@@ -192,6 +221,7 @@ def test_the_plan_counts_networks(folder, capsys):
         ({"layout": {"waveform_rate": 3}}, "waveform_rate"),
         ({"modalities": ["psth"]}, "modalities are waveform, isi, acg"),
         ({"pool": [{"units": "units.npz"}]}, "also in the pretraining pool"),
+        ({"methods": ["mean_knn"]}, "nothing is left to do.*reconstruction_weight"),
         ({"learner": "hipie"}, "did you mean 'hippie'"),
     ],
 )

@@ -1,6 +1,7 @@
 """NeuPRINT jobs: trained, interrupted, resumed, compared, refused."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import anndata
@@ -9,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from jobs.embed import embed_command
 from jobs.errors import Interrupted, UsageError
 from jobs.neuprint import pieces, trial
 from jobs.neuprint.results import print_results
@@ -16,14 +18,17 @@ from jobs.plan import print_plan
 from jobs.report import write_report
 from jobs.run import run_job
 from jobs.spec import load_job, parse_job
+from jobs.status import print_status
 from jobs.train import trainings
 from learners.errors import LearnerError
 from learners.model_folder import read_model
 from learners.neuprint.model import NeuprintModel
 from learners.neuprint.opening import open_recordings
 from learners.neuprint.synthetic import synthetic_animal
+from learners.probe_kinds import KINDS
 from learners.split_files import read_splits
 
+SEEN = ["running", "population"]
 LAYOUT = {"labels": {"class": "type"}, "behaviour": ["running"]}
 SMALL = {"phi": 3, "window": 40, "warm_up": 8, "lags": 4, "epochs": 2, "least_neurons": 4, "layout": LAYOUT}
 N_NEURONS = 30
@@ -45,10 +50,14 @@ def animals(tmp_path_factory) -> list[str]:
     return [str(write_animal(folder, number)) for number in range(3)]
 
 
-@pytest.fixture(autouse=True)
-def map_by_pca(monkeypatch):
-    """UMAP compiles for longer than all else here takes."""
-    monkeypatch.setattr("jobs.train.embedding_map.mapped", lambda vectors: np.asarray(vectors)[:, :2])
+@pytest.fixture(autouse=True, scope="module")
+def quick():
+    """UMAP compiles for longer than all else here takes; forests of 300 trees come next."""
+    few = replace(KINDS["trees"], grid=({"trees": 10, "min_samples_leaf": 1},))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("jobs.train.embedding_map.mapped", lambda vectors: np.asarray(vectors)[:, :2])
+        patch.setitem(KINDS, "trees", few)
+        yield
 
 
 def write_job(folder: Path, animals: list[str], **keys) -> Path:
@@ -62,9 +71,7 @@ def write_job(folder: Path, animals: list[str], **keys) -> Path:
 @pytest.fixture(scope="module")
 def model(animals, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("run")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("jobs.train.embedding_map.mapped", lambda vectors: np.asarray(vectors)[:, :2])
-        run_job(write_job(folder, animals), str(folder / "model"))
+    run_job(write_job(folder, animals), str(folder / "model"))
     return folder / "model"
 
 
@@ -107,6 +114,44 @@ def test_the_table_is_that_of_the_predictions(model):
     assert facts["majority_rate"] == pytest.approx(rates / len(own))
 
 
+def test_a_model_names_the_neurons_of_other_recordings(model, tmp_path):
+    """By the probe in its folder; the animal was not seen, and its file has no types."""
+    path = write_animal(tmp_path, 7, n_frames=400)
+    unlabelled = np.load(path)
+    np.savez(tmp_path / "new.npz", **{name: unlabelled[name] for name in unlabelled.files if name != "type"})
+    layout = tmp_path / "layout.yaml"
+    layout.write_text(yaml.safe_dump({"behaviour": ["running"]}))
+    targets = tmp_path / "new.parquet", tmp_path / "new.h5ad"
+    embed_command(model, [str(tmp_path / "new.npz")], layout, *targets, False)
+    table = pq.read_table(targets[0]).to_pandas()
+    assert table.columns[:3].tolist() == ["neuron_id", "predicted", "probability"]
+    chances = table[[name for name in table.columns if name.startswith("p.")]]
+    assert [name.removeprefix("p.") for name in chances] == sorted(set(unlabelled["type"]))
+    assert (chances.idxmax(axis=1) == "p." + table["predicted"]).all()
+    np.testing.assert_allclose(chances.sum(axis=1), 1.0)
+    np.testing.assert_array_equal(chances.max(axis=1), table["probability"])
+    loaded = NeuprintModel.load(model)
+    again = loaded.naming.probabilities(table[["phi_0", "phi_1", "phi_2"]].to_numpy(np.float32))
+    np.testing.assert_array_equal(again, chances)
+    majority = np.unique(unlabelled["type"], return_counts=True)[1].max() / N_NEURONS
+    assert (table["predicted"].to_numpy() == unlabelled["type"]).mean() > majority + 0.2
+    data = anndata.read_h5ad(targets[1])
+    assert data.obsm["X_phi"].shape == (N_NEURONS, 3)
+    assert data.obs["predicted"].tolist() == table["predicted"].tolist()
+
+
+def test_the_kept_probe_is_the_best_by_inner_validation(model, capsys):
+    stored = read_model(model).description
+    naming, kept = stored["facts"]["naming"], stored["naming"]
+    assert set(naming["tried"]) == {"knn", "linear", "mlp"}
+    assert naming["tried"][naming["probe"]] == max(naming["tried"].values())
+    assert kept["probe"]["kind"] == naming["probe"]
+    print_status(str(model))
+    told = capsys.readouterr().out
+    assert "finished" in told
+    assert "names neurons by a probe of Phi" in told
+
+
 def test_interrupted_and_run_again_it_ends_in_the_same_model(model, animals, tmp_path, monkeypatch, capsys):
     calls = []
 
@@ -120,25 +165,36 @@ def test_interrupted_and_run_again_it_ends_in_the_same_model(model, animals, tmp
     with pytest.raises(Interrupted):
         run_job(job, str(tmp_path / "model"))
     assert not (tmp_path / "model" / "model.json").exists()
+    capsys.readouterr()
+    print_status(str(tmp_path / "model"))
+    told = capsys.readouterr().out
+    assert "not finished; nobody is at work" in told
+    assert "fold-0-model: epoch 2 of 2, 54 training samples" in told
+    assert "fold-1-model: epoch 2 of 2" in told
+    assert "fold-2" not in told
+    assert "pieces of the evaluation that are done: 1" in told
     monkeypatch.setattr(trainings, "raise_if_asked", lambda: None)
     run_job(job, str(tmp_path / "model"))
     for name in ("model.safetensors", "predictions.parquet", "split.parquet", "embeddings.parquet"):
         assert (tmp_path / "model" / name).read_bytes() == (model / name).read_bytes(), name
-    epochs = capsys.readouterr().err.count("fold-0-model: epoch")
-    assert epochs == 2  # the first and the last, told before the interruption
+    told = capsys.readouterr().err
+    assert "fold-2-model: epoch" in told
+    assert "fold-0-model: epoch" not in told
 
 
 def test_an_evaluation_has_the_same_answers_and_does_no_piece_twice(
     model, animals, tmp_path, monkeypatch, capsys
 ):
-    job = write_job(tmp_path, animals, kind="evaluate", seeds=1, methods=["phi", "random"], ablation=True)
+    keys = {"kind": "evaluate", "seeds": 1, "methods": ["phi", "random"], "ablation": "growing"}
+    job = write_job(tmp_path, animals, **keys)
     out = tmp_path / "out"
     run_job(job, str(out))
     told = capsys.readouterr().err
-    assert "15 of 15 · about 0 s left" in told
+    assert "12 of 12 · about 0 s left" in told
     assert "Phi, own past" in told
+    assert "Phi, +population, kNN" in " ".join(told.replace("│", " ").split())
     frame = pq.read_table(out / "predictions.parquet").to_pandas()
-    assert set(frame["method"]) == {"none", "behaviour", "population", "all", "random"}
+    assert set(frame["method"]) == {"none", "+running", "+population", "random"}
     trained = pq.read_table(model / "predictions.parquet").to_pandas()
     one, other = (table[table["method"] == "random"].reset_index(drop=True) for table in (frame, trained))
     assert one.equals(other)  # the same neurons, splits and answers
@@ -154,22 +210,37 @@ def test_an_evaluation_has_the_same_answers_and_does_no_piece_twice(
     run_job(job, str(out))
     assert done == ["random"]
     assert (out / "evaluation.json").read_bytes() == before
-    assert json.loads(before)["inputs"] == {
-        "none": [],
-        "behaviour": ["behaviour"],
-        "population": ["population"],
-        "all": ["behaviour", "population"],
-    }
+    assert json.loads(before)["inputs"] == {"none": [], "+running": ["running"], "+population": SEEN}
+
+
+def test_the_class_task_tests_the_subclass_tasks_neurons(tmp_path):
+    """Types C, D and E are subclasses of one class; the other class has none."""
+    types = np.resize(list("AACDE"), N_NEURONS)
+    sub = np.where(types == "A", "", types)
+    coarse = np.where(types == "A", "EC", "IN")
+    path = write_animal(tmp_path, 0, sub=sub, coarse=coarse)
+    layout = {"labels": {"class": "coarse", "subclass": "sub"}, "behaviour": ["running"]}
+    keys = {"kind": "evaluate", "methods": ["random"], "split": "pooled", "layout": layout, "seeds": 2}
+    run_job(write_job(tmp_path, [str(path)], **keys, label="subclass"), str(tmp_path / "fine"))
+    run_job(write_job(tmp_path, [str(path)], **keys, split_of="subclass"), str(tmp_path / "coarse"))
+    told = json.loads((tmp_path / "coarse" / "evaluation.json").read_text())
+    assert told["split"]["split_of"] == "subclass"
+    assert any("as in the split of subclass" in note for note in told["notes"])
+    assert told["data"]["neurons_of_class"] == {"EC": 12, "IN": 18}
+    pairs = zip(*(read_splits(tmp_path / name / "split.parquet") for name in ("coarse", "fine")), strict=True)
+    for one, finer in pairs:
+        for role in ("test", "validation"):
+            rows = one.rows(role)
+            assert rows[coarse[rows] == "IN"].tolist() == finer.rows(role).tolist()
+            assert (coarse[rows] == "EC").any()
 
 
 def test_results_and_report_come_again_from_the_folder(model, capsys):
     page = (model / "report.html").read_text()
     write_report(model)
     assert len((model / "report.html").read_text()) == pytest.approx(len(page), rel=0.01)
-    print_results(str(model), None, as_json=True)
+    print_results(str(model), as_json=True)
     assert json.loads(capsys.readouterr().out)["control"]["valid"]
-    with pytest.raises(UsageError, match="DuckDB"):
-        print_results(str(model), "select 1", as_json=False)
 
 
 @pytest.mark.slow
@@ -220,6 +291,9 @@ def test_a_plan_says_what_a_job_will_do(animals, tmp_path, capsys):
         ("dynamics: bilineal", "dynamics"),
         ("animal: s1", "goes with `split: single-animal`"),
         ("split: cross", "cross-animal"),
+        ("split_of: subclass", "cross-animal split tests all neurons"),
+        ("split: pooled\nsplit_of: class", "expected another label than `label:`"),
+        ("kind: evaluate\nablation: grown", "growing"),
         ("methods: [phy]", "phi"),
         ("parts: [centre]", "need delta_um"),
         ("kind: evaluate\nmethods: [random]\nablation: true", "must have phi"),

@@ -309,8 +309,8 @@ def test_report_and_results_of_a_model_folder(tmp_path, capsys):
     assert f"{contents.scores['accuracy']:.3f}" in capsys.readouterr().out
     results_command(str(tmp_path / "model"), None, json=True)
     assert json.loads(capsys.readouterr().out) == contents.facts
-    with pytest.raises(UsageError, match="no tables for SQL"):
-        results_command(str(tmp_path / "model"), "select 1", json=False)
+    results_command(str(tmp_path / "model"), "select run from runs", json=True)
+    assert json.loads(capsys.readouterr().out) == [{"run": "."}]
     told = shown(print_status, str(tmp_path / "model"), False)
     assert "model: finished" in told
     assert f"{contents.scores['accuracy']:.3f}" in told
@@ -361,7 +361,7 @@ def test_an_unfinished_training_has_no_report_and_no_results_yet(unfinished):
 
 
 def test_status_of_a_sweep_counts_its_trials(tmp_path):
-    (tmp_path / "job.yaml").write_text("{kind: sweep, name: s}")
+    (tmp_path / "job.yaml").write_text("{kind: sweep, learner: sims, name: s}")
     for number in range(3):
         (tmp_path / f"trials/trial-{number:05d}").mkdir(parents=True)
     (tmp_path / "trials/trial-00000/result.json").write_text("{}")

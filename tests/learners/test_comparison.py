@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import balanced_accuracy_score, f1_score
 
-from learners.comparison import compare, out_of_fold
+from learners.comparison import compare
 from learners.comparison_controls import permuted_test_labels_check, shuffled_labels_control
 from learners.comparison_folds import inner_repeated_folds, repeated_folds
 from learners.errors import LearnerError
@@ -144,14 +144,6 @@ def test_wrong_probabilities_are_refused():
     holes[0, 5] = np.nan
     with pytest.raises(LearnerError, match="1 of 120 units have no finite prediction"):
         compare({"knn": holes}, Y, list("abc"), folds, reference="knn")
-
-
-def test_out_of_fold_predictions_are_of_models_that_had_not_seen_the_unit():
-    folds = repeated_folds(Y, None, 3, 2)
-    pooled = out_of_fold(honest, Y, folds, 3)
-    fold = folds[4]
-    assert (pooled[1, fold.test] == honest(fold.train, fold.test, Y)).all()
-    assert np.isfinite(pooled).all()
 
 
 def test_shuffled_labels_pass_an_honest_method_and_catch_a_leaky_one():

@@ -3,7 +3,9 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
+from neurosim.errors import InputError
 from neurosim.recipe import BUILT_IN, check_names, hand_over, load_recipe
 
 
@@ -51,3 +53,37 @@ def test_the_winner_narrows_the_bounds():
     free, fixed = hand_over(bounds, winner, 0.0)
     assert set(free) == {"g.new"}
     assert fixed == winner
+
+
+@pytest.mark.parametrize(("dendrite", "stages"), [("spiny", ["f6", "f9"]), ("aspiny", ["f12", "f13"])])
+def test_perisomatic_recipes_are_active_at_the_soma_alone(dendrite, stages):
+    recipe = load_recipe("perisomatic", dendrite, Path())
+    assert [stage.name for stage in recipe.stages] == ["passive", *stages]
+    mechanisms = recipe.mechanisms_until(2, has_apical=True)
+    assert {section for section, names in mechanisms.items() if names != ["pas"]} == {"soma"}
+    sodium = "NaTs" if dendrite == "spiny" else "NaV"
+    assert recipe.bounds_until(2, has_apical=True)[f"gbar_{sodium}.soma"] == (0.0, 15.0)
+    assert len(recipe.bounds_until(1, has_apical=True)) == len(recipe.bounds_until(2, has_apical=True))
+    assert recipe.stages[2].block_check
+
+
+def test_a_stage_hands_single_parameters_over_in_its_own_way():
+    bounds = {"cm.dend": (0.1, 10.0), "g_pas.soma": (0.0, 1.0), "gbar_Im.soma": (0.0, 1.0)}
+    winner = {"cm.dend": 2.0, "g_pas.soma": 0.1, "gbar_Im.soma": 0.4}
+    free, fixed = hand_over(bounds, winner, 0.5, {"cm": 0, "g_pas": None})
+    assert free == {"g_pas.soma": (0.0, 1.0), "gbar_Im.soma": (0.2, pytest.approx(0.6))}
+    assert fixed == {"cm.dend": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("stage", "said"),
+    [
+        ({"targets": "training", "block_check": True, "parameters": {"cm": {"all": [1, 2]}}}, "block_check"),
+        ({"targets": "training"}, "needs `parameters:`"),
+    ],
+)
+def test_faults_of_a_recipe_are_said(tmp_path, stage, said):
+    whole = {"name": "own", "stages": [{"name": "one", "features": ["AP_width"], **stage}]}
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(whole))
+    with pytest.raises(InputError, match=said):
+        load_recipe("own.yaml", "spiny", tmp_path)

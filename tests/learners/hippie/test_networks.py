@@ -176,7 +176,7 @@ def test_the_papers_sizes_run(made):
     small = settings_of("paper", {"width": 4, "epochs": 1, "pretrain_epochs": 1})
     networks = fine_tune(units, labels, 2, np.arange(32), small, train_here)
     assert networks.embed(units)[1].shape == (48, 10)
-    assert set(networks.reconstruction(units)) == {"waveform", "isi", "acg"}
+    assert set(networks.sizes.modalities) == {"waveform", "isi", "acg"}
 
 
 def test_settings_that_contradict_each_other_are_refused():

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from learners.errors import LearnerError
+from learners.neuprint.class_splits import class_splits
 from learners.neuprint.downstream import (
+    Mode,
     ablations,
-    class_split,
     growing_inputs,
     neuron_splits,
     summary,
@@ -25,7 +26,7 @@ from learners.neuprint.synthetic import synthetic_recordings
 @pytest.fixture(scope="module")
 def recordings() -> Recordings:
     """Two animals; some neurons unlabelled."""
-    found = synthetic_recordings(2, n_neurons=100, n_frames=1200, seed=1)
+    found = synthetic_recordings(2, n_neurons=100, n_frames=60, seed=1)
     kinds = found.neurons["type"].to_numpy().astype(object)
     kinds[::11] = ""
     classes = np.where(np.isin(kinds, ("A", "B")), "EC", "IN")
@@ -73,20 +74,36 @@ def test_what_cannot_be_split_is_refused(recordings: Recordings) -> None:
         neuron_splits(recordings, "type", "pooled", fewest=300)
 
 
-def test_the_class_task_keeps_the_subclass_tasks_test_neurons(recordings: Recordings) -> None:
+@pytest.mark.parametrize("mode", ["pooled", "single"])
+def test_the_class_task_keeps_the_subclass_tasks_test_neurons(recordings: Recordings, mode: Mode) -> None:
     kinds = recordings.labels("type")
-    only = replace(
-        recordings, neurons=recordings.neurons.assign(sub=np.where(np.isin(kinds, list("CDE")), kinds, ""))
-    )
-    inner = neuron_splits(only, "sub", "pooled", seeds=1)[0]
-    split = class_split(only, "class", inner, "sub", seed=0)
+    sub = np.where(np.isin(kinds, list("CDE")), kinds, "")
+    only = replace(recordings, neurons=recordings.neurons.assign(sub=sub))
+    animal = "s1" if mode == "single" else None
+    inner = neuron_splits(only, "sub", mode, animal=animal, seeds=2)
+    splits = class_splits(only, "class", "sub", mode, animal=animal, seeds=2)
+    taken = only.labels("animal") == animal if animal else np.full(len(kinds), True)
     inhibitory = only.labels("class") == "IN"
-    for role in ("validation", "test"):
-        assert split.rows(role)[inhibitory[split.rows(role)]].tolist() == inner.rows(role).tolist()
-        assert len(split.rows(role)[~inhibitory[split.rows(role)]]) == pytest.approx(
-            (~inhibitory).sum() / 10, abs=2
-        )
-    assert (split.role[inhibitory & (inner.role == "excluded")] == "train").all()
+    for split, finer in zip(splits, inner, strict=True):
+        for role in ("validation", "test"):
+            assert split.rows(role)[inhibitory[split.rows(role)]].tolist() == finer.rows(role).tolist()
+            assert len(split.rows(role)[~inhibitory[split.rows(role)]]) == pytest.approx(
+                (taken & ~inhibitory).sum() / 10, abs=2
+            )
+        assert (split.role[taken & inhibitory & (finer.role == "excluded")] == "train").all()
+        assert (split.role[~taken] == "excluded").all()
+    assert splits[0].fingerprint != splits[1].fingerprint
+
+
+def test_a_class_that_is_not_in_the_subclass_split_is_drawn_like_any_other(recordings: Recordings) -> None:
+    kinds = recordings.labels("type")
+    sub = np.where(np.isin(kinds, list("CDE")), kinds, "").astype(object)
+    sub[np.flatnonzero(kinds == "A")[:2]] = "rare"  # too few: no neuron of class EC is in the finer split
+    only = replace(recordings, neurons=recordings.neurons.assign(sub=sub))
+    (split,) = class_splits(only, "class", "sub", "pooled", seeds=1)
+    assert (only.labels("class")[split.rows("test")] == "EC").sum() == pytest.approx(8, abs=2)
+    with pytest.raises(LearnerError, match="all neurons of an animal"):
+        class_splits(only, "class", "sub", "cross")
 
 
 def test_a_long_list_of_rare_classes_ends_in_how_many_there_are_more(recordings: Recordings) -> None:
@@ -110,8 +127,14 @@ def test_ablations_differ_in_their_inputs_only() -> None:
     }
     grown = growing_inputs(settings, ["running", "pupil"], has_positions=True)
     assert list(grown) == ["none", "+running", "+pupil", "+population", "+centre-surround"]
-    assert grown["+pupil"].behaviour == ("running", "pupil")
-    assert grown["+centre-surround"].parts == ("behaviour", "population", "centre", "surround")
+    assert [one.seen for one in grown.values()] == [
+        [],
+        ["running"],
+        ["running", "pupil"],
+        ["running", "pupil", "population"],
+        ["running", "pupil", "population", "centre", "surround"],
+    ]
+    assert list(growing_inputs(settings, [])) == ["none", "+population"]
     for one in (*found.values(), *grown.values()):
         assert one.model_copy(update={"parts": (), "behaviour": None}) == found["none"]
 

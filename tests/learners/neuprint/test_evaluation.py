@@ -8,13 +8,16 @@ import numpy as np
 import pytest
 from sklearn.ensemble import ExtraTreesClassifier
 
+from learners.neuprint import baselines
 from learners.neuprint.baselines import hand_forest
 from learners.neuprint.downstream import Mode, ablations, neuron_splits, trained_neurons
 from learners.neuprint.evaluation import (
+    FOREST,
     PROBES,
+    Answer,
     Case,
-    answer_scores,
     baseline_answer,
+    classes_of,
     probe_answer,
     with_hand_answer,
 )
@@ -23,8 +26,18 @@ from learners.neuprint.hand_statistics import hand_statistics
 from learners.neuprint.recordings import Recordings
 from learners.neuprint.settings import Settings
 from learners.neuprint.synthetic import synthetic_recordings
+from learners.probe_kinds import KINDS
 from learners.probes import fit_probe
+from learners.scores import Scores, score
 from learners.training import train_here
+
+
+@pytest.fixture(autouse=True)
+def few_trees(monkeypatch: pytest.MonkeyPatch) -> None:
+    """300 of them take most of the time."""
+    few = ({"trees": 30, "min_samples_leaf": 1},)
+    monkeypatch.setitem(KINDS, FOREST, replace(KINDS[FOREST], grid=few))
+    monkeypatch.setattr(baselines, "TREES", 30)
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +52,10 @@ def recordings() -> Recordings:
 def case_in(recordings: Recordings, mode: Mode, number: int = 0) -> Case:
     split = neuron_splits(recordings, "type", mode, seeds=1)[number]
     return Case(recordings, recordings.labels("type"), split, mode, seed=0)
+
+
+def scores_of(case: Case, answer: Answer) -> Scores:
+    return score(case.true, answer.guess, classes_of(case.names, case.split))
 
 
 def vectors_of(recordings: Recordings) -> np.ndarray:
@@ -61,11 +78,11 @@ def test_no_answer_reads_the_classes_of_test_or_unlabelled_neurons(recordings: R
         np.testing.assert_array_equal(one.probabilities, other.probabilities)
         np.testing.assert_array_equal(one.classes, other.classes)
     linear = probe_answer(case, "linear", vectors)
-    scores = answer_scores(case, linear)
+    scores = scores_of(case, linear)
     assert scores.accuracy == np.mean(linear.guess == case.true)
     assert scores.per_class[0].name == "A"
     assert scores.per_class[0].recall > 0.8
-    assert answer_scores(blind, linear).accuracy == 0.0  # no training neuron has their class
+    assert scores_of(blind, linear).accuracy == 0.0  # no training neuron has their class
 
 
 def test_the_forest_sees_phi_and_hand_statistics(recordings: Recordings) -> None:
@@ -74,7 +91,7 @@ def test_the_forest_sees_phi_and_hand_statistics(recordings: Recordings) -> None
     train, test = case.split.rows("train"), case.split.rows("test")
     mean, sd = both[train].mean(0), both[train].std(0)
     x = np.clip((both - mean) / np.where(sd > 1e-9, sd, 1.0), -5, 5).astype(np.float32)
-    forest = ExtraTreesClassifier(300, class_weight="balanced", random_state=0)
+    forest = ExtraTreesClassifier(30, class_weight="balanced", random_state=0)
     forest.fit(x[train], case.names[train])
     answer = with_hand_answer(case, vectors)
     np.testing.assert_allclose(answer.probabilities, forest.predict_proba(x[test]), atol=1e-6)
@@ -122,9 +139,9 @@ def test_bilinear_phi_tells_types_of_an_unseen_animal_and_needs_the_population(
     case, inputs = case_in(recordings, "cross", 1), ablations(Settings(epochs=5))
     neurons = trained_neurons(recordings, case.split, "cross")
     phi = {name: fit(recordings, neurons, inputs[name], train_here).phi for name in ("all", "behaviour")}
-    scores = {name: answer_scores(case, probe_answer(case, "linear", phi[name])) for name in phi}
+    scores = {name: scores_of(case, probe_answer(case, "linear", phi[name])) for name in phi}
     assert scores["all"].accuracy > 0.85
     assert scores["all"].per_class[1].recall > 0.7 > 0.4 > scores["behaviour"].per_class[1].recall
     control = case.shuffled()
     assert sorted(control.true) == sorted(case.true)
-    assert answer_scores(control, probe_answer(control, "linear", phi["all"])).accuracy < 0.5
+    assert scores_of(control, probe_answer(control, "linear", phi["all"])).accuracy < 0.5

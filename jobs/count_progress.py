@@ -1,4 +1,4 @@
-"""How many cells are done and how long the rest takes: a bar in a terminal, a line now and then elsewhere."""
+"""How many are done and how long the rest takes: a bar in a terminal, a line now and then elsewhere."""
 
 import time
 from typing import Any
@@ -11,38 +11,41 @@ from jobs.progress import duration
 LINE_S = 10.0
 
 
-class CellsProgress:
+class CountProgress:
     """Shows progress on standard error within a ``with`` block.
 
     Parameters
     ----------
     doing : str
         Such as ``predicting``.
-    n_cells : int
+    number : int
+    what : str
+        Is counted, such as ``cells``.
     console : Console
     """
 
-    def __init__(self, doing: str, n_cells: int, console: Console) -> None:
+    def __init__(self, doing: str, number: int, what: str, console: Console) -> None:
         self._doing = doing
-        self._n_cells = n_cells
+        self._number = number
+        self._what = what
         self._console = console
         self._done = 0
         self._started = self._told = time.monotonic()
         self._bar: Progress | None = None
 
-    def __enter__(self) -> "CellsProgress":
+    def __enter__(self) -> "CountProgress":
         if self._console.is_terminal:
             self._bar = Progress(
                 TextColumn("{task.description}"),
                 BarColumn(),
                 MofNCompleteColumn(),
-                TextColumn("cells,"),
+                TextColumn(f"{self._what},"),
                 TimeRemainingColumn(),
                 TextColumn("left"),
                 console=self._console,
                 transient=True,
             )
-            self._task = self._bar.add_task(self._doing, total=self._n_cells)
+            self._task = self._bar.add_task(self._doing, total=self._number)
             self._bar.start()
         return self
 
@@ -55,18 +58,18 @@ class CellsProgress:
         """Since the beginning."""
         return time.monotonic() - self._started
 
-    def add(self, n_cells: int) -> None:
-        """Count cells as done."""
-        self._done += n_cells
+    def add(self, number: int) -> None:
+        """Count so many more as done."""
+        self._done += number
         if self._bar is not None:
             self._bar.update(self._task, completed=self._done)
             return
         now = time.monotonic()
-        if now - self._told < LINE_S or self._done == self._n_cells:
+        if now - self._told < LINE_S or self._done == self._number:
             return
         self._told = now
-        left = (self._n_cells - self._done) * self.seconds / max(self._done, 1)
+        left = (self._number - self._done) * self.seconds / max(self._done, 1)
         self._console.print(
-            f"{self._doing}: {self._done:,} of {self._n_cells:,} cells, about {duration(left)} left",
+            f"{self._doing}: {self._done:,} of {self._number:,} {self._what}, about {duration(left)} left",
             soft_wrap=True,
         )

@@ -1,4 +1,4 @@
-"""What all jobs of learners do around their work: read the input, take the folder, say how it ended."""
+"""What jobs do around their work: read the input, take the folder, say how it ended."""
 
 import hashlib
 import os
@@ -15,6 +15,8 @@ from jobs.spec import JobSpec
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from cluster.store import RunStore
+
 TRAININGS = "trainings"
 
 
@@ -30,6 +32,8 @@ class Opened:
     notes : list of str
     out : Path
     console : Console
+    store : RunStore
+        Of `out`, locked.
     """
 
     spec: Any
@@ -37,6 +41,7 @@ class Opened:
     notes: list[str]
     out: Path
     console: "Console"
+    store: "RunStore"
 
 
 def carry_out(
@@ -63,7 +68,7 @@ def carry_out(
     UsageError, LearnerError
         The inputs or the folder cannot be used; said before anything is written.
     Interrupted
-        Ctrl-C, or SIGTERM; the same command goes on from the last epoch.
+        Ctrl-C, or SIGTERM; the same command goes on from what is finished.
     """
     # Threads that wait by spinning lose hundredfold where other work shares the cores; read when torch loads.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -74,7 +79,10 @@ def carry_out(
     from learners.errors import LearnerError
 
     if "://" in out:
-        raise UsageError(f"A model folder is a path, found {out}. Give --out a folder that all machines see.")
+        raise UsageError(
+            f"The results of kind {spec.kind} go to a path, found {out}. Give --out a folder that all"
+            " machines see."
+        )
     console = Console(stderr=True)
     try:
         inputs, notes = read()
@@ -92,7 +100,7 @@ def carry_out(
             console.print(f"{spec.name}: finished already. Its results are in {out}", soft_wrap=True)
             return
         try:
-            work(Opened(spec, inputs, list(notes), Path(out), console))
+            work(Opened(spec, inputs, list(notes), Path(out), console, store))
         except KeyboardInterrupt:
             store.append_event("interrupted")
             raise Interrupted(

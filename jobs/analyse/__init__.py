@@ -1,0 +1,1 @@
+"""``kind: analyse``: populations of models against what is known of their cells."""

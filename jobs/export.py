@@ -1,0 +1,221 @@
+"""``neurofleet export``: one model of a run, or a published one, for use without this project."""
+
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jobs.errors import UsageError
+
+if TYPE_CHECKING:
+    from neurosim.fit_model import FitModel
+    from neurosim.population import Population
+
+DEFAULT_STEP = (0.2, 500.0, 1000.0)  # nA, ms, ms: where nothing is known of the cell's recordings
+REST_MS = 200.0  # simulated after the step
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The model to export.
+
+    Attributes
+    ----------
+    model : FitModel
+    values : mapping
+        Full name -> value of its free parameters.
+    sections : tuple of str
+        Those of soma, axon, dend and apic that the cell has.
+    junction_potential_mV : float
+    """
+
+    model: "FitModel"
+    values: Mapping[str, float]
+    sections: tuple[str, ...]
+    junction_potential_mV: float
+
+    @property
+    def sweeps(self) -> list[int]:
+        """Return the numbers of the sweeps it was fitted to."""
+        return sorted({n for step in self.model.targets.protocols.values() for n in step.sweeps})
+
+    @property
+    def parameters(self) -> dict[str, float]:
+        """Return all its parameters, free and fixed."""
+        return dict(self.model.fixed) | dict(self.values)
+
+    @property
+    def distributed(self) -> list[str]:
+        """Return the parameters that are not uniform over their section."""
+        spread = {p.full_name: p.distribution for p in self.model.free} | dict(self.model.distributions)
+        return sorted(name for name, text in spread.items() if text != "uniform")
+
+
+def export_command(
+    source: Path,
+    to: Path,
+    format: str,
+    cell: str | None = None,
+    rank: int = 0,
+    morphology: Path | None = None,
+    axon: str | None = None,
+) -> None:
+    """Write a model in another format.
+
+    Parameters
+    ----------
+    source : Path
+        The run of a fit, or an Allen fit file.
+    to : Path
+        The folder to write, new or empty.
+    format : {"sonata", "allen", "hoc"}
+    cell : str, optional
+        Which cell of the run; may be left out where there is one.
+    rank : int
+        Which model of its hall of fame; 0 is the best.
+    morphology, axon
+        Of a fit file, which does not tell.
+
+    Raises
+    ------
+    UsageError, InputError
+        A source that is none, a cell or rank that it does not have, options that do not fit it, a model that
+        the format cannot hold, or a folder in use.
+    """
+    formats = _formats()
+    if format not in formats:
+        raise UsageError(f"--format is one of {', '.join(formats)}, found {format!r}.")
+    if to.exists() and (not to.is_dir() or any(to.iterdir())):
+        raise UsageError(f"--to {to}: expected a new or an empty folder, found one that is in use.")
+    if source.is_file():
+        chosen = _published(source, cell, rank, morphology, axon)
+    else:
+        if morphology is not None or axon is not None:
+            raise UsageError("--morphology and --axon belong to a fit file; a run knows its own.")
+        chosen = _of_run(source, cell, rank)
+    hint = formats[format](to, chosen)
+    print(f"Written: {to} ({chosen.model.cell}, {format}, axon {chosen.model.axon}). {hint}")
+
+
+def _of_run(root: Path, cell: str | None, rank: int) -> Chosen:
+    from jobs.populations.models import open_fit, read_populations
+    from jobs.populations.spec import ModelsSpec
+    from neurosim.faults import nearest
+
+    _, spec, _ = open_fit(root)
+    known = [one.id for one in spec.cells or ()]
+    if cell is None:
+        if len(known) > 1:
+            raise UsageError(f"{root} holds {len(known)} cells: name one with --cell, such as {known[0]}.")
+        cell = known[0]
+    if cell not in known:
+        raise UsageError(f"--cell: {root} fits no cell {cell}{nearest(cell, known)}.")
+    (population,) = read_populations(ModelsSpec(run=root, cells=[cell]), Path())
+    if not 0 <= rank < len(population):
+        raise UsageError(f"--rank: cell {cell} has the models 0 to {len(population) - 1}, found {rank}.")
+    recording = population.recording
+    return _chosen(population, rank, 14.0 if recording is None else recording.junction_potential_mV)
+
+
+def _published(
+    fit_file: Path, cell: str | None, rank: int, morphology: Path | None, axon: str | None
+) -> Chosen:
+    from neurosim.allen import read_fit
+    from neurosim.fit_model import MorphologyFile
+    from neurosim.morphology import check_morphology
+    from neurosim.population import published_population
+
+    if rank:
+        raise UsageError("--rank chooses from a run's hall of fame; a fit file holds one model.")
+    if morphology is None:
+        raise UsageError(f"{fit_file} is one model: name its morphology with --morphology FILE.swc.")
+    fit = read_fit(fit_file)
+    check_morphology(morphology, axon or "stub")
+    name = cell or fit_file.stem.removesuffix("_fit")
+    population = published_population(name, fit, MorphologyFile.read(morphology), axon or "stub")
+    return _chosen(population, 0, fit.junction_potential_mV)
+
+
+def _chosen(population: "Population", index: int, junction_potential_mV: float) -> Chosen:
+    from neurosim.morphology import check_morphology
+    from neurosim.population import by_name
+
+    model = population.model
+    file = model.morphology.write()
+    try:
+        has_apical = check_morphology(file, model.axon).has_apical
+    finally:
+        shutil.rmtree(file.parent)
+    sections = ("soma", "axon", "dend", "apic") if has_apical else ("soma", "axon", "dend")
+    return Chosen(model, by_name(population, index), sections, junction_potential_mV)
+
+
+def _formats() -> dict[str, Callable[[Path, Chosen], str]]:
+    return {"sonata": _sonata, "allen": _allen, "hoc": _hoc}
+
+
+def _sonata(to: Path, chosen: Chosen) -> str:
+    from neurosim.sonata import Clamp, write_sonata
+
+    steps = sorted(chosen.model.targets.protocols.values(), key=lambda step: step.amplitude_nA)
+    clamps, stop_ms = [Clamp(*DEFAULT_STEP)], DEFAULT_STEP[1] + DEFAULT_STEP[2] + REST_MS
+    if steps:
+        step = steps[-1]
+        stop_ms = min(step.stop_ms + REST_MS, step.duration_ms)
+        clamps = [Clamp(step.amplitude_nA, step.start_ms, step.stop_ms - step.start_ms)]
+        clamps += [Clamp(step.holding_nA, 0.0, stop_ms)] * bool(step.holding_nA)
+    write_sonata(
+        to,
+        chosen.model,
+        chosen.values,
+        chosen.sections,
+        clamps,
+        stop_ms,
+        junction_potential_mV=chosen.junction_potential_mV,
+        sweeps=chosen.sweeps,
+    )
+    return "README.txt there says how to run it in BMTK."
+
+
+def _allen(to: Path, chosen: Chosen) -> str:
+    from neurosim.allen import write_fit
+
+    if chosen.distributed:
+        raise UsageError(
+            "--format allen: a fit file holds one value for a section, and these parameters depend on the "
+            f"distance from the soma: {', '.join(chosen.distributed)}. Take --format hoc or sonata."
+        )
+    model = chosen.model
+    to.mkdir(parents=True, exist_ok=True)
+    write_fit(
+        to / "fit.json",
+        chosen.parameters,
+        model.mechanisms,
+        model.conditions,
+        chosen.junction_potential_mV,
+        chosen.sweeps,
+        chosen.sections,
+    )
+    (to / model.morphology.name).write_bytes(model.morphology.content)
+    return "The axon treatment is not in a fit file: tell it on."
+
+
+def _hoc(to: Path, chosen: Chosen) -> str:
+    from neurosim.cell import hoc_name
+    from neurosim.export import write_hoc
+    from neurosim.mechanisms import load_mechanisms
+    from neurosim.sonata.network import copy_mechanisms
+
+    load_mechanisms()
+    model = chosen.model
+    to.mkdir(parents=True, exist_ok=True)
+    name = hoc_name(model.cell)
+    write_hoc(to / f"{name}.hoc", model.build_cell(), chosen.values)
+    (to / model.morphology.name).write_bytes(model.morphology.content)
+    copy_mechanisms(to / "modfiles", model.mechanisms)
+    conditions = model.conditions
+    return (
+        f'In it: nrnivmodl modfiles, then in NEURON load_file("{name}.hoc") and new {name}("."), at '
+        f"celsius = {conditions.celsius:g} and v_init = {conditions.v_init_mV:g}."
+    )

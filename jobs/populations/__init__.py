@@ -1,0 +1,1 @@
+"""What jobs over populations of models have in common: where models come from, and their evaluation."""

@@ -1,0 +1,117 @@
+"""Many measurements on the pool, stored block by block; a block that is stored is not done again."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cluster.outcome import EngineSpec, Outcome, Task
+from cluster.pool import Pool
+from cluster.store import RunStore
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from jobs.count_progress import CountProgress
+
+POLL_S = 0.25
+AHEAD_PER_HOST = 16
+"""So many measurements for each host are handed in before more blocks are opened."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """Measurements that are stored together.
+
+    Attributes
+    ----------
+    name : str
+        Of the Parquet file, in the run folder.
+    cell : str
+    engine : EngineSpec
+    size : int
+    individuals : callable
+        Returns what is measured, (P,) arrays; called when their turn comes.
+    table : callable
+        Makes the table that is stored from the outcomes, in the order of the individuals.
+    """
+
+    name: str
+    cell: str
+    engine: EngineSpec
+    size: int
+    individuals: Callable[[], Sequence[np.ndarray]]
+    table: "Callable[[list[Outcome]], pa.Table]"
+
+
+@dataclass
+class _Open:
+    block: Block
+    outcomes: dict[int, Outcome] = field(default_factory=dict)
+
+
+def missing(blocks: Sequence[Block], store: RunStore) -> list[Block]:
+    """Return the blocks that are not stored yet."""
+    folders = {block.name.split("/")[0] for block in blocks}
+    stored = {name for folder in folders for name in store.names(folder)}
+    return [block for block in blocks if block.name not in stored]
+
+
+def measure_blocks(
+    blocks: Sequence[Block], pool: Pool, store: RunStore, deadline_s: float, progress: "CountProgress"
+) -> None:
+    """Measure and store all blocks, in order; several are under way at a time.
+
+    Parameters
+    ----------
+    blocks : sequence of Block
+        Those that are not stored yet.
+    pool : Pool
+    store : RunStore
+        Locked by the caller.
+    deadline_s : float
+        Of one measurement.
+    progress : CountProgress
+        Counts measurements.
+    """
+    under_way: dict[int, _Open] = {}
+    left = 0
+    engines = [block.engine.key for block in blocks]
+    for task in _tasks(blocks, under_way, deadline_s):
+        pool.submit(task)
+        left += 1
+        while left >= AHEAD_PER_HOST * max(pool.hosts, 1):
+            left -= _take(pool, under_way, store, engines, progress)
+    while left:
+        left -= _take(pool, under_way, store, engines, progress)
+
+
+def _tasks(blocks: Sequence[Block], under_way: dict[int, _Open], deadline_s: float) -> Iterator[Task]:
+    for number, block in enumerate(blocks):
+        under_way[number] = _Open(block)
+        about = {"cell": block.cell}
+        for i, individual in enumerate(block.individuals()):
+            yield Task((number, i), block.engine, individual, deadline_s, rank=number, about=about)
+
+
+def _take(
+    pool: Pool,
+    under_way: dict[int, _Open],
+    store: RunStore,
+    engines: list[str],
+    progress: "CountProgress",
+) -> int:
+    """Take in what has been measured, store the blocks that are complete; return how many measurements."""
+    done = pool.completed(POLL_S)
+    for (number, i), outcome in done:
+        opened = under_way[number]
+        opened.outcomes[i] = outcome
+        if len(opened.outcomes) == opened.block.size:
+            block = under_way.pop(number).block
+            store.write_table(block.name, block.table([opened.outcomes[k] for k in range(block.size)]))
+            engines.remove(block.engine.key)
+            if block.engine.key not in engines:
+                pool.forget(block.engine.key)
+    progress.add(len(done))
+    return len(done)

@@ -1,0 +1,176 @@
+"""The models that a job is about: halls of fame of a fit's run, or Allen fit files."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cluster.store import POOLED, RunStore
+from jobs.carrying_out import refuse_missing
+from jobs.errors import UsageError
+from jobs.fit.spec import CellSpec, FitSpec
+from jobs.fit.subjects import CellSubject
+from jobs.populations.spec import FitFileSpec, ModelsSpec, PopulationSpec
+from jobs.spec import parse_job
+from neurosim.faults import nearest
+from neurosim.fit_model import FitModel, MorphologyFile
+from neurosim.population import Population, RecordingSource, population, published_population
+
+if TYPE_CHECKING:
+    from cluster.schemas import HallOfFameRows
+
+
+def read_populations(models: ModelsSpec, folder: Path) -> list[Population]:
+    """Return the models that a job names, a population a cell; relative paths start at `folder`.
+
+    Raises
+    ------
+    UsageError, InputError
+        A run that is none, or has no hall of fame yet, or files that are not there or cannot be used.
+    """
+    if models.run is not None:
+        return _of_run(folder / models.run, models.cells, models.best)
+    return [_of_fit_file(fit, folder) for fit in models.fits or ()]
+
+
+def _of_fit_file(fit: FitFileSpec, folder: Path) -> Population:
+    from neurosim.allen import read_fit
+    from neurosim.features import read_targets
+    from neurosim.morphology import check_morphology
+
+    content = read_fit(folder / fit.fit)
+    check_morphology(folder / fit.morphology, fit.axon)
+    recording = None
+    if fit.recordings is not None:
+        recording = RecordingSource(
+            folder / fit.recordings,
+            content.junction_potential_mV,
+            tuple(fit.stimuli),
+            tuple(fit.exclude_sweeps),
+        )
+    return published_population(
+        fit.id,
+        content,
+        MorphologyFile.read(folder / fit.morphology),
+        fit.axon,
+        None if fit.targets is None else read_targets(folder / fit.targets),
+        recording,
+    )
+
+
+def refuse_missing_models(spec: PopulationSpec, folder: Path) -> None:
+    """Raise UsageError where what a job names is not there, or a run has no hall of fame."""
+    if spec.models.run is not None:
+        _cells_with_models(folder / spec.models.run, spec.models.cells)
+    refuse_missing(spec, folder)
+
+
+def _of_run(root: Path, cells: Sequence[str] | None, best: int | None) -> list[Population]:
+    store, spec, job_folder = open_fit(root)
+    winners = _winners(store)
+    return [
+        _of_cell(store, spec, job_folder, cell, winners).best(best)
+        for cell in _cells_with_models(root, cells)
+    ]
+
+
+def _cells_with_models(root: Path, cells: Sequence[str] | None) -> list[CellSpec]:
+    """Return those of a fit's cells that are wanted, by default all that have a hall of fame."""
+    store, spec, _ = open_fit(root)
+    with_hall = [cell for cell, seed in store.halls_of_fame() if seed == POOLED]
+    known = {cell.id: cell for cell in spec.cells or ()}
+    wanted = [cell for cell in known if cell in with_hall] if cells is None else list(cells)
+    unknown = [f"{cell}{nearest(cell, known)}" for cell in wanted if cell not in known]
+    if unknown:
+        raise UsageError(f"models.cells: {root} fits no cell {', '.join(unknown)}.")
+    without = [cell for cell in wanted if cell not in with_hall]
+    if without or not wanted:
+        of = f" of {', '.join(without)}" if without else ""
+        raise UsageError(
+            f"models: {root} has no hall of fame{of}: the fit has not come to its end. `neurofleet status "
+            f"{root}` says how far it is; the same `neurofleet run` as before goes on with it."
+        )
+    return [known[cell] for cell in wanted]
+
+
+def open_fit(root: Path) -> tuple[RunStore, FitSpec, Path]:
+    """Return the store of a fit's run, its job, and the folder where the job's relative paths start.
+
+    Raises
+    ------
+    UsageError
+        When `root` is not the run of a fit of cells.
+    """
+    from jobs.results.run_tables import existing_run
+
+    store = existing_run(root)
+    spec = parse_job(store.read_text("job.yaml") or "", f"{root}/job.yaml", "unnamed")
+    if not isinstance(spec, FitSpec):
+        raise UsageError(f"models: expected the run of a fit, found one of kind {spec.kind} in {root}.")
+    if spec.cells is None:
+        raise UsageError(
+            f"models: {root} fitted an evaluator of your own, which only it can simulate in another way. "
+            "Expected the run of a fit with `cells:`."
+        )
+    provenance = json.loads(store.read_text("provenance.json") or "{}")
+    return store, spec, Path(provenance.get("job_folder", "."))
+
+
+def _winners(store: RunStore) -> dict[str, dict[str, Mapping[str, float]]]:
+    """Return cell -> stage -> parameters of the model that won it."""
+    found: dict[str, dict[str, Mapping[str, float]]] = {}
+    for event in store.read_events():
+        if event["event"] == "stage finished":
+            found.setdefault(event["cell"], {})[event["stage"]] = event["parameters"]
+    return found
+
+
+def _of_cell(
+    store: RunStore, spec: FitSpec, job_folder: Path, cell: CellSpec, winners: Mapping[str, Any]
+) -> Population:
+    from jobs.fit.prepare import prepare_cell
+
+    subject = prepare_cell(cell, spec, job_folder)
+    hall = store.read_hall_of_fame(cell.id)
+    assert hall is not None
+    recording = None
+    if cell.recordings is not None:
+        recording = RecordingSource(
+            job_folder / cell.recordings,
+            cell.junction_potential_mV,
+            tuple(cell.stimuli),
+            tuple(cell.exclude_sweeps),
+        )
+    model = _model(subject, winners.get(cell.id, {}))
+    trained = {step.name: step for targets in subject.targets for step in targets.protocols.values()}
+    return population(
+        model,
+        _values(store, hall, model),
+        hall.seeds,
+        np.arange(len(hall)),
+        tuple(trained.values()),
+        recording,
+    )
+
+
+def _model(subject: CellSubject, won: Mapping[str, Mapping[str, float]]) -> FitModel:
+    """Return what the last stage searched, scored as tightly as its finalists were."""
+    last = len(subject.stages) - 1
+    winner = won.get(subject.stages[last - 1].name) if last else None
+    problem = subject.problem(last, winner)
+    model = problem.final_model or problem.model
+    assert isinstance(model, FitModel)
+    return model
+
+
+def _values(store: RunStore, hall: "HallOfFameRows", model: FitModel) -> np.ndarray:
+    names = [parameter.full_name for parameter in model.free]
+    fixed = [name for name in hall.parameter_names if name not in names]
+    if not set(names) <= set(hall.parameter_names) or not set(fixed) <= set(model.fixed):
+        raise UsageError(
+            f"{store.root}: the inputs of cell {hall.cell} have changed since it was fitted: its hall of fame"
+            " has other parameters than they give now. Restore the inputs, or fit the cell again."
+        )
+    return hall.parameters[:, [list(hall.parameter_names).index(name) for name in names]]

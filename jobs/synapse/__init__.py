@@ -1,0 +1,1 @@
+"""Postsynaptic potentials along the apical dendrite of models."""

@@ -1,0 +1,1 @@
+"""What halls of fame do at stimuli that they were not fitted to."""

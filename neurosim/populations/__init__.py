@@ -1,0 +1,1 @@
+"""What populations of fitted models say about cells and classes of cells."""

@@ -1,0 +1,104 @@
+"""The command that writes a model for use elsewhere."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from jobs.errors import UsageError
+from jobs.export import export_command
+from jobs.fit.spec import CellSpec, FitSpec
+from neurosim.allen import read_fit, write_fit
+from neurosim.errors import InputError
+from neurosim.population import population
+from tests.neurosim.test_sonata import CLAMPS, DT_MS, IH, STOP_MS, VALUES, made_up_model, own_voltage
+
+
+@pytest.fixture
+def fit_file(tmp_path):
+    model = made_up_model(distribution="uniform")
+    (tmp_path / "cell.swc").write_bytes(model.morphology.content)
+    path = tmp_path / "12_fit.json"
+    write_fit(path, dict(model.fixed) | VALUES, model.mechanisms, model.conditions, 9.0, [7])
+    return path
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path):
+    """Stand in for the run of a fit of two cells with three models each."""
+    values = np.array([[2e-5, 3.0], [1e-5, 2.0], [3e-5, 1.0]])
+    found = population(made_up_model("full"), values, np.array([1, 2, 1]), np.arange(3))
+    cells = [CellSpec.model_construct(id=cell) for cell in ("made-up", "other")]
+    spec = FitSpec.model_construct(cells=cells)
+    monkeypatch.setattr("jobs.populations.models.open_fit", lambda root: (None, spec, root))
+    monkeypatch.setattr("jobs.populations.models.read_populations", lambda models, folder: [found])
+    return tmp_path / "run"
+
+
+def test_a_published_model_goes_through_each_format(fit_file, tmp_path, capsys):
+    swc = tmp_path / "cell.swc"
+    for format in ("sonata", "allen", "hoc"):
+        export_command(fit_file, tmp_path / format, format, morphology=swc, axon="legacy-stub")
+        assert f"(12, {format}, axon legacy-stub)" in capsys.readouterr().out
+    original = read_fit(fit_file)
+    for place in ("allen/fit.json", "sonata/components/fits/fit.json"):
+        again = read_fit(tmp_path / place)
+        assert again.conditions == original.conditions
+        assert again.junction_potential_mV == 9.0
+        assert again.parameters["gbar_NaTa_t.axon"] == 3.0
+    assert (tmp_path / "allen" / "cell.swc").read_bytes() == swc.read_bytes()
+    assert "aibs_allactive" in (tmp_path / "sonata/network/node_types.csv").read_text()
+    assert (tmp_path / "hoc/modfiles/NaTa_t.mod").is_file()
+
+
+def test_the_chosen_model_of_a_run_is_written(run, tmp_path):
+    export_command(run, tmp_path / "out", "sonata", cell="made-up", rank=2)
+    fit = read_fit(tmp_path / "out/components/fits/fit.json")
+    assert fit.parameters["gbar_NaTa_t.axon"] == 1.0
+    assert fit.parameters["cm.dend"] == 2.5
+    assert "2.087 * math.exp(0.0031 * distance)" in (tmp_path / "out/distributions.py").read_text()
+    assert "full_axon" in (tmp_path / "out/network/node_types.csv").read_text()
+
+
+def test_the_hoc_template_gives_the_same_voltage(run, tmp_path):
+    from neuron import h
+
+    model = replace(made_up_model("full", IH), cell="elsewhere")  # a template's name can be used once
+    expected = own_voltage(model)
+    export_command(run, tmp_path / "out", "hoc", cell="made-up", rank=0)
+    h.load_file(str(tmp_path / "out" / "made_up.hoc"))
+    cell = h.made_up(str(tmp_path / "out"))
+    clamps = []
+    for clamp in CLAMPS:
+        clamps.append(h.IClamp(cell.soma[0](0.5)))
+        clamps[-1].amp, clamps[-1].delay = clamp.amplitude_nA, clamp.start_ms
+        clamps[-1].dur = clamp.duration_ms
+    voltage = h.Vector().record(cell.soma[0](0.5)._ref_v)
+    h.celsius, h.v_init, h.dt, h.steps_per_ms = 33.0, -77.0, DT_MS, 1 / DT_MS
+    h.cvode_active(0)
+    h.tstop = STOP_MS
+    h.run()
+    found = np.array(voltage)[1:]
+    assert found.shape == expected.shape
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_what_cannot_be_exported_is_refused_and_nothing_is_written(run, fit_file, tmp_path):
+    out, swc = tmp_path / "out", tmp_path / "cell.swc"
+    refused = [
+        ((fit_file, out, "neuroml"), {"morphology": swc}, "one of sonata, allen, hoc"),
+        ((fit_file, out, "hoc"), {}, "--morphology FILE.swc"),
+        ((fit_file, out, "hoc"), {"morphology": swc, "rank": 1}, "holds one model"),
+        ((fit_file, out, "hoc"), {"morphology": swc, "axon": "none"}, "axon: expected one of"),
+        ((run, out, "hoc"), {}, "holds 2 cells: name one with --cell"),
+        ((run, out, "hoc"), {"cell": "othre"}, "did you mean 'other'"),
+        ((run, out, "hoc"), {"cell": "made-up", "rank": 3}, "the models 0 to 2, found 3"),
+        ((run, out, "hoc"), {"cell": "made-up", "axon": "full"}, "belong to a fit file"),
+        ((run, out, "allen"), {"cell": "made-up"}, "gbar_Ih.apic. Take --format hoc or sonata"),
+        ((run, tmp_path, "hoc"), {"cell": "made-up"}, "new or an empty folder"),
+    ]
+    for arguments, options, said in refused:
+        with pytest.raises((UsageError, InputError)) as error:
+            export_command(*arguments, **options)
+        assert said in str(error.value)
+        assert not out.exists()
