@@ -5,7 +5,7 @@ from pathlib import Path
 import yaml
 
 FIT = "jobs.fit"
-POPULATION_KINDS = ("validate", "sensitivity", "synapse", "sample", "analyse", "perisomatic")
+POPULATION_KINDS = ("validate", "sensitivity", "synapse", "sample", "compare", "analyse")
 """Kinds of jobs over populations of models; each has a room of its name."""
 
 

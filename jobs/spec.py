@@ -33,6 +33,7 @@ KINDS: dict[str, str | dict[str, str]] = {
     "sensitivity": "jobs.sensitivity.spec:SensitivitySpec",
     "synapse": "jobs.synapse.spec:SynapseSpec",
     "sample": "jobs.sample.spec:SampleSpec",
+    "compare": "jobs.compare.spec:CompareSpec",
     "analyse": "jobs.analyse.spec:AnalyseSpec",
 }
 """The kinds of jobs, and where their keys are declared: one place, or one for each learner."""
