@@ -9,6 +9,7 @@ import numpy as np
 from cluster.outcome import EngineSpec, Outcome, Task
 from cluster.pool import Pool
 from cluster.store import RunStore
+from jobs.errors import JobError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -74,6 +75,11 @@ def measure_blocks(
         Of one measurement.
     progress : CountProgress
         Counts measurements.
+
+    Raises
+    ------
+    JobError
+        A cell cannot be built; nothing is stored of it.
     """
     under_way: dict[int, _Open] = {}
     left = 0
@@ -109,6 +115,8 @@ def _take(
         opened.outcomes[i] = outcome
         if len(opened.outcomes) == opened.block.size:
             block = under_way.pop(number).block
+            if failure := pool.statistics().engines_failed.get(block.engine.key):
+                raise JobError(f"cell {block.cell}: {failure}")
             store.write_table(block.name, block.table([opened.outcomes[k] for k in range(block.size)]))
             engines.remove(block.engine.key)
             if block.engine.key not in engines:

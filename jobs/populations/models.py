@@ -1,12 +1,14 @@
-"""The models that a job is about: halls of fame of a fit's run, or Allen fit files."""
+"""The models that a job is about: halls of fame of a fit's run, a sample's, or Allen fit files."""
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cluster.schemas import PARAMETER_PREFIX
 from cluster.store import POOLED, RunStore
 from jobs.carrying_out import refuse_missing
 from jobs.errors import UsageError
@@ -16,10 +18,19 @@ from jobs.populations.spec import FitFileSpec, ModelsSpec, PopulationSpec
 from jobs.spec import parse_job
 from neurosim.faults import nearest
 from neurosim.fit_model import FitModel, MorphologyFile
-from neurosim.population import Population, RecordingSource, population, published_population
+from neurosim.population import (
+    FINAL_ATOL,
+    Population,
+    RecordingSource,
+    population,
+    published_population,
+)
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from cluster.schemas import HallOfFameRows
+    from jobs.sample.spec import SampleSpec
 
 
 def read_populations(models: ModelsSpec, folder: Path) -> list[Population]:
@@ -32,6 +43,8 @@ def read_populations(models: ModelsSpec, folder: Path) -> list[Population]:
     """
     if models.run is not None:
         return _of_run(folder / models.run, models.cells, models.best)
+    if models.sample is not None:
+        return _of_sample(folder / models.sample, models.cells, models.best)
     return [_of_fit_file(fit, folder) for fit in models.fits or ()]
 
 
@@ -64,6 +77,8 @@ def refuse_missing_models(spec: PopulationSpec, folder: Path) -> None:
     """Raise UsageError where what a job names is not there, or a run has no hall of fame."""
     if spec.models.run is not None:
         _cells_with_models(folder / spec.models.run, spec.models.cells)
+    if spec.models.sample is not None:
+        _accepted(folder / spec.models.sample, spec.models.cells)
     refuse_missing(spec, folder)
 
 
@@ -93,6 +108,52 @@ def _cells_with_models(root: Path, cells: Sequence[str] | None) -> list[CellSpec
             f"{root}` says how far it is; the same `neurofleet run` as before goes on with it."
         )
     return [known[cell] for cell in wanted]
+
+
+def _of_sample(root: Path, cells: Sequence[str] | None, best: int | None) -> list[Population]:
+    from jobs.sample.inputs import read_samplings
+    from neurosim.simulator import Accuracy
+
+    spec, accepted, job_folder = _accepted(root, cells)
+    found = []
+    for sampling in read_samplings(spec, job_folder)[0]:
+        if sampling.cell in accepted:
+            table = accepted[sampling.cell].sort_by("draw")
+            columns = [PARAMETER_PREFIX + parameter.full_name for parameter in sampling.model.free]
+            values = np.column_stack([table[column].to_numpy() for column in columns])
+            model = replace(sampling.model, accuracy=Accuracy(FINAL_ATOL))
+            trained = tuple(model.targets.protocols.values())
+            seeds = np.full(len(values), spec.seed)
+            source = next(recording_of(c, job_folder) for c in spec.cells if c.id == sampling.cell)
+            drawn = population(model, values, seeds, np.arange(len(values)), trained, source)
+            found.append(drawn.best(best))
+    return found
+
+
+def _accepted(root: Path, cells: Sequence[str] | None) -> "tuple[SampleSpec, dict[str, pa.Table], Path]":
+    """Return the job of a finished sample, its accepted models by cell, and the folder of its job file."""
+    from jobs.populations.folder import read_findings
+    from jobs.results.run_tables import existing_run
+    from jobs.sample.spec import SampleSpec
+
+    store = existing_run(root)
+    spec = parse_job(store.read_text("job.yaml") or "", f"{root}/job.yaml", "unnamed")
+    if not isinstance(spec, SampleSpec):
+        raise UsageError(f"models: expected the folder of a sample, found one of kind {spec.kind} in {root}.")
+    read_findings(root)
+    known = [cell.id for cell in spec.cells]
+    unknown = [f"{cell}{nearest(cell, known)}" for cell in cells or () if cell not in known]
+    if unknown:
+        raise UsageError(f"models.cells: {root} draws for no cell {', '.join(unknown)}.")
+    found = {}
+    for cell in known if cells is None else cells:
+        table = store.table(f"accepted/cell={cell}/part.parquet")
+        if table is not None and len(table):
+            found[cell] = table
+    if not found:
+        raise UsageError(f"models: {root} has accepted no model. Loosen its `within_z:` or `features:`.")
+    provenance = json.loads(store.read_text("provenance.json") or "{}")
+    return spec, found, Path(provenance.get("job_folder", "."))
 
 
 def open_fit(root: Path) -> tuple[RunStore, FitSpec, Path]:
@@ -135,14 +196,6 @@ def _of_cell(
     subject = prepare_cell(cell, spec, job_folder)
     hall = store.read_hall_of_fame(cell.id)
     assert hall is not None
-    recording = None
-    if cell.recordings is not None:
-        recording = RecordingSource(
-            job_folder / cell.recordings,
-            cell.junction_potential_mV,
-            tuple(cell.stimuli),
-            tuple(cell.exclude_sweeps),
-        )
     model = _model(subject, winners.get(cell.id, {}))
     trained = {step.name: step for targets in subject.targets for step in targets.protocols.values()}
     return population(
@@ -151,7 +204,19 @@ def _of_cell(
         hall.seeds,
         np.arange(len(hall)),
         tuple(trained.values()),
-        recording,
+        recording_of(cell, job_folder),
+    )
+
+
+def recording_of(cell: CellSpec, job_folder: Path) -> RecordingSource | None:
+    """Return where a cell's recording is, None where it was fitted to published targets."""
+    if cell.recordings is None:
+        return None
+    return RecordingSource(
+        job_folder / cell.recordings,
+        cell.junction_potential_mV,
+        tuple(cell.stimuli),
+        tuple(cell.exclude_sweeps),
     )
 
 

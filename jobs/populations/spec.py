@@ -22,20 +22,26 @@ class FitFileSpec(Strict):
 
 
 class ModelsSpec(Strict):
-    """Models: the halls of fame of a fit's run, or Allen fit files."""
+    """Models: the halls of fame of a fit's run, what a sample has accepted, or Allen fit files."""
 
     run: Path | None = None
+    sample: Path | None = None
     cells: Annotated[list[Name], Field(min_length=1)] | None = None
     best: PositiveInt | None = None
     fits: Annotated[list[FitFileSpec], Field(min_length=1)] | None = None
 
     @model_validator(mode="after")
     def _one_source(self) -> "ModelsSpec":
-        if (self.run is None) == (self.fits is None):
-            raise ValueError("name either `run:` (the folder of a fit) or `fits:` (Allen fit files)")
+        if sum(source is not None for source in (self.run, self.sample, self.fits)) != 1:
+            raise ValueError(
+                "name one of `run:` (the folder of a fit), `sample:` (of a sample) and `fits:` (Allen fit"
+                " files)"
+            )
         if self.fits is not None:
             if self.cells is not None or self.best is not None:
-                raise ValueError("`cells:` and `best:` choose from a `run:`; list the wanted `fits:` instead")
+                raise ValueError(
+                    "`cells:` and `best:` choose from a `run:` or `sample:`; list the wanted `fits:` instead"
+                )
             ids = [fit.id for fit in self.fits]
             doubled = sorted({id for id in ids if ids.count(id) > 1})
             if doubled:
@@ -46,6 +52,8 @@ class ModelsSpec(Strict):
         """Return all paths that the models come from; of a run, what its models depend on."""
         if self.run is not None:
             return [self.run / "job.yaml", self.run / "hall_of_fame"]
+        if self.sample is not None:
+            return [self.sample / "job.yaml", self.sample / "accepted"]
         named = [path for fit in self.fits or () for path in (fit.fit, fit.morphology, fit.recordings)]
         return [path for path in [*named, *(fit.targets for fit in self.fits or ())] if path is not None]
 

@@ -13,13 +13,13 @@ from jobs.populations.blocks import Block
 from jobs.populations.folder import FINDINGS, write_findings
 from jobs.populations.models import refuse_missing_models
 from jobs.validate.inputs import Validation, read_validations
+from jobs.validate.results import MEASURES
 from jobs.validate.spec import ValidateSpec
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 BLOCK = 4
-MEASURES = ("training", "generalisation", "explained_variance", "psth_explained_variance_percent")
 
 
 def run_validate(spec: ValidateSpec, folder: Path, out: str, address: str | None, cpus: int | None) -> None:

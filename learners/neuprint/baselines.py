@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import warnings
 from collections.abc import Callable
 
@@ -10,7 +9,6 @@ import numpy as np
 from sklearn.decomposition import PCA
 from sklearn.ensemble import RandomForestClassifier
 
-from learners.errors import LearnerError
 from learners.neuprint.baselines_networks import lolcat, transformer_isi, transformer_raw
 from learners.neuprint.hand_statistics import hand_statistics
 from learners.neuprint.recordings import Recordings
@@ -58,15 +56,7 @@ def umap(
     n_classes: int,
     seed: int,
 ) -> np.ndarray:
-    """Probe a UMAP of 64 dimensions of a window of raw activity; see `BASELINES` and `raw_window`.
-
-    Raises
-    ------
-    LearnerError
-        If umap-learn is not installed.
-    """
-    if importlib.util.find_spec("umap") is None:
-        raise LearnerError("The baseline 'umap' needs umap-learn (pip install umap-learn).")
+    """Probe a UMAP of 64 dimensions of a window of raw activity; see `BASELINES` and `raw_window`."""
     from umap import UMAP
 
     window = raw_window(recordings, seed)

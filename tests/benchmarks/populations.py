@@ -1,7 +1,8 @@
-"""What an analysis of 9,040 published models takes.
+"""What an analysis of 9,040 published models takes, and how many models are drawn and scored.
 
-``python -m tests.benchmarks.populations`` prints one JSON line, after some minutes on 2 cores. The models are
-the 113 published cells x 40, twice, the second time with 2 % of noise.
+``python -m tests.benchmarks.populations`` prints one JSON line, after some minutes on 2 cores. The models of
+the analysis are the 113 published cells x 40, twice, the second time with 2 % of noise. What is drawn:
+`tests.benchmarks.sampled_models`.
 
 ``analysis_s``
     The whole job in a fresh process of the command line's: reading, dispersion within and between four broad
@@ -29,8 +30,11 @@ import numpy as np
 import pandas as pd
 import yaml
 
+from tests.benchmarks.sampled_models import sampling
+
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data" / "neuron"
 NOISE = 0.02
+DRAWS = 16
 CLASSES = {
     "Pvalb": {"cre_line": ["Pvalb-IRES-Cre"]},
     "Sst": {"cre_line": ["Sst-IRES-Cre"]},
@@ -130,6 +134,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         found = {"models": 9040, "cores": cpus} | analysis(folder, cpus) | peers(folder, cpus)
+    found |= sampling(DRAWS)
     print(json.dumps(found))
 
 

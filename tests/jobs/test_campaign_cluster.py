@@ -27,7 +27,7 @@ from cluster.undertaker import bury
 CELLS = [f"C{number}" for number in range(1, 5)]
 SEEDS = [1, 2]
 EVALUATIONS = 40
-BEGUN = 10  # generations stored, of 48, when the disturbances begin
+BEGUN = 10  # generations stored, of 36, when the disturbances begin
 DEADLINE_S = 8.0
 
 RECIPE = {

@@ -19,7 +19,7 @@ EVOLUTION = {
     "strategy": "fast",
     "offspring": 8,
     "seeds": [1, 2],
-    "evaluations": {"passive": 24, "ih": 16, "active": 24},
+    "evaluations": {"passive": 16, "ih": 16, "active": 16},
     "hall_of_fame": 4,
 }
 
@@ -115,7 +115,7 @@ def test_hall_of_fame_is_that_of_the_finalists_scored_again(undisturbed):
 def test_killed_and_resumed_on_one_cpu_is_the_same_to_the_byte(demo_input, undisturbed, tmp_path):
     out = tmp_path / "run"
     arguments = ("run", demo_input / "job.yaml", "--out", out, "--cpus", 1)
-    for files, how in ((2, signal.SIGKILL), (7, signal.SIGINT)):
+    for files, how in ((1, signal.SIGKILL), (5, signal.SIGINT)):
         process = neurofleet(*arguments, start=True)
         wait_for(out, files, process)
         os.kill(process.pid, how)

@@ -1,13 +1,21 @@
 """Samples, validations and synapses as jobs on the pool, with the demo cell whose parameters are known."""
 
+import io
 import json
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from rich.console import Console
 
-from jobs.errors import UsageError
+from cluster.pool import Pool
+from cluster.store import RunStore
+from jobs.count_progress import CountProgress
+from jobs.errors import JobError, UsageError
+from jobs.populations.blocks import Block, measure_blocks
+from jobs.populations.engine import measure_engine
 from jobs.populations.models import read_populations
 from jobs.populations.spec import ModelsSpec
 from jobs.report import write_report
@@ -99,6 +107,11 @@ def test_a_sample_keeps_the_draws_near_the_known_value_and_goes_on_from_stored_b
     again = pd.concat(map(pd.read_parquet, blocks))
     pd.testing.assert_frame_equal(again.drop(columns="seconds"), draws.drop(columns="seconds"))
     assert blocks[1].read_bytes() == kept
+    (drawn,) = read_populations(ModelsSpec(sample=out, best=3), folder)
+    assert drawn.parameters == ("gbar_NaTa_t.axon",)
+    assert drawn.values[:, 0].tolist() == accepted.sort_values("draw")[sodium].tolist()[:3]
+    with pytest.raises(UsageError, match="draws for no cell"):
+        read_populations(ModelsSpec(sample=out, cells=["dem"]), folder)
     results_command(str(out), "select count(*) n from sample_draws", json=True)
     assert json.loads(capsys.readouterr().out) == [{"n": 70}]
 
@@ -158,6 +171,25 @@ def test_synapses_farther_out_are_weaker_at_the_soma(folder, capsys):
     assert "L5" in capsys.readouterr().out
 
 
+class Unbuildable:
+    """A measurement whose cell cannot be built."""
+
+    def build(self):
+        raise ValueError("no such channel")
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_cell_that_cannot_be_built_fails_the_job_and_stores_nothing(tmp_path):
+    engine = measure_engine("broken", Unbuildable())
+    values = [np.zeros(1)] * 3
+    block = Block("things/cell=C/part.parquet", "C", engine, 3, lambda: values, lambda outcomes: None)
+    store = RunStore(tmp_path / "run")
+    progress = CountProgress("measuring", 3, "models", Console(file=io.StringIO()))
+    with store.locked(), Pool(hosts=1) as pool, pytest.raises(JobError, match="cell C: .*no such channel"):
+        measure_blocks([block], pool, store, 10.0, progress)
+    assert store.names("things") == []
+
+
 def test_models_that_are_not_there_are_told_before_anything_is_written(folder):
     def refused(kind: str, **job) -> str:
         with pytest.raises((UsageError, InputError)) as error:
@@ -167,7 +199,7 @@ def test_models_that_are_not_there_are_told_before_anything_is_written(folder):
     write_run(folder / "run")
     (folder / "run/hall_of_fame").rename(folder / "run/elsewhere")
     assert "has no hall of fame" in refused("synapse", models={"run": "run"})
-    assert "either `run:`" in refused("validate", models={})
+    assert "name one of `run:`" in refused("validate", models={})
     assert "nothing to validate" in refused("validate", models=fits())
     lost = {"table": "cells.csv", "id": "cel", "column": "layer"}
     (folder / "cells.csv").write_text("cell,layer\nother,L5\n")

@@ -28,7 +28,7 @@ SMALL = {
     "strategy": "fast",
     "offspring": 16,
     "seeds": [1],
-    "evaluations": {"passive": 32, "ih": 16, "active": 48},
+    "evaluations": {"passive": 32, "ih": 16, "active": 24},
     "hall_of_fame": 2,
 }
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import replace
 
 import numpy as np
@@ -147,20 +146,3 @@ def test_networks_refuse_to_train_blindly_and_on_short_sessions(small: Recording
     short = synthetic_recordings(1, n_neurons=8, n_frames=50)
     with pytest.raises(LearnerError, match=r"s0 has 50 frames, fewer than the window of 64.*long_enough"):
         BASELINES["lolcat"](short, np.arange(5), np.arange(5, 8), np.arange(8) % 2, 2, 0)
-
-
-def test_umap_says_what_to_install(small: Recordings, monkeypatch: pytest.MonkeyPatch) -> None:
-    train, validation, _, labels = parts(small)
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(LearnerError, match="pip install umap-learn"):
-        BASELINES["umap"](small, train, validation, labels, 5, 0)
-
-
-@pytest.mark.slow
-def test_umap_keeps_neurons_of_one_drive_together() -> None:
-    recordings = synthetic_recordings(1, n_neurons=120, n_frames=1500, seed=3)
-    _, labels = np.unique(recordings.labels("type"), return_inverse=True)
-    train, tested = np.arange(80), np.arange(80, 120)
-    found = BASELINES["umap"](recordings, train, tested[:0], labels, 5, 0)
-    assert found.shape == (120, 5)
-    assert (found[tested].argmax(axis=1) == labels[tested]).mean() > 0.45

@@ -1,4 +1,8 @@
-"""PhysMAP: trust goes to the modality whose neighbours predict a unit, and labels are never asked for."""
+"""Methods on UMAP, in one file because it is compiled anew in each process.
+
+PhysMAP trusts the modality whose neighbours predict a unit, and never asks for labels; NeuPRINT's baseline
+finds neurons that share a drive.
+"""
 
 import inspect
 
@@ -7,6 +11,8 @@ import pytest
 
 from learners.errors import LearnerError
 from learners.hippie.physmap import physmap, weighted_neighbours
+from learners.neuprint.baselines import BASELINES
+from learners.neuprint.synthetic import synthetic_recordings
 from learners.probes import fit_probe
 
 
@@ -92,3 +98,13 @@ def test_wrong_input_is_refused():
         physmap({"isi": x[:4]})
     with pytest.raises(LearnerError, match="2 of 30 units have none of isi"):
         physmap({"isi": x}, present={"isi": np.arange(30) > 1})
+
+
+@pytest.mark.slow
+def test_umap_keeps_neurons_of_one_drive_together() -> None:
+    recordings = synthetic_recordings(1, n_neurons=120, n_frames=1500, seed=3)
+    _, labels = np.unique(recordings.labels("type"), return_inverse=True)
+    train, tested = np.arange(80), np.arange(80, 120)
+    found = BASELINES["umap"](recordings, train, tested[:0], labels, 5, 0)
+    assert found.shape == (120, 5)
+    assert (found[tested].argmax(axis=1) == labels[tested]).mean() > 0.45
