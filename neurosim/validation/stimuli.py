@@ -11,6 +11,7 @@ from neurosim.recordings import open_entries
 from neurosim.simulator import FIXED_STEP_MS
 from neurosim.sweep_entries import SweepEntry, SweepFault
 from neurosim.validation.explained_variance import spike_times
+from neurosim.validation.played_current import played_current
 
 NOISE = ("*noise*",)
 NO_STIMULI = ("*test*", "*search*", "*blowout*", "*bath*", "*seal*", "*breakin*", "*extp*")
@@ -140,21 +141,30 @@ def _trials(
     read = []
     for entry in entries:
         try:
-            current, voltage, rate_Hz = entry.read()
+            current, voltage, rate_Hz = _read(entry, source.junction_potential_mV, threshold_mV)
+            part = _part_with_current(current, rate_Hz)
         except SweepFault as fault:
             notes.append(f"sweep {entry.number} ({entry.stimulus_name}) is left out: {fault}")
-            continue
-        finite = np.isfinite(current) & np.isfinite(voltage)
-        end = int(finite.argmin()) if not finite.all() else finite.size
-        part = _part_with_current(current[:end], rate_Hz)
-        if part is None:
-            notes.append(f"sweep {entry.number} ({entry.stimulus_name}) is left out: no current in it")
         else:
-            read.append((entry.number, current[:end], voltage[:end], rate_Hz, part))
+            read.append((entry.number, current, voltage, rate_Hz, part))
     if together and read:
         first, last = min(part[0] for *_, part in read), max(part[1] for *_, part in read)
         read = [(*of, (first, last)) for *of, _ in read]
-    return [_trial(*of, source, threshold_mV) for of in read]
+    return [_trial(*of, threshold_mV) for of in read]
+
+
+def _read(
+    entry: SweepEntry, junction_potential_mV: float, threshold_mV: float
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Return what is to be played of a sweep (nA), its voltage (mV) and their rate (Hz)."""
+    current, voltage, rate_Hz = entry.read()
+    finite = np.isfinite(current) & np.isfinite(voltage)
+    end = int(finite.argmin()) if not finite.all() else finite.size
+    if not end:
+        raise SweepFault("no finite samples")
+    current, voltage = current[:end], voltage[:end] - junction_potential_mV
+    spikes = spike_times(np.arange(end) * (1000.0 / rate_Hz), voltage, threshold_mV)
+    return played_current(current, spikes, rate_Hz), voltage, rate_Hz
 
 
 def _trial(
@@ -163,23 +173,20 @@ def _trial(
     voltage_mV: np.ndarray,
     rate_Hz: float,
     part_ms: tuple[float, float],
-    source: RecordingSource,
     threshold_mV: float,
 ) -> _Trial:
     kept = slice(*(round(ms * rate_Hz / 1000.0) for ms in part_ms))
-    current, voltage = current_nA[kept], voltage_mV[kept] - source.junction_potential_mV
+    current, voltage = current_nA[kept], voltage_mV[kept]
     spikes = spike_times(np.arange(voltage.size) * (1000.0 / rate_Hz), voltage, threshold_mV)
     return _Trial(number, _binned(current, rate_Hz), _binned(voltage, rate_Hz), spikes)
 
 
-def _part_with_current(current_nA: np.ndarray, rate_Hz: float) -> tuple[float, float] | None:
+def _part_with_current(current_nA: np.ndarray, rate_Hz: float) -> tuple[float, float]:
     """Return from when to when, in ms, the current is not what it is at first, with margins."""
-    if not current_nA.size:
-        return None
     away = np.abs(current_nA - np.median(current_nA[: max(1, current_nA.size // 50)]))
     moving = np.flatnonzero(away > max(0.05 * away.max(), 1e-6))
     if not moving.size:
-        return None
+        raise SweepFault("no current in it")
     start_ms, stop_ms = (1000.0 / rate_Hz * index for index in (moving[0], moving[-1]))
     return max(0.0, start_ms - BEFORE_MS), min(current_nA.size * 1000.0 / rate_Hz, stop_ms + AFTER_MS)
 
