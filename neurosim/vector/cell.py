@@ -1,0 +1,198 @@
+"""A cell whose individuals are simulated together: each compartment once, all individuals side by side."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from neurosim.errors import InputError
+from neurosim.vector.compiling import compile_kernel
+from neurosim.vector.density import make_density
+from neurosim.vector.rows import Row, RowTable, rows_of_parameters
+from neurosim.vector.source import KernelPlan, kernel_source
+from neurosim.vector.syntax import Unsupported, read_syntax
+from neurosim.vector.tables import Phase, Tables, call_kernel
+from neurosim.vector.tree import Tree, read_tree_of
+
+if TYPE_CHECKING:
+    from neurosim.fit_model import FitModel
+    from neurosim.protocols import StepProtocol
+
+DT_MS = 0.05
+TAIL_AFTER_MS = 30.0
+NOT_MECHANISMS = ("capacitance", "morphology")
+
+
+@dataclass(frozen=True, eq=False)
+class VectorRun:
+    """Voltages of all individuals at the same times.
+
+    Attributes
+    ----------
+    times_ms : ndarray, shape (t,)
+    soma_mV : ndarray, shape (n, t)
+        In the middle of the soma.
+    axon_mV : ndarray, shape (n, t), or None
+        In the middle of the first axon section, None for a cell without an axon.
+    ok : ndarray of bool, shape (n,)
+        False for an individual that ran away (beyond 1000 mV, or no number): its voltages mean nothing.
+    """
+
+    times_ms: np.ndarray
+    soma_mV: np.ndarray
+    axon_mV: np.ndarray | None
+    ok: np.ndarray
+
+
+class VectorCell:
+    """One cell with its free parameters, simulated for many parameter sets at once.
+
+    NEURON builds the cell once, for its geometry, and it is taken down again; the mechanisms are compiled
+    from their NMODL. Nothing else may be simulated in this process meanwhile.
+
+    Parameters
+    ----------
+    model : FitModel
+
+    Raises
+    ------
+    Unsupported
+        The cell has a mechanism or a shape that the engine does not do; the message names it.
+    InputError
+        There is no C++ compiler.
+    """
+
+    def __init__(self, model: "FitModel") -> None:
+        from bluepyopt.ephys.simulators import NrnSimulator
+
+        from neurosim.mechanisms import load_mechanisms
+
+        load_mechanisms()
+        self.parameter_names = tuple(parameter.full_name for parameter in model.free)
+        self._v_init_mV = model.conditions.v_init_mV
+        simulator = NrnSimulator(cvode_active=False)
+        cell = model.build_cell()
+        middle = {p.full_name: (p.lower + p.upper) / 2 for p in model.free}
+        cell.freeze(middle)
+        cell.instantiate(sim=simulator)
+        cell.unfreeze(middle)
+        try:
+            self._read(model, cell, simulator.neuron.h)
+        finally:
+            cell.destroy(sim=simulator)
+
+    def _read(self, model: "FitModel", cell: Any, h: Any) -> None:
+        icell = cell.icell
+        tree = read_tree_of(list(icell.all))
+        h.finitialize(model.conditions.v_init_mV)
+        soma = icell.soma[0](0.5)
+        distances = {
+            (s, j): h.distance(soma, s((j + 0.5) / s.nseg)) for s in tree.sections for j in range(s.nseg)
+        }
+        self._rows = RowTable()
+        set_by_parameters = rows_of_parameters(list(cell.params.values()), icell, distances)
+        mechanisms = _mechanisms(tree)
+        syntax = read_syntax(sorted(mechanisms))
+        plan = KernelPlan.of([make_density(syntax[m], model.conditions.celsius) for m in sorted(mechanisms)])
+
+        def row(node: int, name: str) -> int:
+            segment = tree.compartments[node].segment
+            section = segment.sec
+            given = set_by_parameters.get((section, int(segment.x * section.nseg), name))
+            if given is None:  # nobody sets it: NEURON's own value
+                given = Row(value=float(getattr(section if name == "Ra" else segment, name)))
+            return self._rows.number(given)
+
+        for section, _, name in set_by_parameters:
+            if name[:1] == "e" and name[1:] in plan.ions:
+                raise Unsupported(
+                    f"section {section}: the vector engine cannot set {name} of an ion whose concentration a "
+                    "mechanism writes or whose current it reads. Use the NEURON engine for this cell."
+                )
+        axon = list(icell.axonal)
+        places = [tree.node(soma), *([tree.node(axon[0](0.5))] if axon else [])]
+        self._has_axon = bool(axon)
+        self._tables = Tables.of(tree, plan, mechanisms, row, h, stimulated=places[0], places=places)
+        self._kernel = compile_kernel(kernel_source(plan))
+
+    @property
+    def n_compartments(self) -> int:
+        """Number of compartments that have a membrane."""
+        return int(np.sum(self._tables.cm_row >= 0))
+
+    def run(
+        self,
+        values: ArrayLike,
+        protocol: "StepProtocol",
+        dt_ms: float = DT_MS,
+        order: Literal[1, 2] = 2,
+        dtype: Literal["float64", "float32"] = "float64",
+        record_every: int = 1,
+        tail_dt_ms: float | None = None,
+    ) -> VectorRun:
+        """Simulate one protocol for all individuals.
+
+        Parameters
+        ----------
+        values : array-like, shape (n, P)
+            In the order of `parameter_names`.
+        protocol : StepProtocol
+            Its step, and its holding current throughout, flow into the middle of the soma.
+        dt_ms : float
+        order : {2, 1}
+            As NEURON's ``secondorder``: 2 with states half a step beside the voltage, 1 for backward Euler.
+        dtype : {"float64", "float32"}
+        record_every : int
+            Steps from one recorded voltage to the next.
+        tail_dt_ms : float, optional
+            Step, of first order, from 30 ms after the stimulus on, every one recorded. Without it `dt_ms`
+            holds to the end.
+
+        Raises
+        ------
+        InputError
+            Values of another shape, or that are no numbers.
+        """
+        given = np.asarray(values, np.float64)
+        if given.ndim != 2 or given.shape[1] != len(self.parameter_names) or not len(given):
+            raise InputError(
+                f"values: expected one row of {len(self.parameter_names)} parameters for each individual, "
+                f"found an array of shape {given.shape}."
+            )
+        if not np.isfinite(given).all():
+            raise InputError("values: expected finite numbers, found some that are not.")
+        phases = _phases(protocol, dt_ms, order, record_every, tail_dt_ms)
+        table = self._rows.values(self.parameter_names, given)
+        recorded, ok = call_kernel(
+            self._kernel, dtype, self._tables, table, self._v_init_mV, protocol, phases
+        )
+        times = [np.zeros(1)]
+        begun = 0.0
+        for phase in phases:
+            times.append(begun + phase.dt_ms * phase.every * np.arange(1, phase.records + 1))
+            begun += phase.steps * phase.dt_ms
+        axon = recorded[:, 1] if self._has_axon else None
+        return VectorRun(np.concatenate(times), recorded[:, 0], axon, ok)
+
+
+def _mechanisms(tree: Tree) -> dict[str, list[int]]:
+    """Return mechanism -> nodes that have it."""
+    found: dict[str, list[int]] = {}
+    for number, compartment in enumerate(tree.compartments):
+        for mechanism in compartment.segment or ():
+            name = mechanism.name()
+            if name not in NOT_MECHANISMS and not name.endswith("_ion"):
+                found.setdefault(name, []).append(number)
+    return found
+
+
+def _phases(
+    protocol: "StepProtocol", dt_ms: float, order: int, every: int, tail_dt_ms: float | None
+) -> list[Phase]:
+    if tail_dt_ms is None:
+        return [Phase(round(protocol.duration_ms / dt_ms), dt_ms, order, every)]
+    close = min(protocol.stop_ms + TAIL_AFTER_MS, protocol.duration_ms)
+    steps = round(close / dt_ms)
+    tail = Phase(round((protocol.duration_ms - steps * dt_ms) / tail_dt_ms), tail_dt_ms, 1, 1)
+    return [Phase(steps, dt_ms, order, every), tail]

@@ -1,0 +1,232 @@
+"""NMODL as NEURON's own compiler reads it: its syntax tree, cut down to what a kernel is made of."""
+
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from neurosim.errors import InputError
+from neurosim.mechanisms.catalogue import OWN_SOURCES
+
+Tree = dict[str, Any]
+BUILT_IN = {"pas": "passive.mod"}
+# The values that NEURON itself puts in.
+UNIT_FACTORS = {
+    ("faraday", "coulombs"): 96485.3321233100184,
+    ("k-mole", "joule/degC"): 8.3144626181532395,
+}
+
+
+class Unsupported(InputError):
+    """A mechanism, or something in it, that the vector engine does not do."""
+
+
+@dataclass
+class Syntax:
+    """A density mechanism as it was written.
+
+    Attributes
+    ----------
+    name : str
+    parameters : dict
+        Name -> default value.
+    constants : dict
+        Unit factors and CONSTANTs, name -> value.
+    ranges : set of str
+    states : tuple of str
+    nonspecific : tuple of str
+        Nonspecific currents.
+    ions : dict
+        Ion -> (names read, names written).
+    conductances : dict
+        Ion, or ``""`` for none, -> variable of a CONDUCTANCE hint.
+    blocks : dict
+        ``INITIAL`` and ``BREAKPOINT`` -> statements.
+    derivatives : dict
+        Name of a DERIVATIVE block -> statements.
+    procedures : dict
+        Name of a PROCEDURE or FUNCTION -> (arguments, statements).
+    """
+
+    name: str
+    parameters: dict[str, float] = field(default_factory=dict)
+    constants: dict[str, float] = field(default_factory=dict)
+    ranges: set[str] = field(default_factory=set)
+    states: tuple[str, ...] = ()
+    nonspecific: tuple[str, ...] = ()
+    ions: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = field(default_factory=dict)
+    conductances: dict[str, str] = field(default_factory=dict)
+    blocks: dict[str, list[Tree]] = field(default_factory=dict)
+    derivatives: dict[str, list[Tree]] = field(default_factory=dict)
+    procedures: dict[str, tuple[tuple[str, ...], list[Tree]]] = field(default_factory=dict)
+
+    def refuse(self, what: str) -> Unsupported:
+        """Return the error that names this mechanism and what it holds."""
+        return Unsupported(
+            f"mechanism {self.name}: the vector engine does not support {what}. Use the NEURON engine for "
+            "cells that have it."
+        )
+
+
+def read_syntax(names: Sequence[str]) -> dict[str, Syntax]:
+    """Read mechanisms of the project, and those built into NEURON, by name.
+
+    Raises
+    ------
+    Unsupported
+        A mechanism whose source is not known, or that holds what no kernel is made of; it is named.
+    InputError
+        NEURON comes without its NMODL compiler, or that fails.
+    """
+    data = _neuron_data()
+    paths = {path.stem: path for path in OWN_SOURCES}
+    paths |= {name: data / "share" / "modfile" / file for name, file in BUILT_IN.items()}
+    unknown = sorted(set(names) - paths.keys())
+    if unknown:
+        raise Unsupported(
+            f"the vector engine has no NMODL source of {', '.join(unknown)}. Use the NEURON engine for cells "
+            "that have it."
+        )
+    trees = _trees(data, {name: paths[name] for name in names})
+    return {name: read_tree(tree) for name, tree in trees.items()}
+
+
+def _neuron_data() -> Path:
+    spec = find_spec("neuron")
+    if spec is None or spec.origin is None:
+        raise InputError("NEURON is not installed in this Python. Install it with `pip install neuron`.")
+    return Path(spec.origin).parent / ".data"
+
+
+def _trees(data: Path, paths: dict[str, Path]) -> dict[str, Tree]:
+    compiler = data / "bin" / "nmodl"
+    if not compiler.is_file():
+        raise InputError(
+            f"{compiler}: expected the NMODL compiler of NEURON, found none. Install NEURON from its wheel "
+            "(`pip install --force-reinstall neuron`)."
+        )
+    with tempfile.TemporaryDirectory(prefix="neurofleet-nmodl-") as name:
+        folder = Path(name)
+        for mechanism, path in paths.items():
+            shutil.copyfile(path, folder / f"{mechanism}.mod")
+        result = subprocess.run(
+            [str(compiler), "--scratch", name, "--output", name, *(f"{m}.mod" for m in paths)]
+            + ["passes", "--json-ast"],
+            cwd=folder,
+            env={**os.environ, "NMODLHOME": str(data)},
+            capture_output=True,
+            text=True,
+        )
+        found = {m: folder / f"{m}.ast.json" for m in paths}
+        missing = [m for m, path in found.items() if not path.is_file()]
+        if missing:
+            raise InputError(
+                f"The NMODL compiler of NEURON could not read {', '.join(missing)} (exit code "
+                f"{result.returncode}):\n{(result.stdout + result.stderr)[-2000:].strip()}"
+            )
+        return {m: json.loads(path.read_text()) for m, path in found.items()}
+
+
+def kind(tree: Tree) -> str:
+    """Return the type of a syntax node."""
+    return next(iter(tree))
+
+
+def parts(tree: Tree) -> list[Tree]:
+    """Return what a syntax node consists of."""
+    return next(iter(tree.values()))
+
+
+def text(tree: Tree) -> str:
+    """Return the first word in a syntax node."""
+    while True:
+        content = next(iter(tree.values()))
+        if isinstance(content, str):
+            return content
+        tree = content[0]
+
+
+_IGNORED = {"Model", "BlockComment", "LineComment", "AssignedBlock", "IndependentBlock", "UnitState"}
+
+
+def read_tree(tree: Tree) -> Syntax:
+    """Read the syntax tree of one mechanism.
+
+    Raises
+    ------
+    Unsupported
+        A block or statement that no kernel is made of.
+    """
+    blocks = parts(tree)
+    declared = next(b for b in blocks if kind(b) == "NeuronBlock")
+    suffix = next((s for s in parts(parts(declared)[0]) if kind(s) == "Suffix"), None)
+    if suffix is None:
+        raise Unsupported("the vector engine reads mechanisms with a SUFFIX only, found none.")
+    syntax = Syntax(text(parts(suffix)[1]))
+    if text(parts(suffix)[0]) != "SUFFIX":
+        raise syntax.refuse(text(parts(suffix)[0]))
+    for block in blocks:
+        _read_block(syntax, block)
+    return syntax
+
+
+def _read_block(syntax: Syntax, block: Tree) -> None:
+    what = kind(block)
+    if what == "NeuronBlock":
+        _read_declarations(syntax, parts(parts(block)[0]))
+    elif what == "ParamBlock":
+        for given in parts(block):
+            value = [p for p in parts(given) if kind(p) in ("Double", "Integer", "Float")]
+            if value:
+                syntax.parameters[text(parts(given)[0])] = float(text(value[0]))
+    elif what == "UnitBlock":
+        for factor in (p for p in parts(block) if kind(p) == "FactorDef"):
+            _read_factor(syntax, parts(factor))
+    elif what == "StateBlock":
+        syntax.states = tuple(text(p) for p in parts(block))
+    elif what in ("InitialBlock", "BreakpointBlock"):
+        statements = parts(parts(block)[0])
+        for hint in (s for s in statements if kind(s) == "ConductanceHint"):
+            name, *ion = parts(hint)
+            syntax.conductances[text(ion[0]) if ion else ""] = text(name)
+        syntax.blocks[what.removesuffix("Block").upper()] = statements
+    elif what == "DerivativeBlock":
+        syntax.derivatives[text(block)] = parts(parts(block)[-1])
+    elif what in ("ProcedureBlock", "FunctionBlock"):
+        arguments = tuple(text(p) for p in parts(block) if kind(p) == "Argument")
+        body = next(p for p in parts(block) if kind(p) == "StatementBlock")
+        syntax.procedures[text(block)] = (arguments, parts(body))
+    elif what not in _IGNORED:
+        raise syntax.refuse(f"{what.removesuffix('Block').upper()} blocks")
+
+
+def _read_declarations(syntax: Syntax, statements: list[Tree]) -> None:
+    for statement in statements:
+        what = kind(statement)
+        if what == "Range":
+            syntax.ranges |= {text(p) for p in parts(statement)}
+        elif what == "Nonspecific":
+            syntax.nonspecific += tuple(text(p) for p in parts(statement))
+        elif what == "Useion":
+            read = tuple(text(p) for p in parts(statement) if kind(p) == "ReadIonVar")
+            written = tuple(text(p) for p in parts(statement) if kind(p) == "WriteIonVar")
+            syntax.ions[text(statement)] = (read, written)
+        elif what not in ("name", "Suffix", "Global"):
+            raise syntax.refuse(f"{what.upper()} in the NEURON block")
+
+
+def _read_factor(syntax: Syntax, factor: list[Tree]) -> None:
+    name, units = text(factor[0]), tuple(text(p) for p in factor if kind(p) == "Unit")
+    number = [p for p in factor if kind(p) in ("Double", "Integer")]
+    if number and len(units) == 1:
+        syntax.constants[name] = float(text(number[0]))
+    elif units in UNIT_FACTORS:
+        syntax.constants[name] = UNIT_FACTORS[units]
+    else:
+        raise syntax.refuse(f"the unit factor {name}")

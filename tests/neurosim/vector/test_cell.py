@@ -1,0 +1,134 @@
+"""Individuals do not touch each other; input that cannot be used is refused."""
+
+import numpy as np
+import pytest
+
+from neurosim.errors import InputError
+from neurosim.protocols import StepProtocol
+from neurosim.vector import compiling
+from tests.fresh_process import in_fresh_process
+from tests.neurosim.vector.reference import SPINY, SPINY_VALUES, made_up_cell, spike_times, spiny_sets
+
+STEP = StepProtocol("step", 0.3, 20.0, 60.0, 140.0)
+
+
+def runs():
+    """Return what one cell gives for all questions of this file, and what it says to wrong input."""
+    from neurosim.vector.cell import VectorCell
+
+    cell = VectorCell(made_up_cell(SPINY, SPINY_VALUES))
+    values = spiny_sets(19)  # two vectors of float64 and a part of a third
+    wild = values.copy()
+    wild[4, list(SPINY_VALUES).index("cm.soma")] = -2.0
+    wild[11, list(SPINY_VALUES).index("Ra.all")] = 0.0
+    found = {
+        "all": cell.run(values, STEP),
+        "alone": cell.run(values[7:8], STEP),
+        "wild": cell.run(wild, STEP),
+        "wild alone": cell.run(wild[4:5], STEP),
+        "sparse": cell.run(values[:2], STEP, record_every=4),
+        "tail": cell.run(values[:2], STEP, tail_dt_ms=1.0),
+    }
+    said = []
+    for wrong in (values[:, :3], values[0], values[:0], np.full_like(values, np.nan)):
+        with pytest.raises(InputError) as error:
+            cell.run(wrong, STEP)
+        said.append(str(error.value))
+    with pytest.raises(InputError) as error:
+        VectorCell(made_up_cell({"all": ("pas",), "soma": ("NaV",)}, {"g_pas.all": 1e-4}))
+    return found, [*said, str(error.value)]
+
+
+@pytest.fixture(scope="module")
+def found():
+    return in_fresh_process(runs)
+
+
+def test_an_individual_is_the_same_alone_and_among_others(found):
+    together, alone = found[0]["all"], found[0]["alone"]
+    assert together.soma_mV.shape == together.axon_mV.shape == (19, 2801)
+    assert together.ok.shape == (19,)
+    assert together.ok.all()
+    np.testing.assert_array_equal(alone.soma_mV[0], together.soma_mV[7])
+    np.testing.assert_array_equal(alone.axon_mV[0], together.axon_mV[7])
+    assert np.unique(together.soma_mV[:, -1]).size == 19
+
+
+def test_one_that_runs_away_is_flagged_and_leaves_the_others_alone(found):
+    calm, wild = found[0]["all"], found[0]["wild"]
+    assert np.flatnonzero(~wild.ok).tolist() == [4, 11]
+    others = ~np.isin(np.arange(19), (4, 11))
+    np.testing.assert_array_equal(wild.soma_mV[others], calm.soma_mV[others])
+    assert not found[0]["wild alone"].ok[0]
+    assert np.isnan(found[0]["wild alone"].soma_mV[0, -1])  # the run ended early
+
+
+def test_fewer_records_are_some_of_all(found):
+    every, sparse = found[0]["all"], found[0]["sparse"]
+    np.testing.assert_array_equal(sparse.soma_mV, every.soma_mV[:2, ::4])
+    np.testing.assert_allclose(sparse.times_ms, every.times_ms[::4])
+
+
+def test_a_coarse_tail_begins_after_the_step_and_ends_where_the_fine_run_does(found):
+    every, tail = found[0]["all"], found[0]["tail"]
+    fine = tail.times_ms <= STEP.stop_ms + 30.0 + 1e-6
+    np.testing.assert_array_equal(tail.soma_mV[:, fine], every.soma_mV[:2, : fine.sum()])
+    assert np.diff(tail.times_ms)[-1] == pytest.approx(1.0)
+    assert tail.times_ms[-1] == pytest.approx(STEP.duration_ms)
+    np.testing.assert_allclose(tail.soma_mV[:, -1], every.soma_mV[:2, -1], atol=0.05)
+
+
+def test_wrong_values_are_refused(found):
+    shape, flat, none, not_finite, _ = found[1]
+    assert "one row of 27 parameters" in shape
+    assert "(19, 3)" in shape
+    assert "(27,)" in flat
+    assert "(0, 27)" in none
+    assert "finite" in not_finite
+
+
+def on_older_processor():
+    from neurosim.vector.cell import VectorCell
+
+    model = made_up_cell(SPINY, SPINY_VALUES)
+    own = VectorCell(model).run(spiny_sets(2), STEP)
+    older = {"-march=native": "-march=x86-64", "-O3": "-O1"}  # -O1 compiles faster
+    compiling.FLAGS = [older.get(flag, flag) for flag in compiling.FLAGS]
+    return own, VectorCell(model).run(spiny_sets(2), STEP)
+
+
+def test_a_processor_without_wide_vectors_gives_the_same():
+    own, older = in_fresh_process(on_older_processor)
+    times = own.times_ms
+    for a, b in zip(own.soma_mV, older.soma_mV, strict=True):
+        assert spike_times(times, a).size > 0
+        np.testing.assert_allclose(spike_times(times, b), spike_times(times, a), atol=1e-3)
+    np.testing.assert_allclose(older.soma_mV[:, :400], own.soma_mV[:, :400], atol=1e-9)
+
+
+def test_a_mechanism_that_is_not_supported_is_named(found):
+    assert "mechanism NaV" in found[1][-1]
+
+
+def test_without_a_compiler_the_way_out_is_said(monkeypatch):
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(InputError, match="no C\\+\\+ compiler .*apt-get install g\\+\\+"):
+        compiling.compile_kernel("")
+
+
+def test_what_a_compiler_says_is_passed_on(monkeypatch, tmp_path):
+    monkeypatch.setenv("NEUROFLEET_CACHE", str(tmp_path))
+    with pytest.raises(InputError, match="did not compile(?s:.*)nonsense"):
+        compiling.compile_kernel("nonsense;")
+    assert not list((tmp_path / "kernels").iterdir())
+
+
+def test_a_compiled_kernel_is_kept(monkeypatch, tmp_path):
+    monkeypatch.setenv("NEUROFLEET_CACHE", str(tmp_path))
+    text = 'extern "C" __attribute__((visibility("default"))) int answer() { return 42; }'
+    assert compiling.compile_kernel(text).answer() == 42
+    (kept,) = (tmp_path / "kernels").iterdir()
+    made = kept.stat().st_mtime_ns
+    assert compiling.compile_kernel(text).answer() == 42
+    assert kept.stat().st_mtime_ns == made
