@@ -57,7 +57,7 @@ def own_voltage(model: FitModel) -> np.ndarray:
     from bluepyopt.ephys.simulators import NrnSimulator
 
     load_mechanisms()
-    cell = model.build_cell()
+    cell = replace(model, cell="own-voltage").build_cell()  # an exported template may have the model's name
     simulator = NrnSimulator(cvode_active=False, dt=DT_MS)
     h = simulator.neuron.h
     cell.freeze(VALUES)
