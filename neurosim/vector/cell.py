@@ -1,5 +1,6 @@
 """A cell whose individuals are simulated together: each compartment once, all individuals side by side."""
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -9,6 +10,7 @@ from numpy.typing import ArrayLike
 from neurosim.errors import InputError
 from neurosim.vector.compiling import compile_kernel
 from neurosim.vector.density import make_density
+from neurosim.vector.membrane import Kind
 from neurosim.vector.rows import Row, RowTable, rows_of_parameters
 from neurosim.vector.source import KernelPlan, kernel_source
 from neurosim.vector.syntax import Unsupported, read_syntax
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 DT_MS = 0.05
 TAIL_AFTER_MS = 30.0
 NOT_MECHANISMS = ("capacitance", "morphology")
+ADVANCES_E = 64  # flag of an ion's style: the reversal potential follows the concentrations at each step
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,9 +95,15 @@ class VectorCell:
         }
         self._rows = RowTable()
         set_by_parameters = rows_of_parameters(list(cell.params.values()), icell, distances)
-        mechanisms = _mechanisms(tree)
-        syntax = read_syntax(sorted(mechanisms))
-        plan = KernelPlan.of([make_density(syntax[m], model.conditions.celsius) for m in sorted(mechanisms)])
+        nodes_of = _kinds(tree, h)
+        names = sorted({name for kind in nodes_of for name in kind.mechanisms})
+        syntax = read_syntax(names)
+        ions = {ion for kind in nodes_of for ion in kind.nernst}
+        plan = KernelPlan.of(
+            [make_density(syntax[name], model.conditions.celsius) for name in names],
+            list(nodes_of),
+            {ion: h.nernst(1.0, math.e, h.ion_charge(f"{ion}_ion")) for ion in ions},
+        )
 
         def row(node: int, name: str) -> int:
             segment = tree.compartments[node].segment
@@ -104,8 +113,9 @@ class VectorCell:
                 given = Row(value=float(getattr(section if name == "Ra" else segment, name)))
             return self._rows.number(given)
 
+        changing = {name[3:] for membrane in plan.membranes for name in membrane.given()}
         for section, _, name in set_by_parameters:
-            if name[:1] == "e" and name[1:] in plan.ions:
+            if name[:1] == "e" and name[1:] in changing:
                 raise Unsupported(
                     f"section {section}: the vector engine cannot set {name} of an ion whose concentration a "
                     "mechanism writes or whose current it reads. Use the NEURON engine for this cell."
@@ -113,7 +123,7 @@ class VectorCell:
         axon = list(icell.axonal)
         places = [tree.node(soma), *([tree.node(axon[0](0.5))] if axon else [])]
         self._has_axon = bool(axon)
-        self._tables = Tables.of(tree, plan, mechanisms, row, h, stimulated=places[0], places=places)
+        self._tables = Tables.of(tree, plan, nodes_of, row, stimulated=places[0], places=places)
         self._kernel = compile_kernel(kernel_source(plan))
 
     @property
@@ -176,14 +186,20 @@ class VectorCell:
         return VectorRun(np.concatenate(times), recorded[:, 0], axon, ok)
 
 
-def _mechanisms(tree: Tree) -> dict[str, list[int]]:
-    """Return mechanism -> nodes that have it."""
-    found: dict[str, list[int]] = {}
+def _kinds(tree: Tree, h: Any) -> dict[Kind, list[int]]:
+    """Return kind of compartment -> nodes."""
+    found: dict[Kind, list[int]] = {}
     for number, compartment in enumerate(tree.compartments):
-        for mechanism in compartment.segment or ():
-            name = mechanism.name()
-            if name not in NOT_MECHANISMS and not name.endswith("_ion"):
-                found.setdefault(name, []).append(number)
+        if compartment.segment is None:
+            continue
+        names = sorted(mechanism.name() for mechanism in compartment.segment)
+        ions = [name.removesuffix("_ion") for name in names if name.endswith("_ion")]
+        section = tree.sections[compartment.section]
+        kind = Kind(
+            tuple(name for name in names if name not in NOT_MECHANISMS and not name.endswith("_ion")),
+            tuple(ion for ion in ions if int(h.ion_style(f"{ion}_ion", sec=section)) & ADVANCES_E),
+        )
+        found.setdefault(kind, []).append(number)
     return found
 
 

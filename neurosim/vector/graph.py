@@ -223,6 +223,12 @@ def _divide(graph: Graph, a: Node, b: Node) -> Node:
         p, q = graph.terms[under[2]][1:]
         below = graph.apply("-", graph.apply("*", under[1], q), p)
         return graph.apply("/", graph.apply("*", a, q), below)
+    if under[0] == "+":  # a / (c + p/q) = a q / (c q + p)
+        for c, ratio in ((under[1], under[2]), (under[2], under[1])):
+            if graph.terms[ratio][0] == "/":
+                p, q = graph.terms[ratio][1:]
+                below = graph.apply("+", graph.apply("*", c, q), p)
+                return graph.apply("/", graph.apply("*", a, q), below)
     return graph._node("/", a, b)
 
 

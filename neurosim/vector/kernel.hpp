@@ -130,20 +130,17 @@ template <class T> struct Maths {
 };
 
 struct Setup {
-  int32_t n, n_nodes, n_rows, n_phases, n_places, stimulated;
+  int32_t n, n_nodes, n_rows, n_phases, n_places, n_bare, stimulated;
   const int32_t *parent;        // [node], of node 0 unused; parents come before their children
   const double *area;           // [node]
   const int32_t *cm_row;        // [node], -1 where there is no membrane
+  const int32_t *bare;          // nodes without membrane
   const double *axial;          // [node][n], uS to the parent
   const double *rows;           // [row][n]
-  const int32_t *group_size;    // [mechanism]
-  const int32_t *group_nodes;   // instances of all mechanisms, one after the other
-  const int32_t *group_rows;    // [instance][parameter], the same
-  const double *e, *ci, *co;    // [ion][node] at the start
-  const int32_t *nernst_size;   // [ion]
-  const int32_t *nernst_nodes;  // of all ions, one after the other
-  const double *charge;         // [ion]
-  double nernst_mV, v_init, amplitude, start_ms, stop_ms, holding;
+  const int32_t *kind_size;     // [kind]
+  const int32_t *kind_nodes;    // of all kinds, one after the other
+  const int32_t *kind_rows;     // [node of a kind][constant], the same
+  double v_init, amplitude, start_ms, stop_ms, holding;
   const int64_t *steps;         // [phase]
   const double *dt;
   const int32_t *order, *every;
@@ -155,22 +152,22 @@ struct Setup {
 
 static constexpr double RUNAWAY_MV = 1000.0;
 
-template <class T> struct Group {
+template <class T> struct Compartments {
   typedef typename Types<T>::V V;
   int size;
   const int32_t *nodes, *rows;
   V *stored;
 };
 
-template <class T, int N_GROUPS, int N_IONS> struct Block {
+template <class T, int N_KINDS> struct Block {
   typedef typename Types<T>::V V;
-  V *v, *rhs, *d, *rows;
-  V *e[N_IONS + 1], *ci[N_IONS + 1], *co[N_IONS + 1], *current[N_IONS + 1], *slope[N_IONS + 1];
-  Group<T> group[N_GROUPS + 1];
+  V *v, *dv, *rhs, *d, *diagonal, *rows;
+  T *area;
+  Compartments<T> kind[N_KINDS + 1];
 };
 
 struct Memory {
-  void *places[64];
+  void *places[16];
   int used = 0;
   template <class V> V *take(int64_t count) {
     const size_t bytes = (count + 1) * sizeof(V);
@@ -184,45 +181,38 @@ struct Memory {
   }
 };
 
-template <class T, class Mechanisms> static void run_block(const Setup &s, int first) {
+template <class T, class Membranes> static void run_block(const Setup &s, int first) {
   typedef Maths<T> M;
   typedef typename M::V V;
-  constexpr int lanes = M::lanes, n_ions = Mechanisms::n_ions, n_groups = Mechanisms::n_groups;
+  constexpr int lanes = M::lanes, n_kinds = Membranes::n_kinds;
   const int n = s.n_nodes;
   const auto fill = [&](V &to, const double *from) {
     for (int l = 0; l < lanes; ++l) to[l] = T(from[first + l < s.n ? first + l : s.n - 1]);
   };
   Memory memory;
-  Block<T, n_groups, n_ions> b;
-  b.v = memory.take<V>(n);
-  b.rhs = memory.take<V>(n);
-  b.d = memory.take<V>(n);
+  Block<T, n_kinds> b;
+  for (V **of : {&b.v, &b.dv, &b.rhs, &b.d, &b.diagonal}) *of = memory.take<V>(n);
   b.rows = memory.take<V>(s.n_rows);
-  V *axial = memory.take<V>(n), *capacity = memory.take<V>(n), *sum_rhs = memory.take<V>(n);
-  V *sum_d = memory.take<V>(n), *dv = memory.take<V>(n), *share = memory.take<V>(n);
+  b.area = memory.take<T>(n);
+  V *axial = memory.take<V>(n), *share = memory.take<V>(n);
   for (int r = 0; r < s.n_rows; ++r) fill(b.rows[r], s.rows + int64_t(r) * s.n);
   for (int i = 1; i < n; ++i) fill(axial[i], s.axial + int64_t(i) * s.n);
-  for (int i = 0; i < n; ++i) b.v[i] = M::splat(T(s.v_init));
-  for (int k = 0; k < n_ions; ++k) {
-    for (V **of : {&b.e[k], &b.ci[k], &b.co[k], &b.current[k], &b.slope[k]}) *of = memory.take<V>(n);
-    for (int i = 0; i < n; ++i) {
-      b.e[k][i] = M::splat(T(s.e[k * n + i]));
-      b.ci[k][i] = M::splat(T(s.ci[k * n + i]));
-      b.co[k][i] = M::splat(T(s.co[k * n + i]));
-    }
+  for (int i = 0; i < n; ++i) {
+    b.v[i] = M::splat(T(s.v_init));
+    b.area[i] = T(s.area[i]);
   }
-  const int32_t *nodes = s.group_nodes, *rows = s.group_rows;
+  const int32_t *nodes = s.kind_nodes, *rows = s.kind_rows;
   int stored = 0;
-  for (int g = 0; g < n_groups; ++g) stored += s.group_size[g] * Mechanisms::n_stored[g];
+  for (int k = 0; k < n_kinds; ++k) stored += s.kind_size[k] * Membranes::n_stored[k];
   V *free = memory.take<V>(stored);
-  for (int g = 0; g < n_groups; ++g) {
-    const int size = s.group_size[g];
-    b.group[g] = {size, nodes, rows, free};
+  for (int k = 0; k < n_kinds; ++k) {
+    const int size = s.kind_size[k];
+    b.kind[k] = {size, nodes, rows, free};
     nodes += size;
-    rows += size * Mechanisms::n_rows[g];
-    free += size * Mechanisms::n_stored[g];
+    rows += size * Membranes::n_rows[k];
+    free += size * Membranes::n_stored[k];
   }
-  Mechanisms::template initial<T>(b);
+  Membranes::template initial<T>(b);
 
   bool bad[lanes] = {};
   int64_t record = 0;
@@ -243,56 +233,49 @@ template <class T, class Mechanisms> static void run_block(const Setup &s, int f
   double begun = 0.0;
   for (int phase = 0; phase < s.n_phases && going; ++phase) {
     const double dt = s.dt[phase];
-    const T reach = s.order[phase] == 2 ? T(2) : T(1);
-    for (int i = 0; i < n; ++i)
-      capacity[i] = s.cm_row[i] < 0 ? V{} : b.rows[s.cm_row[i]] * T(1e-3 / dt * s.area[i]) * reach;
+    const bool second = s.order[phase] == 2;
+    const T reach = second ? T(2) : T(1);
+    for (int i = 0; i < n; ++i) {
+      const V capacity = s.cm_row[i] < 0 ? V{} : b.rows[s.cm_row[i]] * T(1e-3 / dt * s.area[i]) * reach;
+      b.diagonal[i] = capacity + axial[i];
+    }
+    Membranes::template draw<T>(b);
     for (int64_t step = 0; step < s.steps[phase] && going; ++step) {
       const double middle = begun + (step + 0.5) * dt;
-      const int32_t *with_nernst = s.nernst_nodes;
-      for (int k = 0; k < n_ions; ++k) {
-        const V scale = M::splat(T(s.nernst_mV / s.charge[k]));
-        for (int j = 0; j < s.nernst_size[k]; ++j) {
-          const int i = *with_nernst++;
-          b.e[k][i] = scale * M::log(b.co[k][i] / b.ci[k][i]);
-        }
-        for (int i = 0; i < n; ++i) b.current[k][i] = b.slope[k][i] = V{};
+      for (int k = 0; k < s.n_bare; ++k) {
+        b.rhs[s.bare[k]] = V{};
+        b.d[s.bare[k]] = b.diagonal[s.bare[k]];
       }
-      for (int i = 0; i < n; ++i) b.rhs[i] = b.d[i] = sum_rhs[i] = sum_d[i] = V{};
-      Mechanisms::template current<T>(b);
       const bool on = middle >= s.start_ms && middle < s.stop_ms;
-      sum_rhs[s.stimulated] += T(s.holding + (on ? s.amplitude : 0.0));
+      b.rhs[s.stimulated] += T(s.holding + (on ? s.amplitude : 0.0));
       // In an unbranched run the next node is the parent: what it receives stays in registers.
       V next_rhs = V{}, next_d = V{};
       for (int i = n - 1; i > 0; --i) {
-        const T area = T(s.area[i]);
         const int p = s.parent[i];
         const V g = axial[i], flow = g * (b.v[p] - b.v[i]);
-        const V rhs = (sum_rhs[i] - b.rhs[i] * area + flow) + next_rhs;
-        const V over = M::over((sum_d[i] + b.d[i] * area + capacity[i] + g) + next_d), part = g * over;
-        dv[i] = rhs * over;
+        const V rhs = (b.rhs[i] + flow) + next_rhs;
+        const V over = M::over(b.d[i] + next_d), part = g * over;
+        b.dv[i] = rhs * over;
         share[i] = part;
         next_rhs = part * rhs - flow;
         next_d = g - part * g;
         if (p != i - 1) {
-          sum_rhs[p] += next_rhs;
-          sum_d[p] += next_d;
+          b.rhs[p] += next_rhs;
+          b.d[p] += next_d;
           next_rhs = next_d = V{};
         }
       }
-      V last = (sum_rhs[0] - b.rhs[0] * T(s.area[0]) + next_rhs) /
-               (sum_d[0] + b.d[0] * T(s.area[0]) + capacity[0] + next_d);
-      dv[0] = last;
+      V last = (b.rhs[0] + next_rhs) / (b.d[0] + next_d);
+      b.dv[0] = last;
+      b.v[0] += reach * last;
       for (int i = 1; i < n; ++i) {
         const int p = s.parent[i];
-        if (p != i - 1) last = dv[p];
-        last = dv[i] + share[i] * last;
-        dv[i] = last;
+        if (p != i - 1) last = b.dv[p];
+        last = b.dv[i] + share[i] * last;
+        b.dv[i] = last;
+        b.v[i] += reach * last;
       }
-      if (reach == T(2))
-        for (int k = 0; k < n_ions; ++k)
-          for (int i = 0; i < n; ++i) b.current[k][i] += b.slope[k][i] * dv[i];
-      for (int i = 0; i < n; ++i) b.v[i] += reach * dv[i];
-      Mechanisms::template step<T>(b, M::splat(T(dt)));
+      Membranes::template advance<T>(b, T(dt), T(second));
       if ((step + 1) % s.every[phase] == 0) going = keep();
     }
     begun += double(s.steps[phase]) * dt;
@@ -305,12 +288,12 @@ template <class T, class Mechanisms> static void run_block(const Setup &s, int f
   }
 }
 
-template <class T, class Mechanisms> static void run_all(const Setup &s) {
+template <class T, class Membranes> static void run_all(const Setup &s) {
 #if defined(__SSE__)
   const unsigned kept = __builtin_ia32_stmxcsr();
   __builtin_ia32_ldmxcsr(kept | 0x8040);  // denormals are zero: a channel that closes would slow down
 #endif
-  for (int first = 0; first < s.n; first += Maths<T>::lanes) run_block<T, Mechanisms>(s, first);
+  for (int first = 0; first < s.n; first += Maths<T>::lanes) run_block<T, Membranes>(s, first);
 #if defined(__SSE__)
   __builtin_ia32_ldmxcsr(kept);
 #endif

@@ -1,4 +1,4 @@
-"""The C++ text of a kernel: the arithmetic of each mechanism around the solver of `kernel.hpp`."""
+"""The C++ text of a kernel: the arithmetic of each kind of compartment around the solver of `kernel.hpp`."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -7,6 +7,7 @@ from pathlib import Path
 
 from neurosim.vector.density import Density
 from neurosim.vector.graph import COMPARISONS, FUNCTIONS, Graph, Node
+from neurosim.vector.membrane import Kind, Membrane, join
 
 _EXPORT = 'extern "C" __attribute__((visibility("default")))'
 SOLVER = Path(__file__).with_name("kernel.hpp")
@@ -14,124 +15,101 @@ SOLVER = Path(__file__).with_name("kernel.hpp")
 
 @dataclass(frozen=True)
 class KernelPlan:
-    """What the kernel and the tables that it is given have to agree on.
+    """What the kernel and the tables that it is given have to agree on: the kinds of compartments, in order."""
 
-    Attributes
-    ----------
-    densities : tuple of Density
-        In the order of their groups, those that write a concentration first, as NEURON steps them.
-    ions : tuple of str
-        Those with a concentration that some mechanism writes, or a current that one reads; the rest of the
-        ions have constant reversal potentials and concentrations.
-    """
-
-    densities: tuple[Density, ...]
-    ions: tuple[str, ...]
+    membranes: tuple[Membrane, ...]
 
     @classmethod
-    def of(cls, densities: Sequence[Density]) -> "KernelPlan":
+    def of(
+        cls, densities: Sequence[Density], kinds: Sequence[Kind], nernst_mV: Mapping[str, float]
+    ) -> "KernelPlan":
+        """Return the plan of compartments of some kinds, of which `densities` are the mechanisms."""
         ordered = sorted(densities, key=lambda density: not density.writes_concentration())
-        changing = {name for d in densities for name in d.step if name.startswith(("ci:", "co:"))}
-        changing |= {name for d in densities for name in d.inputs() if name.startswith("i:")}
-        return cls(tuple(ordered), tuple(sorted({name.partition(":")[2] for name in changing})))
-
-    def rows(self, density: Density) -> tuple[str, ...]:
-        """Return the inputs of a mechanism that are rows of the parameter table: they stay constant."""
-        constant = (
-            name
-            for name in sorted(density.inputs())
-            if name.startswith("p:")
-            or (":" in name and not name.startswith("s:") and name.partition(":")[2] not in self.ions)
+        return cls(
+            tuple(join(kind, [d for d in ordered if d.name in kind.mechanisms], nernst_mV) for kind in kinds)
         )
-        return tuple(constant)
 
 
 def kernel_source(plan: KernelPlan) -> str:
     """Return the whole C++ text of a kernel."""
-    n_stored = ", ".join(str(len(d.stored)) for d in plan.densities) or "0"
-    n_rows = ", ".join(str(len(plan.rows(d))) for d in plan.densities) or "0"
-    size = max(1, len(plan.densities))
+    numbers = range(len(plan.membranes))
+    n_stored = ", ".join(str(len(m.stored)) for m in plan.membranes)
+    n_rows = ", ".join(str(len(m.constants())) for m in plan.membranes)
     calls = {
-        block: "\n".join(f"    {_struct(d)}<T>::{block}(b{dt});" for d in plan.densities)
-        for block, dt in (("initial", ""), ("current", ""), ("step", ", dt"))
+        block: "\n".join(f"    Membrane{k}<T>::{block}(b{given});" for k in numbers)
+        for block, given in (("initial", ""), ("draw", ""), ("advance", ", dt, second"))
     }
     return "\n".join(
         [
             SOLVER.read_text(),
-            *(_mechanism(plan, number, density) for number, density in enumerate(plan.densities)),
-            "struct Mechanisms {",
-            f"  static constexpr int n_ions = {len(plan.ions)}, n_groups = {len(plan.densities)};",
-            f"  static constexpr int n_stored[{size}] = {{{n_stored}}};",
-            f"  static constexpr int n_rows[{size}] = {{{n_rows}}};",
+            *(_membrane(number, membrane) for number, membrane in enumerate(plan.membranes)),
+            "struct Membranes {",
+            f"  static constexpr int n_kinds = {len(plan.membranes)};",
+            f"  static constexpr int n_stored[] = {{{n_stored}}};",
+            f"  static constexpr int n_rows[] = {{{n_rows}}};",
             "  template <class T, class B> static void initial(B &b) {",
             calls["initial"],
             "  }",
-            "  template <class T, class B> static void current(B &b) {",
-            calls["current"],
+            "  template <class T, class B> static void draw(B &b) {",
+            calls["draw"],
             "  }",
-            "  template <class T, class B> static void step(B &b, typename Types<T>::V dt) {",
-            calls["step"],
+            "  template <class T, class B> static void advance(B &b, T dt, T second) {",
+            calls["advance"],
             "  }",
             "};",
-            f"{_EXPORT} void run_float32(const Setup *s) {{ run_all<float, Mechanisms>(*s); }}",
-            f"{_EXPORT} void run_float64(const Setup *s) {{ run_all<double, Mechanisms>(*s); }}",
+            f"{_EXPORT} void run_float32(const Setup *s) {{ run_all<float, Membranes>(*s); }}",
+            f"{_EXPORT} void run_float64(const Setup *s) {{ run_all<double, Membranes>(*s); }}",
             "",
         ]
     )
 
 
-def _struct(density: Density) -> str:
-    return f"Mechanism_{density.name}"
-
-
-def _mechanism(plan: KernelPlan, number: int, density: Density) -> str:
-    places = _places(plan, number, density)
-    drawn: dict[str, Node] = {}
-    if density.graph.value(density.current) != 0:
-        drawn = {"b.rhs[n]": density.current, "b.d[n]": density.conductance}
-    for ion, (current, slope) in density.ion_currents.items():
-        if ion in plan.ions:
-            k = plan.ions.index(ion)
-            drawn |= {f"b.current[{k}][n]": current, f"b.slope[{k}][n]": slope}
+def _membrane(number: int, membrane: Membrane) -> str:
+    places = _places(membrane)
+    given = [f"      {places[name]} = {_row(membrane, name)};" for name in membrane.given()]
     return "\n".join(
         [
-            f"template <class T> struct {_struct(density)} {{",
+            f"// {', '.join(membrane.kind.mechanisms)}",
+            f"template <class T> struct Membrane{number} {{",
             "  typedef Maths<T> M;",
             "  typedef typename M::V V;",
             "  template <class B> static void initial(B &b) {",
-            _loop(number, density, places, {places[k]: n for k, n in density.initial.items()}, "="),
+            _loop(number, membrane, places, membrane.initial, given),
             "  }",
-            "  template <class B> static void current(B &b) {",
-            _loop(number, density, places, drawn, "+="),
+            "  template <class B> static void draw(B &b) {",
+            _loop(number, membrane, places, membrane.drawn),
             "  }",
-            "  template <class B> static void step(B &b, V dt) {",
-            _loop(number, density, places, {places[k]: n for k, n in density.step.items()}, "="),
+            "  template <class B> static void advance(B &b, T dt, T second) {",
+            _loop(number, membrane, places, membrane.advanced),
             "  }",
             "};",
         ]
     )
 
 
-def _places(plan: KernelPlan, number: int, density: Density) -> dict[str, str]:
+def _row(membrane: Membrane, name: str) -> str:
+    constants = membrane.constants()
+    return f"b.rows[g.rows[i * {len(constants)} + {constants.index(name)}]]"
+
+
+def _places(membrane: Membrane) -> dict[str, str]:
     """Return input -> where it lies."""
-    rows = plan.rows(density)
-    places = {"v": "b.v[n]", "dt": "dt"}
-    places |= {name: f"b.rows[g.rows[i * {len(rows)} + {k}]]" for k, name in enumerate(rows)}
-    for k, name in enumerate(density.stored):
-        places[f"s:{name}"] = f"g.stored[i * {len(density.stored)} + {k}]"
-    for k, ion in enumerate(plan.ions):
-        arrays = (("e", "e"), ("ci", "ci"), ("co", "co"), ("i", "current"))
-        places |= {f"{short}:{ion}": f"b.{array}[{k}][n]" for short, array in arrays}
+    places = {name: _row(membrane, name) for name in membrane.constants()}
+    places |= {"v": "b.v[n]", "dt": "M::splat(dt)", "dv": "b.dv[n] * second"}
+    for k, name in enumerate(membrane.stored):
+        places[name] = f"g.stored[i * {len(membrane.stored)} + {k}]"
     return places
 
 
 def _loop(
-    number: int, density: Density, places: Mapping[str, str], results: Mapping[str, Node], assign: str
+    number: int,
+    membrane: Membrane,
+    places: Mapping[str, str],
+    results: Mapping[str, Node],
+    first: Sequence[str] = (),
 ) -> str:
-    if not results:
-        return "    (void)b;"
-    graph = density.graph
-    lines = []
+    graph = membrane.graph
+    lines = list(first)
     inverted: set[Node] = set()  # a division costs ten multiplications: once for each divisor
     for node in graph.order(results.values()):
         kind, *rest = graph.terms[node]
@@ -141,14 +119,21 @@ def _loop(
             inverted.add(rest[1])
             lines.append(f"      const V over{rest[1]} = M::over({_name(graph, rest[1])});")
         lines.append(f"      const V x{node} = {_term(graph, node, places)};")
+    for name, node in results.items():
+        value = _name(graph, node)
+        if name == "rhs":
+            lines.append(f"      b.rhs[n] = -({value}) * b.area[n];")
+        elif name == "d":
+            lines.append(f"      b.d[n] = {value} * b.area[n] + b.diagonal[n];")
+        else:
+            lines.append(f"      {places[name]} = {value};")
     return "\n".join(
         [
-            f"    const auto &g = b.group[{number}];",
+            f"    const auto &g = b.kind[{number}];",
             "    for (int i = 0; i < g.size; ++i) {",
             "      const int n = g.nodes[i];",
             "      (void)n;",
             *lines,
-            *(f"      {place} {assign} {_name(graph, node)};" for place, node in results.items()),
             "    }",
         ]
     )

@@ -1,20 +1,18 @@
 """What a kernel is called with: the tree, the places of each mechanism, and the memory layout of `Setup`."""
 
 import ctypes
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from neurosim.vector.membrane import Kind
 from neurosim.vector.source import KernelPlan
 from neurosim.vector.tree import Tree
 
 if TYPE_CHECKING:
     from neurosim.protocols import StepProtocol
-
-ION_STYLE_ADVANCES_E = 64  # NEURON's flag: the reversal potential follows the concentrations at each step
 
 _INT = ctypes.POINTER(ctypes.c_int32)
 _LONG = ctypes.POINTER(ctypes.c_int64)
@@ -29,21 +27,16 @@ class Setup(ctypes.Structure):
     _fields_ = [
         *(
             (name, ctypes.c_int32)
-            for name in ("n", "n_nodes", "n_rows", "n_phases", "n_places", "stimulated")
+            for name in ("n", "n_nodes", "n_rows", "n_phases", "n_places", "n_bare", "stimulated")
         ),
         ("parent", _INT),
         ("area", _DOUBLE),
         ("cm_row", _INT),
+        ("bare", _INT),
         ("axial", _DOUBLE),
         ("rows", _DOUBLE),
-        *((name, _INT) for name in ("group_size", "group_nodes", "group_rows")),
-        *((name, _DOUBLE) for name in ("e", "ci", "co")),
-        *((name, _INT) for name in ("nernst_size", "nernst_nodes")),
-        ("charge", _DOUBLE),
-        *(
-            (name, ctypes.c_double)
-            for name in ("nernst_mV", "v_init", "amplitude", "start_ms", "stop_ms", "holding")
-        ),
+        *((name, _INT) for name in ("kind_size", "kind_nodes", "kind_rows")),
+        *((name, ctypes.c_double) for name in ("v_init", "amplitude", "start_ms", "stop_ms", "holding")),
         ("steps", _LONG),
         ("dt", _DOUBLE),
         *((name, _INT) for name in ("order", "every", "places")),
@@ -77,17 +70,11 @@ class Tables:
     parent: np.ndarray
     area: np.ndarray
     cm_row: np.ndarray
+    bare: np.ndarray
     ra_terms: list[tuple[int, float, int]]
-    group_size: np.ndarray
-    group_nodes: np.ndarray
-    group_rows: np.ndarray
-    e: np.ndarray
-    ci: np.ndarray
-    co: np.ndarray
-    nernst_size: np.ndarray
-    nernst_nodes: np.ndarray
-    charge: np.ndarray
-    nernst_mV: float
+    kind_size: np.ndarray
+    kind_nodes: np.ndarray
+    kind_rows: np.ndarray
     stimulated: int
     places: np.ndarray
 
@@ -96,9 +83,8 @@ class Tables:
         cls,
         tree: Tree,
         plan: KernelPlan,
-        mechanisms: Mapping[str, list[int]],
+        nodes_of: Mapping[Kind, list[int]],
         row: Callable[[int, str], int],
-        h: Any,
         *,
         stimulated: int,
         places: Sequence[int],
@@ -109,52 +95,41 @@ class Tables:
         ----------
         tree : Tree
         plan : KernelPlan
-        mechanisms : mapping
-            Mechanism -> nodes.
+        nodes_of : mapping
+            Kind of compartment -> its nodes.
         row : callable
             (node, NEURON's name of a parameter) -> row of the parameter table.
-        h : hoc object
         stimulated : int
         places : sequence of int
             Nodes that are recorded.
         """
         nodes = tree.compartments
         first_node = {c.section: k for k, c in reversed(list(enumerate(nodes))) if c.segment is not None}
-        membrane = [k for k, c in enumerate(nodes) if c.segment is not None]
         area, cm_row = np.zeros(len(nodes)), np.full(len(nodes), -1)
-        for k in membrane:
-            area[k], cm_row[k] = nodes[k].segment.area() / 100.0, row(k, "cm")
-        rows = [
-            row(k, _neuron_name(name, density.name))
-            for density in plan.densities
-            for k in mechanisms[density.name]
-            for name in plan.rows(density)
-        ]
-        ions = {name: np.ones((len(plan.ions), len(nodes))) for name in ("e", "ci", "co")}
-        nernst: list[list[int]] = []
-        for number, ion in enumerate(plan.ions):
-            having = [k for k in membrane if hasattr(nodes[k].segment, f"e{ion}")]
-            for k in having:
-                for name, called in (("e", f"e{ion}"), ("ci", f"{ion}i"), ("co", f"{ion}o")):
-                    ions[name][number, k] = getattr(nodes[k].segment, called)
-            nernst.append([k for k in having if _advances_e(h, ion, tree, nodes[k].section)])
+        for k, compartment in enumerate(nodes):
+            if compartment.segment is not None:
+                area[k], cm_row[k] = compartment.segment.area() / 100.0, row(k, "cm")
+        in_order = [(membrane, nodes_of[membrane.kind]) for membrane in plan.membranes]
         return cls(
             parent=np.array([c.parent for c in nodes]),
             area=area,
             cm_row=cm_row,
+            bare=np.flatnonzero(cm_row < 0),
             ra_terms=[
                 (k, unit, row(first_node[section], "Ra"))
                 for k, c in enumerate(nodes)
                 for unit, section in c.resistance
             ],
-            group_size=np.array([len(mechanisms[d.name]) for d in plan.densities]),
-            group_nodes=np.array([k for d in plan.densities for k in mechanisms[d.name]]),
-            group_rows=np.array(rows),
-            **ions,
-            nernst_size=np.array([len(having) for having in nernst]),
-            nernst_nodes=np.array([k for having in nernst for k in having]),
-            charge=np.array([h.ion_charge(f"{ion}_ion") for ion in plan.ions]),
-            nernst_mV=h.nernst(1.0, math.e, 1.0),
+            kind_size=np.array([len(having) for _, having in in_order]),
+            kind_nodes=np.array([k for _, having in in_order for k in having]),
+            kind_rows=np.array(
+                [
+                    row(k, _neuron_name(name))
+                    for membrane, having in in_order
+                    for k in having
+                    for name in membrane.constants()
+                ]
+            ),
             stimulated=stimulated,
             places=np.array(places),
         )
@@ -169,14 +144,13 @@ class Tables:
             return 1.0 / resistance
 
 
-def _neuron_name(name: str, mechanism: str) -> str:
-    """Return what NEURON calls an input of a mechanism: ``p:gbar`` of Ih is ``gbar_Ih``, ``e:na`` ``ena``."""
-    what, _, which = name.partition(":")
-    return {"p": f"{which}_{mechanism}", "e": f"e{which}", "ci": f"{which}i", "co": f"{which}o"}[what]
-
-
-def _advances_e(h: Any, ion: str, tree: Tree, section: int) -> bool:
-    return bool(int(h.ion_style(f"{ion}_ion", sec=tree.sections[section])) & ION_STYLE_ADVANCES_E)
+def _neuron_name(name: str) -> str:
+    """Return what NEURON calls a constant: ``p:Ih:gbar`` is ``gbar_Ih``, ``e:na`` ``ena``."""
+    what, *rest = name.split(":")
+    if what == "p":
+        mechanism, parameter = rest
+        return f"{parameter}_{mechanism}"
+    return {"e": "e{}", "ci": "{}i", "co": "{}o"}[what].format(*rest)
 
 
 def call_kernel(
@@ -198,8 +172,8 @@ def call_kernel(
         n_rows=len(table),
         n_phases=len(phases),
         n_places=len(tables.places),
+        n_bare=len(tables.bare),
         stimulated=tables.stimulated,
-        nernst_mV=tables.nernst_mV,
         v_init=v_init_mV,
         amplitude=protocol.amplitude_nA,
         start_ms=protocol.start_ms,

@@ -1,0 +1,218 @@
+"""All mechanisms of a compartment as one piece of arithmetic, so that they share what they have in common."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from neurosim.vector.density import Density
+from neurosim.vector.graph import Graph, Node
+
+# A voltage in the middle of those that cells have, and how far from it exponentials may reach in float32.
+MIDDLE_MV, REACH_MV, LARGEST_EXPONENT = -25.0, 175.0, 80.0
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What compartments that are computed alike have in common.
+
+    Attributes
+    ----------
+    mechanisms : tuple of str
+    nernst : tuple of str
+        Ions whose reversal potential follows their concentrations.
+    """
+
+    mechanisms: tuple[str, ...]
+    nernst: tuple[str, ...]
+
+
+@dataclass
+class Membrane:
+    """The arithmetic of the compartments of one kind; nodes belong to `graph`.
+
+    Inputs of the graph are ``v``, ``dt``, ``dv`` (what the last step added to the voltage, half of it at
+    second order, 0 at first), ``p:`` with mechanism and parameter, ``s:`` with mechanism and state, ``e:``,
+    ``ci:``, ``co:`` and an ion; ``i:`` and ``di:``, an ion's current as it was drawn last and its slope.
+
+    Attributes
+    ----------
+    kind : Kind
+    graph : Graph
+    stored : tuple of str
+        Inputs that a compartment keeps from one step to the next; the others that are neither ``v`` nor a
+        step are constant.
+    initial : dict
+        Input name of what is stored -> its value at the start.
+    drawn : dict
+        ``rhs`` and ``d``, the current and its slope, and ion currents that are stored, of the state as it is.
+    advanced : dict
+        All that is stored one step later, and what is drawn then.
+    """
+
+    kind: Kind
+    graph: Graph = field(default_factory=Graph)
+    stored: tuple[str, ...] = ()
+    initial: dict[str, Node] = field(default_factory=dict)
+    drawn: dict[str, Node] = field(default_factory=dict)
+    advanced: dict[str, Node] = field(default_factory=dict)
+
+    def constants(self) -> tuple[str, ...]:
+        """Return the inputs that stay as they are."""
+        roots = [*self.initial.values(), *self.drawn.values(), *self.advanced.values()]
+        return tuple(sorted(self.graph.inputs(roots) - {"v", "dt", "dv", *self.stored} | {*self.given()}))
+
+    def given(self) -> tuple[str, ...]:
+        """Return what is stored and has a value before INITIAL: concentrations."""
+        return tuple(name for name in self.stored if name.startswith(("ci:", "co:")))
+
+
+def join(kind: Kind, densities: Sequence[Density], nernst_mV: Mapping[str, float]) -> Membrane:
+    """Put the mechanisms of one kind of compartment together.
+
+    Parameters
+    ----------
+    kind : Kind
+    densities : sequence of Density
+        Those of the kind, those that write a concentration first, as NEURON steps them.
+    nernst_mV : mapping
+        Ion -> the potential of a ratio e between its concentrations.
+    """
+    membrane = Membrane(kind)
+    joined = _Joined(membrane.graph, nernst_mV, kind.nernst, densities)
+    membrane.initial = joined.initial()
+    membrane.drawn = joined.drawn({})
+    stepped = joined.stepped()
+    later = joined.drawn(stepped)
+    membrane.advanced = stepped | later
+    kept = {f"s:{d.name}:{name}" for d in densities for name in d.stored}
+    membrane.stored = tuple(sorted({*kept, *stepped, *(name for name in later if ":" in name)}))
+    return membrane
+
+
+class _Joined:
+    def __init__(
+        self,
+        graph: Graph,
+        nernst_mV: Mapping[str, float],
+        nernst: Sequence[str],
+        densities: Sequence[Density],
+    ) -> None:
+        self.graph, self.densities = graph, densities
+        written = {n for d in densities for n in d.step if n[:3] in ("ci:", "co:")}
+        self._nernst = {
+            ion: nernst_mV[ion] for ion in nernst if {f"ci:{ion}", f"co:{ion}"} & written
+        }
+        self._read = sorted({n[2:] for d in densities for n in d.graph.inputs(d.step.values()) if n[:2] == "i:"})
+
+    def initial(self) -> dict[str, Node]:
+        return self._in_turn("initial", self._reversal({}))
+
+    def stepped(self) -> dict[str, Node]:
+        return self._in_turn("step", self._reversal({}) | self._currents_now())
+
+    def _in_turn(self, block: str, known: Mapping[str, Node]) -> dict[str, Node]:
+        """Carry out a block of one mechanism after the other; each knows the concentrations as they are."""
+        new: dict[str, Node] = {}
+        for density in self.densities:
+            wanted = {_place(density, name): node for name, node in getattr(density, block).items()}
+            concentrations = {n: node for n, node in new.items() if not n.startswith("s:")}
+            new |= self._include(density, wanted, {**known, **concentrations})
+        return new
+
+    def _reversal(self, known: Mapping[str, Node]) -> dict[str, Node]:
+        """Return the reversal potentials that belong to concentrations."""
+        graph = self.graph
+        found = {}
+        for ion, scale in self._nernst.items():
+            outside, inside = (known.get(n, graph.input(n)) for n in (f"co:{ion}", f"ci:{ion}"))
+            ratio = graph.apply("log", graph.apply("/", outside, inside))
+            found[f"e:{ion}"] = graph.apply("*", ratio, graph.const(scale))
+        return found
+
+    def drawn(self, values: Mapping[str, Node]) -> dict[str, Node]:
+        graph = self.graph
+        known = {**values, **self._reversal(values)}
+        found = {"rhs": graph.const(0.0), "d": graph.const(0.0)}
+        found |= {f"{what}:{ion}": graph.const(0.0) for ion in self._read for what in ("i", "di")}
+        for density in self.densities:
+            wanted = {"rhs": density.current, "d": density.conductance}
+            for ion, (current, slope) in density.ion_currents.items():
+                if ion in self._read:
+                    wanted |= {f"i:{ion}": current, f"di:{ion}": slope}
+            for name, node in self._include(density, wanted, known).items():
+                found[name] = graph.apply("+", found[name], node)
+        return found
+
+    def _currents_now(self) -> dict[str, Node]:
+        """Return the ion currents at the new voltage."""
+        graph = self.graph
+        found = {}
+        for ion in self._read:
+            change = graph.apply("*", graph.input(f"di:{ion}"), graph.input("dv"))
+            found[f"i:{ion}"] = graph.apply("+", graph.input(f"i:{ion}"), change)
+        return found
+
+    def _include(
+        self, density: Density, wanted: Mapping[str, Node], known: Mapping[str, Node]
+    ) -> dict[str, Node]:
+        """Return nodes of a mechanism's graph as nodes of the joined one."""
+        graph, theirs = self.graph, density.graph
+        new: dict[Node, Node] = {}
+        for node in theirs.order(wanted.values()):
+            kind, *rest = theirs.terms[node]
+            if kind == "const":
+                new[node] = graph.const(rest[0])
+            elif kind == "in":
+                name = _place(density, rest[0])
+                new[node] = known.get(name, graph.input(name))
+            elif kind == "exp":
+                new[node] = _exponential(graph, new[rest[0]])
+            else:
+                new[node] = graph.apply(kind, *(new[a] for a in rest))
+        return {name: new[node] for name, node in wanted.items()}
+
+
+def _place(density: Density, name: str) -> str:
+    """Return the joined name of an input: parameters and states belong to a mechanism."""
+    what, colon, which = name.partition(":")
+    return f"{what}:{density.name}:{which}" if what in ("p", "s") and colon else name
+
+
+def _exponential(graph: Graph, exponent: Node) -> Node:
+    """Return e^(a v + b) as a multiple, or a multiple of the inverse, of e^(|a| (v - middle))."""
+    line = straight(graph, exponent)
+    if line is None:
+        return graph.apply("exp", exponent)
+    slope, offset = line
+    factor = offset + slope * MIDDLE_MV
+    if slope == 0 or abs(slope) * REACH_MV + abs(factor) > LARGEST_EXPONENT:
+        return graph.apply("exp", exponent)
+    v = graph.apply("-", graph.input("v"), graph.const(MIDDLE_MV))
+    # Slopes such as 1/6 and 0.1666... that mean the same are rounded apart by their formulas.
+    shared = graph.apply("exp", graph.apply("*", v, graph.const(float(f"{abs(slope):.14g}"))))
+    multiple = graph.const(math.exp(factor))
+    return graph.apply("*" if slope > 0 else "/", *((shared, multiple) if slope > 0 else (multiple, shared)))
+
+
+def straight(graph: Graph, node: Node) -> tuple[float, float] | None:
+    """Return (a, b) of a node that is a v + b, None for any other."""
+    kind, *rest = graph.terms[node]
+    if kind == "const":
+        return 0.0, rest[0]
+    if kind == "in":
+        return (1.0, 0.0) if rest[0] == "v" else None
+    lines = [straight(graph, a) for a in rest] if kind in ("+", "-", "neg", "*", "/") else [None]
+    if None in lines:
+        return None
+    (a, b), *others = (line for line in lines if line is not None)
+    if kind == "neg":
+        return -a, -b
+    ((c, d),) = others
+    if kind in ("+", "-"):
+        sign = 1 if kind == "+" else -1
+        return a + sign * c, b + sign * d
+    if kind == "*" and (a == 0 or c == 0):
+        return (a * d, b * d) if c == 0 else (b * c, b * d)
+    if kind == "/" and c == 0 and d != 0:
+        return a / d, b / d
+    return None
