@@ -217,6 +217,9 @@ def _divide(graph: Graph, a: Node, b: Node) -> Node:
         return graph.apply("/", graph.apply("*", a, under[2]), under[1])
     if under[0] == "neg":
         return graph.apply("/", graph.apply("neg", a), under[1])
+    if over[0] == under[0] == "*" and None not in (graph.value(over[2]), graph.value(under[2])):
+        ratio = graph.apply("/", over[1], under[1])  # of products with constants
+        return graph.apply("*", ratio, graph.apply("/", over[2], under[2]))
     if over[0] == "*" and b in over[1:]:
         return over[1] if over[2] == b else over[2]
     if under[0] == "-" and graph.terms[under[2]][0] == "/":  # a / (c - p/q) = a q / (c q - p)

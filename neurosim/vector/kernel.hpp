@@ -42,6 +42,25 @@ template <> struct Wide<float> {
   INLINE __m512 smaller(__m512 a, __m512 b) { return _mm512_min_ps(a, b); }
   INLINE __m512 nearest(__m512 x) { return _mm512_roundscale_ps(x, 8); }
   INLINE __m512 two_to(__m512 n) { return _mm512_scalef_ps(_mm512_set1_ps(1.0f), n); }
+  // 2^r - 1 for |r| <= 1/2, to 1e-7 of 2^r
+  INLINE __m512 fraction(__m512 r) {
+    return r * ((((0.0013264726f * r + 0.0096715131f) * r + 0.0555073375f) * r + 0.2402224208f) * r +
+                0.6931469776f);
+  }
+  INLINE __m512 two_to_the(__m512 y) {
+    const __m512 whole = nearest(y);
+    return _mm512_scalef_ps(1.0f + fraction(y - whole), whole);
+  }
+  // Most steps are short beside most time constants: then a polynomial does, to 5e-7. A number has the same
+  // value whichever way its neighbours go.
+  INLINE __m512 expm1(__m512 x) {
+    const __m512 near = x * ((((0.0083333190f * x + 0.0418792529f) * x + 0.1666694575f) * x + 0.4999935198f) * x +
+                             0.9999999433f);
+    const __mmask16 is_far = _mm512_cmp_ps_mask(x * x, _mm512_set1_ps(0.1225f), _CMP_NLE_UQ);
+    if (__builtin_expect(is_far == 0, 1)) return near;
+    const __m512 y = x * 1.4426950409f, whole = nearest(y), power = two_to(whole);
+    return _mm512_mask_mov_ps(near, is_far, power * fraction(y - whole) + (power - 1.0f));
+  }
   INLINE __m512 over(__m512 x) {
     const __m512 r = _mm512_rcp14_ps(x);
     return r + r * (1.0f - x * r);
@@ -100,7 +119,17 @@ template <class T> struct Maths {
     split(x, power, p);
     return power + power * p;
   }
+  // e^(x c) that is known to fit into a number
+  INLINE V exp_of(V x, double c) {
+#if defined(__AVX512F__)
+    if constexpr (sizeof(T) == 4) return Wide<T>::two_to_the(x * T(c * 1.4426950408889634));
+#endif
+    return exp(x * T(c));
+  }
   INLINE V expm1(V x) {
+#if defined(__AVX512F__)
+    if constexpr (sizeof(T) == 4) return Wide<T>::expm1(x);
+#endif
     V power, p;
     split(x, power, p);
     return power * p + (power - T(1));

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from neurosim.vector.density import Density
 from neurosim.vector.graph import COMPARISONS, FUNCTIONS, Graph, Node
-from neurosim.vector.membrane import Kind, Membrane, join
+from neurosim.vector.membrane import LARGEST_EXPONENT, REACH_MV, Kind, Membrane, join, straight
 
 _EXPORT = 'extern "C" __attribute__((visibility("default")))'
 SOLVER = Path(__file__).with_name("kernel.hpp")
@@ -163,6 +163,11 @@ def _term(graph: Graph, node: Node, places: Mapping[str, str]) -> str:
     if kind == "select":
         condition, a, b = rest
         return f"{_condition(graph, condition)} ? {_name(graph, a)} : {_name(graph, b)}"
+    if kind == "exp" and graph.terms[rest[0]][0] == "*":
+        line, slope = graph.terms[rest[0]][1:]
+        if straight(graph, line) is not None and graph.value(slope) is not None:
+            if abs(graph.value(slope)) * REACH_MV < LARGEST_EXPONENT:
+                return f"M::exp_of({_name(graph, line)}, {graph.value(slope)!r})"
     if kind in FUNCTIONS or kind in ("pow", "expm1"):
         return f"M::{kind}({', '.join(_name(graph, a) for a in rest)})"
     raise AssertionError(f"no C++ for {kind}")

@@ -1,25 +1,30 @@
 """NMODL as NEURON's own compiler reads it: its syntax tree, cut down to what a kernel is made of."""
 
 import json
+import math
 import os
+import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from neurosim.errors import InputError
-from neurosim.mechanisms.catalogue import OWN_SOURCES
+from neurosim.mechanisms.catalogue import OWN_SOURCES, describe
 
 Tree = dict[str, Any]
-BUILT_IN = {"pas": "passive.mod"}
+BUILT_IN = {"pas": "passive.mod", "hh": "hh.mod"}
+# Mechanisms of the project that are VERBATIM for NEURON's sake, written without it.
+PLAIN_SOURCES = tuple(sorted(Path(__file__).with_name("mod").glob("*.mod")))
 # The values that NEURON itself puts in.
 UNIT_FACTORS = {
     ("faraday", "coulombs"): 96485.3321233100184,
     ("k-mole", "joule/degC"): 8.3144626181532395,
+    ("pi", "1"): math.pi,
 }
 
 
@@ -37,7 +42,7 @@ class Syntax:
     parameters : dict
         Name -> default value.
     constants : dict
-        Unit factors and CONSTANTs, name -> value.
+        Unit factors, CONSTANTs and DEFINEs, name -> value.
     ranges : set of str
     states : tuple of str
     nonspecific : tuple of str
@@ -48,8 +53,8 @@ class Syntax:
         Ion, or ``""`` for none, -> variable of a CONDUCTANCE hint.
     blocks : dict
         ``INITIAL`` and ``BREAKPOINT`` -> statements.
-    derivatives : dict
-        Name of a DERIVATIVE block -> statements.
+    derivatives, schemes : dict
+        Name of a DERIVATIVE or KINETIC block -> statements.
     procedures : dict
         Name of a PROCEDURE or FUNCTION -> (arguments, statements).
     """
@@ -64,6 +69,7 @@ class Syntax:
     conductances: dict[str, str] = field(default_factory=dict)
     blocks: dict[str, list[Tree]] = field(default_factory=dict)
     derivatives: dict[str, list[Tree]] = field(default_factory=dict)
+    schemes: dict[str, list[Tree]] = field(default_factory=dict)
     procedures: dict[str, tuple[tuple[str, ...], list[Tree]]] = field(default_factory=dict)
 
     def refuse(self, what: str) -> Unsupported:
@@ -74,27 +80,33 @@ class Syntax:
         )
 
 
-def read_syntax(names: Sequence[str]) -> dict[str, Syntax]:
-    """Read mechanisms of the project, and those built into NEURON, by name.
+def read_syntax(names: Sequence[str], sources: Sequence[Path] = ()) -> dict[str, Syntax]:
+    """Read mechanisms by name.
+
+    Parameters
+    ----------
+    names : sequence of str
+    sources : sequence of Path
+        NMODL files of the user's own, beside the mechanisms of the project and those built into NEURON.
 
     Raises
     ------
     Unsupported
         A mechanism whose source is not known, or that holds what no kernel is made of; it is named.
     InputError
-        NEURON comes without its NMODL compiler, or that fails.
+        A source is no NMODL; or NEURON comes without its NMODL compiler.
     """
     data = _neuron_data()
-    paths = {path.stem: path for path in OWN_SOURCES}
+    paths = {path.stem: path for path in (*OWN_SOURCES, *PLAIN_SOURCES)}
     paths |= {name: data / "share" / "modfile" / file for name, file in BUILT_IN.items()}
+    paths |= dict(zip(describe(sources), sources, strict=True))
     unknown = sorted(set(names) - paths.keys())
     if unknown:
         raise Unsupported(
             f"the vector engine has no NMODL source of {', '.join(unknown)}. Use the NEURON engine for cells "
             "that have it."
         )
-    trees = _trees(data, {name: paths[name] for name in names})
-    return {name: read_tree(tree) for name, tree in trees.items()}
+    return {name: read_tree(*_parsed(data, name, paths[name])) for name in names}
 
 
 def _neuron_data() -> Path:
@@ -104,7 +116,8 @@ def _neuron_data() -> Path:
     return Path(spec.origin).parent / ".data"
 
 
-def _trees(data: Path, paths: dict[str, Path]) -> dict[str, Tree]:
+def _parsed(data: Path, mechanism: str, source: Path) -> tuple[Tree, str]:
+    """Return the syntax tree of an NMODL file, and its text."""
     compiler = data / "bin" / "nmodl"
     if not compiler.is_file():
         raise InputError(
@@ -113,24 +126,22 @@ def _trees(data: Path, paths: dict[str, Path]) -> dict[str, Tree]:
         )
     with tempfile.TemporaryDirectory(prefix="neurofleet-nmodl-") as name:
         folder = Path(name)
-        for mechanism, path in paths.items():
-            shutil.copyfile(path, folder / f"{mechanism}.mod")
+        shutil.copyfile(source, folder / f"{mechanism}.mod")
         result = subprocess.run(
-            [str(compiler), "--scratch", name, "--output", name, *(f"{m}.mod" for m in paths)]
-            + ["passes", "--json-ast"],
+            [str(compiler), "--scratch", name, "--output", name, f"{mechanism}.mod", "passes", "--json-ast"],
             cwd=folder,
             env={**os.environ, "NMODLHOME": str(data)},
             capture_output=True,
             text=True,
         )
-        found = {m: folder / f"{m}.ast.json" for m in paths}
-        missing = [m for m, path in found.items() if not path.is_file()]
-        if missing:
+        # It writes the tree before it looks for what it would solve a KINETIC block with, and gives up.
+        tree = folder / f"{mechanism}.ast.json"
+        if not tree.is_file():
             raise InputError(
-                f"The NMODL compiler of NEURON could not read {', '.join(missing)} (exit code "
+                f"{source}: expected NMODL, but the compiler of NEURON could not read it (exit code "
                 f"{result.returncode}):\n{(result.stdout + result.stderr)[-2000:].strip()}"
             )
-        return {m: json.loads(path.read_text()) for m, path in found.items()}
+        return json.loads(tree.read_text()), source.read_text(errors="replace")
 
 
 def kind(tree: Tree) -> str:
@@ -152,11 +163,25 @@ def text(tree: Tree) -> str:
         tree = content[0]
 
 
+def number(syntax: Syntax, tree: Tree) -> float:
+    """Return the value of a literal."""
+    value = float(text(tree))
+    if not math.isfinite(value):
+        raise syntax.refuse(f"the number {text(tree)}")
+    return value
+
+
 _IGNORED = {"Model", "BlockComment", "LineComment", "AssignedBlock", "IndependentBlock", "UnitState"}
+_WORDS = {
+    "NetReceiveBlock": "NET_RECEIVE",
+    "NonLinearBlock": "NONLINEAR",
+    "FunctionTableBlock": "FUNCTION_TABLE",
+    "BABlock": "BEFORE and AFTER",
+}
 
 
-def read_tree(tree: Tree) -> Syntax:
-    """Read the syntax tree of one mechanism.
+def read_tree(tree: Tree, source: str) -> Syntax:
+    """Read the syntax tree of one mechanism, of whose text the tree does not say all.
 
     Raises
     ------
@@ -173,7 +198,46 @@ def read_tree(tree: Tree) -> Syntax:
         raise syntax.refuse(text(parts(suffix)[0]))
     for block in blocks:
         _read_block(syntax, block)
+    _mark_steady(syntax, tree, source)
     return syntax
+
+
+def _mark_steady(syntax: Syntax, tree: Tree, source: str) -> None:
+    """Make ``SOLVE … STEADYSTATE`` blocks a kind of their own: the tree has the same for ``METHOD``."""
+    written = re.sub(r"\bCOMMENT\b.*?\bENDCOMMENT\b|^\s*TITLE.*?$|[:?].*?$", "", source, flags=re.S | re.M)
+    said = re.findall(r"\bSOLVE\s+(\w+)(?:\s+(STEADYSTATE)\b)?", written)
+    found = list(_find(tree, "SolveBlock"))
+    if [name for name, _ in said] != [text(block) for block in found]:
+        raise syntax.refuse("its SOLVE statements")
+    for (_, steady), block in zip(said, found, strict=True):
+        if steady:
+            block["SteadyBlock"] = block.pop("SolveBlock")
+
+
+def _find(tree: Tree, what: str) -> Iterator[Tree]:
+    """Yield the nodes of a kind, in the order of the text."""
+    if kind(tree) == what:
+        yield tree
+    elif isinstance(inner := next(iter(tree.values())), list):
+        for part in inner:
+            yield from _find(part, what)
+
+
+def assigned(syntax: Syntax) -> set[str]:
+    """Return the names that statements give a value to, locals included."""
+    blocks = (syntax.blocks, syntax.derivatives, syntax.schemes)
+    statements = [s for named in blocks for block in named.values() for s in block]
+    statements += [s for _, body in syntax.procedures.values() for s in body]
+    found = (e for s in statements for e in _find_all(s, "BinaryExpression"))
+    return {text(parts(e)[0]) for e in found if text(parts(e)[1]) == "="}
+
+
+def _find_all(tree: Tree, what: str) -> Iterator[Tree]:
+    if kind(tree) == what:
+        yield tree
+    if isinstance(inner := next(iter(tree.values())), list):
+        for part in inner:
+            yield from _find_all(part, what)
 
 
 def _read_block(syntax: Syntax, block: Tree) -> None:
@@ -184,10 +248,15 @@ def _read_block(syntax: Syntax, block: Tree) -> None:
         for given in parts(block):
             value = [p for p in parts(given) if kind(p) in ("Double", "Integer", "Float")]
             if value:
-                syntax.parameters[text(parts(given)[0])] = float(text(value[0]))
+                syntax.parameters[text(parts(given)[0])] = number(syntax, value[0])
     elif what == "UnitBlock":
         for factor in (p for p in parts(block) if kind(p) == "FactorDef"):
             _read_factor(syntax, parts(factor))
+    elif what == "ConstantBlock":
+        for given in (parts(p)[0] for p in parts(block)):
+            syntax.constants[text(given)] = number(syntax, parts(given)[1])
+    elif what == "Define":
+        syntax.constants[text(block)] = number(syntax, parts(block)[1])
     elif what == "StateBlock":
         syntax.states = tuple(text(p) for p in parts(block))
     elif what in ("InitialBlock", "BreakpointBlock"):
@@ -196,14 +265,15 @@ def _read_block(syntax: Syntax, block: Tree) -> None:
             name, *ion = parts(hint)
             syntax.conductances[text(ion[0]) if ion else ""] = text(name)
         syntax.blocks[what.removesuffix("Block").upper()] = statements
-    elif what == "DerivativeBlock":
-        syntax.derivatives[text(block)] = parts(parts(block)[-1])
+    elif what in ("DerivativeBlock", "KineticBlock"):
+        body = next(p for p in parts(block) if kind(p) == "StatementBlock")
+        (syntax.derivatives if what == "DerivativeBlock" else syntax.schemes)[text(block)] = parts(body)
     elif what in ("ProcedureBlock", "FunctionBlock"):
         arguments = tuple(text(p) for p in parts(block) if kind(p) == "Argument")
         body = next(p for p in parts(block) if kind(p) == "StatementBlock")
         syntax.procedures[text(block)] = (arguments, parts(body))
     elif what not in _IGNORED:
-        raise syntax.refuse(f"{what.removesuffix('Block').upper()} blocks")
+        raise syntax.refuse(f"{_WORDS.get(what, what.removesuffix('Block').upper())} blocks")
 
 
 def _read_declarations(syntax: Syntax, statements: list[Tree]) -> None:
@@ -223,9 +293,9 @@ def _read_declarations(syntax: Syntax, statements: list[Tree]) -> None:
 
 def _read_factor(syntax: Syntax, factor: list[Tree]) -> None:
     name, units = text(factor[0]), tuple(text(p) for p in factor if kind(p) == "Unit")
-    number = [p for p in factor if kind(p) in ("Double", "Integer")]
-    if number and len(units) == 1:
-        syntax.constants[name] = float(text(number[0]))
+    value = [p for p in factor if kind(p) in ("Double", "Integer")]
+    if value and len(units) == 1:
+        syntax.constants[name] = number(syntax, value[0])
     elif units in UNIT_FACTORS:
         syntax.constants[name] = UNIT_FACTORS[units]
     else:
