@@ -26,12 +26,23 @@ def ibea_fitness(scores: np.ndarray, kappa: float = KAPPA) -> np.ndarray:
     -------
     ndarray, shape (n,)
     """
-    indicator = epsilon_indicator(np.asarray(scores, np.float64))
+    distinct, number = _distinct(np.ascontiguousarray(scores, np.float64))
+    indicator = epsilon_indicator(distinct)
     largest = max(indicator.max(), -indicator.min())
     if largest != 0:
         indicator *= -1.0 / (kappa * largest)
         np.exp(indicator, out=indicator)
+    if len(distinct) < len(scores):
+        indicator = indicator[number].take(number, axis=1)
     return indicator.sum(axis=1) - indicator.diagonal()
+
+
+def _distinct(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return each row once, and the number of each row among them: many parents come several times."""
+    first: dict[bytes, int] = {}
+    same_as = [first.setdefault(row.tobytes(), i) for i, row in enumerate(rows)]
+    kept, number = np.unique(same_as, return_inverse=True)
+    return rows[kept], number
 
 
 def epsilon_indicator(scores: np.ndarray) -> np.ndarray:

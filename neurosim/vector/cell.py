@@ -1,7 +1,7 @@
 """A cell whose individuals are simulated together: each compartment once, all individuals side by side."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -22,7 +22,15 @@ if TYPE_CHECKING:
     from neurosim.protocols import StepProtocol
 
 DT_MS = 0.05
-TAIL_AFTER_MS = 30.0
+CHAIN_DT_MS = 0.025  # for a cell with a chain of states: NaV's opens faster than the gates of the others
+Outside = Literal["fine", "lively", "calm"]
+# Away from the stimulus the steps of a calm individual may be long: from when the start is forgotten until
+# shortly before the stimulus, and some time after it.
+FORGOTTEN_MS, BEFORE_MS, BEFORE_DT_MS = 10.0, 5.0, 1.0
+AFTER_MS, AFTER_DT_MS = 15.0, 0.5
+LATE_MS, LATE_DT_MS = 100.0, 10.0
+VECTOR_BYTES = 64
+N_ARRAYS = 7  # of all nodes, in `kernel.hpp`
 NOT_MECHANISMS = ("capacitance", "morphology")
 ADVANCES_E = 64  # flag of an ion's style: the reversal potential follows the concentrations at each step
 
@@ -40,12 +48,20 @@ class VectorRun:
         In the middle of the first axon section, None for a cell without an axon.
     ok : ndarray of bool, shape (n,)
         False for an individual that ran away (beyond 1000 mV, or no number): its voltages mean nothing.
+    quiet : ndarray of bool, shape (n,)
+        False for an individual that was not at rest where the steps were long.
     """
 
     times_ms: np.ndarray
     soma_mV: np.ndarray
     axon_mV: np.ndarray | None
     ok: np.ndarray
+    quiet: np.ndarray
+
+    def only(self, chosen: np.ndarray) -> "VectorRun":
+        """Return some of the individuals."""
+        axon = None if self.axon_mV is None else self.axon_mV[chosen]
+        return VectorRun(self.times_ms, self.soma_mV[chosen], axon, self.ok[chosen], self.quiet[chosen])
 
 
 class VectorCell:
@@ -57,6 +73,12 @@ class VectorCell:
     Parameters
     ----------
     model : FitModel
+
+    Attributes
+    ----------
+    parameter_names : tuple of str, length P
+    dt_ms : float
+        The step that is as exact, at second order, as a fit needs.
 
     Raises
     ------
@@ -98,6 +120,7 @@ class VectorCell:
         nodes_of = _kinds(tree, h)
         names = sorted({name for kind in nodes_of for name in kind.mechanisms})
         syntax = read_syntax(names)
+        self.dt_ms = CHAIN_DT_MS if any(syntax[name].schemes for name in names) else DT_MS
         ions = {ion for kind in nodes_of for ion in kind.nernst}
         plan = KernelPlan.of(
             [make_density(syntax[name], model.conditions.celsius) for name in names],
@@ -124,6 +147,7 @@ class VectorCell:
         places = [tree.node(soma), *([tree.node(axon[0](0.5))] if axon else [])]
         self._has_axon = bool(axon)
         self._tables = Tables.of(tree, plan, nodes_of, row, stimulated=places[0], places=places)
+        self._plan = plan
         self._kernel = compile_kernel(kernel_source(plan))
 
     @property
@@ -131,15 +155,25 @@ class VectorCell:
         """Number of compartments that have a membrane."""
         return int(np.sum(self._tables.cm_row >= 0))
 
+    @property
+    def working_set_bytes(self) -> int:
+        """What the individuals of one vector take in memory while they are simulated."""
+        tables, plan = self._tables, self._plan
+        stored = sum(
+            size * len(membrane.stored)
+            for size, membrane in zip(tables.kind_size.tolist(), plan.membranes, strict=True)
+        )
+        return VECTOR_BYTES * (N_ARRAYS * len(tables.parent) + stored + len(self._rows.numbers))
+
     def run(
         self,
         values: ArrayLike,
         protocol: "StepProtocol",
-        dt_ms: float = DT_MS,
+        dt_ms: float | None = None,
         order: Literal[1, 2] = 2,
         dtype: Literal["float64", "float32"] = "float64",
         record_every: int = 1,
-        tail_dt_ms: float | None = None,
+        outside: Outside = "fine",
     ) -> VectorRun:
         """Simulate one protocol for all individuals.
 
@@ -149,15 +183,17 @@ class VectorCell:
             In the order of `parameter_names`.
         protocol : StepProtocol
             Its step, and its holding current throughout, flow into the middle of the soma.
-        dt_ms : float
+        dt_ms : float, optional
+            The attribute `dt_ms` without it.
         order : {2, 1}
             As NEURON's ``secondorder``: 2 with states half a step beside the voltage, 1 for backward Euler.
         dtype : {"float64", "float32"}
         record_every : int
             Steps from one recorded voltage to the next.
-        tail_dt_ms : float, optional
-            Step, of first order, from 30 ms after the stimulus on, every one recorded. Without it `dt_ms`
-            holds to the end.
+        outside : {"fine", "lively", "calm"}
+            How long the steps are away from the stimulus. ``"calm"``: 1 ms before it, 0.5 and then 10 ms from
+            15 ms after it on, all of first order and each recorded; `VectorRun.quiet` tells for whom that
+            holds. ``"lively"``: 0.5 ms after it. ``"fine"``: `dt_ms` throughout.
 
         Raises
         ------
@@ -172,9 +208,9 @@ class VectorCell:
             )
         if not np.isfinite(given).all():
             raise InputError("values: expected finite numbers, found some that are not.")
-        phases = _phases(protocol, dt_ms, order, record_every, tail_dt_ms)
+        phases = _phases(protocol, Phase(0, dt_ms or self.dt_ms, order, record_every), outside)
         table = self._rows.values(self.parameter_names, given)
-        recorded, ok = call_kernel(
+        recorded, ok, quiet = call_kernel(
             self._kernel, dtype, self._tables, table, self._v_init_mV, protocol, phases
         )
         times = [np.zeros(1)]
@@ -183,7 +219,7 @@ class VectorCell:
             times.append(begun + phase.dt_ms * phase.every * np.arange(1, phase.records + 1))
             begun += phase.steps * phase.dt_ms
         axon = recorded[:, 1] if self._has_axon else None
-        return VectorRun(np.concatenate(times), recorded[:, 0], axon, ok)
+        return VectorRun(np.concatenate(times), recorded[:, 0], axon, ok, quiet)
 
 
 def _kinds(tree: Tree, h: Any) -> dict[Kind, list[int]]:
@@ -203,12 +239,24 @@ def _kinds(tree: Tree, h: Any) -> dict[Kind, list[int]]:
     return found
 
 
-def _phases(
-    protocol: "StepProtocol", dt_ms: float, order: int, every: int, tail_dt_ms: float | None
-) -> list[Phase]:
-    if tail_dt_ms is None:
-        return [Phase(round(protocol.duration_ms / dt_ms), dt_ms, order, every)]
-    close = min(protocol.stop_ms + TAIL_AFTER_MS, protocol.duration_ms)
-    steps = round(close / dt_ms)
-    tail = Phase(round((protocol.duration_ms - steps * dt_ms) / tail_dt_ms), tail_dt_ms, 1, 1)
-    return [Phase(steps, dt_ms, order, every), tail]
+def _phases(protocol: "StepProtocol", fine: Phase, outside: Outside) -> list[Phase]:
+    """Return the phases of a protocol; those without a step are left out."""
+    before, after, late = (
+        Phase(0, dt_ms, 1, 1, coarse=True) for dt_ms in (BEFORE_DT_MS, AFTER_DT_MS, LATE_DT_MS)
+    )
+    ends = []
+    if outside == "calm":
+        ends += [(FORGOTTEN_MS, fine), (protocol.start_ms - BEFORE_MS, before)]
+    if outside != "fine":
+        ends += [(protocol.stop_ms + AFTER_MS, fine), (protocol.stop_ms + LATE_MS, after)]
+        ends.append((protocol.duration_ms, late if outside == "calm" else after))
+    ends.append((protocol.duration_ms, fine))
+    phases, begun = [], 0.0
+    for end, phase in ends:
+        left = min(end, protocol.duration_ms) - begun
+        # A phase of long steps ends early rather than late; the next one begins there.
+        steps = math.floor(left / phase.dt_ms + 1e-6) if phase.coarse else round(left / phase.dt_ms)
+        if steps > 0:
+            phases.append(replace(phase, steps=steps))
+            begun += steps * phase.dt_ms
+    return phases

@@ -1,27 +1,21 @@
 """A density mechanism as arithmetic: its initial state, its current and one step of its states."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from neurosim.vector.graph import COMPARISONS, FUNCTIONS, Graph, Node, NotDifferentiable
-from neurosim.vector.syntax import Syntax, Tree, kind, parts, text
-
-_WITHOUT_MEANING = {
-    "LocalListStatement",
-    "LineComment",
-    "BlockComment",
-    "UnitState",
-    "ConductanceHint",
-    "name",
-}
+from neurosim.vector.equations import Settling, solve
+from neurosim.vector.graph import Graph, Node, NotDifferentiable
+from neurosim.vector.statements import Run, ion_input
+from neurosim.vector.syntax import Syntax, kind, parts
 
 
 @dataclass
 class Density:
     """What a kernel is generated from; nodes belong to `graph`.
 
-    Inputs of the graph are ``v``, ``dt``, ``p:`` and a parameter, ``s:`` and a state or stored variable, and
-    ``e:``, ``ci:``, ``co:`` or ``i:`` and an ion (reversal potential, concentrations, current).
+    Inputs of the graph are ``v``; in `step` ``dt`` and ``second`` (1 at second order, 0 at first); ``p:`` and
+    a parameter, ``s:`` and a state or stored variable, and ``e:``, ``ci:``, ``co:`` or ``i:`` and an ion
+    (reversal potential, concentrations, current).
 
     Attributes
     ----------
@@ -56,188 +50,6 @@ class Density:
         return any(name.startswith(("ci:", "co:")) for name in self.step)
 
 
-def ion_input(syntax: Syntax, name: str) -> str | None:
-    """Return the input that a variable of an ion stands for, None for any other variable."""
-    for ion, (read, written) in syntax.ions.items():
-        if name in (*read, *written):
-            known = {f"e{ion}": "e", f"{ion}i": "ci", f"{ion}o": "co", f"i{ion}": "i"}
-            if name not in known:
-                raise syntax.refuse(f"the ion variable {name}")
-            return f"{known[name]}:{ion}"
-    return None
-
-
-@dataclass
-class _Run:
-    """Statements carried out on nodes."""
-
-    syntax: Syntax
-    graph: Graph
-    celsius: float
-    values: dict[str, Node] = field(default_factory=dict)
-    constants: Mapping[str, Node] = field(default_factory=dict)
-    frame: dict[str, Node] = field(default_factory=dict)
-    local: frozenset[str] = frozenset()
-
-    def read(self, name: str) -> Node:
-        if name in self.frame:
-            return self.frame[name]
-        return self.values[name] if name in self.values else self.given(name)
-
-    def given(self, name: str) -> Node:
-        """Return the value that a variable has before any statement."""
-        syntax = self.syntax
-        if name == "v":
-            return self.graph.input("v")
-        if name == "celsius":
-            return self.graph.const(self.celsius)
-        ion = ion_input(syntax, name)
-        if ion is not None:
-            return self.graph.input(ion)
-        if name in syntax.constants:
-            return self.graph.const(syntax.constants[name])
-        if name in syntax.parameters:
-            default = syntax.parameters[name]
-            return self.graph.input(f"p:{name}") if name in syntax.ranges else self.graph.const(default)
-        if name in ("t", "dt", "diam", "area"):
-            raise syntax.refuse(f"the variable {name}")
-        return self.constants[name] if name in self.constants else self.graph.input(f"s:{name}")
-
-    def write(self, name: str, node: Node) -> None:
-        (self.frame if name in self.local else self.values)[name] = node
-
-    def statements(self, block: list[Tree]) -> None:
-        for statement in block:
-            self.statement(statement)
-
-    def statement(self, statement: Tree) -> None:
-        what, inner = kind(statement), parts(statement)
-        if what == "ExpressionStatement":
-            self.effect(inner[0])
-        elif what == "StatementBlock":
-            self.statements(inner)
-        elif what == "IfStatement":
-            self.branch(inner)
-        elif what not in _WITHOUT_MEANING:
-            raise self.syntax.refuse(f"the statement {what}")
-
-    def effect(self, expression: Tree) -> None:
-        what, inner = kind(expression), parts(expression)
-        if what == "WrappedExpression":
-            self.effect(inner[0])
-        elif what == "BinaryExpression" and text(inner[1]) == "=":
-            self.write(text(inner[0]), self.value(inner[2]))
-        elif what == "DiffEqExpression":
-            target, _, rate = parts(inner[0])
-            self.advance(text(target), self.value(rate))
-        elif what == "FunctionCall":
-            self.call(expression)
-        elif what != "SolveBlock":
-            raise self.syntax.refuse(f"the statement {what}")
-
-    def branch(self, inner: list[Tree]) -> None:
-        condition, then, *others = inner
-        if self._remembers(condition, then) and not others:
-            self.statement(then)
-            return
-        chosen = self.value(condition)
-        before = dict(self.values), dict(self.frame)
-        self.statement(then)
-        after = self.values, self.frame
-        self.values, self.frame = dict(before[0]), dict(before[1])
-        if others and kind(others[0]) == "ElseIfStatement":
-            self.branch([*parts(others[0]), *others[1:]])
-        elif others:
-            self.statement(parts(others[0])[0])
-        for name in after[0].keys() | self.values.keys():
-            a, b = (v[name] if name in v else self.given(name) for v in (after[0], self.values))
-            self.values[name] = self.graph.apply("select", chosen, a, b)
-        for name, node in after[1].items():
-            self.frame[name] = self.graph.apply("select", chosen, node, self.frame.get(name, node))
-
-    def _remembers(self, condition: Tree, then: Tree) -> bool:
-        """Tell whether ``if (x != kept) { kept = x ... }`` only saves repeated work."""
-        if kind(condition) != "BinaryExpression" or text(parts(condition)[1]) != "!=":
-            return False
-        sides = {text(parts(condition)[0]), text(parts(condition)[2])}
-        first = parts(then)[0]
-        if kind(first) != "ExpressionStatement" or kind(parts(first)[0]) != "BinaryExpression":
-            return False
-        target, operator, source = parts(parts(first)[0])
-        return (
-            text(operator) == "="
-            and kind(source) == "VarName"
-            and {text(target), text(source)} == sides
-            and text(target) not in self.syntax.states
-        )
-
-    def value(self, expression: Tree) -> Node:
-        what, inner = kind(expression), parts(expression)
-        if what in ("WrappedExpression", "ParenExpression"):
-            return self.value(inner[0])
-        if what in ("Double", "Integer", "Float"):
-            return self.graph.const(float(text(expression)))
-        if what == "VarName" and len(inner) == 1 and kind(inner[0]) == "Name":
-            return self.read(text(expression))
-        if what == "UnaryExpression":
-            operator = {"-": "neg", "!": "!"}[text(inner[0])]
-            return self.graph.apply(operator, self.value(inner[1]))
-        if what == "BinaryExpression":
-            operator = text(inner[1])
-            operator = {"^": "pow"}.get(operator, operator)
-            if operator in COMPARISONS or operator in ("+", "-", "*", "/", "pow"):
-                return self.graph.apply(operator, self.value(inner[0]), self.value(inner[2]))
-        if what == "FunctionCall":
-            return self.call(expression)
-        raise self.syntax.refuse(f"the expression {what} {text(expression)}")
-
-    def call(self, expression: Tree) -> Node:
-        name, *given = parts(expression)
-        function, arguments = text(name), [self.value(a) for a in given]
-        if function in self.syntax.procedures:
-            names, body = self.syntax.procedures[function]
-            outer = self.frame, self.local
-            self.frame = dict(zip(names, arguments, strict=True)) | {function: self.graph.const(0.0)}
-            self.local = frozenset({*names, function, *_locals(body)})
-            self.statements(body)
-            result = self.frame[function]
-            self.frame, self.local = outer
-            return result
-        if function in FUNCTIONS or function == "pow":
-            return self.graph.apply({"abs": "fabs"}.get(function, function), *arguments)
-        raise self.syntax.refuse(f"the function {function}")
-
-    def advance(self, name: str, rate: Node) -> None:
-        """Step a state whose rate is linear in it, as NEURON's ``cnexp`` does."""
-        graph, own = self.graph, self.given(name)
-        own_name = graph.terms[own][1]
-        try:
-            slope = graph.derivative(rate, own_name)
-        except NotDifferentiable as error:
-            raise self.syntax.refuse(f"the equation of {name} ({error})") from error
-        if own_name in graph.inputs([slope]):
-            raise self.syntax.refuse(f"the equation of {name}, which is not linear in it")
-        rest = graph.replace(rate, {own_name: graph.const(0.0)})
-        dt = graph.input("dt")
-        if graph.value(slope) == 0:
-            self.write(name, graph.apply("+", own, graph.apply("*", dt, rest)))
-            return
-        settled = graph.apply("/", rest, graph.apply("neg", slope))
-        share = graph.apply("expm1", graph.apply("*", dt, slope))
-        way = graph.apply("*", share, graph.apply("-", own, settled))
-        self.write(name, graph.apply("+", own, way))
-
-
-def _locals(body: list[Tree]) -> set[str]:
-    found = set()
-    for statement in body:
-        if kind(statement) == "LocalListStatement":
-            found |= {text(p) for p in parts(statement)}
-        elif kind(statement) in ("StatementBlock", "IfStatement", "ElseStatement", "ElseIfStatement"):
-            found |= _locals(parts(statement))
-    return found
-
-
 def make_density(syntax: Syntax, celsius: float) -> Density:
     """Turn a mechanism into arithmetic at a temperature in degrees Celsius.
 
@@ -247,8 +59,7 @@ def make_density(syntax: Syntax, celsius: float) -> Density:
         Something in it that no kernel is made of; the mechanism is named.
     """
     graph = Graph()
-    start = _Run(syntax, graph, celsius)
-    _carry_out(start, syntax.blocks.get("INITIAL", []))
+    start = _started(syntax, graph, celsius)
     changing = {*syntax.states, *_solve_and_draw(syntax, graph, celsius, {})[2]}
     fixed = {
         name: node
@@ -259,24 +70,22 @@ def make_density(syntax: Syntax, celsius: float) -> Density:
 
     ions: dict[str, tuple[Node, Node]] = {}
     total = slope = graph.const(0.0)
+    hints = dict(syntax.conductances)
     currents = {f"i{ion}": ion for ion, (_, written) in syntax.ions.items() if f"i{ion}" in written}
     for name in (*currents, *syntax.nonspecific):
         ion = currents.get(name, "")
         current = drawn.read(name)
-        hint = syntax.conductances.get(ion)
-        try:
-            over_v = drawn.read(hint) if hint is not None else graph.derivative(current, "v")
-        except NotDifferentiable as error:
-            raise syntax.refuse(f"the current {name} without a CONDUCTANCE statement ({error})") from error
+        if syntax.conductances:  # NEURON then looks at nothing else
+            over_v = drawn.read(hints.pop(ion)) if ion in hints else graph.const(0.0)
+        else:
+            over_v = _slope(syntax, graph, name, current)
         total, slope = graph.apply("+", total, current), graph.apply("+", slope, over_v)
         if ion:
             ions[ion] = (current, over_v)
 
-    roots = [*solved.values.values(), total, slope]
-    read = {name[2:] for name in graph.inputs(roots) if name.startswith("s:")}
-    stored = (*(s for s in syntax.states if ion_input(syntax, s) is None), *sorted(read - {*syntax.states}))
     _refuse_writes(syntax)
-    return Density(
+    stored = _stored(syntax, graph, solved, [total, slope, *(n for pair in ions.values() for n in pair)])
+    density = Density(
         name=syntax.name,
         graph=graph,
         stored=stored,
@@ -286,36 +95,77 @@ def make_density(syntax: Syntax, celsius: float) -> Density:
         conductance=slope,
         ion_currents=ions,
     )
+    _refuse_inputs(syntax, density, drawn)
+    return density
+
+
+def _slope(syntax: Syntax, graph: Graph, name: str, current: Node) -> Node:
+    try:
+        return graph.derivative(current, "v")
+    except NotDifferentiable as error:
+        raise syntax.refuse(f"the current {name} without a CONDUCTANCE statement ({error})") from error
+
+
+def _started(syntax: Syntax, graph: Graph, celsius: float) -> Run:
+    """Carry out INITIAL."""
+    run = Run(syntax, graph, celsius, at_start=True)
+    run.values |= {name: run.parameter(name) for name in syntax.parameters if name in syntax.assigned}
+    for state in syntax.states:
+        if ion_input(syntax, state) is None:
+            known = f"{state}0" in syntax.parameters
+            run.values[state] = run.read(f"{state}0") if known else graph.const(0.0)
+    run.carry_out(syntax.blocks.get("INITIAL", []), Settling())
+    return run
 
 
 def _solve_and_draw(
     syntax: Syntax, graph: Graph, celsius: float, fixed: Mapping[str, Node]
-) -> tuple[_Run, _Run, set[str]]:
-    """Carry out DERIVATIVE and BREAKPOINT; return also the names of all variables that they write."""
-    solved = _Run(syntax, graph, celsius, constants=fixed)
-    for block in _solved(syntax):
-        _carry_out(solved, block)
-    drawn = _Run(syntax, graph, celsius, constants=fixed)
-    _carry_out(drawn, syntax.blocks.get("BREAKPOINT", []))
+) -> tuple[Run, Run, set[str]]:
+    """Carry out what BREAKPOINT solves, and BREAKPOINT; return also the names of all that they write."""
+    solved = Run(syntax, graph, celsius, constants=fixed)
+    drawing, methods = [], set()
+    for statement in syntax.blocks.get("BREAKPOINT", []):
+        if kind(statement) == "ExpressionStatement" and kind(parts(statement)[0]) == "SolveBlock":
+            methods.add(solve(solved, parts(statement)[0]))
+        else:
+            drawing.append(statement)
+    if len(methods) > 1:  # one of them would have NEURON halve the steps of the others at second order
+        raise syntax.refuse("SOLVE statements with different METHODs")
+    drawn = Run(syntax, graph, celsius, constants=fixed)
+    drawn.carry_out(drawing)
     return solved, drawn, {*solved.values, *drawn.values}
 
 
-def _carry_out(run: _Run, block: list[Tree]) -> None:
-    run.local = frozenset(_locals(block))
-    run.statements(block)
+def _stored(syntax: Syntax, graph: Graph, solved: Run, drawn: list[Node]) -> tuple[str, ...]:
+    """Return the states, and the variables that blocks find as an earlier call left them."""
+    stored = [state for state in syntax.states if ion_input(syntax, state) is None]
+    while True:
+        kept = [solved.values[name] for name in (*stored, *syntax.states) if name in solved.values]
+        read = {name[2:] for name in graph.inputs([*kept, *drawn]) if name.startswith("s:")}
+        if read <= {*stored}:
+            return tuple(stored)
+        stored += sorted(read - {*stored})
 
 
-def _solved(syntax: Syntax) -> list[list[Tree]]:
-    """Return the DERIVATIVE blocks that BREAKPOINT solves."""
-    blocks = []
-    for statement in syntax.blocks.get("BREAKPOINT", []):
-        if kind(statement) == "ExpressionStatement" and kind(parts(statement)[0]) == "SolveBlock":
-            name, *method = parts(parts(statement)[0])
-            used = text(method[0]) if method else "no METHOD"
-            if used != "cnexp" or text(name) not in syntax.derivatives:
-                raise syntax.refuse(f"SOLVE {text(name)} with {used}")
-            blocks.append(syntax.derivatives[text(name)])
-    return blocks
+def _refuse_inputs(syntax: Syntax, density: Density, drawn: Run) -> None:
+    """Refuse what would not have its value when a kernel asks for it."""
+    inputs = density.inputs()
+    for name in ("t", "diam", "area"):
+        if name in inputs:
+            raise syntax.refuse(f"the variable {name}")
+    graph = density.graph
+    others = [*density.initial.values(), density.current, density.conductance]
+    others += [node for pair in density.ion_currents.values() for node in pair]
+    if "dt" in graph.inputs(others):
+        raise syntax.refuse("the variable dt elsewhere than in the equations of states")
+    for ion in density.ion_currents:
+        if f"i:{ion}" in inputs:
+            raise syntax.refuse(f"i{ion}, which it writes, as something that it reads")
+    for name in density.stored:
+        if name in drawn.values and f"s:{name}" in inputs:
+            raise syntax.refuse(f"{name}, which BREAKPOINT writes after it was read,")
+    if any(name.startswith("i:") for name in graph.inputs(others)):
+        raise syntax.refuse("the current of an ion elsewhere than in the equations of states")
 
 
 def _refuse_writes(syntax: Syntax) -> None:

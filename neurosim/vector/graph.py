@@ -146,6 +146,13 @@ class Graph:
             return self.apply("*", node, d[0])
         if kind == "log":
             return self.apply("/", d[0], a)
+        if kind == "expm1":
+            return self.apply("*", self.apply("+", node, self.const(1.0)), d[0])
+        if kind == "sqrt":
+            return self.apply("/", d[0], self.apply("*", node, self.const(2.0)))
+        if kind == "pow" and (power := self.value(arguments[1])) is not None:
+            less = self.apply("pow", a, self.const(power - 1))
+            return self.apply("*", self.apply("*", less, d[0]), self.const(power))
         if kind == "select":
             return self.apply("select", a, d[1], d[2])
         raise NotDifferentiable(f"the derivative of {kind!r} is not supported")
@@ -255,6 +262,8 @@ def _power(graph: Graph, a: Node, b: Node) -> Node:
         for _ in range(int(known)):
             product = graph.apply("*", product, a)
         return product
+    if known is not None and -known in range(1, 9):
+        return graph.apply("/", graph.const(1.0), graph.apply("pow", a, graph.const(-known)))
     return graph._node("pow", a, b)
 
 

@@ -169,14 +169,15 @@ struct Setup {
   const int32_t *kind_size;     // [kind]
   const int32_t *kind_nodes;    // of all kinds, one after the other
   const int32_t *kind_rows;     // [node of a kind][constant], the same
-  double v_init, amplitude, start_ms, stop_ms, holding;
+  double v_init, amplitude, start_ms, stop_ms, holding, largest_bend, highest_rest;
   const int64_t *steps;         // [phase]
   const double *dt;
   const int32_t *order, *every;
+  const int32_t *coarse;        // whether its steps are long: then who is not quiet is flagged
   const int32_t *places;        // nodes that are recorded; the first one is watched
   int64_t n_records;
-  double *recorded;             // [n][place][record]
-  uint8_t *ok;                  // [n]
+  void *recorded;               // [n][place][record], of the type that is calculated with
+  uint8_t *ok, *quiet;          // [n]
 };
 
 static constexpr double RUNAWAY_MV = 1000.0;
@@ -243,8 +244,9 @@ template <class T, class Membranes> static void run_block(const Setup &s, int fi
   }
   Membranes::template initial<T>(b);
 
-  bool bad[lanes] = {};
+  bool bad[lanes] = {}, loud[lanes] = {};
   int64_t record = 0;
+  T *const recorded = static_cast<T *>(s.recorded);
   const auto keep = [&]() {
     bool all_bad = true;
     for (int l = 0; l < lanes; ++l) {
@@ -253,7 +255,7 @@ template <class T, class Membranes> static void run_block(const Setup &s, int fi
       all_bad = all_bad && bad[l];
       if (first + l < s.n)
         for (int p = 0; p < s.n_places; ++p)
-          s.recorded[(int64_t(first + l) * s.n_places + p) * s.n_records + record] = b.v[s.places[p]][l];
+          recorded[(int64_t(first + l) * s.n_places + p) * s.n_records + record] = b.v[s.places[p]][l];
     }
     ++record;
     return !all_bad;
@@ -269,6 +271,7 @@ template <class T, class Membranes> static void run_block(const Setup &s, int fi
       b.diagonal[i] = capacity + axial[i];
     }
     Membranes::template draw<T>(b);
+    V before = V{}, earlier = V{};  // the watched voltage one and two steps ago
     for (int64_t step = 0; step < s.steps[phase] && going; ++step) {
       const double middle = begun + (step + 0.5) * dt;
       for (int k = 0; k < s.n_bare; ++k) {
@@ -305,15 +308,23 @@ template <class T, class Membranes> static void run_block(const Setup &s, int fi
         b.v[i] += reach * last;
       }
       Membranes::template advance<T>(b, T(dt), T(second));
+      if (s.coarse[phase]) {
+        const V now = b.v[s.places[0]], bend = now - before - (before - earlier);
+        for (int l = 0; l < lanes; ++l)
+          loud[l] = loud[l] || now[l] > s.highest_rest || (step > 1 && __builtin_fabs(bend[l]) > s.largest_bend);
+        earlier = before;
+        before = now;
+      }
       if ((step + 1) % s.every[phase] == 0) going = keep();
     }
-    begun += double(s.steps[phase]) * dt;
+    begun += s.steps[phase] * dt;
   }
   for (int l = 0; l < lanes && first + l < s.n; ++l) {
     s.ok[first + l] = !bad[l];
+    s.quiet[first + l] = !loud[l];
     for (int p = 0; p < s.n_places; ++p)
       for (int64_t r = record; r < s.n_records; ++r)
-        s.recorded[(int64_t(first + l) * s.n_places + p) * s.n_records + r] = __builtin_nan("");
+        recorded[(int64_t(first + l) * s.n_places + p) * s.n_records + r] = __builtin_nan("");
   }
 }
 

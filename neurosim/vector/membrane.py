@@ -30,8 +30,8 @@ class Kind:
 class Membrane:
     """The arithmetic of the compartments of one kind; nodes belong to `graph`.
 
-    Inputs of the graph are ``v``, ``dt``, ``dv`` (what the last step added to the voltage, half of it at
-    second order, 0 at first), ``p:`` with mechanism and parameter, ``s:`` with mechanism and state, ``e:``,
+    Inputs of the graph are ``v``, ``dt``, ``second`` (1 at second order, 0 at first), ``dv`` (half of what the
+    last step added to the voltage at second order, 0 at first), ``p:`` with mechanism and parameter, ``s:`` with mechanism and state, ``e:``,
     ``ci:``, ``co:`` and an ion; ``i:`` and ``di:``, an ion's current as it was drawn last and its slope.
 
     Attributes
@@ -59,7 +59,9 @@ class Membrane:
     def constants(self) -> tuple[str, ...]:
         """Return the inputs that stay as they are."""
         roots = [*self.initial.values(), *self.drawn.values(), *self.advanced.values()]
-        return tuple(sorted(self.graph.inputs(roots) - {"v", "dt", "dv", *self.stored} | {*self.given()}))
+        return tuple(
+            sorted(self.graph.inputs(roots) - {"v", "dt", "second", "dv", *self.stored} | {*self.given()})
+        )
 
     def given(self) -> tuple[str, ...]:
         """Return what is stored and has a value before INITIAL: concentrations."""
@@ -99,10 +101,10 @@ class _Joined:
     ) -> None:
         self.graph, self.densities = graph, densities
         written = {n for d in densities for n in d.step if n[:3] in ("ci:", "co:")}
-        self._nernst = {
-            ion: nernst_mV[ion] for ion in nernst if {f"ci:{ion}", f"co:{ion}"} & written
-        }
-        self._read = sorted({n[2:] for d in densities for n in d.graph.inputs(d.step.values()) if n[:2] == "i:"})
+        self._nernst = {ion: nernst_mV[ion] for ion in nernst if {f"ci:{ion}", f"co:{ion}"} & written}
+        self._read = sorted(
+            {n[2:] for d in densities for n in d.graph.inputs(d.step.values()) if n[:2] == "i:"}
+        )
 
     def initial(self) -> dict[str, Node]:
         return self._in_turn("initial", self._reversal({}))

@@ -95,7 +95,7 @@ def _row(membrane: Membrane, name: str) -> str:
 def _places(membrane: Membrane) -> dict[str, str]:
     """Return input -> where it lies."""
     places = {name: _row(membrane, name) for name in membrane.constants()}
-    places |= {"v": "b.v[n]", "dt": "M::splat(dt)", "dv": "b.dv[n] * second"}
+    places |= {"v": "b.v[n]", "dt": "M::splat(dt)", "second": "M::splat(second)", "dv": "b.dv[n] * second"}
     for k, name in enumerate(membrane.stored):
         places[name] = f"g.stored[i * {len(membrane.stored)} + {k}]"
     return places

@@ -1,5 +1,6 @@
 """NMODL as NEURON's own compiler reads it: its syntax tree, cut down to what a kernel is made of."""
 
+import functools
 import json
 import math
 import os
@@ -21,9 +22,14 @@ BUILT_IN = {"pas": "passive.mod", "hh": "hh.mod"}
 # Mechanisms of the project that are VERBATIM for NEURON's sake, written without it.
 PLAIN_SOURCES = tuple(sorted(Path(__file__).with_name("mod").glob("*.mod")))
 # The values that NEURON itself puts in.
+_FARADAY, _GAS = 96485.3321233100184, 8.3144626181532395
 UNIT_FACTORS = {
-    ("faraday", "coulombs"): 96485.3321233100184,
-    ("k-mole", "joule/degC"): 8.3144626181532395,
+    ("faraday", "coulombs"): _FARADAY,
+    ("faraday", "coulomb"): _FARADAY,
+    ("faraday", "kilocoulombs"): _FARADAY / 1e3,
+    ("faraday", "10000 coulomb"): _FARADAY / 1e4,
+    ("k-mole", "joule/degC"): _GAS,
+    ("k-mole", "joule/kelvin"): _GAS,
     ("pi", "1"): math.pi,
 }
 
@@ -72,6 +78,22 @@ class Syntax:
     schemes: dict[str, list[Tree]] = field(default_factory=dict)
     procedures: dict[str, tuple[tuple[str, ...], list[Tree]]] = field(default_factory=dict)
 
+    @functools.cached_property
+    def assigned(self) -> set[str]:
+        """The names that statements give a value to, locals included."""
+        blocks = (self.blocks, self.derivatives, self.schemes)
+        statements = [s for named in blocks for block in named.values() for s in block]
+        statements += [s for _, body in self.procedures.values() for s in body]
+        found = (e for s in statements for e in find(s, "BinaryExpression"))
+        return {text(parts(e)[0]) for e in found if text(parts(e)[1]) == "="}
+
+    def number(self, literal: Tree) -> float:
+        """Return the value of a literal."""
+        value = float(text(literal))
+        if not math.isfinite(value):
+            raise self.refuse(f"the number {text(literal)}")
+        return value
+
     def refuse(self, what: str) -> Unsupported:
         """Return the error that names this mechanism and what it holds."""
         return Unsupported(
@@ -94,7 +116,7 @@ def read_syntax(names: Sequence[str], sources: Sequence[Path] = ()) -> dict[str,
     Unsupported
         A mechanism whose source is not known, or that holds what no kernel is made of; it is named.
     InputError
-        A source is no NMODL; or NEURON comes without its NMODL compiler.
+        A source is not there, or is no density mechanism; or NEURON comes without its NMODL compiler.
     """
     data = _neuron_data()
     paths = {path.stem: path for path in (*OWN_SOURCES, *PLAIN_SOURCES)}
@@ -128,7 +150,9 @@ def _parsed(data: Path, mechanism: str, source: Path) -> tuple[Tree, str]:
         folder = Path(name)
         shutil.copyfile(source, folder / f"{mechanism}.mod")
         result = subprocess.run(
-            [str(compiler), "--scratch", name, "--output", name, f"{mechanism}.mod", "passes", "--json-ast"],
+            # Forced, or it gives up on what its own C++ could not be made of.
+            [str(compiler), "--scratch", name, "--output", name, f"{mechanism}.mod"]
+            + ["passes", "--json-ast", "codegen", "--force"],
             cwd=folder,
             env={**os.environ, "NMODLHOME": str(data)},
             capture_output=True,
@@ -137,9 +161,10 @@ def _parsed(data: Path, mechanism: str, source: Path) -> tuple[Tree, str]:
         # It writes the tree before it looks for what it would solve a KINETIC block with, and gives up.
         tree = folder / f"{mechanism}.ast.json"
         if not tree.is_file():
-            raise InputError(
-                f"{source}: expected NMODL, but the compiler of NEURON could not read it (exit code "
-                f"{result.returncode}):\n{(result.stdout + result.stderr)[-2000:].strip()}"
+            raise Unsupported(
+                f"{source}: the vector engine reads mechanisms with NEURON's nmodl compiler, which could not "
+                f"read this one (exit code {result.returncode}). Mend the file, or use the NEURON engine for "
+                f"cells that have it:\n{(result.stdout + result.stderr)[-2000:].strip()}"
             )
         return json.loads(tree.read_text()), source.read_text(errors="replace")
 
@@ -163,20 +188,31 @@ def text(tree: Tree) -> str:
         tree = content[0]
 
 
-def number(syntax: Syntax, tree: Tree) -> float:
-    """Return the value of a literal."""
-    value = float(text(tree))
-    if not math.isfinite(value):
-        raise syntax.refuse(f"the number {text(tree)}")
-    return value
+def find(tree: Tree, what: str) -> Iterator[Tree]:
+    """Yield the nodes of a kind, in the order of the text."""
+    if kind(tree) == what:
+        yield tree
+    if isinstance(inner := next(iter(tree.values())), list):
+        for part in inner:
+            yield from find(part, what)
 
 
-_IGNORED = {"Model", "BlockComment", "LineComment", "AssignedBlock", "IndependentBlock", "UnitState"}
+_IGNORED = {
+    "Model",
+    "BlockComment",
+    "LineComment",
+    "AssignedBlock",
+    "IndependentBlock",
+    "UnitState",
+    "LocalListStatement",
+}
 _WORDS = {
+    "BbcorePointer": "BBCOREPOINTER",
+    "ElectrodeCurrent": "ELECTRODE_CURRENT",
+    "FunctionTableBlock": "FUNCTION_TABLE",
     "NetReceiveBlock": "NET_RECEIVE",
     "NonLinearBlock": "NONLINEAR",
-    "FunctionTableBlock": "FUNCTION_TABLE",
-    "BABlock": "BEFORE and AFTER",
+    "RandomVarList": "RANDOM",
 }
 
 
@@ -189,13 +225,15 @@ def read_tree(tree: Tree, source: str) -> Syntax:
         A block or statement that no kernel is made of.
     """
     blocks = parts(tree)
-    declared = next(b for b in blocks if kind(b) == "NeuronBlock")
-    suffix = next((s for s in parts(parts(declared)[0]) if kind(s) == "Suffix"), None)
+    suffix = next((s for b in blocks if kind(b) == "NeuronBlock" for s in find(b, "Suffix")), None)
     if suffix is None:
         raise Unsupported("the vector engine reads mechanisms with a SUFFIX only, found none.")
-    syntax = Syntax(text(parts(suffix)[1]))
-    if text(parts(suffix)[0]) != "SUFFIX":
-        raise syntax.refuse(text(parts(suffix)[0]))
+    word, name = map(text, parts(suffix))
+    syntax = Syntax(name)
+    if word != "SUFFIX":
+        raise syntax.refuse(word)
+    if not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII):  # it gets into the C++
+        raise syntax.refuse("its name")
     for block in blocks:
         _read_block(syntax, block)
     _mark_steady(syntax, tree, source)
@@ -206,38 +244,12 @@ def _mark_steady(syntax: Syntax, tree: Tree, source: str) -> None:
     """Make ``SOLVE … STEADYSTATE`` blocks a kind of their own: the tree has the same for ``METHOD``."""
     written = re.sub(r"\bCOMMENT\b.*?\bENDCOMMENT\b|^\s*TITLE.*?$|[:?].*?$", "", source, flags=re.S | re.M)
     said = re.findall(r"\bSOLVE\s+(\w+)(?:\s+(STEADYSTATE)\b)?", written)
-    found = list(_find(tree, "SolveBlock"))
+    found = list(find(tree, "SolveBlock"))
     if [name for name, _ in said] != [text(block) for block in found]:
         raise syntax.refuse("its SOLVE statements")
     for (_, steady), block in zip(said, found, strict=True):
         if steady:
             block["SteadyBlock"] = block.pop("SolveBlock")
-
-
-def _find(tree: Tree, what: str) -> Iterator[Tree]:
-    """Yield the nodes of a kind, in the order of the text."""
-    if kind(tree) == what:
-        yield tree
-    elif isinstance(inner := next(iter(tree.values())), list):
-        for part in inner:
-            yield from _find(part, what)
-
-
-def assigned(syntax: Syntax) -> set[str]:
-    """Return the names that statements give a value to, locals included."""
-    blocks = (syntax.blocks, syntax.derivatives, syntax.schemes)
-    statements = [s for named in blocks for block in named.values() for s in block]
-    statements += [s for _, body in syntax.procedures.values() for s in body]
-    found = (e for s in statements for e in _find_all(s, "BinaryExpression"))
-    return {text(parts(e)[0]) for e in found if text(parts(e)[1]) == "="}
-
-
-def _find_all(tree: Tree, what: str) -> Iterator[Tree]:
-    if kind(tree) == what:
-        yield tree
-    if isinstance(inner := next(iter(tree.values())), list):
-        for part in inner:
-            yield from _find_all(part, what)
 
 
 def _read_block(syntax: Syntax, block: Tree) -> None:
@@ -247,16 +259,15 @@ def _read_block(syntax: Syntax, block: Tree) -> None:
     elif what == "ParamBlock":
         for given in parts(block):
             value = [p for p in parts(given) if kind(p) in ("Double", "Integer", "Float")]
-            if value:
-                syntax.parameters[text(parts(given)[0])] = number(syntax, value[0])
+            syntax.parameters[text(parts(given)[0])] = syntax.number(value[0]) if value else 0.0
     elif what == "UnitBlock":
         for factor in (p for p in parts(block) if kind(p) == "FactorDef"):
             _read_factor(syntax, parts(factor))
     elif what == "ConstantBlock":
         for given in (parts(p)[0] for p in parts(block)):
-            syntax.constants[text(given)] = number(syntax, parts(given)[1])
+            syntax.constants[text(given)] = syntax.number(parts(given)[1])
     elif what == "Define":
-        syntax.constants[text(block)] = number(syntax, parts(block)[1])
+        syntax.constants[text(block)] = syntax.number(parts(block)[1])
     elif what == "StateBlock":
         syntax.states = tuple(text(p) for p in parts(block))
     elif what in ("InitialBlock", "BreakpointBlock"):
@@ -288,14 +299,14 @@ def _read_declarations(syntax: Syntax, statements: list[Tree]) -> None:
             written = tuple(text(p) for p in parts(statement) if kind(p) == "WriteIonVar")
             syntax.ions[text(statement)] = (read, written)
         elif what not in ("name", "Suffix", "Global"):
-            raise syntax.refuse(f"{what.upper()} in the NEURON block")
+            raise syntax.refuse(f"{_WORDS.get(what, what.upper())} in the NEURON block")
 
 
 def _read_factor(syntax: Syntax, factor: list[Tree]) -> None:
     name, units = text(factor[0]), tuple(text(p) for p in factor if kind(p) == "Unit")
     value = [p for p in factor if kind(p) in ("Double", "Integer")]
     if value and len(units) == 1:
-        syntax.constants[name] = number(syntax, value[0])
+        syntax.constants[name] = syntax.number(value[0])
     elif units in UNIT_FACTORS:
         syntax.constants[name] = UNIT_FACTORS[units]
     else:

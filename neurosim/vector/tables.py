@@ -14,6 +14,9 @@ from neurosim.vector.tree import Tree
 if TYPE_CHECKING:
     from neurosim.protocols import StepProtocol
 
+# An individual whose voltage bends more from one long step to the next, or rests higher, may spike there.
+LARGEST_BEND_MV, HIGHEST_REST_MV = 0.5, -55.0
+
 _INT = ctypes.POINTER(ctypes.c_int32)
 _LONG = ctypes.POINTER(ctypes.c_int64)
 _DOUBLE = ctypes.POINTER(ctypes.c_double)
@@ -37,23 +40,29 @@ class Setup(ctypes.Structure):
         ("rows", _DOUBLE),
         *((name, _INT) for name in ("kind_size", "kind_nodes", "kind_rows")),
         *((name, ctypes.c_double) for name in ("v_init", "amplitude", "start_ms", "stop_ms", "holding")),
+        *((name, ctypes.c_double) for name in ("largest_bend", "highest_rest")),
         ("steps", _LONG),
         ("dt", _DOUBLE),
-        *((name, _INT) for name in ("order", "every", "places")),
+        *((name, _INT) for name in ("order", "every", "coarse", "places")),
         ("n_records", ctypes.c_int64),
-        ("recorded", _DOUBLE),
+        ("recorded", ctypes.c_void_p),
         ("ok", _BYTE),
+        ("quiet", _BYTE),
     ]
 
 
 @dataclass(frozen=True)
 class Phase:
-    """Equal steps: their number, length, order, and how many of them lie between two records."""
+    """Equal steps: their number, length, order, and how many of them lie between two records.
+
+    Steps that are `coarse` hold for individuals that are quiet in them.
+    """
 
     steps: int
     dt_ms: float
     order: int
     every: int
+    coarse: bool = False
 
     @property
     def records(self) -> int:
@@ -161,11 +170,11 @@ def call_kernel(
     v_init_mV: float,
     protocol: "StepProtocol",
     phases: Sequence[Phase],
-) -> tuple[np.ndarray, np.ndarray]:
-    """Run a kernel and return the voltages, shape (n, places, records), and which individuals are sound."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Run a kernel; return the voltages, shape (n, places, records), which are sound, and which are quiet."""
     n = table.shape[1]
-    recorded = np.empty((n, len(tables.places), 1 + sum(phase.records for phase in phases)))
-    ok = np.zeros(n, np.uint8)
+    recorded = np.empty((n, len(tables.places), 1 + sum(phase.records for phase in phases)), dtype)
+    ok, quiet = np.zeros(n, np.uint8), np.zeros(n, np.uint8)
     setup = Setup(
         n=n,
         n_nodes=len(tables.parent),
@@ -179,7 +188,10 @@ def call_kernel(
         start_ms=protocol.start_ms,
         stop_ms=protocol.stop_ms,
         holding=protocol.holding_nA,
+        largest_bend=LARGEST_BEND_MV,
+        highest_rest=HIGHEST_REST_MV,
         n_records=recorded.shape[2],
+        recorded=recorded.ctypes.data,
     )
     arrays = {
         "axial": tables.axial(table),
@@ -188,8 +200,9 @@ def call_kernel(
         "dt": np.array([phase.dt_ms for phase in phases]),
         "order": np.array([phase.order for phase in phases]),
         "every": np.array([phase.every for phase in phases]),
-        "recorded": recorded,
+        "coarse": np.array([phase.coarse for phase in phases]),
         "ok": ok,
+        "quiet": quiet,
     }
     kept = []  # the kernel reads these arrays: they have to outlive the call
     for name, pointer in Setup._fields_:
@@ -199,4 +212,4 @@ def call_kernel(
             setattr(setup, name, array.ctypes.data_as(pointer))
             kept.append(array)
     kernel[f"run_{dtype}"](ctypes.byref(setup))
-    return recorded, ok.astype(bool)
+    return recorded, ok.astype(bool), quiet.astype(bool)

@@ -1,44 +1,58 @@
-"""The vector engine against NEURON with CVODE on the training protocols of mouse 483101699, CPU seconds.
+"""The vector engine against NEURON with CVODE: whole evaluations, CPU seconds on one core.
 
-Run as ``python -m tests.benchmarks.vector [--individuals N] [--cvode-sets N]``; one JSON line on stdout. One
-core; the cell is read from the folder of real data beside the checkout. Only the simulation is timed: no
-features, and NEURON on a warm cell.
+Run as ``python -m tests.benchmarks.vector [--cells …] [--individuals N] [--cvode-sets N] [--coreneuron]``;
+one JSON line on stdout. The cells are read from the folder of real data beside the checkout. An evaluation is
+all protocols of a fit and the scores of all objectives, on a cell that stands; CVODE has the tolerance of the
+search. For 483101699 and the rat cell these are the objectives of the fit; the two other cells have no
+published targets, and are scored on those of 483101699 with its steps made as much stronger as they need.
 
+For each cell
+``s_per_evaluation``, ``speedup_vs_cvode``, ``evaluations_per_s``
+    Parameter sets within 10 % of the published model (of the rat, drawn in its bounds): the sets that CVODE is
+    given are the first of those that the vector engine is given.
+``speedup_vs_cvode_at_random``
+    Parameter sets drawn in the bounds, as in a first generation (483101699).
 ``ns_per_compartment_step``
-    Of one individual, at 0.05 ms and second order, without a tail.
-``s_per_individual``, ``speedup_vs_cvode``
-    All protocols of the fit, a strong one that must not block the spikes among them: CVODE at the accuracy of
-    the search, the vector engine at 0.05 ms and second order until 30 ms after the step and `tail_dt_ms` from
-    there on. The parameter sets lie about the published model. ``speedup_vs_cvode_whole`` is without the
-    coarse tail.
-``spikes``
-    Of the published model, by protocol and engine.
-``compile_s``, ``compile_cached_s``
-    The kernel's C++ compiled (wall time, both precisions), and found in the cache.
-``build_s``
-    Wall time of a `VectorCell` whose kernel is compiled: NEURON builds the cell, NMODL is read.
+    Of one individual, the arithmetic alone: no objectives, no long steps.
+``within_0.1_std``
+    Part of all scores that differ by less from CVODE's at a tolerance of 1e-4, of the vector engine and of
+    CVODE at the tolerance of the search.
+
+``compile_s``, ``compile_cached_s``, ``build_s``
+    Wall time: the kernel of 483101699 compiled, found in the cache, and a whole `VectorEvaluator` with it.
+``features_per_s``
+    Individuals scored on their responses per second.
+``selection_ms``
+    Parents of a generation drawn by IBEA from 1,024 individuals with 40 objectives.
+``us_per_step``
+    With ``--coreneuron``: a step of 0.05 ms of one individual of 483101699 by the vector engine, by NEURON, and
+    by the CoreNEURON of the wheel with mechanisms compiled for this machine (`tests.benchmarks.core_neuron`).
 """
 
 import argparse
 import json
 import os
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from tests.benchmarks.evaluation import mouse_problem, sets_around
+from tests.benchmarks.evaluation import data_folder, mouse_problem, random_sets, sets_around
 
-TAIL_DT_MS = 5.0
-SPIKE_MV = -20.0
 DTYPES = ("float32", "float64")
-
-
-def n_spikes(voltage_mV: np.ndarray) -> int:
-    above = voltage_mV >= SPIKE_MV
-    return int(np.sum(~above[:-1] & above[1:]))
+CELLS = ("483101699", "485184849", "491766131", "C060114A7")
+FITS = {
+    "485184849": ("bmtk_morphologies", "485184849"),
+    "491766131": ("allen_allactive_491766131", ""),
+}
+STRONGER = {"485184849": 1.6, "491766131": 1.0}
+TIGHT_ATOL = 1e-4
+NEAR_STD = 0.1
 
 
 def timed(work: Callable[[], Any]) -> tuple[float, Any]:
@@ -48,97 +62,202 @@ def timed(work: Callable[[], Any]) -> tuple[float, Any]:
     return time.process_time() - started, result
 
 
-def compile_times(model: Any) -> tuple[float, float]:
-    """Return wall seconds of a kernel's compilation into an empty cache, and of finding it there."""
-    from neurosim.vector.compiling import compile_kernel
-    from neurosim.vector.density import make_density
-    from neurosim.vector.source import KernelPlan, kernel_source
-    from neurosim.vector.syntax import read_syntax
+def compiling(model: Any) -> dict[str, float]:
+    """Return wall seconds of building an evaluator with an empty cache, and with a filled one."""
+    from neurosim.mechanisms import load_mechanisms
+    from neurosim.vector import compiling as module
+    from neurosim.vector.evaluator import VectorEvaluator
 
-    names = sorted({name for names in model.mechanisms.values() for name in names})
-    syntax = read_syntax(names)
-    densities = [make_density(syntax[name], model.conditions.celsius) for name in names]
-    source = kernel_source(KernelPlan.of(densities))
+    load_mechanisms()  # out of the cache that is left alone
+    sources: list[str] = []
+    compile_kernel = module.compile_kernel
     before, seconds = os.environ.get("NEUROFLEET_CACHE"), []
+    import neurosim.vector.cell as cell_module
+
+    def watched(source: str) -> Any:
+        sources.append(source)
+        return compile_kernel(source)
+
+    cell_module.compile_kernel = watched
     with tempfile.TemporaryDirectory() as folder:
+        VectorEvaluator(model)
+        cell_module.compile_kernel = compile_kernel
         os.environ["NEUROFLEET_CACHE"] = folder
         for _ in range(2):
             started = time.perf_counter()
-            compile_kernel(source)
+            compile_kernel(sources[0])
             seconds.append(time.perf_counter() - started)
     if before is None:
         del os.environ["NEUROFLEET_CACHE"]
     else:
         os.environ["NEUROFLEET_CACHE"] = before
-    return seconds[0], seconds[1]
+    started = time.perf_counter()
+    VectorEvaluator(model)
+    build_s = time.perf_counter() - started
+    return {"compile_s": seconds[0], "compile_cached_s": seconds[1], "build_s": build_s}
+
+
+def cvode(model: Any, sets: np.ndarray, atol: float | None = None) -> tuple[float, np.ndarray]:
+    """Return CPU seconds of an evaluation and the scores, by NEURON on a warm cell."""
+    from neurosim.warm import WarmEvaluator
+
+    if atol is not None:
+        model = replace(model, accuracy=replace(model.accuracy, atol=atol))
+    warm = WarmEvaluator(model.build_evaluator())
+    warm.build()
+    warm.evaluate(sets[0])
+    seconds, scores = timed(lambda: np.array([warm.evaluate(values) for values in sets]))
+    warm.close()
+    return seconds / len(sets), scores
+
+
+def measure(model: Any, sets: np.ndarray, given: argparse.Namespace, at_random: np.ndarray | None) -> dict:
+    from neurosim.vector.evaluator import LANES, VectorEvaluator
+
+    evaluator = VectorEvaluator(model)
+    cell = evaluator._cell
+    evaluator.evaluate(sets[:LANES])
+    seconds, found = timed(lambda: evaluator.evaluate(sets))
+    few = sets[: given.cvode_sets]
+    cvode_s, loose = cvode(model, few)
+    _, tight = cvode(model, few, TIGHT_ATOL)
+    each = seconds / len(sets)
+    step = max(model.targets.protocols.values(), key=lambda p: p.amplitude_nA)
+    short = replace(step, duration_ms=step.start_ms + 300.0)
+    steps = round(short.duration_ms / 0.05) * 2 * LANES * cell.n_compartments
+    ns = {
+        dtype: timed(lambda dtype=dtype: cell.run(sets[: 2 * LANES], short, dtype=dtype, record_every=2))[0]
+        / steps
+        * 1e9
+        for dtype in DTYPES
+    }
+    result = {
+        "compartments": cell.n_compartments,
+        "protocols": len(model.targets.protocols),
+        "objectives": len(evaluator.objective_names),
+        "s_per_evaluation": {"vector": each, "cvode": cvode_s},
+        "speedup_vs_cvode": cvode_s / each,
+        "evaluations_per_s": 1.0 / each,
+        "not_ok": int((~found.ok).sum()),
+        "ns_per_compartment_step": ns,
+        "within_0.1_std": {
+            "vector": float((np.abs(found.scores[: len(few)] - tight) < NEAR_STD).mean()),
+            "cvode": float((np.abs(loose - tight) < NEAR_STD).mean()),
+        },
+    }
+    if at_random is not None:
+        seconds, _ = timed(lambda: evaluator.evaluate(at_random))
+        cvode_s, _ = cvode(model, at_random[: given.cvode_sets])
+        result["speedup_vs_cvode_at_random"] = cvode_s * len(at_random) / seconds
+    return result
+
+
+def around(values: np.ndarray, count: int) -> np.ndarray:
+    spread = np.exp(0.1 * np.random.default_rng(2).standard_normal((count, values.size)))
+    spread[0] = 1.0
+    return values * spread
+
+
+def published(cell: str, targets: Any) -> tuple[Any, np.ndarray]:
+    """Return a published model and its values, to be scored on the targets of another cell."""
+    from jobs.fit.subjects import SEARCH_ATOL
+    from neurosim.allen import read_fit
+    from neurosim.fit_model import MorphologyFile
+    from neurosim.population import published_population
+    from neurosim.simulator import Accuracy
+
+    folder, prefix = data_folder(FITS[cell][0]), FITS[cell][1]
+    fit_file = next(folder.glob(f"{prefix}*fit*.json"))
+    morphology = next(path for path in folder.glob(f"{prefix}*.swc") if "marker" not in path.name)
+    axon = "legacy-stub" if cell == "491766131" else "stub"
+    fit, file = read_fit(fit_file), MorphologyFile.read(morphology)
+    found = published_population(cell, fit, file, axon, targets)
+    return replace(found.model, accuracy=Accuracy(SEARCH_ATOL)), found.values[0]
+
+
+def stronger(targets: Any, times: float) -> Any:
+    """Return targets whose steps are so many times as strong."""
+    steps = {n: replace(p, amplitude_nA=times * p.amplitude_nA) for n, p in targets.protocols.items()}
+    return replace(targets, protocols=steps)
+
+
+def problem_of(cell: str, count: int) -> tuple[Any, np.ndarray, np.ndarray | None]:
+    """Return model, parameter sets, and sets of a first generation."""
+    mouse, known = mouse_problem()
+    if cell == "483101699":
+        good = np.array([known[name] for name in mouse.names])
+        sets = np.array([good, *sets_around(mouse, known, count - 1)])
+        return mouse.model, sets, np.array(random_sets(mouse, count))
+    if cell == "C060114A7":
+        problem = rat_active()
+        return problem.model, np.array(random_sets(problem, count)), None
+    model, values = published(cell, stronger(mouse.model.targets, STRONGER[cell]))
+    return model, around(values, count), None
+
+
+def rat_active() -> Any:
+    """Return the active stage of the rat cell C060114A7."""
+    from pathlib import Path
+
+    from jobs.fit.prepare import prepare
+    from jobs.fit.spec import CellSpec, FitSpec
+
+    name = "C060114A7"
+    cell = CellSpec(
+        id=name,
+        morphology=Path(f"{name}.asc"),
+        recordings=Path(f"{name}-SR-C1.nwb"),
+        stimuli=["IDrest", "IV"],
+    )
+    subject = prepare(FitSpec(name="rat", cells=[cell]), data_folder("rat_L5PC_C060114A7"))[0]
+    return subject.problem(len(subject.stages) - 1, None)
+
+
+def batch_costs(model: Any, sets: np.ndarray) -> dict[str, float]:
+    """Return what scoring and selection cost."""
+    import random
+
+    from neurosim.evolution.ibea import select_parents
+    from neurosim.vector.evaluator import VectorEvaluator
+
+    evaluator = VectorEvaluator(model)
+    scoring, spent = evaluator._scoring.scores, []
+
+    def watched(*given: Any) -> Any:
+        seconds, result = timed(lambda: scoring(*given))
+        spent.append(seconds)
+        return result
+
+    evaluator._scoring.scores = watched
+    evaluator.evaluate(sets)
+    scores = np.random.default_rng(5).gamma(1.0, 3.0, (1024, 40))
+    select_parents(scores, 512, random.Random(1))
+    selection_s, _ = timed(lambda: [select_parents(scores, 512, random.Random(1)) for _ in range(5)])
+    return {"features_per_s": len(sets) / sum(spent), "selection_ms": selection_s / 5 * 1e3}
 
 
 def main(write: Callable[[str], Any] = print) -> None:
-    from neurosim.vector.cell import DT_MS, VectorCell
-    from neurosim.warm import WarmEvaluator
-
     options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--cells", nargs="+", choices=CELLS, default=list(CELLS))
     options.add_argument("--individuals", type=int, default=64)
-    options.add_argument("--cvode-sets", type=int, default=6)
+    options.add_argument("--cvode-sets", type=int, default=8)
+    options.add_argument("--coreneuron", action="store_true")
     given = options.parse_args()
-    problem, known = mouse_problem()
-    model = problem.model
-    protocols = model.targets.protocols
-    published = [known[name] for name in problem.names]
-    sets = np.array([published, *sets_around(problem, known, given.individuals - 1)])
-
-    compile_s, cached_s = compile_times(model)
-    VectorCell(model)
-    started = time.perf_counter()
-    cell = VectorCell(model)
-    build_s = time.perf_counter() - started
-
-    tail, whole, ns, spikes = {}, {}, {}, {}
-    steps = sum(round(p.duration_ms / DT_MS) for p in protocols.values()) * len(sets) * cell.n_compartments
-    for dtype in DTYPES:
-        seconds, runs = timed(
-            lambda dtype=dtype: [
-                cell.run(sets, p, dtype=dtype, tail_dt_ms=TAIL_DT_MS) for p in protocols.values()
-            ]
-        )
-        tail[dtype] = seconds / len(sets)
-        spikes[dtype] = [n_spikes(run.soma_mV[0]) for run in runs]
-        runaway = int(sum((~run.ok).sum() for run in runs))
-        seconds, _ = timed(
-            lambda dtype=dtype: [
-                cell.run(sets, p, dtype=dtype, record_every=20).ok for p in protocols.values()
-            ]
-        )
-        whole[dtype], ns[dtype] = seconds / len(sets), seconds / steps * 1e9
-
-    evaluator = model.build_evaluator()
-    evaluator.isolate_protocols = False
-    warm = WarmEvaluator(evaluator)
-    warm.build()
-    seconds = [
-        timed(lambda values=values: warm.responses(values))[0] for values in sets[1 : given.cvode_sets + 1]
-    ]
-    responses = warm.responses(published)
-    spikes["cvode"] = [n_spikes(np.asarray(responses[f"{name}.soma.v"]["voltage"])) for name in protocols]
-    cvode = float(np.mean(seconds))
-    found = {
-        "benchmark": "vector",
-        **vars(given),
-        "measures": "simulation only",
-        "protocols": len(protocols),
-        "compartments": cell.n_compartments,
-        "cvode_atol": model.accuracy.atol,
-        "tail_dt_ms": TAIL_DT_MS,
-        "ns_per_compartment_step": ns,
-        "s_per_individual": {"cvode": cvode, **tail},
-        "speedup_vs_cvode": {dtype: cvode / tail[dtype] for dtype in DTYPES},
-        "speedup_vs_cvode_whole": {dtype: cvode / whole[dtype] for dtype in DTYPES},
-        "spikes": spikes,
-        "runaway": runaway,
-        "compile_s": compile_s,
-        "compile_cached_s": cached_s,
-        "build_s": build_s,
-    }
+    found: dict[str, Any] = {"benchmark": "vector", **vars(given)}
+    mouse, sets, _ = problem_of("483101699", given.individuals)
+    found |= compiling(mouse) | batch_costs(mouse, sets)
+    for cell in given.cells:
+        model, sets, at_random = problem_of(cell, given.individuals)
+        found[cell] = measure(model, sets, given, at_random)
+    if given.coreneuron and "483101699" in found:
+        command = [sys.executable, "-m", "tests.benchmarks.core_neuron"]
+        printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        vector = found["483101699"]
+        ns = vector["ns_per_compartment_step"]["float32"]
+        found["us_per_step"] = {
+            "vector": ns * vector["compartments"] / 1e3,
+            **json.loads(printed.splitlines()[-1])["us_per_step"],
+        }
     write(json.dumps(found))
 
 

@@ -61,7 +61,7 @@ STATE {
 }
 
 VERBATIM
-extern int cvode_active_;
+extern int cvode_active_, secondorder;
 namespace {
 /* The rates of the ladder: along both rows, and down and up its rungs (per ms). */
 struct Ladder {
@@ -183,7 +183,8 @@ VERBATIM
     const double states[2][6] = {{C1, C2, C3, C4, C5, O}, {I1, I2, I3, I4, I5, I6}};
     double slopes[2][6];
     ladder.differentiate(states, slopes);
-    if (!cvode_active_) ladder.solve(dt, slopes);  /* the change of an implicit step, by dt */
+    /* the change of an implicit step, by dt; at second order that of half the step holds for all of it */
+    if (!cvode_active_) ladder.solve(secondorder ? dt/2 : dt, slopes);
     _lc1 = slopes[0][0]; _lc2 = slopes[0][1]; _lc3 = slopes[0][2];
     _lc4 = slopes[0][3]; _lc5 = slopes[0][4]; _lo = slopes[0][5];
     _li1 = slopes[1][0]; _li2 = slopes[1][1]; _li3 = slopes[1][2];

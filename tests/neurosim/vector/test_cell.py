@@ -10,6 +10,7 @@ from tests.fresh_process import in_fresh_process
 from tests.neurosim.vector.reference import SPINY, SPINY_VALUES, made_up_cell, spike_times, spiny_sets
 
 STEP = StepProtocol("step", 0.3, 20.0, 60.0, 140.0)
+LONG = StepProtocol("step", 0.3, 60.0, 80.0, 400.0)
 
 
 def runs():
@@ -21,22 +22,25 @@ def runs():
     wild = values.copy()
     wild[4, list(SPINY_VALUES).index("cm.soma")] = -2.0
     wild[11, list(SPINY_VALUES).index("Ra.all")] = 0.0
+    restless = np.repeat(values[:1], 2, axis=0)
+    restless[1, list(SPINY_VALUES).index("e_pas.all")] = -30.0
+    restless[1, list(SPINY_VALUES).index("g_pas.all")] *= 4.0
     found = {
         "all": cell.run(values, STEP),
         "alone": cell.run(values[7:8], STEP),
         "wild": cell.run(wild, STEP),
         "wild alone": cell.run(wild[4:5], STEP),
         "sparse": cell.run(values[:2], STEP, record_every=4),
-        "tail": cell.run(values[:2], STEP, tail_dt_ms=1.0),
+        "tail": cell.run(values[:2], STEP, outside="lively"),
+        "settled": cell.run(restless, LONG, outside="calm"),
+        "own spikes": cell.run(restless, LONG, outside="lively"),
     }
     said = []
     for wrong in (values[:, :3], values[0], values[:0], np.full_like(values, np.nan)):
         with pytest.raises(InputError) as error:
             cell.run(wrong, STEP)
         said.append(str(error.value))
-    with pytest.raises(InputError) as error:
-        VectorCell(made_up_cell({"all": ("pas",), "soma": ("NaV",)}, {"g_pas.all": 1e-4}))
-    return found, [*said, str(error.value)]
+    return found, said
 
 
 @pytest.fixture(scope="module")
@@ -69,17 +73,23 @@ def test_fewer_records_are_some_of_all(found):
     np.testing.assert_allclose(sparse.times_ms, every.times_ms[::4])
 
 
-def test_a_coarse_tail_begins_after_the_step_and_ends_where_the_fine_run_does(found):
+def test_long_steps_away_from_the_stimulus_hold_for_whom_is_calm_there(found):
     every, tail = found[0]["all"], found[0]["tail"]
-    fine = tail.times_ms <= STEP.stop_ms + 30.0 + 1e-6
-    np.testing.assert_array_equal(tail.soma_mV[:, fine], every.soma_mV[:2, : fine.sum()])
-    assert np.diff(tail.times_ms)[-1] == pytest.approx(1.0)
+    close = tail.times_ms <= STEP.stop_ms + 15.0 + 1e-6
+    np.testing.assert_array_equal(tail.soma_mV[:, close], every.soma_mV[:2, : close.sum()])
+    assert np.diff(tail.times_ms)[-1] == pytest.approx(0.5)
     assert tail.times_ms[-1] == pytest.approx(STEP.duration_ms)
     np.testing.assert_allclose(tail.soma_mV[:, -1], every.soma_mV[:2, -1], atol=0.05)
+    assert tail.quiet.all()
+    assert np.diff(found[0]["settled"].times_ms).max() == pytest.approx(10.0)
+    calm, lively = found[0]["settled"], found[0]["own spikes"]
+    assert calm.quiet.tolist() == [True, False]
+    assert lively.quiet.tolist() == [True, False]
+    assert spike_times(lively.times_ms, lively.soma_mV[1]).max() > LONG.stop_ms + 100
 
 
 def test_wrong_values_are_refused(found):
-    shape, flat, none, not_finite, _ = found[1]
+    shape, flat, none, not_finite = found[1]
     assert "one row of 27 parameters" in shape
     assert "(19, 3)" in shape
     assert "(27,)" in flat
@@ -104,10 +114,6 @@ def test_a_processor_without_wide_vectors_gives_the_same():
         assert spike_times(times, a).size > 0
         np.testing.assert_allclose(spike_times(times, b), spike_times(times, a), atol=1e-3)
     np.testing.assert_allclose(older.soma_mV[:, :400], own.soma_mV[:, :400], atol=1e-9)
-
-
-def test_a_mechanism_that_is_not_supported_is_named(found):
-    assert "mechanism NaV" in found[1][-1]
 
 
 def test_without_a_compiler_the_way_out_is_said(monkeypatch):

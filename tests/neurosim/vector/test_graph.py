@@ -66,6 +66,19 @@ def test_a_gate_of_rates_alpha_and_beta_needs_no_division_for_its_speed():
 
 def test_what_has_no_derivative_is_named():
     graph = Graph()
-    root = graph.apply("sqrt", graph.input("v"))
-    with pytest.raises(NotDifferentiable, match="'sqrt'"):
-        graph.derivative(root, "v")
+    size = graph.apply("fabs", graph.input("v"))
+    with pytest.raises(NotDifferentiable, match="'fabs'"):
+        graph.derivative(size, "v")
+
+
+@pytest.mark.parametrize(
+    ("operation", "power"),
+    [("exp", None), ("expm1", None), ("log", None), ("sqrt", None), ("pow", 3), ("pow", -2), ("pow", 2.5)],
+)
+def test_derivatives_of_functions(operation, power):
+    graph = Graph()
+    inner = graph.apply("*", graph.input("v"), graph.const(0.5))
+    node = graph.apply(operation, inner, *([] if power is None else [graph.const(power)]))
+    slope = evaluated(graph, graph.derivative(node, "v"), {"v": 3.0})
+    low, high = (evaluated(graph, node, {"v": 3.0 + d}) for d in (-1e-5, 1e-5))
+    assert slope == pytest.approx((high - low) / 2e-5, rel=1e-8)

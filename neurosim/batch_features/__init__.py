@@ -1,0 +1,1 @@
+"""The e-features of recipes for many individuals at once, equal to eFEL's on the same voltages."""
