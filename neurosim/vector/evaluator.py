@@ -106,7 +106,7 @@ def _check_cache(cell: VectorCell) -> None:
     kilobytes = [int(size.removesuffix("K")) for size in sizes if size.endswith("K")]
     if kilobytes and cell.working_set_bytes > max(kilobytes) * 1024:
         raise Unsupported(
-            f"the vector engine keeps a cell of {cell.n_compartments} compartments for {LANES} individuals in "
+            f"the vector engine keeps {cell.n_compartments} compartments of {LANES} individuals in "
             f"{cell.working_set_bytes / 1e6:.3g} MB, and expects them to fit into the processor's cache of "
             f"{max(kilobytes) / 1024:.3g} MB. Use the NEURON engine for this cell, or longer segments."
         )

@@ -30,9 +30,10 @@ class Kind:
 class Membrane:
     """The arithmetic of the compartments of one kind; nodes belong to `graph`.
 
-    Inputs of the graph are ``v``, ``dt``, ``second`` (1 at second order, 0 at first), ``dv`` (half of what the
-    last step added to the voltage at second order, 0 at first), ``p:`` with mechanism and parameter, ``s:`` with mechanism and state, ``e:``,
-    ``ci:``, ``co:`` and an ion; ``i:`` and ``di:``, an ion's current as it was drawn last and its slope.
+    Inputs of the graph are ``v``, ``dt``, ``second`` (1 at second order, 0 at first), ``dv`` (half of what
+    the last step added to the voltage at second order, 0 at first), ``p:`` with mechanism and parameter,
+    ``s:`` with mechanism and state, ``e:``, ``ci:``, ``co:`` and an ion; ``i:`` and ``di:``, an ion's current
+    as it was drawn last and its slope.
 
     Attributes
     ----------

@@ -15,7 +15,7 @@ SOLVER = Path(__file__).with_name("kernel.hpp")
 
 @dataclass(frozen=True)
 class KernelPlan:
-    """What the kernel and the tables that it is given have to agree on: the kinds of compartments, in order."""
+    """What the kernel and its tables have to agree on: the kinds of compartments, in order."""
 
     membranes: tuple[Membrane, ...]
 

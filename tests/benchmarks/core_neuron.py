@@ -22,7 +22,7 @@ DT_MS = 0.05
 
 
 def compile_for_this_machine(folder: Path) -> None:
-    """Compile the mechanisms of the spiny recipe for NEURON and CoreNEURON with `FLAGS` after the wheel's own."""
+    """Compile what the spiny recipe needs for NEURON and CoreNEURON, with `FLAGS` after the wheel's own."""
     from neurosim.mechanisms.catalogue import OWN_SOURCES
 
     (folder / "mod").mkdir()

@@ -8,8 +8,8 @@ published targets, and are scored on those of 483101699 with its steps made as m
 
 For each cell
 ``s_per_evaluation``, ``speedup_vs_cvode``, ``evaluations_per_s``
-    Parameter sets within 10 % of the published model (of the rat, drawn in its bounds): the sets that CVODE is
-    given are the first of those that the vector engine is given.
+    Parameter sets within 10 % of the published model (of the rat, drawn in its bounds): the sets that CVODE
+    is given are the first of those that the vector engine is given.
 ``speedup_vs_cvode_at_random``
     Parameter sets drawn in the bounds, as in a first generation (483101699).
 ``ns_per_compartment_step``
@@ -25,8 +25,9 @@ For each cell
 ``selection_ms``
     Parents of a generation drawn by IBEA from 1,024 individuals with 40 objectives.
 ``us_per_step``
-    With ``--coreneuron``: a step of 0.05 ms of one individual of 483101699 by the vector engine, by NEURON, and
-    by the CoreNEURON of the wheel with mechanisms compiled for this machine (`tests.benchmarks.core_neuron`).
+    With ``--coreneuron``: a step of 0.05 ms of one individual of 483101699 by the vector engine, by NEURON,
+    and by the CoreNEURON of the wheel with its mechanisms compiled for this machine
+    (`tests.benchmarks.core_neuron`).
 """
 
 import argparse
