@@ -25,7 +25,7 @@ class Outcome:
         Why it is not ``ok``, else empty. Free of times, process numbers and host names, so that equal
         evaluations have equal reasons.
     seconds : float
-        Wall-clock time of the evaluation.
+        Wall-clock time of the evaluation; of one that was computed together with others, its equal part.
     value : object
         What the engine yielded, None unless ``ok``.
     """
@@ -38,6 +38,16 @@ class Outcome:
     @property
     def ok(self) -> bool:
         return self.status == "ok"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Yielded by an engine in place of a value: this individual is an ``error``, the batch goes on.
+
+    `reason` is that of the `Outcome`.
+    """
+
+    reason: str
 
 
 class BudgetExceeded(Exception):
@@ -81,13 +91,18 @@ class Engine(Protocol):
     fresh copy of the engine as it was built, so that a value cannot depend on what was evaluated before.
     With ``"batch"`` one copy gets a whole batch (a vector of models, say); when that copy times out or
     dies, nobody can tell whose fault it was, and the individuals without a value are run one by one.
+
+    A batch has the longest of its deadlines until its first value: whoever hands in tasks for an engine that
+    computes several at once gives them the time of all. What passes until then counts as the time of all in
+    equal parts, so that the `seconds` of a batch's outcomes add up to what it took.
     """
 
     def evaluate(self, batch: Sequence[Any], budget: Budget) -> Iterator[Any]:
-        """Yield one picklable value per individual of the batch, in order.
+        """Yield one picklable value per individual of the batch, in order; `Failure` for one without.
 
         The deadline is that of the value being waited for: it starts anew with each value yielded.
-        Raising `BudgetExceeded` makes that individual a ``timeout``, any other exception an ``error``.
+        Raising `BudgetExceeded` makes that individual a ``timeout``, any other exception an ``error``; those
+        behind it are evaluated again.
         """
         ...
 
@@ -105,11 +120,15 @@ class EngineSpec:
         Anything picklable. Sent once per host.
     key : str
         Equal keys mean equal engines; a host keeps the engine it has built while it gets tasks of that key.
+    lanes : int
+        How many individuals it evaluates in the time of one: batches are full multiples of that where so many
+        wait.
     """
 
     factory: str
     payload: Any
     key: str
+    lanes: int = 1
 
 
 @dataclass(frozen=True)
@@ -124,7 +143,8 @@ class Task:
     individual : object
         What the engine's batch holds, usually parameter values, shape (P,).
     deadline_s : float
-        Wall-clock limit. An evaluation over it is stopped, whatever it is doing, and is a ``timeout``.
+        Wall-clock limit. An evaluation over it is stopped, whatever it is doing, and is a ``timeout``. See
+        `Engine` for those that are evaluated together.
     expected_s : float, optional
         A guess of its duration; the longest are started first, then those without, in the order they came.
     share : str

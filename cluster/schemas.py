@@ -16,6 +16,8 @@ SCHEMA_VERSION = 1
 
 PARAMETER_PREFIX = "param."
 OBJECTIVE_PREFIX = "score."
+SEARCH_OBJECTIVE_PREFIX = "search_score."
+"""Of a hall of fame: how the search had scored a model that was scored again after it."""
 
 _WORD = pa.dictionary(pa.int32(), pa.string())
 _EVALUATION_FIELDS = [
@@ -27,6 +29,7 @@ _EVALUATION_FIELDS = [
     pa.field("total", pa.float64(), nullable=False),
 ]
 _ARRIVAL_FIELDS = [pa.field("asked", pa.int64()), pa.field("in_flight", pa.int32())]
+_SEARCH_TOTAL = pa.field("search_total", pa.float64())
 _HALL_OF_FAME_FIELDS = [
     pa.field("cell", pa.string(), nullable=False),
     pa.field("seed", pa.int64(), nullable=False),
@@ -129,6 +132,10 @@ class HallOfFameRows:
     parameters : ndarray, shape (n, P)
     scores : ndarray, shape (n, M)
     totals : ndarray, shape (n,)
+    search_scores : ndarray, shape (n, M), optional
+        How the search had scored them, where they were scored again after it. None, like `search_totals`, and
+        no columns in the table, where `scores` are the search's own.
+    search_totals : ndarray, shape (n,), optional
     """
 
     cell: str
@@ -140,6 +147,8 @@ class HallOfFameRows:
     parameters: np.ndarray
     scores: np.ndarray
     totals: np.ndarray
+    search_scores: np.ndarray | None = None
+    search_totals: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.totals)
@@ -158,7 +167,11 @@ class HallOfFameRows:
             np.asarray(self.generations, np.int32),
             np.asarray(self.individuals, np.int32),
         ]
-        return _table("hall_of_fame", _HALL_OF_FAME_FIELDS, columns, self)
+        fields = list(_HALL_OF_FAME_FIELDS)
+        if self.search_totals is not None:
+            fields.append(_SEARCH_TOTAL)
+            columns.append(np.asarray(self.search_totals, float))
+        return _table("hall_of_fame", fields, columns, self, self.search_scores)
 
     @classmethod
     def from_table(cls, table: pa.Table) -> HallOfFameRows:
@@ -167,13 +180,18 @@ class HallOfFameRows:
         cells = set(table["cell"].to_pylist())
         if len(cells) > 1:
             raise ClusterError(f"A hall of fame should be of one cell; it is of {sorted(cells)}.")
+        wide = _wide_columns(table)
+        own = [SEARCH_OBJECTIVE_PREFIX + name for name in wide["objective_names"]]
+        searched = _SEARCH_TOTAL.name in table.column_names
         return cls(
             cell=cells.pop() if cells else "",
             seeds=table["seed"].to_numpy(),
             generations=table["generation"].to_numpy(),
             individuals=table["individual"].to_numpy(),
             totals=table["total"].to_numpy(),
-            **_wide_columns(table),
+            search_scores=_matrix(table, own) if searched else None,
+            search_totals=table[_SEARCH_TOTAL.name].to_numpy() if searched else None,
+            **wide,
         )
 
 
@@ -196,12 +214,21 @@ def check_version(schema: pa.Schema, kind: str) -> None:
         )
 
 
-def _table(kind: str, fields: list[pa.Field], columns: list, rows: Evaluations | HallOfFameRows) -> pa.Table:
+def _table(
+    kind: str,
+    fields: list[pa.Field],
+    columns: list,
+    rows: Evaluations | HallOfFameRows,
+    search_scores: np.ndarray | None = None,
+) -> pa.Table:
     n, fields, columns = len(rows), list(fields), list(columns)
-    for prefix, names, values in (
+    wide = [
         (PARAMETER_PREFIX, rows.parameter_names, rows.parameters),
         (OBJECTIVE_PREFIX, rows.objective_names, rows.scores),
-    ):
+    ]
+    if search_scores is not None:
+        wide.append((SEARCH_OBJECTIVE_PREFIX, rows.objective_names, search_scores))
+    for prefix, names, values in wide:
         values = np.asarray(values, float).reshape(n, len(names))
         fields += [pa.field(prefix + name, pa.float64(), nullable=False) for name in names]
         columns += [np.ascontiguousarray(column) for column in values.T]
@@ -221,8 +248,12 @@ def _wide_columns(table: pa.Table) -> dict[str, Any]:
         (OBJECTIVE_PREFIX, "objective_names", "scores"),
     ):
         names = tuple(name.removeprefix(prefix) for name in table.column_names if name.startswith(prefix))
-        values = np.empty((len(table), len(names)))
-        for i, name in enumerate(names):
-            values[:, i] = table[prefix + name].to_numpy()
-        found[names_key], found[values_key] = names, values
+        found[names_key], found[values_key] = names, _matrix(table, [prefix + name for name in names])
     return found
+
+
+def _matrix(table: pa.Table, columns: Sequence[str]) -> np.ndarray:
+    values = np.empty((len(table), len(columns)))
+    for i, name in enumerate(columns):
+        values[:, i] = table[name].to_numpy()
+    return values

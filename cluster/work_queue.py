@@ -1,4 +1,8 @@
-"""Which task goes next: fair between shares, on what a host holds warm, in batches of a second and a half."""
+"""Which task goes next: fair between shares, on what a host holds warm, in batches of a second and a half.
+
+Those of an engine that evaluates several individuals in the time of one (`EngineSpec.lanes`) are full
+multiples of that, however long it takes, as long as so many tasks wait.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,7 @@ from dataclasses import dataclass, field
 from cluster.outcome import Task
 
 BATCH_S = 1.5
-LONGEST_BATCH = 64
+LONGEST_BATCH = 128
 FIRST_GUESS_S = 1.0
 FIRST_BUILD_GUESS_S = 1.0
 _REMEMBERED = 64
@@ -211,14 +215,17 @@ class WorkQueue:
         expected_s = 0.0
         batch: list[Work] = []
         while line.heap and len(batch) < LONGEST_BATCH:
-            work = line.heap[0][2]
-            this_s = self.expected_s(work.task)
-            expected_s += this_s
-            if batch and expected_s > batch_s:
+            first = line.heap[0][2].task
+            lanes = first.engine.lanes
+            too_long = expected_s + lanes * self.expected_s(first) > batch_s
+            if batch and (too_long or len(line.heap) < lanes):
                 break
-            batch.append(line.pop())
-            self._served = max(self._served, line.share.served)
-            self._charge(work, this_s)
+            for _ in range(min(lanes, len(line.heap))):
+                batch.append(line.pop())
+                this_s = self.expected_s(batch[-1].task)
+                expected_s += this_s
+                self._served = max(self._served, line.share.served)
+                self._charge(batch[-1], this_s)
         line.share.waiting -= len(batch)
         self._length -= len(batch)
         if not line.heap:

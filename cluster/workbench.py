@@ -71,9 +71,9 @@ class Report:
 
 @dataclass
 class _Work:
-    """The task at work."""
+    """The task at work, or several together, and how long that is expected to take."""
 
-    assignment: Assignment
+    expected_s: float
     since: float = field(default_factory=time.monotonic)
 
 
@@ -161,8 +161,7 @@ class Workbench:
     def _is_stuck(self) -> bool:
         if self._at_work is None:
             return False
-        expected_s = self._at_work.assignment.expected_s
-        return time.monotonic() - self._at_work.since > max(PATIENCE_S, 2 * expected_s)
+        return time.monotonic() - self._at_work.since > max(PATIENCE_S, 2 * self._at_work.expected_s)
 
     def _work(self) -> None:
         try:
@@ -180,7 +179,7 @@ class Workbench:
             if self._closing:
                 return []
             batch = [self._waiting.popleft()]
-            self._at_work = _Work(batch[0])
+            self._at_work = _Work(batch[0].expected_s)
         engine = self._engine(batch[0].engine)
         with self._changed:
             if engine is not None and engine.isolation == "batch":
@@ -196,7 +195,7 @@ class Workbench:
                 self._give_back(list(pending))
                 return
             group = list(pending) if together else [pending[0]]
-            self._start(group[0])
+            self._start(group)
             individuals = [assignment.individual for assignment in group]
             deadlines_s = [assignment.deadline_s for assignment in group]
             try:
@@ -206,7 +205,7 @@ class Workbench:
                         break
                     self._finish(pending.popleft(), outcome, engine.take_printed())
                     if pending:
-                        self._start(pending[0])
+                        self._start(list(pending)[:1])
             except EngineDied as error:
                 self._drop_engine(pending[0].engine if pending else group[0].engine)
                 if pending:
@@ -215,9 +214,9 @@ class Workbench:
             self._at_work = None
             self._changed.notify_all()
 
-    def _start(self, assignment: Assignment) -> None:
+    def _start(self, assignments: Sequence[Assignment]) -> None:
         with self._changed:
-            self._at_work = _Work(assignment)
+            self._at_work = _Work(sum(assignment.expected_s for assignment in assignments))
 
     def _finish(self, assignment: Assignment, outcome: Outcome, printed: str = "") -> None:
         self._log.ended(assignment.about, assignment.engine, outcome, printed)

@@ -24,7 +24,10 @@ PACE_S = 120.0
 
 @dataclass(frozen=True)
 class StageState:
-    """One stage of one cell with one seed. `best` is the best total so far, None before there is one."""
+    """One stage of one cell with one seed. `best` is the best total so far, None before there is one.
+
+    `engine` and `engine_reason` are empty where nothing is to be chosen, or has been yet.
+    """
 
     stage: str
     seed: int
@@ -35,6 +38,8 @@ class StageState:
     best: float | None
     median: float | None
     outcomes: Mapping[str, int]
+    engine: str = ""
+    engine_reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -216,6 +221,8 @@ def _stage(search: SearchState) -> StageState:
         best=_finite(search.best),
         median=_finite(search.median),
         outcomes=dict(search.outcomes),
+        engine=search.choice.engine if search.choice else "",
+        engine_reason=search.choice.reason if search.choice else "",
     )
 
 

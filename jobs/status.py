@@ -66,6 +66,8 @@ def print_status(out: str, as_json: bool = False, console: Console | None = None
     if len(shown[:SHOWN]) < len(state.cells):
         counts = Counter(cell.state for cell in state.cells).most_common()
         say(f"cells: {', '.join(f'{n} {name}' for name, n in counts)}; all of them: --json")
+    for line in _engines(state):
+        say(line)
     for cell in state.cells:
         if cell.reason:
             say(f"failed: {cell.reason}")
@@ -90,6 +92,18 @@ def _resources(state: CampaignState) -> str:
     return (
         f"{state.hosts} hosts{lost}, utilisation {state.utilisation:.0%}, "
         f"{state.core_hours:.3g} core-hours used{f' ({told})' if told else ''}"
+    )
+
+
+def _engines(state: CampaignState) -> list[str]:
+    from jobs.fit.engine_choice import engine_lines
+    from jobs.fit.subjects import EngineChoice
+
+    return engine_lines(
+        (cell.cell, stage.stage, EngineChoice(stage.engine, stage.engine_reason))  # type: ignore[arg-type]
+        for cell in state.cells
+        for stage in cell.stages
+        if stage.engine
     )
 
 

@@ -10,12 +10,14 @@ import numpy as np
 from cluster.outcome import Outcome, Task
 from cluster.schemas import HallOfFameRows
 from jobs.fit.deadline import Deadline
+from jobs.fit.engine_choice import STAGE_STARTED
 from jobs.fit.models import write_best_model
 from jobs.fit.search import Search, best_values
 from jobs.fit.spec import FitSpec
 from jobs.fit.stage_search import Limits, SearchState, StageSearch
 from jobs.fit.steady_search import SteadySearch
 from jobs.fit.subjects import Problem, StagePlan, Subject
+from neurosim.vector.evaluator import LANES
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,7 +41,7 @@ class CellFit:
     learn_from : callable
         Returns the cells whose halls of fame the last stage starts from, asked when that stage begins.
     hosts : int
-        In mode ``steady``, the seeds of a stage keep two evaluations under way for each of them.
+        In mode ``steady``, the seeds of a stage keep enough evaluations under way for them.
     """
 
     def __init__(
@@ -103,7 +105,7 @@ class CellFit:
         limits = self._limits()
         make: Callable[..., StageSearch] = Search
         if self._spec.evolution.mode == "steady":
-            make = partial(SteadySearch, in_flight=math.ceil(2 * self._hosts / len(stage.seeds)))
+            make = partial(SteadySearch, in_flight=self._in_flight(stage))
         searches = [
             make(
                 self.id,
@@ -119,9 +121,11 @@ class CellFit:
         ]
         self._searches = {(self.id, stage.name, search.seed): search for search in searches}
         self._store.append_event(
-            "stage started",
+            STAGE_STARTED,
             cell=self.id,
             stage=stage.name,
+            engine=stage.engine,
+            engine_reason=stage.choice.reason if stage.choice else "",
             seeds=list(stage.seeds),
             planned_evaluations=stage.planned_evaluations,
             bounds={
@@ -133,6 +137,11 @@ class CellFit:
         self._states += [search.state for search in searches]
         tasks = [task for search in searches for task in search.start()]
         return tasks or self._close_stage_if_done()
+
+    def _in_flight(self, stage: StagePlan) -> int:
+        """Return how many evaluations a seed keeps under way: full batches for all hosts, and one waiting."""
+        lanes = LANES if stage.engine == "vector" else 1
+        return math.ceil(max(2 * self._hosts, lanes * (self._hosts + 1)) / len(stage.seeds))
 
     def _limits(self) -> Limits:
         spec = self._spec
@@ -207,7 +216,7 @@ class CellFit:
 def waiting_states(cell: str, stage: StagePlan) -> list[SearchState]:
     """Return what a display shows of a stage that has not begun."""
     planned = stage.search.planned_evaluations
-    return [SearchState(cell, stage.name, seed, planned) for seed in stage.seeds]
+    return [SearchState(cell, stage.name, seed, planned, choice=stage.choice) for seed in stage.seeds]
 
 
 def pooled(halls: list[HallOfFameRows]) -> HallOfFameRows:
@@ -216,8 +225,9 @@ def pooled(halls: list[HallOfFameRows]) -> HallOfFameRows:
     order = np.argsort(totals, kind="stable")
     first = halls[0]
 
-    def together(name: str) -> np.ndarray:
-        return np.concatenate([getattr(hall, name) for hall in halls])[order]
+    def together(name: str) -> Any:
+        parts = [getattr(hall, name) for hall in halls]
+        return None if parts[0] is None else np.concatenate(parts)[order]
 
     return HallOfFameRows(
         cell=first.cell,
@@ -229,4 +239,6 @@ def pooled(halls: list[HallOfFameRows]) -> HallOfFameRows:
         parameters=together("parameters"),
         scores=together("scores"),
         totals=together("totals"),
+        search_scores=together("search_scores"),
+        search_totals=together("search_totals"),
     )

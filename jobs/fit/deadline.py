@@ -27,6 +27,10 @@ class Deadline:
         self._learnt_s = START_S
         self._learnt = 0
 
+    def anew(self) -> "Deadline":
+        """Return one that has learnt nothing yet."""
+        return Deadline("auto" if self._given is None else self._given)
+
     def learn(self, seconds: float) -> None:
         """Take in how long an evaluation lasted."""
         if self._given is None:

@@ -1,4 +1,4 @@
-"""Where the science meets the cluster: a model of ``neurosim`` as an engine of the pool."""
+"""Where the science meets the cluster: a model of ``neurosim`` as one of two engines of the pool."""
 
 import hashlib
 import pickle
@@ -8,9 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from cluster.outcome import Budget, BudgetExceeded, EngineSpec
+from cluster.outcome import Budget, BudgetExceeded, EngineSpec, Failure
 from neurosim.fit_model import FitModel
 from neurosim.user_model import UserModel
+from neurosim.vector.evaluator import LANES
+
+RAN_AWAY = "the simulation ran away"
+LONG_S = 600.0
 
 
 @dataclass(frozen=True)
@@ -51,16 +55,64 @@ class NeuronEngine:
                 raise BudgetExceeded(str(error)) from None
 
 
+class VectorEngine:
+    """Individuals side by side in fixed steps, `LANES` in the time of one; see `neurosim.vector`.
+
+    The scores of an individual do not depend on which others are in its batch.
+    """
+
+    isolation = "batch"
+
+    def __init__(self, model: FitModel) -> None:
+        import efel  # noqa: F401 - so that processes forked from this one need not import it
+
+        from neurosim.vector.evaluator import VectorEvaluator
+
+        self._evaluator = VectorEvaluator(model)
+
+    def evaluate(self, batch: Sequence[np.ndarray], budget: Budget) -> Iterator[np.ndarray | Failure]:
+        """Yield the scores of each individual, shape (M,), when all are there.
+
+        All take the same number of steps, so there is no budget of steps, and the pool keeps the deadline.
+        """
+        done = self._evaluator.evaluate(np.asarray(batch, np.float64))
+        for scores, ok in zip(done.scores, done.ok, strict=True):
+            yield scores if ok else Failure(RAN_AWAY)
+
+
 def build(payload: EnginePayload) -> NeuronEngine:
     """Make the engine; named by `engine_spec`, called on the hosts."""
     return NeuronEngine(payload)
 
 
+def build_vector(model: FitModel) -> VectorEngine:
+    """Make the engine; named by `vector_spec`, called on the hosts."""
+    return VectorEngine(model)
+
+
 def engine_spec(name: str, model: FitModel | UserModel, max_steps: int | None) -> EngineSpec:
     """Return how the hosts build the engine of `model`; equal models have equal keys."""
     payload = EnginePayload(model, max_steps)
-    digest = hashlib.sha256(pickle.dumps(payload)).hexdigest()[:16]
-    return EngineSpec("jobs.fit.engines:build", payload, f"{name}-{digest}")
+    return EngineSpec("jobs.fit.engines:build", payload, f"{name}-{_digest(payload)}")
+
+
+def vector_spec(name: str, model: FitModel) -> EngineSpec:
+    """Return how the hosts build the vector engine of `model`; equal models have equal keys."""
+    return EngineSpec("jobs.fit.engines:build_vector", model, f"{name}-vector-{_digest(model)}", LANES)
+
+
+def _digest(payload: Any) -> str:
+    return hashlib.sha256(pickle.dumps(payload)).hexdigest()[:16]
+
+
+def task_deadline_s(engine: EngineSpec, deadline_s: float) -> float:
+    """Return how long a task may take when one individual may take `deadline_s`.
+
+    Individuals that are computed side by side are done together: each has the time of all the engine's lanes,
+    also one that is alone there. Batches are of seconds, and one that hangs should not hold its host for an
+    hour: ten minutes are the most, unless a single individual may take more.
+    """
+    return min(engine.lanes * deadline_s, max(deadline_s, LONG_S))
 
 
 def scores_of(value: Any, objectives: Sequence[str]) -> np.ndarray:

@@ -1,17 +1,18 @@
 """The fits of a job: opened from its cells, learning from each other, set aside when they fail."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jobs.errors import JobError, UsageError
 from jobs.fit.campaign import Fit
 from jobs.fit.cell_fit import CELL_FINISHED, LEARNED_FROM, CellFit
+from jobs.fit.engine_choice import choices_of
 from jobs.fit.preparation import Preparation
 from jobs.fit.spec import FitSpec
 from jobs.fit.stage_search import SearchState
-from jobs.fit.subjects import Subject
+from jobs.fit.subjects import EngineChoice, Subject
 from jobs.log import fit_logger
 from neurosim.errors import InputError
 
@@ -35,6 +36,11 @@ def finished_cells(store: "RunStore") -> dict[str, dict]:
 class Fits:
     """Opens and closes the fits of a campaign.
 
+    Parameters
+    ----------
+    told : iterable of EngineChoice
+        Those that the user was told of when the run began; others are warned of when a cell is opened.
+
     Attributes
     ----------
     finished : dict
@@ -44,13 +50,20 @@ class Fits:
     """
 
     def __init__(
-        self, spec: FitSpec, folder: Path, store: "RunStore", preparation: Preparation, hosts: int = 1
+        self,
+        spec: FitSpec,
+        folder: Path,
+        store: "RunStore",
+        preparation: Preparation,
+        hosts: int = 1,
+        told: Iterable[EngineChoice] = (),
     ) -> None:
         self._spec = spec
         self._folder = folder
         self._store = store
         self._preparation = preparation
         self._hosts = hosts
+        self._told = set(told)
         self._past: dict[str, list[SearchState]] = {}
         self._open: dict[str, CellFit] = {}
         self._learnt: dict[str, Sequence[str]] = {}
@@ -69,9 +82,18 @@ class Fits:
             return None
         for warning in subject.warnings:
             fit_logger(cell=id).warning(warning)
+        self._tell_engines(subject)
         fit = CellFit(subject, self._spec, self._folder, self._store, self._teachers, self._hosts)
         self._open[id] = fit
         return fit
+
+    def _tell_engines(self, subject: Subject) -> None:
+        log = fit_logger(cell=subject.id)
+        for _, stage, choice in choices_of([subject]):
+            new = choice not in self._told and self._spec.engine == "auto"
+            say = log.warning if new and choice.engine == "neuron" else log.info
+            say("engine %s (%s)", choice.engine, choice.reason, stage=stage)
+            self._told.add(choice)
 
     def close(self, fit: Fit) -> None:
         """The fit is finished, or stopped for now."""

@@ -9,10 +9,11 @@ from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 
 from cluster.orphans import die_with
-from jobs.errors import JobError
+from jobs.errors import JobError, UsageError
+from jobs.fit.engine_choice import Recorded, with_engines
 from jobs.fit.prepare import prepare_cell
 from jobs.fit.spec import CellSpec, FitSpec
 from jobs.fit.subjects import Subject
@@ -32,14 +33,22 @@ class Preparation:
         Cell -> subject, of those that are prepared already.
     cells : iterable of CellSpec
         Those that are to be prepared, in the order in which they will be asked for.
+    recorded : mapping
+        Cell -> the engines that its stages were begun with.
     """
 
     def __init__(
-        self, spec: FitSpec, folder: Path, ready: Mapping[str, Subject], cells: Iterable[CellSpec]
+        self,
+        spec: FitSpec,
+        folder: Path,
+        ready: Mapping[str, Subject],
+        cells: Iterable[CellSpec],
+        recorded: Mapping[str, Recorded] = MappingProxyType({}),
     ) -> None:
         self._spec = spec
         self._folder = folder
         self._ready = dict(ready)
+        self._recorded = recorded
         self._left = {cell.id: cell for cell in cells}
         self._coming: dict[str, Future] = {}
         self._executor: ProcessPoolExecutor | None = None
@@ -57,14 +66,14 @@ class Preparation:
             self._executor.shutdown(wait=False, cancel_futures=True)
 
     def take(self, cell: str, timeout_s: float) -> Subject | None:
-        """Return a cell's subject, None while it is being prepared.
+        """Return a cell's subject with its engines, None while it is being prepared.
 
         Raises
         ------
         InputError, UsageError
             The cell's inputs cannot be used.
         JobError
-            The process that read them ended.
+            The engine that it asks for cannot, or the process that read the inputs ended.
         """
         if cell in self._ready:
             return self._ready.pop(cell)
@@ -98,9 +107,21 @@ class Preparation:
                     1, mp_context=get_context("spawn"), initializer=_follow, initargs=(os.getpid(),)
                 )
             try:
-                self._coming[id] = self._executor.submit(prepare_cell, cell, self._spec, self._folder)
+                begun_with = self._recorded.get(id, {})
+                self._coming[id] = self._executor.submit(
+                    prepare_to_fit, cell, self._spec, self._folder, begun_with
+                )
             except BrokenProcessPool:
                 return  # by a cell that has not been taken yet
+
+
+def prepare_to_fit(cell: CellSpec, spec: FitSpec, folder: Path, recorded: Recorded) -> Subject:
+    """Return one cell's subject with the engines of its stages."""
+    subject = prepare_cell(cell, spec, folder)
+    try:
+        return with_engines(subject, spec.engine, recorded)
+    except UsageError as error:
+        raise JobError(str(error)) from None  # of this cell, which it names
 
 
 def _follow(driver: int) -> None:

@@ -40,6 +40,7 @@ def run_fit(spec: FitSpec, folder: Path, out: str, address: str | None, cpus: in
     """
     from cluster.store import RunStore
     from jobs.disk import check_room
+    from jobs.fit.engine_choice import all_with_engines, choices_of, engine_lines, recorded_choices
     from jobs.fit.fits import finished_cells
     from jobs.fit.prepare import cell_ids, check_warm_start, input_files, prepare
 
@@ -47,11 +48,14 @@ def run_fit(spec: FitSpec, folder: Path, out: str, address: str | None, cpus: in
     finished = finished_cells(store)
     left = [cell for cell in cell_ids(spec) if cell not in finished]
     first = left[:PREPARED_FIRST]
-    ready = {
-        subject.id: subject for subject in prepare(spec, folder, first, keep_recordings=False, tell=_tell)
-    }
-    check_warm_start(spec, folder, list(ready.values()))
-    check_room(list(ready.values()), len(left), store)
+    subjects = prepare(spec, folder, first, keep_recordings=False, tell=_tell)
+    check_warm_start(spec, folder, subjects)
+    check_room(subjects, len(left), store)
+    subjects = all_with_engines(subjects, spec.engine, recorded_choices(store.read_events()))
+    if spec.engine == "auto":
+        for line in engine_lines(choices_of(subjects)):
+            _tell(line)
+    ready = {subject.id: subject for subject in subjects}
     _run(spec, folder, left, ready, input_files(spec, folder), store, address, cpus)
     return store
 
@@ -77,6 +81,7 @@ def _run(
     from cluster.session import connect
     from cluster.shared import publish
     from jobs.fit.campaign import Campaign
+    from jobs.fit.engine_choice import choices_of, recorded_choices
     from jobs.fit.fits import Budget, Fits
     from jobs.fit.preparation import Preparation
     from jobs.fit.prepare import cell_ids, stage_plans
@@ -101,14 +106,16 @@ def _run(
         plans = {id: stage_plans(spec, id, folder) for id in cell_ids(spec)}
         plans |= {id: subject.stages for id, subject in ready.items()}
         before = store.read_text(STATUS)
+        recorded = recorded_choices(store.read_events())
+        told = {choice for _, _, choice in choices_of(ready.values())}
         try:
             with (
                 connect(address, None if address else cpus) as session,
                 Pool(hosts=cpus, memory_limit_mb=spec.memory_limit_mb, run=spec.name) as pool,
-                Preparation(spec, folder, ready, later) as preparation,
+                Preparation(spec, folder, ready, later, recorded) as preparation,
                 progress,
             ):
-                fits = Fits(spec, folder, store, preparation, pool.hosts)
+                fits = Fits(spec, folder, store, preparation, pool.hosts, told)
                 budget = Budget(spec, fits)
                 earlier = CampaignState.from_json(before) if before else None
                 observer = Observer(spec, plans, fits, pool, lambda: budget.reached, earlier)

@@ -91,6 +91,7 @@ class FitSpec(JobSpec):
     mechanisms: Path | None = None
     recipe: str = "all-active"
     evolution: EvolutionSpec = EvolutionSpec()
+    engine: Literal["auto", "neuron", "vector"] = "auto"
     warm_start: Path | None = None
     deadline_s: Annotated[float, Field(gt=0)] | Literal["auto"] = 300.0
     max_steps: PositiveInt | None = 1_000_000
@@ -103,6 +104,11 @@ class FitSpec(JobSpec):
     def _one_subject(self) -> "FitSpec":
         if (self.cells is None) == (self.evaluator is None):
             raise ValueError("name either `cells:` or `evaluator: module:function`, one of the two")
+        if self.evaluator is not None and self.engine == "vector":
+            raise ValueError(
+                "`engine: vector` is made from a cell's mechanisms, and an `evaluator:` of your own runs "
+                "as it is; leave `engine:` out"
+            )
         if self.cells is not None:
             ids = [cell.id for cell in self.cells]
             doubled = sorted({cell for cell in ids if ids.count(cell) > 1})

@@ -12,10 +12,10 @@ from cluster.outcome import EngineSpec, Outcome, Task
 from cluster.schemas import Evaluations, HallOfFameRows
 from jobs.errors import JobError
 from jobs.fit.deadline import Deadline
-from jobs.fit.engines import engine_spec, scores_of
-from jobs.fit.subjects import Problem, StagePlan
+from jobs.fit.engines import engine_spec, scores_of, task_deadline_s, vector_spec
+from jobs.fit.subjects import EngineChoice, Problem, StagePlan
 from jobs.log import fit_logger
-from neurosim.fit_model import MAX_SCORE
+from neurosim.fit_model import MAX_SCORE, FitModel
 
 if TYPE_CHECKING:
     from cluster.store import RunStore
@@ -51,18 +51,30 @@ class Limits:
     weight: float = 1.0
     rank: int = 0
 
-    def task(self, id: tuple, engine: EngineSpec, individual: np.ndarray, about: Mapping[str, Any]) -> Task:
+    def task(
+        self,
+        id: tuple,
+        engine: EngineSpec,
+        individual: np.ndarray,
+        deadline: Deadline,
+        about: Mapping[str, Any],
+    ) -> Task:
         """Return an evaluation that is to be done; `about` is for the host's log."""
         return Task(
             id,
             engine,
             individual,
-            self.deadline.seconds,
+            task_deadline_s(engine, deadline.seconds),
             share=self.share,
             weight=self.weight,
             rank=self.rank,
             about=about,
         )
+
+
+def finalists(hall_of_fame: int, planned_evaluations: int) -> int:
+    """Return how many of the best are scored again: up to 32, and not more than a tenth of the search."""
+    return max(hall_of_fame, min(FINALISTS, planned_evaluations // 10))
 
 
 @dataclass
@@ -82,6 +94,7 @@ class SearchState:
     median: float = np.inf
     outcomes: Counter = field(default_factory=Counter)
     finished: bool = False
+    choice: EngineChoice | None = None
 
 
 @dataclass
@@ -137,17 +150,19 @@ class StageSearch(abc.ABC):
         self._log = fit_logger(cell=cell, stage=stage.name, seed=seed)
         self._told = strategy
         self._hall_of_fame = HallOfFame(hall_of_fame)
-        self._engine = engine_spec(f"{cell}-{stage.name}", problem.model, limits.max_steps)
+        self._engine = self._search_engine()
         self._final_engine = (
             None
             if problem.final_model is None
             else engine_spec(f"{cell}-{stage.name}{FINAL}", problem.final_model, limits.max_steps)
         )
+        # What the search learns of its evaluations holds for finalists only where they have the same engine.
+        self._final_deadline = limits.deadline if stage.engine == "neuron" else limits.deadline.anew()
         self._current: Generation | None = None
         self._scored_again = False
         self._mark, self._marked_at = np.inf, 0
         planned = stage.search.planned_evaluations + (self._finalists() if self._final_engine else 0)
-        self.state = SearchState(cell, stage.name, seed, planned)
+        self.state = SearchState(cell, stage.name, seed, planned, choice=stage.choice)
 
     # -- what the fit calls
 
@@ -172,7 +187,7 @@ class StageSearch(abc.ABC):
         current = self._current
         assert current is not None
         current.outcomes[individual] = outcome
-        self._count_outcome(outcome.status, outcome.seconds)
+        self._count_outcome(current.stage, outcome.status, outcome.seconds)
         if not current.complete:
             return []
         self._current = None
@@ -183,12 +198,11 @@ class StageSearch(abc.ABC):
         """Return the best models, best first, with their fixed parameters."""
         entries = self._hall_of_fame.entries
         found = [(entry.generation, entry.individual) for entry in entries]
+        searched = None
         if self._final_engine is not None:  # finalists are numbered as the archive they came from
             archive = self._told.archive.entries
-            found = [
-                self._place(archive[entry.individual].generation, archive[entry.individual].individual)
-                for entry in entries
-            ]
+            searched = [archive[entry.individual] for entry in entries]
+            found = [self._place(entry.generation, entry.individual) for entry in searched]
         names = (*self.problem.names, *self.problem.fixed)
         fixed = np.array(list(self.problem.fixed.values()), dtype=np.float64)
         return HallOfFameRows(
@@ -201,6 +215,8 @@ class StageSearch(abc.ABC):
             parameters=np.array([np.concatenate([entry.parameters, fixed]) for entry in entries]),
             scores=np.array([entry.scores for entry in entries]),
             totals=np.array([entry.total for entry in entries]),
+            search_scores=None if searched is None else np.array([entry.scores for entry in searched]),
+            search_totals=None if searched is None else np.array([entry.total for entry in searched]),
         )
 
     # -- what each search does in its own way
@@ -249,7 +265,17 @@ class StageSearch(abc.ABC):
         self, number: int, engine: EngineSpec, parameters: np.ndarray, about: Mapping[str, Any]
     ) -> Task:
         id = ((self.cell, self.stage.name, self.seed), number)
-        return self._limits.task(id, engine, parameters, about)
+        return self._limits.task(id, engine, parameters, self._deadline(about["stage"]), about)
+
+    def _deadline(self, stage: str) -> Deadline:
+        return self._limits.deadline if stage == self.stage.name else self._final_deadline
+
+    def _search_engine(self) -> EngineSpec:
+        name, model = f"{self.cell}-{self.stage.name}", self.problem.model
+        if self.stage.engine == "neuron":
+            return engine_spec(name, model, self._limits.max_steps)
+        assert isinstance(model, FitModel)
+        return vector_spec(name, model)
 
     def _store_generation(self, stage: str, rows: Evaluations) -> None:
         """Store a generation of the search or its finalists, and take it in."""
@@ -277,11 +303,11 @@ class StageSearch(abc.ABC):
                     "ended before it. Remove the later generations, or start in a new folder."
                 )
             self._replay_generation(rows)
-            self._count(rows)
+            self._count(self.stage.name, rows)
         if self._searched and self._final_engine is not None:
             for rows in self._store.read_generations(self.cell, self.stage.name + FINAL, self.seed):
                 self._learn_finalists(rows)
-                self._count(rows)
+                self._count(self.stage.name + FINAL, rows)
 
     def _note_best(self) -> None:
         """Look at the best total after the strategy was told something."""
@@ -298,11 +324,11 @@ class StageSearch(abc.ABC):
         self.state.generation = rows.generation + 1
         self._show(rows)
 
-    def _count_outcome(self, status: str, seconds: float) -> None:
+    def _count_outcome(self, stage: str, status: str, seconds: float) -> None:
         self.state.outcomes[status] += 1
         self.state.evaluated += 1
         self.state.seconds += seconds
-        self._limits.deadline.learn(seconds)
+        self._deadline(stage).learn(seconds)
 
     def _scores(self, outcome: Outcome) -> np.ndarray:
         """Return the scores of an outcome, shape (M,); the penalty where it is not ok."""
@@ -329,8 +355,7 @@ class StageSearch(abc.ABC):
     # -- inside
 
     def _finalists(self) -> int:
-        """Return how many of the best are scored again: up to 32, and not more than a tenth of the search."""
-        return max(self._hall_of_fame.size, min(FINALISTS, self._told.planned_evaluations // 10))
+        return finalists(self._hall_of_fame.size, self._told.planned_evaluations)
 
     def _learn_finalists(self, rows: Evaluations) -> None:
         self._hall_of_fame.update(rows.parameters, rows.scores, 0)
@@ -341,10 +366,10 @@ class StageSearch(abc.ABC):
         self.state.median = float(np.median(rows.totals))
         self.state.finished = self.finished
 
-    def _count(self, rows: Evaluations) -> None:
+    def _count(self, stage: str, rows: Evaluations) -> None:
         self.state.replayed += len(rows)
         for status, seconds in zip(rows.statuses, np.asarray(rows.seconds).tolist(), strict=True):
-            self._count_outcome(status, seconds)
+            self._count_outcome(stage, status, seconds)
 
     def _check_first(self, rows: Evaluations) -> None:
         """Stop early when the model, and not bad luck, fails."""

@@ -97,7 +97,7 @@ class SteadySearch(StageSearch):
             return super().take(individual, outcome)
         in_flight, parameters = len(self._under_way), self._under_way.pop(individual)
         self._block.append(_Arrival(individual, in_flight, parameters, outcome))
-        self._count_outcome(outcome.status, outcome.seconds)
+        self._count_outcome(self.stage.name, outcome.status, outcome.seconds)
         self._tell(individual, parameters, self._scores(outcome))
         asked = self._top_up()
         if self._searched or len(self._block) >= max(SMALLEST_BLOCK, self.in_flight):

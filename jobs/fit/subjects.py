@@ -1,8 +1,8 @@
 """What is fitted: a cell through its stages, or a user's own evaluator in one. Both look alike to the fit."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from neurosim.fit_model import FitModel, MorphologyFile
 
@@ -39,12 +39,31 @@ class Problem:
 
 
 @dataclass(frozen=True)
+class EngineChoice:
+    """The engine that searches a stage, and why: of NEURON, what the vector engine cannot do."""
+
+    engine: Literal["neuron", "vector"]
+    reason: str
+
+    def __str__(self) -> str:
+        return f"engine {self.engine} ({self.reason.rstrip('.')})"
+
+
+@dataclass(frozen=True)
 class StagePlan:
-    """One stage: its seeds and how long each is searched."""
+    """One stage: its seeds, how long each is searched, and with which engine.
+
+    `choice` is None where nothing is to be chosen, or has been yet: the engine then is NEURON.
+    """
 
     name: str
     seeds: tuple[int, ...]
     search: "PaperConfig | FastConfig"
+    choice: EngineChoice | None = None
+
+    @property
+    def engine(self) -> Literal["neuron", "vector"]:
+        return self.choice.engine if self.choice else "neuron"
 
     @property
     def planned_evaluations(self) -> int:
@@ -73,6 +92,10 @@ class Subject(Protocol):
         """Return what stage number `stage` searches after the stage before was won by `winner`."""
         ...
 
+    def with_stages(self, stages: tuple[StagePlan, ...]) -> "Subject":
+        """Return the same with other plans of its stages."""
+        ...
+
 
 @dataclass(frozen=True)
 class CellSubject:
@@ -94,6 +117,9 @@ class CellSubject:
     @property
     def kind(self) -> str:
         return self.recipe.name
+
+    def with_stages(self, stages: tuple[StagePlan, ...]) -> "CellSubject":
+        return replace(self, stages=stages)
 
     def problem(self, stage: int, winner: Mapping[str, float] | None) -> Problem:
         from neurosim.recipe import hand_over
@@ -174,6 +200,9 @@ class UserSubject:
     @property
     def kind(self) -> str:
         return self.id
+
+    def with_stages(self, stages: tuple[StagePlan, ...]) -> "UserSubject":
+        return replace(self, stages=stages)
 
     def problem(self, stage: int, winner: Mapping[str, float] | None) -> Problem:
         return Problem(

@@ -6,6 +6,7 @@ from jobs.report.contents import CellContents, StageContents
 from jobs.report.outcomes_figure import outcomes_figure
 from jobs.report.parameters_figure import parameters_figure
 from jobs.report.rates_figure import rates_figure
+from jobs.report.rescored_figure import rescored_figure, rescored_sentence
 from jobs.report.scores_figure import scores_figure
 from jobs.report.search_figure import search_figure
 from jobs.report.traces import shown_traces
@@ -33,6 +34,7 @@ def cell_section(tables: RunTables, contents: CellContents) -> str:
         parts += _stage(contents, stage)
     if contents.rates is not None:
         parts += _rates(contents)
+    parts += _rescored(contents)
     parts += _parameters(contents)
     parts += _outcomes(tables, cell)
     return _section(cell, parts)
@@ -87,12 +89,16 @@ def _search(tables: RunTables, contents: CellContents) -> list[str]:
     parts = []
     for warning in getattr(contents.subject, "warnings", ()):
         parts.append(page.paragraph(warning, "quiet"))
+    for stage in contents.summary.stages:
+        if stage.engine:
+            told = f"Stage {stage.stage} was searched with engine {stage.engine} ({stage.engine_reason})."
+            parts.append(page.paragraph(told.replace(".).", ")."), "quiet"))
     caption = (
         "Mean score of the best individual so far of each seed, and the spread of all individuals of a "
         "generation that could be evaluated. Lower is better; 1 is one standard deviation from the recording."
     )
     if any(stage.finalists for stage in contents.summary.stages):
-        caption += " Diamonds: the best finalist, scored again with a tighter integration."
+        caption += " Diamonds: the best finalist, scored again by NEURON with a tighter integration."
     parts += [page.heading(3, "The search"), page.figure(search_figure(tables, contents.summary), caption)]
     return parts
 
@@ -163,6 +169,24 @@ def _rates(contents: CellContents) -> list[str]:
             )
         parts.append(page.figure(rates_figure(contents), caption))
     return parts
+
+
+def _rescored(contents: CellContents) -> list[str]:
+    models = contents.models
+    if models is None or models.search_totals is None:
+        return []
+    engine = contents.stages[-1].summary.engine or "neuron"
+    how = "in fixed steps of 0.05 ms" if engine == "vector" else "with a looser tolerance"
+    caption = (
+        f"The models of the hall of fame. The search scored them {how} (engine {engine}); the scores that "
+        "count are those of NEURON with CVODE at a tolerance of 1e-4. Dashed: equal totals. A spike that "
+        "comes or goes at the edge of a step moves an objective by many standard deviations."
+    )
+    return [
+        page.heading(3, "The search's scores and NEURON's"),
+        page.paragraph(rescored_sentence(models)),
+        page.figure(rescored_figure(models), caption),
+    ]
 
 
 def _parameters(contents: CellContents) -> list[str]:

@@ -44,6 +44,8 @@ def remarks(cell: CellSummary) -> list[str]:
     if cell.state == "failed":
         lines.append(f"failed: {cell.reason}")
     for stage in cell.stages:
+        if stage.engine:
+            lines.append(f"{stage.stage}: engine {stage.engine} ({stage.engine_reason.rstrip('.')})")
         failures = [f"{count} {status}" for status, count in stage.outcomes.items() if status != "ok"]
         if failures:
             of = sum(stage.outcomes.values())

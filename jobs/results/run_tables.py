@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.generation_files import EVALUATIONS
-from cluster.schemas import OBJECTIVE_PREFIX, PARAMETER_PREFIX
+from cluster.schemas import OBJECTIVE_PREFIX, PARAMETER_PREFIX, SEARCH_OBJECTIVE_PREFIX
 from cluster.store import POOLED, RunStore
 from jobs.errors import JobError, UsageError
 from jobs.results.fit_parts import FIT_VIEWS, HALL_OF_FAME, empty, fit_parts
@@ -102,7 +102,8 @@ class RunTables:
         columns = [name for view in (EVALUATIONS, HALL_OF_FAME) for name, _ in self.columns(view)]
         if near := near_names(error, columns):
             message += f" Near names: {listed(near)}."
-        plain = [c for c in dict.fromkeys(columns) if not c.startswith((PARAMETER_PREFIX, OBJECTIVE_PREFIX))]
+        wide_ones = (PARAMETER_PREFIX, OBJECTIVE_PREFIX, SEARCH_OBJECTIVE_PREFIX)
+        plain = [c for c in dict.fromkeys(columns) if not c.startswith(wide_ones)]
         wide = [
             next((c for c in columns if c.startswith(p)), f"{p}…")
             for p in (PARAMETER_PREFIX, OBJECTIVE_PREFIX)

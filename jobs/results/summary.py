@@ -60,6 +60,8 @@ class StageSummary:
         Best total by objective: mean distance from the targets in their standard deviations.
     core_hours : float
         Time spent on evaluations.
+    engine, engine_reason : str
+        Which engine searched it, and why; empty where there is but one, or where the folder does not tell.
     """
 
     stage: str
@@ -75,6 +77,8 @@ class StageSummary:
     median_total: float
     best_mean_score: float
     core_hours: float
+    engine: str = ""
+    engine_reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -253,4 +257,6 @@ def _stage(
         median_total=(medians[(len(medians) - 1) // 2] + medians[len(medians) // 2]) / 2,
         best_mean_score=best / objectives,
         core_hours=round(seconds, 3) / 3600,
+        engine=start["engine"] if start.get("engine_reason") else "",
+        engine_reason=start.get("engine_reason", ""),
     )

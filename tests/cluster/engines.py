@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from cluster.outcome import Budget, BudgetExceeded, EngineSpec
+from cluster.outcome import Budget, BudgetExceeded, EngineSpec, Failure
 
 
 def square(x: float) -> float:
@@ -128,13 +128,18 @@ class Misbehaving:
 
 
 class Together(Misbehaving):
-    """Works on the whole batch before it yields the first value, and counts how often it was called."""
+    """Works on the whole batch before it yields the first value, and tells how large it was.
+
+    An individual called "fail" has no value.
+    """
 
     isolation = "batch"
 
-    def evaluate(self, batch: Sequence[Any], budget: Budget) -> Iterator[tuple[float, int]]:
-        values = list(super().evaluate(batch, budget))
-        yield from ((value, len(batch)) for value in values)
+    def evaluate(self, batch: Sequence[Any], budget: Budget) -> Iterator[tuple[float, int] | Failure]:
+        sound = [individual for individual in batch if individual != "fail"]
+        values = super().evaluate(sound, budget)
+        found = [Failure("ran away") if x == "fail" else (next(values), len(batch)) for x in batch]
+        yield from found
 
 
 class Streaming(Misbehaving):
@@ -157,8 +162,8 @@ def build(payload: dict[str, Any]) -> Misbehaving:
     return kind(payload.get("pause_s", 0.0))
 
 
-def spec(key: str = "plain", **payload: Any) -> EngineSpec:
-    return EngineSpec("tests.cluster.engines:build", payload, key)
+def spec(key: str = "plain", lanes: int = 1, **payload: Any) -> EngineSpec:
+    return EngineSpec("tests.cluster.engines:build", payload, key, lanes)
 
 
 class BrokenHost:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +51,10 @@ def make_hall_of_fame() -> HallOfFameRows:
         scores=np.array([[0.0, 1.0], [2.0, 3.0]]),
         totals=np.array([1.0, 5.0]),
     )
+
+
+def scored_again(rows: HallOfFameRows) -> HallOfFameRows:
+    return replace(rows, search_scores=rows.scores + 0.5, search_totals=rows.totals + 1.0)
 
 
 def assert_equal_rows(left, right):
@@ -134,6 +139,18 @@ def test_hall_of_fame_round_trip(tmp_path):
     store.write_hall_of_fame(make_hall_of_fame(), seed="pooled")
     for seed in (2, "pooled"):
         assert_equal_rows(store.read_hall_of_fame("cell-1", seed), make_hall_of_fame())
+
+
+def test_scores_of_the_search_are_beside_those_that_count(tmp_path):
+    store, rows = RunStore(tmp_path), scored_again(make_hall_of_fame())
+    store.write_hall_of_fame(make_hall_of_fame(), seed=1)
+    store.write_hall_of_fame(rows, seed=2)
+    assert_equal_rows(store.read_hall_of_fame("cell-1", 2), rows)
+    table = store.hall_of_fame_table("cell-1", 2)
+    assert table["search_total"].to_pylist() == [2.0, 6.0]
+    assert table["search_score.b"].to_pylist() == [1.5, 3.5]
+    older = store.hall_of_fame_table("cell-1", 1)
+    assert [name for name in table.column_names if not name.startswith("search_")] == older.column_names
 
 
 def test_other_readers_see_partitions_and_words(tmp_path):

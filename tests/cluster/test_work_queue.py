@@ -9,9 +9,9 @@ from cluster.work_queue import LONGEST_BATCH, Work, WorkQueue
 from tests.cluster.engines import spec
 
 
-def fill(queue, expected_s, engine="a", first=0, **task):
+def fill(queue, expected_s, engine="a", first=0, lanes=1, **task):
     for number, seconds in enumerate(expected_s, first):
-        queue.add(Work(number, Task(number, spec(engine), 0.0, 10.0, seconds, **task)))
+        queue.add(Work(number, Task(number, spec(engine, lanes), 0.0, 10.0, seconds, **task)))
 
 
 def take(queue, *held, barred=(), on=None, hosts=1):
@@ -73,6 +73,27 @@ def test_last_batches_are_small():
     assert sizes == sorted(sizes, reverse=True)
     assert sizes[0] == 10
     assert sizes[-1] == 1
+
+
+@pytest.mark.parametrize(
+    ("seconds", "waiting", "sizes"),
+    [
+        (None, 40, [16, 16, 8]),  # nothing is known yet
+        (0.5, 40, [16, 16, 8]),  # a vector takes 8 s, and still goes whole
+        (0.03, 1000, [48, 48, 48]),  # three vectors take 1.44 s
+        (0.03, 40, [16, 16, 8]),
+        (1e-6, 1000, [LONGEST_BATCH] * 3),
+        (0.03, 5, [5]),
+    ],
+)
+def test_batches_are_full_multiples_of_an_engines_lanes(seconds, waiting, sizes):
+    queue = WorkQueue()
+    if seconds is not None:
+        learn(queue, seconds)
+    fill(queue, [None] * waiting, lanes=16)
+    found = [len(take(queue)) for _ in sizes]
+    assert found == sizes
+    assert len(queue) == waiting - sum(found)
 
 
 def test_a_host_stays_with_its_engine_and_then_helps_where_most_is_left():

@@ -252,6 +252,34 @@ def test_an_engine_that_takes_batches_gets_them_whole(bench):
     assert [outcome.value for outcome in outcomes] == [(1.0, 3), (4.0, 3), (9.0, 3)]
 
 
+def test_one_of_a_batch_that_has_no_value_is_an_error_and_the_batch_goes_on(bench):
+    bench.add("together", kind="together")
+    outcomes = bench.evaluate(["fail", 2.0, "fail", 3.0], "together")
+    assert [outcome.status for outcome in outcomes] == ["error", "ok", "error", "ok"]
+    assert [outcome.reason for outcome in outcomes] == ["ran away", "", "ran away", ""]
+    assert [outcome.value for outcome in outcomes] == [None, (4.0, 4), None, (9.0, 4)]
+
+
+def test_the_time_of_a_batch_is_shared_equally(bench):
+    bench.add("together", kind="together", pause_s=0.2)
+    outcomes = bench.evaluate([1.0, 2.0, 3.0], "together", deadline_s=20.0)
+    assert [outcome.seconds for outcome in outcomes] == pytest.approx([0.2] * 3, rel=0.25)
+    bench.add("streaming", kind="streaming", pause_s=0.2)  # the first value took the time of one only
+    outcomes = bench.evaluate([1.0, 2.0, 3.0], "streaming", deadline_s=20.0)
+    assert sum(outcome.seconds for outcome in outcomes) == pytest.approx(0.6, rel=0.25)
+
+
+def test_a_batch_is_expected_to_take_as_long_as_all_of_it(bench, monkeypatch):
+    monkeypatch.setattr("cluster.workbench.PATIENCE_S", 0.1)
+    bench.add("together", kind="together", pause_s=0.25)
+    bench.evaluate([1.0], "together", deadline_s=20.0)
+    assignments = bench.batch([1.0, 2.0, 3.0], "together", deadline_s=20.0, expected_s=0.25)
+    waiting = bench.batch([4.0], "together", deadline_s=20.0)
+    report = bench.workbench.exchange(assignments + waiting, 0.6)
+    assert not report.stuck
+    assert report.returned == []
+
+
 @pytest.mark.parametrize("deed", ["hang", "segfault", "exit"])
 def test_a_batch_that_fails_as_one_is_finished_one_by_one(bench, deed):
     bench.add("together", kind="together")

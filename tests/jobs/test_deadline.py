@@ -2,7 +2,9 @@
 
 import pytest
 
+from cluster.outcome import EngineSpec
 from jobs.fit.deadline import FLOOR_S, START_S, Deadline
+from jobs.fit.engines import LONG_S, task_deadline_s
 
 
 def learnt(seconds: list[float]) -> float:
@@ -39,3 +41,19 @@ def test_does_not_shrink_by_its_own_timeouts():
         for i in range(100):
             deadline.learn(min(limit, 5.0 if i % 10 else 1000.0))
     assert deadline.seconds >= 25.0
+
+
+@pytest.mark.parametrize(
+    ("deadline_s", "task_s"), [(1.0, 16.0), (20.0, 320.0), (300.0, LONG_S), (2 * LONG_S, 2 * LONG_S)]
+)
+def test_individuals_side_by_side_have_the_time_of_all_lanes(deadline_s, task_s):
+    assert task_deadline_s(EngineSpec("m:f", None, "k", lanes=16), deadline_s) == task_s
+    assert task_deadline_s(EngineSpec("m:f", None, "k"), deadline_s) == deadline_s
+
+
+def test_another_engine_learns_anew():
+    deadline = Deadline("auto")
+    for _ in range(100):
+        deadline.learn(0.01)
+    assert deadline.anew().seconds == START_S
+    assert Deadline(12.5).anew().seconds == 12.5

@@ -39,6 +39,7 @@ def write_job(folder: Path, name: str = "job.yaml", **changes) -> Path:
         "name": "small",
         "cells": [{"id": "demo", "morphology": "cell.swc", "recordings": "cell.nwb"}],
         "recipe": "demo",
+        "engine": "neuron",
         "evolution": EVOLUTION,
         "deadline_s": 60,
     }

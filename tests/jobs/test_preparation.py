@@ -19,7 +19,7 @@ CELLS = [CellSpec(id=id, morphology="m.swc", recordings="r.nwb") for id in "abcd
 SPEC = FitSpec(name="made", cells=CELLS)
 
 
-def stand_in(cell, spec, folder):
+def stand_in(cell, spec, folder, recorded):
     """Read a cell: its id says what becomes of it in the folder's file."""
     deed = (folder / cell.id).read_text() if (folder / cell.id).exists() else ""
     if deed == "die":
@@ -33,7 +33,7 @@ def stand_in(cell, spec, folder):
 
 @pytest.fixture
 def prepared(tmp_path, monkeypatch):
-    monkeypatch.setattr(preparation, "prepare_cell", stand_in)
+    monkeypatch.setattr(preparation, "prepare_to_fit", stand_in)
     with Preparation(SPEC, tmp_path, {"a": "a, ready"}, CELLS[1:]) as prepared:
         yield prepared
 
@@ -92,7 +92,7 @@ from jobs.fit import preparation
 from tests.jobs.test_preparation import CELLS, SPEC, stand_in
 
 if __name__ == "__main__":
-    preparation.prepare_cell = stand_in
+    preparation.prepare_to_fit = stand_in
     prepared = preparation.Preparation(SPEC, Path(sys.argv[1]), {}, CELLS)
     with prepared:
         while (subject := prepared.take("a", 1.0)) is None:

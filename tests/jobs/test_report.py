@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from jobs.errors import UsageError
 from jobs.report import write_report
 from jobs.report.contents import spread
 from jobs.report.drawing import picture, thinned
+from jobs.report.rescored_figure import changes
 from jobs.report.simulation import Request, simulate
 from jobs.report.traces import first_peak_ms
 from jobs.report.words import (
@@ -22,7 +24,7 @@ from jobs.report.words import (
 from jobs.results.bounds import OnBound
 from neurosim.protocols import StepProtocol
 from neurosim.user_model import UserModel
-from tests.jobs.made_run import write_run
+from tests.jobs.made_run import ACTIVE, write_run
 
 
 class Page(HTMLParser):
@@ -76,6 +78,34 @@ def test_report_shows_every_cell_and_is_well_formed(finished):
     assert "Of 166 evaluations 15 crash and 15 timeout" in page.text
     assert "no result within 300 s" in page.text
     assert "This run is not finished" not in page.text
+
+
+def test_report_tells_how_far_the_searchs_scores_are_from_those_that_count(tmp_path):
+    store = write_run(tmp_path / "run")
+    hall = store.read_hall_of_fame("a")
+    moved = np.zeros_like(hall.scores)
+    moved[:, 1], moved[:, 3] = 0.25, np.linspace(-3.0, 4.0, len(hall))
+    searched = replace(hall, search_scores=hall.scores - moved, search_totals=hall.totals - moved.sum(axis=1))
+    found = changes(searched)
+    assert [change.objective for change in found[:2]] == [hall.objective_names[3], hall.objective_names[1]]
+    assert (found[0].largest, found[1].median) == (pytest.approx(4.0), pytest.approx(0.25))
+    with store.locked():
+        store.write_hall_of_fame(searched, "pooled")
+        store.append_event(
+            "stage started", cell="a", stage="active", seeds=[1, 2], bounds=ACTIVE, engine="vector",
+            engine_reason="16 at a time",
+        )  # fmt: skip
+    page = Page(Path(write_report(tmp_path / "run")).read_text())
+    assert "Stage active was searched with engine vector (16 at a time)." in page.text
+    assert "scores of the search and scores of NEURON" in page.pictures
+    assert "(from -2.8 to +4.2); 2 of 4 objectives moved by less than 0.1" in page.text
+    assert "LongDC_40 Spikecount" in page.text
+
+
+def test_report_of_an_older_run_has_nothing_to_tell_of_engines(finished):
+    _, page = finished
+    assert "searched with" not in page.text
+    assert "scores of the search and scores of NEURON" not in page.pictures
 
 
 def test_report_asks_for_nothing_from_outside(finished):

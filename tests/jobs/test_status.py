@@ -94,6 +94,24 @@ def test_a_run_that_rests_says_how_to_go_on(run):
     assert "failed: cell c: no soma" in text
 
 
+def test_engines_are_told_with_their_reasons_cells_alike_in_one_line(run):
+    by_kernel = replace(stage(), engine="vector", engine_reason="16 at a time")
+    fallback = replace(stage(), engine="neuron", engine_reason="no C++ compiler here.")
+    cells = [cell("a", stages=[by_kernel] * 2), cell("b", stages=[by_kernel]), cell("c", stages=[fallback])]
+    text = shown(run(replace(STATE, cells=cells)).root)
+    assert "\ncells a, b, stage active: engine vector (16 at a time)\n" in text
+    assert "\ncell c, stage active: engine neuron (no C++ compiler here)\n" in text
+
+
+def test_the_state_of_an_older_run_is_read(run):
+    store = run()
+    older = json.loads(store.read_text(STATUS))
+    for found in older["cells"]:
+        for told in found["stages"]:
+            del told["engine"], told["engine_reason"]
+    assert CampaignState.from_json(json.dumps(older)) == STATE
+
+
 def test_a_run_at_work_says_who_does_it_and_how_long_it_takes(run):
     store = run(replace(STATE, at=(datetime.now(UTC) - timedelta(seconds=90)).isoformat()))
     with store.locked():

@@ -1,0 +1,282 @@
+"""A fit whose search is the vector engine's: its scores, its records, and what it says when it cannot be."""
+
+import pickle
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from cluster.store import RunStore
+from cluster.workbench import Assignment, Workbench
+from jobs.errors import Interrupted, JobError, UsageError
+from jobs.fit.engine_choice import all_with_engines, choices_of, chosen, engine_lines, recorded_choices
+from jobs.fit.engines import RAN_AWAY, vector_spec
+from jobs.fit.preparation import prepare_to_fit
+from jobs.fit.prepare import prepare
+from jobs.fit.run import run_fit
+from jobs.fit.vector_trial import try_vector
+from jobs.plan import print_fit_plan
+from jobs.spec import load_job
+from neurosim.fit_model import FitModel
+from neurosim.vector.evaluator import LANES
+from neurosim.vector.syntax import Unsupported
+from tests.neurosim.vector.reference import made_up_cell
+
+RECIPE = {
+    "name": "small",
+    "stages": [
+        {
+            "name": "active",
+            "targets": "training",
+            "mechanisms": {"all": ["pas"], "soma": ["NaTs2_t", "Kv3_1"], "axon": ["NaTa_t", "Kv3_1"]},
+            "fixed": {"Ra": {"all": 120}, "e_pas": {"all": -85}},
+            "parameters": {
+                "cm": {"all": [0.5, 2]},
+                "g_pas": {"all": [1e-5, 1e-3]},
+                "gbar_NaTs2_t": {"soma": [0.1, 5]},
+                "gbar_Kv3_1": {"soma": [0.1, 2], "axon": [0, 2]},
+                "gbar_NaTa_t": {"axon": [0.1, 10]},
+            },
+            "features": ["voltage_base", "mean_frequency", "AP_amplitude_from_voltagebase", "AP_width"],
+        }
+    ],
+}
+JOB = {
+    "kind": "fit",
+    "cells": [{"id": "demo", "morphology": "cell.swc", "recordings": "cell.nwb"}],
+    "recipe": "small.yaml",
+    "engine": "vector",
+    "evolution": {"offspring": 16, "seeds": [1, 2], "evaluations": {"active": 48}, "hall_of_fame": 3},
+}
+NO_COMPILER = "there is no C++ compiler"
+
+
+@pytest.fixture(scope="module")
+def folder(demo_recordings, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("vector")
+    shutil.copytree(demo_recordings, folder, dirs_exist_ok=True)
+    (folder / "small.yaml").write_text(yaml.safe_dump(RECIPE))
+    return folder
+
+
+def job(folder: Path, **changes):
+    (folder / "job.yaml").write_text(yaml.safe_dump(JOB | changes))
+    return load_job(folder / "job.yaml")
+
+
+def run(folder: Path, out: Path, **changes) -> RunStore:
+    return run_fit(job(folder, **changes), folder, str(out), None, 1)
+
+
+def without_compiler(monkeypatch, empty: Path) -> None:
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setenv("PATH", str(empty))
+
+
+@pytest.fixture(scope="module")
+def vector(folder, tmp_path_factory, ray_session) -> RunStore:
+    return run(folder, tmp_path_factory.mktemp("vector-run") / "run")
+
+
+@pytest.mark.slow
+def test_the_search_is_the_engines_and_the_hall_of_fame_is_neurons(vector, folder, tmp_path):
+    evolution = JOB["evolution"] | {"seeds": [1], "evaluations": {"active": 16}}
+    neuron = run(folder, tmp_path / "neuron", engine="neuron", evolution=evolution)
+    ours, theirs = (store.read_generations("demo", "active", 1)[0] for store in (vector, neuron))
+    np.testing.assert_array_equal(ours.parameters, theirs.parameters)
+    names = [name.split(".")[-1] for name in ours.objective_names]
+    silent = theirs.scores == 250.0
+    np.testing.assert_array_equal(ours.scores == 250.0, silent)
+    for feature, close in (("voltage_base", 0.01), ("mean_frequency", 0.02)):
+        column = [i for i, name in enumerate(names) if name == feature]
+        np.testing.assert_allclose(ours.scores[:, column], theirs.scores[:, column], rtol=close, atol=0.02)
+    assert not np.array_equal(ours.scores, theirs.scores)
+    assert recorded_choices(vector.read_events())["demo"]["active"].engine == "vector"
+    assert recorded_choices(neuron.read_events())["demo"]["active"].engine == "neuron"
+
+    hall = vector.read_hall_of_fame("demo")
+    assert len(hall) == 6
+    for i, seed in enumerate(hall.seeds.tolist()):
+        search = vector.read_generations("demo", "active", seed)[hall.generations[i]]
+        np.testing.assert_array_equal(hall.search_scores[i], search.scores[hall.individuals[i]])
+        assert hall.search_totals[i] == search.totals[hall.individuals[i]]
+        (final,) = vector.read_generations("demo", "active_final", seed)
+        (again,) = np.flatnonzero((final.parameters == search.parameters[hall.individuals[i]]).all(1))
+        np.testing.assert_array_equal(hall.scores[i], final.scores[again])
+    assert (hall.totals != hall.search_totals).all()
+
+
+@pytest.mark.slow
+def test_interrupted_and_resumed_it_is_the_same_but_never_with_another_engine(
+    vector, folder, tmp_path, monkeypatch
+):
+    write = RunStore.write_generation
+
+    def write_and_stop(store, cell, stage, seed, rows):
+        write(store, cell, stage, seed, rows)
+        if rows.generation == 1:
+            raise KeyboardInterrupt
+
+    out = tmp_path / "run"
+    with monkeypatch.context() as patched:
+        patched.setattr(RunStore, "write_generation", write_and_stop)
+        with pytest.raises(Interrupted):
+            run(folder, out)
+    with monkeypatch.context() as patched:
+        without_compiler(patched, tmp_path)
+        with pytest.raises(UsageError, match="begun with the vector engine, .* never mixed"):
+            run(folder, out)
+    run(folder, out)
+    files = sorted(Path(vector.root).glob("hall_of_fame/**/*.parquet"))
+    assert len(files) == 3
+    for file in files:
+        assert (out / file.relative_to(vector.root)).read_bytes() == file.read_bytes()
+    for file in Path(vector.root).glob("evaluations/**/*.parquet"):
+        ours, theirs = pq.read_table(out / file.relative_to(vector.root)), pq.read_table(file)
+        assert ours.drop(["seconds"]).equals(theirs.drop(["seconds"]))
+
+
+@pytest.mark.slow
+def test_without_generations_batches_are_full(folder, tmp_path, ray_session):
+    evolution = JOB["evolution"] | {"mode": "steady", "seeds": [1]}
+    store = run(folder, tmp_path / "run", evolution=evolution)
+    first = store.read_generations("demo", "active", 1)[0]
+    assert first.in_flight.max() == 2 * LANES  # one batch at work, one waiting
+
+
+def subject(folder: Path, **changes):
+    (found,) = prepare(job(folder, **changes), folder, keep_recordings=False)
+    return found
+
+
+class Bench:
+    """A host that evaluates batches of individuals."""
+
+    def __init__(self, spec) -> None:
+        self._spec = spec
+        self._host = Workbench(4096, 120.0)
+        self._host.add_engine(spec.key, lambda: (spec.factory, pickle.dumps(spec.payload)))
+        self._batches = 0
+        self([])
+
+    def __call__(self, individuals):
+        self._batches += 1
+        tasks = [
+            Assignment(i, self._batches, self._spec.key, row, 300.0, 100.0)
+            for i, row in enumerate(individuals)
+        ]
+        outcomes = dict(self._host.exchange(tasks, 0.0).outcomes)
+        while len(outcomes) < len(tasks):
+            outcomes |= dict(self._host.exchange([], 60.0).outcomes)
+        return [outcomes[i] for i in range(len(tasks))]
+
+    def close(self) -> None:
+        self._host.close()
+
+
+@pytest.fixture(scope="module")
+def problem(folder):
+    return subject(folder).problem(0, None)
+
+
+@pytest.fixture(scope="module")
+def bench(problem):
+    bench = Bench(vector_spec("demo", problem.model))
+    yield bench
+    bench.close()
+
+
+def individuals(problem, n: int) -> np.ndarray:
+    low, high = np.array(problem.lower), np.array(problem.upper)
+    return low + (high - low) * np.random.default_rng(5).uniform(size=(n, len(low)))
+
+
+def values(outcomes) -> np.ndarray:
+    assert {outcome.status for outcome in outcomes} == {"ok"}
+    return np.array([outcome.value for outcome in outcomes])
+
+
+def test_scores_do_not_depend_on_the_batch(bench, problem):
+    rows = individuals(problem, LANES + 3)
+    alone = values([bench([row])[0] for row in rows[:3]])
+    together = values(bench(rows))
+    assert np.unique(together, axis=0).shape == together.shape
+    np.testing.assert_array_equal(alone, together[:3])
+    order = np.random.default_rng(6).permutation(len(rows))
+    np.testing.assert_array_equal(values(bench(rows[order])), together[order])
+    np.testing.assert_array_equal(values(bench(rows[7:12])), together[7:12])
+
+
+def test_one_that_runs_away_is_an_error_and_its_neighbours_are_as_without_it(bench, problem):
+    rows = individuals(problem, 5)
+    calm = values(bench(rows))
+    rows[2, problem.names.index("cm.all")] = -2.0
+    found = bench(rows)
+    assert (found[2].status, found[2].reason, found[2].value) == ("error", RAN_AWAY, None)
+    others = [0, 1, 3, 4]
+    np.testing.assert_array_equal(values([found[i] for i in others]), calm[others])
+    parts = [outcome.seconds for outcome in found]
+    assert max(parts) < 2 * min(parts)
+
+
+def test_without_a_compiler_auto_falls_back_and_vector_refuses_with_the_same_words(
+    folder, tmp_path, monkeypatch
+):
+    assert not try_vector(subject(folder).problem(0, None).model).fault
+    without_compiler(monkeypatch, tmp_path)
+    (found,) = all_with_engines([subject(folder, engine="auto")], "auto", {})
+    assert found.stages[0].engine == "neuron"
+    (line,) = engine_lines(choices_of([found]))
+    assert line.startswith("cell demo, stage active: engine neuron (The vector engine compiles its kernel")
+    assert NO_COMPILER in line
+    assert "\n" not in line
+    with pytest.raises(UsageError) as refused:
+        run(folder, tmp_path / "never")
+    assert not (tmp_path / "never").exists()
+    assert found.stages[0].choice.reason in str(refused.value)
+    spec = job(folder)
+    with pytest.raises(JobError, match="^cell demo, stage active: The vector engine"):
+        prepare_to_fit(spec.cells[0], spec, folder, {})  # as later cells of a campaign are
+
+
+class OddModel(FitModel):
+    """A model of a cell with a mechanism that no kernel is made of."""
+
+    def build_cell(self):
+        raise Unsupported("mechanism odd: the vector engine does not support VERBATIM blocks.\nMore of it.")
+
+
+def test_what_is_not_supported_is_named_in_one_line():
+    plain = made_up_cell({"all": ("pas",)}, {"g_pas.all": 1e-4})
+    fault = try_vector(OddModel(**vars(plain))).fault
+    assert fault == "mechanism odd: the vector engine does not support VERBATIM blocks."
+    assert chosen("auto", fault, "a", "active").engine == "neuron"
+    assert chosen("neuron", fault, "a", "active").reason == "as the job asks"
+    with pytest.raises(UsageError, match="cell a, stage active: mechanism odd: "):
+        chosen("vector", fault, "a", "active")
+
+
+def test_a_process_that_dies_over_the_kernel_is_a_reason_too(monkeypatch, tmp_path):
+    (tmp_path / "python").write_text("#!/bin/sh\necho no such kernel >&2\nkill -9 $$\n")
+    (tmp_path / "python").chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    fault = try_vector(made_up_cell({"all": ("pas",)}, {"g_pas.all": 1e-4})).fault
+    assert fault == (
+        "The vector engine could not be built: its process ended with signal 9 (no such kernel)."
+    )
+
+
+@pytest.mark.slow
+def test_a_plan_tells_what_either_engine_costs(folder, capsys):
+    print_fit_plan(job(folder, engine="auto"), folder)
+    told = capsys.readouterr().out
+    assert "cell demo, stage active: engine vector (16 individuals at a time" in told
+    line = next(line for line in told.splitlines() if line.startswith("stage active and its finalists"))
+    words = line.split()
+    neuron, vector = (float(words[i + 2]) for i, word in enumerate(words) if word == "engine")
+    assert 0 < vector < neuron
+    assert "96 evaluations and 8 finalists scored again by NEURON" in told
