@@ -47,7 +47,7 @@ def compile_mechanisms(sources: Sequence[Path] | None = None) -> Path:
         return folder
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(folder.with_suffix(".lock")):
+        with locked(folder.with_suffix(".lock")):
             if _library(folder) is None:
                 _compile_into(folder, files)
     except OSError as error:
@@ -136,7 +136,7 @@ def _library(folder: Path) -> Path | None:
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
     """Hold the lock `path`; the system gives it back however the process ends."""
     with path.open("w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)

@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 from neurosim.errors import InputError
-from neurosim.mechanisms.compiling import cache_folder
+from neurosim.mechanisms.compiling import cache_folder, locked
 
 # No -ffast-math: an individual that runs away has to be seen as NaN.
 FLAGS = (
@@ -60,7 +60,9 @@ def compile_kernel(source: str) -> ctypes.CDLL:
     if not path.is_file():
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            _compile(compiler, source, path)
+            with locked(path.with_suffix(".lock")):
+                if not path.is_file():
+                    _compile(compiler, source, path)
         except OSError as error:
             raise InputError(
                 f"{path.parent}: expected a folder to keep compiled kernels in, but writing there failed "
