@@ -30,7 +30,7 @@ FORGOTTEN_MS, BEFORE_MS, BEFORE_DT_MS = 10.0, 5.0, 1.0
 AFTER_MS, AFTER_DT_MS = 15.0, 0.5
 LATE_MS, LATE_DT_MS = 100.0, 10.0
 VECTOR_BYTES = 64
-N_ARRAYS = 7  # of all nodes, in `kernel.hpp`
+N_ARRAYS = 9  # of all nodes, in `kernel.hpp`
 NOT_MECHANISMS = ("capacitance", "morphology")
 ADVANCES_E = 64  # flag of an ion's style: the reversal potential follows the concentrations at each step
 
@@ -174,6 +174,7 @@ class VectorCell:
         dtype: Literal["float64", "float32"] = "float64",
         record_every: int = 1,
         outside: Outside = "fine",
+        damped: bool = False,
     ) -> VectorRun:
         """Simulate one protocol for all individuals.
 
@@ -195,6 +196,11 @@ class VectorCell:
             15 ms after it on, all of first order and each recorded; `VectorRun.quiet` tells for whom that
             holds. ``"lively"``: 0.5 ms after it. ``"fine"``: `dt_ms` throughout.
 
+        damped : bool
+            At second order, go to the new voltage in two stages (the diagonally implicit scheme of Alexander
+            1977, SIAM J Numer Anal 14:1006, with gamma = 1 - 1/sqrt(2)), where NEURON extrapolates. A
+            conductance that is large for the step then makes no voltage ring.
+
         Raises
         ------
         InputError
@@ -208,7 +214,11 @@ class VectorCell:
             )
         if not np.isfinite(given).all():
             raise InputError("values: expected finite numbers, found some that are not.")
-        phases = _phases(protocol, Phase(0, dt_ms or self.dt_ms, order, record_every), outside)
+        phases = _phases(
+            protocol,
+            Phase(0, dt_ms or self.dt_ms, 3 if damped and order == 2 else order, record_every),
+            outside,
+        )
         table = self._rows.values(self.parameter_names, given)
         recorded, ok, quiet = call_kernel(
             self._kernel, dtype, self._tables, table, self._v_init_mV, protocol, phases

@@ -91,7 +91,7 @@ class VectorEvaluator:
     def _run(self, name: str, values: np.ndarray, outside: Outside) -> VectorRun:
         every = round(RECORD_EVERY_MS / self._cell.dt_ms)
         return self._cell.run(
-            values, self._protocols[name], dtype="float32", record_every=every, outside=outside
+            values, self._protocols[name], dtype="float32", record_every=every, outside=outside, damped=True
         )
 
     def _score(self, runs: dict[str, VectorRun], whose: np.ndarray, found: VectorScores) -> None:

@@ -172,7 +172,7 @@ struct Setup {
   double v_init, amplitude, start_ms, stop_ms, holding, largest_bend, highest_rest;
   const int64_t *steps;         // [phase]
   const double *dt;
-  const int32_t *order, *every;
+  const int32_t *order, *every; // 3: second order, damped
   const int32_t *coarse;        // whether its steps are long: then who is not quiet is flagged
   const int32_t *places;        // nodes that are recorded; the first one is watched
   int64_t n_records;
@@ -211,6 +211,17 @@ struct Memory {
   }
 };
 
+// From the root outwards: x[i] is what node i would be if its parent stood still, and becomes what it is.
+template <class V> static void substitute(V *x, const V *share, const int32_t *parent, int n) {
+  V last = x[0];
+  for (int i = 1; i < n; ++i) {
+    const int p = parent[i];
+    if (p != i - 1) last = x[p];
+    last = x[i] + share[i] * last;
+    x[i] = last;
+  }
+}
+
 template <class T, class Membranes> static void run_block(const Setup &s, int first) {
   typedef Maths<T> M;
   typedef typename M::V V;
@@ -224,7 +235,8 @@ template <class T, class Membranes> static void run_block(const Setup &s, int fi
   for (V **of : {&b.v, &b.dv, &b.rhs, &b.d, &b.diagonal}) *of = memory.take<V>(n);
   b.rows = memory.take<V>(s.n_rows);
   b.area = memory.take<T>(n);
-  V *axial = memory.take<V>(n), *share = memory.take<V>(n);
+  V *axial = memory.take<V>(n), *capacity = memory.take<V>(n);
+  V *share = memory.take<V>(n), *over = memory.take<V>(n);
   for (int r = 0; r < s.n_rows; ++r) fill(b.rows[r], s.rows + int64_t(r) * s.n);
   for (int i = 1; i < n; ++i) fill(axial[i], s.axial + int64_t(i) * s.n);
   for (int i = 0; i < n; ++i) {
@@ -264,11 +276,13 @@ template <class T, class Membranes> static void run_block(const Setup &s, int fi
   double begun = 0.0;
   for (int phase = 0; phase < s.n_phases && going; ++phase) {
     const double dt = s.dt[phase];
-    const bool second = s.order[phase] == 2;
+    const bool second = s.order[phase] >= 2, damped = s.order[phase] == 3;
     const T reach = second ? T(2) : T(1);
+    const double part_of_step = damped ? 1.0 - __builtin_sqrt(0.5) : 1.0 / reach;
     for (int i = 0; i < n; ++i) {
-      const V capacity = s.cm_row[i] < 0 ? V{} : b.rows[s.cm_row[i]] * T(1e-3 / dt * s.area[i]) * reach;
-      b.diagonal[i] = capacity + axial[i];
+      const double scale = 1e-3 / (dt * part_of_step) * s.area[i];
+      capacity[i] = s.cm_row[i] < 0 ? V{} : b.rows[s.cm_row[i]] * T(scale);
+      b.diagonal[i] = capacity[i] + axial[i];
     }
     Membranes::template draw<T>(b);
     V before = V{}, earlier = V{};  // the watched voltage one and two steps ago
@@ -286,8 +300,9 @@ template <class T, class Membranes> static void run_block(const Setup &s, int fi
         const int p = s.parent[i];
         const V g = axial[i], flow = g * (b.v[p] - b.v[i]);
         const V rhs = (b.rhs[i] + flow) + next_rhs;
-        const V over = M::over(b.d[i] + next_d), part = g * over;
-        b.dv[i] = rhs * over;
+        over[i] = M::over(b.d[i] + next_d);
+        const V part = g * over[i];
+        b.dv[i] = rhs * over[i];
         share[i] = part;
         next_rhs = part * rhs - flow;
         next_d = g - part * g;
@@ -297,15 +312,35 @@ template <class T, class Membranes> static void run_block(const Setup &s, int fi
           next_rhs = next_d = V{};
         }
       }
-      V last = (b.rhs[0] + next_rhs) / (b.d[0] + next_d);
-      b.dv[0] = last;
-      b.v[0] += reach * last;
-      for (int i = 1; i < n; ++i) {
-        const int p = s.parent[i];
-        if (p != i - 1) last = b.dv[p];
-        last = b.dv[i] + share[i] * last;
-        b.dv[i] = last;
-        b.v[i] += reach * last;
+      over[0] = M::over(b.d[0] + next_d);
+      b.dv[0] = (b.rhs[0] + next_rhs) * over[0];
+      substitute(b.dv, share, s.parent, n);
+      if (damped) {
+        // A second stage with the same matrix, from where the first one came to: its right side is what the
+        // first one moved.
+        V *const again = b.d;
+        for (int i = 0; i < n; ++i) b.rhs[i] = V{};
+        V next = V{};
+        for (int i = n - 1; i > 0; --i) {
+          const int p = s.parent[i];
+          const V rhs = (capacity[i] * b.dv[i] + b.rhs[i]) + next;
+          again[i] = rhs * over[i];
+          next = share[i] * rhs;
+          if (p != i - 1) {
+            b.rhs[p] += next;
+            next = V{};
+          }
+        }
+        again[0] = (capacity[0] * b.dv[0] + b.rhs[0] + next) * over[0];
+        substitute(again, share, s.parent, n);
+        const T weight = T(1.0 + __builtin_sqrt(2.0));
+        for (int i = 0; i < n; ++i) {
+          const V whole = b.dv[i] + weight * again[i];
+          b.v[i] += whole;
+          b.dv[i] = T(0.5) * whole;
+        }
+      } else {
+        for (int i = 0; i < n; ++i) b.v[i] += reach * b.dv[i];
       }
       Membranes::template advance<T>(b, T(dt), T(second));
       if (s.coarse[phase]) {

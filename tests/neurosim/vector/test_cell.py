@@ -25,6 +25,9 @@ def runs():
     restless = np.repeat(values[:1], 2, axis=0)
     restless[1, list(SPINY_VALUES).index("e_pas.all")] = -30.0
     restless[1, list(SPINY_VALUES).index("g_pas.all")] *= 4.0
+    stiff = values[:1].copy()
+    stiff[0, list(SPINY_VALUES).index("g_pas.all")] = 1.0
+    stiff[0, list(SPINY_VALUES).index("e_pas.all")] = -60.0
     found = {
         "all": cell.run(values, STEP),
         "alone": cell.run(values[7:8], STEP),
@@ -33,6 +36,9 @@ def runs():
         "sparse": cell.run(values[:2], STEP, record_every=4),
         "tail": cell.run(values[:2], STEP, outside="lively"),
         "settled": cell.run(restless, LONG, outside="calm"),
+        "damped": cell.run(values[:3], STEP, damped=True),
+        "stiff": cell.run(stiff, STEP),
+        "stiff damped": cell.run(stiff, STEP, damped=True),
         "own spikes": cell.run(restless, LONG, outside="lively"),
     }
     said = []
@@ -86,6 +92,19 @@ def test_long_steps_away_from_the_stimulus_hold_for_whom_is_calm_there(found):
     assert calm.quiet.tolist() == [True, False]
     assert lively.quiet.tolist() == [True, False]
     assert spike_times(lively.times_ms, lively.soma_mV[1]).max() > LONG.stop_ms + 100
+
+
+def test_a_damped_step_has_the_same_spikes_and_does_not_ring(found):
+    plain, damped = found[0]["all"], found[0]["damped"]
+    for i in range(3):
+        expected = spike_times(plain.times_ms, plain.soma_mV[i])
+        assert expected.size > 0
+        np.testing.assert_allclose(spike_times(damped.times_ms, damped.soma_mV[i]), expected, atol=0.2)
+    start = slice(1, 12)  # the membrane settles within 0.002 ms, a step is 0.05 ms
+    rings = np.abs(np.diff(found[0]["stiff"].soma_mV[0, start]))
+    settles = np.abs(np.diff(found[0]["stiff damped"].soma_mV[0, start]))
+    assert rings.max() > 1.0
+    assert settles.max() < 0.1 * rings.max()
 
 
 def test_wrong_values_are_refused(found):
