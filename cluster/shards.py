@@ -9,6 +9,7 @@ from typing import Any
 from cluster.errors import ClusterError
 
 RETRIES = 3
+ENDING_S = 10.0
 
 
 def map_shards(
@@ -17,7 +18,7 @@ def map_shards(
     """Call a function once a payload, each call a Ray task; yield what it returns, in the payloads' order.
 
     A call whose worker or machine dies is made again, so it must be one that may be made twice. When the
-    caller stops early, or a call fails, those not finished are cancelled.
+    caller stops early, or a call fails, those not finished are cancelled, and have ended when this ends.
 
     Parameters
     ----------
@@ -55,6 +56,8 @@ def map_shards(
     finally:
         for reference in waiting:
             ray.cancel(reference, force=True)
+        if waiting:  # they may be writing where the caller is about to clean up
+            ray.wait(waiting, num_returns=len(waiting), timeout=ENDING_S)
 
 
 def call(function: str, payload: Mapping[str, Any]) -> Any:

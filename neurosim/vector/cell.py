@@ -141,7 +141,7 @@ class VectorCell:
             if name[:1] == "e" and name[1:] in changing:
                 raise Unsupported(
                     f"section {section}: the vector engine cannot set {name} of an ion whose concentration a "
-                    "mechanism writes or whose current it reads. Use the NEURON engine for this cell."
+                    "mechanism writes. Use the NEURON engine for this cell."
                 )
         axon = list(icell.axonal)
         places = [tree.node(soma), *([tree.node(axon[0](0.5))] if axon else [])]

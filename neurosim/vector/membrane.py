@@ -204,10 +204,15 @@ def straight(graph: Graph, node: Node) -> tuple[float, float] | None:
         return 0.0, rest[0]
     if kind == "in":
         return (1.0, 0.0) if rest[0] == "v" else None
-    lines = [straight(graph, a) for a in rest] if kind in ("+", "-", "neg", "*", "/") else [None]
-    if None in lines:
+    lines: list[tuple[float, float]] = []
+    for argument in rest if kind in ("+", "-", "neg", "*", "/") else ():
+        line = straight(graph, argument)
+        if line is None:
+            return None
+        lines.append(line)
+    if not lines:
         return None
-    (a, b), *others = (line for line in lines if line is not None)
+    (a, b), *others = lines
     if kind == "neg":
         return -a, -b
     ((c, d),) = others
