@@ -24,10 +24,10 @@ import yaml
 
 from cluster.undertaker import bury
 
-CELLS = [f"C{number}" for number in range(1, 5)]
+CELLS = [f"C{number}" for number in range(1, 4)]
 SEEDS = [1, 2]
 EVALUATIONS = 40
-BEGUN = 10  # generations stored, of 36, when the disturbances begin
+BEGUN = 8  # generations stored, of 27, when the disturbances begin
 DEADLINE_S = 8.0
 
 RECIPE = {
@@ -54,7 +54,7 @@ RECIPE = {
 CELL = {"morphology": "cell.swc", "recordings": "cell.nwb", "exclude_sweeps": list(range(5, 35))}
 JOB = {
     "kind": "fit",
-    "name": "four-cells",
+    "name": "three-cells",
     "cells": [{"id": cell} | CELL for cell in CELLS],
     "recipe": "small.yaml",
     "evolution": {
