@@ -250,6 +250,7 @@ def main(write: Callable[[str], Any] = print) -> None:
     for cell in given.cells:
         model, sets, at_random = problem_of(cell, given.individuals)
         found[cell] = measure(model, sets, given, at_random)
+        print(cell, json.dumps(found[cell]), file=sys.stderr, flush=True)
     if given.coreneuron and "483101699" in found:
         command = [sys.executable, "-m", "tests.benchmarks.core_neuron"]
         printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
