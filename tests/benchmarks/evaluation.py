@@ -177,8 +177,8 @@ def data_folder(name: str) -> Path:
     return Path(__file__).resolve().parents[3] / "shared" / "data" / "neuron" / name
 
 
-def rat_problem() -> Any:
-    """Return the passive stage of the rat cell C060114A7."""
+def rat_problem(stage: int = 0) -> Any:
+    """Return a stage of the rat cell C060114A7, the passive one by default."""
     from jobs.fit.prepare import prepare
     from jobs.fit.spec import CellSpec, FitSpec
 
@@ -190,7 +190,7 @@ def rat_problem() -> Any:
         stimuli=["IDrest", "IV"],
     )
     folder = data_folder("rat_L5PC_C060114A7")
-    return prepare(FitSpec(name="rat", cells=[cell]), folder)[0].problem(0, None)
+    return prepare(FitSpec(name="rat", cells=[cell]), folder)[0].problem(stage, None)
 
 
 def mouse_problem() -> tuple[Any, dict[str, float]]:

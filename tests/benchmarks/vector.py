@@ -43,7 +43,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.benchmarks.evaluation import data_folder, mouse_problem, random_sets, sets_around
+from tests.benchmarks.evaluation import data_folder, mouse_problem, random_sets, rat_problem, sets_around
 
 DTYPES = ("float32", "float64")
 CELLS = ("483101699", "485184849", "491766131", "C060114A7")
@@ -190,28 +190,10 @@ def problem_of(cell: str, count: int) -> tuple[Any, np.ndarray, np.ndarray | Non
         sets = np.array([good, *sets_around(mouse, known, count - 1)])
         return mouse.model, sets, np.array(random_sets(mouse, count))
     if cell == "C060114A7":
-        problem = rat_active()
+        problem = rat_problem(stage=2)
         return problem.model, np.array(random_sets(problem, count)), None
     model, values = published(cell, stronger(mouse.model.targets, STRONGER[cell]))
     return model, around(values, count), None
-
-
-def rat_active() -> Any:
-    """Return the active stage of the rat cell C060114A7."""
-    from pathlib import Path
-
-    from jobs.fit.prepare import prepare
-    from jobs.fit.spec import CellSpec, FitSpec
-
-    name = "C060114A7"
-    cell = CellSpec(
-        id=name,
-        morphology=Path(f"{name}.asc"),
-        recordings=Path(f"{name}-SR-C1.nwb"),
-        stimuli=["IDrest", "IV"],
-    )
-    subject = prepare(FitSpec(name="rat", cells=[cell]), data_folder("rat_L5PC_C060114A7"))[0]
-    return subject.problem(len(subject.stages) - 1, None)
 
 
 def batch_costs(model: Any, sets: np.ndarray) -> dict[str, float]:
