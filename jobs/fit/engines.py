@@ -56,7 +56,7 @@ class NeuronEngine:
 
 
 class VectorEngine:
-    """Individuals side by side in fixed steps, `LANES` in the time of one; see `neurosim.vector`.
+    """Individuals side by side, `LANES` in the time of one; see `neurosim.vector`.
 
     The scores of an individual do not depend on which others are in its batch.
     """
@@ -73,7 +73,7 @@ class VectorEngine:
     def evaluate(self, batch: Sequence[np.ndarray], budget: Budget) -> Iterator[np.ndarray | Failure]:
         """Yield the scores of each individual, shape (M,), when all are there.
 
-        All take the same number of steps, so there is no budget of steps, and the pool keeps the deadline.
+        There is no budget of steps, whose length is bounded from below; the pool keeps the deadline.
         """
         done = self._evaluator.evaluate(np.asarray(batch, np.float64))
         for scores, ok in zip(done.scores, done.ok, strict=True):

@@ -1,7 +1,8 @@
 """A cell whose individuals are simulated together: each compartment once, all individuals side by side."""
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -13,22 +14,15 @@ from neurosim.vector.density import make_density
 from neurosim.vector.membrane import Kind
 from neurosim.vector.rows import Row, RowTable, rows_of_parameters
 from neurosim.vector.source import KernelPlan, kernel_source
+from neurosim.vector.steps import Steps
 from neurosim.vector.syntax import Unsupported, read_syntax
-from neurosim.vector.tables import Phase, Tables, call_kernel
+from neurosim.vector.tables import Tables, call_kernel
 from neurosim.vector.tree import Tree, read_tree_of
 
 if TYPE_CHECKING:
     from neurosim.fit_model import FitModel
     from neurosim.protocols import StepProtocol
 
-DT_MS = 0.05
-CHAIN_DT_MS = 0.025  # for a cell with a chain of states: NaV's opens faster than the gates of the others
-Outside = Literal["fine", "lively", "calm"]
-# Away from the stimulus the steps of a calm individual may be long: from when the start is forgotten until
-# shortly before the stimulus, and some time after it.
-FORGOTTEN_MS, BEFORE_MS, BEFORE_DT_MS = 10.0, 5.0, 1.0
-AFTER_MS, AFTER_DT_MS = 15.0, 0.5
-LATE_MS, LATE_DT_MS = 100.0, 10.0
 VECTOR_BYTES = 64
 N_ARRAYS = 9  # of all nodes, in `kernel.hpp`
 NOT_MECHANISMS = ("capacitance", "morphology")
@@ -48,20 +42,12 @@ class VectorRun:
         In the middle of the first axon section, None for a cell without an axon.
     ok : ndarray of bool, shape (n,)
         False for an individual that ran away (beyond 1000 mV, or no number): its voltages mean nothing.
-    quiet : ndarray of bool, shape (n,)
-        False for an individual that was not at rest where the steps were long.
     """
 
     times_ms: np.ndarray
     soma_mV: np.ndarray
     axon_mV: np.ndarray | None
     ok: np.ndarray
-    quiet: np.ndarray
-
-    def only(self, chosen: np.ndarray) -> "VectorRun":
-        """Return some of the individuals."""
-        axon = None if self.axon_mV is None else self.axon_mV[chosen]
-        return VectorRun(self.times_ms, self.soma_mV[chosen], axon, self.ok[chosen], self.quiet[chosen])
 
 
 class VectorCell:
@@ -77,8 +63,8 @@ class VectorCell:
     Attributes
     ----------
     parameter_names : tuple of str, length P
-    dt_ms : float
-        The step that is as exact, at second order, as a fit needs.
+    has_chains : bool
+        Whether a mechanism has states that turn into each other (KINETIC).
 
     Raises
     ------
@@ -120,7 +106,7 @@ class VectorCell:
         nodes_of = _kinds(tree, h)
         names = sorted({name for kind in nodes_of for name in kind.mechanisms})
         syntax = read_syntax(names)
-        self.dt_ms = CHAIN_DT_MS if any(syntax[name].schemes for name in names) else DT_MS
+        self.has_chains = any(syntax[name].schemes for name in names)
         ions = {ion for kind in nodes_of for ion in kind.nernst}
         plan = KernelPlan.of(
             [make_density(syntax[name], model.conditions.celsius) for name in names],
@@ -168,38 +154,26 @@ class VectorCell:
     def run(
         self,
         values: ArrayLike,
-        protocol: "StepProtocol",
-        dt_ms: float | None = None,
-        order: Literal[1, 2] = 2,
+        protocols: Sequence["StepProtocol"],
+        steps: Steps,
         dtype: Literal["float64", "float32"] = "float64",
-        record_every: int = 1,
-        outside: Outside = "fine",
-        damped: bool = False,
-    ) -> VectorRun:
-        """Simulate one protocol for all individuals.
+    ) -> list[VectorRun]:
+        """Simulate protocols for all individuals.
 
         Parameters
         ----------
         values : array-like, shape (n, P)
             In the order of `parameter_names`.
-        protocol : StepProtocol
-            Its step, and its holding current throughout, flow into the middle of the soma.
-        dt_ms : float, optional
-            The attribute `dt_ms` without it.
-        order : {2, 1}
-            As NEURON's ``secondorder``: 2 with states half a step beside the voltage, 1 for backward Euler.
+        protocols : sequence of StepProtocol
+            The step, and the holding current throughout, flow into the middle of the soma. Those that take
+            longest should come first: individuals that are done make room for the next.
+        steps : Steps
         dtype : {"float64", "float32"}
-        record_every : int
-            Steps from one recorded voltage to the next.
-        outside : {"fine", "lively", "calm"}
-            How long the steps are away from the stimulus. ``"calm"``: 1 ms before it, 0.5 and then 10 ms from
-            15 ms after it on, all of first order and each recorded; `VectorRun.quiet` tells for whom that
-            holds. ``"lively"``: 0.5 ms after it. ``"fine"``: `dt_ms` throughout.
 
-        damped : bool
-            At second order, go to the new voltage in two stages (the diagonally implicit scheme of Alexander
-            1977, SIAM J Numer Anal 14:1006, with gamma = 1 - 1/sqrt(2)), where NEURON extrapolates. A
-            conductance that is large for the step then makes no voltage ring.
+        Returns
+        -------
+        list of VectorRun
+            One for each protocol.
 
         Raises
         ------
@@ -214,22 +188,12 @@ class VectorCell:
             )
         if not np.isfinite(given).all():
             raise InputError("values: expected finite numbers, found some that are not.")
-        phases = _phases(
-            protocol,
-            Phase(0, dt_ms or self.dt_ms, 3 if damped and order == 2 else order, record_every),
-            outside,
-        )
         table = self._rows.values(self.parameter_names, given)
-        recorded, ok, quiet = call_kernel(
-            self._kernel, dtype, self._tables, table, self._v_init_mV, protocol, phases
-        )
-        times = [np.zeros(1)]
-        begun = 0.0
-        for phase in phases:
-            times.append(begun + phase.dt_ms * phase.every * np.arange(1, phase.records + 1))
-            begun += phase.steps * phase.dt_ms
-        axon = recorded[:, 1] if self._has_axon else None
-        return VectorRun(np.concatenate(times), recorded[:, 0], axon, ok, quiet)
+        found = call_kernel(self._kernel, dtype, self._tables, table, self._v_init_mV, protocols, steps)
+        return [
+            VectorRun(times_ms, mV[:, 0], mV[:, 1] if self._has_axon else None, ok)
+            for times_ms, mV, ok in found
+        ]
 
 
 def _kinds(tree: Tree, h: Any) -> dict[Kind, list[int]]:
@@ -247,26 +211,3 @@ def _kinds(tree: Tree, h: Any) -> dict[Kind, list[int]]:
         )
         found.setdefault(kind, []).append(number)
     return found
-
-
-def _phases(protocol: "StepProtocol", fine: Phase, outside: Outside) -> list[Phase]:
-    """Return the phases of a protocol; those without a step are left out."""
-    before, after, late = (
-        Phase(0, dt_ms, 1, 1, coarse=True) for dt_ms in (BEFORE_DT_MS, AFTER_DT_MS, LATE_DT_MS)
-    )
-    ends = []
-    if outside == "calm":
-        ends += [(FORGOTTEN_MS, fine), (protocol.start_ms - BEFORE_MS, before)]
-    if outside != "fine":
-        ends += [(protocol.stop_ms + AFTER_MS, fine), (protocol.stop_ms + LATE_MS, after)]
-        ends.append((protocol.duration_ms, late if outside == "calm" else after))
-    ends.append((protocol.duration_ms, fine))
-    phases, begun = [], 0.0
-    for end, phase in ends:
-        left = min(end, protocol.duration_ms) - begun
-        # A phase of long steps ends early rather than late; the next one begins there.
-        steps = math.floor(left / phase.dt_ms + 1e-6) if phase.coarse else round(left / phase.dt_ms)
-        if steps > 0:
-            phases.append(replace(phase, steps=steps))
-            begun += steps * phase.dt_ms
-    return phases

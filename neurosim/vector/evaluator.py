@@ -8,14 +8,14 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from neurosim.batch_features.scoring import BatchScoring
-from neurosim.vector.cell import Outside, VectorCell, VectorRun
+from neurosim.vector.cell import VectorCell
+from neurosim.vector.steps import search_steps
 from neurosim.vector.syntax import Unsupported
 
 if TYPE_CHECKING:
     from neurosim.fit_model import FitModel
 
 CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
-RECORD_EVERY_MS = 0.1  # what eFEL interpolates to
 LANES = 16  # individuals in one vector of float32, which take as long as one
 
 
@@ -57,10 +57,11 @@ class VectorEvaluator:
 
     def __init__(self, model: "FitModel") -> None:
         self._cell = VectorCell(model)
+        self._steps = search_steps(self._cell.has_chains)
         _check_cache(self._cell)
         steps = model.targets.protocols.values()
-        # The strongest first: who is not calm after it is found at once.
-        self._protocols = {p.name: p for p in sorted(steps, key=lambda p: -p.amplitude_nA)}
+        # The strongest, which take longest, first
+        self._protocols = sorted(steps, key=lambda step: -step.amplitude_nA)
         self._scoring = BatchScoring(model)
         self.parameter_names = self._cell.parameter_names
         self.objective_names = self._scoring.objective_names
@@ -68,36 +69,12 @@ class VectorEvaluator:
     def evaluate(self, values: ArrayLike) -> VectorScores:
         """Return the scores of individuals, of which `values`, shape (n, P), has one in each row.
 
-        An individual that is not at rest away from the stimulus is simulated in shorter steps there. The
-        scores of one individual do not depend on the others.
+        The scores of one individual do not depend on the others.
         """
-        given = np.asarray(values, np.float64)
-        calm = np.ones(len(given), bool)
-        runs: dict[str, VectorRun] = {}
-        rows: dict[str, np.ndarray] = {}
-        for name in self._protocols:
-            rows[name] = np.flatnonzero(calm)
-            if rows[name].size:
-                runs[name] = self._run(name, given[rows[name]], "calm")
-                calm[rows[name]] = runs[name].quiet
-        found = VectorScores(np.zeros((len(given), len(self.objective_names))), np.zeros(len(given), bool))
-        if calm.any():
-            self._score({name: run.only(calm[rows[name]]) for name, run in runs.items()}, calm, found)
-        if not calm.all():
-            lively = {name: self._run(name, given[~calm], "lively") for name in self._protocols}
-            self._score(lively, ~calm, found)
-        return found
-
-    def _run(self, name: str, values: np.ndarray, outside: Outside) -> VectorRun:
-        every = round(RECORD_EVERY_MS / self._cell.dt_ms)
-        return self._cell.run(
-            values, self._protocols[name], dtype="float32", record_every=every, outside=outside, damped=True
-        )
-
-    def _score(self, runs: dict[str, VectorRun], whose: np.ndarray, found: VectorScores) -> None:
-        ok = np.logical_and.reduce([run.ok for run in runs.values()])
-        found.ok[whose] = ok
-        found.scores[whose] = self._scoring.scores(runs, ok)
+        found = self._cell.run(values, self._protocols, self._steps, "float32")
+        runs = {step.name: run for step, run in zip(self._protocols, found, strict=True)}
+        ok = np.logical_and.reduce([run.ok for run in found])
+        return VectorScores(self._scoring.scores(runs, ok), ok)
 
 
 def _check_cache(cell: VectorCell) -> None:

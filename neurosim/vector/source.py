@@ -53,7 +53,7 @@ def kernel_source(plan: KernelPlan) -> str:
             "  template <class T, class B> static void draw(B &b) {",
             calls["draw"],
             "  }",
-            "  template <class T, class B> static void advance(B &b, T dt, T second) {",
+            "  template <class T, class B> static void advance(B &b, typename Types<T>::V dt, T second) {",
             calls["advance"],
             "  }",
             "};",
@@ -79,7 +79,7 @@ def _membrane(number: int, membrane: Membrane) -> str:
             "  template <class B> static void draw(B &b) {",
             _loop(number, membrane, places, membrane.drawn),
             "  }",
-            "  template <class B> static void advance(B &b, T dt, T second) {",
+            "  template <class B> static void advance(B &b, V dt, T second) {",
             _loop(number, membrane, places, membrane.advanced),
             "  }",
             "};",
@@ -95,7 +95,7 @@ def _row(membrane: Membrane, name: str) -> str:
 def _places(membrane: Membrane) -> dict[str, str]:
     """Return input -> where it lies."""
     places = {name: _row(membrane, name) for name in membrane.constants()}
-    places |= {"v": "b.v[n]", "dt": "M::splat(dt)", "second": "M::splat(second)", "dv": "b.dv[n] * second"}
+    places |= {"v": "b.v[n]", "dt": "dt", "second": "M::splat(second)", "dv": "b.dv[n] * second"}
     for k, name in enumerate(membrane.stored):
         places[name] = f"g.stored[i * {len(membrane.stored)} + {k}]"
     return places
@@ -124,7 +124,7 @@ def _loop(
         if name == "rhs":
             lines.append(f"      b.rhs[n] = -({value}) * b.area[n];")
         elif name == "d":
-            lines.append(f"      b.d[n] = {value} * b.area[n] + b.diagonal[n];")
+            lines.append(f"      b.d[n] = {value} * b.area[n] + (b.capacity[n] * b.per_step + b.axial[n]);")
         else:
             lines.append(f"      {places[name]} = {value};")
     return "\n".join(

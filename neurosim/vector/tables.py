@@ -9,13 +9,11 @@ import numpy as np
 
 from neurosim.vector.membrane import Kind
 from neurosim.vector.source import KernelPlan
+from neurosim.vector.steps import Steps
 from neurosim.vector.tree import Tree
 
 if TYPE_CHECKING:
     from neurosim.protocols import StepProtocol
-
-# An individual whose voltage bends more from one long step to the next, or rests higher, may spike there.
-LARGEST_BEND_MV, HIGHEST_REST_MV = 0.5, -55.0
 
 _INT = ctypes.POINTER(ctypes.c_int32)
 _LONG = ctypes.POINTER(ctypes.c_int64)
@@ -24,13 +22,25 @@ _BYTE = ctypes.POINTER(ctypes.c_uint8)
 _TYPES = {_INT: np.int32, _LONG: np.int64, _DOUBLE: np.float64, _BYTE: np.uint8}
 
 
+class KernelProtocol(ctypes.Structure):
+    """`Protocol` of `kernel.hpp`."""
+
+    _fields_ = [
+        *((name, ctypes.c_double) for name in ("amplitude", "holding")),
+        *((name, ctypes.c_int64) for name in ("start", "stop", "end", "n_records")),
+        ("grid", _LONG),
+        ("recorded", ctypes.c_void_p),
+        ("ok", _BYTE),
+    ]
+
+
 class Setup(ctypes.Structure):
     """`Setup` of `kernel.hpp`."""
 
     _fields_ = [
         *(
             (name, ctypes.c_int32)
-            for name in ("n", "n_nodes", "n_rows", "n_phases", "n_places", "n_bare", "stimulated")
+            for name in ("n", "n_nodes", "n_rows", "n_places", "n_bare", "stimulated", "n_protocols", "order")
         ),
         ("parent", _INT),
         ("area", _DOUBLE),
@@ -38,35 +48,11 @@ class Setup(ctypes.Structure):
         ("bare", _INT),
         ("axial", _DOUBLE),
         ("rows", _DOUBLE),
-        *((name, _INT) for name in ("kind_size", "kind_nodes", "kind_rows")),
-        *((name, ctypes.c_double) for name in ("v_init", "amplitude", "start_ms", "stop_ms", "holding")),
-        *((name, ctypes.c_double) for name in ("largest_bend", "highest_rest")),
-        ("steps", _LONG),
-        ("dt", _DOUBLE),
-        *((name, _INT) for name in ("order", "every", "coarse", "places")),
-        ("n_records", ctypes.c_int64),
-        ("recorded", ctypes.c_void_p),
-        ("ok", _BYTE),
-        ("quiet", _BYTE),
+        *((name, _INT) for name in ("kind_size", "kind_nodes", "kind_rows", "places")),
+        *((name, ctypes.c_double) for name in ("v_init", "tick_ms", "largest_bend")),
+        *((name, ctypes.c_int64) for name in ("shortest", "longest_near", "longest_away", "near")),
+        ("protocols", ctypes.POINTER(KernelProtocol)),
     ]
-
-
-@dataclass(frozen=True)
-class Phase:
-    """Equal steps: their number, length, order, and how many of them lie between two records.
-
-    Steps that are `coarse` hold for individuals that are quiet in them.
-    """
-
-    steps: int
-    dt_ms: float
-    order: int
-    every: int
-    coarse: bool = False
-
-    @property
-    def records(self) -> int:
-        return self.steps // self.every
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,43 +154,50 @@ def call_kernel(
     tables: Tables,
     table: np.ndarray,
     v_init_mV: float,
-    protocol: "StepProtocol",
-    phases: Sequence[Phase],
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Run a kernel; return the voltages, shape (n, places, records), which are sound, and which are quiet."""
+    protocols: Sequence["StepProtocol"],
+    steps: Steps,
+) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Run a kernel.
+
+    Returns
+    -------
+    list of (ndarray, ndarray, ndarray)
+        Of each protocol the times in ms, shape (t,), the voltages, shape (n, places, t), and who is sound,
+        shape (n,).
+    """
     n = table.shape[1]
-    recorded = np.empty((n, len(tables.places), 1 + sum(phase.records for phase in phases)), dtype)
-    ok, quiet = np.zeros(n, np.uint8), np.zeros(n, np.uint8)
+    found, kept = [], []  # the kernel reads these arrays: they have to outlive the call
+    given = (KernelProtocol * len(protocols))()
+    for place, protocol in zip(given, protocols, strict=True):
+        grid = steps.recorded(protocol)
+        recorded = np.empty((n, len(tables.places), len(grid)), dtype)
+        ok = np.zeros(n, np.uint8)
+        place.amplitude, place.holding = protocol.amplitude_nA, protocol.holding_nA
+        times_ms = (protocol.start_ms, protocol.stop_ms, protocol.duration_ms)
+        place.start, place.stop, place.end = map(steps.ticks, times_ms)
+        place.n_records, place.recorded = len(grid), recorded.ctypes.data
+        place.grid, place.ok = grid.ctypes.data_as(_LONG), ok.ctypes.data_as(_BYTE)
+        kept += [grid, ok]
+        found.append((grid * steps.tick_ms, recorded, ok))
     setup = Setup(
         n=n,
         n_nodes=len(tables.parent),
         n_rows=len(table),
-        n_phases=len(phases),
         n_places=len(tables.places),
         n_bare=len(tables.bare),
         stimulated=tables.stimulated,
+        n_protocols=len(protocols),
+        order=steps.order,
         v_init=v_init_mV,
-        amplitude=protocol.amplitude_nA,
-        start_ms=protocol.start_ms,
-        stop_ms=protocol.stop_ms,
-        holding=protocol.holding_nA,
-        largest_bend=LARGEST_BEND_MV,
-        highest_rest=HIGHEST_REST_MV,
-        n_records=recorded.shape[2],
-        recorded=recorded.ctypes.data,
+        tick_ms=steps.tick_ms,
+        largest_bend=steps.largest_bend_mV,
+        shortest=steps.shortest,
+        longest_near=steps.longest_near,
+        longest_away=steps.longest_away,
+        near=steps.ticks(steps.near_ms),
+        protocols=given,
     )
-    arrays = {
-        "axial": tables.axial(table),
-        "rows": table,
-        "steps": np.array([phase.steps for phase in phases]),
-        "dt": np.array([phase.dt_ms for phase in phases]),
-        "order": np.array([phase.order for phase in phases]),
-        "every": np.array([phase.every for phase in phases]),
-        "coarse": np.array([phase.coarse for phase in phases]),
-        "ok": ok,
-        "quiet": quiet,
-    }
-    kept = []  # the kernel reads these arrays: they have to outlive the call
+    arrays = {"axial": tables.axial(table), "rows": table}
     for name, pointer in Setup._fields_:
         if pointer in _TYPES:
             array = arrays[name] if name in arrays else getattr(tables, name)
@@ -212,4 +205,4 @@ def call_kernel(
             setattr(setup, name, array.ctypes.data_as(pointer))
             kept.append(array)
     kernel[f"run_{dtype}"](ctypes.byref(setup))
-    return recorded, ok.astype(bool), quiet.astype(bool)
+    return [(times, recorded, ok.astype(bool)) for times, recorded, ok in found]

@@ -135,8 +135,9 @@ def both(
 ) -> dict[str, Any]:
     """Return voltages of both engines; for a process of its own."""
     from neurosim.vector.cell import VectorCell
+    from neurosim.vector.steps import fixed_steps
 
-    run = VectorCell(model).run(values, protocol, dt_ms, order, dtype)
+    (run,) = VectorCell(model).run(values, [protocol], fixed_steps(dt_ms, order), dtype)
     neuron = [neuron_voltages(model, row, protocol, dt_ms, order) for row in values]
     return {
         "times": run.times_ms,

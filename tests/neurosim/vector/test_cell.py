@@ -6,11 +6,15 @@ import pytest
 from neurosim.errors import InputError
 from neurosim.protocols import StepProtocol
 from neurosim.vector import compiling
+from neurosim.vector.steps import fixed_steps, search_steps
 from tests.fresh_process import in_fresh_process
 from tests.neurosim.vector.reference import SPINY, SPINY_VALUES, made_up_cell, spike_times, spiny_sets
 
 STEP = StepProtocol("step", 0.3, 20.0, 60.0, 140.0)
-LONG = StepProtocol("step", 0.3, 60.0, 80.0, 400.0)
+WEAK = StepProtocol("weak", 0.05, 20.0, 60.0, 150.0, holding_nA=0.01)
+LONG = StepProtocol("long", 0.3, 60.0, 80.0, 400.0)
+BY_NEURON = fixed_steps(0.05, order=2)
+STEPS = search_steps(chains=False)
 
 
 def runs():
@@ -28,23 +32,27 @@ def runs():
     stiff = values[:1].copy()
     stiff[0, list(SPINY_VALUES).index("g_pas.all")] = 1.0
     stiff[0, list(SPINY_VALUES).index("e_pas.all")] = -60.0
-    found = {
-        "all": cell.run(values, STEP),
-        "alone": cell.run(values[7:8], STEP),
-        "wild": cell.run(wild, STEP),
-        "wild alone": cell.run(wild[4:5], STEP),
-        "sparse": cell.run(values[:2], STEP, record_every=4),
-        "tail": cell.run(values[:2], STEP, outside="lively"),
-        "settled": cell.run(restless, LONG, outside="calm"),
-        "damped": cell.run(values[:3], STEP, damped=True),
-        "stiff": cell.run(stiff, STEP),
-        "stiff damped": cell.run(stiff, STEP, damped=True),
-        "own spikes": cell.run(restless, LONG, outside="lively"),
+    asked = {
+        "all": (values, STEP, BY_NEURON),
+        "wild": (wild, STEP, BY_NEURON),
+        "wild alone": (wild[4:5], STEP, BY_NEURON),
+        "sparse": (values[:2], STEP, fixed_steps(0.05, order=2, record_every=4)),
+        "damped": (values[:3], STEP, fixed_steps(0.05, order=3)),
+        "exact": (values[:3], STEP, fixed_steps(0.005, order=3)),
+        "chosen": (values[:3], STEP, STEPS),
+        "stiff": (stiff, STEP, BY_NEURON),
+        "stiff damped": (stiff, STEP, fixed_steps(0.05, order=3)),
+        "own spikes": (restless, LONG, STEPS),
+        "own spikes exact": (restless, LONG, fixed_steps(0.01, order=3)),
     }
+    found = {what: cell.run(v, [protocol], steps)[0] for what, (v, protocol, steps) in asked.items()}
+    found["of two"] = cell.run(values, [STEP, WEAK], STEPS, "float32")
+    found["alone"] = [cell.run(values[7:8], [protocol], STEPS, "float32")[0] for protocol in (STEP, WEAK)]
+    found["wild of two"] = cell.run(wild, [STEP, WEAK], STEPS, "float32")
     said = []
     for wrong in (values[:, :3], values[0], values[:0], np.full_like(values, np.nan)):
         with pytest.raises(InputError) as error:
-            cell.run(wrong, STEP)
+            cell.run(wrong, [STEP], BY_NEURON)
         said.append(str(error.value))
     return found, said
 
@@ -55,43 +63,66 @@ def found():
 
 
 def test_an_individual_is_the_same_alone_and_among_others(found):
-    together, alone = found[0]["all"], found[0]["alone"]
-    assert together.soma_mV.shape == together.axon_mV.shape == (19, 2801)
-    assert together.ok.shape == (19,)
-    assert together.ok.all()
-    np.testing.assert_array_equal(alone.soma_mV[0], together.soma_mV[7])
-    np.testing.assert_array_equal(alone.axon_mV[0], together.axon_mV[7])
-    assert np.unique(together.soma_mV[:, -1]).size == 19
+    for together, alone in zip(found[0]["of two"], found[0]["alone"], strict=True):
+        n = len(together.times_ms)
+        assert together.soma_mV.shape == together.axon_mV.shape == (19, n)
+        assert together.soma_mV.dtype == np.float32
+        assert together.ok.shape == (19,)
+        assert together.ok.all()
+        np.testing.assert_array_equal(alone.soma_mV[0], together.soma_mV[7])
+        np.testing.assert_array_equal(alone.axon_mV[0], together.axon_mV[7])
+        assert np.unique(together.soma_mV[:, n // 2]).size == 19
 
 
 def test_one_that_runs_away_is_flagged_and_leaves_the_others_alone(found):
-    calm, wild = found[0]["all"], found[0]["wild"]
-    assert np.flatnonzero(~wild.ok).tolist() == [4, 11]
     others = ~np.isin(np.arange(19), (4, 11))
-    np.testing.assert_array_equal(wild.soma_mV[others], calm.soma_mV[others])
+    pairs = [(found[0]["all"], found[0]["wild"])]
+    pairs += zip(found[0]["of two"], found[0]["wild of two"], strict=True)
+    for calm, wild in pairs:
+        assert np.flatnonzero(~wild.ok).tolist() == [4, 11]
+        np.testing.assert_array_equal(wild.soma_mV[others], calm.soma_mV[others])
     assert not found[0]["wild alone"].ok[0]
     assert np.isnan(found[0]["wild alone"].soma_mV[0, -1])  # the run ended early
 
 
 def test_fewer_records_are_some_of_all(found):
     every, sparse = found[0]["all"], found[0]["sparse"]
+    assert every.soma_mV.shape == (19, 2801)
     np.testing.assert_array_equal(sparse.soma_mV, every.soma_mV[:2, ::4])
     np.testing.assert_allclose(sparse.times_ms, every.times_ms[::4])
 
 
-def test_long_steps_away_from_the_stimulus_hold_for_whom_is_calm_there(found):
-    every, tail = found[0]["all"], found[0]["tail"]
-    close = tail.times_ms <= STEP.stop_ms + 15.0 + 1e-6
-    np.testing.assert_array_equal(tail.soma_mV[:, close], every.soma_mV[:2, : close.sum()])
-    assert np.diff(tail.times_ms)[-1] == pytest.approx(0.5)
-    assert tail.times_ms[-1] == pytest.approx(STEP.duration_ms)
-    np.testing.assert_allclose(tail.soma_mV[:, -1], every.soma_mV[:2, -1], atol=0.05)
-    assert tail.quiet.all()
-    assert np.diff(found[0]["settled"].times_ms).max() == pytest.approx(10.0)
-    calm, lively = found[0]["settled"], found[0]["own spikes"]
-    assert calm.quiet.tolist() == [True, False]
-    assert lively.quiet.tolist() == [True, False]
-    assert spike_times(lively.times_ms, lively.soma_mV[1]).max() > LONG.stop_ms + 100
+@pytest.mark.parametrize(("chosen", "exact"), [("chosen", "exact"), ("own spikes", "own spikes exact")])
+def test_steps_of_different_lengths_have_the_spikes_of_short_ones(found, chosen, exact):
+    ours, fine = found[0][chosen], found[0][exact]
+    for voltage, expected in zip(ours.soma_mV, fine.soma_mV, strict=True):
+        spikes = spike_times(fine.times_ms, expected)
+        assert spikes.size > 0
+        np.testing.assert_allclose(spike_times(ours.times_ms, voltage), spikes, rtol=0.005, atol=0.1)
+        at_rest = ours.times_ms < spikes[0] - 1.0
+        known = np.interp(ours.times_ms[at_rest], fine.times_ms, expected)
+        np.testing.assert_allclose(voltage[at_rest], known, atol=0.02)
+        assert voltage[-1] == pytest.approx(expected[-1], abs=0.05)
+
+
+def test_spikes_long_after_the_stimulus_are_not_stepped_over(found):
+    run = found[0]["own spikes"]
+    assert spike_times(run.times_ms, run.soma_mV[0]).max() < LONG.stop_ms + 20
+    assert spike_times(run.times_ms, run.soma_mV[1]).max() > LONG.stop_ms + 100
+
+
+def test_more_is_kept_near_the_stimulus_than_away_from_it():
+    times_ms = STEPS.recorded(LONG) * STEPS.tick_ms
+    assert times_ms[0] == 0.0
+    assert times_ms[-1] == pytest.approx(LONG.duration_ms)
+    near = (times_ms >= LONG.start_ms - 0.01) & (times_ms < LONG.stop_ms + 99.99)
+    np.testing.assert_allclose(np.diff(times_ms[near]), 0.1)
+    np.testing.assert_allclose(np.diff(times_ms[times_ms < LONG.start_ms - 1]), 0.5)
+    np.testing.assert_allclose(np.diff(times_ms[times_ms > LONG.stop_ms + 101]), 0.5)
+    at_once = STEPS.recorded(StepProtocol("step", 0.3, 0.0, 50.0, 50.03))
+    assert at_once[0] == 0
+    assert at_once[-1] == STEPS.ticks(50.03)
+    assert (np.diff(at_once) > 0).all()
 
 
 def test_a_damped_step_has_the_same_spikes_and_does_not_ring(found):
@@ -120,10 +151,10 @@ def on_older_processor():
     from neurosim.vector.cell import VectorCell
 
     model = made_up_cell(SPINY, SPINY_VALUES)
-    own = VectorCell(model).run(spiny_sets(2), STEP)
+    (own,) = VectorCell(model).run(spiny_sets(2), [STEP], BY_NEURON)
     older = {"-march=native": "-march=x86-64", "-O3": "-O1"}  # -O1 compiles faster
     compiling.FLAGS = [older.get(flag, flag) for flag in compiling.FLAGS]
-    return own, VectorCell(model).run(spiny_sets(2), STEP)
+    return own, *VectorCell(model).run(spiny_sets(2), [STEP], BY_NEURON)
 
 
 def test_a_processor_without_wide_vectors_gives_the_same():
