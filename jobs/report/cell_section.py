@@ -176,7 +176,7 @@ def _rescored(contents: CellContents) -> list[str]:
     if models is None or models.search_totals is None:
         return []
     engine = contents.stages[-1].summary.engine or "neuron"
-    how = "in fixed steps" if engine == "vector" else "with a looser tolerance"
+    how = "in single precision" if engine == "vector" else "with a looser tolerance"
     caption = (
         f"The models of the hall of fame. The search scored them {how} (engine {engine}); the scores that "
         "count are those of NEURON with CVODE at a tolerance of 1e-4. Dashed: equal totals. A spike that "

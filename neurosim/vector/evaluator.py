@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -66,12 +66,12 @@ class VectorEvaluator:
         self.parameter_names = self._cell.parameter_names
         self.objective_names = self._scoring.objective_names
 
-    def evaluate(self, values: ArrayLike) -> VectorScores:
+    def evaluate(self, values: ArrayLike, dtype: Literal["float32", "float64"] = "float32") -> VectorScores:
         """Return the scores of individuals, of which `values`, shape (n, P), has one in each row.
 
         The scores of one individual do not depend on the others.
         """
-        found = self._cell.run(values, self._protocols, self._steps, "float32")
+        found = self._cell.run(values, self._protocols, self._steps, dtype)
         runs = {step.name: run for step, run in zip(self._protocols, found, strict=True)}
         ok = np.logical_and.reduce([run.ok for run in found])
         return VectorScores(self._scoring.scores(runs, ok), ok)

@@ -10,7 +10,7 @@ from neurosim.vector.graph import COMPARISONS, FUNCTIONS, Graph, Node
 from neurosim.vector.membrane import LARGEST_EXPONENT, REACH_MV, Kind, Membrane, join, straight
 
 _EXPORT = 'extern "C" __attribute__((visibility("default")))'
-SOLVER = Path(__file__).with_name("kernel.hpp")
+PARTS = tuple(Path(__file__).with_name(name) for name in ("maths.hpp", "kernel.hpp"))
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def kernel_source(plan: KernelPlan) -> str:
     }
     return "\n".join(
         [
-            SOLVER.read_text(),
+            *(part.read_text() for part in PARTS),
             *(_membrane(number, membrane) for number, membrane in enumerate(plan.membranes)),
             "struct Membranes {",
             f"  static constexpr int n_kinds = {len(plan.membranes)};",

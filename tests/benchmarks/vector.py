@@ -16,7 +16,7 @@ For each cell
     Of one individual in fixed steps of 0.05 ms, the arithmetic alone: no objectives.
 ``within_0.1_std``
     Part of all scores that differ by less from CVODE's at a tolerance of 1e-4, of the vector engine and of
-    CVODE at the tolerance of the search.
+    CVODE at the tolerance of the search; and of the vector engine's scores from those that it has in float64.
 
 ``compile_s``, ``compile_cached_s``, ``build_s``
     Wall time: the kernel of 483101699 compiled, found in the cache, and a whole `VectorEvaluator` with it.
@@ -120,6 +120,7 @@ def measure(model: Any, sets: np.ndarray, given: argparse.Namespace, at_random: 
     cell = evaluator._cell
     evaluator.evaluate(sets[:LANES])
     seconds, found = timed(lambda: evaluator.evaluate(sets))
+    double = evaluator.evaluate(sets, "float64")
     few = sets[: given.cvode_sets]
     cvode_s, loose = cvode(model, few)
     _, tight = cvode(model, few, TIGHT_ATOL)
@@ -144,6 +145,7 @@ def measure(model: Any, sets: np.ndarray, given: argparse.Namespace, at_random: 
         "within_0.1_std": {
             "vector": float((np.abs(found.scores[: len(few)] - tight) < NEAR_STD).mean()),
             "cvode": float((np.abs(loose - tight) < NEAR_STD).mean()),
+            "vector_float64": float((np.abs(found.scores - double.scores) < NEAR_STD).mean()),
         },
     }
     if at_random is not None:
