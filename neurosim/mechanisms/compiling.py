@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,7 +18,7 @@ from neurosim.errors import InputError
 from neurosim.mechanisms.catalogue import OWN_SOURCES, describe, read_mechanism
 
 LIBRARY_NAMES = ("libnrnmech.so", "libnrnmech.dylib")
-_loaded: set[str] = set()  # cache keys
+_loaded: dict[str, bytes] = {}  # name -> SHA-256 of its NMODL
 
 
 def cache_folder() -> Path:
@@ -61,38 +61,39 @@ def compile_mechanisms(sources: Sequence[Path] | None = None) -> Path:
 def load_mechanisms(extra: Sequence[Path] = ()) -> None:
     """Load the project's mechanisms, and NMODL files of the user's own, into this process's NEURON.
 
-    Compiles what was not compiled before on this machine. Calling it again does nothing.
+    A file of the user's takes the place of the project's mechanism of that name. Compiles what was not
+    compiled before on this machine. Calling it again does nothing.
 
     Raises
     ------
     InputError
-        As `compile_mechanisms`; or a mechanism of that name is in NEURON already, from elsewhere.
+        As `compile_mechanisms`; or NEURON holds another mechanism of such a name already.
     """
-    _load(None)
-    if extra:
-        _load(extra)
+    own = dict(zip(describe(extra), extra, strict=True))
+    ours = dict(zip(describe(OWN_SOURCES), OWN_SOURCES, strict=True))
+    _load({name: path for name, path in ours.items() if name not in own})
+    _load(own)
 
 
-def _load(sources: Sequence[Path] | None) -> None:
-    files = _files(sources)
-    names = describe(files)
-    key = _key(files)
-    if key in _loaded:
+def _load(sources: Mapping[str, Path]) -> None:
+    digests = {name: hashlib.sha256(path.read_bytes()).digest() for name, path in sources.items()}
+    new = {name for name, digest in digests.items() if _loaded.get(name) != digest}
+    if not new:
         return
-    folder = compile_mechanisms(sources)
     os.environ.setdefault("NEURON_MODULE_OPTIONS", "-nogui")  # or it warns of a missing display
     import neuron
 
-    taken = sorted(names.keys() & _mechanisms_in(neuron.h))
+    taken = sorted(new & _mechanisms_in(neuron.h))
     if taken:
         raise InputError(
             f"NEURON already holds mechanisms called {', '.join(taken)} that come from elsewhere: it loads "
             f"the compiled ones of the current folder ({Path.cwd()}) and of NRN_NMODL_PATH when it starts, "
-            "and a name can be used once. Run from another folder, unset NRN_NMODL_PATH, or rename the "
-            "SUFFIX in your own file."
+            "those of a model that was simulated in this process before stay, and a name can be used once. "
+            "Run from another folder, unset NRN_NMODL_PATH, or rename the SUFFIX in your own file."
         )
+    folder = compile_mechanisms([sources[name] for name in new])
     neuron.h.nrn_load_dll(str(_library(folder)))
-    _loaded.add(key)
+    _loaded.update({name: digests[name] for name in new})
 
 
 def _files(sources: Sequence[Path] | None) -> tuple[Path, ...]:
