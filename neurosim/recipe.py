@@ -239,6 +239,7 @@ def check_names(recipe: Recipe, source: str, known: "Mapping[str, Mechanism] | N
     known = MECHANISMS if known is None else known
     problems = []
     seen: dict[str, set[str]] = {}
+    unknown = recipe.mechanism_names - known.keys()
     for stage in recipe.stages:
         for section, names in stage.mechanisms.items():
             for name in names:
@@ -247,7 +248,7 @@ def check_names(recipe: Recipe, source: str, known: "Mapping[str, Mechanism] | N
                 seen.setdefault(section, set()).add(name)
         for name, section in stage.given():
             owner = _owner(name, known)
-            if name in ("cm", "Ra"):
+            if name in ("cm", "Ra") or any(name.endswith(f"_{mechanism}") for mechanism in unknown):
                 continue
             if owner is None:
                 names = [f"{p}_{m}" for m, mech in known.items() for p in mech.parameters]
@@ -257,8 +258,8 @@ def check_names(recipe: Recipe, source: str, known: "Mapping[str, Mechanism] | N
                     f"stage {stage.name}: parameter {name}.{section} needs the mechanism {owner} in {section}"
                 )
     if problems:
-        unknown = any(name not in known for names in seen.values() for name in names)
-        raise InputError(f"{source}: " + "; ".join(problems) + "." + HOW_TO_BRING * unknown)
+        how = HOW_TO_BRING if unknown else ""
+        raise InputError(f"{source}: " + "; ".join(dict.fromkeys(problems)) + "." + how)
 
 
 def _owner(parameter: str, known: "Mapping[str, Mechanism]") -> str | None:

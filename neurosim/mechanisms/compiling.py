@@ -5,6 +5,7 @@ import fcntl
 import hashlib
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from pathlib import Path
 from neurosim.errors import InputError
 from neurosim.mechanisms.catalogue import OWN_SOURCES, describe, read_mechanism
 
+COLOUR = re.compile(r"\x1b\[\d*m")
 LIBRARY_NAMES = ("libnrnmech.so", "libnrnmech.dylib")
 _loaded: dict[str, bytes] = {}  # name -> SHA-256 of its NMODL
 
@@ -164,10 +166,11 @@ def _compile_into(folder: Path, files: Sequence[Path]) -> None:
             text=True,
         )
         if result.returncode != 0 or _library(work) is None:
-            said = (result.stdout[-1000:] + result.stderr[-2000:]).strip()
+            said = COLOUR.sub("", result.stdout[-1000:] + result.stderr[-2000:]).strip()
             raise InputError(
                 f"The mechanisms {', '.join(f.stem for f in files)} did not compile (nrnivmodl, exit code "
-                f"{result.returncode}). Mend the NMODL file or the compiler that it names:\n{said}"
+                f"{result.returncode}). Mend the NMODL file (called by its SUFFIX here) or the compiler that "
+                f"is named:\n{said}"
             )
         if folder.exists():  # left without a library by somebody's cleaning
             shutil.rmtree(folder)

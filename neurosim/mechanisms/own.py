@@ -45,7 +45,10 @@ class UserMechanisms:
         """
         if not folder.is_dir():
             found = "a file" if folder.exists() else "nothing"
-            raise InputError(f"{folder}: expected a folder of .mod files, found {found}.")
+            raise InputError(
+                f"{folder}: expected a folder of .mod files, found {found}. Correct the path; a relative one "
+                "starts at the job file."
+            )
         files: dict[str, Path] = {}
         sources: dict[str, str] = {}
         for path in sorted(folder.glob("*.mod")):
@@ -73,7 +76,7 @@ class UserMechanisms:
     @property
     def known(self) -> dict[str, Mechanism]:
         """All mechanisms that a recipe may name: these, the project's, and those built into NEURON."""
-        parsed = (parse_mechanism(text) for text in self.sources.values())
+        parsed = (parse_mechanism(text) for name, text in self.sources.items() if name not in BUILT_IN)
         return MECHANISMS | {mechanism.name: mechanism for mechanism in parsed if mechanism}
 
     @property
