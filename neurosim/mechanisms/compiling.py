@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from neurosim.errors import InputError
 from neurosim.mechanisms.catalogue import OWN_SOURCES, describe, read_mechanism
@@ -82,20 +83,29 @@ def _load(sources: Mapping[str, Path]) -> None:
     new = {name for name, digest in digests.items() if _loaded.get(name) != digest}
     if not new:
         return
-    os.environ.setdefault("NEURON_MODULE_OPTIONS", "-nogui")  # or it warns of a missing display
-    import neuron
-
+    neuron = _imported_neuron()
     taken = sorted(new & _mechanisms_in(neuron.h))
     if taken:
         raise InputError(
-            f"NEURON already holds mechanisms called {', '.join(taken)} that come from elsewhere: it loads "
-            f"the compiled ones of the current folder ({Path.cwd()}) and of NRN_NMODL_PATH when it starts, "
-            "those of a model that was simulated in this process before stay, and a name can be used once. "
-            "Run from another folder, unset NRN_NMODL_PATH, or rename the SUFFIX in your own file."
+            f"NEURON already holds mechanisms called {', '.join(taken)} that come from elsewhere: from "
+            f"NRN_NMODL_PATH, from the current folder ({Path.cwd()}) if NEURON was imported by something else, "
+            "or from a model that was simulated in this process before. A name can be used once: unset "
+            "NRN_NMODL_PATH, run from another folder, or rename the SUFFIX in your own file."
         )
     folder = compile_mechanisms([sources[name] for name in new])
     neuron.h.nrn_load_dll(str(_library(folder)))
     _loaded.update({name: digests[name] for name in new})
+
+
+def _imported_neuron() -> Any:
+    """Import NEURON, which would load what is compiled in the current folder, from an empty one."""
+    os.environ.setdefault("NEURON_MODULE_OPTIONS", "-nogui")  # or it warns of a missing display
+    if "neuron" not in sys.modules:
+        with tempfile.TemporaryDirectory() as empty, contextlib.chdir(empty):
+            import neuron
+    import neuron
+
+    return neuron
 
 
 def _files(sources: Sequence[Path] | None) -> tuple[Path, ...]:
