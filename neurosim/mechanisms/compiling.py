@@ -88,7 +88,7 @@ def _load(sources: Mapping[str, Path]) -> None:
     if taken:
         raise InputError(
             f"NEURON already holds mechanisms called {', '.join(taken)} that come from elsewhere: from "
-            f"NRN_NMODL_PATH, from the current folder ({Path.cwd()}) if NEURON was imported by something else, "
+            f"NRN_NMODL_PATH, from the current folder ({Path.cwd()}) if something else imported NEURON, "
             "or from a model that was simulated in this process before. A name can be used once: unset "
             "NRN_NMODL_PATH, run from another folder, or rename the SUFFIX in your own file."
         )
