@@ -196,24 +196,26 @@ def _allen(to: Path, chosen: Chosen) -> str:
         chosen.junction_potential_mV,
         chosen.sweeps,
         chosen.sections,
+        model.own.known,
     )
     (to / model.morphology.name).write_bytes(model.morphology.content)
-    return "The axon treatment is not in a fit file: tell it on."
+    hint = "The axon treatment is not in a fit file: tell it on."
+    if model.own_used.sources:
+        model.own.copy(model.own_used.sources, to / "modfiles")
+        hint += f" Nor are the mechanisms of your own: they are in {to / 'modfiles'}."
+    return hint
 
 
 def _hoc(to: Path, chosen: Chosen) -> str:
     from neurosim.cell import hoc_name
     from neurosim.export import write_hoc
-    from neurosim.mechanisms import load_mechanisms
-    from neurosim.sonata.network import copy_mechanisms
 
-    load_mechanisms()
     model = chosen.model
     to.mkdir(parents=True, exist_ok=True)
     name = hoc_name(model.cell)
     write_hoc(to / f"{name}.hoc", model.build_cell(), chosen.values)
     (to / model.morphology.name).write_bytes(model.morphology.content)
-    copy_mechanisms(to / "modfiles", model.mechanisms)
+    model.own.copy(model.mechanism_names, to / "modfiles")
     conditions = model.conditions
     return (
         f'In it: nrnivmodl modfiles, then in NEURON load_file("{name}.hoc") and new {name}("."), at '

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from neurosim.cell import Conditions, build_cell_model, check_cell
 from neurosim.errors import InputError
-from neurosim.mechanisms import MECHANISMS
+from neurosim.mechanisms import MECHANISMS, Mechanism
 from neurosim.morphology import SECTIONS
 
 if TYPE_CHECKING:
@@ -132,6 +132,7 @@ def write_fit(
     junction_potential_mV: float = 14.0,
     sweeps: Sequence[int] = (),
     sections: Sequence[str] | None = None,
+    known: Mapping[str, Mechanism] = MECHANISMS,
 ) -> None:
     """Write a fit file; `read_fit` gives the same model back.
 
@@ -149,17 +150,19 @@ def write_fit(
         Sweeps the model was fitted to.
     sections : sequence of str, optional
         The sections that the cell has; without it those that `parameters` and `mechanisms` name.
+    known : mapping
+        Mechanisms by name, where the user has some of his own.
 
     Raises
     ------
     InputError
         A mechanism or parameter that does not exist, or the file cannot be written.
     """
-    check_cell(mechanisms, (), parameters)
+    check_cell(mechanisms, (), parameters, known)
     named = {*mechanisms, *(name.rpartition(".")[2] for name in parameters)} - {"all"}
     cell_sections = [s for s in SECTIONS if s in (sections or named or SECTIONS)]
-    values = _by_section(parameters, mechanisms, cell_sections)
-    owners = {f"{p}_{m.name}": m.name for m in MECHANISMS.values() for p in m.parameters}
+    values = _by_section(parameters, mechanisms, cell_sections, known)
+    owners = {f"{p}_{m.name}": m.name for m in known.values() for p in m.parameters}
     genome = [
         {
             "section": section,
@@ -192,7 +195,10 @@ def write_fit(
 
 
 def _by_section(
-    parameters: Mapping[str, float], mechanisms: Mapping[str, Sequence[str]], sections: Sequence[str]
+    parameters: Mapping[str, float],
+    mechanisms: Mapping[str, Sequence[str]],
+    sections: Sequence[str],
+    known: Mapping[str, Mechanism],
 ) -> dict[tuple[str, str], float]:
     """Return (name, section) -> value with ``all`` spelled out and the defaults of mechanisms nobody set."""
     values: dict[tuple[str, str], float] = {}
@@ -203,7 +209,7 @@ def _by_section(
                 values |= {(name, s): value for s in (sections if section == "all" else (section,))}
     for section in sections:
         for mechanism in (*mechanisms.get("all", ()), *mechanisms.get(section, ())):
-            defaults = {f"{p}_{mechanism}": v for p, v in MECHANISMS[mechanism].parameters.items()}
+            defaults = {f"{p}_{mechanism}": v for p, v in known[mechanism].parameters.items()}
             if not any((name, section) in values for name in defaults):
                 values |= {(name, section): value for name, value in defaults.items()}
     return values

@@ -2,9 +2,11 @@
 
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from neurosim.mechanisms import UserMechanisms
 
 if TYPE_CHECKING:
     from neurosim.cell import CellParameter, Conditions
@@ -58,6 +60,8 @@ class FitModel:
     targets : TargetSet
         Protocols and e-feature targets.
     accuracy : Accuracy
+    own : UserMechanisms
+        Mechanisms that are the user's, not the project's.
     """
 
     cell: str
@@ -70,6 +74,7 @@ class FitModel:
     distributions: Mapping[str, str]
     targets: "TargetSet"
     accuracy: "Accuracy"
+    own: UserMechanisms = field(default_factory=UserMechanisms)
 
     def build_cell(self) -> Any:
         """Return the BluePyOpt ``CellModel``."""
@@ -84,6 +89,7 @@ class FitModel:
             self.free,
             self.fixed,
             self.conditions,
+            known=self.own.known,
             distributions=self.distributions,
         )
 
@@ -91,10 +97,9 @@ class FitModel:
         """Return the BluePyOpt ``CellEvaluator`` of this stage (cold: as BluePyOpt itself would run it)."""
         from bluepyopt import ephys
 
-        from neurosim.mechanisms import load_mechanisms
         from neurosim.simulator import AccurateSimulator
 
-        load_mechanisms()
+        self.own.load()
         simulator = AccurateSimulator(self.accuracy, cvode_active=True)
         cell = self.build_cell()
         calculator = ephys.objectivescalculators.ObjectivesCalculator(self.objectives())
@@ -106,6 +111,16 @@ class FitModel:
             isolate_protocols=False,
             sim=simulator,
         )
+
+    @property
+    def mechanism_names(self) -> set[str]:
+        """The mechanisms of all sections."""
+        return {name for names in self.mechanisms.values() for name in names}
+
+    @property
+    def own_used(self) -> UserMechanisms:
+        """The user's mechanisms that it has."""
+        return self.own.only(self.mechanism_names)
 
     def protocol(self, step: "StepProtocol") -> Any:
         """Return `step` as a BluePyOpt protocol that records the soma, and the axon where it is scored."""

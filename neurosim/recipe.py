@@ -3,13 +3,16 @@
 from collections.abc import Iterator, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from neurosim.errors import InputError
 from neurosim.faults import faults, nearest
+
+if TYPE_CHECKING:
+    from neurosim.mechanisms import Mechanism
 
 Section = Literal["soma", "axon", "dend", "apic", "all"]
 BUILT_IN = ("all-active-spiny", "all-active-aspiny", "perisomatic-f6", "perisomatic-f12", "demo")
@@ -18,6 +21,10 @@ BY_DENDRITE = {
     "perisomatic": {"spiny": "perisomatic-f6", "aspiny": "perisomatic-f12"},
 }
 """Recipes of which the dendrite type chooses the channels."""
+HOW_TO_BRING = (
+    " A mechanism of your own comes from its mod file: name the folder of it with `mechanisms:` in the job"
+    " file, and the mechanism by its SUFFIX."
+)
 
 
 def _upright(bounds: tuple[float, float]) -> tuple[float, float]:
@@ -109,6 +116,11 @@ class Recipe(_Strict):
                 here.extend(name for name in names if name not in here)
         return found
 
+    @property
+    def mechanism_names(self) -> set[str]:
+        """The mechanisms of all its stages."""
+        return {name for stage in self.stages for names in stage.mechanisms.values() for name in names}
+
     def bounds_until(self, stage: int, has_apical: bool) -> dict[str, tuple[float, float]]:
         """Return full parameter name -> bounds, those of the stages before it first."""
         found: dict[str, tuple[float, float]] = {}
@@ -177,7 +189,9 @@ def hand_over(
     return free, fixed
 
 
-def load_recipe(name: str, dendrite: str, folder: Path) -> Recipe:
+def load_recipe(
+    name: str, dendrite: str, folder: Path, known: "Mapping[str, Mechanism] | None" = None
+) -> Recipe:
     """Load a recipe of ours by name, or the user's own YAML file.
 
     Parameters
@@ -188,6 +202,8 @@ def load_recipe(name: str, dendrite: str, folder: Path) -> Recipe:
     dendrite : {"spiny", "aspiny"}
     folder : Path
         Where a relative path starts.
+    known : mapping, optional
+        Mechanisms by name, where the user has some of his own.
 
     Raises
     ------
@@ -212,42 +228,43 @@ def load_recipe(name: str, dendrite: str, folder: Path) -> Recipe:
         recipe = Recipe.model_validate(content)
     except ValidationError as error:
         raise InputError(f"{path}: {faults(error, Recipe)}") from error
-    check_names(recipe, str(path))
+    check_names(recipe, str(path), known)
     return recipe
 
 
-def check_names(recipe: Recipe, source: str) -> None:
+def check_names(recipe: Recipe, source: str, known: "Mapping[str, Mechanism] | None" = None) -> None:
     """Raise `InputError` for every mechanism or parameter of `recipe` that does not exist."""
     from neurosim.mechanisms import MECHANISMS
 
+    known = MECHANISMS if known is None else known
     problems = []
     seen: dict[str, set[str]] = {}
+    unknown = recipe.mechanism_names - known.keys()
     for stage in recipe.stages:
         for section, names in stage.mechanisms.items():
             for name in names:
-                if name not in MECHANISMS:
-                    problems.append(f"stage {stage.name}: no mechanism {name!r}{nearest(name, MECHANISMS)}")
+                if name not in known:
+                    problems.append(f"stage {stage.name}: no mechanism {name!r}{nearest(name, known)}")
                 seen.setdefault(section, set()).add(name)
         for name, section in stage.given():
-            owner = _owner(name)
-            if name in ("cm", "Ra"):
+            owner = _owner(name, known)
+            if name in ("cm", "Ra") or any(name.endswith(f"_{mechanism}") for mechanism in unknown):
                 continue
             if owner is None:
-                known = [f"{p}_{m}" for m, mech in MECHANISMS.items() for p in mech.parameters]
-                problems.append(f"stage {stage.name}: no parameter {name!r}{nearest(name, known)}")
+                names = [f"{p}_{m}" for m, mech in known.items() for p in mech.parameters]
+                problems.append(f"stage {stage.name}: no parameter {name!r}{nearest(name, names)}")
             elif not any(owner in seen.get(s, ()) for s in _covering(section)):
                 problems.append(
                     f"stage {stage.name}: parameter {name}.{section} needs the mechanism {owner} in {section}"
                 )
     if problems:
-        raise InputError(f"{source}: " + "; ".join(problems) + ".")
+        how = HOW_TO_BRING if unknown else ""
+        raise InputError(f"{source}: " + "; ".join(dict.fromkeys(problems)) + "." + how)
 
 
-def _owner(parameter: str) -> str | None:
+def _owner(parameter: str, known: "Mapping[str, Mechanism]") -> str | None:
     """Return the mechanism that `parameter` (``gbar_NaTa_t``, ``g_pas``) belongs to."""
-    from neurosim.mechanisms import MECHANISMS
-
-    for name, mechanism in MECHANISMS.items():
+    for name, mechanism in known.items():
         if parameter.endswith(f"_{name}") and parameter[: -len(name) - 1] in mechanism.parameters:
             return name
     return None

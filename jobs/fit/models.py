@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 def write_best_model(subject: Subject, hall: "HallOfFameRows", store: "RunStore") -> None:
     """Write ``models/ID/fit.json`` and ``models/ID/cell.hoc``; a user's own evaluator can export itself.
 
-    The hoc template asks for the folder of the morphology, which is not copied.
+    Mechanisms of the job's own go along, to ``models/ID/modfiles``. The hoc template asks for the folder of
+    the morphology, which is not copied.
     """
     if not isinstance(subject, CellSubject):
         return
@@ -40,7 +41,10 @@ def write_best_model(subject: Subject, hall: "HallOfFameRows", store: "RunStore"
             subject.junction_potential_mV,
             sweeps,
             sections,
+            model.own.known,
         )
         write_hoc(folder / "cell.hoc", model.build_cell(), values)
         for file in ("fit.json", "cell.hoc"):
             store.write_text(f"models/{subject.id}/{file}", (folder / file).read_text())
+    for name, text in model.own_used.sources.items():
+        store.write_text(f"models/{subject.id}/modfiles/{name}.mod", text)

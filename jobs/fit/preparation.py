@@ -14,6 +14,7 @@ from types import MappingProxyType, TracebackType
 from cluster.orphans import die_with
 from jobs.errors import JobError, UsageError
 from jobs.fit.engine_choice import Recorded, with_engines
+from jobs.fit.own_mechanisms import job_mechanisms
 from jobs.fit.prepare import prepare_cell
 from jobs.fit.spec import CellSpec, FitSpec
 from jobs.fit.subjects import Subject
@@ -117,7 +118,7 @@ class Preparation:
 
 def prepare_to_fit(cell: CellSpec, spec: FitSpec, folder: Path, recorded: Recorded) -> Subject:
     """Return one cell's subject with the engines of its stages."""
-    subject = prepare_cell(cell, spec, folder)
+    subject = prepare_cell(cell, spec, folder, job_mechanisms(spec, folder))
     try:
         return with_engines(subject, spec.engine, recorded)
     except UsageError as error:

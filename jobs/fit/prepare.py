@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from jobs.errors import UsageError
+from jobs.fit.own_mechanisms import job_mechanisms, said_of
 from jobs.fit.spec import CellSpec, FitSpec
 from jobs.fit.subjects import CellSubject, StagePlan, Subject, UserSubject
 from neurosim.errors import InputError
 from neurosim.fit_model import MorphologyFile
+from neurosim.mechanisms import UserMechanisms
 
 if TYPE_CHECKING:
     from neurosim.evolution import FastConfig, PaperConfig
@@ -54,12 +56,18 @@ def prepare(
     problems: list[str] = []
     subjects: list[Subject] = []
     wanted = [cell.id for cell in spec.cells or () if only is None or cell.id in only]
+    own = job_mechanisms(spec, folder)
+    if wanted:
+        try:
+            own.compile()
+        except InputError as error:
+            raise UsageError(f"mechanisms: {spec.mechanisms}: {error}") from error
     for cell in spec.cells or ():
         try:
             if cell.id in wanted:
                 if len(wanted) > 1:
                     tell(f"reading the input of {cell.id}, {len(subjects) + 1} of {len(wanted)} …")
-                subjects.append(prepare_cell(cell, spec, folder, keep_recordings))
+                subjects.append(prepare_cell(cell, spec, folder, own, keep_recordings))
             else:
                 _check_files(cell, folder)
         except InputError as error:
@@ -92,14 +100,18 @@ def _check_files(cell: CellSpec, folder: Path) -> None:
             raise InputError(f"{key}: {path} does not exist. {_where(folder)}")
 
 
-def stage_plans(spec: FitSpec, cell: str, folder: Path) -> tuple[StagePlan, ...]:
-    """Return the stages of a cell's recipe, without a look at its data (which may leave some out)."""
+def stage_plans(spec: FitSpec, folder: Path) -> dict[str, tuple[StagePlan, ...]]:
+    """Return cell -> stages of its recipe, without a look at its data (which may leave some out)."""
     from neurosim.recipe import load_recipe
 
-    if spec.evaluator is not None:
-        return _stage_plans(spec, [USER_STAGE])
-    dendrite = next(c.dendrite for c in spec.cells or () if c.id == cell)
-    return _stage_plans(spec, [stage.name for stage in load_recipe(spec.recipe, dendrite, folder).stages])
+    if spec.cells is None:
+        return {spec.name: _stage_plans(spec, [USER_STAGE])}
+    known = job_mechanisms(spec, folder).known
+    plans = {}
+    for dendrite in {cell.dendrite for cell in spec.cells}:
+        stages = load_recipe(spec.recipe, dendrite, folder, known).stages
+        plans[dendrite] = _stage_plans(spec, [stage.name for stage in stages])
+    return {cell.id: plans[cell.dendrite] for cell in spec.cells}
 
 
 def input_files(spec: FitSpec, folder: Path) -> dict[str, str]:
@@ -125,7 +137,7 @@ def input_files(spec: FitSpec, folder: Path) -> dict[str, str]:
             continue
         if not (folder / path).exists():
             raise UsageError(f"{key}: {path} does not exist. {_where(folder)}")
-        for file in _files(folder / path):
+        for file in _files(key, folder / path):
             name = str(path) if file == folder / path else f"{path}/{file.relative_to(folder / path)}"
             found[name] = hashlib.sha256(file.read_bytes()).hexdigest()
     return found
@@ -135,12 +147,23 @@ def _where(folder: Path) -> str:
     return f"Paths start at the job file's folder, {folder}; correct it."
 
 
-def _files(path: Path) -> Iterable[Path]:
-    return sorted(f for f in path.rglob("*") if f.is_file()) if path.is_dir() else [path]
+def _files(key: str, path: Path) -> Iterable[Path]:
+    if not path.is_dir():
+        return [path]
+    # Of mechanisms only what is compiled: NEURON's nrnivmodl leaves much more in such a folder.
+    found = path.glob("*.mod") if key == "mechanisms" else path.rglob("*")
+    return sorted(file for file in found if file.is_file())
 
 
-def prepare_cell(cell: CellSpec, spec: FitSpec, folder: Path, keep_recording: bool = False) -> CellSubject:
+def prepare_cell(
+    cell: CellSpec, spec: FitSpec, folder: Path, own: UserMechanisms, keep_recording: bool = False
+) -> CellSubject:
     """Return one cell's morphology, targets and stages; its recording, which is large, only if asked.
+
+    Parameters
+    ----------
+    own : UserMechanisms
+        Those of the job, as `job_mechanisms` returns them.
 
     Raises
     ------
@@ -152,13 +175,14 @@ def prepare_cell(cell: CellSpec, spec: FitSpec, folder: Path, keep_recording: bo
     from neurosim.morphology import check_morphology
     from neurosim.recipe import load_recipe
 
-    recipe = load_recipe(spec.recipe, cell.dendrite, folder)
+    recipe = load_recipe(spec.recipe, cell.dendrite, folder, own.known)
     _check_stage_names(spec, [stage.name for stage in recipe.stages])
     axon = cell.axon or recipe.axon
     summary = check_morphology(folder / cell.morphology, axon)
     recording, stage_targets, own_bounds = _targets(cell, recipe, folder)
     numbers = tuple(stage_targets)
-    warnings = tuple(w for targets in stage_targets.values() for w in targets.warnings)
+    warnings = said_of(own, recipe, spec.mechanisms)
+    warnings += tuple(w for targets in stage_targets.values() for w in targets.warnings)
     if spec.recipe == BY_SPIKES and recording is not None:
         from neurosim.perisomatic.targets import fit_note
 
@@ -179,6 +203,7 @@ def prepare_cell(cell: CellSpec, spec: FitSpec, folder: Path, keep_recording: bo
         recording=recording if keep_recording else None,
         junction_potential_mV=cell.junction_potential_mV,
         warnings=tuple(dict.fromkeys(warnings)),
+        own_mechanisms=own,
     )
 
 

@@ -84,7 +84,7 @@ def _run(
     from jobs.fit.engine_choice import choices_of, recorded_choices
     from jobs.fit.fits import Budget, Fits
     from jobs.fit.preparation import Preparation
-    from jobs.fit.prepare import cell_ids, stage_plans
+    from jobs.fit.prepare import stage_plans
     from jobs.log import run_log
     from jobs.progress import Progress
     from jobs.provenance import open_run
@@ -103,7 +103,7 @@ def _run(
             console.print(f"{spec.name}: all cells are finished. Results in {store.root}", soft_wrap=True)
             return
         later = [cell for cell in spec.cells or () if cell.id in left and cell.id not in ready]
-        plans = {id: stage_plans(spec, id, folder) for id in cell_ids(spec)}
+        plans = stage_plans(spec, folder)
         plans |= {id: subject.stages for id, subject in ready.items()}
         before = store.read_text(STATUS)
         recorded = recorded_choices(store.read_events())

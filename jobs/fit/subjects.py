@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from neurosim.fit_model import FitModel, MorphologyFile
+from neurosim.mechanisms import UserMechanisms
 
 if TYPE_CHECKING:
     from neurosim.evolution import FastConfig, PaperConfig
@@ -113,6 +114,7 @@ class CellSubject:
     recording: "Recording | None"
     junction_potential_mV: float
     warnings: tuple[str, ...]
+    own_mechanisms: UserMechanisms
 
     @property
     def kind(self) -> str:
@@ -170,6 +172,7 @@ class CellSubject:
             distributions=distributions,
             targets=self.targets[stage],
             accuracy=accuracy,
+            own=self.own_mechanisms,
         )
 
 

@@ -12,12 +12,14 @@ from cluster.schemas import PARAMETER_PREFIX
 from cluster.store import POOLED, RunStore
 from jobs.carrying_out import refuse_missing
 from jobs.errors import UsageError
+from jobs.fit.own_mechanisms import job_mechanisms
 from jobs.fit.spec import CellSpec, FitSpec
 from jobs.fit.subjects import CellSubject
 from jobs.populations.spec import FitFileSpec, ModelsSpec, PopulationSpec
 from jobs.spec import parse_job
 from neurosim.faults import nearest
 from neurosim.fit_model import FitModel, MorphologyFile
+from neurosim.mechanisms import UserMechanisms
 from neurosim.population import (
     FINAL_ATOL,
     Population,
@@ -85,8 +87,9 @@ def refuse_missing_models(spec: PopulationSpec, folder: Path) -> None:
 def _of_run(root: Path, cells: Sequence[str] | None, best: int | None) -> list[Population]:
     store, spec, job_folder = open_fit(root)
     winners = _winners(store)
+    own = job_mechanisms(spec, job_folder)
     return [
-        _of_cell(store, spec, job_folder, cell, winners).best(best)
+        _of_cell(store, spec, job_folder, cell, own, winners).best(best)
         for cell in _cells_with_models(root, cells)
     ]
 
@@ -189,11 +192,16 @@ def _winners(store: RunStore) -> dict[str, dict[str, Mapping[str, float]]]:
 
 
 def _of_cell(
-    store: RunStore, spec: FitSpec, job_folder: Path, cell: CellSpec, winners: Mapping[str, Any]
+    store: RunStore,
+    spec: FitSpec,
+    job_folder: Path,
+    cell: CellSpec,
+    own: UserMechanisms,
+    winners: Mapping[str, Any],
 ) -> Population:
     from jobs.fit.prepare import prepare_cell
 
-    subject = prepare_cell(cell, spec, job_folder)
+    subject = prepare_cell(cell, spec, job_folder, own)
     hall = store.read_hall_of_fame(cell.id)
     assert hall is not None
     model = _model(subject, winners.get(cell.id, {}))

@@ -20,6 +20,7 @@ class SampleSpec(JobSpec):
     kind: Literal["sample"] = "sample"
     cells: Annotated[list[CellSpec], Field(min_length=1)]
     recipe: str = "all-active"
+    mechanisms: Path | None = None
     draws: PositiveInt
     design: Literal["sobol", "latin-hypercube"] = "sobol"
     scale: Literal["linear", "log"] = "linear"
@@ -56,7 +57,7 @@ class SampleSpec(JobSpec):
 
     def as_fit(self) -> FitSpec:
         """Return a fit of the same cells: it knows their targets and bounds."""
-        return FitSpec(name=self.name, cells=self.cells, recipe=self.recipe)
+        return FitSpec(name=self.name, cells=self.cells, recipe=self.recipe, mechanisms=self.mechanisms)
 
     def paths_named(self) -> list[Path]:
         """Return all paths that the job reads."""

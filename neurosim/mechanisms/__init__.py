@@ -2,10 +2,12 @@
 
 from neurosim.mechanisms.catalogue import MECHANISMS, Mechanism, describe, read_mechanism
 from neurosim.mechanisms.compiling import compile_mechanisms, load_mechanisms
+from neurosim.mechanisms.own import UserMechanisms
 
 __all__ = [
     "MECHANISMS",
     "Mechanism",
+    "UserMechanisms",
     "compile_mechanisms",
     "describe",
     "load_mechanisms",

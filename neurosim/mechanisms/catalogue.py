@@ -8,6 +8,11 @@ from pathlib import Path
 from neurosim.errors import InputError
 
 MOD_FOLDER = Path(__file__).with_name("mod")
+NO_MECHANISM = "nothing"  # the SUFFIX of files that have functions only
+NEURON_KEYWORDS = frozenset(
+    "SUFFIX POINT_PROCESS ARTIFICIAL_CELL USEION READ WRITE VALENCE REPRESENTS NONSPECIFIC_CURRENT "
+    "ELECTRODE_CURRENT RANGE GLOBAL POINTER BBCOREPOINTER EXTERNAL RANDOM THREADSAFE".split()
+)
 
 
 @dataclass(frozen=True)
@@ -40,34 +45,71 @@ def read_mechanism(path: Path) -> Mechanism:
     InputError
         The file is missing, or declares no ``SUFFIX`` (point processes are not section mechanisms).
     """
-    try:
-        text = path.read_text(errors="replace")
-    except OSError as error:
-        raise InputError(
-            f"{path}: expected an NMODL file, but it cannot be read ({error.strerror})."
-        ) from error
-    text = re.sub(r"\bCOMMENT\b.*?\bENDCOMMENT\b", "", text, flags=re.DOTALL)
-    text = re.sub(r"\bVERBATIM\b.*?\bENDVERBATIM\b", "", text, flags=re.DOTALL)
-    text = re.sub(r"[:?].*", "", re.sub(r"^\s*TITLE.*", "", text, flags=re.MULTILINE))
-    declared = _block(text, "NEURON")
-    suffix = re.search(r"\bSUFFIX\s+(\w+)", declared)
-    if suffix is None:
+    mechanism = parse_mechanism(read_nmodl(path))
+    if mechanism is None:
         raise InputError(
             f"{path}: expected a NEURON block with a SUFFIX (a density mechanism), found none. "
             "Point processes and artificial cells cannot be inserted by a recipe."
         )
-    ranges = {
-        name for names in re.findall(r"\bRANGE\s+([\w\s,]+?)(?=\b[A-Z_]{4,}\b|$)", declared)
-        for name in re.findall(r"\w+", names)
-    }  # fmt: skip
-    values = re.findall(r"(\w+)\s*=\s*([-+]?[\d.]+(?:[eE][-+]?\d+)?)", _block(text, "PARAMETER"))
-    uses = re.findall(r"\bUSEION\s+(\w+)((?:\s+(?:READ|WRITE)\s+[\w\s,]+?(?=\b[A-Z_]{4,}\b|$))*)", declared)
-    return Mechanism(
-        name=suffix.group(1),
-        parameters={name: float(value) for name, value in values if name in ranges},
-        ions=tuple(ion for ion, _ in uses),
-        reversal_ions=tuple(ion for ion, how in uses if re.search(rf"\be{ion}\b", how)),
+    return mechanism
+
+
+def read_nmodl(path: Path) -> str:
+    """Return the text of an NMODL file, which may be as old as its encoding.
+
+    Raises
+    ------
+    InputError
+        It cannot be read.
+    """
+    try:
+        try:
+            return path.read_text("utf-8-sig")
+        except UnicodeDecodeError:
+            return path.read_text("latin-1")
+    except OSError as error:
+        raise InputError(
+            f"{path}: expected an NMODL file, but it cannot be read ({error.strerror})."
+        ) from error
+
+
+def parse_mechanism(text: str) -> Mechanism | None:
+    """Return the density mechanism of an NMODL text, None where it is something else."""
+    text = re.sub(r"\bCOMMENT\b.*?\bENDCOMMENT\b", "", text, flags=re.DOTALL)
+    text = re.sub(r"\bVERBATIM\b.*?\bENDVERBATIM\b", "", text, flags=re.DOTALL)
+    text = re.sub(r"[:?].*", "", re.sub(r"^\s*TITLE.*", "", text, flags=re.MULTILINE))
+    declared = _declarations(text)
+    name = next((words[0] for keyword, words in declared if keyword == "SUFFIX" and words), NO_MECHANISM)
+    if name == NO_MECHANISM:
+        return None
+    ranges = {word for keyword, words in declared if keyword == "RANGE" for word in words}
+    values = re.findall(
+        r"\b([A-Za-z]\w*)\b(?:\s*=\s*([-+]?[\d.]+(?:[eE][-+]?\d+)?))?",
+        re.sub(r"\(.*?\)", "", _block(text, "PARAMETER")),  # without units
     )
+    uses: dict[str, list[str]] = {}
+    for keyword, words in declared:
+        if keyword == "USEION":
+            uses |= {ion: [] for ion in words[:1]}
+        elif keyword in ("READ", "WRITE") and uses:
+            uses[list(uses)[-1]] += words
+    return Mechanism(
+        name=name,
+        parameters={name: float(value or 0.0) for name, value in values if name in ranges},
+        ions=tuple(uses),
+        reversal_ions=tuple(ion for ion, variables in uses.items() if f"e{ion}" in variables),
+    )
+
+
+def _declarations(text: str) -> list[tuple[str, list[str]]]:
+    """Return the keywords of the NEURON block, each with the words that follow it."""
+    found: list[tuple[str, list[str]]] = []
+    for word in re.findall(r"\w+", _block(text, "NEURON")):
+        if word in NEURON_KEYWORDS:
+            found.append((word, []))
+        elif found:
+            found[-1][1].append(word)
+    return found
 
 
 def _block(text: str, keyword: str) -> str:

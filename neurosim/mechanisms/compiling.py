@@ -5,20 +5,23 @@ import fcntl
 import hashlib
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from neurosim.errors import InputError
 from neurosim.mechanisms.catalogue import OWN_SOURCES, describe, read_mechanism
 
+COLOUR = re.compile(r"\x1b\[\d*m")
 LIBRARY_NAMES = ("libnrnmech.so", "libnrnmech.dylib")
-_loaded: set[str] = set()  # cache keys
+_loaded: dict[str, bytes] = {}  # name -> SHA-256 of its NMODL
 
 
 def cache_folder() -> Path:
@@ -61,38 +64,48 @@ def compile_mechanisms(sources: Sequence[Path] | None = None) -> Path:
 def load_mechanisms(extra: Sequence[Path] = ()) -> None:
     """Load the project's mechanisms, and NMODL files of the user's own, into this process's NEURON.
 
-    Compiles what was not compiled before on this machine. Calling it again does nothing.
+    A file of the user's takes the place of the project's mechanism of that name. Compiles what was not
+    compiled before on this machine. Calling it again does nothing.
 
     Raises
     ------
     InputError
-        As `compile_mechanisms`; or a mechanism of that name is in NEURON already, from elsewhere.
+        As `compile_mechanisms`; or NEURON holds another mechanism of such a name already.
     """
-    _load(None)
-    if extra:
-        _load(extra)
+    own = dict(zip(describe(extra), extra, strict=True))
+    ours = dict(zip(describe(OWN_SOURCES), OWN_SOURCES, strict=True))
+    _load({name: path for name, path in ours.items() if name not in own})
+    _load(own)
 
 
-def _load(sources: Sequence[Path] | None) -> None:
-    files = _files(sources)
-    names = describe(files)
-    key = _key(files)
-    if key in _loaded:
+def _load(sources: Mapping[str, Path]) -> None:
+    digests = {name: hashlib.sha256(path.read_bytes()).digest() for name, path in sources.items()}
+    new = {name for name, digest in digests.items() if _loaded.get(name) != digest}
+    if not new:
         return
-    folder = compile_mechanisms(sources)
-    os.environ.setdefault("NEURON_MODULE_OPTIONS", "-nogui")  # or it warns of a missing display
-    import neuron
-
-    taken = sorted(names.keys() & _mechanisms_in(neuron.h))
+    neuron = _imported_neuron()
+    taken = sorted(new & _mechanisms_in(neuron.h))
     if taken:
         raise InputError(
-            f"NEURON already holds mechanisms called {', '.join(taken)} that come from elsewhere: it loads "
-            f"the compiled ones of the current folder ({Path.cwd()}) and of NRN_NMODL_PATH when it starts, "
-            "and a name can be used once. Run from another folder, unset NRN_NMODL_PATH, or rename the "
-            "SUFFIX in your own file."
+            f"NEURON already holds mechanisms called {', '.join(taken)} that come from elsewhere: from "
+            f"NRN_NMODL_PATH, from the current folder ({Path.cwd()}) if something else imported NEURON, "
+            "or from a model that was simulated in this process before. A name can be used once: unset "
+            "NRN_NMODL_PATH, run from another folder, or rename the SUFFIX in your own file."
         )
+    folder = compile_mechanisms([sources[name] for name in new])
     neuron.h.nrn_load_dll(str(_library(folder)))
-    _loaded.add(key)
+    _loaded.update({name: digests[name] for name in new})
+
+
+def _imported_neuron() -> Any:
+    """Import NEURON, which would load what is compiled in the current folder, from an empty one."""
+    os.environ.setdefault("NEURON_MODULE_OPTIONS", "-nogui")  # or it warns of a missing display
+    if "neuron" not in sys.modules:
+        with tempfile.TemporaryDirectory() as empty, contextlib.chdir(empty):
+            import neuron
+    import neuron
+
+    return neuron
 
 
 def _files(sources: Sequence[Path] | None) -> tuple[Path, ...]:
@@ -163,10 +176,11 @@ def _compile_into(folder: Path, files: Sequence[Path]) -> None:
             text=True,
         )
         if result.returncode != 0 or _library(work) is None:
-            said = (result.stdout[-1000:] + result.stderr[-2000:]).strip()
+            said = COLOUR.sub("", result.stdout[-1000:] + result.stderr[-2000:]).strip()
             raise InputError(
                 f"The mechanisms {', '.join(f.stem for f in files)} did not compile (nrnivmodl, exit code "
-                f"{result.returncode}). Mend the NMODL file or the compiler that it names:\n{said}"
+                f"{result.returncode}). Mend the NMODL file (called by its SUFFIX here) or the compiler that "
+                f"is named:\n{said}"
             )
         if folder.exists():  # left without a library by somebody's cleaning
             shutil.rmtree(folder)

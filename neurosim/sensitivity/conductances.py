@@ -35,6 +35,6 @@ def default_conductances(parameters: Sequence[str]) -> tuple[str, ...]:
         raise InputError(
             "parameters: expected transient sodium, Kv3.1 or K_T in the soma or the axon of the models, "
             f"found {', '.join(found) or 'none'}. Name the wanted ones; the models have "
-            f"{', '.join(conductances(parameters)) or 'no conductances'}."
+            f"{', '.join(conductances(parameters) or parameters)}."
         )
     return tuple(found)

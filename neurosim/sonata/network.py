@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neurosim.allen import PASSIVE, write_fit
+from neurosim.allen import write_fit
 from neurosim.distribution import UNIFORM, bluepyopt_distribution
 from neurosim.errors import InputError
 
@@ -113,9 +113,10 @@ def write_sonata(
             junction_potential_mV,
             sweeps,
             sections,
+            model.own.known,
         )
         (components / "morphologies" / "cell.swc").write_bytes(model.morphology.content)
-        copy_mechanisms(components / "mechanisms" / "modfiles", model.mechanisms)
+        model.own.copy(model.mechanism_names, components / "mechanisms" / "modfiles")
         shutil.copyfile(Path(__file__).with_name("run_bionet.py"), folder / "run_bionet.py")
         (folder / "distributions.py").write_text(_distributions(distributions, sections))
         _write_nodes(folder / "network", processing)
@@ -126,16 +127,6 @@ def write_sonata(
         (folder / "README.txt").write_text(readme)
     except OSError as error:
         raise InputError(f"{folder}: cannot be written ({error.strerror}).") from error
-
-
-def copy_mechanisms(folder: Path, mechanisms: Mapping[str, Sequence[str]]) -> None:
-    """Copy the NMODL files of a cell's mechanisms into `folder`."""
-    import neurosim.mechanisms
-
-    source = Path(neurosim.mechanisms.__file__).parent / "mod"
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in sorted({name for names in mechanisms.values() for name in names} - {PASSIVE}):
-        shutil.copyfile(source / f"{name}.mod", folder / f"{name}.mod")
 
 
 def _folders(folder: Path) -> Path:

@@ -77,9 +77,7 @@ class VectorCell:
     def __init__(self, model: "FitModel") -> None:
         from bluepyopt.ephys.simulators import NrnSimulator
 
-        from neurosim.mechanisms import load_mechanisms
-
-        load_mechanisms()
+        model.own.load()
         self.parameter_names = tuple(parameter.full_name for parameter in model.free)
         self._v_init_mV = model.conditions.v_init_mV
         simulator = NrnSimulator(cvode_active=False)
@@ -105,7 +103,8 @@ class VectorCell:
         set_by_parameters = rows_of_parameters(list(cell.params.values()), icell, distances)
         nodes_of = _kinds(tree, h)
         names = sorted({name for kind in nodes_of for name in kind.mechanisms})
-        syntax = read_syntax(names)
+        with model.own.written() as paths:
+            syntax = read_syntax(names, paths)
         self.has_chains = any(syntax[name].schemes for name in names)
         ions = {ion for kind in nodes_of for ion in kind.nernst}
         plan = KernelPlan.of(

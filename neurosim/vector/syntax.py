@@ -23,6 +23,7 @@ BUILT_IN = {"pas": "passive.mod", "hh": "hh.mod"}
 PLAIN_SOURCES = tuple(sorted(Path(__file__).with_name("mod").glob("*.mod")))
 # The values that NEURON itself puts in.
 _FARADAY, _GAS = 96485.3321233100184, 8.3144626181532395
+_BOLTZMANN, _ELEMENTARY_CHARGE = 1.380649e-23, 1.602176634e-19
 UNIT_FACTORS = {
     ("faraday", "coulombs"): _FARADAY,
     ("faraday", "coulomb"): _FARADAY,
@@ -30,6 +31,10 @@ UNIT_FACTORS = {
     ("faraday", "10000 coulomb"): _FARADAY / 1e4,
     ("k-mole", "joule/degC"): _GAS,
     ("k-mole", "joule/kelvin"): _GAS,
+    ("k", "joule/degC"): _BOLTZMANN,
+    ("k", "joule/kelvin"): _BOLTZMANN,
+    ("e", "coulomb"): _ELEMENTARY_CHARGE,
+    ("e", "coulombs"): _ELEMENTARY_CHARGE,
     ("pi", "1"): math.pi,
 }
 

@@ -46,9 +46,6 @@ def measure(folder: Path, individuals: int, duration_ms: float) -> dict[str, Any
     h.nrn_load_dll(str(libraries / "libnrnmech.so"))
     from bluepyopt.ephys.simulators import NrnSimulator
 
-    import neurosim.mechanisms
-
-    neurosim.mechanisms.load_mechanisms = lambda *_: None  # ours are loaded already
     from tests.benchmarks.evaluation import mouse_problem, sets_around
 
     problem, known = mouse_problem()

@@ -363,3 +363,19 @@ def test_a_users_file_loads_beside_ours_and_may_not_take_our_names(h, cache, tmp
     assert section(0.5).g_UsersLeak == pytest.approx(0.001)
     with pytest.raises(InputError, match="already holds mechanisms called Ih"):
         load_mechanisms([_leak(tmp_path, "Ih")])
+
+
+def test_what_is_compiled_in_the_current_folder_is_not_in_the_way(cache, tmp_path):
+    source = _leak(tmp_path)
+    (compiled,) = [path for path in compile_mechanisms([source]).iterdir() if path.name != "mod"]
+    (tmp_path / compiled.name).symlink_to(compiled)
+    program = textwrap.dedent(f"""
+        from pathlib import Path
+        from neurosim.mechanisms import compiling
+        compiling.OWN_SOURCES = ()
+        compiling.load_mechanisms([Path({str(source)!r})])
+        import neuron
+        neuron.h.Section().insert("TestLeak")
+    """)
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

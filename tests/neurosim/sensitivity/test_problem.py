@@ -53,3 +53,5 @@ def test_by_default_sodium_and_two_potassium_conductances_in_soma_and_axon():
     )
     with pytest.raises(InputError, match="the models have gbar_SK.soma"):
         default_conductances(["gbar_SK.soma", "Ra.all"])
+    with pytest.raises(InputError, match="the models have gnabar_Mine.soma, Ra.all"):
+        default_conductances(["gnabar_Mine.soma", "Ra.all"])

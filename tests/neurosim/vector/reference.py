@@ -7,12 +7,14 @@ import numpy as np
 
 from neurosim.cell import CellParameter, Conditions
 from neurosim.fit_model import FitModel, MorphologyFile
+from neurosim.mechanisms import UserMechanisms
 from neurosim.protocols import StepProtocol
 from neurosim.simulator import Accuracy
 from neurosim.targets import TargetSet
 from tests.neurosim.small_cells import AXON_SWC
 
 SPIKE_MV = -20.0
+NO_OWN = UserMechanisms()
 SPINY = {
     "all": ("pas",),
     "soma": ("Ih", "NaTs2_t", "Nap_Et2", "K_Tst", "K_Pst", "Kv3_1", "SK", "Ca_HVA", "Ca_LVA", "CaDynamics"),
@@ -57,6 +59,7 @@ def made_up_cell(
     fixed: Mapping[str, float] | None = None,
     distributions: Mapping[str, str] | None = None,
     axon: str = "stub",
+    own: UserMechanisms = NO_OWN,
 ) -> FitModel:
     """Return a small branched cell with free parameters about the given values."""
     spread = distributions or {}
@@ -77,6 +80,7 @@ def made_up_cell(
         distributions={},
         targets=TargetSet({}, ()),
         accuracy=Accuracy(),
+        own=own,
     )
 
 
@@ -93,9 +97,7 @@ def neuron_voltages(
     """Return the voltages of soma and axon as NEURON integrates them in fixed steps."""
     from bluepyopt.ephys.simulators import NrnSimulator
 
-    from neurosim.mechanisms import load_mechanisms
-
-    load_mechanisms()
+    model.own.load()
     simulator = NrnSimulator(cvode_active=False, dt=dt_ms)
     h = simulator.neuron.h
     cell = model.build_cell()

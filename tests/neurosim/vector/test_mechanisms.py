@@ -54,6 +54,12 @@ def test_a_plain_source_is_of_the_same_mechanism_as_the_one_for_neuron():
         assert read_mechanism(path) == read_mechanism(MOD_FOLDER / path.name)
 
 
+def test_a_users_file_comes_before_ours(tmp_path):
+    (tmp_path / "NaV.mod").write_text(PLAIN_SOURCES[0].read_text().replace("gbar = 0.015", "gbar = 0.5"))
+    assert read_syntax(["NaV"])["NaV"].parameters["gbar"] == 0.015
+    assert read_syntax(["NaV"], [tmp_path / "NaV.mod"])["NaV"].parameters["gbar"] == 0.5
+
+
 def test_the_temperature_becomes_a_number():
     density = make_density(read_syntax(["Im"])["Im"], 34.0)
     graph = density.graph

@@ -1,6 +1,5 @@
 """Random mechanisms: the kernel gives the voltages that NEURON gives with the same NMODL."""
 
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -26,21 +25,16 @@ SEEDS = [2, 3, 4, 6, 7, 9, 24, 36, 41, 79]
 
 def runs(folder: Path, seeds: list[int]):
     """Return what both engines give with half of the mechanisms in the soma and half in the dendrites."""
-    from neurosim.mechanisms import MECHANISMS, load_mechanisms
-    from neurosim.mechanisms.catalogue import describe
-    from neurosim.vector import cell, compiling
-    from neurosim.vector.syntax import read_syntax
+    from neurosim.mechanisms import UserMechanisms
+    from neurosim.vector import compiling
 
     paths = write_mechanisms(folder, seeds)
-    MECHANISMS.update(describe(paths))
-    load_mechanisms(paths)
-    cell.read_syntax = partial(read_syntax, sources=paths)
     compiling.FLAGS = [{"-O3": "-O1"}.get(flag, flag) for flag in compiling.FLAGS]  # compiles faster
     names = [path.stem for path in paths]
     half = len(names) // 2
     placed = {"all": ("pas",), "soma": (*SOMA, *names[:half]), "dend": (*SOMA[2:], *names[half:])}
     values = VALUES | {"gbar_Ca_HVA.dend": 2e-5}
-    model = made_up_cell(placed, values)
+    model = made_up_cell(placed, values, own=UserMechanisms.read(folder))
     return [both(model, np.array([list(values.values())]), STEP, order) for order in (1, 2)]
 
 
