@@ -108,7 +108,7 @@ class VectorCell:
         self.has_chains = any(syntax[name].schemes for name in names)
         ions = {ion for kind in nodes_of for ion in kind.nernst}
         plan = KernelPlan.of(
-            [make_density(syntax[name], model.conditions.celsius) for name in names],
+            [make_density(syntax[name], model.conditions.celsius, self._v_init_mV) for name in names],
             list(nodes_of),
             {ion: h.nernst(1.0, math.e, h.ion_charge(f"{ion}_ion")) for ion in ions},
         )

@@ -50,8 +50,8 @@ class Density:
         return any(name.startswith(("ci:", "co:")) for name in self.step)
 
 
-def make_density(syntax: Syntax, celsius: float) -> Density:
-    """Turn a mechanism into arithmetic at a temperature in degrees Celsius.
+def make_density(syntax: Syntax, celsius: float, v_init_mV: float) -> Density:
+    """Turn a mechanism into arithmetic at a temperature in degrees Celsius, which starts at a voltage.
 
     Raises
     ------
@@ -59,7 +59,7 @@ def make_density(syntax: Syntax, celsius: float) -> Density:
         Something in it that no kernel is made of; the mechanism is named.
     """
     graph = Graph()
-    start = _started(syntax, graph, celsius)
+    start = _started(syntax, graph, celsius, v_init_mV)
     changing = {*syntax.states, *_solve_and_draw(syntax, graph, celsius, {})[2]}
     fixed = {
         name: node
@@ -106,7 +106,7 @@ def _slope(syntax: Syntax, graph: Graph, name: str, current: Node) -> Node:
         raise syntax.refuse(f"the current {name} without a CONDUCTANCE statement ({error})") from error
 
 
-def _started(syntax: Syntax, graph: Graph, celsius: float) -> Run:
+def _started(syntax: Syntax, graph: Graph, celsius: float, v_init_mV: float) -> Run:
     """Carry out INITIAL."""
     run = Run(syntax, graph, celsius, at_start=True)
     run.values |= {name: run.parameter(name) for name in syntax.parameters if name in syntax.assigned}
@@ -114,7 +114,7 @@ def _started(syntax: Syntax, graph: Graph, celsius: float) -> Run:
         if ion_input(syntax, state) is None:
             known = f"{state}0" in syntax.parameters
             run.values[state] = run.read(f"{state}0") if known else graph.const(0.0)
-    run.carry_out(syntax.blocks.get("INITIAL", []), Settling())
+    run.carry_out(syntax.blocks.get("INITIAL", []), Settling(v_init_mV))
     return run
 
 

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from neurosim.vector import kinetic
 from neurosim.vector.graph import Node, NotDifferentiable
 from neurosim.vector.kinetic import NotUnique, Scheme
@@ -26,19 +28,66 @@ def solve(run: Run, statement: Tree) -> str:
     return used
 
 
+@dataclass(frozen=True)
 class Settling:
-    """SOLVE statements of INITIAL."""
+    """SOLVE statements of INITIAL, where all voltages are `v_init_mV`."""
+
+    v_init_mV: float
 
     def take(self, run: Run, what: str, inner: list[Tree]) -> bool:
-        name, *method = (text(part) for part in inner) if what == "SteadyBlock" else ("",)
-        if name not in run.syntax.schemes or method != ["sparse"]:
-            return False
-        fresh = Run(run.syntax, run.graph, run.celsius, run.values, run.constants, run.at_start)
-        scheme = _reactions(fresh, name)
+        name, *method = (text(part) for part in inner) if what in ("SteadyBlock", "SolveBlock") else ("",)
+        fresh = Run(run.syntax, run.graph, run.celsius, dict(run.values), run.constants, run.at_start)
+        if what == "SteadyBlock" and name in run.syntax.schemes and method == ["sparse"]:
+            scheme = _reactions(fresh, name)
+            try:
+                run.values = fresh.values | kinetic.settle(run.graph, scheme)
+            except NotUnique as error:
+                raise run.syntax.refuse(f"SOLVE {name} STEADYSTATE {error}") from error
+            return True
+        if what == "SolveBlock" and name in run.syntax.systems and not method:
+            before = {state: run.values[state] for state in run.syntax.states if state in run.values}
+            solved = self._solved(fresh, name)
+            run.values = fresh.values | before | solved
+            return True
+        return False
+
+    def _solved(self, run: Run, name: str) -> dict[str, Node]:
+        """Return the states that a LINEAR block determines, as numbers."""
+        system = _System()
+        unknown = {state: run.graph.input(f"x:{state}") for state in run.syntax.states}
+        run.values |= unknown
+        run.carry_out(run.syntax.systems[name], system)
+        rows = [_linear(run, name, node, list(unknown.values())) for node in system.differences]
+        states = [s for s, node in unknown.items() if any(run.graph.value(a[node]) != 0 for a, _ in rows)]
+        numbers = [[self._number(run, name, a[unknown[s]]) for s in states] for a, _ in rows]
+        right = [-self._number(run, name, rest) for _, rest in rows]
         try:
-            run.values = fresh.values | kinetic.settle(run.graph, scheme)
-        except NotUnique as error:
-            raise run.syntax.refuse(f"SOLVE {name} STEADYSTATE {error}") from error
+            found = np.linalg.solve(np.array(numbers), np.array(right))
+        except (ValueError, np.linalg.LinAlgError) as error:
+            raise run.syntax.refuse(
+                f"{name}, whose equations do not determine its states ({error})"
+            ) from error
+        return {state: run.graph.const(value) for state, value in zip(states, found.tolist(), strict=True)}
+
+    def _number(self, run: Run, name: str, node: Node) -> float:
+        graph = run.graph
+        value = graph.value(graph.replace(node, {"v": graph.const(self.v_init_mV)}))
+        if value is None:
+            raise run.syntax.refuse(f"{name}, whose equations depend on more than the voltage,")
+        return value
+
+
+@dataclass
+class _System:
+    """The equations of a LINEAR block, each as the difference of its sides."""
+
+    differences: list[Node] = field(default_factory=list)
+
+    def take(self, run: Run, what: str, inner: list[Tree]) -> bool:
+        if what != "LinEquation":
+            return False
+        left, right = (run.value(side) for side in inner)
+        self.differences.append(run.graph.apply("-", left, right))
         return True
 
 

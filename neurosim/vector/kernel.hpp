@@ -33,7 +33,7 @@ struct Setup {
 };
 
 static constexpr double RUNAWAY_MV = 1000.0;
-static constexpr int LARGEST_GROWTH = 2;  // half of a step is what the next one may be longer
+static constexpr int64_t GROWTH = 2;  // the next step may be longer by half
 
 template <class T> struct Compartments {
   typedef typename Types<T>::V V;
@@ -140,7 +140,7 @@ template <class T, class Membranes> struct Simulation {
       lane[l].step = lane[l].until_change(s.shortest);
       is_new[l] = true;
       fill(l);
-      keep(l, b.v);
+      keep(l, nullptr);
       ++begun;
       ++active;
     }
@@ -279,7 +279,7 @@ template <class T, class Membranes> struct Simulation {
     const double curvature = changed / (0.5 * (at.step + at.last_step) * s.tick_ms);
     const double wanted = __builtin_sqrt(s.largest_bend / curvature) / s.tick_ms;
     int64_t longest = at.near(s.near) ? s.longest_near : s.longest_away;
-    const int64_t grown = at.step + (at.step + LARGEST_GROWTH - 1) / LARGEST_GROWTH;
+    const int64_t grown = at.step + (at.step + GROWTH - 1) / GROWTH;
     if (grown < longest) longest = grown;
     if (wanted < double(longest)) longest = int64_t(wanted);
     return at.until_change(longest > s.shortest ? longest : s.shortest);

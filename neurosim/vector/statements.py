@@ -24,6 +24,7 @@ _WORDS = {
     "FromStatement": "FROM loops",
     "ReactionStatement": "a reaction outside of a KINETIC block that BREAKPOINT solves, or within IF,",
     "Conserve": "CONSERVE outside of a KINETIC block, or within IF,",
+    "LinEquation": "an equation outside of a LINEAR block that INITIAL solves, or within IF,",
     "DiffEqExpression": "an equation outside of a DERIVATIVE block that BREAKPOINT solves, or within IF,",
     "SolveBlock": "SOLVE elsewhere than in BREAKPOINT, or within IF,",
     "SteadyBlock": "SOLVE with STEADYSTATE elsewhere than in INITIAL, or within IF,",
@@ -34,7 +35,7 @@ _ARITHMETIC = ("+", "-", "*", "/", "pow")
 
 
 class Equations(Protocol):
-    """What takes the statements of a DERIVATIVE or KINETIC block that are not assignments."""
+    """What takes the statements of a DERIVATIVE, KINETIC or LINEAR block that are not assignments."""
 
     def take(self, run: "Run", what: str, inner: list[Tree]) -> bool:
         """Take a statement; tell whether it was one of its own."""

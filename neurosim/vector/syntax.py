@@ -64,8 +64,8 @@ class Syntax:
         Ion, or ``""`` for none, -> variable of a CONDUCTANCE hint.
     blocks : dict
         ``INITIAL`` and ``BREAKPOINT`` -> statements.
-    derivatives, schemes : dict
-        Name of a DERIVATIVE or KINETIC block -> statements.
+    derivatives, schemes, systems : dict
+        Name of a DERIVATIVE, KINETIC or LINEAR block -> statements.
     procedures : dict
         Name of a PROCEDURE or FUNCTION -> (arguments, statements).
     """
@@ -81,12 +81,13 @@ class Syntax:
     blocks: dict[str, list[Tree]] = field(default_factory=dict)
     derivatives: dict[str, list[Tree]] = field(default_factory=dict)
     schemes: dict[str, list[Tree]] = field(default_factory=dict)
+    systems: dict[str, list[Tree]] = field(default_factory=dict)
     procedures: dict[str, tuple[tuple[str, ...], list[Tree]]] = field(default_factory=dict)
 
     @functools.cached_property
     def assigned(self) -> set[str]:
         """The names that statements give a value to, locals included."""
-        blocks = (self.blocks, self.derivatives, self.schemes)
+        blocks = (self.blocks, self.derivatives, self.schemes, self.systems)
         statements = [s for named in blocks for block in named.values() for s in block]
         statements += [s for _, body in self.procedures.values() for s in body]
         found = (e for s in statements for e in find(s, "BinaryExpression"))
@@ -211,6 +212,7 @@ _IGNORED = {
     "UnitState",
     "LocalListStatement",
 }
+_EQUATIONS = {"DerivativeBlock": "derivatives", "KineticBlock": "schemes", "LinearBlock": "systems"}
 _WORDS = {
     "BbcorePointer": "BBCOREPOINTER",
     "ElectrodeCurrent": "ELECTRODE_CURRENT",
@@ -281,9 +283,9 @@ def _read_block(syntax: Syntax, block: Tree) -> None:
             name, *ion = parts(hint)
             syntax.conductances[text(ion[0]) if ion else ""] = text(name)
         syntax.blocks[what.removesuffix("Block").upper()] = statements
-    elif what in ("DerivativeBlock", "KineticBlock"):
+    elif what in _EQUATIONS:
         body = next(p for p in parts(block) if kind(p) == "StatementBlock")
-        (syntax.derivatives if what == "DerivativeBlock" else syntax.schemes)[text(block)] = parts(body)
+        getattr(syntax, _EQUATIONS[what])[text(block)] = parts(body)
     elif what in ("ProcedureBlock", "FunctionBlock"):
         arguments = tuple(text(p) for p in parts(block) if kind(p) == "Argument")
         body = next(p for p in parts(block) if kind(p) == "StatementBlock")

@@ -139,3 +139,14 @@ def test_channels_of_neurons_own_demonstration_are_a_users_too():
     ((neuron, vector),) = in_fresh_process(voltages, [model])
     assert np.ptp(neuron) > 15.0
     np.testing.assert_allclose(vector, neuron, atol=1e-6)
+
+
+def test_a_chain_that_settles_by_linear_equations():
+    folder = (
+        Path(find_spec("bmtk").origin).parent / "utils" / "scripts" / "bionet" / "mechanisms" / "modfiles"
+    )
+    own = UserMechanisms.read(folder).only({"NaV", "Kv3_1"})
+    assert "LINEAR" in own.sources["NaV"]
+    ((neuron, vector),) = in_fresh_process(voltages, [cell("NaV", "Kv3_1", dict(own.sources))])
+    assert np.ptp(neuron) > 80.0
+    np.testing.assert_allclose(vector, neuron, atol=1e-6)

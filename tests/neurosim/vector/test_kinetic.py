@@ -98,7 +98,7 @@ def test_a_steady_state_that_is_not_determined_is_refused():
 
 @pytest.fixture(scope="module")
 def sodium():
-    return make_density(read_syntax(["NaV"])["NaV"], 34.0)
+    return make_density(read_syntax(["NaV"])["NaV"], 34.0, -80.0)
 
 
 def test_the_chain_of_twelve_states_is_cheap(sodium):

@@ -37,7 +37,7 @@ def density(tmp_path):
     def make(text):
         path = tmp_path / "odd.mod"
         path.write_text(text)
-        return make_density(read_syntax(["odd"], [path])["odd"], 34.0)
+        return make_density(read_syntax(["odd"], [path])["odd"], 34.0, -80.0)
 
     return make
 
@@ -45,7 +45,7 @@ def density(tmp_path):
 def test_every_mechanism_of_the_project_and_of_neuron_is_read():
     names = sorted([*(path.stem for path in MOD_FOLDER.glob("*.mod")), *BUILT_IN])
     read = read_syntax(names)
-    assert {make_density(read[name], 34.0).name for name in read} == {*names}
+    assert {make_density(read[name], 34.0, -80.0).name for name in read} == {*names}
 
 
 def test_a_plain_source_is_of_the_same_mechanism_as_the_one_for_neuron():
@@ -61,7 +61,7 @@ def test_a_users_file_comes_before_ours(tmp_path):
 
 
 def test_the_temperature_becomes_a_number():
-    density = make_density(read_syntax(["Im"])["Im"], 34.0)
+    density = make_density(read_syntax(["Im"])["Im"], 34.0, -80.0)
     graph = density.graph
     at = {"v": -40.0, "s:m": 0.2, "dt": 0.1, "p:gbar": 1.0, "e:k": -107.0}
     step = density.step["s:m"]
@@ -135,7 +135,7 @@ def test_constants_are_numbers(density):
     [
         ("NET_RECEIVE(w) { n = 1 }", "NET_RECEIVE blocks"),
         ("FUNCTION_TABLE f(v)", "FUNCTION_TABLE blocks"),
-        ("LINEAR l { ~ n = 1 }", "LINEAR blocks"),
+        ("NONLINEAR l { ~ n*n = 1 }", "NONLINEAR blocks"),
         ("VERBATIM\n#include <stdlib.h>\nENDVERBATIM", "VERBATIM blocks"),
         ("BEFORE STEP { n = 1 }", "BEFORE blocks"),
         ("UNITS { x = (furlong) (meter) }", "the unit factor x"),
@@ -196,6 +196,33 @@ def test_a_scheme_is_read(density):
     assert found.stored == ("c", "o", "x")
     assert found.graph.inputs(found.step.values()) == {"v", "dt", "second", "s:c", "s:o", "s:x"}
     assert found.graph.inputs(found.initial.values()) == {"v"}
+
+
+def start(density, equations, initial="x = 7 SOLVE start"):
+    return density(SCHEME % (initial, "~ c <-> o (1, 2)") + f"LINEAR start {{ {equations} }}")
+
+
+def test_linear_equations_are_solved_where_a_simulation_starts(density):
+    found = start(density, "LOCAL a a = v/8 \n ~ c + o = 3 \n ~ c*a = 2*o - 12 + fabs(v)")
+    graph = found.graph
+    values = {name: graph.value(node) for name, node in found.initial.items()}
+    # -10 c = 2 o + 68, c = 3 - o; x is as it was
+    assert values == {"s:c": pytest.approx(-74 / 8), "s:o": pytest.approx(3 + 74 / 8), "s:x": 7.0}
+
+
+@pytest.mark.parametrize(
+    ("equations", "said"),
+    [
+        ("~ c + o = 3", "do not determine its states"),
+        ("~ c + o = 3 \n ~ 2*c + 2*o = 6", "do not determine its states"),
+        ("~ c*o = 3 \n ~ c = 1", "the equation of start, which is not linear"),
+        ("~ c*g + o = 3 \n ~ c = 1", "start, whose equations depend on more than the voltage"),
+        ("if (v > 0) { ~ c = 1 }", "an equation .*or within IF"),
+    ],
+)
+def test_linear_equations_that_are_not_supported(density, equations, said):
+    with pytest.raises(Unsupported, match=f"mechanism odd: .*{said}"):
+        start(density, equations)
 
 
 def test_only_a_remembered_condition_is_dropped(density):
