@@ -313,9 +313,12 @@ def test_waiting_tasks_are_given_back_when_one_takes_long(bench, monkeypatch):
 
 def test_outcomes_do_not_wait_for_a_hung_batch_mate(bench):
     bench.evaluate([1.0])
-    assignments = bench.batch([1.0, 2.0, "hang"], deadline_s=5.0, expected_s=5.0)
-    report = bench.workbench.exchange(assignments, 3.0)
-    assert [number for number, _ in report.outcomes] == [a.number for a in assignments[:2]]
+    assignments = bench.batch([1.0, 2.0, "hang"], deadline_s=60.0, expected_s=60.0)
+    outcomes = list(bench.workbench.exchange(assignments, 3.0).outcomes)
+    give_up = time.monotonic() + 30
+    while len(outcomes) < 2 and time.monotonic() < give_up:
+        outcomes += bench.workbench.exchange([], 0.5).outcomes
+    assert [number for number, _ in outcomes] == [a.number for a in assignments[:2]]
 
 
 def test_a_child_leaves_no_core_and_has_no_thread_but_one(bench):
