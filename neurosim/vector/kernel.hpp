@@ -28,7 +28,7 @@ struct Setup {
   const int32_t *kind_rows;     // [node of a kind][constant], the same
   const int32_t *places;        // nodes that are recorded; the first one is watched
   double v_init, tick_ms, largest_bend;
-  int64_t shortest, longest_near, longest_away, near;  // steps, and how long after the stimulus is near it
+  int64_t shortest, shortest_away, longest, longest_away, near;  // steps; how long after the stimulus is near it
   const Protocol *protocols;
 };
 
@@ -278,11 +278,13 @@ template <class T, class Membranes> struct Simulation {
     if (at.now == in.start || at.now == in.stop) return at.until_change(s.shortest);
     const double curvature = changed / (0.5 * (at.step + at.last_step) * s.tick_ms);
     const double wanted = __builtin_sqrt(s.largest_bend / curvature) / s.tick_ms;
-    int64_t longest = at.near(s.near) ? s.longest_near : s.longest_away;
+    const bool near = at.near(s.near);
+    const int64_t shortest = near ? s.shortest : s.shortest_away;
+    int64_t longest = near ? s.longest : s.longest_away;
     const int64_t grown = at.step + (at.step + GROWTH - 1) / GROWTH;
     if (grown < longest) longest = grown;
     if (wanted < double(longest)) longest = int64_t(wanted);
-    return at.until_change(longest > s.shortest ? longest : s.shortest);
+    return at.until_change(longest > shortest ? longest : shortest);
   }
 
   void run() {

@@ -26,10 +26,11 @@ class Steps:
         0 and 2. 3 goes to the new voltage in two stages (the diagonally implicit scheme of Alexander 1977,
         SIAM J Numer Anal 14:1006, with gamma = 1 - 1/sqrt(2)) where 2 extrapolates: a conductance that is
         large for the step then makes no voltage ring.
-    shortest, longest_near, longest_away : int
-        In ticks; near is from the beginning of the stimulus until some time after it.
+    shortest, longest : int
+        In ticks, from the beginning of the stimulus until `near_ms` after it.
+    shortest_away, longest_away : int
+        In ticks, at all other times.
     near_ms : float
-        How long after the stimulus.
     largest_bend_mV : float
     record_near, record_away : int
         Ticks from one recorded voltage to the next.
@@ -38,7 +39,8 @@ class Steps:
     tick_ms: float
     order: int
     shortest: int = 1
-    longest_near: int = 1
+    longest: int = 1
+    shortest_away: int = 1
     longest_away: int = 1
     near_ms: float = 0.0
     largest_bend_mV: float = 0.0
@@ -71,7 +73,8 @@ _OF_A_SEARCH = Steps(
     tick_ms=0.00625,
     order=3,
     shortest=4,
-    longest_near=48,
+    longest=48,
+    shortest_away=16,  # one that spikes throughout would hold up the others
     longest_away=800,
     near_ms=100.0,
     largest_bend_mV=0.005,

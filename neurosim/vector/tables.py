@@ -50,7 +50,8 @@ class Setup(ctypes.Structure):
         ("rows", _DOUBLE),
         *((name, _INT) for name in ("kind_size", "kind_nodes", "kind_rows", "places")),
         *((name, ctypes.c_double) for name in ("v_init", "tick_ms", "largest_bend")),
-        *((name, ctypes.c_int64) for name in ("shortest", "longest_near", "longest_away", "near")),
+        *((name, ctypes.c_int64) for name in ("shortest", "shortest_away", "longest", "longest_away")),
+        ("near", ctypes.c_int64),
         ("protocols", ctypes.POINTER(KernelProtocol)),
     ]
 
@@ -192,7 +193,8 @@ def call_kernel(
         tick_ms=steps.tick_ms,
         largest_bend=steps.largest_bend_mV,
         shortest=steps.shortest,
-        longest_near=steps.longest_near,
+        shortest_away=steps.shortest_away,
+        longest=steps.longest,
         longest_away=steps.longest_away,
         near=steps.ticks(steps.near_ms),
         protocols=given,
