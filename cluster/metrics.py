@@ -15,8 +15,7 @@ from typing import Literal
 
 from ray.util.metrics import Counter, Gauge, Histogram
 
-from cluster.outcome import Outcome
-from cluster.pool_statistics import PoolStatistics
+from neurofleet.cluster.pool.outcome import Outcome, PoolStatistics
 
 UPDATE_S = 5.0
 """Ray's agent is told every 10 s."""
@@ -28,7 +27,7 @@ BOUNDARIES_S = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.
 
 
 @dataclass(frozen=True)
-class Declared:
+class DeclaredMetric:
     """A metric as `ray.util.metrics` is given it."""
 
     name: str
@@ -43,16 +42,16 @@ class Declared:
         return tuple(f"ray_{self.name}{ending}" for ending in endings[self.kind])
 
 
-EVALUATIONS = Declared("neurofleet_evaluations", "counter", "Evaluations that ended.", ("status",))
+EVALUATIONS = DeclaredMetric("neurofleet_evaluations", "counter", "Evaluations that ended.", ("status",))
 # Ray takes the middle of its bucket for each value, so that the histogram's sum is a rough one.
-EVALUATION_SECONDS = Declared("neurofleet_evaluation_seconds", "histogram", "Wall-clock time of evaluations.")
-HOSTS = Declared("neurofleet_hosts", "gauge", "Hosts that answer, one CPU each.")
-HOSTS_LOST = Declared("neurofleet_hosts_lost", "gauge", "Hosts that went away since the driver started.")
-WAITING = Declared("neurofleet_evaluations_waiting", "gauge", "Evaluations that no host has yet.")
-RUNNING = Declared("neurofleet_evaluations_running", "gauge", "Evaluations that a host has.")
-UTILISATION = Declared("neurofleet_utilisation", "gauge", "Busy part of the hosts' time in the last minute.")
-ACTIVE_FITS = Declared("neurofleet_active_fits", "gauge", "Fits under way.")
-CELLS = Declared("neurofleet_cells", "gauge", "Cells by state: done, failed, left.", ("state",))
+EVALUATION_SECONDS = DeclaredMetric("neurofleet_evaluation_seconds", "histogram", "Wall-clock time of evaluations.")
+HOSTS = DeclaredMetric("neurofleet_hosts", "gauge", "Hosts that answer, one CPU each.")
+HOSTS_LOST = DeclaredMetric("neurofleet_hosts_lost", "gauge", "Hosts that went away since the driver started.")
+WAITING = DeclaredMetric("neurofleet_evaluations_waiting", "gauge", "Evaluations that no host has yet.")
+RUNNING = DeclaredMetric("neurofleet_evaluations_running", "gauge", "Evaluations that a host has.")
+UTILISATION = DeclaredMetric("neurofleet_utilisation", "gauge", "Busy part of the hosts' time in the last minute.")
+ACTIVE_FITS = DeclaredMetric("neurofleet_active_fits", "gauge", "Fits under way.")
+CELLS = DeclaredMetric("neurofleet_cells", "gauge", "Cells by state: done, failed, left.", ("state",))
 
 DECLARED = (
     EVALUATIONS,
@@ -88,7 +87,7 @@ class CampaignMetrics:
         gauges = [metric for metric in DECLARED if metric.kind == "gauge"]
         self._gauges = {metric: Gauge(*_arguments(metric)) for metric in gauges}
         self._told: Tally[str] = Tally()
-        self._recent = Recent(WINDOW_S)
+        self._recent = RecentUtilisation(WINDOW_S)
         self._next = 0.0
 
     @property
@@ -128,11 +127,11 @@ class CampaignMetrics:
         for state, number in cells.items():
             self._set(CELLS, number, state=state)
 
-    def _set(self, metric: Declared, value: float, **tags: str) -> None:
+    def _set(self, metric: DeclaredMetric, value: float, **tags: str) -> None:
         self._gauges[metric].set(value, {**self._run, **tags})
 
 
-class Recent:
+class RecentUtilisation:
     """Utilisation of the time that just passed, from what was spent in all."""
 
     def __init__(self, window_s: float) -> None:
@@ -149,5 +148,5 @@ class Recent:
         return min((busy_s - busy_before_s) / spent_s, 1.0) if spent_s > 0 else 0.0
 
 
-def _arguments(metric: Declared) -> tuple[str, str, tuple[str, ...]]:
+def _arguments(metric: DeclaredMetric) -> tuple[str, str, tuple[str, ...]]:
     return metric.name, metric.description, ("run", *metric.tags)

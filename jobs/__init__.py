@@ -1,1 +1,1 @@
-"""What a user submits: job files, the command line, the job kinds, reports."""
+"""What a user submits: job files, the command line, and the kinds of jobs."""

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from jobs.deploy import app as deploy_app
+from neurofleet.jobs.deploy_command import app as deploy_app
 
 app = typer.Typer(
     name="neurofleet",
@@ -53,7 +53,7 @@ def run(
     cpus: Annotated[int | None, typer.Option(min=1, help="CPUs to use; all by default.")] = None,
 ) -> None:
     """Run a job, or resume it: the same command goes on where the run folder ends."""
-    from jobs.run import run_job
+    from neurofleet.jobs.run_job import run_job
 
     run_job(job, out, address=address, cpus=cpus)
 
@@ -61,7 +61,7 @@ def run(
 @app.command()
 def plan(job: JobFile) -> None:
     """Say what a job will do and cost, without doing it."""
-    from jobs.plan import print_plan
+    from neurofleet.jobs.fit.fit_costs import print_plan
 
     print_plan(job)
 
@@ -70,13 +70,9 @@ def plan(job: JobFile) -> None:
 def results(
     out: Annotated[
         str,
-        typer.Argument(
-            metavar="OUT", help="The folder of a run, or one with runs below it.", show_default=False
-        ),
+        typer.Argument(metavar="OUT", help="The folder of a run, or one with runs below it.", show_default=False),
     ],
-    query: Annotated[
-        str | None, typer.Option(help="SQL, one SELECT over the views of all runs there.")
-    ] = None,
+    query: Annotated[str | None, typer.Option(help="SQL, one SELECT over the views of all runs there.")] = None,
     views: Annotated[
         bool,
         typer.Option("--views", help="List the views: columns, types, rows, and which runs they come from."),
@@ -87,10 +83,10 @@ def results(
     ] = False,
 ) -> None:
     """Summarise a run or list those below a folder, query the tables of all with SQL, or compact files."""
-    from jobs.results.summary import results_command
+    from neurofleet.jobs.results.results_command import results_command
 
     if compact:
-        from jobs.results.compacting import compact_command
+        from neurofleet.jobs.results.compaction import compact_command
 
         compact_command(out, query, as_json, views)
         return
@@ -100,27 +96,23 @@ def results(
 @app.command()
 def report(out: RunFolder) -> None:
     """Write OUT/report.html: one self-contained page with the pictures of a run or a training."""
-    from jobs.report import write_report
+    from neurofleet.jobs.reports.fit_report import write_report
 
     typer.echo(write_report(out, tell=lambda text: typer.echo(text, err=True)))
 
 
 @app.command()
 def demo(
-    out: Annotated[
-        str, typer.Option(metavar="OUT", help="Where its input and results go.")
-    ] = "neurofleet-demo",
+    out: Annotated[str, typer.Option(metavar="OUT", help="Where its input and results go.")] = "neurofleet-demo",
     cpus: Annotated[int | None, typer.Option(min=1, help="CPUs to use; all by default.")] = None,
 ) -> None:
     """Make a small cell with known parameters, record it, and fit it through all stages."""
-    from jobs.demo import run_demo
+    from neurofleet.jobs.demo import run_demo
 
     run_demo(Path(out), cpus=cpus)
 
 
-Model = Annotated[
-    Path, typer.Argument(metavar="MODEL", help="The folder of a trained model.", show_default=False)
-]
+Model = Annotated[Path, typer.Argument(metavar="MODEL", help="The folder of a trained model.", show_default=False)]
 Query = Annotated[
     list[str],
     typer.Argument(metavar="QUERY", help="Cells: h5ad, zarr, csv or tsv (also .gz).", show_default=False),
@@ -150,9 +142,7 @@ def predict(
     query: Query,
     out: Annotated[Path, typer.Option(help="The table, one row a cell.")] = Path("predictions.parquet"),
     top: Annotated[int, typer.Option(min=1, help="Likeliest classes of each cell in the table.")] = 3,
-    probabilities: Annotated[
-        bool, typer.Option("--probabilities", help="Probabilities of all classes too.")
-    ] = False,
+    probabilities: Annotated[bool, typer.Option("--probabilities", help="Probabilities of all classes too.")] = False,
     csv: Annotated[bool, typer.Option("--csv", help="The table as CSV too.")] = False,
     write_h5ad: Annotated[
         Path | None, typer.Option(metavar="FILE", help="A copy of the query with predictions in obs.")
@@ -165,22 +155,17 @@ def predict(
         bool, typer.Option("--close-missing", help="Masks may not choose genes that the query lacks.")
     ] = False,
     most_missing: MostMissing = 0.8,
-    address: Annotated[
-        str | None, typer.Option(help="Predict on a running Ray cluster (auto or HOST:PORT).")
-    ] = None,
-    workers: Annotated[
-        int, typer.Option(min=0, help="Processes of this machine that predict; 0 is this one.")
-    ] = 0,
+    address: Annotated[str | None, typer.Option(help="Predict on a running Ray cluster (auto or HOST:PORT).")] = None,
+    workers: Annotated[int, typer.Option(min=0, help="Processes of this machine that predict; 0 is this one.")] = 0,
     overwrite: Overwrite = False,
 ) -> None:
     """Predict the class of each cell by a trained model."""
-    from jobs.predict.command import Wanted, predict_command
-    from jobs.predict.work import Reading
+    from neurofleet.jobs.learners.prediction import PredictionOptions, Reading, predict_command
 
     predict_command(
         model,
         Reading(tuple(query), layer, target_sum, most_missing, close_missing),
-        Wanted(out, top, probabilities, csv, write_h5ad, unknown_below, coverage, overwrite),
+        PredictionOptions(out, top, probabilities, csv, write_h5ad, unknown_below, coverage, overwrite),
         address=address,
         workers=workers,
     )
@@ -189,30 +174,24 @@ def predict(
 @app.command()
 def embed(
     model: Model,
-    files: Annotated[
-        list[str], typer.Argument(metavar="FILE...", help="Units or recordings.", show_default=False)
-    ],
+    files: Annotated[list[str], typer.Argument(metavar="FILE...", help="Units or recordings.", show_default=False)],
     layout: Annotated[
         Path | None,
         typer.Option(metavar="YAML", help="How the files' arrays are called.", show_default=False),
     ] = None,
-    out: Annotated[Path, typer.Option(help="The table, one row a unit or neuron.")] = Path(
-        "embeddings.parquet"
-    ),
+    out: Annotated[Path, typer.Option(help="The table, one row a unit or neuron.")] = Path("embeddings.parquet"),
     write_h5ad: Annotated[Path | None, typer.Option(metavar="FILE", help="The same for scanpy.")] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Embed units or neurons by a trained model, and name units."""
-    from jobs.embed import embed_command
+    from neurofleet.jobs.learners.embedding import embed_command
 
     embed_command(model, files, layout, out, write_h5ad, overwrite)
 
 
 @app.command()
 def relabel(
-    predictions: Annotated[
-        Path, typer.Argument(metavar="PREDICTIONS", help="What predict wrote.", show_default=False)
-    ],
+    predictions: Annotated[Path, typer.Argument(metavar="PREDICTIONS", help="What predict wrote.", show_default=False)],
     unknown_below: UnknownBelow = None,
     coverage: Coverage = None,
     out: Annotated[
@@ -221,7 +200,7 @@ def relabel(
     overwrite: Overwrite = False,
 ) -> None:
     """Set another limit for unknown cells in predictions that are there, without the model."""
-    from jobs.predict.relabel import relabel_command
+    from neurofleet.jobs.learners.prediction import relabel_command
 
     relabel_command(predictions, unknown_below, coverage, out, overwrite)
 
@@ -230,9 +209,7 @@ def relabel(
 def explain(
     model: Model,
     query: Query,
-    out: Annotated[Path, typer.Option(help="A folder for tables, pictures and explain.html.")] = Path(
-        "explain"
-    ),
+    out: Annotated[Path, typer.Option(help="A folder for tables, pictures and explain.html.")] = Path("explain"),
     weighting: Annotated[
         str, typer.Option(help="How steps' masks are added up: by their decision, or uniform.")
     ] = "decision",
@@ -249,14 +226,14 @@ def explain(
     overwrite: Overwrite = False,
 ) -> None:
     """Say which genes speak for each class, and how far members of the model agree."""
-    from jobs.explain.command import Wanted, explain_command
-    from jobs.predict.work import Reading
+    from neurofleet.jobs.learners.explanation import ExplanationOptions, explain_command
+    from neurofleet.jobs.learners.prediction import Reading
 
     ids = tuple(name.strip() for name in cells.split(",") if name.strip())
     explain_command(
         model,
         Reading(tuple(query), layer, target_sum, most_missing),
-        Wanted(out, weighting, ids, cells_file, top, overwrite),
+        ExplanationOptions(out, weighting, ids, cells_file, top, overwrite),
     )
 
 
@@ -268,21 +245,19 @@ def fetch(
             metavar="allen:NUMBER...", help="Specimens of the Allen Cell Types Database.", show_default=False
         ),
     ],
-    out: Annotated[
-        Path, typer.Option(metavar="FOLDER", help="A folder for each specimen goes in here.")
-    ] = Path("allen"),
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="A folder for each specimen goes in here.")] = Path(
+        "allen"
+    ),
     models: Annotated[
         bool, typer.Option("--models", help="Its published all-active and perisomatic models too.")
     ] = False,
     address: Annotated[
         str,
-        typer.Option(
-            envvar="NEUROFLEET_ALLEN_ADDRESS", metavar="URL", help="The database, or a mirror of it."
-        ),
+        typer.Option(envvar="NEUROFLEET_ALLEN_ADDRESS", metavar="URL", help="The database, or a mirror of it."),
     ] = "https://api.brain-map.org",
 ) -> None:
     """Download recordings, morphologies and metadata of cells of the Allen Cell Types Database."""
-    from jobs.fetch import fetch_command
+    from neurofleet.jobs.allen_fetch import fetch_command
 
     fetch_command(specimens, out, address, models)
 
@@ -291,15 +266,11 @@ def fetch(
 def export(
     source: Annotated[
         Path,
-        typer.Argument(
-            metavar="RUN|FIT.json", help="The run of a fit, or an Allen fit file.", show_default=False
-        ),
+        typer.Argument(metavar="RUN|FIT.json", help="The run of a fit, or an Allen fit file.", show_default=False),
     ],
     to: Annotated[Path, typer.Option(metavar="FOLDER", help="A new folder.", show_default=False)],
     format: Annotated[str, typer.Option("--format", help="sonata, allen or hoc.")] = "sonata",
-    cell: Annotated[
-        str | None, typer.Option(metavar="ID", help="Which cell, where the run has several.")
-    ] = None,
+    cell: Annotated[str | None, typer.Option(metavar="ID", help="Which cell, where the run has several.")] = None,
     rank: Annotated[int, typer.Option(min=0, help="Which model of its hall of fame; 0 is the best.")] = 0,
     morphology: Annotated[Path | None, typer.Option(metavar="FILE", help="Of a fit file.")] = None,
     axon: Annotated[
@@ -311,7 +282,7 @@ def export(
     ] = None,
 ) -> None:
     """Write a model for use elsewhere: SONATA for BMTK, an Allen fit file, or a hoc template."""
-    from jobs.export import export_command
+    from neurofleet.jobs.export import export_command
 
     export_command(source, to, format, cell, rank, morphology, axon)
 
@@ -324,13 +295,11 @@ def doctor(
     address: Annotated[
         str | None, typer.Option(help="A running Ray cluster (auto or HOST:PORT), whose nodes are all asked.")
     ] = None,
-    out: Annotated[
-        str | None, typer.Option(metavar="OUT", help="Where results are to go: is it within reach?")
-    ] = None,
+    out: Annotated[str | None, typer.Option(metavar="OUT", help="Where results are to go: is it within reach?")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Check this machine, or a cluster node by node, and say what to do."""
-    from jobs.doctor.command import doctor as examine
+    from neurofleet.jobs.doctor.doctor_command import doctor as examine
 
     examine(address, out, as_json)
 
@@ -343,16 +312,14 @@ def submit(
         str | None,
         typer.Option(metavar="OUT", help="Where results go: storage that the cluster writes, or a URI."),
     ] = None,
-    follow: Annotated[
-        bool, typer.Option("--follow", "-f", help="Print the job's log until it ends.")
-    ] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Print the job's log until it ends.")] = False,
     python: Annotated[
         str | None,
         typer.Option(metavar="PATH", help="The Python on the head; by default the one Ray runs with."),
     ] = None,
 ) -> None:
     """Send a job and its files to a Ray cluster, or resume it there; it runs on without this machine."""
-    from jobs.remote.submit import submit_command
+    from neurofleet.jobs.remote.submit import submit_command
 
     submit_command(job, address, out, follow, python)
 
@@ -377,11 +344,11 @@ def status(
     source = context.get_parameter_source("address")
     given = source is not None and source.name == "COMMANDLINE"
     if not given and (address is None or "://" in what or Path(what).is_dir()):
-        from jobs.status import print_status
+        from neurofleet.jobs.status import print_status
 
         print_status(what, as_json)
         return
-    from jobs.remote.commands import status_command
+    from neurofleet.jobs.remote.remote_jobs import status_command
 
     assert address is not None
     status_command(what, address, as_json)
@@ -394,7 +361,7 @@ def logs(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job ends.")] = False,
 ) -> None:
     """Print the log of a submitted job."""
-    from jobs.remote.commands import logs_command
+    from neurofleet.jobs.remote.remote_jobs import logs_command
 
     logs_command(job, address, follow)
 
@@ -402,7 +369,7 @@ def logs(
 @app.command()
 def cancel(job: Submitted, address: JobsAddress) -> None:
     """End a submitted job; submitting it again resumes it."""
-    from jobs.remote.commands import cancel_command
+    from neurofleet.jobs.remote.remote_jobs import cancel_command
 
     cancel_command(job, address)
 
@@ -410,7 +377,7 @@ def cancel(job: Submitted, address: JobsAddress) -> None:
 @app.command(name="list")
 def list_jobs(address: JobsAddress, as_json: AsJson = False) -> None:
     """List the jobs that were submitted to a cluster."""
-    from jobs.remote.commands import list_command
+    from neurofleet.jobs.remote.remote_jobs import list_command
 
     list_command(address, as_json)
 
@@ -423,7 +390,7 @@ def drive(
     here_only: Annotated[bool, typer.Option("--here-only")] = False,
 ) -> None:
     """Run a submitted job on the head of its cluster."""
-    from jobs.remote.driver import drive as drive_job
+    from neurofleet.jobs.remote.driver import drive as drive_job
 
     drive_job(job, out, witness, here_only)
 
@@ -448,10 +415,9 @@ def _exit_code(error: Exception) -> int | None:
     if callable(show := getattr(error, "show", None)):  # a usage error, of whichever click typer carries
         show()
         sys.exit(WRONG_INPUT)
-    from cluster.errors import ClusterError
-    from jobs.errors import Interrupted, JobError, UsageError
-    from learners.errors import LearnerError
-    from neurosim.errors import InputError
+    from neurofleet.cluster.cluster_errors import ClusterError
+    from neurofleet.errors import InputError, Interrupted, JobError, UsageError
+    from neurofleet.learners.learner_errors import LearnerError
 
     if isinstance(error, UsageError | InputError):
         return WRONG_INPUT

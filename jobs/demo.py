@@ -3,15 +3,14 @@
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
-from jobs.errors import JobError
-
-if TYPE_CHECKING:
-    from cluster.store import RunStore
+from neurofleet.cluster.store.run_store import RunStore
+from neurofleet.errors import JobError
+from neurofleet.jobs.run_job import run_job
+from neurofleet.neurosim.cells.demo_cell import KNOWN_PARAMETERS
 
 JOB = """\
 kind: fit
@@ -32,9 +31,6 @@ deadline_s: 20
 
 def run_demo(out: Path, *, cpus: int | None = None) -> None:
     """Write the demo's input into ``out/input``, fit it into ``out/run``, and compare what was found."""
-    from cluster.store import RunStore
-    from jobs.run import run_job
-
     folder = out / "input"
     job = folder / "demo.yaml"
     if not job.is_file():
@@ -51,7 +47,7 @@ def run_demo(out: Path, *, cpus: int | None = None) -> None:
 
 def make_input(folder: Path) -> None:
     """Simulate the recordings in a process of their own, because NEURON keeps what was built in it."""
-    code = "import sys, pathlib, neurosim.demo_cell as d; d.write_demo_cell(pathlib.Path(sys.argv[1]))"
+    code = "import sys, pathlib, neurofleet.neurosim.cells.demo_cell as d; d.write_demo_cell(pathlib.Path(sys.argv[1]))"
     done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True)
     if done.returncode:
         reason = done.stderr.strip().splitlines()[-1:] or ["no message"]
@@ -60,8 +56,6 @@ def make_input(folder: Path) -> None:
 
 def _print_recovery(store: "RunStore") -> None:
     """Compare the passive stages' winner and the best model with the parameters of the cell."""
-    from neurosim.demo_cell import KNOWN_PARAMETERS
-
     hall = store.read_hall_of_fame("demo")
     stages = {e["stage"]: e["parameters"] for e in store.read_events() if e["event"] == "stage finished"}
     if hall is None:

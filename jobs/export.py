@@ -4,13 +4,15 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from jobs.errors import UsageError
-
-if TYPE_CHECKING:
-    from neurosim.fit_model import FitModel
-    from neurosim.population import Population
+from neurofleet.errors import UsageError, did_you_mean
+from neurofleet.jobs.studies.populations import ModelsSpec, open_fit, read_populations
+from neurofleet.neurosim.cells.cell_model import hoc_name
+from neurofleet.neurosim.cells.fit_model import FitModel, MorphologyFile
+from neurofleet.neurosim.cells.morphology_check import check_morphology
+from neurofleet.neurosim.exchange.allen_fit import read_fit, write_fit
+from neurofleet.neurosim.exchange.model_export import Clamp, write_hoc, write_sonata
+from neurofleet.neurosim.studies.cell_models import CellModels, parameters_by_name, published_cell_models
 
 DEFAULT_STEP = (0.2, 500.0, 1000.0)  # nA, ms, ms: where nothing is known of the cell's recordings
 REST_MS = 200.0  # simulated after the step
@@ -99,10 +101,6 @@ def export_command(
 
 
 def _of_run(root: Path, cell: str | None, rank: int) -> Chosen:
-    from jobs.populations.models import open_fit, read_populations
-    from jobs.populations.spec import ModelsSpec
-    from neurosim.faults import nearest
-
     _, spec, _ = open_fit(root)
     known = [one.id for one in spec.cells or ()]
     if cell is None:
@@ -110,7 +108,7 @@ def _of_run(root: Path, cell: str | None, rank: int) -> Chosen:
             raise UsageError(f"{root} holds {len(known)} cells: name one with --cell, such as {known[0]}.")
         cell = known[0]
     if cell not in known:
-        raise UsageError(f"--cell: {root} fits no cell {cell}{nearest(cell, known)}.")
+        raise UsageError(f"--cell: {root} fits no cell {cell}{did_you_mean(cell, known)}.")
     (population,) = read_populations(ModelsSpec(run=root, cells=[cell]), Path())
     if not 0 <= rank < len(population):
         raise UsageError(f"--rank: cell {cell} has the models 0 to {len(population) - 1}, found {rank}.")
@@ -118,14 +116,7 @@ def _of_run(root: Path, cell: str | None, rank: int) -> Chosen:
     return _chosen(population, rank, 14.0 if recording is None else recording.junction_potential_mV)
 
 
-def _published(
-    fit_file: Path, cell: str | None, rank: int, morphology: Path | None, axon: str | None
-) -> Chosen:
-    from neurosim.allen import read_fit
-    from neurosim.fit_model import MorphologyFile
-    from neurosim.morphology import check_morphology
-    from neurosim.population import published_population
-
+def _published(fit_file: Path, cell: str | None, rank: int, morphology: Path | None, axon: str | None) -> Chosen:
     if rank:
         raise UsageError("--rank chooses from a run's hall of fame; a fit file holds one model.")
     if morphology is None:
@@ -133,14 +124,11 @@ def _published(
     fit = read_fit(fit_file)
     check_morphology(morphology, axon or "stub")
     name = cell or fit_file.stem.removesuffix("_fit")
-    population = published_population(name, fit, MorphologyFile.read(morphology), axon or "stub")
+    population = published_cell_models(name, fit, MorphologyFile.read(morphology), axon or "stub")
     return _chosen(population, 0, fit.junction_potential_mV)
 
 
-def _chosen(population: "Population", index: int, junction_potential_mV: float) -> Chosen:
-    from neurosim.morphology import check_morphology
-    from neurosim.population import by_name
-
+def _chosen(population: "CellModels", index: int, junction_potential_mV: float) -> Chosen:
     model = population.model
     file = model.morphology.write()
     try:
@@ -148,7 +136,7 @@ def _chosen(population: "Population", index: int, junction_potential_mV: float) 
     finally:
         shutil.rmtree(file.parent)
     sections = ("soma", "axon", "dend", "apic") if has_apical else ("soma", "axon", "dend")
-    return Chosen(model, by_name(population, index), sections, junction_potential_mV)
+    return Chosen(model, parameters_by_name(population, index), sections, junction_potential_mV)
 
 
 def _formats() -> dict[str, Callable[[Path, Chosen], str]]:
@@ -156,8 +144,6 @@ def _formats() -> dict[str, Callable[[Path, Chosen], str]]:
 
 
 def _sonata(to: Path, chosen: Chosen) -> str:
-    from neurosim.sonata import Clamp, write_sonata
-
     steps = sorted(chosen.model.targets.protocols.values(), key=lambda step: step.amplitude_nA)
     clamps, stop_ms = [Clamp(*DEFAULT_STEP)], DEFAULT_STEP[1] + DEFAULT_STEP[2] + REST_MS
     if steps:
@@ -179,8 +165,6 @@ def _sonata(to: Path, chosen: Chosen) -> str:
 
 
 def _allen(to: Path, chosen: Chosen) -> str:
-    from neurosim.allen import write_fit
-
     if chosen.distributed:
         raise UsageError(
             "--format allen: a fit file holds one value for a section, and these parameters depend on the "
@@ -207,9 +191,6 @@ def _allen(to: Path, chosen: Chosen) -> str:
 
 
 def _hoc(to: Path, chosen: Chosen) -> str:
-    from neurosim.cell import hoc_name
-    from neurosim.export import write_hoc
-
     model = chosen.model
     to.mkdir(parents=True, exist_ok=True)
     name = hoc_name(model.cell)

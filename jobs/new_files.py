@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from jobs.errors import Interrupted, UsageError
+from neurofleet.errors import Interrupted, UsageError
 
 
 def check_new(targets: Sequence[Path], overwrite: bool, inputs: Sequence[Path] = ()) -> None:
@@ -32,8 +32,7 @@ def check_new(targets: Sequence[Path], overwrite: bool, inputs: Sequence[Path] =
             raise UsageError(f"{target} is a folder; expected the name of a file to write.")
         if target.exists() and not overwrite:
             raise UsageError(
-                f"{target} exists already. Nothing was written. Give another name, or --overwrite to replace"
-                " it."
+                f"{target} exists already. Nothing was written. Give another name, or --overwrite to replace it."
             )
 
 

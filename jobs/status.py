@@ -7,9 +7,16 @@ from datetime import UTC, datetime
 from rich.console import Console
 from rich.table import Table
 
-from jobs.errors import UsageError
-from jobs.progress import duration, number, summary
-from jobs.state import STATUS, CampaignState, CellState
+from neurofleet.cluster.store.run_store import RunStore
+from neurofleet.errors import UsageError
+from neurofleet.jobs.fit.campaign_progress import number, summary
+from neurofleet.jobs.fit.campaign_state import STATUS, CampaignState, CellState
+from neurofleet.jobs.fit.engine_choice import engine_lines
+from neurofleet.jobs.fit.fit_problem import EngineChoice
+from neurofleet.jobs.job_kinds import FIT, is_study, kind_in
+from neurofleet.jobs.learners.learner_folder import print_training_status
+from neurofleet.jobs.progress import duration
+from neurofleet.jobs.studies.study import print_population_status
 
 SHOWN = 40
 ACTIVE = ("open", "failed", "stopped")
@@ -23,18 +30,11 @@ def print_status(out: str, as_json: bool = False, console: Console | None = None
     UsageError
         When `out` holds no run, or one that has not begun its fits.
     """
-    from cluster.store import RunStore
-    from jobs.rooms import FIT, is_of_populations, room_of
-
-    room = room_of(out)
-    if is_of_populations(room):
-        from jobs.populations.status import print_population_status
-
-        print_population_status(out, room, as_json, console or Console())
+    kind = kind_in(out)
+    if is_study(kind):
+        print_population_status(out, kind, as_json, console or Console())
         return
-    if room != FIT:
-        from jobs.train.status import print_training_status
-
+    if kind != FIT:
         print_training_status(out, as_json, console or Console())
         return
     store = RunStore(out)
@@ -96,9 +96,6 @@ def _resources(state: CampaignState) -> str:
 
 
 def _engines(state: CampaignState) -> list[str]:
-    from jobs.fit.engine_choice import engine_lines
-    from jobs.fit.subjects import EngineChoice
-
     return engine_lines(
         (cell.cell, stage.stage, EngineChoice(stage.engine, stage.engine_reason))  # type: ignore[arg-type]
         for cell in state.cells

@@ -1,1 +1,1 @@
-"""Cell-identity learners, and nothing of Ray."""
+"""Cell-identity learners (SIMS, HIPPIE, NeuPRINT), their inputs, and how they are scored; nothing of Ray."""

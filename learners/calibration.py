@@ -1,4 +1,4 @@
-"""Probabilities that mean what they say: temperature, calibration errors, and cells of unknown type."""
+"""Calibration of class probabilities: temperature, calibration errors, margin and entropy."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.special import entr, log_softmax, softmax
 
-from learners.errors import LearnerError
+from neurofleet.learners.learner_errors import LearnerError
 
 BINS = 15
 SMALLEST_PROBABILITY = 1e-12
@@ -137,9 +137,7 @@ def negative_log_likelihood(probabilities: np.ndarray, true_index: np.ndarray) -
     return float(-log_probabilities(probabilities)[np.arange(len(true_index)), true_index].mean())
 
 
-def reliability_table(
-    probabilities: np.ndarray, true_index: np.ndarray, bins: int = BINS
-) -> list[ReliabilityBin]:
+def reliability_table(probabilities: np.ndarray, true_index: np.ndarray, bins: int = BINS) -> list[ReliabilityBin]:
     """Return mean top probability against accuracy in equal-width bins of the top probability."""
     true_index = _checked(probabilities, true_index)
     top = np.asarray(probabilities).max(axis=1)
@@ -187,7 +185,6 @@ def _checked(probabilities: np.ndarray, true_index: np.ndarray) -> np.ndarray:
         )
     if true_index.min() < 0 or true_index.max() >= shape[1]:
         raise LearnerError(
-            f"Expected class indices from 0 to {shape[1] - 1}, found"
-            f" {true_index.min()} to {true_index.max()}."
+            f"Expected class indices from 0 to {shape[1] - 1}, found {true_index.min()} to {true_index.max()}."
         )
     return true_index

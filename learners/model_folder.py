@@ -1,4 +1,4 @@
-"""A model as a folder: tensors in model.safetensors, everything else in model.json. Loading runs no code."""
+"""A model is written and read as a folder: model.safetensors and model.json. Loading runs no code."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from learners.errors import LearnerError
+from neurofleet.learners.learner_errors import LearnerError
 
 if TYPE_CHECKING:
     import torch
@@ -147,9 +147,7 @@ def _description(folder: Path) -> dict[str, Any]:
             " Give the folder that a training run wrote."
         )
     if not folder.is_dir():
-        raise ModelRefused(
-            f"There is no folder {folder}; expected a model folder with {DESCRIPTION} and {TENSORS}."
-        )
+        raise ModelRefused(f"There is no folder {folder}; expected a model folder with {DESCRIPTION} and {TENSORS}.")
     path = folder / DESCRIPTION
     if not path.is_file():
         names = sorted(entry.name for entry in folder.iterdir())

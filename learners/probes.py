@@ -1,4 +1,4 @@
-"""Probes: small classifiers on vectors of units or cells, each kept as plain arrays.
+"""Probes: small classifiers on vectors of units or cells, fitted by scikit-learn and kept as plain arrays.
 
 Every kind is fitted by scikit-learn and then kept as the arrays its formula needs, so that a stored probe
 answers exactly as it did, whatever the version of scikit-learn.
@@ -6,19 +6,203 @@ answers exactly as it did, whatever the version of scikit-learn.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from scipy.special import softmax
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.ensemble import ExtraTreesClassifier
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics.pairwise import euclidean_distances
+from sklearn.neural_network import MLPClassifier
+from sklearn.svm import SVC
+from sklearn.utils.class_weight import compute_sample_weight
 
-from learners.calibration import fit_temperature
-from learners.comparison_folds import inner_repeated_folds
-from learners.errors import LearnerError
-from learners.inner_folds import stratified_rows
-from learners.probe_kinds import ABSENT, KINDS, Arrays, Setting
-from learners.splits import nearest
+from neurofleet.errors import did_you_mean
+from neurofleet.learners.calibration import fit_temperature
+from neurofleet.learners.folds import inner_repeated_folds, stratified_rows
+from neurofleet.learners.learner_errors import LearnerError
+
+ABSENT = -1e6  # decision value of a class without training rows
+MANY_CLASSES = "The number of unique classes is greater than 50%"  # how scikit-learn's warning begins
+Arrays = dict[str, np.ndarray]
+ProbeSetting = dict[str, Any]
+
+
+def _fit_knn(x: np.ndarray, y: np.ndarray, n_classes: int, setting: ProbeSetting, seed: int) -> Arrays:
+    return {"x": x, "y": y.astype(np.int64), "k": np.array(min(setting["k"], len(y)))}
+
+
+def _answer_knn(values: Arrays, x: np.ndarray, n_classes: int) -> np.ndarray:
+    distance = euclidean_distances(x, values["x"], squared=True)
+    k = int(values["k"])
+    closest = np.argpartition(distance, k - 1, axis=1)[:, :k]
+    return np.eye(n_classes)[values["y"][closest]].mean(axis=1)
+
+
+def _fit_linear(x: np.ndarray, y: np.ndarray, n_classes: int, setting: ProbeSetting, seed: int) -> Arrays:
+    model = LogisticRegression(C=setting["C"], class_weight="balanced", max_iter=2000, tol=1e-4)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=MANY_CLASSES, category=UserWarning)
+        model.fit(x, y)
+    weights, bias = model.coef_.T, model.intercept_
+    if len(model.classes_) == 2:  # one logit, of the second class
+        weights, bias = weights * [-0.5, 0.5], bias * [-0.5, 0.5]
+    return {"weights": weights, "bias": bias, "classes": model.classes_}
+
+
+def _answer_linear(values: Arrays, x: np.ndarray, n_classes: int) -> np.ndarray:
+    return _spread(softmax(x @ values["weights"] + values["bias"], axis=1), values, n_classes, 0.0)
+
+
+def _fit_lda(x: np.ndarray, y: np.ndarray, n_classes: int, setting: ProbeSetting, seed: int) -> Arrays:
+    present = np.unique(y)
+    alike = np.full(len(present), 1 / len(present))
+    model = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=setting["shrinkage"], priors=alike).fit(x, y)
+    weights, bias = model.coef_.T, model.intercept_
+    if len(present) == 2:
+        weights, bias = weights * [-0.5, 0.5], bias * [-0.5, 0.5]
+    return {"weights": weights, "bias": bias, "classes": model.classes_}
+
+
+def _answer_lda(values: Arrays, x: np.ndarray, n_classes: int) -> np.ndarray:
+    return _spread(x @ values["weights"] + values["bias"], values, n_classes, ABSENT)
+
+
+def _fit_svm(x: np.ndarray, y: np.ndarray, n_classes: int, setting: ProbeSetting, seed: int) -> Arrays:
+    gamma = setting["gamma_by_features"] / x.shape[1]
+    model = SVC(C=setting["C"], gamma=gamma, class_weight="balanced", cache_size=500).fit(x, y)
+    return {
+        "support": model.support_vectors_,
+        "dual": model.dual_coef_,
+        "bias": model.intercept_,
+        "n_support": model.n_support_,
+        "gamma": np.array(gamma),
+        "classes": model.classes_,
+    }
+
+
+def _answer_svm(values: Arrays, x: np.ndarray, n_classes: int) -> np.ndarray:
+    """Return decision values: of each class its votes against every other class, plus its margin squashed."""
+    kernel = np.exp(-values["gamma"] * euclidean_distances(x, values["support"], squared=True))
+    dual, bias, n = values["dual"], values["bias"], len(values["classes"])
+    if n == 2:
+        decision = kernel @ dual[0] + bias[0]
+        return _spread(decision[:, None] * [-0.5, 0.5], values, n_classes, ABSENT)
+    ends = np.concatenate([[0], np.cumsum(values["n_support"])])
+    votes, margins = np.zeros((len(x), n)), np.zeros((len(x), n))
+    pair = 0
+    for i in range(n):
+        for j in range(i + 1, n):
+            of_i, of_j = slice(ends[i], ends[i + 1]), slice(ends[j], ends[j + 1])
+            decision = kernel[:, of_i] @ dual[j - 1, of_i] + kernel[:, of_j] @ dual[i, of_j] + bias[pair]
+            votes[:, i] += decision >= 0
+            votes[:, j] += decision < 0
+            margins[:, i] += decision
+            margins[:, j] -= decision
+            pair += 1
+    return _spread(votes + margins / (3 * (np.abs(margins) + 1)), values, n_classes, ABSENT)
+
+
+def _fit_mlp(x: np.ndarray, y: np.ndarray, n_classes: int, setting: ProbeSetting, seed: int) -> Arrays:
+    model = MLPClassifier(setting["hidden"], alpha=setting["alpha"], max_iter=100, random_state=seed)
+    with warnings.catch_warnings(action="ignore", category=ConvergenceWarning):
+        model.fit(x, y, sample_weight=compute_sample_weight("balanced", y))
+    (weights, out), (bias, out_bias) = model.coefs_, model.intercepts_
+    if len(model.classes_) == 2:
+        out, out_bias = out * [-0.5, 0.5], out_bias * [-0.5, 0.5]
+    return {
+        "weights": weights,
+        "bias": bias,
+        "out": out,
+        "out_bias": out_bias,
+        "classes": model.classes_,
+    }
+
+
+def _answer_mlp(values: Arrays, x: np.ndarray, n_classes: int) -> np.ndarray:
+    hidden = np.maximum(x @ values["weights"] + values["bias"], 0.0)
+    return _spread(softmax(hidden @ values["out"] + values["out_bias"], axis=1), values, n_classes, 0.0)
+
+
+def _fit_trees(x: np.ndarray, y: np.ndarray, n_classes: int, setting: ProbeSetting, seed: int) -> Arrays:
+    model = ExtraTreesClassifier(
+        setting["trees"],
+        min_samples_leaf=setting["min_samples_leaf"],
+        class_weight="balanced",
+        random_state=seed,
+    ).fit(x.astype(np.float32), y)
+    trees = [one.tree_ for one in model.estimators_]
+    first = np.cumsum([0] + [tree.node_count for tree in trees[:-1]])
+
+    def joined(name: str, shift: bool = False) -> np.ndarray:
+        parts = [getattr(tree, name) for tree in trees]
+        return np.concatenate([p + f if shift else p for p, f in zip(parts, first, strict=True)])
+
+    shares = joined("value")[:, 0, :]
+    return {
+        "roots": first,
+        "left": joined("children_left", shift=True),
+        "right": joined("children_right", shift=True),
+        "feature": joined("feature"),
+        "threshold": joined("threshold"),
+        "shares": shares / shares.sum(axis=1, keepdims=True),
+        "classes": model.classes_,
+    }
+
+
+def _answer_trees(values: Arrays, x: np.ndarray, n_classes: int) -> np.ndarray:
+    x = x.astype(np.float32)  # as scikit-learn compares with its thresholds
+    total = np.zeros((len(x), len(values["classes"])))
+    row = np.arange(len(x))
+    for root in values["roots"]:
+        node = np.full(len(x), root)
+        inside = values["feature"][node] >= 0
+        while inside.any():
+            below = x[row, values["feature"][node]] <= values["threshold"][node]
+            node = np.where(inside, np.where(below, values["left"][node], values["right"][node]), node)
+            inside = values["feature"][node] >= 0
+        total += values["shares"][node]
+    return _spread(total / len(values["roots"]), values, n_classes, 0.0)
+
+
+def _spread(found: np.ndarray, values: Arrays, n_classes: int, absent: float) -> np.ndarray:
+    """Return columns for all classes; those that had no training row get `absent`."""
+    full = np.full((len(found), n_classes), absent)
+    full[:, values["classes"]] = found
+    return full
+
+
+@dataclass(frozen=True)
+class ProbeKind:
+    """How one kind is fitted and asked, which settings are tried, and how many rows it is fitted on."""
+
+    fit: Callable[[np.ndarray, np.ndarray, int, ProbeSetting, int], Arrays]
+    answer: Callable[[Arrays, np.ndarray, int], np.ndarray]
+    grid: tuple[ProbeSetting, ...]
+    most_rows: int = 20_000
+    decision_values: bool = False
+
+
+KINDS = {
+    "knn": ProbeKind(_fit_knn, _answer_knn, tuple({"k": k} for k in (1, 3, 5, 10))),
+    "linear": ProbeKind(_fit_linear, _answer_linear, tuple({"C": c} for c in (0.01, 0.1, 1.0, 10.0))),
+    "svm": ProbeKind(
+        _fit_svm,
+        _answer_svm,
+        tuple({"C": c, "gamma_by_features": g} for c in (3.0, 30.0, 300.0) for g in (0.1, 0.5)),
+        most_rows=5000,
+        decision_values=True,
+    ),
+    "mlp": ProbeKind(_fit_mlp, _answer_mlp, tuple({"hidden": 64, "alpha": a} for a in (0.01, 1.0))),
+    "lda": ProbeKind(_fit_lda, _answer_lda, tuple({"shrinkage": s} for s in (0.02, 0.1, 0.4)), decision_values=True),
+    "trees": ProbeKind(_fit_trees, _answer_trees, ({"trees": 300, "min_samples_leaf": 1},)),
+}
+
 
 PROBES = ("knn", "linear", "svm", "mlp")
 FOLDS = 3
@@ -132,7 +316,7 @@ def fit_probe(
         For an unknown kind, shapes that do not agree, values that are not finite, or too few rows.
     """
     if kind not in KINDS:
-        raise LearnerError(f"Expected a probe of {', '.join(KINDS)}, found {kind!r}{nearest(kind, KINDS)}.")
+        raise LearnerError(f"Expected a probe of {', '.join(KINDS)}, found {kind!r}{did_you_mean(kind, KINDS)}.")
     x, y = np.asarray(x), np.asarray(y)
     checked(x, y, n_classes, groups)
     _refuse_not_finite(x)
@@ -157,7 +341,7 @@ def fit_probe(
 class Tried:
     """One setting, and what its inner models gave for the rows they had not seen (NaN: never held out)."""
 
-    setting: Setting
+    setting: ProbeSetting
     balanced_accuracy: float
     temperature: float
     held_out: np.ndarray
@@ -199,7 +383,7 @@ def balanced_accuracy(true: np.ndarray, predicted: np.ndarray) -> float:
     return float((found[size > 0] / size[size > 0]).mean())
 
 
-def fitted(kind: str, x: np.ndarray, y: np.ndarray, n_classes: int, setting: Setting, seed: int) -> Arrays:
+def fitted(kind: str, x: np.ndarray, y: np.ndarray, n_classes: int, setting: ProbeSetting, seed: int) -> Arrays:
     """Fit one setting on standardised rows; return its arrays."""
     x = np.asarray(x, dtype=np.float64)
     mean, sd = x.mean(axis=0), x.std(axis=0)
@@ -213,9 +397,7 @@ def raw_answer(kind: str, values: Arrays, x: np.ndarray, n_classes: int) -> np.n
     blocks = [x[start : start + ROWS_AT_ONCE] for start in range(0, len(x), ROWS_AT_ONCE)]
     if not blocks:
         return np.empty((0, n_classes))
-    return np.concatenate(
-        [KINDS[kind].answer(values, _standardised(values, block), n_classes) for block in blocks]
-    )
+    return np.concatenate([KINDS[kind].answer(values, _standardised(values, block), n_classes) for block in blocks])
 
 
 def answer(kind: str, values: Arrays, x: np.ndarray, n_classes: int, temperature: float) -> np.ndarray:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from learners.errors import LearnerError
+from neurofleet.learners.learner_errors import LearnerError
 
 
 @dataclass(frozen=True)
@@ -92,9 +92,7 @@ def score(
     if len(truth) == 0:
         raise LearnerError("There is nothing to score: no sample was given.")
     labels = np.arange(len(names))
-    precision, recall, f1, support = precision_recall_fscore_support(
-        truth, guess, labels=labels, zero_division=0.0
-    )
+    precision, recall, f1, support = precision_recall_fscore_support(truth, guess, labels=labels, zero_division=0.0)
     present = support > 0
     right = int((truth == guess).sum())
     interval = binomtest(right, len(truth)).proportion_ci(0.95, method="wilson")

@@ -1,17 +1,22 @@
-"""Splits of samples into training, validation and test part: made once, stored, known by a fingerprint."""
+"""Splits of samples into training, validation and test part, made once and stored as Parquet."""
 
 from __future__ import annotations
 
-import difflib
 import hashlib
+import json
+import os
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
-from learners.errors import LearnerError
+from neurofleet.errors import did_you_mean
+from neurofleet.learners.learner_errors import LearnerError
 
 ROLES = ("train", "validation", "test", "excluded")
 Groups = Mapping[str, Sequence[str]]
@@ -57,7 +62,7 @@ class Split:
     def rows(self, role: str) -> np.ndarray:
         """Return the row numbers of all samples of `role`, ascending."""
         if role not in ROLES:
-            raise LearnerError(f"A role is one of {', '.join(ROLES)}, found {role!r}{nearest(role, ROLES)}.")
+            raise LearnerError(f"A role is one of {', '.join(ROLES)}, found {role!r}{did_you_mean(role, ROLES)}.")
         return np.flatnonzero(self.role == role)
 
     @property
@@ -121,9 +126,7 @@ def make_split(
         elif wanted > 0:
             fractions[part] = float(wanted)
     if sum(fractions.values()) >= 1:
-        raise LearnerError(
-            f"The fractions of {' and '.join(fractions)} leave nothing to train on: {fractions}."
-        )
+        raise LearnerError(f"The fractions of {' and '.join(fractions)} leave nothing to train on: {fractions}.")
     notes = _assign_fractions(role, names, fractions, np.random.default_rng(seed))
     return _checked(Split(sample_ids, np.zeros(len(role), dtype=np.int64), role), names, notes)
 
@@ -163,9 +166,7 @@ def make_folds(
         classes, counts = np.unique(names[known], return_counts=True)
         rare = classes[counts < folds]
         if len(rare):
-            notes.append(
-                f"Fewer cells than the {folds} folds, never tested: {_listed(rare, classes, counts)}."
-            )
+            notes.append(f"Fewer cells than the {folds} folds, never tested: {_listed(rare, classes, counts)}.")
         tested = np.flatnonzero(known & ~np.isin(names, rare))
         if len(tested) == 0:
             raise LearnerError(f"No class has {folds} cells, as {folds} folds need. Ask for fewer folds.")
@@ -201,25 +202,17 @@ def leave_type_out(split: Split, labels: Sequence[str] | np.ndarray, name: str) 
     """Return the split in which class `name` is unknown: all its cells are tested, none trained on."""
     labels = np.asarray(labels, dtype=str)
     if name not in labels:
-        raise LearnerError(f"No cell is labelled {name!r}{nearest(name, np.unique(labels))}.")
+        raise LearnerError(f"No cell is labelled {name!r}{did_you_mean(name, np.unique(labels))}.")
     role = split.role.copy()
     role[(labels == name) & (role != "excluded")] = "test"
     return Split(split.sample_ids, split.fold, role, (*split.notes, f"{name} is left out of training."))
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Return " (did you mean '…'?)" for the closest known name, or nothing."""
-    close = difflib.get_close_matches(str(name), [str(k) for k in known], n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 def _labelled(sample_ids: np.ndarray, labels: Sequence[str] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return which samples have a label, and all labels as text."""
     series = pd.Series(np.asarray(labels, dtype=object))
     if len(series) != len(sample_ids):
-        raise LearnerError(
-            f"Expected a label for each of the {len(sample_ids)} samples, found {len(series)}."
-        )
+        raise LearnerError(f"Expected a label for each of the {len(sample_ids)} samples, found {len(series)}.")
     known = (series.notna() & (series != "")).to_numpy()
     if not known.any():
         raise LearnerError("No sample has a label. Name the column that holds the classes.")
@@ -230,7 +223,7 @@ def _column(name: str, columns: Mapping[str, Sequence[str]] | pd.DataFrame | Non
     known = [] if columns is None else [str(column) for column in columns]
     if columns is None or name not in known:
         raise LearnerError(
-            f"No column is called {name!r}{nearest(name, known)}. There are: {', '.join(known) or 'none'}."
+            f"No column is called {name!r}{did_you_mean(name, known)}. There are: {', '.join(known) or 'none'}."
         )
     values = np.asarray(columns[name]).astype(str)
     if len(values) != n:
@@ -252,7 +245,7 @@ def _assign_groups(
         for member in [wanted] if isinstance(wanted, str) else wanted:
             if str(member) not in members:
                 raise LearnerError(
-                    f"{part}: {name} has no group {str(member)!r}{nearest(str(member), members)}."
+                    f"{part}: {name} has no group {str(member)!r}{did_you_mean(str(member), members)}."
                     f" There are: {_shown(members)}."
                 )
             chosen |= values == str(member)
@@ -278,9 +271,7 @@ def _assign_fractions(
     by_class = [free[order[code[order] == number]] for number in range(len(classes))]
     for position, (part, fraction) in enumerate(fractions.items()):
         edges = np.floor(np.concatenate([[0.0], np.cumsum(sizes * fraction)]) + 0.5)
-        left = (
-            sizes - taken - (len(fractions) - position)
-        )  # one cell for each part still to come, and training
+        left = sizes - taken - (len(fractions) - position)  # one cell for each part still to come, and training
         for number, quota in enumerate(np.diff(edges).astype(int)):
             if rare[number]:
                 continue
@@ -291,8 +282,7 @@ def _assign_fractions(
         return []
     parts = " and ".join(fractions)
     return [
-        f"Fewer than {needed} cells, so in training only (not in {parts}):"
-        f" {_listed(classes[rare], classes, counts)}."
+        f"Fewer than {needed} cells, so in training only (not in {parts}): {_listed(classes[rare], classes, counts)}."
     ]
 
 
@@ -300,9 +290,7 @@ def _checked(split: Split, names: np.ndarray, notes: list[str]) -> Split:
     """Return the split with its notes, once it is sure that there is something to train on."""
     trained = set(names[split.rows("train")])
     if not trained:
-        raise LearnerError(
-            "No sample is left to train on. Ask for smaller or fewer test and validation parts."
-        )
+        raise LearnerError("No sample is left to train on. Ask for smaller or fewer test and validation parts.")
     tested = names[split.rows("test")]
     unseen, counts = np.unique(tested[~np.isin(tested, list(trained))], return_counts=True)
     notes = list(notes)
@@ -322,3 +310,68 @@ def _listed(chosen: np.ndarray, classes: np.ndarray, counts: np.ndarray) -> str:
 def _shown(names: Sequence[str] | np.ndarray, limit: int = 10) -> str:
     shown = ", ".join(str(name) for name in names[:limit])
     return shown + (", …" if len(names) > limit else "")
+
+
+COLUMNS = ("sample_id", "fold", "role")
+
+
+def split_table(splits: Sequence[Split]) -> pa.Table:
+    """Return the table of one split, or of all folds one after the other; its metadata holds the notes."""
+    table = pa.table(
+        {
+            "sample_id": pa.array(np.concatenate([split.sample_ids for split in splits]), pa.string()),
+            "fold": pa.array(np.concatenate([split.fold for split in splits]), pa.int64()),
+            "role": pa.array(np.concatenate([split.role for split in splits]), pa.string()),
+        }
+    )
+    notes = {str(int(split.fold[0])): list(split.notes) for split in splits}
+    return table.replace_schema_metadata({"notes": json.dumps(notes), "fingerprint": fingerprint(splits)})
+
+
+def splits_from_table(table: pa.Table, source: str = "the table") -> list[Split]:
+    """Return the splits of a table, by fold.
+
+    Raises
+    ------
+    LearnerError
+        When a column is missing, or the content is not what was fingerprinted.
+    """
+    missing = [name for name in COLUMNS if name not in table.column_names]
+    if missing:
+        raise LearnerError(
+            f"{source} is no split: expected the columns {', '.join(COLUMNS)}, found"
+            f" {', '.join(table.column_names) or 'none'}."
+        )
+    metadata = table.schema.metadata or {}
+    notes = json.loads(metadata.get(b"notes", b"{}"))
+    sample_ids, fold, role = (np.asarray(table[name].to_pylist()) for name in COLUMNS)
+    splits = []
+    for number in np.unique(fold):
+        rows = fold == number
+        splits.append(Split(sample_ids[rows], fold[rows], role[rows], tuple(notes.get(str(number), ()))))
+    stored = metadata.get(b"fingerprint", b"").decode()
+    if stored and stored != fingerprint(splits):
+        raise LearnerError(f"{source} was changed after it was written. Put back a good copy, or split again.")
+    return splits
+
+
+def write_splits(path: Path, splits: Sequence[Split]) -> None:
+    """Write one split or all folds to a Parquet file, whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    pq.write_table(split_table(splits), partial, compression="zstd")
+    os.replace(partial, path)
+
+
+def read_splits(path: Path) -> list[Split]:
+    """Read the splits of a file that `write_splits` wrote (one split: a list of one).
+
+    Raises
+    ------
+    LearnerError
+        When the file is missing, no Parquet, or no split.
+    """
+    try:
+        table = pq.read_table(path)
+    except (OSError, pa.ArrowException) as error:
+        raise LearnerError(f"{path}: cannot be read as a split ({error}).") from error
+    return splits_from_table(table, str(path))

@@ -1,17 +1,11 @@
 """Say all faults of a user's file at once, each with its place and the nearest known name."""
 
-import difflib
 import typing
-from collections.abc import Iterable
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Return " (did you mean '…'?)" for the closest known name, or nothing."""
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
+from neurofleet.errors import did_you_mean
 
 
 def faults(error: ValidationError, model: type[BaseModel], whole: str = "the file") -> str:
@@ -24,7 +18,7 @@ def faults(error: ValidationError, model: type[BaseModel], whole: str = "the fil
         place = ".".join(str(part) for part in fault["loc"]) or whole
         if fault["type"] == "extra_forbidden":
             key = str(fault["loc"][-1])
-            lines.append(f"{place}: unknown key{nearest(key, _keys(model))}")
+            lines.append(f"{place}: unknown key{did_you_mean(key, _keys(model))}")
         elif fault["type"] == "missing":
             lines.append(f"{place}: is missing")
         else:

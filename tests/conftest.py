@@ -32,7 +32,7 @@ def shared_data() -> Path:
 @pytest.fixture(scope="session")
 def demo_recordings(tmp_path_factory) -> Path:
     """Folder with the demo cell, ``cell.swc`` and ``cell.nwb``, made once for all processes: to be copied."""
-    from jobs.demo import make_input
+    from neurofleet.jobs.demo import make_input
 
     base = tmp_path_factory.getbasetemp()
     common = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
@@ -48,7 +48,7 @@ def demo_recordings(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
     """One embedded Ray on 2 CPUs for all tests that need one; code under test that connects shares it."""
-    from cluster.session import connect
+    from neurofleet.cluster.ray.session import connect
 
     with connect(cpus=2):
         yield

@@ -25,7 +25,7 @@ def test_tool_is_content(command):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("package", ["cluster", "neurosim", "learners", "jobs", "jobs.cli"])
+@pytest.mark.parametrize("package", ["cluster", "neurosim", "learners", "jobs", "neurofleet.jobs.cli"])
 def test_importing_a_package_loads_nothing_heavy(package):
     code = (
         f"import sys, {package}\n"

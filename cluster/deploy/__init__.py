@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from importlib.metadata import version
 
-from cluster.deploy.options import OptionRefused, Value, flag
-from cluster.deploy.targets import TARGETS, Target
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from neurofleet.cluster.deploy.deploy_targets import TARGETS, OptionRefused, OptionValue, Target, flag
 
 __all__ = ["TARGETS", "OptionRefused", "Target", "render"]
 
 
-def render(target: str, options: Mapping[str, Value | Sequence[str]] | None = None) -> str:
+def render(target: str, options: Mapping[str, OptionValue | Sequence[str]] | None = None) -> str:
     """Return the deployment file of a target, filled in.
 
     Parameters
@@ -45,11 +46,9 @@ def render(target: str, options: Mapping[str, Value | Sequence[str]] | None = No
     return _fill(TARGETS[target], values)
 
 
-def _fill(target: Target, values: Mapping[str, Value]) -> str:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
+def _fill(target: Target, values: Mapping[str, OptionValue]) -> str:
     environment = Environment(
-        loader=PackageLoader("cluster.deploy"),
+        loader=PackageLoader("neurofleet.cluster.deploy"),
         undefined=StrictUndefined,
         autoescape=False,
         trim_blocks=True,

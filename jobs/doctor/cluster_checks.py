@@ -1,10 +1,10 @@
-"""From what a cluster and its nodes say (`cluster.checkup`) to findings; nothing here looks at a machine."""
+"""From what a cluster and its nodes say (`neurofleet.cluster.ray.checkup`) to findings; nothing here looks at a machine."""
 
 from collections.abc import Sequence
 from typing import Any
 
-from jobs.doctor.finding import Fact, Finding, counted, is_loopback, place
-from jobs.fit.spec import FitSpec
+from neurofleet.jobs.doctor.findings import Fact, Finding, counted, is_loopback, place
+from neurofleet.jobs.fit.fit_job import FitSpec
 
 LEAST_OUT_BYTES, GOOD_OUT_BYTES = 10e6, 1e9
 CLOCK_TOLERANCE_S = 5.0
@@ -149,9 +149,7 @@ def dashboard(found: dict[str, Any] | None, sockets: Sequence[dict[str, Any]]) -
             f"dashboard and Jobs API listen on {places}, beyond this machine",
             "Use `--dashboard-host=127.0.0.1` and an ssh tunnel, or let a firewall guard the port.",
         )
-    return Finding(
-        check, "ok", f"{places} only, answers {found['anonymous_status']} to a client without the token"
-    )
+    return Finding(check, "ok", f"{places} only, answers {found['anonymous_status']} to a client without the token")
 
 
 def bound(sockets: Sequence[dict[str, Any]]) -> Finding:
@@ -185,9 +183,7 @@ def bound(sockets: Sequence[dict[str, Any]]) -> Finding:
 def port_collisions(sockets: Sequence[dict[str, Any]], workers: Sequence[int]) -> Finding:
     """Ray's servers whose port Ray may give to a worker as well."""
     first, last = workers
-    inside = sorted(
-        {(s["port"], s["role"]) for s in sockets if s["role"] != "worker" and first <= s["port"] <= last}
-    )
+    inside = sorted({(s["port"], s["role"]) for s in sockets if s["role"] != "worker" and first <= s["port"] <= last})
     if not last:
         return Finding("ports", "ok", "workers take whatever port is free")
     span = f"{first}-{last}, which workers take theirs from"
@@ -241,8 +237,7 @@ def storage_seen(out: str, remote: bool, content: str, fact: Fact) -> Finding:
             "storage",
             "fault",
             f"{out}: {why}",
-            "Give every node the credentials and the network for this storage: a submitted job writes from"
-            " there.",
+            "Give every node the credentials and the network for this storage: a submitted job writes from there.",
         )
     return Finding(
         "storage",

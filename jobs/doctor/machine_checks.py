@@ -1,9 +1,41 @@
-"""From what a machine says of itself (`cluster.checkup`) to findings; nothing here looks at a machine."""
+"""What a machine says of itself, as findings."""
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
-from jobs.doctor.finding import Facts, Finding, Status, counted, judged
+from neurofleet.jobs.doctor.findings import Facts, Finding, Status, counted, judged
+from neurofleet.neurosim.mechanisms import MECHANISMS, load_mechanisms
+
+
+def neuron_facts() -> dict[str, Any]:
+    """Load every mechanism, compiling what is not compiled yet, and initialise a section that holds it.
+
+    Returns
+    -------
+    dict
+        NEURON's ``version``, the number of ``mechanisms`` that came up, and the ``seconds`` it took.
+
+    Raises
+    ------
+    InputError
+        The mechanisms cannot be compiled or loaded.
+    """
+    started = time.monotonic()
+    load_mechanisms()
+    import neuron
+
+    section = neuron.h.Section(name="soma")
+    for name in MECHANISMS:
+        section.insert(name)
+    neuron.h.finitialize(-65.0)
+    inserted = {mechanism.name() for mechanism in section(0.5)}
+    missing = set(MECHANISMS) - inserted
+    if missing:
+        raise RuntimeError(f"NEURON took the mechanisms {', '.join(sorted(missing))} and does not have them")
+    seconds = round(time.monotonic() - started, 1)
+    return {"version": neuron.__version__, "mechanisms": len(inserted), "seconds": seconds}
+
 
 MEMORY_PER_CPU_BYTES = 600e6
 LEAST_SHARED_MEMORY_BYTES = 200 * 2**20
@@ -76,8 +108,7 @@ def temporary_folder(disk: dict[str, Any]) -> Finding:
     return Finding(
         "temporary folder",
         status,
-        f"{found}. Ray keeps logs and sockets there, and refuses to use a disk that is over"
-        f" {FULLEST_DISK:.0%} full",
+        f"{found}. Ray keeps logs and sockets there, and refuses to use a disk that is over {FULLEST_DISK:.0%} full",
         "Make room, or name another disk (`TMPDIR` here, `ray start --temp-dir` on a cluster).",
     )
 
@@ -123,7 +154,7 @@ def object_store(folder: str) -> Finding:
 
 
 def neuron(answer: dict[str, Any]) -> Finding:
-    """NEURON and the mechanisms, as `jobs.doctor.neuron` found them in a fresh process."""
+    """NEURON and the mechanisms, as `neurofleet.jobs.doctor.machine_checks` found them in a fresh process."""
     if "error" not in answer:
         result = answer["value"]
         return Finding(
@@ -166,8 +197,7 @@ def token(found: dict[str, Any] | None) -> Finding:
         "fault",
         f"{found['place']} has mode {found['mode']:04o}: other users of the machine can read it, and with it"
         " run code as you",
-        f"`chmod 600 {found['place']}`, and if others may have read it, make a new one for the whole"
-        " cluster.",
+        f"`chmod 600 {found['place']}`, and if others may have read it, make a new one for the whole cluster.",
     )
 
 

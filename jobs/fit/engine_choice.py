@@ -1,16 +1,87 @@
-"""Which engine searches a stage: decided once for each cell, before its evaluations, and kept in the run."""
+"""Which engine searches a stage: the vector engine where it can be built, else NEURON.
 
+Decided once for each cell, before its evaluations, and kept in the run. Building the vector engine takes over
+NEURON, compiles, and may crash: it is tried in a process of its own.
+"""
+
+import json
 import os
+import pickle
+import subprocess
+import sys
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-from jobs.errors import UsageError
-from jobs.fit.subjects import EngineChoice, Problem, StagePlan, Subject
-from jobs.fit.vector_trial import try_vector
-from neurosim.fit_model import FitModel
-from neurosim.vector.evaluator import LANES
+import numpy as np
+
+from neurofleet.cluster.pool.child_processes import end_with_parent
+from neurofleet.errors import InputError, UsageError
+from neurofleet.jobs.fit.fit_problem import EngineChoice, Problem, StagePlan, Subject
+from neurofleet.neurosim.cells.fit_model import FitModel
+from neurofleet.neurosim.vector.vector_evaluator import LANES, VectorEvaluator
+
+LIMIT_S = 900.0
+
+
+@dataclass(frozen=True)
+class VectorTrial:
+    """What came of it.
+
+    Attributes
+    ----------
+    fault : str
+        Why the engine cannot be built, in one line; empty if it can.
+    seconds_each : float or None
+        Time for each of the individuals, all evaluated together; None if there was none to evaluate.
+    """
+
+    fault: str = ""
+    seconds_each: float | None = None
+
+
+def try_vector(model: "FitModel", individuals: np.ndarray | None = None) -> VectorTrial:
+    """Build the engine, and evaluate `individuals`, shape (n, P), if there are some."""
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "neurofleet.jobs.fit.engine_choice", str(os.getpid())],
+            input=pickle.dumps((model, individuals)),
+            capture_output=True,
+            check=False,
+            timeout=LIMIT_S,
+        )
+    except subprocess.TimeoutExpired:
+        return VectorTrial(f"The vector engine could not be built within {LIMIT_S:g} s.")
+    if done.returncode:
+        said = done.stderr.decode(errors="replace").strip().splitlines()[-1:] or ["it said nothing"]
+        ended = f"signal {-done.returncode}" if done.returncode < 0 else f"code {done.returncode}"
+        return VectorTrial(f"The vector engine could not be built: its process ended with {ended} ({said[0]}).")
+    return VectorTrial(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def _try() -> None:
+    """Try the model on standard input (ours, from above), and print what came of it as the last line."""
+    end_with_parent(int(sys.argv[1]))
+    model, individuals = pickle.load(sys.stdin.buffer)
+    trial = VectorTrial()
+    try:
+        evaluator = VectorEvaluator(model)
+    except InputError as error:
+        trial = VectorTrial(str(error).splitlines()[0].rstrip(":"))
+    else:
+        if individuals is not None:
+            evaluator.evaluate(individuals[:1])  # what only the first one waits for is no part of a search
+            started = time.perf_counter()
+            evaluator.evaluate(individuals)
+            trial = VectorTrial(seconds_each=(time.perf_counter() - started) / len(individuals))
+    print("\n" + json.dumps(asdict(trial)))
+
+
+if __name__ == "__main__":
+    _try()
+
 
 Wanted = Literal["auto", "neuron", "vector"]
 Recorded = Mapping[str, EngineChoice]
@@ -51,9 +122,7 @@ def with_engines(subject: Subject, wanted: Wanted, recorded: Recorded) -> Subjec
     )
 
 
-def all_with_engines(
-    subjects: Sequence[Subject], wanted: Wanted, recorded: Mapping[str, Recorded]
-) -> list[Subject]:
+def all_with_engines(subjects: Sequence[Subject], wanted: Wanted, recorded: Mapping[str, Recorded]) -> list[Subject]:
     """Do the same for several subjects, some at a time.
 
     Raises

@@ -1,25 +1,172 @@
-"""What the searches of one stage with one seed have in common: tasks, rows, finalists, hall of fame."""
+"""The search of one stage with one seed: tasks for the pool, rows to store, finalists, hall of fame."""
 
 import abc
-from collections import Counter
-from collections.abc import Mapping
+import hashlib
+import pickle
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
 import numpy as np
 
-from cluster.outcome import EngineSpec, Outcome, Task
-from cluster.schemas import Evaluations, HallOfFameRows
-from jobs.errors import JobError
-from jobs.fit.deadline import Deadline
-from jobs.fit.engines import engine_spec, scores_of, task_deadline_s, vector_spec
-from jobs.fit.subjects import EngineChoice, Problem, StagePlan
-from jobs.log import fit_logger
-from neurosim.fit_model import MAX_SCORE, FitModel
+from neurofleet.cluster.pool.outcome import Budget, BudgetExceeded, EngineSpec, EvaluationTask, Failure, Outcome
+from neurofleet.cluster.store.run_store import RunStore
+from neurofleet.cluster.store.schemas import Evaluations, HallOfFameRows
+from neurofleet.errors import JobError
+from neurofleet.jobs.fit.fit_problem import EngineChoice, Problem, StagePlan
+from neurofleet.jobs.run_log import fit_logger
+from neurofleet.neurosim.cells.fit_model import MAX_SCORE, FitModel
+from neurofleet.neurosim.cells.user_model import UserModel
+from neurofleet.neurosim.cells.warm_evaluator import BudgetExceeded as StepsExceeded
+from neurofleet.neurosim.cells.warm_evaluator import WarmEvaluator
+from neurofleet.neurosim.evolution import HallOfFame, total_scores
+from neurofleet.neurosim.evolution.ask_tell import AskTell
+from neurofleet.neurosim.vector.vector_evaluator import LANES, VectorEvaluator
 
-if TYPE_CHECKING:
-    from cluster.store import RunStore
-    from neurosim.evolution.strategy import AskTell
+START_S = 300.0
+RECENT = 2048
+ENOUGH = 64
+PERCENTILE = 95.0
+FLOOR_S = 5.0
+FLOOR_MEDIANS = 5.0
+
+
+class Deadline:
+    """Wall-clock limit of one evaluation.
+
+    ``auto`` starts at 300 s and, learnt anew every 64 evaluations, follows the 95th percentile of the last
+    ones, but never falls below 5 s or five times their median: a stage whose evaluations all last about the
+    same would otherwise lose one in twenty for nothing.
+    """
+
+    def __init__(self, deadline_s: float | Literal["auto"]) -> None:
+        self._given = None if deadline_s == "auto" else float(deadline_s)
+        self._recent: deque[float] = deque(maxlen=RECENT)
+        self._learnt_s = START_S
+        self._learnt = 0
+
+    def anew(self) -> "Deadline":
+        """Return one that has learnt nothing yet."""
+        return Deadline("auto" if self._given is None else self._given)
+
+    def learn(self, seconds: float) -> None:
+        """Take in how long an evaluation lasted."""
+        if self._given is None:
+            self._recent.append(seconds)
+            self._learnt += 1
+            if self._learnt % ENOUGH == 0:
+                median, high = np.percentile(self._recent, [50.0, PERCENTILE])
+                self._learnt_s = min(START_S, max(FLOOR_S, FLOOR_MEDIANS * float(median), float(high)))
+
+    @property
+    def seconds(self) -> float:
+        """The limit for evaluations that start now."""
+        return self._learnt_s if self._given is None else self._given
+
+
+RAN_AWAY = "the simulation ran away"
+LONG_S = 600.0
+
+
+@dataclass(frozen=True)
+class EnginePayload:
+    """What a host needs to build the engine."""
+
+    model: FitModel | UserModel
+    max_steps: int | None
+
+
+class NeuronEngine:
+    """NEURON with CVODE, one individual after the other on a cell that is built once.
+
+    Every individual is evaluated by a fresh copy of the built process, so that its scores cannot depend on
+    what was evaluated before it.
+    """
+
+    isolation = "individual"
+
+    def __init__(self, payload: EnginePayload) -> None:
+        self._warm = WarmEvaluator(payload.model.build_evaluator(), payload.max_steps)
+        self._warm.build()
+
+    def evaluate(self, batch: Sequence[np.ndarray], budget: Budget) -> Iterator[np.ndarray]:
+        """Yield the scores of each individual, shape (M,).
+
+        The pool enforces the deadline from outside, so the clock is not looked at here; the budget of
+        integration steps is the engine's own.
+        """
+        for individual in batch:
+            try:
+                yield self._warm.evaluate(individual)
+            except StepsExceeded as error:
+                raise BudgetExceeded(str(error)) from None
+
+
+class VectorEngine:
+    """Individuals side by side, `LANES` in the time of one; see `neurofleet.neurosim.vector`.
+
+    The scores of an individual do not depend on which others are in its batch.
+    """
+
+    isolation = "batch"
+
+    def __init__(self, model: FitModel) -> None:
+        import efel  # noqa: F401 - so that processes forked from this one need not import it
+
+        self._evaluator = VectorEvaluator(model)
+
+    def evaluate(self, batch: Sequence[np.ndarray], budget: Budget) -> Iterator[np.ndarray | Failure]:
+        """Yield the scores of each individual, shape (M,), when all are there.
+
+        There is no budget of steps, whose length is bounded from below; the pool keeps the deadline.
+        """
+        done = self._evaluator.evaluate(np.asarray(batch, np.float64))
+        for scores, ok in zip(done.scores, done.ok, strict=True):
+            yield scores if ok else Failure(RAN_AWAY)
+
+
+def build(payload: EnginePayload) -> NeuronEngine:
+    """Make the engine; named by `engine_spec`, called on the hosts."""
+    return NeuronEngine(payload)
+
+
+def build_vector(model: FitModel) -> VectorEngine:
+    """Make the engine; named by `vector_spec`, called on the hosts."""
+    return VectorEngine(model)
+
+
+def engine_spec(name: str, model: FitModel | UserModel, max_steps: int | None) -> EngineSpec:
+    """Return how the hosts build the engine of `model`; equal models have equal keys."""
+    payload = EnginePayload(model, max_steps)
+    return EngineSpec("neurofleet.jobs.fit.stage_search:build", payload, f"{name}-{_digest(payload)}")
+
+
+def vector_spec(name: str, model: FitModel) -> EngineSpec:
+    """Return how the hosts build the vector engine of `model`; equal models have equal keys."""
+    return EngineSpec("neurofleet.jobs.fit.stage_search:build_vector", model, f"{name}-vector-{_digest(model)}", LANES)
+
+
+def _digest(payload: Any) -> str:
+    return hashlib.sha256(pickle.dumps(payload)).hexdigest()[:16]
+
+
+def task_deadline_s(engine: EngineSpec, deadline_s: float) -> float:
+    """Return how long a task may take when one individual may take `deadline_s`.
+
+    Individuals that are computed side by side are done together: each has the time of all the engine's lanes,
+    also one that is alone there. Batches are of seconds, and one that hangs should not hold its host for an
+    hour: ten minutes are the most, unless a single individual may take more.
+    """
+    return min(engine.lanes * deadline_s, max(deadline_s, LONG_S))
+
+
+def scores_of(value: Any, objectives: Sequence[str]) -> np.ndarray:
+    """Return what an engine yielded as scores of `objectives`, shape (M,)."""
+    scores = np.asarray(value, dtype=np.float64)
+    if scores.shape != (len(objectives),):
+        raise ValueError(f"an engine yielded shape {scores.shape}, expected ({len(objectives)},)")
+    return scores
 
 
 FINAL = "_final"
@@ -41,7 +188,7 @@ class Limits:
     share : str
     weight : float
     rank : int
-        See `cluster.outcome.Task`.
+        See `neurofleet.cluster.pool.outcome.EvaluationTask`.
     """
 
     deadline: Deadline
@@ -58,9 +205,9 @@ class Limits:
         individual: np.ndarray,
         deadline: Deadline,
         about: Mapping[str, Any],
-    ) -> Task:
+    ) -> EvaluationTask:
         """Return an evaluation that is to be done; `about` is for the host's log."""
-        return Task(
+        return EvaluationTask(
             id,
             engine,
             individual,
@@ -142,8 +289,6 @@ class StageSearch(abc.ABC):
         hall_of_fame: int,
         limits: Limits,
     ) -> None:
-        from neurosim.evolution import HallOfFame
-
         self.cell, self.stage, self.seed, self.problem = cell, stage, seed, problem
         self._store = store
         self._limits = limits
@@ -171,7 +316,7 @@ class StageSearch(abc.ABC):
         """Whether the hall of fame is complete."""
         return self._searched and (self._final_engine is None or self._scored_again)
 
-    def start(self) -> list[Task]:
+    def start(self) -> list[EvaluationTask]:
         """Return the first evaluations to do; none when all is stored already."""
         if self.finished:
             return []
@@ -182,7 +327,7 @@ class StageSearch(abc.ABC):
         finalists = self._told.candidates(self._finalists())
         return self._begin(Generation(0, self.stage.name + FINAL, self._final_engine, finalists))
 
-    def take(self, individual: int, outcome: Outcome) -> list[Task]:
+    def take(self, individual: int, outcome: Outcome) -> list[EvaluationTask]:
         """Take in one outcome; return the evaluations that can now be done, none while others are awaited."""
         current = self._current
         assert current is not None
@@ -227,7 +372,7 @@ class StageSearch(abc.ABC):
         """Whether only the finalists are left to be done."""
 
     @abc.abstractmethod
-    def _search_tasks(self) -> list[Task]:
+    def _search_tasks(self) -> list[EvaluationTask]:
         """Return the next evaluations of the search."""
 
     @abc.abstractmethod
@@ -252,7 +397,7 @@ class StageSearch(abc.ABC):
     def _name(self) -> str:
         return f"cell {self.cell}, stage {self.stage.name}, seed {self.seed}"
 
-    def _begin(self, generation: Generation) -> list[Task]:
+    def _begin(self, generation: Generation) -> list[EvaluationTask]:
         self._current = generation
         about = self._about(generation.stage) | {"generation": generation.number}
         numbered = enumerate(generation.parameters)
@@ -263,7 +408,7 @@ class StageSearch(abc.ABC):
 
     def _task(
         self, number: int, engine: EngineSpec, parameters: np.ndarray, about: Mapping[str, Any]
-    ) -> Task:
+    ) -> EvaluationTask:
         id = ((self.cell, self.stage.name, self.seed), number)
         return self._limits.task(id, engine, parameters, self._deadline(about["stage"]), about)
 
@@ -336,8 +481,6 @@ class StageSearch(abc.ABC):
         return scores_of(outcome.value, objectives) if outcome.ok else np.full(len(objectives), MAX_SCORE)
 
     def _rows(self, done: Generation) -> Evaluations:
-        from neurosim.evolution import total_scores
-
         outcomes = [done.outcomes[i] for i in range(len(done.parameters))]
         scores = np.array([self._scores(outcome) for outcome in outcomes])
         return Evaluations(
@@ -374,9 +517,7 @@ class StageSearch(abc.ABC):
     def _check_first(self, rows: Evaluations) -> None:
         """Stop early when the model, and not bad luck, fails."""
         failed = Counter(
-            f"{status}: {reason}"
-            for status, reason in zip(rows.statuses, rows.reasons, strict=True)
-            if status != "ok"
+            f"{status}: {reason}" for status, reason in zip(rows.statuses, rows.reasons, strict=True) if status != "ok"
         )
         if failed.total() * 2 > len(rows):
             shown = "; ".join(f"{reason} ({count} of {len(rows)})" for reason, count in failed.most_common(5))

@@ -1,19 +1,17 @@
 """The search of one stage with one seed without generations: each outcome is told as it arrives."""
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import numpy as np
 
-from cluster.outcome import Outcome, Task
-from cluster.schemas import Evaluations
-from jobs.errors import JobError
-from jobs.fit.stage_search import Generation, Limits, StageSearch
-from jobs.fit.subjects import Problem, StagePlan
-
-if TYPE_CHECKING:
-    from cluster.store import RunStore
-    from neurosim.evolution import SteadyConfig
+from neurofleet.cluster.pool.outcome import EvaluationTask, Outcome
+from neurofleet.cluster.store.run_store import RunStore
+from neurofleet.cluster.store.schemas import Evaluations
+from neurofleet.errors import JobError
+from neurofleet.jobs.fit.fit_problem import Problem, StagePlan
+from neurofleet.jobs.fit.stage_search import Generation, Limits, StageSearch
+from neurofleet.neurosim.evolution import ParameterSpace, SteadyConfig, make_steady_strategy
 
 SMALLEST_BLOCK = 32
 
@@ -78,8 +76,6 @@ class SteadySearch(StageSearch):
         limits: Limits,
         warm_start: np.ndarray | None = None,
     ) -> None:
-        from neurosim.evolution import ParameterSpace, make_steady_strategy
-
         space = ParameterSpace.from_bounds(problem.names, np.array(problem.lower), np.array(problem.upper))
         search = cast("SteadyConfig", stage.search)
         self._strategy = make_steady_strategy(search, space, seed, warm_start)
@@ -91,7 +87,7 @@ class SteadySearch(StageSearch):
         self._block_starts: list[int] = []
         self._replay()
 
-    def take(self, individual: int, outcome: Outcome) -> list[Task]:
+    def take(self, individual: int, outcome: Outcome) -> list[EvaluationTask]:
         """Take in one outcome; return the evaluations to be done in its place."""
         if self._current is not None:
             return super().take(individual, outcome)
@@ -116,7 +112,7 @@ class SteadySearch(StageSearch):
     def _searched(self) -> bool:
         return not self._wants_more and not self._under_way
 
-    def _search_tasks(self) -> list[Task]:
+    def _search_tasks(self) -> list[EvaluationTask]:
         self._top_up()
         return self._tasks(sorted(self._under_way))
 
@@ -132,7 +128,7 @@ class SteadySearch(StageSearch):
         number = self._strategy.asked
         self._under_way[number] = self._strategy.ask()
 
-    def _tasks(self, numbers: range | list[int]) -> list[Task]:
+    def _tasks(self, numbers: range | list[int]) -> list[EvaluationTask]:
         about = self._about(self.stage.name)
         return [self._task(number, self._engine, self._under_way[number], about) for number in numbers]
 

@@ -3,10 +3,11 @@
 import socket
 from pathlib import Path
 
-from cluster.storage import is_witnessed, mount_of, remove_witness
-from jobs.errors import UsageError
-from jobs.provenance import versions
-from jobs.spec import load_job
+from neurofleet.cluster.store.folders import mount_of, remove_marker, sees_marker
+from neurofleet.errors import UsageError
+from neurofleet.jobs.job_file import load_job
+from neurofleet.jobs.run_folder import versions
+from neurofleet.jobs.run_job import run_job
 
 
 def drive(job: Path, out: str, witness: Path | None, here_only: bool) -> None:
@@ -27,8 +28,6 @@ def drive(job: Path, out: str, witness: Path | None, here_only: bool) -> None:
     UsageError
         When results would go to a disk of this machine alone, or input is not there. Nothing is written.
     """
-    from jobs.run import run_job
-
     check_storage(out, witness, here_only)
     check_absolute_paths(job)
     now = versions()
@@ -50,9 +49,9 @@ def check_storage(out: str, witness: Path | None, here_only: bool) -> None:
     if "://" in out:
         return
     folder = Path(out)
-    seen = witness is not None and is_witnessed(folder, witness)
+    seen = witness is not None and sees_marker(folder, witness)
     if witness is not None:
-        remove_witness(witness)
+        remove_marker(witness)
     mount = mount_of(folder)
     if seen or (mount.is_network and not here_only):
         return

@@ -17,4 +17,4 @@ if ! "$python" -c 'import importlib.metadata as m; m.version("neurofleet")' 2>/d
         "it there and on the workers, or name the Python that has it: neurofleet submit --python PATH."
     exit 1
 fi
-exec "$python" -c 'from jobs.cli import main; main()' drive "$@"
+exec "$python" -c 'from neurofleet.jobs.cli import main; main()' drive "$@"

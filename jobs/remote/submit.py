@@ -10,10 +10,12 @@ from pathlib import Path
 
 import typer
 
-from cluster.storage import leave_witness, remove_witness
-from cluster.submission import PACKAGE_LIMIT_BYTES, JobsApi, RemoteJob
-from jobs.errors import UsageError
-from jobs.remote.commands import (
+from neurofleet.cluster.ray.submission import PACKAGE_LIMIT_BYTES, JobsApi, RemoteJob
+from neurofleet.cluster.store.folders import leave_marker, remove_marker
+from neurofleet.errors import UsageError
+from neurofleet.jobs.job_file import JobSpec, load_job
+from neurofleet.jobs.remote.job_package import START_SCRIPT, collect, pack, size
+from neurofleet.jobs.remote.remote_jobs import (
     check_outcome,
     commands,
     follow,
@@ -21,9 +23,7 @@ from jobs.remote.commands import (
     only_watching,
     our_jobs,
 )
-from jobs.remote.travel import START_SCRIPT, collect, pack, size
-from jobs.results_place import results_place
-from jobs.spec import JobSpec, load_job
+from neurofleet.jobs.run_job import results_place
 
 START_TIMEOUT_S = 120.0
 LOOK_S = 0.5
@@ -47,9 +47,7 @@ def submit_command(
     spec = load_job(job)
     folder = job.resolve().parent
     if looks_like_an_attempt(spec.name):
-        raise UsageError(
-            f"name: {spec.name} would read as an attempt of another job; let it not end in -a<number>."
-        )
+        raise UsageError(f"name: {spec.name} would read as an attempt of another job; let it not end in -a<number>.")
     place, here_only = _absolute(results_place(out, spec, folder))
     luggage = collect(spec, folder)
     api = JobsApi(address)
@@ -63,7 +61,7 @@ def submit_command(
     with tempfile.TemporaryDirectory() as temporary:
         package = Path(temporary) / "job.zip"
         pack(luggage, package, PACKAGE_LIMIT_BYTES)
-        witness = None if "://" in place else leave_witness(Path(place))
+        witness = None if "://" in place else leave_marker(Path(place))
         try:
             command = _command(luggage.job_file, place, here_only, witness, python)
             api.submit(id, command, package, {"neurofleet": _version(), "name": spec.name, "out": place})
@@ -153,4 +151,4 @@ def _warn(text: str) -> None:
 
 def _remove(witness: Path | None) -> None:
     if witness:
-        remove_witness(witness)
+        remove_marker(witness)

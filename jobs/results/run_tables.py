@@ -1,23 +1,77 @@
 """The tables of a run folder as views of an SQL database that can see nothing else."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from cluster.generation_files import EVALUATIONS
-from cluster.schemas import OBJECTIVE_PREFIX, PARAMETER_PREFIX, SEARCH_OBJECTIVE_PREFIX
-from cluster.store import POOLED, RunStore
-from jobs.errors import JobError, UsageError
-from jobs.results.fit_parts import FIT_VIEWS, HALL_OF_FAME, empty, fit_parts
-from jobs.results.found_runs import JOB, FoundRun
-from jobs.results.places import Place
-from jobs.results.scanning import ROOT, Scanned, scan
-from jobs.results.sql import Database, first_line, listed, near_names, quoted
-from jobs.results.view_summary import ViewSummary, summary_of
-from jobs.spec import parse_job
+import numpy as np
+import pyarrow as pa
 
-if TYPE_CHECKING:
-    import pyarrow as pa
+from neurofleet.cluster.store.generations import EVALUATIONS, evaluation_files
+from neurofleet.cluster.store.run_store import HALLS_OF_FAME, POOLED, RunStore
+from neurofleet.cluster.store.schemas import (
+    OBJECTIVE_PREFIX,
+    PARAMETER_PREFIX,
+    SEARCH_OBJECTIVE_PREFIX,
+    Evaluations,
+    HallOfFameRows,
+)
+from neurofleet.errors import JobError, UsageError
+from neurofleet.jobs.job_file import parse_job
+from neurofleet.jobs.learners.learner_folder import JOB
+from neurofleet.jobs.results.folder_listing import Place
+from neurofleet.jobs.results.runs_found import FoundRun
+from neurofleet.jobs.results.sql import Database, first_line, listed, near_names, plain, quoted
+from neurofleet.jobs.results.table_scan import ROOT, RUN, Part, Scanned, ViewSummary, scan, summary_of
+
+HALL_OF_FAME = "hall_of_fame"
+FIT_VIEWS = (EVALUATIONS, HALL_OF_FAME, POOLED)
+
+_HALL_OF_FAME_FILE = re.compile(rf"^{HALLS_OF_FAME}/cell=[^/]+/(seed=\d+|{POOLED})\.parquet$")
+
+
+def fit_parts(place: Place, view: str, folder: str = "", run: str | None = None) -> list[Part]:
+    """Return the files of one of the `FIT_VIEWS`, as far as the run has come.
+
+    Parameters
+    ----------
+    folder : str
+        Of the run, below the place's root; ends in a slash, or is empty.
+    run : str, optional
+        What column ``run`` is to say.
+    """
+    if view == EVALUATIONS:
+        return _evaluations(place, folder, run)
+    names = [name.removeprefix(folder) for name in place.names(f"{folder}{HALLS_OF_FAME}")]
+    matches = [match for name in names if (match := _HALL_OF_FAME_FILE.match(name))]
+    return [
+        Part(f"{folder}{match[0]}", run, kind=HALL_OF_FAME)
+        for match in matches
+        if (match[1] == POOLED) == (view == POOLED)
+    ]
+
+
+def _evaluations(place: Place, folder: str, run: str | None) -> list[Part]:
+    names = [name.removeprefix(folder) for name in place.names(f"{folder}{EVALUATIONS}")]
+    parts = []
+    for key, files in evaluation_files(names).items():
+        keys = {name: str(value) for name, value in key._asdict().items()}
+        for _, name in files.to_read():  # all files of one seed have the same columns
+            parts.append(Part(folder + name, run, keys, kind=EVALUATIONS, alike=folder + key.folder))
+    return parts
+
+
+def empty(view: str, several_runs: bool = False) -> "pa.Schema":
+    """Return the columns of a view where nothing is stored."""
+    none, nobody = np.empty((0, 0)), np.empty(0, int)
+    first = [pa.field(RUN, pa.string())] if several_runs else []
+    if view == EVALUATIONS:
+        table = Evaluations(0, (), (), none, none, np.empty(0), (), (), np.empty(0)).to_table()
+        first += [pa.field("cell", pa.string()), pa.field("stage", pa.string()), pa.field("seed", pa.int64())]
+    else:
+        table = HallOfFameRows("", nobody, nobody, nobody, (), (), none, none, np.empty(0)).to_table()
+    return pa.schema([*first, *plain(table.schema)])
 
 
 class RunTables:
@@ -88,10 +142,7 @@ class RunTables:
     def views(self) -> list[ViewSummary]:
         """Return what each view holds."""
         unfinished = [] if FoundRun(self._place, "", [], [JOB]).finished else [ROOT]
-        return [
-            summary_of(view, made, self._database, self._place, unfinished)
-            for view, made in self.scanned.items()
-        ]
+        return [summary_of(view, made, self._database, self._place, unfinished) for view, made in self.scanned.items()]
 
     def columns(self, view: str) -> list[tuple[str, str]]:
         """Return name and type of each column of a view."""
@@ -104,10 +155,7 @@ class RunTables:
             message += f" Near names: {listed(near)}."
         wide_ones = (PARAMETER_PREFIX, OBJECTIVE_PREFIX, SEARCH_OBJECTIVE_PREFIX)
         plain = [c for c in dict.fromkeys(columns) if not c.startswith(wide_ones)]
-        wide = [
-            next((c for c in columns if c.startswith(p)), f"{p}…")
-            for p in (PARAMETER_PREFIX, OBJECTIVE_PREFIX)
-        ]
+        wide = [next((c for c in columns if c.startswith(p)), f"{p}…") for p in (PARAMETER_PREFIX, OBJECTIVE_PREFIX)]
         return (
             f"{message} The views are {EVALUATIONS}, {HALL_OF_FAME} and {POOLED}; their columns "
             f"{', '.join(plain)}, and one for each parameter and objective, in double quotes because of "

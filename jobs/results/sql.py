@@ -1,14 +1,13 @@
-"""SQL over Arrow tables that can see nothing else, and what is said of a query that cannot be run."""
+"""SQL over Arrow tables that can see nothing else, and the types of columns that many tables share."""
 
 import difflib
 import re
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
-from jobs.errors import UsageError
+import pyarrow as pa
 
-if TYPE_CHECKING:
-    import pyarrow as pa
+from neurofleet.errors import UsageError
 
 _ADDRESS = re.compile(r"\b0x[0-9a-f]+\b")
 
@@ -102,3 +101,38 @@ def quoted(name: str, always: bool = False) -> str:
 def _distinct(names: Sequence[str]) -> list[str]:
     """Number the columns that a query gives one name."""
     return [f"{name}_{names[:i].count(name)}" if name in names[:i] else name for i, name in enumerate(names)]
+
+
+def plain(schema: "pa.Schema") -> "pa.Schema":
+    """Return the same columns with words as plain strings and without metadata: so all files agree."""
+
+    def kind(found: "pa.DataType") -> "pa.DataType":
+        is_text = pa.types.is_dictionary(found) or pa.types.is_large_string(found)
+        return pa.string() if is_text else found
+
+    return pa.schema([pa.field(one.name, kind(one.type)) for one in schema])
+
+
+def united(
+    schemas: "Sequence[tuple[str, pa.Schema]]",
+) -> "tuple[dict[str, pa.DataType], dict[str, dict[pa.DataType, str]]]":
+    """Return the type of each column, and of those without a common one the types with a run of each."""
+    found: dict[str, dict[Any, str]] = {}
+    for run, schema in schemas:
+        for one in schema:
+            found.setdefault(one.name, {}).setdefault(one.type, run)
+    columns, several = {}, {}
+    for name, types in found.items():
+        try:
+            ways = [pa.schema([(name, kind)]) for kind in types]
+            columns[name] = pa.unify_schemas(ways, promote_options="permissive").field(0).type
+        except pa.ArrowException:
+            columns[name] = pa.string()
+            several[name] = types
+    return columns, several
+
+
+def conflict(view: str, column: str, types: "Mapping[pa.DataType, str]") -> str:
+    """Say which types a column has, and in which runs."""
+    told = ", ".join(f"{kind} in {run}" for kind, run in types.items())
+    return f"{view}: column {listed([column])} is {told}; it is read as text here."

@@ -11,6 +11,7 @@ advantage that must be said beside its scores.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -18,7 +19,7 @@ import numpy as np
 from sklearn.decomposition import PCA
 from sklearn.metrics.pairwise import euclidean_distances
 
-from learners.errors import LearnerError
+from neurofleet.learners.learner_errors import LearnerError
 
 COMPONENTS = 20
 NEIGHBOURS = 20
@@ -126,9 +127,7 @@ def weighted_neighbours(
         x = coordinates[name]
         affinity = {}
         for other in names:
-            counted = has[name][near[other]] & np.isfinite(
-                np.take_along_axis(distance[other], near[other], 1)
-            )
+            counted = has[name][near[other]] & np.isfinite(np.take_along_axis(distance[other], near[other], 1))
             share = counted / np.maximum(counted.sum(axis=1, keepdims=True), 1)
             predicted = np.einsum("nk,nkd->nd", share, x[near[other]])
             found = kernel(name, np.linalg.norm(x - predicted, axis=1))
@@ -192,8 +191,6 @@ def _mean_known(columns: list[np.ndarray]) -> np.ndarray:
 
 def _umap(neighbours: np.ndarray, distances: np.ndarray, coordinates: np.ndarray, seed: int) -> np.ndarray:
     """Return UMAP's 5 dimensions of a given neighbour graph."""
-    import warnings
-
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # no transform of new units, one thread: both intended
         import umap

@@ -9,8 +9,8 @@ import numpy as np
 from scipy.sparse import csr_array
 from scipy.spatial import cKDTree
 
-from learners.neuprint.recordings import Recording, RecordingsRefused
-from learners.splits import nearest
+from neurofleet.errors import did_you_mean
+from neurofleet.learners.neuprint.population_recordings import Recording, RecordingsRefused
 
 PARTS = ("behaviour", "population", "centre", "surround")
 VALUES_AT_ONCE = 500_000
@@ -58,9 +58,7 @@ def covariates(recording: Recording, parts: Sequence[str], delta_um: float | Non
     """
     for part in parts:
         if part not in PARTS:
-            raise RecordingsRefused(
-                f"Covariates are of {', '.join(PARTS)}; found {part!r}{nearest(part, PARTS)}."
-            )
+            raise RecordingsRefused(f"Covariates are of {', '.join(PARTS)}; found {part!r}{did_you_mean(part, PARTS)}.")
     frames, neurons = recording.activity.shape
     shared = np.zeros((frames, 0), dtype=np.float32)
     names: list[str] = []

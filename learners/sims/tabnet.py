@@ -1,4 +1,4 @@
-"""TabNet: a network that chooses a few inputs for each row, step by step.
+"""TabNet: a network that chooses a few inputs for each row, step by step, by sparsemax masks.
 
 References
 ----------
@@ -13,10 +13,99 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, cat, nn
 
-from learners.sims.ghost_norm import GhostBatchNorm
-from learners.sims.sparsemax import sparsemax
+_MOST_STEPS = 60
+
+
+def sparsemax(scores: Tensor) -> Tensor:
+    """Project each row of scores onto the simplex: sparse, non-negative, of sum 1.
+
+    Never computed in less than float32, whatever the precision around it: the support is decided by
+    differences that half precision does not resolve.
+
+    Parameters
+    ----------
+    scores : Tensor, shape (..., genes)
+
+    Returns
+    -------
+    Tensor of float32 (of float64 for scores of float64), shape (..., genes)
+
+    References
+    ----------
+    Martins and Astudillo, "From softmax to sparsemax", ICML 2016, equations 2 and 14.
+    """
+    with torch.autocast(scores.device.type, enabled=False):
+        return _Sparsemax.apply(scores if scores.dtype == torch.float64 else scores.float())
+
+
+def threshold(scores: Tensor) -> Tensor:
+    """Return tau with sum(max(scores - tau, 0)) = 1 in each row, shape (..., 1), for rows of maximum 0.
+
+    Newton's steps on that piecewise linear, convex sum, from below: each step drops entries from the
+    support and none comes back, so the end is exact and reached in a few passes, without a sort.
+    """
+    tau = torch.full_like(scores[..., :1], -1.0)
+    size = None
+    for _ in range(_MOST_STEPS):
+        above = (scores - tau).clamp_(min=0.0)
+        total = above.sum(-1, keepdim=True)
+        now = above.sign_().sum(-1, keepdim=True)
+        if size is not None and torch.equal(now, size):
+            break
+        size = now
+        tau = tau + (total - 1.0) / now
+    return tau
+
+
+class _Sparsemax(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, scores: Tensor) -> Tensor:
+        scores = scores - scores.amax(-1, keepdim=True)
+        projected = (scores - threshold(scores)).clamp_(min=0.0)
+        ctx.save_for_backward(projected)
+        return projected
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        (projected,) = ctx.saved_tensors
+        support = projected.sign()
+        on_support = gradients[0] * support
+        mean = on_support.sum(-1, keepdim=True) / support.sum(-1, keepdim=True)
+        return on_support.addcmul_(support, mean, value=-1.0)
+
+
+class GhostBatchNorm(nn.Module):
+    """Normalise a batch piece by piece, each with its own mean and variance, by one batch norm layer.
+
+    In evaluation it is ordinary batch norm with the running statistics.
+
+    Parameters
+    ----------
+    width : int
+    virtual_batch_size : int
+        A batch of B rows is cut into ceil(B / virtual_batch_size) pieces of nearly equal size.
+    momentum : float
+    gain : float
+        What the scale of each column starts from.
+
+    References
+    ----------
+    Hoffer, Hubara and Soudry, "Train longer, generalize better", NeurIPS 2017, algorithm 1.
+    """
+
+    def __init__(self, width: int, virtual_batch_size: int, momentum: float, gain: float = 1.0) -> None:
+        super().__init__()
+        self.virtual_batch_size = virtual_batch_size
+        self.norm = nn.BatchNorm1d(width, momentum=momentum)
+        nn.init.constant_(self.norm.weight, gain)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        pieces = math.ceil(rows.shape[0] / self.virtual_batch_size)
+        if pieces == 1 or not self.training:
+            return self.norm(rows)
+        return cat([self.norm(piece) for piece in rows.chunk(pieces)])
 
 
 @dataclass(frozen=True)
@@ -65,7 +154,7 @@ class Shape:
 
 
 @dataclass(frozen=True)
-class Step:
+class TabNetStep:
     """What one step has decided, and the mask it looked through.
 
     Attributes
@@ -138,12 +227,10 @@ class Encoder(nn.Module):
         self.shape = shape
         self.shared = nn.ModuleList(gated_linears(n_genes, shape.width, shape.n_shared))
         self.splitter = FeatureTransformer(n_genes, self.shared, shape)
-        self.steps = nn.ModuleList(
-            FeatureTransformer(n_genes, self.shared, shape) for _ in range(shape.n_steps)
-        )
+        self.steps = nn.ModuleList(FeatureTransformer(n_genes, self.shared, shape) for _ in range(shape.n_steps))
         self.attention = nn.ModuleList(AttentiveTransformer(n_genes, shape) for _ in range(shape.n_steps))
 
-    def forward(self, rows: Tensor, prior: Tensor | None = None, closed: Tensor | None = None) -> list[Step]:
+    def forward(self, rows: Tensor, prior: Tensor | None = None, closed: Tensor | None = None) -> list[TabNetStep]:
         """Return what each step decides.
 
         Parameters
@@ -159,7 +246,7 @@ class Encoder(nn.Module):
         for number, (transform, attend) in enumerate(zip(self.steps, self.attention, strict=True)):
             mask = attend(attention, prior, closed)
             seen = transform(mask * rows)
-            taken.append(Step(torch.relu(seen[:, : self.shape.n_d]), mask))
+            taken.append(TabNetStep(torch.relu(seen[:, : self.shape.n_d]), mask))
             attention = seen[:, self.shape.n_d :]
             if number + 1 < self.shape.n_steps:
                 left = self.shape.gamma - mask
@@ -190,7 +277,7 @@ class TabNet(nn.Module):
             nn.init.zeros_(self.skip.weight)
             nn.init.zeros_(self.skip.bias)
 
-    def forward(self, rows: Tensor, closed: Tensor | None = None) -> tuple[Tensor, list[Step]]:
+    def forward(self, rows: Tensor, closed: Tensor | None = None) -> tuple[Tensor, list[TabNetStep]]:
         """Return logits (rows, classes), and the steps that led to them."""
         rows = self.hide(self.input_norm(rows))
         steps = self.encoder(rows, closed=closed)
@@ -209,7 +296,7 @@ def gated_linears(n_inputs: int, width: int, number: int) -> list[nn.Linear]:
     return linears
 
 
-def mask_entropy(steps: list[Step]) -> Tensor:
+def mask_entropy(steps: list[TabNetStep]) -> Tensor:
     """Return the mean entropy of the masks, over rows and steps: the sparsity term of the loss."""
     return torch.stack([_Entropy.apply(step.mask) for step in steps]).mean()
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from learners.units.units import MODALITIES
-from learners.units.waveforms import Waveforms, at_times
+from neurofleet.learners.units.units import MODALITIES
+from neurofleet.learners.units.waveforms import Waveforms, at_times
 
 WAVEFORM_FEATURES = (
     "trough_to_peak_ms",
@@ -66,9 +66,7 @@ TROUGH = 100
 """Place of time 0 in `TIMES_MS`."""
 
 
-def hand_features(
-    waveforms: Waveforms | None, isi: np.ndarray, acg: np.ndarray, present: np.ndarray
-) -> np.ndarray:
+def hand_features(waveforms: Waveforms | None, isi: np.ndarray, acg: np.ndarray, present: np.ndarray) -> np.ndarray:
     """Return the `HAND_FEATURES`; times in ms, all else free of the amplitude's unit.
 
     Parameters

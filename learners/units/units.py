@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from learners.errors import LearnerError
-from learners.splits import nearest
+from neurofleet.errors import did_you_mean
+from neurofleet.learners.learner_errors import LearnerError
 
 MODALITIES = ("waveform", "isi", "acg")
 POINTS = {"waveform": 50, "isi": 100, "acg": 100}
@@ -76,7 +76,7 @@ class Units:
         """
         if name not in self.obs:
             raise UnitsRefused(
-                f"No column of the units is called {name!r}{nearest(name, self.obs.columns)}. There are:"
+                f"No column of the units is called {name!r}{did_you_mean(name, self.obs.columns)}. There are:"
                 f" {', '.join(map(str, self.obs.columns)) or 'none'}."
             )
         return as_text(self.obs[name])

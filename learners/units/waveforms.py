@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from learners.units.units import POINTS, UnitsRefused
+from neurofleet.learners.units.units import POINTS, UnitsRefused
 
 RATE_HZ = 20_000
 BEFORE_MS = 1.0
@@ -39,7 +39,7 @@ class Waveforms:
     notes: tuple[str, ...]
 
 
-def is_told(values: np.ndarray) -> np.ndarray:
+def is_measured(values: np.ndarray) -> np.ndarray:
     """Return which rows say something: all finite and not constant, as (n,) bool."""
     finite = np.isfinite(values).all(axis=1)
     rows = np.where(finite[:, None], values, 0)
@@ -67,7 +67,7 @@ def read_waveforms(values: np.ndarray, rate_hz: float, peak_index: int | None, n
             f"{name}: waveform_peak_index is {peak_index}, but the waveforms have {samples} samples. It"
             " counts samples from 0."
         )
-    present = is_told(values)
+    present = is_measured(values)
     filled = np.where(present[:, None], values, 0.0)
     deviation = np.abs(filled - np.median(filled, axis=1, keepdims=True))
     farthest = deviation.argmax(axis=1)

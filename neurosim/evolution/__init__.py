@@ -1,13 +1,18 @@
 """Evolution of model parameters: strategies that ask for individuals and are told their scores."""
 
-from neurosim.evolution.fast import FastConfig, FastStrategy
-from neurosim.evolution.hall_of_fame import HallOfFame, HallOfFameEntry, total_scores
-from neurosim.evolution.make import make_steady_strategy, make_strategy
-from neurosim.evolution.paper import PaperConfig, PaperStrategy
-from neurosim.evolution.space import ParameterSpace, log_axes
-from neurosim.evolution.steady import SteadyConfig, SteadyStrategy
-from neurosim.evolution.strategy import Strategy
-from neurosim.evolution.warm_start import read_warm_start, same_cell, warm_start_models
+from neurofleet.neurosim.evolution.ask_tell import HallOfFame, HallOfFameEntry, Strategy, total_scores
+from neurofleet.neurosim.evolution.parameter_space import ParameterSpace, log_axes
+from neurofleet.neurosim.evolution.search_strategies import (
+    FastConfig,
+    FastStrategy,
+    PaperConfig,
+    PaperStrategy,
+    SteadyConfig,
+    SteadyStrategy,
+    make_steady_strategy,
+    make_strategy,
+)
+from neurofleet.neurosim.evolution.warm_start import read_warm_start, same_cell, warm_start_models
 
 __all__ = [
     "FastConfig",

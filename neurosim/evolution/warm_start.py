@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+from pyarrow import fs, parquet
 
-from neurosim.errors import InputError
-from neurosim.evolution.space import ParameterSpace
+from neurofleet.errors import InputError
+from neurofleet.neurosim.evolution.parameter_space import ParameterSpace
 
 _SPECIMEN_DIGITS = 6  # numbers at least this long identify a specimen wherever they stand in a cell's id
 
@@ -81,27 +83,27 @@ def warm_start_models(
     return _ordered(models) if models else None
 
 
-Model = tuple[int, str, np.ndarray]
+WarmStartModel = tuple[int, str, np.ndarray]
 
 
-def _shared_models(tables: Sequence[Any], space: ParameterSpace) -> list[Model]:
+def _shared_models(tables: Sequence[Any], space: ParameterSpace) -> list[WarmStartModel]:
     """The models that have at least one parameter of the space."""
     return [model for table in tables for model in _models(table, space) if not np.isnan(model[2]).all()]
 
 
-def _without_cell(models: list[Model], cell: str | None) -> list[Model]:
+def _without_cell(models: list[WarmStartModel], cell: str | None) -> list[WarmStartModel]:
     return [model for model in models if cell is None or not same_cell(model[1], cell)]
 
 
-def _ordered(models: list[Model]) -> np.ndarray:
-    def order(model: Model) -> tuple[int, int, str]:
+def _ordered(models: list[WarmStartModel]) -> np.ndarray:
+    def order(model: WarmStartModel) -> tuple[int, int, str]:
         rank, cell, values = model
         return int(np.isnan(values).sum()), rank, cell
 
     return np.array([values for _, _, values in sorted(models, key=order)])
 
 
-def _models(table: Any, space: ParameterSpace) -> list[Model]:
+def _models(table: Any, space: ParameterSpace) -> list[WarmStartModel]:
     """Models of one table as (rank within the cell, cell, values with NaN where missing)."""
     parameters = {name.removeprefix("param."): name for name in table.column_names}
     nothing = np.full(table.num_rows, np.nan)
@@ -151,9 +153,6 @@ def same_cell(one: str, other: str) -> bool:
 
 def _read_tables(path: str) -> list[Any]:
     """Parquet tables of a file, or of a run's halls of fame with all models of a cell in one table."""
-    import pyarrow as pa
-    from pyarrow import fs, parquet
-
     if "://" in path:
         filesystem, root = fs.FileSystem.from_uri(path)
     else:
@@ -184,7 +183,5 @@ def _read_tables(path: str) -> list[Any]:
     tables = []
     for folder, names in sorted(folders.items()):
         chosen = ["pooled.parquet"] if "pooled.parquet" in names else sorted(names)
-        tables.append(
-            pa.concat_tables([read(f"{folder}/{name}") for name in chosen], promote_options="default")
-        )
+        tables.append(pa.concat_tables([read(f"{folder}/{name}") for name in chosen], promote_options="default"))
     return tables

@@ -1,8 +1,8 @@
 """The ion channels: their names and parameters (`MECHANISMS`), compiled once a machine, put into NEURON."""
 
-from neurosim.mechanisms.catalogue import MECHANISMS, Mechanism, describe, read_mechanism
-from neurosim.mechanisms.compiling import compile_mechanisms, load_mechanisms
-from neurosim.mechanisms.own import UserMechanisms
+from neurofleet.neurosim.mechanisms.catalogue import MECHANISMS, Mechanism, describe, read_mechanism
+from neurofleet.neurosim.mechanisms.nmodl_compilation import compile_mechanisms, load_mechanisms
+from neurofleet.neurosim.mechanisms.user_mechanisms import UserMechanisms
 
 __all__ = [
     "MECHANISMS",

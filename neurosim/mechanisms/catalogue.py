@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from neurosim.errors import InputError
+from neurofleet.errors import InputError
 
 MOD_FOLDER = Path(__file__).with_name("mod")
 NO_MECHANISM = "nothing"  # the SUFFIX of files that have functions only
@@ -68,9 +68,7 @@ def read_nmodl(path: Path) -> str:
         except UnicodeDecodeError:
             return path.read_text("latin-1")
     except OSError as error:
-        raise InputError(
-            f"{path}: expected an NMODL file, but it cannot be read ({error.strerror})."
-        ) from error
+        raise InputError(f"{path}: expected an NMODL file, but it cannot be read ({error.strerror}).") from error
 
 
 def parse_mechanism(text: str) -> Mechanism | None:
@@ -124,9 +122,7 @@ def describe(paths: Iterable[Path]) -> dict[str, Mechanism]:
     for path in paths:
         mechanism = read_mechanism(path)
         if mechanism.name in found:
-            raise InputError(
-                f"{path}: expected a SUFFIX of its own, but another file declares {mechanism.name} too."
-            )
+            raise InputError(f"{path}: expected a SUFFIX of its own, but another file declares {mechanism.name} too.")
         found[mechanism.name] = mechanism
     return found
 

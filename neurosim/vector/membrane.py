@@ -1,18 +1,198 @@
-"""All mechanisms of a compartment as one piece of arithmetic, so that they share what they have in common."""
+"""The mechanisms of a compartment as one piece of arithmetic, so that they share what they have in common.
+
+A density mechanism is its initial state, its current and one step of its states.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from neurosim.vector.density import Density
-from neurosim.vector.graph import Graph, Node
+from neurofleet.neurosim.vector.arithmetic_graph import Graph, Node, NotDifferentiable
+from neurofleet.neurosim.vector.nmodl_statements import SymbolicRun, ion_input
+from neurofleet.neurosim.vector.nmodl_syntax import Syntax, kind, parts
+from neurofleet.neurosim.vector.state_equations import Settling, solve
+
+
+@dataclass
+class Density:
+    """What a kernel is generated from; nodes belong to `graph`.
+
+    Inputs of the graph are ``v``; in `step` ``dt`` and ``second`` (1 at second order, 0 at first); ``p:`` and
+    a parameter, ``s:`` and a state or stored variable, and ``e:``, ``ci:``, ``co:`` or ``i:`` and an ion
+    (reversal potential, concentrations, current).
+
+    Attributes
+    ----------
+    name : str
+    graph : Graph
+    stored : tuple of str
+        Variables that an instance keeps: states, and what else is carried from one call to the next.
+    initial, step : dict
+        Input name of a stored variable or concentration -> its value after INITIAL, or one step later.
+    current, conductance : Node
+        Sum of the currents in mA/cm2, and its slope over the voltage.
+    ion_currents : dict
+        Ion -> (current, slope).
+    """
+
+    name: str
+    graph: Graph
+    stored: tuple[str, ...]
+    initial: dict[str, Node]
+    step: dict[str, Node]
+    current: Node
+    conductance: Node
+    ion_currents: dict[str, tuple[Node, Node]]
+
+    def inputs(self) -> set[str]:
+        """Return the names of all inputs of all blocks."""
+        nodes = [*self.initial.values(), *self.step.values(), self.current, self.conductance]
+        return self.graph.inputs([*nodes, *(n for pair in self.ion_currents.values() for n in pair)])
+
+    def writes_concentration(self) -> bool:
+        """Tell whether it writes the concentration of an ion."""
+        return any(name.startswith(("ci:", "co:")) for name in self.step)
+
+
+def make_density(syntax: Syntax, celsius: float, v_init_mV: float) -> Density:
+    """Turn a mechanism into arithmetic at a temperature in degrees Celsius, which starts at a voltage.
+
+    Raises
+    ------
+    Unsupported
+        Something in it that no kernel is made of; the mechanism is named.
+    """
+    graph = Graph()
+    start = _started(syntax, graph, celsius, v_init_mV)
+    changing = {*syntax.states, *_solve_and_draw(syntax, graph, celsius, {})[2]}
+    fixed = {
+        name: node for name, node in start.values.items() if graph.value(node) is not None and name not in changing
+    }
+    solved, drawn, _ = _solve_and_draw(syntax, graph, celsius, fixed)
+
+    ions: dict[str, tuple[Node, Node]] = {}
+    total = slope = graph.const(0.0)
+    hints = dict(syntax.conductances)
+    currents = {f"i{ion}": ion for ion, (_, written) in syntax.ions.items() if f"i{ion}" in written}
+    for name in (*currents, *syntax.nonspecific):
+        ion = currents.get(name, "")
+        current = drawn.read(name)
+        if syntax.conductances:  # NEURON then looks at nothing else
+            over_v = drawn.read(hints.pop(ion)) if ion in hints else graph.const(0.0)
+        else:
+            over_v = _slope(syntax, graph, name, current)
+        total, slope = graph.apply("+", total, current), graph.apply("+", slope, over_v)
+        if ion:
+            ions[ion] = (current, over_v)
+
+    _refuse_writes(syntax)
+    stored = _stored(syntax, graph, solved, [total, slope, *(n for pair in ions.values() for n in pair)])
+    density = Density(
+        name=syntax.name,
+        graph=graph,
+        stored=stored,
+        initial=_kept(syntax, start.values, stored),
+        step=_kept(syntax, solved.values, stored),
+        current=total,
+        conductance=slope,
+        ion_currents=ions,
+    )
+    _refuse_inputs(syntax, density, drawn)
+    return density
+
+
+def _slope(syntax: Syntax, graph: Graph, name: str, current: Node) -> Node:
+    try:
+        return graph.derivative(current, "v")
+    except NotDifferentiable as error:
+        raise syntax.refuse(f"the current {name} without a CONDUCTANCE statement ({error})") from error
+
+
+def _started(syntax: Syntax, graph: Graph, celsius: float, v_init_mV: float) -> SymbolicRun:
+    """Carry out INITIAL."""
+    run = SymbolicRun(syntax, graph, celsius, at_start=True)
+    run.values |= {name: run.parameter(name) for name in syntax.parameters if name in syntax.assigned}
+    for state in syntax.states:
+        if ion_input(syntax, state) is None:
+            known = f"{state}0" in syntax.parameters
+            run.values[state] = run.read(f"{state}0") if known else graph.const(0.0)
+    run.carry_out(syntax.blocks.get("INITIAL", []), Settling(v_init_mV))
+    return run
+
+
+def _solve_and_draw(
+    syntax: Syntax, graph: Graph, celsius: float, fixed: Mapping[str, Node]
+) -> tuple[SymbolicRun, SymbolicRun, set[str]]:
+    """Carry out what BREAKPOINT solves, and BREAKPOINT; return also the names of all that they write."""
+    solved = SymbolicRun(syntax, graph, celsius, constants=fixed)
+    drawing, methods = [], set()
+    for statement in syntax.blocks.get("BREAKPOINT", []):
+        if kind(statement) == "ExpressionStatement" and kind(parts(statement)[0]) == "SolveBlock":
+            methods.add(solve(solved, parts(statement)[0]))
+        else:
+            drawing.append(statement)
+    if len(methods) > 1:  # one of them would have NEURON halve the steps of the others at second order
+        raise syntax.refuse("SOLVE statements with different METHODs")
+    drawn = SymbolicRun(syntax, graph, celsius, constants=fixed)
+    drawn.carry_out(drawing)
+    return solved, drawn, {*solved.values, *drawn.values}
+
+
+def _stored(syntax: Syntax, graph: Graph, solved: SymbolicRun, drawn: list[Node]) -> tuple[str, ...]:
+    """Return the states, and the variables that blocks find as an earlier call left them."""
+    stored = [state for state in syntax.states if ion_input(syntax, state) is None]
+    while True:
+        kept = [solved.values[name] for name in (*stored, *syntax.states) if name in solved.values]
+        read = {name[2:] for name in graph.inputs([*kept, *drawn]) if name.startswith("s:")}
+        if read <= {*stored}:
+            return tuple(stored)
+        stored += sorted(read - {*stored})
+
+
+def _refuse_inputs(syntax: Syntax, density: Density, drawn: SymbolicRun) -> None:
+    """Refuse what would not have its value when a kernel asks for it."""
+    inputs = density.inputs()
+    for name in ("t", "diam", "area"):
+        if name in inputs:
+            raise syntax.refuse(f"the variable {name}")
+    graph = density.graph
+    others = [*density.initial.values(), density.current, density.conductance]
+    others += [node for pair in density.ion_currents.values() for node in pair]
+    if "dt" in graph.inputs(others):
+        raise syntax.refuse("the variable dt elsewhere than in the equations of states")
+    for ion in density.ion_currents:
+        if f"i:{ion}" in inputs:
+            raise syntax.refuse(f"i{ion}, which it writes, as something that it reads")
+    for name in density.stored:
+        if name in drawn.values and f"s:{name}" in inputs:
+            raise syntax.refuse(f"{name}, which BREAKPOINT writes after it was read,")
+    if any(name.startswith("i:") for name in graph.inputs(others)):
+        raise syntax.refuse("the current of an ion elsewhere than in the equations of states")
+
+
+def _refuse_writes(syntax: Syntax) -> None:
+    for ion, (_, written) in syntax.ions.items():
+        for name in written:
+            if name not in (f"i{ion}", f"{ion}i") or (name == f"{ion}i" and name not in syntax.states):
+                raise syntax.refuse(f"writing {name}, which is not a state,")
+
+
+def _kept(syntax: Syntax, values: Mapping[str, Node], stored: tuple[str, ...]) -> dict[str, Node]:
+    """Return the values of stored variables and of concentrations, by name of their input."""
+    found = {f"s:{name}": values[name] for name in stored if name in values}
+    for name in syntax.states:
+        ion = ion_input(syntax, name)
+        if ion is not None and name in values:
+            found[ion] = values[name]
+    return found
+
 
 # A voltage in the middle of those that cells have, and how far from it exponentials may reach in float32.
 MIDDLE_MV, REACH_MV, LARGEST_EXPONENT = -25.0, 175.0, 80.0
 
 
 @dataclass(frozen=True)
-class Kind:
+class CompartmentKind:
     """What compartments that are computed alike have in common.
 
     Attributes
@@ -37,7 +217,7 @@ class Membrane:
 
     Attributes
     ----------
-    kind : Kind
+    kind : CompartmentKind
     graph : Graph
     stored : tuple of str
         Inputs that a compartment keeps from one step to the next; the others that are neither ``v`` nor a
@@ -50,7 +230,7 @@ class Membrane:
         All that is stored one step later, and what is drawn then.
     """
 
-    kind: Kind
+    kind: CompartmentKind
     graph: Graph = field(default_factory=Graph)
     stored: tuple[str, ...] = ()
     initial: dict[str, Node] = field(default_factory=dict)
@@ -60,21 +240,19 @@ class Membrane:
     def constants(self) -> tuple[str, ...]:
         """Return the inputs that stay as they are."""
         roots = [*self.initial.values(), *self.drawn.values(), *self.advanced.values()]
-        return tuple(
-            sorted(self.graph.inputs(roots) - {"v", "dt", "second", "dv", *self.stored} | {*self.given()})
-        )
+        return tuple(sorted(self.graph.inputs(roots) - {"v", "dt", "second", "dv", *self.stored} | {*self.given()}))
 
     def given(self) -> tuple[str, ...]:
         """Return what is stored and has a value before INITIAL: concentrations."""
         return tuple(name for name in self.stored if name.startswith(("ci:", "co:")))
 
 
-def join(kind: Kind, densities: Sequence[Density], nernst_mV: Mapping[str, float]) -> Membrane:
+def join(kind: CompartmentKind, densities: Sequence[Density], nernst_mV: Mapping[str, float]) -> Membrane:
     """Put the mechanisms of one kind of compartment together.
 
     Parameters
     ----------
-    kind : Kind
+    kind : CompartmentKind
     densities : sequence of Density
         Those of the kind, those that write a concentration first, as NEURON steps them.
     nernst_mV : mapping
@@ -103,9 +281,7 @@ class _Joined:
         self.graph, self.densities = graph, densities
         written = {n for d in densities for n in d.step if n[:3] in ("ci:", "co:")}
         self._nernst = {ion: nernst_mV[ion] for ion in nernst if {f"ci:{ion}", f"co:{ion}"} & written}
-        self._read = sorted(
-            {n[2:] for d in densities for n in d.graph.inputs(d.step.values()) if n[:2] == "i:"}
-        )
+        self._read = sorted({n[2:] for d in densities for n in d.graph.inputs(d.step.values()) if n[:2] == "i:"})
 
     def initial(self) -> dict[str, Node]:
         return self._in_turn("initial", self._reversal({}))
@@ -155,9 +331,7 @@ class _Joined:
             found[f"i:{ion}"] = graph.apply("+", graph.input(f"i:{ion}"), change)
         return found
 
-    def _include(
-        self, density: Density, wanted: Mapping[str, Node], known: Mapping[str, Node]
-    ) -> dict[str, Node]:
+    def _include(self, density: Density, wanted: Mapping[str, Node], known: Mapping[str, Node]) -> dict[str, Node]:
         """Return nodes of a mechanism's graph as nodes of the joined one."""
         graph, theirs = self.graph, density.graph
         new: dict[Node, Node] = {}

@@ -23,7 +23,7 @@ DT_MS = 0.05
 
 def compile_for_this_machine(folder: Path) -> None:
     """Compile what the spiny recipe needs for NEURON and CoreNEURON, with `FLAGS` after the wheel's own."""
-    from neurosim.mechanisms.catalogue import OWN_SOURCES
+    from neurofleet.neurosim.mechanisms.catalogue import OWN_SOURCES
 
     (folder / "mod").mkdir()
     for source in OWN_SOURCES:

@@ -13,8 +13,8 @@ from unittest import mock
 
 import numpy as np
 
-from cluster.outcome import Budget, EngineSpec, Outcome
-from jobs.fit.campaign import Campaign
+from neurofleet.cluster.pool.outcome import Budget, EngineSpec, Outcome
+from neurofleet.jobs.fit.campaign import Campaign
 
 HOSTS = 2
 SEEDS = 4
@@ -31,7 +31,7 @@ class WaitingSubject:
     warnings: tuple[str, ...] = ()
 
     def problem(self, stage: int, winner: Any) -> Any:
-        from jobs.fit.subjects import Problem
+        from neurofleet.jobs.fit.fit_problem import Problem
 
         return Problem(
             names=tuple(f"p{i}.soma" for i in range(PARAMETERS)),
@@ -61,14 +61,14 @@ def driver_cost(fits: int) -> dict[str, float]:
     """Run so many fits, 4 a cell, in this process; it should be a fresh one."""
     import psutil
 
-    from cluster.pool import Pool
-    from cluster.session import connect
-    from cluster.store import RunStore
-    from jobs.fit.fits import Fits
-    from jobs.fit.preparation import Preparation
-    from jobs.fit.spec import CellSpec, EvolutionSpec, FitSpec
-    from jobs.fit.subjects import StagePlan
-    from neurosim.evolution import FastConfig
+    from neurofleet.cluster.pool.pool import Pool
+    from neurofleet.cluster.ray.session import connect
+    from neurofleet.cluster.store.run_store import RunStore
+    from neurofleet.jobs.fit.campaign import Fits
+    from neurofleet.jobs.fit.fit_job import CellSpec, EvolutionSpec, FitSpec
+    from neurofleet.jobs.fit.fit_problem import StagePlan
+    from neurofleet.jobs.fit.input_process import Preparation
+    from neurofleet.neurosim.evolution import FastConfig
 
     search = FastConfig(evaluations=48, offspring=16, initial=16)
     ids = [f"cell-{number}" for number in range(max(fits // SEEDS, 1))]
@@ -86,7 +86,7 @@ def driver_cost(fits: int) -> dict[str, float]:
     process, count, evaluations = psutil.Process(), itertools.count(1), 0
     with (
         tempfile.TemporaryDirectory() as folder,
-        mock.patch("jobs.fit.stage_search.engine_spec", spec_of_engine),
+        mock.patch("neurofleet.jobs.fit.stage_search.engine_spec", spec_of_engine),
         connect(cpus=HOSTS),
         Pool(hosts=HOSTS) as pool,
     ):

@@ -11,7 +11,7 @@ from unittest import mock
 
 import numpy as np
 
-from cluster.outcome import EngineSpec, Outcome, Task
+from neurofleet.cluster.pool.outcome import EngineSpec, EvaluationTask, Outcome
 
 PARAMETERS, OBJECTIVES = 36, 25
 HOSTS, EVALUATION_S, RESULTS = 1000, 0.5, 8000
@@ -26,14 +26,14 @@ class EmulatedHosts:
         return ray.get_runtime_context().get_node_id(), os.getpid()
 
     async def exchange(self, assignments: list, recipes: dict, forgotten: list, wait_s: float) -> Any:
-        from cluster.workbench import Report
+        from neurofleet.cluster.pool.host_worker import HostReport
 
         await asyncio.sleep(sum(assignment.expected_s for assignment in assignments))
         outcomes = [
             (assignment.number, Outcome("ok", "", assignment.expected_s, np.ones(OBJECTIVES)))
             for assignment in assignments
         ]
-        return Report(outcomes, [], {}, {}, 0.0, False)
+        return HostReport(outcomes, [], {}, {}, 0.0, False)
 
 
 class EmulatedActorClass:
@@ -50,7 +50,7 @@ class EmulatedActorClass:
 
 
 def emulated_relay() -> type:
-    from cluster.crew import Relay
+    from neurofleet.cluster.pool.hosts import Relay
 
     class EmulatedRelay(Relay):
         def __init__(self, terms: Any) -> None:
@@ -64,9 +64,9 @@ def results_per_s(relayed: bool) -> dict[str, float]:
     """Keep emulated hosts busy with evaluations of half a second, and see how many come in."""
     import ray
 
-    from cluster.crew import DirectCrew, RelayedCrew
-    from cluster.pool import Pool
-    from cluster.session import connect
+    from neurofleet.cluster.pool.hosts import DirectHosts, RelayedHosts
+    from neurofleet.cluster.pool.pool import Pool
+    from neurofleet.cluster.ray.session import connect
 
     spec = EngineSpec("none:none", None, "emulated")
     individual, numbers = np.zeros(PARAMETERS), itertools.count()
@@ -74,15 +74,15 @@ def results_per_s(relayed: bool) -> dict[str, float]:
         pool = Pool(hosts=HOSTS, hosts_per_relay=500 if relayed else 10 * HOSTS)
         crew: Any = pool._talk
         if relayed:
-            assert isinstance(crew, RelayedCrew)
+            assert isinstance(crew, RelayedHosts)
             crew._actor_class = ray.remote(num_cpus=0)(emulated_relay())
         else:
-            assert isinstance(crew, DirectCrew)
+            assert isinstance(crew, DirectHosts)
             crew._actor_class = EmulatedActorClass()
 
         def submit(n: int) -> None:
             for number in itertools.islice(numbers, n):
-                pool.submit(Task(number, spec, individual, 60.0, EVALUATION_S))
+                pool.submit(EvaluationTask(number, spec, individual, 60.0, EVALUATION_S))
 
         def take(results: int) -> int:
             taken = 0

@@ -42,7 +42,7 @@ def cpu_s() -> float:
 
 def build(model: Any, warm: bool, isolated: bool) -> None:
     """Put the evaluator into this worker process."""
-    from neurosim.warm import WarmEvaluator
+    from neurofleet.neurosim.cells.warm_evaluator import WarmEvaluator
 
     evaluator = model.build_evaluator()
     evaluator.isolate_protocols = isolated
@@ -98,7 +98,7 @@ def speedup(stock: Variant, other: Variant) -> float:
 
 def passive(problem: Any, count: int) -> dict[str, float]:
     """Compare on a subthreshold stage."""
-    from neurosim.simulator import Accuracy
+    from neurofleet.neurosim.cells.simulator import Accuracy
 
     sets = random_sets(problem, count)
     default = replace(problem.model, accuracy=Accuracy(DEFAULT_ATOL))
@@ -179,8 +179,8 @@ def data_folder(name: str) -> Path:
 
 def rat_problem(stage: int = 0) -> Any:
     """Return a stage of the rat cell C060114A7, the passive one by default."""
-    from jobs.fit.prepare import prepare
-    from jobs.fit.spec import CellSpec, FitSpec
+    from neurofleet.jobs.fit.fit_inputs import prepare
+    from neurofleet.jobs.fit.fit_job import CellSpec, FitSpec
 
     name = "C060114A7"
     cell = CellSpec(
@@ -195,9 +195,9 @@ def rat_problem(stage: int = 0) -> Any:
 
 def mouse_problem() -> tuple[Any, dict[str, float]]:
     """Return the active stage of mouse cell 483101699 and its published best model."""
-    from jobs.fit.prepare import prepare
-    from jobs.fit.spec import CellSpec, FitSpec
-    from neurosim.allen import read_fit
+    from neurofleet.jobs.fit.fit_inputs import prepare
+    from neurofleet.jobs.fit.fit_job import CellSpec, FitSpec
+    from neurofleet.neurosim.exchange.allen_fit import read_fit
 
     folder = data_folder("allen_483101699")
     cell = CellSpec(id="483101699", morphology=Path("483101699.swc"), targets=Path("."))
@@ -211,7 +211,7 @@ def mouse_problem() -> tuple[Any, dict[str, float]]:
 
 
 def main(write: Callable[[str], Any] = print) -> None:
-    from neurosim.demo_cell import KNOWN_PARAMETERS
+    from neurofleet.neurosim.cells.demo_cell import KNOWN_PARAMETERS
     from tests.benchmarks.small_cell import small_problem
 
     options = argparse.ArgumentParser(description=__doc__)

@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from neurosim.evolution import FastConfig, PaperConfig, ParameterSpace, make_strategy, total_scores
+from neurofleet.neurosim.evolution import FastConfig, PaperConfig, ParameterSpace, make_strategy, total_scores
 
 PENALTY = 250.0
 MAX_STEPS = 200_000  # integration steps of one evaluation; the usual runaway model ends here
@@ -43,7 +43,7 @@ def build_evaluator(source: str) -> Any:
 
 
 def start_worker(source: str) -> None:
-    from neurosim.warm import WarmEvaluator
+    from neurofleet.neurosim.cells.warm_evaluator import WarmEvaluator
 
     evaluator = WarmEvaluator(build_evaluator(source), max_steps=MAX_STEPS)
     evaluator.build()
@@ -51,8 +51,7 @@ def start_worker(source: str) -> None:
 
 
 def score(values: list[float]) -> list[float]:
-    from neurosim.budget import BudgetExceeded
-    from neurosim.warm import IncompleteRun
+    from neurofleet.neurosim.cells.warm_evaluator import BudgetExceeded, IncompleteRun
 
     evaluator = _worker["evaluator"]
     try:
@@ -92,9 +91,7 @@ def run_bluepyopt(
         totals.extend(total_scores(np.array(scores)).tolist())
         return scores
 
-    optimisation = DEAPOptimisation(
-        evaluator=evaluator, seed=seed, offspring_size=offspring, map_function=evaluate_all
-    )
+    optimisation = DEAPOptimisation(evaluator=evaluator, seed=seed, offspring_size=offspring, map_function=evaluate_all)
     optimisation.run(max_ngen=budget // offspring)
     return np.array(asked), np.minimum.accumulate(totals)
 
@@ -136,9 +133,7 @@ def compare(source: str, budget: int, seeds: list[int], offspring: int, processe
             score_all = Scorer(pool)
             stock, stock_curve = run_bluepyopt(evaluator, score_all, seed, offspring, budget)
             before = score_all.shared
-            ours, ours_curve = run_strategy(
-                PaperConfig(offspring, budget // offspring), space, score_all, seed
-            )
+            ours, ours_curve = run_strategy(PaperConfig(offspring, budget // offspring), space, score_all, seed)
             shared += score_all.shared - before
             identical = identical and np.array_equal(stock, ours)
             _, fast_curve = run_strategy(FastConfig(evaluations=budget), space, score_all, seed)
@@ -187,9 +182,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--budget", type=int, default=6144, help="evaluations of every run")
     parser.add_argument("--seeds", type=int, default=5, help="number of seeds, from 1")
-    parser.add_argument(
-        "--offspring", type=int, default=512, help="of BluePyOpt's IBEA and our paper strategy"
-    )
+    parser.add_argument("--offspring", type=int, default=512, help="of BluePyOpt's IBEA and our paper strategy")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument(
         "--evaluator",

@@ -54,7 +54,7 @@ METHODS = ["raw_knn", "classical", "untrained", "head", "best"]
 
 def main() -> None:
     """Run the evaluation and print its line."""
-    from jobs.run import run_job
+    from neurofleet.jobs.run_job import run_job
 
     parser = argparse.ArgumentParser()
     parser.add_argument("--repeats", type=int, default=3)

@@ -33,7 +33,7 @@ def make_cells(folder: Path) -> list[dict]:
     cells = []
     for seed in range(1, CELLS + 1):
         code = (
-            "import pathlib, sys, neurosim.demo_cell as d\n"
+            "import pathlib, sys, neurofleet.neurosim.cells.demo_cell as d\n"
             "d.write_demo_cell(pathlib.Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]))"
         )
         place = folder / f"cell-{seed}"
@@ -60,14 +60,22 @@ def run(folder: Path, cells: list[dict], learn: bool) -> Path:
     path = folder / f"{job['name']}.yaml"
     path.write_text(yaml.safe_dump(job))
     out = folder / f"{job['name']}-run"
-    command = [sys.executable, "-c", "from jobs.cli import main; main()", "run", str(path), "--out", str(out)]
+    command = [
+        sys.executable,
+        "-c",
+        "from neurofleet.jobs.cli import main; main()",
+        "run",
+        str(path),
+        "--out",
+        str(out),
+    ]
     subprocess.run([*command, "--cpus", "2"], check=True)
     return out
 
 
 def totals(out: Path, cell: str) -> list[float]:
     """Totals of the active stage in the order in which they were asked for."""
-    from cluster.store import RunStore
+    from neurofleet.cluster.store.run_store import RunStore
 
     generations = RunStore(out).read_generations(cell, "active", 1)
     return [float(total) for generation in generations for total in generation.totals]
@@ -78,7 +86,7 @@ def evaluations_until(found: list[float], level: float) -> int | None:
 
 
 def learned_from(out: Path) -> list[int]:
-    from cluster.store import RunStore
+    from neurofleet.cluster.store.run_store import RunStore
 
     events = [event for event in RunStore(out).read_events() if "learned_from" in event]
     return [len(event["learned_from"]) for event in sorted(events, key=lambda event: event["cell"])]

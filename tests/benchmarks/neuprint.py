@@ -31,8 +31,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-
 import numpy as np
 import torch
 from sklearn.ensemble import RandomForestClassifier
@@ -42,19 +40,21 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
-from learners.neuprint.batches import Place, TrainingWindows
-from learners.neuprint.downstream import ablations
-from learners.neuprint.fit import fit
-from learners.neuprint.hand_statistics import hand_statistics
-from learners.neuprint.inference import infer_phi
-from learners.neuprint.module import NeuprintModule
-from learners.neuprint.opening import open_recordings
-from learners.neuprint.recordings import Recordings
-from learners.neuprint.sessions import sessions_of
-from learners.neuprint.settings import settings_of
-from learners.neuprint.synthetic import synthetic_recordings
-from learners.probes import fit_probe
-from learners.training import train_here
+from neurofleet.learners.local_training import train_here
+from neurofleet.learners.neuprint.activity_statistics import hand_statistics
+from neurofleet.learners.neuprint.dynamics_settings import settings_of
+from neurofleet.learners.neuprint.dynamics_training import NeuprintModule, TrainingWindows, WorkerRank
+from neurofleet.learners.neuprint.neuron_splits import ablations
+from neurofleet.learners.neuprint.phi_inference import infer_phi
+from neurofleet.learners.neuprint.population_recordings import Recordings
+from neurofleet.learners.neuprint.recording_files import open_recordings
+from neurofleet.learners.neuprint.session_tensors import sessions_of
+from neurofleet.learners.neuprint.synthetic_animals import synthetic_recordings
+from neurofleet.learners.neuprint.two_stage_fit import fit
+from neurofleet.learners.probes import fit_probe
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data" / "neuprint"
 WORM_LAYOUT = {
@@ -152,9 +152,7 @@ def _logistic(
     return found
 
 
-def _forest(
-    x: np.ndarray, y: np.ndarray, train: np.ndarray, test: np.ndarray, n: int, seed: int
-) -> np.ndarray:
+def _forest(x: np.ndarray, y: np.ndarray, train: np.ndarray, test: np.ndarray, n: int, seed: int) -> np.ndarray:
     forest = RandomForestClassifier(TREES, random_state=seed).fit(x[train], y[train])
     found = np.zeros((len(test), n))
     found[:, forest.classes_] = forest.predict_proba(x[test])
@@ -207,7 +205,7 @@ class _Ours:
         sessions = sessions_of(recordings, settings)
         self._module = NeuprintModule(settings, len(recordings.neurons), len(sessions[0].names))
         rows = np.arange(len(sessions[0].numbers))
-        self._batches = iter(TrainingWindows(sessions, [rows], settings, Place(), 0))
+        self._batches = iter(TrainingWindows(sessions, [rows], settings, WorkerRank(), 0))
 
     def __call__(self) -> None:
         self._module.zero_grad()
@@ -258,9 +256,7 @@ class _Released(nn.Module):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", default="synthetic,worms,speed")
     parser.add_argument("--dynamics", default="bilinear,gru,transformer")
     parser.add_argument("--seed", type=int, default=0)

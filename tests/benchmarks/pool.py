@@ -29,8 +29,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from cluster.outcome import Budget, EngineSpec, Task
-from cluster.session import connect
+from neurofleet.cluster.pool.outcome import Budget, EngineSpec, EvaluationTask
+from neurofleet.cluster.ray.session import connect
 
 HOSTS = 2
 EVALUATIONS = 160
@@ -87,7 +87,7 @@ def run(pool, durations: Sequence[float], deadline_s: float = DEADLINE_S) -> tup
     """Wall-clock time and outcomes of evaluations that are submitted all at once."""
     begun = time.monotonic()
     for number, seconds in enumerate(durations):
-        pool.submit(Task(number, SPEC, seconds, deadline_s))
+        pool.submit(EvaluationTask(number, SPEC, seconds, deadline_s))
     outcomes: dict = {}
     while len(outcomes) < len(durations):
         outcomes.update(pool.completed(1.0))
@@ -118,7 +118,7 @@ def measure_restart(pool) -> dict:
 
 
 def measure_host_restart(pool) -> dict:
-    pool.submit(Task("victim", SPEC, 3.0, 10.0))
+    pool.submit(EvaluationTask("victim", SPEC, 3.0, 10.0))
     pool.completed(1.0)
     process = next(host.process for host in pool._hosts.values() if pool._scheduler.busy(host))
     killed = time.monotonic()
@@ -126,7 +126,7 @@ def measure_host_restart(pool) -> dict:
     outcomes: dict = {}
     while not outcomes:
         outcomes.update(pool.completed(1.0))
-    pool.submit(Task("waited for", SPEC, 60.0, 60.0))
+    pool.submit(EvaluationTask("waited for", SPEC, 60.0, 60.0))
     while pool.statistics().hosts < HOSTS:
         pool.completed(0.02)
     return {"lost_retry_s": outcomes["victim"].value - killed, "host_replaced_s": time.monotonic() - killed}
@@ -177,7 +177,7 @@ def measure_ray_tasks(durations: Sequence[float]) -> dict:
 
 
 def main() -> None:
-    from cluster.pool import Pool
+    from neurofleet.cluster.pool.pool import Pool
 
     durations = heavy_tail(EVALUATIONS)
     measured: dict = {}

@@ -43,7 +43,7 @@ CLASSES = {
 }
 RUN = (
     "import sys; from pathlib import Path; p = Path(sys.argv[1]);"
-    "from jobs.analyse.run import run_analyse; from jobs.analyse.spec import AnalyseSpec;"
+    "from neurofleet.jobs.studies.analysis import run_analyse; from neurofleet.jobs.studies.analysis_inputs import AnalyseSpec;"
     "import yaml; spec = AnalyseSpec.model_validate(yaml.safe_load(p.read_text()));"
     "run_analyse(spec, p.parent, sys.argv[2], None, int(sys.argv[3]))"
 )
@@ -97,22 +97,22 @@ def peers(folder: Path, cpus: int) -> dict[str, float | bool]:
     from sklearn.preprocessing import StandardScaler
     from umap import UMAP
 
-    from neurosim.populations import forest
-    from neurosim.populations.models import read_models, shared_parameters
+    from neurofleet.neurosim.studies import random_forest
+    from neurofleet.neurosim.studies.model_table import read_models, shared_parameters
 
     models = read_models(folder / "models.parquet")
     models = models.columns(shared_parameters(models)[0])
-    some = models.best(forest.AUGMENTED)
+    some = models.best(random_forest.AUGMENTED)
     group = np.unique(some.cells, return_inverse=True)[1]
     labels = np.array(["one", "other", "third"])[group % 3]
     started = time.perf_counter()
-    ours = forest.grid_scores(some.values, labels, group, 1, cpus)
+    ours = random_forest.grid_scores(some.values, labels, group, 1, cpus)
     grid_s = time.perf_counter() - started
     search = GridSearchCV(
         RandomForestClassifier(random_state=1, n_jobs=cpus),
-        {"n_estimators": list(forest.TREES)},
+        {"n_estimators": list(random_forest.TREES)},
         scoring="f1_macro",
-        cv=StratifiedGroupKFold(forest.FOLDS, shuffle=True, random_state=1),
+        cv=StratifiedGroupKFold(random_forest.FOLDS, shuffle=True, random_state=1),
         refit=False,
     )
     started = time.perf_counter()

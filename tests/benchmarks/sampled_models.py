@@ -48,8 +48,7 @@ def sampling(draws: int) -> dict[str, Any]:
 
 
 def _sampling(draws: int) -> Any:
-    from jobs.sample.inputs import read_samplings
-    from jobs.sample.spec import SampleSpec
+    from neurofleet.jobs.studies.sampling import SampleSpec, read_samplings
 
     cell = {"id": "483101699", "morphology": "483101699.swc", "targets": "."}
     spec = SampleSpec.model_validate({"name": "benchmark", "cells": [cell], "draws": draws})
@@ -57,8 +56,8 @@ def _sampling(draws: int) -> Any:
 
 
 def _ours(draws: int, stop_early: bool) -> tuple[float, list[bool]]:
-    from neurosim.budget import BudgetExceeded
-    from neurosim.sampling import SampleMeasure
+    from neurofleet.neurosim.cells.warm_evaluator import BudgetExceeded
+    from neurofleet.neurosim.studies.parameter_sampling import SampleMeasure
 
     sampling = _sampling(draws)
     run = SampleMeasure(sampling.model, WITHIN_Z, stop_early, 1_000_000).build()

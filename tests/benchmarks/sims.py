@@ -32,7 +32,7 @@ DATA = Path(__file__).resolve().parents[3] / "shared" / "data" / "sims"
 
 def step_speedup(device: str, compiled: bool = False) -> dict[str, Any]:
     """Return seconds of a step, ours and theirs, by the number of genes."""
-    from learners.sims.tabnet import Shape, TabNet
+    from neurofleet.learners.sims.tabnet import Shape, TabNet
     from tests.learners.sims.oracle import reference
 
     found = {}
@@ -53,7 +53,7 @@ def step_speedup(device: str, compiled: bool = False) -> dict[str, Any]:
 
 
 def _step(network: Any, cells: torch.Tensor, labels: torch.Tensor) -> Callable[[], None]:
-    from learners.sims.tabnet import mask_entropy
+    from neurofleet.learners.sims.tabnet import mask_entropy
 
     network.train()
     optimizer = torch.optim.Adam(network.parameters(), lr=0.01)
@@ -84,7 +84,7 @@ def sparsemax_speedup(device: str) -> dict[str, float]:
     """Return seconds of sparsemax over 256 x 5,000 scores, forward and backward, by method."""
     from entmax import sparsemax as sorted_sparsemax
 
-    from learners.sims.sparsemax import sparsemax
+    from neurofleet.learners.sims.tabnet import sparsemax
 
     scores = (torch.randn(BATCH, 5_000, device=device)).requires_grad_()
     weights = torch.randn(BATCH, 5_000, device=device)
@@ -98,11 +98,11 @@ def sparsemax_speedup(device: str) -> dict[str, float]:
 
 def epochs(device: str) -> dict[str, float]:
     """Return epochs a second of the default networks on all cells of worm_neurons_sci."""
-    from learners.cells.labels import read_labels
-    from learners.cells.opening import open_cells
-    from learners.sims.fit import reference_of
-    from learners.sims.settings import settings_of
-    from learners.training import train_here
+    from neurofleet.learners.cells.cell_files import open_cells
+    from neurofleet.learners.cells.cell_labels import read_labels
+    from neurofleet.learners.local_training import train_here
+    from neurofleet.learners.sims.reference_fit import reference_of
+    from neurofleet.learners.sims.tabnet_settings import settings_of
 
     cells = open_cells(DATA / "worm_neurons_sci.h5ad").in_memory()
     reference = reference_of(cells, read_labels(cells, "cell_type"))
@@ -123,22 +123,20 @@ def predict(device: str) -> dict[str, float]:
     """Return cells a second of the default model, untrained, in memory, values normalised and all."""
     import scipy.sparse as sp
 
-    from learners.cells.normalisation import Normalisation
-    from learners.sims.model import SimsModel, blocks_of
-    from learners.sims.network import Inputs, Networks
-    from learners.sims.settings import settings_of
+    from neurofleet.learners.cells.normalisation import Normalisation
+    from neurofleet.learners.sims.sims_model import SimsModel, blocks_of
+    from neurofleet.learners.sims.tabnet_ensemble import GeneInputs, TabNetEnsemble
+    from neurofleet.learners.sims.tabnet_settings import settings_of
 
     n_cells, n_genes, seen = 20_000, 20_000, 4_000
     rng = np.random.default_rng(0)
     counts = sp.random(n_cells, n_genes, density=0.05, format="csr", dtype=np.float32, random_state=0)
     counts.data = rng.poisson(2, counts.nnz).astype(np.float32) + 1
-    inputs = Inputs(np.arange(seen), np.zeros(seen, np.float32), np.ones(seen, np.float32))
+    inputs = GeneInputs(np.arange(seen), np.zeros(seen, np.float32), np.ones(seen, np.float32))
     settings = settings_of("default", {"linear_share": 0.0})
-    networks = Networks(inputs, CLASSES, settings).to(device)
+    networks = TabNetEnsemble(inputs, CLASSES, settings).to(device)
     names = tuple(map(str, range(n_genes)))
-    model = SimsModel(
-        networks, None, inputs, names, tuple(map(str, range(CLASSES))), Normalisation("counts"), settings
-    )
+    model = SimsModel(networks, None, inputs, names, tuple(map(str, range(CLASSES))), Normalisation("counts"), settings)
     started = time.perf_counter()
     for block in blocks_of(n_cells, n_genes):
         model.log_probabilities(model.normalisation.apply(counts[block]))
@@ -168,9 +166,7 @@ def measure(parts: list[str], device: str, threads: int, compiled: bool) -> dict
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", default="step,epochs,stream,predict")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)

@@ -21,10 +21,11 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-
 import numpy as np
 from sklearn.metrics import accuracy_score, f1_score
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data" / "sims"
 SETS: dict[str, dict[str, Any]] = {
@@ -40,12 +41,12 @@ def run_fold(name: str, number: int, seed: int, preset: str) -> dict[str, Any]:
     """Return the scores of one fold of one set with one seed."""
     warnings.filterwarnings("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    from learners.cells.labels import read_labels
-    from learners.cells.opening import open_cells
-    from learners.sims.fit import fit, predict_log, reference_of, shuffled_scores
-    from learners.sims.settings import settings_of
-    from learners.splits import make_folds
-    from learners.training import train_here
+    from neurofleet.learners.cells.cell_files import open_cells
+    from neurofleet.learners.cells.cell_labels import read_labels
+    from neurofleet.learners.local_training import train_here
+    from neurofleet.learners.sims.reference_fit import fit, predict_log, reference_of, shuffled_scores
+    from neurofleet.learners.sims.tabnet_settings import settings_of
+    from neurofleet.learners.splits import make_folds
 
     started = time.monotonic()
     cells = open_cells(DATA / f"{name}.h5ad").in_memory()
@@ -112,9 +113,7 @@ def measure(sets: list[str], seeds: int, processes: int, preset: str) -> dict[st
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sets", default=",".join(SETS))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--processes", type=int, default=2)

@@ -70,9 +70,9 @@ def write_reference(path: Path, n_cells: int, n_genes: int, block_cells: int = 2
 
 def stream_cells(path: Path, *, dense: bool = False, in_memory: bool = False) -> Iterator[int]:
     """Yield how many cells each batch of an epoch brings; nothing is read before the first is asked for."""
-    from learners.cells.normalisation import Normalisation
-    from learners.cells.opening import open_cells
-    from learners.cells.stream import stream
+    from neurofleet.learners.cells.cell_files import open_cells
+    from neurofleet.learners.cells.cell_stream import stream
+    from neurofleet.learners.cells.normalisation import Normalisation
 
     cells = open_cells(path)
     cells = cells.in_memory() if in_memory else cells
@@ -87,7 +87,7 @@ def single_rows(path: Path) -> Iterator[int]:
     import anndata
     import scipy.sparse as sp
 
-    from learners.cells.normalisation import Normalisation
+    from neurofleet.learners.cells.normalisation import Normalisation
 
     backed = anndata.read_h5ad(path, backed="r").X
     yield 0

@@ -9,9 +9,9 @@ from typing import Any
 @functools.cache
 def small_subject() -> Any:
     """Return the demo cell, recorded and prepared as a job would."""
-    from jobs.demo import JOB, make_input
-    from jobs.fit.prepare import prepare
-    from jobs.spec import parse_job
+    from neurofleet.jobs.demo import JOB, make_input
+    from neurofleet.jobs.fit.fit_inputs import prepare
+    from neurofleet.jobs.job_file import parse_job
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -24,7 +24,7 @@ def small_problem(stage: int) -> Any:
 
     The stages before are taken as having found the known parameters.
     """
-    from neurosim.demo_cell import KNOWN_PARAMETERS
+    from neurofleet.neurosim.cells.demo_cell import KNOWN_PARAMETERS
 
     subject = small_subject()
     earlier = subject.problem(stage - 1, None).names if stage else ()

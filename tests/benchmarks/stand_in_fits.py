@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cluster.outcome import EngineSpec, Outcome, Task
+from neurofleet.cluster.pool.outcome import EngineSpec, EvaluationTask, Outcome
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class StandInFit:
     engine : callable
         Stage number -> engine.
     individual : callable
-        Task id -> what the engine is given.
+        EvaluationTask id -> what the engine is given.
     deadline_s : float
     """
 
@@ -54,7 +54,7 @@ class StandInFit:
         self._generations: dict[int, int] = {}
         self._left: dict[int, int] = {}
 
-    def start(self) -> list[Task]:
+    def start(self) -> list[EvaluationTask]:
         self._number += 1
         if self._number == len(self._stages):
             return []
@@ -68,7 +68,7 @@ class StandInFit:
         left = sum(stage.generations for stage in self._stages[self._number :]) - done
         return 100 * left * (self._seconds / self._taken if self._taken else 1.0)
 
-    def take(self, key: tuple, individual: int, outcome: Outcome) -> list[Task]:
+    def take(self, key: tuple, individual: int, outcome: Outcome) -> list[EvaluationTask]:
         seed = key[2]
         self._seconds += outcome.seconds
         self._taken += 1
@@ -81,23 +81,21 @@ class StandInFit:
         done = all(n == self._stages[self._number].generations for n in self._generations.values())
         return self.start() if done else []
 
-    def _generation(self, seed: int) -> list[Task]:
+    def _generation(self, seed: int) -> list[EvaluationTask]:
         offspring = self._stages[self._number].offspring
         self._left[seed] = offspring
         key = (self.id, self._number, seed, self._generations[seed])
         return [self._task((key, i)) for i in range(offspring)]
 
-    def _task(self, id: tuple) -> Task:
+    def _task(self, id: tuple) -> EvaluationTask:
         engine = self._engine(self._number)
-        return Task(id, engine, self._individual(id), self._deadline_s, rank=self._rank)
+        return EvaluationTask(id, engine, self._individual(id), self._deadline_s, rank=self._rank)
 
 
 class StandInSteadyFit:
     """A fit without barriers: so many evaluations are kept under way until `evaluations` are done."""
 
-    def __init__(
-        self, id: str, evaluations: int, under_way: int, engine: EngineSpec, deadline_s: float
-    ) -> None:
+    def __init__(self, id: str, evaluations: int, under_way: int, engine: EngineSpec, deadline_s: float) -> None:
         self.id = id
         self._numbers = iter(range(evaluations))
         self._under_way = under_way
@@ -105,15 +103,15 @@ class StandInSteadyFit:
         self._deadline_s = deadline_s
         self.to_go = 1.0
 
-    def start(self) -> list[Task]:
+    def start(self) -> list[EvaluationTask]:
         return self._next(self._under_way)
 
-    def take(self, key: tuple, individual: int, outcome: Outcome) -> list[Task]:
+    def take(self, key: tuple, individual: int, outcome: Outcome) -> list[EvaluationTask]:
         return self._next(1)
 
-    def _next(self, n: int) -> list[Task]:
+    def _next(self, n: int) -> list[EvaluationTask]:
         return [
-            Task(((self.id,), number), self._engine, None, self._deadline_s)
+            EvaluationTask(((self.id,), number), self._engine, None, self._deadline_s)
             for number in itertools.islice(self._numbers, n)
         ]
 

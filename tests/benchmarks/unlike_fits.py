@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from cluster.outcome import Budget, EngineSpec, Outcome, Task
-from jobs.fit.campaign import Campaign
+from neurofleet.cluster.pool.outcome import Budget, EngineSpec, EvaluationTask, Outcome
+from neurofleet.jobs.fit.campaign import Campaign
 from tests.benchmarks.pool import sleep_like_a_simulator
 from tests.benchmarks.stand_in_fits import StandInFit, StandInOpener, StandInStage
 
@@ -90,7 +90,7 @@ class PeerPool:
     def idle(self) -> int:
         return max(0, self.hosts - len(self._under_way))
 
-    def submit(self, task: Task) -> None:
+    def submit(self, task: EvaluationTask) -> None:
         self._under_way[self._begin(task.individual)] = task.id
 
     def forget(self, engine: str) -> None: ...
@@ -152,8 +152,8 @@ class Ipyparallel(PeerPool):
 
 
 def measure_utilisation() -> dict[str, Any]:
-    from cluster.pool import Pool
-    from cluster.session import connect
+    from neurofleet.cluster.pool.pool import Pool
+    from neurofleet.cluster.ray.session import connect
 
     found: dict[str, Any] = {}
     with connect(cpus=HOSTS):
@@ -191,7 +191,7 @@ def measure_ipyparallel() -> dict[str, Any]:
 
 def _wait_for_hosts(pool: Any) -> None:
     while pool.statistics().hosts < HOSTS:
-        pool.submit(Task("first", EngineSpec("tests.benchmarks.unlike_fits:build", 0.0, "first"), 0.1, 60.0))
+        pool.submit(EvaluationTask("first", EngineSpec("tests.benchmarks.unlike_fits:build", 0.0, "first"), 0.1, 60.0))
         while not pool.completed(1.0):
             continue
 

@@ -65,15 +65,15 @@ def timed(work: Callable[[], Any]) -> tuple[float, Any]:
 
 def compiling(model: Any) -> dict[str, float]:
     """Return wall seconds of building an evaluator with an empty cache, and with a filled one."""
-    from neurosim.mechanisms import load_mechanisms
-    from neurosim.vector import compiling as module
-    from neurosim.vector.evaluator import VectorEvaluator
+    from neurofleet.neurosim.mechanisms import load_mechanisms
+    from neurofleet.neurosim.vector import kernel_build
+    from neurofleet.neurosim.vector.vector_evaluator import VectorEvaluator
 
     load_mechanisms()  # out of the cache that is left alone
     sources: list[str] = []
-    compile_kernel = module.compile_kernel
+    compile_kernel = kernel_build.compile_kernel
     before, seconds = os.environ.get("NEUROFLEET_CACHE"), []
-    import neurosim.vector.cell as cell_module
+    import neurofleet.neurosim.vector.vector_evaluator as cell_module
 
     def watched(source: str) -> Any:
         sources.append(source)
@@ -100,7 +100,7 @@ def compiling(model: Any) -> dict[str, float]:
 
 def cvode(model: Any, sets: np.ndarray, atol: float | None = None) -> tuple[float, np.ndarray]:
     """Return CPU seconds of an evaluation and the scores, by NEURON on a warm cell."""
-    from neurosim.warm import WarmEvaluator
+    from neurofleet.neurosim.cells.warm_evaluator import WarmEvaluator
 
     if atol is not None:
         model = replace(model, accuracy=replace(model.accuracy, atol=atol))
@@ -113,8 +113,8 @@ def cvode(model: Any, sets: np.ndarray, atol: float | None = None) -> tuple[floa
 
 
 def measure(model: Any, sets: np.ndarray, given: argparse.Namespace, at_random: np.ndarray | None) -> dict:
-    from neurosim.vector.evaluator import LANES, VectorEvaluator
-    from neurosim.vector.steps import fixed_steps
+    from neurofleet.neurosim.vector.kernel_setup import fixed_steps
+    from neurofleet.neurosim.vector.vector_evaluator import LANES, VectorEvaluator
 
     evaluator = VectorEvaluator(model)
     cell = evaluator._cell
@@ -129,10 +129,7 @@ def measure(model: Any, sets: np.ndarray, given: argparse.Namespace, at_random: 
     short = replace(step, duration_ms=step.start_ms + 300.0)
     steps = round(short.duration_ms / 0.05) * 2 * LANES * cell.n_compartments
     fixed, some = fixed_steps(0.05, order=2, record_every=2), sets[: 2 * LANES]
-    ns = {
-        dtype: timed(lambda dtype=dtype: cell.run(some, [short], fixed, dtype))[0] / steps * 1e9
-        for dtype in DTYPES
-    }
+    ns = {dtype: timed(lambda dtype=dtype: cell.run(some, [short], fixed, dtype))[0] / steps * 1e9 for dtype in DTYPES}
     result = {
         "compartments": cell.n_compartments,
         "protocols": len(model.targets.protocols),
@@ -163,18 +160,18 @@ def around(values: np.ndarray, count: int) -> np.ndarray:
 
 def published(cell: str, targets: Any) -> tuple[Any, np.ndarray]:
     """Return a published model and its values, to be scored on the targets of another cell."""
-    from jobs.fit.subjects import SEARCH_ATOL
-    from neurosim.allen import read_fit
-    from neurosim.fit_model import MorphologyFile
-    from neurosim.population import published_population
-    from neurosim.simulator import Accuracy
+    from neurofleet.jobs.fit.fit_problem import SEARCH_ATOL
+    from neurofleet.neurosim.cells.fit_model import MorphologyFile
+    from neurofleet.neurosim.cells.simulator import Accuracy
+    from neurofleet.neurosim.exchange.allen_fit import read_fit
+    from neurofleet.neurosim.studies.cell_models import published_cell_models
 
     folder, prefix = data_folder(FITS[cell][0]), FITS[cell][1]
     fit_file = next(folder.glob(f"{prefix}*fit*.json"))
     morphology = next(path for path in folder.glob(f"{prefix}*.swc") if "marker" not in path.name)
     axon = "legacy-stub" if cell == "491766131" else "stub"
     fit, file = read_fit(fit_file), MorphologyFile.read(morphology)
-    found = published_population(cell, fit, file, axon, targets)
+    found = published_cell_models(cell, fit, file, axon, targets)
     return replace(found.model, accuracy=Accuracy(SEARCH_ATOL)), found.values[0]
 
 
@@ -202,8 +199,8 @@ def batch_costs(model: Any, sets: np.ndarray) -> dict[str, float]:
     """Return what scoring and selection cost."""
     import random
 
-    from neurosim.evolution.ibea import select_parents
-    from neurosim.vector.evaluator import VectorEvaluator
+    from neurofleet.neurosim.evolution.ibea_selection import select_parents
+    from neurofleet.neurosim.vector.vector_evaluator import VectorEvaluator
 
     evaluator = VectorEvaluator(model)
     scoring, spent = evaluator._scoring.scores, []

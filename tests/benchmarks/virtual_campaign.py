@@ -6,8 +6,8 @@ import zlib
 
 import numpy as np
 
-from cluster.outcome import EngineSpec, Task
-from jobs.fit.campaign import Campaign
+from neurofleet.cluster.pool.outcome import EngineSpec, EvaluationTask
+from neurofleet.jobs.fit.campaign import Campaign
 from tests.benchmarks.stand_in_fits import StandInFit, StandInOpener, StandInStage, StandInSteadyFit
 from tests.benchmarks.virtual_pool import VirtualPool
 
@@ -43,7 +43,7 @@ def make_pool(hosts: int) -> VirtualPool:
     speeds: dict[str, float] = {}
     random = np.random.default_rng(2)
 
-    def seconds(task: Task) -> float:
+    def seconds(task: EvaluationTask) -> float:
         key, individual = task.id
         if key[0] not in speeds:
             speeds[key[0]] = float(random.lognormal(0.0, CELL_SPREAD))

@@ -8,10 +8,9 @@ from collections import deque
 from collections.abc import Callable, Hashable
 from typing import Any
 
-from cluster.outcome import Outcome, Task
-from cluster.scheduler import TOP_UP_BELOW_S, Scheduler
-from cluster.work_queue import Work
-from cluster.workbench import ENGINES_KEPT
+from neurofleet.cluster.pool.host_worker import ENGINES_KEPT
+from neurofleet.cluster.pool.outcome import EvaluationTask, Outcome
+from neurofleet.cluster.pool.schedule import TOP_UP_BELOW_S, Scheduler, Work
 
 EXCHANGE_S = 0.006
 """From an outcome until the host has its next batch, as the benchmark of the pool measures it."""
@@ -28,9 +27,9 @@ class _VirtualHost:
 
 
 class VirtualPool:
-    """What a `jobs.fit.campaign.Campaign` asks of a pool, on hosts that do not exist.
+    """What a `neurofleet.jobs.fit.campaign.Campaign` asks of a pool, on hosts that do not exist.
 
-    Placement is `cluster.scheduler.Scheduler`, as in the pool. What is made up: durations, time to build an
+    Placement is `neurofleet.cluster.pool.schedule.Scheduler`, as in the pool. What is made up: durations, time to build an
     engine, and a constant time for an exchange between driver and host.
 
     Parameters
@@ -42,7 +41,7 @@ class VirtualPool:
         Time to build an engine on a host.
     """
 
-    def __init__(self, hosts: int, seconds: Callable[[Task], float], build_s: float) -> None:
+    def __init__(self, hosts: int, seconds: Callable[[EvaluationTask], float], build_s: float) -> None:
         self.hosts = hosts
         self.now = 0.0
         self.busy_s = 0.0
@@ -65,7 +64,7 @@ class VirtualPool:
         self._feed()
         return self._scheduler.idle
 
-    def submit(self, task: Task) -> None:
+    def submit(self, task: EvaluationTask) -> None:
         assert task.id not in self._ids
         self._ids.add(task.id)
         self._scheduler.submit(Work(next(self._numbers), task))

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from cluster.outcome import Budget, BudgetExceeded, EngineSpec, Failure
+from neurofleet.cluster.pool.outcome import Budget, BudgetExceeded, EngineSpec, Failure
 
 
 def square(x: float) -> float:
@@ -44,9 +44,7 @@ def print_for_ever() -> None:
 
 def leave_a_grandchild() -> None:
     """Start a process that would outlive its parent, in a session of its own."""
-    subprocess.Popen(
-        [sys.executable, "-c", "import time; time.sleep(600)  # grandchild"], start_new_session=True
-    )
+    subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)  # grandchild"], start_new_session=True)
 
 
 def raise_unusual() -> None:

@@ -6,7 +6,7 @@ import time
 import psutil
 import pytest
 
-from cluster.outcome import Task
+from neurofleet.cluster.pool.outcome import EvaluationTask
 from tests.cluster.engines import spec
 
 IDS = itertools.count()
@@ -16,7 +16,7 @@ def submit(pool, individuals, engine=None, deadline_s=20.0, **options):
     """Hand in tasks; return individual by task id."""
     tasks = {f"task {next(IDS)}": individual for individual in individuals}
     for task_id, individual in tasks.items():
-        pool.submit(Task(task_id, engine or spec(), individual, deadline_s, **options))
+        pool.submit(EvaluationTask(task_id, engine or spec(), individual, deadline_s, **options))
     return tasks
 
 

@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from cluster import admission
-from cluster.errors import ClusterUnreachable, TokenRefused
+from neurofleet.cluster.cluster_errors import ClusterUnreachable, TokenRefused
+from neurofleet.cluster.ray import admission
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def silent():
 def test_a_head_says_who_is_let_in(address):
     assert admission.anonymous_access(address) == "refused"
     door = admission.admit(address)
-    assert door == admission.Door(address, loopback=True)
+    assert door == admission.AdmittedCluster(address, loopback=True)
 
 
 def test_a_server_that_is_not_ray_is_told_within_seconds(silent, monkeypatch):

@@ -12,9 +12,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cluster import checkup
-from cluster.checkup import Facts
-from cluster.errors import ClusterError
+from neurofleet.cluster.cluster_errors import ClusterError
+from neurofleet.cluster.ray import checkup
+from neurofleet.cluster.ray.checkup import Facts
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -46,7 +46,7 @@ def test_tools_that_are_not_on_path(monkeypatch, tmp_path):
 
 
 def test_a_fact_that_cannot_be_had_is_a_fact():
-    assert checkup.known(lambda: Path("/nonexistent").read_text()) == {
+    assert checkup.ask_fact(lambda: Path("/nonexistent").read_text()) == {
         "unknown": "FileNotFoundError: [Errno 2] No such file or directory: '/nonexistent'"
     }
 
@@ -84,7 +84,7 @@ def test_ports():
     ],
 )
 def test_calls_in_a_fresh_process(function, told):
-    answer = checkup.call_elsewhere(function)
+    answer = checkup.call_in_fresh_process(function)
     if told is None:
         assert answer["value"] != os.getpid()
     else:
@@ -93,7 +93,7 @@ def test_calls_in_a_fresh_process(function, told):
 
 def test_a_call_that_does_not_return():
     begun = time.monotonic()
-    assert "did not return within 0.5 s" in checkup.call_elsewhere("signal:pause", limit_s=0.5)["error"]
+    assert "did not return within 0.5 s" in checkup.call_in_fresh_process("signal:pause", limit_s=0.5)["error"]
     assert time.monotonic() - begun < 10
 
 
@@ -137,9 +137,7 @@ def test_a_node_without_the_package_answers():
 
     with checkup._sent_by_value():
         sent = cloudpickle.dumps((checkup._answer, checkup._answer_call))
-    done = subprocess.run(
-        [sys.executable, "-c", WITHOUT_THE_PACKAGE], input=sent, capture_output=True, cwd="/"
-    )
+    done = subprocess.run([sys.executable, "-c", WITHOUT_THE_PACKAGE], input=sent, capture_output=True, cwd="/")
     assert done.returncode == 0, done.stderr.decode()
     facts, call = json.loads(done.stdout.splitlines()[-1])
     assert value(facts, "python") == platform.python_version()

@@ -12,10 +12,10 @@ import pyarrow.fs
 import pyarrow.parquet as pq
 import pytest
 
-from cluster.errors import ClusterError, RunFolderRefused
-from cluster.folder import LocalFolder, RemoteFolder
-from cluster.generation_files import FitKey
-from cluster.store import RunStore
+from neurofleet.cluster.cluster_errors import ClusterError, RunFolderRefused
+from neurofleet.cluster.store.folders import LocalFolder, RemoteFolder
+from neurofleet.cluster.store.generations import FitKey
+from neurofleet.cluster.store.run_store import RunStore
 from tests.cluster.test_store import assert_equal_rows, make_generation, make_hall_of_fame
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -97,7 +97,7 @@ def test_merged_rows_are_those_of_the_parts_for_any_reader(finished):
 
 KILLED = """
 import os, pathlib, signal, sys
-from cluster.store import RunStore
+from neurofleet.cluster.store.run_store import RunStore
 
 root, moment, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
 
@@ -189,9 +189,7 @@ def test_a_merged_file_that_is_not_its_parts_is_noticed_and_the_parts_stay(finis
     assert MERGED in done.failed[SEED.folder]
     assert "all parts stay" in done.failed[SEED.folder]
     assert files(finished, SEED.folder) == parts()
-    assert files(finished, "evaluations/cell=cell-1/stage=passive") == [
-        FitKey("cell-1", "passive", 2).merged(range(2))
-    ]
+    assert files(finished, "evaluations/cell=cell-1/stage=passive") == [FitKey("cell-1", "passive", 2).merged(range(2))]
     assert_reads_as_written(finished)
     monkeypatch.undo()
     assert not compact(finished).failed
@@ -276,7 +274,7 @@ def test_on_an_object_store(monkeypatch):
     filesystem = pyarrow.fs._MockFileSystem()
     filesystem.create_dir("bucket/run")
     monkeypatch.setattr(
-        "cluster.store.open_folder", lambda root: RemoteFolder(root, filesystem, "bucket/run")
+        "neurofleet.cluster.store.folders.open_folder", lambda root: RemoteFolder(root, filesystem, "bucket/run")
     )
     store = RunStore("mock://bucket/run")
     with store.locked():

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.metrics import DECLARED
+from neurofleet.cluster.metrics import DECLARED
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 FILE = "grafana-dashboard.json"
@@ -18,7 +18,7 @@ TAGS = {name: {"run", *metric.tags} for metric in DECLARED for name in metric.se
 
 @pytest.fixture(scope="module")
 def dashboard():
-    return json.loads((files("cluster.deploy") / FILE).read_text(encoding="utf-8"))
+    return json.loads((files("neurofleet.cluster.deploy") / FILE).read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module")
@@ -73,9 +73,7 @@ def test_grafana_finds_what_it_needs(dashboard):
     assert len({panel["id"] for panel in panels}) == len(panels)
     assert {panel["type"] for panel in panels} <= {"stat", "timeseries"}
     for panel in panels:
-        assert {"id", "type", "title", "gridPos", "datasource", "targets", "fieldConfig", "options"} <= set(
-            panel
-        )
+        assert {"id", "type", "title", "gridPos", "datasource", "targets", "fieldConfig", "options"} <= set(panel)
         sources = [panel["datasource"], *(target["datasource"] for target in panel["targets"])]
         assert all(source == {"type": "prometheus", "uid": "${datasource}"} for source in sources)
         references = [target["refId"] for target in panel["targets"]]
@@ -93,4 +91,4 @@ def test_no_panel_lies_on_another(dashboard):
 
 def test_it_is_installed_with_the_package():
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
-    assert FILE in project["tool"]["setuptools"]["package-data"]["cluster.deploy"]
+    assert FILE in project["tool"]["setuptools"]["package-data"]["neurofleet.cluster.deploy"]

@@ -17,9 +17,9 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from cluster.deploy import TARGETS, OptionRefused, render
-from cluster.deploy.options import Count
-from jobs.deploy import app
+from neurofleet.cluster.deploy import TARGETS, OptionRefused, render
+from neurofleet.cluster.deploy.deploy_targets import CountOption
+from neurofleet.jobs.deploy_command import app
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
@@ -102,9 +102,7 @@ def test_the_command_line_prints_what_render_returns():
     done = typed("aws", "--workers", "16", "--name", "lab")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == rendered("aws")
-    done = typed(
-        "onprem", "--head", "h1", "--worker", "w1", "--worker", "w2.lab.example.org", "--ssh-user", "me"
-    )
+    done = typed("onprem", "--head", "h1", "--worker", "w1", "--worker", "w2.lab.example.org", "--ssh-user", "me")
     assert done.stdout == rendered("onprem")
 
 
@@ -222,9 +220,7 @@ def test_a_start_on_ones_own_machines_ends_what_the_last_one_started_and_nothing
 
 @pytest.fixture(scope="module")
 def kuberay():
-    return jsonschema.Draft202012Validator(
-        json.loads((REPOSITORY / "tests/cluster/schemas/kuberay.json").read_text())
-    )
+    return jsonschema.Draft202012Validator(json.loads((REPOSITORY / "tests/cluster/schemas/kuberay.json").read_text()))
 
 
 def ray_cluster(manifest):
@@ -275,10 +271,7 @@ def test_kubernetes_clusters_ask_for_the_token_and_are_closed_to_other_pods(targ
     assert cluster["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
     groups = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
     for group in groups:
-        assert (
-            group["template"]["metadata"]["labels"].items()
-            >= policy["spec"]["podSelector"]["matchLabels"].items()
-        )
+        assert group["template"]["metadata"]["labels"].items() >= policy["spec"]["podSelector"]["matchLabels"].items()
         pod = group["template"]["spec"]
         assert pod["securityContext"]["runAsNonRoot"]
         assert not pod["automountServiceAccountToken"]
@@ -351,12 +344,10 @@ def test_what_an_image_compiles_is_found_by_a_user_without_a_compiler(tmp_path):
     assert built.returncode == 0, built.stderr
     before = sorted(cache.rglob("*"))
     script = (
-        "from neurosim.mechanisms import load_mechanisms; load_mechanisms(); import neuron; neuron.h.NaTa_t"
+        "from neurofleet.neurosim.mechanisms import load_mechanisms; load_mechanisms(); import neuron; neuron.h.NaTa_t"
     )
     environment |= {"PATH": str(homes[1]), "HOME": str(homes[1])}
-    used = subprocess.run(
-        [sys.executable, "-c", script], env=environment, cwd=homes[1], capture_output=True, text=True
-    )
+    used = subprocess.run([sys.executable, "-c", script], env=environment, cwd=homes[1], capture_output=True, text=True)
     assert used.returncode == 0, used.stderr
     assert sorted(cache.rglob("*")) == before
     assert built.stdout.strip().startswith(str(cache / "mechanisms"))
@@ -375,7 +366,7 @@ def test_the_image_runs_as_somebody_and_says_whether_its_node_lives():
 def test_counts_have_their_default_within_their_bounds():
     for target in TARGETS.values():
         for option in target.options:
-            if isinstance(option, Count):
+            if isinstance(option, CountOption):
                 assert option.smallest <= option.default <= option.largest
 
 
@@ -541,9 +532,7 @@ def test_slurm_head_workers_driver_and_the_drivers_exit_code(tmp_path, bystander
 def test_every_slurm_job_id_gives_ports_that_are_nobody_elses():
     [line] = [line for line in rendered("slurm").splitlines() if line.startswith("port=")]
     ids = "for SLURM_JOB_ID in 1 119 120 4294967295 {1000..1239}"
-    done = subprocess.run(
-        ["bash", "-c", f"{ids}; do {line}; echo $port; done"], capture_output=True, text=True
-    )
+    done = subprocess.run(["bash", "-c", f"{ids}; do {line}; echo $port; done"], capture_output=True, text=True)
     ports = [int(port) for port in done.stdout.split()]
     assert len(ports) == 244
     assert min(ports) == 20000

@@ -9,16 +9,16 @@ from types import SimpleNamespace
 
 import pytest
 
-from cluster.host_log import PRINTED_EVERY_S, HostLog
-from cluster.outcome import Outcome
+from neurofleet.cluster.pool.host_worker import PRINTED_EVERY_S, HostLog
+from neurofleet.cluster.pool.outcome import Outcome
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 # Its standard error, as Ray keeps it for an actor's process.
 HOST = """
 import logging, warnings
-from cluster.host_log import HostLog, log_to_standard_error
-from cluster.outcome import Outcome
+from neurofleet.cluster.pool.host_worker import HostLog, log_to_standard_error
+from neurofleet.cluster.pool.outcome import Outcome
 
 log_to_standard_error("rat")
 log, about = HostLog(), {"cell": "C1", "stage": "passive", "seed": 1, "generation": 7}
@@ -33,9 +33,7 @@ warnings.warn("old")
 
 
 def test_a_host_says_which_fit_it_was_at():
-    done = subprocess.run(
-        [sys.executable, "-c", HOST], cwd=REPOSITORY, capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", HOST], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert done.stdout == ""
     lines = [json.loads(line) for line in done.stderr.splitlines()]
     assert all(line.pop("at") and line.pop("run") == "rat" for line in lines)
@@ -44,7 +42,7 @@ def test_a_host_says_which_fit_it_was_at():
     assert built == {
         "level": "info",
         **nothing,
-        "logger": "cluster.host",
+        "logger": "neurofleet.cluster.pool.hosts",
         "message": "engine built",
         "engine": "C1-passive",
         "seconds": 1.235,
@@ -61,7 +59,7 @@ def test_a_host_says_which_fit_it_was_at():
         "stage": "passive",
         "seed": 1,
         "generation": 7,
-        "logger": "cluster.host",
+        "logger": "neurofleet.cluster.pool.hosts",
         "message": "evaluation ended as crash",
         "engine": "C1-passive",
         "reason": "was ended by SIGABRT",
@@ -74,9 +72,9 @@ def test_a_host_says_which_fit_it_was_at():
 
 def test_engines_that_print_at_every_evaluation_are_quoted_now_and_then(caplog, monkeypatch):
     now = 1000.0
-    monkeypatch.setattr("cluster.host_log.time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr("neurofleet.cluster.pool.host_worker.time", SimpleNamespace(monotonic=lambda: now))
     log = HostLog()
-    with caplog.at_level(logging.INFO, "cluster.host"):
+    with caplog.at_level(logging.INFO, "neurofleet.cluster.pool.hosts"):
         for number in range(1000):
             log.ended({}, "plain", Outcome("ok"), f"x = {number}")
         now += PRINTED_EVERY_S

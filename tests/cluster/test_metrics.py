@@ -14,18 +14,18 @@ import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from cluster.metrics import BOUNDARIES_S, DECLARED, Recent
-from cluster.undertaker import bury
+from neurofleet.cluster.metrics import BOUNDARIES_S, DECLARED, RecentUtilisation
+from neurofleet.cluster.ray.session import clean_up_folder
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 # Ends when it is told to, so that what it has told Ray can be looked at.
 DRIVER = """
 import dataclasses, sys
-from cluster.metrics import CampaignMetrics
-from cluster.outcome import Outcome
-from cluster.pool_statistics import PoolStatistics
-from cluster.session import connect
+from neurofleet.cluster.metrics import CampaignMetrics
+from neurofleet.cluster.pool.outcome import Outcome
+from neurofleet.cluster.pool.outcome import PoolStatistics
+from neurofleet.cluster.ray.session import connect
 
 with connect(sys.argv[1]):
     metrics = CampaignMetrics("rat")
@@ -76,7 +76,7 @@ def head():
     finally:
         process.terminate()
         process.communicate(timeout=30)
-        bury(folder)
+        clean_up_folder(folder)
 
 
 def free_ports(number):
@@ -162,7 +162,7 @@ def test_prometheus_finds_the_metrics_with_their_values(head):
 
 
 def test_recent_utilisation_forgets_what_is_long_ago():
-    recent = Recent(60.0)
+    recent = RecentUtilisation(60.0)
     assert recent.utilisation(0.0, 0.0, 0.0) == 0.0, "no hosts"
     assert recent.utilisation(30.0, 0.0, 60.0) == 0.0
     assert recent.utilisation(60.0, 60.0, 120.0) == pytest.approx(0.5)
@@ -171,6 +171,6 @@ def test_recent_utilisation_forgets_what_is_long_ago():
 
 
 def test_utilisation_is_at_most_1_when_long_evaluations_end_together():
-    recent = Recent(60.0)
+    recent = RecentUtilisation(60.0)
     recent.utilisation(0.0, 0.0, 0.0)
     assert recent.utilisation(10.0, 300.0, 20.0) == 1.0

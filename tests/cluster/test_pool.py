@@ -7,16 +7,16 @@ from contextlib import suppress
 import psutil
 import pytest
 
-from cluster.outcome import Task
+from neurofleet.cluster.pool.outcome import EvaluationTask
 from tests.cluster.engines import spec
 from tests.cluster.pool_helpers import collect, host_processes, submit
 
 
 @pytest.fixture(scope="module")
 def pool_module(ray_session):
-    import cluster.pool
+    import neurofleet.cluster.pool.pool
 
-    return cluster.pool
+    return neurofleet.cluster.pool.pool
 
 
 @pytest.fixture(scope="module")
@@ -39,9 +39,9 @@ def test_tasks_may_come_at_any_time_and_ids_again(pool):
     pool.completed(0.0)
     assert len(found) == 2
     with pytest.raises(ValueError, match="under way"):
-        pool.submit(Task(next(iter(second)), spec(), 1.0, 5.0))
+        pool.submit(EvaluationTask(next(iter(second)), spec(), 1.0, 5.0))
     collect(pool, second)
-    pool.submit(Task(next(iter(second)), spec(), 3.0, 5.0))
+    pool.submit(EvaluationTask(next(iter(second)), spec(), 3.0, 5.0))
     [(_, outcome)] = collect(pool, {next(iter(second)): 3.0})
     assert outcome.value == 9.0
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cluster.errors import ClusterError
+from neurofleet.cluster.cluster_errors import ClusterError
 from tests.cluster.engines import BrokenHost, spec
 from tests.cluster.pool_helpers import collect, host_processes, submit, wait_for
 
@@ -17,9 +17,9 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 @pytest.fixture
 def pool_module(ray_session):
-    import cluster.pool
+    import neurofleet.cluster.pool.pool
 
-    return cluster.pool
+    return neurofleet.cluster.pool.pool
 
 
 def test_a_stopped_host_is_replaced_and_does_not_stay_behind(pool_module):
@@ -105,7 +105,7 @@ def test_statistics_add_up(pool_module):
 
 
 def test_hosts_that_cannot_start_are_an_error(pool_module, monkeypatch):
-    monkeypatch.setattr("cluster.crew.Host", BrokenHost)
+    monkeypatch.setattr("neurofleet.cluster.pool.hosts.Host", BrokenHost)
     with pool_module.Pool(hosts=1) as pool:
         tasks = submit(pool, [1.0])
         with pytest.raises(ClusterError, match="No module named 'neurofleet'"):
@@ -114,12 +114,12 @@ def test_hosts_that_cannot_start_are_an_error(pool_module, monkeypatch):
 
 DRIVER = """
 import sys
-from cluster.outcome import Task
-from cluster.session import connect
+from neurofleet.cluster.pool.outcome import Task
+from neurofleet.cluster.ray.session import connect
 from tests.cluster.engines import spec
 
 with connect(cpus=2):
-    from cluster.pool import Pool
+    from neurofleet.cluster.pool.pool import Pool
     with Pool() as pool:
         pool.submit(Task(0, spec(), 1.0, 10.0))
         pool.submit(Task(1, spec(), "hang", 600.0))

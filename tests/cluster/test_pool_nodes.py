@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.undertaker import bury
+from neurofleet.cluster.ray.session import clean_up_folder
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -24,12 +24,12 @@ small = {"include_dashboard": False, "object_store_memory": 80 * 2**20}
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "_system_config": quick, **small})
 nodes = [cluster.add_node(num_cpus=1, **small) for _ in range(2)]
 
-from cluster.outcome import Task
-from cluster.session import connect
+from neurofleet.cluster.pool.outcome import Task
+from neurofleet.cluster.ray.session import connect
 from tests.cluster.engines import spec
 
 with connect(cluster.address):
-    from cluster.pool import Pool
+    from neurofleet.cluster.pool.pool import Pool
     with Pool() as pool:
         for number in range(60):
             pool.submit(Task(number, spec(pause_s=0.1), float(number), 20.0))
@@ -65,7 +65,7 @@ def test_a_killed_node_changes_no_result():
             env=os.environ | {"RAY_AUTH_MODE": "disabled", "RAY_TMPDIR": str(folder)},
         )
     finally:
-        bury(folder)
+        clean_up_folder(folder)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     assert found == {"right": True, "killed": True, "hosts": 2, "hosts_lost": 1}

@@ -4,9 +4,8 @@ import random
 
 import pytest
 
-from cluster.outcome import Task
-from cluster.scheduler import TOP_UP_BELOW_S, Scheduler
-from cluster.work_queue import HELP_WORTH, Work
+from neurofleet.cluster.pool.outcome import EvaluationTask
+from neurofleet.cluster.pool.schedule import HELP_WORTH, TOP_UP_BELOW_S, Scheduler, Work
 from tests.cluster.engines import spec
 
 BUILD_S = 1.0
@@ -23,7 +22,7 @@ def scheduler(**hosts):
 
 def submit(made, engine, numbers, expected_s=1.0, losses=0, **task):
     for number in numbers:
-        made.submit(Work(number, Task(number, spec(engine), 0.0, 10.0, expected_s, **task), losses))
+        made.submit(Work(number, EvaluationTask(number, spec(engine), 0.0, 10.0, expected_s, **task), losses))
 
 
 def feed(made, spread=True):
@@ -200,9 +199,7 @@ def test_the_books_balance_whatever_happens(seed):
     waiting = list(left)
     while left:
         for number in [waiting.pop() for _ in range(min(len(waiting), draw.randrange(40)))]:
-            submit(
-                made, f"e{draw.randrange(4)}", [number], draw.choice([None, 0.1, 3.0]), share=f"s{number % 2}"
-            )
+            submit(made, f"e{draw.randrange(4)}", [number], draw.choice([None, 0.1, 3.0]), share=f"s{number % 2}")
         for host, _ in made.feed(draw.random() < 0.5):
             assert made.busy(host)
         for host in hosts:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import yaml
 
-from cluster.search_space import SearchSpaceRefused, parse_space
+from neurofleet.cluster.sweeps.search_space import SearchSpaceRefused, parse_space
 
 SPACE = """
 lr: {log_uniform: [1.0e-4, 1.0e-1]}

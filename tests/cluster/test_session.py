@@ -14,15 +14,15 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cluster import session
-from cluster.errors import ClusterError, ClusterUnreachable
-from cluster.undertaker import bury
+from neurofleet.cluster.cluster_errors import ClusterError, ClusterUnreachable
+from neurofleet.cluster.ray import session
+from neurofleet.cluster.ray.session import clean_up_folder
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 EMBEDDED = """
 import json, os, sys
-from cluster.session import connect
+from neurofleet.cluster.ray.session import connect
 
 before = dict(os.environ)
 with connect(cpus=2) as session:
@@ -108,7 +108,7 @@ def test_embedded_ray_listens_on_this_machine_only(embedded):
 
 ATTACH = """
 import sys
-from cluster.session import connect
+from neurofleet.cluster.ray.session import connect
 
 with connect(sys.stdin.readline().strip()) as session:
     import ray
@@ -146,7 +146,7 @@ def cluster_with_token(tmp_path_factory):
     for process in [*psutil.Process(head.pid).children(recursive=True), psutil.Process(head.pid)]:
         process.kill()
     head.communicate()
-    bury(folder)
+    clean_up_folder(folder)
 
 
 def test_attaching_with_the_token_and_leaving_the_cluster_running(cluster_with_token):
@@ -168,7 +168,7 @@ def test_attaching_without_the_token_is_refused_at_once(cluster_with_token, tmp_
         assert time.monotonic() - begun < 20
         told = err.splitlines()[-1]
         assert told.startswith(
-            f"cluster.errors.TokenRefused: The Ray cluster at {address} asks for a token, and there is none"
+            f"neurofleet.cluster.cluster_errors.TokenRefused: The Ray cluster at {address} asks for a token, and there is none"
         )
         assert "InvalidAuthToken" not in err, "Ray's own warnings are shown as well"
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster.errors import ClusterError
-from cluster.shards import map_shards
+from neurofleet.cluster.cluster_errors import ClusterError
+from neurofleet.cluster.ray.shards import map_shards
 
 HERE = "tests.cluster.test_shards"
 

@@ -12,11 +12,11 @@ import numpy as np
 import psutil
 import pytest
 
-import cluster
-from cluster import shared
-from cluster.errors import ClusterError
-from cluster.schemas import HallOfFameRows
-from cluster.store import RunStore
+import neurofleet.cluster as cluster
+from neurofleet.cluster.cluster_errors import ClusterError
+from neurofleet.cluster.store import published_tables
+from neurofleet.cluster.store.run_store import RunStore
+from neurofleet.cluster.store.schemas import HallOfFameRows
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
@@ -46,7 +46,7 @@ def run(tmp_path, request) -> RunStore:
         store.write_hall_of_fame(hall(seed=seed, draw=seed), seed)
     store.write_hall_of_fame(hall(draw=3), "pooled")
     store.write_hall_of_fame(hall("c2"), "pooled")
-    shared.publish(request.node.name, tmp_path / "run")
+    published_tables.publish(request.node.name, tmp_path / "run")
     yield store
     end_holder(request.node.name)
 
@@ -58,7 +58,7 @@ def end_holder(name: str) -> None:
 
 
 def holder(name: str):
-    return shared._holder(name, shared._published(name).node)
+    return published_tables._table_owner(name, published_tables._published(name).node)
 
 
 def pid(name: str) -> int:
@@ -134,8 +134,8 @@ def test_a_lost_holder_is_made_again_and_reads_parquet_again(run, request, how):
 
 OTHER_DRIVER = """
 import sys
-from cluster.ray_internals import this_machine_only
-from cluster.session import connect
+from neurofleet.cluster.ray.internals import this_machine_only
+from neurofleet.cluster.ray.session import connect
 
 with this_machine_only(), connect(sys.argv[1]):
     from cluster import hall_of_fame, published_runs
@@ -165,7 +165,7 @@ def test_tasks_can_ask(run, request):
 
     @ray.remote(num_cpus=0)
     def models(name: str) -> int:
-        from cluster import hall_of_fame
+        from neurofleet.cluster import hall_of_fame
 
         return len(hall_of_fame(name, "c1"))
 
@@ -175,12 +175,12 @@ def test_tasks_can_ask(run, request):
 def test_the_later_of_two_runs_of_one_name_wins(run, request, tmp_path, caplog):
     name = request.node.name
     cluster.hall_of_fame(name, "c1")
-    shared.publish(name, run.root)
+    published_tables.publish(name, run.root)
     assert not caplog.records
     later = RunStore(tmp_path / "later")
     later.write_hall_of_fame(hall(draw=7), "pooled")
     with caplog.at_level(logging.WARNING):
-        shared.publish(name, tmp_path / "later")
+        published_tables.publish(name, tmp_path / "later")
     (record,) = caplog.records
     assert run.root in record.getMessage()
     assert str(tmp_path / "later") in record.getMessage()
@@ -210,7 +210,7 @@ def test_a_damaged_file_is_named(run, request, tmp_path):
 def test_a_holder_that_never_answers_is_given_up(run, request, monkeypatch):
     name = request.node.name
     process = psutil.Process(pid(name))
-    monkeypatch.setattr(shared, "GIVE_UP_S", 1.0)
+    monkeypatch.setattr(published_tables, "GIVE_UP_S", 1.0)
     process.suspend()
     begun = time.monotonic()
     try:
@@ -226,7 +226,7 @@ def test_a_holder_that_never_answers_is_given_up(run, request, monkeypatch):
     [
         cluster.published_runs,
         lambda: cluster.hall_of_fame("a", "b"),
-        lambda: shared.publish("a", "b"),
+        lambda: published_tables.publish("a", "b"),
     ],
 )
 def test_without_a_connection_it_says_how_to_make_one(ask, monkeypatch):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.storage import Mount, is_witnessed, leave_witness, mount_of, remove_witness
+from neurofleet.cluster.store.folders import Mount, leave_marker, mount_of, remove_marker, sees_marker
 
 MOUNTS = """\
 /dev/sda1 / ext4 rw 0 0
@@ -58,29 +58,29 @@ def test_this_machines_own_table_is_read():
 
 def test_a_witness_is_seen_where_it_was_left_and_removed_without_a_trace(tmp_path):
     out = tmp_path / "not" / "made" / "yet"
-    witness = leave_witness(out)
+    witness = leave_marker(out)
     assert witness.parent == tmp_path
     assert witness.stat().st_mode & 0o777 == 0o600
-    assert is_witnessed(out, witness)
-    remove_witness(witness)
-    assert not is_witnessed(out, witness)
+    assert sees_marker(out, witness)
+    remove_marker(witness)
+    assert not sees_marker(out, witness)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_witness_above_another_mount_does_not_speak_for_it(tmp_path):
     """What is below /dev/shm is on another file system than /dev."""
     assert os.stat("/dev").st_dev != os.stat("/dev/shm").st_dev
-    witness = leave_witness(tmp_path)
-    assert is_witnessed(tmp_path / "out", witness)
-    assert not is_witnessed(Path("/dev/shm/out"), witness)
+    witness = leave_marker(tmp_path)
+    assert sees_marker(tmp_path / "out", witness)
+    assert not sees_marker(Path("/dev/shm/out"), witness)
 
 
 def test_only_a_witness_is_removed(tmp_path):
     precious = tmp_path / "thesis.txt"
     precious.touch()
-    remove_witness(precious)
+    remove_marker(precious)
     assert precious.exists()
 
 
 def test_where_nothing_can_be_written_there_is_no_witness():
-    assert leave_witness(Path("/proc/out")) is None
+    assert leave_marker(Path("/proc/out")) is None

@@ -15,11 +15,11 @@ import pyarrow.fs
 import pyarrow.parquet
 import pytest
 
-from cluster import lease
-from cluster.errors import ClusterError, RunFolderRefused
-from cluster.folder import RemoteFolder
-from cluster.schemas import Evaluations, HallOfFameRows
-from cluster.store import MARKER, RunStore
+from neurofleet.cluster.cluster_errors import ClusterError, RunFolderRefused
+from neurofleet.cluster.store import lease
+from neurofleet.cluster.store.folders import RemoteFolder
+from neurofleet.cluster.store.run_store import MARKER, RunStore
+from neurofleet.cluster.store.schemas import Evaluations, HallOfFameRows
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -68,7 +68,7 @@ def remote_store(monkeypatch):
     filesystem = pyarrow.fs._MockFileSystem()
     filesystem.create_dir("bucket/run")
     monkeypatch.setattr(
-        "cluster.store.open_folder", lambda root: RemoteFolder(root, filesystem, "bucket/run")
+        "neurofleet.cluster.store.folders.open_folder", lambda root: RemoteFolder(root, filesystem, "bucket/run")
     )
     return lambda: RunStore("mock://bucket/run")
 
@@ -114,7 +114,7 @@ def test_a_damaged_generation_names_its_file(tmp_path, damage):
 
 def test_a_newer_schema_is_refused(tmp_path, monkeypatch):
     store = RunStore(tmp_path)
-    monkeypatch.setattr("cluster.schemas.SCHEMA_VERSION", 99)
+    monkeypatch.setattr("neurofleet.cluster.store.schemas.SCHEMA_VERSION", 99)
     store.write_generation("c1", "active", 1, make_generation(0))
     monkeypatch.undo()
     with pytest.raises(ClusterError, match="schema version 99"):
@@ -158,14 +158,10 @@ def test_other_readers_see_partitions_and_words(tmp_path):
     for seed in (1, 2):
         store.write_generation("c1", "active", seed, make_generation(0))
     store.write_hall_of_fame(make_hall_of_fame(), seed=2)
-    (tmp_path / "evaluations/cell=c1/stage=active/seed=1/.generation-00001.parquet.0a1b2c3d.tmp").write_bytes(
-        b"half"
-    )
+    (tmp_path / "evaluations/cell=c1/stage=active/seed=1/.generation-00001.parquet.0a1b2c3d.tmp").write_bytes(b"half")
     table = pyarrow.dataset.dataset(tmp_path / "evaluations", partitioning="hive").to_table()
     assert len(table) == 6
-    assert {"cell", "stage", "seed", "status", "param.cm.soma", "score.Step.soma.AP_width"} <= set(
-        table.column_names
-    )
+    assert {"cell", "stage", "seed", "status", "param.cm.soma", "score.Step.soma.AP_width"} <= set(table.column_names)
     duckdb = pytest.importorskip("duckdb")
     rows = duckdb.sql(
         f"select cell, seed, reason from read_parquet('{tmp_path}/evaluations/**/*.parquet',"
@@ -173,8 +169,7 @@ def test_other_readers_see_partitions_and_words(tmp_path):
     ).fetchall()
     assert rows == [("c1", 2, "no result within 3 s")]
     ranks = duckdb.sql(
-        f"select seed, rank, cell from read_parquet('{tmp_path}/hall_of_fame/**/*.parquet',"
-        " hive_partitioning=true)"
+        f"select seed, rank, cell from read_parquet('{tmp_path}/hall_of_fame/**/*.parquet', hive_partitioning=true)"
     ).fetchall()
     assert ranks == [(2, 1, "cell-1"), (2, 2, "cell-1")]
 
@@ -242,7 +237,7 @@ def test_leftovers_of_a_killed_writer_are_removed(tmp_path):
 
 DRIVER = """
 import sys, time
-from cluster.store import RunStore
+from neurofleet.cluster.store.run_store import RunStore
 with RunStore(sys.argv[1]).locked():
     print("locked", flush=True)
     time.sleep(60)
@@ -250,9 +245,7 @@ with RunStore(sys.argv[1]).locked():
 
 
 def test_two_drivers_are_refused_and_a_killed_one_leaves_the_run_free(tmp_path):
-    driver = subprocess.Popen(
-        [sys.executable, "-c", DRIVER, str(tmp_path)], stdout=subprocess.PIPE, cwd=REPOSITORY
-    )
+    driver = subprocess.Popen([sys.executable, "-c", DRIVER, str(tmp_path)], stdout=subprocess.PIPE, cwd=REPOSITORY)
     try:
         assert driver.stdout.readline() == b"locked\n"
         with pytest.raises(RunFolderRefused, match=f"process {driver.pid} on"), RunStore(tmp_path).locked():
@@ -267,8 +260,8 @@ def test_two_drivers_are_refused_and_a_killed_one_leaves_the_run_free(tmp_path):
 FULL_DISK = """
 import resource, signal, sys
 import numpy as np
-from cluster.errors import ClusterError
-from cluster.store import RunStore
+from neurofleet.cluster.cluster_errors import ClusterError
+from neurofleet.cluster.store.run_store import RunStore
 from tests.cluster.test_store import make_generation
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -304,9 +297,7 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path):
     assert not list(tmp_path.rglob("*.tmp"))
 
 
-@pytest.mark.skipif(
-    os.geteuid() != 0 or sys.platform != "linux", reason="mounting a small disk asks for root"
-)
+@pytest.mark.skipif(os.geteuid() != 0 or sys.platform != "linux", reason="mounting a small disk asks for root")
 def test_a_full_file_system(tmp_path):
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(tmp_path)], check=False)
     if mounted.returncode:

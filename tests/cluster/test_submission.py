@@ -7,8 +7,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from cluster.errors import ClusterUnreachable
-from cluster.submission import JobsApi
+from neurofleet.cluster.cluster_errors import ClusterUnreachable
+from neurofleet.cluster.ray.submission import JobsApi
 
 
 @pytest.fixture
@@ -33,9 +33,7 @@ def web_server():
 
 
 def test_nobody_answers():
-    with pytest.raises(
-        ClusterUnreachable, match=r"http://127\.0\.0\.1:9: .*Connection refused\. Give"
-    ) as raised:
+    with pytest.raises(ClusterUnreachable, match=r"http://127\.0\.0\.1:9: .*Connection refused\. Give") as raised:
         JobsApi("127.0.0.1:9")
     assert raised.value.exit_code == 3
 

@@ -10,21 +10,20 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from cluster.errors import ClusterError, RunFolderRefused
-from cluster.search_space import SearchSpaceRefused
-from cluster.sweeps import Resources, Scheduler, Sweep, SweepFailed, sweep
-from cluster.trial_table import TrialRow, from_table, to_table
+from neurofleet.cluster.cluster_errors import ClusterError, RunFolderRefused
+from neurofleet.cluster.sweeps.parameter_sweep import ParameterSweep, SweepFailed, SweepScheduler, TrialResources
+from neurofleet.cluster.sweeps.ray_tune import sweep
+from neurofleet.cluster.sweeps.search_space import SearchSpaceRefused
+from neurofleet.cluster.sweeps.trial_records import TrialRow, table_to_trials, trials_to_table
 
 VALLEY = "tests.cluster.toy_trials:valley"
 REPOSITORY = Path(__file__).resolve().parents[2]
-ONE = Resources(at_once=1)
+ONE = TrialResources(at_once=1)
 
 
-def valley(
-    search, *, method="random", repeats=1, settings=None, scheduler=None, time_limit_s=None, **payload
-):
-    scheduler = scheduler or Scheduler()
-    return Sweep(
+def valley(search, *, method="random", repeats=1, settings=None, scheduler=None, time_limit_s=None, **payload):
+    scheduler = scheduler or SweepScheduler()
+    return ParameterSweep(
         *(VALLEY, "loss", "min", payload, search, method, settings, repeats),
         scheduler=scheduler,
         time_limit_s=time_limit_s,
@@ -32,7 +31,7 @@ def valley(
 
 
 def stored(folder):
-    return from_table(pq.read_table(folder / "trials.parquet"))
+    return table_to_trials(pq.read_table(folder / "trials.parquet"))
 
 
 def timeless(rows):
@@ -59,13 +58,13 @@ def test_the_table_keeps_types_and_what_is_missing():
         TrialRow("trial-00000", {"a": 1, "b": 1, "c": "x", "d": [1, 2]}, 1, "done", "", 3, 0.5, {"f1": 0.5}),
         TrialRow("trial-00001", {"a": 2, "b": 0.5, "c": None, "d": "y"}, 2, "failed", "ValueError: no"),
     ]
-    table = to_table(rows)
+    table = trials_to_table(rows)
     assert table["param.a"].to_pylist() == [1, 2]
     assert table["param.b"].to_pylist() == [1.0, 0.5]
     assert table["param.c"].to_pylist() == ["x", None]
     assert table["param.d"].to_pylist() == ["[1, 2]", '"y"']
     assert table["score.f1"].to_pylist() == [0.5, None]
-    back = from_table(table)
+    back = table_to_trials(table)
     assert [(r.trial, r.seed, r.status, r.error, r.epochs, r.seconds, r.scores) for r in back] == [
         (r.trial, r.seed, r.status, r.error, r.epochs, r.seconds, r.scores) for r in rows
     ]
@@ -73,9 +72,7 @@ def test_the_table_keeps_types_and_what_is_missing():
 
 def test_a_grid_with_repeats_failures_and_a_process_that_dies(ray_session, tmp_path):
     trace, seen = tmp_path / "trace", []
-    plan = valley(
-        *({"x": [0.1, 0.2, 0.5]},), method="grid", repeats=2, trace=str(trace), fails_at=0.5, dies_at=0.1
-    )
+    plan = valley(*({"x": [0.1, 0.2, 0.5]},), method="grid", repeats=2, trace=str(trace), fails_at=0.5, dies_at=0.1)
     swept = sweep(plan, tmp_path / "sweep", progress=seen.append)
     assert [(r.parameters["x"], r.seed, r.status) for r in swept.rows] == [
         *((0.1, 1, "done"), (0.1, 2, "done")),
@@ -112,18 +109,16 @@ def test_a_trial_ends_at_its_time_limit(ray_session, tmp_path):
 
 
 def test_trials_without_the_metric_fail_with_a_sentence(ray_session, tmp_path):
-    plan = Sweep(VALLEY, "accuracy", "max", search={"x": 0.1})
+    plan = ParameterSweep(VALLEY, "accuracy", "max", search={"x": 0.1})
     with pytest.raises(SweepFailed, match="goes by the metric 'accuracy'.*valley reports loss"):
         sweep(plan, tmp_path / "a")
     with pytest.raises(SweepFailed, match="should return its scores; it returned None"):
-        sweep(Sweep("tests.cluster.toy_trials:no_scores", "loss", "min"), tmp_path / "b")
+        sweep(ParameterSweep("tests.cluster.toy_trials:no_scores", "loss", "min"), tmp_path / "b")
 
 
 def test_an_interrupted_optuna_sweep_goes_on_with_what_it_had_learned(ray_session, tmp_path):
     pytest.importorskip("optuna")
-    plan = valley(
-        {"x": {"uniform": [-5, 5]}, "w": ["a", "b"]}, method="optuna", settings=8, repeats=2, epochs=1
-    )
+    plan = valley({"x": {"uniform": [-5, 5]}, "w": ["a", "b"]}, method="optuna", settings=8, repeats=2, epochs=1)
     undisturbed = sweep(plan, tmp_path / "undisturbed", ONE)
     with pytest.raises(Stopped):
         sweep(plan, tmp_path / "disturbed", ONE, stop_after(7))
@@ -133,10 +128,10 @@ def test_an_interrupted_optuna_sweep_goes_on_with_what_it_had_learned(ray_sessio
 
 def test_optuna_learns_from_scores(tmp_path):
     pytest.importorskip("optuna")
-    from cluster.search_space import parse_space
-    from cluster.trial_search import Optuna
+    from neurofleet.cluster.sweeps.search_space import parse_space
+    from neurofleet.cluster.sweeps.trial_search import OptunaSettings
 
-    proposer, tried = Optuna(parse_space({"x": {"uniform": [-5, 5]}}), 1, "min"), []
+    proposer, tried = OptunaSettings(parse_space({"x": {"uniform": [-5, 5]}}), 1, "min"), []
     for setting in range(40):
         tried.append(proposer.propose(setting)["x"])
         proposer.learn(setting, (tried[-1] - 0.3) ** 2)
@@ -145,8 +140,8 @@ def test_optuna_learns_from_scores(tmp_path):
 
 DRIVER = """
 import sys
-from cluster.session import connect
-from cluster.sweeps import *
+from neurofleet.cluster.ray.session import connect
+from neurofleet.cluster.sweeps.parameter_sweep import *
 from tests.cluster.test_sweeps import ONE, halving
 
 with connect(cpus=2):
@@ -155,10 +150,8 @@ with connect(cpus=2):
 
 
 def halving(trace):
-    asha = Scheduler("asha", max_epochs=9)
-    return valley(
-        {"x": {"uniform": [-1, 1]}}, settings=12, scheduler=asha, epochs=9, epoch_s=0.05, trace=trace
-    )
+    asha = SweepScheduler("asha", max_epochs=9)
+    return valley({"x": {"uniform": [-1, 1]}}, settings=12, scheduler=asha, epochs=9, epoch_s=0.05, trace=trace)
 
 
 @pytest.mark.slow
@@ -195,11 +188,11 @@ def test_a_sweep_whose_driver_is_killed_repeats_no_finished_trial(ray_session, t
 
 @pytest.mark.slow
 def test_a_population_goes_on_from_its_better_members(ray_session, tmp_path):
-    plan = Sweep(
+    plan = ParameterSweep(
         *("tests.cluster.toy_trials:trained", "val_loss", "min", {"epochs": 6}),
         search={"lr": {"log_uniform": [1e-5, 1e-1]}},
         settings=3,
-        scheduler=Scheduler("pbt", perturb_epochs=2),
+        scheduler=SweepScheduler("pbt", perturb_epochs=2),
     )
     swept = sweep(plan, tmp_path)
     assert [row.status for row in swept.rows] == ["done"] * 3
@@ -208,9 +201,7 @@ def test_a_population_goes_on_from_its_better_members(ray_session, tmp_path):
     assert heirs
     for heir in heirs:
         lines = (heir / "reports.jsonl").read_text().splitlines()
-        donors = [
-            p.read_text().splitlines() for p in tmp_path.glob("trial-*/reports.jsonl") if p.parent != heir
-        ]
+        donors = [p.read_text().splitlines() for p in tmp_path.glob("trial-*/reports.jsonl") if p.parent != heir]
         assert any(lines[:2] == other[:2] for other in donors)
 
 
@@ -218,18 +209,15 @@ def test_a_population_goes_on_from_its_better_members(ray_session, tmp_path):
 @pytest.mark.timeout(400)
 def test_trials_of_two_workers_on_two_cpus_do_not_wait_for_each_other(ray_session, tmp_path):
     trace = tmp_path / "trace"
-    plan = Sweep(
+    plan = ParameterSweep(
         *("tests.cluster.toy_trials:trained", "val_loss", "min"),
         payload={"epochs": 1, "workers": 2, "trace": str(trace)},
         search={"lr": [0.1, 0.01]},
         method="grid",
     )
-    swept = sweep(plan, tmp_path / "sweep", Resources(workers=2))
+    swept = sweep(plan, tmp_path / "sweep", TrialResources(workers=2))
     assert [row.status for row in swept.rows] == ["done", "done"]
-    assert (
-        trace.read_text().split()
-        == "begin trial-00000 end trial-00000 begin trial-00001 end trial-00001".split()
-    )
+    assert trace.read_text().split() == "begin trial-00000 end trial-00000 begin trial-00001 end trial-00001".split()
 
 
 def test_another_sweep_in_the_folder_is_refused(ray_session, tmp_path):
@@ -242,11 +230,11 @@ def test_another_sweep_in_the_folder_is_refused(ray_session, tmp_path):
     ("plan", "resources", "message"),
     [
         (valley({"x": [1, 2]}), ONE, "method random needs a number of settings"),
-        (valley({"x": 1}), Resources(workers=3), "needs 3 CPUs, and the cluster has 2"),
-        (valley({"x": 1}), Resources(gpus=0.25), "needs 0.25 GPUs, and the cluster has 0"),
-        (valley({"x": 1}, scheduler=Scheduler("asha", 4, 4)), ONE, "grace_epochs from 1 to below max_epochs"),
-        (valley({"x": [1]}, settings=2, repeats=2, scheduler=Scheduler("pbt")), ONE, "with one repeat"),
-        (valley({"x": 1}, scheduler=Scheduler("pbt")), ONE, "the search space is empty"),
+        (valley({"x": 1}), TrialResources(workers=3), "needs 3 CPUs, and the cluster has 2"),
+        (valley({"x": 1}), TrialResources(gpus=0.25), "needs 0.25 GPUs, and the cluster has 0"),
+        (valley({"x": 1}, scheduler=SweepScheduler("asha", 4, 4)), ONE, "grace_epochs from 1 to below max_epochs"),
+        (valley({"x": [1]}, settings=2, repeats=2, scheduler=SweepScheduler("pbt")), ONE, "with one repeat"),
+        (valley({"x": 1}, scheduler=SweepScheduler("pbt")), ONE, "the search space is empty"),
     ],
 )
 def test_sweeps_that_cannot_be_are_refused(ray_session, tmp_path, plan, resources, message):

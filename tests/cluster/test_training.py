@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from cluster.errors import ClusterError
-from cluster.training import Best, Training, train
+from neurofleet.cluster.cluster_errors import ClusterError
+from neurofleet.cluster.training.lightning_training import BestEpoch, Training
+from neurofleet.cluster.training.trainer import train
 
 TOY = "tests.cluster.toy_training:build"
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -81,10 +82,10 @@ def test_a_stream_that_the_data_module_divides_goes_on_to_the_same_result(tmp_pa
 
 
 def test_an_epoch_is_announced_to_the_data_module_once_before_its_first_batch():
-    from cluster.training_data import Division
+    from neurofleet.cluster.training.data_division import DataDivision
     from tests.cluster.toy_training import Streamed
 
-    data, division = Streamed({}), Division(seed=3, epoch=2)
+    data, division = Streamed({}), DataDivision(seed=3, epoch=2)
     data.trainer = trainer = type("Trainer", (), {"global_rank": 0, "world_size": 1})
     division.apply(data, trainer)
     loader = data.train_dataloader()
@@ -117,7 +118,7 @@ def test_checkpoints_elsewhere_come_back_in_the_end(undisturbed, tmp_path):
 
 def test_a_training_in_this_process_starts_no_ray(tmp_path):
     code = (
-        "import sys; from cluster.training import *\n"
+        "import sys; from neurofleet.cluster.training.lightning_training import *\n"
         f"train(Training({TOY!r}), {str(tmp_path)!r}, max_epochs=1); print('ray' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
@@ -139,7 +140,7 @@ def test_a_training_may_be_given_more_epochs(undisturbed, tmp_path):
 
 KILLED = """
 import os, signal, sys
-from cluster.training import *
+from neurofleet.cluster.training.lightning_training import *
 
 def kill(row):
     if row["epoch"] == 2:
@@ -190,7 +191,7 @@ def test_another_training_in_the_folder_is_refused(tmp_path):
 
 
 def test_the_best_epoch_is_kept_and_training_ends_without_hope(tmp_path):
-    best = Best("val_loss", "max", patience=2)  # the loss falls: its first is the largest
+    best = BestEpoch("val_loss", "max", patience=2)  # the loss falls: its first is the largest
     trained = train(toy(), tmp_path, max_epochs=9, best=best)
     assert (trained.epoch, trained.epochs, trained.stopped_early) == (1, 3, True)
     assert trained.checkpoint.name == "best.ckpt"
@@ -200,7 +201,7 @@ def test_the_best_epoch_is_kept_and_training_ends_without_hope(tmp_path):
 
 
 def test_patience_counts_on_after_an_interruption(tmp_path):
-    best = Best("val_loss", "max", patience=3)
+    best = BestEpoch("val_loss", "max", patience=3)
     with pytest.raises(Stopped):
         train(toy(), tmp_path, max_epochs=9, best=best, progress=stop_after(2))
     assert train(toy(), tmp_path, max_epochs=9, best=best).epochs == 4
@@ -208,7 +209,7 @@ def test_patience_counts_on_after_an_interruption(tmp_path):
 
 def test_a_metric_that_is_not_logged_is_named(tmp_path):
     with pytest.raises(ClusterError, match="'val_f1'.*It logs: train_loss, val_loss"):
-        train(toy(), tmp_path, max_epochs=1, best=Best("val_f1", "max"))
+        train(toy(), tmp_path, max_epochs=1, best=BestEpoch("val_f1", "max"))
 
 
 def test_tensorboard_has_each_epoch_once_after_an_interruption(tmp_path):
@@ -237,11 +238,11 @@ def test_a_payload_is_plain_json():
 
 @pytest.mark.parametrize("n", [96, 98, 81, 97])  # whole batches; a last one of 2, and of 1 that is joined
 def test_the_workers_together_have_the_batches_of_one(n):
-    from cluster.training_data import Division
+    from neurofleet.cluster.training.data_division import DataDivision
     from tests.cluster.toy_training import Samples
 
     def batches(epoch, rank, workers):
-        division = Division(seed=3, epoch=epoch)
+        division = DataDivision(seed=3, epoch=epoch)
         data = Samples({"n": n})
         division.apply(data, type("Trainer", (), {"global_rank": rank, "world_size": workers}))
         loader = data.train_dataloader()
@@ -263,11 +264,11 @@ def test_the_workers_together_have_the_batches_of_one(n):
 
 
 def test_a_batch_smaller_than_the_workers_is_refused():
-    from cluster.training_data import Division
+    from neurofleet.cluster.training.data_division import DataDivision
     from tests.cluster.toy_training import Samples
 
     data = Samples({"n": 96})
-    Division(seed=3, epoch=0).apply(data, type("Trainer", (), {"global_rank": 0, "world_size": 17}))
+    DataDivision(seed=3, epoch=0).apply(data, type("Trainer", (), {"global_rank": 0, "world_size": 17}))
     with pytest.raises(ClusterError, match="16 samples cannot be divided over 17 workers"):
         next(iter(data.train_dataloader()))
 

@@ -4,14 +4,14 @@ from collections import Counter
 
 import pytest
 
-from cluster.outcome import Task
-from cluster.work_queue import LONGEST_BATCH, Work, WorkQueue
+from neurofleet.cluster.pool.outcome import EvaluationTask
+from neurofleet.cluster.pool.schedule import LONGEST_BATCH, Work, WorkQueue
 from tests.cluster.engines import spec
 
 
 def fill(queue, expected_s, engine="a", first=0, lanes=1, **task):
     for number, seconds in enumerate(expected_s, first):
-        queue.add(Work(number, Task(number, spec(engine, lanes), 0.0, 10.0, seconds, **task)))
+        queue.add(Work(number, EvaluationTask(number, spec(engine, lanes), 0.0, 10.0, seconds, **task)))
 
 
 def take(queue, *held, barred=(), on=None, hosts=1):
@@ -20,7 +20,7 @@ def take(queue, *held, barred=(), on=None, hosts=1):
 
 def learn(queue, seconds, engine="a"):
     """Have a task evaluated in so many seconds."""
-    queue.add(Work(-1, Task(-1, spec(engine), 0.0, 10.0)))
+    queue.add(Work(-1, EvaluationTask(-1, spec(engine), 0.0, 10.0)))
     (work,) = queue.take([], (), {}, 1)
     queue.record(work, seconds)
 
@@ -199,7 +199,7 @@ def test_a_warm_engine_is_left_only_when_a_build_is_worth_it():
 def test_lost_tasks_are_kept_apart():
     queue = WorkQueue()
     fill(queue, [5.0])
-    queue.add(Work(7, Task("x", spec("b"), 0.0, 10.0), losses=1))
+    queue.add(Work(7, EvaluationTask("x", spec("b"), 0.0, 10.0), losses=1))
     assert len(queue) == 2
     assert queue.take_lost(barred={"b"}) is None
     assert queue.take_lost(barred={}).number == 7
@@ -211,6 +211,6 @@ def test_an_engines_tasks_can_be_taken_out():
     queue = WorkQueue()
     fill(queue, [5.0, 6.0], "a")
     fill(queue, [5.0], "b", 10)
-    queue.add(Work(7, Task("x", spec("a"), 0.0, 10.0), losses=1))
+    queue.add(Work(7, EvaluationTask("x", spec("a"), 0.0, 10.0), losses=1))
     assert sorted(work.number for work in queue.remove_engine("a")) == [0, 1, 7]
     assert take(queue) == [10]

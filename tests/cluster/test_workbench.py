@@ -11,8 +11,8 @@ from dataclasses import replace
 import psutil
 import pytest
 
-from cluster import engine_process, zygote
-from cluster.workbench import Assignment, Workbench
+from neurofleet.cluster.pool import child_processes
+from neurofleet.cluster.pool.host_worker import Assignment, HostWorker
 from tests.cluster.engines import spec
 
 DEADLINE_S = 0.4
@@ -22,7 +22,7 @@ class Bench:
     """A workbench that numbers its tasks, and collects."""
 
     def __init__(self, memory_limit_mb=256, build_limit_s=30.0):
-        self.workbench = Workbench(memory_limit_mb, build_limit_s)
+        self.workbench = HostWorker(memory_limit_mb, build_limit_s)
         self._numbers = itertools.count()
         self._batches = itertools.count()
         self.returned = []
@@ -67,7 +67,11 @@ def bench():
 
 def zygotes():
     """The workbench's helper processes; other tests may have left this process a Ray of its own."""
-    return [child for child in psutil.Process().children() if "cluster.zygote" in str(child.cmdline())]
+    return [
+        child
+        for child in psutil.Process().children()
+        if "neurofleet.cluster.pool.child_processes" in str(child.cmdline())
+    ]
 
 
 def the_zygote():
@@ -139,9 +143,7 @@ def test_each_individual_meets_the_engine_as_it_was_built(bench):
 
 
 def test_a_killed_child_is_lost_and_the_rest_goes_on(bench):
-    outcomes = bench.evaluate(
-        ["hang", 3.0], deadline_s=20.0, during=lambda: the_child().send_signal(signal.SIGKILL)
-    )
+    outcomes = bench.evaluate(["hang", 3.0], deadline_s=20.0, during=lambda: the_child().send_signal(signal.SIGKILL))
     assert outcomes[0].status == "lost"
     assert outcomes[1].value == 9.0
 
@@ -191,7 +193,7 @@ def test_a_killed_zygote_takes_its_child_along_and_is_built_anew(bench):
 
 
 def test_a_stopped_zygote_is_replaced(bench, monkeypatch):
-    monkeypatch.setattr(engine_process, "SILENCE_S", 0.5)
+    monkeypatch.setattr(child_processes, "SILENCE_S", 0.5)
     bench.evaluate([1.0])
     wait_for(lambda: not the_zygote().children())
     the_zygote().suspend()
@@ -270,7 +272,7 @@ def test_the_time_of_a_batch_is_shared_equally(bench):
 
 
 def test_a_batch_is_expected_to_take_as_long_as_all_of_it(bench, monkeypatch):
-    monkeypatch.setattr("cluster.workbench.PATIENCE_S", 0.1)
+    monkeypatch.setattr("neurofleet.cluster.pool.host_worker.STUCK_AFTER_S", 0.1)
     bench.add("together", kind="together", pause_s=0.25)
     bench.evaluate([1.0], "together", deadline_s=20.0)
     assignments = bench.batch([1.0, 2.0, 3.0], "together", deadline_s=20.0, expected_s=0.25)
@@ -298,7 +300,7 @@ def test_a_batch_streams_and_an_error_in_it_is_one_individuals(bench):
 
 
 def test_waiting_tasks_are_given_back_when_one_takes_long(bench, monkeypatch):
-    monkeypatch.setattr("cluster.workbench.PATIENCE_S", 0.3)
+    monkeypatch.setattr("neurofleet.cluster.pool.host_worker.STUCK_AFTER_S", 0.3)
     bench.evaluate([1.0])
     assignments = bench.batch(["hang", 1.0, 2.0], deadline_s=1.5, expected_s=0.01)
     report = bench.workbench.exchange(assignments, 0.6)
@@ -331,13 +333,13 @@ def test_a_late_but_finished_evaluation_counts(bench):
     """An engine that notices its deadline itself has a moment to say so."""
     [outcome] = bench.evaluate(["clock"], deadline_s=0.2)
     assert outcome.status == "timeout"
-    assert outcome.seconds < 0.2 + zygote.GRACE_S
+    assert outcome.seconds < 0.2 + child_processes.GRACE_S
 
 
 def test_the_log_says_which_fit_went_wrong_and_what_its_engine_printed(bench, caplog):
     about = {"cell": "C1", "generation": 7}
     assignments = [replace(assignment, about=about) for assignment in bench.batch([2.0, "last words"])]
-    with caplog.at_level(logging.INFO, "cluster.host"):
+    with caplog.at_level(logging.INFO, "neurofleet.cluster.pool.hosts"):
         report = bench.workbench.exchange(assignments, 20.0)
         while len(report.outcomes) < 2:
             report.outcomes.extend(bench.workbench.exchange([], 20.0).outcomes)

@@ -32,7 +32,8 @@ def trained(
     payload: dict[str, Any], parameters: dict[str, Any], seed: int, folder: Path, report: Callable
 ) -> dict[str, float]:
     """Train the toy module in the trial's folder, on as many workers as the payload says."""
-    from cluster.training import Training, train
+    from neurofleet.cluster.training.lightning_training import Training
+    from neurofleet.cluster.training.trainer import train
 
     trace(payload, f"begin {folder.name}")
     training = Training("tests.cluster.toy_training:build", {}, seed, changeable=parameters)

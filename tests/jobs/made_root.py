@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from jobs.populations.folder import write_findings
+from neurofleet.jobs.studies.study import write_findings
 from tests.jobs.made_run import write_run
 
 CLASSES = {"a": "Pvalb", "b": "Sst"}
@@ -60,9 +60,7 @@ def _write_models(folder: Path) -> None:
         **dict.fromkeys(("control", "reliability", "data", "split")),
     }
     write_job(folder / "sims", {"kind": "train", "learner": "sims", "name": "made"})
-    (folder / "sims" / "model.json").write_text(
-        json.dumps({"learner": "sims", "description": {"facts": facts}})
-    )
+    (folder / "sims" / "model.json").write_text(json.dumps({"learner": "sims", "description": {"facts": facts}}))
 
 
 def write_sample(folder: Path, finished: bool = True) -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from cluster.schemas import Evaluations, HallOfFameRows
-from cluster.store import RunStore
+from neurofleet.cluster.store.run_store import RunStore
+from neurofleet.cluster.store.schemas import Evaluations, HallOfFameRows
 
 PASSIVE = {"cm.soma": (0.1, 10.0), "g_pas.all": (1e-7, 1e-2)}
 ACTIVE = {"cm.soma": (1.0, 3.0), "gbar_NaTs2_t.soma": (0.0, 5.0), "gbar_SK.axon": (1e-7, 0.1)}
@@ -70,7 +70,7 @@ def write_run(
     job_folder: Path | None = None,
 ) -> RunStore:
     """Write a run of two stages, passive and active; an unfinished one lacks finalists and halls of fame."""
-    from jobs.fit.cell_fit import pooled
+    from neurofleet.jobs.fit.cell_stages import pooled
 
     draw = np.random.default_rng(1)
     store = RunStore(root)
@@ -96,9 +96,7 @@ def write_run(
             halls = []
             for seed in seeds:
                 for number in range(generations):
-                    store.write_generation(
-                        cell, "active", seed, _generation(number, ACTIVE, ACTIVE_OBJECTIVES, draw)
-                    )
+                    store.write_generation(cell, "active", seed, _generation(number, ACTIVE, ACTIVE_OBJECTIVES, draw))
                 if finished:
                     final = _generation(0, ACTIVE, ACTIVE_OBJECTIVES, draw, individuals=8)
                     store.write_generation(cell, "active_final", seed, final)

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from learners.sims.fit import fit, predict_log
-from learners.training import train_here
+from neurofleet.learners.local_training import train_here
+from neurofleet.learners.sims.reference_fit import fit, predict_log
 from tests.learners.sims.small import QUICK, small_reference, small_split
 
 

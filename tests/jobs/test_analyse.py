@@ -6,15 +6,14 @@ import pandas as pd
 import pytest
 from scipy.spatial.distance import cdist
 
-from jobs.analyse import plan
-from jobs.analyse.report import write_report_again
-from jobs.analyse.results import print_results
-from jobs.analyse.run import run_analyse
-from jobs.analyse.spec import AnalyseSpec
-from jobs.errors import UsageError
-from neurosim.errors import InputError
-from neurosim.faults import faults
-from neurosim.populations import forest
+from neurofleet.errors import InputError, UsageError
+from neurofleet.jobs.studies import analysis_inputs
+from neurofleet.jobs.studies.analysis import run_analyse
+from neurofleet.jobs.studies.analysis_findings import print_results
+from neurofleet.jobs.studies.analysis_inputs import AnalyseSpec
+from neurofleet.jobs.studies.analysis_report import write_report_again
+from neurofleet.neurosim.faults import faults
+from neurofleet.neurosim.studies import random_forest
 from tests.neurosim.populations.made_models import write_population
 
 CLASSES = {"a": ["a-Cre"], "b": ["b-Cre"]}
@@ -62,7 +61,7 @@ def analysed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("analysis")
     write_tables(folder)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(forest, "TREES", (4, 8))
+        patched.setattr(random_forest, "TREES", (4, 8))
         for out in ("out", "again"):
             run_analyse(AnalyseSpec.model_validate(JOB), folder, str(folder / out), None, 1)
     return folder
@@ -118,7 +117,7 @@ def test_findings_results_and_report_tell_the_same(analysed, capsys):
 
 
 def test_the_plan_tells_classes_and_tables(analysed, capsys):
-    plan.print_analyse_plan(AnalyseSpec.model_validate(JOB), analysed)
+    analysis_inputs.print_analyse_plan(AnalyseSpec.model_validate(JOB), analysed)
     told = capsys.readouterr().out
     assert "a 12, b 11" in told
     assert "seq: 60 rows" in told
@@ -199,7 +198,7 @@ def test_a_small_class_is_left_out_of_the_forest_with_a_note(folder, capsys):
     cells.to_csv(folder / "cells.csv", index=False)
     groupings = {"lines": {"column": "line"}}
     alone = {"features": {}, "maps": {}, "expression": {}, "groupings": groupings}
-    plan.print_analyse_plan(AnalyseSpec.model_validate(JOB | alone), folder)
+    analysis_inputs.print_analyse_plan(AnalyseSpec.model_validate(JOB | alone), folder)
     assert "left out of the forest: c-Cre (1)" in capsys.readouterr().out
 
 

@@ -5,13 +5,12 @@ import shutil
 import pytest
 import yaml
 
-from jobs.cli import WRONG_INPUT, main
-from jobs.errors import UsageError
-from jobs.fit.prepare import prepare
-from jobs.run import run_job
-from jobs.spec import parse_job
-from neurosim.errors import InputError
-from tests.jobs.test_fit import demo_input, write_job  # noqa: F401 - a fixture
+from neurofleet.errors import InputError, UsageError
+from neurofleet.jobs.cli import WRONG_INPUT, main
+from neurofleet.jobs.fit.fit_inputs import prepare
+from neurofleet.jobs.job_file import parse_job
+from neurofleet.jobs.run_job import run_job
+from tests.jobs.test_fit import demo_input, write_job  # noqa: F401
 
 RECIPE = {
     "name": "own",

@@ -5,9 +5,9 @@ from collections import Counter
 
 import pytest
 
-from cluster.outcome import EngineSpec, Outcome, Task
-from jobs.errors import JobError
-from jobs.fit.campaign import Campaign
+from neurofleet.cluster.pool.outcome import EngineSpec, EvaluationTask, Outcome
+from neurofleet.errors import JobError
+from neurofleet.jobs.fit.campaign import Campaign
 from tests.benchmarks.virtual_pool import VirtualPool
 
 BUILD_S = 3.0
@@ -66,7 +66,7 @@ class Fit:
         seconds = self.generations[self._number]
         self._left = len(seconds)
         engine = EngineSpec("none:none", None, self.id)
-        return [Task(((self.id, self._number), i), engine, s, 60.0) for i, s in enumerate(seconds)]
+        return [EvaluationTask(((self.id, self._number), i), engine, s, 60.0) for i, s in enumerate(seconds)]
 
     def take(self, key, individual, outcome):
         self.outcomes[key, individual] += 1
@@ -273,8 +273,7 @@ def test_every_task_has_exactly_one_outcome_whatever_happens(seed):
     made = []
     for i in range(draw.randrange(1, 40)):
         generations = [
-            [draw.lognormvariate(0.0, 1.5) for _ in range(draw.randrange(1, 30))]
-            for _ in range(draw.randrange(0, 5))
+            [draw.lognormvariate(0.0, 1.5) for _ in range(draw.randrange(1, 30))] for _ in range(draw.randrange(0, 5))
         ]
         fails_at = draw.randrange(5) if draw.random() < 0.2 else None
         made.append(Fit(f"f{i}", generations, fails_at))

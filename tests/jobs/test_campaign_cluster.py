@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from cluster.undertaker import bury
+from neurofleet.cluster.ray.session import clean_up_folder
 
 CELLS = [f"C{number}" for number in range(1, 4)]
 SEEDS = [1, 2]
@@ -68,7 +68,7 @@ JOB = {
 }
 
 # The command line; with fewer cells prepared beforehand, so that this campaign has some prepared meanwhile.
-DRIVER = "import jobs.fit.run; jobs.fit.run.PREPARED_FIRST = 2; from jobs.cli import main; main()"
+DRIVER = "import neurofleet.jobs.fit.fit_run; neurofleet.jobs.fit.fit_run.PREPARED_FIRST = 2; from neurofleet.jobs.cli import main; main()"
 
 # A process of its own: a fake cluster and the session's embedded Ray do not fit into one. It removes the
 # nodes whose numbers it reads.
@@ -153,7 +153,7 @@ class FakeCluster:
     def at_work(self, node: int) -> list[int]:
         """The children that evaluate on a node."""
         host = self.host(node)
-        zygotes = [pid for pid in children(host or 0) if "cluster.zygote" in command_line(pid)]
+        zygotes = [pid for pid in children(host or 0) if "neurofleet.cluster.pool.child_processes" in command_line(pid)]
         return [child for zygote in zygotes for child in children(zygote)]
 
     def logged(self, message: str) -> list[dict]:
@@ -184,7 +184,7 @@ def environment(mark) -> Iterator[dict[str, str]]:
     for process in marked(mark):  # of a test that failed
         with suppress(ProcessLookupError):
             os.kill(process, signal.SIGKILL)
-    bury(folder)
+    clean_up_folder(folder)
 
 
 @pytest.fixture
@@ -215,9 +215,7 @@ def job(demo_recordings, tmp_path) -> Path:
 
 def start(environment: dict[str, str], *arguments: object) -> subprocess.Popen:
     command = [sys.executable, "-c", DRIVER, "run", *map(str, arguments)]
-    return subprocess.Popen(
-        command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
 
 
 def end(driver: subprocess.Popen) -> str:
@@ -250,7 +248,7 @@ def marked(mark: str) -> dict[int, str]:
 
 def of_a_run(processes: dict[int, str]) -> dict[int, str]:
     """Those that belong to a run, and not to the cluster."""
-    ours = ("jobs.run", "cluster.zygote", "multiprocessing", "ray::Host")
+    ours = ("neurofleet.jobs.run_job", "neurofleet.cluster.pool.child_processes", "multiprocessing", "ray::Host")
     return {pid: said for pid, said in processes.items() if any(name in said for name in ours)}
 
 
@@ -281,7 +279,7 @@ def disturb(cluster: FakeCluster, out: Path, driver: subprocess.Popen) -> None:
     child = stop_a_child(cluster, 0)
     cluster.remove_node(2)
     wait_for(lambda: len(hosts_lost(out)) == 1)
-    killed = wait_for(lambda: cluster.host(1))
+    killed = wait_for(lambda: cluster.hosts(1))
     wait_for(lambda: cluster.at_work(1), every_s=0.001)
     os.kill(killed, signal.SIGKILL)
     wait_for(lambda: len(hosts_lost(out)) == 2)
@@ -293,7 +291,7 @@ def disturb(cluster: FakeCluster, out: Path, driver: subprocess.Popen) -> None:
     assert lost["seconds"] >= DEADLINE_S
     folder = f"evaluations/cell={lost['cell']}/stage={lost['stage']}/seed={lost['seed']}"
     wait_for((out / folder / f"generation-{lost['generation']:05d}.parquet").exists)
-    wait_for(lambda: cluster.host(1) not in (None, killed))
+    wait_for(lambda: cluster.hosts(1) not in (None, killed))
     assert driver.poll() is None
 
 
@@ -308,12 +306,12 @@ def test_a_disturbed_campaign_ends_like_an_undisturbed_one(environment, cluster,
 
     cluster.wait()
     driver = start(environment, job, "--out", out, "--address", cluster.address)
-    wait_for(lambda: len(generations(out)) >= BEGUN and all(cluster.host(node) for node in range(3)))
+    wait_for(lambda: len(generations(out)) >= BEGUN and all(cluster.hosts(node) for node in range(3)))
     disturb(cluster, out, driver)
     before = of_a_run(marked(mark))
     assert sum("spawn_main" in said for said in before.values()) == 1
     assert sum("ray::Host" in said for said in before.values()) == 2
-    assert sum("cluster.zygote" in said for said in before.values()) >= 2
+    assert sum("neurofleet.cluster.pool.child_processes" in said for said in before.values()) >= 2
     os.kill(driver.pid, signal.SIGKILL)
     driver.communicate()
     wait_for_none_left(mark)

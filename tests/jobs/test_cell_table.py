@@ -5,8 +5,8 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from jobs.errors import UsageError
-from jobs.spec import load_job
+from neurofleet.errors import UsageError
+from neurofleet.jobs.job_file import load_job
 
 HEADER = "id,morphology,recordings"
 

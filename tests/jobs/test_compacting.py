@@ -8,18 +8,18 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cluster.errors import RunFolderRefused
-from jobs.errors import JobError, UsageError
-from jobs.report import write_report
-from jobs.results.compacting import compact_command
-from jobs.results.summary import query, summarise
+from neurofleet.cluster.cluster_errors import RunFolderRefused
+from neurofleet.errors import JobError, UsageError
+from neurofleet.jobs.reports.fit_report import write_report
+from neurofleet.jobs.results.compaction import compact_command
+from neurofleet.jobs.results.results_command import query, summarise
 from tests.jobs.made_run import write_run
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def neurofleet(*arguments: object) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-c", "from jobs.cli import main; main()", *map(str, arguments)]
+    command = [sys.executable, "-c", "from neurofleet.jobs.cli import main; main()", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=280, cwd=REPOSITORY)
 
 
@@ -85,7 +85,7 @@ def test_wrong_use_is_refused(tmp_path, finished):
     assert not (tmp_path / "nowhere").exists()
     with pytest.raises(UsageError, match="two commands"):
         compact_command(str(finished), "select 1", False)
-    from cluster.store import RunStore
+    from neurofleet.cluster.store.run_store import RunStore
 
     with RunStore(finished).locked(), pytest.raises(RunFolderRefused):
         compact_command(str(finished), None, False)

@@ -7,17 +7,12 @@ import pandas as pd
 import pytest
 import yaml
 
-from jobs.compare.inputs import read_comparisons
-from jobs.compare.plan import print_compare_plan
-from jobs.compare.report import write_report_again
-from jobs.compare.results import print_results
-from jobs.compare.run import run_compare
-from jobs.compare.spec import CompareSpec
-from jobs.errors import UsageError
-from jobs.populations.folder import FINDINGS
-from neurosim.allen import write_fit
-from neurosim.cell import Conditions
-from neurosim.errors import InputError
+from neurofleet.errors import InputError, UsageError
+from neurofleet.jobs.studies.comparison import CompareSpec, print_compare_plan, read_comparisons
+from neurofleet.jobs.studies.comparison_report import print_results, run_compare, write_report_again
+from neurofleet.jobs.studies.study import FINDINGS
+from neurofleet.neurosim.cells.cell_model import Conditions
+from neurofleet.neurosim.exchange.allen_fit import write_fit
 from tests.neurosim.small_cells import NO_APICAL_SWC
 
 PASSIVE = {"Ra.all": 100.0, "cm.all": 1.0, "g_pas.all": 3e-5, "e_pas.all": -75.0}

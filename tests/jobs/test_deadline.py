@@ -2,9 +2,8 @@
 
 import pytest
 
-from cluster.outcome import EngineSpec
-from jobs.fit.deadline import FLOOR_S, START_S, Deadline
-from jobs.fit.engines import LONG_S, task_deadline_s
+from neurofleet.cluster.pool.outcome import EngineSpec
+from neurofleet.jobs.fit.stage_search import FLOOR_S, LONG_S, START_S, Deadline, task_deadline_s
 
 
 def learnt(seconds: list[float]) -> float:

@@ -10,12 +10,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cluster.undertaker import bury
-from jobs.doctor import cluster_checks, machine_checks
-from jobs.doctor import command as doctor
-from jobs.doctor.finding import Finding, judged
-from jobs.doctor.neuron import neuron_facts
-from neurosim.mechanisms.compiling import cache_folder
+from neurofleet.cluster.ray.session import clean_up_folder
+from neurofleet.jobs.doctor import cluster_checks, doctor_command, machine_checks
+from neurofleet.jobs.doctor.findings import Finding, judged
+from neurofleet.jobs.doctor.machine_checks import neuron_facts
+from neurofleet.neurosim.mechanisms.nmodl_compilation import cache_folder
 
 GB = 1e9
 ON_ALL = [{"role": "GCS", "ip": "::", "port": 6379}, {"role": "worker", "ip": "0.0.0.0", "port": 10002}]
@@ -161,9 +160,9 @@ def test_versions_on_a_node():
 
 
 def test_requirements(monkeypatch):
-    assert [f.status for f in machine_checks.requirements("3.11.7", doctor._requirements())] == ["ok"]
+    assert [f.status for f in machine_checks.requirements("3.11.7", doctor_command._requirements())] == ["ok"]
     monkeypatch.setattr("importlib.metadata.requires", lambda _: ["ray<2", "absent>1", 'x; extra == "test"'])
-    found = {f.check: f for f in machine_checks.requirements("3.11.7", doctor._requirements())}
+    found = {f.check: f for f in machine_checks.requirements("3.11.7", doctor_command._requirements())}
     assert {name: finding.status for name, finding in found.items()} == {"ray": "fault", "absent": "fault"}
     assert "neurofleet needs <2" in found["ray"].found
 
@@ -256,7 +255,7 @@ def open_head():
     for process in [*psutil.Process(head.pid).children(recursive=True), psutil.Process(head.pid)]:
         process.kill()
     head.communicate()
-    bury(folder)
+    clean_up_folder(folder)
 
 
 @pytest.mark.slow

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from jobs.errors import UsageError
-from jobs.remote import travel
-from jobs.remote.driver import check_storage
+from neurofleet.errors import UsageError
+from neurofleet.jobs.remote import job_package
+from neurofleet.jobs.remote.driver import check_storage
 from tests.jobs.test_fit import neurofleet
-from tests.jobs.test_travel import lab, write  # noqa: F401 - a fixture
+from tests.jobs.test_travel import lab, write  # noqa: F401
 
-START = str(Path(travel.__file__).with_name("start.sh"))
+START = str(Path(job_package.__file__).with_name("start.sh"))
 
 # A stand-in for the raylet, which starts a stand-in for the supervisor, which starts the command as Ray does.
 RAYLET = """
@@ -101,9 +101,9 @@ def test_absolute_paths_that_are_not_on_the_cluster_are_all_told(lab):  # noqa: 
 
 
 def test_a_network_file_system_does_for_an_absolute_path_only(tmp_path, monkeypatch):
-    from cluster.storage import Mount
+    from neurofleet.cluster.store.folders import Mount
 
-    monkeypatch.setattr("jobs.remote.driver.mount_of", lambda folder: Mount("/shared", "nfs4"))
+    monkeypatch.setattr("neurofleet.cluster.store.folders.mount_of", lambda folder: Mount("/shared", "nfs4"))
     check_storage(str(tmp_path), None, here_only=False)
     with pytest.raises(UsageError, match="relative path"):
         check_storage(str(Path(tmp_path)), None, here_only=True)

@@ -7,19 +7,19 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from jobs.errors import UsageError
-from jobs.explain.command import Wanted, explain_command
-from jobs.explain.page import NO_SIGNATURE
-from jobs.predict.work import Reading
-from learners.cells.labels import read_labels
-from learners.cells.opening import open_cells
-from learners.sims.explain import explain, top_genes
-from learners.sims.fit import fit, reference_of
-from learners.sims.model import SimsModel
-from learners.sims.query import open_query
-from learners.sims.settings import Settings
-from learners.splits import make_split
-from learners.training import train_here
+from neurofleet.errors import UsageError
+from neurofleet.jobs.learners.explanation import ExplanationOptions, explain_command
+from neurofleet.jobs.learners.explanation_page import NO_SIGNATURE
+from neurofleet.jobs.learners.prediction import Reading
+from neurofleet.learners.cells.cell_files import open_cells
+from neurofleet.learners.cells.cell_labels import read_labels
+from neurofleet.learners.local_training import train_here
+from neurofleet.learners.sims.cell_prediction import open_query
+from neurofleet.learners.sims.gene_importance import explain, top_genes
+from neurofleet.learners.sims.reference_fit import fit, reference_of
+from neurofleet.learners.sims.sims_model import SimsModel
+from neurofleet.learners.sims.tabnet_settings import SimsSettings
+from neurofleet.learners.splits import make_split
 from tests.jobs.small_model import small_model
 from tests.learners.cells.made_cells import made_counts, written
 
@@ -37,7 +37,7 @@ def query(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def explained(model, query, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("out") / "explain"
-    explain_command(model, Reading((str(query),)), Wanted(out, cells=("query7", "query3"), top=5))
+    explain_command(model, Reading((str(query),)), ExplanationOptions(out, cells=("query7", "query3"), top=5))
     return out
 
 
@@ -135,7 +135,7 @@ def test_the_page_has_pictures_and_says_how_far_to_trust_it(explained):
 def test_nothing_is_overwritten_unasked(model, query, explained):
     before = (explained / "explain.html").read_bytes()
     with pytest.raises(UsageError, match="exists already"):
-        explain_command(model, Reading((str(query),)), Wanted(explained))
+        explain_command(model, Reading((str(query),)), ExplanationOptions(explained))
     assert (explained / "explain.html").read_bytes() == before
 
 
@@ -149,7 +149,7 @@ def test_nothing_is_overwritten_unasked(model, query, explained):
 )
 def test_wrong_wishes_are_refused(model, query, tmp_path, wanted, told):
     with pytest.raises(UsageError, match=told):
-        explain_command(model, Reading((str(query),)), Wanted(tmp_path / "out", **wanted))
+        explain_command(model, Reading((str(query),)), ExplanationOptions(tmp_path / "out", **wanted))
     assert not (tmp_path / "out").exists()
 
 
@@ -170,7 +170,7 @@ def test_known_markers_come_out_on_top(shared_data, tmp_path):
     split = make_split(
         cells.cell_ids, np.asarray(labels.classes)[labels.codes], test={"donor": ["5p"]}, columns=cells.obs
     )
-    model = fit(reference, split, Settings(epochs=20), train_here).model
+    model = fit(reference, split, SimsSettings(epochs=20), train_here).model
     found = explain(model, [reference.values(split.rows("test"))])
     for name, markers in MARKERS.items():
         k = model.classes.index(name)

@@ -5,12 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from jobs.errors import UsageError
-from jobs.export import export_command
-from jobs.fit.spec import CellSpec, FitSpec
-from neurosim.allen import read_fit, write_fit
-from neurosim.errors import InputError
-from neurosim.population import population
+from neurofleet.errors import InputError, UsageError
+from neurofleet.jobs.export import export_command
+from neurofleet.jobs.fit.fit_job import CellSpec, FitSpec
+from neurofleet.neurosim.exchange.allen_fit import read_fit, write_fit
+from neurofleet.neurosim.studies.cell_models import make_cell_models
 from tests.neurosim.test_sonata import CLAMPS, DT_MS, IH, STOP_MS, VALUES, made_up_model, own_voltage
 
 
@@ -27,11 +26,11 @@ def fit_file(tmp_path):
 def run(monkeypatch, tmp_path):
     """Stand in for the run of a fit of two cells with three models each."""
     values = np.array([[2e-5, 3.0], [1e-5, 2.0], [3e-5, 1.0]])
-    found = population(made_up_model("full"), values, np.array([1, 2, 1]), np.arange(3))
+    found = make_cell_models(made_up_model("full"), values, np.array([1, 2, 1]), np.arange(3))
     cells = [CellSpec.model_construct(id=cell) for cell in ("made-up", "other")]
     spec = FitSpec.model_construct(cells=cells)
-    monkeypatch.setattr("jobs.populations.models.open_fit", lambda root: (None, spec, root))
-    monkeypatch.setattr("jobs.populations.models.read_populations", lambda models, folder: [found])
+    monkeypatch.setattr("neurofleet.jobs.studies.populations.open_fit", lambda root: (None, spec, root))
+    monkeypatch.setattr("neurofleet.jobs.studies.populations.read_populations", lambda models, folder: [found])
     return tmp_path / "run"
 
 

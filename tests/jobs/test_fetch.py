@@ -8,10 +8,9 @@ import time
 
 import pytest
 
-from jobs.errors import JobError, UsageError
-from jobs.fetch import fetch_command
-from jobs.spec import load_job
-from neurosim.errors import InputError
+from neurofleet.errors import InputError, JobError, UsageError
+from neurofleet.jobs.allen_fetch import fetch_command
+from neurofleet.jobs.job_file import load_job
 from tests.neurosim.allen_server import Database, serve
 from tests.neurosim.recording_files import step_current, write_allen
 from tests.neurosim.small_cells import FULL_SWC
@@ -27,7 +26,7 @@ def recording(tmp_path_factory) -> bytes:
 @pytest.fixture
 def database(recording, monkeypatch):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setattr("neurosim.morphology.check_morphology", lambda path: None)
+    monkeypatch.setattr("neurofleet.neurosim.cells.morphology_check.check_morphology", lambda path: None)
     with serve(Database()) as running:
         for number in (11, 12):
             running.add(number, recording, FULL_SWC.encode(), tag__dendrite_type="aspiny")
@@ -93,7 +92,7 @@ def test_an_interrupted_download_goes_on_in_the_next_call(database, tmp_path, re
     database.files[database.cells[11]["erwkf__id"]] = big
     database.slow_s = 0.05  # a chunk
     code = (
-        "import sys, pathlib; from jobs import cli; from jobs.fetch import fetch_command\n"
+        "import sys, pathlib; from jobs import cli; from neurofleet.jobs.allen_fetch import fetch_command\n"
         "address, out = sys.argv[1:]\n"
         "cli.app = lambda standalone_mode: fetch_command(['allen:11'], pathlib.Path(out), address)\n"
         "cli.main()\n"

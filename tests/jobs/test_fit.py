@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from cluster.store import RunStore
+from neurofleet.cluster.store.run_store import RunStore
 
 EVOLUTION = {
     "strategy": "fast",
@@ -50,7 +50,7 @@ def write_job(folder: Path, name: str = "job.yaml", **changes) -> Path:
 
 def neurofleet(*arguments: object, start: bool = False):
     """Run the command line, or start it and return the process."""
-    command = [sys.executable, "-c", "from jobs.cli import main; main()", *map(str, arguments)]
+    command = [sys.executable, "-c", "from neurofleet.jobs.cli import main; main()", *map(str, arguments)]
     if start:
         return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
     return subprocess.run(command, capture_output=True, text=True, timeout=280)

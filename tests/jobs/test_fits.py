@@ -5,16 +5,14 @@ import random
 import numpy as np
 import pytest
 
-from cluster.outcome import Outcome
-from cluster.store import RunStore
-from jobs.errors import JobError, UsageError
-from jobs.fit.campaign import Campaign
-from jobs.fit.fits import Budget, Fits
-from jobs.fit.subjects import Problem, StagePlan
-from jobs.provenance import open_run
-from jobs.spec import parse_job
-from neurosim.errors import InputError
-from neurosim.evolution import FastConfig, PaperConfig
+from neurofleet.cluster.pool.outcome import Outcome
+from neurofleet.cluster.store.run_store import RunStore
+from neurofleet.errors import InputError, JobError, UsageError
+from neurofleet.jobs.fit.campaign import Budget, Campaign, Fits
+from neurofleet.jobs.fit.fit_problem import Problem, StagePlan
+from neurofleet.jobs.job_file import parse_job
+from neurofleet.jobs.run_folder import open_run
+from neurofleet.neurosim.evolution import FastConfig, PaperConfig
 
 NAMES = ("cm.soma", "gbar_A.soma", "gbar_B.soma")
 SECONDS = 0.5
@@ -45,9 +43,7 @@ class MadeSubject:
         self.stages = (StagePlan("passive", (1,), search), StagePlan("active", (1, 2), search))
 
     def problem(self, stage, winner):
-        return Problem(
-            NAMES, (0.5, 1e-4, 1e-4), (5.0, 1.0, 2.0), {}, ("width", "rate"), f"{self.id}{stage}", None
-        )
+        return Problem(NAMES, (0.5, 1e-4, 1e-4), (5.0, 1.0, 2.0), {}, ("width", "rate"), f"{self.id}{stage}", None)
 
 
 class MadePreparation:
@@ -230,9 +226,7 @@ def test_core_seconds_are_those_of_all_stored_evaluations_over_restarts(campaign
     assert any(key.cell not in again.finished for key in stored)
     fits, _, more = campaign(cells)
     total = sum(event["evaluations"] for event in fits.finished.values())
-    assert total == sum(
-        len(g) for key in campaign.store().stored() for g in campaign.store().read_generations(*key)
-    )
+    assert total == sum(len(g) for key in campaign.store().stored() for g in campaign.store().read_generations(*key))
     assert fits.core_seconds == pytest.approx(SECONDS * total)
     assert sum(event["core_seconds"] for event in fits.finished.values()) == pytest.approx(SECONDS * total)
     assert more.done == total - rows
@@ -257,7 +251,7 @@ def test_core_hours_end_a_campaign_and_a_raised_limit_lets_it_go_on(campaign):
 
 def test_wall_hours_count_from_the_start(campaign, monkeypatch):
     now = [0.0]
-    monkeypatch.setattr("jobs.fit.fits.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("neurofleet.jobs.fit.campaign.time.monotonic", lambda: now[0])
     cells = ["c0", "c1"]
     spec = made_job(cells, more="max_wall_hours: 0.5")
     with campaign.store().locked():
@@ -278,9 +272,7 @@ def test_a_cell_whose_first_generation_fails_is_set_aside_with_its_reason(campai
     hopeless = {"fail": lambda task: task.id[0][0] == "bad"}
     fits, _, pool = campaign(cells, **hopeless)
     assert set(fits.finished) == {"c0", "c2"}
-    assert (
-        "cell bad, stage passive, seed 1: more than half of the first generation failed" in fits.failed["bad"]
-    )
+    assert "cell bad, stage passive, seed 1: more than half of the first generation failed" in fits.failed["bad"]
     assert "signal 11 (12 of 12)" in fits.failed["bad"]
     (event,) = [event for event in campaign.store().read_events() if event["event"] == "cell failed"]
     assert (event["cell"], event["reason"]) == ("bad", fits.failed["bad"])
@@ -290,9 +282,7 @@ def test_a_cell_whose_first_generation_fails_is_set_aside_with_its_reason(campai
     assert again.core_seconds == pytest.approx(fits.core_seconds)
 
 
-@pytest.mark.parametrize(
-    "error", [InputError("no soma"), UsageError("no stage ih"), JobError("cell bad: ended")]
-)
+@pytest.mark.parametrize("error", [InputError("no soma"), UsageError("no stage ih"), JobError("cell bad: ended")])
 def test_a_cell_that_cannot_be_prepared_is_set_aside(campaign, error):
     fits, _, _ = campaign(["c0", "bad", "c2"], errors={"bad": error})
     assert set(fits.finished) == {"c0", "c2"}

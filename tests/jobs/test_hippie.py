@@ -11,21 +11,20 @@ import pytest
 import yaml
 from sklearn.decomposition import PCA
 
-from jobs.embed import embed_command
-from jobs.errors import Interrupted, UsageError
-from jobs.hippie import pieces
-from jobs.hippie.pretraining import methods_of
-from jobs.hippie.results import facts_in, invalid, print_results
-from jobs.plan import print_plan
-from jobs.report import write_report
-from jobs.results.summary import results_command
-from jobs.run import run_job
-from jobs.spec import parse_job
-from jobs.status import print_status
-from jobs.train import pieces as train_pieces
-from learners.errors import LearnerError
-from learners.hippie.model import HippieModel
-from learners.units.opening import open_units
+from neurofleet.errors import Interrupted, UsageError
+from neurofleet.jobs.fit.fit_costs import print_plan
+from neurofleet.jobs.job_file import parse_job
+from neurofleet.jobs.learners import evaluation_pieces, hippie_evaluation
+from neurofleet.jobs.learners.embedding import embed_command
+from neurofleet.jobs.learners.hippie_evaluation import methods_of
+from neurofleet.jobs.learners.hippie_report import facts_in, invalid, print_results
+from neurofleet.jobs.reports.fit_report import write_report
+from neurofleet.jobs.results.results_command import results_command
+from neurofleet.jobs.run_job import run_job
+from neurofleet.jobs.status import print_status
+from neurofleet.learners.hippie.hippie_model import HippieModel
+from neurofleet.learners.learner_errors import LearnerError
+from neurofleet.learners.units.unit_files import open_units
 from tests.learners.hippie.small import QUICK, write_units
 
 SMALL = {name: getattr(QUICK, name) for name in ("width", "features", "fusion", "latent", "batch_size")}
@@ -52,7 +51,10 @@ def write_job(folder: Path, content: dict) -> Path:
 def quick_maps():
     """Maps by principal components: UMAP takes long to compile, and what it draws is not tested."""
     with pytest.MonkeyPatch.context() as patched:
-        for place in ("jobs.hippie.tables.mapped", "jobs.train.embedding_map.mapped"):
+        for place in (
+            "neurofleet.jobs.learners.learner_figures.plane_map",
+            "neurofleet.jobs.learners.learner_figures.plane_map",
+        ):
             patched.setattr(place, lambda vectors: PCA(2).fit_transform(vectors))
         yield
 
@@ -79,9 +81,7 @@ def test_a_training_leaves_a_model_that_names_new_units(trained, folder, tmp_pat
     guess = np.array(model.classes)[model.probabilities(units).argmax(1)]
     assert (guess == units.column("cell_type")).mean() >= 0.9
     assert model.facts["data"]["n_pool"] == 48
-    embed_command(
-        trained, [str(tmp_path / "new.npz")], None, tmp_path / "e.parquet", tmp_path / "e.h5ad", False
-    )
+    embed_command(trained, [str(tmp_path / "new.npz")], None, tmp_path / "e.parquet", tmp_path / "e.h5ad", False)
     table = pq.read_table(tmp_path / "e.parquet")
     assert table["class"].to_pylist() == guess.tolist()
     data = anndata.read_h5ad(tmp_path / "e.h5ad")
@@ -140,9 +140,10 @@ def test_a_training_that_was_cut_off_ends_in_the_same_model(trained, folder, mon
     for name in ("model.json", "model.safetensors", "embeddings.parquet", "pieces/made/permuted.json"):
         (trained / name).unlink()
     done = []
-    do = pieces.do_piece
+    do = hippie_evaluation.do_hippie_piece
     monkeypatch.setattr(
-        "jobs.hippie.pieces.do_piece", lambda payload: done.append(payload["piece"]) or do(payload)
+        "neurofleet.jobs.learners.hippie_evaluation.do_hippie_piece",
+        lambda payload: done.append(payload["piece"]) or do(payload),
     )
     run_job(folder / "job.yaml", str(trained))
     assert done == [{"kind": "permuted"}]
@@ -158,7 +159,7 @@ def test_an_evaluation_compares_methods_on_each_set_and_does_no_piece_twice(fold
     content |= {"epochs": 2}
     job = folder / "evaluate.yaml"
     job.write_text(yaml.safe_dump(content | {"methods": ["raw_knn", "frozen", "mean_knn", "head"]}))
-    undisturbed = train_pieces._results_of
+    undisturbed = evaluation_pieces._results_of
 
     def killed_before_it_heard_of_any(*given):
         for _ in undisturbed(*given):
@@ -166,11 +167,13 @@ def test_an_evaluation_compares_methods_on_each_set_and_does_no_piece_twice(fold
         raise KeyboardInterrupt
         yield
 
-    monkeypatch.setattr(train_pieces, "_results_of", killed_before_it_heard_of_any)
+    monkeypatch.setattr(evaluation_pieces, "_results_of", killed_before_it_heard_of_any)
     with pytest.raises(Interrupted):
         run_job(job, str(folder / "evaluated"))
-    monkeypatch.setattr(train_pieces, "_results_of", undisturbed)
-    monkeypatch.setattr("jobs.hippie.pieces.do_piece", None)  # all are kept: none is done again
+    monkeypatch.setattr(evaluation_pieces, "_results_of", undisturbed)
+    monkeypatch.setattr(
+        "neurofleet.jobs.learners.hippie_evaluation.do_hippie_piece", None
+    )  # all are kept: none is done again
     run_job(job, str(folder / "evaluated"))
     found = facts_in(folder / "evaluated")
     assert [one["set"] for one in found["sets"]] == ["one", "two"]

@@ -5,11 +5,10 @@ import shutil
 import pytest
 import yaml
 
-from jobs.errors import UsageError
-from jobs.fit.prepare import check_warm_start, input_files
-from jobs.remote.travel import collect
-from jobs.spec import load_job
-from neurosim.errors import InputError
+from neurofleet.errors import InputError, UsageError
+from neurofleet.jobs.fit.fit_inputs import check_warm_start, input_files
+from neurofleet.jobs.job_file import load_job
+from neurofleet.jobs.remote.job_package import collect
 from tests.jobs.made_run import write_run
 from tests.jobs.test_fits import MadeSubject
 

@@ -10,9 +10,9 @@ import pytest
 from rich.console import Console
 from rich.live import Live
 
-from cluster.errors import ClusterError
-from jobs import log as module
-from jobs.log import fit_logger, run_log
+from neurofleet.cluster.cluster_errors import ClusterError
+from neurofleet.jobs import run_log as module
+from neurofleet.jobs.run_log import fit_logger, run_log
 
 FIXED = ["at", "level", "run", "cell", "stage", "seed", "generation", "logger", "message"]
 
@@ -34,7 +34,7 @@ def test_a_record_says_what_it_is_about(tmp_path, console):
         log.info("started", hosts=3)
         fit = fit_logger(cell="C1", stage="passive", seed=1)
         fit.info("generation stored", generation=3, best=np.float32(12.5), worst=np.inf, at_most=np.arange(2))
-        logging.getLogger("cluster.pool").info("a host was lost", extra={"cell": "C2"})
+        logging.getLogger("neurofleet.cluster.pool.pool").info("a host was lost", extra={"cell": "C2"})
     started, stored, lost = lines_of(tmp_path / "log.jsonl")
     assert list(started) == [*FIXED, "hosts"]
     assert started | {"at": ""} == {
@@ -45,23 +45,21 @@ def test_a_record_says_what_it_is_about(tmp_path, console):
         "stage": None,
         "seed": None,
         "generation": None,
-        "logger": "jobs.run",
+        "logger": "neurofleet.jobs.run_job",
         "message": "started",
         "hosts": 3,
     }
     assert stored["at"] >= started["at"]
     assert [stored[name] for name in FIXED[2:7]] == ["rat", "C1", "passive", 1, 3]
     assert (stored["best"], stored["worst"], stored["at_most"]) == (12.5, None, [0, 1])
-    assert (lost["run"], lost["cell"], lost["logger"]) == ("rat", "C2", "cluster.pool")
+    assert (lost["run"], lost["cell"], lost["logger"]) == ("rat", "C2", "neurofleet.cluster.pool.pool")
     assert console.file.getvalue() == ""
 
 
 def test_awkward_content_stays_one_line_of_json(tmp_path, console):
     name = b"caf\xe9".decode("utf-8", "surrogateescape")
     with run_log("rat", str(tmp_path), console) as log:
-        log.info(
-            "two\nlines %d%% \x1b[31m", path=tmp_path, name=name, run="mine", nested={"x": [float("nan")]}
-        )
+        log.info("two\nlines %d%% \x1b[31m", path=tmp_path, name=name, run="mine", nested={"x": [float("nan")]})
     (line,) = lines_of(tmp_path / "log.jsonl")
     assert line["message"] == "two\nlines %d%% \x1b[31m"
     assert (line["path"], line["name"]) == (str(tmp_path), name)

@@ -10,23 +10,22 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from jobs.embed import embed_command
-from jobs.errors import Interrupted, UsageError
-from jobs.neuprint import pieces, trial
-from jobs.neuprint.results import print_results
-from jobs.plan import print_plan
-from jobs.report import write_report
-from jobs.run import run_job
-from jobs.spec import load_job, parse_job
-from jobs.status import print_status
-from jobs.train import trainings
-from learners.errors import LearnerError
-from learners.model_folder import read_model
-from learners.neuprint.model import NeuprintModel
-from learners.neuprint.opening import open_recordings
-from learners.neuprint.synthetic import synthetic_animal
-from learners.probe_kinds import KINDS
-from learners.split_files import read_splits
+from neurofleet.errors import Interrupted, UsageError
+from neurofleet.jobs.fit.fit_costs import print_plan
+from neurofleet.jobs.job_file import load_job, parse_job
+from neurofleet.jobs.learners import neuprint_evaluation, neuprint_training, trainings
+from neurofleet.jobs.learners.embedding import embed_command
+from neurofleet.jobs.learners.neuprint_report import print_results
+from neurofleet.jobs.reports.fit_report import write_report
+from neurofleet.jobs.run_job import run_job
+from neurofleet.jobs.status import print_status
+from neurofleet.learners.learner_errors import LearnerError
+from neurofleet.learners.model_folder import read_model
+from neurofleet.learners.neuprint.neuprint_model import NeuprintModel
+from neurofleet.learners.neuprint.recording_files import open_recordings
+from neurofleet.learners.neuprint.synthetic_animals import synthetic_animal
+from neurofleet.learners.probes import KINDS
+from neurofleet.learners.splits import read_splits
 
 SEEN = ["running", "population"]
 LAYOUT = {"labels": {"class": "type"}, "behaviour": ["running"]}
@@ -55,7 +54,7 @@ def quick():
     """UMAP compiles for longer than all else here takes; forests of 300 trees come next."""
     few = replace(KINDS["trees"], grid=({"trees": 10, "min_samples_leaf": 1},))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("jobs.train.embedding_map.mapped", lambda vectors: np.asarray(vectors)[:, :2])
+        patch.setattr("neurofleet.jobs.learners.learner_figures.plane_map", lambda vectors: np.asarray(vectors)[:, :2])
         patch.setitem(KINDS, "trees", few)
         yield
 
@@ -182,9 +181,7 @@ def test_interrupted_and_run_again_it_ends_in_the_same_model(model, animals, tmp
     assert "fold-0-model: epoch" not in told
 
 
-def test_an_evaluation_has_the_same_answers_and_does_no_piece_twice(
-    model, animals, tmp_path, monkeypatch, capsys
-):
+def test_an_evaluation_has_the_same_answers_and_does_no_piece_twice(model, animals, tmp_path, monkeypatch, capsys):
     keys = {"kind": "evaluate", "seeds": 1, "methods": ["phi", "random"], "ablation": "growing"}
     job = write_job(tmp_path, animals, **keys)
     out = tmp_path / "out"
@@ -202,9 +199,9 @@ def test_an_evaluation_has_the_same_answers_and_does_no_piece_twice(
     (out / "evaluation.json").unlink()
     (out / "pieces" / "split-1-random.json").unlink()
     done = []
-    do_piece = pieces.do_piece
+    do_piece = neuprint_evaluation.do_neuprint_piece
     monkeypatch.setattr(
-        "jobs.neuprint.pieces.do_piece",
+        "neurofleet.jobs.learners.neuprint_evaluation.do_neuprint_piece",
         lambda payload: done.append(payload["name"]) or do_piece(payload),
     )
     run_job(job, str(out))
@@ -245,7 +242,7 @@ def test_results_and_report_come_again_from_the_folder(model, capsys):
 
 @pytest.mark.slow
 def test_two_workers_learn_what_one_process_does_and_publish_it(model, animals, tmp_path, ray_session):
-    from cluster.shared import published_table
+    from neurofleet.cluster.store.published_tables import published_table
 
     job = write_job(tmp_path, animals, workers=2, name="two-workers", methods=["random"])
     run_job(job, str(tmp_path / "model"))
@@ -256,13 +253,15 @@ def test_two_workers_learn_what_one_process_does_and_publish_it(model, animals, 
 
 
 def test_a_trial_is_scored_on_frames_that_were_held_out(animals, tmp_path):
-    job = write_job(
-        tmp_path, animals, kind="sweep", search={"phi_rate": [1e-6, 0.1]}, trials={"method": "grid"}
-    )
+    job = write_job(tmp_path, animals, kind="sweep", search={"phi_rate": [1e-6, 0.1]}, trials={"method": "grid"})
     payload = {"spec": load_job(job).model_dump(mode="json"), "folder": str(tmp_path)}
     found, told = [], []
     for rate in (1e-6, 0.1):
-        found.append(trial.run(payload, {"phi_rate": rate}, 1, tmp_path / f"trial-{rate}", told.append))
+        found.append(
+            neuprint_training.run_neuprint_trial(
+                payload, {"phi_rate": rate}, 1, tmp_path / f"trial-{rate}", told.append
+            )
+        )
     assert [row["epoch"] for row in told] == [1, 2, 1, 2]
     assert found[0]["val_loss"] > found[1]["val_loss"]
     assert found[0]["val_r2"] < found[1]["val_r2"]
@@ -276,9 +275,7 @@ def test_a_plan_says_what_a_job_will_do(animals, tmp_path, capsys):
     assert "4 times: about" in told
     assert "Before that, 2 trials of up to 2 epochs" in told
     print_plan(
-        write_job(
-            tmp_path, animals, kind="evaluate", dynamics="gru", hidden=4, seeds=2, epochs=1, least_steps=0
-        )
+        write_job(tmp_path, animals, kind="evaluate", dynamics="gru", hidden=4, seeds=2, epochs=1, least_steps=0)
     )
     told = capsys.readouterr().out
     assert "gru of behaviour, population; 1 epoch of 6 steps" in told

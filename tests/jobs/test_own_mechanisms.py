@@ -6,21 +6,18 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cluster.store import RunStore
-from jobs.cli import WRONG_INPUT, main
-from jobs.errors import UsageError
-from jobs.export import export_command
-from jobs.fit.engine_choice import recorded_choices
-from jobs.fit.prepare import input_files, prepare, stage_plans
-from jobs.fit.run import run_fit
-from jobs.populations.models import read_populations
-from jobs.populations.spec import ModelsSpec
-from jobs.remote.travel import collect
-from jobs.sample.inputs import read_samplings
-from jobs.sample.spec import SampleSpec
-from jobs.spec import load_job
-from neurosim.errors import InputError
-from neurosim.mechanisms.catalogue import MOD_FOLDER
+from neurofleet.cluster.store.run_store import RunStore
+from neurofleet.errors import InputError, UsageError
+from neurofleet.jobs.cli import WRONG_INPUT, main
+from neurofleet.jobs.export import export_command
+from neurofleet.jobs.fit.engine_choice import recorded_choices
+from neurofleet.jobs.fit.fit_inputs import input_files, prepare, stage_plans
+from neurofleet.jobs.fit.fit_run import run_fit
+from neurofleet.jobs.job_file import load_job
+from neurofleet.jobs.remote.job_package import collect
+from neurofleet.jobs.studies.populations import ModelsSpec, read_populations
+from neurofleet.jobs.studies.sampling import SampleSpec, read_samplings
+from neurofleet.neurosim.mechanisms.catalogue import MOD_FOLDER
 from tests.jobs.test_vector_fit import JOB, RECIPE
 
 KV = (MOD_FOLDER / "Kv3_1.mod").read_text()

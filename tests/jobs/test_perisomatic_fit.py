@@ -5,10 +5,10 @@ import shutil
 import numpy as np
 import pytest
 
-from jobs.errors import UsageError
-from jobs.fit.prepare import prepare
-from jobs.spec import parse_job
-from neurosim.targets import BLOCK_CHECK
+from neurofleet.errors import UsageError
+from neurofleet.jobs.fit.fit_inputs import prepare
+from neurofleet.jobs.job_file import parse_job
+from neurofleet.neurosim.features.target_set import BLOCK_CHECK
 from tests.fresh_process import in_fresh_process
 
 JOB = "recipe: perisomatic\ncells: [{id: demo, morphology: cell.swc, recordings: cell.nwb}]\n"
@@ -40,7 +40,7 @@ def test_what_the_passive_stage_found_is_kept_but_for_the_leaks(subject):
 
 
 def warm_and_cold(model, values):
-    from neurosim.warm import WarmEvaluator
+    from neurofleet.neurosim.cells.warm_evaluator import WarmEvaluator
 
     cold = [float(score) for score in model.build_evaluator().evaluate_with_lists(values)]
     return [float(score) for score in WarmEvaluator(model.build_evaluator()).evaluate(values)], cold

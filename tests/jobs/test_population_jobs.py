@@ -10,23 +10,21 @@ import pytest
 import yaml
 from rich.console import Console
 
-from cluster.pool import Pool
-from cluster.store import RunStore
-from jobs.count_progress import CountProgress
-from jobs.errors import JobError, UsageError
-from jobs.populations.blocks import Block, measure_blocks
-from jobs.populations.engine import measure_engine
-from jobs.populations.models import read_populations
-from jobs.populations.spec import ModelsSpec
-from jobs.report import write_report
-from jobs.results.summary import results_command
-from jobs.run import run_job
-from jobs.spec import load_job
-from jobs.status import print_status
-from neurosim.allen import write_fit
-from neurosim.cell import Conditions
-from neurosim.demo_cell import JUNCTION_POTENTIAL_MV, KNOWN_PARAMETERS, SWC, demo_model
-from neurosim.errors import InputError
+from neurofleet.cluster.pool.pool import Pool
+from neurofleet.cluster.store.run_store import RunStore
+from neurofleet.errors import InputError, JobError, UsageError
+from neurofleet.jobs.job_file import load_job
+from neurofleet.jobs.progress import CountProgress
+from neurofleet.jobs.reports.fit_report import write_report
+from neurofleet.jobs.results.results_command import results_command
+from neurofleet.jobs.run_job import run_job
+from neurofleet.jobs.status import print_status
+from neurofleet.jobs.studies.blocks import Block, measure_blocks
+from neurofleet.jobs.studies.measure_engine import measure_engine
+from neurofleet.jobs.studies.populations import ModelsSpec, read_populations
+from neurofleet.neurosim.cells.cell_model import Conditions
+from neurofleet.neurosim.cells.demo_cell import JUNCTION_POTENTIAL_MV, KNOWN_PARAMETERS, SWC, demo_model
+from neurofleet.neurosim.exchange.allen_fit import write_fit
 from tests.jobs.made_run import write_run
 
 
@@ -76,9 +74,7 @@ def sample_job(folder: Path, recordings: Path, **changes) -> Path:
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_a_sample_keeps_the_draws_near_the_known_value_and_goes_on_from_stored_blocks(
-    folder, demo_recordings, capsys
-):
+def test_a_sample_keeps_the_draws_near_the_known_value_and_goes_on_from_stored_blocks(folder, demo_recordings, capsys):
     job, out = sample_job(folder, demo_recordings), folder / "out"
     run_job(job, str(out), cpus=2)
     blocks = sorted(out.glob("draws/cell=demo/*.parquet"))
@@ -219,7 +215,7 @@ def test_a_published_model_is_a_population_of_one(folder):
 
 
 def test_all_kinds_can_be_loaded_and_planned():
-    from jobs.spec import KINDS, named
+    from neurofleet.jobs.job_file import KINDS, named
 
     places = [p for place in KINDS.values() for p in (place.values() if isinstance(place, dict) else [place])]
     for place in places:

@@ -10,16 +10,14 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.errors import Interrupted, UsageError
-from jobs.predict import work
-from jobs.predict.command import Wanted, predict_command
-from jobs.predict.relabel import relabel_command
-from jobs.predict.table import about_of
-from jobs.predict.work import Reading
-from learners.errors import LearnerError
-from learners.sims.model import SimsModel
-from learners.sims.query import open_query
-from learners.unknowns import threshold_for_coverage
+from neurofleet.errors import Interrupted, UsageError
+from neurofleet.jobs.learners import prediction
+from neurofleet.jobs.learners.prediction import PredictionOptions, Reading, predict_command, relabel_command
+from neurofleet.jobs.learners.prediction_table import about_of
+from neurofleet.learners.learner_errors import LearnerError
+from neurofleet.learners.sims.cell_prediction import open_query
+from neurofleet.learners.sims.sims_model import SimsModel
+from neurofleet.learners.unknown_labels import threshold_for_coverage
 from tests.jobs.small_model import small_model
 from tests.learners.cells.made_cells import made_counts, written
 
@@ -36,11 +34,11 @@ def query(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def groups_of_16(monkeypatch):
-    monkeypatch.setattr(work, "GROUP_CELLS", 16)
+    monkeypatch.setattr(prediction, "GROUP_CELLS", 16)
 
 
 def predicted(model, query, out, reading=None, **wanted) -> pd.DataFrame:
-    predict_command(model, Reading((str(query),), **(reading or {})), Wanted(out, **wanted))
+    predict_command(model, Reading((str(query),), **(reading or {})), PredictionOptions(out, **wanted))
     return pq.read_table(out).to_pandas()
 
 
@@ -79,9 +77,7 @@ def test_the_table_says_where_it_comes_from(model, query, tmp_path):
 
 def test_csv_and_h5ad_hold_the_same(model, query, tmp_path):
     before = query.read_bytes()
-    found = predicted(
-        model, query, tmp_path / "p.parquet", csv=True, h5ad=tmp_path / "q2.h5ad", unknown_below=0.7
-    )
+    found = predicted(model, query, tmp_path / "p.parquet", csv=True, h5ad=tmp_path / "q2.h5ad", unknown_below=0.7)
     text = pd.read_csv(tmp_path / "p.csv")
     pd.testing.assert_frame_equal(text, found, check_dtype=False, check_exact=False, rtol=1e-5)
     copy, original = anndata.read_h5ad(tmp_path / "q2.h5ad"), anndata.read_h5ad(query)
@@ -97,7 +93,7 @@ def test_csv_and_h5ad_hold_the_same(model, query, tmp_path):
 
 def test_several_files_are_told_apart(model, query, tmp_path):
     other = written(made_counts(30, seed=6, prefix="query"), tmp_path / "other.csv")
-    predict_command(model, Reading((str(query), str(other))), Wanted(tmp_path / "p.parquet"))
+    predict_command(model, Reading((str(query), str(other))), PredictionOptions(tmp_path / "p.parquet"))
     both = pq.read_table(tmp_path / "p.parquet").to_pandas()
     alone = predicted(model, other, tmp_path / "other.parquet")
     assert list(both["file"]) == [str(query)] * 100 + [str(other)] * 30
@@ -119,9 +115,7 @@ def test_another_threshold_is_set_without_the_model(model, query, tmp_path):
         "unknown" if u else p for u, p in zip(changed["unknown"], changed["pred_0"], strict=True)
     ]
     assert list(pd.read_csv(tmp_path / "p.csv")["label"]) == list(changed["label"])
-    pd.testing.assert_frame_equal(
-        changed.drop(columns=["label", "unknown"]), first.drop(columns=["label", "unknown"])
-    )
+    pd.testing.assert_frame_equal(changed.drop(columns=["label", "unknown"]), first.drop(columns=["label", "unknown"]))
     direct = predicted(model, query, tmp_path / "direct.parquet", unknown_below=limit)
     pd.testing.assert_frame_equal(changed, direct)
     assert about(tmp_path / "p.parquet")["threshold"] == limit
@@ -155,7 +149,7 @@ def test_shards_on_a_cluster_give_the_same_bytes(model, query, tmp_path, groups_
     predict_command(
         model,
         Reading((str(query),)),
-        Wanted(tmp_path / "there.parquet", unknown_below=0.5),
+        PredictionOptions(tmp_path / "there.parquet", unknown_below=0.5),
         workers=2,
     )
     assert (tmp_path / "here.parquet").read_bytes() == (tmp_path / "there.parquet").read_bytes()
@@ -167,7 +161,7 @@ def test_a_refusal_of_a_worker_is_told_as_it_is(model, tmp_path, groups_of_16, r
     cells.X.data[np.arange(len(cells.X.data)) == cells.X.indptr[100]] = np.nan
     query = written(cells, tmp_path / "query.h5ad")
     with pytest.raises(LearnerError, match=r"query\.h5ad, cells cell96 to cell111: .*1 NaN"):
-        predict_command(model, Reading((str(query),)), Wanted(tmp_path / "p.parquet"), workers=2)
+        predict_command(model, Reading((str(query),)), PredictionOptions(tmp_path / "p.parquet"), workers=2)
     assert [path.name for path in tmp_path.iterdir()] == ["query.h5ad"]
 
 
@@ -183,14 +177,14 @@ def test_nothing_is_overwritten_unasked(model, query, tmp_path):
 
 
 def test_an_interrupted_prediction_leaves_nothing(model, query, tmp_path, groups_of_16, monkeypatch):
-    whole = work.predict_group
+    whole = prediction.predict_group
 
     def interrupted(model, queries, group, *others):
         if group.start >= 32:
             raise KeyboardInterrupt
         return whole(model, queries, group, *others)
 
-    monkeypatch.setattr(work, "predict_group", interrupted)
+    monkeypatch.setattr(prediction, "predict_group", interrupted)
     with pytest.raises(Interrupted):
         predicted(model, query, tmp_path / "p.parquet", csv=True)
     assert not list(tmp_path.iterdir())
@@ -206,7 +200,7 @@ def test_an_interrupted_prediction_leaves_nothing(model, query, tmp_path, groups
 )
 def test_wrong_wishes_are_refused(model, query, tmp_path, wanted, told):
     with pytest.raises(UsageError, match=told):
-        predict_command(model, Reading((str(query),)), Wanted(**{"out": tmp_path / "p.parquet"} | wanted))
+        predict_command(model, Reading((str(query),)), PredictionOptions(**{"out": tmp_path / "p.parquet"} | wanted))
 
 
 def test_a_description_without_its_parts_is_damaged(model, query, tmp_path):

@@ -9,11 +9,10 @@ import time
 import psutil
 import pytest
 
-from jobs.errors import JobError
-from jobs.fit import preparation
-from jobs.fit.preparation import Preparation
-from jobs.fit.spec import CellSpec, FitSpec
-from neurosim.errors import InputError
+from neurofleet.errors import InputError, JobError
+from neurofleet.jobs.fit import input_process
+from neurofleet.jobs.fit.fit_job import CellSpec, FitSpec
+from neurofleet.jobs.fit.input_process import Preparation
 
 CELLS = [CellSpec(id=id, morphology="m.swc", recordings="r.nwb") for id in "abcdef"]
 SPEC = FitSpec(name="made", cells=CELLS)
@@ -33,7 +32,7 @@ def stand_in(cell, spec, folder, recorded):
 
 @pytest.fixture
 def prepared(tmp_path, monkeypatch):
-    monkeypatch.setattr(preparation, "prepare_to_fit", stand_in)
+    monkeypatch.setattr(input_process, "prepare_to_fit", stand_in)
     with Preparation(SPEC, tmp_path, {"a": "a, ready"}, CELLS[1:]) as prepared:
         yield prepared
 
@@ -88,7 +87,7 @@ def test_only_the_cell_that_ends_the_process_is_blamed(prepared, tmp_path, late)
 DRIVER = """
 import sys
 from pathlib import Path
-from jobs.fit import preparation
+from neurofleet.jobs.fit import preparation
 from tests.jobs.test_preparation import CELLS, SPEC, stand_in
 
 if __name__ == "__main__":

@@ -6,24 +6,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cluster.schemas import Evaluations
-from jobs.errors import UsageError
-from jobs.report import write_report
-from jobs.report.contents import spread
-from jobs.report.drawing import picture, thinned
-from jobs.report.rescored_figure import changes
-from jobs.report.simulation import Request, simulate
-from jobs.report.traces import first_peak_ms
-from jobs.report.words import (
+from neurofleet.cluster.store.schemas import Evaluations
+from neurofleet.errors import UsageError
+from neurofleet.jobs.reports.drawing import picture, thinned
+from neurofleet.jobs.reports.fit_contents import first_peak_ms, spread
+from neurofleet.jobs.reports.fit_report import write_report
+from neurofleet.jobs.reports.model_figures import (
     bounds_sentences,
+    changes,
     feature_unit,
     parameter_unit,
     scores_sentence,
     split_objective,
 )
-from jobs.results.bounds import OnBound
-from neurosim.protocols import StepProtocol
-from neurosim.user_model import UserModel
+from neurofleet.jobs.reports.simulation import Request, simulate
+from neurofleet.jobs.results.parameters_at_bounds import OnBound
+from neurofleet.neurosim.cells.user_model import UserModel
+from neurofleet.neurosim.features.step_protocols import StepProtocol
 from tests.jobs.made_run import ACTIVE, write_run
 
 

@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 import yaml
 
-from cluster.schemas import Evaluations, HallOfFameRows
-from jobs.report.contents import gather
-from jobs.report.traces import first_peak_ms, shown_traces
-from jobs.results.run_tables import RunTables
-from jobs.results.summary import summaries
-from neurosim.demo_cell import KNOWN_PARAMETERS
+from neurofleet.cluster.store.schemas import Evaluations, HallOfFameRows
+from neurofleet.jobs.reports.fit_contents import first_peak_ms, gather, shown_traces
+from neurofleet.jobs.results.results_command import summaries
+from neurofleet.jobs.results.run_tables import RunTables
+from neurofleet.neurosim.cells.demo_cell import KNOWN_PARAMETERS
 from tests.jobs.made_run import write_run
 
 RHEOBASE_PA = 130.0  # the noise of each repeat decides there
@@ -21,8 +20,8 @@ RHEOBASE_PA = 130.0  # the noise of each repeat decides there
 @pytest.fixture(scope="module")
 def demo_contents(demo_recordings, tmp_path_factory):
     """Contents of a run whose best model is the very cell that was recorded."""
-    from jobs.fit.prepare import prepare
-    from jobs.spec import parse_job
+    from neurofleet.jobs.fit.fit_inputs import prepare
+    from neurofleet.jobs.job_file import parse_job
 
     root = tmp_path_factory.mktemp("demo")
     shutil.copytree(demo_recordings, root / "input")
@@ -45,9 +44,7 @@ def demo_contents(demo_recordings, tmp_path_factory):
         )
         store.write_generation("demo", stage.name, 1, rows)
         winner = {**dict(zip(problem.names, parameters[0].tolist(), strict=True)), **problem.fixed}
-        store.append_event(
-            "stage finished", cell="demo", stage=stage.name, seed=1, total=1, parameters=winner
-        )
+        store.append_event("stage finished", cell="demo", stage=stage.name, seed=1, total=1, parameters=winner)
     hall = HallOfFameRows(
         "demo",
         *(np.array([1]), np.array([0]), np.array([0])),

@@ -3,10 +3,10 @@ import json
 import numpy as np
 import pytest
 
-from cluster.store import RunStore
-from jobs.errors import UsageError
-from jobs.results.bounds import on_bounds, positions
-from jobs.results.summary import query, results_command, summarise
+from neurofleet.cluster.store.run_store import RunStore
+from neurofleet.errors import UsageError
+from neurofleet.jobs.results.parameters_at_bounds import on_bounds, positions
+from neurofleet.jobs.results.results_command import query, results_command, summarise
 from tests.jobs.made_run import ACTIVE, write_run
 
 
@@ -85,9 +85,7 @@ def test_query_sees_cells_with_different_columns_and_finalists(finished):
     assert {"cell": "a", "stage": "active_final", "seed": 2, "n": 8, "active": 8} in counts
     assert {"cell": "b", "stage": "passive", "seed": 1, "n": 50, "active": 0} in counts
     best = query(finished, "select cell, min(total) best from pooled group by cell order by cell").to_pylist()
-    halls = query(
-        finished, "select min(total) best from hall_of_fame group by cell order by cell"
-    ).to_pylist()
+    halls = query(finished, "select min(total) best from hall_of_fame group by cell order by cell").to_pylist()
     assert [row["best"] for row in best] == [row["best"] for row in halls]
 
 

@@ -9,17 +9,14 @@ import pandas as pd
 import pytest
 import yaml
 
-from jobs.errors import UsageError
-from jobs.populations.folder import FINDINGS
-from jobs.sensitivity.agreement import agreements
-from jobs.sensitivity.inputs import read_subjects
-from jobs.sensitivity.run import run_sensitivity
-from jobs.sensitivity.tables import averages_rows
-from jobs.spec import load_job
-from neurosim.allen import write_fit
-from neurosim.cell import Conditions
-from neurosim.errors import InputError
-from neurosim.sensitivity.polynomial_chaos import polynomial_chaos
+from neurofleet.errors import InputError, UsageError
+from neurofleet.jobs.job_file import load_job
+from neurofleet.jobs.studies.sensitivity import read_sensitivity_subjects, run_sensitivity
+from neurofleet.jobs.studies.sensitivity_indices import agreements, averages_rows
+from neurofleet.jobs.studies.study import FINDINGS
+from neurofleet.neurosim.cells.cell_model import Conditions
+from neurofleet.neurosim.exchange.allen_fit import write_fit
+from neurofleet.neurosim.studies.polynomial_chaos import polynomial_chaos
 from tests.jobs.made_run import write_run
 from tests.neurosim.small_cells import NO_APICAL_SWC
 
@@ -73,7 +70,7 @@ def test_indices_of_a_spiking_cell_with_a_check_and_again_from_its_runs(tmp_path
     # What resting voltage depends on is known: hardly on sodium.
     assert mine.loc[("voltage_base", "e_pas.soma"), "first"] > 0.9
     assert mine.loc[("voltage_base", "e_pas.soma"), "surrogate_error"] < 0.05
-    (subject,), _ = read_subjects(load_job(job), tmp_path)
+    (subject,), _ = read_sensitivity_subjects(load_job(job), tmp_path)
     nodes, values = runs[list(subject.parameters)].to_numpy(), runs[FEATURES].to_numpy()
     truth = polynomial_chaos(subject.problems[0], nodes, values, FEATURES)
     np.testing.assert_allclose(mine["total"].to_numpy().reshape(3, 2), truth.total)
@@ -92,7 +89,7 @@ def test_indices_of_a_spiking_cell_with_a_check_and_again_from_its_runs(tmp_path
 
 
 def test_the_model_itself_is_in_the_middle_of_its_runs(tmp_path):
-    (subject,), notes = read_subjects(load_job(write_job(tmp_path)), tmp_path)
+    (subject,), notes = read_sensitivity_subjects(load_job(write_job(tmp_path)), tmp_path)
     nodes = subject.problems[0].values(np.full((1, 2), 0.5))
     (individual,) = subject.individuals(0, nodes)
     np.testing.assert_allclose(individual, subject.population.values[0])
@@ -159,19 +156,17 @@ def test_the_strongest_step_that_trained_is_chosen_unless_another_is_named(share
         "targets": "mouse",
     }
     common = {"models": {"fits": [fit]}, "step": None, "parameters": None}
-    (subject,), _ = read_subjects(load_job(write_job(tmp_path, **common)), tmp_path)
+    (subject,), _ = read_sensitivity_subjects(load_job(write_job(tmp_path, **common)), tmp_path)
     assert subject.protocol.name == "LongDC_56"  # the block check is stronger, but no Long Square
     assert len(subject.parameters) == 6
-    (subject,), _ = read_subjects(load_job(write_job(tmp_path, **common, protocol="LongDC_50")), tmp_path)
+    (subject,), _ = read_sensitivity_subjects(load_job(write_job(tmp_path, **common, protocol="LongDC_50")), tmp_path)
     assert subject.protocol.amplitude_nA == pytest.approx(0.17)
     with pytest.raises(UsageError, match=r"no LongDC_5 \(did you mean 'LongDC_5"):
-        read_subjects(load_job(write_job(tmp_path, **common, protocol="LongDC_5")), tmp_path)
+        read_sensitivity_subjects(load_job(write_job(tmp_path, **common, protocol="LongDC_5")), tmp_path)
 
 
 def index_row(cell, engine, first, total, low=None, high=None):
-    ends = {
-        f"{kind}_{end}": value for kind in ("first", "total") for end, value in (("low", low), ("high", high))
-    }
+    ends = {f"{kind}_{end}": value for kind in ("first", "total") for end, value in (("low", low), ("high", high))}
     about = {"cell": cell, "seed": 0, "rank": 0, "engine": engine, "feature": "f", "parameter": "p"}
     return about | {"first": first, "total": total} | ends
 

@@ -10,15 +10,15 @@ import pytest
 import yaml
 from rich.console import Console
 
-from cluster.store import RunStore
-from jobs.errors import JobError, UsageError
-from jobs.fit.run import _raise_what_is_left
-from jobs.progress import ending, summary
-from jobs.state import STATUS, CampaignState, CellState, Observer, StageState
-from jobs.status import print_status
+from neurofleet.cluster.store.run_store import RunStore
+from neurofleet.errors import JobError, UsageError
+from neurofleet.jobs.fit.campaign_progress import ending, summary
+from neurofleet.jobs.fit.campaign_state import STATUS, CampaignState, CellState, Observer, StageState
+from neurofleet.jobs.fit.fit_run import _raise_what_is_left
+from neurofleet.jobs.status import print_status
 from tests.jobs.made_run import write_run
 from tests.jobs.test_campaign_cluster import CELL, RECIPE
-from tests.jobs.test_fit import demo_input, neurofleet, write_job  # noqa: F401 - a fixture
+from tests.jobs.test_fit import demo_input, neurofleet, write_job  # noqa: F401
 from tests.jobs.test_fits import MadePreparation, MadeSubject, OwnPool, campaign, made_job  # noqa: F401
 
 LITTLE = 0.0001
@@ -175,9 +175,7 @@ def observed(campaign, tmp_path, monkeypatch):  # noqa: F811
         plans = {id: MadeSubject(id).stages for id in cells}
 
         class Pool:
-            statistics = staticmethod(
-                lambda: type("S", (), {"hosts": 2, "hosts_lost": 0, "utilisation": 0.5})
-            )
+            statistics = staticmethod(lambda: type("S", (), {"hosts": 2, "hosts_lost": 0, "utilisation": 0.5}))
 
         return Observer(spec, plans, fits, Pool(), lambda: budget.reached if budget else "", before).state()
 

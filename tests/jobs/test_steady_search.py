@@ -6,17 +6,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from cluster.errors import ClusterError
-from cluster.outcome import Outcome
-from cluster.schemas import Evaluations
-from cluster.store import RunStore
-from jobs.errors import JobError
-from jobs.fit.deadline import Deadline
-from jobs.fit.stage_search import Limits
-from jobs.fit.steady_search import SMALLEST_BLOCK, SteadySearch
-from jobs.fit.subjects import Problem, StagePlan
-from neurosim.evolution import SteadyConfig
-from neurosim.fit_model import MAX_SCORE
+from neurofleet.cluster.cluster_errors import ClusterError
+from neurofleet.cluster.pool.outcome import Outcome
+from neurofleet.cluster.store.run_store import RunStore
+from neurofleet.cluster.store.schemas import Evaluations
+from neurofleet.errors import JobError
+from neurofleet.jobs.fit.fit_problem import Problem, StagePlan
+from neurofleet.jobs.fit.stage_search import Deadline, Limits
+from neurofleet.jobs.fit.steady_search import SMALLEST_BLOCK, SteadySearch
+from neurofleet.neurosim.cells.fit_model import MAX_SCORE
+from neurofleet.neurosim.evolution import SteadyConfig
 
 NAMES = ("cm.soma", "gbar_A.soma", "gbar_B.soma")
 OBJECTIVES = ("width", "rate")
@@ -40,9 +39,7 @@ def problem(final: bool) -> Problem:
 def search(store, *, in_flight=7, final=False, patience=None, evaluations=BUDGET, seed=SEED) -> SteadySearch:
     stage = StagePlan("active", (seed,), SteadyConfig(evaluations=evaluations))
     limits = Limits(Deadline(300.0), patience=patience)
-    return SteadySearch(
-        "c", stage, seed, problem(final), store, in_flight=in_flight, hall_of_fame=4, limits=limits
-    )
+    return SteadySearch("c", stage, seed, problem(final), store, in_flight=in_flight, hall_of_fame=4, limits=limits)
 
 
 def scores_of(parameters, tight=False):
@@ -143,9 +140,7 @@ def test_recorded_arrivals_lead_to_the_same_individuals(store, tmp_path):
     # another order leads elsewhere, so that the equality above means something
     with RunStore(tmp_path / "other").locked() as elsewhere:
         Arrivals(2).lead(search(elsewhere))
-        assert not np.array_equal(
-            joined(stored(elsewhere), "parameters"), joined(stored(store), "parameters")
-        )
+        assert not np.array_equal(joined(stored(elsewhere), "parameters"), joined(stored(store), "parameters"))
 
 
 def test_a_changed_record_is_noticed(store, tmp_path):

@@ -14,16 +14,16 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cluster.store import RunStore
-from cluster.undertaker import bury
-from jobs.errors import UsageError
-from jobs.remote.submit import submit_command
-from jobs.results_place import results_place
-from jobs.spec import load_job
+from neurofleet.cluster.ray.session import clean_up_folder
+from neurofleet.cluster.store.run_store import RunStore
+from neurofleet.errors import UsageError
+from neurofleet.jobs.job_file import load_job
+from neurofleet.jobs.remote.submit import submit_command
+from neurofleet.jobs.run_job import results_place
 from tests.jobs.test_fit import generation_files, write_job
 
 TOKEN = "0123456789abcdef" * 4
-COMMAND = [sys.executable, "-P", "-c", "from jobs.cli import main; main()"]
+COMMAND = [sys.executable, "-P", "-c", "from neurofleet.jobs.cli import main; main()"]
 SMALL = {
     "strategy": "fast",
     "offspring": 16,
@@ -97,7 +97,7 @@ def head(tmp_path_factory):
     for part in [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]:
         part.kill()
     process.communicate()
-    bury(folder)
+    clean_up_folder(folder)
 
 
 @pytest.fixture(scope="module")

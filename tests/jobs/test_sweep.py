@@ -4,12 +4,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.errors import UsageError
-from jobs.run import run_job
-from jobs.sims.stability import stability_table
-from jobs.spec import parse_job
-from learners.model_folder import read_model
-from tests.jobs.test_train import reference, write_job  # noqa: F401 - a fixture
+from neurofleet.errors import UsageError
+from neurofleet.jobs.job_file import parse_job
+from neurofleet.jobs.learners.sims_training import stability_table
+from neurofleet.jobs.run_job import run_job
+from neurofleet.learners.model_folder import read_model
+from tests.jobs.test_train import reference, write_job  # noqa: F401
 
 SWEEP = "kind: sweep\nlearner: sims\nreference: a.h5ad\nlabel: x\n"
 

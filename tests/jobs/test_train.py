@@ -14,15 +14,15 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from jobs.errors import UsageError
-from jobs.plan import print_plan
-from jobs.run import run_job
-from jobs.spec import parse_job
-from learners.errors import LearnerError
-from learners.model_folder import read_model
-from learners.sims import task
-from learners.sims.model import SimsModel
-from learners.split_files import read_splits
+from neurofleet.errors import UsageError
+from neurofleet.jobs.fit.fit_costs import print_plan
+from neurofleet.jobs.job_file import parse_job
+from neurofleet.jobs.run_job import run_job
+from neurofleet.learners.learner_errors import LearnerError
+from neurofleet.learners.model_folder import read_model
+from neurofleet.learners.sims import tabnet_training
+from neurofleet.learners.sims.sims_model import SimsModel
+from neurofleet.learners.splits import read_splits
 from tests.learners.cells.made_cells import made_counts, written
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -76,7 +76,7 @@ def test_a_model_folder_is_complete(model, reference):
 
 
 def test_the_stored_scores_are_those_of_the_stored_model(model, reference):
-    from learners.cells.opening import open_cells
+    from neurofleet.learners.cells.cell_files import open_cells
 
     loaded = SimsModel.load(model)
     cells = open_cells(reference)
@@ -90,7 +90,7 @@ def test_the_stored_scores_are_those_of_the_stored_model(model, reference):
 
 def test_it_loads_without_ray_or_lightning(model):
     code = (
-        "import sys\nfrom pathlib import Path\nfrom learners.sims.model import SimsModel\n"
+        "import sys\nfrom pathlib import Path\nfrom neurofleet.learners.sims.sims_model import SimsModel\n"
         f"SimsModel.load(Path({str(model)!r}))\nprint(sorted({{'ray', 'lightning'}} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -109,8 +109,8 @@ def test_a_finished_job_is_not_run_again_and_another_is_refused(model, reference
 @pytest.mark.slow
 def test_killed_and_run_again_it_ends_in_the_same_model(model, reference, tmp_path):
     job = write_job(tmp_path, reference)
-    command = [sys.executable, "-m", "jobs.cli", "run", str(job), "--out", str(tmp_path / "model")]
-    start = "import sys; from jobs.cli import main; sys.argv = sys.argv[1:]; main()"
+    command = [sys.executable, "-m", "neurofleet.jobs.cli", "run", str(job), "--out", str(tmp_path / "model")]
+    start = "import sys; from neurofleet.jobs.cli import main; sys.argv = sys.argv[1:]; main()"
     command = [sys.executable, "-c", start, "neurofleet", *command[3:]]
     process = subprocess.Popen(command, cwd=ROOT, env={**os.environ}, stderr=subprocess.PIPE)
     second = tmp_path / "model" / "trainings" / "model" / "checkpoints" / "epoch-00002.ckpt"
@@ -157,9 +157,7 @@ def test_types_left_out_are_in_the_report(reference, tmp_path):
 
 def test_settings_stand_beside_other_keys_or_under_settings(reference, tmp_path):
     beside = parse_job("kind: train\nlearner: sims\nreference: a.h5ad\nlabel: x\nn_d: 32", "job", "j")
-    under = parse_job(
-        "kind: train\nlearner: sims\nreference: [a.h5ad]\nlabel: x\nsettings: {n_d: 32}", "job", "j"
-    )
+    under = parse_job("kind: train\nlearner: sims\nreference: [a.h5ad]\nlabel: x\nsettings: {n_d: 32}", "job", "j")
     assert beside == under
     assert beside.chosen.n_d == 32
 
@@ -214,7 +212,7 @@ def test_a_plan_says_what_a_training_and_a_sweep_will_do(reference, tmp_path, ca
 
 
 def test_a_reference_that_is_streamed_is_learnt_as_well(reference, tmp_path, monkeypatch):
-    monkeypatch.setattr(task, "IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr(tabnet_training, "IN_MEMORY_BYTES", 0)
     run_job(write_job(tmp_path, reference), str(tmp_path / "model"))
     facts = read_model(tmp_path / "model").description["facts"]
     assert facts["scores"]["networks"]["accuracy"] > 0.8

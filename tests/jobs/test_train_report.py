@@ -13,26 +13,25 @@ import yaml
 from rich.console import Console
 from safetensors.numpy import save_file
 
-from cluster.store import RunStore
-from jobs.errors import UsageError
-from jobs.report import write_report
-from jobs.results.summary import results_command
-from jobs.sims.report.contents import Contents, read_contents
-from jobs.sims.report.write import write_page
-from jobs.sims.results import invalid, print_scores, remarks, scores_rows
-from jobs.status import print_status
-from jobs.train.confusion_figure import confusion_figure
-from jobs.train.folder import is_training, stored_model
-from learners.calibration import (
+from neurofleet.cluster.store.run_store import RunStore
+from neurofleet.errors import UsageError
+from neurofleet.jobs.learners.learner_figures import confusion_figure
+from neurofleet.jobs.learners.learner_folder import is_training, stored_model
+from neurofleet.jobs.learners.sims_report import Contents, read_contents, write_sims_page
+from neurofleet.jobs.learners.sims_scores import invalid, print_scores, remarks, scores_rows
+from neurofleet.jobs.reports.fit_report import write_report
+from neurofleet.jobs.results.results_command import results_command
+from neurofleet.jobs.status import print_status
+from neurofleet.learners.calibration import (
     calibrated_probabilities,
     expected_calibration_error,
     fit_temperature,
     negative_log_likelihood,
     reliability_table,
 )
-from learners.model_folder import ModelRefused, write_model
-from learners.scores import score
-from learners.sims.settings import settings_of
+from neurofleet.learners.model_folder import ModelRefused, write_model
+from neurofleet.learners.scores import score
+from neurofleet.learners.sims.tabnet_settings import settings_of
 from tests.jobs.test_report import Page
 
 HOSTILE = "<script>alert(1)</script> & \"T\" 'cells'"
@@ -119,7 +118,7 @@ def made_contents(classes=("B", "NK", "T"), folds=1, **changes):
 
 
 def written(folder, contents):
-    path = write_page(folder, contents)
+    path = write_sims_page(folder, contents)
     assert path == f"{folder}/report.html"
     content = (folder / "report.html").read_text()
     page = Page(content)
@@ -259,8 +258,7 @@ def test_calibration_that_does_harm_or_is_missing_is_said(tmp_path):
     reliability = dict(contents.facts["reliability"])
     swapped = {"before": reliability["after"], "after": reliability["before"]}
     harmed = [
-        "does harm" in written(tmp_path, made_contents(reliability=one))[1].text
-        for one in (reliability, swapped)
+        "does harm" in written(tmp_path, made_contents(reliability=one))[1].text for one in (reliability, swapped)
     ]
     assert sorted(harmed) == [False, True]
     calibration = {**contents.calibration, "n": 0, "temperature": 1.0}
@@ -282,8 +280,7 @@ def test_confusion_matrix_has_every_count_and_fits_its_cells(n_classes):
         found[classes.index(true), classes.index(predicted)] = int(count.replace(",", ""))
     assert (found == confusion).all()
     width, font = (
-        int(re.search(pattern, svg)[1])
-        for pattern in (r'<rect x="0" y="0" width="(\d+)', r'font-size="(\d+)')
+        int(re.search(pattern, svg)[1]) for pattern in (r'<rect x="0" y="0" width="(\d+)', r'font-size="(\d+)')
     )
     longest = max(len(text) for text in re.findall(r'fill="(?:#fff|currentColor)">([^<]*)</text>', svg))
     assert longest * font * 0.6 <= width - 3

@@ -6,9 +6,9 @@ import zipfile
 import pytest
 import yaml
 
-from jobs.errors import UsageError
-from jobs.remote.travel import collect, pack
-from jobs.spec import load_job
+from neurofleet.errors import UsageError
+from neurofleet.jobs.job_file import load_job
+from neurofleet.jobs.remote.job_package import collect, pack
 
 LIMIT_BYTES = 10**6
 

@@ -10,20 +10,26 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from cluster.store import RunStore
-from cluster.workbench import Assignment, Workbench
-from jobs.errors import Interrupted, JobError, UsageError
-from jobs.fit.engine_choice import all_with_engines, choices_of, chosen, engine_lines, recorded_choices
-from jobs.fit.engines import RAN_AWAY, vector_spec
-from jobs.fit.preparation import prepare_to_fit
-from jobs.fit.prepare import prepare
-from jobs.fit.run import run_fit
-from jobs.fit.vector_trial import try_vector
-from jobs.plan import print_fit_plan
-from jobs.spec import load_job
-from neurosim.fit_model import FitModel
-from neurosim.vector.evaluator import LANES
-from neurosim.vector.syntax import Unsupported
+from neurofleet.cluster.pool.host_worker import Assignment, HostWorker
+from neurofleet.cluster.store.run_store import RunStore
+from neurofleet.errors import Interrupted, JobError, UsageError
+from neurofleet.jobs.fit.engine_choice import (
+    all_with_engines,
+    choices_of,
+    chosen,
+    engine_lines,
+    recorded_choices,
+    try_vector,
+)
+from neurofleet.jobs.fit.fit_costs import print_fit_plan
+from neurofleet.jobs.fit.fit_inputs import prepare
+from neurofleet.jobs.fit.fit_run import run_fit
+from neurofleet.jobs.fit.input_process import prepare_to_fit
+from neurofleet.jobs.fit.stage_search import RAN_AWAY, vector_spec
+from neurofleet.jobs.job_file import load_job
+from neurofleet.neurosim.cells.fit_model import FitModel
+from neurofleet.neurosim.vector.nmodl_syntax import Unsupported
+from neurofleet.neurosim.vector.vector_evaluator import LANES
 from tests.neurosim.vector.reference import made_up_cell
 
 RECIPE = {
@@ -111,9 +117,7 @@ def test_the_search_is_the_engines_and_the_hall_of_fame_is_neurons(vector, folde
 
 
 @pytest.mark.slow
-def test_interrupted_and_resumed_it_is_the_same_but_never_with_another_engine(
-    vector, folder, tmp_path, monkeypatch
-):
+def test_interrupted_and_resumed_it_is_the_same_but_never_with_another_engine(vector, folder, tmp_path, monkeypatch):
     write = RunStore.write_generation
 
     def write_and_stop(store, cell, stage, seed, rows):
@@ -158,17 +162,14 @@ class Bench:
 
     def __init__(self, spec) -> None:
         self._spec = spec
-        self._host = Workbench(4096, 120.0)
+        self._host = HostWorker(4096, 120.0)
         self._host.add_engine(spec.key, lambda: (spec.factory, pickle.dumps(spec.payload)))
         self._batches = 0
         self([])
 
     def __call__(self, individuals):
         self._batches += 1
-        tasks = [
-            Assignment(i, self._batches, self._spec.key, row, 300.0, 100.0)
-            for i, row in enumerate(individuals)
-        ]
+        tasks = [Assignment(i, self._batches, self._spec.key, row, 300.0, 100.0) for i, row in enumerate(individuals)]
         outcomes = dict(self._host.exchange(tasks, 0.0).outcomes)
         while len(outcomes) < len(tasks):
             outcomes |= dict(self._host.exchange([], 60.0).outcomes)
@@ -223,9 +224,7 @@ def test_one_that_runs_away_is_an_error_and_its_neighbours_are_as_without_it(ben
     assert max(parts) < 2 * min(parts)
 
 
-def test_without_a_compiler_auto_falls_back_and_vector_refuses_with_the_same_words(
-    folder, tmp_path, monkeypatch
-):
+def test_without_a_compiler_auto_falls_back_and_vector_refuses_with_the_same_words(folder, tmp_path, monkeypatch):
     assert not try_vector(subject(folder).problem(0, None).model).fault
     without_compiler(monkeypatch, tmp_path)
     (found,) = all_with_engines([subject(folder, engine="auto")], "auto", {})
@@ -265,9 +264,7 @@ def test_a_process_that_dies_over_the_kernel_is_a_reason_too(monkeypatch, tmp_pa
     (tmp_path / "python").chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     fault = try_vector(made_up_cell({"all": ("pas",)}, {"g_pas.all": 1e-4})).fault
-    assert fault == (
-        "The vector engine could not be built: its process ended with signal 9 (no such kernel)."
-    )
+    assert fault == ("The vector engine could not be built: its process ended with signal 9 (no such kernel).")
 
 
 @pytest.mark.slow

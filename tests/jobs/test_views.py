@@ -13,16 +13,15 @@ import pytest
 from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
 from typer.testing import CliRunner
 
-from cluster.errors import ClusterError
-from cluster.folder import RemoteFolder
-from cluster.store import RunStore
-from jobs.cli import app
-from jobs.errors import JobError, UsageError
-from jobs.results.all_runs import AllRuns
-from jobs.results.places import Place
-from jobs.results.run_tables import RunTables
-from jobs.results.summary import query, results_command
-from jobs.results.views import columns_in_words, opened
+from neurofleet.cluster.cluster_errors import ClusterError
+from neurofleet.cluster.store.folders import RemoteFolder
+from neurofleet.cluster.store.run_store import RunStore
+from neurofleet.errors import JobError, UsageError
+from neurofleet.jobs.cli import app
+from neurofleet.jobs.results.folder_listing import Place
+from neurofleet.jobs.results.many_runs import AllRuns
+from neurofleet.jobs.results.results_command import columns_in_words, opened, query, results_command
+from neurofleet.jobs.results.run_tables import RunTables
 from tests.jobs.made_root import CLASSES, write, write_job, write_root, write_sample
 from tests.jobs.made_run import write_run
 
@@ -158,9 +157,7 @@ def test_a_query_that_cannot_be_run_is_the_users_error(root, sql, expected, monk
     with pytest.raises(UsageError, match="^--query: ") as raised:
         query(root, sql)
     assert expected in str(raised.value)
-    assert "The views are analyse_classes, embeddings" in str(raised.value) or "expected one" in str(
-        raised.value
-    )
+    assert "The views are analyse_classes, embeddings" in str(raised.value) or "expected one" in str(raised.value)
 
 
 def _cut(path: Path) -> None:
@@ -237,8 +234,8 @@ def test_a_root_behind_a_uri_is_asked_the_same(root):
 
 def test_a_root_in_an_object_store_is_asked_the_same(root, monkeypatch):
     store = SubTreeFileSystem(str(root.parent), LocalFileSystem())
-    monkeypatch.setattr("jobs.results.places.file_system", lambda at: (store, f"{root.name}/"))
-    monkeypatch.setattr("jobs.results.places.open_folder", lambda at: RemoteFolder(at, store, root.name))
+    monkeypatch.setattr("neurofleet.jobs.results.folder_listing.file_system", lambda at: (store, f"{root.name}/"))
+    monkeypatch.setattr("neurofleet.cluster.store.folders.open_folder", lambda at: RemoteFolder(at, store, root.name))
     remote = opened("made://bucket/root")
     assert len(remote.runs) == len(RUNS)
     sizes = {one.view: one.rows for one in remote.views()}
@@ -335,9 +332,7 @@ def test_a_column_that_a_table_calls_run_itself_keeps_its_values(own):
         place = own / f"it's {number}"
         write_job(place, {"kind": "sensitivity", "name": "made"})
         write(place / "runs" / "cell=a" / "block-0000.parquet", {"run": runs, "value": [0.5] * len(runs)})
-    assert ask(
-        own, "select run, cell, own_run, value from sensitivity_runs where value > 0 order by all"
-    ) == [
+    assert ask(own, "select run, cell, own_run, value from sensitivity_runs where value > 0 order by all") == [
         ("it's 0", "a", "1", 0.5),
         ("it's 0", "a", "2", 0.5),
         ("it's 1", "a", "3", 0.5),
@@ -349,9 +344,7 @@ def test_a_column_that_a_table_calls_run_itself_keeps_its_values(own):
 def test_a_table_of_a_newer_version_is_refused(own):
     place = own / "models" / "hippie" / "trials" / "trials.parquet"
     table = pq.read_table(place)
-    pq.write_table(
-        table.replace_schema_metadata({"neurofleet_table": "trials", "schema_version": "99"}), place
-    )
+    pq.write_table(table.replace_schema_metadata({"neurofleet_table": "trials", "schema_version": "99"}), place)
     with pytest.raises(ClusterError, match="schema version 99") as raised:
         query(own, "select * from trials")
     assert str(place) in str(raised.value)

@@ -11,12 +11,11 @@ from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 
-from learners.baselines import run_baselines
-from learners.errors import LearnerError
-from learners.neighbours import K_GRID, fit_neighbours
-from learners.scores import score
-from learners.shuffle_control import shuffle_control, shuffled_labels
-from learners.splits import make_split
+from neurofleet.learners.label_controls import shuffle_control, shuffled_labels
+from neurofleet.learners.learner_errors import LearnerError
+from neurofleet.learners.scores import score
+from neurofleet.learners.sims.expression_baselines import K_GRID, fit_neighbours, run_baselines
+from neurofleet.learners.splits import make_split
 
 CLASSES = ["a", "b", "c"]
 HAVE_CELLTYPIST = importlib.util.find_spec("celltypist") is not None

@@ -5,7 +5,7 @@ import pytest
 from scipy.special import softmax
 from sklearn.metrics import log_loss
 
-from learners.calibration import (
+from neurofleet.learners.calibration import (
     UNCALIBRATED,
     calibrated_probabilities,
     entropy,
@@ -16,7 +16,7 @@ from learners.calibration import (
     negative_log_likelihood,
     reliability_table,
 )
-from learners.errors import LearnerError
+from neurofleet.learners.learner_errors import LearnerError
 
 
 @pytest.fixture(scope="module")

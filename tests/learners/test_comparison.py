@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from sklearn.metrics import balanced_accuracy_score, f1_score
 
-from learners.comparison import compare
-from learners.comparison_controls import permuted_test_labels_check, shuffled_labels_control
-from learners.comparison_folds import inner_repeated_folds, repeated_folds
-from learners.errors import LearnerError
-from learners.probes import fit_probe
+from neurofleet.learners.folds import inner_repeated_folds, repeated_folds
+from neurofleet.learners.label_controls import permuted_test_labels_check, shuffled_labels_control
+from neurofleet.learners.learner_errors import LearnerError
+from neurofleet.learners.method_comparison import compare
+from neurofleet.learners.probes import fit_probe
 
 RNG = np.random.default_rng(7)
 Y = np.arange(120) % 3
@@ -112,9 +112,7 @@ def test_the_interval_holds_the_truth_as_often_as_it_says():
     for seed in range(40):
         rng = np.random.default_rng(seed)
         guess = np.where(rng.random(120) < 0.7, Y, (Y + 1) % 3)
-        row = compare(
-            {"m": one_hot([guess])}, Y, list("abc"), repeated_folds(Y, None, 2, 1), reference="m"
-        ).methods[0]
+        row = compare({"m": one_hot([guess])}, Y, list("abc"), repeated_folds(Y, None, 2, 1), reference="m").methods[0]
         covered += row.balanced_accuracy_low <= 0.7 <= row.balanced_accuracy_high
     assert 34 <= covered <= 40
 
@@ -123,11 +121,7 @@ def test_groups_that_stand_or_fall_together_widen_the_interval():
     by_animal = np.where((np.arange(120) // 10) % 2 == 0, Y, (Y + 1) % 3)
     folds = repeated_folds(Y, ANIMALS, 3, 1)
     widths = [
-        (
-            row := compare(
-                {"m": one_hot([by_animal])}, Y, list("abc"), folds, reference="m", groups=groups
-            ).methods[0]
-        )
+        (row := compare({"m": one_hot([by_animal])}, Y, list("abc"), folds, reference="m", groups=groups).methods[0])
         and row.balanced_accuracy_high - row.balanced_accuracy_low
         for groups in (None, ANIMALS)
     ]

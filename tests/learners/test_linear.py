@@ -5,9 +5,9 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
 
-from learners import linear
-from learners.errors import LearnerError
-from learners.linear import LOG, Z_SCORE, fit_logistic
+from neurofleet.learners.learner_errors import LearnerError
+from neurofleet.learners.sims import logistic_regression
+from neurofleet.learners.sims.logistic_regression import LOG, Z_SCORE, fit_logistic
 
 
 def cells(n, n_genes, n_classes, seed=0, strength=1.5):
@@ -27,9 +27,9 @@ def wide():
 @pytest.mark.parametrize("n_classes", [2, 4])
 @pytest.mark.parametrize("c", [0.1, 3.0])
 def test_rotated_weights_are_those_of_scikit_learn_on_the_genes(n_classes, c, monkeypatch):
-    monkeypatch.setattr(linear, "TOLERANCE", 1e-8)
+    monkeypatch.setattr(logistic_regression, "TOLERANCE", 1e-8)
     x, y = cells(90, 300, n_classes)
-    ((weights, bias),) = linear._path(x, y, n_classes, (c,))
+    ((weights, bias),) = logistic_regression._path(x, y, n_classes, (c,))
     theirs = LogisticRegression(C=c, tol=1e-10, max_iter=5000).fit(x.astype(np.float64), y)
     if n_classes == 2:
         assert weights[:, 1] - weights[:, 0] == pytest.approx(theirs.coef_[0], abs=2e-4)
@@ -41,16 +41,16 @@ def test_rotated_weights_are_those_of_scikit_learn_on_the_genes(n_classes, c, mo
 
 
 def test_more_cells_than_genes_give_the_same_as_scikit_learn(monkeypatch):
-    monkeypatch.setattr(linear, "TOLERANCE", 1e-8)
+    monkeypatch.setattr(logistic_regression, "TOLERANCE", 1e-8)
     x, y = cells(400, 30, 3)
-    ((weights, _),) = linear._path(x, y, 3, (1.0,))
+    ((weights, _),) = logistic_regression._path(x, y, 3, (1.0,))
     theirs = LogisticRegression(C=1.0, tol=1e-10, max_iter=5000).fit(x.astype(np.float64), y)
     assert weights == pytest.approx(theirs.coef_.T, abs=2e-4)
 
 
 def test_a_path_ends_where_each_fit_alone_would(wide):
     x, y = wide
-    path = linear._path(x, y, 4, (0.1, 1.0, 10.0))
+    path = logistic_regression._path(x, y, 4, (0.1, 1.0, 10.0))
     for c, (weights, bias) in zip((0.1, 1.0, 10.0), path, strict=True):
         theirs = LogisticRegression(C=c, tol=1e-8, max_iter=5000).fit(x.astype(np.float64), y)
         mine = x @ weights + bias
@@ -92,9 +92,9 @@ def test_genes_constant_in_training_count_for_nothing():
     x, y = cells(120, 200, 3)
     x[:, :20] = 0.0
     for scaling in (LOG, Z_SCORE):
-        mean, sd, clip = linear._statistics(x, scaling)
+        mean, sd, clip = logistic_regression._statistics(x, scaling)
         assert (sd > 0).all()
-        ((weights, _),) = linear._path(linear._scaled(x, mean, sd, clip), y, 3, (0.1,))
+        ((weights, _),) = logistic_regression._path(logistic_regression._scaled(x, mean, sd, clip), y, 3, (0.1,))
         assert np.abs(weights[:20]).max() < 1e-6
 
 
@@ -112,7 +112,7 @@ def test_large_sets_are_tuned_on_a_subsample_and_fitted_on_all():
     x, y = cells(400, 20, 3)
     model = fit_logistic(x, y, 3, tuning_cells=150)
     assert np.isfinite(model.held_out_probabilities[:, 0]).sum() == pytest.approx(150, abs=2)
-    scaled = linear._scaled(x, model.mean, model.sd, model.clip)
+    scaled = logistic_regression._scaled(x, model.mean, model.sd, model.clip)
     theirs = LogisticRegression(C=model.C, tol=1e-6, max_iter=5000).fit(scaled, y)
     assert model.probabilities(x) == pytest.approx(theirs.predict_proba(scaled), abs=0.01)
 

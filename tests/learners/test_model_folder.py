@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from learners.errors import LearnerError
-from learners.model_folder import ModelRefused, read_model, write_model
+from neurofleet.learners.learner_errors import LearnerError
+from neurofleet.learners.model_folder import ModelRefused, read_model, write_model
 
 DESCRIPTION = {"classes": ["a", "b"], "genes": ["Actb", "Ärger"], "temperature": 1.25, "config": {"n_d": 64}}
 

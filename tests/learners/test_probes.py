@@ -13,10 +13,9 @@ from sklearn.metrics import balanced_accuracy_score
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.svm import SVC
 
-from learners import probes
-from learners.errors import LearnerError
-from learners.probe_kinds import KINDS
-from learners.probes import PROBES, balanced_accuracy, fit_probe, restore_probe
+from neurofleet.learners import probes
+from neurofleet.learners.learner_errors import LearnerError
+from neurofleet.learners.probes import KINDS, PROBES, balanced_accuracy, fit_probe, restore_probe
 
 
 @pytest.fixture(autouse=True)

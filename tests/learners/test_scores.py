@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
 
-from learners.errors import LearnerError
-from learners.scores import Scores, score
+from neurofleet.learners.learner_errors import LearnerError
+from neurofleet.learners.scores import Scores, score
 
 TRUE = ["a", "a", "a", "b", "b", "c", "c", "c", "c", "c"]
 PREDICTED = ["a", "a", "b", "b", "d", "c", "c", "c", "a", "c"]

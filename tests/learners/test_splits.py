@@ -4,9 +4,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from learners.errors import LearnerError
-from learners.split_files import read_splits, split_table, splits_from_table, write_splits
-from learners.splits import Split, leave_type_out, make_folds, make_split
+from neurofleet.learners.learner_errors import LearnerError
+from neurofleet.learners.splits import (
+    Split,
+    leave_type_out,
+    make_folds,
+    make_split,
+    read_splits,
+    split_table,
+    splits_from_table,
+    write_splits,
+)
 
 SIZES = {"A": 200, "B": 61, "C": 10, "D": 3, "E": 2, "F": 1}
 

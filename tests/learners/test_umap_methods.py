@@ -9,11 +9,11 @@ import inspect
 import numpy as np
 import pytest
 
-from learners.errors import LearnerError
-from learners.hippie.physmap import physmap, weighted_neighbours
-from learners.neuprint.baselines import BASELINES
-from learners.neuprint.synthetic import synthetic_recordings
-from learners.probes import fit_probe
+from neurofleet.learners.hippie.physmap import physmap, weighted_neighbours
+from neurofleet.learners.learner_errors import LearnerError
+from neurofleet.learners.neuprint.neuron_baselines import BASELINES
+from neurofleet.learners.neuprint.synthetic_animals import synthetic_recordings
+from neurofleet.learners.probes import fit_probe
 
 
 def clusters(n, dimensions, seed, spread=0.05):

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from learners.errors import LearnerError
-from learners.unknowns import threshold_for_coverage, unknown_curve
+from neurofleet.learners.learner_errors import LearnerError
+from neurofleet.learners.unknown_labels import threshold_for_coverage, unknown_curve
 
 
 def test_the_threshold_keeps_the_wanted_share_and_no_more_than_ties_force():

@@ -79,9 +79,7 @@ def _persistent_m_tau(v, c):
 def _k_transient(shift, m_inf, factor):
     return Channel(
         {
-            "m": Gate(
-                m_inf, lambda v, c: (0.34 + 0.92 * np.exp(-(((v + shift + 71) / 59) ** 2))) / factor(c)
-            ),
+            "m": Gate(m_inf, lambda v, c: (0.34 + 0.92 * np.exp(-(((v + shift + 71) / 59) ** 2))) / factor(c)),
             "h": Gate(
                 lambda v, c: boltzmann(v + shift, -66, -10),
                 lambda v, c: (8 + 49 * np.exp(-(((v + shift + 73) / 23) ** 2))) / factor(c),
@@ -95,9 +93,7 @@ def _k_transient(shift, m_inf, factor):
 def _k_persistent(shift, m_inf, factor):
     def m_tau(v, c):
         u = v + shift
-        return np.where(u < -50, 1.25 + 175.03 * np.exp(0.026 * u), 1.25 + 13 * np.exp(-0.026 * u)) / factor(
-            c
-        )
+        return np.where(u < -50, 1.25 + 175.03 * np.exp(0.026 * u), 1.25 + 13 * np.exp(-0.026 * u)) / factor(c)
 
     def h_tau(v, c):
         u = v + shift

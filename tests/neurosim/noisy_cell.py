@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from neurosim.demo_cell import (
+from neurofleet.neurosim.cells.demo_cell import (
     DURATION_MS,
     JUNCTION_POTENTIAL_MV,
     KNOWN_PARAMETERS,
@@ -15,8 +15,8 @@ from neurosim.demo_cell import (
     SWC,
     simulate_currents,
 )
-from neurosim.nwb_writer import write_nwb
-from neurosim.recordings import Sweep
+from neurofleet.neurosim.recordings.nwb_writer import write_nwb
+from neurofleet.neurosim.recordings.recording import Sweep
 
 STEPS_NA = (-0.1, -0.05, 0.13, 0.16, 0.18, 0.2)
 NOISE_TRIALS, NOISE_START_MS, NOISE_STOP_MS, NOISE_NA, KNOT_MS = 3, 200.0, 1000.0, 0.09, 4.0

@@ -8,7 +8,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from neurosim.recordings import Sweep
+from neurofleet.neurosim.recordings.recording import Sweep
 
 RATE_HZ = 10_000.0
 
@@ -42,9 +42,7 @@ def add_spikes(voltage_mV, times_ms, rate_Hz=RATE_HZ):
     return voltage
 
 
-def make_sweep(
-    number=1, amplitude_nA=0.1, spikes_ms: Sequence[float] = (), rate_Hz=RATE_HZ, **changes
-) -> Sweep:
+def make_sweep(number=1, amplitude_nA=0.1, spikes_ms: Sequence[float] = (), rate_Hz=RATE_HZ, **changes) -> Sweep:
     """A sweep of 500 ms with a step from 100 to 300 ms."""
     current = step_current(amplitude_nA, rate_Hz=rate_Hz)
     sweep = Sweep(
@@ -95,9 +93,7 @@ def write_series(path: Path, sweeps: Sequence[Mapping]) -> Path:
             )
         )
         nwbfile.add_stimulus(
-            icephys.CurrentClampStimulusSeries(
-                name=stimulus_name, data=sweep["current"], conversion=amperes, **common
-            )
+            icephys.CurrentClampStimulusSeries(name=stimulus_name, data=sweep["current"], conversion=amperes, **common)
         )
     with NWBHDF5IO(str(path), "w") as io:
         io.write(nwbfile)

@@ -5,11 +5,11 @@ import json
 import numpy as np
 import pytest
 
-from neurosim.allen import AllenFit, read_fit, write_fit
-from neurosim.cell import Conditions
-from neurosim.errors import InputError
-from neurosim.mechanisms import load_mechanisms
-from neurosim.morphology import CellMorphology
+from neurofleet.errors import InputError
+from neurofleet.neurosim.cells.cell_model import Conditions
+from neurofleet.neurosim.cells.morphology_check import CellMorphology
+from neurofleet.neurosim.exchange.allen_fit import AllenFit, read_fit, write_fit
+from neurofleet.neurosim.mechanisms import load_mechanisms
 from tests.neurosim.small_cells import FULL_SWC
 
 EREV = [{"section": s, "ena": 53.0, "ek": -107.0} for s in ("soma", "axon", "apic", "dend")]
@@ -67,9 +67,7 @@ def test_a_perisomatic_file(tmp_path):
 
 def test_sections_may_differ_in_their_reversal_potentials(tmp_path):
     erev = [EREV[0], EREV[1] | {"ena": 50.0}]
-    fit = read_fit(
-        write(tmp_path, ALL_ACTIVE | {"conditions": [ALL_ACTIVE["conditions"][0] | {"erev": erev}]})
-    )
+    fit = read_fit(write(tmp_path, ALL_ACTIVE | {"conditions": [ALL_ACTIVE["conditions"][0] | {"erev": erev}]}))
     assert fit.conditions.ena_mV == 53.0
     assert fit.parameters["ena.axon"] == 50.0
     assert "ek.axon" not in fit.parameters
@@ -77,18 +75,14 @@ def test_sections_may_differ_in_their_reversal_potentials(tmp_path):
 
 def rewritten(fit: AllenFit, folder, **options):
     path = folder / "again_fit.json"
-    write_fit(
-        path, fit.parameters, fit.mechanisms, fit.conditions, fit.junction_potential_mV, fit.sweeps, **options
-    )
+    write_fit(path, fit.parameters, fit.mechanisms, fit.conditions, fit.junction_potential_mV, fit.sweeps, **options)
     return read_fit(path)
 
 
 def test_what_is_written_for_all_sections_is_repeated_for_each(tmp_path):
     parameters = {"cm.soma": 1.1, "cm.all": 2.2, "g_pas.all": 1e-4, "gbar_Ih.dend": 1 / 3, "ek.dend": -90.0}
     mechanisms = {"all": ("pas",), "dend": ("Ih", "Im")}
-    fit = rewritten(
-        AllenFit(parameters, mechanisms, Conditions(v_init_mV=-77.7)), tmp_path, sections=("soma", "dend")
-    )
+    fit = rewritten(AllenFit(parameters, mechanisms, Conditions(v_init_mV=-77.7)), tmp_path, sections=("soma", "dend"))
     assert fit.parameters == {
         "cm.soma": 1.1, "cm.dend": 2.2, "g_pas.soma": 1e-4, "g_pas.dend": 1e-4, "gbar_Ih.dend": 1 / 3,
         "gbar_Im.dend": 1e-5, "ek.dend": -90.0,
@@ -115,8 +109,7 @@ def test_a_written_file_has_the_layout_of_the_published_ones(tmp_path):
         (ALL_ACTIVE | {"genome": [{"section": "soma", "name": "cm"}]}, "not complete"),
         (ALL_ACTIVE | {"conditions": [{"celsius": 34, "erev": [], "v_init": -80}]}, "not complete"),
         (
-            ALL_ACTIVE
-            | {"genome": [{"section": "soma", "name": "gbar_NaVv", "value": 1, "mechanism": "NaVv"}]},
+            ALL_ACTIVE | {"genome": [{"section": "soma", "name": "gbar_NaVv", "value": 1, "mechanism": "NaVv"}]},
             "mechanism 'NaVv' does not exist; did you mean 'NaV'",
         ),
         (
@@ -143,9 +136,7 @@ def test_published_files_survive_a_round_trip_and_run(shared_data, tmp_path):
     """Every published model is read, written, read again, and takes its first steps on a small cell."""
     from bluepyopt.ephys.simulators import NrnSimulator
 
-    files = sorted(
-        [*shared_data.glob("neuron/*/*_fit.json"), *shared_data.glob("neuron/*/fit_parameters.json")]
-    )
+    files = sorted([*shared_data.glob("neuron/*/*_fit.json"), *shared_data.glob("neuron/*/fit_parameters.json")])
     assert len(files) >= 12
     morphology = tmp_path / "cell.swc"
     morphology.write_text(FULL_SWC)

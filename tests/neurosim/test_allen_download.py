@@ -9,10 +9,10 @@ import h5py
 import numpy as np
 import pytest
 
-from neurosim import http_download
-from neurosim.allen_download import SpecimenFolder, find_specimen
-from neurosim.errors import InputError
-from neurosim.http_download import DownloadError, Web
+from neurofleet.errors import InputError
+from neurofleet.neurosim.exchange import http_download
+from neurofleet.neurosim.exchange.allen_download import SpecimenFolder, find_specimen
+from neurofleet.neurosim.exchange.http_download import DownloadError, Web
 from tests.neurosim.allen_server import Database, serve
 from tests.neurosim.small_cells import FULL_SWC
 
@@ -34,7 +34,7 @@ def database(recording, monkeypatch, request):
     """A running server; NEURON looks at reconstructions only in tests marked by ``neuron`` in their name."""
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     if "neuron" not in request.node.name:
-        monkeypatch.setattr("neurosim.morphology.check_morphology", lambda path: None)
+        monkeypatch.setattr("neurofleet.neurosim.cells.morphology_check.check_morphology", lambda path: None)
     with serve(Database()) as running:
         running.add(CELL, recording, FULL_SWC.encode())
         yield running

@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from neurosim.allen import read_fit
-from neurosim.errors import InputError
-from neurosim.mechanisms import load_mechanisms
-from neurosim.morphology import CellMorphology, check_morphology
+from neurofleet.errors import InputError
+from neurofleet.neurosim.cells.morphology_check import CellMorphology, check_morphology
+from neurofleet.neurosim.exchange.allen_fit import read_fit
+from neurofleet.neurosim.mechanisms import load_mechanisms
 from tests.neurosim.small_cells import AXON_SWC
 
 # The reconstructions that lie beside fit files of another number; the other cells' are in their own folder.

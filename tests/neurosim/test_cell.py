@@ -8,18 +8,18 @@ import textwrap
 import numpy as np
 import pytest
 
-from neurosim.cell import (
+from neurofleet.errors import InputError
+from neurofleet.neurosim.cells.cell_model import (
     CellParameter,
     Conditions,
+    bluepyopt_distribution,
     build_cell_model,
     check_cell,
     hoc_name,
 )
-from neurosim.distribution import bluepyopt_distribution
-from neurosim.errors import InputError
-from neurosim.export import write_hoc
-from neurosim.mechanisms import compile_mechanisms, load_mechanisms
-from neurosim.morphology import AXON_MODES, CellMorphology
+from neurofleet.neurosim.cells.morphology_check import AXON_MODES, CellMorphology
+from neurofleet.neurosim.exchange.model_export import write_hoc
+from neurofleet.neurosim.mechanisms import compile_mechanisms, load_mechanisms
 from tests.neurosim.small_cells import AXON_SWC, FULL_SWC
 
 MECHANISMS = {
@@ -270,6 +270,4 @@ def test_the_hoc_template_is_the_same_cell(simulator, tmp_path, axon):
 
 def test_hoc_needs_every_free_value(morphology, tmp_path):
     with pytest.raises(InputError, match="gbar_Ih.apic"):
-        write_hoc(
-            tmp_path / "cell.hoc", build(morphology), {n: v for n, v in VALUES.items() if n != "gbar_Ih.apic"}
-        )
+        write_hoc(tmp_path / "cell.hoc", build(morphology), {n: v for n, v in VALUES.items() if n != "gbar_Ih.apic"})

@@ -5,8 +5,8 @@ import random
 import numpy as np
 import pytest
 
-from neurosim.errors import InputError
-from neurosim.evolution import FastConfig, PaperConfig, ParameterSpace, log_axes, make_strategy, total_scores
+from neurofleet.errors import InputError
+from neurofleet.neurosim.evolution import FastConfig, PaperConfig, ParameterSpace, log_axes, make_strategy, total_scores
 
 N_ACTIVE = 8
 NAMES = ("cm.soma", "e_pas.all") + tuple(f"gbar_{channel}.soma" for channel in "ABCDEFGH")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from neurosim.evolution import HallOfFame, total_scores
+from neurofleet.neurosim.evolution import HallOfFame, total_scores
 
 
 def test_holds_the_best_distinct_models_in_order():

@@ -6,8 +6,8 @@ from importlib import import_module
 import numpy as np
 import pytest
 
-from neurosim.evolution import HallOfFame, PaperConfig, PaperStrategy, ParameterSpace, make_strategy
-from neurosim.evolution.ibea import ibea_fitness, select_parents
+from neurofleet.neurosim.evolution import HallOfFame, PaperConfig, PaperStrategy, ParameterSpace, make_strategy
+from neurofleet.neurosim.evolution.ibea_selection import ibea_fitness, select_parents
 
 LOWER = [0.0, -110.0, 1e-7, 50.0, 0.5]
 UPPER = [5.0, -60.0, 1e-2, 200.0, 0.7]

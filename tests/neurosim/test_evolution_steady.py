@@ -7,19 +7,10 @@ import random
 import numpy as np
 import pytest
 
-from neurosim.errors import InputError
-from neurosim.evolution import FastConfig, ParameterSpace, SteadyConfig, make_steady_strategy, make_strategy
-from neurosim.evolution.ibea import ibea_fitness
-from neurosim.evolution.steady_population import SteadyPopulation
-from tests.neurosim.test_evolution_fast import (
-    LOWER,
-    NAMES,
-    TRUE_SHARE,
-    UPPER,
-    best_total,
-    cell_like_scores,
-    evolve,
-)
+from neurofleet.errors import InputError
+from neurofleet.neurosim.evolution import FastConfig, ParameterSpace, SteadyConfig, make_steady_strategy, make_strategy
+from neurofleet.neurosim.evolution.ibea_selection import SteadyPopulation, ibea_fitness
+from tests.neurosim.test_evolution_fast import LOWER, NAMES, TRUE_SHARE, UPPER, best_total, cell_like_scores, evolve
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,8 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from neurosim.errors import InputError
-from neurosim.evolution import ParameterSpace, read_warm_start
+from neurofleet.errors import InputError
+from neurofleet.neurosim.evolution import ParameterSpace, read_warm_start
 
 NAMES = ("gbar_NaTa_t.axon", "Ra.all", "gbar_Kd.axon")
 

@@ -6,17 +6,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from neurosim.errors import InputError
-from neurosim.features import (
-    AISInitiation,
-    TargetSet,
+from neurofleet.errors import InputError
+from neurofleet.neurosim.features.ais_initiation import AISInitiation
+from neurofleet.neurosim.features.published_targets import read_targets
+from neurofleet.neurosim.features.target_set import TargetSet
+from neurofleet.neurosim.features.training_targets import (
     feature_statistics,
     firing_rates,
     passive_targets,
-    read_targets,
     training_targets,
 )
-from neurosim.recordings import Recording, read_recording
+from neurofleet.neurosim.recordings.recording import Recording, read_recording
 from tests.neurosim.recording_files import add_spikes, make_sweep, membrane_voltage, step_current
 
 PASSIVE = ["voltage_base", "voltage_deflection_vb_ssse", "decay_time_constant_after_stim", "sag_amplitude"]
@@ -91,8 +91,7 @@ def test_training_protocols_are_the_strongest_two_rheobase_and_the_strongest_sil
 
 def test_no_axon_target_for_aspiny_cells():
     assert not any(
-        t.feature == "check_AISInitiation"
-        for t in training_targets(spiking_cell(), ACTIVE, ais=False).targets
+        t.feature == "check_AISInitiation" for t in training_targets(spiking_cell(), ACTIVE, ais=False).targets
     )
 
 
@@ -207,9 +206,7 @@ def test_spikes_must_begin_in_the_axon(axon_ms, value):
 
 
 def test_a_silent_model_does_not_initiate_in_the_axon():
-    feature = AISInitiation(
-        "f", soma_recording="soma", axon_recording="axon", stim_start=100.0, stim_end=300.0
-    )
+    feature = AISInitiation("f", soma_recording="soma", axon_recording="axon", stim_start=100.0, stim_end=300.0)
     assert feature.calculate_score({"soma": response([]), "axon": response([])}) == 250.0
 
 
@@ -229,9 +226,7 @@ def test_published_targets_are_read(tmp_path):
         tmp_path / "cell",
         {"LongDC_50": {"soma": {"mean_frequency": [7.5, 1.3]}}},
         {
-            "LongDC_50": {
-                "stimuli": [{**STEP, "sweep_filenames": ["LongDC_50.txt", "LongDC_74.txt"]}, HOLDING]
-            },
+            "LongDC_50": {"stimuli": [{**STEP, "sweep_filenames": ["LongDC_50.txt", "LongDC_74.txt"]}, HOLDING]},
             "LongDC_60": {"stimuli": [STEP]},
         },
     )

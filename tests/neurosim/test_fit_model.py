@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from neurosim.simulator import Accuracy
+from neurofleet.neurosim.cells.simulator import Accuracy
 from tests.benchmarks.evaluation import sets_around
 from tests.benchmarks.small_cell import small_problem
 from tests.fresh_process import in_fresh_process
@@ -17,7 +17,7 @@ def problem(request):
 
 
 def near_known(problem, count=4) -> list[list[float]]:
-    from neurosim.demo_cell import KNOWN_PARAMETERS
+    from neurofleet.neurosim.cells.demo_cell import KNOWN_PARAMETERS
 
     return sets_around(problem, KNOWN_PARAMETERS, count)
 
@@ -28,7 +28,7 @@ def cold_scores(model, sets) -> list[list[float]]:
 
 
 def warm_scores(model, sets) -> list[list[float]]:
-    from neurosim.warm import WarmEvaluator
+    from neurofleet.neurosim.cells.warm_evaluator import WarmEvaluator
 
     warm = WarmEvaluator(model.build_evaluator())
     warm.build()
@@ -44,7 +44,7 @@ def test_warm_scores_are_bluepyopts_to_the_last_bit(problem):
 
 def test_the_known_cell_fits_its_own_recordings():
     problem = small_problem(2)
-    from neurosim.demo_cell import KNOWN_PARAMETERS
+    from neurofleet.neurosim.cells.demo_cell import KNOWN_PARAMETERS
 
     known = [KNOWN_PARAMETERS[name] for name in problem.names]
     (scores,) = in_fresh_process(warm_scores, problem.final_model, [known])
@@ -53,8 +53,8 @@ def test_the_known_cell_fits_its_own_recordings():
 
 def search(problem, evaluations: int, seed: int) -> dict[str, float]:
     """Best parameters of a search in this process."""
-    from neurosim.evolution import FastConfig, ParameterSpace, make_strategy
-    from neurosim.warm import WarmEvaluator
+    from neurofleet.neurosim.cells.warm_evaluator import WarmEvaluator
+    from neurofleet.neurosim.evolution import FastConfig, ParameterSpace, make_strategy
 
     warm = WarmEvaluator(problem.model.build_evaluator())
     warm.build()
@@ -68,7 +68,7 @@ def search(problem, evaluations: int, seed: int) -> dict[str, float]:
 
 @pytest.mark.slow
 def test_the_passive_parameters_are_recovered():
-    from neurosim.demo_cell import KNOWN_PARAMETERS
+    from neurofleet.neurosim.cells.demo_cell import KNOWN_PARAMETERS
 
     found = in_fresh_process(search, small_problem(0), 384, 1)
     assert set(found) == {"cm.all", "g_pas.all", "e_pas.all"}

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from neurosim.errors import InputError
-from neurosim.mechanisms import MECHANISMS, compile_mechanisms, load_mechanisms, read_mechanism
+from neurofleet.errors import InputError
+from neurofleet.neurosim.mechanisms import MECHANISMS, compile_mechanisms, load_mechanisms, read_mechanism
 from tests.neurosim import channel_equations as equations
 
 GBAR = 1e-3  # S/cm2
@@ -138,9 +138,7 @@ def test_nav_starts_in_the_true_steady_state(h, celsius):
     for voltage in (-120.0, -80.0, -50.0, -20.0, 20.0):
         h.finitialize(voltage)
         found = [getattr(section(0.5), f"{state}_NaV") for state in equations.NAV_STATES]
-        np.testing.assert_allclose(
-            found, equations.nav_steady_state(voltage, celsius), atol=1e-13, rtol=1e-10
-        )
+        np.testing.assert_allclose(found, equations.nav_steady_state(voltage, celsius), atol=1e-13, rtol=1e-10)
 
 
 def test_nav_under_clamp_follows_its_rate_matrix(h, solver):
@@ -281,7 +279,7 @@ def test_many_processes_at_once_compile_once_and_all_can_load(cache, tmp_path):
     source = _leak(tmp_path)
     program = textwrap.dedent(f"""
         from pathlib import Path
-        from neurosim.mechanisms import compile_mechanisms
+        from neurofleet.neurosim.mechanisms import compile_mechanisms
         folder = compile_mechanisms([Path({str(source)!r})])
         import neuron
         neuron.h.nrn_load_dll(str(next(folder.glob("*/libnrnmech.*"))))
@@ -344,9 +342,7 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path, monkeypatch):
         compile_mechanisms([_leak(tmp_path)])
 
 
-@pytest.mark.parametrize(
-    ("text", "said"), [("NEURON { POINT_PROCESS X }", "SUFFIX"), (None, "cannot be read")]
-)
+@pytest.mark.parametrize(("text", "said"), [("NEURON { POINT_PROCESS X }", "SUFFIX"), (None, "cannot be read")])
 def test_what_is_no_mechanism_is_refused(cache, tmp_path, text, said):
     path = tmp_path / "odd.mod"
     if text is not None:
@@ -371,7 +367,7 @@ def test_what_is_compiled_in_the_current_folder_is_not_in_the_way(cache, tmp_pat
     (tmp_path / compiled.name).symlink_to(compiled)
     program = textwrap.dedent(f"""
         from pathlib import Path
-        from neurosim.mechanisms import compiling
+        from neurofleet.neurosim.mechanisms import compiling
         compiling.OWN_SOURCES = ()
         compiling.load_mechanisms([Path({str(source)!r})])
         import neuron

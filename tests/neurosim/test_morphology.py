@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from neurosim import morphology as morphology_module
-from neurosim.errors import InputError
-from neurosim.morphology import AXON_MODES, CellMorphology, check_morphology
+from neurofleet.errors import InputError
+from neurofleet.neurosim.cells import morphology_check
+from neurofleet.neurosim.cells.morphology_check import AXON_MODES, CellMorphology, check_morphology
 from tests.neurosim.small_cells import AXON_SWC, FULL_SWC, NO_APICAL_SWC
 
 ASC = """
@@ -55,9 +55,7 @@ def test_extra_columns_comments_and_windows_lines_are_fine(tmp_path):
     assert check_morphology(write(tmp_path, text)).n_sections["apic"] == 1
 
 
-MARKER_FILE = (
-    "##x,y,z,radius,shape,name,comment, color_r,color_g,color_b\n9.5,5.3,5.9,0.0, 1, 10, , 214,93,101\n"
-)
+MARKER_FILE = "##x,y,z,radius,shape,name,comment, color_r,color_g,color_b\n9.5,5.3,5.9,0.0, 1, 10, , 214,93,101\n"
 TREE = FULL_SWC.splitlines()[1:]
 
 
@@ -115,7 +113,7 @@ def test_the_fault_of_an_asc_is_named(tmp_path, text, said):
 
 
 def test_a_reader_that_never_ends_is_ended(tmp_path, monkeypatch):
-    monkeypatch.setattr(morphology_module, "READ_LIMIT_S", 0.01)
+    monkeypatch.setattr(morphology_check, "READ_LIMIT_S", 0.01)
     with pytest.raises(InputError, match="NEURON did not come to an end"):
         check_morphology(write(tmp_path, FULL_SWC))
 
@@ -160,10 +158,7 @@ def built(simulator, path, axon):
 
     model = CellModel("cell", morph=CellMorphology(path, axon=axon), mechs=[], params=[])
     model.instantiate(sim=simulator)
-    axons = [
-        (s.L, s.diam, s.nseg, s.parentseg().x, s.parentseg().sec.name().split(".")[1])
-        for s in model.icell.axonal
-    ]
+    axons = [(s.L, s.diam, s.nseg, s.parentseg().x, s.parentseg().sec.name().split(".")[1]) for s in model.icell.axonal]
     segments = {s.name().split(".")[1]: (s.L, s.nseg) for s in model.icell.all}
     model.destroy(sim=simulator)
     return axons, segments
@@ -223,9 +218,7 @@ def test_nothing_of_bluepyopt_is_imported_for_a_check():
     import subprocess
     import sys
 
-    program = (
-        "import sys, neurosim.morphology, neurosim.cell, neurosim.allen; print('bluepyopt' in sys.modules)"
-    )
+    program = "import sys, neurofleet.neurosim.cells.morphology_check, neurofleet.neurosim.cells.cell_model, neurofleet.neurosim.exchange.allen_fit; print('bluepyopt' in sys.modules)"
     said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert said.stdout.split() == ["False"]
 

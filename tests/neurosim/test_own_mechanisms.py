@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from neurosim.errors import InputError
-from neurosim.fit_model import FitModel
-from neurosim.mechanisms import MECHANISMS, UserMechanisms
-from neurosim.mechanisms.catalogue import MOD_FOLDER, parse_mechanism
-from neurosim.protocols import StepProtocol
+from neurofleet.errors import InputError
+from neurofleet.neurosim.cells.fit_model import FitModel
+from neurofleet.neurosim.features.step_protocols import StepProtocol
+from neurofleet.neurosim.mechanisms import MECHANISMS, UserMechanisms
+from neurofleet.neurosim.mechanisms.catalogue import MOD_FOLDER, parse_mechanism
 from tests.fresh_process import in_fresh_process
 from tests.neurosim.test_mechanisms import LEAK
 from tests.neurosim.vector.reference import made_up_cell, neuron_voltages
@@ -92,12 +92,12 @@ def cell(sodium: str, potassium: str, own: dict[str, str]) -> FitModel:
 
 def voltages(models: list[FitModel]) -> list[np.ndarray]:
     """Return the voltages of each model by NEURON and by the vector engine, shape (2, t)."""
-    from neurosim.mechanisms import compiling
-    from neurosim.vector.cell import VectorCell
-    from neurosim.vector.steps import fixed_steps
+    from neurofleet.neurosim.mechanisms import nmodl_compilation
+    from neurofleet.neurosim.vector.kernel_setup import fixed_steps
+    from neurofleet.neurosim.vector.vector_evaluator import VectorCell
 
-    compiling.OWN_SOURCES = tuple(
-        path for path in compiling.OWN_SOURCES if path in (KV, NA)
+    nmodl_compilation.OWN_SOURCES = tuple(
+        path for path in nmodl_compilation.OWN_SOURCES if path in (KV, NA)
     )  # fewer to compile
     found = []
     for model in models:
@@ -142,9 +142,7 @@ def test_channels_of_neurons_own_demonstration_are_a_users_too():
 
 
 def test_a_chain_that_settles_by_linear_equations():
-    folder = (
-        Path(find_spec("bmtk").origin).parent / "utils" / "scripts" / "bionet" / "mechanisms" / "modfiles"
-    )
+    folder = Path(find_spec("bmtk").origin).parent / "utils" / "scripts" / "bionet" / "mechanisms" / "modfiles"
     own = UserMechanisms.read(folder).only({"NaV", "Kv3_1"})
     assert "LINEAR" in own.sources["NaV"]
     ((neuron, vector),) = in_fresh_process(voltages, [cell("NaV", "Kv3_1", dict(own.sources))])

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from neurosim.errors import InputError
-from neurosim.protocols import StepProtocol, group_sweeps, protocol_name
-from neurosim.recordings import Recording, read_recording
+from neurofleet.errors import InputError
+from neurofleet.neurosim.features.step_protocols import StepProtocol, group_sweeps, protocol_name
+from neurofleet.neurosim.recordings.recording import Recording, read_recording
 from tests.neurosim.recording_files import make_sweep
 
 
@@ -36,9 +36,7 @@ def test_repeats_of_one_amplitude_are_one_protocol_weakest_first():
 
 
 def test_stimuli_of_other_names_or_lengths_are_other_protocols():
-    groups = group_sweeps(
-        recording(make_sweep(1), make_sweep(2, stimulus_name="IV"), make_sweep(3, stop_ms=400.0))
-    )
+    groups = group_sweeps(recording(make_sweep(1), make_sweep(2, stimulus_name="IV"), make_sweep(3, stop_ms=400.0)))
     assert sorted(p.name for p, _ in groups) == ["IV_2", "LongDC_1", "LongDC_3"]
 
 

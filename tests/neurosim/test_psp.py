@@ -3,9 +3,16 @@
 import numpy as np
 import pytest
 
-from neurosim.demo_cell import KNOWN_PARAMETERS, SWC, demo_model
-from neurosim.errors import InputError
-from neurosim.psp import SETTLE_MS, PSPMeasure, Site, Synapse, read_psp, relative_change
+from neurofleet.errors import InputError
+from neurofleet.neurosim.cells.demo_cell import KNOWN_PARAMETERS, SWC, demo_model
+from neurofleet.neurosim.studies.synaptic_potentials import (
+    SETTLE_MS,
+    PSPMeasure,
+    Site,
+    Synapse,
+    read_psp,
+    relative_change,
+)
 from tests.neurosim.validation.test_measure import measured
 
 SOMA = Site("soma", 0.0, 0.0)

@@ -11,9 +11,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from neurosim.allen import read_fit
-from neurosim.mechanisms import load_mechanisms
-from neurosim.morphology import CellMorphology
+from neurofleet.neurosim.cells.morphology_check import CellMorphology
+from neurofleet.neurosim.exchange.allen_fit import read_fit
+from neurofleet.neurosim.mechanisms import load_mechanisms
 
 DT_MS = 0.1
 DURATION_MS = 3000.0
@@ -58,9 +58,7 @@ def spike_times(voltage):
     return DT_MS * (last_below + 1 + (THRESHOLD_MV - voltage[last_below]) / rise)
 
 
-@pytest.mark.parametrize(
-    ("axon", "variant", "n_spikes"), [("legacy-stub", "stubaxon", 4), ("full", "fullaxon", 3)]
-)
+@pytest.mark.parametrize(("axon", "variant", "n_spikes"), [("legacy-stub", "stubaxon", 4), ("full", "fullaxon", 3)])
 def test_published_voltage_is_reproduced(shared_data, axon, variant, n_spikes):
     folder = shared_data / "neuron" / "allen_allactive_491766131"
     expected = published_voltage(folder, variant)

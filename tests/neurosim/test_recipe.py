@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from neurosim.errors import InputError
-from neurosim.recipe import BUILT_IN, check_names, hand_over, load_recipe
+from neurofleet.errors import InputError
+from neurofleet.neurosim.cells.recipe import BUILT_IN, check_recipe_names, load_recipe, next_stage_bounds
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
 def test_recipes_of_the_house_name_only_what_exists(name):
-    check_names(load_recipe(name, "spiny", Path()), name)
+    check_recipe_names(load_recipe(name, "spiny", Path()), name)
 
 
 @pytest.mark.parametrize(
@@ -46,11 +46,11 @@ def test_stages_add_to_those_before():
 def test_the_winner_narrows_the_bounds():
     bounds = {"cm.all": (0.1, 10.0), "e_pas.all": (-110.0, -60.0), "g.new": (0.0, 1.0), "g.zero": (0.0, 1.0)}
     winner = {"cm.all": 8.0, "e_pas.all": -80.0, "g.zero": 0.0}
-    free, fixed = hand_over(bounds, winner, 0.5)
+    free, fixed = next_stage_bounds(bounds, winner, 0.5)
     assert free == {"cm.all": (4.0, 10.0), "e_pas.all": (-110.0, -60.0), "g.new": (0.0, 1.0)}
     assert fixed == {"g.zero": 0.0}
-    assert hand_over(bounds, winner, None) == (bounds, {})
-    free, fixed = hand_over(bounds, winner, 0.0)
+    assert next_stage_bounds(bounds, winner, None) == (bounds, {})
+    free, fixed = next_stage_bounds(bounds, winner, 0.0)
     assert set(free) == {"g.new"}
     assert fixed == winner
 
@@ -70,7 +70,7 @@ def test_perisomatic_recipes_are_active_at_the_soma_alone(dendrite, stages):
 def test_a_stage_hands_single_parameters_over_in_its_own_way():
     bounds = {"cm.dend": (0.1, 10.0), "g_pas.soma": (0.0, 1.0), "gbar_Im.soma": (0.0, 1.0)}
     winner = {"cm.dend": 2.0, "g_pas.soma": 0.1, "gbar_Im.soma": 0.4}
-    free, fixed = hand_over(bounds, winner, 0.5, {"cm": 0, "g_pas": None})
+    free, fixed = next_stage_bounds(bounds, winner, 0.5, {"cm": 0, "g_pas": None})
     assert free == {"g_pas.soma": (0.0, 1.0), "gbar_Im.soma": (0.2, pytest.approx(0.6))}
     assert fixed == {"cm.dend": 2.0}
 

@@ -4,16 +4,10 @@ import h5py
 import numpy as np
 import pytest
 
-from neurosim.errors import InputError
-from neurosim.nwb_writer import write_nwb
-from neurosim.recordings import read_recording
-from tests.neurosim.recording_files import (
-    make_sweep,
-    membrane_voltage,
-    step_current,
-    write_allen,
-    write_series,
-)
+from neurofleet.errors import InputError
+from neurofleet.neurosim.recordings.nwb_writer import write_nwb
+from neurofleet.neurosim.recordings.recording import read_recording
+from tests.neurosim.recording_files import make_sweep, membrane_voltage, step_current, write_allen, write_series
 
 CURRENT = step_current()
 VOLTAGE = membrane_voltage(CURRENT)
@@ -50,9 +44,7 @@ def test_junction_potential_is_subtracted_and_written_back(tmp_path):
 
 
 def test_conversion_and_offset_are_honoured_and_gain_is_not(tmp_path):
-    stored = series(
-        1, current=CURRENT * 500.0, voltage=VOLTAGE / 2.0 - 10.0, conversions=(2e-12, 2e-3), offset=0.02
-    )
+    stored = series(1, current=CURRENT * 500.0, voltage=VOLTAGE / 2.0 - 10.0, conversions=(2e-12, 2e-3), offset=0.02)
     (sweep,) = read_recording(write_series(tmp_path / "a.nwb", [stored])).sweeps
     np.testing.assert_allclose(sweep.current_nA, CURRENT, atol=1e-12)
     np.testing.assert_allclose(sweep.voltage_mV, VOLTAGE - 14.0, atol=1e-9)
@@ -181,9 +173,7 @@ def test_a_high_rate_is_cut_and_the_last_sample_kept(tmp_path):
 
 
 def test_unknown_stimulus_names_list_what_the_file_holds(tmp_path):
-    path = write_series(
-        tmp_path / "a.nwb", [series(1, stimulus_name="IV"), series(2, stimulus_name="IV"), series(3)]
-    )
+    path = write_series(tmp_path / "a.nwb", [series(1, stimulus_name="IV"), series(2, stimulus_name="IV"), series(3)])
     with pytest.raises(InputError, match=r'a\.nwb.*"IDrest".*"IV" \(2\), "Long Square" \(1\)'):
         read_recording(path, stimuli=["iv", "IDrest"])
     assert [sweep.number for sweep in read_recording(path, stimuli=["i?"]).sweeps] == [1, 2]

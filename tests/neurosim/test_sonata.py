@@ -10,14 +10,14 @@ import h5py
 import numpy as np
 import pytest
 
-from neurosim.allen import read_fit
-from neurosim.cell import CellParameter, Conditions
-from neurosim.errors import InputError
-from neurosim.fit_model import FitModel, MorphologyFile
-from neurosim.mechanisms import compile_mechanisms, load_mechanisms
-from neurosim.simulator import Accuracy
-from neurosim.sonata import Clamp, write_sonata
-from neurosim.targets import TargetSet
+from neurofleet.errors import InputError
+from neurofleet.neurosim.cells.cell_model import CellParameter, Conditions
+from neurofleet.neurosim.cells.fit_model import FitModel, MorphologyFile
+from neurofleet.neurosim.cells.simulator import Accuracy
+from neurofleet.neurosim.exchange.allen_fit import read_fit
+from neurofleet.neurosim.exchange.model_export import Clamp, write_sonata
+from neurofleet.neurosim.features.target_set import TargetSet
+from neurofleet.neurosim.mechanisms import compile_mechanisms, load_mechanisms
 from tests.neurosim.small_cells import AXON_SWC, FULL_SWC
 
 SECTIONS = ("soma", "axon", "dend", "apic")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from neurosim.stimulus import NotAStep, find_step
+from neurofleet.neurosim.recordings.current_step import NotAStep, find_step
 from tests.neurosim.recording_files import RATE_HZ, step_current
 
 

@@ -66,7 +66,7 @@ def cold_scores():
 
 
 def warm_scores():
-    from neurosim.warm import WarmEvaluator
+    from neurofleet.neurosim.cells.warm_evaluator import WarmEvaluator
 
     warm = WarmEvaluator(simple_cell())
     return [warm.evaluate(individual).tolist() for individual in INDIVIDUALS]
@@ -79,8 +79,7 @@ def test_scores_are_equal_to_bluepyopts_own():
 
 
 def interrupted_then_again():
-    from neurosim.budget import BudgetExceeded
-    from neurosim.warm import WarmEvaluator
+    from neurofleet.neurosim.cells.warm_evaluator import BudgetExceeded, WarmEvaluator
 
     warm = WarmEvaluator(simple_cell(), max_steps=50)
     with pytest.raises(BudgetExceeded, match="max_steps = 50"):
@@ -96,7 +95,7 @@ def test_the_step_budget_ends_an_evaluation_and_leaves_the_evaluator_usable():
 
 
 def closed_then_cold():
-    from neurosim.warm import WarmEvaluator
+    from neurofleet.neurosim.cells.warm_evaluator import WarmEvaluator
 
     evaluator = simple_cell()
     warm = WarmEvaluator(evaluator)
@@ -111,7 +110,7 @@ def test_a_closed_warm_evaluator_leaves_the_users_own_as_it_was():
 
 
 def ended_early():
-    from neurosim.warm import IncompleteRun, WarmEvaluator
+    from neurofleet.neurosim.cells.warm_evaluator import IncompleteRun, WarmEvaluator
 
     warm = WarmEvaluator(simple_cell())
     warm.build()
@@ -133,7 +132,7 @@ def test_feature_values_are_named_by_objective():
 
 
 def values_of_first():
-    from neurosim.warm import WarmEvaluator
+    from neurofleet.neurosim.cells.warm_evaluator import WarmEvaluator
 
     evaluator = simple_cell()
     evaluator.fitness_calculator.objectives = evaluator.fitness_calculator.objectives[:14]

@@ -4,17 +4,17 @@ import numpy as np
 import pytest
 from sklearn.preprocessing import StandardScaler
 
-from learners.cells import matrix
-from learners.cells.normalisation import Normalisation
-from learners.cells.opening import open_cells
-from learners.cells.statistics import gene_statistics
-from learners.errors import CellsRefused
+from neurofleet.learners.cells import cell_matrix
+from neurofleet.learners.cells.cell_files import open_cells
+from neurofleet.learners.cells.gene_statistics import gene_statistics
+from neurofleet.learners.cells.normalisation import Normalisation
+from neurofleet.learners.learner_errors import CellsRefused
 from tests.learners.cells.made_cells import made_counts, written
 
 
 @pytest.mark.parametrize("in_memory", [False, True])
 def test_statistics_of_some_cells(tmp_path, monkeypatch, in_memory):
-    monkeypatch.setattr(matrix.CellMatrix.blocks, "__defaults__", (None, 17))
+    monkeypatch.setattr(cell_matrix.CellMatrix.blocks, "__defaults__", (None, 17))
     made = made_counts()
     made.X = made.X.multiply(np.arange(60) != 9).tocsr()
     cells = open_cells(written(made, tmp_path / "a.h5ad"))

@@ -6,10 +6,10 @@ import scipy.sparse as sp
 import torch
 from torch.utils.data import DataLoader
 
-from learners.cells.normalisation import Normalisation
-from learners.cells.opening import open_cells
-from learners.cells.stream import stream
-from learners.errors import LearnerError
+from neurofleet.learners.cells.cell_files import open_cells
+from neurofleet.learners.cells.cell_stream import stream
+from neurofleet.learners.cells.normalisation import Normalisation
+from neurofleet.learners.learner_errors import LearnerError
 from tests.learners.cells.made_cells import made_counts, written
 
 N_CELLS = 1000
@@ -105,8 +105,7 @@ def test_at_most_so_many_of_a_class(cells):
     classes = np.repeat([0, 1, 2], [20, 80, 900])
     shuffled = np.random.default_rng(0).permutation(N_CELLS)
     drawn = [
-        order(stream(cells, shuffled, 32, epoch=epoch, classes=classes[shuffled], max_per_class=50))
-        for epoch in (0, 1)
+        order(stream(cells, shuffled, 32, epoch=epoch, classes=classes[shuffled], max_per_class=50)) for epoch in (0, 1)
     ]
     for found in drawn:
         assert np.bincount(classes[found]).tolist() == [20, 50, 50]

@@ -4,14 +4,12 @@ from pathlib import Path
 
 import numpy as np
 
-from learners.hippie.settings import Settings
-from learners.units.opening import open_units
-from learners.units.units import Units
+from neurofleet.learners.hippie.autoencoder_settings import HippieSettings
+from neurofleet.learners.units.unit_files import open_units
+from neurofleet.learners.units.units import Units
 from tests.learners.units.made_units import symmetric
 
-QUICK = Settings(
-    width=4, features=8, fusion=16, latent=4, members=2, epochs=12, batch_size=16, pretrain_epochs=2
-)
+QUICK = HippieSettings(width=4, features=8, fusion=16, latent=4, members=2, epochs=12, batch_size=16, pretrain_epochs=2)
 KINDS = np.array(["narrow", "wide"])
 
 

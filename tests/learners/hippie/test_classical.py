@@ -6,15 +6,23 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from learners.calibration import calibrated_probabilities
-from learners.comparison_controls import permuted_test_labels_check, shuffled_labels_control
-from learners.comparison_folds import repeated_folds
-from learners.errors import LearnerError
-from learners.hippie.blend import fit_blend, restore_blend
-from learners.hippie.classical import FEATURE_SETS, feature_sets, fit_classical, restore_classical
-from learners.hippie.classical_choice import Candidate, balanced_log_loss, choose
-from learners.units.hand_features import HAND_FEATURES
-from learners.units.units import Units
+from neurofleet.learners.calibration import calibrated_probabilities
+from neurofleet.learners.folds import repeated_folds
+from neurofleet.learners.hippie.unit_classifiers import (
+    FEATURE_SETS,
+    Candidate,
+    balanced_log_loss,
+    choose,
+    feature_sets,
+    fit_blend,
+    fit_classical,
+    restore_blend,
+    restore_classical,
+)
+from neurofleet.learners.label_controls import permuted_test_labels_check, shuffled_labels_control
+from neurofleet.learners.learner_errors import LearnerError
+from neurofleet.learners.units.hand_features import HAND_FEATURES
+from neurofleet.learners.units.units import Units
 
 MODELS = ("linear", "svm", "knn")
 
@@ -116,9 +124,7 @@ def test_rules_by_hand():
     assert choose(all_of_them, y, "auto")[0].weights == {"good": 1.0}
     sibling = candidate("sibling", [0, 0, 1, 0, 1, 1, 1, 0], family="good")
     assert set(choose([*all_of_them, sibling], y, "top3")[0].weights) == {"good", "fair", "poor"}
-    assert choose(all_of_them, y, "top3")[0].weights == pytest.approx(
-        dict.fromkeys(("poor", "good", "fair"), 1 / 3)
-    )
+    assert choose(all_of_them, y, "top3")[0].weights == pytest.approx(dict.fromkeys(("poor", "good", "fair"), 1 / 3))
     soft, blend = choose(all_of_them, y, "soft")
     right, wrong = -np.log(0.9), -np.log(0.1)
     loss, error = balanced_log_loss(y, good.held_out)
@@ -139,9 +145,7 @@ def test_greedy_selection_finds_the_pair_that_is_better_than_either():
         np.column_stack([np.where(y == 0, p, 1 - p), np.where(y == 1, p, 1 - p)]) for p in (sure, sure[::-1])
     )
     noise = np.full((40, 2), 0.5)
-    found = choose([Candidate(n, n, p) for n, p in (("a", first), ("b", second), ("c", noise))], y, "greedy")[
-        0
-    ]
+    found = choose([Candidate(n, n, p) for n, p in (("a", first), ("b", second), ("c", noise))], y, "greedy")[0]
     assert found.weights == pytest.approx({"a": 8 / 15, "b": 7 / 15})
 
 

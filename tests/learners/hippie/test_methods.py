@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from learners.calibration import calibrated_probabilities
-from learners.hippie.methods import METHODS, Case, answers
-from learners.hippie.pretraining import pretrain
-from learners.training import train_here
+from neurofleet.learners.calibration import calibrated_probabilities
+from neurofleet.learners.hippie.compared_methods import METHODS, UnitFoldCase, answers
+from neurofleet.learners.hippie.unit_pretraining import pretrain
+from neurofleet.learners.local_training import train_here
 from tests.learners.hippie.small import QUICK, small_units
 
 CHEAP = ("raw_knn", "pca_knn", "untrained", "frozen", "mean_knn", "probe", "classical", "head", "best")
@@ -22,7 +22,7 @@ def case(tmp_path_factory):
     quick = QUICK.model_copy(update={"members": 1, "epochs": 8})
     animals = units.column("animal")
     test = np.isin(animals, ["m0", "m1"])
-    return Case(
+    return UnitFoldCase(
         units,
         labels,
         2,

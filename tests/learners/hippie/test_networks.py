@@ -6,16 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from learners.errors import LearnerError
-from learners.hippie.inputs import Scaling, inputs_of
-from learners.hippie.module import start_from
-from learners.hippie.network import Batch, Network, Sizes, contrastive_loss, reconstruction_loss
-from learners.hippie.networks import fine_tune, untrained
-from learners.hippie.pretraining import Pretrained, pretrain
-from learners.hippie.settings import Settings, settings_of
-from learners.hippie.task import Task, build
-from learners.training import train_here
-from learners.units.units import Units, joined
+from neurofleet.learners.hippie.autoencoder import Network, Sizes, UnitBatch, contrastive_loss, reconstruction_loss
+from neurofleet.learners.hippie.autoencoder_settings import HippieSettings, settings_of
+from neurofleet.learners.hippie.autoencoder_training import HippieTask, build, start_from
+from neurofleet.learners.hippie.fine_tuning import fine_tune, untrained
+from neurofleet.learners.hippie.network_inputs import Scaling, inputs_of
+from neurofleet.learners.hippie.unit_pretraining import Pretrained, pretrain
+from neurofleet.learners.learner_errors import LearnerError
+from neurofleet.learners.local_training import train_here
+from neurofleet.learners.units.units import Units, joined
 from tests.learners.hippie.small import QUICK, small_units
 
 
@@ -30,11 +29,11 @@ def tuned(made):
     return fine_tune(units, labels, 2, np.arange(32), QUICK, train_here)
 
 
-def a_batch(n: int = 6, modalities: tuple[str, ...] = ("waveform", "isi")) -> Batch:
+def a_batch(n: int = 6, modalities: tuple[str, ...] = ("waveform", "isi")) -> UnitBatch:
     torch.manual_seed(0)
     points = {"waveform": 50, "isi": 100, "acg": 100}
     signals = {name: torch.randn(n, points[name]) for name in modalities}
-    return Batch(
+    return UnitBatch(
         signals,
         torch.ones(n, len(modalities), dtype=torch.bool),
         torch.zeros(n, dtype=torch.long),
@@ -67,9 +66,7 @@ def test_nothing_that_embeds_has_a_label_argument(tuned):
         tuned.embed,
         tuned.log_probabilities,
     ):
-        assert not [
-            name for name in inspect.signature(function).parameters if "label" in name or "class" in name
-        ]
+        assert not [name for name in inspect.signature(function).parameters if "label" in name or "class" in name]
 
 
 def test_the_class_in_the_decoder_changes_reconstructions_and_no_embedding():
@@ -142,9 +139,7 @@ def test_a_pretrained_network_is_where_fine_tuning_starts(made, tmp_path, object
     frozen = untrained(units, settings, 2, pretrained=kept)
     start = frozen.members[1].state_dict()
     assert all(torch.equal(start[name], kept.state[name]) for name in start if name.startswith("encoders."))
-    assert fine_tune(units, labels, 2, np.arange(32), settings, train_here, pretrained=kept).technologies == (
-        "made",
-    )
+    assert fine_tune(units, labels, 2, np.arange(32), settings, train_here, pretrained=kept).technologies == ("made",)
 
 
 def test_a_network_of_other_modalities_is_no_start(tmp_path):
@@ -156,7 +151,7 @@ def test_a_network_of_other_modalities_is_no_start(tmp_path):
 
 def test_a_task_that_was_written_trains_as_the_one_at_hand(made, tmp_path):
     units, labels = made
-    seen: list[Task] = []
+    seen: list[HippieTask] = []
 
     def keep(task, name, seed):
         seen.append(task)
@@ -181,9 +176,9 @@ def test_the_papers_sizes_run(made):
 
 def test_settings_that_contradict_each_other_are_refused():
     with pytest.raises(ValueError, match="needs reconstruction_weight above 0"):
-        Settings(class_in_decoder=True)
+        HippieSettings(class_in_decoder=True)
     with pytest.raises(ValueError, match="modalities are waveform, isi, acg; found psth"):
-        Settings(modalities=("psth",))
+        HippieSettings(modalities=("psth",))
 
 
 def test_units_that_lack_the_wanted_modality_are_refused(made):
@@ -201,10 +196,10 @@ def test_units_that_lack_the_wanted_modality_are_refused(made):
 def test_every_weight_that_is_trained_has_a_part_in_the_loss(made, stage, objective, changes):
     """Workers that train together would wait for the others for ever."""
     units, labels = made
-    settings = Settings(**(QUICK.model_dump() | changes | {"objective": objective}))
+    settings = HippieSettings(**(QUICK.model_dump() | changes | {"objective": objective}))
     inputs = inputs_of(units, ("waveform", "isi"), ("made",), Scaling.of(units.hand))
     rows = np.arange(32)
-    task = Task(inputs, labels, 2 if stage == "fine-tuning" else 0, rows, rows[:0], settings, stage=stage)
+    task = HippieTask(inputs, labels, 2 if stage == "fine-tuning" else 0, rows, rows[:0], settings, stage=stage)
     module = task.module()
     module.log = lambda *_, **__: None
     module.training_step(next(iter(task.data(0).train_dataloader())), 0).backward()

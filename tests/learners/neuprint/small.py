@@ -8,18 +8,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from learners.neuprint.recordings import Recordings
-from learners.neuprint.sessions import Window
-from learners.neuprint.settings import Settings
-from learners.neuprint.synthetic import synthetic_recordings
+from neurofleet.learners.neuprint.dynamics_settings import NeuprintSettings
+from neurofleet.learners.neuprint.population_recordings import Recordings
+from neurofleet.learners.neuprint.session_tensors import Window
+from neurofleet.learners.neuprint.synthetic_animals import synthetic_recordings
 
 DYNAMICS = ("linear", "bilinear", "nonlinear", "gru", "transformer")
 
 
-def small_settings(**changes: Any) -> Settings:
+def small_settings(**changes: Any) -> NeuprintSettings:
     """Return settings for windows of 40 frames."""
     small = {"phi": 3, "window": 40, "warm_up": 8, "lags": 4, "hidden": 8, "feed_forward": 16}
-    return Settings(
+    return NeuprintSettings(
         **(small | {"batch_neurons": 8, "epochs": 2, "inference_steps": 8, "least_steps": 0} | changes)
     )
 

@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from learners.errors import LearnerError
-from learners.neuprint import baselines, baselines_networks
-from learners.neuprint.baselines import BASELINES, raw_window
-from learners.neuprint.recordings import Recording, Recordings, gathered
-from learners.neuprint.synthetic import synthetic_recordings
+from neurofleet.learners.learner_errors import LearnerError
+from neurofleet.learners.neuprint import neuron_baselines
+from neurofleet.learners.neuprint.neuron_baselines import BASELINES, raw_window
+from neurofleet.learners.neuprint.population_recordings import Recording, Recordings, gathered
+from neurofleet.learners.neuprint.synthetic_animals import synthetic_recordings
 
 QUICK = ("random", "pca", "hand_forest", "lolcat", "transformer_isi", "transformer_raw")
 
@@ -20,8 +20,8 @@ QUICK = ("random", "pca", "hand_forest", "lolcat", "transformer_isi", "transform
 @pytest.fixture
 def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"STEPS": 6, "STEPS_PER_CHECK": 3, "BATCH": 32}.items():
-        monkeypatch.setattr(baselines_networks, name, value)
-    monkeypatch.setattr(baselines, "TREES", 20)
+        monkeypatch.setattr(neuron_baselines, name, value)
+    monkeypatch.setattr(neuron_baselines, "TREES", 20)
 
 
 @pytest.fixture(scope="module")
@@ -93,9 +93,9 @@ def rhythms(animal: str, seed: int) -> tuple[Recording, pd.DataFrame]:
 
 @pytest.mark.parametrize("name", ["hand_forest", "lolcat", "transformer_isi", "transformer_raw"])
 def test_rhythms_of_an_unseen_animal_are_recognised(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(baselines_networks, "STEPS", 60)
-    monkeypatch.setattr(baselines_networks, "BATCH", 32)
-    monkeypatch.setattr(baselines, "TREES", 20)
+    monkeypatch.setattr(neuron_baselines, "STEPS", 60)
+    monkeypatch.setattr(neuron_baselines, "BATCH", 32)
+    monkeypatch.setattr(neuron_baselines, "TREES", 20)
     animals = [rhythms(animal, seed) for seed, animal in enumerate(("one", "two"))]
     recordings = gathered(*zip(*animals, strict=True))
     train, validation, tested, labels = parts(recordings)
@@ -116,25 +116,23 @@ def test_the_window_is_at_one_place_for_all_neurons_of_a_recording(small: Record
     empty = [pd.DataFrame(index=range(one.n_neurons)) for one in (long, short)]
     window = raw_window(gathered([replace(long, animal="x", session="x"), short], empty), 5)
     assert window.shape == (40, 300)  # ids of the four neurons are those of the other recording, too
-    starts = [
-        start for start in range(101) if np.array_equal(window[:4], long.activity[start : start + 300].T)
-    ]
+    starts = [start for start in range(101) if np.array_equal(window[:4], long.activity[start : start + 300].T)]
     assert len(starts) == 1
     np.testing.assert_array_equal(window[4:], short.activity[:, 4:].T)
 
 
 def test_the_order_of_intervals_does_not_matter_and_that_of_frames_does() -> None:
-    torch = baselines_networks.torch
+    torch = neuron_baselines.torch
     torch.manual_seed(0)
     order = torch.randperm(12)
     histograms = torch.rand(3, 12, 16)
     for network in (
-        baselines_networks.Lolcat(16, 4),
-        baselines_networks.IntervalTransformer(16, 4).eval(),
+        neuron_baselines.Lolcat(16, 4),
+        neuron_baselines.IntervalTransformer(16, 4).eval(),
     ):
         torch.testing.assert_close(network(histograms[:, order]), network(histograms))
-    network = baselines_networks.TraceTransformer(12, 4).eval()
-    traces = torch.randn(3, 1, 12, baselines_networks.PATCH_FRAMES)
+    network = neuron_baselines.TraceTransformer(12, 4).eval()
+    traces = torch.randn(3, 1, 12, neuron_baselines.PATCH_FRAMES)
     whole, turned = (network(x.flatten(2)) for x in (traces, traces[:, :, order]))
     assert not torch.allclose(whole, turned, atol=1e-4)
 

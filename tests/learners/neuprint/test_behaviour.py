@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from learners.neuprint.behaviour import Channel, on_frame_clock
-from learners.neuprint.recordings import RecordingsRefused
+from neurofleet.learners.neuprint.population_recordings import RecordingsRefused
+from neurofleet.learners.neuprint.raw_session import Channel, on_frame_clock
 
 FRAMES_S = np.arange(50) / 5.0
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from learners.neuprint.opening import open_recordings
-from learners.neuprint.recordings import RecordingsRefused
+from neurofleet.learners.neuprint.population_recordings import RecordingsRefused
+from neurofleet.learners.neuprint.recording_files import open_recordings
 
 TYPES = ["EC", "IN", "Pvalb-Reln-Itm2a", "Vip-Car4", "", "Sst-Chodl"]
 
@@ -107,9 +107,7 @@ def test_a_mouse_a_session_and_some_stimuli(release: Path) -> None:
     assert {recording.session.split("/")[1] for recording in blank.recordings} == {"Blank"}
 
 
-def test_a_folder_that_was_entered_keeps_the_names_of_its_mouse(
-    release: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folder_that_was_entered_keeps_the_names_of_its_mouse(release: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(release / "SB025" / "2019-10-07")
     assert open_recordings(".").animals == ("SB025",)
     assert open_recordings("../2019-10-09").recordings[0].session == "2019-10-09/Blank/01"

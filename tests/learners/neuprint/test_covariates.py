@@ -8,9 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from learners.neuprint import covariates as module
-from learners.neuprint.covariates import covariates
-from learners.neuprint.recordings import Recording, RecordingsRefused
+from neurofleet.learners.neuprint import covariates as module
+from neurofleet.learners.neuprint.covariates import covariates
+from neurofleet.learners.neuprint.population_recordings import Recording, RecordingsRefused
 
 DELTA_UM = 60.0
 

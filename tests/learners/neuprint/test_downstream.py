@@ -7,20 +7,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from learners.errors import LearnerError
-from learners.neuprint.class_splits import class_splits
-from learners.neuprint.downstream import (
+from neurofleet.learners.learner_errors import LearnerError
+from neurofleet.learners.neuprint.dynamics_settings import NeuprintSettings
+from neurofleet.learners.neuprint.neuron_splits import (
     Mode,
     ablations,
+    class_splits,
     growing_inputs,
     neuron_splits,
     summary,
     trained_neurons,
     units_of,
 )
-from learners.neuprint.recordings import Recordings
-from learners.neuprint.settings import Settings
-from learners.neuprint.synthetic import synthetic_recordings
+from neurofleet.learners.neuprint.population_recordings import Recordings
+from neurofleet.learners.neuprint.synthetic_animals import synthetic_recordings
 
 
 @pytest.fixture(scope="module")
@@ -62,9 +62,7 @@ def test_cross_animal_splits_test_each_animal_with_none_of_it_trained_on(recordi
 
 def test_what_cannot_be_split_is_refused(recordings: Recordings) -> None:
     alone = synthetic_recordings(1, n_neurons=30, n_frames=60)
-    with pytest.raises(
-        LearnerError, match=r"at least 2 animals, found 1 \(s0\)\. Ask for a single-animal split"
-    ):
+    with pytest.raises(LearnerError, match=r"at least 2 animals, found 1 \(s0\)\. Ask for a single-animal split"):
         neuron_splits(alone, "type", "cross")
     with pytest.raises(LearnerError, match="did you mean 'cross'"):
         neuron_splits(recordings, "type", "corss")  # type: ignore[arg-type]
@@ -117,7 +115,7 @@ def test_a_long_list_of_rare_classes_ends_in_how_many_there_are_more(recordings:
 
 
 def test_ablations_differ_in_their_inputs_only() -> None:
-    settings = Settings(delta_um=50.0)
+    settings = NeuprintSettings(delta_um=50.0)
     found = ablations(settings, has_positions=True)
     assert {name: one.parts for name, one in found.items()} == {
         "none": (),

@@ -8,10 +8,14 @@ import pytest
 import torch
 from torch import nn
 
-from learners.neuprint.dynamics.choice import dynamics_for
-from learners.neuprint.dynamics.filters import Filter, filter_inputs
-from learners.neuprint.dynamics.prediction import Prediction, entry_losses
-from learners.neuprint.dynamics.transformer import BandedTransformer
+from neurofleet.learners.neuprint.dynamics import (
+    BandedTransformer,
+    Filter,
+    Prediction,
+    dynamics_for,
+    entry_losses,
+    filter_inputs,
+)
 from tests.learners.neuprint.small import DYNAMICS, random_window, small_settings
 
 STEP = 20
@@ -40,9 +44,7 @@ def test_a_step_is_predicted_from_the_past_and_present_covariates_only(dynamics:
     assert seen_by(dynamics, "covariates", STEP)
 
 
-@pytest.mark.parametrize(
-    ("dynamics", "reach"), [("linear", 4), ("bilinear", 4), ("nonlinear", 4), ("transformer", 3)]
-)
+@pytest.mark.parametrize(("dynamics", "reach"), [("linear", 4), ("bilinear", 4), ("nonlinear", 4), ("transformer", 3)])
 def test_filters_see_their_lags_and_the_transformer_its_band(dynamics: str, reach: int) -> None:
     assert seen_by(dynamics, "activity", STEP - reach)
     assert not seen_by(dynamics, "activity", STEP - reach - 1)

@@ -8,28 +8,27 @@ import numpy as np
 import pytest
 from sklearn.ensemble import ExtraTreesClassifier
 
-from learners.neuprint import baselines
-from learners.neuprint.baselines import hand_forest
-from learners.neuprint.downstream import Mode, ablations, neuron_splits, trained_neurons
-from learners.neuprint.evaluation import (
+from neurofleet.learners.local_training import train_here
+from neurofleet.learners.neuprint import neuron_baselines
+from neurofleet.learners.neuprint.activity_statistics import hand_statistics
+from neurofleet.learners.neuprint.dynamics_settings import NeuprintSettings
+from neurofleet.learners.neuprint.neuron_baselines import hand_forest
+from neurofleet.learners.neuprint.neuron_classification import (
     FOREST,
     PROBES,
-    Answer,
-    Case,
+    NeuronAnswer,
+    NeuronSplitCase,
     baseline_answer,
     classes_of,
     probe_answer,
     with_hand_answer,
 )
-from learners.neuprint.fit import fit
-from learners.neuprint.hand_statistics import hand_statistics
-from learners.neuprint.recordings import Recordings
-from learners.neuprint.settings import Settings
-from learners.neuprint.synthetic import synthetic_recordings
-from learners.probe_kinds import KINDS
-from learners.probes import fit_probe
-from learners.scores import Scores, score
-from learners.training import train_here
+from neurofleet.learners.neuprint.neuron_splits import Mode, ablations, neuron_splits, trained_neurons
+from neurofleet.learners.neuprint.population_recordings import Recordings
+from neurofleet.learners.neuprint.synthetic_animals import synthetic_recordings
+from neurofleet.learners.neuprint.two_stage_fit import fit
+from neurofleet.learners.probes import KINDS, fit_probe
+from neurofleet.learners.scores import Scores, score
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +36,7 @@ def few_trees(monkeypatch: pytest.MonkeyPatch) -> None:
     """300 of them take most of the time."""
     few = ({"trees": 30, "min_samples_leaf": 1},)
     monkeypatch.setitem(KINDS, FOREST, replace(KINDS[FOREST], grid=few))
-    monkeypatch.setattr(baselines, "TREES", 30)
+    monkeypatch.setattr(neuron_baselines, "TREES", 30)
 
 
 @pytest.fixture(scope="module")
@@ -49,12 +48,12 @@ def recordings() -> Recordings:
     return replace(found, neurons=found.neurons.assign(type=kinds))
 
 
-def case_in(recordings: Recordings, mode: Mode, number: int = 0) -> Case:
+def case_in(recordings: Recordings, mode: Mode, number: int = 0) -> NeuronSplitCase:
     split = neuron_splits(recordings, "type", mode, seeds=1)[number]
-    return Case(recordings, recordings.labels("type"), split, mode, seed=0)
+    return NeuronSplitCase(recordings, recordings.labels("type"), split, mode, seed=0)
 
 
-def scores_of(case: Case, answer: Answer) -> Scores:
+def scores_of(case: NeuronSplitCase, answer: NeuronAnswer) -> Scores:
     return score(case.true, answer.guess, classes_of(case.names, case.split))
 
 
@@ -114,11 +113,9 @@ def test_probes_keep_animals_whole_in_cross_animal_splits_where_two_can_be_held_
     train, test = case.split.rows("train"), case.split.rows("test")
     home = recordings.labels("animal")[train]
 
-    def expected(of: Case, groups: np.ndarray | None) -> np.ndarray:
+    def expected(of: NeuronSplitCase, groups: np.ndarray | None) -> np.ndarray:
         codes = np.unique(of.names[train], return_inverse=True)[1]
-        return fit_probe("knn", vectors[train], codes, codes.max() + 1, groups=groups).probabilities(
-            vectors[test]
-        )
+        return fit_probe("knn", vectors[train], codes, codes.max() + 1, groups=groups).probabilities(vectors[test])
 
     whole, apart = expected(case, home), expected(case, None)
     assert not np.array_equal(whole, apart)
@@ -136,7 +133,7 @@ def test_probes_keep_animals_whole_in_cross_animal_splits_where_two_can_be_held_
 def test_bilinear_phi_tells_types_of_an_unseen_animal_and_needs_the_population(
     recordings: Recordings,
 ) -> None:
-    case, inputs = case_in(recordings, "cross", 1), ablations(Settings(epochs=5))
+    case, inputs = case_in(recordings, "cross", 1), ablations(NeuprintSettings(epochs=5))
     neurons = trained_neurons(recordings, case.split, "cross")
     phi = {name: fit(recordings, neurons, inputs[name], train_here).phi for name in ("all", "behaviour")}
     scores = {name: scores_of(case, probe_answer(case, "linear", phi[name])) for name in phi}

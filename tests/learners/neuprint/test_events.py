@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from learners.neuprint.events import INTERVAL_EDGES, events, interval_histograms
-from learners.neuprint.recordings import Recording
+from neurofleet.learners.neuprint.activity_statistics import INTERVAL_EDGES, events, interval_histograms
+from neurofleet.learners.neuprint.population_recordings import Recording
 
 
 def recording(activity: np.ndarray, valid: np.ndarray | None = None) -> Recording:
@@ -36,9 +36,7 @@ def with_jumps(frames: int, jumps: list[list[int]]) -> np.ndarray:
 def test_events_are_where_the_trace_jumps_up_and_nowhere_it_falls() -> None:
     jumps = [[10, 30, 33], [50]]
     found = events(recording(with_jumps(64, jumps)))
-    big = [
-        [frame for frame in np.flatnonzero(found[:, neuron]) if frame in jumps[neuron]] for neuron in (0, 1)
-    ]
+    big = [[frame for frame in np.flatnonzero(found[:, neuron]) if frame in jumps[neuron]] for neuron in (0, 1)]
     assert big == jumps
     assert not found[[11, 31, 51]].any()
     assert not found[0].any()

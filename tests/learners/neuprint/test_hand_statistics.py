@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from learners.neuprint.hand_statistics import hand_statistics
-from learners.neuprint.recordings import Recording, gathered
-from learners.neuprint.synthetic import synthetic_recordings
+from neurofleet.learners.neuprint.activity_statistics import hand_statistics
+from neurofleet.learners.neuprint.population_recordings import Recording, gathered
+from neurofleet.learners.neuprint.synthetic_animals import synthetic_recordings
 
 
 def recording(session: str, ids: list[str], *, seed: int, gaps: float = 0.0) -> Recording:

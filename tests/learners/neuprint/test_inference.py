@@ -9,11 +9,10 @@ import pandas as pd
 import pytest
 import torch
 
-from learners.neuprint.dynamics.choice import dynamics_for
-from learners.neuprint.dynamics.prediction import DynamicsModel
-from learners.neuprint.inference import infer_phi
-from learners.neuprint.recordings import Recordings, gathered
-from learners.neuprint.sessions import sessions_of
+from neurofleet.learners.neuprint.dynamics import DynamicsModel, dynamics_for
+from neurofleet.learners.neuprint.phi_inference import infer_phi
+from neurofleet.learners.neuprint.population_recordings import Recordings, gathered
+from neurofleet.learners.neuprint.session_tensors import sessions_of
 from tests.learners.neuprint.small import DYNAMICS, small_recordings, small_settings, with_gaps
 
 

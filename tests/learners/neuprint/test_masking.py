@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from learners.neuprint.masking import hide
+from neurofleet.learners.neuprint.dynamics_training import hide
 
 
 def test_a_quarter_is_chosen_and_most_of_it_becomes_zero() -> None:

@@ -9,14 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from learners.errors import LearnerError
-from learners.model_folder import ModelRefused
-from learners.neuprint.batches import Place
-from learners.neuprint.fit import fit
-from learners.neuprint.model import NeuprintModel
-from learners.neuprint.recordings import RecordingsRefused
-from learners.neuprint.task import Task
-from learners.training import train_here
+from neurofleet.learners.learner_errors import LearnerError
+from neurofleet.learners.local_training import train_here
+from neurofleet.learners.model_folder import ModelRefused
+from neurofleet.learners.neuprint.dynamics_training import NeuprintTask, WorkerRank
+from neurofleet.learners.neuprint.neuprint_model import NeuprintModel
+from neurofleet.learners.neuprint.population_recordings import RecordingsRefused
+from neurofleet.learners.neuprint.two_stage_fit import fit
 from tests.learners.neuprint.small import DYNAMICS, small_recordings, small_settings, with_gaps
 
 
@@ -64,22 +63,22 @@ def test_short_sessions_are_refused() -> None:
 
 def test_short_recordings_are_gone_over_more_often() -> None:
     settings = small_settings(dynamics="gru", least_steps=40)
-    task = Task(small_recordings(1), np.arange(12), settings)
-    assert len(task.data(0).windows(Place())) == 4
+    task = NeuprintTask(small_recordings(1), np.arange(12), settings)
+    assert len(task.data(0).windows(WorkerRank())) == 4
     assert task.epochs() == 10
-    assert Task(small_recordings(1), np.arange(12), small_settings(least_steps=40)).epochs() == 2
+    assert NeuprintTask(small_recordings(1), np.arange(12), small_settings(least_steps=40)).epochs() == 2
 
 
 def test_no_training_neuron_is_refused() -> None:
     with pytest.raises(LearnerError, match="no neuron to train on"):
-        Task(small_recordings(), np.array([], dtype=int), small_settings()).sessions  # noqa: B018
+        NeuprintTask(small_recordings(), np.array([], dtype=int), small_settings()).sessions  # noqa: B018
 
 
 @pytest.mark.parametrize("dynamics", DYNAMICS)
 @pytest.mark.parametrize("loss", ["mse", "nll"])
 def test_every_dynamics_learns_with_either_loss(dynamics: str, loss: str) -> None:
     settings = small_settings(dynamics=dynamics, loss=loss, epochs=4, learning_rate=0.03)
-    task, rows = Task(small_recordings(), np.arange(12), settings), list[dict[str, Any]]()
+    task, rows = NeuprintTask(small_recordings(), np.arange(12), settings), list[dict[str, Any]]()
     before = task.module().phi.detach().numpy().copy()
     state = train_here(task, "m", 1, rows.append)
     assert rows[-1]["train_loss"] < rows[0]["train_loss"]

@@ -8,17 +8,16 @@ import numpy as np
 import pytest
 import torch
 
-from learners.neuprint.batches import MomentBatches, Place, TrainingWindows, ValidationWindows
-from learners.neuprint.dynamics.moments import moments_of
-from learners.neuprint.module import NeuprintModule
-from learners.neuprint.sessions import sessions_of
-from tests.learners.neuprint.small import (
-    DYNAMICS,
-    random_window,
-    small_recordings,
-    small_settings,
-    with_gaps,
+from neurofleet.learners.neuprint.dynamics_training import (
+    MomentBatches,
+    NeuprintModule,
+    TrainingWindows,
+    ValidationWindows,
+    WorkerRank,
 )
+from neurofleet.learners.neuprint.filter_moments import moments_of
+from neurofleet.learners.neuprint.session_tensors import sessions_of
+from tests.learners.neuprint.small import DYNAMICS, random_window, small_recordings, small_settings, with_gaps
 
 pytestmark = pytest.mark.filterwarnings("ignore:You are trying to `self.log")
 
@@ -54,15 +53,15 @@ def test_shares_of_two_workers_average_to_the_whole_batch(dynamics: str) -> None
     rows = np.arange(7)
     module = NeuprintModule(settings, 12, len(session.names))
 
-    def gradients(place: Place) -> list[torch.Tensor]:
+    def gradients(place: WorkerRank) -> list[torch.Tensor]:
         batches = TrainingWindows([session], [rows], settings, place, 1)
         moments = MomentBatches(moments_of(session, rows, (0, 120), 4, 8), place, 1)
         batch = next(iter(moments if settings.is_quadratic else batches))
         loss = module.training_step(batch, 0)
         return list(torch.autograd.grad(loss, list(module.parameters())))
 
-    whole = gradients(Place(0, 1))
-    halves = zip(gradients(Place(0, 2)), gradients(Place(1, 2)), strict=True)
+    whole = gradients(WorkerRank(0, 1))
+    halves = zip(gradients(WorkerRank(0, 2)), gradients(WorkerRank(1, 2)), strict=True)
     for expected, (one, other) in zip(whole, halves, strict=True):
         torch.testing.assert_close((one + other) / 2, expected, rtol=1e-3, atol=1e-5)
 
@@ -70,7 +69,7 @@ def test_shares_of_two_workers_average_to_the_whole_batch(dynamics: str) -> None
 def test_every_neuron_meets_every_window_once_an_epoch_in_another_order() -> None:
     settings = small_settings(dynamics="gru", batch_neurons=5)
     session = sessions_of(small_recordings(1), settings)[0]
-    batches = TrainingWindows([session], [np.arange(12)], settings, Place(), 1)
+    batches = TrainingWindows([session], [np.arange(12)], settings, WorkerRank(), 1)
     seen: list[list[int]] = []
     for epoch in (0, 1, 0):
         batches.epoch = epoch
@@ -82,13 +81,11 @@ def test_every_neuron_meets_every_window_once_an_epoch_in_another_order() -> Non
 def test_validation_is_on_the_same_entries_for_every_dynamics() -> None:
     settings = small_settings()
     session = sessions_of(with_gaps(small_recordings(1)), settings)[0]
-    windows = ValidationWindows([session], [np.arange(12)], settings, Place())
+    windows = ValidationWindows([session], [np.arange(12)], settings, WorkerRank())
     counted = sum(window.targets.sum(1)[:12].float() for window in windows)
     assert isinstance(counted, torch.Tensor)
     assert counted.sum() == session.valid[:, 120:].sum()
-    torch.testing.assert_close(
-        moments_of(session, np.arange(12), (120, 160), 4, 8).count.sum(), counted.sum()
-    )
+    torch.testing.assert_close(moments_of(session, np.arange(12), (120, 160), 4, 8).count.sum(), counted.sum())
 
 
 def test_only_the_dynamics_is_clipped() -> None:
@@ -105,9 +102,7 @@ def test_only_the_dynamics_is_clipped() -> None:
 def test_r2_is_that_of_the_pooled_entries() -> None:
     module, window = module_of(dynamics="nonlinear"), random_window()
     parts = [
-        replace(
-            window, **{n: getattr(window, n)[i] for n in ("activity", "covariates", "targets", "neurons")}
-        )
+        replace(window, **{n: getattr(window, n)[i] for n in ("activity", "covariates", "targets", "neurons")})
         for i in (slice(0, 1), slice(1, 5))
     ]
     found: dict[str, torch.Tensor] = {}

@@ -5,11 +5,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from learners.neuprint.dynamics.choice import dynamics_for
-from learners.neuprint.dynamics.filters import Filter
-from learners.neuprint.dynamics.moments import best_phi, joined, moments_of, summed
-from learners.neuprint.dynamics.prediction import entry_losses
-from learners.neuprint.sessions import sessions_of
+from neurofleet.learners.neuprint.dynamics import Filter, dynamics_for, entry_losses
+from neurofleet.learners.neuprint.filter_moments import best_phi, joined, moments_of, summed
+from neurofleet.learners.neuprint.session_tensors import sessions_of
 from tests.learners.neuprint.small import small_recordings, small_settings, with_gaps
 
 

@@ -9,11 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from learners.model_folder import DESCRIPTION, ModelRefused
-from learners.neuprint.fit import fit
-from learners.neuprint.model import NeuprintModel
-from learners.neuprint.naming import Naming, fit_naming, restore_naming
-from learners.training import train_here
+from neurofleet.learners.local_training import train_here
+from neurofleet.learners.model_folder import DESCRIPTION, ModelRefused
+from neurofleet.learners.neuprint.neuprint_model import Naming, NeuprintModel, fit_naming, restore_naming
+from neurofleet.learners.neuprint.two_stage_fit import fit
 from tests.learners.neuprint.small import small_recordings, small_settings
 
 RNG = np.random.default_rng(0)
@@ -27,9 +26,7 @@ def naming() -> Naming:
 
 
 def test_classes_are_told_by_the_probe_that_inner_validation_finds_best(naming: Naming) -> None:
-    assert (
-        naming.tried[naming.probe.kind] == max(naming.tried.values()) == naming.probe.inner_balanced_accuracy
-    )
+    assert naming.tried[naming.probe.kind] == max(naming.tried.values()) == naming.probe.inner_balanced_accuracy
     assert naming.classes.tolist() == ["a", "b", "c"]
     new = RNG.standard_normal((60, 3)) + 3 * np.tile(np.eye(3), (20, 1))
     guess = naming.classes[naming.probabilities(new).argmax(1)]

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from learners.neuprint.opening import open_recordings
+from neurofleet.learners.neuprint.recording_files import open_recordings
 
 BEHAVIOUR = ["velocity", "angular_velocity", "head_angle", "worm_curvature", "reversal_vec"]
 WORMS = {

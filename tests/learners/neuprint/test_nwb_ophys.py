@@ -13,8 +13,8 @@ from pynwb.behavior import BehavioralTimeSeries, PupilTracking
 from pynwb.file import Subject
 from pynwb.ophys import DfOverF, Fluorescence, ImageSegmentation, OpticalChannel
 
-from learners.neuprint.opening import open_recordings
-from learners.neuprint.recordings import RecordingsRefused
+from neurofleet.learners.neuprint.population_recordings import RecordingsRefused
+from neurofleet.learners.neuprint.recording_files import open_recordings
 
 FRAMES, REGIONS = 80, 5
 KINDS = ["EC", "IN", "", "IN", "EC"]
@@ -131,9 +131,7 @@ def test_fluorescence_serves_where_there_is_no_dff_and_several_must_be_named(tmp
         open_recordings(path)
     for name in ("DfOverF1", "DfOverF/DfOverF1"):
         recording = open_recordings(path, {"activity": name}).recordings[0]
-        assert recording.activity[0, 0] == pytest.approx(
-            (data[0, 0] - data[:, 0].mean()) / data[:, 0].std(), abs=1e-5
-        )
+        assert recording.activity[0, 0] == pytest.approx((data[0, 0] - data[:, 0].mean()) / data[:, 0].std(), abs=1e-5)
 
 
 @pytest.mark.parametrize(

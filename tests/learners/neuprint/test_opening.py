@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from learners.neuprint.opening import open_recordings
-from learners.neuprint.recordings import RecordingsRefused
+from neurofleet.learners.neuprint.population_recordings import RecordingsRefused
+from neurofleet.learners.neuprint.recording_files import open_recordings
 
 RNG = np.random.default_rng(5)
 

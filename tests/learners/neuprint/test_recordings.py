@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from learners.neuprint.recordings import Recording, RecordingsRefused, gathered, long_enough
+from neurofleet.learners.neuprint.population_recordings import Recording, RecordingsRefused, gathered, long_enough
 
 
 def recording(session: str, ids: list[str], *, frames: int = 20, animal: str = "m1") -> Recording:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from learners.neuprint.settings import PRESETS, Settings, settings_of
+from neurofleet.learners.neuprint.dynamics_settings import PRESETS, NeuprintSettings, settings_of
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_presets_survive_json(preset: str) -> None:
     settings = settings_of(preset, {"phi": 7})
-    assert Settings.model_validate_json(settings.model_dump_json()) == settings
+    assert NeuprintSettings.model_validate_json(settings.model_dump_json()) == settings
 
 
 @pytest.mark.parametrize(

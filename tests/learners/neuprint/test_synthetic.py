@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from sklearn.ensemble import RandomForestClassifier
 
-from learners.neuprint.covariates import covariates
-from learners.neuprint.hand_statistics import hand_statistics
-from learners.neuprint.recordings import Recordings
-from learners.neuprint.synthetic import synthetic_animal, synthetic_recordings
+from neurofleet.learners.neuprint.activity_statistics import hand_statistics
+from neurofleet.learners.neuprint.covariates import covariates
+from neurofleet.learners.neuprint.population_recordings import Recordings
+from neurofleet.learners.neuprint.synthetic_animals import synthetic_animal, synthetic_recordings
 
 
 def test_shape_clock_and_scale() -> None:
@@ -76,9 +76,7 @@ def test_hand_statistics_know_the_types_of_an_unseen_animal_unless_all_share_the
     settings = {"n_neurons": 120, "n_frames": 1500}
     accuracy, _ = accuracy_on_the_last_animal(synthetic_recordings(3, seed=1, **settings))
     assert accuracy >= 0.9
-    null, majority = accuracy_on_the_last_animal(
-        synthetic_recordings(3, seed=1, same_parameters=True, **settings)
-    )
+    null, majority = accuracy_on_the_last_animal(synthetic_recordings(3, seed=1, same_parameters=True, **settings))
     assert null <= majority + 0.1
 
 

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from cluster.training import Training, train
-from learners.neuprint.opening import open_recordings
-from learners.neuprint.task import Task
+from neurofleet.cluster.training.lightning_training import Training
+from neurofleet.cluster.training.trainer import train
+from neurofleet.learners.neuprint.dynamics_training import NeuprintTask
+from neurofleet.learners.neuprint.recording_files import open_recordings
 from tests.learners.neuprint.small import small_recordings, small_settings
 
 
@@ -33,8 +34,8 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 def written(sources: dict[str, Any], folder: Path, dynamics: str) -> Training:
     recordings = open_recordings(**sources)
     settings = small_settings(dynamics=dynamics, epochs=3, dropout=0.2)
-    payload = Task(recordings, np.arange(18), settings).write(folder, sources, seed=4)
-    return Training("learners.neuprint.task:build", payload, seed=4)
+    payload = NeuprintTask(recordings, np.arange(18), settings).write(folder, sources, seed=4)
+    return Training("neurofleet.learners.neuprint.dynamics_training:build", payload, seed=4)
 
 
 class Stopped(Exception):

@@ -5,7 +5,7 @@ import re
 import torch
 from pytorch_tabnet.tab_network import TabNet as ReferenceTabNet
 
-from learners.sims.tabnet import Shape, TabNet
+from neurofleet.learners.sims.tabnet import Shape, TabNet
 
 
 def reference(n_genes: int, n_classes: int, shape: Shape) -> ReferenceTabNet:

@@ -2,14 +2,14 @@
 
 import numpy as np
 
-from learners.cells.labels import read_labels
-from learners.cells.opening import open_cells
-from learners.sims.fit import Reference, reference_of
-from learners.sims.settings import Settings
-from learners.splits import Split, make_split
+from neurofleet.learners.cells.cell_files import open_cells
+from neurofleet.learners.cells.cell_labels import read_labels
+from neurofleet.learners.sims.reference_fit import Reference, reference_of
+from neurofleet.learners.sims.tabnet_settings import SimsSettings
+from neurofleet.learners.splits import Split, make_split
 from tests.learners.cells.made_cells import made_counts, written
 
-QUICK = Settings(n_d=8, n_a=4, epochs=4, batch_size=32, members=2)
+QUICK = SimsSettings(n_d=8, n_a=4, epochs=4, batch_size=32, members=2)
 
 
 def small_reference(folder, n_cells=150, **options) -> Reference:

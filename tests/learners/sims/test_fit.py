@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from learners.model_folder import ModelRefused
-from learners.shuffle_control import shuffle_control
-from learners.sims.evaluation import cross_validate, facts, score_split
-from learners.sims.fit import Reference, fit, predict_log, shuffled_scores, trained_networks
-from learners.sims.model import SimsModel, state_of
-from learners.sims.pretraining import encoder_state, reconstruction_loss
-from learners.sims.settings import Settings, settings_of
-from learners.splits import make_folds
-from learners.training import train_here
+from neurofleet.learners.label_controls import shuffle_control
+from neurofleet.learners.local_training import train_here
+from neurofleet.learners.model_folder import ModelRefused
+from neurofleet.learners.sims.held_out_scores import cross_validate, facts, score_split
+from neurofleet.learners.sims.masked_gene_pretraining import encoder_state, reconstruction_loss
+from neurofleet.learners.sims.reference_fit import Reference, fit, predict_log, shuffled_scores, trained_networks
+from neurofleet.learners.sims.sims_model import SimsModel, state_of
+from neurofleet.learners.sims.tabnet_settings import SimsSettings, settings_of
+from neurofleet.learners.splits import make_folds
 from tests.learners.sims.small import QUICK, small_reference, small_split
 
 
@@ -163,9 +163,9 @@ def test_folds_are_pooled_cell_by_cell(reference):
 def test_settings_that_cannot_be_are_refused():
     for wrong in ({"n_shared": 0, "n_independent": 0}, {"gene_masking": 1.0}, {"n_dd": 3}):
         with pytest.raises(ValueError):  # noqa: PT011  pydantic's own
-            Settings(**wrong)
-    assert Settings(epochs=60, most_steps=1500, batch_size=64).epochs_for(64_000) == 1
-    assert Settings(epochs=60, most_steps=1500, batch_size=64).epochs_for(640) == 60
+            SimsSettings(**wrong)
+    assert SimsSettings(epochs=60, most_steps=1500, batch_size=64).epochs_for(64_000) == 1
+    assert SimsSettings(epochs=60, most_steps=1500, batch_size=64).epochs_for(640) == 60
 
 
 def test_pretraining_fills_in_hidden_genes_and_is_where_training_starts(reference, split):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from learners.sims.module import one_cycle
+from neurofleet.learners.sims.tabnet_training import one_cycle
 
 
 @pytest.mark.parametrize("n_steps", [8, 100, 1500])

@@ -8,11 +8,10 @@ import pytest
 import scipy.sparse as sp
 import torch
 
-from learners.errors import CellsRefused
-from learners.sims.fit import fit
-from learners.sims.predictions import predict
-from learners.sims.query import IMPORTANCE, open_query
-from learners.training import train_here
+from neurofleet.learners.learner_errors import CellsRefused
+from neurofleet.learners.local_training import train_here
+from neurofleet.learners.sims.cell_prediction import IMPORTANCE, open_query, predict
+from neurofleet.learners.sims.reference_fit import fit
 from tests.learners.cells.made_cells import made_counts, written
 from tests.learners.sims.small import QUICK, small_reference, small_split
 

@@ -2,13 +2,13 @@
 
 import pytest
 
-from learners.sims.settings import PRESETS, Settings, settings_of
+from neurofleet.learners.sims.tabnet_settings import PRESETS, SimsSettings, settings_of
 
 
 @pytest.mark.parametrize(("n_genes", "share"), [(33, 0.1), (300, 0.3), (500, 0.5), (20_000, 0.5)])
 def test_small_panels_hide_fewer_genes(n_genes, share):
-    assert Settings().shape(n_genes).gene_masking == share
-    assert Settings(gene_masking=0.35).shape(n_genes).gene_masking == 0.35
+    assert SimsSettings().shape(n_genes).gene_masking == share
+    assert SimsSettings(gene_masking=0.35).shape(n_genes).gene_masking == 0.35
 
 
 def test_released_presets_are_the_published_sizes_without_our_additions():

@@ -2,7 +2,7 @@ import pytest
 import torch
 from entmax import sparsemax as reference
 
-from learners.sims.sparsemax import sparsemax
+from neurofleet.learners.sims.tabnet import sparsemax
 
 
 @pytest.mark.parametrize("spread", [1e-3, 0.1, 1.0, 30.0])
@@ -32,7 +32,7 @@ def test_large_scores_keep_a_sum_of_one():
 def test_gradient_is_the_derivative():
     torch.manual_seed(2)
     scores = torch.randn(4, 9, dtype=torch.float64, requires_grad=True)
-    from learners.sims.sparsemax import _Sparsemax
+    from neurofleet.learners.sims.tabnet import _Sparsemax
 
     assert torch.autograd.gradcheck(_Sparsemax.apply, (scores,))
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from learners.sims.tabnet import Shape, TabNet, mask_entropy
+from neurofleet.learners.sims.tabnet import Shape, TabNet, mask_entropy
 from tests.learners.sims.oracle import copy_weights, our_name, reference
 
 SHAPES = {

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from learners.errors import LearnerError
-from learners.sims.unknown_types import leave_types_out
-from learners.training import train_here
+from neurofleet.learners.learner_errors import LearnerError
+from neurofleet.learners.local_training import train_here
+from neurofleet.learners.sims.left_out_types import leave_types_out
 from tests.learners.sims.small import QUICK, small_reference, small_split
 
 

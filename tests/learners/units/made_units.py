@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from learners.units.opening import open_units
-from learners.units.units import UnitsRefused
+from neurofleet.learners.units.unit_files import open_units
+from neurofleet.learners.units.units import UnitsRefused
 
 
 def spike_shape(times_s: np.ndarray, width: float = 1.0) -> np.ndarray:

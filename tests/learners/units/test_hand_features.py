@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from learners.units.hand_features import HAND_FEATURES, acg_features, isi_features, waveform_features
-from learners.units.opening import open_units
-from learners.units.waveforms import Waveforms, read_waveforms
+from neurofleet.learners.units.hand_features import HAND_FEATURES, acg_features, isi_features, waveform_features
+from neurofleet.learners.units.unit_files import open_units
+from neurofleet.learners.units.waveforms import Waveforms, read_waveforms
 from tests.learners.units.made_units import made, npz
 
 RATE_HZ = 50_000

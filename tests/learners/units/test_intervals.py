@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import lognorm
 
-from learners.units.opening import open_units
+from neurofleet.learners.units.unit_files import open_units
 from tests.learners.units.made_units import counts, made, npz, refused, symmetric
 
 LOG = {"isi_scale": "log10", "isi_log10_range_s": [-3, 1]}
@@ -30,13 +30,9 @@ def test_log_bins_of_a_known_distribution_become_its_linear_histogram(tmp_path):
 
 
 def test_mass_lies_evenly_in_log_time_within_a_log_bin(tmp_path):
-    units = opened(
-        tmp_path, [0.3, 0.5, 0.1, 0.1], isi_scale="log10", isi_log10_range_s=[-3, 1], isi_values="shares"
-    )
+    units = opened(tmp_path, [0.3, 0.5, 0.1, 0.1], isi_scale="log10", isi_log10_range_s=[-3, 1], isi_values="shares")
     middle = 10**1.5
-    assert np.interp(middle, np.arange(101), np.append(0, units.isi[0].cumsum())) == pytest.approx(
-        0.55, abs=0.001
-    )
+    assert np.interp(middle, np.arange(101), np.append(0, units.isi[0].cumsum())) == pytest.approx(0.55, abs=0.001)
     assert units.isi[0, :10].sum() == pytest.approx(0.3)
     assert units.isi[0, 1] == pytest.approx(0.3 * np.log10(2))
 

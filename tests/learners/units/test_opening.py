@@ -10,8 +10,8 @@ from pynwb import NWBHDF5IO, NWBFile
 from pynwb.file import Subject
 from pynwb.misc import Units
 
-from learners.units.opening import open_units
-from learners.units.units import MODALITIES, UnitsRefused, joined
+from neurofleet.learners.units.unit_files import open_units
+from neurofleet.learners.units.units import MODALITIES, UnitsRefused, joined
 from tests.learners.units.made_units import made, npz, refused
 from tests.learners.units.test_spike_times import trains
 
@@ -131,14 +131,10 @@ def test_nwb_without_units_is_refused(tmp_path):
 
 def test_ibl_filter_and_own_limits(tmp_path):
     n = np.arange(30)
-    path = npz(
-        tmp_path / "a.npz", label=(n % 2).astype(float), presence_ratio=n / 30, n_spikes=10 * n, snr=n * 1.0
-    )
+    path = npz(tmp_path / "a.npz", label=(n % 2).astype(float), presence_ratio=n / 30, n_spikes=10 * n, snr=n * 1.0)
     ibl = open_units([path], {"quality": "ibl"})
     assert list(ibl.unit_ids) == [f"u{number}" for number in range(15, 30, 2)]
-    words = npz(
-        tmp_path / "b.npz", label=np.array(["good", "mua"] * 15), presence_ratio=n / 30, n_spikes=10 * n
-    )
+    words = npz(tmp_path / "b.npz", label=np.array(["good", "mua"] * 15), presence_ratio=n / 30, n_spikes=10 * n)
     assert list(open_units([words], {"quality": "ibl"}).unit_ids) == [f"u{k}" for k in range(16, 30, 2)]
     own = open_units([path], {"quality": {"snr": {"at_least": 25}, "cell_type": {"equals": "PV"}}})
     assert list(own.unit_ids) == ["u26", "u28"]
@@ -184,9 +180,7 @@ def test_technology_is_a_column_or_one_word(tmp_path):
 
 def test_arrays_under_other_names(tmp_path):
     arrays = made()
-    path = npz(
-        tmp_path / "a.npz", waveform=None, unit_id=None, mean_wave=arrays["waveform"], who=arrays["unit_id"]
-    )
+    path = npz(tmp_path / "a.npz", waveform=None, unit_id=None, mean_wave=arrays["waveform"], who=arrays["unit_id"])
     units = open_units([path], {"waveform": "mean_wave", "unit_id": "who"})
     np.testing.assert_array_equal(units.waveform, open_units([npz(tmp_path / "b.npz")]).waveform)
     refused([path], "'mean_wav'", "did you mean 'mean_wave'", waveform="mean_wav")

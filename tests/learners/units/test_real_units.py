@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from learners.units.checks import check_labels
-from learners.units.hand_features import HAND_FEATURES
-from learners.units.opening import open_units
-from learners.units.scaling import also_in
+from neurofleet.learners.units.hand_features import HAND_FEATURES
+from neurofleet.learners.units.leakage_checks import check_labels
+from neurofleet.learners.units.signal_scaling import also_in
+from neurofleet.learners.units.unit_files import open_units
 from tests.learners.units.made_units import refused
 
 CELLEXPLORER = {

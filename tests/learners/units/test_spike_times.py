@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from learners.units.opening import open_units
-from learners.units.spike_times import autocorrelogram_counts, interval_shares
+from neurofleet.learners.units.spike_timing import autocorrelogram_counts, interval_shares
+from neurofleet.learners.units.unit_files import open_units
 from tests.learners.units.made_units import made, npz, refused
 
 

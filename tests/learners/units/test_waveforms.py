@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from learners.units.opening import open_units
-from learners.units.waveforms import OFFSETS_S
+from neurofleet.learners.units.unit_files import open_units
+from neurofleet.learners.units.waveforms import OFFSETS_S
 from tests.learners.units.made_units import made, npz, refused, spike_shape, waveforms
 
 

@@ -29,9 +29,7 @@ def trace(draw: np.random.Generator, time_ms: np.ndarray) -> np.ndarray:
     height, width, after = draw.uniform(30, 130), draw.uniform(0.1, 2), draw.uniform(0, 25)
     for peak in _spike_times(draw, end):
         gone = np.maximum(time_ms - peak, 0)
-        voltage += (
-            height * draw.uniform(0.6, 1.1) * np.exp(-(np.abs(time_ms - peak) ** draw.choice([1, 2])) / width)
-        )
+        voltage += height * draw.uniform(0.6, 1.1) * np.exp(-(np.abs(time_ms - peak) ** draw.choice([1, 2])) / width)
         voltage -= after * (np.exp(-gone / 12) - np.exp(-gone / 4))
     return _disturbed(draw, time_ms, voltage)
 

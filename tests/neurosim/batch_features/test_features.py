@@ -6,10 +6,15 @@ import efel
 import numpy as np
 import pytest
 
-from neurosim.ais_initiation import AISInitiation
-from neurosim.batch_features.features import FEATURES, StepResponses, spikes_begin_in_axon
-from neurosim.batch_features.grid import TimeGrid, Voltages
-from neurosim.batch_features.ragged import Ragged
+from neurofleet.neurosim.features.ais_initiation import AISInitiation
+from neurofleet.neurosim.features.batch_features import (
+    FEATURES,
+    Ragged,
+    StepResponses,
+    TimeGrid,
+    Voltages,
+    spikes_begin_in_axon,
+)
 from tests.neurosim.batch_features.made_up_traces import START_MS, STOP_MS, times, trace
 
 N = 16
@@ -61,9 +66,7 @@ def test_spikes_begin_when_efels_do(recorded):
         np.testing.assert_array_equal(found[i], efel_values(time_ms, soma[i], "AP_begin_time", threshold_mV))
 
 
-@pytest.mark.parametrize(
-    ("voltage_mV", "duration_ms", "free"), [(-75.5, 49.5, 1), (-75.5, 50.5, 0), (-74.5, 60.0, 1)]
-)
+@pytest.mark.parametrize(("voltage_mV", "duration_ms", "free"), [(-75.5, 49.5, 1), (-75.5, 50.5, 0), (-74.5, 60.0, 1)])
 def test_a_cell_that_stays_hyperpolarised_in_the_step_is_blocked(voltage_mV, duration_ms, free):
     time_ms = np.arange(0.0, 180.0, 0.1)
     soma = np.maximum(30.0 - 60.0 * np.abs(time_ms - 40.0), -70.0)  # one spike

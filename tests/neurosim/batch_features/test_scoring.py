@@ -7,11 +7,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from neurosim.batch_features.features import FEATURES
-from neurosim.batch_features.scoring import BatchScoring
-from neurosim.fit_model import AIS, SOMA, recording_name
-from neurosim.protocols import StepProtocol
-from neurosim.targets import AIS_FEATURE, FeatureTarget, TargetSet
+from neurofleet.neurosim.cells.fit_model import AIS, SOMA, recording_name
+from neurofleet.neurosim.features.batch_features import FEATURES
+from neurofleet.neurosim.features.batch_scoring import BatchScoring
+from neurofleet.neurosim.features.step_protocols import StepProtocol
+from neurofleet.neurosim.features.target_set import AIS_FEATURE, FeatureTarget, TargetSet
 from tests.fresh_process import in_fresh_process
 from tests.neurosim.batch_features.made_up_traces import START_MS, STOP_MS, times, trace
 from tests.neurosim.vector.reference import SPINY, SPINY_VALUES, made_up_cell, spiny_sets
@@ -78,8 +78,8 @@ def made_up():
 
 
 def simulated():
-    from neurosim.vector.cell import VectorCell
-    from neurosim.vector.steps import search_steps
+    from neurofleet.neurosim.vector.kernel_setup import search_steps
+    from neurofleet.neurosim.vector.vector_evaluator import VectorCell
 
     values = spiny_sets(3) * np.random.default_rng(1).uniform(0.5, 1.5, (3, len(SPINY_VALUES)))
     values[0] = list(SPINY_VALUES.values())
@@ -128,5 +128,5 @@ def test_many_individuals_are_scored_in_parts_that_do_not_matter(step, made_up, 
     time_ms, soma, axon = made_up
     model, runs = model_of(step), {"step": run_of(time_ms, soma, axon)}
     whole = BatchScoring(model).scores(runs, np.ones(5, bool))
-    monkeypatch.setattr("neurosim.batch_features.scoring.POINTS_AT_ONCE", 2 * len(time_ms))
+    monkeypatch.setattr("neurofleet.neurosim.features.batch_scoring.POINTS_AT_ONCE", 2 * len(time_ms))
     np.testing.assert_allclose(BatchScoring(model).scores(runs, np.ones(5, bool)), whole, rtol=1e-12)

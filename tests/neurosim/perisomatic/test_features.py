@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from neurosim.perisomatic.features import FEATURES, even, features_of, step_features
-from neurosim.perisomatic.spikes import find_spikes
+from neurofleet.neurosim.features.perisomatic_features import FEATURES, even, features_of, find_spikes, step_features
 
 START, STOP, REST = 100.0, 300.0, -70.0
 TIMES = np.arange(0.0, 400.0, 0.025)

@@ -5,10 +5,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from neurosim.demo_cell import KNOWN_PARAMETERS, SWC, demo_model
-from neurosim.perisomatic.initiation import ALONE, AT_ONCE, AXON_FIRST, SOMA_FIRST, passages, spike_times
-from neurosim.perisomatic.measure import StepsMeasure
-from neurosim.protocols import StepProtocol
+from neurofleet.neurosim.cells.demo_cell import KNOWN_PARAMETERS, SWC, demo_model
+from neurofleet.neurosim.features.step_protocols import StepProtocol
+from neurofleet.neurosim.studies.spike_initiation import (
+    ALONE,
+    AT_ONCE,
+    AXON_FIRST,
+    SOMA_FIRST,
+    StepsMeasure,
+    passages,
+    spike_times,
+)
 from tests.neurosim.validation.test_measure import measured
 
 
@@ -46,9 +53,7 @@ def test_an_active_axon_fires_first_and_a_passive_one_follows(tmp_path):
             passive[i] = 0.0
         elif parameter.full_name == "gbar_NaTs2_t.soma":
             passive[i] = 2.0
-    wide = replace(
-        model, free=tuple(replace(p, lower=0.0 if p.name != "e_pas" else -110.0) for p in model.free)
-    )
+    wide = replace(model, free=tuple(replace(p, lower=0.0 if p.name != "e_pas" else -110.0) for p in model.free))
     active, follower = (one["step"] for one in measured(replace(asked, model=wide), [known, passive]))
     assert [place.name for place in active.places] == ["soma[0](0.5)", "axon[0](0.5)", "axon[1](0.5)"]
     assert active.features["avg_rate"] == pytest.approx(1000.0 * active.spikes_ms[0].size / 70.0)

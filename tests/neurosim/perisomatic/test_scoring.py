@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from neurosim.perisomatic.features import step_features
-from neurosim.perisomatic.scoring import (
+from neurofleet.neurosim.features.perisomatic_features import Spikes, step_features
+from neurofleet.neurosim.features.perisomatic_scoring import (
     BLOCKED_PENALTY,
     MISSING_PENALTY,
     PerisomaticFeature,
@@ -12,7 +12,6 @@ from neurosim.perisomatic.scoring import (
     has_two_kinds,
     is_blocked,
 )
-from neurosim.perisomatic.spikes import Spikes
 from tests.neurosim.perisomatic.test_features import START, STOP, TIMES, spiking
 
 PEAKS = [150.0, 170.0, 200.0, 240.0, 290.0]
@@ -115,6 +114,4 @@ def test_a_response_that_ends_soon_after_the_step_need_not_be_back_at_rest():
     voltage = spiking(PEAKS) + np.where(TIMES > 350.0, 3.0, 0.0)
     wanted = {"avg_rate": (25.0, 1.0)}
     scoring = StepScoring("soma", START, STOP, wanted, comes_to_rest=False)
-    assert scoring.score({"soma": {"time": TIMES, "voltage": voltage}}, "avg_rate", 250.0) == pytest.approx(
-        0.0
-    )
+    assert scoring.score({"soma": {"time": TIMES, "voltage": voltage}}, "avg_rate", 250.0) == pytest.approx(0.0)

@@ -6,13 +6,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from neurosim.errors import InputError
-from neurosim.extraction import TargetExtraction
-from neurosim.perisomatic.features import FEATURES, MINIMUM_STD
-from neurosim.perisomatic.targets import choose_step, fit_note, perisomatic_targets, sweep_fault
-from neurosim.protocols import group_sweeps
-from neurosim.recordings import Recording
-from neurosim.targets import BLOCK_CHECK
+from neurofleet.errors import InputError
+from neurofleet.neurosim.features.perisomatic_features import FEATURES, MINIMUM_STD
+from neurofleet.neurosim.features.step_protocols import group_sweeps
+from neurofleet.neurosim.features.target_set import BLOCK_CHECK
+from neurofleet.neurosim.features.training_targets import (
+    TargetExtraction,
+    choose_step,
+    fit_note,
+    perisomatic_targets,
+    sweep_fault,
+)
+from neurofleet.neurosim.recordings.recording import Recording
 from tests.neurosim.perisomatic.test_scoring import made
 from tests.neurosim.recording_files import make_sweep
 

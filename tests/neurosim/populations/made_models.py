@@ -21,9 +21,7 @@ def made_population(
             cells.append({"cell_id": cell, "line": f"{name}-Cre", "layer": str(1 + index % 2)})
             for rank in range(models):
                 values = centre + rng.normal(0.0, 0.2, len(PARAMETERS))
-                rows.append(
-                    {"cell_id": cell, "hof_index": rank, **dict(zip(PARAMETERS, values, strict=True))}
-                )
+                rows.append({"cell_id": cell, "hof_index": rank, **dict(zip(PARAMETERS, values, strict=True))})
     population = pd.DataFrame(rows)
     population["celsius"], population["Ra.dend"] = 34.0, population["Ra"]
     return population, pd.DataFrame(cells)

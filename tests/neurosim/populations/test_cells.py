@@ -1,8 +1,8 @@
 import pandas as pd
 import pytest
 
-from neurosim.errors import InputError
-from neurosim.populations.cells import classes_of, with_ids
+from neurofleet.errors import InputError
+from neurofleet.neurosim.studies.model_table import classes_of, with_ids
 
 TABLE = pd.DataFrame(
     {

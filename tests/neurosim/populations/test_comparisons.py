@@ -3,8 +3,15 @@ import pandas as pd
 import pytest
 from scipy.stats import false_discovery_control, mannwhitneyu
 
-from neurosim.populations.comparisons import LEAST, cliffs_delta, compare
-from neurosim.populations.links import LINKS, Link, missing_genes, side_by_side
+from neurofleet.neurosim.studies.class_comparisons import (
+    LEAST_CELLS_OF_CLASS,
+    LINKS,
+    Link,
+    cliffs_delta,
+    compare,
+    missing_genes,
+    side_by_side,
+)
 
 
 def test_cliffs_delta_counts_pairs():
@@ -42,7 +49,7 @@ def test_the_smaller_one_sided_p_is_adjusted_over_all_pairs_and_quantities(table
 
 def test_classes_with_too_few_values_are_not_tested(table):
     values, classes = table
-    few = values.assign(up=values["up"].where(classes.ne("a") | (values.index < 10 + LEAST - 1)))
+    few = values.assign(up=values["up"].where(classes.ne("a") | (values.index < 10 + LEAST_CELLS_OF_CLASS - 1)))
     found = compare(few, classes)
     assert not (found[found["quantity"] == "up"][["higher", "lower"]] == "a").any(axis=None)
 

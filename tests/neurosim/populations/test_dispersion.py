@@ -3,10 +3,9 @@ import pandas as pd
 import pytest
 from scipy.spatial.distance import cdist
 
-from neurosim.errors import InputError
-from neurosim.populations.cells import with_ids
-from neurosim.populations.dispersion import dispersion, undispersed
-from neurosim.populations.models import Models, read_models, shared_parameters
+from neurofleet.errors import InputError
+from neurofleet.neurosim.studies.dispersion import dispersion, undispersed
+from neurofleet.neurosim.studies.model_table import ModelTable, read_models, shared_parameters, with_ids
 from tests.neurosim.populations.made_models import made_population, write_population
 
 
@@ -55,7 +54,7 @@ def test_single_models_or_classes_of_one_cell_are_refused(made):
 
 def test_order_of_the_models_does_not_matter(made):
     models, classes = made
-    assert isinstance(models, Models)
+    assert isinstance(models, ModelTable)
     a = dispersion(models, classes, seed=1).cells
     b = dispersion(models, classes.sample(frac=1.0, random_state=0), seed=1).cells
     pd.testing.assert_frame_equal(a, b)

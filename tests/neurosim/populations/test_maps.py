@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from neurosim.errors import InputError
-from neurosim.populations.maps import decision_regions, gap_clusters, umap_map
+from neurofleet.errors import InputError
+from neurofleet.neurosim.studies.cell_maps import decision_regions, gap_clusters, umap_map
 
 
 def blobs(centres, each=15, spread=0.3, seed=0):

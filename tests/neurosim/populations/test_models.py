@@ -2,8 +2,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from neurosim.errors import InputError
-from neurosim.populations.models import (
+from neurofleet.errors import InputError
+from neurofleet.neurosim.studies.model_table import (
     join_models,
     of_cells,
     read_models,

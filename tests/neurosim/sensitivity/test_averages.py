@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from neurosim.sensitivity.averages import average
+from neurofleet.neurosim.studies.sobol_indices import average
 
 
 def test_every_cell_counts_once_and_missing_indices_do_not():

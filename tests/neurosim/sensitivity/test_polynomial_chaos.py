@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from neurosim.errors import InputError
-from neurosim.sensitivity.polynomial_chaos import (
+from neurofleet.errors import InputError
+from neurofleet.neurosim.studies.polynomial_chaos import (
     basis,
     best_order,
     design,
@@ -10,20 +10,13 @@ from neurosim.sensitivity.polynomial_chaos import (
     number_of_terms,
     polynomial_chaos,
 )
-from neurosim.sensitivity.problem import Problem
-from tests.neurosim.sensitivity.truth import (
-    g_function,
-    g_indices,
-    ishigami,
-    ishigami_indices,
-    problem_of,
-    smooth,
-)
+from neurofleet.neurosim.studies.sobol_indices import SensitivityProblem
+from tests.neurosim.sensitivity.truth import g_function, g_indices, ishigami, ishigami_indices, problem_of, smooth
 
 
 @pytest.mark.parametrize(("parameters", "terms", "runs"), [(6, 210, 422), (10, 1001, 2004)])
 def test_terms_and_runs_are_those_of_the_paper(parameters, terms, runs):
-    problem = Problem(tuple(map(str, range(parameters))), tuple(np.arange(1.0, parameters + 1)))
+    problem = SensitivityProblem(tuple(map(str, range(parameters))), tuple(np.arange(1.0, parameters + 1)))
     assert number_of_terms(parameters) == terms
     nodes = design(problem)
     assert nodes.shape == (runs, parameters)
@@ -72,9 +65,7 @@ def test_a_polynomial_is_exact_whatever_the_units():
     main_b, main_f = (4 / 3) ** 2 * b, (1 / 4) ** 2 / 12
     together_ab, af = a2 * b, 0.25 / 144
     variance = main_a + main_b + main_f + together_ab + af
-    np.testing.assert_allclose(
-        found.first[0], np.array([main_a, main_b, 0, 0, 0, main_f]) / variance, atol=1e-12
-    )
+    np.testing.assert_allclose(found.first[0], np.array([main_a, main_b, 0, 0, 0, main_f]) / variance, atol=1e-12)
     np.testing.assert_allclose(
         found.total[0],
         np.array([main_a + together_ab + af, main_b + together_ab, 0, 0, 0, main_f + af]) / variance,
@@ -134,7 +125,7 @@ def test_arrays_that_do_not_belong_together_are_refused():
 
 
 def test_more_parameters_than_can_be_run_are_refused():
-    problem = Problem(tuple(map(str, range(17))), (1.0,) * 17)
+    problem = SensitivityProblem(tuple(map(str, range(17))), (1.0,) * 17)
     with pytest.raises(InputError, match="at most 16, found 17"):
         design(problem)
 

@@ -1,18 +1,18 @@
 import numpy as np
 import pytest
 
-from neurosim.errors import InputError
-from neurosim.sensitivity.conductances import default_conductances
-from neurosim.sensitivity.problem import Problem
+from neurofleet.errors import InputError
+from neurofleet.neurosim.studies.cell_models import default_conductances
+from neurofleet.neurosim.studies.sobol_indices import SensitivityProblem
 
 
 def test_bounds_lie_to_either_side_of_the_value_also_of_a_negative_one():
-    problem = Problem(("gbar_Ih.soma", "e_pas.all"), (2e-5, -80.0), 0.25)
+    problem = SensitivityProblem(("gbar_Ih.soma", "e_pas.all"), (2e-5, -80.0), 0.25)
     np.testing.assert_allclose(problem.bounds, [[1.5e-5, 2.5e-5], [-100.0, -60.0]])
 
 
 def test_the_unit_cube_and_back():
-    problem = Problem(("a", "b"), (2e-5, -80.0))
+    problem = SensitivityProblem(("a", "b"), (2e-5, -80.0))
     unit = np.random.default_rng(0).random((50, 2))
     values = problem.values(unit)
     assert (values >= problem.bounds[:, 0]).all()
@@ -23,7 +23,7 @@ def test_the_unit_cube_and_back():
 @pytest.mark.parametrize("half_width", [0.0, -0.1, 1.0, 1.5, float("nan")])
 def test_a_width_that_leaves_the_range_of_a_conductance_is_refused(half_width):
     with pytest.raises(InputError, match="above 0 and below 1"):
-        Problem(("a", "b"), (1.0, 2.0), half_width)
+        SensitivityProblem(("a", "b"), (1.0, 2.0), half_width)
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def test_a_width_that_leaves_the_range_of_a_conductance_is_refused(half_width):
 )
 def test_what_is_no_problem_is_refused(names, centres, told):
     with pytest.raises(InputError, match=told):
-        Problem(names, centres)
+        SensitivityProblem(names, centres)
 
 
 def test_by_default_sodium_and_two_potassium_conductances_in_soma_and_axon():

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from neurosim.errors import InputError
-from neurosim.sensitivity.saltelli import design, number_of_runs, saltelli
+from neurofleet.errors import InputError
+from neurofleet.neurosim.studies.saltelli import design, number_of_runs, saltelli
 from tests.neurosim.sensitivity.truth import g_function, g_indices, ishigami, ishigami_indices, problem_of
 
 

@@ -4,9 +4,8 @@ import importlib.util
 import numpy as np
 import pytest
 
-from neurosim.errors import InputError
-from neurosim.sensitivity.polynomial_chaos import design, polynomial_chaos
-from neurosim.sensitivity.uncertainpy_engine import load_uncertainpy, uncertainpy_indices
+from neurofleet.errors import InputError
+from neurofleet.neurosim.studies.polynomial_chaos import design, load_uncertainpy, polynomial_chaos, uncertainpy_indices
 from tests.neurosim.sensitivity.truth import g_function, ishigami, problem_of
 
 INSTALLED = importlib.util.find_spec("uncertainpy") is not None

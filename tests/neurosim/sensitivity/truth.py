@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from neurosim.sensitivity.problem import Problem
+from neurofleet.neurosim.studies.sobol_indices import SensitivityProblem
 
 
 def ishigami(unit: np.ndarray, a: float = 7.0, b: float = 0.1) -> np.ndarray:
@@ -36,7 +36,7 @@ def smooth(unit: np.ndarray) -> np.ndarray:
     return (1 + unit[:, 0] ** 2) * (2 + unit[:, 1]) + 0.5 * unit[:, -1] * unit[:, 0]
 
 
-def problem_of(parameters: int) -> Problem:
+def problem_of(parameters: int) -> SensitivityProblem:
     """Return a problem with centres of all sizes, one of them negative."""
     centres = np.array([1e-5, -80.0, 2.5, 1e-2, 0.3, 150.0])[:parameters]
-    return Problem(tuple(f"p{i}" for i in range(parameters)), tuple(centres.tolist()))
+    return SensitivityProblem(tuple(f"p{i}" for i in range(parameters)), tuple(centres.tolist()))

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from neurosim.validation.explained_variance import (
+from neurofleet.neurosim.studies.explained_variance import (
     explained_variance,
     explained_variance_ratio,
     psth_explained_variance,

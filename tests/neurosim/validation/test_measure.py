@@ -8,13 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from neurosim.demo_cell import JUNCTION_POTENTIAL_MV, KNOWN_PARAMETERS, demo_model
-from neurosim.errors import InputError
-from neurosim.population import RecordingSource, population
-from neurosim.validation.explained_variance import explained_variance_ratio, rates, smoothed
-from neurosim.validation.generalisation import generalisation_targets
-from neurosim.validation.measure import ValidationMeasure
-from neurosim.validation.stimuli import played_stimuli
+from neurofleet.errors import InputError
+from neurofleet.neurosim.cells.demo_cell import JUNCTION_POTENTIAL_MV, KNOWN_PARAMETERS, demo_model
+from neurofleet.neurosim.studies.cell_models import RecordingSource, make_cell_models
+from neurofleet.neurosim.studies.explained_variance import explained_variance_ratio, rates, smoothed
+from neurofleet.neurosim.studies.generalisation import ValidationMeasure, generalisation_targets, played_stimuli
 from tests.neurosim.noisy_cell import NOISE_TRIALS
 
 RUN = """
@@ -45,9 +43,9 @@ def noisy(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def known(noisy):
     """The cell with its known parameters, and one of much less sodium in the axon; trained on two steps."""
-    from neurosim.extraction import TargetExtraction
-    from neurosim.protocols import group_sweeps
-    from neurosim.recordings import read_recording
+    from neurofleet.neurosim.features.step_protocols import group_sweeps
+    from neurofleet.neurosim.features.training_targets import TargetExtraction
+    from neurofleet.neurosim.recordings.recording import read_recording
 
     source = RecordingSource(noisy / "cell.nwb", JUNCTION_POTENTIAL_MV)
     extraction = TargetExtraction(source.path)
@@ -59,7 +57,7 @@ def known(noisy):
     values = np.array([[KNOWN_PARAMETERS[p.full_name] for p in model.free]] * 2)
     values[1, [p.full_name for p in model.free].index("gbar_NaTa_t.axon")] *= 0.4
     trained = tuple(targets.protocols.values())
-    return population(model, values, np.zeros(2, int), np.arange(2), trained, source)
+    return make_cell_models(model, values, np.zeros(2, int), np.arange(2), trained, source)
 
 
 def test_the_known_cell_explains_what_it_was_not_fitted_to_and_another_one_less(known):

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from neurosim.sweep_entries import SweepFault
-from neurosim.validation.played_current import played_current
+from neurofleet.neurosim.recordings.sweep_entries import SweepFault
+from neurofleet.neurosim.studies.generalisation import played_current
 
 RATE_HZ = 10_000.0
 TIMES = np.arange(0.0, 2000.0, 0.1)

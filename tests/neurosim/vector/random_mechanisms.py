@@ -123,8 +123,7 @@ def independent_gates(rng: Rng, calcium: bool) -> Gates:
     if method == "euler":  # an explicit step needs a time constant above its length
         rates += [f"{name}tau = {name}tau + 0.2" for name in names]
     equations = "\n    ".join(
-        f"{n}' = ({n}inf - {n})/{n}tau" if rng.random() < 0.7 else f"{n}' = {n}inf/{n}tau - {n}/{n}tau"
-        for n in names
+        f"{n}' = ({n}inf - {n})/{n}tau" if rng.random() < 0.7 else f"{n}' = {n}inf/{n}tau - {n}/{n}tau" for n in names
     )
     solve, block = f"SOLVE states METHOD {method}", f"DERIVATIVE states {{\n    rates(v)\n    {equations}\n}}"
     if method == "procedure":

@@ -5,12 +5,12 @@ from typing import Any
 
 import numpy as np
 
-from neurosim.cell import CellParameter, Conditions
-from neurosim.fit_model import FitModel, MorphologyFile
-from neurosim.mechanisms import UserMechanisms
-from neurosim.protocols import StepProtocol
-from neurosim.simulator import Accuracy
-from neurosim.targets import TargetSet
+from neurofleet.neurosim.cells.cell_model import CellParameter, Conditions
+from neurofleet.neurosim.cells.fit_model import FitModel, MorphologyFile
+from neurofleet.neurosim.cells.simulator import Accuracy
+from neurofleet.neurosim.features.step_protocols import StepProtocol
+from neurofleet.neurosim.features.target_set import TargetSet
+from neurofleet.neurosim.mechanisms import UserMechanisms
 from tests.neurosim.small_cells import AXON_SWC
 
 SPIKE_MV = -20.0
@@ -136,8 +136,8 @@ def both(
     dt_ms: float = 0.05,
 ) -> dict[str, Any]:
     """Return voltages of both engines; for a process of its own."""
-    from neurosim.vector.cell import VectorCell
-    from neurosim.vector.steps import fixed_steps
+    from neurofleet.neurosim.vector.kernel_setup import fixed_steps
+    from neurofleet.neurosim.vector.vector_evaluator import VectorCell
 
     (run,) = VectorCell(model).run(values, [protocol], fixed_steps(dt_ms, order), dtype)
     neuron = [neuron_voltages(model, row, protocol, dt_ms, order) for row in values]

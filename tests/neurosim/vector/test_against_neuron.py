@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from neurosim.protocols import StepProtocol
+from neurofleet.neurosim.features.step_protocols import StepProtocol
 from tests.fresh_process import in_fresh_process
 from tests.neurosim.vector.reference import SPINY, SPINY_VALUES, both, made_up_cell, spike_times, spiny_sets
 
@@ -88,13 +88,13 @@ def test_the_other_channels_and_a_distribution_over_distance():
 
 
 def published_483101699(folder, amplitude_nA):
-    from neurosim.allen import read_fit
-    from neurosim.fit_model import MorphologyFile
-    from neurosim.population import published_population
+    from neurofleet.neurosim.cells.fit_model import MorphologyFile
+    from neurofleet.neurosim.exchange.allen_fit import read_fit
+    from neurofleet.neurosim.studies.cell_models import published_cell_models
 
     fit = read_fit(folder / "483101699_fit.json")
     file = MorphologyFile.read(folder / "483101699.swc")
-    published = published_population("483101699", fit, file, "stub")
+    published = published_cell_models("483101699", fit, file, "stub")
     step = StepProtocol("step", amplitude_nA, 50.0, 200.0, 220.0)
     return both(published.model, published.values, step, 2)
 

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from neurosim.errors import InputError
-from neurosim.protocols import StepProtocol
-from neurosim.vector import compiling
-from neurosim.vector.steps import fixed_steps, search_steps
+from neurofleet.errors import InputError
+from neurofleet.neurosim.features.step_protocols import StepProtocol
+from neurofleet.neurosim.vector import kernel_build
+from neurofleet.neurosim.vector.kernel_setup import fixed_steps, search_steps
 from tests.fresh_process import in_fresh_process
 from tests.neurosim.vector.reference import SPINY, SPINY_VALUES, made_up_cell, spike_times, spiny_sets
 
@@ -19,7 +19,7 @@ STEPS = search_steps(chains=False)
 
 def runs():
     """Return what one cell gives for all questions of this file, and what it says to wrong input."""
-    from neurosim.vector.cell import VectorCell
+    from neurofleet.neurosim.vector.vector_evaluator import VectorCell
 
     cell = VectorCell(made_up_cell(SPINY, SPINY_VALUES))
     values = spiny_sets(19)  # two vectors of float64 and a part of a third
@@ -151,12 +151,12 @@ def test_wrong_values_are_refused(found):
 
 
 def on_older_processor():
-    from neurosim.vector.cell import VectorCell
+    from neurofleet.neurosim.vector.vector_evaluator import VectorCell
 
     model = made_up_cell(SPINY, SPINY_VALUES)
     (own,) = VectorCell(model).run(spiny_sets(2), [STEP], BY_NEURON)
     older = {"-march=native": "-march=x86-64", "-O3": "-O1"}  # -O1 compiles faster
-    compiling.FLAGS = [older.get(flag, flag) for flag in compiling.FLAGS]
+    kernel_build.FLAGS = [older.get(flag, flag) for flag in kernel_build.FLAGS]
     return own, *VectorCell(model).run(spiny_sets(2), [STEP], BY_NEURON)
 
 
@@ -173,21 +173,21 @@ def test_without_a_compiler_the_way_out_is_said(monkeypatch):
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(InputError, match="no C\\+\\+ compiler .*apt-get install g\\+\\+"):
-        compiling.compile_kernel("")
+        kernel_build.compile_kernel("")
 
 
 def test_what_a_compiler_says_is_passed_on(monkeypatch, tmp_path):
     monkeypatch.setenv("NEUROFLEET_CACHE", str(tmp_path))
     with pytest.raises(InputError, match="did not compile(?s:.*)nonsense"):
-        compiling.compile_kernel("nonsense;")
+        kernel_build.compile_kernel("nonsense;")
     assert not list((tmp_path / "kernels").glob("*.so"))
 
 
 def test_a_compiled_kernel_is_kept(monkeypatch, tmp_path):
     monkeypatch.setenv("NEUROFLEET_CACHE", str(tmp_path))
     text = 'extern "C" __attribute__((visibility("default"))) int answer() { return 42; }'
-    assert compiling.compile_kernel(text).answer() == 42
+    assert kernel_build.compile_kernel(text).answer() == 42
     (kept,) = (tmp_path / "kernels").glob("*.so")
     made = kept.stat().st_mtime_ns
-    assert compiling.compile_kernel(text).answer() == 42
+    assert kernel_build.compile_kernel(text).answer() == 42
     assert kept.stat().st_mtime_ns == made

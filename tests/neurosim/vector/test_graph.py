@@ -6,7 +6,7 @@ import operator
 import numpy as np
 import pytest
 
-from neurosim.vector.graph import Graph, NotDifferentiable
+from neurofleet.neurosim.vector.arithmetic_graph import Graph, NotDifferentiable
 
 
 def evaluated(graph, node, given):

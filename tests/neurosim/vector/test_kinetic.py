@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from neurosim.vector.density import make_density
-from neurosim.vector.graph import FUNCTIONS, Graph
-from neurosim.vector.kinetic import NotUnique, Scheme, settle, step
-from neurosim.vector.syntax import read_syntax
+from neurofleet.neurosim.vector.arithmetic_graph import FUNCTIONS, Graph
+from neurofleet.neurosim.vector.membrane import make_density
+from neurofleet.neurosim.vector.nmodl_syntax import read_syntax
+from neurofleet.neurosim.vector.state_equations import NotUnique, Scheme, kinetic_settle, kinetic_step
 
 BINARY = {"+": np.add, "-": np.subtract, "*": np.multiply, "/": np.divide}
 
@@ -53,7 +53,7 @@ def test_a_step_is_backward_euler(n):
         scheme.gains[scheme.states[-1]] = graph.input("gained")
         matrix[0, 0] -= 0.3
         source = np.eye(n)[-1] * 0.7
-        new = step(graph, scheme, {s: graph.input(s) for s in scheme.states}, graph.input("dt"))
+        new = kinetic_step(graph, scheme, {s: graph.input(s) for s in scheme.states}, graph.input("dt"))
         expected = np.linalg.solve(np.eye(n) - dt * matrix, old + dt * source)
         found = evaluated(graph, [new[s] for s in scheme.states], given)
         np.testing.assert_allclose(found, expected, rtol=1e-10)
@@ -63,7 +63,7 @@ def test_what_is_conserved_is_put_right_by_the_first_step():
     graph = Graph()
     scheme, matrix, given = random_scheme(np.random.default_rng(3), graph, 4)
     scheme.totals.append((("s2", "s0", "s3", "s1"), graph.const(2.0)))
-    new = step(graph, scheme, {s: graph.const(0.25) for s in scheme.states}, graph.const(0.05))
+    new = kinetic_step(graph, scheme, {s: graph.const(0.25) for s in scheme.states}, graph.const(0.05))
     found = evaluated(graph, [new[s] for s in scheme.states], given)
     expected = np.linalg.solve(np.eye(4) - 0.05 * matrix, [0.25, 1.25, 0.25, 0.25])
     np.testing.assert_allclose(found, expected, rtol=1e-12)
@@ -77,7 +77,7 @@ def test_a_steady_state_has_no_net_flow(dtype, rtol):
         graph = Graph()
         scheme, matrix, given = random_scheme(draw, graph, n)
         scheme.totals.append((scheme.states, graph.const(1.0)))
-        settled = settle(graph, scheme)
+        settled = kinetic_settle(graph, scheme)
         found = evaluated(graph, [settled[s] for s in scheme.states], given, dtype).astype(float)
         assert found.sum() == pytest.approx(1.0, rel=1e-6)
         through = np.where(matrix > 0, matrix, 0.0)
@@ -88,12 +88,12 @@ def test_a_steady_state_that_is_not_determined_is_refused():
     graph = Graph()
     one = graph.const(1.0)
     with pytest.raises(NotUnique, match="without a CONSERVE"):
-        settle(graph, Scheme(("a", "b"), {("a", "b"): graph.input("x"), ("b", "a"): graph.input("y")}))
+        kinetic_settle(graph, Scheme(("a", "b"), {("a", "b"): graph.input("x"), ("b", "a"): graph.input("y")}))
     with pytest.raises(NotUnique, match="no rates connect"):
-        settle(graph, Scheme(("a", "b"), totals=[(("a", "b"), graph.const(1.0))]))
+        kinetic_settle(graph, Scheme(("a", "b"), totals=[(("a", "b"), graph.const(1.0))]))
     drained = Scheme(("a",), losses={"a": one}, totals=[(("a",), one)])
     with pytest.raises(NotUnique, match="nowhere"):
-        settle(graph, drained)
+        kinetic_settle(graph, drained)
 
 
 @pytest.fixture(scope="module")

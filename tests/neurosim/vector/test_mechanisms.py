@@ -4,10 +4,10 @@ import math
 
 import pytest
 
-from neurosim.errors import InputError
-from neurosim.mechanisms.catalogue import MOD_FOLDER, read_mechanism
-from neurosim.vector.density import make_density
-from neurosim.vector.syntax import BUILT_IN, PLAIN_SOURCES, Unsupported, read_syntax
+from neurofleet.errors import InputError
+from neurofleet.neurosim.mechanisms.catalogue import MOD_FOLDER, read_mechanism
+from neurofleet.neurosim.vector.membrane import make_density
+from neurofleet.neurosim.vector.nmodl_syntax import BUILT_IN, PLAIN_SOURCES, Unsupported, read_syntax
 
 LEAK = """
 NEURON { SUFFIX odd NONSPECIFIC_CURRENT i RANGE g }
@@ -123,9 +123,7 @@ def test_a_current_that_has_no_slope_needs_a_hint(density):
 
 
 def test_constants_are_numbers(density):
-    text = (
-        "DEFINE seven 7\n" + LEAK % "n' = -n" + "CONSTANT { eight = -8 }\nUNITS { F = (faraday) (coulomb) }"
-    )
+    text = "DEFINE seven 7\n" + LEAK % "n' = -n" + "CONSTANT { eight = -8 }\nUNITS { F = (faraday) (coulomb) }"
     found = density(text.replace("i = g*n*v", "i = v*seven*eight*F/2 (mV)"))
     assert found.graph.value(found.conductance) == pytest.approx(-28 * 96485.33212331)
 

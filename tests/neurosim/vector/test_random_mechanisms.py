@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from neurosim.protocols import StepProtocol
+from neurofleet.neurosim.features.step_protocols import StepProtocol
 from tests.fresh_process import in_fresh_process
 from tests.neurosim.vector.random_mechanisms import write_mechanisms
 from tests.neurosim.vector.reference import both, made_up_cell, spike_times
@@ -25,11 +25,11 @@ SEEDS = [2, 3, 4, 6, 7, 9, 24, 36, 41, 79]
 
 def runs(folder: Path, seeds: list[int]):
     """Return what both engines give with half of the mechanisms in the soma and half in the dendrites."""
-    from neurosim.mechanisms import UserMechanisms
-    from neurosim.vector import compiling
+    from neurofleet.neurosim.mechanisms import UserMechanisms
+    from neurofleet.neurosim.vector import kernel_build
 
     paths = write_mechanisms(folder, seeds)
-    compiling.FLAGS = [{"-O3": "-O1"}.get(flag, flag) for flag in compiling.FLAGS]  # compiles faster
+    kernel_build.FLAGS = [{"-O3": "-O1"}.get(flag, flag) for flag in kernel_build.FLAGS]  # compiles faster
     names = [path.stem for path in paths]
     half = len(names) // 2
     placed = {"all": ("pas",), "soma": (*SOMA, *names[:half]), "dend": (*SOMA[2:], *names[half:])}

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from neurosim.protocols import StepProtocol
+from neurofleet.neurosim.features.step_protocols import StepProtocol
 from tests.fresh_process import in_fresh_process
 from tests.neurosim.vector.reference import both, made_up_cell, spike_times
 
@@ -71,13 +71,13 @@ def test_hh_is_that_of_neuron(found):
 
 
 def published_485184849(folder):
-    from neurosim.allen import read_fit
-    from neurosim.fit_model import MorphologyFile
-    from neurosim.population import published_population
+    from neurofleet.neurosim.cells.fit_model import MorphologyFile
+    from neurofleet.neurosim.exchange.allen_fit import read_fit
+    from neurofleet.neurosim.studies.cell_models import published_cell_models
 
     fit = read_fit(folder / "485184849_fit.json")
     file = MorphologyFile.read(folder / "485184849_reconstruction.swc")
-    published = published_population("485184849", fit, file, "stub")
+    published = published_cell_models("485184849", fit, file, "stub")
     assert "NaV" in published.model.mechanisms["soma"]
     step = StepProtocol("step", 0.5, 20.0, 70.0, 80.0)
     return both(published.model, published.values[:1], step, 2)

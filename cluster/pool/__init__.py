@@ -1,0 +1,1 @@
+"""Evaluations on many hosts under deadlines."""

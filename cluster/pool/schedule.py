@@ -1,0 +1,508 @@
+"""Which task goes next, and to which host; nothing here knows Ray or a clock.
+
+The queue is fair between shares, prefers engines that a host has built, and hands out batches of a second
+and a half.
+Those of an engine that evaluates several individuals in the time of one (`EngineSpec.lanes`) are full
+multiples of that, however long it takes, as long as so many tasks wait.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import statistics
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from neurofleet.cluster.pool.host_worker import ENGINES_KEPT
+from neurofleet.cluster.pool.outcome import EvaluationTask
+
+BATCH_S = 1.5
+LONGEST_BATCH = 128
+FIRST_GUESS_S = 1.0
+FIRST_BUILD_GUESS_S = 1.0
+_REMEMBERED = 64
+
+HELP_WORTH = 16.0
+"""A further host builds an engine when it will have work for this many times as long as the build takes."""
+
+BUILD_WORTH = 20.0
+"""A host works this many times as long as the build of an engine took before fairness may send it to another,
+so that at most one part in twenty of the hosts' time goes into builds."""
+
+
+@dataclass
+class Work:
+    """A task in the pool.
+
+    Attributes
+    ----------
+    number : int
+        The pool's own name for it.
+    task : EvaluationTask
+    losses : int
+        How often a host that held it was lost.
+    charged_s : float
+        What its share was charged when a host took it.
+    """
+
+    number: int
+    task: EvaluationTask
+    losses: int = 0
+    charged_s: float = 0.0
+
+
+@dataclass
+class _Share:
+    """Those whose tasks share the hosts with others by weight. `served` is seconds by weight."""
+
+    weight: float
+    served: float = 0.0
+    waiting: int = 0
+
+
+@dataclass
+class _EngineQueue:
+    """The tasks that wait for one engine; `guessed_s` is the time of those that came with a guess."""
+
+    share: _Share
+    rank: int
+    since: int
+    heap: list[tuple[float, int, Work]] = field(default_factory=list)
+    guessed_s: float = 0.0
+    unguessed: int = 0
+
+    def push(self, number: int, work: Work) -> None:
+        guess = work.task.expected_s
+        # Without guesses, first come first served: a moving median must not let one seed overtake another.
+        heapq.heappush(self.heap, (-(guess or 0.0), number, work))
+        self._count(guess, 1)
+
+    def pop(self) -> Work:
+        work = heapq.heappop(self.heap)[2]
+        self._count(work.task.expected_s, -1)
+        return work
+
+    def _count(self, guess: float | None, sign: int) -> None:
+        if guess is None:
+            self.unguessed += sign
+        else:
+            self.guessed_s += sign * guess
+
+
+class WorkQueue:
+    """The tasks that wait for a host, by engine.
+
+    Each task belongs to a share. While several shares have work, each gets hosts' time in proportion to its
+    weight; one that had none for a while does not catch up on it. Within a share, engines whose tasks have a
+    lower rank go first, so that the others only fill the gaps. A rank below zero is how much an engine has to
+    go, and counts by host that is at it: hosts spread over such engines in proportion to what each has to go,
+    instead of all of them moving from one to the next.
+    """
+
+    def __init__(self) -> None:
+        self._lines: dict[str, _EngineQueue] = {}
+        self._shares: dict[str, _Share] = {}
+        self._lost: deque[Work] = deque()
+        self._seconds: dict[str, deque[float]] = {}
+        self._medians: dict[str, float] = {}
+        self._builds: deque[float] = deque(maxlen=_REMEMBERED)
+        self._build_s: dict[str, float] = {}
+        self._order = itertools.count()
+        self._served = 0.0
+        self._length = 0
+
+    def __len__(self) -> int:
+        return len(self._lost) + self._length
+
+    def add(self, work: Work) -> None:
+        """Put a task in. One that was on a lost host is kept apart, to travel alone."""
+        if work.losses:
+            self._lost.append(work)
+            return
+        task, number = work.task, next(self._order)
+        share = self._shares.setdefault(task.share, _Share(task.weight))
+        share.weight = task.weight
+        if not share.waiting:
+            share.served = max(share.served, self._least_served())
+        share.waiting += 1
+        self._length += 1
+        line = self._lines.setdefault(task.engine.key, _EngineQueue(share, task.rank, number))
+        line.rank = task.rank  # what is to go shrinks while the line never empties
+        line.push(number, work)
+
+    def record(self, work: Work, seconds: float) -> None:
+        """Learn from an evaluation how long this engine's take, and settle what its share was charged."""
+        key = work.task.engine.key
+        recent = self._seconds.setdefault(key, deque(maxlen=_REMEMBERED))
+        recent.append(seconds)
+        self._medians[key] = statistics.median(recent)
+        self._charge(work, seconds - work.charged_s)
+
+    def record_build(self, engine: str, seconds: float) -> None:
+        """Learn how long a host needs to build an engine."""
+        self._builds.append(seconds)
+        self._build_s[engine] = seconds
+
+    def refund(self, work: Work) -> None:
+        """Take back what the share of a task was charged: no host has worked on it."""
+        self._charge(work, -work.charged_s)
+
+    def expected_s(self, task: EvaluationTask) -> float:
+        """The submitter's guess, else the running median of the engine."""
+        if task.expected_s is not None:
+            return task.expected_s
+        return self._medians.get(task.engine.key, FIRST_GUESS_S)
+
+    def build_s(self, engine: str) -> float:
+        """How long a host would need to build an engine: as it took last, else as others took."""
+        if engine in self._build_s:
+            return self._build_s[engine]
+        return statistics.median(self._builds) if self._builds else FIRST_BUILD_GUESS_S
+
+    def has_lost(self, barred: Collection[str]) -> bool:
+        """Whether `take_lost` would find something."""
+        return any(work.task.engine.key not in barred for work in self._lost)
+
+    def take_lost(self, barred: Collection[str]) -> Work | None:
+        """One task that was lost before, for a host that has nothing else to do."""
+        for index, work in enumerate(self._lost):
+            if work.task.engine.key not in barred:
+                del self._lost[index]
+                return work
+        return None
+
+    def in_turn(self, engines: Iterable[str], on: Mapping[str, int]) -> list[str]:
+        """Those of some engines that have tasks, in the order in which it is their turn."""
+        return sorted((key for key in engines if key in self._lines), key=lambda key: self._due(key, on))
+
+    def has(self, engine: str) -> bool:
+        """Whether an engine has tasks."""
+        return engine in self._lines
+
+    def attracts(self, on: Mapping[str, int], spread: bool) -> bool:
+        """Whether there is an engine that a further host should build."""
+        return any(self._pays(engine, on, spread) for engine in self._lines)
+
+    def take(
+        self,
+        held: Sequence[str],
+        barred: Collection[str],
+        on: Mapping[str, int],
+        hosts: int,
+        spread: bool = True,
+    ) -> list[Work]:
+        """The next batch for a host; empty when there is none, or none that pays.
+
+        Parameters
+        ----------
+        held : sequence of str
+            The engines it holds built. It builds another one when these have no work, or when their shares
+            have had so much more than others that a build is worth it (`BUILD_WORTH`).
+        barred : collection of str
+            Engines that cannot be built there.
+        on : mapping
+            Engine -> how many hosts are at it.
+        hosts : int
+            How many hosts share what is left: the last batches are small, so that they finish together.
+        spread : bool
+            Whether an engine is built as soon as that saves time at all, or only for a longer stay.
+        """
+        engine = self._choose(held, barred, on, spread)
+        if engine is None:
+            return []
+        line = self._lines[engine]
+        sharing = max(on.get(engine, 0), hosts // len(self._lines), 1)
+        batch_s = min(BATCH_S, self._left_s(engine) / (2 * sharing))
+        expected_s = 0.0
+        batch: list[Work] = []
+        while line.heap and len(batch) < LONGEST_BATCH:
+            first = line.heap[0][2].task
+            lanes = first.engine.lanes
+            too_long = expected_s + lanes * self.expected_s(first) > batch_s
+            if batch and (too_long or len(line.heap) < lanes):
+                break
+            for _ in range(min(lanes, len(line.heap))):
+                batch.append(line.pop())
+                this_s = self.expected_s(batch[-1].task)
+                expected_s += this_s
+                self._served = max(self._served, line.share.served)
+                self._charge(batch[-1], this_s)
+        line.share.waiting -= len(batch)
+        self._length -= len(batch)
+        if not line.heap:
+            del self._lines[engine]
+        return batch
+
+    def remove_engine(self, engine: str) -> list[Work]:
+        """Take out all tasks of an engine."""
+        lost = [work for work in self._lost if work.task.engine.key == engine]
+        self._lost = deque(work for work in self._lost if work.task.engine.key != engine)
+        line = self._lines.pop(engine, None)
+        if line is None:
+            return lost
+        line.share.waiting -= len(line.heap)
+        self._length -= len(line.heap)
+        return lost + [work for _, _, work in line.heap]
+
+    def forget(self, engine: str) -> None:
+        """Drop what was learnt of an engine that will not be asked for again."""
+        for known in (self._seconds, self._medians, self._build_s):
+            known.pop(engine, None)
+
+    def _due(self, engine: str, on: Mapping[str, int]) -> tuple[float, float, int]:
+        line = self._lines[engine]
+        rank = line.rank / (on.get(engine, 0) + 1) if line.rank < 0 else line.rank
+        return line.share.served, rank, line.since
+
+    def _choose(self, held: Sequence[str], barred: Collection[str], on: Mapping[str, int], spread: bool) -> str | None:
+        """The engine that a host should work with."""
+        warm = next(iter(self.in_turn((key for key in held if key not in barred), on)), None)
+        if warm is not None:
+            share = self._lines[warm].share
+            ahead_s = (share.served - self._least_served()) * share.weight
+            if ahead_s <= BUILD_WORTH * self.build_s(warm) * max(on.get(warm, 0), 1):
+                return warm
+        paying = (key for key in self._lines if key not in held and key not in barred and self._pays(key, on, spread))
+        cold = min(paying, key=lambda key: self._due(key, on), default=None)
+        if warm is None or (cold is not None and self._due(cold, on) < self._due(warm, on)):
+            return cold
+        return warm
+
+    def _pays(self, engine: str, on: Mapping[str, int], spread: bool) -> bool:
+        """Whether those at an engine will be at it for long enough that a further host should build it."""
+        hosts = on.get(engine, 0)
+        if not hosts:
+            return True
+        return self._left_s(engine) / hosts > self.build_s(engine) * (1.0 if spread else HELP_WORTH)
+
+    def _left_s(self, engine: str) -> float:
+        line = self._lines[engine]
+        return line.guessed_s + line.unguessed * self._medians.get(engine, FIRST_GUESS_S)
+
+    def _least_served(self) -> float:
+        return min((share.served for share in self._shares.values() if share.waiting), default=self._served)
+
+    def _charge(self, work: Work, seconds: float) -> None:
+        share = self._shares[work.task.share]
+        share.served += seconds / share.weight
+        work.charged_s += seconds
+
+
+Name = TypeVar("Name", bound=Hashable)
+
+TOP_UP_BELOW_S = 0.5
+"""A host with less expected work than this gets its next batch while it still works."""
+
+
+@dataclass
+class _HostLoad:
+    """A host as the scheduler sees it; `held` are the engines it has built, the latest last."""
+
+    node: str
+    tasks: dict[int, tuple[Work, float]] = field(default_factory=dict)
+    expected_s: float = 0.0
+    held: list[str] = field(default_factory=list)
+    at: str | None = None
+    alone: bool = False
+    stuck: bool = False
+
+
+class Scheduler(Generic[Name]):
+    """Hands out batches of tasks to hosts, and keeps account of who holds what.
+
+    Hosts go by any hashable name of the caller's.
+    """
+
+    def __init__(self) -> None:
+        self.queue = WorkQueue()
+        self._hosts: dict[Name, _HostLoad] = {}
+        self._at: Counter[str] = Counter()
+        self._unbuilt_on: dict[str, set[str]] = {}
+        self._held_tasks = 0
+        self._idle: dict[Name, None] = {}
+        self._idle_holders: dict[str, dict[Name, None]] = {}
+
+    @property
+    def waiting(self) -> int:
+        """Tasks that no host has."""
+        return len(self.queue)
+
+    @property
+    def running(self) -> int:
+        """Tasks that hosts have."""
+        return self._held_tasks
+
+    @property
+    def idle(self) -> int:
+        """Hosts that have nothing to do."""
+        return len(self._idle)
+
+    def join(self, host: Name, node: str) -> None:
+        """A host is there and has nothing to do."""
+        self._hosts[host] = _HostLoad(node)
+        self._set_idle(host, True)
+
+    def leave(self, host: Name) -> list[Work]:
+        """A host is gone; return what it had."""
+        if host not in self._hosts:
+            return []
+        self._set_idle(host, False)
+        load = self._hosts.pop(host)
+        self._move(load, None)
+        self._held_tasks -= len(load.tasks)
+        works = [work for work, _ in load.tasks.values()]
+        for work in works:
+            self.queue.refund(work)
+        return works
+
+    def submit(self, work: Work) -> None:
+        """A task waits for a host."""
+        self.queue.add(work)
+
+    def forget(self, engine: str) -> None:
+        """No task of an engine will come any more."""
+        self.queue.forget(engine)
+        self._unbuilt_on.pop(engine, None)
+        self._idle_holders.pop(engine, None)
+        for load in self._hosts.values():
+            if engine in load.held:
+                load.held.remove(engine)
+
+    def set_stuck(self, host: Name, stuck: bool) -> None:
+        """Whether what a host is at takes much longer than expected: nobody should count on it then."""
+        load = self._hosts[host]
+        at = load.at
+        self._move(load, None)
+        load.stuck = stuck
+        self._move(load, at)
+
+    def tasks(self, host: Name) -> list[EvaluationTask]:
+        """The tasks that a host has."""
+        return [work.task for work, _ in self._hosts[host].tasks.values()]
+
+    def busy(self, host: Name) -> bool:
+        """Whether a host has tasks."""
+        return bool(self._hosts[host].tasks)
+
+    def load_s(self, host: Name) -> float:
+        """The expected time of the tasks that a host has."""
+        return self._hosts[host].expected_s
+
+    def done(self, host: Name, number: int, seconds: float) -> Work:
+        """A host has evaluated a task, in so many seconds."""
+        work = self._release(host, number)
+        self.queue.record(work, seconds)
+        return work
+
+    def give_back(self, host: Name, number: int) -> Work:
+        """A host has not evaluated a task, and has it no more."""
+        work = self._release(host, number)
+        self.queue.refund(work)
+        return work
+
+    def bar(self, engine: str, node: str) -> None:
+        """An engine cannot be built on a node: its hosts get no tasks of it."""
+        self._unbuilt_on.setdefault(engine, set()).add(node)
+
+    def feed(self, spread: bool) -> Iterator[tuple[Name, list[Work]]]:
+        """Give work to hosts that have nothing to do: first to those that hold its engine, then to others.
+
+        Parameters
+        ----------
+        spread : bool
+            Whether an engine is built on a further host as soon as that saves time at all. If not, only when
+            the host will have work for several times as long as the build takes.
+        """
+        yield from self._feed_any(spread, lambda: self.queue.has_lost(()))
+        for engine in self.queue.in_turn(self._idle_holders, self._at):
+            for host in list(self._idle_holders.get(engine, ())):
+                if not self.queue.has(engine):
+                    break
+                if batch := self.next_batch(host, spread):
+                    yield host, batch
+        yield from self._feed_any(spread, lambda: self.queue.attracts(self._at, spread))
+
+    def _feed_any(self, spread: bool, wanted: Callable[[], bool]) -> Iterator[tuple[Name, list[Work]]]:
+        """Try hosts in turn, while any is wanted; of those that are alike one, if it takes nothing."""
+        refused: set[tuple[str, ...]] = set()
+        for host in list(self._idle):
+            if not wanted():
+                return
+            load = self._hosts[host]
+            kind = (load.node, *load.held)
+            if kind in refused:
+                continue
+            if batch := self.next_batch(host, spread):
+                yield host, batch
+            else:
+                refused.add(kind)
+
+    def next_batch(self, host: Name, spread: bool) -> list[Work]:
+        """What a host should be given now, in addition to what it has; often nothing."""
+        load = self._hosts[host]
+        barred = {engine for engine, nodes in self._unbuilt_on.items() if load.node in nodes}
+        if not load.tasks:
+            load.alone = False
+            if (lost := self.queue.take_lost(barred)) is not None:
+                load.alone = True  # if it is what brings hosts down, it takes nothing else with it
+                self._give(host, load, [lost])
+                return [lost]
+        elif self.queue.has_lost(barred):
+            return []  # let it run dry: a task that was lost waits for a host to itself
+        if load.alone or load.stuck or load.expected_s >= TOP_UP_BELOW_S:
+            return []
+        batch = self.queue.take(load.held, barred, self._at, len(self._hosts), spread)
+        self._give(host, load, batch)
+        return batch
+
+    def _give(self, host: Name, load: _HostLoad, batch: list[Work]) -> None:
+        if not batch:
+            return
+        self._set_idle(host, False)
+        for work in batch:
+            expected_s = self.queue.expected_s(work.task)
+            load.tasks[work.number] = (work, expected_s)
+            load.expected_s += expected_s
+        self._held_tasks += len(batch)
+        engine = batch[-1].task.engine.key
+        self._move(load, engine)
+        load.held = [key for key in load.held if key != engine][1 - ENGINES_KEPT :] + [engine]
+
+    def _release(self, host: Name, number: int) -> Work:
+        load = self._hosts[host]
+        work, expected_s = load.tasks.pop(number)
+        self._held_tasks -= 1
+        load.expected_s = load.expected_s - expected_s if load.tasks else 0.0
+        if not load.tasks:
+            self._move(load, None)
+            self._set_idle(host, True)
+        return work
+
+    def _set_idle(self, host: Name, idle: bool) -> None:
+        if idle == (host in self._idle):
+            return
+        if idle:
+            self._idle[host] = None
+        else:
+            del self._idle[host]
+        for engine in self._hosts[host].held:
+            holders = self._idle_holders.setdefault(engine, {})
+            if idle:
+                holders[host] = None
+            else:
+                holders.pop(host, None)
+                if not holders:
+                    del self._idle_holders[engine]
+
+    def _move(self, load: _HostLoad, engine: str | None) -> None:
+        """Note which engine a host is at; one that is stuck counts for none."""
+        if load.at is not None and not load.stuck:
+            self._at[load.at] -= 1
+            if not self._at[load.at]:
+                del self._at[load.at]
+        if engine is not None and not load.stuck:
+            self._at[engine] += 1
+        load.at = engine

@@ -1,0 +1,1 @@
+"""Connections to Ray, and what goes over them besides the pool: jobs, shards, checks."""

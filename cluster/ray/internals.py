@@ -1,0 +1,98 @@
+"""Settings of Ray that have no public switch, changed for a while and put back."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def environment(values: Mapping[str, str], without: tuple[str, ...] = (), kept: tuple[str, ...] = ()) -> Iterator[None]:
+    """Set and remove environment variables, and put them back, and those that Ray sets (`kept`)."""
+    names = (*values, *without, *kept)
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(values)
+    for name in without:
+        os.environ.pop(name, None)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def running_here() -> str:
+    """The address of the head that ``auto`` means: the one in ``RAY_ADDRESS``, or one on this machine.
+
+    Raises
+    ------
+    ConnectionError
+        If there is none.
+    """
+    services: Any = importlib.import_module("ray._private.services")
+    return services.get_ray_address_from_environment("auto", None)
+
+
+def local_nodes() -> set[str]:
+    """The ids of the nodes, of whatever cluster, that run on this machine."""
+    services: Any = importlib.import_module("ray._private.services")
+    return services.find_node_ids()
+
+
+def train_controller_announced(messages: Any) -> Any:
+    """A callback of Ray Train that puts ``("controller", handle)`` into a queue when a training starts.
+
+    The handle has ``abort``, for which `TorchTrainer` has no method of its own.
+    """
+    interface: Any = importlib.import_module("ray.train.v2._internal.execution.callback").ControllerCallback
+
+    class Announcement(interface):
+        def after_controller_start(self, train_run_context: Any) -> None:
+            import ray
+
+            messages.put(("controller", ray.get_runtime_context().current_actor))
+
+    return Announcement()
+
+
+def raylet_messages_logged() -> AbstractContextManager[None]:
+    """Send to the log what Ray would print on standard output about workers that died.
+
+    The pool deals with lost hosts, and says so in its statistics.
+    """
+
+    def log(data: Mapping[str, Any], *_: Any, **__: Any) -> None:
+        for line in data.get("lines", ()):
+            logger.info("%s", line)
+
+    return _replaced("ray._private.worker", "print_to_stdstream", log)
+
+
+def this_machine_only() -> AbstractContextManager[None]:
+    """Make Ray listen on 127.0.0.1.
+
+    It does so by itself where it knows one machine only (its rule on macOS and Windows), and otherwise
+    replaces a loopback address by the machine's own and listens on every interface.
+    """
+    return _replaced("ray._private.ray_constants", "ENABLE_RAY_CLUSTER", False)
+
+
+@contextmanager
+def _replaced(module_name: str, name: str, value: Any) -> Iterator[None]:
+    """Replace something inside Ray for a while."""
+    module = importlib.import_module(module_name)
+    before = getattr(module, name)
+    setattr(module, name, value)
+    try:
+        yield
+    finally:
+        setattr(module, name, before)

@@ -1,0 +1,252 @@
+"""A Ray to work on: one of our own on this machine, or a running cluster.
+
+Ray's own processes follow a killed driver within a second, but two of its agents take another minute,
+and nobody removes the temporary folder. A process that this module is run as, with the folder as argument
+and a pipe
+as standard input, does both: when the driver is gone, the pipe ends.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+from neurofleet.cluster.cluster_errors import ClusterError
+from neurofleet.cluster.ray.admission import admit, unreachable
+from neurofleet.cluster.ray.internals import environment, raylet_messages_logged, this_machine_only
+from neurofleet.cluster.ray.tokens import authentication, own_token
+
+OBJECT_STORE_BYTES = 200 * 2**20
+
+# AF_UNIX names may be 107 bytes long; Ray appends about 80 to its folder's name.
+_LONGEST_FOLDER = 24
+
+# Ray's own switches, read when it is imported or when it starts its processes.
+_QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+_SET_BY_RAY = ("PYTHONBREAKPOINT", "RAY_CLIENT_MODE")
+
+
+@dataclass(frozen=True)
+class RaySession:
+    """A connection to Ray.
+
+    Attributes
+    ----------
+    address : str
+        Where its head listens, ``host:port``.
+    embedded : bool
+        Whether it was started here and ends with the session.
+    """
+
+    address: str
+    embedded: bool
+
+
+@contextmanager
+def connect(address: str | None = None, cpus: int | None = None) -> Iterator[RaySession]:
+    """Connect this process to Ray for the length of a ``with`` block.
+
+    Without an address, start one for this process alone: it listens on this machine only, asks for a
+    token of its own, keeps its files in a private temporary folder, and all of it is gone afterwards,
+    also when this process is killed. Any other Ray on the machine, and ``RAY_ADDRESS``, is left alone.
+    A process that is connected already stays connected as it is.
+
+    Parameters
+    ----------
+    address : str, optional
+        A running cluster, ``host:port`` of its head, or ``"auto"`` for the one on this machine.
+    cpus : int, optional
+        Cores the embedded Ray may use; all of this process's by default.
+
+    Raises
+    ------
+    ClusterUnreachable
+        If nothing answers at the address, it does not take our token, or this machine is none of its nodes;
+        said within seconds.
+    ClusterError
+        If an embedded Ray cannot be started.
+    """
+    if address is not None and cpus is not None:
+        raise ClusterError(
+            f"cpus={cpus} was given together with the address {address}. A running cluster brings its own"
+            " cores: leave one of the two away."
+        )
+    if cpus is not None and cpus < 1:
+        raise ClusterError(f"cpus={cpus} was given; an embedded Ray needs at least one. Give 1 or more.")
+    with environment(_QUIET, kept=_SET_BY_RAY), raylet_messages_logged():
+        import ray
+
+        if ray.is_initialized():
+            connected_to = ray.get_runtime_context().gcs_address
+            if address not in (None, "auto", connected_to):
+                raise ClusterError(
+                    f"This process is connected to the Ray at {connected_to} already, and cannot be connected"
+                    f" to {address} as well. Call ray.shutdown() first, or use another process."
+                )
+            yield RaySession(connected_to, embedded=False)
+            return
+        # Ray would configure its logging itself, and put its own format on handlers that are not its own.
+        logging.getLogger("ray").setLevel(logging.ERROR)
+        on_sigterm = signal.getsignal(signal.SIGTERM)
+        with _embedded(cpus) if address is None else _attached(address) as session:
+            if callable(on_sigterm) and threading.current_thread() is threading.main_thread():
+                # Ray has put its own in its place, which ends the process on the spot.
+                signal.signal(signal.SIGTERM, on_sigterm)
+            yield session
+
+
+@contextmanager
+def _embedded(cpus: int | None) -> Iterator[RaySession]:
+    import ray
+
+    folder = _private_folder()
+    token = folder / "token"
+    token.touch(mode=0o600)
+    token.write_text(secrets.token_hex(32))
+    undertaker, lifeline = _start_cleanup_process(folder)
+    try:
+        auth = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
+        with (
+            environment(auth, without=("RAY_ADDRESS", "RAY_AUTH_TOKEN")),
+            authentication(),
+            this_machine_only(),
+        ):
+            try:
+                ray.init(
+                    address="local",
+                    num_cpus=cpus or available_cpus(),
+                    include_dashboard=False,
+                    object_store_memory=OBJECT_STORE_BYTES,
+                    log_to_driver=False,
+                    configure_logging=False,
+                    _temp_dir=str(folder / "r"),
+                    _node_ip_address="127.0.0.1",
+                )
+            except (RuntimeError, ValueError, OSError, TimeoutError) as error:
+                raise ClusterError(
+                    f"Ray could not be started on this machine: {error}. Its logs are lost with its temporary"
+                    f" folder; make sure that {folder.parent} has room and that loopback connections are"
+                    " allowed, or give the --address of a running cluster."
+                ) from error
+            try:
+                yield RaySession(ray.get_runtime_context().gcs_address, embedded=True)
+            finally:
+                ray.shutdown()
+    finally:
+        # Not by closing the pipe: Ray leaves log files of ours open, and it would take us for a leftover.
+        undertaker.kill()
+        undertaker.wait()
+        os.close(lifeline)
+        clean_up_folder(folder)
+
+
+@contextmanager
+def _attached(address: str) -> Iterator[RaySession]:
+    import ray
+
+    door = admit(address)  # Ray itself may try for minutes, or for ever
+    with own_token(), this_machine_only() if door.loopback else nullcontext():
+        try:
+            ray.init(address=door.address, log_to_driver=False, configure_logging=False)
+        except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
+            ray.shutdown()
+            raise unreachable(address, str(error) or repr(error)) from error
+        try:
+            yield RaySession(ray.get_runtime_context().gcs_address, embedded=False)
+        finally:
+            ray.shutdown()
+
+
+def available_cpus() -> int:
+    """Cores this process may use: its affinity, and its container's quota."""
+    cores = len(os.sched_getaffinity(0))
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+    except (OSError, ValueError):
+        return cores
+    return cores if quota == "max" else max(1, min(cores, int(quota) // int(period)))
+
+
+def _private_folder() -> Path:
+    parent = Path(tempfile.gettempdir())
+    if len(str(parent)) + len("/nf-12345678/r") > _LONGEST_FOLDER:
+        parent = Path("/tmp")
+    return Path(tempfile.mkdtemp(prefix="nf-", dir=parent))
+
+
+def _start_cleanup_process(folder: Path) -> tuple[subprocess.Popen, int]:
+    """Start what cleans up if this process is killed. It waits for our end of a pipe to close."""
+    reader, writer = os.pipe()
+    package_root = str(Path(__file__).resolve().parents[1])
+    try:
+        undertaker = subprocess.Popen(
+            [sys.executable, "-m", "neurofleet.cluster.ray.session", str(folder)],
+            stdin=reader,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            cwd=package_root,
+        )
+    finally:
+        os.close(reader)
+    return undertaker, writer
+
+
+def clean_up_folder(folder: Path) -> None:
+    """Kill every process that has a file open in the folder, then remove the folder."""
+    give_up = time.monotonic() + 10.0
+    while time.monotonic() < give_up:
+        processes = _processes_in(folder)
+        if not processes:
+            break
+        for process in processes:
+            try:
+                os.kill(process, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        time.sleep(0.05)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _processes_in(folder: Path) -> list[int]:
+    """Other processes of ours with an open file, or their working folder, at or below `folder`."""
+    prefix = f"{folder}/"
+    found = []
+    for entry in os.scandir("/proc"):
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        links = [f"{entry.path}/cwd"]
+        try:
+            links += [link.path for link in os.scandir(f"{entry.path}/fd")]
+        except OSError:
+            continue
+        if any(_target(link).startswith(prefix) for link in links):
+            found.append(int(entry.name))
+    return found
+
+
+def _target(link: str) -> str:
+    try:
+        return os.readlink(link)
+    except OSError:
+        return ""
+
+
+if __name__ == "__main__":
+    sys.stdin.buffer.read()
+    clean_up_folder(Path(sys.argv[1]))

@@ -1,0 +1,51 @@
+"""Ray's token: whether there is one, and the variables with which this process shows it to a cluster."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from neurofleet.cluster.ray.checkup import token_file
+from neurofleet.cluster.ray.internals import environment
+
+_TOKENS = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+
+
+@contextmanager
+def authentication() -> Iterator[None]:
+    """Let Ray, which reads them once, see the authentication variables as they are now."""
+    _read_authentication()
+    try:
+        yield
+    finally:
+        _read_authentication()
+
+
+@contextmanager
+def own_token() -> Iterator[None]:
+    """Show our token, where there is one: Ray sends it only when it is told to by ``RAY_AUTH_MODE``."""
+    with environment(own_authentication()), authentication():
+        yield
+
+
+def own_authentication() -> dict[str, str]:
+    """The variables with which Ray shows our token; without one it would end the process that asks for it."""
+    mode = os.environ.get("RAY_AUTH_MODE", "token")
+    if mode == "token" and not has_token():
+        mode = "disabled"
+    named = {name: os.environ[name] for name in _TOKENS if os.environ.get(name)}
+    return {"RAY_AUTH_MODE": mode} | named
+
+
+def has_token() -> bool:
+    """Whether there is a token where Ray looks for one."""
+    return token_file() is not None
+
+
+def _read_authentication() -> None:
+    _raylet: Any = importlib.import_module("ray._raylet")
+    _raylet.Config.initialize("")
+    _raylet.AuthenticationTokenLoader.instance().reset_cache()

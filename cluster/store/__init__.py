@@ -1,0 +1,1 @@
+"""The stored results of a run, and the access to them."""

@@ -1,0 +1,319 @@
+"""Folders, local or behind any `pyarrow.fs` URI, and whether a path is on shared storage.
+
+A file in it is whole or absent: written under a temporary name and renamed, or put as one object.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import secrets
+import shutil
+import uuid
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import pyarrow as pa
+from pyarrow.fs import FileSelector, FileSystem, LocalFileSystem
+
+from neurofleet.cluster.cluster_errors import ClusterError
+
+NETWORK_FILE_SYSTEMS = frozenset(
+    "9p afs beegfs ceph cifs efs glusterfs gpfs lustre nfs nfs3 nfs4 orangefs panfs pvfs2 smb3 wekafs".split()
+)
+LOCAL_FUSE = re.compile(
+    r"^fuse\.(fuse-overlayfs|unionfs.*|mergerfs|bindfs|squashfuse.*|snapfuse|lxcfs|gvfsd-fuse|portal"
+    r"|encfs|gocryptfs|appimage.*)$"
+)
+_MARKER_NAME = re.compile(r"^\.neurofleet-[0-9a-f]{16}$")
+
+
+def leave_marker(folder: Path) -> Path | None:
+    """Put a small file where `folder` is, or would be made, for another machine to look for.
+
+    Returns
+    -------
+    Path or None
+        The file; None where this machine cannot write.
+    """
+    witness = _existing(folder) / f".neurofleet-{secrets.token_hex(8)}"
+    try:
+        witness.touch(mode=0o600, exist_ok=False)
+    except OSError:
+        return None
+    return witness
+
+
+def remove_marker(witness: Path) -> None:
+    """Remove what `leave_marker` put there; nothing else."""
+    if _MARKER_NAME.match(witness.name):
+        witness.unlink(missing_ok=True)
+
+
+def sees_marker(folder: Path, witness: Path) -> bool:
+    """Whether `folder` is on the storage on which another machine left the witness."""
+    try:
+        return witness.exists() and _existing(folder).stat().st_dev == witness.parent.stat().st_dev
+    except OSError:
+        return False
+
+
+class Mount(NamedTuple):
+    """A mounted file system: where, and its type, such as ``ext4`` or ``nfs4``."""
+
+    point: str
+    kind: str
+
+    @property
+    def is_network(self) -> bool:
+        """Whether it is served to several machines; a root file system is a machine's own in any case."""
+        if self.point == "/":
+            return False
+        if self.kind.startswith("fuse."):
+            return not LOCAL_FUSE.match(self.kind)
+        return self.kind in NETWORK_FILE_SYSTEMS
+
+
+def mount_of(folder: Path, table: str | None = None) -> Mount:
+    """Return the file system that `folder` is on, or would be.
+
+    Parameters
+    ----------
+    folder : Path
+    table : str, optional
+        Lines as in ``/proc/mounts``, which is the default.
+    """
+    if table is None:
+        table = Path("/proc/mounts").read_text()
+    where, found = _existing(folder).resolve(), Mount("/", "unknown")
+    for line in table.splitlines():
+        _, point, kind, *_ = line.split(" ")
+        mount = Mount(re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), point), kind)
+        if where.is_relative_to(mount.point) and len(mount.point) >= len(found.point):
+            found = mount
+    return found
+
+
+def _existing(folder: Path) -> Path:
+    folder = Path(os.path.abspath(folder))
+    return next(place for place in (folder, *folder.parents) if os.path.isdir(place))
+
+
+REQUESTS_AT_ONCE = 16
+
+_TEMPORARY = re.compile(r"^\..+\.[0-9a-f]{8}\.tmp$")
+
+
+class Folder(Protocol):
+    """What a `RunStore` asks of the place it stores in. Names are relative, with forward slashes."""
+
+    root: str
+
+    def read(self, name: str) -> bytes | None:
+        """The content of a file, None when there is none."""
+
+    def write(self, name: str, content: bytes) -> None:
+        """Make or replace a file, whole or not at all; on disk when this returns."""
+
+    def append(self, name: str, line: bytes) -> None:
+        """Add one line, which ends in a newline."""
+
+    def names(self, folder: str = "") -> list[str]:
+        """All files at or below `folder`, sorted, unfinished ones left out."""
+
+    def remove(self, names: Sequence[str]) -> None:
+        """Remove files, in any order; those that are gone already are passed over."""
+
+    def sweep(self) -> None:
+        """Remove what writers that were killed left behind."""
+
+    def room_bytes(self) -> int | None:
+        """Room on the disk with what is in the folder already; None where nobody can tell."""
+
+
+def open_folder(root: str | Path) -> Folder:
+    """The folder at a path or URI; nothing is made yet.
+
+    Raises
+    ------
+    ClusterError
+        If the URI is not one that `pyarrow.fs` understands.
+    """
+    if "://" not in str(root):
+        return LocalFolder(Path(root))
+    try:
+        filesystem, path = FileSystem.from_uri(str(root))
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise ClusterError(
+            f"Cannot open {root}: {error}. Give a path, or a URI that pyarrow understands, such as"
+            " s3://bucket/folder or gs://bucket/folder, with the credentials in the environment."
+        ) from error
+    if isinstance(filesystem, LocalFileSystem):
+        return LocalFolder(Path(path))
+    return RemoteFolder(str(root), filesystem, path)
+
+
+class LocalFolder:
+    """A folder on a file system with rename."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.absolute()
+        self.root = str(path)
+
+    def read(self, name: str) -> bytes | None:
+        try:
+            return (self.path / name).read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise ClusterError(f"Cannot read {self.path / name}: {error.strerror}.") from error
+
+    def write(self, name: str, content: bytes) -> None:
+        path = self.path / name
+        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+        try:
+            self._make_folders(path.parent)
+            try:
+                with open(temporary, "xb") as file:
+                    file.write(content)
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.replace(temporary, path)
+                _sync_folder(path.parent)
+            finally:
+                temporary.unlink(missing_ok=True)
+        except OSError as error:
+            raise _not_written(path, error) from error
+
+    def append(self, name: str, line: bytes) -> None:
+        path = self.path / name
+        try:
+            self._make_folders(path.parent)
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+            try:
+                size = os.fstat(descriptor).st_size
+                try:
+                    if os.write(descriptor, line) != len(line):
+                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                except OSError:
+                    os.ftruncate(descriptor, size)
+                    raise
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            raise _not_written(path, error) from error
+
+    def names(self, folder: str = "") -> list[str]:
+        found = (path for path in (self.path / folder).rglob("*") if path.is_file())
+        return sorted(p.relative_to(self.path).as_posix() for p in found if not _TEMPORARY.match(p.name))
+
+    def remove(self, names: Sequence[str]) -> None:
+        try:
+            for name in names:
+                (self.path / name).unlink(missing_ok=True)
+            for folder in {(self.path / name).parent for name in names}:
+                _sync_folder(folder)
+        except OSError as error:
+            raise _not_removed(error.filename, error) from error
+
+    def sweep(self) -> None:
+        for path in self.path.rglob(".*.tmp"):
+            if _TEMPORARY.match(path.name):
+                path.unlink(missing_ok=True)
+
+    def room_bytes(self) -> int | None:
+        there = next(place for place in (self.path, *self.path.parents) if place.exists())
+        held = sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file())
+        return shutil.disk_usage(there).free + held
+
+    def _make_folders(self, path: Path) -> None:
+        if path.is_dir():
+            return
+        self._make_folders(path.parent)
+        path.mkdir(exist_ok=True)
+        _sync_folder(path.parent)
+
+
+class RemoteFolder:
+    """A folder of an object store. It has no rename and no append: a file is put whole each time."""
+
+    def __init__(self, root: str, filesystem: FileSystem, path: str) -> None:
+        self.root = root
+        self._filesystem = filesystem
+        self._path = path.rstrip("/")
+
+    def read(self, name: str) -> bytes | None:
+        try:
+            with self._filesystem.open_input_stream(f"{self._path}/{name}") as stream:
+                return stream.read()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise ClusterError(f"Cannot read {self.root}/{name}: {error}.") from error
+
+    def write(self, name: str, content: bytes) -> None:
+        path = f"{self._path}/{name}"
+        try:
+            self._filesystem.create_dir(path.rpartition("/")[0], recursive=True)
+            with self._filesystem.open_output_stream(path) as stream:
+                stream.write(content)
+        except OSError as error:
+            raise _not_written(f"{self.root}/{name}", error) from error
+
+    def append(self, name: str, line: bytes) -> None:
+        self.write(name, (self.read(name) or b"") + line)
+
+    def names(self, folder: str = "") -> list[str]:
+        base = f"{self._path}/{folder}".rstrip("/")
+        selector = FileSelector(base, allow_not_found=True, recursive=True)
+        try:
+            found = self._filesystem.get_file_info(selector)
+        except OSError as error:
+            raise ClusterError(f"Cannot list {self.root}/{folder}: {error}.") from error
+        return sorted(info.path.removeprefix(self._path + "/") for info in found if info.is_file)
+
+    def remove(self, names: Sequence[str]) -> None:
+        with ThreadPoolExecutor(REQUESTS_AT_ONCE) as requests:
+            list(requests.map(self._remove, names))
+
+    def _remove(self, name: str) -> None:
+        try:
+            self._filesystem.delete_file(f"{self._path}/{name}")
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise _not_removed(f"{self.root}/{name}", error) from error
+
+    def sweep(self) -> None:
+        """Nothing to do: an object that was not put whole does not appear."""
+
+    def room_bytes(self) -> int | None:
+        return None
+
+
+def _sync_folder(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems have no such call
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _not_written(path: str | Path, error: OSError) -> ClusterError:
+    return ClusterError(
+        f"Cannot write {path}: {error.strerror or error}. What was written before is whole. Make room, or"
+        " make the folder writable, and give the same command again: it goes on from there."
+    )
+
+
+def _not_removed(path: str | Path, error: OSError) -> ClusterError:
+    return ClusterError(
+        f"Cannot remove {path}: {error.strerror or error}. Nothing is lost; make the folder writable and give"
+        " the same command again."
+    )

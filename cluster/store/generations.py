@@ -1,0 +1,378 @@
+"""The files of evaluations, one a generation, and their compaction into one for many generations.
+
+``OUT/evaluations/cell=ID/stage=NAME/seed=N/generation-00012.parquet``: a part, one generation.
+``OUT/evaluations/cell=ID/stage=NAME/seed=N/generations-00000-00199.parquet``: a merged file, the generations
+from the first to the last number in its name, sorted by generation and individual.
+
+A merged file wins: a part whose generation lies in the range of a merged file is not read. Both are there
+when a compaction was stopped before it had removed the parts.
+
+Compaction goes in this order: write the merged file whole, read it back, compare each generation in it
+with its
+part by row count and checksum, and only then remove the parts. So readers are right at every moment
+between, and
+what a killed compaction left undone the next one does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from neurofleet.cluster.cluster_errors import ClusterError
+from neurofleet.cluster.store.folders import Folder
+from neurofleet.cluster.store.schemas import check_version
+
+EVALUATIONS = "evaluations"
+
+_FOLDER_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")
+_FILE = re.compile(
+    rf"^{EVALUATIONS}/cell=(?P<cell>[^/]+)/stage=(?P<stage>[^/]+)/seed=(?P<seed>\d+)/"
+    r"(?:generation-(?P<part>\d{5})|generations-(?P<first>\d{5})-(?P<last>\d{5}))\.parquet$"
+)
+
+
+class FitKey(NamedTuple):
+    """One stage of one cell with one seed."""
+
+    cell: str
+    stage: str
+    seed: int
+
+    @property
+    def folder(self) -> str:
+        """Where its evaluations are, from the run's folder.
+
+        Raises
+        ------
+        ClusterError
+            If the cell or the stage cannot be a folder's name.
+        """
+        return f"{EVALUATIONS}/cell={checked_folder_name(self.cell)}/stage={checked_folder_name(self.stage)}/seed={int(self.seed)}"
+
+    def part(self, generation: int) -> str:
+        """The name of the file of one generation."""
+        return f"{self.folder}/generation-{generation:05d}.parquet"
+
+    def merged(self, held: range) -> str:
+        """The name of the file of several generations."""
+        return f"{self.folder}/generations-{held[0]:05d}-{held[-1]:05d}.parquet"
+
+
+@dataclass
+class GenerationFiles:
+    """The files of one stage and seed.
+
+    Attributes
+    ----------
+    parts : dict of int to str
+        Generation -> name.
+    merged : dict of range to str
+        Generations -> name.
+    """
+
+    parts: dict[int, str] = field(default_factory=dict)
+    merged: dict[range, str] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.parts) + len(self.merged)
+
+    def to_read(self) -> list[tuple[range, str]]:
+        """The files that a reader reads, with the generations each should hold, in their order."""
+        alone = [(range(number, number + 1), name) for number, name in self.unmerged().items()]
+        return sorted([*self.merged.items(), *alone], key=lambda file: file[0].start)
+
+    def unmerged(self) -> dict[int, str]:
+        """The parts that no merged file holds."""
+        return {n: self.parts[n] for n in sorted(self.parts) if not any(n in held for held in self.merged)}
+
+    def check_whole(self, folder: str) -> None:
+        """Raise `ClusterError` if a generation is missing before the last, or two merged files overlap."""
+        expected = 0
+        for numbers, name in self.to_read():
+            if numbers.start > expected:
+                raise ClusterError(
+                    f"{folder} holds generation {numbers.start} but not {expected}. Generations build on each"
+                    " other: put the missing file back, or remove the later ones to have them computed again."
+                )
+            if numbers.start < expected:
+                raise ClusterError(
+                    f"{folder}/{name.rpartition('/')[2]} begins before the file before it ends. A file was"
+                    " renamed or copied: remove the one that is too many."
+                )
+            expected = numbers.stop
+
+
+def evaluation_files(names: Iterable[str]) -> dict[FitKey, GenerationFiles]:
+    """Sort names of files by cell, stage and seed; those that hold no evaluations are passed over."""
+    found: dict[FitKey, GenerationFiles] = {}
+    for name in sorted(names):
+        if match := _FILE.match(name):
+            files = found.setdefault(FitKey(match["cell"], match["stage"], int(match["seed"])), GenerationFiles())
+            if match["part"]:
+                files.parts[int(match["part"])] = name
+            else:
+                files.merged[range(int(match["first"]), int(match["last"]) + 1)] = name
+    return found
+
+
+def read_tables(name: str, content: bytes | None, held: range) -> list[pa.Table]:
+    """Read the content of a file of evaluations: a table for each generation.
+
+    Parameters
+    ----------
+    name : str
+        For messages.
+    content : bytes or None
+        None if the file is gone.
+    held : range
+        The generations it should hold.
+
+    Raises
+    ------
+    ClusterError
+        If it cannot be read, or holds others.
+    """
+    if content is None:
+        raise ClusterError(
+            f"{name} was there and is gone. It was removed by somebody, or merged by a compaction this very"
+            " moment. Give the command again."
+        )
+    try:
+        table = pq.read_table(pa.BufferReader(content), page_checksum_verification=True)
+        check_version(table.schema, EVALUATIONS)
+    except ClusterError as error:
+        raise ClusterError(f"{name}: {error}") from error
+    except (pa.ArrowException, OSError) as error:
+        raise ClusterError(
+            f"Cannot read {name}: {error}. Put back a good copy, or remove it (and later generations) to have"
+            " it computed again."
+        ) from error
+    numbers = table["generation"].to_numpy()
+    starts = np.flatnonzero(np.diff(numbers, prepend=-1))
+    found = numbers[starts].tolist()
+    if found != list(held):
+        raise ClusterError(
+            f"{name} holds {_generations(found)}; by its name it should hold {_generations(list(held))}."
+            " A file was renamed or copied; put the right one back."
+        )
+    return [table.slice(a, b - a) for a, b in zip(starts, [*starts[1:], len(table)], strict=True)]
+
+
+def _generations(numbers: list[int]) -> str:
+    if len(numbers) < 2:
+        return f"generation {numbers[0]}" if numbers else "no generation"
+    return f"{len(numbers)} generations from {numbers[0]} to {numbers[-1]}"
+
+
+def checked_folder_name(name: str) -> str:
+    """Return a cell's or stage's name if a folder may have it.
+
+    Raises
+    ------
+    ClusterError
+    """
+    if not _FOLDER_NAME.match(name):
+        raise ClusterError(
+            f"{name!r} names a folder of results, so it should be letters, digits and ._+- only, and begin"
+            " with a letter or digit. Give the cell or stage another name."
+        )
+    return name
+
+
+ROWS_IN_GROUP = 8192
+"""With a row group for each generation, a footer of megabytes would eat most of what is saved."""
+
+READERS = 16
+
+
+@dataclass
+class Compaction:
+    """What a compaction did.
+
+    Attributes
+    ----------
+    files_before, files_after, bytes_before, bytes_after : int
+        Of the files that it read or wrote.
+    unfinished : dict of str to int
+        Cell -> its files, left alone because the cell has no pooled hall of fame yet.
+    failed : dict of str to str
+        Folder of a stage and seed -> why parts of it are still there.
+    """
+
+    files_before: int = 0
+    files_after: int = 0
+    bytes_before: int = 0
+    bytes_after: int = 0
+    unfinished: dict[str, int] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+
+
+class _Checksum(NamedTuple):
+    """What two copies of a generation are compared by."""
+
+    rows: int
+    sha256: str
+
+
+def compact(
+    folder: Folder,
+    finished: Iterable[str],
+    may_change: Callable[[], None],
+    watch: Callable[[int, int], None],
+) -> Compaction:
+    """Merge the generation files of finished cells. One that cannot be merged stays, and the others go on.
+
+    Parameters
+    ----------
+    folder : Folder
+        Of a run that the caller has locked.
+    finished : iterable of str
+        Cells that get no further generations.
+    may_change : callable
+        Called before anything is changed; raises if another driver has taken over the run.
+    watch : callable
+        Called with how many stages and seeds are done, and of how many.
+    """
+    done = Compaction()
+    cells = set(finished)
+    todo = {}
+    for key, files in evaluation_files(folder.names(EVALUATIONS)).items():
+        if key.cell not in cells:
+            done.unfinished[key.cell] = done.unfinished.get(key.cell, 0) + len(files)
+        elif len(files.unmerged()) > 1 or len(files.parts) > len(files.unmerged()):
+            todo[key] = files
+    with ThreadPoolExecutor(READERS) as readers:
+        for number, (key, files) in enumerate(todo.items()):
+            watch(number, len(todo))
+            may_change()
+            try:
+                _Merger(folder, key, readers, may_change, done).merge(files)
+            except ClusterError as error:
+                done.failed[key.folder] = str(error)
+    watch(len(todo), len(todo))
+    return done
+
+
+class _Merger:
+    """Merges the parts of one stage and seed."""
+
+    def __init__(
+        self,
+        folder: Folder,
+        key: FitKey,
+        readers: ThreadPoolExecutor,
+        may_change: Callable[[], None],
+        done: Compaction,
+    ) -> None:
+        self._folder = folder
+        self._key = key
+        self._readers = readers
+        self._may_change = may_change
+        self._done = done
+        self._sums: dict[int, _Checksum] = {}
+        self._bytes: dict[str, int] = {}
+
+    def merge(self, files: GenerationFiles) -> None:
+        """Merge what is not merged yet, and remove all parts that are."""
+        files.check_whole(f"{self._folder.root}/{self._key.folder}")
+        before = set(files.merged.values())
+        new = files.unmerged()
+        if len(new) > 1:
+            held, content = range(min(new), max(new) + 1), self._merged(new)
+            files.merged[held] = self._key.merged(held)
+            self._may_change()
+            self._folder.write(files.merged[held], content)
+        for held, name in files.merged.items():
+            parts = {number: part for number, part in files.parts.items() if number in held}
+            if parts:
+                self._verify(held, name, parts)
+                self._may_change()
+                self._folder.remove(list(parts.values()))
+                gone = [*parts.values(), *before & {name}]
+                self._done.files_before += len(gone)
+                self._done.bytes_before += sum(self._bytes[part] for part in gone)
+                self._done.files_after += 1
+                self._done.bytes_after += self._bytes[name]
+
+    def _merged(self, parts: Mapping[int, str]) -> bytes:
+        """Read parts and return the content of the file that holds them all."""
+        tables = self._read_parts(parts)
+        first, *others = parts.values()
+        for name, table in zip(others, tables[1:], strict=True):
+            if not table.schema.equals(tables[0].schema, check_metadata=True):
+                raise ClusterError(
+                    f"{self._folder.root}/{name} has other columns than {first}, so one file cannot"
+                    " hold both. All generations of this stage and seed stay as they are."
+                )
+        sink = pa.BufferOutputStream()
+        pq.write_table(
+            pa.concat_tables(tables).unify_dictionaries(),
+            sink,
+            row_group_size=ROWS_IN_GROUP,
+            compression="zstd",
+            use_dictionary=[f.name for f in tables[0].schema if pa.types.is_dictionary(f.type)],
+            write_page_checksum=True,
+        )
+        return sink.getvalue().to_pybytes()
+
+    def _verify(self, held: range, name: str, parts: Mapping[int, str]) -> None:
+        """Compare a merged file, as it is stored, with its parts; remove it if they can replace it."""
+        self._read_parts({number: part for number, part in parts.items() if number not in self._sums})
+        try:
+            tables = self._read(name, held, self._folder.read(name))
+            sums = dict(zip(held, map(_checksum, tables), strict=True))
+            wrong = [number for number in parts if sums[number] != self._sums[number]]
+            if wrong:
+                raise ClusterError(
+                    f"{self._folder.root}/{name} should hold what its parts hold, and does not: row count or"
+                    f" checksum differ in generation {wrong[0]} ({len(wrong)} of {len(parts)} differ)."
+                )
+        except ClusterError as error:
+            if len(parts) < len(held):
+                raise ClusterError(
+                    f"{error} Some of its parts were removed when it was right, so it was damaged since. Put"
+                    " back a good copy of it; the parts that are left stay."
+                ) from error
+            self._may_change()
+            self._folder.remove([name])
+            raise ClusterError(
+                f"{error} The merged file was removed, all parts stay. Check the disk and compact again."
+            ) from error
+
+    def _read_parts(self, parts: Mapping[int, str]) -> list[pa.Table]:
+        """Read parts and note their sums."""
+        tables = []
+        contents = self._readers.map(self._folder.read, parts.values())
+        for (number, name), content in zip(parts.items(), contents, strict=True):
+            (table,) = self._read(name, range(number, number + 1), content)
+            self._sums[number] = _checksum(table)
+            tables.append(table)
+        return tables
+
+    def _read(self, name: str, held: range, content: bytes | None) -> list[pa.Table]:
+        self._bytes[name] = len(content or b"")
+        return read_tables(f"{self._folder.root}/{name}", content, held)
+
+
+def _checksum(table: pa.Table) -> _Checksum:
+    """Row count, and SHA-256 over the columns' names, types and values, however they are chunked."""
+    digest = hashlib.sha256()
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        values = column.drop_null()
+        digest.update(json.dumps([name, str(column.type)]).encode())
+        digest.update(column.is_null().to_numpy().tobytes())
+        if pa.types.is_primitive(column.type):
+            digest.update(values.to_numpy().tobytes())
+        else:
+            digest.update(json.dumps(values.to_pylist()).encode())
+    return _Checksum(len(table), digest.hexdigest())

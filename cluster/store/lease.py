@@ -1,0 +1,149 @@
+"""One driver per run: a lock on a file here, a lease with a heartbeat where there are no locks."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from neurofleet.cluster.cluster_errors import ClusterError, RunFolderRefused
+from neurofleet.cluster.store.folders import Folder
+
+HEARTBEAT_S = 30.0
+STALE_AFTER_S = 120.0
+
+
+@contextmanager
+def file_lock(path: Path, root: str) -> Iterator[None]:
+    """Hold an advisory lock on a file. The system releases it with the process, however that ends.
+
+    Raises
+    ------
+    RunFolderRefused
+        If another process holds it.
+    """
+    with open(path, "a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise RunFolderRefused(_refusal(root, file.read())) from None
+        file.truncate(0)
+        file.write(_this_process() + "\n")
+        file.flush()
+        yield
+
+
+def lock_holder(path: Path) -> str:
+    """Who holds the lock on a file, in words; empty if nobody does."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return file.read().strip() or "unknown"
+    except OSError:
+        pass
+    return ""
+
+
+class Lease:
+    """A small object that its holder rewrites every half minute; one left alone for long is free.
+
+    Object stores have neither locks nor, everywhere, conditional writes: two drivers that start within
+    the same second may both believe they hold it until the first heartbeat, which stops one of them.
+
+    Attributes
+    ----------
+    lost : str or None
+        Who has taken the lease over, if somebody has.
+    """
+
+    def __init__(self, folder: Folder, name: str, heartbeat_s: float = HEARTBEAT_S) -> None:
+        self._folder = folder
+        self._name = name
+        self._heartbeat_s = heartbeat_s
+        self._mine = uuid.uuid4().hex
+        self._released = threading.Event()
+        self.lost: str | None = None
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the lease.
+
+        Raises
+        ------
+        RunFolderRefused
+            If another driver has renewed it within the last two minutes.
+        """
+        if holder := self.holder():
+            raise RunFolderRefused(_refusal(self._folder.root, holder))
+        self._renew()
+        thread = threading.Thread(target=self._beat, name="run-lease", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            self._released.set()
+            thread.join()
+            if self.lost is None:
+                self._renew(released=True)
+
+    def holder(self) -> str:
+        """Who has renewed it within the last two minutes, in words; empty if nobody has."""
+        found = self._read()
+        age_s = time.time() - found.get("renewed", 0.0)
+        if age_s < max(STALE_AFTER_S, 4 * self._heartbeat_s) and not found.get("released"):
+            return found.get("holder", "unknown")
+        return ""
+
+    def check(self) -> None:
+        """Raise `ClusterError` when another driver has taken the run over."""
+        if self.lost is not None:
+            raise ClusterError(self.lost)
+
+    def _beat(self) -> None:
+        while not self._released.wait(self._heartbeat_s):
+            try:
+                found = self._read()
+                if found.get("lease") == self._mine:
+                    self._renew()
+                    continue
+                self.lost = (
+                    f"Another driver has taken over the run in {self._folder.root}:"
+                    f" {found.get('holder', 'unknown')}. This one stops; let the other go on."
+                )
+            except ClusterError:
+                continue  # the store is away for a moment; the next beat tries again
+            return
+
+    def _read(self) -> dict:
+        try:
+            found = json.loads(self._folder.read(self._name) or b"{}")
+        except ValueError:
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    def _renew(self, released: bool = False) -> None:
+        lease = {"lease": self._mine, "holder": _this_process(), "renewed": time.time(), "released": released}
+        self._folder.write(self._name, json.dumps(lease).encode())
+
+
+def _this_process() -> str:
+    since = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    return f"process {os.getpid()} on {socket.gethostname()}, since {since}"
+
+
+def _refusal(root: str, holder: str) -> str:
+    return (
+        f"The run in {root} is being written by another neurofleet ({holder.strip() or 'unknown'}). Wait"
+        " until it has ended, or stop it, or give another folder with --out."
+    )

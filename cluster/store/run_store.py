@@ -1,0 +1,255 @@
+"""What a run keeps, and where: one folder of Parquet, JSON and YAML that needs no neurofleet to read.
+
+``OUT/job.yaml  provenance.json  events.jsonl``
+``OUT/evaluations/cell=ID/stage=NAME/seed=N/generation-00012.parquet``, merged once the cell is finished
+``OUT/hall_of_fame/cell=ID/seed=N.parquet`` and ``pooled.parquet``
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from neurofleet.cluster.cluster_errors import ClusterError, RunFolderRefused
+from neurofleet.cluster.store.folders import LocalFolder, open_folder
+from neurofleet.cluster.store.generations import (
+    EVALUATIONS,
+    Compaction,
+    FitKey,
+    GenerationFiles,
+    checked_folder_name,
+    compact,
+    evaluation_files,
+    read_tables,
+)
+from neurofleet.cluster.store.lease import Lease, file_lock, lock_holder
+from neurofleet.cluster.store.schemas import Evaluations, HallOfFameRows
+
+Rows = TypeVar("Rows", Evaluations, HallOfFameRows)
+
+MARKER = ".neurofleet-run"
+LEASE = "lease.json"
+EVENTS = "events.jsonl"
+HALLS_OF_FAME = "hall_of_fame"
+POOLED = "pooled"
+
+_HALL_OF_FAME_FILE = re.compile(rf"^{HALLS_OF_FAME}/cell=([^/]+)/(?:seed=(\d+)|{POOLED})\.parquet$")
+
+
+class RunStore:
+    """The folder of one run.
+
+    Reading asks for nothing. Whoever writes evaluations first takes the run with `locked`.
+
+    Parameters
+    ----------
+    root : str or Path
+        A path, or a URI that `pyarrow.fs` understands.
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        self._folder = open_folder(root)
+        self._lease: Lease | None = None
+
+    @property
+    def root(self) -> str:
+        return self._folder.root
+
+    def room_bytes(self) -> int | None:
+        """Return how large this run may grow on its disk, what it holds already included; None if unknown."""
+        return self._folder.room_bytes()
+
+    def holder(self) -> str:
+        """The driver that is at work on this run, in words; empty if there is none."""
+        if isinstance(self._folder, LocalFolder):
+            return lock_holder(self._folder.path / MARKER)
+        return Lease(self._folder, LEASE).holder()
+
+    @contextmanager
+    def locked(self) -> Iterator[RunStore]:
+        """Be the only driver of this run; leftovers of one that was killed are cleared away.
+
+        Raises
+        ------
+        RunFolderRefused
+            If the folder holds something that is not a run, or another driver is at work in it.
+        """
+        with ExitStack() as stack:
+            if isinstance(self._folder, LocalFolder):
+                try:
+                    self._refuse_other_content()
+                    self._folder.path.mkdir(parents=True, exist_ok=True)
+                    stack.enter_context(file_lock(self._folder.path / MARKER, self.root))
+                except OSError as error:
+                    raise ClusterError(
+                        f"Cannot write in {self.root}: {error.strerror}. Give another folder with --out."
+                    ) from error
+            else:
+                self._refuse_other_content()
+                self._lease = Lease(self._folder, LEASE)
+                stack.enter_context(self._lease.held())
+            self._folder.sweep()
+            self._drop_torn_event()
+            yield self
+
+    def write_generation(self, cell: str, stage: str, seed: int, evaluations: Evaluations) -> None:
+        """Store one generation, whole or not at all; on disk when this returns.
+
+        The same evaluations give the same bytes, so writing a generation again changes nothing.
+        """
+        self._write(FitKey(cell, stage, seed).part(evaluations.generation), _parquet(evaluations.to_table()))
+
+    def read_generations(self, cell: str, stage: str, seed: int) -> list[Evaluations]:
+        """All stored generations of one stage and seed, in order from generation 0.
+
+        Raises
+        ------
+        ClusterError
+            If one is missing before the last, or cannot be read.
+        """
+        key = FitKey(cell, stage, seed)
+        files = evaluation_files(self._folder.names(key.folder)).get(key, GenerationFiles())
+        files.check_whole(f"{self.root}/{key.folder}")
+        return [
+            self._from_table(name, Evaluations, table)
+            for held, name in files.to_read()
+            for table in read_tables(f"{self.root}/{name}", self._folder.read(name), held)
+        ]
+
+    def stored(self) -> list[FitKey]:
+        """Every (cell, stage, seed) that has evaluations."""
+        return sorted(evaluation_files(self._folder.names(EVALUATIONS)))
+
+    def spent_seconds(self, cell: str) -> float:
+        """Time that the stored evaluations of a cell took, all together."""
+        found = evaluation_files(self._folder.names(f"{EVALUATIONS}/cell={checked_folder_name(cell)}"))
+        names = [name for files in found.values() for _, name in files.to_read()]
+        tables = [self.table(name, ["seconds"]) for name in names]
+        return float(sum(table["seconds"].to_numpy().sum() for table in tables if table is not None))
+
+    def compact(self, watch: Callable[[int, int], None] = lambda done, of: None) -> Compaction:
+        """Merge the generation files of cells that have their pooled hall of fame; see `neurofleet.cluster.store.generations`.
+
+        The caller holds the run with `locked`. `watch` is told how many stages and seeds are done, and of
+        how many.
+        """
+        finished = [cell for cell, seed in self.halls_of_fame() if seed == POOLED]
+        return compact(self._folder, finished, self._check_lease, watch)
+
+    def write_hall_of_fame(self, rows: HallOfFameRows, seed: int | str) -> None:
+        """Store a cell's hall of fame: of one seed, or of all with seed ``"pooled"``."""
+        self._write(_hall_of_fame(rows.cell, seed), _parquet(rows.to_table()))
+
+    def read_hall_of_fame(self, cell: str, seed: int | str = POOLED) -> HallOfFameRows | None:
+        """A cell's hall of fame, None when it has none yet."""
+        table = self.hall_of_fame_table(cell, seed)
+        return None if table is None else self._from_table(_hall_of_fame(cell, seed), HallOfFameRows, table)
+
+    def hall_of_fame_table(self, cell: str, seed: int | str = POOLED) -> pa.Table | None:
+        """The same as the table that is stored."""
+        return self.table(_hall_of_fame(cell, seed))
+
+    def halls_of_fame(self) -> list[tuple[str, int | str]]:
+        """Every (cell, seed) that has a hall of fame; seed ``"pooled"`` once the cell is finished."""
+        matches = (_HALL_OF_FAME_FILE.match(name) for name in self._folder.names(HALLS_OF_FAME))
+        return [(m[1], int(m[2]) if m[2] else POOLED) for m in matches if m]
+
+    def table(self, name: str, columns: list[str] | None = None) -> pa.Table | None:
+        """A Parquet file of the run as a table, None when there is none."""
+        content = self._folder.read(name)
+        if content is None:
+            return None
+        try:
+            return pq.read_table(pa.BufferReader(content), columns=columns)
+        except (pa.ArrowException, OSError) as error:
+            raise ClusterError(
+                f"Cannot read {self.root}/{name}: {error}. Put back a good copy, or remove it and run the job"
+                " again to have it computed again."
+            ) from error
+
+    def write_table(self, name: str, table: pa.Table) -> None:
+        """Store a table as the Parquet file `name`, whole or not at all."""
+        self._write(name, _parquet(table))
+
+    def names(self, folder: str = "") -> list[str]:
+        """The files of the run below a folder of it, by their names in the run."""
+        return self._folder.names(folder)
+
+    def append_event(self, event: str, **fields: Any) -> None:
+        """Add a line to events.jsonl: the time (UTC), the event's name, and whatever JSON can hold."""
+        at = datetime.now(UTC).isoformat(timespec="milliseconds")
+        line = json.dumps({"at": at, "event": event, **fields}, separators=(",", ":"))
+        self._check_lease()
+        self._folder.append(EVENTS, line.encode() + b"\n")
+
+    def read_events(self) -> list[dict[str, Any]]:
+        """All events, oldest first. A last line that a killed driver left unfinished is passed over."""
+        lines = (self._folder.read(EVENTS) or b"").split(b"\n")
+        return [json.loads(line) for line in lines[:-1] if line]
+
+    def write_text(self, name: str, text: str) -> None:
+        """Store a text file (job.yaml, provenance.json, report.html …), whole or not at all."""
+        self._write(name, text.encode())
+
+    def read_text(self, name: str) -> str | None:
+        """The content of a text file, None when there is none."""
+        content = self._folder.read(name)
+        return None if content is None else content.decode()
+
+    def _write(self, name: str, content: bytes) -> None:
+        self._check_lease()
+        self._folder.write(name, content)
+
+    def _check_lease(self) -> None:
+        if self._lease is not None:
+            self._lease.check()
+
+    def _from_table(self, name: str, rows: type[Rows], table: pa.Table) -> Rows:
+        try:
+            return rows.from_table(table)
+        except (ClusterError, KeyError) as error:
+            raise ClusterError(f"{self.root}/{name}: {error}") from error
+
+    def _refuse_other_content(self) -> None:
+        if isinstance(self._folder, LocalFolder):
+            path = self._folder.path
+            if path.exists() and not path.is_dir():
+                raise RunFolderRefused(f"{self.root} is a file; --out should be a folder. Give another.")
+            if (path / MARKER).exists() or not path.exists():
+                return
+            names = sorted(entry.name for entry in path.iterdir())
+        else:
+            names = self._folder.names()
+        if not names or LEASE in names or {"job.yaml", "provenance.json"} <= set(names):
+            return
+        shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+        raise RunFolderRefused(
+            f"{self.root} is not empty and holds no neurofleet run (it holds {shown}). Nothing was written."
+            " Give a new or empty folder with --out."
+        )
+
+    def _drop_torn_event(self) -> None:
+        content = self._folder.read(EVENTS)
+        if content and not content.endswith(b"\n"):
+            self._folder.write(EVENTS, content[: content.rfind(b"\n") + 1])
+
+
+def _hall_of_fame(cell: str, seed: int | str) -> str:
+    return (
+        f"{HALLS_OF_FAME}/cell={checked_folder_name(cell)}/{POOLED if seed == POOLED else f'seed={int(seed)}'}.parquet"
+    )
+
+
+def _parquet(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    words = [field.name for field in table.schema if pa.types.is_dictionary(field.type)]
+    pq.write_table(table, sink, compression="zstd", use_dictionary=words)
+    return sink.getvalue().to_pybytes()

@@ -1,0 +1,428 @@
+"""Run a sweep's trials under Ray Tune, and keep the sweep's folder."""
+
+from __future__ import annotations
+
+import logging
+import math
+import shutil
+import signal
+import threading
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+from ray import tune
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, PopulationBasedTraining, TrialScheduler
+from ray.tune.search import Searcher
+
+from neurofleet.cluster.cluster_errors import ClusterError, RunFolderRefused
+from neurofleet.cluster.ray.internals import environment
+from neurofleet.cluster.store.folders import LocalFolder
+from neurofleet.cluster.sweeps.parameter_sweep import TABLE, ParameterSweep, SweepFailed, SweepResult, TrialResources
+from neurofleet.cluster.sweeps.search_space import ChoiceDimension
+from neurofleet.cluster.sweeps.trial_process import run_trial, trial_setting
+from neurofleet.cluster.sweeps.trial_records import TrialRow, trials_to_table
+from neurofleet.cluster.sweeps.trial_search import (
+    ListedSettings,
+    OptunaSettings,
+    RandomSettings,
+    SettingProposer,
+    SweepTrials,
+)
+
+ONE_CPU = TrialResources()
+
+
+def sweep(
+    plan: ParameterSweep,
+    folder: str | Path,
+    resources: TrialResources = ONE_CPU,
+    progress: Callable[[TrialRow], None] = lambda row: None,
+) -> SweepResult:
+    """Run a sweep's trials, or those that are left of it, on the cluster that this process is connected to.
+
+    Parameters
+    ----------
+    plan : ParameterSweep
+    folder : str or Path
+        That all machines of the cluster share.
+    resources : TrialResources
+    progress : callable
+        Is called with each trial that has ended, in this thread.
+
+    Raises
+    ------
+    ClusterError
+        If the sweep cannot be, a trial has no room, or all trials failed.
+    KeyboardInterrupt
+        Ctrl-C. Trials that were running go on when the sweep does.
+    """
+
+    _check_sweep(plan)
+    files = SweepFiles(Path(folder).absolute(), plan)
+    if files.trials.unfinished:
+        run_trials(plan, files, resources, progress)
+    return files.result()
+
+
+def _check_sweep(plan: ParameterSweep) -> None:
+    how = plan.scheduler
+    if how.kind == "asha" and not 1 <= how.grace_epochs < how.max_epochs:
+        raise ClusterError(
+            f"asha needs grace_epochs from 1 to below max_epochs; they are {how.grace_epochs} and {how.max_epochs}."
+        )
+    if how.kind == "pbt":
+        if plan.method == "optuna" or plan.repeats > 1:
+            raise ClusterError(
+                "pbt changes the parameters of its trials while they run: it goes with the methods random and"
+                " grid, and with one repeat. Use one of these, or asha."
+            )
+        if not plan.space().dimensions:
+            raise ClusterError("pbt needs parameters to change; the search space is empty.")
+
+
+_PLAN, _DRIVER_FILE = "sweep.json", ".driver"
+
+
+class SweepFiles:
+    """A sweep's folder, taken up where an earlier run left it.
+
+    Parameters
+    ----------
+    path : Path
+    plan : ParameterSweep
+
+    Raises
+    ------
+    RunFolderRefused
+        If the folder holds another sweep.
+    """
+
+    def __init__(self, path: Path, plan: ParameterSweep) -> None:
+        self.path = path
+        self._plan = plan
+        self._folder = LocalFolder(path)
+        found = self._folder.read(_PLAN)
+        if found is not None and found.decode() != plan.fingerprint:
+            raise RunFolderRefused(
+                f"{path} holds another sweep: {found.decode()} there, {plan.fingerprint} asked for. Give a"
+                " new folder, or the same sweep again."
+            )
+        settings = plan.number_of_settings()
+        self.trials = SweepTrials(path, _proposer(plan), settings, plan.repeats, plan.seed, plan.metric)
+        self._settings = settings
+        self._folder.write(_PLAN, plan.fingerprint.encode())
+        self.word = uuid.uuid4().hex
+        self._folder.write(_DRIVER_FILE, self.word.encode())
+        self.write_table()
+
+    def write_table(self) -> None:
+        """Write the table of the trials that have ended."""
+        sink = pa.BufferOutputStream()
+        pq.write_table(trials_to_table(self._rows()), sink, compression="zstd")
+        self._folder.write(TABLE, sink.getvalue().to_pybytes())
+
+    def result(self) -> SweepResult:
+        """The sweep's best setting.
+
+        Raises
+        ------
+        SweepFailed
+            If no trial has a score.
+        """
+        by_setting = [(setting, self.trials.of_setting(setting)) for setting in range(self._settings)]
+        for wanted in (all, any, lambda done: True):
+            scored = [
+                (score, setting)
+                for setting, rows in by_setting
+                if rows
+                and wanted([row.status == "done" for row in rows])
+                and not math.isnan(score := self._score(rows))
+            ]
+            if scored:
+                break
+        else:
+            first = next((row for _, rows in by_setting for row in rows), None)
+            raise SweepFailed(
+                f"No trial of the sweep in {self.path} has a score. The first of them:"
+                f" {first.error if first else 'there is none'}"
+            )
+        score, setting = min(scored, key=lambda s: (self._worth(s[0]), s[1]))
+        rows = [r for r in self.trials.of_setting(setting) if not math.isnan(self._score([r]))]
+        best = min(rows, key=lambda row: self._worth(self._score([row])))
+        return SweepResult(best.parameters, score, best.trial, self._rows())
+
+    def _rows(self) -> list[TrialRow]:
+        return [row for _, row in sorted(self.trials.rows.items())]
+
+    def _score(self, rows: Sequence[TrialRow]) -> float:
+        """The mean metric of those that are done; of others only where none is."""
+        counted = [row for row in rows if row.status == "done"] or rows
+        scores = [row.scores[self._plan.metric] for row in counted if self._plan.metric in row.scores]
+        return float(np.mean(scores)) if scores else math.nan
+
+    def _worth(self, score: float) -> float:
+        return score if self._plan.mode == "min" else -score
+
+
+def _proposer(plan: ParameterSweep) -> SettingProposer:
+    space = plan.space()
+    if not space.dimensions:
+        return ListedSettings([space.fixed])
+    if plan.method == "grid":
+        return ListedSettings(space.grid())
+    if plan.method == "optuna":
+        return OptunaSettings(space, plan.seed, plan.mode)
+    return RandomSettings(space, plan.seed)
+
+
+logger = logging.getLogger(__name__)
+
+MAX_PROCESS_DEATHS = 2
+"""How often a trial whose process died is begun again."""
+
+# What a process that should hold no CPU asks for: Tune takes no request for nothing.
+_LEAST_MEMORY_BYTES = 2**20
+_TUNE = "tune"
+_SETTINGS = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # its state is never read: the trials' folders have all of it
+    "RAY_AIR_NEW_OUTPUT": "0",  # the new one prints a frame whatever it is told
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+}
+
+
+def run_trials(
+    plan: ParameterSweep, files: SweepFiles, resources: TrialResources, progress: Callable[[TrialRow], None]
+) -> None:
+    """Run the trials that have not ended.
+
+    Parameters
+    ----------
+    plan, resources, progress
+        As of `neurofleet.cluster.sweeps.ray_tune.sweep`.
+    files : SweepFiles
+
+    Raises
+    ------
+    ClusterError
+        If a trial has no room, or does not see the sweep's folder.
+    KeyboardInterrupt
+    """
+    own, at_once = _trial_resources(resources)
+    storage = files.path / _TUNE
+    shutil.rmtree(storage, ignore_errors=True)
+    storage.mkdir(mode=0o700)
+    scheduler = _tune_scheduler(plan)
+    watch = _TrialMonitor(files, progress)
+    _replay_ended_trials(scheduler, files.trials)
+    common: dict[str, Any] = {
+        "factory": plan.factory,
+        "payload": dict(plan.payload),
+        "folder": str(files.path),
+        "word": files.word,
+        "metric": plan.metric,
+        "mode": plan.mode,
+        "time_limit_s": plan.time_limit_s,
+        "population": plan.scheduler.perturb_epochs if plan.scheduler.kind == "pbt" else 0,
+    }
+    space: dict[str, Any] = {"sweep": common}
+    searched: dict[str, Any] = {"search_alg": _TrialSearcher(files.trials), "num_samples": files.trials.unfinished}
+    if plan.scheduler.kind == "pbt":  # it takes no searcher: all of its trials are there from the beginning
+        common["starts"] = starts = list(iter(files.trials.next, None))
+        space["trial"] = tune.grid_search(starts)
+        searched = {}
+    tuner = tune.Tuner(
+        tune.with_resources(run_trial, own),
+        param_space=space,
+        tune_config=tune.TuneConfig(
+            **searched,
+            scheduler=scheduler,
+            max_concurrent_trials=at_once,
+            reuse_actors=True,
+            trial_dirname_creator=lambda trial: trial.trial_id,
+        ),
+        run_config=tune.RunConfig(
+            name=_TUNE,
+            storage_path=str(files.path),
+            failure_config=tune.FailureConfig(max_failures=MAX_PROCESS_DEATHS),
+            callbacks=[watch],
+            stop=_StopOnError(watch),
+            verbose=0,
+        ),
+    )
+    with environment(_SETTINGS), _signals_and_logging_kept():
+        try:
+            tuner.fit()
+        except Exception as error:
+            if watch.error is None:
+                raise ClusterError(f"Ray Tune gave the sweep up: {error}") from error
+    if watch.error is not None:
+        raise watch.error
+    if files.trials.unfinished or files.trials.running:
+        raise KeyboardInterrupt  # Tune takes it, ends its trials, and returns
+
+
+class _TrialSearcher(Searcher):
+    """Gives Tune the trials one by one."""
+
+    def __init__(self, trials: SweepTrials) -> None:
+        super().__init__()
+        self._trials = trials
+
+    def suggest(self, trial_id: str) -> Any:
+        found = self._trials.next()
+        return Searcher.FINISHED if found is None else {"trial": found}
+
+    def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
+        """Nothing: what has ended is read from the trials' folders."""
+
+    def set_search_properties(self, *_: Any, **__: Any) -> bool:
+        return True
+
+    def save_to_dir(self, *_: Any, **__: Any) -> None:
+        """Nothing: the trials' folders have its state."""
+
+
+class _TrialMonitor(tune.Callback):
+    """Takes note of trials that end. An error is kept, and ends the sweep: Tune would go on."""
+
+    def __init__(self, files: SweepFiles, progress: Callable[[TrialRow], None]) -> None:
+        self._files = files
+        self._progress = progress
+        self.error: BaseException | None = None
+
+    def __reduce__(self) -> tuple[type, tuple]:
+        return tune.Callback, ()  # Tune stores a copy that nobody reads, and `progress` may be anything
+
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        self._ended(trial, "stopped", "by the scheduler")
+
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        cause = getattr(trial.get_error(), "cause", trial.get_error())
+        if isinstance(cause, ClusterError):
+            self.error = cause
+            return
+        self._ended(trial, "failed", f"its process died more than {MAX_PROCESS_DEATHS} times: {cause}")
+
+    def _ended(self, trial: Trial, status: Any, reason: str) -> None:
+        index = trial_setting(trial.config, trial.trial_id)["index"]
+        if self._files.trials.folder(index).row() is None:
+            self._files.trials.folder(index).end(status, reason)
+        row = self._files.trials.ended(index)
+        assert row is not None
+        try:
+            self._files.write_table()
+            self._progress(row)
+        except BaseException as error:  # noqa: BLE001  raised again when Tune has ended its trials
+            self.error = error
+
+
+class _StopOnError(tune.Stopper):
+    """Ends the sweep when there is an error."""
+
+    def __init__(self, watch: _TrialMonitor) -> None:
+        self._watch = watch
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self._watch.error is not None
+
+
+def _tune_scheduler(plan: ParameterSweep) -> TrialScheduler:
+    how = plan.scheduler
+    goal: dict[str, Any] = {"time_attr": "epoch", "metric": plan.metric, "mode": plan.mode}
+    if how.kind == "none":
+        return FIFOScheduler()
+    if how.kind == "asha":
+        # Half an epoch less, so that no trial is stopped at its last one, with everything done.
+        return ASHAScheduler(
+            **goal,
+            max_t=how.max_epochs - 0.5,  # type: ignore[arg-type]
+            grace_period=how.grace_epochs,
+            reduction_factor=how.reduction,
+            stop_last_trials=False,
+        )
+    space, rng = plan.space(), np.random.default_rng(plan.seed)
+
+    def clipped(config: dict[str, Any]) -> dict[str, Any]:
+        parameters = config["trial"]["parameters"]
+        for name, dimension in space.dimensions.items():
+            parameters[name] = dimension.clip(parameters[name])
+        return config
+
+    draws = {
+        name: list(d.values) if isinstance(d, ChoiceDimension) else partial(d.sample, rng)
+        for name, d in space.dimensions.items()
+    }
+    return PopulationBasedTraining(
+        **goal,
+        perturbation_interval=how.perturb_epochs,
+        hyperparam_mutations={"trial": {"parameters": draws}},
+        custom_explore_fn=clipped,
+        log_config=False,
+    )
+
+
+def _replay_ended_trials(scheduler: TrialScheduler, trials: SweepTrials) -> None:
+    """Tell a new scheduler of the trials that have ended, as if it had been there."""
+    if not isinstance(scheduler, ASHAScheduler):
+        return
+    metric = scheduler.metric
+    nobody: Any = None  # the controller, which this kind of scheduler has no need of
+    for index in sorted(trials.rows):
+        trial: Any = SimpleNamespace(trial_id=f"ended-{index}")
+        scheduler.on_trial_add(nobody, trial)
+        for report in trials.folder(index).reports():
+            if metric in report:
+                scheduler.on_trial_result(nobody, trial, report)
+
+
+def _trial_resources(resources: TrialResources) -> tuple[dict[str, float], int | None]:
+    """What a trial's own process asks for, and how many trials may run at once.
+
+    SweepTrials that train on workers hold nothing themselves. More of them than can have all their workers would
+    wait for each other for ever.
+    """
+    there = ray.cluster_resources()
+    workers = max(resources.workers, 1)
+    needs = {"CPU": resources.cpus * workers, "GPU": resources.gpus * workers}
+    for kind, number in needs.items():
+        if there.get(kind, 0) < number:
+            raise ClusterError(
+                f"A trial needs {number:g} {kind}s, and the cluster has {there.get(kind, 0):g}. Give a trial"
+                " less, or start more machines."
+            )
+    room = min(int(there[kind] / number) for kind, number in needs.items() if number)
+    if resources.workers:
+        return {"cpu": 0, "memory": _LEAST_MEMORY_BYTES}, min(room, resources.at_once or room)
+    return {"cpu": resources.cpus, "gpu": resources.gpus}, resources.at_once
+
+
+@contextmanager
+def _signals_and_logging_kept() -> Iterator[None]:
+    """Put back the signals and the logging that Tune takes over."""
+    of_tune = logging.getLogger("ray.tune")
+    level = of_tune.level
+    of_tune.setLevel(logging.CRITICAL)
+    main = threading.current_thread() is threading.main_thread()
+    taken = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGUSR1)} if main else {}
+    try:
+        yield
+    finally:
+        of_tune.setLevel(level)
+        for number, handler in taken.items():
+            signal.signal(number, handler)

@@ -1,0 +1,175 @@
+"""What the process of a trial runs."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+import shutil
+import socket
+import tempfile
+import time
+import traceback
+from collections.abc import Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+
+from neurofleet.cluster.cluster_errors import ClusterError
+from neurofleet.cluster.sweeps.trial_records import EpochReport, TrialFolder
+
+_ORIGIN_FILE = "origin.json"
+_CHECKPOINTS = "checkpoints"
+
+
+class TimeLimitReached(BaseException):
+    """Passes through the trial's own handling of exceptions."""
+
+
+def run_trial(config: Mapping[str, Any]) -> None:
+    """Run a trial, or go on with one.
+
+    Whatever the trial's function raises is its outcome, written to its folder: Ray, which would begin it
+    again, hears of nothing but processes that died.
+
+    Parameters
+    ----------
+    config : mapping
+        ``sweep``, what all trials have in common, and ``trial``: its ``index``, ``parameters`` and ``seed``.
+    """
+    sweep, setting = config["sweep"], trial_setting(config, tune.get_context().get_trial_id())
+    word = Path(sweep["folder"]) / ".driver"
+    if not word.exists() or word.read_text() != sweep["word"]:
+        raise ClusterError(
+            f"The trial on {socket.gethostname()} does not see the folder {sweep['folder']} of the driver's"
+            " machine. Give a folder that all machines of the cluster share."
+        )
+    trial = _RunningTrial(sweep, setting)
+    if trial.folder.row() is not None:
+        return
+    module, _, function = sweep["factory"].partition(":")
+    try:
+        trial.take_up()
+        scores = getattr(importlib.import_module(module), function)(
+            dict(sweep["payload"]),
+            dict(setting["parameters"]),
+            setting["seed"],
+            trial.folder.path,
+            trial.report,
+        )
+        trial.end(scores)
+    except TimeLimitReached:
+        trial.folder.end("stopped", f"over its time limit of {sweep['time_limit_s']:g} s")
+    except Exception as error:  # noqa: BLE001  a process border: every failure is a trial's outcome
+        (trial.folder.path / "error.txt").write_text("".join(traceback.format_exception(error)))
+        trial.folder.end("failed", f"{type(error).__name__}: {error}", {}, trial.elapsed_s())
+
+
+def trial_setting(config: Mapping[str, Any], trial_id: str) -> dict[str, Any]:
+    """The index, parameters and seed of a trial.
+
+    In a population, one that takes over another's state gets the other's configuration as well; which one it
+    is stays in Ray's name for it.
+    """
+    starts = config["sweep"].get("starts")
+    own = starts[int(trial_id.rpartition("_")[2])] if starts else {}
+    return {**config["trial"], **own, "parameters": config["trial"]["parameters"]}
+
+
+class _RunningTrial:
+    def __init__(self, sweep: Mapping[str, Any], setting: Mapping[str, Any]) -> None:
+        self._sweep = sweep
+        self._setting = setting
+        self._metric = self._sweep["metric"]
+        self.folder = TrialFolder(self._sweep["folder"], setting["index"])
+        self._reports: list[EpochReport] = []
+        self._spent_s = 0.0
+        self._begun = time.monotonic()
+
+    def elapsed_s(self) -> float:
+        """Time that the trial has taken, in earlier processes as well."""
+        return self._spent_s + time.monotonic() - self._begun
+
+    def take_up(self) -> None:
+        """Bring in what an earlier process of this trial, or the one that it is to copy, has done."""
+        if self._sweep["population"]:
+            self._inherit()
+            self.folder.set(self._setting["parameters"], self._setting["seed"])
+        self._reports = self.folder.reports()
+        self.folder.set_reports(self._reports)
+        if self._reports:
+            self._spent_s = self._reports[-1]["elapsed_s"]
+        if not self._sweep["population"]:
+            for report in self._reports:  # for the scheduler, which may be new
+                self._tell(report)
+
+    def report(self, metrics: Mapping[str, Any]) -> None:
+        """EpochReport the metrics of an epoch; this ends the trial if it is to be stopped."""
+        last = int(self._reports[-1]["epoch"]) if self._reports else 0
+        report: EpochReport = {
+            **{n: float(v) for n, v in metrics.items() if n not in ("epoch", "seconds")},
+            "epoch": int(metrics.get("epoch", last + 1)),
+            "elapsed_s": self.elapsed_s(),
+        }
+        self._check(report, "reports")
+        self._reports.append(report)
+        self.folder.report(report)
+        limit_s = self._sweep["time_limit_s"]
+        if limit_s is not None and report["elapsed_s"] > limit_s:
+            raise TimeLimitReached
+        self._tell(report)
+
+    def end(self, scores: Any) -> None:
+        """Store what the trial's function returned."""
+        if not isinstance(scores, Mapping):
+            raise ClusterError(f"{self._sweep['factory']} should return its scores; it returned {scores!r}.")
+        scores = {name: float(score) for name, score in scores.items()}
+        self._check(scores, "returns")
+        self.folder.end("done", "", scores, self.elapsed_s())
+
+    def _check(self, metrics: Mapping[str, float], does: str) -> None:
+        if self._metric not in metrics:
+            raise ClusterError(
+                f"The sweep goes by the metric {self._metric!r}; {self._sweep['factory']} {does}"
+                f" {', '.join(n for n in metrics if n not in ('epoch', 'elapsed_s')) or 'none'}."
+            )
+
+    def _tell(self, report: EpochReport) -> None:
+        score = report[self._metric]
+        if not math.isfinite(score):  # the worst: nothing that compares numbers knows what to do with it
+            score = {"min": math.inf, "max": -math.inf}[self._sweep["mode"]]
+        told = {"epoch": int(report["epoch"]), self._metric: score}
+        if self._sweep["population"] and report["epoch"] % self._sweep["population"] == 0:
+            with self._heritage(report) as checkpoint:
+                tune.report(told, checkpoint=checkpoint)
+        else:
+            tune.report(told)
+
+    @contextmanager
+    def _heritage(self, report: EpochReport) -> Any:
+        """The trial's last checkpoint, for others to copy."""
+        with tempfile.TemporaryDirectory(prefix="nf-trial-") as folder:
+            for file in sorted((self.folder.path / _CHECKPOINTS).glob("epoch-*.ckpt"))[-1:]:
+                shutil.copy(file, folder)
+            origin = {"index": self._setting["index"], "reports": self.folder.reports()}
+            (Path(folder) / _ORIGIN_FILE).write_text(json.dumps(origin))
+            yield tune.Checkpoint.from_directory(folder)
+
+    def _inherit(self) -> None:
+        """Put another trial's checkpoint in place of this one's own, once, when the scheduler says so."""
+        if (checkpoint := tune.get_checkpoint()) is None:
+            return
+        with checkpoint.as_directory() as folder:
+            text = (Path(folder) / _ORIGIN_FILE).read_text()
+            origin, taken = json.loads(text), self.folder.path / "inherited.json"
+            if origin["index"] == self._setting["index"] or (taken.exists() and taken.read_text() == text):
+                return
+            own = self.folder.path / _CHECKPOINTS
+            shutil.rmtree(own, ignore_errors=True)
+            own.mkdir(parents=True)
+            for file in Path(folder).glob("*.ckpt"):
+                shutil.copy(file, own)
+            self.folder.set_reports(origin["reports"])
+            taken.write_text(text)

@@ -1,0 +1,206 @@
+"""The records of a sweep's trials: the folder of each, and the table of those that have ended.
+
+A folder holds what the trial is, what it has reported and how it ended. The table's columns are named
+after the
+parameters and scores there are.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+
+from neurofleet.cluster.store.folders import LocalFolder
+from neurofleet.cluster.store.schemas import OBJECTIVE_PREFIX, PARAMETER_PREFIX, SCHEMA_VERSION, check_version
+
+TrialStatus = Literal["done", "stopped", "failed"]
+TRIALS_KIND = "trials"
+
+_WORD = pa.dictionary(pa.int32(), pa.string())
+_FIELDS = [
+    pa.field("trial", pa.string(), nullable=False),
+    pa.field("seed", pa.int64(), nullable=False),
+    pa.field("status", _WORD, nullable=False),
+    pa.field("error", pa.string(), nullable=False),
+    pa.field("epochs", pa.int32(), nullable=False),
+    pa.field("seconds", pa.float64(), nullable=False),
+]
+
+
+@dataclass(frozen=True)
+class TrialRow:
+    """A trial that has ended.
+
+    Attributes
+    ----------
+    trial : str
+        The name of its folder.
+    parameters : dict
+    seed : int
+    status : {'done', 'stopped', 'failed'}
+        Stopped by the scheduler, or by its time limit.
+    error : str
+        Why, empty when done.
+    epochs : int
+        That it reported.
+    seconds : float
+    scores : dict
+        Those that it returned; of a stopped one, those of its last epoch.
+    """
+
+    trial: str
+    parameters: dict[str, Any]
+    seed: int
+    status: TrialStatus
+    error: str = ""
+    epochs: int = 0
+    seconds: float = 0.0
+    scores: dict[str, float] = field(default_factory=dict)
+
+
+def trials_to_table(rows: Sequence[TrialRow]) -> pa.Table:
+    """The trials as a table: their own columns, ``param.<name>`` and ``score.<name>``.
+
+    A parameter's column is of numbers, truth values or text where all its values are, else of JSON.
+    """
+    columns: list[pa.Array] = [
+        pa.array([row.trial for row in rows], pa.string()),
+        pa.array([row.seed for row in rows], pa.int64()),
+        pa.array([row.status for row in rows], pa.string()).dictionary_encode(),
+        pa.array([row.error for row in rows], pa.string()),
+        pa.array([row.epochs for row in rows], pa.int32()),
+        pa.array([row.seconds for row in rows], pa.float64()),
+    ]
+    fields = list(_FIELDS)
+    for name in _names(row.parameters for row in rows):
+        column = _column([row.parameters.get(name) for row in rows])
+        columns.append(column)
+        fields.append(pa.field(PARAMETER_PREFIX + name, column.type))
+    for name in _names(row.scores for row in rows):
+        columns.append(pa.array([row.scores.get(name) for row in rows], pa.float64()))
+        fields.append(pa.field(OBJECTIVE_PREFIX + name, pa.float64()))
+    metadata = {"neurofleet_table": TRIALS_KIND, "schema_version": str(SCHEMA_VERSION)}
+    return pa.table(columns, schema=pa.schema(fields, metadata))
+
+
+def table_to_trials(table: pa.Table) -> list[TrialRow]:
+    """Read back what `trials_to_table` made; a parameter stored as JSON stays text.
+
+    Raises
+    ------
+    ClusterError
+        If it is another table, or a newer one.
+    """
+    check_version(table.schema, TRIALS_KIND)
+    return [
+        TrialRow(
+            **{f.name: row[f.name] for f in _FIELDS},
+            parameters=_with_prefix(row, PARAMETER_PREFIX),
+            scores=_with_prefix(row, OBJECTIVE_PREFIX),
+        )
+        for row in table.to_pylist()
+    ]
+
+
+def _with_prefix(row: dict[str, Any], prefix: str) -> dict[str, Any]:
+    return {n.removeprefix(prefix): v for n, v in row.items() if n.startswith(prefix) and v is not None}
+
+
+def _names(records: Iterable[dict[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(name for record in records for name in record))
+
+
+def _column(values: list[Any]) -> pa.Array:
+    there = {type(value) for value in values if value is not None}
+    for types, column in (
+        ({bool}, pa.bool_()),
+        ({int}, pa.int64()),
+        ({int, float}, pa.float64()),
+        ({str}, pa.string()),
+    ):
+        if there <= types:
+            return pa.array(values, column)
+    return pa.array([None if value is None else json.dumps(value) for value in values], pa.string())
+
+
+EpochReport = dict[str, float]
+"""A trial's metrics after an epoch, with ``epoch`` (from 1) and ``elapsed_s``, the time it has worked."""
+
+_SETTING, _REPORTS, _RESULT = "trial.json", "reports.jsonl", "result.json"
+
+
+class TrialFolder:
+    """Written by the driver before the trial runs, by its process while it does, by either when it ends.
+
+    Parameters
+    ----------
+    sweep : str or Path
+        The sweep's folder.
+    index : int
+    """
+
+    def __init__(self, sweep: str | Path, index: int) -> None:
+        self.name = f"trial-{index:05d}"
+        self.path = Path(sweep) / self.name
+        self._folder = LocalFolder(self.path)
+
+    def set(self, parameters: dict[str, Any], seed: int) -> None:
+        """Say what the trial is."""
+        self._write(_SETTING, {"parameters": parameters, "seed": seed})
+
+    def parameters(self) -> dict[str, Any] | None:
+        """What `set` was told; None before."""
+        setting = self._read(_SETTING)
+        return None if setting is None else setting["parameters"]
+
+    def report(self, report: EpochReport) -> None:
+        """Add an epoch's metrics."""
+        self._folder.append(_REPORTS, json.dumps(report).encode() + b"\n")
+
+    def reports(self) -> list[EpochReport]:
+        """The reports in the order of their epochs, of each epoch the last one."""
+        lines = (self._folder.read(_REPORTS) or b"").split(b"\n")
+        by_epoch = {report["epoch"]: report for report in map(json.loads, filter(None, lines[:-1]))}
+        return [by_epoch[epoch] for epoch in sorted(by_epoch)]
+
+    def set_reports(self, reports: Sequence[EpochReport]) -> None:
+        """Replace all reports."""
+        self._folder.write(_REPORTS, "".join(json.dumps(r) + "\n" for r in reports).encode())
+
+    def end(
+        self,
+        status: TrialStatus,
+        error: str = "",
+        scores: dict[str, float] | None = None,
+        seconds: float = 0.0,
+    ) -> None:
+        """Say how it ended. Without scores, those of the last report stand."""
+        reports = self.reports()
+        last = reports[-1] if reports else {}
+        if scores is None:
+            scores = {name: value for name, value in last.items() if name not in ("epoch", "elapsed_s")}
+        result = {
+            "status": status,
+            "error": error,
+            "scores": scores,
+            "epochs": int(last.get("epoch", 0)),
+            "seconds": max(seconds, last.get("elapsed_s", 0.0)),
+        }
+        self._write(_RESULT, result)
+
+    def row(self) -> TrialRow | None:
+        """The trial as it ended; None as long as it has not."""
+        result = self._read(_RESULT)
+        return None if result is None else TrialRow(trial=self.name, **self._read(_SETTING), **result)
+
+    def _write(self, name: str, content: dict[str, Any]) -> None:
+        self._folder.write(name, json.dumps(content).encode())
+
+    def _read(self, name: str) -> Any:
+        content = self._folder.read(name)
+        return None if content is None else json.loads(content)

@@ -1,0 +1,133 @@
+"""What is trained and what comes of it: a Lightning module's factory, the best epoch, the result.
+
+What is trained is named by a factory, ``package.module:function``, and a payload of plain JSON. The
+function gets the payload on every worker and returns a `LightningModule` and a `LightningDataModule`, so
+nothing is sent to a worker but text.
+
+Data are divided over the workers like this. A *batch size is that of the whole training*, whatever the
+number of workers:
+
+- A `DataLoader` over a dataset that is indexed by number is divided here. The data module makes it as for
+  one process, with the whole batch size and any sampler. The batches of an epoch are drawn from the seed
+  and the epoch alone, and each worker takes every so manieth sample of each batch. The last batch joins the
+  one before it when it would leave a worker fewer than two samples.
+- Anything else (a `DataLoader` over an `IterableDataset`, or an iterable of the data module's own) is divided
+  by the data module, which reads ``self.trainer.global_rank`` and ``self.trainer.world_size`` and gives
+  batches of the whole batch size divided by the latter, as many on every worker.
+- If the data module has a method ``set_epoch(epoch)``, it is called before an epoch's first batch is asked
+  for, counted from 0.
+
+Before an epoch, the generators of torch, numpy and Python are seeded from the seed, the epoch and the
+worker's rank: an epoch does not depend on what ran before it in the same process, and a training that was
+killed and resumed gives what an undisturbed one gives. A module logs its epoch's metrics with
+``self.log(..., on_epoch=True, sync_dist=True)``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from neurofleet.cluster.cluster_errors import ClusterError
+
+if TYPE_CHECKING:
+    import torch
+
+EpochRow = dict[str, Any]
+"""An epoch: ``epoch`` (counted from 1), ``seconds``, and the metrics that the module logged, by name."""
+
+CHECKPOINTS = "checkpoints"
+
+
+@dataclass(frozen=True)
+class Training:
+    """What is trained.
+
+    Attributes
+    ----------
+    factory : str
+        ``package.module:function``, importable on every machine of the cluster.
+    payload : mapping
+        What the function is called with: plain JSON. Paths in it are absolute.
+    seed : int
+        Of all that is random: the module's first weights, the order of the data, dropout.
+    changeable : mapping
+        The part of the payload that may be another when training goes on. The optimisers then get the
+        settings (learning rate, weight decay, …) that the module makes of it, and keep the rest.
+    """
+
+    factory: str
+    payload: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 1
+    changeable: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        module, _, function = self.factory.partition(":")
+        if not module or not function:
+            raise ClusterError(
+                f"The factory of a training is written package.module:function; {self.factory!r} was given."
+            )
+        try:
+            json.dumps([self.payload, self.changeable])
+        except (TypeError, ValueError) as error:
+            raise ClusterError(f"The payload of {self.factory} should be plain JSON: {error}.") from error
+
+    @property
+    def fingerprint(self) -> str:
+        """The training as text: equal for trainings of which one can go on where the other ended."""
+        return json.dumps([self.factory, dict(self.payload), self.seed], sort_keys=True)
+
+
+@dataclass(frozen=True)
+class BestEpoch:
+    """Which epoch is the best, and when there is no hope for a better one.
+
+    Attributes
+    ----------
+    metric : str
+        One that the module logs.
+    mode : {'min', 'max'}
+    patience : int, optional
+        Stop after so many epochs without a better one; never by default.
+    """
+
+    metric: str
+    mode: Literal["min", "max"]
+    patience: int | None = None
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """A finished training.
+
+    Attributes
+    ----------
+    checkpoint : Path
+        Lightning's, of the best epoch where `best` was asked for, else of the last.
+    epoch : int
+        The epoch that it is of, counted from 1.
+    epochs : int
+        How many were trained.
+    metrics : dict
+        The metrics of `epoch`.
+    history : list of dict
+        One row for each epoch, see `EpochRow`.
+    stopped_early : bool
+        Whether there was no better epoch for so long that training ended.
+    """
+
+    checkpoint: Path
+    epoch: int
+    epochs: int
+    metrics: dict[str, float]
+    history: list[EpochRow]
+    stopped_early: bool
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """The module's state, on the CPU."""
+        import torch
+
+        return torch.load(self.checkpoint, map_location="cpu", weights_only=True)["state_dict"]

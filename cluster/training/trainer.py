@@ -1,0 +1,234 @@
+"""Train any Lightning module, here or on a Ray cluster, with its metrics logged as it goes.
+
+Loggers are TensorBoard, Weights & Biases and MLflow.
+
+See `neurofleet.cluster.training.lightning_training` for what is trained and how its data are divided.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from neurofleet.cluster.cluster_errors import ClusterError
+from neurofleet.cluster.training.checkpoints import CheckpointFiles
+from neurofleet.cluster.training.lightning_training import CHECKPOINTS, BestEpoch, EpochRow, Training, TrainingResult
+from neurofleet.cluster.training.training_process import LightningFit
+from neurofleet.cluster.training.training_workers import fit_on_ray
+
+if TYPE_CHECKING:
+    pass
+
+
+def train(
+    training: Training,
+    folder: str | Path,
+    *,
+    max_epochs: int,
+    workers: int | tuple[int, int] = 0,
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto",
+    precision: str | None = None,
+    gradient_clip_norm: float | None = None,
+    best: BestEpoch | None = None,
+    cpus_per_worker: int = 1,
+    storage: str | None = None,
+    loggers: Sequence[str] = ("tensorboard",),
+    max_failures: int = 3,
+    progress: Callable[[EpochRow], None] = lambda row: None,
+) -> TrainingResult:
+    """Train, or go on where an earlier call with the same folder was interrupted.
+
+    After each epoch there is a checkpoint in ``folder/checkpoints``; the last two, and the best, are kept.
+    A worker that is lost is replaced, and training goes on from the last epoch. Where the training had
+    finished already, this returns at once.
+
+    Parameters
+    ----------
+    training : Training
+    folder : str or Path
+        On this machine.
+    max_epochs : int
+        A finished training can be given more and goes on.
+    workers : int or (int, int)
+        0 trains in this process, without Ray. N trains on N workers, (a, b) on as many as there is room
+        for, from a to b; this process is then connected to Ray.
+    accelerator : {'auto', 'cpu', 'gpu'}
+        By default a GPU for every worker where there are any, else CPUs.
+    precision : str, optional
+        As Lightning has them. By default ``bf16-mixed`` on GPUs that know it, and ``32-true`` elsewhere.
+    gradient_clip_norm : float, optional
+    best : BestEpoch, optional
+        Keep the best epoch's checkpoint as well, and stop when there is no better one for long.
+    cpus_per_worker : int
+        Those that load data, and on a CPU its threads, included.
+    storage : str, optional
+        Where all machines of the cluster can write, a path or a URI of `pyarrow.fs`, when `folder` is not
+        such a place. The final checkpoint comes back to `folder`.
+    loggers : sequence of {'tensorboard', 'wandb', 'mlflow'}
+        Who else is told each epoch's metrics. TensorBoard's files are in ``folder/tensorboard``.
+    max_failures : int
+        How often lost workers are replaced before the training has failed.
+    progress : callable
+        Is called with each epoch's row, in this thread, when its checkpoint is written. What it raises ends
+        the training, which can be resumed.
+
+    Raises
+    ------
+    ClusterError
+        If the training cannot be placed, the folder holds another one, or workers were lost too often.
+        What the factory or the module raises passes as it is.
+    KeyboardInterrupt
+        Ctrl-C. The epochs that were finished are kept.
+    """
+    folder = Path(folder).absolute()
+    place = storage if storage and "://" in storage else str(Path(storage or folder).absolute())
+    files = CheckpointFiles(f"{place.rstrip('/')}/{CHECKPOINTS}")
+    files.sweep()
+    found = files.last(training.fingerprint)
+    if found is None or not (found.state.stopped or found.state.epochs >= max_epochs):
+        history = found.state.history if found else []
+        plan = {
+            "factory": training.factory,
+            "payload": dict(training.payload),
+            "changeable": dict(training.changeable),
+            "seed": training.seed,
+            "checkpoints": files.root,
+            "max_epochs": max_epochs,
+            "accelerator": accelerator,
+            "precision": precision,
+            "gradient_clip_norm": gradient_clip_norm,
+            "best": [best.metric, best.mode, best.patience] if best else None,
+        }
+        with open_loggers(loggers, folder, history) as log:
+
+            def tell(row: EpochRow) -> None:
+                log(row)
+                progress(row)
+
+            if workers == 0:
+                LightningFit(plan, tell).run()
+            else:
+                fit_on_ray(plan, tell, len(history), workers, cpus_per_worker, max_failures)
+        found = files.last(training.fingerprint)
+    if found is None:
+        raise ClusterError(f"max_epochs={max_epochs} was given; a training has at least one epoch.")
+    return found.state.result(files, folder / CHECKPOINTS)
+
+
+TENSORBOARD = "tensorboard"
+_PROJECT = "neurofleet"
+
+
+class MetricLogger(Protocol):
+    """What is asked of Lightning's loggers."""
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
+        """Store the metrics of an epoch."""
+
+    def finalize(self, status: str) -> None:
+        """End with ``success`` or ``failed``."""
+
+
+@contextmanager
+def open_loggers(
+    names: Sequence[str], folder: Path, history: Sequence[EpochRow]
+) -> Iterator[Callable[[EpochRow], None]]:
+    """Give a function that tells every logger an epoch's row.
+
+    TensorBoard's files are written anew from the history, so that each epoch is in them once, whatever was
+    interrupted.
+
+    Parameters
+    ----------
+    names : sequence of {'tensorboard', 'wandb', 'mlflow'}
+    folder : Path
+    history : sequence of dict
+        The epochs that are done already.
+
+    Raises
+    ------
+    ClusterError
+        If one is unknown, or its package is not installed.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    loggers = {name: _open_logger(name, folder) for name in names}
+    if TENSORBOARD in loggers:
+        for row in history:
+            _log_row([loggers[TENSORBOARD]], row)
+    status = "failed"
+    try:
+        yield lambda row: _log_row(loggers.values(), row)
+        status = "success"
+    finally:
+        for logger in loggers.values():
+            logger.finalize(status)
+
+
+def _log_row(loggers: Iterable[MetricLogger], row: EpochRow) -> None:
+    metrics = {name: value for name, value in row.items() if name != "epoch"}
+    for logger in loggers:
+        logger.log_metrics(metrics, row["epoch"])
+
+
+def _open_logger(name: str, folder: Path) -> MetricLogger:
+    if name not in _LOGGERS:
+        raise ClusterError(f"{name!r} is no logger known here. There are: {', '.join(_LOGGERS)}.")
+    try:
+        return _LOGGERS[name](folder)
+    except ModuleNotFoundError as error:
+        raise ClusterError(f"The logger {name} needs a package that is not installed: pip install {name}.") from error
+
+
+class _TensorBoard:
+    def __init__(self, folder: Path) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        for old in (folder / TENSORBOARD).glob("events.out.tfevents.*"):
+            old.unlink()
+        self._writer = SummaryWriter(str(folder / TENSORBOARD))
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
+        for name, value in metrics.items():
+            self._writer.add_scalar(name, value, step)
+        self._writer.flush()
+
+    def finalize(self, status: str) -> None:
+        self._writer.close()
+
+
+class _Wandb:
+    """A run of Weights & Biases, the same one when the training goes on."""
+
+    def __init__(self, folder: Path) -> None:
+        run_id = hashlib.sha256(str(folder).encode()).hexdigest()[:16]
+        import wandb
+
+        self._run = wandb.init(
+            project=_PROJECT, name=folder.name, id=run_id, resume="allow", dir=folder, reinit="create_new"
+        )
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
+        self._run.log(dict(metrics), step=step)
+
+    def finalize(self, status: str) -> None:
+        self._run.finish(exit_code=0 if status == "success" else 1)
+
+
+def _mlflow(folder: Path) -> MetricLogger:
+    from lightning.pytorch.loggers import MLFlowLogger
+
+    place = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder / 'mlflow.db'}"
+    logger = MLFlowLogger(experiment_name=_PROJECT, run_name=folder.name, tracking_uri=place)
+    _ = logger.experiment  # connects now, and not after the first epoch
+    return logger
+
+
+_LOGGERS: dict[str, Callable[[Path], MetricLogger]] = {
+    TENSORBOARD: _TensorBoard,
+    "wandb": _Wandb,
+    "mlflow": _mlflow,
+}

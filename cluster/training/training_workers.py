@@ -1,0 +1,263 @@
+"""A training on the workers of a Ray cluster: what each worker runs, and the driver that monitors them."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+import time
+import traceback
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import ray
+import ray.train
+from ray import cloudpickle
+from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig, TrainingFailedError
+from ray.train.lightning import RayDDPStrategy, RayLightningEnvironment
+from ray.train.torch import TorchTrainer
+from ray.util.queue import Empty, Queue
+
+from neurofleet.cluster.cluster_errors import ClusterError
+from neurofleet.cluster.ray.internals import environment, train_controller_announced
+from neurofleet.cluster.training.checkpoints import CheckpointFiles
+from neurofleet.cluster.training.lightning_training import CHECKPOINTS, EpochRow
+from neurofleet.cluster.training.training_process import LightningFit
+
+
+def train_worker(config: Mapping[str, Any]) -> None:
+    """Train on this worker, in step with the others.
+
+    A worker that is lost makes the others fail with a RuntimeError or an OSError: Ray starts them all
+    again. Any other exception is the training's own, and the driver is told of it.
+
+    Parameters
+    ----------
+    config : mapping
+        ``plan``, ``messages`` (a queue to the driver) and ``word`` (that it left beside the checkpoints).
+    """
+    plan, messages = config["plan"], config["messages"]
+    context = ray.train.get_context()
+    first = context.get_world_rank() == 0
+    try:
+        _check_storage(plan["checkpoints"], config["word"])
+        strategy = {"devices": "auto", "strategy": RayDDPStrategy(), "plugins": [RayLightningEnvironment()]}
+        fit = LightningFit(plan, lambda row: messages.put(("epoch", row)), strategy)
+    except Exception as error:
+        messages.put(("failed", _sendable_error(error, context.get_world_rank())))
+        raise
+    if first:
+        messages.put(("started", (fit.epochs_done, context.get_world_size())))
+    try:
+        fit.run()
+    except (RuntimeError, OSError):
+        raise
+    except Exception as error:
+        messages.put(("failed", _sendable_error(error, context.get_world_rank())))
+        raise
+
+
+def _sendable_error(error: Exception, rank: int) -> Exception:
+    """The error as it can be sent."""
+    try:
+        cloudpickle.loads(cloudpickle.dumps(error))
+    except Exception:  # noqa: BLE001  whatever an exception of another's making does when it is copied
+        error = ClusterError(f"{type(error).__name__}: {error}")
+    error.add_note(f"In training worker {rank}:\n{''.join(traceback.format_exception(error))}")
+    return error
+
+
+def _check_storage(checkpoints: str, word: str) -> None:
+    if not CheckpointFiles(checkpoints).has_word(word):
+        raise ClusterError(
+            f"The training worker on {socket.gethostname()} does not see what was written in {checkpoints} on"
+            " the driver's machine. Name a folder that all machines share, or a URI, as the storage."
+        )
+
+
+logger = logging.getLogger(__name__)
+
+# Ray looks after its workers every two seconds, which is long beside an epoch of a small module; and it
+# would change their working folder.
+_SETTINGS = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5", "RAY_CHDIR_TO_TRIAL_DIR": "0"}
+_POLL_S = 0.5
+_ABORT_S = 30.0
+
+
+def fit_on_ray(
+    plan: Mapping[str, Any],
+    tell: Callable[[EpochRow], None],
+    epochs_done: int,
+    workers: int | tuple[int, int],
+    cpus_per_worker: int,
+    max_failures: int,
+) -> None:
+    """Train on workers of the cluster that this process is connected to.
+
+    Parameters
+    ----------
+    plan, tell
+        As of `neurofleet.cluster.training.training_process.LightningFit`; `tell` is called in this thread.
+    epochs_done : int
+        Those that need not be told again.
+    workers, cpus_per_worker, max_failures
+        As of `neurofleet.cluster.training.trainer.train`.
+
+    Raises
+    ------
+    ClusterError
+        If there is no room for the workers, or they were lost too often.
+    Exception
+        What the factory or the module raised, as it is.
+    """
+    on_gpu = _uses_gpus(plan["accelerator"], workers, cpus_per_worker)
+    messages = Queue(actor_options={"num_cpus": 0})
+    word = uuid.uuid4().hex
+    CheckpointFiles(plan["checkpoints"]).leave_word(word)
+    storage, _, _ = plan["checkpoints"].rpartition("/")
+    try:
+        with environment(_SETTINGS), _logging_kept():
+            trainer = TorchTrainer(
+                _train_on_worker,
+                train_loop_config={
+                    "plan": {**plan, "accelerator": "gpu" if on_gpu else "cpu"},
+                    "messages": messages,
+                    "word": word,
+                },
+                scaling_config=ScalingConfig(
+                    num_workers=workers,  # type: ignore[arg-type]
+                    use_gpu=on_gpu,
+                    resources_per_worker={"CPU": cpus_per_worker} | ({"GPU": 1} if on_gpu else {}),
+                ),
+                run_config=RunConfig(
+                    name=CHECKPOINTS,
+                    storage_path=storage,
+                    failure_config=FailureConfig(max_failures=max_failures),
+                    logging_config=LoggingConfig("ERROR"),  # type: ignore[call-arg]
+                    callbacks=[train_controller_announced(messages)],
+                ),
+            )
+            _TrainingMonitor(trainer, messages, tell, epochs_done).run()
+    except TrainingFailedError as error:
+        raise ClusterError(
+            f"The training was given up after its workers failed more than {max_failures} times. What was"
+            f" trained is kept, and the same call goes on from there. {_reason(error)}"
+        ) from error
+    finally:
+        messages.shutdown(force=True)
+
+
+def _train_on_worker(config: Mapping[str, Any]) -> None:
+
+    train_worker(config)
+
+
+class _TrainingMonitor:
+    """Runs the training in a thread of its own and deals in this one with what its processes say."""
+
+    def __init__(
+        self, trainer: TorchTrainer, messages: Queue, tell: Callable[[EpochRow], None], epochs_done: int
+    ) -> None:
+        self._trainer = trainer
+        self._messages = messages
+        self._tell = tell
+        self._told = epochs_done
+        self._starts = 0
+        self._controller: Any = None
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._fit, name="training", daemon=True)
+
+    def run(self) -> None:
+        self._thread.start()
+        try:
+            while self._thread.is_alive():
+                self._deal_with_next(_POLL_S)
+            while self._deal_with_next(0.0):
+                continue
+        except BaseException:
+            self._abort()
+            raise
+        if self._error is not None:
+            raise self._error
+
+    def _fit(self) -> None:
+        # Ray registers its own handler of Ctrl-C when this is called in the main thread.
+        try:
+            self._trainer.fit()
+        except BaseException as error:  # noqa: BLE001  a thread's border: raised again in the caller's
+            self._error = error
+
+    def _deal_with_next(self, wait_s: float) -> bool:
+        """Deal with a message, if there is one."""
+        try:
+            message = self._messages.get(timeout=wait_s) if wait_s else self._messages.get_nowait()
+        except Empty:
+            return False
+        self._deal_with(*message)
+        return True
+
+    def _deal_with(self, kind: str, content: Any) -> None:
+        match kind:
+            case "controller":
+                self._controller = content
+            case "started":
+                epochs_done, workers = content
+                if self._starts:
+                    logger.warning(
+                        "Workers of the training were lost; it goes on after epoch %d with %d.",
+                        epochs_done,
+                        workers,
+                    )
+                self._starts += 1
+            case "epoch" if content["epoch"] > self._told:
+                self._told = content["epoch"]
+                self._tell(content)
+            case "failed":
+                raise content
+
+    def _abort(self) -> None:
+        """End the workers. The controller ends with them, which is how its caller gets to know."""
+        give_up = time.monotonic() + _ABORT_S
+        while self._controller is None and self._thread.is_alive() and time.monotonic() < give_up:
+            with suppress(Empty):
+                kind, content = self._messages.get(timeout=_POLL_S)
+                self._controller = content if kind == "controller" else None
+        if self._controller is not None:
+            self._controller.abort.remote()
+            self._thread.join(timeout=_ABORT_S)
+
+
+def _uses_gpus(accelerator: str, workers: int | tuple[int, int], cpus_per_worker: int) -> bool:
+    """Whether the workers get GPUs; refused when they could never be placed."""
+    fewest = workers if isinstance(workers, int) else workers[0]
+    there = ray.cluster_resources()
+    on_gpu = accelerator == "gpu" or (accelerator == "auto" and there.get("GPU", 0) >= 1)
+    wanted = {"CPU": fewest * cpus_per_worker} | ({"GPU": fewest} if on_gpu else {})
+    for kind, number in wanted.items():
+        if there.get(kind, 0) < number:
+            raise ClusterError(
+                f"{fewest} workers need {number} {kind}s together, and the cluster has"
+                f" {there.get(kind, 0):g}. Use fewer workers, start more machines"
+                + (", or train on CPUs with accelerator: cpu." if kind == "GPU" else ".")
+            )
+    return on_gpu
+
+
+@contextmanager
+def _logging_kept() -> Iterator[None]:
+    """Put back what Ray Train changes in the logging of this process."""
+    of_train = logging.getLogger("ray.train")
+    before = of_train.level, of_train.propagate, list(of_train.handlers)
+    try:
+        yield
+    finally:
+        of_train.level, of_train.propagate, of_train.handlers = before[0], before[1], before[2]
+
+
+def _reason(error: TrainingFailedError) -> str:
+    failures = getattr(error, "worker_failures", {})
+    rank, reason = next(iter(failures.items()), (None, error))
+    last = next((line for line in reversed(str(reason).splitlines()) if line.strip()), repr(reason))
+    return f"Worker {rank}: {last.strip()}" if rank is not None else last.strip()

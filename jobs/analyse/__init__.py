@@ -1,1 +1,0 @@
-"""``kind: analyse``: populations of models against what is known of their cells."""

@@ -1,0 +1,278 @@
+"""One cell through its stages: seeds side by side, the winner's bounds handed on to the next stage, halls of fame
+pooled, the best model written.
+"""
+
+import math
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from neurofleet.cluster.pool.outcome import EvaluationTask, Outcome
+from neurofleet.cluster.store.run_store import RunStore
+from neurofleet.cluster.store.schemas import HallOfFameRows
+from neurofleet.jobs.fit.engine_choice import STAGE_STARTED
+from neurofleet.jobs.fit.fit_job import FitSpec
+from neurofleet.jobs.fit.fit_problem import CellSubject, Problem, StagePlan, Subject
+from neurofleet.jobs.fit.generation_search import Search, best_values
+from neurofleet.jobs.fit.stage_search import Deadline, Limits, SearchState, StageSearch
+from neurofleet.jobs.fit.steady_search import SteadySearch
+from neurofleet.neurosim.cells.fit_model import FitModel
+from neurofleet.neurosim.evolution import ParameterSpace, read_warm_start, warm_start_models
+from neurofleet.neurosim.exchange.allen_fit import write_fit
+from neurofleet.neurosim.exchange.model_export import write_hoc
+from neurofleet.neurosim.vector.vector_evaluator import LANES
+
+
+def write_best_model(subject: Subject, hall: "HallOfFameRows", store: "RunStore") -> None:
+    """Write ``models/ID/fit.json`` and ``models/ID/cell.hoc``; a user's own evaluator can export itself.
+
+    Mechanisms of the job's own go along, to ``models/ID/modfiles``. The hoc template asks for the folder of
+    the morphology, which is not copied.
+    """
+    if not isinstance(subject, CellSubject):
+        return
+    values = best_values(hall)
+    stage = len(subject.stages) - 1
+    problem = subject.problem(stage, None)
+    model = problem.model
+    assert isinstance(model, FitModel)
+    sweeps = sorted({sweep for step in model.targets.protocols.values() for sweep in step.sweeps})
+    sections = ["soma", "axon", "dend", *(["apic"] if subject.has_apical else [])]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_fit(
+            folder / "fit.json",
+            values,
+            model.mechanisms,
+            model.conditions,
+            subject.junction_potential_mV,
+            sweeps,
+            sections,
+            model.own.known,
+        )
+        write_hoc(folder / "cell.hoc", model.build_cell(), values)
+        for file in ("fit.json", "cell.hoc"):
+            store.write_text(f"models/{subject.id}/{file}", (folder / file).read_text())
+    for name, text in model.own_used.sources.items():
+        store.write_text(f"models/{subject.id}/modfiles/{name}.mod", text)
+
+
+CELL_FINISHED = "cell finished"
+LEARNED_FROM = "learned_from"
+
+
+class CellFit:
+    """The fit of one subject; it goes on from whatever the store holds.
+
+    Parameters
+    ----------
+    subject : Subject
+    spec : FitSpec
+    folder : Path
+        Where the job file's relative paths start.
+    store : RunStore
+    learn_from : callable
+        Returns the cells whose halls of fame the last stage starts from, asked when that stage begins.
+    hosts : int
+        In mode ``steady``, the seeds of a stage keep enough evaluations under way for them.
+    """
+
+    def __init__(
+        self,
+        subject: Subject,
+        spec: FitSpec,
+        folder: "Path",
+        store: "RunStore",
+        learn_from: Callable[[Subject], Sequence[str]] = lambda subject: (),
+        hosts: int = 1,
+    ) -> None:
+        self.subject = subject
+        self._spec = spec
+        self._folder = folder
+        self._store = store
+        self._learn_from = learn_from
+        self._hosts = hosts
+        self._winner: Mapping[str, float] | None = None
+        self._number = 0
+        self._searches: dict[tuple, StageSearch] = {}
+        self._states: list[SearchState] = []
+        self.summary: dict[str, Any] = {}
+        self.finished = False
+
+    @property
+    def id(self) -> str:
+        return self.subject.id
+
+    @property
+    def to_go(self) -> float:
+        """Seconds that its evaluations left would take one after the other, those of its longest seeds."""
+        states = self.states()
+        seconds = sum(state.seconds for state in states) / max(sum(state.evaluated for state in states), 1)
+        left: dict[str, int] = {}
+        for state in states:
+            ahead = 0 if state.finished else state.planned - state.evaluated
+            left[state.stage] = max(left.get(state.stage, 0), ahead)
+        return (seconds or 1.0) * sum(left.values())
+
+    def start(self) -> list[EvaluationTask]:
+        """Return the first evaluations to do; none when all is stored already."""
+        return self._open_stage()
+
+    def take(self, key: tuple, individual: int, outcome: Outcome) -> list[EvaluationTask]:
+        """Take in one outcome and return the evaluations that can now be done."""
+        search = self._searches[key]
+        tasks = search.take(individual, outcome)
+        return self._close_stage_if_done() if search.finished else tasks
+
+    def states(self) -> list[SearchState]:
+        """Return what a display shows: every search so far, and those of the stages to come."""
+        started = {state.stage for state in self._states}
+        coming = [stage for stage in self.subject.stages if stage.name not in started]
+        return self._states + [state for stage in coming for state in waiting_states(self.id, stage)]
+
+    def _open_stage(self) -> list[EvaluationTask]:
+        stage = self.subject.stages[self._number]
+        problem = self.subject.problem(self._number, self._winner)
+        last = self._number == len(self.subject.stages) - 1
+        teachers, warm_start = self._warm_start(problem) if last else ((), None)
+        limits = self._limits()
+        make: Callable[..., StageSearch] = Search
+        if self._spec.evolution.mode == "steady":
+            make = partial(SteadySearch, in_flight=self._in_flight(stage))
+        searches = [
+            make(
+                self.id,
+                stage,
+                seed,
+                problem,
+                self._store,
+                hall_of_fame=self._spec.evolution.hall_of_fame,
+                limits=limits,
+                warm_start=warm_start,
+            )
+            for seed in stage.seeds
+        ]
+        self._searches = {(self.id, stage.name, search.seed): search for search in searches}
+        self._store.append_event(
+            STAGE_STARTED,
+            cell=self.id,
+            stage=stage.name,
+            engine=stage.engine,
+            engine_reason=stage.choice.reason if stage.choice else "",
+            seeds=list(stage.seeds),
+            planned_evaluations=stage.planned_evaluations,
+            bounds={
+                name: [low, high] for name, low, high in zip(problem.names, problem.lower, problem.upper, strict=True)
+            },
+            **({LEARNED_FROM: list(teachers)} if last else {}),
+        )
+        self._states += [search.state for search in searches]
+        tasks = [task for search in searches for task in search.start()]
+        return tasks or self._close_stage_if_done()
+
+    def _in_flight(self, stage: StagePlan) -> int:
+        """Return how many evaluations a seed keeps under way: full batches for all hosts, and one waiting."""
+        lanes = LANES if stage.engine == "vector" else 1
+        return math.ceil(max(2 * self._hosts, lanes * (self._hosts + 1)) / len(stage.seeds))
+
+    def _limits(self) -> Limits:
+        spec = self._spec
+        cells = spec.cells or []
+        rank = next((i for i, cell in enumerate(cells) if cell.id == self.id), 0)
+        group = cells[rank].group if cells else None
+        own_weight = cells[rank].weight if cells else None
+        share, weight = "", 1.0
+        if group is not None:
+            share, weight = f"group {group}", spec.weights.get(group, 1.0)
+        elif own_weight is not None:
+            share, weight = f"cell {self.id}", own_weight
+        return Limits(
+            deadline=Deadline(spec.deadline_s),
+            max_steps=spec.max_steps,
+            patience=spec.evolution.patience,
+            share=share,
+            weight=weight,
+            rank=rank,
+        )
+
+    def _warm_start(self, problem: Problem) -> tuple[Sequence[str], np.ndarray | None]:
+        """Return the cells that the last stage learns from, and first individuals for it."""
+        space = ParameterSpace.from_bounds(problem.names, np.array(problem.lower), np.array(problem.upper))
+        found = []
+        if self._spec.warm_start is not None:
+            found.append(read_warm_start(self._folder / self._spec.warm_start, space, exclude_cell=self.id))
+        teachers = self._learn_from(self.subject)
+        halls = [self._store.read_hall_of_fame(cell) for cell in teachers]
+        tables = [hall.to_table() for hall in halls if hall is not None]
+        if (models := warm_start_models(tables, space, exclude_cell=self.id)) is not None:
+            found.append(models)
+        return teachers, np.concatenate(found) if found else None
+
+    def _close_stage_if_done(self) -> list[EvaluationTask]:
+        if not all(search.finished for search in self._searches.values()):
+            return []
+        halls = [search.hall_of_fame() for search in self._searches.values()]
+        best = min(halls, key=lambda hall: hall.totals[0])
+        self._winner = best_values(best)
+        stage = self.subject.stages[self._number].name
+        self._store.append_event(
+            "stage finished",
+            cell=self.subject.id,
+            stage=stage,
+            seed=int(best.seeds[0]),
+            total=float(best.totals[0]),
+            parameters=dict(self._winner),
+        )
+        self._number += 1
+        if self._number < len(self.subject.stages):
+            return self._open_stage()
+        for hall in halls:
+            self._store.write_hall_of_fame(hall, int(hall.seeds[0]))
+        together = pooled(halls)
+        self._store.write_hall_of_fame(together, "pooled")
+        write_best_model(self.subject, together, self._store)
+        self.summary = {
+            "recipe": self.subject.kind,
+            "total": float(together.totals[0]),
+            "evaluations": sum(state.evaluated for state in self._states),
+            "core_seconds": round(sum(state.seconds for state in self._states), 3),
+        }
+        self._store.append_event(CELL_FINISHED, cell=self.id, **self.summary)
+        self._searches = {}
+        self.finished = True
+        return []
+
+
+def waiting_states(cell: str, stage: StagePlan) -> list[SearchState]:
+    """Return what a display shows of a stage that has not begun."""
+    planned = stage.search.planned_evaluations
+    return [SearchState(cell, stage.name, seed, planned, choice=stage.choice) for seed in stage.seeds]
+
+
+def pooled(halls: list[HallOfFameRows]) -> HallOfFameRows:
+    """Return all halls of fame of one cell as one, best first; equal totals by seed, then by rank."""
+    totals = np.concatenate([hall.totals for hall in halls])
+    order = np.argsort(totals, kind="stable")
+    first = halls[0]
+
+    def together(name: str) -> Any:
+        parts = [getattr(hall, name) for hall in halls]
+        return None if parts[0] is None else np.concatenate(parts)[order]
+
+    return HallOfFameRows(
+        cell=first.cell,
+        seeds=together("seeds"),
+        generations=together("generations"),
+        individuals=together("individuals"),
+        parameter_names=first.parameter_names,
+        objective_names=first.objective_names,
+        parameters=together("parameters"),
+        scores=together("scores"),
+        totals=together("totals"),
+        search_scores=together("search_scores"),
+        search_totals=together("search_totals"),
+    )

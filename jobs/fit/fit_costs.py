@@ -1,0 +1,328 @@
+"""What a fit costs, from a few evaluations of each stage: ``neurofleet plan``."""
+
+import pickle
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Literal
+
+import numpy as np
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from neurofleet.cluster.store.run_store import RunStore
+from neurofleet.errors import UsageError
+from neurofleet.jobs.fit.engine_choice import chosen, engine_lines, one_engine, open_model, try_vector
+from neurofleet.jobs.fit.fit_inputs import check_warm_start, prepare
+from neurofleet.jobs.fit.fit_job import FitSpec
+from neurofleet.jobs.fit.fit_problem import EngineChoice, Problem, StagePlan, Subject
+from neurofleet.jobs.fit.stage_search import finalists
+from neurofleet.jobs.job_file import load_job, named
+from neurofleet.jobs.progress import duration
+from neurofleet.neurosim.cells.fit_model import FitModel
+from neurofleet.neurosim.cells.user_model import UserModel
+from neurofleet.neurosim.cells.warm_evaluator import BudgetExceeded, IncompleteRun, WarmEvaluator
+from neurofleet.neurosim.evolution import ParameterSpace, make_strategy
+from neurofleet.neurosim.vector.vector_evaluator import LANES
+
+BYTES_PER_FILE = 6_000  # Parquet's footer grows with the columns; random numbers do not compress
+BYTES_PER_NUMBER = 8.0
+SMALL_GENERATION = 32  # of strategy fast, which chooses its own sizes
+ALWAYS_BYTES = 10e6  # the job, the models, the report
+
+
+def stage_bytes(problem: Problem, stage: StagePlan) -> float:
+    """Return about how many bytes a stage's generations take, all seeds together."""
+    generations = stage.planned_evaluations / (stage.search.offspring or SMALL_GENERATION)
+    numbers = len(problem.names) + len(problem.objectives) + 2
+    return stage.planned_evaluations * numbers * BYTES_PER_NUMBER + generations * BYTES_PER_FILE
+
+
+def check_room(subjects: Sequence[Subject], cells: int, store: "RunStore") -> None:
+    """Refuse a run that its disk cannot hold; what is stored of it already counts as room.
+
+    Of its `cells`, those that are not among `subjects` are taken as like them.
+
+    Raises
+    ------
+    UsageError
+    """
+    room = store.room_bytes()
+    if room is None or not subjects:
+        return
+    needed = ALWAYS_BYTES + cells / len(subjects) * sum(
+        stage_bytes(subject.problem(number, None), stage)
+        for subject in subjects
+        for number, stage in enumerate(subject.stages)
+    )
+    if room < needed:
+        raise UsageError(
+            f"{store.root}: the run needs about {needed / 1e6:.0f} MB and its disk has {room / 1e6:.0f} MB "
+            "left. Make room, or give a folder on another disk with --out."
+        )
+
+
+SAMPLES = 7
+SAMPLE_LIMIT_S = 40.0
+MEASURED_CELLS = 3
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """What an evaluation takes with each engine; None where the vector engine is not to be had."""
+
+    neuron: float
+    vector: float | None = None
+
+
+@dataclass(frozen=True)
+class StageCost:
+    """What one stage of one cell takes.
+
+    Attributes
+    ----------
+    choice : EngineChoice or None
+        None where there is but one engine.
+    evaluations, finalists : int
+        Of the search, and those scored again by NEURON after it; all seeds together.
+    seconds : Seconds
+    """
+
+    cell: str
+    stage: str
+    choice: EngineChoice | None
+    seeds: int
+    evaluations: int
+    finalists: int
+    parameters: int
+    objectives: int
+    protocols: int
+    seconds: Seconds
+    disk_bytes: float
+
+    @property
+    def engine(self) -> Literal["neuron", "vector"]:
+        return self.choice.engine if self.choice else "neuron"
+
+    def seconds_each(self, engine: Literal["neuron", "vector"]) -> float:
+        """Return the time of an evaluation of the search."""
+        return self.seconds.neuron if engine == "neuron" else self.seconds.vector or 0.0
+
+    def core_s(self, engine: Literal["neuron", "vector"]) -> float:
+        """Return the time of all evaluations, if the search has this engine."""
+        return self.evaluations * self.seconds_each(engine) + self.finalists * self.seconds.neuron
+
+
+def stage_costs(spec: FitSpec, subjects: Sequence[Subject]) -> list[StageCost]:
+    """Return the cost of every stage; only the first cells are measured, the others taken as alike.
+
+    Raises
+    ------
+    UsageError
+        A model cannot be simulated, or not with the engine that the job asks for.
+    """
+    measured: dict[str, list[tuple[EngineChoice | None, Seconds]]] = {}
+    costs = []
+    for i, subject in enumerate(subjects):
+        for number, stage in enumerate(subject.stages):
+            problem, known = subject.problem(number, None), measured.setdefault(stage.name, [])
+            if i < MEASURED_CELLS or not known:
+                choice, seconds = _measure(spec, subject.id, problem, stage)
+                known.append((choice, seconds))
+            else:
+                choice, seconds = known[-1][0], middle([seconds for _, seconds in known])
+            again = finalists(spec.evolution.hall_of_fame, stage.search.planned_evaluations)
+            costs.append(
+                StageCost(
+                    cell=subject.id,
+                    stage=stage.name,
+                    choice=choice,
+                    seeds=len(stage.seeds),
+                    evaluations=stage.planned_evaluations,
+                    finalists=len(stage.seeds) * again if problem.final_model else 0,
+                    parameters=len(problem.names),
+                    objectives=len(problem.objectives),
+                    protocols=_protocols(problem),
+                    seconds=seconds,
+                    disk_bytes=stage_bytes(problem, stage),
+                )
+            )
+    return costs
+
+
+def middle(measured: Sequence[Seconds]) -> Seconds:
+    """Return the median of each time."""
+    vector = [seconds.vector for seconds in measured if seconds.vector is not None]
+    return Seconds(
+        neuron=median(seconds.neuron for seconds in measured),
+        vector=median(vector) if vector else None,
+    )
+
+
+def _protocols(problem: Problem) -> int:
+    targets = getattr(problem.model, "targets", None)  # a user's own evaluator does not tell
+    return len(targets.protocols) if targets else 0
+
+
+def _measure(spec: FitSpec, cell: str, problem: Problem, stage: StagePlan) -> tuple[EngineChoice | None, Seconds]:
+    lower, upper = np.array(problem.lower), np.array(problem.upper)
+    space = ParameterSpace.from_bounds(problem.names, lower, upper)
+    individuals = make_strategy(stage.search, space, stage.seeds[0]).ask()
+    choice, vector = one_engine(problem), None
+    if (model := open_model(problem)) is not None:
+        trial = try_vector(model, individuals[:LANES])
+        choice, vector = chosen(spec.engine, trial.fault, cell, stage.name), trial.seconds_each
+    neuron = _seconds_each(problem.model, individuals[:SAMPLES], spec.max_steps)
+    return choice, Seconds(neuron, vector)
+
+
+def _seconds_each(model: "FitModel | UserModel", individuals: np.ndarray, max_steps: int | None) -> float:
+    """Time individuals with NEURON, one after the other in a process of their own."""
+    done = subprocess.run(
+        [sys.executable, "-m", "neurofleet.jobs.fit.fit_costs"],
+        input=pickle.dumps((model, individuals, max_steps)),
+        capture_output=True,
+        check=False,
+    )
+    if done.returncode:
+        reason = done.stderr.decode(errors="replace").strip().splitlines()[-1:] or ["no message"]
+        raise UsageError(f"the model cannot be simulated: {reason[0]}")
+    return float(done.stdout.split()[-1])
+
+
+def _time_samples() -> None:
+    """Print the median seconds of the individuals on standard input (ours, from above)."""
+    model, individuals, max_steps = pickle.load(sys.stdin.buffer)
+    warm = WarmEvaluator(model.build_evaluator(), max_steps)
+    warm.build()
+    seconds: list[float] = []
+    for individual in individuals:
+        started = time.perf_counter()
+        try:
+            warm.evaluate(individual)
+        except (BudgetExceeded, IncompleteRun):
+            pass  # its time counts like any other
+        seconds.append(time.perf_counter() - started)
+        if sum(seconds) > SAMPLE_LIMIT_S:
+            break
+    print("\n", median(seconds))
+
+
+if __name__ == "__main__":
+    _time_samples()
+
+
+SHOWN_CELLS = 8
+ENGINES: tuple[Literal["neuron", "vector"], ...] = ("neuron", "vector")
+
+
+def print_plan(job: Path) -> None:
+    """Print what the job in file `job` will do, and what it will cost."""
+    spec = load_job(job)
+    named(spec.planner)(spec, job.resolve().parent)
+
+
+def print_fit_plan(spec: FitSpec, folder: Path) -> None:
+    """Print cells, stages, engines, evaluations, core-hours and disk of a fit."""
+    subjects = prepare(
+        spec,
+        folder,
+        keep_recordings=False,
+        tell=lambda text: print(text, file=sys.stderr, flush=True),
+    )
+    check_warm_start(spec, folder, subjects)
+    console = Console()
+
+    def say(line: str) -> None:
+        console.print(line, soft_wrap=True, markup=False, highlight=False)
+
+    costs = stage_costs(spec, subjects)
+    title = f"{spec.name}: {len(subjects)} cells, strategy {spec.evolution.strategy}"
+    console.print(_table(title, costs if len(subjects) <= SHOWN_CELLS else _by_stage(costs)))
+    for subject in subjects:
+        for warning in subject.warnings:
+            say(f"warning: {subject.id}: {warning}")
+    for line in engine_lines((cost.cell, cost.stage, cost.choice) for cost in costs if cost.choice):
+        say(line)
+    for line in _with_either(costs):
+        say(line)
+    total = sum(cost.core_s(cost.engine) for cost in costs)
+    finalists = sum(cost.finalists for cost in costs)
+    again = f" and {finalists} finalists scored again by NEURON" if finalists else ""
+    say(
+        f"{sum(cost.evaluations for cost in costs)} evaluations{again}, about {total / 3600:.3g} core-hours "
+        f"({duration(total)} on one core), {sum(cost.disk_bytes for cost in costs) / 1e6:.3g} MB of disk. "
+        f"Times are medians of {SAMPLES} individuals of the first generation; good models often spike more, "
+        "and then cost more with NEURON."
+    )
+
+
+def _table(title: str, costs: "Sequence[StageCost]") -> "Table":
+    table = Table(
+        title=title,
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
+    for column in ("cell", "stage"):
+        table.add_column(column)
+    for column in ("seeds", "params", "objectives", "protocols", "evaluations", "s each", "core-h"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for cost in costs:
+        table.add_row(
+            cost.cell,
+            f"{cost.stage}, vector" if cost.engine == "vector" else cost.stage,
+            str(cost.seeds),
+            str(cost.parameters),
+            str(cost.objectives),
+            str(cost.protocols) if cost.protocols else "",
+            str(cost.evaluations),
+            f"{cost.seconds_each(cost.engine):.2g}",
+            f"{cost.core_s(cost.engine) / 3600:.2g}",
+        )
+    return table
+
+
+def _with_either(costs: "Sequence[StageCost]") -> list[str]:
+    """Say what stages cost with each of the engines that they can have."""
+    lines = []
+    for stage in dict.fromkeys(cost.stage for cost in costs if cost.seconds.vector is not None):
+        both = [cost for cost in costs if cost.stage == stage and cost.seconds.vector is not None]
+        told = [
+            f"with engine {engine} {sum(cost.core_s(engine) for cost in both) / 3600:.3g} core-hours "
+            f"({median(cost.seconds_each(engine) for cost in both):.3g} s each)"
+            for engine in ENGINES
+        ]
+        lines.append(f"stage {stage} and its finalists: {', '.join(told)}")
+    return lines
+
+
+def _by_stage(costs: "Sequence[StageCost]") -> "list[StageCost]":
+    """Return one row for each stage and engine: sums over all cells, and medians of what a cell has."""
+
+    rows = []
+    for stage, engine in dict.fromkeys((cost.stage, cost.engine) for cost in costs):
+        alike = [cost for cost in costs if (cost.stage, cost.engine) == (stage, engine)]
+        rows.append(
+            StageCost(
+                cell=f"{len(alike)} cells",
+                stage=stage,
+                choice=alike[0].choice,
+                seeds=sum(cost.seeds for cost in alike),
+                evaluations=sum(cost.evaluations for cost in alike),
+                finalists=sum(cost.finalists for cost in alike),
+                parameters=round(median(cost.parameters for cost in alike)),
+                objectives=round(median(cost.objectives for cost in alike)),
+                protocols=round(median(cost.protocols for cost in alike)),
+                seconds=middle([cost.seconds for cost in alike]),
+                disk_bytes=sum(cost.disk_bytes for cost in alike),
+            )
+        )
+    return rows

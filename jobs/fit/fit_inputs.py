@@ -1,0 +1,330 @@
+"""Read and check all inputs of a fit before any simulation."""
+
+import hashlib
+from collections.abc import Callable, Collection, Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from neurofleet.errors import InputError, UsageError, did_you_mean
+from neurofleet.jobs.fit.fit_job import CellSpec, FitSpec
+from neurofleet.jobs.fit.fit_problem import CellSubject, StagePlan, Subject, UserSubject
+from neurofleet.neurosim.cells.fit_model import MorphologyFile
+from neurofleet.neurosim.cells.morphology_check import check_morphology
+from neurofleet.neurosim.cells.recipe import BY_DENDRITE, Recipe, load_recipe
+from neurofleet.neurosim.cells.user_model import UserModel
+from neurofleet.neurosim.evolution import FastConfig, PaperConfig, ParameterSpace, SteadyConfig, read_warm_start
+from neurofleet.neurosim.features.published_targets import read_bounds, read_targets
+from neurofleet.neurosim.features.target_set import TargetSet
+from neurofleet.neurosim.features.training_targets import (
+    fit_note,
+    passive_targets,
+    perisomatic_targets,
+    training_targets,
+)
+from neurofleet.neurosim.mechanisms import UserMechanisms
+from neurofleet.neurosim.recordings.recording import Recording, read_recording
+
+
+def job_mechanisms(spec: FitSpec, folder: Path) -> UserMechanisms:
+    """Return those of the folder `mechanisms:` that the recipe names, for whatever kind of dendrite.
+
+    They are the same for all cells of the job, so that one process can simulate several of them.
+
+    Raises
+    ------
+    UsageError
+        The folder cannot be used, holds nothing that the recipe names, or a mechanism that NEURON has
+        built in and the recipe names.
+    InputError
+        The recipe cannot be used.
+    """
+    if spec.mechanisms is None:
+        return UserMechanisms()
+    try:
+        all_of_them = UserMechanisms.read(folder / spec.mechanisms)
+    except InputError as error:
+        raise UsageError(f"mechanisms: {error}") from error
+    known = all_of_them.known
+    dendrites = list(BY_DENDRITE.get(spec.recipe, ["spiny"]))
+    recipes = [load_recipe(spec.recipe, dendrite, folder, known) for dendrite in dendrites]
+    named = {name for recipe in recipes for name in recipe.mechanism_names}
+    own = all_of_them.only(named)
+    if own.reserved:
+        raise UsageError(
+            f"mechanisms: {spec.mechanisms} declares the SUFFIX {', '.join(own.reserved)}, which the recipe "
+            f"{spec.recipe} names and which is built into NEURON, where no other can take its place. Remove "
+            "the file to have NEURON's own, or give it another SUFFIX and name that in the recipe."
+        )
+    if not own.sources:
+        raise UsageError(
+            f"mechanisms: the recipe {spec.recipe} names no mechanism of {spec.mechanisms} "
+            f"({', '.join(all_of_them.sources)}), but {', '.join(sorted(named))}. Name them in a recipe of "
+            "your own (`recipe: FILE.yaml`), or leave `mechanisms:` out."
+        )
+    return own
+
+
+def said_of(own: UserMechanisms, recipe: "Recipe", folder: Path | None) -> tuple[str, ...]:
+    """Return what is to be said of a cell whose recipe names some of the job's mechanisms, or none."""
+    used = own.only(recipe.mechanism_names)
+    if own.sources and not used.sources:
+        return (f"none of the mechanisms in {folder} is named by its recipe {recipe.name}",)
+    if used.replacing:
+        one = len(used.replacing) == 1
+        is_or_are = "mechanism {} is" if one else "mechanisms {} are"
+        return (f"{is_or_are.format(', '.join(used.replacing))} the job's own, from {folder}",)
+    return ()
+
+
+USER_STAGE = "fit"
+BY_SPIKES = "perisomatic"  # the recipe that spike widths say something of
+PAPER_GENERATIONS, PAPER_GENERATIONS_LAST = 50, 200
+FAST_EVALUATIONS, FAST_EVALUATIONS_LAST = 768, 6000
+
+
+def prepare(
+    spec: FitSpec,
+    folder: Path,
+    only: Collection[str] | None = None,
+    *,
+    keep_recordings: bool = True,
+    tell: Callable[[str], None] = lambda text: None,
+) -> list[Subject]:
+    """Return what the job fits; relative paths start at `folder`.
+
+    Parameters
+    ----------
+    only : collection of str, optional
+        The cells that are wanted; of the others only the files are looked for.
+    keep_recordings : bool
+        Whether subjects hold their recordings, which are large and which only pictures ask for.
+    tell : callable
+        Is told which cell's input is being read, when there are several.
+
+    Raises
+    ------
+    UsageError
+        The faults of all cells at once, each with its file and what to do.
+    """
+    if spec.evaluator is not None:
+        return [_user_subject(spec, folder)]
+    problems: list[str] = []
+    subjects: list[Subject] = []
+    wanted = [cell.id for cell in spec.cells or () if only is None or cell.id in only]
+    own = job_mechanisms(spec, folder)
+    if wanted:
+        try:
+            own.compile()
+        except InputError as error:
+            raise UsageError(f"mechanisms: {spec.mechanisms}: {error}") from error
+    for cell in spec.cells or ():
+        try:
+            if cell.id in wanted:
+                if len(wanted) > 1:
+                    tell(f"reading the input of {cell.id}, {len(subjects) + 1} of {len(wanted)} …")
+                subjects.append(prepare_cell(cell, spec, folder, own, keep_recordings))
+            else:
+                _check_files(cell, folder)
+        except InputError as error:
+            problems.append(f"cell {cell.id}: {error}")
+    if problems:
+        raise UsageError("\n".join(problems))
+    return subjects
+
+
+def check_warm_start(spec: FitSpec, folder: Path, subjects: Sequence[Subject]) -> None:
+    """Raise `InputError` when the job names a warm start that a subject cannot start from."""
+    if spec.warm_start is not None and subjects:
+        subject = subjects[0]
+        last = subject.problem(len(subject.stages) - 1, None)
+        space = ParameterSpace.from_bounds(last.names, np.array(last.lower), np.array(last.upper))
+        read_warm_start(folder / spec.warm_start, space, exclude_cell=subject.id)
+
+
+def cell_ids(spec: FitSpec) -> list[str]:
+    """Return the ids of what the job fits, in its order; a user's own evaluator counts as one cell."""
+    return [spec.name] if spec.cells is None else [cell.id for cell in spec.cells]
+
+
+def _check_files(cell: CellSpec, folder: Path) -> None:
+    for key in ("morphology", "recordings", "targets"):
+        path = getattr(cell, key)
+        if path is not None and not (folder / path).exists():
+            raise InputError(f"{key}: {path} does not exist. {_where(folder)}")
+
+
+def stage_plans(spec: FitSpec, folder: Path) -> dict[str, tuple[StagePlan, ...]]:
+    """Return cell -> stages of its recipe, without a look at its data (which may leave some out)."""
+    if spec.cells is None:
+        return {spec.name: _stage_plans(spec, [USER_STAGE])}
+    known = job_mechanisms(spec, folder).known
+    plans = {}
+    for dendrite in {cell.dendrite for cell in spec.cells}:
+        stages = load_recipe(spec.recipe, dendrite, folder, known).stages
+        plans[dendrite] = _stage_plans(spec, [stage.name for stage in stages])
+    return {cell.id: plans[cell.dendrite] for cell in spec.cells}
+
+
+def input_files(spec: FitSpec, folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of each input file, by the name it has in the job.
+
+    Raises
+    ------
+    UsageError
+        One is not there.
+    """
+    named: list[tuple[str, Path | None]] = [("mechanisms", spec.mechanisms)]
+    for cell in spec.cells or ():
+        own = {"morphology": cell.morphology, "recordings": cell.recordings, "targets": cell.targets}
+        named += [(f"cell {cell.id}: {key}", path) for key, path in own.items()]
+    if spec.recipe.endswith((".yaml", ".yml")):
+        named.append(("recipe", Path(spec.recipe)))
+    if spec.warm_start is not None:  # of a run, only what a fit starts from
+        halls = spec.warm_start / "hall_of_fame"
+        named.append(("warm_start", halls if (folder / halls).is_dir() else spec.warm_start))
+    found: dict[str, str] = {}
+    for key, path in named:
+        if path is None:
+            continue
+        if not (folder / path).exists():
+            raise UsageError(f"{key}: {path} does not exist. {_where(folder)}")
+        for file in _files(key, folder / path):
+            name = str(path) if file == folder / path else f"{path}/{file.relative_to(folder / path)}"
+            found[name] = hashlib.sha256(file.read_bytes()).hexdigest()
+    return found
+
+
+def _where(folder: Path) -> str:
+    return f"Paths start at the job file's folder, {folder}; correct it."
+
+
+def _files(key: str, path: Path) -> Iterable[Path]:
+    if not path.is_dir():
+        return [path]
+    # Of mechanisms only what is compiled: NEURON's nrnivmodl leaves much more in such a folder.
+    found = path.glob("*.mod") if key == "mechanisms" else path.rglob("*")
+    return sorted(file for file in found if file.is_file())
+
+
+def prepare_cell(
+    cell: CellSpec, spec: FitSpec, folder: Path, own: UserMechanisms, keep_recording: bool = False
+) -> CellSubject:
+    """Return one cell's morphology, targets and stages; its recording, which is large, only if asked.
+
+    Parameters
+    ----------
+    own : UserMechanisms
+        Those of the job, as `job_mechanisms` returns them.
+
+    Raises
+    ------
+    InputError
+        One of its files cannot be used.
+    UsageError
+        The recipe, or a stage that the job names, does not exist.
+    """
+    recipe = load_recipe(spec.recipe, cell.dendrite, folder, own.known)
+    _check_stage_names(spec, [stage.name for stage in recipe.stages])
+    axon = cell.axon or recipe.axon
+    summary = check_morphology(folder / cell.morphology, axon)
+    recording, stage_targets, own_bounds = _targets(cell, recipe, folder)
+    numbers = tuple(stage_targets)
+    warnings = said_of(own, recipe, spec.mechanisms)
+    warnings += tuple(w for targets in stage_targets.values() for w in targets.warnings)
+    if spec.recipe == BY_SPIKES and recording is not None:
+        warnings += tuple(filter(None, [fit_note(recording, cell.dendrite, recipe.name)]))
+    for number, stage in enumerate(recipe.stages):
+        if number not in stage_targets:
+            warnings += (f"stage {stage.name} is left out: {cell.targets} has no targets for it",)
+    return CellSubject(
+        id=cell.id,
+        morphology=MorphologyFile.read(folder / cell.morphology),
+        has_apical=summary.has_apical,
+        axon=axon,
+        recipe=recipe,
+        stages=_stage_plans(spec, [recipe.stages[number].name for number in numbers]),
+        stage_numbers=numbers,
+        targets=tuple(stage_targets.values()),
+        own_bounds=own_bounds,
+        recording=recording if keep_recording else None,
+        junction_potential_mV=cell.junction_potential_mV,
+        warnings=tuple(dict.fromkeys(warnings)),
+        own_mechanisms=own,
+    )
+
+
+def _targets(
+    cell: CellSpec, recipe: "Recipe", folder: Path
+) -> "tuple[Recording | None, dict[int, TargetSet], dict[str, tuple[float, float]]]":
+    """Return the recording, the targets of each stage that can be scored, and bounds that came with them."""
+    if cell.targets is not None:
+        if any(stage.targets == "perisomatic" for stage in recipe.stages):
+            raise InputError(
+                f"recipe {recipe.name} is scored on a sweep of its own choice: expected `recordings:`, found"
+                f" `targets: {cell.targets}`, which has other e-features"
+            )
+        published = read_targets(folder / cell.targets)
+        training = [n for n, stage in enumerate(recipe.stages) if stage.targets == "training"]
+        if not training:
+            raise InputError(f"recipe {recipe.name}: no stage with `targets: training`, which {cell.targets} has")
+        return None, {n: published for n in training}, read_bounds(folder / cell.targets)
+    assert cell.recordings is not None
+    recording = read_recording(
+        folder / cell.recordings,
+        junction_potential_mV=cell.junction_potential_mV,
+        stimuli=cell.stimuli,
+        exclude=cell.exclude_sweeps,
+    )
+    found = {}
+    for number, stage in enumerate(recipe.stages):
+        if stage.targets == "perisomatic":
+            found[number] = perisomatic_targets(recording, stage.features, block_check=stage.block_check)
+        else:
+            extract = passive_targets if stage.targets == "subthreshold" else training_targets
+            found[number] = extract(recording, stage.features)
+    return recording, found, {}
+
+
+def _user_subject(spec: FitSpec, folder: Path) -> UserSubject:
+    assert spec.evaluator is not None
+    _check_stage_names(spec, [USER_STAGE])
+    mechanisms = None if spec.mechanisms is None else str((folder / spec.mechanisms).resolve())
+    model = UserModel(spec.evaluator, str(folder.resolve()), mechanisms)
+    try:
+        description = model.describe()
+    except InputError as error:
+        raise UsageError(str(error)) from error
+    return UserSubject(spec.name, model, description, _stage_plans(spec, [USER_STAGE]))
+
+
+def _stage_plans(spec: FitSpec, names: list[str]) -> tuple[StagePlan, ...]:
+    """Return one plan a stage: all seeds in the last, the first seed in those before."""
+    seeds = tuple(spec.evolution.seeds)
+    last = len(names) - 1
+    return tuple(
+        StagePlan(name, seeds if i == last else seeds[:1], _search(spec, name, i == last))
+        for i, name in enumerate(names)
+    )
+
+
+def _search(spec: FitSpec, stage: str, last: bool) -> "PaperConfig | FastConfig":
+    evolution = spec.evolution
+    if evolution.strategy == "paper":
+        generations = PAPER_GENERATIONS_LAST if last else PAPER_GENERATIONS
+        return PaperConfig(
+            offspring=evolution.offspring or PaperConfig.offspring,
+            generations=evolution.generations.get(stage, generations),
+        )
+    evaluations = FAST_EVALUATIONS_LAST if last else FAST_EVALUATIONS
+    make = SteadyConfig if evolution.mode == "steady" else FastConfig
+    return make(evaluations=evolution.evaluations.get(stage, evaluations), offspring=evolution.offspring)
+
+
+def _check_stage_names(spec: FitSpec, names: list[str]) -> None:
+    lengths = "generations" if spec.evolution.strategy == "paper" else "evaluations"
+    for name in getattr(spec.evolution, lengths):
+        if name not in names:
+            raise UsageError(
+                f"evolution.{lengths}: no stage {name!r}{did_you_mean(name, names)}; the stages are {', '.join(names)}."
+            )

@@ -1,0 +1,314 @@
+"""The job file of a fit: its keys and their defaults, and tables of many cells."""
+
+import csv
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import BaseModel, Field, ValidationError, model_validator
+
+from neurofleet.errors import UsageError, did_you_mean
+from neurofleet.jobs.job_file import JobSpec, Name, Positive, PositiveInt, Strict
+from neurofleet.neurosim.faults import faults
+
+FROM, GLOB = "from", "glob"
+LISTS = ("stimuli", "exclude_sweeps")
+LIST_SEPARATOR = ";"
+MORPHOLOGIES = (".swc", ".asc")
+FAULTS_SHOWN = 20
+
+Row = dict[str, Any]
+
+
+def expand_cells(cells: Mapping[str, Any], folder: Path, model: type[BaseModel], source: str) -> list[Row]:
+    """Return one mapping a cell, as if each stood in the job file.
+
+    Parameters
+    ----------
+    cells : mapping
+        What the job file has below ``cells:``: ``from`` (a CSV or Parquet file with a row a cell) or ``glob``
+        (a pattern of recordings), and keys that all its cells share. A cell's own value goes first.
+    folder : Path
+        Where relative paths start: the job file's folder, also for paths that stand in the table.
+    model : type
+        What a cell may have.
+    source : str
+        The job file, for messages.
+
+    Raises
+    ------
+    UsageError
+        The table or the pattern names no cells, or has faults: all of them, each with its row.
+    """
+    shared = {key: value for key, value in cells.items() if key not in (FROM, GLOB)}
+    if (FROM in cells) == (GLOB in cells):
+        raise UsageError(
+            f"{source}: cells: expected a list of cells, `from:` (a CSV or Parquet file) or `glob:` (a"
+            f" pattern of recordings), found {', '.join(cells) or 'nothing'}."
+        )
+    way = FROM if FROM in cells else GLOB
+    if not isinstance(cells[way], str) or not cells[way]:
+        expected = "the name of a CSV or Parquet file" if way == FROM else "a pattern such as cells/*.nwb"
+        raise UsageError(f"{source}: cells.{way}: expected {expected}, found {cells[way]!r}.")
+    known = list(model.model_fields)
+    if strange := [key for key in shared if key not in known]:
+        raise UsageError(f"{source}: cells: unknown key {_with_nearest(strange, known)}.")
+    place = f"{source}: cells.{way} {cells[way]}"
+    if way == FROM:
+        rows = _read_table(folder / cells[FROM], place)
+        if strange := list(dict.fromkeys(key for row in rows.values() for key in row if key not in known)):
+            raise UsageError(
+                f"{place}: unknown column {_with_nearest(strange, known)}. A row is a cell; its columns are"
+                f" {', '.join(known)}."
+            )
+    else:
+        rows = _match(cells[GLOB], folder, shared, place)
+    if not rows:
+        expected = "a row for each cell below the header" if way == FROM else "at least one recording"
+        raise UsageError(f"{place}: no cells found in {folder}. Expected {expected}.")
+    rows = {where: shared | row for where, row in rows.items()}
+    _check(rows, model, place, "" if way == FROM else "; name the cells in a table with `from:`")
+    return list(rows.values())
+
+
+def _with_nearest(keys: list[str], known: list[str]) -> str:
+    return ", ".join(f"{key!r}{did_you_mean(key, known)}" for key in keys)
+
+
+def _check(rows: Mapping[str, Row], model: type[BaseModel], place: str, advice: str) -> None:
+    """Tell the faults of each row by where it stands."""
+    told = []
+    first: dict[Any, str] = {}
+    for where, row in rows.items():
+        try:
+            model.model_validate(row)
+        except ValidationError as error:
+            told.append(f"{where}: {faults(error, model, whole='the cell')}")
+            continue
+        if row["id"] in first:
+            told.append(f"{where}: has the id {row['id']} of {first[row['id']]}, expected another{advice}")
+        first.setdefault(row["id"], where)
+    if told:
+        more = [f"and {len(told) - FAULTS_SHOWN} more"] if len(told) > FAULTS_SHOWN else []
+        raise UsageError("\n".join([f"{place}:", *told[:FAULTS_SHOWN], *more]))
+
+
+def _read_table(path: Path, place: str) -> dict[str, Row]:
+    """Return where a row stands -> its values; empty ones are left out."""
+    try:
+        rows = _read_parquet(path, place) if path.suffix == ".parquet" else _read_csv(path, place)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UsageError(
+            f"{place}: cannot be read ({error}). Expected a CSV or Parquet file; its path starts at the job"
+            " file's folder."
+        ) from error
+    return {
+        where: {key: _value(key, value) for key, value in row.items() if not _is_empty(value)}
+        for where, row in rows.items()
+    }
+
+
+def _read_parquet(path: Path, place: str) -> dict[str, Row]:
+    try:
+        rows = pq.ParquetFile(path).read().to_pylist()
+    except pa.ArrowException as error:
+        raise UsageError(f"{place}: not readable as Parquet ({error}).") from error
+    return {f"row {number}": row for number, row in enumerate(rows, 1)}
+
+
+def _read_csv(path: Path, place: str) -> dict[str, Row]:
+    with open(path, newline="", encoding="utf-8-sig") as file:
+        reader = csv.reader(file, strict=True, skipinitialspace=True)
+        header = [name.strip() for name in next(reader, [])]
+        if doubled := sorted({name for name in header if header.count(name) > 1}):
+            raise UsageError(f"{place}: more than one column is called {', '.join(map(repr, doubled))}.")
+        rows = {}
+        for values in reader:
+            if not any(values):
+                continue
+            if len(values) != len(header):
+                raise UsageError(
+                    f"{place}: line {reader.line_num} has {len(values)} values, and the header names"
+                    f" {len(header)} columns. Quote values with commas in them; separate lists by"
+                    f" {LIST_SEPARATOR!r}."
+                )
+            rows[f"line {reader.line_num}"] = dict(zip(header, map(str.strip, values), strict=True))
+    return rows
+
+
+def _is_empty(value: Any) -> bool:
+    return value is None or value == "" or value != value  # NaN is an empty cell of a table of numbers
+
+
+def _value(key: str, value: Any) -> Any:
+    if key in LISTS and isinstance(value, str):
+        return [part.strip() for part in value.split(LIST_SEPARATOR) if part.strip()]
+    return str(value) if key == "id" else value
+
+
+def _match(pattern: str, folder: Path, shared: Mapping[str, Any], place: str) -> dict[str, Row]:
+    """Return recordings -> a cell of their name, with the morphology beside them."""
+    start = Path(pattern)
+    top = Path(start.anchor) if start.is_absolute() else folder
+    try:
+        found = sorted(path for path in top.glob(str(start.relative_to(start.anchor))) if path.is_file())
+    except (ValueError, NotImplementedError) as error:
+        raise UsageError(f"{place}: is no pattern of files ({error}).") from error
+    rows = {}
+    for path in found:
+        recordings = path if start.is_absolute() else path.relative_to(folder)
+        row = {"id": path.stem, "recordings": str(recordings)}
+        if "morphology" not in shared:
+            row["morphology"] = str(recordings.parent / _morphology_of(path, place))
+        rows[str(recordings)] = row
+    return rows
+
+
+def _morphology_of(recordings: Path, place: str) -> str:
+    """The SWC or ASC file of the same name beside the recordings, or the only one there."""
+    beside = sorted(path for path in recordings.parent.iterdir() if path.suffix.lower() in MORPHOLOGIES)
+    same = [path for path in beside if path.stem == recordings.stem]
+    found = same or beside
+    if len(found) != 1:
+        names = ", ".join(path.name for path in beside) or "none"
+        raise UsageError(
+            f"{place}: {recordings} needs one morphology beside it, {recordings.stem}.swc or .asc or the only"
+            f" one in its folder; found {names}. Rename it, or name the cells in a table with `from:`."
+        )
+    return found[0].name
+
+
+class CellSpec(Strict):
+    """One cell: its morphology, and recordings (or published targets) to fit it to.
+
+    Hosts' time is shared by weight between groups (`weights:` of the job), cells with a `weight` of their
+    own, and all others together, which have weight 1. Within each, cells are served in the order of the job.
+    """
+
+    id: Name
+    morphology: Path
+    recordings: Path | None = None
+    targets: Path | None = None
+    dendrite: Literal["spiny", "aspiny"] = "spiny"
+    junction_potential_mV: float = 14.0
+    stimuli: Annotated[list[str], Field(min_length=1)] = ["Long Square"]
+    exclude_sweeps: list[int] = []
+    axon: Literal["stub", "legacy-stub", "legacy-stub-60um", "full"] | None = None
+    group: Name | None = None
+    weight: Positive | None = None
+
+    @model_validator(mode="after")
+    def _one_share(self) -> "CellSpec":
+        if self.group is not None and self.weight is not None:
+            raise ValueError("give a cell a `group:` (and the group a weight with `weights:`) or a `weight:`")
+        return self
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "CellSpec":
+        if (self.recordings is None) == (self.targets is None):
+            raise ValueError("name either `recordings:` (an NWB file) or `targets:` (a folder), one of the two")
+        return self
+
+
+class EvolutionSpec(Strict):
+    """How the search runs. Unset numbers take the strategy's own values."""
+
+    strategy: Literal["paper", "fast"] = "fast"
+    mode: Literal["generational", "steady"] = "generational"
+    learn: bool | None = None
+    patience: Annotated[int, Field(ge=16)] | None = None
+    offspring: Annotated[int, Field(ge=4)] | None = None
+    generations: dict[str, PositiveInt] = {}
+    evaluations: dict[str, Annotated[int, Field(ge=16)]] = {}
+    hall_of_fame: PositiveInt = 10
+    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = [1, 2, 3, 4]
+
+    @model_validator(mode="after")
+    def _distinct_seeds(self) -> "EvolutionSpec":
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError("seeds must differ from each other")
+        return self
+
+    @model_validator(mode="after")
+    def _length_of_the_strategy(self) -> "EvolutionSpec":
+        if self.strategy == "fast" and self.generations:
+            raise ValueError("strategy fast takes `evaluations: {stage: number}`, not `generations:`")
+        if self.strategy == "paper" and self.evaluations:
+            raise ValueError("strategy paper takes `generations: {stage: number}`, not `evaluations:`")
+        if self.strategy == "paper" and self.mode == "steady":
+            raise ValueError("mode steady is of strategy fast; the paper's goes generation by generation")
+        return self
+
+    @property
+    def learns(self) -> bool:
+        """Whether cells start from the halls of fame of cells that were finished before them."""
+        return self.strategy == "fast" if self.learn is None else self.learn
+
+
+class FitSpec(JobSpec):
+    """A fit job (`kind: fit`)."""
+
+    runner: ClassVar[str] = "neurofleet.jobs.fit.fit_run:run_fit"
+    planner: ClassVar[str] = "neurofleet.jobs.fit.fit_costs:print_fit_plan"
+    decisive_packages: ClassVar[tuple[str, ...]] = ("neuron", "bluepyopt", "efel", "cmaes")
+
+    kind: Literal["fit"] = "fit"
+    cells: Annotated[list[CellSpec], Field(min_length=1)] | None = None
+    evaluator: Annotated[str, Field(pattern=r"^[\w.]+:[\w.]+$")] | None = None
+    mechanisms: Path | None = None
+    recipe: str = "all-active"
+    evolution: EvolutionSpec = EvolutionSpec()
+    engine: Literal["auto", "neuron", "vector"] = "auto"
+    warm_start: Path | None = None
+    deadline_s: Annotated[float, Field(gt=0)] | Literal["auto"] = 300.0
+    max_steps: PositiveInt | None = 1_000_000
+    memory_limit_mb: PositiveInt = 4096
+    weights: dict[Name, Positive] = {}
+    max_core_hours: Positive | None = None
+    max_wall_hours: Positive | None = None
+
+    @model_validator(mode="after")
+    def _one_subject(self) -> "FitSpec":
+        if (self.cells is None) == (self.evaluator is None):
+            raise ValueError("name either `cells:` or `evaluator: module:function`, one of the two")
+        if self.evaluator is not None and self.engine == "vector":
+            raise ValueError(
+                "`engine: vector` is made from a cell's mechanisms, and an `evaluator:` of your own runs "
+                "as it is; leave `engine:` out"
+            )
+        if self.cells is not None:
+            ids = [cell.id for cell in self.cells]
+            doubled = sorted({cell for cell in ids if ids.count(cell) > 1})
+            if doubled:
+                raise ValueError(f"each cell needs an id of its own, found more than one {', '.join(doubled)}")
+            strange = sorted(set(self.weights) - {cell.group for cell in self.cells})
+            if strange:
+                raise ValueError(f"weights: no cell is of the group {', '.join(strange)}")
+        return self
+
+    @classmethod
+    def completed(cls, content: dict[str, Any], folder: Path, source: str) -> dict[str, Any]:
+        """Return the job with a table or a pattern of cells replaced by the cells that it names."""
+        if isinstance(content.get("cells"), dict):
+            return content | {"cells": expand_cells(content["cells"], folder, CellSpec, source)}
+        return content
+
+    def paths_named(self) -> list[Path]:
+        """Return all paths that the job reads."""
+        named = [self.mechanisms, self.warm_start, Path(self.recipe)]
+        for cell in self.cells or ():
+            named += [cell.morphology, cell.recordings, cell.targets]
+        return [path for path in named if path is not None]
+
+    def identity(self) -> dict[str, Any]:
+        """Return what the results depend on: no limits of the whole, no shares of the hosts; cells by id."""
+        plain = self.plain()
+        for key in ("weights", "max_core_hours", "max_wall_hours"):
+            plain.pop(key, None)
+        cells = {
+            cell["id"]: {k: v for k, v in cell.items() if k not in ("id", "weight", "group")}
+            for cell in plain.pop("cells", [])
+        }
+        return plain | {"cells": cells}

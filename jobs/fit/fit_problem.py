@@ -1,0 +1,210 @@
+"""What is fitted: a cell through its stages, or a user's own evaluator in one. Both look alike to the fit."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Literal, Protocol
+
+from neurofleet.neurosim.cells.cell_model import UNIFORM, CellParameter, Conditions
+from neurofleet.neurosim.cells.fit_model import FitModel, MorphologyFile
+from neurofleet.neurosim.cells.recipe import Recipe, next_stage_bounds
+from neurofleet.neurosim.cells.simulator import Accuracy
+from neurofleet.neurosim.cells.user_model import ModelDescription, UserModel
+from neurofleet.neurosim.evolution import FastConfig, PaperConfig
+from neurofleet.neurosim.features.target_set import TargetSet
+from neurofleet.neurosim.mechanisms import UserMechanisms
+from neurofleet.neurosim.recordings.recording import Recording
+
+# The active search is loose and its finalists are scored again; the passive stages are cheap, and read a
+# decay between CVODE's few steps, so they are integrated tightly and sampled densely (docs/accuracy.md).
+SEARCH_ATOL, FINAL_ATOL = 5e-3, 1e-4
+PASSIVE_ATOL = 1e-5
+
+Bounds = Mapping[str, tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What one stage searches: the box, and the models that score an individual.
+
+    `final_model` scores the finalists again more tightly; None where the search is as tight already.
+    """
+
+    names: tuple[str, ...]
+    lower: tuple[float, ...]
+    upper: tuple[float, ...]
+    fixed: Mapping[str, float]
+    objectives: tuple[str, ...]
+    model: "FitModel | UserModel"
+    final_model: "FitModel | None"
+
+
+@dataclass(frozen=True)
+class EngineChoice:
+    """The engine that searches a stage, and why: of NEURON, what the vector engine cannot do."""
+
+    engine: Literal["neuron", "vector"]
+    reason: str
+
+    def __str__(self) -> str:
+        return f"engine {self.engine} ({self.reason.rstrip('.')})"
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """One stage: its seeds, how long each is searched, and with which engine.
+
+    `choice` is None where nothing is to be chosen, or has been yet: the engine then is NEURON.
+    """
+
+    name: str
+    seeds: tuple[int, ...]
+    search: "PaperConfig | FastConfig"
+    choice: EngineChoice | None = None
+
+    @property
+    def engine(self) -> Literal["neuron", "vector"]:
+        return self.choice.engine if self.choice else "neuron"
+
+    @property
+    def planned_evaluations(self) -> int:
+        """Evaluations of all its seeds together."""
+        return len(self.seeds) * self.search.planned_evaluations
+
+
+class Subject(Protocol):
+    """What the fit needs to know of anything it can fit."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def stages(self) -> tuple[StagePlan, ...]: ...
+
+    @property
+    def kind(self) -> str:
+        """Equal for subjects whose models can start each other's fits."""
+        ...
+
+    @property
+    def warnings(self) -> tuple[str, ...]: ...
+
+    def problem(self, stage: int, winner: Mapping[str, float] | None) -> Problem:
+        """Return what stage number `stage` searches after the stage before was won by `winner`."""
+        ...
+
+    def with_stages(self, stages: tuple[StagePlan, ...]) -> "Subject":
+        """Return the same with other plans of its stages."""
+        ...
+
+
+@dataclass(frozen=True)
+class CellSubject:
+    """A cell with its recipe; `stage_numbers` are the recipe's stages that its data can score."""
+
+    id: str
+    morphology: MorphologyFile
+    has_apical: bool
+    axon: str
+    recipe: "Recipe"
+    stages: tuple[StagePlan, ...]
+    stage_numbers: tuple[int, ...]
+    targets: "tuple[TargetSet, ...]"
+    own_bounds: Bounds
+    recording: "Recording | None"
+    junction_potential_mV: float
+    warnings: tuple[str, ...]
+    own_mechanisms: UserMechanisms
+
+    @property
+    def kind(self) -> str:
+        return self.recipe.name
+
+    def with_stages(self, stages: tuple[StagePlan, ...]) -> "CellSubject":
+        return replace(self, stages=stages)
+
+    def problem(self, stage: int, winner: Mapping[str, float] | None) -> Problem:
+        bounds = self._bounds(self.stage_numbers[stage])
+        free = dict(bounds)
+        fixed: dict[str, float] = {}
+        if winner is not None:
+            own = self.recipe.stages[self.stage_numbers[stage]].hand_over
+            free, fixed = next_stage_bounds(bounds, winner, self.recipe.hand_over, own)
+        fixed |= self.recipe.fixed_until(self.stage_numbers[stage], self.has_apical)
+        subthreshold = self.recipe.stages[self.stage_numbers[stage]].targets == "subthreshold"
+        search, final = _accuracies(subthreshold)
+        return Problem(
+            names=tuple(free),
+            lower=tuple(low for low, _ in free.values()),
+            upper=tuple(high for _, high in free.values()),
+            fixed=fixed,
+            objectives=tuple(target.objective for target in self.targets[stage].targets),
+            model=self.model(stage, free, fixed, search),
+            final_model=None if final is None else self.model(stage, free, fixed, final),
+        )
+
+    def _bounds(self, number: int) -> dict[str, tuple[float, float]]:
+        bounds = self.recipe.bounds_until(number, self.has_apical)
+        return {name: self.own_bounds.get(name, limits) for name, limits in bounds.items()}
+
+    def model(self, stage: int, free: Bounds, fixed: Mapping[str, float], accuracy: "Accuracy") -> FitModel:
+        """Return the model of stage number `stage` with these free and fixed parameters."""
+        number = self.stage_numbers[stage]
+        distributions = self.recipe.distributions_until(number)
+        mechanisms = self.recipe.mechanisms_until(number, self.has_apical)
+        return FitModel(
+            cell=self.id,
+            morphology=self.morphology,
+            axon=self.axon,
+            conditions=Conditions(**self.recipe.conditions.model_dump()),
+            mechanisms={section: tuple(names) for section, names in mechanisms.items()},
+            free=tuple(
+                CellParameter(parameter, section, low, high, distributions.get(f"{parameter}.{section}", UNIFORM))
+                for (parameter, section), (low, high) in _split(free)
+            ),
+            fixed=dict(fixed),
+            distributions=distributions,
+            targets=self.targets[stage],
+            accuracy=accuracy,
+            own=self.own_mechanisms,
+        )
+
+
+def _split(free: Bounds) -> Iterator[tuple[tuple[str, str], tuple[float, float]]]:
+    for name, bounds in free.items():
+        parameter, _, section = name.rpartition(".")
+        yield (parameter, section), bounds
+
+
+def _accuracies(subthreshold: bool) -> "tuple[Accuracy, Accuracy | None]":
+    if subthreshold:
+        return Accuracy(PASSIVE_ATOL, dense=True), None
+    return Accuracy(SEARCH_ATOL), Accuracy(FINAL_ATOL)
+
+
+@dataclass(frozen=True)
+class UserSubject:
+    """A BluePyOpt evaluator of the user's own: one stage, its own bounds and objectives, its own accuracy."""
+
+    id: str
+    user_model: "UserModel"
+    description: "ModelDescription"
+    stages: tuple[StagePlan, ...]
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def kind(self) -> str:
+        return self.id
+
+    def with_stages(self, stages: tuple[StagePlan, ...]) -> "UserSubject":
+        return replace(self, stages=stages)
+
+    def problem(self, stage: int, winner: Mapping[str, float] | None) -> Problem:
+        return Problem(
+            names=tuple(self.description.parameters),
+            lower=tuple(self.description.lower),
+            upper=tuple(self.description.upper),
+            fixed={},
+            objectives=tuple(self.description.objectives),
+            model=self.user_model,
+            final_model=None,
+        )

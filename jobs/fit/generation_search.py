@@ -1,0 +1,80 @@
+"""The search of one stage with one seed: ask, have evaluated, tell, store; taken up where the store ends."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from neurofleet.cluster.pool.outcome import EvaluationTask
+from neurofleet.cluster.store.run_store import RunStore
+from neurofleet.cluster.store.schemas import Evaluations, HallOfFameRows
+from neurofleet.errors import JobError
+from neurofleet.jobs.fit.fit_problem import Problem, StagePlan
+from neurofleet.jobs.fit.stage_search import Generation, Limits, StageSearch
+from neurofleet.neurosim.evolution import ParameterSpace, make_strategy
+
+
+class Search(StageSearch):
+    """One stage of one cell with one seed, generation by generation.
+
+    Everything that it knows is a function of the seed and of the stored generations: a new `Search` on the
+    same store leads its strategy through them and goes on with the generation that is missing.
+
+    Parameters
+    ----------
+    cell : str
+    stage : StagePlan
+    seed : int
+    problem : Problem
+    store : RunStore
+    hall_of_fame : int
+        Models to keep.
+    limits : Limits
+    warm_start : ndarray, shape (k, P), optional
+    """
+
+    def __init__(
+        self,
+        cell: str,
+        stage: StagePlan,
+        seed: int,
+        problem: Problem,
+        store: "RunStore",
+        *,
+        hall_of_fame: int,
+        limits: Limits,
+        warm_start: np.ndarray | None = None,
+    ) -> None:
+        space = ParameterSpace.from_bounds(problem.names, np.array(problem.lower), np.array(problem.upper))
+        self._strategy = make_strategy(stage.search, space, seed, warm_start)
+        super().__init__(cell, stage, seed, problem, store, self._strategy, hall_of_fame, limits)
+        self._replay()
+
+    @property
+    def _searched(self) -> bool:
+        return self._strategy.finished or self._is_flat
+
+    def _search_tasks(self) -> list[EvaluationTask]:
+        number, asked = self._strategy.generation, self._strategy.ask()
+        self.state.phase = self._strategy.phase
+        return self._begin(Generation(number, self.stage.name, self._engine, asked))
+
+    def _learn(self, rows: Evaluations) -> None:
+        self._strategy.tell(rows.parameters, rows.scores)
+        self._note_best()
+        self._note_generation(rows)
+
+    def _replay_generation(self, rows: Evaluations) -> None:
+        asked = self._strategy.ask()
+        if rows.parameters.shape != asked.shape or tuple(rows.parameter_names) != self.problem.names:
+            raise JobError(
+                f"{self._name()}: generation {rows.generation} in the run folder has "
+                f"{len(rows)} individuals of {len(rows.parameter_names)} parameters, this program asks "
+                f"for {asked.shape[0]} of {asked.shape[1]}. The folder was written by another version; "
+                "finish it with that one, or start in a new folder."
+            )
+        self._learn(rows)
+
+
+def best_values(rows: HallOfFameRows) -> Mapping[str, float]:
+    """Return the parameter values of the best model."""
+    return dict(zip(rows.parameter_names, (float(v) for v in rows.parameters[0]), strict=True))

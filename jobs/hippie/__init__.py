@@ -1,1 +1,0 @@
-"""HIPPIE jobs: spike-sorted units in, models, embeddings and comparisons of methods out."""

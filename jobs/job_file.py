@@ -1,0 +1,132 @@
+"""Job files: what all kinds have in common, and all faults of a file at once."""
+
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from neurofleet.errors import UsageError, did_you_mean
+from neurofleet.neurosim.faults import faults
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+PositiveInt = Annotated[int, Field(gt=0)]
+Positive = Annotated[float, Field(gt=0)]
+KINDS: dict[str, str | dict[str, str]] = {
+    "fit": "neurofleet.jobs.fit.fit_job:FitSpec",
+    "train": {
+        "sims": "neurofleet.jobs.learners.sims_job:SimsTrainSpec",
+        "hippie": "neurofleet.jobs.learners.hippie_job:HippieTrainSpec",
+        "neuprint": "neurofleet.jobs.learners.neuprint_job:NeuprintTrainSpec",
+    },
+    "sweep": {
+        "sims": "neurofleet.jobs.learners.sims_job:SimsSweepSpec",
+        "hippie": "neurofleet.jobs.learners.hippie_job:HippieSweepSpec",
+        "neuprint": "neurofleet.jobs.learners.neuprint_job:NeuprintSweepSpec",
+    },
+    "evaluate": {
+        "hippie": "neurofleet.jobs.learners.hippie_job:HippieEvaluateSpec",
+        "neuprint": "neurofleet.jobs.learners.neuprint_job:NeuprintEvaluateSpec",
+    },
+    "validate": "neurofleet.jobs.studies.validation:ValidateSpec",
+    "sensitivity": "neurofleet.jobs.studies.sensitivity:SensitivitySpec",
+    "synapse": "neurofleet.jobs.studies.synapses:SynapseSpec",
+    "sample": "neurofleet.jobs.studies.sampling:SampleSpec",
+    "compare": "neurofleet.jobs.studies.comparison:CompareSpec",
+    "analyse": "neurofleet.jobs.studies.analysis_inputs:AnalyseSpec",
+}
+"""The kinds of jobs, and where their keys are declared: one place, or one for each learner."""
+
+
+class Strict(BaseModel):
+    """A part of a job file; keys that it does not know are faults."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class JobSpec(Strict):
+    """A job of some kind."""
+
+    decisive_packages: ClassVar[tuple[str, ...]] = ()
+    """A run is resumed only with the same versions of these: results depend on them."""
+
+    runner: ClassVar[str]
+    """What runs such a job, ``module:function``."""
+
+    planner: ClassVar[str]
+    """What prints its plan."""
+
+    kind: str
+    name: Name
+    out: str | None = None
+
+    @classmethod
+    def completed(cls, content: dict[str, Any], folder: Path, source: str) -> dict[str, Any]:
+        """Return the content of a job file with what it refers to read, relative to `folder`."""
+        return content
+
+    def plain(self) -> dict[str, Any]:
+        """Return the job as it is kept in its run folder; where its results go is no part of it."""
+        plain = self.model_dump(mode="json", exclude_none=True, exclude={"out"})
+        # What is unset stays out; null in place of another default is a choice.
+        nulls = [key for key, field in type(self).model_fields.items() if field.default is not None]
+        return plain | {key: None for key in nulls if getattr(self, key) is None}
+
+    def paths_named(self) -> list[Path]:
+        """Return all paths that the job reads."""
+        return []
+
+    def identity(self) -> dict[str, Any]:
+        """Return what the results depend on."""
+        return self.plain()
+
+
+def load_job(path: Path) -> JobSpec:
+    """Return the job in a file.
+
+    Raises
+    ------
+    UsageError
+        When the file is missing, is no YAML, or has faults: all of them, with the nearest known keys.
+    """
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: cannot be read ({error}). Expected a job file in YAML.") from error
+    return parse_job(text, str(path), default_name=path.stem, folder=path.resolve().parent)
+
+
+def parse_job(text: str, source: str, default_name: str, folder: Path = Path()) -> Any:
+    """Return the job described by YAML `text`; `source` names it in errors.
+
+    What it refers to, such as a table of cells, is looked for relative to `folder`.
+    """
+    try:
+        content: Any = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UsageError(f"{source}: not readable as YAML ({error}).") from error
+    if not isinstance(content, dict):
+        raise UsageError(f"{source}: expected keys such as `kind: fit` and `cells:`, found {content!r}.")
+    place: Any = _chosen(KINDS, "kind", content.get("kind", "fit"), source)
+    if isinstance(place, dict):
+        place = _chosen(place, "learner", content.get("learner"), source)
+    model = named(place)
+    content.setdefault("name", default_name)
+    try:
+        return model.model_validate(model.completed(content, folder, source))
+    except ValidationError as error:
+        raise UsageError(f"{source}: {faults(error, model)}.") from error
+
+
+def named(place: str) -> Any:
+    """Return what stands at ``module:name``."""
+    module, _, name = place.partition(":")
+    return getattr(import_module(module), name)
+
+
+def _chosen(places: dict[str, Any], key: str, found: Any, source: str) -> Any:
+    if found not in places:
+        told = "nothing" if found is None else f"{found!r}{did_you_mean(str(found), places)}"
+        raise UsageError(f"{source}: {key}: expected one of {', '.join(places)}, found {told}.")
+    return places[found]

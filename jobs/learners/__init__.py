@@ -1,0 +1,1 @@
+"""Learners' jobs: trainings, sweeps and evaluations of SIMS, HIPPIE and NeuPRINT; predict, embed, explain."""

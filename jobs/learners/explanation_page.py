@@ -1,0 +1,230 @@
+"""explain.html: the genes that speak for each class, with pictures, and how far they can be trusted."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from neurofleet.jobs.reports import html
+from neurofleet.jobs.reports.drawing import FAINT, INK, SEEDS, grid, picture
+from neurofleet.learners.sims.gene_importance import Explanation
+from neurofleet.learners.sims.sims_model import SimsModel
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Drawing = tuple[float, "Callable[[Figure], None]"]
+"""Height in inches, and what draws."""
+
+COLUMNS = 3
+BARS = 12
+DOTS, MOST_DOTS = 3, 60
+SHADES = 21
+LOW = " ↓"
+_BAR, _MEMBER, _LINEAR = SEEDS[0], INK, SEEDS[1]
+
+
+def bars(found: "Explanation", model: "SimsModel") -> Drawing:
+    """Return a panel of bars a class: contribution of the whole, of each member, and of the linear model."""
+    shown = np.flatnonzero(found.n_cells)
+    n_rows = -(-len(shown) // COLUMNS)
+
+    def draw(figure: "Figure") -> None:
+        panels = figure.subplots(n_rows, COLUMNS, squeeze=False)
+        for axes in panels.flat[len(shown) :]:
+            axes.set_axis_off()
+        for axes, number in zip(panels.flat, shown, strict=False):
+            _draw_class(axes, found, model, int(number))
+        for axes in panels[-1]:
+            axes.set_xlabel("contribution (logits)")
+        handles, labels = panels.flat[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper center", ncols=3)
+
+    return n_rows * (0.16 * BARS + 0.75) + 0.4, draw
+
+
+def _draw_class(axes: "Axes", found: "Explanation", model: "SimsModel", number: int) -> None:
+    whole = found.whole_contribution()[number]
+    genes = [gene for gene in np.argsort(-whole, kind="stable")[:BARS] if whole[gene] > 0]
+    places = np.arange(len(genes))[::-1]
+    axes.barh(places, whole[genes], height=0.66, color=_BAR, alpha=0.55, linewidth=0, label="whole model")
+    for index, member in enumerate(found.contribution[:, number]):
+        label = "each member" if index == 0 else None
+        axes.plot(
+            member[genes],
+            places,
+            linestyle="",
+            marker="o",
+            markersize=2.2,
+            color=_MEMBER,
+            alpha=0.7,
+            label=label,
+        )
+    if found.linear_share:
+        linear = found.linear_contribution[number, genes]
+        axes.plot(linear, places, linestyle="", marker="D", markersize=2.6, color=_LINEAR, label="linear model")
+    low = found.value[number, genes] < found.global_value[genes]
+    names = [model.genes[gene] + (LOW if is_low else "") for gene, is_low in zip(genes, low, strict=True)]
+    axes.set_yticks(places, names)
+    axes.tick_params(axis="y", length=0)
+    axes.axvline(0.0, color=FAINT, linewidth=0.7)
+    axes.set_ylim(-0.7, BARS - 0.3)
+    axes.set_title(f"{model.classes[number]}, {found.n_cells[number]} cells\n{overlap_words(found, number)}")
+    grid(axes, "x")
+
+
+def overlap_words(found: "Explanation", number: int) -> str:
+    """Return how much of their lists the members of a class share."""
+    contribution, attention = found.overlap("contribution")[number], found.overlap("attention")[number]
+    if np.isnan(contribution):
+        return "one member: overlap not measured"
+    return f"overlap {contribution:.2f} (attention {attention:.2f})"
+
+
+def dots_each(n_classes: int) -> int:
+    """Return how many genes of each class have a dot, so that all of them fit on the page."""
+    return max(min(DOTS, MOST_DOTS // n_classes), 1)
+
+
+def dots(found: "Explanation", model: "SimsModel") -> Drawing:
+    """Return a dot for each class and each top gene: how high it is there, and what it contributes."""
+    whole = found.whole_contribution()
+    shown = np.flatnonzero(found.n_cells)
+    each = dots_each(len(shown))
+    tops = [gene for number in shown for gene in np.argsort(-whole[number], kind="stable")[:each]]
+    genes = np.asarray(list(dict.fromkeys(tops)))
+
+    def draw(figure: "Figure") -> None:
+        from matplotlib import colormaps
+
+        axes = figure.subplots()
+        value = found.value[np.ix_(shown, genes)]
+        size = value / np.maximum(value.max(0), 1e-12)
+        colour = whole[np.ix_(shown, genes)] / np.maximum(np.abs(whole[shown]).max(1, keepdims=True), 1e-12)
+        x, y = np.meshgrid(np.arange(len(genes)), np.arange(len(shown))[::-1])
+        points = axes.scatter(
+            x,
+            y,
+            s=4 + 90 * size,
+            c=colour,
+            cmap=colormaps["RdBu_r"].resampled(SHADES),
+            vmin=-1,
+            vmax=1,
+            linewidth=0.3,
+            edgecolor=FAINT,
+        )
+        axes.set_xticks(np.arange(len(genes)), [model.genes[gene] for gene in genes], rotation=90)
+        axes.set_yticks(np.arange(len(shown))[::-1], [model.classes[number] for number in shown])
+        axes.set_xlim(-0.8, len(genes) - 0.2)
+        axes.set_ylim(-0.7, len(shown) - 0.3)
+        scale = figure.colorbar(points, ax=axes, label="contribution", shrink=0.8, aspect=15, pad=0.01)
+        assert scale.solids is not None
+        scale.solids.set_rasterized(False)  # the page allows no pictures that are not drawn in it
+
+    return 0.28 * len(shown) + 1.4, draw
+
+
+NO_SIGNATURE = (
+    "The masks of a single member are no signature of a type: among correlated genes, networks of equal"
+    " accuracy choose mostly different ones. Lists are therefore ranked by contribution (value times"
+    " gradient, averaged over members and the linear model), and beside each list stands how much the members"
+    " share of their top 20: the mean Jaccard index of pairs, by contribution and by attention (1: the same"
+    " genes, 0: none in common)."
+)
+ONE_MEMBER = "This model has one member, so no overlap can be measured: train several before you trust a list."
+
+
+def explanation_page(
+    found: "Explanation",
+    model: "SimsModel",
+    classes: pa.Table,
+    whole: pa.Table,
+    facts: dict[str, Any],
+    top: int,
+) -> str:
+    """Return the page.
+
+    Parameters
+    ----------
+    classes, whole : Table
+        Of `class_table` and `global_table`.
+    facts : dict
+        What stands at the top: words and figures.
+    top : int
+        Genes of each list.
+    """
+    body = [
+        html.heading(1, "Genes that speak for each class"),
+        html.table(("", ""), facts.items()),
+        html.paragraph(NO_SIGNATURE, "note"),
+    ]
+    if len(found.contribution) == 1:
+        body.append(html.paragraph(ONE_MEMBER, "note"))
+    body += [html.table(*_overview(found, model, classes), numbers=(1, 2, 3))]
+    absent = [name for name, n in zip(model.classes, found.n_cells, strict=True) if not n]
+    if absent:
+        body.append(html.paragraph(f"Predicted for no cell: {', '.join(absent)}.", "quiet"))
+    each = dots_each(int((found.n_cells > 0).sum()))
+    caption = (
+        f"Genes of largest contribution, up to {each} of each class. Size: mean value in the class, as a"
+        " share of the gene's largest. Colour: contribution to the class, as a share of the class's largest."
+    )
+    body.append(html.figure(picture(*dots(found, model), "contribution of genes to classes"), caption))
+    caption = (
+        "Bars: contribution of the whole model. Points: of each member; diamonds: of the linear model."
+        f"{LOW}: the gene is lower in this class than in all cells, so its absence speaks."
+    )
+    body.append(html.figure(picture(*bars(found, model), "genes of largest contribution by class"), caption))
+    for name in dict.fromkeys(classes["class"].to_pylist()):
+        part = classes.filter(pc.equal(classes["class"], name))
+        body += [html.heading(2, name), html.paragraph(_overlaps(part)), _genes(part, top)]
+    body += [html.heading(2, "All cells"), html.paragraph(_overlaps(whole)), _genes(whole, top)]
+    return html.page("Genes that speak for each class", body)
+
+
+def _overview(found: "Explanation", model: "SimsModel", classes: pa.Table) -> tuple[list[str], list[Any]]:
+    by_reading = [found.overlap(reading) for reading in ("contribution", "attention")]
+    rows = []
+    for number in np.flatnonzero(found.n_cells):
+        part = classes.filter(pc.equal(classes["class"], model.classes[number]))
+        first = ", ".join(part["gene"].slice(0, 6).to_pylist())
+        figures = [_figure(float(overlaps[number])) for overlaps in by_reading]
+        rows.append((model.classes[number], f"{found.n_cells[number]:,}", *figures, first))
+    return ["class", "cells", "overlap, contribution", "overlap, attention", "first genes"], rows
+
+
+def _overlaps(part: pa.Table) -> str:
+    figures = {name: part[f"overlap_{name}"][0].as_py() for name in ("contribution", "attention")}
+    return (
+        f"{part['cells'][0].as_py():,} cells. Members' overlap: by contribution"
+        f" {_figure(figures['contribution'])}, by attention {_figure(figures['attention'])}."
+    )
+
+
+def _genes(part: pa.Table, top: int) -> str:
+    head = [
+        "",
+        "gene",
+        "contribution",
+        "sd of members",
+        "in top 20 of",
+        "linear",
+        "attention",
+        "sd of members",
+    ]
+    names = ["rank", "gene", "contribution", "contribution_sd", "members_in_top", "linear_contribution"]
+    names += ["attention", "attention_sd"]
+    if "dispersion" in part.column_names:
+        head += ["dispersion", "value", "in all cells"]
+        names += ["dispersion", "value", "value_all"]
+    rows = [[_figure(row[name]) for name in names] for row in part.slice(0, top).to_pylist()]
+    return html.table(head, rows, numbers=(0, *range(2, len(head))))
+
+
+def _figure(value: Any) -> str:
+    if not isinstance(value, float):
+        return str(value)
+    return "not measured" if np.isnan(value) else f"{value:.3f}" if abs(value) >= 0.0005 else "0"

@@ -1,0 +1,466 @@
+"""``neurofleet predict`` and ``neurofleet relabel``: the class of each cell of a query by a trained model."""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+from rich.console import Console
+
+from neurofleet.cluster.ray.session import connect
+from neurofleet.cluster.ray.shards import map_shards
+from neurofleet.errors import UsageError
+from neurofleet.jobs.learners.prediction_table import (
+    PredictionSummary,
+    about_of,
+    labels_or_unknown,
+    predictions_to_table,
+    schema,
+    with_about,
+)
+from neurofleet.jobs.learners.unknown_threshold import VALIDATION, refuse_two_thresholds, threshold_for
+from neurofleet.jobs.new_files import check_new, new_files
+from neurofleet.jobs.progress import CountProgress
+from neurofleet.learners.model_folder import DESCRIPTION
+from neurofleet.learners.sims.cell_prediction import Query, open_query, predict
+from neurofleet.learners.sims.sims_model import SimsModel
+
+
+def load_model(folder: Path) -> "tuple[SimsModel, dict[str, Any]]":
+    """Return a model, on a GPU where there is one, and what tells it from others.
+
+    Raises
+    ------
+    ModelRefused
+        If the folder holds no SIMS model, or a damaged one.
+    """
+    import torch
+
+    model = SimsModel.load(folder, "cuda" if torch.cuda.is_available() else "cpu")
+    head = json.loads((folder / DESCRIPTION).read_bytes())
+    return model, {"folder": str(folder), "run": head["run"], "sha256": head["sha256"]}
+
+
+GROUP_CELLS = 8192
+"""Cells of a row group of the table, which is also the least that a worker is given."""
+
+SHARDS = 64
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How the files of a query are read.
+
+    Attributes
+    ----------
+    files : tuple of str
+    layer : str
+    target_sum : float or None
+        Of log values, as the user states it.
+    most_missing : float
+    close_missing : bool
+    """
+
+    files: tuple[str, ...]
+    layer: str = "X"
+    target_sum: float | None = None
+    most_missing: float = 0.8
+    close_missing: bool = False
+
+    def open(self, model: "SimsModel") -> "list[Query]":
+        """Open all files and check them against a model.
+
+        Raises
+        ------
+        LearnerError
+            If one cannot be used.
+        """
+        options = {name: value for name, value in asdict(self).items() if name != "files"}
+        return [open_query(model, file, **options) for file in self.files]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Neighbouring cells of one file."""
+
+    file: int
+    start: int
+    stop: int
+
+
+def groups_of(lengths: Sequence[int]) -> list[Group]:
+    """Return the row groups of files of so many cells, in order."""
+    return [
+        Group(file, start, min(start + GROUP_CELLS, length))
+        for file, length in enumerate(lengths)
+        for start in range(0, length, GROUP_CELLS)
+    ]
+
+
+def predict_group(
+    model: "SimsModel", queries: "Sequence[Query]", group: Group, columns: pa.Schema, about: Mapping[str, Any]
+) -> tuple[pa.Table, int]:
+    """Return the predictions of a row group, and how many of its cells have no value at all."""
+    query, top = queries[group.file], sum(name.startswith("pred_") for name in columns.names)
+    found = predict(model, query, np.arange(group.start, group.stop), top)
+    return predictions_to_table(found, columns, about, str(query.path)), found.n_empty
+
+
+def predict_on_cluster(
+    folder: Path, reading: Reading, groups: Sequence[Group], columns: pa.Schema, parts: Path
+) -> Iterator[tuple[pa.Table, int]]:
+    """Yield what `predict_group` returns for each group, in order; they are predicted on Ray's workers.
+
+    Parameters
+    ----------
+    folder : Path
+        The model's.
+    parts : Path
+        A folder that all machines see; each worker writes its part of the table there.
+
+    Raises
+    ------
+    ClusterError, LearnerError, UsageError
+        What a worker could not do.
+    """
+    size = -(-len(groups) // SHARDS)
+    shards = [groups[start : start + size] for start in range(0, len(groups), size)]
+    payloads = [
+        {
+            "model": str(folder.resolve()),
+            "reading": reading,
+            "groups": shard,
+            "columns": columns,
+            "part": str(parts / f"{number:05d}.parquet"),
+        }
+        for number, shard in enumerate(shards)
+    ]
+    done = map_shards("neurofleet.jobs.learners.prediction:predict_shard", payloads)
+    for payload, empty in zip(payloads, done, strict=True):
+        part = Path(payload["part"])
+        if not part.is_file():
+            raise UsageError(
+                f"A worker has written {part}, and this machine does not see it. Write --out into a folder"
+                " that all machines of the cluster share."
+            )
+        with pq.ParquetFile(part) as file:
+            for number, n_empty in enumerate(empty):
+                yield file.read_row_group(number).cast(columns), n_empty
+        part.unlink()
+
+
+def predict_shard(payload: Mapping[str, Any]) -> list[int]:
+    """Predict the groups of a shard and write them as its part; return how many cells of each are empty."""
+    part, columns = Path(payload["part"]), payload["columns"]
+    if not part.parent.is_dir():
+        raise UsageError(
+            f"A worker on {os.uname().nodename} does not see the folder {part.parent.parent}. Write --out"
+            " into a folder that all machines of the cluster share."
+        )
+    model, queries = _opened(payload["model"], payload["reading"])
+    about, empty = about_of(columns, part), []
+    partial = part.with_name(f"{part.name}.{os.uname().nodename}.{os.getpid()}")
+    with pq.ParquetWriter(partial, columns) as writer:
+        for group in payload["groups"]:
+            table, n_empty = predict_group(model, queries, group, columns, about)
+            writer.write_table(table)
+            empty.append(n_empty)
+    os.replace(partial, part)
+    return empty
+
+
+@lru_cache(maxsize=1)
+def _opened(folder: str, reading: Reading) -> "tuple[SimsModel, list[Query]]":
+    """Open model and files, once for all shards that a worker is given."""
+    model = SimsModel.load(Path(folder))
+    return model, reading.open(model)
+
+
+COLUMNS = {
+    "label": "sims_label",
+    "pred_0": "sims_class",
+    "prob_0": "sims_prob",
+    "margin": "sims_margin",
+    "entropy": "sims_entropy",
+    "unknown": "sims_unknown",
+}
+"""Column of the table -> column of `obs`."""
+
+
+def check_predictions_h5ad(files: Sequence[str]) -> None:
+    """Refuse queries of which there can be no such copy.
+
+    Raises
+    ------
+    UsageError
+    """
+    if len(files) > 1:
+        raise UsageError(f"--write-h5ad writes a copy of one query, found {len(files)}. Predict them one by one.")
+    path = Path(files[0])
+    if path.suffix != ".h5ad" and path.exists():
+        raise UsageError(f"--write-h5ad writes a copy of an h5ad query; {path} is none.")
+
+
+def write_predictions_h5ad(query: str, predictions: Path, out: Path) -> None:
+    """Copy an h5ad file and put predictions into its `obs`; its matrices are copied unread.
+
+    Parameters
+    ----------
+    query : str
+    predictions : Path
+        The table, one row a cell in the query's order.
+    out : Path
+    """
+    from anndata.io import read_elem, write_elem
+
+    found = pq.read_table(predictions, columns=list(COLUMNS)).to_pandas()
+    shutil.copyfile(query, out)
+    with h5py.File(out, "r+") as file:
+        obs = read_elem(file["obs"])
+        for column, name in COLUMNS.items():
+            is_word = column in ("label", "pred_0")
+            obs[name] = pd.Categorical(found[column]) if is_word else found[column].to_numpy()
+        write_elem(file, "obs", obs)
+
+
+@dataclass(frozen=True)
+class PredictionOptions:
+    """What is to be written, and how.
+
+    Attributes
+    ----------
+    out : Path
+        The Parquet file.
+    top : int
+        Likeliest classes of a cell in the table.
+    probabilities : bool
+        Whether the table has those of all classes.
+    csv : bool
+        Whether the table is written as CSV too.
+    h5ad : Path or None
+        A copy of the query with the predictions in `obs`.
+    unknown_below, coverage : float or None
+        See `neurofleet.jobs.learners.unknown_threshold`.
+    overwrite : bool
+    """
+
+    out: Path
+    top: int = 3
+    probabilities: bool = False
+    csv: bool = False
+    h5ad: Path | None = None
+    unknown_below: float | None = None
+    coverage: float | None = None
+    overwrite: bool = False
+
+    @property
+    def csv_file(self) -> Path:
+        return self.out.with_suffix(".csv")
+
+    def files(self) -> list[Path]:
+        """Return all files that are written."""
+        return [self.out, *([self.csv_file] if self.csv else []), *([self.h5ad] if self.h5ad else [])]
+
+
+def predict_command(
+    folder: Path,
+    reading: "Reading",
+    wanted: PredictionOptions,
+    *,
+    address: str | None = None,
+    workers: int = 0,
+) -> None:
+    """Predict the cells of one or several files, and print what was found.
+
+    Parameters
+    ----------
+    folder : Path
+        The model's.
+    address : str, optional
+        A running Ray cluster to predict on.
+    workers : int
+        How many processes of this machine predict; 0 is this one.
+
+    Raises
+    ------
+    UsageError, LearnerError, ClusterError
+        Model, files or names cannot be used; nothing was written.
+    """
+    _check_names(wanted, address, workers)
+    refuse_two_thresholds(wanted.unknown_below, wanted.coverage)
+    check_new(wanted.files(), wanted.overwrite, [Path(file) for file in reading.files])
+    if wanted.h5ad is not None:
+        check_predictions_h5ad(reading.files)
+    console = Console(stderr=True)
+    model, fingerprint = load_model(folder)
+    threshold = threshold_for(wanted.unknown_below, wanted.coverage, model.facts, str(folder))
+    queries = reading.open(model)
+    for query in queries:
+        _print_notes(query, console)
+    about: dict[str, Any] = {
+        "model": fingerprint,
+        "classes": list(model.classes),
+        "temperature": model.calibration.temperature,
+        "threshold": threshold,
+        "queries": [_described(query) for query in queries],
+        VALIDATION: list(model.facts.get(VALIDATION, [])),
+        "csv": wanted.csv,
+    }
+    top = min(wanted.top, len(model.classes))
+    columns = schema(about, top, probabilities=wanted.probabilities, several_files=len(queries) > 1)
+    groups = groups_of([len(query) for query in queries])
+    n_cells = sum(len(query) for query in queries)
+    summary = PredictionSummary(model.classes, about)
+    with new_files(wanted.files()) as partial, ExitStack() as stack:
+        write = stack.enter_context(table_writers(partial[wanted.out], partial.get(wanted.csv_file), columns))
+        progress = stack.enter_context(CountProgress("predicting", n_cells, "cells", console))
+        if address is None and workers == 0:
+            tables: Iterator[tuple[pa.Table, int]] = (
+                predict_group(model, queries, group, columns, about) for group in groups
+            )
+        else:
+            tables = stack.enter_context(_on_cluster(folder, reading, groups, columns, wanted.out, address, workers))
+        for table, n_empty in tables:
+            write(table)
+            summary.add(table, n_empty)
+            progress.add(len(table))
+        stack.close()
+        if wanted.h5ad is not None:
+            console.print(f"writing {wanted.h5ad} …", soft_wrap=True)
+            write_predictions_h5ad(reading.files[0], partial[wanted.out], partial[wanted.h5ad])
+    summary.print(wanted.files(), progress.seconds)
+
+
+@contextmanager
+def _on_cluster(
+    folder: Path,
+    reading: "Reading",
+    groups: Sequence[Any],
+    columns: "pa.Schema",
+    out: Path,
+    address: str | None,
+    workers: int,
+) -> "Iterator[Iterator[tuple[pa.Table, int]]]":
+    with (
+        tempfile.TemporaryDirectory(prefix=f"{out.name}.parts-", dir=out.parent.resolve()) as parts,
+        connect(address, workers or None),
+    ):
+        tables = predict_on_cluster(folder, reading, groups, columns, Path(parts))
+        try:
+            yield tables
+        finally:
+            tables.close()  # type: ignore[attr-defined]
+
+
+@contextmanager
+def table_writers(out: Path, csv: Path | None, columns: "pa.Schema") -> Iterator[Callable[["pa.Table"], None]]:
+    """Yield what writes pieces of a table to a Parquet file, and to a CSV file where one is wanted."""
+    with ExitStack() as stack:
+        writers = [stack.enter_context(pq.ParquetWriter(out, columns))]
+        if csv is not None:
+            writers.append(stack.enter_context(pyarrow.csv.CSVWriter(csv, columns)))
+
+        def write(table: "pa.Table") -> None:
+            for writer in writers:
+                writer.write_table(table)
+
+        yield write
+
+
+def _check_names(wanted: PredictionOptions, address: str | None, workers: int) -> None:
+    if wanted.out.suffix != ".parquet":
+        raise UsageError(
+            f"--out {wanted.out}: expected a name that ends in .parquet. For a CSV file beside it, add --csv."
+        )
+    if "://" in str(wanted.out):
+        raise UsageError(f"--out {wanted.out}: predictions are written to a path, not to a URI.")
+    if address is not None and workers:
+        raise UsageError("Give --address, which predicts on that cluster, or --workers, which predicts here; not both.")
+
+
+def _print_notes(query: "Query", console: Any) -> None:
+    for note in (*query.cells.notes, query.warning):
+        if note:
+            console.print(note, soft_wrap=True, highlight=False, markup=False)
+
+
+def _described(query: "Query") -> dict[str, Any]:
+    return {
+        "file": str(query.path),
+        "n_cells": len(query),
+        "n_shared": query.alignment.n_shared,
+        "n_missing": query.alignment.n_missing,
+        "n_not_in_model": query.alignment.n_unknown,
+        "missing_share": query.missing_share,
+        "missing_share_in_words": query.share_in_words,
+        "values": f"{query.values.kind} ({query.values.evidence})",
+        "normalisation": str(query.normalisation),
+        "warning": query.warning,
+    }
+
+
+def relabel_command(
+    predictions: Path,
+    unknown_below: float | None,
+    coverage: float | None,
+    out: Path | None,
+    overwrite: bool,
+) -> None:
+    """Set which cells are of unknown type, and their labels; all else stays as it is.
+
+    Parameters
+    ----------
+    predictions : Path
+        A table that `neurofleet predict` wrote. The CSV file that was written with it is written again too.
+    unknown_below, coverage : float or None
+        See `neurofleet.jobs.learners.unknown_threshold`.
+    out : Path, optional
+        Where the table goes, with ``--overwrite`` in place of another; by default it is changed in place.
+
+    Raises
+    ------
+    UsageError
+        If the file holds no predictions, or the threshold cannot be found; nothing is changed.
+    """
+    if unknown_below is None and coverage is None:
+        raise UsageError("Give --unknown-below or --coverage: relabel changes nothing else.")
+    try:
+        file = pq.ParquetFile(predictions)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise UsageError(f"{predictions} cannot be read as a Parquet file ({error}).") from None
+    with file:
+        about = about_of(file.schema_arrow, predictions)
+        about["threshold"] = threshold_for(unknown_below, coverage, about, str(predictions))
+        columns = with_about(file.schema_arrow, about)
+        summary = PredictionSummary(about["classes"], about)
+        target = out or predictions
+        has_csv = out is None and about["csv"] and predictions.with_suffix(".csv").exists()
+        csv = predictions.with_suffix(".csv") if has_csv else None
+        if out is not None:
+            check_new([out], overwrite, [predictions])
+        with new_files([target, *([csv] if csv else [])]) as partial:
+            with table_writers(partial[target], partial[csv] if csv else None, columns) as write:
+                for number in range(file.num_row_groups):
+                    table = file.read_row_group(number)
+                    changed = labels_or_unknown(
+                        table["pred_0"].to_numpy(), table["prob_0"].to_numpy(), about["threshold"]
+                    )
+                    for name, values in changed.items():
+                        place = table.schema.get_field_index(name)
+                        table = table.set_column(place, columns.field(name), pa.array(values))
+                    table = table.replace_schema_metadata(columns.metadata)
+                    write(table)
+                    summary.add(table)
+    summary.print([target, *([csv] if csv else [])])

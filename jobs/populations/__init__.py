@@ -1,1 +1,0 @@
-"""What jobs over populations of models have in common: where models come from, and their evaluation."""

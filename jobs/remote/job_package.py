@@ -1,0 +1,189 @@
+"""What of a job travels to a cluster: the files that it names by relative paths, packed into one zip file."""
+
+import os
+import zipfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from neurofleet.errors import UsageError
+from neurofleet.jobs.fit.fit_job import FitSpec
+from neurofleet.jobs.job_file import JobSpec
+
+ROOT = "neurofleet-job"
+START_SCRIPT = f"{ROOT}/start.sh"
+JOB_FILE = "neurofleet-job.yaml"
+
+_LEFT_OUT = {"__pycache__", ".git", ".venv", "venv"}
+_CHUNK_BYTES = 2**20
+
+
+@dataclass(frozen=True)
+class Luggage:
+    """What travels.
+
+    Attributes
+    ----------
+    files : dict
+        Name in the package -> file here.
+    job : dict
+        The job file as the cluster gets it.
+    job_file : str
+        Its name in the package.
+    remote : tuple of str
+        Absolute paths of the job, which are read on the cluster.
+    """
+
+    files: dict[str, Path]
+    job: dict[str, Any]
+    job_file: str
+    remote: tuple[str, ...]
+
+    @property
+    def size_bytes(self) -> int:
+        """Of the files, before they are packed."""
+        return sum(file.stat().st_size for file in self.files.values())
+
+
+def collect(spec: JobSpec, folder: Path) -> Luggage:
+    """Find the files of a job.
+
+    A relative path travels: the package has as much of the tree above the job file as the paths climb
+    (``../data/cell.swc``), so that the job on the cluster names its files as it does here. An absolute path
+    never travels, whether it exists here or not: it is read on the cluster.
+
+    Raises
+    ------
+    UsageError
+        When files are missing: all of them.
+    """
+    packer = _Packer(folder)
+    job = spec.model_dump(mode="json", exclude={"out"})
+    if isinstance(spec, FitSpec):
+        _take_fit(spec, job, packer)
+    else:
+        job["reference"] = [packer.take("reference", path) for path in job["reference"]]
+        job["labels"] = packer.take("labels", job["labels"])
+    if packer.missing:
+        raise UsageError("\n".join(packer.missing))
+    top = packer.top
+    files = {_name(source, top): source for source in packer.files}
+    return Luggage(files, job, _name(folder / JOB_FILE, top), tuple(packer.remote))
+
+
+def _take_fit(spec: FitSpec, job: dict[str, Any], packer: "_Packer") -> None:
+    for number, cell in enumerate(job["cells"] or ()):
+        for key in ("morphology", "recordings", "targets"):
+            cell[key] = packer.take(f"cells.{number}.{key}", cell[key])
+    job["mechanisms"] = packer.take("mechanisms", job["mechanisms"])
+    if spec.recipe.endswith((".yaml", ".yml")):
+        job["recipe"] = packer.take("recipe", job["recipe"])
+    job["warm_start"] = packer.take("warm_start", job["warm_start"], part="hall_of_fame")
+    if spec.evaluator is not None:
+        module = spec.evaluator.split(":")[0].split(".")[0]
+        packer.take_if_there(f"{module}.py", module, *([] if spec.mechanisms else ["mechanisms"]))
+
+
+class _Packer:
+    """Gathers files.
+
+    Attributes
+    ----------
+    files : list of Path
+    remote : list of str
+        Absolute paths.
+    missing : list of str
+        Faults.
+    top : Path
+        The folder above all files, and above the job file.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.files: list[Path] = []
+        self.remote: list[str] = []
+        self.missing: list[str] = []
+        self.top = folder
+        self._folder = folder
+
+    def take(self, key: str, path: str | None, part: str = "") -> str | None:
+        """Add the file or folder at `path`, or only its `part` if it has one; return the shortest path."""
+        if path is None:
+            return None
+        if Path(path).is_absolute():
+            self.remote.append(path)
+            return path
+        source = Path(os.path.normpath(self._folder / path))
+        if source.exists():
+            self._add(source / part if part and (source / part).is_dir() else source)
+        else:
+            self.missing.append(f"{key}: {path} is not there, seen from {self._folder}.")
+        return os.path.relpath(source, self._folder)
+
+    def take_if_there(self, *paths: str) -> None:
+        """Add those of the files and folders beside the job file that exist."""
+        for path in paths:
+            if (self._folder / path).exists():
+                self._add(self._folder / path)
+
+    def _add(self, source: Path) -> None:
+        self.top = Path(os.path.commonpath([self.top, source]))
+        self.files += _files(source)
+
+
+def pack(luggage: Luggage, package: Path, limit_bytes: int) -> None:
+    """Write the zip file; the same job makes the same bytes.
+
+    Raises
+    ------
+    UsageError
+        When it gets larger than the cluster's Jobs API takes.
+    """
+    start = Path(__file__).with_name("start.sh").read_text()
+    with zipfile.ZipFile(package, "w") as archive:
+        archive.writestr(_entry(START_SCRIPT), start)
+        archive.writestr(_entry(luggage.job_file), yaml.safe_dump(luggage.job, sort_keys=False))
+        for name, file in sorted(luggage.files.items()):
+            with file.open("rb") as source, archive.open(_entry(name), "w", force_zip64=True) as target:
+                while chunk := source.read(_CHUNK_BYTES):
+                    target.write(chunk)
+                    if package.stat().st_size > limit_bytes:
+                        raise UsageError(_too_large(luggage, limit_bytes))
+    if package.stat().st_size > limit_bytes:
+        raise UsageError(_too_large(luggage, limit_bytes))
+
+
+def size(files: int, size_bytes: float) -> str:
+    """Return a number of files and their size for display."""
+    amount = f"{size_bytes / 1e6:.1f} MB" if size_bytes >= 1e5 else f"{size_bytes / 1e3:.1f} kB"
+    return f"{files} file{'' if files == 1 else 's'}, {amount}"
+
+
+def _too_large(luggage: Luggage, limit_bytes: int) -> str:
+    largest = sorted(luggage.files.values(), key=lambda file: file.stat().st_size, reverse=True)[:3]
+    return (
+        f"the job's files are too large to travel: {size(len(luggage.files), luggage.size_bytes)}, and Ray's"
+        f" Jobs API takes {limit_bytes / 1e6:.0f} MB, packed. Lay them (the largest are"
+        f" {', '.join(map(str, largest))}) on storage that the cluster reads, and name them in the job file"
+        " by their absolute paths there: absolute paths do not travel."
+    )
+
+
+def _name(file: Path, top: Path) -> str:
+    return f"{ROOT}/files/{file.relative_to(top).as_posix()}"
+
+
+def _entry(name: str) -> zipfile.ZipInfo:
+    entry = zipfile.ZipInfo(name)  # of 1980, whenever it is packed
+    entry.compress_type = zipfile.ZIP_DEFLATED
+    entry.external_attr = 0o600 << 16
+    return entry
+
+
+def _files(path: Path) -> Iterable[Path]:
+    if not path.is_dir():
+        return [path]
+    found = (file for file in path.rglob("*") if file.is_file())
+    return sorted(file for file in found if not _LEFT_OUT & set(file.relative_to(path).parts))

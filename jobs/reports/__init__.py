@@ -1,0 +1,1 @@
+"""Reports: HTML pages with the pictures of a run."""

@@ -1,0 +1,200 @@
+"""Run the best models again, each in a process of its own: NEURON may hang or crash, the report goes on."""
+
+import os
+import pickle
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from typing import Any
+
+import numpy as np
+
+from neurofleet.neurosim.cells.fit_model import FitModel
+from neurofleet.neurosim.cells.user_model import UserModel
+from neurofleet.neurosim.cells.warm_evaluator import BudgetExceeded, IncompleteRun, WarmEvaluator
+from neurofleet.neurosim.features.step_protocols import StepProtocol
+
+LIMIT_S = 300.0
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to simulate of one stage.
+
+    Parameters
+    ----------
+    model : FitModel or UserModel
+    individuals : tuple of (P,) tuples
+        In the order of the model's free parameters, best first.
+    steps : tuple of StepProtocol
+        Count the spikes of each individual at these steps. Without steps, run the model's own protocols with
+        the first individual and keep traces and e-features.
+    max_steps : int or None
+        Integration steps that one run may take.
+    """
+
+    model: "FitModel | UserModel"
+    individuals: tuple[tuple[float, ...], ...]
+    steps: "tuple[StepProtocol, ...]" = ()
+    max_steps: int | None = None
+
+
+@dataclass(frozen=True)
+class FeatureValue:
+    """An e-feature of a model and what it is compared with; None where there is no value."""
+
+    value: float | None
+    mean: float | None
+    std: float | None
+
+
+@dataclass(frozen=True)
+class ModelRate:
+    """Spikes per second of an individual during a step."""
+
+    individual: int
+    amplitude_nA: float
+    rate_Hz: float
+
+
+@dataclass
+class Simulation:
+    """What came back.
+
+    Attributes
+    ----------
+    traces : dict
+        Recording name (`<protocol>.soma.v`) -> time in ms and voltage in mV, (n,) arrays.
+    features : dict of str to FeatureValue
+        By objective.
+    rates : list of ModelRate
+    fault : str
+        Why it is not complete, else empty.
+    """
+
+    traces: dict[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
+    features: dict[str, FeatureValue] = field(default_factory=dict)
+    rates: list[ModelRate] = field(default_factory=list)
+    fault: str = ""
+
+
+def simulate(request: Request, limit_s: float = LIMIT_S) -> Simulation:
+    """Simulate in a process of its own; whatever it sent before it failed or ran out of time is kept."""
+    done = Simulation(fault="the simulation ended early")
+    read, write = os.pipe()
+    with Connection(read, writable=False) as answers, tempfile.TemporaryFile() as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "neurofleet.jobs.reports.simulation", str(write)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
+            pass_fds=[write],
+        )
+        os.close(write)
+        try:
+            assert process.stdin is not None
+            with process.stdin as pipe:
+                pipe.write(pickle.dumps(request))
+            _collect(answers, done, time.monotonic() + limit_s, limit_s)
+        except (BrokenPipeError, EOFError):
+            process.wait()
+            errors.seek(0)
+            last = errors.read().decode(errors="replace").strip().splitlines()[-1:]
+            ended = f"signal {-process.returncode}" if process.returncode < 0 else f"code {process.returncode}"
+            done.fault = f"the process that simulated it ended with {ended}" + (f" ({last[0]})" if last else "")
+        finally:
+            process.kill()
+            process.wait()
+    return done
+
+
+def _collect(answers: Connection, done: Simulation, deadline: float, limit_s: float) -> None:
+    while answers.poll(max(0.0, deadline - time.monotonic())):
+        kind, content = answers.recv()
+        if kind == "end":
+            done.fault = content
+            return
+        if kind == "rate":
+            done.rates.append(content)
+        else:
+            getattr(done, kind).update(content)
+    done.fault = f"it was stopped after {limit_s:g} s"
+
+
+def _work() -> None:
+    """Do the request on standard input (ours, from above) and send the answers through a pipe."""
+    answers = Connection(int(sys.argv[1]), readable=False)
+    request: Request = pickle.load(sys.stdin.buffer)
+    fault = ""
+    try:
+        _run(request, answers)
+    except Exception as error:  # noqa: BLE001 - the border of this process; the report prints it
+        fault = f"{type(error).__name__}: {error}"
+    answers.send(("end", fault))
+
+
+def _run(request: Request, answers: Connection) -> None:
+    evaluator = request.model.build_evaluator()
+    warm = WarmEvaluator(evaluator, request.max_steps)
+    if not request.steps:
+        responses = warm.responses(request.individuals[0])
+        answers.send(("traces", dict(_traces(responses))))
+        answers.send(("features", _features(evaluator.fitness_calculator, responses)))
+        return
+    model: Any = request.model
+    for step in request.steps:  # step by step, so that an early end leaves all models with the same part
+        for i, individual in enumerate(request.individuals):
+            try:
+                responses = warm.responses(individual, {step.name: model.protocol(step)})
+            except (BudgetExceeded, IncompleteRun):
+                continue
+            for _, trace in _traces(responses):
+                answers.send(("rate", ModelRate(i, step.amplitude_nA, _rate(trace, step, model))))
+                break
+
+
+def _traces(responses: dict[str, Any]) -> Any:
+    for name, response in responses.items():
+        try:
+            time_ms, voltage_mV = response["time"], response["voltage"]
+        except (TypeError, KeyError):
+            continue  # missing, or no voltage
+        yield name, (np.asarray(time_ms, float), np.asarray(voltage_mV, float))
+
+
+def _features(calculator: Any, responses: dict[str, Any]) -> dict[str, FeatureValue]:
+    values = calculator.calculate_values(responses)
+    found = {}
+    for objective in calculator.objectives:
+        features = getattr(objective, "features", ())
+        of = next(iter(features), None)
+        value = values[objective.name]
+        found[objective.name] = FeatureValue(
+            None if value is None else float(np.mean(value)),
+            getattr(of, "exp_mean", None),
+            getattr(of, "exp_std", None),
+        )
+    return found
+
+
+def _rate(trace: tuple[np.ndarray, np.ndarray], step: "StepProtocol", model: "FitModel") -> float:
+    """Spikes per second as `neurofleet.neurosim.features.training_targets.firing_rates` counts them in a recording."""
+    import efel
+
+    time_ms, voltage_mV = trace
+    efel.reset()
+    efel.set_setting("Threshold", model.targets.spike_threshold_mV)
+    one = {"T": time_ms, "V": voltage_mV, "stim_start": [step.start_ms], "stim_end": [step.stop_ms]}
+    peaks = efel.get_feature_values([one], ["peak_time"], raise_warnings=False)[0]["peak_time"]
+    times = np.empty(0) if peaks is None else np.asarray(peaks)
+    spikes = np.sum((times >= step.start_ms) & (times <= step.stop_ms))
+    return float(spikes / ((step.stop_ms - step.start_ms) / 1000.0))
+
+
+if __name__ == "__main__":
+    from neurofleet.jobs.reports import simulation  # what is sent must be of the module that the receiver knows
+
+    simulation._work()

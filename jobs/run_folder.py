@@ -1,0 +1,215 @@
+"""What every job does around its work: read its input, open or resume its run folder, record how it ended."""
+
+import hashlib
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+
+from neurofleet.cluster.store.run_store import RunStore
+from neurofleet.errors import Interrupted, UsageError
+from neurofleet.jobs.job_file import JobSpec, parse_job
+from neurofleet.jobs.progress import duration
+from neurofleet.learners.learner_errors import LearnerError
+
+PACKAGES = (
+    "neurofleet",
+    "neuron",
+    "bluepyopt",
+    "efel",
+    "cmaes",
+    "numpy",
+    "pynwb",
+    "ray",
+    "pyarrow",
+    "torch",
+    "lightning",
+    "scikit-learn",
+    "anndata",
+    "scipy",
+    "umap-learn",
+    "salib",
+)
+
+
+def open_run(spec: JobSpec, inputs: dict[str, str], folder: Path, store: "RunStore") -> bool:
+    """Record job and inputs in a new run folder, or make sure that they are those of the run in it.
+
+    Returns
+    -------
+    bool
+        Whether a run is resumed.
+
+    Raises
+    ------
+    UsageError
+        When the folder holds a run of another job or of changed inputs; says what differs.
+    """
+    stored = store.read_text("job.yaml")
+    if stored is None:
+        record = {"job_folder": str(folder.resolve()), "inputs": inputs, "versions": versions()}
+        store.write_text("provenance.json", json.dumps(record, indent=1))
+        store.write_text("job.yaml", yaml.safe_dump(spec.plain(), sort_keys=False))
+        return False
+    kept = parse_job(stored, f"{store.root}/job.yaml", spec.name)
+    differences = _differences(kept.identity(), spec.identity())
+    before = json.loads(store.read_text("provenance.json") or "{}")
+    differences += [
+        f"input {name} has changed" if name in inputs else f"input {name} is gone"
+        for name, digest in before.get("inputs", {}).items()
+        if inputs.get(name) != digest
+    ]
+    now = versions()
+    differences += [
+        f"{package} was {before['versions'].get(package)}, is {now[package]}"
+        for package in spec.decisive_packages
+        if before.get("versions", {}).get(package, now[package]) != now[package]
+    ]
+    if differences:
+        raise UsageError(
+            f"{store.root} holds a run that this job cannot go on with: {'; '.join(differences)}. "
+            "Undo the change to resume the run, or choose another --out for a new one."
+        )
+    return True
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a score can depend on."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "unknown"
+    return found
+
+
+def _differences(before: Any, now: Any, place: str = "") -> list[str]:
+    """Return one line for each key whose value differs."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        keys = list(dict.fromkeys([*before, *now]))
+        return [
+            line for key in keys for line in _differences(before.get(key), now.get(key), f"{place}.{key}".lstrip("."))
+        ]
+    if isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        return [
+            line
+            for i, (b, n) in enumerate(zip(before, now, strict=True))
+            for line in _differences(b, n, f"{place}.{i}")
+        ]
+    return [] if before == now else [f"{place} was {before!r}, is {now!r}"]
+
+
+TRAININGS = "trainings"
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A job whose input is read and whose folder is taken.
+
+    Attributes
+    ----------
+    spec : JobSpec
+    inputs : object
+        As the job's own `read` returned it.
+    notes : list of str
+    out : Path
+    console : Console
+    store : RunStore
+        Of `out`, locked.
+    """
+
+    spec: Any
+    inputs: Any
+    notes: list[str]
+    out: Path
+    console: "Console"
+    store: "RunStore"
+
+
+def carry_out(
+    spec: JobSpec,
+    folder: Path,
+    out: str,
+    read: Callable[[], tuple[Any, Sequence[str]]],
+    work: Callable[[Opened], None],
+    result: str,
+) -> None:
+    """Read and check a job's input, take its folder, and do its work.
+
+    Parameters
+    ----------
+    folder : Path
+        Of the job file.
+    read : callable
+        Returns the input, and what is to be said of it; writes nothing.
+    work : callable
+        Leaves the file `result` in the folder, last of all; not called where it is there already.
+
+    Raises
+    ------
+    UsageError, LearnerError
+        The inputs or the folder cannot be used; said before anything is written.
+    Interrupted
+        Ctrl-C, or SIGTERM; the same command goes on from what is finished.
+    """
+    # Threads that wait by spinning lose hundredfold where other work shares the cores; read when torch loads.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if "://" in out:
+        raise UsageError(
+            f"The results of kind {spec.kind} go to a path, found {out}. Give --out a folder that all machines see."
+        )
+    console = Console(stderr=True)
+    try:
+        inputs, notes = read()
+    except LearnerError as error:
+        error.exit_code = 2  # whatever is wrong with what a job names is a matter of its user
+        raise
+    for note in notes:
+        console.print(note, soft_wrap=True, highlight=False, markup=False)
+    store = RunStore(out)
+    started = time.monotonic()
+    with store.locked():
+        resumed = open_run(spec, digests(spec, folder), folder, store)
+        store.append_event("resumed" if resumed else "started")
+        if resumed and (Path(out) / result).is_file():
+            console.print(f"{spec.name}: finished already. Its results are in {out}", soft_wrap=True)
+            return
+        try:
+            work(Opened(spec, inputs, list(notes), Path(out), console, store))
+        except KeyboardInterrupt:
+            store.append_event("interrupted")
+            raise Interrupted(
+                f"interrupted. What is finished is kept in {out}; run the same command to go on."
+            ) from None
+        spent = time.monotonic() - started
+        store.append_event("finished", seconds=round(spent, 1))
+    console.print(f"{spec.name}: done after {duration(spent)}. Its results are in {out}", soft_wrap=True)
+
+
+def refuse_missing(spec: JobSpec, folder: Path) -> None:
+    """Raise UsageError where a path that the job names is not there."""
+    missing = [f"{path} does not exist" for path in spec.paths_named() if not (folder / path).exists()]
+    if missing:
+        raise UsageError(f"{'; '.join(missing)}. A relative path starts at the job file's folder, {folder.resolve()}.")
+
+
+def digests(spec: JobSpec, folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of each input file, by the name it has in the job."""
+    found = {}
+    for path in spec.paths_named():
+        place = folder / path
+        for file in sorted(place.rglob("*")) if place.is_dir() else [place]:
+            if file.is_file():
+                with file.open("rb") as content:
+                    name = str(path) if file == place else f"{path}/{file.relative_to(place)}"
+                    found[name] = hashlib.file_digest(content, "sha256").hexdigest()
+    return found

@@ -1,0 +1,60 @@
+"""``neurofleet run``: from a job file to a finished run folder, whatever the kind of job."""
+
+import os
+from pathlib import Path
+
+from neurofleet.errors import UsageError
+from neurofleet.jobs.interruption import interruptible
+from neurofleet.jobs.job_file import JobSpec, load_job, named
+
+
+def results_place(given: str | None, spec: JobSpec, folder: Path) -> str:
+    """Return the run folder, a path or a URI.
+
+    Parameters
+    ----------
+    given : str or None
+        ``--out``. A relative path starts at the working folder.
+    spec : JobSpec
+        Its ``out:`` is taken when `given` is None. A relative path starts at the job file.
+    folder : Path
+        Of the job file.
+
+    Raises
+    ------
+    UsageError
+        When neither says.
+    """
+    if given is not None:
+        return given
+    if spec.out is None:
+        raise UsageError(
+            f"{spec.name}: expected a place for the results, found none. Give --out OUT, or `out: OUT` in the"
+            " job file: a folder, or a URI such as s3://bucket/folder."
+        )
+    return spec.out if "://" in spec.out else os.path.normpath(folder / spec.out)
+
+
+def run_job(job: Path, out: str | None, *, address: str | None = None, cpus: int | None = None) -> str:
+    """Run the job in file `job` with its results in `out` (else the job's own), or resume it there.
+
+    Returns
+    -------
+    str
+        The run folder.
+
+    Raises
+    ------
+    UsageError, InputError, LearnerError
+        The job file, its inputs or the folder cannot be used.
+    JobError
+        The job failed, or a limit was reached; the message says which and why.
+    Interrupted
+        Ctrl-C, or SIGTERM; the run can be resumed.
+    """
+    spec = load_job(job)
+    folder = job.resolve().parent
+    place = results_place(out, spec, folder)
+    with interruptible():
+        named(spec.runner)(spec, folder, place, address, cpus)
+    return place

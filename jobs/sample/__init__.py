@@ -1,1 +1,0 @@
-"""Populations of models without a fit: draws in the bounds, kept when they behave like the recorded cell."""

@@ -1,1 +1,0 @@
-"""Which conductances the features of fitted models depend on: Sobol indices about each model."""

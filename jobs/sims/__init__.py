@@ -1,1 +1,0 @@
-"""SIMS trainings: labelled cells in, a model folder with its scores and report out."""

@@ -1,0 +1,1 @@
+"""Studies of populations of models: validation, sensitivity, synapses, samples, comparisons, analyses."""

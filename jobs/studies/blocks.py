@@ -1,0 +1,149 @@
+"""Many measurements on the pool, stored block by block; a block that is stored is not done again."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+
+from neurofleet.cluster.pool.outcome import EngineSpec, EvaluationTask, Outcome
+from neurofleet.cluster.pool.pool import Pool
+from neurofleet.cluster.ray.session import connect
+from neurofleet.cluster.store.run_store import RunStore
+from neurofleet.errors import JobError
+from neurofleet.jobs.progress import CountProgress
+from neurofleet.jobs.run_folder import Opened
+from neurofleet.jobs.studies.study import PLANNED
+
+POLL_S = 0.25
+AHEAD_PER_HOST = 16
+"""So many measurements for each host are handed in before more blocks are opened."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """Measurements that are stored together.
+
+    Attributes
+    ----------
+    name : str
+        Of the Parquet file, in the run folder.
+    cell : str
+    engine : EngineSpec
+    size : int
+    individuals : callable
+        Returns what is measured, (P,) arrays; called when their turn comes.
+    table : callable
+        Makes the table that is stored from the outcomes, in the order of the individuals.
+    """
+
+    name: str
+    cell: str
+    engine: EngineSpec
+    size: int
+    individuals: Callable[[], Sequence[np.ndarray]]
+    table: "Callable[[list[Outcome]], pa.Table]"
+
+
+@dataclass
+class _OpenBlock:
+    block: Block
+    outcomes: dict[int, Outcome] = field(default_factory=dict)
+
+
+def missing_blocks(blocks: Sequence[Block], store: RunStore) -> list[Block]:
+    """Return the blocks that are not stored yet."""
+    folders = {block.name.split("/")[0] for block in blocks}
+    stored = {name for folder in folders for name in store.names(folder)}
+    return [block for block in blocks if block.name not in stored]
+
+
+def measure_blocks(
+    blocks: Sequence[Block], pool: Pool, store: RunStore, deadline_s: float, progress: "CountProgress"
+) -> None:
+    """Measure and store all blocks, in order; several are under way at a time.
+
+    Parameters
+    ----------
+    blocks : sequence of Block
+        Those that are not stored yet.
+    pool : Pool
+    store : RunStore
+        Locked by the caller.
+    deadline_s : float
+        Of one measurement.
+    progress : CountProgress
+        Counts measurements.
+
+    Raises
+    ------
+    JobError
+        A cell cannot be built; nothing is stored of it.
+    """
+    under_way: dict[int, _OpenBlock] = {}
+    left = 0
+    engines = [block.engine.key for block in blocks]
+    for task in _tasks(blocks, under_way, deadline_s):
+        pool.submit(task)
+        left += 1
+        while left >= AHEAD_PER_HOST * max(pool.hosts, 1):
+            left -= _store_completed(pool, under_way, store, engines, progress)
+    while left:
+        left -= _store_completed(pool, under_way, store, engines, progress)
+
+
+def _tasks(blocks: Sequence[Block], under_way: dict[int, _OpenBlock], deadline_s: float) -> Iterator[EvaluationTask]:
+    for number, block in enumerate(blocks):
+        under_way[number] = _OpenBlock(block)
+        about = {"cell": block.cell}
+        for i, individual in enumerate(block.individuals()):
+            yield EvaluationTask((number, i), block.engine, individual, deadline_s, rank=number, about=about)
+
+
+def _store_completed(
+    pool: Pool,
+    under_way: dict[int, _OpenBlock],
+    store: RunStore,
+    engines: list[str],
+    progress: "CountProgress",
+) -> int:
+    """Take in what has been measured, store the blocks that are complete; return how many measurements."""
+    done = pool.completed(POLL_S)
+    for (number, i), outcome in done:
+        opened = under_way[number]
+        opened.outcomes[i] = outcome
+        if len(opened.outcomes) == opened.block.size:
+            block = under_way.pop(number).block
+            if failure := pool.statistics().engines_failed.get(block.engine.key):
+                raise JobError(f"cell {block.cell}: {failure}")
+            store.write_table(block.name, block.table([opened.outcomes[k] for k in range(block.size)]))
+            engines.remove(block.engine.key)
+            if block.engine.key not in engines:
+                pool.forget(block.engine.key)
+    progress.add(len(done))
+    return len(done)
+
+
+def measure_on_pool(run: Opened, blocks: Sequence[Block], doing: str, address: str | None, cpus: int | None) -> None:
+    """Measure and store all blocks that are not stored yet; nothing is started when there are none.
+
+    Parameters
+    ----------
+    run : Opened
+        Of a `neurofleet.jobs.studies.populations.PopulationSpec`.
+    blocks : sequence of Block
+        All of the job, in folders of one name.
+    doing : str
+        Such as ``simulating``.
+    """
+    left = missing_blocks(blocks, run.store)
+    if not left:
+        return
+    run.store.append_event(PLANNED, blocks=len(blocks), folder=blocks[0].name.split("/")[0])
+    spec = run.spec
+    with (
+        connect(address, None if address else cpus),
+        Pool(hosts=cpus, memory_limit_mb=spec.memory_limit_mb, run=spec.name) as pool,
+        CountProgress(doing, sum(block.size for block in left), "models", run.console) as progress,
+    ):
+        measure_blocks(left, pool, run.store, spec.deadline_s, progress)

@@ -1,0 +1,298 @@
+"""The models that a study is about: halls of fame of a fit's run, a sample's accepted models, or Allen fit files."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+import numpy as np
+import pyarrow as pa
+from pydantic import Field, model_validator
+
+from neurofleet.cluster.store.run_store import POOLED, RunStore
+from neurofleet.cluster.store.schemas import PARAMETER_PREFIX, HallOfFameRows
+from neurofleet.errors import UsageError, did_you_mean
+from neurofleet.jobs.fit.fit_inputs import job_mechanisms, prepare_cell
+from neurofleet.jobs.fit.fit_job import CellSpec, FitSpec
+from neurofleet.jobs.fit.fit_problem import CellSubject
+from neurofleet.jobs.job_file import JobSpec, Name, Positive, PositiveInt, Strict, parse_job
+from neurofleet.jobs.results.run_tables import existing_run
+from neurofleet.jobs.run_folder import refuse_missing
+from neurofleet.jobs.studies.sampling import SampleSpec, read_samplings
+from neurofleet.jobs.studies.study import read_findings
+from neurofleet.neurosim.cells.fit_model import FitModel, MorphologyFile
+from neurofleet.neurosim.cells.morphology_check import check_morphology
+from neurofleet.neurosim.cells.simulator import Accuracy
+from neurofleet.neurosim.exchange.allen_fit import read_fit
+from neurofleet.neurosim.features.published_targets import read_targets
+from neurofleet.neurosim.mechanisms import UserMechanisms
+from neurofleet.neurosim.studies.cell_models import (
+    FINAL_ATOL,
+    CellModels,
+    RecordingSource,
+    make_cell_models,
+    published_cell_models,
+)
+
+
+class FitFileSpec(Strict):
+    """A published model: an Allen fit file, its morphology, and what it was fitted to if that is known."""
+
+    id: Name
+    fit: Path
+    morphology: Path
+    axon: Literal["stub", "legacy-stub", "legacy-stub-60um", "full"] = "stub"
+    recordings: Path | None = None
+    targets: Path | None = None
+    stimuli: Annotated[list[str], Field(min_length=1)] = ["Long Square"]
+    exclude_sweeps: list[int] = []
+
+
+class ModelsSpec(Strict):
+    """Models: the halls of fame of a fit's run, what a sample has accepted, or Allen fit files."""
+
+    run: Path | None = None
+    sample: Path | None = None
+    cells: Annotated[list[Name], Field(min_length=1)] | None = None
+    best: PositiveInt | None = None
+    fits: Annotated[list[FitFileSpec], Field(min_length=1)] | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "ModelsSpec":
+        if sum(source is not None for source in (self.run, self.sample, self.fits)) != 1:
+            raise ValueError(
+                "name one of `run:` (the folder of a fit), `sample:` (of a sample) and `fits:` (Allen fit files)"
+            )
+        if self.fits is not None:
+            if self.cells is not None or self.best is not None:
+                raise ValueError(
+                    "`cells:` and `best:` choose from a `run:` or `sample:`; list the wanted `fits:` instead"
+                )
+            ids = [fit.id for fit in self.fits]
+            doubled = sorted({id for id in ids if ids.count(id) > 1})
+            if doubled:
+                raise ValueError(f"each fit needs an id of its own, found more than one {', '.join(doubled)}")
+        return self
+
+    def paths_named(self) -> list[Path]:
+        """Return all paths that the models come from; of a run, what its models depend on."""
+        if self.run is not None:
+            return [self.run / "job.yaml", self.run / "hall_of_fame"]
+        if self.sample is not None:
+            return [self.sample / "job.yaml", self.sample / "accepted"]
+        named = [path for fit in self.fits or () for path in (fit.fit, fit.morphology, fit.recordings)]
+        return [path for path in [*named, *(fit.targets for fit in self.fits or ())] if path is not None]
+
+
+class PopulationSpec(JobSpec):
+    """A job that simulates models which were fitted before."""
+
+    decisive_packages: ClassVar[tuple[str, ...]] = ("neuron", "bluepyopt", "efel")
+
+    models: ModelsSpec
+    deadline_s: Positive = 300.0
+    max_steps: PositiveInt | None = 10_000_000
+    memory_limit_mb: PositiveInt = 4096
+
+    def paths_named(self) -> list[Path]:
+        """Return all paths that the job reads."""
+        return self.models.paths_named()
+
+
+def read_populations(models: ModelsSpec, folder: Path) -> list[CellModels]:
+    """Return the models that a job names, a population a cell; relative paths start at `folder`.
+
+    Raises
+    ------
+    UsageError, InputError
+        A run that is none, or has no hall of fame yet, or files that are not there or cannot be used.
+    """
+    if models.run is not None:
+        return _of_run(folder / models.run, models.cells, models.best)
+    if models.sample is not None:
+        return _of_sample(folder / models.sample, models.cells, models.best)
+    return [_of_fit_file(fit, folder) for fit in models.fits or ()]
+
+
+def _of_fit_file(fit: FitFileSpec, folder: Path) -> CellModels:
+    content = read_fit(folder / fit.fit)
+    check_morphology(folder / fit.morphology, fit.axon)
+    recording = None
+    if fit.recordings is not None:
+        recording = RecordingSource(
+            folder / fit.recordings,
+            content.junction_potential_mV,
+            tuple(fit.stimuli),
+            tuple(fit.exclude_sweeps),
+        )
+    return published_cell_models(
+        fit.id,
+        content,
+        MorphologyFile.read(folder / fit.morphology),
+        fit.axon,
+        None if fit.targets is None else read_targets(folder / fit.targets),
+        recording,
+    )
+
+
+def refuse_missing_models(spec: PopulationSpec, folder: Path) -> None:
+    """Raise UsageError where what a job names is not there, or a run has no hall of fame."""
+    if spec.models.run is not None:
+        _cells_with_models(folder / spec.models.run, spec.models.cells)
+    if spec.models.sample is not None:
+        _accepted(folder / spec.models.sample, spec.models.cells)
+    refuse_missing(spec, folder)
+
+
+def _of_run(root: Path, cells: Sequence[str] | None, best: int | None) -> list[CellModels]:
+    store, spec, job_folder = open_fit(root)
+    winners = _winners(store)
+    own = job_mechanisms(spec, job_folder)
+    return [
+        _of_cell(store, spec, job_folder, cell, own, winners).best(best) for cell in _cells_with_models(root, cells)
+    ]
+
+
+def _cells_with_models(root: Path, cells: Sequence[str] | None) -> list[CellSpec]:
+    """Return those of a fit's cells that are wanted, by default all that have a hall of fame."""
+    store, spec, _ = open_fit(root)
+    with_hall = [cell for cell, seed in store.halls_of_fame() if seed == POOLED]
+    known = {cell.id: cell for cell in spec.cells or ()}
+    wanted = [cell for cell in known if cell in with_hall] if cells is None else list(cells)
+    unknown = [f"{cell}{did_you_mean(cell, known)}" for cell in wanted if cell not in known]
+    if unknown:
+        raise UsageError(f"models.cells: {root} fits no cell {', '.join(unknown)}.")
+    without = [cell for cell in wanted if cell not in with_hall]
+    if without or not wanted:
+        of = f" of {', '.join(without)}" if without else ""
+        raise UsageError(
+            f"models: {root} has no hall of fame{of}: the fit has not come to its end. `neurofleet status "
+            f"{root}` says how far it is; the same `neurofleet run` as before goes on with it."
+        )
+    return [known[cell] for cell in wanted]
+
+
+def _of_sample(root: Path, cells: Sequence[str] | None, best: int | None) -> list[CellModels]:
+    spec, accepted, job_folder = _accepted(root, cells)
+    found = []
+    for sampling in read_samplings(spec, job_folder)[0]:
+        if sampling.cell in accepted:
+            table = accepted[sampling.cell].sort_by("draw")
+            columns = [PARAMETER_PREFIX + parameter.full_name for parameter in sampling.model.free]
+            values = np.column_stack([table[column].to_numpy() for column in columns])
+            model = replace(sampling.model, accuracy=Accuracy(FINAL_ATOL))
+            trained = tuple(model.targets.protocols.values())
+            seeds = np.full(len(values), spec.seed)
+            source = next(recording_of(c, job_folder) for c in spec.cells if c.id == sampling.cell)
+            drawn = make_cell_models(model, values, seeds, np.arange(len(values)), trained, source)
+            found.append(drawn.best(best))
+    return found
+
+
+def _accepted(root: Path, cells: Sequence[str] | None) -> "tuple[SampleSpec, dict[str, pa.Table], Path]":
+    """Return the job of a finished sample, its accepted models by cell, and the folder of its job file."""
+    store = existing_run(root)
+    spec = parse_job(store.read_text("job.yaml") or "", f"{root}/job.yaml", "unnamed")
+    if not isinstance(spec, SampleSpec):
+        raise UsageError(f"models: expected the folder of a sample, found one of kind {spec.kind} in {root}.")
+    read_findings(root)
+    known = [cell.id for cell in spec.cells]
+    unknown = [f"{cell}{did_you_mean(cell, known)}" for cell in cells or () if cell not in known]
+    if unknown:
+        raise UsageError(f"models.cells: {root} draws for no cell {', '.join(unknown)}.")
+    found = {}
+    for cell in known if cells is None else cells:
+        table = store.table(f"accepted/cell={cell}/part.parquet")
+        if table is not None and len(table):
+            found[cell] = table
+    if not found:
+        raise UsageError(f"models: {root} has accepted no model. Loosen its `within_z:` or `features:`.")
+    provenance = json.loads(store.read_text("provenance.json") or "{}")
+    return spec, found, Path(provenance.get("job_folder", "."))
+
+
+def open_fit(root: Path) -> tuple[RunStore, FitSpec, Path]:
+    """Return the store of a fit's run, its job, and the folder where the job's relative paths start.
+
+    Raises
+    ------
+    UsageError
+        When `root` is not the run of a fit of cells.
+    """
+    store = existing_run(root)
+    spec = parse_job(store.read_text("job.yaml") or "", f"{root}/job.yaml", "unnamed")
+    if not isinstance(spec, FitSpec):
+        raise UsageError(f"models: expected the run of a fit, found one of kind {spec.kind} in {root}.")
+    if spec.cells is None:
+        raise UsageError(
+            f"models: {root} fitted an evaluator of your own, which only it can simulate in another way. "
+            "Expected the run of a fit with `cells:`."
+        )
+    provenance = json.loads(store.read_text("provenance.json") or "{}")
+    return store, spec, Path(provenance.get("job_folder", "."))
+
+
+def _winners(store: RunStore) -> dict[str, dict[str, Mapping[str, float]]]:
+    """Return cell -> stage -> parameters of the model that won it."""
+    found: dict[str, dict[str, Mapping[str, float]]] = {}
+    for event in store.read_events():
+        if event["event"] == "stage finished":
+            found.setdefault(event["cell"], {})[event["stage"]] = event["parameters"]
+    return found
+
+
+def _of_cell(
+    store: RunStore,
+    spec: FitSpec,
+    job_folder: Path,
+    cell: CellSpec,
+    own: UserMechanisms,
+    winners: Mapping[str, Any],
+) -> CellModels:
+    subject = prepare_cell(cell, spec, job_folder, own)
+    hall = store.read_hall_of_fame(cell.id)
+    assert hall is not None
+    model = _model(subject, winners.get(cell.id, {}))
+    trained = {step.name: step for targets in subject.targets for step in targets.protocols.values()}
+    return make_cell_models(
+        model,
+        _values(store, hall, model),
+        hall.seeds,
+        np.arange(len(hall)),
+        tuple(trained.values()),
+        recording_of(cell, job_folder),
+    )
+
+
+def recording_of(cell: CellSpec, job_folder: Path) -> RecordingSource | None:
+    """Return where a cell's recording is, None where it was fitted to published targets."""
+    if cell.recordings is None:
+        return None
+    return RecordingSource(
+        job_folder / cell.recordings,
+        cell.junction_potential_mV,
+        tuple(cell.stimuli),
+        tuple(cell.exclude_sweeps),
+    )
+
+
+def _model(subject: CellSubject, won: Mapping[str, Mapping[str, float]]) -> FitModel:
+    """Return what the last stage searched, scored as tightly as its finalists were."""
+    last = len(subject.stages) - 1
+    winner = won.get(subject.stages[last - 1].name) if last else None
+    problem = subject.problem(last, winner)
+    model = problem.final_model or problem.model
+    assert isinstance(model, FitModel)
+    return model
+
+
+def _values(store: RunStore, hall: "HallOfFameRows", model: FitModel) -> np.ndarray:
+    names = [parameter.full_name for parameter in model.free]
+    fixed = [name for name in hall.parameter_names if name not in names]
+    if not set(names) <= set(hall.parameter_names) or not set(fixed) <= set(model.fixed):
+        raise UsageError(
+            f"{store.root}: the inputs of cell {hall.cell} have changed since it was fitted: its hall of fame"
+            " has other parameters than they give now. Restore the inputs, or fit the cell again."
+        )
+    return hall.parameters[:, [list(hall.parameter_names).index(name) for name in names]]

@@ -1,1 +1,0 @@
-"""Hyperparameter sweeps over training jobs."""

@@ -1,1 +1,0 @@
-"""Postsynaptic potentials along the apical dendrite of models."""

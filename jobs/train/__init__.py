@@ -1,1 +1,0 @@
-"""Training jobs: a learner, a reference, a split."""

@@ -1,0 +1,100 @@
+"""The class of each cell, from a column of `obs`."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from neurofleet.learners.cells.cell_matrix import CellMatrix
+from neurofleet.learners.learner_errors import CellsRefused
+
+NO_LABEL = ("", "nan", "NaN", "NA", "N/A", "None", "none", "<NA>")
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Classes of labelled cells.
+
+    Attributes
+    ----------
+    rows : (n,) array of int
+        The cells that have a label, ascending.
+    codes : (n,) array of int
+        The class of each of them.
+    classes : tuple of str
+        Names, sorted.
+    notes : tuple of str
+        What the user should know: cells without a label, classes of one cell.
+    """
+
+    rows: np.ndarray
+    codes: np.ndarray
+    classes: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def counts(self) -> np.ndarray:
+        """Cells of each class."""
+        return np.bincount(self.codes, minlength=len(self.classes))
+
+
+def read_labels(cells: CellMatrix, column: str, *, drop_missing: bool = False) -> Labels:
+    """Read the classes from a column of `obs`.
+
+    Parameters
+    ----------
+    drop_missing
+        Leave cells without a label out, in place of refusing them.
+
+    Raises
+    ------
+    CellsRefused
+        If there is no such column, labels are missing, there is one class only, or labels are measurements.
+    """
+    if column not in cells.obs:
+        if column in cells.var:
+            raise CellsRefused(
+                f"The column {column!r} belongs to var, where genes are described: cells seem to be in"
+                " columns. Transpose the matrix; cells stand in rows."
+            )
+        columns = [str(name) for name in cells.obs.columns]
+        close = difflib.get_close_matches(column, columns, n=3, cutoff=0.5)
+        advice = f"Did you mean {' or '.join(map(repr, close))}?" if close else ""
+        raise CellsRefused(
+            f"The cells have no column {column!r}; they have {', '.join(columns) or 'none'}. {advice}".strip()
+        )
+    found = cells.obs[column]
+    if pd.api.types.is_float_dtype(found) and (found.dropna() != found.dropna().round()).any():
+        raise CellsRefused(
+            f"Expected names of classes in {column!r}, found fractions such as {found.dropna().iloc[0]:g}."
+            " Choose the column that holds the cell types."
+        )
+    if pd.api.types.is_float_dtype(found):
+        found = found.astype("Int64")
+    words = found.astype("string").str.strip()
+    missing = (words.isna() | words.isin(NO_LABEL)).to_numpy(bool)
+    notes = []
+    if missing.any():
+        names = ", ".join(map(str, cells.cell_ids[missing][:5]))
+        said = f"{int(missing.sum())} of {len(cells)} cells have no label in {column!r} ({names}, ...)"
+        if not drop_missing:
+            raise CellsRefused(f"{said}. Label them, or leave them out (`drop_unlabelled: true`).")
+        notes.append(f"{said}; they are left out.")
+    rows = np.flatnonzero(~missing)
+    codes, classes = pd.factorize(words[~missing].astype(object), sort=True)
+    if len(classes) < 2:
+        only = f"one class, {classes[0]!r}" if len(classes) else "no label at all"
+        raise CellsRefused(f"Expected at least two classes in {column!r}, found {only}. There is nothing to learn.")
+    counts = np.bincount(codes)
+    if len(classes) > 10 and len(classes) > len(rows) / 2:
+        raise CellsRefused(
+            f"Expected classes in {column!r}, found {len(classes)} different words for {len(rows)} cells,"
+            f" such as {', '.join(classes[:3])}. Choose the column that holds the cell types."
+        )
+    if (counts == 1).any():
+        single = ", ".join(classes[counts == 1])
+        notes.append(f"Classes of one cell, which can only be learned from and never tested: {single}.")
+    return Labels(rows, codes.astype(np.int64), tuple(map(str, classes)), tuple(notes))

@@ -1,1 +1,0 @@
-"""Models of how a neuron goes on, given its past, what happens around it, and who it is (Phi)."""

@@ -1,0 +1,242 @@
+"""Predict the classes of a query's cells: genes aligned, values normalised, probabilities handed out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import scipy.sparse as sp
+
+from neurofleet.learners.calibration import entropy, margin
+from neurofleet.learners.cells.cell_files import open_cells
+from neurofleet.learners.cells.cell_matrix import CellMatrix
+from neurofleet.learners.cells.gene_alignment import WARNED_MISSING, Alignment, align
+from neurofleet.learners.cells.normalisation import Normalisation, Values, check_query, recognise
+from neurofleet.learners.learner_errors import CellsRefused
+from neurofleet.learners.sims.sims_model import SimsModel
+
+MOST_MISSING = 0.8
+IMPORTANCE = "gene_importance"
+"""The fact of a model that holds the share of its attention that each of its genes has."""
+
+_BLOCK_VALUES = 16_000_000
+_BLOCK_CELLS = 4096
+
+
+@dataclass(frozen=True)
+class Query:
+    """A file of cells, as a model takes it.
+
+    Attributes
+    ----------
+    path : Path
+    cells : CellMatrix
+        As it is in the file.
+    alignment : Alignment
+    values : Values
+        What the file's values were recognised as.
+    normalisation : Normalisation
+        What is done to them.
+    missing_share : float
+        The share of the model that rests on genes which the query lacks: of its global importance where
+        the model knows it, else of its genes.
+    by_importance : bool
+        Which of the two.
+    closed : array of bool, shape (model genes,), or None
+        Genes that no mask may choose.
+    """
+
+    path: Path
+    cells: CellMatrix
+    alignment: Alignment
+    values: Values
+    normalisation: Normalisation
+    missing_share: float
+    by_importance: bool
+    closed: np.ndarray | None
+
+    def __len__(self) -> int:
+        return len(self.cells)
+
+    @property
+    def warning(self) -> str:
+        """What the user must know, empty if no more than a fifth of the model rests on missing genes."""
+        if self.missing_share <= WARNED_MISSING:
+            return ""
+        return (
+            f"{self.path.name} lacks {self.alignment.n_missing} of the model's {len(self.alignment.columns)}"
+            f" genes ({self.share_in_words}): {_some(self.alignment.missing)}. They are taken as zero, so"
+            " predictions may be worse than the model's scores say."
+        )
+
+    @property
+    def share_in_words(self) -> str:
+        """The share that is missing, and of what."""
+        return share_in_words(self.missing_share, self.by_importance)
+
+    def blocks(
+        self, rows: np.ndarray | None = None, size: int | None = None
+    ) -> Iterator[tuple[np.ndarray, sp.csr_matrix]]:
+        """Yield cells (all by default) in order: their ids, and log-normalised values of the model's genes.
+
+        Parameters
+        ----------
+        rows : array of int, optional
+        size : int, optional
+            Cells of a block; by default as many as take about 64 MB as a dense matrix.
+
+        Raises
+        ------
+        CellsRefused
+            If a value is not finite, or negative where it cannot be, or the file is damaged.
+        """
+        rows = np.arange(len(self)) if rows is None else rows
+        size = size or max(min(_BLOCK_VALUES // len(self.alignment.columns), _BLOCK_CELLS), 64)
+        for start in range(0, len(rows), size):
+            some = rows[start : start + size]
+            ids = self.cells.cell_ids[some]
+            try:
+                with _named(f"{self.path}, cells {ids[0]} to {ids[-1]}"):
+                    values = self.normalisation.apply_to_query(self.cells.read(some), self.alignment)
+            except OSError as error:
+                raise CellsRefused(
+                    f"{self.path}: cells {ids[0]} to {ids[-1]} cannot be read ({error}). The file is damaged"
+                    " or only partly copied."
+                ) from error
+            yield ids, values
+
+
+def open_query(
+    model: SimsModel,
+    path: str | Path,
+    *,
+    layer: str = "X",
+    target_sum: float | None = None,
+    most_missing: float = MOST_MISSING,
+    close_missing: bool = False,
+) -> Query:
+    """Open a file of cells and check it against a model; its cells are not read yet.
+
+    Parameters
+    ----------
+    layer : str
+        ``X``, ``raw``, or the name of a layer.
+    target_sum : float, optional
+        For log values: to how many counts a cell they were scaled, where that cannot be seen.
+    most_missing : float
+        The query is refused when a larger share of the model rests on genes that it lacks.
+    close_missing : bool
+        Whether masks may not choose these genes. The skip and the linear model take them as zero either way.
+
+    Raises
+    ------
+    CellsRefused
+        If the file cannot be read, too many genes are missing, or its values cannot be made like those that
+        the model was trained on.
+    """
+    with _named(path):
+        cells = open_cells(path, layer=layer)
+        alignment = align(model.genes, cells.genes, cells.var, cells.cell_ids)
+        share, by_importance = _missing_share(model, alignment)
+        if share > most_missing:
+            raise CellsRefused(
+                f"the query lacks {alignment.n_missing} of the model's {len(model.genes)} genes"
+                f" ({share_in_words(share, by_importance)}), and at most {100 * most_missing:g} % may be"
+                f" missing: {_some(alignment.missing)}. Give the query with all its genes, or allow more with"
+                " --most-missing."
+            )
+        closed = alignment.columns < 0 if close_missing and alignment.n_missing else None
+        if closed is not None and closed[model.inputs.columns].all():
+            raise CellsRefused(
+                f"the query has none of the {len(model.inputs.columns)} genes that the model's networks look"
+                " at, so not all missing genes can be closed. Leave --close-missing away."
+            )
+        values = recognise(cells, target_sum=target_sum)
+        normalisation = check_query(model.normalisation, values)
+    return Query(Path(path), cells, alignment, values, normalisation, share, by_importance, closed)
+
+
+def share_in_words(share: float, by_importance: bool) -> str:
+    """Return a share that is missing, and what it is a share of."""
+    return f"{100 * share:.1f} % of its attention" if by_importance else f"{100 * share:.1f} %"
+
+
+@contextmanager
+def _named(path: str | Path) -> Iterator[None]:
+    """Have refusals say which file they are about."""
+    try:
+        yield
+    except CellsRefused as error:
+        if str(path) in str(error):
+            raise
+        raise CellsRefused(f"{path}: {error}") from None
+
+
+def _missing_share(model: SimsModel, alignment: Alignment) -> tuple[float, bool]:
+    absent = alignment.columns < 0
+    importance = np.asarray(model.facts.get(IMPORTANCE, ()), dtype=np.float64)
+    if len(importance) == len(absent) and importance.sum() > 0:
+        return float(importance[absent].sum() / importance.sum()), True
+    return float(absent.mean()), False
+
+
+def _some(genes: tuple[str, ...]) -> str:
+    return ", ".join(genes[:5]) + (", …" if len(genes) > 5 else "")
+
+
+UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Predictions of some cells, in order.
+
+    Attributes
+    ----------
+    cell_ids : array of str, shape (cells,)
+    probabilities : array of float32, shape (cells, classes)
+        Calibrated.
+    best : array of int, shape (cells, top)
+        The likeliest classes, likeliest first; of equal ones the class that comes first.
+    margin : array of float32, shape (cells,)
+        Between the largest and the second largest probability.
+    entropy : array of float32, shape (cells,)
+        In nats.
+    n_empty : int
+        Cells without any value in the model's genes.
+    """
+
+    cell_ids: np.ndarray
+    probabilities: np.ndarray
+    best: np.ndarray
+    margin: np.ndarray
+    entropy: np.ndarray
+    n_empty: int
+
+
+def predict(model: SimsModel, query: Query, rows: np.ndarray, top: int) -> Predictions:
+    """Predict some cells of a query, which are held in memory as probabilities only.
+
+    Raises
+    ------
+    CellsRefused
+        If their values cannot be used.
+    """
+    ids, found, n_empty = [], [], 0
+    for some, values in query.blocks(rows):
+        ids.append(some)
+        found.append(model.probabilities(values, query.closed))
+        n_empty += int((np.diff(values.indptr) == 0).sum())
+    exact = np.concatenate(found)
+    probabilities = exact.astype(np.float32)
+    return Predictions(
+        np.concatenate(ids),
+        probabilities,
+        np.argsort(-probabilities, axis=1, kind="stable")[:, :top],
+        margin(exact).astype(np.float32),
+        entropy(exact).astype(np.float32),
+        n_empty,
+    )

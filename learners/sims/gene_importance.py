@@ -1,0 +1,209 @@
+"""Which genes a SIMS model looks at, and which speak for a class.
+
+Two readings, which answer different questions:
+
+- *attention*: the masks, weighted by what each step decided (the SIMS paper, methods; Arik and Pfister,
+  AAAI 2021, section 3). Which genes were chosen. Two networks of equal accuracy choose mostly different genes
+  among correlated ones, so attention is averaged over the members, and their overlap stands beside it.
+- *contribution*: input times gradient of a class's logit less the mean logit. How much a gene's value speaks
+  for the class, with its sign; of the members, and of the linear model that is averaged with them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from torch import Tensor
+
+from neurofleet.learners.sims.sims_model import SimsModel, blocks_of
+from neurofleet.learners.sims.tabnet import TabNetStep
+from neurofleet.learners.sims.tabnet_ensemble import TabNetEnsemble
+
+TOP_GENES = 20
+"""Length of the lists of genes that members are compared by."""
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Means over the cells predicted as a class; genes in the model's order, 0 where networks do not look.
+
+    Attributes
+    ----------
+    attention : array, shape (members, classes, genes)
+        Each cell's attention sums to 1.
+    contribution : array, shape (members, classes, genes)
+        In units of logits.
+    linear_contribution : array, shape (classes, genes)
+        The linear model's; 0 where there is none.
+    linear_share : float
+        The weight that the linear model has in the average.
+    global_attention : array, shape (members, genes)
+        Mean over all cells.
+    n_cells : array of int, shape (classes,)
+        Cells predicted as each class.
+    value : array, shape (classes, genes)
+        Mean log-normalised value. A gene can speak for a class by being low.
+    global_value : array, shape (genes,)
+        Mean over all cells.
+    """
+
+    attention: np.ndarray
+    contribution: np.ndarray
+    linear_contribution: np.ndarray
+    linear_share: float
+    global_attention: np.ndarray
+    n_cells: np.ndarray
+    value: np.ndarray
+    global_value: np.ndarray
+
+    def dispersion(self) -> np.ndarray:
+        """Return the attention of a class over that of all cells, (classes, genes); 0 where both are 0.
+
+        The SIMS paper's dispersion index.
+        """
+        whole = self.global_attention.mean(0)
+        return np.divide(self.attention.mean(0), whole, out=np.zeros_like(self.attention[0]), where=whole > 0)
+
+    def whole_contribution(self) -> np.ndarray:
+        """Return the contribution of members and linear model by their weights, (classes, genes)."""
+        members = self.contribution.mean(0) * (1.0 - self.linear_share)
+        return members + self.linear_contribution * self.linear_share
+
+    def overlap(self, reading: str) -> np.ndarray:
+        """Return the mean Jaccard index of the members' top genes, for each class; NaN for one member.
+
+        Parameters
+        ----------
+        reading : {'attention', 'contribution'}
+        """
+        by_member = getattr(self, reading)
+        members, classes, _ = by_member.shape
+        found = np.full(classes, np.nan)
+        for number in range(classes):
+            if members > 1 and self.n_cells[number]:
+                found[number] = mean_overlap(by_member[:, number])
+        return found
+
+    def global_contribution(self) -> np.ndarray:
+        """Return the members' mean contribution over all cells, each for its class, (members, genes)."""
+        share = self.n_cells / max(self.n_cells.sum(), 1)
+        return np.einsum("k,mkg->mg", share, self.contribution)
+
+
+def top_genes(weights: np.ndarray, number: int = TOP_GENES) -> set[int]:
+    """Return the genes of largest weight, fewer where fewer have any."""
+    order = np.argsort(-weights, kind="stable")[:number]
+    return {int(gene) for gene in order if weights[gene] > 0}
+
+
+def mean_overlap(by_member: np.ndarray) -> float:
+    """Return the mean Jaccard index of the members' top genes, over pairs; NaN for one member.
+
+    Parameters
+    ----------
+    by_member : array, shape (members, genes)
+    """
+    tops = [top_genes(weights) for weights in by_member]
+    shares = [len(a & b) / len(a | b) if a | b else 0.0 for a, b in combinations(tops, 2)]
+    return float(np.mean(shares)) if shares else float("nan")
+
+
+def explain(model: SimsModel, blocks: Iterable[sp.csr_matrix], weighting: str = "decision") -> Explanation:
+    """Explain cells, block by block; memory does not grow with their number.
+
+    Parameters
+    ----------
+    blocks : iterable of csr_matrix, shape (cells, genes)
+        Log-normalised, in the order of the model's genes.
+    weighting : {'decision', 'uniform'}
+        Whether a step's mask counts by how much the step decided (the released code) or as it is (the
+        paper's wording).
+    """
+    members, classes, genes = len(model.networks.members), len(model.classes), len(model.genes)
+    attention = np.zeros((members, classes, genes))
+    contribution = np.zeros((members, classes, genes))
+    linear = np.zeros((classes, genes))
+    value = np.zeros((classes, genes))
+    n_cells = np.zeros(classes, dtype=np.int64)
+    for values in blocks:
+        predicted = model.log_probabilities(values).argmax(1)
+        n_cells += np.bincount(predicted, minlength=classes)
+        onto = sp.csr_matrix(
+            (np.ones(len(predicted)), (predicted, np.arange(len(predicted)))), (classes, len(predicted))
+        )
+        looked, spoke = cell_explanations(model, values, predicted, weighting)
+        linear += onto @ linear_contribution(model, values, predicted)
+        value += (onto @ values).toarray()
+        for member in range(members):
+            attention[member][:, model.inputs.columns] += onto @ looked[member]
+            contribution[member][:, model.inputs.columns] += onto @ spoke[member]
+    share = np.maximum(n_cells, 1)[:, None]
+    n_all = max(n_cells.sum(), 1)
+    return Explanation(
+        attention / share,
+        contribution / share,
+        linear / share,
+        model.linear_share,
+        attention.sum(1) / n_all,
+        n_cells,
+        value / share,
+        value.sum(0) / n_all,
+    )
+
+
+def mean_attention(networks: TabNetEnsemble, values: sp.csr_matrix) -> np.ndarray:
+    """Return the attention of all members, mean over cells, (genes used,).
+
+    Parameters
+    ----------
+    values : csr_matrix, shape (cells, genes used)
+    """
+    total = np.zeros(values.shape[1])
+    for block in blocks_of(*values.shape):
+        seen = networks.look(torch.from_numpy(values[block].toarray()))
+        with torch.no_grad():
+            for member in networks.members:
+                total += _attention(member(seen)[1], "decision").sum(0).double().numpy()
+    return total / (values.shape[0] * len(networks.members))
+
+
+def cell_explanations(
+    model: SimsModel, values: sp.csr_matrix, predicted: np.ndarray, weighting: str = "decision"
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return attention and contribution of each member for each cell, (members, cells, genes used).
+
+    Parameters
+    ----------
+    predicted : array of int, shape (cells,)
+        The class for which contributions are taken.
+    """
+    model.networks.eval()
+    seen = model.networks.look(model.network_input(values)).detach().requires_grad_()
+    chosen = torch.from_numpy(predicted).to(seen.device)
+    looked, spoke = [], []
+    for member in model.networks.members:
+        logits, steps = member(seen)
+        margin = logits.gather(1, chosen[:, None]).sum() - logits.mean(1).sum()
+        (gradient,) = torch.autograd.grad(margin, seen)
+        looked.append(_attention(steps, weighting).cpu().numpy())
+        spoke.append((gradient * seen).detach().cpu().numpy())
+    return np.stack(looked), np.stack(spoke)
+
+
+def _attention(steps: list[TabNetStep], weighting: str) -> Tensor:
+    weights = [step.decision.detach().sum(1, keepdim=True) if weighting == "decision" else 1.0 for step in steps]
+    whole = torch.stack([w * step.mask.detach() for w, step in zip(weights, steps, strict=True)]).sum(0)
+    return whole / whole.sum(1, keepdim=True).clamp(min=torch.finfo(whole.dtype).tiny)
+
+
+def linear_contribution(model: SimsModel, values: sp.csr_matrix, predicted: np.ndarray) -> np.ndarray:
+    """Return the contribution of the linear model for each cell, (cells, genes); 0 where there is none."""
+    if model.linear is None:
+        return np.zeros(values.shape)
+    centred = model.linear.weights - model.linear.weights.mean(1, keepdims=True)
+    return model.linear.scaled(values.toarray()) * centred.T[predicted]

@@ -1,0 +1,227 @@
+"""What a fit is worth: scores on cells that it never saw, beside those of simple methods."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+
+from neurofleet.learners.calibration import (
+    calibrated_probabilities,
+    expected_calibration_error,
+    negative_log_likelihood,
+    reliability_table,
+)
+from neurofleet.learners.label_controls import ShuffleControl, shuffle_control
+from neurofleet.learners.scores import Scores, score
+from neurofleet.learners.sims.expression_baselines import Baseline, run_baselines
+from neurofleet.learners.sims.gene_importance import mean_attention
+from neurofleet.learners.sims.reference_fit import Fitted, Reference, TrainSims, fit, shuffled_scores
+from neurofleet.learners.sims.sims_model import blocks_of
+from neurofleet.learners.sims.tabnet_settings import SimsSettings
+from neurofleet.learners.splits import Split
+
+BASELINE_CELLS = 20_000
+FACT_CELLS = 2_000
+
+
+@dataclass(frozen=True)
+class Tested:
+    """Predictions for the tested cells of one split.
+
+    Attributes
+    ----------
+    role : str
+        Which part was scored: ``test``, or ``validation`` where there is no test part.
+    rows : array of int
+    log_probabilities : dict of arrays, shape (rows, classes)
+        ``sims`` (uncalibrated), and its parts ``networks`` and ``linear``.
+    temperature : float
+    baselines : dict of Baseline
+    shuffled : Scores or None
+        Of the label-shuffle control; None where there is no test part.
+    """
+
+    role: str
+    rows: np.ndarray
+    log_probabilities: dict[str, np.ndarray]
+    temperature: float
+    baselines: dict[str, Baseline]
+    shuffled: Scores | None
+
+
+def score_split(
+    fitted: Fitted,
+    reference: Reference,
+    split: Split,
+    settings: SimsSettings,
+    train: TrainSims,
+    seed: int = 1,
+    baselines: Sequence[str] | None = None,
+) -> Tested:
+    """Predict the test cells of a split; without any, its validation cells by the model that never saw them.
+
+    Parameters
+    ----------
+    baselines : sequence of str, optional
+        See `neurofleet.learners.sims.expression_baselines.run_baselines`; all by default.
+    """
+    role = "test" if len(split.rows("test")) else "validation"
+    model = fitted.model if role == "test" else fitted.validated
+    rows, known = split.rows(role), split.rows("train")
+    if role == "test":
+        known = np.concatenate([known, split.rows("validation")])
+    found: dict[str, list[np.ndarray]] = {}
+    for block in blocks_of(len(rows), len(model.genes)):
+        values = reference.values(rows[block])
+        for name, part in {"sims": model.log_probabilities(values), **model.parts(values)}.items():
+            found.setdefault(name, []).append(part)
+    shown, tested = _sample(known, BASELINE_CELLS, seed), _sample(rows, BASELINE_CELLS, seed)
+    simple = run_baselines(
+        _compact(reference.values(shown)),
+        reference.labels[shown],
+        _compact(reference.values(tested)),
+        reference.labels[tested],
+        reference.classes,
+        names=baselines,
+        seed=seed,
+    )
+    if len(shown) < len(known) or len(tested) < len(rows):
+        note = f"Fitted on {len(shown)} and scored on {len(tested)} cells drawn at random."
+        simple = {name: replace(one, notes=(*one.notes, note)) for name, one in simple.items()}
+    return Tested(
+        role,
+        rows,
+        {name: np.concatenate(parts) for name, parts in found.items()},
+        model.calibration.temperature,
+        simple,
+        shuffled_scores(reference, split, settings, train, seed) if role == "test" else None,
+    )
+
+
+def cross_validate(
+    reference: Reference,
+    splits: Sequence[Split],
+    settings: SimsSettings,
+    train: TrainSims,
+    seed: int = 1,
+    baselines: Sequence[str] | None = None,
+) -> list[Tested]:
+    """Fit and test on each split in turn; trainings are told apart by the fold's number."""
+    found = []
+    for split in splits:
+        number = int(split.fold[0])
+
+        def in_fold(task: Any, name: str, seed: int, number: int = number) -> Any:
+            return train(task, f"fold-{number}-{name}", seed)
+
+        fitted = fit(reference, split, settings, in_fold, seed)
+        found.append(score_split(fitted, reference, split, settings, in_fold, seed, baselines))
+    return found
+
+
+def facts(tested: Sequence[Tested], reference: Reference) -> dict[str, Any]:
+    """Return all scores as plain JSON; folds are pooled, cell by cell.
+
+    Keys: ``role``, ``scores`` (of ``sims``, ``networks``, ``linear``), ``baselines``, ``control``,
+    ``reliability``, ``folds`` (accuracy and macro-F1 of each, for more than one).
+    """
+    rows = np.concatenate([one.rows for one in tested])
+    true = reference.labels[rows]
+    pooled = {
+        name: np.concatenate([one.log_probabilities[name] for one in tested]) for name in tested[0].log_probabilities
+    }
+    calibrated = np.concatenate(
+        [calibrated_probabilities(one.log_probabilities["sims"], one.temperature) for one in tested]
+    )
+    control = [one.shuffled for one in tested if one.shuffled is not None]
+    found: dict[str, Any] = {
+        "role": tested[0].role,
+        "scores": {name: score(true, found.argmax(1), reference.classes).to_dict() for name, found in pooled.items()},
+        "baselines": _pooled_baselines([one.baselines for one in tested]),
+        "control": _control(shuffle_control(control)) if control else None,
+        "reliability": {
+            "before": _reliability(calibrated_probabilities(pooled["sims"]), true),
+            "after": _reliability(calibrated, true),
+        },
+    }
+    if len(tested) > 1:
+        found["folds"] = [
+            {
+                name: {"accuracy": one.accuracy, "macro_f1": one.macro_f1, "n": one.n}
+                for name, log_probabilities in each.log_probabilities.items()
+                for one in [score(reference.labels[each.rows], log_probabilities.argmax(1), reference.classes)]
+            }
+            for each in tested
+        ]
+    return found
+
+
+def query_facts(fitted: Fitted, reference: Reference, split: Split, seed: int = 1) -> dict[str, list[float]]:
+    """Return what judges a query later on, without the reference.
+
+    ``validation_top_probability``: at most 2,000 of these, for a threshold by coverage;
+    ``gene_importance``: each gene's share of the networks' attention, over at most 2,000 training cells.
+    """
+    top = fitted.validation_top_probability
+    if len(top) > FACT_CELLS:
+        top = np.quantile(top, np.linspace(0, 1, FACT_CELLS))
+    rows = _sample(split.rows("train"), FACT_CELLS, seed)
+    importance = np.zeros(len(fitted.model.genes))
+    columns = fitted.model.inputs.columns
+    importance[columns] = mean_attention(fitted.model.networks, reference.values(rows)[:, columns])
+    return {
+        "validation_top_probability": np.round(top, 6).tolist(),
+        "gene_importance": np.round(importance, 8).tolist(),
+    }
+
+
+def _pooled_baselines(folds: Sequence[dict[str, Baseline]]) -> dict[str, Any]:
+    """Return each baseline's accuracy and macro-F1, averaged over folds by their cells."""
+    found = {}
+    for name in folds[0]:
+        scored = [fold[name].scores for fold in folds if fold[name].scores is not None]
+        notes = sorted({note for fold in folds for note in fold[name].notes})
+        entry: dict[str, Any] = {
+            "seconds": sum(fold[name].seconds for fold in folds),
+            "notes": notes,
+            "settings": [fold[name].settings for fold in folds],
+        }
+        if len(scored) == len(folds):
+            weights = [one.n for one in scored if one is not None]
+            for key in ("accuracy", "balanced_accuracy", "macro_f1", "majority_rate"):
+                entry[key] = float(np.average([getattr(one, key) for one in scored], weights=weights))
+        found[name] = entry
+    return found
+
+
+def _control(control: ShuffleControl) -> dict[str, Any]:
+    return {
+        "valid": control.valid,
+        "accuracy": control.accuracy,
+        "chance": control.chance,
+        "limit": control.limit,
+        "decisive": control.decisive,
+    }
+
+
+def _reliability(probabilities: np.ndarray, true: np.ndarray) -> dict[str, Any]:
+    return {
+        "ece": expected_calibration_error(probabilities, true),
+        "nll": negative_log_likelihood(probabilities, true),
+        "bins": [vars(one) for one in reliability_table(probabilities, true)],
+    }
+
+
+def _sample(rows: np.ndarray, limit: int, seed: int) -> np.ndarray:
+    if len(rows) <= limit:
+        return rows
+    return np.sort(np.random.default_rng(seed).choice(rows, limit, replace=False))
+
+
+def _compact(values: sp.csr_matrix) -> np.ndarray | sp.csr_matrix:
+    """Return values dense where that is not larger than 400 MB."""
+    return values.toarray() if values.shape[0] * values.shape[1] <= 100_000_000 else values

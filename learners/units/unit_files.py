@@ -1,0 +1,350 @@
+"""Open one or several files of spike-sorted units, each converted to the common form."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from neurofleet.errors import did_you_mean
+from neurofleet.learners.units.hand_features import hand_features
+from neurofleet.learners.units.isolation_quality import good_units
+from neurofleet.learners.units.leakage_checks import refuse_row_numbers
+from neurofleet.learners.units.signal_scaling import row_hashes
+from neurofleet.learners.units.spike_timing import (
+    autocorrelogram_counts,
+    check_spike_times,
+    common_acg,
+    common_isi,
+    interval_shares,
+    without_self_pairs,
+)
+from neurofleet.learners.units.unit_formats import UnitsFile, read_csv, read_npz, read_nwb, read_parquet
+from neurofleet.learners.units.unit_layout import UnitLayout, read_unit_layout
+from neurofleet.learners.units.units import MODALITIES, POINTS, Units, UnitsRefused, as_text, joined
+from neurofleet.learners.units.waveforms import Waveforms, common_form, read_waveforms
+
+Converted = tuple[np.ndarray, np.ndarray, list[str]]
+
+
+def convert(file: UnitsFile, unit_ids: np.ndarray, layout: UnitLayout) -> Units:
+    """Bring the units of a file to the common form.
+
+    Interval histograms and autocorrelograms are taken as they are where the file has them, and made from
+    spike times where it has not.
+
+    Raises
+    ------
+    UnitsRefused
+        If there is no modality, a named one is absent, or one cannot be converted.
+    """
+    n = len(unit_ids)
+    values = {name: np.zeros((n, POINTS[name]), dtype=np.float32) for name in MODALITIES}
+    present = np.zeros((n, len(MODALITIES)), dtype=bool)
+    tables, notes = _tables(file, layout), []
+    times = file.spike_times or []
+    made = [name for name in ("isi", "acg") if times and name not in tables and name not in layout.without]
+    if made:
+        check_spike_times(times, list(unit_ids), file.path.name)
+    if not tables and not made:
+        raise UnitsRefused(
+            f"{file.path}: found no modality of a unit. Expected at least one of waveform, isi, acg (several"
+            f" values per unit) or spike_times; there are {_all_names(file)}. Say in the layout what they are"
+            " called, such as {waveform: mean_waveform}."
+        )
+    waveforms: Waveforms | None = None
+    converted: dict[str, Converted] = {}
+    names = {name: f"{file.path.name}, {getattr(layout, name) or name}" for name in MODALITIES}
+    for modality, table in tables.items():
+        tested = without_self_pairs(table, layout.acg_one_sided) if modality == "acg" else table
+        refuse_row_numbers(tested, names[modality])
+    if "waveform" in tables:
+        waveforms = read_waveforms(tables["waveform"], *_rate_and_peak(file, layout), names["waveform"])
+        converted["waveform"] = common_form(waveforms), waveforms.present, list(waveforms.notes)
+    if "isi" in tables:
+        _refuse_disguised_log_bins(file, tables["isi"], layout, names["isi"])
+        bin_ms = property_of(file, layout, "isi_bin_ms") if layout.isi_scale == "linear" else None
+        converted["isi"] = common_isi(tables["isi"], layout, bin_ms, names["isi"])
+    elif "isi" in made:
+        converted["isi"] = common_isi(interval_shares(times), UnitLayout(isi_values="shares"), 1.0, names["isi"])
+    if "acg" in tables:
+        bin_ms = property_of(file, layout, "acg_bin_ms")
+        converted["acg"] = common_acg(tables["acg"], bin_ms, names["acg"], one_sided=layout.acg_one_sided)
+    elif "acg" in made:
+        converted["acg"] = common_acg(autocorrelogram_counts(times), 1.0, names["acg"])
+    for modality, (rows, has, told) in converted.items():
+        values[modality] = rows
+        present[:, MODALITIES.index(modality)] = has
+        notes += told
+        if not has.all():
+            notes.append(
+                f"{names[modality]}: missing in {int((~has).sum())} of {n} units (not finite, constant or empty)."
+            )
+    return Units(
+        unit_ids=unit_ids,
+        waveform=values["waveform"],
+        isi=values["isi"],
+        acg=values["acg"],
+        present=present,
+        hand=hand_features(waveforms, values["isi"], values["acg"], present),
+        obs=file.columns.set_index(pd.Index(unit_ids)),
+        notes=tuple(notes),
+    )
+
+
+def _tables(file: UnitsFile, layout: UnitLayout) -> dict[str, np.ndarray]:
+    """Return the table of each modality that the file has and the layout does not leave out."""
+    tables = {}
+    for modality in MODALITIES:
+        name = getattr(layout, modality)
+        if modality in layout.without:
+            continue
+        if name is not None and name not in file.matrices:
+            raise UnitsRefused(
+                f"{file.path}: expected an array of several values per unit called {name!r} for the"
+                f" {modality}, found none{did_you_mean(name, file.matrices)}. There are {_all_names(file)}."
+            )
+        if (name or modality) in file.matrices:
+            table = file.matrices[name or modality]
+            if table.dtype.kind not in "fiub":
+                raise UnitsRefused(f"{file.path}: expected numbers in {name or modality}, found {table.dtype}.")
+            tables[modality] = table.astype(float)
+    return tables
+
+
+def _all_names(file: UnitsFile) -> str:
+    several = ", ".join(file.matrices) or "nothing"
+    one = ", ".join(map(str, file.columns)) or "nothing"
+    return f"{several} (several values per unit) and {one} (one value)"
+
+
+def property_of(file: UnitsFile, layout: UnitLayout, name: str) -> float | None:
+    """Return a property of the arrays: of the layout, else a single value or a column of the file.
+
+    Raises
+    ------
+    UnitsRefused
+        If the units of the file differ in it, or it is no number above 0.
+    """
+    told = getattr(layout, name)
+    if told is not None:
+        return told
+    found = file.single.get(name)
+    if found is None and name in file.columns:
+        different = file.columns[name].dropna().unique()
+        if len(different) > 1:
+            raise UnitsRefused(
+                f"{file.path}: expected one {name} for all units, found {len(different)} (such as"
+                f" {different[0]} and {different[1]}). Give the units of each as a file of its own."
+            )
+        found = different[0] if len(different) else None
+    if found is None:
+        return None
+    if not isinstance(found, int | float | np.number) or not found > 0:
+        raise UnitsRefused(f"{file.path}: expected a number above 0 as {name}, found {found!r}.")
+    return float(found)
+
+
+def _rate_and_peak(file: UnitsFile, layout: UnitLayout) -> tuple[float, int | None]:
+    rate_hz, peak = (property_of(file, layout, f"waveform_{name}") for name in ("rate_hz", "peak_index"))
+    if rate_hz is None:
+        raise UnitsRefused(
+            f"{file.path}: the sampling rate of the waveforms is unknown; expected it in the layout, such as"
+            " {waveform_rate_hz: 30000}, or as a single value waveform_rate_hz in the file. A wrong rate"
+            " stretches all spikes, so none is guessed. To go without, give {without: [waveform]}."
+        )
+    return float(rate_hz), None if peak is None else int(peak)
+
+
+def _refuse_disguised_log_bins(file: UnitsFile, isi: np.ndarray, layout: UnitLayout, name: str) -> None:
+    """Refuse linear bins where another array of the file shows that they are the same, logarithmic ones."""
+    if layout.isi_scale != "linear":
+        return
+    own = isi.sum(axis=1, keepdims=True)
+    for other, values in file.matrices.items():
+        if "log" not in other.lower() or values.shape != isi.shape:
+            continue
+        total = values.sum(axis=1, keepdims=True)
+        usable = (own[:, 0] > 0) & (total[:, 0] > 0)
+        if usable.any() and np.allclose((isi / own)[usable], (values / total)[usable], atol=1e-5):
+            raise UnitsRefused(
+                f"{name}: expected linear bins, found the values of {other!r} divided by their sum, so the"
+                " bins are logarithmic. Say so in the layout: isi_scale: log10 with isi_log10_range_s, and"
+                " isi_values: density or shares."
+            )
+
+
+ENDINGS = (".npz", ".parquet", ".csv", ".nwb")
+FILE_COLUMN = "file"
+"""Column of `obs` that says which file a unit came from, unless the files have such a column."""
+
+
+def open_units(paths: str | Path | Sequence[str | Path], layout: Mapping[str, Any] | None = None) -> Units:
+    """Open one or several files as one set of units.
+
+    Parameters
+    ----------
+    paths
+        npz, Parquet, CSV or NWB files. Ids that several files share get the file's name in front; columns
+        that only some files have are empty for the others.
+    layout
+        Names and properties of the arrays, as plain JSON; see `UnitLayout`. It holds for all of the files.
+
+    Raises
+    ------
+    UnitsRefused
+        If a file or the layout cannot be used; the message says what was expected, what was found and what
+        to do.
+    """
+    if isinstance(paths, str | Path):
+        paths = [paths]
+    if not paths:
+        raise UnitsRefused("No file of units was given. Give at least one npz, Parquet, CSV or NWB file.")
+    wanted = read_unit_layout(layout)
+    places = [Path(path) for path in paths]
+    if len(set(places)) < len(places):
+        raise UnitsRefused("A file of units was given twice. Give each file once.")
+    files = [_read(path, wanted) for path in places]
+    ids, notes = _distinct([_unit_ids(file, wanted) for file in files], [file.path for file in files])
+    for file in files:
+        if FILE_COLUMN not in file.columns:
+            file.columns[FILE_COLUMN] = file.path.name
+        if wanted.technology is not None:
+            known = wanted.technology in file.columns
+            file.columns["technology"] = file.columns[wanted.technology] if known else wanted.technology
+    kept, told = _wanted_units(files, wanted)
+    notes += told
+    parts = [
+        convert(_only(file, rows), own[rows], wanted)
+        for file, own, rows in zip(files, ids, kept, strict=True)
+        if rows.any()
+    ]
+    units = joined(parts)
+    return replace(units, notes=(*notes, *units.notes, *_copies(units)))
+
+
+def _read(path: Path, layout: UnitLayout) -> UnitsFile:
+    if not path.is_file():
+        raise UnitsRefused(f"{path}: no such file. Give an npz, Parquet, CSV or NWB file of units.")
+    if path.stat().st_size == 0:
+        raise UnitsRefused(f"{path}: the file is empty. It may be only partly copied.")
+    times = layout.spike_times or "spike_times"
+    vectors = tuple(getattr(layout, name) or name for name in ("waveform", "isi", "acg"))
+    if path.suffix == ".npz":
+        file = read_npz(path, times)
+    elif path.suffix == ".csv":
+        file = read_csv(path, vectors, layout.unit_id or "unit_id")
+    elif path.suffix == ".parquet":
+        file = read_parquet(path, vectors, times)
+    elif path.suffix == ".nwb":
+        file = read_nwb(path, layout.waveform or "waveform_mean", times)
+        if layout.waveform is None and "waveform_mean" in file.matrices:
+            file.matrices["waveform"] = file.matrices.pop("waveform_mean")
+    else:
+        raise UnitsRefused(
+            f"{path}: expected a file that ends in {', '.join(ENDINGS)}, found {path.suffix or 'no ending'!r}."
+        )
+    if len(file.columns) == 0:
+        raise UnitsRefused(f"{path}: found no unit in it; there is nothing to learn.")
+    return file
+
+
+def _unit_ids(file: UnitsFile, layout: UnitLayout) -> np.ndarray:
+    """Return the file's ids, or numbers where it has none; the column of ids leaves the other columns."""
+    name = layout.unit_id or "unit_id"
+    if name not in file.columns:
+        if layout.unit_id is not None:
+            raise UnitsRefused(
+                f"{file.path}: no column is called {name!r}{did_you_mean(name, file.columns.columns)}. There are:"
+                f" {', '.join(map(str, file.columns.columns)) or 'none'}."
+            )
+        return np.asarray([f"{file.path.stem}:{number}" for number in range(len(file.columns))])
+    ids = as_text(file.columns.pop(name))
+    if (ids == "").any():
+        raise UnitsRefused(f"{file.path}: {int((ids == '').sum())} units have no id in {name}. Name them all.")
+    doubled = pd.Index(ids).duplicated()
+    if doubled.any():
+        raise UnitsRefused(
+            f"{file.path}: expected an id of its own for each unit, found {int(doubled.sum())} repeated in"
+            f" {name}, such as {', '.join(dict.fromkeys(ids[doubled][:5]))}. Remove the copies, or give the"
+            " recordings as files of their own."
+        )
+    return ids
+
+
+def _distinct(ids: list[np.ndarray], paths: list[Path]) -> tuple[list[np.ndarray], list[str]]:
+    if not pd.Index(np.concatenate(ids)).has_duplicates:
+        return ids, []
+    names = [path.stem for path in paths]
+    if len(set(names)) < len(names):
+        names = [f"{number}-{name}" for number, name in enumerate(names, 1)]
+    note = f"Files share unit ids, so all ids have the file's name in front ({names[0]}:...)."
+    return [np.asarray([f"{name}:{one}" for one in own]) for name, own in zip(names, ids, strict=True)], [note]
+
+
+def _only(file: UnitsFile, kept: np.ndarray) -> UnitsFile:
+    times = file.spike_times
+    return replace(
+        file,
+        matrices={name: values[kept] for name, values in file.matrices.items()},
+        columns=file.columns[kept],
+        spike_times=None if times is None else [times[row] for row in np.flatnonzero(kept)],
+    )
+
+
+def _wanted_units(files: list[UnitsFile], layout: UnitLayout) -> tuple[list[np.ndarray], list[str]]:
+    """Return which units of each file stay after the rules of quality and of `keep` and `drop`, with"
+    " notes."""
+    kept, notes = [], []
+    for file in files:
+        rows = np.ones(len(file.columns), dtype=bool)
+        if layout.quality is not None:
+            if file.spike_times is not None and "n_spikes" not in file.columns:
+                file.columns["n_spikes"] = [len(times) for times in file.spike_times]
+            rows, told = good_units(file.columns, layout.quality, file.path.name)
+            notes += told
+        kept.append(rows)
+    obs = pd.concat([file.columns for file in files])
+    chosen = np.concatenate(kept)
+    for rule, columns in (("keep", layout.keep), ("drop", layout.drop)):
+        for name, wanted in columns.items():
+            chosen &= _having(obs, name, wanted, rule) == (rule == "keep")
+            told_values = ", ".join(map(str, wanted))
+            if not chosen.any():
+                raise UnitsRefused(f"{rule}: no unit is left after {name} {told_values}. Loosen the rules.")
+            notes.append(f"{rule} {name} {told_values}: {int(chosen.sum())} of {len(chosen)} units stay.")
+    return np.split(chosen, np.cumsum([len(rows) for rows in kept])[:-1]), notes
+
+
+def _having(obs: pd.DataFrame, name: str, wanted: Sequence[Any], rule: str) -> np.ndarray:
+    """Return which units have one of the wanted values, each of which must occur."""
+    if name not in obs:
+        raise UnitsRefused(
+            f"{rule}: no column is called {name!r}{did_you_mean(name, obs.columns)}. There are:"
+            f" {', '.join(map(str, obs.columns))}."
+        )
+    values = as_text(obs[name])
+    texts = as_text(pd.Series(list(wanted), dtype=object))
+    for text in texts:
+        if text not in values:
+            known = [value for value in np.unique(values) if value]
+            raise UnitsRefused(
+                f"{rule}: no unit has {name} {text!r}{did_you_mean(text, known)}. There are:"
+                f" {', '.join(known[:20])}{', ...' if len(known) > 20 else ''}."
+            )
+    return np.isin(values, texts)
+
+
+def _copies(units: Units) -> list[str]:
+    hashes = pd.Series(["".join(row) for row in row_hashes(units)], index=units.unit_ids)
+    copies = hashes[hashes.duplicated() & (hashes != "")]
+    if not len(copies):
+        return []
+    return [
+        f"{len(copies)} units are copies of others in all that was measured, such as {copies.index[0]}; a"
+        " random split may train on one and test on the other."
+    ]

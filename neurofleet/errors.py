@@ -1,0 +1,48 @@
+"""The errors that neurofleet raises on purpose: one base, each with the exit code of the command line."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class NeurofleetError(Exception):
+    """Something that a user can mend, or has to know.
+
+    The message is one paragraph: what was expected, what was found, and what to do next. The command line prints
+    it as it is and ends with `exit_code`.
+
+    Attributes
+    ----------
+    exit_code : int
+        0 is success, 1 a job that failed, 2 a job file, input or command line that cannot be used, 3 a cluster that
+        cannot be reached, 130 an interruption after which the same command goes on.
+    """
+
+    exit_code = 1
+
+
+class UsageError(NeurofleetError):
+    """The job file, the folder or the command line is wrong."""
+
+    exit_code = 2
+
+
+class InputError(NeurofleetError, ValueError):
+    """A file or a value that cannot be used."""
+
+    exit_code = 2
+
+
+class JobError(NeurofleetError):
+    """The job cannot go on."""
+
+
+class Interrupted(NeurofleetError):
+    """The user stopped the job; the same command goes on with it."""
+
+    exit_code = 130
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return " (did you mean '…'?)" with the known name closest to `name`, or an empty string."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""

@@ -1,0 +1,1 @@
+"""Cells as BluePyOpt models: morphology, mechanisms, parameters, and their simulation in NEURON."""

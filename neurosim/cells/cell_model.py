@@ -1,0 +1,323 @@
+"""Cells: morphology, mechanisms, parameters and their distributions put together as a BluePyOpt model."""
+
+import ast
+import difflib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from neurofleet.errors import InputError
+from neurofleet.neurosim.cells.cell_morphology import CellMorphology
+from neurofleet.neurosim.cells.morphology_check import SECTIONS
+from neurofleet.neurosim.mechanisms import MECHANISMS, Mechanism
+
+if TYPE_CHECKING:
+    from bluepyopt.ephys.models import CellModel
+    from bluepyopt.ephys.parameters import NrnParameter
+
+UNIFORM = "uniform"
+_FUNCTIONS = ("exp", "log", "log10", "sqrt", "sin", "cos")
+_ARITHMETIC = (
+    ast.Expression,
+    ast.BinOp,
+    ast.UnaryOp,
+    ast.Load,
+    ast.Add,
+    ast.Sub,
+    ast.Mult,
+    ast.Div,
+    ast.USub,
+)
+
+
+def bluepyopt_distribution(expression: str) -> str:
+    """Return an expression in ``distance`` and ``value`` in the notation of BluePyOpt's distance scaler.
+
+    BluePyOpt evaluates the result as Python and writes it into hoc: only what is arithmetic in both may pass.
+
+    Parameters
+    ----------
+    expression : str
+        Numbers, ``value`` (the parameter), ``distance`` (um from the middle of the soma), + - * /,
+        parentheses and the functions exp, log, log10, sqrt, sin, cos. BluePyOpt's braces and ``math.`` are
+        allowed.
+
+    Raises
+    ------
+    InputError
+        The expression holds anything else, or no ``value``.
+    """
+    fault = InputError(
+        "distribution: expected `uniform` or an expression in `value` and `distance` with + - * / and the "
+        f"functions {', '.join(_FUNCTIONS)}, found {expression!r}"
+    )
+    try:
+        tree = ast.parse(re.sub(r"[{}]|\bmath\.", "", expression).strip(), mode="eval")
+    except (SyntaxError, ValueError) as error:
+        raise fault from error
+    calls = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    variables = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            allowed = len(node.args) == 1 and not node.keywords
+        elif isinstance(node, ast.Name) and id(node) in calls:
+            allowed = node.id in _FUNCTIONS
+        elif isinstance(node, ast.Name):
+            allowed = node.id in ("value", "distance")
+            variables.add(node.id)
+        elif isinstance(node, ast.Constant):
+            allowed = type(node.value) in (int, float)
+        else:
+            allowed = isinstance(node, _ARITHMETIC)
+        if not allowed:
+            raise fault
+    if "value" not in variables:
+        raise fault
+    text = re.sub(rf"\b({'|'.join(_FUNCTIONS)})\(", r"math.\1(", ast.unparse(tree))
+    return re.sub(r"\b(value|distance)\b", r"{\1}", text)
+
+
+SECTION_LISTS = {"all": "all", "soma": "somatic", "axon": "axonal", "dend": "basal", "apic": "apical"}
+SECTION_PARAMETERS = ("cm", "Ra", "ena", "ek")
+
+
+@dataclass(frozen=True)
+class CellParameter:
+    """A free parameter of a cell.
+
+    Parameters
+    ----------
+    name : str
+        As NEURON spells it: ``cm`` (uF/cm2), ``Ra`` (ohm cm), ``gbar_NaTa_t`` (S/cm2), ``e_pas`` (mV) ...
+    section : {"soma", "axon", "dend", "apic", "all"}
+    lower, upper : float
+        Bounds of the search.
+    distribution : str
+        ``uniform``, or an expression in ``value`` (the parameter) and ``distance`` (path distance from the
+        middle of the soma in um): ``(-0.8696 + 2.087*exp(0.0031*distance))*value``.
+    """
+
+    name: str
+    section: str
+    lower: float
+    upper: float
+    distribution: str = UNIFORM
+
+    @property
+    def full_name(self) -> str:
+        """Name and section, as in ``gbar_NaTa_t.axon``."""
+        return f"{self.name}.{self.section}"
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What a simulation runs at: degrees Celsius, and mV.
+
+    `ena_mV` and `ek_mV` are set wherever there is a sodium or potassium channel.
+    """
+
+    celsius: float = 34.0
+    v_init_mV: float = -80.0
+    ena_mV: float = 53.0
+    ek_mV: float = -107.0
+
+
+def build_cell_model(
+    name: str,
+    morphology: "CellMorphology",
+    mechanisms: Mapping[str, Sequence[str]],
+    parameters: Sequence[CellParameter],
+    fixed: Mapping[str, float],
+    conditions: Conditions,
+    known: Mapping[str, Mechanism] = MECHANISMS,
+    distributions: Mapping[str, str] | None = None,
+) -> "CellModel":
+    """Put a cell together as a BluePyOpt ``CellModel``.
+
+    Parameters
+    ----------
+    name : str
+        Name of the cell, any text (BluePyOpt and hoc get letters, digits and underscores).
+    morphology : CellMorphology
+    mechanisms : mapping
+        Section -> names of the mechanisms inserted there.
+    parameters : sequence of CellParameter
+        The free parameters, named ``gbar_NaTa_t.axon`` in the model.
+    fixed : mapping
+        Full name -> value of the frozen parameters.
+    conditions : Conditions
+    known : mapping
+        Mechanisms by name, where the user has some of his own loaded.
+    distributions : mapping, optional
+        Full name -> distribution of fixed parameters that are not uniform.
+
+    Returns
+    -------
+    bluepyopt.ephys.models.CellModel
+        Parameters of ``all`` come first, so that one of a single section has the last word there.
+
+    Raises
+    ------
+    InputError
+        An unknown mechanism, parameter or section (with the nearest name), a parameter of a mechanism that is
+        not inserted there, one given twice, bounds upside down, or a distribution that is no such expression.
+    """
+    from bluepyopt.ephys.models import CellModel
+
+    check_cell(mechanisms, parameters, fixed, known)
+    free = {parameter.full_name: parameter for parameter in parameters}
+    spread = {parameter.full_name: parameter.distribution for parameter in parameters} | dict(distributions or {})
+    reversal = {
+        full_name: value
+        for full_name, value in _reversal_potentials(mechanisms, conditions, known).items()
+        if full_name not in free | dict(fixed)
+    }
+    values: dict[str, CellParameter | float] = {**free, **fixed, **reversal}
+    order = sorted(values, key=lambda full_name: not full_name.endswith(".all"))  # the given order within
+    return CellModel(
+        name=hoc_name(name),
+        morph=morphology,
+        mechs=_bluepyopt_mechanisms(mechanisms),
+        params=[
+            *_global_parameters(conditions),
+            *(_bluepyopt_parameter(n, values[n], spread.get(n, UNIFORM)) for n in order),
+        ],
+    )
+
+
+def hoc_name(name: str) -> str:
+    """Return `name` with what hoc and BluePyOpt do not allow in a template name replaced."""
+    allowed = re.sub(r"[^A-Za-z0-9_]", "_", name)
+    return allowed if re.match(r"[A-Za-z]", allowed) else f"cell_{allowed}"
+
+
+def check_cell(
+    mechanisms: Mapping[str, Sequence[str]],
+    parameters: Sequence[CellParameter],
+    fixed: Mapping[str, float],
+    known: Mapping[str, Mechanism] = MECHANISMS,
+) -> None:
+    """Raise one `InputError` with every fault of a cell's mechanisms and parameters; needs no NEURON."""
+    faults = []
+    for section, names in mechanisms.items():
+        faults += _unknown(section, SECTION_LISTS, f"mechanisms: section {section!r}")
+        for name in names:
+            faults += _unknown(name, known, f"mechanisms: {section}: mechanism {name!r}")
+    seen: set[str] = set()
+    for full_name in [*(parameter.full_name for parameter in parameters), *fixed]:
+        if full_name in seen:
+            faults.append(f"parameter {full_name} is given twice, expected once, free or fixed")
+        seen.add(full_name)
+        faults += _parameter_faults(full_name, mechanisms, known)
+    for parameter in parameters:
+        if not parameter.lower < parameter.upper:
+            faults.append(
+                f"parameter {parameter.full_name}: expected a lower bound below the upper one, found "
+                f"[{parameter.lower:g}, {parameter.upper:g}]"
+            )
+        if parameter.distribution != UNIFORM and parameter.name in SECTION_PARAMETERS:
+            faults.append(
+                f"parameter {parameter.full_name}: {parameter.name} belongs to whole sections, only uniform is possible"
+            )
+        elif parameter.distribution != UNIFORM:
+            try:
+                bluepyopt_distribution(parameter.distribution)
+            except InputError as error:
+                faults.append(f"parameter {parameter.full_name}: {error}")
+    if faults:
+        raise InputError("; ".join(faults) + ".")
+
+
+def _parameter_faults(
+    full_name: str, mechanisms: Mapping[str, Sequence[str]], known: Mapping[str, Mechanism]
+) -> list[str]:
+    name, _, section = full_name.rpartition(".")
+    if not name:
+        return [f"parameter {full_name!r}: expected a name and a section, as in cm.soma"]
+    if section not in SECTION_LISTS:
+        return _unknown(section, SECTION_LISTS, f"parameter {full_name!r}: section {section!r}")
+    if name in SECTION_PARAMETERS:
+        return []
+    names = {f"{parameter}_{m.name}": m.name for m in known.values() for parameter in m.parameters}
+    if name not in names:
+        return _unknown(name, {*names, *SECTION_PARAMETERS}, f"parameter {full_name}: {name!r}")
+    lacking = [part for part in _parts(section, mechanisms) if names[name] not in _inserted(part, mechanisms)]
+    if lacking:
+        return [f"parameter {full_name}: the mechanism {names[name]} is not inserted in {', '.join(lacking)}"]
+    return []
+
+
+def _unknown(name: str, names: Iterable[str], what: str) -> list[str]:
+    """Return a fault if `name` is none of `names`, with the nearest of them."""
+    names = sorted(names)
+    if name in names:
+        return []
+    nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
+    hint = f"did you mean {nearest[0]!r}?" if nearest else f"known are {', '.join(names)}"
+    return [f"{what} does not exist; {hint}"]
+
+
+def _parts(section: str, mechanisms: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return the sections that a parameter of `section` is set in; not every cell has an apical tree."""
+    return [s for s in SECTIONS if section == s or (section == "all" and (s != "apic" or s in mechanisms))]
+
+
+def _inserted(section: str, mechanisms: Mapping[str, Sequence[str]]) -> set[str]:
+    """Return the mechanisms of one section, with those of all sections."""
+    return {*mechanisms.get(section, ()), *mechanisms.get("all", ())}
+
+
+def _reversal_potentials(
+    mechanisms: Mapping[str, Sequence[str]], conditions: Conditions, known: Mapping[str, Mechanism]
+) -> dict[str, float]:
+    """Return ``ena.soma`` and the like for each section that has such a channel and a place in the model."""
+    values = {}
+    for section in SECTIONS:
+        if section not in mechanisms and "all" not in mechanisms:
+            continue
+        ions = {ion for name in _inserted(section, mechanisms) for ion in known[name].reversal_ions}
+        if "na" in ions:
+            values[f"ena.{section}"] = conditions.ena_mV
+        if "k" in ions:
+            values[f"ek.{section}"] = conditions.ek_mV
+    return values
+
+
+def _bluepyopt_mechanisms(mechanisms: Mapping[str, Sequence[str]]) -> list:
+    from bluepyopt.ephys.mechanisms import NrnMODMechanism
+
+    return [
+        NrnMODMechanism(name=f"{name}.{section}", suffix=name, locations=[_location(section)])
+        for section, names in mechanisms.items()
+        for name in names
+    ]
+
+
+def _global_parameters(conditions: Conditions) -> list["NrnParameter"]:
+    from bluepyopt.ephys.parameters import NrnGlobalParameter
+
+    values = {"celsius": conditions.celsius, "v_init": conditions.v_init_mV}
+    return [NrnGlobalParameter(name=n, param_name=n, frozen=True, value=v) for n, v in values.items()]
+
+
+def _bluepyopt_parameter(full_name: str, what: "CellParameter | float", distribution: str) -> "NrnParameter":
+    from bluepyopt.ephys.parameters import NrnRangeParameter, NrnSectionParameter
+    from bluepyopt.ephys.parameterscalers import NrnSegmentSomaDistanceScaler
+
+    name, _, section = full_name.rpartition(".")
+    options: dict[str, Any] = {"param_name": name, "locations": [_location(section)]}
+    if isinstance(what, CellParameter):
+        options["bounds"] = [what.lower, what.upper]
+    else:
+        options |= {"frozen": True, "value": what}
+    if distribution != UNIFORM:
+        options["value_scaler"] = NrnSegmentSomaDistanceScaler(distribution=bluepyopt_distribution(distribution))
+    kind = NrnSectionParameter if name in SECTION_PARAMETERS else NrnRangeParameter
+    return kind(name=full_name, **options)
+
+
+def _location(section: str):
+    from bluepyopt.ephys.locations import NrnSeclistLocation
+
+    return NrnSeclistLocation(name=f"every {section}", seclist_name=SECTION_LISTS[section])

@@ -1,0 +1,267 @@
+"""Recipes: which mechanisms, parameters and e-features each stage of a fit has, and within which bounds."""
+
+from collections.abc import Iterator, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from neurofleet.errors import InputError, did_you_mean
+from neurofleet.neurosim.faults import faults
+from neurofleet.neurosim.mechanisms import MECHANISMS, Mechanism
+
+Section = Literal["soma", "axon", "dend", "apic", "all"]
+BUILT_IN = ("all-active-spiny", "all-active-aspiny", "perisomatic-f6", "perisomatic-f12", "demo")
+BY_DENDRITE = {
+    "all-active": {"spiny": "all-active-spiny", "aspiny": "all-active-aspiny"},
+    "perisomatic": {"spiny": "perisomatic-f6", "aspiny": "perisomatic-f12"},
+}
+"""Recipes of which the dendrite type chooses the channels."""
+HOW_TO_BRING = (
+    " A mechanism of your own comes from its mod file: name the folder of it with `mechanisms:` in the job"
+    " file, and the mechanism by its SUFFIX."
+)
+
+
+def _upright(bounds: tuple[float, float]) -> tuple[float, float]:
+    if not bounds[0] < bounds[1]:
+        raise ValueError(f"bounds are [low, high] with low < high, found {list(bounds)}")
+    return bounds
+
+
+Bounds = Annotated[tuple[float, float], AfterValidator(_upright)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class RecipeConditions(_Strict):
+    """Simulation conditions (temperature in degrees Celsius, potentials in mV)."""
+
+    celsius: float = 34.0
+    v_init_mV: float = -80.0
+    ena_mV: float = 53.0
+    ek_mV: float = -107.0
+
+
+class Stage(_Strict):
+    """One stage: what it adds to the stages before it, and what it is scored on.
+
+    `targets` says which sweeps: silent steps, the two strongest with spikes, or the one of a perisomatic
+    model. `next_stage_bounds` has tolerances of single parameters in place of the recipe's (0 keeps what the stage
+    before found, None frees it); `block_check`, of perisomatic targets, adds a stronger step that must not
+    be blocked.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
+    targets: Literal["subthreshold", "training", "perisomatic"]
+    fixed: dict[str, dict[Section, float]] = {}
+    mechanisms: dict[Section, list[str]] = {}
+    parameters: dict[str, dict[Section, Bounds]] = {}
+    hand_over: dict[str, Annotated[float, Field(ge=0)] | None] = {}
+    block_check: bool = False
+    distributions: dict[str, str] = {}
+    features: Annotated[list[str], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _checks_block_of_one_step(self) -> "Stage":
+        if self.block_check and self.targets != "perisomatic":
+            raise ValueError("block_check is of `targets: perisomatic`; others name the e-feature depol_block")
+        return self
+
+    def given(self) -> Iterator[tuple[str, str]]:
+        """Yield (parameter, section) of everything that the stage frees or fixes."""
+        for parameters in (self.parameters, self.fixed):
+            for name, sections in parameters.items():
+                for section in sections:
+                    yield name, section
+
+    def bounds(self) -> Iterator[tuple[str, str, tuple[float, float]]]:
+        """Yield (parameter, section, bounds) in the order of the file."""
+        for name, sections in self.parameters.items():
+            for section, bounds in sections.items():
+                yield name, section, bounds
+
+
+class Recipe(_Strict):
+    """A staged fit: passive, then the h-channel, then everything active, or stages of the user's own."""
+
+    name: str
+    axon: Literal["stub", "legacy-stub", "legacy-stub-60um", "full"] = "stub"
+    conditions: RecipeConditions = RecipeConditions()
+    hand_over: Annotated[float, Field(ge=0)] | None = 0.5
+    stages: Annotated[list[Stage], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _begins_with_parameters(self) -> "Recipe":
+        if not self.stages[0].parameters:
+            raise ValueError(f"stage {self.stages[0].name}, the first one, needs `parameters:` to search")
+        return self
+
+    def mechanisms_until(self, stage: int, has_apical: bool) -> dict[str, list[str]]:
+        """Return section -> mechanisms of stage number `stage` with those of the stages before it."""
+        found: dict[str, list[str]] = {}
+        for part in self.stages[: stage + 1]:
+            for section, names in part.mechanisms.items():
+                if section == "apic" and not has_apical:
+                    continue
+                here = found.setdefault(section, [])
+                here.extend(name for name in names if name not in here)
+        return found
+
+    @property
+    def mechanism_names(self) -> set[str]:
+        """The mechanisms of all its stages."""
+        return {name for stage in self.stages for names in stage.mechanisms.values() for name in names}
+
+    def bounds_until(self, stage: int, has_apical: bool) -> dict[str, tuple[float, float]]:
+        """Return full parameter name -> bounds, those of the stages before it first."""
+        found: dict[str, tuple[float, float]] = {}
+        for part in self.stages[: stage + 1]:
+            for name, section, bounds in part.bounds():
+                if section != "apic" or has_apical:
+                    found[f"{name}.{section}"] = bounds
+        return found
+
+    def fixed_until(self, stage: int, has_apical: bool) -> dict[str, float]:
+        """Return full parameter name -> value of the parameters that are not searched."""
+        return {
+            f"{name}.{section}": value
+            for part in self.stages[: stage + 1]
+            for name, sections in part.fixed.items()
+            for section, value in sections.items()
+            if section != "apic" or has_apical
+        }
+
+    def distributions_until(self, stage: int) -> dict[str, str]:
+        """Return full parameter name -> distance-dependent distribution."""
+        return {k: v for part in self.stages[: stage + 1] for k, v in part.distributions.items()}
+
+
+def next_stage_bounds(
+    bounds: Mapping[str, tuple[float, float]],
+    winner: Mapping[str, float],
+    tolerance: float | None,
+    own: Mapping[str, float | None] | None = None,
+) -> tuple[dict[str, tuple[float, float]], dict[str, float]]:
+    """Return the bounds of the next stage after a stage won by `winner`.
+
+    Parameters
+    ----------
+    bounds : mapping
+        Full bounds of every parameter of the next stage.
+    winner : mapping
+        Parameter values of the best model of the stage before.
+    tolerance : float or None
+        A parameter re-enters with value +- tolerance * |value|, clipped to its bounds; 0 freezes it,
+        None keeps the full bounds.
+    own : mapping, optional
+        Parameter (without its section) -> tolerance in place of `tolerance`.
+
+    Returns
+    -------
+    free : dict
+        Full parameter name -> bounds to search in.
+    fixed : dict
+        Full parameter name -> value, for frozen parameters.
+    """
+    general = tolerance
+    free: dict[str, tuple[float, float]] = {}
+    fixed: dict[str, float] = {}
+    for name, (low, high) in bounds.items():
+        value = winner.get(name)
+        tolerance = (own or {}).get(name.rpartition(".")[0], general)
+        if value is None or tolerance is None:
+            free[name] = (low, high)
+            continue
+        narrow = (max(low, value - tolerance * abs(value)), min(high, value + tolerance * abs(value)))
+        if narrow[0] < narrow[1]:
+            free[name] = narrow
+        else:
+            fixed[name] = value
+    return free, fixed
+
+
+def load_recipe(name: str, dendrite: str, folder: Path, known: "Mapping[str, Mechanism] | None" = None) -> Recipe:
+    """Load a recipe of ours by name, or the user's own YAML file.
+
+    Parameters
+    ----------
+    name : str
+        ``all-active`` or ``perisomatic`` (then `dendrite` chooses), one of `BUILT_IN`, or the path of a
+        YAML file.
+    dendrite : {"spiny", "aspiny"}
+    folder : Path
+        Where a relative path starts.
+    known : mapping, optional
+        Mechanisms by name, where the user has some of his own.
+
+    Raises
+    ------
+    InputError
+        All faults of the file at once, with their places and the nearest known names.
+    """
+    chosen = BY_DENDRITE[name][dendrite] if name in BY_DENDRITE else name
+    if chosen in BUILT_IN:
+        text = (resources.files("neurofleet.neurosim.recipes") / f"{chosen}.yaml").read_text()
+        return Recipe.model_validate(yaml.safe_load(text))
+    path = folder / name
+    if not path.is_file():
+        raise InputError(
+            f"recipe: expected {', '.join(BY_DENDRITE)} or the path of a YAML file, found {name!r}, and "
+            f"there is no file {path}. Write `recipe: all-active`, or name a recipe file of your own."
+        )
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not readable as YAML ({error}).") from error
+    try:
+        recipe = Recipe.model_validate(content)
+    except ValidationError as error:
+        raise InputError(f"{path}: {faults(error, Recipe)}") from error
+    check_recipe_names(recipe, str(path), known)
+    return recipe
+
+
+def check_recipe_names(recipe: Recipe, source: str, known: "Mapping[str, Mechanism] | None" = None) -> None:
+    """Raise `InputError` for every mechanism or parameter of `recipe` that does not exist."""
+    known = MECHANISMS if known is None else known
+    problems = []
+    seen: dict[str, set[str]] = {}
+    unknown = recipe.mechanism_names - known.keys()
+    for stage in recipe.stages:
+        for section, names in stage.mechanisms.items():
+            for name in names:
+                if name not in known:
+                    problems.append(f"stage {stage.name}: no mechanism {name!r}{did_you_mean(name, known)}")
+                seen.setdefault(section, set()).add(name)
+        for name, section in stage.given():
+            owner = _owner(name, known)
+            if name in ("cm", "Ra") or any(name.endswith(f"_{mechanism}") for mechanism in unknown):
+                continue
+            if owner is None:
+                names = [f"{p}_{m}" for m, mech in known.items() for p in mech.parameters]
+                problems.append(f"stage {stage.name}: no parameter {name!r}{did_you_mean(name, names)}")
+            elif not any(owner in seen.get(s, ()) for s in _covering(section)):
+                problems.append(
+                    f"stage {stage.name}: parameter {name}.{section} needs the mechanism {owner} in {section}"
+                )
+    if problems:
+        how = HOW_TO_BRING if unknown else ""
+        raise InputError(f"{source}: " + "; ".join(dict.fromkeys(problems)) + "." + how)
+
+
+def _owner(parameter: str, known: "Mapping[str, Mechanism]") -> str | None:
+    """Return the mechanism that `parameter` (``gbar_NaTa_t``, ``g_pas``) belongs to."""
+    for name, mechanism in known.items():
+        if parameter.endswith(f"_{name}") and parameter[: -len(name) - 1] in mechanism.parameters:
+            return name
+    return None
+
+
+def _covering(section: str) -> tuple[str, ...]:
+    """Return the sections whose mechanisms `section` may rely on."""
+    return ("soma", "axon", "dend", "apic", "all") if section == "all" else (section, "all")

@@ -1,0 +1,261 @@
+"""Any BluePyOpt ``CellEvaluator``, evaluated warm and within a budget of integration steps.
+
+The cell is built once, then only its parameters change; the budget is checked inside NEURON's own run loop.
+"""
+
+import copy
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from neurofleet.neurosim.features.efel_groups import FeatureGroups
+
+_COUNTER = """
+nf_steps = 0
+nf_max_steps = 0
+proc advance() {
+    nf_steps += 1
+    if (nf_max_steps > 0 && nf_steps > nf_max_steps) {
+        stoprun = 1
+    } else {
+        fadvance()
+    }
+}
+"""
+
+
+class BudgetExceeded(Exception):
+    """An evaluation used up its integration steps before it reached its end."""
+
+
+class StepBudget:
+    """Count integration steps of one evaluation and stop the run that exceeds them.
+
+    Parameters
+    ----------
+    h : neuron.hoc.HocObject
+        NEURON's top-level interpreter, with ``stdrun.hoc`` loaded.
+    max_steps : int or None
+        Steps that one evaluation (all its protocols together) may take; None counts without a limit.
+    """
+
+    def __init__(self, h: Any, max_steps: int | None = None) -> None:
+        h.load_file("stdrun.hoc")
+        if not hasattr(h, "nf_steps"):
+            h(_COUNTER)
+        self._h = h
+        self.max_steps = max_steps
+
+    def start(self) -> None:
+        """Begin a new evaluation."""
+        self._h.nf_steps = 0
+        self._h.nf_max_steps = self.max_steps or 0
+
+    @property
+    def steps(self) -> int:
+        """Steps taken since `start`."""
+        return int(self._h.nf_steps)
+
+    def check(self) -> None:
+        """Raise `BudgetExceeded` if the last run was stopped by the budget."""
+        if self.max_steps and self.steps > self.max_steps:
+            raise BudgetExceeded(f"more than max_steps = {self.max_steps} integration steps")
+
+
+class IncompleteRun(Exception):
+    """A simulation ended before its last time point without an error of its own."""
+
+
+def _kept_built(cell_model: Any) -> Any:
+    """Return a copy of `cell_model` that is built by the first ``instantiate`` and then stays built."""
+    warm = copy.copy(cell_model)
+
+    def instantiate(sim: Any = None) -> None:
+        if warm.icell is None:
+            type(warm).instantiate(warm, sim)
+            return
+        for mechanism in warm.mechanisms or ():
+            if "Stoch" in getattr(mechanism, "suffix", ""):  # these carry seeds and a switch of their own
+                mechanism.instantiate(sim=sim, icell=warm.icell)
+        for parameter in warm.params.values():
+            parameter.instantiate(sim=sim, icell=warm.icell, params=warm.params)
+
+    warm.instantiate = instantiate
+    warm.destroy = lambda sim=None: None
+    return warm
+
+
+def _within_budget(sim: Any, budget: StepBudget) -> Any:
+    """Return a copy of `sim` whose ``run`` keeps the budget and makes sure that the end was reached."""
+    watched = copy.copy(sim)
+
+    def run(tstop: float | None = None, **options: Any) -> None:
+        h = sim.neuron.h
+        for _ in range(2):  # a run shorter than the one before it was seen to end early; its repeat is right
+            type(watched).run(watched, tstop, **options)
+            budget.check()
+            if h.t >= tstop - max(h.dt, 1e-6):
+                return
+        raise IncompleteRun(f"the simulation stopped at {h.t:.3f} ms instead of {tstop:.3f} ms")
+
+    watched.run = run
+    return watched
+
+
+def _cause(error: BaseException, kinds: tuple[type[BaseException], ...]) -> BaseException | None:
+    """Return the first exception of `kinds` in the chain of causes."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, kinds):
+            return seen
+        seen = seen.__cause__ or seen.__context__
+    return None
+
+
+class WarmEvaluator:
+    """Evaluate individuals of one BluePyOpt ``CellEvaluator`` on a cell that is built once.
+
+    The evaluator that is passed in stays as it is. NEURON simulates all cells that stand in a process
+    together, so `close` this one before another cell is run there.
+
+    Parameters
+    ----------
+    evaluator : bluepyopt.ephys.evaluators.CellEvaluator
+        Any evaluator for NEURON: its protocols, objectives and parameters are used unchanged.
+    max_steps : int, optional
+        Integration steps that one evaluation may take, all protocols together; None for no limit.
+
+    Attributes
+    ----------
+    parameter_names : tuple of str, length P
+    objective_names : tuple of str, length M
+    """
+
+    def __init__(self, evaluator: Any, max_steps: int | None = None) -> None:
+        self._groups = FeatureGroups()
+        self._budget = StepBudget(evaluator.sim.neuron.h, max_steps)
+        warm = copy.copy(evaluator)
+        warm.isolate_protocols = False
+        warm.timeout = None
+        warm.cell_model = _kept_built(evaluator.cell_model)
+        warm.sim = _within_budget(evaluator.sim, self._budget)
+        warm.fitness_calculator = copy.copy(evaluator.fitness_calculator)
+        warm.fitness_calculator.objectives = [
+            self._grouped(objective) for objective in evaluator.fitness_calculator.objectives
+        ]
+        self._warm = warm
+        self.parameter_names = tuple(evaluator.param_names)
+        self.objective_names = tuple(o.name for o in evaluator.fitness_calculator.objectives)
+
+    def _grouped(self, objective: Any) -> Any:
+        if not hasattr(objective, "features"):
+            return objective
+        grouped = copy.copy(objective)
+        grouped.features = self._groups.wrap(objective.features)
+        return grouped
+
+    @property
+    def steps(self) -> int:
+        """Integration steps of the last evaluation."""
+        return self._budget.steps
+
+    @property
+    def max_steps(self) -> int | None:
+        """Integration steps that one evaluation may take."""
+        return self._budget.max_steps
+
+    @max_steps.setter
+    def max_steps(self, value: int | None) -> None:
+        self._budget.max_steps = value
+
+    @property
+    def cell(self) -> Any:
+        """The cell as it stands in NEURON (its hoc template); None before it is built."""
+        return self._warm.cell_model.icell
+
+    def build(self) -> None:
+        """Build the cell now rather than in the first evaluation, with every parameter in mid-bounds."""
+        import efel  # noqa: F401 - so that processes forked from this one need not import it
+
+        cell, sim = self._warm.cell_model, self._warm.sim
+        middle = {p.name: (p.lower_bound + p.upper_bound) / 2 for p in self._warm.params}
+        cell.freeze(middle)
+        try:
+            cell.instantiate(sim=sim)
+        finally:
+            cell.unfreeze(middle.keys())
+
+    def close(self) -> None:
+        """Take the standing cell out of NEURON, which would simulate it along with any other cell."""
+        cell = self._warm.cell_model
+        if cell.icell is not None:
+            type(cell).destroy(cell, self._warm.sim)
+
+    def responses(self, values: ArrayLike, protocols: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Run protocols (the evaluator's own by default) and return recording name -> response.
+
+        Parameters
+        ----------
+        values : array-like, shape (P,)
+            In the order of `parameter_names`.
+        protocols : mapping, optional
+            Name -> BluePyOpt protocol, in place of the evaluator's own.
+        """
+        chosen = self._warm.fitness_protocols if protocols is None else protocols
+        parameters = dict(zip(self.parameter_names, np.asarray(values, np.float64).tolist(), strict=True))
+        self._budget.start()
+        try:
+            return self._warm.run_protocols(chosen.values(), parameters)
+        except Exception as error:
+            self._release(parameters, chosen)
+            known = _cause(error, (BudgetExceeded, IncompleteRun))
+            if known is not None:
+                raise known from None
+            raise
+
+    def evaluate(self, values: ArrayLike) -> np.ndarray:
+        """Return the scores of one individual, shape (M,), in the order of `objective_names`.
+
+        Raises
+        ------
+        BudgetExceeded
+            When the simulation takes more than ``max_steps``.
+        IncompleteRun
+            When NEURON ends a run early twice.
+        """
+        try:
+            responses = self.responses(values)
+            self._groups.calculate(responses)
+            scores = self._warm.fitness_calculator.calculate_scores(responses)
+        finally:
+            self._groups.forget()
+        return np.array([scores[name] for name in self.objective_names], dtype=np.float64)
+
+    def feature_values(self, values: ArrayLike, protocols: Collection[str] | None = None) -> dict[str, float | None]:
+        """Return objective name -> feature value (None where the feature is missing).
+
+        Parameters
+        ----------
+        values : array-like, shape (P,)
+        protocols : collection of str, optional
+            Run these of the evaluator's protocols only; features of the others are missing.
+        """
+        chosen = None
+        if protocols is not None:
+            chosen = {name: self._warm.fitness_protocols[name] for name in protocols}
+        try:
+            responses = self.responses(values, chosen)
+            self._groups.calculate(responses)
+            return self._warm.fitness_calculator.calculate_values(responses)
+        finally:
+            self._groups.forget()
+
+    def _release(self, parameters: Mapping[str, float], protocols: Mapping[str, Any]) -> None:
+        """Undo what an interrupted protocol leaves behind."""
+        self._warm.cell_model.unfreeze(parameters.keys())
+        for protocol in protocols.values():
+            for part in protocol.subprotocols().values():
+                if hasattr(part, "destroy"):
+                    part.destroy(sim=self._warm.sim)

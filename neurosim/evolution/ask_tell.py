@@ -1,0 +1,232 @@
+"""What every search strategy does alike: propose individuals, be told their scores, keep the best."""
+
+from __future__ import annotations
+
+import abc
+import bisect
+from dataclasses import dataclass
+
+import numpy as np
+
+from neurofleet.neurosim.evolution.parameter_space import ParameterSpace
+
+
+def total_scores(scores: np.ndarray) -> np.ndarray:
+    """Sum the objectives (n, M) of each individual from left to right, as BluePyOpt does.
+
+    Returns
+    -------
+    ndarray, shape (n,)
+        Equal to BluePyOpt's summed fitness to the last bit, which numpy's own (pairwise) sum is not.
+    """
+    return np.array([sum(row) for row in np.asarray(scores, np.float64).tolist()], np.float64)
+
+
+@dataclass(frozen=True, eq=False)
+class HallOfFameEntry:
+    """One evaluated model: where it came from (`generation`, `individual`) and what it scored."""
+
+    total: float
+    generation: int
+    individual: int
+    parameters: np.ndarray
+    scores: np.ndarray
+
+    @property
+    def rank_key(self) -> tuple[float, int, int]:
+        return self.total, self.generation, self.individual
+
+
+class HallOfFame:
+    """The `size` best distinct parameter vectors by the plain sum of their objectives.
+
+    Equal totals are ordered by (generation, individual), so what the hall holds does not depend on the order
+    in which generations are shown to it. Without such ties its entries are those of DEAP's `HallOfFame` under
+    BluePyOpt's weighted sum (which orders ties newest first).
+    """
+
+    def __init__(self, size: int) -> None:
+        if size < 1:
+            raise ValueError(f"a hall of fame holds at least one model, not {size}")
+        self.size = size
+        self._entries: list[HallOfFameEntry] = []
+        self._held: dict[bytes, HallOfFameEntry] = {}
+
+    @property
+    def entries(self) -> tuple[HallOfFameEntry, ...]:
+        """Best first."""
+        return tuple(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def update(self, parameters: np.ndarray, scores: np.ndarray, generation: int) -> None:
+        """Show it a generation: parameters (n, P) and scores (n, M), row = individual."""
+        parameters, scores = np.asarray(parameters, np.float64), np.asarray(scores, np.float64)
+        for individual, total in enumerate(total_scores(scores).tolist()):
+            if len(self) == self.size and total > self._entries[-1].total:
+                continue
+            self._insert(
+                HallOfFameEntry(total, generation, individual, parameters[individual].copy(), scores[individual].copy())
+            )
+
+    def _insert(self, entry: HallOfFameEntry) -> None:
+        key = _key(entry)
+        held = self._held.get(key)
+        if held is not None:
+            if held.rank_key <= entry.rank_key:
+                return
+            self._entries.remove(held)
+        self._held[key] = entry
+        bisect.insort(self._entries, entry, key=lambda item: item.rank_key)
+        for worst in self._entries[self.size :]:
+            del self._held[_key(worst)]
+        del self._entries[self.size :]
+
+
+def _key(entry: HallOfFameEntry) -> bytes:
+    """The same for equal parameters, also for 0.0 and -0.0."""
+    return (entry.parameters + 0.0).tobytes()
+
+
+ARCHIVE_SIZE = 256
+
+
+class AskTell(abc.ABC):
+    """What strategies with and without generations have in common.
+
+    Attributes
+    ----------
+    space : ParameterSpace
+    evaluations : int
+        Individuals told so far.
+    planned_evaluations : int
+        The most that the whole search takes.
+    archive : HallOfFame
+        The best 256 distinct models so far.
+    """
+
+    def __init__(self, space: ParameterSpace, planned_evaluations: int) -> None:
+        self.space = space
+        self.planned_evaluations = planned_evaluations
+        self.evaluations = 0
+        self.archive = HallOfFame(ARCHIVE_SIZE)
+
+    @property
+    @abc.abstractmethod
+    def phase(self) -> str:
+        """What is asked for next belongs to, in one word for display."""
+
+    @property
+    @abc.abstractmethod
+    def finished(self) -> bool:
+        """Whether the search is over; `ask` then raises."""
+
+    def candidates(self, n: int) -> np.ndarray:
+        """Return the best distinct models so far, best first, to be scored again more tightly.
+
+        Returns
+        -------
+        ndarray, shape (at most n, P)
+        """
+        best = [entry.parameters for entry in self.archive.entries[:n]]
+        return np.array(best, np.float64).reshape(len(best), len(self.space))
+
+    def _check_told(self, parameters: np.ndarray, scores: np.ndarray) -> None:
+        """Raise `ValueError` for scores (n, M) that are not those of parameters (n, P) inside the bounds."""
+        if scores.ndim != 2 or len(scores) != len(parameters) or scores.shape[1] == 0:
+            raise ValueError(f"told scores of shape {scores.shape}, expected ({len(parameters)}, objectives)")
+        if not np.isfinite(scores).all():
+            raise ValueError("told scores that are not finite; give failed evaluations their penalty first")
+        if (parameters < self.space.lower).any() or (parameters > self.space.upper).any():
+            raise ValueError("told parameters that lie outside the bounds of the space")
+
+
+class Strategy(AskTell):
+    """A search over a parameter space, one generation at a time.
+
+    The search depends on the seed and on what it was told, and on nothing else: a fresh strategy led through
+    the same generations (`ask`, then `tell` with the stored parameters and scores) goes on exactly as the
+    first one would have. What is *told* counts, not what was asked: if a run is taken up on a machine whose
+    linear algebra rounds otherwise, the stored individuals are the ones that the search continues from.
+
+    Attributes
+    ----------
+    generation : int
+        Generations told so far.
+    space, evaluations, planned_evaluations, archive
+        See `AskTell`.
+    """
+
+    def __init__(self, space: ParameterSpace, planned_evaluations: int) -> None:
+        super().__init__(space, planned_evaluations)
+        self.generation = 0
+        self._pending: np.ndarray | None = None
+
+    @abc.abstractmethod
+    def _propose(self) -> np.ndarray:
+        """Draw the next generation, (n, P) raw values."""
+
+    @abc.abstractmethod
+    def _learn(self, parameters: np.ndarray, scores: np.ndarray) -> None:
+        """Take in an evaluated generation."""
+
+    def ask(self, n: int | None = None) -> np.ndarray:
+        """Return the next generation to evaluate.
+
+        The same generation comes back until it is told.
+
+        Parameters
+        ----------
+        n : int, optional
+            For callers that want to say how many they expect: a generation cannot be cut, so another number
+            than its own size is refused.
+
+        Returns
+        -------
+        ndarray, shape (n, P)
+            Raw parameter values in the order of `space.names`, a copy.
+
+        Raises
+        ------
+        RuntimeError
+            The search is finished.
+        ValueError
+            `n` is not the size of this generation.
+        """
+        if self._pending is None:
+            if self.finished:
+                raise RuntimeError("the search is finished: there is nothing more to ask for")
+            self._pending = self._propose()
+        if n is not None and n != len(self._pending):
+            raise ValueError(f"this generation has {len(self._pending)} individuals, {n} were asked for")
+        return self._pending.copy()
+
+    def tell(self, parameters: np.ndarray, scores: np.ndarray) -> None:
+        """Take in the scores of the generation that was asked for.
+
+        Parameters
+        ----------
+        parameters : ndarray, shape (n, P)
+            The individuals, in the order asked.
+        scores : ndarray, shape (n, M)
+            Their objectives, lower is better; failed evaluations already carry their penalty.
+
+        Raises
+        ------
+        RuntimeError
+            Nothing was asked.
+        ValueError
+            Wrong shapes, scores that are not finite, or parameters outside the bounds.
+        """
+        if self._pending is None:
+            raise RuntimeError("tell without ask: ask for a generation first")
+        parameters, scores = np.array(parameters, np.float64), np.array(scores, np.float64)
+        if parameters.shape != self._pending.shape:
+            raise ValueError(f"told parameters of shape {parameters.shape}, asked {self._pending.shape}")
+        self._check_told(parameters, scores)
+        self._pending = None
+        self.archive.update(parameters, scores, self.generation)
+        self.generation += 1
+        self.evaluations += len(parameters)
+        self._learn(parameters, scores)

@@ -1,0 +1,426 @@
+"""The searches: the published one (`paper`), the fast one, the one without generations, made from a configuration.
+
+`paper` is IBEA over the raw parameters, as BluePyOpt runs it. `fast` is IBEA with small generations on log
+axes, then CMA-ES from inside the basin it found. `steady` is `fast` without generations.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+import numpy as np
+
+from neurofleet.errors import InputError
+from neurofleet.neurosim.evolution.ask_tell import AskTell, Strategy
+from neurofleet.neurosim.evolution.cma_es import BasinSearch, bounded_cost
+from neurofleet.neurosim.evolution.ibea_selection import SteadyPopulation, select_parents, uniform_genes, vary
+from neurofleet.neurosim.evolution.parameter_space import ParameterSpace
+from neurofleet.neurosim.evolution.warm_start import fill_missing
+
+
+@dataclass(frozen=True)
+class PaperConfig:
+    """The published numbers: 512 offspring, 200 generations in the active stage (50 in the others).
+
+    `generations` counts the initial population, as BluePyOpt's `max_ngen` does. `warm_share` is the largest
+    share of that population that a warm start may take.
+    """
+
+    offspring: int = 512
+    generations: int = 200
+    warm_share: float = 0.75
+
+    def __post_init__(self) -> None:
+        if self.offspring < 2 or self.generations < 1 or not 0 <= self.warm_share <= 1:
+            raise InputError(
+                "evolution: expected offspring of at least 2, at least 1 generation and a warm share from "
+                f"0 to 1, found {self.offspring}, {self.generations} and {self.warm_share:g}."
+            )
+
+    @property
+    def planned_evaluations(self) -> int:
+        return self.offspring * self.generations
+
+
+class PaperStrategy(Strategy):
+    """IBEA with crossover and mutation of every offspring.
+
+    Generation by generation the same individuals as
+    `bluepyopt.deapext.optimisations.DEAPOptimisation(seed=seed, offspring_size=offspring)`, bit for bit, if
+    the scores are the same; but with a random generator of its own, which nothing else can disturb.
+
+    Parameters
+    ----------
+    warm_start : ndarray, shape (k, P), optional
+        First individuals, NaN where unknown. The rest of the initial population stays what it is without
+        them.
+    """
+
+    phase = "evolution"
+
+    def __init__(
+        self, config: PaperConfig, space: ParameterSpace, seed: int, warm_start: np.ndarray | None = None
+    ) -> None:
+        super().__init__(space, config.planned_evaluations)
+        self.config = config
+        self._warm_start = warm_start
+        self._random = random.Random(seed)
+        self._lower, self._upper = space.lower.tolist(), space.upper.tolist()
+        self._parents = np.empty((0, len(space)))
+        self._parent_scores: np.ndarray | None = None
+
+    @property
+    def finished(self) -> bool:
+        return self.generation >= self.config.generations
+
+    def _propose(self) -> np.ndarray:
+        if self._parent_scores is not None:
+            return np.array(vary(self._parents.tolist(), self._lower, self._upper, self._random))
+        start = np.array([uniform_genes(self._lower, self._upper, self._random) for _ in range(self.config.offspring)])
+        if self._warm_start is not None:
+            warm = self._warm_start[: int(self.config.warm_share * len(start))]
+            start[: len(warm)] = fill_missing(warm, start[: len(warm)], self.space)
+        return start
+
+    def _learn(self, parameters: np.ndarray, scores: np.ndarray) -> None:
+        if self._parent_scores is None:
+            self._parents, self._parent_scores = parameters, scores
+            return
+        population = np.concatenate([self._parents, parameters])
+        population_scores = np.concatenate([self._parent_scores, scores])
+        chosen = select_parents(population_scores, self.config.offspring, self._random)
+        self._parents, self._parent_scores = population[chosen], population_scores[chosen]
+
+
+SHORT = 3000  # a budget below this cannot afford a long search and wide generations
+
+
+@dataclass(frozen=True)
+class FastConfig:
+    """How a budget of evaluations is spent.
+
+    Parameters
+    ----------
+    evaluations : int
+        The whole budget; never exceeded.
+    offspring : int, optional
+        Individuals per generation of the search; by default 4 per parameter, from 16 to 64.
+    initial : int
+        Individuals of its first generation, at most an eighth of the budget.
+    switch_fraction : float, optional
+        Share of the budget after which CMA-ES takes over; by default 0.3, and 0.2 of a budget below 3000.
+    polish_population : int, optional
+        Individuals per generation of CMA-ES; by default 2 per parameter, from 16 to 32, and from 8 to
+        16 with a budget below 3000.
+    polish_sigma : float
+        First standard deviation of CMA-ES in units of the axes.
+    warm_share : float
+        Largest share of the first generation that a warm start may take.
+    """
+
+    evaluations: int = 6000
+    offspring: int | None = None
+    initial: int = 256
+    switch_fraction: float | None = None
+    polish_population: int | None = None
+    polish_sigma: float = 0.1
+    warm_share: float = 0.75
+
+    def __post_init__(self) -> None:
+        sizes = [size for size in (self.offspring, self.polish_population) if size is not None]
+        if min([*sizes, self.initial, self.evaluations]) < 4:
+            raise InputError(
+                "evolution: expected at least 4 individuals in each generation, found "
+                f"{self.evaluations} evaluations, offspring {self.offspring}, initial {self.initial} and "
+                f"polish_population {self.polish_population}."
+            )
+        if not (0 < self.switch <= 1 and 0 < self.polish_sigma < 1 and 0 <= self.warm_share <= 1):
+            raise InputError(
+                "evolution: expected switch_fraction, polish_sigma and warm_share between 0 and 1, found "
+                f"{self.switch:g}, {self.polish_sigma:g} and {self.warm_share:g}."
+            )
+
+    @property
+    def switch(self) -> float:
+        """Share of the budget after which CMA-ES takes over."""
+        if self.switch_fraction is not None:
+            return self.switch_fraction
+        return 0.2 if self.evaluations < SHORT else 0.3
+
+    @property
+    def planned_evaluations(self) -> int:
+        return self.evaluations
+
+    def offspring_for(self, parameters: int) -> int:
+        """Individuals per generation of the search of so many parameters."""
+        return self.offspring or min(64, max(16, 4 * parameters))
+
+    def polish_population_for(self, parameters: int) -> int:
+        """Individuals per generation of CMA-ES."""
+        least, most = (8, 16) if self.evaluations < SHORT else (16, 32)
+        return self.polish_population or min(most, max(least, 2 * parameters))
+
+    def initial_for(self, parameters: int) -> int:
+        """Individuals of the first generation.
+
+        Raises
+        ------
+        InputError
+            The budget does not reach so far.
+        """
+        initial = max(self.offspring_for(parameters), min(self.initial, self.evaluations // 8))
+        if initial > self.evaluations:
+            raise InputError(
+                f"evolution: expected a budget of at least one generation ({initial} individuals), "
+                f"found {self.evaluations} evaluations; raise evaluations or lower offspring."
+            )
+        return initial
+
+
+class FastStrategy(Strategy):
+    """IBEA, then CMA-ES on the bounded sum of the objectives, both in the unit cube of the space's axes.
+
+    CMA-ES begins at the best model so far. When it has shrunk to a point or stalls, it begins again at the
+    best model that the search has left in another basin; if there is none, the strategy is finished before
+    its budget.
+
+    Parameters
+    ----------
+    warm_start : ndarray, shape (k, P), optional
+        First individuals, NaN where unknown. The rest of the first generation stays what it is without
+        them.
+    """
+
+    def __init__(
+        self, config: FastConfig, space: ParameterSpace, seed: int, warm_start: np.ndarray | None = None
+    ) -> None:
+        super().__init__(space, config.planned_evaluations)
+        self.config = config
+        self._warm_start = warm_start
+        self._random = random.Random(seed)
+        self._offspring = config.offspring_for(len(space))
+        self._population = config.polish_population_for(len(space))
+        self._initial = config.initial_for(len(space))
+        self._lower, self._upper = [0.0] * len(space), [1.0] * len(space)
+        self._parents = np.empty((0, len(space)))
+        self._parent_scores: np.ndarray | None = None
+        self._polish: BasinSearch | None = None
+
+    @property
+    def phase(self) -> str:
+        return "search" if self._polish is None else "polish"
+
+    @property
+    def finished(self) -> bool:
+        nothing_left = self._polish is not None and self._polish.exhausted
+        return nothing_left or self.evaluations + self._next_size > self.config.evaluations
+
+    @property
+    def _next_size(self) -> int:
+        if self._polish is not None:
+            return self._population
+        return self._initial if self._parent_scores is None else self._offspring
+
+    def _propose(self) -> np.ndarray:
+        if self._polish is not None:
+            return self.space.from_unit(np.array([self._polish.run.ask() for _ in range(self._population)]))
+        if self._parent_scores is not None:
+            children = vary(self._parents.tolist(), self._lower, self._upper, self._random)
+            return self.space.from_unit(np.array(children))
+        drawn = [uniform_genes(self._lower, self._upper, self._random) for _ in range(self._initial)]
+        start = self.space.from_unit(np.array(drawn))
+        if self._warm_start is not None:
+            warm = self._warm_start[: int(self.config.warm_share * len(start))]
+            start[: len(warm)] = fill_missing(warm, start[: len(warm)], self.space)
+        return start
+
+    def _learn(self, parameters: np.ndarray, scores: np.ndarray) -> None:
+        unit = self.space.to_unit(parameters)
+        if self._polish is None:
+            self._select(unit, scores)
+            if self.evaluations + self._offspring > self.config.switch * self.config.evaluations:
+                models = self.space.to_unit(self.candidates(self.archive.size))
+                self._polish = BasinSearch(models, self.config.polish_sigma, self._population, self._random)
+        else:
+            self._polish.tell(unit, bounded_cost(scores))
+
+    def _select(self, unit: np.ndarray, scores: np.ndarray) -> None:
+        if self._parent_scores is not None:
+            unit = np.concatenate([self._parents, unit])
+            scores = np.concatenate([self._parent_scores, scores])
+        chosen = select_parents(scores, self._offspring, self._random)
+        self._parents, self._parent_scores = unit[chosen], scores[chosen]
+
+
+class SteadyConfig(FastConfig):
+    """As `FastConfig`; `offspring` is the size of the population, `initial` how many are drawn before it
+    breeds.
+    """
+
+
+class SteadyStrategy(AskTell):
+    """Steady-state IBEA, then CMA-ES that is told whatever arrives, both in the unit cube of the axes.
+
+    The search is (mu + 1): an arrival joins the population and the worst of it leaves; who is asked for next
+    descends from those present. CMA-ES draws from the distribution of the moment and is told as soon as a
+    generation's worth of results has arrived, whichever draw they are from, so it never waits; where it
+    begins, and begins again, is as in `FastStrategy`. (On a test problem with 64 under way this left a tenth
+    of the cost that steady IBEA alone did, and one CMA-ES with the usual small generations was better than
+    larger ones and than several side by side.)
+
+    Everything is a function of the seed and of the sequence of asks and tells: the same sequence, as a run
+    records it, leads to the same individuals.
+
+    Parameters
+    ----------
+    config : SteadyConfig
+    space : ParameterSpace
+    seed : int
+    warm_start : ndarray, shape (k, P), optional
+        First individuals, NaN where unknown.
+
+    Attributes
+    ----------
+    asked : int
+        Individuals asked for so far.
+    """
+
+    def __init__(
+        self, config: SteadyConfig, space: ParameterSpace, seed: int, warm_start: np.ndarray | None = None
+    ) -> None:
+        super().__init__(space, config.planned_evaluations)
+        self.config = config
+        self.asked = 0
+        self._initial = config.initial_for(len(space))
+        self._warm = np.empty((0, len(space)))
+        if warm_start is not None:
+            self._warm = warm_start[: int(config.warm_share * self._initial)]
+        self._random = random.Random(seed)
+        self._population = SteadyPopulation(config.offspring_for(len(space)), len(space))
+        self._lower, self._upper = [0.0] * len(space), [1.0] * len(space)
+        self._polish: BasinSearch | None = None
+        self._polish_hears_from = 0
+        self._heard: list[tuple[np.ndarray, np.ndarray]] = []
+
+    @property
+    def phase(self) -> str:
+        return "search" if self._polish is None else "polish"
+
+    @property
+    def open(self) -> bool:
+        """Whether there is more to ask for."""
+        nothing_left = self._polish is not None and self._polish.exhausted
+        return self.asked < self.config.evaluations and not nothing_left
+
+    @property
+    def finished(self) -> bool:
+        """Whether there is nothing more to ask for, and everything asked for was told."""
+        return not self.open and self.evaluations == self.asked
+
+    def ask(self) -> np.ndarray:
+        """Return a further individual to evaluate, however many are under way.
+
+        Returns
+        -------
+        ndarray, shape (P,)
+            Raw parameter values in the order of `space.names`.
+
+        Raises
+        ------
+        RuntimeError
+            There is nothing more to ask for.
+        """
+        if not self.open:
+            raise RuntimeError("there is nothing more to ask for")
+        number, self.asked = self.asked, self.asked + 1
+        if self._polish is not None:
+            return self.space.from_unit(self._polish.run.ask())
+        if number >= self._initial and self._population.full:
+            parents = [self._population.draw(self._random) for _ in range(2)]
+            return self.space.from_unit(np.array(vary(parents, self._lower, self._upper, self._random)[0]))
+        drawn = self.space.from_unit(np.array(uniform_genes(self._lower, self._upper, self._random)))
+        return fill_missing(self._warm[number], drawn, self.space) if number < len(self._warm) else drawn
+
+    def tell(self, asked: int, parameters: np.ndarray, scores: np.ndarray) -> None:
+        """Take in one result.
+
+        Parameters
+        ----------
+        asked : int
+            The number of the ask that it answers, counted from 0; the caller answers each once.
+        parameters : ndarray, shape (P,)
+        scores : ndarray, shape (M,)
+            Lower is better; failed evaluations already carry their penalty.
+
+        Raises
+        ------
+        ValueError
+            An ask that was not made, scores that are not finite, or parameters outside the bounds.
+        """
+        if not 0 <= asked < self.asked:
+            raise ValueError(f"told the result of ask {asked}; {self.asked} were made, counted from 0")
+        parameters, scores = np.array(parameters, np.float64)[None], np.array(scores, np.float64)[None]
+        if parameters.shape != (1, len(self.space)):
+            raise ValueError(f"told parameters of shape {parameters.shape[1:]}, asked ({len(self.space)},)")
+        self._check_told(parameters, scores)
+        self.archive.update(parameters, scores, self.evaluations)
+        self.evaluations += 1
+        unit = self.space.to_unit(parameters)
+        if self._polish is None:
+            self._population.add(unit[0], scores[0])
+            if self.evaluations >= max(self._initial, self.config.switch * self.config.evaluations):
+                models = self.space.to_unit(self.candidates(self.archive.size))
+                size = self.config.polish_population_for(len(self.space))
+                self._polish = BasinSearch(models, self.config.polish_sigma, size, self._random)
+        elif asked >= self._polish_hears_from and not self._polish.exhausted:
+            self._tell_polish(self._polish, unit, bounded_cost(scores))
+
+    def _tell_polish(self, polish: BasinSearch, unit: np.ndarray, cost: np.ndarray) -> None:
+        self._heard.append((unit, cost))
+        if len(self._heard) < polish.population:
+            return
+        told, self._heard = self._heard, []
+        runs = polish.runs
+        polish.tell(np.concatenate([unit for unit, _ in told]), np.concatenate([cost for _, cost in told]))
+        if polish.runs > runs:  # what is still under way would draw the new run back into the basin it leaves
+            self._polish_hears_from = self.asked
+
+
+def make_strategy(
+    config: PaperConfig | FastConfig, space: ParameterSpace, seed: int, warm_start: np.ndarray | None = None
+) -> Strategy:
+    """Start the search that `config` describes.
+
+    Parameters
+    ----------
+    config : PaperConfig or FastConfig
+    space : ParameterSpace
+    seed : int
+    warm_start : ndarray, shape (k, P), optional
+        First individuals in the order of `space.names`, NaN where unknown, as `read_warm_start` returns them.
+
+    Raises
+    ------
+    ValueError
+        `warm_start` does not have one column per parameter.
+    """
+    warm_start = _checked_warm_start(warm_start, space)
+    if isinstance(config, PaperConfig):
+        return PaperStrategy(config, space, seed, warm_start)
+    return FastStrategy(config, space, seed, warm_start)
+
+
+def make_steady_strategy(
+    config: SteadyConfig, space: ParameterSpace, seed: int, warm_start: np.ndarray | None = None
+) -> SteadyStrategy:
+    """Start a search without generations; parameters and errors as of `make_strategy`."""
+    return SteadyStrategy(config, space, seed, _checked_warm_start(warm_start, space))
+
+
+def _checked_warm_start(warm_start: np.ndarray | None, space: ParameterSpace) -> np.ndarray | None:
+    if warm_start is not None:
+        warm_start = np.array(warm_start, np.float64)
+        if warm_start.ndim != 2 or warm_start.shape[1] != len(space):
+            raise ValueError(f"warm_start of shape {warm_start.shape}, expected (individuals, {len(space)})")
+    return warm_start

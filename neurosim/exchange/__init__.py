@@ -1,0 +1,1 @@
+"""Models and recordings of others, and models written for others."""

@@ -1,0 +1,214 @@
+"""Fit files of the Allen Institute (``*_fit.json``), read and written: any published model can be run."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from neurofleet.errors import InputError
+from neurofleet.neurosim.cells.cell_model import Conditions, build_cell_model, check_cell
+from neurofleet.neurosim.cells.cell_morphology import CellMorphology
+from neurofleet.neurosim.cells.morphology_check import SECTIONS
+from neurofleet.neurosim.mechanisms import MECHANISMS, Mechanism
+
+if TYPE_CHECKING:
+    from bluepyopt.ephys.models import CellModel
+
+PASSIVE = "pas"
+
+
+@dataclass(frozen=True)
+class AllenFit:
+    """A fitted model, all-active or perisomatic.
+
+    Parameters
+    ----------
+    parameters : mapping
+        Full name (``gbar_NaTa_t.axon``, ``Ra.all``) -> value. Where sections differ in their reversal
+        potentials, those are here too (``ena.axon``).
+    mechanisms : mapping
+        Section -> names of its mechanisms.
+    conditions : Conditions
+    junction_potential_mV : float
+        To be subtracted from a recorded voltage (the file has it with the opposite sign).
+    sweeps : tuple of int
+        Sweeps the model was fitted to.
+    """
+
+    parameters: Mapping[str, float]
+    mechanisms: Mapping[str, tuple[str, ...]]
+    conditions: Conditions
+    junction_potential_mV: float = 14.0
+    sweeps: tuple[int, ...] = ()
+
+    def cell_model(self, name: str, morphology: "CellMorphology") -> "CellModel":
+        """Return a BluePyOpt ``CellModel``; the axon mode it was fitted with is not in the file."""
+        return build_cell_model(name, morphology, self.mechanisms, (), self.parameters, self.conditions)
+
+
+def read_fit(path: Path | str) -> AllenFit:
+    """Read a fit file.
+
+    Raises
+    ------
+    InputError
+        The file is missing, no fit file, or names a mechanism or parameter that does not exist.
+    """
+    path = Path(path)
+    try:
+        content = json.loads(path.read_text())
+    except OSError as error:
+        raise InputError(f"{path}: expected a fit file, but it cannot be read ({error.strerror}).") from error
+    except ValueError as error:
+        raise InputError(f"{path}: expected a fit file in JSON, found something else ({error}).") from error
+    try:
+        parameters, mechanisms = _read_genome(content["genome"])
+        parameters = _read_passive(content["passive"][0], parameters) | parameters
+        conditions, reversal = _read_conditions(content["conditions"][0])
+        fitting = content.get("fitting", [{}])[0]
+        fit = AllenFit(
+            parameters=parameters | reversal,
+            mechanisms={"all": (PASSIVE,)} | {section: tuple(names) for section, names in mechanisms.items()},
+            conditions=conditions,
+            junction_potential_mV=-float(fitting.get("junction_potential", -14.0)),
+            sweeps=tuple(int(sweep) for sweep in fitting.get("sweeps", ())),
+        )
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        raise InputError(
+            f"{path}: expected an Allen fit file with `passive`, `conditions` and a `genome` of section, "
+            f"name, value and mechanism, found one that is not complete ({type(error).__name__}: {error}). "
+            "Download it again."
+        ) from error
+    try:
+        check_cell(fit.mechanisms, (), fit.parameters)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    return fit
+
+
+def _read_genome(genome: Sequence[Mapping[str, Any]]) -> tuple[dict[str, float], dict[str, list[str]]]:
+    parameters: dict[str, float] = {}
+    mechanisms: dict[str, list[str]] = {}
+    for gene in genome:
+        section, mechanism = str(gene["section"]), gene["mechanism"]
+        parameters[f"{gene['name']}.{section}"] = float(gene["value"])
+        if mechanism and mechanism != PASSIVE and mechanism not in mechanisms.setdefault(section, []):
+            mechanisms[section].append(mechanism)
+    return parameters, mechanisms
+
+
+def _read_passive(passive: Mapping[str, Any], genome: Mapping[str, float]) -> dict[str, float]:
+    """Return the passive parameters that the genome does not repeat by section, as all-active files do."""
+    given = {name.rpartition(".")[0] for name in genome}
+    found = {}
+    for key, name in (("ra", "Ra"), ("e_pas", "e_pas")):
+        if key in passive and name not in given:
+            found[f"{name}.all"] = float(passive[key])
+    for entry in passive.get("cm", ()) if "cm" not in given else ():
+        found[f"cm.{entry['section']}"] = float(entry["cm"])
+    return found
+
+
+def _read_conditions(conditions: Mapping[str, Any]) -> tuple[Conditions, dict[str, float]]:
+    """Return the conditions, and the reversal potentials of the sections that differ from the first."""
+    first, *others = conditions["erev"]
+    ena, ek = float(first["ena"]), float(first["ek"])
+    differing = {
+        f"{name}.{entry['section']}": float(entry[name])
+        for entry in others
+        for name, common in (("ena", ena), ("ek", ek))
+        if float(entry[name]) != common
+    }
+    return Conditions(float(conditions["celsius"]), float(conditions["v_init"]), ena, ek), differing
+
+
+def write_fit(
+    path: Path | str,
+    parameters: Mapping[str, float],
+    mechanisms: Mapping[str, Sequence[str]],
+    conditions: Conditions,
+    junction_potential_mV: float = 14.0,
+    sweeps: Sequence[int] = (),
+    sections: Sequence[str] | None = None,
+    known: Mapping[str, Mechanism] = MECHANISMS,
+) -> None:
+    """Write a fit file; `read_fit` gives the same model back.
+
+    Parameters
+    ----------
+    path : Path or str
+    parameters : mapping
+        Full name -> value, uniform over its section. Those of ``all`` are repeated for each section.
+    mechanisms : mapping
+        Section -> names. One without any parameter in `parameters` is written with its defaults.
+    conditions : Conditions
+    junction_potential_mV : float
+        Subtracted from the recorded voltage.
+    sweeps : sequence of int
+        Sweeps the model was fitted to.
+    sections : sequence of str, optional
+        The sections that the cell has; without it those that `parameters` and `mechanisms` name.
+    known : mapping
+        Mechanisms by name, where the user has some of his own.
+
+    Raises
+    ------
+    InputError
+        A mechanism or parameter that does not exist, or the file cannot be written.
+    """
+    check_cell(mechanisms, (), parameters, known)
+    named = {*mechanisms, *(name.rpartition(".")[2] for name in parameters)} - {"all"}
+    cell_sections = [s for s in SECTIONS if s in (sections or named or SECTIONS)]
+    values = _by_section(parameters, mechanisms, cell_sections, known)
+    owners = {f"{p}_{m.name}": m.name for m in known.values() for p in m.parameters}
+    genome = [
+        {
+            "section": section,
+            "name": name,
+            "value": repr(float(value)),
+            "mechanism": "" if owners.get(name, PASSIVE) == PASSIVE else owners[name],
+        }
+        for (name, section), value in values.items()
+        if name not in ("ena", "ek")
+    ]
+    erev = [
+        {
+            "section": section,
+            "ena": values.get(("ena", section), conditions.ena_mV),
+            "ek": values.get(("ek", section), conditions.ek_mV),
+        }
+        for section in cell_sections
+    ]
+    content = {
+        "passive": [{"ra": values[("Ra", "soma")]}] if ("Ra", "soma") in values else [{}],
+        "fitting": [{"junction_potential": -junction_potential_mV, "sweeps": list(sweeps)}],
+        "conditions": [{"celsius": conditions.celsius, "erev": erev, "v_init": conditions.v_init_mV}],
+        "genome": genome,
+    }
+    path = Path(path)
+    try:
+        path.write_text(json.dumps(content, indent=2) + "\n")
+    except OSError as error:
+        raise InputError(f"{path}: the fit file cannot be written ({error.strerror}).") from error
+
+
+def _by_section(
+    parameters: Mapping[str, float],
+    mechanisms: Mapping[str, Sequence[str]],
+    sections: Sequence[str],
+    known: Mapping[str, Mechanism],
+) -> dict[tuple[str, str], float]:
+    """Return (name, section) -> value with ``all`` spelled out and the defaults of mechanisms nobody set."""
+    values: dict[tuple[str, str], float] = {}
+    for last_word in (False, True):  # a single section's value replaces that of all
+        for full_name, value in parameters.items():
+            name, _, section = full_name.rpartition(".")
+            if (section != "all") == last_word:
+                values |= {(name, s): value for s in (sections if section == "all" else (section,))}
+    for section in sections:
+        for mechanism in (*mechanisms.get("all", ()), *mechanisms.get(section, ())):
+            defaults = {f"{p}_{mechanism}": v for p, v in known[mechanism].parameters.items()}
+            if not any((name, section) in values for name in defaults):
+                values |= {(name, section): value for name, value in defaults.items()}
+    return values

@@ -1,0 +1,1 @@
+"""E-features: of recordings and of models, their targets, and their scores."""

@@ -1,0 +1,149 @@
+"""Step protocols: the distinct stimuli of a recording, each with its repeats."""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from neurofleet.errors import InputError
+from neurofleet.neurosim.recordings.recording import Recording, Sweep
+
+AMPLITUDE_TOLERANCE_NA = 0.002
+AMPLITUDE_TOLERANCE = 0.01  # of the amplitude: noisy channels repeat a large step less exactly
+TIMING_TOLERANCE_MS = 0.1
+SAME_STOP_MS = 5.0  # stops nearer than this are meant to be the same one
+SETTLING_MS = 250.0  # a model needs this long before the step to forget its initial state
+
+
+@dataclass(frozen=True)
+class StepProtocol:
+    """One square step as a model is to be given it.
+
+    Attributes
+    ----------
+    name : str
+        Stimulus and first sweep, such as `LongDC_46`.
+    amplitude_nA : float
+        Height of the step above the holding current.
+    start_ms, stop_ms, duration_ms : float
+        Step and end of the protocol; time 0 is `settling_ms` before the recorded sweep begins.
+    holding_nA : float
+        Current that flows throughout, below the step.
+    stimulus_name : str
+        The stimulus as the recording names it.
+    sweeps : tuple of int
+        Numbers of the recorded sweeps; empty for a protocol that was not recorded.
+    settling_ms : float
+        Time put before sweeps whose step comes so early that a model could not settle.
+    """
+
+    name: str
+    amplitude_nA: float
+    start_ms: float
+    stop_ms: float
+    duration_ms: float
+    holding_nA: float = 0.0
+    stimulus_name: str = "Long Square"
+    sweeps: tuple[int, ...] = ()
+    settling_ms: float = 0.0
+
+    def align(self, sweep: Sweep) -> tuple[np.ndarray, np.ndarray]:
+        """Return a recorded sweep on the time axis of the protocol, cut where the protocol ends.
+
+        Returns
+        -------
+        time_ms, voltage_mV : (n,) arrays
+            `time_ms` begins at `settling_ms`.
+        """
+        time_ms = sweep.time_ms + self.settling_ms
+        kept = time_ms <= self.duration_ms + 1e-6
+        return time_ms[kept], sweep.voltage_mV[kept]
+
+
+def amplitude_tolerance_nA(amplitude_nA: float) -> float:
+    """Difference up to which two step amplitudes count as equal: 2 pA or 1 %, whichever is more."""
+    return max(AMPLITUDE_TOLERANCE_NA, AMPLITUDE_TOLERANCE * abs(amplitude_nA))
+
+
+def group_sweeps(recording: Recording, *, tail_ms: float | None = None) -> list[tuple[StepProtocol, list[Sweep]]]:
+    """Group the sweeps of one stimulus, amplitude and stop time into protocols, weakest first.
+
+    Amplitudes are equal within :func:`amplitude_tolerance_nA`. A protocol ends with its shortest sweep.
+
+    Parameters
+    ----------
+    recording : Recording
+    tail_ms : float, optional
+        Cut protocols this long after the step (1000 in the variant for newer data). `voltage_after_stim` is
+        taken from the middle of the tail, so the cut changes it.
+
+    Raises
+    ------
+    InputError
+        When sweeps of equal amplitude and stop disagree by more than 0.1 ms about start or stop.
+    """
+    groups = []
+    for name in dict.fromkeys(sweep.stimulus_name for sweep in recording.sweeps):
+        family = [sweep for sweep in recording.sweeps if sweep.stimulus_name == name]
+        for alike in _runs(family, lambda sweep: sweep.amplitude_nA, amplitude_tolerance_nA):
+            for repeats in _runs(alike, lambda sweep: sweep.stop_ms, lambda first: SAME_STOP_MS):
+                repeats.sort(key=lambda sweep: sweep.number)
+                _check_timing(repeats, recording)
+                groups.append((_protocol(repeats, tail_ms), repeats))
+    return sorted(groups, key=lambda group: (group[0].amplitude_nA, group[0].sweeps))
+
+
+def _runs(
+    sweeps: Sequence[Sweep], value: Callable[[Sweep], float], tolerance: Callable[[float], float]
+) -> list[list[Sweep]]:
+    """Split sweeps into runs whose values lie within a tolerance of the run's first (lowest)."""
+    runs: list[list[Sweep]] = []
+    for sweep in sorted(sweeps, key=value):
+        if runs and value(sweep) - value(runs[-1][0]) <= tolerance(value(runs[-1][0])):
+            runs[-1].append(sweep)
+        else:
+            runs.append([sweep])
+    return runs
+
+
+def _check_timing(repeats: Sequence[Sweep], recording: Recording) -> None:
+    for edge in ("start_ms", "stop_ms"):
+        times = {sweep.number: getattr(sweep, edge) for sweep in repeats}
+        if max(times.values()) - min(times.values()) > TIMING_TOLERANCE_MS:
+            listed = ", ".join(f"sweep {number} at {time:.6g} ms" for number, time in times.items())
+            verb = edge.removesuffix("_ms")
+            step = f'{repeats[0].amplitude_nA * 1000:.4g} pA step of "{repeats[0].stimulus_name}"'
+            raise InputError(
+                f"{recording.path}: repeats of the {step} must {verb} within {TIMING_TOLERANCE_MS} ms of "
+                f"each other, found {listed}. Leave out the sweeps that differ, or name their stimulus "
+                "differently in the file."
+            )
+
+
+def _protocol(repeats: Sequence[Sweep], tail_ms: float | None) -> StepProtocol:
+    first = repeats[0]
+    settling_ms = max(0.0, SETTLING_MS - first.start_ms)
+    duration_ms = min(sweep.duration_ms for sweep in repeats)
+    if tail_ms is not None:
+        duration_ms = min(duration_ms, first.stop_ms + tail_ms)
+    return StepProtocol(
+        name=protocol_name(first.stimulus_name, first.number),
+        amplitude_nA=float(np.mean([sweep.amplitude_nA for sweep in repeats])),
+        start_ms=first.start_ms + settling_ms,
+        stop_ms=first.stop_ms + settling_ms,
+        duration_ms=duration_ms + settling_ms,
+        holding_nA=float(np.mean([sweep.holding_nA for sweep in repeats])),
+        stimulus_name=first.stimulus_name,
+        sweeps=tuple(sweep.number for sweep in repeats),
+        settling_ms=settling_ms,
+    )
+
+
+def protocol_name(stimulus_name: str, first_sweep: int) -> str:
+    """Name a protocol after stimulus and first sweep: `LongDC_46` for a Long Square, else `IDrest_353`."""
+    if stimulus_name.casefold().replace("_", " ") == "long square":
+        return f"LongDC_{first_sweep}"
+    last_part = re.split(r"[\\/]", stimulus_name.rstrip("\\/"))[-1]  # some programs store the path of a file
+    word = re.sub(r"[^A-Za-z0-9_]", "", last_part)
+    return f"{word if word[:1].isalpha() else 'Step' + word}_{first_sweep}"

@@ -1,0 +1,226 @@
+"""Compile NMODL once a machine, into a cache that many processes may use at the same time, and load it."""
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from neurofleet.errors import InputError
+from neurofleet.neurosim.mechanisms.catalogue import OWN_SOURCES, describe, read_mechanism
+
+COLOUR = re.compile(r"\x1b\[\d*m")
+LIBRARY_NAMES = ("libnrnmech.so", "libnrnmech.dylib")
+_loaded: dict[str, bytes] = {}  # name -> SHA-256 of its NMODL
+
+
+def cache_folder() -> Path:
+    """Return where compiled mechanisms are kept: ``$NEUROFLEET_CACHE``, else ``~/.cache/neurofleet``."""
+    given = os.environ.get("NEUROFLEET_CACHE")
+    return Path(given).expanduser() if given else Path.home() / ".cache" / "neurofleet"
+
+
+def compile_mechanisms(sources: Sequence[Path] | None = None) -> Path:
+    """Compile NMODL files and return the folder to load, at once when they were compiled before.
+
+    Parameters
+    ----------
+    sources : sequence of Path, optional
+        NMODL files; the project's own without it.
+
+    Raises
+    ------
+    InputError
+        A file is unreadable or does not compile, the compiler is missing, or the cache cannot be written.
+    """
+    files = _files(sources)
+    describe(files)
+    folder = cache_folder() / "mechanisms" / _key(files)
+    if _library(folder) is not None:
+        return folder
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with locked(folder.with_suffix(".lock")):
+            if _library(folder) is None:
+                _compile_into(folder, files)
+    except OSError as error:
+        raise InputError(
+            f"{folder.parent}: expected a folder to keep compiled mechanisms in, but writing there failed "
+            f"({error.strerror or error}). Free some space, or set NEUROFLEET_CACHE to a folder of yours."
+        ) from error
+    return folder
+
+
+def load_mechanisms(extra: Sequence[Path] = ()) -> None:
+    """Load the project's mechanisms, and NMODL files of the user's own, into this process's NEURON.
+
+    A file of the user's takes the place of the project's mechanism of that name. Compiles what was not
+    compiled before on this machine. Calling it again does nothing.
+
+    Raises
+    ------
+    InputError
+        As `compile_mechanisms`; or NEURON holds another mechanism of such a name already.
+    """
+    own = dict(zip(describe(extra), extra, strict=True))
+    ours = dict(zip(describe(OWN_SOURCES), OWN_SOURCES, strict=True))
+    _load({name: path for name, path in ours.items() if name not in own})
+    _load(own)
+
+
+def _load(sources: Mapping[str, Path]) -> None:
+    digests = {name: hashlib.sha256(path.read_bytes()).digest() for name, path in sources.items()}
+    new = {name for name, digest in digests.items() if _loaded.get(name) != digest}
+    if not new:
+        return
+    neuron = _imported_neuron()
+    taken = sorted(new & _mechanisms_in(neuron.h))
+    if taken:
+        raise InputError(
+            f"NEURON already holds mechanisms called {', '.join(taken)} that come from elsewhere: from "
+            f"NRN_NMODL_PATH, from the current folder ({Path.cwd()}) if something else imported NEURON, "
+            "or from a model that was simulated in this process before. A name can be used once: unset "
+            "NRN_NMODL_PATH, run from another folder, or rename the SUFFIX in your own file."
+        )
+    folder = compile_mechanisms([sources[name] for name in new])
+    neuron.h.nrn_load_dll(str(_library(folder)))
+    _loaded.update({name: digests[name] for name in new})
+
+
+def _imported_neuron() -> Any:
+    """Import NEURON, which would load what is compiled in the current folder, from an empty one."""
+    os.environ.setdefault("NEURON_MODULE_OPTIONS", "-nogui")  # or it warns of a missing display
+    if "neuron" not in sys.modules:
+        with tempfile.TemporaryDirectory() as empty, contextlib.chdir(empty):
+            import neuron
+    import neuron
+
+    return neuron
+
+
+def _files(sources: Sequence[Path] | None) -> tuple[Path, ...]:
+    return OWN_SOURCES if sources is None else tuple(sorted(Path(p).resolve() for p in sources))
+
+
+def _mechanisms_in(h) -> set[str]:
+    """Return the names of all density mechanisms this NEURON knows."""
+    kinds, name = h.MechanismType(0), h.ref("")
+    found = set()
+    for index in range(int(kinds.count())):
+        kinds.select(index)
+        kinds.selected(name)
+        found.add(name[0])
+    return found
+
+
+def _key(files: Sequence[Path]) -> str:
+    """Return the cache key: sources, NEURON's version and place, machine, and the user's compiler flags."""
+    digest = hashlib.sha256()
+    parts = [version("neuron"), str(_neuron_folder()), platform.machine(), *map(_flag, ("CXX", "CXXFLAGS"))]
+    for part in (*parts, *(p for f in files for p in (f.name, f.read_text(errors="replace")))):
+        digest.update(part.encode() + b"\0")
+    return digest.hexdigest()[:20]
+
+
+def _flag(name: str) -> str:
+    return os.environ.get(name, "")
+
+
+def _neuron_folder() -> Path:
+    spec = find_spec("neuron")
+    if spec is None or spec.origin is None:
+        raise InputError("NEURON is not installed in this Python. Install it with `pip install neuron`.")
+    return Path(spec.origin).parent
+
+
+def _library(folder: Path) -> Path | None:
+    """Return the compiled library under `folder`, or None."""
+    return next((p for name in LIBRARY_NAMES for p in sorted(folder.glob(f"*/{name}"))), None)
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock `path`; the system gives it back however the process ends."""
+    with path.open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def _compile_into(folder: Path, files: Sequence[Path]) -> None:
+    """Run nrnivmodl in a folder of its own and rename the result to `folder`; the caller holds its lock."""
+    command, environment = _nrnivmodl()
+    prefix = f".compiling-{folder.name}-"
+    for killed in folder.parent.glob(f"{prefix}*"):
+        shutil.rmtree(killed, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=folder.parent) as temporary:
+        work = Path(temporary) / "work"
+        (work / "mod").mkdir(parents=True)
+        for file in files:
+            shutil.copyfile(file, work / "mod" / f"{read_mechanism(file).name}.mod")
+        result = subprocess.run(
+            [*command, "mod"],
+            cwd=work,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+        )
+        if result.returncode != 0 or _library(work) is None:
+            said = COLOUR.sub("", result.stdout[-1000:] + result.stderr[-2000:]).strip()
+            raise InputError(
+                f"The mechanisms {', '.join(f.stem for f in files)} did not compile (nrnivmodl, exit code "
+                f"{result.returncode}). Mend the NMODL file (called by its SUFFIX here) or the compiler that "
+                f"is named:\n{said}"
+            )
+        if folder.exists():  # left without a library by somebody's cleaning
+            shutil.rmtree(folder)
+        work.rename(folder)
+
+
+def _nrnivmodl() -> tuple[list[str], dict[str, str]]:
+    """Return the command that compiles NMODL, and its environment.
+
+    The wheel's script in ``bin`` only sets these variables (and needs PATH, setuptools and more to do so):
+    its worker under ``neuron/.data`` is called directly. A NEURON built from source has a script on PATH.
+    """
+    wanted = _flag("CXX").split()[:1] or ["g++", "clang++", "c++"]
+    compiler = next((found for name in wanted if (found := shutil.which(name))), None)
+    missing = []
+    if compiler is None:
+        missing.append(f"C++ compiler ({' or '.join(wanted)})")
+    if shutil.which("make") is None:
+        missing.append("make")
+    if missing:
+        raise InputError(
+            f"The ion channels have to be compiled once on this machine, and there is no "
+            f"{' and no '.join(missing)} here. Install them (Debian, Ubuntu: `apt-get install g++ make`; "
+            "Fedora: `dnf install gcc-c++ make`; macOS: `xcode-select --install`) and run the same command "
+            "again."
+        )
+    environment = dict(os.environ)
+    environment.setdefault("CXX", str(compiler))
+    environment.setdefault("CC", str(compiler))
+    data = _neuron_folder() / ".data"
+    if (data / "bin" / "nrnivmodl").is_file():
+        home = str(data)
+        environment.update(NRNHOME=home, CORENRNHOME=home, NMODLHOME=home, NEURONHOME=str(data / "share" / "nrn"))
+        environment["NRN_PYTHONEXE"] = sys.executable
+        return ["bash", str(data / "bin" / "nrnivmodl")], environment
+    beside = Path(sys.executable).with_name("nrnivmodl")
+    found = str(beside) if beside.is_file() else shutil.which("nrnivmodl")
+    if found is None:
+        raise InputError(
+            "NEURON is installed without nrnivmodl, which compiles the ion channels. Install the wheel "
+            "(`pip install --force-reinstall neuron`)."
+        )
+    return [found], environment

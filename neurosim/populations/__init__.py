@@ -1,1 +1,0 @@
-"""What populations of fitted models say about cells and classes of cells."""

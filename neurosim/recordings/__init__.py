@@ -1,0 +1,1 @@
+"""Patch-clamp recordings, read from and written to NWB files."""

@@ -1,0 +1,1 @@
+"""What fitted models are asked: validation, sensitivity, sampling, synapses, and classes of cells."""

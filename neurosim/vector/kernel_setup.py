@@ -1,0 +1,397 @@
+"""What a kernel is called with: steps, the tree of compartments, the tables of mechanisms, and their layout."""
+
+import ctypes
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from neurofleet.neurosim.features.step_protocols import StepProtocol
+from neurofleet.neurosim.vector.kernel_build import KernelPlan
+from neurofleet.neurosim.vector.membrane import CompartmentKind
+from neurofleet.neurosim.vector.nmodl_syntax import Unsupported
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Steps of each individual by itself, as its voltage bends.
+
+    Between its shortest and its longest, a step is as long as lets no compartment's voltage leave a straight
+    line by more than `largest_bend_mV`, and at most half as long again as the one before. It ends where the
+    current changes, and begins there as the shortest.
+
+    Attributes
+    ----------
+    tick_ms : float
+        What times are counted in.
+    order : {1, 2, 3}
+        1 for backward Euler and 2 for the states half a step beside the voltage, as NEURON's ``secondorder``
+        0 and 2. 3 goes to the new voltage in two stages (the diagonally implicit scheme of Alexander 1977,
+        SIAM J Numer Anal 14:1006, with gamma = 1 - 1/sqrt(2)) where 2 extrapolates: a conductance that is
+        large for the step then makes no voltage ring.
+    shortest, longest : int
+        In ticks, from the beginning of the stimulus until `near_ms` after it.
+    shortest_away, longest_away : int
+        In ticks, at all other times.
+    near_ms : float
+    largest_bend_mV : float
+    record_near, record_away : int
+        Ticks from one recorded voltage to the next.
+    """
+
+    tick_ms: float
+    order: int
+    shortest: int = 1
+    longest: int = 1
+    shortest_away: int = 1
+    longest_away: int = 1
+    near_ms: float = 0.0
+    largest_bend_mV: float = 0.0
+    record_near: int = 1
+    record_away: int = 1
+
+    def ticks(self, time_ms: float) -> int:
+        """Return the tick nearest to a time."""
+        return round(time_ms / self.tick_ms)
+
+    def recorded(self, protocol: "StepProtocol") -> np.ndarray:
+        """Return the ticks at which the voltage of a protocol is kept, its first and its last included."""
+        start, end = self.ticks(protocol.start_ms), self.ticks(protocol.duration_ms)
+        away = self.record_away
+        begin = min(max(start - 1, 0) // away * away, end)
+        stop = min(-(-self.ticks(protocol.stop_ms + self.near_ms) // away) * away, end)
+        parts = [
+            np.arange(first, last, every)
+            for first, last, every in ((0, begin, away), (begin, stop, self.record_near), (stop, end, away))
+        ]
+        return np.concatenate([*parts, [end]]).astype(np.int64)
+
+
+def fixed_steps(dt_ms: float, order: int, record_every: int = 1) -> Steps:
+    """Return steps that are all alike, of which each so-manieth is recorded."""
+    return Steps(dt_ms, order, record_near=record_every, record_away=record_every)
+
+
+_OF_A_SEARCH = Steps(
+    tick_ms=0.00625,
+    order=3,
+    shortest=4,
+    longest=48,
+    shortest_away=16,  # one that spikes throughout would hold up the others
+    longest_away=800,
+    near_ms=100.0,
+    largest_bend_mV=0.005,
+    record_near=16,  # 0.1 ms, which eFEL interpolates to
+    record_away=80,
+)
+
+
+def search_steps(chains: bool) -> Steps:
+    """Return the steps of a search; a chain of states, such as NaV's, opens faster than other gates."""
+    return replace(_OF_A_SEARCH, shortest=1) if chains else _OF_A_SEARCH
+
+
+NodeName = tuple[int, int]  # section, segment; nseg for the far end of a section, -1 for the near one
+
+
+@dataclass(frozen=True)
+class Compartment:
+    """A node of the tree.
+
+    Attributes
+    ----------
+    section : int
+        Index of its section in `CompartmentTree.sections`.
+    segment : Any
+        Its NEURON segment, None for a branching point, which has no membrane.
+    parent : int
+        -1 for the first.
+    resistance : tuple of (float, int)
+        Axial resistance to the parent, as terms of MOhm for each ohm cm of Ra, and the section whose Ra.
+    """
+
+    section: int
+    segment: Any
+    parent: int
+    resistance: tuple[tuple[float, int], ...]
+
+
+@dataclass(frozen=True)
+class CompartmentTree:
+    """A standing NEURON cell as nodes, parents before children.
+
+    Nodes without membrane that two or fewer others meet at are left out: the resistances through them add.
+    """
+
+    sections: tuple[Any, ...]
+    compartments: tuple[Compartment, ...]
+
+    def node(self, segment: Any) -> int:
+        """Return the number of the node that a NEURON segment is."""
+        for number, compartment in enumerate(self.compartments):
+            if compartment.segment is not None and compartment.segment == segment:
+                return number
+        raise KeyError(str(segment))
+
+
+def read_tree_of(sections: list[Any]) -> CompartmentTree:
+    """Read the tree that sections of NEURON make up.
+
+    Raises
+    ------
+    Unsupported
+        Sections that are not one tree, or that hang by their far end.
+    """
+    known = {section: i for i, section in enumerate(sections)}
+    parent: dict[NodeName, NodeName] = {}
+    terms: dict[NodeName, list[tuple[float, int]]] = {}
+    roots = []
+    for i, section in enumerate(sections):
+        if section.parentseg() is None:
+            roots.append((i, -1))
+            before = (i, -1)
+        else:
+            if section.orientation() != 0:
+                raise Unsupported(f"section {section}: the vector engine expects sections that hang by their near end.")
+            before = _attached(section.parentseg(), known)
+        for j in range(section.nseg + 1):
+            place = (j + 0.5) / section.nseg if j < section.nseg else 1.0
+            parent[i, j] = before
+            terms[i, j] = [(section(place).ri() / section.Ra, i)]
+            before = (i, j)
+    if len(roots) != 1:
+        raise Unsupported(f"the vector engine expects one tree of sections, found {len(roots)}.")
+    return _shortened(sections, roots[0], parent, terms)
+
+
+def _attached(where: Any, known: dict[Any, int]) -> NodeName:
+    section, x = where.sec, where.x
+    if x == 0:
+        before = section.parentseg()
+        return (known[section], -1) if before is None else _attached(before, known)
+    return known[section], section.nseg if x == 1 else int(x * section.nseg)
+
+
+def _shortened(
+    sections: list[Any],
+    root: NodeName,
+    parent: dict[NodeName, NodeName],
+    terms: dict[NodeName, list[tuple[float, int]]],
+) -> CompartmentTree:
+    children: dict[NodeName, list[NodeName]] = {root: []} | {name: [] for name in parent}
+    for name, before in parent.items():
+        children[before].append(name)
+
+    def bare(name: NodeName) -> bool:
+        return name[1] in (-1, sections[name[0]].nseg)
+
+    found: list[Compartment] = []
+    left: list[tuple[NodeName, int, list[tuple[float, int]]]] = [(root, -1, [])]
+    while left:
+        name, before, through = left.pop()
+        through = through + terms.get(name, [])
+        if bare(name) and not children[name]:
+            continue
+        if bare(name) and len(children[name]) == 1:
+            left.append((children[name][0], before, through))
+            continue
+        section, j = name
+        segment = None if bare(name) else sections[section]((j + 0.5) / sections[section].nseg)
+        resistance = tuple(through) if before >= 0 else ()
+        found.append(Compartment(section, segment, before, resistance))
+        left += [(child, len(found) - 1, []) for child in reversed(children[name])]
+    return CompartmentTree(tuple(sections), tuple(found))
+
+
+_INT = ctypes.POINTER(ctypes.c_int32)
+_LONG = ctypes.POINTER(ctypes.c_int64)
+_DOUBLE = ctypes.POINTER(ctypes.c_double)
+_BYTE = ctypes.POINTER(ctypes.c_uint8)
+_TYPES = {_INT: np.int32, _LONG: np.int64, _DOUBLE: np.float64, _BYTE: np.uint8}
+
+
+class KernelProtocol(ctypes.Structure):
+    """`Protocol` of `kernel.hpp`."""
+
+    _fields_ = [
+        *((name, ctypes.c_double) for name in ("amplitude", "holding")),
+        *((name, ctypes.c_int64) for name in ("start", "stop", "end", "n_records")),
+        ("grid", _LONG),
+        ("recorded", ctypes.c_void_p),
+        ("ok", _BYTE),
+    ]
+
+
+class Setup(ctypes.Structure):
+    """`Setup` of `kernel.hpp`."""
+
+    _fields_ = [
+        *(
+            (name, ctypes.c_int32)
+            for name in ("n", "n_nodes", "n_rows", "n_places", "n_bare", "stimulated", "n_protocols", "order")
+        ),
+        ("parent", _INT),
+        ("area", _DOUBLE),
+        ("cm_row", _INT),
+        ("bare", _INT),
+        ("axial", _DOUBLE),
+        ("rows", _DOUBLE),
+        *((name, _INT) for name in ("kind_size", "kind_nodes", "kind_rows", "places")),
+        *((name, ctypes.c_double) for name in ("v_init", "tick_ms", "largest_bend")),
+        *((name, ctypes.c_int64) for name in ("shortest", "shortest_away", "longest", "longest_away")),
+        ("near", ctypes.c_int64),
+        ("protocols", ctypes.POINTER(KernelProtocol)),
+    ]
+
+
+@dataclass(frozen=True, eq=False)
+class Tables:
+    """What stays the same for all individuals and protocols of a cell; the arrays are those of `Setup`.
+
+    `ra_terms` are (node, MOhm for each ohm cm, row of Ra): their sum over a node is its axial resistance.
+    """
+
+    parent: np.ndarray
+    area: np.ndarray
+    cm_row: np.ndarray
+    bare: np.ndarray
+    ra_terms: list[tuple[int, float, int]]
+    kind_size: np.ndarray
+    kind_nodes: np.ndarray
+    kind_rows: np.ndarray
+    stimulated: int
+    places: np.ndarray
+
+    @classmethod
+    def of(
+        cls,
+        tree: CompartmentTree,
+        plan: KernelPlan,
+        nodes_of: Mapping[CompartmentKind, list[int]],
+        row: Callable[[int, str], int],
+        *,
+        stimulated: int,
+        places: Sequence[int],
+    ) -> "Tables":
+        """Collect the tables of a standing, initialised cell.
+
+        Parameters
+        ----------
+        tree : CompartmentTree
+        plan : KernelPlan
+        nodes_of : mapping
+            CompartmentKind of compartment -> its nodes.
+        row : callable
+            (node, NEURON's name of a parameter) -> row of the parameter table.
+        stimulated : int
+        places : sequence of int
+            Nodes that are recorded.
+        """
+        nodes = tree.compartments
+        first_node = {c.section: k for k, c in reversed(list(enumerate(nodes))) if c.segment is not None}
+        area, cm_row = np.zeros(len(nodes)), np.full(len(nodes), -1)
+        for k, compartment in enumerate(nodes):
+            if compartment.segment is not None:
+                area[k], cm_row[k] = compartment.segment.area() / 100.0, row(k, "cm")
+        in_order = [(membrane, nodes_of[membrane.kind]) for membrane in plan.membranes]
+        return cls(
+            parent=np.array([c.parent for c in nodes]),
+            area=area,
+            cm_row=cm_row,
+            bare=np.flatnonzero(cm_row < 0),
+            ra_terms=[
+                (k, unit, row(first_node[section], "Ra")) for k, c in enumerate(nodes) for unit, section in c.resistance
+            ],
+            kind_size=np.array([len(having) for _, having in in_order]),
+            kind_nodes=np.array([k for _, having in in_order for k in having]),
+            kind_rows=np.array(
+                [
+                    row(k, _neuron_name(name))
+                    for membrane, having in in_order
+                    for k in having
+                    for name in membrane.constants()
+                ]
+            ),
+            stimulated=stimulated,
+            places=np.array(places),
+        )
+
+    def axial(self, table: np.ndarray) -> np.ndarray:
+        """Return the conductances to the parents in uS, shape (nodes, n), for a table of parameters."""
+        resistance = np.zeros((len(self.parent), table.shape[1]))
+        for node, unit, row in self.ra_terms:
+            resistance[node] += unit * table[row]
+        resistance[0] = 1.0
+        with np.errstate(divide="ignore"):  # an individual without resistance runs away, and is flagged
+            return 1.0 / resistance
+
+
+def _neuron_name(name: str) -> str:
+    """Return what NEURON calls a constant: ``p:Ih:gbar`` is ``gbar_Ih``, ``e:na`` ``ena``."""
+    what, *rest = name.split(":")
+    if what == "p":
+        mechanism, parameter = rest
+        return f"{parameter}_{mechanism}"
+    return {"e": "e{}", "ci": "{}i", "co": "{}o"}[what].format(*rest)
+
+
+def call_kernel(
+    kernel: ctypes.CDLL,
+    dtype: str,
+    tables: Tables,
+    table: np.ndarray,
+    v_init_mV: float,
+    protocols: Sequence["StepProtocol"],
+    steps: Steps,
+) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Run a kernel.
+
+    Returns
+    -------
+    list of (ndarray, ndarray, ndarray)
+        Of each protocol the times in ms, shape (t,), the voltages, shape (n, places, t), and who is sound,
+        shape (n,).
+    """
+    n = table.shape[1]
+    found, kept = [], []  # the kernel reads these arrays: they have to outlive the call
+    given = (KernelProtocol * len(protocols))()
+    for place, protocol in zip(given, protocols, strict=True):
+        grid = steps.recorded(protocol)
+        recorded = np.empty((n, len(tables.places), len(grid)), dtype)
+        ok = np.zeros(n, np.uint8)
+        place.amplitude, place.holding = protocol.amplitude_nA, protocol.holding_nA
+        times_ms = (protocol.start_ms, protocol.stop_ms, protocol.duration_ms)
+        place.start, place.stop, place.end = map(steps.ticks, times_ms)
+        place.n_records, place.recorded = len(grid), recorded.ctypes.data
+        place.grid, place.ok = grid.ctypes.data_as(_LONG), ok.ctypes.data_as(_BYTE)
+        kept += [grid, ok]
+        found.append((grid * steps.tick_ms, recorded, ok))
+    setup = Setup(
+        n=n,
+        n_nodes=len(tables.parent),
+        n_rows=len(table),
+        n_places=len(tables.places),
+        n_bare=len(tables.bare),
+        stimulated=tables.stimulated,
+        n_protocols=len(protocols),
+        order=steps.order,
+        v_init=v_init_mV,
+        tick_ms=steps.tick_ms,
+        largest_bend=steps.largest_bend_mV,
+        shortest=steps.shortest,
+        shortest_away=steps.shortest_away,
+        longest=steps.longest,
+        longest_away=steps.longest_away,
+        near=steps.ticks(steps.near_ms),
+        protocols=given,
+    )
+    arrays = {"axial": tables.axial(table), "rows": table}
+    for name, pointer in Setup._fields_:
+        if pointer in _TYPES:
+            array = arrays[name] if name in arrays else getattr(tables, name)
+            array = np.ascontiguousarray(array, _TYPES[pointer])
+            setattr(setup, name, array.ctypes.data_as(pointer))
+            kept.append(array)
+    kernel[f"run_{dtype}"](ctypes.byref(setup))
+    return [(times, recorded, ok.astype(bool)) for times, recorded, ok in found]
