@@ -232,7 +232,7 @@ def classes_named(found: "np.ndarray", wanted: Classes | None, label: str) -> "n
         for name in members:
             if name not in there:
                 raise LearnerError(
-                    f"Column {label} has no class {name!r}{nearest(name, there)}; there are {', '.join(there)}."
+                    f"Column {label} has no class {name!r}{did_you_mean(name, there)}; there are {', '.join(there)}."
                 )
     taken = [name for members in merged.values() for name in members]
     twice = sorted({name for name in taken if taken.count(name) > 1})
