@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal, get_args
 import numpy as np
 from pydantic import Field, field_validator
 
+from neurofleet.errors import did_you_mean
 from neurofleet.jobs.job_file import Name, PositiveInt, Strict
 from neurofleet.jobs.learners.learner_job import LearnerSpec, Metrics, SweepKeys
 from neurofleet.learners.hippie.autoencoder_settings import PRESETS, HippieSettings, settings_of
