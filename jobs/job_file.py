@@ -108,11 +108,16 @@ def parse_job(text: str, source: str, default_name: str, folder: Path = Path()) 
         raise UsageError(f"{source}: not readable as YAML ({error}).") from error
     if not isinstance(content, dict):
         raise UsageError(f"{source}: expected keys such as `kind: fit` and `cells:`, found {content!r}.")
+    return check_job(content, source, default_name, folder)
+
+
+def check_job(content: dict[str, Any], source: str, default_name: str, folder: Path = Path()) -> Any:
+    """Return the job with these keys and values, as `parse_job` does."""
     place: Any = _chosen(KINDS, "kind", content.get("kind", "fit"), source)
     if isinstance(place, dict):
         place = _chosen(place, "learner", content.get("learner"), source)
     model = named(place)
-    content.setdefault("name", default_name)
+    content = {"name": default_name, **content}
     try:
         return model.model_validate(model.completed(content, folder, source))
     except ValidationError as error:

@@ -1,11 +1,13 @@
 """``neurofleet run``: from a job file to a finished run folder, whatever the kind of job."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from neurofleet.errors import UsageError
 from neurofleet.jobs.interruption import interruptible
-from neurofleet.jobs.job_file import JobSpec, load_job, named
+from neurofleet.jobs.job_file import JobSpec, check_job, load_job, named
 
 
 def results_place(given: str | None, spec: JobSpec, folder: Path) -> str:
@@ -35,8 +37,21 @@ def results_place(given: str | None, spec: JobSpec, folder: Path) -> str:
     return spec.out if "://" in spec.out else os.path.normpath(folder / spec.out)
 
 
-def run_job(job: Path, out: str | None, *, address: str | None = None, cpus: int | None = None) -> str:
-    """Run the job in file `job` with its results in `out` (else the job's own), or resume it there.
+def run_job(
+    job: Path | Mapping[str, Any], out: str | None, *, address: str | None = None, cpus: int | None = None
+) -> str:
+    """Run a job with its results in `out` (else the job's own), or resume it there.
+
+    Parameters
+    ----------
+    job : Path or mapping
+        The job file, or its keys and values; relative paths in these start at the working folder.
+    out : str or None
+        The run folder, a path or a URI.
+    address : str, optional
+        ``host:port`` of the head of a running Ray cluster, or ``"auto"``; by default a Ray of its own on this machine.
+    cpus : int, optional
+        CPUs of this machine to use; by default all.
 
     Returns
     -------
@@ -52,8 +67,10 @@ def run_job(job: Path, out: str | None, *, address: str | None = None, cpus: int
     Interrupted
         Ctrl-C, or SIGTERM; the run can be resumed.
     """
-    spec = load_job(job)
-    folder = job.resolve().parent
+    if isinstance(job, Mapping):
+        spec, folder = check_job(dict(job), "job", default_name="unnamed"), Path.cwd()
+    else:
+        spec, folder = load_job(job), job.resolve().parent
     place = results_place(out, spec, folder)
     with interruptible():
         named(spec.runner)(spec, folder, place, address, cpus)

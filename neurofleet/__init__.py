@@ -1,3 +1,151 @@
-"""Populations of fitted neuron models and cell-identity learners, on a laptop or on a Ray cluster."""
+"""Populations of fitted neuron models and cell-identity learners, on a laptop or on a Ray cluster.
+
+The Python face, in the order in which it is used::
+
+    import neurofleet as nf
+
+    run = nf.run("rat.yaml", out="rat")                          # any kind of job; the same call again resumes
+    run = nf.open_run("rat")                                     # a run folder, also while it runs
+    run.hall_of_fame("C060114A7")                                # pandas
+    model = nf.sims.train(adata, label="cell_type")              # also nf.hippie, nf.neuprint
+    model = nf.load_model("model")
+    model.predict(adata)
+
+Importing this package is cheap: ray, torch and NEURON are loaded when they are needed.
+"""
+
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from neurofleet.errors import Interrupted, JobError, NeurofleetError, UsageError
+
+if TYPE_CHECKING:
+    from neurofleet.jobs.opened_run import Run
+    from neurofleet.learners import hippie as hippie
+    from neurofleet.learners import neuprint as neuprint
+    from neurofleet.learners import sims as sims
 
 __version__ = "0.2.0.dev0"
+
+__all__ = [
+    "Interrupted",
+    "JobError",
+    "NeurofleetError",
+    "UsageError",
+    "hippie",
+    "load_model",
+    "neuprint",
+    "open_run",
+    "run",
+    "sims",
+]
+
+_LEARNERS = ("hippie", "neuprint", "sims")
+
+
+def run(
+    job: str | Path | Mapping[str, Any],
+    out: str | Path | None = None,
+    *,
+    address: str | None = None,
+    cpus: int | None = None,
+) -> "Run":
+    """Run a job to its end, or go on with it where it stopped.
+
+    The same as ``neurofleet run``: it reads and checks the job and its inputs, starts Ray on this machine (or uses the
+    cluster at `address`), logs its progress on standard error, and leaves everything in the run folder.
+
+    Parameters
+    ----------
+    job : path or mapping
+        A job file, or its keys and values as a dict. Relative paths start at the job file, those of a dict at the
+        working folder.
+    out : path, optional
+        The run folder, a path or a URI such as ``s3://bucket/folder``; by default the job's own ``out``.
+    address : str, optional
+        ``host:port`` of the head of a Ray cluster that this machine belongs to, or ``"auto"``.
+    cpus : int, optional
+        CPUs of this machine to use; by default all.
+
+    Returns
+    -------
+    Run
+        Its status, tables, report and models; see `open_run`.
+
+    Raises
+    ------
+    UsageError, InputError
+        The job, its inputs or the folder cannot be used; nothing has been written.
+    JobError
+        The job failed, or reached a limit of its own.
+    Interrupted
+        Ctrl-C (the notebook's stop button); the same call goes on with it.
+
+    Examples
+    --------
+    >>> run = nf.run("rat.yaml", out="rat")
+    >>> run = nf.run({"kind": "validate", "name": "unseen", "models": {"run": "rat"}}, out="rat-validation")
+    """
+    from neurofleet.jobs.run_job import run_job
+
+    source = job if isinstance(job, Mapping) else Path(job)
+    return open_run(run_job(source, None if out is None else str(out), address=address, cpus=cpus))
+
+
+def open_run(folder: str | Path) -> "Run":
+    """Open a run folder of any kind of job, finished or not; no Ray is needed, and nothing is written.
+
+    Parameters
+    ----------
+    folder : path
+        As it was given to ``--out``: a path, or a URI such as ``s3://bucket/folder``.
+
+    Returns
+    -------
+    Run
+        ``run.status``, ``run.kind``, ``run.tables``, ``run.sql(query)``, ``run.hall_of_fame(cell)``,
+        ``run.evaluations()``, ``run.report()``, ``run.export(cell, to="sonata")``, ``run.model()``.
+
+    Raises
+    ------
+    UsageError
+        If there is no run.
+    """
+    from neurofleet.jobs.opened_run import Run
+
+    return Run(folder)
+
+
+def load_model(folder: str | Path) -> Any:
+    """Load a trained model of any learner from its folder. No code of the folder is run.
+
+    Parameters
+    ----------
+    folder : path
+        As `nf.sims.train(..., out=folder)` or ``neurofleet run`` of a training wrote it.
+
+    Returns
+    -------
+    SimsModel, HippieModel or NeuprintModel
+        With ``predict``, ``embed`` and, of SIMS, ``explain``.
+
+    Raises
+    ------
+    LearnerError
+        If it holds no model, or a damaged one.
+    """
+    from neurofleet.learners.model_folder import load_model as load
+
+    return load(folder)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LEARNERS:
+        return import_module(f"neurofleet.learners.{name}")
+    raise AttributeError(f"module 'neurofleet' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
