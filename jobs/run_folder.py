@@ -5,17 +5,18 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import yaml
 from rich.console import Console
+from rich.table import Table
 
 from neurofleet.cluster.store.run_store import RunStore
-from neurofleet.errors import Interrupted, UsageError
+from neurofleet.errors import InputError, Interrupted, JobError, UsageError
 from neurofleet.jobs.job_file import JobSpec, parse_job
 from neurofleet.jobs.progress import duration
 from neurofleet.learners.learner_errors import LearnerError
@@ -40,7 +41,7 @@ PACKAGES = (
 )
 
 
-def open_run(spec: JobSpec, inputs: dict[str, str], folder: Path, store: "RunStore") -> bool:
+def start_or_resume(spec: JobSpec, inputs: dict[str, str], folder: Path, store: RunStore) -> bool:
     """Record job and inputs in a new run folder, or make sure that they are those of the run in it.
 
     Returns
@@ -108,12 +109,9 @@ def _differences(before: Any, now: Any, place: str = "") -> list[str]:
     return [] if before == now else [f"{place} was {before!r}, is {now!r}"]
 
 
-TRAININGS = "trainings"
-
-
 @dataclass(frozen=True)
-class Opened:
-    """A job whose input is read and whose folder is taken.
+class JobRun:
+    """A job whose input is read and whose run folder is locked.
 
     Attributes
     ----------
@@ -125,45 +123,81 @@ class Opened:
     console : Console
     store : RunStore
         Of `out`, locked.
+    resumed : bool
+        Whether the folder held this run already.
     """
 
     spec: Any
     inputs: Any
     notes: list[str]
     out: Path
-    console: "Console"
-    store: "RunStore"
+    console: Console
+    store: RunStore
+    resumed: bool = False
 
 
-def carry_out(
+@dataclass(frozen=True)
+class Ending:
+    """How the work of a job ended, where there is more to it than that it is done.
+
+    Attributes
+    ----------
+    recorded : mapping
+        Fields of the event "finished".
+    stopped : bool
+        Whether a limit of the job stopped it.
+    table : rich Table, optional
+        Printed before the last line.
+    error : JobError, optional
+        Raised when all else is done: something is left to do, or failed.
+    """
+
+    recorded: Mapping[str, Any] = field(default_factory=dict)
+    stopped: bool = False
+    table: Table | None = None
+    error: JobError | None = None
+
+
+def run_in_folder(
     spec: JobSpec,
     folder: Path,
     out: str,
     read: Callable[[], tuple[Any, Sequence[str]]],
-    work: Callable[[Opened], None],
-    result: str,
+    work: Callable[[JobRun], Ending | None],
+    result: str | Callable[[Any], bool],
+    *,
+    files: Callable[[], dict[str, str]] | None = None,
+    uri: bool = False,
 ) -> None:
-    """Read and check a job's input, take its folder, and do its work.
+    """Read and check a job's input, open or resume its run folder, do its work, and record how it ended.
 
     Parameters
     ----------
     folder : Path
         Of the job file.
     read : callable
-        Returns the input, and what is to be said of it; writes nothing.
+        Returns the input, and notes that are printed; writes nothing.
     work : callable
-        Leaves the file `result` in the folder, last of all; not called where it is there already.
+        Not called where the job is finished already.
+    result : str or callable
+        The file that `work` writes last of all, or a function of the input: whether nothing is left to do.
+    files : callable, optional
+        Returns the SHA-256 of each input file, by name; by default of all paths that the job names.
+    uri : bool
+        Whether the folder may be a `pyarrow.fs` URI.
 
     Raises
     ------
-    UsageError, LearnerError
-        The inputs or the folder cannot be used; said before anything is written.
+    UsageError, InputError
+        The inputs or the folder cannot be used; raised before anything is written.
+    JobError
+        As `work` raised or returned it.
     Interrupted
         Ctrl-C, or SIGTERM; the same command goes on from what is finished.
     """
     # Threads that wait by spinning lose hundredfold where other work shares the cores; read when torch loads.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    if "://" in out:
+    if "://" in out and not uri:
         raise UsageError(
             f"The results of kind {spec.kind} go to a path, found {out}. Give --out a folder that all machines see."
         )
@@ -171,28 +205,42 @@ def carry_out(
     try:
         inputs, notes = read()
     except LearnerError as error:
-        error.exit_code = 2  # whatever is wrong with what a job names is a matter of its user
+        if error.exit_code != InputError.exit_code:  # what is wrong with a job's input is for its user to mend
+            raise InputError(str(error)) from error
         raise
     for note in notes:
         console.print(note, soft_wrap=True, highlight=False, markup=False)
+    contents = digests(spec, folder) if files is None else files()
     store = RunStore(out)
     started = time.monotonic()
     with store.locked():
-        resumed = open_run(spec, digests(spec, folder), folder, store)
+        resumed = start_or_resume(spec, contents, folder, store)
         store.append_event("resumed" if resumed else "started")
-        if resumed and (Path(out) / result).is_file():
+        run = JobRun(spec, inputs, list(notes), Path(out), console, store, resumed)
+        if _is_finished(run, result):
             console.print(f"{spec.name}: finished already. Its results are in {out}", soft_wrap=True)
             return
         try:
-            work(Opened(spec, inputs, list(notes), Path(out), console, store))
+            ending = work(run) or Ending()
         except KeyboardInterrupt:
             store.append_event("interrupted")
             raise Interrupted(
-                f"interrupted. What is finished is kept in {out}; run the same command to go on."
+                f"interrupted. What is finished is kept in {out}; run the same command to resume."
             ) from None
         spent = time.monotonic() - started
-        store.append_event("finished", seconds=round(spent, 1))
-    console.print(f"{spec.name}: done after {duration(spent)}. Its results are in {out}", soft_wrap=True)
+        store.append_event("finished", **ending.recorded, seconds=round(spent, 1))
+    if ending.table is not None:
+        console.print(ending.table)
+    how = "stopped" if ending.stopped else "done"
+    console.print(f"{spec.name}: {how} after {duration(spent)}. Its results are in {out}", soft_wrap=True)
+    if ending.error is not None:
+        raise ending.error
+
+
+def _is_finished(run: JobRun, result: str | Callable[[Any], bool]) -> bool:
+    if isinstance(result, str):
+        return run.resumed and (run.out / result).is_file()
+    return result(run.inputs)
 
 
 def refuse_missing(spec: JobSpec, folder: Path) -> None:

@@ -21,18 +21,17 @@ LINE_S = 30.0
 SHOWN = 24
 
 
-class Progress:
+class FitProgress:
     """Shows what the job is doing, and when it will be done."""
 
     def __init__(self, name: str, resumed: bool, console: Console) -> None:
         self._console = console
         self._name = name
-        self._started = time.monotonic()
         self._last = -math.inf
         self._live: Live | None = None
         self._console.print(f"{name}: {'resuming' if resumed else 'starting'} …")
 
-    def __enter__(self) -> "Progress":
+    def __enter__(self) -> "FitProgress":
         if self._console.is_terminal:
             self._live = Live(console=self._console, auto_refresh=False, transient=True)
             self._live.start()
@@ -52,14 +51,6 @@ class Progress:
             self._live.update(self._table(state()), refresh=True)
         else:
             self._console.print(self._line(state()), soft_wrap=True)
-
-    def finish(self, root: str, state: CampaignState) -> None:
-        """Say that the job is over, which cells are done and which are not, and where the results are."""
-        spent = duration(time.monotonic() - self._started)
-        if len(state.cells) > 1 or state.count("failed"):
-            self._console.print(ending(state))
-        how = "stopped" if state.stopped else "done"
-        self._console.print(f"{self._name}: {how} after {spent}. Results in {root}", soft_wrap=True)
 
     def _line(self, state: CampaignState) -> str:
         active = [(cell, stage) for cell, stage in _stages(state) if _is_active(stage)]
@@ -107,7 +98,7 @@ def summary(state: CampaignState) -> str:
     )
 
 
-def ending(state: CampaignState) -> Table:
+def ending_table(state: CampaignState) -> Table:
     """Return a table of cells: done, failed and why."""
     table = Table(title=f"{state.run}: {state.count('finished')} of {len(state.cells)} cells finished")
     for column, justify in (("cell", "left"), ("state", "left"), ("best", "right"), ("evaluations", "right")):
@@ -153,7 +144,7 @@ class Watch:
         fits: Fits,
         pool: "Pool",
         observer: Observer,
-        progress: Progress,
+        progress: FitProgress,
         metrics: "CampaignMetrics",
         store: "RunStore",
     ) -> None:

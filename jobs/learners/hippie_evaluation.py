@@ -28,10 +28,10 @@ from neurofleet.jobs.learners.hippie_job import (
 )
 from neurofleet.jobs.learners.hippie_report import print_evaluation, write_evaluation_report
 from neurofleet.jobs.learners.learner_figures import plane_map
-from neurofleet.jobs.learners.learner_folder import EVALUATION
+from neurofleet.jobs.learners.learner_folder import EVALUATION, TRAININGS
 from neurofleet.jobs.learners.learner_job import Workers, connected, most_workers, workers_of
 from neurofleet.jobs.learners.trainings import Trainings
-from neurofleet.jobs.run_folder import TRAININGS, Opened, carry_out, refuse_missing, versions
+from neurofleet.jobs.run_folder import JobRun, refuse_missing, run_in_folder, versions
 from neurofleet.learners.folds import Fold, repeated_folds
 from neurofleet.learners.hippie.autoencoder_settings import HippieSettings
 from neurofleet.learners.hippie.compared_methods import METHODS, UnitFoldCase, answers
@@ -444,8 +444,8 @@ class HippieEvaluationInputs:
 def run_hippie_evaluation(
     spec: HippieEvaluateSpec, folder: Path, out: str, address: str | None, cpus: int | None
 ) -> None:
-    """Evaluate methods with everything kept in `out`, or go on with it there; raises as `carry_out` does."""
-    carry_out(
+    """Evaluate methods with everything kept in `out`, or go on with it there; raises as `run_in_folder` does."""
+    run_in_folder(
         spec,
         folder,
         out,
@@ -493,7 +493,7 @@ def pool_for(spec: HippieEvaluateSpec, inputs: HippieEvaluationInputs, number: i
     return joined(pools) if pools else None
 
 
-def _evaluate(run: Opened, folder: Path, address: str | None, cpus: int | None) -> None:
+def _evaluate(run: JobRun, folder: Path, address: str | None, cpus: int | None) -> None:
     spec, inputs = run.spec, run.inputs
     workers = workers_of(spec, address)
     trainings = trainings_of(spec, run.out, workers, len(spec.sets) * spec.chosen.pretrain_epochs, run.console)
@@ -539,7 +539,7 @@ def _write_part(folder: Path, name: str, table: "pa.Table") -> None:
     pq.write_table(table, place)
 
 
-def _write_evaluation(run: Opened, plans: list[SetEvaluation], found: list[SetResult]) -> None:
+def _write_evaluation(run: JobRun, plans: list[SetEvaluation], found: list[SetResult]) -> None:
     sets = [evaluation_facts(plan, one) for plan, one in zip(plans, found, strict=True)]
     told: dict[str, Any] = {"name": run.spec.name, "sets": sets, "notes": run.notes, "versions": versions()}
     write_result(run.out / EVALUATION, told, indent=1)

@@ -45,7 +45,7 @@ from neurofleet.jobs.learners.learner_folder import DESCRIPTION
 from neurofleet.jobs.learners.learner_job import connected, most_workers, workers_of
 from neurofleet.jobs.learners.sweep_trials import Report, plan_of, run_sweep_trials, train_trial, trial_scores
 from neurofleet.jobs.progress import duration
-from neurofleet.jobs.run_folder import Opened, carry_out, refuse_missing, versions
+from neurofleet.jobs.run_folder import JobRun, refuse_missing, run_in_folder, versions
 from neurofleet.learners.hippie.compared_methods import UnitFoldCase
 from neurofleet.learners.hippie.fine_tuning import fine_tune
 from neurofleet.learners.hippie.hippie_model import HippieModel
@@ -67,8 +67,8 @@ class HippieTrainingInputs:
 
 
 def run_hippie_training(spec: HippieTrainSpec, folder: Path, out: str, address: str | None, cpus: int | None) -> None:
-    """TrainHippie a model with everything kept in `out`, or go on with it there; raises as `carry_out` does."""
-    carry_out(
+    """TrainHippie a model with everything kept in `out`, or go on with it there; raises as `run_in_folder` does."""
+    run_in_folder(
         spec,
         folder,
         out,
@@ -96,7 +96,7 @@ def read_hippie_training_inputs(spec: HippieTrainSpec, folder: Path) -> tuple[Hi
     return HippieTrainingInputs(labelled, pool), [*labelled.notes, *told]
 
 
-def train_hippie_model(run: Opened, folder: Path, address: str | None, cpus: int | None) -> None:
+def train_hippie_model(run: JobRun, folder: Path, address: str | None, cpus: int | None) -> None:
     """Compare methods on folds, train on all labelled units, and write model, embeddings and report."""
     spec, inputs, out = run.spec, run.inputs, run.out
     settings, workers = spec.chosen, workers_of(spec, address)
@@ -171,7 +171,7 @@ def write_unit_embeddings(out: Path, model: "HippieModel", labelled: Labelled) -
     write_embeddings_h5ad(table, vectors, out / "embeddings.h5ad")
 
 
-def circumstances(run: Opened) -> dict[str, Any]:
+def circumstances(run: JobRun) -> dict[str, Any]:
     """Return what a model was trained on, and with what."""
     spec, labelled = run.spec, run.inputs.labelled
     counts = np.bincount(labelled.labels[labelled.labels >= 0], minlength=len(labelled.classes))
@@ -263,11 +263,11 @@ SEEN = (
 
 
 def run_hippie_sweep(spec: HippieSweepSpec, folder: Path, out: str, address: str | None, cpus: int | None) -> None:
-    """Run a sweep with everything kept in `out`, or go on with it there; raises as `carry_out` does.
+    """Run a sweep with everything kept in `out`, or go on with it there; raises as `run_in_folder` does.
 
     Finished trials are not run again. The folder becomes that of the best setting's model.
     """
-    carry_out(
+    run_in_folder(
         spec,
         folder,
         out,
@@ -277,7 +277,7 @@ def run_hippie_sweep(spec: HippieSweepSpec, folder: Path, out: str, address: str
     )
 
 
-def _sweep(run: Opened, folder: Path, address: str | None, cpus: int | None) -> None:
+def _sweep(run: JobRun, folder: Path, address: str | None, cpus: int | None) -> None:
     spec = run.spec
     plan = plan_of(spec, "neurofleet.jobs.learners.hippie_training:run_hippie_trial", folder, spec.chosen.epochs)
     swept = run_sweep_trials(spec, plan, run.out, run.console, address, cpus)

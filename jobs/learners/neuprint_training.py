@@ -17,7 +17,7 @@ from rich.table import Table
 from neurofleet.cluster.store.published_tables import publish
 from neurofleet.jobs.learners.embedding import write_neuron_embeddings
 from neurofleet.jobs.learners.evaluation_pieces import write_result
-from neurofleet.jobs.learners.learner_folder import DESCRIPTION, EVALUATION
+from neurofleet.jobs.learners.learner_folder import DESCRIPTION, EVALUATION, TRAININGS
 from neurofleet.jobs.learners.learner_job import connected, most_workers, workers_of
 from neurofleet.jobs.learners.neuprint_evaluation import (
     OF_PHI,
@@ -44,7 +44,7 @@ from neurofleet.jobs.learners.neuprint_report import print_evaluation, write_eva
 from neurofleet.jobs.learners.sweep_trials import Report, plan_of, run_sweep_trials, train_trial, trial_scores
 from neurofleet.jobs.learners.trainings import Trainings
 from neurofleet.jobs.progress import duration
-from neurofleet.jobs.run_folder import TRAININGS, Opened, carry_out, versions
+from neurofleet.jobs.run_folder import JobRun, run_in_folder, versions
 from neurofleet.learners.local_training import train_here
 from neurofleet.learners.neuprint.dynamics import dynamics_for
 from neurofleet.learners.neuprint.dynamics_settings import NeuprintSettings
@@ -60,8 +60,8 @@ from neurofleet.learners.splits import fingerprint, write_splits
 def run_neuprint_training(
     spec: NeuprintTrainSpec, folder: Path, out: str, address: str | None, cpus: int | None
 ) -> None:
-    """Train a model with everything kept in `out`, or go on with it there; raises as `carry_out` does."""
-    carry_out(
+    """Train a model with everything kept in `out`, or go on with it there; raises as `run_in_folder` does."""
+    run_in_folder(
         spec,
         folder,
         out,
@@ -71,7 +71,7 @@ def run_neuprint_training(
     )
 
 
-def train_neuprint_model(run: Opened, address: str | None, cpus: int | None) -> None:
+def train_neuprint_model(run: JobRun, address: str | None, cpus: int | None) -> None:
     """Score on each split, fit all neurons, and write model, embeddings and report."""
     spec, inputs, out = run.spec, run.inputs, run.out
     workers = workers_of(spec, address)
@@ -129,7 +129,7 @@ def _model(spec: NeuprintTrainSpec, inputs: NeuprintInputs, trainings: "Training
     return replace(model, naming=fit_naming(model.phi, inputs.classes, kept_apart, spec.seed))
 
 
-def write_scores(run: Opened, wanted: list[Payload]) -> dict[str, Any]:
+def write_scores(run: JobRun, wanted: list[Payload]) -> dict[str, Any]:
     """Write predictions and scores of all methods, and return what is known of them as plain JSON."""
     told = circumstances(run)
     told |= split_scores(wanted, run.inputs, run.spec.mode)
@@ -138,7 +138,7 @@ def write_scores(run: Opened, wanted: list[Payload]) -> dict[str, Any]:
     return told
 
 
-def circumstances(run: Opened) -> dict[str, Any]:
+def circumstances(run: JobRun) -> dict[str, Any]:
     """Return what a job was made from, and with what."""
     spec, inputs = run.spec, run.inputs
     recordings = inputs.recordings
@@ -179,8 +179,8 @@ def _fingerprint(spec: NeuprintTrainSpec, told: dict[str, Any]) -> str:
 def run_neuprint_evaluation(
     spec: NeuprintEvaluateSpec, folder: Path, out: str, address: str | None, cpus: int | None
 ) -> None:
-    """Evaluate methods with everything kept in `out`, or go on with it there; raises as `carry_out` does."""
-    carry_out(
+    """Evaluate methods with everything kept in `out`, or go on with it there; raises as `run_in_folder` does."""
+    run_in_folder(
         spec,
         folder,
         out,
@@ -190,7 +190,7 @@ def run_neuprint_evaluation(
     )
 
 
-def _evaluate(run: Opened, address: str | None, cpus: int | None) -> None:
+def _evaluate(run: JobRun, address: str | None, cpus: int | None) -> None:
     spec, inputs, out = run.spec, run.inputs, run.out
     workers = workers_of(spec, address)
     write_splits(out / SPLITS, inputs.splits)
@@ -239,11 +239,11 @@ SEEN = (
 
 
 def run_neuprint_sweep(spec: NeuprintSweepSpec, folder: Path, out: str, address: str | None, cpus: int | None) -> None:
-    """Run a sweep with everything kept in `out`, or go on with it there; raises as `carry_out` does.
+    """Run a sweep with everything kept in `out`, or go on with it there; raises as `run_in_folder` does.
 
     Finished trials are not run again. The folder becomes that of the best setting's model.
     """
-    carry_out(
+    run_in_folder(
         spec,
         folder,
         out,
@@ -253,7 +253,7 @@ def run_neuprint_sweep(spec: NeuprintSweepSpec, folder: Path, out: str, address:
     )
 
 
-def _sweep(run: Opened, folder: Path, address: str | None, cpus: int | None) -> None:
+def _sweep(run: JobRun, folder: Path, address: str | None, cpus: int | None) -> None:
     spec = run.spec
     plan = plan_of(spec, FACTORY, folder, epochs_of(run.inputs, spec.chosen, spec.mode))
     swept = run_sweep_trials(spec, plan, run.out, run.console, address, cpus)

@@ -18,14 +18,14 @@ from rich.table import Table
 from neurofleet.cluster.ray.session import connect
 from neurofleet.cluster.sweeps.parameter_sweep import ParameterSweep
 from neurofleet.cluster.training.lightning_training import BestEpoch
-from neurofleet.jobs.learners.learner_folder import DESCRIPTION
+from neurofleet.jobs.learners.learner_folder import DESCRIPTION, TRAININGS
 from neurofleet.jobs.learners.sims_job import SimsInputs, SimsSweepSpec, SimsTrainSpec, read_sims_inputs
 from neurofleet.jobs.learners.sims_report import write_training_report
 from neurofleet.jobs.learners.sims_scores import print_scores
 from neurofleet.jobs.learners.sweep_trials import TRIALS, Report, plan_of, run_sweep_trials, train_trial, trial_scores
 from neurofleet.jobs.learners.trainings import Trainings
 from neurofleet.jobs.progress import duration
-from neurofleet.jobs.run_folder import TRAININGS, Opened, carry_out, versions
+from neurofleet.jobs.run_folder import JobRun, run_in_folder, versions
 from neurofleet.learners.local_training import train_here
 from neurofleet.learners.sims.gene_importance import mean_attention
 from neurofleet.learners.sims.held_out_scores import cross_validate, facts, query_facts, score_split
@@ -37,14 +37,14 @@ from neurofleet.learners.splits import fingerprint, write_splits
 
 
 def run_sims_training(spec: SimsTrainSpec, folder: Path, out: str, address: str | None, cpus: int | None) -> None:
-    """Train a model with everything kept in `out`, or go on with it there; raises as `carry_out` does.
+    """Train a model with everything kept in `out`, or go on with it there; raises as `run_in_folder` does.
 
     Parameters
     ----------
     folder : Path
         Of the job file.
     """
-    carry_out(
+    run_in_folder(
         spec,
         folder,
         out,
@@ -61,7 +61,7 @@ def read_with_notes(spec: SimsTrainSpec, folder: Path) -> tuple[SimsInputs, list
     return inputs, [*notes, RELEASED_WARNING] if spec.preset.startswith("released") else notes
 
 
-def train_sims_model(run: Opened, address: str | None, cpus: int | None) -> None:
+def train_sims_model(run: JobRun, address: str | None, cpus: int | None) -> None:
     """Train, score and write the model of a job, on workers of a cluster where the job asks for them."""
     spec = run.spec
     workers = spec.workers if spec.workers is not None else (1 if address else 0)
@@ -99,7 +99,7 @@ def epochs_in_all(spec: SimsTrainSpec, inputs: SimsInputs) -> int:
     return each
 
 
-def _fit_and_write(run: Opened, trainings: "Trainings") -> None:
+def _fit_and_write(run: JobRun, trainings: "Trainings") -> None:
     spec, inputs, out, console = run.spec, run.inputs, run.out, run.console
     write_splits(out / "split.parquet", inputs.splits)
     reference, settings, seed = inputs.reference, spec.chosen, spec.seed
@@ -121,7 +121,7 @@ def _fit_and_write(run: Opened, trainings: "Trainings") -> None:
     print_scores(model.facts, console)
 
 
-def _circumstances(run: Opened, n_genes_seen: int) -> dict[str, Any]:
+def _circumstances(run: JobRun, n_genes_seen: int) -> dict[str, Any]:
     """Return what a model was trained on, and with what."""
     spec, inputs = run.spec, run.inputs
     n_cells, n_genes = inputs.reference.cells.shape
@@ -148,7 +148,7 @@ def _circumstances(run: Opened, n_genes_seen: int) -> dict[str, Any]:
     }
 
 
-def _unknown_types(run: Opened, trainings: "Trainings") -> dict[str, dict[str, list[float | None]]]:
+def _unknown_types(run: JobRun, trainings: "Trainings") -> dict[str, dict[str, list[float | None]]]:
     """Return the curve of each type that was left out of training in turn, as plain JSON."""
     spec, inputs = run.spec, run.inputs
     names = None if spec.unknown_curve is True else list(spec.unknown_curve or ())
@@ -239,11 +239,11 @@ def run_sims_trial(
 
 
 def run_sims_sweep(spec: SimsSweepSpec, folder: Path, out: str, address: str | None, cpus: int | None) -> None:
-    """Run a sweep with everything kept in `out`, or go on with it there; raises as `carry_out` does.
+    """Run a sweep with everything kept in `out`, or go on with it there; raises as `run_in_folder` does.
 
     Finished trials are not run again. The folder becomes that of the best setting's model.
     """
-    carry_out(
+    run_in_folder(
         spec,
         folder,
         out,
@@ -260,7 +260,7 @@ def trials_of(spec: SimsSweepSpec, folder: Path, n_training_cells: int) -> "Para
     )
 
 
-def _sweep(run: Opened, folder: Path, address: str | None, cpus: int | None) -> None:
+def _sweep(run: JobRun, folder: Path, address: str | None, cpus: int | None) -> None:
     spec = run.spec
     plan = trials_of(spec, folder, run.inputs.final.rows("train").size)
     swept = run_sweep_trials(spec, plan, run.out, run.console, address, cpus)

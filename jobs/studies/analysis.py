@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from neurofleet.jobs.run_folder import Opened, carry_out, versions
+from neurofleet.jobs.run_folder import JobRun, run_in_folder, versions
 from neurofleet.jobs.studies.analysis_findings import print_findings
 from neurofleet.jobs.studies.analysis_inputs import (
     PARAMETER_MAP,
@@ -288,14 +288,16 @@ def _plain_rows(table: "pd.DataFrame | None") -> list[dict[str, Any]]:
 
 
 def run_analyse(spec: AnalyseSpec, folder: Path, out: str, address: str | None, cpus: int | None) -> None:
-    """Analyse populations with everything kept in `out`; raises as `carry_out` does.
+    """Analyse populations with everything kept in `out`; raises as `run_in_folder` does.
 
     It takes a minute or less and runs here, also where `address` names a cluster.
     """
-    carry_out(spec, folder, out, lambda: read_analysis_inputs(spec, folder), lambda run: _analyse(run, cpus), FINDINGS)
+    run_in_folder(
+        spec, folder, out, lambda: read_analysis_inputs(spec, folder), lambda run: _analyse(run, cpus), FINDINGS
+    )
 
 
-def _analyse(run: Opened, cpus: int | None) -> None:
+def _analyse(run: JobRun, cpus: int | None) -> None:
     spec: AnalyseSpec = run.spec
     inputs: AnalysisInputs = run.inputs
     jobs = cpus or len(os.sched_getaffinity(0))

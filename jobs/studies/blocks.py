@@ -12,7 +12,7 @@ from neurofleet.cluster.ray.session import connect
 from neurofleet.cluster.store.run_store import RunStore
 from neurofleet.errors import JobError
 from neurofleet.jobs.progress import CountProgress
-from neurofleet.jobs.run_folder import Opened
+from neurofleet.jobs.run_folder import JobRun
 from neurofleet.jobs.studies.study import PLANNED
 
 POLL_S = 0.25
@@ -124,12 +124,12 @@ def _store_completed(
     return len(done)
 
 
-def measure_on_pool(run: Opened, blocks: Sequence[Block], doing: str, address: str | None, cpus: int | None) -> None:
+def measure_on_pool(run: JobRun, blocks: Sequence[Block], doing: str, address: str | None, cpus: int | None) -> None:
     """Measure and store all blocks that are not stored yet; nothing is started when there are none.
 
     Parameters
     ----------
-    run : Opened
+    run : JobRun
         Of a `neurofleet.jobs.studies.populations.PopulationSpec`.
     blocks : sequence of Block
         All of the job, in folders of one name.

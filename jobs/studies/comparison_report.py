@@ -15,7 +15,7 @@ from neurofleet.cluster.pool.outcome import Outcome
 from neurofleet.cluster.store.run_store import RunStore
 from neurofleet.jobs.reports import html
 from neurofleet.jobs.reports.drawing import SEEDS, grid, picture, thinned
-from neurofleet.jobs.run_folder import Opened, carry_out, refuse_missing, versions
+from neurofleet.jobs.run_folder import JobRun, refuse_missing, run_in_folder, versions
 from neurofleet.jobs.studies.blocks import Block, measure_on_pool
 from neurofleet.jobs.studies.comparison import (
     MEASURED,
@@ -138,16 +138,16 @@ BLOCK = 8
 
 
 def run_compare(spec: CompareSpec, folder: Path, out: str, address: str | None, cpus: int | None) -> None:
-    """Compare models with everything stored in `out`, or go on with it; raises as `carry_out` does."""
+    """Compare models with everything stored in `out`, or go on with it; raises as `run_in_folder` does."""
 
     def read() -> tuple[list[ModelComparison], list[str]]:
         refuse_missing(spec, folder)
         return read_comparisons(spec, folder)
 
-    carry_out(spec, folder, out, read, lambda run: _compare(run, address, cpus), FINDINGS)
+    run_in_folder(spec, folder, out, read, lambda run: _compare(run, address, cpus), FINDINGS)
 
 
-def _compare(run: Opened, address: str | None, cpus: int | None) -> None:
+def _compare(run: JobRun, address: str | None, cpus: int | None) -> None:
     measure_on_pool(run, comparison_blocks(run.spec, run.inputs), "simulating", address, cpus)
     tables: dict[str, list[dict[str, Any]]] = {"features": [], "spikes": [], "parameters": []}
     cells = []

@@ -25,7 +25,7 @@ from neurofleet.jobs.fit.fit_job import CellSpec, FitSpec, expand_cells
 from neurofleet.jobs.fit.fit_problem import CellSubject
 from neurofleet.jobs.job_file import JobSpec, Positive, PositiveInt
 from neurofleet.jobs.progress import duration
-from neurofleet.jobs.run_folder import Opened, carry_out, refuse_missing, versions
+from neurofleet.jobs.run_folder import JobRun, refuse_missing, run_in_folder, versions
 from neurofleet.jobs.studies.blocks import Block, measure_on_pool
 from neurofleet.jobs.studies.measure_engine import measure_engine
 from neurofleet.jobs.studies.sampling_report import print_sample_findings, write_sample_report
@@ -248,16 +248,16 @@ SMALLEST_BLOCK, LARGEST_BLOCK, BLOCKS = 64, 1024, 64
 
 
 def run_sample(spec: SampleSpec, folder: Path, out: str, address: str | None, cpus: int | None) -> None:
-    """Draw, run and keep models with everything stored in `out`, or go on with it; raises as `carry_out`."""
+    """Draw, run and keep models with everything stored in `out`, or go on with it; raises as `run_in_folder`."""
 
     def read() -> tuple[list[Sampling], list[str]]:
         refuse_missing(spec, folder)
         return read_samplings(spec, folder)
 
-    carry_out(spec, folder, out, read, lambda run: _sample(run, address, cpus), FINDINGS)
+    run_in_folder(spec, folder, out, read, lambda run: _sample(run, address, cpus), FINDINGS)
 
 
-def _sample(run: Opened, address: str | None, cpus: int | None) -> None:
+def _sample(run: JobRun, address: str | None, cpus: int | None) -> None:
     spec = run.spec
     measure_on_pool(run, sample_blocks(spec, run.inputs), "drawing", address, cpus)
     cells = [_gathered(run, sampling) for sampling in run.inputs]
@@ -312,7 +312,7 @@ def _table(sampling: Sampling, start: int, outcomes: list[Outcome]) -> "pa.Table
 
 
 def _gathered(
-    run: Opened, sampling: Sampling
+    run: JobRun, sampling: Sampling
 ) -> tuple[dict[str, Any], list[dict[str, object]], list[dict[str, object]]]:
     """Read a cell's draws again block by block; keep what was accepted, and count the rest."""
     spec: SampleSpec = run.spec
@@ -348,7 +348,7 @@ def _added(one: dict[str, Any], other: dict[str, Any]) -> dict[str, object]:
     return {key: one[key] + other[key] if key in counted else one[key] for key in one}
 
 
-def _write_rows(run: Opened, name: str, rows: list[dict[str, object]]) -> None:
+def _write_rows(run: JobRun, name: str, rows: list[dict[str, object]]) -> None:
     if rows:
         run.store.write_table(name, pa.Table.from_pylist(rows))
 

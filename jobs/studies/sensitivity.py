@@ -22,7 +22,7 @@ from neurofleet.cluster.store.run_store import RunStore
 from neurofleet.errors import InputError, UsageError, did_you_mean
 from neurofleet.jobs.job_file import Name, Positive, Strict
 from neurofleet.jobs.progress import duration
-from neurofleet.jobs.run_folder import Opened, carry_out, versions
+from neurofleet.jobs.run_folder import JobRun, run_in_folder, versions
 from neurofleet.jobs.studies.blocks import Block, measure_on_pool
 from neurofleet.jobs.studies.measure_engine import measure_engine
 from neurofleet.jobs.studies.populations import PopulationSpec, read_populations, refuse_missing_models
@@ -289,8 +289,8 @@ class ModelDesign:
 
 
 def run_sensitivity(spec: SensitivitySpec, folder: Path, out: str, address: str | None, cpus: int | None) -> None:
-    """Find the indices of all models, everything stored in `out`, or go on there; raises as `carry_out`."""
-    carry_out(
+    """Find the indices of all models, everything stored in `out`, or go on there; raises as `run_in_folder`."""
+    run_in_folder(
         spec,
         folder,
         out,
@@ -341,7 +341,7 @@ def _table(part: ModelDesign, kept: slice, features: Sequence[str], outcomes: li
     return runs_table(about, kept.start, part.problem.parameters, part.nodes()[kept], features, outcomes)
 
 
-def _analyse(run: Opened, address: str | None, cpus: int | None) -> None:
+def _analyse(run: JobRun, address: str | None, cpus: int | None) -> None:
     spec: SensitivitySpec = run.spec
     parts = model_designs(spec, run.inputs)
     measure_on_pool(run, list(sensitivity_blocks(spec, parts)), "running", address, cpus)
@@ -389,7 +389,7 @@ def _schema(rows: Sequence[dict[str, Any]]) -> "pa.Schema":
 
 
 def _findings(
-    run: Opened, rows: list[dict[str, Any]], averages: list[dict[str, Any]], outcomes: dict[str, int]
+    run: JobRun, rows: list[dict[str, Any]], averages: list[dict[str, Any]], outcomes: dict[str, int]
 ) -> dict[str, Any]:
     spec: SensitivitySpec = run.spec
     return {

@@ -15,7 +15,7 @@ from rich.console import Console
 from neurofleet.cluster.pool.outcome import Outcome
 from neurofleet.errors import UsageError, did_you_mean
 from neurofleet.jobs.job_file import Positive, PositiveInt, Strict
-from neurofleet.jobs.run_folder import Opened, carry_out, versions
+from neurofleet.jobs.run_folder import JobRun, run_in_folder, versions
 from neurofleet.jobs.studies.blocks import Block, measure_on_pool
 from neurofleet.jobs.studies.measure_engine import measure_engine
 from neurofleet.jobs.studies.populations import PopulationSpec, read_populations, refuse_missing_models
@@ -241,16 +241,16 @@ BLOCK = 8
 
 
 def run_synapse(spec: SynapseSpec, folder: Path, out: str, address: str | None, cpus: int | None) -> None:
-    """Give models synapses with everything stored in `out`, or go on with it; raises as `carry_out` does."""
+    """Give models synapses with everything stored in `out`, or go on with it; raises as `run_in_folder` does."""
 
     def read() -> tuple[list[SynapseSubject], list[str]]:
         refuse_missing_models(spec, folder)
         return read_synapse_subjects(spec, folder)
 
-    carry_out(spec, folder, out, read, lambda run: _synapse(run, address, cpus), FINDINGS)
+    run_in_folder(spec, folder, out, read, lambda run: _synapse(run, address, cpus), FINDINGS)
 
 
-def _synapse(run: Opened, address: str | None, cpus: int | None) -> None:
+def _synapse(run: JobRun, address: str | None, cpus: int | None) -> None:
     measure_on_pool(run, synapse_blocks(run.spec, run.inputs), "simulating", address, cpus)
     tables = []
     for synapsed in run.inputs:

@@ -15,7 +15,7 @@ from neurofleet.cluster.pool.outcome import Outcome
 from neurofleet.cluster.store.run_store import RunStore
 from neurofleet.jobs.reports import html
 from neurofleet.jobs.reports.drawing import INK, MODEL, SEEDS, grid, picture, thinned
-from neurofleet.jobs.run_folder import Opened, carry_out, versions
+from neurofleet.jobs.run_folder import JobRun, run_in_folder, versions
 from neurofleet.jobs.studies.blocks import Block, measure_on_pool
 from neurofleet.jobs.studies.measure_engine import measure_engine
 from neurofleet.jobs.studies.populations import refuse_missing_models
@@ -205,16 +205,16 @@ BLOCK = 4
 
 
 def run_validate(spec: ValidateSpec, folder: Path, out: str, address: str | None, cpus: int | None) -> None:
-    """Validate models with everything stored in `out`, or go on with it; raises as `carry_out` does."""
+    """Validate models with everything stored in `out`, or go on with it; raises as `run_in_folder` does."""
 
     def read() -> tuple[list[Validation], list[str]]:
         refuse_missing_models(spec, folder)
         return read_validations(spec, folder)
 
-    carry_out(spec, folder, out, read, lambda run: _validate(run, address, cpus), FINDINGS)
+    run_in_folder(spec, folder, out, read, lambda run: _validate(run, address, cpus), FINDINGS)
 
 
-def _validate(run: Opened, address: str | None, cpus: int | None) -> None:
+def _validate(run: JobRun, address: str | None, cpus: int | None) -> None:
     validations: list[Validation] = run.inputs
     measure_on_pool(run, validation_blocks(run.spec, validations), "simulating", address, cpus)
     models, stimuli = [], []

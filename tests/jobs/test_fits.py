@@ -11,7 +11,7 @@ from neurofleet.errors import InputError, JobError, UsageError
 from neurofleet.jobs.fit.campaign import Budget, Campaign, Fits
 from neurofleet.jobs.fit.fit_problem import Problem, StagePlan
 from neurofleet.jobs.job_file import parse_job
-from neurofleet.jobs.run_folder import open_run
+from neurofleet.jobs.run_folder import start_or_resume
 from neurofleet.neurosim.evolution import FastConfig, PaperConfig
 
 NAMES = ("cm.soma", "gbar_A.soma", "gbar_B.soma")
@@ -111,7 +111,7 @@ def campaign(tmp_path):
         pool = OwnPool(order, stop_after, fail or (lambda task: False))
         made = subjects or [MadeSubject(cell, spec.evolution.strategy) for cell in cells]
         with store.locked():
-            open_run(spec, {}, tmp_path, store)
+            start_or_resume(spec, {}, tmp_path, store)
             fits = Fits(spec, tmp_path, store, MadePreparation(made, errors))
             budget = Budget(spec, fits)
             left = [cell for cell in cells if cell not in fits.finished]
@@ -309,8 +309,8 @@ def test_faults_of_the_program_end_the_campaign(campaign):
 def test_limits_and_shares_may_change(tmp_path, changed):
     store = RunStore(tmp_path / "run")
     with store.locked():
-        assert not open_run(made_job(["a", "b"]), {}, tmp_path, store)
-        assert open_run(made_job(**({"cells": ["a", "b"]} | changed)), {}, tmp_path, store)
+        assert not start_or_resume(made_job(["a", "b"]), {}, tmp_path, store)
+        assert start_or_resume(made_job(**({"cells": ["a", "b"]} | changed)), {}, tmp_path, store)
 
 
 @pytest.mark.parametrize(
@@ -328,19 +328,19 @@ def test_limits_and_shares_may_change(tmp_path, changed):
 def test_what_results_depend_on_may_not(tmp_path, changed, told):
     store = RunStore(tmp_path / "run")
     with store.locked():
-        open_run(made_job(["a", "b"]), {}, tmp_path, store)
+        start_or_resume(made_job(["a", "b"]), {}, tmp_path, store)
         with pytest.raises(UsageError) as refused:
-            open_run(made_job(**({"cells": ["a", "b"]} | changed)), {}, tmp_path, store)
+            start_or_resume(made_job(**({"cells": ["a", "b"]} | changed)), {}, tmp_path, store)
     assert told in str(refused.value)
 
 
 def test_a_job_without_a_limit_of_steps_can_be_resumed(tmp_path):
     store = RunStore(tmp_path / "run")
     with store.locked():
-        open_run(made_job(["a"], more="max_steps: null"), {}, tmp_path, store)
-        assert open_run(made_job(["a"], more="max_steps: null"), {}, tmp_path, store)
+        start_or_resume(made_job(["a"], more="max_steps: null"), {}, tmp_path, store)
+        assert start_or_resume(made_job(["a"], more="max_steps: null"), {}, tmp_path, store)
         with pytest.raises(UsageError, match="max_steps was None, is 1000000"):
-            open_run(made_job(["a"]), {}, tmp_path, store)
+            start_or_resume(made_job(["a"]), {}, tmp_path, store)
 
 
 # -- patience

@@ -47,7 +47,8 @@ def write(folder: Path, **changes) -> Path:
 
 
 def run(folder: Path, **changes) -> RunStore:
-    return run_fit(load_job(write(folder, **changes)), folder, str(folder / "run"), None, 1)
+    run_fit(load_job(write(folder, **changes)), folder, str(folder / "run"), None, 1)
+    return RunStore(folder / "run")
 
 
 @pytest.mark.slow

@@ -75,7 +75,8 @@ def job(folder: Path, **changes):
 
 
 def run(folder: Path, out: Path, **changes) -> RunStore:
-    return run_fit(job(folder, **changes), folder, str(out), None, 1)
+    run_fit(job(folder, **changes), folder, str(out), None, 1)
+    return RunStore(out)
 
 
 def without_compiler(monkeypatch, empty: Path) -> None:
