@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 ABOUT = ("cell", "stage", "seed", "generation")
-OURS = ("cluster", "jobs", "learners", "neurosim")
+OURS = "neurofleet"
 _OF_LOGGING = ("exc_info", "stack_info", "stacklevel")
 
 
@@ -36,7 +36,7 @@ class AboutLogger(logging.LoggerAdapter):
 
 def is_ours(record: logging.LogRecord) -> bool:
     """Whether a record comes from this program, not from a library that it uses."""
-    return record.name.partition(".")[0] in OURS
+    return record.name.partition(".")[0] == OURS
 
 
 def is_kept(record: logging.LogRecord) -> bool:

@@ -86,7 +86,7 @@ class CampaignMetrics:
         )
         gauges = [metric for metric in DECLARED if metric.kind == "gauge"]
         self._gauges = {metric: Gauge(*_arguments(metric)) for metric in gauges}
-        self._told: Tally[str] = Tally()
+        self._counted: Tally[str] = Tally()
         self._recent = RecentUtilisation(WINDOW_S)
         self._next = 0.0
 
@@ -113,10 +113,10 @@ class CampaignMetrics:
             ``done``, ``failed`` and ``left`` -> how many.
         """
         self._next = time.monotonic() + UPDATE_S
-        news = Tally(statistics.outcomes) - self._told
+        news = Tally(statistics.outcomes) - self._counted
         for status, number in news.items():
             self._evaluations.inc(number, {**self._run, "status": status})
-        self._told += news
+        self._counted += news
         self._set(HOSTS, statistics.hosts)
         self._set(HOSTS_LOST, statistics.hosts_lost)
         self._set(WAITING, statistics.waiting)

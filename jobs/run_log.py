@@ -82,8 +82,8 @@ def run_log(run: str, root: str, console: Console | None = None) -> Iterator[Abo
 @contextmanager
 def _attached(handlers: list[logging.Handler]) -> Iterator[None]:
     """Have the handlers get our records from INFO, and those of all others from WARNING."""
-    ours = [logging.getLogger(name) for name in OURS]
-    levels = [logger.level for logger in ours]
+    ours = logging.getLogger(OURS)
+    level = ours.level
     # Ray's logger hands nothing on, and shows what it has to say itself.
     to_lines = [handler for handler in handlers if not isinstance(handler, _ToConsole)]
     places = [(logging.getLogger(), handlers), (logging.getLogger("ray"), to_lines)]
@@ -91,15 +91,13 @@ def _attached(handlers: list[logging.Handler]) -> Iterator[None]:
         for handler in its_handlers:
             handler.addFilter(is_kept)
             logger.addHandler(handler)
-    for logger in ours:
-        logger.setLevel(logging.INFO)
+    ours.setLevel(logging.INFO)
     logging.captureWarnings(True)
     try:
         yield
     finally:
         logging.captureWarnings(False)
-        for logger, level in zip(ours, levels, strict=True):
-            logger.setLevel(level)
+        ours.setLevel(level)
         for logger, its_handlers in places:
             for handler in its_handlers:
                 logger.removeHandler(handler)

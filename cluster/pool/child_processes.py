@@ -1,34 +1,25 @@
 """The processes of an engine: one that holds it, and a child forked for every evaluation.
 
-The engine process is single-threaded and imports little but the engine's own module, so that forking it
-is safe and
-quick; it never runs an evaluation itself, so that the engine stays as it was built. A child that is over
-its deadline is killed, one that dies is only a closed pipe, and the next one is a fork away.
-`EngineProcess` is the
-host's end of it.
+The engine process is single-threaded and imports little but the engine's own module, so that forking it is safe and
+quick. It never runs an evaluation itself, so the engine stays as it was built. A child that is over its deadline is
+killed, one that dies is only a closed pipe, and the next one takes a fork (7 ms) and no build (seconds).
+`EngineProcess` is the host's end of it.
 
-Messages from the host: the engine to build, then one batch after the other. Messages to the host:
-``built`` or ``failed``, then per batch an outcome for each individual, and ``done``. A message is a
-length, then
-that many bytes; its reader never waits for the rest of one, so that a writer that is stopped half way
-cannot hold it.
+Messages from the host: the engine to build, then one batch after the other. Messages to the host: ``built`` or
+``failed``, then per batch an outcome for each individual, and ``done``.
 """
 
 from __future__ import annotations
 
 import ctypes
 import gc
-import importlib
-import json
 import os
 import pickle
 import resource
 import select
 import signal
 import socket
-import struct
 import subprocess
-import sys
 import time
 import traceback
 from collections.abc import Iterator, Sequence
@@ -36,73 +27,16 @@ from contextlib import suppress
 from typing import Any
 
 from neurofleet.cluster.pool.outcome import Budget, BudgetExceeded, Engine, Failure, Outcome, Status, deadline_reason
-
-_PR_SET_PDEATHSIG = 1
-_c_library = ctypes.CDLL(None, use_errno=True)
-
-
-def end_with_parent(parent: int) -> None:
-    """Have the system kill this process when `parent` ends; end at once if it already has.
-
-    The parent's thread that started this process counts as the parent.
-    """
-    _c_library.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:
-        os._exit(1)
-
-
-_LENGTH = struct.Struct("<Q")
-_CHUNK_BYTES = 1 << 20
-
-
-class BrokenFrame(Exception):
-    """The bytes are no message: their writer has gone wrong."""
-
-
-def frame(content: bytes) -> bytes:
-    """One message as it is sent."""
-    return _LENGTH.pack(len(content)) + content
-
-
-def write_frame(descriptor: int, content: bytes) -> None:
-    """Write one message, waiting as long as the reader needs."""
-    view = memoryview(frame(content))
-    while view:
-        view = view[os.write(descriptor, view) :]
-
-
-class FrameReader:
-    """Collects what arrives at a descriptor into whole messages.
-
-    Parameters
-    ----------
-    descriptor : int
-    longest_bytes : int
-        A message that claims to be longer is a `BrokenFrame`.
-    """
-
-    def __init__(self, descriptor: int, longest_bytes: int) -> None:
-        self.descriptor = descriptor
-        self._longest_bytes = longest_bytes
-        self._received = bytearray()
-        self.ended = False
-
-    def receive(self) -> Iterator[bytes]:
-        """Read once, which waits only if nothing is there, and yield the messages that are complete."""
-        received = os.read(self.descriptor, _CHUNK_BYTES)
-        self.ended = not received
-        self._received += received
-        while len(self._received) >= _LENGTH.size:
-            (length,) = _LENGTH.unpack_from(self._received)
-            if length > self._longest_bytes:
-                raise BrokenFrame(f"a message of {length} bytes")
-            end = _LENGTH.size + length
-            if len(self._received) < end:
-                return
-            content = bytes(self._received[_LENGTH.size : end])
-            del self._received[:end]
-            yield content
-
+from neurofleet.fresh_process import (
+    BrokenFrame,
+    FrameReader,
+    end_with,
+    frame,
+    function_named,
+    how_it_ended,
+    start,
+    write_frame,
+)
 
 GRACE_S = 0.05
 """How long after its deadline a child may still report by itself."""
@@ -117,16 +51,14 @@ _GOES_ON, _STOPS = b"+", b"-"
 _SENT_FROM_OUTSIDE = {signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT}
 
 _PR_SET_CHILD_SUBREAPER = 36
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
-def serve_engine(host_socket: int, host_process: int) -> None:
+def serve_engine(host_socket: int) -> None:
     """Build the engine that the host names, then evaluate batches until the host hangs up."""
-    end_with_parent(host_process)
-    # Whatever a child has started is ours to end when the child is gone.
-    _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    # What a child has started becomes a child of this process when the child is gone, and is killed with it.
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # the thread of the host that starts this may have blocked some
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a segfault is an outcome, not a file of gigabytes
     reader = FrameReader(host_socket, LONGEST_MESSAGE_BYTES)
     engine = None
     while not reader.ended:
@@ -148,8 +80,7 @@ def send_to_host(host_socket: int, kind: str, content: Any) -> None:
 def _build_engine(message: bytes, host_socket: int) -> Engine:
     try:
         factory, payload = pickle.loads(message)
-        module, _, function = factory.partition(":")
-        engine = getattr(importlib.import_module(module), function)(pickle.loads(payload))
+        engine = function_named(factory)(pickle.loads(payload))
         isolation = getattr(engine, "isolation", "individual")
         if isolation not in ("individual", "batch"):
             raise ValueError(f"engine.isolation should be 'individual' or 'batch', it is {isolation!r}")
@@ -162,7 +93,7 @@ def _build_engine(message: bytes, host_socket: int) -> Engine:
 
 
 class _BatchChild:
-    """One child from its fork to its end, watched."""
+    """One child, from its fork to its end."""
 
     def __init__(self, engine: Engine, host_socket: int, helpers: set[int]) -> None:
         self._engine = engine
@@ -172,32 +103,32 @@ class _BatchChild:
     def run(self, deadlines_s: Sequence[float], memory_limit_mb: int | None, individuals: bytes) -> None:
         """Send an outcome for each individual as it comes, then ``done``.
 
-        ``done`` is False when the child was stopped or died with several individuals unanswered: none of
-        them can be blamed, and none has an outcome.
+        ``done`` is False when the child was killed or died with several individuals unanswered: any of them may be
+        the cause, so none has an outcome, and the host runs them again one by one.
         """
         read_end, write_end = os.pipe()
-        zygote = os.getpid()
+        parent = os.getpid()
         self._child = os.fork()
         if self._child == 0:
             try:
                 os.close(read_end)
                 os.close(self._host_socket)
-                _child_main(self._engine, write_end, zygote, deadlines_s, memory_limit_mb, individuals)
+                _child_main(self._engine, write_end, parent, deadlines_s, memory_limit_mb, individuals)
             finally:
-                os._exit(os.EX_SOFTWARE)  # whatever happened, a child never goes on as a zygote
+                os._exit(os.EX_SOFTWARE)  # whatever happened, a child never goes on as the engine process
         os.close(write_end)
         try:
-            blamed = self._watch(read_end, list(deadlines_s))
-            send_to_host(self._host_socket, "done", blamed)
+            attributable = self._pass_on_outcomes(read_end, list(deadlines_s))
+            send_to_host(self._host_socket, "done", attributable)
         finally:
             os.close(read_end)
             self._end_child()
 
-    def _watch(self, read_end: int, deadlines_s: list[float]) -> bool:
+    def _pass_on_outcomes(self, read_end: int, deadlines_s: list[float]) -> bool:
         reader = FrameReader(read_end, LONGEST_VALUE_BYTES + 2**20)
         poll = select.poll()
         poll.register(read_end, select.POLLIN)
-        poll.register(self._host_socket, 0)  # reported when the host hangs up, whatever is asked for
+        poll.register(self._host_socket, 0)  # that the host hangs up is reported whatever is registered for
         started = time.monotonic()
         while deadlines_s:
             # A batch that is computed as one has the longest of its deadlines.
@@ -211,12 +142,12 @@ class _BatchChild:
                 if left_s > 0:
                     continue
                 seconds = time.monotonic() - started
-                return self._blame(deadlines_s, self._overdue(deadlines_s[0], seconds))
+                return self._end_batch(deadlines_s, self._overdue(deadlines_s[0], seconds))
             try:
                 messages = list(reader.receive())
             except BrokenFrame as error:
                 seconds = time.monotonic() - started
-                return self._blame(deadlines_s, Outcome("crash", f"wrote {error} to its pipe", seconds))
+                return self._end_batch(deadlines_s, Outcome("crash", f"wrote {error} to its pipe", seconds))
             for message in messages:
                 deadlines_s.pop(0)
                 started = time.monotonic()
@@ -225,20 +156,21 @@ class _BatchChild:
                     return True
             if reader.ended and deadlines_s:
                 outcome = self._how_it_ended(time.monotonic() - started)
-                return self._blame(deadlines_s, outcome)
+                return self._end_batch(deadlines_s, outcome)
         return True
 
-    def _blame(self, unanswered: list[float], outcome: Outcome) -> bool:
+    def _end_batch(self, unanswered: list[float], outcome: Outcome) -> bool:
         if len(unanswered) > 1 and outcome.status != "lost":
             return False
         write_frame(self._host_socket, pickle.dumps(("outcome", pickle.dumps(outcome))))
         return True
 
     def _overdue(self, deadline_s: float, seconds: float) -> Outcome:
-        """A ``timeout``; but a child that somebody stopped, for a while or still, had not all of its time."""
+        """A ``timeout``, or ``lost`` if a signal had stopped the child meanwhile, which took some of its time."""
         states = os.WSTOPPED | os.WCONTINUED | os.WEXITED
-        found = os.waitid(os.P_PID, self._child, states | os.WNOHANG | os.WNOWAIT)
-        if found is not None and found.si_code in (os.CLD_STOPPED, os.CLD_CONTINUED):
+        # WNOWAIT leaves the child to be reaped by `_end_child`.
+        state = os.waitid(os.P_PID, self._child, states | os.WNOHANG | os.WNOWAIT)
+        if state is not None and state.si_code in (os.CLD_STOPPED, os.CLD_CONTINUED):
             return Outcome("lost", "its process was stopped by a signal", seconds)
         return Outcome("timeout", deadline_reason(deadline_s), seconds)
 
@@ -254,8 +186,8 @@ class _BatchChild:
             return Outcome("crash", "closed its pipe and went on", seconds)
         code = os.waitstatus_to_exitcode(status)
         if -code in _SENT_FROM_OUTSIDE:
-            return Outcome("lost", f"its process {exit_in_words(code)}", seconds)
-        return Outcome("crash", exit_in_words(code), seconds)
+            return Outcome("lost", f"its process {how_it_ended(code)}", seconds)
+        return Outcome("crash", how_it_ended(code), seconds)
 
     def _end_child(self) -> None:
         """Kill and reap the child, and then whatever it had started."""
@@ -272,13 +204,13 @@ class _BatchChild:
 def _child_main(
     engine: Engine,
     pipe: int,
-    zygote: int,
+    parent: int,
     deadlines_s: Sequence[float],
     memory_limit_mb: int | None,
     individuals: bytes,
 ) -> None:
     """Evaluate in the child, and end it."""
-    end_with_parent(zygote)
+    end_with(parent)
     unlimited = _limit_memory(memory_limit_mb)
     budget = Budget(deadlines_s[0])
     values = None
@@ -322,7 +254,7 @@ def _outcome_of(value: Any, seconds: float) -> Outcome:
 
 
 def _limit_memory(limit_mb: int | None) -> Any:
-    """Allow so much more than there is now. Returns what lifts the limit again."""
+    """Limit what may be allocated beyond what is there now. Return a function that lifts the limit."""
     if limit_mb is None:
         return lambda: None
     hard = resource.getrlimit(resource.RLIMIT_AS)[1]
@@ -351,31 +283,16 @@ def _error_in_words(error: BaseException) -> str:
     return f"{type(error).__name__}: {first_line}{where}"
 
 
-def exit_in_words(code: int) -> str:
-    """How a process ended; `code` is negative for a signal."""
-    if code >= 0:
-        return f"exited with code {code}"
-    try:
-        return f"was ended by {signal.Signals(-code).name}"
-    except ValueError:
-        return f"was ended by signal {-code}"
-
-
 SILENCE_S = 10.0
-"""How much later than promised a zygote may answer before it is taken for hung."""
+"""How much later than its deadlines allow an engine process may answer before it is taken for hung."""
 
 SEND_TIMEOUT_S = 60.0
 
-# Not ``python -m``, which would put the working folder first and the importer's own paths nowhere.
-_START_CODE = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[1]);"
-    "from neurofleet.cluster.pool.child_processes import main; main(int(sys.argv[2]), int(sys.argv[3]))"
-)
 _OUTPUT_TAIL_BYTES = 2000
 
 
 class EngineDied(Exception):
-    """The zygote ended, or does not answer. Says nothing about the individual at work."""
+    """The engine process ended, or does not answer. Says nothing about the individual at work."""
 
 
 class EngineNotBuilt(Exception):
@@ -383,9 +300,10 @@ class EngineNotBuilt(Exception):
 
 
 class EngineProcess:
-    """A zygote that builds one engine.
+    """A process that builds one engine, from which the children are forked that evaluate with it.
 
-    It ends with the *thread* that makes it, so that must be one that lives as long as the process.
+    It ends with the *thread* that makes it (see `neurofleet.fresh_process.start`), so that must be one that lives as
+    long as the host.
 
     Parameters
     ----------
@@ -397,18 +315,18 @@ class EngineProcess:
     def __init__(self, factory: str, payload: bytes) -> None:
         ours, theirs = socket.socketpair()
         output, their_output = os.pipe()
-        environment = os.environ | dict.fromkeys(
+        # One thread each: a host has one CPU, and a process with threads cannot be forked safely.
+        environment = dict.fromkeys(
             ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "PYTHONUNBUFFERED"), "1"
         )
         try:
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", _START_CODE, json.dumps(sys.path), str(theirs.fileno()), str(os.getpid())],
-                stdin=subprocess.DEVNULL,
-                stdout=their_output,
-                stderr=their_output,
+            self._process = start(
+                serve_engine,
+                theirs.fileno(),
+                environment=environment,
+                output=their_output,
                 pass_fds=[theirs.fileno()],
-                env=environment,
-                start_new_session=True,
+                follow=True,
             )
         finally:
             theirs.close()
@@ -446,8 +364,8 @@ class EngineProcess:
     ) -> Iterator[Outcome | None]:
         """Evaluate a batch in one child; yield outcomes as they come.
 
-        Fewer outcomes than individuals mean that the child had to be given up: the rest is to be run
-        again, and one by one if None is yielded last, since nobody knows which of them was the cause.
+        Fewer outcomes than individuals mean that the child was given up: the rest is to be run again, and one by one
+        if None is yielded last, since any of them may have been the cause.
 
         Raises
         ------
@@ -474,12 +392,12 @@ class EngineProcess:
         return printed.decode(errors="replace").strip()
 
     def kill(self) -> None:
-        """End the zygote and whatever it has started; whoever waits for it gets `EngineDied`."""
+        """End the process and whatever it has started; a thread that waits for it gets `EngineDied`."""
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
 
     def close(self) -> None:
-        """End the zygote, and give back what this process holds of it."""
+        """End the process, and close what this process holds of it."""
         self.kill()
         self._process.wait()
         self._socket.close()
@@ -490,8 +408,8 @@ class EngineProcess:
             outcome = pickle.loads(content)
         except Exception as error:  # noqa: BLE001  a process border: what a child wrote may be anything
             return Outcome("crash", f"its value cannot be read: {type(error).__name__}: {error}")
-        if outcome.status == "crash" and (said := self._last_words()):
-            return Outcome("crash", f"{outcome.reason}; it said: {said}", outcome.seconds)
+        if outcome.status == "crash" and (printed := self._last_output_line()):
+            return Outcome("crash", f"{outcome.reason}; it said: {printed}", outcome.seconds)
         return outcome
 
     def _send(self, message: Any) -> None:
@@ -526,11 +444,11 @@ class EngineProcess:
             code = self._process.wait(SILENCE_S)
         except subprocess.TimeoutExpired:
             return "its engine process hung up"
-        said = self._last_words()
-        return f"its engine process {exit_in_words(code)}" + (f"; it said: {said}" if said else "")
+        printed = self._last_output_line()
+        return f"its engine process {how_it_ended(code)}" + (f"; it said: {printed}" if printed else "")
 
     def _drain_output(self) -> bool:
-        """Keep the end of what the zygote and its children print. False when nobody can print any more."""
+        """Keep the end of what the process and its children print. False when the last of them has ended."""
         try:
             printed = os.read(self._output, 1 << 16)
         except BlockingIOError:
@@ -538,7 +456,7 @@ class EngineProcess:
         self._output_tail = (self._output_tail + printed)[-_OUTPUT_TAIL_BYTES:]
         return bool(printed)
 
-    def _last_words(self) -> str:
+    def _last_output_line(self) -> str:
         self._drain_output()
         lines = self._output_tail.decode(errors="replace").split("\n")
         return next((line.strip()[:200] for line in reversed(lines) if line.strip()), "")

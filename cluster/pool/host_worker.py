@@ -1,11 +1,10 @@
-"""What one host does: takes tasks in, has its engines evaluate them, hands outcomes out, and logs.
+"""What one host does: it takes tasks, has its engines evaluate them, returns outcomes, and logs.
 
-It knows no Ray. A thread of its own works through the tasks, so that the host works on while the driver
-is busy with something else.
+Nothing here uses Ray. A thread of its own works through the tasks, so the host goes on while the driver is busy.
 
-Its log is lines of JSON on standard error, which Ray keeps in the worker's log file. Nothing of it
-travels to the driver. What engines print is kept too, but not more than its end, and of
-evaluations that went well only now and then: an engine that prints without end fills no disk.
+Its log is lines of JSON on standard error, which Ray keeps in the worker's log file on its machine. Of what an engine
+prints, only the end is logged, and of evaluations that went well only now and then: an engine that prints without end
+does not fill the disk.
 """
 
 from __future__ import annotations
@@ -36,19 +35,18 @@ def log_to_standard_error(run: str) -> None:
     handler.setFormatter(JsonLine(run))
     handler.addFilter(is_kept)
     logging.getLogger().addHandler(handler)
-    for name in OURS:
-        logging.getLogger(name).setLevel(logging.INFO)
+    logging.getLogger(OURS).setLevel(logging.INFO)
     logging.captureWarnings(True)
 
 
 class HostLog:
-    """What a workbench has to say."""
+    """The log of a host."""
 
     def __init__(self) -> None:
         self._next_printed = 0.0
 
     def built(self, engine: str, seconds: float, printed: str) -> None:
-        """An engine was built; `printed` is what it said meanwhile."""
+        """An engine was built; `printed` is what it printed meanwhile."""
         _logger_about({}).info("engine built", engine=engine, seconds=round(seconds, 3), **_printed_field(printed))
 
     def not_built(self, engine: str, reason: str) -> None:
@@ -56,7 +54,7 @@ class HostLog:
         _logger_about({}).warning("engine not built", engine=engine, reason=reason)
 
     def ended(self, about: Mapping[str, Any], engine: str, outcome: Outcome, printed: str) -> None:
-        """An evaluation ended. One that is ``ok`` and printed nothing is not worth a record."""
+        """An evaluation ended. One that is ``ok`` and printed nothing is not logged."""
         if not outcome.ok:
             _logger_about(about).warning(
                 f"evaluation ended as {outcome.status}",
@@ -84,7 +82,8 @@ FLUSH_S = 0.1
 """Outcomes wait this long for others to travel with them, unless the host is running out of work."""
 
 STUCK_AFTER_S = 2.0
-"""An evaluation that takes longer than this, and than twice what was expected, has the waiting given back."""
+"""When an evaluation takes longer than this, and than twice what was expected, the host's waiting tasks go back to the
+driver, which gives them to other hosts."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +101,7 @@ class Assignment:
 
 @dataclass(frozen=True)
 class HostReport:
-    """What a host hands out.
+    """What a host returns to the driver.
 
     Attributes
     ----------
@@ -117,7 +116,7 @@ class HostReport:
     busy_s : float
         Time spent on evaluations since the host began.
     stuck : bool
-        Whether the evaluation at work takes much longer than expected.
+        Whether the present evaluation takes much longer than expected.
     """
 
     outcomes: list[tuple[int, Outcome]]
@@ -130,7 +129,7 @@ class HostReport:
 
 @dataclass
 class _CurrentWork:
-    """The task at work, or several together, and how long that is expected to take."""
+    """The evaluation under way, of one task or several together, and how long it is expected to take."""
 
     expected_s: float
     since: float = field(default_factory=time.monotonic)
@@ -157,12 +156,12 @@ class HostWorker:
         self._built: dict[str, float] = {}
         self._unbuilt: dict[str, str] = {}
         self._waiting: deque[Assignment] = deque()
-        self._at_work: _CurrentWork | None = None
+        self._current: _CurrentWork | None = None
         self._outcomes: list[tuple[int, Outcome]] = []
         self._returned: list[int] = []
         self._busy_s = 0.0
         self._closing = False
-        self._thread = threading.Thread(target=self._work, name="workbench", daemon=True)
+        self._thread = threading.Thread(target=self._work, name="host-worker", daemon=True)
         self._thread.start()
 
     def add_engine(self, key: str, recipe: Callable[[], tuple[str, bytes]]) -> None:
@@ -171,14 +170,14 @@ class HostWorker:
             self._recipes.setdefault(key, recipe)
 
     def forget_engine(self, key: str) -> None:
-        """Let an engine go that no task will ask for any more."""
+        """End an engine of which no task will come any more."""
         with self._changed:
             self._recipes.pop(key, None)
             self._unbuilt.pop(key, None)
         self._drop_engine(key)
 
     def exchange(self, assignments: Sequence[Assignment], wait_s: float) -> HostReport:
-        """Take new tasks in, and hand out what there is.
+        """Take new tasks, and return the outcomes there are.
 
         Waits for outcomes up to `wait_s`, but no longer than `FLUSH_S` once there are some, and not at all
         when there is nothing more to do.
@@ -190,8 +189,8 @@ class HostWorker:
             while True:
                 elapsed_s = time.monotonic() - begun
                 something = bool(self._outcomes or self._returned)
-                hungry = not self._waiting and (something or self._at_work is None)
-                if hungry or elapsed_s >= wait_s or (something and elapsed_s >= FLUSH_S):
+                out_of_work = not self._waiting and (something or self._current is None)
+                if out_of_work or elapsed_s >= wait_s or (something and elapsed_s >= FLUSH_S):
                     break
                 self._changed.wait((FLUSH_S if something else wait_s) - elapsed_s)
             stuck = self._is_stuck()
@@ -216,15 +215,15 @@ class HostWorker:
             engine.close()
 
     def _is_stuck(self) -> bool:
-        if self._at_work is None:
+        if self._current is None:
             return False
-        return time.monotonic() - self._at_work.since > max(STUCK_AFTER_S, 2 * self._at_work.expected_s)
+        return time.monotonic() - self._current.since > max(STUCK_AFTER_S, 2 * self._current.expected_s)
 
     def _work(self) -> None:
         try:
             while batch := self._next_batch():
                 self._evaluate(batch)
-        except BaseException:  # noqa: BLE001  without this thread the host is of no use: the pool replaces it
+        except BaseException:  # noqa: BLE001  without this thread the host is useless; the pool replaces it
             traceback.print_exc()
             os._exit(1)
 
@@ -236,7 +235,7 @@ class HostWorker:
             if self._closing:
                 return []
             batch = [self._waiting.popleft()]
-            self._at_work = _CurrentWork(batch[0].expected_s)
+            self._current = _CurrentWork(batch[0].expected_s)
         engine = self._engine(batch[0].engine)
         with self._changed:
             if engine is not None and engine.isolation == "batch":
@@ -268,19 +267,19 @@ class HostWorker:
                 if pending:
                     self._finish(pending.popleft(), Outcome("lost", str(error)))
         with self._changed:
-            self._at_work = None
+            self._current = None
             self._changed.notify_all()
 
     def _start(self, assignments: Sequence[Assignment]) -> None:
         with self._changed:
-            self._at_work = _CurrentWork(sum(assignment.expected_s for assignment in assignments))
+            self._current = _CurrentWork(sum(assignment.expected_s for assignment in assignments))
 
     def _finish(self, assignment: Assignment, outcome: Outcome, printed: str = "") -> None:
         self._log.ended(assignment.about, assignment.engine, outcome, printed)
         with self._changed:
             self._outcomes.append((assignment.number, outcome))
             self._busy_s += outcome.seconds
-            self._at_work = None
+            self._current = None
             self._changed.notify_all()
 
     def _give_back(self, assignments: list[Assignment]) -> None:
@@ -293,7 +292,7 @@ class HostWorker:
                     self._returned.append(assignment.number)
                 else:
                     self._waiting.append(assignment)
-            self._at_work = None
+            self._current = None
             self._changed.notify_all()
 
     def _engine(self, key: str) -> EngineProcess | None:

@@ -1,4 +1,4 @@
-"""The hosts of a pool, Ray actors of one CPU each, and the calls to them, direct or by relays."""
+"""The hosts of a pool, Ray actors of one CPU each, and the calls to them: direct, or through relays."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Host:
 
     def __init__(self, memory_limit_mb: int | None, build_limit_s: float, run: str) -> None:
         log_to_standard_error(run)
-        self._bench = HostWorker(memory_limit_mb, build_limit_s)
+        self._worker = HostWorker(memory_limit_mb, build_limit_s)
 
     def hello(self) -> tuple[str, int]:
         """The node it is on, and its process."""
@@ -33,16 +33,16 @@ class Host:
         forgotten: Sequence[str],
         wait_s: float,
     ) -> HostReport:
-        """Take new tasks in, and hand out what there is.
+        """Take new tasks, and return the outcomes there are.
 
-        `recipes` says how to build engines this host has not heard of: key -> factory, pickled payload.
-        `forgotten` are engines that are not needed any more.
+        `recipes` says how to build engines that are new to this host: key -> factory, pickled payload. `forgotten` are
+        engines that are not needed any more.
         """
         for key in forgotten:
-            self._bench.forget_engine(key)
+            self._worker.forget_engine(key)
         for key, recipe in recipes.items():
-            self._bench.add_engine(key, _FetchedRecipe(*recipe))
-        return self._bench.exchange(assignments, wait_s)
+            self._worker.add_engine(key, _FetchedRecipe(*recipe))
+        return self._worker.exchange(assignments, wait_s)
 
 
 class _FetchedRecipe:
@@ -57,7 +57,7 @@ class _FetchedRecipe:
 
 
 EXCHANGE_S = 1.0
-"""A host answers after so long at the latest, also when it has nothing to tell."""
+"""A host answers after so long at the latest, also when it has no outcome."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class HostSettings:
 
 @dataclass(frozen=True)
 class HostMessage:
-    """What a host is told; see `neurofleet.cluster.pool.hosts.Host.exchange`."""
+    """What is sent to a host; see `Host.exchange`."""
 
     assignments: list[Assignment]
     recipes: dict[str, tuple[str, ray.ObjectRef]]
@@ -88,7 +88,7 @@ class HostReady:
 
 @dataclass(frozen=True)
 class HostLost:
-    """A host that will not answer any more."""
+    """A host's last answer, made up here: it is gone."""
 
     reason: str
 
@@ -97,41 +97,41 @@ HostAnswer = HostReady | HostReport | HostLost
 
 
 class Hosts(Protocol):
-    """Hosts by number. Each owes an answer after it was started, and after each message."""
+    """Hosts by number. Each answers once after it was started, and once after each message."""
 
     def start(self, host: int) -> None:
         """Start a host."""
 
-    def tell(self, host: int, message: HostMessage) -> None:
-        """Send a message to a host that owes no answer."""
+    def send(self, host: int, message: HostMessage) -> None:
+        """Send a message to a host that has answered the one before."""
 
     def end(self, host: int) -> None:
-        """End a host, whatever it is at; its answer is not awaited any more."""
+        """End a host, whatever it is doing; its answer is not awaited any more."""
 
     def answers(self, timeout_s: float) -> list[tuple[int, HostAnswer]]:
         """Wait for an answer, and return all that have come."""
 
     def may_have_answered(self, host: int) -> bool:
-        """Whether an answer of a host may be there that nobody has fetched yet."""
+        """Whether a host may have answered, and the answer was not fetched yet."""
 
 
 class DirectHosts:
     """Hosts that this process calls itself, as Ray actors."""
 
-    def __init__(self, terms: HostSettings) -> None:
-        self._terms = terms
+    def __init__(self, settings: HostSettings) -> None:
+        self._settings = settings
         self._actor_class: Any = ray.remote(num_cpus=1, max_restarts=0, scheduling_strategy="SPREAD")(Host)
         self._actors: dict[int, Any] = {}
         self._calls: dict[ray.ObjectRef, int] = {}
         self._call_of: dict[int, ray.ObjectRef] = {}
 
     def start(self, host: int) -> None:
-        terms = self._terms
-        actor = self._actor_class.remote(terms.memory_limit_mb, terms.build_limit_s, terms.run)
+        settings = self._settings
+        actor = self._actor_class.remote(settings.memory_limit_mb, settings.build_limit_s, settings.run)
         self._actors[host] = actor
         self._await(host, actor.hello.remote())
 
-    def tell(self, host: int, message: HostMessage) -> None:
+    def send(self, host: int, message: HostMessage) -> None:
         call = self._actors[host].exchange.remote(message.assignments, message.recipes, message.forgotten, EXCHANGE_S)
         self._await(host, call)
 
@@ -143,17 +143,17 @@ class DirectHosts:
                 ray.kill(actor)
 
     def answers(self, timeout_s: float) -> list[tuple[int, HostAnswer]]:
-        found: list[tuple[int, HostAnswer]] = []
+        answers_by_host: list[tuple[int, HostAnswer]] = []
         for call in _finished_calls(self._calls, timeout_s):
             host = self._calls.pop(call)
             del self._call_of[host]
             try:
                 answer = ray.get(call)
             except RayError as error:
-                found.append((host, HostLost(f"{type(error).__name__}: {error}")))
+                answers_by_host.append((host, HostLost(f"{type(error).__name__}: {error}")))
                 continue
-            found.append((host, answer if isinstance(answer, HostReport) else HostReady(*answer)))
-        return found
+            answers_by_host.append((host, answer if isinstance(answer, HostReport) else HostReady(*answer)))
+        return answers_by_host
 
     def may_have_answered(self, host: int) -> bool:
         call = self._call_of.get(host)
@@ -176,55 +176,55 @@ def _finished_calls(calls: Iterable[ray.ObjectRef], timeout_s: float) -> list[ra
 
 
 class Relay:
-    """A crew in a process of its own, so that the driver need not call each of thousands of hosts."""
+    """Calls hosts from a process of its own, so that the driver need not call each of thousands."""
 
-    def __init__(self, terms: HostSettings) -> None:
-        self._crew = DirectHosts(terms)
+    def __init__(self, settings: HostSettings) -> None:
+        self._hosts = DirectHosts(settings)
 
     def exchange(
         self, ended: list[int], started: list[int], messages: list[tuple[int, HostMessage]], wait_s: float
     ) -> list[tuple[int, HostAnswer]]:
-        """Do as a driver asks, and return the answers that come within `wait_s`."""
+        """End, start and call hosts, and return the answers that come within `wait_s`."""
         for host in ended:
-            self._crew.end(host)
+            self._hosts.end(host)
         for host in started:
-            self._crew.start(host)
+            self._hosts.start(host)
         for host, message in messages:
-            self._crew.tell(host, message)
-        return self._crew.answers(wait_s)
+            self._hosts.send(host, message)
+        return self._hosts.answers(wait_s)
 
 
 @dataclass(eq=False)
 class _RelayRecord:
-    """A relay, its hosts, those of them that owe an answer, and what it is to do next."""
+    """A relay, its hosts, those whose answer is awaited, and what it is to do next."""
 
     actor: Any
     hosts: set[int] = field(default_factory=set)
-    owing: set[int] = field(default_factory=set)
+    awaited: set[int] = field(default_factory=set)
     ended: list[int] = field(default_factory=list)
     started: list[int] = field(default_factory=list)
     messages: dict[int, HostMessage] = field(default_factory=dict)
 
     def call(self, wait_s: float) -> ray.ObjectRef:
-        """Have it do what there is to do, and wait for answers."""
+        """Have the relay do what is noted here, and return answers."""
         call = self.actor.exchange.remote(self.ended, self.started, list(self.messages.items()), wait_s)
         self.ended, self.started, self.messages = [], [], {}
         return call
 
 
 class RelayedHosts:
-    """Hosts that relays call, so many each; a relay that is lost takes its hosts along.
+    """Hosts that are called by relays, `hosts_per_relay` by each; with a relay that is lost its hosts are lost.
 
     Parameters
     ----------
-    terms : HostSettings
+    settings : HostSettings
     hosts_per_relay : int
     """
 
     WAIT_S = 0.1
 
-    def __init__(self, terms: HostSettings, hosts_per_relay: int) -> None:
-        self._terms = terms
+    def __init__(self, settings: HostSettings, hosts_per_relay: int) -> None:
+        self._settings = settings
         self._hosts_per_relay = hosts_per_relay
         self._actor_class: Any = ray.remote(num_cpus=0, max_restarts=0, scheduling_strategy="SPREAD")(Relay)
         self._relays: dict[_RelayRecord, None] = {}
@@ -234,16 +234,16 @@ class RelayedHosts:
     def start(self, host: int) -> None:
         relay = next((r for r in self._relays if len(r.hosts) < self._hosts_per_relay), None)
         if relay is None:
-            relay = _RelayRecord(self._actor_class.remote(self._terms))
+            relay = _RelayRecord(self._actor_class.remote(self._settings))
             self._relays[relay] = None
         relay.hosts.add(host)
-        relay.owing.add(host)
+        relay.awaited.add(host)
         relay.started.append(host)
         self._relay_of[host] = relay
 
-    def tell(self, host: int, message: HostMessage) -> None:
+    def send(self, host: int, message: HostMessage) -> None:
         relay = self._relay_of[host]
-        relay.owing.add(host)
+        relay.awaited.add(host)
         relay.messages[host] = message
 
     def end(self, host: int) -> None:
@@ -251,7 +251,7 @@ class RelayedHosts:
         if relay is None:
             return
         relay.hosts.discard(host)
-        relay.owing.discard(host)
+        relay.awaited.discard(host)
         relay.messages.pop(host, None)
         if host in relay.started:
             relay.started.remove(host)
@@ -263,22 +263,22 @@ class RelayedHosts:
     def answers(self, timeout_s: float) -> list[tuple[int, HostAnswer]]:
         called = set(self._calls.values())
         for relay in self._relays:
-            if relay not in called and (relay.owing or relay.ended):
+            if relay not in called and (relay.awaited or relay.ended):
                 self._calls[relay.call(self.WAIT_S)] = relay
-        found: list[tuple[int, HostAnswer]] = []
+        answers_by_host: list[tuple[int, HostAnswer]] = []
         for call in _finished_calls(self._calls, timeout_s):
             relay = self._calls.pop(call)
             try:
                 answers = ray.get(call)
             except RayError as error:
-                gone = HostLost(f"its relay was lost: {type(error).__name__}: {error}")
-                answers = [(host, gone) for host in relay.hosts]
+                lost = HostLost(f"its relay was lost: {type(error).__name__}: {error}")
+                answers = [(host, lost) for host in relay.hosts]
                 self._drop(relay)
             for host, answer in answers:
                 if host in relay.hosts:  # else it was ended meanwhile
-                    relay.owing.discard(host)
-                    found.append((host, answer))
-        return found
+                    relay.awaited.discard(host)
+                    answers_by_host.append((host, answer))
+        return answers_by_host
 
     def may_have_answered(self, host: int) -> bool:
         relay = self._relay_of.get(host)
@@ -286,7 +286,7 @@ class RelayedHosts:
         return bool(calls and ray.wait(calls, timeout=0, fetch_local=False)[0])
 
     def _drop(self, relay: _RelayRecord) -> None:
-        """End a relay; the hosts that are its own end with it."""
+        """End a relay; Ray ends the hosts that it has started."""
         self._relays.pop(relay, None)
         with suppress(RayError):
             ray.kill(relay.actor)

@@ -1,4 +1,4 @@
-"""What is asked of the pool, and what comes back: engines, tasks, outcomes, and statistics of them."""
+"""What a pool is given and what it returns: engines, tasks, outcomes, and statistics of them."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ class Outcome:
     ----------
     status : str
         ``ok``; ``timeout``: over its deadline or its budget; ``crash``: its process ended; ``error``: the
-        engine raised, or could not be built; ``lost``: what worked on it went away, or was stopped by
-        somebody beyond the deadline, more than once.
+        engine raised, or could not be built; ``lost``: the process or host that evaluated it went away, or was stopped
+        by a signal beyond the deadline, more than once.
     reason : str
         Why it is not ``ok``, else empty. Free of times, process numbers and host names, so that equal
         evaluations have equal reasons.
     seconds : float
-        Wall-clock time of the evaluation; of one that was computed together with others, its equal part.
+        Wall-clock time of the evaluation; of one that was computed together with others, an equal part of it.
     value : object
         What the engine yielded, None unless ``ok``.
     """
@@ -55,7 +55,7 @@ class BudgetExceeded(Exception):
 
 
 class Budget:
-    """The deadline of the individual at work, for engines that check the clock while they step.
+    """The deadline of the individual being evaluated, for engines that check the clock while they step.
 
     Attributes
     ----------
@@ -80,21 +80,21 @@ class Budget:
 
 
 def deadline_reason(deadline_s: float) -> str:
-    """The one wording for a passed deadline, whoever noticed it."""
+    """Return the reason of a ``timeout``: the same words whether the engine, the child or the host noticed it."""
     return f"no result within {deadline_s:g} s"
 
 
 class Engine(Protocol):
-    """What a factory returns: evaluates individuals of one model, with whatever method it likes.
+    """What a factory returns: it evaluates individuals of one model, by any method.
 
     An engine may set ``isolation``. With ``"individual"`` (the default) every individual is evaluated by a
     fresh copy of the engine as it was built, so that a value cannot depend on what was evaluated before.
-    With ``"batch"`` one copy gets a whole batch (a vector of models, say); when that copy times out or
-    dies, nobody can tell whose fault it was, and the individuals without a value are run one by one.
+    With ``"batch"`` one copy gets a whole batch (a vector of models, say); when that copy times out or dies, any of its
+    individuals may be the cause, and those without a value are run one by one.
 
-    A batch has the longest of its deadlines until its first value: whoever hands in tasks for an engine that
-    computes several at once gives them the time of all. What passes until then counts as the time of all in
-    equal parts, so that the `seconds` of a batch's outcomes add up to what it took.
+    A batch has the longest of its deadlines until its first value, so tasks for an engine that computes several at once
+    are submitted with the time of all. What passes until then is divided equally among them: the `seconds` of a batch's
+    outcomes add up to what it took.
     """
 
     def evaluate(self, batch: Sequence[Any], budget: Budget) -> Iterator[Any]:
@@ -117,12 +117,11 @@ class EngineSpec:
         ``"module:function"``; called with `payload`, returns an `Engine`. It should start no threads: the
         engine is copied by forking.
     payload : object
-        Anything picklable. Sent once per host.
+        Anything that can be pickled. Sent once to each host.
     key : str
         Equal keys mean equal engines; a host keeps the engine it has built while it gets tasks of that key.
     lanes : int
-        How many individuals it evaluates in the time of one: batches are full multiples of that where so many
-        wait.
+        How many individuals it evaluates in the time of one; batches are full multiples of that while enough wait.
     """
 
     factory: str
@@ -138,7 +137,7 @@ class EvaluationTask:
     Attributes
     ----------
     id : hashable
-        The submitter's own name for it; unique among the tasks that are under way.
+        The submitter's name for it; unique among the tasks that are not finished.
     engine : EngineSpec
     individual : object
         What the engine's batch holds, usually parameter values, shape (P,).
@@ -152,11 +151,11 @@ class EvaluationTask:
     weight : float
         Of the share, above 0.
     rank : int
-        Within a share, tasks of lower ranks go first. Below zero it is minus what is left to do, and hosts
-        spread over engines in proportion to that.
+        Within a share, tasks of lower ranks go first. Below zero it is minus the work left, and hosts spread over
+        engines in proportion to that.
     about : mapping
-        What a host's log says of it (cell, stage, seed, generation). Share one among the tasks of a
-        generation: it then travels once a batch.
+        What a host's log says of it (cell, stage, seed, generation). The tasks of a generation should share one
+        object: it is then sent once a batch.
     """
 
     id: Hashable

@@ -1,4 +1,4 @@
-"""The driver's end of the pool: takes tasks, returns outcomes, replaces lost hosts."""
+"""The driver's side of the pool: it takes tasks, returns outcomes, and replaces lost hosts."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ CHECK_HOSTS_EVERY_S = 0.5
 """How often the driver looks for silent hosts and starts new ones."""
 
 HOSTS_PER_RELAY = 500
-"""Calling each host itself, a driver takes in about a thousand outcomes a second. More hosts than this are
-called by relays, processes of their own on the cluster."""
+"""A driver that calls each host itself takes about a thousand outcomes a second (measured). With more hosts than this,
+they are called by relays, which are processes of their own on the cluster."""
 
 HOSTS_THAT_MAY_FAIL = 5
 NODES_THAT_MAY_FAIL = 3
@@ -64,15 +64,15 @@ class _HostRecord:
     """A host as the pool sees it."""
 
     number: int
-    called: float
+    called_at: float
     answering: bool = True
     node: str = ""
     process: int = 0
-    since: float = 0.0
-    knows: set[str] = field(default_factory=set)
-    forgets: list[str] = field(default_factory=list)
+    ready_at: float = 0.0
+    engines_known: set[str] = field(default_factory=set)
+    engines_to_forget: list[str] = field(default_factory=list)
     busy_s: float = 0.0
-    progress: float = 0.0
+    progress_at: float = 0.0
 
     @property
     def ready(self) -> bool:
@@ -91,7 +91,7 @@ class Pool:
     hosts : int, optional
         How many hosts to keep, one CPU each. By default as many as the cluster has CPUs, at any time.
     memory_limit_mb : int or None
-        What one evaluation may allocate beyond the built engine; over it, it ends as an ``error``.
+        What one evaluation may allocate beyond the built engine; one that needs more is an ``error``.
     build_limit_s : float
         How long an engine may take to be built on a host.
     lease_s : float
@@ -99,13 +99,13 @@ class Pool:
     run : str
         What the hosts' logs call the run.
     hosts_per_relay : int
-        A pool of more hosts has them called by relays.
+        In a pool of more hosts than this, relays call them.
 
     Attributes
     ----------
     spread : bool
-        Whether idle hosts build an engine as soon as that saves time at all. Set it to False while there is
-        other work that could be handed in for them (see `idle`).
+        Whether idle hosts build an engine as soon as that saves any time. Set it to False while there is other work
+        that could be submitted for them (see `idle`).
     """
 
     def __init__(
@@ -121,9 +121,9 @@ class Pool:
         self._hosts_asked = hosts
         self._build_limit_s = build_limit_s
         self._lease_s = lease_s
-        self._terms = HostSettings(memory_limit_mb, build_limit_s, run)
+        self._settings = HostSettings(memory_limit_mb, build_limit_s, run)
         self._hosts_per_relay = hosts_per_relay
-        self._crew: Hosts | None = None
+        self._host_calls: Hosts | None = None
         self._scheduler: Scheduler[_HostRecord] = Scheduler()
         self._ids: set[Hashable] = set()
         self._numbers = itertools.count()
@@ -140,11 +140,11 @@ class Pool:
         self._retried = 0
         self._past_busy_s = 0.0
         self._past_available_s = 0.0
-        self._wanted = hosts or 1
-        self._next_census = self._next_watch = 0.0
+        self._hosts_wanted = hosts or 1
+        self._next_count = self._next_check = 0.0
 
     def __enter__(self) -> Pool:
-        self._take_census()
+        self._count_cpus()
         return self
 
     def __exit__(
@@ -157,22 +157,22 @@ class Pool:
 
     @property
     def hosts(self) -> int:
-        """How many hosts there are to be; some may not have come up yet."""
-        return self._wanted
+        """How many hosts the pool keeps; some may not be up yet."""
+        return self._hosts_wanted
 
     @property
     def idle(self) -> int:
-        """How many hosts have nothing to do, and nothing waits that they should do."""
-        self._feed()
+        """How many hosts have nothing to do, with no task waiting that they should take."""
+        self._assign()
         return self._scheduler.idle
 
     def submit(self, task: EvaluationTask) -> None:
-        """Hand in a task; its outcome comes out of `completed`.
+        """Submit a task; `completed` returns its outcome.
 
         Raises
         ------
         ValueError
-            If a task of this id is under way.
+            If a task of this id is not finished yet.
         """
         if task.id in self._ids:
             raise ValueError(f"a task with the id {task.id!r} is under way already")
@@ -181,7 +181,7 @@ class Pool:
             payload = ray.put(pickle.dumps(task.engine.payload))
             self._engines[key] = _EngineRecord(task.engine.factory, payload)
         self._ids.add(task.id)
-        self._wait(Work(next(self._numbers), task))
+        self._queue_or_fail(Work(next(self._numbers), task))
 
     def withdraw(self, engine: str) -> int:
         """Drop the tasks of an engine, by its key, that no host has; return how many (without an outcome)."""
@@ -190,18 +190,18 @@ class Pool:
         return len(works)
 
     def forget(self, engine: str) -> None:
-        """Let go of an engine, by its key, whose tasks are all done; hosts give its memory back."""
+        """Forget an engine, by its key, whose tasks are all done; hosts end it, which frees its memory."""
         if self._engines.pop(engine, None) is not None:
             self._scheduler.forget(engine)
             for host in self._hosts.values():
-                if engine in host.knows:
-                    host.knows.discard(engine)
-                    host.forgets.append(engine)
+                if engine in host.engines_known:
+                    host.engines_known.discard(engine)
+                    host.engines_to_forget.append(engine)
 
     def completed(self, timeout_s: float) -> list[tuple[Any, Outcome]]:
         """Return the tasks that are finished, as (task id, outcome), each once.
 
-        Returns as soon as there are some; after `timeout_s` with none; at once if nothing is under way.
+        Returns as soon as there are some; after `timeout_s` with none; at once if no task is left.
 
         Raises
         ------
@@ -210,16 +210,16 @@ class Pool:
         """
         give_up = time.monotonic() + timeout_s
         while True:
-            self._keep_up()
-            self._feed()
+            self._maintain_hosts()
+            self._assign()
             left_s = give_up - time.monotonic()
             if self._done or left_s <= 0 or not self._ids:
                 done, self._done = self._done, []
                 return done
-            self._listen(left_s)
+            self._take_answers(left_s)
 
     def statistics(self) -> PoolStatistics:
-        """What the pool has done so far."""
+        """Return what the pool has done so far."""
         now = time.monotonic()
         ready = [host for host in self._hosts.values() if host.ready]
         return PoolStatistics(
@@ -230,21 +230,21 @@ class Pool:
             hosts_lost=self._hosts_lost,
             retried=self._retried,
             busy_s=self._past_busy_s + sum(host.busy_s for host in ready),
-            available_s=self._past_available_s + sum(now - host.since for host in ready),
+            available_s=self._past_available_s + sum(now - host.ready_at for host in ready),
             engines_failed={key: engine.failure for key, engine in self._engines.items() if engine.failure},
         )
 
     def close(self) -> None:
-        """End all hosts, and with them whatever they are at."""
+        """End all hosts, and whatever they are doing."""
         for host in list(self._hosts.values()):
             self._end_host(host)
 
-    def _listen(self, timeout_s: float) -> None:
-        """Wait for a host to answer, and take in what has arrived."""
+    def _take_answers(self, timeout_s: float) -> None:
+        """Wait for a host to answer, and deal with all answers there are."""
         if not any(host.answering for host in self._hosts.values()):  # no engine that a host could build
             time.sleep(min(timeout_s, 0.1))
             return
-        for number, answer in self._talk.answers(min(timeout_s, EXCHANGE_S)):
+        for number, answer in self._calls.answers(min(timeout_s, EXCHANGE_S)):
             self._hosts[number].answering = False
             self._take_answer(self._hosts[number], answer)
 
@@ -252,20 +252,20 @@ class Pool:
         if isinstance(answer, HostLost):
             self._lose_host(host, answer.reason)
         elif isinstance(answer, HostReady):
-            self._welcome(host, answer)
+            self._add_host(host, answer)
         else:
             self._take_report(host, answer)
 
-    def _welcome(self, host: _HostRecord, present: HostReady) -> None:
-        host.node, host.process = present.node, present.process
-        host.since = host.progress = time.monotonic()
+    def _add_host(self, host: _HostRecord, ready: HostReady) -> None:
+        host.node, host.process = ready.node, ready.process
+        host.ready_at = host.progress_at = time.monotonic()
         self._starts_failed = 0
         self._scheduler.join(host, host.node)
 
     def _take_report(self, host: _HostRecord, report: HostReport) -> None:
         now = time.monotonic()
         if report.outcomes or not self._scheduler.busy(host):
-            host.progress = now
+            host.progress_at = now
         host.busy_s = report.busy_s
         for number, outcome in report.outcomes:
             if outcome.status == "lost":
@@ -273,13 +273,13 @@ class Pool:
             else:
                 self._finish(self._scheduler.done(host, number, outcome.seconds), outcome)
         for number in report.returned:
-            self._wait(self._scheduler.give_back(host, number))
+            self._queue_or_fail(self._scheduler.give_back(host, number))
         for key, seconds in report.built.items():
             self._scheduler.queue.record_build(key, seconds)
         for key, reason in report.unbuilt.items():
             if key in self._engines:
                 self._engines[key].unbuilt_on.setdefault(host.node, reason)
-                self._scheduler.bar(key, host.node)
+                self._scheduler.exclude(key, host.node)
         if report.unbuilt:
             self._give_up_engines()
         self._scheduler.set_stuck(host, report.stuck)
@@ -294,19 +294,19 @@ class Pool:
             if failed_on and not engine.failure and (nodes <= failed_on or len(failed_on) >= NODES_THAT_MAY_FAIL):
                 engine.failure = f"the engine {key} could not be built: {next(iter(engine.unbuilt_on.values()))}"
                 for work in self._scheduler.queue.remove_engine(key):
-                    self._wait(work)
+                    self._queue_or_fail(work)
 
-    def _wait(self, work: Work) -> None:
-        """Queue a task, or end it if there is no engine for it."""
+    def _queue_or_fail(self, work: Work) -> None:
+        """Queue a task, or finish it as an ``error`` if its engine cannot be built."""
         if failure := self._engines[work.task.engine.key].failure:
             self._finish(work, Outcome("error", failure))
         else:
             self._scheduler.submit(work)
 
-    def _feed(self) -> None:
-        """Give the hosts that answer what they should do next, the idle ones first."""
-        for host, batch in self._scheduler.feed(self.spread):
-            host.progress = time.monotonic()
+    def _assign(self) -> None:
+        """Give hosts what they should do next: first those that are idle, then those that have just answered."""
+        for host, batch in self._scheduler.assign_idle(self.spread):
+            host.progress_at = time.monotonic()
             self._send(host, batch)
         for host in sorted(self._answered, key=self._scheduler.load_s):
             self._send(host, self._scheduler.next_batch(host, self.spread))
@@ -316,8 +316,8 @@ class Pool:
         assignments, recipes, number = [], {}, next(self._batches)
         for work in batch:
             key = work.task.engine.key
-            if key not in host.knows:
-                host.knows.add(key)
+            if key not in host.engines_known:
+                host.engines_known.add(key)
                 recipes[key] = (self._engines[key].factory, self._engines[key].payload)
             assignments.append(
                 Assignment(
@@ -330,9 +330,9 @@ class Pool:
                     work.task.about,
                 )
             )
-        forgotten, host.forgets = host.forgets, []
-        host.called, host.answering = time.monotonic(), True
-        self._talk.tell(host.number, HostMessage(assignments, recipes, forgotten))
+        forgotten, host.engines_to_forget = host.engines_to_forget, []
+        host.called_at, host.answering = time.monotonic(), True
+        self._calls.send(host.number, HostMessage(assignments, recipes, forgotten))
 
     def _finish(self, work: Work, outcome: Outcome) -> None:
         self._ids.discard(work.task.id)
@@ -346,51 +346,53 @@ class Pool:
             self._finish(work, Outcome("lost", reason, outcome.seconds))
         else:
             self._retried += 1
-            self._wait(work)
+            self._queue_or_fail(work)
 
-    def _keep_up(self) -> None:
-        """Replace hosts that are gone or silent, and follow the cluster's size."""
+    def _maintain_hosts(self) -> None:
+        """Replace hosts that are lost or silent, and follow the cluster's size."""
         now = time.monotonic()
-        if now < self._next_watch and len(self._hosts) >= self._wanted:
+        if now < self._next_check and len(self._hosts) >= self._hosts_wanted:
             return
-        self._next_watch = now + CHECK_HOSTS_EVERY_S
+        self._next_check = now + CHECK_HOSTS_EVERY_S
         for host in list(self._hosts.values()):
             if (
                 host.ready
                 and self._is_silent(host, now)
-                and not (host.answering and self._talk.may_have_answered(host.number))
+                and not (host.answering and self._calls.may_have_answered(host.number))
             ):
                 self._lose_host(host, f"silent for {self._lease_s:g} s")
-        if now >= self._next_census:
-            self._take_census()
-        while len(self._hosts) < self._wanted:
+        if now >= self._next_count:
+            self._count_cpus()
+        while len(self._hosts) < self._hosts_wanted:
             host = _HostRecord(next(self._host_numbers), now)
             self._hosts[host.number] = host
-            self._talk.start(host.number)
+            self._calls.start(host.number)
 
     @property
-    def _talk(self) -> Hosts:
-        """Those who call the hosts: this process, or relays when the first hosts are many."""
-        if self._crew is None:
-            many = self._wanted > self._hosts_per_relay
-            self._crew = RelayedHosts(self._terms, self._hosts_per_relay) if many else DirectHosts(self._terms)
-        return self._crew
+    def _calls(self) -> Hosts:
+        """What calls the hosts: this process, or relays if there are many hosts when the first is started."""
+        if self._host_calls is None:
+            many = self._hosts_wanted > self._hosts_per_relay
+            self._host_calls = (
+                RelayedHosts(self._settings, self._hosts_per_relay) if many else DirectHosts(self._settings)
+            )
+        return self._host_calls
 
     def _is_silent(self, host: _HostRecord, now: float) -> bool:
-        """Whether a host does not answer, or answers but has not brought anything in all this time."""
+        """Whether a host does not answer, or answers but has returned nothing for longer than its tasks may take."""
         tasks = self._scheduler.tasks(host)
         if not tasks:
             return False
         longest_s = max(task.deadline_s for task in tasks)
         return (
-            host.answering and now - host.called > EXCHANGE_S + self._lease_s
-        ) or now - host.progress > longest_s + self._build_limit_s + self._lease_s
+            host.answering and now - host.called_at > EXCHANGE_S + self._lease_s
+        ) or now - host.progress_at > longest_s + self._build_limit_s + self._lease_s
 
-    def _take_census(self) -> None:
-        self._next_census = time.monotonic() + COUNT_CPUS_EVERY_S
+    def _count_cpus(self) -> None:
+        self._next_count = time.monotonic() + COUNT_CPUS_EVERY_S
         if self._hosts_asked is None:
-            self._wanted = max(1, int(ray.cluster_resources().get("CPU", 1)))
-        surplus = len(self._hosts) - self._wanted
+            self._hosts_wanted = max(1, int(ray.cluster_resources().get("CPU", 1)))
+        surplus = len(self._hosts) - self._hosts_wanted
         for host in [host for host in self._hosts.values() if not host.ready][: max(surplus, 0)]:
             self._end_host(host)
         self._give_up_engines()
@@ -416,5 +418,5 @@ class Pool:
         self._scheduler.leave(host)
         if host.ready:
             self._past_busy_s += host.busy_s
-            self._past_available_s += time.monotonic() - host.since
-        self._talk.end(host.number)
+            self._past_available_s += time.monotonic() - host.ready_at
+        self._calls.end(host.number)

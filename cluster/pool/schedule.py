@@ -1,9 +1,8 @@
 """Which task goes next, and to which host; nothing here knows Ray or a clock.
 
-The queue is fair between shares, prefers engines that a host has built, and hands out batches of a second
-and a half.
-Those of an engine that evaluates several individuals in the time of one (`EngineSpec.lanes`) are full
-multiples of that, however long it takes, as long as so many tasks wait.
+The queue is fair between shares, prefers engines that a host has built, and hands out batches of a second and a half.
+Where an engine evaluates several individuals in the time of one (`EngineSpec.lanes`), a batch is a full multiple of
+that number while enough tasks wait, however long it takes.
 """
 
 from __future__ import annotations
@@ -26,11 +25,12 @@ FIRST_BUILD_GUESS_S = 1.0
 _REMEMBERED = 64
 
 HELP_WORTH = 16.0
-"""A further host builds an engine when it will have work for this many times as long as the build takes."""
+"""While there is other work, a further host builds an engine only if its tasks will keep it busy for this many times
+as long as the build takes."""
 
 BUILD_WORTH = 20.0
-"""A host works this many times as long as the build of an engine took before fairness may send it to another,
-so that at most one part in twenty of the hosts' time goes into builds."""
+"""Before fairness between shares may send a host to another engine, it works with the present one for this many times
+as long as a build takes: at most a twentieth of the hosts' time goes into builds."""
 
 
 @dataclass
@@ -56,7 +56,7 @@ class Work:
 
 @dataclass
 class _Share:
-    """Those whose tasks share the hosts with others by weight. `served` is seconds by weight."""
+    """What gets hosts' time in proportion to its weight. `served` is the time it has had, in s, by its weight."""
 
     weight: float
     served: float = 0.0
@@ -65,7 +65,7 @@ class _Share:
 
 @dataclass
 class _EngineQueue:
-    """The tasks that wait for one engine; `guessed_s` is the time of those that came with a guess."""
+    """The tasks that wait for one engine; `guessed_s` is the expected time of those that came with a guess."""
 
     share: _Share
     rank: int
@@ -95,15 +95,15 @@ class _EngineQueue:
 class WorkQueue:
     """The tasks that wait for a host, by engine.
 
-    Each task belongs to a share. While several shares have work, each gets hosts' time in proportion to its
-    weight; one that had none for a while does not catch up on it. Within a share, engines whose tasks have a
-    lower rank go first, so that the others only fill the gaps. A rank below zero is how much an engine has to
-    go, and counts by host that is at it: hosts spread over such engines in proportion to what each has to go,
-    instead of all of them moving from one to the next.
+    Each task belongs to a share. While several shares have work, each gets hosts' time in proportion to its weight; a
+    share that had no work for a while does not catch up. Within a share, engines whose tasks have a lower rank go
+    first, and the others fill the gaps. A rank below zero is minus the work that an engine has left, and is divided by
+    the number of hosts that work with it: hosts spread over such engines in proportion to what each has left, instead
+    of all moving from one engine to the next.
     """
 
     def __init__(self) -> None:
-        self._lines: dict[str, _EngineQueue] = {}
+        self._queues: dict[str, _EngineQueue] = {}
         self._shares: dict[str, _Share] = {}
         self._lost: deque[Work] = deque()
         self._seconds: dict[str, deque[float]] = {}
@@ -118,7 +118,7 @@ class WorkQueue:
         return len(self._lost) + self._length
 
     def add(self, work: Work) -> None:
-        """Put a task in. One that was on a lost host is kept apart, to travel alone."""
+        """Put a task in. One whose host was lost is kept apart: it is handed out on its own."""
         if work.losses:
             self._lost.append(work)
             return
@@ -129,9 +129,9 @@ class WorkQueue:
             share.served = max(share.served, self._least_served())
         share.waiting += 1
         self._length += 1
-        line = self._lines.setdefault(task.engine.key, _EngineQueue(share, task.rank, number))
-        line.rank = task.rank  # what is to go shrinks while the line never empties
-        line.push(number, work)
+        queue = self._queues.setdefault(task.engine.key, _EngineQueue(share, task.rank, number))
+        queue.rank = task.rank  # what an engine has left shrinks, also while its queue is never empty
+        queue.push(number, work)
 
     def record(self, work: Work, seconds: float) -> None:
         """Learn from an evaluation how long this engine's take, and settle what its share was charged."""
@@ -162,125 +162,131 @@ class WorkQueue:
             return self._build_s[engine]
         return statistics.median(self._builds) if self._builds else FIRST_BUILD_GUESS_S
 
-    def has_lost(self, barred: Collection[str]) -> bool:
-        """Whether `take_lost` would find something."""
-        return any(work.task.engine.key not in barred for work in self._lost)
+    def has_lost(self, excluded: Collection[str]) -> bool:
+        """Whether `take_lost` would return a task."""
+        return any(work.task.engine.key not in excluded for work in self._lost)
 
-    def take_lost(self, barred: Collection[str]) -> Work | None:
-        """One task that was lost before, for a host that has nothing else to do."""
+    def take_lost(self, excluded: Collection[str]) -> Work | None:
+        """Take out a task whose host was lost, for a host that has nothing else to do."""
         for index, work in enumerate(self._lost):
-            if work.task.engine.key not in barred:
+            if work.task.engine.key not in excluded:
                 del self._lost[index]
                 return work
         return None
 
     def in_turn(self, engines: Iterable[str], on: Mapping[str, int]) -> list[str]:
-        """Those of some engines that have tasks, in the order in which it is their turn."""
-        return sorted((key for key in engines if key in self._lines), key=lambda key: self._due(key, on))
+        """Return those of some engines that have tasks, the one whose turn it is first."""
+        return sorted((key for key in engines if key in self._queues), key=lambda key: self._due(key, on))
 
     def has(self, engine: str) -> bool:
         """Whether an engine has tasks."""
-        return engine in self._lines
+        return engine in self._queues
 
-    def attracts(self, on: Mapping[str, int], spread: bool) -> bool:
+    def wants_host(self, on: Mapping[str, int], spread: bool) -> bool:
         """Whether there is an engine that a further host should build."""
-        return any(self._pays(engine, on, spread) for engine in self._lines)
+        return any(self._is_worth_a_build(engine, on, spread) for engine in self._queues)
 
     def take(
         self,
         held: Sequence[str],
-        barred: Collection[str],
+        excluded: Collection[str],
         on: Mapping[str, int],
         hosts: int,
         spread: bool = True,
     ) -> list[Work]:
-        """The next batch for a host; empty when there is none, or none that pays.
+        """Take out the next batch for a host; empty when there is none, or none that is worth a build.
 
         Parameters
         ----------
         held : sequence of str
-            The engines it holds built. It builds another one when these have no work, or when their shares
-            have had so much more than others that a build is worth it (`BUILD_WORTH`).
-        barred : collection of str
+            The engines it has built. It builds another when these have no work, or when their shares are so far ahead
+            of others that a build is worth it (`BUILD_WORTH`).
+        excluded : collection of str
             Engines that cannot be built there.
         on : mapping
-            Engine -> how many hosts are at it.
+            Engine -> how many hosts work with it.
         hosts : int
-            How many hosts share what is left: the last batches are small, so that they finish together.
+            How many hosts share what is left: the last batches are small, so that all hosts finish together.
         spread : bool
-            Whether an engine is built as soon as that saves time at all, or only for a longer stay.
+            Whether an engine is built as soon as that saves any time, or only for `HELP_WORTH` times its build.
         """
-        engine = self._choose(held, barred, on, spread)
+        engine = self._choose(held, excluded, on, spread)
         if engine is None:
             return []
-        line = self._lines[engine]
-        sharing = max(on.get(engine, 0), hosts // len(self._lines), 1)
+        queue = self._queues[engine]
+        sharing = max(on.get(engine, 0), hosts // len(self._queues), 1)
         batch_s = min(BATCH_S, self._left_s(engine) / (2 * sharing))
         expected_s = 0.0
         batch: list[Work] = []
-        while line.heap and len(batch) < LONGEST_BATCH:
-            first = line.heap[0][2].task
+        while queue.heap and len(batch) < LONGEST_BATCH:
+            first = queue.heap[0][2].task
             lanes = first.engine.lanes
             too_long = expected_s + lanes * self.expected_s(first) > batch_s
-            if batch and (too_long or len(line.heap) < lanes):
+            if batch and (too_long or len(queue.heap) < lanes):
                 break
-            for _ in range(min(lanes, len(line.heap))):
-                batch.append(line.pop())
+            for _ in range(min(lanes, len(queue.heap))):
+                batch.append(queue.pop())
                 this_s = self.expected_s(batch[-1].task)
                 expected_s += this_s
-                self._served = max(self._served, line.share.served)
+                self._served = max(self._served, queue.share.served)
                 self._charge(batch[-1], this_s)
-        line.share.waiting -= len(batch)
+        queue.share.waiting -= len(batch)
         self._length -= len(batch)
-        if not line.heap:
-            del self._lines[engine]
+        if not queue.heap:
+            del self._queues[engine]
         return batch
 
     def remove_engine(self, engine: str) -> list[Work]:
         """Take out all tasks of an engine."""
         lost = [work for work in self._lost if work.task.engine.key == engine]
         self._lost = deque(work for work in self._lost if work.task.engine.key != engine)
-        line = self._lines.pop(engine, None)
-        if line is None:
+        queue = self._queues.pop(engine, None)
+        if queue is None:
             return lost
-        line.share.waiting -= len(line.heap)
-        self._length -= len(line.heap)
-        return lost + [work for _, _, work in line.heap]
+        queue.share.waiting -= len(queue.heap)
+        self._length -= len(queue.heap)
+        return lost + [work for _, _, work in queue.heap]
 
     def forget(self, engine: str) -> None:
         """Drop what was learnt of an engine that will not be asked for again."""
-        for known in (self._seconds, self._medians, self._build_s):
-            known.pop(engine, None)
+        for learned in (self._seconds, self._medians, self._build_s):
+            learned.pop(engine, None)
 
     def _due(self, engine: str, on: Mapping[str, int]) -> tuple[float, float, int]:
-        line = self._lines[engine]
-        rank = line.rank / (on.get(engine, 0) + 1) if line.rank < 0 else line.rank
-        return line.share.served, rank, line.since
+        queue = self._queues[engine]
+        rank = queue.rank / (on.get(engine, 0) + 1) if queue.rank < 0 else queue.rank
+        return queue.share.served, rank, queue.since
 
-    def _choose(self, held: Sequence[str], barred: Collection[str], on: Mapping[str, int], spread: bool) -> str | None:
+    def _choose(
+        self, held: Sequence[str], excluded: Collection[str], on: Mapping[str, int], spread: bool
+    ) -> str | None:
         """The engine that a host should work with."""
-        warm = next(iter(self.in_turn((key for key in held if key not in barred), on)), None)
-        if warm is not None:
-            share = self._lines[warm].share
+        built = next(iter(self.in_turn((key for key in held if key not in excluded), on)), None)
+        if built is not None:
+            share = self._queues[built].share
             ahead_s = (share.served - self._least_served()) * share.weight
-            if ahead_s <= BUILD_WORTH * self.build_s(warm) * max(on.get(warm, 0), 1):
-                return warm
-        paying = (key for key in self._lines if key not in held and key not in barred and self._pays(key, on, spread))
-        cold = min(paying, key=lambda key: self._due(key, on), default=None)
-        if warm is None or (cold is not None and self._due(cold, on) < self._due(warm, on)):
-            return cold
-        return warm
+            if ahead_s <= BUILD_WORTH * self.build_s(built) * max(on.get(built, 0), 1):
+                return built
+        paying = (
+            key
+            for key in self._queues
+            if key not in held and key not in excluded and self._is_worth_a_build(key, on, spread)
+        )
+        unbuilt = min(paying, key=lambda key: self._due(key, on), default=None)
+        if built is None or (unbuilt is not None and self._due(unbuilt, on) < self._due(built, on)):
+            return unbuilt
+        return built
 
-    def _pays(self, engine: str, on: Mapping[str, int], spread: bool) -> bool:
-        """Whether those at an engine will be at it for long enough that a further host should build it."""
+    def _is_worth_a_build(self, engine: str, on: Mapping[str, int], spread: bool) -> bool:
+        """Whether the hosts of an engine have so much left to do that a further host should build it."""
         hosts = on.get(engine, 0)
         if not hosts:
             return True
         return self._left_s(engine) / hosts > self.build_s(engine) * (1.0 if spread else HELP_WORTH)
 
     def _left_s(self, engine: str) -> float:
-        line = self._lines[engine]
-        return line.guessed_s + line.unguessed * self._medians.get(engine, FIRST_GUESS_S)
+        queue = self._queues[engine]
+        return queue.guessed_s + queue.unguessed * self._medians.get(engine, FIRST_GUESS_S)
 
     def _least_served(self) -> float:
         return min((share.served for share in self._shares.values() if share.waiting), default=self._served)
@@ -299,14 +305,18 @@ TOP_UP_BELOW_S = 0.5
 
 @dataclass
 class _HostLoad:
-    """A host as the scheduler sees it; `held` are the engines it has built, the latest last."""
+    """A host as the scheduler sees it.
+
+    `held` are the engines it has built, the latest last; `at` is the one it works with; `only_lost` says that it has a
+    task whose former host was lost, and gets no other beside it.
+    """
 
     node: str
     tasks: dict[int, tuple[Work, float]] = field(default_factory=dict)
     expected_s: float = 0.0
     held: list[str] = field(default_factory=list)
     at: str | None = None
-    alone: bool = False
+    only_lost: bool = False
     stuck: bool = False
 
 
@@ -341,12 +351,12 @@ class Scheduler(Generic[Name]):
         return len(self._idle)
 
     def join(self, host: Name, node: str) -> None:
-        """A host is there and has nothing to do."""
+        """Add a host, which has nothing to do."""
         self._hosts[host] = _HostLoad(node)
         self._set_idle(host, True)
 
     def leave(self, host: Name) -> list[Work]:
-        """A host is gone; return what it had."""
+        """Remove a host; return what it had."""
         if host not in self._hosts:
             return []
         self._set_idle(host, False)
@@ -359,11 +369,11 @@ class Scheduler(Generic[Name]):
         return works
 
     def submit(self, work: Work) -> None:
-        """A task waits for a host."""
+        """Queue a task."""
         self.queue.add(work)
 
     def forget(self, engine: str) -> None:
-        """No task of an engine will come any more."""
+        """Forget an engine of which no task will come any more."""
         self.queue.forget(engine)
         self._unbuilt_on.pop(engine, None)
         self._idle_holders.pop(engine, None)
@@ -372,7 +382,7 @@ class Scheduler(Generic[Name]):
                 load.held.remove(engine)
 
     def set_stuck(self, host: Name, stuck: bool) -> None:
-        """Whether what a host is at takes much longer than expected: nobody should count on it then."""
+        """Note whether a host's evaluation takes much longer than expected: it then counts for no engine."""
         load = self._hosts[host]
         at = load.at
         self._move(load, None)
@@ -392,44 +402,44 @@ class Scheduler(Generic[Name]):
         return self._hosts[host].expected_s
 
     def done(self, host: Name, number: int, seconds: float) -> Work:
-        """A host has evaluated a task, in so many seconds."""
+        """Note that a host has evaluated a task, in so many seconds."""
         work = self._release(host, number)
         self.queue.record(work, seconds)
         return work
 
     def give_back(self, host: Name, number: int) -> Work:
-        """A host has not evaluated a task, and has it no more."""
+        """Note that a host has given a task back unevaluated."""
         work = self._release(host, number)
         self.queue.refund(work)
         return work
 
-    def bar(self, engine: str, node: str) -> None:
-        """An engine cannot be built on a node: its hosts get no tasks of it."""
+    def exclude(self, engine: str, node: str) -> None:
+        """Note that an engine cannot be built on a node: the node's hosts get no tasks of it."""
         self._unbuilt_on.setdefault(engine, set()).add(node)
 
-    def feed(self, spread: bool) -> Iterator[tuple[Name, list[Work]]]:
-        """Give work to hosts that have nothing to do: first to those that hold its engine, then to others.
+    def assign_idle(self, spread: bool) -> Iterator[tuple[Name, list[Work]]]:
+        """Give work to hosts that have nothing to do, first to those that have built its engine.
 
         Parameters
         ----------
         spread : bool
-            Whether an engine is built on a further host as soon as that saves time at all. If not, only when
-            the host will have work for several times as long as the build takes.
+            Whether an engine is built on a further host as soon as that saves any time. If not, only when the host
+            will have work for `HELP_WORTH` times as long as the build takes.
         """
-        yield from self._feed_any(spread, lambda: self.queue.has_lost(()))
+        yield from self._assign_any(spread, lambda: self.queue.has_lost(()))
         for engine in self.queue.in_turn(self._idle_holders, self._at):
             for host in list(self._idle_holders.get(engine, ())):
                 if not self.queue.has(engine):
                     break
                 if batch := self.next_batch(host, spread):
                     yield host, batch
-        yield from self._feed_any(spread, lambda: self.queue.attracts(self._at, spread))
+        yield from self._assign_any(spread, lambda: self.queue.wants_host(self._at, spread))
 
-    def _feed_any(self, spread: bool, wanted: Callable[[], bool]) -> Iterator[tuple[Name, list[Work]]]:
-        """Try hosts in turn, while any is wanted; of those that are alike one, if it takes nothing."""
+    def _assign_any(self, spread: bool, is_needed: Callable[[], bool]) -> Iterator[tuple[Name, list[Work]]]:
+        """Try idle hosts while any is needed; where one takes nothing, those like it (node, engines) are passed over."""
         refused: set[tuple[str, ...]] = set()
         for host in list(self._idle):
-            if not wanted():
+            if not is_needed():
                 return
             load = self._hosts[host]
             kind = (load.node, *load.held)
@@ -441,20 +451,20 @@ class Scheduler(Generic[Name]):
                 refused.add(kind)
 
     def next_batch(self, host: Name, spread: bool) -> list[Work]:
-        """What a host should be given now, in addition to what it has; often nothing."""
+        """Take out what a host should be given now, besides what it has; often nothing."""
         load = self._hosts[host]
-        barred = {engine for engine, nodes in self._unbuilt_on.items() if load.node in nodes}
+        excluded = {engine for engine, nodes in self._unbuilt_on.items() if load.node in nodes}
         if not load.tasks:
-            load.alone = False
-            if (lost := self.queue.take_lost(barred)) is not None:
-                load.alone = True  # if it is what brings hosts down, it takes nothing else with it
+            load.only_lost = False
+            if (lost := self.queue.take_lost(excluded)) is not None:
+                load.only_lost = True  # should it be the task that kills hosts, no other is lost with it
                 self._give(host, load, [lost])
                 return [lost]
-        elif self.queue.has_lost(barred):
-            return []  # let it run dry: a task that was lost waits for a host to itself
-        if load.alone or load.stuck or load.expected_s >= TOP_UP_BELOW_S:
+        elif self.queue.has_lost(excluded):
+            return []  # let the host become idle: a task whose host was lost waits for one to itself
+        if load.only_lost or load.stuck or load.expected_s >= TOP_UP_BELOW_S:
             return []
-        batch = self.queue.take(load.held, barred, self._at, len(self._hosts), spread)
+        batch = self.queue.take(load.held, excluded, self._at, len(self._hosts), spread)
         self._give(host, load, batch)
         return batch
 
@@ -498,7 +508,7 @@ class Scheduler(Generic[Name]):
                     del self._idle_holders[engine]
 
     def _move(self, load: _HostLoad, engine: str | None) -> None:
-        """Note which engine a host is at; one that is stuck counts for none."""
+        """Note which engine a host works with; one that is stuck counts for none."""
         if load.at is not None and not load.stuck:
             self._at[load.at] -= 1
             if not self._at[load.at]:

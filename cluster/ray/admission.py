@@ -1,19 +1,18 @@
-"""Whether a cluster lets somebody in, asked from a process of its own: Ray may hang, or end its process."""
+"""Whether a cluster lets this process in, asked from another process: Ray may hang, or end the one that asks."""
 
 from __future__ import annotations
 
-import json
-import os
 import signal
 import socket
-import subprocess
-import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from neurofleet.cluster.cluster_errors import ClusterUnreachable, TokenRefused
 from neurofleet.cluster.ray.checkup import token_file
 from neurofleet.cluster.ray.internals import local_nodes, running_here
 from neurofleet.cluster.ray.tokens import own_authentication
+from neurofleet.fresh_process import ProcessFailed, stream
 
 PORT_LIMIT_S = 10.0
 ANSWER_LIMIT_S = 8.0
@@ -25,21 +24,6 @@ START_LIMIT_S = 60.0
 _AUTHENTICATION = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 
 _CHECK = "Check failed: "  # before the words in which Ray ends a process
-
-# GcsClient may crash when its process ends; by then it has answered. SIGALRM ends one that waits in C.
-_ASK_FOR_NODES_CODE = """
-import json, os, signal, sys
-from ray._raylet import GcsClient
-from ray.exceptions import AuthenticationError
-signal.setitimer(signal.ITIMER_REAL, float(sys.argv[2]))
-try:
-    nodes = GcsClient(address=sys.argv[1]).get_all_node_info(timeout=float(sys.argv[2])).items()
-    alive = {key.hex(): node.node_manager_address for key, node in nodes if node.state == 0}
-    print("\\n" + json.dumps(alive), flush=True)
-except AuthenticationError:
-    print("\\nnull", flush=True)
-os._exit(0)
-"""
 
 
 @dataclass(frozen=True)
@@ -151,24 +135,35 @@ def _ask_for_nodes(address: str, authentication: dict[str, str]) -> dict[str, st
     RuntimeError
         If it answers neither way.
     """
-    environment = {name: value for name, value in os.environ.items() if name not in _AUTHENTICATION}
+    environment = dict.fromkeys(_AUTHENTICATION) | authentication
+    answers = stream(_ask_head, address, ANSWER_LIMIT_S, limit_s=START_LIMIT_S, environment=environment)
     try:
-        done = subprocess.run(
-            [sys.executable, "-c", _ASK_FOR_NODES_CODE, address, str(ANSWER_LIMIT_S)],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=START_LIMIT_S,
-            env=environment | authentication,
-        )
-    except subprocess.TimeoutExpired:
-        raise RuntimeError(f"Ray could not be loaded within {START_LIMIT_S:g} s") from None
-    if done.returncode == -signal.SIGALRM:
-        raise RuntimeError("something answers there, but not as a Ray head does")
-    first = done.stderr.partition("\n")[0]
-    if _CHECK in first:  # the lines after it are the stack
-        raise RuntimeError(first.partition(_CHECK)[2])
+        return next(answers)
+    except ProcessFailed as error:
+        if error.timed_out:
+            raise RuntimeError(f"Ray could not be loaded within {START_LIMIT_S:g} s") from None
+        if error.code == -signal.SIGALRM:
+            raise RuntimeError("something answers there, but not as a Ray head does") from None
+        lines = error.output.strip().splitlines()
+        checks = [line.partition(_CHECK)[2] for line in lines if _CHECK in line]  # the lines after it are the stack
+        raise RuntimeError((checks[:1] or lines[-1:] or ["no answer"])[0]) from None
+    except Exception as error:  # noqa: BLE001 - whatever Ray raises there is the reason
+        raise RuntimeError(f"{type(error).__name__}: {error}") from None
+    finally:
+        answers.close()
+
+
+def _ask_head(address: str, limit_s: float) -> Iterator[dict[str, str] | None]:
+    """Yield what `_ask_for_nodes` returns, in the process that asks."""
+    from ray._raylet import GcsClient
+    from ray.exceptions import AuthenticationError
+
+    # GcsClient waits in C, where no exception reaches it; the alarm ends the process. And it may crash when it is
+    # taken down, so this is a generator: its process is killed once it has answered.
+    signal.setitimer(signal.ITIMER_REAL, limit_s)
     try:
-        return json.loads(done.stdout.strip().splitlines()[-1])
-    except (IndexError, ValueError):
-        raise RuntimeError((done.stderr.strip().splitlines() or ["no answer"])[-1]) from None
+        client: Any = GcsClient(address=address)
+        nodes = client.get_all_node_info(timeout=limit_s).items()
+        yield {key.hex(): node.node_manager_address for key, node in nodes if node.state == 0}
+    except AuthenticationError:
+        yield None

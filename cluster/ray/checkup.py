@@ -1,22 +1,20 @@
 """What a machine of a cluster says about itself.
 
-This module travels to the nodes by value, because a node may have another version of it, or none: it
-imports the standard library only, and what else a question needs inside its function. Every fact is
+This module travels to the nodes by value, because a node may have another version of it, or none. So at the top of
+the file it imports the standard library only; what else a question needs is imported inside its function, where a
+package that is missing on a node is the answer to this one question. Every fact is
 ``{"value": …}`` or, where the machine does not tell, ``{"unknown": why}``.
 """
 
 from __future__ import annotations
 
 import importlib
-import json
 import os
 import platform
 import resource
 import shutil
 import socket
 import stat
-import subprocess
-import sys
 import tempfile
 import time
 import uuid
@@ -29,10 +27,6 @@ from typing import Any
 from urllib import error as url_error
 from urllib import request
 
-import psutil
-
-from neurofleet.cluster.store.folders import LocalFolder, open_folder
-
 Fact = dict[str, Any]
 Facts = dict[str, Fact]
 
@@ -44,17 +38,6 @@ CLOCK_READINGS = 3
 CLOCK_LIMIT_S = 10.0
 HTTP_LIMIT_S = 5.0
 WORKER_PORTS = (10002, 19999)
-
-_CALL_CODE = """
-import importlib, json, sys
-sys.path[:] = json.loads(sys.argv[1])
-module, _, name = sys.argv[2].partition(":")
-try:
-    answer = {"value": getattr(importlib.import_module(module), name)(*json.loads(sys.argv[3]))}
-except Exception as error:
-    answer = {"error": f"{type(error).__name__}: {error}"}
-print("\\n" + json.dumps(answer))
-"""
 
 _ROLES = {
     "/gcs_server": "GCS",
@@ -103,8 +86,8 @@ def package_version(package: str) -> str | None:
 
 
 def _compiler() -> str | None:
-    wanted = os.environ.get("CXX", "").split()[:1] or ["g++", "clang++", "c++"]
-    return next((found for name in wanted if (found := shutil.which(name))), None)
+    names = os.environ.get("CXX", "").split()[:1] or ["g++", "clang++", "c++"]
+    return next((path for name in names if (path := shutil.which(name))), None)
 
 
 def free_memory_bytes() -> int:
@@ -146,11 +129,13 @@ def probe_file(root: str) -> Iterator[tuple[str, str]]:
     ClusterError
         If it cannot be written.
     """
+    from neurofleet.cluster.store.folders import LocalFolder, open_folder
+
     folder = open_folder(root)
     name, content = f".probe-{uuid.uuid4().hex}", uuid.uuid4().hex
     made = []
     if isinstance(folder, LocalFolder):
-        made = [place for place in (folder.path, *folder.path.parents) if not place.exists()]
+        made = [path for path in (folder.path, *folder.path.parents) if not path.exists()]
     try:
         folder.write(name, content.encode())
         try:
@@ -158,9 +143,9 @@ def probe_file(root: str) -> Iterator[tuple[str, str]]:
         finally:
             folder.remove([name])
     finally:
-        for place in made:
+        for path in made:
             with suppress(OSError):  # not there, or something else is in it by now
-                place.rmdir()
+                path.rmdir()
 
 
 def port_is_free(port: int) -> bool:
@@ -180,30 +165,25 @@ def call_in_fresh_process(function: str, *arguments: Any, limit_s: float = CALL_
     Returns
     -------
     dict
-        ``value``, which must fit into JSON, or ``error``, in words.
+        ``value``, or ``error``, in words.
     """
+    from neurofleet.fresh_process import ProcessFailed, call
+
     try:
-        done = subprocess.run(
-            [sys.executable, "-c", _CALL_CODE, json.dumps(sys.path), function, json.dumps(arguments)],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=limit_s,
-        )
-    except subprocess.TimeoutExpired:
-        return {"error": f"{function} did not return within {limit_s:g} s"}
-    if done.returncode:
-        last = done.stderr.strip().splitlines()[-1:] or ["no message"]
-        return {"error": f"the process that called {function} ended with {done.returncode}: {last[0]}"}
-    return json.loads(done.stdout.splitlines()[-1])
+        return {"value": call(function, *arguments, limit_s=limit_s)}
+    except ProcessFailed as error:
+        if error.timed_out:
+            return {"error": f"{function} did not return within {limit_s:g} s"}
+        return {"error": f"{function}: {error.reason}"}
+    except Exception as error:  # noqa: BLE001 - whatever it raises is what is reported
+        return {"error": f"{type(error).__name__}: {error}"}
 
 
 def node_facts(
     packages: Sequence[str],
     function: str | None = None,
     read: tuple[str, str] | None = None,
-    tell: Callable[[int, int], None] = lambda done, nodes: None,
+    progress: Callable[[int, int], None] = lambda done, nodes: None,
 ) -> list[Facts]:
     """Ask every live node of the connected cluster, each in a task that takes no CPU.
 
@@ -215,8 +195,8 @@ def node_facts(
         ``module:function``, called in a fresh process on each node; see `call_in_fresh_process`.
     read : (str, str), optional
         A folder (path or URI) and the name of a file in it that each node is to read.
-    tell : callable
-        Is told how many of how many nodes have answered.
+    progress : callable
+        Called with how many nodes have answered, and of how many.
 
     Returns
     -------
@@ -241,8 +221,8 @@ def node_facts(
             for task in (_answer, _clock, _answer_call)
         ]
         first = [task.remote(list(packages), read) for task in tasks[0::3]]
-        _wait(first, ANSWER_LIMIT_S, tell)
-        found = []
+        _wait(first, ANSWER_LIMIT_S, progress)
+        nodes_facts = []
         for node, reference, clock in zip(nodes, first, tasks[1::3], strict=True):
             answer = _answered(reference, ANSWER_LIMIT_S)
             facts = _described(node) | {"answer": {"value": True} if "value" in answer else answer}
@@ -251,13 +231,13 @@ def node_facts(
                 facts["clock"] = ask_fact(partial(_clock_difference, clock))
             else:
                 ray.cancel(reference, force=True)
-            found.append(facts)
-        answering = [i for i, facts in enumerate(found) if function and "value" in facts["answer"]]
+            nodes_facts.append(facts)
+        answering = [i for i, facts in enumerate(nodes_facts) if function and "value" in facts["answer"]]
         calls = {i: tasks[3 * i + 2].remote(function) for i in answering}
-        _wait(list(calls.values()), CALL_LIMIT_S, tell)
+        _wait(list(calls.values()), CALL_LIMIT_S, progress)
         for i, reference in calls.items():
-            found[i]["call"] = _answered(reference, CALL_LIMIT_S)
-    return found
+            nodes_facts[i]["call"] = _answered(reference, CALL_LIMIT_S)
+    return nodes_facts
 
 
 @contextmanager
@@ -272,15 +252,15 @@ def _sent_by_value() -> Iterator[None]:
         cloudpickle.unregister_pickle_by_value(module)
 
 
-def _wait(references: list[Any], limit_s: float, tell: Callable[[int, int], None]) -> None:
+def _wait(references: list[Any], limit_s: float, progress: Callable[[int, int], None]) -> None:
     import ray
 
     give_up = time.monotonic() + limit_s
     waiting, total = references, len(references)
     while waiting and time.monotonic() < give_up:
-        tell(total - len(waiting), total)
+        progress(total - len(waiting), total)
         _, waiting = ray.wait(waiting, num_returns=len(waiting), timeout=1.0)
-    tell(total - len(waiting), total)
+    progress(total - len(waiting), total)
 
 
 def _answered(reference: Any, limit_s: float) -> Fact:
@@ -344,12 +324,16 @@ def _answer(packages: list[str], read: tuple[str, str] | None) -> Facts:
 
 def _read_on_node(root: str, name: str) -> str | None:
     """The content of a file as this node sees it."""
+    from neurofleet.cluster.store.folders import open_folder
+
     content = open_folder(root).read(name)
     return None if content is None else content.decode()
 
 
 def _own_raylet() -> dict[str, Any]:
     """The raylet that started this worker: process, and the arguments it was started with."""
+    import psutil  # Ray brings it
+
     for parent in psutil.Process().parents():
         command = parent.cmdline()
         if command and command[0].endswith("/raylet"):
@@ -388,8 +372,10 @@ def _listening(raylet: dict[str, Any]) -> list[dict[str, Any]]:
     PermissionError
         When they belong to another user.
     """
+    import psutil
+
     own = psutil.Process(raylet["process"])
-    family = {process.pid: process for process in (own, *own.children(recursive=True))}
+    processes = {process.pid: process for process in (own, *own.children(recursive=True))}
     session, node, head = (raylet["arguments"][name] for name in ("session_name", "node_id", "gcs_address"))
     for process in psutil.process_iter():
         try:
@@ -401,17 +387,17 @@ def _listening(raylet: dict[str, Any]) -> list[dict[str, Any]]:
         )
         others = command[:1] and command[0].endswith("/raylet") and f"--node_id={node}" not in command
         if ours and not others:
-            family.setdefault(process.pid, process)
+            processes.setdefault(process.pid, process)
     sockets = []
-    for process in family.values():
+    for process in processes.values():
         try:
-            found = [c.laddr for c in process.net_connections("tcp") if c.status == psutil.CONN_LISTEN]
+            listening = [c.laddr for c in process.net_connections("tcp") if c.status == psutil.CONN_LISTEN]
             role = _role(process.cmdline())
         except psutil.NoSuchProcess:
             continue
         except psutil.AccessDenied as error:
             raise PermissionError(f"the sockets of process {process.pid} are another user's") from error
-        sockets += [{"role": role, "ip": place.ip, "port": place.port} for place in found]
+        sockets += [{"role": role, "ip": address.ip, "port": address.port} for address in listening]
     return sockets
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
@@ -28,6 +29,21 @@ def environment(values: Mapping[str, str], without: tuple[str, ...] = (), kept: 
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+def driver_folders_last() -> None:
+    """In a Ray worker, look for modules in the driver's folders (its script's, its working folder) last of all.
+
+    Ray tells a worker of them in its job's configuration, and puts them first.
+    """
+    worker: Any = importlib.import_module("ray._private.worker")
+    if getattr(worker.global_worker, "mode", None) != worker.WORKER_MODE:
+        return
+    for folder in dict.fromkeys(worker.global_worker.core_worker.get_job_config().py_driver_sys_path):
+        if folder in sys.path:
+            sys.path.remove(folder)
+            if folder not in sys.path:  # else it is in PYTHONPATH as well, and stays where that puts it
+                sys.path.append(folder)
 
 
 def running_here() -> str:

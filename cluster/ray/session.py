@@ -1,20 +1,16 @@
 """A Ray to work on: one of our own on this machine, or a running cluster.
 
-Ray's own processes follow a killed driver within a second, but two of its agents take another minute,
-and nobody removes the temporary folder. A process that this module is run as, with the folder as argument
-and a pipe
-as standard input, does both: when the driver is gone, the pipe ends.
+Ray's own processes follow a killed driver within a second, but two of its agents take another minute, and nothing
+removes the temporary folder. A small process of ours does both: it waits at a pipe that ends with the driver.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import secrets
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -26,7 +22,8 @@ from pathlib import Path
 from neurofleet.cluster.cluster_errors import ClusterError
 from neurofleet.cluster.ray.admission import admit, unreachable
 from neurofleet.cluster.ray.internals import environment, raylet_messages_logged, this_machine_only
-from neurofleet.cluster.ray.tokens import authentication, own_token
+from neurofleet.cluster.ray.tokens import authentication, own_token, write_token
+from neurofleet.fresh_process import end, start
 
 OBJECT_STORE_BYTES = 200 * 2**20
 
@@ -115,10 +112,8 @@ def _embedded(cpus: int | None) -> Iterator[RaySession]:
     import ray
 
     folder = _private_folder()
-    token = folder / "token"
-    token.touch(mode=0o600)
-    token.write_text(secrets.token_hex(32))
-    undertaker, lifeline = _start_cleanup_process(folder)
+    token = write_token(folder)
+    cleanup, cleanup_pipe = _start_cleanup_process(folder)
     try:
         auth = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
         with (
@@ -148,10 +143,10 @@ def _embedded(cpus: int | None) -> Iterator[RaySession]:
             finally:
                 ray.shutdown()
     finally:
-        # Not by closing the pipe: Ray leaves log files of ours open, and it would take us for a leftover.
-        undertaker.kill()
-        undertaker.wait()
-        os.close(lifeline)
+        # Not by closing the pipe: Ray has left log files of the folder open in this process, and the other one
+        # would take it for a leftover and kill it.
+        end(cleanup)
+        os.close(cleanup_pipe)
         clean_up_folder(folder)
 
 
@@ -159,10 +154,10 @@ def _embedded(cpus: int | None) -> Iterator[RaySession]:
 def _attached(address: str) -> Iterator[RaySession]:
     import ray
 
-    door = admit(address)  # Ray itself may try for minutes, or for ever
-    with own_token(), this_machine_only() if door.loopback else nullcontext():
+    cluster = admit(address)  # Ray itself may try for minutes, or for ever
+    with own_token(), this_machine_only() if cluster.loopback else nullcontext():
         try:
-            ray.init(address=door.address, log_to_driver=False, configure_logging=False)
+            ray.init(address=cluster.address, log_to_driver=False, configure_logging=False)
         except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
             ray.shutdown()
             raise unreachable(address, str(error) or repr(error)) from error
@@ -190,21 +185,17 @@ def _private_folder() -> Path:
 
 
 def _start_cleanup_process(folder: Path) -> tuple[subprocess.Popen, int]:
-    """Start what cleans up if this process is killed. It waits for our end of a pipe to close."""
+    """Start what cleans up if this process is killed: it waits for our end of a pipe to close."""
     reader, writer = os.pipe()
-    package_root = str(Path(__file__).resolve().parents[1])
     try:
-        undertaker = subprocess.Popen(
-            [sys.executable, "-m", "neurofleet.cluster.ray.session", str(folder)],
-            stdin=reader,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-            cwd=package_root,
-        )
+        return start(_clean_up_when_closed, reader, folder, pass_fds=[reader], folder="/"), writer
     finally:
         os.close(reader)
-    return undertaker, writer
+
+
+def _clean_up_when_closed(pipe: int, folder: Path) -> None:
+    os.read(pipe, 1)
+    clean_up_folder(folder)
 
 
 def clean_up_folder(folder: Path) -> None:
@@ -226,7 +217,7 @@ def clean_up_folder(folder: Path) -> None:
 def _processes_in(folder: Path) -> list[int]:
     """Other processes of ours with an open file, or their working folder, at or below `folder`."""
     prefix = f"{folder}/"
-    found = []
+    processes = []
     for entry in os.scandir("/proc"):
         if not entry.name.isdigit() or int(entry.name) == os.getpid():
             continue
@@ -236,8 +227,8 @@ def _processes_in(folder: Path) -> list[int]:
         except OSError:
             continue
         if any(_target(link).startswith(prefix) for link in links):
-            found.append(int(entry.name))
-    return found
+            processes.append(int(entry.name))
+    return processes
 
 
 def _target(link: str) -> str:
@@ -245,8 +236,3 @@ def _target(link: str) -> str:
         return os.readlink(link)
     except OSError:
         return ""
-
-
-if __name__ == "__main__":
-    sys.stdin.buffer.read()
-    clean_up_folder(Path(sys.argv[1]))

@@ -1,11 +1,13 @@
-"""Ray's token: whether there is one, and the variables with which this process shows it to a cluster."""
+"""Ray's token: where it is, the variables with which this process shows it to a cluster, and a new one."""
 
 from __future__ import annotations
 
 import importlib
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from neurofleet.cluster.ray.checkup import token_file
@@ -43,6 +45,14 @@ def own_authentication() -> dict[str, str]:
 def has_token() -> bool:
     """Whether there is a token where Ray looks for one."""
     return token_file() is not None
+
+
+def write_token(folder: Path) -> Path:
+    """Write a new token into a folder, for its owner's eyes only, and return the file."""
+    file = folder / "token"
+    file.touch(mode=0o600)
+    file.write_text(secrets.token_hex(32))
+    return file
 
 
 def _read_authentication() -> None:

@@ -39,24 +39,24 @@ def leave_marker(folder: Path) -> Path | None:
     Path or None
         The file; None where this machine cannot write.
     """
-    witness = _existing(folder) / f".neurofleet-{secrets.token_hex(8)}"
+    marker = _existing(folder) / f".neurofleet-{secrets.token_hex(8)}"
     try:
-        witness.touch(mode=0o600, exist_ok=False)
+        marker.touch(mode=0o600, exist_ok=False)
     except OSError:
         return None
-    return witness
+    return marker
 
 
-def remove_marker(witness: Path) -> None:
+def remove_marker(marker: Path) -> None:
     """Remove what `leave_marker` put there; nothing else."""
-    if _MARKER_NAME.match(witness.name):
-        witness.unlink(missing_ok=True)
+    if _MARKER_NAME.match(marker.name):
+        marker.unlink(missing_ok=True)
 
 
-def sees_marker(folder: Path, witness: Path) -> bool:
-    """Whether `folder` is on the storage on which another machine left the witness."""
+def sees_marker(folder: Path, marker: Path) -> bool:
+    """Whether `folder` is on the storage on which another machine left the marker."""
     try:
-        return witness.exists() and _existing(folder).stat().st_dev == witness.parent.stat().st_dev
+        return marker.exists() and _existing(folder).stat().st_dev == marker.parent.stat().st_dev
     except OSError:
         return False
 

@@ -63,9 +63,9 @@ class FitKey(NamedTuple):
         """The name of the file of one generation."""
         return f"{self.folder}/generation-{generation:05d}.parquet"
 
-    def merged(self, held: range) -> str:
+    def merged(self, generations: range) -> str:
         """The name of the file of several generations."""
-        return f"{self.folder}/generations-{held[0]:05d}-{held[-1]:05d}.parquet"
+        return f"{self.folder}/generations-{generations[0]:05d}-{generations[-1]:05d}.parquet"
 
 
 @dataclass
@@ -93,7 +93,9 @@ class GenerationFiles:
 
     def unmerged(self) -> dict[int, str]:
         """The parts that no merged file holds."""
-        return {n: self.parts[n] for n in sorted(self.parts) if not any(n in held for held in self.merged)}
+        return {
+            n: self.parts[n] for n in sorted(self.parts) if not any(n in generations for generations in self.merged)
+        }
 
     def check_whole(self, folder: str) -> None:
         """Raise `ClusterError` if a generation is missing before the last, or two merged files overlap."""
@@ -125,7 +127,7 @@ def evaluation_files(names: Iterable[str]) -> dict[FitKey, GenerationFiles]:
     return found
 
 
-def read_tables(name: str, content: bytes | None, held: range) -> list[pa.Table]:
+def read_tables(name: str, content: bytes | None, generations: range) -> list[pa.Table]:
     """Read the content of a file of evaluations: a table for each generation.
 
     Parameters
@@ -134,7 +136,7 @@ def read_tables(name: str, content: bytes | None, held: range) -> list[pa.Table]
         For messages.
     content : bytes or None
         None if the file is gone.
-    held : range
+    generations : range
         The generations it should hold.
 
     Raises
@@ -160,9 +162,9 @@ def read_tables(name: str, content: bytes | None, held: range) -> list[pa.Table]
     numbers = table["generation"].to_numpy()
     starts = np.flatnonzero(np.diff(numbers, prepend=-1))
     found = numbers[starts].tolist()
-    if found != list(held):
+    if found != list(generations):
         raise ClusterError(
-            f"{name} holds {_generations(found)}; by its name it should hold {_generations(list(held))}."
+            f"{name} holds {_generations(found)}; by its name it should hold {_generations(list(generations))}."
             " A file was renamed or copied; put the right one back."
         )
     return [table.slice(a, b - a) for a, b in zip(starts, [*starts[1:], len(table)], strict=True)]
@@ -228,7 +230,7 @@ def compact(
     folder: Folder,
     finished: Iterable[str],
     may_change: Callable[[], None],
-    watch: Callable[[int, int], None],
+    progress: Callable[[int, int], None],
 ) -> Compaction:
     """Merge the generation files of finished cells. One that cannot be merged stays, and the others go on.
 
@@ -240,7 +242,7 @@ def compact(
         Cells that get no further generations.
     may_change : callable
         Called before anything is changed; raises if another driver has taken over the run.
-    watch : callable
+    progress : callable
         Called with how many stages and seeds are done, and of how many.
     """
     done = Compaction()
@@ -253,13 +255,13 @@ def compact(
             todo[key] = files
     with ThreadPoolExecutor(READERS) as readers:
         for number, (key, files) in enumerate(todo.items()):
-            watch(number, len(todo))
+            progress(number, len(todo))
             may_change()
             try:
                 _Merger(folder, key, readers, may_change, done).merge(files)
             except ClusterError as error:
                 done.failed[key.folder] = str(error)
-    watch(len(todo), len(todo))
+    progress(len(todo), len(todo))
     return done
 
 
@@ -288,14 +290,14 @@ class _Merger:
         before = set(files.merged.values())
         new = files.unmerged()
         if len(new) > 1:
-            held, content = range(min(new), max(new) + 1), self._merged(new)
-            files.merged[held] = self._key.merged(held)
+            generations, content = range(min(new), max(new) + 1), self._merged(new)
+            files.merged[generations] = self._key.merged(generations)
             self._may_change()
-            self._folder.write(files.merged[held], content)
-        for held, name in files.merged.items():
-            parts = {number: part for number, part in files.parts.items() if number in held}
+            self._folder.write(files.merged[generations], content)
+        for generations, name in files.merged.items():
+            parts = {number: part for number, part in files.parts.items() if number in generations}
             if parts:
-                self._verify(held, name, parts)
+                self._verify(generations, name, parts)
                 self._may_change()
                 self._folder.remove(list(parts.values()))
                 gone = [*parts.values(), *before & {name}]
@@ -325,12 +327,12 @@ class _Merger:
         )
         return sink.getvalue().to_pybytes()
 
-    def _verify(self, held: range, name: str, parts: Mapping[int, str]) -> None:
+    def _verify(self, generations: range, name: str, parts: Mapping[int, str]) -> None:
         """Compare a merged file, as it is stored, with its parts; remove it if they can replace it."""
         self._read_parts({number: part for number, part in parts.items() if number not in self._sums})
         try:
-            tables = self._read(name, held, self._folder.read(name))
-            sums = dict(zip(held, map(_checksum, tables), strict=True))
+            tables = self._read(name, generations, self._folder.read(name))
+            sums = dict(zip(generations, map(_checksum, tables), strict=True))
             wrong = [number for number in parts if sums[number] != self._sums[number]]
             if wrong:
                 raise ClusterError(
@@ -338,7 +340,7 @@ class _Merger:
                     f" checksum differ in generation {wrong[0]} ({len(wrong)} of {len(parts)} differ)."
                 )
         except ClusterError as error:
-            if len(parts) < len(held):
+            if len(parts) < len(generations):
                 raise ClusterError(
                     f"{error} Some of its parts were removed when it was right, so it was damaged since. Put"
                     " back a good copy of it; the parts that are left stay."
@@ -359,9 +361,9 @@ class _Merger:
             tables.append(table)
         return tables
 
-    def _read(self, name: str, held: range, content: bytes | None) -> list[pa.Table]:
+    def _read(self, name: str, generations: range, content: bytes | None) -> list[pa.Table]:
         self._bytes[name] = len(content or b"")
-        return read_tables(f"{self._folder.root}/{name}", content, held)
+        return read_tables(f"{self._folder.root}/{name}", content, generations)
 
 
 def _checksum(table: pa.Table) -> _Checksum:

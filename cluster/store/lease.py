@@ -71,7 +71,7 @@ class Lease:
         self._folder = folder
         self._name = name
         self._heartbeat_s = heartbeat_s
-        self._mine = uuid.uuid4().hex
+        self._lease_id = uuid.uuid4().hex
         self._released = threading.Event()
         self.lost: str | None = None
 
@@ -87,7 +87,7 @@ class Lease:
         if holder := self.holder():
             raise RunFolderRefused(_refusal(self._folder.root, holder))
         self._renew()
-        thread = threading.Thread(target=self._beat, name="run-lease", daemon=True)
+        thread = threading.Thread(target=self._renew_regularly, name="run-lease", daemon=True)
         thread.start()
         try:
             yield
@@ -99,10 +99,10 @@ class Lease:
 
     def holder(self) -> str:
         """Who has renewed it within the last two minutes, in words; empty if nobody has."""
-        found = self._read()
-        age_s = time.time() - found.get("renewed", 0.0)
-        if age_s < max(STALE_AFTER_S, 4 * self._heartbeat_s) and not found.get("released"):
-            return found.get("holder", "unknown")
+        lease = self._read()
+        age_s = time.time() - lease.get("renewed", 0.0)
+        if age_s < max(STALE_AFTER_S, 4 * self._heartbeat_s) and not lease.get("released"):
+            return lease.get("holder", "unknown")
         return ""
 
     def check(self) -> None:
@@ -110,16 +110,16 @@ class Lease:
         if self.lost is not None:
             raise ClusterError(self.lost)
 
-    def _beat(self) -> None:
+    def _renew_regularly(self) -> None:
         while not self._released.wait(self._heartbeat_s):
             try:
-                found = self._read()
-                if found.get("lease") == self._mine:
+                lease = self._read()
+                if lease.get("lease") == self._lease_id:
                     self._renew()
                     continue
                 self.lost = (
                     f"Another driver has taken over the run in {self._folder.root}:"
-                    f" {found.get('holder', 'unknown')}. This one stops; let the other go on."
+                    f" {lease.get('holder', 'unknown')}. This one stops; let the other go on."
                 )
             except ClusterError:
                 continue  # the store is away for a moment; the next beat tries again
@@ -127,13 +127,13 @@ class Lease:
 
     def _read(self) -> dict:
         try:
-            found = json.loads(self._folder.read(self._name) or b"{}")
+            lease = json.loads(self._folder.read(self._name) or b"{}")
         except ValueError:
             return {}
-        return found if isinstance(found, dict) else {}
+        return lease if isinstance(lease, dict) else {}
 
     def _renew(self, released: bool = False) -> None:
-        lease = {"lease": self._mine, "holder": _this_process(), "renewed": time.time(), "released": released}
+        lease = {"lease": self._lease_id, "holder": _this_process(), "renewed": time.time(), "released": released}
         self._folder.write(self._name, json.dumps(lease).encode())
 
 

@@ -120,8 +120,8 @@ class RunStore:
         files.check_whole(f"{self.root}/{key.folder}")
         return [
             self._from_table(name, Evaluations, table)
-            for held, name in files.to_read()
-            for table in read_tables(f"{self.root}/{name}", self._folder.read(name), held)
+            for generations, name in files.to_read()
+            for table in read_tables(f"{self.root}/{name}", self._folder.read(name), generations)
         ]
 
     def stored(self) -> list[FitKey]:
@@ -135,14 +135,14 @@ class RunStore:
         tables = [self.table(name, ["seconds"]) for name in names]
         return float(sum(table["seconds"].to_numpy().sum() for table in tables if table is not None))
 
-    def compact(self, watch: Callable[[int, int], None] = lambda done, of: None) -> Compaction:
+    def compact(self, progress: Callable[[int, int], None] = lambda done, of: None) -> Compaction:
         """Merge the generation files of cells that have their pooled hall of fame; see `neurofleet.cluster.store.generations`.
 
-        The caller holds the run with `locked`. `watch` is told how many stages and seeds are done, and of
+        The caller holds the run with `locked`. `progress` is called with how many stages and seeds are done, and of
         how many.
         """
         finished = [cell for cell, seed in self.halls_of_fame() if seed == POOLED]
-        return compact(self._folder, finished, self._check_lease, watch)
+        return compact(self._folder, finished, self._check_lease, progress)
 
     def write_hall_of_fame(self, rows: HallOfFameRows, seed: int | str) -> None:
         """Store a cell's hall of fame: of one seed, or of all with seed ``"pooled"``."""

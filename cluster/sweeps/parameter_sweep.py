@@ -1,14 +1,14 @@
-"""What a parameter sweep is: its trials' factory, search space, scheduler, resources, result.
+"""What a parameter sweep is: its trials' function, search space, scheduler, resources, result.
 
-A trial is named by a factory, ``package.module:function``. The function is called in a process of its own
-as ``function(payload, parameters, seed, folder, report)`` and returns its scores, a dict of numbers. It calls
-``report(metrics)`` after each epoch; `neurofleet.cluster.training.trainer.train` does with ``progress=report``. A trial that is
-to be stopped does not return from that call.
+What a trial does is named by a factory, ``package.module:function``. The function is called in a process of its own as
+``function(payload, parameters, seed, folder, report)`` and returns its scores, a dict of numbers. After each epoch it
+calls ``report(metrics)``; `neurofleet.cluster.training.trainer.train` does so with ``progress=report``. A trial that
+the scheduler stops does not return from that call.
 
-Everything that a sweep knows is in its folder, in files that are written by its trials as they go:
-``trial-00000/trial.json`` (parameters, seed), ``reports.jsonl`` and ``result.json``, and ``trials.parquet``,
-one row for each trial that has ended. Running it again goes on where it was. A trial's function is called
-again in the same folder when its process died; with `train` in that folder it goes on from its last epoch.
+The state of a sweep is in its folder, in files that its trials write as they go: ``trial-00000/trial.json``
+(parameters, seed), ``reports.jsonl`` and ``result.json``, and ``trials.parquet`` with a row for each trial that has
+ended. Running the sweep again goes on from there. When a trial's process died, its function is called again in the same
+folder; with `train` in that folder it goes on from its last epoch.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any, Literal
 
 from neurofleet.cluster.cluster_errors import ClusterError
@@ -118,9 +119,18 @@ class ParameterSweep:
 
     @property
     def fingerprint(self) -> str:
-        """What may not change when a sweep goes on, as text."""
+        """What may not change when a sweep goes on, as text; the factory is there to be read only."""
         fixed = [self.factory, dict(self.payload), dict(self.search), self.metric, self.mode]
         return json.dumps([*fixed, self.method, self.repeats, self.seed, self.scheduler.kind], sort_keys=True)
+
+    def changes_since(self, fingerprint: str) -> list[str]:
+        """Return what differs from the sweep with this fingerprint; nothing if it is the same one.
+
+        The factory does not count: it names a function of the program, which another version may have elsewhere.
+        """
+        names = ("payload", "search", "metric", "mode", "method", "repeats", "seed", "scheduler")
+        stored, present = json.loads(fingerprint)[1:], json.loads(self.fingerprint)[1:]
+        return [name or "entries" for name, before, now in zip_longest(names, stored, present) if before != now]
 
 
 @dataclass(frozen=True)

@@ -28,16 +28,15 @@ from neurofleet.cluster.cluster_errors import ClusterError, RunFolderRefused
 from neurofleet.cluster.ray.internals import environment
 from neurofleet.cluster.store.folders import LocalFolder
 from neurofleet.cluster.sweeps.parameter_sweep import TABLE, ParameterSweep, SweepFailed, SweepResult, TrialResources
-from neurofleet.cluster.sweeps.search_space import ChoiceDimension
-from neurofleet.cluster.sweeps.trial_process import run_trial, trial_setting
-from neurofleet.cluster.sweeps.trial_records import TrialRow, trials_to_table
-from neurofleet.cluster.sweeps.trial_search import (
+from neurofleet.cluster.sweeps.search_space import (
+    ChoiceDimension,
     ListedSettings,
     OptunaSettings,
     RandomSettings,
     SettingProposer,
-    SweepTrials,
 )
+from neurofleet.cluster.sweeps.trial_process import run_trial, trial_setting
+from neurofleet.cluster.sweeps.trial_records import SweepTrials, TrialRow, trials_to_table
 
 ONE_CPU = TrialResources()
 
@@ -66,7 +65,6 @@ def sweep(
     KeyboardInterrupt
         Ctrl-C. Trials that were running go on when the sweep does.
     """
-
     _check_sweep(plan)
     files = SweepFiles(Path(folder).absolute(), plan)
     if files.trials.unfinished:
@@ -94,7 +92,7 @@ _PLAN, _DRIVER_FILE = "sweep.json", ".driver"
 
 
 class SweepFiles:
-    """A sweep's folder, taken up where an earlier run left it.
+    """A sweep's folder, as an earlier run of the sweep left it.
 
     Parameters
     ----------
@@ -111,18 +109,18 @@ class SweepFiles:
         self.path = path
         self._plan = plan
         self._folder = LocalFolder(path)
-        found = self._folder.read(_PLAN)
-        if found is not None and found.decode() != plan.fingerprint:
+        stored = self._folder.read(_PLAN)
+        if stored is not None and (changes := plan.changes_since(stored.decode())):
             raise RunFolderRefused(
-                f"{path} holds another sweep: {found.decode()} there, {plan.fingerprint} asked for. Give a"
-                " new folder, or the same sweep again."
+                f"{path} holds another sweep: its {', '.join(changes)} in {_PLAN} should be as asked for now, and"
+                " differ. Give a new folder, or the same sweep again."
             )
         settings = plan.number_of_settings()
         self.trials = SweepTrials(path, _proposer(plan), settings, plan.repeats, plan.seed, plan.metric)
         self._settings = settings
         self._folder.write(_PLAN, plan.fingerprint.encode())
-        self.word = uuid.uuid4().hex
-        self._folder.write(_DRIVER_FILE, self.word.encode())
+        self.driver_id = uuid.uuid4().hex
+        self._folder.write(_DRIVER_FILE, self.driver_id.encode())
         self.write_table()
 
     def write_table(self) -> None:
@@ -225,13 +223,13 @@ def run_trials(
     shutil.rmtree(storage, ignore_errors=True)
     storage.mkdir(mode=0o700)
     scheduler = _tune_scheduler(plan)
-    watch = _TrialMonitor(files, progress)
+    monitor = _TrialMonitor(files, progress)
     _replay_ended_trials(scheduler, files.trials)
     common: dict[str, Any] = {
         "factory": plan.factory,
         "payload": dict(plan.payload),
         "folder": str(files.path),
-        "word": files.word,
+        "driver_id": files.driver_id,
         "metric": plan.metric,
         "mode": plan.mode,
         "time_limit_s": plan.time_limit_s,
@@ -257,8 +255,8 @@ def run_trials(
             name=_TUNE,
             storage_path=str(files.path),
             failure_config=tune.FailureConfig(max_failures=MAX_PROCESS_DEATHS),
-            callbacks=[watch],
-            stop=_StopOnError(watch),
+            callbacks=[monitor],
+            stop=_StopOnError(monitor),
             verbose=0,
         ),
     )
@@ -266,16 +264,16 @@ def run_trials(
         try:
             tuner.fit()
         except Exception as error:
-            if watch.error is None:
+            if monitor.error is None:
                 raise ClusterError(f"Ray Tune gave the sweep up: {error}") from error
-    if watch.error is not None:
-        raise watch.error
+    if monitor.error is not None:
+        raise monitor.error
     if files.trials.unfinished or files.trials.running:
         raise KeyboardInterrupt  # Tune takes it, ends its trials, and returns
 
 
 class _TrialSearcher(Searcher):
-    """Gives Tune the trials one by one."""
+    """Gives Tune one trial after the other."""
 
     def __init__(self, trials: SweepTrials) -> None:
         super().__init__()
@@ -296,7 +294,7 @@ class _TrialSearcher(Searcher):
 
 
 class _TrialMonitor(tune.Callback):
-    """Takes note of trials that end. An error is kept, and ends the sweep: Tune would go on."""
+    """Stores trials that end. An error is kept and ends the sweep; Tune by itself would go on."""
 
     def __init__(self, files: SweepFiles, progress: Callable[[TrialRow], None]) -> None:
         self._files = files
@@ -304,7 +302,7 @@ class _TrialMonitor(tune.Callback):
         self.error: BaseException | None = None
 
     def __reduce__(self) -> tuple[type, tuple]:
-        return tune.Callback, ()  # Tune stores a copy that nobody reads, and `progress` may be anything
+        return tune.Callback, ()  # Tune stores a copy that is never read, and `progress` may be anything
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         self._ended(trial, "stopped", "by the scheduler")
@@ -330,16 +328,16 @@ class _TrialMonitor(tune.Callback):
 
 
 class _StopOnError(tune.Stopper):
-    """Ends the sweep when there is an error."""
+    """Ends the sweep when `monitor` has an error."""
 
-    def __init__(self, watch: _TrialMonitor) -> None:
-        self._watch = watch
+    def __init__(self, monitor: _TrialMonitor) -> None:
+        self._monitor = monitor
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         return False
 
     def stop_all(self) -> bool:
-        return self._watch.error is not None
+        return self._monitor.error is not None
 
 
 def _tune_scheduler(plan: ParameterSweep) -> TrialScheduler:
@@ -382,31 +380,31 @@ def _replay_ended_trials(scheduler: TrialScheduler, trials: SweepTrials) -> None
     if not isinstance(scheduler, ASHAScheduler):
         return
     metric = scheduler.metric
-    nobody: Any = None  # the controller, which this kind of scheduler has no need of
+    no_controller: Any = None  # the controller, which this kind of scheduler has no need of
     for index in sorted(trials.rows):
         trial: Any = SimpleNamespace(trial_id=f"ended-{index}")
-        scheduler.on_trial_add(nobody, trial)
+        scheduler.on_trial_add(no_controller, trial)
         for report in trials.folder(index).reports():
             if metric in report:
-                scheduler.on_trial_result(nobody, trial, report)
+                scheduler.on_trial_result(no_controller, trial, report)
 
 
 def _trial_resources(resources: TrialResources) -> tuple[dict[str, float], int | None]:
-    """What a trial's own process asks for, and how many trials may run at once.
+    """Return what a trial's own process asks of Ray, and how many trials may run at once.
 
-    SweepTrials that train on workers hold nothing themselves. More of them than can have all their workers would
+    A trial that trains on workers holds nothing itself. If more of them ran than can have all their workers, they would
     wait for each other for ever.
     """
-    there = ray.cluster_resources()
+    available = ray.cluster_resources()
     workers = max(resources.workers, 1)
     needs = {"CPU": resources.cpus * workers, "GPU": resources.gpus * workers}
     for kind, number in needs.items():
-        if there.get(kind, 0) < number:
+        if available.get(kind, 0) < number:
             raise ClusterError(
-                f"A trial needs {number:g} {kind}s, and the cluster has {there.get(kind, 0):g}. Give a trial"
+                f"A trial needs {number:g} {kind}s, and the cluster has {available.get(kind, 0):g}. Give a trial"
                 " less, or start more machines."
             )
-    room = min(int(there[kind] / number) for kind, number in needs.items() if number)
+    room = min(int(available[kind] / number) for kind, number in needs.items() if number)
     if resources.workers:
         return {"cpu": 0, "memory": _LEAST_MEMORY_BYTES}, min(room, resources.at_once or room)
     return {"cpu": resources.cpus, "gpu": resources.gpus}, resources.at_once

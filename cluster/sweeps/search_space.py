@@ -1,4 +1,4 @@
-"""Search spaces from plain data, as a job file has them.
+"""Search spaces from plain data, as a job file has them, and how the settings to try are drawn from them.
 
 ``lr: {log_uniform: [1e-4, 1e-1]}``, ``steps: {integer: [1, 5]}``, ``dropout: {uniform: [0, 0.5]}``,
 ``width: [64, 128, 256]`` or ``width: {choice: [64, 128, 256]}``; anything else is a fixed value.
@@ -10,11 +10,14 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from neurofleet.cluster.cluster_errors import ClusterError
+
+if TYPE_CHECKING:
+    import optuna
 
 Parameters = dict[str, Any]
 
@@ -172,3 +175,110 @@ def _range(kind: str, content: Any) -> RangeDimension:
 
 def _listed(content: Any) -> Sequence[Any]:
     return content if isinstance(content, list | tuple) else [content]
+
+
+class SettingProposer(Protocol):
+    """Where the parameters of a sweep come from: its settings are counted from 0."""
+
+    def propose(self, setting: int) -> Parameters:
+        """The parameters of the next setting."""
+
+    def restore(self, setting: int, parameters: Parameters) -> None:
+        """Take note of a setting that was proposed in an earlier run of the sweep."""
+
+    def learn(self, setting: int, score: float | None) -> None:
+        """Take note of a setting's score, None when it failed."""
+
+
+class ListedSettings:
+    """The settings of a grid."""
+
+    def __init__(self, settings: Sequence[Parameters]) -> None:
+        self._settings = settings
+
+    def propose(self, setting: int) -> Parameters:
+        return self._settings[setting]
+
+    def restore(self, setting: int, parameters: Parameters) -> None:
+        """Nothing to note: a list does not change."""
+
+    def learn(self, setting: int, score: float | None) -> None:
+        """Nothing to learn."""
+
+
+class RandomSettings(ListedSettings):
+    """Settings drawn at random, each from its own seed."""
+
+    def __init__(self, space: SearchSpace, seed: int) -> None:
+        self._space = space
+        self._seed = seed
+
+    def propose(self, setting: int) -> Parameters:
+        return self._space.sample(np.random.default_rng([self._seed, setting]))
+
+
+class OptunaSettings:
+    """Settings proposed by Optuna's tree-structured Parzen estimator from the scores so far.
+
+    Raises
+    ------
+    ClusterError
+        If Optuna is not installed.
+    """
+
+    def __init__(self, space: SearchSpace, seed: int, mode: str) -> None:
+        try:
+            import optuna
+        except ModuleNotFoundError as error:
+            raise ClusterError("The method optuna needs the package optuna: pip install optuna.") from error
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self._space = space
+        self._seed = seed
+        self._distributions = {name: _distribution(d) for name, d in space.dimensions.items()}
+        self._study = optuna.create_study(direction="minimize" if mode == "min" else "maximize")
+        self._trials: dict[int, optuna.Trial] = {}
+
+    def propose(self, setting: int) -> Parameters:
+        self._reseed(setting)
+        trial = self._trials[setting] = self._study.ask(self._distributions)
+        searched = {
+            name: d.values[trial.params[name]] if isinstance(d, ChoiceDimension) else trial.params[name]
+            for name, d in self._space.dimensions.items()
+        }
+        return searched | self._space.fixed
+
+    def restore(self, setting: int, parameters: Parameters) -> None:
+        self._study.enqueue_trial(
+            {
+                name: d.values.index(parameters[name]) if isinstance(d, ChoiceDimension) else parameters[name]
+                for name, d in self._space.dimensions.items()
+            }
+        )
+        self._trials[setting] = self._study.ask(self._distributions)
+
+    def learn(self, setting: int, score: float | None) -> None:
+        import optuna
+
+        trial = self._trials.pop(setting)
+        if score is None or math.isnan(score):
+            self._study.tell(trial, state=optuna.trial.TrialState.FAIL)
+        else:
+            self._study.tell(trial, score)
+
+    def _reseed(self, setting: int) -> None:
+        # By the setting, not once: the proposals are then the same whether or not the driver died before.
+        import optuna
+
+        self._study.sampler = optuna.samplers.TPESampler(
+            seed=int(np.random.SeedSequence([self._seed, setting]).generate_state(1)[0]), constant_liar=True
+        )
+
+
+def _distribution(dimension: Dimension) -> optuna.distributions.BaseDistribution:
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    if isinstance(dimension, ChoiceDimension):
+        return CategoricalDistribution(range(len(dimension.values)))
+    if dimension.whole:
+        return IntDistribution(int(dimension.low), int(dimension.high))
+    return FloatDistribution(dimension.low, dimension.high, log=dimension.log)

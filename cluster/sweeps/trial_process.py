@@ -40,8 +40,8 @@ def run_trial(config: Mapping[str, Any]) -> None:
         ``sweep``, what all trials have in common, and ``trial``: its ``index``, ``parameters`` and ``seed``.
     """
     sweep, setting = config["sweep"], trial_setting(config, tune.get_context().get_trial_id())
-    word = Path(sweep["folder"]) / ".driver"
-    if not word.exists() or word.read_text() != sweep["word"]:
+    driver_id = Path(sweep["folder"]) / ".driver"
+    if not driver_id.exists() or driver_id.read_text() != sweep["driver_id"]:
         raise ClusterError(
             f"The trial on {socket.gethostname()} does not see the folder {sweep['folder']} of the driver's"
             " machine. Give a folder that all machines of the cluster share."
@@ -51,7 +51,7 @@ def run_trial(config: Mapping[str, Any]) -> None:
         return
     module, _, function = sweep["factory"].partition(":")
     try:
-        trial.take_up()
+        trial.continue_from_records()
         scores = getattr(importlib.import_module(module), function)(
             dict(sweep["payload"]),
             dict(setting["parameters"]),
@@ -92,10 +92,10 @@ class _RunningTrial:
         """Time that the trial has taken, in earlier processes as well."""
         return self._spent_s + time.monotonic() - self._begun
 
-    def take_up(self) -> None:
+    def continue_from_records(self) -> None:
         """Bring in what an earlier process of this trial, or the one that it is to copy, has done."""
         if self._sweep["population"]:
-            self._inherit()
+            self._copy_checkpoint()
             self.folder.set(self._setting["parameters"], self._setting["seed"])
         self._reports = self.folder.reports()
         self.folder.set_reports(self._reports)
@@ -103,7 +103,7 @@ class _RunningTrial:
             self._spent_s = self._reports[-1]["elapsed_s"]
         if not self._sweep["population"]:
             for report in self._reports:  # for the scheduler, which may be new
-                self._tell(report)
+                self._report_to_tune(report)
 
     def report(self, metrics: Mapping[str, Any]) -> None:
         """EpochReport the metrics of an epoch; this ends the trial if it is to be stopped."""
@@ -119,7 +119,7 @@ class _RunningTrial:
         limit_s = self._sweep["time_limit_s"]
         if limit_s is not None and report["elapsed_s"] > limit_s:
             raise TimeLimitReached
-        self._tell(report)
+        self._report_to_tune(report)
 
     def end(self, scores: Any) -> None:
         """Store what the trial's function returned."""
@@ -136,19 +136,19 @@ class _RunningTrial:
                 f" {', '.join(n for n in metrics if n not in ('epoch', 'elapsed_s')) or 'none'}."
             )
 
-    def _tell(self, report: EpochReport) -> None:
+    def _report_to_tune(self, report: EpochReport) -> None:
         score = report[self._metric]
         if not math.isfinite(score):  # the worst: nothing that compares numbers knows what to do with it
             score = {"min": math.inf, "max": -math.inf}[self._sweep["mode"]]
-        told = {"epoch": int(report["epoch"]), self._metric: score}
+        reported = {"epoch": int(report["epoch"]), self._metric: score}
         if self._sweep["population"] and report["epoch"] % self._sweep["population"] == 0:
-            with self._heritage(report) as checkpoint:
-                tune.report(told, checkpoint=checkpoint)
+            with self._checkpoint_to_copy(report) as checkpoint:
+                tune.report(reported, checkpoint=checkpoint)
         else:
-            tune.report(told)
+            tune.report(reported)
 
     @contextmanager
-    def _heritage(self, report: EpochReport) -> Any:
+    def _checkpoint_to_copy(self, report: EpochReport) -> Any:
         """The trial's last checkpoint, for others to copy."""
         with tempfile.TemporaryDirectory(prefix="nf-trial-") as folder:
             for file in sorted((self.folder.path / _CHECKPOINTS).glob("epoch-*.ckpt"))[-1:]:
@@ -157,7 +157,7 @@ class _RunningTrial:
             (Path(folder) / _ORIGIN_FILE).write_text(json.dumps(origin))
             yield tune.Checkpoint.from_directory(folder)
 
-    def _inherit(self) -> None:
+    def _copy_checkpoint(self) -> None:
         """Put another trial's checkpoint in place of this one's own, once, when the scheduler says so."""
         if (checkpoint := tune.get_checkpoint()) is None:
             return

@@ -1,8 +1,9 @@
-"""The records of a sweep's trials: the folder of each, and the table of those that have ended.
+"""The records of a sweep's trials: the folder of each, the table of those that have ended, and which come next.
 
-A folder holds what the trial is, what it has reported and how it ended. The table's columns are named
-after the
-parameters and scores there are.
+A folder holds what the trial is, what it has reported and how it ended. The table's columns are named after the
+parameters and scores there are. Which trial comes next is computed from the sweep's description and from these folders
+alone, so a sweep whose driver died goes on as if it had not: trials that have ended are not run again, those that were
+running go on with their parameters, and a searcher learns again what it had learned.
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pyarrow as pa
 
 from neurofleet.cluster.store.folders import LocalFolder
 from neurofleet.cluster.store.schemas import OBJECTIVE_PREFIX, PARAMETER_PREFIX, SCHEMA_VERSION, check_version
+from neurofleet.cluster.sweeps.search_space import Parameters, SettingProposer
 
 TrialStatus = Literal["done", "stopped", "failed"]
 TRIALS_KIND = "trials"
@@ -204,3 +207,90 @@ class TrialFolder:
     def _read(self, name: str) -> Any:
         content = self._folder.read(name)
         return None if content is None else json.loads(content)
+
+
+class SweepTrials:
+    """The trials of a sweep, each setting repeated with several seeds.
+
+    Trial ``i`` is repeat ``i % repeats`` of setting ``i // repeats``, and its seed is the sweep's plus the
+    repeat.
+
+    Parameters
+    ----------
+    folder : Path
+        The sweep's.
+    proposer : SettingProposer
+    settings, repeats, seed : int
+    metric : str
+    """
+
+    def __init__(
+        self, folder: Path, proposer: SettingProposer, settings: int, repeats: int, seed: int, metric: str
+    ) -> None:
+        self._folder = folder
+        self._proposer = proposer
+        self._repeats = repeats
+        self._seed = seed
+        self._metric = metric
+        self.number = settings * repeats
+        self.rows: dict[int, TrialRow] = {}
+        self._parameters: dict[int, Parameters] = {}
+        for index in range(self.number):
+            if row := self.folder(index).row():
+                self.rows[index] = row
+        for setting in range(settings):
+            self._recall(setting)
+        self._waiting = [index for index in range(self.number) if index not in self.rows]
+        self.running: set[int] = set()
+
+    @property
+    def unfinished(self) -> int:
+        """How many trials have not begun in this process, and not ended in another."""
+        return len(self._waiting)
+
+    def folder(self, index: int) -> TrialFolder:
+        """The folder of a trial."""
+        return TrialFolder(self._folder, index)
+
+    def next(self) -> dict[str, Any] | None:
+        """Begin a trial: its ``index``, ``parameters`` and ``seed``. None when all have begun."""
+        if not self._waiting:
+            return None
+        index = self._waiting.pop(0)
+        self.running.add(index)
+        setting, repeat = divmod(index, self._repeats)
+        if setting not in self._parameters:
+            self._parameters[setting] = self._proposer.propose(setting)
+        folder, seed = self.folder(index), self._seed + repeat
+        parameters = folder.parameters() or self._parameters[setting]  # a population's have changed since
+        folder.set(parameters, seed)
+        return {"index": index, "parameters": parameters, "seed": seed}
+
+    def ended(self, index: int) -> TrialRow | None:
+        """Take note of a trial that has ended; None if its folder does not say so."""
+        row = self.folder(index).row()
+        if row is not None:
+            self.rows[index] = row
+            self.running.discard(index)
+            self._learn(index // self._repeats)
+        return row
+
+    def of_setting(self, setting: int) -> list[TrialRow]:
+        """The trials of a setting that have ended."""
+        first = setting * self._repeats
+        return [self.rows[i] for i in range(first, first + self._repeats) if i in self.rows]
+
+    def _recall(self, setting: int) -> None:
+        """Take up a setting of which an earlier run has begun a trial."""
+        for index in range(setting * self._repeats, (setting + 1) * self._repeats):
+            if (parameters := self.folder(index).parameters()) is not None:
+                self._parameters[setting] = parameters
+                self._proposer.restore(setting, parameters)
+                self._learn(setting)
+                return
+
+    def _learn(self, setting: int) -> None:
+        rows = self.of_setting(setting)
+        if len(rows) == self._repeats:
+            scores = [row.scores[self._metric] for row in rows if self._metric in row.scores]
+            self._proposer.learn(setting, float(np.mean(scores)) if scores else None)

@@ -10,18 +10,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-
 from neurofleet.cluster.cluster_errors import ClusterError
 from neurofleet.cluster.store.folders import LocalFolder, open_folder
-from neurofleet.cluster.training.lightning_training import EpochRow, TrainingResult
+from neurofleet.cluster.training.lightning_training import EpochRow, Training, TrainingResult
 
 logger = logging.getLogger(__name__)
 
 BEST = "best.ckpt"
 CHECKPOINTS_KEPT = 2
 STATE_KEY = "neurofleet"
-"""The key in a checkpoint under which `State` stands."""
+"""The key of a checkpoint under which `CheckpointState` is stored."""
 
 _EPOCH = re.compile(r"^epoch-(\d{5})\.ckpt$")
 
@@ -40,7 +38,7 @@ class CheckpointState:
     changeable : dict
         That part of the payload as it was last.
     stopped : bool
-        Whether this epoch was the last for want of a better one.
+        Whether training stopped early after this epoch.
     """
 
     fingerprint: str
@@ -95,7 +93,7 @@ class CheckpointFiles:
     def root(self) -> str:
         return self._folder.root
 
-    def last(self, fingerprint: str) -> LastCheckpoint | None:
+    def last(self, training: Training) -> LastCheckpoint | None:
         """The newest checkpoint that can be read; None if there is none yet.
 
         Raises
@@ -112,10 +110,10 @@ class CheckpointFiles:
                     raise
                 logger.warning("%s The one before it is used.", error)
                 continue
-            if state.fingerprint != fingerprint:
+            if not training.continues(state.fingerprint):
                 raise ClusterError(
                     f"{self.root} holds checkpoints of another training: {state.fingerprint} there,"
-                    f" {fingerprint} asked for. Give a new folder, or the same training again."
+                    f" {training.fingerprint} asked for. Give a new folder, or the same training again."
                 )
             return LastCheckpoint(name, state)
         return None
@@ -131,13 +129,13 @@ class CheckpointFiles:
         """Remove what a writer that was killed left behind."""
         self._folder.sweep()
 
-    def leave_word(self, word: str) -> None:
-        """Write a word for workers elsewhere to find."""
-        self._folder.write(".driver", word.encode())
+    def write_driver_id(self, driver_id: str) -> None:
+        """Write the driver's id, for workers to see whether they look at the same folder."""
+        self._folder.write(".driver", driver_id.encode())
 
-    def has_word(self, word: str) -> bool:
-        """Whether this is the folder in which the driver left the word."""
-        return self._folder.read(".driver") == word.encode()
+    def has_driver_id(self, driver_id: str) -> bool:
+        """Whether this is the folder into which the driver has written its id."""
+        return self._folder.read(".driver") == driver_id.encode()
 
     def bring(self, name: str, here: Path) -> Path:
         """The path of a checkpoint on this machine, fetched into `here` if it is elsewhere."""
@@ -170,6 +168,8 @@ def safely_loaded(content: bytes, name: str) -> dict[str, Any]:
     ClusterError
         If it holds anything else, or is damaged.
     """
+    import torch  # takes seconds to load, and only checkpoints that are there need it
+
     try:
         return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:

@@ -77,8 +77,15 @@ class Training:
 
     @property
     def fingerprint(self) -> str:
-        """The training as text: equal for trainings of which one can go on where the other ended."""
+        """The training as text, for checkpoints; see `continues`."""
         return json.dumps([self.factory, dict(self.payload), self.seed], sort_keys=True)
+
+    def continues(self, fingerprint: str) -> bool:
+        """Whether this training can go on from the checkpoints of the one with this fingerprint.
+
+        The factory does not count: it names a function of the program, which another version may have elsewhere.
+        """
+        return json.loads(fingerprint)[1:] == json.loads(self.fingerprint)[1:]
 
 
 @dataclass(frozen=True)

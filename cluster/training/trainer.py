@@ -12,16 +12,11 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import Literal, Protocol
 
 from neurofleet.cluster.cluster_errors import ClusterError
 from neurofleet.cluster.training.checkpoints import CheckpointFiles
 from neurofleet.cluster.training.lightning_training import CHECKPOINTS, BestEpoch, EpochRow, Training, TrainingResult
-from neurofleet.cluster.training.training_process import LightningFit
-from neurofleet.cluster.training.training_workers import fit_on_ray
-
-if TYPE_CHECKING:
-    pass
 
 
 def train(
@@ -85,12 +80,12 @@ def train(
         Ctrl-C. The epochs that were finished are kept.
     """
     folder = Path(folder).absolute()
-    place = storage if storage and "://" in storage else str(Path(storage or folder).absolute())
-    files = CheckpointFiles(f"{place.rstrip('/')}/{CHECKPOINTS}")
+    storage_path = storage if storage and "://" in storage else str(Path(storage or folder).absolute())
+    files = CheckpointFiles(f"{storage_path.rstrip('/')}/{CHECKPOINTS}")
     files.sweep()
-    found = files.last(training.fingerprint)
-    if found is None or not (found.state.stopped or found.state.epochs >= max_epochs):
-        history = found.state.history if found else []
+    last = files.last(training)
+    if last is None or not (last.state.stopped or last.state.epochs >= max_epochs):
+        history = last.state.history if last else []
         plan = {
             "factory": training.factory,
             "payload": dict(training.payload),
@@ -105,18 +100,22 @@ def train(
         }
         with open_loggers(loggers, folder, history) as log:
 
-            def tell(row: EpochRow) -> None:
+            def on_epoch(row: EpochRow) -> None:
                 log(row)
                 progress(row)
 
             if workers == 0:
-                LightningFit(plan, tell).run()
+                from neurofleet.cluster.training.training_process import LightningFit  # loads Lightning, but no Ray
+
+                LightningFit(plan, on_epoch).run()
             else:
-                fit_on_ray(plan, tell, len(history), workers, cpus_per_worker, max_failures)
-        found = files.last(training.fingerprint)
-    if found is None:
+                from neurofleet.cluster.training.training_workers import fit_on_ray  # loads Ray, but no Lightning
+
+                fit_on_ray(plan, on_epoch, len(history), workers, cpus_per_worker, max_failures)
+        last = files.last(training)
+    if last is None:
         raise ClusterError(f"max_epochs={max_epochs} was given; a training has at least one epoch.")
-    return found.state.result(files, folder / CHECKPOINTS)
+    return last.state.result(files, folder / CHECKPOINTS)
 
 
 TENSORBOARD = "tensorboard"
@@ -221,8 +220,8 @@ class _Wandb:
 def _mlflow(folder: Path) -> MetricLogger:
     from lightning.pytorch.loggers import MLFlowLogger
 
-    place = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder / 'mlflow.db'}"
-    logger = MLFlowLogger(experiment_name=_PROJECT, run_name=folder.name, tracking_uri=place)
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder / 'mlflow.db'}"
+    logger = MLFlowLogger(experiment_name=_PROJECT, run_name=folder.name, tracking_uri=uri)
     _ = logger.experiment  # connects now, and not after the first epoch
     return logger
 

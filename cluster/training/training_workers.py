@@ -16,7 +16,6 @@ import ray
 import ray.train
 from ray import cloudpickle
 from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig, TrainingFailedError
-from ray.train.lightning import RayDDPStrategy, RayLightningEnvironment
 from ray.train.torch import TorchTrainer
 from ray.util.queue import Empty, Queue
 
@@ -24,7 +23,6 @@ from neurofleet.cluster.cluster_errors import ClusterError
 from neurofleet.cluster.ray.internals import environment, train_controller_announced
 from neurofleet.cluster.training.checkpoints import CheckpointFiles
 from neurofleet.cluster.training.lightning_training import CHECKPOINTS, EpochRow
-from neurofleet.cluster.training.training_process import LightningFit
 
 
 def train_worker(config: Mapping[str, Any]) -> None:
@@ -36,13 +34,18 @@ def train_worker(config: Mapping[str, Any]) -> None:
     Parameters
     ----------
     config : mapping
-        ``plan``, ``messages`` (a queue to the driver) and ``word`` (that it left beside the checkpoints).
+        ``plan``, ``messages`` (a queue to the driver) and ``driver_id`` (that it left beside the checkpoints).
     """
+    # Lightning takes seconds to load, and neither the driver nor the controller of Ray Train has any need of it.
+    from ray.train.lightning import RayDDPStrategy, RayLightningEnvironment
+
+    from neurofleet.cluster.training.training_process import LightningFit
+
     plan, messages = config["plan"], config["messages"]
     context = ray.train.get_context()
     first = context.get_world_rank() == 0
     try:
-        _check_storage(plan["checkpoints"], config["word"])
+        _check_storage(plan["checkpoints"], config["driver_id"])
         strategy = {"devices": "auto", "strategy": RayDDPStrategy(), "plugins": [RayLightningEnvironment()]}
         fit = LightningFit(plan, lambda row: messages.put(("epoch", row)), strategy)
     except Exception as error:
@@ -69,8 +72,8 @@ def _sendable_error(error: Exception, rank: int) -> Exception:
     return error
 
 
-def _check_storage(checkpoints: str, word: str) -> None:
-    if not CheckpointFiles(checkpoints).has_word(word):
+def _check_storage(checkpoints: str, driver_id: str) -> None:
+    if not CheckpointFiles(checkpoints).has_driver_id(driver_id):
         raise ClusterError(
             f"The training worker on {socket.gethostname()} does not see what was written in {checkpoints} on"
             " the driver's machine. Name a folder that all machines share, or a URI, as the storage."
@@ -88,7 +91,7 @@ _ABORT_S = 30.0
 
 def fit_on_ray(
     plan: Mapping[str, Any],
-    tell: Callable[[EpochRow], None],
+    on_epoch: Callable[[EpochRow], None],
     epochs_done: int,
     workers: int | tuple[int, int],
     cpus_per_worker: int,
@@ -98,8 +101,8 @@ def fit_on_ray(
 
     Parameters
     ----------
-    plan, tell
-        As of `neurofleet.cluster.training.training_process.LightningFit`; `tell` is called in this thread.
+    plan, on_epoch
+        As of `neurofleet.cluster.training.training_process.LightningFit`; `on_epoch` is called in this thread.
     epochs_done : int
         Those that need not be told again.
     workers, cpus_per_worker, max_failures
@@ -114,17 +117,17 @@ def fit_on_ray(
     """
     on_gpu = _uses_gpus(plan["accelerator"], workers, cpus_per_worker)
     messages = Queue(actor_options={"num_cpus": 0})
-    word = uuid.uuid4().hex
-    CheckpointFiles(plan["checkpoints"]).leave_word(word)
+    driver_id = uuid.uuid4().hex
+    CheckpointFiles(plan["checkpoints"]).write_driver_id(driver_id)
     storage, _, _ = plan["checkpoints"].rpartition("/")
     try:
         with environment(_SETTINGS), _logging_kept():
             trainer = TorchTrainer(
-                _train_on_worker,
+                train_worker,
                 train_loop_config={
                     "plan": {**plan, "accelerator": "gpu" if on_gpu else "cpu"},
                     "messages": messages,
-                    "word": word,
+                    "driver_id": driver_id,
                 },
                 scaling_config=ScalingConfig(
                     num_workers=workers,  # type: ignore[arg-type]
@@ -139,7 +142,7 @@ def fit_on_ray(
                     callbacks=[train_controller_announced(messages)],
                 ),
             )
-            _TrainingMonitor(trainer, messages, tell, epochs_done).run()
+            _TrainingMonitor(trainer, messages, on_epoch, epochs_done).run()
     except TrainingFailedError as error:
         raise ClusterError(
             f"The training was given up after its workers failed more than {max_failures} times. What was"
@@ -149,21 +152,16 @@ def fit_on_ray(
         messages.shutdown(force=True)
 
 
-def _train_on_worker(config: Mapping[str, Any]) -> None:
-
-    train_worker(config)
-
-
 class _TrainingMonitor:
     """Runs the training in a thread of its own and deals in this one with what its processes say."""
 
     def __init__(
-        self, trainer: TorchTrainer, messages: Queue, tell: Callable[[EpochRow], None], epochs_done: int
+        self, trainer: TorchTrainer, messages: Queue, on_epoch: Callable[[EpochRow], None], epochs_done: int
     ) -> None:
         self._trainer = trainer
         self._messages = messages
-        self._tell = tell
-        self._told = epochs_done
+        self._on_epoch = on_epoch
+        self._last_epoch = epochs_done
         self._starts = 0
         self._controller: Any = None
         self._error: BaseException | None = None
@@ -211,9 +209,9 @@ class _TrainingMonitor:
                         workers,
                     )
                 self._starts += 1
-            case "epoch" if content["epoch"] > self._told:
-                self._told = content["epoch"]
-                self._tell(content)
+            case "epoch" if content["epoch"] > self._last_epoch:
+                self._last_epoch = content["epoch"]
+                self._on_epoch(content)
             case "failed":
                 raise content
 

@@ -17,8 +17,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from neurofleet.cluster.pool.child_processes import end_with_parent
 from neurofleet.errors import InputError, UsageError
+from neurofleet.fresh_process import end_with
 from neurofleet.jobs.fit.fit_problem import EngineChoice, Problem, StagePlan, Subject
 from neurofleet.neurosim.cells.fit_model import FitModel
 from neurofleet.neurosim.vector.vector_evaluator import LANES, VectorEvaluator
@@ -63,7 +63,7 @@ def try_vector(model: "FitModel", individuals: np.ndarray | None = None) -> Vect
 
 def _try() -> None:
     """Try the model on standard input (ours, from above), and print what came of it as the last line."""
-    end_with_parent(int(sys.argv[1]))
+    end_with(int(sys.argv[1]))
     model, individuals = pickle.load(sys.stdin.buffer)
     trial = VectorTrial()
     try:

@@ -11,8 +11,8 @@ from multiprocessing import get_context
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 
-from neurofleet.cluster.pool.child_processes import end_with_parent
 from neurofleet.errors import JobError, UsageError
+from neurofleet.fresh_process import end_with
 from neurofleet.jobs.fit.engine_choice import Recorded, with_engines
 from neurofleet.jobs.fit.fit_inputs import job_mechanisms, prepare_cell
 from neurofleet.jobs.fit.fit_job import CellSpec, FitSpec
@@ -125,4 +125,4 @@ def prepare_to_fit(cell: CellSpec, spec: FitSpec, folder: Path, recorded: Record
 def _follow(driver: int) -> None:
     """Leave Ctrl-C to the driver, and end when it is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    end_with_parent(driver)
+    end_with(driver)

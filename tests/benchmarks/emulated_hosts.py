@@ -45,7 +45,7 @@ class EmulatedActorClass:
         emulation = ray.remote(num_cpus=0, max_concurrency=10000)(EmulatedHosts)
         self._actors = itertools.cycle([emulation.remote() for _ in range(2)])
 
-    def remote(self, *terms: Any) -> Any:
+    def remote(self, *settings: Any) -> Any:
         return next(self._actors)
 
 
@@ -53,9 +53,9 @@ def emulated_relay() -> type:
     from neurofleet.cluster.pool.hosts import Relay
 
     class EmulatedRelay(Relay):
-        def __init__(self, terms: Any) -> None:
-            super().__init__(terms)
-            self._crew._actor_class = EmulatedActorClass()
+        def __init__(self, settings: Any) -> None:
+            super().__init__(settings)
+            self._hosts._actor_class = EmulatedActorClass()
 
     return EmulatedRelay
 
@@ -72,13 +72,13 @@ def results_per_s(relayed: bool) -> dict[str, float]:
     individual, numbers = np.zeros(PARAMETERS), itertools.count()
     with connect(cpus=2):
         pool = Pool(hosts=HOSTS, hosts_per_relay=500 if relayed else 10 * HOSTS)
-        crew: Any = pool._talk
+        hosts: Any = pool._calls
         if relayed:
-            assert isinstance(crew, RelayedHosts)
-            crew._actor_class = ray.remote(num_cpus=0)(emulated_relay())
+            assert isinstance(hosts, RelayedHosts)
+            hosts._actor_class = ray.remote(num_cpus=0)(emulated_relay())
         else:
-            assert isinstance(crew, DirectHosts)
-            crew._actor_class = EmulatedActorClass()
+            assert isinstance(hosts, DirectHosts)
+            hosts._actor_class = EmulatedActorClass()
 
         def submit(n: int) -> None:
             for number in itertools.islice(numbers, n):

@@ -61,7 +61,7 @@ class VirtualPool:
 
     @property
     def idle(self) -> int:
-        self._feed()
+        self._assign()
         return self._scheduler.idle
 
     def submit(self, task: EvaluationTask) -> None:
@@ -77,7 +77,7 @@ class VirtualPool:
 
     def completed(self, timeout_s: float) -> list[tuple[Any, Outcome]]:
         """Go on to the next moment at which evaluations end; return those."""
-        self._feed()
+        self._assign()
         if not self._events:
             assert not self._ids, "tasks wait and no host takes them"
             return []
@@ -108,8 +108,8 @@ class VirtualPool:
             host.waiting.extend(self._scheduler.next_batch(number, self.spread))
         return work.task.id, Outcome("ok", seconds=seconds)
 
-    def _feed(self) -> None:
-        for number, batch in self._scheduler.feed(self.spread):
+    def _assign(self) -> None:
+        for number, batch in self._scheduler.assign_idle(self.spread):
             self._hosts[number].waiting.extend(batch)
             self._begin(number, EXCHANGE_S)
 

@@ -274,7 +274,7 @@ def test_on_an_object_store(monkeypatch):
     filesystem = pyarrow.fs._MockFileSystem()
     filesystem.create_dir("bucket/run")
     monkeypatch.setattr(
-        "neurofleet.cluster.store.folders.open_folder", lambda root: RemoteFolder(root, filesystem, "bucket/run")
+        "neurofleet.cluster.store.run_store.open_folder", lambda root: RemoteFolder(root, filesystem, "bucket/run")
     )
     store = RunStore("mock://bucket/run")
     with store.locked():

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from neurofleet.cluster.pool.child_processes import BrokenFrame, FrameReader, frame, write_frame
+from neurofleet.fresh_process import BrokenFrame, FrameReader, frame, write_frame
 
 
 @pytest.fixture

@@ -68,7 +68,7 @@ def remote_store(monkeypatch):
     filesystem = pyarrow.fs._MockFileSystem()
     filesystem.create_dir("bucket/run")
     monkeypatch.setattr(
-        "neurofleet.cluster.store.folders.open_folder", lambda root: RemoteFolder(root, filesystem, "bucket/run")
+        "neurofleet.cluster.store.run_store.open_folder", lambda root: RemoteFolder(root, filesystem, "bucket/run")
     )
     return lambda: RunStore("mock://bucket/run")
 

@@ -128,8 +128,7 @@ def test_an_interrupted_optuna_sweep_goes_on_with_what_it_had_learned(ray_sessio
 
 def test_optuna_learns_from_scores(tmp_path):
     pytest.importorskip("optuna")
-    from neurofleet.cluster.sweeps.search_space import parse_space
-    from neurofleet.cluster.sweeps.trial_search import OptunaSettings
+    from neurofleet.cluster.sweeps.search_space import OptunaSettings, parse_space
 
     proposer, tried = OptunaSettings(parse_space({"x": {"uniform": [-5, 5]}}), 1, "min"), []
     for setting in range(40):
@@ -141,7 +140,7 @@ def test_optuna_learns_from_scores(tmp_path):
 DRIVER = """
 import sys
 from neurofleet.cluster.ray.session import connect
-from neurofleet.cluster.sweeps.parameter_sweep import *
+from neurofleet.cluster.sweeps.ray_tune import sweep
 from tests.cluster.test_sweeps import ONE, halving
 
 with connect(cpus=2):

@@ -118,7 +118,9 @@ def test_checkpoints_elsewhere_come_back_in_the_end(undisturbed, tmp_path):
 
 def test_a_training_in_this_process_starts_no_ray(tmp_path):
     code = (
-        "import sys; from neurofleet.cluster.training.lightning_training import *\n"
+        "import sys\n"
+        "from neurofleet.cluster.training.lightning_training import Training\n"
+        "from neurofleet.cluster.training.trainer import train\n"
         f"train(Training({TOY!r}), {str(tmp_path)!r}, max_epochs=1); print('ray' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
@@ -140,7 +142,8 @@ def test_a_training_may_be_given_more_epochs(undisturbed, tmp_path):
 
 KILLED = """
 import os, signal, sys
-from neurofleet.cluster.training.lightning_training import *
+from neurofleet.cluster.training.lightning_training import Training
+from neurofleet.cluster.training.trainer import train
 
 def kill(row):
     if row["epoch"] == 2:

@@ -14,8 +14,8 @@ def fill(queue, expected_s, engine="a", first=0, lanes=1, **task):
         queue.add(Work(number, EvaluationTask(number, spec(engine, lanes), 0.0, 10.0, seconds, **task)))
 
 
-def take(queue, *held, barred=(), on=None, hosts=1):
-    return [work.number for work in queue.take(held, barred, on or {}, hosts)]
+def take(queue, *held, excluded=(), on=None, hosts=1):
+    return [work.number for work in queue.take(held, excluded, on or {}, hosts)]
 
 
 def learn(queue, seconds, engine="a"):
@@ -106,8 +106,8 @@ def test_a_host_stays_with_its_engine_and_then_helps_where_most_is_left():
     assert take(queue, "a") == [0]
     assert take(queue, "a", on={"b": 6}) == [20]
     assert take(queue, "a") == [10]
-    assert take(queue, "a", barred={"b"}) == [21]
-    assert take(queue, barred={"b", "c"}) == []
+    assert take(queue, "a", excluded={"b"}) == [21]
+    assert take(queue, excluded={"b", "c"}) == []
 
 
 def test_no_engine_is_built_for_work_that_others_finish_before():
@@ -201,8 +201,8 @@ def test_lost_tasks_are_kept_apart():
     fill(queue, [5.0])
     queue.add(Work(7, EvaluationTask("x", spec("b"), 0.0, 10.0), losses=1))
     assert len(queue) == 2
-    assert queue.take_lost(barred={"b"}) is None
-    assert queue.take_lost(barred={}).number == 7
+    assert queue.take_lost(excluded={"b"}) is None
+    assert queue.take_lost(excluded={}).number == 7
     assert take(queue) == [0]
     assert len(queue) == 0
 

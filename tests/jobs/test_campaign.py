@@ -26,7 +26,7 @@ class Hosts(VirtualPool):
 
     def submit(self, task):
         if self._bad:
-            self._scheduler.bar(task.engine.key, "bad")
+            self._scheduler.exclude(task.engine.key, "bad")
         self.submitted.append(task.id)
         super().submit(task)
 
