@@ -167,8 +167,10 @@ def call_in_fresh_process(function: str, *arguments: Any, limit_s: float = CALL_
     dict
         ``value``, or ``error``, in words.
     """
-    from neurofleet.fresh_process import ProcessFailed, call
-
+    try:
+        from neurofleet.fresh_process import ProcessFailed, call
+    except ImportError as error:  # a node without this package, or with one too old
+        return {"error": f"{type(error).__name__}: {error}"}
     try:
         return {"value": call(function, *arguments, limit_s=limit_s)}
     except ProcessFailed as error:
