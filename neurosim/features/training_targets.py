@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 
 from neurofleet.errors import InputError, did_you_mean
-from neurofleet.neurosim.features.ais_initiation import AISInitiation
 from neurofleet.neurosim.features.perisomatic_features import (
     FEATURES,
     MINIMUM_STD,
@@ -16,7 +15,6 @@ from neurofleet.neurosim.features.perisomatic_features import (
     sweep_spikes,
     target_statistics,
 )
-from neurofleet.neurosim.features.published_targets import read_targets
 from neurofleet.neurosim.features.step_protocols import StepProtocol, amplitude_tolerance_nA, group_sweeps
 from neurofleet.neurosim.features.target_set import (
     AIS_FEATURE,
@@ -206,19 +204,6 @@ class TargetExtraction:
             sampling_rate_Hz=min(self._rates),
         )
 
-
-__all__ = [
-    "AISInitiation",
-    "FeatureTarget",
-    "FiringRate",
-    "TargetSet",
-    "feature_statistics",
-    "firing_rates",
-    "passive_targets",
-    "read_targets",
-    "recorded_features",
-    "training_targets",
-]
 
 SPIKE_COUNT = "Spikecount"
 BLOCK_FEATURE = "depol_block"

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from neurofleet.neurosim.vector import state_equations
 from neurofleet.neurosim.vector.arithmetic_graph import Graph, Node, NotDifferentiable
 from neurofleet.neurosim.vector.nmodl_statements import SymbolicRun
 from neurofleet.neurosim.vector.nmodl_syntax import SyntaxTree, find, kind, parts, text
@@ -197,7 +196,7 @@ class Settling:
         if what == "SteadyBlock" and name in run.syntax.schemes and method == ["sparse"]:
             scheme = _reactions(fresh, name)
             try:
-                run.values = fresh.values | state_equations.kinetic_settle(run.graph, scheme)
+                run.values = fresh.values | kinetic_settle(run.graph, scheme)
             except NotUnique as error:
                 raise run.syntax.refuse(f"SOLVE {name} STEADYSTATE {error}") from error
             return True
@@ -337,7 +336,7 @@ def _step_by_halves(run: SymbolicRun, scheme: Scheme) -> None:
         raise run.syntax.refuse("the variable dt in a block that is not solved with METHOD cnexp")
     dt, second, old = graph.input("dt"), graph.input("second"), _old(run, scheme.states)
     shorter = graph.apply("-", graph.const(1.0), graph.apply("*", second, graph.const(0.5)))
-    reached = state_equations.kinetic_step(graph, scheme, old, graph.apply("*", dt, shorter))
+    reached = kinetic_step(graph, scheme, old, graph.apply("*", dt, shorter))
     for state, node in reached.items():
         further = graph.apply("*", second, graph.apply("-", node, old[state]))
         run.write(state, graph.apply("+", node, further))

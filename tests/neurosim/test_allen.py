@@ -7,7 +7,7 @@ import pytest
 
 from neurofleet.errors import InputError
 from neurofleet.neurosim.cells.cell_model import Conditions
-from neurofleet.neurosim.cells.morphology_check import CellMorphology
+from neurofleet.neurosim.cells.cell_morphology import CellMorphology
 from neurofleet.neurosim.exchange.allen_fit import AllenFit, read_fit, write_fit
 from neurofleet.neurosim.mechanisms import load_mechanisms
 from tests.neurosim.small_cells import FULL_SWC

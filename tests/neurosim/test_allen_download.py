@@ -34,7 +34,7 @@ def database(recording, monkeypatch, request):
     """A running server; NEURON looks at reconstructions only in tests marked by ``neuron`` in their name."""
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     if "neuron" not in request.node.name:
-        monkeypatch.setattr("neurofleet.neurosim.cells.morphology_check.check_morphology", lambda path: None)
+        monkeypatch.setattr("neurofleet.neurosim.exchange.allen_download.check_morphology", lambda path: None)
     with serve(Database()) as running:
         running.add(CELL, recording, FULL_SWC.encode())
         yield running

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from neurofleet.errors import InputError
-from neurofleet.neurosim.cells.morphology_check import CellMorphology, check_morphology
+from neurofleet.neurosim.cells.cell_morphology import CellMorphology
+from neurofleet.neurosim.cells.morphology_check import check_morphology
 from neurofleet.neurosim.exchange.allen_fit import read_fit
 from neurofleet.neurosim.mechanisms import load_mechanisms
 from tests.neurosim.small_cells import AXON_SWC

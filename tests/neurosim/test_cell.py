@@ -17,7 +17,8 @@ from neurofleet.neurosim.cells.cell_model import (
     check_cell,
     hoc_name,
 )
-from neurofleet.neurosim.cells.morphology_check import AXON_MODES, CellMorphology
+from neurofleet.neurosim.cells.cell_morphology import CellMorphology
+from neurofleet.neurosim.cells.morphology_check import AXON_MODES
 from neurofleet.neurosim.exchange.model_export import write_hoc
 from neurofleet.neurosim.mechanisms import compile_mechanisms, load_mechanisms
 from tests.neurosim.small_cells import AXON_SWC, FULL_SWC

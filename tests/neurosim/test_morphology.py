@@ -5,7 +5,8 @@ import pytest
 
 from neurofleet.errors import InputError
 from neurofleet.neurosim.cells import morphology_check
-from neurofleet.neurosim.cells.morphology_check import AXON_MODES, CellMorphology, check_morphology
+from neurofleet.neurosim.cells.cell_morphology import CellMorphology
+from neurofleet.neurosim.cells.morphology_check import AXON_MODES, check_morphology
 from tests.neurosim.small_cells import AXON_SWC, FULL_SWC, NO_APICAL_SWC
 
 ASC = """

@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from neurofleet.neurosim.cells.morphology_check import CellMorphology
+from neurofleet.neurosim.cells.cell_morphology import CellMorphology
 from neurofleet.neurosim.exchange.allen_fit import read_fit
 from neurofleet.neurosim.mechanisms import load_mechanisms
 
