@@ -1,15 +1,15 @@
-"""Reconstructed morphologies, checked so that a fault has a name before any work is done."""
+"""Check reconstructed morphologies before any work is done, so that a fault is named with its line or section."""
 
-import json
 import os
 import re
-import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from neurofleet import fresh_process
 from neurofleet.errors import InputError
 
 SECTIONS = ("soma", "axon", "dend", "apic")
@@ -47,8 +47,8 @@ class MorphologySummary:
 def check_morphology(path: Path | str, axon: str = "stub") -> MorphologySummary:
     """Check that a morphology can be simulated.
 
-    The text is looked through first, for what can be said with a line number; then NEURON reads it, in a
-    process of its own.
+    The text is checked first, where a fault has a line number; then NEURON reads the file, in a process of
+    its own.
 
     Parameters
     ----------
@@ -60,9 +60,9 @@ def check_morphology(path: Path | str, axon: str = "stub") -> MorphologySummary:
     Raises
     ------
     InputError
-        The first fault found: missing or unreadable file, other format, marker file, no soma, disconnected
-        points, diameter not above zero, unknown point type, what NEURON itself says, an axon mode that does
-        not fit.
+        The first fault: missing or unreadable file, other format, marker file, no soma, disconnected points,
+        diameter not above zero, unknown point type, what NEURON itself reports, an axon mode that does not
+        fit the cell.
     """
     path = Path(path)
     check_axon_mode(axon)
@@ -210,62 +210,129 @@ def _check_asc(path: Path, text: str) -> None:
         )
 
 
+@dataclass(frozen=True)
+class _SectionsInNeuron:
+    """What NEURON made of a file.
+
+    Attributes
+    ----------
+    n_sections, length_um : dict
+        By the first part of a section's name, such as ``dend``.
+    faults : list of str
+        What no simulation could use.
+    roots : list of str
+        Sections without a parent.
+    behind_axon : list of str
+        Sections that are no axon and grow from one.
+    """
+
+    n_sections: dict[str, int]
+    length_um: dict[str, float]
+    faults: list[str]
+    roots: list[str]
+    behind_axon: list[str]
+
+
 def _read_with_neuron(path: Path, axon: str) -> MorphologySummary:
-    script = Path(__file__).with_name("morphology_reader.py")
+    """Read the file in a process of its own: NEURON's reader may crash or never return on a damaged file."""
     with tempfile.TemporaryDirectory() as folder:  # also keeps NEURON from loading mechanisms of this folder
-        result = Path(folder) / "result.json"
+        printed = Path(folder) / "printed.txt"
         try:
-            process = subprocess.run(
-                [sys.executable, "-P", str(script), str(path.resolve()), str(result)],
-                cwd=folder,
-                env=os.environ | {"NEURON_MODULE_OPTIONS": "-nogui"},
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                errors="replace",
-                timeout=READ_LIMIT_S,
+            sections = fresh_process.call(
+                _sections_in_neuron,
+                str(path.resolve()),
+                str(printed),
+                limit_s=READ_LIMIT_S,
+                environment={"NEURON_MODULE_OPTIONS": "-nogui"},
+                folder=folder,
             )
-        except subprocess.TimeoutExpired as error:
-            raise InputError(
-                f"{path}: NEURON did not come to an end reading this file in {READ_LIMIT_S:g} s. It is "
-                "damaged, or not in the format that its ending says: export it again."
-            ) from error
-        found = json.loads(result.read_text()) if result.is_file() else {"sections": {}}
-    sections = found["sections"]
-    if "soma" not in sections:
-        said = " ".join((process.stdout + " " + process.stderr).split())[-300:]
-        raise InputError(f"{path}: NEURON cannot read this file as a cell. Export it again. NEURON said: {said}")
-    _check_sections(path, axon, found)
-    lengths = found["lengths"]
+            reason = ""
+        except fresh_process.ProcessFailed as error:
+            if error.timed_out:
+                raise InputError(
+                    f"{path}: NEURON did not come to an end reading this file in {READ_LIMIT_S:g} s. It is "
+                    "damaged, or not in the format that its ending says: export it again."
+                ) from error
+            sections, reason = None, error.reason
+        except Exception as error:  # noqa: BLE001 - whatever NEURON's reader raised over the file
+            sections, reason = None, f"{type(error).__name__}: {error}"
+        output = printed.read_text(errors="replace") if printed.is_file() else ""
+    if sections is None or "soma" not in sections.n_sections:
+        message = " ".join(f"{output} {reason}".split())[-300:]
+        raise InputError(f"{path}: NEURON cannot read this file as a cell. Export it again. NEURON said: {message}")
+    _check_sections(path, axon, sections)
     return MorphologySummary(
         path=path,
-        n_sections={kind: sections.get(kind, 0) for kind in SECTIONS},
-        length_um={kind: lengths.get(kind, 0.0) for kind in SECTIONS},
+        n_sections={kind: sections.n_sections.get(kind, 0) for kind in SECTIONS},
+        length_um={kind: sections.length_um.get(kind, 0.0) for kind in SECTIONS},
     )
 
 
-def _check_sections(path: Path, axon: str, found: dict) -> None:
-    """Check what NEURON made of the file."""
-    unknown = sorted(set(found["sections"]) - set(SECTIONS))
+def _sections_in_neuron(path: str, printed: str) -> _SectionsInNeuron:
+    """Import a morphology into this process's NEURON; what NEURON prints goes into the file `printed`."""
+    with open(printed, "w") as file:
+        os.dup2(file.fileno(), sys.stdout.fileno())
+        os.dup2(file.fileno(), sys.stderr.fileno())
+    from neuron import h
+
+    h.load_file("stdlib.hoc")
+    h.load_file("import3d.hoc")
+    reader = h.Import3d_SWC_read() if path.lower().endswith(".swc") else h.Import3d_Neurolucida3()
+    reader.quiet = 1
+    reader.input(path)
+    h.Import3d_GUI(reader, 0).instantiate(None)
+    sections = list(h.allsec())
+    length_um: dict[str, float] = {}
+    faults = []
+    for section in sections:
+        name = section.name()
+        kind = name.split("[")[0]
+        length_um[kind] = length_um.get(kind, 0.0) + section.L
+        if section.L < 1e-3:
+            faults.append(f"section {name} has no length")
+        for i in range(section.n3d()):
+            if not section.diam3d(i) > 0:
+                point = ", ".join(f"{value(i):g}" for value in (section.x3d, section.y3d, section.z3d))
+                faults.append(f"section {name} has the diameter {section.diam3d(i):g} at ({point})")
+                break
+    parents = {s.name(): s.parentseg() for s in sections}
+    result = _SectionsInNeuron(
+        n_sections=dict(Counter(name.split("[")[0] for name in parents)),
+        length_um=length_um,
+        faults=faults,
+        roots=[name for name, parent in parents.items() if parent is None],
+        behind_axon=[
+            name
+            for name, parent in parents.items()
+            if parent is not None and not name.startswith("axon") and parent.sec.name().startswith("axon")
+        ],
+    )
+    sys.stdout.flush()
+    return result
+
+
+def _check_sections(path: Path, axon: str, sections: _SectionsInNeuron) -> None:
+    """Raise `InputError` for what NEURON read but no simulation could use."""
+    unknown = sorted(set(sections.n_sections) - set(SECTIONS))
     if unknown:
         raise InputError(
             f"{path}: expected soma, axon, dendrite and apical dendrite, found branches of other kinds "
             f"({', '.join(unknown)}), which no recipe has parameters for. Give them one of these types."
         )
-    if found["faults"]:
+    if sections.faults:
         raise InputError(
-            f"{path}: this cell cannot be simulated: {'; '.join(found['faults'][:5])}. Correct these points "
+            f"{path}: this cell cannot be simulated: {'; '.join(sections.faults[:5])}. Correct these points "
             "in the reconstruction."
         )
-    if len(found["roots"]) > 1:
+    if len(sections.roots) > 1:
         raise InputError(
-            f"{path}: expected one connected tree, found {len(found['roots'])} disconnected parts, which "
-            f"begin at {', '.join(found['roots'][:8])}. Connect them to the cell, or delete them."
+            f"{path}: expected one connected tree, found {len(sections.roots)} disconnected parts, which "
+            f"begin at {', '.join(sections.roots[:8])}. Connect them to the cell, or delete them."
         )
-    if axon == "full" and "axon" not in found["sections"]:
+    if axon == "full" and "axon" not in sections.n_sections:
         raise InputError(f"{path}: axon: full keeps the reconstructed axon, but there is none. Use axon: stub.")
-    if axon != "full" and found["behind_axon"]:
+    if axon != "full" and sections.behind_axon:
         raise InputError(
-            f"{path}: axon: {axon} removes the reconstructed axon, but {', '.join(found['behind_axon'][:5])} "
+            f"{path}: axon: {axon} removes the reconstructed axon, but {', '.join(sections.behind_axon[:5])} "
             "grow from it and would be cut off. Correct the types in the reconstruction, or use axon: full."
         )

@@ -1,14 +1,17 @@
-"""A BluePyOpt model of the user's own, named as ``module:function`` and run unchanged."""
+"""A BluePyOpt model that the user wrote, named as ``module:function`` and run unchanged."""
 
+import contextlib
 import importlib
-import json
+import importlib.util
 import os
-import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+from neurofleet import fresh_process
 from neurofleet.errors import InputError
 from neurofleet.neurosim.mechanisms import compile_mechanisms
 
@@ -23,7 +26,7 @@ class UserModel:
         ``module:function``. The function is called without arguments and returns a BluePyOpt
         ``CellEvaluator``, or an object that holds one as ``cell_evaluator`` or ``evaluator``.
     folder : str
-        Put on the import path and made the working folder, so that relative files are found.
+        Where the module is looked for first; made the working folder, so that relative files are found.
     mechanisms : str or None
         Folder of mod files to compile. By default the folder's own ``mechanisms``, unless the user has
         compiled there already.
@@ -43,24 +46,23 @@ class UserModel:
         """
         import neuron  # before the working folder changes: NEURON loads what is compiled where it is imported
 
-        if self.folder not in sys.path:
-            sys.path.insert(0, self.folder)
         os.chdir(self.folder)
         self._load_mechanisms(neuron)
-        module_name, function_name = self.reference.split(":")
-        try:
-            module = importlib.import_module(module_name)
-        except ModuleNotFoundError as error:
-            raise InputError(
-                f"evaluator: cannot import {module_name!r} from {self.folder} ({error}). Put the module "
-                "beside the job file, or install what it needs."
-            ) from error
-        function: Any = module
-        for part in function_name.split("."):
-            function = getattr(function, part, None)
-        if not callable(function):
-            raise InputError(f"evaluator: {module.__file__} has no function {function_name!r}.")
-        return _evaluator_of(function(), self.reference)
+        module_name, _, function_name = self.reference.partition(":")
+        with _first_on_path(self.folder):
+            try:
+                module = _import_from(self.folder, module_name)
+            except ModuleNotFoundError as error:
+                raise InputError(
+                    f"evaluator: cannot import {module_name!r} from {self.folder} ({error}). Put the module "
+                    "beside the job file, or install what it needs."
+                ) from error
+            function: Any = module
+            for name in function_name.split("."):
+                function = getattr(function, name, None)
+            if not callable(function):
+                raise InputError(f"evaluator: {module.__file__} has no function {function_name!r}.")
+            return _evaluator_of(function(), self.reference)
 
     def _load_mechanisms(self, neuron: Any) -> None:
         folder = Path(self.folder)
@@ -76,23 +78,29 @@ class UserModel:
             raise InputError(f"mechanisms: no .mod file in {sources}.")
 
     def describe(self) -> "ModelDescription":
-        """Build the evaluator in a process of its own and return what the search needs to know of it."""
-        arguments = json.dumps([self.reference, self.folder, self.mechanisms])
-        done = subprocess.run(
-            [sys.executable, "-m", "neurofleet.neurosim.cells.user_model", arguments], capture_output=True, text=True
-        )
-        if done.returncode:
-            reason = done.stderr.strip().splitlines()[-1:] or ["no message"]
+        """Build the evaluator in a process of its own and return what the search needs to know of it.
+
+        Raises
+        ------
+        InputError
+            When it cannot be built; the message has the reason.
+        """
+        try:
+            description = fresh_process.call(_described, self)
+            reason = description if isinstance(description, str) else ""
+        except fresh_process.ProcessFailed as error:
+            reason = error.reason
+        if reason:
             raise InputError(
-                f"evaluator: {self.reference} in {self.folder} could not be built: {reason[0]} "
+                f"evaluator: {self.reference} in {self.folder} could not be built: {reason.rstrip('.')}. "
                 "Call the function in Python first; it must return a BluePyOpt CellEvaluator."
             )
-        return ModelDescription(**json.loads(done.stdout.splitlines()[-1]))
+        return description
 
 
 @dataclass(frozen=True)
 class ModelDescription:
-    """Parameters, bounds and objectives of a user's evaluator, in its own order."""
+    """Parameters, their bounds, and objectives of a user's evaluator, in the evaluator's order."""
 
     parameters: list[str]
     lower: list[float]
@@ -112,17 +120,60 @@ def _evaluator_of(made: Any, reference: str) -> Any:
     )
 
 
-def _main() -> None:
-    evaluator = UserModel(*json.loads(sys.argv[1])).build_evaluator()
-    parameters = evaluator.params
-    description = {
-        "parameters": list(evaluator.param_names),
-        "lower": [float(p.lower_bound) for p in parameters],
-        "upper": [float(p.upper_bound) for p in parameters],
-        "objectives": [objective.name for objective in evaluator.fitness_calculator.objectives],
-    }
-    print("\n" + json.dumps(description))
+@contextlib.contextmanager
+def _first_on_path(folder: str) -> Iterator[None]:
+    """Look for modules in `folder` first within the block, and there last of all after it.
+
+    What the user's module imports later is still found, and no file of the folder takes the place of a module
+    that this program imports later.
+    """
+    sys.path.insert(0, folder)
+    try:
+        yield
+    finally:
+        sys.path.remove(folder)
+        if folder not in sys.path:
+            sys.path.append(folder)
 
 
-if __name__ == "__main__":
-    _main()
+def _import_from(folder: str, name: str) -> ModuleType:
+    """Import a module, that of `folder` also where another module of this name is imported already.
+
+    A user's file may be called ``random`` or ``cluster``. It then gets a name of its own, so that whoever
+    imports the other module still gets that one.
+    """
+    package, _, rest = name.partition(".")
+    candidates = (Path(folder, package, "__init__.py"), Path(folder, f"{package}.py"))
+    path = next((path for path in candidates if path.is_file()), None)
+    imported = sys.modules.get(package)
+    if path is None or imported is None or getattr(imported, "__file__", None) == str(path):
+        return importlib.import_module(name)
+    own_name = f"user_{package}"
+    if own_name in sys.modules:
+        return importlib.import_module(f"{own_name}.{rest}" if rest else own_name)
+    spec = importlib.util.spec_from_file_location(own_name, path)
+    assert spec is not None and spec.loader is not None
+    sys.modules[own_name] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(sys.modules[own_name])
+    except BaseException:
+        del sys.modules[own_name]
+        raise
+    return importlib.import_module(f"{own_name}.{rest}" if rest else own_name)
+
+
+def _described(model: UserModel) -> ModelDescription | str:
+    """Return what the search needs to know of an evaluator, or why it cannot be built."""
+    try:
+        evaluator = model.build_evaluator()
+        parameters = evaluator.params
+        return ModelDescription(
+            parameters=list(evaluator.param_names),
+            lower=[float(parameter.lower_bound) for parameter in parameters],
+            upper=[float(parameter.upper_bound) for parameter in parameters],
+            objectives=[str(objective.name) for objective in evaluator.fitness_calculator.objectives],
+        )
+    except InputError as error:
+        return str(error)
+    except Exception as error:  # noqa: BLE001 - the user's own code, whose errors exist in this process only
+        return f"{type(error).__name__}: {error}"

@@ -14,7 +14,7 @@ from neurofleet.jobs.studies.analysis_inputs import AnalyseSpec
 from neurofleet.jobs.studies.analysis_report import write_report_again
 from neurofleet.neurosim.faults import faults
 from neurofleet.neurosim.studies import random_forest
-from tests.neurosim.populations.made_models import write_population
+from tests.neurosim.studies.made_up_models import write_population
 
 CLASSES = {"a": ["a-Cre"], "b": ["b-Cre"]}
 LAYER_1 = {"a": {"line": ["a-Cre"], "layer": ["1"]}, "b": {"line": ["b-Cre"], "layer": ["1"]}}

@@ -13,7 +13,7 @@ from neurofleet.jobs.studies.comparison_report import print_results, run_compare
 from neurofleet.jobs.studies.study import FINDINGS
 from neurofleet.neurosim.cells.cell_model import Conditions
 from neurofleet.neurosim.exchange.allen_fit import write_fit
-from tests.neurosim.small_cells import NO_APICAL_SWC
+from tests.neurosim.cells.small_cells import NO_APICAL_SWC
 
 PASSIVE = {"Ra.all": 100.0, "cm.all": 1.0, "g_pas.all": 3e-5, "e_pas.all": -75.0}
 AT_SOMA = {"gbar_NaTs2_t.soma": 2.0, "gbar_Kv3_1.soma": 0.8, "gbar_K_Tst.soma": 0.01}

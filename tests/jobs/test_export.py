@@ -10,7 +10,7 @@ from neurofleet.jobs.export import export_command
 from neurofleet.jobs.fit.fit_job import CellSpec, FitSpec
 from neurofleet.neurosim.exchange.allen_fit import read_fit, write_fit
 from neurofleet.neurosim.studies.cell_models import make_cell_models
-from tests.neurosim.test_sonata import CLAMPS, DT_MS, IH, STOP_MS, VALUES, made_up_model, own_voltage
+from tests.neurosim.exchange.test_model_export import CLAMPS, DT_MS, IH, STOP_MS, VALUES, made_up_model, own_voltage
 
 
 @pytest.fixture

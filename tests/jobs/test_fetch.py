@@ -11,9 +11,9 @@ import pytest
 from neurofleet.errors import InputError, JobError, UsageError
 from neurofleet.jobs.allen_fetch import fetch_command
 from neurofleet.jobs.job_file import load_job
-from tests.neurosim.allen_server import Database, serve
-from tests.neurosim.recording_files import step_current, write_allen
-from tests.neurosim.small_cells import FULL_SWC
+from tests.neurosim.cells.small_cells import FULL_SWC
+from tests.neurosim.exchange.allen_server import Database, serve
+from tests.neurosim.recordings.recording_files import step_current, write_allen
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from neurofleet.neurosim.cells.cell_model import Conditions
 from neurofleet.neurosim.exchange.allen_fit import write_fit
 from neurofleet.neurosim.studies.polynomial_chaos import polynomial_chaos
 from tests.jobs.made_run import write_run
-from tests.neurosim.small_cells import NO_APICAL_SWC
+from tests.neurosim.cells.small_cells import NO_APICAL_SWC
 
 PARAMETERS = {
     "Ra.all": 100.0, "cm.all": 1.0, "g_pas.all": 3e-5, "e_pas.all": -75.0,

@@ -11,7 +11,7 @@ from neurofleet.neurosim.cells.simulator import Accuracy
 from neurofleet.neurosim.features.step_protocols import StepProtocol
 from neurofleet.neurosim.features.target_set import TargetSet
 from neurofleet.neurosim.mechanisms import UserMechanisms
-from tests.neurosim.small_cells import AXON_SWC
+from tests.neurosim.cells.small_cells import AXON_SWC
 
 SPIKE_MV = -20.0
 NO_OWN = UserMechanisms()

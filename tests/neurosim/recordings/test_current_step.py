@@ -1,0 +1,84 @@
+"""Finding the step in clean, noisy and unsuitable current channels."""
+
+import numpy as np
+import pytest
+
+from neurofleet.neurosim.recordings.current_step import NotAStep, find_step
+from tests.neurosim.recordings.recording_files import RATE_HZ, step_current
+
+
+def test_clean_step_is_found_to_the_sample():
+    step = find_step(step_current(-0.05, 20.0, 400.0, 500.0), RATE_HZ)
+    assert (step.start, step.last) == (200, 4199)
+    assert step.amplitude_nA == -0.05
+    assert step.noise_nA == 0.0
+
+
+def test_a_short_test_pulse_before_the_step_is_ignored():
+    current = step_current(0.1)
+    current[100:200] = -0.2
+    step = find_step(current, RATE_HZ)
+    assert (step.start, step.last) == (1000, 2999)
+
+
+@pytest.mark.parametrize("amplitude_nA", [0.03, -0.2, 1.0])
+def test_noise_and_holding_current_do_not_hide_the_step(amplitude_nA):
+    noise = np.random.default_rng(3).normal(0.0, 0.008, 5000)
+    step = find_step(step_current(amplitude_nA) - 0.075 + noise, RATE_HZ)
+    assert abs(step.start - 1000) <= step.edge_error
+    assert abs(step.last - 2999) <= step.edge_error
+    assert step.amplitude_nA == pytest.approx(amplitude_nA, abs=0.001)
+    assert step.rest_nA == pytest.approx(-0.075, abs=0.001)
+    assert step.noise_nA == pytest.approx(0.008, rel=0.3)
+
+
+def test_spikes_that_leak_into_the_channel_do_not_move_the_edges():
+    current = step_current(0.1) + np.random.default_rng(4).normal(0.0, 0.003, 5000)
+    for at in (1010, 1500, 2000, 3003):  # the last one just after the step
+        current[at : at + 5] -= 0.7
+        current[at + 5 : at + 12] += 0.4
+    step = find_step(current, RATE_HZ)
+    assert abs(step.start - 1000) <= 2
+    assert abs(step.last - 2999) <= 2
+
+
+def _ramp():
+    current = np.zeros(5000)
+    current[1000:3000] = np.linspace(0.0, 0.5, 2000)
+    return current
+
+
+def _fluctuating():
+    current = step_current(0.1)
+    current[1000:3000] += np.repeat(np.random.default_rng(1).normal(0.0, 0.04, 400), 5)
+    return current
+
+
+def _staircase():
+    current = step_current(0.1)
+    current[2000:3000] = 0.2
+    return current
+
+
+def _triple():
+    return sum(step_current(1.0, start, 3.0) for start in (100.0, 110.0, 120.0))
+
+
+@pytest.mark.parametrize(
+    ("current", "reason"),
+    [
+        (np.zeros(5000), "no step found"),
+        (np.random.default_rng(0).normal(0.0, 0.01, 5000), "no step found"),
+        (step_current(1e-9), "no step found"),
+        (_ramp(), "not a square step"),
+        (_fluctuating(), "not a square step"),
+        (_staircase(), "not a square step"),
+        (_triple(), "3 pulses"),
+        (step_current()[:2000], "cut off"),
+        (step_current()[1000:], "cut off"),
+        (np.zeros(3), "only 3 samples"),
+    ],
+)
+def test_other_stimuli_are_refused_with_the_reason(current, reason):
+    with pytest.raises(NotAStep, match=reason):
+        find_step(current, RATE_HZ)
