@@ -15,7 +15,7 @@ from neurofleet.neurosim.cells.recipe import BY_DENDRITE, Recipe, load_recipe
 from neurofleet.neurosim.cells.user_model import UserModel
 from neurofleet.neurosim.evolution import FastConfig, PaperConfig, ParameterSpace, SteadyConfig, read_warm_start
 from neurofleet.neurosim.features.published_targets import read_bounds, read_targets
-from neurofleet.neurosim.features.target_set import TargetSet
+from neurofleet.neurosim.features.step_protocols import TargetSet
 from neurofleet.neurosim.features.training_targets import (
     fit_note,
     passive_targets,

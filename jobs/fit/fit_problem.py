@@ -6,11 +6,12 @@ from typing import Literal, Protocol
 
 from neurofleet.neurosim.cells.cell_model import UNIFORM, CellParameter, Conditions
 from neurofleet.neurosim.cells.fit_model import FitModel, MorphologyFile
-from neurofleet.neurosim.cells.recipe import Recipe, next_stage_bounds
+from neurofleet.neurosim.cells.recipe import Recipe
 from neurofleet.neurosim.cells.simulator import Accuracy
+from neurofleet.neurosim.cells.stage_bounds import next_stage_bounds
 from neurofleet.neurosim.cells.user_model import ModelDescription, UserModel
 from neurofleet.neurosim.evolution import FastConfig, PaperConfig
-from neurofleet.neurosim.features.target_set import TargetSet
+from neurofleet.neurosim.features.step_protocols import TargetSet
 from neurofleet.neurosim.mechanisms import UserMechanisms
 from neurofleet.neurosim.recordings.recording import Recording
 

@@ -42,8 +42,7 @@ from neurofleet.jobs.studies.sensitivity_indices import (
 )
 from neurofleet.jobs.studies.sensitivity_report import print_sensitivity_findings, write_sensitivity_report
 from neurofleet.jobs.studies.study import FINDINGS, write_findings
-from neurofleet.neurosim.features.step_protocols import StepProtocol, group_sweeps
-from neurofleet.neurosim.features.target_set import AIS_FEATURE, BLOCK_CHECK
+from neurofleet.neurosim.features.step_protocols import AIS_FEATURE, BLOCK_CHECK, StepProtocol, group_sweeps
 from neurofleet.neurosim.recordings.recording import read_recording
 from neurofleet.neurosim.studies import polynomial_chaos, saltelli
 from neurofleet.neurosim.studies.cell_models import CellModels, default_conductances

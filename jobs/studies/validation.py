@@ -21,7 +21,7 @@ from neurofleet.jobs.job_file import Positive, PositiveInt
 from neurofleet.jobs.progress import duration
 from neurofleet.jobs.studies.populations import PopulationSpec, read_populations, refuse_missing_models
 from neurofleet.neurosim.cells.simulator import FIXED_STEP_MS
-from neurofleet.neurosim.features.target_set import TargetSet
+from neurofleet.neurosim.features.step_protocols import TargetSet
 from neurofleet.neurosim.studies.cell_models import CellModels
 from neurofleet.neurosim.studies.explained_variance import (
     explained_variance_ratio,

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from neurofleet.errors import InputError
-from neurofleet.neurosim.cells.cell_morphology import CellMorphology
 from neurofleet.neurosim.cells.morphology_check import SECTIONS
 from neurofleet.neurosim.mechanisms import MECHANISMS, Mechanism
 
 if TYPE_CHECKING:
     from bluepyopt.ephys.models import CellModel
     from bluepyopt.ephys.parameters import NrnParameter
+
+    from neurofleet.neurosim.cells.cell_morphology import CellMorphology
 
 UNIFORM = "uniform"
 _FUNCTIONS = ("exp", "log", "log10", "sqrt", "sin", "cos")

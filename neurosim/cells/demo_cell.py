@@ -11,7 +11,7 @@ from neurofleet.neurosim.cells.fit_model import SOMA, FitModel, MorphologyFile, 
 from neurofleet.neurosim.cells.recipe import load_recipe
 from neurofleet.neurosim.cells.simulator import Accuracy
 from neurofleet.neurosim.cells.warm_evaluator import WarmEvaluator
-from neurofleet.neurosim.features.target_set import TargetSet
+from neurofleet.neurosim.features.step_protocols import TargetSet
 from neurofleet.neurosim.recordings.nwb_writer import write_nwb
 from neurofleet.neurosim.recordings.recording import Sweep
 

@@ -9,11 +9,9 @@ from typing import Any
 from neurofleet.neurosim.cells.cell_model import CellParameter, Conditions, build_cell_model
 from neurofleet.neurosim.cells.cell_morphology import CellMorphology
 from neurofleet.neurosim.cells.simulator import Accuracy, AccurateSimulator, DenseRecording
-from neurofleet.neurosim.features.ais_initiation import AISInitiation
+from neurofleet.neurosim.features.bluepyopt_efeatures import AISInitiation, PerisomaticFeature, step_scoring
 from neurofleet.neurosim.features.perisomatic_features import MINIMUM_STD
-from neurofleet.neurosim.features.perisomatic_scoring import PerisomaticFeature, step_scoring
-from neurofleet.neurosim.features.step_protocols import StepProtocol
-from neurofleet.neurosim.features.target_set import TargetSet
+from neurofleet.neurosim.features.step_protocols import StepProtocol, TargetSet
 from neurofleet.neurosim.mechanisms import UserMechanisms
 
 MAX_SCORE = 250.0  # force_max_score of the released workflow

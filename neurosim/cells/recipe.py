@@ -51,9 +51,8 @@ class Stage(_Strict):
     """One stage: what it adds to the stages before it, and what it is scored on.
 
     `targets` says which sweeps: silent steps, the two strongest with spikes, or the one of a perisomatic
-    model. `next_stage_bounds` has tolerances of single parameters in place of the recipe's (0 keeps what the stage
-    before found, None frees it); `block_check`, of perisomatic targets, adds a stronger step that must not
-    be blocked.
+    model. `hand_over` has tolerances of single parameters in place of the recipe's, as `stage_bounds` takes them;
+    `block_check`, of perisomatic targets, adds a stronger step that must not be blocked.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
@@ -141,50 +140,6 @@ class Recipe(_Strict):
         return {k: v for part in self.stages[: stage + 1] for k, v in part.distributions.items()}
 
 
-def next_stage_bounds(
-    bounds: Mapping[str, tuple[float, float]],
-    winner: Mapping[str, float],
-    tolerance: float | None,
-    own: Mapping[str, float | None] | None = None,
-) -> tuple[dict[str, tuple[float, float]], dict[str, float]]:
-    """Return the bounds of the next stage after a stage won by `winner`.
-
-    Parameters
-    ----------
-    bounds : mapping
-        Full bounds of every parameter of the next stage.
-    winner : mapping
-        Parameter values of the best model of the stage before.
-    tolerance : float or None
-        A parameter re-enters with value +- tolerance * |value|, clipped to its bounds; 0 freezes it,
-        None keeps the full bounds.
-    own : mapping, optional
-        Parameter (without its section) -> tolerance in place of `tolerance`.
-
-    Returns
-    -------
-    free : dict
-        Full parameter name -> bounds to search in.
-    fixed : dict
-        Full parameter name -> value, for frozen parameters.
-    """
-    general = tolerance
-    free: dict[str, tuple[float, float]] = {}
-    fixed: dict[str, float] = {}
-    for name, (low, high) in bounds.items():
-        value = winner.get(name)
-        tolerance = (own or {}).get(name.rpartition(".")[0], general)
-        if value is None or tolerance is None:
-            free[name] = (low, high)
-            continue
-        narrow = (max(low, value - tolerance * abs(value)), min(high, value + tolerance * abs(value)))
-        if narrow[0] < narrow[1]:
-            free[name] = narrow
-        else:
-            fixed[name] = value
-    return free, fixed
-
-
 def load_recipe(name: str, dendrite: str, folder: Path, known: "Mapping[str, Mechanism] | None" = None) -> Recipe:
     """Load a recipe of ours by name, or the user's own YAML file.
 
@@ -206,7 +161,7 @@ def load_recipe(name: str, dendrite: str, folder: Path, known: "Mapping[str, Mec
     """
     chosen = BY_DENDRITE[name][dendrite] if name in BY_DENDRITE else name
     if chosen in BUILT_IN:
-        text = (resources.files("neurofleet.neurosim.recipes") / f"{chosen}.yaml").read_text()
+        text = (resources.files("neurofleet.neurosim") / "recipes" / f"{chosen}.yaml").read_text()
         return Recipe.model_validate(yaml.safe_load(text))
     path = folder / name
     if not path.is_file():

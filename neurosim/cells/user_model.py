@@ -152,7 +152,8 @@ def _import_from(folder: str, name: str) -> ModuleType:
     if own_name in sys.modules:
         return importlib.import_module(f"{own_name}.{rest}" if rest else own_name)
     spec = importlib.util.spec_from_file_location(own_name, path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     sys.modules[own_name] = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(sys.modules[own_name])

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from neurofleet.neurosim.cells.fit_model import AIS, SOMA, FitModel, recording_name
-from neurofleet.neurosim.features.ais_initiation import AISInitiation
+from neurofleet.neurosim.cells.warm_evaluator import FeatureGroups
 from neurofleet.neurosim.features.batch_features import (
     FEATURES,
     Ragged,
@@ -16,8 +16,8 @@ from neurofleet.neurosim.features.batch_features import (
     Voltages,
     spikes_begin_in_axon,
 )
-from neurofleet.neurosim.features.efel_groups import FeatureGroups
-from neurofleet.neurosim.features.target_set import AIS_FEATURE, SPIKE_THRESHOLD_MV
+from neurofleet.neurosim.features.bluepyopt_efeatures import AISInitiation
+from neurofleet.neurosim.features.step_protocols import AIS_FEATURE, SPIKE_THRESHOLD_MV
 
 OWN_SETTINGS = ("interp_step", "stimulus_current", "double_settings", "int_settings", "string_settings")
 

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from neurofleet.errors import InputError, did_you_mean
-from neurofleet.neurosim.features.step_protocols import StepProtocol
-from neurofleet.neurosim.features.target_set import AIS_FEATURE, FeatureTarget, TargetSet
+from neurofleet.neurosim.features.step_protocols import AIS_FEATURE, FeatureTarget, StepProtocol, TargetSet
 
 SECTION_OF_LIST = {"somatic": "soma", "axonal": "axon", "basal": "dend", "apical": "apic", "all": "all"}
 

@@ -15,13 +15,15 @@ from neurofleet.neurosim.features.perisomatic_features import (
     sweep_spikes,
     target_statistics,
 )
-from neurofleet.neurosim.features.step_protocols import StepProtocol, amplitude_tolerance_nA, group_sweeps
-from neurofleet.neurosim.features.target_set import (
+from neurofleet.neurosim.features.step_protocols import (
     AIS_FEATURE,
     BLOCK_CHECK,
     SPIKE_THRESHOLD_MV,
     FeatureTarget,
+    StepProtocol,
     TargetSet,
+    amplitude_tolerance_nA,
+    group_sweeps,
 )
 from neurofleet.neurosim.recordings.recording import Recording, Sweep
 

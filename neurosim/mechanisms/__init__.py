@@ -1,8 +1,7 @@
 """The ion channels: their names and parameters (`MECHANISMS`), compiled once a machine, put into NEURON."""
 
 from neurofleet.neurosim.mechanisms.catalogue import MECHANISMS, Mechanism, describe, read_mechanism
-from neurofleet.neurosim.mechanisms.nmodl_compilation import compile_mechanisms, load_mechanisms
-from neurofleet.neurosim.mechanisms.user_mechanisms import UserMechanisms
+from neurofleet.neurosim.mechanisms.nmodl_compilation import UserMechanisms, compile_mechanisms, load_mechanisms
 
 __all__ = [
     "MECHANISMS",

@@ -11,8 +11,7 @@ from neurofleet.neurosim.cells.cell_model import CellParameter
 from neurofleet.neurosim.cells.fit_model import FitModel, MorphologyFile
 from neurofleet.neurosim.cells.simulator import Accuracy
 from neurofleet.neurosim.exchange.allen_fit import AllenFit
-from neurofleet.neurosim.features.step_protocols import StepProtocol
-from neurofleet.neurosim.features.target_set import TargetSet
+from neurofleet.neurosim.features.step_protocols import StepProtocol, TargetSet
 
 PUBLISHED_SEED = 0
 FINAL_ATOL = 1e-4

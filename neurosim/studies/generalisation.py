@@ -11,8 +11,13 @@ from neurofleet.errors import InputError
 from neurofleet.neurosim.cells.fit_model import SOMA, FitModel, location
 from neurofleet.neurosim.cells.simulator import FIXED_STEP_MS
 from neurofleet.neurosim.cells.warm_evaluator import WarmEvaluator
-from neurofleet.neurosim.features.step_protocols import StepProtocol, amplitude_tolerance_nA, group_sweeps
-from neurofleet.neurosim.features.target_set import AIS_FEATURE, TargetSet
+from neurofleet.neurosim.features.step_protocols import (
+    AIS_FEATURE,
+    StepProtocol,
+    TargetSet,
+    amplitude_tolerance_nA,
+    group_sweeps,
+)
 from neurofleet.neurosim.features.training_targets import TargetExtraction
 from neurofleet.neurosim.recordings.current_step import NotAStep, find_step
 from neurofleet.neurosim.recordings.recording import open_entries, read_recording

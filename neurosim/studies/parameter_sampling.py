@@ -10,7 +10,7 @@ import numpy as np
 from neurofleet.neurosim.cells.fit_model import FitModel
 from neurofleet.neurosim.cells.warm_evaluator import WarmEvaluator
 from neurofleet.neurosim.evolution import ParameterSpace
-from neurofleet.neurosim.features.target_set import FeatureTarget
+from neurofleet.neurosim.features.step_protocols import FeatureTarget
 
 DESIGNS = ("sobol", "latin-hypercube")
 

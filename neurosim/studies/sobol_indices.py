@@ -12,8 +12,7 @@ import numpy as np
 from neurofleet.errors import InputError
 from neurofleet.neurosim.cells.fit_model import SOMA, FitModel
 from neurofleet.neurosim.cells.warm_evaluator import WarmEvaluator
-from neurofleet.neurosim.features.step_protocols import StepProtocol
-from neurofleet.neurosim.features.target_set import FeatureTarget, TargetSet
+from neurofleet.neurosim.features.step_protocols import FeatureTarget, StepProtocol, TargetSet
 
 
 @dataclass(frozen=True)

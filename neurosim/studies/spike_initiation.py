@@ -9,8 +9,7 @@ import numpy as np
 from neurofleet.neurosim.cells.fit_model import SOMA, FitModel, location, recording_name
 from neurofleet.neurosim.cells.warm_evaluator import WarmEvaluator
 from neurofleet.neurosim.features.perisomatic_features import SAMPLE_MS
-from neurofleet.neurosim.features.step_protocols import StepProtocol
-from neurofleet.neurosim.features.target_set import FeatureTarget, TargetSet
+from neurofleet.neurosim.features.step_protocols import FeatureTarget, StepProtocol, TargetSet
 
 LEVEL_MV = -20.0
 SAME_SPIKE_MS = 3.0

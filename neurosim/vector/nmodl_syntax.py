@@ -16,6 +16,7 @@ from typing import Any
 
 from neurofleet.errors import InputError
 from neurofleet.neurosim.mechanisms.catalogue import OWN_SOURCES, describe
+from neurofleet.neurosim.vector.unsupported import Unsupported
 
 SyntaxTree = dict[str, Any]
 BUILT_IN = {"pas": "passive.mod", "hh": "hh.mod"}
@@ -37,10 +38,6 @@ UNIT_FACTORS = {
     ("e", "coulombs"): _ELEMENTARY_CHARGE,
     ("pi", "1"): math.pi,
 }
-
-
-class Unsupported(InputError):
-    """A mechanism, or something in it, that the vector engine does not do."""
 
 
 @dataclass

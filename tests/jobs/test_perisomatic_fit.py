@@ -8,7 +8,7 @@ import pytest
 from neurofleet.errors import UsageError
 from neurofleet.jobs.fit.fit_inputs import prepare
 from neurofleet.jobs.job_file import parse_job
-from neurofleet.neurosim.features.target_set import BLOCK_CHECK
+from neurofleet.neurosim.features.step_protocols import BLOCK_CHECK
 from tests.fresh_process import in_fresh_process
 
 JOB = "recipe: perisomatic\ncells: [{id: demo, morphology: cell.swc, recordings: cell.nwb}]\n"

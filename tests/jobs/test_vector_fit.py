@@ -28,7 +28,7 @@ from neurofleet.jobs.fit.input_process import prepare_to_fit
 from neurofleet.jobs.fit.stage_search import RAN_AWAY, vector_spec
 from neurofleet.jobs.job_file import load_job
 from neurofleet.neurosim.cells.fit_model import FitModel
-from neurofleet.neurosim.vector.nmodl_syntax import Unsupported
+from neurofleet.neurosim.vector.unsupported import Unsupported
 from neurofleet.neurosim.vector.vector_evaluator import LANES
 from tests.neurosim.vector.reference import made_up_cell
 

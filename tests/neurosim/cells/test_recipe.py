@@ -6,7 +6,8 @@ import pytest
 import yaml
 
 from neurofleet.errors import InputError
-from neurofleet.neurosim.cells.recipe import BUILT_IN, check_recipe_names, load_recipe, next_stage_bounds
+from neurofleet.neurosim.cells.recipe import BUILT_IN, check_recipe_names, load_recipe
+from neurofleet.neurosim.cells.stage_bounds import next_stage_bounds
 
 
 @pytest.mark.parametrize("name", BUILT_IN)

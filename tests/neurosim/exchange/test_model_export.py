@@ -16,7 +16,7 @@ from neurofleet.neurosim.cells.fit_model import FitModel, MorphologyFile
 from neurofleet.neurosim.cells.simulator import Accuracy
 from neurofleet.neurosim.exchange.allen_fit import read_fit
 from neurofleet.neurosim.exchange.model_export import Clamp, write_sonata
-from neurofleet.neurosim.features.target_set import TargetSet
+from neurofleet.neurosim.features.step_protocols import TargetSet
 from neurofleet.neurosim.mechanisms import compile_mechanisms, load_mechanisms
 from tests.neurosim.cells.small_cells import AXON_SWC, FULL_SWC
 

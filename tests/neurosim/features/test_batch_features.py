@@ -6,7 +6,6 @@ import efel
 import numpy as np
 import pytest
 
-from neurofleet.neurosim.features.ais_initiation import AISInitiation
 from neurofleet.neurosim.features.batch_features import (
     FEATURES,
     Ragged,
@@ -15,6 +14,7 @@ from neurofleet.neurosim.features.batch_features import (
     Voltages,
     spikes_begin_in_axon,
 )
+from neurofleet.neurosim.features.bluepyopt_efeatures import AISInitiation
 from tests.neurosim.features.made_up_traces import START_MS, STOP_MS, times, trace
 
 N = 16

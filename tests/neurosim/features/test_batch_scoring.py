@@ -10,8 +10,7 @@ import pytest
 from neurofleet.neurosim.cells.fit_model import AIS, SOMA, recording_name
 from neurofleet.neurosim.features.batch_features import FEATURES
 from neurofleet.neurosim.features.batch_scoring import BatchScoring
-from neurofleet.neurosim.features.step_protocols import StepProtocol
-from neurofleet.neurosim.features.target_set import AIS_FEATURE, FeatureTarget, TargetSet
+from neurofleet.neurosim.features.step_protocols import AIS_FEATURE, FeatureTarget, StepProtocol, TargetSet
 from tests.fresh_process import in_fresh_process
 from tests.neurosim.features.made_up_traces import START_MS, STOP_MS, times, trace
 from tests.neurosim.vector.reference import SPINY, SPINY_VALUES, made_up_cell, spiny_sets

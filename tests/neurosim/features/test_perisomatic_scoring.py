@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from neurofleet.neurosim.features.perisomatic_features import Spikes, step_features
-from neurofleet.neurosim.features.perisomatic_scoring import (
+from neurofleet.neurosim.features.bluepyopt_efeatures import (
     BLOCKED_PENALTY,
     MISSING_PENALTY,
     PerisomaticFeature,
@@ -12,6 +11,7 @@ from neurofleet.neurosim.features.perisomatic_scoring import (
     has_two_kinds,
     is_blocked,
 )
+from neurofleet.neurosim.features.perisomatic_features import Spikes, step_features
 from tests.neurosim.features.test_perisomatic_features import START, STOP, TIMES, spiking
 
 PEAKS = [150.0, 170.0, 200.0, 240.0, 290.0]

@@ -8,8 +8,7 @@ import pytest
 
 from neurofleet.errors import InputError
 from neurofleet.neurosim.features.perisomatic_features import FEATURES, MINIMUM_STD
-from neurofleet.neurosim.features.step_protocols import group_sweeps
-from neurofleet.neurosim.features.target_set import BLOCK_CHECK
+from neurofleet.neurosim.features.step_protocols import BLOCK_CHECK, group_sweeps
 from neurofleet.neurosim.features.training_targets import (
     TargetExtraction,
     choose_step,

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from neurofleet.errors import InputError
-from neurofleet.neurosim.features.ais_initiation import AISInitiation
+from neurofleet.neurosim.features.bluepyopt_efeatures import AISInitiation
 from neurofleet.neurosim.features.published_targets import read_targets
-from neurofleet.neurosim.features.target_set import TargetSet
+from neurofleet.neurosim.features.step_protocols import TargetSet
 from neurofleet.neurosim.features.training_targets import (
     feature_statistics,
     firing_rates,
