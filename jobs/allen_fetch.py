@@ -4,20 +4,18 @@ import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.filesize import decimal
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import BarColumn, DownloadColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from neurofleet.errors import Interrupted, JobError, UsageError
 from neurofleet.jobs.interruption import interruptible
-from neurofleet.jobs.progress import duration
+from neurofleet.jobs.progress import BarProgress, duration
 from neurofleet.neurosim.exchange.allen_download import Specimen, SpecimenFolder, find_specimen
 from neurofleet.neurosim.exchange.http_download import DownloadError, Web
 
 JOB_FILE = "fit.yaml"
-LINE_S = 10.0
 
 
 def fetch_command(specimens: Sequence[str], out: Path, address: str, models: bool = False) -> None:
@@ -50,23 +48,25 @@ def fetch_command(specimens: Sequence[str], out: Path, address: str, models: boo
         raise UsageError(f"--out {out} is a file; expected the name of a folder.")
     console = Console(stderr=True)
 
-    def tell(text: str) -> None:
+    def print_line(text: str) -> None:
         console.print(text, soft_wrap=True, highlight=False, markup=False)
 
     try:
-        web = Web(address, tell=tell)
+        web = Web(address, tell=print_line)
     except ValueError as error:
         raise UsageError(f"--address: {error}") from error
     failed: list[str] = []
     try:
         with interruptible():
             folders = {number: SpecimenFolder(out / str(number)) for number in numbers}
-            wanted = {n: None if f.complete(models) else find_specimen(web, n, models) for n, f in folders.items()}
-            for number, specimen in wanted.items():
+            specimens_left = {
+                n: None if f.complete(models) else find_specimen(web, n, models) for n, f in folders.items()
+            }
+            for number, specimen in specimens_left.items():
                 try:
                     _fetch(web, number, specimen, folders[number], console)
                 except DownloadError as error:
-                    tell(f"allen:{number}: {error}")
+                    print_line(f"allen:{number}: {error}")
                     failed.append(f"allen:{number}")
     except DownloadError as error:
         raise JobError(str(error)) from error
@@ -80,14 +80,14 @@ def fetch_command(specimens: Sequence[str], out: Path, address: str, models: boo
 
 
 def _number(name: str) -> int:
-    found = re.fullmatch(r"allen:(\d{1,18})", name.strip())
-    if found is None:
+    match = re.fullmatch(r"allen:(\d{1,18})", name.strip())
+    if match is None:
         hint = f" Did you mean allen:{name}?" if name.isdigit() else ""
         raise UsageError(f"expected a specimen such as allen:483101699, found {name!r}.{hint}")
-    return int(found[1])
+    return int(match[1])
 
 
-def _fetch(web: "Web", number: int, specimen: "Specimen | None", folder: "SpecimenFolder", console: "Console") -> None:
+def _fetch(web: Web, number: int, specimen: Specimen | None, folder: SpecimenFolder, console: Console) -> None:
     """Download what `folder` lacks of a specimen, or say that it lacks nothing."""
     if specimen is None:
         console.print(f"allen:{number}: all there already and verified, in {folder.path}", soft_wrap=True)
@@ -115,7 +115,7 @@ def _fetch(web: "Web", number: int, specimen: "Specimen | None", folder: "Specim
     console.print(f"Fit it: neurofleet run {job} --out {folder.path / 'fit'}", soft_wrap=True)
 
 
-def _job(specimen: "Specimen") -> str:
+def _job(specimen: Specimen) -> str:
     """Return a job that fits the specimen, to be changed by its user."""
     number = specimen.number
     dendrite = "spiny" if specimen.metadata.get("tag__dendrite_type") == "spiny" else "aspiny"
@@ -132,48 +132,28 @@ def _job(specimen: "Specimen") -> str:
     )
 
 
-class _FileProgress:
-    """How far a file is and how long the rest takes: a bar in a terminal, a line now and then elsewhere."""
+class _FileProgress(BarProgress):
+    """How much of a file is here, and how long the rest takes."""
 
-    def __init__(self, name: str, console: "Console") -> None:
+    def __init__(self, name: str, console: Console) -> None:
         self._name = name
-        self._console = console
         self._first: int | None = None  # bytes that were here before
-        self._started = self._told = time.monotonic()
-        self._bar: Any = None
-
-    def __enter__(self) -> "_FileProgress":
-        if self._console.is_terminal:
-            self._bar = Progress(
-                TextColumn("  {task.description}"),
-                BarColumn(),
-                DownloadColumn(),
-                TransferSpeedColumn(),
-                TimeRemainingColumn(),
-                console=self._console,
-                transient=True,
-            )
-            self._bar.start()
-            self._task = self._bar.add_task(self._name, total=None)
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+        self._here, self._size = 0, None  # type: int, int | None
+        self._started = time.monotonic()
+        columns = [BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()]
+        super().__init__(f"  {name}", None, console, columns, self._text)
 
     def watch(self, here: int, size: int | None) -> None:
         """Show that `here` bytes of `size` are here."""
-        if self._bar is not None:
-            self._bar.update(self._task, completed=here, total=size)
-            return
         if self._first is None or here < self._first:
             self._first = here
-        now = time.monotonic()
-        if now - self._told < LINE_S:
-            return
-        self._told = now
-        text = f"  {self._name}: {here / 1e6:,.1f} MB"
-        if size is not None and here > self._first:
-            left = (size - here) * (now - self._started) / (here - self._first)
-            text += f" of {size / 1e6:,.1f} MB, about {duration(left)} left"
-        self._console.print(text, soft_wrap=True)
+        self._here, self._size = here, size
+        self.update(here, size)
+
+    def _text(self) -> str:
+        text = f"  {self._name}: {self._here / 1e6:,.1f} MB"
+        new = self._here - (self._first or 0)
+        if self._size is not None and new > 0:
+            left = (self._size - self._here) * (time.monotonic() - self._started) / new
+            text += f" of {self._size / 1e6:,.1f} MB, about {duration(left)} left"
+        return text

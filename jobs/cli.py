@@ -61,7 +61,7 @@ def run(
 @app.command()
 def plan(job: JobFile) -> None:
     """Say what a job will do and cost, without doing it."""
-    from neurofleet.jobs.fit.fit_costs import print_plan
+    from neurofleet.jobs.run_job import print_plan
 
     print_plan(job)
 

@@ -1,16 +1,15 @@
 """``neurofleet demo``: a small cell of known parameters, recorded, fitted, and compared with them."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
+from neurofleet import fresh_process
 from neurofleet.cluster.store.run_store import RunStore
 from neurofleet.errors import JobError
 from neurofleet.jobs.run_job import run_job
-from neurofleet.neurosim.cells.demo_cell import KNOWN_PARAMETERS
+from neurofleet.neurosim.cells.demo_cell import KNOWN_PARAMETERS, write_demo_cell
 
 JOB = """\
 kind: fit
@@ -47,14 +46,13 @@ def run_demo(out: Path, *, cpus: int | None = None) -> None:
 
 def make_input(folder: Path) -> None:
     """Simulate the recordings in a process of their own, because NEURON keeps what was built in it."""
-    code = "import sys, pathlib, neurofleet.neurosim.cells.demo_cell as d; d.write_demo_cell(pathlib.Path(sys.argv[1]))"
-    done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True)
-    if done.returncode:
-        reason = done.stderr.strip().splitlines()[-1:] or ["no message"]
-        raise JobError(f"the demo's recordings could not be simulated: {reason[0]}")
+    try:
+        fresh_process.call(write_demo_cell, folder)
+    except Exception as error:
+        raise JobError(f"the demo's recordings could not be simulated: {error}") from error
 
 
-def _print_recovery(store: "RunStore") -> None:
+def _print_recovery(store: RunStore) -> None:
     """Compare the passive stages' winner and the best model with the parameters of the cell."""
     hall = store.read_hall_of_fame("demo")
     stages = {e["stage"]: e["parameters"] for e in store.read_events() if e["event"] == "stage finished"}

@@ -75,3 +75,15 @@ def run_job(
     with interruptible():
         named(spec.runner)(spec, folder, place, address, cpus)
     return place
+
+
+def print_plan(job: Path) -> None:
+    """Print what the job in file `job` will do and cost.
+
+    Raises
+    ------
+    UsageError, InputError
+        The job file or its inputs cannot be used.
+    """
+    spec = load_job(job)
+    named(spec.planner)(spec, job.resolve().parent)

@@ -9,10 +9,15 @@ from rich.table import Table
 
 from neurofleet.cluster.store.run_store import RunStore
 from neurofleet.errors import UsageError
-from neurofleet.jobs.fit.campaign_progress import number, summary
-from neurofleet.jobs.fit.campaign_state import STATUS, CampaignState, CellState
-from neurofleet.jobs.fit.engine_choice import engine_lines
-from neurofleet.jobs.fit.fit_problem import EngineChoice
+from neurofleet.jobs.fit.campaign_state import (
+    STATUS,
+    CampaignState,
+    CellState,
+    EngineChoice,
+    engine_lines,
+    number,
+    summary,
+)
 from neurofleet.jobs.job_kinds import FIT, is_study, kind_in
 from neurofleet.jobs.learners.learner_folder import print_training_status
 from neurofleet.jobs.progress import duration

@@ -10,10 +10,11 @@ from typing import Any, Protocol
 from neurofleet.cluster.pool.outcome import EvaluationTask, Outcome
 from neurofleet.cluster.store.run_store import POOLED, RunStore
 from neurofleet.errors import InputError, JobError, UsageError
-from neurofleet.jobs.fit.cell_stages import CELL_FINISHED, LEARNED_FROM, CellFit
+from neurofleet.jobs.fit.campaign_state import CELL_FAILED, CELL_FINISHED, LEARNED_FROM, EngineChoice
+from neurofleet.jobs.fit.cell_stages import CellFit
 from neurofleet.jobs.fit.engine_choice import choices_of
 from neurofleet.jobs.fit.fit_job import FitSpec
-from neurofleet.jobs.fit.fit_problem import EngineChoice, Subject
+from neurofleet.jobs.fit.fit_problem import Subject
 from neurofleet.jobs.fit.input_process import Preparation
 from neurofleet.jobs.fit.stage_search import SearchState
 from neurofleet.jobs.run_log import fit_logger
@@ -201,7 +202,6 @@ class Campaign:
         return self.stopped
 
 
-CELL_FAILED = "cell failed"
 TEACHERS = 16
 """A cell learns from at most so many of those that were finished before it, the latest ones."""
 

@@ -2,59 +2,51 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from rich.console import Console
-from rich.live import Live
 from rich.table import Table
 
 from neurofleet.cluster.metrics import CampaignMetrics
 from neurofleet.cluster.pool.pool import Pool
 from neurofleet.cluster.store.run_store import RunStore
 from neurofleet.jobs.fit.campaign import Fits
-from neurofleet.jobs.fit.campaign_state import STATUS, CampaignState, CellState, Observer, StageState
-from neurofleet.jobs.progress import duration
+from neurofleet.jobs.fit.campaign_state import STATUS, CampaignState, CellState, StageState, number, stages_of, summary
+from neurofleet.jobs.fit.cell_stages import waiting_states
+from neurofleet.jobs.fit.fit_job import FitSpec
+from neurofleet.jobs.fit.fit_problem import StagePlan
+from neurofleet.jobs.fit.stage_search import SearchState
+from neurofleet.jobs.progress import ProgressDisplay
 
-REDRAW_S = 0.5
 LINE_S = 30.0
 SHOWN = 24
 
 
 class FitProgress:
-    """Shows what the job is doing, and when it will be done."""
+    """Shows what a campaign is doing, and when it will be done, within a ``with`` block."""
 
     def __init__(self, name: str, resumed: bool, console: Console) -> None:
-        self._console = console
         self._name = name
-        self._last = -math.inf
-        self._live: Live | None = None
-        self._console.print(f"{name}: {'resuming' if resumed else 'starting'} …")
+        self._display = ProgressDisplay(console, LINE_S, at_once=True)
+        console.print(f"{name}: {'resuming' if resumed else 'starting'} …")
 
     def __enter__(self) -> "FitProgress":
-        if self._console.is_terminal:
-            self._live = Live(console=self._console, auto_refresh=False, transient=True)
-            self._live.start()
+        self._display.__enter__()
         return self
 
     def __exit__(self, *_: Any) -> None:
-        if self._live is not None:
-            self._live.stop()
+        self._display.__exit__()
 
     def update(self, state: Callable[[], CampaignState]) -> None:
         """Show the state of all fits; called often, draws seldom."""
-        now = time.monotonic()
-        if now - self._last < (REDRAW_S if self._live else LINE_S):
-            return
-        self._last = now
-        if self._live is not None:
-            self._live.update(self._table(state()), refresh=True)
-        else:
-            self._console.print(self._line(state()), soft_wrap=True)
+        self._display.update(lambda: self._table(state()), lambda: self._line(state()))
 
     def _line(self, state: CampaignState) -> str:
-        active = [(cell, stage) for cell, stage in _stages(state) if _is_active(stage)]
-        active = active or [(cell, stage) for cell, stage in _stages(state) if stage.evaluations]
+        active = [(cell, stage) for cell, stage in stages_of(state) if _is_active(stage)]
+        active = active or [(cell, stage) for cell, stage in stages_of(state) if stage.evaluations]
         shown = "; ".join(_stage_line(cell, stage) for cell, stage in active[-4:])
         return f"{self._name}: {summary(state)}" + (f" | {shown}" if shown else "")
 
@@ -64,7 +56,7 @@ class FitProgress:
             table.add_column(column)
         for column in ("generation", "evaluations", "best", "median", "not ok"):
             table.add_column(column, justify="right")
-        stages = _stages(state)
+        stages = stages_of(state)
         if len(stages) > SHOWN:
             stages = [(cell, stage) for cell, stage in stages if _is_active(stage)]
         for cell, stage in stages[:SHOWN]:
@@ -82,40 +74,6 @@ class FitProgress:
         return table
 
 
-def summary(state: CampaignState) -> str:
-    """Return what is done and, at the pace of the last minutes, how long the rest takes.
-
-    What a later stage costs is not known before it runs; it is mostly more, so the estimate says so.
-    """
-    names = {stage.stage for _, stage in _stages(state) if stage.phase != "done"}
-    atleast = "at least " if len(names) > 1 and state.seconds_left else ""
-    left = duration(math.inf if state.seconds_left is None else state.seconds_left)
-    cells = f"{state.count('finished')} of {len(state.cells)} cells, " if len(state.cells) > 1 else ""
-    failed = f"{state.count('failed')} failed, " if state.count("failed") else ""
-    return (
-        f"{cells}{failed}{state.evaluations} of {state.planned} evaluations, "
-        f"{state.evaluations_per_s:.1f}/s, {atleast}{left} left"
-    )
-
-
-def ending_table(state: CampaignState) -> Table:
-    """Return a table of cells: done, failed and why."""
-    table = Table(title=f"{state.run}: {state.count('finished')} of {len(state.cells)} cells finished")
-    for column, justify in (("cell", "left"), ("state", "left"), ("best", "right"), ("evaluations", "right")):
-        table.add_column(column, justify=justify)  # type: ignore[arg-type]
-    told = any(cell.reason for cell in state.cells)
-    if told:
-        table.add_column("why")
-    for cell in state.cells:
-        reason = (cell.reason,) if told else ()
-        table.add_row(cell.cell, cell.state, number(cell.total), str(cell.evaluations), *reason)
-    return table
-
-
-def _stages(state: CampaignState) -> list[tuple[CellState, StageState]]:
-    return [(cell, stage) for cell in state.cells for stage in cell.stages]
-
-
 def _is_active(stage: StageState) -> bool:
     return stage.phase not in ("done", "waiting")
 
@@ -128,25 +86,140 @@ def _stage_line(cell: CellState, stage: StageState) -> str:
     )
 
 
-def number(value: float | None) -> str:
-    """Return a total for display; nothing when there is none yet."""
-    return "" if value is None else f"{value:.4g}"
+PACE_S = 120.0
+
+
+class Observer:
+    """Makes the state of a running campaign.
+
+    Parameters
+    ----------
+    spec : FitSpec
+    plans : mapping
+        Cell -> its stages, of all cells in the order of the job.
+    fits : Fits
+    pool : Pool
+    stopped : callable
+        Returns the limit that was reached, or nothing.
+    before : CampaignState, optional
+        The last state of an earlier start of the run.
+    """
+
+    def __init__(
+        self,
+        spec: FitSpec,
+        plans: Mapping[str, Sequence[StagePlan]],
+        fits: Fits,
+        pool: Pool,
+        stopped: Callable[[], str],
+        before: CampaignState | None = None,
+    ) -> None:
+        ended = [cell for cell in before.cells if cell.state == "finished"] if before else []
+        self._before = {cell.cell: cell for cell in ended}
+        self._spec = spec
+        self._plans = plans
+        self._fits = fits
+        self._pool = pool
+        self._stopped = stopped
+        self._pace: deque[tuple[float, int]] = deque()
+
+    def state(self) -> CampaignState:
+        """The state now; called now and then, so that the pace of the last minutes is known."""
+        searches = self._fits.states
+        cells = [self._cell(cell, searches.get(cell)) for cell in self._plans]
+        here = [search for states in searches.values() for search in states]
+        rate = self._rate(sum(search.evaluated - search.replayed for search in here))
+        left = sum(cell.planned - cell.evaluations for cell in cells if cell.state in ("waiting", "open"))
+        evaluated, seconds = sum(s.evaluated for s in here), sum(s.seconds for s in here)
+        statistics = self._pool.statistics()
+        return CampaignState(
+            run=self._spec.name,
+            at=datetime.now(UTC).isoformat(timespec="seconds"),
+            hosts=statistics.hosts,
+            hosts_lost=statistics.hosts_lost,
+            utilisation=round(statistics.utilisation, 4),
+            evaluations=sum(cell.evaluations for cell in cells),
+            planned=sum(max(cell.planned, cell.evaluations) for cell in cells),
+            evaluations_per_s=round(rate, 3),
+            core_hours=round(self._fits.core_seconds / 3600, 5),
+            core_hours_left=round(left * seconds / evaluated / 3600, 5) if evaluated else None,
+            seconds_left=round(left / rate, 1) if rate else None,
+            max_core_hours=self._spec.max_core_hours,
+            max_wall_hours=self._spec.max_wall_hours,
+            stopped=self._stopped(),
+            cells=cells,
+        )
+
+    def _cell(self, cell: str, searches: Sequence[SearchState] | None) -> CellState:
+        finished, reason = self._fits.finished.get(cell), self._fits.failed.get(cell, "")
+        if searches is None and finished and cell in self._before:
+            return self._before[cell]
+        planned = sum(stage.planned_evaluations for stage in self._plans[cell])
+        if searches is None and finished is None:
+            searches = [state for stage in self._plans[cell] for state in waiting_states(cell, stage)]
+            state = "waiting"
+        else:
+            state = "open" if cell in self._fits.open_cells else "stopped"
+        if searches is not None:
+            planned = sum(s.evaluated if s.finished else max(s.planned, s.evaluated) for s in searches)
+        evaluations = finished["evaluations"] if finished else sum(s.evaluated for s in searches or ())
+        return CellState(
+            cell=cell,
+            state="failed" if reason else "finished" if finished else state,  # type: ignore[arg-type]
+            reason=reason,
+            total=finished["total"] if finished else None,
+            evaluations=evaluations,
+            planned=evaluations if finished else planned,
+            stages=[_stage(search) for search in searches or ()],
+        )
+
+    def _rate(self, done: int) -> float:
+        """Evaluations per second over the last two minutes."""
+        now = time.monotonic()
+        self._pace.append((now, done))
+        while len(self._pace) > 2 and now - self._pace[0][0] > PACE_S:
+            self._pace.popleft()
+        since, before = self._pace[0]
+        return (done - before) / max(now - since, 1e-9)
+
+
+def _stage(search: SearchState) -> StageState:
+    return StageState(
+        stage=search.stage,
+        seed=search.seed,
+        phase="done" if search.finished else search.phase,
+        generation=search.generation,
+        evaluations=search.evaluated,
+        planned=search.planned,
+        best=_finite(search.best),
+        median=_finite(search.median),
+        outcomes=dict(search.outcomes),
+        engine=search.choice.engine if search.choice else "",
+        engine_reason=search.choice.reason if search.choice else "",
+    )
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 SNAPSHOT_S = 15.0
 
 
-class Watch:
-    """Called a few times a second; tells each as often as it should hear."""
+class CampaignReporter:
+    """Reports the state of a campaign: to the display, to Prometheus, and into the run folder.
+
+    It is called a few times a second and reports to each as often as it needs.
+    """
 
     def __init__(
         self,
         fits: Fits,
-        pool: "Pool",
+        pool: Pool,
         observer: Observer,
         progress: FitProgress,
-        metrics: "CampaignMetrics",
-        store: "RunStore",
+        metrics: CampaignMetrics,
+        store: RunStore,
     ) -> None:
         self._fits = fits
         self._pool = pool
@@ -165,7 +238,7 @@ class Watch:
             self._snapshot_at = time.monotonic() + SNAPSHOT_S
 
     def close(self) -> CampaignState:
-        """Tell all a last time, and return the state."""
+        """Report to all a last time, and return the state."""
         state = self._observer.state()
         self._store.write_text(STATUS, state.to_json())
         self._measure(state)

@@ -1,23 +1,48 @@
-"""The state of a campaign at one moment: what a terminal shows of it, and what its folder keeps of it."""
+"""The state of a campaign as its folder keeps it: ``status.json``, and the events of cells and stages."""
 
 import json
 import math
-import time
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from typing import Any, Literal
 
-from neurofleet.cluster.pool.pool import Pool
-from neurofleet.jobs.fit.campaign import Fits
-from neurofleet.jobs.fit.cell_stages import waiting_states
-from neurofleet.jobs.fit.fit_job import FitSpec
-from neurofleet.jobs.fit.fit_problem import StagePlan
-from neurofleet.jobs.fit.stage_search import SearchState
+from rich.table import Table
+
+from neurofleet.jobs.progress import duration
 
 STATUS = "status.json"
-PACE_S = 120.0
+
+STAGE_STARTED, STAGE_FINISHED, CELL_FINISHED, CELL_FAILED = (
+    "stage started",
+    "stage finished",
+    "cell finished",
+    "cell failed",
+)
+"""Events of a run."""
+
+LEARNED_FROM = "learned_from"
+"""Field of the event that a cell's last stage has started: the cells whose models it starts from."""
+
+FINAL = "_final"
+"""Ends the name of a stage under which its finalists, scored again more tightly, are stored."""
+
+SHOWN_CELLS = 6
+AS_BEGUN = "as it was begun"
+
+
+@dataclass(frozen=True)
+class EngineChoice:
+    """The engine that searches a stage, and why: of NEURON, what the vector engine cannot do."""
+
+    engine: Literal["neuron", "vector"]
+    reason: str
+
+    def __str__(self) -> str:
+        return f"engine {self.engine} ({self.reason.rstrip('.')})"
+
+
+RecordedChoices = Mapping[str, EngineChoice]
+"""Stage -> the engine that it was begun with."""
 
 
 @dataclass(frozen=True)
@@ -114,115 +139,71 @@ class CampaignState:
         return cls(**found, cells=cells)
 
 
-class Observer:
-    """Makes the state of a running campaign.
+def summary(state: CampaignState) -> str:
+    """Return what is done and, at the pace of the last minutes, how long the rest takes.
 
-    Parameters
-    ----------
-    spec : FitSpec
-    plans : mapping
-        Cell -> its stages, of all cells in the order of the job.
-    fits : Fits
-    pool : Pool
-    stopped : callable
-        Returns the limit that was reached, or nothing.
-    before : CampaignState, optional
-        The last state of an earlier start of the run.
+    What a later stage costs is not known before it runs; it is mostly more, so the estimate says so.
     """
-
-    def __init__(
-        self,
-        spec: FitSpec,
-        plans: Mapping[str, Sequence[StagePlan]],
-        fits: Fits,
-        pool: "Pool",
-        stopped: Callable[[], str],
-        before: CampaignState | None = None,
-    ) -> None:
-        ended = [cell for cell in before.cells if cell.state == "finished"] if before else []
-        self._before = {cell.cell: cell for cell in ended}
-        self._spec = spec
-        self._plans = plans
-        self._fits = fits
-        self._pool = pool
-        self._stopped = stopped
-        self._pace: deque[tuple[float, int]] = deque()
-
-    def state(self) -> CampaignState:
-        """The state now; called now and then, so that the pace of the last minutes is known."""
-        searches = self._fits.states
-        cells = [self._cell(cell, searches.get(cell)) for cell in self._plans]
-        here = [search for states in searches.values() for search in states]
-        rate = self._rate(sum(search.evaluated - search.replayed for search in here))
-        left = sum(cell.planned - cell.evaluations for cell in cells if cell.state in ("waiting", "open"))
-        evaluated, seconds = sum(s.evaluated for s in here), sum(s.seconds for s in here)
-        statistics = self._pool.statistics()
-        return CampaignState(
-            run=self._spec.name,
-            at=datetime.now(UTC).isoformat(timespec="seconds"),
-            hosts=statistics.hosts,
-            hosts_lost=statistics.hosts_lost,
-            utilisation=round(statistics.utilisation, 4),
-            evaluations=sum(cell.evaluations for cell in cells),
-            planned=sum(max(cell.planned, cell.evaluations) for cell in cells),
-            evaluations_per_s=round(rate, 3),
-            core_hours=round(self._fits.core_seconds / 3600, 5),
-            core_hours_left=round(left * seconds / evaluated / 3600, 5) if evaluated else None,
-            seconds_left=round(left / rate, 1) if rate else None,
-            max_core_hours=self._spec.max_core_hours,
-            max_wall_hours=self._spec.max_wall_hours,
-            stopped=self._stopped(),
-            cells=cells,
-        )
-
-    def _cell(self, cell: str, searches: Sequence[SearchState] | None) -> CellState:
-        finished, reason = self._fits.finished.get(cell), self._fits.failed.get(cell, "")
-        if searches is None and finished and cell in self._before:
-            return self._before[cell]
-        planned = sum(stage.planned_evaluations for stage in self._plans[cell])
-        if searches is None and finished is None:
-            searches = [state for stage in self._plans[cell] for state in waiting_states(cell, stage)]
-            state = "waiting"
-        else:
-            state = "open" if cell in self._fits.open_cells else "stopped"
-        if searches is not None:
-            planned = sum(s.evaluated if s.finished else max(s.planned, s.evaluated) for s in searches)
-        evaluations = finished["evaluations"] if finished else sum(s.evaluated for s in searches or ())
-        return CellState(
-            cell=cell,
-            state="failed" if reason else "finished" if finished else state,  # type: ignore[arg-type]
-            reason=reason,
-            total=finished["total"] if finished else None,
-            evaluations=evaluations,
-            planned=evaluations if finished else planned,
-            stages=[_stage(search) for search in searches or ()],
-        )
-
-    def _rate(self, done: int) -> float:
-        """Evaluations per second over the last two minutes."""
-        now = time.monotonic()
-        self._pace.append((now, done))
-        while len(self._pace) > 2 and now - self._pace[0][0] > PACE_S:
-            self._pace.popleft()
-        since, before = self._pace[0]
-        return (done - before) / max(now - since, 1e-9)
-
-
-def _stage(search: SearchState) -> StageState:
-    return StageState(
-        stage=search.stage,
-        seed=search.seed,
-        phase="done" if search.finished else search.phase,
-        generation=search.generation,
-        evaluations=search.evaluated,
-        planned=search.planned,
-        best=_finite(search.best),
-        median=_finite(search.median),
-        outcomes=dict(search.outcomes),
-        engine=search.choice.engine if search.choice else "",
-        engine_reason=search.choice.reason if search.choice else "",
+    names = {stage.stage for _, stage in stages_of(state) if stage.phase != "done"}
+    atleast = "at least " if len(names) > 1 and state.seconds_left else ""
+    left = duration(math.inf if state.seconds_left is None else state.seconds_left)
+    cells = f"{state.count('finished')} of {len(state.cells)} cells, " if len(state.cells) > 1 else ""
+    failed = f"{state.count('failed')} failed, " if state.count("failed") else ""
+    return (
+        f"{cells}{failed}{state.evaluations} of {state.planned} evaluations, "
+        f"{state.evaluations_per_s:.1f}/s, {atleast}{left} left"
     )
 
 
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+def ending_table(state: CampaignState) -> Table:
+    """Return a table of cells: done, failed and why."""
+    table = Table(title=f"{state.run}: {state.count('finished')} of {len(state.cells)} cells finished")
+    for column, justify in (("cell", "left"), ("state", "left"), ("best", "right"), ("evaluations", "right")):
+        table.add_column(column, justify=justify)  # type: ignore[arg-type]
+    told = any(cell.reason for cell in state.cells)
+    if told:
+        table.add_column("why")
+    for cell in state.cells:
+        reason = (cell.reason,) if told else ()
+        table.add_row(cell.cell, cell.state, number(cell.total), str(cell.evaluations), *reason)
+    return table
+
+
+def number(value: float | None) -> str:
+    """Return a total for display; nothing when there is none yet."""
+    return "" if value is None else f"{value:.4g}"
+
+
+def recorded_choices(events: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, EngineChoice]]:
+    """Return cell -> stage -> engine, of all stages that a run has begun."""
+    found: dict[str, dict[str, EngineChoice]] = {}
+    for event in events:
+        if event["event"] == STAGE_STARTED:
+            choice = EngineChoice(event.get("engine", "neuron"), event.get("engine_reason", AS_BEGUN))
+            found.setdefault(event["cell"], {})[event["stage"]] = choice
+    return found
+
+
+def engine_lines(stages: Iterable[tuple[str, str, EngineChoice]]) -> list[str]:
+    """Say which engine stages have and why, all cells alike in one line.
+
+    Parameters
+    ----------
+    stages : iterable of (cell, stage, EngineChoice)
+    """
+    alike: dict[tuple[str, EngineChoice], list[str]] = {}
+    for cell, stage, choice in stages:
+        cells = alike.setdefault((stage, choice), [])
+        if cell not in cells:
+            cells.append(cell)
+    return [f"{_listed(cells)}, stage {stage}: {choice}" for (stage, choice), cells in alike.items()]
+
+
+def _listed(cells: Sequence[str]) -> str:
+    if len(cells) > SHOWN_CELLS:
+        return f"{len(cells)} cells"
+    return f"cell{'s' if len(cells) > 1 else ''} {', '.join(cells)}"
+
+
+def stages_of(state: CampaignState) -> list[tuple[CellState, StageState]]:
+    return [(cell, stage) for cell in state.cells for stage in cell.stages]

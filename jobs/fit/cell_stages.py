@@ -14,7 +14,7 @@ import numpy as np
 from neurofleet.cluster.pool.outcome import EvaluationTask, Outcome
 from neurofleet.cluster.store.run_store import RunStore
 from neurofleet.cluster.store.schemas import HallOfFameRows
-from neurofleet.jobs.fit.engine_choice import STAGE_STARTED
+from neurofleet.jobs.fit.campaign_state import CELL_FINISHED, LEARNED_FROM, STAGE_STARTED
 from neurofleet.jobs.fit.fit_job import FitSpec
 from neurofleet.jobs.fit.fit_problem import CellSubject, Problem, StagePlan, Subject
 from neurofleet.jobs.fit.generation_search import Search, best_values
@@ -59,10 +59,6 @@ def write_best_model(subject: Subject, hall: "HallOfFameRows", store: "RunStore"
             store.write_text(f"models/{subject.id}/{file}", (folder / file).read_text())
     for name, text in model.own_used.sources.items():
         store.write_text(f"models/{subject.id}/modfiles/{name}.mod", text)
-
-
-CELL_FINISHED = "cell finished"
-LEARNED_FROM = "learned_from"
 
 
 class CellFit:

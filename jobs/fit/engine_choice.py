@@ -4,22 +4,19 @@ Decided once for each cell, before its evaluations, and kept in the run. Buildin
 NEURON, compiles, and may crash: it is tried in a process of its own.
 """
 
-import json
 import os
-import pickle
-import subprocess
-import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 
+from neurofleet import fresh_process
 from neurofleet.errors import InputError, UsageError
-from neurofleet.fresh_process import end_with
-from neurofleet.jobs.fit.fit_problem import EngineChoice, Problem, StagePlan, Subject
+from neurofleet.jobs.fit.campaign_state import EngineChoice, RecordedChoices
+from neurofleet.jobs.fit.fit_problem import Problem, StagePlan, Subject
 from neurofleet.neurosim.cells.fit_model import FitModel
 from neurofleet.neurosim.vector.vector_evaluator import LANES, VectorEvaluator
 
@@ -42,71 +39,40 @@ class VectorTrial:
     seconds_each: float | None = None
 
 
-def try_vector(model: "FitModel", individuals: np.ndarray | None = None) -> VectorTrial:
-    """Build the engine, and evaluate `individuals`, shape (n, P), if there are some."""
+def try_vector(model: FitModel, individuals: np.ndarray | None = None) -> VectorTrial:
+    """Build the engine in a process of its own, and evaluate `individuals`, shape (n, P), if there are some."""
     try:
-        done = subprocess.run(
-            [sys.executable, "-m", "neurofleet.jobs.fit.engine_choice", str(os.getpid())],
-            input=pickle.dumps((model, individuals)),
-            capture_output=True,
-            check=False,
-            timeout=LIMIT_S,
-        )
-    except subprocess.TimeoutExpired:
-        return VectorTrial(f"The vector engine could not be built within {LIMIT_S:g} s.")
-    if done.returncode:
-        said = done.stderr.decode(errors="replace").strip().splitlines()[-1:] or ["it said nothing"]
-        ended = f"signal {-done.returncode}" if done.returncode < 0 else f"code {done.returncode}"
-        return VectorTrial(f"The vector engine could not be built: its process ended with {ended} ({said[0]}).")
-    return VectorTrial(**json.loads(done.stdout.splitlines()[-1]))
+        return fresh_process.call(try_here, model, individuals, limit_s=LIMIT_S)
+    except fresh_process.ProcessFailed as error:
+        if error.timed_out:
+            return VectorTrial(f"The vector engine could not be built within {LIMIT_S:g} s.")
+        return VectorTrial(f"The vector engine could not be built: {error.reason}.")
+    except Exception as error:  # noqa: BLE001 - whatever it is, the fit goes on with NEURON
+        reason = f"{type(error).__name__}: {error}".splitlines()[-1].rstrip(".")
+        return VectorTrial(f"The vector engine could not be built: {reason}.")
 
 
-def _try() -> None:
-    """Try the model on standard input (ours, from above), and print what came of it as the last line."""
-    end_with(int(sys.argv[1]))
-    model, individuals = pickle.load(sys.stdin.buffer)
-    trial = VectorTrial()
+def try_here(model: FitModel, individuals: np.ndarray | None) -> VectorTrial:
+    """Build the engine in this process, which can build nothing else with NEURON afterwards."""
     try:
         evaluator = VectorEvaluator(model)
     except InputError as error:
-        trial = VectorTrial(str(error).splitlines()[0].rstrip(":"))
-    else:
-        if individuals is not None:
-            evaluator.evaluate(individuals[:1])  # what only the first one waits for is no part of a search
-            started = time.perf_counter()
-            evaluator.evaluate(individuals)
-            trial = VectorTrial(seconds_each=(time.perf_counter() - started) / len(individuals))
-    print("\n" + json.dumps(asdict(trial)))
-
-
-if __name__ == "__main__":
-    _try()
+        return VectorTrial(str(error).splitlines()[0].rstrip(":"))
+    if individuals is None:
+        return VectorTrial()
+    evaluator.evaluate(individuals[:1])  # what only the first one waits for is no part of a search
+    started = time.perf_counter()
+    evaluator.evaluate(individuals)
+    return VectorTrial(seconds_each=(time.perf_counter() - started) / len(individuals))
 
 
 Wanted = Literal["auto", "neuron", "vector"]
-Recorded = Mapping[str, EngineChoice]
-"""Stage -> the engine that it was begun with."""
-
-STAGE_STARTED = "stage started"
-SHOWN_CELLS = 6
-
 BY_KERNEL = f"{LANES} individuals at a time, by a kernel compiled for this machine"
 BY_WISH = "as the job asks"
-AS_BEGUN = "as it was begun"
 OF_ONES_OWN = "an evaluator of your own runs as it is"
 
 
-def recorded_choices(events: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, EngineChoice]]:
-    """Return cell -> stage -> engine, of all stages that a run has begun."""
-    found: dict[str, dict[str, EngineChoice]] = {}
-    for event in events:
-        if event["event"] == STAGE_STARTED:
-            choice = EngineChoice(event.get("engine", "neuron"), event.get("engine_reason", AS_BEGUN))
-            found.setdefault(event["cell"], {})[event["stage"]] = choice
-    return found
-
-
-def with_engines(subject: Subject, wanted: Wanted, recorded: Recorded) -> Subject:
+def with_engines(subject: Subject, wanted: Wanted, recorded: RecordedChoices) -> Subject:
     """Return the subject with the engine of each stage that may have another than NEURON.
 
     Raises
@@ -122,7 +88,9 @@ def with_engines(subject: Subject, wanted: Wanted, recorded: Recorded) -> Subjec
     )
 
 
-def all_with_engines(subjects: Sequence[Subject], wanted: Wanted, recorded: Mapping[str, Recorded]) -> list[Subject]:
+def all_with_engines(
+    subjects: Sequence[Subject], wanted: Wanted, recorded: Mapping[str, RecordedChoices]
+) -> list[Subject]:
     """Do the same for several subjects, some at a time.
 
     Raises
@@ -192,27 +160,6 @@ def one_engine(problem: Problem) -> EngineChoice | None:
 def open_model(problem: Problem) -> FitModel | None:
     """Return the model of a stage whose engine is open; None of subthreshold stages and users' evaluators."""
     return problem.model if problem.final_model and isinstance(problem.model, FitModel) else None
-
-
-def engine_lines(stages: Iterable[tuple[str, str, EngineChoice]]) -> list[str]:
-    """Say which engine stages have and why, all cells alike in one line.
-
-    Parameters
-    ----------
-    stages : iterable of (cell, stage, EngineChoice)
-    """
-    alike: dict[tuple[str, EngineChoice], list[str]] = {}
-    for cell, stage, choice in stages:
-        cells = alike.setdefault((stage, choice), [])
-        if cell not in cells:
-            cells.append(cell)
-    return [f"{_listed(cells)}, stage {stage}: {choice}" for (stage, choice), cells in alike.items()]
-
-
-def _listed(cells: Sequence[str]) -> str:
-    if len(cells) > SHOWN_CELLS:
-        return f"{len(cells)} cells"
-    return f"cell{'s' if len(cells) > 1 else ''} {', '.join(cells)}"
 
 
 def choices_of(subjects: Iterable[Subject]) -> list[tuple[str, str, EngineChoice]]:

@@ -1,7 +1,5 @@
 """What a fit costs, from a few evaluations of each stage: ``neurofleet plan``."""
 
-import pickle
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -15,14 +13,15 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from neurofleet import fresh_process
 from neurofleet.cluster.store.run_store import RunStore
 from neurofleet.errors import UsageError
-from neurofleet.jobs.fit.engine_choice import chosen, engine_lines, one_engine, open_model, try_vector
+from neurofleet.jobs.fit.campaign_state import EngineChoice, engine_lines
+from neurofleet.jobs.fit.engine_choice import chosen, one_engine, open_model, try_vector
 from neurofleet.jobs.fit.fit_inputs import check_warm_start, prepare
 from neurofleet.jobs.fit.fit_job import FitSpec
-from neurofleet.jobs.fit.fit_problem import EngineChoice, Problem, StagePlan, Subject
+from neurofleet.jobs.fit.fit_problem import Problem, StagePlan, Subject
 from neurofleet.jobs.fit.stage_search import finalists
-from neurofleet.jobs.job_file import load_job, named
 from neurofleet.jobs.progress import duration
 from neurofleet.neurosim.cells.fit_model import FitModel
 from neurofleet.neurosim.cells.user_model import UserModel
@@ -43,7 +42,7 @@ def stage_bytes(problem: Problem, stage: StagePlan) -> float:
     return stage.planned_evaluations * numbers * BYTES_PER_NUMBER + generations * BYTES_PER_FILE
 
 
-def check_room(subjects: Sequence[Subject], cells: int, store: "RunStore") -> None:
+def check_room(subjects: Sequence[Subject], cells: int, store: RunStore) -> None:
     """Refuse a run that its disk cannot hold; what is stored of it already counts as room.
 
     Of its `cells`, those that are not among `subjects` are taken as like them.
@@ -181,23 +180,19 @@ def _measure(spec: FitSpec, cell: str, problem: Problem, stage: StagePlan) -> tu
     return choice, Seconds(neuron, vector)
 
 
-def _seconds_each(model: "FitModel | UserModel", individuals: np.ndarray, max_steps: int | None) -> float:
+def _seconds_each(model: FitModel | UserModel, individuals: np.ndarray, max_steps: int | None) -> float:
     """Time individuals with NEURON, one after the other in a process of their own."""
-    done = subprocess.run(
-        [sys.executable, "-m", "neurofleet.jobs.fit.fit_costs"],
-        input=pickle.dumps((model, individuals, max_steps)),
-        capture_output=True,
-        check=False,
-    )
-    if done.returncode:
-        reason = done.stderr.decode(errors="replace").strip().splitlines()[-1:] or ["no message"]
-        raise UsageError(f"the model cannot be simulated: {reason[0]}")
-    return float(done.stdout.split()[-1])
+    try:
+        return fresh_process.call(time_samples, model, individuals, max_steps)
+    except fresh_process.ProcessFailed as error:
+        raise UsageError(f"the model cannot be simulated: {error.reason}") from error
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[-1]
+        raise UsageError(f"the model cannot be simulated: {reason}") from error
 
 
-def _time_samples() -> None:
-    """Print the median seconds of the individuals on standard input (ours, from above)."""
-    model, individuals, max_steps = pickle.load(sys.stdin.buffer)
+def time_samples(model: FitModel | UserModel, individuals: np.ndarray, max_steps: int | None) -> float:
+    """Return the median seconds of an evaluation; leaves NEURON as it is afterwards."""
     warm = WarmEvaluator(model.build_evaluator(), max_steps)
     warm.build()
     seconds: list[float] = []
@@ -210,21 +205,11 @@ def _time_samples() -> None:
         seconds.append(time.perf_counter() - started)
         if sum(seconds) > SAMPLE_LIMIT_S:
             break
-    print("\n", median(seconds))
-
-
-if __name__ == "__main__":
-    _time_samples()
+    return median(seconds)
 
 
 SHOWN_CELLS = 8
 ENGINES: tuple[Literal["neuron", "vector"], ...] = ("neuron", "vector")
-
-
-def print_plan(job: Path) -> None:
-    """Print what the job in file `job` will do, and what it will cost."""
-    spec = load_job(job)
-    named(spec.planner)(spec, job.resolve().parent)
 
 
 def print_fit_plan(spec: FitSpec, folder: Path) -> None:
@@ -238,7 +223,7 @@ def print_fit_plan(spec: FitSpec, folder: Path) -> None:
     check_warm_start(spec, folder, subjects)
     console = Console()
 
-    def say(line: str) -> None:
+    def print_line(line: str) -> None:
         console.print(line, soft_wrap=True, markup=False, highlight=False)
 
     costs = stage_costs(spec, subjects)
@@ -246,15 +231,15 @@ def print_fit_plan(spec: FitSpec, folder: Path) -> None:
     console.print(_table(title, costs if len(subjects) <= SHOWN_CELLS else _by_stage(costs)))
     for subject in subjects:
         for warning in subject.warnings:
-            say(f"warning: {subject.id}: {warning}")
+            print_line(f"warning: {subject.id}: {warning}")
     for line in engine_lines((cost.cell, cost.stage, cost.choice) for cost in costs if cost.choice):
-        say(line)
+        print_line(line)
     for line in _with_either(costs):
-        say(line)
+        print_line(line)
     total = sum(cost.core_s(cost.engine) for cost in costs)
     finalists = sum(cost.finalists for cost in costs)
     again = f" and {finalists} finalists scored again by NEURON" if finalists else ""
-    say(
+    print_line(
         f"{sum(cost.evaluations for cost in costs)} evaluations{again}, about {total / 3600:.3g} core-hours "
         f"({duration(total)} on one core), {sum(cost.disk_bytes for cost in costs) / 1e6:.3g} MB of disk. "
         f"Times are medians of {SAMPLES} individuals of the first generation; good models often spike more, "
@@ -262,7 +247,7 @@ def print_fit_plan(spec: FitSpec, folder: Path) -> None:
     )
 
 
-def _table(title: str, costs: "Sequence[StageCost]") -> "Table":
+def _table(title: str, costs: Sequence[StageCost]) -> Table:
     table = Table(
         title=title,
         title_justify="left",
@@ -290,7 +275,7 @@ def _table(title: str, costs: "Sequence[StageCost]") -> "Table":
     return table
 
 
-def _with_either(costs: "Sequence[StageCost]") -> list[str]:
+def _with_either(costs: Sequence[StageCost]) -> list[str]:
     """Say what stages cost with each of the engines that they can have."""
     lines = []
     for stage in dict.fromkeys(cost.stage for cost in costs if cost.seconds.vector is not None):
@@ -304,7 +289,7 @@ def _with_either(costs: "Sequence[StageCost]") -> list[str]:
     return lines
 
 
-def _by_stage(costs: "Sequence[StageCost]") -> "list[StageCost]":
+def _by_stage(costs: Sequence[StageCost]) -> list[StageCost]:
     """Return one row for each stage and engine: sums over all cells, and medians of what a cell has."""
 
     rows = []

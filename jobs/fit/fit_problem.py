@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
+from neurofleet.jobs.fit.campaign_state import EngineChoice
 from neurofleet.neurosim.cells.cell_model import UNIFORM, CellParameter, Conditions
 from neurofleet.neurosim.cells.fit_model import FitModel, MorphologyFile
 from neurofleet.neurosim.cells.recipe import Recipe
@@ -37,17 +38,6 @@ class Problem:
     objectives: tuple[str, ...]
     model: "FitModel | UserModel"
     final_model: "FitModel | None"
-
-
-@dataclass(frozen=True)
-class EngineChoice:
-    """The engine that searches a stage, and why: of NEURON, what the vector engine cannot do."""
-
-    engine: Literal["neuron", "vector"]
-    reason: str
-
-    def __str__(self) -> str:
-        return f"engine {self.engine} ({self.reason.rstrip('.')})"
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from neurofleet.cluster.store.published_tables import publish
 from neurofleet.cluster.store.run_store import RunStore
 from neurofleet.errors import JobError
 from neurofleet.jobs.fit.campaign import Budget, Campaign, Fits, finished_cells
-from neurofleet.jobs.fit.campaign_progress import FitProgress, Watch, ending_table
-from neurofleet.jobs.fit.campaign_state import STATUS, CampaignState, Observer
-from neurofleet.jobs.fit.engine_choice import all_with_engines, choices_of, engine_lines, recorded_choices
+from neurofleet.jobs.fit.campaign_progress import CampaignReporter, FitProgress, Observer
+from neurofleet.jobs.fit.campaign_state import STATUS, CampaignState, ending_table, engine_lines, recorded_choices
+from neurofleet.jobs.fit.engine_choice import all_with_engines, choices_of
 from neurofleet.jobs.fit.fit_costs import check_room
 from neurofleet.jobs.fit.fit_inputs import cell_ids, check_warm_start, input_files, prepare, stage_plans
 from neurofleet.jobs.fit.fit_job import FitSpec
@@ -116,12 +116,12 @@ def _fit(run: JobRun, folder: Path, address: str | None, cpus: int | None) -> En
             if not session.embedded:
                 publish(spec.name, store.root)
             metrics = CampaignMetrics(spec.name)
-            watch = Watch(fits, pool, observer, progress, metrics, store)
+            reporter = CampaignReporter(fits, pool, observer, progress, metrics, store)
             campaign = Campaign(left, fits, pool, budget.allows, metrics.evaluated)
             try:
-                campaign.run(watch)
+                campaign.run(reporter)
             finally:
-                state = watch.close()
+                state = reporter.close()
     return Ending(
         recorded={"failed": fits.failed, "stopped": budget.reached},
         stopped=bool(state.stopped),

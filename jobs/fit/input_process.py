@@ -4,7 +4,6 @@ import os
 import signal
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures import TimeoutError as NotYet
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 from multiprocessing import get_context
@@ -13,7 +12,8 @@ from types import MappingProxyType, TracebackType
 
 from neurofleet.errors import JobError, UsageError
 from neurofleet.fresh_process import end_with
-from neurofleet.jobs.fit.engine_choice import Recorded, with_engines
+from neurofleet.jobs.fit.campaign_state import RecordedChoices
+from neurofleet.jobs.fit.engine_choice import with_engines
 from neurofleet.jobs.fit.fit_inputs import job_mechanisms, prepare_cell
 from neurofleet.jobs.fit.fit_job import CellSpec, FitSpec
 from neurofleet.jobs.fit.fit_problem import Subject
@@ -43,7 +43,7 @@ class Preparation:
         folder: Path,
         ready: Mapping[str, Subject],
         cells: Iterable[CellSpec],
-        recorded: Mapping[str, Recorded] = MappingProxyType({}),
+        recorded: Mapping[str, RecordedChoices] = MappingProxyType({}),
     ) -> None:
         self._spec = spec
         self._folder = folder
@@ -80,7 +80,7 @@ class Preparation:
         self._go_ahead()
         try:
             subject = self._coming[cell].result(timeout_s)
-        except NotYet:
+        except TimeoutError:
             return None
         except BrokenProcessPool:
             self._executor = None
@@ -113,7 +113,7 @@ class Preparation:
                 return  # by a cell that has not been taken yet
 
 
-def prepare_to_fit(cell: CellSpec, spec: FitSpec, folder: Path, recorded: Recorded) -> Subject:
+def prepare_to_fit(cell: CellSpec, spec: FitSpec, folder: Path, recorded: RecordedChoices) -> Subject:
     """Return one cell's subject with the engines of its stages."""
     subject = prepare_cell(cell, spec, folder, job_mechanisms(spec, folder))
     try:

@@ -14,7 +14,8 @@ from neurofleet.cluster.pool.outcome import Budget, BudgetExceeded, EngineSpec, 
 from neurofleet.cluster.store.run_store import RunStore
 from neurofleet.cluster.store.schemas import Evaluations, HallOfFameRows
 from neurofleet.errors import JobError
-from neurofleet.jobs.fit.fit_problem import EngineChoice, Problem, StagePlan
+from neurofleet.jobs.fit.campaign_state import FINAL, EngineChoice
+from neurofleet.jobs.fit.fit_problem import Problem, StagePlan
 from neurofleet.jobs.run_log import fit_logger
 from neurofleet.neurosim.cells.fit_model import MAX_SCORE, FitModel
 from neurofleet.neurosim.cells.user_model import UserModel
@@ -169,7 +170,6 @@ def scores_of(value: Any, objectives: Sequence[str]) -> np.ndarray:
     return scores
 
 
-FINAL = "_final"
 FINALISTS = 32
 IMPROVEMENT = 0.01
 """The part of the best total by which it has to fall, for a search with patience to count it as better."""

@@ -140,6 +140,8 @@ def print_score_tables(
 
 
 TRAININGS, CHECKPOINTS, TRIALS = "trainings", "checkpoints", "trials"
+ABOUT = b"neurofleet.predictions"
+"""Key of what the Parquet file of predictions says of its model."""
 _EPOCH = re.compile(r"^epoch-(\d+)\.ckpt$")
 
 

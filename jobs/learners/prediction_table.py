@@ -13,11 +13,11 @@ from rich.console import Console
 from rich.table import Table
 
 from neurofleet.errors import UsageError
+from neurofleet.jobs.learners.learner_folder import ABOUT
 from neurofleet.jobs.progress import duration
 from neurofleet.learners.sims.cell_prediction import Predictions
 
 UNKNOWN = "unknown"
-ABOUT = b"neurofleet.predictions"
 
 
 def schema(

@@ -1,6 +1,6 @@
 """The part of the report about one cell."""
 
-from neurofleet.jobs.fit.stage_search import FINAL
+from neurofleet.jobs.fit.campaign_state import FINAL
 from neurofleet.jobs.reports import html
 from neurofleet.jobs.reports.firing_rate_figure import rates_figure
 from neurofleet.jobs.reports.fit_contents import CellContents, StageContents, shown_traces

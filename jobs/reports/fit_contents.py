@@ -12,9 +12,9 @@ import numpy as np
 from neurofleet.cluster.store.run_store import POOLED
 from neurofleet.cluster.store.schemas import OBJECTIVE_PREFIX, PARAMETER_PREFIX, HallOfFameRows
 from neurofleet.errors import InputError, UsageError
+from neurofleet.jobs.fit.campaign_state import FINAL
 from neurofleet.jobs.fit.fit_inputs import prepare
 from neurofleet.jobs.fit.fit_problem import Problem, Subject
-from neurofleet.jobs.fit.stage_search import FINAL
 from neurofleet.jobs.reports.simulation import Request, Simulation, simulate
 from neurofleet.jobs.results.parameters_at_bounds import Bounds
 from neurofleet.jobs.results.results_command import CellSummary, StageSummary

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from neurofleet.cluster.pool.outcome import STATUSES
-from neurofleet.jobs.fit.stage_search import FINAL
+from neurofleet.jobs.fit.campaign_state import FINAL
 from neurofleet.jobs.reports.drawing import (
     FAINT,
     FAIR,

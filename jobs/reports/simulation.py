@@ -1,17 +1,12 @@
 """Run the best models again, each in a process of its own: NEURON may hang or crash, the report goes on."""
 
-import os
-import pickle
-import subprocess
-import sys
-import tempfile
-import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
 
+from neurofleet import fresh_process
 from neurofleet.neurosim.cells.fit_model import FitModel
 from neurofleet.neurosim.cells.user_model import UserModel
 from neurofleet.neurosim.cells.warm_evaluator import BudgetExceeded, IncompleteRun, WarmEvaluator
@@ -36,9 +31,9 @@ class Request:
         Integration steps that one run may take.
     """
 
-    model: "FitModel | UserModel"
+    model: FitModel | UserModel
     individuals: tuple[tuple[float, ...], ...]
-    steps: "tuple[StepProtocol, ...]" = ()
+    steps: tuple[StepProtocol, ...] = ()
     max_steps: int | None = None
 
 
@@ -60,9 +55,23 @@ class ModelRate:
     rate_Hz: float
 
 
+@dataclass(frozen=True)
+class Traces:
+    """Recording name -> time in ms and voltage in mV, (n,) arrays."""
+
+    by_recording: dict[str, tuple[np.ndarray, np.ndarray]]
+
+
+@dataclass(frozen=True)
+class Features:
+    """Objective -> its e-feature."""
+
+    by_objective: dict[str, FeatureValue]
+
+
 @dataclass
 class Simulation:
-    """What came back.
+    """What a simulation gave.
 
     Attributes
     ----------
@@ -80,69 +89,37 @@ class Simulation:
     rates: list[ModelRate] = field(default_factory=list)
     fault: str = ""
 
+    def add(self, part: Traces | Features | ModelRate) -> None:
+        """Keep a part of it."""
+        if isinstance(part, Traces):
+            self.traces |= part.by_recording
+        elif isinstance(part, Features):
+            self.features |= part.by_objective
+        else:
+            self.rates.append(part)
+
 
 def simulate(request: Request, limit_s: float = LIMIT_S) -> Simulation:
-    """Simulate in a process of its own; whatever it sent before it failed or ran out of time is kept."""
-    done = Simulation(fault="the simulation ended early")
-    read, write = os.pipe()
-    with Connection(read, writable=False) as answers, tempfile.TemporaryFile() as errors:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "neurofleet.jobs.reports.simulation", str(write)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=errors,
-            pass_fds=[write],
-        )
-        os.close(write)
-        try:
-            assert process.stdin is not None
-            with process.stdin as pipe:
-                pipe.write(pickle.dumps(request))
-            _collect(answers, done, time.monotonic() + limit_s, limit_s)
-        except (BrokenPipeError, EOFError):
-            process.wait()
-            errors.seek(0)
-            last = errors.read().decode(errors="replace").strip().splitlines()[-1:]
-            ended = f"signal {-process.returncode}" if process.returncode < 0 else f"code {process.returncode}"
-            done.fault = f"the process that simulated it ended with {ended}" + (f" ({last[0]})" if last else "")
-        finally:
-            process.kill()
-            process.wait()
+    """Simulate in a process of its own; what it sent before it failed or ran out of time is kept."""
+    done = Simulation()
+    try:
+        for part in fresh_process.stream(simulate_here, request, limit_s=limit_s):
+            done.add(part)
+    except fresh_process.ProcessFailed as error:
+        done.fault = error.reason if error.timed_out else f"the process that simulated it failed: {error.reason}"
+    except Exception as error:  # noqa: BLE001 - of NEURON or of a user's own evaluator; the report prints it
+        done.fault = f"{type(error).__name__}: {error}"
     return done
 
 
-def _collect(answers: Connection, done: Simulation, deadline: float, limit_s: float) -> None:
-    while answers.poll(max(0.0, deadline - time.monotonic())):
-        kind, content = answers.recv()
-        if kind == "end":
-            done.fault = content
-            return
-        if kind == "rate":
-            done.rates.append(content)
-        else:
-            getattr(done, kind).update(content)
-    done.fault = f"it was stopped after {limit_s:g} s"
-
-
-def _work() -> None:
-    """Do the request on standard input (ours, from above) and send the answers through a pipe."""
-    answers = Connection(int(sys.argv[1]), readable=False)
-    request: Request = pickle.load(sys.stdin.buffer)
-    fault = ""
-    try:
-        _run(request, answers)
-    except Exception as error:  # noqa: BLE001 - the border of this process; the report prints it
-        fault = f"{type(error).__name__}: {error}"
-    answers.send(("end", fault))
-
-
-def _run(request: Request, answers: Connection) -> None:
+def simulate_here(request: Request) -> Iterator[Traces | Features | ModelRate]:
+    """Simulate in this process, and yield what there is as soon as it is there."""
     evaluator = request.model.build_evaluator()
     warm = WarmEvaluator(evaluator, request.max_steps)
     if not request.steps:
         responses = warm.responses(request.individuals[0])
-        answers.send(("traces", dict(_traces(responses))))
-        answers.send(("features", _features(evaluator.fitness_calculator, responses)))
+        yield Traces(dict(_traces(responses)))
+        yield Features(_features(evaluator.fitness_calculator, responses))
         return
     model: Any = request.model
     for step in request.steps:  # step by step, so that an early end leaves all models with the same part
@@ -152,7 +129,7 @@ def _run(request: Request, answers: Connection) -> None:
             except (BudgetExceeded, IncompleteRun):
                 continue
             for _, trace in _traces(responses):
-                answers.send(("rate", ModelRate(i, step.amplitude_nA, _rate(trace, step, model))))
+                yield ModelRate(i, step.amplitude_nA, _rate(trace, step, model))
                 break
 
 
@@ -180,7 +157,7 @@ def _features(calculator: Any, responses: dict[str, Any]) -> dict[str, FeatureVa
     return found
 
 
-def _rate(trace: tuple[np.ndarray, np.ndarray], step: "StepProtocol", model: "FitModel") -> float:
+def _rate(trace: tuple[np.ndarray, np.ndarray], step: StepProtocol, model: FitModel) -> float:
     """Spikes per second as `neurofleet.neurosim.features.training_targets.firing_rates` counts them in a recording."""
     import efel
 
@@ -192,9 +169,3 @@ def _rate(trace: tuple[np.ndarray, np.ndarray], step: "StepProtocol", model: "Fi
     times = np.empty(0) if peaks is None else np.asarray(peaks)
     spikes = np.sum((times >= step.start_ms) & (times <= step.stop_ms))
     return float(spikes / ((step.stop_ms - step.start_ms) / 1000.0))
-
-
-if __name__ == "__main__":
-    from neurofleet.jobs.reports import simulation  # what is sent must be of the module that the receiver knows
-
-    simulation._work()

@@ -10,8 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from neurofleet.errors import UsageError
-from neurofleet.jobs.learners.learner_folder import FACTS
-from neurofleet.jobs.learners.prediction_table import ABOUT
+from neurofleet.jobs.learners.learner_folder import ABOUT, FACTS
 from neurofleet.jobs.learners.sims_scores import scores_rows
 from neurofleet.jobs.results.folder_listing import Place
 from neurofleet.jobs.results.run_tables import FIT_VIEWS, empty, fit_parts, what_is_in

@@ -20,7 +20,7 @@ from rich.text import Text
 
 from neurofleet.cluster.store.run_store import POOLED
 from neurofleet.errors import UsageError
-from neurofleet.jobs.fit.stage_search import FINAL
+from neurofleet.jobs.fit.campaign_state import FINAL
 from neurofleet.jobs.job_file import named
 from neurofleet.jobs.results.folder_listing import Place
 from neurofleet.jobs.results.many_runs import AllRuns, same_names

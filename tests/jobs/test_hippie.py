@@ -12,7 +12,6 @@ import yaml
 from sklearn.decomposition import PCA
 
 from neurofleet.errors import Interrupted, UsageError
-from neurofleet.jobs.fit.fit_costs import print_plan
 from neurofleet.jobs.job_file import parse_job
 from neurofleet.jobs.learners import evaluation_pieces, hippie_evaluation
 from neurofleet.jobs.learners.embedding import embed_command
@@ -20,7 +19,7 @@ from neurofleet.jobs.learners.hippie_evaluation import methods_of
 from neurofleet.jobs.learners.hippie_report import facts_in, invalid, print_results
 from neurofleet.jobs.reports.fit_report import write_report
 from neurofleet.jobs.results.results_command import results_command
-from neurofleet.jobs.run_job import run_job
+from neurofleet.jobs.run_job import print_plan, run_job
 from neurofleet.jobs.status import print_status
 from neurofleet.learners.hippie.hippie_model import HippieModel
 from neurofleet.learners.learner_errors import LearnerError

@@ -11,13 +11,12 @@ import pytest
 import yaml
 
 from neurofleet.errors import Interrupted, UsageError
-from neurofleet.jobs.fit.fit_costs import print_plan
 from neurofleet.jobs.job_file import load_job, parse_job
 from neurofleet.jobs.learners import neuprint_evaluation, neuprint_training, trainings
 from neurofleet.jobs.learners.embedding import embed_command
 from neurofleet.jobs.learners.neuprint_report import print_results
 from neurofleet.jobs.reports.fit_report import write_report
-from neurofleet.jobs.run_job import run_job
+from neurofleet.jobs.run_job import print_plan, run_job
 from neurofleet.jobs.status import print_status
 from neurofleet.learners.learner_errors import LearnerError
 from neurofleet.learners.model_folder import read_model

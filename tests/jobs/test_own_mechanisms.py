@@ -10,7 +10,7 @@ from neurofleet.cluster.store.run_store import RunStore
 from neurofleet.errors import InputError, UsageError
 from neurofleet.jobs.cli import WRONG_INPUT, main
 from neurofleet.jobs.export import export_command
-from neurofleet.jobs.fit.engine_choice import recorded_choices
+from neurofleet.jobs.fit.campaign_state import recorded_choices
 from neurofleet.jobs.fit.fit_inputs import input_files, prepare, stage_plans
 from neurofleet.jobs.fit.fit_run import run_fit
 from neurofleet.jobs.job_file import load_job

@@ -13,8 +13,8 @@ from rich.console import Console
 
 from neurofleet.cluster.store.run_store import RunStore
 from neurofleet.errors import UsageError
-from neurofleet.jobs.fit.campaign_progress import ending_table, summary
-from neurofleet.jobs.fit.campaign_state import STATUS, CampaignState, CellState, Observer, StageState
+from neurofleet.jobs.fit.campaign_progress import Observer
+from neurofleet.jobs.fit.campaign_state import STATUS, CampaignState, CellState, StageState, ending_table, summary
 from neurofleet.jobs.fit.fit_run import error_of_unfinished
 from neurofleet.jobs.status import print_status
 from tests.jobs.made_run import write_run

@@ -15,9 +15,8 @@ import pytest
 import yaml
 
 from neurofleet.errors import UsageError
-from neurofleet.jobs.fit.fit_costs import print_plan
 from neurofleet.jobs.job_file import parse_job
-from neurofleet.jobs.run_job import run_job
+from neurofleet.jobs.run_job import print_plan, run_job
 from neurofleet.learners.learner_errors import LearnerError
 from neurofleet.learners.model_folder import read_model
 from neurofleet.learners.sims import tabnet_training

@@ -13,14 +13,8 @@ import yaml
 from neurofleet.cluster.pool.host_worker import Assignment, HostWorker
 from neurofleet.cluster.store.run_store import RunStore
 from neurofleet.errors import Interrupted, JobError, UsageError
-from neurofleet.jobs.fit.engine_choice import (
-    all_with_engines,
-    choices_of,
-    chosen,
-    engine_lines,
-    recorded_choices,
-    try_vector,
-)
+from neurofleet.jobs.fit.campaign_state import engine_lines, recorded_choices
+from neurofleet.jobs.fit.engine_choice import all_with_engines, choices_of, chosen, try_vector
 from neurofleet.jobs.fit.fit_costs import print_fit_plan
 from neurofleet.jobs.fit.fit_inputs import prepare
 from neurofleet.jobs.fit.fit_run import run_fit
