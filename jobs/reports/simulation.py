@@ -106,7 +106,7 @@ def simulate(request: Request, limit_s: float = LIMIT_S) -> Simulation:
         for part in fresh_process.stream(simulate_here, request, limit_s=limit_s):
             done.add(part)
     except fresh_process.ProcessFailed as error:
-        done.fault = error.reason if error.timed_out else f"the process that simulated it failed: {error.reason}"
+        done.fault = error.reason
     except Exception as error:  # noqa: BLE001 - of NEURON or of a user's own evaluator; the report prints it
         done.fault = f"{type(error).__name__}: {error}"
     return done
