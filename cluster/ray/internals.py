@@ -6,9 +6,11 @@ import importlib
 import logging
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
+
+from neurofleet.fresh_process import module_path
 
 logger = logging.getLogger(__name__)
 
@@ -31,10 +33,33 @@ def environment(values: Mapping[str, str], without: tuple[str, ...] = (), kept: 
                 os.environ[name] = value
 
 
+class _WorkerPath(list):
+    """Where workers look for modules. Ray puts the entries before a worker's own path one by one, the last one first.
+
+    It also adds the driver's working folder at the end, hence before all others: here it goes to the other end.
+    """
+
+    def extend(self, paths: Iterable[str]) -> None:
+        self[:0] = paths
+
+
+def working_folder_last() -> Any:
+    """Return a job's configuration with which workers on this machine look for modules where this process does.
+
+    The working folder comes last: what a user keeps there in a random.py or numpy.py takes no module's place, neither
+    for Ray nor for us. Without this it would come first.
+    """
+    config: Any = importlib.import_module("ray.job_config").JobConfig()
+    folders = [path for path in module_path() if path != os.getcwd() and os.path.exists(path)]
+    config._py_driver_sys_path = _WorkerPath(reversed(folders))
+    return config
+
+
 def driver_folders_last() -> None:
     """In a Ray worker, look for modules in the driver's folders (its script's, its working folder) last of all.
 
-    Ray tells a worker of them in its job's configuration, and puts them first.
+    On a cluster of several machines the paths of the driver mean nothing to others, so `working_folder_last` does not
+    apply: Ray puts the driver's folders first, until the worker calls this.
     """
     worker: Any = importlib.import_module("ray._private.worker")
     if getattr(worker.global_worker, "mode", None) != worker.WORKER_MODE:
@@ -42,7 +67,7 @@ def driver_folders_last() -> None:
     for folder in dict.fromkeys(worker.global_worker.core_worker.get_job_config().py_driver_sys_path):
         if folder in sys.path:
             sys.path.remove(folder)
-            if folder not in sys.path:  # else it is in PYTHONPATH as well, and stays where that puts it
+            if folder not in sys.path:  # else it is on the worker's own path as well, and stays there
                 sys.path.append(folder)
 
 

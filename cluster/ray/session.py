@@ -21,7 +21,12 @@ from pathlib import Path
 
 from neurofleet.cluster.cluster_errors import ClusterError
 from neurofleet.cluster.ray.admission import admit, unreachable
-from neurofleet.cluster.ray.internals import environment, raylet_messages_logged, this_machine_only
+from neurofleet.cluster.ray.internals import (
+    environment,
+    raylet_messages_logged,
+    this_machine_only,
+    working_folder_last,
+)
 from neurofleet.cluster.ray.tokens import authentication, own_token, write_token
 from neurofleet.fresh_process import end, start
 
@@ -129,6 +134,7 @@ def _embedded(cpus: int | None) -> Iterator[RaySession]:
                     object_store_memory=OBJECT_STORE_BYTES,
                     log_to_driver=False,
                     configure_logging=False,
+                    job_config=working_folder_last(),
                     _temp_dir=str(folder / "r"),
                     _node_ip_address="127.0.0.1",
                 )

@@ -114,16 +114,16 @@ def test_hosts_that_cannot_start_are_an_error(pool_module, monkeypatch):
 
 DRIVER = """
 import sys
-from neurofleet.cluster.pool.outcome import Task
+from neurofleet.cluster.pool.outcome import EvaluationTask
 from neurofleet.cluster.ray.session import connect
 from tests.cluster.engines import spec
 
 with connect(cpus=2):
     from neurofleet.cluster.pool.pool import Pool
     with Pool() as pool:
-        pool.submit(Task(0, spec(), 1.0, 10.0))
-        pool.submit(Task(1, spec(), "hang", 600.0))
-        pool.submit(Task(2, spec(), "print", 600.0))
+        pool.submit(EvaluationTask(0, spec(), 1.0, 10.0))
+        pool.submit(EvaluationTask(1, spec(), "hang", 600.0))
+        pool.submit(EvaluationTask(2, spec(), "print", 600.0))
         while pool.statistics().running < 2 or not pool.statistics().outcomes:
             pool.completed(0.1)
         print("running", flush=True)

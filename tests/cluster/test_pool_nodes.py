@@ -24,7 +24,7 @@ small = {"include_dashboard": False, "object_store_memory": 80 * 2**20}
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "_system_config": quick, **small})
 nodes = [cluster.add_node(num_cpus=1, **small) for _ in range(2)]
 
-from neurofleet.cluster.pool.outcome import Task
+from neurofleet.cluster.pool.outcome import EvaluationTask
 from neurofleet.cluster.ray.session import connect
 from tests.cluster.engines import spec
 
@@ -32,7 +32,7 @@ with connect(cluster.address):
     from neurofleet.cluster.pool.pool import Pool
     with Pool() as pool:
         for number in range(60):
-            pool.submit(Task(number, spec(pause_s=0.1), float(number), 20.0))
+            pool.submit(EvaluationTask(number, spec(pause_s=0.1), float(number), 20.0))
         values, killed, hosts = {}, False, 0
         while len(values) < 60:
             for number, outcome in pool.completed(1.0):
