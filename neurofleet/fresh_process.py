@@ -210,12 +210,7 @@ def end_with(parent: int) -> None:
 
 def how_it_ended(code: int) -> str:
     """Return a process's exit code in words; `code` is negative for a signal."""
-    if code >= 0:
-        return f"exited with code {code}"
-    try:
-        return f"was ended by {signal.Signals(-code).name}"
-    except ValueError:
-        return f"was ended by signal {-code}"
+    return f"ended with signal {-code}" if code < 0 else f"ended with code {code}"
 
 
 def function_named(name: str) -> Any:

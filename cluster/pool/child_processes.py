@@ -33,7 +33,6 @@ from neurofleet.fresh_process import (
     end_with,
     frame,
     function_named,
-    how_it_ended,
     start,
     write_frame,
 )
@@ -186,8 +185,8 @@ class _BatchChild:
             return Outcome("crash", "closed its pipe and went on", seconds)
         code = os.waitstatus_to_exitcode(status)
         if -code in _SENT_FROM_OUTSIDE:
-            return Outcome("lost", f"its process {how_it_ended(code)}", seconds)
-        return Outcome("crash", how_it_ended(code), seconds)
+            return Outcome("lost", f"its process {exit_in_words(code)}", seconds)
+        return Outcome("crash", exit_in_words(code), seconds)
 
     def _end_child(self) -> None:
         """Kill and reap the child, and then whatever it had started."""
@@ -281,6 +280,16 @@ def _error_in_words(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     where = f" ({os.path.basename(frames[-1].filename)}:{frames[-1].lineno})" if frames else ""
     return f"{type(error).__name__}: {first_line}{where}"
+
+
+def exit_in_words(code: int) -> str:
+    """Return how a process ended, as the reason of an outcome; `code` is negative for a signal."""
+    if code >= 0:
+        return f"exited with code {code}"
+    try:
+        return f"was ended by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"was ended by signal {-code}"
 
 
 SILENCE_S = 10.0
@@ -445,7 +454,7 @@ class EngineProcess:
         except subprocess.TimeoutExpired:
             return "its engine process hung up"
         printed = self._last_output_line()
-        return f"its engine process {how_it_ended(code)}" + (f"; it said: {printed}" if printed else "")
+        return f"its engine process {exit_in_words(code)}" + (f"; it said: {printed}" if printed else "")
 
     def _drain_output(self) -> bool:
         """Keep the end of what the process and its children print. False when the last of them has ended."""

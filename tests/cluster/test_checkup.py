@@ -78,7 +78,7 @@ def test_ports():
     ("function", "error"),
     [
         ("os:getpid", None),
-        ("os:abort", "os:abort: its process was ended by SIGABRT"),
+        ("os:abort", "os:abort: its process ended with signal 6"),
         ("no_such_module:function", "ModuleNotFoundError: No module named 'no_such_module'"),
         ("tests.cluster.engines:no_such_function", "AttributeError"),
     ],
