@@ -2,10 +2,11 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
+from neurofleet.errors import Interrupted, NeurofleetError, UsageError, missing_extra
 from neurofleet.jobs.deploy_command import app as deploy_app
 
 app = typer.Typer(
@@ -15,8 +16,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-
-DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 JobsAddress = Annotated[
     str,
@@ -83,13 +82,13 @@ def results(
     ] = False,
 ) -> None:
     """Summarise a run or list those below a folder, query the tables of all with SQL, or compact files."""
-    from neurofleet.jobs.results.results_command import results_command
-
     if compact:
         from neurofleet.jobs.results.compaction import compact_command
 
         compact_command(out, query, as_json, views)
         return
+    from neurofleet.jobs.results.results_command import results_command
+
     results_command(out, query, as_json, views)
 
 
@@ -271,7 +270,7 @@ def export(
     to: Annotated[Path, typer.Option(metavar="FOLDER", help="A new folder.", show_default=False)],
     format: Annotated[str, typer.Option("--format", help="sonata, allen or hoc.")] = "sonata",
     cell: Annotated[str | None, typer.Option(metavar="ID", help="Which cell, where the run has several.")] = None,
-    rank: Annotated[int, typer.Option(min=0, help="Which model of its hall of fame; 0 is the best.")] = 0,
+    rank: Annotated[int, typer.Option(help="Which model of its hall of fame; 1 is the best.")] = 1,
     morphology: Annotated[Path | None, typer.Option(metavar="FILE", help="Of a fit file.")] = None,
     axon: Annotated[
         str | None,
@@ -396,35 +395,27 @@ def drive(
 
 
 def main() -> None:
-    """Entry point: errors that are the user's or the machine's become one paragraph and an exit code."""
+    """Entry point: an error that a user can mend becomes one paragraph and an exit code, here and nowhere else."""
     try:
-        sys.exit(app(standalone_mode=False) or DONE)
+        sys.exit(app(standalone_mode=False) or 0)
     except typer.Exit as ended:
         sys.exit(ended.exit_code)
     except (KeyboardInterrupt, typer.Abort):
-        sys.exit(INTERRUPTED)
-    except Exception as error:
-        code = _exit_code(error)
-        if code is None:
+        sys.exit(Interrupted.exit_code)
+    except NeurofleetError as error:
+        _fail(str(error), error.exit_code)
+    except ModuleNotFoundError as error:
+        if (message := missing_extra(error)) is None:
             raise
-        print(f"neurofleet: {error}", file=sys.stderr)
-        sys.exit(code)
-
-
-def _exit_code(error: Exception) -> int | None:
-    if callable(show := getattr(error, "show", None)):  # a usage error, of whichever click typer carries
+        _fail(message, UsageError.exit_code)
+    except Exception as error:
+        show = getattr(error, "show", None)  # a usage error, of whichever click typer carries
+        if not callable(show):
+            raise
         show()
-        sys.exit(WRONG_INPUT)
-    from neurofleet.cluster.cluster_errors import ClusterError
-    from neurofleet.errors import InputError, Interrupted, JobError, UsageError
-    from neurofleet.learners.learner_errors import LearnerError
+        sys.exit(UsageError.exit_code)
 
-    if isinstance(error, UsageError | InputError):
-        return WRONG_INPUT
-    if isinstance(error, LearnerError):
-        return error.exit_code
-    if isinstance(error, Interrupted):
-        return INTERRUPTED
-    if isinstance(error, JobError):
-        return FAILED
-    return error.exit_code if isinstance(error, ClusterError) else None
+
+def _fail(message: str, exit_code: int) -> NoReturn:
+    print(f"neurofleet: {message}", file=sys.stderr)
+    sys.exit(exit_code)

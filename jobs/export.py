@@ -32,7 +32,7 @@ class Chosen:
     junction_potential_mV : float
     """
 
-    model: "FitModel"
+    model: FitModel
     values: Mapping[str, float]
     sections: tuple[str, ...]
     junction_potential_mV: float
@@ -59,7 +59,7 @@ def export_command(
     to: Path,
     format: str,
     cell: str | None = None,
-    rank: int = 0,
+    rank: int = 1,
     morphology: Path | None = None,
     axon: str | None = None,
 ) -> None:
@@ -75,15 +75,15 @@ def export_command(
     cell : str, optional
         Which cell of the run; may be left out where there is one.
     rank : int
-        Which model of its hall of fame; 0 is the best.
+        Which model of its hall of fame, as its tables count them: 1 is the best.
     morphology, axon
         Of a fit file, which does not tell.
 
     Raises
     ------
     UsageError, InputError
-        A source that is none, a cell or rank that it does not have, options that do not fit it, a model that
-        the format cannot hold, or a folder in use.
+        The source is neither, or has no such cell or rank; an option does not fit it; the format cannot hold the
+        model; or the folder is in use.
     """
     formats = _formats()
     if format not in formats:
@@ -102,7 +102,7 @@ def export_command(
 
 def _of_run(root: Path, cell: str | None, rank: int) -> Chosen:
     _, spec, _ = open_fit(root)
-    known = [one.id for one in spec.cells or ()]
+    known = [each.id for each in spec.cells or ()]
     if cell is None:
         if len(known) > 1:
             raise UsageError(f"{root} holds {len(known)} cells: name one with --cell, such as {known[0]}.")
@@ -110,14 +110,17 @@ def _of_run(root: Path, cell: str | None, rank: int) -> Chosen:
     if cell not in known:
         raise UsageError(f"--cell: {root} fits no cell {cell}{did_you_mean(cell, known)}.")
     (population,) = read_populations(ModelsSpec(run=root, cells=[cell]), Path())
-    if not 0 <= rank < len(population):
-        raise UsageError(f"--rank: cell {cell} has the models 0 to {len(population) - 1}, found {rank}.")
+    if not 1 <= rank <= len(population):
+        raise UsageError(
+            f"--rank: ranks start at 1, the best, as in the table hall_of_fame; cell {cell} has the models 1 to "
+            f"{len(population)}, found {rank}."
+        )
     recording = population.recording
-    return _chosen(population, rank, 14.0 if recording is None else recording.junction_potential_mV)
+    return _chosen(population, rank - 1, 14.0 if recording is None else recording.junction_potential_mV)
 
 
 def _published(fit_file: Path, cell: str | None, rank: int, morphology: Path | None, axon: str | None) -> Chosen:
-    if rank:
+    if rank != 1:
         raise UsageError("--rank chooses from a run's hall of fame; a fit file holds one model.")
     if morphology is None:
         raise UsageError(f"{fit_file} is one model: name its morphology with --morphology FILE.swc.")
@@ -128,7 +131,7 @@ def _published(fit_file: Path, cell: str | None, rank: int, morphology: Path | N
     return _chosen(population, 0, fit.junction_potential_mV)
 
 
-def _chosen(population: "CellModels", index: int, junction_potential_mV: float) -> Chosen:
+def _chosen(population: CellModels, index: int, junction_potential_mV: float) -> Chosen:
     model = population.model
     file = model.morphology.write()
     try:
@@ -183,7 +186,7 @@ def _allen(to: Path, chosen: Chosen) -> str:
         model.own.known,
     )
     (to / model.morphology.name).write_bytes(model.morphology.content)
-    hint = "The axon treatment is not in a fit file: tell it on."
+    hint = "The axon treatment is not in a fit file: pass it on."
     if model.own_used.sources:
         model.own.copy(model.own_used.sources, to / "modfiles")
         hint += f" Nor are the mechanisms of your own: they are in {to / 'modfiles'}."

@@ -46,3 +46,32 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return " (did you mean '…'?)" with the known name closest to `name`, or an empty string."""
     close = difflib.get_close_matches(name, list(known), n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+_EXTRAS = {
+    "fit": ("bluepyopt", "cmaes", "deap", "efel", "hdmf", "neuron", "pynwb", "SALib"),
+    "learn": (
+        "anndata",
+        "entmax",
+        "lightning",
+        "optuna",
+        "safetensors",
+        "scdataset",
+        "tensorboard",
+        "torch",
+        "torchmetrics",
+        "umap",
+        "zarr",
+    ),
+    "serve": ("fastapi", "uvicorn"),
+}
+"""Extra -> the packages that it installs, as they are imported."""
+
+
+def missing_extra(error: ModuleNotFoundError) -> str | None:
+    """Return what to install for a package that is not there; None if it belongs to no extra."""
+    package = (error.name or "").partition(".")[0]
+    for extra, packages in _EXTRAS.items():
+        if package in packages:
+            return f"{package} is not installed; it belongs to neurofleet[{extra}]: pip install 'neurofleet[{extra}]'"
+    return None

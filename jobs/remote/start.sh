@@ -12,9 +12,9 @@ if ! command -v "$python" >/dev/null; then
         "Name it: neurofleet submit --python PATH."
     exit 1
 fi
-if ! "$python" -c 'import importlib.metadata as m; m.version("neurofleet")' 2>/dev/null; then
+if ! "$python" -P -c 'import importlib.metadata as m; m.version("neurofleet")' 2>/dev/null; then
     echo "neurofleet: neurofleet is not installed for $python on $(hostname), which runs this cluster's Ray. Install" \
         "it there and on the workers, or name the Python that has it: neurofleet submit --python PATH."
     exit 1
 fi
-exec "$python" -c 'from neurofleet.jobs.cli import main; main()' drive "$@"
+exec "$python" -P -c 'from neurofleet.__main__ import main; main()' drive "$@"

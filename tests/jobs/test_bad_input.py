@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from neurofleet.errors import InputError, UsageError
-from neurofleet.jobs.cli import WRONG_INPUT, main
+from neurofleet.jobs.cli import main
 from neurofleet.jobs.fit.fit_inputs import prepare
 from neurofleet.jobs.job_file import parse_job
 from neurofleet.jobs.run_job import run_job
@@ -137,6 +137,6 @@ def test_a_folder_that_holds_something_else_is_left_alone(job, capsys, monkeypat
     monkeypatch.setattr("sys.argv", ["neurofleet", "run", str(job), "--out", str(out)])
     with pytest.raises(SystemExit) as ended:
         main()
-    assert ended.value.code == WRONG_INPUT
+    assert ended.value.code == UsageError.exit_code
     assert "thesis" in capsys.readouterr().err
     assert [file.name for file in out.iterdir()] == ["chapter-1.txt"]

@@ -29,8 +29,8 @@ def run(monkeypatch, tmp_path):
     found = make_cell_models(made_up_model("full"), values, np.array([1, 2, 1]), np.arange(3))
     cells = [CellSpec.model_construct(id=cell) for cell in ("made-up", "other")]
     spec = FitSpec.model_construct(cells=cells)
-    monkeypatch.setattr("neurofleet.jobs.studies.populations.open_fit", lambda root: (None, spec, root))
-    monkeypatch.setattr("neurofleet.jobs.studies.populations.read_populations", lambda models, folder: [found])
+    monkeypatch.setattr("neurofleet.jobs.export.open_fit", lambda root: (None, spec, root))
+    monkeypatch.setattr("neurofleet.jobs.export.read_populations", lambda models, folder: [found])
     return tmp_path / "run"
 
 
@@ -51,7 +51,7 @@ def test_a_published_model_goes_through_each_format(fit_file, tmp_path, capsys):
 
 
 def test_the_chosen_model_of_a_run_is_written(run, tmp_path):
-    export_command(run, tmp_path / "out", "sonata", cell="made-up", rank=2)
+    export_command(run, tmp_path / "out", "sonata", cell="made-up", rank=3)
     fit = read_fit(tmp_path / "out/components/fits/fit.json")
     assert fit.parameters["gbar_NaTa_t.axon"] == 1.0
     assert fit.parameters["cm.dend"] == 2.5
@@ -64,7 +64,7 @@ def test_the_hoc_template_gives_the_same_voltage(run, tmp_path):
 
     model = replace(made_up_model("full", IH), cell="elsewhere")  # a template's name can be used once
     expected = own_voltage(model)
-    export_command(run, tmp_path / "out", "hoc", cell="made-up", rank=0)
+    export_command(run, tmp_path / "out", "hoc", cell="made-up", rank=1)
     h.load_file(str(tmp_path / "out" / "made_up.hoc"))
     cell = h.made_up(str(tmp_path / "out"))
     clamps = []
@@ -87,11 +87,12 @@ def test_what_cannot_be_exported_is_refused_and_nothing_is_written(run, fit_file
     refused = [
         ((fit_file, out, "neuroml"), {"morphology": swc}, "one of sonata, allen, hoc"),
         ((fit_file, out, "hoc"), {}, "--morphology FILE.swc"),
-        ((fit_file, out, "hoc"), {"morphology": swc, "rank": 1}, "holds one model"),
+        ((fit_file, out, "hoc"), {"morphology": swc, "rank": 2}, "holds one model"),
         ((fit_file, out, "hoc"), {"morphology": swc, "axon": "none"}, "axon: expected one of"),
         ((run, out, "hoc"), {}, "holds 2 cells: name one with --cell"),
         ((run, out, "hoc"), {"cell": "othre"}, "did you mean 'other'"),
-        ((run, out, "hoc"), {"cell": "made-up", "rank": 3}, "the models 0 to 2, found 3"),
+        ((run, out, "hoc"), {"cell": "made-up", "rank": 4}, "the models 1 to 3, found 4"),
+        ((run, out, "hoc"), {"cell": "made-up", "rank": 0}, "ranks start at 1"),
         ((run, out, "hoc"), {"cell": "made-up", "axon": "full"}, "belong to a fit file"),
         ((run, out, "allen"), {"cell": "made-up"}, "gbar_Ih.apic. Take --format hoc or sonata"),
         ((run, tmp_path, "hoc"), {"cell": "made-up"}, "new or an empty folder"),

@@ -8,7 +8,7 @@ import yaml
 
 from neurofleet.cluster.store.run_store import RunStore
 from neurofleet.errors import InputError, UsageError
-from neurofleet.jobs.cli import WRONG_INPUT, main
+from neurofleet.jobs.cli import main
 from neurofleet.jobs.export import export_command
 from neurofleet.jobs.fit.campaign_state import recorded_choices
 from neurofleet.jobs.fit.fit_inputs import input_files, prepare, stage_plans
@@ -128,7 +128,7 @@ def test_nmodl_that_does_not_compile_is_wrong_input(folder, capsys, monkeypatch)
     monkeypatch.setattr("sys.argv", ["neurofleet", "run", str(write(folder)), "--out", str(folder / "run")])
     with pytest.raises(SystemExit) as ended:
         main()
-    assert ended.value.code == WRONG_INPUT
+    assert ended.value.code == UsageError.exit_code
     assert capsys.readouterr().err.count("did not compile") == 1
 
 
