@@ -11,8 +11,7 @@ import numpy as np
 
 from neurofleet.learners.folds import Fold
 from neurofleet.learners.learner_errors import LearnerError
-from neurofleet.learners.probes import balanced_accuracy
-from neurofleet.learners.scores import Scores
+from neurofleet.learners.scores import Scores, balanced_accuracy
 from neurofleet.learners.splits import ROLES, Split
 
 

@@ -11,8 +11,7 @@ import numpy as np
 from neurofleet.errors import did_you_mean
 from neurofleet.learners.folds import Fold
 from neurofleet.learners.learner_errors import LearnerError
-from neurofleet.learners.probes import balanced_accuracy
-from neurofleet.learners.scores import score
+from neurofleet.learners.scores import balanced_accuracy, score
 
 DRAWS = 2000
 

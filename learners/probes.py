@@ -26,6 +26,7 @@ from neurofleet.errors import did_you_mean
 from neurofleet.learners.calibration import fit_temperature
 from neurofleet.learners.folds import inner_repeated_folds, stratified_rows
 from neurofleet.learners.learner_errors import LearnerError
+from neurofleet.learners.scores import balanced_accuracy
 
 ABSENT = -1e6  # decision value of a class without training rows
 MANY_CLASSES = "The number of unique classes is greater than 50%"  # how scikit-learn's warning begins
@@ -374,13 +375,6 @@ def cross_validated(
         reached = balanced_accuracy(y[seen], held_out[seen].argmax(axis=1))
         tried.append(Tried(setting, reached, temperature, held_out))
     return tried
-
-
-def balanced_accuracy(true: np.ndarray, predicted: np.ndarray) -> float:
-    """Return the mean recall over the classes that occur in `true`, both (n,) int arrays from 0."""
-    size = np.bincount(true)
-    found = np.bincount(true[true == predicted], minlength=len(size))
-    return float((found[size > 0] / size[size > 0]).mean())
 
 
 def fitted(kind: str, x: np.ndarray, y: np.ndarray, n_classes: int, setting: ProbeSetting, seed: int) -> Arrays:

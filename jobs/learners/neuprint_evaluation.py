@@ -19,9 +19,9 @@ from neurofleet.jobs.learners.neuprint_job import NeuprintInputs, NeuprintSpec
 from neurofleet.learners.label_controls import shuffle_control
 from neurofleet.learners.local_training import train_here
 from neurofleet.learners.neuprint.dynamics_settings import NeuprintSettings
+from neurofleet.learners.neuprint.neuprint_model import PROBES
 from neurofleet.learners.neuprint.neuron_classification import (
     FOREST,
-    PROBES,
     NeuronAnswer,
     NeuronSplitCase,
     baseline_answer,

@@ -304,3 +304,12 @@ def contrastive_loss(network: Network, batch: UnitBatch) -> Tensor:
     if not losses:
         return sum(p.sum() for p in network.parameters()) * 0.0  # no unit has two modalities in this batch
     return torch.stack(losses).mean()
+
+
+def mean_log_probabilities(members: nn.ModuleList, batch: UnitBatch) -> Tensor:
+    """Return the logarithm of the members' mean class probabilities, (units, classes)."""
+    each = []
+    for member in members:
+        fused, *_ = member.encode(batch)
+        each.append(member.class_logits(fused, batch).log_softmax(1))
+    return torch.logsumexp(torch.stack(each), 0) - torch.tensor(float(len(each))).log()

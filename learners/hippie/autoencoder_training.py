@@ -18,7 +18,14 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, WeightedRandomSampler
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
-from neurofleet.learners.hippie.autoencoder import Network, Sizes, UnitBatch, contrastive_loss, reconstruction_loss
+from neurofleet.learners.hippie.autoencoder import (
+    Network,
+    Sizes,
+    UnitBatch,
+    contrastive_loss,
+    mean_log_probabilities,
+    reconstruction_loss,
+)
 from neurofleet.learners.hippie.autoencoder_settings import HippieSettings
 from neurofleet.learners.hippie.network_inputs import UnitInputs
 
@@ -189,15 +196,6 @@ class AutoencoderFineTuning(Members):
         told = torch.where(hidden, torch.full_like(labels, -1), labels)
         error, divergence = reconstruction_loss(member, batch, known, told)
         return error + self.settings.beta * divergence
-
-
-def mean_log_probabilities(members: Any, batch: UnitBatch) -> Tensor:
-    """Return the logarithm of the members' mean class probabilities, (units, classes)."""
-    each = []
-    for member in members:
-        fused, *_ = member.encode(batch)
-        each.append(member.class_logits(fused, batch).log_softmax(1))
-    return torch.logsumexp(torch.stack(each), 0) - torch.tensor(float(len(each))).log()
 
 
 def start_from(network: Network, start: Mapping[str, Tensor]) -> None:

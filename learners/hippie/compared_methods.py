@@ -11,7 +11,8 @@ import numpy as np
 
 from neurofleet.learners.folds import inner_repeated_folds
 from neurofleet.learners.hippie.autoencoder_settings import HippieSettings
-from neurofleet.learners.hippie.fine_tuning import FineTunedNetworks, fine_tune, untrained
+from neurofleet.learners.hippie.fine_tuning import fine_tune, untrained
+from neurofleet.learners.hippie.hippie_model import FineTunedNetworks
 from neurofleet.learners.hippie.network_inputs import modalities_of
 from neurofleet.learners.hippie.physmap import physmap
 from neurofleet.learners.hippie.unit_classifiers import FOLDS, Blend, Classical, feature_sets, fit_blend, fit_classical

@@ -2,68 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import torch
-from torch import nn
 
-from neurofleet.learners.hippie.autoencoder import Sizes, UnitBatch
+from neurofleet.learners.hippie.autoencoder import Sizes
 from neurofleet.learners.hippie.autoencoder_settings import HippieSettings
-from neurofleet.learners.hippie.autoencoder_training import AutoencoderFineTuning, HippieTask, mean_log_probabilities
+from neurofleet.learners.hippie.autoencoder_training import AutoencoderFineTuning, HippieTask
+from neurofleet.learners.hippie.hippie_model import FineTunedNetworks
 from neurofleet.learners.hippie.network_inputs import Scaling, inputs_of, modalities_of
 from neurofleet.learners.hippie.unit_pretraining import Pretrained, TrainHippie, first_member, technologies_of
 from neurofleet.learners.units.units import Units
 
-_UNITS_AT_ONCE = 4096
 NO_ROWS = np.array([], dtype=np.int64)
-
-
-@dataclass(frozen=True)
-class FineTunedNetworks:
-    """Fine-tuned networks and what they take.
-
-    No method has a label argument.
-
-    Attributes
-    ----------
-    members : ModuleList of Network
-    sizes : Sizes
-    technologies : tuple of str
-    scaling : Scaling
-        Of hand features, from the training units.
-    settings : HippieSettings
-    """
-
-    members: nn.ModuleList
-    sizes: Sizes
-    technologies: tuple[str, ...]
-    scaling: Scaling
-    settings: HippieSettings
-
-    def first(self) -> FineTunedNetworks:
-        """Return the first network alone."""
-        return replace(self, members=nn.ModuleList(list(self.members)[:1]))
-
-    def embed(self, units: Units) -> tuple[np.ndarray, np.ndarray]:
-        """Return fusion vectors (units, members x fusion) and latent means (units, members x latent)."""
-        found = []
-        for batch in self._batches(units):
-            each = [member.encode(batch) for member in self.members]
-            found.append([torch.cat([one[part] for one in each], 1).numpy() for part in (0, 1)])
-        return np.concatenate([one[0] for one in found]), np.concatenate([one[1] for one in found])
-
-    def log_probabilities(self, units: Units) -> np.ndarray:
-        """Return the logarithm of the class head's probabilities, (units, classes)."""
-        return np.concatenate([mean_log_probabilities(self.members, batch).numpy() for batch in self._batches(units)])
-
-    def _batches(self, units: Units) -> Iterator[UnitBatch]:
-        inputs = inputs_of(units, self.sizes.modalities, self.technologies, self.scaling, self.settings.signals)
-        self.members.eval()
-        with torch.no_grad():
-            for start in range(0, len(units), _UNITS_AT_ONCE):
-                yield inputs.batch(slice(start, start + _UNITS_AT_ONCE))
 
 
 def fine_tune(

@@ -21,11 +21,11 @@ from neurofleet.learners.probes import (
     TUNING_ROWS,
     Arrays,
     answer,
-    balanced_accuracy,
     checked,
     cross_validated,
     fitted,
 )
+from neurofleet.learners.scores import balanced_accuracy
 from neurofleet.learners.units.signal_scaling import scaled
 from neurofleet.learners.units.units import Units
 

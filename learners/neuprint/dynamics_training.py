@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -21,9 +20,10 @@ from neurofleet.learners.learner_errors import LearnerError
 from neurofleet.learners.neuprint.dynamics import BandedTransformer, Filter, Prediction, dynamics_for, entry_losses
 from neurofleet.learners.neuprint.dynamics_settings import NeuprintSettings
 from neurofleet.learners.neuprint.filter_moments import Moments, joined, moments_of
+from neurofleet.learners.neuprint.phi_inference import one_cycle
 from neurofleet.learners.neuprint.population_recordings import Recordings
 from neurofleet.learners.neuprint.recording_files import open_recordings
-from neurofleet.learners.neuprint.session_tensors import SessionTensors, Window, frames_of, sessions_of
+from neurofleet.learners.neuprint.session_tensors import SessionTensors, Window, frames_of, sessions_of, window_starts
 
 ZERO_SHARE = 0.8
 NOISE_SHARE = 0.1
@@ -45,7 +45,6 @@ def hide(activity: Tensor, share: float) -> tuple[Tensor, Tensor]:
 
 
 PHI_START_SD = 0.1
-_WARM_UP = 0.1
 
 WindowsOrMoments = Window | Moments
 
@@ -143,12 +142,6 @@ class NeuprintModule(pl.LightningModule):
         return batch.errors(self.dynamics.weights(phi)[0])
 
 
-def one_cycle(step: int, n_steps: int) -> float:
-    """Return which part of its peak the learning rate has: up over a tenth of the steps, down by a cosine."""
-    up = (step + 1) / max(_WARM_UP * n_steps, 1.0)
-    return min(up, 1.0) * 0.5 * (1.0 + math.cos(math.pi * min(step / n_steps, 1.0)))
-
-
 def _summed(values: Tensor, counted: Tensor) -> Tensor:
     return values.masked_fill(~counted, 0.0).sum()
 
@@ -157,11 +150,6 @@ MOMENT_STEPS = 40
 """Steps of an epoch where second moments stand for all windows at once."""
 
 MOMENT_NEURONS = 4096
-
-
-def window_starts(frames: tuple[int, int], window: int, warm_up: int) -> np.ndarray:
-    """Return where whole windows begin so that the targets of one follow on those of another."""
-    return np.arange(frames[0], frames[1] - window + 1, window - warm_up)
 
 
 def windows_of(frames: tuple[int, int], window: int, warm_up: int) -> list[tuple[int, int]]:

@@ -13,11 +13,12 @@ import torch
 from neurofleet.learners.model_folder import DESCRIPTION, ModelRefused, read_model, write_model
 from neurofleet.learners.neuprint.dynamics import DynamicsModel, dynamics_for
 from neurofleet.learners.neuprint.dynamics_settings import NeuprintSettings
-from neurofleet.learners.neuprint.neuron_classification import PROBES, animals_to_hold_out
 from neurofleet.learners.neuprint.phi_inference import Inferred, infer_phi
 from neurofleet.learners.neuprint.population_recordings import Recordings, RecordingsRefused
 from neurofleet.learners.neuprint.session_tensors import sessions_of
 from neurofleet.learners.probes import Probe, fit_probe, restore_probe
+
+PROBES = ("knn", "linear", "mlp")
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,21 @@ def fit_naming(phi: np.ndarray, names: np.ndarray, animals: np.ndarray | None, s
     probes = [fit_probe(kind, phi[rows], codes, len(classes), groups=groups, seed=seed) for kind in PROBES]
     best = max(probes, key=lambda probe: probe.inner_balanced_accuracy)
     return Naming(classes, best, {probe.kind: probe.inner_balanced_accuracy for probe in probes})
+
+
+def animals_to_hold_out(animals: np.ndarray, codes: np.ndarray) -> np.ndarray | None:
+    """Return the animals, or None where holding out animals would leave fewer than two to choose between.
+
+    Parameters
+    ----------
+    animals, codes : (n,) arrays
+        Animal and class of each training neuron.
+    """
+    homes = [np.unique(animals[codes == code]) for code in np.unique(codes)]
+    lonely = [str(own[0]) for own in homes if len(own) == 1]
+    free = ~np.isin(animals, lonely)
+    enough = len(np.unique(animals[free])) >= 2 and len(np.unique(codes[free])) >= 2
+    return animals if enough else None
 
 
 def restore_naming(description: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Naming:

@@ -8,13 +8,13 @@ import numpy as np
 
 from neurofleet.learners.label_controls import shuffled_labels
 from neurofleet.learners.neuprint.activity_statistics import hand_statistics
+from neurofleet.learners.neuprint.neuprint_model import animals_to_hold_out
 from neurofleet.learners.neuprint.neuron_baselines import BASELINES
 from neurofleet.learners.neuprint.neuron_splits import Mode
 from neurofleet.learners.neuprint.population_recordings import Recordings
 from neurofleet.learners.probes import KINDS, fit_probe, fitted, raw_answer
 from neurofleet.learners.splits import Split
 
-PROBES = ("knn", "linear", "mlp")
 FOREST = "trees"
 
 
@@ -80,7 +80,7 @@ def probe_answer(case: NeuronSplitCase, kind: str, vectors: np.ndarray) -> Neuro
     Parameters
     ----------
     kind : str
-        Of `PROBES`, or another of `neurofleet.learners.probes.KINDS`.
+        Of `neurofleet.learners.neuprint.neuprint_model.PROBES`, or another of `neurofleet.learners.probes.KINDS`.
     vectors : (neurons, n_features) array
         Such as Phi.
     """
@@ -117,18 +117,3 @@ def baseline_answer(case: NeuronSplitCase, name: str) -> NeuronAnswer:
 def classes_of(names: np.ndarray, split: Split) -> list[str]:
     """Return the classes that a split trains or tests; a test neuron of one not trained counts as wrong."""
     return np.unique(names[np.concatenate([split.rows("train"), split.rows("test")])]).tolist()
-
-
-def animals_to_hold_out(animals: np.ndarray, codes: np.ndarray) -> np.ndarray | None:
-    """Return the animals, or None where holding out animals would leave fewer than two to choose between.
-
-    Parameters
-    ----------
-    animals, codes : (n,) arrays
-        Animal and class of each training neuron.
-    """
-    homes = [np.unique(animals[codes == code]) for code in np.unique(codes)]
-    lonely = [str(own[0]) for own in homes if len(own) == 1]
-    free = ~np.isin(animals, lonely)
-    enough = len(np.unique(animals[free])) >= 2 and len(np.unique(codes[free])) >= 2
-    return animals if enough else None

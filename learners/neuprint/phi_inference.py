@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -12,9 +13,10 @@ from torch import Tensor
 
 from neurofleet.learners.neuprint.dynamics import DynamicsModel, Filter, entry_losses
 from neurofleet.learners.neuprint.dynamics_settings import NeuprintSettings
-from neurofleet.learners.neuprint.dynamics_training import one_cycle, window_starts
 from neurofleet.learners.neuprint.filter_moments import best_phi, joined, moments_of, summed
-from neurofleet.learners.neuprint.session_tensors import SessionTensors, Window
+from neurofleet.learners.neuprint.session_tensors import SessionTensors, Window, window_starts
+
+_WARM_UP = 0.1
 
 
 @dataclass(frozen=True)
@@ -133,3 +135,9 @@ def _own_losses(dynamics: DynamicsModel, window: Window, phi: Tensor) -> tuple[T
 def _places(known: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     order = np.argsort(known)
     return order[np.searchsorted(known, wanted, sorter=order)]
+
+
+def one_cycle(step: int, n_steps: int) -> float:
+    """Return which part of its peak the learning rate has: up over a tenth of the steps, down by a cosine."""
+    up = (step + 1) / max(_WARM_UP * n_steps, 1.0)
+    return min(up, 1.0) * 0.5 * (1.0 + math.cos(math.pi * min(step / n_steps, 1.0)))

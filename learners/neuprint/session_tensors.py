@@ -168,3 +168,8 @@ def frames_of(session: SessionTensors, settings: NeuprintSettings) -> Mapping[st
             f" {settings.window}. Choose a shorter window."
         )
     return {"train": (0, end), "validation": (end, session.n_frames)}
+
+
+def window_starts(frames: tuple[int, int], window: int, warm_up: int) -> np.ndarray:
+    """Return where whole windows begin so that the targets of one follow on those of another."""
+    return np.arange(frames[0], frames[1] - window + 1, window - warm_up)

@@ -2,14 +2,58 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from neurofleet.learners.sims.tabnet import Shape
-
 DEFAULT = "default"
 LEAST_MASKING, MOST_MASKING, MASKED_GENES = 0.1, 0.5, 1000
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The sizes of a TabNet.
+
+    Attributes
+    ----------
+    n_d, n_a : int
+        Width of what decides, and of what chooses the next mask.
+    n_steps : int
+    gamma : float
+        How often a gene may be chosen: 1 is once, more is more freely.
+    n_shared, n_independent : int
+        Gated layers that all steps share, and that each step has for itself.
+    mask : str
+        ``sparsemax`` or ``entmax15``.
+    virtual_batch_size : int
+    momentum : float
+        Of the ghost batch norms.
+    mask_start_gain : float
+        Gain of the batch norm in front of the mask at the start. At 1 most genes are closed before
+        training has tested them; near 0 all genes start open and the mask sharpens in training.
+    gene_masking : float
+        Share of the genes that each training cell is not shown, anew each time; the rest is scaled up.
+    skip : bool
+        Whether a linear layer leads from the genes straight to the logits as well.
+    """
+
+    n_d: int = 8
+    n_a: int = 8
+    n_steps: int = 3
+    gamma: float = 1.3
+    n_shared: int = 2
+    n_independent: int = 2
+    mask: str = "sparsemax"
+    virtual_batch_size: int = 128
+    momentum: float = 0.02
+    mask_start_gain: float = 1.0
+    gene_masking: float = 0.0
+    skip: bool = False
+
+    @property
+    def width(self) -> int:
+        return self.n_d + self.n_a
 
 
 class SimsSettings(BaseModel):

@@ -15,7 +15,8 @@ from sklearn.svm import SVC
 
 from neurofleet.learners import probes
 from neurofleet.learners.learner_errors import LearnerError
-from neurofleet.learners.probes import KINDS, PROBES, balanced_accuracy, fit_probe, restore_probe
+from neurofleet.learners.probes import KINDS, PROBES, fit_probe, restore_probe
+from neurofleet.learners.scores import balanced_accuracy
 
 
 @pytest.fixture(autouse=True)

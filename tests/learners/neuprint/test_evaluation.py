@@ -12,10 +12,10 @@ from neurofleet.learners.local_training import train_here
 from neurofleet.learners.neuprint import neuron_baselines
 from neurofleet.learners.neuprint.activity_statistics import hand_statistics
 from neurofleet.learners.neuprint.dynamics_settings import NeuprintSettings
+from neurofleet.learners.neuprint.neuprint_model import PROBES
 from neurofleet.learners.neuprint.neuron_baselines import hand_forest
 from neurofleet.learners.neuprint.neuron_classification import (
     FOREST,
-    PROBES,
     NeuronAnswer,
     NeuronSplitCase,
     baseline_answer,

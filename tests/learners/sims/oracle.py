@@ -5,7 +5,8 @@ import re
 import torch
 from pytorch_tabnet.tab_network import TabNet as ReferenceTabNet
 
-from neurofleet.learners.sims.tabnet import Shape, TabNet
+from neurofleet.learners.sims.tabnet import TabNet
+from neurofleet.learners.sims.tabnet_settings import Shape
 
 
 def reference(n_genes: int, n_classes: int, shape: Shape) -> ReferenceTabNet:

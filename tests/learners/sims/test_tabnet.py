@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from neurofleet.learners.sims.tabnet import Shape, TabNet, mask_entropy
+from neurofleet.learners.sims.tabnet import TabNet, mask_entropy
+from neurofleet.learners.sims.tabnet_settings import Shape
 from tests.learners.sims.oracle import copy_weights, our_name, reference
 
 SHAPES = {
