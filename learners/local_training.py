@@ -1,14 +1,27 @@
-"""Train a task in this process, without a cluster."""
+"""Train a task in this process, without a cluster, with its progress on standard error."""
 
 from __future__ import annotations
 
 import logging
+import sys
+import time
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import lightning.pytorch as pl
 import torch
+
+LINE_S = 10.0
+SHOWN_METRICS = {
+    "train_loss": "training loss",
+    "val_loss": "validation loss",
+    "val_accuracy": "accuracy",
+    "val_balanced_accuracy": "balanced accuracy",
+    "val_macro_f1": "macro-F1",
+    "val_r2": "R²",
+}
+"""What modules log -> what it is called in progress."""
 
 
 class TrainingTask(Protocol):
@@ -24,15 +37,22 @@ class TrainingTask(Protocol):
         """Return after how many epochs training ends."""
 
 
+class Train(Protocol):
+    """How tasks are trained: in this process (`train_here`, `TrainHere`), or on a cluster."""
+
+    def __call__(self, task: Any, name: str, seed: int) -> Mapping[str, torch.Tensor]:
+        """Return the state of the task's module after training; `name` tells trainings apart."""
+
+
 def train_here(
-    task: TrainingTask, name: str, seed: int, progress: Callable[[dict[str, float]], None] = lambda row: None
+    task: TrainingTask, name: str, seed: int, progress: Callable[[dict[str, float]], None] = lambda metrics: None
 ) -> Mapping[str, torch.Tensor]:
     """Train a task's module and return its state.
 
     Parameters
     ----------
     progress : callable
-        Is told each epoch's metrics.
+        Is called with each epoch's metrics.
     """
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     pl.seed_everything(seed, verbose=False)
@@ -52,6 +72,44 @@ def train_here(
         )
         trainer.fit(module, data)
     return module.cpu().state_dict()
+
+
+class TrainHere:
+    """Trains one task after the other in this process, and prints a line now and then.
+
+    Parameters
+    ----------
+    quiet : bool
+        Whether nothing is printed.
+    """
+
+    def __init__(self, quiet: bool = False) -> None:
+        self._quiet = quiet
+        self._printed = 0.0
+
+    def __call__(self, task: TrainingTask, name: str, seed: int) -> Mapping[str, torch.Tensor]:
+        """Train a task, and return the state of its module."""
+        epochs, done = task.epochs(), 0
+
+        def progress(metrics: dict[str, float]) -> None:
+            nonlocal done
+            done += 1
+            now = time.monotonic()
+            if done == epochs or now - self._printed >= LINE_S:
+                self._printed = now
+                self.print(f"{name}: epoch {done} of {epochs} · {metrics_in_words(metrics)}")
+
+        return train_here(task, name, seed, progress)
+
+    def print(self, line: str) -> None:
+        """Print a line on standard error, unless quiet."""
+        if not self._quiet:
+            print(line, file=sys.stderr, flush=True)
+
+
+def metrics_in_words(metrics: Mapping[str, Any]) -> str:
+    """Return the metrics of an epoch for display."""
+    return " · ".join(f"{label} {metrics[name]:.3f}" for name, label in SHOWN_METRICS.items() if name in metrics)
 
 
 class _Epochs(pl.Callback):

@@ -5,19 +5,27 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+import platform
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
+from importlib import import_module, metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
+from pydantic import BaseModel, ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from neurofleet.errors import UsageError, did_you_mean
 from neurofleet.learners.learner_errors import LearnerError
 
 if TYPE_CHECKING:
     import torch
+
+Settings = TypeVar("Settings", bound=BaseModel)
 
 FORMAT = "neurofleet model"
 VERSION = 1
@@ -46,16 +54,19 @@ class StoredModel:
         Config, classes, genes, preprocessing, temperature, scores …: whatever JSON can hold.
     tensors : dict of arrays
         By name.
+    written : datetime
+        When the folder was written, in local time.
     """
 
     learner: str
     run: str
     description: dict[str, Any]
     tensors: dict[str, np.ndarray]
+    written: datetime
 
 
 def write_model(
-    folder: Path,
+    folder: str | Path,
     *,
     learner: str,
     run: str,
@@ -74,7 +85,7 @@ def write_model(
         When the description holds what JSON cannot (NaN included).
     """
     folder = Path(folder)
-    _refuse_other_model(folder, run)
+    refuse_other_model(folder, run)
     arrays = {name: _array(tensor) for name, tensor in tensors.items()}
     content = save(arrays)
     head = {
@@ -95,7 +106,7 @@ def write_model(
     _replace(folder / DESCRIPTION, text.encode())
 
 
-def read_model(folder: Path, learner: str | None = None) -> StoredModel:
+def read_model(folder: str | Path, learner: str | None = None) -> StoredModel:
     """Read a model folder after checking format, version, checksum and shapes.
 
     Parameters
@@ -128,14 +139,163 @@ def read_model(folder: Path, learner: str | None = None) -> StoredModel:
         tensors = load(content)
     except SafetensorError as error:
         raise ModelRefused(f"{path} is no safetensors file ({error}).") from error
-    found = {name: {"dtype": str(a.dtype), "shape": list(a.shape)} for name, a in tensors.items()}
-    for name in sorted(found.keys() | head["tensors"].keys()):
-        if found.get(name) != head["tensors"].get(name):
+    stored = {name: {"dtype": str(a.dtype), "shape": list(a.shape)} for name, a in tensors.items()}
+    for name in sorted(stored.keys() | head["tensors"].keys()):
+        if stored.get(name) != head["tensors"].get(name):
             raise ModelRefused(
                 f"{folder}: {DESCRIPTION} says that tensor {name} is {_shape(head['tensors'].get(name))},"
-                f" {TENSORS} holds {_shape(found.get(name))}. Copy the folder again as a whole."
+                f" {TENSORS} holds {_shape(stored.get(name))}. Copy the folder again as a whole."
             )
-    return StoredModel(head["learner"], head["run"], head["description"], tensors)
+    written = datetime.fromtimestamp((folder / DESCRIPTION).stat().st_mtime)
+    return StoredModel(head["learner"], head["run"], head["description"], tensors, written)
+
+
+MODEL_CLASSES = {
+    "sims": "neurofleet.learners.sims.sims_model:SimsModel",
+    "hippie": "neurofleet.learners.hippie.hippie_model:HippieModel",
+    "neuprint": "neurofleet.learners.neuprint.neuprint_model:NeuprintModel",
+}
+"""Learner -> the class of its models. Named, not imported: each of them imports this module."""
+
+
+def load_model(folder: str | Path, device: str | None = None) -> Any:
+    """Load a trained model of any learner; no code of the folder is run.
+
+    Parameters
+    ----------
+    folder : path
+        As ``train(..., out=folder)`` or ``neurofleet run`` of a training wrote it.
+    device : str, optional
+        Where the networks of a SIMS model compute, such as ``cpu`` or ``cuda``; by default a GPU where there is one.
+        The other learners predict on the CPU.
+
+    Returns
+    -------
+    SimsModel, HippieModel or NeuprintModel
+
+    Raises
+    ------
+    ModelRefused
+        If the folder holds no model, a damaged one, or one of a learner that this neurofleet does not have.
+
+    Examples
+    --------
+    >>> model = load_model("runs/pbmc")
+    >>> model
+    """
+    import torch
+
+    folder = Path(folder)
+    learner = _description(folder)["learner"]
+    if learner not in MODEL_CLASSES:
+        raise ModelRefused(
+            f"{folder} holds a model of learner {learner!r}; this neurofleet has {', '.join(MODEL_CLASSES)}."
+            " Use the neurofleet that wrote it."
+        )
+    module, name = MODEL_CLASSES[learner].split(":")
+    model_class = getattr(import_module(module), name)
+    if learner != "sims":
+        return model_class.load(folder)
+    return model_class.load(folder, device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+@contextmanager
+def refuse_damaged(folder: str | Path) -> Iterator[None]:
+    """Turn what goes wrong while a model is made from its description and tensors into a refusal.
+
+    Raises
+    ------
+    ModelRefused
+        Naming the file, and what is wrong with it.
+    """
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise ModelRefused(
+            f"{Path(folder) / DESCRIPTION} is damaged, or of another version: {type(error).__name__}: {error}."
+            " Put back a good copy of the folder, or train again."
+        ) from error
+
+
+def tensors_under(prefix: str, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the tensors whose names begin with `prefix`, by the rest of their names."""
+    return {name.removeprefix(prefix): array for name, array in tensors.items() if name.startswith(prefix)}
+
+
+def model_fingerprint(description: Mapping[str, Any]) -> str:
+    """Return the sha256 of what a training depends on, plain JSON: the `run` of its model."""
+    return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()
+
+
+def package_versions() -> dict[str, str]:
+    """Return the versions that a model's numbers can depend on."""
+    versions = {"python": platform.python_version()}
+    for package in ("neurofleet", "torch", "lightning", "scikit-learn", "numpy"):
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = "unknown"
+    return versions
+
+
+def now_in_words() -> str:
+    """Return the present local time, to the minute: when a model was trained."""
+    return datetime.now().isoformat(" ", "minutes")
+
+
+def source_names(sources: Any) -> list[str]:
+    """Return what the data of a training are called: names of files, or the type of what lay in memory."""
+    several = sources if isinstance(sources, list | tuple) else [sources]
+    return [Path(item).name if isinstance(item, str | Path) else type(item).__name__ for item in several]
+
+
+def checked_settings(
+    settings_of: Callable[[str, dict[str, Any] | None], Settings],
+    presets: Mapping[str, Any],
+    preset: str,
+    changes: Mapping[str, Any] | None,
+) -> Settings:
+    """Return a learner's settings, and refuse what is wrong with them in words.
+
+    Raises
+    ------
+    UsageError
+        For an unknown preset or setting (with the nearest name), or a value out of range.
+    """
+    if preset not in presets:
+        raise UsageError(f"Expected a preset of {', '.join(presets)}, found {preset!r}{did_you_mean(preset, presets)}.")
+    try:
+        return settings_of(preset, dict(changes or {}))
+    except ValidationError as error:
+        known = list(type(settings_of(preset, None)).model_fields)
+        faults = []
+        for fault in error.errors():
+            place = ".".join(map(str, fault["loc"]))
+            if fault["type"] == "extra_forbidden":
+                faults.append(f"{place}: unknown{did_you_mean(place, known)}")
+            else:
+                message = fault["msg"].removeprefix("Value error, ")
+                faults.append(f"{place}: {message}, found {fault['input']!r}" if place else message)
+        raise UsageError(f"settings: {'; '.join(faults)}.") from None
+
+
+def model_summary(learner: str, lines: Sequence[str], facts: Mapping[str, Any], written: datetime | None) -> str:
+    """Return the text of a model's ``repr``: what it is, what it was trained on, and when.
+
+    Parameters
+    ----------
+    learner : str
+    lines : sequence of str
+    facts : mapping
+        Of the model: ``trained_at``, where a training in this process has noted it, and ``versions``.
+    written : datetime or None
+        When its folder was written, which stands in for it.
+    """
+    when = facts.get("trained_at") or (written.isoformat(" ", "minutes") if written else "")
+    version = facts.get("versions", {}).get("neurofleet", "")
+    ends = [f"trained {when}" if when else "", f"neurofleet {version}" if version else ""]
+    last = ", ".join(end for end in ends if end)
+    return "\n    ".join([f"{learner} model", *lines, *([last] if last else [])])
 
 
 def _description(folder: Path) -> dict[str, Any]:
@@ -174,15 +334,23 @@ def _description(folder: Path) -> dict[str, Any]:
     return head
 
 
-def _refuse_other_model(folder: Path, run: str) -> None:
+def refuse_other_model(folder: str | Path, run: str) -> None:
+    """Refuse a folder that holds the model of another run, before time is spent on this one.
+
+    Raises
+    ------
+    ModelRefused
+        Naming both runs.
+    """
+    folder = Path(folder)
     if folder.is_file():
         raise ModelRefused(f"{folder} is a file; a model needs a folder. Give another name.")
     if not (folder / DESCRIPTION).exists() and not (folder / TENSORS).exists():
         return
-    found = _description(folder)["run"]
-    if found != run:
+    other = _description(folder)["run"]
+    if other != run:
         raise ModelRefused(
-            f"{folder} already holds the model of another run ({found[:12]}; this one is {run[:12]})."
+            f"{folder} already holds the model of another run ({other[:12]}; this one is {run[:12]})."
             " Nothing was written. Give another folder, or remove that model."
         )
 

@@ -3,11 +3,85 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from neurofleet.errors import UsageError
 from neurofleet.learners.learner_errors import LearnerError
+
+UNKNOWN = "unknown"
+"""The label of samples whose top probability is below the threshold."""
+
+VALIDATION = "validation_top_probability"
+"""The fact of a model that holds the calibrated top probabilities of its validation cells."""
+
+
+def labels_or_unknown(predicted: np.ndarray, probability: np.ndarray, threshold: float) -> dict[str, np.ndarray]:
+    """Return what depends on the threshold: which samples are of unknown type, and the label of each.
+
+    Parameters
+    ----------
+    predicted : (n,) array of str
+        The likeliest class.
+    probability : (n,) array
+        Its calibrated probability.
+    threshold : float
+        A label becomes `UNKNOWN` where the probability is below it; 0 keeps all labels.
+
+    Returns
+    -------
+    dict
+        ``unknown`` (n,) bool and ``label`` (n,) str.
+    """
+    unknown = probability.astype(np.float64) < threshold
+    return {"unknown": unknown, "label": np.where(unknown, UNKNOWN, predicted)}
+
+
+def refuse_two_thresholds(unknown_below: float | None, coverage: float | None) -> None:
+    """Refuse a threshold and a coverage at once, and a coverage out of range.
+
+    Raises
+    ------
+    UsageError
+    """
+    if unknown_below is not None and coverage is not None:
+        raise UsageError("Give unknown_below (--unknown-below) or coverage (--coverage), one of the two.")
+    if coverage is not None and not 0 < coverage <= 1:
+        raise UsageError(f"coverage (--coverage) lies above 0 and at most at 1, found {coverage:g}.")
+
+
+def threshold_for(unknown_below: float | None, coverage: float | None, facts: Mapping[str, Any], owner: str) -> float:
+    """Return the threshold that is asked for by its value or by a coverage; 0 without either.
+
+    Parameters
+    ----------
+    unknown_below : float or None
+        The threshold itself.
+    coverage : float or None
+        The share of the model's validation cells that keeps its label, in (0, 1].
+    facts : mapping
+        Of a model, or of the predictions that it made; they hold the probabilities of the validation cells.
+    owner : str
+        Whose facts they are, for the message.
+
+    Raises
+    ------
+    UsageError
+        If both are given, the coverage is out of range, or the facts hold no validation cells.
+    """
+    refuse_two_thresholds(unknown_below, coverage)
+    if coverage is None:
+        return unknown_below or 0.0
+    if not facts.get(VALIDATION):
+        raise UsageError(
+            f"coverage {coverage:g} (--coverage) needs the probabilities of the model's validation cells, and {owner}"
+            " does not hold them: it was trained without validation cells, or by an earlier neurofleet."
+            " Give unknown_below (--unknown-below), or train again with validation cells."
+        )
+    return threshold_for_coverage(facts[VALIDATION], coverage)
 
 
 def threshold_for_coverage(top_probability: np.ndarray, coverage: float) -> float:
@@ -20,7 +94,7 @@ def threshold_for_coverage(top_probability: np.ndarray, coverage: float) -> floa
     top_probability : (n,) array
         Calibrated top probabilities of validation samples.
     coverage : float
-        Wanted share in (0, 1].
+        The share that keeps its label, in (0, 1].
     """
     top = np.asarray(top_probability, dtype=np.float64)
     if not 0 < coverage <= 1:

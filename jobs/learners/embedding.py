@@ -5,18 +5,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
 from neurofleet.errors import UsageError
-from neurofleet.jobs.learners.hippie_evaluation import embedding_columns
 from neurofleet.jobs.learners.learner_figures import plane_map
-from neurofleet.jobs.learners.neuprint_job import NeuprintInputs
 from neurofleet.jobs.new_files import check_new, new_files
+from neurofleet.learners.embedding_tables import embedding_anndata, vector_columns
 from neurofleet.learners.hippie.hippie_model import HippieModel
 from neurofleet.learners.model_folder import read_model
-from neurofleet.learners.neuprint.neuprint_model import NeuprintModel
+from neurofleet.learners.neuprint.neuprint_model import NeuprintModel, neuron_table
 from neurofleet.learners.neuprint.population_recordings import Recordings
 from neurofleet.learners.neuprint.recording_files import open_recordings
 from neurofleet.learners.units.unit_files import open_units
@@ -95,15 +95,9 @@ def write_embeddings_h5ad(table: Any, vectors: dict[str, Any], path: Path) -> No
         The first column holds the names; ``umap_0`` and ``umap_1``, and each vector's numbered columns.
     vectors : dict of arrays, shape (rows, size)
     """
-    import anndata
-
     frame = table.to_pandas().set_index(table.column_names[0])
     flat = ["umap_0", "umap_1"]
-    numbered = [f"{part}_{i}" for part, x in vectors.items() for i in range(x.shape[1])]
-    data = anndata.AnnData(obs=frame.drop(columns=[*numbered, *flat]))
-    for part, values in (vectors | {"umap": frame[flat].to_numpy()}).items():
-        data.obsm[f"X_{part}"] = np.asarray(values)
-    data.write_h5ad(path)
+    embedding_anndata(frame, vectors | {"umap": frame[flat].to_numpy()}).write_h5ad(path)
 
 
 def embed_units(folder: Path, files: list[str], layout: dict[str, Any]) -> "tuple[pa.Table, dict[str, np.ndarray]]":
@@ -119,38 +113,37 @@ def embed_units(folder: Path, files: list[str], layout: dict[str, Any]) -> "tupl
     """
     model = HippieModel.load(folder)
     units = open_units(files, layout)
-    probabilities = model.probabilities(units)
-    fusion, mean = model.embed(units)
-    vectors = {"fusion": fusion, "mean": mean}
-    best = probabilities.argmax(1)
-    names = np.array(model.classes)[best]
-    table = embedding_columns(units, names, vectors, plane_map(fusion))
-    given = {"probability": probabilities.max(1)}
-    given |= {f"p.{name}": probabilities[:, number] for number, name in enumerate(model.classes)}
-    columns = {name: table[name] for name in table.column_names[:2]}
-    columns |= {name: pa.array(values) for name, values in given.items()}
-    columns |= {name: table[name] for name in table.column_names[2:]}
-    return pa.table(columns), vectors
+    vectors = model.vectors(units)
+    return with_map(model.table_of(units, vectors), vectors), vectors
+
+
+def with_map(table: "pd.DataFrame", vectors: "dict[str, np.ndarray]") -> "pa.Table":
+    """Return an embedding as a table for Parquet, with a map in two dimensions before its vectors.
+
+    Parameters
+    ----------
+    table : DataFrame
+        As the ``embed`` of a model returns it; its index becomes the first column.
+    vectors : dict of arrays, shape (rows, size)
+        Of these the first is mapped: ``umap_0``, ``umap_1``.
+    """
+    numbered = vector_columns(vectors)
+    flat = plane_map(next(iter(vectors.values())))
+    columns: dict[str, Any] = {str(table.index.name): table.index.to_numpy().astype(str)}
+    columns |= {name: table[name].to_numpy() for name in table.columns if name not in numbered}
+    columns |= {f"umap_{number}": flat[:, number] for number in range(flat.shape[1])}
+    return pa.table(columns | numbered)
 
 
 EMBEDDINGS, EMBEDDINGS_H5AD = "embeddings.parquet", "embeddings.h5ad"
 
 
-def write_neuron_embeddings(out: Path, model: "NeuprintModel", inputs: NeuprintInputs) -> None:
+def write_neuron_embeddings(out: Path, model: "NeuprintModel", recordings: "Recordings") -> None:
     """Write the Phi of all neurons, labelled or not: ``embeddings.parquet`` and ``embeddings.h5ad``."""
-    table = embeddings_table(model.phi, inputs.recordings)
+    vectors = {"phi": model.phi}
+    table = with_map(neuron_table(recordings, {}, vectors), vectors)
     pq.write_table(table, out / EMBEDDINGS)
-    write_embeddings_h5ad(table, {"phi": model.phi}, out / EMBEDDINGS_H5AD)
-
-
-def embeddings_table(phi: "np.ndarray", recordings: "Recordings") -> "pa.Table":
-    """Return columns neuron_id, animal, each label, ``umap_0``, ``umap_1`` and ``phi_N``."""
-    flat, neurons = plane_map(phi), recordings.neurons
-    columns: dict[str, Any] = {"neuron_id": neurons.index.to_numpy().astype(str)}
-    columns |= {name: neurons[name].to_numpy().astype(str) for name in neurons.columns}
-    columns |= {f"umap_{number}": flat[:, number] for number in range(2)}
-    columns |= {f"phi_{number}": phi[:, number] for number in range(phi.shape[1])}
-    return pa.table(columns)
+    write_embeddings_h5ad(table, vectors, out / EMBEDDINGS_H5AD)
 
 
 def embed_neurons(folder: Path, files: list[str], layout: dict[str, Any]) -> "tuple[pa.Table, dict[str, np.ndarray]]":
@@ -167,14 +160,5 @@ def embed_neurons(folder: Path, files: list[str], layout: dict[str, Any]) -> "tu
     """
     model = NeuprintModel.load(folder)
     recordings = open_recordings(files, layout)
-    phi = model.embed(recordings)
-    known = embeddings_table(phi, recordings)
-    named: dict[str, Any] = {}
-    if model.naming is not None:
-        probabilities = model.naming.probabilities(phi)
-        named["predicted"] = model.naming.classes[probabilities.argmax(1)]
-        named["probability"] = probabilities.max(1)
-        named |= {f"p.{name}": probabilities[:, n] for n, name in enumerate(model.naming.classes)}
-    first, *rest = known.column_names
-    columns = {first: known[first]} | named | {name: known[name] for name in rest if name not in named}
-    return pa.table(columns), {"phi": phi}
+    vectors = {"phi": model.infer(recordings).phi}
+    return with_map(model.table_of(recordings, vectors["phi"]), vectors), vectors

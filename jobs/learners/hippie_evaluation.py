@@ -16,11 +16,9 @@ from rich.console import Console
 from neurofleet.errors import UsageError
 from neurofleet.jobs.learners.evaluation_pieces import PIECES, Piece, do_missing, write_result
 from neurofleet.jobs.learners.hippie_job import (
-    CLASS,
     Folded,
     HippieEvaluateSpec,
     HippieSpec,
-    Labelled,
     LabelledSpec,
     Method,
     read_labelled,
@@ -43,6 +41,7 @@ from neurofleet.learners.learner_errors import LearnerError
 from neurofleet.learners.local_training import train_here
 from neurofleet.learners.method_comparison import MethodComparison, compare
 from neurofleet.learners.units.signal_scaling import scaled
+from neurofleet.learners.units.unit_labels import CLASS, LabelledUnits
 from neurofleet.learners.units.units import Units, joined
 
 FOLD, SHUFFLED, PERMUTED = "fold", "shuffled", "permuted"
@@ -78,12 +77,12 @@ def _done(payload: Mapping[str, Any]) -> dict[str, Any]:
     return _permuted(found, rows, folds[0], payload)
 
 
-def labelled_rows(found: Labelled) -> "np.ndarray":
+def labelled_rows(found: LabelledUnits) -> "np.ndarray":
     """Return the rows of the units that have a class."""
     return np.flatnonzero(found.labels >= 0)
 
 
-def folds_of(found: Labelled, folds: int, repeats: int, seed: int) -> "list[Fold]":
+def folds_of(found: LabelledUnits, folds: int, repeats: int, seed: int) -> "list[Fold]":
     """Return the folds of a data set, over its labelled units."""
     rows = labelled_rows(found)
     groups = None if found.groups is None else found.groups[rows]
@@ -91,7 +90,7 @@ def folds_of(found: Labelled, folds: int, repeats: int, seed: int) -> "list[Fold
 
 
 def _case(
-    found: Labelled, rows: "np.ndarray", train: "np.ndarray", test: "np.ndarray", payload: Mapping[str, Any]
+    found: LabelledUnits, rows: "np.ndarray", train: "np.ndarray", test: "np.ndarray", payload: Mapping[str, Any]
 ) -> "UnitFoldCase":
     place = payload["pretrained"]
     return UnitFoldCase(
@@ -108,7 +107,7 @@ def _case(
     )
 
 
-def _fold(found: Labelled, rows: "np.ndarray", fold: "Fold", payload: Mapping[str, Any]) -> dict[str, Any]:
+def _fold(found: LabelledUnits, rows: "np.ndarray", fold: "Fold", payload: Mapping[str, Any]) -> dict[str, Any]:
     case = _case(found, rows, fold.train, fold.test, payload)
     given = answers(case, payload["methods"])
     return {
@@ -118,7 +117,9 @@ def _fold(found: Labelled, rows: "np.ndarray", fold: "Fold", payload: Mapping[st
     }
 
 
-def _shuffled(found: Labelled, rows: "np.ndarray", folds: "list[Fold]", payload: Mapping[str, Any]) -> dict[str, Any]:
+def _shuffled(
+    found: LabelledUnits, rows: "np.ndarray", folds: "list[Fold]", payload: Mapping[str, Any]
+) -> dict[str, Any]:
     short = {**payload, "settings": payload["settings"] | {"members": 1}}
     method = METHODS[payload["piece"]["method"]]
     whole = _case(found, rows, folds[0].train, folds[0].test, short)
@@ -131,7 +132,7 @@ def _shuffled(found: Labelled, rows: "np.ndarray", folds: "list[Fold]", payload:
     ).to_dict()
 
 
-def _permuted(found: Labelled, rows: "np.ndarray", fold: "Fold", payload: Mapping[str, Any]) -> dict[str, Any]:
+def _permuted(found: LabelledUnits, rows: "np.ndarray", fold: "Fold", payload: Mapping[str, Any]) -> dict[str, Any]:
     whole = _case(found, rows, fold.train, fold.test, payload)
 
     def answer(train: "np.ndarray", test: "np.ndarray", labels: "np.ndarray") -> "dict[str, np.ndarray]":
@@ -154,7 +155,7 @@ class SetEvaluation:
     ----------
     name : str
     labelled : LabelledSpec
-    found : Labelled
+    found : LabelledUnits
         What `labelled` names, opened.
     settings : dict
     methods : sequence of str
@@ -165,7 +166,7 @@ class SetEvaluation:
 
     name: str
     labelled: LabelledSpec
-    found: Labelled
+    found: LabelledUnits
     settings: dict[str, Any]
     methods: Sequence[str]
     folds: int
@@ -431,13 +432,13 @@ class HippieEvaluationInputs:
 
     Attributes
     ----------
-    sets : list of Labelled
+    sets : list of LabelledUnits
         In the order of the job.
     pool : list of Units
         For pretraining, besides the other sets.
     """
 
-    sets: list[Labelled]
+    sets: list[LabelledUnits]
     pool: "list[Units]"
 
 

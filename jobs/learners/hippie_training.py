@@ -35,7 +35,6 @@ from neurofleet.jobs.learners.hippie_job import (
     HippieEvaluateSpec,
     HippieSweepSpec,
     HippieTrainSpec,
-    Labelled,
     read_labelled,
     read_pool,
 )
@@ -51,8 +50,9 @@ from neurofleet.learners.hippie.fine_tuning import fine_tune
 from neurofleet.learners.hippie.hippie_model import HippieModel
 from neurofleet.learners.hippie.network_inputs import modalities_of
 from neurofleet.learners.hippie.unit_classifiers import FOLDS
-from neurofleet.learners.hippie.unit_pretraining import Pretrained, TrainHippie, pretrain, refuse_shared
-from neurofleet.learners.local_training import TrainingTask, train_here
+from neurofleet.learners.hippie.unit_pretraining import Pretrained, pretrain, refuse_shared
+from neurofleet.learners.local_training import Train, TrainingTask, train_here
+from neurofleet.learners.units.unit_labels import LabelledUnits
 from neurofleet.learners.units.units import Units
 
 EMBEDDINGS = "embeddings.parquet"
@@ -62,12 +62,12 @@ EMBEDDINGS = "embeddings.parquet"
 class HippieTrainingInputs:
     """A training's input: labelled units, and the pool for pretraining."""
 
-    labelled: Labelled
+    labelled: LabelledUnits
     pool: "Units | None"
 
 
 def run_hippie_training(spec: HippieTrainSpec, folder: Path, out: str, address: str | None, cpus: int | None) -> None:
-    """TrainHippie a model with everything kept in `out`, or go on with it there; raises as `run_in_folder` does."""
+    """Train a model with everything kept in `out`, or go on with it there; raises as `run_in_folder` does."""
     run_in_folder(
         spec,
         folder,
@@ -130,7 +130,7 @@ def train_hippie_model(run: JobRun, folder: Path, address: str | None, cpus: int
 
 
 def fit_on_all_units(
-    labelled: Labelled, spec: HippieTrainSpec, pretrained: "Pretrained | None", train: "TrainHippie"
+    labelled: LabelledUnits, spec: HippieTrainSpec, pretrained: "Pretrained | None", train: "Train"
 ) -> "HippieModel":
     """Return a model of all labelled units: networks, and the blend that inner validation chooses."""
     rows = labelled_rows(labelled)
@@ -162,11 +162,10 @@ def fit_on_all_units(
     return HippieModel(networks, case.blend, labelled.classes)
 
 
-def write_unit_embeddings(out: Path, model: "HippieModel", labelled: Labelled) -> None:
+def write_unit_embeddings(out: Path, model: "HippieModel", labelled: LabelledUnits) -> None:
     """Write the model's embedding of all units, labelled or not: ``embeddings.parquet`` and ``.h5ad``."""
-    fusion, mean = model.embed(labelled.units)
-    vectors = {"fusion": fusion, "mean": mean}
-    table = embedding_columns(labelled.units, labelled.names, vectors, plane_map(fusion))
+    vectors = model.vectors(labelled.units)
+    table = embedding_columns(labelled.units, labelled.names, vectors, plane_map(vectors["fusion"]))
     pq.write_table(table, out / EMBEDDINGS)
     write_embeddings_h5ad(table, vectors, out / "embeddings.h5ad")
 
@@ -249,7 +248,7 @@ def run_hippie_trial(
     return trial_scores(spec, metrics)
 
 
-def trial_split(labelled: "Labelled", folds: int, seed: int) -> "tuple[np.ndarray, np.ndarray]":
+def trial_split(labelled: "LabelledUnits", folds: int, seed: int) -> "tuple[np.ndarray, np.ndarray]":
     """Return the rows that trials train on, and those that they are compared on: one part in `folds`."""
     rows = labelled_rows(labelled)
     first = folds_of(labelled, folds, 1, seed)[0]
@@ -330,7 +329,7 @@ def print_hippie_plan(spec: Folded, folder: Path) -> None:
         console.print(f"Before that, {trials} trials: about {duration(trials * each_s)} one by one.")
 
 
-def _sets(spec: Folded, folder: Path) -> "dict[str, Labelled]":
+def _sets(spec: Folded, folder: Path) -> "dict[str, LabelledUnits]":
     if isinstance(spec, HippieEvaluateSpec):
         inputs, _ = read_sets(spec, folder)
         return {one.name: found for one, found in zip(spec.sets, inputs.sets, strict=True)}
@@ -348,7 +347,7 @@ def _fits(spec: Folded) -> int:
     return round(each * (spec.folds * spec.repeats + 3) + shuffled + kept)
 
 
-def _measured(spec: Folded, found: "Labelled") -> float:
+def _measured(spec: Folded, found: "LabelledUnits") -> float:
     """Return the seconds of one fine-tuning in this process."""
     ends = []
 

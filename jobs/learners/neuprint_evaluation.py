@@ -32,7 +32,7 @@ from neurofleet.learners.neuprint.neuron_classification import (
 from neurofleet.learners.neuprint.neuron_splits import Mode, summary, trained_neurons, units_of
 from neurofleet.learners.neuprint.population_recordings import Recordings
 from neurofleet.learners.neuprint.recording_files import open_recordings
-from neurofleet.learners.neuprint.two_stage_fit import fit
+from neurofleet.learners.neuprint.train_neuprint import fit
 from neurofleet.learners.scores import Scores, score
 from neurofleet.learners.splits import Split, read_splits
 

@@ -53,7 +53,7 @@ from neurofleet.learners.neuprint.neuprint_model import NeuprintModel, fit_namin
 from neurofleet.learners.neuprint.neuron_splits import trained_neurons
 from neurofleet.learners.neuprint.phi_inference import infer_phi
 from neurofleet.learners.neuprint.session_tensors import sessions_of
-from neurofleet.learners.neuprint.two_stage_fit import fit, fitted
+from neurofleet.learners.neuprint.train_neuprint import fit, fitted
 from neurofleet.learners.splits import fingerprint, write_splits
 
 
@@ -94,7 +94,7 @@ def train_neuprint_model(run: JobRun, address: str | None, cpus: int | None) -> 
         model = _model(spec, inputs, trainings)
         history = pa.Table.from_pylist(trainings.history)
         pq.write_table(history, out / "history.parquet")
-        write_neuron_embeddings(out, model, inputs)
+        write_neuron_embeddings(out, model, inputs.recordings)
         told = write_scores(run, wanted)
         if model.naming is not None:
             told["naming"] = {"probe": model.naming.probe.kind, "tried": model.naming.tried}

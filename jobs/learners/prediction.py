@@ -25,21 +25,20 @@ from neurofleet.errors import UsageError
 from neurofleet.jobs.learners.prediction_table import (
     PredictionSummary,
     about_of,
-    labels_or_unknown,
     predictions_to_table,
     schema,
     with_about,
 )
-from neurofleet.jobs.learners.unknown_threshold import VALIDATION, refuse_two_thresholds, threshold_for
 from neurofleet.jobs.new_files import check_new, new_files
 from neurofleet.jobs.progress import CountProgress
 from neurofleet.learners.model_folder import DESCRIPTION
 from neurofleet.learners.sims.cell_prediction import Query, open_query, predict
-from neurofleet.learners.sims.sims_model import SimsModel
+from neurofleet.learners.sims.sims_model import OBS_COLUMNS, SimsModel
+from neurofleet.learners.unknown_labels import VALIDATION, labels_or_unknown, refuse_two_thresholds, threshold_for
 
 
-def load_model(folder: Path) -> "tuple[SimsModel, dict[str, Any]]":
-    """Return a model, on a GPU where there is one, and what tells it from others.
+def load_model(folder: Path) -> tuple[SimsModel, dict[str, Any]]:
+    """Return a model, on a GPU where there is one, and the fingerprint of its folder.
 
     Raises
     ------
@@ -79,7 +78,7 @@ class Reading:
     most_missing: float = 0.8
     close_missing: bool = False
 
-    def open(self, model: "SimsModel") -> "list[Query]":
+    def open(self, model: SimsModel) -> list[Query]:
         """Open all files and check them against a model.
 
         Raises
@@ -110,12 +109,12 @@ def groups_of(lengths: Sequence[int]) -> list[Group]:
 
 
 def predict_group(
-    model: "SimsModel", queries: "Sequence[Query]", group: Group, columns: pa.Schema, about: Mapping[str, Any]
+    model: SimsModel, queries: Sequence[Query], group: Group, columns: pa.Schema, about: Mapping[str, Any]
 ) -> tuple[pa.Table, int]:
     """Return the predictions of a row group, and how many of its cells have no value at all."""
     query, top = queries[group.file], sum(name.startswith("pred_") for name in columns.names)
-    found = predict(model, query, np.arange(group.start, group.stop), top)
-    return predictions_to_table(found, columns, about, str(query.path)), found.n_empty
+    predictions = predict(model, query, np.arange(group.start, group.stop), top)
+    return predictions_to_table(predictions, columns, about, str(query.path)), predictions.n_empty
 
 
 def predict_on_cluster(
@@ -182,25 +181,14 @@ def predict_shard(payload: Mapping[str, Any]) -> list[int]:
 
 
 @lru_cache(maxsize=1)
-def _opened(folder: str, reading: Reading) -> "tuple[SimsModel, list[Query]]":
+def _opened(folder: str, reading: Reading) -> tuple[SimsModel, list[Query]]:
     """Open model and files, once for all shards that a worker is given."""
     model = SimsModel.load(Path(folder))
     return model, reading.open(model)
 
 
-COLUMNS = {
-    "label": "sims_label",
-    "pred_0": "sims_class",
-    "prob_0": "sims_prob",
-    "margin": "sims_margin",
-    "entropy": "sims_entropy",
-    "unknown": "sims_unknown",
-}
-"""Column of the table -> column of `obs`."""
-
-
 def check_predictions_h5ad(files: Sequence[str]) -> None:
-    """Refuse queries of which there can be no such copy.
+    """Refuse queries that cannot be copied as h5ad.
 
     Raises
     ------
@@ -225,19 +213,19 @@ def write_predictions_h5ad(query: str, predictions: Path, out: Path) -> None:
     """
     from anndata.io import read_elem, write_elem
 
-    found = pq.read_table(predictions, columns=list(COLUMNS)).to_pandas()
+    table = pq.read_table(predictions, columns=list(OBS_COLUMNS)).to_pandas()
     shutil.copyfile(query, out)
     with h5py.File(out, "r+") as file:
         obs = read_elem(file["obs"])
-        for column, name in COLUMNS.items():
+        for column, name in OBS_COLUMNS.items():
             is_word = column in ("label", "pred_0")
-            obs[name] = pd.Categorical(found[column]) if is_word else found[column].to_numpy()
+            obs[name] = pd.Categorical(table[column]) if is_word else table[column].to_numpy()
         write_elem(file, "obs", obs)
 
 
 @dataclass(frozen=True)
 class PredictionOptions:
-    """What is to be written, and how.
+    """Which files are written, and how.
 
     Attributes
     ----------
@@ -252,7 +240,7 @@ class PredictionOptions:
     h5ad : Path or None
         A copy of the query with the predictions in `obs`.
     unknown_below, coverage : float or None
-        See `neurofleet.jobs.learners.unknown_threshold`.
+        See `neurofleet.learners.unknown_labels.threshold_for`.
     overwrite : bool
     """
 
@@ -276,13 +264,13 @@ class PredictionOptions:
 
 def predict_command(
     folder: Path,
-    reading: "Reading",
-    wanted: PredictionOptions,
+    reading: Reading,
+    options: PredictionOptions,
     *,
     address: str | None = None,
     workers: int = 0,
 ) -> None:
-    """Predict the cells of one or several files, and print what was found.
+    """Predict the cells of one or several files, and print how many have which label.
 
     Parameters
     ----------
@@ -298,14 +286,14 @@ def predict_command(
     UsageError, LearnerError, ClusterError
         Model, files or names cannot be used; nothing was written.
     """
-    _check_names(wanted, address, workers)
-    refuse_two_thresholds(wanted.unknown_below, wanted.coverage)
-    check_new(wanted.files(), wanted.overwrite, [Path(file) for file in reading.files])
-    if wanted.h5ad is not None:
+    _check_names(options, address, workers)
+    refuse_two_thresholds(options.unknown_below, options.coverage)
+    check_new(options.files(), options.overwrite, [Path(file) for file in reading.files])
+    if options.h5ad is not None:
         check_predictions_h5ad(reading.files)
     console = Console(stderr=True)
     model, fingerprint = load_model(folder)
-    threshold = threshold_for(wanted.unknown_below, wanted.coverage, model.facts, str(folder))
+    threshold = threshold_for(options.unknown_below, options.coverage, model.facts, str(folder))
     queries = reading.open(model)
     for query in queries:
         _print_notes(query, console)
@@ -316,43 +304,43 @@ def predict_command(
         "threshold": threshold,
         "queries": [_described(query) for query in queries],
         VALIDATION: list(model.facts.get(VALIDATION, [])),
-        "csv": wanted.csv,
+        "csv": options.csv,
     }
-    top = min(wanted.top, len(model.classes))
-    columns = schema(about, top, probabilities=wanted.probabilities, several_files=len(queries) > 1)
+    top = min(options.top, len(model.classes))
+    columns = schema(about, top, probabilities=options.probabilities, several_files=len(queries) > 1)
     groups = groups_of([len(query) for query in queries])
     n_cells = sum(len(query) for query in queries)
     summary = PredictionSummary(model.classes, about)
-    with new_files(wanted.files()) as partial, ExitStack() as stack:
-        write = stack.enter_context(table_writers(partial[wanted.out], partial.get(wanted.csv_file), columns))
+    with new_files(options.files()) as partial, ExitStack() as stack:
+        write = stack.enter_context(table_writers(partial[options.out], partial.get(options.csv_file), columns))
         progress = stack.enter_context(CountProgress("predicting", n_cells, "cells", console))
         if address is None and workers == 0:
             tables: Iterator[tuple[pa.Table, int]] = (
                 predict_group(model, queries, group, columns, about) for group in groups
             )
         else:
-            tables = stack.enter_context(_on_cluster(folder, reading, groups, columns, wanted.out, address, workers))
+            tables = stack.enter_context(_on_cluster(folder, reading, groups, columns, options.out, address, workers))
         for table, n_empty in tables:
             write(table)
             summary.add(table, n_empty)
             progress.add(len(table))
         stack.close()
-        if wanted.h5ad is not None:
-            console.print(f"writing {wanted.h5ad} …", soft_wrap=True)
-            write_predictions_h5ad(reading.files[0], partial[wanted.out], partial[wanted.h5ad])
-    summary.print(wanted.files(), progress.seconds)
+        if options.h5ad is not None:
+            console.print(f"writing {options.h5ad} …", soft_wrap=True)
+            write_predictions_h5ad(reading.files[0], partial[options.out], partial[options.h5ad])
+    summary.print(options.files(), progress.seconds)
 
 
 @contextmanager
 def _on_cluster(
     folder: Path,
-    reading: "Reading",
+    reading: Reading,
     groups: Sequence[Any],
-    columns: "pa.Schema",
+    columns: pa.Schema,
     out: Path,
     address: str | None,
     workers: int,
-) -> "Iterator[Iterator[tuple[pa.Table, int]]]":
+) -> Iterator[Iterator[tuple[pa.Table, int]]]:
     with (
         tempfile.TemporaryDirectory(prefix=f"{out.name}.parts-", dir=out.parent.resolve()) as parts,
         connect(address, workers or None),
@@ -365,38 +353,38 @@ def _on_cluster(
 
 
 @contextmanager
-def table_writers(out: Path, csv: Path | None, columns: "pa.Schema") -> Iterator[Callable[["pa.Table"], None]]:
-    """Yield what writes pieces of a table to a Parquet file, and to a CSV file where one is wanted."""
+def table_writers(out: Path, csv: Path | None, columns: pa.Schema) -> Iterator[Callable[[pa.Table], None]]:
+    """Yield what writes pieces of a table to a Parquet file, and to a CSV file where one is options."""
     with ExitStack() as stack:
         writers = [stack.enter_context(pq.ParquetWriter(out, columns))]
         if csv is not None:
             writers.append(stack.enter_context(pyarrow.csv.CSVWriter(csv, columns)))
 
-        def write(table: "pa.Table") -> None:
+        def write(table: pa.Table) -> None:
             for writer in writers:
                 writer.write_table(table)
 
         yield write
 
 
-def _check_names(wanted: PredictionOptions, address: str | None, workers: int) -> None:
-    if wanted.out.suffix != ".parquet":
+def _check_names(options: PredictionOptions, address: str | None, workers: int) -> None:
+    if options.out.suffix != ".parquet":
         raise UsageError(
-            f"--out {wanted.out}: expected a name that ends in .parquet. For a CSV file beside it, add --csv."
+            f"--out {options.out}: expected a name that ends in .parquet. For a CSV file beside it, add --csv."
         )
-    if "://" in str(wanted.out):
-        raise UsageError(f"--out {wanted.out}: predictions are written to a path, not to a URI.")
+    if "://" in str(options.out):
+        raise UsageError(f"--out {options.out}: predictions are written to a path, not to a URI.")
     if address is not None and workers:
         raise UsageError("Give --address, which predicts on that cluster, or --workers, which predicts here; not both.")
 
 
-def _print_notes(query: "Query", console: Any) -> None:
+def _print_notes(query: Query, console: Any) -> None:
     for note in (*query.cells.notes, query.warning):
         if note:
             console.print(note, soft_wrap=True, highlight=False, markup=False)
 
 
-def _described(query: "Query") -> dict[str, Any]:
+def _described(query: Query) -> dict[str, Any]:
     return {
         "file": str(query.path),
         "n_cells": len(query),
@@ -425,7 +413,7 @@ def relabel_command(
     predictions : Path
         A table that `neurofleet predict` wrote. The CSV file that was written with it is written again too.
     unknown_below, coverage : float or None
-        See `neurofleet.jobs.learners.unknown_threshold`.
+        See `neurofleet.learners.unknown_labels.threshold_for`.
     out : Path, optional
         Where the table goes, with ``--overwrite`` in place of another; by default it is changed in place.
 

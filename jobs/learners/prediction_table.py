@@ -16,8 +16,8 @@ from neurofleet.errors import UsageError
 from neurofleet.jobs.learners.learner_folder import ABOUT
 from neurofleet.jobs.progress import duration
 from neurofleet.learners.sims.cell_prediction import Predictions
+from neurofleet.learners.unknown_labels import UNKNOWN, labels_or_unknown
 
-UNKNOWN = "unknown"
 
 
 def schema(
@@ -26,7 +26,7 @@ def schema(
     """Return the columns of a table of predictions.
 
     ``cell_id``, ``file`` (where there are several), ``label``, ``unknown``, ``pred_0`` …, ``prob_0`` …,
-    ``margin``, ``entropy`` (nats), and ``p.CLASS`` for each class where all probabilities are wanted.
+    ``margin``, ``entropy`` (nats), and ``p.CLASS`` for each class where `probabilities` is set.
 
     Parameters
     ----------
@@ -58,33 +58,27 @@ def about_of(columns: pa.Schema, path: Path) -> dict[str, Any]:
     UsageError
         If it holds none.
     """
-    found = (columns.metadata or {}).get(ABOUT)
-    if found is None:
+    facts = (columns.metadata or {}).get(ABOUT)
+    if facts is None:
         raise UsageError(
             f"{path} holds no predictions of `neurofleet predict`: expected its facts beside the columns,"
             f" found the columns {', '.join(columns.names[:6])} alone."
         )
-    return json.loads(found)
+    return json.loads(facts)
 
 
-def predictions_to_table(found: "Predictions", columns: pa.Schema, about: Mapping[str, Any], file: str) -> pa.Table:
-    """Return predictions as a table."""
+def predictions_to_table(predictions: Predictions, columns: pa.Schema, about: Mapping[str, Any], file: str) -> pa.Table:
+    """Return predictions as a table with the given columns."""
     classes = np.asarray(about["classes"], dtype=object)
-    content: dict[str, Any] = {"cell_id": found.cell_ids, "file": [file] * len(found.cell_ids)}
-    for place in range(found.best.shape[1]):
-        best = found.best[:, place]
+    content: dict[str, Any] = {"cell_id": predictions.cell_ids, "file": [file] * len(predictions.cell_ids)}
+    for place in range(predictions.best.shape[1]):
+        best = predictions.best[:, place]
         content[f"pred_{place}"] = classes[best]
-        content[f"prob_{place}"] = found.probabilities[np.arange(len(best)), best]
-    content |= {"margin": found.margin, "entropy": found.entropy}
-    content |= {f"p.{name}": found.probabilities[:, number] for number, name in enumerate(classes)}
+        content[f"prob_{place}"] = predictions.probabilities[np.arange(len(best)), best]
+    content |= {"margin": predictions.margin, "entropy": predictions.entropy}
+    content |= {f"p.{name}": predictions.probabilities[:, number] for number, name in enumerate(classes)}
     content |= labels_or_unknown(content["pred_0"], content["prob_0"], about["threshold"])
     return pa.table({name: content[name] for name in columns.names}, schema=columns)
-
-
-def labels_or_unknown(predicted: np.ndarray, probability: np.ndarray, threshold: float) -> dict[str, np.ndarray]:
-    """Return what depends on the threshold: whether cells are of unknown type, and their label."""
-    unknown = probability.astype(np.float64) < threshold
-    return {"unknown": unknown, "label": np.where(unknown, UNKNOWN, predicted)}
 
 
 class PredictionSummary:

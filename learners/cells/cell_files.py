@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -23,6 +23,9 @@ from neurofleet.learners.cells.cell_matrix import (
     open_group,
 )
 from neurofleet.learners.learner_errors import CellsRefused
+
+if TYPE_CHECKING:
+    import anndata
 
 CHUNK_ROWS = 1000
 
@@ -116,9 +119,13 @@ BARCODE = r".*[ACGT]{10,}(-\d+)?$"
 TEXT_ENDINGS = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".txt.gz")
 
 
+IN_MEMORY_NAME = "AnnData"
+"""What an AnnData without a file is called in messages and in `obs`, in place of its file."""
+
+
 @dataclass
 class OpenedFile:
-    """One file, before it is joined with others."""
+    """One file, or one AnnData in memory, before it is joined with others."""
 
     path: Path
     source: Source
@@ -128,17 +135,19 @@ class OpenedFile:
 
 
 def open_cells(
-    paths: str | Path | Sequence[str | Path],
+    paths: str | Path | anndata.AnnData | Sequence[str | Path | anndata.AnnData],
     *,
     labels_path: str | Path | None = None,
     layer: str = "X",
 ) -> CellMatrix:
-    """Open one or several files as one matrix with the genes that all of them have.
+    """Open one or several files, or AnnData in memory, as one matrix with the genes that all of them have.
 
     Parameters
     ----------
-    paths
-        h5ad, zarr (AnnData), csv or tsv (also .gz; cells in rows, cell ids first, gene names on top).
+    paths : path, AnnData, or a sequence of either
+        Files: h5ad, zarr (AnnData), csv or tsv (also .gz; cells in rows, cell ids first, gene names on top). They
+        are read when cells are needed. The values of an AnnData are held as float32, and copied only if they are
+        not already.
     labels_path
         A csv or tsv file: cell ids first, then columns which are added to `obs`.
     layer
@@ -149,11 +158,13 @@ def open_cells(
     CellsRefused
         If a file cannot be read, is empty, has genes twice or genes in rows, or if the files share no gene.
     """
-    if isinstance(paths, str | Path):
-        paths = [paths]
-    if not paths:
+    sources = list(paths) if isinstance(paths, list | tuple) else [paths]
+    if not sources:
         raise CellsRefused("No file of cells was given. Give at least one h5ad, zarr, csv or tsv file.")
-    files = [_open(Path(path), layer) for path in paths]
+    files = [
+        _open(Path(source), layer) if isinstance(source, str | Path) else _from_anndata(source, layer)
+        for source in sources
+    ]
     for file in files:
         _check(file)
     genes, columns, notes = _shared_genes(files)
@@ -198,6 +209,40 @@ def _open(path: Path, layer: str) -> OpenedFile:
         notes.append(f"{path.name}: stored by columns (CSC), so it was read into memory and turned.")
         return OpenedFile(path, source.read_whole(), obs, var, notes)
     return OpenedFile(path, source, obs, var, notes)
+
+
+def _from_anndata(data: anndata.AnnData, layer: str) -> OpenedFile:
+    if not all(hasattr(data, name) for name in ("obs", "var", "layers", "X")):
+        raise CellsRefused(
+            f"Expected an AnnData or the path of an h5ad, zarr, csv or tsv file, found {type(data).__name__}."
+        )
+    if data.isbacked:
+        data = data.to_memory()
+    var = data.var
+    if layer == "X":
+        matrix = data.X
+    elif layer == "raw":
+        matrix = None if data.raw is None else data.raw.X
+        var = var if data.raw is None else data.raw.var
+    else:
+        matrix = data.layers.get(layer)
+    if matrix is None:
+        known = [*(["X"] if data.X is not None else []), *(["raw"] if data.raw is not None else []), *data.layers]
+        raise CellsRefused(
+            f"{IN_MEMORY_NAME}: found no layer {layer!r}. It has {', '.join(known) or 'no values at all'}."
+        )
+    obs, var = data.obs.copy(), var.copy()
+    obs.index, var.index = obs.index.astype(str), var.index.astype(str)
+    return OpenedFile(Path(IN_MEMORY_NAME), MemorySource(_as_float32(matrix)), obs, var, [])
+
+
+def _as_float32(matrix: Any) -> sp.csr_matrix | np.ndarray:
+    """Return a matrix as CSR or as a dense array; the same memory where it is float32 already."""
+    if hasattr(matrix, "compute"):  # dask
+        matrix = matrix.compute()
+    if sp.issparse(matrix):
+        return sp.csr_matrix(matrix).astype(np.float32, copy=False)
+    return np.asarray(matrix, dtype=np.float32)
 
 
 def _check(file: OpenedFile) -> None:

@@ -18,8 +18,6 @@ from neurofleet.learners.learner_errors import LearnerError
 
 warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")  # we only make them dense
 
-warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
-
 
 class CellBatch(NamedTuple):
     """A batch on its way to the device: dense, or the parts of a CSR matrix.

@@ -16,7 +16,8 @@ from neurofleet.learners.hippie.hippie_model import FineTunedNetworks
 from neurofleet.learners.hippie.network_inputs import modalities_of
 from neurofleet.learners.hippie.physmap import physmap
 from neurofleet.learners.hippie.unit_classifiers import FOLDS, Blend, Classical, feature_sets, fit_blend, fit_classical
-from neurofleet.learners.hippie.unit_pretraining import Pretrained, TrainHippie
+from neurofleet.learners.hippie.unit_pretraining import Pretrained
+from neurofleet.learners.local_training import Train
 from neurofleet.learners.probes import PROBES, fit_probe
 from neurofleet.learners.units.signal_scaling import scaled
 from neurofleet.learners.units.units import MODALITIES, Units
@@ -41,7 +42,7 @@ class UnitFoldCase:
     settings : HippieSettings
     pretrained : Pretrained or None
         By units that are none of these.
-    train_task : TrainHippie
+    train_task : Train
     seed : int
     """
 
@@ -53,7 +54,7 @@ class UnitFoldCase:
     test: np.ndarray
     settings: HippieSettings
     pretrained: Pretrained | None
-    train_task: TrainHippie
+    train_task: Train
     seed: int = 1
 
     @property

@@ -13,7 +13,8 @@ from neurofleet.learners.hippie.autoencoder_settings import HippieSettings
 from neurofleet.learners.hippie.autoencoder_training import AutoencoderFineTuning, HippieTask
 from neurofleet.learners.hippie.hippie_model import FineTunedNetworks
 from neurofleet.learners.hippie.network_inputs import Scaling, inputs_of, modalities_of
-from neurofleet.learners.hippie.unit_pretraining import Pretrained, TrainHippie, first_member, technologies_of
+from neurofleet.learners.hippie.unit_pretraining import Pretrained, first_member, technologies_of
+from neurofleet.learners.local_training import Train
 from neurofleet.learners.units.units import Units
 
 NO_ROWS = np.array([], dtype=np.int64)
@@ -25,7 +26,7 @@ def fine_tune(
     n_classes: int,
     train_rows: np.ndarray,
     settings: HippieSettings,
-    train: TrainHippie,
+    train: Train,
     seed: int = 1,
     *,
     pretrained: Pretrained | None = None,

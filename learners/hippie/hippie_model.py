@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import nn
 
+from neurofleet.learners.embedding_tables import embedding_anndata, probability_columns, vector_columns
 from neurofleet.learners.hippie.autoencoder import Network, Sizes, UnitBatch, mean_log_probabilities
 from neurofleet.learners.hippie.autoencoder_settings import HippieSettings
 from neurofleet.learners.hippie.network_inputs import Scaling, inputs_of
 from neurofleet.learners.hippie.unit_classifiers import Blend, feature_sets, restore_blend
-from neurofleet.learners.model_folder import read_model, write_model
+from neurofleet.learners.model_folder import (
+    StoredModel,
+    model_summary,
+    read_model,
+    refuse_damaged,
+    tensors_under,
+    write_model,
+)
+from neurofleet.learners.units.unit_files import as_units
+from neurofleet.learners.units.unit_labels import CLASS
 from neurofleet.learners.units.units import Units
+
+if TYPE_CHECKING:
+    import anndata
 
 LEARNER = "hippie"
 
@@ -52,11 +67,12 @@ class FineTunedNetworks:
 
     def embed(self, units: Units) -> tuple[np.ndarray, np.ndarray]:
         """Return fusion vectors (units, members x fusion) and latent means (units, members x latent)."""
-        found = []
+        fusion, means = [], []
         for batch in self._batches(units):
-            each = [member.encode(batch) for member in self.members]
-            found.append([torch.cat([one[part] for one in each], 1).numpy() for part in (0, 1)])
-        return np.concatenate([one[0] for one in found]), np.concatenate([one[1] for one in found])
+            encoded = [member.encode(batch) for member in self.members]
+            fusion.append(torch.cat([vectors[0] for vectors in encoded], 1).numpy())
+            means.append(torch.cat([vectors[1] for vectors in encoded], 1).numpy())
+        return np.concatenate(fusion), np.concatenate(means)
 
     def log_probabilities(self, units: Units) -> np.ndarray:
         """Return the logarithm of the class head's probabilities, (units, classes)."""
@@ -70,11 +86,11 @@ class FineTunedNetworks:
                 yield inputs.batch(slice(start, start + _UNITS_AT_ONCE))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class HippieModel:
-    """FineTunedNetworks, and the blend of them with classical classifiers that names units best.
+    """A trained HIPPIE model: networks, and the blend of them with classical classifiers that names units best.
 
-    Neither `embed` nor `probabilities` has a label argument.
+    Made by `neurofleet.learners.hippie.train`, or read by `neurofleet.load_model`. No method has a label argument.
 
     Attributes
     ----------
@@ -82,24 +98,110 @@ class HippieModel:
     blend : Blend
     classes : tuple of str
     facts : dict
-        Scores, data and versions, as the job that trained it wrote them: plain JSON.
+        Scores, data and versions, as the training wrote them: plain JSON.
+    written : datetime or None
+        When the folder was written that the model was loaded from.
+
+    Examples
+    --------
+    >>> model = nf.load_model("model")
+    >>> model.predict("units.npz")["class"].value_counts()
     """
 
     networks: FineTunedNetworks
     blend: Blend
     classes: tuple[str, ...]
     facts: dict[str, Any] = field(default_factory=dict)
+    written: datetime | None = field(default=None, compare=False)
 
-    def embed(self, units: Units) -> tuple[np.ndarray, np.ndarray]:
-        """Return the first network's fusion vectors and latent means, (units, fusion) and (units, latent)."""
-        return self.networks.first().embed(units)
+    def predict(
+        self, units: Units | str | Path | Sequence[str | Path], *, layout: Mapping[str, Any] | None = None
+    ) -> pd.DataFrame:
+        """Name units.
+
+        Parameters
+        ----------
+        units : Units, path or sequence of paths
+            Units in memory, or npz, Parquet, CSV or NWB files.
+        layout : mapping, optional
+            How the arrays of the files are called: see `neurofleet.learners.units.unit_layout.UnitLayout`.
+
+        Returns
+        -------
+        DataFrame
+            A row for each unit, by unit id: ``class`` (the likeliest), ``probability``, and ``p.CLASS`` for each class.
+
+        Raises
+        ------
+        LearnerError
+            If the units cannot be used.
+
+        Examples
+        --------
+        >>> model.predict("units.npz", layout={"waveform_rate_hz": 30_000})
+        """
+        opened = as_units(units, layout)
+        return self._named(opened)
+
+    def embed(
+        self,
+        units: Units | str | Path | Sequence[str | Path],
+        *,
+        layout: Mapping[str, Any] | None = None,
+        to: Literal["pandas", "anndata"] = "pandas",
+    ) -> pd.DataFrame | anndata.AnnData:
+        """Embed and name units.
+
+        Parameters
+        ----------
+        units, layout
+            See `predict`.
+        to : {'pandas', 'anndata'}
+            A table, or an AnnData for scanpy with the vectors in ``obsm`` (``X_fusion``, ``X_mean``).
+
+        Returns
+        -------
+        DataFrame or AnnData
+            A row for each unit, by unit id: the columns of `predict`, every other column of the units, and the first
+            network's fusion vector (``fusion_0`` …) and latent mean (``mean_0`` …).
+
+        Raises
+        ------
+        LearnerError
+            If the units cannot be used.
+
+        Examples
+        --------
+        >>> adata = model.embed("units.npz", to="anndata")
+        """
+        opened = as_units(units, layout)
+        vectors = self.vectors(opened)
+        table = self.table_of(opened, vectors)
+        return table if to == "pandas" else embedding_anndata(table, vectors)
+
+    def table_of(self, units: Units, vectors: Mapping[str, np.ndarray]) -> pd.DataFrame:
+        """Return the table of `embed` from what `vectors` returned for the same units."""
+        named = self._named(units)
+        others = {name: units.column(name) for name in units.obs.columns if isinstance(name, str)}
+        others = {name: values for name, values in others.items() if name not in named}
+        columns = pd.DataFrame(others | vector_columns(vectors), index=named.index)
+        return pd.concat([named, columns], axis=1)
+
+    def vectors(self, units: Units) -> dict[str, np.ndarray]:
+        """Return the first network's vectors: ``fusion`` (units, fusion) and latent ``mean`` (units, latent)."""
+        fusion, mean = self.networks.first().embed(units)
+        return {"fusion": fusion, "mean": mean}
+
+    def _named(self, units: Units) -> pd.DataFrame:
+        columns = probability_columns(self.classes, self.probabilities(units), CLASS)
+        return pd.DataFrame(columns, index=pd.Index(units.unit_ids, name="unit_id"))
 
     def probabilities(self, units: Units) -> np.ndarray:
         """Return the class probabilities of the blend, (units, classes)."""
         head = np.exp(self.networks.log_probabilities(units)) if self.blend.head_weight else None
         return self.blend.probabilities(feature_sets(units), head)
 
-    def save(self, folder: Path, run: str) -> None:
+    def save(self, folder: str | Path, run: str) -> None:
         """Write the model into a folder.
 
         Parameters
@@ -129,7 +231,7 @@ class HippieModel:
         write_model(folder, learner=LEARNER, run=run, description=description, tensors=tensors)
 
     @classmethod
-    def load(cls, folder: Path) -> HippieModel:
+    def load(cls, folder: str | Path) -> HippieModel:
         """Read a model folder; no code in it is run.
 
         Raises
@@ -138,19 +240,34 @@ class HippieModel:
             It holds no model of HIPPIE, or a damaged one.
         """
         stored = read_model(folder, learner=LEARNER)
-        told = stored.description
-        settings = HippieSettings(**told["settings"])
-        classes = tuple(told["classes"])
-        sizes = Sizes(tuple(told["modalities"]), told["n_technologies"], len(classes), told["n_hand"])
+        with refuse_damaged(folder):
+            return cls._from(stored)
+
+    @classmethod
+    def _from(cls, stored: StoredModel) -> HippieModel:
+        description, tensors = stored.description, stored.tensors
+        settings = HippieSettings(**description["settings"])
+        classes = tuple(description["classes"])
+        sizes = Sizes(
+            tuple(description["modalities"]), description["n_technologies"], len(classes), description["n_hand"]
+        )
         members = nn.ModuleList(Network(sizes, settings) for _ in range(settings.members))
         members.load_state_dict(
-            {name: torch.from_numpy(array) for name, array in _under("networks.", stored.tensors).items()}
+            {name: torch.from_numpy(array) for name, array in tensors_under("networks.", tensors).items()}
         )
-        scaling = Scaling(stored.tensors["scaling.mean"], stored.tensors["scaling.sd"])
-        networks = FineTunedNetworks(members.eval(), sizes, tuple(told["technologies"]), scaling, settings)
-        blend = restore_blend(told["blend"], _under("blend.", stored.tensors))
-        return cls(networks, blend, classes, told["facts"])
+        scaling = Scaling(tensors["scaling.mean"], tensors["scaling.sd"])
+        networks = FineTunedNetworks(members.eval(), sizes, tuple(description["technologies"]), scaling, settings)
+        blend = restore_blend(description["blend"], tensors_under("blend.", tensors))
+        return cls(networks, blend, classes, description["facts"], stored.written)
 
-
-def _under(start: str, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {name.removeprefix(start): array for name, array in tensors.items() if name.startswith(start)}
+    def __repr__(self) -> str:
+        networks, data = self.networks, self.facts.get("data", {})
+        lines = [
+            f"{len(self.classes)} classes: {', '.join(self.classes)}",
+            f"{', '.join(networks.sizes.modalities)}; {len(networks.members)} network"
+            f"{'s' if len(networks.members) > 1 else ''} (weight {self.blend.head_weight:.2g}) with"
+            f" {len(self.blend.classical.members)} classical classifiers",
+        ]
+        if data:
+            lines.append(f"trained on {data['n_units']:,} units of {', '.join(data['files'])}, label {data['label']!r}")
+        return model_summary("HIPPIE", lines, self.facts, self.written)

@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -16,19 +15,13 @@ from neurofleet.learners.hippie.autoencoder_settings import HippieSettings
 from neurofleet.learners.hippie.autoencoder_training import HippieTask
 from neurofleet.learners.hippie.network_inputs import TECHNOLOGY, Scaling, inputs_of, modalities_of
 from neurofleet.learners.learner_errors import LearnerError
+from neurofleet.learners.local_training import Train
 from neurofleet.learners.units.signal_scaling import also_in
 from neurofleet.learners.units.units import Units
 
 VALIDATION_SHARE = 0.2
 _FIRST_MEMBER = "members.0."
 _TENSORS, _DESCRIPTION = "pretrained.safetensors", "pretrained.json"
-
-
-class TrainHippie(Protocol):
-    """How a task is trained: in this process, or on a cluster."""
-
-    def __call__(self, task: Any, name: str, seed: int) -> Mapping[str, torch.Tensor]:
-        """Return the state of the task's module after training; `name` tells trainings apart."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +65,7 @@ class Pretrained:
 def pretrain(
     pool: Units,
     settings: HippieSettings,
-    train: TrainHippie,
+    train: Train,
     seed: int = 1,
     *,
     modalities: Sequence[str] | None = None,

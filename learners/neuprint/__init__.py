@@ -1,1 +1,30 @@
-"""NeuPRINT: who is this neuron, from the dynamics of the population it was recorded in."""
+"""NeuPRINT: the identity of neurons from the dynamics of the population that they were recorded in.
+
+``train`` trains a `NeuprintModel` on recordings; its ``predict`` and ``embed`` take recordings in memory or files.
+`NeuprintSettings` and `PRESETS` say what decides a training.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+_MODULES = {
+    "train": "train_neuprint",
+    "NeuprintModel": "neuprint_model",
+    "NeuprintSettings": "dynamics_settings",
+    "PRESETS": "dynamics_settings",
+}
+"""Name -> the module of this package that defines it; it is imported when the name is first used."""
+
+__all__ = list(_MODULES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import pandas as pd
 import torch
 
-from neurofleet.learners.model_folder import DESCRIPTION, ModelRefused, read_model, write_model
+from neurofleet.learners.embedding_tables import embedding_anndata, probability_columns, vector_columns
+from neurofleet.learners.learner_errors import LearnerError
+from neurofleet.learners.model_folder import (
+    StoredModel,
+    model_summary,
+    read_model,
+    refuse_damaged,
+    tensors_under,
+    write_model,
+)
 from neurofleet.learners.neuprint.dynamics import DynamicsModel, dynamics_for
 from neurofleet.learners.neuprint.dynamics_settings import NeuprintSettings
 from neurofleet.learners.neuprint.phi_inference import Inferred, infer_phi
 from neurofleet.learners.neuprint.population_recordings import Recordings, RecordingsRefused
+from neurofleet.learners.neuprint.recording_files import as_recordings
 from neurofleet.learners.neuprint.session_tensors import sessions_of
 from neurofleet.learners.probes import Probe, fit_probe, restore_probe
+
+if TYPE_CHECKING:
+    import anndata
 
 PROBES = ("knn", "linear", "mlp")
 
@@ -99,9 +114,11 @@ def restore_naming(description: Mapping[str, Any], arrays: Mapping[str, np.ndarr
 LEARNER = "neuprint"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class NeuprintModel:
-    """Frozen dynamics, and who the neurons are that it was fitted with.
+    """A trained NeuPRINT model: frozen dynamics, and the Phi of the neurons that it was fitted with.
+
+    Made by `neurofleet.learners.neuprint.train`, or read by `neurofleet.load_model`.
 
     Attributes
     ----------
@@ -111,11 +128,18 @@ class NeuprintModel:
         Names, in the order in which the dynamics sees them.
     neuron_ids : (n,) str
     phi : (n, phi) float32
-        Inferred with frozen dynamics, as `embed` does it.
+        Inferred with frozen dynamics, as `infer` does it.
     facts : mapping
         What else is known of the training. Plain JSON.
     naming : Naming or None
         What tells a neuron's class by its Phi; None where the model was fitted without classes.
+    written : datetime or None
+        When the folder was written that the model was loaded from.
+
+    Examples
+    --------
+    >>> model = nf.load_model("model")
+    >>> model.predict("session.nwb")["predicted"].value_counts()
     """
 
     dynamics: DynamicsModel
@@ -126,18 +150,104 @@ class NeuprintModel:
     facts: Mapping[str, Any] = field(default_factory=dict)
     naming: Naming | None = None
 
-    def embed(self, recordings: Recordings, seed: int = 0) -> np.ndarray:
-        """Return the Phi (n, phi) of all neurons of recordings, rows as in ``recordings.neurons``.
+    written: datetime | None = field(default=None, compare=False)
+
+    def predict(
+        self,
+        recordings: Recordings | str | Path | Sequence[Recordings | str | Path],
+        *,
+        layout: Mapping[str, Any] | None = None,
+        seed: int = 0,
+    ) -> pd.DataFrame:
+        """Name the neurons of recordings by their Phi.
+
+        Parameters
+        ----------
+        recordings : Recordings, path or sequence of either
+            Recordings in memory, or npz files, NWB files with optical physiology, or folders of the Bugeon release.
+        layout : mapping, optional
+            What the files' arrays are called: see `neurofleet.learners.neuprint.recording_layout.RecordingLayout`.
+        seed : int
+            Decides the order of windows while Phi is inferred.
+
+        Returns
+        -------
+        DataFrame
+            A row for each neuron, by neuron id: ``predicted`` (the likeliest class), ``probability``, and ``p.CLASS``
+            for each class.
+
+        Raises
+        ------
+        RecordingsRefused
+            If the recordings lack covariates of the model, or are shorter than its window.
+        LearnerError
+            If the model was fitted without classes.
+
+        Examples
+        --------
+        >>> model.predict("session.npz")
+        """
+        if self.naming is None:
+            raise LearnerError("This model was fitted without classes: it embeds neurons, and names none. Use `embed`.")
+        opened = as_recordings(recordings, layout)
+        return pd.DataFrame(
+            self._named(self.infer(opened, seed).phi),
+            index=pd.Index(opened.neurons.index.to_numpy().astype(str), name="neuron_id"),
+        )
+
+    def embed(
+        self,
+        recordings: Recordings | str | Path | Sequence[Recordings | str | Path],
+        *,
+        layout: Mapping[str, Any] | None = None,
+        seed: int = 0,
+        to: Literal["pandas", "anndata"] = "pandas",
+    ) -> pd.DataFrame | anndata.AnnData:
+        """Infer the Phi of all neurons of recordings, and name them where the model knows classes.
+
+        Parameters
+        ----------
+        recordings, layout, seed
+            See `predict`.
+        to : {'pandas', 'anndata'}
+            A table, or an AnnData for scanpy with Phi in ``obsm["X_phi"]``.
+
+        Returns
+        -------
+        DataFrame or AnnData
+            A row for each neuron, by neuron id: the columns of `predict` where the model knows classes, ``animal``,
+            each label of the recordings, and ``phi_0`` ….
+
+        Raises
+        ------
+        RecordingsRefused
+            See `predict`.
+
+        Examples
+        --------
+        >>> adata = model.embed(["first.npz", "second.npz"], to="anndata")
+        """
+        opened = as_recordings(recordings, layout)
+        phi = self.infer(opened, seed).phi
+        table = self.table_of(opened, phi)
+        return table if to == "pandas" else embedding_anndata(table, {"phi": phi})
+
+    def table_of(self, recordings: Recordings, phi: np.ndarray) -> pd.DataFrame:
+        """Return the table of `embed` from Phi (n, phi), rows as in ``recordings.neurons``."""
+        return neuron_table(recordings, self._named(phi) if self.naming is not None else {}, {"phi": phi})
+
+    def _named(self, phi: np.ndarray) -> dict[str, Any]:
+        assert self.naming is not None
+        return probability_columns(self.naming.classes, self.naming.probabilities(phi), "predicted")
+
+    def infer(self, recordings: Recordings, seed: int = 0) -> Inferred:
+        """Return the Phi (n, phi) of all neurons, rows as in ``recordings.neurons``, and the loss of each.
 
         Raises
         ------
         RecordingsRefused
             If the recordings lack covariates of the model, or are shorter than its window.
         """
-        return self.inferred(recordings, seed).phi
-
-    def inferred(self, recordings: Recordings, seed: int = 0) -> Inferred:
-        """Return Phi, and how well the dynamics predicts each neuron with it; see `embed`."""
         sessions = sessions_of(recordings, self.settings)
         if sessions[0].names != self.covariates:
             raise RecordingsRefused(
@@ -147,7 +257,7 @@ class NeuprintModel:
             )
         return infer_phi(self.dynamics, sessions, np.arange(len(recordings.neurons)), self.settings, seed)
 
-    def save(self, folder: Path, run: str) -> None:
+    def save(self, folder: str | Path, run: str) -> None:
         """Write ``model.safetensors`` and ``model.json``.
 
         Raises
@@ -169,7 +279,7 @@ class NeuprintModel:
         write_model(folder, learner=LEARNER, run=run, description=description, tensors=tensors)
 
     @classmethod
-    def load(cls, folder: Path) -> NeuprintModel:
+    def load(cls, folder: str | Path) -> NeuprintModel:
         """Read a model folder; nothing in it is run.
 
         Raises
@@ -178,25 +288,46 @@ class NeuprintModel:
             If it is no NeuPRINT model, or is damaged.
         """
         stored = read_model(folder, learner=LEARNER)
-        try:
-            description, tensors = stored.description, stored.tensors
-            settings = NeuprintSettings(**description["settings"])
-            dynamics = dynamics_for(settings, len(description["covariates"]))
-            state = {name: torch.from_numpy(array) for name, array in _under("dynamics.", tensors).items()}
-            dynamics.load_state_dict(state)
-            told = description.get("naming")
-            naming = restore_naming(told, _under("probe.", tensors)) if told else None
-            ids, phi = np.array(description["neuron_ids"], dtype=str), tensors["phi"]
-            if phi.shape != (len(ids), settings.phi):
-                raise ValueError(f"phi of shape {phi.shape} for {len(ids)} neurons of {settings.phi} numbers")
-            names = tuple(description["covariates"])
-            return cls(dynamics.eval(), settings, names, ids, phi, description["facts"], naming)
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise ModelRefused(
-                f"{folder / DESCRIPTION} is damaged, or of another version: {type(error).__name__}: {error}."
-                " Put back a good copy of the folder, or train again."
-            ) from error
+        with refuse_damaged(folder):
+            return cls._from(stored)
+
+    @classmethod
+    def _from(cls, stored: StoredModel) -> NeuprintModel:
+        description, tensors = stored.description, stored.tensors
+        settings = NeuprintSettings(**description["settings"])
+        dynamics = dynamics_for(settings, len(description["covariates"]))
+        state = {name: torch.from_numpy(array) for name, array in tensors_under("dynamics.", tensors).items()}
+        dynamics.load_state_dict(state)
+        described = description.get("naming")
+        naming = restore_naming(described, tensors_under("probe.", tensors)) if described else None
+        ids, phi = np.array(description["neuron_ids"], dtype=str), tensors["phi"]
+        if phi.shape != (len(ids), settings.phi):
+            raise ValueError(f"phi of shape {phi.shape} for {len(ids)} neurons of {settings.phi} numbers")
+        names = tuple(description["covariates"])
+        return cls(dynamics.eval(), settings, names, ids, phi, description["facts"], naming, stored.written)
+
+    def __repr__(self) -> str:
+        data = self.facts.get("data", {})
+        lines = ["no classes: it embeds neurons, and names none"]
+        if self.naming is not None:
+            classes = self.naming.classes.tolist()
+            lines = [f"{len(classes)} classes: {', '.join(classes)}, by a {self.naming.probe.kind} probe of Phi"]
+        lines.append(
+            f"{self.settings.dynamics} dynamics with a Phi of {self.settings.phi} numbers; covariates:"
+            f" {', '.join(self.covariates) or 'none'}"
+        )
+        trained = f"fitted with {len(self.neuron_ids):,} neurons"
+        if data:
+            trained += f" of {', '.join(data['files'])}, label {self.facts['label']!r}"
+        return model_summary("NeuPRINT", [*lines, trained], self.facts, self.written)
 
 
-def _under(start: str, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {name.removeprefix(start): array for name, array in tensors.items() if name.startswith(start)}
+def neuron_table(recordings: Recordings, named: Mapping[str, Any], vectors: Mapping[str, np.ndarray]) -> pd.DataFrame:
+    """Return a row for each neuron: the columns of `named`, ``animal``, each label, and the vectors, numbered.
+
+    Labels that are called as a column of `named` is are left out.
+    """
+    neurons = recordings.neurons
+    others = {name: neurons[name].to_numpy().astype(str) for name in neurons.columns if name not in named}
+    index = pd.Index(neurons.index.to_numpy().astype(str), name="neuron_id")
+    return pd.DataFrame({**named, **others, **vector_columns(vectors)}, index=index)

@@ -6,7 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from neurofleet.learners.neuprint.population_recordings import Recordings, RecordingsRefused, gathered
+from neurofleet.learners.neuprint.population_recordings import (
+    ANIMAL,
+    Recording,
+    Recordings,
+    RecordingsRefused,
+    gathered,
+)
 from neurofleet.learners.neuprint.raw_session import RawSession, checked
 from neurofleet.learners.neuprint.recording_formats import read_bugeon, read_npz, read_nwb
 from neurofleet.learners.neuprint.recording_layout import RecordingLayout, read_recording_layout
@@ -44,13 +50,34 @@ def open_recordings(
             recordings.append(recording)
             labels.append(table)
             notes += more
-    twice = _first_repeated([f"{recording.animal} {recording.session}" for recording in recordings])
-    if twice is not None:
-        raise RecordingsRefused(
-            f"Two recordings are both of animal and session {twice}. Give each path once, and files of"
-            " unlike sessions unlike names."
-        )
+    _refuse_repeated(recordings)
     return gathered(recordings, labels, notes)
+
+
+def as_recordings(
+    recordings: Recordings | str | Path | Sequence[Recordings | str | Path], layout: Mapping[str, Any] | None = None
+) -> Recordings:
+    """Return recordings in memory as they are, and open files; of a list of both, one set.
+
+    Raises
+    ------
+    RecordingsRefused
+        See `open_recordings`; also if two of them are of the same animal and session.
+    """
+    if isinstance(recordings, Recordings):
+        return recordings
+    if isinstance(recordings, str | Path):
+        return open_recordings(recordings, layout)
+    sets = [item for item in recordings if isinstance(item, Recordings)]
+    files = [item for item in recordings if not isinstance(item, Recordings)]
+    if files or not sets:
+        sets.append(open_recordings(files, layout))
+    if len(sets) == 1:
+        return sets[0]
+    parts = [(part, item) for part in sets for item in part.recordings]
+    _refuse_repeated([item for _, item in parts])
+    tables = [part.neurons.loc[item.neuron_ids].drop(columns=ANIMAL) for part, item in parts]
+    return gathered([item for _, item in parts], tables, [note for part in sets for note in part.notes])
 
 
 def _kind(path: Path) -> str:
@@ -72,6 +99,15 @@ def _sessions(path: Path, kind: str, layout: RecordingLayout) -> Iterator[RawSes
         yield from read_bugeon(path, layout)
     else:
         yield read_nwb(path, layout) if kind == "nwb" else read_npz(path, layout)
+
+
+def _refuse_repeated(recordings: Sequence[Recording]) -> None:
+    twice = _first_repeated([f"{recording.animal} {recording.session}" for recording in recordings])
+    if twice is not None:
+        raise RecordingsRefused(
+            f"Two recordings are both of animal and session {twice}. Give each path once, and files of"
+            " unlike sessions unlike names."
+        )
 
 
 def _first_repeated(names: list[str]) -> str | None:

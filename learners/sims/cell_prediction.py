@@ -1,22 +1,29 @@
-"""Predict the classes of a query's cells: genes aligned, values normalised, probabilities handed out."""
+"""Predict the classes of a query's cells: its genes are aligned and its values normalised as the model's were."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import difflib
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 import scipy.sparse as sp
 
+from neurofleet.errors import UsageError
 from neurofleet.learners.calibration import entropy, margin
-from neurofleet.learners.cells.cell_files import open_cells
+from neurofleet.learners.cells.cell_files import IN_MEMORY_NAME, open_cells
 from neurofleet.learners.cells.cell_matrix import CellMatrix
 from neurofleet.learners.cells.gene_alignment import WARNED_MISSING, Alignment, align
 from neurofleet.learners.cells.normalisation import Normalisation, Values, check_query, recognise
 from neurofleet.learners.learner_errors import CellsRefused
-from neurofleet.learners.sims.sims_model import SimsModel
+from neurofleet.learners.sims.sims_classifier import SimsClassifier
+
+if TYPE_CHECKING:
+    import anndata
 
 MOST_MISSING = 0.8
 IMPORTANCE = "gene_importance"
@@ -28,13 +35,14 @@ _BLOCK_CELLS = 4096
 
 @dataclass(frozen=True)
 class Query:
-    """A file of cells, as a model takes it.
+    """Cells of a file, or of an AnnData in memory, as a model takes them.
 
     Attributes
     ----------
     path : Path
+        ``AnnData`` for cells in memory.
     cells : CellMatrix
-        As it is in the file.
+        As they are in the file.
     alignment : Alignment
     values : Values
         What the file's values were recognised as.
@@ -108,17 +116,28 @@ class Query:
                 ) from error
             yield ids, values
 
+    def to_anndata(self) -> anndata.AnnData:
+        """Return the cells in memory, with all that an h5ad or zarr file holds of them."""
+        import anndata
+
+        if self.path.suffix == ".h5ad":
+            return anndata.read_h5ad(self.path)
+        if self.path.is_dir():
+            return anndata.read_zarr(self.path)
+        cells = self.cells
+        return anndata.AnnData(cells.read(np.arange(len(cells))), cells.obs.copy(), cells.var.copy())
+
 
 def open_query(
-    model: SimsModel,
-    path: str | Path,
+    model: SimsClassifier,
+    cells: str | Path | anndata.AnnData,
     *,
     layer: str = "X",
     target_sum: float | None = None,
     most_missing: float = MOST_MISSING,
     close_missing: bool = False,
 ) -> Query:
-    """Open a file of cells and check it against a model; its cells are not read yet.
+    """Open a file of cells, or an AnnData, and check it against a model; cells of a file are not read yet.
 
     Parameters
     ----------
@@ -137,9 +156,10 @@ def open_query(
         If the file cannot be read, too many genes are missing, or its values cannot be made like those that
         the model was trained on.
     """
+    path = Path(cells) if isinstance(cells, str | Path) else Path(IN_MEMORY_NAME)
     with _named(path):
-        cells = open_cells(path, layer=layer)
-        alignment = align(model.genes, cells.genes, cells.var, cells.cell_ids)
+        opened = open_cells(cells, layer=layer)
+        alignment = align(model.genes, opened.genes, opened.var, opened.cell_ids)
         share, by_importance = _missing_share(model, alignment)
         if share > most_missing:
             raise CellsRefused(
@@ -154,9 +174,33 @@ def open_query(
                 f"the query has none of the {len(model.inputs.columns)} genes that the model's networks look"
                 " at, so not all missing genes can be closed. Leave --close-missing away."
             )
-        values = recognise(cells, target_sum=target_sum)
+        values = recognise(opened, target_sum=target_sum)
         normalisation = check_query(model.normalisation, values)
-    return Query(Path(path), cells, alignment, values, normalisation, share, by_importance, closed)
+    return Query(path, opened, alignment, values, normalisation, share, by_importance, closed)
+
+
+def rows_of_cells(queries: Sequence[Query], cell_ids: Sequence[str]) -> list[np.ndarray]:
+    """Return the rows of cells in each query, by their ids, ascending.
+
+    Raises
+    ------
+    UsageError
+        If a cell is in none of the queries; with the nearest id.
+    """
+    rows = []
+    missing = list(cell_ids)
+    for query in queries:
+        found = pd.Index(query.cells.cell_ids).get_indexer(pd.Index(np.asarray(cell_ids, dtype=object)))
+        rows.append(np.sort(found[found >= 0]))
+        missing = [name for name, row in zip(cell_ids, found, strict=True) if row < 0 and name in missing]
+    if missing:
+        known = [str(name) for query in queries for name in query.cells.cell_ids[:20_000]]
+        close = difflib.get_close_matches(missing[0], known, n=1, cutoff=0.8)
+        advice = f" Did you mean {close[0]}?" if close else f" The first cell is {known[0]}."
+        raise UsageError(
+            f"{len(missing)} of {len(cell_ids)} cells are not in the query: {', '.join(missing[:5])}.{advice}"
+        )
+    return rows
 
 
 def share_in_words(share: float, by_importance: bool) -> str:
@@ -175,7 +219,7 @@ def _named(path: str | Path) -> Iterator[None]:
         raise CellsRefused(f"{path}: {error}") from None
 
 
-def _missing_share(model: SimsModel, alignment: Alignment) -> tuple[float, bool]:
+def _missing_share(model: SimsClassifier, alignment: Alignment) -> tuple[float, bool]:
     absent = alignment.columns < 0
     importance = np.asarray(model.facts.get(IMPORTANCE, ()), dtype=np.float64)
     if len(importance) == len(absent) and importance.sum() > 0:
@@ -185,9 +229,6 @@ def _missing_share(model: SimsModel, alignment: Alignment) -> tuple[float, bool]
 
 def _some(genes: tuple[str, ...]) -> str:
     return ", ".join(genes[:5]) + (", …" if len(genes) > 5 else "")
-
-
-UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True)
@@ -217,20 +258,26 @@ class Predictions:
     n_empty: int
 
 
-def predict(model: SimsModel, query: Query, rows: np.ndarray, top: int) -> Predictions:
-    """Predict some cells of a query, which are held in memory as probabilities only.
+def predict(model: SimsClassifier, query: Query, rows: np.ndarray, top: int) -> Predictions:
+    """Predict some cells of a query, block by block.
+
+    Parameters
+    ----------
+    rows : array of int
+    top : int
+        How many of the likeliest classes are returned for each cell.
 
     Raises
     ------
     CellsRefused
         If their values cannot be used.
     """
-    ids, found, n_empty = [], [], 0
+    ids, parts, n_empty = [], [], 0
     for some, values in query.blocks(rows):
         ids.append(some)
-        found.append(model.probabilities(values, query.closed))
+        parts.append(model.probabilities(values, query.closed))
         n_empty += int((np.diff(values.indptr) == 0).sum())
-    exact = np.concatenate(found)
+    exact = np.concatenate(parts)
     probabilities = exact.astype(np.float32)
     return Predictions(
         np.concatenate(ids),

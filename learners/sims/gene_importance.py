@@ -14,18 +14,23 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Any
 
 import numpy as np
+import pandas as pd
+import pyarrow as pa
 import scipy.sparse as sp
 import torch
 from torch import Tensor
 
-from neurofleet.learners.sims.sims_model import SimsModel, blocks_of
+from neurofleet.learners.sims.sims_classifier import SimsClassifier, blocks_of
 from neurofleet.learners.sims.tabnet import TabNetStep
 from neurofleet.learners.sims.tabnet_ensemble import TabNetEnsemble
 
 TOP_GENES = 20
 """Length of the lists of genes that members are compared by."""
+
+_BLOCK_VALUES = 8_000_000
 
 
 @dataclass(frozen=True)
@@ -83,11 +88,11 @@ class Explanation:
         """
         by_member = getattr(self, reading)
         members, classes, _ = by_member.shape
-        found = np.full(classes, np.nan)
+        overlaps = np.full(classes, np.nan)
         for number in range(classes):
             if members > 1 and self.n_cells[number]:
-                found[number] = mean_overlap(by_member[:, number])
-        return found
+                overlaps[number] = mean_overlap(by_member[:, number])
+        return overlaps
 
     def global_contribution(self) -> np.ndarray:
         """Return the members' mean contribution over all cells, each for its class, (members, genes)."""
@@ -113,13 +118,13 @@ def mean_overlap(by_member: np.ndarray) -> float:
     return float(np.mean(shares)) if shares else float("nan")
 
 
-def explain(model: SimsModel, blocks: Iterable[sp.csr_matrix], weighting: str = "decision") -> Explanation:
+def explain(model: SimsClassifier, blocks: Iterable[sp.csr_matrix], weighting: str = "decision") -> Explanation:
     """Explain cells, block by block; memory does not grow with their number.
 
     Parameters
     ----------
     blocks : iterable of csr_matrix, shape (cells, genes)
-        Log-normalised, in the order of the model's genes.
+        Log-normalised, in the order of the model's genes; see `cells_in_block`.
     weighting : {'decision', 'uniform'}
         Whether a step's mask counts by how much the step decided (the released code) or as it is (the
         paper's wording).
@@ -173,7 +178,7 @@ def mean_attention(networks: TabNetEnsemble, values: sp.csr_matrix) -> np.ndarra
 
 
 def cell_explanations(
-    model: SimsModel, values: sp.csr_matrix, predicted: np.ndarray, weighting: str = "decision"
+    model: SimsClassifier, values: sp.csr_matrix, predicted: np.ndarray, weighting: str = "decision"
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return attention and contribution of each member for each cell, (members, cells, genes used).
 
@@ -201,9 +206,161 @@ def _attention(steps: list[TabNetStep], weighting: str) -> Tensor:
     return whole / whole.sum(1, keepdim=True).clamp(min=torch.finfo(whole.dtype).tiny)
 
 
-def linear_contribution(model: SimsModel, values: sp.csr_matrix, predicted: np.ndarray) -> np.ndarray:
+def linear_contribution(model: SimsClassifier, values: sp.csr_matrix, predicted: np.ndarray) -> np.ndarray:
     """Return the contribution of the linear model for each cell, (cells, genes); 0 where there is none."""
     if model.linear is None:
         return np.zeros(values.shape)
     centred = model.linear.weights - model.linear.weights.mean(1, keepdims=True)
     return model.linear.scaled(values.toarray()) * centred.T[predicted]
+
+
+@dataclass(frozen=True, repr=False)
+class GeneTables:
+    """The genes that speak for classes, as pandas tables.
+
+    Attributes
+    ----------
+    classes : DataFrame
+        See `class_table`.
+    overall : DataFrame
+        See `global_table`.
+    cells : DataFrame or None
+        See `cell_tables`; None where no single cell was asked for.
+    means : Explanation
+        The arrays behind them.
+    """
+
+    classes: pd.DataFrame
+    overall: pd.DataFrame
+    cells: pd.DataFrame | None
+    means: Explanation
+
+    def __repr__(self) -> str:
+        n = self.means.n_cells
+        return f"Genes of {int((n > 0).sum())} classes, over {int(n.sum()):,} cells: .classes, .overall, .cells, .means"
+
+
+def cells_in_block(model: SimsClassifier) -> int:
+    """Return how many cells are explained at once: by each member, attention and contribution are dense."""
+    values_of_cell = max(len(model.genes), len(model.networks.members) * len(model.inputs.columns))
+    return max(min(_BLOCK_VALUES // values_of_cell, 1024), 16)
+
+
+def class_table(means: Explanation, model: SimsClassifier) -> pa.Table:
+    """Return one row for each class that was predicted and each gene that the model looks at.
+
+    ``class``, ``rank`` by contribution, ``gene``, ``contribution`` of members and linear model together,
+    ``members_in_top`` (members that have the gene among their 20 of largest contribution),
+    ``contribution_sd`` (over members), ``linear_contribution``, ``attention`` and ``attention_sd`` (mean and
+    sd over members), ``members_in_top_attention``, ``dispersion``, ``value`` and ``value_all`` (mean
+    log-normalised value in the class and in all cells), ``cells`` of the class, ``overlap_contribution`` and
+    ``overlap_attention`` (mean Jaccard index of the members' top 20). In the order of classes and ranks.
+    """
+    whole, dispersion = means.whole_contribution(), means.dispersion()
+    overlaps = {name: means.overlap(name) for name in ("contribution", "attention")}
+    parts = []
+    for number, name in enumerate(model.classes):
+        if not means.n_cells[number]:
+            continue
+        columns = _gene_columns(
+            whole[number],
+            means.contribution[:, number],
+            means.linear_contribution[number],
+            means.attention[:, number],
+        )
+        columns |= {"dispersion": dispersion[number]}
+        columns |= {"value": means.value[number], "value_all": means.global_value}
+        table = _ranked(columns, model)
+        constant: dict[str, float | int] = {"cells": int(means.n_cells[number])}
+        constant |= {f"overlap_{reading}": float(overlap[number]) for reading, overlap in overlaps.items()}
+        parts.append(_with_constants(table, {"class": name}, constant))
+    return pa.concat_tables(parts)
+
+
+def global_table(means: Explanation, model: SimsClassifier) -> pa.Table:
+    """Return one row for each gene, over all cells and each for its predicted class; columns as above."""
+    share = means.n_cells / max(means.n_cells.sum(), 1)
+    members = means.global_contribution()
+    columns = _gene_columns(
+        share @ means.whole_contribution(), members, share @ means.linear_contribution, means.global_attention
+    )
+    columns |= {"value_all": means.global_value}
+    constant: dict[str, float | int] = {"cells": int(means.n_cells.sum())}
+    constant |= {"overlap_contribution": mean_overlap(members)}
+    constant |= {"overlap_attention": mean_overlap(means.global_attention)}
+    return _with_constants(_ranked(columns, model), {}, constant)
+
+
+def cell_tables(
+    model: SimsClassifier, ids: np.ndarray, values: sp.csr_matrix, weighting: str, top: int
+) -> list[pa.Table]:
+    """Return the top genes of single cells, for the class that each is predicted as.
+
+    Parameters
+    ----------
+    ids : array of str, shape (cells,)
+    values : csr_matrix, shape (cells, genes)
+        Log-normalised.
+    """
+    predicted = model.log_probabilities(values).argmax(1)
+    looked, spoke = cell_explanations(model, values, predicted, weighting)
+    linear = linear_contribution(model, values, predicted)
+    dense = values.toarray()
+    tables = []
+    for place, name in enumerate(ids):
+        attention, contribution = np.zeros((2, len(looked), len(model.genes)))
+        attention[:, model.inputs.columns] = looked[:, place]
+        contribution[:, model.inputs.columns] = spoke[:, place]
+        share = model.linear_share
+        whole = contribution.mean(0) * (1.0 - share) + linear[place] * share
+        columns = _gene_columns(whole, contribution, linear[place], attention) | {"value": dense[place]}
+        constant: dict[str, float | int] = {"overlap_contribution": mean_overlap(contribution)}
+        constant |= {"overlap_attention": mean_overlap(attention)}
+        first = {"cell_id": str(name), "class": model.classes[predicted[place]]}
+        tables.append(_with_constants(_ranked(columns, model).slice(0, top), first, constant))
+    return tables
+
+
+def _gene_columns(
+    whole: np.ndarray, contribution: np.ndarray, linear: np.ndarray, attention: np.ndarray
+) -> dict[str, np.ndarray]:
+    return {
+        "contribution": whole,
+        "members_in_top": _in_top(contribution),
+        "contribution_sd": contribution.std(0),
+        "linear_contribution": linear,
+        "attention": attention.mean(0),
+        "attention_sd": attention.std(0),
+        "members_in_top_attention": _in_top(attention),
+    }
+
+
+def _in_top(by_member: np.ndarray) -> np.ndarray:
+    """Return for each gene how many members have it among their top genes."""
+    chosen = [gene for weights in by_member for gene in top_genes(weights)]
+    return np.bincount(np.asarray(chosen, dtype=np.int64), minlength=by_member.shape[1])
+
+
+def _ranked(columns: dict[str, np.ndarray], model: SimsClassifier) -> pa.Table:
+    """Return the genes by contribution, without those that nothing looks at."""
+    seen = (columns["contribution"] != 0) | (columns["attention"] != 0)
+    genes = np.flatnonzero(seen)
+    order = genes[np.argsort(-columns["contribution"][genes], kind="stable")]
+    content: dict[str, Any] = {
+        "rank": pa.array(np.arange(1, len(order) + 1), pa.int32()),
+        "gene": pa.array([model.genes[gene] for gene in order], pa.string()),
+    }
+    for name, values in columns.items():
+        kind = pa.int32() if values.dtype.kind == "i" else pa.float32()
+        content[name] = pa.array(values[order], kind)
+    return pa.table(content)
+
+
+def _with_constants(table: pa.Table, first: dict[str, str], last: dict[str, float | int]) -> pa.Table:
+    """Return the table with columns of one value: words before its own, figures after them."""
+    for place, (name, word) in enumerate(first.items()):
+        table = table.add_column(place, name, pa.array([word] * len(table), pa.string()))
+    for name, figure in last.items():
+        kind = pa.int32() if isinstance(figure, int) else pa.float32()
+        table = table.append_column(name, pa.array([figure] * len(table), kind))
+    return table

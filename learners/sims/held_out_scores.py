@@ -16,11 +16,12 @@ from neurofleet.learners.calibration import (
     reliability_table,
 )
 from neurofleet.learners.label_controls import ShuffleControl, shuffle_control
+from neurofleet.learners.local_training import Train
 from neurofleet.learners.scores import Scores, score
 from neurofleet.learners.sims.expression_baselines import Baseline, run_baselines
 from neurofleet.learners.sims.gene_importance import mean_attention
-from neurofleet.learners.sims.reference_fit import Fitted, Reference, TrainSims, fit, shuffled_scores
-from neurofleet.learners.sims.sims_model import blocks_of
+from neurofleet.learners.sims.reference_fit import Fitted, Reference, fit, shuffled_scores
+from neurofleet.learners.sims.sims_classifier import blocks_of
 from neurofleet.learners.sims.tabnet_settings import SimsSettings
 from neurofleet.learners.splits import Split
 
@@ -58,7 +59,7 @@ def score_split(
     reference: Reference,
     split: Split,
     settings: SimsSettings,
-    train: TrainSims,
+    train: Train,
     seed: int = 1,
     baselines: Sequence[str] | None = None,
 ) -> Tested:
@@ -106,7 +107,7 @@ def cross_validate(
     reference: Reference,
     splits: Sequence[Split],
     settings: SimsSettings,
-    train: TrainSims,
+    train: Train,
     seed: int = 1,
     baselines: Sequence[str] | None = None,
 ) -> list[Tested]:

@@ -10,7 +10,8 @@ import numpy as np
 from neurofleet.errors import did_you_mean
 from neurofleet.learners.calibration import calibrated_probabilities
 from neurofleet.learners.learner_errors import LearnerError
-from neurofleet.learners.sims.reference_fit import Reference, TrainSims, fit, predict_log
+from neurofleet.learners.local_training import Train
+from neurofleet.learners.sims.reference_fit import Reference, fit, predict_log
 from neurofleet.learners.sims.tabnet_settings import SimsSettings
 from neurofleet.learners.splits import Split, leave_type_out
 from neurofleet.learners.unknown_labels import UnknownCurve, unknown_curve
@@ -20,11 +21,11 @@ def leave_types_out(
     reference: Reference,
     split: Split,
     settings: SimsSettings,
-    train: TrainSims,
+    train: Train,
     seed: int = 1,
     names: Sequence[str] | None = None,
 ) -> dict[str, UnknownCurve]:
-    """TrainSims without each type in turn, predict its cells and the test cells, and sweep the threshold.
+    """Train without each type in turn, predict its cells and the test cells, and sweep the threshold.
 
     Probabilities are calibrated on the validation cells of the types that were trained on.
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import numpy as np
 import scipy.sparse as sp
@@ -21,10 +20,12 @@ from neurofleet.learners.cells.cell_matrix import CellMatrix
 from neurofleet.learners.cells.gene_statistics import gene_statistics
 from neurofleet.learners.cells.normalisation import Normalisation, Values, normalisation, recognise
 from neurofleet.learners.label_controls import shuffled_labels
+from neurofleet.learners.local_training import Train
 from neurofleet.learners.scores import Scores, score
 from neurofleet.learners.sims.logistic_regression import LogisticModel, fit_logistic
 from neurofleet.learners.sims.masked_gene_pretraining import encoder_state
-from neurofleet.learners.sims.sims_model import SimsModel, blocks_of
+from neurofleet.learners.sims.sims_classifier import blocks_of
+from neurofleet.learners.sims.sims_model import SimsModel
 from neurofleet.learners.sims.tabnet_ensemble import TabNetEnsemble, inputs_from
 from neurofleet.learners.sims.tabnet_settings import SimsSettings
 from neurofleet.learners.sims.tabnet_training import SimsModule, SimsTask, set_exact_statistics
@@ -40,13 +41,6 @@ LINEAR_VALUES = 100_000_000
 """Above so many values (cells x genes) of training cells there is no linear model beside the networks."""
 
 CONTROL_EPOCHS = 15
-
-
-class TrainSims(Protocol):
-    """How a task is trained: in this process, or on a cluster."""
-
-    def __call__(self, task: SimsTask, name: str, seed: int) -> Mapping[str, torch.Tensor]:
-        """Return the state of the task's module after training; `name` tells trainings apart."""
 
 
 @dataclass(frozen=True)
@@ -125,12 +119,12 @@ def reference_of(
     return Reference(cells, codes, labels.classes, how)
 
 
-def fit(reference: Reference, split: Split, settings: SimsSettings, train: TrainSims, seed: int = 1) -> Fitted:
+def fit(reference: Reference, split: Split, settings: SimsSettings, train: Train, seed: int = 1) -> Fitted:
     """Fit a model on the training and validation cells of a split.
 
     Parameters
     ----------
-    train : TrainSims
+    train : Train
         `neurofleet.learners.local_training.train_here`, or one that uses a cluster.
 
     Raises
@@ -178,9 +172,7 @@ def predict_log(model: SimsModel, reference: Reference, rows: np.ndarray) -> np.
     )
 
 
-def shuffled_scores(
-    reference: Reference, split: Split, settings: SimsSettings, train: TrainSims, seed: int = 1
-) -> Scores:
+def shuffled_scores(reference: Reference, split: Split, settings: SimsSettings, train: Train, seed: int = 1) -> Scores:
     """Return the scores on the test cells of a model of shuffled labels, test labels shuffled as well.
 
     The same way of training, shortened: whatever leaks labels into it shows here.
@@ -215,7 +207,7 @@ def _model(
     train_rows: np.ndarray,
     validation_rows: np.ndarray,
     settings: SimsSettings,
-    train: TrainSims,
+    train: Train,
     name: str,
     seed: int,
 ) -> SimsModel:

@@ -1,203 +1,254 @@
-"""A trained SIMS model: class probabilities of cells, and the folder that it is kept in."""
+"""A trained SIMS model: it labels, embeds and explains the cells of an AnnData or a file."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import scipy.sparse as sp
-import torch
-from torch import Tensor
+import pandas as pd
 
-from neurofleet.learners.calibration import UNCALIBRATED, Calibration, calibrated_probabilities
-from neurofleet.learners.cells.normalisation import Normalisation
-from neurofleet.learners.model_folder import DESCRIPTION, ModelRefused, read_model, write_model
-from neurofleet.learners.sims.logistic_regression import LogisticModel
-from neurofleet.learners.sims.tabnet_ensemble import GeneInputs, TabNetEnsemble, mean_log_probabilities
-from neurofleet.learners.sims.tabnet_settings import SimsSettings
+from neurofleet.learners.model_folder import model_summary
+from neurofleet.learners.sims.cell_prediction import MOST_MISSING, Query, open_query, predict, rows_of_cells
+from neurofleet.learners.sims.gene_importance import (
+    GeneTables,
+    cell_tables,
+    cells_in_block,
+    class_table,
+    explain,
+    global_table,
+)
+from neurofleet.learners.sims.sims_classifier import SimsClassifier
+from neurofleet.learners.unknown_labels import labels_or_unknown, threshold_for
 
-LEARNER = "sims"
-_LINEAR_ARRAYS = ("weights", "bias", "mean", "sd")
-_LINEAR_FACTS = ("clip", "C", "scaling", "inner_accuracy", "inner_macro_f1", "inner_log_loss")
+if TYPE_CHECKING:
+    import anndata
+
+OBS_COLUMNS = {
+    "label": "sims_label",
+    "pred_0": "sims_class",
+    "prob_0": "sims_prob",
+    "margin": "sims_margin",
+    "entropy": "sims_entropy",
+    "unknown": "sims_unknown",
+}
+"""Column of a table of predictions -> column of `obs`."""
+
+EMBEDDING = "X_sims"
+"""Where the embedding of cells is in `obsm`."""
 
 
-@dataclass(frozen=True)
-class SimsModel:
-    """TabNetEnsemble, the linear model averaged with them, and how cells are brought to them.
+@dataclass(frozen=True, repr=False)
+class SimsModel(SimsClassifier):
+    """A trained SIMS model.
 
-    Attributes
-    ----------
-    networks : TabNetEnsemble
-    linear : LogisticModel or None
-        On all genes; its probabilities have the weight ``settings.linear_share``.
-    inputs : GeneInputs
-    genes, classes : tuple of str
-    normalisation : Normalisation
-        Of the reference's values; a query's are brought to the same.
-    settings : SimsSettings
-    calibration : Calibration
-        Its temperature is 1 until calibrated.
-    facts : mapping
-        What else is known of the training: scores, baselines, data, versions. Plain JSON.
+    Made by `neurofleet.learners.sims.train`, or read by `neurofleet.load_model`. All methods take an AnnData in
+    memory or the path of an h5ad, zarr, csv or tsv file; genes are aligned to the model's, and values are recognised
+    (counts or logarithms) and normalised as the reference was.
+
+    Examples
+    --------
+    >>> model = nf.load_model("model")
+    >>> adata = model.predict(adata, unknown_below=0.6)
+    >>> adata.obs["sims_label"].value_counts()
     """
 
-    networks: TabNetEnsemble
-    linear: LogisticModel | None
-    inputs: GeneInputs
-    genes: tuple[str, ...]
-    classes: tuple[str, ...]
-    normalisation: Normalisation
-    settings: SimsSettings
-    calibration: Calibration = UNCALIBRATED
-    facts: Mapping[str, Any] = field(default_factory=dict)
-
-    @cached_property
-    def linear_share(self) -> float:
-        """The weight of the linear model's probabilities in the average."""
-        return self.settings.linear_share if self.linear is not None else 0.0
-
-    def log_probabilities(self, values: sp.csr_matrix, closed: np.ndarray | None = None) -> np.ndarray:
-        """Return uncalibrated log-probabilities (cells, classes).
+    def predict(
+        self,
+        cells: str | Path | anndata.AnnData,
+        *,
+        unknown_below: float | None = None,
+        coverage: float | None = None,
+        layer: str = "X",
+        target_sum: float | None = None,
+        most_missing: float = MOST_MISSING,
+        close_missing: bool = False,
+        embedding: bool = True,
+    ) -> anndata.AnnData:
+        """Label cells.
 
         Parameters
         ----------
-        values : csr_matrix, shape (cells, genes)
-            Log-normalised, in the order of the model's genes.
-        closed : array of bool, shape (genes,), optional
-            Genes that no mask may choose.
-        """
-        parts = self.parts(values, closed)
-        if self.linear_share == 0.0:
-            return parts["networks"]
-        if self.linear_share == 1.0:
-            return parts["linear"]
-        return np.logaddexp(
-            parts["networks"] + np.log(1.0 - self.linear_share), parts["linear"] + np.log(self.linear_share)
-        )
+        cells : AnnData or path
+            An AnnData is changed in place. A file is read into memory and stays as it is.
+        unknown_below : float, optional
+            The label of a cell becomes ``unknown`` where its calibrated top probability is below this.
+        coverage : float, optional
+            In place of `unknown_below`: the share of the validation cells that keeps its label, which gives the
+            threshold.
+        layer : str
+            ``X``, ``raw``, or the name of a layer.
+        target_sum : float, optional
+            For log values: to how many counts a cell they were scaled, where that cannot be seen.
+        most_missing : float
+            The query is refused when a larger share of the model rests on genes that it lacks.
+        close_missing : bool
+            Whether masks may not choose genes that the query lacks.
+        embedding : bool
+            Whether the embedding is written, too: see `embed`.
 
-    def parts(self, values: sp.csr_matrix, closed: np.ndarray | None = None) -> dict[str, np.ndarray]:
-        """Return the log-probabilities of the networks and of the linear model, each for itself."""
-        found = {"networks": self._of_networks(values, closed)}
-        if self.linear is not None:
-            logits = self.linear.logits(values.toarray()).astype(np.float64)
-            found["linear"] = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
-        return found
-
-    def probabilities(self, values: sp.csr_matrix, closed: np.ndarray | None = None) -> np.ndarray:
-        """Return calibrated probabilities (cells, classes) over all classes."""
-        return calibrated_probabilities(self.log_probabilities(values, closed), self.calibration.temperature)
-
-    def network_input(self, values: sp.csr_matrix) -> Tensor:
-        """Return log-normalised values of the genes that the networks see, on their device."""
-        device = self.networks.mean.device
-        return torch.from_numpy(values[:, self.inputs.columns].toarray()).to(device)
-
-    def _of_networks(self, values: sp.csr_matrix, closed: np.ndarray | None) -> np.ndarray:
-        self.networks.eval()
-        shut = None
-        if closed is not None:
-            shut = torch.from_numpy(closed[self.inputs.columns]).to(self.networks.mean.device)
-        with torch.inference_mode():
-            logits, _ = self.networks(self.network_input(values), shut)
-            return mean_log_probabilities(logits).cpu().numpy().astype(np.float64)
-
-    def save(self, folder: Path, run: str) -> None:
-        """Write ``model.safetensors`` and ``model.json``.
+        Returns
+        -------
+        AnnData
+            The same, with these columns of ``obs``, as ``neurofleet predict --write-h5ad`` writes them:
+            ``sims_label`` (the class, or ``unknown``), ``sims_class`` (the likeliest class), ``sims_prob`` (its
+            calibrated probability), ``sims_margin`` (to the second), ``sims_entropy`` (nats), ``sims_unknown``;
+            and ``obsm["X_sims"]``.
 
         Raises
         ------
-        ModelRefused
-            If the folder holds the model of another run.
+        CellsRefused
+            If the cells cannot be read, lack too many genes, or their values cannot be made like the reference's.
+        UsageError
+            If the threshold cannot be found.
+
+        Examples
+        --------
+        >>> model.predict(adata).obs["sims_class"]
         """
-        tensors: dict[str, Any] = {f"networks.{n}": t for n, t in state_of(self.networks).items()}
-        tensors["columns"] = self.inputs.columns
-        description: dict[str, Any] = {
-            "genes": list(self.genes),
-            "classes": list(self.classes),
-            "settings": self.settings.model_dump(),
-            "normalisation": asdict(self.normalisation),
-            "calibration": self.calibration.to_dict(),
-            "linear": None,
-            "facts": dict(self.facts),
+        threshold = threshold_for(unknown_below, coverage, self.facts, "the model")
+        data, query = self._opened(cells, layer, target_sum, most_missing, close_missing)
+        predictions = predict(self, query, np.arange(len(query)), top=1)
+        best = predictions.best[:, 0]
+        columns: dict[str, Any] = {
+            "pred_0": np.asarray(self.classes, dtype=object)[best],
+            "prob_0": predictions.probabilities[np.arange(len(best)), best],
+            "margin": predictions.margin,
+            "entropy": predictions.entropy,
         }
-        if self.linear is not None:
-            tensors |= {f"linear.{name}": getattr(self.linear, name) for name in _LINEAR_ARRAYS}
-            facts = {name: getattr(self.linear, name) for name in _LINEAR_FACTS}
-            description["linear"] = facts | {"clip": facts["clip"] if np.isfinite(facts["clip"]) else None}
-        write_model(folder, learner=LEARNER, run=run, description=description, tensors=tensors)
+        columns |= labels_or_unknown(columns["pred_0"], columns["prob_0"], threshold)
+        for column, name in OBS_COLUMNS.items():
+            is_word = column in ("label", "pred_0")
+            data.obs[name] = pd.Categorical(columns[column]) if is_word else columns[column]
+        if embedding:
+            data.obsm[EMBEDDING] = self._vectors_of(query)
+        return data
 
-    @classmethod
-    def load(cls, folder: Path, device: str = "cpu") -> SimsModel:
-        """Read a model folder; nothing in it is run.
+    def embed(
+        self,
+        cells: str | Path | anndata.AnnData,
+        *,
+        layer: str = "X",
+        target_sum: float | None = None,
+        most_missing: float = MOST_MISSING,
+    ) -> anndata.AnnData:
+        """Write the embedding of cells into ``obsm["X_sims"]``, (cells, n_d) float32.
+
+        It is what the first network's steps decided, summed: the vector that its logits are computed from.
+
+        Parameters
+        ----------
+        cells, layer, target_sum, most_missing
+            See `predict`.
+
+        Returns
+        -------
+        AnnData
 
         Raises
         ------
-        ModelRefused
-            If it is no SIMS model, or is damaged.
-        """
-        stored = read_model(folder, learner=LEARNER)
-        try:
-            return cls._from(stored.description, stored.tensors, device)
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise ModelRefused(
-                f"{folder / DESCRIPTION} is damaged, or of another version: {type(error).__name__}: {error}."
-                " Put back a good copy of the folder, or train again."
-            ) from error
+        CellsRefused
+            See `predict`.
 
-    @classmethod
-    def _from(cls, description: dict[str, Any], tensors: dict[str, np.ndarray], device: str) -> SimsModel:
-        settings = SimsSettings(**description["settings"])
-        prefix = "networks."
-        state = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
-        inputs = GeneInputs(tensors["columns"], state["mean"], state["sd"])
-        networks = TabNetEnsemble(inputs, len(description["classes"]), settings)
-        load_state(networks, {name: torch.from_numpy(array) for name, array in state.items()})
-        linear = None
-        if description["linear"] is not None:
-            facts = dict(description["linear"])
-            facts["clip"] = np.inf if facts["clip"] is None else facts["clip"]
-            arrays: dict[str, Any] = {name: tensors[f"linear.{name}"] for name in _LINEAR_ARRAYS}
-            linear = LogisticModel(**arrays, **facts, held_out_probabilities=np.empty((0, 0), np.float32))
-        return cls(
-            networks.to(device).eval(),
-            linear,
-            inputs,
-            tuple(description["genes"]),
-            tuple(description["classes"]),
-            Normalisation(**description["normalisation"]),
-            settings,
-            Calibration.from_dict(description["calibration"]),
-            description["facts"],
+        Examples
+        --------
+        >>> sc.pp.neighbors(model.embed(adata), use_rep="X_sims")
+        """
+        data, query = self._opened(cells, layer, target_sum, most_missing, False)
+        data.obsm[EMBEDDING] = self._vectors_of(query)
+        return data
+
+    def explain(
+        self,
+        cells: str | Path | anndata.AnnData,
+        *,
+        cell_ids: Sequence[str] = (),
+        weighting: str = "decision",
+        top: int = 20,
+        layer: str = "X",
+        target_sum: float | None = None,
+        most_missing: float = MOST_MISSING,
+    ) -> GeneTables:
+        """Say which genes speak for each class, over cells that are predicted as it.
+
+        Parameters
+        ----------
+        cells, layer, target_sum, most_missing
+            See `predict`.
+        cell_ids : sequence of str
+            Cells that are explained one by one, too.
+        weighting : {'decision', 'uniform'}
+            How the masks of several steps are added up: by what each step decided, or alike.
+        top : int
+            Genes of a cell that is explained by itself.
+
+        Returns
+        -------
+        GeneTables
+            ``classes``, ``overall`` and ``cells`` as pandas tables, and ``means``, the arrays behind them.
+
+        Raises
+        ------
+        CellsRefused
+            See `predict`.
+        UsageError
+            If a cell of `cell_ids` is not there.
+
+        Examples
+        --------
+        >>> model.explain(adata).classes.groupby("class").head(8)
+        """
+        query = open_query(self, cells, layer=layer, target_sum=target_sum, most_missing=most_missing)
+        (rows,) = rows_of_cells([query], cell_ids)
+        size = cells_in_block(self)
+        means = explain(self, (values for _, values in query.blocks(size=size)), weighting)
+        tables = [
+            table.to_pandas()
+            for ids, values in (query.blocks(rows, size) if len(rows) else ())
+            for table in cell_tables(self, ids, values, weighting, top)
+        ]
+        return GeneTables(
+            class_table(means, self).to_pandas(),
+            global_table(means, self).to_pandas(),
+            pd.concat(tables, ignore_index=True) if tables else None,
+            means,
         )
 
+    def _opened(
+        self,
+        cells: str | Path | anndata.AnnData,
+        layer: str,
+        target_sum: float | None,
+        most_missing: float,
+        close_missing: bool,
+    ) -> tuple[anndata.AnnData, Query]:
+        """Return cells as an AnnData to write into, and as the model takes them."""
+        query = open_query(
+            self,
+            cells,
+            layer=layer,
+            target_sum=target_sum,
+            most_missing=most_missing,
+            close_missing=close_missing,
+        )
+        return (query.to_anndata() if isinstance(cells, str | Path) else cells), query
 
-def state_of(networks: TabNetEnsemble) -> dict[str, Tensor]:
-    """Return every weight and statistic once, though layers share weights, by name."""
-    return {**dict(networks.named_parameters()), **dict(networks.named_buffers())}
+    def _vectors_of(self, query: Query) -> np.ndarray:
+        return np.concatenate([self.vectors(values, query.closed) for _, values in query.blocks()])
 
-
-def load_state(networks: TabNetEnsemble, state: Mapping[str, Tensor]) -> None:
-    """Set what `state_of` returned.
-
-    Raises
-    ------
-    KeyError
-        If a tensor is missing, or there is one too many.
-    """
-    own = state_of(networks)
-    if own.keys() != state.keys():
-        raise KeyError(f"tensors that do not fit: {sorted(own.keys() ^ state.keys())[:5]}")
-    with torch.no_grad():
-        for name, tensor in own.items():
-            tensor.copy_(state[name])
-
-
-def blocks_of(n_cells: int, n_genes: int) -> Iterator[slice]:
-    """Yield slices of cells that take about 200 MB as a dense matrix."""
-    size = max(min(50_000_000 // max(n_genes, 1), 8192), 64)
-    for start in range(0, n_cells, size):
-        yield slice(start, min(start + size, n_cells))
+    def __repr__(self) -> str:
+        settings, data = self.settings, self.facts.get("data", {})
+        networks = f"{settings.members} network{'s' if settings.members > 1 else ''}"
+        if self.linear is not None:
+            networks += f" and a linear model (weight {self.linear_share:g})"
+        lines = [
+            f"{len(self.classes)} classes: {', '.join(self.classes)}",
+            f"{len(self.genes):,} genes, of which {len(self.inputs.columns):,} are seen by {networks}",
+        ]
+        if data:
+            lines.append(f"trained on {data['n_cells']:,} cells of {', '.join(data['files'])}, label {data['label']!r}")
+        if scores := self.facts.get("scores", {}).get("sims"):
+            lines.append(f"accuracy {scores['accuracy']:.3f} on {scores['n']:,} {self.facts['role']} cells")
+        return model_summary("SIMS", lines, self.facts, self.written)

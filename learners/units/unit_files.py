@@ -227,6 +227,25 @@ def open_units(paths: str | Path | Sequence[str | Path], layout: Mapping[str, An
     return replace(units, notes=(*notes, *units.notes, *_copies(units)))
 
 
+def as_units(
+    units: Units | str | Path | Sequence[Units | str | Path], layout: Mapping[str, Any] | None = None
+) -> Units:
+    """Return units in memory as they are, and open files; of a list of both, one set.
+
+    Raises
+    ------
+    UnitsRefused
+        See `open_units`, and `neurofleet.learners.units.units.joined` for several sets.
+    """
+    if isinstance(units, Units):
+        return units
+    if isinstance(units, str | Path):
+        return open_units(units, layout)
+    sets = [item for item in units if isinstance(item, Units)]
+    files = [item for item in units if not isinstance(item, Units)]
+    return joined([*sets, *([open_units(files, layout)] if files or not sets else [])])
+
+
 def _read(path: Path, layout: UnitLayout) -> UnitsFile:
     if not path.is_file():
         raise UnitsRefused(f"{path}: no such file. Give an npz, Parquet, CSV or NWB file of units.")

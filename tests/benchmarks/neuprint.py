@@ -50,7 +50,7 @@ from neurofleet.learners.neuprint.population_recordings import Recordings
 from neurofleet.learners.neuprint.recording_files import open_recordings
 from neurofleet.learners.neuprint.session_tensors import sessions_of
 from neurofleet.learners.neuprint.synthetic_animals import synthetic_recordings
-from neurofleet.learners.neuprint.two_stage_fit import fit
+from neurofleet.learners.neuprint.train_neuprint import fit
 from neurofleet.learners.probes import fit_probe
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -124,7 +124,8 @@ def predict(device: str) -> dict[str, float]:
     import scipy.sparse as sp
 
     from neurofleet.learners.cells.normalisation import Normalisation
-    from neurofleet.learners.sims.sims_model import SimsModel, blocks_of
+    from neurofleet.learners.sims.sims_classifier import blocks_of
+    from neurofleet.learners.sims.sims_model import SimsModel
     from neurofleet.learners.sims.tabnet_ensemble import GeneInputs, TabNetEnsemble
     from neurofleet.learners.sims.tabnet_settings import settings_of
 

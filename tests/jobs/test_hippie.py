@@ -91,7 +91,7 @@ def test_a_training_leaves_a_model_that_names_new_units(trained, folder, tmp_pat
 def test_embeddings_of_all_units_lie_in_the_folder(trained, folder):
     table = pq.read_table(trained / "embeddings.parquet")
     model = HippieModel.load(trained)
-    fusion, mean = model.embed(open_units([folder / "units.npz"]))
+    fusion, mean = model.vectors(open_units([folder / "units.npz"])).values()
     assert np.stack([table[f"fusion_{i}"] for i in range(16)], 1) == pytest.approx(fusion, abs=1e-6)
     assert np.stack([table[f"mean_{i}"] for i in range(4)], 1) == pytest.approx(mean, abs=1e-6)
     assert set(table.column_names) >= {"unit_id", "class", "animal", "umap_0", "umap_1"}

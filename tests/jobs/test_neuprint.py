@@ -82,7 +82,7 @@ def test_a_model_folder_is_complete(model, animals):
         assert {name.split("/")[0] for name in split.sample_ids[split.role == "test"]} == {animal}
     assert "<svg" in (model / "report.html").read_text()
     loaded, recordings = NeuprintModel.load(model), open_recordings(animals, LAYOUT)
-    np.testing.assert_allclose(loaded.embed(recordings), loaded.phi, atol=1e-5)
+    np.testing.assert_allclose(loaded.infer(recordings).phi, loaded.phi, atol=1e-5)
     table = pq.read_table(model / "embeddings.parquet").to_pandas()
     np.testing.assert_array_equal(table[["phi_0", "phi_1", "phi_2"]].to_numpy(), loaded.phi)
     data = anndata.read_h5ad(model / "embeddings.h5ad")

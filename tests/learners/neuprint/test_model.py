@@ -15,7 +15,7 @@ from neurofleet.learners.model_folder import ModelRefused
 from neurofleet.learners.neuprint.dynamics_training import NeuprintTask, WorkerRank
 from neurofleet.learners.neuprint.neuprint_model import NeuprintModel
 from neurofleet.learners.neuprint.population_recordings import RecordingsRefused
-from neurofleet.learners.neuprint.two_stage_fit import fit
+from neurofleet.learners.neuprint.train_neuprint import fit
 from tests.learners.neuprint.small import DYNAMICS, small_recordings, small_settings, with_gaps
 
 
@@ -28,7 +28,7 @@ def test_a_model_comes_back_from_its_folder(model: NeuprintModel, tmp_path: Path
     model.save(tmp_path / "m", "run")
     loaded = NeuprintModel.load(tmp_path / "m")
     new = small_recordings(3)
-    np.testing.assert_array_equal(loaded.embed(new), model.embed(new))
+    np.testing.assert_array_equal(loaded.infer(new).phi, model.infer(new).phi)
     np.testing.assert_array_equal(loaded.phi, model.phi)
     assert loaded.neuron_ids.tolist() == model.neuron_ids.tolist()
     assert (loaded.settings, loaded.covariates) == (model.settings, model.covariates)
@@ -39,19 +39,19 @@ def test_a_model_comes_back_from_its_folder(model: NeuprintModel, tmp_path: Path
 def test_labels_do_not_reach_phi(model: NeuprintModel) -> None:
     recordings = small_recordings()
     shuffled = recordings.neurons.assign(type=recordings.neurons["type"].to_numpy()[::-1])
-    found = model.embed(replace(recordings, neurons=shuffled))
-    np.testing.assert_array_equal(found, model.embed(recordings))
+    found = model.infer(replace(recordings, neurons=shuffled)).phi
+    np.testing.assert_array_equal(found, model.infer(recordings).phi)
 
 
 def test_known_neurons_are_embedded_as_when_they_were_fitted(model: NeuprintModel) -> None:
-    np.testing.assert_allclose(model.embed(with_gaps(small_recordings())), model.phi, atol=1e-6)
+    np.testing.assert_allclose(model.infer(with_gaps(small_recordings())).phi, model.phi, atol=1e-6)
 
 
 def test_recordings_with_other_covariates_are_refused(model: NeuprintModel) -> None:
     one = small_recordings(1)
     renamed = replace(one.recordings[0], behaviour_names=("speed", "noise"))
     with pytest.raises(RecordingsRefused, match="trained with the covariates running"):
-        model.embed(replace(one, recordings=(renamed,)))
+        model.infer(replace(one, recordings=(renamed,)))
 
 
 def test_short_sessions_are_refused() -> None:

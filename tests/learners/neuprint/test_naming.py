@@ -12,7 +12,7 @@ import pytest
 from neurofleet.learners.local_training import train_here
 from neurofleet.learners.model_folder import DESCRIPTION, ModelRefused
 from neurofleet.learners.neuprint.neuprint_model import Naming, NeuprintModel, fit_naming, restore_naming
-from neurofleet.learners.neuprint.two_stage_fit import fit
+from neurofleet.learners.neuprint.train_neuprint import fit
 from tests.learners.neuprint.small import small_recordings, small_settings
 
 RNG = np.random.default_rng(0)

@@ -12,7 +12,8 @@ from neurofleet.learners.model_folder import ModelRefused
 from neurofleet.learners.sims.held_out_scores import cross_validate, facts, score_split
 from neurofleet.learners.sims.masked_gene_pretraining import encoder_state, reconstruction_loss
 from neurofleet.learners.sims.reference_fit import Reference, fit, predict_log, shuffled_scores, trained_networks
-from neurofleet.learners.sims.sims_model import SimsModel, state_of
+from neurofleet.learners.sims.sims_classifier import state_of
+from neurofleet.learners.sims.sims_model import SimsModel
 from neurofleet.learners.sims.tabnet_settings import SimsSettings, settings_of
 from neurofleet.learners.splits import make_folds
 from tests.learners.sims.small import QUICK, small_reference, small_split

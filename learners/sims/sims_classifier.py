@@ -1,0 +1,219 @@
+"""The numbers of a trained SIMS model: probabilities from log-normalised values, and the folder that it is kept in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from torch import Tensor
+
+from neurofleet.learners.calibration import UNCALIBRATED, Calibration, calibrated_probabilities
+from neurofleet.learners.cells.normalisation import Normalisation
+from neurofleet.learners.model_folder import StoredModel, read_model, refuse_damaged, write_model
+from neurofleet.learners.sims.logistic_regression import LogisticModel
+from neurofleet.learners.sims.tabnet_ensemble import GeneInputs, TabNetEnsemble, mean_log_probabilities
+from neurofleet.learners.sims.tabnet_settings import SimsSettings
+
+LEARNER = "sims"
+_LINEAR_ARRAYS = ("weights", "bias", "mean", "sd")
+_LINEAR_FACTS = ("clip", "C", "scaling", "inner_accuracy", "inner_macro_f1", "inner_log_loss")
+
+
+@dataclass(frozen=True, repr=False)
+class SimsClassifier:
+    """Networks, the linear model averaged with them, and how cells are brought to both.
+
+    `SimsModel` is this with cells in place of matrices: what is opened, aligned and normalised is there.
+
+    Attributes
+    ----------
+    networks : TabNetEnsemble
+    linear : LogisticModel or None
+        On all genes; its probabilities have the weight ``settings.linear_share``.
+    inputs : GeneInputs
+    genes, classes : tuple of str
+    normalisation : Normalisation
+        Of the reference's values; a query's are brought to the same.
+    settings : SimsSettings
+    calibration : Calibration
+        Its temperature is 1 until calibrated.
+    facts : mapping
+        What else is known of the training: scores, baselines, data, versions. Plain JSON.
+    written : datetime or None
+        When the folder was written that the model was loaded from.
+    """
+
+    networks: TabNetEnsemble
+    linear: LogisticModel | None
+    inputs: GeneInputs
+    genes: tuple[str, ...]
+    classes: tuple[str, ...]
+    normalisation: Normalisation
+    settings: SimsSettings
+    calibration: Calibration = UNCALIBRATED
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    written: datetime | None = field(default=None, compare=False)
+
+    @cached_property
+    def linear_share(self) -> float:
+        """The weight of the linear model's probabilities in the average."""
+        return self.settings.linear_share if self.linear is not None else 0.0
+
+    def log_probabilities(self, values: sp.csr_matrix, closed: np.ndarray | None = None) -> np.ndarray:
+        """Return uncalibrated log-probabilities (cells, classes).
+
+        Parameters
+        ----------
+        values : csr_matrix, shape (cells, genes)
+            Log-normalised, in the order of the model's genes.
+        closed : array of bool, shape (genes,), optional
+            Genes that no mask may choose.
+        """
+        parts = self.parts(values, closed)
+        if self.linear_share == 0.0:
+            return parts["networks"]
+        if self.linear_share == 1.0:
+            return parts["linear"]
+        return np.logaddexp(
+            parts["networks"] + np.log(1.0 - self.linear_share), parts["linear"] + np.log(self.linear_share)
+        )
+
+    def parts(self, values: sp.csr_matrix, closed: np.ndarray | None = None) -> dict[str, np.ndarray]:
+        """Return the log-probabilities of the networks and of the linear model, each for itself."""
+        parts = {"networks": self._network_log_probabilities(values, closed)}
+        if self.linear is not None:
+            logits = self.linear.logits(values.toarray()).astype(np.float64)
+            parts["linear"] = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
+        return parts
+
+    def probabilities(self, values: sp.csr_matrix, closed: np.ndarray | None = None) -> np.ndarray:
+        """Return calibrated probabilities (cells, classes) over all classes."""
+        return calibrated_probabilities(self.log_probabilities(values, closed), self.calibration.temperature)
+
+    def network_input(self, values: sp.csr_matrix) -> Tensor:
+        """Return log-normalised values of the genes that the networks see, on their device."""
+        device = self.networks.mean.device
+        return torch.from_numpy(values[:, self.inputs.columns].toarray()).to(device)
+
+    def vectors(self, values: sp.csr_matrix, closed: np.ndarray | None = None) -> np.ndarray:
+        """Return the embedding of cells: what the first network's steps decided, summed, (cells, n_d) float32.
+
+        From this vector the network's last layer computes its logits (Arik and Pfister, AAAI 2021, section 3).
+        """
+        self.networks.eval()
+        with torch.inference_mode():
+            seen = self.networks.look(self.network_input(values))
+            _, steps = self.networks.members[0](seen, self._closed_inputs(closed))
+            return torch.stack([step.decision for step in steps]).sum(0).float().cpu().numpy()
+
+    def _network_log_probabilities(self, values: sp.csr_matrix, closed: np.ndarray | None) -> np.ndarray:
+        self.networks.eval()
+        with torch.inference_mode():
+            logits, _ = self.networks(self.network_input(values), self._closed_inputs(closed))
+            return mean_log_probabilities(logits).cpu().numpy().astype(np.float64)
+
+    def _closed_inputs(self, closed: np.ndarray | None) -> Tensor | None:
+        if closed is None:
+            return None
+        return torch.from_numpy(closed[self.inputs.columns]).to(self.networks.mean.device)
+
+    def save(self, folder: str | Path, run: str) -> None:
+        """Write ``model.safetensors`` and ``model.json``.
+
+        Raises
+        ------
+        ModelRefused
+            If the folder holds the model of another run.
+        """
+        tensors: dict[str, Any] = {f"networks.{n}": t for n, t in state_of(self.networks).items()}
+        tensors["columns"] = self.inputs.columns
+        description: dict[str, Any] = {
+            "genes": list(self.genes),
+            "classes": list(self.classes),
+            "settings": self.settings.model_dump(),
+            "normalisation": asdict(self.normalisation),
+            "calibration": self.calibration.to_dict(),
+            "linear": None,
+            "facts": dict(self.facts),
+        }
+        if self.linear is not None:
+            tensors |= {f"linear.{name}": getattr(self.linear, name) for name in _LINEAR_ARRAYS}
+            facts = {name: getattr(self.linear, name) for name in _LINEAR_FACTS}
+            description["linear"] = facts | {"clip": facts["clip"] if np.isfinite(facts["clip"]) else None}
+        write_model(folder, learner=LEARNER, run=run, description=description, tensors=tensors)
+
+    @classmethod
+    def load(cls, folder: str | Path, device: str = "cpu") -> Self:
+        """Read a model folder; nothing in it is run.
+
+        Raises
+        ------
+        ModelRefused
+            If it is no SIMS model, or is damaged.
+        """
+        stored = read_model(folder, learner=LEARNER)
+        with refuse_damaged(folder):
+            return cls._from(stored, device)
+
+    @classmethod
+    def _from(cls, stored: StoredModel, device: str) -> Self:
+        description, tensors = stored.description, stored.tensors
+        settings = SimsSettings(**description["settings"])
+        prefix = "networks."
+        state = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+        inputs = GeneInputs(tensors["columns"], state["mean"], state["sd"])
+        networks = TabNetEnsemble(inputs, len(description["classes"]), settings)
+        load_state(networks, {name: torch.from_numpy(array) for name, array in state.items()})
+        linear = None
+        if description["linear"] is not None:
+            facts = dict(description["linear"])
+            facts["clip"] = np.inf if facts["clip"] is None else facts["clip"]
+            arrays: dict[str, Any] = {name: tensors[f"linear.{name}"] for name in _LINEAR_ARRAYS}
+            linear = LogisticModel(**arrays, **facts, held_out_probabilities=np.empty((0, 0), np.float32))
+        return cls(
+            networks.to(device).eval(),
+            linear,
+            inputs,
+            tuple(description["genes"]),
+            tuple(description["classes"]),
+            Normalisation(**description["normalisation"]),
+            settings,
+            Calibration.from_dict(description["calibration"]),
+            description["facts"],
+            stored.written,
+        )
+
+
+def state_of(networks: TabNetEnsemble) -> dict[str, Tensor]:
+    """Return every weight and statistic once, though layers share weights, by name."""
+    return {**dict(networks.named_parameters()), **dict(networks.named_buffers())}
+
+
+def load_state(networks: TabNetEnsemble, state: Mapping[str, Tensor]) -> None:
+    """Set what `state_of` returned.
+
+    Raises
+    ------
+    KeyError
+        If a tensor is missing, or there is one too many.
+    """
+    own = state_of(networks)
+    if own.keys() != state.keys():
+        raise KeyError(f"tensors that do not fit: {sorted(own.keys() ^ state.keys())[:5]}")
+    with torch.no_grad():
+        for name, tensor in own.items():
+            tensor.copy_(state[name])
+
+
+def blocks_of(n_cells: int, n_genes: int) -> Iterator[slice]:
+    """Yield slices of cells that take about 200 MB as a dense matrix."""
+    size = max(min(50_000_000 // max(n_genes, 1), 8192), 64)
+    for start in range(0, n_cells, size):
+        yield slice(start, min(start + size, n_cells))

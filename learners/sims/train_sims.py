@@ -1,0 +1,294 @@
+"""Train a SIMS model on labelled cells: split, fit, score beside simple methods, and keep what judges a query."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from neurofleet.learners.cells.cell_files import open_cells
+from neurofleet.learners.cells.cell_labels import Labels, read_labels
+from neurofleet.learners.cells.cell_matrix import CellMatrix
+from neurofleet.learners.cells.normalisation import recognise
+from neurofleet.learners.learner_errors import LearnerError
+from neurofleet.learners.local_training import Train, TrainHere
+from neurofleet.learners.model_folder import (
+    checked_settings,
+    model_fingerprint,
+    now_in_words,
+    package_versions,
+    refuse_other_model,
+    source_names,
+)
+from neurofleet.learners.sims.held_out_scores import cross_validate, facts, query_facts, score_split
+from neurofleet.learners.sims.reference_fit import Reference, fit, reference_of
+from neurofleet.learners.sims.sims_model import SimsModel
+from neurofleet.learners.sims.tabnet_settings import DEFAULT, PRESETS, RELEASED_WARNING, SimsSettings, settings_of
+from neurofleet.learners.splits import Groups, Split, fingerprint, make_folds, make_split
+
+if TYPE_CHECKING:
+    import anndata
+
+
+def train(
+    cells: str | Path | anndata.AnnData | Sequence[str | Path | anndata.AnnData],
+    label: str,
+    *,
+    batch: str | None = None,
+    test: float | Groups = 0.2,
+    validation: float | Groups = 0.15,
+    folds: int | None = None,
+    labels: str | Path | None = None,
+    layer: str = "X",
+    target_sum: float | None = None,
+    drop_unlabelled: bool = False,
+    preset: str = DEFAULT,
+    settings: Mapping[str, Any] | None = None,
+    baselines: Sequence[str] | None = None,
+    seed: int = 1,
+    split_seed: int = 0,
+    out: str | Path | None = None,
+    quiet: bool = False,
+) -> SimsModel:
+    """Train a SIMS model on a labelled reference.
+
+    All that ``neurofleet run`` of a job (``kind: train``, ``learner: sims``) does, with the same defaults: validation
+    cells calibrate the model, small references are trained on again with these, and test cells, which decide nothing,
+    give the scores in ``model.facts``, beside those of simple methods and of shuffled labels.
+
+    Parameters
+    ----------
+    cells : AnnData, path, or a sequence of either
+        AnnData in memory, or h5ad, zarr, csv or tsv files; cells in rows. Counts or logarithms.
+    label : str
+        The column of ``obs`` that holds the classes.
+    batch : str, optional
+        The column of ``obs`` that tells donors or batches apart. Cells of one batch are then tested together, and
+        never trained on beside it, so that the scores are those of donors that the model has not seen.
+    test, validation : float or mapping
+        The share of each class that tests, and that calibrates; or groups, such as ``{"donor": ["5p"]}``. With `batch`,
+        whole batches of about the share `test`.
+    folds : int, optional
+        Score by cross-validation with so many folds in place of one test part, by `batch` where it is given. The model
+        that is returned is then trained on all labelled cells.
+    labels : path, optional
+        A csv or tsv file with cell ids and columns which are added to ``obs``.
+    layer : str
+        ``X``, ``raw``, or the name of a layer.
+    target_sum : float, optional
+        To how many counts a cell values are scaled; of log values, to how many they were.
+    drop_unlabelled : bool
+        Whether cells without a label are left out, in place of being refused.
+    preset : str
+        A name of `neurofleet.learners.sims.PRESETS`.
+    settings : mapping, optional
+        What differs from the preset: keys of `SimsSettings`.
+    baselines : sequence of str, optional
+        The simple methods that are scored beside the model; all by default, ``()`` for none.
+    seed, split_seed : int
+        The first decides weights and the order of cells, the second the split.
+    out : path, optional
+        A folder for the model. The same training may write there again; the model of another one is never replaced.
+    quiet : bool
+        Whether no progress is printed on standard error.
+
+    Returns
+    -------
+    SimsModel
+
+    Raises
+    ------
+    LearnerError
+        If cells, labels or the split cannot be used.
+    UsageError
+        If there is no such preset or setting.
+
+    Examples
+    --------
+    >>> model = nf.sims.train(adata, label="cell_type", batch="donor", out="model")
+    >>> model.facts["scores"]["sims"]["accuracy"]
+    """
+    chosen = checked_settings(settings_of, PRESETS, preset, settings)
+    prepared = prepare_reference(
+        open_cells(cells, labels_path=labels, layer=layer),
+        label,
+        batch=batch,
+        test=test,
+        validation=validation,
+        folds=folds,
+        target_sum=target_sum,
+        drop_unlabelled=drop_unlabelled,
+        seed=split_seed,
+    )
+    run = model_fingerprint(
+        {
+            "learner": "sims",
+            "label": label,
+            "settings": chosen.model_dump(mode="json"),
+            "seed": seed,
+            "split": fingerprint([*prepared.splits, prepared.final]),
+            "genes": [str(gene) for gene in prepared.reference.cells.genes],
+            "codes": prepared.reference.labels.tolist(),
+            "normalisation": str(prepared.reference.normalisation),
+        }
+    )
+    if out is not None:
+        refuse_other_model(out, run)
+    log = TrainHere(quiet)
+    notes = [*prepared.notes, *prepared.final.notes]
+    notes += [RELEASED_WARNING] if preset.startswith("released") else []
+    for note in notes:
+        log.print(note)
+    model = fit_and_score(prepared, chosen, log, seed, baselines=baselines)
+    told = {
+        "preset": preset,
+        "seed": seed,
+        "data": prepared.data_facts(source_names(cells), label, len(model.inputs.columns)),
+        "split": {"fingerprint": fingerprint(prepared.splits), "cells": prepared.cells_by_role()},
+        "notes": [*notes, *(note for note in model.facts["notes"] if note not in notes)],
+        "versions": package_versions(),
+        "trained_at": now_in_words(),
+    }
+    model = replace(model, facts={**model.facts, **told})
+    if out is not None:
+        model.save(out, run)
+    scores = model.facts["scores"]["sims"]
+    log.print(
+        f"accuracy {scores['accuracy']:.3f}, macro-F1 {scores['macro_f1']:.3f} on {scores['n']:,}"
+        f" {model.facts['role']} cells"
+    )
+    return model
+
+
+@dataclass(frozen=True)
+class PreparedReference:
+    """Labelled cells with their splits.
+
+    Attributes
+    ----------
+    reference : Reference
+    labels : Labels
+    splits : tuple of Split
+        One, or one a fold: what is scored.
+    final : Split
+        What the model that is kept is trained on: the one split, or with folds all labelled cells.
+    notes : tuple of str
+        What the user should know of cells, labels and values.
+    """
+
+    reference: Reference
+    labels: Labels
+    splits: tuple[Split, ...]
+    final: Split
+    notes: tuple[str, ...]
+
+    def data_facts(self, files: Sequence[str], label: str, n_genes_seen: int) -> dict[str, Any]:
+        """Return what a model was trained on, as plain JSON."""
+        n_cells, n_genes = self.reference.cells.shape
+        return {
+            "files": list(files),
+            "n_cells": n_cells,
+            "n_genes": n_genes,
+            "n_genes_seen": n_genes_seen,
+            "label": label,
+            "cells_of_class": dict(zip(self.labels.classes, self.labels.counts.tolist(), strict=True)),
+            "normalisation": str(self.reference.normalisation),
+        }
+
+    def cells_by_role(self) -> list[dict[str, int]]:
+        """Return the number of training, validation and test cells of each split."""
+        roles = ("train", "validation", "test")
+        return [{role: len(split.rows(role)) for role in roles} for split in self.splits]
+
+
+def prepare_reference(
+    cells: CellMatrix,
+    label: str,
+    *,
+    batch: str | None = None,
+    test: float | Groups = 0.2,
+    validation: float | Groups = 0.15,
+    folds: int | None = None,
+    target_sum: float | None = None,
+    drop_unlabelled: bool = False,
+    seed: int = 0,
+) -> PreparedReference:
+    """Read the labels of cells, recognise their values, and split them; see `train`.
+
+    Raises
+    ------
+    LearnerError
+        If labels or values cannot be used, or the cells cannot be split so.
+    """
+    labels = read_labels(cells, label, drop_missing=drop_unlabelled)
+    values = recognise(cells, target_sum=target_sum)
+    names = np.full(len(cells), "", dtype=object)
+    names[labels.rows] = np.asarray(labels.classes, dtype=object)[labels.codes]
+    common: dict[str, Any] = {"columns": cells.obs, "seed": seed}
+    if folds is not None or batch is not None:
+        if not isinstance(validation, float | int):
+            raise LearnerError("With folds or a batch, validation is a share of the cells, not groups of them.")
+        if folds is None:
+            folds = _folds_of_share(test, cells, batch)
+            splits = make_folds(cells.cell_ids, names, folds, validation=validation, group=batch, **common)[:1]
+            final = splits[0]
+        else:
+            splits = make_folds(cells.cell_ids, names, folds, validation=validation, group=batch, **common)
+            final = make_split(cells.cell_ids, names, test=0.0, validation=validation, **common)
+    else:
+        final = make_split(cells.cell_ids, names, test=test, validation=validation, **common)
+        splits = [final]
+    reference = reference_of(cells, labels, values, target_sum)
+    notes = (*cells.notes, *labels.notes, f"Values: {values.kind} ({values.evidence}).")
+    return PreparedReference(reference, labels, tuple(splits), final, notes)
+
+
+def _folds_of_share(test: float | Groups, cells: CellMatrix, batch: str | None) -> int:
+    """Return of how many parts one is about the share `test`, with at least one batch in each."""
+    if not isinstance(test, float | int) or not 0 < test < 1:
+        raise LearnerError(
+            f"With a batch, test is a share of the cells between 0 and 1, found {test!r}: whole batches are held out."
+            " To name them, give groups without `batch`, such as test={'donor': ['a']}."
+        )
+    n_batches = cells.obs[batch].nunique() if batch in cells.obs else 2
+    return max(2, min(round(1 / test), n_batches))
+
+
+def fit_and_score(
+    prepared: PreparedReference,
+    settings: SimsSettings,
+    train: Train,
+    seed: int = 1,
+    *,
+    baselines: Sequence[str] | None = None,
+) -> SimsModel:
+    """Fit a model, score it, and return it with its scores and with what judges a query later.
+
+    Parameters
+    ----------
+    train : Train
+        In this process, or on a cluster.
+    baselines : sequence of str, optional
+        See `neurofleet.learners.sims.expression_baselines.run_baselines`; all by default.
+
+    Returns
+    -------
+    SimsModel
+        Its facts: those of `held_out_scores.facts` and `held_out_scores.query_facts`, and ``notes`` of the fit.
+
+    Raises
+    ------
+    LearnerError
+        If the cells cannot be learned from.
+    """
+    reference, splits = prepared.reference, prepared.splits
+    fitted = fit(reference, prepared.final, settings, train, seed)
+    if len(splits) > 1:
+        tested = cross_validate(reference, splits, settings, train, seed, baselines)
+    else:
+        tested = [score_split(fitted, reference, prepared.final, settings, train, seed, baselines)]
+    known = facts(tested, reference) | query_facts(fitted, reference, prepared.final, seed)
+    return replace(fitted.model, facts=known | {"notes": list(fitted.notes)})
