@@ -1,0 +1,213 @@
+"""A SIMS model from Python: trained on an AnnData or files; it labels, embeds and explains an AnnData."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse as sp
+import torch
+
+from neurofleet.errors import UsageError
+from neurofleet.learners import sims
+from neurofleet.learners.cells.cell_files import open_cells
+from neurofleet.learners.learner_errors import CellsRefused, LearnerError
+from neurofleet.learners.model_folder import ModelRefused, load_model
+from neurofleet.learners.sims.cell_prediction import open_query
+from neurofleet.learners.sims.sims_classifier import state_of
+from neurofleet.learners.sims.train_sims import prepare_reference
+from tests.learners.cells.made_cells import made_counts, written
+
+QUICK = {"n_d": 8, "n_a": 4, "epochs": 4, "batch_size": 32, "members": 2}
+
+
+def trained(cells, **options):
+    return sims.train(cells, "cell_type", **({"settings": QUICK, "baselines": (), "quiet": True} | options))
+
+
+@pytest.fixture(scope="module")
+def reference() -> anndata.AnnData:
+    return made_counts(150)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("model") / "model"
+
+
+@pytest.fixture(scope="module")
+def model(reference, folder):
+    return trained(reference, out=folder)
+
+
+@pytest.fixture
+def query() -> anndata.AnnData:
+    return made_counts(40, seed=5, prefix="query")
+
+
+def test_cells_in_memory_and_in_a_file_give_the_same_model(model, reference, tmp_path):
+    from_file = trained(written(reference, tmp_path / "reference.h5ad"))
+    ours, theirs = state_of(model.networks), state_of(from_file.networks)
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
+    np.testing.assert_array_equal(model.linear.weights, from_file.linear.weights)
+    assert model.calibration == from_file.calibration
+    assert model.facts["scores"] == from_file.facts["scores"]
+    assert (model.facts["data"]["files"], from_file.facts["data"]["files"]) == (["AnnData"], ["reference.h5ad"])
+
+
+def test_a_trained_model_is_scored_and_calibrated_and_trained_again(model):
+    assert model.facts["role"] == "test"
+    assert model.facts["scores"]["sims"]["accuracy"] > 0.9
+    assert model.facts["control"]["accuracy"] < 0.7
+    assert model.calibration.n > 0
+    assert any("Trained again" in note for note in model.facts["notes"])
+    assert len(model.facts["gene_importance"]) == 60
+
+
+def test_the_model_folder_opens_as_the_same_model(model, folder, query):
+    loaded = load_model(folder)
+    assert type(loaded) is sims.SimsModel
+    pd.testing.assert_frame_equal(loaded.predict(query.copy()).obs, model.predict(query.copy()).obs)
+
+
+def test_the_same_training_may_write_again_and_another_is_refused_before_it_begins(reference, folder, monkeypatch):
+    before = (folder / "model.safetensors").read_bytes()
+    trained(reference, out=folder)
+    assert (folder / "model.safetensors").read_bytes() == before
+    monkeypatch.setattr("neurofleet.learners.sims.train_sims.fit_and_score", None)
+    with pytest.raises(ModelRefused, match="another run"):
+        trained(reference, out=folder, seed=2)
+
+
+def test_batches_are_tested_as_a_whole(reference):
+    cells = reference.copy()
+    cells.obs["donor"] = np.resize(list("abcde"), len(cells))
+    prepared = prepare_reference(open_cells(cells), "cell_type", batch="donor")
+    donors = cells.obs["donor"].to_numpy()
+    tested = set(donors[prepared.final.rows("test")])
+    assert len(tested) == 1
+    assert not tested & set(donors[prepared.final.rows("train")])
+    assert not tested & set(donors[prepared.final.rows("validation")])
+    folds = prepare_reference(open_cells(cells), "cell_type", batch="donor", folds=5)
+    assert [set(donors[split.rows("test")]) for split in folds.splits] == [{name} for name in "abcde"]
+    assert len(folds.final.rows("test")) == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"batch": "doner"}, LearnerError, "did you mean 'donor'"),
+        ({"batch": "donor", "test": 0.0}, LearnerError, "whole batches"),
+        ({"batch": "donor", "folds": 3}, LearnerError, "at least 3 groups"),
+        ({"settings": {"epoch": 3}}, UsageError, "did you mean 'epochs'"),
+        ({"settings": {"epochs": 0}}, UsageError, "epochs: .*found 0"),
+        ({"preset": "defualt"}, UsageError, "did you mean 'default'"),
+    ],
+)
+def test_what_cannot_be_used_is_refused(reference, options, error, words):
+    with pytest.raises(error, match=words):
+        trained(reference, **options)
+
+
+def test_progress_is_on_standard_error_unless_quiet(reference, capfd):
+    trained(reference, settings=QUICK | {"epochs": 1, "members": 1})
+    assert capfd.readouterr() == ("", "")
+    trained(reference, settings=QUICK | {"epochs": 1, "members": 1}, quiet=False)
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert "model: epoch 1 of 1 · training loss" in err
+    assert "accuracy" in err
+
+
+def test_predictions_are_written_into_the_cells(model, query):
+    ((_, values),) = open_query(model, query).blocks()
+    expected = model.probabilities(values)
+    labelled = model.predict(query, unknown_below=0.9)
+    assert labelled is query
+    obs = labelled.obs
+    assert list(obs["sims_class"]) == [model.classes[k] for k in expected.argmax(1)]
+    np.testing.assert_allclose(obs["sims_prob"], expected.max(1), atol=1e-6)
+    assert list(obs["sims_unknown"]) == list(obs["sims_prob"].astype(float) < 0.9)
+    assert list(obs["sims_label"]) == [
+        "unknown" if unknown else name for unknown, name in zip(obs["sims_unknown"], obs["sims_class"], strict=True)
+    ]
+    assert (obs["sims_class"].astype(str) == obs["cell_type"].astype(str)).mean() > 0.8
+    assert labelled.obsm["X_sims"].shape == (40, 8)
+    assert "donor" in obs
+
+
+def test_a_coverage_gives_the_threshold(model, query):
+    labelled = model.predict(query, coverage=0.5)
+    assert 0 < labelled.obs["sims_unknown"].sum() < 40
+    with pytest.raises(UsageError, match="one of the two"):
+        model.predict(query, coverage=0.5, unknown_below=0.5)
+
+
+@pytest.mark.parametrize("ending", [".h5ad", ".zarr", ".csv"])
+def test_files_are_predicted_as_cells_in_memory(model, query, tmp_path, ending):
+    path = written(query, tmp_path / f"query{ending}")
+    labelled = model.predict(str(path))
+    in_memory = model.predict(query)
+    for name in ("sims_label", "sims_prob", "sims_entropy"):
+        np.testing.assert_array_equal(labelled.obs[name].to_numpy(), in_memory.obs[name].to_numpy())
+    np.testing.assert_array_equal(labelled.obsm["X_sims"], in_memory.obsm["X_sims"])
+
+
+def test_the_embedding_is_what_the_logits_are_made_of(model, query):
+    alone = replace(model, linear=None, calibration=replace(model.calibration, temperature=1.0))
+    vectors = alone.embed(query).obsm["X_sims"]
+    ((_, values),) = open_query(alone, query).blocks()
+    member = alone.networks.members[0]
+    with torch.inference_mode():
+        seen = alone.networks.look(alone.network_input(values))
+        logits = member.head(torch.from_numpy(vectors)) + member.skip(member.input_norm(seen))
+        np.testing.assert_allclose(logits, member(seen)[0], atol=1e-4)
+
+
+def test_genes_that_speak_for_classes(model, query):
+    tables = model.explain(query, cell_ids=["query3"], top=4)
+    assert set(tables.classes["class"]) == set(model.classes)
+    assert list(tables.cells["cell_id"]) == ["query3"] * 4
+    assert tables.overall["cells"].unique() == [40]
+    assert "3 classes" in repr(tables)
+    with pytest.raises(UsageError, match="Did you mean query3"):
+        model.explain(query, cell_ids=["query33333"[:6] + "x"])
+
+
+def test_too_few_genes_are_refused(model, query):
+    with pytest.raises(CellsRefused, match="AnnData: the query lacks"):
+        model.predict(query[:, :5].copy())
+
+
+def test_a_model_is_described(model):
+    text = repr(model)
+    assert "3 classes: B, NK, T" in text
+    assert "60 genes" in text
+    assert "150 cells of AnnData, label 'cell_type'" in text
+    assert model.facts["trained_at"] in text
+
+
+def test_an_anndata_opens_as_its_file_does(reference, tmp_path):
+    from_file = open_cells(written(reference, tmp_path / "reference.h5ad"))
+    for matrix in (reference.X, sp.csc_matrix(reference.X), reference.X.toarray().astype(np.float64)):
+        data = reference.copy()
+        data.X = matrix
+        cells = open_cells(data)
+        np.testing.assert_array_equal(cells.read(np.arange(150)).toarray(), from_file.read(np.arange(150)).toarray())
+        assert list(cells.cell_ids) == list(from_file.cell_ids)
+    data.layers["counts"] = data.X
+    data.raw = data
+    assert open_cells(data, layer="counts").shape == open_cells(data, layer="raw").shape == (150, 60)
+    with pytest.raises(CellsRefused, match="no layer 'count'. It has X, raw, counts"):
+        open_cells(data, layer="count")
+    with pytest.raises(CellsRefused, match="Expected an AnnData or the path"):
+        open_cells({"X": 1})
+
+
+def test_several_sources_are_one_set(reference, tmp_path):
+    path = written(made_counts(30, seed=3), tmp_path / "more.h5ad")
+    cells = open_cells([reference, path])
+    assert cells.shape == (180, 60)
+    assert set(cells.obs["source_file"]) == {"AnnData", str(path)}
