@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from neurofleet.errors import did_you_mean
 from neurofleet.learners.calibration import calibrated_probabilities, fit_temperature, log_probabilities
 from neurofleet.learners.folds import inner_repeated_folds, stratified_rows
 from neurofleet.learners.learner_errors import LearnerError
@@ -29,21 +28,17 @@ from neurofleet.learners.scores import balanced_accuracy
 from neurofleet.learners.units.signal_scaling import scaled
 from neurofleet.learners.units.units import Units
 
-GREEDY_STEPS = 15
 MOST_ERRORS = 3.0
 LEAST_PROBABILITY = 0.01
-MODALITIES = ("waveform", "isi", "acg")
+RULE = "best"
+"""How models' descriptions call the way in which candidates are weighed: `weights_by_log_loss`."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A way to predict, with its held-out probabilities (n, n_classes); NaN for rows never held out.
-
-    Candidates of one family are one model on one feature set, in different settings.
-    """
+    """A way to predict, with its held-out probabilities (n, n_classes); NaN for rows never held out."""
 
     name: str
-    family: str
     held_out: np.ndarray = field(repr=False)
 
 
@@ -54,6 +49,7 @@ class BlendChoice:
     Attributes
     ----------
     rule : str
+        Always `RULE`; older versions knew others.
     weights : dict of float
         By candidate; they sum to 1.
     inner_balanced_accuracy : float
@@ -72,108 +68,57 @@ class BlendChoice:
         return asdict(self)
 
 
-def choose(candidates: Sequence[Candidate], y: np.ndarray, rule: str = "best") -> tuple[BlendChoice, np.ndarray]:
-    """Weigh the candidates by a rule; return the choice and the blend's held-out probabilities.
-
-    Rules: ``auto``, the one of the best inner balanced accuracy; ``top3``, the mean of the best three
-    families;
-    ``soft``, all of them, weighing exp(-gap / s.e.), where the gap is how far the class-balanced log loss is
-    above the best one and s.e. is the standard error of that one: what cannot be told apart weighs about
-    alike, what is 3 s.e. worse has no weight;
-    ``greedy``, forward selection with replacement on class-balanced log loss (Caruana et al. 2004);
-    ``modalities``, the mean of the SVMs on each modality alone, the hand features and everything;
-    ``best``, the rule this product answers with.
+def choose(candidates: Sequence[Candidate], y: np.ndarray) -> tuple[BlendChoice, np.ndarray]:
+    """Weigh the candidates; return the choice and the blend's held-out probabilities.
 
     Raises
     ------
     LearnerError
-        For an unknown rule, no candidate, or held-out rows that two candidates do not share.
+        For no candidate, or held-out rows that two candidates do not share.
     """
-    if rule not in RULES:
-        raise LearnerError(f"Expected a rule of {', '.join(RULES)}, found {rule!r}{did_you_mean(rule, RULES)}.")
     if not candidates:
         raise LearnerError("There is no candidate to choose from. Give at least one feature set and model.")
     y = np.asarray(y)
-    seen = np.all([np.isfinite(one.held_out).all(axis=1) for one in candidates], axis=0)
+    seen = np.all([np.isfinite(candidate.held_out).all(axis=1) for candidate in candidates], axis=0)
     if not seen.any():
         raise LearnerError(
             "No row has held-out probabilities of all candidates: "
-            + ", ".join(one.name for one in candidates)
+            + ", ".join(candidate.name for candidate in candidates)
             + ". Hand in out-of-fold probabilities for the same rows, in the same order."
         )
-    stacked = np.array([one.held_out for one in candidates])
-    tried = np.array([balanced_accuracy(y[seen], one[seen].argmax(axis=1)) for one in stacked])
-    families = np.array([one.family for one in candidates])
-    weights = RULES[rule](families, stacked[:, seen], y[seen], tried)
+    stacked = np.array([candidate.held_out for candidate in candidates])
+    weights = weights_by_log_loss(stacked[:, seen], y[seen])
     held_out = np.full(stacked.shape[1:], np.nan)
     held_out[seen] = np.einsum("c,cnk->nk", weights, stacked[:, seen])
+    names = [candidate.name for candidate in candidates]
     choice = BlendChoice(
-        rule=rule,
-        weights={one.name: float(w) for one, w in zip(candidates, weights, strict=True) if w > 0},
+        rule=RULE,
+        weights={name: float(weight) for name, weight in zip(names, weights, strict=True) if weight > 0},
         inner_balanced_accuracy=balanced_accuracy(y[seen], held_out[seen].argmax(axis=1)),
-        tried={one.name: float(reached) for one, reached in zip(candidates, tried, strict=True)},
+        tried={
+            name: float(balanced_accuracy(y[seen], probabilities[seen].argmax(axis=1)))
+            for name, probabilities in zip(names, stacked, strict=True)
+        },
     )
     return choice, held_out
 
 
-def _auto(families: np.ndarray, held_out: np.ndarray, y: np.ndarray, tried: np.ndarray) -> np.ndarray:
-    return np.eye(len(tried))[int(tried.argmax())]
+def weights_by_log_loss(held_out: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Return the weight of each candidate: exp(-gap / s.e.), which sum to 1.
 
+    The gap is how far a candidate's class-balanced log loss is above the best one, and s.e. is the standard error of
+    that one: what cannot be told apart weighs about alike, what is more than 3 s.e. worse has no weight.
 
-def _top3(families: np.ndarray, held_out: np.ndarray, y: np.ndarray, tried: np.ndarray) -> np.ndarray:
-    best = sorted(_best_of_each(families, tried), key=lambda i: -tried[i])[:3]
-    return np.isin(np.arange(len(tried)), best) / len(best)
-
-
-def _soft(families: np.ndarray, held_out: np.ndarray, y: np.ndarray, tried: np.ndarray) -> np.ndarray:
-    losses = np.array([balanced_log_loss(y, one) for one in held_out])
+    Parameters
+    ----------
+    held_out : (candidates, n, n_classes) array
+    y : (n,) int array
+    """
+    losses = np.array([balanced_log_loss(y, probabilities) for probabilities in held_out])
     mean, error = losses[:, 0], losses[int(losses[:, 0].argmin()), 1]
     weights = np.exp((mean.min() - mean) / error)
     weights[mean - mean.min() > MOST_ERRORS * error] = 0.0
     return weights / weights.sum()
-
-
-def _greedy(families: np.ndarray, held_out: np.ndarray, y: np.ndarray, tried: np.ndarray) -> np.ndarray:
-    of_class = 1 / np.bincount(y).clip(1)[y]
-    of_true = held_out[:, np.arange(len(y)), y]
-    pool = np.array(_best_of_each(families, tried))
-    total, counts = np.zeros(len(y)), np.zeros(len(tried))
-    for step in range(1, GREEDY_STEPS + 1):
-        losses = -np.log(np.clip((total + of_true[pool]) / step, LEAST_PROBABILITY, None)) @ of_class
-        best = pool[int(losses.argmin())]
-        total += of_true[best]
-        counts[best] += 1
-    return counts / counts.sum()
-
-
-def _modalities(families: np.ndarray, held_out: np.ndarray, y: np.ndarray, tried: np.ndarray) -> np.ndarray:
-    wanted = [f"svm on {features}" for features in (*MODALITIES, "hand", "all+hand")]
-    chosen = np.array([i for i in _best_of_each(families, tried) if families[i] in wanted], dtype=int)
-    if len(chosen) == 0:
-        raise LearnerError(
-            f"The rule 'modalities' blends {', '.join(wanted)}; none of them is a candidate. Add the model"
-            " svm, or take another rule."
-        )
-    return np.isin(np.arange(len(tried)), chosen) / len(chosen)
-
-
-def _best_of_each(families: np.ndarray, tried: np.ndarray) -> list[int]:
-    """Return the best candidate of each family, in the order of the families' first candidates."""
-    best: dict[str, int] = {}
-    for i, family in enumerate(families):
-        if family not in best or tried[i] > tried[best[family]]:
-            best[family] = i
-    return list(best.values())
-
-
-RULES = {
-    "auto": _auto,
-    "top3": _top3,
-    "soft": _soft,
-    "greedy": _greedy,
-    "modalities": _modalities,
-    "best": _soft,
-}
 
 
 def balanced_log_loss(y: np.ndarray, probabilities: np.ndarray) -> tuple[float, float]:
@@ -182,9 +127,9 @@ def balanced_log_loss(y: np.ndarray, probabilities: np.ndarray) -> tuple[float, 
     A probability counts as at least 0.01, so that one unit which a sure model gets wrong does not decide.
     """
     losses = -np.log(np.clip(probabilities[np.arange(len(y)), y], LEAST_PROBABILITY, None))
-    of_class = [losses[y == k] for k in np.unique(y)]
-    variance = sum(max(one.var(), LEAST_PROBABILITY**2) / len(one) for one in of_class)
-    return float(np.mean([one.mean() for one in of_class])), float(np.sqrt(variance) / len(of_class))
+    by_class = [losses[y == k] for k in np.unique(y)]
+    variance = sum(max(part.var(), LEAST_PROBABILITY**2) / len(part) for part in by_class)
+    return float(np.mean([part.mean() for part in by_class])), float(np.sqrt(variance) / len(by_class))
 
 
 MODELS = ("linear", "lda", "svm")
@@ -269,8 +214,8 @@ class Classical:
         total: np.ndarray | float = 0.0
         for member in self.members:
             x = _filled(features[member.features], member.values["fill"])
-            found = answer(member.kind, member.values, x, self.n_classes, member.temperature)
-            total = total + member.weight * found
+            probabilities = answer(member.kind, member.values, x, self.n_classes, member.temperature)
+            total = total + member.weight * probabilities
         return np.asarray(total)
 
     def arrays(self) -> Arrays:
@@ -310,7 +255,7 @@ def feature_sets(units: Units) -> dict[str, np.ndarray]:
     parts: dict[str, np.ndarray] = {"hand": np.asarray(units.hand, dtype=np.float64)}
     for number, (modality, rows) in enumerate(scaled(units).items()):
         parts[modality] = np.where(units.present[:, [number]], rows.astype(np.float64), np.nan)
-    return {name: np.hstack([parts[part] for part in wanted]) for name, wanted in FEATURE_SETS.items()}
+    return {name: np.hstack([parts[part] for part in names]) for name, names in FEATURE_SETS.items()}
 
 
 def fit_classical(
@@ -319,7 +264,6 @@ def fit_classical(
     n_classes: int,
     *,
     groups: np.ndarray | None = None,
-    rule: str = "best",
     models: Sequence[str] = MODELS,
     seed: int = 0,
 ) -> Classical:
@@ -336,13 +280,11 @@ def fit_classical(
         Classes, 0 to n_classes - 1.
     groups : (n,) array
         Animal or recording; the inner folds keep groups whole.
-    rule : str
-        How to choose: see `neurofleet.learners.hippie.unit_classifiers.RULES`.
 
     Raises
     ------
     LearnerError
-        For an unknown rule or model, shapes that do not agree, infinite values, or too few rows.
+        For an unknown model, shapes that do not agree, infinite values, or too few rows.
     """
     y = np.asarray(y)
     strange = [name for name in models if name not in KINDS]
@@ -362,14 +304,14 @@ def fit_classical(
     settings: dict[str, tuple[str, str, dict[str, Any], float]] = {}
     for features_name, x in vectors.items():
         for kind in models:
-            family = f"{kind} on {features_name}"
-            for one in cross_validated(kind, x[rows], y[rows], n_classes, folds, seed):
-                name = f"{family} ({', '.join(f'{key} {value}' for key, value in one.setting.items())})"
+            for tried in cross_validated(kind, x[rows], y[rows], n_classes, folds, seed):
+                values = ", ".join(f"{key} {value}" for key, value in tried.setting.items())
+                name = f"{kind} on {features_name} ({values})"
                 held_out = np.full((len(y), n_classes), np.nan)
-                held_out[rows] = one.held_out
-                candidates.append(Candidate(name, family, held_out))
-                settings[name] = (kind, features_name, one.setting, one.temperature)
-    choice, held_out = choose(candidates, y, rule)
+                held_out[rows] = tried.held_out
+                candidates.append(Candidate(name, held_out))
+                settings[name] = (kind, features_name, tried.setting, tried.temperature)
+    choice, held_out = choose(candidates, y)
     members = []
     for name, weight in choice.weights.items():
         kind, features_name, setting, temperature = settings[name]
@@ -459,10 +401,8 @@ def fit_blend(classical: Classical, head_held_out: np.ndarray, y: np.ndarray) ->
     """
     shared = np.isfinite(classical.held_out).all(1) & np.isfinite(head_held_out).all(1)
     temperature = fit_temperature(log_probabilities(head_held_out[shared]), y[shared]).temperature
-    given = {CLASSICAL: classical.held_out, HEAD: _calibrated(head_held_out, temperature)}
-    candidates = [
-        Candidate(name, name, np.where(shared[:, None], held_out, np.nan)) for name, held_out in given.items()
-    ]
+    answers = {CLASSICAL: classical.held_out, HEAD: _calibrated(head_held_out, temperature)}
+    candidates = [Candidate(name, np.where(shared[:, None], held_out, np.nan)) for name, held_out in answers.items()]
     return Blend(choose(candidates, y)[0], classical, temperature)
 
 
