@@ -28,8 +28,7 @@ from neurofleet.jobs.progress import duration
 from neurofleet.jobs.run_folder import JobRun, run_in_folder, versions
 from neurofleet.learners.local_training import train_here
 from neurofleet.learners.sims.gene_importance import mean_attention
-from neurofleet.learners.sims.held_out_scores import cross_validate, facts, query_facts, score_split
-from neurofleet.learners.sims.left_out_types import leave_types_out
+from neurofleet.learners.sims.held_out_scores import cross_validate, facts, leave_types_out, query_facts, score_split
 from neurofleet.learners.sims.reference_fit import CONTROL_EPOCHS, fit, is_trained_again, trained_networks
 from neurofleet.learners.sims.tabnet_settings import RELEASED_WARNING
 from neurofleet.learners.sims.tabnet_training import SimsTask

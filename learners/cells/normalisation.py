@@ -1,4 +1,4 @@
-"""Recognise what values are, and bring them to log1p of so many counts per cell."""
+"""Recognise what values are, bring them to log1p of so many counts per cell, and take statistics of each gene."""
 
 from __future__ import annotations
 
@@ -322,3 +322,48 @@ def _same(one: float | None, other: float | None) -> bool:
     if one is None or other is None:
         return one is other
     return abs(one - other) <= SAME_SUM * other
+
+
+@dataclass(frozen=True)
+class GeneStatistics:
+    """Statistics of normalised values over cells; (n_genes,) arrays.
+
+    Attributes
+    ----------
+    mean, sd : array of float64
+        sd of the population (divided by the number of cells).
+    n_expressing : array of int64
+        Cells in which the gene is not zero.
+    n_cells : int
+    """
+
+    mean: np.ndarray
+    sd: np.ndarray
+    n_expressing: np.ndarray
+    n_cells: int
+
+
+def gene_statistics(cells: CellMatrix, rows: np.ndarray, normalisation: Normalisation) -> GeneStatistics:
+    """Compute statistics over some cells (of training, never of test), reading each once.
+
+    Raises
+    ------
+    CellsRefused
+        If there are no rows, or a value is not finite, or negative where it cannot be.
+    """
+    if len(rows) == 0:
+        raise CellsRefused("Expected cells to compute gene statistics from, found none.")
+    n_genes = cells.shape[1]
+    total, squares = np.zeros(n_genes), np.zeros(n_genes)
+    n_expressing = np.zeros(n_genes, dtype=np.int64)
+    for block in cells.blocks(np.sort(rows)):
+        values = normalisation.apply(block)
+        values.eliminate_zeros()
+        data = values.data.astype(np.float64)
+        total += np.bincount(values.indices, weights=data, minlength=n_genes)
+        squares += np.bincount(values.indices, weights=data * data, minlength=n_genes)
+        n_expressing += np.bincount(values.indices, minlength=n_genes)
+    mean = total / len(rows)
+    variance = np.maximum(squares / len(rows) - mean**2, 0.0)
+    variance[n_expressing == 0] = 0.0
+    return GeneStatistics(mean, np.sqrt(variance), n_expressing, len(rows))

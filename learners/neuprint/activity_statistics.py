@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from neurofleet.learners.neuprint.covariates import covariates
 from neurofleet.learners.neuprint.population_recordings import Recording, Recordings
+from neurofleet.learners.neuprint.session_tensors import covariates
 
 THRESHOLD_SD = 1.5
 MAD_TO_SD = 1.4826

@@ -22,7 +22,7 @@ class NeuprintSettings(BaseModel):
     Attributes
     ----------
     parts : tuple of str
-        What the dynamics sees beside a neuron's own past, see `neurofleet.learners.neuprint.covariates`.
+        What the dynamics sees beside a neuron's own past, see `neurofleet.learners.neuprint.session_tensors`.
     behaviour : tuple of str, optional
         Names of the behaviour channels to use; all of them by default.
     delta_um : float, optional

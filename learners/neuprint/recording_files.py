@@ -1,11 +1,17 @@
-"""Open recordings of populations, whatever the layout of their files."""
+"""Open recordings of populations: npz files, NWB files with optical physiology, and the Bugeon et al. release."""
 
 from __future__ import annotations
 
+import os
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from neurofleet.errors import did_you_mean
 from neurofleet.learners.neuprint.population_recordings import (
     ANIMAL,
     Recording,
@@ -13,8 +19,7 @@ from neurofleet.learners.neuprint.population_recordings import (
     RecordingsRefused,
     gathered,
 )
-from neurofleet.learners.neuprint.raw_session import RawSession, checked
-from neurofleet.learners.neuprint.recording_formats import read_bugeon, read_npz, read_nwb
+from neurofleet.learners.neuprint.raw_session import Channel, RawSession, checked
 from neurofleet.learners.neuprint.recording_layout import RecordingLayout, read_recording_layout
 
 
@@ -117,3 +122,414 @@ def _first_repeated(names: list[str]) -> str | None:
             return name
         seen.add(name)
     return None
+
+
+USUAL = {
+    "activity": "activity",
+    "rate_hz": "rate_hz",
+    "frame_times": "frame_times",
+    "animal": "animal",
+    "session": "session",
+    "neuron_ids": "neuron_ids",
+    "positions": "positions_um",
+}
+
+
+def read_npz(path: Path, layout: RecordingLayout) -> RawSession:
+    """Read one session; nothing that needs pickle is loaded.
+
+    Raises
+    ------
+    RecordingsRefused
+        If the file cannot be read, or lacks an array that the layout names.
+    """
+    arrays = _Arrays(path)
+    activity = arrays.wanted(layout.activity or USUAL["activity"], "activity")
+    rate = layout.rate_hz
+    if not isinstance(rate, float):
+        found = arrays.optional(rate, "rate_hz")
+        rate = None if found is None else _number(path, found)
+    animal, session = (_name(arrays.optional(getattr(layout, key), key), path.stem) for key in ("animal", "session"))
+    labels = {label: arrays.wanted(name, f"label {label!r}") for label, name in layout.labels.items()}
+    behaviour = {}
+    for channel, name in (layout.behaviour or {}).items():
+        times = layout.behaviour_times.get(channel)
+        behaviour[channel] = Channel(
+            arrays.wanted(name, f"behaviour {channel!r}"),
+            None if times is None else arrays.wanted(times, f"times of {channel!r}"),
+        )
+    strange = sorted(set(layout.behaviour_times) - set(behaviour))
+    if strange:
+        raise RecordingsRefused(
+            f"Layout: 'behaviour_times' names {strange[0]!r}, which is no channel of 'behaviour'"
+            f"{did_you_mean(strange[0], behaviour)}."
+        )
+    ids = arrays.optional(layout.neuron_ids, "neuron_ids")
+    frame_times = arrays.optional(layout.frame_times, "frame_times")
+    positions = arrays.optional(layout.positions, "positions")
+    return RawSession(
+        where=str(path),
+        animal=animal,
+        session=session,
+        activity=activity,
+        frame_times_s=frame_times,
+        rate_hz=rate,
+        neuron_ids=None if ids is None else ids.astype(str),
+        own_ids=animal if animal == session else f"{animal}/{session}",
+        labels=labels,
+        confidence=None if layout.confidence is None else arrays.wanted(layout.confidence, "confidence"),
+        positions_um=positions,
+        behaviour=behaviour,
+        notes=arrays.unused(),
+    )
+
+
+class _Arrays:
+    """The arrays of one file, and which of them were asked for."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                self.arrays = {name: file[name] for name in file.files}
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+            raise RecordingsRefused(
+                f"{path}: cannot be read as npz without pickle: {error}. Save plain arrays with numpy.savez."
+            ) from error
+        self.used: set[str] = set()
+
+    def wanted(self, name: str, what: str) -> np.ndarray:
+        if name not in self.arrays:
+            raise RecordingsRefused(
+                f"{self.path}: found no array {name!r} for {what}{did_you_mean(name, self.arrays)}. It has:"
+                f" {', '.join(self.arrays) or 'nothing'}. Name the right one in the layout."
+            )
+        self.used.add(name)
+        return self.arrays[name]
+
+    def optional(self, name: str | None, key: str) -> np.ndarray | None:
+        """Return the array of that name; where None is given, the usual one if the file has it."""
+        if name is None:
+            return self.wanted(USUAL[key], key) if USUAL[key] in self.arrays else None
+        return self.wanted(name, key)
+
+    def unused(self) -> tuple[str, ...]:
+        rest = sorted(set(self.arrays) - self.used)
+        return (f"{self.path.name}: not used: {', '.join(rest)}.",) if rest else ()
+
+
+def _number(path: Path, value: np.ndarray) -> float:
+    if value.size != 1 or value.dtype.kind not in "fiu":
+        raise RecordingsRefused(
+            f"{path}: expected the frame rate as one number, found {value.dtype} of shape {value.shape}."
+        )
+    return float(value.item())
+
+
+def _name(value: np.ndarray | None, otherwise: str) -> str:
+    return otherwise if value is None or value.size != 1 else str(value.item())
+
+
+CONTAINERS = ("DfOverF", "Fluorescence", "")
+NOT_ACTIVITY = ("neuropil", "deconv")
+USUAL_BEHAVIOUR = ("running", "speed", "velocity", "pupil")
+UM = {"meters": 1e6, "metres": 1e6, "m": 1e6, "millimeters": 1e3, "mm": 1e3, "micrometers": 1.0, "um": 1.0}
+
+
+def read_nwb(path: Path, layout: RecordingLayout) -> RawSession:
+    """Read the responses of one plane segmentation, and the behaviour beside them.
+
+    The activity is the series that the layout names, else the only one of a DfOverF, else of a Fluorescence,
+    else of any container. Without names in the layout, behaviour is every one-dimensional TimeSeries called
+    after running, speed, velocity or pupil; positions are the centres of the masks where the imaging plane
+    has a grid spacing. The animal is the subject's id, the session the file's name.
+
+    Raises
+    ------
+    RecordingsRefused
+        If the file cannot be read, has no or several activities, or lacks what the layout names.
+    """
+    from pynwb import NWBHDF5IO
+
+    with ExitStack() as stack:
+        try:
+            file = stack.enter_context(NWBHDF5IO(str(path), "r", load_namespaces=True)).read()
+        except (OSError, KeyError, ValueError, TypeError) as error:
+            raise RecordingsRefused(f"{path}: cannot be read as NWB 2: {error}.") from error
+        return _nwb_session(path, file, layout)
+
+
+def _nwb_session(path: Path, file: Any, layout: RecordingLayout) -> RawSession:
+    series = _activity(path, file, layout)
+    data = np.asarray(series.data[:])
+    data = data[:, None] if data.ndim == 1 else data
+    table = series.rois.table
+    rows = np.asarray(series.rois.data[:], dtype=int)
+    labels = {label: _column(path, table, name, rows) for label, name in layout.labels.items()}
+    notes: list[str] = []
+    positions = (
+        _mask_centres(path, table, rows, notes)
+        if layout.positions is None
+        else _column(path, table, layout.positions, rows)
+    )
+    subject = file.subject
+    animal = path.stem if subject is None or not subject.subject_id else str(subject.subject_id)
+    ids = None if layout.neuron_ids is None else _column(path, table, layout.neuron_ids, rows)
+    return RawSession(
+        where=str(path),
+        animal=animal,
+        session=path.stem,
+        activity=data,
+        frame_times_s=_times(series, len(data)),
+        rate_hz=series.rate,
+        neuron_ids=None if ids is None else _id_text(ids),
+        own_ids=animal if animal == path.stem else f"{animal}/{path.stem}",
+        labels=labels,
+        confidence=None if layout.confidence is None else _column(path, table, layout.confidence, rows),
+        positions_um=positions,
+        behaviour=_behaviour(path, file, layout),
+        notes=(f"{path.name}: activity is {_path_in_file(series)}.", *notes),
+    )
+
+
+def _activity(path: Path, file: Any, layout: RecordingLayout) -> Any:
+    from pynwb.ophys import RoiResponseSeries
+
+    found = [item for item in file.objects.values() if isinstance(item, RoiResponseSeries)]
+    if not found:
+        raise RecordingsRefused(f"{path}: found no RoiResponseSeries, so there is no optical physiology in it.")
+    places = {_path_in_file(item): item for item in found}
+    if layout.activity is not None:
+        named = [item for place, item in places.items() if layout.activity in (place, item.name)]
+        if len(named) == 1:
+            return named[0]
+        raise RecordingsRefused(
+            f"{path}: found {len(named)} series called {layout.activity!r}"
+            f"{did_you_mean(layout.activity, [*places, *(item.name for item in found)])}."
+            f" There are: {', '.join(places)}."
+        )
+    for kind in CONTAINERS:
+        fitting = {
+            place: item
+            for place, item in places.items()
+            if kind in ("", type(item.parent).__name__) and not any(word in place.lower() for word in NOT_ACTIVITY)
+        }
+        if len(fitting) == 1:
+            return next(iter(fitting.values()))
+        if fitting:
+            break
+    raise RecordingsRefused(
+        f"{path}: expected one series of activity, found {', '.join(places)}. Name one in the layout ('activity')."
+    )
+
+
+def _path_in_file(item: Any) -> str:
+    return f"{item.parent.name}/{item.name}"
+
+
+def _times(series: Any, samples: int) -> np.ndarray | None:
+    if series.timestamps is not None:
+        return np.asarray(series.timestamps[:], dtype=float)
+    if series.rate is None:
+        return None
+    return float(series.starting_time or 0.0) + np.arange(samples) / float(series.rate)
+
+
+def _behaviour(path: Path, file: Any, layout: RecordingLayout) -> dict[str, Channel]:
+    from pynwb import TimeSeries
+    from pynwb.image import ImageSeries
+    from pynwb.ophys import RoiResponseSeries
+
+    series = {
+        item.name: item
+        for item in file.objects.values()
+        if isinstance(item, TimeSeries) and not isinstance(item, ImageSeries | RoiResponseSeries)
+    }
+    wanted = layout.behaviour
+    if wanted is None:
+        wanted = {
+            name: name
+            for name, item in series.items()
+            if any(word in name.lower() for word in USUAL_BEHAVIOUR) and np.ndim(item.data) == 1
+        }
+    channels = {}
+    for channel, name in wanted.items():
+        if name not in series:
+            raise RecordingsRefused(
+                f"{path}: found no time series {name!r} for behaviour {channel!r}{did_you_mean(name, series)}."
+                f" There are: {', '.join(sorted(series)) or 'none'}."
+            )
+        values = np.asarray(series[name].data[:])
+        times = _times(series[name], len(values))
+        if times is None:
+            raise RecordingsRefused(f"{path}: {name} has neither times nor a rate; behaviour needs one.")
+        channels[channel] = Channel(values, times)
+    return channels
+
+
+def _column(path: Path, table: Any, name: str, rows: np.ndarray) -> np.ndarray:
+    known = [*table.colnames, "id"]
+    if name not in known:
+        raise RecordingsRefused(
+            f"{path}: the plane segmentation has no column {name!r}{did_you_mean(name, known)}."
+            f" There are: {', '.join(known)}."
+        )
+    return np.asarray((table.id if name == "id" else table[name])[:])[rows]
+
+
+def _id_text(ids: np.ndarray) -> np.ndarray:
+    if ids.dtype.kind == "f":
+        return np.array(["" if np.isnan(number) else f"{number:.15g}" for number in ids])
+    return ids.astype(str)
+
+
+def _mask_centres(path: Path, table: Any, rows: np.ndarray, notes: list[str]) -> np.ndarray | None:
+    """Return the centre of each region's mask in um, (n, 2), where the plane has a grid spacing."""
+    plane = table.imaging_plane
+    spacing = None if plane is None else plane.grid_spacing
+    kind = next((name for name in ("pixel_mask", "image_mask") if name in table.colnames), None)
+    if spacing is None or kind is None:
+        return None
+    factor = UM.get(str(plane.grid_spacing_unit or "meters"))
+    if factor is None:
+        notes.append(f"{path.name}: the unit {plane.grid_spacing_unit!r} of the grid spacing is not known.")
+        return None
+    centres = []
+    for row in rows:
+        mask = table[kind][int(row)]
+        if kind == "pixel_mask":
+            points = np.array([[pixel[0], pixel[1]] for pixel in mask], dtype=float)
+            weights = np.array([pixel[2] for pixel in mask], dtype=float)
+        else:
+            image = np.asarray(mask, dtype=float)
+            points = np.argwhere(image > 0).astype(float)
+            weights = image[image > 0]
+        total = weights.sum()
+        centres.append((weights[:, None] * points).sum(axis=0) / total if total else [np.nan, np.nan])
+    return np.array(centres)[:, :2] * np.asarray(spacing, dtype=float)[:2] * factor
+
+
+ACTIVITY = "frame.neuralActivity.npy"
+IDS = "neuron.UniqueID.npy"
+TYPES = "neuron.ttype.txt"
+POSITIONS = "neuron.stackPosCorrected.npy"
+BEHAVIOUR = {
+    "running_speed": ("running.speed.npy", "running.times.npy"),
+    "pupil_size": ("eye.size.npy", "eye.times.npy"),
+    "frame_state": ("frame.states.npy", None),
+}
+CLASSES = ("EC", "IN")
+
+
+def read_bugeon(path: Path, layout: RecordingLayout) -> Iterator[RawSession]:
+    """Yield one session for each stimulus run below `path`: the release's root, a mouse, or a session.
+
+    Runs of one session keep apart, since time passes between them, and share their neurons: ids are those
+    of ``neuron.UniqueID.npy``, and a neuron without one is known within its session only. The transcriptomic
+    type gives the labels ``class`` (EC or IN) and ``subclass`` (of "Pvalb-Reln-…": Pvalb).
+
+    Raises
+    ------
+    RecordingsRefused
+        If there are no sessions, a file is missing or unreadable, or a stimulus or behaviour is unknown.
+    """
+    path = Path(os.path.abspath(path))  # the names of mouse and session, also of "." and ".."
+    folders = [path] if (path / IDS).exists() else _folders_with(IDS, path)
+    if not folders:
+        raise RecordingsRefused(
+            f"{path}: found no session, which is a folder with {IDS}. Give the root of the release, a mouse"
+            " (SB025) or a session (SB025/2019-10-07); of npz and NWB files, give the files themselves."
+        )
+    chosen = _channels(layout)
+    found: set[str] = set()
+    for folder in folders:
+        for run in _folders_with(ACTIVITY, folder):
+            stimulus = run.relative_to(folder).parts[0]
+            found.add(stimulus)
+            if layout.stimuli is None or stimulus in layout.stimuli:
+                yield _bugeon_session(folder, run, chosen, layout.behaviour is not None)
+    if not found:
+        raise RecordingsRefused(f"{path}: found sessions, but no stimulus folder with {ACTIVITY}.")
+    for stimulus in layout.stimuli or ():
+        if stimulus not in found:
+            raise RecordingsRefused(
+                f"{path}: no session has the stimulus {stimulus!r}{did_you_mean(stimulus, found)}."
+                f" There are: {', '.join(sorted(found))}."
+            )
+
+
+def _folders_with(name: str, folder: Path) -> list[Path]:
+    return sorted({file.parent for depth in (f"*/{name}", f"*/*/{name}") for file in folder.glob(depth)})
+
+
+def _channels(layout: RecordingLayout) -> dict[str, str]:
+    """Return, for each channel to be read, its usual name."""
+    channels = layout.behaviour or {name: name for name in BEHAVIOUR}
+    for name in channels.values():
+        if name not in BEHAVIOUR:
+            raise RecordingsRefused(
+                f"Layout: the Bugeon release has no behaviour {name!r}{did_you_mean(name, BEHAVIOUR)}."
+                f" There are: {', '.join(BEHAVIOUR)}."
+            )
+    return channels
+
+
+def _bugeon_session(folder: Path, run: Path, channels: dict[str, str], asked_for: bool) -> RawSession:
+    animal, notes = folder.parent.name, []
+    name = "/".join([folder.name, *run.relative_to(folder).parts])
+    behaviour = {}
+    for channel, usual in channels.items():
+        values, times = BEHAVIOUR[usual]
+        absent = [file for file in (values, times) if file is not None and not (run / file).exists()]
+        if absent and asked_for:
+            raise RecordingsRefused(f"{run}: found no {absent[0]}, which behaviour {channel!r} needs.")
+        if absent:
+            notes.append(f"{run}: found no {absent[0]}, so there is no behaviour {channel!r}.")
+            continue
+        behaviour[channel] = Channel(
+            _array(run / values).squeeze(), None if times is None else _array(run / times).ravel()
+        )
+    activity = _array(run / ACTIVITY)
+    labels = _labels(folder / TYPES)
+    if labels is None:
+        notes.append(f"{folder}: found no {TYPES}, so its neurons have no labels.")
+    return RawSession(
+        where=str(run),
+        animal=animal,
+        session=name,
+        activity=activity,
+        frame_times_s=_array(run / "frame.times.npy").ravel(),
+        rate_hz=None,
+        neuron_ids=_ids(folder / IDS),
+        own_ids=f"{animal}/{folder.name}",
+        labels=labels or {},
+        positions_um=_array(folder / POSITIONS) if (folder / POSITIONS).exists() else None,
+        behaviour=behaviour,
+        notes=tuple(notes),
+    )
+
+
+def _array(path: Path) -> np.ndarray:
+    if not path.exists():
+        raise RecordingsRefused(f"{path}: there is no such file. Fetch the session again, as a whole.")
+    try:
+        return np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise RecordingsRefused(f"{path}: cannot be read as an array without pickle: {error}.") from error
+
+
+def _ids(path: Path) -> np.ndarray:
+    numbers = _array(path).astype(np.float64).ravel()
+    return np.array(["" if np.isnan(number) else f"{number:.15g}" for number in numbers])
+
+
+def _labels(path: Path) -> dict[str, np.ndarray] | None:
+    if not path.exists():
+        return None
+    try:
+        types = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecordingsRefused(f"{path}: cannot be read as text: {error}.") from error
+    subclass = [kind.split("-")[0] if "-" in kind else "" for kind in types]
+    known = [kind if kind in CLASSES else "IN" if part else "" for kind, part in zip(types, subclass, strict=True)]
+    return {"class": np.array(known), "subclass": np.array(subclass)}

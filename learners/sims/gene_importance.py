@@ -24,8 +24,7 @@ import torch
 from torch import Tensor
 
 from neurofleet.learners.sims.sims_classifier import SimsClassifier, blocks_of
-from neurofleet.learners.sims.tabnet import TabNetStep
-from neurofleet.learners.sims.tabnet_ensemble import TabNetEnsemble
+from neurofleet.learners.sims.tabnet import TabNetEnsemble, TabNetStep
 
 TOP_GENES = 20
 """Length of the lists of genes that members are compared by."""

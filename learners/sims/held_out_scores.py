@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
+from neurofleet.errors import did_you_mean
 from neurofleet.learners.calibration import (
     calibrated_probabilities,
     expected_calibration_error,
@@ -16,14 +17,16 @@ from neurofleet.learners.calibration import (
     reliability_table,
 )
 from neurofleet.learners.label_controls import ShuffleControl, shuffle_control
+from neurofleet.learners.learner_errors import LearnerError
 from neurofleet.learners.local_training import Train
 from neurofleet.learners.scores import Scores, score
 from neurofleet.learners.sims.expression_baselines import Baseline, run_baselines
 from neurofleet.learners.sims.gene_importance import mean_attention
-from neurofleet.learners.sims.reference_fit import Fitted, Reference, fit, shuffled_scores
+from neurofleet.learners.sims.reference_fit import Fitted, Reference, fit, predict_log, shuffled_scores
 from neurofleet.learners.sims.sims_classifier import blocks_of
 from neurofleet.learners.sims.tabnet_settings import SimsSettings
-from neurofleet.learners.splits import Split
+from neurofleet.learners.splits import Split, leave_type_out
+from neurofleet.learners.unknown_labels import UnknownCurve, unknown_curve
 
 BASELINE_CELLS = 20_000
 FACT_CELLS = 2_000
@@ -226,3 +229,56 @@ def _sample(rows: np.ndarray, limit: int, seed: int) -> np.ndarray:
 def _compact(values: sp.csr_matrix) -> np.ndarray | sp.csr_matrix:
     """Return values dense where that is not larger than 400 MB."""
     return values.toarray() if values.shape[0] * values.shape[1] <= 100_000_000 else values
+
+
+def leave_types_out(
+    reference: Reference,
+    split: Split,
+    settings: SimsSettings,
+    train: Train,
+    seed: int = 1,
+    names: Sequence[str] | None = None,
+) -> dict[str, UnknownCurve]:
+    """Train without each type in turn, predict its cells and the test cells, and sweep the threshold.
+
+    Probabilities are calibrated on the validation cells of the types that were trained on.
+
+    Parameters
+    ----------
+    split : Split
+        With a test part, whose cells of other types show what a threshold costs.
+    names : sequence of str, optional
+        The types that are left out; all by default.
+
+    Returns
+    -------
+    dict
+        Type -> its curve.
+
+    Raises
+    ------
+    LearnerError
+        If a type is unknown, or the split has no test part.
+    """
+    names = list(reference.classes if names is None else names)
+    for name in names:
+        if name not in reference.classes:
+            raise LearnerError(f"No class is called {name!r}{did_you_mean(name, reference.classes)}.")
+    if not len(split.rows("test")):
+        raise LearnerError("Leaving types out needs a test part. Split with test above 0.")
+    found = {}
+    for name in names:
+        number = reference.classes.index(name)
+        labels = np.asarray(reference.classes, dtype=object)[reference.labels]
+        labels[reference.labels < 0] = ""
+        without = leave_type_out(split, labels, name)
+
+        def named(task: Any, training: str, seed: int, number: int = number) -> Any:
+            return train(task, f"without-type-{number}-{training}", seed)
+
+        model = fit(reference, without, settings, named, seed).model
+        rows = without.rows("test")
+        probabilities = calibrated_probabilities(predict_log(model, reference, rows), model.calibration.temperature)
+        true = reference.labels[rows]
+        found[name] = unknown_curve(probabilities.max(1), right=probabilities.argmax(1) == true, known=true != number)
+    return found

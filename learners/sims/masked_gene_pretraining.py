@@ -16,8 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from neurofleet.learners.cells.cell_stream import CellBatch
-from neurofleet.learners.sims.tabnet import FeatureTransformer, TabNetStep, gated_linears
-from neurofleet.learners.sims.tabnet_ensemble import GeneInputs, TabNetEnsemble
+from neurofleet.learners.sims.tabnet import FeatureTransformer, GeneInputs, TabNetEnsemble, TabNetStep, gated_linears
 from neurofleet.learners.sims.tabnet_settings import Shape, SimsSettings
 
 HIDDEN_SHARE = 0.2

@@ -17,8 +17,7 @@ import torch
 from neurofleet.learners.calibration import UNCALIBRATED, calibrated_probabilities, fit_temperature
 from neurofleet.learners.cells.cell_labels import Labels
 from neurofleet.learners.cells.cell_matrix import CellMatrix
-from neurofleet.learners.cells.gene_statistics import gene_statistics
-from neurofleet.learners.cells.normalisation import Normalisation, Values, normalisation, recognise
+from neurofleet.learners.cells.normalisation import Normalisation, Values, gene_statistics, normalisation, recognise
 from neurofleet.learners.label_controls import shuffled_labels
 from neurofleet.learners.local_training import Train
 from neurofleet.learners.scores import Scores, score
@@ -26,7 +25,7 @@ from neurofleet.learners.sims.logistic_regression import LogisticModel, fit_logi
 from neurofleet.learners.sims.masked_gene_pretraining import encoder_state
 from neurofleet.learners.sims.sims_classifier import blocks_of
 from neurofleet.learners.sims.sims_model import SimsModel
-from neurofleet.learners.sims.tabnet_ensemble import TabNetEnsemble, inputs_from
+from neurofleet.learners.sims.tabnet import TabNetEnsemble, inputs_from
 from neurofleet.learners.sims.tabnet_settings import SimsSettings
 from neurofleet.learners.sims.tabnet_training import SimsModule, SimsTask, set_exact_statistics
 from neurofleet.learners.splits import Split

@@ -18,7 +18,7 @@ from neurofleet.learners.calibration import UNCALIBRATED, Calibration, calibrate
 from neurofleet.learners.cells.normalisation import Normalisation
 from neurofleet.learners.model_folder import StoredModel, read_model, refuse_damaged, write_model
 from neurofleet.learners.sims.logistic_regression import LogisticModel
-from neurofleet.learners.sims.tabnet_ensemble import GeneInputs, TabNetEnsemble, mean_log_probabilities
+from neurofleet.learners.sims.tabnet import GeneInputs, TabNetEnsemble, mean_log_probabilities
 from neurofleet.learners.sims.tabnet_settings import SimsSettings
 
 LEARNER = "sims"

@@ -27,8 +27,7 @@ from neurofleet.learners.cells.cell_matrix import CellMatrix, MatrixPart, Memory
 from neurofleet.learners.cells.cell_stream import CellBatch, CellStream, stream
 from neurofleet.learners.cells.normalisation import Normalisation
 from neurofleet.learners.sims.masked_gene_pretraining import MaskedGenePretraining, start_from
-from neurofleet.learners.sims.tabnet import mask_entropy
-from neurofleet.learners.sims.tabnet_ensemble import GeneInputs, TabNetEnsemble, mean_log_probabilities
+from neurofleet.learners.sims.tabnet import GeneInputs, TabNetEnsemble, mask_entropy, mean_log_probabilities
 from neurofleet.learners.sims.tabnet_settings import SimsSettings
 
 _WARM_UP = 0.25

@@ -9,7 +9,7 @@ import numpy as np
 
 from neurofleet.errors import did_you_mean
 from neurofleet.learners.learner_errors import LearnerError
-from neurofleet.learners.units.leakage_checks import check_labels
+from neurofleet.learners.units.unit_checks import check_labels
 from neurofleet.learners.units.units import Units
 
 CLASS = "class"

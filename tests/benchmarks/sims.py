@@ -126,7 +126,7 @@ def predict(device: str) -> dict[str, float]:
     from neurofleet.learners.cells.normalisation import Normalisation
     from neurofleet.learners.sims.sims_classifier import blocks_of
     from neurofleet.learners.sims.sims_model import SimsModel
-    from neurofleet.learners.sims.tabnet_ensemble import GeneInputs, TabNetEnsemble
+    from neurofleet.learners.sims.tabnet import GeneInputs, TabNetEnsemble
     from neurofleet.learners.sims.tabnet_settings import settings_of
 
     n_cells, n_genes, seen = 20_000, 20_000, 4_000

@@ -6,8 +6,7 @@ from sklearn.preprocessing import StandardScaler
 
 from neurofleet.learners.cells import cell_matrix
 from neurofleet.learners.cells.cell_files import open_cells
-from neurofleet.learners.cells.gene_statistics import gene_statistics
-from neurofleet.learners.cells.normalisation import Normalisation
+from neurofleet.learners.cells.normalisation import Normalisation, gene_statistics
 from neurofleet.learners.learner_errors import CellsRefused
 from tests.learners.cells.made_cells import made_counts, written
 

@@ -8,9 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from neurofleet.learners.neuprint import covariates as module
-from neurofleet.learners.neuprint.covariates import covariates
+from neurofleet.learners.neuprint import session_tensors
 from neurofleet.learners.neuprint.population_recordings import Recording, RecordingsRefused
+from neurofleet.learners.neuprint.session_tensors import covariates
 
 DELTA_UM = 60.0
 
@@ -55,7 +55,7 @@ def by_loop(recording: Recording, group: str) -> np.ndarray:
 def test_statistics_equal_those_of_a_loop_with_gaps_and_in_several_blocks(
     dimensions: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "VALUES_AT_ONCE", 40 * 7)
+    monkeypatch.setattr(session_tensors, "VALUES_AT_ONCE", 40 * 7)
     recorded = recording(30, 40, gaps=0.3, dimensions=dimensions)
     found = covariates(recorded, ("behaviour", "population", "centre", "surround"), DELTA_UM)
     assert found.names == (

@@ -5,7 +5,7 @@ import pytest
 
 from neurofleet.learners.learner_errors import LearnerError
 from neurofleet.learners.local_training import train_here
-from neurofleet.learners.sims.left_out_types import leave_types_out
+from neurofleet.learners.sims.held_out_scores import leave_types_out
 from tests.learners.sims.small import QUICK, small_reference, small_split
 
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from neurofleet.learners.units.leakage_checks import check_labels
 from neurofleet.learners.units.signal_scaling import also_in, relative, row_hashes, scaled
+from neurofleet.learners.units.unit_checks import check_labels
 from neurofleet.learners.units.unit_files import open_units
 from neurofleet.learners.units.units import MODALITIES, UnitsRefused
 from tests.learners.units.made_units import counts, made, npz, refused

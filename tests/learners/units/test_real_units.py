@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from neurofleet.learners.units.hand_features import HAND_FEATURES
-from neurofleet.learners.units.leakage_checks import check_labels
 from neurofleet.learners.units.signal_scaling import also_in
+from neurofleet.learners.units.unit_checks import check_labels
 from neurofleet.learners.units.unit_files import open_units
 from tests.learners.units.made_units import refused
 
