@@ -111,8 +111,8 @@ def fit_temperature(logits: np.ndarray, true_index: np.ndarray) -> Calibration:
     log_t, determined = 0.0, False
     if (logits.argmax(axis=1) != true_index).any():
         start, options = np.zeros(1), {"maxiter": 50}
-        found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=[bounds], options=options)
-        log_t = float(found.x[0])
+        optimum = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=[bounds], options=options)
+        log_t = float(optimum.x[0])
         determined = min(abs(log_t - bound) for bound in bounds) > 1e-6
     before, after = calibrated_probabilities(logits), calibrated_probabilities(logits, math.exp(log_t))
     return Calibration(

@@ -90,13 +90,13 @@ def repeated_folds(
     else:
         groups = np.asarray(groups).astype(str)
         check_groups(y, groups, folds)
-    found = []
+    result = []
     for repeat in range(repeats):
         rng = np.random.default_rng([seed, repeat])
         number = stratified_numbers(y, folds, rng) if groups is None else group_numbers(y, groups, folds, rng)
         for fold in range(folds):
-            found.append(Fold(repeat, fold, np.flatnonzero(number != fold), np.flatnonzero(number == fold)))
-    return found
+            result.append(Fold(repeat, fold, np.flatnonzero(number != fold), np.flatnonzero(number == fold)))
+    return result
 
 
 def inner_repeated_folds(
@@ -130,7 +130,7 @@ def inner_repeated_folds(
             f"Nothing can be chosen by inner cross-validation: expected at least two classes with {what},"
             f" found {_counted(y)}. Give more training units, or merge classes."
         )
-    found = []
+    result = []
     for repeat in range(repeats):
         rng = np.random.default_rng([seed, repeat])
         number = np.full(len(y), -1)
@@ -139,8 +139,8 @@ def inner_repeated_folds(
         else:
             number[free] = group_numbers(y[free], groups[free], folds, rng)
         for fold in range(folds):
-            found.append(Fold(repeat, fold, np.flatnonzero(number != fold), np.flatnonzero(number == fold)))
-    return found
+            result.append(Fold(repeat, fold, np.flatnonzero(number != fold), np.flatnonzero(number == fold)))
+    return result
 
 
 def stratified_numbers(y: np.ndarray, folds: int, rng: np.random.Generator) -> np.ndarray:

@@ -250,13 +250,13 @@ def permuted_test_labels_check(
     )
 
 
-def _outputs(found: np.ndarray | Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return dict(found) if isinstance(found, Mapping) else {"": found}
+def _outputs(outputs: np.ndarray | Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return dict(outputs) if isinstance(outputs, Mapping) else {"": outputs}
 
 
-def _rows_that_differ(one: dict[str, np.ndarray], other: dict[str, np.ndarray], n: int) -> np.ndarray:
+def _rows_that_differ(first: dict[str, np.ndarray], second: dict[str, np.ndarray], n: int) -> np.ndarray:
     differs = np.zeros(n, dtype=bool)
-    for name, array in one.items():
-        same = (array == other[name]) | (np.isnan(array) & np.isnan(other[name]))
+    for name, array in first.items():
+        same = (array == second[name]) | (np.isnan(array) & np.isnan(second[name]))
         differs |= ~same.reshape(n, -1).all(axis=1)
     return differs

@@ -126,24 +126,24 @@ def compare(
         name: _guesses(name, array, (repeats, len(labels), len(classes))) for name, array in probabilities.items()
     }
     weights = _resamples(labels, groups, seed)
-    found = {name: (guess == labels).mean(axis=0) for name, guess in guesses.items()}
-    resampled = {name: _balanced(right, labels, weights) for name, right in found.items()}
+    hit_rates = {name: (guess == labels).mean(axis=0) for name, guess in guesses.items()}
+    resampled = {name: _balanced(right, labels, weights) for name, right in hit_rates.items()}
     methods = []
     for name, guess in guesses.items():
-        scores = [score(labels, one, classes) for one in guess]
+        scores = [score(labels, each, classes) for each in guess]
         low, high = _interval(resampled[name])
         d_low, d_high = _interval(resampled[name] - resampled[reference])
         won, lost = _won_and_lost(guess, guesses[reference], labels, folds)
-        reached = float(_balanced(found[name], labels, np.ones((1, len(labels))))[0])
-        base = float(_balanced(found[reference], labels, np.ones((1, len(labels))))[0])
+        reached = float(_balanced(hit_rates[name], labels, np.ones((1, len(labels))))[0])
+        base = float(_balanced(hit_rates[reference], labels, np.ones((1, len(labels))))[0])
         methods.append(
             MethodScores(
                 method=name,
                 balanced_accuracy=reached,
                 balanced_accuracy_low=low,
                 balanced_accuracy_high=high,
-                macro_f1=float(np.mean([one.macro_f1 for one in scores])),
-                accuracy=float(np.mean([one.accuracy for one in scores])),
+                macro_f1=float(np.mean([each.macro_f1 for each in scores])),
+                accuracy=float(np.mean([each.accuracy for each in scores])),
                 difference=reached - base,
                 difference_low=d_low,
                 difference_high=d_high,

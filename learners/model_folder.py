@@ -312,16 +312,16 @@ def _description(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         names = sorted(entry.name for entry in folder.iterdir())
         pickles = [name for name in names if name.endswith(PICKLES)]
-        found = ", ".join((pickles or names)[:5]) or "nothing"
+        present = ", ".join((pickles or names)[:5]) or "nothing"
         why = " Pickles are not loaded: they can run any code." if pickles else ""
-        raise ModelRefused(f"{folder} is no model: expected {DESCRIPTION} and {TENSORS}, found {found}.{why}")
+        raise ModelRefused(f"{folder} is no model: expected {DESCRIPTION} and {TENSORS}, found {present}.{why}")
     try:
         head = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
         raise ModelRefused(f"{path} cannot be read as JSON ({error}). Put back a good copy.") from error
     if not isinstance(head, dict) or head.get("format") != FORMAT:
-        found = head.get("format", "no format") if isinstance(head, dict) else type(head).__name__
-        raise ModelRefused(f"{path} is of another program: expected format {FORMAT!r}, found {found!r}.")
+        present = head.get("format", "no format") if isinstance(head, dict) else type(head).__name__
+        raise ModelRefused(f"{path} is of another program: expected format {FORMAT!r}, found {present!r}.")
     if head.get("version") != VERSION:
         raise ModelRefused(
             f"{path} is of version {head.get('version')!r}; this neurofleet reads version {VERSION}."

@@ -137,7 +137,7 @@ def _fit_trees(x: np.ndarray, y: np.ndarray, n_classes: int, setting: ProbeSetti
         class_weight="balanced",
         random_state=seed,
     ).fit(x.astype(np.float32), y)
-    trees = [one.tree_ for one in model.estimators_]
+    trees = [fitted_tree.tree_ for fitted_tree in model.estimators_]
     first = np.cumsum([0] + [tree.node_count for tree in trees[:-1]])
 
     def joined(name: str, shift: bool = False) -> np.ndarray:
@@ -171,10 +171,10 @@ def _answer_trees(values: Arrays, x: np.ndarray, n_classes: int) -> np.ndarray:
     return _spread(total / len(values["roots"]), values, n_classes, 0.0)
 
 
-def _spread(found: np.ndarray, values: Arrays, n_classes: int, absent: float) -> np.ndarray:
+def _spread(values_present: np.ndarray, values: Arrays, n_classes: int, absent: float) -> np.ndarray:
     """Return columns for all classes; those that had no training row get `absent`."""
-    full = np.full((len(found), n_classes), absent)
-    full[:, values["classes"]] = found
+    full = np.full((len(values_present), n_classes), absent)
+    full[:, values["classes"]] = values_present
     return full
 
 
@@ -324,7 +324,7 @@ def fit_probe(
     rows = stratified_rows(y, TUNING_ROWS, FOLDS, seed)
     inner = inner_repeated_folds(y[rows], None if groups is None else groups[rows], FOLDS, seed)
     tried = cross_validated(kind, x[rows], y[rows], n_classes, inner, seed)
-    best = max(tried, key=lambda one: one.balanced_accuracy)
+    best = max(tried, key=lambda attempt: attempt.balanced_accuracy)
     held_out = np.full((len(y), n_classes), np.nan)
     held_out[rows] = best.held_out
     final = stratified_rows(y, KINDS[kind].most_rows, FOLDS, seed)
@@ -403,9 +403,9 @@ def answer(kind: str, values: Arrays, x: np.ndarray, n_classes: int, temperature
 def checked(x: np.ndarray, y: np.ndarray, n_classes: int, groups: np.ndarray | None) -> None:
     """Refuse shapes that do not agree and classes out of range."""
     if x.ndim != 2 or y.shape != x.shape[:1] or (groups is not None and len(groups) != len(y)):
-        found = "" if groups is None else f" and {len(groups)} groups"
+        groups_text = "" if groups is None else f" and {len(groups)} groups"
         raise LearnerError(
-            f"Expected rows x features and a class per row, found shapes {x.shape} and {y.shape}{found}."
+            f"Expected rows x features and a class per row, found shapes {x.shape} and {y.shape}{groups_text}."
         )
     present = np.unique(y)
     if len(present) < 2 or present[0] < 0 or present[-1] >= n_classes:

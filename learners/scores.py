@@ -117,8 +117,8 @@ def score(
 def balanced_accuracy(true: np.ndarray, predicted: np.ndarray) -> float:
     """Return the mean recall over the classes that occur in `true`, both (n,) int arrays from 0."""
     size = np.bincount(true)
-    found = np.bincount(true[true == predicted], minlength=len(size))
-    return float((found[size > 0] / size[size > 0]).mean())
+    right = np.bincount(true[true == predicted], minlength=len(size))
+    return float((right[size > 0] / size[size > 0]).mean())
 
 
 def _indices(values: Sequence[int] | Sequence[str] | np.ndarray, names: list[str], what: str) -> np.ndarray:

@@ -118,13 +118,13 @@ def make_split(
     known, names = _labelled(sample_ids, labels)
     role = np.where(known, "train", "excluded").astype("<U10")
     fractions: dict[str, float] = {}
-    for part, wanted in (("test", test), ("validation", validation)):
-        if isinstance(wanted, Mapping):
-            _assign_groups(role, part, wanted, columns, len(sample_ids))
-        elif not 0 <= wanted < 1:
-            raise LearnerError(f"{part}: expected a fraction from 0 to below 1 or groups, found {wanted!r}.")
-        elif wanted > 0:
-            fractions[part] = float(wanted)
+    for part, share in (("test", test), ("validation", validation)):
+        if isinstance(share, Mapping):
+            _assign_groups(role, part, share, columns, len(sample_ids))
+        elif not 0 <= share < 1:
+            raise LearnerError(f"{part}: expected a fraction from 0 to below 1 or groups, found {share!r}.")
+        elif share > 0:
+            fractions[part] = float(share)
     if sum(fractions.values()) >= 1:
         raise LearnerError(f"The fractions of {' and '.join(fractions)} leave nothing to train on: {fractions}.")
     notes = _assign_fractions(role, names, fractions, np.random.default_rng(seed))
@@ -239,10 +239,10 @@ def _assign_groups(
     n: int,
 ) -> None:
     chosen = np.zeros(n, dtype=bool)
-    for name, wanted in groups.items():
+    for name, listed in groups.items():
         values = _column(name, columns, n)
         members = np.unique(values)
-        for member in [wanted] if isinstance(wanted, str) else wanted:
+        for member in [listed] if isinstance(listed, str) else listed:
             if str(member) not in members:
                 raise LearnerError(
                     f"{part}: {name} has no group {str(member)!r}{did_you_mean(str(member), members)}."

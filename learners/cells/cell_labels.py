@@ -66,23 +66,23 @@ def read_labels(cells: CellMatrix, column: str, *, drop_missing: bool = False) -
         raise CellsRefused(
             f"The cells have no column {column!r}; they have {', '.join(columns) or 'none'}. {advice}".strip()
         )
-    found = cells.obs[column]
-    if pd.api.types.is_float_dtype(found) and (found.dropna() != found.dropna().round()).any():
+    column_values = cells.obs[column]
+    if pd.api.types.is_float_dtype(column_values) and (column_values.dropna() != column_values.dropna().round()).any():
         raise CellsRefused(
-            f"Expected names of classes in {column!r}, found fractions such as {found.dropna().iloc[0]:g}."
+            f"Expected names of classes in {column!r}, found fractions such as {column_values.dropna().iloc[0]:g}."
             " Choose the column that holds the cell types."
         )
-    if pd.api.types.is_float_dtype(found):
-        found = found.astype("Int64")
-    words = found.astype("string").str.strip()
+    if pd.api.types.is_float_dtype(column_values):
+        column_values = column_values.astype("Int64")
+    words = column_values.astype("string").str.strip()
     missing = (words.isna() | words.isin(NO_LABEL)).to_numpy(bool)
     notes = []
     if missing.any():
         names = ", ".join(map(str, cells.cell_ids[missing][:5]))
-        said = f"{int(missing.sum())} of {len(cells)} cells have no label in {column!r} ({names}, ...)"
+        missing_text = f"{int(missing.sum())} of {len(cells)} cells have no label in {column!r} ({names}, ...)"
         if not drop_missing:
-            raise CellsRefused(f"{said}. Label them, or leave them out (`drop_unlabelled: true`).")
-        notes.append(f"{said}; they are left out.")
+            raise CellsRefused(f"{missing_text}. Label them, or leave them out (`drop_unlabelled: true`).")
+        notes.append(f"{missing_text}; they are left out.")
     rows = np.flatnonzero(~missing)
     codes, classes = pd.factorize(words[~missing].astype(object), sort=True)
     if len(classes) < 2:

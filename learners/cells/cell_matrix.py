@@ -228,8 +228,8 @@ class MatrixPart:
 
     def read(self, rows: np.ndarray) -> sp.csr_matrix:
         """Return some rows, float32. They must ascend, each once."""
-        found = self.source.read(rows)
-        return found if self.columns is None else found[:, self.columns]
+        block = self.source.read(rows)
+        return block if self.columns is None else block[:, self.columns]
 
 
 @dataclass(frozen=True)
@@ -294,15 +294,15 @@ class CellMatrix:
             return sp.csr_matrix((0, len(self.genes)), dtype=np.float32)
         if rows.min() < 0 or rows.max() >= len(self):
             raise IndexError(f"rows must lie in 0 to {len(self) - 1}, found {rows.min()} to {rows.max()}")
-        wanted, place = np.unique(rows, return_inverse=True)
-        cuts = np.searchsorted(wanted, self.starts)
+        distinct, place = np.unique(rows, return_inverse=True)
+        cuts = np.searchsorted(distinct, self.starts)
         pieces = [
-            part.read(wanted[first:last] - start)
+            part.read(distinct[first:last] - start)
             for part, start, first, last in zip(self.parts, self.starts[:-1], cuts[:-1], cuts[1:], strict=True)
             if last > first
         ]
-        found = pieces[0] if len(pieces) == 1 else sp.vstack(pieces, format="csr", dtype=np.float32)
-        return found if np.array_equal(place, np.arange(len(wanted))) else found[place]
+        block = pieces[0] if len(pieces) == 1 else sp.vstack(pieces, format="csr", dtype=np.float32)
+        return block if np.array_equal(place, np.arange(len(distinct))) else block[place]
 
     def blocks(self, rows: np.ndarray | None = None, size: int = BLOCK_ROWS) -> Iterator[sp.csr_matrix]:
         """Yield some cells (or all), in order, `size` at a time."""

@@ -123,7 +123,7 @@ class CellStream(IterableDataset):
             return self.rows
         shuffled = generator.permutation(len(self.rows))
         classes = self.classes[shuffled]
-        kept = [shuffled[classes == one][: self.max_per_class] for one in np.unique(classes)]
+        kept = [shuffled[classes == label][: self.max_per_class] for label in np.unique(classes)]
         return self.rows[np.concatenate(kept)]
 
 

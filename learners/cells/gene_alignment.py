@@ -120,18 +120,18 @@ def _advice(model: pd.Index, query: pd.Index, query_var: pd.DataFrame | None) ->
         " with Ensembl versions (.12) removed": lambda names: names.str.replace(r"\.\d+$", "", regex=True),
         " in upper case": lambda names: names.str.upper(),
     }
-    found = []
+    sentences = []
     for naming, names in namings.items():
         for change, changed in changes.items():
             n_shared = changed(model).unique().isin(changed(names)).sum()
             if n_shared:
-                found.append((int(n_shared), naming + change))
+                sentences.append((int(n_shared), naming + change))
                 break
-    if not found:
+    if not sentences:
         return (
             "Nor do they fit in upper case, without Ensembl versions, or by a column of the query's var: is"
             " it another species, or another kind of id?"
         )
-    found.sort(reverse=True)
-    options = "; ".join(f"{naming} would share {n_shared}" for n_shared, naming in found[:3])
+    sentences.sort(reverse=True)
+    options = "; ".join(f"{naming} would share {n_shared}" for n_shared, naming in sentences[:3])
     return f"Rename the query's genes: {options}."

@@ -165,22 +165,22 @@ def recognise(cells: CellMatrix, *, target_sum: float | None = None) -> Values:
     CellsRefused
         If a value is not finite, all are zero, the logarithm is not the natural one, or files differ.
     """
-    found: list[tuple[str, Values]] = []
+    kinds: list[tuple[str, Values]] = []
     for part, start in zip(cells.parts, cells.starts, strict=False):
         rows = stretches(part.source.shape[0], SAMPLE_STRETCHES, STRETCH_ROWS)
         name = str(cells.obs[SOURCE_COLUMN].iloc[start])
         seen = _recognise(name, part.source.read(rows), cells.obs.iloc[start + rows])
         complete = seen.has_all_genes and (part.columns is None or len(part.columns) == part.source.shape[1])
-        found.append((name, replace(seen, has_all_genes=complete)))
-    first_name, first = found[0]
-    for name, values in found[1:]:
+        kinds.append((name, replace(seen, has_all_genes=complete)))
+    first_name, first = kinds[0]
+    for name, values in kinds[1:]:
         other_sum = first.kind == "log1p" and not _same(values.target_sum, first.target_sum)
         if values.kind != first.kind or other_sum:
             raise CellsRefused(
                 f"The files' values differ: {first_name} has {first.kind} ({first.evidence}), {name} has"
                 f" {values.kind} ({values.evidence}). Give the counts of all (a layer, or raw)."
             )
-    first = replace(first, has_all_genes=all(values.has_all_genes for _, values in found))
+    first = replace(first, has_all_genes=all(values.has_all_genes for _, values in kinds))
     if target_sum is not None and first.kind == "log1p":
         return replace(first, target_sum=target_sum, evidence=f"{first.evidence}; target sum as stated")
     return first
@@ -202,7 +202,7 @@ def normalisation(values: Values, target_sum: float | None = None) -> Normalisat
     if values.kind == "scaled":
         return Normalisation("scaled", None)
     if target_sum is None and values.median_total is not None:
-        target_sum = max([one for one in ROUND_SUMS if one <= values.median_total], default=ROUND_SUMS[0])
+        target_sum = max([total for total in ROUND_SUMS if total <= values.median_total], default=ROUND_SUMS[0])
     return Normalisation(values.kind, TARGET_SUM if target_sum is None else target_sum)
 
 
@@ -214,21 +214,21 @@ def check_query(model: Normalisation, query: Values) -> Normalisation:
     CellsRefused
         If that is not possible, or cannot be told.
     """
-    found = f"the query has {query.kind} values ({query.evidence})"
+    description = f"the query has {query.kind} values ({query.evidence})"
     if (model.kind == "scaled") != (query.kind == "scaled"):
-        wanted = "scaled values" if model.kind == "scaled" else "counts or logs of counts"
+        expected = "scaled values" if model.kind == "scaled" else "counts or logs of counts"
         raise CellsRefused(
-            f"The model was trained on {wanted}, {found}. Give the query as the reference was: scaling by the"
+            f"The model was trained on {expected}, {description}. Give the query as the reference was: scaling by the"
             " query's own mean shifts cells when its composition differs."
         )
     if query.kind == "log1p" and model.target_sum is not None and query.target_sum is None:
         raise CellsRefused(
-            f"The model takes log1p of {model.target_sum:g} counts per cell, and {found}: it cannot be told"
+            f"The model takes log1p of {model.target_sum:g} counts per cell, and {description}: it cannot be told"
             " to how many counts per cell they were scaled. Give the counts, or state the target sum."
         )
     if query.kind in ("counts", "normalised") and model.target_sum is None:
         raise CellsRefused(
-            f"The model was trained on log values of an unknown target sum, {found}: they cannot be"
+            f"The model was trained on log values of an unknown target sum, {description}: they cannot be"
             " normalised the same way. Normalise them as the reference was, or train from counts."
         )
     if query.kind == "log1p" and _same(query.target_sum, model.target_sum):
@@ -318,10 +318,10 @@ def _are_scaled_counts(values: sp.csr_matrix, linear: np.ndarray) -> bool:
     return bool(np.mean(np.abs(multiples - np.rint(multiples))[small] < 0.01) > 0.95)
 
 
-def _same(one: float | None, other: float | None) -> bool:
-    if one is None or other is None:
-        return one is other
-    return abs(one - other) <= SAME_SUM * other
+def _same(first: float | None, second: float | None) -> bool:
+    if first is None or second is None:
+        return first is second
+    return abs(first - second) <= SAME_SUM * second
 
 
 @dataclass(frozen=True)

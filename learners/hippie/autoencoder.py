@@ -191,11 +191,13 @@ class Network(nn.Module):
         )
         self.mean = nn.Linear(settings.fusion, settings.latent)
         self.log_variance = nn.Linear(settings.fusion, settings.latent)
-        told = settings.latent + settings.technology_size
+        decoder_inputs = settings.latent + settings.technology_size
         if settings.class_in_decoder:
-            told += settings.class_size
+            decoder_inputs += settings.class_size
             self.classes = nn.Embedding(max(sizes.n_classes, 1), settings.class_size)
-        self.decoders = nn.ModuleDict({name: decoder(told, POINTS[name], settings) for name in sizes.modalities})
+        self.decoders = nn.ModuleDict(
+            {name: decoder(decoder_inputs, POINTS[name], settings) for name in sizes.modalities}
+        )
         if settings.objective == "contrastive":
             self.projections = nn.ModuleDict(
                 {name: nn.Linear(settings.features, _PROJECTION) for name in sizes.modalities}
@@ -245,13 +247,13 @@ class Network(nn.Module):
 
     def decode(self, z: Tensor, batch: UnitBatch, known: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:
         """Return the reconstructed signals; a label of -1 is a zero vector, as is `None`."""
-        told = [z, self._technology(batch, known)]
+        inputs = [z, self._technology(batch, known)]
         if self.settings.class_in_decoder:
             none = z.new_zeros(len(z), self.settings.class_size)
-            told.append(
+            inputs.append(
                 none if labels is None else torch.where((labels >= 0)[:, None], self.classes(labels.clamp(min=0)), none)
             )
-        whole = torch.cat(told, 1)
+        whole = torch.cat(inputs, 1)
         return {name: self.decoders[name](whole) for name in self.sizes.modalities}
 
     def class_logits(self, fused: Tensor, batch: UnitBatch) -> Tensor:
@@ -263,9 +265,9 @@ class Network(nn.Module):
         return logits + self.hand_head(batch.hand) if self.sizes.n_hand else logits
 
     def _technology(self, batch: UnitBatch, known: Tensor) -> Tensor:
-        told = (batch.technology >= 0) & known
+        is_known = (batch.technology >= 0) & known
         vectors = self.technology(batch.technology.clamp(min=0))
-        return torch.where(told[:, None], vectors, torch.zeros((), dtype=vectors.dtype))
+        return torch.where(is_known[:, None], vectors, torch.zeros((), dtype=vectors.dtype))
 
 
 def reconstruction_loss(
@@ -293,14 +295,14 @@ def contrastive_loss(network: Network, batch: UnitBatch) -> Tensor:
     projected = {name: F.normalize(network.projections[name](features[name]), dim=1) for name in features}
     losses = []
     names = network.sizes.modalities
-    for i, one in enumerate(names):
+    for i, first in enumerate(names):
         for j in range(i + 1, len(names)):
             both = batch.present[:, i] & batch.present[:, j]
             if both.sum() < 2:
                 continue
-            similar = projected[one][both] @ projected[names[j]][both].T * network.log_scale.exp()
-            own = torch.arange(len(similar), device=similar.device)
-            losses.append(0.5 * (F.cross_entropy(similar, own) + F.cross_entropy(similar.T, own)))
+            similar = projected[first][both] @ projected[names[j]][both].T * network.log_scale.exp()
+            matching = torch.arange(len(similar), device=similar.device)
+            losses.append(0.5 * (F.cross_entropy(similar, matching) + F.cross_entropy(similar.T, matching)))
     if not losses:
         return sum(p.sum() for p in network.parameters()) * 0.0  # no unit has two modalities in this batch
     return torch.stack(losses).mean()

@@ -94,8 +94,8 @@ class Members(pl.LightningModule):
             tensors["hand"],
         )
 
-    def told(self, batch: UnitBatch) -> Tensor:
-        """Return whose technology the network is told in this step."""
+    def known_technologies(self, batch: UnitBatch) -> Tensor:
+        """Return of which units the network sees the technology in this step, (units,) bool."""
         share = self.settings.technology_dropout
         return torch.rand(len(batch), device=batch.present.device) >= share
 
@@ -118,7 +118,7 @@ class AutoencoderPretraining(Members):
 
     def training_step(self, tensors: Tensors, _: int) -> Tensor:
         batch = augmented(self.batch(tensors), self.settings)
-        loss = torch.stack([self._losses(member, batch, self.told(batch))[0] for member in self.members])
+        loss = torch.stack([self._losses(member, batch, self.known_technologies(batch))[0] for member in self.members])
         self.log("train_loss", loss.mean(), on_epoch=True, on_step=False, batch_size=len(batch))
         return loss.sum()
 
@@ -166,7 +166,7 @@ class AutoencoderFineTuning(Members):
         batch, labels = augmented(self.batch(tensors), self.settings), tensors["label"]
         losses = []
         for member in self.members:
-            known = self.told(batch)
+            known = self.known_technologies(batch)
             fused, *_ = member.encode(batch, known)
             logits = member.class_logits(fused, batch)
             loss = nn.functional.cross_entropy(logits, labels, label_smoothing=self.settings.label_smoothing)
@@ -193,8 +193,8 @@ class AutoencoderFineTuning(Members):
     def _reconstruction(self, member: Network, batch: UnitBatch, known: Tensor, labels: Tensor) -> Tensor:
         share = self.settings.class_dropout
         hidden = torch.rand(len(labels), device=labels.device) < share
-        told = torch.where(hidden, torch.full_like(labels, -1), labels)
-        error, divergence = reconstruction_loss(member, batch, known, told)
+        shown_labels = torch.where(hidden, torch.full_like(labels, -1), labels)
+        error, divergence = reconstruction_loss(member, batch, known, shown_labels)
         return error + self.settings.beta * divergence
 
 
@@ -206,18 +206,18 @@ def start_from(network: Network, start: Mapping[str, Tensor]) -> None:
     ValueError
         If a tensor that should be there is missing or of another shape.
     """
-    own = network.state_dict()
+    state = network.state_dict()
     fresh = ("head.", "hand_head.", "wide.", "wide_norm.", "classes.")
-    wanted = [name for name in own if not name.startswith(fresh)]
+    shared = [name for name in state if not name.startswith(fresh)]
     if network.settings.class_in_decoder:
-        wanted = [name for name in wanted if not name.startswith("decoders.")]
-    wrong = [name for name in wanted if name not in start or start[name].shape != own[name].shape]
+        shared = [name for name in shared if not name.startswith("decoders.")]
+    wrong = [name for name in shared if name not in start or start[name].shape != state[name].shape]
     if wrong:
         raise ValueError(
-            f"The pretrained network lacks {len(wrong)} of {len(wanted)} tensors, such as {wrong[0]}, or has"
+            f"The pretrained network lacks {len(wrong)} of {len(shared)} tensors, such as {wrong[0]}, or has"
             " them in another shape. Pretrain with the same modalities, technologies and sizes."
         )
-    network.load_state_dict(own | {name: start[name] for name in wanted})
+    network.load_state_dict(state | {name: start[name] for name in shared})
 
 
 START = "start.safetensors"
@@ -263,8 +263,8 @@ class HippieTask:
         """Return what is trained."""
         if self.stage == "fine-tuning":
             return AutoencoderFineTuning(self.sizes, self.settings, self.start)
-        one = self.settings.model_copy(update={"members": 1})
-        return AutoencoderPretraining(self.sizes, one, self.start)
+        single = self.settings.model_copy(update={"members": 1})
+        return AutoencoderPretraining(self.sizes, single, self.start)
 
     def data(self, seed: int) -> HippieData:
         """Return the units in batches; `seed` decides their order."""

@@ -80,11 +80,13 @@ class UnitFoldCase:
     @cached_property
     def head_held_out(self) -> np.ndarray:
         """Probabilities of each training unit by networks of an inner fold that had not seen it; else NaN."""
-        found = np.full((len(self.train), self.n_classes), np.nan)
+        held_out_probabilities = np.full((len(self.train), self.n_classes), np.nan)
         for fold in inner_repeated_folds(self.y, self.inner_groups, FOLDS, self.seed):
             rows, held_out = self.train[fold.train], self.train[fold.test]
-            found[fold.test] = np.exp(self.fine_tuned(rows).log_probabilities(self.units.take(held_out)))
-        return found
+            held_out_probabilities[fold.test] = np.exp(
+                self.fine_tuned(rows).log_probabilities(self.units.take(held_out))
+            )
+        return held_out_probabilities
 
     def fine_tuned(self, rows: np.ndarray) -> FineTunedNetworks:
         """Return networks fine-tuned on some of the training units."""
@@ -166,8 +168,8 @@ def _physmap(case: UnitFoldCase) -> Found:
     whole = scaled(case.units)
     used = modalities_of(case.units)
     present = {name: case.units.present[:, MODALITIES.index(name)] for name in used}
-    found = physmap({name: whole[name] for name in used}, present=present, seed=case.seed)
-    return case.probed("knn", found.embedding), {}
+    mapped = physmap({name: whole[name] for name in used}, present=present, seed=case.seed)
+    return case.probed("knn", mapped.embedding), {}
 
 
 def _classical(case: UnitFoldCase) -> Found:

@@ -48,8 +48,8 @@ class UnitInputs:
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return all arrays by name."""
-        own = {"present": self.present, "technology": self.technology, "hand": self.hand}
-        return own | {f"signal.{name}": self.signals[name] for name in self.modalities}
+        arrays = {"present": self.present, "technology": self.technology, "hand": self.hand}
+        return arrays | {f"signal.{name}": self.signals[name] for name in self.modalities}
 
     @classmethod
     def from_arrays(
@@ -128,12 +128,12 @@ def inputs_of(
         )
     signals = scaled(units) if how == "min-max" else _halved(relative(units))
     number = {name: i for i, name in enumerate(technologies)}
-    told = units.column(TECHNOLOGY) if TECHNOLOGY in units.obs else np.full(len(units), "")
+    names = units.column(TECHNOLOGY) if TECHNOLOGY in units.obs else np.full(len(units), "")
     return UnitInputs(
         tuple(modalities),
         {name: np.ascontiguousarray(signals[name], dtype=np.float32) for name in modalities},
         np.ascontiguousarray(present),
-        np.array([number.get(name, -1) for name in told], dtype=np.int64),
+        np.array([number.get(name, -1) for name in names], dtype=np.int64),
         len(technologies),
         scaling.apply(units.hand),
     )
@@ -143,7 +143,7 @@ def _halved(signals: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {name: values if name == "waveform" else values / 2 for name, values in signals.items()}
 
 
-def modalities_of(units: Units, wanted: Sequence[str] | None = None) -> tuple[str, ...]:
+def modalities_of(units: Units, requested: Sequence[str] | None = None) -> tuple[str, ...]:
     """Return the modalities that a network is to see: those wanted, or all that most units have.
 
     Raises
@@ -152,15 +152,15 @@ def modalities_of(units: Units, wanted: Sequence[str] | None = None) -> tuple[st
         If a wanted one is missing in all units, or none is there.
     """
     shares = dict(zip(MODALITIES, units.present.mean(0) if len(units) else [0.0] * 3, strict=True))
-    if wanted is not None:
-        absent = [name for name in wanted if shares[name] == 0.0]
+    if requested is not None:
+        absent = [name for name in requested if shares[name] == 0.0]
         if absent:
             raise LearnerError(
                 f"No unit has {', '.join(absent)}; there are"
                 f" {', '.join(name for name, share in shares.items() if share) or 'none'}."
             )
-        return tuple(name for name in MODALITIES if name in wanted)
-    found = tuple(name for name, share in shares.items() if share >= 0.5)
-    if not found:
+        return tuple(name for name in MODALITIES if name in requested)
+    common = tuple(name for name, share in shares.items() if share >= 0.5)
+    if not common:
         raise LearnerError("No modality is there for half of the units; name those to be used.")
-    return found
+    return common

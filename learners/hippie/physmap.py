@@ -130,8 +130,8 @@ def weighted_neighbours(
             counted = has[name][near[other]] & np.isfinite(np.take_along_axis(distance[other], near[other], 1))
             share = counted / np.maximum(counted.sum(axis=1, keepdims=True), 1)
             predicted = np.einsum("nk,nkd->nd", share, x[near[other]])
-            found = kernel(name, np.linalg.norm(x - predicted, axis=1))
-            affinity[other] = np.where(counted.any(axis=1), found, np.nan)
+            kernel_of_cross = kernel(name, np.linalg.norm(x - predicted, axis=1))
+            affinity[other] = np.where(counted.any(axis=1), kernel_of_cross, np.nan)
         others = [affinity[other] for other in names if other != name]
         cross = np.zeros(n) if not others else np.nan_to_num(_mean_known(others))
         score = np.clip(affinity[name] / (cross + CROSS_FLOOR), 0.0, HIGHEST_SCORE)
@@ -150,17 +150,17 @@ def weighted_neighbours(
     np.fill_diagonal(ranked, -2.0)
     best = np.argsort(-ranked, axis=1, kind="stable")[:, :k]
     top = np.clip(np.take_along_axis(ranked, best, axis=1), 0.0, 1.0)
-    own = np.arange(n)[:, None]
-    return weights, np.hstack([own, best]), np.hstack([np.zeros((n, 1)), np.sqrt((1 - top) / 2)])
+    row = np.arange(n)[:, None]
+    return weights, np.hstack([row, best]), np.hstack([np.zeros((n, 1)), np.sqrt((1 - top) / 2)])
 
 
 def _coordinates(rows: np.ndarray, has: np.ndarray, seed: int) -> np.ndarray:
     """Return principal components (n, up to 20) of unit length; zero where the modality is missing."""
     rows = np.asarray(rows, dtype=np.float64)
     pca = PCA(min(COMPONENTS, int(has.sum()) - 1, rows.shape[1]), random_state=seed)
-    found = np.zeros((len(rows), pca.n_components))
-    found[has] = pca.fit_transform(rows[has])
-    return found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-12)
+    coordinates = np.zeros((len(rows), pca.n_components))
+    coordinates[has] = pca.fit_transform(rows[has])
+    return coordinates / np.maximum(np.linalg.norm(coordinates, axis=1, keepdims=True), 1e-12)
 
 
 def _bandwidth(distance: np.ndarray, near: np.ndarray, closest: np.ndarray) -> np.ndarray:

@@ -33,9 +33,9 @@ def events(recording: Recording) -> np.ndarray:
     count = np.maximum(both.sum(axis=0), 1)
     plain = np.sqrt((np.where(both, rise, 0.0) ** 2).sum(axis=0) / count)
     limit = middle + THRESHOLD_SD * np.where(deviation > 0, MAD_TO_SD * deviation, plain)
-    found = np.zeros(recording.activity.shape, dtype=bool)
-    found[1:] = both & (rise > limit)
-    return found
+    is_event = np.zeros(recording.activity.shape, dtype=bool)
+    is_event[1:] = both & (rise > limit)
+    return is_event
 
 
 def differences(recording: Recording) -> tuple[np.ndarray, np.ndarray]:
@@ -118,37 +118,35 @@ def _statistics(recording: Recording, population: bool) -> dict[str, np.ndarray]
     rise, both = differences(recording)
     kept = np.where(both, rise.astype(np.float64), 0.0)
     steps = np.maximum(both.sum(axis=0), 1)
-    found = {"difference_variance": (kept**2).sum(axis=0) / steps - (kept.sum(axis=0) / steps) ** 2}
+    statistics = {"difference_variance": (kept**2).sum(axis=0) / steps - (kept.sum(axis=0) / steps) ** 2}
     for lag in LAGS:
-        found[f"autocorrelation_{lag}"] = _correlation(x[lag:], x[:-lag], valid[lag:] & valid[:-lag])
-    found["skewness"] = (x**3).sum(axis=0) / frames
-    found["kurtosis"] = (x**4).sum(axis=0) / frames - 3.0
+        statistics[f"autocorrelation_{lag}"] = _correlation(x[lag:], x[:-lag], valid[lag:] & valid[:-lag])
+    statistics["skewness"] = (x**3).sum(axis=0) / frames
+    statistics["kurtosis"] = (x**4).sum(axis=0) / frames - 3.0
     quantiles = np.zeros((3, recording.n_neurons))
     for neuron in range(recording.n_neurons):
         quantiles[:, neuron] = np.quantile(x[valid[:, neuron], neuron], (0.05, 0.5, 0.95))
-    found["percentile_5"], found["median"], found["percentile_95"] = quantiles
-    found["events_per_s"] = events(recording).sum(axis=0) / steps * recording.rate_hz
+    statistics["percentile_5"], statistics["median"], statistics["percentile_95"] = quantiles
+    statistics["events_per_s"] = events(recording).sum(axis=0) / steps * recording.rate_hz
     if population:
-        others = covariates(recording, ("population",)).own[:, :, 0].astype(np.float64)
-        found["with_population"] = _correlation(x, others, valid)
+        others = covariates(recording, ("population",)).per_neuron[:, :, 0].astype(np.float64)
+        statistics["with_population"] = _correlation(x, others, valid)
         for lag in LAGS_WITH_POPULATION:
             later, earlier = slice(abs(lag), None), slice(None, -abs(lag))
             mine, theirs = (later, earlier) if lag > 0 else (earlier, later)
-            found[f"with_population_{lag:+d}"] = _correlation(x[mine], others[theirs], valid[mine])
+            statistics[f"with_population_{lag:+d}"] = _correlation(x[mine], others[theirs], valid[mine])
     for place, name in enumerate(recording.behaviour_names):
         channel = np.broadcast_to(recording.behaviour[:, place : place + 1], x.shape).astype(np.float64)
-        found[f"with_{name}"] = _correlation(x, channel, valid)
-    return found
+        statistics[f"with_{name}"] = _correlation(x, channel, valid)
+    return statistics
 
 
-def _correlation(one: np.ndarray, other: np.ndarray, valid: np.ndarray) -> np.ndarray:
+def _correlation(x: np.ndarray, y: np.ndarray, valid: np.ndarray) -> np.ndarray:
     """Return the correlation of each column over its valid rows; 0 where there is none to speak of."""
     if not len(valid):
         return np.zeros(valid.shape[1])
     count = np.maximum(valid.sum(axis=0), 1)
-    centred = [
-        np.where(valid, values - np.where(valid, values, 0.0).sum(axis=0) / count, 0.0) for values in (one, other)
-    ]
+    centred = [np.where(valid, values - np.where(valid, values, 0.0).sum(axis=0) / count, 0.0) for values in (x, y)]
     product, first, second = (
         (a * b).sum(axis=0) for a, b in ((centred[0], centred[1]), (centred[0],) * 2, (centred[1],) * 2)
     )

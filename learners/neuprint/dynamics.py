@@ -236,7 +236,7 @@ class BandedTransformer(DynamicsModel):
         return self.predict(window.activity, hidden, window.covariates, phi)
 
     def predict(
-        self, seen: Tensor, now: Tensor, covariates: Tensor, phi: Tensor, wanted: Tensor | None = None
+        self, seen: Tensor, now: Tensor, covariates: Tensor, phi: Tensor, targets: Tensor | None = None
     ) -> Prediction:
         """Predict every step, or only the entries that are wanted.
 
@@ -254,17 +254,17 @@ class BandedTransformer(DynamicsModel):
         steps = seen.shape[1]
         repeated = phi[:, None].expand(-1, steps, -1)
         others = self.of_others(torch.cat([covariates, repeated], 2))
-        own = self.dropout(others + self.of_activity(now[..., None]))
-        heard = self._attention(own, seen, others)
-        if wanted is not None:
-            own, heard = own[wanted], heard[wanted]
-        mixed = own + self.dropout(self.attended(heard))
+        current = self.dropout(others + self.of_activity(now[..., None]))
+        attended = self._attention(current, seen, others)
+        if targets is not None:
+            current, attended = current[targets], attended[targets]
+        mixed = current + self.dropout(self.attended(attended))
         mixed = mixed + self.dropout(self.feed_forward(self.before_forward(mixed)))
         return prediction_of(self.heads(self.before_heads(mixed)))
 
-    def _attention(self, own: Tensor, seen: Tensor, others: Tensor) -> Tensor:
-        rows, steps, width = own.shape
-        normed = self.before_attention(own)
+    def _attention(self, current: Tensor, seen: Tensor, others: Tensor) -> Tensor:
+        rows, steps, width = current.shape
+        normed = self.before_attention(current)
         past = self.before_attention(self.dropout(others + self.of_activity(seen[..., None])))
         query = self.query(normed).view(rows, steps, self.n_heads, -1)
         reach = self.context - 1
@@ -278,8 +278,8 @@ class BandedTransformer(DynamicsModel):
         key_by_lag, value_by_lag = self.by_lag.unflatten(1, (2, self.n_heads, -1)).unbind(1)
         score = torch.stack([(query * key).sum(3) for key in keys], 3)
         score = score + torch.einsum("rshd,lhd->rshl", query, key_by_lag)
-        lag_number = torch.arange(self.context, device=own.device)
-        absent = lag_number[None] > torch.arange(steps, device=own.device)[:, None]
+        lag_number = torch.arange(self.context, device=current.device)
+        absent = lag_number[None] > torch.arange(steps, device=current.device)[:, None]
         score = (score / math.sqrt(width / self.n_heads)).masked_fill(absent[:, None], -math.inf)
         share = score.softmax(3)
         mixed = torch.einsum("rshl,lhd->rshd", share, value_by_lag)

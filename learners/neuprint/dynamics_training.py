@@ -116,10 +116,10 @@ class NeuprintModule(pl.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         r2 = 1.0 - self.val_error.compute() / self.val_square.compute()
-        found = {"val_loss": self.val_loss.compute(), "val_r2": r2}
+        metrics = {"val_loss": self.val_loss.compute(), "val_r2": r2}
         for metric in (self.val_loss, self.val_error, self.val_square):
             metric.reset()
-        self.log_dict(found, on_epoch=True, sync_dist=True)
+        self.log_dict(metrics, on_epoch=True, sync_dist=True)
 
     def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
         nn.utils.clip_grad_norm_(self.dynamics.parameters(), self.settings.clip_norm)
@@ -157,12 +157,12 @@ def windows_of(frames: tuple[int, int], window: int, warm_up: int) -> list[tuple
 
     Windows reach back before the part by the warm-up, as far as there are frames; the last is shorter.
     """
-    found = []
+    windows = []
     first = max(frames[0], warm_up)
     for target in range(first, frames[1], window - warm_up):
         end = min(target + window - warm_up, frames[1])
-        found.append((target - warm_up, end - target + warm_up))
-    return found
+        windows.append((target - warm_up, end - target + warm_up))
+    return windows
 
 
 @dataclass(frozen=True)
@@ -245,11 +245,11 @@ class ValidationWindows:
     ) -> None:
         self._plan = []
         size = settings.batch_neurons * settings.batch_windows
-        for session, own in zip(sessions, rows, strict=True):
+        for session, neurons in zip(sessions, rows, strict=True):
             frames = frames_of(session, settings)["validation"]
             for start, length in windows_of(frames, settings.window, settings.warm_up):
-                for at in range(0, len(own), size):
-                    self._plan.append((session, place.share(own[at : at + size]), start, length))
+                for at in range(0, len(neurons), size):
+                    self._plan.append((session, place.share(neurons[at : at + size]), start, length))
         self._warm_up = settings.warm_up
 
     def __len__(self) -> int:
@@ -377,16 +377,16 @@ class NeuprintTask:
         LearnerError
             If a session cannot be used, or no neuron is trained on.
         """
-        found = [
+        sessions = [
             session
             for session in sessions_of(self.recordings, self.settings)
             if np.isin(session.numbers, self.train_neurons).any()
         ]
-        if not found:
+        if not sessions:
             raise LearnerError("There is no neuron to train on: no recording holds one of train_neurons.")
-        for session in found:
+        for session in sessions:
             frames_of(session, self.settings)
-        return found
+        return sessions
 
     def module(self) -> NeuprintModule:
         """Return what is trained."""

@@ -98,8 +98,8 @@ def animals_to_hold_out(animals: np.ndarray, codes: np.ndarray) -> np.ndarray | 
     animals, codes : (n,) arrays
         Animal and class of each training neuron.
     """
-    homes = [np.unique(animals[codes == code]) for code in np.unique(codes)]
-    lonely = [str(own[0]) for own in homes if len(own) == 1]
+    animals_by_class = [np.unique(animals[codes == code]) for code in np.unique(codes)]
+    lonely = [str(animals_of_class[0]) for animals_of_class in animals_by_class if len(animals_of_class) == 1]
     free = ~np.isin(animals, lonely)
     enough = len(np.unique(animals[free])) >= 2 and len(np.unique(codes[free])) >= 2
     return animals if enough else None

@@ -335,9 +335,9 @@ def hand_forest(
     values = hand_statistics(recordings).values
     forest = RandomForestClassifier(TREES, class_weight="balanced_subsample", random_state=seed)
     forest.fit(values[train_rows], labels[train_rows])
-    found = np.zeros((len(values), n_classes))
-    found[:, forest.classes_] = forest.predict_proba(values)
-    return found
+    probabilities = np.zeros((len(values), n_classes))
+    probabilities[:, forest.classes_] = forest.predict_proba(values)
+    return probabilities
 
 
 BASELINES: dict[str, Method] = {

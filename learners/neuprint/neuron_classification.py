@@ -110,8 +110,8 @@ def baseline_answer(case: NeuronSplitCase, name: str) -> NeuronAnswer:
     labels = np.full(len(case.names), -1)
     seen = np.concatenate([train, validation])
     labels[seen] = np.searchsorted(trained, case.names[seen])
-    found = BASELINES[name](case.recordings, train, validation, labels, len(trained), case.seed)
-    return NeuronAnswer(trained, found[case.split.rows("test")])
+    probabilities = BASELINES[name](case.recordings, train, validation, labels, len(trained), case.seed)
+    return NeuronAnswer(trained, probabilities[case.split.rows("test")])
 
 
 def classes_of(names: np.ndarray, split: Split) -> list[str]:

@@ -54,7 +54,7 @@ def neuron_splits(
     names, notes = labelled_names(recordings, label, mode, animal=animal, fewest=fewest)
     ids, animals = recordings.neurons.index.to_numpy().astype(str), _animals(recordings)
     if mode == "cross":
-        found = [
+        splits = [
             split
             for seed in range(seeds)
             for split in make_folds(
@@ -68,10 +68,10 @@ def neuron_splits(
             )
         ]
     else:
-        found = [make_split(ids, names, test=TEST, validation=VALIDATION, seed=seed) for seed in range(seeds)]
+        splits = [make_split(ids, names, test=TEST, validation=VALIDATION, seed=seed) for seed in range(seeds)]
     return [
         replace(split, fold=np.full(len(ids), number), notes=(*notes, *split.notes))
-        for number, split in enumerate(found)
+        for number, split in enumerate(splits)
     ]
 
 
@@ -208,16 +208,16 @@ def growing_inputs(
     channels : sequence of str
         Behaviour, in the order in which it is added: running, pupil and state in the paper.
     """
-    found = {"none": _seeing(settings, (), None)}
+    variants = {"none": _seeing(settings, (), None)}
     behaviour: tuple[CovariatePart, ...] = ("behaviour",) if channels else ()
     for number, name in enumerate(channels):
-        found[f"+{name}"] = _seeing(settings, ("behaviour",), tuple(channels[: number + 1]))
+        variants[f"+{name}"] = _seeing(settings, ("behaviour",), tuple(channels[: number + 1]))
     chosen = tuple(channels) or None
-    found["+population"] = _seeing(settings, (*behaviour, "population"), chosen)
+    variants["+population"] = _seeing(settings, (*behaviour, "population"), chosen)
     if has_positions and settings.delta_um is not None:
         parts: tuple[CovariatePart, ...] = (*behaviour, "population", "centre", "surround")
-        found["+centre-surround"] = _seeing(settings, parts, chosen)
-    return found
+        variants["+centre-surround"] = _seeing(settings, parts, chosen)
+    return variants
 
 
 def _seeing(
@@ -231,15 +231,15 @@ def _animals(recordings: Recordings) -> np.ndarray:
     return recordings.neurons["animal"].to_numpy().astype(str)
 
 
-def _one_animal(known: Sequence[str], wanted: str | None) -> str:
-    if wanted is None and len(known) == 1:
+def _one_animal(known: Sequence[str], requested: str | None) -> str:
+    if requested is None and len(known) == 1:
         return known[0]
-    if wanted is None or wanted not in known:
+    if requested is None or requested not in known:
         raise LearnerError(
-            f"A single-animal split (mode 'single') needs one animal of {', '.join(known)}; found {wanted!r}"
-            f"{did_you_mean(str(wanted), known)}. Name it with `animal`."
+            f"A single-animal split (mode 'single') needs one animal of {', '.join(known)}; found {requested!r}"
+            f"{did_you_mean(str(requested), known)}. Name it with `animal`."
         )
-    return wanted
+    return requested
 
 
 def class_splits(
@@ -278,9 +278,9 @@ def class_splits(
         )
     inner = neuron_splits(recordings, finer, mode, animal=animal, seeds=seeds, fewest=fewest)
     names, notes = labelled_names(recordings, label, mode, animal=animal, fewest=fewest)
-    told = [f"Neurons are held out as in the split of {finer}.", *notes]
+    all_notes = [f"Neurons are held out as in the split of {finer}.", *notes]
     return [
-        replace(_followed(names, split, seed), notes=tuple(dict.fromkeys([*told, *split.notes])))
+        replace(_followed(names, split, seed), notes=tuple(dict.fromkeys([*all_notes, *split.notes])))
         for seed, split in enumerate(inner)
     ]
 

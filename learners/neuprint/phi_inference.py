@@ -68,12 +68,12 @@ def infer_phi(
     found_in = np.array([np.isin(numbers, session.numbers) for session in sessions])
     for pattern in np.unique(found_in, axis=1).T:
         members = np.flatnonzero((found_in == pattern[:, None]).all(axis=0))
-        own = [session for session, is_in in zip(sessions, pattern, strict=True) if is_in]
-        if not own:
+        own_sessions = [session for session, is_in in zip(sessions, pattern, strict=True) if is_in]
+        if not own_sessions:
             continue
         for at in range(0, len(members), settings.inference_neurons):
             part = members[at : at + settings.inference_neurons]
-            phi[part], loss[part] = _by_descent(frozen, own, numbers[part], settings, seed)
+            phi[part], loss[part] = _by_descent(frozen, own_sessions, numbers[part], settings, seed)
     return Inferred(phi, loss)
 
 
@@ -115,13 +115,13 @@ def _by_descent(
         chosen = order[step % len(windows)]
         number, start = windows[chosen]
         window = sessions[number].window(rows[number], np.array([start]), settings.window, settings.warm_up)
-        own, measured = _own_losses(dynamics, window, phi)
-        total = (own + settings.phi_penalty * phi.square().sum(1)) * measured
+        neuron_losses, measured = _own_losses(dynamics, window, phi)
+        total = (neuron_losses + settings.phi_penalty * phi.square().sum(1)) * measured
         (gradient,) = torch.autograd.grad(total.sum(), phi)
         norm = gradient.norm(dim=1, keepdim=True)
         phi.grad = gradient * (settings.clip_norm / norm.clamp_min(settings.clip_norm))
         optimizer.step()
-        losses[chosen] = torch.where(measured, own.detach(), torch.nan)
+        losses[chosen] = torch.where(measured, neuron_losses.detach(), torch.nan)
     return phi.detach().numpy(), losses.nanmean(0).numpy()
 
 
@@ -132,9 +132,9 @@ def _own_losses(dynamics: DynamicsModel, window: Window, phi: Tensor) -> tuple[T
     return losses.masked_fill(~window.targets, 0.0).sum(1) / count.clamp_min(1), count > 0
 
 
-def _places(known: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+def _places(known: np.ndarray, numbers: np.ndarray) -> np.ndarray:
     order = np.argsort(known)
-    return order[np.searchsorted(known, wanted, sorter=order)]
+    return order[np.searchsorted(known, numbers, sorter=order)]
 
 
 def one_cycle(step: int, n_steps: int) -> float:

@@ -196,9 +196,9 @@ def _labels(raw: RawSession, layout: RecordingLayout) -> pd.DataFrame:
 
 
 def _same_number(raw: RawSession, frames: int, neurons: int) -> None:
-    found = {"ids": raw.neuron_ids, "positions": raw.positions_um, "confidences": raw.confidence}
-    found |= {f"labels {name!r}": values for name, values in raw.labels.items()}
-    for name, values in found.items():
+    columns = {"ids": raw.neuron_ids, "positions": raw.positions_um, "confidences": raw.confidence}
+    columns |= {f"labels {name!r}": values for name, values in raw.labels.items()}
+    for name, values in columns.items():
         if values is None or len(values) == neurons:
             continue
         turned = " If activity is neurons x frames, transpose it." if len(values) == frames else ""
@@ -265,9 +265,9 @@ def _standardised(
 
 def _ids(raw: RawSession, neurons: int, notes: list[str]) -> np.ndarray:
     """Return ids over all animals; a neuron without id, or with that of another, has one of its own."""
-    own = np.array([f"{raw.own_ids}/#{number}" for number in range(neurons)])
+    own_ids = np.array([f"{raw.own_ids}/#{number}" for number in range(neurons)])
     if raw.neuron_ids is None:
-        return own
+        return own_ids
     given = pd.Series(np.asarray(raw.neuron_ids).astype(str)).str.strip()
     unmatched, twice = given == "", (given != "") & given.duplicated()
     if twice.any():
@@ -275,7 +275,7 @@ def _ids(raw: RawSession, neurons: int, notes: list[str]) -> np.ndarray:
             f"{raw.where}: {int(twice.sum())} neuron ids occurred before in the session, such as"
             f" {given[twice].iloc[0]}; these neurons count as not matched to other sessions."
         )
-    return np.where(unmatched | twice, own, raw.animal + "/" + given.to_numpy().astype(str))
+    return np.where(unmatched | twice, own_ids, raw.animal + "/" + given.to_numpy().astype(str))
 
 
 def _positions(raw: RawSession, kept: np.ndarray, notes: list[str]) -> np.ndarray | None:

@@ -295,17 +295,17 @@ def _nwb_session(path: Path, file: Any, layout: RecordingLayout) -> RawSession:
 def _activity(path: Path, file: Any, layout: RecordingLayout) -> Any:
     from pynwb.ophys import RoiResponseSeries
 
-    found = [item for item in file.objects.values() if isinstance(item, RoiResponseSeries)]
-    if not found:
+    series = [item for item in file.objects.values() if isinstance(item, RoiResponseSeries)]
+    if not series:
         raise RecordingsRefused(f"{path}: found no RoiResponseSeries, so there is no optical physiology in it.")
-    places = {_path_in_file(item): item for item in found}
+    places = {_path_in_file(item): item for item in series}
     if layout.activity is not None:
         named = [item for place, item in places.items() if layout.activity in (place, item.name)]
         if len(named) == 1:
             return named[0]
         raise RecordingsRefused(
             f"{path}: found {len(named)} series called {layout.activity!r}"
-            f"{did_you_mean(layout.activity, [*places, *(item.name for item in found)])}."
+            f"{did_you_mean(layout.activity, [*places, *(item.name for item in series)])}."
             f" There are: {', '.join(places)}."
         )
     for kind in CONTAINERS:
@@ -345,15 +345,15 @@ def _behaviour(path: Path, file: Any, layout: RecordingLayout) -> dict[str, Chan
         for item in file.objects.values()
         if isinstance(item, TimeSeries) and not isinstance(item, ImageSeries | RoiResponseSeries)
     }
-    wanted = layout.behaviour
-    if wanted is None:
-        wanted = {
+    requested = layout.behaviour
+    if requested is None:
+        requested = {
             name: name
             for name, item in series.items()
             if any(word in name.lower() for word in USUAL_BEHAVIOUR) and np.ndim(item.data) == 1
         }
     channels = {}
-    for channel, name in wanted.items():
+    for channel, name in requested.items():
         if name not in series:
             raise RecordingsRefused(
                 f"{path}: found no time series {name!r} for behaviour {channel!r}{did_you_mean(name, series)}."

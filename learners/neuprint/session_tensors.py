@@ -27,14 +27,14 @@ class Covariates:
     ----------
     shared : (frames, n_shared) float32
         The same for all neurons: behaviour.
-    own : (frames, neurons, n_own) float32
+    per_neuron : (frames, neurons, n_per_neuron) float32
         Of each neuron: mean and s.d. over other neurons.
     names : tuple of str
-        Of the shared ones, then of the own ones.
+        Of the shared ones, then of those per neuron.
     """
 
     shared: np.ndarray
-    own: np.ndarray
+    per_neuron: np.ndarray
     names: tuple[str, ...]
 
 
@@ -77,7 +77,7 @@ def covariates(recording: Recording, parts: Sequence[str], delta_um: float | Non
     adjacency = None
     if "centre" in groups or "surround" in groups:
         adjacency = _adjacency(recording, delta_um)
-    own = np.zeros((frames, neurons, 2 * len(groups)), dtype=np.float32)
+    per_neuron = np.zeros((frames, neurons, 2 * len(groups)), dtype=np.float32)
     for block in _blocks(frames, neurons):
         measured = recording.valid[block].astype(np.float64)
         values = recording.activity[block] * measured
@@ -96,10 +96,10 @@ def covariates(recording: Recording, parts: Sequence[str], delta_um: float | Non
             anybody = count > 0.5
             mean = np.divide(first, count, out=np.zeros_like(first), where=anybody)
             square = np.divide(second, count, out=np.zeros_like(second), where=anybody)
-            own[block, :, 2 * place] = mean
-            own[block, :, 2 * place + 1] = np.sqrt(np.maximum(square - mean * mean, 0.0))
+            per_neuron[block, :, 2 * place] = mean
+            per_neuron[block, :, 2 * place + 1] = np.sqrt(np.maximum(square - mean * mean, 0.0))
     names += [f"{group}_{statistic}" for group in groups for statistic in ("mean", "sd")]
-    return Covariates(shared, own, tuple(names))
+    return Covariates(shared, per_neuron, tuple(names))
 
 
 def _adjacency(recording: Recording, delta_um: float | None) -> csr_array:
@@ -114,9 +114,9 @@ def _adjacency(recording: Recording, delta_um: float | None) -> csr_array:
     positions = np.asarray(recording.positions_um, dtype=np.float64)
     pairs = cKDTree(positions).query_pairs(delta_um, output_type="ndarray")
     distance = np.linalg.norm(positions[pairs[:, 0]] - positions[pairs[:, 1]], axis=1)
-    one, other = pairs[distance < delta_um].T
+    first, second = pairs[distance < delta_um].T
     shape = (recording.n_neurons, recording.n_neurons)
-    rows, columns = np.concatenate([one, other]), np.concatenate([other, one])
+    rows, columns = np.concatenate([first, second]), np.concatenate([second, first])
     return csr_array((np.ones(len(rows)), (rows, columns)), shape=shape)
 
 
@@ -165,7 +165,7 @@ class SessionTensors:
         0 where not valid.
     valid : Tensor of bool, shape (neurons, frames)
     shared : Tensor, shape (frames, n_shared)
-    own : Tensor, shape (neurons, frames, n_own)
+    per_neuron : Tensor, shape (neurons, frames, n_per_neuron)
     numbers : array of int, shape (neurons,)
         Rows of the table of neurons.
     names : tuple of str
@@ -176,7 +176,7 @@ class SessionTensors:
     activity: Tensor
     valid: Tensor
     shared: Tensor
-    own: Tensor
+    per_neuron: Tensor
     numbers: np.ndarray
     names: tuple[str, ...]
 
@@ -196,9 +196,9 @@ class SessionTensors:
         targets = self.valid[index][:, frames].flatten(0, 1)
         targets[:, :warm_up] = False
         shared = self.shared[frames].repeat(len(rows), 1, 1)
-        own = self.own[index][:, frames].flatten(0, 1)
+        per_neuron = self.per_neuron[index][:, frames].flatten(0, 1)
         neurons = torch.from_numpy(np.repeat(self.numbers[rows], len(starts)))
-        covariates = torch.cat([shared, own], 2)
+        covariates = torch.cat([shared, per_neuron], 2)
         return Window(activity, covariates, targets, neurons, float(targets.sum()), len(neurons))
 
 
@@ -220,8 +220,8 @@ def session_of(recording: Recording, numbers: np.ndarray, settings: NeuprintSett
             f"{recording.session} has {recording.n_frames} frames, fewer than the window of"
             f" {settings.window}. Choose a shorter window, or leave the session out."
         )
-    found = covariates(recording, settings.parts, settings.delta_um)
-    shared, names = found.shared, found.names
+    inputs = covariates(recording, settings.parts, settings.delta_um)
+    shared, names = inputs.shared, inputs.names
     if settings.behaviour is not None:
         channels = names[: shared.shape[1]]
         for name in settings.behaviour:
@@ -238,7 +238,7 @@ def session_of(recording: Recording, numbers: np.ndarray, settings: NeuprintSett
         torch.from_numpy(np.ascontiguousarray(recording.activity.T, dtype=np.float32)),
         torch.from_numpy(np.ascontiguousarray(recording.valid.T)),
         torch.from_numpy(np.ascontiguousarray(shared, dtype=np.float32)),
-        torch.from_numpy(np.ascontiguousarray(found.own.transpose(1, 0, 2), dtype=np.float32)),
+        torch.from_numpy(np.ascontiguousarray(inputs.per_neuron.transpose(1, 0, 2), dtype=np.float32)),
         np.asarray(numbers, dtype=np.int64),
         tuple(names),
     )
@@ -252,15 +252,15 @@ def sessions_of(recordings: Recordings, settings: NeuprintSettings) -> list[Sess
     RecordingsRefused
         As `session_of`; also if recordings have unlike covariates.
     """
-    found = [session_of(one, recordings.number(one), settings) for one in recordings.recordings]
-    for session in found[1:]:
-        if session.names != found[0].names:
+    sessions = [session_of(recording, recordings.number(recording), settings) for recording in recordings.recordings]
+    for session in sessions[1:]:
+        if session.names != sessions[0].names:
             raise RecordingsRefused(
                 f"{session.name} has the covariates {', '.join(session.names) or 'none'}; expected those of"
-                f" {found[0].name}: {', '.join(found[0].names) or 'none'}. Name the channels that all"
+                f" {sessions[0].name}: {', '.join(sessions[0].names) or 'none'}. Name the channels that all"
                 " sessions have in the setting behaviour."
             )
-    return found
+    return sessions
 
 
 def frames_of(session: SessionTensors, settings: NeuprintSettings) -> Mapping[str, tuple[int, int]]:

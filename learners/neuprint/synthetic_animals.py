@@ -161,9 +161,9 @@ def _spikes(
         return counts
     decay = np.exp(-STEP_S / ADAPTATION_S)
     level = np.zeros(int(adapting.sum()))
-    wanted, weight, start = log_rate[:, adapting], adaptation[adapting], base[adapting]
-    for step in range(len(wanted)):
-        now = rng.poisson(np.exp(start + np.clip(wanted[step] - weight * level, -4.0, 2.2)) * STEP_S)
+    target, weight, start = log_rate[:, adapting], adaptation[adapting], base[adapting]
+    for step in range(len(target)):
+        now = rng.poisson(np.exp(start + np.clip(target[step] - weight * level, -4.0, 2.2)) * STEP_S)
         counts[step, adapting] = now
         level = level * decay + now * jump
     return counts

@@ -190,9 +190,9 @@ def rows_of_cells(queries: Sequence[Query], cell_ids: Sequence[str]) -> list[np.
     rows = []
     missing = list(cell_ids)
     for query in queries:
-        found = pd.Index(query.cells.cell_ids).get_indexer(pd.Index(np.asarray(cell_ids, dtype=object)))
-        rows.append(np.sort(found[found >= 0]))
-        missing = [name for name, row in zip(cell_ids, found, strict=True) if row < 0 and name in missing]
+        positions = pd.Index(query.cells.cell_ids).get_indexer(pd.Index(np.asarray(cell_ids, dtype=object)))
+        rows.append(np.sort(positions[positions >= 0]))
+        missing = [name for name, row in zip(cell_ids, positions, strict=True) if row < 0 and name in missing]
     if missing:
         known = [str(name) for query in queries for name in query.cells.cell_ids[:20_000]]
         close = difflib.get_close_matches(missing[0], known, n=1, cutoff=0.8)

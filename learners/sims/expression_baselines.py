@@ -177,9 +177,9 @@ def run_baselines(
     for name in chosen:
         limit = min(cell_limit, DENSE_VALUES // train_x.shape[1]) if name in DENSE else cell_limit
         rows = stratified_rows(train_y, limit, seed=seed)
-        said = list(notes)
+        all_notes = list(notes)
         if name != "majority" and len(rows) < len(train_y):
-            said.append(f"Fitted on a stratified subsample of {len(rows)} of {len(train_y)} training cells.")
+            all_notes.append(f"Fitted on a stratified subsample of {len(rows)} of {len(train_y)} training cells.")
         if name == "celltypist" and importlib.util.find_spec("celltypist") is None:
             results[name] = Baseline(None, 0.0, notes=("celltypist is not installed (pip install celltypist).",))
             continue
@@ -187,7 +187,7 @@ def run_baselines(
         x, y = (train_x, train_y) if len(rows) == len(train_y) else (train_x[rows], train_y[rows])
         predicted, settings = METHODS[name](x, y, test_x, len(classes), seed)
         seconds = time.perf_counter() - start
-        results[name] = Baseline(score(test_y, predicted, classes), seconds, settings, tuple(said))
+        results[name] = Baseline(score(test_y, predicted, classes), seconds, settings, tuple(all_notes))
     return results
 
 

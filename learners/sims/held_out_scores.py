@@ -78,11 +78,11 @@ def score_split(
     rows, known = split.rows(role), split.rows("train")
     if role == "test":
         known = np.concatenate([known, split.rows("validation")])
-    found: dict[str, list[np.ndarray]] = {}
+    parts_by_name: dict[str, list[np.ndarray]] = {}
     for block in blocks_of(len(rows), len(model.genes)):
         values = reference.values(rows[block])
         for name, part in {"sims": model.log_probabilities(values), **model.parts(values)}.items():
-            found.setdefault(name, []).append(part)
+            parts_by_name.setdefault(name, []).append(part)
     shown, tested = _sample(known, BASELINE_CELLS, seed), _sample(rows, BASELINE_CELLS, seed)
     simple = run_baselines(
         _compact(reference.values(shown)),
@@ -95,11 +95,11 @@ def score_split(
     )
     if len(shown) < len(known) or len(tested) < len(rows):
         note = f"Fitted on {len(shown)} and scored on {len(tested)} cells drawn at random."
-        simple = {name: replace(one, notes=(*one.notes, note)) for name, one in simple.items()}
+        simple = {name: replace(baseline, notes=(*baseline.notes, note)) for name, baseline in simple.items()}
     return Tested(
         role,
         rows,
-        {name: np.concatenate(parts) for name, parts in found.items()},
+        {name: np.concatenate(parts) for name, parts in parts_by_name.items()},
         model.calibration.temperature,
         simple,
         shuffled_scores(reference, split, settings, train, seed) if role == "test" else None,
@@ -115,7 +115,7 @@ def cross_validate(
     baselines: Sequence[str] | None = None,
 ) -> list[Tested]:
     """Fit and test on each split in turn; trainings are told apart by the fold's number."""
-    found = []
+    tested = []
     for split in splits:
         number = int(split.fold[0])
 
@@ -123,8 +123,8 @@ def cross_validate(
             return train(task, f"fold-{number}-{name}", seed)
 
         fitted = fit(reference, split, settings, in_fold, seed)
-        found.append(score_split(fitted, reference, split, settings, in_fold, seed, baselines))
-    return found
+        tested.append(score_split(fitted, reference, split, settings, in_fold, seed, baselines))
+    return tested
 
 
 def facts(tested: Sequence[Tested], reference: Reference) -> dict[str, Any]:
@@ -133,19 +133,22 @@ def facts(tested: Sequence[Tested], reference: Reference) -> dict[str, Any]:
     Keys: ``role``, ``scores`` (of ``sims``, ``networks``, ``linear``), ``baselines``, ``control``,
     ``reliability``, ``folds`` (accuracy and macro-F1 of each, for more than one).
     """
-    rows = np.concatenate([one.rows for one in tested])
+    rows = np.concatenate([fold.rows for fold in tested])
     true = reference.labels[rows]
     pooled = {
-        name: np.concatenate([one.log_probabilities[name] for one in tested]) for name in tested[0].log_probabilities
+        name: np.concatenate([fold.log_probabilities[name] for fold in tested]) for name in tested[0].log_probabilities
     }
     calibrated = np.concatenate(
-        [calibrated_probabilities(one.log_probabilities["sims"], one.temperature) for one in tested]
+        [calibrated_probabilities(fold.log_probabilities["sims"], fold.temperature) for fold in tested]
     )
-    control = [one.shuffled for one in tested if one.shuffled is not None]
-    found: dict[str, Any] = {
+    control = [fold.shuffled for fold in tested if fold.shuffled is not None]
+    result: dict[str, Any] = {
         "role": tested[0].role,
-        "scores": {name: score(true, found.argmax(1), reference.classes).to_dict() for name, found in pooled.items()},
-        "baselines": _pooled_baselines([one.baselines for one in tested]),
+        "scores": {
+            name: score(true, log_probabilities.argmax(1), reference.classes).to_dict()
+            for name, log_probabilities in pooled.items()
+        },
+        "baselines": _pooled_baselines([fold.baselines for fold in tested]),
         "control": _control(shuffle_control(control)) if control else None,
         "reliability": {
             "before": _reliability(calibrated_probabilities(pooled["sims"]), true),
@@ -153,15 +156,15 @@ def facts(tested: Sequence[Tested], reference: Reference) -> dict[str, Any]:
         },
     }
     if len(tested) > 1:
-        found["folds"] = [
+        result["folds"] = [
             {
-                name: {"accuracy": one.accuracy, "macro_f1": one.macro_f1, "n": one.n}
+                name: {"accuracy": scores.accuracy, "macro_f1": scores.macro_f1, "n": scores.n}
                 for name, log_probabilities in each.log_probabilities.items()
-                for one in [score(reference.labels[each.rows], log_probabilities.argmax(1), reference.classes)]
+                for scores in [score(reference.labels[each.rows], log_probabilities.argmax(1), reference.classes)]
             }
             for each in tested
         ]
-    return found
+    return result
 
 
 def query_facts(fitted: Fitted, reference: Reference, split: Split, seed: int = 1) -> dict[str, list[float]]:
@@ -185,7 +188,7 @@ def query_facts(fitted: Fitted, reference: Reference, split: Split, seed: int = 
 
 def _pooled_baselines(folds: Sequence[dict[str, Baseline]]) -> dict[str, Any]:
     """Return each baseline's accuracy and macro-F1, averaged over folds by their cells."""
-    found = {}
+    pooled = {}
     for name in folds[0]:
         scored = [fold[name].scores for fold in folds if fold[name].scores is not None]
         notes = sorted({note for fold in folds for note in fold[name].notes})
@@ -195,11 +198,11 @@ def _pooled_baselines(folds: Sequence[dict[str, Baseline]]) -> dict[str, Any]:
             "settings": [fold[name].settings for fold in folds],
         }
         if len(scored) == len(folds):
-            weights = [one.n for one in scored if one is not None]
+            weights = [scores.n for scores in scored if scores is not None]
             for key in ("accuracy", "balanced_accuracy", "macro_f1", "majority_rate"):
-                entry[key] = float(np.average([getattr(one, key) for one in scored], weights=weights))
-        found[name] = entry
-    return found
+                entry[key] = float(np.average([getattr(scores, key) for scores in scored], weights=weights))
+        pooled[name] = entry
+    return pooled
 
 
 def _control(control: ShuffleControl) -> dict[str, Any]:
@@ -216,7 +219,7 @@ def _reliability(probabilities: np.ndarray, true: np.ndarray) -> dict[str, Any]:
     return {
         "ece": expected_calibration_error(probabilities, true),
         "nll": negative_log_likelihood(probabilities, true),
-        "bins": [vars(one) for one in reliability_table(probabilities, true)],
+        "bins": [vars(part) for part in reliability_table(probabilities, true)],
     }
 
 
@@ -266,7 +269,7 @@ def leave_types_out(
             raise LearnerError(f"No class is called {name!r}{did_you_mean(name, reference.classes)}.")
     if not len(split.rows("test")):
         raise LearnerError("Leaving types out needs a test part. Split with test above 0.")
-    found = {}
+    curves = {}
     for name in names:
         number = reference.classes.index(name)
         labels = np.asarray(reference.classes, dtype=object)[reference.labels]
@@ -280,5 +283,5 @@ def leave_types_out(
         rows = without.rows("test")
         probabilities = calibrated_probabilities(predict_log(model, reference, rows), model.calibration.temperature)
         true = reference.labels[rows]
-        found[name] = unknown_curve(probabilities.max(1), right=probabilities.argmax(1) == true, known=true != number)
-    return found
+        curves[name] = unknown_curve(probabilities.max(1), right=probabilities.argmax(1) == true, known=true != number)
+    return curves

@@ -178,14 +178,14 @@ def _inner_cross_validation(
     common = np.sort(np.concatenate([held for _, held in folds]))
     tried, held_out = [], []
     for scaling, grid in C_GRID.items():
-        found = [np.full((len(y), n_classes), np.nan, dtype=np.float32) for _ in grid]
+        predictions = [np.full((len(y), n_classes), np.nan, dtype=np.float32) for _ in grid]
         for train, test in folds:
             mean, sd, clip = _statistics(x[train], scaling)
             path = _path(_scaled(x[train], mean, sd, clip), y[train], n_classes, grid)
             x_test = _scaled(x[test], mean, sd, clip)
-            for probabilities, (weights, bias) in zip(found, path, strict=True):
+            for probabilities, (weights, bias) in zip(predictions, path, strict=True):
                 probabilities[test] = softmax(x_test @ weights + bias, axis=1)
-        for c, probabilities in zip(grid, found, strict=True):
+        for c, probabilities in zip(grid, predictions, strict=True):
             tried.append(_setting(scaling, c, y[common], probabilities[common]))
             held_out.append(probabilities)
     return tried, held_out

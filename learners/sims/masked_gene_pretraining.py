@@ -30,10 +30,12 @@ class Decoder(nn.Module):
 
     def __init__(self, n_genes: int, shape: Shape) -> None:
         super().__init__()
-        own = replace(shape, n_a=0, n_shared=1, n_independent=1)
-        self.shared = nn.ModuleList(gated_linears(own.n_d, own.width, own.n_shared))
-        self.steps = nn.ModuleList(FeatureTransformer(own.n_d, self.shared, own) for _ in range(shape.n_steps))
-        self.out = nn.Linear(own.n_d, n_genes, bias=False)
+        decoder_shape = replace(shape, n_a=0, n_shared=1, n_independent=1)
+        self.shared = nn.ModuleList(gated_linears(decoder_shape.n_d, decoder_shape.width, decoder_shape.n_shared))
+        self.steps = nn.ModuleList(
+            FeatureTransformer(decoder_shape.n_d, self.shared, decoder_shape) for _ in range(shape.n_steps)
+        )
+        self.out = nn.Linear(decoder_shape.n_d, n_genes, bias=False)
 
     def forward(self, steps: list[TabNetStep]) -> Tensor:
         decided = [transform(step.decision) for transform, step in zip(self.steps, steps, strict=True)]
@@ -86,7 +88,7 @@ class MaskedGenePretraining(pl.LightningModule):
         return torch.stack(losses).mean()
 
 
-def reconstruction_loss(found: Tensor, values: Tensor, hidden: Tensor) -> Tensor:
+def reconstruction_loss(reconstructed: Tensor, values: Tensor, hidden: Tensor) -> Tensor:
     """Return the mean squared error of hidden genes, each in units of its variance in the batch.
 
     A gene that does not vary in the batch takes the mean variance, and 1 where none varies.
@@ -100,7 +102,7 @@ def reconstruction_loss(found: Tensor, values: Tensor, hidden: Tensor) -> Tensor
     variance = values.var(0, unbiased=False)
     mean = variance.mean()
     variance = torch.where(variance > 0, variance, torch.where(mean > 0, mean, torch.ones_like(mean)))
-    errors = hidden * (found - values).square() / variance
+    errors = hidden * (reconstructed - values).square() / variance
     return (errors.sum(1) / (hidden.sum(1) + 1e-9)).mean()
 
 
@@ -128,11 +130,15 @@ def start_from(networks: TabNetEnsemble, start: Mapping[str, Tensor]) -> None:
     ValueError
         If a tensor of theirs is not among `start`, or has another shape.
     """
-    own = {n: t for n, t in networks.state_dict().items() if ".encoder." in n or ".input_norm." in n}
-    wrong = [n for n in own.keys() | start.keys() if n not in own or n not in start or own[n].shape != start[n].shape]
+    encoder = {n: t for n, t in networks.state_dict().items() if ".encoder." in n or ".input_norm." in n}
+    wrong = [
+        n
+        for n in encoder.keys() | start.keys()
+        if n not in encoder or n not in start or encoder[n].shape != start[n].shape
+    ]
     if wrong:
         raise ValueError(
-            f"{len(wrong)} of {len(own)} tensors of the pretrained encoder do not fit, such as"
+            f"{len(wrong)} of {len(encoder)} tensors of the pretrained encoder do not fit, such as"
             f" {sorted(wrong)[0]}. Pretrain with the same settings and genes."
         )
     networks.load_state_dict(dict(start), strict=False)

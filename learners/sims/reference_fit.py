@@ -136,9 +136,9 @@ def fit(reference: Reference, split: Split, settings: SimsSettings, train: Train
     first = _model(reference, train_rows, validation_rows, settings, train, "model", seed)
     calibration, top = UNCALIBRATED, np.empty(0)
     if len(validation_rows):
-        found = predict_log(first, reference, validation_rows)
-        calibration = fit_temperature(found, reference.labels[validation_rows])
-        top = np.sort(calibrated_probabilities(found, calibration.temperature).max(1))
+        log_probabilities = predict_log(first, reference, validation_rows)
+        calibration = fit_temperature(log_probabilities, reference.labels[validation_rows])
+        top = np.sort(calibrated_probabilities(log_probabilities, calibration.temperature).max(1))
     first = replace(first, calibration=calibration)
     if first.linear is None and settings.linear_share:
         notes.append("The reference is too large for a linear model beside the networks; they stand alone.")

@@ -204,11 +204,11 @@ def load_state(networks: TabNetEnsemble, state: Mapping[str, Tensor]) -> None:
     KeyError
         If a tensor is missing, or there is one too many.
     """
-    own = state_of(networks)
-    if own.keys() != state.keys():
-        raise KeyError(f"tensors that do not fit: {sorted(own.keys() ^ state.keys())[:5]}")
+    tensors = state_of(networks)
+    if tensors.keys() != state.keys():
+        raise KeyError(f"tensors that do not fit: {sorted(tensors.keys() ^ state.keys())[:5]}")
     with torch.no_grad():
-        for name, tensor in own.items():
+        for name, tensor in tensors.items():
             tensor.copy_(state[name])
 
 

@@ -148,9 +148,9 @@ class FeatureTransformer(nn.Module):
     def __init__(self, n_inputs: int, shared: nn.ModuleList, shape: Shape) -> None:
         super().__init__()
         first = n_inputs if not len(shared) else shape.width
-        own = gated_linears(first, shape.width, shape.n_independent)
+        independent = gated_linears(first, shape.width, shape.n_independent)
         self.shared = nn.ModuleList(GatedLayer(linear, shape) for linear in shared)
-        self.own = nn.ModuleList(GatedLayer(linear, shape) for linear in own)
+        self.own = nn.ModuleList(GatedLayer(linear, shape) for linear in independent)
 
     def forward(self, rows: Tensor) -> Tensor:
         first, *others = [*self.shared, *self.own]
@@ -384,5 +384,5 @@ class TabNetEnsemble(nn.Module):
 
 def mean_log_probabilities(logits: list[Tensor]) -> Tensor:
     """Return the logarithm of the members' mean probabilities, shape (cells, classes)."""
-    each = torch.stack([torch.log_softmax(one.float(), -1) for one in logits])
+    each = torch.stack([torch.log_softmax(member_logits.float(), -1) for member_logits in logits])
     return torch.logsumexp(each, 0) - torch.log(torch.tensor(float(len(logits))))

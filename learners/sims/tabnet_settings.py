@@ -113,8 +113,8 @@ class SimsSettings(BaseModel):
 
     def shape(self, n_genes: int) -> Shape:
         """Return the sizes of one network that sees so many genes."""
-        own = {name: getattr(self, name) for name in Shape.__dataclass_fields__}
-        return Shape(**(own | {"gene_masking": self.masking_for(n_genes)}))
+        sizes = {name: getattr(self, name) for name in Shape.__dataclass_fields__}
+        return Shape(**(sizes | {"gene_masking": self.masking_for(n_genes)}))
 
     def masking_for(self, n_genes: int) -> float:
         """Return the share of genes that are hidden from a training cell."""

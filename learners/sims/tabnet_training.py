@@ -90,8 +90,8 @@ class SimsModule(pl.LightningModule):
         logits, steps = self.networks(cells.dense())
         total = torch.stack(
             [
-                self._loss(one, labels) + self.settings.sparsity * mask_entropy(taken)
-                for one, taken in zip(logits, steps, strict=True)
+                self._loss(member_logits, labels) + self.settings.sparsity * mask_entropy(taken)
+                for member_logits, taken in zip(logits, steps, strict=True)
             ]
         ).sum()
         self.log("train_loss", total / len(logits), on_epoch=True, on_step=False, batch_size=len(labels))

@@ -143,7 +143,7 @@ def train(
     for note in notes:
         log.print(note)
     model = fit_and_score(prepared, chosen, log, seed, baselines=baselines)
-    told = {
+    circumstances = {
         "preset": preset,
         "seed": seed,
         "data": prepared.data_facts(source_names(cells), label, len(model.inputs.columns)),
@@ -152,7 +152,7 @@ def train(
         "versions": package_versions(),
         "trained_at": now_in_words(),
     }
-    model = replace(model, facts={**model.facts, **told})
+    model = replace(model, facts={**model.facts, **circumstances})
     if out is not None:
         model.save(out, run)
     scores = model.facts["scores"]["sims"]

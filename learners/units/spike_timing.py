@@ -221,13 +221,13 @@ def _shares(values: np.ndarray, edges_ms: np.ndarray, layout: UnitLayout, name: 
     return mass / mass.sum(axis=1, keepdims=True), [note]
 
 
-def redistributed(mass: np.ndarray, edges: np.ndarray, wanted: np.ndarray, logarithmic: bool) -> np.ndarray:
+def redistributed(mass: np.ndarray, edges: np.ndarray, new_edges: np.ndarray, logarithmic: bool) -> np.ndarray:
     """Move mass from bins to other bins, even within each bin in x, or in log x."""
-    if len(mass) == 0 or np.array_equal(edges, wanted):
+    if len(mass) == 0 or np.array_equal(edges, new_edges):
         return mass
-    place, target = edges, wanted
+    place, target = edges, new_edges
     if logarithmic:
-        place, target = np.log(edges), np.log(np.maximum(wanted, edges[0]))
+        place, target = np.log(edges), np.log(np.maximum(new_edges, edges[0]))
     below = np.hstack([np.zeros((len(mass), 1)), np.cumsum(mass, axis=1)])
     bin_of = np.clip(np.searchsorted(place, target, side="right") - 1, 0, len(place) - 2)
     part = np.clip((target - place[bin_of]) / np.diff(place)[bin_of], 0, 1)

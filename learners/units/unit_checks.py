@@ -172,28 +172,28 @@ def good_units(
         dropped.append(f"{column} {_limits_in_words(limits)} dropped {int((~kept_here).sum())}")
         kept &= kept_here
     which = quality if isinstance(quality, str) else "own limits"
-    told = f"{name}: quality ({which}) kept {int(kept.sum())} of {len(kept)} units: {', '.join(dropped)}."
+    note = f"{name}: quality ({which}) kept {int(kept.sum())} of {len(kept)} units: {', '.join(dropped)}."
     if not kept.any():
-        raise UnitsRefused(f"{told} Expected at least one to stay; loosen the limits.")
-    return kept, [told]
+        raise UnitsRefused(f"{note} Expected at least one to stay; loosen the limits.")
+    return kept, [note]
 
 
 def _within(values: pd.Series, limits: QualityLimits, name: str) -> np.ndarray:
     kept = values.notna().to_numpy().copy()
     if limits.equals is not None:
-        wanted = as_text(pd.Series([limits.equals]))[0]
+        expected = as_text(pd.Series([limits.equals]))[0]
         texts = np.char.lower(as_text(values))
-        same = texts == wanted.lower()
-        if wanted == "1":
+        same = texts == expected.lower()
+        if expected == "1":
             same |= (texts == "good") | (texts == "true")
         kept &= same
     bounds = [limits.at_least, limits.above, limits.below]
     if any(bound is not None for bound in bounds):
         numbers = pd.to_numeric(values, errors="coerce").to_numpy(dtype=float)
         if (np.isnan(numbers) & kept).any():
-            found = as_text(values)[np.isnan(numbers) & kept][0]
+            example = as_text(values)[np.isnan(numbers) & kept][0]
             raise UnitsRefused(
-                f"{name}: expected numbers to compare with a limit, found {found!r}. Use equals for text."
+                f"{name}: expected numbers to compare with a limit, found {example!r}. Use equals for text."
             )
         for bound, holds in zip(bounds, (np.greater_equal, np.greater, np.less), strict=True):
             if bound is not None:

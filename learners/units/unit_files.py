@@ -204,7 +204,7 @@ def _numbered(path: Path, table: pd.DataFrame, matrices: dict[str, np.ndarray], 
     """Gather numbered columns of the vectors into matrices."""
     for name in vectors:
         pattern = re.compile(re.escape(name) + r"_(\d+)")
-        places = {int(found[1]): column for column in table if (found := pattern.fullmatch(str(column)))}
+        places = {int(match[1]): column for column in table if (match := pattern.fullmatch(str(column)))}
         if not places:
             continue
         numbers = sorted(places)
@@ -288,13 +288,13 @@ def _largest_channel(path: Path, name: str, column: Any, ragged: bool) -> np.nda
     for channels in per_unit:
         size = np.where(np.isfinite(channels).all(axis=1), np.ptp(np.nan_to_num(channels), axis=1), -1)
         best.append(channels[int(size.argmax())] if len(channels) else None)
-    lengths = sorted({len(one) for one in best if one is not None})
+    lengths = sorted({len(channel) for channel in best if channel is not None})
     if len(lengths) > 1:
         raise UnitsRefused(
             f"{path}: expected {name} of one length for all units, found {lengths[0]} to {lengths[-1]} samples."
         )
     width = lengths[0] if lengths else 0
-    return np.array([np.full(width, np.nan) if one is None else one for one in best])
+    return np.array([np.full(width, np.nan) if channel is None else channel for channel in best])
 
 
 Converted = tuple[np.ndarray, np.ndarray, list[str]]
@@ -345,10 +345,10 @@ def convert(file: UnitsFile, unit_ids: np.ndarray, layout: UnitLayout) -> Units:
         converted["acg"] = common_acg(tables["acg"], bin_ms, names["acg"], one_sided=layout.acg_one_sided)
     elif "acg" in made:
         converted["acg"] = common_acg(autocorrelogram_counts(times), 1.0, names["acg"])
-    for modality, (rows, has, told) in converted.items():
+    for modality, (rows, has, more) in converted.items():
         values[modality] = rows
         present[:, MODALITIES.index(modality)] = has
-        notes += told
+        notes += more
         if not has.all():
             notes.append(
                 f"{names[modality]}: missing in {int((~has).sum())} of {n} units (not finite, constant or empty)."
@@ -387,8 +387,8 @@ def _tables(file: UnitsFile, layout: UnitLayout) -> dict[str, np.ndarray]:
 
 def _all_names(file: UnitsFile) -> str:
     several = ", ".join(file.matrices) or "nothing"
-    one = ", ".join(map(str, file.columns)) or "nothing"
-    return f"{several} (several values per unit) and {one} (one value)"
+    single = ", ".join(map(str, file.columns)) or "nothing"
+    return f"{several} (several values per unit) and {single} (one value)"
 
 
 def property_of(file: UnitsFile, layout: UnitLayout, name: str) -> float | None:
@@ -399,23 +399,23 @@ def property_of(file: UnitsFile, layout: UnitLayout, name: str) -> float | None:
     UnitsRefused
         If the units of the file differ in it, or it is no number above 0.
     """
-    told = getattr(layout, name)
-    if told is not None:
-        return told
-    found = file.single.get(name)
-    if found is None and name in file.columns:
+    stated = getattr(layout, name)
+    if stated is not None:
+        return stated
+    value = file.single.get(name)
+    if value is None and name in file.columns:
         different = file.columns[name].dropna().unique()
         if len(different) > 1:
             raise UnitsRefused(
                 f"{file.path}: expected one {name} for all units, found {len(different)} (such as"
                 f" {different[0]} and {different[1]}). Give the units of each as a file of its own."
             )
-        found = different[0] if len(different) else None
-    if found is None:
+        value = different[0] if len(different) else None
+    if value is None:
         return None
-    if not isinstance(found, int | float | np.number) or not found > 0:
-        raise UnitsRefused(f"{file.path}: expected a number above 0 as {name}, found {found!r}.")
-    return float(found)
+    if not isinstance(value, int | float | np.number) or not value > 0:
+        raise UnitsRefused(f"{file.path}: expected a number above 0 as {name}, found {value!r}.")
+    return float(value)
 
 
 def _rate_and_peak(file: UnitsFile, layout: UnitLayout) -> tuple[float, int | None]:
@@ -433,13 +433,13 @@ def _refuse_disguised_log_bins(file: UnitsFile, isi: np.ndarray, layout: UnitLay
     """Refuse linear bins where another array of the file shows that they are the same, logarithmic ones."""
     if layout.isi_scale != "linear":
         return
-    own = isi.sum(axis=1, keepdims=True)
+    totals = isi.sum(axis=1, keepdims=True)
     for other, values in file.matrices.items():
         if "log" not in other.lower() or values.shape != isi.shape:
             continue
         total = values.sum(axis=1, keepdims=True)
-        usable = (own[:, 0] > 0) & (total[:, 0] > 0)
-        if usable.any() and np.allclose((isi / own)[usable], (values / total)[usable], atol=1e-5):
+        usable = (totals[:, 0] > 0) & (total[:, 0] > 0)
+        if usable.any() and np.allclose((isi / totals)[usable], (values / total)[usable], atol=1e-5):
             raise UnitsRefused(
                 f"{name}: expected linear bins, found the values of {other!r} divided by their sum, so the"
                 " bins are logarithmic. Say so in the layout: isi_scale: log10 with isi_log10_range_s, and"
@@ -473,23 +473,23 @@ def open_units(paths: str | Path | Sequence[str | Path], layout: Mapping[str, An
         paths = [paths]
     if not paths:
         raise UnitsRefused("No file of units was given. Give at least one npz, Parquet, CSV or NWB file.")
-    wanted = read_unit_layout(layout)
+    parsed = read_unit_layout(layout)
     places = [Path(path) for path in paths]
     if len(set(places)) < len(places):
         raise UnitsRefused("A file of units was given twice. Give each file once.")
-    files = [_read_file(path, wanted) for path in places]
-    ids, notes = _distinct([_unit_ids(file, wanted) for file in files], [file.path for file in files])
+    files = [_read_file(path, parsed) for path in places]
+    ids, notes = _distinct([_unit_ids(file, parsed) for file in files], [file.path for file in files])
     for file in files:
         if FILE_COLUMN not in file.columns:
             file.columns[FILE_COLUMN] = file.path.name
-        if wanted.technology is not None:
-            known = wanted.technology in file.columns
-            file.columns["technology"] = file.columns[wanted.technology] if known else wanted.technology
-    kept, told = _wanted_units(files, wanted)
-    notes += told
+        if parsed.technology is not None:
+            known = parsed.technology in file.columns
+            file.columns["technology"] = file.columns[parsed.technology] if known else parsed.technology
+    kept, more = _kept_units(files, parsed)
+    notes += more
     parts = [
-        convert(_only(file, rows), own[rows], wanted)
-        for file, own, rows in zip(files, ids, kept, strict=True)
+        convert(_only(file, rows), file_ids[rows], parsed)
+        for file, file_ids, rows in zip(files, ids, kept, strict=True)
         if rows.any()
     ]
     units = joined(parts)
@@ -571,7 +571,9 @@ def _distinct(ids: list[np.ndarray], paths: list[Path]) -> tuple[list[np.ndarray
     if len(set(names)) < len(names):
         names = [f"{number}-{name}" for number, name in enumerate(names, 1)]
     note = f"Files share unit ids, so all ids have the file's name in front ({names[0]}:...)."
-    return [np.asarray([f"{name}:{one}" for one in own]) for name, own in zip(names, ids, strict=True)], [note]
+    return [
+        np.asarray([f"{name}:{unit_id}" for unit_id in file_ids]) for name, file_ids in zip(names, ids, strict=True)
+    ], [note]
 
 
 def _only(file: UnitsFile, kept: np.ndarray) -> UnitsFile:
@@ -584,7 +586,7 @@ def _only(file: UnitsFile, kept: np.ndarray) -> UnitsFile:
     )
 
 
-def _wanted_units(files: list[UnitsFile], layout: UnitLayout) -> tuple[list[np.ndarray], list[str]]:
+def _kept_units(files: list[UnitsFile], layout: UnitLayout) -> tuple[list[np.ndarray], list[str]]:
     """Return which units of each file stay after the rules of quality and of `keep` and `drop`, with"
     " notes."""
     kept, notes = [], []
@@ -593,22 +595,22 @@ def _wanted_units(files: list[UnitsFile], layout: UnitLayout) -> tuple[list[np.n
         if layout.quality is not None:
             if file.spike_times is not None and "n_spikes" not in file.columns:
                 file.columns["n_spikes"] = [len(times) for times in file.spike_times]
-            rows, told = good_units(file.columns, layout.quality, file.path.name)
-            notes += told
+            rows, more = good_units(file.columns, layout.quality, file.path.name)
+            notes += more
         kept.append(rows)
     obs = pd.concat([file.columns for file in files])
     chosen = np.concatenate(kept)
     for rule, columns in (("keep", layout.keep), ("drop", layout.drop)):
-        for name, wanted in columns.items():
-            chosen &= _having(obs, name, wanted, rule) == (rule == "keep")
-            told_values = ", ".join(map(str, wanted))
+        for name, chosen_values in columns.items():
+            chosen &= _having(obs, name, chosen_values, rule) == (rule == "keep")
+            told_values = ", ".join(map(str, chosen_values))
             if not chosen.any():
                 raise UnitsRefused(f"{rule}: no unit is left after {name} {told_values}. Loosen the rules.")
             notes.append(f"{rule} {name} {told_values}: {int(chosen.sum())} of {len(chosen)} units stay.")
     return np.split(chosen, np.cumsum([len(rows) for rows in kept])[:-1]), notes
 
 
-def _having(obs: pd.DataFrame, name: str, wanted: Sequence[Any], rule: str) -> np.ndarray:
+def _having(obs: pd.DataFrame, name: str, chosen: Sequence[Any], rule: str) -> np.ndarray:
     """Return which units have one of the wanted values, each of which must occur."""
     if name not in obs:
         raise UnitsRefused(
@@ -616,7 +618,7 @@ def _having(obs: pd.DataFrame, name: str, wanted: Sequence[Any], rule: str) -> n
             f" {', '.join(map(str, obs.columns))}."
         )
     values = as_text(obs[name])
-    texts = as_text(pd.Series(list(wanted), dtype=object))
+    texts = as_text(pd.Series(list(chosen), dtype=object))
     for text in texts:
         if text not in values:
             known = [value for value in np.unique(values) if value]

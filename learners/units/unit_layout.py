@@ -138,6 +138,6 @@ def _validation_message(error: ValidationError) -> str:
             parts.append(f"{place} is no known key{did_you_mean(name, known)}. Known: {', '.join(known)}.")
         else:
             message = item["msg"].removeprefix("Value error, ")
-            found = "" if isinstance(item["input"], dict) else f" (found {item['input']!r})"
-            parts.append(f"{place}: {message}{found}." if place else f"{message}.")
+            value_text = "" if isinstance(item["input"], dict) else f" (found {item['input']!r})"
+            parts.append(f"{place}: {message}{value_text}." if place else f"{message}.")
     return " ".join(parts)

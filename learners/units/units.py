@@ -105,7 +105,7 @@ def joined(units: Sequence[Units]) -> Units:
     if len(units) == 1:
         return units[0]
     arrays = {
-        name: np.concatenate([getattr(one, name) for one in units])
+        name: np.concatenate([getattr(part, name) for part in units])
         for name in ("unit_ids", *MODALITIES, "present", "hand")
     }
     doubled = pd.Index(arrays["unit_ids"]).duplicated()
@@ -117,6 +117,6 @@ def joined(units: Sequence[Units]) -> Units:
         )
     return Units(
         **arrays,
-        obs=pd.concat([one.obs for one in units]),
-        notes=tuple(dict.fromkeys(note for one in units for note in one.notes)),
+        obs=pd.concat([part.obs for part in units]),
+        notes=tuple(dict.fromkeys(note for part in units for note in part.notes)),
     )

@@ -62,11 +62,11 @@ def test_statistics_equal_those_of_a_loop_with_gaps_and_in_several_blocks(
         "speed", "pupil", "population_mean", "population_sd", "centre_mean", "centre_sd",
         "surround_mean", "surround_sd",
     )  # fmt: skip
-    assert found.own.dtype == np.float32
+    assert found.per_neuron.dtype == np.float32
     np.testing.assert_array_equal(found.shared, recorded.behaviour)
     for place, group in enumerate(("population", "centre", "surround")):
         expected = by_loop(recorded, group)
-        np.testing.assert_allclose(found.own[:, :, 2 * place : 2 * place + 2], expected, atol=2e-6)
+        np.testing.assert_allclose(found.per_neuron[:, :, 2 * place : 2 * place + 2], expected, atol=2e-6)
 
 
 def test_a_neuron_is_in_none_of_its_own_statistics() -> None:
@@ -74,8 +74,8 @@ def test_a_neuron_is_in_none_of_its_own_statistics() -> None:
     changed = recorded.activity.copy()
     changed[:, 4] = 1000.0
     parts = ("population", "centre", "surround")
-    before = covariates(recorded, parts, DELTA_UM).own
-    after = covariates(replace(recorded, activity=changed), parts, DELTA_UM).own
+    before = covariates(recorded, parts, DELTA_UM).per_neuron
+    after = covariates(replace(recorded, activity=changed), parts, DELTA_UM).per_neuron
     np.testing.assert_allclose(after[:, 4], before[:, 4], atol=1e-4)
     assert np.abs(after[:, 3] - before[:, 3]).max() > 10
 
@@ -83,10 +83,10 @@ def test_a_neuron_is_in_none_of_its_own_statistics() -> None:
 def test_an_empty_centre_and_a_lonely_neuron_give_zeros() -> None:
     recorded = recording(6, 2)
     far = replace(recorded, positions_um=np.array([[0.0, 0.0], [DELTA_UM, 0.0]]))
-    own = covariates(far, ("centre", "surround"), DELTA_UM).own
+    own = covariates(far, ("centre", "surround"), DELTA_UM).per_neuron
     assert (own[:, :, :2] == 0).all()
     np.testing.assert_allclose(own[:, 0, 2], recorded.activity[:, 1], rtol=1e-6)
-    assert (covariates(recording(6, 1), ("population",)).own == 0).all()
+    assert (covariates(recording(6, 1), ("population",)).per_neuron == 0).all()
 
 
 def test_the_order_of_the_parts_does_not_matter() -> None:
@@ -94,13 +94,13 @@ def test_the_order_of_the_parts_does_not_matter() -> None:
     one = covariates(recorded, ("surround", "behaviour", "population"), DELTA_UM)
     other = covariates(recorded, ("behaviour", "population", "surround"), DELTA_UM)
     assert one.names == other.names
-    np.testing.assert_array_equal(one.own, other.own)
+    np.testing.assert_array_equal(one.per_neuron, other.per_neuron)
 
 
 def test_no_parts_give_no_columns() -> None:
     found = covariates(recording(6, 5), ())
     assert found.shared.shape == (6, 0)
-    assert found.own.shape == (6, 5, 0)
+    assert found.per_neuron.shape == (6, 5, 0)
     assert found.names == ()
 
 
@@ -110,8 +110,8 @@ def test_a_whole_session_takes_little_more_memory_than_its_result() -> None:
     found = covariates(recorded, ("population", "centre", "surround"), DELTA_UM)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert found.own.shape == (5000, 500, 6)
-    assert peak < found.own.nbytes + 100e6
+    assert found.per_neuron.shape == (5000, 500, 6)
+    assert peak < found.per_neuron.nbytes + 100e6
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ def mean_by_type(values: np.ndarray, types: np.ndarray) -> dict[str, float]:
 def test_types_differ_in_coupling_time_constant_and_running() -> None:
     recording, types = synthetic_animal("s", seed=3)
     x = recording.activity
-    population = covariates(recording, ("population",)).own[:, :, 0]
+    population = covariates(recording, ("population",)).per_neuron[:, :, 0]
     coupling = mean_by_type((x * population).mean(axis=0) / population.std(axis=0), types)
     assert coupling["A"] > 0.4
     assert coupling["B"] < -0.3
