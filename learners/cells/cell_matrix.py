@@ -21,8 +21,8 @@ CONVERTED_IN_MEMORY_BYTES = 2**30
 CHUNK_CACHE_BYTES = 32 * 2**20
 
 GAP_ROWS = 32
-"""Wanted rows no further apart are read at once, with those between them: faster than one by one, up to ten
-times when every third row is wanted (h5ad plain and gzipped, zarr; 20,000 genes)."""
+"""Rows no further apart are read at once, with those between them: faster than one by one, up to ten
+times when every third row is read (h5ad plain and gzipped, zarr; 20,000 genes)."""
 
 RUN_ROWS = 1024
 """Rows read at once at most, so that dense files too are read in little memory."""

@@ -144,12 +144,12 @@ def _halved(signals: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def modalities_of(units: Units, requested: Sequence[str] | None = None) -> tuple[str, ...]:
-    """Return the modalities that a network is to see: those wanted, or all that most units have.
+    """Return the modalities that a network is to see: those requested, or all that most units have.
 
     Raises
     ------
     LearnerError
-        If a wanted one is missing in all units, or none is there.
+        If a requested one is missing in all units, or none is there.
     """
     shares = dict(zip(MODALITIES, units.present.mean(0) if len(units) else [0.0] * 3, strict=True))
     if requested is not None:

@@ -238,7 +238,7 @@ class BandedTransformer(DynamicsModel):
     def predict(
         self, seen: Tensor, now: Tensor, covariates: Tensor, phi: Tensor, targets: Tensor | None = None
     ) -> Prediction:
-        """Predict every step, or only the entries that are wanted.
+        """Predict every step, or only the target entries.
 
         Parameters
         ----------
@@ -248,7 +248,7 @@ class BandedTransformer(DynamicsModel):
             Activity as the step itself sees it: hidden where it is to be predicted.
         covariates : Tensor, shape (rows, steps, n_covariates)
         phi : Tensor, shape (rows, phi)
-        wanted : Tensor of bool, shape (rows, steps), optional
+        targets : Tensor of bool, shape (rows, steps), optional
             The prediction then is of these entries, one after the other, and saves most of the work.
         """
         steps = seen.shape[1]

@@ -144,19 +144,19 @@ def read_npz(path: Path, layout: RecordingLayout) -> RawSession:
         If the file cannot be read, or lacks an array that the layout names.
     """
     arrays = _Arrays(path)
-    activity = arrays.wanted(layout.activity or USUAL["activity"], "activity")
+    activity = arrays.required(layout.activity or USUAL["activity"], "activity")
     rate = layout.rate_hz
     if not isinstance(rate, float):
         found = arrays.optional(rate, "rate_hz")
         rate = None if found is None else _number(path, found)
     animal, session = (_name(arrays.optional(getattr(layout, key), key), path.stem) for key in ("animal", "session"))
-    labels = {label: arrays.wanted(name, f"label {label!r}") for label, name in layout.labels.items()}
+    labels = {label: arrays.required(name, f"label {label!r}") for label, name in layout.labels.items()}
     behaviour = {}
     for channel, name in (layout.behaviour or {}).items():
         times = layout.behaviour_times.get(channel)
         behaviour[channel] = Channel(
-            arrays.wanted(name, f"behaviour {channel!r}"),
-            None if times is None else arrays.wanted(times, f"times of {channel!r}"),
+            arrays.required(name, f"behaviour {channel!r}"),
+            None if times is None else arrays.required(times, f"times of {channel!r}"),
         )
     strange = sorted(set(layout.behaviour_times) - set(behaviour))
     if strange:
@@ -177,7 +177,7 @@ def read_npz(path: Path, layout: RecordingLayout) -> RawSession:
         neuron_ids=None if ids is None else ids.astype(str),
         own_ids=animal if animal == session else f"{animal}/{session}",
         labels=labels,
-        confidence=None if layout.confidence is None else arrays.wanted(layout.confidence, "confidence"),
+        confidence=None if layout.confidence is None else arrays.required(layout.confidence, "confidence"),
         positions_um=positions,
         behaviour=behaviour,
         notes=arrays.unused(),
@@ -198,7 +198,7 @@ class _Arrays:
             ) from error
         self.used: set[str] = set()
 
-    def wanted(self, name: str, what: str) -> np.ndarray:
+    def required(self, name: str, what: str) -> np.ndarray:
         if name not in self.arrays:
             raise RecordingsRefused(
                 f"{self.path}: found no array {name!r} for {what}{did_you_mean(name, self.arrays)}. It has:"
@@ -210,8 +210,8 @@ class _Arrays:
     def optional(self, name: str | None, key: str) -> np.ndarray | None:
         """Return the array of that name; where None is given, the usual one if the file has it."""
         if name is None:
-            return self.wanted(USUAL[key], key) if USUAL[key] in self.arrays else None
-        return self.wanted(name, key)
+            return self.required(USUAL[key], key) if USUAL[key] in self.arrays else None
+        return self.required(name, key)
 
     def unused(self) -> tuple[str, ...]:
         rest = sorted(set(self.arrays) - self.used)

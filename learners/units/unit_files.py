@@ -611,7 +611,7 @@ def _kept_units(files: list[UnitsFile], layout: UnitLayout) -> tuple[list[np.nda
 
 
 def _having(obs: pd.DataFrame, name: str, chosen: Sequence[Any], rule: str) -> np.ndarray:
-    """Return which units have one of the wanted values, each of which must occur."""
+    """Return which units have one of the values, each of which must occur."""
     if name not in obs:
         raise UnitsRefused(
             f"{rule}: no column is called {name!r}{did_you_mean(name, obs.columns)}. There are:"
