@@ -19,7 +19,6 @@ from neurofleet.learners.sims.cell_prediction import Predictions
 from neurofleet.learners.unknown_labels import UNKNOWN, labels_or_unknown
 
 
-
 def schema(
     about: Mapping[str, Any], top: int, *, probabilities: bool = False, several_files: bool = False
 ) -> pa.Schema:
