@@ -52,7 +52,7 @@ def fetch_command(specimens: Sequence[str], out: Path, address: str, models: boo
         console.print(text, soft_wrap=True, highlight=False, markup=False)
 
     try:
-        web = Web(address, tell=print_line)
+        web = Web(address, report=print_line)
     except ValueError as error:
         raise UsageError(f"--address: {error}") from error
     failed: list[str] = []

@@ -1,21 +1,25 @@
-"""Files over HTTP that may break off: resumed where they stopped, tried again, never taken half."""
+"""Download files over HTTP that may break off: resumed where they stopped, tried again, never taken half."""
 
 import fcntl
-import http.client
 import json
 import os
 import re
 import shutil
 import ssl
-import time
-import urllib.error
-import urllib.parse
-import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from http.client import HTTPException
 from io import FileIO
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+
+import requests
+import tenacity
+import urllib3
+from requests.adapters import HTTPAdapter
+
+from neurofleet.errors import JobError
 
 CHUNK_BYTES = 1 << 18
 TIMEOUT_S = 30.0
@@ -23,12 +27,13 @@ ATTEMPTS = 5  # in a row that bring less than a chunk
 LONGEST_PAUSE_S = 60.0
 LARGEST_ANSWER_BYTES = 64_000_000  # of a query
 WORTH_ANOTHER_TRY = (408, 425, 429, 500, 502, 503, 504)
+RANGE_NOT_SATISFIABLE = 416
 
 DownloadProgress = Callable[[int, int | None], None]  # bytes that are here, of how many
 
 
-class DownloadError(Exception):
-    """Nothing that the input is to blame for: the server, the way to it, or this disk. Try again later."""
+class DownloadError(JobError):
+    """The server, the way to it, or this disk failed; the input is not to blame. Try again later."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,7 @@ class Origin:
     validator : str
         The server's mark of this version (a strong ETag, else the time of its last change), or nothing.
     size : int or None
-        Its length in bytes, where the server says it.
+        Length of the whole file in bytes, where the server says it.
     """
 
     validator: str = ""
@@ -57,9 +62,10 @@ class Web:
     attempts : int
         How often in a row a request may fail before it is given up.
     pause_s : float
-        Before the second attempt; doubled before each further one.
-    tell : callable, optional
-        Is told in words why there will be another attempt.
+        Before the second attempt; doubled before each further one, up to a minute. A server that says when to
+        ask again (``Retry-After``) is asked then.
+    report : callable, optional
+        Called with a line of text on why there will be another attempt.
 
     Raises
     ------
@@ -72,25 +78,16 @@ class Web:
         address: str,
         attempts: int = ATTEMPTS,
         pause_s: float = 1.0,
-        tell: Callable[[str], None] | None = None,
+        report: Callable[[str], None] | None = None,
     ) -> None:
-        parts = urllib.parse.urlsplit(address)
+        parts = urlsplit(address)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
             raise ValueError(f"expected an address such as https://HOST, found {address!r}.")
         self.address = address.rstrip("/")
         self._attempts = attempts
         self._pause_s = pause_s
-        self._tell = tell
-        self._opener = urllib.request.OpenerDirector()
-        for handler in (
-            urllib.request.ProxyHandler(),
-            urllib.request.HTTPHandler(),
-            urllib.request.HTTPSHandler(),
-            urllib.request.HTTPDefaultErrorHandler(),
-            urllib.request.HTTPErrorProcessor(),
-            _OnwardByHttp(),
-        ):
-            self._opener.add_handler(handler)
+        self._report = report
+        self._session = _Session()
 
     def json(self, route: str) -> Any:
         """Return what `route` answers, parsed.
@@ -101,21 +98,18 @@ class Web:
             No answer after all attempts, or one that is no JSON.
         """
         url = self.address + route
-        tries = self._tries()
-        while True:
-            try:
-                with self._open(url) as answer:
-                    content = answer.read(LARGEST_ANSWER_BYTES)
-                    if answer.length:
-                        raise _CutOff(f"the connection ended {answer.length:,} bytes too early")
-                break
-            except _TRANSIENT as error:
-                tries.failed(url, error)
+        content = b""
+        for attempt in self._retrying(url):
+            with attempt, self._open(url) as response:
+                content = response.raw.read(LARGEST_ANSWER_BYTES, decode_content=False)
+                if response.raw.length_remaining:
+                    raise _CutOff(f"the connection ended {response.raw.length_remaining:,} bytes too early")
         try:
             return json.loads(content)
         except ValueError:
             raise DownloadError(
-                f"{_place(url)}: expected JSON, found {_looks_like(content, len(content))}. {_WRONG_SERVER}"
+                f"{_without_query(url)}: expected JSON, found {_looks_like(content, len(content))}. Is this the "
+                "address of the database, and is there a log-in page between?"
             ) from None
 
     def download(
@@ -131,9 +125,9 @@ class Web:
         origin : Origin
             What `partial` was begun from; from another version on the server it is begun anew.
         began : callable
-            Is told the origin as soon as the server has said it; to be kept beside `partial`.
+            Called with the origin as soon as the server has named it; to be kept beside `partial`.
         watch : callable
-            Is told how far the file is.
+            Called with how far the file is.
 
         Raises
         ------
@@ -141,27 +135,50 @@ class Web:
             The server does not answer, does not have it, or ends too early each time; another process writes
             the same file; the disk is full.
         """
-        tries = self._tries()
+        url = self.address + route
         with partial.open("ab", buffering=0) as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 raise DownloadError(f"{partial}: another process is downloading this file. Wait for it.") from None
-            while True:
-                before = file.tell()
-                try:
-                    origin = self._append(self.address + route, file, origin, began, watch)
-                    if origin.size is None or file.tell() == origin.size:
-                        os.fsync(file.fileno())
-                        return
-                    raise _CutOff(f"the connection ended after {file.tell():,} of {origin.size:,} bytes")
-                except _TRANSIENT as error:
-                    if file.tell() >= before + CHUNK_BYTES:
-                        tries = self._tries()
-                    tries.failed(self.address + route, error)
+            for attempt in self._retrying(url):
+                with attempt:
+                    before = file.tell()
+                    try:
+                        origin = self._append(url, file, origin, began, watch)
+                    finally:
+                        if file.tell() >= before + CHUNK_BYTES:
+                            attempt.retry_state.attempt_number = 1  # only attempts without progress count
+                    if origin.size is not None and file.tell() != origin.size:
+                        raise _CutOff(f"the connection ended after {file.tell():,} of {origin.size:,} bytes")
+                    os.fsync(file.fileno())
 
-    def _tries(self) -> "_Tries":
-        return _Tries(self._attempts, self._pause_s, self._tell)
+    def _retrying(self, url: str) -> Iterator[tenacity.AttemptManager]:
+        """Return the attempts at `url`; a failure that another attempt cannot help ends them at once."""
+
+        def give_up(state: tenacity.RetryCallState) -> None:
+            raise DownloadError(
+                f"{_without_query(url)}: no success in several attempts; the last: {_reason(_error(state))}. "
+                "Nothing that arrived is lost: the same command goes on."
+            ) from _error(state)
+
+        def pause_s(state: tenacity.RetryCallState) -> float:
+            growing_s = self._pause_s * 2 ** (state.attempt_number - 1)
+            return min(max(growing_s, getattr(_error(state), "retry_after_s", 0.0)), LONGEST_PAUSE_S)
+
+        def report(state: tenacity.RetryCallState) -> None:
+            if self._report is not None:
+                self._report(f"{_without_query(url)}: {_reason(_error(state))}; trying again in {pause_s(state):g} s")
+
+        return iter(
+            tenacity.Retrying(
+                retry=tenacity.retry_if_exception_type(_TRANSIENT),
+                stop=tenacity.stop_after_attempt(self._attempts),
+                wait=pause_s,
+                before_sleep=report,
+                retry_error_callback=give_up,
+            )
+        )
 
     def _append(
         self, url: str, file: FileIO, origin: Origin, began: Callable[[Origin], None], watch: DownloadProgress
@@ -173,34 +190,31 @@ class Web:
         headers = {"Range": f"bytes={here}-"} if here else {}
         if here and origin.validator:
             headers["If-Range"] = origin.validator
-        try:
-            answer = self._open(url, headers)
-        except urllib.error.HTTPError as error:
-            if error.code != 416 or not here:
-                raise
-            _empty(file)  # what is here is not a beginning of what is there
-            raise _CutOff("the server has nothing behind what was here; begun anew") from error
-        with answer:
-            if answer.status == 206:
-                first, size = _content_range(answer.headers.get("Content-Range", ""))
+        with self._open(url, headers) as response:
+            if response.status_code == RANGE_NOT_SATISFIABLE:
+                _empty(file)  # what is here is not a beginning of what is there
+                raise _CutOff("the server has nothing behind what was here; begun anew")
+            if response.status_code == 206:
+                first, size = _content_range(response.headers.get("Content-Range", ""))
                 same = origin.size is None or size is None or origin.size == size
                 if first != here or not same:
                     _empty(file)
                     raise _CutOff("the server has another version than what was here; begun anew")
             else:  # all of it, from the beginning
                 _empty(file)
-                length = answer.headers.get("Content-Length")
+                length = response.headers.get("Content-Length")
                 size = int(length) if length is not None and length.isdigit() else None
-            origin = Origin(_validator(answer.headers), size)
+            origin = Origin(_validator(response.headers), size)
             began(origin)
-            self._room_for(file, size)
+            self._check_room(file, size)
             watch(file.tell(), size)
-            while chunk := answer.read(CHUNK_BYTES):
+            # Not `iter_content`, which drops what it has of a chunk when the connection breaks off within it.
+            while chunk := response.raw.read(CHUNK_BYTES, decode_content=False):
                 _write(file, chunk)
                 watch(file.tell(), size)
         return origin
 
-    def _room_for(self, file: FileIO, size: int | None) -> None:
+    def _check_room(self, file: FileIO, size: int | None) -> None:
         needed = (size or 0) - file.tell()
         free = shutil.disk_usage(Path(file.name).parent).free
         if needed > free:
@@ -209,67 +223,84 @@ class Web:
                 " left. Make room, or give a folder on another disk."
             )
 
-    def _open(self, url: str, headers: dict[str, str] | None = None) -> http.client.HTTPResponse:
-        told = {"User-Agent": "neurofleet", "Accept-Encoding": "identity"} | (headers or {})
-        answer = self._opener.open(urllib.request.Request(url, headers=told), timeout=TIMEOUT_S)
-        if answer is None:
-            raise DownloadError(f"{url}: only http and https are followed.")
-        return answer
+    def _open(self, url: str, headers: dict[str, str] | None = None) -> requests.Response:
+        try:
+            response = self._session.get(url, headers=headers, stream=True, timeout=TIMEOUT_S)
+        except requests.exceptions.SSLError as error:
+            if isinstance(_first_cause(error), ssl.SSLCertVerificationError):
+                raise DownloadError(f"{_without_query(url)}: not to be had: {_reason(error)}.") from error
+            raise
+        except (requests.exceptions.InvalidSchema, requests.exceptions.InvalidURL) as error:
+            raise DownloadError(f"{_without_query(url)}: only http and https are followed ({error}).") from error
+        if response.status_code < 400 or (response.status_code == RANGE_NOT_SATISFIABLE and "Range" in (headers or {})):
+            return response
+        response.close()
+        reason = f"{response.status_code} {response.reason}"
+        if response.status_code not in WORTH_ANOTHER_TRY:
+            raise DownloadError(f"{_without_query(url)}: not to be had: {reason}.")
+        retry_after = response.headers.get("Retry-After", "")
+        raise _Busy(reason, float(retry_after) if retry_after.isdigit() else 0.0)
 
 
 class _CutOff(Exception):
     """An answer that ended before its end, or that does not go on where the file ends."""
 
 
-_TRANSIENT = (urllib.error.URLError, http.client.HTTPException, OSError, _CutOff)
-_WRONG_SERVER = "Is this the address of the database, and is there a log-in page between?"
+class _Busy(Exception):
+    """A server that could not answer now, and may have said after how many seconds it can."""
+
+    def __init__(self, reason: str, retry_after_s: float) -> None:
+        super().__init__(reason)
+        self.retry_after_s = retry_after_s
 
 
-class _OnwardByHttp(urllib.request.HTTPRedirectHandler):
-    """Follow a redirection to HTTP(S) only, and never from HTTPS to HTTP."""
-
-    def redirect_request(self, req, fp, code, msg, headers, newurl):
-        scheme, before = (urllib.parse.urlsplit(url).scheme for url in (newurl, req.full_url))
-        if scheme not in ("http", "https") or (before == "https" and scheme == "http"):
-            raise DownloadError(
-                f"{req.full_url}: the server sends on to {newurl}, which is not followed. Is the address right?"
-            )
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
+_TRANSIENT = (requests.RequestException, urllib3.exceptions.HTTPError, HTTPException, OSError, _CutOff, _Busy)
 
 
-class _Tries:
-    """Attempts in a row, with a pause before each further one that grows."""
+class _Session(requests.Session):
+    """Follows redirections to HTTP(S) only and never from HTTPS to HTTP; trusts what the system trusts."""
 
-    def __init__(self, attempts: int, pause_s: float, tell: Callable[[str], None] | None) -> None:
-        self._left = attempts
-        self._pause_s = pause_s
-        self._tell = tell
+    def __init__(self) -> None:
+        super().__init__()
+        self.headers.update({"User-Agent": "neurofleet", "Accept-Encoding": "identity"})
+        self.mount("https://", _SystemCertificates())
 
-    def failed(self, url: str, error: Exception) -> None:
-        """Wait before the next attempt, or raise a `DownloadError` if there is none or it would not help."""
-        self._left -= 1
-        asked_s = 0.0
-        final = isinstance(getattr(error, "reason", None), ssl.SSLCertVerificationError)
-        if isinstance(error, urllib.error.HTTPError):
-            error.close()
-            final = error.code not in WORTH_ANOTHER_TRY
-            reason = f"{error.code} {error.reason}"
-            asked = error.headers.get("Retry-After", "")
-            asked_s = float(asked) if asked.isdigit() else 0.0
-        else:
-            reason = str(getattr(error, "reason", None) or error) or type(error).__name__
-        if final:
-            raise DownloadError(f"{_place(url)}: not to be had: {reason}.") from error
-        if self._left <= 0:
-            raise DownloadError(
-                f"{_place(url)}: no success in several attempts; the last: {reason}. Nothing that "
-                "arrived is lost: the same command goes on."
-            ) from error
-        pause_s = min(max(self._pause_s, asked_s), LONGEST_PAUSE_S)
-        if self._tell is not None:
-            self._tell(f"{_place(url)}: {reason}; trying again in {pause_s:g} s")
-        time.sleep(pause_s)
-        self._pause_s *= 2
+    def get_redirect_target(self, resp: requests.Response) -> str | None:
+        target = super().get_redirect_target(resp)
+        if target is not None:
+            before = urlsplit(resp.url).scheme
+            scheme = urlsplit(target).scheme or before
+            if scheme not in ("http", "https") or (before == "https" and scheme == "http"):
+                raise DownloadError(
+                    f"{resp.url}: the server sends on to {target}, which is not followed. Is the address right?"
+                )
+        return target
+
+
+class _SystemCertificates(HTTPAdapter):
+    """Trusts the system's certificates (a laboratory's own, for instance) as well as those of requests."""
+
+    def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
+        super().init_poolmanager(*arguments, **options, ssl_context=ssl.create_default_context())
+
+
+def _error(state: tenacity.RetryCallState) -> BaseException:
+    """Return what the last attempt raised."""
+    error = state.outcome.exception() if state.outcome is not None else None
+    assert error is not None
+    return error
+
+
+def _first_cause(error: BaseException) -> BaseException:
+    """Return the first exception of a chain: requests and urllib3 wrap that of the socket several times."""
+    while (cause := error.__cause__ or error.__context__) is not None:
+        error = cause
+    return error
+
+
+def _reason(error: BaseException) -> str:
+    cause = error if isinstance(error, _CutOff | _Busy) else _first_cause(error)
+    return str(cause) or type(cause).__name__
 
 
 def _empty(file: FileIO) -> None:
@@ -289,16 +320,16 @@ def _write(file: FileIO, chunk: bytes) -> None:
         ) from error
 
 
-def _place(url: str) -> str:
+def _without_query(url: str) -> str:
     return url.partition("?")[0]
 
 
 def _content_range(text: str) -> tuple[int, int | None]:
     """Return first byte and whole length from ``bytes 100-199/200``; -1 where it says nothing."""
-    found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", text.strip())
-    if found is None:
+    match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", text.strip())
+    if match is None:
         return -1, None
-    return int(found[1]), None if found[2] == "*" else int(found[2])
+    return int(match[1]), None if match[2] == "*" else int(match[2])
 
 
 def _validator(headers: Any) -> str:

@@ -8,6 +8,7 @@ import signal
 import h5py
 import numpy as np
 import pytest
+import requests
 
 from neurofleet.errors import InputError
 from neurofleet.neurosim.exchange import http_download
@@ -145,7 +146,7 @@ def test_a_whole_partial_file_longer_than_the_servers_is_begun_anew(database, re
 
 def test_a_busy_server_is_asked_again_and_may_say_when(database, tmp_path, monkeypatch):
     pauses = []
-    monkeypatch.setattr(http_download.time, "sleep", pauses.append)
+    monkeypatch.setattr("time.sleep", pauses.append)
     database.fail, database.retry_after = [503, 500, 429], "7"
     fetch(database, tmp_path)
     assert pauses == [7.0, 7.0, 7.0]
@@ -285,8 +286,12 @@ def test_an_answer_that_is_no_answer(database):
 
 
 def test_from_https_no_redirection_leads_to_http():
-    asked = http_download.urllib.request.Request("https://a.example/x")
-    onward = http_download._OnwardByHttp()
+    answer = requests.Response()
+    answer.status_code, answer.url = 302, "https://a.example/x"
+    session = http_download._Session()
+    answer.headers["Location"] = "http://a.example/y"
     with pytest.raises(DownloadError, match="not followed"):
-        onward.redirect_request(asked, None, 302, "", {}, "http://a.example/y")
-    assert onward.redirect_request(asked, None, 302, "", {}, "https://b.example/y") is not None
+        session.get_redirect_target(answer)
+    for target in ("https://b.example/y", "/y"):
+        answer.headers["Location"] = target
+        assert session.get_redirect_target(answer) == target
