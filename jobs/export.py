@@ -183,12 +183,12 @@ def _allen(to: Path, chosen: Chosen) -> str:
         chosen.junction_potential_mV,
         chosen.sweeps,
         chosen.sections,
-        model.own.known,
+        model.user_mechanisms.known,
     )
     (to / model.morphology.name).write_bytes(model.morphology.content)
     hint = "The axon treatment is not in a fit file: pass it on."
-    if model.own_used.sources:
-        model.own.copy(model.own_used.sources, to / "modfiles")
+    if model.user_mechanisms_used.sources:
+        model.user_mechanisms.copy(model.user_mechanisms_used.sources, to / "modfiles")
         hint += f" Nor are the mechanisms of your own: they are in {to / 'modfiles'}."
     return hint
 
@@ -199,7 +199,7 @@ def _hoc(to: Path, chosen: Chosen) -> str:
     name = hoc_name(model.cell)
     write_hoc(to / f"{name}.hoc", model.build_cell(), chosen.values)
     (to / model.morphology.name).write_bytes(model.morphology.content)
-    model.own.copy(model.mechanism_names, to / "modfiles")
+    model.user_mechanisms.copy(model.mechanism_names, to / "modfiles")
     conditions = model.conditions
     return (
         f'In it: nrnivmodl modfiles, then in NEURON load_file("{name}.hoc") and new {name}("."), at '

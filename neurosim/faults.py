@@ -22,9 +22,9 @@ def faults(error: ValidationError, model: type[BaseModel], whole: str = "the fil
         elif fault["type"] == "missing":
             lines.append(f"{place}: is missing")
         else:
-            told = fault["msg"].removeprefix("Value error, ")
+            message = fault["msg"].removeprefix("Value error, ")
             several = isinstance(fault["input"], dict)  # a rule between keys: the message names them
-            lines.append(f"{place}: {told}" if several else f"{place}: {told}, found {fault['input']!r}")
+            lines.append(f"{place}: {message}" if several else f"{place}: {message}, found {fault['input']!r}")
     return "; ".join(lines)
 
 

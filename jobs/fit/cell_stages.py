@@ -52,12 +52,12 @@ def write_best_model(subject: Subject, hall: "HallOfFameRows", store: "RunStore"
             subject.junction_potential_mV,
             sweeps,
             sections,
-            model.own.known,
+            model.user_mechanisms.known,
         )
         write_hoc(folder / "cell.hoc", model.build_cell(), values)
         for file in ("fit.json", "cell.hoc"):
             store.write_text(f"models/{subject.id}/{file}", (folder / file).read_text())
-    for name, text in model.own_used.sources.items():
+    for name, text in model.user_mechanisms_used.sources.items():
         store.write_text(f"models/{subject.id}/modfiles/{name}.mod", text)
 
 

@@ -156,7 +156,7 @@ class CellSubject:
             distributions=distributions,
             targets=self.targets[stage],
             accuracy=accuracy,
-            own=self.own_mechanisms,
+            user_mechanisms=self.own_mechanisms,
         )
 
 

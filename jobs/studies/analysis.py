@@ -26,7 +26,7 @@ from neurofleet.jobs.studies.study import FINDINGS, write_findings
 from neurofleet.neurosim.studies.cell_maps import LEAST_CELLS, decision_regions, gap_clusters, umap_map
 from neurofleet.neurosim.studies.class_comparisons import compare, side_by_side
 from neurofleet.neurosim.studies.dispersion import dispersion
-from neurofleet.neurosim.studies.model_table import of_cells, repeated_parameters, shared_parameters
+from neurofleet.neurosim.studies.model_table import repeated_parameters, shared_parameters, values_of_cells
 from neurofleet.neurosim.studies.random_forest import classify
 
 Tables = dict[str, "pd.DataFrame"]
@@ -81,7 +81,7 @@ def _tests(spec: AnalyseSpec, inputs: AnalysisInputs) -> Tables:
     for name, one in inputs.groupings.items():
         repeated = repeated_parameters(one.models)
         own = one.models.columns([key for key in one.models.parameters if key not in repeated])
-        values = of_cells(own, spec.unit)
+        values = values_of_cells(own, spec.unit)
         found = compare(values, one.classes.loc[values.index])
         tables.append(_labelled(found, name, "parameters", "models"))
         for family, sources in (("genes", inputs.expression), ("features", inputs.features)):

@@ -14,15 +14,15 @@ from neurofleet.errors import InputError, UsageError, did_you_mean
 from neurofleet.jobs.job_file import JobSpec, Name, Strict
 from neurofleet.neurosim.studies.cell_maps import LEAST_CELLS
 from neurofleet.neurosim.studies.class_comparisons import LINKS, Link, missing_genes
-from neurofleet.neurosim.studies.dispersion import undispersed
+from neurofleet.neurosim.studies.dispersion import reason_for_no_dispersion
 from neurofleet.neurosim.studies.model_table import (
     ModelTable,
-    classes_of,
+    class_of_rows,
+    column_as_text,
     join_models,
     read_models,
     read_table,
     shared_parameters,
-    text_of,
     with_ids,
 )
 from neurofleet.neurosim.studies.random_forest import refuse_small_classes
@@ -295,7 +295,7 @@ def _grouped(
     name: str, spec: GroupingSpec, table: "pd.DataFrame", source: str, models: "ModelTable", notes: list[str]
 ) -> GroupingModels:
     try:
-        told = classes_of(table, source, spec.column, spec.classes or {})
+        told = class_of_rows(table, source, spec.column, spec.classes or {})
         here = told.loc[np.unique(models.cells)]
         classes = here[here != ""]
         empty = sorted(set(told) - set(classes) - {""})
@@ -318,7 +318,7 @@ def _grouped(
             f"Grouping {name}: {len(shared)} parameters are shared by all of its cells; not in all cells, and"
             f" so in no distance, map or forest: {', '.join(absent)}."
         )
-    why = undispersed(mine.columns(shared), classes)
+    why = reason_for_no_dispersion(mine.columns(shared), classes)
     if why:
         notes.append(f"Grouping {name}: no dispersion: {why}")
     return GroupingModels(mine, classes, shared, forest, why is None)
@@ -348,7 +348,7 @@ def _features(
         if spec.column is not None or spec.classes is not None:
             classes[key] = _own_classes(table, told, spec.column, spec.classes, grouping, notes)
             continue
-        all_cells = classes_of(cells, source, grouping.column, grouping.classes or {})
+        all_cells = class_of_rows(cells, source, grouping.column, grouping.classes or {})
         classes[key] = pd.Series(all_cells.reindex(table.index).fillna("").to_numpy(), index=table.index)
         if (classes[key] == "").all():
             raise InputError(
@@ -381,10 +381,10 @@ def _own_classes(
         strange = [f"{name}{did_you_mean(name, names)}" for name in classes if name not in names]
         if strange:
             raise InputError(f"{told}: the grouping has no class {', '.join(strange)}, only {_some(names)}.")
-        return classes_of(table, told, column, classes)
+        return class_of_rows(table, told, column, classes)
     if not grouping.classes:
-        return text_of(table, told, str(column))
-    there = set(text_of(table, told, str(column)))
+        return column_as_text(table, told, str(column))
+    there = set(column_as_text(table, told, str(column)))
     own = {
         name: wanted for name, wanted in grouping.classes.items() if isinstance(wanted, list) and there & set(wanted)
     }
@@ -397,7 +397,7 @@ def _own_classes(
     absent = [name for name in grouping.classes if name not in own]
     if absent:
         notes.append(f"{told}: nothing of {', '.join(absent)}.")
-    return classes_of(table, told, column, own)
+    return class_of_rows(table, told, column, own)
 
 
 def _numbers(table: "pd.DataFrame", told: str, columns: list[str] | None) -> "pd.DataFrame":

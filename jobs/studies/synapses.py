@@ -187,7 +187,7 @@ def sites_table(synapsed: SynapseSubject, first: int, outcomes: Sequence[Outcome
             row = own | {
                 "reason": psp.fault,
                 "section": psp.site.section,
-                "wanted_um": psp.site.wanted_um,
+                "wanted_um": psp.site.requested_um,
                 "distance_um": psp.site.distance_um,
                 "baseline_mV": psp.baseline_mV,
             }

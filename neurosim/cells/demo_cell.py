@@ -181,8 +181,8 @@ def simulate_currents(
     warm = WarmEvaluator(demo_model(morphology).build_evaluator())
     responses = warm.responses([parameters[name] for name in warm.parameter_names], protocols)
     warm.close()
-    found = [responses[recording_name(name)] for name in protocols]
-    return [np.interp(time_ms, response["time"], response["voltage"]) for response in found]
+    recorded = [responses[recording_name(name)] for name in protocols]
+    return [np.interp(time_ms, response["time"], response["voltage"]) for response in recorded]
 
 
 def demo_model(morphology: Path) -> "FitModel":

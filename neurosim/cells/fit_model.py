@@ -60,7 +60,7 @@ class FitModel:
     targets : TargetSet
         Protocols and e-feature targets.
     accuracy : Accuracy
-    own : UserMechanisms
+    user_mechanisms : UserMechanisms
         Mechanisms that are the user's, not the project's.
     """
 
@@ -74,7 +74,7 @@ class FitModel:
     distributions: Mapping[str, str]
     targets: "TargetSet"
     accuracy: "Accuracy"
-    own: UserMechanisms = field(default_factory=UserMechanisms)
+    user_mechanisms: UserMechanisms = field(default_factory=UserMechanisms)
 
     def build_cell(self) -> Any:
         """Return the BluePyOpt ``CellModel``."""
@@ -86,7 +86,7 @@ class FitModel:
             self.free,
             self.fixed,
             self.conditions,
-            known=self.own.known,
+            known=self.user_mechanisms.known,
             distributions=self.distributions,
         )
 
@@ -94,7 +94,7 @@ class FitModel:
         """Return the BluePyOpt ``CellEvaluator`` of this stage (cold: as BluePyOpt itself would run it)."""
         from bluepyopt import ephys
 
-        self.own.load()
+        self.user_mechanisms.load()
         simulator = AccurateSimulator(self.accuracy, cvode_active=True)
         cell = self.build_cell()
         calculator = ephys.objectivescalculators.ObjectivesCalculator(self.objectives())
@@ -113,9 +113,9 @@ class FitModel:
         return {name for names in self.mechanisms.values() for name in names}
 
     @property
-    def own_used(self) -> UserMechanisms:
+    def user_mechanisms_used(self) -> UserMechanisms:
         """The user's mechanisms that it has."""
-        return self.own.only(self.mechanism_names)
+        return self.user_mechanisms.only(self.mechanism_names)
 
     def protocol(self, step: "StepProtocol") -> Any:
         """Return `step` as a BluePyOpt protocol that records the soma, and the axon where it is scored."""
@@ -149,7 +149,7 @@ class FitModel:
         """Return the BluePyOpt objectives, one for each target."""
         from bluepyopt import ephys
 
-        found = []
+        objectives = []
         scorings: dict[str, Any] = {}
         for target in self.targets.targets:
             step = self.targets.protocols[target.protocol]
@@ -187,8 +187,8 @@ class FitModel:
                     force_max_score=True,
                     max_score=MAX_SCORE,
                 )
-            found.append(ephys.objectives.SingletonObjective(target.objective, feature))
-        return found
+            objectives.append(ephys.objectives.SingletonObjective(target.objective, feature))
+        return objectives
 
     def _scores_ais(self, protocol: str) -> bool:
         return any(t.protocol == protocol and t.feature == AISInitiation.feature for t in self.targets.targets)

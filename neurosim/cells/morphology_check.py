@@ -34,11 +34,6 @@ class MorphologySummary:
     length_um: Mapping[str, float]
 
     @property
-    def has_axon(self) -> bool:
-        """Whether an axon was reconstructed."""
-        return self.n_sections["axon"] > 0
-
-    @property
     def has_apical(self) -> bool:
         """Whether there is an apical tree."""
         return self.n_sections["apic"] > 0

@@ -19,19 +19,19 @@ BY_DENDRITE = {
     "perisomatic": {"spiny": "perisomatic-f6", "aspiny": "perisomatic-f12"},
 }
 """Recipes of which the dendrite type chooses the channels."""
-HOW_TO_BRING = (
+HOW_TO_ADD_MECHANISMS = (
     " A mechanism of your own comes from its mod file: name the folder of it with `mechanisms:` in the job"
     " file, and the mechanism by its SUFFIX."
 )
 
 
-def _upright(bounds: tuple[float, float]) -> tuple[float, float]:
+def _check_order(bounds: tuple[float, float]) -> tuple[float, float]:
     if not bounds[0] < bounds[1]:
         raise ValueError(f"bounds are [low, high] with low < high, found {list(bounds)}")
     return bounds
 
 
-Bounds = Annotated[tuple[float, float], AfterValidator(_upright)]
+Bounds = Annotated[tuple[float, float], AfterValidator(_check_order)]
 
 
 class _Strict(BaseModel):
@@ -102,14 +102,14 @@ class Recipe(_Strict):
 
     def mechanisms_until(self, stage: int, has_apical: bool) -> dict[str, list[str]]:
         """Return section -> mechanisms of stage number `stage` with those of the stages before it."""
-        found: dict[str, list[str]] = {}
+        mechanisms: dict[str, list[str]] = {}
         for part in self.stages[: stage + 1]:
             for section, names in part.mechanisms.items():
                 if section == "apic" and not has_apical:
                     continue
-                here = found.setdefault(section, [])
-                here.extend(name for name in names if name not in here)
-        return found
+                names_there = mechanisms.setdefault(section, [])
+                names_there.extend(name for name in names if name not in names_there)
+        return mechanisms
 
     @property
     def mechanism_names(self) -> set[str]:
@@ -118,12 +118,12 @@ class Recipe(_Strict):
 
     def bounds_until(self, stage: int, has_apical: bool) -> dict[str, tuple[float, float]]:
         """Return full parameter name -> bounds, those of the stages before it first."""
-        found: dict[str, tuple[float, float]] = {}
+        all_bounds: dict[str, tuple[float, float]] = {}
         for part in self.stages[: stage + 1]:
             for name, section, bounds in part.bounds():
                 if section != "apic" or has_apical:
-                    found[f"{name}.{section}"] = bounds
-        return found
+                    all_bounds[f"{name}.{section}"] = bounds
+        return all_bounds
 
     def fixed_until(self, stage: int, has_apical: bool) -> dict[str, float]:
         """Return full parameter name -> value of the parameters that are not searched."""
@@ -205,7 +205,7 @@ def check_recipe_names(recipe: Recipe, source: str, known: "Mapping[str, Mechani
                     f"stage {stage.name}: parameter {name}.{section} needs the mechanism {owner} in {section}"
                 )
     if problems:
-        how = HOW_TO_BRING if unknown else ""
+        how = HOW_TO_ADD_MECHANISMS if unknown else ""
         raise InputError(f"{source}: " + "; ".join(dict.fromkeys(problems)) + "." + how)
 
 

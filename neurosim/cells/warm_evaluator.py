@@ -66,7 +66,7 @@ class IncompleteRun(Exception):
     """A simulation ended before its last time point without an error of its own."""
 
 
-def _kept_built(cell_model: Any) -> Any:
+def _built_once(cell_model: Any) -> Any:
     """Return a copy of `cell_model` that is built by the first ``instantiate`` and then stays built."""
     warm = copy.copy(cell_model)
 
@@ -87,19 +87,19 @@ def _kept_built(cell_model: Any) -> Any:
 
 def _within_budget(sim: Any, budget: StepBudget) -> Any:
     """Return a copy of `sim` whose ``run`` keeps the budget and makes sure that the end was reached."""
-    watched = copy.copy(sim)
+    limited = copy.copy(sim)
 
     def run(tstop: float | None = None, **options: Any) -> None:
         h = sim.neuron.h
         for _ in range(2):  # a run shorter than the one before it was seen to end early; its repeat is right
-            type(watched).run(watched, tstop, **options)
+            type(limited).run(limited, tstop, **options)
             budget.check()
             if h.t >= tstop - max(h.dt, 1e-6):
                 return
         raise IncompleteRun(f"the simulation stopped at {h.t:.3f} ms instead of {tstop:.3f} ms")
 
-    watched.run = run
-    return watched
+    limited.run = run
+    return limited
 
 
 def _cause(error: BaseException, kinds: tuple[type[BaseException], ...]) -> BaseException | None:
@@ -137,7 +137,7 @@ class WarmEvaluator:
         warm = copy.copy(evaluator)
         warm.isolate_protocols = False
         warm.timeout = None
-        warm.cell_model = _kept_built(evaluator.cell_model)
+        warm.cell_model = _built_once(evaluator.cell_model)
         warm.sim = _within_budget(evaluator.sim, self._budget)
         warm.fitness_calculator = copy.copy(evaluator.fitness_calculator)
         warm.fitness_calculator.objectives = [
@@ -208,9 +208,9 @@ class WarmEvaluator:
             return self._warm.run_protocols(chosen.values(), parameters)
         except Exception as error:
             self._release(parameters, chosen)
-            known = _cause(error, (BudgetExceeded, IncompleteRun))
-            if known is not None:
-                raise known from None
+            cause = _cause(error, (BudgetExceeded, IncompleteRun))
+            if cause is not None:
+                raise cause from None
             raise
 
     def evaluate(self, values: ArrayLike) -> np.ndarray:
@@ -293,10 +293,10 @@ class _Settings:
 
     def apply(self, feature: Any) -> None:
         """Set eFEL up as `feature` wants it."""
-        wanted = _settings_key(feature)
-        if wanted != self._current:
+        settings = _settings_key(feature)
+        if settings != self._current:
             feature._setup_efel()
-            self._current = wanted
+            self._current = settings
 
     def reset(self) -> None:
         """Leave eFEL with its defaults."""
@@ -353,8 +353,8 @@ class GroupedFeature:
     def calculate_feature(self, responses: Mapping[str, Any], raise_warnings: bool = False) -> float | None:
         """Return the mean of the feature's values; None when it has none."""
         values = self._group.values(responses)
-        found = None if values is None else values[self._feature.efel_feature_name]
-        return None if found is None or len(found) == 0 else np.mean(found)
+        feature_values = None if values is None else values[self._feature.efel_feature_name]
+        return None if feature_values is None or len(feature_values) == 0 else np.mean(feature_values)
 
     def calculate_score(self, responses: Mapping[str, Any], trace_check: bool = False) -> float:
         """Return the mean distance from the target in standard deviations, as eFEL's ``get_distance``."""
@@ -362,14 +362,14 @@ class GroupedFeature:
         if trace_check:
             return feature.calculate_score(responses, trace_check=True)
         values = self._group.values(responses)
-        found = None if values is None else values[feature.efel_feature_name]
-        if found is None or len(found) < 1:
+        feature_values = None if values is None else values[feature.efel_feature_name]
+        if feature_values is None or len(feature_values) < 1:
             score = feature.max_score
         else:
             score = 0.0
-            for value in found:
+            for value in feature_values:
                 score += abs(value - feature.exp_mean)
-            score = score / feature.exp_std / len(found)
+            score = score / feature.exp_std / len(feature_values)
             if score != score:
                 score = feature.max_score
         return min(score, feature.max_score) if feature.force_max_score else score

@@ -132,7 +132,7 @@ class AskTell(abc.ABC):
         best = [entry.parameters for entry in self.archive.entries[:n]]
         return np.array(best, np.float64).reshape(len(best), len(self.space))
 
-    def _check_told(self, parameters: np.ndarray, scores: np.ndarray) -> None:
+    def _check_results(self, parameters: np.ndarray, scores: np.ndarray) -> None:
         """Raise `ValueError` for scores (n, M) that are not those of parameters (n, P) inside the bounds."""
         if scores.ndim != 2 or len(scores) != len(parameters) or scores.shape[1] == 0:
             raise ValueError(f"told scores of shape {scores.shape}, expected ({len(parameters)}, objectives)")
@@ -224,7 +224,7 @@ class Strategy(AskTell):
         parameters, scores = np.array(parameters, np.float64), np.array(scores, np.float64)
         if parameters.shape != self._pending.shape:
             raise ValueError(f"told parameters of shape {parameters.shape}, asked {self._pending.shape}")
-        self._check_told(parameters, scores)
+        self._check_results(parameters, scores)
         self._pending = None
         self.archive.update(parameters, scores, self.generation)
         self.generation += 1

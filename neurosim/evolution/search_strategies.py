@@ -300,8 +300,8 @@ class SteadyStrategy(AskTell):
         self._population = SteadyPopulation(config.offspring_for(len(space)), len(space))
         self._lower, self._upper = [0.0] * len(space), [1.0] * len(space)
         self._polish: BasinSearch | None = None
-        self._polish_hears_from = 0
-        self._heard: list[tuple[np.ndarray, np.ndarray]] = []
+        self._first_of_polish_run = 0
+        self._waiting: list[tuple[np.ndarray, np.ndarray]] = []
 
     @property
     def phase(self) -> str:
@@ -342,7 +342,7 @@ class SteadyStrategy(AskTell):
         drawn = self.space.from_unit(np.array(uniform_genes(self._lower, self._upper, self._random)))
         return fill_missing(self._warm[number], drawn, self.space) if number < len(self._warm) else drawn
 
-    def tell(self, asked: int, parameters: np.ndarray, scores: np.ndarray) -> None:
+    def tell(self, number: int, parameters: np.ndarray, scores: np.ndarray) -> None:
         """Take in one result.
 
         Parameters
@@ -358,12 +358,12 @@ class SteadyStrategy(AskTell):
         ValueError
             An ask that was not made, scores that are not finite, or parameters outside the bounds.
         """
-        if not 0 <= asked < self.asked:
-            raise ValueError(f"told the result of ask {asked}; {self.asked} were made, counted from 0")
+        if not 0 <= number < self.asked:
+            raise ValueError(f"told the result of ask {number}; {self.asked} were made, counted from 0")
         parameters, scores = np.array(parameters, np.float64)[None], np.array(scores, np.float64)[None]
         if parameters.shape != (1, len(self.space)):
             raise ValueError(f"told parameters of shape {parameters.shape[1:]}, asked ({len(self.space)},)")
-        self._check_told(parameters, scores)
+        self._check_results(parameters, scores)
         self.archive.update(parameters, scores, self.evaluations)
         self.evaluations += 1
         unit = self.space.to_unit(parameters)
@@ -373,18 +373,18 @@ class SteadyStrategy(AskTell):
                 models = self.space.to_unit(self.candidates(self.archive.size))
                 size = self.config.polish_population_for(len(self.space))
                 self._polish = BasinSearch(models, self.config.polish_sigma, size, self._random)
-        elif asked >= self._polish_hears_from and not self._polish.exhausted:
-            self._tell_polish(self._polish, unit, bounded_cost(scores))
+        elif number >= self._first_of_polish_run and not self._polish.exhausted:
+            self._update_polish(self._polish, unit, bounded_cost(scores))
 
-    def _tell_polish(self, polish: BasinSearch, unit: np.ndarray, cost: np.ndarray) -> None:
-        self._heard.append((unit, cost))
-        if len(self._heard) < polish.population:
+    def _update_polish(self, polish: BasinSearch, unit: np.ndarray, cost: np.ndarray) -> None:
+        self._waiting.append((unit, cost))
+        if len(self._waiting) < polish.population:
             return
-        told, self._heard = self._heard, []
+        results, self._waiting = self._waiting, []
         runs = polish.runs
-        polish.tell(np.concatenate([unit for unit, _ in told]), np.concatenate([cost for _, cost in told]))
+        polish.tell(np.concatenate([unit for unit, _ in results]), np.concatenate([cost for _, cost in results]))
         if polish.runs > runs:  # what is still under way would draw the new run back into the basin it leaves
-            self._polish_hears_from = self.asked
+            self._first_of_polish_run = self.asked
 
 
 def make_strategy(

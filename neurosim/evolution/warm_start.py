@@ -49,9 +49,9 @@ def read_warm_start(path: str | Path, space: ParameterSpace, exclude_cell: str |
     """
     shared = _shared_models(_read_tables(str(path)), space)
     if not shared:
-        wanted = ", ".join(space.names[:4]) + (", …" if len(space) > 4 else "")
+        names = ", ".join(space.names[:4]) + (", …" if len(space) > 4 else "")
         raise InputError(
-            f"warm_start {path}: expected models with parameters of this stage ({wanted}), found none in "
+            f"warm_start {path}: expected models with parameters of this stage ({names}), found none in "
             "any of them; use a hall of fame of the same recipe."
         )
     others = _without_cell(shared, exclude_cell)
@@ -145,10 +145,10 @@ def _column(table: Any, *names: str) -> Any:
     )
 
 
-def same_cell(one: str, other: str) -> bool:
+def same_cell(cell: str, other_cell: str) -> bool:
     """Whether two ids mean one cell: equal, or naming the same specimen number."""
     number = rf"\d{{{_SPECIMEN_DIGITS},}}"
-    return one == other or bool(set(re.findall(number, one)) & set(re.findall(number, other)))
+    return cell == other_cell or bool(set(re.findall(number, cell)) & set(re.findall(number, other_cell)))
 
 
 def _read_tables(path: str) -> list[Any]:
@@ -175,10 +175,10 @@ def _read_tables(path: str) -> list[Any]:
             folder, _, name = info.path.rpartition("/")
             folders.setdefault(folder, []).append(name)
     if not folders:
-        found = "a folder without one" if kind == fs.FileType.Directory else "nothing there"
+        content = "a folder without one" if kind == fs.FileType.Directory else "nothing there"
         raise InputError(
             f"warm_start {path}: expected a Parquet file, or the folder of a run with its hall of fame "
-            f"(hall_of_fame/cell=ID/*.parquet), found {found}; check the path, or let that run finish first."
+            f"(hall_of_fame/cell=ID/*.parquet), found {content}; check the path, or let that run finish first."
         )
     tables = []
     for folder, names in sorted(folders.items()):

@@ -18,7 +18,6 @@ from neurofleet.neurosim.cells.morphology_check import check_morphology
 from neurofleet.neurosim.exchange.allen_fit import read_fit
 from neurofleet.neurosim.exchange.http_download import DownloadError, DownloadProgress, Origin, Web, looks_like
 
-ADDRESS = "https://api.brain-map.org"
 MANIFEST, METADATA = "manifest.json", "metadata.json"
 MODEL_TEMPLATES = {491455321: "all-active", 329230710: "perisomatic"}  # neuronal_model_template_id
 FIT_FILE_TYPE = "NeuronalModelParameters"
@@ -104,9 +103,9 @@ def find_specimen(web: Web, number: int, models: bool = False) -> Specimen:
         if metadata.get(key)
     ]
     if models:
-        found = _models(web, number)
-        metadata["neuronal_models"] = [{k: v for k, v in m.items() if k != "well_known_files"} for m in found]
-        files += [file for model in found for file in _fit_files(model)]
+        published = _models(web, number)
+        metadata["neuronal_models"] = [{k: v for k, v in m.items() if k != "well_known_files"} for m in published]
+        files += [file for model in published for file in _fit_files(model)]
     if not files:
         raise InputError(
             f"allen:{number}: expected a recording or a reconstruction, found a specimen "
@@ -121,19 +120,19 @@ def _rows(web: Web, model: str, criteria: str, include: str = "") -> list[Mappin
     answer = web.json(_QUERY + quote(query, safe=":,$'()[]"))
     rows = answer.get("msg") if isinstance(answer, dict) else None
     if not isinstance(rows, list) or not answer.get("success", True):
-        said = rows if isinstance(rows, str) else "something that is no answer to a query"
-        raise DownloadError(f"{web.address}: the database refuses the question after {model}: {said[:300]}.")
+        message = rows if isinstance(rows, str) else "something that is no answer to a query"
+        raise DownloadError(f"{web.address}: the database refuses the question after {model}: {message[:300]}.")
     return rows
 
 
 def _models(web: Web, number: int) -> list[Mapping[str, Any]]:
-    found = _rows(
+    rows = _rows(
         web,
         "NeuronalModel",
         f"[specimen_id$eq{number}]",
         "neuronal_model_template,well_known_files(well_known_file_type)",
     )
-    return [model for model in found if model.get("neuronal_model_template_id") in MODEL_TEMPLATES]
+    return [model for model in rows if model.get("neuronal_model_template_id") in MODEL_TEMPLATES]
 
 
 def _fit_files(model: Mapping[str, Any]) -> list[RemoteFile]:
@@ -192,8 +191,8 @@ class SpecimenFolder:
 
     def complete(self, models: bool) -> bool:
         """Return whether all that was asked for is here and as it was downloaded."""
-        wanted = self._manifest.get("complete") and (self._manifest.get("models") or not models)
-        return bool(wanted) and all(self.verified(name) for name in self._manifest["wanted"])
+        covered = self._manifest.get("complete") and (self._manifest.get("models") or not models)
+        return bool(covered) and all(self.verified(name) for name in self._manifest["wanted"])
 
     def verified(self, name: str) -> bool:
         """Return whether a file has the size and checksum it had when it was downloaded."""
@@ -282,9 +281,9 @@ class SpecimenFolder:
 
     def _read_manifest(self) -> dict[str, Any]:
         try:
-            found = json.loads((self.path / MANIFEST).read_text(encoding="utf-8"))
-            if isinstance(found["files"], dict):
-                return found
+            manifest = json.loads((self.path / MANIFEST).read_text(encoding="utf-8"))
+            if isinstance(manifest["files"], dict):
+                return manifest
         except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
             pass  # nothing is known of the files here: they are downloaded again
         return {"files": {}}

@@ -102,13 +102,13 @@ def _read_genome(genome: Sequence[Mapping[str, Any]]) -> tuple[dict[str, float],
 def _read_passive(passive: Mapping[str, Any], genome: Mapping[str, float]) -> dict[str, float]:
     """Return the passive parameters that the genome does not repeat by section, as all-active files do."""
     given = {name.rpartition(".")[0] for name in genome}
-    found = {}
+    parameters = {}
     for key, name in (("ra", "Ra"), ("e_pas", "e_pas")):
         if key in passive and name not in given:
-            found[f"{name}.all"] = float(passive[key])
+            parameters[f"{name}.all"] = float(passive[key])
     for entry in passive.get("cm", ()) if "cm" not in given else ():
-        found[f"cm.{entry['section']}"] = float(entry["cm"])
-    return found
+        parameters[f"cm.{entry['section']}"] = float(entry["cm"])
+    return parameters
 
 
 def _read_conditions(conditions: Mapping[str, Any]) -> tuple[Conditions, dict[str, float]]:

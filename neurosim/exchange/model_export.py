@@ -143,17 +143,17 @@ def write_sonata(
             junction_potential_mV,
             sweeps,
             sections,
-            model.own.known,
+            model.user_mechanisms.known,
         )
         (components / "morphologies" / "cell.swc").write_bytes(model.morphology.content)
-        model.own.copy(model.mechanism_names, components / "mechanisms" / "modfiles")
+        model.user_mechanisms.copy(model.mechanism_names, components / "mechanisms" / "modfiles")
         shutil.copyfile(Path(__file__).with_name("run_bionet.py"), folder / "run_bionet.py")
         (folder / "distributions.py").write_text(_distributions(distributions, sections))
         _write_nodes(folder / "network", processing)
         _write_json(folder / "circuit_config.json", _circuit())
         _write_json(folder / "simulation_config.json", _simulation(model, clamps, stop_ms, dt_ms))
-        own = "" if processing == "aibs_allactive" else ", defined in run_bionet.py"
-        readme = _README.format(cell=model.cell, axon=model.axon, processing=processing, own=own)
+        where_defined = "" if processing == "aibs_allactive" else ", defined in run_bionet.py"
+        readme = _README.format(cell=model.cell, axon=model.axon, processing=processing, own=where_defined)
         (folder / "README.txt").write_text(readme)
     except OSError as error:
         raise InputError(f"{folder}: cannot be written ({error.strerror}).") from error

@@ -24,7 +24,7 @@ class Ragged:
     n_rows: int
 
     @classmethod
-    def one_each(cls, value: np.ndarray, present: np.ndarray | None = None) -> "Ragged":
+    def one_per_row(cls, value: np.ndarray, present: np.ndarray | None = None) -> "Ragged":
         """Return one value for each row, or none for a row that is not `present`."""
         row = np.arange(len(value)) if present is None else np.flatnonzero(present)
         return cls(row, value[row], len(value))
@@ -55,23 +55,23 @@ class Ragged:
 
     def max(self) -> np.ndarray:
         """Return the largest value of each row, shape (n_rows,); -inf of a row without."""
-        found = np.full(self.n_rows, -np.inf)
-        np.maximum.at(found, self.row, self.value)
-        return found
+        largest = np.full(self.n_rows, -np.inf)
+        np.maximum.at(largest, self.row, self.value)
+        return largest
 
     def first(self, otherwise: float) -> np.ndarray:
         """Return the first value of each row, shape (n_rows,)."""
-        found = np.full(self.n_rows, otherwise, np.result_type(self.value, type(otherwise)))
-        has = self.count > 0
-        found[has] = self.value[self.begin[has]]
-        return found
+        firsts = np.full(self.n_rows, otherwise, np.result_type(self.value, type(otherwise)))
+        not_empty = self.count > 0
+        firsts[not_empty] = self.value[self.begin[not_empty]]
+        return firsts
 
     def at_rank(self, row: np.ndarray, rank: np.ndarray, otherwise: float) -> np.ndarray:
         """Return the values at places within rows, and `otherwise` beyond a row's end."""
-        found = np.full(len(row), otherwise, np.result_type(self.value, type(otherwise)))
-        has = rank < self.count[row]
-        found[has] = self.value[self.begin[row[has]] + rank[has]]
-        return found
+        values = np.full(len(row), otherwise, np.result_type(self.value, type(otherwise)))
+        there = rank < self.count[row]
+        values[there] = self.value[self.begin[row[there]] + rank[there]]
+        return values
 
     def differences(self) -> "Ragged":
         """Return each value minus the one before it in its row."""
@@ -329,17 +329,17 @@ def find_troughs(voltages: Voltages, peaks: Ragged) -> Ragged:
         within = sample < stop[open_, None]
         values = voltages.at(row[open_, None], np.minimum(sample, end - 1))
         known = np.where(within, values, -np.inf)
-        here, one, two = known[:, :-2], known[:, 1:-1], known[:, 2:]
-        turned = (one >= here) & (two >= here) & within[:, :-2]
+        current, next_, second_next = known[:, :-2], known[:, 1:-1], known[:, 2:]
+        turned = (next_ >= current) & (second_next >= current) & within[:, :-2]
         values = np.where(within, values, np.inf)[:, :-2]
         at = values.argmin(axis=1)
         value = values[np.arange(len(at)), at]
         lower = value < lowest[open_]
         lowest[open_[lower]] = value[lower]
         trough[open_[lower]] = (look[open_] + at)[lower]
-        found = turned.any(axis=1)
-        trough[open_[found]] = (look[open_] + turned.argmax(axis=1))[found]
-        open_ = open_[~found & within[:, -2]]
+        ended = turned.any(axis=1)
+        trough[open_[ended]] = (look[open_] + turned.argmax(axis=1))[ended]
+        open_ = open_[~ended & within[:, -2]]
         look[open_] += ahead
         ahead = min(2 * ahead, LONGEST_LOOK)
     troughs = Ragged(row, trough, len(voltages))
@@ -372,10 +372,10 @@ def find_onsets(voltages: Voltages, peaks: Ragged, troughs: Ragged, start_ms: fl
             calm &= steep[:, k : k + back]
         candidate = low + np.arange(back)
         calm &= (candidate >= earliest[open_, None]) & (candidate + reach <= len(grid))
-        found = calm.any(axis=1)
+        ended = calm.any(axis=1)
         latest = back - 1 - calm[:, ::-1].argmax(axis=1)
-        onset[open_[found]] = (low[:, 0] + latest + 1)[found]
-        open_ = open_[~found & (low[:, 0] > earliest[open_])]
+        onset[open_[ended]] = (low[:, 0] + latest + 1)[ended]
+        open_ = open_[~ended & (low[:, 0] > earliest[open_])]
         stop[open_] -= back
         back = min(2 * back, LONGEST_LOOK)
     return Ragged(peaks.row, onset, len(voltages)).where(onset >= 0)
@@ -490,7 +490,7 @@ class StepResponses:
             return Ragged(np.zeros(0, int), np.zeros(0), len(self.voltages))
         start = self.grid.first_at(begin)
         stop = int(np.searchsorted(self.grid.times_ms - end, PRECISION_MS))
-        return Ragged.one_each(self.voltages.mean_in_order(start, stop))
+        return Ragged.one_per_row(self.voltages.mean_in_order(start, stop))
 
     @cached_property
     def steady_state_voltage_stimend(self) -> Ragged:
@@ -498,7 +498,7 @@ class StepResponses:
         start, stop = self.grid.first_at(begin), self.grid.first_at(self.stop_ms)
         if stop == start:
             return Ragged(np.zeros(0, int), np.zeros(0), len(self.voltages))
-        return Ragged.one_each(self.voltages.mean_in_order(start, stop))
+        return Ragged.one_per_row(self.voltages.mean_in_order(start, stop))
 
     def times_ms(self, samples: Ragged) -> Ragged:
         """Return the times of samples."""
@@ -510,10 +510,10 @@ class StepResponses:
 
     def above_base(self, samples: Ragged) -> Ragged:
         """Return the voltages of samples less `voltage_base`; nothing where there is none."""
-        found, base = self.values_mV(samples), self.voltage_base
+        voltages, base = self.values_mV(samples), self.voltage_base
         if not len(base.row):
             return base
-        return Ragged(found.row, found.value - base.value[found.row], found.n_rows)
+        return Ragged(voltages.row, voltages.value - base.value[voltages.row], voltages.n_rows)
 
 
 def _voltage_after_stim(step: StepResponses) -> Ragged:
@@ -521,14 +521,14 @@ def _voltage_after_stim(step: StepResponses) -> Ragged:
     rest = grid.times_ms[-1] - stop
     last = int(np.searchsorted(grid.times_ms, stop + rest * 0.75, "right"))
     start, end = grid.first_at(stop + rest * 0.25), min(last + 1, len(grid))
-    return Ragged.one_each(step.voltages.mean(start, end))
+    return Ragged.one_per_row(step.voltages.mean(start, end))
 
 
 def _steady_state_voltage(step: StepResponses) -> Ragged:
     start = int(np.searchsorted(step.grid.times_ms, step.stop_ms, "right"))
     if start == len(step.grid):
-        return Ragged.one_each(np.full(len(step.voltages), np.nan))
-    return Ragged.one_each(step.voltages.mean(start, len(step.grid)))
+        return Ragged.one_per_row(np.full(len(step.voltages), np.nan))
+    return Ragged.one_per_row(step.voltages.mean(start, len(step.grid)))
 
 
 def _mean_frequency(step: StepResponses) -> Ragged:
@@ -537,12 +537,12 @@ def _mean_frequency(step: StepResponses) -> Ragged:
     last = np.maximum(inside.max(), 0.0)
     past = last - step.start_ms
     with np.errstate(divide="ignore", invalid="ignore"):
-        return Ragged.one_each(inside.count * 1000 / past, (times.count > 0) & (past != 0))
+        return Ragged.one_per_row(inside.count * 1000 / past, (times.count > 0) & (past != 0))
 
 
 def _time_to_first_spike(step: StepResponses) -> Ragged:
     first = step.peak_times_ms.first(np.nan)
-    return Ragged.one_each(first - step.start_ms, step.peaks.count > 0)
+    return Ragged.one_per_row(first - step.start_ms, step.peaks.count > 0)
 
 
 def _isi_cv(step: StepResponses) -> Ragged:
@@ -553,7 +553,7 @@ def _isi_cv(step: StepResponses) -> Ragged:
         mean = intervals.sum() / count
         squares = Ragged(intervals.row, (intervals.value - mean[intervals.row]) ** 2, intervals.n_rows)
         cv = np.sqrt(squares.sum() / (count - 1)) / mean
-    return Ragged.one_each(cv, count >= 2)
+    return Ragged.one_per_row(cv, count >= 2)
 
 
 def _adaptation_index2(step: StepResponses) -> Ragged:
@@ -561,10 +561,10 @@ def _adaptation_index2(step: StepResponses) -> Ragged:
     inside = times.where((times.value >= step.start_ms) & (times.value <= step.stop_ms))
     intervals = inside.where(inside.rank > 0).differences()
     within = intervals.row[1:] == intervals.row[:-1]
-    one, two = intervals.value[:-1][within], intervals.value[1:][within]
-    index = Ragged(intervals.row[1:][within], (two - one) / (two + one), intervals.n_rows)
+    first, second = intervals.value[:-1][within], intervals.value[1:][within]
+    index = Ragged(intervals.row[1:][within], (second - first) / (second + first), intervals.n_rows)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return Ragged.one_each(index.sum() / index.count, inside.count >= 4)
+        return Ragged.one_per_row(index.sum() / index.count, inside.count >= 4)
 
 
 def _ap_width(step: StepResponses) -> Ragged:
@@ -588,14 +588,14 @@ def _ap_width(step: StepResponses) -> Ragged:
 
 def _depol_block(step: StepResponses) -> Ragged:
     free = not_blocked(step.voltages, step.onsets, step.start_ms, step.stop_ms)
-    return Ragged.one_each(np.ones(len(step.voltages)), free)
+    return Ragged.one_per_row(np.ones(len(step.voltages)), free)
 
 
 def _voltage_deflection_vb_ssse(step: StepResponses) -> Ragged:
     steady, base = step.steady_state_voltage_stimend, step.voltage_base
     if not (len(steady.row) and len(base.row)):
         return Ragged(np.zeros(0, int), np.zeros(0), len(step.voltages))
-    return Ragged.one_each(steady.value - base.value)
+    return Ragged.one_per_row(steady.value - base.value)
 
 
 def _sag_amplitude(step: StepResponses) -> Ragged:
@@ -604,7 +604,7 @@ def _sag_amplitude(step: StepResponses) -> Ragged:
         return deflection
     window = step.voltages.window(step.grid.first_at(step.start_ms), step.grid.first_at(step.stop_ms))
     sag = step.steady_state_voltage_stimend.value - window.min(axis=1)
-    return Ragged.one_each(sag, deflection.value <= 0)
+    return Ragged.one_per_row(sag, deflection.value <= 0)
 
 
 def _decay_time_constant_after_stim(step: StepResponses) -> Ragged:
@@ -621,7 +621,7 @@ def _decay_time_constant_after_stim(step: StepResponses) -> Ragged:
         sum_x, sum_xx = np.cumsum(x)[-1], np.cumsum(x * x)[-1]
         sum_y, sum_xy = np.cumsum(y, axis=1)[:, -1], np.cumsum(x * y, axis=1)[:, -1]
         slope = (len(x) * sum_xy - sum_x * sum_y) / (len(x) * sum_xx - sum_x * sum_x)
-        return Ragged.one_each(np.abs(-1.0 / slope))
+        return Ragged.one_per_row(np.abs(-1.0 / slope))
 
 
 FEATURES: dict[str, Callable[[StepResponses], Ragged]] = {
@@ -632,7 +632,7 @@ FEATURES: dict[str, Callable[[StepResponses], Ragged]] = {
     "voltage_deflection_vb_ssse": _voltage_deflection_vb_ssse,
     "sag_amplitude": _sag_amplitude,
     "decay_time_constant_after_stim": _decay_time_constant_after_stim,
-    "Spikecount": lambda step: Ragged.one_each(step.peaks.count.astype(float)),
+    "Spikecount": lambda step: Ragged.one_per_row(step.peaks.count.astype(float)),
     "mean_frequency": _mean_frequency,
     "time_to_first_spike": _time_to_first_spike,
     "ISI_CV": _isi_cv,
@@ -648,6 +648,6 @@ def spikes_begin_in_axon(soma: StepResponses, axon: StepResponses) -> Ragged:
     """Return 1 for each individual whose spikes all begin in the axon no later than in the soma."""
     at_soma, at_axon = soma.times_ms(soma.onsets), axon.times_ms(axon.onsets)
     same = (at_soma.count == at_axon.count) & (at_soma.count > 0)
-    ours, theirs = at_soma.where(same[at_soma.row]), at_axon.where(same[at_axon.row])
-    late = Ragged(ours.row, (theirs.value > ours.value).astype(float), ours.n_rows).sum()
-    return Ragged.one_each(np.ones(len(same)), same & (late == 0))
+    somatic, axonal = at_soma.where(same[at_soma.row]), at_axon.where(same[at_axon.row])
+    late = Ragged(somatic.row, (axonal.value > somatic.value).astype(float), somatic.n_rows).sum()
+    return Ragged.one_per_row(np.ones(len(same)), same & (late == 0))

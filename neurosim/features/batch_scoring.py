@@ -19,7 +19,7 @@ from neurofleet.neurosim.features.batch_features import (
 from neurofleet.neurosim.features.bluepyopt_efeatures import AISInitiation
 from neurofleet.neurosim.features.step_protocols import AIS_FEATURE, SPIKE_THRESHOLD_MV
 
-OWN_SETTINGS = ("interp_step", "stimulus_current", "double_settings", "int_settings", "string_settings")
+SETTINGS_OF_ITS_OWN = ("interp_step", "stimulus_current", "double_settings", "int_settings", "string_settings")
 
 
 class RecordedTogether:
@@ -83,7 +83,7 @@ class BatchObjective:
     limited: bool
 
     @classmethod
-    def of(cls, feature: Any, protocols: Iterable[str]) -> "BatchObjective | None":
+    def from_feature(cls, feature: Any, protocols: Iterable[str]) -> "BatchObjective | None":
         """Return what a feature of BluePyOpt's is here; None for one that only eFEL can calculate."""
         from bluepyopt.ephys.efeatures import eFELFeature
 
@@ -98,7 +98,7 @@ class BatchObjective:
             if (
                 protocol is None
                 or len(feature.recording_names) > 1
-                or any(getattr(feature, setting) for setting in OWN_SETTINGS)
+                or any(getattr(feature, setting) for setting in SETTINGS_OF_ITS_OWN)
             ):
                 return None
             name, axon_threshold = feature.efel_feature_name, SPIKE_THRESHOLD_MV
@@ -130,16 +130,20 @@ class BatchObjective:
         steps = [recorded.step(SOMA, self.window_ms, self.threshold_mV)]
         if self.feature == AIS_FEATURE:
             steps.append(recorded.step(AIS, self.window_ms, self.axon_threshold_mV))
-        found = [step for step in steps if step is not None]
-        if len(found) < len(steps):
+        recorded_steps = [step for step in steps if step is not None]
+        if len(recorded_steps) < len(steps):
             return np.full(len(recorded), float(self.max_score))
-        values = spikes_begin_in_axon(*found) if len(found) == 2 else FEATURES[self.feature](found[0])
+        values = (
+            spikes_begin_in_axon(*recorded_steps)
+            if len(recorded_steps) == 2
+            else FEATURES[self.feature](recorded_steps[0])
+        )
         distance = Ragged(values.row, np.abs(values.value - self.mean), values.n_rows)
         with np.errstate(divide="ignore", invalid="ignore"):
             scores = distance.sum() / self.std / distance.count
         scores[np.isnan(scores)] = self.max_score
         scores = np.minimum(scores, self.max_score) if self.limited else scores
-        scores[np.logical_or.reduce([step.undecided for step in found])] = np.nan
+        scores[np.logical_or.reduce([step.undecided for step in recorded_steps])] = np.nan
         return scores
 
 
@@ -176,7 +180,8 @@ class BatchScoring:
     def __init__(self, model: "FitModel") -> None:
         self._objectives = model.objectives()
         self._batch = [
-            BatchObjective.of(objective.features[0], model.targets.protocols) for objective in self._objectives
+            BatchObjective.from_feature(objective.features[0], model.targets.protocols)
+            for objective in self._objectives
         ]
         self._one_by_one: dict[tuple[int, ...], _OneByOne] = {}
         self.objective_names = tuple(objective.name for objective in self._objectives)
@@ -195,9 +200,9 @@ class BatchScoring:
         ndarray, shape (n, M)
             In standard deviations; 0 for individuals that are not ok.
         """
-        found = np.zeros((len(ok), len(self._objectives)))
+        scores = np.zeros((len(ok), len(self._objectives)))
         rows = np.flatnonzero(ok)
-        found[rows] = np.nan
+        scores[rows] = np.nan
         for protocol, run in runs.items():
             grid = TimeGrid(run.times_ms)
             together = {
@@ -210,11 +215,11 @@ class BatchScoring:
                 chosen = rows[begin : begin + at_once]
                 recorded = RecordedTogether(grid, run.soma_mV, run.axon_mV, chosen)
                 for j, objective in together.items():
-                    found[chosen, j] = objective.scores(recorded)
-        left = np.isnan(found)
+                    scores[chosen, j] = objective.scores(recorded)
+        left = np.isnan(scores)
         for i in np.flatnonzero(left.any(axis=1)):
-            found[i, left[i]] = self._alone(left[i]).scores(runs, int(i))
-        return found
+            scores[i, left[i]] = self._alone(left[i]).scores(runs, int(i))
+        return scores
 
     def _alone(self, chosen: np.ndarray) -> "_OneByOne":
         key = tuple(np.flatnonzero(chosen).tolist())
@@ -234,18 +239,18 @@ class _OneByOne:
         """Return the scores of the i-th individual."""
         responses = _responses(runs, i)
         self._groups.calculate(responses)
-        found = [feature.calculate_score(responses) for feature in self._features]
+        scores = [feature.calculate_score(responses) for feature in self._features]
         self._groups.forget()
-        return found
+        return scores
 
 
 def _responses(runs: Mapping[str, VoltageRun], i: int) -> dict[str, Any]:
     from bluepyopt.ephys.responses import TimeVoltageResponse
 
-    found = {}
+    responses = {}
     for protocol, run in runs.items():
         for place, voltage in ((SOMA, run.soma_mV), (AIS, run.axon_mV)):
             if voltage is not None:
                 name = recording_name(protocol, place)
-                found[name] = TimeVoltageResponse(name, run.times_ms, voltage[i])
-    return found
+                responses[name] = TimeVoltageResponse(name, run.times_ms, voltage[i])
+    return responses

@@ -11,7 +11,7 @@ from neurofleet.neurosim.features.perisomatic_features import (
     Spikes,
     baseline_mV,
     even,
-    features_of,
+    features_from_spikes,
     find_spikes,
 )
 from neurofleet.neurosim.features.step_protocols import (
@@ -121,15 +121,17 @@ BLOCK_ABOVE_MV, BLOCK_BELOW_MV, BLOCK_MS = -50.0, -75.0, 50.0
 
 def step_scoring(step: StepProtocol, recording: str, targets: TargetSet) -> "StepScoring":
     """Return how the targets of one step are scored; `recording` names the voltage at the soma there."""
-    own = {t.feature: (t.mean, t.std) for t in targets.targets if t.protocol == step.name and t.feature in MINIMUM_STD}
+    scored_features = {
+        t.feature: (t.mean, t.std) for t in targets.targets if t.protocol == step.name and t.feature in MINIMUM_STD
+    }
     check = targets.protocols.get(BLOCK_CHECK)
     scored = any(target.protocol == BLOCK_CHECK for target in targets.targets)
     rests = step.duration_ms - step.stop_ms >= step.start_ms - 1e-6
     if check is None or scored:
-        return StepScoring(recording, step.start_ms, step.stop_ms, own, comes_to_rest=rests)
+        return StepScoring(recording, step.start_ms, step.stop_ms, scored_features, comes_to_rest=rests)
     blocked = recording.replace(step.name, BLOCK_CHECK, 1)
     about = (blocked, check.start_ms, check.stop_ms)
-    return StepScoring(recording, step.start_ms, step.stop_ms, own, *about, comes_to_rest=rests)
+    return StepScoring(recording, step.start_ms, step.stop_ms, scored_features, *about, comes_to_rest=rests)
 
 
 class StepScoring:
@@ -198,7 +200,7 @@ class StepScoring:
         times, volts = _arrays(response)
         spikes = find_spikes(times, volts, self.start_ms, self.stop_ms)
         rest_mV = baseline_mV(times, volts, self.start_ms)
-        self._values = features_of(spikes, rest_mV, self.start_ms, self.stop_ms)
+        self._values = features_from_spikes(spikes, rest_mV, self.start_ms, self.stop_ms)
         if self._has_failed(times, volts, spikes, rest_mV):
             self._penalty = failed_penalty(times, volts, self.start_ms, self.stop_ms)
         elif self.block_recording is not None and self._mean_distance() < BLOCKED_PENALTY:
@@ -228,8 +230,8 @@ def has_two_kinds(peaks_mV: np.ndarray, mean_mV: float, std_mV: float) -> bool:
 
     The 2018 code has the first condition alone, which also fails models whose mean is exactly right.
     """
-    each = float(np.abs(peaks_mV - mean_mV).mean())
-    return each > std_mV and each > BIMODAL * abs(float(peaks_mV.mean()) - mean_mV)
+    mean_distance = float(np.abs(peaks_mV - mean_mV).mean())
+    return mean_distance > std_mV and mean_distance > BIMODAL * abs(float(peaks_mV.mean()) - mean_mV)
 
 
 def failed_penalty(times: np.ndarray, volts: np.ndarray, start_ms: float, stop_ms: float) -> float:

@@ -68,19 +68,19 @@ def find_spikes(time_ms: np.ndarray, voltage_mV: np.ndarray, start_ms: float, st
         return _table([])
     slope = _slope(times, volts, LIGHT_FILTER_HZ)
     calm = _slope(times, volts, HEAVY_FILTER_HZ)
-    found = _candidates(times, volts, slope)
-    if not found:
+    candidates = _candidates(times, volts, slope)
+    if not candidates:
         return _table([])
-    upstrokes = [begin + int(slope[begin : peak + 1].argmax()) for begin, peak in found]
+    upstrokes = [begin + int(slope[begin : peak + 1].argmax()) for begin, peak in candidates]
     level = THRESHOLD_OF_UPSTROKE * float(slope[upstrokes].mean())
     starts = []
     for i, upstroke in enumerate(upstrokes):
-        low = found[i - 1][1] if i else 0
+        low = candidates[i - 1][1] if i else 0
         below = np.flatnonzero(slope[low:upstroke] <= level)
-        starts.append(low + int(below[-1]) if below.size else found[i][0])
+        starts.append(low + int(below[-1]) if below.size else candidates[i][0])
     rows = []
-    for i, (start, (_, peak)) in enumerate(zip(starts, found, strict=True)):
-        last = i == len(found) - 1
+    for i, (start, (_, peak)) in enumerate(zip(starts, candidates, strict=True)):
+        last = i == len(candidates) - 1
         rows.append(_spike(times, volts, calm, start, peak, None if last else starts[i + 1]))
     return _table(rows)
 
@@ -101,7 +101,7 @@ def _candidates(times: np.ndarray, volts: np.ndarray, slope: np.ndarray) -> list
     steep = slope >= DETECTION_MV_PER_MS
     begins = np.flatnonzero(steep[1:] & ~steep[:-1]) + 1
     apart = [b for k, b in enumerate(begins) if k == 0 or (slope[begins[k - 1] : b] < 0).any()]
-    found = []
+    candidates = []
     for k, begin in enumerate(apart):
         end = apart[k + 1] if k + 1 < len(apart) else times.size
         peak = int(begin) + int(volts[begin:end].argmax())
@@ -111,8 +111,8 @@ def _candidates(times: np.ndarray, volts: np.ndarray, slope: np.ndarray) -> list
             and volts[peak] - volts[begin] >= LEAST_HEIGHT_MV
             and times[peak] - times[begin] <= LONGEST_RISE_MS
         ):
-            found.append((int(begin), peak))
-    return found
+            candidates.append((int(begin), peak))
+    return candidates
 
 
 def _spike(
@@ -222,10 +222,10 @@ def step_features(time_ms: np.ndarray, voltage_mV: np.ndarray, start_ms: float, 
         over the spikes that have them.
     """
     spikes = find_spikes(time_ms, voltage_mV, start_ms, stop_ms)
-    return features_of(spikes, baseline_mV(time_ms, voltage_mV, start_ms), start_ms, stop_ms)
+    return features_from_spikes(spikes, baseline_mV(time_ms, voltage_mV, start_ms), start_ms, stop_ms)
 
 
-def features_of(spikes: Spikes, rest_mV: float, start_ms: float, stop_ms: float) -> dict[str, float]:
+def features_from_spikes(spikes: Spikes, rest_mV: float, start_ms: float, stop_ms: float) -> dict[str, float]:
     """Return all e-features of a response whose spikes and resting potential are known."""
     times = spikes.threshold_ms
     intervals = np.diff(times)
@@ -284,5 +284,5 @@ def target_statistics(name: str, values: Sequence[np.ndarray]) -> tuple[float, f
 
 
 def _mean(values: np.ndarray) -> float:
-    found = values[np.isfinite(values)]
-    return float(found.mean()) if found.size else float("nan")
+    finite = values[np.isfinite(values)]
+    return float(finite.mean()) if finite.size else float("nan")

@@ -26,7 +26,7 @@ def read_bounds(folder: Path) -> dict[str, tuple[float, float]]:
         return {}
     try:
         rows = json.loads(path.read_text())
-        found = {
+        all_bounds = {
             f"{row['param_name']}.{SECTION_OF_LIST[row['sectionlist']]}": tuple(map(float, row["bounds"]))
             for row in rows
             if "bounds" in row
@@ -36,10 +36,10 @@ def read_bounds(folder: Path) -> dict[str, tuple[float, float]]:
             f"{path}: expected a list of {{param_name, sectionlist, bounds}}, found something else "
             f"({error!r}). Mend the file, or remove it to use the recipe's bounds."
         ) from error
-    for name, bounds in found.items():
+    for name, bounds in all_bounds.items():
         if len(bounds) != 2 or not bounds[0] < bounds[1]:
             raise InputError(f"{path}: {name}: bounds are [low, high] with low < high, found {list(bounds)}.")
-    return found  # type: ignore[return-value]
+    return all_bounds  # type: ignore[return-value]
 
 
 def read_targets(folder: Path | str) -> TargetSet:
@@ -87,8 +87,8 @@ def _targets(protocol: StepProtocol, locations: Any, path: Path) -> list[Feature
     import efel
 
     if not isinstance(locations, Mapping) or set(locations) != {"soma"}:
-        found = ", ".join(locations) if isinstance(locations, Mapping) else repr(locations)
-        raise InputError(f"{path}: {protocol.name}: expected targets at the location soma alone, found {found}.")
+        names = ", ".join(locations) if isinstance(locations, Mapping) else repr(locations)
+        raise InputError(f"{path}: {protocol.name}: expected targets at the location soma alone, found {names}.")
     if not isinstance(locations["soma"], Mapping):
         raise InputError(f"{path}: {protocol.name}.soma: expected features with [mean, std] each.")
     known = [*efel.get_feature_names(), AIS_FEATURE]
@@ -148,5 +148,5 @@ def _protocol(name: str, content: Any, path: Path) -> StepProtocol:
 
 
 def _sweep_numbers(file_names: Any) -> tuple[int, ...]:
-    found = (re.search(r"_(\d+)\.\w+$", str(name)) for name in file_names)
-    return tuple(int(match[1]) for match in found if match)
+    matches = (re.search(r"_(\d+)\.\w+$", str(name)) for name in file_names)
+    return tuple(int(match[1]) for match in matches if match)

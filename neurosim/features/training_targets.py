@@ -83,11 +83,11 @@ def recorded_features(
     """
     import efel
 
-    sweeps, others = list(sweeps), [name for name in names if name not in MINIMUM_STD]
-    own = {}
-    if len(others) < len(names):
+    sweeps, efel_names = list(sweeps), [name for name in names if name not in MINIMUM_STD]
+    perisomatic = {}
+    if len(efel_names) < len(names):
         read = [sweep_features(protocol, sweep) for sweep in sweeps]
-        own = {name: [_finite(np.array([one[name]])) for one in read] for name in MINIMUM_STD}
+        perisomatic = {name: [_finite(np.array([features[name]])) for features in read] for name in MINIMUM_STD}
     traces = []
     for sweep in sweeps:
         time_ms, voltage_mV = protocol.align(sweep)
@@ -101,15 +101,18 @@ def recorded_features(
         )
     efel.reset()
     efel.set_setting("Threshold", spike_threshold_mV)
-    found = efel.get_feature_values(traces, others, raise_warnings=False) if others else []
+    efel_values = efel.get_feature_values(traces, efel_names, raise_warnings=False) if efel_names else []
     efel.reset()
-    return {name: own[name] if name in own else [_finite(one[name]) for one in found] for name in names}
+    return {
+        name: perisomatic[name] if name in perisomatic else [_finite(features[name]) for features in efel_values]
+        for name in names
+    }
 
 
 def _finite(values: np.ndarray | None) -> np.ndarray:
     """Finite values; eFEL gives None for a missing feature, and NaN where a fit within it failed."""
-    found = np.asarray([] if values is None else values, dtype=float)
-    return found[np.isfinite(found)]
+    numbers = np.asarray([] if values is None else values, dtype=float)
+    return numbers[np.isfinite(numbers)]
 
 
 def feature_statistics(values: Sequence[np.ndarray]) -> tuple[float, float, int]:
@@ -160,7 +163,7 @@ class TargetExtraction:
                 supported.append(name)
         values = recorded_features(protocol, sweeps, supported)
         for name in supported:
-            if sum(one.size for one in values[name]) == 0:
+            if sum(sweep_values.size for sweep_values in values[name]) == 0:
                 self._missing.setdefault(name, []).append(protocol.name)
                 continue
             if name in MINIMUM_STD:
@@ -411,14 +414,14 @@ def perisomatic_targets(recording: Recording, features: Sequence[str], *, block_
     protocol = replace(step, duration_ms=max(step.duration_ms, step.stop_ms + tail_ms))
     extraction = TargetExtraction(recording.path)
     extraction.add(protocol, chosen.sweeps, features)
-    found = extraction.target_set()
+    targets = extraction.target_set()
     if not block_check:
-        return found
+        return targets
     strongest_nA = max(sweep.amplitude_nA for sweep in recording.sweeps)
     if strongest_nA <= step.amplitude_nA + ROUNDING_NA:
         strongest_nA = step.amplitude_nA + PERISOMATIC_BLOCK_CHECK_ABOVE_NA
     check = replace(protocol, name=BLOCK_CHECK, amplitude_nA=strongest_nA, sweeps=())
-    return replace(found, protocols=found.protocols | {BLOCK_CHECK: check})
+    return replace(targets, protocols=targets.protocols | {BLOCK_CHECK: check})
 
 
 def check_perisomatic_names(features: Sequence[str]) -> None:
@@ -446,7 +449,7 @@ def choose_step(recording: Recording) -> ChosenStep:
         for protocol, sweeps in group_sweeps(recording)
         if protocol.amplitude_nA > 0
     ]
-    spiking = [protocol.amplitude_nA for protocol, found, _ in read if any(len(s) for s in found)]
+    spiking = [protocol.amplitude_nA for protocol, spikes_of_sweeps, _ in read if any(len(s) for s in spikes_of_sweeps)]
     if not spiking:
         raise InputError(
             f"{recording.path}: a perisomatic fit needs a depolarising step with spikes, but none of the "
@@ -454,14 +457,14 @@ def choose_step(recording: Recording) -> ChosenStep:
         )
     rheobase_nA = min(spiking)
     chosen, cv, faults = None, np.inf, []
-    for protocol, found, sweeps in read:
+    for protocol, spikes_of_sweeps, sweeps in read:
         if protocol.amplitude_nA < rheobase_nA + ABOVE_RHEOBASE_NA - ROUNDING_NA:
             continue
-        told = [sweep_fault(spikes, protocol.start_ms, protocol.stop_ms) for spikes in found]
-        kept = [i for i, fault in enumerate(told) if not fault]
-        faults += [f"sweep {s.number} {fault}" for s, fault in zip(sweeps, told, strict=True) if fault]
+        sweep_faults = [sweep_fault(spikes, protocol.start_ms, protocol.stop_ms) for spikes in spikes_of_sweeps]
+        kept = [i for i, fault in enumerate(sweep_faults) if not fault]
+        faults += [f"sweep {s.number} {fault}" for s, fault in zip(sweeps, sweep_faults, strict=True) if fault]
         features = [sweep_features(protocol, sweeps[i]) for i in kept]
-        values = [one["isi_cv"] for one in features]
+        values = [features_of_sweep["isi_cv"] for features_of_sweep in features]
         if kept and cv >= REGULAR_CV and max(values) < (1 - MORE_REGULAR_BY) * cv:
             chosen = ChosenStep(
                 replace(protocol, sweeps=tuple(sweeps[i].number for i in kept)),
@@ -506,7 +509,7 @@ def fit_note(recording: Recording, dendrite: str, recipe: str) -> str:
     rate_Hz = min(sweep.sampling_rate_Hz for sweep in chosen.sweeps)
     if rate_Hz < LOWEST_RATE_HZ["width"]:
         return f"spike width cannot be read at {rate_Hz / 1000:g} kHz: the dendrite alone chose {recipe}"
-    width_ms = float(np.nanmean([found["width"] for found in chosen.features]))
+    width_ms = float(np.nanmean([features["width"] for features in chosen.features]))
     both = width_ms < WIDE_MS if dendrite == "spiny" else width_ms > WIDE_MS
     if not both:
         return ""

@@ -101,35 +101,35 @@ def parse_mechanism(text: str) -> Mechanism | None:
 
 def _declarations(text: str) -> list[tuple[str, list[str]]]:
     """Return the keywords of the NEURON block, each with the words that follow it."""
-    found: list[tuple[str, list[str]]] = []
+    declarations: list[tuple[str, list[str]]] = []
     for word in re.findall(r"\w+", _block(text, "NEURON")):
         if word in NEURON_KEYWORDS:
-            found.append((word, []))
-        elif found:
-            found[-1][1].append(word)
-    return found
+            declarations.append((word, []))
+        elif declarations:
+            declarations[-1][1].append(word)
+    return declarations
 
 
 def _block(text: str, keyword: str) -> str:
     """Return what stands between the braces of the block `keyword`."""
-    found = re.search(rf"\b{keyword}\s*\{{(.*?)\}}", text, flags=re.DOTALL)
-    return found.group(1) if found else ""
+    match = re.search(rf"\b{keyword}\s*\{{(.*?)\}}", text, flags=re.DOTALL)
+    return match.group(1) if match else ""
 
 
 def describe(paths: Iterable[Path]) -> dict[str, Mechanism]:
     """Return name -> `Mechanism` of NMODL files, no name twice."""
-    found: dict[str, Mechanism] = {}
+    mechanisms: dict[str, Mechanism] = {}
     for path in paths:
         mechanism = read_mechanism(path)
-        if mechanism.name in found:
+        if mechanism.name in mechanisms:
             raise InputError(f"{path}: expected a SUFFIX of its own, but another file declares {mechanism.name} too.")
-        found[mechanism.name] = mechanism
-    return found
+        mechanisms[mechanism.name] = mechanism
+    return mechanisms
 
 
-OWN_SOURCES: tuple[Path, ...] = tuple(sorted(MOD_FOLDER.glob("*.mod")))
+PROJECT_SOURCES: tuple[Path, ...] = tuple(sorted(MOD_FOLDER.glob("*.mod")))
 BUILT_INTO_NEURON = (
     Mechanism("pas", {"g": 1e-3, "e": -70.0}),
     Mechanism("hh", {"gnabar": 0.12, "gkbar": 0.036, "gl": 3e-4, "el": -54.3}, ("na", "k"), ("na", "k")),
 )
-MECHANISMS: dict[str, Mechanism] = {m.name: m for m in BUILT_INTO_NEURON} | describe(OWN_SOURCES)
+MECHANISMS: dict[str, Mechanism] = {m.name: m for m in BUILT_INTO_NEURON} | describe(PROJECT_SOURCES)

@@ -21,7 +21,7 @@ from neurofleet.errors import InputError
 from neurofleet.neurosim.mechanisms.catalogue import (
     BUILT_INTO_NEURON,
     MECHANISMS,
-    OWN_SOURCES,
+    PROJECT_SOURCES,
     Mechanism,
     describe,
     parse_mechanism,
@@ -82,10 +82,10 @@ def load_mechanisms(extra: Sequence[Path] = ()) -> None:
     InputError
         As `compile_mechanisms`; or NEURON holds another mechanism of such a name already.
     """
-    own = dict(zip(describe(extra), extra, strict=True))
-    ours = dict(zip(describe(OWN_SOURCES), OWN_SOURCES, strict=True))
-    _load({name: path for name, path in ours.items() if name not in own})
-    _load(own)
+    user_sources = dict(zip(describe(extra), extra, strict=True))
+    project_sources = dict(zip(describe(PROJECT_SOURCES), PROJECT_SOURCES, strict=True))
+    _load({name: path for name, path in project_sources.items() if name not in user_sources})
+    _load(user_sources)
 
 
 def _load(sources: Mapping[str, Path]) -> None:
@@ -119,18 +119,18 @@ def _imported_neuron() -> Any:
 
 
 def _files(sources: Sequence[Path] | None) -> tuple[Path, ...]:
-    return OWN_SOURCES if sources is None else tuple(sorted(Path(p).resolve() for p in sources))
+    return PROJECT_SOURCES if sources is None else tuple(sorted(Path(p).resolve() for p in sources))
 
 
 def _mechanisms_in(h) -> set[str]:
     """Return the names of all density mechanisms this NEURON knows."""
     kinds, name = h.MechanismType(0), h.ref("")
-    found = set()
+    names = set()
     for index in range(int(kinds.count())):
         kinds.select(index)
         kinds.selected(name)
-        found.add(name[0])
-    return found
+        names.add(name[0])
+    return names
 
 
 def _key(files: Sequence[Path]) -> str:
@@ -186,11 +186,11 @@ def _compile_into(folder: Path, files: Sequence[Path]) -> None:
             text=True,
         )
         if result.returncode != 0 or _library(work) is None:
-            said = COLOUR.sub("", result.stdout[-1000:] + result.stderr[-2000:]).strip()
+            output = COLOUR.sub("", result.stdout[-1000:] + result.stderr[-2000:]).strip()
             raise InputError(
                 f"The mechanisms {', '.join(f.stem for f in files)} did not compile (nrnivmodl, exit code "
                 f"{result.returncode}). Mend the NMODL file (called by its SUFFIX here) or the compiler that "
-                f"is named:\n{said}"
+                f"is named:\n{output}"
             )
         if folder.exists():  # left without a library by somebody's cleaning
             shutil.rmtree(folder)
@@ -203,11 +203,11 @@ def _nrnivmodl() -> tuple[list[str], dict[str, str]]:
     The wheel's script in ``bin`` only sets these variables (and needs PATH, setuptools and more to do so):
     its worker under ``neuron/.data`` is called directly. A NEURON built from source has a script on PATH.
     """
-    wanted = _flag("CXX").split()[:1] or ["g++", "clang++", "c++"]
-    compiler = next((found for name in wanted if (found := shutil.which(name))), None)
+    names = _flag("CXX").split()[:1] or ["g++", "clang++", "c++"]
+    compiler = next((script for name in names if (script := shutil.which(name))), None)
     missing = []
     if compiler is None:
-        missing.append(f"C++ compiler ({' or '.join(wanted)})")
+        missing.append(f"C++ compiler ({' or '.join(names)})")
     if shutil.which("make") is None:
         missing.append("make")
     if missing:
@@ -227,13 +227,13 @@ def _nrnivmodl() -> tuple[list[str], dict[str, str]]:
         environment["NRN_PYTHONEXE"] = sys.executable
         return ["bash", str(data / "bin" / "nrnivmodl")], environment
     beside = Path(sys.executable).with_name("nrnivmodl")
-    found = str(beside) if beside.is_file() else shutil.which("nrnivmodl")
-    if found is None:
+    script = str(beside) if beside.is_file() else shutil.which("nrnivmodl")
+    if script is None:
         raise InputError(
             "NEURON is installed without nrnivmodl, which compiles the ion channels. Install the wheel "
             "(`pip install --force-reinstall neuron`)."
         )
-    return [found], environment
+    return [script], environment
 
 
 BUILT_IN = frozenset(mechanism.name for mechanism in BUILT_INTO_NEURON)
@@ -263,9 +263,9 @@ class UserMechanisms:
             There is no such folder or no density mechanism in it, or two files declare the same one.
         """
         if not folder.is_dir():
-            found = "a file" if folder.exists() else "nothing"
+            what_is_there = "a file" if folder.exists() else "nothing"
             raise InputError(
-                f"{folder}: expected a folder of .mod files, found {found}. Correct the path; a relative one "
+                f"{folder}: expected a folder of .mod files, found {what_is_there}. Correct the path; a relative one "
                 "starts at the job file."
             )
         files: dict[str, Path] = {}
@@ -339,8 +339,8 @@ class UserMechanisms:
 
     def copy(self, names: Collection[str], folder: Path) -> None:
         """Write the NMODL of mechanisms, these or the project's, into `folder`; NEURON's are built in."""
-        ours = {path.stem: read_nmodl(path) for path in OWN_SOURCES}
-        sources = ours | dict(self.sources)
+        project_sources = {path.stem: read_nmodl(path) for path in PROJECT_SOURCES}
+        sources = project_sources | dict(self.sources)
         folder.mkdir(parents=True, exist_ok=True)
         _write({name: sources[name] for name in sorted(set(names) - BUILT_IN)}, folder)
 

@@ -124,9 +124,9 @@ def _pipeline_version(file: Any) -> tuple[int, int] | None:
         return None
     words = [_text(word) for word in np.ravel(file["general/generated_by"][()])]
     for key, value in zip(words, words[1:], strict=False):
-        found = re.match(r"(\d+)\.(\d+)", value)
-        if key == "version" and found:
-            return int(found[1]), int(found[2])
+        match = re.match(r"(\d+)\.(\d+)", value)
+        if key == "version" and match:
+            return int(match[1]), int(match[2])
     return None
 
 

@@ -155,7 +155,7 @@ def open_entries(path: Path) -> AbstractContextManager[list[SweepEntry]]:
         with h5py.File(path, "r") as file:
             is_nwb2 = "nwb_version" in file.attrs
             has_epochs = "epochs" in file
-            found = ", ".join(sorted(file)[:8]) or "nothing"
+            groups = ", ".join(sorted(file)[:8]) or "nothing"
     except (OSError, RuntimeError) as error:
         raise InputError(
             f"{path}: the HDF5 file cannot be opened ({error}); it is damaged or still being written. "
@@ -167,7 +167,7 @@ def open_entries(path: Path) -> AbstractContextManager[list[SweepEntry]]:
         return open_nwb_allen(path)
     raise InputError(
         f"{path}: expected an NWB 2 file or the Allen NWB 1.x layout (/epochs/Sweep_N), found an HDF5 file "
-        f"that holds {found}. Convert the recording to NWB 2."
+        f"that holds {groups}. Convert the recording to NWB 2."
     )
 
 

@@ -58,9 +58,9 @@ def select_entries(entries: Iterable[SweepEntry], stimuli: Sequence[str], path: 
         raise InputError(f"{path}: `stimuli` is empty; name at least one of: {_names_with_counts(entries)}.")
     unmatched = [name for name in stimuli if not any(entry.matches(name) for entry in entries)]
     if unmatched:
-        asked = ", ".join(f'"{name}"' for name in unmatched)
+        names = ", ".join(f'"{name}"' for name in unmatched)
         raise InputError(
-            f"{path}: no sweep has the stimulus {asked}; the file holds {_names_with_counts(entries)}. "
+            f"{path}: no sweep has the stimulus {names}; the file holds {_names_with_counts(entries)}. "
             "Set `stimuli` to names or patterns among these."
         )
     return [entry for entry in entries if any(entry.matches(name) for name in stimuli)]
@@ -80,7 +80,7 @@ def last_distinct_numbers(names: Sequence[str]) -> dict[str, int]:
     """
     parts = {name: [int(digits) for digits in re.findall(r"\d+", name)] for name in names}
     for position in range(1, 1 + min((len(numbers) for numbers in parts.values()), default=0)):
-        found = {name: numbers[-position] for name, numbers in parts.items()}
-        if len(set(found.values())) == len(names):
-            return found
+        numbered = {name: numbers[-position] for name, numbers in parts.items()}
+        if len(set(numbered.values())) == len(names):
+            return numbered
     return {name: index for index, name in enumerate(names)}

@@ -111,7 +111,7 @@ def gap_clusters(flat: np.ndarray, seed: int) -> Clusters:
     references = rng.uniform(low, high, size=(REFERENCES, *flat.shape))
     numbers = np.arange(2, MOST_CLUSTERS + 2)
     models = [_kmeans(flat, int(k), seed) for k in numbers]
-    spread = np.log([[_kmeans(one, int(k), seed).inertia_ for one in references] for k in numbers])
+    spread = np.log([[_kmeans(reference, int(k), seed).inertia_ for reference in references] for k in numbers])
     gap = spread.mean(axis=1) - np.log([model.inertia_ for model in models])
     gap_sd = spread.std(axis=1) * np.sqrt(1.0 + 1.0 / REFERENCES)
     enough = np.flatnonzero(gap[:-1] > gap[1:] - gap_sd[1:])

@@ -159,9 +159,9 @@ def published_cell_models(
         targets=targets or TargetSet({}, ()),
         accuracy=Accuracy(FINAL_ATOL),
     )
-    one = np.array([list(values.values())])
+    only_model = np.array([list(values.values())])
     trained = tuple(targets.protocols.values()) if targets else ()
-    return make_cell_models(model, one, np.array([PUBLISHED_SEED]), np.array([0]), trained, recording)
+    return make_cell_models(model, only_model, np.array([PUBLISHED_SEED]), np.array([0]), trained, recording)
 
 
 def _is_reversal(full_name: str) -> bool:
@@ -199,15 +199,15 @@ def default_conductances(parameters: Sequence[str]) -> tuple[str, ...]:
     InputError
         When the model has fewer than two of them.
     """
-    found = []
+    chosen = []
     for section in SPIKE_SHAPING_SECTIONS:
         for channels in SPIKE_SHAPING_CHANNELS:
             named = (f"gbar_{channel}.{section}" for channel in channels)
-            found += [name for name in named if name in parameters][:1]
-    if len(found) < 2:
+            chosen += [name for name in named if name in parameters][:1]
+    if len(chosen) < 2:
         raise InputError(
             "parameters: expected transient sodium, Kv3.1 or K_T in the soma or the axon of the models, "
-            f"found {', '.join(found) or 'none'}. Name the wanted ones; the models have "
+            f"found {', '.join(chosen) or 'none'}. Name the wanted ones; the models have "
             f"{', '.join(conductances(parameters) or parameters)}."
         )
-    return tuple(found)
+    return tuple(chosen)

@@ -53,9 +53,9 @@ def compare(values: pd.DataFrame, classes: pd.Series) -> pd.DataFrame:
     for quantity in values.columns:
         column = values[quantity].to_numpy(np.float64)
         samples = {name: column[(labels == name) & ~np.isnan(column)] for name in names}
-        for one, other in combinations(names, 2):
-            if min(len(samples[one]), len(samples[other])) >= LEAST_CELLS_OF_CLASS:
-                rows.append({"quantity": str(quantity)} | _pair(one, samples[one], other, samples[other]))
+        for first, second in combinations(names, 2):
+            if min(len(samples[first]), len(samples[second])) >= LEAST_CELLS_OF_CLASS:
+                rows.append({"quantity": str(quantity)} | _pair(first, samples[first], second, samples[second]))
     table = pd.DataFrame(rows, columns=list(COMPARISON_COLUMNS))
     if rows:
         p = table["p"].to_numpy(np.float64)
@@ -65,25 +65,25 @@ def compare(values: pd.DataFrame, classes: pd.Series) -> pd.DataFrame:
     return table.astype(COMPARISON_COLUMNS)
 
 
-def cliffs_delta(one: np.ndarray, other: np.ndarray) -> float:
+def cliffs_delta(first: np.ndarray, second: np.ndarray) -> float:
     """Return how much more often a value of `one` is above one of `other` than below it, -1 to 1."""
-    u = mannwhitneyu(one, other).statistic
-    return float(2.0 * u / (len(one) * len(other)) - 1.0)
+    u = mannwhitneyu(first, second).statistic
+    return float(2.0 * u / (len(first) * len(second)) - 1.0)
 
 
-def _pair(one: str, a: np.ndarray, other: str, b: np.ndarray) -> dict[str, object]:
-    found = mannwhitneyu(a, b, alternative="greater")
-    delta = float(2.0 * found.statistic / (len(a) * len(b)) - 1.0)
-    p = min(float(found.pvalue), float(mannwhitneyu(a, b, alternative="less").pvalue))
+def _pair(first: str, first_values: np.ndarray, second: str, second_values: np.ndarray) -> dict[str, object]:
+    greater = mannwhitneyu(first_values, second_values, alternative="greater")
+    delta = float(2.0 * greater.statistic / (len(first_values) * len(second_values)) - 1.0)
+    p = min(float(greater.pvalue), float(mannwhitneyu(first_values, second_values, alternative="less").pvalue))
     if delta < 0:
-        one, a, other, b, delta = other, b, one, a, -delta
+        first, first_values, second, second_values, delta = second, second_values, first, first_values, -delta
     return {
-        "higher": one,
-        "lower": other,
-        "n_higher": len(a),
-        "n_lower": len(b),
-        "median_higher": float(np.median(a)),
-        "median_lower": float(np.median(b)),
+        "higher": first,
+        "lower": second,
+        "n_higher": len(first_values),
+        "n_lower": len(second_values),
+        "median_higher": float(np.median(first_values)),
+        "median_lower": float(np.median(second_values)),
         "cliffs_delta": delta,
         "p": min(p, 1.0),
     }
@@ -146,11 +146,11 @@ def side_by_side(tests: pd.DataFrame, links: Mapping[str, Link]) -> pd.DataFrame
     rows = []
     for (grouping, pair), group in tests.assign(pair=_pairs(tests)).groupby(["grouping", "pair"], sort=True):
         for name, link in links.items():
-            both = zip(group["family"], group["quantity"], strict=True)
-            mine = group[[_belongs(link, family, quantity) for family, quantity in both]]
-            conductances = mine[mine["family"] == "parameters"]
+            quantities = zip(group["family"], group["quantity"], strict=True)
+            linked = group[[_belongs(link, family, quantity) for family, quantity in quantities]]
+            conductances = linked[linked["family"] == "parameters"]
             highest = set(conductances.loc[conductances["significant"], "higher"])
-            for row in pd.concat([conductances, mine[mine["family"] != "parameters"]]).itertuples(index=False):
+            for row in pd.concat([conductances, linked[linked["family"] != "parameters"]]).itertuples(index=False):
                 is_other = row.family != "parameters" and len(highest) == 1
                 rows.append(
                     {"grouping": grouping, "pair": pair, "link": name, "family": row.family}
@@ -162,14 +162,14 @@ def side_by_side(tests: pd.DataFrame, links: Mapping[str, Link]) -> pd.DataFrame
     return pd.DataFrame(rows, columns=columns).astype({"agrees": "boolean"})
 
 
-def missing_genes(links: Mapping[str, Link], there: Iterable[str]) -> list[str]:
+def missing_genes(links: Mapping[str, Link], measured: Iterable[str]) -> list[str]:
     """Return the linked genes that no expression table has."""
-    wanted = {gene for link in links.values() for gene in link.genes}
-    return sorted(wanted - set(there))
+    linked = {gene for link in links.values() for gene in link.genes}
+    return sorted(linked - set(measured))
 
 
 def _pairs(tests: pd.DataFrame) -> list[str]:
-    return [" / ".join(sorted((one, other))) for one, other in zip(tests["higher"], tests["lower"], strict=True)]
+    return [" / ".join(sorted((first, second))) for first, second in zip(tests["higher"], tests["lower"], strict=True)]
 
 
 def _belongs(link: Link, family: str, quantity: str) -> bool:

@@ -61,11 +61,11 @@ def dispersion(models: ModelTable, classes: pd.Series, seed: int) -> Dispersion:
     Raises
     ------
     InputError
-        There is too little of them, as `undispersed` says.
+        There is too little of them, as `reason_for_no_dispersion` says.
     """
-    why = undispersed(models, classes)
-    if why:
-        raise InputError(why)
+    reason = reason_for_no_dispersion(models, classes)
+    if reason:
+        raise InputError(reason)
     values = StandardScaler().fit_transform(models.values)
     cells, firsts, counts = np.unique(models.cells, return_index=True, return_counts=True)
     names = classes.loc[cells].to_numpy(dtype=str)
@@ -76,13 +76,13 @@ def dispersion(models: ModelTable, classes: pd.Series, seed: int) -> Dispersion:
         sums = np.add.reduceat(cdist(values[start:stop], values).sum(axis=0), firsts)
         distances[number] = sums / (counts[number] * counts)
     per_model = _to_centroids(models, values, cells, names, centroids)
-    own = np.diag(distances) * counts / np.maximum(counts - 1, 1)
+    within = np.diag(distances) * counts / np.maximum(counts - 1, 1)
     same = names[:, None] == names[None]
     table = pd.DataFrame(
         {
             "cell": cells,
             "class": names,
-            "within_cell": np.where(counts > 1, own, np.nan),
+            "within_cell": np.where(counts > 1, within, np.nan),
             "between_cells": _mean(distances, same & ~np.eye(len(cells), dtype=bool)),
             "between_classes": _mean(distances, ~same),
             "to_centroid": per_model.groupby("cell", sort=True)["to_cell"].sum().to_numpy(),
@@ -90,21 +90,21 @@ def dispersion(models: ModelTable, classes: pd.Series, seed: int) -> Dispersion:
     )
     row, column = np.triu_indices(len(cells))
     pairs = pd.DataFrame({"cell": cells[row], "other": cells[column], "distance": distances[row, column]})
-    pairs.loc[row == column, "distance"] = own
+    pairs.loc[row == column, "distance"] = within
     permuted = _permuted(distances, names, seed)
     return Dispersion(per_model, table, pairs, _tests(table, permuted))
 
 
-def undispersed(models: ModelTable, classes: pd.Series) -> str | None:
+def reason_for_no_dispersion(models: ModelTable, classes: pd.Series) -> str | None:
     """Return why models have no dispersion to compare, None where they have."""
     most = int(np.unique(models.cells, return_counts=True)[1].max())
     sizes = classes.value_counts(sort=False).sort_index()
     if most >= 2 and (sizes >= 2).sum() >= 2:
         return None
-    told = ", ".join(f"{name} ({size})" for name, size in sizes.items())
+    listed = ", ".join(f"{name} ({size})" for name, size in sizes.items())
     return (
         "expected several models a cell, and at least two classes with two cells or more, found "
-        f"{most} models a cell at most and classes {told}."
+        f"{most} models a cell at most and classes {listed}."
     )
 
 
@@ -113,14 +113,14 @@ def _to_centroids(
 ) -> pd.DataFrame:
     number = np.searchsorted(cells, models.cells)
     of_class = {name: centroids[names == name].mean(axis=0) for name in np.unique(names)}
-    mine = np.array([of_class[name] for name in names])
+    own_class = np.array([of_class[name] for name in names])
     return pd.DataFrame(
         {
             "cell": models.cells,
             "rank": models.ranks,
             "class": names[number],
             "to_cell": np.linalg.norm(values - centroids[number], axis=1),
-            "to_class": np.linalg.norm(values - mine[number], axis=1),
+            "to_class": np.linalg.norm(values - own_class[number], axis=1),
         }
     )
 
@@ -168,6 +168,6 @@ def _permuted(distances: np.ndarray, names: np.ndarray, seed: int) -> float:
         return float(flat[labels[row] == labels[column]].sum())
 
     rng = np.random.default_rng(seed)
-    found = inside(number)
-    reached = sum(inside(rng.permutation(number)) <= found for _ in range(PERMUTATIONS))
+    true_sum = inside(number)
+    reached = sum(inside(rng.permutation(number)) <= true_sum for _ in range(PERMUTATIONS))
     return (reached + 1) / (PERMUTATIONS + 1)

@@ -50,9 +50,9 @@ def explained_variance(trials: np.ndarray, model: np.ndarray) -> float:
     model : ndarray, shape (t,)
     """
     centred = trials - trials.mean(axis=1, keepdims=True)
-    own = model - model.mean()
-    variance = (centred**2).sum() + len(trials) * (own**2).sum()
-    return float((variance - ((centred - own) ** 2).sum()) / variance) if variance > 0 else float("nan")
+    centred_model = model - model.mean()
+    variance = (centred**2).sum() + len(trials) * (centred_model**2).sum()
+    return float((variance - ((centred - centred_model) ** 2).sum()) / variance) if variance > 0 else float("nan")
 
 
 def explained_variance_ratio(trials: np.ndarray, model: np.ndarray) -> float:

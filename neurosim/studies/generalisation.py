@@ -54,7 +54,7 @@ def played_current(current_nA: np.ndarray, spikes_ms: np.ndarray, rate_Hz: float
     try:
         step = find_step(current_nA, rate_Hz)
     except NotAStep:
-        if _carries_spikes(current_nA, spikes_ms, rate_Hz):
+        if _has_spikes_in_current(current_nA, spikes_ms, rate_Hz):
             raise SweepFault(
                 "its current channel carries the cell's own spikes, which would tell a model when to spike"
             ) from None
@@ -64,7 +64,7 @@ def played_current(current_nA: np.ndarray, spikes_ms: np.ndarray, rate_Hz: float
     return ideal
 
 
-def _carries_spikes(current_nA: np.ndarray, spikes_ms: np.ndarray, rate_Hz: float) -> bool:
+def _has_spikes_in_current(current_nA: np.ndarray, spikes_ms: np.ndarray, rate_Hz: float) -> bool:
     """Whether the current moves more around a typical spike than it does nearly anywhere else."""
     if len(spikes_ms) < FEWEST_SPIKES:
         return False
@@ -80,7 +80,7 @@ def _carries_spikes(current_nA: np.ndarray, spikes_ms: np.ndarray, rate_Hz: floa
 
 
 NOISE = ("*noise*",)
-NO_STIMULI = ("*test*", "*search*", "*blowout*", "*bath*", "*seal*", "*breakin*", "*extp*")
+NOT_STIMULI = ("*test*", "*search*", "*blowout*", "*bath*", "*seal*", "*breakin*", "*extp*")
 SETTLING_MS, BEFORE_MS, AFTER_MS = 300.0, 100.0, 200.0
 ALIKE = 0.99
 """Correlation from which on two currents are trials of one stimulus."""
@@ -169,21 +169,21 @@ def played_stimuli(
     InputError
         The file cannot be read.
     """
-    found: list[PlayedStimulus] = []
+    stimuli: list[PlayedStimulus] = []
     notes: list[str] = []
     with open_entries(source.path) as entries:
-        asked = [e for e in sorted(entries, key=lambda e: e.number) if e.number not in source.exclude]
-        asked = [e for e in asked if not any(e.matches(pattern) for pattern in source.stimuli)]
-        for name in dict.fromkeys(entry.stimulus_name for entry in asked):
-            family = [entry for entry in asked if entry.stimulus_name == name]
+        remaining = [e for e in sorted(entries, key=lambda e: e.number) if e.number not in source.exclude]
+        remaining = [e for e in remaining if not any(e.matches(pattern) for pattern in source.stimuli)]
+        for name in dict.fromkeys(entry.stimulus_name for entry in remaining):
+            family = [entry for entry in remaining if entry.stimulus_name == name]
             is_noise = _fits(name, noise)
-            if not is_noise and not (_fits(name, others) if others else not _fits(name, NO_STIMULI)):
+            if not is_noise and not (_fits(name, others) if others else not _fits(name, NOT_STIMULI)):
                 continue
             chosen = family if is_noise else _spread(family, sweeps_each)
             trials = _trials(chosen, source, threshold_mV, is_noise, notes)
             groups = [[trial] for trial in trials] if not is_noise else _alike(trials, name, notes)
-            found += [_stimulus(name, group, is_noise) for group in groups if group]
-    return found, notes
+            stimuli += [_stimulus(name, group, is_noise) for group in groups if group]
+    return stimuli, notes
 
 
 def _fits(name: str, patterns: Sequence[str]) -> bool:
@@ -335,12 +335,12 @@ def generalisation_targets(population: CellModels) -> TargetSet | None:
             f"cell {population.cell}: which e-features its models were fitted to is not known. Give its "
             "targets (`targets:`, a folder with features.json and protocols.json)."
         )
-    extraction, found = TargetExtraction(source.path), False
+    extraction, any_step = TargetExtraction(source.path), False
     for protocol, sweeps in group_sweeps(recording):
         if not _is_trained(protocol, population.trained):
             extraction.add(protocol, sweeps, features)
-            found = True
-    return extraction.target_set() if found else None
+            any_step = True
+    return extraction.target_set() if any_step else None
 
 
 def _is_trained(protocol: StepProtocol, trained: Sequence[StepProtocol]) -> bool:
@@ -418,8 +418,8 @@ class ValidationMeasure:
                 response = responses[f"{stimulus.name}.{SOMA}.v"]
                 time_ms = np.asarray(response["time"], float) - stimulus.settling_ms
                 voltage_mV = np.asarray(response["voltage"], float)
-                found = spike_times(time_ms, voltage_mV, threshold_mV)
-                spikes[stimulus.name] = found[found >= 0]
+                spikes_ms = spike_times(time_ms, voltage_mV, threshold_mV)
+                spikes[stimulus.name] = spikes_ms[spikes_ms >= 0]
                 voltages[stimulus.name] = np.interp(stimulus.time_ms, time_ms, voltage_mV).astype(np.float32)
             return Validated(scores[train], scores[rest], spikes, voltages)
 
@@ -428,8 +428,12 @@ class ValidationMeasure:
 
 def with_steps(model: FitModel, more: "TargetSet") -> FitModel:
     """Return a model with the targets at more steps behind its own."""
-    own = model.targets
-    targets = replace(own, protocols={**own.protocols, **more.protocols}, targets=(*own.targets, *more.targets))
+    targets_before = model.targets
+    targets = replace(
+        targets_before,
+        protocols={**targets_before.protocols, **more.protocols},
+        targets=(*targets_before.targets, *more.targets),
+    )
     return replace(model, targets=targets)
 
 

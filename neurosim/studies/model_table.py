@@ -12,7 +12,7 @@ from neurofleet.errors import InputError, did_you_mean
 
 CELL_COLUMNS = ("cell", "cell_id")
 RANK_COLUMNS = ("hof_index", "total")
-OWN_PREFIX = "param."
+PARAMETER_PREFIX = "param."
 POOLED = "pooled.parquet"
 SAME_PARAMETERS = 1e-9
 """Columns that agree to this relative difference are one parameter, written once a section."""
@@ -83,20 +83,20 @@ def halls_of_fame(run: Path) -> list[Path]:
     InputError
         There are none.
     """
-    found = []
+    paths = []
     for folder in sorted(run.glob("hall_of_fame/cell=*")):
         pooled = folder / POOLED
-        found += [pooled] if pooled.is_file() else sorted(folder.glob("*.parquet"))
-    if not found:
+        paths += [pooled] if pooled.is_file() else sorted(folder.glob("*.parquet"))
+    if not paths:
         raise InputError(
             f"{run}: expected the folder of a run with its hall of fame (hall_of_fame/cell=ID/*.parquet),"
             f" found a folder without one. `neurofleet status {run}` says how far a fit is; let it finish, or"
             " name another folder."
         )
-    return found
+    return paths
 
 
-def join_models(several: Sequence[ModelTable]) -> ModelTable:
+def join_models(sources: Sequence[ModelTable]) -> ModelTable:
     """Return the models of several sources in one table, sorted by cell and rank.
 
     A parameter that a source does not have is NaN there.
@@ -107,18 +107,18 @@ def join_models(several: Sequence[ModelTable]) -> ModelTable:
         One cell is in more than one source.
     """
     seen: set[str] = set()
-    for one in several:
-        twice = sorted(seen & set(one.cells))
+    for models in sources:
+        twice = sorted(seen & set(models.cells))
         if twice:
             raise InputError(
                 f"Expected each cell in one population, found {_listed(twice)} in more than one. Leave one of"
                 " them out, or rename its cells."
             )
-        seen |= set(one.cells)
-    frames = [pd.DataFrame(one.values, columns=list(one.parameters)) for one in several]
+        seen |= set(models.cells)
+    frames = [pd.DataFrame(models.values, columns=list(models.parameters)) for models in sources]
     values = pd.concat(frames, ignore_index=True)
-    cells = np.concatenate([one.cells for one in several])
-    ranks = np.concatenate([one.ranks for one in several])
+    cells = np.concatenate([models.cells for models in sources])
+    ranks = np.concatenate([models.ranks for models in sources])
     order = np.lexsort((ranks, cells))
     return ModelTable(cells[order], ranks[order], values.to_numpy(np.float64)[order], tuple(values.columns))
 
@@ -156,23 +156,23 @@ def shared_parameters(models: ModelTable) -> tuple[tuple[str, ...], dict[str, st
 
 def repeated_parameters(models: ModelTable) -> dict[str, str]:
     """Return the parameters that are constant or equal an earlier one -> why they add nothing."""
-    found: dict[str, str] = {}
+    repeated: dict[str, str] = {}
     firsts: list[int] = []
     for number, name in enumerate(models.parameters):
         column = models.values[:, number]
         known = column[~np.isnan(column)]
         if not len(known) or np.ptp(known) <= SAME_PARAMETERS * abs(known[0]):
-            found[name] = "constant"
+            repeated[name] = "constant"
             continue
         equal = [first for first in firsts if _repeats(column, models.values[:, first])]
         if equal:
-            found[name] = f"equal to {models.parameters[equal[0]]}"
+            repeated[name] = f"equal to {models.parameters[equal[0]]}"
         else:
             firsts.append(number)
-    return found
+    return repeated
 
 
-def of_cells(models: ModelTable, unit: str) -> pd.DataFrame:
+def values_of_cells(models: ModelTable, unit: str) -> pd.DataFrame:
     """Return one row a cell, the unit of every test: its models are no samples of their own.
 
     Parameters
@@ -192,8 +192,8 @@ def of_cells(models: ModelTable, unit: str) -> pd.DataFrame:
 
 
 def _repeats(column: np.ndarray, first: np.ndarray) -> bool:
-    there = ~np.isnan(column)
-    return bool(np.allclose(column[there], first[there], rtol=SAME_PARAMETERS, atol=0.0))
+    present = ~np.isnan(column)
+    return bool(np.allclose(column[present], first[present], rtol=SAME_PARAMETERS, atol=0.0))
 
 
 def _read(path: Path) -> pd.DataFrame:
@@ -214,8 +214,8 @@ def _from_table(path: Path, table: pd.DataFrame) -> ModelTable:
             f"{path}: expected columns {' or '.join(CELL_COLUMNS)} and {' or '.join(RANK_COLUMNS)}, found "
             f"{_listed(list(table.columns))}. Give a published population or a hall of fame."
         )
-    own = [name for name in table.columns if name.startswith(OWN_PREFIX)]
-    names = own or [name for name in table.columns if name not in (cell, rank) and _numeric(table[name])]
+    prefixed = [name for name in table.columns if name.startswith(PARAMETER_PREFIX)]
+    names = prefixed or [name for name in table.columns if name not in (cell, rank) and _numeric(table[name])]
     if not names or not len(table):
         raise InputError(f"{path}: expected models with their parameters, found none in this table.")
     cells = as_ids(table[cell])
@@ -224,7 +224,7 @@ def _from_table(path: Path, table: pd.DataFrame) -> ModelTable:
     starts = np.searchsorted(cells, cells)
     values = table[names].to_numpy(np.float64)[order]
     return ModelTable(
-        cells, np.arange(len(cells)) - starts, values, tuple(name.removeprefix(OWN_PREFIX) for name in names)
+        cells, np.arange(len(cells)) - starts, values, tuple(name.removeprefix(PARAMETER_PREFIX) for name in names)
     )
 
 
@@ -287,9 +287,9 @@ def with_ids(table: pd.DataFrame, source: str, column: str | None, unique: bool 
         lower = {str(name).lower(): name for name in reversed(table.columns)}
         column = next((lower[name] for name in ID_NAMES if name in lower), None)
     if column is None or column not in table:
-        wanted = f"`id: {column}`" if column else " or ".join(ID_NAMES)
+        expected = f"`id: {column}`" if column else " or ".join(ID_NAMES)
         raise InputError(
-            f"{source}: expected a column with the ids of the cells, {wanted}, found "
+            f"{source}: expected a column with the ids of the cells, {expected}, found "
             f"{_columns(table)}{did_you_mean(str(column), map(str, table.columns))}. Name it with `id:`."
         )
     ids = as_ids(table[column])
@@ -304,7 +304,7 @@ def with_ids(table: pd.DataFrame, source: str, column: str | None, unique: bool 
     return table.drop(columns=[column]).set_axis(pd.Index(ids, name="cell"), axis=0)
 
 
-def classes_of(
+def class_of_rows(
     table: pd.DataFrame, source: str, column: str | None, classes: Mapping[str, Sequence[str] | CellConditions]
 ) -> pd.Series:
     """Return the class of each row, "" for rows of none.
@@ -326,27 +326,29 @@ def classes_of(
         A column is missing, a class without any row, or a row in two classes.
     """
     if not classes:
-        return text_of(table, source, str(column))
-    found = pd.Series("", index=table.index, dtype=object)
-    for name, wanted in classes.items():
-        conditions = wanted if isinstance(wanted, Mapping) else {str(column): wanted}
+        return column_as_text(table, source, str(column))
+    labels = pd.Series("", index=table.index, dtype=object)
+    for name, values_or_conditions in classes.items():
+        conditions = (
+            values_or_conditions if isinstance(values_or_conditions, Mapping) else {str(column): values_or_conditions}
+        )
         inside = np.ones(len(table), dtype=bool)
         for key, values in conditions.items():
-            inside &= text_of(table, source, key).isin([str(value) for value in values]).to_numpy()
+            inside &= column_as_text(table, source, key).isin([str(value) for value in values]).to_numpy()
         if not inside.any():
             raise InputError(f"{source}: {_no_rows(table, source, name, conditions)}")
-        twice = inside & (found != "").to_numpy()
+        twice = inside & (labels != "").to_numpy()
         if twice.any():
             raise InputError(
                 f"{source}: expected each cell in one class, found {int(twice.sum())} in both {name} and "
-                f"{found[twice].iloc[0]}, such as {found.index[twice][0]}. Narrow one of them with another"
+                f"{labels[twice].iloc[0]}, such as {labels.index[twice][0]}. Narrow one of them with another"
                 " column, as in `{cre_line: [...], layer: ['5']}`."
             )
-        found[inside] = name
-    return found
+        labels[inside] = name
+    return labels
 
 
-def text_of(table: pd.DataFrame, source: str, column: str) -> pd.Series:
+def column_as_text(table: pd.DataFrame, source: str, column: str) -> pd.Series:
     """Return a column as text, "" where it has no value.
 
     Raises
@@ -364,14 +366,14 @@ def text_of(table: pd.DataFrame, source: str, column: str) -> pd.Series:
 
 
 def _no_rows(table: pd.DataFrame, source: str, name: str, conditions: CellConditions) -> str:
-    told = []
+    reasons = []
     for key, values in conditions.items():
-        there = sorted(set(text_of(table, source, key)) - {""})
-        strange = [f"{value}{did_you_mean(str(value), there)}" for value in values if str(value) not in there]
-        if strange:
-            told.append(f"{key} is nowhere {', '.join(strange)}")
-    why = "; ".join(told) or "no row meets all its conditions"
-    return f"expected rows of class {name}, found none: {why}. Mend `classes:`, or leave the class out."
+        present = sorted(set(column_as_text(table, source, key)) - {""})
+        unknown = [f"{value}{did_you_mean(str(value), present)}" for value in values if str(value) not in present]
+        if unknown:
+            reasons.append(f"{key} is nowhere {', '.join(unknown)}")
+    reason = "; ".join(reasons) or "no row meets all its conditions"
+    return f"expected rows of class {name}, found none: {reason}. Mend `classes:`, or leave the class out."
 
 
 def _columns(table: pd.DataFrame, most: int = 8) -> str:

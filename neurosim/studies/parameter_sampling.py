@@ -12,8 +12,6 @@ from neurofleet.neurosim.cells.warm_evaluator import WarmEvaluator
 from neurofleet.neurosim.evolution import ParameterSpace
 from neurofleet.neurosim.features.step_protocols import FeatureTarget
 
-DESIGNS = ("sobol", "latin-hypercube")
-
 
 @dataclass(frozen=True, eq=False)
 class Design:
@@ -116,10 +114,10 @@ class SampleMeasure:
         def run(values: np.ndarray) -> Sampled:
             features, rejected_by = np.full(len(targets), np.nan), -1
             for protocol in order:
-                found = warm.feature_values(values, [protocol])
+                feature_values = warm.feature_values(values, [protocol])
                 for i, target in enumerate(targets):
                     if target.protocol == protocol:
-                        value: Any = found[target.objective]
+                        value: Any = feature_values[target.objective]
                         features[i] = np.nan if value is None else float(value)
                         if rejected_by < 0 and not abs(z_score(features[i], target)) <= self.within_z:
                             rejected_by = i

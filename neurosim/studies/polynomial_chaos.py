@@ -14,7 +14,13 @@ from typing import Any
 import numpy as np
 
 from neurofleet.errors import InputError
-from neurofleet.neurosim.studies.sobol_indices import Indices, SensitivityProblem, checked_runs, empty_indices, why_none
+from neurofleet.neurosim.studies.sobol_indices import (
+    Indices,
+    SensitivityProblem,
+    check_runs,
+    empty_indices,
+    reason_for_none,
+)
 
 ORDER = 4
 LEAST_SHARE_OF_RUNS = 0.75
@@ -67,10 +73,10 @@ def basis(unit: np.ndarray, degrees: np.ndarray) -> np.ndarray:
     """Return the orthonormal polynomials at points of the unit cube, shape (N, N_terms)."""
     order = int(degrees.max())
     legendre = np.polynomial.legendre.legvander(2 * unit - 1, order) * np.sqrt(2 * np.arange(order + 1) + 1)
-    found = np.ones((len(unit), len(degrees)))
+    values = np.ones((len(unit), len(degrees)))
     for parameter, degree in enumerate(degrees.T):
-        found *= legendre[:, parameter, degree]
-    return found
+        values *= legendre[:, parameter, degree]
+    return values
 
 
 def polynomial_chaos(
@@ -122,10 +128,10 @@ def _fitted(
     features: Sequence[str],
     orders: Sequence[int],
 ) -> Indices:
-    checked_runs(nodes, values, features, len(problem))
+    check_runs(nodes, values, features, len(problem))
     usable = np.isfinite(values)
-    reasons = [why_none(y[ok], len(y), LEAST_SHARE_OF_RUNS) for y, ok in zip(values.T, usable.T, strict=True)]
-    found = empty_indices(features, problem.parameters, usable, reasons)
+    reasons = [reason_for_none(y[ok], len(y), LEAST_SHARE_OF_RUNS) for y, ok in zip(values.T, usable.T, strict=True)]
+    indices = empty_indices(features, problem.parameters, usable, reasons)
     unit = problem.unit(nodes)
     for order in orders:
         degrees = exponents(len(problem), order)
@@ -137,14 +143,14 @@ def _fitted(
                 continue
             ok = usable[:, f]
             coefficients, error = _least_squares(polynomials[ok], values[ok, f])
-            if found.orders[f] and error >= found.surrogate_error[f]:
+            if indices.orders[f] and error >= indices.surrogate_error[f]:
                 continue
             parts = coefficients[1:] ** 2 / (coefficients[1:] ** 2).sum()
-            found.first[f] = parts @ alone[1:]
-            found.total[f] = parts @ involved[1:]
-            found.surrogate_error[f] = error
-            found.orders[f] = order
-    return found
+            indices.first[f] = parts @ alone[1:]
+            indices.total[f] = parts @ involved[1:]
+            indices.surrogate_error[f] = error
+            indices.orders[f] = order
+    return indices
 
 
 def _least_squares(polynomials: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, float]:
@@ -232,10 +238,10 @@ def uncertainpy_indices(
         When uncertainpy is not installed, the arrays do not belong together, or it asks for other nodes.
     """
     load_uncertainpy()
-    checked_runs(nodes, values, features, len(problem))
+    check_runs(nodes, values, features, len(problem))
     usable = np.isfinite(values)
-    reasons = [why_none(y[ok], len(y), LEAST_SHARE_OF_RUNS) for y, ok in zip(values.T, usable.T, strict=True)]
-    found = empty_indices(features, problem.parameters, usable, reasons)
+    reasons = [reason_for_none(y[ok], len(y), LEAST_SHARE_OF_RUNS) for y, ok in zip(values.T, usable.T, strict=True)]
+    indices = empty_indices(features, problem.parameters, usable, reasons)
     alike: dict[bytes, list[int]] = {}  # features with the same runs, which uncertainpy takes as one vector
     for f, reason in enumerate(reasons):
         if reason is None:
@@ -246,9 +252,9 @@ def uncertainpy_indices(
         y = values[:, columns]
         y = (y - np.nanmean(y, axis=0)) / np.nanstd(y, axis=0)
         first, total = _by_uncertainpy(points, y, order)
-        found.orders[columns] = order
-        found.first[columns], found.total[columns] = first.T, total.T
-    return found
+        indices.orders[columns] = order
+        indices.first[columns], indices.total[columns] = first.T, total.T
+    return indices
 
 
 def _by_uncertainpy(points: np.ndarray, values: np.ndarray, order: int) -> tuple[np.ndarray, np.ndarray]:
@@ -259,9 +265,9 @@ def _by_uncertainpy(points: np.ndarray, values: np.ndarray, order: int) -> tuple
     names = [f"p{i}" for i in range(points.shape[1])]
     answers = iter(zip(points, values, strict=True))
 
-    def measured(**asked: float) -> tuple[None, np.ndarray]:
+    def measured(**node: float) -> tuple[None, np.ndarray]:
         point, value = next(answers)
-        if not np.allclose([asked[name] for name in names], point, rtol=0, atol=SAME_VALUE):
+        if not np.allclose([node[name] for name in names], point, rtol=0, atol=SAME_VALUE):
             raise InputError(
                 "uncertainpy asked for other nodes than chaospy's Hammersley set. Another version of chaospy"
                 " than 4.3 may be installed; use `engine: polynomial-chaos`."
@@ -273,7 +279,7 @@ def _by_uncertainpy(points: np.ndarray, values: np.ndarray, order: int) -> tuple
     model = uncertainpy.Model(run=measured, labels=["", ""], logger_level=None)
     parameters = uncertainpy.Parameters({name: chaospy.Uniform(-1, 1) for name in names})
     calculations = UncertaintyCalculations(model, parameters, CPUs=None, logger_level=None)
-    told = calculations.polynomial_chaos(
+    result = calculations.polynomial_chaos(
         method="collocation", polynomial_order=order, nr_pc_mc_samples=PERCENTILE_SAMPLES
     )[model.name]
-    return np.asarray(told.sobol_first), np.asarray(told.sobol_total)
+    return np.asarray(result.sobol_first), np.asarray(result.sobol_total)

@@ -102,17 +102,20 @@ def classify(models: ModelTable, classes: pd.Series, seed: int, jobs: int = 1) -
         trees = TREES[int(np.argmax(grid))]
         x_test, truth = tested.loc[cells[test]].to_numpy(), labels[test]
         forest = grown(x, y, trees, seed + shuffle, jobs)
-        chance = forest.predict_proba(x_test)
-        said = forest.classes_[chance.argmax(axis=1)]
+        probabilities = forest.predict_proba(x_test)
+        predicted = forest.classes_[probabilities.argmax(axis=1)]
         shuffled = [
-            _scores(truth, grown(x, given[group], TREES[0], seed + shuffle, jobs).predict(x_test))
-            for given in _permuted(labels, train, seed + shuffle)
+            _scores(truth, grown(x, permuted[group], TREES[0], seed + shuffle, jobs).predict(x_test))
+            for permuted in _permuted(labels, train, seed + shuffle)
         ]
         scores.append(
             {"shuffle": shuffle, "trees": trees, "n_train": len(train), "n_test": len(test)}
-            | _scores(truth, said)
+            | _scores(truth, predicted)
             | _majority(labels[train], truth)
-            | {f"shuffled_{key}": float(np.mean([one[key] for one in shuffled])) for key in shuffled[0]}
+            | {
+                f"shuffled_{key}": float(np.mean([scores_of_control[key] for scores_of_control in shuffled]))
+                for key in shuffled[0]
+            }
         )
         grids += [{"shuffle": shuffle, "trees": n, "f1": f1} for n, f1 in zip(TREES, grid, strict=True)]
         predictions.append(
@@ -121,8 +124,8 @@ def classify(models: ModelTable, classes: pd.Series, seed: int, jobs: int = 1) -
                     "shuffle": shuffle,
                     "cell": cells[test],
                     "true": truth,
-                    "predicted": said,
-                    "probability": chance.max(axis=1),
+                    "predicted": predicted,
+                    "probability": probabilities.max(axis=1),
                 }
             )
         )
@@ -160,8 +163,8 @@ def grid_scores(x: np.ndarray, y: np.ndarray, group: np.ndarray, seed: int, jobs
             for tree in forest.estimators_[counted:]:
                 votes = votes + tree.predict_proba(tested, check_input=False)
             counted = trees
-            said = forest.classes_[np.argmax(votes, axis=1)]
-            scores[fold, number] = _scores(y[test], said)["f1"]
+            predicted = forest.classes_[np.argmax(votes, axis=1)]
+            scores[fold, number] = _scores(y[test], predicted)["f1"]
     return scores.mean(axis=0)
 
 
@@ -180,22 +183,22 @@ def _augmented(models: ModelTable, cells: np.ndarray) -> tuple[np.ndarray, np.nd
 
 def _permuted(labels: np.ndarray, train: np.ndarray, seed: int) -> list[np.ndarray]:
     rng = np.random.default_rng(seed)
-    found = []
+    permuted = []
     for _ in range(CONTROLS):
-        given = labels.copy()
-        given[train] = rng.permutation(labels[train])
-        found.append(given)
-    return found
+        shuffled = labels.copy()
+        shuffled[train] = rng.permutation(labels[train])
+        permuted.append(shuffled)
+    return permuted
 
 
-def _scores(truth: np.ndarray, said: np.ndarray) -> dict[str, float]:
+def _scores(truth: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
     return {
-        "f1": float(f1_score(truth, said, average="macro", labels=np.unique(truth), zero_division=0.0)),
-        "accuracy": float(accuracy_score(truth, said)),
+        "f1": float(f1_score(truth, predicted, average="macro", labels=np.unique(truth), zero_division=0.0)),
+        "accuracy": float(accuracy_score(truth, predicted)),
     }
 
 
 def _majority(train: np.ndarray, truth: np.ndarray) -> dict[str, float]:
     names, counts = np.unique(train, return_counts=True)
-    found = _scores(truth, np.full(len(truth), names[counts.argmax()], dtype=truth.dtype))
-    return {"majority_f1": found["f1"], "majority_rate": found["accuracy"]}
+    scores = _scores(truth, np.full(len(truth), names[counts.argmax()], dtype=truth.dtype))
+    return {"majority_f1": scores["f1"], "majority_rate": scores["accuracy"]}

@@ -5,7 +5,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from neurofleet.errors import InputError
-from neurofleet.neurosim.studies.sobol_indices import Indices, SensitivityProblem, checked_runs, empty_indices, why_none
+from neurofleet.neurosim.studies.sobol_indices import (
+    Indices,
+    SensitivityProblem,
+    check_runs,
+    empty_indices,
+    reason_for_none,
+)
 
 ENOUGH = 0.5
 """Share of the sampled points that must be usable."""
@@ -68,17 +74,17 @@ def saltelli(
     """
     from SALib.analyze import sobol
 
-    checked_runs(nodes, values, features, len(problem))
+    check_runs(nodes, values, features, len(problem))
     together = len(problem) + 2
     if len(nodes) % together:
         raise InputError(f"expected {together} runs for each point, found {len(nodes)} runs.")
     whole = np.isfinite(values).reshape(-1, together, len(features)).all(axis=1)
     usable = np.repeat(whole, together, axis=0)
-    reasons = [why_none(y[ok], len(y), ENOUGH) for y, ok in zip(values.T, usable.T, strict=True)]
-    found = empty_indices(features, problem.parameters, usable, reasons)
+    reasons = [reason_for_none(y[ok], len(y), ENOUGH) for y, ok in zip(values.T, usable.T, strict=True)]
+    indices = empty_indices(features, problem.parameters, usable, reasons)
     for f, reason in enumerate(reasons):
         if reason is None:
-            told = sobol.analyze(
+            result = sobol.analyze(
                 _described(problem),
                 values[usable[:, f], f],
                 calc_second_order=False,
@@ -86,12 +92,12 @@ def saltelli(
                 seed=seed + 1,  # SALib takes 0 for no seed
             )
             for kind, index, low, high in (
-                ("S1", found.first, found.first_low, found.first_high),
-                ("ST", found.total, found.total_low, found.total_high),
+                ("S1", indices.first, indices.first_low, indices.first_high),
+                ("ST", indices.total, indices.total_low, indices.total_high),
             ):
-                index[f] = told[kind]
-                low[f], high[f] = told[kind] - told[f"{kind}_conf"], told[kind] + told[f"{kind}_conf"]
-    return found
+                index[f] = result[kind]
+                low[f], high[f] = result[kind] - result[f"{kind}_conf"], result[kind] + result[f"{kind}_conf"]
+    return indices
 
 
 def _described(problem: SensitivityProblem) -> dict:

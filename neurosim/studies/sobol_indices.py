@@ -55,8 +55,10 @@ class FeatureMeasure:
         objectives = [target.objective for target in targets.targets]
 
         def measure(values: np.ndarray) -> np.ndarray:
-            found = warm.feature_values(values)
-            return np.array([np.nan if found[o] is None else found[o] for o in objectives], np.float64)
+            feature_values = warm.feature_values(values)
+            return np.array(
+                [np.nan if feature_values[o] is None else feature_values[o] for o in objectives], np.float64
+            )
 
         return measure
 
@@ -210,7 +212,7 @@ def empty_indices(
     )
 
 
-def why_none(values: np.ndarray, runs: int, share: float) -> str | None:
+def reason_for_none(values: np.ndarray, runs: int, share: float) -> str | None:
     """Return why a feature has no indices; None where it has.
 
     Parameters
@@ -229,7 +231,7 @@ def why_none(values: np.ndarray, runs: int, share: float) -> str | None:
     return None
 
 
-def checked_runs(nodes: np.ndarray, values: np.ndarray, features: Sequence[str], parameters: int) -> None:
+def check_runs(nodes: np.ndarray, values: np.ndarray, features: Sequence[str], parameters: int) -> None:
     """Raise InputError unless nodes, shape (N, P), and values, shape (N, F), belong together."""
     if nodes.shape != (len(values), parameters) or values.shape != (len(nodes), len(features)):
         raise InputError(
@@ -288,6 +290,6 @@ def average(index: Sequence[float] | np.ndarray, cells: Sequence[str], seed: int
     if len(averaged) > 1:
         spread = float(averaged.std(ddof=1))
         rng = np.random.default_rng(seed)
-        found = bootstrap((averaged,), np.mean, n_resamples=BOOTSTRAP_RESAMPLES, method="percentile", rng=rng)
-        low, high = map(float, found.confidence_interval)
+        interval = bootstrap((averaged,), np.mean, n_resamples=BOOTSTRAP_RESAMPLES, method="percentile", rng=rng)
+        low, high = map(float, interval.confidence_interval)
     return Average(float(averaged.mean()), low, high, spread, len(names), len(values))

@@ -75,14 +75,14 @@ def passages(soma_ms: np.ndarray, axon_ms: Sequence[np.ndarray]) -> list[SpikePa
     axon_ms : sequence of ndarray
         Times of spikes at each place of the axon; a spike within 3 ms of the somatic one is the same.
     """
-    found = []
+    spikes = []
     for soma in soma_ms:
         delays = []
         for times in axon_ms:
             near = times[np.abs(times - soma) <= SAME_SPIKE_MS]
             delays.append(float(near[np.abs(near - soma).argmin()] - soma) if near.size else float("nan"))
-        found.append(SpikePassage(float(soma), tuple(delays), *_begin(np.array(delays))))
-    return found
+        spikes.append(SpikePassage(float(soma), tuple(delays), *_begin(np.array(delays))))
+    return spikes
 
 
 def _begin(delays_ms: np.ndarray) -> tuple[str, int]:
@@ -96,7 +96,6 @@ def _begin(delays_ms: np.ndarray) -> tuple[str, int]:
 
 REACH_UM, PLACES = 120.0, 6
 CLOSE_UP_MS = 2.5
-AXON_LIST = "axonal"
 
 
 @dataclass(frozen=True)
@@ -174,8 +173,8 @@ class StepsMeasure:
 
         def measure(values: np.ndarray) -> dict[str, StepResponse]:
             responses = warm.responses(values, protocols)
-            found = calculate(responses)
-            return {step.name: self._response(step, segments, responses, found) for step in self.steps}
+            feature_values = calculate(responses)
+            return {step.name: self._response(step, segments, responses, feature_values) for step in self.steps}
 
         return measure
 
@@ -184,9 +183,9 @@ class StepsMeasure:
         step: StepProtocol,
         segments: "list[tuple[RecordingSite, Any]]",
         responses: dict[str, Any],
-        found: dict[str, float | None],
+        feature_values: dict[str, float | None],
     ) -> StepResponse:
-        values = [found[f"{step.name}.{SOMA}.{name}"] for name in self.features]
+        values = [feature_values[f"{step.name}.{SOMA}.{name}"] for name in self.features]
         recorded = [responses[recording_name(step.name, place.name)] for place, _ in segments]
         times = np.asarray(recorded[0]["time"])
         volts = [np.asarray(response["voltage"]) for response in recorded]
@@ -214,7 +213,7 @@ def _recording_sites(cell: Any) -> "list[tuple[RecordingSite, Any]]":
     soma = cell.soma[0](0.5)
     h.distance(0, 0.5, sec=cell.soma[0])
     axon = [(float(h.distance(segment.x, sec=section)), segment) for section in cell.axonal for segment in section]
-    axon = sorted((found for found in axon if found[0] <= REACH_UM), key=lambda found: found[0])
+    axon = sorted((site for site in axon if site[0] <= REACH_UM), key=lambda site: site[0])
     if len(axon) > PLACES:
         axon = [axon[i] for i in np.linspace(0, len(axon) - 1, PLACES).round().astype(int)]
     return [(RecordingSite(_name(soma), 0.0), soma), *((RecordingSite(_name(s), distance), s) for distance, s in axon)]

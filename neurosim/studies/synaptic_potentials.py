@@ -42,12 +42,12 @@ class Site:
     ----------
     section : str
         ``soma`` or ``apic``.
-    wanted_um, distance_um : float
+    requested_um, distance_um : float
         Path distance from the middle of the soma that was asked for, and that of the nearest segment.
     """
 
     section: str
-    wanted_um: float
+    requested_um: float
     distance_um: float
 
 
@@ -125,12 +125,12 @@ class PSPMeasure:
         threshold_mV = self.model.targets.spike_threshold_mV
 
         def measure(values: np.ndarray) -> list[PSP]:
-            found = []
+            psps = []
             for segment, protocol in zip(where, protocols, strict=True):
                 response: Any = warm.responses(values, {protocol.name: protocol})[f"{protocol.name}.{SOMA}.v"]
                 times, voltage = np.asarray(response["time"]), np.asarray(response["voltage"])
-                found.append(read_psp(segment.site, times, voltage, threshold_mV))
-            return found
+                psps.append(read_psp(segment.site, times, voltage, threshold_mV))
+            return psps
 
         return measure
 
@@ -144,9 +144,9 @@ class PSPMeasure:
             raise InputError(f"cell {self.model.cell}: its morphology has no apical dendrite to put synapses on.")
         farthest = max(distance for distance, _ in segments)
         chosen = []
-        for wanted in (distance for distance in self.distances_um if distance <= farthest):
-            nearest = sorted(segments, key=lambda found: abs(found[0] - wanted))[: self.sites_each]
-            chosen += [_Segment(Site("apic", wanted, distance), segment) for distance, segment in nearest]
+        for requested_um in (distance for distance in self.distances_um if distance <= farthest):
+            nearest = sorted(segments, key=lambda pair: abs(pair[0] - requested_um))[: self.sites_each]
+            chosen += [_Segment(Site("apic", requested_um, distance), segment) for distance, segment in nearest]
         return chosen
 
 
@@ -255,5 +255,5 @@ def _crossing(times: np.ndarray, values: np.ndarray, i: int, level: float) -> fl
 
 def relative_change(psps: Sequence[PSP], name: str) -> list[float]:
     """Return a property of each PSP as the change in percent from the first, the soma's own."""
-    own = getattr(psps[0], name)
-    return [100.0 * (getattr(psp, name) - own) / own for psp in psps]
+    somatic = getattr(psps[0], name)
+    return [100.0 * (getattr(psp, name) - somatic) / somatic for psp in psps]

@@ -87,16 +87,16 @@ class Graph:
 
         With `smooth` the conditions are left out, which only choose.
         """
-        found: set[Node] = set()
+        visited: set[Node] = set()
         left = list(nodes)
         while left:
             node = left.pop()
-            if node not in found:
-                found.add(node)
+            if node not in visited:
+                visited.add(node)
                 kind, *rest = self.terms[node]
                 if kind not in ("const", "in"):
                     left += _smooth_arguments(kind, rest) if smooth else rest
-        return sorted(found)
+        return sorted(visited)
 
     def replace(self, node: Node, values: Mapping[str, Node]) -> Node:
         """Return a node with inputs replaced."""
@@ -195,24 +195,24 @@ def _subtract(graph: Graph, a: Node, b: Node) -> Node:
 def _multiply(graph: Graph, a: Node, b: Node) -> Node:
     if graph.value(a) is not None:
         a, b = b, a  # a constant stands second
-    known = graph.value(b)
-    if known == 0:
+    factor = graph.value(b)
+    if factor == 0:
         return b
-    if known == 1:
+    if factor == 1:
         return a
-    if known == -1:
+    if factor == -1:
         return graph.apply("neg", a)
-    if known is not None and graph.terms[a][0] == "neg":
-        return graph.apply("*", graph.terms[a][1], graph.const(-known))
-    if known is not None and graph.terms[a][0] == "*" and graph.value(graph.terms[a][2]) is not None:
+    if factor is not None and graph.terms[a][0] == "neg":
+        return graph.apply("*", graph.terms[a][1], graph.const(-factor))
+    if factor is not None and graph.terms[a][0] == "*" and graph.value(graph.terms[a][2]) is not None:
         return graph.apply("*", graph.terms[a][1], graph.apply("*", graph.terms[a][2], b))
-    return graph._node("*", a, b) if known is not None else graph._node("*", min(a, b), max(a, b))
+    return graph._node("*", a, b) if factor is not None else graph._node("*", min(a, b), max(a, b))
 
 
 def _divide(graph: Graph, a: Node, b: Node) -> Node:
-    known = graph.value(b)
-    if known is not None and known != 0:
-        return graph.apply("*", a, graph.const(1.0 / known))
+    divisor = graph.value(b)
+    if divisor is not None and divisor != 0:
+        return graph.apply("*", a, graph.const(1.0 / divisor))
     if graph.value(a) == 0:
         return a
     if a == b:
@@ -256,14 +256,14 @@ def _negate(graph: Graph, a: Node) -> Node:
 
 
 def _power(graph: Graph, a: Node, b: Node) -> Node:
-    known = graph.value(b)
-    if known is not None and known in range(9):
+    exponent = graph.value(b)
+    if exponent is not None and exponent in range(9):
         product = graph.const(1.0)
-        for _ in range(int(known)):
+        for _ in range(int(exponent)):
             product = graph.apply("*", product, a)
         return product
-    if known is not None and -known in range(1, 9):
-        return graph.apply("/", graph.const(1.0), graph.apply("pow", a, graph.const(-known)))
+    if exponent is not None and -exponent in range(1, 9):
+        return graph.apply("/", graph.const(1.0), graph.apply("pow", a, graph.const(-exponent)))
     return graph._node("pow", a, b)
 
 

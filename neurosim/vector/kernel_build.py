@@ -37,7 +37,7 @@ class KernelPlan:
     membranes: tuple[Membrane, ...]
 
     @classmethod
-    def of(
+    def from_densities(
         cls, densities: Sequence[Density], kinds: Sequence[CompartmentKind], nernst_mV: Mapping[str, float]
     ) -> "KernelPlan":
         """Return the plan of compartments of some kinds, of which `densities` are the mechanisms."""
@@ -109,11 +109,11 @@ def _row(membrane: Membrane, name: str) -> str:
 
 def _places(membrane: Membrane) -> dict[str, str]:
     """Return input -> where it lies."""
-    places = {name: _row(membrane, name) for name in membrane.constants()}
-    places |= {"v": "b.v[n]", "dt": "dt", "second": "M::splat(second)", "dv": "b.dv[n] * second"}
+    expressions = {name: _row(membrane, name) for name in membrane.constants()}
+    expressions |= {"v": "b.v[n]", "dt": "dt", "second": "M::splat(second)", "dv": "b.dv[n] * second"}
     for k, name in enumerate(membrane.stored):
-        places[name] = f"g.stored[i * {len(membrane.stored)} + {k}]"
-    return places
+        expressions[name] = f"g.stored[i * {len(membrane.stored)} + {k}]"
+    return expressions
 
 
 def _loop(
@@ -217,12 +217,12 @@ def _machine() -> str:
 
 
 def _compiler() -> str:
-    wanted = os.environ.get("CXX", "").split()[:1] or ["g++", "clang++", "c++"]
-    compiler = next((found for name in wanted if (found := shutil.which(name))), None)
+    names = os.environ.get("CXX", "").split()[:1] or ["g++", "clang++", "c++"]
+    compiler = next((path for name in names if (path := shutil.which(name))), None)
     if compiler is None:
         raise InputError(
             f"The vector engine compiles its kernel on this machine, and there is no C++ compiler "
-            f"({' or '.join(wanted)}) here. Install one (Debian, Ubuntu: `apt-get install g++`; Fedora: `dnf "
+            f"({' or '.join(names)}) here. Install one (Debian, Ubuntu: `apt-get install g++`; Fedora: `dnf "
             "install gcc-c++`; macOS: `xcode-select --install`), or use the NEURON engine."
         )
     return compiler

@@ -73,7 +73,7 @@ def fixed_steps(dt_ms: float, order: int, record_every: int = 1) -> Steps:
     return Steps(dt_ms, order, record_near=record_every, record_away=record_every)
 
 
-_OF_A_SEARCH = Steps(
+_SEARCH_STEPS = Steps(
     tick_ms=0.00625,
     order=3,
     shortest=4,
@@ -89,7 +89,7 @@ _OF_A_SEARCH = Steps(
 
 def search_steps(chains: bool) -> Steps:
     """Return the steps of a search; a chain of states, such as NaV's, opens faster than other gates."""
-    return replace(_OF_A_SEARCH, shortest=1) if chains else _OF_A_SEARCH
+    return replace(_SEARCH_STEPS, shortest=1) if chains else _SEARCH_STEPS
 
 
 NodeName = tuple[int, int]  # section, segment; nseg for the far end of a section, -1 for the near one
@@ -135,7 +135,7 @@ class CompartmentTree:
         raise KeyError(str(segment))
 
 
-def read_tree_of(sections: list[Any]) -> CompartmentTree:
+def read_compartments(sections: list[Any]) -> CompartmentTree:
     """Read the tree that sections of NEURON make up.
 
     Raises
@@ -186,7 +186,7 @@ def _shortened(
     def bare(name: NodeName) -> bool:
         return name[1] in (-1, sections[name[0]].nseg)
 
-    found: list[Compartment] = []
+    compartments: list[Compartment] = []
     left: list[tuple[NodeName, int, list[tuple[float, int]]]] = [(root, -1, [])]
     while left:
         name, before, through = left.pop()
@@ -199,9 +199,9 @@ def _shortened(
         section, j = name
         segment = None if bare(name) else sections[section]((j + 0.5) / sections[section].nseg)
         resistance = tuple(through) if before >= 0 else ()
-        found.append(Compartment(section, segment, before, resistance))
-        left += [(child, len(found) - 1, []) for child in reversed(children[name])]
-    return CompartmentTree(tuple(sections), tuple(found))
+        compartments.append(Compartment(section, segment, before, resistance))
+        left += [(child, len(compartments) - 1, []) for child in reversed(children[name])]
+    return CompartmentTree(tuple(sections), tuple(compartments))
 
 
 _INT = ctypes.POINTER(ctypes.c_int32)
@@ -264,7 +264,7 @@ class Tables:
     places: np.ndarray
 
     @classmethod
-    def of(
+    def from_cell(
         cls,
         tree: CompartmentTree,
         plan: KernelPlan,
@@ -354,19 +354,19 @@ def call_kernel(
         shape (n,).
     """
     n = table.shape[1]
-    found, kept = [], []  # the kernel reads these arrays: they have to outlive the call
-    given = (KernelProtocol * len(protocols))()
-    for place, protocol in zip(given, protocols, strict=True):
+    results, keep_alive = [], []  # the kernel reads these arrays: they have to outlive the call
+    kernel_protocols = (KernelProtocol * len(protocols))()
+    for kernel_protocol, protocol in zip(kernel_protocols, protocols, strict=True):
         grid = steps.recorded(protocol)
         recorded = np.empty((n, len(tables.places), len(grid)), dtype)
         ok = np.zeros(n, np.uint8)
-        place.amplitude, place.holding = protocol.amplitude_nA, protocol.holding_nA
+        kernel_protocol.amplitude, kernel_protocol.holding = protocol.amplitude_nA, protocol.holding_nA
         times_ms = (protocol.start_ms, protocol.stop_ms, protocol.duration_ms)
-        place.start, place.stop, place.end = map(steps.ticks, times_ms)
-        place.n_records, place.recorded = len(grid), recorded.ctypes.data
-        place.grid, place.ok = grid.ctypes.data_as(_LONG), ok.ctypes.data_as(_BYTE)
-        kept += [grid, ok]
-        found.append((grid * steps.tick_ms, recorded, ok))
+        kernel_protocol.start, kernel_protocol.stop, kernel_protocol.end = map(steps.ticks, times_ms)
+        kernel_protocol.n_records, kernel_protocol.recorded = len(grid), recorded.ctypes.data
+        kernel_protocol.grid, kernel_protocol.ok = grid.ctypes.data_as(_LONG), ok.ctypes.data_as(_BYTE)
+        keep_alive += [grid, ok]
+        results.append((grid * steps.tick_ms, recorded, ok))
     setup = Setup(
         n=n,
         n_nodes=len(tables.parent),
@@ -384,7 +384,7 @@ def call_kernel(
         longest=steps.longest,
         longest_away=steps.longest_away,
         near=steps.ticks(steps.near_ms),
-        protocols=given,
+        protocols=kernel_protocols,
     )
     arrays = {"axial": tables.axial(table), "rows": table}
     for name, pointer in Setup._fields_:
@@ -392,6 +392,6 @@ def call_kernel(
             array = arrays[name] if name in arrays else getattr(tables, name)
             array = np.ascontiguousarray(array, _TYPES[pointer])
             setattr(setup, name, array.ctypes.data_as(pointer))
-            kept.append(array)
+            keep_alive.append(array)
     kernel[f"run_{dtype}"](ctypes.byref(setup))
-    return [(times, recorded, ok.astype(bool)) for times, recorded, ok in found]
+    return [(times, recorded, ok.astype(bool)) for times, recorded, ok in results]

@@ -105,7 +105,7 @@ def _slope(syntax: Syntax, graph: Graph, name: str, current: Node) -> Node:
     try:
         return graph.derivative(current, "v")
     except NotDifferentiable as error:
-        raise syntax.refuse(f"the current {name} without a CONDUCTANCE statement ({error})") from error
+        raise syntax.unsupported(f"the current {name} without a CONDUCTANCE statement ({error})") from error
 
 
 def _started(syntax: Syntax, graph: Graph, celsius: float, v_init_mV: float) -> SymbolicRun:
@@ -132,7 +132,7 @@ def _solve_and_draw(
         else:
             drawing.append(statement)
     if len(methods) > 1:  # one of them would have NEURON halve the steps of the others at second order
-        raise syntax.refuse("SOLVE statements with different METHODs")
+        raise syntax.unsupported("SOLVE statements with different METHODs")
     drawn = SymbolicRun(syntax, graph, celsius, constants=fixed)
     drawn.carry_out(drawing)
     return solved, drawn, {*solved.values, *drawn.values}
@@ -154,37 +154,37 @@ def _refuse_inputs(syntax: Syntax, density: Density, drawn: SymbolicRun) -> None
     inputs = density.inputs()
     for name in ("t", "diam", "area"):
         if name in inputs:
-            raise syntax.refuse(f"the variable {name}")
+            raise syntax.unsupported(f"the variable {name}")
     graph = density.graph
     others = [*density.initial.values(), density.current, density.conductance]
     others += [node for pair in density.ion_currents.values() for node in pair]
     if "dt" in graph.inputs(others):
-        raise syntax.refuse("the variable dt elsewhere than in the equations of states")
+        raise syntax.unsupported("the variable dt elsewhere than in the equations of states")
     for ion in density.ion_currents:
         if f"i:{ion}" in inputs:
-            raise syntax.refuse(f"i{ion}, which it writes, as something that it reads")
+            raise syntax.unsupported(f"i{ion}, which it writes, as something that it reads")
     for name in density.stored:
         if name in drawn.values and f"s:{name}" in inputs:
-            raise syntax.refuse(f"{name}, which BREAKPOINT writes after it was read,")
+            raise syntax.unsupported(f"{name}, which BREAKPOINT writes after it was read,")
     if any(name.startswith("i:") for name in graph.inputs(others)):
-        raise syntax.refuse("the current of an ion elsewhere than in the equations of states")
+        raise syntax.unsupported("the current of an ion elsewhere than in the equations of states")
 
 
 def _refuse_writes(syntax: Syntax) -> None:
     for ion, (_, written) in syntax.ions.items():
         for name in written:
             if name not in (f"i{ion}", f"{ion}i") or (name == f"{ion}i" and name not in syntax.states):
-                raise syntax.refuse(f"writing {name}, which is not a state,")
+                raise syntax.unsupported(f"writing {name}, which is not a state,")
 
 
 def _kept(syntax: Syntax, values: Mapping[str, Node], stored: tuple[str, ...]) -> dict[str, Node]:
     """Return the values of stored variables and of concentrations, by name of their input."""
-    found = {f"s:{name}": values[name] for name in stored if name in values}
+    kept = {f"s:{name}": values[name] for name in stored if name in values}
     for name in syntax.states:
         ion = ion_input(syntax, name)
         if ion is not None and name in values:
-            found[ion] = values[name]
-    return found
+            kept[ion] = values[name]
+    return kept
 
 
 # A voltage in the middle of those that cells have, and how far from it exponentials may reach in float32.
@@ -293,50 +293,50 @@ class _Joined:
         """Carry out a block of one mechanism after the other; each knows the concentrations as they are."""
         new: dict[str, Node] = {}
         for density in self.densities:
-            wanted = {_place(density, name): node for name, node in getattr(density, block).items()}
+            nodes = {_place(density, name): node for name, node in getattr(density, block).items()}
             concentrations = {n: node for n, node in new.items() if not n.startswith("s:")}
-            new |= self._include(density, wanted, {**known, **concentrations})
+            new |= self._include(density, nodes, {**known, **concentrations})
         return new
 
     def _reversal(self, known: Mapping[str, Node]) -> dict[str, Node]:
         """Return the reversal potentials that belong to concentrations."""
         graph = self.graph
-        found = {}
+        potentials = {}
         for ion, scale in self._nernst.items():
             outside, inside = (known.get(n, graph.input(n)) for n in (f"co:{ion}", f"ci:{ion}"))
             ratio = graph.apply("log", graph.apply("/", outside, inside))
-            found[f"e:{ion}"] = graph.apply("*", ratio, graph.const(scale))
-        return found
+            potentials[f"e:{ion}"] = graph.apply("*", ratio, graph.const(scale))
+        return potentials
 
     def drawn(self, values: Mapping[str, Node]) -> dict[str, Node]:
         graph = self.graph
         known = {**values, **self._reversal(values)}
-        found = {"rhs": graph.const(0.0), "d": graph.const(0.0)}
-        found |= {f"{what}:{ion}": graph.const(0.0) for ion in self._read for what in ("i", "di")}
+        sums = {"rhs": graph.const(0.0), "d": graph.const(0.0)}
+        sums |= {f"{what}:{ion}": graph.const(0.0) for ion in self._read for what in ("i", "di")}
         for density in self.densities:
-            wanted = {"rhs": density.current, "d": density.conductance}
+            nodes = {"rhs": density.current, "d": density.conductance}
             for ion, (current, slope) in density.ion_currents.items():
                 if ion in self._read:
-                    wanted |= {f"i:{ion}": current, f"di:{ion}": slope}
-            for name, node in self._include(density, wanted, known).items():
-                found[name] = graph.apply("+", found[name], node)
-        return found
+                    nodes |= {f"i:{ion}": current, f"di:{ion}": slope}
+            for name, node in self._include(density, nodes, known).items():
+                sums[name] = graph.apply("+", sums[name], node)
+        return sums
 
     def _currents_now(self) -> dict[str, Node]:
         """Return the ion currents at the new voltage."""
         graph = self.graph
-        found = {}
+        currents = {}
         for ion in self._read:
             change = graph.apply("*", graph.input(f"di:{ion}"), graph.input("dv"))
-            found[f"i:{ion}"] = graph.apply("+", graph.input(f"i:{ion}"), change)
-        return found
+            currents[f"i:{ion}"] = graph.apply("+", graph.input(f"i:{ion}"), change)
+        return currents
 
-    def _include(self, density: Density, wanted: Mapping[str, Node], known: Mapping[str, Node]) -> dict[str, Node]:
+    def _include(self, density: Density, nodes: Mapping[str, Node], known: Mapping[str, Node]) -> dict[str, Node]:
         """Return nodes of a mechanism's graph as nodes of the joined one."""
-        graph, theirs = self.graph, density.graph
+        graph, source = self.graph, density.graph
         new: dict[Node, Node] = {}
-        for node in theirs.order(wanted.values()):
-            kind, *rest = theirs.terms[node]
+        for node in source.order(nodes.values()):
+            kind, *rest = source.terms[node]
             if kind == "const":
                 new[node] = graph.const(rest[0])
             elif kind == "in":
@@ -346,7 +346,7 @@ class _Joined:
                 new[node] = _exponential(graph, new[rest[0]])
             else:
                 new[node] = graph.apply(kind, *(new[a] for a in rest))
-        return {name: new[node] for name, node in wanted.items()}
+        return {name: new[node] for name, node in nodes.items()}
 
 
 def _place(density: Density, name: str) -> str:

@@ -47,7 +47,7 @@ def ion_input(syntax: Syntax, name: str) -> str | None:
         if name in (*read, *written):
             known = {f"e{ion}": "e", f"{ion}i": "ci", f"{ion}o": "co", f"i{ion}": "i"}
             if name not in known:
-                raise syntax.refuse(f"the ion variable {name}")
+                raise syntax.unsupported(f"the ion variable {name}")
             return f"{known[name]}:{ion}"
     return None
 
@@ -143,7 +143,7 @@ class SymbolicRun:
             self.effect(inner[0])
         elif what == "BinaryExpression" and text(inner[1]) == "=":
             if kind(inner[0]) != "VarName" or kind(parts(inner[0])[0]) != "Name":
-                raise self.syntax.refuse(f"the array {text(inner[0])}")
+                raise self.syntax.unsupported(f"the array {text(inner[0])}")
             self.write(text(inner[0]), self.value(inner[2]))
         elif what == "FunctionCall":
             self.call(expression)
@@ -153,7 +153,7 @@ class SymbolicRun:
     def _special(self, what: str, inner: list[SyntaxTree]) -> None:
         equations = None if self._choices else self._equations
         if equations is None or not equations.take(self, what, inner):
-            raise self.syntax.refuse(_WORDS.get(what, f"the statement {what}"))
+            raise self.syntax.unsupported(_WORDS.get(what, f"the statement {what}"))
 
     def branch(self, inner: list[SyntaxTree]) -> None:
         condition, then, *others = inner
@@ -198,14 +198,14 @@ class SymbolicRun:
                 return self.graph.apply(operator, self.value(inner[0]), self.value(inner[2]))
         if what == "FunctionCall":
             return self.call(expression)
-        raise self.syntax.refuse(f"the expression {what} {text(expression)}")
+        raise self.syntax.unsupported(f"the expression {what} {text(expression)}")
 
     def call(self, expression: SyntaxTree) -> Node:
         """Return what a function returns; procedures return 0."""
         name, *given = parts(expression)
         function, arguments = text(name), [self.value(a) for a in given]
         if function in self.syntax.procedures:
-            return self.call_own(function, arguments)
+            return self.call_procedure(function, arguments)
         n_expected = 2 if function == "pow" else 1
         if len(arguments) == n_expected:
             if function in FUNCTIONS or function == "pow":
@@ -214,13 +214,13 @@ class SymbolicRun:
                 return self.graph.apply("fabs", *arguments)
             if function in ("sinh", "cosh", "tanh"):
                 return self._hyperbolic(function, *arguments)
-        raise self.syntax.refuse(f"the function {function}")
+        raise self.syntax.unsupported(f"the function {function}")
 
-    def call_own(self, function: str, arguments: list[Node]) -> Node:
+    def call_procedure(self, function: str, arguments: list[Node]) -> Node:
         """Carry out a PROCEDURE or FUNCTION of the mechanism."""
         names, body = self.syntax.procedures[function]
         if function in self._calls or len(names) != len(arguments):
-            raise self.syntax.refuse(
+            raise self.syntax.unsupported(
                 f"{function}, which calls itself"
                 if function in self._calls
                 else f"a call of {function} with {len(arguments)} arguments instead of {len(names)}"
@@ -239,18 +239,18 @@ class SymbolicRun:
         if function == "tanh":
             grown = apply("expm1", apply("*", x, two))
             return apply("/", grown, apply("+", grown, two))
-        ways = apply("exp", x), apply("exp", apply("neg", x))
-        return apply("/", apply("+" if function == "cosh" else "-", *ways), two)
+        exponentials = apply("exp", x), apply("exp", apply("neg", x))
+        return apply("/", apply("+" if function == "cosh" else "-", *exponentials), two)
 
 
 def _locals(body: list[SyntaxTree]) -> set[str]:
-    found = set()
+    names = set()
     for statement in body:
         if kind(statement) == "LocalListStatement":
-            found |= {text(p) for p in parts(statement)}
+            names |= {text(p) for p in parts(statement)}
         elif kind(statement) in ("StatementBlock", "IfStatement", "ElseStatement", "ElseIfStatement"):
-            found |= _locals(parts(statement))
-    return found
+            names |= _locals(parts(statement))
+    return names
 
 
 def _remembers(condition: SyntaxTree, then: SyntaxTree, syntax: Syntax) -> bool:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from neurofleet.errors import InputError
-from neurofleet.neurosim.mechanisms.catalogue import OWN_SOURCES, describe
+from neurofleet.neurosim.mechanisms.catalogue import PROJECT_SOURCES, describe
 from neurofleet.neurosim.vector.unsupported import Unsupported
 
 SyntaxTree = dict[str, Any]
@@ -87,17 +87,17 @@ class Syntax:
         blocks = (self.blocks, self.derivatives, self.schemes, self.systems)
         statements = [s for named in blocks for block in named.values() for s in block]
         statements += [s for _, body in self.procedures.values() for s in body]
-        found = (e for s in statements for e in find(s, "BinaryExpression"))
-        return {text(parts(e)[0]) for e in found if text(parts(e)[1]) == "="}
+        assignments = (e for s in statements for e in find(s, "BinaryExpression"))
+        return {text(parts(e)[0]) for e in assignments if text(parts(e)[1]) == "="}
 
     def number(self, literal: SyntaxTree) -> float:
         """Return the value of a literal."""
         value = float(text(literal))
         if not math.isfinite(value):
-            raise self.refuse(f"the number {text(literal)}")
+            raise self.unsupported(f"the number {text(literal)}")
         return value
 
-    def refuse(self, what: str) -> Unsupported:
+    def unsupported(self, what: str) -> Unsupported:
         """Return the error that names this mechanism and what it holds."""
         return Unsupported(
             f"mechanism {self.name}: the vector engine does not support {what}. Use the NEURON engine for "
@@ -122,7 +122,7 @@ def read_syntax(names: Sequence[str], sources: Sequence[Path] = ()) -> dict[str,
         A source is not there, or is no density mechanism; or NEURON comes without its NMODL compiler.
     """
     data = _neuron_data()
-    paths = {path.stem: path for path in (*OWN_SOURCES, *PLAIN_SOURCES)}
+    paths = {path.stem: path for path in (*PROJECT_SOURCES, *PLAIN_SOURCES)}
     paths |= {name: data / "share" / "modfile" / file for name, file in BUILT_IN.items()}
     paths |= dict(zip(describe(sources), sources, strict=True))
     unknown = sorted(set(names) - paths.keys())
@@ -235,9 +235,9 @@ def read_tree(tree: SyntaxTree, source: str) -> Syntax:
     word, name = map(text, parts(suffix))
     syntax = Syntax(name)
     if word != "SUFFIX":
-        raise syntax.refuse(word)
+        raise syntax.unsupported(word)
     if not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII):  # it gets into the C++
-        raise syntax.refuse("its name")
+        raise syntax.unsupported("its name")
     for block in blocks:
         _read_block(syntax, block)
     _mark_steady(syntax, tree, source)
@@ -246,12 +246,12 @@ def read_tree(tree: SyntaxTree, source: str) -> Syntax:
 
 def _mark_steady(syntax: Syntax, tree: SyntaxTree, source: str) -> None:
     """Make ``SOLVE … STEADYSTATE`` blocks a kind of their own: the tree has the same for ``METHOD``."""
-    written = re.sub(r"\bCOMMENT\b.*?\bENDCOMMENT\b|^\s*TITLE.*?$|[:?].*?$", "", source, flags=re.S | re.M)
-    said = re.findall(r"\bSOLVE\s+(\w+)(?:\s+(STEADYSTATE)\b)?", written)
-    found = list(find(tree, "SolveBlock"))
-    if [name for name, _ in said] != [text(block) for block in found]:
-        raise syntax.refuse("its SOLVE statements")
-    for (_, steady), block in zip(said, found, strict=True):
+    plain = re.sub(r"\bCOMMENT\b.*?\bENDCOMMENT\b|^\s*TITLE.*?$|[:?].*?$", "", source, flags=re.S | re.M)
+    solves = re.findall(r"\bSOLVE\s+(\w+)(?:\s+(STEADYSTATE)\b)?", plain)
+    blocks = list(find(tree, "SolveBlock"))
+    if [name for name, _ in solves] != [text(block) for block in blocks]:
+        raise syntax.unsupported("its SOLVE statements")
+    for (_, steady), block in zip(solves, blocks, strict=True):
         if steady:
             block["SteadyBlock"] = block.pop("SolveBlock")
 
@@ -288,7 +288,7 @@ def _read_block(syntax: Syntax, block: SyntaxTree) -> None:
         body = next(p for p in parts(block) if kind(p) == "StatementBlock")
         syntax.procedures[text(block)] = (arguments, parts(body))
     elif what not in _IGNORED:
-        raise syntax.refuse(f"{_WORDS.get(what, what.removesuffix('Block').upper())} blocks")
+        raise syntax.unsupported(f"{_WORDS.get(what, what.removesuffix('Block').upper())} blocks")
 
 
 def _read_declarations(syntax: Syntax, statements: list[SyntaxTree]) -> None:
@@ -303,7 +303,7 @@ def _read_declarations(syntax: Syntax, statements: list[SyntaxTree]) -> None:
             written = tuple(text(p) for p in parts(statement) if kind(p) == "WriteIonVar")
             syntax.ions[text(statement)] = (read, written)
         elif what not in ("name", "Suffix", "Global"):
-            raise syntax.refuse(f"{_WORDS.get(what, what.upper())} in the NEURON block")
+            raise syntax.unsupported(f"{_WORDS.get(what, what.upper())} in the NEURON block")
 
 
 def _read_factor(syntax: Syntax, factor: list[SyntaxTree]) -> None:
@@ -314,4 +314,4 @@ def _read_factor(syntax: Syntax, factor: list[SyntaxTree]) -> None:
     elif units in UNIT_FACTORS:
         syntax.constants[name] = UNIT_FACTORS[units]
     else:
-        raise syntax.refuse(f"the unit factor {name}")
+        raise syntax.unsupported(f"the unit factor {name}")

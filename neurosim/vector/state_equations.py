@@ -43,7 +43,7 @@ class NotUnique(ValueError):
 def kinetic_step(graph: Graph, scheme: Scheme, old: Mapping[str, Node], dt: Node) -> dict[str, Node]:
     """Return the states after a step of backward Euler, the solution x of (1 - dt Q) x = old.
 
-    As in NEURON's ``sparse``, the last state of each total is what the others leave of it, before the step.
+    As in NEURON's ``sparse``, the last state of each total is what the others leave of it, before the removal.
     """
     values = dict(old)
     for states, total in scheme.totals:
@@ -51,22 +51,22 @@ def kinetic_step(graph: Graph, scheme: Scheme, old: Mapping[str, Node], dt: Node
         values[states[-1]] = total if others is None else graph.apply("-", total, others)
     for state, gain in scheme.gains.items():
         values[state] = graph.apply("+", values[state], _scaled(graph, gain, dt))
-    rates = {way: _scaled(graph, rate, dt) for way, rate in scheme.rates.items()}
+    rates = {pair: _scaled(graph, rate, dt) for pair, rate in scheme.rates.items()}
     one = graph.const(1.0)
     leaks = {
         s: graph.apply("+", one, _scaled(graph, scheme.losses[s], dt)) if s in scheme.losses else one
         for s in scheme.states
     }
     removed = _eliminate(graph, scheme.states, rates, leaks)
-    for each in removed:
-        for to, share in each.shares.items():
-            values[to] = graph.apply("+", values[to], graph.apply("*", share, values[each.state]))
-    for each in reversed(removed):
-        assert each.pivot is not None  # at least its leak
-        terms = [graph.apply("*", rate, values[s]) for s, rate in each.feeds.items()]
-        found = _sum(graph, [values[each.state], *terms])
-        assert found is not None
-        values[each.state] = graph.apply("/", found, each.pivot)
+    for removal in removed:
+        for to, share in removal.shares.items():
+            values[to] = graph.apply("+", values[to], graph.apply("*", share, values[removal.state]))
+    for removal in reversed(removed):
+        assert removal.pivot is not None  # at least its leak
+        terms = [graph.apply("*", rate, values[s]) for s, rate in removal.feeds.items()]
+        numerator = _sum(graph, [values[removal.state], *terms])
+        assert numerator is not None
+        values[removal.state] = graph.apply("/", numerator, removal.pivot)
     return values
 
 
@@ -85,14 +85,14 @@ def kinetic_settle(graph: Graph, scheme: Scheme) -> dict[str, Node]:
         raise NotUnique("with states that come from or go to nowhere")
     removed = _eliminate(graph, scheme.states, dict(scheme.rates), {})
     settled: dict[str, Node] = {}
-    for each in reversed(removed):
-        if each.pivot is None:
-            settled[each.state] = graph.const(1.0)
+    for removal in reversed(removed):
+        if removal.pivot is None:
+            settled[removal.state] = graph.const(1.0)
             continue
-        came = _sum(graph, [graph.apply("*", rate, settled[s]) for s, rate in each.feeds.items()])
-        settled[each.state] = graph.const(0.0) if came is None else graph.apply("/", came, each.pivot)
+        came = _sum(graph, [graph.apply("*", rate, settled[s]) for s, rate in removal.feeds.items()])
+        settled[removal.state] = graph.const(0.0) if came is None else graph.apply("/", came, removal.pivot)
     for states, total in scheme.totals:
-        if sum(each.pivot is None for each in removed if each.state in states) != 1:
+        if sum(removal.pivot is None for removal in removed if removal.state in states) != 1:
             raise NotUnique("with states that no rates connect, but that one CONSERVE statement counts")
         whole = _sum(graph, [settled[s] for s in states])
         assert whole is not None
@@ -124,12 +124,12 @@ def _eliminate(graph: Graph, states: Sequence[str], rates: Rates, leaks: Mapping
     left, leaks = list(states), dict(leaks)
     removed = []
 
-    def ways(state: str) -> tuple[bool, int]:
+    def paths(state: str) -> tuple[bool, int]:
         out = sum(start == state for _, start in rates)
         return out == 0, out * sum(end == state for end, _ in rates)
 
     while left:
-        state = min(left, key=ways)
+        state = min(left, key=paths)
         left.remove(state)
         goes = {end: rates.pop((end, start)) for end, start in list(rates) if start == state}
         feeds = {start: rates.pop((end, start)) for end, start in list(rates) if end == state}
@@ -178,9 +178,9 @@ def solve(run: SymbolicRun, statement: SyntaxTree) -> str:
         _step_by_halves(run, _reactions(run, name))
     elif name in run.syntax.procedures and not used:
         run.carry_out([])
-        run.call_own(name, [])
+        run.call_procedure(name, [])
     else:
-        raise run.syntax.refuse(f"SOLVE {name} with {f'METHOD {used}' if used else 'no METHOD'}")
+        raise run.syntax.unsupported(f"SOLVE {name} with {f'METHOD {used}' if used else 'no METHOD'}")
     return used
 
 
@@ -198,7 +198,7 @@ class Settling:
             try:
                 run.values = fresh.values | kinetic_settle(run.graph, scheme)
             except NotUnique as error:
-                raise run.syntax.refuse(f"SOLVE {name} STEADYSTATE {error}") from error
+                raise run.syntax.unsupported(f"SOLVE {name} STEADYSTATE {error}") from error
             return True
         if what == "SolveBlock" and name in run.syntax.systems and not method:
             before = {state: run.values[state] for state in run.syntax.states if state in run.values}
@@ -218,16 +218,16 @@ class Settling:
         numbers = [[self._number(run, name, a[unknown[s]]) for s in states] for a, _ in rows]
         right = [-self._number(run, name, rest) for _, rest in rows]
         try:
-            found = np.linalg.solve(np.array(numbers), np.array(right))
+            solution = np.linalg.solve(np.array(numbers), np.array(right))
         except (ValueError, np.linalg.LinAlgError) as error:
-            raise run.syntax.refuse(f"{name}, whose equations do not determine its states ({error})") from error
-        return {state: run.graph.const(value) for state, value in zip(states, found.tolist(), strict=True)}
+            raise run.syntax.unsupported(f"{name}, whose equations do not determine its states ({error})") from error
+        return {state: run.graph.const(value) for state, value in zip(states, solution.tolist(), strict=True)}
 
     def _number(self, run: SymbolicRun, name: str, node: Node) -> float:
         graph = run.graph
         value = graph.value(graph.replace(node, {"v": graph.const(self.v_init_mV)}))
         if value is None:
-            raise run.syntax.refuse(f"{name}, whose equations depend on more than the voltage,")
+            raise run.syntax.unsupported(f"{name}, whose equations depend on more than the voltage,")
         return value
 
 
@@ -254,19 +254,19 @@ class _Exponential:
         name, expression = _equation(run, inner)
         calls = (part for call in find(expression, "FunctionCall") for part in find(call, "VarName"))
         if name in map(text, calls):
-            raise run.syntax.refuse(f"the equation of {name}, which hands {name} to a function")
-        graph, own = run.graph, run.read(name)
+            raise run.syntax.unsupported(f"the equation of {name}, which hands {name} to a function")
+        graph, state = run.graph, run.read(name)
         # What the equation itself says of the state counts, not what was calculated from it before.
         free = run.values[name] = graph.input(f"x:{name}")
         slopes, rest = _linear(run, name, run.value(expression), [free])
         dt, slope = graph.input("dt"), slopes[free]
         if graph.value(slope) == 0:
-            run.write(name, graph.apply("+", own, graph.apply("*", dt, rest)))
+            run.write(name, graph.apply("+", state, graph.apply("*", dt, rest)))
             return True
         settled = graph.apply("/", rest, graph.apply("neg", slope))
         share = graph.apply("expm1", graph.apply("*", dt, slope))
-        way = graph.apply("*", share, graph.apply("-", own, settled))
-        run.write(name, graph.apply("+", own, way))
+        change = graph.apply("*", share, graph.apply("-", state, settled))
+        run.write(name, graph.apply("+", state, change))
         return True
 
 
@@ -300,10 +300,10 @@ def _by_derivimplicit(run: SymbolicRun, block: list[SyntaxTree]) -> None:
     equations, graph = _Together(), run.graph
     run.carry_out(block, equations)
     scheme = Scheme(tuple(equations.rates))
-    own = _old(run, scheme.states)
-    names = {node: state for state, node in own.items()}
+    states = _old(run, scheme.states)
+    names = {node: state for state, node in states.items()}
     for to, rate in equations.rates.items():
-        slopes, rest = _linear(run, to, rate, list(own.values()))
+        slopes, rest = _linear(run, to, rate, list(states.values()))
         if graph.value(rest) != 0:
             scheme.gains[to] = rest
         for node, slope in slopes.items():
@@ -333,7 +333,7 @@ def _step_by_halves(run: SymbolicRun, scheme: Scheme) -> None:
     graph = run.graph
     used = [*scheme.rates.values(), *scheme.losses.values(), *scheme.gains.values()]
     if "dt" in graph.inputs(used):
-        raise run.syntax.refuse("the variable dt in a block that is not solved with METHOD cnexp")
+        raise run.syntax.unsupported("the variable dt in a block that is not solved with METHOD cnexp")
     dt, second, old = graph.input("dt"), graph.input("second"), _old(run, scheme.states)
     shorter = graph.apply("-", graph.const(1.0), graph.apply("*", second, graph.const(0.5)))
     reached = kinetic_step(graph, scheme, old, graph.apply("*", dt, shorter))
@@ -347,22 +347,22 @@ def _equation(run: SymbolicRun, inner: list[SyntaxTree]) -> tuple[str, SyntaxTre
     target, _, expression = parts(inner[0])
     name, primed = text(target), parts(target)[0]
     if kind(primed) != "PrimeName" or text(parts(primed)[1]) != "1" or name not in run.syntax.states:
-        raise run.syntax.refuse(f"the equation of {name}, which is not {name}' of a STATE that is no array")
+        raise run.syntax.unsupported(f"the equation of {name}, which is not {name}' of a STATE that is no array")
     return name, expression
 
 
 def _linear(run: SymbolicRun, name: str, rate: Node, states: list[Node]) -> tuple[dict[Node, Node], Node]:
     """Return the slopes of a rate over states that it is linear in, and what is left without them."""
     graph = run.graph
-    called = {node: graph.terms[node][1] for node in states}
+    input_names = {node: graph.terms[node][1] for node in states}
     try:
-        slopes = {node: graph.derivative(rate, called[node]) for node in states}
+        slopes = {node: graph.derivative(rate, input_names[node]) for node in states}
     except NotDifferentiable as error:
-        raise run.syntax.refuse(f"the equation of {name} ({error})") from error
+        raise run.syntax.unsupported(f"the equation of {name} ({error})") from error
     choices = [graph.terms[n][1] for n in graph.order([rate]) if graph.terms[n][0] == "select"]
-    if graph.inputs([*slopes.values(), *choices]) & {*called.values()}:
-        raise run.syntax.refuse(f"the equation of {name}, which is not linear")
-    return slopes, graph.replace(rate, {one: graph.const(0.0) for one in called.values()})
+    if graph.inputs([*slopes.values(), *choices]) & {*input_names.values()}:
+        raise run.syntax.unsupported(f"the equation of {name}, which is not linear")
+    return slopes, graph.replace(rate, {state_input: graph.const(0.0) for state_input in input_names.values()})
 
 
 def _reactions(run: SymbolicRun, name: str) -> Scheme:
@@ -374,10 +374,10 @@ def _reactions(run: SymbolicRun, name: str) -> Scheme:
         inside = {state for state in states if state in scheme.states}
         crossing = any((to in inside) != (start in inside) for to, start in scheme.rates)
         if len(inside) < len(states) or crossing or inside & {*scheme.losses, *scheme.gains}:
-            raise run.syntax.refuse(f"a CONSERVE statement in {name} that its reactions do not keep")
+            raise run.syntax.unsupported(f"a CONSERVE statement in {name} that its reactions do not keep")
     counted = [state for states, _ in scheme.totals for state in states]
     if len(counted) > len({*counted}):
-        raise run.syntax.refuse(f"CONSERVE statements in {name} that name a state twice")
+        raise run.syntax.unsupported(f"CONSERVE statements in {name} that name a state twice")
     return scheme
 
 
@@ -411,7 +411,7 @@ class _Reactions:
         elif arrow == "<<":
             self._flow(run, None, start, self._rate(run, rest[0]))
         else:
-            raise run.syntax.refuse(f"reactions with {arrow}")
+            raise run.syntax.unsupported(f"reactions with {arrow}")
 
     def _flow(self, run: SymbolicRun, start: str | None, end: str | None, rate: Node) -> None:
         graph, zero = run.graph, run.graph.const(0.0)
@@ -427,9 +427,9 @@ class _Reactions:
 
     def _rate(self, run: SymbolicRun, expression: SyntaxTree) -> Node:
         rate = run.value(expression)
-        own = {run.graph.terms[run.given(state)][1] for state in run.syntax.states}
-        if run.graph.inputs([rate]) & own:
-            raise run.syntax.refuse("a reaction whose rate depends on states")
+        states = {run.graph.terms[run.given(state)][1] for state in run.syntax.states}
+        if run.graph.inputs([rate]) & states:
+            raise run.syntax.unsupported("a reaction whose rate depends on states")
         return rate
 
     def _side(self, run: SymbolicRun, side: SyntaxTree) -> tuple[str | None, Node]:
@@ -439,7 +439,7 @@ class _Reactions:
             if name not in run.syntax.states:
                 factor = run.graph.apply("*", factor, run.read(name))
             elif state is not None:
-                raise run.syntax.refuse(f"the reaction of {state} with {name}, which is not linear")
+                raise run.syntax.unsupported(f"the reaction of {state} with {name}, which is not linear")
             else:
                 state = name
         if state is not None and state not in self.scheme.states:
@@ -451,7 +451,7 @@ class _Reactions:
             left, _, right = parts(side)
             return [*self._names(run, left), *self._names(run, right)]
         if kind(side) != "ReactVarName" or kind(parts(side)[0]) != "VarName":
-            raise run.syntax.refuse("a reaction with more than one of a state")
+            raise run.syntax.unsupported("a reaction with more than one of a state")
         if kind(parts(parts(side)[0])[0]) != "Name":
-            raise run.syntax.refuse(f"the array {text(side)}")
+            raise run.syntax.unsupported(f"the array {text(side)}")
         return [text(side)]

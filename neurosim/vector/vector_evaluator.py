@@ -22,7 +22,7 @@ from neurofleet.neurosim.vector.kernel_setup import (
     Steps,
     Tables,
     call_kernel,
-    read_tree_of,
+    read_compartments,
     search_steps,
 )
 from neurofleet.neurosim.vector.membrane import CompartmentKind, make_density
@@ -91,7 +91,7 @@ def rows_of_parameters(
     distances_um : mapping
         (section, segment) -> distance from the middle of the soma.
     """
-    found: dict[tuple[Any, int, str], Row] = {}
+    rows: dict[tuple[Any, int, str], Row] = {}
     for parameter in parameters:
         if not hasattr(parameter, "locations"):
             continue
@@ -99,13 +99,13 @@ def rows_of_parameters(
         for place in parameter.locations:
             for section in getattr(cell, place.seclist_name):
                 for j in range(section.nseg):
-                    found[section, j, parameter.param_name] = Row(
+                    rows[section, j, parameter.param_name] = Row(
                         parameter="" if parameter.frozen else parameter.name,
                         value=parameter.value if parameter.frozen else 0.0,
                         distribution=distribution,
                         distance_um=distances_um[section, j] if distribution else 0.0,
                     )
-    return found
+    return rows
 
 
 VECTOR_BYTES = 64
@@ -162,7 +162,7 @@ class VectorCell:
     def __init__(self, model: "FitModel") -> None:
         from bluepyopt.ephys.simulators import NrnSimulator
 
-        model.own.load()
+        model.user_mechanisms.load()
         self.parameter_names = tuple(parameter.full_name for parameter in model.free)
         self._v_init_mV = model.conditions.v_init_mV
         simulator = NrnSimulator(cvode_active=False)
@@ -178,7 +178,7 @@ class VectorCell:
 
     def _read(self, model: "FitModel", cell: Any, h: Any) -> None:
         icell = cell.icell
-        tree = read_tree_of(list(icell.all))
+        tree = read_compartments(list(icell.all))
         h.finitialize(model.conditions.v_init_mV)
         soma = icell.soma[0](0.5)
         distances = {(s, j): h.distance(soma, s((j + 0.5) / s.nseg)) for s in tree.sections for j in range(s.nseg)}
@@ -186,11 +186,11 @@ class VectorCell:
         set_by_parameters = rows_of_parameters(list(cell.params.values()), icell, distances)
         nodes_of = _kinds(tree, h)
         names = sorted({name for kind in nodes_of for name in kind.mechanisms})
-        with model.own.written() as paths:
+        with model.user_mechanisms.written() as paths:
             syntax = read_syntax(names, paths)
         self.has_chains = any(syntax[name].schemes for name in names)
         ions = {ion for kind in nodes_of for ion in kind.nernst}
-        plan = KernelPlan.of(
+        plan = KernelPlan.from_densities(
             [make_density(syntax[name], model.conditions.celsius, self._v_init_mV) for name in names],
             list(nodes_of),
             {ion: h.nernst(1.0, math.e, h.ion_charge(f"{ion}_ion")) for ion in ions},
@@ -214,7 +214,7 @@ class VectorCell:
         axon = list(icell.axonal)
         places = [tree.node(soma), *([tree.node(axon[0](0.5))] if axon else [])]
         self._has_axon = bool(axon)
-        self._tables = Tables.of(tree, plan, nodes_of, row, stimulated=places[0], places=places)
+        self._tables = Tables.from_cell(tree, plan, nodes_of, row, stimulated=places[0], places=places)
         self._plan = plan
         self._kernel = compile_kernel(kernel_source(plan))
 
@@ -262,22 +262,22 @@ class VectorCell:
         InputError
             Values of another shape, or that are no numbers.
         """
-        given = np.asarray(values, np.float64)
-        if given.ndim != 2 or given.shape[1] != len(self.parameter_names) or not len(given):
+        parameter_sets = np.asarray(values, np.float64)
+        if parameter_sets.ndim != 2 or parameter_sets.shape[1] != len(self.parameter_names) or not len(parameter_sets):
             raise InputError(
                 f"values: expected one row of {len(self.parameter_names)} parameters for each individual, "
-                f"found an array of shape {given.shape}."
+                f"found an array of shape {parameter_sets.shape}."
             )
-        if not np.isfinite(given).all():
+        if not np.isfinite(parameter_sets).all():
             raise InputError("values: expected finite numbers, found some that are not.")
-        table = self._rows.values(self.parameter_names, given)
-        found = call_kernel(self._kernel, dtype, self._tables, table, self._v_init_mV, protocols, steps)
-        return [VectorRun(times_ms, mV[:, 0], mV[:, 1] if self._has_axon else None, ok) for times_ms, mV, ok in found]
+        table = self._rows.values(self.parameter_names, parameter_sets)
+        results = call_kernel(self._kernel, dtype, self._tables, table, self._v_init_mV, protocols, steps)
+        return [VectorRun(times_ms, mV[:, 0], mV[:, 1] if self._has_axon else None, ok) for times_ms, mV, ok in results]
 
 
 def _kinds(tree: CompartmentTree, h: Any) -> dict[CompartmentKind, list[int]]:
     """Return kind of compartment -> nodes."""
-    found: dict[CompartmentKind, list[int]] = {}
+    nodes_of: dict[CompartmentKind, list[int]] = {}
     for number, compartment in enumerate(tree.compartments):
         if compartment.segment is None:
             continue
@@ -288,8 +288,8 @@ def _kinds(tree: CompartmentTree, h: Any) -> dict[CompartmentKind, list[int]]:
             tuple(name for name in names if name not in NOT_MECHANISMS and not name.endswith("_ion")),
             tuple(ion for ion in ions if int(h.ion_style(f"{ion}_ion", sec=section)) & ADVANCES_E),
         )
-        found.setdefault(kind, []).append(number)
-    return found
+        nodes_of.setdefault(kind, []).append(number)
+    return nodes_of
 
 
 CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
@@ -348,9 +348,9 @@ class VectorEvaluator:
 
         The scores of one individual do not depend on the others.
         """
-        found = self._cell.run(values, self._protocols, self._steps, dtype)
-        runs = {step.name: run for step, run in zip(self._protocols, found, strict=True)}
-        ok = np.logical_and.reduce([run.ok for run in found])
+        vector_runs = self._cell.run(values, self._protocols, self._steps, dtype)
+        runs = {step.name: run for step, run in zip(self._protocols, vector_runs, strict=True)}
+        ok = np.logical_and.reduce([run.ok for run in vector_runs])
         return VectorScores(self._scoring.scores(runs, ok), ok)
 
 

@@ -23,10 +23,10 @@ DT_MS = 0.05
 
 def compile_for_this_machine(folder: Path) -> None:
     """Compile what the spiny recipe needs for NEURON and CoreNEURON, with `FLAGS` after the wheel's own."""
-    from neurofleet.neurosim.mechanisms.catalogue import OWN_SOURCES
+    from neurofleet.neurosim.mechanisms.catalogue import PROJECT_SOURCES
 
     (folder / "mod").mkdir()
-    for source in OWN_SOURCES:
+    for source in PROJECT_SOURCES:
         if "VERBATIM" not in source.read_text():
             shutil.copy(source, folder / "mod")
     compiler = folder / "compiler"

@@ -72,7 +72,7 @@ def test_a_fit_with_a_mechanism_of_the_users(folder, ray_session):
     assert {path.stem for path in (folder / "hoc/modfiles").iterdir()} == {"MyKv", "NaTa_t", "NaTs2_t"}
     assert {path.stem for path in (folder / "allen/modfiles").iterdir()} == {"MyKv"}
     (population,) = read_populations(ModelsSpec(run=out), Path())
-    assert population.model.own.sources == {"MyKv": text}
+    assert population.model.user_mechanisms.sources == {"MyKv": text}
 
     (folder / "modfiles" / "my_kv.mod").write_text(text.replace("m_tau = 4/", "m_tau = 8/"))
     with pytest.raises(UsageError, match="modfiles/my_kv.mod"):
@@ -84,7 +84,7 @@ def test_one_that_replaces_ours_is_said(folder):
     spec = load_job(write(folder, recipe="theirs.yaml"))
     (subject,) = prepare(spec, folder, keep_recordings=False)
     assert subject.warnings == ("mechanism Kv3_1 is the job's own, from modfiles",)
-    assert subject.problem(0, None).model.own.sources == {"Kv3_1": KV}
+    assert subject.problem(0, None).model.user_mechanisms.sources == {"Kv3_1": KV}
     assert [stage.name for stage in stage_plans(spec, folder)["demo"]] == ["active"]
 
 
@@ -146,4 +146,4 @@ def test_a_sample_has_them_too(folder):
     spec = SampleSpec(name="drawn", cells=cells, recipe="small.yaml", mechanisms="modfiles", draws=2)
     assert Path("modfiles") in spec.paths_named()
     ((sampling,), _) = read_samplings(spec, folder)
-    assert list(sampling.model.own.sources) == ["MyKv"]
+    assert list(sampling.model.user_mechanisms.sources) == ["MyKv"]

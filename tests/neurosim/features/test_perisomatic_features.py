@@ -3,7 +3,13 @@
 import numpy as np
 import pytest
 
-from neurofleet.neurosim.features.perisomatic_features import FEATURES, even, features_of, find_spikes, step_features
+from neurofleet.neurosim.features.perisomatic_features import (
+    FEATURES,
+    even,
+    features_from_spikes,
+    find_spikes,
+    step_features,
+)
 
 START, STOP, REST = 100.0, 300.0, -70.0
 TIMES = np.arange(0.0, 400.0, 0.025)
@@ -88,5 +94,5 @@ def test_a_model_of_uneven_steps_is_read_as_one_of_even_steps():
 def test_filters_that_the_sampling_rate_does_not_allow_are_left_out():
     slow = TIMES[::8]  # 5 kHz
     spikes = find_spikes(slow, spiking([150.0, 200.0])[::8], START, STOP)
-    found = features_of(spikes, REST, START, STOP)
+    found = features_from_spikes(spikes, REST, START, STOP)
     assert found["mean_isi"] == pytest.approx(50.0, abs=0.5)

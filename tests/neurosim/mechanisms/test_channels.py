@@ -368,7 +368,7 @@ def test_what_is_compiled_in_the_current_folder_is_not_in_the_way(cache, tmp_pat
     program = textwrap.dedent(f"""
         from pathlib import Path
         from neurofleet.neurosim.mechanisms import compiling
-        compiling.OWN_SOURCES = ()
+        compiling.PROJECT_SOURCES = ()
         compiling.load_mechanisms([Path({str(source)!r})])
         import neuron
         neuron.h.Section().insert("TestLeak")

@@ -96,8 +96,8 @@ def voltages(models: list[FitModel]) -> list[np.ndarray]:
     from neurofleet.neurosim.vector.kernel_setup import fixed_steps
     from neurofleet.neurosim.vector.vector_evaluator import VectorCell
 
-    nmodl_compilation.OWN_SOURCES = tuple(
-        path for path in nmodl_compilation.OWN_SOURCES if path in (KV, NA)
+    nmodl_compilation.PROJECT_SOURCES = tuple(
+        path for path in nmodl_compilation.PROJECT_SOURCES if path in (KV, NA)
     )  # fewer to compile
     found = []
     for model in models:

@@ -2,7 +2,7 @@ import pandas as pd
 import pytest
 
 from neurofleet.errors import InputError
-from neurofleet.neurosim.studies.model_table import classes_of, with_ids
+from neurofleet.neurosim.studies.model_table import class_of_rows, with_ids
 
 TABLE = pd.DataFrame(
     {
@@ -30,12 +30,12 @@ def test_doubled_ids_are_refused():
 def test_classes_are_lists_of_values_or_conditions_on_columns():
     table = with_ids(TABLE, "cells", None)
     classes = {"Pvalb L5": {"line": ["Pvalb-Cre"], "layer": ["5"]}, "Sst": ["Sst-Cre"]}
-    assert classes_of(table, "cells", "line", classes).tolist() == ["", "Pvalb L5", "Sst", ""]
+    assert class_of_rows(table, "cells", "line", classes).tolist() == ["", "Pvalb L5", "Sst", ""]
 
 
 def test_without_classes_each_value_is_one():
     table = with_ids(TABLE, "cells", None)
-    assert classes_of(table, "cells", "line", {}).tolist() == ["Pvalb-Cre", "Pvalb-Cre", "Sst-Cre", ""]
+    assert class_of_rows(table, "cells", "line", {}).tolist() == ["Pvalb-Cre", "Pvalb-Cre", "Sst-Cre", ""]
 
 
 @pytest.mark.parametrize(
@@ -49,4 +49,4 @@ def test_without_classes_each_value_is_one():
 )
 def test_faults_of_classes_are_told(classes, told):
     with pytest.raises(InputError, match=told):
-        classes_of(with_ids(TABLE, "cells", None), "cells", "line", classes)
+        class_of_rows(with_ids(TABLE, "cells", None), "cells", "line", classes)

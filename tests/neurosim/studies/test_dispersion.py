@@ -4,7 +4,7 @@ import pytest
 from scipy.spatial.distance import cdist
 
 from neurofleet.errors import InputError
-from neurofleet.neurosim.studies.dispersion import dispersion, undispersed
+from neurofleet.neurosim.studies.dispersion import dispersion, reason_for_no_dispersion
 from neurofleet.neurosim.studies.model_table import ModelTable, read_models, shared_parameters, with_ids
 from tests.neurosim.studies.made_up_models import made_population, write_population
 
@@ -49,7 +49,7 @@ def test_single_models_or_classes_of_one_cell_are_refused(made):
     with pytest.raises(InputError, match="1 models a cell"):
         dispersion(models.best(), classes, seed=1)
     alone = classes.where(classes.index == "100000", "rest")
-    assert "a-Cre (1)" in str(undispersed(models, alone))
+    assert "a-Cre (1)" in str(reason_for_no_dispersion(models, alone))
 
 
 def test_order_of_the_models_does_not_matter(made):

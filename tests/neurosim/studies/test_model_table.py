@@ -5,10 +5,10 @@ import pytest
 from neurofleet.errors import InputError
 from neurofleet.neurosim.studies.model_table import (
     join_models,
-    of_cells,
     read_models,
     repeated_parameters,
     shared_parameters,
+    values_of_cells,
 )
 from tests.neurosim.studies.made_up_models import made_population
 
@@ -72,5 +72,5 @@ def test_one_cell_in_two_populations_is_refused(place):
 def test_a_cell_counts_once_with_its_best_model_or_its_median(place):
     models = read_models(place)
     mine = models.values[models.cells == "100000"]
-    assert of_cells(models, "best").loc["100000"].tolist() == mine[0].tolist()
-    assert of_cells(models, "median").loc["100000"].tolist() == np.median(mine, axis=0).tolist()
+    assert values_of_cells(models, "best").loc["100000"].tolist() == mine[0].tolist()
+    assert values_of_cells(models, "median").loc["100000"].tolist() == np.median(mine, axis=0).tolist()

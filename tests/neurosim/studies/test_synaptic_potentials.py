@@ -63,8 +63,8 @@ def psps(tmp_path_factory):
 
 def test_a_potential_from_farther_out_is_smaller_later_and_there_is_none_beyond_the_dendrite(psps):
     found, _ = psps
-    assert [psp.site.wanted_um for psp in found] == [0.0, 40.0, 90.0]
-    assert all(abs(psp.site.distance_um - psp.site.wanted_um) < 25.0 for psp in found)
+    assert [psp.site.requested_um for psp in found] == [0.0, 40.0, 90.0]
+    assert all(abs(psp.site.distance_um - psp.site.requested_um) < 25.0 for psp in found)
     amplitudes = [psp.amplitude_mV for psp in found]
     assert amplitudes == sorted(amplitudes, reverse=True)
     assert [psp.latency_ms for psp in found] == sorted(psp.latency_ms for psp in found)

@@ -79,7 +79,7 @@ def made_up_cell(
         distributions={},
         targets=TargetSet({}, ()),
         accuracy=Accuracy(),
-        own=own,
+        user_mechanisms=own,
     )
 
 
@@ -96,7 +96,7 @@ def neuron_voltages(
     """Return the voltages of soma and axon as NEURON integrates them in fixed steps."""
     from bluepyopt.ephys.simulators import NrnSimulator
 
-    model.own.load()
+    model.user_mechanisms.load()
     simulator = NrnSimulator(cvode_active=False, dt=dt_ms)
     h = simulator.neuron.h
     cell = model.build_cell()
