@@ -215,15 +215,6 @@ def test_the_real_morphologies_and_marker_files(shared_data):
             check_morphology(path)
 
 
-def test_nothing_of_bluepyopt_is_imported_for_a_check():
-    import subprocess
-    import sys
-
-    program = "import sys, neurofleet.neurosim.cells.morphology_check, neurofleet.neurosim.cells.cell_model, neurofleet.neurosim.exchange.allen_fit; print('bluepyopt' in sys.modules)"
-    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert said.stdout.split() == ["False"]
-
-
 def test_lengths_are_those_of_the_points(tmp_path):
     summary = check_morphology(write(tmp_path, FULL_SWC))
     step = np.hypot(5, 50)

@@ -367,9 +367,9 @@ def test_what_is_compiled_in_the_current_folder_is_not_in_the_way(cache, tmp_pat
     (tmp_path / compiled.name).symlink_to(compiled)
     program = textwrap.dedent(f"""
         from pathlib import Path
-        from neurofleet.neurosim.mechanisms import compiling
-        compiling.PROJECT_SOURCES = ()
-        compiling.load_mechanisms([Path({str(source)!r})])
+        from neurofleet.neurosim.mechanisms import nmodl_compilation
+        nmodl_compilation.PROJECT_SOURCES = ()
+        nmodl_compilation.load_mechanisms([Path({str(source)!r})])
         import neuron
         neuron.h.Section().insert("TestLeak")
     """)
