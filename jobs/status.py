@@ -18,10 +18,9 @@ from neurofleet.jobs.fit.campaign_state import (
     number,
     summary,
 )
-from neurofleet.jobs.job_kinds import FIT, is_study, kind_in
+from neurofleet.jobs.job_kinds import FIT, is_study, kind_in, study_findings
 from neurofleet.jobs.learners.learner_folder import print_training_status
 from neurofleet.jobs.progress import duration
-from neurofleet.jobs.studies.study import print_population_status
 
 SHOWN = 40
 ACTIVE = ("open", "failed", "stopped")
@@ -37,7 +36,7 @@ def print_status(out: str, as_json: bool = False, console: Console | None = None
     """
     kind = kind_in(out)
     if is_study(kind):
-        print_population_status(out, kind, as_json, console or Console())
+        study_findings(kind).print_status(out, as_json, console or Console())
         return
     if kind != FIT:
         print_training_status(out, as_json, console or Console())

@@ -442,7 +442,7 @@ def results_command(out: str, query: str | None, json: bool, views: bool = False
     UsageError
         When there is no run, or the query is not one SELECT that fits the views.
     """
-    from neurofleet.jobs.job_kinds import FIT, kind_in, results_module
+    from neurofleet.jobs.job_kinds import FIT, is_study, kind_in, results_module, study_findings
 
     if views and query is not None:
         raise UsageError("--views and --query were given together. Look at the views first, then query.")
@@ -457,6 +457,9 @@ def results_command(out: str, query: str | None, json: bool, views: bool = False
         runs_command(out, found, json)
         return
     kind = kind_in(out)
+    if is_study(kind):
+        study_findings(kind).print_results(out, json)
+        return
     if kind != FIT:
         named(f"{results_module(kind)}:print_results")(out, json)
         return

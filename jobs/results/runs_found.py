@@ -13,7 +13,7 @@ from neurofleet.errors import UsageError
 from neurofleet.jobs.learners.learner_folder import DESCRIPTION, EVALUATION, JOB, LEARNER_JOB_KINDS
 from neurofleet.jobs.results.folder_listing import Place
 from neurofleet.jobs.results.table_scan import ROOT
-from neurofleet.jobs.studies.study import FINDINGS
+from neurofleet.jobs.studies.findings import FINDINGS
 
 PROVENANCE, EVENTS = "provenance.json", "events.jsonl"
 ENDING = ".parquet"

@@ -1,101 +1,139 @@
-"""Populations of models against what is known of their cells: dispersion, tests, forests, maps, and the findings."""
+"""Analysis of populations of models against what is known of their cells: dispersion, tests, forests, maps."""
 
 import os
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+from rich.console import Console
 
-from neurofleet.jobs.run_folder import JobRun, run_in_folder, versions
-from neurofleet.jobs.studies.analysis_findings import print_findings
+from neurofleet.cluster.store.run_store import RunStore
+from neurofleet.jobs.reports.tables import ReportTable, print_line
 from neurofleet.jobs.studies.analysis_inputs import (
     PARAMETER_MAP,
     AnalyseSpec,
     AnalysisInputs,
-    MapSpec,
     MeasuredTable,
+    check_tables,
     links_of,
     map_columns,
     read_analysis_inputs,
 )
-from neurofleet.jobs.studies.analysis_report import write_analysis_report
-from neurofleet.jobs.studies.study import FINDINGS, write_findings
+from neurofleet.jobs.studies.analysis_report import (
+    AnalysisFindings,
+    DispersionTest,
+    FamilyTests,
+    ForestScores,
+    GroupingFindings,
+    LinkedTest,
+    MapFindings,
+    PlacedRows,
+)
+from neurofleet.jobs.studies.study import Plan, Study
 from neurofleet.neurosim.studies.cell_maps import LEAST_CELLS, decision_regions, gap_clusters, umap_map
 from neurofleet.neurosim.studies.class_comparisons import compare, side_by_side
 from neurofleet.neurosim.studies.dispersion import dispersion
 from neurofleet.neurosim.studies.model_table import repeated_parameters, shared_parameters, values_of_cells
 from neurofleet.neurosim.studies.random_forest import classify
 
-Tables = dict[str, "pd.DataFrame"]
+Tables = dict[str, pd.DataFrame]
+Label = tuple[str, str, np.ndarray, np.ndarray]
+"""Of the points of a map: part, table, cells and ranks."""
 
 
-def analyse(
-    spec: AnalyseSpec, inputs: AnalysisInputs, jobs: int, say: Callable[[str], None] = lambda step: None
-) -> Tables:
-    """Return the tables of an analysis by name.
+class Analysis(Study[AnalyseSpec, AnalysisInputs]):
+    """Compares populations; it takes a minute or less and always runs on this machine."""
 
-    Parameters
-    ----------
-    jobs : int
-        Threads for the forests; tables do not depend on it.
-    say : callable
-        Told each step as it begins.
-    """
-    steps: list[tuple[str, Callable[[], Tables]]] = [
-        ("classes", lambda: {"classes": _classes(inputs)}),
-        ("dispersion", lambda: _dispersions(spec, inputs)),
-        ("tests", lambda: _tests(spec, inputs)),
-        ("forests", lambda: _forests(spec, inputs, jobs)),
-        ("maps", lambda: _maps(spec, inputs)),
-    ]
-    found: Tables = {}
-    for name, step in steps:
-        say(name)
-        found |= step()
-    return found
+    def check_paths(self) -> None:
+        """Raise `UsageError` where a population or table does not exist."""
+        check_tables(self.spec, self.folder)
+
+    def read(self) -> tuple[AnalysisInputs, list[str]]:
+        """Read populations and tables; raises as `read_analysis_inputs` does."""
+        return read_analysis_inputs(self.spec, self.folder)
+
+    def assemble(self, inputs: AnalysisInputs, store: RunStore) -> tuple[dict[str, pa.Table], AnalysisFindings]:
+        """Return the tables of the analysis, and the findings in them."""
+        console = Console(stderr=True)
+        spec, threads = self.spec, self.cpus or len(os.sched_getaffinity(0))
+        steps = {
+            "classes": lambda: {"classes": _classes(inputs)},
+            "dispersion": lambda: _dispersions(spec, inputs),
+            "tests": lambda: _tests(spec, inputs),
+            "forests": lambda: _forests(spec, inputs, threads),
+            "maps": lambda: _maps(spec, inputs),
+        }
+        tables: Tables = {}
+        for name, step in steps.items():
+            print_line(console, f"{spec.name}: {name} …")
+            tables |= step()
+        stored = {
+            f"{name}.parquet": pa.Table.from_pandas(table, preserve_index=False).replace_schema_metadata(None)
+            for name, table in tables.items()
+        }
+        return stored, findings_of(spec, inputs, tables)
+
+    def plan(self, inputs: AnalysisInputs) -> Plan:
+        """Return cells, classes, shared parameters and tables."""
+        rows = []
+        for name, grouping in inputs.groupings.items():
+            sizes = grouping.classes.value_counts(sort=False).sort_index()
+            rows.append(
+                (
+                    name,
+                    ", ".join(f"{key} {size}" for key, size in sizes.items()),
+                    len(grouping.shared),
+                    "yes" if grouping.disperses else "no",
+                    "no" if grouping.forest is None else f"{grouping.forest.nunique()} classes",
+                )
+            )
+        head = ("grouping", "classes (cells)", "shared parameters", "dispersion", "forest")
+        title = f"{self.spec.name}: {len(set(inputs.models.cells)):,} cells, {len(inputs.models):,} models"
+        lines = [
+            f"{key}: {len(measured.values):,} rows, {measured.values.shape[1]} columns, for "
+            f"{', '.join(measured.classes)}"
+            for key, measured in (*inputs.features.items(), *inputs.expression.items())
+        ]
+        return Plan([ReportTable(head, rows, title=title)], lines)
 
 
-def _classes(inputs: AnalysisInputs) -> "pd.DataFrame":
+def _classes(inputs: AnalysisInputs) -> pd.DataFrame:
     frames = [
-        pd.DataFrame({"grouping": name, "cell": one.classes.index, "class": one.classes.to_numpy()})
-        for name, one in inputs.groupings.items()
+        pd.DataFrame({"grouping": name, "cell": grouping.classes.index, "class": grouping.classes.to_numpy()})
+        for name, grouping in inputs.groupings.items()
     ]
     return pd.concat(frames, ignore_index=True)
 
 
 def _dispersions(spec: AnalyseSpec, inputs: AnalysisInputs) -> Tables:
-    found: dict[str, list[pd.DataFrame]] = {}
-    for name, one in inputs.groupings.items():
-        if one.disperses:
-            parts = dispersion(one.models.columns(one.shared), one.classes, spec.seed)
+    tables: dict[str, list[pd.DataFrame]] = {}
+    for name, grouping in inputs.groupings.items():
+        if grouping.disperses:
+            parts = dispersion(grouping.models.columns(grouping.shared), grouping.classes, spec.seed)
             for part, table in vars(parts).items():
-                found.setdefault(f"dispersion_{part}", []).append(_with_grouping(name, table))
-    return _joined(found)
+                tables.setdefault(f"dispersion_{part}", []).append(_with_grouping(name, table))
+    return _joined(tables)
 
 
 def _tests(spec: AnalyseSpec, inputs: AnalysisInputs) -> Tables:
     tables = []
-    for name, one in inputs.groupings.items():
-        repeated = repeated_parameters(one.models)
-        own = one.models.columns([key for key in one.models.parameters if key not in repeated])
-        values = values_of_cells(own, spec.unit)
-        found = compare(values, one.classes.loc[values.index])
-        tables.append(_labelled(found, name, "parameters", "models"))
+    for name, grouping in inputs.groupings.items():
+        repeated = repeated_parameters(grouping.models)
+        distinct = grouping.models.columns([key for key in grouping.models.parameters if key not in repeated])
+        values = values_of_cells(distinct, spec.unit)
+        tests = compare(values, grouping.classes.loc[values.index])
+        tables.append(_labelled(tests, name, "parameters", "models"))
         for family, sources in (("genes", inputs.expression), ("features", inputs.features)):
             for source, measured in sources.items():
                 if name in measured.classes:
                     rows, classes = _one_row_a_cell(measured, measured.classes[name], spec.unit)
                     tables.append(_labelled(compare(rows, classes), name, family, source))
-    tests = pd.concat(tables, ignore_index=True)
-    return {"tests": tests, "links": side_by_side(tests, links_of(spec))}
+    joined = pd.concat(tables, ignore_index=True)
+    return {"tests": joined, "links": side_by_side(joined, links_of(spec))}
 
 
-def _one_row_a_cell(
-    measured: MeasuredTable, classes: "pd.Series[str]", unit: str
-) -> "tuple[pd.DataFrame, pd.Series[str]]":
+def _one_row_a_cell(measured: MeasuredTable, classes: pd.Series, unit: str) -> tuple[pd.DataFrame, pd.Series]:
     if measured.ranks is None:
         return measured.values, classes
     if unit == "best":
@@ -106,30 +144,30 @@ def _one_row_a_cell(
 
 
 def _forests(spec: AnalyseSpec, inputs: AnalysisInputs, jobs: int) -> Tables:
-    found: dict[str, list[pd.DataFrame]] = {}
-    for name, one in inputs.groupings.items():
-        if one.forest is not None:
-            parts = classify(one.models.columns(one.shared), one.forest, spec.seed, jobs)
+    tables: dict[str, list[pd.DataFrame]] = {}
+    for name, grouping in inputs.groupings.items():
+        if grouping.forest is not None:
+            parts = classify(grouping.models.columns(grouping.shared), grouping.forest, spec.seed, jobs)
             for part, table in vars(parts).items():
-                found.setdefault(f"forest_{part}", []).append(_with_grouping(name, table))
-    return _joined(found)
+                tables.setdefault(f"forest_{part}", []).append(_with_grouping(name, table))
+    return _joined(tables)
 
 
 def _maps(spec: AnalyseSpec, inputs: AnalysisInputs) -> Tables:
-    found: dict[str, list[pd.DataFrame]] = {}
+    tables: dict[str, list[pd.DataFrame]] = {}
     for parts in (_parameter_map(spec, inputs), *(_feature_map(spec, inputs, key) for key in spec.maps)):
         for part, table in parts.items():
-            found.setdefault(part, []).append(table)
-    return _joined(found)
+            tables.setdefault(part, []).append(table)
+    return _joined(tables)
 
 
 def _parameter_map(spec: AnalyseSpec, inputs: AnalysisInputs) -> Tables:
-    """Map the best models of all cells, and place their others on it.
+    """Map the best models of all cells, and place the other models on it.
 
-    Made of all models, a map of ten neighbours would know nothing of other cells: a model's nearest
-    neighbours are the other models of its own cell.
+    A map of all models would show nothing of other cells: the ten nearest neighbours of a model are other
+    models of its cell.
     """
-    grouped = [np.isin(inputs.models.cells, one.classes.index) for one in inputs.groupings.values()]
+    grouped = [np.isin(inputs.models.cells, grouping.classes.index) for grouping in inputs.groupings.values()]
     models = inputs.models.rows(np.logical_or.reduce(grouped))
     models = models.columns(shared_parameters(models)[0])
     best = models.best()
@@ -144,20 +182,21 @@ def _parameter_map(spec: AnalyseSpec, inputs: AnalysisInputs) -> Tables:
 
 
 def _feature_map(spec: AnalyseSpec, inputs: AnalysisInputs, name: str) -> Tables:
-    wanted: MapSpec = spec.maps[name]
-    tables = [inputs.features[one] for one in (wanted.fit, *wanted.place)]
+    shown = spec.maps[name]
+    sources = (shown.fit, *shown.place)
+    tables = [inputs.features[source] for source in sources]
     columns = map_columns(tables[0], tables[1:])
     values, labels = [], []
-    for number, (source, one) in enumerate(zip((wanted.fit, *wanted.place), tables, strict=True)):
-        there = one.values[columns].notna().all(axis=1).to_numpy()
-        values.append(one.values.loc[there, columns].to_numpy())
-        ranks = np.full(len(one.values), -1) if one.ranks is None else one.ranks
-        cells = one.values.index.to_numpy(dtype=str)[there]
-        labels.append(("placed" if number else "fitted", source, cells, ranks[there]))
+    for number, (source, table) in enumerate(zip(sources, tables, strict=True)):
+        complete = table.values[columns].notna().all(axis=1).to_numpy()
+        values.append(table.values.loc[complete, columns].to_numpy())
+        ranks = np.full(len(table.values), -1) if table.ranks is None else table.ranks
+        cells = table.values.index.to_numpy(dtype=str)[complete]
+        labels.append(("placed" if number else "fitted", source, cells, ranks[complete]))
     return _mapped(name, values[0], values[1:], labels, spec.seed)
 
 
-def _mapped(name: str, fitted: Any, placed: list[Any], labels: list[Any], seed: int) -> Tables:
+def _mapped(name: str, fitted: np.ndarray, placed: list[np.ndarray], labels: list[Label], seed: int) -> Tables:
     drawn = umap_map(fitted, placed, seed)
     clusters = gap_clusters(drawn.fitted, seed)
     flats = [drawn.fitted, *drawn.placed]
@@ -186,98 +225,88 @@ def _mapped(name: str, fitted: Any, placed: list[Any], labels: list[Any], seed: 
     }
 
 
-def _labelled(table: "pd.DataFrame", grouping: str, family: str, source: str) -> "pd.DataFrame":
+def _labelled(table: pd.DataFrame, grouping: str, family: str, source: str) -> pd.DataFrame:
     table.insert(0, "grouping", grouping)
     table.insert(1, "family", family)
     table.insert(2, "table", source)
     return table
 
 
-def _with_grouping(grouping: str, table: "pd.DataFrame") -> "pd.DataFrame":
+def _with_grouping(grouping: str, table: pd.DataFrame) -> pd.DataFrame:
     table.insert(0, "grouping", grouping)
     return table
 
 
-def _joined(parts: "dict[str, list[pd.DataFrame]]") -> Tables:
+def _joined(parts: dict[str, list[pd.DataFrame]]) -> Tables:
     return {name: pd.concat(tables, ignore_index=True) for name, tables in parts.items()}
 
 
-Findings = dict[str, Any]
+def findings_of(spec: AnalyseSpec, inputs: AnalysisInputs, tables: Tables) -> AnalysisFindings:
+    """Return the findings in the tables: dispersion, tests, forests, maps, and links."""
+    return AnalysisFindings(
+        unit=spec.unit,
+        cells=len(set(inputs.models.cells)),
+        models=len(inputs.models),
+        groupings={name: _grouping_findings(name, inputs, tables) for name in inputs.groupings},
+        maps=_map_findings(tables),
+        links=[LinkedTest(**row) for row in _plain_rows(tables["links"])],
+    )
 
 
-def findings_of(spec: AnalyseSpec, inputs: AnalysisInputs, tables: Tables, notes: list[str]) -> Findings:
-    """Return what is worth telling: dispersion, forests, maps, tests, links."""
-    return {
-        "name": spec.name,
-        "kind": spec.kind,
-        "notes": notes,
-        "versions": versions(),
-        "unit": spec.unit,
-        "cells": len(set(inputs.models.cells)),
-        "models": len(inputs.models),
-        "groupings": {name: _grouping_findings(name, inputs, tables) for name in inputs.groupings},
-        "maps": _map_findings(tables),
-        "links": _plain_rows(tables["links"]),
-    }
-
-
-def _grouping_findings(name: str, inputs: AnalysisInputs, tables: Tables) -> dict[str, Any]:
-    one = inputs.groupings[name]
+def _grouping_findings(name: str, inputs: AnalysisInputs, tables: Tables) -> GroupingFindings:
+    grouping = inputs.groupings[name]
     tests = tables["tests"]
-    mine = tests[tests["grouping"] == name]
-    families = mine.groupby(["family", "table"], sort=False)["significant"].agg(["size", "sum"])
-    return {
-        "classes": {str(key): int(size) for key, size in one.classes.value_counts(sort=False).sort_index().items()},
-        "models": len(one.models),
-        "shared_parameters": list(one.shared),
-        "dispersion": _plain_rows(_of_grouping(tables.get("dispersion_tests"), name)),
-        "forest": _forest_findings(_of_grouping(tables.get("forest_scores"), name)),
-        "tests": [
-            {"family": family, "table": source, "tests": int(size), "significant": int(number)}
+    of_grouping = tests[tests["grouping"] == name]
+    families = of_grouping.groupby(["family", "table"], sort=False)["significant"].agg(["size", "sum"])
+    sizes = grouping.classes.value_counts(sort=False).sort_index()
+    return GroupingFindings(
+        classes={str(key): int(size) for key, size in sizes.items()},
+        models=len(grouping.models),
+        shared_parameters=list(grouping.shared),
+        dispersion=[DispersionTest(**row) for row in _plain_rows(_of_grouping(tables.get("dispersion_tests"), name))],
+        forest=_forest_scores(_of_grouping(tables.get("forest_scores"), name)),
+        tests=[
+            FamilyTests(family=family, table=source, tests=int(size), significant=int(number))
             for (family, source), size, number in families.itertuples()
         ],
-    }
+    )
 
 
-def _forest_findings(scores: "pd.DataFrame | None") -> dict[str, Any] | None:
+def _forest_scores(scores: pd.DataFrame | None) -> ForestScores | None:
     """Return the means over shuffles, and the range of F1."""
     if scores is None or not len(scores):
         return None
     mean = scores.drop(columns=["grouping", "shuffle", "trees"]).mean()
-    found = {str(key): float(value) for key, value in mean.items()}
-    return found | {"f1_low": float(scores["f1"].min()), "f1_high": float(scores["f1"].max())}
+    means = {str(key): float(value) for key, value in mean.items()}
+    return ForestScores(**means, f1_low=float(scores["f1"].min()), f1_high=float(scores["f1"].max()))
 
 
-def _map_findings(tables: Tables) -> dict[str, Any]:
-    found = {}
+def _map_findings(tables: Tables) -> dict[str, MapFindings]:
+    maps = {}
     points, gaps = tables.get("map_points"), tables.get("map_gaps")
     if points is None or gaps is None:
         return {}
-    for name, mine in points.groupby("map", sort=False):
-        fitted = mine[mine["part"] == "fitted"].set_index("cell")["cluster"]
+    for name, of_map in points.groupby("map", sort=False):
+        fitted = of_map[of_map["part"] == "fitted"].set_index("cell")["cluster"]
         placed = {}
-        for source, rows in mine[mine["part"] == "placed"].groupby("table", sort=False):
-            there = rows[rows["cell"].isin(fitted.index)]
-            same = there["cluster"].to_numpy() == fitted.loc[there["cell"]].to_numpy()
-            placed[str(source)] = {
-                "rows": len(rows),
-                "of_mapped_cells": len(there),
-                "in_their_cells_cluster": float(same.mean()) if len(there) else None,
-            }
+        for source, rows in of_map[of_map["part"] == "placed"].groupby("table", sort=False):
+            mapped = rows[rows["cell"].isin(fitted.index)]
+            same = mapped["cluster"].to_numpy() == fitted.loc[mapped["cell"]].to_numpy()
+            placed[str(source)] = PlacedRows(
+                rows=len(rows),
+                of_mapped_cells=len(mapped),
+                in_their_cells_cluster=float(same.mean()) if len(mapped) else None,
+            )
         chosen = gaps[(gaps["map"] == name) & gaps["chosen"]]
-        found[str(name)] = {
-            "fitted": len(fitted),
-            "clusters": int(chosen["clusters"].iloc[0]),
-            "placed": placed,
-        }
-    return found
+        maps[str(name)] = MapFindings(fitted=len(fitted), clusters=int(chosen["clusters"].iloc[0]), placed=placed)
+    return maps
 
 
-def _of_grouping(table: "pd.DataFrame | None", grouping: str) -> "pd.DataFrame | None":
+def _of_grouping(table: pd.DataFrame | None, grouping: str) -> pd.DataFrame | None:
     return None if table is None else table[table["grouping"] == grouping]
 
 
-def _plain_rows(table: "pd.DataFrame | None") -> list[dict[str, Any]]:
+def _plain_rows(table: pd.DataFrame | None) -> list[dict[str, Any]]:
     """Return the rows of a table with None for missing values."""
     if table is None:
         return []
@@ -285,36 +314,3 @@ def _plain_rows(table: "pd.DataFrame | None") -> list[dict[str, Any]]:
     return [
         {str(key): value for key, value in row.items()} for row in plain.where(pd.notna(plain), None).to_dict("records")
     ]
-
-
-def run_analyse(spec: AnalyseSpec, folder: Path, out: str, address: str | None, cpus: int | None) -> None:
-    """Analyse populations with everything kept in `out`; raises as `run_in_folder` does.
-
-    It takes a minute or less and runs here, also where `address` names a cluster.
-    """
-    run_in_folder(
-        spec, folder, out, lambda: read_analysis_inputs(spec, folder), lambda run: _analyse(run, cpus), FINDINGS
-    )
-
-
-def _analyse(run: JobRun, cpus: int | None) -> None:
-    spec: AnalyseSpec = run.spec
-    inputs: AnalysisInputs = run.inputs
-    jobs = cpus or len(os.sched_getaffinity(0))
-
-    def say(step: str) -> None:
-        run.console.print(f"{spec.name}: {step} …", highlight=False, markup=False)
-
-    tables = analyse(spec, inputs, jobs, say)
-    write_analysis_tables(run, tables)
-    found = findings_of(spec, inputs, tables, run.notes)
-    write_analysis_report(run.out, found)
-    print_findings(found, run.console)
-    write_findings(run.out, found)
-
-
-def write_analysis_tables(run: Any, tables: Tables) -> None:
-    """Write tables as Parquet without an index, `NAME.parquet` in the run's folder."""
-    for name, table in tables.items():
-        plain = pa.Table.from_pandas(table, preserve_index=False).replace_schema_metadata(None)
-        run.store.write_table(f"{name}.parquet", plain)

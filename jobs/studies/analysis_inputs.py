@@ -1,5 +1,6 @@
-"""The job file of an analysis of populations, what it reads, checked before anything is written, and its plan."""
+"""The job file of an analysis of populations, and the tables that it reads and checks."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -7,11 +8,10 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 import pandas as pd
 from pydantic import Field, field_validator, model_validator
-from rich.console import Console
-from rich.table import Table
 
 from neurofleet.errors import InputError, UsageError, did_you_mean
-from neurofleet.jobs.job_file import JobSpec, Name, Strict
+from neurofleet.jobs.job_file import Name, Strict
+from neurofleet.jobs.studies.study import StudySpec
 from neurofleet.neurosim.studies.cell_maps import LEAST_CELLS
 from neurofleet.neurosim.studies.class_comparisons import LINKS, Link, missing_genes
 from neurofleet.neurosim.studies.dispersion import reason_for_no_dispersion
@@ -43,6 +43,15 @@ def _as_text(given: Any) -> Any:
     return given
 
 
+class _ClassesSpec(Strict):
+    """A part of a job file that may have `classes:`, whose values are compared as text."""
+
+    @field_validator("classes", mode="before", check_fields=False)
+    @classmethod
+    def _text(cls, given: Any) -> Any:
+        return _as_text(given)
+
+
 class TableSpec(Strict):
     """A table, and the column with the ids of its cells."""
 
@@ -50,8 +59,8 @@ class TableSpec(Strict):
     id: str | None = None
 
 
-class GroupingSpec(Strict):
-    """A way to class cells.
+class GroupingSpec(_ClassesSpec):
+    """A way to divide cells into classes.
 
     A class is a list of values of `column`, or a mapping of columns to values, all of which a cell meets.
     """
@@ -60,21 +69,16 @@ class GroupingSpec(Strict):
     classes: Classes | None = None
     forest: bool = True
 
-    @field_validator("classes", mode="before")
-    @classmethod
-    def _text(cls, given: Any) -> Any:
-        return _as_text(given)
-
     @model_validator(mode="after")
     def _has_column(self) -> "GroupingSpec":
-        lists = [name for name, wanted in (self.classes or {}).items() if isinstance(wanted, list)]
+        lists = [name for name, values in (self.classes or {}).items() if isinstance(values, list)]
         if self.column is None and (lists or not self.classes):
             what = f"classes {', '.join(lists)} are lists of values" if lists else "there are no classes"
-            raise ValueError(f"name the `column:` of the table of cells that says the class: {what}")
+            raise ValueError(f"name the `column:` of the table of cells that has the class: {what}")
         return self
 
 
-class FeaturesSpec(TableSpec):
+class FeaturesSpec(TableSpec, _ClassesSpec):
     """E-features of experiments, or of models where `rank` names the column of a model's rank.
 
     With `grouping`, the rows are compared under that grouping alone. With `column` or `classes` their classes
@@ -87,14 +91,9 @@ class FeaturesSpec(TableSpec):
     column: str | None = None
     classes: Classes | None = None
 
-    @field_validator("classes", mode="before")
-    @classmethod
-    def _text(cls, given: Any) -> Any:
-        return _as_text(given)
 
-
-class ExpressionSpec(TableSpec):
-    """Gene expression, one row a sequenced cell, classed by its own column for one grouping.
+class ExpressionSpec(TableSpec, _ClassesSpec):
+    """Gene expression, a row for each sequenced cell, whose class for one grouping is in a column of this table.
 
     Without `classes`, those of the grouping that are lists of values are looked for in `column`.
     """
@@ -103,11 +102,6 @@ class ExpressionSpec(TableSpec):
     column: str
     classes: Classes | None = None
     genes: Values | None = None
-
-    @field_validator("classes", mode="before")
-    @classmethod
-    def _text(cls, given: Any) -> Any:
-        return _as_text(given)
 
 
 class MapSpec(Strict):
@@ -118,18 +112,17 @@ class MapSpec(Strict):
 
 
 class LinkSpec(Strict):
-    """Mechanisms of a conductance, and the genes and e-features expected to rise with it."""
+    """Mechanisms of a conductance, and the genes and e-features that are expected to rise with it."""
 
     mechanisms: Values
     genes: list[str] = []
     features: list[str] = []
 
 
-class AnalyseSpec(JobSpec):
+class AnalyseSpec(StudySpec):
     """Populations of models against a table of their cells (`kind: analyse`)."""
 
-    runner: ClassVar[str] = "neurofleet.jobs.studies.analysis:run_analyse"
-    planner: ClassVar[str] = "neurofleet.jobs.studies.analysis_inputs:print_analyse_plan"
+    study: ClassVar[str] = "neurofleet.jobs.studies.analysis:Analysis"
     decisive_packages: ClassVar[tuple[str, ...]] = ("numpy", "scipy", "scikit-learn", "umap-learn")
 
     kind: Literal["analyse"] = "analyse"
@@ -145,43 +138,43 @@ class AnalyseSpec(JobSpec):
 
     @field_validator("populations", mode="before")
     @classmethod
-    def _one(cls, given: Any) -> Any:
+    def _as_list(cls, given: Any) -> Any:
         return [given] if isinstance(given, str) else given
 
     @field_validator("cells", mode="before")
     @classmethod
-    def _bare(cls, given: Any) -> Any:
+    def _as_table(cls, given: Any) -> Any:
         return {"table": given} if isinstance(given, str) else given
 
     @model_validator(mode="after")
     def _known_names(self) -> "AnalyseSpec":
-        def check(place: str, name: str | None, known: Any, what: str) -> None:
+        def check(place: str, name: str | None, known: Collection[str], what: str) -> None:
             if name is not None and name not in known:
                 listed = ", ".join(known) or "none"
                 raise ValueError(f"{place}: there is no {what} {name!r}{did_you_mean(name, known)}, only {listed}")
 
-        for key, one in self.expression.items():
-            check(f"expression.{key}.grouping", one.grouping, self.groupings, "grouping")
+        for key, genes in self.expression.items():
+            check(f"expression.{key}.grouping", genes.grouping, self.groupings, "grouping")
         for key, table in self.features.items():
             check(f"features.{key}.grouping", table.grouping, self.groupings, "grouping")
             if (table.column is not None or table.classes is not None) and table.grouping is None:
                 raise ValueError(f"features.{key}: `column:` and `classes:` need the `grouping:` they are for")
-        for key, wanted in self.maps.items():
-            for name in (wanted.fit, *wanted.place):
+        for key, shown in self.maps.items():
+            for name in (shown.fit, *shown.place):
                 check(f"maps.{key}", name, self.features, "table of features")
         if PARAMETER_MAP in self.maps:
             raise ValueError(f"maps.{PARAMETER_MAP}: is the map of the parameters; choose another name")
         return self
 
     def paths_named(self) -> list[Path]:
-        """Return all paths that the job reads; of a run, what holds its models."""
+        """Return all paths that the job reads; of a run, the folder of its models."""
         models = [path if path.suffix == ".parquet" else path / HALLS for path in self.populations]
         return [*models, *self.tables_named()]
 
     def tables_named(self) -> list[Path]:
-        """Return the tables that the job reads beside its populations."""
-        tables = (self.cells, *self.features.values(), *self.expression.values())
-        return [one.table for one in tables]
+        """Return the tables that the job reads besides its populations."""
+        specs = (self.cells, *self.features.values(), *self.expression.values())
+        return [spec.table for spec in specs]
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,7 +186,7 @@ class GroupingModels:
     models : ModelTable
         With all their parameters.
     classes : Series
-        Class by cell, each cell in one.
+        Class by cell.
     shared : tuple of str
         Parameters that all of its cells have.
     forest : Series or None
@@ -202,10 +195,10 @@ class GroupingModels:
         Whether there are models and classes enough for distances within and between them.
     """
 
-    models: "ModelTable"
-    classes: "pd.Series[str]"
+    models: ModelTable
+    classes: pd.Series
     shared: tuple[str, ...]
-    forest: "pd.Series[str] | None"
+    forest: pd.Series | None
     disperses: bool
 
 
@@ -223,14 +216,14 @@ class MeasuredTable:
         Grouping -> class of each row, "" for none.
     """
 
-    values: "pd.DataFrame"
-    ranks: Any
-    classes: "dict[str, pd.Series[str]]"
+    values: pd.DataFrame
+    ranks: np.ndarray | None
+    classes: dict[str, pd.Series]
 
 
 @dataclass(frozen=True, eq=False)
 class AnalysisInputs:
-    """All that an analysis is about.
+    """Models, and what is known of their cells.
 
     Attributes
     ----------
@@ -240,26 +233,36 @@ class AnalysisInputs:
     features, expression : dict of str to MeasuredTable
     """
 
-    models: "ModelTable"
+    models: ModelTable
     groupings: dict[str, GroupingModels]
     features: dict[str, MeasuredTable]
     expression: dict[str, MeasuredTable]
 
 
-def read_analysis_inputs(spec: AnalyseSpec, folder: Path) -> tuple[AnalysisInputs, list[str]]:
-    """Read everything that a job names, and what is to be said of it.
-
-    Raises
-    ------
-    UsageError, InputError
-        Something is missing, or does not fit the rest.
-    """
+def check_tables(spec: AnalyseSpec, folder: Path) -> None:
+    """Raise `UsageError` where a population or table does not exist."""
     missing = [path for path in (*spec.populations, *spec.tables_named()) if not (folder / path).exists()]
     if missing:
         raise UsageError(
             f"{', '.join(map(str, missing))} does not exist. A relative path starts at the job file's"
             f" folder, {folder.resolve()}."
         )
+
+
+def read_analysis_inputs(spec: AnalyseSpec, folder: Path) -> tuple[AnalysisInputs, list[str]]:
+    """Read everything that a job names.
+
+    Returns
+    -------
+    AnalysisInputs
+    list of str
+        What is left out, and why.
+
+    Raises
+    ------
+    UsageError, InputError
+        A table cannot be used, or does not fit the others.
+    """
     notes: list[str] = []
     models = join_models([read_models(folder / path) for path in spec.populations])
     source = str(spec.cells.table)
@@ -274,17 +277,21 @@ def read_analysis_inputs(spec: AnalyseSpec, folder: Path) -> tuple[AnalysisInput
         )
     without = sorted(set(models.cells[~known]))
     if without:
-        notes.append(f"{source} says nothing of {len(without)} cells, which are left out: {_some(without)}.")
+        notes.append(f"{source} has no row for {len(without)} cells, which are left out: {_some(without)}.")
     unmodelled = sorted(set(table.index) - set(modelled))
     if unmodelled:
         notes.append(f"{source}: {len(unmodelled)} of its cells have no models: {_some(unmodelled)}.")
     models = models.rows(known)
-    groupings = {name: _grouped(name, one, table, source, models, notes) for name, one in spec.groupings.items()}
-    features = {name: _features(name, one, spec, folder, table, source, notes) for name, one in spec.features.items()}
-    expression = {name: _expression(name, one, spec, folder, notes) for name, one in spec.expression.items()}
+    groupings = {
+        name: _grouped(name, grouping, table, source, models, notes) for name, grouping in spec.groupings.items()
+    }
+    features = {
+        name: _features(name, measured, spec, folder, table, source, notes) for name, measured in spec.features.items()
+    }
+    expression = {name: _expression(name, genes, spec, folder, notes) for name, genes in spec.expression.items()}
     _check_maps(spec, features)
     if expression:
-        genes = {str(gene) for one in expression.values() for gene in one.values}
+        genes = {str(gene) for measured in expression.values() for gene in measured.values}
         absent = missing_genes(links_of(spec), genes)
         if absent:
             notes.append(f"No table of expression has {', '.join(absent)}.")
@@ -292,36 +299,36 @@ def read_analysis_inputs(spec: AnalyseSpec, folder: Path) -> tuple[AnalysisInput
 
 
 def _grouped(
-    name: str, spec: GroupingSpec, table: "pd.DataFrame", source: str, models: "ModelTable", notes: list[str]
+    name: str, spec: GroupingSpec, table: pd.DataFrame, source: str, models: ModelTable, notes: list[str]
 ) -> GroupingModels:
     try:
-        told = class_of_rows(table, source, spec.column, spec.classes or {})
-        here = told.loc[np.unique(models.cells)]
-        classes = here[here != ""]
-        empty = sorted(set(told) - set(classes) - {""})
+        all_classes = class_of_rows(table, source, spec.column, spec.classes or {})
+        modelled = all_classes.loc[np.unique(models.cells)]
+        classes = modelled[modelled != ""]
+        empty = sorted(set(all_classes) - set(classes) - {""})
         if empty:
             notes.append(f"Grouping {name}: no cell of {', '.join(empty)} has models.")
         if classes.nunique() < 2:
             raise InputError(
-                f"expected cells of two classes or more, found {classes.nunique()} with models. Mend"
+                f"expected cells of two classes or more, found {classes.nunique()} with models. Correct"
                 " `classes:`, or add populations."
             )
-        mine = models.rows(np.isin(models.cells, classes.index.to_numpy(dtype=str)))
-        shared, left_out = shared_parameters(mine)
+        members = models.rows(np.isin(models.cells, classes.index.to_numpy(dtype=str)))
+        shared, left_out = shared_parameters(members)
         forest, small = refuse_small_classes(classes) if spec.forest else (None, [])
     except InputError as error:
         raise InputError(f"grouping {name}: {error}") from error
     notes += [f"Grouping {name}: {note}" for note in small]
-    absent = [one for one, why in left_out.items() if why == "not in all cells"]
+    absent = [name for name, why in left_out.items() if why == "not in all cells"]
     if absent:
         notes.append(
             f"Grouping {name}: {len(shared)} parameters are shared by all of its cells; not in all cells, and"
             f" so in no distance, map or forest: {', '.join(absent)}."
         )
-    why = reason_for_no_dispersion(mine.columns(shared), classes)
+    why = reason_for_no_dispersion(members.columns(shared), classes)
     if why:
         notes.append(f"Grouping {name}: no dispersion: {why}")
-    return GroupingModels(mine, classes, shared, forest, why is None)
+    return GroupingModels(members, classes, shared, forest, why is None)
 
 
 def _features(
@@ -329,30 +336,29 @@ def _features(
     spec: FeaturesSpec,
     job: AnalyseSpec,
     folder: Path,
-    cells: "pd.DataFrame",
+    cells: pd.DataFrame,
     source: str,
     notes: list[str],
 ) -> MeasuredTable:
-    told = f"features.{name}: {spec.table}"
-    table = with_ids(read_table(folder / spec.table), told, spec.id, unique=spec.rank is None)
+    place = f"features.{name}: {spec.table}"
+    table = with_ids(read_table(folder / spec.table), place, spec.id, unique=spec.rank is None)
     if spec.rank is not None and spec.rank not in table:
         raise InputError(
-            f"{told}: expected a column {spec.rank!r} with the rank of a model in its cell, found "
+            f"{place}: expected a column {spec.rank!r} with the rank of a model in its cell, found "
             f"{_some(list(table.columns))}{did_you_mean(spec.rank, table.columns)}."
         )
-    values = _numbers(table.drop(columns=[spec.rank] if spec.rank else []), told, spec.columns)
-    wanted = [spec.grouping] if spec.grouping else list(job.groupings)
+    values = _numbers(table.drop(columns=[spec.rank] if spec.rank else []), place, spec.columns)
     classes = {}
-    for key in wanted:
+    for key in [spec.grouping] if spec.grouping else list(job.groupings):
         grouping = job.groupings[key]
         if spec.column is not None or spec.classes is not None:
-            classes[key] = _own_classes(table, told, spec.column, spec.classes, grouping, notes)
+            classes[key] = _table_classes(table, place, spec.column, spec.classes, grouping, notes)
             continue
         all_cells = class_of_rows(cells, source, grouping.column, grouping.classes or {})
         classes[key] = pd.Series(all_cells.reindex(table.index).fillna("").to_numpy(), index=table.index)
         if (classes[key] == "").all():
             raise InputError(
-                f"{told}: expected cells of grouping {key}, found none of them: its ids are such as "
+                f"{place}: expected cells of grouping {key}, found none of them: its ids are such as "
                 f"{_some(list(table.index), 3)}. Name the column with the right ids with `id:`, or say with"
                 " `grouping:` which grouping the table is for."
             )
@@ -360,65 +366,67 @@ def _features(
 
 
 def _expression(name: str, spec: ExpressionSpec, job: AnalyseSpec, folder: Path, notes: list[str]) -> MeasuredTable:
-    told = f"expression.{name}: {spec.table}"
-    table = with_ids(read_table(folder / spec.table), told, spec.id)
+    place = f"expression.{name}: {spec.table}"
+    table = with_ids(read_table(folder / spec.table), place, spec.id)
     grouping = job.groupings[spec.grouping]
-    classes = _own_classes(table, told, spec.column, spec.classes, grouping, notes)
-    return MeasuredTable(_numbers(table, told, spec.genes), None, {spec.grouping: classes})
+    classes = _table_classes(table, place, spec.column, spec.classes, grouping, notes)
+    return MeasuredTable(_numbers(table, place, spec.genes), None, {spec.grouping: classes})
 
 
-def _own_classes(
-    table: "pd.DataFrame",
-    told: str,
+def _table_classes(
+    table: pd.DataFrame,
+    place: str,
     column: str | None,
     classes: Any,
     grouping: GroupingSpec,
     notes: list[str],
-) -> "pd.Series[str]":
-    """Return classes that a table says itself: those it is given, or the grouping's where it has them."""
+) -> pd.Series:
+    """Return the classes that a table gives: the named ones, else those of the grouping that it has."""
     if classes:
         names = list(grouping.classes or classes)
-        strange = [f"{name}{did_you_mean(name, names)}" for name in classes if name not in names]
-        if strange:
-            raise InputError(f"{told}: the grouping has no class {', '.join(strange)}, only {_some(names)}.")
-        return class_of_rows(table, told, column, classes)
+        unknown = [f"{name}{did_you_mean(name, names)}" for name in classes if name not in names]
+        if unknown:
+            raise InputError(f"{place}: the grouping has no class {', '.join(unknown)}, only {_some(names)}.")
+        return class_of_rows(table, place, column, classes)
     if not grouping.classes:
-        return column_as_text(table, told, str(column))
-    there = set(column_as_text(table, told, str(column)))
-    own = {
-        name: wanted for name, wanted in grouping.classes.items() if isinstance(wanted, list) and there & set(wanted)
+        return column_as_text(table, place, str(column))
+    values = set(column_as_text(table, place, str(column)))
+    known = {
+        name: members
+        for name, members in grouping.classes.items()
+        if isinstance(members, list) and values & set(members)
     }
-    if len(own) < 2:
+    if len(known) < 2:
         raise InputError(
-            f"{told}: expected rows of two classes or more of the grouping in column {column!r}, found "
-            f"{len(own)}: it says {_some(sorted(there - {''}))}. Give `classes:` with what they are called"
+            f"{place}: expected rows of two classes or more of the grouping in column {column!r}, found "
+            f"{len(known)}: it has {_some(sorted(values - {''}))}. Give `classes:` with what they are called"
             " here."
         )
-    absent = [name for name in grouping.classes if name not in own]
+    absent = [name for name in grouping.classes if name not in known]
     if absent:
-        notes.append(f"{told}: nothing of {', '.join(absent)}.")
-    return class_of_rows(table, told, column, own)
+        notes.append(f"{place}: no rows of {', '.join(absent)}.")
+    return class_of_rows(table, place, column, known)
 
 
-def _numbers(table: "pd.DataFrame", told: str, columns: list[str] | None) -> "pd.DataFrame":
+def _numbers(table: pd.DataFrame, place: str, columns: list[str] | None) -> pd.DataFrame:
     numeric = table.select_dtypes("number").astype("float64")
-    wanted = list(numeric.columns) if columns is None else columns
-    strange = [f"{name}{did_you_mean(name, numeric.columns)}" for name in wanted if name not in numeric]
-    if strange:
-        raise InputError(f"{told}: expected columns of numbers, found no {', '.join(strange)}.")
-    if not wanted:
-        raise InputError(f"{told}: expected columns of numbers, found none in {_some(list(table.columns))}.")
-    return numeric[wanted]
+    names = list(numeric.columns) if columns is None else columns
+    missing = [f"{name}{did_you_mean(name, numeric.columns)}" for name in names if name not in numeric]
+    if missing:
+        raise InputError(f"{place}: expected columns of numbers, found no {', '.join(missing)}.")
+    if not names:
+        raise InputError(f"{place}: expected columns of numbers, found none in {_some(list(table.columns))}.")
+    return numeric[names]
 
 
 def _check_maps(spec: AnalyseSpec, features: dict[str, MeasuredTable]) -> None:
-    for name, wanted in spec.maps.items():
-        columns = map_columns(features[wanted.fit], [features[one] for one in wanted.place])
-        rows = int(features[wanted.fit].values[columns].notna().all(axis=1).sum()) if columns else 0
+    for name, shown in spec.maps.items():
+        columns = map_columns(features[shown.fit], [features[table] for table in shown.place])
+        rows = int(features[shown.fit].values[columns].notna().all(axis=1).sum()) if columns else 0
         if len(columns) < 2 or rows < LEAST_CELLS:
             raise InputError(
                 f"maps.{name}: expected two features or more, known for {LEAST_CELLS} cells or more of "
-                f"{wanted.fit} and in all placed tables, found {len(columns)} for {rows} cells. Choose them"
+                f"{shown.fit} and in all placed tables, found {len(columns)} for {rows} cells. Choose them"
                 " with `columns:`, or leave the map out."
             )
 
@@ -430,45 +438,17 @@ KNOWN = 0.9
 def map_columns(fitted: MeasuredTable, placed: list[MeasuredTable]) -> list[str]:
     """Return the features of a map: known for nearly all of its cells, and in all tables."""
     known = fitted.values.columns[fitted.values.notna().mean() >= KNOWN]
-    return [name for name in known if all(name in one.values for one in placed)]
+    return [name for name in known if all(name in table.values for table in placed)]
 
 
-def links_of(spec: AnalyseSpec) -> "dict[str, Link]":
-    """Return the links of the paper with the job's own in their place or beside them."""
-    own = {name: Link(tuple(one.mechanisms), tuple(one.genes), tuple(one.features)) for name, one in spec.links.items()}
-    return dict(LINKS) | own
+def links_of(spec: AnalyseSpec) -> dict[str, Link]:
+    """Return the links of the paper, with those of the job added or in their place."""
+    of_job = {
+        name: Link(tuple(link.mechanisms), tuple(link.genes), tuple(link.features)) for name, link in spec.links.items()
+    }
+    return dict(LINKS) | of_job
 
 
 def _some(names: list[Any], most: int = 6) -> str:
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(map(str, names[:most])) + more
-
-
-def print_analyse_plan(spec: AnalyseSpec, folder: Path) -> None:
-    """Print cells, classes, shared parameters and tables.
-
-    Raises
-    ------
-    UsageError, InputError
-        The input cannot be used.
-    """
-    inputs, notes = read_analysis_inputs(spec, folder)
-    console = Console()
-    table = Table(title=f"{spec.name}: {len(set(inputs.models.cells)):,} cells, {len(inputs.models):,} models")
-    for name in ("grouping", "classes (cells)", "shared parameters", "dispersion", "forest"):
-        table.add_column(name)
-    for name, one in inputs.groupings.items():
-        counts = one.classes.value_counts(sort=False).sort_index()
-        table.add_row(
-            name,
-            ", ".join(f"{key} {count}" for key, count in counts.items()),
-            str(len(one.shared)),
-            "yes" if one.disperses else "no",
-            "no" if one.forest is None else f"{one.forest.nunique()} classes",
-        )
-    console.print(table)
-    for key, measured in (*inputs.features.items(), *inputs.expression.items()):
-        shape = f"{len(measured.values):,} rows, {measured.values.shape[1]} columns"
-        console.print(f"{key}: {shape}, for {', '.join(measured.classes)}", highlight=False, markup=False)
-    for note in notes:
-        console.print(note, soft_wrap=True, highlight=False, markup=False)

@@ -1,35 +1,432 @@
-"""The report of an analysis: one HTML page with its figures that needs nothing beside itself."""
+"""The findings of an analysis: dispersion, forests, maps and linked tests, and a report with figures."""
 
-from collections.abc import Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from neurofleet.cluster.store.run_store import RunStore
 from neurofleet.jobs.reports import html
 from neurofleet.jobs.reports.drawing import FAINT, GOOD, INK, MISSING, MODEL, SEEDS, grid, picture
-from neurofleet.jobs.studies import analysis_findings
-from neurofleet.jobs.studies.study import read_findings
+from neurofleet.jobs.reports.tables import ReportTable
+from neurofleet.jobs.studies.findings import Findings
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+SPREAD = {
+    "within_cell": "models of one cell",
+    "between_cells": "cells of a class",
+    "between_classes": "classes",
+}
+DISPERSION_HEAD = ("", "mean", "against", "mean", "Mann-Whitney p", "Wilcoxon p", "permuted p")
+FOREST_HEAD = (
+    "grouping",
+    "macro F1 [of shuffles]",
+    "accuracy",
+    "majority F1",
+    "majority rate",
+    "shuffled F1",
+    "shuffled acc.",
+)
+LINK_HEAD = ("quantity", "of", "higher", "n", "δ", "adj. p", "2-sided", "agrees")
+MAP_HEAD = ("map", "made of", "clusters", "placed", "in their cell's cluster")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DispersionTest:
+    """Whether models are closer to each other at one level than at the next; p is None where not tested.
+
+    Attributes
+    ----------
+    grouping : str
+    smaller, larger : str
+        Levels, keys of `SPREAD`.
+    n_cells : int
+    mean_smaller, mean_larger : float
+        Mean distances.
+    p_mann_whitney, p_wilcoxon, p_permutation : float or None
+    cliffs_delta : float or None
+    """
+
+    grouping: str
+    smaller: str
+    larger: str
+    n_cells: int = 0
+    mean_smaller: float
+    mean_larger: float
+    p_mann_whitney: float | None = None
+    p_wilcoxon: float | None = None
+    p_permutation: float | None = None
+    cliffs_delta: float | None = None
+
+    def row(self, grouping: str) -> tuple[str, ...]:
+        """Return it as a row of `DISPERSION_HEAD`."""
+        return (
+            f"{grouping}: {SPREAD[self.smaller]}",
+            f"{self.mean_smaller:.2f}",
+            SPREAD[self.larger],
+            f"{self.mean_larger:.2f}",
+            p_value(self.p_mann_whitney),
+            p_value(self.p_wilcoxon),
+            p_value(self.p_permutation),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForestScores:
+    """Scores of random forests on cells that they were not trained on: means over shuffles, and the range of F1.
+
+    "Majority" is always the most frequent class; "shuffled" forests are trained on permuted classes.
+    """
+
+    n_train: float = 0.0
+    n_test: float = 0.0
+    f1: float
+    accuracy: float
+    majority_f1: float
+    majority_rate: float
+    shuffled_f1: float
+    shuffled_accuracy: float
+    f1_low: float
+    f1_high: float
+
+    def row(self, grouping: str) -> tuple[str, ...]:
+        """Return it as a row of `FOREST_HEAD`."""
+        scores = (self.accuracy, self.majority_f1, self.majority_rate, self.shuffled_f1, self.shuffled_accuracy)
+        f1 = f"{self.f1:.3f} [{self.f1_low:.3f}, {self.f1_high:.3f}]"
+        return grouping, f1, *(f"{score:.3f}" for score in scores)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FamilyTests:
+    """Tests of the quantities of one table, and how many are significant."""
+
+    family: str
+    table: str
+    tests: int
+    significant: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupingFindings:
+    """The classes of a grouping, and how their models differ.
+
+    Attributes
+    ----------
+    classes : dict of str to int
+        Class -> cells.
+    models : int
+    shared_parameters : list of str
+        Parameters that all models have.
+    dispersion : list of DispersionTest
+    forest : ForestScores or None
+    tests : list of FamilyTests
+    """
+
+    classes: dict[str, int] = field(default_factory=dict)
+    models: int = 0
+    shared_parameters: list[str] = field(default_factory=list)
+    dispersion: list[DispersionTest] = field(default_factory=list)
+    forest: ForestScores | None = None
+    tests: list[FamilyTests] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlacedRows:
+    """Rows of a table that were placed on a map.
+
+    Attributes
+    ----------
+    rows : int
+    of_mapped_cells : int
+        Of cells that the map is made of.
+    in_their_cells_cluster : float or None
+        The share of these that is in the cluster of its cell.
+    """
+
+    rows: int
+    of_mapped_cells: int = 0
+    in_their_cells_cluster: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class MapFindings:
+    """A map: how many rows it is made of, its clusters, and what was placed on it, by table."""
+
+    fitted: int
+    clusters: int
+    placed: dict[str, PlacedRows] = field(default_factory=dict)
+
+    def rows(self, name: str) -> list[tuple[str, ...]]:
+        """Return rows of `MAP_HEAD`, one for each placed table."""
+        first = (name, f"{self.fitted:,} rows", str(self.clusters))
+        rows: list[tuple[str, ...]] = []
+        for source, placed in self.placed.items():
+            share = placed.in_their_cells_cluster
+            rows.append((*first, f"{placed.rows:,} of {source}", "" if share is None else f"{share:.0%}"))
+        return rows or [(*first, "", "")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinkedTest:
+    """The difference between two classes in a quantity that is linked to others.
+
+    Attributes
+    ----------
+    grouping, pair, link : str
+    family : str
+        ``parameters``, ``genes`` or ``features``.
+    table, quantity : str
+    higher, lower : str
+        Classes.
+    n_higher, n_lower : int
+        Cells.
+    cliffs_delta : float
+    p_adjusted, p_adjusted_two_sided : float
+    agrees : bool or None
+        Whether the class is higher that is higher in the conductances that differ significantly.
+    """
+
+    grouping: str
+    pair: str
+    link: str
+    family: str
+    table: str
+    quantity: str
+    higher: str
+    lower: str
+    n_higher: int
+    n_lower: int
+    cliffs_delta: float
+    p_adjusted: float | None = None
+    p_adjusted_two_sided: float | None = None
+    agrees: bool | None = None
+
+    def row(self) -> tuple[str, ...]:
+        """Return it as a row of `LINK_HEAD`."""
+        return (
+            self.quantity,
+            self.table,
+            self.higher,
+            f"{self.n_higher}/{self.n_lower}",
+            f"{self.cliffs_delta:.2f}",
+            p_value(self.p_adjusted),
+            p_value(self.p_adjusted_two_sided),
+            {True: "yes", False: "no", None: ""}[self.agrees],
+        )
+
+
+def p_value(p: float | None) -> str:
+    """Return a p value as text, "" where there is none."""
+    if p is None:
+        return ""
+    return f"{p:.3f}" if p >= 0.001 else f"{p:.0e}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnalysisFindings(Findings):
+    """How populations of models differ between classes of cells.
+
+    Attributes
+    ----------
+    unit : str
+        What stands for a cell in tests: ``median`` of its models, or its ``best``.
+    cells, models : int
+    groupings : dict of str to GroupingFindings
+    maps : dict of str to MapFindings
+    links : list of LinkedTest
+    """
+
+    unit: str
+    cells: int = 0
+    models: int = 0
+    groupings: dict[str, GroupingFindings] = field(default_factory=dict)
+    maps: dict[str, MapFindings] = field(default_factory=dict)
+    links: list[LinkedTest] = field(default_factory=list)
+
+    def tables(self) -> list[ReportTable]:
+        """Return dispersion, forests, maps, and conductances beside genes and e-features."""
+        tables = [self.dispersion(*self.groupings), self.forests(*self.groupings), self.map_table()]
+        tables += [self.link_table(grouping, pair) for grouping, pair in self.link_pairs()]
+        return [table for table in tables if table.rows]
+
+    def dispersion(self, *groupings: str) -> ReportTable:
+        """Return a row for each expectation of each of the groupings."""
+        rows = [test.row(name) for name in groupings for test in self.groupings[name].dispersion]
+        title = "Dispersion, one row a grouping and expectation"
+        return ReportTable(DISPERSION_HEAD, rows, numbers=(1, 3, 4, 5, 6), title=title, compact=True)
+
+    def forests(self, *groupings: str) -> ReportTable:
+        """Return a row for each of the groupings that has a forest."""
+        rows = [forest.row(name) for name in groupings if (forest := self.groupings[name].forest)]
+        title = "Random forests, split by cell"
+        return ReportTable(FOREST_HEAD, rows, numbers=range(1, 7), title=title, compact=True)
+
+    def map_table(self) -> ReportTable:
+        """Return a row for each map and table that is placed on it."""
+        rows = [row for name, of_map in self.maps.items() for row in of_map.rows(name)]
+        return ReportTable(MAP_HEAD, rows, numbers=(2, 4), title="Maps", compact=True)
+
+    def link_pairs(self) -> list[tuple[str, str]]:
+        """Return the groupings and pairs of classes with linked quantities of more than one family."""
+        families: dict[tuple[str, str], set[str]] = {}
+        for test in self.links:
+            families.setdefault((test.grouping, test.pair), set()).add(test.family)
+        return [pair for pair, names in families.items() if len(names) > 1]
+
+    def link_table(self, grouping: str, pair: str) -> ReportTable:
+        """Return a row for each linked quantity of a pair of classes."""
+        rows = [test.row() for test in self.links if (test.grouping, test.pair) == (grouping, pair)]
+        title = f"{grouping}: {pair}"
+        return ReportTable(LINK_HEAD, rows, numbers=(3, 4, 5, 6), title=title, no_wrap=(0,), compact=True)
+
+    def sections(self, store: RunStore) -> list[str]:
+        """Return a section for each grouping, and the maps."""
+        unit = {"median": "the median of its models", "best": "its best model"}[self.unit]
+        parts = [
+            html.paragraph(
+                f"{self.models:,} models of {self.cells:,} cells. A cell counts once in every test, with"
+                f" {unit}; a forest is tested on cells of which it has seen no model.",
+                "quiet",
+            )
+        ]
+        for name in self.groupings:
+            parts += _grouping_section(store, self, name)
+        return parts + _map_section(store, self)
+
+
+def _grouping_section(store: RunStore, findings: AnalysisFindings, name: str) -> list[str]:
+    grouping = findings.groupings[name]
+    counts = ", ".join(f"{key} {size}" for key, size in grouping.classes.items())
+    parts = [
+        html.heading(2, name),
+        html.paragraph(f"Cells: {counts}. Shared parameters: {len(grouping.shared_parameters)}."),
+    ]
+    if grouping.dispersion:
+        parts += _dispersion_section(store, findings, name)
+    parts += _test_section(store, findings, name)
+    if grouping.forest:
+        parts += _forest_section(store, findings, name)
+    return parts
+
+
+def _dispersion_section(store: RunStore, findings: AnalysisFindings, name: str) -> list[str]:
+    cells, pairs = (
+        _rows_of(store, "dispersion_cells", "grouping", name),
+        _rows_of(store, "dispersion_pairs", "grouping", name),
+    )
+    few = f" At most {MOST_CELLS} cells are drawn, of each class in proportion." * (len(cells) > MOST_CELLS)
+    return [
+        html.heading(3, "Dispersion"),
+        findings.dispersion(name).html(),
+        html.figure(
+            dispersion_figure(cells, pairs),
+            "Mean distance between models in the space of standardised shared parameters. Left: of pairs of"
+            " cells; on the diagonal, of the models of one cell; the farthest 2 % have one"
+            f" colour.{few} Right: of each cell's models, to each other, to those of other cells of its"
+            " class, and to those of other classes.",
+        ),
+    ]
+
+
+def _test_section(store: RunStore, findings: AnalysisFindings, name: str) -> list[str]:
+    tests = _rows_of(store, "tests", "grouping", name)
+    parts = [html.heading(3, "Conductances of classes")]
+    counts = ", ".join(
+        f"{row.significant} of {row.tests} tests of {row.table}" for row in findings.groupings[name].tests
+    )
+    parts.append(html.paragraph(f"Significant at a false discovery rate of 5 %: {counts}."))
+    parts.append(
+        html.figure(
+            effects_figure(tests[tests["family"] == "parameters"]),
+            "Cliff's delta of every parameter and pair of classes: orange where the first class of the pair"
+            " is higher, blue where the second is. Dots: adjusted p < 0.05 (·), 0.01 (··), 0.001 (···).",
+        )
+    )
+    pairs = [pair for grouping, pair in findings.link_pairs() if grouping == name]
+    if pairs:
+        links = _rows_of(store, "links", "grouping", name)
+        parts += [
+            html.heading(3, "Conductances, genes and e-features side by side"),
+            html.figure(
+                links_figure(links[links["pair"].isin(pairs)]),
+                "Cliff's delta towards the first class of each pair: filled where the adjusted p is below"
+                " 0.05, open where it is not.",
+            ),
+            html.paragraph(
+                "“Agrees”: the class that is higher in the conductances that differ significantly is higher"
+                " here as well. n: cells of the higher and the lower class. δ: Cliff's delta. The adjusted p"
+                " is of the smaller of two one-sided tests, as in the paper; that of two-sided tests stands"
+                " beside it."
+            ),
+        ]
+        parts += [html.details(pair, findings.link_table(name, pair).html()) for pair in pairs]
+    return parts
+
+
+def _forest_section(store: RunStore, findings: AnalysisFindings, name: str) -> list[str]:
+    predictions = _rows_of(store, "forest_predictions", "grouping", name)
+    importances = _rows_of(store, "forest_importances", "grouping", name)
+    return [
+        html.heading(3, "Random forest"),
+        findings.forests(name).html(),
+        html.figure(
+            forest_figure(predictions, importances),
+            "Left: test cells of all shuffles by true class (rows) and predicted class (columns). Right: the"
+            " parameters that the forests use most, by their share of the decrease in Gini impurity.",
+        ),
+        html.paragraph(
+            "“Majority” is always the most frequent class; “shuffled” forests are trained on permuted classes."
+        ),
+    ]
+
+
+def _map_section(store: RunStore, findings: AnalysisFindings) -> list[str]:
+    if not findings.maps:
+        return []
+    grouping = next(iter(findings.groupings))
+    classes = _rows_of(store, "classes", "grouping", grouping).set_index("cell")["class"]
+    parts = [html.heading(2, "Maps"), findings.map_table().html()]
+    for name in findings.maps:
+        points, regions, gaps = (
+            _rows_of(store, table, "map", name) for table in ("map_points", "map_regions", "map_gaps")
+        )
+        parts += [
+            html.heading(3, name),
+            html.figure(
+                cell_map_figure(points, regions, gaps, classes),
+                "UMAP with regions of k-means. Large points: what the map is made of; small points: placed on"
+                f" it. Colours: {grouping}. Right: the gap statistic and the chosen number of clusters."
+                " Distances between far groups mean little, and UMAP pushes placed points outwards.",
+            ),
+        ]
+    return parts
+
+
+def _rows_of(store: RunStore, name: str, column: str, value: str) -> "pd.DataFrame":
+    """Return the rows of a table that have a value in a column."""
+    table = store.table(f"{name}.parquet")
+    assert table is not None
+    rows = table.to_pandas()
+    return rows[rows[column] == value]
+
+
 MOST_CELLS = 60
 TOP = 98
-"""Percentile of the distances from which on all have one colour: single cells may lie far from all."""
+"""Percentile of the distances above which all have the same colour: a few cells may lie far from all others."""
 PARTS = {"within_cell": "within\na cell", "between_cells": "cells of\na class", "between_classes": "classes"}
 
 
 def dispersion_figure(cells: "pd.DataFrame", pairs: "pd.DataFrame") -> str:
-    """Draw the distances of pairs of cells, and of each cell to its own, its class's and other models.
+    """Draw the distances of pairs of cells, and of each cell's models to each other and to those of other cells.
 
     Parameters
     ----------
     cells, pairs : DataFrame
-        As in :class:`neurofleet.neurosim.studies.dispersion.Dispersion`.
+        As in `neurofleet.neurosim.studies.dispersion.Dispersion`.
     """
 
     def draw(figure: "Figure") -> None:
@@ -85,10 +482,10 @@ def _boxes(axes: "Axes", cells: "pd.DataFrame") -> None:
             boxprops={"color": FAINT},
         )
         for number, name in enumerate(names):
-            mine = cells.loc[cells["class"] == name, part].to_numpy(np.float64)
+            of_class = cells.loc[cells["class"] == name, part].to_numpy(np.float64)
             axes.scatter(
-                place + rng.uniform(-0.22, 0.22, len(mine)),
-                mine,
+                place + rng.uniform(-0.22, 0.22, len(of_class)),
+                of_class,
                 s=9,
                 color=SEEDS[number % len(SEEDS)],
                 alpha=0.75,
@@ -176,7 +573,7 @@ def forest_figure(predictions: "pd.DataFrame", importances: "pd.DataFrame") -> s
     """
     names = sorted(set(predictions["true"]) | set(predictions["predicted"]))
     counts = np.zeros((len(names), len(names)), dtype=int)
-    rows, columns = ([names.index(one) for one in predictions[key]] for key in ("true", "predicted"))
+    rows, columns = ([names.index(name) for name in predictions[key]] for key in ("true", "predicted"))
     np.add.at(counts, (rows, columns), 1)
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     top = importances.head(MOST_PARAMETERS)[::-1]
@@ -224,9 +621,9 @@ def links_figure(links: "pd.DataFrame") -> str:
     def draw(figure: "Figure") -> None:
         panels = figure.subplots(1, len(pairs), sharey=True, squeeze=False)[0]
         for axes, pair in zip(panels, pairs, strict=True):
-            mine = links[links["pair"] == pair]
-            first = min(mine["higher"].min(), mine["lower"].min())
-            for row in mine.itertuples(index=False):
+            of_pair = links[links["pair"] == pair]
+            first = min(of_pair["higher"].min(), of_pair["lower"].min())
+            for row in of_pair.itertuples(index=False):
                 marker, colour = FAMILIES[row.family]
                 delta = row.cliffs_delta if row.higher == first else -row.cliffs_delta
                 is_clear = row.p_adjusted < ALPHA
@@ -307,11 +704,11 @@ def _points(axes: "Axes", points: "pd.DataFrame", classes: "pd.Series[str]") -> 
     for part, size, edge in (("placed", 3.0, 0.0), ("fitted", 26.0, 0.5)):
         rows = drawn[(points["part"] == part).to_numpy()[drawn]][:MOST_PLACED]
         for number, name in enumerate(["", *names]):
-            mine = rows[(label == name).to_numpy()[rows]]
-            if len(mine):
+            of_class = rows[(label == name).to_numpy()[rows]]
+            if len(of_class):
                 axes.scatter(
-                    points["x"].to_numpy()[mine],
-                    points["y"].to_numpy()[mine],
+                    points["x"].to_numpy()[of_class],
+                    points["y"].to_numpy()[of_class],
                     s=size,
                     color=SEEDS[(number - 1) % len(SEEDS)] if name else MISSING,
                     alpha=0.45 if part == "placed" else 0.95,
@@ -325,171 +722,3 @@ def _points(axes: "Axes", points: "pd.DataFrame", classes: "pd.Series[str]") -> 
         spine.set_color(FAINT)
     axes.set_aspect("equal", adjustable="datalim")
     axes.legend(loc="best")
-
-
-NAME = "report.html"
-
-
-def write_report_again(folder: Path) -> str:
-    """Write ``report.html`` from what the folder of a finished analysis holds, and return where it is.
-
-    Raises
-    ------
-    UsageError
-        It has not ended.
-    """
-    return write_analysis_report(folder, read_findings(folder))
-
-
-def write_analysis_report(out: Path, found: Mapping[str, Any]) -> str:
-    """Write the report of an analysis from its tables and findings, and return where it is."""
-    store = RunStore(out)
-    body = [html.heading(1, found["name"]), html.paragraph(_summary(found), "quiet")]
-    for name, one in found["groupings"].items():
-        body += _grouping(store, found, name, one)
-    body += _maps(store, found)
-    if found["notes"]:
-        body += [html.heading(2, "Notes"), *(html.paragraph(note) for note in found["notes"])]
-    body += _provenance(store, found)
-    store.write_text(NAME, html.page(f"{found['name']}: report", body))
-    return f"{store.root.rstrip('/')}/{NAME}"
-
-
-def _summary(found: Mapping[str, Any]) -> str:
-    unit = {"median": "the median of its models", "best": "its best model"}[found["unit"]]
-    return (
-        f"{found['models']:,} models of {found['cells']:,} cells. A cell counts once in every test, with"
-        f" {unit}; a forest is tested on cells of which it has seen no model."
-    )
-
-
-def _grouping(store: Any, found: Mapping[str, Any], name: str, one: Mapping[str, Any]) -> list[str]:
-    counts = ", ".join(f"{key} {size}" for key, size in one["classes"].items())
-    parts = [
-        html.heading(2, name),
-        html.paragraph(f"Cells: {counts}. Shared parameters: {len(one['shared_parameters'])}."),
-    ]
-    mine = {**found, "groupings": {name: one}}
-    if one["dispersion"]:
-        parts += _dispersion(store, name, mine)
-    parts += _tests(store, name, mine)
-    if one["forest"]:
-        parts += _forest(store, name, mine)
-    return parts
-
-
-def _dispersion(store: Any, name: str, mine: Mapping[str, Any]) -> list[str]:
-    cells, pairs = _table(store, "dispersion_cells", name), _table(store, "dispersion_pairs", name)
-    numbers = (1, 3, 4, 5, 6)
-    few = f" At most {MOST_CELLS} cells are drawn, of each class in proportion." * (len(cells) > MOST_CELLS)
-    return [
-        html.heading(3, "Dispersion"),
-        html.table(analysis_findings.DISPERSION_HEAD, analysis_findings.dispersion_rows(mine), numbers=numbers),
-        html.figure(
-            dispersion_figure(cells, pairs),
-            "Mean distance between models in the space of standardised shared parameters. Left: of pairs of"
-            " cells; on the diagonal, of the models of one cell; the farthest 2 % have one"
-            f" colour.{few} Right: of each cell's models, to each other, to those of other cells of its"
-            " class, and to those of other classes.",
-        ),
-    ]
-
-
-def _tests(store: Any, name: str, mine: Mapping[str, Any]) -> list[str]:
-    tests = _table(store, "tests", name)
-    parts = [html.heading(3, "Conductances of classes")]
-    counted = [
-        f"{row['significant']} of {row['tests']} tests of {row['table']}" for row in mine["groupings"][name]["tests"]
-    ]
-    parts.append(html.paragraph(f"Significant at a false discovery rate of 5 %: {', '.join(counted)}."))
-    parts.append(
-        html.figure(
-            effects_figure(tests[tests["family"] == "parameters"]),
-            "Cliff's delta of every parameter and pair of classes: orange where the first class of the pair"
-            " is higher, blue where the second is. Dots: adjusted p < 0.05 (·), 0.01 (··), 0.001 (···).",
-        )
-    )
-    pairs = [pair for grouping, pair in analysis_findings.link_pairs(mine) if grouping == name]
-    if pairs:
-        links = _table(store, "links", name)
-        parts += [
-            html.heading(3, "Conductances, genes and e-features side by side"),
-            html.figure(
-                links_figure(links[links["pair"].isin(pairs)]),
-                "Cliff's delta towards the first class of each pair: filled where the adjusted p is below"
-                " 0.05, open where it is not.",
-            ),
-            html.paragraph(
-                "“Agrees”: the class that is higher in the conductances that differ significantly is higher"
-                " here as well. n: cells of the higher and the lower class. δ: Cliff's delta. The adjusted p"
-                " is of the smaller of two one-sided tests, as in the paper; that of two-sided tests stands"
-                " beside it."
-            ),
-        ]
-        for pair in pairs:
-            rows = html.table(
-                analysis_findings.LINK_HEAD, analysis_findings.link_rows(mine, name, pair), numbers=(3, 4, 5, 6)
-            )
-            parts.append(html.details(pair, rows))
-    return parts
-
-
-def _forest(store: Any, name: str, mine: Mapping[str, Any]) -> list[str]:
-    predictions = _table(store, "forest_predictions", name)
-    importances = _table(store, "forest_importances", name)
-    return [
-        html.heading(3, "Random forest"),
-        html.table(analysis_findings.FOREST_HEAD, analysis_findings.forest_rows(mine), numbers=range(1, 7)),
-        html.figure(
-            forest_figure(predictions, importances),
-            "Left: test cells of all shuffles by true class (rows) and predicted class (columns). Right: the"
-            " parameters that the forests use most, by their share of the decrease in Gini impurity.",
-        ),
-        html.paragraph(
-            "“Majority” always says the most frequent class; “shuffled” forests are trained on permuted classes."
-        ),
-    ]
-
-
-def _maps(store: Any, found: Mapping[str, Any]) -> list[str]:
-    points, classes = store.table("map_points.parquet"), store.table("classes.parquet")
-    if points is None:
-        return []
-    points, classes = points.to_pandas(), classes.to_pandas()
-    regions, gaps = (store.table(f"map_{part}.parquet").to_pandas() for part in ("regions", "gaps"))
-    parts = [
-        html.heading(2, "Maps"),
-        html.table(analysis_findings.MAP_HEAD, analysis_findings.map_rows(found), numbers=(2, 4)),
-    ]
-    grouping = next(iter(found["groupings"]))
-    named = classes[classes["grouping"] == grouping].set_index("cell")["class"]
-    for name in found["maps"]:
-        mine = [table[table["map"] == name] for table in (points, regions, gaps)]
-        parts += [
-            html.heading(3, name),
-            html.figure(
-                cell_map_figure(mine[0], mine[1], mine[2], named),
-                "UMAP with regions of k-means. Large points: what the map is made of; small points: placed on"
-                f" it. Colours: {grouping}. Right: the gap statistic and the chosen number of clusters."
-                " Distances between far groups mean little, and UMAP pushes placed points outwards.",
-            ),
-        ]
-    return parts
-
-
-def _provenance(store: Any, found: Mapping[str, Any]) -> list[str]:
-    tables = sorted(name for name in store.names() if name.endswith(".parquet"))
-    rows = [
-        ("folder", store.root),
-        ("tables", ", ".join(tables)),
-        ("versions", ", ".join(f"{name} {version}" for name, version in found["versions"].items())),
-    ]
-    parts = [html.heading(2, "Where this comes from"), html.table(("", ""), rows)]
-    if job := store.read_text("job.yaml"):
-        parts.append(html.details("The job", html.code(job)))
-    return parts
-
-
-def _table(store: Any, name: str, grouping: str) -> "pd.DataFrame":
-    table = store.table(f"{name}.parquet").to_pandas()
-    return table[table["grouping"] == grouping]

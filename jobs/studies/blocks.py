@@ -1,48 +1,21 @@
-"""Many measurements on the pool, stored block by block; a block that is stored is not done again."""
+"""Blocks of measurements on the pool; a block that is stored is not measured again."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-import pyarrow as pa
-
-from neurofleet.cluster.pool.outcome import EngineSpec, EvaluationTask, Outcome
+from neurofleet.cluster.pool.outcome import EvaluationTask, Outcome
 from neurofleet.cluster.pool.pool import Pool
 from neurofleet.cluster.ray.session import connect
 from neurofleet.cluster.store.run_store import RunStore
 from neurofleet.errors import JobError
 from neurofleet.jobs.progress import CountProgress
 from neurofleet.jobs.run_folder import JobRun
-from neurofleet.jobs.studies.study import PLANNED
+from neurofleet.jobs.studies.findings import PLANNED
+from neurofleet.jobs.studies.measurements import Block
 
 POLL_S = 0.25
 AHEAD_PER_HOST = 16
-"""So many measurements for each host are handed in before more blocks are opened."""
-
-
-@dataclass(frozen=True)
-class Block:
-    """Measurements that are stored together.
-
-    Attributes
-    ----------
-    name : str
-        Of the Parquet file, in the run folder.
-    cell : str
-    engine : EngineSpec
-    size : int
-    individuals : callable
-        Returns what is measured, (P,) arrays; called when their turn comes.
-    table : callable
-        Makes the table that is stored from the outcomes, in the order of the individuals.
-    """
-
-    name: str
-    cell: str
-    engine: EngineSpec
-    size: int
-    individuals: Callable[[], Sequence[np.ndarray]]
-    table: "Callable[[list[Outcome]], pa.Table]"
+"""Measurements for each host that are submitted before more blocks are opened."""
 
 
 @dataclass
@@ -59,7 +32,7 @@ def missing_blocks(blocks: Sequence[Block], store: RunStore) -> list[Block]:
 
 
 def measure_blocks(
-    blocks: Sequence[Block], pool: Pool, store: RunStore, deadline_s: float, progress: "CountProgress"
+    blocks: Sequence[Block], pool: Pool, store: RunStore, deadline_s: float, progress: CountProgress
 ) -> None:
     """Measure and store all blocks, in order; several are under way at a time.
 
@@ -71,7 +44,7 @@ def measure_blocks(
     store : RunStore
         Locked by the caller.
     deadline_s : float
-        Of one measurement.
+        Of each measurement.
     progress : CountProgress
         Counts measurements.
 
@@ -81,15 +54,15 @@ def measure_blocks(
         A cell cannot be built; nothing is stored of it.
     """
     under_way: dict[int, _OpenBlock] = {}
-    left = 0
+    submitted = 0
     engines = [block.engine.key for block in blocks]
     for task in _tasks(blocks, under_way, deadline_s):
         pool.submit(task)
-        left += 1
-        while left >= AHEAD_PER_HOST * max(pool.hosts, 1):
-            left -= _store_completed(pool, under_way, store, engines, progress)
-    while left:
-        left -= _store_completed(pool, under_way, store, engines, progress)
+        submitted += 1
+        while submitted >= AHEAD_PER_HOST * max(pool.hosts, 1):
+            submitted -= _store_completed(pool, under_way, store, engines, progress)
+    while submitted:
+        submitted -= _store_completed(pool, under_way, store, engines, progress)
 
 
 def _tasks(blocks: Sequence[Block], under_way: dict[int, _OpenBlock], deadline_s: float) -> Iterator[EvaluationTask]:
@@ -105,11 +78,11 @@ def _store_completed(
     under_way: dict[int, _OpenBlock],
     store: RunStore,
     engines: list[str],
-    progress: "CountProgress",
+    progress: CountProgress,
 ) -> int:
-    """Take in what has been measured, store the blocks that are complete; return how many measurements."""
-    done = pool.completed(POLL_S)
-    for (number, i), outcome in done:
+    """Wait for outcomes, store the blocks that are complete, and return the number of outcomes."""
+    completed = pool.completed(POLL_S)
+    for (number, i), outcome in completed:
         opened = under_way[number]
         opened.outcomes[i] = outcome
         if len(opened.outcomes) == opened.block.size:
@@ -120,30 +93,30 @@ def _store_completed(
             engines.remove(block.engine.key)
             if block.engine.key not in engines:
                 pool.forget(block.engine.key)
-    progress.add(len(done))
-    return len(done)
+    progress.add(len(completed))
+    return len(completed)
 
 
 def measure_on_pool(run: JobRun, blocks: Sequence[Block], doing: str, address: str | None, cpus: int | None) -> None:
-    """Measure and store all blocks that are not stored yet; nothing is started when there are none.
+    """Measure and store all blocks that are not stored yet; start nothing when there are none.
 
     Parameters
     ----------
     run : JobRun
-        Of a `neurofleet.jobs.studies.populations.PopulationSpec`.
+        Its job has `deadline_s` and `memory_limit_mb`.
     blocks : sequence of Block
-        All of the job, in folders of one name.
+        All blocks of the job; their file names begin with the same folder.
     doing : str
         Such as ``simulating``.
     """
-    left = missing_blocks(blocks, run.store)
-    if not left:
+    missing = missing_blocks(blocks, run.store)
+    if not missing:
         return
     run.store.append_event(PLANNED, blocks=len(blocks), folder=blocks[0].name.split("/")[0])
     spec = run.spec
     with (
         connect(address, None if address else cpus),
         Pool(hosts=cpus, memory_limit_mb=spec.memory_limit_mb, run=spec.name) as pool,
-        CountProgress(doing, sum(block.size for block in left), "models", run.console) as progress,
+        CountProgress(doing, sum(block.size for block in missing), "models", run.console) as progress,
     ):
-        measure_blocks(left, pool, run.store, spec.deadline_s, progress)
+        measure_blocks(missing, pool, run.store, spec.deadline_s, progress)

@@ -1,26 +1,55 @@
-"""Two types of models of the same cells side by side: job file, inputs, tables, medians and plan."""
+"""Comparison of two types of models of the same cells: job file, inputs, responses, tables, medians."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
+import efel
 import numpy as np
 import pyarrow as pa
 from pydantic import Field, model_validator
-from rich.console import Console
 
 from neurofleet.cluster.pool.outcome import Outcome
+from neurofleet.cluster.store.run_store import RunStore
 from neurofleet.errors import InputError, UsageError, did_you_mean
-from neurofleet.jobs.job_file import JobSpec, Name, Positive, PositiveInt, Strict
-from neurofleet.jobs.run_folder import refuse_missing
-from neurofleet.jobs.studies.populations import ModelsSpec, read_populations
+from neurofleet.jobs.job_file import Name, Positive, PositiveInt, Strict
+from neurofleet.jobs.studies.comparison_report import (
+    MEASURED,
+    AxonPlace,
+    CellComparison,
+    ComparisonFindings,
+    FeatureMedians,
+    Initiation,
+    ParameterMedians,
+    Rows,
+    Step,
+    TypeMedian,
+)
+from neurofleet.jobs.studies.findings import stored_rows
+from neurofleet.jobs.studies.measurements import Measurement
+from neurofleet.jobs.studies.populations import (
+    OUTCOME_SCHEMA,
+    ModelsSpec,
+    model_measurement,
+    outcome_columns,
+    read_populations,
+)
+from neurofleet.jobs.studies.study import Plan, Study, StudySpec, rows_table
 from neurofleet.neurosim.features.perisomatic_features import FEATURES
-from neurofleet.neurosim.features.step_protocols import StepProtocol, group_sweeps
+from neurofleet.neurosim.features.step_protocols import FeatureTarget, StepProtocol, group_sweeps
 from neurofleet.neurosim.features.training_targets import SPIKES_IN_STEP, TargetExtraction, recorded_features
 from neurofleet.neurosim.recordings.recording import Sweep, read_recording
 from neurofleet.neurosim.studies.cell_models import CellModels, RecordingSource
-from neurofleet.neurosim.studies.spike_initiation import ALONE, AT_ONCE, AXON_FIRST, SOMA_FIRST, passages
+from neurofleet.neurosim.studies.spike_initiation import (
+    ALONE,
+    AT_ONCE,
+    AXON_FIRST,
+    SOMA_FIRST,
+    StepsMeasure,
+    passages,
+)
 
 
 class StepsSpec(Strict):
@@ -37,12 +66,10 @@ class StepsSpec(Strict):
         return self
 
 
-class CompareSpec(JobSpec):
+class CompareSpec(StudySpec):
     """Compare two types of models of the same cells (`kind: compare`)."""
 
-    runner: ClassVar[str] = "neurofleet.jobs.studies.comparison_report:run_compare"
-    planner: ClassVar[str] = "neurofleet.jobs.studies.comparison:print_compare_plan"
-    decisive_packages: ClassVar[tuple[str, ...]] = ("neuron", "bluepyopt", "efel")
+    study: ClassVar[str] = "neurofleet.jobs.studies.comparison:Comparison"
 
     kind: Literal["compare"] = "compare"
     models: dict[Name, ModelsSpec]
@@ -67,10 +94,17 @@ class CompareSpec(JobSpec):
 
 
 AFTER_MS = 200.0
-ENOUGH = 3
+MOST_STEPS = 3
 """Steps that are taken from a recording or from published targets."""
 
-Statistics = tuple[float, float, int]
+
+@dataclass(frozen=True)
+class Steps:
+    """Steps, weakest first; what was recorded there, by step and e-feature; and warnings."""
+
+    steps: tuple[StepProtocol, ...]
+    recorded: Mapping[tuple[str, str], FeatureTarget] = field(default_factory=dict)
+    warnings: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -84,59 +118,102 @@ class ModelComparison:
         By type.
     steps : tuple of StepProtocol
         Weakest first.
-    recorded : dict of (str, str) to (float, float, int)
-        Step and e-feature -> mean, standard deviation and number of values; without those that the
-        recording does not have.
+    recorded : dict of (str, str) to FeatureTarget
+        By step and e-feature; without those that the recording does not have.
     """
 
     cell: str
     populations: dict[str, CellModels]
     steps: tuple[StepProtocol, ...]
-    recorded: Mapping[tuple[str, str], Statistics]
+    recorded: Mapping[tuple[str, str], FeatureTarget]
 
 
-def read_comparisons(spec: CompareSpec, folder: Path) -> tuple[list[ModelComparison], list[str]]:
-    """Read both types of models and their steps; relative paths start at `folder`.
+class Comparison(Study[CompareSpec, list[ModelComparison]]):
+    """Simulates two types of models of the same cells at the same steps."""
 
-    Returns
-    -------
-    list of ModelComparison
-    list of str
-        Which cells and e-features are left out, and why.
+    def read(self) -> tuple[list[ModelComparison], list[str]]:
+        """Read both types of models and their steps.
 
-    Raises
-    ------
-    UsageError, InputError
-        Models cannot be used, no cell has both types, or nothing tells which steps to simulate.
-    """
-    check_features(spec.features)
-    by_type = {name: {p.cell: p for p in read_populations(models, folder)} for name, models in spec.models.items()}
-    first, second = by_type
-    both = [cell for cell in by_type[first] if cell in by_type[second]]
-    if not both:
-        raise UsageError(
-            f"models: no cell has models of both types: {first} has {_listed(by_type[first])}, {second} has "
-            f"{_listed(by_type[second])}. Give the same cell the same id in both."
-        )
-    notes = [
-        f"{cell}: left out, it has no models of type {other}"
-        for name, other in ((first, second), (second, first))
-        for cell in by_type[name]
-        if cell not in by_type[other]
-    ]
-    found = []
-    for cell in both:
-        populations = {name: by_type[name][cell] for name in by_type}
-        steps, recorded, said = _steps(spec, populations)
-        notes += [f"{cell}: {line}" for line in said]
-        found.append(ModelComparison(cell, populations, steps, recorded))
-    return found, notes
+        Raises
+        ------
+        UsageError, InputError
+            Models cannot be used, no cell has both types, or nothing says which steps to simulate.
+        """
+        check_features(self.spec.features)
+        by_type = {
+            name: {population.cell: population for population in read_populations(models, self.folder)}
+            for name, models in self.spec.models.items()
+        }
+        first, second = by_type
+        both = [cell for cell in by_type[first] if cell in by_type[second]]
+        if not both:
+            raise UsageError(
+                f"models: no cell has models of both types: {first} has {_listed(by_type[first])}, {second} has "
+                f"{_listed(by_type[second])}. Give the same cell the same id in both."
+            )
+        notes = [
+            f"{cell}: left out, it has no models of type {other}"
+            for name, other in ((first, second), (second, first))
+            for cell in by_type[name]
+            if cell not in by_type[other]
+        ]
+        comparisons = []
+        for cell in both:
+            populations = {name: by_type[name][cell] for name in by_type}
+            steps = _steps(self.spec, populations)
+            notes += [f"{cell}: {warning}" for warning in steps.warnings]
+            comparisons.append(ModelComparison(cell, populations, steps.steps, steps.recorded))
+        return comparisons, notes
+
+    def measurements(self, inputs: list[ModelComparison]) -> list[Measurement]:
+        """Return the responses of both types of models of all cells."""
+        features, max_steps = tuple(self.spec.features), self.spec.max_steps
+        return [
+            model_measurement(
+                population,
+                StepsMeasure(population.model, comparison.steps, features, max_steps),
+                partial(measured_table, comparison, name),
+                file=f"{MEASURED}/cell={comparison.cell}/{name}",
+                engine=name,
+            )
+            for comparison in inputs
+            for name, population in comparison.populations.items()
+        ]
+
+    def assemble(
+        self, inputs: list[ModelComparison], store: RunStore
+    ) -> tuple[dict[str, pa.Table], ComparisonFindings]:
+        """Return e-features, spikes and parameters of all models, and their medians by type."""
+        rows: dict[str, list[dict[str, Any]]] = {"features": [], "spikes": [], "parameters": []}
+        cells = []
+        for comparison in inputs:
+            measured = stored_rows(store, f"{MEASURED}/cell={comparison.cell}")
+            of_cell = {
+                "features": feature_rows(comparison, self.spec.features, measured),
+                "spikes": spike_rows(comparison.cell, measured),
+                "parameters": parameter_rows(comparison),
+            }
+            cells.append(cell_findings(comparison, measured, **of_cell))
+            for name in rows:
+                rows[name] += of_cell[name]
+        tables = {f"{name}.parquet": rows_table(of_name) for name, of_name in rows.items()}
+        return tables, ComparisonFindings(types=list(self.spec.models), cells=cells)
+
+    def plan(self, inputs: list[ModelComparison]) -> Plan:
+        """Return cells, models and steps."""
+        lines, total = [], 0
+        for comparison in inputs:
+            sizes = {name: len(population) for name, population in comparison.populations.items()}
+            models = ", ".join(f"{size} {name}" for name, size in sizes.items())
+            steps = ", ".join(f"{1000 * step.amplitude_nA:.4g}" for step in comparison.steps)
+            lines.append(f"{comparison.cell}: {models} models, each at steps of {steps} pA")
+            total += sum(sizes.values()) * len(comparison.steps)
+        lines.append(f"{self.spec.name}: {total} simulations of a step with spikes, a second or so of one core each.")
+        return Plan(lines=lines)
 
 
 def check_features(names: Sequence[str]) -> None:
     """Raise `InputError` for e-features that neither eFEL nor perisomatic models have."""
-    import efel
-
     known = [*FEATURES, *efel.get_feature_names()]
     unknown = [f"{name}{did_you_mean(name, known)}" for name in names if name not in known]
     if unknown:
@@ -147,40 +224,39 @@ def _listed(populations: Mapping[str, CellModels]) -> str:
     return ", ".join(list(populations)[:5])
 
 
-def _steps(
-    spec: CompareSpec, populations: Mapping[str, CellModels]
-) -> tuple[tuple[StepProtocol, ...], Mapping[tuple[str, str], Statistics], list[str]]:
+def _steps(spec: CompareSpec, populations: Mapping[str, CellModels]) -> Steps:
+    """Return the steps of the job, else of a recording, else of published targets."""
     if spec.steps is not None:
-        return _own_steps(spec.steps), {}, []
+        return _job_steps(spec.steps)
     for population in populations.values():
         if population.recording is not None:
             return _recorded_steps(population.recording, spec.features)
     for population in populations.values():
         trained = sorted((s for s in population.trained if s.amplitude_nA > 0), key=lambda s: s.amplitude_nA)
         if trained:
-            means = {
-                (target.protocol, target.feature): (target.mean, target.std, target.n)
-                for target in population.model.targets.targets
-                if target.feature in spec.features
-            }
-            return tuple(trained[-ENOUGH:]), means, []
+            targets = [t for t in population.model.targets.targets if t.feature in spec.features]
+            return Steps(tuple(trained[-MOST_STEPS:]), _by_step(targets))
     raise UsageError(
-        f"cell {next(iter(populations.values())).cell}: nothing tells which steps to simulate. Give one of "
+        f"cell {next(iter(populations.values())).cell}: nothing says which steps to simulate. Give one of "
         "its models `recordings:` or `targets:`, or the job `steps: {amplitudes_nA: [0.2]}`."
     )
 
 
-def _own_steps(steps: StepsSpec) -> tuple[StepProtocol, ...]:
+def _by_step(targets: Iterable[FeatureTarget]) -> dict[tuple[str, str], FeatureTarget]:
+    return {(target.protocol, target.feature): target for target in targets}
+
+
+def _job_steps(steps: StepsSpec) -> Steps:
     stop_ms = steps.delay_ms + steps.duration_ms
-    return tuple(
-        StepProtocol(f"{1000 * amplitude:g}pA", amplitude, steps.delay_ms, stop_ms, stop_ms + AFTER_MS)
-        for amplitude in sorted(steps.amplitudes_nA)
+    return Steps(
+        tuple(
+            StepProtocol(f"{1000 * amplitude:g}pA", amplitude, steps.delay_ms, stop_ms, stop_ms + AFTER_MS)
+            for amplitude in sorted(steps.amplitudes_nA)
+        )
     )
 
 
-def _recorded_steps(
-    source: RecordingSource, features: Sequence[str]
-) -> tuple[tuple[StepProtocol, ...], Mapping[tuple[str, str], Statistics], list[str]]:
+def _recorded_steps(source: RecordingSource, features: Sequence[str]) -> Steps:
     """Return the weakest, the middle and the strongest step with spikes, and what was recorded there."""
     recording = read_recording(
         source.path,
@@ -203,22 +279,17 @@ def _recorded_steps(
     for i in chosen:
         extraction.add(*spiking[i], features)
     targets = extraction.target_set()
-    means = {(t.protocol, t.feature): (t.mean, t.std, t.n) for t in targets.targets}
-    return tuple(spiking[i][0] for i in chosen), means, list(targets.warnings)
+    return Steps(tuple(spiking[i][0] for i in chosen), _by_step(targets.targets), targets.warnings)
 
 
-MEASURED = "measured"
 RECORDED = "recorded"
 TRACE_MS = 0.1
-"""Of a cell's best models the voltage at the soma is kept at this interval."""
+"""Interval at which the voltage at the soma of a cell's best models is stored."""
 
-_MODEL = [("type", pa.string()), ("seed", pa.int64()), ("rank", pa.int32())]
 SCHEMA = pa.schema(
     [
-        *_MODEL,
-        ("status", pa.string()),
-        ("reason", pa.string()),
-        ("seconds", pa.float64()),
+        ("type", pa.string()),
+        *OUTCOME_SCHEMA,
         ("step", pa.string()),
         ("place", pa.string()),
         ("distance_um", pa.float64()),
@@ -230,28 +301,21 @@ SCHEMA = pa.schema(
         ("close_mV", pa.list_(pa.float32())),
     ]
 )
-"""Of what is stored as it is measured: a row a model, step and place."""
+"""Of the stored measurements: a row for each model, step and place."""
 
 
 def measured_table(comparison: ModelComparison, kind: str, first: int, outcomes: Sequence[Outcome]) -> pa.Table:
-    """Return a row a model, step and place; one row without a step for a model that came to nothing."""
+    """Return a row for each model, step and place; one row without a step for a model that failed."""
     population = comparison.populations[kind]
     rows: list[dict[str, Any]] = []
     for i, outcome in enumerate(outcomes, first):
-        own = {
-            "type": kind,
-            "seed": int(population.seeds[i]),
-            "rank": int(population.ranks[i]),
-            "status": outcome.status,
-            "reason": outcome.reason,
-            "seconds": outcome.seconds,
-        }
+        columns = {"type": kind} | outcome_columns(population, i, outcome)
         if not outcome.ok:
-            rows.append(own)
+            rows.append(columns)
             continue
         for step, response in outcome.value.items():
             for k, place in enumerate(response.places):
-                row = own | {"step": step, "place": place.name, "distance_um": place.distance_um}
+                row = columns | {"step": step, "place": place.name, "distance_um": place.distance_um}
                 row |= {"spikes_ms": response.spikes_ms[k]}
                 if k == 0:
                     row["features"] = list(response.features.values())
@@ -267,11 +331,11 @@ def measured_table(comparison: ModelComparison, kind: str, first: int, outcomes:
 def feature_rows(
     comparison: ModelComparison, names: Sequence[str], measured: Iterable[Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
-    """Return what was recorded and each model's e-features: a row a value; none where there is no value."""
+    """Return a row for each value of an e-feature, recorded ones and those of each model."""
     amplitudes = {step.name: step.amplitude_nA for step in comparison.steps}
     rows = [
-        _feature(comparison.cell, RECORDED, None, None, step, amplitudes[step], name, mean) | {"std": std}
-        for (step, name), (mean, std, _) in comparison.recorded.items()
+        _feature(comparison.cell, RECORDED, None, None, step, amplitudes[step], name, value.mean) | {"std": value.std}
+        for (step, name), value in comparison.recorded.items()
         if step in amplitudes
     ]
     for row in measured:
@@ -306,11 +370,11 @@ def _feature(
 
 
 def spike_rows(cell: str, measured: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return a row a somatic spike and place of the axon: when it came there after the soma."""
+    """Return a row for each somatic spike and place of the axon: its delay there after the soma."""
     rows = []
-    for places in _by_step(measured):
+    for places in _places(measured):
         soma, axon = places[0], places[1:]
-        followed = passages(np.array(soma["spikes_ms"]), [np.array(one["spikes_ms"]) for one in axon])
+        followed = passages(np.array(soma["spikes_ms"]), [np.array(place["spikes_ms"]) for place in axon])
         for number, spike in enumerate(followed):
             for place, delay in zip(axon, spike.delays_ms, strict=True):
                 rows.append(
@@ -331,17 +395,17 @@ def spike_rows(cell: str, measured: Sequence[Mapping[str, Any]]) -> list[dict[st
     return rows
 
 
-def _by_step(measured: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
+def _places(measured: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
     """Return the places of each model and step, the soma first."""
-    found: dict[tuple, list[Mapping[str, Any]]] = {}
+    places: dict[tuple, list[Mapping[str, Any]]] = {}
     for row in measured:
         if row["step"] is not None:
-            found.setdefault((row["type"], row["seed"], row["rank"], row["step"]), []).append(row)
-    return list(found.values())
+            places.setdefault((row["type"], row["seed"], row["rank"], row["step"]), []).append(row)
+    return list(places.values())
 
 
 def parameter_rows(comparison: ModelComparison) -> list[dict[str, Any]]:
-    """Return all parameters of all models, a row a value, those that were not searched as well."""
+    """Return a row for each parameter of each model, also of those that were not searched."""
     rows = []
     for kind, population in comparison.populations.items():
         fixed = population.model.fixed
@@ -364,136 +428,106 @@ def parameter_rows(comparison: ModelComparison) -> list[dict[str, Any]]:
 
 
 BEGINNINGS = (AXON_FIRST, SOMA_FIRST, AT_ONCE, ALONE)
-Rows = Sequence[Mapping[str, Any]]
 
 
 def cell_findings(
     comparison: ModelComparison, measured: Rows, features: Rows, spikes: Rows, parameters: Rows
-) -> dict[str, Any]:
-    """Return what is found of one cell, as `findings.json` has it."""
-    kinds = list(comparison.populations)
-    return {
-        "cell": comparison.cell,
-        "models": {kind: len(comparison.populations[kind]) for kind in kinds},
-        "steps": [{"step": s.name, "amplitude_nA": s.amplitude_nA} for s in comparison.steps],
-        "failed": _failed(measured),
-        "initiation": [_initiation(kind, [r for r in spikes if r["type"] == kind]) for kind in kinds],
-        "features": _features(kinds, features),
-        "parameters": _parameters(kinds, parameters),
-    }
+) -> CellComparison:
+    """Return the medians of a cell's models by type, from the rows of its tables."""
+    types = list(comparison.populations)
+    return CellComparison(
+        cell=comparison.cell,
+        models={name: len(comparison.populations[name]) for name in types},
+        steps=[Step(step=step.name, amplitude_nA=step.amplitude_nA) for step in comparison.steps],
+        failed=[
+            f"{row['type']}, seed {row['seed']}, rank {row['rank']}: {row['status']}: {row['reason']}"
+            for row in measured
+            if row["status"] != "ok"
+        ],
+        initiation=[_initiation(name, [row for row in spikes if row["type"] == name]) for name in types],
+        features=_feature_medians(types, features),
+        parameters=_parameter_medians(types, parameters),
+    )
 
 
-def _failed(measured: Rows) -> list[str]:
-    return [
-        f"{row['type']}, seed {row['seed']}, rank {row['rank']}: {row['status']}: {row['reason']}"
-        for row in measured
-        if row["status"] != "ok"
-    ]
-
-
-def _initiation(kind: str, spikes: Rows) -> dict[str, Any]:
-    """Return how many spikes begin where, and the median delay at each place.
+def _initiation(name: str, spikes: Rows) -> Initiation:
+    """Return how many spikes of a type of models begin where, and the median delay at each place.
 
     A spike that the axon does not follow to -20 mV began at the soma.
     """
     of_spike = {(r["seed"], r["rank"], r["step"], r["spike"]): r["begins"] for r in spikes}
-    counts = {name: list(of_spike.values()).count(name) for name in BEGINNINGS}
-    places: dict[str, list[Mapping[str, Any]]] = {}
+    counts = {beginning: list(of_spike.values()).count(beginning) for beginning in BEGINNINGS}
+    by_place: dict[str, list[Mapping[str, Any]]] = {}
     for row in spikes:
-        places.setdefault(row["place"], []).append(row)
-    delays = []
-    for name, rows in places.items():
-        seen = [row["delay_ms"] for row in rows if row["delay_ms"] is not None]
-        delays.append(
-            {
-                "place": name,
-                "distance_um": rows[0]["distance_um"],
-                "spikes": len(seen),
-                "delay_ms": float(np.median(seen)) if seen else None,
-            }
+        by_place.setdefault(row["place"], []).append(row)
+    places = []
+    for place, rows in by_place.items():
+        delays = [row["delay_ms"] for row in rows if row["delay_ms"] is not None]
+        places.append(
+            AxonPlace(place=place, distance_um=rows[0]["distance_um"], spikes=len(delays), delay_ms=_median(delays))
         )
     where = {
         AXON_FIRST: counts[AXON_FIRST],
         SOMA_FIRST: counts[SOMA_FIRST] + counts[ALONE],
         AT_ONCE: counts[AT_ONCE],
     }
-    most = max(where, key=lambda name: where[name]) if of_spike else None
-    return {"type": kind, "first": most, "spikes": len(of_spike), "begins": counts, "places": delays}
+    first = max(where, key=lambda beginning: where[beginning]) if of_spike else None
+    return Initiation(type=name, first=first, spikes=len(of_spike), begins=counts, places=places)
 
 
-def _features(kinds: Sequence[str], rows: Rows) -> list[dict[str, Any]]:
-    by: dict[tuple[str, str], dict[str, list[Mapping[str, Any]]]] = {}
+def _median(values: Sequence[float] | None) -> float | None:
+    return float(np.median(values)) if values else None
+
+
+def _feature_medians(types: Sequence[str], rows: Rows) -> list[FeatureMedians]:
+    by_feature: dict[tuple[str, str], dict[str, list[Mapping[str, Any]]]] = {}
     for row in rows:
-        by.setdefault((row["step"], row["feature"]), {}).setdefault(row["type"], []).append(row)
-    found = []
-    for (step, name), types in by.items():
-        one: dict[str, Any] = {"step": step, "feature": name, "recorded": None, "std": None}
-        if RECORDED in types:
-            one |= {"recorded": types[RECORDED][0]["value"], "std": types[RECORDED][0]["std"]}
-        for kind in kinds:
-            values = [row["value"] for row in types.get(kind, ()) if row["value"] is not None]
-            middle = float(np.median(values)) if values else None
-            known = middle is not None and one["recorded"] is not None and one["std"]
-            z = abs(middle - one["recorded"]) / one["std"] if known and middle is not None else None
-            one[kind] = {"median": middle, "z": z}
-        found.append(one)
+        by_feature.setdefault((row["step"], row["feature"]), {}).setdefault(row["type"], []).append(row)
+    medians = []
+    for (step, feature), by_type in by_feature.items():
+        recorded = by_type[RECORDED][0] if RECORDED in by_type else {"value": None, "std": None}
+        mean, std = recorded["value"], recorded["std"]
+        of_types = {}
+        for name in types:
+            median = _median([row["value"] for row in by_type.get(name, ()) if row["value"] is not None])
+            z = None if median is None or mean is None or not std else abs(median - mean) / std
+            of_types[name] = TypeMedian(median=median, z=z)
+        medians.append(FeatureMedians(step=step, feature=feature, recorded=mean, std=std, types=of_types))
     steps = list(dict.fromkeys(row["step"] for row in rows))
-    order = list(dict.fromkeys(row["feature"] for row in rows))
-    return sorted(found, key=lambda one: (steps.index(one["step"]), order.index(one["feature"])))
+    features = list(dict.fromkeys(row["feature"] for row in rows))
+    return sorted(medians, key=lambda medians: (steps.index(medians.step), features.index(medians.feature)))
 
 
-def _parameters(kinds: Sequence[str], rows: Rows) -> list[dict[str, Any]]:
+def _parameter_medians(types: Sequence[str], rows: Rows) -> list[ParameterMedians]:
     """Return each parameter's median by type, None for a type that does not have it.
 
     Those that both types have come first, and conductances before others.
 
     A value of all sections stands for each of them where the other type has the sections apart.
     """
-    values: dict[str, dict[tuple[str, str], list[float]]] = {kind: {} for kind in kinds}
+    values: dict[str, dict[tuple[str, str], list[float]]] = {name: {} for name in types}
     for row in rows:
         values[row["type"]].setdefault((row["parameter"], row["section"]), []).append(row["value"])
-    for kind in kinds:
-        others = [key for other in kinds if other != kind for key in values[other]]
+    for name in types:
+        others = [key for other in types if other != name for key in values[other]]
         for parameter, section in others:
-            whole = values[kind].get((parameter, "all"))
+            whole = values[name].get((parameter, "all"))
             if whole is not None and section != "all":
-                values[kind].setdefault((parameter, section), whole)
-    names = list(dict.fromkeys(key for kind in kinds for key in values[kind]))
-    split = {parameter for parameter, section in names if section != "all"}
-    found = []
-    for parameter, section in names:
-        if section == "all" and parameter in split:
-            continue
-        one: dict[str, Any] = {"parameter": parameter, "section": section}
-        for kind in kinds:
-            own = values[kind].get((parameter, section))
-            one[kind] = None if own is None else float(np.median(own))
-        found.append(one)
+                values[name].setdefault((parameter, section), whole)
+    keys = list(dict.fromkeys(key for name in types for key in values[name]))
+    split = {parameter for parameter, section in keys if section != "all"}
+    medians = [
+        ParameterMedians(
+            parameter=parameter,
+            section=section,
+            types={name: _median(values[name].get((parameter, section))) for name in types},
+        )
+        for parameter, section in keys
+        if section != "all" or parameter not in split
+    ]
 
-    def order(one: Mapping[str, Any]) -> tuple[bool, bool, str, str]:
-        alone = any(one[kind] is None for kind in kinds)
-        return alone, not one["parameter"].startswith("gbar_"), one["parameter"], one["section"]
+    def order(medians: ParameterMedians) -> tuple[bool, bool, str, str]:
+        is_conductance = medians.parameter.startswith("gbar_")
+        return not medians.of_all_types, not is_conductance, medians.parameter, medians.section
 
-    return sorted(found, key=order)
-
-
-def print_compare_plan(spec: CompareSpec, folder: Path) -> None:
-    """Print cells, models and steps.
-
-    Raises
-    ------
-    UsageError, InputError
-        The input cannot be used.
-    """
-    refuse_missing(spec, folder)
-    inputs, notes = read_comparisons(spec, folder)
-    console = Console()
-    for one in inputs:
-        models = ", ".join(f"{len(of)} {kind}" for kind, of in one.populations.items())
-        steps = ", ".join(f"{1000 * step.amplitude_nA:.4g}" for step in one.steps)
-        said = f"{one.cell}: {models} models, each at steps of {steps} pA"
-        console.print(said, soft_wrap=True, highlight=False, markup=False)
-    total = sum(len(of) * len(one.steps) for one in inputs for of in one.populations.values())
-    console.print(f"{spec.name}: {total} simulations of a step with spikes, a second or so of one core each.")
-    for note in notes:
-        console.print(note, soft_wrap=True, markup=False, highlight=False)
+    return sorted(medians, key=order)

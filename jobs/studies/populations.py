@@ -1,26 +1,28 @@
 """The models that a study is about: halls of fame of a fit's run, a sample's accepted models, or Allen fit files."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
 import pyarrow as pa
 from pydantic import Field, model_validator
 
+from neurofleet.cluster.pool.outcome import Outcome
 from neurofleet.cluster.store.run_store import POOLED, RunStore
 from neurofleet.cluster.store.schemas import PARAMETER_PREFIX, HallOfFameRows
 from neurofleet.errors import UsageError, did_you_mean
 from neurofleet.jobs.fit.fit_inputs import job_mechanisms, prepare_cell
 from neurofleet.jobs.fit.fit_job import CellSpec, FitSpec
 from neurofleet.jobs.fit.fit_problem import CellSubject
-from neurofleet.jobs.job_file import JobSpec, Name, Positive, PositiveInt, Strict, parse_job
+from neurofleet.jobs.job_file import Name, Positive, PositiveInt, Strict, parse_job
 from neurofleet.jobs.results.run_tables import existing_run
-from neurofleet.jobs.run_folder import refuse_missing
+from neurofleet.jobs.studies.findings import stored_findings
+from neurofleet.jobs.studies.measurements import Measure, Measurement
 from neurofleet.jobs.studies.sampling import SampleSpec, read_samplings
-from neurofleet.jobs.studies.study import read_findings
+from neurofleet.jobs.studies.study import Inputs, Study, StudySpec
 from neurofleet.neurosim.cells.fit_model import FitModel, MorphologyFile
 from neurofleet.neurosim.cells.morphology_check import check_morphology
 from neurofleet.neurosim.cells.simulator import Accuracy
@@ -50,7 +52,7 @@ class FitFileSpec(Strict):
 
 
 class ModelsSpec(Strict):
-    """Models: the halls of fame of a fit's run, what a sample has accepted, or Allen fit files."""
+    """Models: the halls of fame of a fit's run, the accepted models of a sample, or Allen fit files."""
 
     run: Path | None = None
     sample: Path | None = None
@@ -67,28 +69,27 @@ class ModelsSpec(Strict):
         if self.fits is not None:
             if self.cells is not None or self.best is not None:
                 raise ValueError(
-                    "`cells:` and `best:` choose from a `run:` or `sample:`; list the wanted `fits:` instead"
+                    "`cells:` and `best:` choose from a `run:` or `sample:`; of `fits:`, list those that you want"
                 )
             ids = [fit.id for fit in self.fits]
-            doubled = sorted({id for id in ids if ids.count(id) > 1})
-            if doubled:
-                raise ValueError(f"each fit needs an id of its own, found more than one {', '.join(doubled)}")
+            repeated = sorted({id for id in ids if ids.count(id) > 1})
+            if repeated:
+                raise ValueError(f"each fit needs its own id, found more than one {', '.join(repeated)}")
         return self
 
     def paths_named(self) -> list[Path]:
-        """Return all paths that the models come from; of a run, what its models depend on."""
+        """Return all paths that the models come from; of a run, the files that its models depend on."""
         if self.run is not None:
             return [self.run / "job.yaml", self.run / "hall_of_fame"]
         if self.sample is not None:
             return [self.sample / "job.yaml", self.sample / "accepted"]
-        named = [path for fit in self.fits or () for path in (fit.fit, fit.morphology, fit.recordings)]
-        return [path for path in [*named, *(fit.targets for fit in self.fits or ())] if path is not None]
+        fits = self.fits or ()
+        paths = [path for fit in fits for path in (fit.fit, fit.morphology, fit.recordings)]
+        return [path for path in (*paths, *(fit.targets for fit in fits)) if path is not None]
 
 
-class PopulationSpec(JobSpec):
+class PopulationSpec(StudySpec):
     """A job that simulates models which were fitted before."""
-
-    decisive_packages: ClassVar[tuple[str, ...]] = ("neuron", "bluepyopt", "efel")
 
     models: ModelsSpec
     deadline_s: Positive = 300.0
@@ -100,13 +101,86 @@ class PopulationSpec(JobSpec):
         return self.models.paths_named()
 
 
+Spec = TypeVar("Spec", bound=PopulationSpec)
+
+
+class PopulationStudy(Study[Spec, Inputs]):
+    """A study of models that were fitted before."""
+
+    def check_paths(self) -> None:
+        """Raise `UsageError` where a path does not exist, or the named run or sample has no models yet."""
+        models = self.spec.models
+        if models.run is not None:
+            _cells_with_models(self.folder / models.run, models.cells)
+        if models.sample is not None:
+            _accepted(self.folder / models.sample, models.cells)
+        super().check_paths()
+
+    def populations(self) -> list[CellModels]:
+        """Return the models that the job names, a population a cell; raises as `read_populations` does."""
+        return read_populations(self.spec.models, self.folder)
+
+
+def model_measurement(
+    population: CellModels,
+    measure: Measure,
+    table: Callable[[int, Sequence[Outcome]], pa.Table],
+    *,
+    file: str,
+    engine: str,
+    block_size: int = 8,
+) -> Measurement:
+    """Return a measurement of all models of a cell.
+
+    Parameters
+    ----------
+    population : CellModels
+    measure : Measure
+    table : callable
+        Makes the table that is stored from the number of the first model and the outcomes.
+    file, engine, block_size
+        As in `Measurement`.
+    """
+    return Measurement(
+        file=file,
+        cell=population.cell,
+        measure=measure,
+        size=len(population),
+        individuals=lambda rows: list(population.values[rows]),
+        table=lambda rows, outcomes: table(rows.start, outcomes),
+        engine=f"{population.cell}-{engine}",
+        block_size=block_size,
+    )
+
+
+def outcome_columns(population: CellModels, model: int, outcome: Outcome) -> dict[str, Any]:
+    """Return the columns that say which model was measured, and how that ended."""
+    return {
+        "seed": int(population.seeds[model]),
+        "rank": int(population.ranks[model]),
+        "status": outcome.status,
+        "reason": outcome.reason,
+        "seconds": outcome.seconds,
+    }
+
+
+OUTCOME_SCHEMA = [
+    ("seed", pa.int64()),
+    ("rank", pa.int32()),
+    ("status", pa.string()),
+    ("reason", pa.string()),
+    ("seconds", pa.float64()),
+]
+"""Types of `outcome_columns`."""
+
+
 def read_populations(models: ModelsSpec, folder: Path) -> list[CellModels]:
     """Return the models that a job names, a population a cell; relative paths start at `folder`.
 
     Raises
     ------
     UsageError, InputError
-        A run that is none, or has no hall of fame yet, or files that are not there or cannot be used.
+        A folder is no run, a run has no hall of fame yet, or files do not exist or cannot be used.
     """
     if models.run is not None:
         return _of_run(folder / models.run, models.cells, models.best)
@@ -136,46 +210,38 @@ def _of_fit_file(fit: FitFileSpec, folder: Path) -> CellModels:
     )
 
 
-def refuse_missing_models(spec: PopulationSpec, folder: Path) -> None:
-    """Raise UsageError where what a job names is not there, or a run has no hall of fame."""
-    if spec.models.run is not None:
-        _cells_with_models(folder / spec.models.run, spec.models.cells)
-    if spec.models.sample is not None:
-        _accepted(folder / spec.models.sample, spec.models.cells)
-    refuse_missing(spec, folder)
-
-
 def _of_run(root: Path, cells: Sequence[str] | None, best: int | None) -> list[CellModels]:
     store, spec, job_folder = open_fit(root)
     winners = _winners(store)
-    own = job_mechanisms(spec, job_folder)
+    mechanisms = job_mechanisms(spec, job_folder)
     return [
-        _of_cell(store, spec, job_folder, cell, own, winners).best(best) for cell in _cells_with_models(root, cells)
+        _of_cell(store, spec, job_folder, cell, mechanisms, winners.get(cell.id, {})).best(best)
+        for cell in _cells_with_models(root, cells)
     ]
 
 
 def _cells_with_models(root: Path, cells: Sequence[str] | None) -> list[CellSpec]:
-    """Return those of a fit's cells that are wanted, by default all that have a hall of fame."""
+    """Return the named cells of a fit, by default all that have a hall of fame."""
     store, spec, _ = open_fit(root)
     with_hall = [cell for cell, seed in store.halls_of_fame() if seed == POOLED]
     known = {cell.id: cell for cell in spec.cells or ()}
-    wanted = [cell for cell in known if cell in with_hall] if cells is None else list(cells)
-    unknown = [f"{cell}{did_you_mean(cell, known)}" for cell in wanted if cell not in known]
+    names = [cell for cell in known if cell in with_hall] if cells is None else list(cells)
+    unknown = [f"{cell}{did_you_mean(cell, known)}" for cell in names if cell not in known]
     if unknown:
         raise UsageError(f"models.cells: {root} fits no cell {', '.join(unknown)}.")
-    without = [cell for cell in wanted if cell not in with_hall]
-    if without or not wanted:
-        of = f" of {', '.join(without)}" if without else ""
+    without = [cell for cell in names if cell not in with_hall]
+    if without or not names:
+        which = f" of {', '.join(without)}" if without else ""
         raise UsageError(
-            f"models: {root} has no hall of fame{of}: the fit has not come to its end. `neurofleet status "
-            f"{root}` says how far it is; the same `neurofleet run` as before goes on with it."
+            f"models: {root} has no hall of fame{which}: the fit has not come to its end. `neurofleet status "
+            f"{root}` shows its progress; the same `neurofleet run` as before resumes it."
         )
-    return [known[cell] for cell in wanted]
+    return [known[cell] for cell in names]
 
 
 def _of_sample(root: Path, cells: Sequence[str] | None, best: int | None) -> list[CellModels]:
     spec, accepted, job_folder = _accepted(root, cells)
-    found = []
+    populations = []
     for sampling in read_samplings(spec, job_folder)[0]:
         if sampling.cell in accepted:
             table = accepted[sampling.cell].sort_by("draw")
@@ -186,30 +252,29 @@ def _of_sample(root: Path, cells: Sequence[str] | None, best: int | None) -> lis
             seeds = np.full(len(values), spec.seed)
             source = next(recording_of(c, job_folder) for c in spec.cells if c.id == sampling.cell)
             drawn = make_cell_models(model, values, seeds, np.arange(len(values)), trained, source)
-            found.append(drawn.best(best))
-    return found
+            populations.append(drawn.best(best))
+    return populations
 
 
-def _accepted(root: Path, cells: Sequence[str] | None) -> "tuple[SampleSpec, dict[str, pa.Table], Path]":
+def _accepted(root: Path, cells: Sequence[str] | None) -> tuple[SampleSpec, dict[str, pa.Table], Path]:
     """Return the job of a finished sample, its accepted models by cell, and the folder of its job file."""
     store = existing_run(root)
     spec = parse_job(store.read_text("job.yaml") or "", f"{root}/job.yaml", "unnamed")
     if not isinstance(spec, SampleSpec):
         raise UsageError(f"models: expected the folder of a sample, found one of kind {spec.kind} in {root}.")
-    read_findings(root)
+    stored_findings(root)  # raises where the sample has not ended
     known = [cell.id for cell in spec.cells]
     unknown = [f"{cell}{did_you_mean(cell, known)}" for cell in cells or () if cell not in known]
     if unknown:
         raise UsageError(f"models.cells: {root} draws for no cell {', '.join(unknown)}.")
-    found = {}
+    accepted = {}
     for cell in known if cells is None else cells:
         table = store.table(f"accepted/cell={cell}/part.parquet")
         if table is not None and len(table):
-            found[cell] = table
-    if not found:
+            accepted[cell] = table
+    if not accepted:
         raise UsageError(f"models: {root} has accepted no model. Loosen its `within_z:` or `features:`.")
-    provenance = json.loads(store.read_text("provenance.json") or "{}")
-    return spec, found, Path(provenance.get("job_folder", "."))
+    return spec, accepted, _job_folder(store)
 
 
 def open_fit(root: Path) -> tuple[RunStore, FitSpec, Path]:
@@ -229,17 +294,26 @@ def open_fit(root: Path) -> tuple[RunStore, FitSpec, Path]:
             f"models: {root} fitted an evaluator of your own, which only it can simulate in another way. "
             "Expected the run of a fit with `cells:`."
         )
+    return store, spec, _job_folder(store)
+
+
+def _job_folder(store: RunStore) -> Path:
+    """Return where the relative paths of a run's job start."""
     provenance = json.loads(store.read_text("provenance.json") or "{}")
-    return store, spec, Path(provenance.get("job_folder", "."))
+    return Path(provenance.get("job_folder", "."))
 
 
-def _winners(store: RunStore) -> dict[str, dict[str, Mapping[str, float]]]:
-    """Return cell -> stage -> parameters of the model that won it."""
-    found: dict[str, dict[str, Mapping[str, float]]] = {}
+Winners = dict[str, Mapping[str, float]]
+"""Stage -> parameters of the model that won it."""
+
+
+def _winners(store: RunStore) -> dict[str, Winners]:
+    """Return the winners of each cell."""
+    winners: dict[str, Winners] = {}
     for event in store.read_events():
         if event["event"] == "stage finished":
-            found.setdefault(event["cell"], {})[event["stage"]] = event["parameters"]
-    return found
+            winners.setdefault(event["cell"], {})[event["stage"]] = event["parameters"]
+    return winners
 
 
 def _of_cell(
@@ -247,13 +321,13 @@ def _of_cell(
     spec: FitSpec,
     job_folder: Path,
     cell: CellSpec,
-    own: UserMechanisms,
-    winners: Mapping[str, Any],
+    mechanisms: UserMechanisms,
+    winners: Winners,
 ) -> CellModels:
-    subject = prepare_cell(cell, spec, job_folder, own)
+    subject = prepare_cell(cell, spec, job_folder, mechanisms)
     hall = store.read_hall_of_fame(cell.id)
     assert hall is not None
-    model = _model(subject, winners.get(cell.id, {}))
+    model = _model(subject, winners)
     trained = {step.name: step for targets in subject.targets for step in targets.protocols.values()}
     return make_cell_models(
         model,
@@ -277,17 +351,17 @@ def recording_of(cell: CellSpec, job_folder: Path) -> RecordingSource | None:
     )
 
 
-def _model(subject: CellSubject, won: Mapping[str, Mapping[str, float]]) -> FitModel:
-    """Return what the last stage searched, scored as tightly as its finalists were."""
+def _model(subject: CellSubject, winners: Winners) -> FitModel:
+    """Return the model of the last stage, simulated as accurately as its finalists were."""
     last = len(subject.stages) - 1
-    winner = won.get(subject.stages[last - 1].name) if last else None
+    winner = winners.get(subject.stages[last - 1].name) if last else None
     problem = subject.problem(last, winner)
     model = problem.final_model or problem.model
     assert isinstance(model, FitModel)
     return model
 
 
-def _values(store: RunStore, hall: "HallOfFameRows", model: FitModel) -> np.ndarray:
+def _values(store: RunStore, hall: HallOfFameRows, model: FitModel) -> np.ndarray:
     names = [parameter.full_name for parameter in model.free]
     fixed = [name for name in hall.parameter_names if name not in names]
     if not set(names) <= set(hall.parameter_names) or not set(fixed) <= set(model.fixed):

@@ -1,127 +1,148 @@
-"""What a sample has found: what was accepted, which targets reject, how conductances go together."""
+"""The findings of a sample: accepted models, which targets reject, and how conductances go together."""
 
-import json
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from rich.console import Console
-from rich.table import Table
 
 from neurofleet.cluster.store.run_store import RunStore
 from neurofleet.cluster.store.schemas import PARAMETER_PREFIX
 from neurofleet.jobs.progress import duration
 from neurofleet.jobs.reports import html
 from neurofleet.jobs.reports.drawing import FAINT, SEEDS, picture
-from neurofleet.jobs.studies.study import read_findings, write_study_page
+from neurofleet.jobs.reports.tables import ReportTable
+from neurofleet.jobs.studies.findings import Findings, table_rows
 
 HEAD = ("cell", "draws", "accepted", "share", "failed", "core-hours", "models/s and core")
-
-
-def print_results(out: str, as_json: bool) -> None:
-    """Print how many models each cell has."""
-    found = read_findings(out)
-    if as_json:
-        print(json.dumps(found, indent=1))
-    else:
-        print_sample_findings(found, Console())
-
-
-def print_sample_findings(found: Mapping[str, Any], console: "Console") -> None:
-    """Print a table of cells."""
-    table = Table(title=f"{found['name']}: within {found['within_z']:g} standard deviations of every target")
-    for i, name in enumerate(HEAD):
-        table.add_column(name, justify="right" if i else "left")
-    for row in acceptance_table(found):
-        table.add_row(*map(str, row))
-    console.print(table)
-    for line in remarks(found):
-        console.print(line, soft_wrap=True, markup=False, highlight=False)
-
-
-def acceptance_table(found: Mapping[str, Any]) -> list[tuple[object, ...]]:
-    """Return a row of `HEAD` for each cell."""
-    rows: list[tuple[object, ...]] = []
-    for cell in found["cells"]:
-        failed = cell["draws"] - cell["outcomes"].get("ok", 0)
-        rows.append(
-            (
-                cell["cell"],
-                f"{cell['draws']:,}",
-                f"{cell['accepted']:,}",
-                f"{cell['accepted'] / cell['draws']:.3g}",
-                f"{failed:,}" if failed else "",
-                f"{cell['core_seconds'] / 3600:.3g}",
-                f"{cell['draws'] / max(cell['core_seconds'], 1e-9):.3g}",
-            )
-        )
-    return rows
-
-
-def remarks(found: Mapping[str, Any]) -> list[str]:
-    """Return what the table does not say."""
-    none = [cell for cell in found["cells"] if not cell["accepted"]]
-    lines = []
-    for cell in none:
-        spent = duration(cell["core_seconds"])
-        lines.append(
-            f"{cell['cell']}: none of {cell['draws']:,} draws ({spent} on one core) is within "
-            f"{found['within_z']:g} of all {cell['targets']} targets. acceptance.parquet tells which targets "
-            "reject most; widen `within_z:`, choose fewer `features:`, or narrow `bounds:`, for example to "
-            "those that a fit has found."
-        )
-    return lines
-
-
+AXES = {
+    "linear": "uniformly",
+    "log": "uniformly, conductances and calcium's decay on logarithmic axes",
+}
 ACROSS = 6
 BINS = 20
+Rows = Sequence[Mapping[str, Any]]
 
 
-def write_report_again(folder: Path) -> str:
-    """Write ``report.html`` of a finished sample, and return where it is."""
-    return write_sample_report(RunStore(folder), read_findings(folder))
+def accepted_file(cell: str) -> str:
+    """Return the name of the table with the accepted models of a cell."""
+    return f"accepted/cell={cell}/part.parquet"
 
 
-def write_sample_report(store: "RunStore", found: Mapping[str, Any]) -> str:
-    """Write the report of a sample whose tables are stored."""
-    stop = (
-        " A draw that misses a target is not run at stronger steps, so later targets are met by fewer draws."
-        if found["stop_early"]
-        else ""
-    )
-    axes = {
-        "linear": "uniformly",
-        "log": "uniformly, conductances and calcium's decay on logarithmic axes",
-    }
-    body = [
-        html.paragraph(
-            f"{found['draws']:,} draws a cell ({found['design']}), {axes[found['scale']]} in the bounds. A "
-            f"draw is accepted when each e-feature has a value and is within {found['within_z']:g} standard "
-            f"deviations of the recorded mean.{stop}",
-            "quiet",
-        ),
-        html.table(HEAD, acceptance_table(found), numbers=range(1, len(HEAD))),
-        *(html.paragraph(line, "note") for line in remarks(found)),
-    ]
-    acceptance, correlations = store.table("acceptance.parquet"), store.table("correlations.parquet")
-    for cell in found["cells"]:
-        body += _cell(store, cell, acceptance, correlations)
-    return write_study_page(store, found, body)
+@dataclass(frozen=True, kw_only=True)
+class CellSample:
+    """The draws of a cell.
+
+    Attributes
+    ----------
+    cell : str
+    draws : int
+    outcomes : dict of str to int
+        Status -> draws.
+    accepted : int
+    core_seconds : float
+    parameters : list of str
+        Those that were drawn.
+    targets : int
+        Number of e-features that a draw must meet.
+    """
+
+    cell: str
+    draws: int
+    outcomes: dict[str, int] = field(default_factory=dict)
+    accepted: int
+    core_seconds: float
+    parameters: list[str] = field(default_factory=list)
+    targets: int = 0
+
+    def row(self) -> tuple[str, ...]:
+        """Return it as a row of `HEAD`."""
+        failed = self.draws - self.outcomes.get("ok", 0)
+        return (
+            self.cell,
+            f"{self.draws:,}",
+            f"{self.accepted:,}",
+            f"{self.accepted / self.draws:.3g}",
+            f"{failed:,}" if failed else "",
+            f"{self.core_seconds / 3600:.3g}",
+            f"{self.draws / max(self.core_seconds, 1e-9):.3g}",
+        )
 
 
-def _cell(
-    store: "RunStore",
-    cell: Mapping[str, Any],
-    acceptance: "pa.Table | None",
-    correlations: "pa.Table | None",
-) -> list[str]:
-    assert acceptance is not None
-    rows = [row for row in acceptance.to_pylist() if row["cell"] == cell["cell"]]
+@dataclass(frozen=True, kw_only=True)
+class SampleFindings(Findings):
+    """How many draws of each cell were accepted.
+
+    Attributes
+    ----------
+    within_z : float
+        Standard deviations within which each e-feature must be.
+    draws : int
+        Of each cell.
+    design : str
+        ``sobol`` or ``latin-hypercube``.
+    scale : str
+        Of the parameters' axes, ``linear`` or ``log``.
+    stop_early : bool
+        Whether a draw that misses a target was not run any further.
+    cells : list of CellSample
+    """
+
+    within_z: float
+    draws: int
+    design: str
+    scale: str
+    stop_early: bool
+    cells: list[CellSample] = field(default_factory=list)
+
+    def tables(self) -> list[ReportTable]:
+        """Return the accepted draws by cell."""
+        return [self.acceptance()]
+
+    def acceptance(self) -> ReportTable:
+        """Return a row for each cell."""
+        title = f"{self.name}: within {self.within_z:g} standard deviations of every target"
+        return ReportTable(HEAD, [cell.row() for cell in self.cells], numbers=range(1, len(HEAD)), title=title)
+
+    def remarks(self) -> list[str]:
+        """Return which cells have no accepted model, and what to do."""
+        return [
+            f"{cell.cell}: none of {cell.draws:,} draws ({duration(cell.core_seconds)} on one core) is within "
+            f"{self.within_z:g} of all {cell.targets} targets. acceptance.parquet shows which targets "
+            "reject most; widen `within_z:`, choose fewer `features:`, or narrow `bounds:`, for example to "
+            "those that a fit has found."
+            for cell in self.cells
+            if not cell.accepted
+        ]
+
+    def sections(self, store: RunStore) -> list[str]:
+        """Return acceptance by cell and target, the accepted parameters, and their correlations."""
+        stop = (
+            " A draw that misses a target is not run at stronger steps, so later targets are met by fewer draws."
+            if self.stop_early
+            else ""
+        )
+        parts = [
+            html.paragraph(
+                f"{self.draws:,} draws a cell ({self.design}), {AXES[self.scale]} in the bounds. A "
+                f"draw is accepted when each e-feature has a value and is within {self.within_z:g} standard "
+                f"deviations of the recorded mean.{stop}",
+                "quiet",
+            ),
+            self.acceptance().html(),
+            *(html.paragraph(line, "note") for line in self.remarks()),
+        ]
+        acceptance, correlations = (table_rows(store, f"{name}.parquet") for name in ("acceptance", "correlations"))
+        for cell in self.cells:
+            parts += _cell(store, cell, acceptance, correlations)
+        return parts
+
+
+def _cell(store: RunStore, cell: CellSample, acceptance: Rows, correlations: Rows) -> list[str]:
     head = ("target", "mean", "std", "draws with a value", "within", "rejected first")
     body = [
-        html.heading(2, cell["cell"]),
+        html.heading(2, cell.cell),
         html.table(
             head,
             [
@@ -133,22 +154,22 @@ def _cell(
                     f"{row['within']:,}",
                     f"{row['rejected_first']:,}",
                 )
-                for row in rows
+                for row in acceptance
+                if row["cell"] == cell.cell
             ],
             numbers=range(1, 6),
         ),
     ]
-    accepted = store.table(f"accepted/cell={cell['cell']}/part.parquet")
+    accepted = store.table(accepted_file(cell.cell))
     if accepted is not None and len(accepted) > 1:
         body.append(_marginals(cell, accepted))
-        pairs = [] if correlations is None else correlations.to_pylist()
-        if pairs := [row for row in pairs if row["cell"] == cell["cell"]]:
+        if pairs := [row for row in correlations if row["cell"] == cell.cell]:
             body.append(_correlations(cell, pairs))
     return body
 
 
-def _marginals(cell: Mapping[str, Any], accepted: "pa.Table") -> str:
-    names = cell["parameters"]
+def _marginals(cell: CellSample, accepted: pa.Table) -> str:
+    names = cell.parameters
     across = min(ACROSS, len(names))
     down = -(-len(names) // across)
 
@@ -162,14 +183,14 @@ def _marginals(cell: Mapping[str, Any], accepted: "pa.Table") -> str:
         for axis in axes[len(names) :]:
             axis.set_axis_off()
 
-    label = f"histograms of the accepted parameters of {cell['cell']}"
+    label = f"histograms of the accepted parameters of {cell.cell}"
     return html.figure(
         picture(1.25 * down + 0.2, draw, label),
         f"Parameters of the {len(accepted):,} accepted models, each over the range that they take.",
     )
 
 
-def _correlations(cell: Mapping[str, Any], pairs: list[dict[str, Any]]) -> str:
+def _correlations(cell: CellSample, pairs: Rows) -> str:
     names = list(dict.fromkeys(name for row in pairs for name in (row["a"], row["b"])))
     matrix = np.full((len(names), len(names)), np.nan)
     for row in pairs:
@@ -192,9 +213,9 @@ def _correlations(cell: Mapping[str, Any], pairs: list[dict[str, Any]]) -> str:
 
     height = min(9.0, 1.8 + 0.22 * len(names))
     strongest = max(certain, key=lambda row: abs(row["rho"]), default=None)
-    told = f" The strongest is {strongest['a']} with {strongest['b']}: ρ = {strongest['rho']:.2f}." if strongest else ""
+    note = f" The strongest is {strongest['a']} with {strongest['b']}: ρ = {strongest['rho']:.2f}." if strongest else ""
     return html.figure(
-        picture(height, draw, f"correlations of accepted conductances of {cell['cell']}"),
+        picture(height, draw, f"correlations of accepted conductances of {cell.cell}"),
         f"Correlations between conductances of accepted models; {len(certain)} of {len(pairs)} (dots) differ "
-        f"from zero at 5 % (Benjamini-Hochberg).{told}",
+        f"from zero at 5 % (Benjamini-Hochberg).{note}",
     )

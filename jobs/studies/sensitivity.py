@@ -1,59 +1,51 @@
-"""Which conductances the features of fitted models depend on: job file, protocol, inputs, run and plan."""
+"""Sensitivity of e-features to parameters around fitted models: job file, inputs, runs, Sobol indices."""
 
-import pickle
-import subprocess
-import sys
-import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
+import efel
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from pydantic import Field, model_validator
-from rich.console import Console
-from rich.table import Table
 
 from neurofleet.cluster.pool.outcome import Outcome
 from neurofleet.cluster.store.run_store import RunStore
 from neurofleet.errors import InputError, UsageError, did_you_mean
 from neurofleet.jobs.job_file import Name, Positive, Strict
-from neurofleet.jobs.progress import duration
-from neurofleet.jobs.run_folder import JobRun, run_in_folder, versions
-from neurofleet.jobs.studies.blocks import Block, measure_on_pool
-from neurofleet.jobs.studies.measure_engine import measure_engine
-from neurofleet.jobs.studies.populations import PopulationSpec, read_populations, refuse_missing_models
-from neurofleet.jobs.studies.sensitivity_indices import (
-    AVERAGES,
+from neurofleet.jobs.reports.tables import ReportTable
+from neurofleet.jobs.studies.measurements import Measurement, mean_seconds
+from neurofleet.jobs.studies.populations import PopulationSpec, PopulationStudy
+from neurofleet.jobs.studies.sensitivity_report import (
     BEST,
     CHAOS,
     INDICES,
-    RUNS,
+    KINDS,
     SALIB,
     UNCERTAINPY,
-    agreements,
-    averages_rows,
-    indices_rows,
-    runs_table,
-    surrogates,
+    Agreement,
+    AnalysedCell,
+    AverageIndex,
+    SensitivityFindings,
+    SurrogateError,
 )
-from neurofleet.jobs.studies.sensitivity_report import print_sensitivity_findings, write_sensitivity_report
-from neurofleet.jobs.studies.study import FINDINGS, write_findings
+from neurofleet.jobs.studies.study import Plan, core_hours
 from neurofleet.neurosim.features.step_protocols import AIS_FEATURE, BLOCK_CHECK, StepProtocol, group_sweeps
 from neurofleet.neurosim.recordings.recording import read_recording
 from neurofleet.neurosim.studies import polynomial_chaos, saltelli
 from neurofleet.neurosim.studies.cell_models import CellModels, default_conductances
 from neurofleet.neurosim.studies.polynomial_chaos import load_uncertainpy, uncertainpy_indices
-from neurofleet.neurosim.studies.sobol_indices import FeatureMeasure, Indices, SensitivityProblem
+from neurofleet.neurosim.studies.sobol_indices import FeatureMeasure, Indices, SensitivityProblem, average
 
+RUNS, AVERAGES = "runs", "averages.parquet"
+TIMED_RUNS = 3
 AFTER_STEP_MS = 250.0
 
 
 class StepSpec(Strict):
-    """A step current of one's own, in place of a protocol that the models were fitted to."""
+    """A step current, in place of a protocol that the models were fitted to."""
 
     amplitude_nA: float
     start_ms: Positive = 270.0
@@ -67,10 +59,9 @@ class StepSpec(Strict):
 
 
 class SensitivitySpec(PopulationSpec):
-    """Sobol indices of e-features to parameters about models (`kind: sensitivity`)."""
+    """Sobol indices of e-features to parameters, around models (`kind: sensitivity`)."""
 
-    runner: ClassVar[str] = "neurofleet.jobs.studies.sensitivity:run_sensitivity"
-    planner: ClassVar[str] = "neurofleet.jobs.studies.sensitivity:print_sensitivity_plan"
+    study: ClassVar[str] = "neurofleet.jobs.studies.sensitivity:SensitivityStudy"
 
     kind: Literal["sensitivity"] = "sensitivity"
     parameters: Annotated[list[str], Field(min_length=2)] | None = None
@@ -96,19 +87,19 @@ class SensitivitySpec(PopulationSpec):
         if self.check_points & (self.check_points - 1):
             raise ValueError("check_points must be a power of two, such as 128 or 1024")
         for key, names in (("parameters", self.parameters or []), ("features", self.features)):
-            doubled = sorted({name for name in names if names.count(name) > 1})
-            if doubled:
-                raise ValueError(f"{key}: {', '.join(doubled)} is there more than once")
+            repeated = sorted({name for name in names if names.count(name) > 1})
+            if repeated:
+                raise ValueError(f"{key}: {', '.join(repeated)} is there more than once")
         return self
 
 
 def protocol_of(spec: SensitivitySpec, population: CellModels) -> StepProtocol:
-    """Return the step that a job means for a cell.
+    """Return the step that the models of a cell are given.
 
     Raises
     ------
     UsageError
-        When the cell has no such protocol, or none is known for it.
+        The cell has no such protocol, or none is known for it.
     """
     if spec.step is not None:
         end_ms = spec.step.stop_ms + AFTER_STEP_MS
@@ -160,7 +151,6 @@ class SensitivitySubject:
     columns : list of int
         Where the moved parameters are in a model's values.
     measure : FeatureMeasure
-        What is run.
     """
 
     population: CellModels
@@ -179,38 +169,9 @@ class SensitivitySubject:
 
     def individuals(self, model: int, nodes: np.ndarray) -> Sequence[np.ndarray]:
         """Return the values of all of a model's parameters at nodes, (n, P) -> n arrays."""
-        found = np.repeat(self.population.values[model : model + 1], len(nodes), axis=0)
-        found[:, self.columns] = nodes
-        return list(found)
-
-
-def read_sensitivity_subjects(spec: SensitivitySpec, folder: Path) -> tuple[list[SensitivitySubject], list[str]]:
-    """Read all cells; relative paths start at `folder`.
-
-    Returns
-    -------
-    list of SensitivitySubject
-    list of str
-        What is to be said of them.
-
-    Raises
-    ------
-    UsageError, InputError
-        Models that cannot be read, parameters that they do not have or that are zero in one of them, features
-        that eFEL does not have, a protocol that is not there, or an engine that is not installed.
-    """
-    refuse_missing_models(spec, folder)
-    if spec.engine == "uncertainpy":
-        load_uncertainpy()
-    _check_features(spec.features)
-    subjects = [_subject(spec, population) for population in read_populations(spec.models, folder)]
-    notes = [
-        f"{subject.cell}: {_models(len(subject.population))} at {subject.protocol.name} "
-        f"({1000 * subject.protocol.amplitude_nA:.0f} pA), {', '.join(subject.parameters)} moved by "
-        f"±{100 * spec.half_width:g} %."
-        for subject in subjects
-    ]
-    return subjects, notes
+        values = np.repeat(self.population.values[model : model + 1], len(nodes), axis=0)
+        values[:, self.columns] = nodes
+        return list(values)
 
 
 def _models(number: int) -> str:
@@ -230,27 +191,22 @@ def _subject(spec: SensitivitySpec, population: CellModels) -> SensitivitySubjec
             problems.append(SensitivityProblem(names, tuple(values[columns].tolist()), spec.half_width))
         except InputError as error:
             raise UsageError(f"parameters: cell {population.cell}, model {rank} (seed {seed}): {error}") from error
-    asked = tuple((protocol.name, feature) for feature in spec.features)
-    measure = FeatureMeasure(population.model, (protocol,), asked, spec.max_steps)
+    features = tuple((protocol.name, feature) for feature in spec.features)
+    measure = FeatureMeasure(population.model, (protocol,), features, spec.max_steps)
     return SensitivitySubject(population, protocol, tuple(problems), columns, measure)
 
 
 def _check_features(features: Sequence[str]) -> None:
-    import efel
-
     known = efel.get_feature_names()
     unknown = [f"{name}{did_you_mean(name, known)}" for name in features if name not in known]
     if unknown:
-        told = f" {AIS_FEATURE} compares two voltages and is none." if AIS_FEATURE in features else ""
-        raise UsageError(f"features: eFEL has no {', '.join(unknown)}.{told}")
-
-
-BLOCK = 128
+        ais = f" {AIS_FEATURE} compares two voltages; it is not a feature of eFEL." if AIS_FEATURE in features else ""
+        raise UsageError(f"features: eFEL has no {', '.join(unknown)}.{ais}")
 
 
 @dataclass(frozen=True, eq=False)
 class ModelDesign:
-    """The runs about one model by one design, and the engines that make indices of them.
+    """The runs around one model by one design.
 
     Attributes
     ----------
@@ -276,213 +232,324 @@ class ModelDesign:
 
     @property
     def about(self) -> dict[str, Any]:
-        """Which model it is."""
+        """The columns that say which model it is."""
         population = self.subject.population
         seed, rank = int(population.seeds[self.model]), int(population.ranks[self.model])
         return {"cell": self.subject.cell, "seed": seed, "rank": rank}
 
-    def names(self) -> list[str]:
-        """Return the names of its blocks, in order."""
-        place = f"{RUNS}/cell={self.subject.cell}/model={self.model:04d}/{self.design}"
-        return [f"{place}-{number:04d}.parquet" for number in range(-(-self.size // BLOCK))]
+    def measurement(self) -> Measurement:
+        """Return its runs as a measurement."""
+        cell = self.subject.cell
+        return Measurement(
+            file=f"{RUNS}/cell={cell}/model={self.model:04d}/{self.design}",
+            cell=cell,
+            measure=self.subject.measure,
+            size=self.size,
+            individuals=lambda rows: self.subject.individuals(self.model, self.nodes()[rows]),
+            table=self._table,
+            engine=f"{cell}-features",
+            block_size=128,
+        )
+
+    def _table(self, rows: slice, outcomes: Sequence[Outcome]) -> pa.Table:
+        features = [feature for _, feature in self.subject.measure.features]
+        about = self.about | {"design": self.design}
+        return runs_table(about, rows.start, self.problem.parameters, self.nodes()[rows], features, outcomes)
 
 
-def run_sensitivity(spec: SensitivitySpec, folder: Path, out: str, address: str | None, cpus: int | None) -> None:
-    """Find the indices of all models, everything stored in `out`, or go on there; raises as `run_in_folder`."""
-    run_in_folder(
-        spec,
-        folder,
-        out,
-        lambda: read_sensitivity_subjects(spec, folder),
-        lambda run: _analyse(run, address, cpus),
-        FINDINGS,
-    )
+class SensitivityStudy(PopulationStudy[SensitivitySpec, list[SensitivitySubject]]):
+    """Runs models with parameters moved, and computes Sobol indices."""
 
+    doing = "running"
 
-def model_designs(spec: SensitivitySpec, subjects: Sequence[SensitivitySubject]) -> list[ModelDesign]:
-    """Return all runs that a job asks for; the check is of the first model of each cell."""
-    found = []
-    for subject in subjects:
+    def read(self) -> tuple[list[SensitivitySubject], list[str]]:
+        """Read all cells.
+
+        Raises
+        ------
+        UsageError, InputError
+            Models cannot be read or have a parameter that is zero, parameters, features or a protocol do not
+            exist, or an engine is not installed.
+        """
+        spec = self.spec
+        if spec.engine == UNCERTAINPY:
+            load_uncertainpy()
+        _check_features(spec.features)
+        subjects = [_subject(spec, population) for population in self.populations()]
+        notes = [
+            f"{subject.cell}: {_models(len(subject.population))} at {subject.protocol.name} "
+            f"({1000 * subject.protocol.amplitude_nA:.0f} pA), {', '.join(subject.parameters)} moved by "
+            f"±{100 * spec.half_width:g} %."
+            for subject in subjects
+        ]
+        return subjects, notes
+
+    def designs(self, subject: SensitivitySubject) -> list[ModelDesign]:
+        """Return all runs of a cell; the check is of its first model."""
+        designs = []
         for model, problem in enumerate(subject.problems):
             size = 2 * polynomial_chaos.number_of_terms(len(problem)) + 2
             nodes = partial(polynomial_chaos.design, problem)
-            found.append(ModelDesign(subject, model, CHAOS, nodes, size))
-        if spec.check == SALIB:
-            first = subject.problems[0]
-            size = saltelli.number_of_runs(spec.check_points, len(first))
-            nodes = partial(saltelli.design, first, spec.check_points, spec.seed)
-            found.append(ModelDesign(subject, 0, SALIB, nodes, size))
-    return found
+            designs.append(ModelDesign(subject, model, CHAOS, nodes, size))
+        if self.spec.check == SALIB:
+            first, points = subject.problems[0], self.spec.check_points
+            size = saltelli.number_of_runs(points, len(first))
+            nodes = partial(saltelli.design, first, points, self.spec.seed)
+            designs.append(ModelDesign(subject, 0, SALIB, nodes, size))
+        return designs
 
+    def measurements(self, inputs: list[SensitivitySubject]) -> list[Measurement]:
+        """Return the runs of all models."""
+        return [design.measurement() for subject in inputs for design in self.designs(subject)]
 
-def sensitivity_blocks(spec: SensitivitySpec, parts: Sequence[ModelDesign]) -> Iterator[Block]:
-    """Yield the runs in blocks, as they are stored."""
-    for part in parts:
-        engine = measure_engine(f"{part.subject.cell}-features", part.subject.measure)
-        for number, name in enumerate(part.names()):
-            kept = slice(number * BLOCK, min((number + 1) * BLOCK, part.size))
-            yield Block(
-                name=name,
-                cell=part.subject.cell,
-                engine=engine,
-                size=kept.stop - kept.start,
-                individuals=partial(_individuals, part, kept),
-                table=partial(_table, part, kept, spec.features),
+    def assemble(
+        self, inputs: list[SensitivitySubject], store: RunStore
+    ) -> tuple[dict[str, pa.Table], SensitivityFindings]:
+        """Return the indices of each model, their means, and how far to trust them."""
+        spec = self.spec
+        rows: list[dict[str, Any]] = []
+        outcomes: Counter[str] = Counter()
+        for subject in inputs:
+            for design in self.designs(subject):
+                runs = pa.concat_tables(
+                    table for name in design.measurement().files if (table := store.table(name)) is not None
+                )
+                outcomes.update(runs["status"].to_pylist())
+                values = np.stack([runs[name].to_numpy() for name in spec.features], axis=1)
+                for engine, indices in self._indices(design, values):
+                    rows += indices_rows(design.about | {"engine": engine}, indices)
+        averages = average_indices(rows, spec.seed)
+        tables = {INDICES: _typed_table(rows), AVERAGES: _typed_table([vars(average) for average in averages])}
+        findings = SensitivityFindings(
+            half_width=spec.half_width,
+            engine=spec.engine,
+            check=spec.check,
+            features=spec.features,
+            cells=[
+                AnalysedCell(
+                    cell=subject.cell,
+                    models=len(subject.population),
+                    protocol=subject.protocol.name,
+                    amplitude_nA=subject.protocol.amplitude_nA,
+                    parameters=list(subject.parameters),
+                )
+                for subject in inputs
+            ],
+            outcomes=dict(outcomes),
+            surrogates=surrogate_errors(spec.features, rows),
+            averages=averages,
+            agreements=agreements(rows),
+        )
+        return tables, findings
+
+    def _indices(self, design: ModelDesign, values: np.ndarray) -> Iterator[tuple[str, Indices]]:
+        nodes, features, problem = design.nodes(), self.spec.features, design.problem
+        if design.design == SALIB:
+            yield SALIB, saltelli.saltelli(problem, nodes, values, features, self.spec.seed)
+            return
+        yield CHAOS, polynomial_chaos.polynomial_chaos(problem, nodes, values, features)
+        yield BEST, polynomial_chaos.best_order(problem, nodes, values, features)
+        if self.spec.engine == UNCERTAINPY:
+            yield UNCERTAINPY, uncertainpy_indices(problem, nodes, values, features)
+
+    def plan(self, inputs: list[SensitivitySubject]) -> Plan:
+        """Return cells, models, parameters, runs and core-hours, after a few runs of each cell's first model."""
+        rows, total_s = [], 0.0
+        for subject in inputs:
+            runs = sum(design.size for design in self.designs(subject))
+            first = list(subject.population.values[:1])
+            each_s = mean_seconds(subject.cell, subject.measure, first * TIMED_RUNS)
+            total_s += runs * each_s
+            rows.append(
+                (
+                    subject.cell,
+                    len(subject.population),
+                    len(subject.parameters),
+                    subject.protocol.name,
+                    f"{runs:,}",
+                    f"{each_s:.3g}",
+                    f"{runs * each_s / 3600:.3g}",
+                )
             )
+        head = ("cell", "models", "parameters", "protocol", "runs", "s each", "core-h")
+        title = f"{self.spec.name}: Sobol indices of {len(self.spec.features)} features"
+        lines = [f"About {core_hours(total_s)}, from {TIMED_RUNS} runs of the first model of each cell."]
+        if self.spec.engine == UNCERTAINPY:
+            lines.insert(0, "uncertainpy then takes minutes for each model on top, on the driver.")
+        return Plan([ReportTable(head, rows, numbers=range(1, len(head)), title=title)], lines)
 
 
-def _individuals(part: ModelDesign, kept: slice) -> Sequence[np.ndarray]:
-    return part.subject.individuals(part.model, part.nodes()[kept])
-
-
-def _table(part: ModelDesign, kept: slice, features: Sequence[str], outcomes: list[Outcome]) -> "pa.Table":
-    about = part.about | {"design": part.design}
-    return runs_table(about, kept.start, part.problem.parameters, part.nodes()[kept], features, outcomes)
-
-
-def _analyse(run: JobRun, address: str | None, cpus: int | None) -> None:
-    spec: SensitivitySpec = run.spec
-    parts = model_designs(spec, run.inputs)
-    measure_on_pool(run, list(sensitivity_blocks(spec, parts)), "running", address, cpus)
-    rows: list[dict[str, Any]] = []
-    outcomes: dict[str, int] = {}
-    for part in parts:
-        values = _values(run.store, part, spec.features, outcomes)
-        for engine, indices in _indices(spec, part, values):
-            rows += indices_rows(part.about | {"engine": engine}, indices)
-    averages = averages_rows(rows, spec.seed)
-    run.store.write_table(INDICES, pa.Table.from_pylist(rows, schema=_schema(rows)))
-    run.store.write_table(AVERAGES, pa.Table.from_pylist(averages, schema=_schema(averages)))
-    found = _findings(run, rows, averages, outcomes)
-    write_sensitivity_report(run.store, found)
-    write_findings(run.out, found)
-    print_sensitivity_findings(found, run.console)
-
-
-def _values(store: "RunStore", part: ModelDesign, features: Sequence[str], outcomes: dict[str, int]) -> np.ndarray:
-    """Return the features of a part's runs, shape (n, F), and count what became of them."""
-    blocks = [store.table(name) for name in part.names()]
-    table = pa.concat_tables([block for block in blocks if block is not None])
-    for one in pc.value_counts(table["status"]).to_pylist():
-        outcomes[one["values"]] = outcomes.get(one["values"], 0) + one["counts"]
-    return np.stack([table[name].to_numpy() for name in features], axis=1)
-
-
-def _indices(spec: SensitivitySpec, part: ModelDesign, values: np.ndarray) -> Iterator[tuple[str, Indices]]:
-    nodes, features = part.nodes(), spec.features
-    if part.design == SALIB:
-        yield SALIB, saltelli.saltelli(part.problem, nodes, values, features, spec.seed)
-        return
-    yield CHAOS, polynomial_chaos.polynomial_chaos(part.problem, nodes, values, features)
-    yield BEST, polynomial_chaos.best_order(part.problem, nodes, values, features)
-    if spec.engine == UNCERTAINPY:
-        yield UNCERTAINPY, uncertainpy_indices(part.problem, nodes, values, features)
-
-
-def _schema(rows: Sequence[dict[str, Any]]) -> "pa.Schema":
-    """Return types that do not depend on which values are missing."""
+def _typed_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+    """Return rows as a table whose types do not depend on which values are missing."""
     whole = {"seed", "rank", "order", "runs", "left_out", "cells", "models"}
     text = {"cell", "engine", "feature", "parameter", "reason"}
     types = {name: pa.int64() for name in whole} | {name: pa.string() for name in text}
-    return pa.schema([(name, types.get(name, pa.float64())) for name in rows[0]])
+    schema = pa.schema([(name, types.get(name, pa.float64())) for name in rows[0]])
+    return pa.Table.from_pylist([dict(row) for row in rows], schema=schema)
 
 
-def _findings(
-    run: JobRun, rows: list[dict[str, Any]], averages: list[dict[str, Any]], outcomes: dict[str, int]
-) -> dict[str, Any]:
-    spec: SensitivitySpec = run.spec
-    return {
-        "name": spec.name,
-        "kind": spec.kind,
-        "half_width": spec.half_width,
-        "engine": spec.engine,
-        "check": spec.check,
-        "features": spec.features,
-        "cells": [
-            {
-                "cell": subject.cell,
-                "models": len(subject.population),
-                "protocol": subject.protocol.name,
-                "amplitude_nA": subject.protocol.amplitude_nA,
-                "parameters": list(subject.parameters),
-            }
-            for subject in run.inputs
-        ],
-        "outcomes": outcomes,
-        "surrogates": surrogates(spec.features, rows),
-        "averages": averages,
-        "agreements": agreements(rows),
-        "notes": run.notes,
-        "versions": versions(),
-    }
+def runs_table(
+    about: Mapping[str, Any],
+    start: int,
+    parameters: Sequence[str],
+    nodes: np.ndarray,
+    features: Sequence[str],
+    outcomes: Sequence[Outcome],
+) -> pa.Table:
+    """Return a row for each run: its parameters, its features, and how it ended.
 
-
-MEASURED_RUNS = 3
-
-
-def print_sensitivity_plan(spec: SensitivitySpec, folder: Path) -> None:
-    """Print cells, models, parameters, runs and core-hours, after a few runs of each cell's first model.
-
-    Raises
-    ------
-    UsageError, InputError
-        The input cannot be used.
+    Parameters
+    ----------
+    about : mapping
+        Columns that are the same in all rows.
+    start : int
+        Number of the first run.
+    parameters : sequence of str, length P
+    nodes : ndarray, shape (n, P)
+    features : sequence of str, length F
+    outcomes : sequence of Outcome, length n
+        Whose values are (F,) arrays.
     """
-    subjects, notes = read_sensitivity_subjects(spec, folder)
-    table = Table(title=f"{spec.name}: Sobol indices of {len(spec.features)} features")
-    table.add_column("cell")
-    for name in ("models", "parameters", "protocol", "runs", "s each", "core-h"):
-        table.add_column(name, justify="right")
-    total_s = 0.0
-    for subject in subjects:
-        runs = sum(part.size for part in model_designs(spec, [subject]))
-        each_s = _seconds_each(subject)
-        total_s += runs * each_s
-        table.add_row(
-            subject.cell,
-            str(len(subject.population)),
-            str(len(subject.parameters)),
-            subject.protocol.name,
-            f"{runs:,}",
-            f"{each_s:.3g}",
-            f"{runs * each_s / 3600:.3g}",
+    nothing = np.full(len(features), np.nan)
+    values = np.array([outcome.value if outcome.ok else nothing for outcome in outcomes])
+    columns: dict[str, Any] = {key: [value] * len(outcomes) for key, value in about.items()}
+    columns["simulation"] = np.arange(start, start + len(outcomes))
+    columns |= dict(zip(parameters, nodes.T, strict=True))
+    columns |= {name: pa.array(column, from_pandas=True) for name, column in zip(features, values.T, strict=True)}
+    columns["status"] = [outcome.status for outcome in outcomes]
+    columns["reason"] = [outcome.reason for outcome in outcomes]
+    columns["seconds"] = [outcome.seconds for outcome in outcomes]
+    return pa.table(columns)
+
+
+def indices_rows(about: Mapping[str, Any], indices: Indices) -> list[dict[str, Any]]:
+    """Return a row for each feature and parameter; unknown values are None."""
+    return [
+        dict(about)
+        | {"feature": feature, "parameter": parameter}
+        | {
+            name: _finite(getattr(indices, name)[f, p])
+            for name in ("first", "total", "first_low", "first_high", "total_low", "total_high")
+        }
+        | {
+            "runs": int(indices.runs[f]),
+            "left_out": int(indices.left_out[f]),
+            "order": int(indices.orders[f]) or None,
+            "surrogate_error": _finite(indices.surrogate_error[f]),
+            "reason": indices.reasons[f],
+        }
+        for f, feature in enumerate(indices.features)
+        for p, parameter in enumerate(indices.parameters)
+    ]
+
+
+def average_indices(rows: Sequence[Mapping[str, Any]], seed: int) -> list[AverageIndex]:
+    """Return the mean of each index over cells and models, with its interval.
+
+    Parameters
+    ----------
+    rows : sequence of mapping
+        As `indices_rows` returns them.
+    seed : int
+        Of the bootstrap.
+    """
+    groups: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault((row["engine"], row["feature"], row["parameter"]), []).append(row)
+    averages = []
+    for (engine, feature, parameter), members in groups.items():
+        cells = [member["cell"] for member in members]
+        values: dict[str, float | None] = {}
+        for kind in KINDS:
+            index = [np.nan if member[kind] is None else member[kind] for member in members]
+            mean = average(index, cells, seed)
+            values[kind] = _finite(mean.mean)
+            values |= {f"{kind}_{name}": _finite(getattr(mean, name)) for name in ("low", "high", "spread")}
+        averages.append(
+            AverageIndex(
+                engine=engine, feature=feature, parameter=parameter, cells=mean.cells, models=mean.models, **values
+            )
         )
-    console = Console()
-    console.print(table)
-    for note in notes:
-        console.print(note, soft_wrap=True, markup=False, highlight=False)
-    if spec.engine == "uncertainpy":
-        console.print("uncertainpy then takes minutes for each model on top, on the driver.", soft_wrap=True)
-    console.print(
-        f"About {total_s / 3600:.3g} core-hours ({duration(total_s)} on one core), from {MEASURED_RUNS} "
-        "runs of the first model of each cell.",
-        soft_wrap=True,
+    return averages
+
+
+def _finite(number: float) -> float | None:
+    return float(number) if np.isfinite(number) else None
+
+
+AGAINST = ((CHAOS, UNCERTAINPY), (CHAOS, SALIB), (BEST, SALIB))
+IDENTITY = ("cell", "seed", "rank", "feature", "parameter")
+
+
+def agreements(rows: Sequence[Mapping[str, Any]]) -> list[Agreement]:
+    """Compare polynomial chaos with the other engines, over all models, features and parameters of both.
+
+    Parameters
+    ----------
+    rows : sequence of mapping
+        As `indices_rows` returns them.
+
+    Returns
+    -------
+    list of Agreement
+        For each pair of engines and each feature.
+    """
+    compared = []
+    for chaos, other in AGAINST:
+        of_chaos = {tuple(row[key] for key in IDENTITY): row for row in rows if row["engine"] == chaos}
+        groups: dict[str, list[tuple[Mapping[str, Any], Mapping[str, Any]]]] = {}
+        for row in rows:
+            identity = tuple(row[key] for key in IDENTITY)
+            if row["engine"] == other and identity in of_chaos:
+                groups.setdefault(row["feature"], []).append((of_chaos[identity], row))
+        compared += [_agreement(chaos, other, feature, pairs) for feature, pairs in groups.items()]
+    return compared
+
+
+def _agreement(
+    chaos: str, other: str, feature: str, pairs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]
+) -> Agreement:
+    differences, inside, intervals = [], 0, 0
+    for row, other_row in pairs:
+        for kind in KINDS:
+            if row[kind] is None or other_row[kind] is None:
+                continue
+            differences.append(abs(row[kind] - other_row[kind]))
+            low, high = other_row[f"{kind}_low"], other_row[f"{kind}_high"]
+            if low is not None:
+                intervals += 1
+                inside += low <= row[kind] <= high
+    return Agreement(
+        of=chaos,
+        engine=other,
+        feature=feature,
+        indices=len(differences),
+        largest_difference=max(differences, default=None),
+        inside_interval=inside if intervals else None,
     )
 
 
-def _seconds_each(subject: SensitivitySubject) -> float:
-    """Run the first model in a process of its own."""
-    done = subprocess.run(
-        [sys.executable, "-m", "neurofleet.jobs.studies.sensitivity"],
-        input=pickle.dumps((subject.measure, subject.population.values[0])),
-        capture_output=True,
-        check=False,
+def surrogate_errors(features: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[SurrogateError]:
+    """Return how well the polynomials of each feature predict a run that they were not fitted to."""
+    return [_surrogate_error(feature, [row for row in rows if row["feature"] == feature]) for feature in features]
+
+
+def _surrogate_error(feature: str, rows: Sequence[Mapping[str, Any]]) -> SurrogateError:
+    chaos, best = (
+        list({(r["cell"], r["seed"], r["rank"]): r for r in rows if r["engine"] == engine}.values())
+        for engine in (CHAOS, BEST)
     )
-    if done.returncode:
-        reason = done.stderr.decode(errors="replace").strip().splitlines()[-1:] or ["no message"]
-        raise UsageError(f"cell {subject.cell} cannot be simulated: {reason[0]}")
-    return float(done.stdout.split()[-1])
-
-
-def _time_runs() -> None:
-    """Print the mean seconds of runs of the model on standard input (ours, from above)."""
-    measure, values = pickle.load(sys.stdin.buffer)
-    run = measure.build()
-    started = time.perf_counter()
-    for _ in range(MEASURED_RUNS):
-        run(values)
-    print("\n", (time.perf_counter() - started) / MEASURED_RUNS)
-
-
-if __name__ == "__main__":
-    _time_runs()
+    errors, best_errors = (
+        [row["surrogate_error"] for row in of_engine if row["surrogate_error"] is not None]
+        for of_engine in (chaos, best)
+    )
+    return SurrogateError(
+        feature=feature,
+        models=len(errors),
+        median_error=float(np.median(errors)) if errors else None,
+        largest_error=max(errors, default=None),
+        best_median_error=float(np.median(best_errors)) if best_errors else None,
+        best_orders=sorted({row["order"] for row in best if row["order"] is not None}),
+        left_out=sum(row["left_out"] for row in chaos),
+        reasons=sorted({row["reason"] for row in chaos if row["reason"] is not None}),
+    )

@@ -1,91 +1,168 @@
-"""What all studies have in common: the findings in their folder, how far they are, and the page of their report."""
+"""What all studies do around their measurements: read, run or resume on the pool, report, and plan."""
 
-import json
-from collections.abc import Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Generic, TypeVar
 
+import pyarrow as pa
 from rich.console import Console
 
 from neurofleet.cluster.store.run_store import RunStore
-from neurofleet.errors import UsageError
-from neurofleet.jobs.job_file import named
-from neurofleet.jobs.job_kinds import results_module
-from neurofleet.jobs.reports import html
+from neurofleet.jobs.job_file import JobSpec, named
+from neurofleet.jobs.progress import duration
+from neurofleet.jobs.reports.tables import ReportTable, print_line
+from neurofleet.jobs.run_folder import JobRun, refuse_missing, run_in_folder, versions
+from neurofleet.jobs.studies.findings import FINDINGS, Findings
+from neurofleet.jobs.studies.measurements import Measurement
 
-FINDINGS = "findings.json"
-"""Written last of all; a folder with it is finished."""
+
+class StudySpec(JobSpec):
+    """The job file of a study."""
+
+    runner: ClassVar[str] = "neurofleet.jobs.studies.study:run_study"
+    planner: ClassVar[str] = "neurofleet.jobs.studies.study:print_study_plan"
+    decisive_packages: ClassVar[tuple[str, ...]] = ("neuron", "bluepyopt", "efel")
+    study: ClassVar[str]
+    """Its `Study`, ``module:Class``."""
 
 
-def write_findings(out: str | Path, found: dict[str, Any]) -> None:
-    """Write what a job has found, as plain JSON with at least name, kind, notes and versions.
+@dataclass(frozen=True)
+class Plan:
+    """What a study will do and cost: tables, and lines below them."""
 
-    Raises
-    ------
-    ValueError
-        For a number that JSON does not have: write None where there is no value.
+    tables: Sequence[ReportTable] = ()
+    lines: Sequence[str] = ()
+
+
+Spec = TypeVar("Spec", bound=StudySpec)
+Inputs = TypeVar("Inputs")
+
+
+class Study(ABC, Generic[Spec, Inputs]):
+    """A study of models: a kind defines what it reads and measures, and its findings.
+
+    To add a kind, write its `StudySpec`, its `Study` and its `Findings`, and name them in
+    `neurofleet.jobs.job_file.KINDS` and `neurofleet.jobs.job_kinds.STUDIES`.
+
+    Parameters
+    ----------
+    spec : StudySpec
+    folder : Path
+        Where the job's relative paths start.
+    cpus : int, optional
+        Processors that it may use on this machine; by default all.
     """
-    RunStore(out).write_text(FINDINGS, json.dumps(found, indent=1, allow_nan=False))
 
+    doing: ClassVar[str] = "simulating"
+    """What the progress display calls the measurements."""
 
-def read_findings(out: str | Path) -> dict[str, Any]:
-    """Return what a job has found.
+    def __init__(self, spec: Spec, folder: Path, cpus: int | None = None) -> None:
+        self.spec, self.folder, self.cpus = spec, folder, cpus
 
-    Raises
-    ------
-    UsageError
-        When it has not ended.
-    """
-    text = RunStore(out).read_text(FINDINGS)
-    if text is None:
-        raise UsageError(
-            f"{out}: expected a job that has ended, found one that has not. `neurofleet status {out}` says"
-            " how far it is; the same `neurofleet run` as before goes on with it."
+    def check_paths(self) -> None:
+        """Raise `UsageError` where a path of the job does not exist."""
+        refuse_missing(self.spec, self.folder)
+
+    @abstractmethod
+    def read(self) -> tuple[Inputs, list[str]]:
+        """Read and check everything that the job names; write nothing.
+
+        Returns
+        -------
+        inputs : object
+        notes : list of str
+            What is left out, and why.
+
+        Raises
+        ------
+        UsageError, InputError
+            Something cannot be used.
+        """
+
+    def measurements(self, inputs: Inputs) -> Iterable[Measurement]:
+        """Return what is measured on the pool; nothing by default."""
+        return ()
+
+    @abstractmethod
+    def assemble(self, inputs: Inputs, store: RunStore) -> tuple[Mapping[str, pa.Table], Findings]:
+        """Make tables and findings of the stored measurements.
+
+        Returns
+        -------
+        tables : mapping of str to Table
+            By file name in the run folder. One without columns, made of no rows, is not written.
+        findings : Findings
+            Without name, kind and versions; of the notes, those that `read` did not return.
+        """
+
+    @abstractmethod
+    def plan(self, inputs: Inputs) -> Plan:
+        """Return what the study will do and cost; a few models may be simulated to see."""
+
+    def read_checked(self) -> tuple[Inputs, list[str]]:
+        """Read the inputs of a job whose paths exist; raises as `check_paths` and `read` do."""
+        self.check_paths()
+        return self.read()
+
+    def run(self, out: str, address: str | None = None) -> None:
+        """Do the study with everything stored in folder `out`, or resume it there; raises as `run_in_folder`."""
+        run_in_folder(
+            self.spec, self.folder, out, self.read_checked, lambda run: self._complete(run, address), result=FINDINGS
         )
-    return dict(json.loads(text))
+
+    def _complete(self, run: JobRun, address: str | None) -> None:
+        blocks = [block for measurement in self.measurements(run.inputs) for block in measurement.blocks()]
+        if blocks:
+            from neurofleet.jobs.studies.blocks import measure_on_pool  # starts Ray
+
+            measure_on_pool(run, blocks, self.doing, address, self.cpus)
+        tables, findings = self.assemble(run.inputs, run.store)
+        for name, table in tables.items():
+            if table.num_columns:
+                run.store.write_table(name, table)
+        notes = [*run.notes, *findings.notes]
+        findings = replace(findings, name=run.spec.name, kind=run.spec.kind, notes=notes, versions=versions())
+        findings.write_report(run.store)
+        findings.write(run.store)
+        findings.print(run.console)
 
 
-PLANNED = "planned"
-"""The event that tells how many blocks of measurements a job stores, and where."""
+def study_of(spec: Any, folder: Path, cpus: int | None = None) -> Study:
+    """Return the study that a job describes."""
+    study: Study = named(spec.study)(spec, folder, cpus)
+    return study
 
 
-def print_population_status(out: str, kind: str, as_json: bool, console: "Console") -> None:
-    """Print how far the job in `out` is; what it found once it has ended."""
-    store = RunStore(out)
-    finished = store.read_text(FINDINGS) is not None
-    planned = [event for event in store.read_events() if event["event"] == PLANNED]
-    blocks = planned[-1]["blocks"] if planned else None
-    stored = len(store.names(planned[-1]["folder"])) if planned else 0
-    holder = store.holder()
-    if as_json:
-        told = {"finished": finished, "running": holder, "blocks": blocks, "stored": stored}
-        print(json.dumps(told))
-        return
-    if finished:
-        named(f"{results_module(kind)}:print_results")(out, False)
-        return
-    rest = "nobody is at work on it; the same command as before goes on with it"
-    done = f"{stored} of {blocks} blocks are stored" if planned else "nothing is stored yet"
-    console.print(
-        f"{out}: not finished; {f'running: {holder}' if holder else rest}. {done}.",
-        soft_wrap=True,
-        markup=False,
-        highlight=False,
-    )
+def run_study(spec: StudySpec, folder: Path, out: str, address: str | None, cpus: int | None) -> None:
+    """Do a study with everything stored in folder `out`, or resume it there; raises as `run_in_folder` does."""
+    study_of(spec, folder, cpus).run(out, address)
 
 
-NAME = "report.html"
+def print_study_plan(spec: StudySpec, folder: Path) -> None:
+    """Print what a study will do and cost.
+
+    Raises
+    ------
+    UsageError, InputError
+        The inputs cannot be used.
+    """
+    study = study_of(spec, folder)
+    inputs, notes = study.read_checked()
+    plan = study.plan(inputs)
+    console = Console()
+    for table in plan.tables:
+        table.print(console)
+    for line in (*notes, *plan.lines):
+        print_line(console, line)
 
 
-def write_study_page(store: "RunStore", found: Mapping[str, Any], body: Sequence[str]) -> str:
-    """Write ``report.html`` with a job's name on top and its origin below, and return where it is."""
-    parts = [html.heading(1, found["name"]), *body]
-    if found["notes"]:
-        parts += [html.heading(2, "Notes"), *(html.paragraph(note) for note in found["notes"])]
-    parts += [
-        html.heading(2, "Where this comes from"),
-        html.table(("", ""), [("run folder", store.root), *found["versions"].items()]),
-        html.details("The job", html.code(store.read_text("job.yaml") or "")),
-    ]
-    store.write_text(NAME, html.page(f"{found['name']}: report", parts))
-    return f"{store.root.rstrip('/')}/{NAME}"
+def core_hours(seconds: float) -> str:
+    """Return a cost in words."""
+    return f"{seconds / 3600:.3g} core-hours ({duration(seconds)} on one core)"
+
+
+def rows_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+    """Return rows as a table; one without columns where there are none."""
+    return pa.Table.from_pylist([dict(row) for row in rows])

@@ -1,128 +1,156 @@
-"""What synapses have shown: PSPs along the apical dendrite, by class, on the terminal, as JSON and as a report."""
+"""The findings of synapses on models: postsynaptic potentials by class and distance, and a report with curves."""
 
-import json
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any
 
-from rich.console import Console
-from rich.table import Table
+from pydantic import Field
 
 from neurofleet.cluster.store.run_store import RunStore
 from neurofleet.jobs.reports import html
 from neurofleet.jobs.reports.drawing import SEEDS, grid, picture
-from neurofleet.jobs.studies.study import read_findings, write_study_page
+from neurofleet.jobs.reports.tables import ReportTable
+from neurofleet.jobs.studies.findings import Findings
 
 HEAD = ("class", "cells", "at", "amplitude, mV", "half-width, ms", "latency, ms", "change of amplitude, %")
 SHOWN = ("amplitude_mV", "half_width_ms", "latency_ms", "amplitude_change_percent")
-
-
-def print_results(out: str, as_json: bool) -> None:
-    """Print PSPs by class and distance."""
-    found = read_findings(out)
-    if as_json:
-        print(json.dumps(found, indent=1))
-    else:
-        print_synapse_findings(found, Console())
-
-
-def print_synapse_findings(found: Mapping[str, Any], console: "Console") -> None:
-    """Print a table of classes and distances."""
-    table = Table(title=f"{found['name']}: means over cells (± 95 % interval)")
-    for i, name in enumerate(HEAD):
-        table.add_column(name, justify="right" if i else "left")
-    for row in curve_table(found["curves"]):
-        table.add_row(*map(str, row))
-    console.print(table)
-    for line in remarks(found):
-        console.print(line, soft_wrap=True, markup=False, highlight=False)
-
-
-def curve_table(curves: Sequence[Mapping[str, Any]]) -> list[tuple[object, ...]]:
-    """Return a row of `HEAD` for each class and distance."""
-    by_place: dict[tuple[str, str, float], dict[str, Mapping[str, Any]]] = {}
-    for row in curves:
-        place = (row["class"], row["section"], row["distance_um"])
-        by_place.setdefault(place, {})[row["measure"]] = row
-    rows: list[tuple[object, ...]] = []
-    for (group, section, distance), measures in sorted(by_place.items(), key=_soma_first):
-        cells = max(row["cells"] for row in measures.values())
-        at = "soma" if section == "soma" else f"{distance:g} um"
-        rows.append((group, cells, at, *(_curve_text(measures.get(name)) for name in SHOWN)))
-    return rows
-
-
-def _soma_first(item: tuple[tuple[str, str, float], Any]) -> tuple[str, bool, float]:
-    (group, section, distance), _ = item
-    return group, section != "soma", distance
-
-
-def _curve_text(row: Mapping[str, Any] | None) -> str:
-    if row is None:
-        return ""
-    spread = "" if row["low"] is None else f" ± {(row['high'] - row['low']) / 2:.2g}"
-    return f"{row['mean']:.3g}{spread}"
-
-
-def remarks(found: Mapping[str, Any]) -> list[str]:
-    """Return what could not be read."""
-    return [
-        f"{one['class']}: {count} PSPs cannot be read: {reason}"
-        for one in found["classes"]
-        for reason, count in one["unreadable"].items()
-    ]
-
-
 PANELS = (
     ("amplitude_change_percent", "amplitude, change (%)"),
     ("half_width_change_percent", "half-width, change (%)"),
     ("latency_change_percent", "latency, change (%)"),
 )
 
-
-def write_report_again(folder: Path) -> str:
-    """Write ``report.html`` of a finished job, and return where it is."""
-    return write_synapse_report(RunStore(folder), read_findings(folder))
+Group = Annotated[str, Field(alias="class")]
 
 
-def write_synapse_report(store: "RunStore", found: Mapping[str, Any]) -> str:
-    """Write the report of synapses whose tables are stored."""
-    synapse = found["synapse"]
-    curves = found["curves"]
-    body = [
-        html.paragraph(
-            f"One synapse at a time: rise {synapse['rise_ms']:g} ms, decay {synapse['decay_ms']:g} ms,"
-            f" reversal {synapse['reversal_mV']:g} mV, {1000 * synapse['weight_uS']:g} nS. The potential is"
-            " read at the soma; the latency is that of the peak. Changes are against the same synapse at the"
-            " soma, model by model. Each cell counts once, with the mean of its models; intervals are"
-            " of 95 % over cells.",
-            "quiet",
-        ),
-    ]
-    if curves:
-        body.append(_figure(curves))
-    body.append(html.table(HEAD, curve_table(curves), numbers=range(1, len(HEAD))))
-    body += [html.paragraph(line, "note") for line in remarks(found)]
-    return write_study_page(store, found, body)
+@dataclass(frozen=True, kw_only=True)
+class SynapseShape:
+    """Time course (ms), reversal potential and weight of a synapse."""
+
+    rise_ms: float
+    decay_ms: float
+    reversal_mV: float
+    weight_uS: float
 
 
-def _figure(curves: list[Mapping[str, Any]]) -> str:
-    groups = list(dict.fromkeys(row["class"] for row in curves))
+@dataclass(frozen=True, kw_only=True)
+class ClassCounts:
+    """Cells and models of a class; of each reason, how many of its potentials cannot be read."""
+
+    group: Group
+    cells: int
+    models: int
+    unreadable: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurvePoint:
+    """A mean over the cells of a class.
+
+    Attributes
+    ----------
+    group : str
+        The class.
+    section : str
+        Where the synapse is: ``soma`` or ``apic``.
+    distance_um : float
+        From the soma.
+    measure : str
+    cells : int
+    mean : float
+    low, high : float or None
+        Interval of 95 %; None for a single cell.
+    """
+
+    group: Group
+    section: str
+    distance_um: float
+    measure: str
+    cells: int
+    mean: float
+    low: float | None = None
+    high: float | None = None
+
+    def row(self) -> dict[str, Any]:
+        """Return it as a row of a table."""
+        return {"class" if key == "group" else key: value for key, value in vars(self).items()}
+
+    def text(self) -> str:
+        """Return mean and interval as they are shown."""
+        if self.low is None or self.high is None:
+            return f"{self.mean:.3g}"
+        return f"{self.mean:.3g} ± {(self.high - self.low) / 2:.2g}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SynapseFindings(Findings):
+    """Postsynaptic potentials at the soma."""
+
+    synapse: SynapseShape
+    classes: list[ClassCounts] = field(default_factory=list)
+    curves: list[CurvePoint] = field(default_factory=list)
+
+    def tables(self) -> list[ReportTable]:
+        """Return the means by class and distance."""
+        return [self.means()]
+
+    def means(self) -> ReportTable:
+        """Return a row for each class and distance, the soma first."""
+        by_place: dict[tuple[str, bool, float], dict[str, CurvePoint]] = {}
+        for point in self.curves:
+            place = (point.group, point.section != "soma", point.distance_um)
+            by_place.setdefault(place, {})[point.measure] = point
+        rows = [
+            (
+                group,
+                max(point.cells for point in points.values()),
+                f"{distance:g} um" if outside else "soma",
+                *(points[name].text() if name in points else "" for name in SHOWN),
+            )
+            for (group, outside, distance), points in sorted(by_place.items(), key=lambda item: item[0])
+        ]
+        title = f"{self.name}: means over cells (± 95 % interval)"
+        return ReportTable(HEAD, rows, numbers=range(1, len(HEAD)), title=title)
+
+    def remarks(self) -> list[str]:
+        """Return which potentials cannot be read."""
+        return [
+            f"{counts.group}: {number} PSPs cannot be read: {reason}"
+            for counts in self.classes
+            for reason, number in counts.unreadable.items()
+        ]
+
+    def sections(self, store: RunStore) -> list[str]:
+        """Return the curves by class, and their means."""
+        synapse = self.synapse
+        parts = [
+            html.paragraph(
+                f"One synapse at a time: rise {synapse.rise_ms:g} ms, decay {synapse.decay_ms:g} ms,"
+                f" reversal {synapse.reversal_mV:g} mV, {1000 * synapse.weight_uS:g} nS. The potential is"
+                " read at the soma; the latency is that of the peak. Changes are against the same synapse at the"
+                " soma, model by model. Each cell counts once, with the mean of its models; intervals are"
+                " of 95 % over cells.",
+                "quiet",
+            ),
+        ]
+        if self.curves:
+            parts.append(_figure(self.curves))
+        return [*parts, self.means().html(), *(html.paragraph(line, "note") for line in self.remarks())]
+
+
+def _figure(curves: Sequence[CurvePoint]) -> str:
+    groups = list(dict.fromkeys(point.group for point in curves))
 
     def draw(figure: Any) -> None:
         axes = figure.subplots(1, len(PANELS))
         for axis, (name, label) in zip(axes, PANELS, strict=True):
             for colour, group in zip(SEEDS, groups, strict=False):
-                rows = [
-                    row
-                    for row in curves
-                    if row["measure"] == name and row["class"] == group and row["section"] == "apic"
-                ]
-                rows.sort(key=lambda row: row["distance_um"])
-                x = [row["distance_um"] for row in rows]
-                axis.plot(x, [row["mean"] for row in rows], "o-", ms=3, color=colour, label=group)
-                if all(row["low"] is not None for row in rows):
-                    low, high = [row["low"] for row in rows], [row["high"] for row in rows]
+                points = [p for p in curves if (p.measure, p.group, p.section) == (name, group, "apic")]
+                points.sort(key=lambda point: point.distance_um)
+                x = [point.distance_um for point in points]
+                axis.plot(x, [point.mean for point in points], "o-", ms=3, color=colour, label=group)
+                if all(point.low is not None for point in points):
+                    low, high = [point.low for point in points], [point.high for point in points]
                     axis.fill_between(x, low, high, color=colour, alpha=0.2, lw=0)
             axis.set(xlabel="distance from the soma (µm)", ylabel=label)
             grid(axis, "y")

@@ -1,25 +1,37 @@
-"""Validation of halls of fame at stimuli that they were not fitted to: job file, inputs, tables and plan."""
+"""Validation of models at stimuli that they were not fitted to: job file, inputs, responses, tables."""
 
-import pickle
-import subprocess
-import sys
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
 from pydantic import Field
-from rich.console import Console
-from rich.table import Table
 
 from neurofleet.cluster.pool.outcome import Outcome
+from neurofleet.cluster.store.run_store import RunStore
 from neurofleet.errors import UsageError
 from neurofleet.jobs.job_file import Positive, PositiveInt
 from neurofleet.jobs.progress import duration
-from neurofleet.jobs.studies.populations import PopulationSpec, read_populations, refuse_missing_models
+from neurofleet.jobs.reports.tables import ReportTable
+from neurofleet.jobs.studies.findings import stored_rows
+from neurofleet.jobs.studies.measurements import Measurement, mean_seconds
+from neurofleet.jobs.studies.populations import (
+    OUTCOME_SCHEMA,
+    PopulationSpec,
+    PopulationStudy,
+    model_measurement,
+    outcome_columns,
+)
+from neurofleet.jobs.studies.study import Plan, core_hours, rows_table
+from neurofleet.jobs.studies.validation_report import (
+    RESPONSES,
+    CellValidation,
+    ErrorRange,
+    ValidationFindings,
+    recorded_file,
+)
 from neurofleet.neurosim.cells.simulator import FIXED_STEP_MS
 from neurofleet.neurosim.features.step_protocols import TargetSet
 from neurofleet.neurosim.studies.cell_models import CellModels
@@ -36,12 +48,16 @@ from neurofleet.neurosim.studies.generalisation import (
     played_stimuli,
 )
 
+TRACED_MODELS = 3
+"""Of each cell, the voltage of this many of the best models is stored."""
+
+BLOCK = 4
+
 
 class ValidateSpec(PopulationSpec):
     """Run models at the steps they were trained on, at all others, at noise and what else was recorded."""
 
-    runner: ClassVar[str] = "neurofleet.jobs.studies.validation_report:run_validate"
-    planner: ClassVar[str] = "neurofleet.jobs.studies.validation:print_validate_plan"
+    study: ClassVar[str] = "neurofleet.jobs.studies.validation:ValidationStudy"
 
     kind: Literal["validate"] = "validate"
     noise: Annotated[list[str], Field(min_length=1)] = ["*noise*"]
@@ -58,81 +74,126 @@ class Validation:
     ----------
     population : CellModels
     generalisation : TargetSet or None
+        E-features at steps that no stage was trained on; None where there are none.
     stimuli : list of PlayedStimulus
     """
 
-    population: "CellModels"
-    generalisation: "TargetSet | None"
-    stimuli: "list[PlayedStimulus]"
+    population: CellModels
+    generalisation: TargetSet | None
+    stimuli: list[PlayedStimulus]
 
     @property
     def cell(self) -> str:
         return self.population.cell
 
 
-def read_validations(spec: ValidateSpec, folder: Path) -> tuple[list[Validation], list[str]]:
-    """Read the models of a job and the recordings of their cells; relative paths start at `folder`.
+class ValidationStudy(PopulationStudy[ValidateSpec, list[Validation]]):
+    """Simulates models at steps, at noise and at other stimuli that were recorded."""
 
-    Returns
-    -------
-    list of Validation
-    list of str
-        What was left out, and why.
+    def read(self) -> tuple[list[Validation], list[str]]:
+        """Read the models and the recordings of their cells; raises as `Study.read` does."""
+        validations, notes = [], []
+        for population in self.populations():
+            validation, remarks = self._validation(population)
+            validations.append(validation)
+            notes += [f"{population.cell}: {remark}" for remark in remarks]
+        return validations, notes
 
-    Raises
-    ------
-    UsageError, InputError
-        Models or recordings cannot be used, or there is nothing to validate a cell with.
-    """
-    found, notes = [], []
-    for population in read_populations(spec.models, folder):
-        cell = population.cell
+    def _validation(self, population: CellModels) -> tuple[Validation, list[str]]:
         generalisation: TargetSet | None = None
         stimuli: list[PlayedStimulus] = []
-        said: list[str] = []
-        if population.model.targets.targets:
+        remarks: list[str] = []
+        has_targets = bool(population.model.targets.targets)
+        if has_targets:
             generalisation = generalisation_targets(population)
         if population.recording is not None:
-            stimuli, said = played_stimuli(
-                population.recording, noise=spec.noise, others=spec.others, sweeps_each=spec.sweeps_each
+            stimuli, remarks = played_stimuli(
+                population.recording,
+                noise=self.spec.noise,
+                others=self.spec.others,
+                sweeps_each=self.spec.sweeps_each,
             )
-        if generalisation is None and not stimuli and not population.model.targets.targets:
+        if not has_targets and not stimuli:
             raise UsageError(
-                f"cell {cell}: there is nothing to validate its models with. Give the cell's `recordings:`"
+                f"cell {population.cell}: there is nothing to validate its models with. Give the cell's `recordings:`"
                 " or `targets:`."
             )
-        if not population.model.targets.targets:
-            said.append("what its models were trained on is not known: no error of training or generalisation")
+        if not has_targets:
+            remarks.append("what its models were trained on is not known: no error of training or generalisation")
         elif generalisation is None:
-            said.append("no steps but those that were trained: generalisation is not known")
+            remarks.append("no steps but those that were trained: generalisation is not known")
         else:
-            said += generalisation.warnings
+            remarks += generalisation.warnings
         if not any(stimulus.is_noise for stimulus in stimuli):
-            said.append("no noise was recorded: the explained variance is not known")
-        notes += [f"{cell}: {line}" for line in said]
-        found.append(Validation(population, generalisation, stimuli))
-    return found, notes
+            remarks.append("no noise was recorded: the explained variance is not known")
+        return Validation(population, generalisation, stimuli), remarks
 
+    def measurements(self, inputs: list[Validation]) -> list[Measurement]:
+        """Return the responses of the models of all cells."""
+        return [
+            model_measurement(
+                validation.population,
+                self._measure(validation),
+                partial(responses_table, validation),
+                file=f"{RESPONSES}/cell={validation.cell}/block",
+                engine="validate",
+                block_size=BLOCK,
+            )
+            for validation in inputs
+        ]
 
-RESPONSES = "responses"
-TRACED_MODELS = 3
-"""The traces of so many of a cell's best models are kept."""
+    def _measure(self, validation: Validation) -> ValidationMeasure:
+        return ValidationMeasure(
+            validation.population.model, validation.generalisation, tuple(validation.stimuli), self.spec.max_steps
+        )
+
+    def assemble(self, inputs: list[Validation], store: RunStore) -> tuple[dict[str, pa.Table], ValidationFindings]:
+        """Return errors by model and stimulus, the recorded stimuli, and errors by cell."""
+        tables, models, stimuli, cells = {}, [], [], []
+        for validation in inputs:
+            responses = stored_rows(store, f"{RESPONSES}/cell={validation.cell}")
+            by_stimulus = stimulus_rows(validation, responses)
+            by_model = model_rows(validation, responses, by_stimulus)
+            stimuli += by_stimulus
+            models += by_model
+            cells.append(cell_findings(validation, by_model))
+            tables[recorded_file(validation.cell)] = recorded_table(validation)
+        tables |= {"models.parquet": rows_table(models), "stimuli.parquet": rows_table(stimuli)}
+        return tables, ValidationFindings(cells=cells)
+
+    def plan(self, inputs: list[Validation]) -> Plan:
+        """Return cells, models, unseen targets, stimuli and core-hours."""
+        rows = [
+            (
+                validation.cell,
+                len(validation.population),
+                len(validation.population.model.targets.targets),
+                len(validation.generalisation.targets) if validation.generalisation else 0,
+                len(validation.stimuli),
+            )
+            for validation in inputs
+        ]
+        head = ("cell", "models", "trained targets", "unseen targets", "stimuli")
+        first = inputs[0]
+        each_s = mean_seconds(first.cell, self._measure(first), list(first.population.values[:1]))
+        models = sum(len(validation.population) for validation in inputs)
+        return Plan(
+            [ReportTable(head, rows, numbers=range(1, 5), title=self.spec.name)],
+            [
+                f"{models} models, about {core_hours(each_s * models)}: the best model of {first.cell} takes "
+                f"{duration(each_s)}."
+            ],
+        )
 
 
 def responses_table(validation: Validation, first: int, outcomes: Sequence[Outcome]) -> pa.Table:
-    """Return one row a model: what became of it, its scores, and its spikes at each played stimulus."""
-    population, general = validation.population, validation.generalisation
+    """Return a row for each model: its status, scores, and spikes at each played stimulus."""
+    population, unseen = validation.population, validation.generalisation
     trained = [target.objective for target in population.model.targets.targets]
-    others = [target.objective for target in general.targets] if general else []
+    others = [target.objective for target in unseen.targets] if unseen else []
     rows = []
     for i, outcome in enumerate(outcomes, first):
-        row: dict[str, Any] = {
-            "seed": int(population.seeds[i]),
-            "rank": int(population.ranks[i]),
-            "status": outcome.status,
-            "reason": outcome.reason,
-            "seconds": outcome.seconds,
-        }
+        row = outcome_columns(population, i, outcome)
         value = outcome.value if outcome.ok else None
         row["training"] = _mean(value.training) if value else None
         row["generalisation"] = _mean(value.generalisation) if value else None
@@ -142,15 +203,14 @@ def responses_table(validation: Validation, first: int, outcomes: Sequence[Outco
             row[f"unseen.{name}"] = float(value.generalisation[k]) if value else None
         for stimulus in validation.stimuli:
             row[f"spikes_ms.{stimulus.name}"] = value.spikes_ms[stimulus.name].tolist() if value else None
-            kept = value if i < TRACED_MODELS else None
-            row[f"voltage_mV.{stimulus.name}"] = kept.voltage_mV[stimulus.name].tolist() if kept else None
+            traced = value if i < TRACED_MODELS else None
+            row[f"voltage_mV.{stimulus.name}"] = traced.voltage_mV[stimulus.name].tolist() if traced else None
         rows.append(row)
     return pa.Table.from_pylist(rows, schema=_schema(validation, trained, others))
 
 
 def _schema(validation: Validation, trained: Sequence[str], others: Sequence[str]) -> pa.Schema:
-    fields = [("seed", pa.int64()), ("rank", pa.int32()), ("status", pa.string()), ("reason", pa.string())]
-    fields += [(name, pa.float64()) for name in ("seconds", "training", "generalisation")]
+    fields = [*OUTCOME_SCHEMA, ("training", pa.float64()), ("generalisation", pa.float64())]
     fields += [(f"score.{name}", pa.float64()) for name in trained]
     fields += [(f"unseen.{name}", pa.float64()) for name in others]
     for stimulus in validation.stimuli:
@@ -164,7 +224,7 @@ def _mean(scores: np.ndarray) -> float | None:
 
 
 def stimulus_rows(validation: Validation, responses: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return one row a model and played stimulus: spikes beside the recorded ones, explained variance."""
+    """Return a row for each model and played stimulus: its spikes, the recorded ones, and explained variance."""
     rows = []
     for stimulus in validation.stimuli:
         recorded = rates(stimulus.spikes_ms, stimulus.duration_ms) if stimulus.is_noise else None
@@ -205,10 +265,10 @@ def _number(value: float) -> float | None:
 def model_rows(
     validation: Validation, responses: Sequence[Mapping[str, Any]], stimuli: Sequence[Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
-    """Return one row a model: training and generalisation error, and explained variance over noise types."""
+    """Return a row for each model: errors at training and unseen steps, and explained variance over noise types."""
     rows = []
     for response in responses:
-        own = [r for r in stimuli if (r["seed"], r["rank"]) == (response["seed"], response["rank"])]
+        of_model = [r for r in stimuli if (r["seed"], r["rank"]) == (response["seed"], response["rank"])]
         rows.append(
             {
                 "cell": validation.cell,
@@ -217,15 +277,15 @@ def model_rows(
                 "status": response["status"],
                 "training": response["training"],
                 "generalisation": response["generalisation"],
-                "explained_variance": _over_types(own, "explained_variance"),
-                "psth_explained_variance_percent": _over_types(own, "psth_explained_variance_percent"),
+                "explained_variance": _over_types(of_model, "explained_variance"),
+                "psth_explained_variance_percent": _over_types(of_model, "psth_explained_variance_percent"),
             }
         )
     return rows
 
 
 def _over_types(rows: Sequence[Mapping[str, Any]], name: str) -> float | None:
-    """Return the mean over noise types; none where one has no value."""
+    """Return the mean over noise types; None where one of them has no value."""
     noise = [row for row in rows if row["trials"] and row["psth_explained_variance_percent"] is not None]
     values = [row[name] for row in noise]
     return float(np.mean(values)) if values and all(value is not None for value in values) else None
@@ -262,64 +322,26 @@ def recorded_table(validation: Validation) -> pa.Table:
     )
 
 
-def print_validate_plan(spec: ValidateSpec, folder: Path) -> None:
-    """Print cells, models, unseen targets, stimuli and core-hours.
-
-    Raises
-    ------
-    UsageError, InputError
-        The input cannot be used.
-    """
-    refuse_missing_models(spec, folder)
-    validations, notes = read_validations(spec, folder)
-    table = Table(title=spec.name)
-    table.add_column("cell")
-    for name in ("models", "trained targets", "unseen targets", "stimuli"):
-        table.add_column(name, justify="right")
-    for one in validations:
-        table.add_row(
-            one.cell,
-            str(len(one.population)),
-            str(len(one.population.model.targets.targets)),
-            str(len(one.generalisation.targets) if one.generalisation else 0),
-            str(len(one.stimuli)),
-        )
-    console = Console()
-    console.print(table)
-    for note in notes:
-        console.print(note, soft_wrap=True, markup=False, highlight=False)
-    each = _seconds(spec, validations[0])
-    models = sum(len(one.population) for one in validations)
-    console.print(
-        f"{models} models, about {each * models / 3600:.3g} core-hours ({duration(each * models)} on one"
-        f" core): the best model of {validations[0].cell} takes {duration(each)}.",
-        soft_wrap=True,
+def cell_findings(validation: Validation, models: Sequence[Mapping[str, Any]]) -> CellValidation:
+    """Return the errors of a cell's models, best model first."""
+    return CellValidation(
+        cell=validation.cell,
+        models=len(models),
+        failed=sum(row["status"] != "ok" for row in models),
+        trained_targets=len(validation.population.model.targets.targets),
+        unseen_targets=len(validation.generalisation.targets) if validation.generalisation else 0,
+        stimuli=[stimulus.name for stimulus in validation.stimuli],
+        noise_trials=sum(len(stimulus.sweeps) for stimulus in validation.stimuli if stimulus.is_noise),
+        training=_range(models, "training"),
+        generalisation=_range(models, "generalisation"),
+        explained_variance=_range(models, "explained_variance"),
+        psth_explained_variance_percent=_range(models, "psth_explained_variance_percent"),
     )
 
 
-def _seconds(spec: ValidateSpec, validation: object) -> float:
-    """Run the first model in a process of its own."""
-    done = subprocess.run(
-        [sys.executable, "-m", "neurofleet.jobs.studies.validation"],
-        input=pickle.dumps((spec, validation)),
-        capture_output=True,
-        check=False,
-    )
-    if done.returncode:
-        reason = done.stderr.decode(errors="replace").strip().splitlines()[-1:] or ["no message"]
-        raise UsageError(f"the model cannot be simulated: {reason[0]}")
-    return float(done.stdout.split()[-1])
-
-
-def _time_first() -> None:
-    """Print the seconds of the best model of the validation on standard input (ours, from above)."""
-    spec, one = pickle.load(sys.stdin.buffer)
-    model = one.population.model
-    run = ValidationMeasure(model, one.generalisation, tuple(one.stimuli), spec.max_steps).build()
-    started = time.perf_counter()
-    run(one.population.values[0])
-    print("\n", time.perf_counter() - started)
-
-
-if __name__ == "__main__":
-    _time_first()
+def _range(models: Sequence[Mapping[str, Any]], name: str) -> ErrorRange:
+    values = [row[name] for row in models if row[name] is not None]
+    if not values:
+        return ErrorRange(best_model=models[0][name])
+    low, median, high = (float(function(values)) for function in (np.min, np.median, np.max))
+    return ErrorRange(models[0][name], median, low, high)

@@ -1,36 +1,85 @@
-"""The run of a validation and what it has found: on the terminal, as JSON, and as a report with traces and rasters."""
+"""The findings of a validation: errors by cell, and a report with traces and rasters."""
 
-import json
 from collections.abc import Mapping, Sequence
-from functools import partial
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-from rich.console import Console
-from rich.table import Table
 
-from neurofleet.cluster.pool.outcome import Outcome
 from neurofleet.cluster.store.run_store import RunStore
 from neurofleet.jobs.reports import html
 from neurofleet.jobs.reports.drawing import INK, MODEL, SEEDS, grid, picture, thinned
-from neurofleet.jobs.run_folder import JobRun, run_in_folder, versions
-from neurofleet.jobs.studies.blocks import Block, measure_on_pool
-from neurofleet.jobs.studies.measure_engine import measure_engine
-from neurofleet.jobs.studies.populations import refuse_missing_models
-from neurofleet.jobs.studies.study import FINDINGS, read_findings, write_findings, write_study_page
-from neurofleet.jobs.studies.validation import (
-    RESPONSES,
-    ValidateSpec,
-    Validation,
-    model_rows,
-    read_validations,
-    recorded_table,
-    responses_table,
-    stimulus_rows,
-)
-from neurofleet.neurosim.studies.generalisation import ValidationMeasure
+from neurofleet.jobs.reports.tables import ReportTable
+from neurofleet.jobs.studies.findings import Findings, stored_rows, table_rows
+
+RESPONSES = "responses"
+
+
+def recorded_file(cell: str) -> str:
+    """Return the name of the table with the recorded stimuli of a cell."""
+    return f"recorded/cell={cell}/part.parquet"
+
+
+@dataclass(frozen=True)
+class ErrorRange:
+    """An error, or a share of variance, of the models of a cell; None where it is not known.
+
+    Attributes
+    ----------
+    best_model : float or None
+        Of the best model by training total.
+    median, low, high : float or None
+        Of all models.
+    """
+
+    best_model: float | None = None
+    median: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+    def text(self, models: int) -> str:
+        """Return it as it is shown for a number of models."""
+        if self.median is None:
+            return ""
+        best = "failed" if self.best_model is None else f"{self.best_model:.3g}"
+        return best if models == 1 else f"{best} ({self.median:.3g}, {self.low:.3g} to {self.high:.3g})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellValidation:
+    """The models of a cell, and their errors.
+
+    Attributes
+    ----------
+    cell : str
+    models, failed : int
+        Models, and those whose simulation failed.
+    trained_targets, unseen_targets : int
+        E-features at steps that the last stage was trained on, and at steps that no stage was.
+    stimuli : list of str
+        Played stimuli.
+    noise_trials : int
+        Recorded repeats of noise.
+    training, generalisation : ErrorRange
+        Mean distance from the recorded e-features, in their standard deviations.
+    explained_variance : ErrorRange
+        At noise, as a share of what the mean of the trials explains.
+    psth_explained_variance_percent : ErrorRange
+        Against the mean of the trials.
+    """
+
+    cell: str
+    models: int
+    failed: int = 0
+    trained_targets: int = 0
+    unseen_targets: int = 0
+    stimuli: list[str] = field(default_factory=list)
+    noise_trials: int = 0
+    training: ErrorRange = ErrorRange()
+    generalisation: ErrorRange = ErrorRange()
+    explained_variance: ErrorRange = ErrorRange()
+    psth_explained_variance_percent: ErrorRange = ErrorRange()
+
 
 HEAD = (
     "cell",
@@ -41,50 +90,6 @@ HEAD = (
     "explained variance",
     "PSTH form, %",
 )
-MEASURES = ("training", "generalisation", "explained_variance", "psth_explained_variance_percent")
-
-
-def print_results(out: str, as_json: bool) -> None:
-    """Print the errors of each cell's models."""
-    found = read_findings(out)
-    if as_json:
-        print(json.dumps(found, indent=1))
-    else:
-        print_validation_findings(found, Console())
-
-
-def print_validation_findings(found: Mapping[str, Any], console: "Console") -> None:
-    """Print a table of cells."""
-    table = Table(title=f"{found['name']}: best model (median of all, lowest to highest)")
-    for i, name in enumerate(HEAD):
-        table.add_column(name, justify="right" if i else "left")
-    for row in validation_rows(found):
-        table.add_row(*map(str, row))
-    console.print(table)
-
-
-def validation_rows(found: Mapping[str, Any]) -> list[tuple[object, ...]]:
-    """Return a row of `HEAD` for each cell."""
-    return [
-        (
-            cell["cell"],
-            cell["models"],
-            cell["failed"] or "",
-            *(_value_text(cell[name], cell["models"]) for name in MEASURES),
-        )
-        for cell in found["cells"]
-    ]
-
-
-def _value_text(measure: Mapping[str, float | None], models: int) -> str:
-    if measure["median"] is None:
-        return ""
-    best = "failed" if measure["best_model"] is None else f"{measure['best_model']:.3g}"
-    if models == 1:
-        return best
-    return f"{best} ({measure['median']:.3g}, {measure['low']:.3g} to {measure['high']:.3g})"
-
-
 EXPLAINED = (
     "Errors are mean distances from the recorded e-features, in their standard deviations (250 where the"
     " model has no such feature): over the targets that the last stage was trained on, and over the same"
@@ -98,32 +103,48 @@ SHOWN_MODELS = 10
 WORST = 12
 
 
-def write_report_again(folder: Path) -> str:
-    """Write ``report.html`` of a finished validation, and return where it is."""
-    return write_validation_report(RunStore(folder), read_findings(folder))
+@dataclass(frozen=True, kw_only=True)
+class ValidationFindings(Findings):
+    """Errors of the models of each cell."""
+
+    cells: list[CellValidation] = field(default_factory=list)
+
+    def tables(self) -> list[ReportTable]:
+        """Return the errors by cell."""
+        return [self.errors()]
+
+    def errors(self) -> ReportTable:
+        """Return a row for each cell."""
+        rows = [
+            (
+                cell.cell,
+                cell.models,
+                cell.failed or "",
+                cell.training.text(cell.models),
+                cell.generalisation.text(cell.models),
+                cell.explained_variance.text(cell.models),
+                cell.psth_explained_variance_percent.text(cell.models),
+            )
+            for cell in self.cells
+        ]
+        title = f"{self.name}: best model (median of all, lowest to highest)"
+        return ReportTable(HEAD, rows, numbers=range(1, len(HEAD)), title=title)
+
+    def sections(self, store: RunStore) -> list[str]:
+        """Return the errors, and for each cell its errors by model and its responses beside the recorded ones."""
+        parts = [html.paragraph(EXPLAINED, "quiet"), self.errors().html()]
+        models = table_rows(store, "models.parquet")
+        for cell in self.cells:
+            parts += _cell(store, cell.cell, [row for row in models if row["cell"] == cell.cell])
+        return parts
 
 
-def write_validation_report(store: "RunStore", found: Mapping[str, Any]) -> str:
-    """Write the report of a validation whose tables are stored."""
-    body = [
-        html.paragraph(EXPLAINED, "quiet"),
-        html.table(HEAD, validation_rows(found), numbers=range(1, len(HEAD))),
-    ]
-    table = store.table("models.parquet")
-    models = [] if table is None else table.to_pylist()
-    for cell in found["cells"]:
-        body += _cell(store, cell["cell"], [row for row in models if row["cell"] == cell["cell"]])
-    return write_study_page(store, found, body)
-
-
-def _cell(store: "RunStore", cell: str, models: Sequence[Mapping[str, Any]]) -> list[str]:
+def _cell(store: RunStore, cell: str, models: Sequence[Mapping[str, Any]]) -> list[str]:
     body = [html.heading(2, cell)]
     if sum(row["generalisation"] is not None and row["training"] is not None for row in models) > 1:
         body.append(_scatter(cell, models))
-    tables = [store.table(name) for name in store.names(f"{RESPONSES}/cell={cell}")]
-    responses = [row for table in tables if table is not None for row in table.to_pylist()]
-    recorded = store.table(f"recorded/cell={cell}/part.parquet")
-    stimuli = [] if recorded is None else recorded.to_pylist()
+    responses = stored_rows(store, f"{RESPONSES}/cell={cell}")
+    stimuli = table_rows(store, recorded_file(cell))
     body += _unseen(responses)
     for stimulus in stimuli[:SHOWN_STIMULI]:
         body.append(_stimulus(stimulus, responses))
@@ -184,109 +205,18 @@ def _stimulus(stimulus: Mapping[str, Any], responses: Sequence[Mapping[str, Any]
         axes[1].set_ylabel("mV")
         axes[1].legend(loc="upper right", ncols=2)
         if raster:
-            own = [np.array(train) for train in stimulus["spikes_ms"]]
-            rows = own + [np.array(train) for train in trains]
-            colours = [INK] * len(own) + [MODEL] * len(trains)
+            recorded = [np.array(train) for train in stimulus["spikes_ms"]]
+            rows = recorded + [np.array(train) for train in trains]
+            colours = [INK] * len(recorded) + [MODEL] * len(trains)
             axes[2].eventplot(rows, colors=colours, lineoffsets=-np.arange(len(rows)), linelengths=0.8, lw=0.7)
             axes[2].set_yticks([])
             axes[2].set_ylabel("spikes")
         axes[-1].set_xlabel("ms")
 
     spikes = [len(train) for train in stimulus["spikes_ms"]]
-    told = f"{spikes[0]} spikes" if len(spikes) == 1 else f"{len(spikes)} trials, {min(spikes)}-{max(spikes)} spikes"
+    number = f"{spikes[0]} spikes" if len(spikes) == 1 else f"{len(spikes)} trials, {min(spikes)}-{max(spikes)} spikes"
     counts = ", ".join(str(len(train)) for train in trains)
     which = "the best models, in order," if len(trains) > 1 else "the model"
     models = f"; {which} {counts}" if trains else ""
-    caption = f"{stimulus['stimulus']}, sweep {stimulus['sweeps'][0]}: recorded {told}{models}."
+    caption = f"{stimulus['stimulus']}, sweep {stimulus['sweeps'][0]}: recorded {number}{models}."
     return html.figure(picture(3.4 if raster else 2.6, draw, f"response to {key}"), caption)
-
-
-BLOCK = 4
-
-
-def run_validate(spec: ValidateSpec, folder: Path, out: str, address: str | None, cpus: int | None) -> None:
-    """Validate models with everything stored in `out`, or go on with it; raises as `run_in_folder` does."""
-
-    def read() -> tuple[list[Validation], list[str]]:
-        refuse_missing_models(spec, folder)
-        return read_validations(spec, folder)
-
-    run_in_folder(spec, folder, out, read, lambda run: _validate(run, address, cpus), FINDINGS)
-
-
-def _validate(run: JobRun, address: str | None, cpus: int | None) -> None:
-    validations: list[Validation] = run.inputs
-    measure_on_pool(run, validation_blocks(run.spec, validations), "simulating", address, cpus)
-    models, stimuli = [], []
-    for validation in validations:
-        names = run.store.names(f"{RESPONSES}/cell={validation.cell}")
-        tables = [run.store.table(name) for name in names]
-        responses = [row for table in tables if table is not None for row in table.to_pylist()]
-        own = stimulus_rows(validation, responses)
-        stimuli += own
-        models += model_rows(validation, responses, own)
-        run.store.write_table(f"recorded/cell={validation.cell}/part.parquet", recorded_table(validation))
-    run.store.write_table("models.parquet", pa.Table.from_pylist(models))
-    if stimuli:
-        run.store.write_table("stimuli.parquet", pa.Table.from_pylist(stimuli))
-    found: dict[str, Any] = {
-        "name": run.spec.name,
-        "kind": run.spec.kind,
-        "cells": [_facts(validation, models) for validation in validations],
-        "notes": run.notes,
-        "versions": versions(),
-    }
-    write_validation_report(run.store, found)
-    write_findings(run.out, found)
-    print_validation_findings(found, run.console)
-
-
-def validation_blocks(spec: ValidateSpec, validations: Sequence[Validation]) -> list[Block]:
-    """Return the models of all cells in blocks, as they are stored."""
-    found = []
-    for validation in validations:
-        population = validation.population
-        asked = ValidationMeasure(
-            population.model, validation.generalisation, tuple(validation.stimuli), spec.max_steps
-        )
-        engine = measure_engine(f"{validation.cell}-validate", asked)
-        for number, start in enumerate(range(0, len(population), BLOCK)):
-            values = population.values[start : start + BLOCK]
-            found.append(
-                Block(
-                    name=f"{RESPONSES}/cell={validation.cell}/block-{number:04d}.parquet",
-                    cell=validation.cell,
-                    engine=engine,
-                    size=len(values),
-                    individuals=partial(list, values),
-                    table=partial(_table, validation, start),
-                )
-            )
-    return found
-
-
-def _table(validation: Validation, first: int, outcomes: list[Outcome]) -> "pa.Table":
-    return responses_table(validation, first, outcomes)
-
-
-def _facts(validation: Validation, models: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    own = [row for row in models if row["cell"] == validation.cell]
-    best = own[0]
-    facts: dict[str, Any] = {
-        "cell": validation.cell,
-        "models": len(own),
-        "failed": sum(row["status"] != "ok" for row in own),
-        "trained_targets": len(validation.population.model.targets.targets),
-        "unseen_targets": len(validation.generalisation.targets) if validation.generalisation else 0,
-        "stimuli": [stimulus.name for stimulus in validation.stimuli],
-        "noise_trials": sum(len(s.sweeps) for s in validation.stimuli if s.is_noise),
-    }
-    for name in MEASURES:
-        values = [row[name] for row in own if row[name] is not None]
-        facts[name] = {
-            "best_model": best[name],
-            "median": float(np.median(values)) if values else None,
-            "low": float(np.min(values)) if values else None,
-            "high": float(np.max(values)) if values else None,
-        }
-    return facts

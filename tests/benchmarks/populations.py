@@ -43,9 +43,10 @@ CLASSES = {
 }
 RUN = (
     "import sys; from pathlib import Path; p = Path(sys.argv[1]);"
-    "from neurofleet.jobs.studies.analysis import run_analyse; from neurofleet.jobs.studies.analysis_inputs import AnalyseSpec;"
+    "from neurofleet.jobs.studies.study import run_study;"
+    "from neurofleet.jobs.studies.analysis_inputs import AnalyseSpec;"
     "import yaml; spec = AnalyseSpec.model_validate(yaml.safe_load(p.read_text()));"
-    "run_analyse(spec, p.parent, sys.argv[2], None, int(sys.argv[3]))"
+    "run_study(spec, p.parent, sys.argv[2], None, int(sys.argv[3]))"
 )
 
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from neurofleet.jobs.studies.study import write_findings
+from neurofleet.jobs.studies.findings import FINDINGS
 from tests.jobs.made_run import write_run
 
 CLASSES = {"a": "Pvalb", "b": "Sst"}
@@ -35,7 +35,7 @@ def write_root(root: Path) -> Path:
     write_job(root / "classes", {"kind": "analyse", "name": "classes"})
     columns = {"grouping": ["broad"] * 2, "cell": [*CLASSES], "class": [*CLASSES.values()]}
     write(root / "classes" / "classes.parquet", columns)
-    write_findings(root / "classes", {"name": "classes", "kind": "analyse", "notes": [], "versions": {}})
+    write_findings(root / "classes", "classes", "analyse")
     write(root / "predictions.parquet", _predictions(), {b"neurofleet.predictions": b"{}"})
     write(root / "notes.parquet", {"mine": [1]})
     (root / "job.yaml").write_text("kind: fit\n")  # a job file, not a run
@@ -73,7 +73,12 @@ def write_sample(folder: Path, finished: bool = True) -> None:
         )
     write(folder / "acceptance.parquet", {"cell": ["7"], "within": [2]})
     if finished:
-        write_findings(folder, {"name": "drawn", "kind": "sample", "notes": [], "versions": {}})
+        write_findings(folder, "drawn", "sample")
+
+
+def write_findings(folder: Path, name: str, kind: str) -> None:
+    """Write what makes a study a finished one."""
+    (folder / FINDINGS).write_text(json.dumps({"name": name, "kind": kind, "notes": [], "versions": {}}))
 
 
 def write_job(folder: Path, job: dict[str, Any]) -> None:

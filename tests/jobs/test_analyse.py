@@ -7,11 +7,9 @@ import pytest
 from scipy.spatial.distance import cdist
 
 from neurofleet.errors import InputError, UsageError
-from neurofleet.jobs.studies import analysis_inputs
-from neurofleet.jobs.studies.analysis import run_analyse
-from neurofleet.jobs.studies.analysis_findings import print_results
 from neurofleet.jobs.studies.analysis_inputs import AnalyseSpec
-from neurofleet.jobs.studies.analysis_report import write_report_again
+from neurofleet.jobs.studies.analysis_report import AnalysisFindings
+from neurofleet.jobs.studies.study import print_study_plan, run_study
 from neurofleet.neurosim.faults import faults
 from neurofleet.neurosim.studies import random_forest
 from tests.neurosim.studies.made_up_models import write_population
@@ -63,7 +61,7 @@ def analysed(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(random_forest, "TREES", (4, 8))
         for out in ("out", "again"):
-            run_analyse(AnalyseSpec.model_validate(JOB), folder, str(folder / out), None, 1)
+            run_study(AnalyseSpec.model_validate(JOB), folder, str(folder / out), None, 1)
     return folder
 
 
@@ -100,24 +98,24 @@ def test_models_are_placed_where_their_likes_are(analysed):
 
 
 def test_findings_results_and_report_tell_the_same(analysed, capsys):
-    print_results(str(analysed / "out"), True)
+    AnalysisFindings.print_results(str(analysed / "out"), True)
     found = json.loads(capsys.readouterr().out)
     lines = found["groupings"]["lines"]
     assert lines["classes"] == {"a": 12, "b": 11}
     assert lines["forest"]["f1"] > lines["forest"]["shuffled_f1"]
     assert found["groupings"]["layers"]["forest"] is None
     assert all(row["p_mann_whitney"] < 0.01 for row in lines["dispersion"])
-    print_results(str(analysed / "out"), False)
+    AnalysisFindings.print_results(str(analysed / "out"), False)
     assert "lines: a / b" in capsys.readouterr().out
     report = (analysed / "out" / "report.html").read_text()
     assert report.count("<svg") == 8, "two groupings, one with links and a forest, and two maps"
     assert "data:image" not in report
-    write_report_again(analysed / "out")
+    AnalysisFindings.rewrite_report(analysed / "out")
     assert (analysed / "out" / "report.html").read_text() == report
 
 
 def test_the_plan_tells_classes_and_tables(analysed, capsys):
-    analysis_inputs.print_analyse_plan(AnalyseSpec.model_validate(JOB), analysed)
+    print_study_plan(AnalyseSpec.model_validate(JOB), analysed)
     told = capsys.readouterr().out
     assert "a 12, b 11" in told
     assert "seq: 60 rows" in told
@@ -133,7 +131,7 @@ def refusal(folder, **changes) -> str:
     """Return what a changed job is refused with; nothing may have been written."""
     spec = AnalyseSpec.model_validate(JOB | changes)
     with pytest.raises((UsageError, InputError)) as refused:
-        run_analyse(spec, folder, str(folder / "never"), None, 1)
+        run_study(spec, folder, str(folder / "never"), None, 1)
     assert not (folder / "never").exists()
     return str(refused.value)
 
@@ -198,7 +196,7 @@ def test_a_small_class_is_left_out_of_the_forest_with_a_note(folder, capsys):
     cells.to_csv(folder / "cells.csv", index=False)
     groupings = {"lines": {"column": "line"}}
     alone = {"features": {}, "maps": {}, "expression": {}, "groupings": groupings}
-    analysis_inputs.print_analyse_plan(AnalyseSpec.model_validate(JOB | alone), folder)
+    print_study_plan(AnalyseSpec.model_validate(JOB | alone), folder)
     assert "left out of the forest: c-Cre (1)" in capsys.readouterr().out
 
 

@@ -8,9 +8,10 @@ import pytest
 import yaml
 
 from neurofleet.errors import InputError, UsageError
-from neurofleet.jobs.studies.comparison import CompareSpec, print_compare_plan, read_comparisons
-from neurofleet.jobs.studies.comparison_report import print_results, run_compare, write_report_again
-from neurofleet.jobs.studies.study import FINDINGS
+from neurofleet.jobs.studies.comparison import CompareSpec, Comparison
+from neurofleet.jobs.studies.comparison_report import ComparisonFindings
+from neurofleet.jobs.studies.findings import FINDINGS
+from neurofleet.jobs.studies.study import print_study_plan, run_study
 from neurofleet.neurosim.cells.cell_model import Conditions
 from neurofleet.neurosim.exchange.allen_fit import write_fit
 from tests.neurosim.cells.small_cells import NO_APICAL_SWC
@@ -57,7 +58,7 @@ def read(job: Path) -> CompareSpec:
 @pytest.mark.usefixtures("ray_session")
 def test_an_all_active_model_begins_in_the_axon_and_a_perisomatic_one_at_the_soma(tmp_path, capsys):
     job, out = write_job(tmp_path), tmp_path / "out"
-    run_compare(read(job), tmp_path, str(out), None, 1)
+    run_study(read(job), tmp_path, str(out), None, 1)
     found = json.loads((out / FINDINGS).read_text())
 
     whole, soma = found["cells"][0]["initiation"]
@@ -86,14 +87,14 @@ def test_an_all_active_model_begins_in_the_axon_and_a_perisomatic_one_at_the_som
     report = (out / "report.html").read_text()
     assert "<svg" in report
     (out / "report.html").unlink()
-    write_report_again(out)
+    ComparisonFindings.rewrite_report(out)
     assert (out / "report.html").read_text() == report
     capsys.readouterr()
-    print_results(str(out), False)
+    ComparisonFindings.print_results(str(out), False)
     assert "where spikes begin" in capsys.readouterr().out
 
     (out / FINDINGS).unlink()
-    run_compare(read(job), tmp_path, str(out), None, 1)  # from what is stored
+    run_study(read(job), tmp_path, str(out), None, 1)  # from what is stored
     assert json.loads((out / FINDINGS).read_text()) == found
 
 
@@ -106,15 +107,15 @@ def test_recorded_steps_are_compared_where_there_is_a_recording(tmp_path, demo_r
     fit = spec.models["all_active"].fits[0].model_copy(update={"recordings": Path("cell.nwb")})
     models = spec.models["all_active"].model_copy(update={"fits": [fit]})
     spec = spec.model_copy(update={"models": spec.models | {"all_active": models}})
-    ((one,), notes) = read_comparisons(spec, tmp_path)
+    ((one,), notes) = Comparison(spec, tmp_path).read()
     amplitudes = [step.amplitude_nA for step in one.steps]
     assert amplitudes == sorted(amplitudes)
     assert notes == []
     strongest = one.steps[-1]
-    mean, std, n = one.recorded[strongest.name, "avg_rate"]
-    assert mean > 5.0
-    assert std >= 0.5
-    assert n == len(strongest.sweeps)
+    recorded = one.recorded[strongest.name, "avg_rate"]
+    assert recorded.mean > 5.0
+    assert recorded.std >= 0.5
+    assert recorded.n == len(strongest.sweeps)
 
 
 def test_a_cell_of_one_type_alone_is_left_out_and_said(tmp_path, capsys):
@@ -122,23 +123,23 @@ def test_a_cell_of_one_type_alone_is_left_out_and_said(tmp_path, capsys):
     content = yaml.safe_load(job.read_text())
     content["models"]["perisomatic"]["fits"].append({"id": "b", "fit": "soma.json", "morphology": "cell.swc"})
     job.write_text(yaml.safe_dump(content))
-    inputs, notes = read_comparisons(read(job), tmp_path)
+    inputs, notes = Comparison(read(job), tmp_path).read()
     assert [one.cell for one in inputs] == ["a"]
     assert notes == ["b: left out, it has no models of type all_active"]
-    print_compare_plan(read(job), tmp_path)
+    print_study_plan(read(job), tmp_path)
     assert "2 simulations" in capsys.readouterr().out
 
 
 def test_faults_are_said_with_what_to_do(tmp_path):
-    with pytest.raises(UsageError, match="nothing tells which steps"):
-        read_comparisons(read(write_job(tmp_path, steps=None)), tmp_path)
+    with pytest.raises(UsageError, match="nothing says which steps"):
+        Comparison(read(write_job(tmp_path, steps=None)), tmp_path).read()
     with pytest.raises(InputError, match="did you mean 'width'"):
-        read_comparisons(read(write_job(tmp_path, features=["widht"])), tmp_path)
+        Comparison(read(write_job(tmp_path, features=["widht"])), tmp_path).read()
     other = {"fits": [{"id": "b", "fit": "soma.json", "morphology": "cell.swc"}]}
     content = yaml.safe_load(write_job(tmp_path).read_text())
     content["models"]["perisomatic"] = other
     with pytest.raises(UsageError, match="no cell has models of both types"):
-        read_comparisons(CompareSpec.model_validate(content), tmp_path)
+        Comparison(CompareSpec.model_validate(content), tmp_path).read()
     del content["models"]["perisomatic"]
     with pytest.raises(ValueError, match="two types of models"):
         CompareSpec.model_validate(content)

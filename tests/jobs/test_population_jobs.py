@@ -19,8 +19,8 @@ from neurofleet.jobs.reports.fit_report import write_report
 from neurofleet.jobs.results.results_command import results_command
 from neurofleet.jobs.run_job import run_job
 from neurofleet.jobs.status import print_status
-from neurofleet.jobs.studies.blocks import Block, measure_blocks
-from neurofleet.jobs.studies.measure_engine import measure_engine
+from neurofleet.jobs.studies.blocks import measure_blocks
+from neurofleet.jobs.studies.measurements import Block, measure_engine
 from neurofleet.jobs.studies.populations import ModelsSpec, read_populations
 from neurofleet.neurosim.cells.cell_model import Conditions
 from neurofleet.neurosim.cells.demo_cell import JUNCTION_POTENTIAL_MV, KNOWN_PARAMETERS, SWC, demo_model

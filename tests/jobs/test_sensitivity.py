@@ -11,9 +11,9 @@ import yaml
 
 from neurofleet.errors import InputError, UsageError
 from neurofleet.jobs.job_file import load_job
-from neurofleet.jobs.studies.sensitivity import read_sensitivity_subjects, run_sensitivity
-from neurofleet.jobs.studies.sensitivity_indices import agreements, averages_rows
-from neurofleet.jobs.studies.study import FINDINGS
+from neurofleet.jobs.studies.findings import FINDINGS
+from neurofleet.jobs.studies.sensitivity import SensitivityStudy, agreements, average_indices
+from neurofleet.jobs.studies.study import run_study
 from neurofleet.neurosim.cells.cell_model import Conditions
 from neurofleet.neurosim.exchange.allen_fit import write_fit
 from neurofleet.neurosim.studies.polynomial_chaos import polynomial_chaos
@@ -51,7 +51,7 @@ def write_job(folder: Path, **changes) -> Path:
 
 
 def run(job: Path, out: Path) -> dict:
-    run_sensitivity(load_job(job), job.parent, str(out), None, 1)
+    run_study(load_job(job), job.parent, str(out), None, 1)
     return json.loads((out / FINDINGS).read_text())
 
 
@@ -70,7 +70,7 @@ def test_indices_of_a_spiking_cell_with_a_check_and_again_from_its_runs(tmp_path
     # What resting voltage depends on is known: hardly on sodium.
     assert mine.loc[("voltage_base", "e_pas.soma"), "first"] > 0.9
     assert mine.loc[("voltage_base", "e_pas.soma"), "surrogate_error"] < 0.05
-    (subject,), _ = read_sensitivity_subjects(load_job(job), tmp_path)
+    (subject,), _ = SensitivityStudy(load_job(job), tmp_path).read_checked()
     nodes, values = runs[list(subject.parameters)].to_numpy(), runs[FEATURES].to_numpy()
     truth = polynomial_chaos(subject.problems[0], nodes, values, FEATURES)
     np.testing.assert_allclose(mine["total"].to_numpy().reshape(3, 2), truth.total)
@@ -89,7 +89,7 @@ def test_indices_of_a_spiking_cell_with_a_check_and_again_from_its_runs(tmp_path
 
 
 def test_the_model_itself_is_in_the_middle_of_its_runs(tmp_path):
-    (subject,), notes = read_sensitivity_subjects(load_job(write_job(tmp_path)), tmp_path)
+    (subject,), notes = SensitivityStudy(load_job(write_job(tmp_path)), tmp_path).read_checked()
     nodes = subject.problems[0].values(np.full((1, 2), 0.5))
     (individual,) = subject.individuals(0, nodes)
     np.testing.assert_allclose(individual, subject.population.values[0])
@@ -156,13 +156,15 @@ def test_the_strongest_step_that_trained_is_chosen_unless_another_is_named(share
         "targets": "mouse",
     }
     common = {"models": {"fits": [fit]}, "step": None, "parameters": None}
-    (subject,), _ = read_sensitivity_subjects(load_job(write_job(tmp_path, **common)), tmp_path)
+    (subject,), _ = SensitivityStudy(load_job(write_job(tmp_path, **common)), tmp_path).read_checked()
     assert subject.protocol.name == "LongDC_56"  # the block check is stronger, but no Long Square
     assert len(subject.parameters) == 6
-    (subject,), _ = read_sensitivity_subjects(load_job(write_job(tmp_path, **common, protocol="LongDC_50")), tmp_path)
+    (subject,), _ = SensitivityStudy(
+        load_job(write_job(tmp_path, **common, protocol="LongDC_50")), tmp_path
+    ).read_checked()
     assert subject.protocol.amplitude_nA == pytest.approx(0.17)
     with pytest.raises(UsageError, match=r"no LongDC_5 \(did you mean 'LongDC_5"):
-        read_sensitivity_subjects(load_job(write_job(tmp_path, **common, protocol="LongDC_5")), tmp_path)
+        SensitivityStudy(load_job(write_job(tmp_path, **common, protocol="LongDC_5")), tmp_path).read_checked()
 
 
 def index_row(cell, engine, first, total, low=None, high=None):
@@ -180,17 +182,17 @@ def test_routes_are_compared_where_both_have_an_index():
         index_row("a", "uncertainpy", 0.501, 0.6),
     ]
     uncertainpy, salib = agreements(rows)
-    assert (salib["indices"], salib["inside_interval"]) == (3, 2)
-    assert salib["largest_difference"] == pytest.approx(0.15)
-    assert (uncertainpy["indices"], uncertainpy["inside_interval"]) == (2, None)
-    assert uncertainpy["largest_difference"] == pytest.approx(0.001)
+    assert (salib.indices, salib.inside_interval) == (3, 2)
+    assert salib.largest_difference == pytest.approx(0.15)
+    assert (uncertainpy.indices, uncertainpy.inside_interval) == (2, None)
+    assert uncertainpy.largest_difference == pytest.approx(0.001)
 
 
 def test_means_are_over_cells_and_without_interval_for_one_model():
     rows = [index_row(cell, "polynomial-chaos", first, first) for cell, first in (("a", 0.2), ("b", 0.4))]
-    (mean,) = averages_rows(rows, seed=1)
-    assert mean["first"] == pytest.approx(0.3)
-    assert mean["first_low"] == pytest.approx(0.2)
-    assert mean["cells"] == mean["models"] == 2
-    (one,) = averages_rows(rows[:1], seed=1)
-    assert one["first_low"] is None
+    (mean,) = average_indices(rows, seed=1)
+    assert mean.first == pytest.approx(0.3)
+    assert mean.first_low == pytest.approx(0.2)
+    assert mean.cells == mean.models == 2
+    (one,) = average_indices(rows[:1], seed=1)
+    assert one.first_low is None

@@ -1,0 +1,179 @@
+"""The findings of a study: typed data that are stored as JSON, printed, and shown in a report."""
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import pyarrow as pa
+from pydantic import TypeAdapter, ValidationError
+from rich.console import Console
+
+from neurofleet.cluster.store.run_store import RunStore
+from neurofleet.errors import UsageError
+from neurofleet.jobs.reports import html
+from neurofleet.jobs.reports.tables import ReportTable, print_line
+
+FINDINGS = "findings.json"
+"""Written last of all; a folder with it is finished."""
+
+PLANNED = "planned"
+"""The event that records how many blocks of measurements a study stores, and where."""
+
+REPORT = "report.html"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Findings(ABC):
+    """What a study has found; a kind of study adds its fields and how they are shown.
+
+    Fields are plain values or dataclasses of them, so that they can be written as JSON and read again. A key that
+    the class does not know is ignored; one that older versions did not write needs a default.
+
+    Attributes
+    ----------
+    name, kind : str
+        Of the job.
+    notes : list of str
+        What was left out, and why.
+    versions : dict of str to str
+        Package -> version.
+    """
+
+    name: str = ""
+    kind: str = ""
+    notes: list[str] = field(default_factory=list)
+    versions: dict[str, str] = field(default_factory=dict)
+
+    @abstractmethod
+    def tables(self) -> Iterable[ReportTable]:
+        """Return the tables that are printed."""
+
+    def remarks(self) -> list[str]:
+        """Return lines that are printed below the tables."""
+        return []
+
+    @abstractmethod
+    def sections(self, store: RunStore) -> list[str]:
+        """Return the report's parts, as HTML, from the findings and the tables in the run folder."""
+
+    @classmethod
+    def read(cls, out: str | Path) -> Self:
+        """Read the findings in a run folder.
+
+        Raises
+        ------
+        UsageError
+            The study has not ended, or its findings are damaged.
+        """
+        try:
+            return TypeAdapter(cls).validate_python(stored_findings(out))
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(map(str, first["loc"]))
+            raise UsageError(
+                f"{out}/{FINDINGS}: {place}: {first['msg']}. Expected findings that neurofleet has written; "
+                f"delete {FINDINGS} and run the job again to make them anew from what is stored."
+            ) from error
+
+    def write(self, store: RunStore) -> None:
+        """Write them as JSON.
+
+        Raises
+        ------
+        ValueError
+            For a number that JSON does not have: write None where there is no value.
+        """
+        plain = TypeAdapter(type(self)).dump_python(self, mode="json", by_alias=True)
+        last = {key: plain.pop(key) for key in ("notes", "versions")}
+        store.write_text(FINDINGS, json.dumps(plain | last, indent=1, allow_nan=False))
+
+    def print(self, console: Console) -> None:
+        """Print tables and remarks."""
+        for table in self.tables():
+            table.print(console)
+        for line in self.remarks():
+            print_line(console, line)
+
+    def write_report(self, store: RunStore) -> str:
+        """Write ``report.html``, with the job's name on top and its origin below, and return where it is."""
+        parts = [html.heading(1, self.name), *self.sections(store)]
+        if self.notes:
+            parts += [html.heading(2, "Notes"), *(html.paragraph(note) for note in self.notes)]
+        tables = ", ".join(name for name in store.names() if name.endswith(".parquet") and "/" not in name)
+        parts += [
+            html.heading(2, "Where this comes from"),
+            html.table(("", ""), [("run folder", store.root), ("tables", tables), *self.versions.items()]),
+            html.details("The job", html.code(store.read_text("job.yaml") or "")),
+        ]
+        store.write_text(REPORT, html.page(f"{self.name}: report", parts))
+        return f"{store.root.rstrip('/')}/{REPORT}"
+
+    @classmethod
+    def print_results(cls, out: str, as_json: bool) -> None:
+        """Print the findings in a run folder, as JSON just as they are stored."""
+        if as_json:
+            print(json.dumps(stored_findings(out), indent=1))
+        else:
+            cls.read(out).print(Console())
+
+    @classmethod
+    def print_status(cls, out: str, as_json: bool, console: Console) -> None:
+        """Print how far a study is, from its folder alone; its findings once it has ended."""
+        store = RunStore(out)
+        finished = store.read_text(FINDINGS) is not None
+        planned = [event for event in store.read_events() if event["event"] == PLANNED]
+        blocks = planned[-1]["blocks"] if planned else None
+        stored = len(store.names(planned[-1]["folder"])) if planned else 0
+        holder = store.holder()
+        if as_json:
+            print(json.dumps({"finished": finished, "running": holder, "blocks": blocks, "stored": stored}))
+        elif finished:
+            cls.read(out).print(console)
+        else:
+            state = f"running: {holder}" if holder else "not running; the same command as before resumes it"
+            done = f"{stored} of {blocks} blocks are stored" if planned else "nothing is stored yet"
+            print_line(console, f"{out}: not finished; {state}. {done}.")
+
+    @classmethod
+    def rewrite_report(cls, out: str | Path) -> str:
+        """Write ``report.html`` of a finished study again, and return where it is."""
+        return cls.read(out).write_report(RunStore(out))
+
+
+def stored_findings(out: str | Path) -> dict[str, Any]:
+    """Return the findings in a run folder as they are stored.
+
+    Raises
+    ------
+    UsageError
+        The study has not ended.
+    """
+    text = RunStore(out).read_text(FINDINGS)
+    if text is None:
+        raise UsageError(
+            f"{out}: expected a job that has ended, found one that has not. `neurofleet status {out}` shows its"
+            " progress; the same `neurofleet run` as before resumes it."
+        )
+    return dict(json.loads(text))
+
+
+def stored_tables(store: RunStore, folder: str) -> Iterator[pa.Table]:
+    """Yield the Parquet tables below `folder` of a run folder, in the order of their names."""
+    for name in store.names(folder):
+        table = store.table(name)
+        if table is not None:
+            yield table
+
+
+def stored_rows(store: RunStore, folder: str) -> list[dict[str, Any]]:
+    """Return the rows of all Parquet tables below `folder` of a run folder."""
+    return [row for table in stored_tables(store, folder) for row in table.to_pylist()]
+
+
+def table_rows(store: RunStore, name: str) -> list[dict[str, Any]]:
+    """Return the rows of a Parquet table in a run folder; none where there is no such table."""
+    table = store.table(name)
+    return [] if table is None else table.to_pylist()
