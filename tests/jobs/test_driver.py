@@ -103,7 +103,7 @@ def test_absolute_paths_that_are_not_on_the_cluster_are_all_told(lab):  # noqa: 
 def test_a_network_file_system_does_for_an_absolute_path_only(tmp_path, monkeypatch):
     from neurofleet.cluster.store.folders import Mount
 
-    monkeypatch.setattr("neurofleet.cluster.store.folders.mount_of", lambda folder: Mount("/shared", "nfs4"))
+    monkeypatch.setattr("neurofleet.jobs.remote.driver.mount_of", lambda folder: Mount("/shared", "nfs4"))
     check_storage(str(tmp_path), None, here_only=False)
     with pytest.raises(UsageError, match="relative path"):
         check_storage(str(Path(tmp_path)), None, here_only=True)

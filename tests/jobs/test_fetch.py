@@ -26,7 +26,7 @@ def recording(tmp_path_factory) -> bytes:
 @pytest.fixture
 def database(recording, monkeypatch):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setattr("neurofleet.neurosim.cells.morphology_check.check_morphology", lambda path: None)
+    monkeypatch.setattr("neurofleet.neurosim.exchange.allen_download.check_morphology", lambda path: None)
     with serve(Database()) as running:
         for number in (11, 12):
             running.add(number, recording, FULL_SWC.encode(), tag__dendrite_type="aspiny")

@@ -87,12 +87,12 @@ def test_only_the_cell_that_ends_the_process_is_blamed(prepared, tmp_path, late)
 DRIVER = """
 import sys
 from pathlib import Path
-from neurofleet.jobs.fit import preparation
-from tests.jobs.test_preparation import CELLS, SPEC, stand_in
+from neurofleet.jobs.fit import input_process
+from tests.jobs.test_input_process import CELLS, SPEC, stand_in
 
 if __name__ == "__main__":
-    preparation.prepare_to_fit = stand_in
-    prepared = preparation.Preparation(SPEC, Path(sys.argv[1]), {}, CELLS)
+    input_process.prepare_to_fit = stand_in
+    prepared = input_process.Preparation(SPEC, Path(sys.argv[1]), {}, CELLS)
     with prepared:
         while (subject := prepared.take("a", 1.0)) is None:
             pass
