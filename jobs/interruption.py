@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-_asked = threading.Event()
+_interrupted = threading.Event()
 
 
 @contextmanager
@@ -17,10 +17,10 @@ def interruptible() -> Iterator[None]:
         return
 
     def interrupt(number: int, frame: FrameType | None) -> None:
-        _asked.set()
+        _interrupted.set()
         raise KeyboardInterrupt
 
-    _asked.clear()
+    _interrupted.clear()
     before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
@@ -29,12 +29,12 @@ def interruptible() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def raise_if_asked() -> None:
+def raise_if_interrupted() -> None:
     """Raise what was asked for: an exception out of a finaliser or a callback of C code is lost.
 
     Raises
     ------
     KeyboardInterrupt
     """
-    if _asked.is_set():
+    if _interrupted.is_set():
         raise KeyboardInterrupt

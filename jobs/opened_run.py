@@ -11,7 +11,7 @@ import yaml
 
 from neurofleet.cluster.store.run_store import POOLED, RunStore
 from neurofleet.errors import UsageError, did_you_mean
-from neurofleet.jobs.results.folder_listing import Place
+from neurofleet.jobs.results.folder_listing import FolderReader
 from neurofleet.jobs.results.run_tables import existing_run
 from neurofleet.jobs.results.runs_found import FIT, MODEL, FoundRun
 
@@ -218,7 +218,7 @@ class Run:
 
     @property
     def _found(self) -> FoundRun:
-        place = Place(self.folder)
+        place = FolderReader(self.folder)
         folders, files = place.entries("")
         return FoundRun(place, "", folders, files)
 

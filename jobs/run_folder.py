@@ -84,13 +84,13 @@ def start_or_resume(spec: JobSpec, inputs: dict[str, str], folder: Path, store: 
 
 def versions() -> dict[str, str]:
     """Return the versions that a score can depend on."""
-    found = {"python": platform.python_version()}
+    versions_found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
-            found[package] = metadata.version(package)
+            versions_found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
-            found[package] = "unknown"
-    return found
+            versions_found[package] = "unknown"
+    return versions_found
 
 
 def _differences(before: Any, now: Any, place: str = "") -> list[str]:
@@ -252,12 +252,12 @@ def refuse_missing(spec: JobSpec, folder: Path) -> None:
 
 def digests(spec: JobSpec, folder: Path) -> dict[str, str]:
     """Return the SHA-256 of each input file, by the name it has in the job."""
-    found = {}
+    sha256 = {}
     for path in spec.paths_named():
         place = folder / path
         for file in sorted(place.rglob("*")) if place.is_dir() else [place]:
             if file.is_file():
                 with file.open("rb") as content:
                     name = str(path) if file == place else f"{path}/{file.relative_to(place)}"
-                    found[name] = hashlib.file_digest(content, "sha256").hexdigest()
-    return found
+                    sha256[name] = hashlib.file_digest(content, "sha256").hexdigest()
+    return sha256

@@ -124,7 +124,7 @@ class _LogFile(RotatingFileHandler):
 
     def __init__(self, path: Path, console: Console) -> None:
         self._console = console
-        self._told = False
+        self._has_warned = False
         try:
             super().__init__(path, maxBytes=FILE_BYTES, backupCount=FILES_KEPT, encoding="utf-8")
         except OSError as error:
@@ -144,15 +144,15 @@ class _LogFile(RotatingFileHandler):
         try:
             super().close()
         except OSError as error:
-            self._tell(error)
+            self._warn_once(error)
 
     def handleError(self, record: logging.LogRecord) -> None:
         """Say why nothing is written; what else the run stores finds the same fault, and ends it."""
-        self._tell(sys.exc_info()[1])
+        self._warn_once(sys.exc_info()[1])
 
-    def _tell(self, error: BaseException | None) -> None:
-        if not self._told:
-            self._told = True
+    def _warn_once(self, error: BaseException | None) -> None:
+        if not self._has_warned:
+            self._has_warned = True
             _print(self._console, f"warning: {self.baseFilename} is incomplete: {error}")
 
 

@@ -45,9 +45,9 @@ def print_status(out: str, as_json: bool = False, console: Console | None = None
     text = store.read_text(STATUS)
     if text is None:
         begun = store.read_text("job.yaml") is not None
-        found = "a run that has not begun its fits" if begun else "no run"
+        what = "a run that has not begun its fits" if begun else "no run"
         raise UsageError(
-            f"{out}: expected the folder of a run with its {STATUS}, found {found}. Give the folder that was "
+            f"{out}: expected the folder of a run with its {STATUS}, found {what}. Give the folder that was "
             "named with --out, or --address to ask a cluster for a job of this name."
         )
     if as_json:
@@ -56,25 +56,25 @@ def print_status(out: str, as_json: bool = False, console: Console | None = None
     state = CampaignState.from_json(text)
     console = console or Console()
 
-    def say(line: str) -> None:
+    def print_line(line: str) -> None:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     holder = store.holder()
     age = duration((datetime.now(UTC) - datetime.fromisoformat(state.at)).total_seconds())
-    say(f"{state.run}: {summary(state) if holder else _at_rest(state)}")
-    say(f"{f'running: {holder}' if holder else 'no driver is at work on it'}; as of {age} ago")
-    say(_resources(state))
+    print_line(f"{state.run}: {summary(state) if holder else _at_rest(state)}")
+    print_line(f"{f'running: {holder}' if holder else 'no driver is at work on it'}; as of {age} ago")
+    print_line(_resources(state))
     shown = state.cells if len(state.cells) <= SHOWN else [c for c in state.cells if c.state in ACTIVE]
     if shown:
         console.print(_table(shown[:SHOWN]))
     if len(shown[:SHOWN]) < len(state.cells):
         counts = Counter(cell.state for cell in state.cells).most_common()
-        say(f"cells: {', '.join(f'{n} {name}' for name, n in counts)}; all of them: --json")
+        print_line(f"cells: {', '.join(f'{n} {name}' for name, n in counts)}; all of them: --json")
     for line in _engines(state):
-        say(line)
+        print_line(line)
     for cell in state.cells:
         if cell.reason:
-            say(f"failed: {cell.reason}")
+            print_line(f"failed: {cell.reason}")
 
 
 def _at_rest(state: CampaignState) -> str:
@@ -91,11 +91,11 @@ def _resources(state: CampaignState) -> str:
         limits.append(f"about {state.core_hours_left:.3g} left to do")
     if state.stopped:
         limits.append(f"stopped at {state.stopped}")
-    told = ", ".join(part for part in limits if part)
+    text = ", ".join(part for part in limits if part)
     lost = f", {state.hosts_lost} lost" if state.hosts_lost else ""
     return (
         f"{state.hosts} hosts{lost}, utilisation {state.utilisation:.0%}, "
-        f"{state.core_hours:.3g} core-hours used{f' ({told})' if told else ''}"
+        f"{state.core_hours:.3g} core-hours used{f' ({text})' if text else ''}"
     )
 
 
@@ -120,8 +120,8 @@ def _table(cells: Sequence[CellState]) -> Table:
         for stage in cell.stages:
             done = f"{stage.evaluations / max(stage.planned, 1):.0%}" if stage.phase != "done" else "done"
             best = number(stage.best)
-            told = f"{stage.seed}: {best} ({stage.generation}, {done})" if best else f"{stage.seed}: …"
-            rows.setdefault(stage.stage, []).append(told)
+            text = f"{stage.seed}: {best} ({stage.generation}, {done})" if best else f"{stage.seed}: …"
+            rows.setdefault(stage.stage, []).append(text)
             counts[stage.stage] = counts.get(stage.stage, 0) + stage.evaluations
         first = cell.state if cell.total is None else f"{cell.state}, {number(cell.total)}"
         if not rows:

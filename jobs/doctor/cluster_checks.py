@@ -75,13 +75,13 @@ def python(here: str, there: str) -> Finding:
 def clock(difference: dict[str, float]) -> Finding:
     """A node's clock against ours."""
     ahead_s, exact_to_s = difference["ahead_s"], difference["exact_to_s"]
-    found = f"{abs(ahead_s):.2f} s {'ahead of' if ahead_s > 0 else 'behind'} here (± {exact_to_s:.2f} s)"
+    difference = f"{abs(ahead_s):.2f} s {'ahead of' if ahead_s > 0 else 'behind'} here (± {exact_to_s:.2f} s)"
     if abs(ahead_s) - exact_to_s <= CLOCK_TOLERANCE_S:
-        return Finding("clock", "ok", found)
+        return Finding("clock", "ok", difference)
     return Finding(
         "clock",
         "warning",
-        f"{found}: the times in logs and events cannot be compared",
+        f"{difference}: the times in logs and events cannot be compared",
         "Let both machines set their clocks by the network (`timedatectl set-ntp true`, or chrony).",
     )
 
@@ -119,23 +119,23 @@ def authentication(access: str, reachable: bool) -> Finding:
     )
 
 
-def dashboard(found: dict[str, Any] | None, sockets: Sequence[dict[str, Any]]) -> Finding:
+def dashboard(answer: dict[str, Any] | None, sockets: Sequence[dict[str, Any]]) -> Finding:
     """Where dashboard and Jobs API listen, and whom they answer."""
     check = "dashboard"
-    if found is None:
+    if answer is None:
         return Finding(check, "ok", "none: no Jobs API on this cluster")
-    listening = [s["ip"] for s in sockets if s["role"] == "dashboard" and s["port"] == found["port"]]
+    listening = [s["ip"] for s in sockets if s["role"] == "dashboard" and s["port"] == answer["port"]]
     outside = [ip for ip in listening if not is_loopback(ip)]
-    places = ", ".join(f"{place(ip)}:{found['port']}" for ip in listening) or found["address"]
+    places = ", ".join(f"{place(ip)}:{answer['port']}" for ip in listening) or answer["address"]
     if any(ip in ("0.0.0.0", "::") for ip in outside):
         return Finding(
             check,
             "fault",
             f"dashboard and Jobs API listen on every interface ({places})",
             "Start the head with `--dashboard-host=127.0.0.1` and reach it through"
-            f" `ssh -L {found['port']}:127.0.0.1:{found['port']} HEAD`.",
+            f" `ssh -L {answer['port']}:127.0.0.1:{answer['port']} HEAD`.",
         )
-    if found["anonymous_status"] == 200:
+    if answer["anonymous_status"] == 200:
         return Finding(
             check,
             "fault" if outside else "warning",
@@ -149,7 +149,7 @@ def dashboard(found: dict[str, Any] | None, sockets: Sequence[dict[str, Any]]) -
             f"dashboard and Jobs API listen on {places}, beyond this machine",
             "Use `--dashboard-host=127.0.0.1` and an ssh tunnel, or let a firewall guard the port.",
         )
-    return Finding(check, "ok", f"{places} only, answers {found['anonymous_status']} to a client without the token")
+    return Finding(check, "ok", f"{places} only, answers {answer['anonymous_status']} to a client without the token")
 
 
 def bound(sockets: Sequence[dict[str, Any]]) -> Finding:
@@ -215,13 +215,13 @@ def storage(out: str, read_back: bool, room_bytes: int | None) -> Finding:
         )
     if room_bytes is None:
         return Finding("storage", "ok", f"{out}: written and read back")
-    found = f"{out}: written and read back, {room_bytes / 1e9:.1f} GB free"
+    text = f"{out}: written and read back, {room_bytes / 1e9:.1f} GB free"
     if room_bytes >= GOOD_OUT_BYTES:
-        return Finding("storage", "ok", found)
+        return Finding("storage", "ok", text)
     return Finding(
         "storage",
         "fault" if room_bytes < LEAST_OUT_BYTES else "warning",
-        found,
+        text,
         "Make room, or choose another disk. `neurofleet plan JOB.yaml` says how much a job needs.",
     )
 

@@ -79,21 +79,21 @@ def compiler_and_make(compiler: str | None, make: str | None) -> Finding:
 def memory(free_bytes: int, cpus: int) -> Finding:
     """Every CPU holds one built cell and its evaluations."""
     needed = max(1, cpus) * MEMORY_PER_CPU_BYTES
-    found = f"{free_bytes / 1e9:.1f} GB free for {counted(cpus, 'CPU')}"
+    text = f"{free_bytes / 1e9:.1f} GB free for {counted(cpus, 'CPU')}"
     if free_bytes >= needed:
-        return Finding("memory", "ok", found)
+        return Finding("memory", "ok", text)
     fitting = int(free_bytes // MEMORY_PER_CPU_BYTES)
     if fitting < 1:
         return Finding(
             "memory",
             "fault",
-            f"{found}: one alone needs about {MEMORY_PER_CPU_BYTES / 1e9:.1f} GB",
+            f"{text}: one alone needs about {MEMORY_PER_CPU_BYTES / 1e9:.1f} GB",
             "End other programs on it, or take a machine with more memory.",
         )
     return Finding(
         "memory",
         "warning",
-        f"{found}, which need about {needed / 1e9:.1f} GB",
+        f"{text}, which need about {needed / 1e9:.1f} GB",
         f"Use fewer CPUs (`--cpus {fitting}` here, `ray start --num-cpus={fitting}` on a node), or end other"
         " programs on it.",
     )
@@ -101,27 +101,27 @@ def memory(free_bytes: int, cpus: int) -> Finding:
 
 def temporary_folder(disk: dict[str, Any]) -> Finding:
     """Ray's logs, sockets and spilled objects."""
-    found = f"{disk['folder']}: {disk['free_bytes'] / 1e9:.1f} GB free, {disk['used']:.0%} used"
+    text = f"{disk['folder']}: {disk['free_bytes'] / 1e9:.1f} GB free, {disk['used']:.0%} used"
     if disk["free_bytes"] >= GOOD_DISK_BYTES and disk["used"] < FULLEST_DISK:
-        return Finding("temporary folder", "ok", found)
+        return Finding("temporary folder", "ok", text)
     status: Status = "fault" if disk["free_bytes"] < LEAST_DISK_BYTES else "warning"
     return Finding(
         "temporary folder",
         status,
-        f"{found}. Ray keeps logs and sockets there, and refuses to use a disk that is over {FULLEST_DISK:.0%} full",
+        f"{text}. Ray keeps logs and sockets there, and refuses to use a disk that is over {FULLEST_DISK:.0%} full",
         "Make room, or name another disk (`TMPDIR` here, `ray start --temp-dir` on a cluster).",
     )
 
 
 def open_files(limit: int) -> Finding:
     """A driver holds several connections to every host."""
-    found = f"{'no limit' if limit < 0 else f'up to {limit}'}"
+    text = f"{'no limit' if limit < 0 else f'up to {limit}'}"
     if limit < 0 or limit >= GOOD_OPEN_FILES:
-        return Finding("open files", "ok", found)
+        return Finding("open files", "ok", text)
     return Finding(
         "open files",
         "warning",
-        f"{found}: with many hosts a driver needs more, and Ray then hangs or crashes",
+        f"{text}: with many hosts a driver needs more, and Ray then hangs or crashes",
         "Raise it before Ray is started: `ulimit -n 65536` (for good: /etc/security/limits.conf).",
     )
 
@@ -185,19 +185,19 @@ def neuron(answer: dict[str, Any]) -> Finding:
     )
 
 
-def token(found: dict[str, Any] | None) -> Finding:
+def token(file: dict[str, Any] | None) -> Finding:
     """The token file, for the eyes of its owner only."""
-    if found is None:
+    if file is None:
         return Finding("token", "ok", "none here; an embedded Ray makes its own")
-    if found["mode"] is None or not found["mode"] & 0o077:
-        shown = "" if found["mode"] is None else f", mode {found['mode']:04o}"
-        return Finding("token", "ok", f"{found['place']}{shown}")
+    if file["mode"] is None or not file["mode"] & 0o077:
+        shown = "" if file["mode"] is None else f", mode {file['mode']:04o}"
+        return Finding("token", "ok", f"{file['place']}{shown}")
     return Finding(
         "token",
         "fault",
-        f"{found['place']} has mode {found['mode']:04o}: other users of the machine can read it, and with it"
+        f"{file['place']} has mode {file['mode']:04o}: other users of the machine can read it, and with it"
         " run code as you",
-        f"`chmod 600 {found['place']}`, and if others may have read it, make a new one for the whole cluster.",
+        f"`chmod 600 {file['place']}`, and if others may have read it, make a new one for the whole cluster.",
     )
 
 
@@ -216,16 +216,16 @@ def ports(free: dict[int, bool]) -> Finding:
     )
 
 
-def requirements(python: str, found: Sequence[dict[str, Any]]) -> list[Finding]:
+def requirements(python: str, installed: Sequence[dict[str, Any]]) -> list[Finding]:
     """This Python and its packages against what neurofleet was installed to need."""
-    unmet = [package for package in found if not package["met"]]
+    unmet = [package for package in installed if not package["met"]]
     if not unmet:
         return [Finding("Python", "ok", f"{python}, with the packages that neurofleet needs")]
     return [
         Finding(
             package["name"],
             "fault",
-            f"{package['found'] or 'not installed'}, and neurofleet needs {package['needs']}",
+            f"{package['installed'] or 'not installed'}, and neurofleet needs {package['needs']}",
             "Install neurofleet again in a virtual environment of its own, with `-c constraints.txt`.",
         )
         for package in unmet

@@ -105,7 +105,7 @@ class Campaign:
         opener: Opener,
         pool: Evaluator,
         may_go_on: Callable[[], bool] = lambda: True,
-        took: Callable[[Outcome], None] = lambda outcome: None,
+        on_outcome: Callable[[Outcome], None] = lambda outcome: None,
     ) -> None:
         self.waiting = deque(ids)
         self.open: dict[str, Fit] = {}
@@ -113,21 +113,21 @@ class Campaign:
         self._opener = opener
         self._pool = pool
         self._may_go_on = may_go_on
-        self._took = took
+        self._on_outcome = on_outcome
         self._left: dict[str, int] = {}
         self._engines: dict[str, set[str]] = {}
         self._under_way = 0
 
-    def run(self, watch: Callable[[], None] = lambda: None) -> None:
+    def run(self, on_poll: Callable[[], None] = lambda: None) -> None:
         """Do it all. `watch` is called a few times a second."""
         while True:
             self._open_more()
             if not self._under_way and (not self.waiting or self.stopped):
                 return
             for (key, individual), outcome in self._pool.completed(POLL_S):
-                self._took(outcome)
+                self._on_outcome(outcome)
                 self._take(key, individual, outcome)
-            watch()
+            on_poll()
 
     def _open_more(self) -> None:
         self._pool.spread = not self.waiting
@@ -236,14 +236,14 @@ class Fits:
         store: "RunStore",
         preparation: Preparation,
         hosts: int = 1,
-        told: Iterable[EngineChoice] = (),
+        shown_choices: Iterable[EngineChoice] = (),
     ) -> None:
         self._spec = spec
         self._folder = folder
         self._store = store
         self._preparation = preparation
         self._hosts = hosts
-        self._told = set(told)
+        self._shown_choices = set(shown_choices)
         self._past: dict[str, list[SearchState]] = {}
         self._open: dict[str, CellFit] = {}
         self._learnt: dict[str, Sequence[str]] = {}
@@ -262,18 +262,18 @@ class Fits:
             return None
         for warning in subject.warnings:
             fit_logger(cell=id).warning(warning)
-        self._tell_engines(subject)
+        self._log_engines(subject)
         fit = CellFit(subject, self._spec, self._folder, self._store, self._teachers, self._hosts)
         self._open[id] = fit
         return fit
 
-    def _tell_engines(self, subject: Subject) -> None:
+    def _log_engines(self, subject: Subject) -> None:
         log = fit_logger(cell=subject.id)
         for _, stage, choice in choices_of([subject]):
-            new = choice not in self._told and self._spec.engine == "auto"
-            say = log.warning if new and choice.engine == "neuron" else log.info
-            say("engine %s (%s)", choice.engine, choice.reason, stage=stage)
-            self._told.add(choice)
+            new = choice not in self._shown_choices and self._spec.engine == "auto"
+            log_line = log.warning if new and choice.engine == "neuron" else log.info
+            log_line("engine %s (%s)", choice.engine, choice.reason, stage=stage)
+            self._shown_choices.add(choice)
 
     def close(self, fit: Fit) -> None:
         """The fit is finished, or stopped for now."""

@@ -131,12 +131,12 @@ class CampaignState:
     @classmethod
     def from_json(cls, text: str) -> "CampaignState":
         """Read back what `to_json` made."""
-        found: dict[str, Any] = json.loads(text)
+        content: dict[str, Any] = json.loads(text)
         cells = [
             CellState(**cell | {"stages": [StageState(**stage) for stage in cell["stages"]]})
-            for cell in found.pop("cells")
+            for cell in content.pop("cells")
         ]
-        return cls(**found, cells=cells)
+        return cls(**content, cells=cells)
 
 
 def summary(state: CampaignState) -> str:
@@ -160,11 +160,11 @@ def ending_table(state: CampaignState) -> Table:
     table = Table(title=f"{state.run}: {state.count('finished')} of {len(state.cells)} cells finished")
     for column, justify in (("cell", "left"), ("state", "left"), ("best", "right"), ("evaluations", "right")):
         table.add_column(column, justify=justify)  # type: ignore[arg-type]
-    told = any(cell.reason for cell in state.cells)
-    if told:
+    with_reasons = any(cell.reason for cell in state.cells)
+    if with_reasons:
         table.add_column("why")
     for cell in state.cells:
-        reason = (cell.reason,) if told else ()
+        reason = (cell.reason,) if with_reasons else ()
         table.add_row(cell.cell, cell.state, number(cell.total), str(cell.evaluations), *reason)
     return table
 
@@ -176,12 +176,12 @@ def number(value: float | None) -> str:
 
 def recorded_choices(events: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, EngineChoice]]:
     """Return cell -> stage -> engine, of all stages that a run has begun."""
-    found: dict[str, dict[str, EngineChoice]] = {}
+    choices: dict[str, dict[str, EngineChoice]] = {}
     for event in events:
         if event["event"] == STAGE_STARTED:
             choice = EngineChoice(event.get("engine", "neuron"), event.get("engine_reason", AS_BEGUN))
-            found.setdefault(event["cell"], {})[event["stage"]] = choice
-    return found
+            choices.setdefault(event["cell"], {})[event["stage"]] = choice
+    return choices
 
 
 def engine_lines(stages: Iterable[tuple[str, str, EngineChoice]]) -> list[str]:

@@ -17,7 +17,7 @@ from neurofleet.cluster.store.schemas import HallOfFameRows
 from neurofleet.jobs.fit.campaign_state import CELL_FINISHED, LEARNED_FROM, STAGE_STARTED
 from neurofleet.jobs.fit.fit_job import FitSpec
 from neurofleet.jobs.fit.fit_problem import CellSubject, Problem, StagePlan, Subject
-from neurofleet.jobs.fit.generation_search import Search, best_values
+from neurofleet.jobs.fit.generation_search import GenerationSearch, best_values
 from neurofleet.jobs.fit.stage_search import Deadline, Limits, SearchState, StageSearch
 from neurofleet.jobs.fit.steady_search import SteadySearch
 from neurofleet.neurosim.cells.fit_model import FitModel
@@ -136,7 +136,7 @@ class CellFit:
         last = self._number == len(self.subject.stages) - 1
         teachers, warm_start = self._warm_start(problem) if last else ((), None)
         limits = self._limits()
-        make: Callable[..., StageSearch] = Search
+        make: Callable[..., StageSearch] = GenerationSearch
         if self._spec.evolution.mode == "steady":
             make = partial(SteadySearch, in_flight=self._in_flight(stage))
         searches = [
@@ -198,15 +198,15 @@ class CellFit:
     def _warm_start(self, problem: Problem) -> tuple[Sequence[str], np.ndarray | None]:
         """Return the cells that the last stage learns from, and first individuals for it."""
         space = ParameterSpace.from_bounds(problem.names, np.array(problem.lower), np.array(problem.upper))
-        found = []
+        models_of = []
         if self._spec.warm_start is not None:
-            found.append(read_warm_start(self._folder / self._spec.warm_start, space, exclude_cell=self.id))
+            models_of.append(read_warm_start(self._folder / self._spec.warm_start, space, exclude_cell=self.id))
         teachers = self._learn_from(self.subject)
         halls = [self._store.read_hall_of_fame(cell) for cell in teachers]
         tables = [hall.to_table() for hall in halls if hall is not None]
         if (models := warm_start_models(tables, space, exclude_cell=self.id)) is not None:
-            found.append(models)
-        return teachers, np.concatenate(found) if found else None
+            models_of.append(models)
+        return teachers, np.concatenate(models_of) if models_of else None
 
     def _close_stage_if_done(self) -> list[EvaluationTask]:
         if not all(search.finished for search in self._searches.values()):

@@ -68,11 +68,11 @@ def try_here(model: FitModel, individuals: np.ndarray | None) -> VectorTrial:
 
 Wanted = Literal["auto", "neuron", "vector"]
 BY_KERNEL = f"{LANES} individuals at a time, by a kernel compiled for this machine"
-BY_WISH = "as the job asks"
-OF_ONES_OWN = "an evaluator of your own runs as it is"
+AS_REQUESTED = "as the job asks"
+USER_EVALUATOR = "an evaluator of your own runs as it is"
 
 
-def with_engines(subject: Subject, wanted: Wanted, recorded: RecordedChoices) -> Subject:
+def with_engines(subject: Subject, requested: Wanted, recorded: RecordedChoices) -> Subject:
     """Return the subject with the engine of each stage that may have another than NEURON.
 
     Raises
@@ -82,14 +82,14 @@ def with_engines(subject: Subject, wanted: Wanted, recorded: RecordedChoices) ->
     """
     return subject.with_stages(
         tuple(
-            replace(stage, choice=_choice(subject, number, stage, wanted, recorded.get(stage.name)))
+            replace(stage, choice=_choice(subject, number, stage, requested, recorded.get(stage.name)))
             for number, stage in enumerate(subject.stages)
         )
     )
 
 
 def all_with_engines(
-    subjects: Sequence[Subject], wanted: Wanted, recorded: Mapping[str, RecordedChoices]
+    subjects: Sequence[Subject], requested: Wanted, recorded: Mapping[str, RecordedChoices]
 ) -> list[Subject]:
     """Do the same for several subjects, some at a time.
 
@@ -99,43 +99,43 @@ def all_with_engines(
         The faults of all of them.
     """
 
-    def one(subject: Subject) -> Subject | UsageError:
+    def choose(subject: Subject) -> Subject | UsageError:
         try:
-            return with_engines(subject, wanted, recorded.get(subject.id, {}))
+            return with_engines(subject, requested, recorded.get(subject.id, {}))
         except UsageError as error:
             return error
 
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         try:
-            found = list(threads.map(one, subjects))
+            results = list(threads.map(choose, subjects))
         except BaseException:  # Ctrl-C: those that have not begun are not waited for
             threads.shutdown(wait=False, cancel_futures=True)
             raise
-    if faults := [str(each) for each in found if isinstance(each, UsageError)]:
+    if faults := [str(each) for each in results if isinstance(each, UsageError)]:
         raise UsageError("\n".join(dict.fromkeys(faults)))
-    return [each for each in found if not isinstance(each, UsageError)]
+    return [each for each in results if not isinstance(each, UsageError)]
 
 
 def _choice(
-    subject: Subject, number: int, stage: StagePlan, wanted: Wanted, before: EngineChoice | None
+    subject: Subject, number: int, stage: StagePlan, requested: Wanted, before: EngineChoice | None
 ) -> EngineChoice | None:
     model = open_model(problem := subject.problem(number, None))
     if model is None:
-        return one_engine(problem)
+        return only_engine(problem)
     if before is not None and before.engine == "neuron":
         return before
-    if wanted == "neuron":
-        return chosen(wanted, "", subject.id, stage.name)
+    if requested == "neuron":
+        return chosen(requested, "", subject.id, stage.name)
     fault = try_vector(model).fault
     if fault and before is not None:
         raise UsageError(
             f"cell {subject.id}, stage {stage.name}: begun with the vector engine, which cannot go on here. "
             f"{fault} Scores of two engines are never mixed: go on where it can, or start in a new folder."
         )
-    return chosen(wanted, fault, subject.id, stage.name)
+    return chosen(requested, fault, subject.id, stage.name)
 
 
-def chosen(wanted: Wanted, fault: str, cell: str, stage: str) -> EngineChoice:
+def chosen(requested: Wanted, fault: str, cell: str, stage: str) -> EngineChoice:
     """Return the engine of a stage, when `fault` is why the vector engine cannot do it, if it cannot.
 
     Raises
@@ -143,18 +143,18 @@ def chosen(wanted: Wanted, fault: str, cell: str, stage: str) -> EngineChoice:
     UsageError
         The job wants the vector engine all the same.
     """
-    if wanted == "neuron":
-        return EngineChoice("neuron", BY_WISH)
+    if requested == "neuron":
+        return EngineChoice("neuron", AS_REQUESTED)
     if not fault:
         return EngineChoice("vector", BY_KERNEL)
-    if wanted == "vector":
+    if requested == "vector":
         raise UsageError(f"cell {cell}, stage {stage}: {fault}")
     return EngineChoice("neuron", fault)
 
 
-def one_engine(problem: Problem) -> EngineChoice | None:
+def only_engine(problem: Problem) -> EngineChoice | None:
     """Return the engine of a stage that is not open: NEURON, and it is said of a user's own evaluator."""
-    return None if isinstance(problem.model, FitModel) else EngineChoice("neuron", OF_ONES_OWN)
+    return None if isinstance(problem.model, FitModel) else EngineChoice("neuron", USER_EVALUATOR)
 
 
 def open_model(problem: Problem) -> FitModel | None:

@@ -17,7 +17,7 @@ from neurofleet import fresh_process
 from neurofleet.cluster.store.run_store import RunStore
 from neurofleet.errors import UsageError
 from neurofleet.jobs.fit.campaign_state import EngineChoice, engine_lines
-from neurofleet.jobs.fit.engine_choice import chosen, one_engine, open_model, try_vector
+from neurofleet.jobs.fit.engine_choice import chosen, only_engine, open_model, try_vector
 from neurofleet.jobs.fit.fit_inputs import check_warm_start, prepare
 from neurofleet.jobs.fit.fit_job import FitSpec
 from neurofleet.jobs.fit.fit_problem import Problem, StagePlan, Subject
@@ -172,7 +172,7 @@ def _measure(spec: FitSpec, cell: str, problem: Problem, stage: StagePlan) -> tu
     lower, upper = np.array(problem.lower), np.array(problem.upper)
     space = ParameterSpace.from_bounds(problem.names, lower, upper)
     individuals = make_strategy(stage.search, space, stage.seeds[0]).ask()
-    choice, vector = one_engine(problem), None
+    choice, vector = only_engine(problem), None
     if (model := open_model(problem)) is not None:
         trial = try_vector(model, individuals[:LANES])
         choice, vector = chosen(spec.engine, trial.fault, cell, stage.name), trial.seconds_each
@@ -218,7 +218,7 @@ def print_fit_plan(spec: FitSpec, folder: Path) -> None:
         spec,
         folder,
         keep_recordings=False,
-        tell=lambda text: print(text, file=sys.stderr, flush=True),
+        print_line=lambda text: print(text, file=sys.stderr, flush=True),
     )
     check_warm_start(spec, folder, subjects)
     console = Console()
@@ -280,12 +280,12 @@ def _with_either(costs: Sequence[StageCost]) -> list[str]:
     lines = []
     for stage in dict.fromkeys(cost.stage for cost in costs if cost.seconds.vector is not None):
         both = [cost for cost in costs if cost.stage == stage and cost.seconds.vector is not None]
-        told = [
+        costs_of_each = [
             f"with engine {engine} {sum(cost.core_s(engine) for cost in both) / 3600:.3g} core-hours "
             f"({median(cost.seconds_each(engine) for cost in both):.3g} s each)"
             for engine in ENGINES
         ]
-        lines.append(f"stage {stage} and its finalists: {', '.join(told)}")
+        lines.append(f"stage {stage} and its finalists: {', '.join(costs_of_each)}")
     return lines
 
 

@@ -49,26 +49,26 @@ def job_mechanisms(spec: FitSpec, folder: Path) -> UserMechanisms:
     dendrites = list(BY_DENDRITE.get(spec.recipe, ["spiny"]))
     recipes = [load_recipe(spec.recipe, dendrite, folder, known) for dendrite in dendrites]
     named = {name for recipe in recipes for name in recipe.mechanism_names}
-    own = all_of_them.only(named)
-    if own.reserved:
+    user_mechanisms = all_of_them.only(named)
+    if user_mechanisms.reserved:
         raise UsageError(
-            f"mechanisms: {spec.mechanisms} declares the SUFFIX {', '.join(own.reserved)}, which the recipe "
+            f"mechanisms: {spec.mechanisms} declares the SUFFIX {', '.join(user_mechanisms.reserved)}, which the recipe "
             f"{spec.recipe} names and which is built into NEURON, where no other can take its place. Remove "
             "the file to have NEURON's own, or give it another SUFFIX and name that in the recipe."
         )
-    if not own.sources:
+    if not user_mechanisms.sources:
         raise UsageError(
             f"mechanisms: the recipe {spec.recipe} names no mechanism of {spec.mechanisms} "
             f"({', '.join(all_of_them.sources)}), but {', '.join(sorted(named))}. Name them in a recipe of "
             "your own (`recipe: FILE.yaml`), or leave `mechanisms:` out."
         )
-    return own
+    return user_mechanisms
 
 
-def said_of(own: UserMechanisms, recipe: "Recipe", folder: Path | None) -> tuple[str, ...]:
+def mechanism_notes(user_mechanisms: UserMechanisms, recipe: "Recipe", folder: Path | None) -> tuple[str, ...]:
     """Return what is to be said of a cell whose recipe names some of the job's mechanisms, or none."""
-    used = own.only(recipe.mechanism_names)
-    if own.sources and not used.sources:
+    used = user_mechanisms.only(recipe.mechanism_names)
+    if user_mechanisms.sources and not used.sources:
         return (f"none of the mechanisms in {folder} is named by its recipe {recipe.name}",)
     if used.replacing:
         one = len(used.replacing) == 1
@@ -89,7 +89,7 @@ def prepare(
     only: Collection[str] | None = None,
     *,
     keep_recordings: bool = True,
-    tell: Callable[[str], None] = lambda text: None,
+    print_line: Callable[[str], None] = lambda text: None,
 ) -> list[Subject]:
     """Return what the job fits; relative paths start at `folder`.
 
@@ -111,19 +111,19 @@ def prepare(
         return [_user_subject(spec, folder)]
     problems: list[str] = []
     subjects: list[Subject] = []
-    wanted = [cell.id for cell in spec.cells or () if only is None or cell.id in only]
-    own = job_mechanisms(spec, folder)
-    if wanted:
+    requested = [cell.id for cell in spec.cells or () if only is None or cell.id in only]
+    user_mechanisms = job_mechanisms(spec, folder)
+    if requested:
         try:
-            own.compile()
+            user_mechanisms.compile()
         except InputError as error:
             raise UsageError(f"mechanisms: {spec.mechanisms}: {error}") from error
     for cell in spec.cells or ():
         try:
-            if cell.id in wanted:
-                if len(wanted) > 1:
-                    tell(f"reading the input of {cell.id}, {len(subjects) + 1} of {len(wanted)} …")
-                subjects.append(prepare_cell(cell, spec, folder, own, keep_recordings))
+            if cell.id in requested:
+                if len(requested) > 1:
+                    print_line(f"reading the input of {cell.id}, {len(subjects) + 1} of {len(requested)} …")
+                subjects.append(prepare_cell(cell, spec, folder, user_mechanisms, keep_recordings))
             else:
                 _check_files(cell, folder)
         except InputError as error:
@@ -176,14 +176,14 @@ def input_files(spec: FitSpec, folder: Path) -> dict[str, str]:
     """
     named: list[tuple[str, Path | None]] = [("mechanisms", spec.mechanisms)]
     for cell in spec.cells or ():
-        own = {"morphology": cell.morphology, "recordings": cell.recordings, "targets": cell.targets}
-        named += [(f"cell {cell.id}: {key}", path) for key, path in own.items()]
+        user_mechanisms = {"morphology": cell.morphology, "recordings": cell.recordings, "targets": cell.targets}
+        named += [(f"cell {cell.id}: {key}", path) for key, path in user_mechanisms.items()]
     if spec.recipe.endswith((".yaml", ".yml")):
         named.append(("recipe", Path(spec.recipe)))
     if spec.warm_start is not None:  # of a run, only what a fit starts from
         halls = spec.warm_start / "hall_of_fame"
         named.append(("warm_start", halls if (folder / halls).is_dir() else spec.warm_start))
-    found: dict[str, str] = {}
+    sha256: dict[str, str] = {}
     for key, path in named:
         if path is None:
             continue
@@ -191,8 +191,8 @@ def input_files(spec: FitSpec, folder: Path) -> dict[str, str]:
             raise UsageError(f"{key}: {path} does not exist. {_where(folder)}")
         for file in _files(key, folder / path):
             name = str(path) if file == folder / path else f"{path}/{file.relative_to(folder / path)}"
-            found[name] = hashlib.sha256(file.read_bytes()).hexdigest()
-    return found
+            sha256[name] = hashlib.sha256(file.read_bytes()).hexdigest()
+    return sha256
 
 
 def _where(folder: Path) -> str:
@@ -203,12 +203,12 @@ def _files(key: str, path: Path) -> Iterable[Path]:
     if not path.is_dir():
         return [path]
     # Of mechanisms only what is compiled: NEURON's nrnivmodl leaves much more in such a folder.
-    found = path.glob("*.mod") if key == "mechanisms" else path.rglob("*")
-    return sorted(file for file in found if file.is_file())
+    files = path.glob("*.mod") if key == "mechanisms" else path.rglob("*")
+    return sorted(file for file in files if file.is_file())
 
 
 def prepare_cell(
-    cell: CellSpec, spec: FitSpec, folder: Path, own: UserMechanisms, keep_recording: bool = False
+    cell: CellSpec, spec: FitSpec, folder: Path, user_mechanisms: UserMechanisms, keep_recording: bool = False
 ) -> CellSubject:
     """Return one cell's morphology, targets and stages; its recording, which is large, only if asked.
 
@@ -224,13 +224,13 @@ def prepare_cell(
     UsageError
         The recipe, or a stage that the job names, does not exist.
     """
-    recipe = load_recipe(spec.recipe, cell.dendrite, folder, own.known)
+    recipe = load_recipe(spec.recipe, cell.dendrite, folder, user_mechanisms.known)
     _check_stage_names(spec, [stage.name for stage in recipe.stages])
     axon = cell.axon or recipe.axon
     summary = check_morphology(folder / cell.morphology, axon)
     recording, stage_targets, own_bounds = _targets(cell, recipe, folder)
     numbers = tuple(stage_targets)
-    warnings = said_of(own, recipe, spec.mechanisms)
+    warnings = mechanism_notes(user_mechanisms, recipe, spec.mechanisms)
     warnings += tuple(w for targets in stage_targets.values() for w in targets.warnings)
     if spec.recipe == BY_SPIKES and recording is not None:
         warnings += tuple(filter(None, [fit_note(recording, cell.dendrite, recipe.name)]))
@@ -250,7 +250,7 @@ def prepare_cell(
         recording=recording if keep_recording else None,
         junction_potential_mV=cell.junction_potential_mV,
         warnings=tuple(dict.fromkeys(warnings)),
-        own_mechanisms=own,
+        own_mechanisms=user_mechanisms,
     )
 
 
@@ -276,14 +276,14 @@ def _targets(
         stimuli=cell.stimuli,
         exclude=cell.exclude_sweeps,
     )
-    found = {}
+    targets = {}
     for number, stage in enumerate(recipe.stages):
         if stage.targets == "perisomatic":
-            found[number] = perisomatic_targets(recording, stage.features, block_check=stage.block_check)
+            targets[number] = perisomatic_targets(recording, stage.features, block_check=stage.block_check)
         else:
             extract = passive_targets if stage.targets == "subthreshold" else training_targets
-            found[number] = extract(recording, stage.features)
-    return recording, found, {}
+            targets[number] = extract(recording, stage.features)
+    return recording, targets, {}
 
 
 def _user_subject(spec: FitSpec, folder: Path) -> UserSubject:

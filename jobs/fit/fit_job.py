@@ -79,20 +79,20 @@ def _with_nearest(keys: list[str], known: list[str]) -> str:
 
 def _check(rows: Mapping[str, Row], model: type[BaseModel], place: str, advice: str) -> None:
     """Tell the faults of each row by where it stands."""
-    told = []
+    lines = []
     first: dict[Any, str] = {}
     for where, row in rows.items():
         try:
             model.model_validate(row)
         except ValidationError as error:
-            told.append(f"{where}: {faults(error, model, whole='the cell')}")
+            lines.append(f"{where}: {faults(error, model, whole='the cell')}")
             continue
         if row["id"] in first:
-            told.append(f"{where}: has the id {row['id']} of {first[row['id']]}, expected another{advice}")
+            lines.append(f"{where}: has the id {row['id']} of {first[row['id']]}, expected another{advice}")
         first.setdefault(row["id"], where)
-    if told:
-        more = [f"and {len(told) - FAULTS_SHOWN} more"] if len(told) > FAULTS_SHOWN else []
-        raise UsageError("\n".join([f"{place}:", *told[:FAULTS_SHOWN], *more]))
+    if lines:
+        more = [f"and {len(lines) - FAULTS_SHOWN} more"] if len(lines) > FAULTS_SHOWN else []
+        raise UsageError("\n".join([f"{place}:", *lines[:FAULTS_SHOWN], *more]))
 
 
 def _read_table(path: Path, place: str) -> dict[str, Row]:
@@ -153,11 +153,11 @@ def _match(pattern: str, folder: Path, shared: Mapping[str, Any], place: str) ->
     start = Path(pattern)
     top = Path(start.anchor) if start.is_absolute() else folder
     try:
-        found = sorted(path for path in top.glob(str(start.relative_to(start.anchor))) if path.is_file())
+        recordings_found = sorted(path for path in top.glob(str(start.relative_to(start.anchor))) if path.is_file())
     except (ValueError, NotImplementedError) as error:
         raise UsageError(f"{place}: is no pattern of files ({error}).") from error
     rows = {}
-    for path in found:
+    for path in recordings_found:
         recordings = path if start.is_absolute() else path.relative_to(folder)
         row = {"id": path.stem, "recordings": str(recordings)}
         if "morphology" not in shared:
@@ -170,14 +170,14 @@ def _morphology_of(recordings: Path, place: str) -> str:
     """The SWC or ASC file of the same name beside the recordings, or the only one there."""
     beside = sorted(path for path in recordings.parent.iterdir() if path.suffix.lower() in MORPHOLOGIES)
     same = [path for path in beside if path.stem == recordings.stem]
-    found = same or beside
-    if len(found) != 1:
+    candidates = same or beside
+    if len(candidates) != 1:
         names = ", ".join(path.name for path in beside) or "none"
         raise UsageError(
             f"{place}: {recordings} needs one morphology beside it, {recordings.stem}.swc or .asc or the only"
             f" one in its folder; found {names}. Rename it, or name the cells in a table with `from:`."
         )
-    return found[0].name
+    return candidates[0].name
 
 
 class CellSpec(Strict):

@@ -79,7 +79,7 @@ def run_fit(spec: FitSpec, folder: Path, out: str, address: str | None, cpus: in
 def _read(spec: FitSpec, folder: Path, store: RunStore) -> tuple[FitInputs, list[str]]:
     finished = finished_cells(store)
     left = [cell for cell in cell_ids(spec) if cell not in finished]
-    subjects = prepare(spec, folder, left[:PREPARED_FIRST], keep_recordings=False, tell=_print_line)
+    subjects = prepare(spec, folder, left[:PREPARED_FIRST], keep_recordings=False, print_line=_print_line)
     check_warm_start(spec, folder, subjects)
     check_room(subjects, len(left), store)
     subjects = all_with_engines(subjects, spec.engine, recorded_choices(store.read_events()))

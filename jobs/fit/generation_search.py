@@ -13,7 +13,7 @@ from neurofleet.jobs.fit.stage_search import Generation, Limits, StageSearch
 from neurofleet.neurosim.evolution import ParameterSpace, make_strategy
 
 
-class Search(StageSearch):
+class GenerationSearch(StageSearch):
     """One stage of one cell with one seed, generation by generation.
 
     Everything that it knows is a function of the seed and of the stored generations: a new `Search` on the
@@ -54,9 +54,9 @@ class Search(StageSearch):
         return self._strategy.finished or self._is_flat
 
     def _search_tasks(self) -> list[EvaluationTask]:
-        number, asked = self._strategy.generation, self._strategy.ask()
+        number, individuals = self._strategy.generation, self._strategy.ask()
         self.state.phase = self._strategy.phase
-        return self._begin(Generation(number, self.stage.name, self._engine, asked))
+        return self._begin(Generation(number, self.stage.name, self._engine, individuals))
 
     def _learn(self, rows: Evaluations) -> None:
         self._strategy.tell(rows.parameters, rows.scores)
@@ -64,12 +64,12 @@ class Search(StageSearch):
         self._note_generation(rows)
 
     def _replay_generation(self, rows: Evaluations) -> None:
-        asked = self._strategy.ask()
-        if rows.parameters.shape != asked.shape or tuple(rows.parameter_names) != self.problem.names:
+        individuals = self._strategy.ask()
+        if rows.parameters.shape != individuals.shape or tuple(rows.parameter_names) != self.problem.names:
             raise JobError(
                 f"{self._name()}: generation {rows.generation} in the run folder has "
                 f"{len(rows)} individuals of {len(rows.parameter_names)} parameters, this program asks "
-                f"for {asked.shape[0]} of {asked.shape[1]}. The folder was written by another version; "
+                f"for {individuals.shape[0]} of {individuals.shape[1]}. The folder was written by another version; "
                 "finish it with that one, or start in a new folder."
             )
         self._learn(rows)

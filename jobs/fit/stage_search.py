@@ -47,7 +47,7 @@ class Deadline:
         self._learnt_s = START_S
         self._learnt = 0
 
-    def anew(self) -> "Deadline":
+    def fresh(self) -> "Deadline":
         """Return one that has learnt nothing yet."""
         return Deadline("auto" if self._given is None else self._given)
 
@@ -293,7 +293,7 @@ class StageSearch(abc.ABC):
         self._store = store
         self._limits = limits
         self._log = fit_logger(cell=cell, stage=stage.name, seed=seed)
-        self._told = strategy
+        self._ask_tell = strategy
         self._hall_of_fame = HallOfFame(hall_of_fame)
         self._engine = self._search_engine()
         self._final_engine = (
@@ -302,7 +302,7 @@ class StageSearch(abc.ABC):
             else engine_spec(f"{cell}-{stage.name}{FINAL}", problem.final_model, limits.max_steps)
         )
         # What the search learns of its evaluations holds for finalists only where they have the same engine.
-        self._final_deadline = limits.deadline if stage.engine == "neuron" else limits.deadline.anew()
+        self._final_deadline = limits.deadline if stage.engine == "neuron" else limits.deadline.fresh()
         self._current: Generation | None = None
         self._scored_again = False
         self._mark, self._marked_at = np.inf, 0
@@ -324,7 +324,7 @@ class StageSearch(abc.ABC):
             return self._search_tasks()
         assert self._final_engine is not None
         self.state.phase = "finalists"
-        finalists = self._told.candidates(self._finalists())
+        finalists = self._ask_tell.candidates(self._finalists())
         return self._begin(Generation(0, self.stage.name + FINAL, self._final_engine, finalists))
 
     def take(self, individual: int, outcome: Outcome) -> list[EvaluationTask]:
@@ -345,7 +345,7 @@ class StageSearch(abc.ABC):
         found = [(entry.generation, entry.individual) for entry in entries]
         searched = None
         if self._final_engine is not None:  # finalists are numbered as the archive they came from
-            archive = self._told.archive.entries
+            archive = self._ask_tell.archive.entries
             searched = [archive[entry.individual] for entry in entries]
             found = [self._place(entry.generation, entry.individual) for entry in searched]
         names = (*self.problem.names, *self.problem.fixed)
@@ -392,7 +392,7 @@ class StageSearch(abc.ABC):
     @property
     def _is_flat(self) -> bool:
         patience = self._limits.patience
-        return patience is not None and self._told.evaluations - self._marked_at >= patience
+        return patience is not None and self._ask_tell.evaluations - self._marked_at >= patience
 
     def _name(self) -> str:
         return f"cell {self.cell}, stage {self.stage.name}, seed {self.seed}"
@@ -456,9 +456,9 @@ class StageSearch(abc.ABC):
 
     def _note_best(self) -> None:
         """Look at the best total after the strategy was told something."""
-        self.state.best = float(self._told.archive.entries[0].total)
+        self.state.best = float(self._ask_tell.archive.entries[0].total)
         if self.state.best < (1 - IMPROVEMENT) * self._mark:
-            self._mark, self._marked_at = self.state.best, self._told.evaluations
+            self._mark, self._marked_at = self.state.best, self._ask_tell.evaluations
 
     def _note_generation(self, rows: Evaluations) -> None:
         """Keep and look at a generation that is stored and told."""
@@ -498,7 +498,7 @@ class StageSearch(abc.ABC):
     # -- inside
 
     def _finalists(self) -> int:
-        return finalists(self._hall_of_fame.size, self._told.planned_evaluations)
+        return finalists(self._hall_of_fame.size, self._ask_tell.planned_evaluations)
 
     def _learn_finalists(self, rows: Evaluations) -> None:
         self._hall_of_fame.update(rows.parameters, rows.scores, 0)

@@ -94,7 +94,7 @@ class SteadySearch(StageSearch):
         in_flight, parameters = len(self._under_way), self._under_way.pop(individual)
         self._block.append(_Arrival(individual, in_flight, parameters, outcome))
         self._count_outcome(self.stage.name, outcome.status, outcome.seconds)
-        self._tell(individual, parameters, self._scores(outcome))
+        self._tell_strategy(individual, parameters, self._scores(outcome))
         asked = self._top_up()
         if self._searched or len(self._block) >= max(SMALLEST_BLOCK, self.in_flight):
             rows = self._block_rows()
@@ -132,7 +132,7 @@ class SteadySearch(StageSearch):
         about = self._about(self.stage.name)
         return [self._task(number, self._engine, self._under_way[number], about) for number in numbers]
 
-    def _tell(self, asked: int, parameters: np.ndarray, scores: np.ndarray) -> None:
+    def _tell_strategy(self, asked: int, parameters: np.ndarray, scores: np.ndarray) -> None:
         self._strategy.tell(asked, parameters, scores)
         self._note_best()
 
@@ -179,5 +179,5 @@ class SteadySearch(StageSearch):
                 )
             if not np.array_equal(self._under_way.pop(asked), rows.parameters[i]):
                 self.replayed_unlike += 1
-            self._tell(asked, rows.parameters[i], rows.scores[i])
+            self._tell_strategy(asked, rows.parameters[i], rows.scores[i])
         self._learn(rows)

@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from neurofleet.cluster.ray.shards import map_shards
-from neurofleet.jobs.interruption import raise_if_asked
+from neurofleet.jobs.interruption import raise_if_interrupted
 from neurofleet.jobs.progress import duration
 
 PIECES = "pieces"
@@ -77,7 +77,7 @@ def _results_of(function: str, payloads: Sequence[Mapping[str, Any]], workers: i
     module, _, name = function.partition(":")
     call = getattr(importlib.import_module(module), name)
     for payload in payloads:
-        raise_if_asked()
+        raise_if_interrupted()
         yield call(payload)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 from rich.console import Console
 
-from neurofleet.jobs.interruption import raise_if_asked
+from neurofleet.jobs.interruption import raise_if_interrupted
 from neurofleet.jobs.learners.evaluation_pieces import PIECES, Piece, do_missing, write_result
 from neurofleet.jobs.learners.neuprint_job import NeuprintInputs, NeuprintSpec
 from neurofleet.learners.label_controls import shuffle_control
@@ -97,7 +97,7 @@ def do_neuprint_piece(payload: Mapping[str, Any]) -> float:
         return time.monotonic() - started
 
     def train(task: Any, name: str, seed: int) -> Any:
-        return train_here(task, name, seed, lambda row: raise_if_asked())
+        return train_here(task, name, seed, lambda row: raise_if_interrupted())
 
     neurons = trained_neurons(recordings, case.split, payload["mode"])
     model = fit(recordings, neurons, NeuprintSettings(**payload["settings"]), train, case.seed)

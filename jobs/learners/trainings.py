@@ -9,7 +9,7 @@ from rich.console import Console
 
 from neurofleet.cluster.training.lightning_training import BestEpoch, Training
 from neurofleet.cluster.training.trainer import train
-from neurofleet.jobs.interruption import raise_if_asked
+from neurofleet.jobs.interruption import raise_if_interrupted
 from neurofleet.jobs.learners.learner_job import LearnerSpec
 from neurofleet.jobs.progress import duration
 
@@ -82,7 +82,7 @@ class Trainings:
         return trained.weights()
 
     def _tell(self, name: str, epochs: int, row: Mapping[str, Any]) -> None:
-        raise_if_asked()
+        raise_if_interrupted()
         self._done += 1
         self._seconds += row["seconds"]
         now = time.monotonic()

@@ -10,7 +10,7 @@ from neurofleet.jobs.run_folder import versions
 from neurofleet.jobs.run_job import run_job
 
 
-def drive(job: Path, out: str, witness: Path | None, here_only: bool) -> None:
+def drive(job: Path, out: str, marker: Path | None, here_only: bool) -> None:
     """Run the job on the cluster that this process was started by.
 
     Parameters
@@ -28,7 +28,7 @@ def drive(job: Path, out: str, witness: Path | None, here_only: bool) -> None:
     UsageError
         When results would go to a disk of this machine alone, or input is not there. Nothing is written.
     """
-    check_storage(out, witness, here_only)
+    check_storage(out, marker, here_only)
     check_absolute_paths(job)
     now = versions()
     print(
@@ -39,7 +39,7 @@ def drive(job: Path, out: str, witness: Path | None, here_only: bool) -> None:
     run_job(job, out, address="auto")
 
 
-def check_storage(out: str, witness: Path | None, here_only: bool) -> None:
+def check_storage(out: str, marker: Path | None, here_only: bool) -> None:
     """Refuse a place that would keep the results from the user.
 
     Raises
@@ -49,9 +49,9 @@ def check_storage(out: str, witness: Path | None, here_only: bool) -> None:
     if "://" in out:
         return
     folder = Path(out)
-    seen = witness is not None and sees_marker(folder, witness)
-    if witness is not None:
-        remove_marker(witness)
+    seen = marker is not None and sees_marker(folder, marker)
+    if marker is not None:
+        remove_marker(marker)
     mount = mount_of(folder)
     if seen or (mount.is_network and not here_only):
         return

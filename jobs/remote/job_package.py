@@ -22,7 +22,7 @@ _CHUNK_BYTES = 2**20
 
 
 @dataclass(frozen=True)
-class Luggage:
+class JobFiles:
     """What travels.
 
     Attributes
@@ -48,7 +48,7 @@ class Luggage:
         return sum(file.stat().st_size for file in self.files.values())
 
 
-def collect(spec: JobSpec, folder: Path) -> Luggage:
+def collect(spec: JobSpec, folder: Path) -> JobFiles:
     """Find the files of a job.
 
     A relative path travels: the package has as much of the tree above the job file as the paths climb
@@ -71,7 +71,7 @@ def collect(spec: JobSpec, folder: Path) -> Luggage:
         raise UsageError("\n".join(packer.missing))
     top = packer.top
     files = {_name(source, top): source for source in packer.files}
-    return Luggage(files, job, _name(folder / JOB_FILE, top), tuple(packer.remote))
+    return JobFiles(files, job, _name(folder / JOB_FILE, top), tuple(packer.remote))
 
 
 def _take_fit(spec: FitSpec, job: dict[str, Any], packer: "_Packer") -> None:
@@ -133,7 +133,7 @@ class _Packer:
         self.files += _files(source)
 
 
-def pack(luggage: Luggage, package: Path, limit_bytes: int) -> None:
+def pack(files: JobFiles, package: Path, limit_bytes: int) -> None:
     """Write the zip file; the same job makes the same bytes.
 
     Raises
@@ -144,15 +144,15 @@ def pack(luggage: Luggage, package: Path, limit_bytes: int) -> None:
     start = Path(__file__).with_name("start.sh").read_text()
     with zipfile.ZipFile(package, "w") as archive:
         archive.writestr(_entry(START_SCRIPT), start)
-        archive.writestr(_entry(luggage.job_file), yaml.safe_dump(luggage.job, sort_keys=False))
-        for name, file in sorted(luggage.files.items()):
+        archive.writestr(_entry(files.job_file), yaml.safe_dump(files.job, sort_keys=False))
+        for name, file in sorted(files.files.items()):
             with file.open("rb") as source, archive.open(_entry(name), "w", force_zip64=True) as target:
                 while chunk := source.read(_CHUNK_BYTES):
                     target.write(chunk)
                     if package.stat().st_size > limit_bytes:
-                        raise UsageError(_too_large(luggage, limit_bytes))
+                        raise UsageError(_too_large(files, limit_bytes))
     if package.stat().st_size > limit_bytes:
-        raise UsageError(_too_large(luggage, limit_bytes))
+        raise UsageError(_too_large(files, limit_bytes))
 
 
 def size(files: int, size_bytes: float) -> str:
@@ -161,10 +161,10 @@ def size(files: int, size_bytes: float) -> str:
     return f"{files} file{'' if files == 1 else 's'}, {amount}"
 
 
-def _too_large(luggage: Luggage, limit_bytes: int) -> str:
-    largest = sorted(luggage.files.values(), key=lambda file: file.stat().st_size, reverse=True)[:3]
+def _too_large(files: JobFiles, limit_bytes: int) -> str:
+    largest = sorted(files.files.values(), key=lambda file: file.stat().st_size, reverse=True)[:3]
     return (
-        f"the job's files are too large to travel: {size(len(luggage.files), luggage.size_bytes)}, and Ray's"
+        f"the job's files are too large to travel: {size(len(files.files), files.size_bytes)}, and Ray's"
         f" Jobs API takes {limit_bytes / 1e6:.0f} MB, packed. Lay them (the largest are"
         f" {', '.join(map(str, largest))}) on storage that the cluster reads, and name them in the job file"
         " by their absolute paths there: absolute paths do not travel."
@@ -185,5 +185,5 @@ def _entry(name: str) -> zipfile.ZipInfo:
 def _files(path: Path) -> Iterable[Path]:
     if not path.is_dir():
         return [path]
-    found = (file for file in path.rglob("*") if file.is_file())
-    return sorted(file for file in found if not _LEFT_OUT & set(file.relative_to(path).parts))
+    files = (file for file in path.rglob("*") if file.is_file())
+    return sorted(file for file in files if not _LEFT_OUT & set(file.relative_to(path).parts))

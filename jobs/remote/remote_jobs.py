@@ -63,12 +63,12 @@ class SubmittedJob:
 
 def our_jobs(api: JobsApi, name: str | None = None) -> list[SubmittedJob]:
     """Return neurofleet's jobs on the cluster, or the attempts at one of them, newest first."""
-    found = []
+    jobs = []
     for job in api.jobs():
         attempt = _ATTEMPT.search(job.id)
         if attempt and "neurofleet" in job.metadata and name in (None, job.metadata.get("name")):
-            found.append(SubmittedJob(job, job.metadata.get("name", ""), job.metadata.get("out", ""), int(attempt[1])))
-    return found
+            jobs.append(SubmittedJob(job, job.metadata.get("name", ""), job.metadata.get("out", ""), int(attempt[1])))
+    return jobs
 
 
 def looks_like_an_attempt(name: str) -> bool:
@@ -76,7 +76,7 @@ def looks_like_an_attempt(name: str) -> bool:
     return bool(_ATTEMPT.search(name))
 
 
-def find(api: JobsApi, wanted: str) -> SubmittedJob:
+def find(api: JobsApi, name_or_id: str) -> SubmittedJob:
     """Return the attempt of this id, or the latest one at the job of this name.
 
     Raises
@@ -85,11 +85,11 @@ def find(api: JobsApi, wanted: str) -> SubmittedJob:
     """
     known = our_jobs(api)
     for job in known:
-        if wanted in (job.job.id, job.name):
+        if name_or_id in (job.job.id, job.name):
             return job
     names = list(dict.fromkeys(job.name for job in known))
     raise UsageError(
-        f"no job {wanted!r} was submitted to {api.address}{did_you_mean(wanted, names)}."
+        f"no job {name_or_id!r} was submitted to {api.address}{did_you_mean(name_or_id, names)}."
         f" Known there: {', '.join(names[:8]) or 'none'}."
     )
 
@@ -101,63 +101,63 @@ def commands(id: str, address: str) -> str:
     )
 
 
-def status_command(wanted: str, address: str, as_json: bool = False) -> None:
+def status_command(name_or_id: str, address: str, as_json: bool = False) -> None:
     """Print the state of a job, and the last line of its log."""
     api = JobsApi(address)
-    found = find(api, wanted)
-    lines = _last_lines(api.log(found.job.id), 1)
+    job = find(api, name_or_id)
+    lines = _last_lines(api.log(job.job.id), 1)
     if as_json:
-        print(json.dumps(found.plain() | {"last_line": "".join(lines), "address": api.address}))
+        print(json.dumps(job.plain() | {"last_line": "".join(lines), "address": api.address}))
         return
-    since = f"{found.job.started:%Y-%m-%d %H:%M:%S} UTC" if found.job.started else "now"
-    print(f"{found.job.id}: {_state(found.job)}, attempt {found.attempt} at {found.name}")
-    print(f"  submitted  {since}, {duration(found.seconds)} {'long' if found.job.has_ended else 'ago'}")
-    print(f"  results    {found.out}")
+    since = f"{job.job.started:%Y-%m-%d %H:%M:%S} UTC" if job.job.started else "now"
+    print(f"{job.job.id}: {_state(job.job)}, attempt {job.attempt} at {job.name}")
+    print(f"  submitted  {since}, {duration(job.seconds)} {'long' if job.job.has_ended else 'ago'}")
+    print(f"  results    {job.out}")
     if lines:
         print(f"  last line  {lines[0]}")
 
 
-def logs_command(wanted: str, address: str, follow_it: bool = False) -> None:
+def logs_command(name_or_id: str, address: str, follow_log: bool = False) -> None:
     """Print the log of a job; to follow, until it ends, and then fail as it did."""
     api = JobsApi(address)
-    found = find(api, wanted)
-    if follow_it:
-        follow(api, found.job.id)
+    job = find(api, name_or_id)
+    if follow_log:
+        follow(api, job.job.id)
     else:
-        print(api.log(found.job.id), end="")
+        print(api.log(job.job.id), end="")
 
 
-def cancel_command(wanted: str, address: str) -> None:
+def cancel_command(name_or_id: str, address: str) -> None:
     """End a job and wait for it. What it has stored stays, and can be gone on with."""
     api = JobsApi(address)
-    found = find(api, wanted)
-    id = found.job.id
-    if found.job.has_ended:
-        print(f"{id} had {found.job.state} already")
+    job = find(api, name_or_id)
+    id = job.job.id
+    if job.job.has_ended:
+        print(f"{id} had {job.job.state} already")
         return
     api.stop(id)
     print(f"{id} is asked to end …", flush=True)
     job = api.wait(id, STOP_WAIT_S + 15.0)
     if not job.has_ended:
         raise JobError(f"{id} was asked to end {STOP_WAIT_S} s ago and is {job.state} still; look again later.")
-    print(f"{id} {_state(job)}. What it has stored in {found.out} is kept: submit the same job file again to go on.")
+    print(f"{id} {_state(job)}. What it has stored in {job.out} is kept: submit the same job file again to go on.")
 
 
 def list_command(address: str, as_json: bool = False) -> None:
     """Print neurofleet's jobs on a cluster, newest first."""
     api = JobsApi(address)
-    found = our_jobs(api)
+    jobs = our_jobs(api)
     if as_json:
-        print(json.dumps([job.plain() for job in found]))
+        print(json.dumps([job.plain() for job in jobs]))
         return
-    if not found:
+    if not jobs:
         print(f"no job of neurofleet was submitted to {api.address} since its head started")
         return
     table = Table()
     for column in ("job", "state", "submitted (UTC)", "time"):
         table.add_column(column, no_wrap=True)
     table.add_column("results", overflow="fold")
-    for job in found:
+    for job in jobs:
         since = f"{job.job.started:%Y-%m-%d %H:%M}" if job.job.started else ""
         table.add_row(job.job.id, _state(job.job), since, duration(job.seconds), job.out)
     Console().print(table)
@@ -188,13 +188,13 @@ def only_watching(api: JobsApi, id: str) -> Iterator[None]:
     ------
     Interrupted, ClusterUnreachable
     """
-    told = f"{id} goes on without this terminal. Look at it again, or end it:\n{commands(id, api.address)}"
+    advice = f"{id} goes on without this terminal. Look at it again, or end it:\n{commands(id, api.address)}"
     try:
         yield
     except KeyboardInterrupt:
-        raise Interrupted(told) from None
+        raise Interrupted(advice) from None
     except ClusterUnreachable as error:
-        raise ClusterUnreachable(f"{error}\n{told}") from error
+        raise ClusterUnreachable(f"{error}\n{advice}") from error
 
 
 def check_outcome(job: RemoteJob, log: str | None = None) -> None:
@@ -219,8 +219,8 @@ def check_outcome(job: RemoteJob, log: str | None = None) -> None:
     elif log is None:
         reason = f"{job.id} failed with exit code {job.exit_code}; its log says why."
     else:
-        _, found, told = log.rpartition("\nneurofleet: ")
-        reason = told.strip() if found else "\n".join([f"{job.id} failed:", *_last_lines(log, _LAST_LINES)])
+        _, separator, message = log.rpartition("\nneurofleet: ")
+        reason = message.strip() if separator else "\n".join([f"{job.id} failed:", *_last_lines(log, _LAST_LINES)])
     raise _ERRORS.get(job.exit_code or 1, JobError)(reason)
 
 

@@ -33,7 +33,7 @@ _DRIVER = re.compile(r"^neurofleet (\S+), Ray \S+, Python \S+ on ", re.MULTILINE
 
 
 def submit_command(
-    job: Path, address: str, out: str | None = None, follow_it: bool = False, python: str | None = None
+    job: Path, address: str, out: str | None = None, follow_log: bool = False, python: str | None = None
 ) -> None:
     """Send a job to the cluster at `address`. Return when its driver works there, or, to follow, at its end.
 
@@ -49,35 +49,35 @@ def submit_command(
     if looks_like_an_attempt(spec.name):
         raise UsageError(f"name: {spec.name} would read as an attempt of another job; let it not end in -a<number>.")
     place, here_only = _absolute(results_place(out, spec, folder))
-    luggage = collect(spec, folder)
+    files = collect(spec, folder)
     api = JobsApi(address)
     number = _next_attempt(api, spec, place)
     _warn_of_the_cluster(api)
-    typer.echo(f"{size(len(luggage.files), luggage.size_bytes)} travel to the cluster")
-    if luggage.remote:
-        more = f" and {len(luggage.remote) - 3} more" if len(luggage.remote) > 3 else ""
-        typer.echo(f"read there, by absolute path: {', '.join(luggage.remote[:3])}{more}")
+    typer.echo(f"{size(len(files.files), files.size_bytes)} travel to the cluster")
+    if files.remote:
+        more = f" and {len(files.remote) - 3} more" if len(files.remote) > 3 else ""
+        typer.echo(f"read there, by absolute path: {', '.join(files.remote[:3])}{more}")
     id = f"{spec.name}-a{number}"
     with tempfile.TemporaryDirectory() as temporary:
         package = Path(temporary) / "job.zip"
-        pack(luggage, package, PACKAGE_LIMIT_BYTES)
-        witness = None if "://" in place else leave_marker(Path(place))
+        pack(files, package, PACKAGE_LIMIT_BYTES)
+        marker = None if "://" in place else leave_marker(Path(place))
         try:
-            command = _command(luggage.job_file, place, here_only, witness, python)
+            command = _command(files.job_file, place, here_only, marker, python)
             api.submit(id, command, package, {"neurofleet": _version(), "name": spec.name, "out": place})
         except Exception:
-            _remove(witness)
+            _remove_marker(marker)
             raise
     typer.echo(f"{id} is submitted; results go to {place}")
     with only_watching(api, id):
         seen = _wait_for_start(api, id, spec.name)
     if seen:
-        _remove(witness)
+        _remove_marker(marker)
         check_outcome(*seen)
         typer.echo(f"{id} {'has succeeded' if seen[0].has_ended else 'is running'}\n{commands(id, address)}")
     else:
         typer.echo(f"{id} has not started yet; it goes on without this terminal\n{commands(id, address)}")
-    if follow_it:
+    if follow_log:
         follow(api, id)
 
 
@@ -117,10 +117,10 @@ def _warn_of_the_cluster(api: JobsApi) -> None:
         _warn(f"the cluster runs Ray {api.ray_version}, and Ray {ours} is here")
 
 
-def _command(job_file: str, place: str, here_only: bool, witness: Path | None, python: str | None) -> str:
+def _command(job_file: str, place: str, here_only: bool, marker: Path | None, python: str | None) -> str:
     arguments = [job_file, "--out", place]
-    if witness:
-        arguments += ["--witness", str(witness)]
+    if marker:
+        arguments += ["--witness", str(marker)]
     if here_only:
         arguments.append("--here-only")
     return shlex.join(["exec", "sh", START_SCRIPT, python or "", *arguments])
@@ -149,6 +149,6 @@ def _warn(text: str) -> None:
     typer.echo(f"warning: {text}", err=True)
 
 
-def _remove(witness: Path | None) -> None:
-    if witness:
-        remove_marker(witness)
+def _remove_marker(marker: Path | None) -> None:
+    if marker:
+        remove_marker(marker)

@@ -95,8 +95,8 @@ def _search(tables: RunTables, contents: CellContents) -> list[str]:
         parts.append(html.paragraph(warning, "quiet"))
     for stage in contents.summary.stages:
         if stage.engine:
-            told = f"Stage {stage.stage} was searched with engine {stage.engine} ({stage.engine_reason})."
-            parts.append(html.paragraph(told.replace(".).", ")."), "quiet"))
+            sentence = f"Stage {stage.stage} was searched with engine {stage.engine} ({stage.engine_reason})."
+            parts.append(html.paragraph(sentence.replace(".).", ")."), "quiet"))
     caption = (
         "Mean score of the best individual so far of each seed, and the spread of all individuals of a "
         "generation that could be evaluated. Lower is better; 1 is one standard deviation from the recording."

@@ -230,9 +230,9 @@ def spread(steps: "Sequence[StepProtocol]", most: int) -> "list[StepProtocol]":
     ordered: list[Any] = sorted(steps, key=lambda step: step.amplitude_nA)
     if len(ordered) <= most:
         return ordered
-    wanted = np.linspace(ordered[0].amplitude_nA, ordered[-1].amplitude_nA, most)
+    amplitudes_nA = np.linspace(ordered[0].amplitude_nA, ordered[-1].amplitude_nA, most)
     amplitudes = np.array([step.amplitude_nA for step in ordered])
-    return [ordered[i] for i in sorted({int(np.abs(amplitudes - a).argmin()) for a in wanted})]
+    return [ordered[i] for i in sorted({int(np.abs(amplitudes - a).argmin()) for a in amplitudes_nA})]
 
 
 SPIKING_STEPS, SILENT_STEPS, REPEATS = 4, 5, 2
@@ -287,9 +287,9 @@ def shown_traces(contents: CellContents, stage: StageContents) -> list[list[Show
     if targets is None:
         return [[trace] for trace in _of_user_model(stage.simulation.traces)[:SPIKING_STEPS]]
     steps = sorted(targets.protocols.values(), key=lambda step: step.amplitude_nA)
-    found = [trace for step in steps if (trace := _of_step(contents, stage, step)) is not None]
-    silent = [trace for trace in found if not trace.spikes]
-    spiking = [trace for trace in found if trace.spikes][-SPIKING_STEPS:]
+    traces = [trace for step in steps if (trace := _of_step(contents, stage, step)) is not None]
+    silent = [trace for trace in traces if not trace.spikes]
+    spiking = [trace for trace in traces if trace.spikes][-SPIKING_STEPS:]
     if not spiking:
         return [_spread(silent)] if silent else []
     return [[trace] for trace in (*silent[-1:], *spiking)]

@@ -18,7 +18,7 @@ NAME = "report.html"
 MOST_BYTES = 4_500_000  # of pictures; a file much larger than that is no pleasure to open or to send
 
 
-def write_fit_report(root: str | Path, tell: Callable[[str], None] = lambda text: None) -> str:
+def write_fit_report(root: str | Path, print_line: Callable[[str], None] = lambda text: None) -> str:
     """Write ``report.html`` into a run folder: finished, unfinished or still at work.
 
     The best models are simulated again, each in a process of its own, for their traces and firing rates;
@@ -50,7 +50,7 @@ def write_fit_report(root: str | Path, tell: Callable[[str], None] = lambda text
             if size > MOST_BYTES:
                 sections.append(plain_section(cell))
                 continue
-            tell(f"{cell.cell}: simulating the best models")
+            print_line(f"{cell.cell}: simulating the best models")
             sections.append(cell_section(tables, gather(tables, cell, pool)))
             size += len(sections[-1])
     body = [*_top(tables, cells), *sections, *_provenance(tables)]
@@ -139,7 +139,7 @@ def _provenance(tables: RunTables) -> list[str]:
     ]
 
 
-def write_report(root: str | Path, tell: Callable[[str], None] = lambda text: None) -> str:
+def write_report(root: str | Path, print_line: Callable[[str], None] = lambda text: None) -> str:
     """Write ``report.html`` into the folder of a fit, or of another job that has ended.
 
     Returns
@@ -158,7 +158,7 @@ def write_report(root: str | Path, tell: Callable[[str], None] = lambda text: No
     if kind != FIT:
         return named(f"{report_module(kind)}:write_report_again")(Path(root))
 
-    return write_fit_report(root, tell)
+    return write_fit_report(root, print_line)
 
 
 __all__ = ["write_report"]

@@ -144,17 +144,17 @@ def _traces(responses: dict[str, Any]) -> Any:
 
 def _features(calculator: Any, responses: dict[str, Any]) -> dict[str, FeatureValue]:
     values = calculator.calculate_values(responses)
-    found = {}
+    features_found = {}
     for objective in calculator.objectives:
         features = getattr(objective, "features", ())
         of = next(iter(features), None)
         value = values[objective.name]
-        found[objective.name] = FeatureValue(
+        features_found[objective.name] = FeatureValue(
             None if value is None else float(np.mean(value)),
             getattr(of, "exp_mean", None),
             getattr(of, "exp_std", None),
         )
-    return found
+    return features_found
 
 
 def _rate(trace: tuple[np.ndarray, np.ndarray], step: StepProtocol, model: FitModel) -> float:
@@ -164,8 +164,8 @@ def _rate(trace: tuple[np.ndarray, np.ndarray], step: StepProtocol, model: FitMo
     time_ms, voltage_mV = trace
     efel.reset()
     efel.set_setting("Threshold", model.targets.spike_threshold_mV)
-    one = {"T": time_ms, "V": voltage_mV, "stim_start": [step.start_ms], "stim_end": [step.stop_ms]}
-    peaks = efel.get_feature_values([one], ["peak_time"], raise_warnings=False)[0]["peak_time"]
+    trace_of_efel = {"T": time_ms, "V": voltage_mV, "stim_start": [step.start_ms], "stim_end": [step.stop_ms]}
+    peaks = efel.get_feature_values([trace_of_efel], ["peak_time"], raise_warnings=False)[0]["peak_time"]
     times = np.empty(0) if peaks is None else np.asarray(peaks)
     spikes = np.sum((times >= step.start_ms) & (times <= step.stop_ms))
     return float(spikes / ((step.stop_ms - step.start_ms) / 1000.0))

@@ -8,7 +8,7 @@ from rich.progress import Progress
 
 from neurofleet.cluster.store.generations import Compaction
 from neurofleet.errors import JobError, UsageError
-from neurofleet.jobs.results.results_command import say
+from neurofleet.jobs.results.results_command import print_line
 from neurofleet.jobs.results.run_tables import existing_run
 
 SHOWN_CELLS = 5
@@ -39,13 +39,13 @@ def compact_command(out: str, query: str | None, as_json: bool, views: bool = Fa
     if as_json:
         print(json.dumps(asdict(done), indent=1))
     else:
-        for line in told(done):
-            say(Console(), line)
+        for line in compaction_lines(done):
+            print_line(Console(), line)
     if done.failed:
         raise JobError(f"{out}: not all could be compacted.\n" + "\n".join(done.failed.values()))
 
 
-def told(done: "Compaction") -> list[str]:
+def compaction_lines(done: "Compaction") -> list[str]:
     """Return what a compaction did, in words."""
     lines = []
     if done.files_after:
@@ -58,9 +58,9 @@ def told(done: "Compaction") -> list[str]:
     if done.unfinished:
         cells = list(done.unfinished)
         shown = ", ".join(cells[:SHOWN_CELLS]) + (", …" if len(cells) > SHOWN_CELLS else "")
-        whose = "1 cell that has" if len(cells) == 1 else f"{len(cells):,} cells that have"
+        of_cells = "1 cell that has" if len(cells) == 1 else f"{len(cells):,} cells that have"
         lines.append(
-            f"Left as they are: {sum(done.unfinished.values()):,} files of {whose} no pooled hall of fame "
+            f"Left as they are: {sum(done.unfinished.values()):,} files of {of_cells} no pooled hall of fame "
             f"yet ({shown})."
         )
     return lines

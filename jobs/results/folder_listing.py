@@ -19,7 +19,7 @@ from neurofleet.errors import JobError
 KIND = b"neurofleet_table"
 
 
-class Place:
+class FolderReader:
     """A folder whose files are read. Names are relative to it, with forward slashes.
 
     Parameters
@@ -39,7 +39,7 @@ class Place:
         """Return where a file is, as the file system knows it."""
         return f"{self._base}/{name}".rstrip("/")
 
-    def told(self, name: str) -> str:
+    def full_name(self, name: str) -> str:
         """Return where a file is, for messages."""
         return f"{self.root.rstrip('/')}/{name}"
 
@@ -50,13 +50,13 @@ class Place:
     def entries(self, folder: str) -> tuple[list[str], list[str]]:
         """Return the names of the folders and files in a folder, sorted; nothing where there is none."""
         try:
-            found = self.filesystem.get_file_info(FileSelector(self.path(folder), allow_not_found=True))
+            infos = self.filesystem.get_file_info(FileSelector(self.path(folder), allow_not_found=True))
         except NotADirectoryError:
             return [], []
         except OSError as error:
-            raise ClusterError(f"Cannot list {self.told(folder)}: {error}.") from error
-        folders = sorted(info.base_name for info in found if not info.is_file)
-        return folders, sorted(info.base_name for info in found if info.is_file)
+            raise ClusterError(f"Cannot list {self.full_name(folder)}: {error}.") from error
+        folders = sorted(info.base_name for info in infos if not info.is_file)
+        return folders, sorted(info.base_name for info in infos if info.is_file)
 
     def names(self, folder: str) -> list[str]:
         """Return all files below a folder."""
@@ -86,13 +86,13 @@ class Place:
             schema = pq.read_schema(self.path(name), filesystem=self.filesystem)
         except (pa.ArrowException, OSError) as error:
             raise JobError(f"{self._unreadable(name, error)}") from error
-        own = (schema.metadata or {}).get(KIND)
-        says = kind or (own.decode() if own else None)
+        declared_kind = (schema.metadata or {}).get(KIND)
+        says = kind or (declared_kind.decode() if declared_kind else None)
         if says:
             try:
                 check_version(schema, says)
             except ClusterError as error:
-                raise ClusterError(f"{self.told(name)}: {error}") from error
+                raise ClusterError(f"{self.full_name(name)}: {error}") from error
         return schema
 
     def schemas(self, files: Iterable[tuple[str, str | None]]) -> "list[pa.Schema]":
@@ -123,12 +123,12 @@ class Place:
     def _unreadable(self, name: str, error: Exception) -> str:
         if isinstance(error, FileNotFoundError):
             return (
-                f"{self.told(name)} was there and is gone: somebody has removed it, or it was merged by a "
+                f"{self.full_name(name)} was there and is gone: somebody has removed it, or it was merged by a "
                 "compaction at this moment. Give the command again."
             )
         again = "(and later generations) " if "/evaluations/" in f"/{name}" else ""
         return (
-            f"{self.told(name)}: cannot be read as Parquet ({error}). Put back a good copy, or remove it "
+            f"{self.full_name(name)}: cannot be read as Parquet ({error}). Put back a good copy, or remove it "
             f"{again}and run the job again."
         )
 

@@ -12,9 +12,9 @@ import pyarrow as pa
 from neurofleet.errors import UsageError
 from neurofleet.jobs.learners.learner_folder import ABOUT, FACTS
 from neurofleet.jobs.learners.sims_scores import scores_rows
-from neurofleet.jobs.results.folder_listing import Place
+from neurofleet.jobs.results.folder_listing import FolderReader
 from neurofleet.jobs.results.run_tables import FIT_VIEWS, empty, fit_parts, what_is_in
-from neurofleet.jobs.results.runs_found import ENDING, FIT, MODEL, Found, FoundRun, find_runs
+from neurofleet.jobs.results.runs_found import ENDING, FIT, MODEL, FoundRuns, FoundRun, find_runs
 from neurofleet.jobs.results.sql import Database, first_line, listed, near_names
 from neurofleet.jobs.results.table_scan import RUN, Part, Scanned, ViewSummary, keys_of, scan, summary_of
 
@@ -35,12 +35,12 @@ OF_LEARNERS = {
 Parts = Callable[[], list[Part]]
 
 
-def loose_tables(found: Found) -> list[str]:
+def loose_tables(runs: FoundRuns) -> list[str]:
     """Return the Parquet files that no run has written for itself, below the root."""
     names = []
-    for run, name in found.tables:
-        own = run is not None and run.family != FIT and (run.family != MODEL or name in OF_LEARNERS.values())
-        if not own:
+    for run, name in runs.tables:
+        written_by_its_run = run is not None and run.family != FIT and (run.family != MODEL or name in OF_LEARNERS.values())
+        if not written_by_its_run:
             names.append(name if run is None else run.prefix + name)
     return sorted(names)
 
@@ -51,37 +51,37 @@ def tables_of(run: FoundRun) -> dict[str, Parts]:
         return {view: partial(fit_parts, run.place, view, run.prefix, run.run) for view in FIT_VIEWS}
     if run.family == MODEL:
         return _of_learner(run)
-    found: dict[str, Parts] = {}
+    views: dict[str, Parts] = {}
     for name in run.files:
         if name.endswith(ENDING) and not name.startswith("."):
-            found[_view(run.kind, name.removesuffix(ENDING))] = partial(_one, run, name)
+            views[_view(run.kind, name.removesuffix(ENDING))] = partial(_single_file, run, name)
     for name in run.partitioned:
-        found[_view(run.kind, name)] = partial(_below, run, name)
-    return found
+        views[_view(run.kind, name)] = partial(_files_below, run, name)
+    return views
 
 
 def _of_learner(run: FoundRun) -> dict[str, Parts]:
-    found: dict[str, Parts] = {}
+    views: dict[str, Parts] = {}
     for view, name in OF_LEARNERS.items():
         folder, _, file = name.rpartition("/")
         if name in run.files:
-            found[view] = partial(_one, run, name)
+            views[view] = partial(_single_file, run, name)
         elif not folder and view in run.folders:
-            found[view] = partial(_below, run, view)
+            views[view] = partial(_files_below, run, view)
         elif folder in run.folders and file in run.place.entries(run.prefix + folder)[1]:
-            found[view] = partial(_one, run, name)
+            views[view] = partial(_single_file, run, name)
     if run.learner == SIMS:  # its scores are in its model.json
-        found.setdefault(SCORES, list)
-    return found
+        views.setdefault(SCORES, list)
+    return views
 
 
-def _below(run: FoundRun, folder: str) -> list[Part]:
+def _files_below(run: FoundRun, folder: str) -> list[Part]:
     names = run.place.names(run.prefix + folder)
     parts = [Part(name, run.run, keys_of(name.removeprefix(run.prefix).split("/")[:-1])) for name in names]
     return [part for part in parts if part.keys and part.name.endswith(ENDING)]
 
 
-def _one(run: FoundRun, name: str) -> list[Part]:
+def _single_file(run: FoundRun, name: str) -> list[Part]:
     return [Part(run.prefix + name, run.run)]
 
 
@@ -128,7 +128,7 @@ class AllRuns:
     ----------
     root : str or Path
         A path, or its `pyarrow.fs` URI.
-    found : Found, optional
+    runs : FoundRuns, optional
         What was found there.
 
     Attributes
@@ -143,9 +143,9 @@ class AllRuns:
         There is no run.
     """
 
-    def __init__(self, root: str | Path, found: Found | None = None) -> None:
-        self._place = Place(root)
-        self._found = found or find_runs(self._place)
+    def __init__(self, root: str | Path, runs: FoundRuns | None = None) -> None:
+        self._place = FolderReader(root)
+        self._found = runs or find_runs(self._place)
         self.runs = self._found.runs
         if not self.runs:
             raise UsageError(_no_runs(self._place))
@@ -182,7 +182,7 @@ class AllRuns:
         """Return what each view holds."""
         unfinished = [run.run for run in self.runs if not run.finished]
         made = {view: self._make(view) for view in self.names}
-        return [summary_of(view, one, self._database, self._place, unfinished) for view, one in made.items()]
+        return [summary_of(view, scanned, self._database, self._place, unfinished) for view, scanned in made.items()]
 
     def _make(self, view: str) -> Scanned:
         if view not in self._made:
@@ -208,12 +208,12 @@ class AllRuns:
     @cached_property
     def _loose(self) -> dict[str, list[Part]]:
         """Predictions and embeddings that stand by themselves; they come from their own file."""
-        found: dict[str, list[Part]] = {}
+        parts: dict[str, list[Part]] = {}
         names = loose_tables(self._found)
         for name, schema in zip(names, self._place.schemas([(n, None) for n in names]), strict=True):
             if view := view_of_loose(schema):
-                found.setdefault(view, []).append(Part(name, name))
-        return found
+                parts.setdefault(view, []).append(Part(name, name))
+        return parts
 
     def _explain(self, error: Exception) -> str:
         import duckdb
@@ -224,8 +224,8 @@ class AllRuns:
         columns = {name for view in self._made for name, _ in self._database.columns(view)}
         near = near_names(error, sorted(columns))
         if isinstance(error, duckdb.CatalogException):
-            asked = re.findall(r"name (\S+) does not exist", message)
-            near = [name for word in asked for name in get_close_matches(word.lower(), self.names)]
+            unknown_names = re.findall(r"name (\S+) does not exist", message)
+            near = [name for word in unknown_names for name in get_close_matches(word.lower(), self.names)]
         if near:
             message += f" Near names: {listed(near)}."
         return " ".join(
@@ -259,7 +259,7 @@ def same_names(runs: "list[FoundRun]") -> list[str]:
     ]
 
 
-def _no_runs(place: Place) -> str:
+def _no_runs(place: FolderReader) -> str:
     return (
         f"{place.root}: expected the folder of a run (job.yaml, provenance.json …), as `neurofleet run "
         f"JOB.yaml --out OUT` makes it, or one with runs below it, found {what_is_in(place.root)}. Give the "

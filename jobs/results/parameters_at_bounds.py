@@ -66,9 +66,9 @@ def positions(rows: HallOfFameRows, bounds: Bounds) -> tuple[tuple[str, ...], np
 def on_bounds(rows: HallOfFameRows, bounds: Bounds) -> tuple[OnBound, ...]:
     """Return the parameters that sit within 1 % of a bound, those of most models first."""
     names, unit = positions(rows, bounds)
-    found = []
+    hits = []
     for name, places in zip(names, unit.T, strict=True):
         for side, there in ((LOWER, places <= NEAR), (UPPER, places >= 1 - NEAR)):
             if there.any():
-                found.append(OnBound(name, side, int(there.sum()), len(rows)))
-    return tuple(sorted(found, key=lambda hit: -hit.models))
+                hits.append(OnBound(name, side, int(there.sum()), len(rows)))
+    return tuple(sorted(hits, key=lambda hit: -hit.models))

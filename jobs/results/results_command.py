@@ -22,11 +22,11 @@ from neurofleet.cluster.store.run_store import POOLED
 from neurofleet.errors import UsageError
 from neurofleet.jobs.fit.campaign_state import FINAL
 from neurofleet.jobs.job_file import named
-from neurofleet.jobs.results.folder_listing import Place
+from neurofleet.jobs.results.folder_listing import FolderReader
 from neurofleet.jobs.results.many_runs import AllRuns, same_names
 from neurofleet.jobs.results.parameters_at_bounds import OnBound, on_bounds
 from neurofleet.jobs.results.run_tables import RunTables
-from neurofleet.jobs.results.runs_found import FIT, Found, find_runs
+from neurofleet.jobs.results.runs_found import FIT, FoundRuns, find_runs
 from neurofleet.jobs.results.sql import quoted
 from neurofleet.jobs.results.table_scan import ViewSummary
 
@@ -39,15 +39,15 @@ def print_summaries(tables: RunTables, cells: Sequence[CellSummary], console: Co
     """Print a table a cell, and what is to be said of it in words."""
     console = console or Console()
     finished = sum(cell.state == "finished" for cell in cells)
-    say(console, f"{tables.spec.name} in {tables.store.root}: {finished} of {len(cells)} cells finished")
+    print_line(console, f"{tables.spec.name} in {tables.store.root}: {finished} of {len(cells)} cells finished")
     for cell in cells:
         console.print()
         if cell.stages:
             console.print(_stages(cell))
         else:
-            say(console, f"{cell.cell}: {cell.state}")
+            print_line(console, f"{cell.cell}: {cell.state}")
         for line in remarks(cell):
-            say(console, line)
+            print_line(console, line)
 
 
 def remarks(cell: CellSummary) -> list[str]:
@@ -147,9 +147,9 @@ def print_rows(rows: pa.Table, as_json: bool, console: Console | None = None) ->
     if left_out:
         notes.append(f"{left_out} more columns")
     if notes:
-        say(console, f"{' and '.join(notes)} not shown; select fewer, or add --json for all of them")
+        print_line(console, f"{' and '.join(notes)} not shown; select fewer, or add --json for all of them")
     elif not shown:
-        say(console, "no rows")
+        print_line(console, "no rows")
 
 
 def _print_table(console: Console, columns: Sequence[str], cells: dict[str, list[str]], n: int) -> None:
@@ -199,7 +199,7 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def say(console: Console, text: str) -> None:
+def print_line(console: Console, text: str) -> None:
     """Print a line as it is: names of files and features are no markup."""
     console.print(text, markup=False, highlight=False, soft_wrap=True)
 
@@ -209,12 +209,12 @@ SHOWN = 6
 """Of columns with a common beginning, where they have a dot in their name or are numbered."""
 
 
-def opened(root: str | Path, found: Found | None = None) -> RunTables | AllRuns:
+def opened(root: str | Path, runs: FoundRuns | None = None) -> RunTables | AllRuns:
     """Return the tables of one fit, or those of all runs at and below a folder.
 
     Parameters
     ----------
-    found : Found, optional
+    runs : FoundRuns, optional
         What was found there.
 
     Raises
@@ -222,10 +222,10 @@ def opened(root: str | Path, found: Found | None = None) -> RunTables | AllRuns:
     UsageError
         There is no run.
     """
-    found = found or find_runs(Place(root))
-    if [(run.folder, run.family) for run in found.runs] == [("", FIT)]:
+    runs = runs or find_runs(FolderReader(root))
+    if [(run.folder, run.family) for run in runs.runs] == [("", FIT)]:
         return RunTables(root)
-    return AllRuns(root, found)
+    return AllRuns(root, runs)
 
 
 def query_command(root: str, sql: str, as_json: bool) -> None:
@@ -237,13 +237,13 @@ def query_command(root: str, sql: str, as_json: bool) -> None:
     print_rows(rows, as_json)
 
 
-def runs_command(root: str, found: Found, as_json: bool) -> None:
+def runs_command(root: str, runs: FoundRuns, as_json: bool) -> None:
     """Print which runs there are below a folder."""
-    tables = AllRuns(root, found)
+    tables = AllRuns(root, runs)
     print_rows(tables.table("select * from runs"), as_json)
     _remark(same_names(tables.runs))
     if not as_json:
-        say(Console(), f"`neurofleet results {root} --views` lists their tables; --query asks them.")
+        print_line(Console(), f"`neurofleet results {root} --views` lists their tables; --query asks them.")
 
 
 def views_command(root: str, as_json: bool) -> None:
@@ -251,37 +251,37 @@ def views_command(root: str, as_json: bool) -> None:
     tables = opened(root)
     summaries = tables.views()
     if as_json:
-        print(json.dumps([asdict(one) | {"columns": dict(one.columns)} for one in summaries], indent=1))
+        print(json.dumps([asdict(summary) | {"columns": dict(summary.columns)} for summary in summaries], indent=1))
         return
     console = Console()
-    for one in summaries:
-        say(console, heading(one))
-        for line in _lines(columns_in_words(one.columns), max(console.width - 4, 40)):
-            say(console, f"    {line}")
-        for note in one.notes:
-            say(console, f"    {note}")
+    for summary in summaries:
+        print_line(console, heading(summary))
+        for line in _lines(columns_in_words(summary.columns), max(console.width - 4, 40)):
+            print_line(console, f"    {line}")
+        for note in summary.notes:
+            print_line(console, f"    {note}")
     if isinstance(tables, AllRuns):
         _remark(same_names(tables.runs))
 
 
-def heading(one: ViewSummary) -> str:
+def heading(summary: ViewSummary) -> str:
     """Return the size of a view in words."""
-    rows = f"{one.rows:,} row{'' if one.rows == 1 else 's'}"
-    runs = f"{len(one.runs)} run{'' if len(one.runs) == 1 else 's'}"
-    left = f", unfinished: {', '.join(one.unfinished)}" if one.unfinished else ""
-    return f"{one.view}: {rows} from {runs}{left}"
+    rows = f"{summary.rows:,} row{'' if summary.rows == 1 else 's'}"
+    runs = f"{len(summary.runs)} run{'' if len(summary.runs) == 1 else 's'}"
+    left = f", unfinished: {', '.join(summary.unfinished)}" if summary.unfinished else ""
+    return f"{summary.view}: {rows} from {runs}{left}"
 
 
 def columns_in_words(columns: Sequence[tuple[str, str]]) -> list[str]:
     """Return columns with their types; of many with a common beginning, the first ones and how many more."""
-    told: list[str] = []
+    words: list[str] = []
     for (family, kind), group in groupby(columns, lambda column: (_family(column[0]), column[1])):
         names = [name for name, _ in group]
         shown = names[:SHOWN] if family and len(names) > SHOWN + 1 else names
-        told += [f"{quoted(name)} {kind}" for name in shown]
+        words += [f"{quoted(name)} {kind}" for name in shown]
         if len(names) > len(shown):
-            told.append(f"{len(names) - len(shown)} more {family}… (all with --json)")
-    return told
+            words.append(f"{len(names) - len(shown)} more {family}… (all with --json)")
+    return words
 
 
 def _lines(items: Sequence[str], width: int) -> list[str]:
@@ -303,7 +303,7 @@ def _family(name: str) -> str:
 def _remark(lines: Sequence[str]) -> None:
     console = Console(stderr=True)
     for line in lines:
-        say(console, line)
+        print_line(console, line)
 
 
 @dataclass(frozen=True)
@@ -452,9 +452,9 @@ def results_command(out: str, query: str | None, json: bool, views: bool = False
     if query is not None:
         query_command(out, query, json)
         return
-    found = find_runs(Place(out))
-    if not any(run.folder == "" for run in found.runs):
-        runs_command(out, found, json)
+    runs = find_runs(FolderReader(out))
+    if not any(run.folder == "" for run in runs.runs):
+        runs_command(out, runs, json)
         return
     kind = kind_in(out)
     if is_study(kind):
@@ -464,18 +464,18 @@ def results_command(out: str, query: str | None, json: bool, views: bool = False
         named(f"{results_module(kind)}:print_results")(out, json)
         return
     tables = RunTables(out)
-    cells_found = summaries(tables)
+    cells = summaries(tables)
     if json:
-        print_json(cells_found)
+        print_json(cells)
     else:
-        print_summaries(tables, cells_found)
+        print_summaries(tables, cells)
 
 
 def _cell(tables: RunTables, cell: str, events: list[dict[str, Any]]) -> CellSummary:
     starts = {e["stage"]: e for e in events if e["event"] == "stage started"}
     ends = {e["stage"]: e for e in events if e["event"] == "stage finished"}
     failures = [e["reason"] for e in events if e["event"] == "cell failed"]
-    known = [stage for found, stage in tables.objectives if found == cell and not stage.endswith(FINAL)]
+    known = [stage for found_cell, stage in tables.objectives if found_cell == cell and not stage.endswith(FINAL)]
     names = [*dict.fromkeys([*starts, *ends]), *known]  # events come in the order of the fit
     stages = tuple(
         _stage(tables, cell, name, starts.get(name, {}), name in ends) for name in dict.fromkeys(names) if name in known

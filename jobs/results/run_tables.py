@@ -20,7 +20,7 @@ from neurofleet.cluster.store.schemas import (
 from neurofleet.errors import JobError, UsageError
 from neurofleet.jobs.job_file import parse_job
 from neurofleet.jobs.learners.learner_folder import JOB
-from neurofleet.jobs.results.folder_listing import Place
+from neurofleet.jobs.results.folder_listing import FolderReader
 from neurofleet.jobs.results.runs_found import FoundRun
 from neurofleet.jobs.results.sql import Database, first_line, listed, near_names, plain, quoted
 from neurofleet.jobs.results.table_scan import ROOT, RUN, Part, Scanned, ViewSummary, scan, summary_of
@@ -31,7 +31,7 @@ FIT_VIEWS = (EVALUATIONS, HALL_OF_FAME, POOLED)
 _HALL_OF_FAME_FILE = re.compile(rf"^{HALLS_OF_FAME}/cell=[^/]+/(seed=\d+|{POOLED})\.parquet$")
 
 
-def fit_parts(place: Place, view: str, folder: str = "", run: str | None = None) -> list[Part]:
+def fit_parts(place: FolderReader, view: str, folder: str = "", run: str | None = None) -> list[Part]:
     """Return the files of one of the `FIT_VIEWS`, as far as the run has come.
 
     Parameters
@@ -52,7 +52,7 @@ def fit_parts(place: Place, view: str, folder: str = "", run: str | None = None)
     ]
 
 
-def _evaluations(place: Place, folder: str, run: str | None) -> list[Part]:
+def _evaluations(place: FolderReader, folder: str, run: str | None) -> list[Part]:
     names = [name.removeprefix(folder) for name in place.names(f"{folder}{EVALUATIONS}")]
     parts = []
     for key, files in evaluation_files(names).items():
@@ -108,7 +108,7 @@ class RunTables:
         self.parameters: dict[tuple[str, str], tuple[str, ...]] = {}
         self.objectives: dict[tuple[str, str], tuple[str, ...]] = {}
         self._database = Database()
-        self._place = Place(root)
+        self._place = FolderReader(root)
         self.scanned: dict[str, Scanned] = {
             view: scan(self._database, self._place, view, fit_parts(self._place, view), empty=empty(view))
             for view in FIT_VIEWS

@@ -11,7 +11,7 @@ import yaml
 from neurofleet.cluster.store.folders import REQUESTS_AT_ONCE
 from neurofleet.errors import UsageError
 from neurofleet.jobs.learners.learner_folder import DESCRIPTION, EVALUATION, JOB, LEARNER_JOB_KINDS
-from neurofleet.jobs.results.folder_listing import Place
+from neurofleet.jobs.results.folder_listing import FolderReader
 from neurofleet.jobs.results.table_scan import ROOT
 from neurofleet.jobs.studies.findings import FINDINGS
 
@@ -31,7 +31,7 @@ class FoundRun:
 
     Attributes
     ----------
-    place : Place
+    place : FolderReader
     folder : str
         Below the root; empty for the root itself.
     folders, files : list of str
@@ -40,7 +40,7 @@ class FoundRun:
         Those of its folders with folders NAME=VALUE in them.
     """
 
-    place: Place
+    place: FolderReader
     folder: str
     folders: list[str]
     files: list[str]
@@ -65,8 +65,8 @@ class FoundRun:
         try:
             job = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
         except yaml.YAMLError as error:
-            told = self.place.told(self.prefix + JOB)
-            raise UsageError(f"{told}: not readable as YAML ({error}). Put back a good copy.") from error
+            name = self.place.full_name(self.prefix + JOB)
+            raise UsageError(f"{name}: not readable as YAML ({error}). Put back a good copy.") from error
         return job if isinstance(job, dict) else {}
 
     @property
@@ -114,12 +114,12 @@ class FoundRun:
         try:
             return {} if text is None else dict(json.loads(text))
         except ValueError as error:
-            told = self.place.told(self.prefix + DESCRIPTION)
-            raise UsageError(f"{told}: not readable as JSON ({error}). Put back a good copy.") from error
+            name = self.place.full_name(self.prefix + DESCRIPTION)
+            raise UsageError(f"{name}: not readable as JSON ({error}). Put back a good copy.") from error
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundRuns:
     """What is below a folder.
 
     Attributes
@@ -135,7 +135,7 @@ class Found:
     tables: list[tuple[FoundRun | None, str]]
 
 
-def find_runs(place: Place) -> Found:
+def find_runs(place: FolderReader) -> FoundRuns:
     """Look for runs at and below a folder; only names of files are read.
 
     Hidden folders are passed over. So are those where runs keep their own files.
@@ -166,14 +166,14 @@ def find_runs(place: Place) -> Found:
             tables += [(run, name if run else prefix + name) for name in names]
             if not folder:
                 root_files = files
-            own = OWN_FOLDERS.get(run.family, ()) if run else ()
+            own_folders = OWN_FOLDERS.get(run.family, ()) if run else ()
             for name in folders:
                 inner = prefix + name
-                skipped = name in own or "=" in name or name.startswith(".")
+                skipped = name in own_folders or "=" in name or name.startswith(".")
                 if not skipped and place.identity(inner) not in seen:
                     seen.add(place.identity(inner))
                     deeper.append((inner, run))
         level = deeper
     if not runs and JOB in root_files:  # a job that has not recorded yet what it is made from
         runs.append(FoundRun(place, "", [], root_files))
-    return Found(sorted(runs, key=lambda run: run.folder), tables)
+    return FoundRuns(sorted(runs, key=lambda run: run.folder), tables)

@@ -60,9 +60,9 @@ class Database:
             statements = self._connection.extract_statements(sql)
             kinds = [statement.type for statement in statements]
             if kinds != [duckdb.StatementType.SELECT]:
-                found = ", ".join(kind.name for kind in kinds) or "nothing"
+                statement_kinds = ", ".join(kind.name for kind in kinds) or "nothing"
                 raise UsageError(
-                    f"--query: expected one SELECT (or DESCRIBE, SUMMARIZE), found {found}. A query "
+                    f"--query: expected one SELECT (or DESCRIBE, SUMMARIZE), found {statement_kinds}. A query "
                     "reads the run and changes nothing."
                 )
             table = self._connection.sql(sql).to_arrow_table()
@@ -79,10 +79,10 @@ def first_line(error: Exception) -> str:
 
 def near_names(error: Exception, columns: Sequence[str]) -> list[str]:
     """Return columns that are called nearly as what an error names in double quotes."""
-    asked = re.findall(r'"([^"]+)"', str(error).split("\n")[0])
+    unknown_names = re.findall(r'"([^"]+)"', str(error).split("\n")[0])
     bare = {column.partition(".")[2]: column for column in columns if "." in column}
     near: list[str] = []
-    for word in asked:
+    for word in unknown_names:
         near += difflib.get_close_matches(word, columns, n=3, cutoff=0.5)
         near += [bare[name] for name in difflib.get_close_matches(word, list(bare), n=3, cutoff=0.5)]
     return list(dict.fromkeys(near))
@@ -106,23 +106,23 @@ def _distinct(names: Sequence[str]) -> list[str]:
 def plain(schema: "pa.Schema") -> "pa.Schema":
     """Return the same columns with words as plain strings and without metadata: so all files agree."""
 
-    def kind(found: "pa.DataType") -> "pa.DataType":
-        is_text = pa.types.is_dictionary(found) or pa.types.is_large_string(found)
-        return pa.string() if is_text else found
+    def kind(type_: "pa.DataType") -> "pa.DataType":
+        is_text = pa.types.is_dictionary(type_) or pa.types.is_large_string(type_)
+        return pa.string() if is_text else type_
 
-    return pa.schema([pa.field(one.name, kind(one.type)) for one in schema])
+    return pa.schema([pa.field(column.name, kind(column.type)) for column in schema])
 
 
 def united(
     schemas: "Sequence[tuple[str, pa.Schema]]",
 ) -> "tuple[dict[str, pa.DataType], dict[str, dict[pa.DataType, str]]]":
     """Return the type of each column, and of those without a common one the types with a run of each."""
-    found: dict[str, dict[Any, str]] = {}
+    types_of: dict[str, dict[Any, str]] = {}
     for run, schema in schemas:
-        for one in schema:
-            found.setdefault(one.name, {}).setdefault(one.type, run)
+        for column in schema:
+            types_of.setdefault(column.name, {}).setdefault(column.type, run)
     columns, several = {}, {}
-    for name, types in found.items():
+    for name, types in types_of.items():
         try:
             ways = [pa.schema([(name, kind)]) for kind in types]
             columns[name] = pa.unify_schemas(ways, promote_options="permissive").field(0).type
@@ -134,5 +134,5 @@ def united(
 
 def conflict(view: str, column: str, types: "Mapping[pa.DataType, str]") -> str:
     """Say which types a column has, and in which runs."""
-    told = ", ".join(f"{kind} in {run}" for kind, run in types.items())
-    return f"{view}: column {listed([column])} is {told}; it is read as text here."
+    kinds = ", ".join(f"{kind} in {run}" for kind, run in types.items())
+    return f"{view}: column {listed([column])} is {kinds}; it is read as text here."

@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.dataset as ds
 
-from neurofleet.jobs.results.folder_listing import Place
+from neurofleet.jobs.results.folder_listing import FolderReader
 from neurofleet.jobs.results.sql import Database, conflict, plain, quoted, united
 
 RUN, OWN_RUN = "run", "own_run"
@@ -75,7 +75,7 @@ def keys_of(folders: Iterable[str]) -> dict[str, str]:
 
 def scan(
     database: Database,
-    place: Place,
+    place: FolderReader,
     view: str,
     parts: Sequence[Part],
     tables: "Mapping[str, pa.Table] | None" = None,
@@ -150,7 +150,7 @@ def _schema(
     return pa.schema([(name, kind) for name, kind in kinds.items() if kind is not None])
 
 
-def _dataset(place: Place, parts: Sequence[Part], schema: "pa.Schema", alone: str | None) -> Any:
+def _dataset(place: FolderReader, parts: Sequence[Part], schema: "pa.Schema", alone: str | None) -> Any:
     known = []
     for part in parts:
         says: dict[str, Any] = {} if part.run is None or alone is not None else {RUN: part.run}
@@ -214,7 +214,7 @@ class ViewSummary:
     notes: tuple[str, ...]
 
 
-def summary_of(view: str, made: Scanned, database: Database, place: Place, unfinished: Collection[str]) -> ViewSummary:
+def summary_of(view: str, made: Scanned, database: Database, place: FolderReader, unfinished: Collection[str]) -> ViewSummary:
     """Return what a view holds; of its files, only what they say at their ends is read.
 
     Raises

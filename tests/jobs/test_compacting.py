@@ -48,7 +48,7 @@ def test_summaries_queries_and_report_are_the_same_afterwards(finished):
     assert len(files(finished)) == 6 + 4  # a single generation of finalists is one file already
     assert summarise(finished) == summary
     assert [query(finished, sql) for sql in queries] == rows
-    write_report(finished, tell=lambda text: None)
+    write_report(finished, print_line=lambda text: None)
     assert (finished / "report.html").stat().st_size > 10_000
 
 

@@ -54,5 +54,5 @@ def test_another_engine_learns_anew():
     deadline = Deadline("auto")
     for _ in range(100):
         deadline.learn(0.01)
-    assert deadline.anew().seconds == START_S
-    assert Deadline(12.5).anew().seconds == 12.5
+    assert deadline.fresh().seconds == START_S
+    assert Deadline(12.5).fresh().seconds == 12.5

@@ -159,7 +159,7 @@ def test_interrupted_and_run_again_it_ends_in_the_same_model(model, animals, tmp
             raise KeyboardInterrupt
 
     job = write_job(tmp_path, animals)
-    monkeypatch.setattr(trainings, "raise_if_asked", stop_in_the_second_fold)
+    monkeypatch.setattr(trainings, "raise_if_interrupted", stop_in_the_second_fold)
     with pytest.raises(Interrupted):
         run_job(job, str(tmp_path / "model"))
     assert not (tmp_path / "model" / "model.json").exists()
@@ -171,7 +171,7 @@ def test_interrupted_and_run_again_it_ends_in_the_same_model(model, animals, tmp
     assert "fold-1-model: epoch 2 of 2" in told
     assert "fold-2" not in told
     assert "pieces of the evaluation that are done: 1" in told
-    monkeypatch.setattr(trainings, "raise_if_asked", lambda: None)
+    monkeypatch.setattr(trainings, "raise_if_interrupted", lambda: None)
     run_job(job, str(tmp_path / "model"))
     for name in ("model.safetensors", "predictions.parquet", "split.parquet", "embeddings.parquet"):
         assert (tmp_path / "model" / name).read_bytes() == (model / name).read_bytes(), name

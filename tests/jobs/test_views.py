@@ -18,7 +18,7 @@ from neurofleet.cluster.store.folders import RemoteFolder
 from neurofleet.cluster.store.run_store import RunStore
 from neurofleet.errors import JobError, UsageError
 from neurofleet.jobs.cli import app
-from neurofleet.jobs.results.folder_listing import Place
+from neurofleet.jobs.results.folder_listing import FolderReader
 from neurofleet.jobs.results.many_runs import AllRuns
 from neurofleet.jobs.results.results_command import columns_in_words, opened, query, results_command
 from neurofleet.jobs.results.run_tables import RunTables
@@ -196,13 +196,13 @@ def test_a_damaged_file_is_named(own, file, sql, damage):
 
 def test_only_what_a_query_names_is_opened(root, monkeypatch):
     read = []
-    schema = Place.schema
+    schema = FolderReader.schema
 
     def noted(self, name, kind=None):
         read.append(name)
         return schema(self, name, kind)
 
-    monkeypatch.setattr(Place, "schema", noted)
+    monkeypatch.setattr(FolderReader, "schema", noted)
     query(root, "select * from trials")
     assert read == ["models/hippie/trials/trials.parquet"]
 
