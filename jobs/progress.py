@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 from rich.console import Console, RenderableType
 from rich.live import Live
@@ -89,7 +89,7 @@ class BarProgress:
         self._bar = Progress(TextColumn("{task.description}"), *columns, console=console)
         self._task = self._bar.add_task(doing, total=total)
 
-    def __enter__(self) -> "BarProgress":
+    def __enter__(self) -> Self:
         self._display.__enter__()
         return self
 

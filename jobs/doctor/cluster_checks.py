@@ -72,16 +72,16 @@ def python(here: str, there: str) -> Finding:
     )
 
 
-def clock(difference: dict[str, float]) -> Finding:
+def clock(offset: dict[str, float]) -> Finding:
     """A node's clock against ours."""
-    ahead_s, exact_to_s = difference["ahead_s"], difference["exact_to_s"]
-    difference = f"{abs(ahead_s):.2f} s {'ahead of' if ahead_s > 0 else 'behind'} here (± {exact_to_s:.2f} s)"
+    ahead_s, exact_to_s = offset["ahead_s"], offset["exact_to_s"]
+    text = f"{abs(ahead_s):.2f} s {'ahead of' if ahead_s > 0 else 'behind'} here (± {exact_to_s:.2f} s)"
     if abs(ahead_s) - exact_to_s <= CLOCK_TOLERANCE_S:
-        return Finding("clock", "ok", difference)
+        return Finding("clock", "ok", text)
     return Finding(
         "clock",
         "warning",
-        f"{difference}: the times in logs and events cannot be compared",
+        f"{text}: the times in logs and events cannot be compared",
         "Let both machines set their clocks by the network (`timedatectl set-ntp true`, or chrony).",
     )
 

@@ -225,7 +225,7 @@ def requirements(python: str, installed: Sequence[dict[str, Any]]) -> list[Findi
         Finding(
             package["name"],
             "fault",
-            f"{package['installed'] or 'not installed'}, and neurofleet needs {package['needs']}",
+            f"{package['found'] or 'not installed'}, and neurofleet needs {package['needs']}",
             "Install neurofleet again in a virtual environment of its own, with `-c constraints.txt`.",
         )
         for package in unmet

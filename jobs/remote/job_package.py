@@ -133,7 +133,7 @@ class _Packer:
         self.files += _files(source)
 
 
-def pack(files: JobFiles, package: Path, limit_bytes: int) -> None:
+def pack(job_files: JobFiles, package: Path, limit_bytes: int) -> None:
     """Write the zip file; the same job makes the same bytes.
 
     Raises
@@ -144,15 +144,15 @@ def pack(files: JobFiles, package: Path, limit_bytes: int) -> None:
     start = Path(__file__).with_name("start.sh").read_text()
     with zipfile.ZipFile(package, "w") as archive:
         archive.writestr(_entry(START_SCRIPT), start)
-        archive.writestr(_entry(files.job_file), yaml.safe_dump(files.job, sort_keys=False))
-        for name, file in sorted(files.files.items()):
+        archive.writestr(_entry(job_files.job_file), yaml.safe_dump(job_files.job, sort_keys=False))
+        for name, file in sorted(job_files.files.items()):
             with file.open("rb") as source, archive.open(_entry(name), "w", force_zip64=True) as target:
                 while chunk := source.read(_CHUNK_BYTES):
                     target.write(chunk)
                     if package.stat().st_size > limit_bytes:
-                        raise UsageError(_too_large(files, limit_bytes))
+                        raise UsageError(_too_large(job_files, limit_bytes))
     if package.stat().st_size > limit_bytes:
-        raise UsageError(_too_large(files, limit_bytes))
+        raise UsageError(_too_large(job_files, limit_bytes))
 
 
 def size(files: int, size_bytes: float) -> str:
@@ -161,10 +161,10 @@ def size(files: int, size_bytes: float) -> str:
     return f"{files} file{'' if files == 1 else 's'}, {amount}"
 
 
-def _too_large(files: JobFiles, limit_bytes: int) -> str:
-    largest = sorted(files.files.values(), key=lambda file: file.stat().st_size, reverse=True)[:3]
+def _too_large(job_files: JobFiles, limit_bytes: int) -> str:
+    largest = sorted(job_files.files.values(), key=lambda file: file.stat().st_size, reverse=True)[:3]
     return (
-        f"the job's files are too large to travel: {size(len(files.files), files.size_bytes)}, and Ray's"
+        f"the job's files are too large to travel: {size(len(job_files.files), job_files.size_bytes)}, and Ray's"
         f" Jobs API takes {limit_bytes / 1e6:.0f} MB, packed. Lay them (the largest are"
         f" {', '.join(map(str, largest))}) on storage that the cluster reads, and name them in the job file"
         " by their absolute paths there: absolute paths do not travel."

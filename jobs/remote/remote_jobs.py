@@ -104,15 +104,15 @@ def commands(id: str, address: str) -> str:
 def status_command(name_or_id: str, address: str, as_json: bool = False) -> None:
     """Print the state of a job, and the last line of its log."""
     api = JobsApi(address)
-    job = find(api, name_or_id)
-    lines = _last_lines(api.log(job.job.id), 1)
+    submitted = find(api, name_or_id)
+    lines = _last_lines(api.log(submitted.job.id), 1)
     if as_json:
-        print(json.dumps(job.plain() | {"last_line": "".join(lines), "address": api.address}))
+        print(json.dumps(submitted.plain() | {"last_line": "".join(lines), "address": api.address}))
         return
-    since = f"{job.job.started:%Y-%m-%d %H:%M:%S} UTC" if job.job.started else "now"
-    print(f"{job.job.id}: {_state(job.job)}, attempt {job.attempt} at {job.name}")
-    print(f"  submitted  {since}, {duration(job.seconds)} {'long' if job.job.has_ended else 'ago'}")
-    print(f"  results    {job.out}")
+    since = f"{submitted.job.started:%Y-%m-%d %H:%M:%S} UTC" if submitted.job.started else "now"
+    print(f"{submitted.job.id}: {_state(submitted.job)}, attempt {submitted.attempt} at {submitted.name}")
+    print(f"  submitted  {since}, {duration(submitted.seconds)} {'long' if submitted.job.has_ended else 'ago'}")
+    print(f"  results    {submitted.out}")
     if lines:
         print(f"  last line  {lines[0]}")
 
@@ -120,27 +120,29 @@ def status_command(name_or_id: str, address: str, as_json: bool = False) -> None
 def logs_command(name_or_id: str, address: str, follow_log: bool = False) -> None:
     """Print the log of a job; to follow, until it ends, and then fail as it did."""
     api = JobsApi(address)
-    job = find(api, name_or_id)
+    submitted = find(api, name_or_id)
     if follow_log:
-        follow(api, job.job.id)
+        follow(api, submitted.job.id)
     else:
-        print(api.log(job.job.id), end="")
+        print(api.log(submitted.job.id), end="")
 
 
 def cancel_command(name_or_id: str, address: str) -> None:
     """End a job and wait for it. What it has stored stays, and can be gone on with."""
     api = JobsApi(address)
-    job = find(api, name_or_id)
-    id = job.job.id
-    if job.job.has_ended:
-        print(f"{id} had {job.job.state} already")
+    submitted = find(api, name_or_id)
+    id = submitted.job.id
+    if submitted.job.has_ended:
+        print(f"{id} had {submitted.job.state} already")
         return
     api.stop(id)
     print(f"{id} is asked to end …", flush=True)
-    job = api.wait(id, STOP_WAIT_S + 15.0)
-    if not job.has_ended:
-        raise JobError(f"{id} was asked to end {STOP_WAIT_S} s ago and is {job.state} still; look again later.")
-    print(f"{id} {_state(job)}. What it has stored in {job.out} is kept: submit the same job file again to go on.")
+    ended = api.wait(id, STOP_WAIT_S + 15.0)
+    if not ended.has_ended:
+        raise JobError(f"{id} was asked to end {STOP_WAIT_S} s ago and is {ended.state} still; look again later.")
+    print(
+        f"{id} {_state(ended)}. What it has stored in {submitted.out} is kept: submit the same job file again to go on."
+    )
 
 
 def list_command(address: str, as_json: bool = False) -> None:

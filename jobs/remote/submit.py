@@ -49,21 +49,21 @@ def submit_command(
     if looks_like_an_attempt(spec.name):
         raise UsageError(f"name: {spec.name} would read as an attempt of another job; let it not end in -a<number>.")
     place, here_only = _absolute(results_place(out, spec, folder))
-    files = collect(spec, folder)
+    job_files = collect(spec, folder)
     api = JobsApi(address)
     number = _next_attempt(api, spec, place)
     _warn_of_the_cluster(api)
-    typer.echo(f"{size(len(files.files), files.size_bytes)} travel to the cluster")
-    if files.remote:
-        more = f" and {len(files.remote) - 3} more" if len(files.remote) > 3 else ""
-        typer.echo(f"read there, by absolute path: {', '.join(files.remote[:3])}{more}")
+    typer.echo(f"{size(len(job_files.files), job_files.size_bytes)} travel to the cluster")
+    if job_files.remote:
+        more = f" and {len(job_files.remote) - 3} more" if len(job_files.remote) > 3 else ""
+        typer.echo(f"read there, by absolute path: {', '.join(job_files.remote[:3])}{more}")
     id = f"{spec.name}-a{number}"
     with tempfile.TemporaryDirectory() as temporary:
         package = Path(temporary) / "job.zip"
-        pack(files, package, PACKAGE_LIMIT_BYTES)
+        pack(job_files, package, PACKAGE_LIMIT_BYTES)
         marker = None if "://" in place else leave_marker(Path(place))
         try:
-            command = _command(files.job_file, place, here_only, marker, python)
+            command = _command(job_files.job_file, place, here_only, marker, python)
             api.submit(id, command, package, {"neurofleet": _version(), "name": spec.name, "out": place})
         except Exception:
             _remove_marker(marker)

@@ -14,7 +14,7 @@ from neurofleet.jobs.learners.learner_folder import ABOUT, FACTS
 from neurofleet.jobs.learners.sims_scores import scores_rows
 from neurofleet.jobs.results.folder_listing import FolderReader
 from neurofleet.jobs.results.run_tables import FIT_VIEWS, empty, fit_parts, what_is_in
-from neurofleet.jobs.results.runs_found import ENDING, FIT, MODEL, FoundRuns, FoundRun, find_runs
+from neurofleet.jobs.results.runs_found import ENDING, FIT, MODEL, FoundRun, FoundRuns, find_runs
 from neurofleet.jobs.results.sql import Database, first_line, listed, near_names
 from neurofleet.jobs.results.table_scan import RUN, Part, Scanned, ViewSummary, keys_of, scan, summary_of
 
@@ -39,7 +39,9 @@ def loose_tables(runs: FoundRuns) -> list[str]:
     """Return the Parquet files that no run has written for itself, below the root."""
     names = []
     for run, name in runs.tables:
-        written_by_its_run = run is not None and run.family != FIT and (run.family != MODEL or name in OF_LEARNERS.values())
+        written_by_its_run = (
+            run is not None and run.family != FIT and (run.family != MODEL or name in OF_LEARNERS.values())
+        )
         if not written_by_its_run:
             names.append(name if run is None else run.prefix + name)
     return sorted(names)

@@ -214,7 +214,9 @@ class ViewSummary:
     notes: tuple[str, ...]
 
 
-def summary_of(view: str, made: Scanned, database: Database, place: FolderReader, unfinished: Collection[str]) -> ViewSummary:
+def summary_of(
+    view: str, made: Scanned, database: Database, place: FolderReader, unfinished: Collection[str]
+) -> ViewSummary:
     """Return what a view holds; of its files, only what they say at their ends is read.
 
     Raises
