@@ -10,22 +10,21 @@ import yaml
 
 from neurofleet import fresh_process
 from neurofleet.errors import InputError, UsageError
-from neurofleet.jobs.fit.fit_costs import print_plan
 from neurofleet.jobs.job_file import KINDS
 from neurofleet.jobs.job_kinds import STUDIES, study_findings
 from neurofleet.jobs.reports.fit_report import write_report
 from neurofleet.jobs.results.results_command import results_command
-from neurofleet.jobs.run_job import run_job
+from neurofleet.jobs.run_job import print_plan, run_job
 from neurofleet.jobs.status import print_status
 from neurofleet.jobs.studies.findings import FINDINGS, Findings
-from tests.jobs.toy_report import ToyFindings
-from tests.jobs.toy_study import run_alone
+from tests.jobs.studies.toy_report import ToyFindings
+from tests.jobs.studies.toy_study import run_alone
 
 
 @pytest.fixture(autouse=True)
 def _toy_kind(monkeypatch):
-    monkeypatch.setitem(KINDS, "toy", "tests.jobs.toy_study:ToySpec")
-    monkeypatch.setitem(STUDIES, "toy", "tests.jobs.toy_report:ToyFindings")
+    monkeypatch.setitem(KINDS, "toy", "tests.jobs.studies.toy_study:ToySpec")
+    monkeypatch.setitem(STUDIES, "toy", "tests.jobs.studies.toy_report:ToyFindings")
 
 
 def write_job(folder: Path, numbers: str = "1 2 skip 3 4 5 6 7 8", **changes) -> Path:

@@ -14,11 +14,11 @@ from neurofleet.errors import InputError
 from neurofleet.jobs.studies.findings import stored_rows
 from neurofleet.jobs.studies.measurements import Measurement, mean_seconds
 from neurofleet.jobs.studies.study import Plan, Study, StudySpec, rows_table, run_study
-from tests.jobs.toy_report import CellSquares, ToyFindings
+from tests.jobs.studies.toy_report import CellSquares, ToyFindings
 
 
 class ToySpec(StudySpec):
-    study: ClassVar[str] = "tests.jobs.toy_study:ToyStudy"
+    study: ClassVar[str] = "tests.jobs.studies.toy_study:ToyStudy"
     decisive_packages: ClassVar[tuple[str, ...]] = ()
 
     kind: Literal["toy"] = "toy"
