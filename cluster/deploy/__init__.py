@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
-from importlib.metadata import version
-
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from neurofleet.cluster.deploy.deploy_targets import TARGETS, OptionRefused, OptionValue, Target, flag
 
@@ -47,6 +44,11 @@ def render(target: str, options: Mapping[str, OptionValue | Sequence[str]] | Non
 
 
 def _fill(target: Target, values: Mapping[str, OptionValue]) -> str:
+    # imported here: the command line lists the targets whenever it starts, and fills one in now and then
+    from importlib.metadata import version
+
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
     environment = Environment(
         loader=PackageLoader("neurofleet.cluster.deploy"),
         undefined=StrictUndefined,

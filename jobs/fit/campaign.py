@@ -23,7 +23,7 @@ from neurofleet.neurosim.evolution import same_cell
 POLL_S = 0.25
 
 OPEN_PER_HOST = 2
-"""More fits are never open, however many hosts are idle: those that cannot build an engine always are."""
+"""Open fits per host at most: fits whose engine cannot be built leave hosts idle, and all would be opened."""
 
 
 class Fit(Protocol):
@@ -34,7 +34,7 @@ class Fit(Protocol):
 
     @property
     def to_go(self) -> float:
-        """How long its way still is when hosts are no matter, in any unit that all fits have in common."""
+        """How long it still takes where hosts are plenty, in a unit that all fits share."""
 
     def start(self) -> list[EvaluationTask]:
         """Return the first evaluations to do."""
@@ -59,10 +59,10 @@ class Evaluator(Protocol):
     def completed(self, timeout_s: float) -> list[tuple[Any, Outcome]]: ...
 
     def withdraw(self, engine: str) -> int:
-        """Drop the tasks of an engine that no host has; return how many."""
+        """Drop the tasks of an engine that no host has taken yet; return how many."""
 
     def forget(self, engine: str) -> None:
-        """Let go of an engine whose tasks are all done."""
+        """Free an engine whose tasks are all done."""
 
 
 class Opener(Protocol):
@@ -81,10 +81,10 @@ class Opener(Protocol):
 class Campaign:
     """Works through fits in order.
 
-    Fits are opened one after the other, whenever those that are open leave hosts without work: while one
-    waits for the last evaluations of a generation, its hosts work for others. So many are open as the hosts
-    need and no more, and the first come to their end early. Once all are open, it is the last to end that
-    decides when the campaign is over: then fits get hosts in proportion to what they have to go.
+    The next fit is opened when those that are open leave hosts without work: while one waits for the last evaluations
+    of a generation, its hosts work for others. No more fits are open than the hosts need, so the first ones finish
+    early. Once all are open, the last to finish decides when the campaign is over: then fits with more left to do go
+    first.
 
     Parameters
     ----------
@@ -93,9 +93,9 @@ class Campaign:
     opener : Opener
     pool : Evaluator
     may_go_on : callable
-        Asked before new evaluations are handed in; when it says no, those under way are finished and nothing
-        else is begun.
-    took : callable
+        Called before evaluations are submitted; once it returns False, those under way are finished and nothing else
+        is begun.
+    on_outcome : callable
         Called with each outcome.
     """
 
@@ -119,7 +119,7 @@ class Campaign:
         self._under_way = 0
 
     def run(self, on_poll: Callable[[], None] = lambda: None) -> None:
-        """Do it all. `watch` is called a few times a second."""
+        """Run all fits; `on_poll` is called a few times a second."""
         while True:
             self._open_more()
             if not self._under_way and (not self.waiting or self.stopped):
@@ -203,7 +203,7 @@ class Campaign:
 
 
 TEACHERS = 16
-"""A cell learns from at most so many of those that were finished before it, the latest ones."""
+"""The last stage of a cell starts from the models of so many finished cells at most, the latest ones."""
 
 
 def finished_cells(store: "RunStore") -> dict[str, dict]:
@@ -218,8 +218,8 @@ class Fits:
 
     Parameters
     ----------
-    told : iterable of EngineChoice
-        Those that the user was told of when the run began; others are warned of when a cell is opened.
+    shown_choices : iterable of EngineChoice
+        Those that were printed when the run began; others are logged as warnings when a cell is opened.
 
     Attributes
     ----------

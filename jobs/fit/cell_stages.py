@@ -1,9 +1,8 @@
-"""One cell through its stages: seeds side by side, the winner's bounds handed on to the next stage, halls of fame
-pooled, the best model written.
+"""One cell through its stages: the seeds of a stage are searched side by side, the winner's values narrow the bounds
+of the next stage, and the halls of fame of the last stage's seeds are pooled.
 """
 
 import math
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,51 +13,15 @@ import numpy as np
 from neurofleet.cluster.pool.outcome import EvaluationTask, Outcome
 from neurofleet.cluster.store.run_store import RunStore
 from neurofleet.cluster.store.schemas import HallOfFameRows
-from neurofleet.jobs.fit.campaign_state import CELL_FINISHED, LEARNED_FROM, STAGE_STARTED
+from neurofleet.jobs.fit.campaign_state import CELL_FINISHED, LEARNED_FROM, STAGE_FINISHED, STAGE_STARTED
 from neurofleet.jobs.fit.fit_job import FitSpec
-from neurofleet.jobs.fit.fit_problem import CellSubject, Problem, StagePlan, Subject
-from neurofleet.jobs.fit.generation_search import GenerationSearch, best_values
+from neurofleet.jobs.fit.fit_problem import Problem, StagePlan, Subject
+from neurofleet.jobs.fit.generation_search import GenerationSearch
+from neurofleet.jobs.fit.model_files import write_best_model
 from neurofleet.jobs.fit.stage_search import Deadline, Limits, SearchState, StageSearch
 from neurofleet.jobs.fit.steady_search import SteadySearch
-from neurofleet.neurosim.cells.fit_model import FitModel
 from neurofleet.neurosim.evolution import ParameterSpace, read_warm_start, warm_start_models
-from neurofleet.neurosim.exchange.allen_fit import write_fit
-from neurofleet.neurosim.exchange.model_export import write_hoc
 from neurofleet.neurosim.vector.vector_evaluator import LANES
-
-
-def write_best_model(subject: Subject, hall: "HallOfFameRows", store: "RunStore") -> None:
-    """Write ``models/ID/fit.json`` and ``models/ID/cell.hoc``; a user's own evaluator can export itself.
-
-    Mechanisms of the job's own go along, to ``models/ID/modfiles``. The hoc template asks for the folder of
-    the morphology, which is not copied.
-    """
-    if not isinstance(subject, CellSubject):
-        return
-    values = best_values(hall)
-    stage = len(subject.stages) - 1
-    problem = subject.problem(stage, None)
-    model = problem.model
-    assert isinstance(model, FitModel)
-    sweeps = sorted({sweep for step in model.targets.protocols.values() for sweep in step.sweeps})
-    sections = ["soma", "axon", "dend", *(["apic"] if subject.has_apical else [])]
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        write_fit(
-            folder / "fit.json",
-            values,
-            model.mechanisms,
-            model.conditions,
-            subject.junction_potential_mV,
-            sweeps,
-            sections,
-            model.user_mechanisms.known,
-        )
-        write_hoc(folder / "cell.hoc", model.build_cell(), values)
-        for file in ("fit.json", "cell.hoc"):
-            store.write_text(f"models/{subject.id}/{file}", (folder / file).read_text())
-    for name, text in model.user_mechanisms_used.sources.items():
-        store.write_text(f"models/{subject.id}/modfiles/{name}.mod", text)
 
 
 class CellFit:
@@ -216,7 +179,7 @@ class CellFit:
         self._winner = best_values(best)
         stage = self.subject.stages[self._number].name
         self._store.append_event(
-            "stage finished",
+            STAGE_FINISHED,
             cell=self.subject.id,
             stage=stage,
             seed=int(best.seeds[0]),
@@ -230,7 +193,7 @@ class CellFit:
             self._store.write_hall_of_fame(hall, int(hall.seeds[0]))
         together = pooled(halls)
         self._store.write_hall_of_fame(together, "pooled")
-        write_best_model(self.subject, together, self._store)
+        write_best_model(self.subject, best_values(together), self._store)
         self.summary = {
             "recipe": self.subject.kind,
             "total": float(together.totals[0]),
@@ -272,3 +235,8 @@ def pooled(halls: list[HallOfFameRows]) -> HallOfFameRows:
         search_scores=together("search_scores"),
         search_totals=together("search_totals"),
     )
+
+
+def best_values(rows: HallOfFameRows) -> dict[str, float]:
+    """Return full name -> value of the parameters of the best model."""
+    return dict(zip(rows.parameter_names, (float(v) for v in rows.parameters[0]), strict=True))

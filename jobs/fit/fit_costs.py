@@ -42,7 +42,7 @@ def stage_bytes(problem: Problem, stage: StagePlan) -> float:
     return stage.planned_evaluations * numbers * BYTES_PER_NUMBER + generations * BYTES_PER_FILE
 
 
-def check_room(subjects: Sequence[Subject], cells: int, store: RunStore) -> None:
+def check_disk_space(subjects: Sequence[Subject], cells: int, store: RunStore) -> None:
     """Refuse a run that its disk cannot hold; what is stored of it already counts as room.
 
     Of its `cells`, those that are not among `subjects` are taken as like them.

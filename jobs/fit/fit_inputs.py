@@ -66,7 +66,7 @@ def job_mechanisms(spec: FitSpec, folder: Path) -> UserMechanisms:
 
 
 def mechanism_notes(user_mechanisms: UserMechanisms, recipe: "Recipe", folder: Path | None) -> tuple[str, ...]:
-    """Return what is to be said of a cell whose recipe names some of the job's mechanisms, or none."""
+    """Return notes on a cell: that its recipe names none of the job's mechanisms, or that some replace ours."""
     used = user_mechanisms.only(recipe.mechanism_names)
     if user_mechanisms.sources and not used.sources:
         return (f"none of the mechanisms in {folder} is named by its recipe {recipe.name}",)
@@ -78,7 +78,7 @@ def mechanism_notes(user_mechanisms: UserMechanisms, recipe: "Recipe", folder: P
 
 
 USER_STAGE = "fit"
-BY_SPIKES = "perisomatic"  # the recipe that spike widths say something of
+PERISOMATIC = "perisomatic"  # the recipe that is chosen by the width of spikes
 PAPER_GENERATIONS, PAPER_GENERATIONS_LAST = 50, 200
 FAST_EVALUATIONS, FAST_EVALUATIONS_LAST = 768, 6000
 
@@ -96,11 +96,11 @@ def prepare(
     Parameters
     ----------
     only : collection of str, optional
-        The cells that are wanted; of the others only the files are looked for.
+        The cells to read; of the others it is only checked that their files exist.
     keep_recordings : bool
         Whether subjects hold their recordings, which are large and which only pictures ask for.
-    tell : callable
-        Is told which cell's input is being read, when there are several.
+    print_line : callable
+        Gets a line that says which cell is being read, when there are several.
 
     Raises
     ------
@@ -155,7 +155,7 @@ def _check_files(cell: CellSpec, folder: Path) -> None:
 
 
 def stage_plans(spec: FitSpec, folder: Path) -> dict[str, tuple[StagePlan, ...]]:
-    """Return cell -> stages of its recipe, without a look at its data (which may leave some out)."""
+    """Return cell -> stages of its recipe; its data, which may leave some out, are not read."""
     if spec.cells is None:
         return {spec.name: _stage_plans(spec, [USER_STAGE])}
     known = job_mechanisms(spec, folder).known
@@ -210,11 +210,11 @@ def _files(key: str, path: Path) -> Iterable[Path]:
 def prepare_cell(
     cell: CellSpec, spec: FitSpec, folder: Path, user_mechanisms: UserMechanisms, keep_recording: bool = False
 ) -> CellSubject:
-    """Return one cell's morphology, targets and stages; its recording, which is large, only if asked.
+    """Return one cell's morphology, targets and stages; its recording, which is large, only with `keep_recording`.
 
     Parameters
     ----------
-    own : UserMechanisms
+    user_mechanisms : UserMechanisms
         Those of the job, as `job_mechanisms` returns them.
 
     Raises
@@ -232,7 +232,7 @@ def prepare_cell(
     numbers = tuple(stage_targets)
     warnings = mechanism_notes(user_mechanisms, recipe, spec.mechanisms)
     warnings += tuple(w for targets in stage_targets.values() for w in targets.warnings)
-    if spec.recipe == BY_SPIKES and recording is not None:
+    if spec.recipe == PERISOMATIC and recording is not None:
         warnings += tuple(filter(None, [fit_note(recording, cell.dendrite, recipe.name)]))
     for number, stage in enumerate(recipe.stages):
         if number not in stage_targets:

@@ -15,7 +15,7 @@ from neurofleet.jobs.fit.campaign import Budget, Campaign, Fits, finished_cells
 from neurofleet.jobs.fit.campaign_progress import CampaignReporter, FitProgress, Observer
 from neurofleet.jobs.fit.campaign_state import STATUS, CampaignState, ending_table, engine_lines, recorded_choices
 from neurofleet.jobs.fit.engine_choice import all_with_engines, choices_of
-from neurofleet.jobs.fit.fit_costs import check_room
+from neurofleet.jobs.fit.fit_costs import check_disk_space
 from neurofleet.jobs.fit.fit_inputs import cell_ids, check_warm_start, input_files, prepare, stage_plans
 from neurofleet.jobs.fit.fit_job import FitSpec
 from neurofleet.jobs.fit.fit_problem import Subject
@@ -81,7 +81,7 @@ def _read(spec: FitSpec, folder: Path, store: RunStore) -> tuple[FitInputs, list
     left = [cell for cell in cell_ids(spec) if cell not in finished]
     subjects = prepare(spec, folder, left[:PREPARED_FIRST], keep_recordings=False, print_line=_print_line)
     check_warm_start(spec, folder, subjects)
-    check_room(subjects, len(left), store)
+    check_disk_space(subjects, len(left), store)
     subjects = all_with_engines(subjects, spec.engine, recorded_choices(store.read_events()))
     notes = engine_lines(choices_of(subjects)) if spec.engine == "auto" else []
     return FitInputs(left, subjects), notes

@@ -1,12 +1,10 @@
-"""The search of one stage with one seed: ask, have evaluated, tell, store; taken up where the store ends."""
-
-from collections.abc import Mapping
+"""The search of one stage with one seed, generation by generation: ask, evaluate, tell, store."""
 
 import numpy as np
 
 from neurofleet.cluster.pool.outcome import EvaluationTask
 from neurofleet.cluster.store.run_store import RunStore
-from neurofleet.cluster.store.schemas import Evaluations, HallOfFameRows
+from neurofleet.cluster.store.schemas import Evaluations
 from neurofleet.errors import JobError
 from neurofleet.jobs.fit.fit_problem import Problem, StagePlan
 from neurofleet.jobs.fit.stage_search import Generation, Limits, StageSearch
@@ -17,7 +15,7 @@ class GenerationSearch(StageSearch):
     """One stage of one cell with one seed, generation by generation.
 
     Everything that it knows is a function of the seed and of the stored generations: a new `Search` on the
-    same store leads its strategy through them and goes on with the generation that is missing.
+    same store replays them and goes on with the next generation.
 
     Parameters
     ----------
@@ -73,8 +71,3 @@ class GenerationSearch(StageSearch):
                 "finish it with that one, or start in a new folder."
             )
         self._learn(rows)
-
-
-def best_values(rows: HallOfFameRows) -> Mapping[str, float]:
-    """Return the parameter values of the best model."""
-    return dict(zip(rows.parameter_names, (float(v) for v in rows.parameters[0]), strict=True))

@@ -18,8 +18,8 @@ def rates_figure(contents: CellContents) -> str:
         curves[rate.individual].append((rate.amplitude_nA * 1000, rate.rate_Hz))
 
     def draw(figure: "Figure") -> None:
-        axes, room = figure.subplots(1, 2, width_ratios=[2, 1])
-        room.set_axis_off()
+        axes, legend_space = figure.subplots(1, 2, width_ratios=[2, 1])
+        legend_space.set_axis_off()
         if recorded := contents.recorded_rates:
             amplitudes = [rate.amplitude_nA * 1000 for rate in recorded]
             axes.plot(

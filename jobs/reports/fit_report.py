@@ -28,8 +28,8 @@ def write_fit_report(root: str | Path, print_line: Callable[[str], None] = lambd
     ----------
     root : str or Path
         The run folder.
-    tell : callable
-        Gets a line now and then of what is being done.
+    print_line : callable
+        Gets a line for each cell that is simulated.
 
     Returns
     -------
@@ -157,8 +157,4 @@ def write_report(root: str | Path, print_line: Callable[[str], None] = lambda te
         return study_findings(kind).rewrite_report(root)
     if kind != FIT:
         return named(f"{report_module(kind)}:write_report_again")(Path(root))
-
     return write_fit_report(root, print_line)
-
-
-__all__ = ["write_report"]

@@ -1,0 +1,49 @@
+"""A fitted model is written into the run folder: as an Allen fit file and as a hoc template."""
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from neurofleet.cluster.store.run_store import RunStore
+from neurofleet.jobs.fit.fit_problem import CellSubject, Subject
+from neurofleet.neurosim.cells.fit_model import FitModel
+from neurofleet.neurosim.exchange.allen_fit import write_fit
+from neurofleet.neurosim.exchange.model_export import write_hoc
+
+
+def write_best_model(subject: Subject, values: Mapping[str, float], store: RunStore) -> None:
+    """Write ``models/ID/fit.json`` and ``models/ID/cell.hoc`` for a cell; nothing for a user's own evaluator.
+
+    Mechanisms of the job's own are written to ``models/ID/modfiles``. The morphology is not copied: the hoc template
+    takes its folder as an argument.
+
+    Parameters
+    ----------
+    values : mapping
+        Full name -> value of the parameters that were fitted.
+    """
+    if not isinstance(subject, CellSubject):
+        return
+    stage = len(subject.stages) - 1
+    problem = subject.problem(stage, None)
+    model = problem.model
+    assert isinstance(model, FitModel)
+    sweeps = sorted({sweep for step in model.targets.protocols.values() for sweep in step.sweeps})
+    sections = ["soma", "axon", "dend", *(["apic"] if subject.has_apical else [])]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_fit(
+            folder / "fit.json",
+            values,
+            model.mechanisms,
+            model.conditions,
+            subject.junction_potential_mV,
+            sweeps,
+            sections,
+            model.user_mechanisms.known,
+        )
+        write_hoc(folder / "cell.hoc", model.build_cell(), values)
+        for file in ("fit.json", "cell.hoc"):
+            store.write_text(f"models/{subject.id}/{file}", (folder / file).read_text())
+    for name, text in model.user_mechanisms_used.sources.items():
+        store.write_text(f"models/{subject.id}/modfiles/{name}.mod", text)
