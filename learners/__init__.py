@@ -1,1 +1,10 @@
-"""Cell-identity learners (SIMS, HIPPIE, NeuPRINT), their inputs, and how they are scored; nothing of Ray."""
+"""Learners of cell identity, their inputs, and how they are scored. Nothing here knows of Ray.
+
+- ``sims``: classes of cells from single-cell RNA sequencing; ``cells`` opens and normalises cells × genes.
+- ``hippie``: classes and embeddings of spike-sorted units; ``units`` opens them.
+- ``neuprint``: embeddings and classes of neurons from recordings of populations.
+- ``model_folder``: models are written and read; ``load_model`` opens one of any learner.
+- ``splits``, ``folds``: parts of samples for training and testing; ``local_training``: a training in this process.
+- ``scores``, ``calibration``, ``unknown_labels``, ``label_controls``, ``method_comparison``: what predictions are worth.
+- ``probes``: small classifiers on vectors; ``embedding_tables``: embeddings as tables.
+"""

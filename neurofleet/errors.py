@@ -44,7 +44,9 @@ class Interrupted(NeurofleetError):
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return " (did you mean '…'?)" with the known name closest to `name`, or an empty string."""
-    close = difflib.get_close_matches(name, list(known), n=1)
+    close = difflib.get_close_matches(
+        name, [str(other) for other in known], n=1
+    )  # numpy's strings have a repr of their own
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 

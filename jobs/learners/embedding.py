@@ -1,4 +1,4 @@
-"""``neurofleet embed``: from a model and files of units or recordings to a table of embeddings."""
+"""``neurofleet embed``: a table of embeddings of units or neurons, from a model and files."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -100,7 +100,7 @@ def write_embeddings_h5ad(table: Any, vectors: dict[str, Any], path: Path) -> No
     embedding_anndata(frame, vectors | {"umap": frame[flat].to_numpy()}).write_h5ad(path)
 
 
-def embed_units(folder: Path, files: list[str], layout: dict[str, Any]) -> "tuple[pa.Table, dict[str, np.ndarray]]":
+def embed_units(folder: Path, files: list[str], layout: dict[str, Any]) -> tuple[pa.Table, dict[str, np.ndarray]]:
     """Return a row for each unit of some files, and the vectors that are in it.
 
     Columns: ``unit_id``, ``class`` (the likeliest), ``probability``, ``p.CLASS`` for each class, every other
@@ -117,7 +117,7 @@ def embed_units(folder: Path, files: list[str], layout: dict[str, Any]) -> "tupl
     return with_map(model.table_of(units, vectors), vectors), vectors
 
 
-def with_map(table: "pd.DataFrame", vectors: "dict[str, np.ndarray]") -> "pa.Table":
+def with_map(table: pd.DataFrame, vectors: dict[str, np.ndarray]) -> pa.Table:
     """Return an embedding as a table for Parquet, with a map in two dimensions before its vectors.
 
     Parameters
@@ -138,7 +138,7 @@ def with_map(table: "pd.DataFrame", vectors: "dict[str, np.ndarray]") -> "pa.Tab
 EMBEDDINGS, EMBEDDINGS_H5AD = "embeddings.parquet", "embeddings.h5ad"
 
 
-def write_neuron_embeddings(out: Path, model: "NeuprintModel", recordings: "Recordings") -> None:
+def write_neuron_embeddings(out: Path, model: NeuprintModel, recordings: Recordings) -> None:
     """Write the Phi of all neurons, labelled or not: ``embeddings.parquet`` and ``embeddings.h5ad``."""
     vectors = {"phi": model.phi}
     table = with_map(neuron_table(recordings, {}, vectors), vectors)
@@ -146,7 +146,7 @@ def write_neuron_embeddings(out: Path, model: "NeuprintModel", recordings: "Reco
     write_embeddings_h5ad(table, vectors, out / EMBEDDINGS_H5AD)
 
 
-def embed_neurons(folder: Path, files: list[str], layout: dict[str, Any]) -> "tuple[pa.Table, dict[str, np.ndarray]]":
+def embed_neurons(folder: Path, files: list[str], layout: dict[str, Any]) -> tuple[pa.Table, dict[str, np.ndarray]]:
     """Return a row for each neuron of some recordings, and the vectors that are in it.
 
     Columns: ``neuron_id``; where the model has learned classes ``predicted`` (the likeliest), ``probability``

@@ -1,4 +1,4 @@
-"""``neurofleet explain``: from a model and files of cells to the genes that speak for each class."""
+"""``neurofleet explain``: the genes that speak for each class, as tables, pictures and a page."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute
+import pyarrow.csv
 import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ExplanationOptions:
-    """What is to be written.
+    """Which files are written.
 
     Attributes
     ----------
@@ -66,7 +67,7 @@ class ExplanationOptions:
         UsageError
             If the file cannot be read, or holds none.
         """
-        found = list(self.cells)
+        ids = list(self.cells)
         if self.cells_file is not None:
             try:
                 lines = self.cells_file.read_text(encoding="utf-8").splitlines()
@@ -75,11 +76,11 @@ class ExplanationOptions:
             listed = [line.strip() for line in lines if line.strip()]
             if not listed:
                 raise UsageError(f"{self.cells_file}: expected one cell id a line, found none.")
-            found += listed
-        return list(dict.fromkeys(found))
+            ids += listed
+        return list(dict.fromkeys(ids))
 
 
-def explain_command(folder: Path, reading: "Reading", wanted: ExplanationOptions) -> None:
+def explain_command(folder: Path, reading: Reading, options: ExplanationOptions) -> None:
     """Explain the cells of one or several files: tables, pictures, and a page that shows them.
 
     Parameters
@@ -92,17 +93,15 @@ def explain_command(folder: Path, reading: "Reading", wanted: ExplanationOptions
     UsageError, LearnerError
         Model, files, cells or names cannot be used; nothing was written.
     """
-    import pyarrow.csv
-
-    if wanted.weighting not in ("decision", "uniform"):
-        raise UsageError(f"--weighting is decision or uniform, found {wanted.weighting!r}.")
-    ids = wanted.ids()
-    if wanted.out.exists() and not wanted.out.is_dir():
-        raise UsageError(f"--out {wanted.out} is a file; expected the name of a folder.")
+    if options.weighting not in ("decision", "uniform"):
+        raise UsageError(f"--weighting is decision or uniform, found {options.weighting!r}.")
+    ids = options.ids()
+    if options.out.exists() and not options.out.is_dir():
+        raise UsageError(f"--out {options.out} is a file; expected the name of a folder.")
     names = ["genes.parquet", "genes.csv", "global.parquet", "global.csv", "genes.png", "dots.png"]
     names += ["explain.html", *(["cells.parquet"] if ids else [])]
-    files = {name: wanted.out / name for name in names}
-    check_new(list(files.values()), wanted.overwrite)
+    files = {name: options.out / name for name in names}
+    check_new(list(files.values()), options.overwrite)
     console = Console(stderr=True)
     model, fingerprint = load_model(folder)
     queries = reading.open(model)
@@ -117,32 +116,32 @@ def explain_command(folder: Path, reading: "Reading", wanted: ExplanationOptions
         "model": f"{folder} (run {fingerprint['run'][:12]})",
         "members": f"{len(model.networks.members)} networks"
         + (f", and a linear model with weight {model.linear_share:g}" if model.linear_share else ""),
-        "attention": f"masks weighted by {wanted.weighting}",
+        "attention": f"masks weighted by {options.weighting}",
         "genes missing in the query": "; ".join(
             f"{query.alignment.n_missing} ({query.share_in_words})" for query in queries
         ),
     }
     with new_files(list(files.values())) as partial:
         with CountProgress("explaining", sum(len(query) for query in queries), "cells", console) as progress:
-            found = explain(model, _blocks(queries, model, progress), wanted.weighting)
-        classes, whole = class_table(found, model), global_table(found, model)
-        top_of_class = classes.filter(pyarrow.compute.less_equal(classes["rank"], wanted.top))
+            means = explain(model, _blocks(queries, model, progress), options.weighting)
+        classes, whole = class_table(means, model), global_table(means, model)
+        top_of_class = classes.filter(pyarrow.compute.less_equal(classes["rank"], options.top))
         pq.write_table(classes, partial[files["genes.parquet"]])
         pyarrow.csv.write_csv(top_of_class, partial[files["genes.csv"]])
         pq.write_table(whole, partial[files["global.parquet"]])
-        pyarrow.csv.write_csv(whole.slice(0, wanted.top), partial[files["global.csv"]])
-        partial[files["genes.png"]].write_bytes(png(*bars(found, model)))
-        partial[files["dots.png"]].write_bytes(png(*dots(found, model)))
-        page = explanation_page(found, model, classes, whole, facts, wanted.top)
+        pyarrow.csv.write_csv(whole.slice(0, options.top), partial[files["global.csv"]])
+        partial[files["genes.png"]].write_bytes(png(*bars(means, model)))
+        partial[files["dots.png"]].write_bytes(png(*dots(means, model)))
+        page = explanation_page(means, model, classes, whole, facts, options.top)
         partial[files["explain.html"]].write_text(page, encoding="utf-8")
         if ids:
-            pq.write_table(_of_cells(model, queries, chosen, wanted), partial[files["cells.parquet"]])
-    _print(top_of_class, wanted.out)
-    said = NO_SIGNATURE if len(model.networks.members) > 1 else f"{NO_SIGNATURE} {ONE_MEMBER}"
-    console.print(said, soft_wrap=True, highlight=False)
+            pq.write_table(_of_cells(model, queries, chosen, options), partial[files["cells.parquet"]])
+    _print(top_of_class, options.out)
+    caution = NO_SIGNATURE if len(model.networks.members) > 1 else f"{NO_SIGNATURE} {ONE_MEMBER}"
+    console.print(caution, soft_wrap=True, highlight=False)
 
 
-def _blocks(queries: "Sequence[Query]", model: "SimsModel", progress: "CountProgress") -> "Iterator[sp.csr_matrix]":
+def _blocks(queries: Sequence[Query], model: SimsModel, progress: CountProgress) -> Iterator["sp.csr_matrix"]:
     size = cells_in_block(model)
     for query in queries:
         for ids, values in query.blocks(size=size):
@@ -151,18 +150,18 @@ def _blocks(queries: "Sequence[Query]", model: "SimsModel", progress: "CountProg
 
 
 def _of_cells(
-    model: "SimsModel", queries: "Sequence[Query]", chosen: "Sequence[np.ndarray]", wanted: ExplanationOptions
-) -> "pa.Table":
+    model: SimsModel, queries: Sequence[Query], chosen: Sequence[np.ndarray], options: ExplanationOptions
+) -> pa.Table:
     size = cells_in_block(model)
     return pa.concat_tables(
         table
         for query, rows in zip(queries, chosen, strict=True)
         for ids, values in query.blocks(rows, size)
-        for table in cell_tables(model, ids, values, wanted.weighting, wanted.top)
+        for table in cell_tables(model, ids, values, options.weighting, options.top)
     )
 
 
-def _print(top_of_class: "pa.Table", out: Path) -> None:
+def _print(top_of_class: pa.Table, out: Path) -> None:
     console = Console()
     table = Table()
     for column, justify in (
@@ -175,9 +174,9 @@ def _print(top_of_class: "pa.Table", out: Path) -> None:
     table.add_column("genes by contribution")
     rows = top_of_class.to_pylist()
     for name in dict.fromkeys(row["class"] for row in rows):
-        own = [row for row in rows if row["class"] == name]
-        genes = ", ".join(row["gene"] for row in own[:8])
-        overlaps = [f"{own[0][f'overlap_{reading}']:.2f}" for reading in ("contribution", "attention")]
-        table.add_row(name, f"{own[0]['cells']:,}", *overlaps, genes)
+        of_class = [row for row in rows if row["class"] == name]
+        genes = ", ".join(row["gene"] for row in of_class[:8])
+        overlaps = [f"{of_class[0][f'overlap_{reading}']:.2f}" for reading in ("contribution", "attention")]
+        table.add_row(name, f"{of_class[0]['cells']:,}", *overlaps, genes)
     console.print(table)
     console.print(f"Written: {out / 'explain.html'}, with tables and pictures beside it.", soft_wrap=True)

@@ -27,9 +27,9 @@ LOW = " ↓"
 _BAR, _MEMBER, _LINEAR = SEEDS[0], INK, SEEDS[1]
 
 
-def bars(found: "Explanation", model: "SimsModel") -> Drawing:
+def bars(means: Explanation, model: SimsModel) -> Drawing:
     """Return a panel of bars a class: contribution of the whole, of each member, and of the linear model."""
-    shown = np.flatnonzero(found.n_cells)
+    shown = np.flatnonzero(means.n_cells)
     n_rows = -(-len(shown) // COLUMNS)
 
     def draw(figure: "Figure") -> None:
@@ -37,7 +37,7 @@ def bars(found: "Explanation", model: "SimsModel") -> Drawing:
         for axes in panels.flat[len(shown) :]:
             axes.set_axis_off()
         for axes, number in zip(panels.flat, shown, strict=False):
-            _draw_class(axes, found, model, int(number))
+            _draw_class(axes, means, model, int(number))
         for axes in panels[-1]:
             axes.set_xlabel("contribution (logits)")
         handles, labels = panels.flat[0].get_legend_handles_labels()
@@ -46,12 +46,12 @@ def bars(found: "Explanation", model: "SimsModel") -> Drawing:
     return n_rows * (0.16 * BARS + 0.75) + 0.4, draw
 
 
-def _draw_class(axes: "Axes", found: "Explanation", model: "SimsModel", number: int) -> None:
-    whole = found.whole_contribution()[number]
+def _draw_class(axes: "Axes", means: Explanation, model: SimsModel, number: int) -> None:
+    whole = means.whole_contribution()[number]
     genes = [gene for gene in np.argsort(-whole, kind="stable")[:BARS] if whole[gene] > 0]
     places = np.arange(len(genes))[::-1]
     axes.barh(places, whole[genes], height=0.66, color=_BAR, alpha=0.55, linewidth=0, label="whole model")
-    for index, member in enumerate(found.contribution[:, number]):
+    for index, member in enumerate(means.contribution[:, number]):
         label = "each member" if index == 0 else None
         axes.plot(
             member[genes],
@@ -63,22 +63,22 @@ def _draw_class(axes: "Axes", found: "Explanation", model: "SimsModel", number: 
             alpha=0.7,
             label=label,
         )
-    if found.linear_share:
-        linear = found.linear_contribution[number, genes]
+    if means.linear_share:
+        linear = means.linear_contribution[number, genes]
         axes.plot(linear, places, linestyle="", marker="D", markersize=2.6, color=_LINEAR, label="linear model")
-    low = found.value[number, genes] < found.global_value[genes]
+    low = means.value[number, genes] < means.global_value[genes]
     names = [model.genes[gene] + (LOW if is_low else "") for gene, is_low in zip(genes, low, strict=True)]
     axes.set_yticks(places, names)
     axes.tick_params(axis="y", length=0)
     axes.axvline(0.0, color=FAINT, linewidth=0.7)
     axes.set_ylim(-0.7, BARS - 0.3)
-    axes.set_title(f"{model.classes[number]}, {found.n_cells[number]} cells\n{overlap_words(found, number)}")
+    axes.set_title(f"{model.classes[number]}, {means.n_cells[number]} cells\n{overlap_words(means, number)}")
     grid(axes, "x")
 
 
-def overlap_words(found: "Explanation", number: int) -> str:
+def overlap_words(means: Explanation, number: int) -> str:
     """Return how much of their lists the members of a class share."""
-    contribution, attention = found.overlap("contribution")[number], found.overlap("attention")[number]
+    contribution, attention = means.overlap("contribution")[number], means.overlap("attention")[number]
     if np.isnan(contribution):
         return "one member: overlap not measured"
     return f"overlap {contribution:.2f} (attention {attention:.2f})"
@@ -89,10 +89,10 @@ def dots_each(n_classes: int) -> int:
     return max(min(DOTS, MOST_DOTS // n_classes), 1)
 
 
-def dots(found: "Explanation", model: "SimsModel") -> Drawing:
+def dots(means: Explanation, model: SimsModel) -> Drawing:
     """Return a dot for each class and each top gene: how high it is there, and what it contributes."""
-    whole = found.whole_contribution()
-    shown = np.flatnonzero(found.n_cells)
+    whole = means.whole_contribution()
+    shown = np.flatnonzero(means.n_cells)
     each = dots_each(len(shown))
     tops = [gene for number in shown for gene in np.argsort(-whole[number], kind="stable")[:each]]
     genes = np.asarray(list(dict.fromkeys(tops)))
@@ -101,7 +101,7 @@ def dots(found: "Explanation", model: "SimsModel") -> Drawing:
         from matplotlib import colormaps
 
         axes = figure.subplots()
-        value = found.value[np.ix_(shown, genes)]
+        value = means.value[np.ix_(shown, genes)]
         size = value / np.maximum(value.max(0), 1e-12)
         colour = whole[np.ix_(shown, genes)] / np.maximum(np.abs(whole[shown]).max(1, keepdims=True), 1e-12)
         x, y = np.meshgrid(np.arange(len(genes)), np.arange(len(shown))[::-1])
@@ -138,8 +138,8 @@ ONE_MEMBER = "This model has one member, so no overlap can be measured: train se
 
 
 def explanation_page(
-    found: "Explanation",
-    model: "SimsModel",
+    means: Explanation,
+    model: SimsModel,
     classes: pa.Table,
     whole: pa.Table,
     facts: dict[str, Any],
@@ -161,23 +161,23 @@ def explanation_page(
         html.table(("", ""), facts.items()),
         html.paragraph(NO_SIGNATURE, "note"),
     ]
-    if len(found.contribution) == 1:
+    if len(means.contribution) == 1:
         body.append(html.paragraph(ONE_MEMBER, "note"))
-    body += [html.table(*_overview(found, model, classes), numbers=(1, 2, 3))]
-    absent = [name for name, n in zip(model.classes, found.n_cells, strict=True) if not n]
+    body += [html.table(*_overview(means, model, classes), numbers=(1, 2, 3))]
+    absent = [name for name, n in zip(model.classes, means.n_cells, strict=True) if not n]
     if absent:
         body.append(html.paragraph(f"Predicted for no cell: {', '.join(absent)}.", "quiet"))
-    each = dots_each(int((found.n_cells > 0).sum()))
+    each = dots_each(int((means.n_cells > 0).sum()))
     caption = (
         f"Genes of largest contribution, up to {each} of each class. Size: mean value in the class, as a"
         " share of the gene's largest. Colour: contribution to the class, as a share of the class's largest."
     )
-    body.append(html.figure(picture(*dots(found, model), "contribution of genes to classes"), caption))
+    body.append(html.figure(picture(*dots(means, model), "contribution of genes to classes"), caption))
     caption = (
         "Bars: contribution of the whole model. Points: of each member; diamonds: of the linear model."
         f"{LOW}: the gene is lower in this class than in all cells, so its absence speaks."
     )
-    body.append(html.figure(picture(*bars(found, model), "genes of largest contribution by class"), caption))
+    body.append(html.figure(picture(*bars(means, model), "genes of largest contribution by class"), caption))
     for name in dict.fromkeys(classes["class"].to_pylist()):
         part = classes.filter(pc.equal(classes["class"], name))
         body += [html.heading(2, name), html.paragraph(_overlaps(part)), _genes(part, top)]
@@ -185,14 +185,14 @@ def explanation_page(
     return html.page("Genes that speak for each class", body)
 
 
-def _overview(found: "Explanation", model: "SimsModel", classes: pa.Table) -> tuple[list[str], list[Any]]:
-    by_reading = [found.overlap(reading) for reading in ("contribution", "attention")]
+def _overview(means: Explanation, model: SimsModel, classes: pa.Table) -> tuple[list[str], list[Any]]:
+    by_reading = [means.overlap(reading) for reading in ("contribution", "attention")]
     rows = []
-    for number in np.flatnonzero(found.n_cells):
+    for number in np.flatnonzero(means.n_cells):
         part = classes.filter(pc.equal(classes["class"], model.classes[number]))
         first = ", ".join(part["gene"].slice(0, 6).to_pylist())
         figures = [_figure(float(overlaps[number])) for overlaps in by_reading]
-        rows.append((model.classes[number], f"{found.n_cells[number]:,}", *figures, first))
+        rows.append((model.classes[number], f"{means.n_cells[number]:,}", *figures, first))
     return ["class", "cells", "overlap, contribution", "overlap, attention", "first genes"], rows
 
 

@@ -1,4 +1,4 @@
-"""HIPPIE networks fine-tuned on labelled units: embeddings and class probabilities of any units."""
+"""Fine-tune HIPPIE networks on labelled units."""
 
 from __future__ import annotations
 

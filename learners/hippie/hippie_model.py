@@ -1,4 +1,4 @@
-"""A fitted HIPPIE model: embeddings and class probabilities of any units, and its folder."""
+"""A trained HIPPIE model: it names and embeds spike-sorted units; and its networks and its folder."""
 
 from __future__ import annotations
 

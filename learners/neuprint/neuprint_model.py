@@ -1,4 +1,4 @@
-"""A fitted NeuPRINT model: the Phi of neurons, their classes, and the folder that it is kept in."""
+"""A trained NeuPRINT model: it infers the Phi of neurons and names them; and its probe and its folder."""
 
 from __future__ import annotations
 

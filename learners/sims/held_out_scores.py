@@ -1,4 +1,4 @@
-"""What a fit is worth: scores on cells that it never saw, beside those of simple methods."""
+"""Scores of a fit on cells that it never saw, beside those of simple methods; and of types that were left out."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ DATA = Path(__file__).resolve().parents[3] / "shared" / "data" / "sims"
 def step_speedup(device: str, compiled: bool = False) -> dict[str, Any]:
     """Return seconds of a step, ours and theirs, by the number of genes."""
     from neurofleet.learners.sims.tabnet import Shape, TabNet
-    from tests.learners.sims.oracle import reference
+    from tests.learners.sims.reference_tabnet import reference
 
     found = {}
     for genes in GENES:

@@ -7,7 +7,7 @@ import numpy as np
 
 from neurofleet.learners.local_training import train_here
 from neurofleet.learners.sims.reference_fit import fit, predict_log
-from tests.learners.sims.small import QUICK, small_reference, small_split
+from tests.learners.sims.small_reference import QUICK, small_reference, small_split
 
 
 def small_model(folder: Path) -> Path:

@@ -24,7 +24,7 @@ from neurofleet.jobs.status import print_status
 from neurofleet.learners.hippie.hippie_model import HippieModel
 from neurofleet.learners.learner_errors import LearnerError
 from neurofleet.learners.units.unit_files import open_units
-from tests.learners.hippie.small import QUICK, write_units
+from tests.learners.hippie.small_units import QUICK, write_units
 
 SMALL = {name: getattr(QUICK, name) for name in ("width", "features", "fusion", "latent", "batch_size")}
 SMALL |= {"members": 1, "epochs": 8, "pretrain_epochs": 1}

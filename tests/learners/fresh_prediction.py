@@ -10,7 +10,7 @@ import numpy as np
 
 import neurofleet as nf
 import neurofleet.learners
-from tests.learners.neuprint.small import small_recordings
+from tests.learners.neuprint.small_recordings import small_recordings
 
 HEAVY = ("lightning", "torchmetrics", "umap", "ray", "matplotlib")
 """What loading a model and predicting with it must not load."""

@@ -9,7 +9,7 @@ from neurofleet import fresh_process, load_model
 from neurofleet.learners.sims.cell_prediction import open_query
 from tests.learners import fresh_prediction
 from tests.learners.cells.made_cells import made_counts, written
-from tests.learners.hippie.small import write_units
+from tests.learners.hippie.small_units import write_units
 
 OLD = Path(__file__).parent / "old_models"
 

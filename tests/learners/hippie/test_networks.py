@@ -15,7 +15,7 @@ from neurofleet.learners.hippie.unit_pretraining import Pretrained, pretrain
 from neurofleet.learners.learner_errors import LearnerError
 from neurofleet.learners.local_training import train_here
 from neurofleet.learners.units.units import Units, joined
-from tests.learners.hippie.small import QUICK, small_units
+from tests.learners.hippie.small_units import QUICK, small_units
 
 
 @pytest.fixture(scope="module")

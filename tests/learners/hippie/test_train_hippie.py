@@ -9,7 +9,7 @@ from neurofleet.learners import hippie
 from neurofleet.learners.learner_errors import LearnerError
 from neurofleet.learners.model_folder import ModelRefused, load_model
 from neurofleet.learners.units.unit_files import open_units
-from tests.learners.hippie.small import write_units
+from tests.learners.hippie.small_units import write_units
 
 QUICK = {"width": 4, "features": 8, "fusion": 16, "latent": 4, "members": 1, "epochs": 3, "batch_size": 16}
 

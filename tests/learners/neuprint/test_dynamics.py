@@ -16,7 +16,7 @@ from neurofleet.learners.neuprint.dynamics import (
     entry_losses,
     filter_inputs,
 )
-from tests.learners.neuprint.small import DYNAMICS, random_window, small_settings
+from tests.learners.neuprint.small_recordings import DYNAMICS, random_window, small_settings
 
 STEP = 20
 

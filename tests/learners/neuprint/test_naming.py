@@ -13,7 +13,7 @@ from neurofleet.learners.local_training import train_here
 from neurofleet.learners.model_folder import DESCRIPTION, ModelRefused
 from neurofleet.learners.neuprint.neuprint_model import Naming, NeuprintModel, fit_naming, restore_naming
 from neurofleet.learners.neuprint.train_neuprint import fit
-from tests.learners.neuprint.small import small_recordings, small_settings
+from tests.learners.neuprint.small_recordings import small_recordings, small_settings
 
 RNG = np.random.default_rng(0)
 NAMES = np.resize(["a", "b", "c", ""], 120)

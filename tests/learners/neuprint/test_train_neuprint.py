@@ -10,7 +10,7 @@ from neurofleet.learners.learner_errors import LearnerError
 from neurofleet.learners.model_folder import ModelRefused, load_model
 from neurofleet.learners.neuprint.neuprint_model import NeuprintModel
 from neurofleet.learners.neuprint.recording_files import as_recordings
-from tests.learners.neuprint.small import small_recordings, small_settings
+from tests.learners.neuprint.small_recordings import small_recordings, small_settings
 
 QUICK = small_settings(dynamics="bilinear").model_dump()
 

@@ -5,7 +5,7 @@ import torch
 
 from neurofleet.learners.sims.tabnet import TabNet, mask_entropy
 from neurofleet.learners.sims.tabnet_settings import Shape
-from tests.learners.sims.oracle import copy_weights, our_name, reference
+from tests.learners.sims.reference_tabnet import copy_weights, our_name, reference
 
 SHAPES = {
     "released": Shape(),

@@ -16,7 +16,7 @@ from neurofleet.learners.sims.sims_classifier import state_of
 from neurofleet.learners.sims.sims_model import SimsModel
 from neurofleet.learners.sims.tabnet_settings import SimsSettings, settings_of
 from neurofleet.learners.splits import make_folds
-from tests.learners.sims.small import QUICK, small_reference, small_split
+from tests.learners.sims.small_reference import QUICK, small_reference, small_split
 
 
 @pytest.fixture(scope="module")

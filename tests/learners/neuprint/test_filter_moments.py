@@ -8,7 +8,7 @@ import torch
 from neurofleet.learners.neuprint.dynamics import Filter, dynamics_for, entry_losses
 from neurofleet.learners.neuprint.filter_moments import best_phi, joined, moments_of, summed
 from neurofleet.learners.neuprint.session_tensors import sessions_of
-from tests.learners.neuprint.small import small_recordings, small_settings, with_gaps
+from tests.learners.neuprint.small_recordings import small_recordings, small_settings, with_gaps
 
 
 def test_errors_are_those_of_the_windows_with_gaps_left_out() -> None:

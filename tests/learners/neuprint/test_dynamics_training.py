@@ -17,7 +17,13 @@ from neurofleet.learners.neuprint.dynamics_training import (
 )
 from neurofleet.learners.neuprint.filter_moments import moments_of
 from neurofleet.learners.neuprint.session_tensors import sessions_of
-from tests.learners.neuprint.small import DYNAMICS, random_window, small_recordings, small_settings, with_gaps
+from tests.learners.neuprint.small_recordings import (
+    DYNAMICS,
+    random_window,
+    small_recordings,
+    small_settings,
+    with_gaps,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore:You are trying to `self.log")
 

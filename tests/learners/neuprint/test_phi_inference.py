@@ -13,7 +13,7 @@ from neurofleet.learners.neuprint.dynamics import DynamicsModel, dynamics_for
 from neurofleet.learners.neuprint.phi_inference import infer_phi
 from neurofleet.learners.neuprint.population_recordings import Recordings, gathered
 from neurofleet.learners.neuprint.session_tensors import sessions_of
-from tests.learners.neuprint.small import DYNAMICS, small_recordings, small_settings, with_gaps
+from tests.learners.neuprint.small_recordings import DYNAMICS, small_recordings, small_settings, with_gaps
 
 
 def model_of(dynamics: str) -> DynamicsModel:

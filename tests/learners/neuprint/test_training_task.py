@@ -13,7 +13,7 @@ from neurofleet.cluster.training.lightning_training import Training
 from neurofleet.cluster.training.trainer import train
 from neurofleet.learners.neuprint.dynamics_training import NeuprintTask
 from neurofleet.learners.neuprint.recording_files import open_recordings
-from tests.learners.neuprint.small import small_recordings, small_settings
+from tests.learners.neuprint.small_recordings import small_recordings, small_settings
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from neurofleet.learners.local_training import train_here
 from neurofleet.learners.sims.cell_prediction import IMPORTANCE, open_query, predict
 from neurofleet.learners.sims.reference_fit import fit
 from tests.learners.cells.made_cells import made_counts, written
-from tests.learners.sims.small import QUICK, small_reference, small_split
+from tests.learners.sims.small_reference import QUICK, small_reference, small_split
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import pytest
 from neurofleet.learners.learner_errors import LearnerError
 from neurofleet.learners.local_training import train_here
 from neurofleet.learners.sims.held_out_scores import leave_types_out
-from tests.learners.sims.small import QUICK, small_reference, small_split
+from tests.learners.sims.small_reference import QUICK, small_reference, small_split
 
 
 def test_a_type_is_left_out_of_every_training_and_swept(tmp_path):

@@ -16,7 +16,7 @@ from neurofleet.learners.neuprint.dynamics_training import NeuprintTask, WorkerR
 from neurofleet.learners.neuprint.neuprint_model import NeuprintModel
 from neurofleet.learners.neuprint.population_recordings import RecordingsRefused
 from neurofleet.learners.neuprint.train_neuprint import fit
-from tests.learners.neuprint.small import DYNAMICS, small_recordings, small_settings, with_gaps
+from tests.learners.neuprint.small_recordings import DYNAMICS, small_recordings, small_settings, with_gaps
 
 
 @pytest.fixture(scope="module")

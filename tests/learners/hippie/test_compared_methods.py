@@ -9,7 +9,7 @@ from neurofleet.learners.calibration import calibrated_probabilities
 from neurofleet.learners.hippie.compared_methods import METHODS, UnitFoldCase, answers
 from neurofleet.learners.hippie.unit_pretraining import pretrain
 from neurofleet.learners.local_training import train_here
-from tests.learners.hippie.small import QUICK, small_units
+from tests.learners.hippie.small_units import QUICK, small_units
 
 CHEAP = ("raw_knn", "pca_knn", "untrained", "frozen", "mean_knn", "probe", "classical", "head", "best")
 """All but PhysMAP, whose map takes long to compile."""
