@@ -4,10 +4,7 @@
 `NeuprintSettings` and `PRESETS` say what decides a training.
 """
 
-from __future__ import annotations
-
-from importlib import import_module
-from typing import Any
+from neurofleet.lazy_names import lazy_names
 
 _MODULES = {
     "train": "train_neuprint",
@@ -15,16 +12,5 @@ _MODULES = {
     "NeuprintSettings": "dynamics_settings",
     "PRESETS": "dynamics_settings",
 }
-"""Name -> the module of this package that defines it; it is imported when the name is first used."""
-
 __all__ = list(_MODULES)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy_names(__name__, _MODULES)
