@@ -305,8 +305,8 @@ def fit_classical(
     for features_name, x in vectors.items():
         for kind in models:
             for tried in cross_validated(kind, x[rows], y[rows], n_classes, folds, seed):
-                values = ", ".join(f"{key} {value}" for key, value in tried.setting.items())
-                name = f"{kind} on {features_name} ({values})"
+                setting_text = ", ".join(f"{key} {value}" for key, value in tried.setting.items())
+                name = f"{kind} on {features_name} ({setting_text})"
                 held_out = np.full((len(y), n_classes), np.nan)
                 held_out[rows] = tried.held_out
                 candidates.append(Candidate(name, held_out))

@@ -276,10 +276,10 @@ def leave_types_out(
         labels[reference.labels < 0] = ""
         without = leave_type_out(split, labels, name)
 
-        def named(task: Any, training: str, seed: int, number: int = number) -> Any:
-            return train(task, f"without-type-{number}-{training}", seed)
+        def without_type(task: Any, name: str, seed: int, number: int = number) -> Any:
+            return train(task, f"without-type-{number}-{name}", seed)
 
-        model = fit(reference, without, settings, named, seed).model
+        model = fit(reference, without, settings, without_type, seed).model
         rows = without.rows("test")
         probabilities = calibrated_probabilities(predict_log(model, reference, rows), model.calibration.temperature)
         true = reference.labels[rows]
