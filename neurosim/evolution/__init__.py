@@ -1,4 +1,18 @@
-"""Evolution of model parameters: strategies that ask for individuals and are told their scores."""
+"""Search of model parameters: strategies are asked for individuals and told their scores.
+
+`parameter_space`
+    Names, bounds and axes of the free parameters.
+`ask_tell`
+    What all strategies have in common, and the hall of fame.
+`search_strategies`
+    The searches: `paper`, `fast`, `steady`.
+`ibea_selection`
+    Selection of parents, crossover and mutation.
+`cma_es`
+    The second half of the `fast` and `steady` searches.
+`warm_start`
+    First individuals from models that were fitted before.
+"""
 
 from neurofleet.neurosim.evolution.ask_tell import HallOfFame, HallOfFameEntry, Strategy, total_scores
 from neurofleet.neurosim.evolution.parameter_space import ParameterSpace, log_axes
