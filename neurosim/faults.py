@@ -1,4 +1,4 @@
-"""Say all faults of a user's file at once, each with its place and the nearest known name."""
+"""Report all faults of a user's file at once, each with its place and the nearest known name."""
 
 import typing
 from typing import Any

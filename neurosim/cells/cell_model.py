@@ -1,4 +1,4 @@
-"""Cells: morphology, mechanisms, parameters and their distributions put together as a BluePyOpt model."""
+"""Build a BluePyOpt cell model from a morphology, mechanisms, parameters and their distributions."""
 
 import ast
 import difflib
@@ -35,7 +35,7 @@ _ARITHMETIC = (
 def bluepyopt_distribution(expression: str) -> str:
     """Return an expression in ``distance`` and ``value`` in the notation of BluePyOpt's distance scaler.
 
-    BluePyOpt evaluates the result as Python and writes it into hoc: only what is arithmetic in both may pass.
+    BluePyOpt evaluates the result as Python and writes it into hoc, so only arithmetic that both have is allowed.
 
     Parameters
     ----------
@@ -113,7 +113,7 @@ class CellParameter:
 
 @dataclass(frozen=True)
 class Conditions:
-    """What a simulation runs at: degrees Celsius, and mV.
+    """Conditions of a simulation: temperature in degrees Celsius, potentials in mV.
 
     `ena_mV` and `ek_mV` are set wherever there is a sodium or potassium channel.
     """
@@ -134,12 +134,12 @@ def build_cell_model(
     known: Mapping[str, Mechanism] = MECHANISMS,
     distributions: Mapping[str, str] | None = None,
 ) -> "CellModel":
-    """Put a cell together as a BluePyOpt ``CellModel``.
+    """Return a cell as a BluePyOpt ``CellModel``.
 
     Parameters
     ----------
     name : str
-        Name of the cell, any text (BluePyOpt and hoc get letters, digits and underscores).
+        Name of the cell. Any text; what hoc does not allow in a name is replaced.
     morphology : CellMorphology
     mechanisms : mapping
         Section -> names of the mechanisms inserted there.
@@ -149,20 +149,21 @@ def build_cell_model(
         Full name -> value of the frozen parameters.
     conditions : Conditions
     known : mapping
-        Mechanisms by name, where the user has some of his own loaded.
+        Mechanisms by name, where the user has added some.
     distributions : mapping, optional
         Full name -> distribution of fixed parameters that are not uniform.
 
     Returns
     -------
     bluepyopt.ephys.models.CellModel
-        Parameters of ``all`` come first, so that one of a single section has the last word there.
+        Parameters of ``all`` come first, so that one of a single section overrides them there.
 
     Raises
     ------
     InputError
         An unknown mechanism, parameter or section (with the nearest name), a parameter of a mechanism that is
-        not inserted there, one given twice, bounds upside down, or a distribution that is no such expression.
+        not inserted there or that is given twice, a lower bound that is not below the upper one, or a
+        distribution that is not an expression as above.
     """
     from bluepyopt.ephys.models import CellModel
 
@@ -175,7 +176,7 @@ def build_cell_model(
         if full_name not in free | dict(fixed)
     }
     values: dict[str, CellParameter | float] = {**free, **fixed, **reversal}
-    order = sorted(values, key=lambda full_name: not full_name.endswith(".all"))  # the given order within
+    order = sorted(values, key=lambda full_name: not full_name.endswith(".all"))  # otherwise in the order given
     return CellModel(
         name=hoc_name(name),
         morph=morphology,
@@ -272,7 +273,7 @@ def _inserted(section: str, mechanisms: Mapping[str, Sequence[str]]) -> set[str]
 def _reversal_potentials(
     mechanisms: Mapping[str, Sequence[str]], conditions: Conditions, known: Mapping[str, Mechanism]
 ) -> dict[str, float]:
-    """Return ``ena.soma`` and the like for each section that has such a channel and a place in the model."""
+    """Return ``ena.soma`` and the like for each section of the model that has a sodium or potassium channel."""
     values = {}
     for section in SECTIONS:
         if section not in mechanisms and "all" not in mechanisms:

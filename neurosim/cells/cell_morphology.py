@@ -11,7 +11,7 @@ STUB_SECTIONS = 2
 STUB_LENGTH_UM = 60
 STUB_DIAMETER_UM = 1.0
 
-# What each mode takes the diameters d1, d2 of the two stub sections from, when an axon was reconstructed.
+# Where each mode takes the diameters d1 and d2 of the two stub sections from, when an axon was reconstructed.
 _HOC_DIAMETERS = {
     "stub": "",
     "legacy-stub": """

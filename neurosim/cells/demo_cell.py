@@ -1,4 +1,4 @@
-"""A small cell of known parameters, and recordings of it: input whose true answer is known."""
+"""A small cell of known parameters and simulated recordings of it: input for a fit whose true answer is known."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -57,7 +57,7 @@ KNOWN_PARAMETERS = {
 AMPLITUDES_NA = (-0.1, -0.06, -0.03, 0.03, 0.13, 0.16, 0.2)
 STEP_START_MS, STEP_STOP_MS, DURATION_MS = 250.0, 500.0, 600.0
 SAMPLING_RATE_HZ = 20_000.0
-# Stands for channel noise, which grows with depolarisation and makes every repeat spike a little differently.
+# In place of channel noise, which grows with depolarisation and makes each repeat spike slightly differently.
 STEP_NOISE, STEP_NOISE_MS, STEP_NOISE_EVERY_MS = 0.12, 5.0, 0.5  # share of the step, correlation time, grid
 NOISE_MV = 0.05  # of each sample
 DRIFT_MV, DRIFT_MS = 0.15, 150.0  # slow drift of the resting potential: standard deviation, correlation time
@@ -75,10 +75,10 @@ def write_demo_cell(folder: Path, seed: int = 1, spread: float = 0.0) -> tuple[P
     ----------
     folder : Path
     seed : int
-        Of the noise that is added to the recordings, and of the spread.
+        Seed of the noise in the recordings, and of the spread.
     spread : float
         Standard deviation of the logarithm of each conductance about its known value: for several cells that
-        are alike and not the same.
+        are similar but not equal.
     """
     folder.mkdir(parents=True, exist_ok=True)
     morphology = folder / "cell.swc"

@@ -8,7 +8,7 @@ from typing import Any
 
 from neurofleet.neurosim.cells.cell_model import CellParameter, Conditions, build_cell_model
 from neurofleet.neurosim.cells.cell_morphology import CellMorphology
-from neurofleet.neurosim.cells.simulator import Accuracy, AccurateSimulator, DenseRecording
+from neurofleet.neurosim.cells.simulator import Accuracy, AccurateSimulator, SampledRecording, dense_times
 from neurofleet.neurosim.features.bluepyopt_efeatures import AISInitiation, PerisomaticFeature, step_scoring
 from neurofleet.neurosim.features.perisomatic_features import MINIMUM_STD
 from neurofleet.neurosim.features.step_protocols import StepProtocol, TargetSet
@@ -21,7 +21,7 @@ AIS = "axon"
 
 @dataclass(frozen=True)
 class MorphologyFile:
-    """A morphology that travels with the model: file name (its suffix tells the format) and content."""
+    """A morphology file that is sent along with the model: its name, whose ending is the format, and its content."""
 
     name: str
     content: bytes
@@ -39,7 +39,7 @@ class MorphologyFile:
 
 @dataclass(frozen=True)
 class FitModel:
-    """Everything that an evaluation of one stage of one cell depends on.
+    """Everything that the evaluation of one stage of one cell depends on; can be pickled.
 
     Parameters
     ----------
@@ -61,7 +61,7 @@ class FitModel:
         Protocols and e-feature targets.
     accuracy : Accuracy
     user_mechanisms : UserMechanisms
-        Mechanisms that are the user's, not the project's.
+        Mechanisms that the user brought.
     """
 
     cell: str
@@ -91,7 +91,7 @@ class FitModel:
         )
 
     def build_evaluator(self) -> Any:
-        """Return the BluePyOpt ``CellEvaluator`` of this stage (cold: as BluePyOpt itself would run it)."""
+        """Return the BluePyOpt ``CellEvaluator`` of this stage (cold: BluePyOpt builds the cell anew for each run)."""
         from bluepyopt import ephys
 
         self.user_mechanisms.load()
@@ -114,7 +114,7 @@ class FitModel:
 
     @property
     def user_mechanisms_used(self) -> UserMechanisms:
-        """The user's mechanisms that it has."""
+        """Those of the user's mechanisms that the model has."""
         return self.user_mechanisms.only(self.mechanism_names)
 
     def protocol(self, step: "StepProtocol") -> Any:
@@ -199,7 +199,7 @@ class FitModel:
         name = recording_name(step.name, place)
         if not self.accuracy.dense:
             return ephys.recordings.CompRecording(name=name, location=location(place), variable="v")
-        return DenseRecording(name, location(place), (step.start_ms, step.stop_ms), step.duration_ms)
+        return SampledRecording(name, location(place), dense_times((step.start_ms, step.stop_ms), step.duration_ms))
 
 
 def recording_name(protocol: str, place: str = SOMA) -> str:

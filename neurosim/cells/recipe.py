@@ -1,4 +1,4 @@
-"""Recipes: which mechanisms, parameters and e-features each stage of a fit has, and within which bounds."""
+"""Recipes: the mechanisms, parameters with bounds, and e-features of each stage of a fit."""
 
 from collections.abc import Iterator, Mapping
 from importlib import resources
@@ -18,7 +18,7 @@ BY_DENDRITE = {
     "all-active": {"spiny": "all-active-spiny", "aspiny": "all-active-aspiny"},
     "perisomatic": {"spiny": "perisomatic-f6", "aspiny": "perisomatic-f12"},
 }
-"""Recipes of which the dendrite type chooses the channels."""
+"""Recipes whose channels depend on the dendrite type."""
 HOW_TO_ADD_MECHANISMS = (
     " A mechanism of your own comes from its mod file: name the folder of it with `mechanisms:` in the job"
     " file, and the mechanism by its SUFFIX."
@@ -86,7 +86,7 @@ class Stage(_Strict):
 
 
 class Recipe(_Strict):
-    """A staged fit: passive, then the h-channel, then everything active, or stages of the user's own."""
+    """A staged fit: passive, then the h-channel, then all active channels, or stages that the user wrote."""
 
     name: str
     axon: Literal["stub", "legacy-stub", "legacy-stub-60um", "full"] = "stub"
@@ -101,7 +101,7 @@ class Recipe(_Strict):
         return self
 
     def mechanisms_until(self, stage: int, has_apical: bool) -> dict[str, list[str]]:
-        """Return section -> mechanisms of stage number `stage` with those of the stages before it."""
+        """Return section -> mechanisms of stage number `stage` and of the stages before it."""
         mechanisms: dict[str, list[str]] = {}
         for part in self.stages[: stage + 1]:
             for section, names in part.mechanisms.items():
@@ -141,7 +141,7 @@ class Recipe(_Strict):
 
 
 def load_recipe(name: str, dendrite: str, folder: Path, known: "Mapping[str, Mechanism] | None" = None) -> Recipe:
-    """Load a recipe of ours by name, or the user's own YAML file.
+    """Load a built-in recipe by name, or the YAML file of a user.
 
     Parameters
     ----------
@@ -152,7 +152,7 @@ def load_recipe(name: str, dendrite: str, folder: Path, known: "Mapping[str, Mec
     folder : Path
         Where a relative path starts.
     known : mapping, optional
-        Mechanisms by name, where the user has some of his own.
+        Mechanisms by name, where the user has added some.
 
     Raises
     ------

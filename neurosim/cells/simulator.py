@@ -1,4 +1,4 @@
-"""NEURON with a stated accuracy: CVODE's tolerance, and how densely a response is recorded."""
+"""NEURON with a stated accuracy: CVODE's tolerance, and the times at which a response is recorded."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,8 @@ from bluepyopt.ephys.recordings import CompRecording
 from bluepyopt.ephys.simulators import NrnSimulator
 
 FIXED_STEP_MS = 0.05
-"""Of second order, as exact as CVODE at its default tolerance; for currents that change all the time."""
+"""Of second order, as exact as CVODE at its default tolerance. For currents that change at every sample, where CVODE
+would start anew each time."""
 
 COARSE_MS, CLOSE_MS, NEAR_EDGE_MS = 1.0, 0.1, 15.0
 
@@ -44,34 +45,30 @@ class AccurateSimulator(NrnSimulator):
         cvode_active: bool | None = None,
         **options: Any,
     ) -> None:
-        """Run with CVODE, or in fixed steps of second order where a protocol does not want it."""
+        """Run with CVODE, or in fixed steps of second order for a protocol that turns CVODE off."""
         self.cvode.atol(self.accuracy.atol)
         fixed = cvode_active is False
         self.neuron.h.secondorder = 2 if fixed else 0
         super().run(tstop, FIXED_STEP_MS if fixed and dt is None else dt, cvode_active, **options)
 
 
-class DenseRecording(CompRecording):
-    """A recording sampled at fixed times: closely after each edge of the step, a millisecond apart elsewhere.
-
-    CVODE crosses a passive decay in a handful of steps; e-features read between them are off by more than
-    their standard deviation unless the decay is sampled from the integrator's own polynomial.
+class SampledRecording(CompRecording):
+    """A voltage recorded at given times, whatever steps CVODE takes: from the integrator's own polynomial.
 
     Parameters
     ----------
     name : str
     location : bluepyopt location
-    edges_ms : sequence of float
-        Start and stop of the step.
-    duration_ms : float
-        End of the protocol.
+    times_ms : ndarray, shape (t,)
+        Ascending.
     """
 
-    def __init__(self, name: str, location: Any, edges_ms: Sequence[float], duration_ms: float) -> None:
+    def __init__(self, name: str, location: Any, times_ms: np.ndarray) -> None:
         super().__init__(name=name, location=location, variable="v")
-        self.times_ms = _sampling_times(edges_ms, duration_ms)
+        self.times_ms = times_ms
 
     def instantiate(self, sim: Any = None, icell: Any = None) -> None:
+        """Begin to record."""
         segment = self.location.instantiate(sim=sim, icell=icell)
         h = sim.neuron.h
         self.tvector = h.Vector(self.times_ms)
@@ -80,7 +77,23 @@ class DenseRecording(CompRecording):
         self.instantiated = True
 
 
-def _sampling_times(edges_ms: Sequence[float], duration_ms: float) -> np.ndarray:
+def dense_times(edges_ms: Sequence[float], duration_ms: float) -> np.ndarray:
+    """Return times to record at: 0.1 ms apart for 15 ms after each edge of a step, a millisecond apart elsewhere.
+
+    CVODE crosses a passive decay in a handful of steps. E-features that are read between them are off by more
+    than their standard deviation, so the decay has to be sampled densely.
+
+    Parameters
+    ----------
+    edges_ms : sequence of float
+        Start and stop of the step.
+    duration_ms : float
+        End of the protocol.
+
+    Returns
+    -------
+    ndarray, shape (t,)
+    """
     coarse = np.append(np.arange(0.0, duration_ms, COARSE_MS), duration_ms)
     near = [edge + np.arange(-CLOSE_MS, NEAR_EDGE_MS, CLOSE_MS) for edge in edges_ms]
     times = np.unique(np.round(np.concatenate([coarse, *near]), 6))

@@ -1,6 +1,7 @@
-"""Any BluePyOpt ``CellEvaluator``, evaluated warm and within a budget of integration steps.
+"""Evaluate any BluePyOpt ``CellEvaluator`` warm and within a budget of integration steps.
 
-The cell is built once, then only its parameters change; the budget is checked inside NEURON's own run loop.
+Warm: the cell is built once, then only its parameters change. The budget is checked inside NEURON's own run loop,
+where no Python signal or exception would interrupt it. eFEL is set up once for all features of a recording.
 """
 
 import copy
@@ -75,7 +76,7 @@ def _built_once(cell_model: Any) -> Any:
             type(warm).instantiate(warm, sim)
             return
         for mechanism in warm.mechanisms or ():
-            if "Stoch" in getattr(mechanism, "suffix", ""):  # these carry seeds and a switch of their own
+            if "Stoch" in getattr(mechanism, "suffix", ""):  # they have seeds, and a switch between two modes
                 mechanism.instantiate(sim=sim, icell=warm.icell)
         for parameter in warm.params.values():
             parameter.instantiate(sim=sim, icell=warm.icell, params=warm.params)
@@ -115,8 +116,8 @@ def _cause(error: BaseException, kinds: tuple[type[BaseException], ...]) -> Base
 class WarmEvaluator:
     """Evaluate individuals of one BluePyOpt ``CellEvaluator`` on a cell that is built once.
 
-    The evaluator that is passed in stays as it is. NEURON simulates all cells that stand in a process
-    together, so `close` this one before another cell is run there.
+    The evaluator that is passed in is not changed. NEURON simulates all cells that exist in a process together,
+    so call `close` before another cell is run there.
 
     Parameters
     ----------
@@ -170,12 +171,12 @@ class WarmEvaluator:
 
     @property
     def cell(self) -> Any:
-        """The cell as it stands in NEURON (its hoc template); None before it is built."""
+        """The cell in NEURON (an instance of its hoc template); None before it is built."""
         return self._warm.cell_model.icell
 
     def build(self) -> None:
         """Build the cell now rather than in the first evaluation, with every parameter in mid-bounds."""
-        import efel  # noqa: F401 - so that processes forked from this one need not import it
+        import efel  # noqa: F401 - processes forked from this one then have it
 
         cell, sim = self._warm.cell_model, self._warm.sim
         middle = {p.name: (p.lower_bound + p.upper_bound) / 2 for p in self._warm.params}
@@ -186,7 +187,7 @@ class WarmEvaluator:
             cell.unfreeze(middle.keys())
 
     def close(self) -> None:
-        """Take the standing cell out of NEURON, which would simulate it along with any other cell."""
+        """Remove the cell from NEURON, which would simulate it along with any other cell."""
         cell = self._warm.cell_model
         if cell.icell is not None:
             type(cell).destroy(cell, self._warm.sim)
@@ -251,7 +252,7 @@ class WarmEvaluator:
             self._groups.forget()
 
     def _release(self, parameters: Mapping[str, float], protocols: Mapping[str, Any]) -> None:
-        """Undo what an interrupted protocol leaves behind."""
+        """Clean up after an interrupted protocol: unfreeze the parameters, destroy stimuli and recordings."""
         self._warm.cell_model.unfreeze(parameters.keys())
         for protocol in protocols.values():
             for part in protocol.subprotocols().values():
@@ -286,13 +287,13 @@ def _settings_key(feature: Any) -> tuple:
 
 
 class _Settings:
-    """eFEL's global settings as they were last set; eFEL reads its files anew each time they are."""
+    """eFEL's global settings. They are only set when they change, as eFEL reads its files again each time."""
 
     def __init__(self) -> None:
         self._current: tuple | None = None
 
     def apply(self, feature: Any) -> None:
-        """Set eFEL up as `feature` wants it."""
+        """Give eFEL the settings of `feature`, unless it has them."""
         settings = _settings_key(feature)
         if settings != self._current:
             feature._setup_efel()

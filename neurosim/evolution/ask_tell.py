@@ -1,4 +1,4 @@
-"""What every search strategy does alike: propose individuals, be told their scores, keep the best."""
+"""What all search strategies have in common: asking for individuals, telling their scores, keeping the best."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ class HallOfFameEntry:
 class HallOfFame:
     """The `size` best distinct parameter vectors by the plain sum of their objectives.
 
-    Equal totals are ordered by (generation, individual), so what the hall holds does not depend on the order
-    in which generations are shown to it. Without such ties its entries are those of DEAP's `HallOfFame` under
+    Equal totals are ordered by (generation, individual), so the entries do not depend on the order in which
+    generations are added. Without such ties its entries are those of DEAP's `HallOfFame` under
     BluePyOpt's weighted sum (which orders ties newest first).
     """
 
@@ -61,7 +61,7 @@ class HallOfFame:
         return len(self._entries)
 
     def update(self, parameters: np.ndarray, scores: np.ndarray, generation: int) -> None:
-        """Show it a generation: parameters (n, P) and scores (n, M), row = individual."""
+        """Add a generation: parameters (n, P) and scores (n, M), one individual a row."""
         parameters, scores = np.asarray(parameters, np.float64), np.asarray(scores, np.float64)
         for individual, total in enumerate(total_scores(scores).tolist()):
             if len(self) == self.size and total > self._entries[-1].total:
@@ -85,7 +85,7 @@ class HallOfFame:
 
 
 def _key(entry: HallOfFameEntry) -> bytes:
-    """The same for equal parameters, also for 0.0 and -0.0."""
+    """Return a key that is the same for equal parameters, 0.0 and -0.0 included."""
     return (entry.parameters + 0.0).tobytes()
 
 
@@ -115,7 +115,7 @@ class AskTell(abc.ABC):
     @property
     @abc.abstractmethod
     def phase(self) -> str:
-        """What is asked for next belongs to, in one word for display."""
+        """The phase that the next individuals belong to, in one word for display."""
 
     @property
     @abc.abstractmethod
@@ -145,10 +145,10 @@ class AskTell(abc.ABC):
 class Strategy(AskTell):
     """A search over a parameter space, one generation at a time.
 
-    The search depends on the seed and on what it was told, and on nothing else: a fresh strategy led through
-    the same generations (`ask`, then `tell` with the stored parameters and scores) goes on exactly as the
-    first one would have. What is *told* counts, not what was asked: if a run is taken up on a machine whose
-    linear algebra rounds otherwise, the stored individuals are the ones that the search continues from.
+    The search depends on its seed and on what it was told, and on nothing else: a new strategy that is led
+    through the same generations (`ask`, then `tell` with the stored parameters and scores) continues exactly
+    as the first one would have. What was *told* counts, not what was asked: when a run continues on a
+    machine whose linear algebra rounds differently, the search goes on from the stored individuals.
 
     Attributes
     ----------
@@ -169,7 +169,7 @@ class Strategy(AskTell):
 
     @abc.abstractmethod
     def _learn(self, parameters: np.ndarray, scores: np.ndarray) -> None:
-        """Take in an evaluated generation."""
+        """Process an evaluated generation."""
 
     def ask(self, n: int | None = None) -> np.ndarray:
         """Return the next generation to evaluate.
@@ -179,8 +179,7 @@ class Strategy(AskTell):
         Parameters
         ----------
         n : int, optional
-            For callers that want to say how many they expect: a generation cannot be cut, so another number
-            than its own size is refused.
+            The number that the caller expects. A generation cannot be cut: any number but its size raises.
 
         Returns
         -------
@@ -203,7 +202,7 @@ class Strategy(AskTell):
         return self._pending.copy()
 
     def tell(self, parameters: np.ndarray, scores: np.ndarray) -> None:
-        """Take in the scores of the generation that was asked for.
+        """Tell the scores of the generation that was asked for.
 
         Parameters
         ----------
@@ -215,7 +214,7 @@ class Strategy(AskTell):
         Raises
         ------
         RuntimeError
-            Nothing was asked.
+            Nothing was asked for.
         ValueError
             Wrong shapes, scores that are not finite, or parameters outside the bounds.
         """

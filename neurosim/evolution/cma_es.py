@@ -1,4 +1,4 @@
-"""CMA-ES inside one basin after the other: the second half of the `fast` search."""
+"""CMA-ES in one basin after the other: the second half of the `fast` and `steady` searches."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ LINEAR_UP_TO = 20.0
 _NARROWEST = 0.05  # an axis starts with at least this share of the mean spread
 _CONVERGED_WIDTH = 1e-3  # of an axis: no objective notices less
 _STALLED_GAIN = 0.01  # relative gain below which a run has stalled
-_BASIN = 60  # the best so many models stand for the basin that CMA-ES starts in
+_BASIN = 60  # number of best models that represent the basin in which CMA-ES starts
 _OTHER_BASIN = 0.1  # root mean square distance per axis from which on a model lies in another basin
 
 
 def bounded_cost(scores: np.ndarray) -> np.ndarray:
     """Sum of the objectives (n, M), each growing only with its logarithm above 20.
 
-    One hopeless objective must not drown the others, and far from any good model, where all are hopeless, the
-    way down must still be seen.
+    A single very bad objective must not outweigh all others; and far from good models, where all are very bad,
+    the sum must still decrease towards them.
 
     Returns
     -------
@@ -70,7 +70,7 @@ class CMAESRun:
         return self._cma.ask()
 
     def tell(self, unit: np.ndarray, costs: np.ndarray) -> None:
-        """Take in a generation, (population, P) with its costs."""
+        """Tell a generation, (population, P), and its costs, (population,)."""
         self._cma.tell(list(zip(unit, costs.tolist(), strict=True)))
         self._best_costs.append(min(costs.min(), self._best_costs[-1] if self._best_costs else np.inf))
 
@@ -88,7 +88,7 @@ class CMAESRun:
 
 
 class BasinSearch:
-    """Polishes the best model; when that run has settled, the best one that lies in another basin.
+    """Improves the best model by CMA-ES; when that run has settled, the best one that lies in another basin.
 
     Parameters
     ----------
@@ -117,7 +117,7 @@ class BasinSearch:
         self._begin(models[:_BASIN])
 
     def tell(self, unit: np.ndarray, costs: np.ndarray) -> None:
-        """Take in a generation of the run under way, (population, P) with its costs."""
+        """Tell a generation of the current run, (population, P), and its costs, (population,)."""
         self.run.tell(unit, costs)
         if not self.run.settled:
             return

@@ -13,15 +13,15 @@ import numpy as np
 
 KAPPA = 0.05
 TOURNAMENT = 4
-_BLOCK = 96  # rows compared at a time: keeps the temporary matrices within a core's cache
+_BLOCK = 96  # rows compared at a time, so that the temporary matrices stay in a core's cache
 
 
 def ibea_fitness(scores: np.ndarray, kappa: float = KAPPA) -> np.ndarray:
     """Loss in quality of the population that each individual stands for (lower is better).
 
     With x scaled by the ranges of the population, I(i, j) = max over objectives of (x_j - x_i) and the
-    fitness of i is the sum over j != i of exp(-I(i, j) / (kappa max|I|)). Every operation is rounded as
-    BluePyOpt's `selIBEA` rounds it, so that even ties fall the same way.
+    fitness of i is the sum over j != i of exp(-I(i, j) / (kappa max|I|)). Operations are in the order of
+    BluePyOpt's `selIBEA`, so that they round alike and ties are broken alike.
 
     Parameters
     ----------
@@ -43,7 +43,7 @@ def ibea_fitness(scores: np.ndarray, kappa: float = KAPPA) -> np.ndarray:
 
 
 def _distinct(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return each row once, and the number of each row among them: many parents come several times."""
+    """Return the distinct rows, and the number of each row among them; good parents come several times."""
     first: dict[bytes, int] = {}
     same_as = [first.setdefault(row.tobytes(), i) for i, row in enumerate(rows)]
     kept, number = np.unique(same_as, return_inverse=True)
@@ -101,8 +101,8 @@ def select_parents(scores: np.ndarray, n_parents: int, rng: random.Random) -> li
     return parents
 
 
-_LARGEST_EXPONENT = 500.0  # beyond it only the order of hopeless individuals would be lost, and exp overflows
-_SCALES_KEPT = 0.25  # of the population: so many arrivals later the ranges of the objectives are taken anew
+_LARGEST_EXPONENT = 500.0  # exp would overflow; only the order among the very worst is lost
+_SCALES_KEPT = 0.25  # arrivals, as a share of the population, after which the ranges of the objectives are updated
 
 
 class SteadyPopulation:
@@ -148,7 +148,7 @@ class SteadyPopulation:
         return np.delete(self._scores, self._free, axis=1).T if self._full else self._scores[:, : len(self)].T
 
     def add(self, member: np.ndarray, scores: np.ndarray) -> None:
-        """Take in an individual, (P,) and (M,); if the population was full, the worst leaves."""
+        """Add an individual, parameters (P,) and scores (M,); if the population was full, the worst is removed."""
         if not len(self._scores):
             self._scores = np.empty((len(scores), self.size + 1))
         new = self._free

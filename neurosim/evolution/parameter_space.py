@@ -1,4 +1,4 @@
-"""The box of free parameters that an evolution searches, and the axes it is searched on."""
+"""The free parameters of a search: names, bounds, and linear or logarithmic axes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _CONDUCTANCE = re.compile(r"^g\w*bar(_|$)")
 
 
 def log_axes(names: Sequence[str], lower: np.ndarray, upper: np.ndarray) -> np.ndarray:
-    """Say which parameters deserve a log axis, from their names and bounds.
+    """Return which parameters are searched on a log axis, from their names and bounds.
 
     Active conductances (`gbar_NaTa_t.axon`, and BluePyOpt's `gNaTa_tbar_NaTa_t`), gamma and decay of the
     calcium pool: good values are often a small share of the upper bound. Passive parameters and Ih are linear
@@ -61,7 +61,7 @@ class ParameterSpace:
     Raises
     ------
     InputError
-        Bounds upside down or not finite, a name twice, or a log axis that reaches below zero.
+        Bounds that are not finite or not in order, a name twice, or a log axis that reaches below zero.
     """
 
     names: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""The searches: the published one (`paper`), the fast one, the one without generations, made from a configuration.
+"""The search strategies: `paper`, `fast`, and `steady`, and how they are made from a configuration.
 
 `paper` is IBEA over the raw parameters, as BluePyOpt runs it. `fast` is IBEA with small generations on log
 axes, then CMA-ES from inside the basin it found. `steady` is `fast` without generations.
@@ -93,7 +93,7 @@ class PaperStrategy(Strategy):
         self._parents, self._parent_scores = population[chosen], population_scores[chosen]
 
 
-SHORT = 3000  # a budget below this cannot afford a long search and wide generations
+SHORT = 3000  # evaluations; below it, the search is shorter and generations of CMA-ES are smaller
 
 
 @dataclass(frozen=True)
@@ -254,13 +254,13 @@ class FastStrategy(Strategy):
 
 
 class SteadyConfig(FastConfig):
-    """As `FastConfig`; `offspring` is the size of the population, `initial` how many are drawn before it
-    breeds.
+    """As `FastConfig`. `offspring` is the size of the population, `initial` the number of random individuals
+    before the first offspring.
     """
 
 
 class SteadyStrategy(AskTell):
-    """Steady-state IBEA, then CMA-ES that is told whatever arrives, both in the unit cube of the axes.
+    """Steady-state IBEA, then CMA-ES that is told results as they arrive, both in the unit cube of the axes.
 
     The search is (mu + 1): an arrival joins the population and the worst of it leaves; who is asked for next
     descends from those present. CMA-ES draws from the distribution of the moment and is told as soon as a
@@ -343,11 +343,11 @@ class SteadyStrategy(AskTell):
         return fill_missing(self._warm[number], drawn, self.space) if number < len(self._warm) else drawn
 
     def tell(self, number: int, parameters: np.ndarray, scores: np.ndarray) -> None:
-        """Take in one result.
+        """Tell one result.
 
         Parameters
         ----------
-        asked : int
+        number : int
             The number of the ask that it answers, counted from 0; the caller answers each once.
         parameters : ndarray, shape (P,)
         scores : ndarray, shape (M,)
@@ -383,7 +383,7 @@ class SteadyStrategy(AskTell):
         results, self._waiting = self._waiting, []
         runs = polish.runs
         polish.tell(np.concatenate([unit for unit, _ in results]), np.concatenate([cost for _, cost in results]))
-        if polish.runs > runs:  # what is still under way would draw the new run back into the basin it leaves
+        if polish.runs > runs:  # results still under way belong to the basin that this run leaves
             self._first_of_polish_run = self.asked
 
 

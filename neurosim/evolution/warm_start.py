@@ -1,4 +1,4 @@
-"""First individuals from models that were fitted before."""
+"""Take the first individuals of a search from models that were fitted before."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cells of the Allen Cell Types Database: recording, reconstruction, metadata and published models."""
+"""Download cells of the Allen Cell Types Database: recording, reconstruction, metadata and published models."""
 
 import hashlib
 import json
@@ -84,7 +84,7 @@ def find_specimen(web: Web, number: int, models: bool = False) -> Specimen:
     number : int
         The specimen's number.
     models : bool
-        Whether its published all-active and perisomatic models are wanted too.
+        Whether to look up its published all-active and perisomatic models too.
 
     Raises
     ------
@@ -150,7 +150,7 @@ def _fit_files(model: Mapping[str, Any]) -> list[RemoteFile]:
 
 
 def _unknown(web: Web, number: int) -> str:
-    """Say that there is no such cell, and whose number it is if it is that of a model."""
+    """Return the message that there is no such cell; if the number is that of a model, it names the model's cell."""
     text = f"allen:{number}: expected the number of a specimen of the Allen Cell Types Database, found none."
     models = _rows(web, "NeuronalModel", f"[id$eq{number}]")
     if models:
@@ -161,13 +161,13 @@ def _unknown(web: Web, number: int) -> str:
 
 @dataclass(frozen=True)
 class Fetched:
-    """What became of one file.
+    """A downloaded file.
 
     Attributes
     ----------
     path : Path
     there_already : bool
-        It was verified and nothing was downloaded.
+        It was there, was verified, and was not downloaded again.
     note : str
         What to know about it, or nothing.
     """
@@ -234,7 +234,7 @@ class SpecimenFolder:
         Raises
         ------
         DownloadError
-            It cannot be had; what has arrived stays in ``NAME.partial``, unless it is something else.
+            It cannot be downloaded; what has arrived stays in ``NAME.partial``, unless it is something else.
         """
         path, partial = self.path / file.name, self.path / f"{file.name}.partial"
         known = self._manifest["files"].get(file.name, {})
@@ -290,14 +290,14 @@ class SpecimenFolder:
 
 
 def check_content(path: Path, file: RemoteFile) -> str:
-    """Check that a downloaded file is what it should be, and return what else there is to say about it.
+    """Check that a downloaded file is what it should be, and return a note on it, which may be empty.
 
-    A reconstruction or a model that is whole but cannot be simulated as it is stays: the words say why.
+    A reconstruction or a model that is whole but cannot be simulated as it is stays; the note has the reason.
 
     Raises
     ------
     DownloadError
-        It is another thing, such as a web page, or damaged.
+        It is something else, such as a web page, or damaged.
     """
     check = {"recording": _check_recording, "morphology": _check_swc, "model": _check_fit}[file.kind]
     try:

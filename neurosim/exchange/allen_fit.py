@@ -1,4 +1,4 @@
-"""Fit files of the Allen Institute (``*_fit.json``), read and written: any published model can be run."""
+"""Read and write the Allen Institute's fit files (``*_fit.json``), so that any published model can be run."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -151,7 +151,7 @@ def write_fit(
     sections : sequence of str, optional
         The sections that the cell has; without it those that `parameters` and `mechanisms` name.
     known : mapping
-        Mechanisms by name, where the user has some of his own.
+        Mechanisms by name, where the user has added some.
 
     Raises
     ------
@@ -200,12 +200,12 @@ def _by_section(
     sections: Sequence[str],
     known: Mapping[str, Mechanism],
 ) -> dict[tuple[str, str], float]:
-    """Return (name, section) -> value with ``all`` spelled out and the defaults of mechanisms nobody set."""
+    """Return (name, section) -> value for each section, with defaults of mechanisms that have no parameter."""
     values: dict[tuple[str, str], float] = {}
-    for last_word in (False, True):  # a single section's value replaces that of all
+    for single in (False, True):  # a single section's value replaces that of all
         for full_name, value in parameters.items():
             name, _, section = full_name.rpartition(".")
-            if (section != "all") == last_word:
+            if (section != "all") == single:
                 values |= {(name, s): value for s in (sections if section == "all" else (section,))}
     for section in sections:
         for mechanism in (*mechanisms.get("all", ()), *mechanisms.get(section, ())):

@@ -1,4 +1,4 @@
-"""Write a fitted model for use without this project: as a hoc template, or as a SONATA network of one node."""
+"""Export a fitted model for use without this project: as a hoc template, or as a SONATA network of one node."""
 
 import csv
 import json
@@ -103,7 +103,7 @@ def write_sonata(
     folder : Path or str
         Made here; must be new or empty.
     model : FitModel
-        Its own distributions are honoured.
+        Distributions of parameters are exported too.
     values : mapping
         Full name -> value of its free parameters.
     sections : sequence of str

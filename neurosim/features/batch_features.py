@@ -1,4 +1,9 @@
-"""The e-features of recipes for many individuals at once, equal to eFEL's on the same voltages."""
+"""The e-features of recipes for many individuals at once, equal to eFEL's on the same voltages.
+
+eFEL interpolates every voltage to a grid of 0.1 ms and calculates one individual at a time. Here only those samples are
+interpolated that a feature depends on, for all individuals together; where the sum of rounded numbers depends on its
+order, eFEL's order is kept, so that scores agree to the last bits.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,7 +14,7 @@ import numpy as np
 
 @dataclass(frozen=True, eq=False)
 class Ragged:
-    """Numbers that belong to rows.
+    """Lists of numbers of different lengths, one list for each row.
 
     Attributes
     ----------
@@ -25,7 +30,7 @@ class Ragged:
 
     @classmethod
     def one_per_row(cls, value: np.ndarray, present: np.ndarray | None = None) -> "Ragged":
-        """Return one value for each row, or none for a row that is not `present`."""
+        """Return one value for each row, and none for rows that are not `present`."""
         row = np.arange(len(value)) if present is None else np.flatnonzero(present)
         return cls(row, value[row], len(value))
 
@@ -36,13 +41,13 @@ class Ragged:
 
     @property
     def begin(self) -> np.ndarray:
-        """Place of the first value of each row, shape (n_rows,)."""
+        """Index of the first value of each row, shape (n_rows,)."""
         count = self.count
         return np.cumsum(count) - count
 
     @property
     def rank(self) -> np.ndarray:
-        """Place of each value in its row, shape (k,)."""
+        """Position of each value within its row, shape (k,)."""
         return np.arange(len(self.row)) - self.begin[self.row]
 
     def where(self, kept: np.ndarray) -> "Ragged":
@@ -87,12 +92,12 @@ def spans(start: np.ndarray, stop: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def without_repeats(ascending: np.ndarray) -> np.ndarray:
-    """Return which numbers are the first of their kind."""
+    """Return which numbers of an ascending array differ from the one before, shape (k,)."""
     return np.append(True, ascending[1:] != ascending[:-1])[: len(ascending)]
 
 
 def begins(ascending: np.ndarray) -> np.ndarray:
-    """Return the place of the first of each kind."""
+    """Return the index of the first of each run of equal numbers."""
     return np.flatnonzero(without_repeats(ascending))
 
 
@@ -103,8 +108,8 @@ ROUNDING_MV = 1e-6  # more than an interpolated voltage can be above both of its
 class TimeGrid:
     """eFEL's samples of recordings that share their times.
 
-    The step is added to the first time again and again, so that later times are off by rounding errors;
-    the last one may lie behind the last recorded time and has the last voltage.
+    eFEL adds the step to the first time repeatedly, so later times carry rounding errors. The last sample may
+    lie behind the last recorded time; it then has the last voltage.
 
     Parameters
     ----------
@@ -114,7 +119,7 @@ class TimeGrid:
     ----------
     times_ms : ndarray, shape (T,)
     regular : bool
-        False for times that are not all finite and ascending, which are left to eFEL.
+        False when times are not all finite and ascending; such recordings are left to eFEL.
     """
 
     def __init__(self, recorded_ms: np.ndarray) -> None:
@@ -182,7 +187,7 @@ class TimeGrid:
         low = int(left[0])
         weight = np.bincount(left - low, 1 - share, minlength=int(right[-1]) - low + 1)
         weight += np.bincount(right - low, share, minlength=len(weight))
-        # No product of matrices: how that rounds depends on how many rows there are.
+        # Not a matrix product: its rounding depends on the number of rows, and scores must not depend on the batch.
         weighted = recorded[:, low : low + len(weight)] * weight
         return weighted.sum(axis=1) / (stop - start)
 
@@ -226,7 +231,7 @@ class Voltages:
         ----------
         level_mV : float, or ndarray of shape (n, 1)
         start, stop : int
-            Samples to look at, more or less.
+            Samples to look at; a few more may be included.
         """
         first = int(self.grid.point_before(start))
         last = self.grid.n_recorded if stop is None else int(self.grid.point_before(stop - 1)) + 2
@@ -243,8 +248,8 @@ class Voltages:
     def highest(self, row: np.ndarray, start: np.ndarray, last: np.ndarray) -> np.ndarray:
         """Return the first highest sample of each span of a row, from `start` to `last`.
 
-        The highest recorded point is looked for first: only samples beside points as high as the samples
-        beside that one need be interpolated.
+        The highest recorded point is found first. Only samples beside points that are as high as the samples
+        beside that one have to be interpolated.
         """
         if not len(row):
             return start
@@ -294,7 +299,7 @@ class Changes:
 
 ONSET_MV_PER_MS = 10.0  # eFEL's `DerivativeThreshold`
 ONSET_SAMPLES = 3  # eFEL's `DerivativeWindow`
-FIRST_LOOK, LONGEST_LOOK = 64, 4096  # samples; each look is twice as far as the one before
+FIRST_LOOK, LONGEST_LOOK = 64, 4096  # samples searched at a time, doubled until something is found
 
 
 def find_peaks(voltages: Voltages, changes: Changes, threshold_mV: float) -> Ragged:
@@ -347,7 +352,7 @@ def find_troughs(voltages: Voltages, peaks: Ragged) -> Ragged:
 
 
 def find_onsets(voltages: Voltages, peaks: Ragged, troughs: Ragged, start_ms: float) -> Ragged:
-    """Return the samples where spikes of the step begin: where the slope passes 10 mV/ms for good."""
+    """Return the samples where spikes of the step begin: where the slope last passes 10 mV/ms before the peak."""
     grid = voltages.grid
     start = grid.first_at(start_ms)
     peaks = peaks.where(peaks.value > start)
@@ -458,9 +463,9 @@ class StepResponses:
 
     @cached_property
     def undecided(self) -> np.ndarray:
-        """Whose voltage is the threshold to the last bit at some time, shape (n,).
+        """Whose voltage equals the threshold to the last bit at some time, shape (n,).
 
-        There eFEL's spikes depend on the rounding of its interpolation, which some features repeat.
+        eFEL's spikes then depend on how its interpolation rounds, so these individuals are left to eFEL.
         """
         return (self.voltages.recorded == self.threshold_mV).any(axis=1)
 
@@ -608,7 +613,7 @@ def _sag_amplitude(step: StepResponses) -> Ragged:
 
 
 def _decay_time_constant_after_stim(step: StepResponses) -> Ragged:
-    """A straight line through the logarithms, its sums added in eFEL's order: they cancel almost wholly."""
+    """Fit a line to the logarithms, with sums in eFEL's order: they nearly cancel, so the order of rounding matters."""
     grid = step.grid
     start, stop = (grid.first_at(step.stop_ms + after) for after in DECAY_MS)
     if stop == start:

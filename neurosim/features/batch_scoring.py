@@ -23,7 +23,7 @@ SETTINGS_OF_ITS_OWN = ("interp_step", "stimulus_current", "double_settings", "in
 
 
 class RecordedTogether:
-    """The voltages of some individuals during one protocol, and what was found in them so far.
+    """The voltages of some individuals during one protocol, and what was calculated from them so far.
 
     Parameters
     ----------
@@ -84,7 +84,7 @@ class BatchObjective:
 
     @classmethod
     def from_feature(cls, feature: Any, protocols: Iterable[str]) -> "BatchObjective | None":
-        """Return what a feature of BluePyOpt's is here; None for one that only eFEL can calculate."""
+        """Return the target of a BluePyOpt feature; None for a feature that only eFEL can calculate."""
         from bluepyopt.ephys.efeatures import eFELFeature
 
         at_soma = {recording_name(protocol, SOMA): protocol for protocol in protocols}
@@ -151,7 +151,7 @@ POINTS_AT_ONCE = 2**19  # recorded voltages looked at together, so that they sta
 
 
 class VoltageRun(Protocol):
-    """Voltages of all individuals during one protocol, as `neurofleet.neurosim.vector.vector_evaluator.VectorRun` has them."""
+    """Voltages of all individuals during one protocol, as `vector_evaluator.VectorRun` has them."""
 
     @property
     def times_ms(self) -> np.ndarray: ...

@@ -1,4 +1,8 @@
-"""The check that spikes begin in the axon, an e-feature that eFEL no longer has."""
+"""E-features that eFEL does not have, as BluePyOpt scores them.
+
+`AISInitiation` checks that spikes begin in the axon, which eFEL once did. `PerisomaticFeature` scores the e-features
+of perisomatic models: distances from their targets, and penalties for responses that have failed.
+"""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -102,7 +106,7 @@ class AISInitiation(EFeature):
             "stim_start": [self.stim_start],
             "stim_end": [self.stim_end],
         }
-        before = efel.get_settings().Threshold  # put back by hand: efel.reset reads its files anew each time
+        before = efel.get_settings().Threshold  # set back instead of efel.reset(), which reads its files each time
         efel.set_setting("Threshold", threshold)
         try:
             values = efel.get_feature_values([trace], ["AP_begin_time"], raise_warnings=raise_warnings)
@@ -135,7 +139,7 @@ def step_scoring(step: StepProtocol, recording: str, targets: TargetSet) -> "Ste
 
 
 class StepScoring:
-    """The response to one step, read once for all its e-features.
+    """Scores of one step's e-features; the response is analysed once for all of them.
 
     Parameters
     ----------

@@ -1,6 +1,6 @@
-"""The twelve e-features that perisomatic models are fitted to, of a recorded sweep or a model's response.
+"""The twelve e-features that perisomatic models are fitted to, of recorded sweeps and of models.
 
-Spikes are found by their slope, as the Allen Cell Types Database has them.
+Spikes are detected by their slope, as in the Allen Cell Types Database.
 """
 
 from collections.abc import Sequence
@@ -60,7 +60,7 @@ def find_spikes(time_ms: np.ndarray, voltage_mV: np.ndarray, start_ms: float, st
         In even steps.
     voltage_mV : ndarray, shape (n,)
     start_ms, stop_ms : float
-        A spike whose peak comes later is none.
+        Spikes that peak later do not count.
     """
     window = (time_ms >= start_ms) & (time_ms <= stop_ms)
     times, volts = time_ms[window], voltage_mV[window]
@@ -210,7 +210,7 @@ def step_features(time_ms: np.ndarray, voltage_mV: np.ndarray, start_ms: float, 
     Parameters
     ----------
     time_ms : ndarray, shape (n,)
-        In even steps; `even` makes them so.
+        In even steps, as `even` returns them.
     voltage_mV : ndarray, shape (n,)
     start_ms, stop_ms : float
         Of the step.
@@ -274,7 +274,7 @@ def sweep_spikes(protocol: "StepProtocol", sweep: "Sweep") -> Spikes:
 
 def _even_sweep(protocol: "StepProtocol", sweep: "Sweep") -> tuple[np.ndarray, np.ndarray]:
     time_ms, voltage_mV = protocol.align(sweep)
-    return time_ms[:-1], voltage_mV[:-1]  # the last sample may come at a time of its own
+    return time_ms[:-1], voltage_mV[:-1]  # the last sample may not lie on the even grid
 
 
 def target_statistics(name: str, values: Sequence[np.ndarray]) -> tuple[float, float, int]:

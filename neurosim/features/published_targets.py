@@ -1,4 +1,4 @@
-"""Targets and bounds in the files of the released workflow, for cells whose traces are not at hand."""
+"""Read targets and bounds from the files of the released workflow, for cells without recordings."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""Step protocols: the distinct stimuli of a recording, each with its repeats."""
+"""Step protocols: the distinct stimuli of a recording, each with its repeats; and the targets at them."""
 
 import json
 import re
@@ -14,13 +14,13 @@ from neurofleet.neurosim.recordings.recording import Recording, Sweep
 AMPLITUDE_TOLERANCE_NA = 0.002
 AMPLITUDE_TOLERANCE = 0.01  # of the amplitude: noisy channels repeat a large step less exactly
 TIMING_TOLERANCE_MS = 0.1
-SAME_STOP_MS = 5.0  # stops nearer than this are meant to be the same one
+SAME_STOP_MS = 5.0  # stops that are closer than this count as the same
 SETTLING_MS = 250.0  # a model needs this long before the step to forget its initial state
 
 
 @dataclass(frozen=True)
 class StepProtocol:
-    """One square step as a model is to be given it.
+    """One square step as it is given to a model.
 
     Attributes
     ----------
@@ -184,7 +184,7 @@ class FeatureTarget:
 
 @dataclass(frozen=True)
 class TargetSet:
-    """Protocols and targets of one stage.
+    """What a stage is scored on: protocols, and targets at them, extracted from sweeps or published.
 
     Attributes
     ----------

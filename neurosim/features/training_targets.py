@@ -1,4 +1,4 @@
-"""E-features of recorded sweeps, and the targets that each stage of a fit is scored on, all-active or perisomatic."""
+"""Extract from recorded sweeps the e-features that each stage of a fit is scored on, all-active or perisomatic."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -31,7 +31,7 @@ SPIKES, SPIKES_IN_STEP = "spike_count", "spike_count_stimint"
 SET_STD = 0.05  # of a target that is set to 1 (block, AIS), and of a mean of 0
 RELATIVE_STD = 0.05
 
-# Durations and slopes inside a spike of about 1 ms want ten samples a millisecond.
+# Durations and slopes within a spike of about 1 ms need ten samples per millisecond.
 LOWEST_RATE_HZ = dict.fromkeys(
     [
         "AP_width",
@@ -141,7 +141,7 @@ def firing_rates(recording: Recording) -> list[FiringRate]:
 
 
 class TargetExtraction:
-    """Targets as they are gathered, with what had to be left out."""
+    """Collects targets, and what had to be left out."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -282,7 +282,7 @@ def training_targets(
     strongest = _two_strongest(training)
     extraction = TargetExtraction(recording.path)
     if len(strongest) == 1:
-        extraction.warn(f"two spiking amplitudes are wanted to train on, found only that of {strongest[0][0].name}")
+        extraction.warn(f"expected two spiking amplitudes to train on, found only that of {strongest[0][0].name}")
 
     if SPIKE_COUNT in features:
         above_rest = [group for group in silent if group[0].amplitude_nA > 0]
@@ -339,8 +339,8 @@ def _spiking_above_silent(recording: Recording, silent: Sequence[Group], spiking
     if not kept:
         raise InputError(
             f"{recording.path}: every spiking protocol is weaker than {silent[-1][0].name} "
-            f"({loudest_silent_nA * 1000:.4g} pA), which is silent in all its repeats, so that no threshold "
-            "can be told. Leave that sweep out if the recording failed there."
+            f"({loudest_silent_nA * 1000:.4g} pA), which is silent in all its repeats, so that its "
+            "threshold is unknown. Leave that sweep out if the recording failed there."
         )
     return kept
 
@@ -376,7 +376,7 @@ WIDE_MS = 0.8
 
 @dataclass(frozen=True)
 class ChosenStep:
-    """A step and its sweeps that are fit to be fitted to.
+    """A step and those of its sweeps that a model can be fitted to.
 
     Attributes
     ----------
@@ -392,7 +392,7 @@ class ChosenStep:
 
 
 def perisomatic_targets(recording: Recording, features: Sequence[str], *, block_check: bool = False) -> TargetSet:
-    """Targets at the one step that a perisomatic model is fitted to.
+    """Return the targets at the one step that a perisomatic model is fitted to.
 
     Parameters
     ----------
@@ -405,12 +405,12 @@ def perisomatic_targets(recording: Recording, features: Sequence[str], *, block_
     Raises
     ------
     InputError
-        For an unknown e-feature, and when no step is fit to be fitted to.
+        For an unknown e-feature, and when there is no step that a model can be fitted to.
     """
     check_perisomatic_names(features)
     chosen = choose_step(recording)
     step = chosen.protocol
-    tail_ms = step.start_ms  # so long that a model comes back to rest, which is checked
+    tail_ms = step.start_ms  # long enough for a model to return to rest, which is checked
     protocol = replace(step, duration_ms=max(step.duration_ms, step.stop_ms + tail_ms))
     extraction = TargetExtraction(recording.path)
     extraction.add(protocol, chosen.sweeps, features)
@@ -435,14 +435,14 @@ def check_perisomatic_names(features: Sequence[str]) -> None:
 
 
 def choose_step(recording: Recording) -> ChosenStep:
-    """Return the step to fit to: the weakest at least 39 pA above rheobase at which the cell fires well.
+    """Return the step to fit to: the weakest one, 39 pA or more above rheobase, at which the cell fires steadily.
 
     When its intervals vary (CV of 0.3 or more), a stronger step is taken whose CV is lower by a fifth.
 
     Raises
     ------
     InputError
-        When no sweep spikes, or none fires well.
+        When no sweep spikes, or none fires steadily.
     """
     read = [
         (protocol, [sweep_spikes(protocol, sweep) for sweep in sweeps], sweeps)
@@ -483,7 +483,7 @@ def choose_step(recording: Recording) -> ChosenStep:
 
 
 def sweep_fault(spikes: Spikes, start_ms: float, stop_ms: float) -> str:
-    """Return why a sweep is not fit to be fitted to, empty when it is."""
+    """Return why a model cannot be fitted to a sweep, empty when it can."""
     times = spikes.threshold_ms
     rate_Hz = 1000.0 * len(spikes) / (stop_ms - start_ms)
     if rate_Hz < LEAST_RATE_HZ:
@@ -500,7 +500,7 @@ def sweep_fault(spikes: Spikes, start_ms: float, stop_ms: float) -> str:
 
 
 def fit_note(recording: Recording, dendrite: str, recipe: str) -> str:
-    """Return what the spike width says of which channels to fit, empty when it asks for nothing more.
+    """Return advice on which channels to fit, from the spike width; empty when there is none to give.
 
     Spiny cells are fitted with the channels of f6, and with those of f12 as well when their spikes are
     narrow (below 0.8 ms); aspiny cells with f12, and with f6 as well when they are wide (above 0.8 ms).

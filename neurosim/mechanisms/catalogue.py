@@ -1,4 +1,4 @@
-"""What is known of a mechanism without NEURON: parameters, defaults and ions, read from its NMODL text."""
+"""Parameters, defaults and ions of mechanisms, read from their NMODL text without NEURON."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -55,7 +55,7 @@ def read_mechanism(path: Path) -> Mechanism:
 
 
 def read_nmodl(path: Path) -> str:
-    """Return the text of an NMODL file, which may be as old as its encoding.
+    """Return the text of an NMODL file, in UTF-8 or, as in old files, Latin-1.
 
     Raises
     ------
@@ -72,7 +72,7 @@ def read_nmodl(path: Path) -> str:
 
 
 def parse_mechanism(text: str) -> Mechanism | None:
-    """Return the density mechanism of an NMODL text, None where it is something else."""
+    """Return the density mechanism of an NMODL text; None for point processes and files of functions."""
     text = re.sub(r"\bCOMMENT\b.*?\bENDCOMMENT\b", "", text, flags=re.DOTALL)
     text = re.sub(r"\bVERBATIM\b.*?\bENDVERBATIM\b", "", text, flags=re.DOTALL)
     text = re.sub(r"[:?].*", "", re.sub(r"^\s*TITLE.*", "", text, flags=re.MULTILINE))
@@ -117,7 +117,7 @@ def _block(text: str, keyword: str) -> str:
 
 
 def describe(paths: Iterable[Path]) -> dict[str, Mechanism]:
-    """Return name -> `Mechanism` of NMODL files, no name twice."""
+    """Return name -> `Mechanism` of NMODL files; raise `InputError` where two have the same name."""
     mechanisms: dict[str, Mechanism] = {}
     for path in paths:
         mechanism = read_mechanism(path)

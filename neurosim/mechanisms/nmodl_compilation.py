@@ -1,4 +1,7 @@
-"""Compile NMODL once a machine, into a cache that many processes may use at the same time, and load it."""
+"""Compile NMODL once a machine, into a cache that many processes may use at the same time, and load it into NEURON.
+
+`UserMechanisms` are NMODL texts that travel with a model to wherever it is simulated.
+"""
 
 import contextlib
 import fcntl
@@ -72,9 +75,9 @@ def compile_mechanisms(sources: Sequence[Path] | None = None) -> Path:
 
 
 def load_mechanisms(extra: Sequence[Path] = ()) -> None:
-    """Load the project's mechanisms, and NMODL files of the user's own, into this process's NEURON.
+    """Load the project's mechanisms and a user's NMODL files into this process's NEURON.
 
-    A file of the user's takes the place of the project's mechanism of that name. Compiles what was not
+    A user's file replaces the project's mechanism of the same name. Compiles what was not
     compiled before on this machine. Calling it again does nothing.
 
     Raises
@@ -108,7 +111,7 @@ def _load(sources: Mapping[str, Path]) -> None:
 
 
 def _imported_neuron() -> Any:
-    """Import NEURON, which would load what is compiled in the current folder, from an empty one."""
+    """Import NEURON from an empty folder: it loads whatever is compiled in the current one."""
     os.environ.setdefault("NEURON_MODULE_OPTIONS", "-nogui")  # or it warns of a missing display
     if "neuron" not in sys.modules:
         with tempfile.TemporaryDirectory() as empty, contextlib.chdir(empty):
@@ -160,7 +163,7 @@ def _library(folder: Path) -> Path | None:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold the lock `path`; the system gives it back however the process ends."""
+    """Hold the lock file `path` within the block; the system releases it however the process ends."""
     with path.open("w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
@@ -192,7 +195,7 @@ def _compile_into(folder: Path, files: Sequence[Path]) -> None:
                 f"{result.returncode}). Mend the NMODL file (called by its SUFFIX here) or the compiler that "
                 f"is named:\n{output}"
             )
-        if folder.exists():  # left without a library by somebody's cleaning
+        if folder.exists():  # without a library: something cleaned up in it
             shutil.rmtree(folder)
         work.rename(folder)
 
@@ -241,7 +244,7 @@ BUILT_IN = frozenset(mechanism.name for mechanism in BUILT_INTO_NEURON)
 
 @dataclass(frozen=True)
 class UserMechanisms:
-    """Density mechanisms beside those of the project; one that has a name of the project's takes its place.
+    """Density mechanisms beside those of the project; one with the name of a project's mechanism replaces it.
 
     Parameters
     ----------
@@ -300,12 +303,12 @@ class UserMechanisms:
 
     @property
     def replacing(self) -> list[str]:
-        """Names of the project's mechanisms whose place these take."""
+        """Names of the project's mechanisms that these replace."""
         return [name for name in self.sources if name in MECHANISMS and name not in BUILT_IN]
 
     @property
     def reserved(self) -> list[str]:
-        """Names of mechanisms that are built into NEURON, whose place these cannot take."""
+        """Names that NEURON's built-in mechanisms have, which cannot be replaced."""
         return [name for name in self.sources if name in BUILT_IN]
 
     @contextlib.contextmanager

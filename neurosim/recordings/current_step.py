@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-BLOCK_MS = 1.0  # the step is first looked for in medians of this length: spikes that leak into the channel vanish
+BLOCK_MS = 1.0  # the step is first looked for in medians of this length, in which spikes that leak in vanish
 NOISE_WINDOW_MS = 10.0
 SMALLEST_STEP_NA = 0.0005  # below it a "step" is rounding of the file format
 FLAT_FRACTION = 0.8  # of the step must sit at its level; the rest may be artefacts of spikes

@@ -1,4 +1,4 @@
-"""Patch-clamp recordings as sweeps of one current step each, in nA, mV and ms."""
+"""Read patch-clamp recordings as sweeps of one current step each, in nA, mV and ms."""
 
 from collections import Counter
 from collections.abc import Collection, Sequence
@@ -138,7 +138,13 @@ def read_recording(
 
 
 def open_entries(path: Path) -> AbstractContextManager[list[SweepEntry]]:
-    """Open a recording file, with the reader that it needs by what it says of itself."""
+    """Open a recording file with the reader for its layout, and list its sweeps.
+
+    Raises
+    ------
+    InputError
+        No such file, not NWB, damaged, or of another layout.
+    """
     if not path.is_file():
         raise InputError(f"{path}: no such recording file. Check `recordings:` (paths are relative to the job file).")
     if path.stat().st_size == 0:
@@ -172,7 +178,7 @@ def open_entries(path: Path) -> AbstractContextManager[list[SweepEntry]]:
 
 
 def _read_sweep(entry: SweepEntry, junction_potential_mV: float) -> tuple[Sweep, CurrentStep]:
-    """Read, check and trim one sweep; SweepFault or NotAStep says why it cannot be used."""
+    """Read, check and trim one sweep; raise `SweepFault` or `NotAStep` when it cannot be used."""
     current, voltage, rate = entry.read()
     if current.size != voltage.size:
         raise SweepFault(f"current and voltage differ in length ({current.size} and {voltage.size} samples)")
@@ -236,10 +242,10 @@ def _holding(current_nA: np.ndarray, step: CurrentStep, rate_Hz: float) -> float
 
 
 def _agree_on_timing(sweeps: list[Sweep], steps: dict[int, CurrentStep], refused: dict[int, str]) -> list[Sweep]:
-    """Settle edges that a noisy current channel blurs, and drop sweeps in which only a test pulse was found.
+    """Correct edges that a noisy current channel blurs, and drop sweeps in which only a test pulse was found.
 
-    An edge moves to the commonest time among the sweeps that are at least as clear, within its error.
-    A pulse under a tenth of the usual length of its stimulus is a test pulse before a step of nothing.
+    An edge moves to the commonest time among the sweeps with no more noise, within its error. A pulse shorter
+    than a tenth of the usual length of its stimulus is a test pulse before a step of 0 pA.
     """
     steady = []
     for sweep in sweeps:

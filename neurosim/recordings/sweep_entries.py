@@ -1,4 +1,4 @@
-"""What a recording file says of each of its sweeps, before any data are read."""
+"""What a recording file lists of its sweeps before any data are read, and which of them were asked for."""
 
 import re
 from collections import Counter

@@ -1,4 +1,4 @@
-"""The models of one cell: what they share, the parameter values of each, and their conductances."""
+"""The models of one cell: what they have in common, the parameter values of each, and their conductances."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -100,7 +100,7 @@ def make_cell_models(
     trained: "tuple[StepProtocol, ...]" = (),
     recording: RecordingSource | None = None,
 ) -> CellModels:
-    """Return models as a population, the bounds of their parameters wide enough to move about them.
+    """Return models as a population; the bounds of their parameters are wide enough to vary each of them.
 
     Parameters
     ----------
@@ -136,7 +136,7 @@ def published_cell_models(
     fit : AllenFit
     morphology : MorphologyFile
     axon : str
-        Axon mode it was fitted with; the file does not tell.
+        Axon mode it was fitted with, which the file does not have.
     targets : TargetSet, optional
         What it was fitted to.
     recording : RecordingSource, optional
@@ -207,7 +207,7 @@ def default_conductances(parameters: Sequence[str]) -> tuple[str, ...]:
     if len(chosen) < 2:
         raise InputError(
             "parameters: expected transient sodium, Kv3.1 or K_T in the soma or the axon of the models, "
-            f"found {', '.join(chosen) or 'none'}. Name the wanted ones; the models have "
+            f"found {', '.join(chosen) or 'none'}. Name the parameters; the models have "
             f"{', '.join(conductances(parameters) or parameters)}."
         )
     return tuple(chosen)

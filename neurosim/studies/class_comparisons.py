@@ -45,7 +45,8 @@ def compare(values: pd.DataFrame, classes: pd.Series) -> pd.DataFrame:
     -------
     DataFrame
         One row a quantity and pair, columns as in `COMPARISON_COLUMNS`; `higher` is the class with larger values, and
-        Cliff's delta is its own, from 0 to 1. Pairs where a class has fewer than `LEAST_CELLS_OF_CLASS` cells are left out.
+        Cliff's delta is its own, from 0 to 1. Pairs where a class has fewer than
+        `LEAST_CELLS_OF_CLASS` cells are left out.
     """
     labels = classes.to_numpy(dtype=str)
     names = sorted(set(labels) - {""})

@@ -31,7 +31,7 @@ RARE_PERCENT = 99.0
 
 
 def played_current(current_nA: np.ndarray, spikes_ms: np.ndarray, rate_Hz: float) -> np.ndarray:
-    """Return what is to be played of a recorded current.
+    """Return the current to play to a model for a recorded current.
 
     A square step is replaced by the step itself: its level, and the resting current outside of it. Any other
     current is played as it was recorded, if it moves at spikes no more than elsewhere.
@@ -56,7 +56,7 @@ def played_current(current_nA: np.ndarray, spikes_ms: np.ndarray, rate_Hz: float
     except NotAStep:
         if _has_spikes_in_current(current_nA, spikes_ms, rate_Hz):
             raise SweepFault(
-                "its current channel carries the cell's own spikes, which would tell a model when to spike"
+                "its current channel carries the cell's own spikes, which would show a model when to spike"
             ) from None
         return current_nA
     ideal = np.full(current_nA.size, step.rest_nA)
@@ -88,7 +88,7 @@ ALIKE = 0.99
 
 @dataclass(frozen=True, eq=False)
 class PlayedStimulus:
-    """A recorded current, and what the cell did at each of its trials.
+    """A recorded current, and the cell's responses at each of its trials.
 
     Attributes
     ----------
@@ -101,7 +101,7 @@ class PlayedStimulus:
     current_nA : ndarray, shape (t,)
         Means over steps of `FIXED_STEP_MS`; the first of them lasts `settling_ms` more before time 0.
     settling_ms : float
-        For which a model is given the first current before the recorded part begins.
+        Time for which a model gets the first current before the recorded part begins.
     voltage_mV : ndarray, shape (t,)
         Of the first trial, at the same times.
     spikes_ms : tuple of ndarray
@@ -353,7 +353,7 @@ def _is_trained(protocol: StepProtocol, trained: Sequence[StepProtocol]) -> bool
 
 @dataclass(frozen=True)
 class Validated:
-    """What one model did.
+    """The scores and responses of one model.
 
     Attributes
     ----------
@@ -373,7 +373,7 @@ class Validated:
 
 @dataclass(frozen=True, eq=False)
 class ValidationMeasure:
-    """What the models of a cell are run at.
+    """What the models of a cell are validated at.
 
     Attributes
     ----------
@@ -396,8 +396,8 @@ class ValidationMeasure:
         Returns
         -------
         callable
-            Parameter values, shape (P,) -> `Validated`. Raises `neurofleet.neurosim.cells.warm_evaluator.BudgetExceeded` and
-            `neurofleet.neurosim.cells.warm_evaluator.IncompleteRun`.
+            Parameter values, shape (P,) -> `Validated`. Raises `BudgetExceeded` and
+            `IncompleteRun` of `cells.warm_evaluator`.
         """
         trained = self.model.targets
         scored = with_steps(self.model, self.generalisation) if self.generalisation else self.model

@@ -20,7 +20,7 @@ SAME_PARAMETERS = 1e-9
 
 @dataclass(frozen=True, eq=False)
 class ModelTable:
-    """ModelTable of many cells, sorted by cell and rank.
+    """Models of many cells, sorted by cell and rank.
 
     Attributes
     ----------
@@ -124,7 +124,7 @@ def join_models(sources: Sequence[ModelTable]) -> ModelTable:
 
 
 def shared_parameters(models: ModelTable) -> tuple[tuple[str, ...], dict[str, str]]:
-    """Return the parameters that all models have and that tell them apart.
+    """Return the parameters that all models have and that differ between them.
 
     The paper compares only parameters shared by all cells, so that a recipe's own channels do not give its
     cells away. A constant says nothing, and a value repeated once a section (Ra, g_pas, e_pas) would count
@@ -134,7 +134,7 @@ def shared_parameters(models: ModelTable) -> tuple[tuple[str, ...], dict[str, st
     -------
     tuple of str
     dict
-        Left-out parameter -> why.
+        Left-out parameter -> reason.
 
     Raises
     ------
@@ -155,7 +155,7 @@ def shared_parameters(models: ModelTable) -> tuple[tuple[str, ...], dict[str, st
 
 
 def repeated_parameters(models: ModelTable) -> dict[str, str]:
-    """Return the parameters that are constant or equal an earlier one -> why they add nothing."""
+    """Return parameter -> reason, for those that are constant or equal to an earlier one."""
     repeated: dict[str, str] = {}
     firsts: list[int] = []
     for number, name in enumerate(models.parameters):
@@ -173,7 +173,7 @@ def repeated_parameters(models: ModelTable) -> dict[str, str]:
 
 
 def values_of_cells(models: ModelTable, unit: str) -> pd.DataFrame:
-    """Return one row a cell, the unit of every test: its models are no samples of their own.
+    """Return one row for each cell, the unit of every test: models of one cell are not independent samples.
 
     Parameters
     ----------
@@ -307,7 +307,7 @@ def with_ids(table: pd.DataFrame, source: str, column: str | None, unique: bool 
 def class_of_rows(
     table: pd.DataFrame, source: str, column: str | None, classes: Mapping[str, Sequence[str] | CellConditions]
 ) -> pd.Series:
-    """Return the class of each row, "" for rows of none.
+    """Return the class of each row, "" for rows without one.
 
     Parameters
     ----------

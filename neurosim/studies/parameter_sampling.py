@@ -15,7 +15,7 @@ from neurofleet.neurosim.features.step_protocols import FeatureTarget
 
 @dataclass(frozen=True, eq=False)
 class Design:
-    """So many draws in a box, the same for the same seed whatever part of them is asked for.
+    """A number of draws in a box: the same for the same seed, whichever part of them is asked for.
 
     Attributes
     ----------
@@ -45,7 +45,7 @@ class Design:
         sequence = qmc.Sobol(len(self.space), rng=np.random.default_rng(self.seed))
         if start:
             sequence.fast_forward(start)
-        # One at a time at its odd beginnings and ends: the sequence warns of any number but a power of two.
+        # In powers of two: the sequence warns of any other number of draws.
         return np.concatenate([sequence.random(size) for size in _powers_of_two(stop - start)])
 
     @cached_property
@@ -62,12 +62,12 @@ def _powers_of_two(number: int) -> list[int]:
 
 @dataclass(frozen=True)
 class Sampled:
-    """What is known of one draw.
+    """The e-features of one draw, and whether it is accepted.
 
     Attributes
     ----------
     features : ndarray, shape (M,)
-        Of the targets; NaN where the model has no such feature or was not asked any more.
+        Of the targets; NaN where the model has no such feature, or was not run any more.
     rejected_by : int
         The first target that the model misses, by number; -1 for a model that is accepted.
     """
@@ -78,7 +78,7 @@ class Sampled:
 
 @dataclass(frozen=True)
 class SampleMeasure:
-    """Whether models are within so many standard deviations of every target.
+    """Measures whether models are within a number of standard deviations of every target.
 
     Attributes
     ----------
@@ -103,8 +103,8 @@ class SampleMeasure:
         Returns
         -------
         callable
-            Parameter values, shape (P,) -> `Sampled`. Raises `neurofleet.neurosim.cells.warm_evaluator.BudgetExceeded` and
-            `neurofleet.neurosim.cells.warm_evaluator.IncompleteRun`.
+            Parameter values, shape (P,) -> `Sampled`. Raises `BudgetExceeded` and
+            `IncompleteRun` of `cells.warm_evaluator`.
         """
         warm = WarmEvaluator(self.model.build_evaluator(), self.max_steps)
         warm.build()

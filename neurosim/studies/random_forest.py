@@ -22,7 +22,7 @@ CONTROLS = 2
 
 @dataclass(frozen=True, eq=False)
 class Classified:
-    """What random forests make of test cells.
+    """How well random forests classify test cells.
 
     Attributes
     ----------
@@ -45,7 +45,7 @@ class Classified:
 
 
 def refuse_small_classes(classes: pd.Series) -> tuple[pd.Series, list[str]]:
-    """Return the classes of cells that a forest can be trained on, and what is to be said of the others.
+    """Return the classes that are large enough for a forest, and notes on those that are left out.
 
     Parameters
     ----------
@@ -82,7 +82,7 @@ def classify(models: ModelTable, classes: pd.Series, seed: int, jobs: int = 1) -
     models : ModelTable
         With values for all parameters.
     classes : Series
-        Class by cell, none without; other cells' models are not used.
+        Class by cell; models of other cells are not used.
     seed : int
     jobs : int
         Threads that grow trees; results do not depend on it.

@@ -1,4 +1,4 @@
-"""Which parameters a model's e-features depend on: the question, its Sobol indices, and their means.
+"""Which parameters a model's e-features depend on: the problem, its Sobol indices, and their means over cells.
 
 The indices come by `polynomial_chaos` (our own or uncertainpy's) or by `saltelli`.
 """
@@ -17,7 +17,7 @@ from neurofleet.neurosim.features.step_protocols import FeatureTarget, StepProto
 
 @dataclass(frozen=True)
 class FeatureMeasure:
-    """Which e-features of a cell's models are wanted.
+    """Which e-features of a cell's models are measured.
 
     Attributes
     ----------
@@ -43,7 +43,7 @@ class FeatureMeasure:
         callable
             Parameter values, shape (P,) in the order of ``model.free`` -> values of the features, shape (F,),
             each the mean where eFEL gives several, NaN where it gives none. Raises
-            `neurofleet.neurosim.cells.warm_evaluator.BudgetExceeded` and `neurofleet.neurosim.cells.warm_evaluator.IncompleteRun`.
+            `BudgetExceeded` and `IncompleteRun` of `cells.warm_evaluator`.
         """
         targets = TargetSet(
             protocols={protocol.name: protocol for protocol in self.protocols},
@@ -76,7 +76,7 @@ class SensitivityProblem:
     ----------
     parameters : tuple of str, length P
     centres : tuple of float, length P
-        The values of the model; negative ones are as good.
+        The values of the model; they may be negative.
     half_width : float
         Relative, above 0 and below 1: a parameter keeps its sign, so that no conductance is negative.
 
@@ -213,7 +213,7 @@ def empty_indices(
 
 
 def reason_for_none(values: np.ndarray, runs: int, share: float) -> str | None:
-    """Return why a feature has no indices; None where it has.
+    """Return the reason why a feature has no indices; None where it has some.
 
     Parameters
     ----------
@@ -232,7 +232,7 @@ def reason_for_none(values: np.ndarray, runs: int, share: float) -> str | None:
 
 
 def check_runs(nodes: np.ndarray, values: np.ndarray, features: Sequence[str], parameters: int) -> None:
-    """Raise InputError unless nodes, shape (N, P), and values, shape (N, F), belong together."""
+    """Raise `InputError` unless nodes have shape (N, P) and values shape (N, F)."""
     if nodes.shape != (len(values), parameters) or values.shape != (len(nodes), len(features)):
         raise InputError(
             f"expected nodes of shape (N, {parameters}) and values of shape (N, {len(features)}), found "
@@ -266,7 +266,9 @@ class Average:
 
 
 def average(index: Sequence[float] | np.ndarray, cells: Sequence[str], seed: int = 0) -> Average:
-    """Return the mean of an index, every cell counted once; resampled are cells, of one cell its models.
+    """Return the mean of an index over cells, each counted once, with a bootstrap over cells.
+
+    Of a single cell the models are averaged and resampled.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Where spikes begin: what a model does at steps, at the soma and along the axon."""
+"""Where spikes begin: responses of a model to steps, at the soma and along the axon."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -6,15 +6,17 @@ from typing import Any
 
 import numpy as np
 
-from neurofleet.neurosim.cells.fit_model import SOMA, FitModel, location, recording_name
+from neurofleet.neurosim.cells.fit_model import SOMA, FitModel, recording_name
+from neurofleet.neurosim.cells.simulator import SampledRecording
 from neurofleet.neurosim.cells.warm_evaluator import WarmEvaluator
 from neurofleet.neurosim.features.perisomatic_features import SAMPLE_MS
 from neurofleet.neurosim.features.step_protocols import FeatureTarget, StepProtocol, TargetSet
+from neurofleet.neurosim.studies.explained_variance import spike_times
 
 LEVEL_MV = -20.0
 SAME_SPIKE_MS = 3.0
 AT_ONCE_MS = 0.005
-"""Times that are nearer to each other than this are not told apart."""
+"""Times that are closer than this count as equal."""
 
 SOMA_FIRST, AXON_FIRST, AT_ONCE, ALONE = "soma", "axon", "at once", "soma alone"
 
@@ -55,14 +57,6 @@ class SpikePassage:
     delays_ms: tuple[float, ...]
     begins: str
     place: int
-
-
-def spike_times(time_ms: np.ndarray, voltage_mV: np.ndarray, level_mV: float = LEVEL_MV) -> np.ndarray:
-    """Return when a voltage rises through a level, between samples by straight lines."""
-    under = voltage_mV[:-1] < level_mV
-    i = np.flatnonzero(under & (voltage_mV[1:] >= level_mV))
-    share = (level_mV - voltage_mV[i]) / (voltage_mV[i + 1] - voltage_mV[i])
-    return time_ms[i] + share * (time_ms[i + 1] - time_ms[i])
 
 
 def passages(soma_ms: np.ndarray, axon_ms: Sequence[np.ndarray]) -> list[SpikePassage]:
@@ -152,8 +146,8 @@ class StepsMeasure:
         Returns
         -------
         callable
-            Parameter values, shape (P,) -> step -> `StepResponse`. Raises `neurofleet.neurosim.cells.warm_evaluator.BudgetExceeded`
-            and `neurofleet.neurosim.cells.warm_evaluator.IncompleteRun`.
+            Parameter values, shape (P,) -> step -> `StepResponse`. Raises `BudgetExceeded` and
+            `IncompleteRun` of `cells.warm_evaluator`.
         """
         targets = TargetSet(
             protocols={step.name: step for step in self.steps},
@@ -189,7 +183,7 @@ class StepsMeasure:
         recorded = [responses[recording_name(step.name, place.name)] for place, _ in segments]
         times = np.asarray(recorded[0]["time"])
         volts = [np.asarray(response["voltage"]) for response in recorded]
-        spikes = tuple(spike_times(times, voltage) for voltage in volts)
+        spikes = tuple(spike_times(times, voltage, LEVEL_MV) for voltage in volts)
         close = np.zeros(times.size, bool)
         if spikes[0].size:
             middle = spikes[0][min(1, spikes[0].size - 1)]
@@ -227,36 +221,23 @@ def _recorded_at(protocol: Any, step: StepProtocol, segments: "list[tuple[Record
     """Return a protocol with the same stimuli that records the step at all places as well."""
     from bluepyopt import ephys
 
+    times_ms = np.arange(step.start_ms, step.stop_ms + SAMPLE_MS / 2, SAMPLE_MS)
     recordings = [
         *protocol.recordings,
-        *(_EvenRecording(recording_name(step.name, place.name), segment, step) for place, segment in segments),
+        *(
+            SampledRecording(recording_name(step.name, site.name), _Segment(segment), times_ms)
+            for site, segment in segments
+        ),
     ]
     return ephys.protocols.SweepProtocol(step.name, protocol.stimuli, recordings, cvode_active=True)
 
 
-class _EvenRecording:
-    """Voltage of a segment at even times during a step, as BluePyOpt takes a recording."""
+@dataclass(frozen=True)
+class _Segment:
+    """A segment of the built cell, as a location of BluePyOpt."""
 
-    def __init__(self, name: str, segment: Any, step: StepProtocol) -> None:
-        self.name, self.location = name, location(SOMA)
-        self._segment = segment
-        self._at_ms = np.arange(step.start_ms, step.stop_ms + SAMPLE_MS / 2, SAMPLE_MS)
-        self._times: Any = None
-        self._voltage: Any = None
+    segment: Any
 
-    def instantiate(self, sim: Any = None, icell: Any = None) -> None:
-        """Begin to record."""
-        h = sim.neuron.h
-        self._times, self._voltage = h.Vector(self._at_ms), h.Vector()
-        self._voltage.record(self._segment._ref_v, self._times)
-
-    @property
-    def response(self) -> Any:
-        """What was recorded."""
-        from bluepyopt.ephys.responses import TimeVoltageResponse
-
-        return TimeVoltageResponse(self.name, np.array(self._times), np.array(self._voltage))
-
-    def destroy(self, sim: Any = None) -> None:
-        """Let go of the recording."""
-        self._times = self._voltage = None
+    def instantiate(self, sim: Any = None, icell: Any = None) -> Any:
+        """Return the segment."""
+        return self.segment

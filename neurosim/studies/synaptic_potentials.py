@@ -8,10 +8,11 @@ import numpy as np
 
 from neurofleet.errors import InputError
 from neurofleet.neurosim.cells.fit_model import SOMA, FitModel, location
+from neurofleet.neurosim.cells.simulator import SampledRecording
 from neurofleet.neurosim.cells.warm_evaluator import WarmEvaluator
 
 SETTLE_MS = 1000.0
-AFTER_MS = 200.0
+BEFORE_MS, AFTER_MS = 20.0, 200.0  # recorded before and after the event
 SAMPLE_MS = 0.05
 DRIFT_MV = 0.02
 """A potential that moves by more in the 20 ms before the event, or a spike, makes a PSP unreadable."""
@@ -53,7 +54,7 @@ class Site:
 
 @dataclass(frozen=True)
 class PSP:
-    """What the soma sees of one synapse.
+    """The potential at the soma of one synapse.
 
     Attributes
     ----------
@@ -76,7 +77,7 @@ class PSP:
 
 @dataclass(frozen=True)
 class PSPMeasure:
-    """Which synapses the models of a cell are given, one after the other.
+    """The synapses that the models of a cell get, one after the other.
 
     Attributes
     ----------
@@ -102,8 +103,8 @@ class PSPMeasure:
         Returns
         -------
         callable
-            Parameter values, shape (P,) -> list of `PSP`. Raises `neurofleet.neurosim.cells.warm_evaluator.BudgetExceeded` and
-            `neurofleet.neurosim.cells.warm_evaluator.IncompleteRun`.
+            Parameter values, shape (P,) -> list of `PSP`. Raises `BudgetExceeded` and
+            `IncompleteRun` of `cells.warm_evaluator`.
 
         Raises
         ------
@@ -116,10 +117,12 @@ class PSPMeasure:
         warm.build()
         soma = location(SOMA)
         where = [_Segment(Site(SOMA, 0.0, 0.0), None), *self._apical(warm.cell)]
+        n_samples = round((AFTER_MS + BEFORE_MS) / SAMPLE_MS)
+        times_ms = np.arange(n_samples) * SAMPLE_MS + SETTLE_MS - BEFORE_MS
         protocols = []
         for i, segment in enumerate(where):
             name = f"psp_{i}"
-            recording = _EvenRecording(name=f"{name}.{SOMA}.v", location=soma)
+            recording = SampledRecording(f"{name}.{SOMA}.v", soma, times_ms)
             stimulus = _Event(segment, soma, self.synapse)
             protocols.append(ephys.protocols.SweepProtocol(name, [stimulus], [recording], cvode_active=True))
         threshold_mV = self.model.targets.spike_threshold_mV
@@ -169,7 +172,7 @@ class _Event:
         self._held: list[Any] = []
 
     def instantiate(self, sim: Any = None, icell: Any = None) -> None:
-        """Put the synapse into the standing cell."""
+        """Put the synapse into the built cell."""
         h = sim.neuron.h
         segment = self._where.segment
         if segment is None:
@@ -183,37 +186,8 @@ class _Event:
         self._held = [connection, source, point]
 
     def destroy(self, sim: Any = None) -> None:
-        """Take it out again."""
+        """Remove it."""
         self._held = []
-
-
-class _EvenRecording:
-    """Voltage in even steps from a little before the event, as BluePyOpt takes a recording."""
-
-    def __init__(self, name: str, location: Any) -> None:
-        self.name, self.location = name, location
-        self._times: Any = None
-        self._voltage: Any = None
-
-    def instantiate(self, sim: Any = None, icell: Any = None) -> None:
-        """Begin to record."""
-        h = sim.neuron.h
-        segment = self.location.instantiate(sim=sim, icell=icell)
-        steps = round((AFTER_MS + 20.0) / SAMPLE_MS)
-        self._times = h.Vector(np.arange(steps) * SAMPLE_MS + SETTLE_MS - 20.0)
-        self._voltage = h.Vector()
-        self._voltage.record(segment._ref_v, self._times)
-
-    @property
-    def response(self) -> Any:
-        """What was recorded."""
-        from bluepyopt.ephys.responses import TimeVoltageResponse
-
-        return TimeVoltageResponse(self.name, np.array(self._times), np.array(self._voltage))
-
-    def destroy(self, sim: Any = None) -> None:
-        """Let go of the recording."""
-        self._times = self._voltage = None
 
 
 def read_psp(site: Site, time_ms: np.ndarray, voltage_mV: np.ndarray, threshold_mV: float) -> PSP:

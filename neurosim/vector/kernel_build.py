@@ -1,4 +1,4 @@
-"""The C++ text of a kernel around the solver of `kernel.hpp`, compiled for this machine and kept by content."""
+"""Write the C++ of a kernel around the solver in ``kernel.hpp``, compile it for this machine and keep it by content."""
 
 import ctypes
 import functools
@@ -125,7 +125,7 @@ def _loop(
 ) -> str:
     graph = membrane.graph
     lines = list(first)
-    inverted: set[Node] = set()  # a division costs ten multiplications: once for each divisor
+    inverted: set[Node] = set()  # a division costs ten multiplications, so each divisor is inverted once
     for node in graph.order(results.values()):
         kind, *rest = graph.terms[node]
         if kind == "const" or kind in _CONDITIONS:
@@ -199,7 +199,7 @@ def _condition(graph: Graph, node: Node) -> str:
     return f"({_name(graph, node)} != T(0))"
 
 
-# No -ffast-math: an individual that runs away has to be seen as NaN.
+# Not -ffast-math: it assumes that there is no NaN, and NaN shows that an individual ran away.
 FLAGS = (
     "-std=c++17 -O3 -march=native -fno-math-errno -fno-trapping-math -fno-signed-zeros "
     "-fvisibility=hidden -fPIC -shared -w"
@@ -208,7 +208,7 @@ FLAGS = (
 
 @functools.cache
 def _machine() -> str:
-    """Return what -march=native depends on: the processor's own list of what it can do."""
+    """Return what -march=native depends on: the processor's model and its instruction sets."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -234,7 +234,7 @@ def compile_kernel(source: str) -> ctypes.CDLL:
     Raises
     ------
     InputError
-        There is no compiler, it fails (its words are in the message), or the cache cannot be written.
+        There is no compiler, it fails (its output is in the message), or the cache cannot be written.
     """
     compiler = _compiler()
     digest = hashlib.sha256()
@@ -256,7 +256,7 @@ def compile_kernel(source: str) -> ctypes.CDLL:
 
 
 def _compile(compiler: str, source: str, path: Path) -> None:
-    """Compile in a folder of its own and rename the result: whoever comes later finds it whole."""
+    """Compile in a temporary folder and rename the result, so that no process ever loads half a library."""
     with tempfile.TemporaryDirectory(prefix=".compiling-", dir=path.parent) as name:
         folder = Path(name)
         (folder / "kernel.cpp").write_text(source)

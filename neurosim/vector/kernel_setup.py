@@ -1,4 +1,4 @@
-"""What a kernel is called with: steps, the tree of compartments, the tables of mechanisms, and their layout."""
+"""What a kernel is called with: time steps, the tree of compartments, tables of parameters, and their memory layout."""
 
 import ctypes
 from collections.abc import Callable, Mapping, Sequence
@@ -15,16 +15,16 @@ from neurofleet.neurosim.vector.unsupported import Unsupported
 
 @dataclass(frozen=True)
 class Steps:
-    """Steps of each individual by itself, as its voltage bends.
+    """Time steps, chosen for each individual by itself.
 
-    Between its shortest and its longest, a step is as long as lets no compartment's voltage leave a straight
-    line by more than `largest_bend_mV`, and at most half as long again as the one before. It ends where the
-    current changes, and begins there as the shortest.
+    A step is as long as possible, between the shortest and the longest, without any compartment's voltage
+    leaving a straight line by more than `largest_bend_mV`, and at most 1.5 times the one before. A step ends
+    where the current changes, and the next one is the shortest.
 
     Attributes
     ----------
     tick_ms : float
-        What times are counted in.
+        Unit in which times are counted.
     order : {1, 2, 3}
         1 for backward Euler and 2 for the states half a step beside the voltage, as NEURON's ``secondorder``
         0 and 2. 3 goes to the new voltage in two stages (the diagonally implicit scheme of Alexander 1977,
@@ -69,7 +69,7 @@ class Steps:
 
 
 def fixed_steps(dt_ms: float, order: int, record_every: int = 1) -> Steps:
-    """Return steps that are all alike, of which each so-manieth is recorded."""
+    """Return steps of equal length, of which every `record_every`-th is recorded; for comparisons with NEURON."""
     return Steps(dt_ms, order, record_near=record_every, record_away=record_every)
 
 
@@ -78,7 +78,7 @@ _SEARCH_STEPS = Steps(
     order=3,
     shortest=4,
     longest=48,
-    shortest_away=16,  # one that spikes throughout would hold up the others
+    shortest_away=16,  # with shorter ones, an individual that spikes all the time would delay its batch
     longest_away=800,
     near_ms=100.0,
     largest_bend_mV=0.005,
@@ -88,7 +88,7 @@ _SEARCH_STEPS = Steps(
 
 
 def search_steps(chains: bool) -> Steps:
-    """Return the steps of a search; a chain of states, such as NaV's, opens faster than other gates."""
+    """Return the steps of a search, shorter for a cell with chains of states (such as NaV), which open faster."""
     return replace(_SEARCH_STEPS, shortest=1) if chains else _SEARCH_STEPS
 
 
@@ -119,9 +119,9 @@ class Compartment:
 
 @dataclass(frozen=True)
 class CompartmentTree:
-    """A standing NEURON cell as nodes, parents before children.
+    """A cell that NEURON has built, as nodes, parents before children.
 
-    Nodes without membrane that two or fewer others meet at are left out: the resistances through them add.
+    Nodes without membrane that at most two others are connected to are left out: their resistances add up.
     """
 
     sections: tuple[Any, ...]
@@ -136,12 +136,12 @@ class CompartmentTree:
 
 
 def read_compartments(sections: list[Any]) -> CompartmentTree:
-    """Read the tree that sections of NEURON make up.
+    """Read the tree of compartments that sections of NEURON form.
 
     Raises
     ------
     Unsupported
-        Sections that are not one tree, or that hang by their far end.
+        Sections that are not one tree, or that are attached by their far end.
     """
     known = {section: i for i, section in enumerate(sections)}
     parent: dict[NodeName, NodeName] = {}
@@ -153,7 +153,9 @@ def read_compartments(sections: list[Any]) -> CompartmentTree:
             before = (i, -1)
         else:
             if section.orientation() != 0:
-                raise Unsupported(f"section {section}: the vector engine expects sections that hang by their near end.")
+                raise Unsupported(
+                    f"section {section}: the vector engine expects sections that are attached by their near end."
+                )
             before = _attached(section.parentseg(), known)
         for j in range(section.nseg + 1):
             place = (j + 0.5) / section.nseg if j < section.nseg else 1.0
@@ -323,7 +325,7 @@ class Tables:
         for node, unit, row in self.ra_terms:
             resistance[node] += unit * table[row]
         resistance[0] = 1.0
-        with np.errstate(divide="ignore"):  # an individual without resistance runs away, and is flagged
+        with np.errstate(divide="ignore"):  # without resistance an individual runs away, which is flagged
             return 1.0 / resistance
 
 
@@ -345,13 +347,13 @@ def call_kernel(
     protocols: Sequence["StepProtocol"],
     steps: Steps,
 ) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Run a kernel.
+    """Run a kernel for all individuals, shape (rows, n) of `table`, and all protocols.
 
     Returns
     -------
     list of (ndarray, ndarray, ndarray)
-        Of each protocol the times in ms, shape (t,), the voltages, shape (n, places, t), and who is sound,
-        shape (n,).
+        For each protocol the times in ms, shape (t,), the voltages in mV, shape (n, places, t), and which
+        individuals did not run away, shape (n,).
     """
     n = table.shape[1]
     results, keep_alive = [], []  # the kernel reads these arrays: they have to outlive the call

@@ -1,6 +1,8 @@
-"""The mechanisms of a compartment as one piece of arithmetic, so that they share what they have in common.
+"""The mechanisms of a compartment joined into one graph, so that they share common terms.
 
-A density mechanism is its initial state, its current and one step of its states.
+A density mechanism is reduced to its initial state, its current with the slope over the voltage, and one step of
+its states. Mechanisms are joined in NEURON's order: those that write a concentration come first, and reversal
+potentials follow the new concentrations.
 """
 
 import math
@@ -15,7 +17,7 @@ from neurofleet.neurosim.vector.state_equations import Settling, solve
 
 @dataclass
 class Density:
-    """What a kernel is generated from; nodes belong to `graph`.
+    """One mechanism as arithmetic; nodes belong to `graph`.
 
     Inputs of the graph are ``v``; in `step` ``dt`` and ``second`` (1 at second order, 0 at first); ``p:`` and
     a parameter, ``s:`` and a state or stored variable, and ``e:``, ``ci:``, ``co:`` or ``i:`` and an ion
@@ -50,17 +52,25 @@ class Density:
         return self.graph.inputs([*nodes, *(n for pair in self.ion_currents.values() for n in pair)])
 
     def writes_concentration(self) -> bool:
-        """Tell whether it writes the concentration of an ion."""
+        """Return whether it writes the concentration of an ion."""
         return any(name.startswith(("ci:", "co:")) for name in self.step)
 
 
 def make_density(syntax: Syntax, celsius: float, v_init_mV: float) -> Density:
-    """Turn a mechanism into arithmetic at a temperature in degrees Celsius, which starts at a voltage.
+    """Return a mechanism as arithmetic.
+
+    Parameters
+    ----------
+    syntax : Syntax
+    celsius : float
+        Temperature in degrees Celsius; becomes a constant.
+    v_init_mV : float
+        The voltage at which INITIAL is carried out.
 
     Raises
     ------
     Unsupported
-        Something in it that no kernel is made of; the mechanism is named.
+        Something in it that the engine does not support; the mechanism is named.
     """
     graph = Graph()
     start = _started(syntax, graph, celsius, v_init_mV)
@@ -77,7 +87,7 @@ def make_density(syntax: Syntax, celsius: float, v_init_mV: float) -> Density:
     for name in (*currents, *syntax.nonspecific):
         ion = currents.get(name, "")
         current = drawn.read(name)
-        if syntax.conductances:  # NEURON then looks at nothing else
+        if syntax.conductances:  # NEURON then ignores all other currents
             over_v = drawn.read(hints.pop(ion)) if ion in hints else graph.const(0.0)
         else:
             over_v = _slope(syntax, graph, name, current)
@@ -131,7 +141,7 @@ def _solve_and_draw(
             methods.add(solve(solved, parts(statement)[0]))
         else:
             drawing.append(statement)
-    if len(methods) > 1:  # one of them would have NEURON halve the steps of the others at second order
+    if len(methods) > 1:  # at second order NEURON would halve the steps of all because of one
         raise syntax.unsupported("SOLVE statements with different METHODs")
     drawn = SymbolicRun(syntax, graph, celsius, constants=fixed)
     drawn.carry_out(drawing)
@@ -150,7 +160,7 @@ def _stored(syntax: Syntax, graph: Graph, solved: SymbolicRun, drawn: list[Node]
 
 
 def _refuse_inputs(syntax: Syntax, density: Density, drawn: SymbolicRun) -> None:
-    """Refuse what would not have its value when a kernel asks for it."""
+    """Raise `Unsupported` for variables that would not have their value yet, or any more, when a kernel reads them."""
     inputs = density.inputs()
     for name in ("t", "diam", "area"):
         if name in inputs:
@@ -187,13 +197,14 @@ def _kept(syntax: Syntax, values: Mapping[str, Node], stored: tuple[str, ...]) -
     return kept
 
 
-# A voltage in the middle of those that cells have, and how far from it exponentials may reach in float32.
+# Exponentials are shared as e^(|a| (v - MIDDLE_MV)) only where they neither overflow nor vanish in float32 within
+# REACH_MV of the middle of the voltages that cells have.
 MIDDLE_MV, REACH_MV, LARGEST_EXPONENT = -25.0, 175.0, 80.0
 
 
 @dataclass(frozen=True)
 class CompartmentKind:
-    """What compartments that are computed alike have in common.
+    """What compartments have in common that are calculated by the same code.
 
     Attributes
     ----------
@@ -356,7 +367,10 @@ def _place(density: Density, name: str) -> str:
 
 
 def _exponential(graph: Graph, exponent: Node) -> Node:
-    """Return e^(a v + b) as a multiple, or a multiple of the inverse, of e^(|a| (v - middle))."""
+    """Return e^(a v + b) as a multiple of e^(|a| (v - middle)) or of its inverse.
+
+    Rates of many gates have the same slope a up to its sign, so one exponential serves for all of them.
+    """
     line = straight(graph, exponent)
     if line is None:
         return graph.apply("exp", exponent)
@@ -365,7 +379,7 @@ def _exponential(graph: Graph, exponent: Node) -> Node:
     if slope == 0 or abs(slope) * REACH_MV + abs(factor) > LARGEST_EXPONENT:
         return graph.apply("exp", exponent)
     v = graph.apply("-", graph.input("v"), graph.const(MIDDLE_MV))
-    # Slopes such as 1/6 and 0.1666... that mean the same are rounded apart by their formulas.
+    # Rounded to 14 digits: slopes that are equal, such as 1/6 and 0.5/3, differ in their last bits.
     shared = graph.apply("exp", graph.apply("*", v, graph.const(float(f"{abs(slope):.14g}"))))
     multiple = graph.const(math.exp(factor))
     return graph.apply("*" if slope > 0 else "/", *((shared, multiple) if slope > 0 else (multiple, shared)))

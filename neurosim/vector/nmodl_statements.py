@@ -1,4 +1,4 @@
-"""Statements of NMODL carried out on the nodes of a graph instead of numbers."""
+"""Carry out statements of NMODL symbolically: on nodes of a graph instead of numbers."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -35,10 +35,10 @@ _ARITHMETIC = ("+", "-", "*", "/", "pow")
 
 
 class Equations(Protocol):
-    """What takes the statements of a DERIVATIVE, KINETIC or LINEAR block that are not assignments."""
+    """Handles the statements of a DERIVATIVE, KINETIC or LINEAR block that are not assignments."""
 
     def take(self, run: "SymbolicRun", what: str, inner: list[SyntaxTree]) -> bool:
-        """Take a statement; tell whether it was one of its own."""
+        """Handle a statement; return False if it is of another kind."""
 
 
 def ion_input(syntax: Syntax, name: str) -> str | None:
@@ -54,7 +54,7 @@ def ion_input(syntax: Syntax, name: str) -> str | None:
 
 @dataclass
 class SymbolicRun:
-    """One or more blocks of a mechanism as they are carried out.
+    """Carries out blocks of a mechanism one after the other, and holds the variables that they wrote.
 
     Attributes
     ----------
@@ -254,7 +254,7 @@ def _locals(body: list[SyntaxTree]) -> set[str]:
 
 
 def _remembers(condition: SyntaxTree, then: SyntaxTree, syntax: Syntax) -> bool:
-    """Tell whether ``if (x != kept) { kept = x ... }`` only saves repeated work."""
+    """Return whether an ``if (x != old_x) { old_x = x ... }`` only avoids repeated work, so may always be taken."""
     if kind(condition) != "BinaryExpression" or text(parts(condition)[1]) != "!=":
         return False
     sides = {text(parts(condition)[0]), text(parts(condition)[2])}

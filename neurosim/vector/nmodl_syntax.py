@@ -1,4 +1,4 @@
-"""NMODL as NEURON's own compiler reads it: its syntax tree, cut down to what a kernel is made of."""
+"""Read NMODL through NEURON's own compiler: its syntax tree, reduced to what a kernel is made of."""
 
 import functools
 import json
@@ -20,9 +20,9 @@ from neurofleet.neurosim.vector.unsupported import Unsupported
 
 SyntaxTree = dict[str, Any]
 BUILT_IN = {"pas": "passive.mod", "hh": "hh.mod"}
-# Mechanisms of the project that are VERBATIM for NEURON's sake, written without it.
+# The project's mechanisms that contain VERBATIM text, which NEURON needs, written without it.
 PLAIN_SOURCES = tuple(sorted(Path(__file__).with_name("mod").glob("*.mod")))
-# The values that NEURON itself puts in.
+# The values that NEURON itself uses.
 _FARADAY, _GAS = 96485.3321233100184, 8.3144626181532395
 _BOLTZMANN, _ELEMENTARY_CHARGE = 1.380649e-23, 1.602176634e-19
 UNIT_FACTORS = {
@@ -42,7 +42,7 @@ UNIT_FACTORS = {
 
 @dataclass
 class Syntax:
-    """A density mechanism as it was written.
+    """The blocks and declarations of a density mechanism.
 
     Attributes
     ----------
@@ -98,7 +98,7 @@ class Syntax:
         return value
 
     def unsupported(self, what: str) -> Unsupported:
-        """Return the error that names this mechanism and what it holds."""
+        """Return the error that names this mechanism and what the engine does not support in it."""
         return Unsupported(
             f"mechanism {self.name}: the vector engine does not support {what}. Use the NEURON engine for "
             "cells that have it."
@@ -117,7 +117,7 @@ def read_syntax(names: Sequence[str], sources: Sequence[Path] = ()) -> dict[str,
     Raises
     ------
     Unsupported
-        A mechanism whose source is not known, or that holds what no kernel is made of; it is named.
+        A mechanism without a known source, or with something that the engine does not support; it is named.
     InputError
         A source is not there, or is no density mechanism; or NEURON comes without its NMODL compiler.
     """
@@ -153,7 +153,7 @@ def _parsed(data: Path, mechanism: str, source: Path) -> tuple[SyntaxTree, str]:
         folder = Path(name)
         shutil.copyfile(source, folder / f"{mechanism}.mod")
         result = subprocess.run(
-            # Forced, or it gives up on what its own C++ could not be made of.
+            # Without --force it stops at whatever its own C++ back end does not support.
             [str(compiler), "--scratch", name, "--output", name, f"{mechanism}.mod"]
             + ["passes", "--json-ast", "codegen", "--force"],
             cwd=folder,
@@ -161,7 +161,8 @@ def _parsed(data: Path, mechanism: str, source: Path) -> tuple[SyntaxTree, str]:
             capture_output=True,
             text=True,
         )
-        # It writes the tree before it looks for what it would solve a KINETIC block with, and gives up.
+        # The exit code does not count: the tree is written first, and for KINETIC blocks it then fails, as the
+        # solver that it would use is not installed.
         tree = folder / f"{mechanism}.ast.json"
         if not tree.is_file():
             raise Unsupported(
@@ -221,12 +222,12 @@ _WORDS = {
 
 
 def read_tree(tree: SyntaxTree, source: str) -> Syntax:
-    """Read the syntax tree of one mechanism, of whose text the tree does not say all.
+    """Read the syntax tree of one mechanism; its text is needed too, as the tree does not have STEADYSTATE.
 
     Raises
     ------
     Unsupported
-        A block or statement that no kernel is made of.
+        A block or statement that the engine does not support.
     """
     blocks = parts(tree)
     suffix = next((s for b in blocks if kind(b) == "NeuronBlock" for s in find(b, "Suffix")), None)
@@ -236,7 +237,7 @@ def read_tree(tree: SyntaxTree, source: str) -> Syntax:
     syntax = Syntax(name)
     if word != "SUFFIX":
         raise syntax.unsupported(word)
-    if not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII):  # it gets into the C++
+    if not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII):  # it becomes part of the C++ text
         raise syntax.unsupported("its name")
     for block in blocks:
         _read_block(syntax, block)
@@ -245,7 +246,7 @@ def read_tree(tree: SyntaxTree, source: str) -> Syntax:
 
 
 def _mark_steady(syntax: Syntax, tree: SyntaxTree, source: str) -> None:
-    """Make ``SOLVE … STEADYSTATE`` blocks a kind of their own: the tree has the same for ``METHOD``."""
+    """Rename SOLVE blocks with STEADYSTATE to ``SteadyBlock``: the tree does not tell it from ``METHOD``."""
     plain = re.sub(r"\bCOMMENT\b.*?\bENDCOMMENT\b|^\s*TITLE.*?$|[:?].*?$", "", source, flags=re.S | re.M)
     solves = re.findall(r"\bSOLVE\s+(\w+)(?:\s+(STEADYSTATE)\b)?", plain)
     blocks = list(find(tree, "SolveBlock"))

@@ -41,7 +41,7 @@ class NotUnique(ValueError):
 
 
 def kinetic_step(graph: Graph, scheme: Scheme, old: Mapping[str, Node], dt: Node) -> dict[str, Node]:
-    """Return the states after a step of backward Euler, the solution x of (1 - dt Q) x = old.
+    """Return the states after a step of backward Euler: the solution x of (1 - dt Q) x = old.
 
     As in NEURON's ``sparse``, the last state of each total is what the others leave of it, before the removal.
     """
@@ -103,9 +103,17 @@ def kinetic_settle(graph: Graph, scheme: Scheme) -> dict[str, Node]:
 
 @dataclass(frozen=True)
 class _Removed:
-    """A state taken out of a scheme: what of it goes where, what it gets, and all that leaves it.
+    """A state eliminated from a scheme.
 
-    No pivot means that nothing leaves it.
+    Attributes
+    ----------
+    state : str
+    shares : mapping
+        State -> share of what leaves this state that goes there.
+    feeds : mapping
+        State -> rate from there to this state.
+    pivot : Node or None
+        Sum of all that leaves this state; None when nothing does.
     """
 
     state: str
@@ -115,11 +123,11 @@ class _Removed:
 
 
 def _eliminate(graph: Graph, states: Sequence[str], rates: Rates, leaks: Mapping[str, Node]) -> list[_Removed]:
-    """Take out the states one by one, next the one with the fewest ways through it.
+    """Eliminate the states one by one, next the one with the fewest paths through it.
 
-    The ways through a state that is taken out are added to the rates between its neighbours, and a pivot is
-    the sum of what leaves the state: with rates that are not negative nothing is subtracted, and rounding
-    does no harm in half the precision either (Grassmann, Taksar & Heyman 1985, Oper Res 33:1107).
+    Paths through an eliminated state are added to the rates between its neighbours, and a pivot is the sum of
+    what leaves the state. With rates that are not negative nothing is ever subtracted, so no digits are lost,
+    in single precision either (Grassmann, Taksar & Heyman 1985, Oper Res 33:1107).
     """
     left, leaks = list(states), dict(leaks)
     removed = []
@@ -161,7 +169,7 @@ def _sum(graph: Graph, nodes: Sequence[Node]) -> Node | None:
 
 
 def _scaled(graph: Graph, rate: Node, dt: Node) -> Node:
-    """Return rate times dt; rates that differ by a number only share the product."""
+    """Return rate times dt, so that rates which differ by a constant factor share a product."""
     kind, *rest = graph.terms[rate]
     if kind == "*" and graph.value(rest[1]) is not None:
         return graph.apply("*", graph.apply("*", rest[0], dt), rest[1])
@@ -169,7 +177,7 @@ def _scaled(graph: Graph, rate: Node, dt: Node) -> Node:
 
 
 def solve(run: SymbolicRun, statement: SyntaxTree) -> str:
-    """Carry out a SOLVE statement of BREAKPOINT, so that states are stepped, and return its METHOD."""
+    """Carry out a SOLVE statement of BREAKPOINT, which steps the states, and return its METHOD."""
     name, *method = (text(part) for part in parts(statement))
     used = method[0] if method else ""
     if name in run.syntax.derivatives and used in _METHODS:
@@ -246,7 +254,7 @@ class _System:
 
 
 class _Exponential:
-    """METHOD cnexp: each state by itself, in the order of the equations; those before have advanced."""
+    """METHOD cnexp: each state by itself, in the order of the equations; earlier ones have advanced already."""
 
     def take(self, run: SymbolicRun, what: str, inner: list[SyntaxTree]) -> bool:
         if what != "DiffEqExpression":
@@ -256,7 +264,7 @@ class _Exponential:
         if name in map(text, calls):
             raise run.syntax.unsupported(f"the equation of {name}, which hands {name} to a function")
         graph, state = run.graph, run.read(name)
-        # What the equation itself says of the state counts, not what was calculated from it before.
+        # Only the state as it stands in the equation counts, not values that statements calculated from it before.
         free = run.values[name] = graph.input(f"x:{name}")
         slopes, rest = _linear(run, name, run.value(expression), [free])
         dt, slope = graph.input("dt"), slopes[free]
@@ -329,7 +337,7 @@ def _old(run: SymbolicRun, states: tuple[str, ...]) -> dict[str, Node]:
 
 
 def _step_by_halves(run: SymbolicRun, scheme: Scheme) -> None:
-    """Step as NEURON does at either order: by dt, or by dt/2 and as far again along the same way."""
+    """Step as NEURON does: by dt at first order; at second order by dt/2, and then as far again in a straight line."""
     graph = run.graph
     used = [*scheme.rates.values(), *scheme.losses.values(), *scheme.gains.values()]
     if "dt" in graph.inputs(used):
@@ -352,7 +360,7 @@ def _equation(run: SymbolicRun, inner: list[SyntaxTree]) -> tuple[str, SyntaxTre
 
 
 def _linear(run: SymbolicRun, name: str, rate: Node, states: list[Node]) -> tuple[dict[Node, Node], Node]:
-    """Return the slopes of a rate over states that it is linear in, and what is left without them."""
+    """Return the slopes of a rate over states that it is linear in, and its value where these are 0."""
     graph = run.graph
     input_names = {node: graph.terms[node][1] for node in states}
     try:

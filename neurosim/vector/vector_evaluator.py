@@ -1,6 +1,7 @@
-"""Scores of many individuals at once: their voltages from a kernel, their e-features together.
+"""Score many individuals of a cell at once: voltages from one kernel, e-features calculated together.
 
-A cell's compartments are there once each, all individuals side by side.
+All individuals share the tree of compartments; what differs between them is a table with a row for each parameter
+value, or value at a distance from the soma, and a column for each individual.
 """
 
 import math
@@ -32,7 +33,7 @@ from neurofleet.neurosim.vector.unsupported import Unsupported
 
 @dataclass(frozen=True)
 class Row:
-    """Where the values of a row come from.
+    """Where the values of a row of the parameter table come from.
 
     Attributes
     ----------
@@ -54,7 +55,7 @@ class Row:
 
 @dataclass
 class RowTable:
-    """Rows by what they come from; equal ones are one."""
+    """The rows of the parameter table; equal rows are kept once."""
 
     numbers: dict[Row, int] = field(default_factory=dict)
 
@@ -72,7 +73,7 @@ def _row(row: Row, columns: Mapping[str, np.ndarray], n: int) -> np.ndarray:
     given = columns[row.parameter] if row.parameter else np.full(n, row.value)
     if not row.distribution:
         return given
-    # `bluepyopt_distribution` let arithmetic and the names of these functions pass, nothing else.
+    # Safe: `bluepyopt_distribution` has allowed arithmetic and the names of these functions only.
     names = {"math": np, "value": given, "distance": row.distance_um}
     text = row.distribution.format(value="value", distance="distance")
     return np.broadcast_to(eval(text, {"__builtins__": {}}, names), (n,))
@@ -81,13 +82,13 @@ def _row(row: Row, columns: Mapping[str, np.ndarray], n: int) -> np.ndarray:
 def rows_of_parameters(
     parameters: Sequence[Any], cell: Any, distances_um: Mapping[tuple[Any, int], float]
 ) -> dict[tuple[Any, int, str], Row]:
-    """Return (section, segment, NEURON's name) -> row, as BluePyOpt's parameters set them one by one.
+    """Return (section, segment, NEURON's name) -> row; later parameters override earlier ones, as in BluePyOpt.
 
     Parameters
     ----------
     parameters : sequence of bluepyopt parameters
     cell : hoc object
-        The standing cell, for its lists of sections.
+        The built cell, for its lists of sections.
     distances_um : mapping
         (section, segment) -> distance from the middle of the soma.
     """
@@ -138,8 +139,8 @@ class VectorRun:
 class VectorCell:
     """One cell with its free parameters, simulated for many parameter sets at once.
 
-    NEURON builds the cell once, for its geometry, and it is taken down again; the mechanisms are compiled
-    from their NMODL. Nothing else may be simulated in this process meanwhile.
+    NEURON builds the cell once, for its geometry, and it is destroyed again; the mechanisms are compiled from
+    their NMODL. Nothing else may be simulated in this process meanwhile.
 
     Parameters
     ----------
@@ -154,7 +155,7 @@ class VectorCell:
     Raises
     ------
     Unsupported
-        The cell has a mechanism or a shape that the engine does not do; the message names it.
+        The cell has a mechanism or a shape that the engine does not support; the message names it.
     InputError
         There is no C++ compiler.
     """
@@ -200,7 +201,7 @@ class VectorCell:
             segment = tree.compartments[node].segment
             section = segment.sec
             given = set_by_parameters.get((section, int(segment.x * section.nseg), name))
-            if given is None:  # nobody sets it: NEURON's own value
+            if given is None:  # no parameter sets it: NEURON's own value
                 given = Row(value=float(getattr(section if name == "Ra" else segment, name)))
             return self._rows.number(given)
 
@@ -225,7 +226,7 @@ class VectorCell:
 
     @property
     def working_set_bytes(self) -> int:
-        """What the individuals of one vector take in memory while they are simulated."""
+        """Memory in bytes that the individuals of one vector need while they are simulated."""
         tables, plan = self._tables, self._plan
         stored = sum(
             size * len(membrane.stored)
@@ -247,8 +248,8 @@ class VectorCell:
         values : array-like, shape (n, P)
             In the order of `parameter_names`.
         protocols : sequence of StepProtocol
-            The step, and the holding current throughout, flow into the middle of the soma. Those that take
-            longest should come first: individuals that are done make room for the next.
+            The step, and the holding current throughout, flow into the middle of the soma. Put
+            those that take longest first: a lane that is done takes up the next individual or protocol.
         steps : Steps
         dtype : {"float64", "float32"}
 
@@ -260,7 +261,7 @@ class VectorCell:
         Raises
         ------
         InputError
-            Values of another shape, or that are no numbers.
+            Values of another shape, or that are not finite.
         """
         parameter_sets = np.asarray(values, np.float64)
         if parameter_sets.ndim != 2 or parameter_sets.shape[1] != len(self.parameter_names) or not len(parameter_sets):
@@ -298,7 +299,7 @@ LANES = 16  # individuals in one vector of float32, which take as long as one
 
 @dataclass(frozen=True, eq=False)
 class VectorScores:
-    """What became of the individuals of one batch.
+    """The scores of the individuals of one batch.
 
     Attributes
     ----------
@@ -327,7 +328,7 @@ class VectorEvaluator:
     Raises
     ------
     Unsupported
-        The model has something that no kernel is made of; the message names it.
+        The model has something that the engine does not support; the message names it.
     InputError
         There is no C++ compiler.
     """
@@ -355,7 +356,7 @@ class VectorEvaluator:
 
 
 def _check_cache(cell: VectorCell) -> None:
-    """Raise `Unsupported` for a cell that this machine would read from its main memory at every step."""
+    """Raise `Unsupported` for a cell that does not fit into the cache: main memory would be read at every step."""
     sizes = [path.read_text().strip() for path in CACHES.glob("index*/size")]
     kilobytes = [int(size.removesuffix("K")) for size in sizes if size.endswith("K")]
     if kilobytes and cell.working_set_bytes > max(kilobytes) * 1024:

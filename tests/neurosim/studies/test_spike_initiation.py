@@ -7,6 +7,7 @@ import pytest
 
 from neurofleet.neurosim.cells.demo_cell import KNOWN_PARAMETERS, SWC, demo_model
 from neurofleet.neurosim.features.step_protocols import StepProtocol
+from neurofleet.neurosim.studies.explained_variance import spike_times
 from neurofleet.neurosim.studies.spike_initiation import (
     ALONE,
     AT_ONCE,
@@ -14,15 +15,14 @@ from neurofleet.neurosim.studies.spike_initiation import (
     SOMA_FIRST,
     StepsMeasure,
     passages,
-    spike_times,
 )
 from tests.neurosim.studies.test_generalisation import measured
 
 
 def test_a_rise_through_the_level_is_timed_between_samples():
     times = np.array([0.0, 1.0, 2.0, 3.0, 4.0])
-    assert spike_times(times, np.array([-60.0, -30.0, 10.0, -30.0, -20.0])) == pytest.approx([1.25, 4.0])
-    assert spike_times(times, np.full(5, 0.0)).size == 0
+    assert spike_times(times, np.array([-60.0, -30.0, 10.0, -30.0, -20.0]), -20.0) == pytest.approx([1.25, 4.0])
+    assert spike_times(times, np.full(5, 0.0), -20.0).size == 0
 
 
 @pytest.mark.parametrize(
