@@ -1,4 +1,4 @@
-"""The errors of this package, each one paragraph that says what to do next."""
+"""The errors of this package."""
 
 from neurofleet.errors import NeurofleetError
 
@@ -22,7 +22,7 @@ class ClusterUnreachable(ClusterError):
 
 
 class TokenRefused(ClusterUnreachable):
-    """A Ray cluster asks for a token, and does not take ours."""
+    """A Ray cluster needs a token, and does not accept ours."""
 
 
 class RunFolderRefused(ClusterError):

@@ -1,4 +1,4 @@
-"""Log records that say what they are about: run, cell, stage, seed and generation, one line of JSON each."""
+"""Log records with their context (run, cell, stage, seed, generation), one line of JSON each."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class AboutLogger(logging.LoggerAdapter):
     ----------
     logger : logging.Logger
     about : mapping
-        What all its records are about, any of `ABOUT`.
+        The context of all its records, any of `ABOUT`.
     """
 
     def __init__(self, logger: logging.Logger, about: Mapping[str, Any]) -> None:
@@ -35,17 +35,17 @@ class AboutLogger(logging.LoggerAdapter):
 
 
 def is_ours(record: logging.LogRecord) -> bool:
-    """Whether a record comes from this program, not from a library that it uses."""
+    """Whether a record comes from neurofleet, not from a library that it uses."""
     return record.name.partition(".")[0] == OURS
 
 
 def is_kept(record: logging.LogRecord) -> bool:
-    """A handler's filter: from INFO of our own, from WARNING of anything else."""
+    """Filter of a handler: keep our own records from INFO on, and those of libraries from WARNING on."""
     return record.levelno >= (logging.INFO if is_ours(record) else logging.WARNING)
 
 
 def fields_of(record: logging.LogRecord) -> dict[str, Any]:
-    """What a record says beside its message; those of `ABOUT` first, None where they do not apply."""
+    """Return a record's fields beside its message; those of `ABOUT` first, None where they do not apply."""
     fields = getattr(record, "fields", {})
     return {name: fields.get(name, getattr(record, name, None)) for name in ABOUT} | fields
 
@@ -84,7 +84,7 @@ class JsonLine(logging.Formatter):
 
 
 def _plain(value: Any) -> Any:
-    """The nearest that JSON can hold."""
+    """Return the nearest value that JSON can hold."""
     if isinstance(value, Mapping):
         return {str(name): _plain(content) for name, content in value.items()}
     if isinstance(value, list | tuple | set | frozenset):

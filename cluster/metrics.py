@@ -1,7 +1,7 @@
-"""What a campaign tells Prometheus: evaluations, their time, hosts, fits and cells, by run.
+"""The metrics of a campaign for Prometheus: evaluations, their time, hosts, fits and cells, by run.
 
-Ray's agent on the driver's machine exports it, with ``ray_`` before every name. A cell is never a tag: each
-value of a tag is a time series of its own.
+Ray's agent on the driver's machine exports them, with ``ray_`` before every name. The cell is no tag: each value of a
+tag is a time series of its own, and a campaign has hundreds of cells.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from ray.util.metrics import Counter, Gauge, Histogram
 from neurofleet.cluster.pool.outcome import Outcome, PoolStatistics
 
 UPDATE_S = 5.0
-"""Ray's agent is told every 10 s."""
+"""Ray's agent takes them every 10 s."""
 
 WINDOW_S = 60.0
-"""Utilisation is that of the last minute: evaluations count when they end, and some take long."""
+"""Utilisation is that of the last minute. Evaluations count when they end, so a shorter time would jump."""
 
 BOUNDARIES_S = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 
 
 @dataclass(frozen=True)
 class DeclaredMetric:
-    """A metric as `ray.util.metrics` is given it."""
+    """A metric as it is declared to `ray.util.metrics`."""
 
     name: str
     kind: Literal["counter", "gauge", "histogram"]
@@ -37,13 +37,13 @@ class DeclaredMetric:
 
     @property
     def series(self) -> tuple[str, ...]:
-        """The names under which Prometheus finds it."""
+        """The names of its series in Prometheus."""
         endings = {"counter": ("_total",), "gauge": ("",), "histogram": ("_bucket", "_count", "_sum")}
         return tuple(f"ray_{self.name}{ending}" for ending in endings[self.kind])
 
 
 EVALUATIONS = DeclaredMetric("neurofleet_evaluations", "counter", "Evaluations that ended.", ("status",))
-# Ray takes the middle of its bucket for each value, so that the histogram's sum is a rough one.
+# For each value Ray counts the middle of its bucket, so the sum of the histogram is a rough one.
 EVALUATION_SECONDS = DeclaredMetric("neurofleet_evaluation_seconds", "histogram", "Wall-clock time of evaluations.")
 HOSTS = DeclaredMetric("neurofleet_hosts", "gauge", "Hosts that answer, one CPU each.")
 HOSTS_LOST = DeclaredMetric("neurofleet_hosts_lost", "gauge", "Hosts that went away since the driver started.")
@@ -96,12 +96,12 @@ class CampaignMetrics:
         return time.monotonic() >= self._next
 
     def evaluated(self, outcome: Outcome) -> None:
-        """Count the time of an evaluation. One that never began has none."""
+        """Count the time of an evaluation; one that never began has none."""
         if outcome.seconds > 0:
             self._seconds.observe(outcome.seconds, self._run)
 
     def update(self, statistics: PoolStatistics, active_fits: int, cells: Mapping[str, int]) -> None:
-        """Tell how the campaign stands: when `due`, and once more at the end.
+        """Update the metrics; called when `due`, and once more at the end.
 
         Parameters
         ----------
@@ -110,13 +110,13 @@ class CampaignMetrics:
         active_fits : int
             Fits (a cell and a seed) under way.
         cells : mapping
-            ``done``, ``failed`` and ``left`` -> how many.
+            ``done``, ``failed`` and ``left`` -> number of cells.
         """
         self._next = time.monotonic() + UPDATE_S
-        news = Tally(statistics.outcomes) - self._counted
-        for status, number in news.items():
+        new = Tally(statistics.outcomes) - self._counted
+        for status, number in new.items():
             self._evaluations.inc(number, {**self._run, "status": status})
-        self._counted += news
+        self._counted += new
         self._set(HOSTS, statistics.hosts)
         self._set(HOSTS_LOST, statistics.hosts_lost)
         self._set(WAITING, statistics.waiting)
@@ -132,7 +132,7 @@ class CampaignMetrics:
 
 
 class RecentUtilisation:
-    """Utilisation of the time that just passed, from what was spent in all."""
+    """Utilisation of the last `window_s`, computed from the times since the start."""
 
     def __init__(self, window_s: float) -> None:
         self._window_s = window_s

@@ -46,7 +46,7 @@ LONGEST_MESSAGE_BYTES = 2**32
 _EXIT_WAIT_S = 1.0
 _GOES_ON, _STOPS = b"+", b"-"
 
-# Nothing an evaluation does ends in these: somebody else sent them, and the evaluation may be tried again.
+# No evaluation ends itself with these. They came from outside, and the evaluation may be tried again.
 _SENT_FROM_OUTSIDE = {signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT}
 
 _PR_SET_CHILD_SUBREAPER = 36

@@ -248,7 +248,7 @@ class WorkQueue:
         return lost + [work for _, _, work in queue.heap]
 
     def forget(self, engine: str) -> None:
-        """Drop what was learnt of an engine that will not be asked for again."""
+        """Drop what was learnt of an engine that will not be used again."""
         for learned in (self._seconds, self._medians, self._build_s):
             learned.pop(engine, None)
 
@@ -436,7 +436,7 @@ class Scheduler(Generic[Name]):
         yield from self._assign_any(spread, lambda: self.queue.wants_host(self._at, spread))
 
     def _assign_any(self, spread: bool, is_needed: Callable[[], bool]) -> Iterator[tuple[Name, list[Work]]]:
-        """Try idle hosts while any is needed; where one takes nothing, those like it (node, engines) are passed over."""
+        """Try idle hosts while any is needed; if one takes nothing, those like it are skipped."""
         refused: set[tuple[str, ...]] = set()
         for host in list(self._idle):
             if not is_needed():

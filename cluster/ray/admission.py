@@ -16,19 +16,19 @@ from neurofleet.fresh_process import ProcessFailed, stream
 
 PORT_LIMIT_S = 10.0
 ANSWER_LIMIT_S = 8.0
-"""A head answers within milliseconds; what does not answer for so long is none."""
+"""A head answers within milliseconds; what does not answer for so long is no head."""
 
 START_LIMIT_S = 60.0
 """How long the process that asks may take to load Ray."""
 
 _AUTHENTICATION = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 
-_CHECK = "Check failed: "  # before the words in which Ray ends a process
+_CHECK = "Check failed: "  # before Ray's reason for ending a process
 
 
 @dataclass(frozen=True)
 class AdmittedCluster:
-    """A cluster that lets us in.
+    """A cluster to which this process can connect.
 
     Attributes
     ----------
@@ -90,7 +90,7 @@ def admit(address: str) -> AdmittedCluster:
 
 
 def anonymous_access(address: str) -> str:
-    """Whether the head at ``host:port`` lets somebody in who shows no token: "open" or "refused".
+    """Whether the head at ``host:port`` can be used without a token: "open" or "refused".
 
     Raises
     ------

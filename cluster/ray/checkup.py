@@ -1,9 +1,9 @@
-"""What a machine of a cluster says about itself.
+"""Facts about the machines of a cluster.
 
 This module travels to the nodes by value, because a node may have another version of it, or none. So at the top of
 the file it imports the standard library only; what else a question needs is imported inside its function, where a
 package that is missing on a node is the answer to this one question. Every fact is
-``{"value": …}`` or, where the machine does not tell, ``{"unknown": why}``.
+``{"value": …}`` or, if it cannot be had, ``{"unknown": why}``.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ _ROLES = {
 
 
 def ask_fact(question: Callable[[], Any]) -> Fact:
-    """Ask, and take an answer that cannot be had as a fact as well."""
+    """Return the answer to a question as a fact, also if it cannot be had."""
     try:
         return {"value": question()}
     except Exception as error:  # noqa: BLE001 - whatever keeps a machine from telling is what is reported
@@ -165,7 +165,7 @@ def call_in_fresh_process(function: str, *arguments: Any, limit_s: float = CALL_
     Returns
     -------
     dict
-        ``value``, or ``error``, in words.
+        ``value``, or ``error``, a text.
     """
     try:
         from neurofleet.fresh_process import ProcessFailed, call
@@ -192,7 +192,7 @@ def node_facts(
     Parameters
     ----------
     packages : sequence of str
-        Distributions whose versions are asked for.
+        Distributions whose versions are reported.
     function : str, optional
         ``module:function``, called in a fresh process on each node; see `call_in_fresh_process`.
     read : (str, str), optional
@@ -273,7 +273,7 @@ def _answered(reference: Any, limit_s: float) -> Fact:
 
 
 def _described(node: dict[str, Any]) -> Facts:
-    """What the head says of a node."""
+    """Return what the head knows about a node."""
     values = {
         "node": node["NodeID"],
         "address": node["NodeManagerAddress"],
@@ -352,7 +352,7 @@ def _worker_ports(raylet: dict[str, Any]) -> list[int]:
 
 
 def _dashboard(raylet: dict[str, Any]) -> dict[str, Any] | None:
-    """Where dashboard and Jobs API listen on this node, and how they answer somebody without a token."""
+    """Where dashboard and Jobs API listen on this node, and what they answer without a token."""
     worker = raylet["arguments"].get("python_worker_command", "").split()
     address = next((word.partition("=")[2] for word in worker if word.startswith("--webui=")), "")
     if not raylet["head"] or address in ("", "None"):

@@ -1,4 +1,4 @@
-"""Settings of Ray that have no public switch, changed for a while and put back."""
+"""What is used of Ray's internals, in one file: settings that have no public switch, and look-ups."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 @contextmanager
 def environment(values: Mapping[str, str], without: tuple[str, ...] = (), kept: tuple[str, ...] = ()) -> Iterator[None]:
-    """Set and remove environment variables, and put them back, and those that Ray sets (`kept`)."""
+    """Set and remove environment variables, and restore them afterwards, with those that Ray sets itself (`kept`)."""
     names = (*values, *without, *kept)
     before = {name: os.environ.get(name) for name in names}
     os.environ.update(values)
@@ -108,7 +108,7 @@ def train_controller_announced(messages: Any) -> Any:
 def raylet_messages_logged() -> AbstractContextManager[None]:
     """Send to the log what Ray would print on standard output about workers that died.
 
-    The pool deals with lost hosts, and says so in its statistics.
+    The pool replaces lost hosts, and counts them in its statistics.
     """
 
     def log(data: Mapping[str, Any], *_: Any, **__: Any) -> None:

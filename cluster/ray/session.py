@@ -1,4 +1,4 @@
-"""A Ray to work on: one of our own on this machine, or a running cluster.
+"""A connection to Ray: one started on this machine for this process, or a running cluster.
 
 Ray's own processes follow a killed driver within a second, but two of its agents take another minute, and nothing
 removes the temporary folder. A small process of ours does both: it waits at a pipe that ends with the driver.
@@ -63,10 +63,10 @@ class RaySession:
 def connect(address: str | None = None, cpus: int | None = None) -> Iterator[RaySession]:
     """Connect this process to Ray for the length of a ``with`` block.
 
-    Without an address, start one for this process alone: it listens on this machine only, asks for a
-    token of its own, keeps its files in a private temporary folder, and all of it is gone afterwards,
-    also when this process is killed. Any other Ray on the machine, and ``RAY_ADDRESS``, is left alone.
-    A process that is connected already stays connected as it is.
+    Without an address, one is started for this process alone: it listens on this machine only, needs a token of its
+    own, and keeps its files in a private temporary folder. Nothing of it is left afterwards, also when this process is
+    killed. Any other Ray on the machine, and ``RAY_ADDRESS``, is left alone. A process that is connected already stays
+    connected as it is.
 
     Parameters
     ----------
@@ -79,7 +79,7 @@ def connect(address: str | None = None, cpus: int | None = None) -> Iterator[Ray
     ------
     ClusterUnreachable
         If nothing answers at the address, it does not take our token, or this machine is none of its nodes;
-        said within seconds.
+        raised within seconds.
     ClusterError
         If an embedded Ray cannot be started.
     """
@@ -102,12 +102,12 @@ def connect(address: str | None = None, cpus: int | None = None) -> Iterator[Ray
                 )
             yield RaySession(connected_to, embedded=False)
             return
-        # Ray would configure its logging itself, and put its own format on handlers that are not its own.
+        # Ray would configure its logging itself, and give its format to handlers that are not its own.
         logging.getLogger("ray").setLevel(logging.ERROR)
         on_sigterm = signal.getsignal(signal.SIGTERM)
         with _embedded(cpus) if address is None else _attached(address) as session:
             if callable(on_sigterm) and threading.current_thread() is threading.main_thread():
-                # Ray has put its own in its place, which ends the process on the spot.
+                # Ray has put its own handler in its place, which ends the process at once.
                 signal.signal(signal.SIGTERM, on_sigterm)
             yield session
 

@@ -1,4 +1,4 @@
-"""One function over many pieces of work on a Ray cluster, results in order."""
+"""One function called with many payloads on a Ray cluster, the results in order."""
 
 from __future__ import annotations
 
@@ -42,7 +42,8 @@ def map_shards(
 
     if not ray.is_initialized():
         raise ClusterError(
-            "This process is not connected to a Ray cluster. Work inside `with neurofleet.cluster.ray.session.connect():`."
+            "This process is not connected to a Ray cluster. Work inside"
+            " `with neurofleet.cluster.ray.session.connect():`."
         )
     remote: Any = ray.remote(call).options(
         num_cpus=cpus, max_retries=retries, retry_exceptions=False, scheduling_strategy="SPREAD"
@@ -56,7 +57,7 @@ def map_shards(
     finally:
         for reference in waiting:
             ray.cancel(reference, force=True)
-        if waiting:  # they may be writing where the caller is about to clean up
+        if waiting:  # they may be writing where the caller is about to remove files
             ray.wait(waiting, num_returns=len(waiting), timeout=ENDING_S)
 
 

@@ -1,4 +1,4 @@
-"""Jobs on a cluster far away, over Ray's Jobs API: submit, find, follow, stop."""
+"""Jobs on another cluster over Ray's Jobs API: submit, list, follow, stop."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class RemoteJob:
     exit_code : int or None
         Of its command; None while it runs, and when it never ran or was stopped.
     message : str
-        Ray's own words on its state.
+        What Ray says about its state.
     """
 
     id: str
@@ -77,7 +77,7 @@ class JobsApi:
     ----------
     address : str
     asks_for_token : bool
-        Whether the cluster takes jobs only from those who show its token.
+        Whether the cluster takes jobs only with its token.
     ray_version : str
         Of the cluster.
 
@@ -102,7 +102,7 @@ class JobsApi:
             self.ray_version: str = self._client.server_version()
 
     def submit(self, id: str, command: str, package: Path, metadata: Mapping[str, str]) -> None:
-        """Send a job away.
+        """Submit a job.
 
         Parameters
         ----------
@@ -127,8 +127,8 @@ class JobsApi:
     def jobs(self) -> list[RemoteJob]:
         """All jobs that were submitted to the cluster since its head started, newest first."""
         with self._answers():
-            found = self._client.list_jobs()
-        started = sorted((job for job in found if job.submission_id), key=lambda job: job.start_time or 0, reverse=True)
+            jobs = self._client.list_jobs()
+        started = sorted((job for job in jobs if job.submission_id), key=lambda job: job.start_time or 0, reverse=True)
         return [_remote_job(job) for job in started]
 
     def job(self, id: str) -> RemoteJob:
@@ -180,7 +180,7 @@ class JobsApi:
 
     @contextmanager
     def _answers(self) -> Iterator[None]:
-        """Give the client's errors our own names."""
+        """Raise errors of the client as `ClusterError`."""
         try:
             yield
         except AuthenticationError as error:
@@ -212,7 +212,7 @@ class JobsApi:
 
 
 class _Client(JobSubmissionClient):
-    """Ray's client, which would wait for ever on a tunnel that has gone."""
+    """Ray's client with time limits: it would wait for ever on a tunnel that is gone."""
 
     def _do_request(self, method: str, endpoint: str, **options: Any) -> requests.Response:
         return super()._do_request(method, endpoint, timeout=(CONNECT_TIMEOUT_S, ANSWER_TIMEOUT_S), **options)
@@ -242,8 +242,8 @@ def _time(milliseconds: int | None) -> datetime | None:
 
 
 def _url(address: str) -> str:
-    scheme, found, rest = address.partition("://")
-    if not found:
+    scheme, separator, rest = address.partition("://")
+    if not separator:
         scheme, rest = "http", address
     if scheme not in ("http", "https") or not rest or rest == "auto":
         raise ClusterUnreachable(

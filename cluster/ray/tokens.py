@@ -1,4 +1,4 @@
-"""Ray's token: where it is, the variables with which this process shows it to a cluster, and a new one."""
+"""Ray's token: whether there is one, the variables with which Ray sends it to a cluster, and a new one."""
 
 from __future__ import annotations
 
@@ -28,13 +28,16 @@ def authentication() -> Iterator[None]:
 
 @contextmanager
 def own_token() -> Iterator[None]:
-    """Show our token, where there is one: Ray sends it only when it is told to by ``RAY_AUTH_MODE``."""
+    """Send our token, if there is one: Ray sends it only if ``RAY_AUTH_MODE`` says so."""
     with environment(own_authentication()), authentication():
         yield
 
 
 def own_authentication() -> dict[str, str]:
-    """The variables with which Ray shows our token; without one it would end the process that asks for it."""
+    """Return the variables with which Ray sends our token.
+
+    Without a token the mode is ``disabled``: in mode ``token`` Ray would end the process.
+    """
     mode = os.environ.get("RAY_AUTH_MODE", "token")
     if mode == "token" and not has_token():
         mode = "disabled"

@@ -1,6 +1,6 @@
-"""Folders, local or behind any `pyarrow.fs` URI, and whether a path is on shared storage.
+"""Folders on a file system or behind any `pyarrow.fs` URI, and whether a path is on shared storage.
 
-A file in it is whole or absent: written under a temporary name and renamed, or put as one object.
+A file is complete or absent: it is written under a temporary name and renamed, or put as one object.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ _MARKER_NAME = re.compile(r"^\.neurofleet-[0-9a-f]{16}$")
 
 
 def leave_marker(folder: Path) -> Path | None:
-    """Put a small file where `folder` is, or would be made, for another machine to look for.
+    """Put a small file where `folder` is, or would be made; another machine looks for it.
 
     Returns
     -------
     Path or None
-        The file; None where this machine cannot write.
+        The file; None if this machine cannot write there.
     """
     marker = _existing(folder) / f".neurofleet-{secrets.token_hex(8)}"
     try:
@@ -48,13 +48,13 @@ def leave_marker(folder: Path) -> Path | None:
 
 
 def remove_marker(marker: Path) -> None:
-    """Remove what `leave_marker` put there; nothing else."""
+    """Remove a file of `leave_marker`, and nothing else."""
     if _MARKER_NAME.match(marker.name):
         marker.unlink(missing_ok=True)
 
 
 def sees_marker(folder: Path, marker: Path) -> bool:
-    """Whether `folder` is on the storage on which another machine left the marker."""
+    """Whether `folder` is on the storage where another machine has left the marker."""
     try:
         return marker.exists() and _existing(folder).stat().st_dev == marker.parent.stat().st_dev
     except OSError:
@@ -88,13 +88,13 @@ def mount_of(folder: Path, table: str | None = None) -> Mount:
     """
     if table is None:
         table = Path("/proc/mounts").read_text()
-    where, found = _existing(folder).resolve(), Mount("/", "unknown")
+    path, innermost = _existing(folder).resolve(), Mount("/", "unknown")
     for line in table.splitlines():
         _, point, kind, *_ = line.split(" ")
         mount = Mount(re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), point), kind)
-        if where.is_relative_to(mount.point) and len(mount.point) >= len(found.point):
-            found = mount
-    return found
+        if path.is_relative_to(mount.point) and len(mount.point) >= len(innermost.point):
+            innermost = mount
+    return innermost
 
 
 def _existing(folder: Path) -> Path:
@@ -108,7 +108,7 @@ _TEMPORARY = re.compile(r"^\..+\.[0-9a-f]{8}\.tmp$")
 
 
 class Folder(Protocol):
-    """What a `RunStore` asks of the place it stores in. Names are relative, with forward slashes."""
+    """What a `RunStore` needs of the place where it stores. Names are relative, with forward slashes."""
 
     root: str
 
@@ -116,26 +116,26 @@ class Folder(Protocol):
         """The content of a file, None when there is none."""
 
     def write(self, name: str, content: bytes) -> None:
-        """Make or replace a file, whole or not at all; on disk when this returns."""
+        """Make or replace a file, completely or not at all; it is on disk when this returns."""
 
     def append(self, name: str, line: bytes) -> None:
         """Add one line, which ends in a newline."""
 
     def names(self, folder: str = "") -> list[str]:
-        """All files at or below `folder`, sorted, unfinished ones left out."""
+        """All files at or below `folder`, sorted, without temporary ones."""
 
     def remove(self, names: Sequence[str]) -> None:
-        """Remove files, in any order; those that are gone already are passed over."""
+        """Remove files, in any order; those that are gone already are ignored."""
 
     def sweep(self) -> None:
-        """Remove what writers that were killed left behind."""
+        """Remove temporary files of writers that were killed."""
 
     def room_bytes(self) -> int | None:
-        """Room on the disk with what is in the folder already; None where nobody can tell."""
+        """Free bytes on the disk plus those of the folder itself; None if unknown."""
 
 
 def open_folder(root: str | Path) -> Folder:
-    """The folder at a path or URI; nothing is made yet.
+    """Return the folder at a path or URI; it is not made yet.
 
     Raises
     ------
@@ -207,8 +207,8 @@ class LocalFolder:
             raise _not_written(path, error) from error
 
     def names(self, folder: str = "") -> list[str]:
-        found = (path for path in (self.path / folder).rglob("*") if path.is_file())
-        return sorted(p.relative_to(self.path).as_posix() for p in found if not _TEMPORARY.match(p.name))
+        files = (path for path in (self.path / folder).rglob("*") if path.is_file())
+        return sorted(p.relative_to(self.path).as_posix() for p in files if not _TEMPORARY.match(p.name))
 
     def remove(self, names: Sequence[str]) -> None:
         try:
@@ -238,7 +238,7 @@ class LocalFolder:
 
 
 class RemoteFolder:
-    """A folder of an object store. It has no rename and no append: a file is put whole each time."""
+    """A folder of an object store, which can neither rename nor append: a file is put as a whole each time."""
 
     def __init__(self, root: str, filesystem: FileSystem, path: str) -> None:
         self.root = root
@@ -270,10 +270,10 @@ class RemoteFolder:
         base = f"{self._path}/{folder}".rstrip("/")
         selector = FileSelector(base, allow_not_found=True, recursive=True)
         try:
-            found = self._filesystem.get_file_info(selector)
+            entries = self._filesystem.get_file_info(selector)
         except OSError as error:
             raise ClusterError(f"Cannot list {self.root}/{folder}: {error}.") from error
-        return sorted(info.path.removeprefix(self._path + "/") for info in found if info.is_file)
+        return sorted(info.path.removeprefix(self._path + "/") for info in entries if info.is_file)
 
     def remove(self, names: Sequence[str]) -> None:
         with ThreadPoolExecutor(REQUESTS_AT_ONCE) as requests:
@@ -288,7 +288,7 @@ class RemoteFolder:
             raise _not_removed(f"{self.root}/{name}", error) from error
 
     def sweep(self) -> None:
-        """Nothing to do: an object that was not put whole does not appear."""
+        """Nothing to do: an object that was not put completely does not appear."""
 
     def room_bytes(self) -> int | None:
         return None

@@ -1,17 +1,15 @@
-"""The files of evaluations, one a generation, and their compaction into one for many generations.
+"""The files of evaluations, one per generation, and their compaction into one for many generations.
 
 ``OUT/evaluations/cell=ID/stage=NAME/seed=N/generation-00012.parquet``: a part, one generation.
 ``OUT/evaluations/cell=ID/stage=NAME/seed=N/generations-00000-00199.parquet``: a merged file, the generations
 from the first to the last number in its name, sorted by generation and individual.
 
-A merged file wins: a part whose generation lies in the range of a merged file is not read. Both are there
+A merged file has precedence: a part whose generation lies in the range of a merged file is not read. Both are there
 when a compaction was stopped before it had removed the parts.
 
-Compaction goes in this order: write the merged file whole, read it back, compare each generation in it
-with its
-part by row count and checksum, and only then remove the parts. So readers are right at every moment
-between, and
-what a killed compaction left undone the next one does.
+Compaction writes the merged file, reads it back, compares each generation in it with its part by row count and
+checksum, and only then removes the parts. Readers get the right evaluations at every moment between, and the next
+compaction does what a killed one has left undone.
 """
 
 from __future__ import annotations
@@ -57,7 +55,8 @@ class FitKey(NamedTuple):
         ClusterError
             If the cell or the stage cannot be a folder's name.
         """
-        return f"{EVALUATIONS}/cell={checked_folder_name(self.cell)}/stage={checked_folder_name(self.stage)}/seed={int(self.seed)}"
+        cell, stage = checked_folder_name(self.cell), checked_folder_name(self.stage)
+        return f"{EVALUATIONS}/cell={cell}/stage={stage}/seed={int(self.seed)}"
 
     def part(self, generation: int) -> str:
         """The name of the file of one generation."""
@@ -115,16 +114,16 @@ class GenerationFiles:
 
 
 def evaluation_files(names: Iterable[str]) -> dict[FitKey, GenerationFiles]:
-    """Sort names of files by cell, stage and seed; those that hold no evaluations are passed over."""
-    found: dict[FitKey, GenerationFiles] = {}
+    """Sort names of files by cell, stage and seed; those that hold no evaluations are ignored."""
+    by_fit: dict[FitKey, GenerationFiles] = {}
     for name in sorted(names):
         if match := _FILE.match(name):
-            files = found.setdefault(FitKey(match["cell"], match["stage"], int(match["seed"])), GenerationFiles())
+            files = by_fit.setdefault(FitKey(match["cell"], match["stage"], int(match["seed"])), GenerationFiles())
             if match["part"]:
                 files.parts[int(match["part"])] = name
             else:
                 files.merged[range(int(match["first"]), int(match["last"]) + 1)] = name
-    return found
+    return by_fit
 
 
 def read_tables(name: str, content: bytes | None, generations: range) -> list[pa.Table]:
@@ -146,7 +145,7 @@ def read_tables(name: str, content: bytes | None, generations: range) -> list[pa
     """
     if content is None:
         raise ClusterError(
-            f"{name} was there and is gone. It was removed by somebody, or merged by a compaction this very"
+            f"{name} was there and is gone. It was removed, or merged by a compaction at this very"
             " moment. Give the command again."
         )
     try:
@@ -161,10 +160,10 @@ def read_tables(name: str, content: bytes | None, generations: range) -> list[pa
         ) from error
     numbers = table["generation"].to_numpy()
     starts = np.flatnonzero(np.diff(numbers, prepend=-1))
-    found = numbers[starts].tolist()
-    if found != list(generations):
+    present = numbers[starts].tolist()
+    if present != list(generations):
         raise ClusterError(
-            f"{name} holds {_generations(found)}; by its name it should hold {_generations(list(generations))}."
+            f"{name} holds {_generations(present)}; by its name it should hold {_generations(list(generations))}."
             " A file was renamed or copied; put the right one back."
         )
     return [table.slice(a, b - a) for a, b in zip(starts, [*starts[1:], len(table)], strict=True)]

@@ -1,4 +1,4 @@
-"""One driver per run: a lock on a file here, a lease with a heartbeat where there are no locks."""
+"""One driver per run: a lock on a file, or a lease with a heartbeat where there are no locks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ STALE_AFTER_S = 120.0
 
 @contextmanager
 def file_lock(path: Path, root: str) -> Iterator[None]:
-    """Hold an advisory lock on a file. The system releases it with the process, however that ends.
+    """Hold an advisory lock on a file, which the system releases when the process ends, however that happens.
+
+    The file, which stays, says who holds the lock: so it is neither emptied nor removed by others that try.
 
     Raises
     ------
@@ -43,7 +45,7 @@ def file_lock(path: Path, root: str) -> Iterator[None]:
 
 
 def lock_holder(path: Path) -> str:
-    """Who holds the lock on a file, in words; empty if nobody does."""
+    """Return who holds the lock on a file, as text; empty if it is free. A folder that is only readable will do."""
     try:
         with open(path, encoding="utf-8") as file:
             try:
@@ -56,15 +58,15 @@ def lock_holder(path: Path) -> str:
 
 
 class Lease:
-    """A small object that its holder rewrites every half minute; one left alone for long is free.
+    """A small object that its holder rewrites every half minute; one that was not rewritten for long is free.
 
-    Object stores have neither locks nor, everywhere, conditional writes: two drivers that start within
-    the same second may both believe they hold it until the first heartbeat, which stops one of them.
+    Object stores have no locks, and not all have conditional writes. Two drivers that start within the same second may
+    both believe that they hold the lease, until the first heartbeat stops one of them.
 
     Attributes
     ----------
     lost : str or None
-        Who has taken the lease over, if somebody has.
+        Which driver has taken the lease over, if one has.
     """
 
     def __init__(self, folder: Folder, name: str, heartbeat_s: float = HEARTBEAT_S) -> None:
@@ -98,7 +100,7 @@ class Lease:
                 self._renew(released=True)
 
     def holder(self) -> str:
-        """Who has renewed it within the last two minutes, in words; empty if nobody has."""
+        """Return who has renewed it within the last two minutes, as text; empty if it is free."""
         lease = self._read()
         age_s = time.time() - lease.get("renewed", 0.0)
         if age_s < max(STALE_AFTER_S, 4 * self._heartbeat_s) and not lease.get("released"):
@@ -122,7 +124,7 @@ class Lease:
                     f" {lease.get('holder', 'unknown')}. This one stops; let the other go on."
                 )
             except ClusterError:
-                continue  # the store is away for a moment; the next beat tries again
+                continue  # the store does not answer at the moment; the next heartbeat tries again
             return
 
     def _read(self) -> dict:

@@ -1,8 +1,8 @@
 """Halls of fame and other tables in Ray's object store, read by any job on the cluster by their run's name.
 
-What is published is a name and a folder, and that is kept by the cluster itself. Tables are put into the
-object store when they are first asked for, by a small detached actor of the run, their holder. Parquet stays
-the only place where they last: a holder that is lost is made again, and reads them again.
+To publish a run is to store its name and folder in the cluster's own key-value table. A table is put into the object
+store when it is first requested, by a small detached actor of the run that owns it. Parquet stays the only lasting
+place: an owner that is lost is started again, and reads the tables again.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 
 class _Published(NamedTuple):
-    """Where a run is, and the node that can read it for certain."""
+    """Where a run is, and the node on which it was published, which can read it for certain."""
 
     root: str
     node: str
@@ -42,7 +42,7 @@ class _Published(NamedTuple):
 def publish(run: str, root: str | Path) -> None:
     """Let every job on this Ray cluster read the tables of a run by the run's name.
 
-    A run that was published under the same name before gives way, which the log says.
+    It replaces a run that was published under the same name before, with a warning in the log.
 
     Parameters
     ----------
@@ -100,7 +100,8 @@ def hall_of_fame(run: str, cell: str, seed: int | str = POOLED) -> pa.Table:
     Raises
     ------
     ClusterError
-        If this process is not connected to Ray, or there is no such run, cell or seed; says which there are.
+        If this process is not connected to Ray, or there is no such run, cell or seed; the message lists those there
+        are.
     """
     return _fetch_table(run, (cell, seed))
 
@@ -123,7 +124,7 @@ def published_table(run: str, name: str) -> pa.Table:
     return _fetch_table(run, name)
 
 
-def _fetch_table(run: str, what: TableKey) -> pa.Table:
+def _fetch_table(run: str, key: TableKey) -> pa.Table:
     ray = _connected()
     from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError, RayTaskError
 
@@ -138,7 +139,7 @@ def _fetch_table(run: str, what: TableKey) -> pa.Table:
             )
         try:
             left_s = max(give_up - time.monotonic(), RETRY_S)
-            (table,) = ray.get(_table_owner(run, published.node).put.remote(published.root, what), timeout=left_s)
+            (table,) = ray.get(_table_owner(run, published.node).put.remote(published.root, key), timeout=left_s)
             return ray.get(table, timeout=left_s)
         except RayTaskError as error:
             if isinstance(error.cause, ClusterError):
@@ -147,7 +148,7 @@ def _fetch_table(run: str, what: TableKey) -> pa.Table:
         except (RayActorError, ObjectLostError, GetTimeoutError) as error:
             if time.monotonic() > give_up:
                 raise ClusterError(
-                    f"The cluster did not hand out {_in_words(what)} of run {run!r} within {GIVE_UP_S:.0f} s"
+                    f"The cluster did not hand out {_in_words(key)} of run {run!r} within {GIVE_UP_S:.0f} s"
                     f" ({type(error).__name__}: {str(error).strip().splitlines()[0]}). It is safe in"
                     f" {published.root}: read it from there, or try again."
                 ) from error
@@ -160,45 +161,45 @@ class _TableOwner:
     def __init__(self) -> None:
         self._tables: dict[tuple[str, TableKey], ObjectRef] = {}
 
-    def put(self, root: str, what: TableKey) -> list[ObjectRef]:
+    def put(self, root: str, key: TableKey) -> list[ObjectRef]:
         """Put a table into the object store, unless it is there already."""
         import ray
 
-        stored = _read_file(root, what) if isinstance(what, str) else _read_hall_of_fame(root, *what)
-        key = (root, what)
-        if key not in self._tables or not ray.get(self._tables[key]).equals(stored, check_metadata=True):
-            self._tables[key] = ray.put(stored)
-        return [self._tables[key]]
+        stored = _read_file(root, key) if isinstance(key, str) else _read_hall_of_fame(root, *key)
+        place = (root, key)
+        if place not in self._tables or not ray.get(self._tables[place]).equals(stored, check_metadata=True):
+            self._tables[place] = ray.put(stored)
+        return [self._tables[place]]
 
 
 def _read_file(root: str, name: str) -> pa.Table:
     parts = PurePosixPath(name).parts
     if not name.endswith(".parquet") or ".." in parts or name.startswith("/"):
-        raise ClusterError(f"{name!r} was asked for; it should be a Parquet file in the run's folder.")
+        raise ClusterError(f"{name!r} was requested; it should be a Parquet file in the run's folder.")
     table = RunStore(root).table(name)
     if table is None:
         raise ClusterError(f"there is no {name} in {root}. It is written when the job ends.")
     return table
 
 
-def _in_words(what: TableKey) -> str:
-    return what if isinstance(what, str) else "the hall of fame"
+def _in_words(key: TableKey) -> str:
+    return key if isinstance(key, str) else "the hall of fame"
 
 
 def _read_hall_of_fame(root: str, cell: str, seed: int | str) -> pa.Table:
     store = RunStore(root)
     if seed != POOLED and not isinstance(seed, int):
-        raise ClusterError(f"seed={seed!r} was asked for; it should be a number or {POOLED!r}.")
+        raise ClusterError(f"seed={seed!r} was requested; it should be a number or {POOLED!r}.")
     table = store.hall_of_fame_table(cell, seed)
     if table is not None:
         return table
-    found: dict[str, list[str]] = {}
+    seeds_of: dict[str, list[str]] = {}
     for name, number in store.halls_of_fame():
-        found.setdefault(name, []).append(str(number))
-    there = "; ".join(f"{name}: {', '.join(seeds)}" for name, seeds in found.items()) or "none yet"
+        seeds_of.setdefault(name, []).append(str(number))
+    listing = "; ".join(f"{name}: {', '.join(seeds)}" for name, seeds in seeds_of.items()) or "none yet"
     raise ClusterError(
         f"there is no hall of fame of cell {cell!r}, seed {seed!r} in {root}. There are (cell: seeds)"
-        f" {there}. A cell gets its hall of fame when its fit is finished."
+        f" {listing}. A cell gets its hall of fame when its fit is finished."
     )
 
 

@@ -1,4 +1,4 @@
-"""What a run keeps, and where: one folder of Parquet, JSON and YAML that needs no neurofleet to read.
+"""The results of a run: one folder of Parquet, JSON and YAML, which can be read without neurofleet.
 
 ``OUT/job.yaml  provenance.json  events.jsonl``
 ``OUT/evaluations/cell=ID/stage=NAME/seed=N/generation-00012.parquet``, merged once the cell is finished
@@ -47,7 +47,7 @@ _HALL_OF_FAME_FILE = re.compile(rf"^{HALLS_OF_FAME}/cell=([^/]+)/(?:seed=(\d+)|{
 class RunStore:
     """The folder of one run.
 
-    Reading asks for nothing. Whoever writes evaluations first takes the run with `locked`.
+    It can be read at any time. A process that writes evaluations holds `locked` meanwhile.
 
     Parameters
     ----------
@@ -68,19 +68,19 @@ class RunStore:
         return self._folder.room_bytes()
 
     def holder(self) -> str:
-        """The driver that is at work on this run, in words; empty if there is none."""
+        """Return which process is writing this run, as text; empty if none is."""
         if isinstance(self._folder, LocalFolder):
             return lock_holder(self._folder.path / MARKER)
         return Lease(self._folder, LEASE).holder()
 
     @contextmanager
     def locked(self) -> Iterator[RunStore]:
-        """Be the only driver of this run; leftovers of one that was killed are cleared away.
+        """Be the only driver of this run, and remove temporary files of one that was killed.
 
         Raises
         ------
         RunFolderRefused
-            If the folder holds something that is not a run, or another driver is at work in it.
+            If the folder holds something that is not a run, or another driver is writing it.
         """
         with ExitStack() as stack:
             if isinstance(self._folder, LocalFolder):
@@ -101,7 +101,7 @@ class RunStore:
             yield self
 
     def write_generation(self, cell: str, stage: str, seed: int, evaluations: Evaluations) -> None:
-        """Store one generation, whole or not at all; on disk when this returns.
+        """Store one generation, completely or not at all; it is on disk when this returns.
 
         The same evaluations give the same bytes, so writing a generation again changes nothing.
         """
@@ -129,14 +129,16 @@ class RunStore:
         return sorted(evaluation_files(self._folder.names(EVALUATIONS)))
 
     def spent_seconds(self, cell: str) -> float:
-        """Time that the stored evaluations of a cell took, all together."""
-        found = evaluation_files(self._folder.names(f"{EVALUATIONS}/cell={checked_folder_name(cell)}"))
-        names = [name for files in found.values() for _, name in files.to_read()]
+        """Return the summed time of a cell's stored evaluations."""
+        stored = evaluation_files(self._folder.names(f"{EVALUATIONS}/cell={checked_folder_name(cell)}"))
+        names = [name for files in stored.values() for _, name in files.to_read()]
         tables = [self.table(name, ["seconds"]) for name in names]
         return float(sum(table["seconds"].to_numpy().sum() for table in tables if table is not None))
 
     def compact(self, progress: Callable[[int, int], None] = lambda done, of: None) -> Compaction:
-        """Merge the generation files of cells that have their pooled hall of fame; see `neurofleet.cluster.store.generations`.
+        """Merge the generation files of the cells that have a pooled hall of fame.
+
+        See `neurofleet.cluster.store.generations`.
 
         The caller holds the run with `locked`. `progress` is called with how many stages and seeds are done, and of
         how many.
@@ -176,7 +178,7 @@ class RunStore:
             ) from error
 
     def write_table(self, name: str, table: pa.Table) -> None:
-        """Store a table as the Parquet file `name`, whole or not at all."""
+        """Store a table as the Parquet file `name`, completely or not at all."""
         self._write(name, _parquet(table))
 
     def names(self, folder: str = "") -> list[str]:
@@ -191,12 +193,12 @@ class RunStore:
         self._folder.append(EVENTS, line.encode() + b"\n")
 
     def read_events(self) -> list[dict[str, Any]]:
-        """All events, oldest first. A last line that a killed driver left unfinished is passed over."""
+        """Return all events, oldest first. A last line that a killed driver left incomplete is ignored."""
         lines = (self._folder.read(EVENTS) or b"").split(b"\n")
         return [json.loads(line) for line in lines[:-1] if line]
 
     def write_text(self, name: str, text: str) -> None:
-        """Store a text file (job.yaml, provenance.json, report.html …), whole or not at all."""
+        """Store a text file (job.yaml, provenance.json, report.html …), completely or not at all."""
         self._write(name, text.encode())
 
     def read_text(self, name: str) -> str | None:
@@ -250,6 +252,6 @@ def _hall_of_fame(cell: str, seed: int | str) -> str:
 
 def _parquet(table: pa.Table) -> bytes:
     sink = pa.BufferOutputStream()
-    words = [field.name for field in table.schema if pa.types.is_dictionary(field.type)]
-    pq.write_table(table, sink, compression="zstd", use_dictionary=words)
+    texts = [field.name for field in table.schema if pa.types.is_dictionary(field.type)]
+    pq.write_table(table, sink, compression="zstd", use_dictionary=texts)
     return sink.getvalue().to_pybytes()

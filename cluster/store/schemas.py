@@ -19,12 +19,12 @@ OBJECTIVE_PREFIX = "score."
 SEARCH_OBJECTIVE_PREFIX = "search_score."
 """Of a hall of fame: how the search had scored a model that was scored again after it."""
 
-_WORD = pa.dictionary(pa.int32(), pa.string())
+_TEXT = pa.dictionary(pa.int32(), pa.string())
 _EVALUATION_FIELDS = [
     pa.field("generation", pa.int32(), nullable=False),
     pa.field("individual", pa.int32(), nullable=False),
-    pa.field("status", _WORD, nullable=False),
-    pa.field("reason", _WORD, nullable=False),
+    pa.field("status", _TEXT, nullable=False),
+    pa.field("reason", _TEXT, nullable=False),
     pa.field("seconds", pa.float64(), nullable=False),
     pa.field("total", pa.float64(), nullable=False),
 ]
@@ -44,8 +44,8 @@ _HALL_OF_FAME_FIELDS = [
 class Evaluations:
     """One generation of one stage and seed, as it is stored: row i is individual i.
 
-    A search without generations stores its evaluations in the order in which they arrived, a block of them
-    as one generation, and tells what led to this order with two more columns.
+    A search without generations stores its evaluations in the order in which they arrived, a block of them as one
+    generation, with two more columns from which that order can be replayed.
 
     Attributes
     ----------
@@ -58,10 +58,10 @@ class Evaluations:
     statuses, reasons : sequence of str, n each
     seconds : ndarray, shape (n,)
     asked : ndarray of int, shape (n,), optional
-        The how manieth that the search asked for, counted from 0. None, like `in_flight`, and no column in
-        the table, for a search with generations.
+        The position of the evaluation in the order in which the search proposed them, counted from 0. None, like
+        `in_flight`, and no column in the table, for a search with generations.
     in_flight : ndarray of int, shape (n,), optional
-        How many were asked for and not there when it arrived, itself among them.
+        How many were proposed and not finished when it arrived, itself included.
     """
 
     generation: int
@@ -85,8 +85,8 @@ class Evaluations:
         columns = [
             np.full(n, self.generation, np.int32),
             np.arange(n, dtype=np.int32),
-            _words(self.statuses),
-            _words(self.reasons),
+            _texts(self.statuses),
+            _texts(self.reasons),
             np.asarray(self.seconds, float),
             np.asarray(self.totals, float),
         ]
@@ -201,10 +201,10 @@ def check_version(schema: pa.Schema, kind: str) -> None:
     ClusterError
     """
     metadata = schema.metadata or {}
-    found = metadata.get(b"neurofleet_table", b"nothing").decode()
+    stored = metadata.get(b"neurofleet_table", b"nothing").decode()
     version = int(metadata.get(b"schema_version", b"0"))
-    if found != kind:
-        raise ClusterError(f"A table of {kind} was expected; its metadata says it is {found!r}.")
+    if stored != kind:
+        raise ClusterError(f"A table of {kind} was expected; its metadata says it is {stored!r}.")
     if version > SCHEMA_VERSION:
         raise ClusterError(
             f"The table of {kind} has schema version {version}; this neurofleet knows versions up to"
@@ -235,19 +235,19 @@ def _table(
     return pa.table([pa.array(c, f.type) for c, f in zip(columns, fields, strict=True)], schema=schema)
 
 
-def _words(words: Sequence[str]) -> pa.Array:
-    return pa.array(list(words), pa.string()).dictionary_encode()
+def _texts(texts: Sequence[str]) -> pa.Array:
+    return pa.array(list(texts), pa.string()).dictionary_encode()
 
 
 def _wide_columns(table: pa.Table) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    columns: dict[str, Any] = {}
     for prefix, names_key, values_key in (
         (PARAMETER_PREFIX, "parameter_names", "parameters"),
         (OBJECTIVE_PREFIX, "objective_names", "scores"),
     ):
         names = tuple(name.removeprefix(prefix) for name in table.column_names if name.startswith(prefix))
-        found[names_key], found[values_key] = names, _matrix(table, [prefix + name for name in names])
-    return found
+        columns[names_key], columns[values_key] = names, _matrix(table, [prefix + name for name in names])
+    return columns
 
 
 def _matrix(table: pa.Table, columns: Sequence[str]) -> np.ndarray:

@@ -106,7 +106,7 @@ class ParameterSweep:
         Raises
         ------
         ClusterError
-            If that cannot be told.
+            If random or optuna is used without a number of settings.
         """
         space = self.space()
         if not space.dimensions:

@@ -138,12 +138,13 @@ class SweepFiles:
             If no trial has a score.
         """
         by_setting = [(setting, self.trials.of_setting(setting)) for setting in range(self._settings)]
-        for wanted in (all, any, lambda done: True):
+        # Settings of which all repeats are done come first; then those of which some are; then any with a score.
+        for enough in (all, any, lambda done: True):
             scored = [
                 (score, setting)
                 for setting, rows in by_setting
                 if rows
-                and wanted([row.status == "done" for row in rows])
+                and enough([row.status == "done" for row in rows])
                 and not math.isnan(score := self._score(rows))
             ]
             if scored:
@@ -163,7 +164,7 @@ class SweepFiles:
         return [row for _, row in sorted(self.trials.rows.items())]
 
     def _score(self, rows: Sequence[TrialRow]) -> float:
-        """The mean metric of those that are done; of others only where none is."""
+        """The mean metric of the trials that are done, or of all if none is."""
         counted = [row for row in rows if row.status == "done"] or rows
         scores = [row.scores[self._plan.metric] for row in counted if self._plan.metric in row.scores]
         return float(np.mean(scores)) if scores else math.nan
@@ -186,16 +187,16 @@ def _proposer(plan: ParameterSweep) -> SettingProposer:
 logger = logging.getLogger(__name__)
 
 MAX_PROCESS_DEATHS = 2
-"""How often a trial whose process died is begun again."""
+"""How often a trial is begun again after its process died."""
 
-# What a process that should hold no CPU asks for: Tune takes no request for nothing.
+# What a process without a CPU requests: Tune does not accept a request of nothing.
 _LEAST_MEMORY_BYTES = 2**20
 _TUNE = "tune"
 _SETTINGS = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # its state is never read: the trials' folders have all of it
-    "RAY_AIR_NEW_OUTPUT": "0",  # the new one prints a frame whatever it is told
+    "RAY_AIR_NEW_OUTPUT": "0",  # the new one prints a frame whatever its settings
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
 }
@@ -237,7 +238,7 @@ def run_trials(
     }
     space: dict[str, Any] = {"sweep": common}
     searched: dict[str, Any] = {"search_alg": _TrialSearcher(files.trials), "num_samples": files.trials.unfinished}
-    if plan.scheduler.kind == "pbt":  # it takes no searcher: all of its trials are there from the beginning
+    if plan.scheduler.kind == "pbt":  # it works without a searcher: all its trials exist from the beginning
         common["starts"] = starts = list(iter(files.trials.next, None))
         space["trial"] = tune.grid_search(starts)
         searched = {}
@@ -280,8 +281,8 @@ class _TrialSearcher(Searcher):
         self._trials = trials
 
     def suggest(self, trial_id: str) -> Any:
-        found = self._trials.next()
-        return Searcher.FINISHED if found is None else {"trial": found}
+        trial = self._trials.next()
+        return Searcher.FINISHED if trial is None else {"trial": trial}
 
     def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
         """Nothing: what has ended is read from the trials' folders."""
@@ -346,7 +347,7 @@ def _tune_scheduler(plan: ParameterSweep) -> TrialScheduler:
     if how.kind == "none":
         return FIFOScheduler()
     if how.kind == "asha":
-        # Half an epoch less, so that no trial is stopped at its last one, with everything done.
+        # Half an epoch less, so that no trial is stopped at its last epoch.
         return ASHAScheduler(
             **goal,
             max_t=how.max_epochs - 0.5,  # type: ignore[arg-type]
@@ -376,7 +377,7 @@ def _tune_scheduler(plan: ParameterSweep) -> TrialScheduler:
 
 
 def _replay_ended_trials(scheduler: TrialScheduler, trials: SweepTrials) -> None:
-    """Tell a new scheduler of the trials that have ended, as if it had been there."""
+    """Report the trials that have ended to a new scheduler, as if it had run them."""
     if not isinstance(scheduler, ASHAScheduler):
         return
     metric = scheduler.metric
@@ -412,7 +413,7 @@ def _trial_resources(resources: TrialResources) -> tuple[dict[str, float], int |
 
 @contextmanager
 def _signals_and_logging_kept() -> Iterator[None]:
-    """Put back the signals and the logging that Tune takes over."""
+    """Restore the signal handlers and the logging that Tune changes."""
     of_tune = logging.getLogger("ray.tune")
     level = of_tune.level
     of_tune.setLevel(logging.CRITICAL)

@@ -23,7 +23,7 @@ Parameters = dict[str, Any]
 
 
 class SearchSpaceRefused(ClusterError):
-    """A search space with faults; all are told, one in a line."""
+    """A search space with faults; the message has a line for each."""
 
     exit_code = 2
 
@@ -178,16 +178,16 @@ def _listed(content: Any) -> Sequence[Any]:
 
 
 class SettingProposer(Protocol):
-    """Where the parameters of a sweep come from: its settings are counted from 0."""
+    """Proposes the parameters of a sweep's settings, which are counted from 0."""
 
     def propose(self, setting: int) -> Parameters:
         """The parameters of the next setting."""
 
     def restore(self, setting: int, parameters: Parameters) -> None:
-        """Take note of a setting that was proposed in an earlier run of the sweep."""
+        """Restore a setting that was proposed in an earlier run of the sweep."""
 
     def learn(self, setting: int, score: float | None) -> None:
-        """Take note of a setting's score, None when it failed."""
+        """Learn a setting's score, None when it failed."""
 
 
 class ListedSettings:

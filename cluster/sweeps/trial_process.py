@@ -1,4 +1,4 @@
-"""What the process of a trial runs."""
+"""What runs in the process of a trial: its function, and the reports to Ray Tune."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ _CHECKPOINTS = "checkpoints"
 
 
 class TimeLimitReached(BaseException):
-    """Passes through the trial's own handling of exceptions."""
+    """No `Exception`, so that the trial's function does not catch it by mistake."""
 
 
 def run_trial(config: Mapping[str, Any]) -> None:
     """Run a trial, or go on with one.
 
-    Whatever the trial's function raises is its outcome, written to its folder: Ray, which would begin it
-    again, hears of nothing but processes that died.
+    An exception of the trial's function is its outcome, and written to its folder. Ray, which would begin the trial
+    again, only learns of processes that died.
 
     Parameters
     ----------
     config : mapping
-        ``sweep``, what all trials have in common, and ``trial``: its ``index``, ``parameters`` and ``seed``.
+        ``sweep``, which all trials have in common, and ``trial``: its ``index``, ``parameters`` and ``seed``.
     """
     sweep, setting = config["sweep"], trial_setting(config, tune.get_context().get_trial_id())
     driver_id = Path(sweep["folder"]) / ".driver"
@@ -70,8 +70,8 @@ def run_trial(config: Mapping[str, Any]) -> None:
 def trial_setting(config: Mapping[str, Any], trial_id: str) -> dict[str, Any]:
     """The index, parameters and seed of a trial.
 
-    In a population, one that takes over another's state gets the other's configuration as well; which one it
-    is stays in Ray's name for it.
+    In a population, a trial that takes over another's state gets the other's configuration as well. Its own number is
+    then only in Ray's id of it.
     """
     starts = config["sweep"].get("starts")
     own = starts[int(trial_id.rpartition("_")[2])] if starts else {}
@@ -93,7 +93,7 @@ class _RunningTrial:
         return self._spent_s + time.monotonic() - self._begun
 
     def continue_from_records(self) -> None:
-        """Bring in what an earlier process of this trial, or the one that it is to copy, has done."""
+        """Read what an earlier process of this trial, or the trial that it is to copy, has done."""
         if self._sweep["population"]:
             self._copy_checkpoint()
             self.folder.set(self._setting["parameters"], self._setting["seed"])
@@ -106,7 +106,7 @@ class _RunningTrial:
                 self._report_to_tune(report)
 
     def report(self, metrics: Mapping[str, Any]) -> None:
-        """EpochReport the metrics of an epoch; this ends the trial if it is to be stopped."""
+        """Report the metrics of an epoch; this ends the trial if the scheduler stops it."""
         last = int(self._reports[-1]["epoch"]) if self._reports else 0
         report: EpochReport = {
             **{n: float(v) for n, v in metrics.items() if n not in ("epoch", "seconds")},
@@ -138,7 +138,7 @@ class _RunningTrial:
 
     def _report_to_tune(self, report: EpochReport) -> None:
         score = report[self._metric]
-        if not math.isfinite(score):  # the worst: nothing that compares numbers knows what to do with it
+        if not math.isfinite(score):  # the worst score: schedulers cannot compare nan
             score = {"min": math.inf, "max": -math.inf}[self._sweep["mode"]]
         reported = {"epoch": int(report["epoch"]), self._metric: score}
         if self._sweep["population"] and report["epoch"] % self._sweep["population"] == 0:
@@ -158,7 +158,7 @@ class _RunningTrial:
             yield tune.Checkpoint.from_directory(folder)
 
     def _copy_checkpoint(self) -> None:
-        """Put another trial's checkpoint in place of this one's own, once, when the scheduler says so."""
+        """Replace this trial's checkpoint by that of another, once, if the scheduler has chosen one."""
         if (checkpoint := tune.get_checkpoint()) is None:
             return
         with checkpoint.as_directory() as folder:

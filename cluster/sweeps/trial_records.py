@@ -24,11 +24,11 @@ from neurofleet.cluster.sweeps.search_space import Parameters, SettingProposer
 TrialStatus = Literal["done", "stopped", "failed"]
 TRIALS_KIND = "trials"
 
-_WORD = pa.dictionary(pa.int32(), pa.string())
+_TEXT = pa.dictionary(pa.int32(), pa.string())
 _FIELDS = [
     pa.field("trial", pa.string(), nullable=False),
     pa.field("seed", pa.int64(), nullable=False),
-    pa.field("status", _WORD, nullable=False),
+    pa.field("status", _TEXT, nullable=False),
     pa.field("error", pa.string(), nullable=False),
     pa.field("epochs", pa.int32(), nullable=False),
     pa.field("seconds", pa.float64(), nullable=False),
@@ -46,14 +46,14 @@ class TrialRow:
     parameters : dict
     seed : int
     status : {'done', 'stopped', 'failed'}
-        Stopped by the scheduler, or by its time limit.
+        ``stopped`` by the scheduler, or by its time limit.
     error : str
         Why, empty when done.
     epochs : int
         That it reported.
     seconds : float
     scores : dict
-        Those that it returned; of a stopped one, those of its last epoch.
+        Those that its function returned; of a stopped one, those of its last epoch.
     """
 
     trial: str
@@ -67,9 +67,9 @@ class TrialRow:
 
 
 def trials_to_table(rows: Sequence[TrialRow]) -> pa.Table:
-    """The trials as a table: their own columns, ``param.<name>`` and ``score.<name>``.
+    """Return the trials as a table, with columns ``param.<name>`` and ``score.<name>``.
 
-    A parameter's column is of numbers, truth values or text where all its values are, else of JSON.
+    A parameter's column has the type of its values if they are all numbers, truth values or text; else it is JSON.
     """
     columns: list[pa.Array] = [
         pa.array([row.trial for row in rows], pa.string()),
@@ -138,7 +138,7 @@ _SETTING, _REPORTS, _RESULT = "trial.json", "reports.jsonl", "result.json"
 
 
 class TrialFolder:
-    """Written by the driver before the trial runs, by its process while it does, by either when it ends.
+    """The folder of a trial, written by the driver before it runs, by its process while it runs, by either at its end.
 
     Parameters
     ----------
@@ -153,11 +153,11 @@ class TrialFolder:
         self._folder = LocalFolder(self.path)
 
     def set(self, parameters: dict[str, Any], seed: int) -> None:
-        """Say what the trial is."""
+        """Store the trial's parameters and seed."""
         self._write(_SETTING, {"parameters": parameters, "seed": seed})
 
     def parameters(self) -> dict[str, Any] | None:
-        """What `set` was told; None before."""
+        """The parameters that `set` has stored; None before."""
         setting = self._read(_SETTING)
         return None if setting is None else setting["parameters"]
 
@@ -182,7 +182,7 @@ class TrialFolder:
         scores: dict[str, float] | None = None,
         seconds: float = 0.0,
     ) -> None:
-        """Say how it ended. Without scores, those of the last report stand."""
+        """Store how it ended. Without scores, those of the last report count."""
         reports = self.reports()
         last = reports[-1] if reports else {}
         if scores is None:
@@ -267,7 +267,7 @@ class SweepTrials:
         return {"index": index, "parameters": parameters, "seed": seed}
 
     def ended(self, index: int) -> TrialRow | None:
-        """Take note of a trial that has ended; None if its folder does not say so."""
+        """Record a trial that has ended; None if its folder has no result yet."""
         row = self.folder(index).row()
         if row is not None:
             self.rows[index] = row
@@ -281,7 +281,7 @@ class SweepTrials:
         return [self.rows[i] for i in range(first, first + self._repeats) if i in self.rows]
 
     def _recall(self, setting: int) -> None:
-        """Take up a setting of which an earlier run has begun a trial."""
+        """Restore a setting of which an earlier run has begun a trial."""
         for index in range(setting * self._repeats, (setting + 1) * self._repeats):
             if (parameters := self.folder(index).parameters()) is not None:
                 self._parameters[setting] = parameters

@@ -26,7 +26,7 @@ _EPOCH = re.compile(r"^epoch-(\d{5})\.ckpt$")
 
 @dataclass
 class CheckpointState:
-    """What a checkpoint says of the training, beside Lightning's own.
+    """The state of a training that is in its checkpoint beside Lightning's.
 
     Attributes
     ----------
@@ -57,7 +57,7 @@ class CheckpointState:
         epoch = self.best_epoch or self.epochs
         row = self.history[epoch - 1]
         return TrainingResult(
-            checkpoint=files.bring(BEST if self.best_epoch else epoch_file(epoch), here),
+            checkpoint=files.fetch(BEST if self.best_epoch else epoch_file(epoch), here),
             epoch=epoch,
             epochs=self.epochs,
             metrics={name: value for name, value in row.items() if name not in ("epoch", "seconds")},
@@ -67,7 +67,7 @@ class CheckpointState:
 
 
 class LastCheckpoint(NamedTuple):
-    """A checkpoint: its name, and what it says of the training."""
+    """A checkpoint: its name, and the state of the training in it."""
 
     name: str
     state: CheckpointState
@@ -79,7 +79,7 @@ def epoch_file(epochs: int) -> str:
 
 
 class CheckpointFiles:
-    """The folder of checkpoints, here or behind a URI; each is whole or absent.
+    """The folder of checkpoints, a path or a URI; each is complete or absent.
 
     Parameters
     ----------
@@ -94,12 +94,12 @@ class CheckpointFiles:
         return self._folder.root
 
     def last(self, training: Training) -> LastCheckpoint | None:
-        """The newest checkpoint that can be read; None if there is none yet.
+        """Return the newest checkpoint that can be read; None if there is none yet.
 
         Raises
         ------
         ClusterError
-            If it is of another training, or there are some and none can be read.
+            If it belongs to another training, or there are some and none can be read.
         """
         names = self._names()
         for name in reversed(names):
@@ -113,7 +113,7 @@ class CheckpointFiles:
             if not training.continues(state.fingerprint):
                 raise ClusterError(
                     f"{self.root} holds checkpoints of another training: {state.fingerprint} there,"
-                    f" {training.fingerprint} asked for. Give a new folder, or the same training again."
+                    f" {training.fingerprint} requested. Give a new folder, or the same training again."
                 )
             return LastCheckpoint(name, state)
         return None
@@ -126,7 +126,7 @@ class CheckpointFiles:
         self._folder.remove(self._names()[:-CHECKPOINTS_KEPT])
 
     def sweep(self) -> None:
-        """Remove what a writer that was killed left behind."""
+        """Remove temporary files of writers that were killed."""
         self._folder.sweep()
 
     def write_driver_id(self, driver_id: str) -> None:
@@ -137,8 +137,8 @@ class CheckpointFiles:
         """Whether this is the folder into which the driver has written its id."""
         return self._folder.read(".driver") == driver_id.encode()
 
-    def bring(self, name: str, here: Path) -> Path:
-        """The path of a checkpoint on this machine, fetched into `here` if it is elsewhere."""
+    def fetch(self, name: str, here: Path) -> Path:
+        """Return the path of a checkpoint on this machine, copied into `here` if it is elsewhere."""
         if isinstance(self._folder, LocalFolder) and self._folder.path == here:
             return here / name
         LocalFolder(here).write(name, self._read(name))

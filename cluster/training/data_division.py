@@ -17,17 +17,17 @@ from torch.utils.data import DataLoader, IterableDataset
 from neurofleet.cluster.cluster_errors import ClusterError
 
 SMALLEST_SHARE = 2
-"""Samples of a training batch that every worker gets at least: batch norm cannot learn from one."""
+"""The fewest samples of a training batch that a worker gets: batch norm cannot learn from one."""
 
-_ORDER = 2**32 - 1  # stands where a rank stands in the seeds: the order of the data is that of all ranks
+_ORDER = 2**32 - 1  # in the seeds in place of a rank: the order of the data is the same for all ranks
 
 
 def seed_everything(*key: int) -> None:
     """Seed torch, numpy and Python from some numbers."""
-    words = np.random.SeedSequence(key).generate_state(3)
-    torch.manual_seed(int(words[0]))
-    np.random.seed(int(words[1]))  # noqa: NPY002  for modules and data modules that use it
-    random.seed(int(words[2]))
+    seeds = np.random.SeedSequence(key).generate_state(3)
+    torch.manual_seed(int(seeds[0]))
+    np.random.seed(int(seeds[1]))  # noqa: NPY002  for modules and data modules that use it
+    random.seed(int(seeds[2]))
 
 
 @contextmanager
@@ -50,7 +50,7 @@ class DataDivision:
     ----------
     seed : int
     epoch : int
-        The first, counted from 0. Whoever begins another sets it.
+        The first, counted from 0; set anew when another epoch begins.
     """
 
     def __init__(self, seed: int, epoch: int) -> None:
@@ -66,7 +66,7 @@ class DataDivision:
         return self._trainer.world_size
 
     def apply(self, data: pl.LightningDataModule, trainer: pl.Trainer) -> None:
-        """Have the loaders of a data module divided from now on."""
+        """Have the loaders of a data module divided from now on, by replacing its methods."""
         self._trainer = trainer
         for name, training in (("train_dataloader", True), ("val_dataloader", False)):
             if is_overridden(name, data):
@@ -74,7 +74,7 @@ class DataDivision:
         self._set_epoch = getattr(data, "set_epoch", lambda epoch: None)
 
     def begin_epoch(self) -> None:
-        """Make the epoch's randomness its own."""
+        """Tell the data module of the epoch, and seed all generators for it."""
         self._set_epoch(self.epoch)
         self.seed_epoch()
 
@@ -96,10 +96,10 @@ class DataDivision:
 
 
 class _EpochLoader:
-    """A training loader each pass of which begins with the epoch's own randomness.
+    """A training loader that seeds all generators for the epoch at the start of each pass.
 
-    The loader is asked for an iterator when the first batch is wanted and not before: Lightning makes its
-    iterators at different moments in the first epoch and in later ones.
+    The loader's iterator is made when the first batch is needed and not before: Lightning makes its iterators at
+    different moments in the first epoch and in later ones, and making one draws random numbers.
     """
 
     def __init__(self, loader: Any, division: DataDivision) -> None:

@@ -1,25 +1,25 @@
-"""What is trained and what comes of it: a Lightning module's factory, the best epoch, the result.
+"""What is trained and what results: a Lightning module's factory, the best epoch, the result.
 
-What is trained is named by a factory, ``package.module:function``, and a payload of plain JSON. The
-function gets the payload on every worker and returns a `LightningModule` and a `LightningDataModule`, so
-nothing is sent to a worker but text.
+What is trained is named by a factory, ``package.module:function``, and a payload of plain JSON. On every worker the
+function is called with the payload and returns a `LightningModule` and a `LightningDataModule`; nothing else is sent to
+a worker.
 
-Data are divided over the workers like this. A *batch size is that of the whole training*, whatever the
-number of workers:
+Data are divided over the workers as follows. The *batch size is that of the whole training*, whatever the number of
+workers:
 
-- A `DataLoader` over a dataset that is indexed by number is divided here. The data module makes it as for
-  one process, with the whole batch size and any sampler. The batches of an epoch are drawn from the seed
-  and the epoch alone, and each worker takes every so manieth sample of each batch. The last batch joins the
-  one before it when it would leave a worker fewer than two samples.
-- Anything else (a `DataLoader` over an `IterableDataset`, or an iterable of the data module's own) is divided
-  by the data module, which reads ``self.trainer.global_rank`` and ``self.trainer.world_size`` and gives
-  batches of the whole batch size divided by the latter, as many on every worker.
-- If the data module has a method ``set_epoch(epoch)``, it is called before an epoch's first batch is asked
-  for, counted from 0.
+- A `DataLoader` over a dataset that is indexed by number is divided here. The data module makes it as for one process,
+  with the whole batch size and any sampler. The batches of an epoch are drawn from the seed and the epoch alone; of W
+  workers, each takes every W-th sample of each batch. The last batch joins the one before it if it would leave a worker
+  fewer than two samples.
+- Anything else (a `DataLoader` over an `IterableDataset`, or another iterable) is divided by the data module, which
+  reads ``self.trainer.global_rank`` and ``self.trainer.world_size`` and gives batches of the whole batch size divided
+  by the latter, the same number of them on every worker.
+- If the data module has a method ``set_epoch(epoch)``, it is called before the first batch of each epoch. Epochs are
+  counted from 0.
 
-Before an epoch, the generators of torch, numpy and Python are seeded from the seed, the epoch and the
-worker's rank: an epoch does not depend on what ran before it in the same process, and a training that was
-killed and resumed gives what an undisturbed one gives. A module logs its epoch's metrics with
+Before each epoch, the generators of torch, numpy and Python are seeded from the seed, the epoch and the worker's rank.
+An epoch then does not depend on what ran before it in the same process, and a training that was killed and resumed
+gives the same result as an undisturbed one. A module logs the metrics of an epoch with
 ``self.log(..., on_epoch=True, sync_dist=True)``.
 """
 
@@ -53,10 +53,10 @@ class Training:
     payload : mapping
         What the function is called with: plain JSON. Paths in it are absolute.
     seed : int
-        Of all that is random: the module's first weights, the order of the data, dropout.
+        Of everything random: the module's first weights, the order of the data, dropout.
     changeable : mapping
-        The part of the payload that may be another when training goes on. The optimisers then get the
-        settings (learning rate, weight decay, …) that the module makes of it, and keep the rest.
+        The part of the payload that may change when training goes on. The optimisers then get the settings (learning
+        rate, weight decay, …) that the module makes of it, and keep the rest of their state.
     """
 
     factory: str
@@ -90,7 +90,7 @@ class Training:
 
 @dataclass(frozen=True)
 class BestEpoch:
-    """Which epoch is the best, and when there is no hope for a better one.
+    """Which epoch is the best, and when to stop early.
 
     Attributes
     ----------
@@ -113,9 +113,9 @@ class TrainingResult:
     Attributes
     ----------
     checkpoint : Path
-        Lightning's, of the best epoch where `best` was asked for, else of the last.
+        Lightning's, of the best epoch if the training had a `BestEpoch`, else of the last.
     epoch : int
-        The epoch that it is of, counted from 1.
+        The epoch of the checkpoint, counted from 1.
     epochs : int
         How many were trained.
     metrics : dict
@@ -123,7 +123,7 @@ class TrainingResult:
     history : list of dict
         One row for each epoch, see `EpochRow`.
     stopped_early : bool
-        Whether there was no better epoch for so long that training ended.
+        Whether training ended for lack of a better epoch.
     """
 
     checkpoint: Path

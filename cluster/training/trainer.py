@@ -49,8 +49,8 @@ def train(
     max_epochs : int
         A finished training can be given more and goes on.
     workers : int or (int, int)
-        0 trains in this process, without Ray. N trains on N workers, (a, b) on as many as there is room
-        for, from a to b; this process is then connected to Ray.
+        0 trains in this process, without Ray. N trains on N workers, (a, b) on a to b of them, as many as there is room
+        for; this process must then be connected to Ray.
     accelerator : {'auto', 'cpu', 'gpu'}
         By default a GPU for every worker where there are any, else CPUs.
     precision : str, optional
@@ -61,21 +61,21 @@ def train(
     cpus_per_worker : int
         Those that load data, and on a CPU its threads, included.
     storage : str, optional
-        Where all machines of the cluster can write, a path or a URI of `pyarrow.fs`, when `folder` is not
-        such a place. The final checkpoint comes back to `folder`.
+        Where all machines of the cluster can write, a path or a URI of `pyarrow.fs`, if they cannot write to `folder`.
+        The final checkpoint is copied to `folder`.
     loggers : sequence of {'tensorboard', 'wandb', 'mlflow'}
-        Who else is told each epoch's metrics. TensorBoard's files are in ``folder/tensorboard``.
+        Where else the metrics of each epoch are logged. TensorBoard's files are in ``folder/tensorboard``.
     max_failures : int
         How often lost workers are replaced before the training has failed.
     progress : callable
-        Is called with each epoch's row, in this thread, when its checkpoint is written. What it raises ends
-        the training, which can be resumed.
+        Called with each epoch's row, in this thread, when its checkpoint is written. An exception of it ends the
+        training, which can be resumed.
 
     Raises
     ------
     ClusterError
-        If the training cannot be placed, the folder holds another one, or workers were lost too often.
-        What the factory or the module raises passes as it is.
+        If the cluster has no room for the training, the folder holds another one, or workers were lost too often.
+        Exceptions of the factory or the module are raised as they are.
     KeyboardInterrupt
         Ctrl-C. The epochs that were finished are kept.
     """
@@ -123,7 +123,7 @@ _PROJECT = "neurofleet"
 
 
 class MetricLogger(Protocol):
-    """What is asked of Lightning's loggers."""
+    """What is used of Lightning's loggers."""
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
         """Store the metrics of an epoch."""
@@ -136,10 +136,9 @@ class MetricLogger(Protocol):
 def open_loggers(
     names: Sequence[str], folder: Path, history: Sequence[EpochRow]
 ) -> Iterator[Callable[[EpochRow], None]]:
-    """Give a function that tells every logger an epoch's row.
+    """Yield a function that logs an epoch's row with every logger.
 
-    TensorBoard's files are written anew from the history, so that each epoch is in them once, whatever was
-    interrupted.
+    TensorBoard's files are written anew from the history, so each epoch is in them once, also after interruptions.
 
     Parameters
     ----------

@@ -32,14 +32,14 @@ SINGLE_DEVICE: Mapping[str, Any] = {"devices": 1}
 
 
 class LightningFit:
-    """A training made ready in this process, to go on from its last checkpoint.
+    """A training in this process, set up to go on from its last checkpoint.
 
     Parameters
     ----------
     plan : mapping
-        As `neurofleet.cluster.training.trainer.train` writes it.
+        As made by `neurofleet.cluster.training.trainer.train`.
     on_epoch : callable
-        Is called with an epoch's row when its checkpoint is written, in the process of rank 0.
+        Called with an epoch's row when its checkpoint is written, in the process of rank 0.
     strategy : mapping
         Lightning's settings for this process among the others.
 
@@ -98,7 +98,7 @@ class LightningFit:
         KeyboardInterrupt
         """
         with tempfile.TemporaryDirectory(prefix="nf-checkpoint-") as here, _quiet(), _interrupts_passed_up():
-            path = self._files.bring(self._last.name, Path(here)) if self._last else None
+            path = self._files.fetch(self._last.name, Path(here)) if self._last else None
             self._trainer.fit(
                 self._module,
                 datamodule=self._data,
@@ -123,7 +123,7 @@ def _accelerator(requested: str) -> str:
     if requested == "auto":
         return "gpu" if torch.cuda.is_available() else "cpu"
     if requested == "gpu" and not torch.cuda.is_available():
-        raise ClusterError("A GPU was asked for, and torch finds none here. Use accelerator: cpu, or auto.")
+        raise ClusterError("A GPU was requested, and torch sees none here. Use accelerator: cpu, or auto.")
     return requested
 
 
@@ -133,13 +133,13 @@ def _precision(accelerator: str) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep what Lightning says of itself and its tips off the terminal."""
+    """Keep Lightning's messages and tips off the terminal."""
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", PossibleUserWarning)
-        warnings.filterwarnings("ignore", r".*treespec, LeafSpec.*")  # a matter between Lightning and torch
-        # Of loaders with a length, which these have on purpose, and of loaders that are empty, likewise.
+        warnings.filterwarnings("ignore", r".*treespec, LeafSpec.*")  # Lightning uses what torch is about to remove
+        # About loaders with a length and about empty ones; both are meant here.
         warnings.filterwarnings("ignore", module=r"lightning\.pytorch\.utilities\.data")
         for logger in loggers:
             logger.setLevel(logging.ERROR)
@@ -152,7 +152,7 @@ def _quiet() -> Iterator[None]:
 
 @contextmanager
 def _interrupts_passed_up() -> Iterator[None]:
-    """Turn Lightning's exit, and its deafness to further Ctrl-C, back into a KeyboardInterrupt."""
+    """Turn the exit that Lightning makes of Ctrl-C, after which it ignores the next, back into a KeyboardInterrupt."""
     on_sigint = signal.getsignal(signal.SIGINT)
     try:
         yield
@@ -164,7 +164,7 @@ def _interrupts_passed_up() -> Iterator[None]:
 
 
 class EpochSeeds(pl.Callback):
-    """Begins each epoch with the randomness that is its own.
+    """Seeds all generators at the start of each epoch.
 
     Parameters
     ----------
@@ -186,11 +186,11 @@ class EpochSeeds(pl.Callback):
 
 
 def early_stopping(best: Sequence[Any] | None) -> list[pl.Callback]:
-    """Lightning's early stopping, if there is a patience: what ends training for want of a better epoch."""
+    """Return Lightning's callback for early stopping, if there is a patience."""
     if best is None or best[2] is None:
         return []
     metric, mode, patience = best
-    # Not strict: the recorder, called next, says what there is instead.
+    # Not strict about a missing metric: EpochRecorder, called next, raises an error that lists those there are.
     return [
         pl.callbacks.EarlyStopping(
             metric, mode=mode, patience=patience, min_delta=0.0, strict=False, check_on_train_epoch_end=True
@@ -199,7 +199,7 @@ def early_stopping(best: Sequence[Any] | None) -> list[pl.Callback]:
 
 
 class NewOptimizerSettings(pl.Callback):
-    """Gives restored optimisers the settings that the module has now, in place of the checkpoint's."""
+    """Gives restored optimisers the module's present settings in place of the checkpoint's."""
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -225,10 +225,10 @@ def _optimizers(configured: Any) -> list[torch.optim.Optimizer]:
 
 
 class EpochRecorder(pl.callbacks.Checkpoint):
-    """Keeps each epoch's row of the history and its checkpoint, and tells of it.
+    """Stores each epoch's row and checkpoint, and calls `on_epoch`.
 
-    Lightning calls this kind of callback after all others, so that their states in the checkpoint are those
-    of the epoch's end.
+    It is a `Checkpoint`, which Lightning calls after all other callbacks: their states in the checkpoint are then those
+    of the end of the epoch.
 
     Parameters
     ----------
@@ -237,7 +237,7 @@ class EpochRecorder(pl.callbacks.Checkpoint):
         As the last checkpoint left it.
     best : (metric, mode, patience), optional
     on_epoch : callable
-        Is called in the process of rank 0 with an epoch's row.
+        Called with an epoch's row in the process of rank 0.
     """
 
     def __init__(
@@ -304,10 +304,9 @@ class EpochRecorder(pl.callbacks.Checkpoint):
 
 
 def _step_plateau_schedulers(trainer: pl.Trainer, module: pl.LightningModule, row: EpochRow) -> None:
-    """Step the schedulers that watch a metric for the last finished epoch.
+    """Step the schedulers that follow a metric for the last finished epoch.
 
-    Lightning does so at the very end of an epoch, after the checkpoint is written, and not again after it
-    is loaded.
+    Lightning does so at the very end of an epoch, after the checkpoint is written, and not again when that is loaded.
     """
     for config in trainer.lr_scheduler_configs:
         if config.reduce_on_plateau and config.interval == "epoch" and row["epoch"] % config.frequency == 0:

@@ -28,13 +28,13 @@ from neurofleet.cluster.training.lightning_training import CHECKPOINTS, EpochRow
 def train_worker(config: Mapping[str, Any]) -> None:
     """Train on this worker, in step with the others.
 
-    A worker that is lost makes the others fail with a RuntimeError or an OSError: Ray starts them all
-    again. Any other exception is the training's own, and the driver is told of it.
+    When a worker is lost, the others fail with a RuntimeError or an OSError, and Ray starts them all again. Any other
+    exception comes from what is trained, and is sent to the driver.
 
     Parameters
     ----------
     config : mapping
-        ``plan``, ``messages`` (a queue to the driver) and ``driver_id`` (that it left beside the checkpoints).
+        ``plan``, ``messages`` (a queue to the driver) and ``driver_id`` (as in the folder of the checkpoints).
     """
     # Lightning takes seconds to load, and neither the driver nor the controller of Ray Train has any need of it.
     from ray.train.lightning import RayDDPStrategy, RayLightningEnvironment
@@ -63,7 +63,7 @@ def train_worker(config: Mapping[str, Any]) -> None:
 
 
 def _sendable_error(error: Exception, rank: int) -> Exception:
-    """The error as it can be sent."""
+    """Return the error, or one with the same text if it cannot be pickled."""
     try:
         cloudpickle.loads(cloudpickle.dumps(error))
     except Exception:  # noqa: BLE001  whatever an exception of another's making does when it is copied
@@ -82,8 +82,8 @@ def _check_storage(checkpoints: str, driver_id: str) -> None:
 
 logger = logging.getLogger(__name__)
 
-# Ray looks after its workers every two seconds, which is long beside an epoch of a small module; and it
-# would change their working folder.
+# Ray would check its workers every two seconds, which is long beside an epoch of a small module, and change their
+# working folder.
 _SETTINGS = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5", "RAY_CHDIR_TO_TRIAL_DIR": "0"}
 _POLL_S = 0.5
 _ABORT_S = 30.0
@@ -104,7 +104,7 @@ def fit_on_ray(
     plan, on_epoch
         As of `neurofleet.cluster.training.training_process.LightningFit`; `on_epoch` is called in this thread.
     epochs_done : int
-        Those that need not be told again.
+        Those of earlier runs, for which `on_epoch` is not called.
     workers, cpus_per_worker, max_failures
         As of `neurofleet.cluster.training.trainer.train`.
 
@@ -153,7 +153,7 @@ def fit_on_ray(
 
 
 class _TrainingMonitor:
-    """Runs the training in a thread of its own and deals in this one with what its processes say."""
+    """Runs the training in another thread, and deals with the messages of its processes in this one."""
 
     def __init__(
         self, trainer: TorchTrainer, messages: Queue, on_epoch: Callable[[EpochRow], None], epochs_done: int
@@ -230,14 +230,14 @@ class _TrainingMonitor:
 def _uses_gpus(accelerator: str, workers: int | tuple[int, int], cpus_per_worker: int) -> bool:
     """Whether the workers get GPUs; refused when they could never be placed."""
     fewest = workers if isinstance(workers, int) else workers[0]
-    there = ray.cluster_resources()
-    on_gpu = accelerator == "gpu" or (accelerator == "auto" and there.get("GPU", 0) >= 1)
-    wanted = {"CPU": fewest * cpus_per_worker} | ({"GPU": fewest} if on_gpu else {})
-    for kind, number in wanted.items():
-        if there.get(kind, 0) < number:
+    available = ray.cluster_resources()
+    on_gpu = accelerator == "gpu" or (accelerator == "auto" and available.get("GPU", 0) >= 1)
+    required = {"CPU": fewest * cpus_per_worker} | ({"GPU": fewest} if on_gpu else {})
+    for kind, number in required.items():
+        if available.get(kind, 0) < number:
             raise ClusterError(
                 f"{fewest} workers need {number} {kind}s together, and the cluster has"
-                f" {there.get(kind, 0):g}. Use fewer workers, start more machines"
+                f" {available.get(kind, 0):g}. Use fewer workers, start more machines"
                 + (", or train on CPUs with accelerator: cpu." if kind == "GPU" else ".")
             )
     return on_gpu
