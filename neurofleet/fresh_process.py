@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
@@ -85,7 +85,7 @@ def stream(
     limit_s: float | None = None,
     environment: Mapping[str, str | None] | None = None,
     folder: str | Path | None = None,
-) -> Iterator[Any]:
+) -> Generator[Any, None, None]:
     """Yield, as they come, what a generator function yields in a fresh interpreter.
 
     The process ends with the iteration: also when the caller stops early, or is killed itself, or the thread ends

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import signal
 import socket
 from collections.abc import Iterator
@@ -155,14 +156,15 @@ def _ask_for_nodes(address: str, authentication: dict[str, str]) -> dict[str, st
 
 def _ask_head(address: str, limit_s: float) -> Iterator[dict[str, str] | None]:
     """Yield what `_ask_for_nodes` returns, in the process that asks."""
-    from ray._raylet import GcsClient
     from ray.exceptions import AuthenticationError
+
+    _raylet: Any = importlib.import_module("ray._raylet")
 
     # GcsClient waits in C, where no exception reaches it; the alarm ends the process. And it may crash when it is
     # taken down, so this is a generator: its process is killed once it has answered.
     signal.setitimer(signal.ITIMER_REAL, limit_s)
     try:
-        client: Any = GcsClient(address=address)
+        client = _raylet.GcsClient(address=address)
         nodes = client.get_all_node_info(timeout=limit_s).items()
         yield {key.hex(): node.node_manager_address for key, node in nodes if node.state == 0}
     except AuthenticationError:

@@ -1,4 +1,4 @@
-"""What is used of Ray's internals, in one file: settings that have no public switch, and look-ups."""
+"""Settings of Ray that have no public switch, changed for a while and put back, and other uses of its internals."""
 
 from __future__ import annotations
 

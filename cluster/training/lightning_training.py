@@ -107,6 +107,29 @@ class BestEpoch:
 
 
 @dataclass(frozen=True)
+class FitSettings:
+    """What a process of a training needs to know beside the training itself; see `train` for the values.
+
+    Attributes
+    ----------
+    checkpoints : str
+        Their folder, a path or a URI.
+    max_epochs : int
+    accelerator : {'auto', 'cpu', 'gpu'}
+    precision : str or None
+    gradient_clip_norm : float or None
+    best : BestEpoch or None
+    """
+
+    checkpoints: str
+    max_epochs: int
+    accelerator: str
+    precision: str | None
+    gradient_clip_norm: float | None
+    best: BestEpoch | None
+
+
+@dataclass(frozen=True)
 class TrainingResult:
     """A finished training.
 

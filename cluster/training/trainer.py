@@ -16,7 +16,14 @@ from typing import Literal, Protocol
 
 from neurofleet.cluster.cluster_errors import ClusterError
 from neurofleet.cluster.training.checkpoints import CheckpointFiles
-from neurofleet.cluster.training.lightning_training import CHECKPOINTS, BestEpoch, EpochRow, Training, TrainingResult
+from neurofleet.cluster.training.lightning_training import (
+    CHECKPOINTS,
+    BestEpoch,
+    EpochRow,
+    FitSettings,
+    Training,
+    TrainingResult,
+)
 
 
 def train(
@@ -86,18 +93,7 @@ def train(
     last = files.last(training)
     if last is None or not (last.state.stopped or last.state.epochs >= max_epochs):
         history = last.state.history if last else []
-        plan = {
-            "factory": training.factory,
-            "payload": dict(training.payload),
-            "changeable": dict(training.changeable),
-            "seed": training.seed,
-            "checkpoints": files.root,
-            "max_epochs": max_epochs,
-            "accelerator": accelerator,
-            "precision": precision,
-            "gradient_clip_norm": gradient_clip_norm,
-            "best": [best.metric, best.mode, best.patience] if best else None,
-        }
+        settings = FitSettings(files.root, max_epochs, accelerator, precision, gradient_clip_norm, best)
         with open_loggers(loggers, folder, history) as log:
 
             def on_epoch(row: EpochRow) -> None:
@@ -107,11 +103,11 @@ def train(
             if workers == 0:
                 from neurofleet.cluster.training.training_process import LightningFit  # loads Lightning, but no Ray
 
-                LightningFit(plan, on_epoch).run()
+                LightningFit(training, settings, on_epoch).run()
             else:
                 from neurofleet.cluster.training.training_workers import fit_on_ray  # loads Ray, but no Lightning
 
-                fit_on_ray(plan, on_epoch, len(history), workers, cpus_per_worker, max_failures)
+                fit_on_ray(training, settings, on_epoch, len(history), workers, cpus_per_worker, max_failures)
         last = files.last(training)
     if last is None:
         raise ClusterError(f"max_epochs={max_epochs} was given; a training has at least one epoch.")

@@ -13,7 +13,7 @@ import signal
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -26,7 +26,7 @@ from lightning.fabric.utilities.warnings import PossibleUserWarning
 from neurofleet.cluster.cluster_errors import ClusterError
 from neurofleet.cluster.training.checkpoints import STATE_KEY, CheckpointFiles, CheckpointState, safely_loaded
 from neurofleet.cluster.training.data_division import DataDivision, seed_everything
-from neurofleet.cluster.training.lightning_training import EpochRow, Training
+from neurofleet.cluster.training.lightning_training import BestEpoch, EpochRow, FitSettings, Training
 
 SINGLE_DEVICE: Mapping[str, Any] = {"devices": 1}
 
@@ -36,8 +36,8 @@ class LightningFit:
 
     Parameters
     ----------
-    plan : mapping
-        As made by `neurofleet.cluster.training.trainer.train`.
+    training : Training
+    settings : FitSettings
     on_epoch : callable
         Called with an epoch's row when its checkpoint is written, in the process of rank 0.
     strategy : mapping
@@ -50,29 +50,32 @@ class LightningFit:
     """
 
     def __init__(
-        self, plan: Mapping[str, Any], on_epoch: Callable[[EpochRow], None], strategy: Mapping[str, Any] = SINGLE_DEVICE
+        self,
+        training: Training,
+        settings: FitSettings,
+        on_epoch: Callable[[EpochRow], None],
+        strategy: Mapping[str, Any] = SINGLE_DEVICE,
     ) -> None:
-        training = Training(plan["factory"], plan["payload"], plan["seed"], plan["changeable"])
-        self._files = CheckpointFiles(plan["checkpoints"])
+        self._files = CheckpointFiles(settings.checkpoints)
         self._last = self._files.last(training)
         state = self._last.state if self._last else CheckpointState(training.fingerprint, [])
         changed = self._last is not None and state.changeable != training.changeable
         state.changeable = dict(training.changeable)
         seed_everything(training.seed)
         self._module, self._data = _build_module_and_data(training)
-        accelerator = _accelerator(plan["accelerator"])
-        precision: Any = plan["precision"] or _precision(accelerator)
+        accelerator = _accelerator(settings.accelerator)
+        precision: Any = settings.precision or _precision(accelerator)
         with _quiet():
             self._trainer = pl.Trainer(
-                max_epochs=plan["max_epochs"],
+                max_epochs=settings.max_epochs,
                 accelerator=accelerator,
                 precision=precision,
-                gradient_clip_val=plan["gradient_clip_norm"],
+                gradient_clip_val=settings.gradient_clip_norm,
                 callbacks=[
                     EpochSeeds(division := DataDivision(training.seed, state.epochs)),
-                    *early_stopping(plan["best"]),
+                    *early_stopping(settings.best),
                     *([NewOptimizerSettings()] if changed else []),
-                    EpochRecorder(self._files, state, plan["best"], on_epoch),
+                    EpochRecorder(self._files, state, settings.best, on_epoch),
                 ],
                 logger=False,
                 enable_progress_bar=False,
@@ -185,15 +188,19 @@ class EpochSeeds(pl.Callback):
             self._division.seed_epoch()
 
 
-def early_stopping(best: Sequence[Any] | None) -> list[pl.Callback]:
+def early_stopping(best: BestEpoch | None) -> list[pl.Callback]:
     """Return Lightning's callback for early stopping, if there is a patience."""
-    if best is None or best[2] is None:
+    if best is None or best.patience is None:
         return []
-    metric, mode, patience = best
     # Not strict about a missing metric: EpochRecorder, called next, raises an error that lists those there are.
     return [
         pl.callbacks.EarlyStopping(
-            metric, mode=mode, patience=patience, min_delta=0.0, strict=False, check_on_train_epoch_end=True
+            best.metric,
+            mode=best.mode,
+            patience=best.patience,
+            min_delta=0.0,
+            strict=False,
+            check_on_train_epoch_end=True,
         )
     ]
 
@@ -235,7 +242,7 @@ class EpochRecorder(pl.callbacks.Checkpoint):
     files : CheckpointFiles
     state : CheckpointState
         As the last checkpoint left it.
-    best : (metric, mode, patience), optional
+    best : BestEpoch, optional
     on_epoch : callable
         Called with an epoch's row in the process of rank 0.
     """
@@ -244,7 +251,7 @@ class EpochRecorder(pl.callbacks.Checkpoint):
         self,
         files: CheckpointFiles,
         state: CheckpointState,
-        best: Sequence[Any] | None,
+        best: BestEpoch | None,
         on_epoch: Callable[[EpochRow], None],
     ) -> None:
         self._files = files
@@ -264,7 +271,7 @@ class EpochRecorder(pl.callbacks.Checkpoint):
         metrics = {name: float(value) for name, value in sorted(trainer.callback_metrics.items())}
         row = {"epoch": trainer.current_epoch + 1, "seconds": now - self._begun, **metrics}
         self._state.history.append(row)
-        improved = self._best is not None and self._is_best(row, *self._best[:2])
+        improved = self._best is not None and self._is_best(row, self._best.metric, self._best.mode)
         self._state.stopped = trainer.should_stop
         self._save(trainer, improved)
         self._begun = now

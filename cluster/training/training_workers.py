@@ -10,6 +10,7 @@ import traceback
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -22,7 +23,7 @@ from ray.util.queue import Empty, Queue
 from neurofleet.cluster.cluster_errors import ClusterError
 from neurofleet.cluster.ray.internals import environment, train_controller_announced
 from neurofleet.cluster.training.checkpoints import CheckpointFiles
-from neurofleet.cluster.training.lightning_training import CHECKPOINTS, EpochRow
+from neurofleet.cluster.training.lightning_training import CHECKPOINTS, EpochRow, FitSettings, Training
 
 
 def train_worker(config: Mapping[str, Any]) -> None:
@@ -34,20 +35,21 @@ def train_worker(config: Mapping[str, Any]) -> None:
     Parameters
     ----------
     config : mapping
-        ``plan``, ``messages`` (a queue to the driver) and ``driver_id`` (as in the folder of the checkpoints).
+        ``training``, ``settings``, ``messages`` (a queue to the driver) and ``driver_id`` (as in the folder of the
+        checkpoints).
     """
     # Lightning takes seconds to load, and neither the driver nor the controller of Ray Train has any need of it.
     from ray.train.lightning import RayDDPStrategy, RayLightningEnvironment
 
     from neurofleet.cluster.training.training_process import LightningFit
 
-    plan, messages = config["plan"], config["messages"]
+    settings, messages = config["settings"], config["messages"]
     context = ray.train.get_context()
     first = context.get_world_rank() == 0
     try:
-        _check_storage(plan["checkpoints"], config["driver_id"])
+        _check_storage(settings.checkpoints, config["driver_id"])
         strategy = {"devices": "auto", "strategy": RayDDPStrategy(), "plugins": [RayLightningEnvironment()]}
-        fit = LightningFit(plan, lambda row: messages.put(("epoch", row)), strategy)
+        fit = LightningFit(config["training"], settings, lambda row: messages.put(("epoch", row)), strategy)
     except Exception as error:
         messages.put(("failed", _sendable_error(error, context.get_world_rank())))
         raise
@@ -90,7 +92,8 @@ _ABORT_S = 30.0
 
 
 def fit_on_ray(
-    plan: Mapping[str, Any],
+    training: Training,
+    settings: FitSettings,
     on_epoch: Callable[[EpochRow], None],
     epochs_done: int,
     workers: int | tuple[int, int],
@@ -101,7 +104,7 @@ def fit_on_ray(
 
     Parameters
     ----------
-    plan, on_epoch
+    training, settings, on_epoch
         As of `neurofleet.cluster.training.training_process.LightningFit`; `on_epoch` is called in this thread.
     epochs_done : int
         Those of earlier runs, for which `on_epoch` is not called.
@@ -115,17 +118,18 @@ def fit_on_ray(
     Exception
         What the factory or the module raised, as it is.
     """
-    on_gpu = _uses_gpus(plan["accelerator"], workers, cpus_per_worker)
+    on_gpu = _uses_gpus(settings.accelerator, workers, cpus_per_worker)
     messages = Queue(actor_options={"num_cpus": 0})
     driver_id = uuid.uuid4().hex
-    CheckpointFiles(plan["checkpoints"]).write_driver_id(driver_id)
-    storage, _, _ = plan["checkpoints"].rpartition("/")
+    CheckpointFiles(settings.checkpoints).write_driver_id(driver_id)
+    storage, _, _ = settings.checkpoints.rpartition("/")
     try:
         with environment(_SETTINGS), _logging_kept():
             trainer = TorchTrainer(
                 train_worker,
                 train_loop_config={
-                    "plan": {**plan, "accelerator": "gpu" if on_gpu else "cpu"},
+                    "training": training,
+                    "settings": replace(settings, accelerator="gpu" if on_gpu else "cpu"),
                     "messages": messages,
                     "driver_id": driver_id,
                 },

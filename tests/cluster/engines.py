@@ -1,4 +1,4 @@
-"""Engines that misbehave on purpose. Imported by the pool's helper processes."""
+"""Engines that misbehave on purpose. Imported by the pool's engine processes."""
 
 from __future__ import annotations
 
@@ -62,8 +62,8 @@ def check_the_clock(budget: Budget) -> None:
 
 
 def kill_the_host() -> None:
-    zygote = os.getppid()
-    status = Path(f"/proc/{zygote}/status").read_text()
+    engine_process = os.getppid()
+    status = Path(f"/proc/{engine_process}/status").read_text()
     os.kill(int(status.split("PPid:")[1].split()[0]), signal.SIGKILL)
     time.sleep(60)
 
@@ -81,7 +81,7 @@ DEEDS = {
     "give up": give_up,
     "stop itself": lambda: os.kill(os.getpid(), signal.SIGSTOP),
     "kill itself": lambda: os.kill(os.getpid(), signal.SIGKILL),
-    "kill the zygote": lambda: os.kill(os.getppid(), signal.SIGKILL),
+    "kill the engine process": lambda: os.kill(os.getppid(), signal.SIGKILL),
     "kill the host": kill_the_host,
     "grandchild": leave_a_grandchild,
     "close its pipes": lambda: os.closerange(3, 1000) or time.sleep(600),
@@ -136,8 +136,7 @@ class Together(Misbehaving):
     def evaluate(self, batch: Sequence[Any], budget: Budget) -> Iterator[tuple[float, int] | Failure]:
         sound = [individual for individual in batch if individual != "fail"]
         values = super().evaluate(sound, budget)
-        found = [Failure("ran away") if x == "fail" else (next(values), len(batch)) for x in batch]
-        yield from found
+        yield from [Failure("ran away") if x == "fail" else (next(values), len(batch)) for x in batch]
 
 
 class Streaming(Misbehaving):

@@ -91,7 +91,7 @@ def test_a_task_lost_once_is_evaluated_again(pool, tmp_path):
     assert (outcome.status, outcome.value) == ("ok", 49.0)
 
 
-def test_killed_hosts_zygotes_and_children_change_no_result(pool):
+def test_killed_hosts_engine_processes_and_children_change_no_result(pool):
     chance = random.Random(1)
     slow = spec("slow", pause_s=0.05)
     tasks = submit(pool, [float(n) for n in range(120)], slow)

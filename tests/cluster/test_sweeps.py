@@ -221,8 +221,20 @@ def test_trials_of_two_workers_on_two_cpus_do_not_wait_for_each_other(ray_sessio
 
 def test_another_sweep_in_the_folder_is_refused(ray_session, tmp_path):
     sweep(valley({"x": 0.1}), tmp_path)
-    with pytest.raises(RunFolderRefused, match="holds another sweep"):
+    with pytest.raises(RunFolderRefused, match="holds another sweep: its search in sweep.json"):
         sweep(valley({"x": 0.2}), tmp_path)
+
+
+def test_a_sweep_goes_on_where_another_version_had_its_function_elsewhere(ray_session, tmp_path):
+    plan = valley({"x": [0.1, 0.2]}, method="grid")
+    with pytest.raises(Stopped):
+        sweep(plan, tmp_path, ONE, progress=stop_after(1))
+    file = tmp_path / "sweep.json"
+    file.write_text(file.read_text().replace(VALLEY, "jobs.sims.trial:run"))
+    seen = []
+    swept = sweep(plan, tmp_path, progress=seen.append)
+    assert [row.parameters["x"] for row in swept.rows] == [0.1, 0.2]
+    assert [row.trial for row in seen] == ["trial-00001"]
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import torch
 from neurofleet.cluster.cluster_errors import ClusterError
 from neurofleet.cluster.training.lightning_training import BestEpoch, Training
 from neurofleet.cluster.training.trainer import train
+from tests.cluster import toy_training
 
 TOY = "tests.cluster.toy_training:build"
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -185,6 +186,16 @@ def test_a_pickle_in_place_of_a_checkpoint_is_refused(tmp_path, monkeypatch):
     with pytest.raises(ClusterError, match=r"epoch-00001\.ckpt cannot be read"):
         train(toy(), tmp_path, max_epochs=1)
     assert not (tmp_path / "harmed").exists()
+
+
+def build_elsewhere(payload):
+    return toy_training.build(payload)
+
+
+def test_a_training_goes_on_where_another_version_had_its_factory_elsewhere(undisturbed, tmp_path):
+    elsewhere = Training("tests.cluster.test_training:build_elsewhere", {"dropout": 0.3}, seed=3)
+    train(elsewhere, tmp_path, max_epochs=2)
+    assert_same(train(toy(dropout=0.3), tmp_path, max_epochs=EPOCHS), undisturbed)
 
 
 def test_another_training_in_the_folder_is_refused(tmp_path):

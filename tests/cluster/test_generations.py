@@ -16,7 +16,7 @@ from neurofleet.cluster.cluster_errors import ClusterError, RunFolderRefused
 from neurofleet.cluster.store.folders import LocalFolder, RemoteFolder
 from neurofleet.cluster.store.generations import FitKey
 from neurofleet.cluster.store.run_store import RunStore
-from tests.cluster.test_store import assert_equal_rows, make_generation, make_hall_of_fame
+from tests.cluster.test_run_store import assert_equal_rows, make_generation, make_hall_of_fame
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SEED = FitKey("cell-1", "active", 2)

@@ -262,7 +262,7 @@ import resource, signal, sys
 import numpy as np
 from neurofleet.cluster.cluster_errors import ClusterError
 from neurofleet.cluster.store.run_store import RunStore
-from tests.cluster.test_store import make_generation
+from tests.cluster.test_run_store import make_generation
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 store = RunStore(sys.argv[1])
