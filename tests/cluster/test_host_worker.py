@@ -41,7 +41,8 @@ class CollectingWorker:
 
     def evaluate(self, individuals, key="plain", deadline_s=DEADLINE_S, timeout_s=30.0, during=None):
         """The outcomes of one batch, in its order; None for tasks that were given back."""
-        assignments = self.batch(individuals, key, deadline_s)
+        # So long that a machine that is busy does not have the waiting tasks given back.
+        assignments = self.batch(individuals, key, deadline_s, expected_s=10.0)
         report = self.host_worker.exchange(assignments, 0.0)
         if during is not None:
             during()
