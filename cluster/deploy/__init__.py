@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 
 from neurofleet.cluster.deploy.deploy_targets import TARGETS, OptionRefused, OptionValue, Target, flag
+from neurofleet.errors import did_you_mean
 
 __all__ = ["TARGETS", "OptionRefused", "Target", "render"]
 
@@ -26,20 +26,19 @@ def render(target: str, options: Mapping[str, OptionValue | Sequence[str]] | Non
         The target is unknown; or an option is unknown, missing or cannot be used.
     """
     if target not in TARGETS:
-        near = get_close_matches(target, TARGETS, 1)
-        hint = f" Did you mean {near[0]}?" if near else ""
-        raise OptionRefused(f"{target!r}: expected one of the targets {', '.join(TARGETS)}.{hint}")
-    known = TARGETS[target].options
+        known = ", ".join(TARGETS)
+        raise OptionRefused(f"{target!r}{did_you_mean(target, TARGETS)}: expected one of the targets {known}.")
+    known_options = TARGETS[target].options
     given = dict(options or {})
-    if unknown := sorted(given.keys() - {option.name for option in known}):
-        takes = ", ".join(flag(option.name) for option in known) or "no options"
+    if unknown := sorted(given.keys() - {option.name for option in known_options}):
+        takes = ", ".join(flag(option.name) for option in known_options) or "no options"
         raise OptionRefused(f"{flag(unknown[0])}: the target {target} takes {takes}.")
-    if missing := [option for option in known if option.required and given.get(option.name) is None]:
+    if missing := [option for option in known_options if option.required and given.get(option.name) is None]:
         raise OptionRefused(
             f"The target {target} needs {' and '.join(flag(option.name) for option in missing)}:"
             f" {' '.join(option.help for option in missing)}"
         )
-    values = {option.name: option.read(given.get(option.name)) for option in known}
+    values = {option.name: option.read(given.get(option.name)) for option in known_options}
     return _fill(TARGETS[target], values)
 
 

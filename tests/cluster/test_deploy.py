@@ -67,7 +67,7 @@ def test_files_are_whole(target):
 @pytest.mark.parametrize(
     ("target", "options", "message"),
     [
-        ("awss", {}, "'awss': expected one of the targets onprem, aws, .* Did you mean aws?"),
+        ("awss", {}, r"'awss' \(did you mean 'aws'\?\): expected one of the targets onprem, aws, "),
         ("aws", {"image": "a/b"}, "--image: the target aws takes --name, --region, --workers"),
         ("dockerfile", {"name": "a"}, "--name: the target dockerfile takes no options"),
         ("rayjob", {"image": "a/b"}, "The target rayjob needs --job and --out: The job file"),

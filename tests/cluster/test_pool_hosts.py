@@ -140,7 +140,9 @@ def test_a_killed_driver_leaves_nothing_behind():
         assert driver.stdout.readline() == b"running\n"
         time.sleep(0.5)
         family = psutil.Process(driver.pid).children(recursive=True)
-        folders = {folder for process in family for folder in re.findall(r"/tmp/nf-[^/\s]+", " ".join(process.cmdline()))}
+        folders = {
+            folder for process in family for folder in re.findall(r"/tmp/nf-[^/\s]+", " ".join(process.cmdline()))
+        }
         assert len(family) > 8
         assert folders
     finally:
