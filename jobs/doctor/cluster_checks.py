@@ -1,4 +1,4 @@
-"""From what a cluster and its nodes say (`neurofleet.cluster.ray.checkup`) to findings; nothing here looks at a machine."""
+"""Checks of a cluster and its nodes: from the facts of `neurofleet.cluster.ray.checkup` to findings."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -105,7 +105,7 @@ def token_refused(token: dict[str, Any] | None) -> Finding:
 
 
 def authentication(access: str, reachable: bool) -> Finding:
-    """Whether the head let a stranger in; `reachable` says whether other machines get as far as its port."""
+    """Whether the head admits clients without its token; `reachable`: whether other machines reach its port."""
     if access == "refused":
         return Finding("authentication", "ok", "a client without the token was refused")
     return Finding(

@@ -33,7 +33,7 @@ COLOURS = {"ok": "green", "warning": "yellow", "fault": "red"}
 
 
 def doctor(address: str | None, out: str | None, as_json: bool) -> None:
-    """Check this machine, and the cluster at `address` or a Ray of our own; print what was found.
+    """Check this machine, and the cluster at `address` or an embedded Ray; print the findings.
 
     Parameters
     ----------
@@ -60,7 +60,7 @@ def doctor(address: str | None, out: str | None, as_json: bool) -> None:
         report.add("This machine", findings)
         reached = True
         if address is None:
-            _own_ray(report)
+            _embedded_ray(report)
         else:
             reached = _cluster(report, address, facts, stored)
     report.close()
@@ -83,7 +83,7 @@ class Report:
 
     @contextmanager
     def doing(self, what: str) -> Iterator[Callable[[str], None]]:
-        """Say what takes time, on standard error; the yielded function says it anew."""
+        """Print what takes time on standard error; the yielded function prints another text in its place."""
         if not self._progress.is_terminal:
             self._progress.print(f"{what} …", soft_wrap=True, markup=False)
             yield lambda text: None
@@ -102,8 +102,8 @@ class Report:
         table.add_column(min_width=16)
         table.add_column(overflow="fold")
         for finding in shown:
-            told = f"{finding.found}\n→ {finding.advice}" if finding.advice else finding.found
-            table.add_row(*_plain(finding.status, finding.check, told), style=_style(finding))
+            text = f"{finding.found}\n→ {finding.advice}" if finding.advice else finding.found
+            table.add_row(*_plain(finding.status, finding.check, text), style=_style(finding))
         if brief and len(shown) < len(findings):
             table.add_row("ok", f"{len(findings) - len(shown)} other checks", style=COLOURS["ok"])
         self._out.print(title, style="bold", markup=False)
@@ -156,20 +156,23 @@ def _this_machine(report: Report) -> tuple[Facts, list[Finding]]:
 
 def _requirements() -> list[dict[str, Any]]:
     """What neurofleet was installed to need, and what is there of it."""
-    own = metadata.metadata("neurofleet")
-    python = SpecifierSet(own["Requires-Python"] or "")
+    package = metadata.metadata("neurofleet")
+    extras = [extra for extra in package.get_all("Provides-Extra") or () if extra != "test"]
+    python = SpecifierSet(package["Requires-Python"] or "")
     version = platform.python_version()
-    found: list[dict[str, Any]] = [
+    requirements: list[dict[str, Any]] = [
         {"name": "Python", "needs": str(python), "found": version, "met": python.contains(version)}
     ]
     for line in metadata.requires("neurofleet") or ():
         needed = Requirement(line)
-        if needed.marker is not None and not needed.marker.evaluate({"extra": ""}):
-            continue
         there = checkup.package_version(needed.name)
+        if needed.marker is not None and not needed.marker.evaluate({"extra": ""}):
+            in_extra = any(needed.marker.evaluate({"extra": extra}) for extra in extras)
+            if not in_extra or there is None:
+                continue
         met = there is not None and needed.specifier.contains(there, prereleases=True)
-        found.append({"name": needed.name, "needs": str(needed.specifier), "found": there, "met": met})
-    return found
+        requirements.append({"name": needed.name, "needs": str(needed.specifier), "found": there, "met": met})
+    return requirements
 
 
 def _store(out: str, probe: ExitStack) -> tuple[Stored | None, Finding]:
@@ -186,11 +189,11 @@ def _store(out: str, probe: ExitStack) -> tuple[Stored | None, Finding]:
     return stored, cluster_checks.storage(root, read == content, room)
 
 
-def _own_ray(report: Report) -> None:
+def _embedded_ray(report: Report) -> None:
     """Start an embedded Ray as `run` does, and look at it."""
     started = time.monotonic()
     try:
-        with report.doing("Starting a Ray of our own, which takes some seconds"), connect(cpus=1) as session:
+        with report.doing("Starting an embedded Ray, which takes some seconds"), connect(cpus=1) as session:
             seconds = time.monotonic() - started
             access = checkup.ask_fact(lambda: admission.anonymous_access(session.address))
             node = checkup.node_facts(())[0]
@@ -212,14 +215,14 @@ def _own_ray(report: Report) -> None:
 def _cluster(report: Report, address: str, here: Facts, stored: Stored | None) -> bool:
     """Check a cluster and each of its nodes; return whether it was reached."""
     try:
-        with report.doing(f"Connecting to {address}") as tell:
+        with report.doing(f"Connecting to {address}") as update:
             with connect(address) as session:
                 access = checkup.ask_fact(lambda: admission.anonymous_access(session.address))
                 nodes = checkup.node_facts(
                     PACKAGES,
                     NEURON,
                     (stored.root, stored.name) if stored else None,
-                    lambda done, of: tell(f"Asking the nodes, {done} of {of} have answered"),
+                    lambda done, of: update(f"Asking the nodes, {done} of {of} have answered"),
                 )
     except TokenRefused:
         refused = judged("authentication", here["token"], cluster_checks.token_refused)
@@ -255,8 +258,8 @@ def _node(node: Facts, here: Facts, stored: Stored | None) -> list[Finding]:
     if "value" not in node["answer"]:
         return [cluster_checks.silent(node["answer"]["unknown"])]
 
-    def dashboard(found: dict[str, Any] | None) -> Finding:
-        return judged("dashboard", node["sockets"], lambda sockets: cluster_checks.dashboard(found, sockets))
+    def dashboard(answer: dict[str, Any] | None) -> Finding:
+        return judged("dashboard", node["sockets"], lambda sockets: cluster_checks.dashboard(answer, sockets))
 
     def ports(workers: Sequence[int]) -> Finding:
         return judged("ports", node["sockets"], lambda sockets: cluster_checks.port_collisions(sockets, workers))

@@ -1,4 +1,4 @@
-"""What a check says: well or not, what was found, what to do about it."""
+"""The result of a check: its status, what was found, what to do about it."""
 
 import ipaddress
 from collections.abc import Callable

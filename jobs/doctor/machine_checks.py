@@ -1,4 +1,4 @@
-"""What a machine says of itself, as findings."""
+"""Checks of one machine: from the facts that it reports to findings."""
 
 import time
 from collections.abc import Sequence
@@ -46,7 +46,7 @@ HEAD_PORTS = {6379: "--port", 8265: "--dashboard-port"}
 
 
 def machine(facts: Facts, cpus: int) -> list[Finding]:
-    """Judge what a machine says of itself."""
+    """Judge the facts that a machine reports."""
     return [
         _tools(facts),
         judged("memory", facts["memory_bytes"], lambda free: memory(free, cpus)),

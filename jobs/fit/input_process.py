@@ -84,7 +84,7 @@ class Preparation:
             return None
         except BrokenProcessPool:
             self._executor = None
-            self._coming = {cell: self._coming[cell]}  # those that waited behind it begin anew
+            self._coming = {cell: self._coming[cell]}  # those that waited behind it are submitted again
             self._taken(cell)
             raise JobError(f"cell {cell}: the process that read its inputs ended (out of memory?)") from None
         except Exception:

@@ -1,4 +1,4 @@
-"""What of a job travels to a cluster: the files that it names by relative paths, packed into one zip file."""
+"""The files that are sent to a cluster with a job: those that it names by relative paths, in one zip file."""
 
 import os
 import zipfile
@@ -23,7 +23,7 @@ _CHUNK_BYTES = 2**20
 
 @dataclass(frozen=True)
 class JobFiles:
-    """What travels.
+    """The files that are sent.
 
     Attributes
     ----------
@@ -51,9 +51,9 @@ class JobFiles:
 def collect(spec: JobSpec, folder: Path) -> JobFiles:
     """Find the files of a job.
 
-    A relative path travels: the package has as much of the tree above the job file as the paths climb
+    A file named by a relative path is sent: the package has as much of the tree above the job file as the paths climb
     (``../data/cell.swc``), so that the job on the cluster names its files as it does here. An absolute path
-    never travels, whether it exists here or not: it is read on the cluster.
+    is never sent, whether it exists here or not: it is read on the cluster.
 
     Raises
     ------
@@ -164,10 +164,10 @@ def size(files: int, size_bytes: float) -> str:
 def _too_large(job_files: JobFiles, limit_bytes: int) -> str:
     largest = sorted(job_files.files.values(), key=lambda file: file.stat().st_size, reverse=True)[:3]
     return (
-        f"the job's files are too large to travel: {size(len(job_files.files), job_files.size_bytes)}, and Ray's"
+        f"the job's files are too large to be sent: {size(len(job_files.files), job_files.size_bytes)}, and Ray's"
         f" Jobs API takes {limit_bytes / 1e6:.0f} MB, packed. Lay them (the largest are"
         f" {', '.join(map(str, largest))}) on storage that the cluster reads, and name them in the job file"
-        " by their absolute paths there: absolute paths do not travel."
+        " by their absolute paths there: files named by absolute paths are not sent."
     )
 
 

@@ -24,7 +24,7 @@ _LAST_LINES = 10
 
 @dataclass(frozen=True)
 class SubmittedJob:
-    """One attempt at a job of ours on a cluster.
+    """One attempt at one of neurofleet's jobs on a cluster.
 
     Attributes
     ----------
@@ -128,7 +128,7 @@ def logs_command(name_or_id: str, address: str, follow_log: bool = False) -> Non
 
 
 def cancel_command(name_or_id: str, address: str) -> None:
-    """End a job and wait for it. What it has stored stays, and can be gone on with."""
+    """End a job and wait for it. What it has stored stays; submitting the job again resumes it."""
     api = JobsApi(address)
     submitted = find(api, name_or_id)
     id = submitted.job.id

@@ -53,7 +53,7 @@ def submit_command(
     api = JobsApi(address)
     number = _next_attempt(api, spec, place)
     _warn_of_the_cluster(api)
-    typer.echo(f"{size(len(job_files.files), job_files.size_bytes)} travel to the cluster")
+    typer.echo(f"{size(len(job_files.files), job_files.size_bytes)} are sent to the cluster")
     if job_files.remote:
         more = f" and {len(job_files.remote) - 3} more" if len(job_files.remote) > 3 else ""
         typer.echo(f"read there, by absolute path: {', '.join(job_files.remote[:3])}{more}")

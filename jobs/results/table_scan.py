@@ -16,7 +16,7 @@ RUN, OWN_RUN = "run", "own_run"
 ROOT = "."
 """What a run at the root itself is called."""
 WHOLE_NUMBERS = ("seed",)
-"""Names of folders, NAME=VALUE, whose values are numbers; all others are words, whatever they look like."""
+"""Names of folders, NAME=VALUE, whose values are numbers; all others are text, whatever they look like."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def scan(
 
 
 def _with_keys(part: Part, schema: "pa.Schema") -> "pa.Schema":
-    """Return the columns of a file, what its folders say first; what a folder says counts."""
+    """Return the columns of a file, those that its folders name first; a folder's value goes before the file's."""
     first = [] if part.run is None else [pa.field(RUN, pa.string())]
     first += [pa.field(key, pa.int64() if key in WHOLE_NUMBERS else pa.string()) for key in part.keys]
     own = [one.with_name(OWN_RUN) if first and one.name == RUN else one for one in plain(schema)]

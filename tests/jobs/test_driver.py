@@ -11,7 +11,7 @@ from neurofleet.errors import UsageError
 from neurofleet.jobs.remote import job_package
 from neurofleet.jobs.remote.driver import check_storage
 from tests.jobs.test_fit import neurofleet
-from tests.jobs.test_travel import lab, write  # noqa: F401
+from tests.jobs.test_job_package import lab, write  # noqa: F401
 
 START = str(Path(job_package.__file__).with_name("start.sh"))
 

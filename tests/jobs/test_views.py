@@ -235,7 +235,9 @@ def test_a_root_behind_a_uri_is_asked_the_same(root):
 def test_a_root_in_an_object_store_is_asked_the_same(root, monkeypatch):
     store = SubTreeFileSystem(str(root.parent), LocalFileSystem())
     monkeypatch.setattr("neurofleet.jobs.results.folder_listing.file_system", lambda at: (store, f"{root.name}/"))
-    monkeypatch.setattr("neurofleet.jobs.results.folder_listing.open_folder", lambda at: RemoteFolder(at, store, root.name))
+    monkeypatch.setattr(
+        "neurofleet.jobs.results.folder_listing.open_folder", lambda at: RemoteFolder(at, store, root.name)
+    )
     remote = opened("made://bucket/root")
     assert len(remote.runs) == len(RUNS)
     sizes = {one.view: one.rows for one in remote.views()}
