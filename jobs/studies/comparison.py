@@ -40,7 +40,7 @@ from neurofleet.jobs.studies.study import Plan, Study, StudySpec, rows_table
 from neurofleet.neurosim.features.perisomatic_features import FEATURES
 from neurofleet.neurosim.features.step_protocols import FeatureTarget, StepProtocol, group_sweeps
 from neurofleet.neurosim.features.training_targets import SPIKES_IN_STEP, TargetExtraction, recorded_features
-from neurofleet.neurosim.recordings.recording import Sweep, read_recording
+from neurofleet.neurosim.recordings.recording import Sweep
 from neurofleet.neurosim.studies.cell_models import CellModels, RecordingSource
 from neurofleet.neurosim.studies.spike_initiation import (
     ALONE,
@@ -258,14 +258,8 @@ def _job_steps(steps: StepsSpec) -> Steps:
 
 def _recorded_steps(source: RecordingSource, features: Sequence[str]) -> Steps:
     """Return the weakest, the middle and the strongest step with spikes, and what was recorded there."""
-    recording = read_recording(
-        source.path,
-        junction_potential_mV=source.junction_potential_mV,
-        stimuli=source.stimuli,
-        exclude=source.exclude,
-    )
     spiking: list[tuple[StepProtocol, list[Sweep]]] = []
-    for protocol, sweeps in group_sweeps(recording):
+    for protocol, sweeps in group_sweeps(source.read()):
         counts = recorded_features(protocol, sweeps, [SPIKES_IN_STEP])[SPIKES_IN_STEP]
         if protocol.amplitude_nA > 0 and all(count.sum() for count in counts):
             spiking.append((protocol, sweeps))

@@ -18,7 +18,7 @@ from neurofleet.cluster.store.run_store import RunStore
 from neurofleet.cluster.store.schemas import PARAMETER_PREFIX
 from neurofleet.errors import UsageError, did_you_mean
 from neurofleet.jobs.fit.fit_inputs import prepare
-from neurofleet.jobs.fit.fit_job import CellSpec, FitSpec, expand_cells
+from neurofleet.jobs.fit.fit_job import CellSpec, FitSpec
 from neurofleet.jobs.fit.fit_problem import CellSubject
 from neurofleet.jobs.job_file import Positive, PositiveInt
 from neurofleet.jobs.reports.tables import ReportTable
@@ -77,9 +77,7 @@ class SampleSpec(StudySpec):
     @classmethod
     def completed(cls, content: dict[str, Any], folder: Path, source: str) -> dict[str, Any]:
         """Return the job with a table or a pattern of cells replaced by the cells that it names."""
-        if isinstance(content.get("cells"), dict):
-            return content | {"cells": expand_cells(content["cells"], folder, CellSpec, source)}
-        return content
+        return FitSpec.completed(content, folder, source)
 
     def as_fit(self) -> FitSpec:
         """Return a fit of the same cells, which reads their targets and bounds."""

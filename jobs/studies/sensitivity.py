@@ -33,7 +33,6 @@ from neurofleet.jobs.studies.sensitivity_report import (
 )
 from neurofleet.jobs.studies.study import Plan, core_hours
 from neurofleet.neurosim.features.step_protocols import AIS_FEATURE, BLOCK_CHECK, StepProtocol, group_sweeps
-from neurofleet.neurosim.recordings.recording import read_recording
 from neurofleet.neurosim.studies import polynomial_chaos, saltelli
 from neurofleet.neurosim.studies.cell_models import CellModels, default_conductances
 from neurofleet.neurosim.studies.polynomial_chaos import load_uncertainpy, uncertainpy_indices
@@ -128,14 +127,7 @@ def _known(population: CellModels) -> Mapping[str, StepProtocol]:
         return {name: protocol for name, protocol in fitted.items() if name != BLOCK_CHECK}
     if population.recording is None:
         return {}
-    source = population.recording
-    recording = read_recording(
-        source.path,
-        junction_potential_mV=source.junction_potential_mV,
-        stimuli=source.stimuli,
-        exclude=source.exclude,
-    )
-    return {protocol.name: protocol for protocol, _ in group_sweeps(recording)}
+    return {protocol.name: protocol for protocol, _ in group_sweeps(population.recording.read())}
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,6 +12,7 @@ from neurofleet.neurosim.cells.fit_model import FitModel, MorphologyFile
 from neurofleet.neurosim.cells.simulator import Accuracy
 from neurofleet.neurosim.exchange.allen_fit import AllenFit
 from neurofleet.neurosim.features.step_protocols import StepProtocol, TargetSet
+from neurofleet.neurosim.recordings.recording import Recording, read_recording
 
 PUBLISHED_SEED = 0
 FINAL_ATOL = 1e-4
@@ -35,6 +36,15 @@ class RecordingSource:
     junction_potential_mV: float = 14.0
     stimuli: tuple[str, ...] = ("Long Square",)
     exclude: tuple[int, ...] = ()
+
+    def read(self) -> Recording:
+        """Read the sweeps that the fit was allowed to train on; raises as `read_recording` does."""
+        return read_recording(
+            self.path,
+            junction_potential_mV=self.junction_potential_mV,
+            stimuli=self.stimuli,
+            exclude=self.exclude,
+        )
 
 
 @dataclass(frozen=True, eq=False)

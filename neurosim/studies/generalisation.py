@@ -20,7 +20,7 @@ from neurofleet.neurosim.features.step_protocols import (
 )
 from neurofleet.neurosim.features.training_targets import TargetExtraction
 from neurofleet.neurosim.recordings.current_step import NotAStep, find_step
-from neurofleet.neurosim.recordings.recording import open_entries, read_recording
+from neurofleet.neurosim.recordings.recording import open_entries
 from neurofleet.neurosim.recordings.sweep_entries import SweepEntry, SweepFault
 from neurofleet.neurosim.studies.cell_models import CellModels, RecordingSource
 from neurofleet.neurosim.studies.explained_variance import spike_times
@@ -319,12 +319,7 @@ def generalisation_targets(population: CellModels) -> TargetSet | None:
     source = population.recording
     if source is None:
         return None
-    recording = read_recording(
-        source.path,
-        junction_potential_mV=source.junction_potential_mV,
-        stimuli=source.stimuli,
-        exclude=source.exclude,
-    )
+    recording = source.read()
     features = [
         name
         for name in dict.fromkeys(target.feature for target in population.model.targets.targets)
