@@ -251,7 +251,9 @@ def _assign_groups(
             chosen |= values == str(member)
     twice = chosen & ~np.isin(role, ("train", "excluded"))
     if twice.any():
-        raise LearnerError(f"{int(twice.sum())} samples are asked for by the test and the validation part.")
+        raise LearnerError(
+            f"{int(twice.sum())} samples are in the groups of both the test and the validation part. Name each group once."
+        )
     role[chosen & (role == "train")] = part
 
 

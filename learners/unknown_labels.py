@@ -54,7 +54,7 @@ def refuse_two_thresholds(unknown_below: float | None, coverage: float | None) -
 
 
 def threshold_for(unknown_below: float | None, coverage: float | None, facts: Mapping[str, Any], owner: str) -> float:
-    """Return the threshold that is asked for by its value or by a coverage; 0 without either.
+    """Return the threshold: the given one, or the one that a coverage leads to; 0 without either.
 
     Parameters
     ----------

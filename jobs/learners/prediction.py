@@ -100,7 +100,7 @@ class Group:
 
 
 def groups_of(lengths: Sequence[int]) -> list[Group]:
-    """Return the row groups of files of so many cells, in order."""
+    """Return the row groups of files with these numbers of cells, in order."""
     return [
         Group(file, start, min(start + GROUP_CELLS, length))
         for file, length in enumerate(lengths)

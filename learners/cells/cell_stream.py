@@ -116,7 +116,7 @@ class CellStream(IterableDataset):
         return rows, values if self.transform is None else self.transform(values)
 
     def _drawn(self, generator: np.random.Generator) -> np.ndarray:
-        """Draw this epoch's cells: at most so many of a class, or by weight, or all."""
+        """Draw this epoch's cells: at most `max_per_class` of a class, or by weight, or all."""
         if self.weights is not None:
             return generator.choice(self.rows, len(self.rows), p=self.weights / self.weights.sum())
         if self.max_per_class is None or self.classes is None:

@@ -1,4 +1,4 @@
-"""Recognise what values are, bring them to log1p of so many counts per cell, and take statistics of each gene."""
+"""Recognise what values are, bring them to log1p of counts scaled to one sum per cell, and take statistics of each gene."""
 
 from __future__ import annotations
 
@@ -212,7 +212,7 @@ def check_query(model: Normalisation, query: Values) -> Normalisation:
     Raises
     ------
     CellsRefused
-        If that is not possible, or cannot be told.
+        If that is not possible, or cannot be seen from the values.
     """
     description = f"the query has {query.kind} values ({query.evidence})"
     if (model.kind == "scaled") != (query.kind == "scaled"):
@@ -223,7 +223,7 @@ def check_query(model: Normalisation, query: Values) -> Normalisation:
         )
     if query.kind == "log1p" and model.target_sum is not None and query.target_sum is None:
         raise CellsRefused(
-            f"The model takes log1p of {model.target_sum:g} counts per cell, and {description}: it cannot be told"
+            f"The model takes log1p of {model.target_sum:g} counts per cell, and {description}: they do not show"
             " to how many counts per cell they were scaled. Give the counts, or state the target sum."
         )
     if query.kind in ("counts", "normalised") and model.target_sum is None:

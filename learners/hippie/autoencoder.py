@@ -162,7 +162,7 @@ class UnitBatch:
 class Network(nn.Module):
     """Encoders, fusion, latent, decoders and a class head.
 
-    `encode` and `class_logits` have no label argument: a class cannot reach them. Only `decode` may be told
+    `encode` and `class_logits` have no label argument: a class cannot reach them. Only `decode` may see
     one, in training.
 
     Parameters
@@ -234,7 +234,7 @@ class Network(nn.Module):
         Parameters
         ----------
         known : Tensor of bool, (units,)
-            Whose technology the network is told.
+            The units whose technology the network sees.
         """
         parts = [*features.values(), batch.present.to(torch.float32), self._technology(batch, known)]
         return self.fusion(torch.cat(parts, 1))

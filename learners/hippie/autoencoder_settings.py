@@ -17,7 +17,7 @@ class HippieSettings(BaseModel):
     The defaults are for a CPU and for some hundred labelled units; the preset ``paper`` has the sizes of
     the paper's method section. Beside the encoders, the class head sees hand features (`hand_features`)
     and, through one linear layer, the signals themselves (`wide`). The class of a unit never reaches an
-    encoder, whatever the settings: with `class_in_decoder` the decoder alone is told it, and only for
+    encoder, whatever the settings: with `class_in_decoder` the decoder alone sees it, and only for
     training units.
 
     The latent mean is trained by reconstruction alone: with ``reconstruction_weight`` 0 and without

@@ -132,10 +132,10 @@ class UnitFoldCase:
         return {name: x[self.test] for name, x in self.features.items()}
 
 
-Found = tuple[np.ndarray, dict[str, Any]]
+MethodAnswer = tuple[np.ndarray, dict[str, Any]]
 
 
-def answers(case: UnitFoldCase, methods: Sequence[str]) -> dict[str, Found]:
+def answers(case: UnitFoldCase, methods: Sequence[str]) -> dict[str, MethodAnswer]:
     """Return each method's class probabilities (test units, classes), and what it has chosen.
 
     Parameters
@@ -151,11 +151,11 @@ def _signals(units: Units) -> np.ndarray:
     return np.concatenate([whole[name] for name in modalities_of(units)], 1)
 
 
-def _raw_knn(case: UnitFoldCase) -> Found:
+def _raw_knn(case: UnitFoldCase) -> MethodAnswer:
     return case.probed("knn", _signals(case.units)), {}
 
 
-def _pca_knn(case: UnitFoldCase) -> Found:
+def _pca_knn(case: UnitFoldCase) -> MethodAnswer:
     from sklearn.decomposition import PCA
 
     x = _signals(case.units)
@@ -164,7 +164,7 @@ def _pca_knn(case: UnitFoldCase) -> Found:
     return case.probed("knn", components.transform(x)), {"components": n}
 
 
-def _physmap(case: UnitFoldCase) -> Found:
+def _physmap(case: UnitFoldCase) -> MethodAnswer:
     whole = scaled(case.units)
     used = modalities_of(case.units)
     present = {name: case.units.present[:, MODALITIES.index(name)] for name in used}
@@ -172,23 +172,23 @@ def _physmap(case: UnitFoldCase) -> Found:
     return case.probed("knn", mapped.embedding), {}
 
 
-def _classical(case: UnitFoldCase) -> Found:
+def _classical(case: UnitFoldCase) -> MethodAnswer:
     return case.classical.probabilities(case.tested()), {}
 
 
-def _untrained(case: UnitFoldCase) -> Found:
+def _untrained(case: UnitFoldCase) -> MethodAnswer:
     networks = untrained(case.units.take(case.train), case.settings, case.n_classes, case.seed)
     return case.probed("svm", networks.embed(case.units)[0]), {}
 
 
-def _frozen(case: UnitFoldCase) -> Found:
+def _frozen(case: UnitFoldCase) -> MethodAnswer:
     networks = untrained(
         case.units.take(case.train), case.settings, case.n_classes, case.seed, pretrained=case.pretrained
     )
     return case.probed("linear", networks.embed(case.units)[0]), {}
 
 
-def _probe(case: UnitFoldCase) -> Found:
+def _probe(case: UnitFoldCase) -> MethodAnswer:
     fusion = case.networks.first().embed(case.units)[0]
     tried = {
         kind: fit_probe(kind, fusion[case.train], case.y, case.n_classes, groups=case.inner_groups, seed=case.seed)
@@ -198,20 +198,20 @@ def _probe(case: UnitFoldCase) -> Found:
     return tried[kind].probabilities(fusion[case.test]), {"probe": kind}
 
 
-def _mean_knn(case: UnitFoldCase) -> Found:
+def _mean_knn(case: UnitFoldCase) -> MethodAnswer:
     return case.probed("knn", case.networks.first().embed(case.units)[1]), {}
 
 
-def _head(case: UnitFoldCase) -> Found:
+def _head(case: UnitFoldCase) -> MethodAnswer:
     return case.head_answer, {}
 
 
-def _best(case: UnitFoldCase) -> Found:
+def _best(case: UnitFoldCase) -> MethodAnswer:
     head = case.head_answer if case.blend.head_weight else None
     return case.blend.probabilities(case.tested(), head), case.blend.choice.to_dict()
 
 
-METHODS: dict[str, Callable[[UnitFoldCase], Found]] = {
+METHODS: dict[str, Callable[[UnitFoldCase], MethodAnswer]] = {
     "raw_knn": _raw_knn,
     "pca_knn": _pca_knn,
     "physmap": _physmap,

@@ -66,7 +66,7 @@ def physmap(
     modalities : mapping of (n, points) arrays
         Scaled vectors by name, such as waveform and isi; one is enough.
     present : mapping of (n,) bool arrays
-        Which units have a modality; all, where it is not told.
+        Which units have a modality; all by default.
 
     Raises
     ------

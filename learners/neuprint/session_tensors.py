@@ -186,7 +186,7 @@ class SessionTensors:
         return self.activity.shape[1]
 
     def window(self, rows: np.ndarray, starts: np.ndarray, steps: int, warm_up: int) -> Window:
-        """Return stretches of so many frames that begin at `starts`, of the neurons in `rows`.
+        """Return stretches of `steps` frames that begin at `starts`, of the neurons in `rows`.
 
         Rows of the result are ordered by neuron, then by start. The first `warm_up` frames are no targets.
         """

@@ -1,4 +1,4 @@
-"""Synthetic animals whose neurons have known types, told apart only by their dynamics."""
+"""Synthetic animals whose neurons have known types that differ only in their dynamics."""
 
 from __future__ import annotations
 

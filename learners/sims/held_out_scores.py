@@ -114,7 +114,7 @@ def cross_validate(
     seed: int = 1,
     baselines: Sequence[str] | None = None,
 ) -> list[Tested]:
-    """Fit and test on each split in turn; trainings are told apart by the fold's number."""
+    """Fit and test on each split in turn; the names of trainings hold the fold's number."""
     tested = []
     for split in splits:
         number = int(split.fold[0])

@@ -31,13 +31,13 @@ from neurofleet.learners.sims.tabnet_training import SimsModule, SimsTask, set_e
 from neurofleet.learners.splits import Split
 
 REFIT_CELLS = 20_000
-"""A reference of fewer cells is worth training on a second time, with the validation cells."""
+"""References with fewer cells than this are trained on a second time, with the validation cells."""
 
 STATISTICS_CELLS = 20_000
-"""Batch norms' final statistics come from at most so many training cells."""
+"""The number of training cells, at most, that the final statistics of batch norms are taken from."""
 
 LINEAR_VALUES = 100_000_000
-"""Above so many values (cells x genes) of training cells there is no linear model beside the networks."""
+"""With more values (cells x genes) of training cells than this, no linear model is fitted beside the networks."""
 
 CONTROL_EPOCHS = 15
 

@@ -112,7 +112,7 @@ class SimsSettings(BaseModel):
         return self
 
     def shape(self, n_genes: int) -> Shape:
-        """Return the sizes of one network that sees so many genes."""
+        """Return the sizes of one network that sees `n_genes` genes."""
         sizes = {name: getattr(self, name) for name in Shape.__dataclass_fields__}
         return Shape(**(sizes | {"gene_masking": self.masking_for(n_genes)}))
 
@@ -123,7 +123,7 @@ class SimsSettings(BaseModel):
         return min(max(n_genes / MASKED_GENES, LEAST_MASKING), MOST_MASKING)
 
     def epochs_for(self, n_cells: int) -> int:
-        """Return after how many epochs training on so many cells ends: fewer on large references."""
+        """Return the number of epochs for `n_cells` training cells: fewer on large references."""
         if self.most_steps is None:
             return self.epochs
         steps_per_epoch = max(n_cells // self.batch_size, 1)

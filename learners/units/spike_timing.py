@@ -176,7 +176,7 @@ def _edges_ms(n_bins: int, layout: UnitLayout, bin_ms: float | None, name: str) 
     if bin_ms is not None:
         return np.arange(n_bins + 1) * bin_ms, []
     if n_bins == POINTS["isi"]:
-        return ISI_EDGES_MS, [f"{name}: the width of the 100 bins is not told; 1 ms was taken."]
+        return ISI_EDGES_MS, [f"{name}: the width of the 100 bins is not given; 1 ms was assumed."]
     raise UnitsRefused(
         f"{name}: found {n_bins} bins of unknown width, expected 100 bins of 1 ms or a width. Give"
         " isi_bin_ms, or isi_scale log10 with isi_log10_range_s, in the layout."
@@ -194,7 +194,7 @@ def _shares(values: np.ndarray, edges_ms: np.ndarray, layout: UnitLayout, name: 
             kind = "counts"
         elif layout.isi_scale == "log10":
             raise UnitsRefused(
-                f"{name}: found logarithmic bins whose values are no whole numbers. Expected to be told"
+                f"{name}: found logarithmic bins whose values are not whole numbers. The layout must say"
                 " whether they are shares of the intervals or a density (per second, also when each row was"
                 " divided by its sum): the two differ by the width of the bins, a factor of thousands from"
                 " end to end. Give isi_values: shares or density."
@@ -279,7 +279,7 @@ def common_acg(
     notes = []
     if bin_ms is None:
         bin_ms = 1.0
-        notes.append(f"{name}: the width of the bins is not told; 1 ms was taken.")
+        notes.append(f"{name}: the width of the bins is not given; 1 ms was assumed.")
     present = is_measured(values)
     values = without_self_pairs(values, one_sided)
     filled = np.where(present[:, None], values, 0.0)

@@ -623,7 +623,7 @@ def _having(obs: pd.DataFrame, name: str, chosen: Sequence[Any], rule: str) -> n
         if text not in values:
             known = [value for value in np.unique(values) if value]
             raise UnitsRefused(
-                f"{rule}: no unit has {name} {text!r}{did_you_mean(text, known)}. There are:"
+                f"{rule}: no unit has {name} {str(text)!r}{did_you_mean(text, known)}. There are:"
                 f" {', '.join(known[:20])}{', ...' if len(known) > 20 else ''}."
             )
     return np.isin(values, texts)

@@ -107,7 +107,7 @@ def test_classes_that_only_the_test_group_holds_are_noted(ids, labels):
     [
         ({"doner": ["5p"]}, 0.1, r"did you mean 'donor'"),
         ({"donor": ["5pp"]}, 0.1, r"no group '5pp' \(did you mean '5p'\?\)"),
-        ({"donor": ["5p"]}, {"donor": ["5p"]}, "asked for by the test and the validation"),
+        ({"donor": ["5p"]}, {"donor": ["5p"]}, "groups of both the test and the validation"),
         ({"donor": ["3p", "5p"]}, 0.1, "left to train on"),
         (0.6, 0.4, "leave nothing to train on"),
         (1.2, 0.1, "expected a fraction"),
