@@ -138,7 +138,7 @@ def test_a_query_that_cannot_be_brought_there_is_refused(seen):
     for model, query, words in (
         (FROM_COUNTS, scaled, "trained on counts or logs of counts, the query has scaled"),
         (normalisation(scaled), seen(COUNTS), "trained on scaled values, the query has counts"),
-        (FROM_COUNTS, unknown, "cannot be told to how many counts"),
+        (FROM_COUNTS, unknown, "do not show to how many counts"),
         (normalisation(unknown), seen(COUNTS), "unknown target sum"),
     ):
         with pytest.raises(CellsRefused, match=words):
