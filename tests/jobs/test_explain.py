@@ -1,5 +1,6 @@
 """The genes that speak for each class, as tables, pictures and a page."""
 
+import html
 from pathlib import Path
 
 import numpy as np
@@ -126,7 +127,7 @@ def test_the_page_has_pictures_and_says_how_far_to_trust_it(explained):
     text = (explained / "explain.html").read_text()
     assert NO_SIGNATURE in text
     assert text.count("<svg") == 2
-    assert "Members' overlap" in text.replace("&#x27;", "'")
+    assert "Members' overlap" in html.unescape(text)
     for name in ("genes.png", "dots.png"):
         assert (explained / name).read_bytes().startswith(b"\x89PNG")
     assert len((explained / "genes.csv").read_text().splitlines()) == 1 + 3 * 5
