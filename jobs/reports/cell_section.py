@@ -18,7 +18,7 @@ from neurofleet.jobs.reports.model_figures import (
 )
 from neurofleet.jobs.reports.search_figures import outcomes_figure, search_figure
 from neurofleet.jobs.results.parameters_at_bounds import on_bounds
-from neurofleet.jobs.results.results_command import CellSummary, evaluations, generations, short
+from neurofleet.jobs.results.run_summary import CellSummary, evaluations, generations, short
 from neurofleet.jobs.results.run_tables import RunTables
 
 SHOWN_REASONS = 8

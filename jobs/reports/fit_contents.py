@@ -17,7 +17,7 @@ from neurofleet.jobs.fit.fit_inputs import prepare
 from neurofleet.jobs.fit.fit_problem import Problem, Subject
 from neurofleet.jobs.reports.simulation import Request, Simulation, simulate
 from neurofleet.jobs.results.parameters_at_bounds import Bounds
-from neurofleet.jobs.results.results_command import CellSummary, StageSummary
+from neurofleet.jobs.results.run_summary import CellSummary, StageSummary
 from neurofleet.jobs.results.run_tables import RunTables
 from neurofleet.neurosim.cells.fit_model import recording_name
 from neurofleet.neurosim.features.step_protocols import StepProtocol, group_sweeps

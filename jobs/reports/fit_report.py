@@ -11,7 +11,7 @@ from neurofleet.jobs.job_kinds import FIT, is_study, kind_in, report_module, stu
 from neurofleet.jobs.reports import html
 from neurofleet.jobs.reports.cell_section import cell_section, plain_section
 from neurofleet.jobs.reports.fit_contents import gather
-from neurofleet.jobs.results.results_command import CellSummary, short, summaries
+from neurofleet.jobs.results.run_summary import CellSummary, short, summaries
 from neurofleet.jobs.results.run_tables import RunTables
 
 NAME = "report.html"

@@ -20,7 +20,7 @@ from neurofleet.jobs.reports.drawing import (
     plain_log_ticks,
     seed_colours,
 )
-from neurofleet.jobs.results.results_command import CellSummary, StageSummary
+from neurofleet.jobs.results.run_summary import CellSummary, StageSummary
 from neurofleet.jobs.results.run_tables import RunTables
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from rich.progress import Progress
 
 from neurofleet.cluster.store.generations import Compaction
 from neurofleet.errors import JobError, UsageError
-from neurofleet.jobs.results.results_command import print_line
+from neurofleet.jobs.reports.tables import print_line
 from neurofleet.jobs.results.run_tables import existing_run
 
 SHOWN_CELLS = 5

@@ -9,7 +9,7 @@ import yaml
 
 from neurofleet.cluster.store.schemas import Evaluations, HallOfFameRows
 from neurofleet.jobs.reports.fit_contents import first_peak_ms, gather, shown_traces
-from neurofleet.jobs.results.results_command import summaries
+from neurofleet.jobs.results.run_summary import summaries
 from neurofleet.jobs.results.run_tables import RunTables
 from neurofleet.neurosim.cells.demo_cell import KNOWN_PARAMETERS
 from tests.jobs.made_run import write_run

@@ -6,7 +6,8 @@ import pytest
 from neurofleet.cluster.store.run_store import RunStore
 from neurofleet.errors import UsageError
 from neurofleet.jobs.results.parameters_at_bounds import on_bounds, positions
-from neurofleet.jobs.results.results_command import query, results_command, summarise
+from neurofleet.jobs.results.results_command import query, results_command
+from neurofleet.jobs.results.run_summary import summarise
 from tests.jobs.made_run import ACTIVE, write_run
 
 

@@ -370,7 +370,7 @@ def _examples() -> list[tuple[str, str]]:
     """Blocks of the documentation that ask views: language and content."""
     docs = Path(__file__).parents[2] / "docs"
     text = "\n".join(path.read_text() for path in sorted(docs.glob("populations*.md")))
-    section = text[text.index("## One place to ask") :].split("\n## ")[0]
+    section = text[text.index("## Query results") :].split("\n## ")[0]
     return re.findall(r"^```(\w*)\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
 
 

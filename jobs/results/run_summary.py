@@ -1,0 +1,299 @@
+"""What a run of a fit holds, cell by cell: summaries of its stages, and how they are printed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from neurofleet.cluster.store.run_store import POOLED
+from neurofleet.jobs.fit.campaign_state import FINAL
+from neurofleet.jobs.reports.tables import print_line
+from neurofleet.jobs.results.parameters_at_bounds import OnBound, on_bounds
+from neurofleet.jobs.results.run_tables import RunTables
+
+
+@dataclass(frozen=True)
+class SeedSummary:
+    """One seed of one stage.
+
+    Attributes
+    ----------
+    seed, generations, evaluations : int
+        What is stored; finalists that were scored again are not counted.
+    best_total : float
+        Sum of all scores of the best individual.
+    median_total : float
+        Median of the last generation.
+    """
+
+    seed: int
+    generations: int
+    evaluations: int
+    best_total: float
+    median_total: float
+
+
+@dataclass(frozen=True)
+class StageSummary:
+    """One stage of one cell.
+
+    Attributes
+    ----------
+    stage : str
+    finished : bool
+        Whether all of its seeds are done.
+    seeds : tuple of SeedSummary
+        Those that have evaluations.
+    planned_seeds, planned_evaluations : int or None
+        None where the folder does not tell. Planned evaluations are of all seeds together.
+    evaluations, finalists : int
+        Individuals of the search, and those scored again after it.
+    outcomes : dict
+        Status -> evaluations, finalists included.
+    objectives : int
+    best_total, median_total : float
+        Best of all (of the finalists, where there are any); median of the seeds' medians.
+    best_mean_score : float
+        Best total by objective: mean distance from the targets in their standard deviations.
+    core_hours : float
+        Time spent on evaluations.
+    engine, engine_reason : str
+        Which engine searched it, and why; empty where there is but one, or where the folder does not tell.
+    """
+
+    stage: str
+    finished: bool
+    seeds: tuple[SeedSummary, ...]
+    planned_seeds: int | None
+    planned_evaluations: int | None
+    evaluations: int
+    finalists: int
+    outcomes: dict[str, int]
+    objectives: int
+    best_total: float
+    median_total: float
+    best_mean_score: float
+    core_hours: float
+    engine: str = ""
+    engine_reason: str = ""
+
+
+@dataclass(frozen=True)
+class CellSummary:
+    """One cell.
+
+    Attributes
+    ----------
+    cell : str
+    state : {"waiting", "unfinished", "finished", "failed"}
+    reason : str
+        Why it failed.
+    stages : tuple of StageSummary
+        In the order of the fit.
+    hall_of_fame : int
+        Models pooled over all seeds; 0 before the cell is finished.
+    on_bound : tuple of OnBound or None
+        Parameters of the hall of fame on a bound; None where the bounds are not known.
+    """
+
+    cell: str
+    state: str
+    reason: str
+    stages: tuple[StageSummary, ...]
+    hall_of_fame: int
+    on_bound: tuple[OnBound, ...] | None
+
+
+def print_summaries(tables: RunTables, cells: Sequence[CellSummary], console: Console | None = None) -> None:
+    """Print a table a cell, and what is to be said of it in words."""
+    console = console or Console()
+    finished = sum(cell.state == "finished" for cell in cells)
+    print_line(console, f"{tables.spec.name} in {tables.store.root}: {finished} of {len(cells)} cells finished")
+    for cell in cells:
+        console.print()
+        if cell.stages:
+            console.print(_stages(cell))
+        else:
+            print_line(console, f"{cell.cell}: {cell.state}")
+        for line in remarks(cell):
+            print_line(console, line)
+
+
+def remarks(cell: CellSummary) -> list[str]:
+    """Return what the table of a cell does not say."""
+    lines = []
+    if cell.state == "failed":
+        lines.append(f"failed: {cell.reason}")
+    for stage in cell.stages:
+        if stage.engine:
+            lines.append(f"{stage.stage}: engine {stage.engine} ({stage.engine_reason.rstrip('.')})")
+        failures = [f"{count} {status}" for status, count in stage.outcomes.items() if status != "ok"]
+        if failures:
+            of = sum(stage.outcomes.values())
+            lines.append(f"{stage.stage}: {', '.join(failures)} of {of} evaluations")
+        if stage.finalists:
+            lines.append(f"{stage.stage}: best of {stage.finalists} finalists that were scored again, more tightly")
+    if cell.hall_of_fame:
+        lines.append(f"hall of fame: {cell.hall_of_fame} models")
+    if cell.on_bound:
+        lines.append(f"on a bound: {', '.join(map(str, cell.on_bound))}")
+    elif cell.on_bound is not None:
+        lines.append("on a bound: no parameter")
+    return lines
+
+
+def _stages(cell: CellSummary) -> Table:
+    table = Table(
+        title=f"{cell.cell}: {cell.state}",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
+    table.add_column("stage")
+    for column in ("seeds", "generations", "evaluations", "best", "median", "mean z", "core-h"):
+        table.add_column(column, justify="right")
+    for stage in cell.stages:
+        table.add_row(
+            stage.stage if stage.finished else f"{stage.stage} …",
+            _of(len(stage.seeds), stage.planned_seeds),
+            generations(stage),
+            evaluations(stage),
+            short(stage.best_total),
+            short(stage.median_total),
+            short(stage.best_mean_score),
+            f"{stage.core_hours:.2g}",
+        )
+    return table
+
+
+def generations(stage: StageSummary) -> str:
+    """Return how many generations the seeds of a stage have, as a number or a range."""
+    counts = sorted({seed.generations for seed in stage.seeds})
+    return str(counts[0]) if len(counts) == 1 else f"{counts[0]}-{counts[-1]}"
+
+
+def evaluations(stage: StageSummary) -> str:
+    """Return the evaluations of a stage, and of how many while it runs."""
+    return _of(stage.evaluations, None if stage.finished else stage.planned_evaluations)
+
+
+def _of(count: int, planned: int | None) -> str:
+    return str(count) if planned is None or planned == count else f"{count} of {planned}"
+
+
+def short(value: float) -> str:
+    """Return a number with four digits."""
+    return f"{value:.4g}"
+
+
+def print_json(cells: Sequence[CellSummary]) -> None:
+    """Print the summaries as one JSON list."""
+    print(json.dumps([asdict(cell) for cell in cells], indent=1))
+
+
+def summarise(root: str | Path) -> list[CellSummary]:
+    """Return a summary of each cell of the run in `root`, whether it is running, interrupted or done.
+
+    Raises
+    ------
+    UsageError
+        When `root` is not a run folder.
+    """
+    return summaries(RunTables(root))
+
+
+def summaries(tables: RunTables) -> list[CellSummary]:
+    """Return a summary of each cell, in the order of the job file."""
+    events = tables.store.read_events()
+    return [_cell(tables, cell, [e for e in events if e.get("cell") == cell]) for cell in cells(tables)]
+
+
+def cells(tables: RunTables) -> list[str]:
+    """Return the cells of the job; a user's own evaluator counts as one."""
+    if tables.spec.cells is None:
+        return [tables.spec.name]
+    return [cell.id for cell in tables.spec.cells]
+
+
+def _cell(tables: RunTables, cell: str, events: list[dict[str, Any]]) -> CellSummary:
+    starts = {e["stage"]: e for e in events if e["event"] == "stage started"}
+    ends = {e["stage"]: e for e in events if e["event"] == "stage finished"}
+    failures = [e["reason"] for e in events if e["event"] == "cell failed"]
+    known = [stage for found_cell, stage in tables.objectives if found_cell == cell and not stage.endswith(FINAL)]
+    names = [*dict.fromkeys([*starts, *ends]), *known]  # events come in the order of the fit
+    stages = tuple(
+        _stage(tables, cell, name, starts.get(name, {}), name in ends) for name in dict.fromkeys(names) if name in known
+    )
+    hall = tables.store.read_hall_of_fame(cell, POOLED)
+    if hall is not None:
+        state = "finished"
+    elif failures:
+        state = "failed"
+    else:
+        state = "unfinished" if stages else "waiting"
+    bounds = starts.get(stages[-1].stage, {}).get("bounds") if stages else None
+    return CellSummary(
+        cell=cell,
+        state=state,
+        reason=failures[-1] if state == "failed" else "",
+        stages=stages,
+        hall_of_fame=0 if hall is None else len(hall),
+        on_bound=None if hall is None or bounds is None else on_bounds(hall, bounds),
+    )
+
+
+def _stage(tables: RunTables, cell: str, stage: str, start: Mapping[str, Any], finished: bool) -> StageSummary:
+    seeds = tuple(
+        SeedSummary(*row)
+        for row in tables.rows(
+            """
+            with generations as (
+                select seed, generation, count(*) n, min(total) best, median(total) middle
+                from evaluations where cell = ? and stage = ? group by seed, generation)
+            select seed, count(*), sum(n)::bigint, min(best), arg_max(middle, generation)
+            from generations group by seed order by seed
+            """,
+            [cell, stage],
+        )
+    )
+    outcomes: dict[str, int] = dict(
+        tables.rows(
+            "select status, count(*) n from evaluations where cell = ? and stage in (?, ?) "
+            "group by status order by n desc, status",
+            [cell, stage, stage + FINAL],
+        )
+    )
+    final_best, finalists, seconds = tables.rows(
+        "select min(total) filter (stage = ?), count(*) filter (stage = ?), sum(seconds) "
+        "from evaluations where cell = ? and stage in (?, ?)",
+        [stage + FINAL, stage + FINAL, cell, stage, stage + FINAL],
+    )[0]
+    medians = sorted(seed.median_total for seed in seeds)
+    best = min(seed.best_total for seed in seeds) if final_best is None else final_best
+    objectives = len(tables.objectives[cell, stage])
+    return StageSummary(
+        stage=stage,
+        finished=finished,
+        seeds=seeds,
+        planned_seeds=len(start["seeds"]) if start else None,
+        planned_evaluations=start.get("planned_evaluations"),
+        evaluations=sum(seed.evaluations for seed in seeds),
+        finalists=finalists,
+        outcomes=outcomes,
+        objectives=objectives,
+        best_total=best,
+        median_total=(medians[(len(medians) - 1) // 2] + medians[len(medians) // 2]) / 2,
+        best_mean_score=best / objectives,
+        core_hours=round(seconds, 3) / 3600,
+        engine=start["engine"] if start.get("engine_reason") else "",
+        engine_reason=start.get("engine_reason", ""),
+    )
