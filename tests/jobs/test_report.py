@@ -241,7 +241,7 @@ def test_report_notices_a_model_that_has_changed_since(model_folder, tmp_path):
 @pytest.mark.parametrize(
     ("function", "limit_s", "fault"),
     [
-        ("crash", 60.0, "was ended by SIGABRT"),
+        ("crash", 60.0, "ended with signal 6"),
         ("hang", 2.0, "stopped after 2 s"),
         ("refuse", 60.0, "ValueError: no such luck"),
     ],

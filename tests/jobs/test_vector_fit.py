@@ -259,7 +259,7 @@ def test_a_process_that_dies_over_the_kernel_is_a_reason_too(monkeypatch, tmp_pa
     (tmp_path / "python").chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     fault = try_vector(made_up_cell({"all": ("pas",)}, {"g_pas.all": 1e-4})).fault
-    assert fault == ("The vector engine could not be built: its process was ended by SIGKILL (no such kernel).")
+    assert fault == ("The vector engine could not be built: its process ended with signal 9 (no such kernel).")
 
 
 @pytest.mark.slow
