@@ -100,7 +100,7 @@ def driver_cost(fits: int) -> dict[str, float]:
                 evaluations = next(count)
                 assert outcome.ok, outcome
 
-            Campaign(ids, opener, pool, took=took).run()
+            Campaign(ids, opener, pool, on_outcome=took).run()
             wall_s, cpu_s = time.monotonic() - begun, time.process_time() - cpu_s
             assert len(opener.finished) == len(ids)
     return {

@@ -201,7 +201,7 @@ def test_the_tasks_of_a_fit_that_fails_are_withdrawn():
     fits = Fits([bad, *others])
     pool = Hosts(2)
     took = []
-    run(fits, pool, took=took.append)
+    run(fits, pool, on_outcome=took.append)
     assert fits.aside == {"bad": "more than half of the first generation failed"}
     assert bad.outcomes.total() == 1, "it is asked again after it was given up"
     of_bad = pool.done - 3 * 24
@@ -229,7 +229,7 @@ def test_at_a_limit_generations_under_way_are_finished_and_nothing_more_is_begun
         if pool.done >= evaluations:
             at_limit.append(len(pool.submitted))
 
-    campaign = run(fits, pool, may_go_on=lambda: pool.done < evaluations, took=took)
+    campaign = run(fits, pool, may_go_on=lambda: pool.done < evaluations, on_outcome=took)
     assert campaign.stopped
     assert len(pool.submitted) == at_limit[0]
     assert pool.done == len(pool.submitted)
@@ -282,7 +282,7 @@ def test_every_task_has_exactly_one_outcome_whatever_happens(seed):
     fits = Fits(made, unopened, slow)
     pool = Hosts(hosts)
     took: list[Outcome] = []
-    run(fits, pool, took=took.append)
+    run(fits, pool, on_outcome=took.append)
     for fit in made:
         if fit.id in fits.aside:
             assert fit.id not in fits.closed()
