@@ -51,13 +51,12 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 _EXTRAS = {
-    "fit": ("bluepyopt", "cmaes", "deap", "efel", "hdmf", "neuron", "pynwb", "SALib"),
+    "fit": ("bluepyopt", "deap", "efel", "hdmf", "neuron", "pynwb", "SALib"),
     "learn": (
         "anndata",
         "entmax",
         "lightning",
         "optuna",
-        "safetensors",
         "scdataset",
         "tensorboard",
         "torch",

@@ -60,6 +60,30 @@ def test_opening_a_run_needs_no_ray_torch_or_neuron():
     assert not loaded_by(code) & {"ray", "torch", "neuron", "bluepyopt", "sklearn"}
 
 
+WITHOUT_EXTRAS = """
+import sys
+from neurofleet.errors import _EXTRAS
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if any(name.partition(".")[0] in packages for packages in _EXTRAS.values()):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Missing())
+"""
+
+
+@pytest.mark.parametrize("kind", ["fit", "sims", "hippie", "validate", "sweep"])
+def test_a_run_opens_with_no_extra_installed(kind):
+    folder = str(ROOT / "tests" / "old_runs" / kind)
+    code = (
+        f"{WITHOUT_EXTRAS}\nimport neurofleet as nf; run = nf.open_run({folder!r}); print(run.status, len(run.tables))"
+    )
+    code += f"\nfrom neurofleet.jobs.cli import app; app(['results', {folder!r}], standalone_mode=False)"
+    code += f"\napp(['status', {folder!r}], standalone_mode=False)"
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("finished ")
+
+
 @pytest.mark.slow
 def test_the_wheel_holds_one_package_and_no_tests(tmp_path):
     """Built from a copy, as the build writes into the tree."""
