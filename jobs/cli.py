@@ -83,7 +83,7 @@ def results(
 ) -> None:
     """Summarise a run or list those below a folder, query the tables of all with SQL, or compact files."""
     if compact:
-        from neurofleet.jobs.results.compaction import compact_command
+        from neurofleet.jobs.results.results_command import compact_command
 
         compact_command(out, query, as_json, views)
         return

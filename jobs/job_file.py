@@ -8,7 +8,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from neurofleet.errors import UsageError, did_you_mean
-from neurofleet.neurosim.faults import faults
+from neurofleet.faults import faults
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 PositiveInt = Annotated[int, Field(gt=0)]

@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from neurofleet.errors import UsageError, did_you_mean
+from neurofleet.faults import faults
 from neurofleet.jobs.job_file import JobSpec, Name, Positive, PositiveInt, Strict
-from neurofleet.neurosim.faults import faults
 
 FROM, GLOB = "from", "glob"
 LISTS = ("stimuli", "exclude_sweeps")

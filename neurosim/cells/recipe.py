@@ -9,7 +9,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from neurofleet.errors import InputError, did_you_mean
-from neurofleet.neurosim.faults import faults
+from neurofleet.faults import faults
 from neurofleet.neurosim.mechanisms import MECHANISMS, Mechanism
 
 Section = Literal["soma", "axon", "dend", "apic", "all"]

@@ -49,9 +49,9 @@ from neurofleet.learners.neuprint.phi_inference import infer_phi
 from neurofleet.learners.neuprint.population_recordings import Recordings
 from neurofleet.learners.neuprint.recording_files import open_recordings
 from neurofleet.learners.neuprint.session_tensors import sessions_of
-from neurofleet.learners.neuprint.synthetic_animals import synthetic_recordings
 from neurofleet.learners.neuprint.train_neuprint import fit
 from neurofleet.learners.probes import fit_probe
+from tests.learners.neuprint.synthetic_animals import synthetic_recordings
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 

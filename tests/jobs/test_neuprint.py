@@ -22,9 +22,9 @@ from neurofleet.learners.learner_errors import LearnerError
 from neurofleet.learners.model_folder import read_model
 from neurofleet.learners.neuprint.neuprint_model import NeuprintModel
 from neurofleet.learners.neuprint.recording_files import open_recordings
-from neurofleet.learners.neuprint.synthetic_animals import synthetic_animal
 from neurofleet.learners.probes import KINDS
 from neurofleet.learners.splits import read_splits
+from tests.learners.neuprint.synthetic_animals import synthetic_animal
 
 SEEN = ["running", "population"]
 LAYOUT = {"labels": {"class": "type"}, "behaviour": ["running"]}

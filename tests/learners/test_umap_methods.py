@@ -12,8 +12,8 @@ import pytest
 from neurofleet.learners.hippie.physmap import physmap, weighted_neighbours
 from neurofleet.learners.learner_errors import LearnerError
 from neurofleet.learners.neuprint.neuron_baselines import BASELINES
-from neurofleet.learners.neuprint.synthetic_animals import synthetic_recordings
 from neurofleet.learners.probes import fit_probe
+from tests.learners.neuprint.synthetic_animals import synthetic_recordings
 
 
 def clusters(n, dimensions, seed, spread=0.05):

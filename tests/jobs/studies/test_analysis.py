@@ -7,10 +7,10 @@ import pytest
 from scipy.spatial.distance import cdist
 
 from neurofleet.errors import InputError, UsageError
+from neurofleet.faults import faults
 from neurofleet.jobs.studies.analysis_inputs import AnalyseSpec
 from neurofleet.jobs.studies.analysis_report import AnalysisFindings
 from neurofleet.jobs.studies.study import print_study_plan, run_study
-from neurofleet.neurosim.faults import faults
 from neurofleet.neurosim.studies import random_forest
 from tests.neurosim.studies.made_up_models import write_population
 

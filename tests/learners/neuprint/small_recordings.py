@@ -11,7 +11,7 @@ import torch
 from neurofleet.learners.neuprint.dynamics_settings import NeuprintSettings
 from neurofleet.learners.neuprint.population_recordings import Recordings
 from neurofleet.learners.neuprint.session_tensors import Window
-from neurofleet.learners.neuprint.synthetic_animals import synthetic_recordings
+from tests.learners.neuprint.synthetic_animals import synthetic_recordings
 
 DYNAMICS = ("linear", "bilinear", "nonlinear", "gru", "transformer")
 

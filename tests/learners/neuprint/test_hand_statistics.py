@@ -11,7 +11,7 @@ from scipy import stats
 
 from neurofleet.learners.neuprint.activity_statistics import hand_statistics
 from neurofleet.learners.neuprint.population_recordings import Recording, gathered
-from neurofleet.learners.neuprint.synthetic_animals import synthetic_recordings
+from tests.learners.neuprint.synthetic_animals import synthetic_recordings
 
 
 def recording(session: str, ids: list[str], *, seed: int, gaps: float = 0.0) -> Recording:

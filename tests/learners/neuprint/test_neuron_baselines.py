@@ -12,7 +12,7 @@ from neurofleet.learners.learner_errors import LearnerError
 from neurofleet.learners.neuprint import neuron_baselines
 from neurofleet.learners.neuprint.neuron_baselines import BASELINES, raw_window
 from neurofleet.learners.neuprint.population_recordings import Recording, Recordings, gathered
-from neurofleet.learners.neuprint.synthetic_animals import synthetic_recordings
+from tests.learners.neuprint.synthetic_animals import synthetic_recordings
 
 QUICK = ("random", "pca", "hand_forest", "lolcat", "transformer_isi", "transformer_raw")
 

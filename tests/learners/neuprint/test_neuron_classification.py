@@ -25,10 +25,10 @@ from neurofleet.learners.neuprint.neuron_classification import (
 )
 from neurofleet.learners.neuprint.neuron_splits import Mode, ablations, neuron_splits, trained_neurons
 from neurofleet.learners.neuprint.population_recordings import Recordings
-from neurofleet.learners.neuprint.synthetic_animals import synthetic_recordings
 from neurofleet.learners.neuprint.train_neuprint import fit
 from neurofleet.learners.probes import KINDS, fit_probe
 from neurofleet.learners.scores import Scores, score
+from tests.learners.neuprint.synthetic_animals import synthetic_recordings
 
 
 @pytest.fixture(autouse=True)

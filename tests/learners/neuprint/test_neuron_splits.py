@@ -20,7 +20,7 @@ from neurofleet.learners.neuprint.neuron_splits import (
     units_of,
 )
 from neurofleet.learners.neuprint.population_recordings import Recordings
-from neurofleet.learners.neuprint.synthetic_animals import synthetic_recordings
+from tests.learners.neuprint.synthetic_animals import synthetic_recordings
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from sklearn.ensemble import RandomForestClassifier
 from neurofleet.learners.neuprint.activity_statistics import hand_statistics
 from neurofleet.learners.neuprint.population_recordings import Recordings
 from neurofleet.learners.neuprint.session_tensors import covariates
-from neurofleet.learners.neuprint.synthetic_animals import synthetic_animal, synthetic_recordings
+from tests.learners.neuprint.synthetic_animals import synthetic_animal, synthetic_recordings
 
 
 def test_shape_clock_and_scale() -> None:
