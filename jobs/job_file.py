@@ -9,26 +9,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from neurofleet.errors import UsageError, did_you_mean
 from neurofleet.faults import faults
+from neurofleet.jobs.learners import LEARNER_JOB_KINDS, specs_of
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 PositiveInt = Annotated[int, Field(gt=0)]
 Positive = Annotated[float, Field(gt=0)]
 KINDS: dict[str, str | dict[str, str]] = {
     "fit": "neurofleet.jobs.fit.fit_job:FitSpec",
-    "train": {
-        "sims": "neurofleet.jobs.learners.sims_job:SimsTrainSpec",
-        "hippie": "neurofleet.jobs.learners.hippie_job:HippieTrainSpec",
-        "neuprint": "neurofleet.jobs.learners.neuprint_job:NeuprintTrainSpec",
-    },
-    "sweep": {
-        "sims": "neurofleet.jobs.learners.sims_job:SimsSweepSpec",
-        "hippie": "neurofleet.jobs.learners.hippie_job:HippieSweepSpec",
-        "neuprint": "neurofleet.jobs.learners.neuprint_job:NeuprintSweepSpec",
-    },
-    "evaluate": {
-        "hippie": "neurofleet.jobs.learners.hippie_job:HippieEvaluateSpec",
-        "neuprint": "neurofleet.jobs.learners.neuprint_job:NeuprintEvaluateSpec",
-    },
+    **{kind: specs_of(kind) for kind in LEARNER_JOB_KINDS},
     "validate": "neurofleet.jobs.studies.validation:ValidateSpec",
     "sensitivity": "neurofleet.jobs.studies.sensitivity:SensitivitySpec",
     "synapse": "neurofleet.jobs.studies.synapses:SynapseSpec",

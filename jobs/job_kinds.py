@@ -1,13 +1,15 @@
 """Which kind of job a run folder belongs to."""
 
 from pathlib import Path
+from typing import Protocol
 
 import yaml
+from rich.console import Console
 
 from neurofleet.cluster.store.run_store import RunStore
 from neurofleet.jobs.job_file import named
+from neurofleet.jobs.learners import LEARNERS
 from neurofleet.jobs.learners.learner_folder import is_training, learner_of
-from neurofleet.jobs.studies.findings import Findings
 
 FIT = "fit"
 STUDIES = {
@@ -36,24 +38,23 @@ def kind_in(out: str | Path) -> str:
     return kind if kind in STUDIES else FIT
 
 
-def is_study(kind: str) -> bool:
-    """Whether a kind is a study of models that were fitted before."""
-    return kind in STUDIES
+class FindingsInFolder(Protocol):
+    """What shows the findings in a run folder: `Findings` of studies, `LearnerReport` of learners' jobs."""
+
+    @classmethod
+    def print_status(cls, out: str, as_json: bool, console: Console) -> None:
+        """Print how far the job is; its findings once it has ended."""
+
+    @classmethod
+    def print_results(cls, out: str, as_json: bool) -> None:
+        """Print the findings, as tables or as JSON."""
+
+    @classmethod
+    def rewrite_report(cls, out: str | Path) -> str:
+        """Write ``report.html`` of a finished job again, and return where it is."""
 
 
-def study_findings(kind: str) -> type[Findings]:
-    """Return the class that reads, prints and draws the findings of a kind of study."""
-    findings: type[Findings] = named(STUDIES[kind])
+def findings_of(kind: str) -> type[FindingsInFolder]:
+    """Return the class that reads, prints and draws the findings of a kind of study, or of a learner."""
+    findings: type[FindingsInFolder] = named(STUDIES[kind] if kind in STUDIES else LEARNERS[kind].report)
     return findings
-
-
-def report_module(kind: str) -> str:
-    """Return the module that prints and draws what a folder of a learner's job holds."""
-    return f"neurofleet.jobs.learners.{kind}_report"
-
-
-def results_module(kind: str) -> str:
-    """Return the module that prints the results in a folder of this kind."""
-    return {
-        "sims": "neurofleet.jobs.learners.sims_scores",
-    }.get(kind) or report_module(kind)

@@ -18,8 +18,7 @@ from neurofleet.jobs.fit.campaign_state import (
     number,
     summary,
 )
-from neurofleet.jobs.job_kinds import FIT, is_study, kind_in, study_findings
-from neurofleet.jobs.learners.learner_folder import print_training_status
+from neurofleet.jobs.job_kinds import FIT, findings_of, kind_in
 from neurofleet.jobs.progress import duration
 
 SHOWN = 40
@@ -35,11 +34,8 @@ def print_status(out: str, as_json: bool = False, console: Console | None = None
         When `out` holds no run, or one that has not begun its fits.
     """
     kind = kind_in(out)
-    if is_study(kind):
-        study_findings(kind).print_status(out, as_json, console or Console())
-        return
     if kind != FIT:
-        print_training_status(out, as_json, console or Console())
+        findings_of(kind).print_status(out, as_json, console or Console())
         return
     store = RunStore(out)
     text = store.read_text(STATUS)

@@ -12,6 +12,7 @@ import yaml
 
 from neurofleet.errors import UsageError
 from neurofleet.jobs.learners.learner_figures import plane_map
+from neurofleet.jobs.learners.learner_folder import EMBEDDINGS, EMBEDDINGS_H5AD
 from neurofleet.jobs.new_files import check_new, new_files
 from neurofleet.learners.embedding_tables import embedding_anndata, vector_columns
 from neurofleet.learners.hippie.hippie_model import HippieModel
@@ -133,9 +134,6 @@ def with_map(table: pd.DataFrame, vectors: dict[str, np.ndarray]) -> pa.Table:
     columns |= {name: table[name].to_numpy() for name in table.columns if name not in numbered}
     columns |= {f"umap_{number}": flat[:, number] for number in range(flat.shape[1])}
     return pa.table(columns | numbered)
-
-
-EMBEDDINGS, EMBEDDINGS_H5AD = "embeddings.parquet", "embeddings.h5ad"
 
 
 def write_neuron_embeddings(out: Path, model: NeuprintModel, recordings: Recordings) -> None:

@@ -1,8 +1,9 @@
-"""The pieces of an evaluation: each is done by any process, which keeps what it has found in a file."""
+"""The pieces of an evaluation: each is done by any process, which keeps its result in a file."""
 
-import importlib
 import json
 import os
+import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,73 +13,79 @@ from rich.console import Console
 
 from neurofleet.cluster.ray.shards import map_shards
 from neurofleet.jobs.interruption import raise_if_interrupted
+from neurofleet.jobs.learners.learner_spec import Workers, most_workers
 from neurofleet.jobs.progress import duration
-
-PIECES = "pieces"
 
 
 @dataclass(frozen=True)
-class Piece:
-    """What is done at a time.
+class Piece(ABC):
+    """A part of an evaluation that is done at a time; it is sent to the process that does it.
 
     Attributes
     ----------
-    payload : mapping
-        Plain JSON; its ``place`` is the file that is there once the piece is done.
+    file : Path
+        Is there once the piece is done.
     kind : str
         Pieces of one kind take about as long as each other.
-    what : str
+    title : str
         For the line that says it is done.
     """
 
-    payload: Mapping[str, Any]
+    file: Path
     kind: str
-    what: str
+    title: str
+
+    @abstractmethod
+    def result(self) -> Mapping[str, Any]:
+        """Do the piece, and return what is kept in its file: plain JSON."""
 
 
-def do_missing(function: str, pieces: Sequence[Piece], workers: int, console: "Console") -> None:
-    """Do the pieces that are not kept yet.
+def do_piece(payload: Mapping[str, Piece]) -> float:
+    """Do the ``piece`` of a payload and write its file; return how many seconds it took.
+
+    The process that does a piece writes its file, so that nothing is lost when the job ends before it hears of it.
+    """
+    piece = payload["piece"]
+    started = time.monotonic()
+    write_result(piece.file, piece.result())
+    return time.monotonic() - started
+
+
+def do_missing(pieces: Sequence[Piece], workers: Workers, console: Console) -> None:
+    """Do the pieces whose file is not there yet.
 
     Parameters
     ----------
-    function : str
-        ``module:name``; is given a payload, writes its file by `write_result`, and returns how many seconds it took.
-        Who is at work on a piece writes the file, so that nothing is lost which ends behind a longer one.
-    workers : int
+    workers : int or (int, int)
         0 works in this process; else on the Ray cluster that it is connected to.
     """
-    missing = [piece for piece in pieces if not Path(piece.payload["place"]).is_file()]
-    progress = _Progress([piece.kind for piece in missing], max(workers, 1), console)
-    results = _results_of(function, [piece.payload for piece in missing], workers)
-    for piece, seconds in zip(missing, results, strict=True):
-        progress.done(piece.kind, piece.what, seconds)
+    missing = [piece for piece in pieces if not piece.file.is_file()]
+    at_once = most_workers(workers)
+    progress = _Progress([piece.kind for piece in missing], max(at_once, 1), console)
+    for piece, seconds in zip(missing, _seconds_of(missing, at_once), strict=True):
+        progress.done(piece, seconds)
 
 
-def write_result(place: Path, found: Mapping[str, Any], indent: int | None = None) -> None:
+def write_result(file: Path, content: Mapping[str, Any], indent: int | None = None) -> None:
     """Write a file of JSON, whole or not at all."""
-    place.parent.mkdir(parents=True, exist_ok=True)
-    partial = place.with_name(f"{place.name}.{os.getpid()}.partial")
-    partial.write_text(json.dumps(found, indent=indent))
-    os.replace(partial, place)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
+    partial.write_text(json.dumps(content, indent=indent))
+    os.replace(partial, file)
 
 
-def _results_of(function: str, payloads: Sequence[Mapping[str, Any]], workers: int) -> Iterator[Any]:
-    """Call ``module:name`` once a payload and yield what it returns, in their order.
+def _seconds_of(pieces: Sequence[Piece], workers: int) -> Iterator[float]:
+    """Do all pieces and yield how long each took, in their order.
 
-    Parameters
-    ----------
-    workers : int
-        0 works in this process, and can be interrupted between two calls; else on the Ray cluster that it is
-        connected to.
+    In this process the work can be interrupted between two pieces.
     """
+    payloads = [{"piece": piece} for piece in pieces]
     if workers:
-        yield from map_shards(function, payloads)
+        yield from map_shards(f"{do_piece.__module__}:{do_piece.__name__}", payloads)
         return
-    module, _, name = function.partition(":")
-    call = getattr(importlib.import_module(module), name)
     for payload in payloads:
         raise_if_interrupted()
-        yield call(payload)
+        yield do_piece(payload)
 
 
 class _Progress:
@@ -87,30 +94,30 @@ class _Progress:
     Parameters
     ----------
     kinds : sequence of str
-        Of all pieces that are to be done: those of one kind take about as long as each other.
+        Of all pieces that are to be done.
     at_once : int
         How many are done side by side.
     """
 
-    def __init__(self, kinds: Sequence[str], at_once: int, console: "Console") -> None:
+    def __init__(self, kinds: Sequence[str], at_once: int, console: Console) -> None:
         self._left = list(kinds)
         self._number = len(kinds)
         self._at_once = at_once
         self._console = console
         self._seconds: dict[str, list[float]] = {}
 
-    def done(self, kind: str, what: str, seconds: float) -> None:
-        """Say that a piece is done, and how long it took."""
-        self._left.remove(kind)
-        self._seconds.setdefault(kind, []).append(seconds)
+    def done(self, piece: Piece, seconds: float) -> None:
+        """Print that a piece is done, and how long it took."""
+        self._left.remove(piece.kind)
+        self._seconds.setdefault(piece.kind, []).append(seconds)
         self._console.print(
-            f"{what}: done after {duration(seconds)}, {self._number - len(self._left)} of {self._number}"
-            f" · about {duration(self.left_s())} left",
+            f"{piece.title}: done after {duration(seconds)}, {self._number - len(self._left)} of {self._number}"
+            f" · about {duration(self._left_s())} left",
             soft_wrap=True,
             highlight=False,
         )
 
-    def left_s(self) -> float:
+    def _left_s(self) -> float:
         """Return the seconds left: kinds take as long as they took before, unknown ones as the mean."""
         means = {kind: sum(each) / len(each) for kind, each in self._seconds.items()}
         unknown = sum(means.values()) / len(means)

@@ -1,149 +1,81 @@
-"""The job files of HIPPIE, and what they read: units, their classes, and the pool for pretraining."""
+"""The jobs of HIPPIE: methods compared on folds of data sets, with controls; and a model of all labelled units."""
 
-from collections.abc import Sequence
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, get_args
+from typing import Any, Literal
 
-from pydantic import Field, field_validator
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from rich.console import Console
+from rich.table import Table
 
-from neurofleet.jobs.job_file import Name, PositiveInt, Strict
-from neurofleet.jobs.learners.learner_job import LearnerSpec, Metrics, SweepKeys
-from neurofleet.learners.hippie.autoencoder_settings import PRESETS, HippieSettings, settings_of
+from neurofleet.cluster.training.lightning_training import Training
+from neurofleet.cluster.training.trainer import train
+from neurofleet.errors import UsageError
+from neurofleet.jobs.learners.embedding import write_embeddings_h5ad
+from neurofleet.jobs.learners.evaluation_pieces import Piece, do_missing
+from neurofleet.jobs.learners.hippie_report import HippieReport
+from neurofleet.jobs.learners.hippie_spec import (
+    FoldsSpec,
+    HippieEvaluateSpec,
+    HippieTrainSpec,
+    LabelledSpec,
+    Method,
+    UnitsSpec,
+)
+from neurofleet.jobs.learners.learner_figures import plane_map
+from neurofleet.jobs.learners.learner_folder import EMBEDDINGS, EMBEDDINGS_H5AD, PIECES, SCORES
+from neurofleet.jobs.learners.learner_job import LearnerJob, LearnerRun, Trained, Trial
+from neurofleet.jobs.progress import duration
+from neurofleet.jobs.run_folder import refuse_missing, versions
+from neurofleet.learners.embedding_tables import vector_columns
+from neurofleet.learners.folds import Fold, repeated_folds
+from neurofleet.learners.hippie.autoencoder_settings import HippieSettings
+from neurofleet.learners.hippie.compared_methods import METHODS, UnitFoldCase, answers
+from neurofleet.learners.hippie.fine_tuning import fine_tune, untrained
+from neurofleet.learners.hippie.hippie_model import HippieModel
+from neurofleet.learners.hippie.network_inputs import modalities_of
+from neurofleet.learners.hippie.train_hippie import fit_all_units
+from neurofleet.learners.hippie.unit_classifiers import FOLDS
+from neurofleet.learners.hippie.unit_pretraining import Pretrained, pretrain, refuse_shared
+from neurofleet.learners.label_controls import permuted_test_labels_check, shuffled_labels_control
+from neurofleet.learners.learner_errors import LearnerError
+from neurofleet.learners.local_training import TrainingTask, train_here
+from neurofleet.learners.method_comparison import MethodComparison, compare
+from neurofleet.learners.units.signal_scaling import scaled
 from neurofleet.learners.units.unit_files import open_units
-from neurofleet.learners.units.unit_labels import LabelledUnits, labelled_units
+from neurofleet.learners.units.unit_labels import CLASS, LabelledUnits, labelled_units
 from neurofleet.learners.units.units import Units, joined
 
-Paths = Annotated[list[Path], Field(min_length=1)]
-Classes = list[str] | dict[str, Annotated[list[str], Field(min_length=1)]]
-Method = Literal[
-    "raw_knn",
-    "pca_knn",
-    "physmap",
-    "classical",
-    "untrained",
-    "frozen",
-    "mean_knn",
-    "probe",
-    "head",
-    "best",
-]
+MEASURED_EPOCHS = 3
+PRETRAINED = "pretrained"
+CHOSEN_BY_SWEEP = (
+    "The sweep has compared its trials on some of the units that the scores below are of: these are a little"
+    " too good, by as much as there was to choose from. An evaluation on other units is free of that."
+)
+CONTROLLED = ("classical", "head")
+"""The methods of which the rest are made; labels are shuffled for these."""
+
+REFERENCE = "classical"
+"""Differences of other methods are to this one, where it is compared."""
 
 
-class UnitsSpec(Strict):
-    """Files of units and how their arrays are called."""
-
-    units: Paths
-    layout: dict[str, Any] = {}
-
-    @field_validator("units", mode="before")
-    @classmethod
-    def _one_file(cls, units: Any) -> Any:
-        return [units] if isinstance(units, str) else units
+def folds_of(labelled: LabelledUnits, folds: int, repeats: int, seed: int) -> list[Fold]:
+    """Return folds over the labelled units of a set, by group where it has groups."""
+    return repeated_folds(labelled.labels[labelled.rows], groups_of(labelled), folds, repeats, seed)
 
 
-class LabelledSpec(UnitsSpec):
-    """Units with classes.
-
-    `classes` says which labels are used, and may merge several under one name; `group` is the column that
-    tells animals or recordings apart.
-    """
-
-    label: str
-    classes: Classes | None = None
-    group: str | None = None
+def groups_of(labelled: LabelledUnits) -> np.ndarray | None:
+    """Return the animal or recording of each unit that has a class."""
+    return None if labelled.groups is None else labelled.groups[labelled.rows]
 
 
-class SetSpec(LabelledSpec):
-    """A data set of an evaluation."""
-
-    name: Name
-
-
-class HippieSpec(LearnerSpec):
-    """What all jobs of HIPPIE have in common."""
-
-    settings_model = HippieSettings
-    presets = PRESETS
-
-    learner: Literal["hippie"]
-    pool: list[UnitsSpec] = []
-
-    @classmethod
-    def completed(cls, content: dict[str, Any], folder: Path, source: str) -> dict[str, Any]:
-        """Return the job with its settings gathered under `settings`."""
-        return cls.gathered(content)
-
-    @property
-    def chosen(self) -> HippieSettings:
-        """The preset with the job's changes."""
-        return settings_of(self.preset, self.settings)
-
-
-class Folded(HippieSpec):
-    """How methods are compared: cross-validation, by `group` where a set has one."""
-
-    folds: Annotated[int, Field(ge=2)] = 5
-    repeats: PositiveInt = 1
-    shuffles: Annotated[int, Field(ge=5)] = 5
-    methods: Annotated[list[Method], Field(min_length=1)] = list(get_args(Method))
-
-
-class HippieTrainSpec(Folded, LabelledSpec):
-    """A training of HIPPIE (`kind: train`, `learner: hippie`)."""
-
-    runner: ClassVar[str] = "neurofleet.jobs.learners.hippie_training:run_hippie_training"
-    planner: ClassVar[str] = "neurofleet.jobs.learners.hippie_training:print_hippie_plan"
-
-    kind: Literal["train", "sweep"] = "train"
-
-    def paths_named(self) -> list[Path]:
-        """Return all paths that the job reads."""
-        return [*self.units, *(path for one in self.pool for path in one.units)]
-
-
-class HippieSweepSpec(SweepKeys, HippieTrainSpec):
-    """A sweep of HIPPIE (`kind: sweep`, `learner: hippie`).
-
-    Trials are compared on one part in `folds` of the units, kept apart by group.
-    """
-
-    runner: ClassVar[str] = "neurofleet.jobs.learners.hippie_training:run_hippie_sweep"
-    metrics: ClassVar[Metrics] = {
-        "balanced_accuracy": ("val_balanced_accuracy", "max"),
-        "macro_f1": ("val_macro_f1", "max"),
-        "accuracy": ("val_accuracy", "max"),
-        "loss": ("val_loss", "min"),
-    }
-
-    kind: Literal["sweep"] = "sweep"
-
-
-class HippieEvaluateSpec(Folded):
-    """A comparison of methods on one or more data sets (`kind: evaluate`, `learner: hippie`)."""
-
-    runner: ClassVar[str] = "neurofleet.jobs.learners.hippie_evaluation:run_hippie_evaluation"
-    planner: ClassVar[str] = "neurofleet.jobs.learners.hippie_training:print_hippie_plan"
-
-    kind: Literal["evaluate"] = "evaluate"
-    sets: Annotated[list[SetSpec], Field(min_length=1)]
-    pretrain_on_others: bool = True
-    repeats: PositiveInt = 3
-
-    @field_validator("sets")
-    @classmethod
-    def _own_names(cls, sets: list[SetSpec]) -> list[SetSpec]:
-        names = [one.name for one in sets]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise ValueError(f"each set needs a name of its own; {', '.join(twice)} is there more than once")
-        return sets
-
-    def paths_named(self) -> list[Path]:
-        """Return all paths that the job reads."""
-        return [path for one in (*self.sets, *self.pool) for path in one.units]
-
-
-def read_units(spec: UnitsSpec, folder: Path) -> "Units":
+def read_units(spec: UnitsSpec, folder: Path) -> Units:
     """Open the files of units that a job names.
 
     Raises
@@ -165,6 +97,615 @@ def read_labelled(spec: LabelledSpec, folder: Path) -> LabelledUnits:
     return labelled_units(read_units(spec, folder), spec.label, spec.classes, spec.group)
 
 
-def read_pool(specs: Sequence[UnitsSpec], folder: Path) -> "Units | None":
-    """Return the units for pretraining; None where there are none."""
-    return joined([read_units(spec, folder) for spec in specs]) if specs else None
+def methods_of(spec: FoldsSpec, has_pool: bool) -> tuple[list[Method], list[str]]:
+    """Return the methods of a job that make sense with or without a pool, and why others are left out.
+
+    Raises
+    ------
+    UsageError
+        None is left.
+    """
+    settings = spec.chosen
+    pretrained = has_pool and settings.pretrain_epochs > 0
+    reconstructs = settings.reconstruction_weight > 0
+    left_out: dict[str, str] = {}
+    if not pretrained:
+        left_out["frozen"] = "it needs a pretrained network: a `pool:`, and `pretrain_epochs` above 0"
+    if not reconstructs and not (pretrained and settings.objective == "reconstruction"):
+        left_out["mean_knn"] = (
+            "nothing trains the latent mean here, so that it is a random projection of the fusion vector;"
+            " set `reconstruction_weight` above 0, or give a `pool:` for pretraining by reconstruction"
+        )
+    notes = [f"Method {name} is left out: {why}." for name, why in left_out.items() if name in spec.methods]
+    methods = [name for name in spec.methods if name not in left_out]
+    if not methods:
+        raise UsageError(f"methods: nothing is left to do. {' '.join(notes)}")
+    return methods, notes
+
+
+@dataclass(frozen=True)
+class UnitSet:
+    """A data set on which methods are compared.
+
+    Attributes
+    ----------
+    name : str
+    spec : LabelledSpec
+        What names its files, classes and groups.
+    labelled : LabelledUnits
+    others : list of Units
+        A network for this set is pretrained on these.
+    """
+
+    name: str
+    spec: LabelledSpec
+    labelled: LabelledUnits
+    others: list[Units]
+
+    def pool(self) -> Units | None:
+        """Return all units that a network for this set is pretrained on, joined; None without any."""
+        return joined(self.others) if self.others else None
+
+
+def open_set(
+    name: str, labelled: LabelledUnits, others: list[Units], spec: LabelledSpec, folds: FoldsSpec
+) -> tuple[UnitSet, list[str]]:
+    """Return a set after checking that none of its units are in its pool, and why methods are left out for it."""
+    unit_set = UnitSet(name, spec, labelled, others)
+    _, notes = methods_of(folds, bool(others))
+    pool = unit_set.pool()
+    if pool is not None:
+        refuse_shared(pool, labelled.units)
+    return unit_set, notes
+
+
+@dataclass(frozen=True)
+class HippiePiece(Piece):
+    """A fold, or a control, of the comparison of methods on one set.
+
+    Attributes
+    ----------
+    labelled : LabelledSpec
+    folder : Path
+        Of the job file.
+    settings : HippieSettings
+    methods : tuple of str
+    folds, repeats, shuffles, seed : int
+    pretrained : Path or None
+        The folder of a pretrained network.
+    work : {"fold", "shuffled", "permuted"}
+        A fold with all methods; a method with shuffled labels; all methods with permuted test labels.
+    repeat, fold : int
+        Of a fold.
+    method : str
+        With shuffled labels.
+    """
+
+    labelled: LabelledSpec
+    folder: Path
+    settings: HippieSettings
+    methods: tuple[str, ...]
+    folds: int
+    repeats: int
+    shuffles: int
+    seed: int
+    pretrained: Path | None
+    work: Literal["fold", "shuffled", "permuted"]
+    repeat: int = 0
+    fold: int = 0
+    method: str = ""
+
+    def result(self) -> dict[str, Any]:
+        """Do the piece; see `Piece.result`."""
+        labelled = read_labelled(self.labelled, self.folder)
+        folds = folds_of(labelled, self.folds, self.repeats, self.seed)
+        if self.work == "shuffled":
+            return self._shuffled(labelled, folds)
+        if self.work == "permuted":
+            return self._permuted(labelled, folds[0])
+        (fold,) = [fold for fold in folds if (fold.repeat, fold.fold) == (self.repeat, self.fold)]
+        given = answers(self._case(labelled, fold), self.methods)
+        return {
+            "test": fold.test.tolist(),
+            "probabilities": {name: probabilities.tolist() for name, (probabilities, _) in given.items()},
+            "chosen": {name: chosen for name, (_, chosen) in given.items() if chosen},
+        }
+
+    def _case(self, labelled: LabelledUnits, fold: Fold) -> UnitFoldCase:
+        return UnitFoldCase(
+            units=labelled.units.take(labelled.rows),
+            labels=labelled.labels[labelled.rows],
+            n_classes=len(labelled.classes),
+            groups=groups_of(labelled),
+            train=fold.train,
+            test=fold.test,
+            settings=self.settings,
+            pretrained=Pretrained.read(self.pretrained) if self.pretrained else None,
+            train_task=train_here,
+            seed=self.seed,
+        )
+
+    def _shuffled(self, labelled: LabelledUnits, folds: list[Fold]) -> dict[str, Any]:
+        one_network = self.settings.model_copy(update={"members": 1})
+        case = replace(self, settings=one_network)._case(labelled, folds[0])
+        method = METHODS[self.method]
+
+        def answer(train: np.ndarray, test: np.ndarray, labels: np.ndarray) -> np.ndarray:
+            return method(replace(case, train=train, test=test, labels=labels))[0]
+
+        return shuffled_labels_control(answer, case.labels, folds, permutations=self.shuffles, seed=self.seed).to_dict()
+
+    def _permuted(self, labelled: LabelledUnits, fold: Fold) -> dict[str, Any]:
+        case = self._case(labelled, fold)
+
+        def answer(train: np.ndarray, test: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
+            permuted = replace(case, train=train, test=test, labels=labels)
+            given = {name: answer for name, (answer, _) in answers(permuted, self.methods).items()}
+            fusion, mean = permuted.networks.embed(permuted.units.take(test))
+            return given | {"fusion": fusion, "mean": mean}
+
+        return permuted_test_labels_check(answer, fold.train, fold.test, case.labels, self.seed).to_dict()
+
+
+@dataclass(frozen=True)
+class SetResult:
+    """The comparison of methods on one data set.
+
+    Attributes
+    ----------
+    unit_set : UnitSet
+    comparison : MethodComparison
+    probabilities : dict of arrays, shape (repeats, labelled units, classes)
+    chosen : list of dict
+        What methods have chosen in each fold.
+    shuffled : dict
+        By method; see `neurofleet.learners.label_controls.ShuffledLabels`.
+    permuted : dict
+        See `neurofleet.learners.label_controls.PermutedTestLabels`.
+    pretrained : Path or None
+        The folder of the network that was pretrained for it.
+    """
+
+    unit_set: UnitSet
+    comparison: MethodComparison
+    probabilities: dict[str, np.ndarray]
+    chosen: list[dict[str, Any]]
+    shuffled: dict[str, Any]
+    permuted: dict[str, Any]
+    pretrained: Path | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything but the probabilities as plain JSON."""
+        return {
+            "set": self.unit_set.name,
+            "files": [path.name for path in self.unit_set.spec.units],
+            "group": self.unit_set.spec.group,
+            "comparison": self.comparison.to_dict(),
+            "shuffled": self.shuffled,
+            "permuted": self.permuted,
+            "chosen": self.chosen,
+            "pretrained": self.pretrained is not None,
+        }
+
+
+def evaluate_sets(
+    sets: Sequence[tuple[UnitSet, Path | None]], spec: FoldsSpec, folder: Path, run: LearnerRun[Any]
+) -> list[SetResult]:
+    """Compare methods on data sets; folds and controls that are done are not done again.
+
+    Parameters
+    ----------
+    sets : sequence of (UnitSet, Path or None)
+        With the folder of the network that was pretrained for each.
+    folder : Path
+        Of the job file.
+    """
+    pieces = [pieces_of(unit_set, pretrained, spec, folder, run.out) for unit_set, pretrained in sets]
+    do_missing([piece for of_set in pieces for piece in of_set.values()], run.workers, run.console)
+    return [
+        _collected(unit_set, pretrained, spec, of_set)
+        for (unit_set, pretrained), of_set in zip(sets, pieces, strict=True)
+    ]
+
+
+def pieces_of(
+    unit_set: UnitSet, pretrained: Path | None, spec: FoldsSpec, folder: Path, out: Path
+) -> dict[str, HippiePiece]:
+    """Return all pieces of a set by the name of their file: folds, then a control for each method, then one more."""
+    methods, _ = methods_of(spec, bool(unit_set.others))
+    files = (out / PIECES / unit_set.name).absolute()
+
+    def piece(name: str, work: Literal["fold", "shuffled", "permuted"], **which: Any) -> HippiePiece:
+        return HippiePiece(
+            file=files / f"{name}.json",
+            kind=f"{unit_set.name} {work}",
+            title=f"{unit_set.name}, {name}",
+            labelled=LabelledSpec(**unit_set.spec.model_dump(include=set(LabelledSpec.model_fields))),
+            folder=folder.resolve(),
+            settings=spec.chosen,
+            methods=tuple(methods),
+            folds=spec.folds,
+            repeats=spec.repeats,
+            shuffles=spec.shuffles,
+            seed=spec.seed,
+            pretrained=pretrained,
+            work=work,
+            **which,
+        )
+
+    pieces = {
+        name: piece(name, "fold", repeat=repeat, fold=fold)
+        for repeat in range(spec.repeats)
+        for fold in range(spec.folds)
+        for name in [f"fold-{repeat}-{fold}"]
+    }
+    for method in CONTROLLED:
+        if {method, "best"} & set(methods):
+            name = f"shuffled-{method}"
+            pieces[name] = piece(name, "shuffled", method=method)
+    return pieces | {"permuted": piece("permuted", "permuted")}
+
+
+def _collected(
+    unit_set: UnitSet, pretrained: Path | None, spec: FoldsSpec, pieces: Mapping[str, HippiePiece]
+) -> SetResult:
+    labelled = unit_set.labelled
+    methods = next(iter(pieces.values())).methods
+    shape = (spec.repeats, len(labelled.rows), len(labelled.classes))
+    probabilities = {name: np.full(shape, np.nan) for name in methods}
+    kept = {name: json.loads(piece.file.read_text()) for name, piece in pieces.items()}
+    chosen = []
+    for name, piece in pieces.items():
+        if piece.work == "fold":
+            for method, values in kept[name]["probabilities"].items():
+                probabilities[method][piece.repeat, kept[name]["test"]] = values
+            chosen.append({"repeat": piece.repeat, "fold": piece.fold, **kept[name]["chosen"]})
+    comparison = compare(
+        probabilities,
+        labelled.labels[labelled.rows],
+        labelled.classes,
+        folds_of(labelled, spec.folds, spec.repeats, spec.seed),
+        reference=REFERENCE if REFERENCE in methods else methods[0],
+        groups=groups_of(labelled),
+        seed=spec.seed,
+    )
+    return SetResult(
+        unit_set,
+        comparison,
+        probabilities,
+        chosen,
+        {piece.method: kept[name] for name, piece in pieces.items() if piece.work == "shuffled"},
+        kept["permuted"],
+        pretrained,
+    )
+
+
+def scores_table(result: SetResult) -> pa.Table:
+    """Return a row for each method, with the split, the sizes and the majority rate beside its scores."""
+    comparison = result.comparison
+    common = {
+        "set": result.unit_set.name,
+        "split": comparison.split,
+        "n": comparison.n,
+        "n_classes": comparison.n_classes,
+        "n_groups": comparison.n_groups,
+        "majority_rate": comparison.majority_rate,
+        "reference": comparison.reference,
+    }
+    return pa.Table.from_pylist([common | vars(row) for row in comparison.methods])
+
+
+def predictions_table(result: SetResult) -> pa.Table:
+    """Return a row for each unit, repeat and method: true and predicted class, and its probability."""
+    labelled = result.unit_set.labelled
+    rows = labelled.rows
+    classes = np.array(labelled.classes)
+    parts = []
+    for method, probabilities in result.probabilities.items():
+        for repeat, each in enumerate(probabilities):
+            best = each.argmax(1)
+            parts.append(
+                pa.table(
+                    {
+                        "unit_id": labelled.units.unit_ids[rows],
+                        "method": [method] * len(rows),
+                        "repeat": [repeat] * len(rows),
+                        "true": classes[labelled.labels[rows]],
+                        "predicted": classes[best],
+                        "probability": each[np.arange(len(rows)), best],
+                    }
+                )
+            )
+    return pa.concat_tables(parts)
+
+
+def embeddings_table(result: SetResult, settings: HippieSettings) -> pa.Table:
+    """Return the embedding of all units of a set by a network that has seen none of them.
+
+    Without a pretrained network the map is one of the signals themselves, and there are no other columns.
+    """
+    labelled = result.unit_set.labelled
+    units = labelled.units
+    if result.pretrained is None:
+        signals = scaled(units)
+        joint = np.concatenate([signals[name] for name in modalities_of(units)], 1)
+        return embedding_columns(units, labelled.names, {}, plane_map(joint))
+    networks = untrained(units, settings, len(labelled.classes), pretrained=Pretrained.read(result.pretrained))
+    fusion, mean = networks.first().embed(units)
+    return embedding_columns(units, labelled.names, {"fusion": fusion, "mean": mean}, plane_map(fusion))
+
+
+def embedding_columns(units: Units, names: np.ndarray, vectors: Mapping[str, np.ndarray], flat: np.ndarray) -> pa.Table:
+    """Return columns unit_id, class, every other column of the units, ``umap_0``, ``umap_1`` and vectors."""
+    columns: dict[str, Any] = {"unit_id": units.unit_ids, CLASS: names}
+    columns |= {name: units.column(name) for name in units.obs.columns if name not in columns and isinstance(name, str)}
+    columns |= {f"umap_{number}": flat[:, number] for number in range(flat.shape[1])}
+    return pa.table(columns | vector_columns(vectors))
+
+
+@dataclass(frozen=True)
+class HippieInputs:
+    """What a job of HIPPIE reads: one set for a training, one or more for an evaluation."""
+
+    sets: list[UnitSet]
+    notes: list[str]
+
+
+class HippieJob(LearnerJob[FoldsSpec, HippieInputs]):
+    """Trainings, sweeps and evaluations of HIPPIE."""
+
+    def read(self) -> HippieInputs:
+        """Open units and pools, and check that the units can be split."""
+        refuse_missing(self.spec, self.folder)
+        if isinstance(self.spec, HippieEvaluateSpec):
+            return self._read_sets(self.spec)
+        spec = self._training_spec
+        labelled = self._split_units(spec)
+        pool = [read_units(files, self.folder) for files in spec.pool]
+        unit_set, notes = open_set(spec.name, labelled, pool, spec, spec)
+        return HippieInputs([unit_set], [*labelled.notes, *notes])
+
+    def _read_sets(self, spec: HippieEvaluateSpec) -> HippieInputs:
+        """Open all sets of an evaluation; errors and notes name the set."""
+        labelled, sets, notes = [], [], []
+        for each in spec.sets:
+            with _naming(each.name):
+                labelled.append(self._split_units(each))
+            notes += [f"{each.name}: {note}" for note in labelled[-1].notes]
+        pool = [read_units(files, self.folder) for files in spec.pool]
+        for number, each in enumerate(spec.sets):
+            others = [units.units for i, units in enumerate(labelled) if i != number and spec.pretrain_on_others]
+            with _naming(each.name):
+                unit_set, left_out = open_set(each.name, labelled[number], [*pool, *others], each, spec)
+            sets.append(unit_set)
+            notes += [f"{each.name}: {note}" for note in left_out]
+        return HippieInputs(sets, notes)
+
+    def epochs(self, inputs: HippieInputs) -> int:
+        """Return the epochs of pretraining, and of the model that is kept; folds are trained in pieces."""
+        settings = self.spec.chosen
+        if isinstance(self.spec, HippieEvaluateSpec):
+            return len(inputs.sets) * settings.pretrain_epochs
+        return settings.epochs + settings.pretrain_epochs * bool(inputs.sets[0].others)
+
+    def write_task(self, inputs: HippieInputs, task: Any, folder: Path, seed: int) -> dict[str, Any]:
+        """Write a task; see `LearnerJob.write_task`."""
+        payload: dict[str, Any] = task.write(folder, seed)
+        return payload
+
+    def train(self, run: LearnerRun[HippieInputs]) -> Trained:
+        """Compare methods on folds, train on all labelled units, and write their embeddings."""
+        spec, (unit_set,) = self._training_spec, run.inputs.sets
+        pretrained = self._pretrain(unit_set, "pool", run)
+        (result,) = evaluate_sets([(unit_set, pretrained)], spec, self.folder, run)
+        network = Pretrained.read(pretrained) if pretrained else None
+        model = fit_all_units(unit_set.labelled, spec.chosen, network, run.trainings, spec.seed)
+        write_unit_embeddings(run.out, model, unit_set.labelled)
+        _write_tables(run.out, [result])
+        model = replace(model, facts=result.to_json() | self._origin(run))
+        return Trained(model, HippieReport.of_training(model.facts))
+
+    def _origin(self, run: LearnerRun[HippieInputs]) -> dict[str, Any]:
+        """Return what a model was trained on, and with what, as plain JSON."""
+        spec, (unit_set,) = self._training_spec, run.inputs.sets
+        labelled = unit_set.labelled
+        counts = np.bincount(labelled.labels[labelled.rows], minlength=len(labelled.classes))
+        return {
+            "name": spec.name,
+            "preset": spec.preset,
+            "seed": spec.seed,
+            "data": {
+                "files": [path.name for path in spec.units],
+                "sha256": run.input_digests(),
+                "n_units": len(labelled.units),
+                "label": spec.label,
+                "units_of_class": dict(zip(labelled.classes, counts.tolist(), strict=True)),
+                "n_pool": sum(map(len, unit_set.others)),
+            },
+            "notes": run.inputs.notes,
+            "versions": versions(),
+        }
+
+    def evaluate(self, run: LearnerRun[HippieInputs]) -> tuple[dict[str, Any], HippieReport]:
+        """Compare methods on each set."""
+        spec = self.spec
+        sets = [(unit_set, self._pretrain(unit_set, unit_set.name, run)) for unit_set in run.inputs.sets]
+        results = evaluate_sets(sets, spec, self.folder, run)
+        _write_tables(run.out, results)
+        for result in results:
+            _write_part(run.out / "embeddings", result.unit_set.name, embeddings_table(result, spec.chosen))
+        findings: dict[str, Any] = {
+            "name": spec.name,
+            "sets": [result.to_json() for result in results],
+            "notes": run.inputs.notes,
+            "versions": versions(),
+        }
+        return findings, HippieReport.of_evaluation(findings)
+
+    def _pretrain(self, unit_set: UnitSet, pool_name: str, run: LearnerRun[HippieInputs]) -> Path | None:
+        """Pretrain a network on a set's pool and return the folder it is kept in; None without a pool.
+
+        The modalities of the set's units are learned; none of these is in the pool.
+        """
+        settings = self.spec.chosen
+        pool = unit_set.pool() if settings.pretrain_epochs else None
+        if pool is None:
+            return None
+        folder = (run.out / PRETRAINED / pool_name).absolute()
+        if (folder / "pretrained.json").is_file():
+            return folder
+
+        def train_stage(task: Any, name: str, seed: int) -> Any:
+            return run.trainings(task, f"{pool_name}-{name}", seed)
+
+        units = unit_set.labelled.units
+        modalities = modalities_of(units, settings.modalities)
+        pretrain(pool, settings, train_stage, self.spec.seed, modalities=modalities, target=units).write(folder)
+        return folder
+
+    def trial_epochs(self, inputs: HippieInputs) -> int:
+        """Return the epochs of fine-tuning with the job's own settings."""
+        return self.spec.chosen.epochs
+
+    def trial(self, trial: Trial) -> Mapping[str, float]:
+        """Pretrain and fine-tune on all folds but one, which trials are compared on."""
+        spec = self.spec
+        (unit_set,) = self.read().sets
+        labelled, settings = unit_set.labelled, spec.chosen
+        metrics: dict[str, float] = {}
+
+        def train_stage(task: Any, name: str, seed: int) -> Any:
+            if task.stage == "fine-tuning":
+                trained = trial.train(task, task.write(trial.folder, seed))
+            else:
+                folder = trial.folder / name
+                trained = train(
+                    Training(f"{type(task).__module__}:build", task.write(folder, seed), seed),
+                    folder,
+                    max_epochs=task.epochs(),
+                    workers=spec.workers or 0,
+                    precision=spec.precision,
+                )
+            metrics.clear()
+            metrics.update(trained.metrics)
+            return trained.weights()
+
+        pretrained, pool = None, unit_set.pool()
+        if pool is not None and settings.pretrain_epochs:
+            modalities = modalities_of(labelled.units, settings.modalities)
+            pretrained = pretrain(pool, settings, train_stage, trial.seed, modalities=modalities, target=labelled.units)
+        first = folds_of(labelled, spec.folds, 1, spec.seed)[0]
+        fine_tune(
+            labelled.units,
+            labelled.labels,
+            len(labelled.classes),
+            labelled.rows[first.train],
+            settings,
+            train_stage,
+            trial.seed,
+            pretrained=pretrained,
+            validation_rows=labelled.rows[first.test],
+        )
+        return metrics
+
+    def inputs_after_sweep(self, inputs: HippieInputs, sweep: FoldsSpec) -> HippieInputs:
+        """Return the inputs with notes that fit the best settings."""
+        has_pool = bool(inputs.sets[0].others)
+        outdated = methods_of(sweep, has_pool)[1]
+        notes = [note for note in inputs.notes if note not in outdated] + methods_of(self.spec, has_pool)[1]
+        return replace(inputs, notes=[*notes, CHOSEN_BY_SWEEP])
+
+    def print_plan(self, inputs: HippieInputs, console: Console) -> float:
+        """Print units, classes, folds and the time that networks take; return the seconds of a fine-tuning."""
+        spec = self.spec
+        table = Table(title=f"{spec.name}: {spec.folds} folds × {spec.repeats}")
+        for name in ("set", "units", "classes", "split"):
+            table.add_column(name)
+        table.add_column("fine-tunings", justify="right")
+        table.add_column("each", justify="right")
+        fits = _fits(spec)
+        seconds = [_measured(spec, unit_set.labelled) for unit_set in inputs.sets]
+        for unit_set, each_s in zip(inputs.sets, seconds, strict=True):
+            groups = unit_set.labelled.groups
+            split = "random" if groups is None else f"{len(set(groups))} groups kept apart"
+            table.add_row(
+                unit_set.name,
+                f"{len(unit_set.labelled.rows):,}",
+                str(len(unit_set.labelled.classes)),
+                split,
+                str(fits),
+                f"{each_s:.1f} s",
+            )
+        console.print(table)
+        for unit_set in inputs.sets:
+            self.print_notes([f"{unit_set.name}: {note}" for note in unit_set.labelled.notes], console)
+        console.print(
+            f"Networks take about {duration(fits * sum(seconds))} one after the other; folds are done side by side on"
+            " workers. Classical classifiers and pretraining come on top.",
+            soft_wrap=True,
+            highlight=False,
+        )
+        return seconds[0]
+
+    @property
+    def _training_spec(self) -> HippieTrainSpec:
+        assert isinstance(self.spec, HippieTrainSpec)
+        return self.spec
+
+    def _split_units(self, spec: Any) -> LabelledUnits:
+        """Open labelled units and check that they can be split."""
+        labelled = read_labelled(spec, self.folder)
+        folds_of(labelled, self.spec.folds, self.spec.repeats, self.spec.seed)
+        return labelled
+
+
+@contextmanager
+def _naming(name: str) -> Iterator[None]:
+    """Let an error within a ``with`` block name the set that it is about."""
+    try:
+        yield
+    except LearnerError as error:
+        raise LearnerError(f"set {name}: {error}") from error
+
+
+def write_unit_embeddings(out: Path, model: HippieModel, labelled: LabelledUnits) -> None:
+    """Write the model's embedding of all units, labelled or not: ``embeddings.parquet`` and ``.h5ad``."""
+    vectors = model.vectors(labelled.units)
+    table = embedding_columns(labelled.units, labelled.names, vectors, plane_map(vectors["fusion"]))
+    pq.write_table(table, out / EMBEDDINGS)
+    write_embeddings_h5ad(table, vectors, out / EMBEDDINGS_H5AD)
+
+
+def _write_tables(out: Path, results: list[SetResult]) -> None:
+    """Write predictions of all sets, and their scores, as Parquet."""
+    for result in results:
+        _write_part(out / "predictions", result.unit_set.name, predictions_table(result))
+    pq.write_table(pa.concat_tables([scores_table(result) for result in results]), out / SCORES)
+
+
+def _write_part(folder: Path, name: str, table: pa.Table) -> None:
+    file = folder / f"set={name}" / "part.parquet"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table, file)
+
+
+def _fits(spec: FoldsSpec) -> int:
+    """Return how many times networks are fine-tuned for one set, in whole trainings."""
+    has_head, has_best = "head" in spec.methods, "best" in spec.methods
+    in_fold = has_head or has_best
+    each = int(in_fold) + FOLDS * has_best
+    shuffled = spec.shuffles * spec.folds / spec.chosen.members if in_fold else 0
+    kept = 1 + FOLDS if isinstance(spec, HippieTrainSpec) else 0
+    return round(each * (spec.folds * spec.repeats + 3) + shuffled + kept)
+
+
+def _measured(spec: FoldsSpec, labelled: LabelledUnits) -> float:
+    """Return the seconds of one fine-tuning in this process."""
+    ends = []
+
+    def timed(task: TrainingTask, name: str, seed: int) -> Any:
+        return train_here(task, name, seed, lambda row: ends.append(time.perf_counter()))
+
+    few = spec.chosen.model_copy(update={"epochs": MEASURED_EPOCHS})
+    fine_tune(labelled.units, labelled.labels, len(labelled.classes), labelled.rows, few, timed, spec.seed)
+    return (ends[-1] - ends[0]) / (MEASURED_EPOCHS - 1) * spec.chosen.epochs

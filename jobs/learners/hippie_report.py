@@ -1,21 +1,36 @@
-"""The scores of HIPPIE's jobs on the terminal and as JSON, and their report: tables, maps, confusions, reliability."""
+"""The scores of HIPPIE's jobs: on the terminal, as JSON, and as a page with maps, confusions and reliability."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
-import pyarrow as pa
+import pandas as pd
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from neurofleet.cluster.store.run_store import RunStore
-from neurofleet.jobs.learners.learner_figures import confusion_figure, embedding_map_figure, reliability_figure
-from neurofleet.jobs.learners.learner_folder import evaluation_in, print_score_tables, stored_model
+from neurofleet.jobs.learners.learner_figures import reliability_figure
+from neurofleet.jobs.learners.learner_folder import EMBEDDINGS
+from neurofleet.jobs.learners.learner_report import (
+    LearnerReport,
+    confusion_matrix,
+    map_figure,
+    notes_section,
+    print_sentences,
+    provenance_section,
+    scores_section,
+    stored_evaluation,
+    stored_model,
+    typed,
+)
 from neurofleet.jobs.reports import html
 from neurofleet.learners.calibration import reliability_bins
+from neurofleet.learners.label_controls import PermutedTestLabels, ShuffledLabels
+from neurofleet.learners.method_comparison import MethodComparison, MethodScores
 
 METHODS = {
     "raw_knn": "raw KNN",
@@ -29,7 +44,7 @@ METHODS = {
     "head": "fine-tuned network",
     "best": "best of both, weighed",
 }
-MEANT = {
+MEANINGS = {
     "raw_knn": "nearest neighbours of the scaled signals",
     "pca_knn": "nearest neighbours of ten principal components",
     "physmap": "weighted nearest neighbours of the modalities, UMAP, KNN; sees the signals of tested units",
@@ -41,176 +56,12 @@ MEANT = {
     "head": "the network's own class head, fine-tuned on the training units",
     "best": "the fine-tuned network and the classical classifiers, weighed by inner validation",
 }
-
-
-def facts_in(out: str | Path) -> dict[str, Any]:
-    """Return what an evaluation or a training has found, as plain JSON; a training is one set.
-
-    Raises
-    ------
-    UsageError
-        It has not ended.
-    ModelRefused
-        The folder holds a damaged model, or one of another learner.
-    """
-    if (evaluated := evaluation_in(out)) is not None:
-        return evaluated
-    found = stored_model(out, "hippie", ("comparison",)).description["facts"]
-    return {"name": found["name"], "sets": [found], "notes": found["notes"], "versions": found["versions"]}
-
-
-def print_results(out: str, as_json: bool) -> None:
-    """Print the tables of an evaluation or training, or all that is known of it as JSON.
-
-    Raises
-    ------
-    UsageError
-        It has not ended.
-    """
-    print_score_tables(out, as_json, facts_in, print_evaluation)
-
-
-def print_scores_in(out: str, console: "Console") -> None:
-    """Print the tables of what has ended in a folder."""
-    print_evaluation(facts_in(out), console)
-
-
-def print_evaluation(found: Mapping[str, Any], console: "Console") -> None:
-    """Print a table for each set, and what is to be said of it."""
-    for one in found["sets"]:
-        table = Table(title=Text(title(one), justify="left"), box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-        table.add_column("")
-        for name in SHORT_HEAD[1:]:
-            table.add_column(name, justify="right")
-        for row in score_rows(one):
-            table.add_row(*(Text(text) for text in row[: len(SHORT_HEAD)]))
-        console.print(table)
-        for sentence in remarks(one):
-            console.print(sentence, markup=False, highlight=False, soft_wrap=True)
-        for sentence in invalid(one):
-            console.print(sentence, style="bold red", markup=False, highlight=False, soft_wrap=True)
-
-
-SHORT_HEAD = ("", "BA [95 %]", "difference [95 %]", "F1", "acc.")
 HEAD = ("", "balanced accuracy [95 %]", "difference [95 %]", "macro-F1", "accuracy", "folds won : lost")
-
-
-def title(one: Mapping[str, Any]) -> str:
-    """Return how a set was split, and what it holds."""
-    found = one["comparison"]
-    split = f"split by {one['group']} ({found['n_groups']})" if one["group"] else "RANDOM split, no animals kept apart"
-    return (
-        f"{one['set']}: {split}, {found['folds']} folds × {found['repeats']}, {found['n']:,} units,"
-        f" {found['n_classes']} classes, majority {found['majority_rate']:.3f}"
-    )
-
-
-def score_rows(one: Mapping[str, Any]) -> list[Sequence[str]]:
-    """Return a row of text for each method, and one for each control."""
-    found = one["comparison"]
-    rows: list[Sequence[str]] = []
-    for row in found["methods"]:
-        is_reference = row["method"] == found["reference"]
-        low, high = row["balanced_accuracy_low"], row["balanced_accuracy_high"]
-        rows.append(
-            (
-                METHODS[row["method"]],
-                f"{row['balanced_accuracy']:.3f} [{low:.3f}, {high:.3f}]",
-                "reference" if is_reference else _difference(row),
-                f"{row['macro_f1']:.3f}",
-                f"{row['accuracy']:.3f}",
-                "" if is_reference else f"{row['folds_won']} : {row['folds_lost']}",
-            )
-        )
-    chance = f"{1.0 / found['n_classes']:.3f}"
-    rows.append(("most frequent class", chance, "", "", f"{found['majority_rate']:.3f}", ""))
-    for method, control in one["shuffled"].items():
-        told = f"{control['balanced_accuracy']:.3f} ≤ {control['limit']:.3f}"
-        rows.append((f"shuffled: {METHODS[method]}", told, "", "", "", ""))
-    return rows
-
-
-def _difference(row: Mapping[str, Any]) -> str:
-    return f"{row['difference']:+.3f} [{row['difference_low']:+.3f}, {row['difference_high']:+.3f}]"
-
-
-def remarks(one: Mapping[str, Any]) -> list[str]:
-    """Return what a reader of a table must not miss."""
-    scores = {row["method"]: row for row in one["comparison"]["methods"]}
-    told = []
-    if {"head", "untrained"} <= scores.keys():
-        gain = scores["head"]["balanced_accuracy"] - scores["untrained"]["balanced_accuracy"]
-        if gain <= 0:
-            told.append(
-                f"The fine-tuned network does no better than an untrained one ({gain:+.3f}): it has learned"
-                " nothing for these classes."
-            )
-    if {"head", "classical"} <= scores.keys() and scores["head"]["difference_high"] < 0:
-        told.append(
-            "Classical classifiers do better than the network on this set; 95 % of resamples agree. The"
-            " model's answers come from what inner validation chose, which may be without the network."
-        )
-    if not one["group"]:
-        told.append(
-            "Units of one animal may be on both sides of this split, which flatters every method. Name the"
-            " column of animals under `group:` where there is one."
-        )
-    return told
-
-
-def invalid(one: Mapping[str, Any]) -> list[str]:
-    """Return why the scores of a set cannot be trusted; nothing where all controls are sound."""
-    told = [
-        f"INVALID: {method} with shuffled labels does better than chance (balanced accuracy"
-        f" {control['balanced_accuracy']:.3f}, at most {control['limit']:.3f} was expected). Labels leak into"
-        " the units' values; no score of this set can be trusted."
-        for method, control in one["shuffled"].items()
-        if not control["valid"]
-    ]
-    if not one["permuted"]["valid"]:
-        why = (
-            f"{one['permuted']['changed_outputs']} test units got another answer when only test labels did"
-            if one["permuted"]["repeatable"]
-            else "the methods do not give the same answer twice"
-        )
-        told.append(f"INVALID: {why}. No score of this set can be trusted.")
-    return told
-
-
-NAME = "report.html"
+SHORT_HEAD = ("", "BA [95 %]", "difference [95 %]", "F1", "acc.")
 SHOWN = ("best", "head", "classical")
 """Of the first of these that there is, confusions and reliability are shown."""
 
-
-def write_report_again(folder: Path) -> str:
-    """Write ``report.html`` from what the folder of a finished job holds, and return where it is."""
-    found = facts_in(folder)
-    return _write(folder, found)
-
-
-def write_evaluation_report(out: Path) -> str:
-    """Write the report of an evaluation that has just ended."""
-    return _write(out, facts_in(out))
-
-
-def write_training_report(out: Path, told: Mapping[str, Any]) -> str:
-    """Write the report of a training whose model is about to be written."""
-    return _write(out, {key: told[key] for key in ("name", "notes", "versions")} | {"sets": [told]})
-
-
-def _write(out: Path, found: Mapping[str, Any]) -> str:
-    store = RunStore(out)
-    body = [html.heading(1, found["name"]), html.paragraph(EXPLAINED, "quiet")]
-    for one in found["sets"]:
-        body += _set(store, one)
-    if found["notes"]:
-        body += [html.heading(2, "Notes"), *(html.paragraph(note) for note in found["notes"])]
-    body += _provenance(store, found)
-    store.write_text(NAME, html.page(f"{found['name']}: report", body))
-    return f"{store.root.rstrip('/')}/{NAME}"
-
-
-EXPLAINED = (
+EXPLANATION = (
     "Every unit is tested by models that have not seen it, nor its label (PhysMAP alone has its signals on"
     " the map); what a method may choose, it chooses inside its training units. Balanced accuracy is the mean"
     " over classes of the share of their units that is found. Intervals come from resampling units, or whole"
@@ -218,48 +69,231 @@ EXPLAINED = (
 )
 
 
-def _set(store: Any, one: Mapping[str, Any]) -> list[str]:
-    parts = [
-        html.heading(2, title(one)),
-        *(html.paragraph(sentence, "alarm") for sentence in invalid(one)),
-        html.table(HEAD, score_rows(one), numbers=range(1, len(HEAD))),
-        *(html.paragraph(sentence, "note") for sentence in remarks(one)),
-        html.details("What the methods are", html.table(("", ""), _meant(one))),
+@dataclass(frozen=True)
+class Blend:
+    """The weights of the candidates that inner validation has chosen."""
+
+    weights: dict[str, float]
+
+
+@dataclass(frozen=True)
+class ChosenInFold:
+    """What methods have chosen in a fold."""
+
+    best: Blend | None = None
+
+
+@dataclass(frozen=True)
+class SetScores:
+    """The comparison of methods on one data set.
+
+    Attributes
+    ----------
+    set : str
+        Its name.
+    group : str or None
+        The column that was kept apart in the split.
+    comparison : MethodComparison
+    shuffled : dict of ShuffledLabels
+        By method.
+    permuted : PermutedTestLabels
+    chosen : list of ChosenInFold
+    """
+
+    set: str
+    group: str | None
+    comparison: MethodComparison
+    shuffled: dict[str, ShuffledLabels]
+    permuted: PermutedTestLabels
+    chosen: list[ChosenInFold]
+
+    @property
+    def title(self) -> str:
+        """How the set was split, and what it holds."""
+        found = self.comparison
+        split = f"split by {self.group} ({found.n_groups})" if self.group else "RANDOM split, no animals kept apart"
+        return (
+            f"{self.set}: {split}, {found.folds} folds × {found.repeats}, {found.n:,} units,"
+            f" {found.n_classes} classes, majority {found.majority_rate:.3f}"
+        )
+
+    @property
+    def methods(self) -> dict[str, MethodScores]:
+        """Scores by method."""
+        return {row.method: row for row in self.comparison.methods}
+
+    def rows(self) -> list[Sequence[str]]:
+        """Return a row of text for each method, and one for each control."""
+        comparison = self.comparison
+        rows: list[Sequence[str]] = []
+        for row in comparison.methods:
+            is_reference = row.method == comparison.reference
+            low, high = row.balanced_accuracy_low, row.balanced_accuracy_high
+            difference = f"{row.difference:+.3f} [{row.difference_low:+.3f}, {row.difference_high:+.3f}]"
+            rows.append(
+                (
+                    METHODS[row.method],
+                    f"{row.balanced_accuracy:.3f} [{low:.3f}, {high:.3f}]",
+                    "reference" if is_reference else difference,
+                    f"{row.macro_f1:.3f}",
+                    f"{row.accuracy:.3f}",
+                    "" if is_reference else f"{row.folds_won} : {row.folds_lost}",
+                )
+            )
+        chance = f"{1.0 / comparison.n_classes:.3f}"
+        rows.append(("most frequent class", chance, "", "", f"{comparison.majority_rate:.3f}", ""))
+        for method, control in self.shuffled.items():
+            limit = f"{control.balanced_accuracy:.3f} ≤ {control.limit:.3f}"
+            rows.append((f"shuffled: {METHODS[method]}", limit, "", "", "", ""))
+        return rows
+
+
+def remarks(scores: SetScores) -> list[str]:
+    """Return what a reader of a table must not miss."""
+    methods = scores.methods
+    sentences = []
+    if {"head", "untrained"} <= methods.keys():
+        gain = methods["head"].balanced_accuracy - methods["untrained"].balanced_accuracy
+        if gain <= 0:
+            sentences.append(
+                f"The fine-tuned network does no better than an untrained one ({gain:+.3f}): it has learned"
+                " nothing for these classes."
+            )
+    if {"head", "classical"} <= methods.keys() and methods["head"].difference_high < 0:
+        sentences.append(
+            "Classical classifiers do better than the network on this set; 95 % of resamples agree. The"
+            " model's answers come from what inner validation chose, which may be without the network."
+        )
+    if not scores.group:
+        sentences.append(
+            "Units of one animal may be on both sides of this split, which flatters every method. Name the"
+            " column of animals under `group:` where there is one."
+        )
+    return sentences
+
+
+def invalid(scores: SetScores) -> list[str]:
+    """Return why the scores of a set cannot be trusted; nothing where all controls are sound."""
+    sentences = [
+        f"INVALID: {method} with shuffled labels does better than chance (balanced accuracy"
+        f" {control.balanced_accuracy:.3f}, at most {control.limit:.3f} was expected). Labels leak into"
+        " the units' values; no score of this set can be trusted."
+        for method, control in scores.shuffled.items()
+        if not control.valid
     ]
-    permuted = one["permuted"]
-    if permuted["valid"]:
+    if not scores.permuted.valid:
+        why = (
+            f"{scores.permuted.changed_outputs} test units got another answer when only test labels did"
+            if scores.permuted.repeatable
+            else "the methods do not give the same answer twice"
+        )
+        sentences.append(f"INVALID: {why}. No score of this set can be trusted.")
+    return sentences
+
+
+@dataclass(frozen=True)
+class HippieReport(LearnerReport):
+    """A training, which is one set, or an evaluation that has ended.
+
+    Attributes
+    ----------
+    name : str
+    sets : list of SetScores
+    notes : list of str
+    versions : dict of str
+    """
+
+    learner = "hippie"
+
+    name: str
+    sets: list[SetScores]
+    notes: list[str]
+    versions: dict[str, str]
+
+    @classmethod
+    def of_evaluation(cls, findings: dict[str, Any]) -> Self:
+        """Return the report of what ``evaluation.json`` keeps."""
+        return typed(cls, findings)
+
+    @classmethod
+    def of_training(cls, facts: dict[str, Any]) -> Self:
+        """Return the report of what a model keeps."""
+        return typed(cls, _as_evaluation(facts))
+
+    @classmethod
+    def read(cls, out: str | Path) -> Self:
+        """Return what a folder holds; see `LearnerReport.read`."""
+        return typed(cls, cls.stored(out), out)
+
+    @classmethod
+    def stored(cls, out: str | Path) -> dict[str, Any]:
+        """Return the scores as the folder keeps them; those of a training as an evaluation of one set."""
+        evaluation = stored_evaluation(out)
+        if evaluation is not None:
+            return evaluation
+        return _as_evaluation(stored_model(out, cls.learner, ("comparison",)).description["facts"])
+
+    def job_name(self) -> str:
+        """Return the name of the job."""
+        return self.name
+
+    def print_tables(self, console: Console) -> None:
+        """Print a table for each set, and what a reader must know of it."""
+        for scores in self.sets:
+            table = Table(title=Text(scores.title, justify="left"), box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+            table.add_column("")
+            for name in SHORT_HEAD[1:]:
+                table.add_column(name, justify="right")
+            for row in scores.rows():
+                table.add_row(*(Text(text) for text in row[: len(SHORT_HEAD)]))
+            console.print(table)
+            print_sentences(remarks(scores), invalid(scores), console)
+
+    def body(self, store: RunStore) -> list[str]:
+        """Return the page without its title."""
+        return [
+            html.paragraph(EXPLANATION, "quiet"),
+            *(part for scores in self.sets for part in _set_section(store, scores)),
+            *notes_section(self.notes),
+            *provenance_section(store, self.versions),
+        ]
+
+
+def _as_evaluation(facts: dict[str, Any]) -> dict[str, Any]:
+    return {"name": facts["name"], "sets": [facts], "notes": facts["notes"], "versions": facts["versions"]}
+
+
+def _set_section(store: RunStore, scores: SetScores) -> list[str]:
+    meanings = [(METHODS[method], MEANINGS[method]) for method in scores.methods]
+    parts = [
+        html.heading(2, scores.title),
+        *scores_section(HEAD, scores.rows(), range(1, len(HEAD)), remarks(scores), invalid(scores)),
+        html.details("What the methods are", html.table(("", ""), meanings)),
+    ]
+    if scores.permuted.valid:
         parts.append(
             html.paragraph(
-                f"Check: with the labels of {permuted['changed_labels']} test units exchanged, all embeddings"
+                f"Check: with the labels of {scores.permuted.changed_labels} test units exchanged, all embeddings"
                 " and answers stay the same to the last bit.",
                 "quiet",
             )
         )
-    predictions = store.table(f"predictions/set={one['set']}/part.parquet")
-    method = next((name for name in SHOWN if any(row["method"] == name for row in one["comparison"]["methods"])), None)
+    predictions = store.table(f"predictions/set={scores.set}/part.parquet")
+    method = next((name for name in SHOWN if name in scores.methods), None)
     if predictions is not None and method is not None:
-        parts += _method(one, predictions, method)
-    return parts + _map(store, one) + _chosen(one)
+        parts += _method_section(scores, predictions.to_pandas(), method)
+    return parts + _map_section(store, scores.set) + _chosen_section(scores.chosen)
 
 
-def _meant(one: Mapping[str, Any]) -> list[tuple[str, str]]:
-    return [(METHODS[row["method"]], MEANT[row["method"]]) for row in one["comparison"]["methods"]]
-
-
-def _method(one: Mapping[str, Any], predictions: "pa.Table", method: str) -> list[str]:
-    frame = predictions.to_pandas()
-    frame = frame[frame["method"] == method]
-    classes = one["comparison"]["classes"]
-    first = frame[frame["repeat"] == 0]
-    number = {name: i for i, name in enumerate(classes)}
-    counts = np.zeros((len(classes), len(classes)), dtype=int)
-    np.add.at(counts, (first["true"].map(number), first["predicted"].map(number)), 1)
-    right = (frame["true"] == frame["predicted"]).to_numpy()
-    bins = [vars(one) for one in reliability_bins(frame["probability"].to_numpy(), right)]
+def _method_section(scores: SetScores, predictions: pd.DataFrame, method: str) -> list[str]:
+    of_method = predictions[predictions["method"] == method]
+    right = (of_method["true"] == of_method["predicted"]).to_numpy()
+    bins = reliability_bins(of_method["probability"].to_numpy(), right)
     return [
         html.heading(3, f"Class by class: {METHODS[method]}"),
-        html.figure(
-            confusion_figure(classes, counts.tolist()),
+        confusion_matrix(
+            scores.comparison.classes,
+            of_method[of_method["repeat"] == 0],
             "Units by true class (rows) and predicted class (columns), first repeat; the colour is the share"
             " of the true class.",
         ),
@@ -271,39 +305,39 @@ def _method(one: Mapping[str, Any], predictions: "pa.Table", method: str) -> lis
     ]
 
 
-def _map(store: Any, one: Mapping[str, Any]) -> list[str]:
-    table = store.table(f"embeddings/set={one['set']}/part.parquet")
+def _map_section(store: RunStore, name: str) -> list[str]:
+    table = store.table(f"embeddings/set={name}/part.parquet")
     is_model = table is None
-    if is_model:
-        table = store.table("embeddings.parquet")
+    if table is None:
+        table = store.table(EMBEDDINGS)
     if table is None:
         return []
-    flat = np.stack([table["umap_0"].to_numpy(), table["umap_1"].to_numpy()], 1)
     if is_model:
-        whose = (
+        origin = (
             "the trained network, which has seen these units and their labels: classes lie further apart than"
             " they would for new units"
         )
     elif "fusion_0" in table.column_names:
-        whose = "a network pretrained on other units, which has seen neither these nor any label"
+        origin = "a network pretrained on other units, which has seen neither these nor any label"
     else:
-        whose = "the signals themselves; there was no pool to pretrain a network on"
-    names = table["class"].to_numpy(zero_copy_only=False)
+        origin = "the signals themselves; there was no pool to pretrain a network on"
     return [
         html.heading(3, "Map"),
-        html.figure(
-            embedding_map_figure(flat, names, f"map of {one['set']} by class"),
-            f"UMAP of the embedding by {whose}. Distances between far groups mean little.",
+        map_figure(
+            table,
+            np.asarray(table["class"].to_numpy(zero_copy_only=False)),
+            f"map of {name} by class",
+            f"UMAP of the embedding by {origin}. Distances between far groups mean little.",
         ),
     ]
 
 
-def _chosen(one: Mapping[str, Any]) -> list[str]:
+def _chosen_section(chosen: Sequence[ChosenInFold]) -> list[str]:
+    blends = [fold.best.weights for fold in chosen if fold.best is not None]
     totals: dict[str, float] = {}
-    counted = [fold["best"]["weights"] for fold in one["chosen"] if "best" in fold]
-    for weights in counted:
+    for weights in blends:
         for name, weight in weights.items():
-            totals[name] = totals.get(name, 0.0) + weight / len(counted)
+            totals[name] = totals.get(name, 0.0) + weight / len(blends)
     if not totals:
         return []
     rows = [(name, f"{share:.2f}") for name, share in sorted(totals.items(), key=lambda item: -item[1])]
@@ -313,15 +347,3 @@ def _chosen(one: Mapping[str, Any]) -> list[str]:
             html.table(("candidate", "weight"), rows, numbers=(1,)),
         )
     ]
-
-
-def _provenance(store: Any, found: Mapping[str, Any]) -> list[str]:
-    rows = [
-        ("folder", store.root),
-        ("scores", f"neurofleet results {store.root}"),
-        ("versions", ", ".join(f"{name} {version}" for name, version in found["versions"].items())),
-    ]
-    parts = [html.heading(2, "Where this comes from"), html.table(("", ""), rows)]
-    if job := store.read_text("job.yaml"):
-        parts.append(html.details("The job", html.code(job)))
-    return parts

@@ -9,6 +9,7 @@ import numpy as np
 
 from neurofleet.jobs.reports.drawing import FAINT, INK, MISSING, MODEL, SEEDS, grid, picture, plain_log_ticks
 from neurofleet.jobs.reports.html import escaped
+from neurofleet.learners.calibration import ReliabilityBin
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -262,13 +263,13 @@ def embedding_map_figure(flat: np.ndarray, names: Sequence[str] | np.ndarray, wh
 COLOURS = (MISSING, MODEL)
 
 
-def reliability_figure(panels: Mapping[str, Sequence[Mapping[str, Any]]], what: str = "cells") -> str:
+def reliability_figure(panels: Mapping[str, Sequence[ReliabilityBin]], what: str = "cells") -> str:
     """Draw accuracy over probability with 95 % intervals, and below how many samples are where.
 
     Parameters
     ----------
     panels : mapping
-        One or two: title -> bins as `neurofleet.learners.calibration.reliability_table` makes them.
+        One or two: title -> its bins.
     what : str
         What the samples are.
     """
@@ -276,10 +277,10 @@ def reliability_figure(panels: Mapping[str, Sequence[Mapping[str, Any]]], what: 
     def draw(figure: "Figure") -> None:
         grid_of_axes = figure.subplots(2, len(panels), sharex=True, sharey="row", height_ratios=(3, 1), squeeze=False)
         colours = COLOURS[-len(panels) :]
-        for axes, (title, every), colour in zip(grid_of_axes.T, panels.items(), colours, strict=True):
-            bins = [one for one in every if one["n"]]
-            _draw_accuracy(axes[0], bins, colour)
-            _draw_cells(axes[1], bins, colour)
+        for axes, (title, bins), colour in zip(grid_of_axes.T, panels.items(), colours, strict=True):
+            filled = [each for each in bins if each.n]
+            _draw_accuracy(axes[0], filled, colour)
+            _draw_cells(axes[1], filled, colour)
             axes[0].set_title(title)
             axes[1].set_xlabel("probability of the predicted class")
         grid_of_axes[0, 0].set_ylabel("share predicted right")
@@ -288,33 +289,26 @@ def reliability_figure(panels: Mapping[str, Sequence[Mapping[str, Any]]], what: 
     return picture(4.2, draw, f"reliability of probabilities: {', '.join(panels)}")
 
 
-def _draw_accuracy(axes: "Axes", bins: Sequence[Mapping[str, Any]], colour: str) -> None:
+def _draw_accuracy(axes: "Axes", bins: Sequence[ReliabilityBin], colour: str) -> None:
     from scipy.stats import binomtest
 
     axes.plot([0, 1], [0, 1], color=FAINT, linewidth=0.8, linestyle=(0, (3, 2)))
-    for one in bins:
-        right = round(one["accuracy"] * one["n"])
-        interval = binomtest(right, one["n"]).proportion_ci(0.95, method="wilson")
-        at = one["mean_probability"]
+    probability = np.array([each.mean_probability for each in bins], dtype=float)
+    accuracy = np.array([each.accuracy for each in bins], dtype=float)
+    for at, share, each in zip(probability, accuracy, bins, strict=True):
+        interval = binomtest(round(share * each.n), each.n).proportion_ci(0.95, method="wilson")
         axes.plot([at, at], [interval.low, interval.high], color=colour, linewidth=1.0, alpha=0.5)
-    axes.plot(
-        [one["mean_probability"] for one in bins],
-        [one["accuracy"] for one in bins],
-        color=colour,
-        marker="o",
-        markersize=4,
-        linewidth=1.2,
-    )
+    axes.plot(probability, accuracy, color=colour, marker="o", markersize=4, linewidth=1.2)
     axes.set_xlim(0, 1.02)
     axes.set_ylim(0, 1.04)
     grid(axes, "y")
 
 
-def _draw_cells(axes: "Axes", bins: Sequence[Mapping[str, Any]], colour: str) -> None:
-    widths = [one["high"] - one["low"] for one in bins]
+def _draw_cells(axes: "Axes", bins: Sequence[ReliabilityBin], colour: str) -> None:
+    widths = [each.high - each.low for each in bins]
     axes.bar(
-        [one["low"] for one in bins],
-        [one["n"] for one in bins],
+        [each.low for each in bins],
+        [each.n for each in bins],
         widths,
         align="edge",
         color=colour,

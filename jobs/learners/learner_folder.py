@@ -1,35 +1,29 @@
-"""The folder of a learner's job: whose it is, the model or evaluation in it, and how far it is."""
+"""The folder of a learner's job: whose it is, whether it has ended, and how far it is."""
 
 import json
 import re
-from collections.abc import Callable, Collection
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
-from rich.console import Console
-from safetensors import safe_open
 
 from neurofleet.cluster.store.run_store import RunStore
 from neurofleet.errors import UsageError
-from neurofleet.jobs.job_file import named
-from neurofleet.jobs.learners.evaluation_pieces import PIECES
-from neurofleet.learners.model_folder import StoredModel, read_model
+from neurofleet.jobs.learners import LEARNER_JOB_KINDS
 
 DESCRIPTION = "model.json"
 EVALUATION = "evaluation.json"
+HISTORY = "history.parquet"
+PREDICTIONS, SCORES = "predictions.parquet", "scores.parquet"
+EMBEDDINGS, EMBEDDINGS_H5AD = "embeddings.parquet", "embeddings.h5ad"
 JOB = "job.yaml"
-LEARNER_JOB_KINDS = ("train", "sweep", "evaluate")
-"""Of learners' jobs."""
-FACTS = ("name", "scores", "baselines", "control", "reliability", "data", "split")
+ABOUT = b"neurofleet.predictions"
+"""Key of what the Parquet file of predictions says of its model."""
 
-SCORE_MODULES = {
-    "sims": "neurofleet.jobs.learners.sims_scores",
-    "hippie": "neurofleet.jobs.learners.hippie_report",
-    "neuprint": "neurofleet.jobs.learners.neuprint_report",
-}
-"""Where the scores of each learner's jobs are printed."""
+CHECKPOINTS, PIECES, TRAININGS, TRIALS = "checkpoints", "pieces", "trainings", "trials"
+
+_EPOCH = re.compile(r"^epoch-(\d+)\.ckpt$")
 
 
 def is_training(out: str | Path) -> bool:
@@ -54,7 +48,11 @@ def learner_of(out: str | Path) -> str:
         If the folder holds a damaged model.
     """
     learner = _job(Path(out)).get("learner")
-    return str(learner) if learner else read_model(Path(out)).learner
+    if learner:
+        return str(learner)
+    from neurofleet.learners.model_folder import read_model  # the folder of a fit needs no learners
+
+    return read_model(Path(out)).learner
 
 
 def refuse_unfinished(out: str | Path) -> None:
@@ -67,82 +65,11 @@ def refuse_unfinished(out: str | Path) -> None:
         )
 
 
-def evaluation_in(out: str | Path) -> dict[str, Any] | None:
-    """Return what an evaluation has found, as plain JSON; None where the folder is a training's.
-
-    Raises
-    ------
-    UsageError
-        If the job has not ended.
-    """
-    refuse_unfinished(out)
-    place = Path(out) / EVALUATION
-    return json.loads(place.read_text()) if place.is_file() else None
-
-
-def stored_model(out: str | Path, learner: str, facts: Collection[str] = FACTS) -> "StoredModel":
-    """Return the model of a training.
-
-    Parameters
-    ----------
-    facts : collection of str
-        What a training job of the learner, unlike a fit from Python, writes into its model.
-
-    Raises
-    ------
-    UsageError
-        If the training has not ended, or the model was written without scores.
-    ModelRefused
-        If the folder holds no model of that learner, or a damaged one.
-    """
-    refuse_unfinished(out)
-    model = read_model(Path(out), learner=learner)
-    if not set(facts) <= model.description.get("facts", {}).keys():
-        raise UsageError(
-            f"{out}: expected a model with its scores, as a training job writes it, found one without. "
-            "Train it with `neurofleet run JOB.yaml` (kind: train)."
-        )
-    return model
-
-
 def _job(folder: Path) -> dict[str, Any]:
     if not (folder / JOB).is_file():
         return {}
     job = yaml.safe_load((folder / JOB).read_text())
     return job if isinstance(job, dict) else {}
-
-
-def print_score_tables(
-    out: str,
-    as_json: bool,
-    facts_in: Callable[[str], dict[str, Any]],
-    print_evaluation: "Callable[[dict[str, Any], Console], None]",
-) -> None:
-    """Print what a folder's job has found, as tables or as JSON.
-
-    Parameters
-    ----------
-    facts_in : callable
-        Reads it.
-    print_evaluation : callable
-        Prints it as tables.
-
-    Raises
-    ------
-    UsageError
-        The job has not ended.
-    """
-    found = facts_in(out)
-    if as_json:
-        print(json.dumps(found, indent=1))
-        return
-    print_evaluation(found, Console())
-
-
-TRAININGS, CHECKPOINTS, TRIALS = "trainings", "checkpoints", "trials"
-ABOUT = b"neurofleet.predictions"
-"""Key of what the Parquet file of predictions says of its model."""
-_EPOCH = re.compile(r"^epoch-(\d+)\.ckpt$")
 
 
 @dataclass(frozen=True)
@@ -166,15 +93,15 @@ class TrainingState:
 
 
 @dataclass(frozen=True)
-class JobState:
-    """A training job, or a sweep that ends in one.
+class LearnerJobState:
+    """A training job, a sweep that ends in one, or an evaluation.
 
     Attributes
     ----------
     name : str
     finished : bool
     running : str
-        Who is at work on it, empty when nobody is.
+        Which process runs it, empty where none does.
     since : str
         When it was last started, UTC; empty where the folder does not tell.
     trials_begun, trials_ended : int
@@ -194,56 +121,48 @@ class JobState:
     pieces_done: int
     trainings: tuple[TrainingState, ...]
 
-
-def print_training_status(out: str, as_json: bool, console: "Console") -> None:
-    """Print how far the training in `out` is; with its scores once it has ended."""
-    state = training_state(out)
-    if as_json:
-        print(json.dumps(asdict(state)))
-        return
-
-    def say(line: str) -> None:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-    if state.finished:
-        say(f"{state.name}: finished")
-        named(f"{SCORE_MODULES[learner_of(out)]}:print_scores_in")(out, console)
-        return
-    rest = "nobody is at work on it; the same command as before goes on with it"
-    say(f"{state.name}: not finished; {f'running: {state.running}' if state.running else rest}")
-    if state.trials_begun:
-        say(f"trials: {state.trials_ended} of the {state.trials_begun} begun have ended")
-    for one in state.trainings:
-        say(f"{one.training}: epoch {one.epochs} of {one.planned}, {one.samples:,} training samples")
-    if state.pieces_done:
-        say(f"pieces of the evaluation that are done: {state.pieces_done}")
-    if not (state.trainings or state.trials_begun or state.pieces_done):
-        say("no training has begun")
+    def lines(self) -> list[str]:
+        """Return how far the job is, for the terminal."""
+        if self.finished:
+            return [f"{self.name}: finished"]
+        rest = "nobody is at work on it; the same command as before goes on with it"
+        lines = [f"{self.name}: not finished; {f'running: {self.running}' if self.running else rest}"]
+        if self.trials_begun:
+            lines.append(f"trials: {self.trials_ended} of the {self.trials_begun} begun have ended")
+        lines += [
+            f"{each.training}: epoch {each.epochs} of {each.planned}, {each.samples:,} training samples"
+            for each in self.trainings
+        ]
+        if self.pieces_done:
+            lines.append(f"pieces of the evaluation that are done: {self.pieces_done}")
+        if not (self.trainings or self.trials_begun or self.pieces_done):
+            lines.append("no training has begun")
+        return lines
 
 
-def training_state(out: str) -> JobState:
-    """Return the state of the training in folder `out`; see `neurofleet.jobs.learners.learner_folder.is_training`."""
+def learner_job_state(out: str | Path) -> LearnerJobState:
+    """Return how far the learner's job in folder `out` is, read from that folder alone."""
     store, folder = RunStore(out), Path(out)
-    job = yaml.safe_load(store.read_text(JOB) or "{}")
-    events = store.read_events()
-    started = [event["at"] for event in events if event["event"] in ("started", "resumed")]
+    started = [event["at"] for event in store.read_events() if event["event"] in ("started", "resumed")]
     tasks = sorted((folder / TRAININGS).glob("*/task.json"), key=lambda path: path.stat().st_mtime_ns)
-    return JobState(
-        name=job.get("name", folder.name),
+    return LearnerJobState(
+        name=_job(folder).get("name", folder.name),
         finished=has_ended(folder),
         running=store.holder(),
         since=started[-1] if started else "",
         trials_begun=len(list((folder / TRIALS).glob("trial-*"))),
         trials_ended=len(list((folder / TRIALS).glob("trial-*/result.json"))),
         pieces_done=len(list((folder / PIECES).rglob("*.json"))),
-        trainings=tuple(_training(path.parent) for path in tasks),
+        trainings=tuple(_training_state(path.parent) for path in tasks),
     )
 
 
-def _training(folder: Path) -> TrainingState:
+def _training_state(folder: Path) -> TrainingState:
+    from safetensors import safe_open  # the folder of a fit needs no learners
+
     planned = json.loads((folder / "task.json").read_text())["epochs"]
     with safe_open(folder / "task.safetensors", framework="numpy") as arrays:
         n_samples = arrays.get_slice("train_rows").get_shape()[0]
-    names = [path.name for path in (folder / CHECKPOINTS).glob("epoch-*.ckpt")]
-    epochs = [int(found[1]) for name in names if (found := _EPOCH.match(name))]
+    matches = [_EPOCH.match(path.name) for path in (folder / CHECKPOINTS).glob("epoch-*.ckpt")]
+    epochs = [int(match[1]) for match in matches if match]
     return TrainingState(folder.name, max(epochs, default=0), planned, n_samples)

@@ -1,186 +1,483 @@
-"""What the job files of all learners have in common: split, settings, seed, workers, and what a sweep tries."""
+"""What the jobs of all learners share: a training, a sweep of settings, an evaluation of methods, and their plan."""
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
-from typing import Annotated, Any, ClassVar, Literal, Self
+import hashlib
+import json
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
-from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+import pyarrow as pa
+import pyarrow.parquet as pq
+from rich.console import Console
 
 from neurofleet.cluster.ray.session import connect
-from neurofleet.errors import did_you_mean
-from neurofleet.jobs.job_file import JobSpec, Positive, PositiveInt, Strict
+from neurofleet.cluster.store.published_tables import publish
+from neurofleet.cluster.sweeps.parameter_sweep import ParameterSweep, SweepResult, SweepScheduler, TrialResources
+from neurofleet.cluster.sweeps.ray_tune import sweep
+from neurofleet.cluster.sweeps.trial_records import TrialRow
+from neurofleet.cluster.training.lightning_training import BestEpoch, Training, TrainingResult
+from neurofleet.cluster.training.trainer import train
+from neurofleet.jobs.interruption import raise_if_interrupted
+from neurofleet.jobs.job_file import named
+from neurofleet.jobs.learners import LEARNERS
+from neurofleet.jobs.learners.evaluation_pieces import write_result
+from neurofleet.jobs.learners.learner_folder import DESCRIPTION, EVALUATION, TRAININGS, TRIALS
+from neurofleet.jobs.learners.learner_report import LearnerReport
+from neurofleet.jobs.learners.learner_spec import LearnerSpec, SweepSpec, Workers
+from neurofleet.jobs.progress import duration
+from neurofleet.jobs.run_folder import JobRun, run_in_folder
+from neurofleet.learners.local_training import LINE_S, metrics_in_words
 
-Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
-Groups = dict[str, Annotated[list[str], Field(min_length=1)]]
+if TYPE_CHECKING:
+    import torch
 
-
-class SplitSpec(Strict):
-    """Which samples test and validate: fractions of every class, named groups, or folds."""
-
-    test: Fraction | Groups | None = None
-    validation: Fraction | Groups = 0.15
-    folds: Annotated[int, Field(ge=2)] | None = None
-    by: str | None = None
-    seed: Annotated[int, Field(ge=0)] = 0
-
-    @model_validator(mode="after")
-    def _one_way(self) -> "SplitSpec":
-        if self.folds is not None and self.test is not None:
-            raise ValueError("give `test:` or `folds:`, one of the two; with folds every cell is tested once")
-        if self.folds is None and self.by is not None:
-            raise ValueError("`by:` names the column whose groups make folds; it needs `folds:`")
-        if self.folds is not None and isinstance(self.validation, dict):
-            raise ValueError("with `folds:`, `validation:` is a fraction")
-        return self
+SHARED_GPU = 0.25
+"""What of a GPU a trial gets: these models are small beside one."""
 
 
-class LearnerSpec(JobSpec):
-    """A job that trains a learner.
-
-    A learner's settings may stand under `settings` or beside the other keys.
-    """
-
-    decisive_packages: ClassVar[tuple[str, ...]] = ("torch", "lightning", "scikit-learn")
-    settings_model: ClassVar[type[BaseModel]]
-    presets: ClassVar[dict[str, dict[str, Any]]]
-    beside: ClassVar[tuple[str, ...]] = ("workers", "loggers")
-    """Keys that results do not depend on."""
-
-    preset: str = "default"
-    settings: dict[str, Any] = {}
-    seed: Annotated[int, Field(ge=0)] = 1
-    workers: Annotated[int, Field(ge=0)] | tuple[PositiveInt, PositiveInt] | None = None
-    precision: Literal["32-true", "16-mixed", "bf16-mixed"] | None = None
-    loggers: list[Literal["tensorboard", "wandb", "mlflow"]] = ["tensorboard"]
-
-    @classmethod
-    def gathered(cls, content: dict[str, Any]) -> dict[str, Any]:
-        """Return a job with the settings that stand beside its other keys moved under `settings`.
-
-        A misspelt setting is moved as well: there, the fault is told with the nearest name.
-        """
-        settings, fields = cls.settings_model.model_fields, cls.model_fields
-
-        def is_setting(key: str) -> bool:
-            unknown = key not in fields and key not in settings
-            return (unknown and bool(did_you_mean(key, settings)) and not did_you_mean(key, fields)) or (
-                key in settings and key not in fields
-            )
-
-        own = {key: value for key, value in content.items() if not is_setting(str(key))}
-        inside = own.get("settings", {})
-        beside = {key: value for key, value in content.items() if is_setting(str(key))}
-        return own | {"settings": inside | beside} if isinstance(inside, dict) else own
-
-    @field_validator("preset")
-    @classmethod
-    def _known_preset(cls, preset: str) -> str:
-        if preset not in cls.presets:
-            raise ValueError(f"expected one of {', '.join(cls.presets)}")
-        return preset
-
-    @field_validator("workers")
-    @classmethod
-    def _ascending(cls, workers: Any) -> Any:
-        if isinstance(workers, tuple) and workers[0] > workers[1]:
-            raise ValueError("expected the smallest and the largest number of workers, in this order")
-        return workers
-
-    @model_validator(mode="after")
-    def _fitting_settings(self) -> "LearnerSpec":
-        try:
-            self.settings_model(**(self.presets[self.preset] | self.settings))
-        except ValidationError as error:
-            told = "; ".join(self._told(fault) for fault in error.errors())
-            raise ValueError(f"settings: {told}") from None
-        return self
-
-    def with_settings(self, changes: Mapping[str, Any]) -> Self:
-        """Return the job with some other settings, such as those that a sweep has found best."""
-        return self.model_copy(update={"settings": self.settings | dict(changes)})
-
-    def identity(self) -> dict[str, Any]:
-        """Return what the results depend on: not who is told of them, nor how many work."""
-        return {key: value for key, value in self.plain().items() if key not in self.beside}
-
-    def _told(self, fault: Any) -> str:
-        place = ".".join(map(str, fault["loc"]))
-        if fault["type"] == "extra_forbidden":
-            return f"{place}: unknown{did_you_mean(place, self.settings_model.model_fields)}"
-        told = fault["msg"].removeprefix("Value error, ")
-        return f"{place}: {told}, found {fault['input']!r}" if place else told
-
-
-Workers = int | tuple[int, int]
-
-
-def workers_of(spec: LearnerSpec, address: str | None) -> Workers:
-    """Return how many workers a job has: its own number, else one on a cluster and none here."""
-    return spec.workers if spec.workers is not None else (1 if address else 0)
-
-
-def most_workers(workers: Workers) -> int:
-    """Return how many workers there are at most."""
-    return workers[1] if isinstance(workers, tuple) else workers
-
-
-def connected(workers: Workers, address: str | None, cpus: int | None) -> AbstractContextManager[Any]:
-    """Return the connection to Ray that so many workers need; without workers nothing is started."""
-    return connect(address, None if address else cpus) if workers else nullcontext()
-
-
-Metrics = dict[str, tuple[str, Literal["min", "max"]]]
-
-
-class TrialsSpec(Strict):
-    """How many settings are tried, how they are drawn, when a trial ends early, and what it works with."""
-
-    number: PositiveInt | None = None
-    method: Literal["random", "grid", "optuna"] = "random"
-    scheduler: Literal["none", "asha", "pbt"] = "none"
-    grace_epochs: PositiveInt = 5
-    reduction: Annotated[float, Field(gt=1)] = 3.0
-    perturb_epochs: PositiveInt = 4
-    metric: str | None = None
-    repeats: PositiveInt = 1
-    cpus: Positive = 1.0
-    gpus: Annotated[float, Field(ge=0)] | None = None
-    at_once: PositiveInt | None = None
-    time_limit_s: Positive | None = None
-
-
-class SweepKeys(LearnerSpec):
-    """A sweep of a learner: trainings with other settings; the best is trained again and kept.
-
-    `workers` are those of each trial.
-    """
-
-    metrics: ClassVar[Metrics]
-    """Name -> what a training logs, and whether less or more is better; the first is the default."""
-
-    search: dict[str, Any] = {}
-    trials: TrialsSpec = TrialsSpec()
-
-    @field_validator("search")
-    @classmethod
-    def _known_settings(cls, search: dict[str, Any]) -> dict[str, Any]:
-        known = cls.settings_model.model_fields
-        strange = [f"{key}{did_you_mean(key, known)}" for key in search if key not in known]
-        if strange:
-            raise ValueError(f"no settings of the learner: {', '.join(strange)}")
-        return search
-
-    @model_validator(mode="after")
-    def _something_to_try(self) -> "SweepKeys":
-        if not self.search and self.trials.repeats == 1:
-            raise ValueError("name what to try under `search:`, or `trials: {repeats: N}` for N seeds of one setting")
-        if self.search and self.trials.method != "grid" and self.trials.number is None:
-            raise ValueError(f"trials: method {self.trials.method} needs `number:`, how many settings to try")
-        if self.trials.metric is not None and self.trials.metric not in self.metrics:
-            raise ValueError(f"trials: metric: expected one of {', '.join(self.metrics)}, found {self.trials.metric!r}")
-        return self
+class Inputs(Protocol):
+    """What a job reads; a frozen dataclass with what there is to say about it."""
 
     @property
-    def watched(self) -> tuple[str, Literal["min", "max"]]:
-        """What trials are compared by: the name that a training logs, and whether less or more is better."""
-        return self.metrics[self.trials.metric or next(iter(self.metrics))]
+    def notes(self) -> list[str]:
+        """Sentences for the user, also kept beside the scores."""
+
+
+class Model(Protocol):
+    """A trained model."""
+
+    def save(self, folder: Path, run: str) -> None:
+        """Write the model; `run` is the fingerprint of its training."""
+
+
+SpecT = TypeVar("SpecT", bound=LearnerSpec)
+InputsT = TypeVar("InputsT", bound=Inputs)
+
+
+class Trainings:
+    """Trains one task after the other, in this process or on workers of a cluster; each can be resumed.
+
+    Parameters
+    ----------
+    job : LearnerJob
+        Its tasks are trained: each has `epochs`, and `build` in its module makes it again from its payload.
+    inputs : Inputs
+    folder : Path
+        Where each training has a folder of its own.
+    workers : int or (int, int)
+        0 trains in this process.
+    console : Console
+
+    Attributes
+    ----------
+    history : list of dict
+        What was logged: a row for each epoch of each training.
+    """
+
+    def __init__(
+        self, job: "LearnerJob[Any, Any]", inputs: Inputs, folder: Path, workers: Workers, console: Console
+    ) -> None:
+        self._job = job
+        self._inputs = inputs
+        self._folder = folder
+        self._workers = workers
+        self._epochs = job.epochs(inputs)
+        self._console = console
+        self._done = 0
+        self._seconds = 0.0
+        self._last_line = 0.0
+        self.history: list[dict[str, Any]] = []
+
+    def __call__(self, task: Any, name: str, seed: int) -> "Mapping[str, torch.Tensor]":
+        """Train a task, or go on where an earlier run of the job has ended; return its weights."""
+        folder = self._folder / name
+        done = self._done
+        trained = train(
+            Training(f"{type(task).__module__}:build", self._job.write_task(self._inputs, task, folder, seed), seed),
+            folder,
+            max_epochs=task.epochs(),
+            workers=self._workers,
+            precision=self._job.spec.precision,
+            best=self._job.best_epoch(task),
+            loggers=self._job.spec.loggers,
+            progress=lambda row: self._epoch_done(name, task.epochs(), row),
+        )
+        self._done = done + task.epochs()
+        self.history += [{"training": name, **row} for row in trained.history]
+        return trained.weights()
+
+    def write_history(self, path: Path) -> None:
+        """Write `history` as Parquet."""
+        pq.write_table(pa.Table.from_pylist(self.history), path)
+
+    def _epoch_done(self, name: str, epochs: int, row: Mapping[str, Any]) -> None:
+        raise_if_interrupted()
+        self._done += 1
+        self._seconds += row["seconds"]
+        now = time.monotonic()
+        if now - self._last_line < LINE_S and row["epoch"] < epochs:
+            return
+        self._last_line = now
+        left = max(self._epochs - self._done, 0) * self._seconds / max(self._done, 1)
+        self._console.print(
+            f"{name}: epoch {row['epoch']} of {epochs} · {metrics_in_words(row)} · about {duration(left)} left",
+            soft_wrap=True,
+        )
+
+
+@dataclass(frozen=True)
+class LearnerRun(Generic[InputsT]):
+    """A run of a learner's job whose folder is open.
+
+    Attributes
+    ----------
+    inputs : Inputs
+    out : Path
+        The run folder.
+    trainings : Trainings
+        Train tasks, in `out`.
+    workers : int or (int, int)
+        0: everything is done in this process; else inside a connection to Ray.
+    console : Console
+    """
+
+    inputs: InputsT
+    out: Path
+    trainings: Trainings
+    workers: Workers
+    console: Console
+
+    def input_digests(self) -> dict[str, str]:
+        """Return the SHA-256 of each input file, as the run folder keeps them."""
+        return dict(json.loads((self.out / "provenance.json").read_text())["inputs"])
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training ends in: a model with its scores, and the report of them."""
+
+    model: Model
+    report: LearnerReport
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A trial of a sweep, in a process of its own.
+
+    Attributes
+    ----------
+    spec : LearnerSpec
+        The sweep, with the trial's settings in place of its own.
+    parameters : mapping
+        The trial's settings alone.
+    seed : int
+    folder : Path
+    report : callable
+        Is given each epoch's metrics; does not return when the trial is to be stopped.
+    """
+
+    spec: LearnerSpec
+    parameters: Mapping[str, Any]
+    seed: int
+    folder: Path
+    report: Callable[[Mapping[str, Any]], None]
+
+    def train(self, task: Any, payload: dict[str, Any]) -> TrainingResult:
+        """Train a task that is written in the trial's folder; `payload` is what makes it again."""
+        assert isinstance(self.spec, SweepSpec)
+        # A population (pbt) changes the settings of its trials while they run.
+        changeable = {"changes": dict(self.parameters)} if self.spec.trials.scheduler == "pbt" else {}
+        return train(
+            Training(f"{type(task).__module__}:build", payload, self.seed, changeable),
+            self.folder,
+            max_epochs=task.epochs(),
+            workers=self.spec.workers or 0,
+            precision=self.spec.precision,
+            loggers=self.spec.loggers,
+            progress=self.report,
+        )
+
+
+class LearnerJob(ABC, Generic[SpecT, InputsT]):
+    """What a learner does in its jobs. Everything around it is the same for all learners, and stands below.
+
+    Parameters
+    ----------
+    spec : LearnerSpec
+        The job file.
+    folder : Path
+        Of the job file: relative paths start there.
+    """
+
+    publishes: ClassVar[bool] = True
+    """Whether other jobs on the cluster can read the tables of a training by its name."""
+
+    def __init__(self, spec: SpecT, folder: Path) -> None:
+        self.spec = spec
+        self.folder = folder
+
+    @abstractmethod
+    def read(self) -> InputsT:
+        """Open and check what the job names; write nothing.
+
+        Raises
+        ------
+        UsageError, LearnerError
+            A file is missing, or what is in it cannot be used.
+        """
+
+    @abstractmethod
+    def epochs(self, inputs: InputsT) -> int:
+        """Return how many epochs all trainings of the job have, at most; for the estimate of the time left."""
+
+    @abstractmethod
+    def write_task(self, inputs: InputsT, task: Any, folder: Path, seed: int) -> dict[str, Any]:
+        """Write a task into a folder, and return the payload from which `build` in its module makes it again."""
+
+    def best_epoch(self, task: Any) -> BestEpoch | None:
+        """Return which epoch of a training is kept; None for the last."""
+        return None
+
+    @abstractmethod
+    def train(self, run: LearnerRun[InputsT]) -> Trained:
+        """Train the model that is kept and score it; write its tables into the run folder."""
+
+    def split_fingerprint(self, inputs: InputsT) -> str:
+        """Return what tells splits apart, where the job file does not."""
+        return ""
+
+    def evaluate(self, run: LearnerRun[InputsT]) -> tuple[dict[str, Any], LearnerReport]:
+        """Compare methods; write their tables; return what is kept as ``evaluation.json``, and its report."""
+        raise NotImplementedError
+
+    @abstractmethod
+    def trial_epochs(self, inputs: InputsT) -> int:
+        """Return how many epochs a trial of a sweep has, at most."""
+
+    @abstractmethod
+    def trial(self, trial: Trial) -> Mapping[str, float]:
+        """Train with a trial's settings, and return the last epoch's metrics."""
+
+    def after_trials(self, rows: Sequence[TrialRow], inputs: InputsT, out: Path) -> None:
+        """Write what the trials of the best setting show together."""
+
+    def inputs_after_sweep(self, inputs: InputsT, sweep: SpecT) -> InputsT:
+        """Return the inputs of the training with the best settings, which this job has; `sweep` is that before."""
+        return inputs
+
+    @abstractmethod
+    def print_plan(self, inputs: InputsT, console: Console) -> float:
+        """Print what the job is made of and how long it takes; return the seconds of a training such as a trial's."""
+
+    def print_notes(self, notes: Sequence[str], console: Console) -> None:
+        """Print sentences as they are."""
+        for note in notes:
+            console.print(note, soft_wrap=True, highlight=False, markup=False)
+
+
+def job_of(spec: LearnerSpec, folder: Path) -> LearnerJob[Any, Any]:
+    """Return the job of a learner that a job file describes."""
+    job: LearnerJob[Any, Any] = named(LEARNERS[spec.learner].job)(spec, folder)
+    return job
+
+
+def run_learner_job(spec: LearnerSpec, folder: Path, out: str, address: str | None, cpus: int | None) -> None:
+    """Do a job with everything kept in `out`, or go on with it there; raises as `run_in_folder` does.
+
+    Parameters
+    ----------
+    folder : Path
+        Of the job file.
+    address : str or None
+        Of a Ray cluster; None starts Ray here, where workers need it.
+    cpus : int or None
+        To use here.
+    """
+    job = job_of(spec, folder)
+
+    def read() -> tuple[Any, list[str]]:
+        inputs = job.read()
+        return inputs, inputs.notes
+
+    run_in_folder(
+        spec,
+        folder,
+        out,
+        read,
+        lambda opened: _run(job, opened, address, cpus),
+        EVALUATION if spec.kind == "evaluate" else DESCRIPTION,
+    )
+
+
+def _run(job: LearnerJob[Any, Any], opened: JobRun, address: str | None, cpus: int | None) -> None:
+    inputs, out, console = opened.inputs, opened.out, opened.console
+    if isinstance(job.spec, SweepSpec):
+        best = run_sweep(job, inputs, out, console, address, cpus)
+        inputs = best.inputs_after_sweep(inputs, job.spec)
+        job = best
+    spec, workers = job.spec, job.spec.workers_at(address)
+    trainings = Trainings(job, inputs, (out / TRAININGS).absolute(), workers, console)
+    run = LearnerRun(inputs, out, trainings, workers, console)
+    with connect(address, None if address else cpus) if workers else nullcontext():
+        if spec.kind == "evaluate":
+            findings, report = job.evaluate(run)
+            report.write(out)
+            write_result(out / EVALUATION, findings, indent=1)
+        else:
+            trained = job.train(run)
+            report = trained.report
+            report.write(out)
+            trained.model.save(out, run=_fingerprint(spec, job.split_fingerprint(inputs)))
+            if workers and job.publishes:
+                publish(spec.name, out)
+    report.print_tables(console)
+
+
+def _fingerprint(spec: LearnerSpec, splits: str) -> str:
+    """Return what tells a job's model from those of other jobs."""
+    return hashlib.sha256((json.dumps(spec.identity(), sort_keys=True) + splits).encode()).hexdigest()
+
+
+def run_sweep(
+    job: LearnerJob[Any, Any], inputs: Any, out: Path, console: Console, address: str | None, cpus: int | None
+) -> LearnerJob[Any, Any]:
+    """Run the trials of a sweep that have not ended, and return the job with the best settings."""
+    spec = job.spec
+    plan = trials_of(job, inputs)
+    folder = (out / TRIALS).absolute()
+    _rename_factory(folder, plan)
+    number = plan.number_of_settings() * plan.repeats
+    done = 0
+
+    def report(row: TrialRow) -> None:
+        nonlocal done
+        done += 1
+        console.print(f"trial {done} of {number}: {described(row)}", soft_wrap=True, highlight=False)
+
+    with connect(address, None if address else cpus):
+        swept: SweepResult = sweep(plan, folder, resources_of(spec), report)
+    settings = _listed(swept.parameters) or "the job's settings"
+    console.print(
+        f"Best of {len(swept.rows)} trials: {plan.metric} {swept.score:.4f} with {settings} ({swept.trial})."
+        " Training it again …",
+        soft_wrap=True,
+        highlight=False,
+    )
+    rows = [row for row in swept.rows if row.status == "done" and row.parameters == swept.parameters]
+    job.after_trials(rows, inputs, out)
+    return type(job)(spec.with_settings(swept.parameters), job.folder)
+
+
+TRIAL_FACTORY = "neurofleet.jobs.learners.learner_job:run_trial"
+_FORMER_FACTORY = "jobs.{learner}.trial:run"
+"""What ran a trial up to version 0.1; it stands in the file that describes a sweep."""
+
+
+def trials_of(job: LearnerJob[Any, Any], inputs: Any) -> ParameterSweep:
+    """Return what the trials of a sweep are."""
+    spec: SweepSpec = job.spec
+    trials = spec.trials
+    metric, mode = spec.metric
+    return ParameterSweep(
+        factory=TRIAL_FACTORY,
+        payload={"spec": spec.model_dump(mode="json"), "folder": str(job.folder.resolve())},
+        search=spec.search,
+        metric=metric,
+        mode=mode,
+        method=trials.method,
+        settings=trials.number,
+        repeats=trials.repeats,
+        seed=spec.seed,
+        scheduler=SweepScheduler(
+            trials.scheduler,
+            job.trial_epochs(inputs),
+            trials.grace_epochs,
+            trials.reduction,
+            trials.perturb_epochs,
+        ),
+        time_limit_s=trials.time_limit_s,
+    )
+
+
+def _rename_factory(folder: Path, plan: ParameterSweep) -> None:
+    """Let a sweep that version 0.1 began go on: only the name of what runs its trials has changed since."""
+    description = folder / "sweep.json"
+    if not description.is_file():
+        return
+    kept = json.loads(description.read_text())
+    if kept[0] == _FORMER_FACTORY.format(learner=plan.payload["spec"]["learner"]):
+        description.write_text(json.dumps([plan.factory, *kept[1:]], sort_keys=True))
+
+
+def resources_of(spec: SweepSpec) -> TrialResources:
+    """Return what a trial works with; a part of a GPU where the cluster has any and the job says nothing."""
+    import ray
+
+    gpus = spec.trials.gpus
+    if gpus is None:
+        gpus = SHARED_GPU if ray.cluster_resources().get("GPU") and not spec.workers else 0.0
+    workers = spec.workers[1] if isinstance(spec.workers, tuple) else spec.workers or 0
+    return TrialResources(spec.trials.cpus, gpus, workers, spec.trials.at_once)
+
+
+def described(row: TrialRow) -> str:
+    """Return a trial in one line."""
+    scores = ", ".join(f"{name} {value:.4f}" for name, value in sorted(row.scores.items()))
+    ended = row.status if row.status == "done" else f"{row.status} ({row.error})"
+    return f"{_listed(row.parameters)} seed {row.seed}: {scores} after {row.epochs} epochs, {ended}"
+
+
+def _listed(parameters: Mapping[str, object]) -> str:
+    return ", ".join(
+        f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in parameters.items()
+    )
+
+
+def run_trial(
+    payload: Mapping[str, Any],
+    parameters: Mapping[str, Any],
+    seed: int,
+    folder: Path,
+    report: Callable[[Mapping[str, Any]], None],
+) -> dict[str, float]:
+    """Train with `parameters` in place of a sweep's settings, and return the last epoch's scores.
+
+    Parameters
+    ----------
+    payload : mapping
+        ``spec`` (the sweep, as its job file) and ``folder`` (of that file).
+    report : callable
+        Is given each epoch's metrics; does not return when the trial is to be stopped.
+    """
+    model = named(LEARNERS[payload["spec"]["learner"]].specs["sweep"])
+    spec: SweepSpec = model.model_validate(payload["spec"])
+    tried = spec.with_settings(parameters)
+    metrics = job_of(tried, Path(payload["folder"])).trial(Trial(tried, parameters, seed, folder, report))
+    return {name: metrics[name] for name, _ in spec.metrics.values()}
+
+
+def print_learner_plan(spec: LearnerSpec, folder: Path) -> None:
+    """Print what a job is made of and the time it takes, after a few measured steps in this process.
+
+    Raises
+    ------
+    UsageError, LearnerError
+        The input cannot be used.
+    """
+    console = Console()
+    job = job_of(spec, folder)
+    inputs = job.read()
+    trial_s = job.print_plan(inputs, console)
+    if isinstance(spec, SweepSpec):
+        plan = trials_of(job, inputs)
+        trials = plan.number_of_settings() * plan.repeats
+        console.print(
+            f"Before that, {trials} trials of up to {plan.scheduler.max_epochs} epochs: about"
+            f" {duration(trials * trial_s)} one by one; what is searched may change it.",
+            soft_wrap=True,
+            highlight=False,
+        )

@@ -1,162 +1,82 @@
-"""The job files of NeuPRINT, and what they read: recordings, labels and splits."""
+"""The jobs of NeuPRINT: methods compared on splits of neurons; and dynamics fitted to all of them, with a probe."""
 
 import importlib.util
-from dataclasses import dataclass
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, get_args
+from typing import Any
+from urllib.parse import quote
 
 import numpy as np
-from pydantic import Field, model_validator
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import TypeAdapter
+from rich.console import Console
+from rich.table import Table
 
 from neurofleet.errors import UsageError
-from neurofleet.jobs.job_file import PositiveInt
-from neurofleet.jobs.learners.learner_job import LearnerSpec, Metrics, SweepKeys
-from neurofleet.jobs.run_folder import refuse_missing
-from neurofleet.learners.neuprint.dynamics_settings import PRESETS, NeuprintSettings, settings_of
-from neurofleet.learners.neuprint.dynamics_training import NeuprintTask
+from neurofleet.jobs.interruption import raise_if_interrupted
+from neurofleet.jobs.learners.embedding import write_neuron_embeddings
+from neurofleet.jobs.learners.evaluation_pieces import Piece, do_missing, write_result
+from neurofleet.jobs.learners.learner_folder import HISTORY, PIECES, PREDICTIONS, SCORES
+from neurofleet.jobs.learners.learner_job import LearnerJob, LearnerRun, Trained, Trainings, Trial
+from neurofleet.jobs.learners.neuprint_report import NeuprintReport
+from neurofleet.jobs.learners.neuprint_spec import NeuprintEvaluateSpec, NeuprintSpec
+from neurofleet.jobs.progress import duration
+from neurofleet.jobs.run_folder import refuse_missing, versions
+from neurofleet.learners.label_controls import shuffle_control
+from neurofleet.learners.local_training import train_here
+from neurofleet.learners.neuprint.dynamics import dynamics_for
+from neurofleet.learners.neuprint.dynamics_settings import NeuprintSettings
+from neurofleet.learners.neuprint.dynamics_training import MOMENT_STEPS, NeuprintTask, TrainingWindows, WorkerRank
+from neurofleet.learners.neuprint.neuprint_model import PROBES, NeuprintModel, fit_naming
+from neurofleet.learners.neuprint.neuron_classification import (
+    FOREST,
+    NeuronAnswer,
+    NeuronSplitCase,
+    baseline_answer,
+    classes_of,
+    probe_answer,
+    with_hand_answer,
+)
 from neurofleet.learners.neuprint.neuron_splits import (
     Mode,
     ablations,
     class_splits,
     growing_inputs,
     neuron_splits,
+    summary,
     trained_neurons,
+    units_of,
 )
+from neurofleet.learners.neuprint.phi_inference import infer_phi
 from neurofleet.learners.neuprint.population_recordings import Recordings
 from neurofleet.learners.neuprint.recording_files import open_recordings
 from neurofleet.learners.neuprint.session_tensors import frames_of, sessions_of
-from neurofleet.learners.splits import Split
+from neurofleet.learners.neuprint.train_neuprint import fit, fitted
+from neurofleet.learners.scores import Scores, score
+from neurofleet.learners.splits import Split, fingerprint, read_splits, write_splits
 
-Method = Literal[
-    "phi",
-    "phi_and_hand",
-    "hand_forest",
-    "lolcat",
-    "transformer_isi",
-    "transformer_raw",
-    "pca",
-    "umap",
-    "random",
-]
-QUICK: list[Method] = ["phi", "phi_and_hand", "hand_forest", "pca", "random"]
-"""Those that take seconds."""
-
-MODES: dict[str, "Mode"] = {"cross-animal": "cross", "pooled": "pooled", "single-animal": "single"}
-"""What a job file calls the modes of `neurofleet.learners.neuprint.neuron_splits`."""
-
-
-class NeuprintSpec(LearnerSpec):
-    """What all jobs of NeuPRINT have in common."""
-
-    planner: ClassVar[str] = "neurofleet.jobs.learners.neuprint_training:print_neuprint_plan"
-    settings_model = NeuprintSettings
-    presets = PRESETS
-
-    learner: Literal["neuprint"]
-    recordings: Annotated[list[Path], Field(min_length=1)]
-    layout: dict[str, Any] = {}
-    label: str
-    least_neurons: Annotated[int, Field(ge=2)] = 8
-    split: Literal["cross-animal", "pooled", "single-animal"] = "cross-animal"
-    animal: str | None = None
-    split_of: str | None = None
-    seeds: PositiveInt = 1
-    methods: Annotated[list[Method], Field(min_length=1)] = QUICK
-
-    @classmethod
-    def completed(cls, content: dict[str, Any], folder: Path, source: str) -> dict[str, Any]:
-        """Return the job with its settings gathered under `settings`, and its recordings as a list."""
-        own = cls.gathered(content)
-        if isinstance(recordings := own.get("recordings"), str):
-            own["recordings"] = [recordings]
-        return own
-
-    @model_validator(mode="after")
-    def _animal_of_its_own(self) -> "NeuprintSpec":
-        if self.animal is not None and self.split != "single-animal":
-            raise ValueError(f"animal: goes with `split: single-animal`, found `split: {self.split}`")
-        return self
-
-    @model_validator(mode="after")
-    def _split_of_another_label(self) -> "NeuprintSpec":
-        if self.split_of is not None and self.split == "cross-animal":
-            raise ValueError(
-                "split_of: a cross-animal split tests all neurons of an animal, whatever the label; it goes"
-                " with `split: pooled` or `split: single-animal`"
-            )
-        if self.split_of == self.label:
-            raise ValueError(f"split_of: expected another label than `label:`, found {self.label} for both")
-        return self
-
-    @property
-    def chosen(self) -> NeuprintSettings:
-        """The preset with the job's changes."""
-        return settings_of(self.preset, self.settings)
-
-    @property
-    def mode(self) -> "Mode":
-        """What `neurofleet.learners.neuprint.neuron_splits` calls the split."""
-        return MODES[self.split]
-
-    def paths_named(self) -> list[Path]:
-        """Return all paths that the job reads."""
-        return list(self.recordings)
-
-
-class NeuprintTrainSpec(NeuprintSpec):
-    """A training of NeuPRINT (`kind: train`, `learner: neuprint`)."""
-
-    runner: ClassVar[str] = "neurofleet.jobs.learners.neuprint_training:run_neuprint_training"
-
-    kind: Literal["train", "sweep"] = "train"
-
-
-class NeuprintSweepSpec(SweepKeys, NeuprintTrainSpec):
-    """A sweep of NeuPRINT (`kind: sweep`, `learner: neuprint`).
-
-    Trials are compared on the last frames of training neurons: no label is read before the best is known.
-    """
-
-    runner: ClassVar[str] = "neurofleet.jobs.learners.neuprint_training:run_neuprint_sweep"
-    metrics: ClassVar[Metrics] = {"val_loss": ("val_loss", "min"), "val_r2": ("val_r2", "max")}
-
-    kind: Literal["sweep"] = "sweep"
-
-    @model_validator(mode="after")
-    def _comparable(self) -> "NeuprintSweepSpec":
-        if self.chosen.train_share == 1.0:
-            raise ValueError("trials are compared on validation frames: `train_share` must be below 1")
-        if "loss" in self.search and self.watched[0] == "val_loss":
-            raise ValueError("trials with unlike losses cannot be compared by them: set `trials: {metric: val_r2}`")
-        if "train_share" in self.search:
-            raise ValueError("search: train_share decides on which frames trials are compared; leave it out")
-        return self
-
-
-class NeuprintEvaluateSpec(NeuprintSpec):
-    """A comparison of methods on stored splits (`kind: evaluate`, `learner: neuprint`).
-
-    With `ablation`, the dynamics is also fitted without what it sees beside each neuron's own past; with
-    ``growing``, with one input more each time.
-    """
-
-    runner: ClassVar[str] = "neurofleet.jobs.learners.neuprint_training:run_neuprint_evaluation"
-
-    kind: Literal["evaluate"] = "evaluate"
-    seeds: PositiveInt = 5
-    methods: Annotated[list[Method], Field(min_length=1)] = list(get_args(Method))
-    ablation: bool | Literal["growing"] = False
-
-    @model_validator(mode="after")
-    def _something_to_ablate(self) -> "NeuprintEvaluateSpec":
-        if self.ablation and "phi" not in self.methods:
-            raise ValueError("ablation: compares what Phi tells; `methods:` must have phi")
-        return self
+MEASURED_EPOCHS = 2
+MEASURED_STEPS = 5
+CHOSEN_BY_SWEEP = (
+    "The sweep has compared its trials by how well they predict the last frames of the first split's training"
+    " neurons. No class was read for that, so the scores are those of settings that were given beforehand."
+)
+SPLITS = "split.parquet"
+OF_PHI = ("phi", "phi_and_hand")
+CONTROL_PROBE = "linear"
+WITH_HAND = "+ hand statistics"
+REFERENCE = "hand_forest"
+COMPARED_SCORES = ("accuracy", "balanced_accuracy", "macro_f1")
 
 
 @dataclass(frozen=True)
 class NeuprintInputs:
-    """A job's input.
+    """What a job of NeuPRINT reads.
 
     Attributes
     ----------
@@ -164,17 +84,17 @@ class NeuprintInputs:
     splits : list of Split
     classes : array of str, shape (neurons,)
         "" where there is none, or one with too few neurons.
-    settings : dict
-        NeuprintSettings by name: ``phi`` as the job says, and with an ablation the others.
+    settings : dict of NeuprintSettings
+        By name: ``phi`` as the job says, and with an ablation the others.
     sources : dict
-        What opens the recordings again in another process.
+        Arguments of `open_recordings`, to open the recordings again in another process.
     notes : list of str
     """
 
-    recordings: "Recordings"
-    splits: "list[Split]"
-    classes: "np.ndarray"
-    settings: "dict[str, NeuprintSettings]"
+    recordings: Recordings
+    splits: list[Split]
+    classes: np.ndarray
+    settings: dict[str, NeuprintSettings]
     sources: dict[str, Any]
     notes: list[str]
 
@@ -190,44 +110,463 @@ class NeuprintInputs:
         return dict(zip(names.tolist(), counts.tolist(), strict=True))
 
 
-def epochs_of(inputs: NeuprintInputs, settings: "NeuprintSettings", mode: "Mode") -> int:
-    """Return how many epochs a training of the first split has; the others have about as many."""
-    neurons = trained_neurons(inputs.recordings, inputs.splits[0], mode)
-    return NeuprintTask(inputs.recordings, neurons, settings).epochs()
+@dataclass(frozen=True)
+class ShuffledAnswer:
+    """The control of a split: its test neurons' shuffled classes, and what a probe took them for."""
+
+    true: list[str]
+    guess: list[str]
 
 
-def read_neuprint_inputs(spec: NeuprintSpec, folder: Path) -> tuple[NeuprintInputs, list[str]]:
-    """Open and check a job's input, and say what is to be said of it.
+@dataclass(frozen=True)
+class MethodAnswer:
+    """What a method, by a probe where it has one, took the test neurons for, and how sure it was."""
 
-    Raises
-    ------
-    UsageError, LearnerError
-        A file is missing, or what is in it cannot be used.
+    method: str
+    probe: str
+    guess: list[str]
+    probability: list[float]
+
+    @classmethod
+    def of(cls, method: str, probe: str, answer: NeuronAnswer) -> "MethodAnswer":
+        """Return an answer as it is kept."""
+        return cls(method, probe, answer.guess.tolist(), answer.probabilities.max(1).round(6).tolist())
+
+
+@dataclass(frozen=True)
+class NeuprintPiece(Piece):
+    """One settings of the dynamics, or one baseline, on one split.
+
+    Attributes
+    ----------
+    sources : dict
+        Arguments of `open_recordings`.
+    label, mode : str
+    splits : Path
+        The file of splits.
+    number : int
+        Of the split.
+    seed : int
+        Of the job.
+    methods : tuple of str
+    name : str
+        Of the settings, or the baseline.
+    settings : NeuprintSettings or None
+        None for a baseline.
+    has_control : bool
+        Whether labels are also shuffled.
     """
-    refuse_missing(spec, folder)
-    if "umap" in spec.methods:
-        _refuse_without_umap()
-    sources: dict[str, Any] = {
-        "paths": [str((folder / path).resolve()) for path in spec.recordings],
-        "layout": spec.layout,
+
+    sources: dict[str, Any]
+    label: str
+    mode: Mode
+    splits: Path
+    number: int
+    seed: int
+    methods: tuple[str, ...]
+    name: str
+    settings: NeuprintSettings | None
+    has_control: bool
+
+    def result(self) -> dict[str, Any]:
+        """Do the piece; see `Piece.result`."""
+        recordings = _recordings(json.dumps(self.sources))
+        case = self.case(recordings, read_splits(self.splits)[self.number])
+        if self.settings is None:
+            return _kept(case, [MethodAnswer.of(self.name, "", baseline_answer(case, self.name))])
+
+        def train(task: Any, name: str, seed: int) -> Any:
+            return train_here(task, name, seed, lambda row: raise_if_interrupted())
+
+        model = fit(recordings, trained_neurons(recordings, case.split, self.mode), self.settings, train, case.seed)
+        return self.result_of_phi(case, model.phi)
+
+    def case(self, recordings: Recordings, split: Split) -> NeuronSplitCase:
+        """Return what the piece is done on."""
+        return NeuronSplitCase(recordings, recordings.labels(self.label), split, self.mode, self.seed + self.number)
+
+    def result_of_phi(self, case: NeuronSplitCase, phi: np.ndarray) -> dict[str, Any]:
+        """Probe the Phi of all neurons, (neurons, size), and return what is kept."""
+        answers, shuffled = [], None
+        if self.has_control:
+            control = case.shuffled()
+            guess = probe_answer(control, CONTROL_PROBE, phi).guess
+            shuffled = ShuffledAnswer(control.true.tolist(), guess.tolist())
+        if "phi" in self.methods:
+            answers += [MethodAnswer.of(self.name, probe, probe_answer(case, probe, phi)) for probe in PROBES]
+        if "phi_and_hand" in self.methods:
+            answers.append(MethodAnswer.of(f"{self.name} {WITH_HAND}", FOREST, with_hand_answer(case, phi)))
+        return _kept(case, answers, shuffled)
+
+
+def pieces_of(spec: NeuprintSpec, inputs: NeuprintInputs, out: Path) -> list[NeuprintPiece]:
+    """Return all pieces, split by split: each settings of the dynamics, then each baseline."""
+    dynamics = inputs.settings if set(spec.methods) & set(OF_PHI) else {}
+    work: dict[str, NeuprintSettings | None] = {**dynamics}
+    work |= {name: None for name in spec.methods if name not in OF_PHI}
+    control = list(dynamics)[-1] if dynamics else None  # those that see most
+    return [
+        NeuprintPiece(
+            file=(out / PIECES / f"split-{number}-{quote(name, safe='+ ')}.json").absolute(),
+            kind=name,
+            title=f"split {number}, {name}",
+            sources=inputs.sources,
+            label=spec.label,
+            mode=spec.mode,
+            splits=(out / SPLITS).absolute(),
+            number=number,
+            seed=spec.seed,
+            methods=tuple(spec.methods),
+            name=name,
+            settings=settings,
+            has_control=name == control,
+        )
+        for number in range(len(inputs.splits))
+        for name, settings in work.items()
+    ]
+
+
+def _kept(
+    case: NeuronSplitCase, answers: Sequence[MethodAnswer], shuffled: ShuffledAnswer | None = None
+) -> dict[str, Any]:
+    return {
+        "test": case.split.rows("test").tolist(),
+        "answers": [asdict(answer) for answer in answers],
+        "shuffled": asdict(shuffled) if shuffled else {},
     }
-    recordings = open_recordings(**sources)
-    splits = _splits(spec, recordings)
-    settings = _settings(spec, recordings)
-    _refuse_unfit(recordings, settings)
-    classes = np.where(splits[0].role == "excluded", "", recordings.labels(spec.label))
-    notes = [*recordings.notes, *dict.fromkeys(note for split in splits for note in split.notes)]
-    return NeuprintInputs(recordings, splits, classes, settings, sources, notes), notes
 
 
-def _splits(spec: NeuprintSpec, recordings: "Recordings") -> "list[Split]":
-    drawn: dict[str, Any] = {"animal": spec.animal, "seeds": spec.seeds, "fewest": spec.least_neurons}
+@lru_cache(maxsize=1)
+def _recordings(sources: str) -> Recordings:
+    return open_recordings(**json.loads(sources))
+
+
+@dataclass(frozen=True)
+class SplitAnswers:
+    """The result of a piece, read again.
+
+    Attributes
+    ----------
+    number : int
+        Of the split.
+    test : array of int
+        Rows of the test neurons.
+    answers : list of MethodAnswer
+    shuffled : ShuffledAnswer or None
+    """
+
+    number: int
+    test: np.ndarray
+    answers: list[MethodAnswer]
+    shuffled: ShuffledAnswer | None
+
+
+def read_answers(pieces: Sequence[NeuprintPiece]) -> list[SplitAnswers]:
+    """Return the results of pieces that are all done."""
+    results = []
+    for piece in pieces:
+        kept = json.loads(piece.file.read_text())
+        answers = TypeAdapter(list[MethodAnswer]).validate_python(kept["answers"])
+        shuffled = ShuffledAnswer(**kept["shuffled"]) if kept["shuffled"] else None
+        results.append(SplitAnswers(piece.number, np.array(kept["test"], dtype=np.int64), answers, shuffled))
+    return results
+
+
+def predictions_table(results: Sequence[SplitAnswers], inputs: NeuprintInputs) -> pa.Table:
+    """Return a row for each test neuron, split, method and probe: its class, and what it was taken for."""
+    neurons = inputs.recordings.neurons
+    ids, animals = neurons.index.to_numpy().astype(str), inputs.recordings.labels("animal")
+    return pa.concat_tables(
+        [
+            pa.table(
+                {
+                    "neuron_id": ids[result.test],
+                    "animal": animals[result.test],
+                    "split": [result.number] * len(result.test),
+                    "method": [answer.method] * len(result.test),
+                    "probe": [answer.probe] * len(result.test),
+                    "true": inputs.classes[result.test],
+                    "predicted": answer.guess,
+                    "probability": answer.probability,
+                }
+            )
+            for result in results
+            for answer in result.answers
+        ]
+    )
+
+
+def compared_methods(results: Sequence[SplitAnswers], inputs: NeuprintInputs, mode: Mode) -> dict[str, Any]:
+    """Return the scores of methods and the control of shuffled labels, as plain JSON.
+
+    Intervals are 95 % by Student's t: over animals where each is tested as a whole, its seeds averaged; else
+    over the splits, whose test neurons overlap, so that they tell how a result depends on the draw.
+    """
+    by_method: dict[tuple[str, str], dict[int, Scores]] = {}
+    shuffles = []
+    for result in results:
+        true = inputs.classes[result.test]
+        names = classes_of(inputs.classes, inputs.splits[result.number])
+        for answer in result.answers:
+            of_method = by_method.setdefault((answer.method, answer.probe), {})
+            of_method[result.number] = score(true, answer.guess, names)
+        if result.shuffled:
+            shuffles.append(score(result.shuffled.true, result.shuffled.guess, names))
+    units = units_of(inputs.recordings, inputs.splits, mode)
+    reference = by_method.get((REFERENCE, ""))
+    first = list(next(iter(by_method.values())).values())
+    return {
+        "methods": [_row(key, by_split, reference, units) for key, by_split in by_method.items()],
+        "majority_rate": float(np.average([each.majority_rate for each in first], weights=[each.n for each in first])),
+        "reference": REFERENCE if reference else None,
+        "intervals_over": "animals" if mode == "cross" else "splits",
+        "control": asdict(shuffle_control(shuffles)) if shuffles else None,
+    }
+
+
+def _row(
+    key: tuple[str, str],
+    by_split: Mapping[int, Scores],
+    reference: Mapping[int, Scores] | None,
+    units: Sequence[str],
+) -> dict[str, Any]:
+    """Return the scores of a method and probe; the difference to the reference where there is one."""
+    row: dict[str, Any] = {"method": key[0], "probe": key[1], "splits": len(by_split)}
+    row["n"] = sum(scores.n for scores in by_split.values())
+    for name in COMPARED_SCORES:
+        values = {number: getattr(scores, name) for number, scores in by_split.items()}
+        row |= _summary(name, values, units, within=(0.0, 1.0))
+    if reference is not None and key[0] != REFERENCE:
+        gain = {number: scores.accuracy - reference[number].accuracy for number, scores in by_split.items()}
+        row |= _summary("difference", gain, units)
+    return row
+
+
+def _summary(
+    name: str, values: Mapping[int, float], units: Sequence[str], within: tuple[float, float] = (-1.0, 1.0)
+) -> dict[str, float | None]:
+    """Return mean and interval; no interval of a single unit."""
+    over_units = summary(list(values.values()), [units[number] for number in values])
+    return {
+        name: over_units.mean,
+        f"{name}_low": None if over_units.low is None else max(over_units.low, within[0]),
+        f"{name}_high": None if over_units.high is None else min(over_units.high, within[1]),
+    }
+
+
+def scores_table(findings: Mapping[str, Any]) -> pa.Table:
+    """Return a row for each method and probe, with the split, the sizes and the majority rate beside it."""
+    common = {
+        "label": findings["label"],
+        "split": findings["split"]["how"],
+        "n_classes": len(findings["data"]["neurons_of_class"]),
+        "majority_rate": findings["majority_rate"],
+        "reference": findings["reference"],
+        "intervals_over": findings["intervals_over"],
+    }
+    columns = dict.fromkeys(name for row in findings["methods"] for name in row)
+    rows = [common | {name: row.get(name) for name in columns} for row in findings["methods"]]
+    return pa.Table.from_pylist(rows)
+
+
+class NeuprintJob(LearnerJob[NeuprintSpec, NeuprintInputs]):
+    """Trainings, sweeps and evaluations of NeuPRINT."""
+
+    def read(self) -> NeuprintInputs:
+        """Open and check recordings, labels and splits."""
+        spec, folder = self.spec, self.folder
+        refuse_missing(spec, folder)
+        if "umap" in spec.methods:
+            _refuse_without_umap()
+        sources: dict[str, Any] = {
+            "paths": [str((folder / path).resolve()) for path in spec.recordings],
+            "layout": spec.layout,
+        }
+        recordings = open_recordings(**sources)
+        splits = _splits(spec, recordings)
+        settings = _settings(spec, recordings)
+        _refuse_unfit(recordings, settings)
+        classes = np.where(splits[0].role == "excluded", "", recordings.labels(spec.label))
+        notes = [*recordings.notes, *dict.fromkeys(note for split in splits for note in split.notes)]
+        return NeuprintInputs(recordings, splits, classes, settings, sources, notes)
+
+    def epochs(self, inputs: NeuprintInputs) -> int:
+        """Return the epochs of a training for each split, and of the model that is kept."""
+        return self.trial_epochs(inputs) * (len(inputs.splits) + 1)
+
+    def write_task(self, inputs: NeuprintInputs, task: NeuprintTask, folder: Path, seed: int) -> dict[str, Any]:
+        """Write a task; see `LearnerJob.write_task`."""
+        return task.write(folder, inputs.sources, seed)
+
+    def split_fingerprint(self, inputs: NeuprintInputs) -> str:
+        """Return the fingerprint of all splits."""
+        return fingerprint(inputs.splits)
+
+    def train(self, run: LearnerRun[NeuprintInputs]) -> Trained:
+        """Train for each split without its tested neurons and score probes; then fit all neurons."""
+        inputs, out = run.inputs, run.out
+        write_splits(out / SPLITS, inputs.splits)
+        pieces = pieces_of(self.spec, inputs, out)
+        for piece in pieces:
+            if piece.settings is not None:
+                _train_piece(piece, inputs, run.trainings)
+        do_missing(pieces, run.workers, run.console)
+        model = self._fit_all(inputs, run.trainings)
+        run.trainings.write_history(out / HISTORY)
+        write_neuron_embeddings(out, model, inputs.recordings)
+        findings = self._scores(run, pieces)
+        if model.naming is not None:
+            findings["naming"] = {"probe": model.naming.probe.kind, "tried": model.naming.tried}
+        history = pa.Table.from_pylist(run.trainings.history).to_pylist()
+        return Trained(replace(model, facts=findings), NeuprintReport.of(findings, history))
+
+    def _fit_all(self, inputs: NeuprintInputs, trainings: Trainings) -> NeuprintModel:
+        """Return the model that is kept: fitted to every neuron, or with single-animal to those of the animal.
+
+        Its probe learns from all of these that have a class.
+        """
+        spec, recordings = self.spec, inputs.recordings
+        neurons, animals = np.arange(len(recordings.neurons)), recordings.labels("animal")
+        if spec.mode == "single":
+            neurons = np.flatnonzero(np.isin(animals, animals[inputs.splits[0].rows("test")]))
+        model = fit(recordings, neurons, spec.chosen, trainings, spec.seed)
+        kept_apart = animals if spec.mode == "cross" else None
+        return replace(model, naming=fit_naming(model.phi, inputs.classes, kept_apart, spec.seed))
+
+    def evaluate(self, run: LearnerRun[NeuprintInputs]) -> tuple[dict[str, Any], NeuprintReport]:
+        """Compare methods on stored splits."""
+        write_splits(run.out / SPLITS, run.inputs.splits)
+        pieces = pieces_of(self.spec, run.inputs, run.out)
+        do_missing(pieces, run.workers, run.console)
+        findings = self._scores(run, pieces)
+        return findings, NeuprintReport.of(findings, [])
+
+    def _scores(self, run: LearnerRun[NeuprintInputs], pieces: list[NeuprintPiece]) -> dict[str, Any]:
+        """Write predictions and scores of all methods; return scores and what they come from as plain JSON."""
+        results = read_answers(pieces)
+        findings = self._origin(run) | compared_methods(results, run.inputs, self.spec.mode)
+        pq.write_table(predictions_table(results, run.inputs), run.out / PREDICTIONS)
+        pq.write_table(scores_table(findings), run.out / SCORES)
+        return findings
+
+    def _origin(self, run: LearnerRun[NeuprintInputs]) -> dict[str, Any]:
+        """Return what a job was made from, and with what, as plain JSON."""
+        spec, inputs = self.spec, run.inputs
+        recordings = inputs.recordings
+        return {
+            "name": spec.name,
+            "label": spec.label,
+            "preset": spec.preset,
+            "dynamics": spec.chosen.dynamics,
+            "inputs": {name: settings.seen for name, settings in inputs.settings.items()},
+            "seed": spec.seed,
+            "data": {
+                "files": [path.name for path in spec.recordings],
+                "sha256": run.input_digests(),
+                "animals": list(recordings.animals),
+                "n_sessions": len(recordings.recordings),
+                "n_neurons": len(recordings.neurons),
+                "n_labelled": inputs.n_labelled,
+                "neurons_of_class": inputs.counts,
+            },
+            "split": {
+                "how": spec.split,
+                "animal": spec.animal,
+                "split_of": spec.split_of,
+                "seeds": spec.seeds,
+                "n": len(inputs.splits),
+                "fingerprint": fingerprint(inputs.splits),
+            },
+            "notes": inputs.notes,
+            "versions": versions(),
+        }
+
+    def trial_epochs(self, inputs: NeuprintInputs) -> int:
+        """Return the epochs of a training for the first split; the others have about as many."""
+        return self._epochs_with(self.spec.chosen, inputs)
+
+    def _epochs_with(self, settings: NeuprintSettings, inputs: NeuprintInputs) -> int:
+        neurons = trained_neurons(inputs.recordings, inputs.splits[0], self.spec.mode)
+        return NeuprintTask(inputs.recordings, neurons, settings).epochs()
+
+    def trial(self, trial: Trial) -> Mapping[str, float]:
+        """Train on the neurons that the dynamics of the first split may see."""
+        inputs = self.read()
+        neurons = trained_neurons(inputs.recordings, inputs.splits[0], self.spec.mode)
+        task = NeuprintTask(inputs.recordings, neurons, self.spec.chosen)
+        return trial.train(task, self.write_task(inputs, task, trial.folder, trial.seed)).metrics
+
+    def inputs_after_sweep(self, inputs: NeuprintInputs, sweep: NeuprintSpec) -> NeuprintInputs:
+        """Return the inputs with the best settings."""
+        return replace(inputs, settings={"phi": self.spec.chosen}, notes=[*inputs.notes, CHOSEN_BY_SWEEP])
+
+    def print_plan(self, inputs: NeuprintInputs, console: Console) -> float:
+        """Print animals, neurons, classes, splits, and the time that a dynamics and its Phi take."""
+        spec, recordings = self.spec, inputs.recordings
+        console.print(_animals_table(spec, inputs))
+        classes = ", ".join(f"{name} {n}" for name, n in inputs.counts.items())
+        self.print_notes([*inputs.notes, f"{len(inputs.counts)} classes: {classes}."], console)
+        fits = len(inputs.splits) + (not isinstance(spec, NeuprintEvaluateSpec))
+        training_s = 0.0
+        for name, settings in inputs.settings.items():
+            epochs = self._epochs_with(settings, inputs)
+            steps, epoch_s, phi_s = _measured(recordings, settings, spec.seed)
+            training_s = epochs * epoch_s
+            seen = ", ".join(settings.seen) or "the own past alone"
+            self.print_notes(
+                [
+                    f"{name}: {settings.dynamics} of {seen}; {epochs} epoch{'s' if epochs > 1 else ''} of {steps}"
+                    f" steps, {epoch_s:.2g} s each in this process, then"
+                    f" {phi_s:.2g} s for the Phi of all neurons; {fits} times: about"
+                    f" {duration(fits * (training_s + phi_s))}."
+                ],
+                console,
+            )
+        baselines = [name for name in spec.methods if name not in OF_PHI]
+        if baselines:
+            self.print_notes(
+                [
+                    f"Probes and {', '.join(baselines)} come on top, {len(inputs.splits)} times each; the run says"
+                    " how long they take once one of each is done."
+                ],
+                console,
+            )
+        return training_s
+
+
+def _train_piece(piece: NeuprintPiece, inputs: NeuprintInputs, trainings: Trainings) -> None:
+    """Train for one split, without its validation and test neurons, and probe the Phi of all."""
+    assert piece.settings is not None
+    case = piece.case(inputs.recordings, inputs.splits[piece.number])
+    neurons = trained_neurons(inputs.recordings, case.split, piece.mode)
+    task = NeuprintTask(inputs.recordings, neurons, piece.settings)
+    weights = trainings(task, f"fold-{piece.number}-model", case.seed)
+    if not piece.file.is_file():
+        write_result(piece.file, piece.result_of_phi(case, fitted(task, weights, case.seed).phi))
+
+
+def _animals_table(spec: NeuprintSpec, inputs: NeuprintInputs) -> Table:
+    recordings = inputs.recordings
+    animals = recordings.labels("animal")
+    table = Table(title=f"{spec.name}: {spec.split}, {len(inputs.splits)} splits")
+    for name in ("animal", "sessions", "frames", "neurons", f"with {spec.label}"):
+        table.add_column(name, justify="left" if name == "animal" else "right")
+    for animal in recordings.animals:
+        sessions = [session for session in recordings.recordings if session.animal == animal]
+        labelled = int(((animals == animal) & (inputs.classes != "")).sum())
+        frames = f"{sum(session.n_frames for session in sessions):,}"
+        table.add_row(animal, str(len(sessions)), frames, f"{int((animals == animal).sum()):,}", f"{labelled:,}")
+    return table
+
+
+def _splits(spec: NeuprintSpec, recordings: Recordings) -> list[Split]:
+    options: dict[str, Any] = {"animal": spec.animal, "seeds": spec.seeds, "fewest": spec.least_neurons}
     if spec.split_of is None:
-        return neuron_splits(recordings, spec.label, spec.mode, **drawn)
-    return class_splits(recordings, spec.label, spec.split_of, spec.mode, **drawn)
+        return neuron_splits(recordings, spec.label, spec.mode, **options)
+    return class_splits(recordings, spec.label, spec.split_of, spec.mode, **options)
 
 
-def _settings(spec: NeuprintSpec, recordings: "Recordings") -> "dict[str, NeuprintSettings]":
+def _settings(spec: NeuprintSpec, recordings: Recordings) -> dict[str, NeuprintSettings]:
     if not (isinstance(spec, NeuprintEvaluateSpec) and spec.ablation):
         return {"phi": spec.chosen}
     has_positions = all(recording.positions_um is not None for recording in recordings.recordings)
@@ -237,9 +576,9 @@ def _settings(spec: NeuprintSpec, recordings: "Recordings") -> "dict[str, Neupri
     return growing_inputs(spec.chosen, channels, has_positions)
 
 
-def _refuse_unfit(recordings: "Recordings", settings: "dict[str, NeuprintSettings]") -> None:
+def _refuse_unfit(recordings: Recordings, settings: dict[str, NeuprintSettings]) -> None:
     """Raise where recordings are too short, or lack what a dynamics is to see."""
-    richest = max(settings.values(), key=lambda one: len(one.parts))
+    richest = max(settings.values(), key=lambda each: len(each.parts))
     for session in sessions_of(recordings, richest):
         frames_of(session, richest)
 
@@ -250,3 +589,34 @@ def _refuse_without_umap() -> None:
             "methods: umap needs the package umap-learn, which is not installed. Install it (pip install"
             " umap-learn), or leave umap out of `methods:`."
         )
+
+
+def _measured(recordings: Recordings, settings: NeuprintSettings, seed: int) -> tuple[int, float, float]:
+    """Return the steps of an epoch, its seconds, and those of inferring the Phi of all neurons."""
+    neurons = np.arange(len(recordings.neurons))
+    steps, step_s = _steps(NeuprintTask(recordings, neurons, settings), seed)
+    sessions = sessions_of(recordings, settings)
+    dynamics = dynamics_for(settings, len(sessions[0].names))
+    measured = settings.inference_steps if settings.is_quadratic else MEASURED_STEPS
+    started = time.perf_counter()
+    infer_phi(dynamics, sessions, neurons, settings.model_copy(update={"inference_steps": measured}), seed)
+    return steps, steps * step_s, (time.perf_counter() - started) * settings.inference_steps / measured
+
+
+def _steps(task: NeuprintTask, seed: int) -> tuple[int, float]:
+    """Return how many steps an epoch has, and the seconds of one, from an epoch of a few neurons."""
+    settings, sessions = task.settings, task.sessions
+    short = settings.model_copy(update={"epochs": MEASURED_EPOCHS, "least_steps": 0})
+    if settings.is_quadratic:
+        task, steps = replace(task, settings=short), MOMENT_STEPS
+        measured = steps
+    else:
+        every = [np.arange(len(session.numbers)) for session in sessions]
+        steps = len(TrainingWindows(sessions, every, settings, WorkerRank(), seed))
+        few = sessions[0].numbers[: settings.batch_neurons]
+        task = replace(task, train_neurons=few, settings=short)
+        rows = [np.flatnonzero(np.isin(one.numbers, few)) for one in task.sessions]
+        measured = len(TrainingWindows(task.sessions, rows, settings, WorkerRank(), seed))
+    ends: list[float] = []
+    train_here(task, "plan", seed, lambda row: ends.append(time.perf_counter()))
+    return steps, (ends[-1] - ends[-2]) / measured

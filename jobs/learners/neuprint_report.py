@@ -1,19 +1,32 @@
-"""The scores of NeuPRINT's jobs on the terminal and as JSON, and their report: table, intervals, maps, confusion, epochs."""
+"""The scores of NeuPRINT's jobs: on the terminal, as JSON, and as a page with intervals, maps, confusion and epochs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from neurofleet.cluster.store.run_store import RunStore
-from neurofleet.jobs.learners.embedding import EMBEDDINGS
-from neurofleet.jobs.learners.learner_figures import confusion_figure, curves_figure, embedding_map_figure
-from neurofleet.jobs.learners.learner_folder import evaluation_in, print_score_tables, stored_model
+from neurofleet.jobs.learners.learner_figures import curves_figure
+from neurofleet.jobs.learners.learner_folder import EMBEDDINGS, HISTORY, PREDICTIONS
+from neurofleet.jobs.learners.learner_report import (
+    LearnerReport,
+    confusion_matrix,
+    map_figure,
+    notes_section,
+    print_sentences,
+    provenance_section,
+    scores_section,
+    stored_evaluation,
+    stored_model,
+    typed,
+)
 from neurofleet.jobs.reports import html
 
 METHODS = {
@@ -31,111 +44,162 @@ PROBES = {
     "mlp": "MLP",
     "trees": "forest",
 }
-BASELINE_PROBES = {"hand_forest": "forest", "pca": PROBES["linear"], "umap": PROBES["linear"]}
-BASELINE_PROBES["random"] = PROBES["linear"]
-HEAD = (
-    "",
-    "probe",
-    "accuracy",
-    "95 %",
-    "balanced accuracy",
-    "95 %",
-    "macro-F1",
-    "difference",
-    "95 %",
+BASELINE_PROBES = {
+    "hand_forest": "forest",
+    "pca": PROBES["linear"],
+    "umap": PROBES["linear"],
+    "random": PROBES["linear"],
+}
+HEAD = ("", "probe", "accuracy", "95 %", "balanced accuracy", "95 %", "macro-F1", "difference", "95 %")
+SHOWN = (2, 3, 4, 7)
+"""The columns of scores that have room on a terminal."""
+
+EXPLANATION = (
+    "A dynamics model predicts each neuron's activity from its past, from behaviour and from the other"
+    " neurons; Phi is what it needs to know of the neuron itself. It is fitted without the tested neurons"
+    " and without any class; then the Phi of all neurons is inferred with the dynamics frozen, and probes"
+    " learn classes from the Phi of training neurons. What a probe chooses, it chooses inside these."
 )
 
-SHOWN = (0, 2, 3, 4, 7)
-"""Which columns have room on a terminal."""
 
+@dataclass(frozen=True)
+class MethodScores:
+    """What a method reaches by a probe: means with 95 % intervals, which a single unit does not have.
 
-def facts_in(out: str | Path) -> dict[str, Any]:
-    """Return what a training or an evaluation has found, as plain JSON.
-
-    Raises
-    ------
-    UsageError
-        It has not ended.
-    ModelRefused
-        The folder holds a damaged model, or one of another learner.
+    The difference is that of the accuracy to the reference, where there is one.
     """
-    found = evaluation_in(out)
-    return found if found is not None else stored_model(out, "neuprint", ("methods",)).description["facts"]
 
+    method: str
+    probe: str
+    accuracy: float
+    accuracy_low: float | None
+    accuracy_high: float | None
+    balanced_accuracy: float
+    balanced_accuracy_low: float | None
+    balanced_accuracy_high: float | None
+    macro_f1: float
+    difference: float | None = None
+    difference_low: float | None = None
+    difference_high: float | None = None
 
-def print_results(out: str, as_json: bool) -> None:
-    """Print the table of a training or an evaluation, or all that is known of it as JSON.
+    @property
+    def is_of_phi(self) -> bool:
+        """Whether the method probes Phi, and is no baseline."""
+        return self.method not in METHODS
 
-    Raises
-    ------
-    UsageError
-        It has not ended.
-    """
-    print_score_tables(out, as_json, facts_in, print_evaluation)
-
-
-def print_scores_in(out: str, console: "Console") -> None:
-    """Print the table of what has ended in a folder."""
-    print_evaluation(facts_in(out), console)
-
-
-def print_evaluation(found: Mapping[str, Any], console: "Console") -> None:
-    """Print the table, and what is to be said of it."""
-    console.print(title(found), style="bold", markup=False, highlight=False, soft_wrap=True)
-    table = Table()
-    table.add_column(HEAD[0])
-    shown = [place for place in SHOWN[1:] if found["reference"] or HEAD[place] != "difference"]
-    for place in shown:
-        table.add_column(HEAD[place], justify="right", no_wrap=HEAD[place] == "95 %")
-    for row in score_rows(found):
-        named = f"{row[0]}, {row[1]}" if row[1] else row[0]
-        table.add_row(Text(named), *(Text(row[place]) for place in shown))
-    console.print(table)
-    for sentence in remarks(found):
-        console.print(sentence, markup=False, highlight=False, soft_wrap=True)
-    if reason := invalid(found):
-        console.print(reason, style="bold red", markup=False, highlight=False, soft_wrap=True)
-
-
-def title(found: Mapping[str, Any]) -> str:
-    """Return how neurons were split, and how many there are."""
-    data, split = found["data"], found["split"]
-    how = {
-        "cross-animal": f"each of {len(data['animals'])} animals tested in turn",
-        "pooled": "neurons of all animals pooled, animals NOT kept apart",
-        "single-animal": f"neurons of one animal, {split['animal'] or data['animals'][0]}",
-    }[split["how"]]
-    seeds = f"{split['seeds']} seed{'s' if split['seeds'] > 1 else ''}"
-    return (
-        f"{found['name']}: {how}, {seeds}; {data['n_labelled']:,} of {data['n_neurons']:,} neurons with"
-        f" {found['label']}, {len(data['neurons_of_class'])} classes, majority {found['majority_rate']:.3f}"
-    )
-
-
-def score_rows(found: Mapping[str, Any]) -> list[Sequence[str]]:
-    """Return a row of text for each method and probe, and for what chance reaches."""
-    rows: list[Sequence[str]] = []
-    for row in found["methods"]:
-        is_reference = row["method"] == found["reference"]
-        rows.append(
-            (
-                method_name(row["method"]),
-                PROBES.get(row["probe"], BASELINE_PROBES.get(row["method"], "")),
-                f"{row['accuracy']:.3f}",
-                _interval(row, "accuracy"),
-                f"{row['balanced_accuracy']:.3f}",
-                _interval(row, "balanced_accuracy"),
-                f"{row['macro_f1']:.3f}",
-                "reference" if is_reference else _signed(row.get("difference")),
-                "" if is_reference else _interval(row, "difference", "+.3f"),
-            )
+    def cells(self, is_reference: bool) -> tuple[str, ...]:
+        """Return the row of a table as text."""
+        return (
+            method_name(self.method),
+            PROBES.get(self.probe, BASELINE_PROBES.get(self.method, "")),
+            f"{self.accuracy:.3f}",
+            _interval(self.accuracy_low, self.accuracy_high),
+            f"{self.balanced_accuracy:.3f}",
+            _interval(self.balanced_accuracy_low, self.balanced_accuracy_high),
+            f"{self.macro_f1:.3f}",
+            "reference" if is_reference else "" if self.difference is None else f"{self.difference:+.3f}",
+            "" if is_reference else _interval(self.difference_low, self.difference_high, "+.3f"),
         )
-    blank = ("",) * 4
-    rows.append(("most frequent class", "", f"{found['majority_rate']:.3f}", "", *blank, ""))
-    if control := found["control"]:
-        limit = f"≤ {control['limit']:.3f}"
-        rows.append(("control: labels shuffled", PROBES["linear"], f"{control['accuracy']:.3f}", limit, *blank, ""))
-    return rows
+
+
+@dataclass(frozen=True)
+class Control:
+    """Probes of shuffled labels; `limit` is the accuracy that chance explains."""
+
+    valid: bool
+    accuracy: float
+    limit: float
+    decisive: bool
+
+
+@dataclass(frozen=True)
+class Naming:
+    """The probe that names neurons, and the balanced accuracy that each kind reached in cross-validation."""
+
+    probe: str
+    tried: dict[str, float]
+
+
+@dataclass(frozen=True)
+class RecordingsData:
+    """What was recorded: animals, neurons, those with a class, and how many each class has."""
+
+    animals: list[str]
+    n_neurons: int
+    n_labelled: int
+    neurons_of_class: dict[str, int]
+
+
+@dataclass(frozen=True)
+class SplitKind:
+    """How neurons were split, as in the job file."""
+
+    how: str
+    animal: str | None
+    seeds: int
+
+
+@dataclass(frozen=True)
+class NeuprintScores:
+    """The scores of a training or an evaluation, and what they come from.
+
+    Attributes
+    ----------
+    name, label : str
+    data : RecordingsData
+    split : SplitKind
+    methods : list of MethodScores
+    majority_rate : float
+        What the most frequent class of each test part reaches.
+    reference : str or None
+        The method that others are compared with.
+    intervals_over : {"animals", "splits"}
+    control : Control or None
+        None without probes of Phi.
+    naming : Naming or None
+        None in an evaluation, or where the model names nothing.
+    notes : list of str
+    versions : dict of str
+    """
+
+    name: str
+    label: str
+    data: RecordingsData
+    split: SplitKind
+    methods: list[MethodScores]
+    majority_rate: float
+    reference: str | None
+    intervals_over: str
+    control: Control | None
+    notes: list[str]
+    versions: dict[str, str]
+    naming: Naming | None = None
+
+    @property
+    def title(self) -> str:
+        """How neurons were split, and how many there are."""
+        data, split = self.data, self.split
+        how = {
+            "cross-animal": f"each of {len(data.animals)} animals tested in turn",
+            "pooled": "neurons of all animals pooled, animals NOT kept apart",
+            "single-animal": f"neurons of one animal, {split.animal or data.animals[0]}",
+        }[split.how]
+        seeds = f"{split.seeds} seed{'s' if split.seeds > 1 else ''}"
+        return (
+            f"{self.name}: {how}, {seeds}; {data.n_labelled:,} of {data.n_neurons:,} neurons with"
+            f" {self.label}, {len(data.neurons_of_class)} classes, majority {self.majority_rate:.3f}"
+        )
+
+    def rows(self) -> list[Sequence[str]]:
+        """Return a row of text for each method and probe, and for what chance reaches."""
+        rows: list[Sequence[str]] = [row.cells(row.method == self.reference) for row in self.methods]
+        blank = ("",) * 4
+        rows.append(("most frequent class", "", f"{self.majority_rate:.3f}", "", *blank, ""))
+        if self.control:
+            limit = f"≤ {self.control.limit:.3f}"
+            accuracy = f"{self.control.accuracy:.3f}"
+            rows.append(("control: labels shuffled", PROBES["linear"], accuracy, limit, *blank, ""))
+        return rows
 
 
 def method_name(method: str) -> str:
@@ -148,114 +212,131 @@ def method_name(method: str) -> str:
     return seen.get(name, input_of) + plus + rest
 
 
-def remarks(found: Mapping[str, Any]) -> list[str]:
-    """Return what a reader of the table must not miss."""
-    told = []
-    if found["intervals_over"] == "animals":
-        n = len(found["data"]["animals"])
-        told.append(f"Means and 95 % intervals are over the {n} tested animals, their seeds averaged.")
-    elif found["split"]["seeds"] == 1:
-        told.append("One split: no intervals. Ask for more `seeds:`.")
-    else:
-        told.append(
-            "Intervals are over splits, whose test neurons overlap: they tell how a result depends on the"
-            " draw, not what other animals would give."
-        )
-    if found["split"]["how"] == "pooled" and len(found["data"]["animals"]) > 1:
-        told.append(
-            "Neurons of one animal are on both sides of a pooled split, which flatters every method;"
-            " `split: cross-animal` is free of that."
-        )
-    if found["control"] and not found["control"]["decisive"]:
-        told.append(
-            "The control of shuffled labels cannot fail here: one class is so frequent, and the neurons are"
-            " so few, that its limit is 1 or above."
-        )
-    if naming := found.get("naming"):
-        tried = ", ".join(f"{PROBES[kind]} {value:.3f}" for kind, value in naming["tried"].items())
-        told.append(
-            f"`neurofleet embed` names neurons by a probe of Phi, {PROBES[naming['probe']]}, chosen by"
-            f" cross-validation inside the labelled neurons (balanced accuracy: {tried}). What it reaches on"
-            " neurons that were held out stands above, where `methods:` has phi."
-        )
-    worse = [row for row in _of_phi(found) if (row.get("difference_high") or 0.0) < 0.0]
-    if worse and len(worse) == len(_of_phi(found)):
-        told.append("Hand statistics tell classes better than any probe of Phi here.")
-    return told
-
-
-def invalid(found: Mapping[str, Any]) -> str:
-    """Return why no score can be trusted; nothing where the control is sound."""
-    control = found["control"]
-    if control is None or control["valid"]:
-        return ""
-    return (
-        "INVALID: a probe of shuffled labels does better than chance (accuracy"
-        f" {control['accuracy']:.3f}, at most {control['limit']:.3f} was expected). Labels leak into the"
-        " vectors; no score here can be trusted."
-    )
-
-
-def _of_phi(found: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    return [row for row in found["methods"] if row["method"] not in METHODS]
-
-
-def _interval(row: Mapping[str, Any], name: str, form: str = ".3f") -> str:
-    low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
+def _interval(low: float | None, high: float | None, form: str = ".3f") -> str:
     return "" if low is None or high is None else f"{low:{form}} – {high:{form}}"
 
 
-def _signed(value: float | None) -> str:
-    return "" if value is None else f"{value:+.3f}"
+def remarks(scores: NeuprintScores) -> list[str]:
+    """Return what a reader of the table must not miss."""
+    sentences = []
+    n_animals = len(scores.data.animals)
+    if scores.intervals_over == "animals":
+        sentences.append(f"Means and 95 % intervals are over the {n_animals} tested animals, their seeds averaged.")
+    elif scores.split.seeds == 1:
+        sentences.append("One split: no intervals. Ask for more `seeds:`.")
+    else:
+        sentences.append(
+            "Intervals are over splits, whose test neurons overlap: they tell how a result depends on the"
+            " draw, not what other animals would give."
+        )
+    if scores.split.how == "pooled" and n_animals > 1:
+        sentences.append(
+            "Neurons of one animal are on both sides of a pooled split, which flatters every method;"
+            " `split: cross-animal` is free of that."
+        )
+    if scores.control and not scores.control.decisive:
+        sentences.append(
+            "The control of shuffled labels cannot fail here: one class is so frequent, and the neurons are"
+            " so few, that its limit is 1 or above."
+        )
+    if naming := scores.naming:
+        tried = ", ".join(f"{PROBES[kind]} {value:.3f}" for kind, value in naming.tried.items())
+        sentences.append(
+            f"`neurofleet embed` names neurons by a probe of Phi, {PROBES[naming.probe]}, chosen by"
+            f" cross-validation inside the labelled neurons (balanced accuracy: {tried}). What it reaches on"
+            " neurons that were held out stands above, where `methods:` has phi."
+        )
+    of_phi = [row for row in scores.methods if row.is_of_phi]
+    if of_phi and all((row.difference_high or 0.0) < 0.0 for row in of_phi):
+        sentences.append("Hand statistics tell classes better than any probe of Phi here.")
+    return sentences
 
 
-NAME = "report.html"
-EXPLAINED = (
-    "A dynamics model predicts each neuron's activity from its past, from behaviour and from the other"
-    " neurons; Phi is what it needs to know of the neuron itself. It is fitted without the tested neurons"
-    " and without any class; then the Phi of all neurons is inferred with the dynamics frozen, and probes"
-    " learn classes from the Phi of training neurons. What a probe chooses, it chooses inside these."
-)
-
-
-def write_report_again(folder: Path) -> str:
-    """Write ``report.html`` from what the folder of a finished job holds, and return where it is."""
-    return _write(folder, facts_in(folder), RunStore(folder).table("history.parquet"))
-
-
-def write_training_report(out: Path, told: Mapping[str, Any], history: "pa.Table") -> str:
-    """Write the report of a training whose model is about to be written."""
-    return _write(out, told, history)
-
-
-def write_evaluation_report(out: Path, told: Mapping[str, Any]) -> str:
-    """Write the report of an evaluation that is about to end."""
-    return _write(out, told, None)
-
-
-def _write(out: Path, found: Mapping[str, Any], history: "pa.Table | None") -> str:
-    store = RunStore(out)
-    body = [
-        html.heading(1, found["name"]),
-        html.paragraph(EXPLAINED, "quiet"),
-        html.heading(2, title(found)),
+def invalid(scores: NeuprintScores) -> list[str]:
+    """Return why no score can be trusted; nothing where the control is sound."""
+    control = scores.control
+    if control is None or control.valid:
+        return []
+    return [
+        "INVALID: a probe of shuffled labels does better than chance (accuracy"
+        f" {control.accuracy:.3f}, at most {control.limit:.3f} was expected). Labels leak into the"
+        " vectors; no score here can be trusted."
     ]
-    if reason := invalid(found):
-        body.append(html.paragraph(reason, "alarm"))
-    body.append(html.table(HEAD, score_rows(found), numbers=range(2, len(HEAD))))
-    body += [html.paragraph(sentence, "note") for sentence in remarks(found)]
-    predictions = store.table("predictions.parquet")
-    if predictions is not None:
-        body += _confusion(found, predictions)
-    body += _maps(store, found) + _epochs(history)
-    if found["notes"]:
-        body += [html.heading(2, "Notes"), *(html.paragraph(note) for note in found["notes"])]
-    body += _provenance(store, found)
-    store.write_text(NAME, html.page(f"{found['name']}: report", body))
-    return f"{store.root.rstrip('/')}/{NAME}"
 
 
-def _confusion(found: Mapping[str, Any], predictions: "pa.Table") -> list[str]:
+@dataclass(frozen=True)
+class NeuprintReport(LearnerReport):
+    """A training or an evaluation that has ended.
+
+    Attributes
+    ----------
+    scores : NeuprintScores
+    history : list of dict
+        A row for each epoch of each training; empty for an evaluation.
+    """
+
+    learner = "neuprint"
+
+    scores: NeuprintScores
+    history: list[dict[str, Any]]
+
+    @classmethod
+    def of(cls, findings: dict[str, Any], history: list[dict[str, Any]]) -> Self:
+        """Return the report of what is kept in a model or as ``evaluation.json``."""
+        return cls(typed(NeuprintScores, findings), history)
+
+    @classmethod
+    def read(cls, out: str | Path) -> Self:
+        """Return what a folder holds; see `LearnerReport.read`."""
+        history = Path(out) / HISTORY
+        rows = pq.read_table(history).to_pylist() if history.is_file() else []
+        return cls(typed(NeuprintScores, cls.stored(out), out), rows)
+
+    @classmethod
+    def stored(cls, out: str | Path) -> dict[str, Any]:
+        """Return the scores as the model or ``evaluation.json`` keeps them."""
+        evaluation = stored_evaluation(out)
+        if evaluation is not None:
+            return evaluation
+        return dict(stored_model(out, cls.learner, ("methods",)).description["facts"])
+
+    def job_name(self) -> str:
+        """Return the name of the job."""
+        return self.scores.name
+
+    def print_tables(self, console: Console) -> None:
+        """Print the table of scores, and what a reader must know of it."""
+        scores = self.scores
+        console.print(scores.title, style="bold", markup=False, highlight=False, soft_wrap=True)
+        table = Table()
+        table.add_column("")
+        shown = [column for column in SHOWN if scores.reference or HEAD[column] != "difference"]
+        for column in shown:
+            table.add_column(HEAD[column], justify="right", no_wrap=HEAD[column] == "95 %")
+        for row in scores.rows():
+            method = f"{row[0]}, {row[1]}" if row[1] else row[0]
+            table.add_row(Text(method), *(Text(row[column]) for column in shown))
+        console.print(table)
+        print_sentences(remarks(scores), invalid(scores), console)
+
+    def body(self, store: RunStore) -> list[str]:
+        """Return the page without its title."""
+        scores = self.scores
+        predictions = store.table(PREDICTIONS)
+        embeddings = store.table(EMBEDDINGS)
+        return [
+            html.paragraph(EXPLANATION, "quiet"),
+            html.heading(2, scores.title),
+            *scores_section(HEAD, scores.rows(), range(2, len(HEAD)), remarks(scores), invalid(scores)),
+            *([] if predictions is None else _confusion(scores, predictions)),
+            *([] if embeddings is None else _maps(scores, embeddings)),
+            *(_epochs(self.history) if self.history else []),
+            *notes_section(scores.notes),
+            *provenance_section(store, scores.versions),
+        ]
+
+
+def _confusion(scores: NeuprintScores, predictions: pa.Table) -> list[str]:
     """Show the linear probe of the settings that see most; chosen beforehand, not for its score."""
     frame = predictions.to_pandas()
     linear = frame[frame["probe"] == "linear"]
@@ -263,42 +344,38 @@ def _confusion(found: Mapping[str, Any], predictions: "pa.Table") -> list[str]:
         return []
     method = linear["method"].iloc[-1]
     shown = linear[linear["method"] == method]
-    classes = list(found["data"]["neurons_of_class"])
-    number = {name: place for place, name in enumerate(classes)}
-    counts = np.zeros((len(classes), len(classes)), dtype=int)
-    np.add.at(counts, (shown["true"].map(number), shown["predicted"].map(number)), 1)
-    n_splits = shown["split"].nunique()
     return [
         html.heading(2, f"Class by class: {method_name(method)}, logistic regression"),
-        html.figure(
-            confusion_figure(classes, counts.tolist()),
-            f"Tested neurons of all {n_splits} splits together, by true class (rows) and predicted class"
-            " (columns); the colour is the share of the true class.",
+        confusion_matrix(
+            list(scores.data.neurons_of_class),
+            shown,
+            f"Tested neurons of all {shown['split'].nunique()} splits together, by true class (rows) and predicted"
+            " class (columns); the colour is the share of the true class.",
         ),
     ]
 
 
-def _maps(store: Any, found: Mapping[str, Any]) -> list[str]:
-    table = store.table(EMBEDDINGS)
-    if table is None:
-        return []
-    flat = np.stack([table["umap_0"].to_numpy(), table["umap_1"].to_numpy()], 1)
-    names = table[found["label"]].to_numpy(zero_copy_only=False).astype(str)
-    names = np.where(np.isin(names, list(found["data"]["neurons_of_class"])), names, "")
-    animals = table["animal"].to_numpy(zero_copy_only=False).astype(str)
+def _maps(scores: NeuprintScores, embeddings: pa.Table) -> list[str]:
+    names = embeddings[scores.label].to_numpy(zero_copy_only=False).astype(str)
+    names = np.where(np.isin(names, list(scores.data.neurons_of_class)), names, "")
+    animals = embeddings["animal"].to_numpy(zero_copy_only=False).astype(str)
     parts = [
         html.heading(2, "Map"),
-        html.figure(
-            embedding_map_figure(flat, names, f"map of Phi by {found['label']}"),
-            f"UMAP of the Phi of all {len(names):,} neurons, by {found['label']}; grey: without one. The"
+        map_figure(
+            embeddings,
+            names,
+            f"map of Phi by {scores.label}",
+            f"UMAP of the Phi of all {len(names):,} neurons, by {scores.label}; grey: without one. The"
             " dynamics has seen these neurons' activity, but no class. Distances between far groups mean"
             " little.",
         ),
     ]
     if len(set(animals)) > 1:
         parts.append(
-            html.figure(
-                embedding_map_figure(flat, animals, "map of Phi by animal"),
+            map_figure(
+                embeddings,
+                animals,
+                "map of Phi by animal",
                 "The same map by animal. Animals that lie apart are told by Phi, too: classes learned from"
                 " one then carry less to another.",
             )
@@ -306,26 +383,11 @@ def _maps(store: Any, found: Mapping[str, Any]) -> list[str]:
     return parts
 
 
-def _epochs(history: "pa.Table | None") -> list[str]:
-    if history is None:
-        return []
-    rows = history.to_pylist()
+def _epochs(history: list[dict[str, Any]]) -> list[str]:
     return [
         html.heading(2, "Training"),
         html.figure(
-            curves_figure(rows),
+            curves_figure(history),
             "Loss of predicted activity by epoch, on the first frames and on the last, which are held out.",
         ),
     ]
-
-
-def _provenance(store: Any, found: Mapping[str, Any]) -> list[str]:
-    rows = [
-        ("folder", store.root),
-        ("scores", f"neurofleet results {store.root}"),
-        ("versions", ", ".join(f"{name} {version}" for name, version in found["versions"].items())),
-    ]
-    parts = [html.heading(2, "Where this comes from"), html.table(("", ""), rows)]
-    if job := store.read_text("job.yaml"):
-        parts.append(html.details("The job", html.code(job)))
-    return parts

@@ -1,158 +1,259 @@
-"""The job files of SIMS, a training and a sweep, and what they read: cells, labels and the split."""
+"""The jobs of SIMS, a training and a sweep: from a labelled reference to the model that is written, and their plan."""
 
-from dataclasses import dataclass
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any
 
 import numpy as np
-from pydantic import Field, model_validator
+import pyarrow as pa
+import pyarrow.parquet as pq
+from rich.console import Console
+from rich.table import Table
 
-from neurofleet.jobs.job_file import Positive
-from neurofleet.jobs.learners.learner_job import LearnerSpec, Metrics, SplitSpec, SweepKeys
-from neurofleet.jobs.run_folder import refuse_missing
+from neurofleet.cluster.sweeps.trial_records import TrialRow
+from neurofleet.cluster.training.lightning_training import BestEpoch
+from neurofleet.jobs.learners.learner_folder import HISTORY, TRIALS
+from neurofleet.jobs.learners.learner_job import LearnerJob, LearnerRun, Trained, Trainings, Trial
+from neurofleet.jobs.learners.learner_report import typed
+from neurofleet.jobs.learners.sims_report import SimsReport, SimsScores
+from neurofleet.jobs.learners.sims_spec import SimsSweepSpec, SimsTrainSpec
+from neurofleet.jobs.progress import duration
+from neurofleet.jobs.run_folder import refuse_missing, versions
 from neurofleet.learners.cells.cell_files import open_cells
-from neurofleet.learners.cells.cell_labels import Labels, read_labels
-from neurofleet.learners.cells.normalisation import recognise
-from neurofleet.learners.sims.reference_fit import Reference, reference_of
-from neurofleet.learners.sims.tabnet_settings import PRESETS, SimsSettings, settings_of
-from neurofleet.learners.splits import Split, make_folds, make_split
+from neurofleet.learners.local_training import train_here
+from neurofleet.learners.sims.gene_importance import mean_attention
+from neurofleet.learners.sims.held_out_scores import leave_types_out
+from neurofleet.learners.sims.reference_fit import CONTROL_EPOCHS, is_trained_again, trained_networks
+from neurofleet.learners.sims.tabnet_settings import RELEASED_WARNING
+from neurofleet.learners.sims.tabnet_training import SimsTask
+from neurofleet.learners.sims.train_sims import PreparedReference, fit_and_score, prepare_reference
+from neurofleet.learners.splits import fingerprint, write_splits
 
-
-class SimsTrainSpec(LearnerSpec):
-    """A training job (`kind: train`, `learner: sims`)."""
-
-    runner: ClassVar[str] = "neurofleet.jobs.learners.sims_training:run_sims_training"
-    planner: ClassVar[str] = "neurofleet.jobs.learners.sims_training:print_sims_plan"
-    settings_model = SimsSettings
-    presets = PRESETS
-    beside = ("workers", "loggers", "baselines")
-
-    kind: Literal["train", "sweep"] = "train"
-    learner: Literal["sims"]
-    reference: Annotated[list[Path], Field(min_length=1)]
-    labels: Path | None = None
-    layer: str = "X"
-    label: str
-    drop_unlabelled: bool = False
-    target_sum: Positive | None = None
-    split: SplitSpec = SplitSpec()
-    baselines: list[str] | None = None
-    unknown_curve: bool | Annotated[list[str], Field(min_length=1)] = False
-
-    @classmethod
-    def completed(cls, content: dict[str, Any], folder: Path, source: str) -> dict[str, Any]:
-        """Return the job with its settings gathered under `settings`, and its references as a list."""
-        own = cls.gathered(content)
-        if isinstance(reference := own.get("reference"), str):
-            own["reference"] = [reference]
-        return own
-
-    @model_validator(mode="after")
-    def _fitting_split(self) -> "SimsTrainSpec":
-        chosen = self.chosen
-        if self.unknown_curve and self.split.test == 0.0:
-            raise ValueError("unknown_curve: types of the test part show what a threshold costs; set `split.test`")
-        if self.split.validation == 0.0 and (chosen.patience is not None or chosen.schedule == "plateau"):
-            raise ValueError(
-                f"preset {self.preset} watches validation cells to slow down and to stop: `split.validation`"
-                " must be above 0"
-            )
-        return self
-
-    @property
-    def chosen(self) -> SimsSettings:
-        """The preset with the job's changes."""
-        return settings_of(self.preset, self.settings)
-
-    def paths_named(self) -> list[Path]:
-        """Return all paths that the job reads."""
-        return [*self.reference, *([self.labels] if self.labels else [])]
-
-
-class SimsSweepSpec(SweepKeys, SimsTrainSpec):
-    """A sweep of SIMS (`kind: sweep`, `learner: sims`)."""
-
-    runner: ClassVar[str] = "neurofleet.jobs.learners.sims_training:run_sims_sweep"
-    metrics: ClassVar[Metrics] = {
-        "macro_f1": ("val_macro_f1", "max"),
-        "accuracy": ("val_accuracy", "max"),
-        "loss": ("val_loss", "min"),
-    }
-
-    kind: Literal["sweep"] = "sweep"
-
-    @model_validator(mode="after")
-    def _watched_cells(self) -> "SimsSweepSpec":
-        if self.split.validation == 0.0:
-            raise ValueError("trials are compared on validation cells: `split.validation` must be above 0")
-        return self
+SPLITS = "split.parquet"
+MEASURED_STEPS = 10
 
 
 @dataclass(frozen=True)
 class SimsInputs:
-    """A training's input.
+    """What a job of SIMS reads.
 
     Attributes
     ----------
-    reference : Reference
-    labels : Labels
-    splits : list of Split
-        One, or one a fold.
-    final : Split
-        What the model that is kept is trained on: the one split, or with folds all labelled cells.
+    prepared : PreparedReference
+        Cells, labels and splits.
     sources : dict
-        What opens the cells again in another process.
+        Arguments of `open_cells`, to open the cells again in another process.
     notes : list of str
     """
 
-    reference: "Reference"
-    labels: "Labels"
-    splits: "list[Split]"
-    final: "Split"
+    prepared: PreparedReference
     sources: dict[str, Any]
     notes: list[str]
 
 
-def read_sims_inputs(spec: SimsTrainSpec, folder: Path) -> SimsInputs:
-    """Open and check a training's input.
+class SimsJob(LearnerJob[SimsTrainSpec, SimsInputs]):
+    """Trainings and sweeps of SIMS."""
 
-    Raises
-    ------
-    UsageError, LearnerError
-        A file is missing, or what is in it cannot be used.
-    """
-    refuse_missing(spec, folder)
-    sources: dict[str, Any] = {
-        "paths": [str((folder / path).resolve()) for path in spec.reference],
-        "labels_path": str((folder / spec.labels).resolve()) if spec.labels else None,
-        "layer": spec.layer,
-    }
-    cells = open_cells(**sources)
-    labels = read_labels(cells, spec.label, drop_missing=spec.drop_unlabelled)
-    values = recognise(cells, target_sum=spec.target_sum)
-    names = _names(labels, len(cells))
-    common: dict[str, Any] = {"columns": cells.obs, "seed": spec.split.seed}
-    if spec.split.folds is not None:
-        assert isinstance(spec.split.validation, float)
-        splits = make_folds(
-            cells.cell_ids,
-            names,
-            spec.split.folds,
+    publishes = False  # it writes no embeddings
+
+    def read(self) -> SimsInputs:
+        """Open and check cells, labels and the split."""
+        spec, folder = self.spec, self.folder
+        refuse_missing(spec, folder)
+        sources: dict[str, Any] = {
+            "paths": [str((folder / path).resolve()) for path in spec.reference],
+            "labels_path": str((folder / spec.labels).resolve()) if spec.labels else None,
+            "layer": spec.layer,
+        }
+        prepared = prepare_reference(
+            open_cells(**sources),
+            spec.label,
+            batch=spec.split.by,
+            test=0.2 if spec.split.test is None else spec.split.test,
             validation=spec.split.validation,
-            group=spec.split.by,
-            **common,
+            folds=spec.split.folds,
+            target_sum=spec.target_sum,
+            drop_unlabelled=spec.drop_unlabelled,
+            seed=spec.split.seed,
         )
-        final = make_split(cells.cell_ids, names, test=0.0, validation=spec.split.validation, **common)
-    else:
-        test = 0.2 if spec.split.test is None else spec.split.test
-        final = make_split(cells.cell_ids, names, test=test, validation=spec.split.validation, **common)
-        splits = [final]
-    reference = reference_of(cells, labels, values, spec.target_sum)
-    notes = [*cells.notes, *labels.notes, f"Values: {values.kind} ({values.evidence})."]
-    return SimsInputs(reference, labels, splits, final, sources, notes)
+        notes = [*prepared.notes, *prepared.final.notes]
+        if spec.preset.startswith("released"):
+            notes.append(RELEASED_WARNING)
+        return SimsInputs(prepared, sources, notes)
+
+    def epochs(self, inputs: SimsInputs) -> int:
+        """Return how many epochs all trainings of a job have at most: fits, and their controls."""
+        prepared, settings, epochs = inputs.prepared, self.spec.chosen, 0
+        for split in [prepared.final, *(prepared.splits if len(prepared.splits) > 1 else [])]:
+            n_train, n_validation = len(split.rows("train")), len(split.rows("validation"))
+            epochs += settings.epochs_for(n_train)
+            if is_trained_again(split, settings):
+                epochs += settings.epochs_for(n_train + n_validation)
+            if len(split.rows("test")):
+                epochs += min(CONTROL_EPOCHS, settings.epochs_for(n_train))
+        if self.spec.unknown_curve:
+            types = prepared.labels.classes if self.spec.unknown_curve is True else self.spec.unknown_curve
+            epochs += len(types) * settings.epochs_for(n_train) * (2 if is_trained_again(split, settings) else 1)
+        return epochs
+
+    def write_task(self, inputs: SimsInputs, task: SimsTask, folder: Path, seed: int) -> dict[str, Any]:
+        """Write a task; see `LearnerJob.write_task`."""
+        return task.write(folder, inputs.sources, seed)
+
+    def best_epoch(self, task: SimsTask) -> BestEpoch | None:
+        """Return the epoch of the best validation accuracy, where the settings watch it."""
+        patience = task.settings.patience
+        return BestEpoch("val_accuracy", "max", patience) if patience and len(task.validation_rows) else None
+
+    def split_fingerprint(self, inputs: SimsInputs) -> str:
+        """Return the fingerprint of the split or of the folds."""
+        return fingerprint(inputs.prepared.splits)
+
+    def train(self, run: LearnerRun[SimsInputs]) -> Trained:
+        """Train the model that is kept, and score it, or with folds one model a fold, beside baselines."""
+        spec, inputs = self.spec, run.inputs
+        write_splits(run.out / SPLITS, inputs.prepared.splits)
+        model = fit_and_score(inputs.prepared, spec.chosen, run.trainings, spec.seed, baselines=spec.baselines)
+        notes = [*inputs.notes, *(note for note in model.facts["notes"] if note not in inputs.notes)]
+        scores = {**model.facts, "notes": notes}
+        if spec.unknown_curve:
+            scores["unknown_types"] = self._unknown_types(inputs.prepared, run.trainings)
+        model = replace(model, facts=scores | self._origin(run, len(model.inputs.columns)))
+        run.trainings.write_history(run.out / HISTORY)
+        report = SimsReport(
+            scores=typed(SimsScores, model.facts, run.out),
+            classes=list(model.classes),
+            settings=model.settings.model_dump(),
+            calibration=model.calibration,
+            has_linear=model.linear is not None,
+            history=pa.Table.from_pylist(run.trainings.history).to_pylist(),
+        )
+        return Trained(model, report)
+
+    def _unknown_types(
+        self, prepared: PreparedReference, trainings: Trainings
+    ) -> dict[str, dict[str, list[float | None]]]:
+        """Return the curve of each type that was left out of training in turn, as plain JSON."""
+        spec = self.spec
+        names = None if spec.unknown_curve is True else list(spec.unknown_curve or ())
+        curves = leave_types_out(prepared.reference, prepared.splits[0], spec.chosen, trainings, spec.seed, names)
+        return {
+            name: {
+                key: [None if value != value else float(value) for value in values]  # NaN is no JSON
+                for key, values in vars(curve).items()
+            }
+            for name, curve in curves.items()
+        }
+
+    def _origin(self, run: LearnerRun[SimsInputs], n_genes_seen: int) -> dict[str, Any]:
+        """Return what a model was trained on, and with what, as plain JSON."""
+        spec, prepared = self.spec, run.inputs.prepared
+        files = [Path(path).name for path in run.inputs.sources["paths"]]
+        return {
+            "name": spec.name,
+            "preset": spec.preset,
+            "seed": spec.seed,
+            "data": prepared.data_facts(files, spec.label, n_genes_seen) | {"sha256": run.input_digests()},
+            "split": {
+                "how": spec.split.model_dump(mode="json", exclude_none=True),
+                "fingerprint": fingerprint(prepared.splits),
+                "cells": prepared.cells_by_role(),
+            },
+            "versions": versions(),
+        }
+
+    def trial_epochs(self, inputs: SimsInputs) -> int:
+        """Return the epochs of the job's own settings."""
+        return self.spec.chosen.epochs_for(len(inputs.prepared.final.rows("train")))
+
+    def trial(self, trial: Trial) -> Mapping[str, float]:
+        """Train without the test cells: their scores are not known before the best setting is."""
+        inputs = self.read()
+        split = inputs.prepared.final
+        task = inputs.prepared.reference.task(split.rows("train"), split.rows("validation"), self.spec.chosen)
+        trained = trial.train(task, self.write_task(inputs, task, trial.folder, trial.seed))
+        write_attention(task, trained.weights(), trial.folder, trial.seed)
+        return trained.metrics
+
+    def after_trials(self, rows: Sequence[TrialRow], inputs: SimsInputs, out: Path) -> None:
+        """Write how stable the genes' weights are over repeated trainings."""
+        assert isinstance(self.spec, SimsSweepSpec)
+        if self.spec.trials.repeats > 1:
+            folders = [(out / TRIALS).absolute() / row.trial for row in rows]
+            pq.write_table(stability_table(folders, inputs.prepared.reference.cells.genes), out / "stability.parquet")
+
+    def print_plan(self, inputs: SimsInputs, console: Console) -> float:
+        """Print cells, genes, split, epochs and their time; return the seconds of a training."""
+        spec, prepared = self.spec, inputs.prepared
+        n_cells, n_genes = prepared.reference.cells.shape
+        n_classes = len(prepared.labels.classes)
+        table = Table(title=f"{spec.name}: {n_cells:,} cells × {n_genes:,} genes, {n_classes} classes")
+        for name in ("split", "training", "validation", "test"):
+            table.add_column(name, justify="left" if name == "split" else "right")
+        for number, counts in enumerate(prepared.cells_by_role(), 1):
+            split = f"fold {number}" if len(prepared.splits) > 1 else "all"
+            table.add_row(split, *(f"{count:,}" for count in counts.values()))
+        console.print(table)
+        self.print_notes(inputs.notes, console)
+        epochs = self.epochs(inputs)
+        step_s, steps = _measured(spec, prepared)
+        console.print(
+            f"{epochs} epochs of {steps} steps in all trainings. A step takes {1000 * step_s:.0f} ms in this"
+            f" process: about {duration(epochs * steps * step_s)}, baselines not counted.",
+            soft_wrap=True,
+            highlight=False,
+        )
+        return self.trial_epochs(inputs) * steps * step_s
 
 
-def _names(labels: "Labels", n_cells: int) -> Any:
-    names = np.full(n_cells, "", dtype=object)
-    names[labels.rows] = np.asarray(labels.classes, dtype=object)[labels.codes]
-    return names
+def _measured(spec: SimsTrainSpec, prepared: PreparedReference) -> tuple[float, int]:
+    """Return seconds of a step, and how many an epoch has."""
+    rows = prepared.final.rows("train")
+    few = rows[: MEASURED_STEPS * spec.chosen.batch_size]
+    settings = spec.chosen.model_copy(update={"epochs": 2, "most_steps": None})
+    if settings.schedule == "plateau":
+        settings = settings.model_copy(update={"schedule": "one-cycle"})
+    task = prepared.reference.task(few, np.array([], dtype=np.int64), settings)
+    ends = [time.perf_counter()]
+    train_here(task, "plan", spec.seed, lambda row: ends.append(time.perf_counter()))
+    steps = max(len(few) // settings.batch_size, 1)
+    return (ends[-1] - ends[-2]) / steps, max(len(rows) // settings.batch_size, 1)
+
+
+ATTENTION = "attention.npy"
+
+
+def write_attention(task: SimsTask, weights: Mapping[str, Any], folder: Path, seed: int) -> None:
+    """Write the mean attention of a trained task's networks over its validation cells, (genes,)."""
+    networks = trained_networks(task, weights, seed)
+    rows = task.validation_rows
+    values = task.used_values(task.cells.read(rows))
+    attention = np.zeros(len(task.cells.genes))
+    attention[task.inputs.columns] = mean_attention(networks, values)
+    np.save(folder / ATTENTION, attention)
+
+
+def stability_table(folders: Sequence[Path], genes: Sequence[str] | np.ndarray) -> pa.Table:
+    """Return each gene's weight over repeated trainings, most weight first.
+
+    Columns: ``gene``, ``mean_weight`` (of weights divided by the run's largest), ``sd_weight``,
+    ``dispersion`` (variance over mean), ``runs_in_top_20``, ``runs``.
+    """
+    weights = np.stack([np.load(folder / ATTENTION, allow_pickle=False) for folder in folders])
+    weights = weights / np.maximum(weights.max(1, keepdims=True), np.finfo(float).tiny)
+    mean, variance = weights.mean(0), weights.var(0)
+    ranks = np.argsort(np.argsort(-weights, axis=1, kind="stable"), axis=1)
+    order = np.argsort(-mean, kind="stable")
+    table = pa.table(
+        {
+            "gene": np.asarray(genes, dtype=str),
+            "mean_weight": mean,
+            "sd_weight": np.sqrt(variance),
+            "dispersion": np.divide(variance, mean, out=np.zeros_like(mean), where=mean > 0),
+            "runs_in_top_20": ((ranks < 20) & (weights > 0)).sum(0),
+            "runs": np.full(len(mean), len(folders)),
+        }
+    )
+    return table.take(order)

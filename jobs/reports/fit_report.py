@@ -6,8 +6,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from neurofleet.jobs.job_file import named
-from neurofleet.jobs.job_kinds import FIT, is_study, kind_in, report_module, study_findings
+from neurofleet.jobs.job_kinds import FIT, findings_of, kind_in
 from neurofleet.jobs.reports import html
 from neurofleet.jobs.reports.cell_section import cell_section, plain_section
 from neurofleet.jobs.reports.fit_contents import gather
@@ -153,8 +152,6 @@ def write_report(root: str | Path, print_line: Callable[[str], None] = lambda te
         When `root` is neither.
     """
     kind = kind_in(root)
-    if is_study(kind):
-        return study_findings(kind).rewrite_report(root)
     if kind != FIT:
-        return named(f"{report_module(kind)}:write_report_again")(Path(root))
+        return findings_of(kind).rewrite_report(root)
     return write_fit_report(root, print_line)

@@ -10,8 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from neurofleet.errors import UsageError
-from neurofleet.jobs.learners.learner_folder import ABOUT, FACTS
-from neurofleet.jobs.learners.sims_scores import scores_rows
+from neurofleet.jobs.learners.learner_folder import ABOUT
 from neurofleet.jobs.results.folder_listing import FolderReader
 from neurofleet.jobs.results.run_tables import FIT_VIEWS, empty, fit_parts, what_is_in
 from neurofleet.jobs.results.runs_found import ENDING, FIT, MODEL, FoundRun, FoundRuns, find_runs
@@ -102,14 +101,15 @@ def view_of_loose(schema: "pa.Schema") -> str | None:
 def sims_scores(run: FoundRun) -> "pa.Table":
     """Return the scores that stand in a SIMS model, which has no file of them: a row a method, none before
     the model has any."""
+    from neurofleet.jobs.learners.sims_report import scores_rows, stored_scores  # the run of a fit needs no learners
+
     numbers = ("accuracy", "accuracy_low", "accuracy_high", "macro_f1")
     schema = pa.schema([("method", pa.string()), *((name, pa.float64()) for name in numbers)])
-    facts = run.description().get("description", {}).get("facts", {})
+    scores = stored_scores(run.description().get("description", {}).get("facts", {}))
     rows = []
-    if set(FACTS) <= facts.keys():
-        for method, row in zip([*facts["scores"], *facts["baselines"]], scores_rows(facts), strict=True):
-            low, high = row.interval or (None, None)
-            rows.append((method, row.accuracy, low, high, row.macro_f1))
+    for row in scores_rows(scores) if scores else []:
+        low, high = row.interval or (None, None)
+        rows.append((row.key, row.accuracy, low, high, row.macro_f1))
     return pa.Table.from_pylist([dict(zip(schema.names, row, strict=True)) for row in rows], schema=schema)
 
 

@@ -20,7 +20,6 @@ from rich.text import Text
 
 from neurofleet.cluster.store.generations import Compaction
 from neurofleet.errors import JobError, UsageError
-from neurofleet.jobs.job_file import named
 from neurofleet.jobs.reports.tables import print_line
 from neurofleet.jobs.results.folder_listing import FolderReader
 from neurofleet.jobs.results.many_runs import AllRuns, same_names
@@ -232,7 +231,7 @@ def results_command(out: str, query: str | None, json: bool, views: bool = False
     UsageError
         When there is no run, or the query is not one SELECT that fits the views.
     """
-    from neurofleet.jobs.job_kinds import FIT, is_study, kind_in, results_module, study_findings
+    from neurofleet.jobs.job_kinds import FIT, findings_of, kind_in
 
     if views and query is not None:
         raise UsageError("--views and --query were given together. Look at the views first, then query.")
@@ -247,11 +246,8 @@ def results_command(out: str, query: str | None, json: bool, views: bool = False
         runs_command(out, runs, json)
         return
     kind = kind_in(out)
-    if is_study(kind):
-        study_findings(kind).print_results(out, json)
-        return
     if kind != FIT:
-        named(f"{results_module(kind)}:print_results")(out, json)
+        findings_of(kind).print_results(out, json)
         return
     tables = RunTables(out)
     cells = summaries(tables)

@@ -10,7 +10,8 @@ import yaml
 
 from neurofleet.cluster.store.folders import REQUESTS_AT_ONCE
 from neurofleet.errors import UsageError
-from neurofleet.jobs.learners.learner_folder import DESCRIPTION, EVALUATION, JOB, LEARNER_JOB_KINDS
+from neurofleet.jobs.learners import LEARNER_JOB_KINDS
+from neurofleet.jobs.learners.learner_folder import DESCRIPTION, EVALUATION, JOB
 from neurofleet.jobs.results.folder_listing import FolderReader
 from neurofleet.jobs.results.table_scan import ROOT
 from neurofleet.jobs.studies.findings import FINDINGS

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import anndata
@@ -11,12 +12,12 @@ import pytest
 import yaml
 from sklearn.decomposition import PCA
 
-from neurofleet.errors import Interrupted, UsageError
+from neurofleet.errors import InputError, Interrupted, UsageError
 from neurofleet.jobs.job_file import parse_job
-from neurofleet.jobs.learners import evaluation_pieces, hippie_evaluation
+from neurofleet.jobs.learners import evaluation_pieces
 from neurofleet.jobs.learners.embedding import embed_command
-from neurofleet.jobs.learners.hippie_evaluation import methods_of
-from neurofleet.jobs.learners.hippie_report import facts_in, invalid, print_results
+from neurofleet.jobs.learners.hippie_job import methods_of
+from neurofleet.jobs.learners.hippie_report import HippieReport, invalid
 from neurofleet.jobs.reports.fit_report import write_report
 from neurofleet.jobs.results.results_command import results_command
 from neurofleet.jobs.run_job import print_plan, run_job
@@ -50,11 +51,8 @@ def write_job(folder: Path, content: dict) -> Path:
 def quick_maps():
     """Maps by principal components: UMAP takes long to compile, and what it draws is not tested."""
     with pytest.MonkeyPatch.context() as patched:
-        for place in (
-            "neurofleet.jobs.learners.learner_figures.plane_map",
-            "neurofleet.jobs.learners.learner_figures.plane_map",
-        ):
-            patched.setattr(place, lambda vectors: PCA(2).fit_transform(vectors))
+        for module in ("embedding", "hippie_job"):
+            patched.setattr(f"neurofleet.jobs.learners.{module}.plane_map", lambda x: PCA(2).fit_transform(x))
         yield
 
 
@@ -99,19 +97,18 @@ def test_embeddings_of_all_units_lie_in_the_folder(trained, folder):
 
 
 def test_scores_stand_beside_baselines_and_controls(trained, capsys):
-    (one,) = facts_in(trained)["sets"]
-    scores = {row["method"]: row for row in one["comparison"]["methods"]}
-    assert set(scores) == {"raw_knn", "head"}
-    assert one["comparison"]["split"] == "by group"
-    assert scores["head"]["balanced_accuracy"] >= 0.9
-    assert set(one["shuffled"]) == {"head"}
-    assert all(control["valid"] and len(control["each"]) == 5 for control in one["shuffled"].values())
-    assert one["permuted"]["valid"]
-    assert one["permuted"]["changed_labels"] > 0
+    (one,) = HippieReport.read(trained).sets
+    assert set(one.methods) == {"raw_knn", "head"}
+    assert one.comparison.split == "by group"
+    assert one.methods["head"].balanced_accuracy >= 0.9
+    assert set(one.shuffled) == {"head"}
+    assert all(control.valid and len(control.each) == 5 for control in one.shuffled.values())
+    assert one.permuted.valid
+    assert one.permuted.changed_labels > 0
     assert not invalid(one)
     results_command(str(trained), None, json=True)
-    assert json.loads(capsys.readouterr().out)["sets"] == [one]
-    print_results(str(trained), as_json=False)
+    assert json.loads(capsys.readouterr().out)["sets"] == [HippieModel.load(trained).facts]
+    results_command(str(trained), None, json=False)
     print_status(str(trained))
     told = capsys.readouterr().out
     assert "raw KNN" in told
@@ -139,13 +136,12 @@ def test_a_training_that_was_cut_off_ends_in_the_same_model(trained, folder, mon
     for name in ("model.json", "model.safetensors", "embeddings.parquet", "pieces/made/permuted.json"):
         (trained / name).unlink()
     done = []
-    do = hippie_evaluation.do_hippie_piece
+    do = evaluation_pieces.do_piece
     monkeypatch.setattr(
-        "neurofleet.jobs.learners.hippie_evaluation.do_hippie_piece",
-        lambda payload: done.append(payload["piece"]) or do(payload),
+        evaluation_pieces, "do_piece", lambda payload: done.append(payload["piece"].work) or do(payload)
     )
     run_job(folder / "job.yaml", str(trained))
-    assert done == [{"kind": "permuted"}]
+    assert done == ["permuted"]
     assert [(trained / name).read_bytes() for name in ("model.json", "model.safetensors")] == whole
 
 
@@ -158,7 +154,7 @@ def test_an_evaluation_compares_methods_on_each_set_and_does_no_piece_twice(fold
     content |= {"epochs": 2}
     job = folder / "evaluate.yaml"
     job.write_text(yaml.safe_dump(content | {"methods": ["raw_knn", "frozen", "mean_knn", "head"]}))
-    undisturbed = evaluation_pieces._results_of
+    undisturbed = evaluation_pieces._seconds_of
 
     def killed_before_it_heard_of_any(*given):
         for _ in undisturbed(*given):
@@ -166,17 +162,15 @@ def test_an_evaluation_compares_methods_on_each_set_and_does_no_piece_twice(fold
         raise KeyboardInterrupt
         yield
 
-    monkeypatch.setattr(evaluation_pieces, "_results_of", killed_before_it_heard_of_any)
+    monkeypatch.setattr(evaluation_pieces, "_seconds_of", killed_before_it_heard_of_any)
     with pytest.raises(Interrupted):
         run_job(job, str(folder / "evaluated"))
-    monkeypatch.setattr(evaluation_pieces, "_results_of", undisturbed)
-    monkeypatch.setattr(
-        "neurofleet.jobs.learners.hippie_evaluation.do_hippie_piece", None
-    )  # all are kept: none is done again
+    monkeypatch.setattr(evaluation_pieces, "_seconds_of", undisturbed)
+    monkeypatch.setattr(evaluation_pieces, "do_piece", None)  # all are kept: none is done again
     run_job(job, str(folder / "evaluated"))
-    found = facts_in(folder / "evaluated")
-    assert [one["set"] for one in found["sets"]] == ["one", "two"]
-    assert all(one["pretrained"] for one in found["sets"])
+    sets = HippieReport.stored(folder / "evaluated")["sets"]
+    assert [one["set"] for one in sets] == ["one", "two"]
+    assert all(one["pretrained"] for one in sets)
     table = pq.read_table(folder / "evaluated/scores.parquet").to_pandas()
     assert table.groupby("set")["method"].count().tolist() == [4, 4]
     assert set(table["split"]) == {"by group", "random"}
@@ -230,7 +224,7 @@ def test_the_plan_counts_networks(folder, capsys):
 def test_wrong_input_is_said_before_anything_is_written(folder, tmp_path, changes, said):
     job = write_job(tmp_path, TRAIN | changes)
     shutil.copy(folder / "units.npz", tmp_path)
-    with pytest.raises((UsageError, LearnerError), match=said) as caught:
+    with pytest.raises((UsageError, InputError, LearnerError), match=said) as caught:
         run_job(job, str(tmp_path / "out"))
     assert isinstance(caught.value, UsageError) or caught.value.exit_code == 2
     assert not (tmp_path / "out").exists()
@@ -239,12 +233,13 @@ def test_wrong_input_is_said_before_anything_is_written(folder, tmp_path, change
 def test_one_animal_only_is_refused(tmp_path):
     write_units(tmp_path / "units.npz")
     job = write_job(tmp_path, TRAIN | {"layout": {"keep": {"animal": ["m1"]}}})
-    with pytest.raises(LearnerError, match="animal|group"):
+    with pytest.raises((InputError, LearnerError), match="animal|group"):
         run_job(job, str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 
 
 def test_a_leak_makes_the_scores_invalid(folder):
-    one = json.loads(json.dumps(facts_in(folder / "trained")["sets"][0]))
-    one["shuffled"]["head"] |= {"valid": False, "balanced_accuracy": 0.98}
+    (one,) = HippieReport.read(folder / "trained").sets
+    leaking = replace(one.shuffled["head"], valid=False, balanced_accuracy=0.98)
+    one = replace(one, shuffled={"head": leaking})
     assert "INVALID: head with shuffled labels does better than chance" in invalid(one)[0]

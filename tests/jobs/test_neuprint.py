@@ -10,12 +10,12 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from neurofleet.errors import Interrupted, UsageError
+from neurofleet.errors import InputError, Interrupted, UsageError
 from neurofleet.jobs.job_file import load_job, parse_job
-from neurofleet.jobs.learners import neuprint_evaluation, neuprint_training, trainings
+from neurofleet.jobs.learners import evaluation_pieces, learner_job
 from neurofleet.jobs.learners.embedding import embed_command
-from neurofleet.jobs.learners.neuprint_report import print_results
 from neurofleet.jobs.reports.fit_report import write_report
+from neurofleet.jobs.results.results_command import results_command
 from neurofleet.jobs.run_job import print_plan, run_job
 from neurofleet.jobs.status import print_status
 from neurofleet.learners.learner_errors import LearnerError
@@ -53,7 +53,7 @@ def quick():
     """UMAP compiles for longer than all else here takes; forests of 300 trees come next."""
     few = replace(KINDS["trees"], grid=({"trees": 10, "min_samples_leaf": 1},))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("neurofleet.jobs.learners.learner_figures.plane_map", lambda vectors: np.asarray(vectors)[:, :2])
+        patch.setattr("neurofleet.jobs.learners.embedding.plane_map", lambda vectors: np.asarray(vectors)[:, :2])
         patch.setitem(KINDS, "trees", few)
         yield
 
@@ -159,7 +159,7 @@ def test_interrupted_and_run_again_it_ends_in_the_same_model(model, animals, tmp
             raise KeyboardInterrupt
 
     job = write_job(tmp_path, animals)
-    monkeypatch.setattr(trainings, "raise_if_interrupted", stop_in_the_second_fold)
+    monkeypatch.setattr(learner_job, "raise_if_interrupted", stop_in_the_second_fold)
     with pytest.raises(Interrupted):
         run_job(job, str(tmp_path / "model"))
     assert not (tmp_path / "model" / "model.json").exists()
@@ -171,7 +171,7 @@ def test_interrupted_and_run_again_it_ends_in_the_same_model(model, animals, tmp
     assert "fold-1-model: epoch 2 of 2" in told
     assert "fold-2" not in told
     assert "pieces of the evaluation that are done: 1" in told
-    monkeypatch.setattr(trainings, "raise_if_interrupted", lambda: None)
+    monkeypatch.setattr(learner_job, "raise_if_interrupted", lambda: None)
     run_job(job, str(tmp_path / "model"))
     for name in ("model.safetensors", "predictions.parquet", "split.parquet", "embeddings.parquet"):
         assert (tmp_path / "model" / name).read_bytes() == (model / name).read_bytes(), name
@@ -198,10 +198,9 @@ def test_an_evaluation_has_the_same_answers_and_does_no_piece_twice(model, anima
     (out / "evaluation.json").unlink()
     (out / "pieces" / "split-1-random.json").unlink()
     done = []
-    do_piece = neuprint_evaluation.do_neuprint_piece
+    do_piece = evaluation_pieces.do_piece
     monkeypatch.setattr(
-        "neurofleet.jobs.learners.neuprint_evaluation.do_neuprint_piece",
-        lambda payload: done.append(payload["name"]) or do_piece(payload),
+        evaluation_pieces, "do_piece", lambda payload: done.append(payload["piece"].name) or do_piece(payload)
     )
     run_job(job, str(out))
     assert done == ["random"]
@@ -235,7 +234,7 @@ def test_results_and_report_come_again_from_the_folder(model, capsys):
     page = (model / "report.html").read_text()
     write_report(model)
     assert len((model / "report.html").read_text()) == pytest.approx(len(page), rel=0.01)
-    print_results(str(model), as_json=True)
+    results_command(str(model), None, json=True)
     assert json.loads(capsys.readouterr().out)["control"]["valid"]
 
 
@@ -256,11 +255,7 @@ def test_a_trial_is_scored_on_frames_that_were_held_out(animals, tmp_path):
     payload = {"spec": load_job(job).model_dump(mode="json"), "folder": str(tmp_path)}
     found, told = [], []
     for rate in (1e-6, 0.1):
-        found.append(
-            neuprint_training.run_neuprint_trial(
-                payload, {"phi_rate": rate}, 1, tmp_path / f"trial-{rate}", told.append
-            )
-        )
+        found.append(learner_job.run_trial(payload, {"phi_rate": rate}, 1, tmp_path / f"trial-{rate}", told.append))
     assert [row["epoch"] for row in told] == [1, 2, 1, 2]
     assert found[0]["val_loss"] > found[1]["val_loss"]
     assert found[0]["val_r2"] < found[1]["val_r2"]
@@ -321,7 +316,7 @@ def test_a_wrong_job_file_is_refused_with_its_faults(keys, told):
 def test_wrong_input_is_refused_before_anything_is_written(keys, told, animals, tmp_path):
     if keys.get("recordings") == 1:
         keys = {"recordings": animals[:1]}
-    with pytest.raises((UsageError, LearnerError), match=told):
+    with pytest.raises((UsageError, InputError, LearnerError), match=told):
         run_job(write_job(tmp_path, **{"animals": animals} | keys), str(tmp_path / "model"))
     assert not (tmp_path / "model").exists()
 
@@ -336,6 +331,6 @@ def test_constant_traces_are_dropped_and_a_recording_of_nothing_else_refused(tmp
     assert told["data"]["n_neurons"] == 57
     assert any("3 neurons with a constant" in note for note in told["notes"])
     write_animal(tmp_path, 1, activity=np.ones((200, 30), np.float32))
-    with pytest.raises(LearnerError, match="all 30 traces are constant"):
+    with pytest.raises((InputError, LearnerError), match="all 30 traces are constant"):
         run_job(job, str(tmp_path / "other"))
     assert not (tmp_path / "other").exists()

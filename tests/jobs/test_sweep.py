@@ -6,7 +6,7 @@ import pytest
 
 from neurofleet.errors import UsageError
 from neurofleet.jobs.job_file import parse_job
-from neurofleet.jobs.learners.sims_training import stability_table
+from neurofleet.jobs.learners.sims_job import stability_table
 from neurofleet.jobs.run_job import run_job
 from neurofleet.learners.model_folder import read_model
 from tests.jobs.test_train import reference, write_job  # noqa: F401

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from neurofleet.errors import UsageError
+from neurofleet.errors import InputError, UsageError
 from neurofleet.jobs.job_file import parse_job
 from neurofleet.jobs.run_job import print_plan, run_job
 from neurofleet.learners.learner_errors import LearnerError
@@ -189,7 +189,7 @@ def test_a_wrong_job_file_is_refused_with_its_faults(keys, told):
     ],
 )
 def test_wrong_input_is_refused_before_anything_is_written(keys, told, reference, tmp_path):
-    with pytest.raises((UsageError, LearnerError), match=told):
+    with pytest.raises((UsageError, InputError, LearnerError), match=told):
         run_job(write_job(tmp_path, **{"reference": reference} | keys), str(tmp_path / "model"))
     assert not (tmp_path / "model").exists()
 

@@ -3,7 +3,7 @@
 import io
 import json
 import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -16,13 +16,14 @@ from safetensors.numpy import save_file
 from neurofleet.cluster.store.run_store import RunStore
 from neurofleet.errors import UsageError
 from neurofleet.jobs.learners.learner_figures import confusion_figure
-from neurofleet.jobs.learners.learner_folder import is_training, stored_model
-from neurofleet.jobs.learners.sims_report import Contents, read_contents, write_sims_page
-from neurofleet.jobs.learners.sims_scores import invalid, print_scores, remarks, scores_rows
+from neurofleet.jobs.learners.learner_folder import is_training
+from neurofleet.jobs.learners.learner_report import stored_model, typed
+from neurofleet.jobs.learners.sims_report import FACTS, SimsReport, SimsScores, invalid, remarks, scores_rows
 from neurofleet.jobs.reports.fit_report import write_report
 from neurofleet.jobs.results.results_command import results_command
 from neurofleet.jobs.status import print_status
 from neurofleet.learners.calibration import (
+    Calibration,
     calibrated_probabilities,
     expected_calibration_error,
     fit_temperature,
@@ -105,20 +106,42 @@ def made_history(trainings=("model", "model-on-all", "shuffled-labels"), epochs=
     return pa.Table.from_pylist(rows).to_pylist()
 
 
+@dataclass(frozen=True)
+class Made:
+    """A training that has ended, with its scores as JSON."""
+
+    facts: dict
+    classes: tuple
+    settings: dict
+    calibration: Calibration
+    has_linear: bool
+    history: list
+
+    @property
+    def scores(self):
+        return typed(SimsScores, self.facts)
+
+    @property
+    def report(self):
+        return SimsReport(
+            self.scores, list(self.classes), self.settings, self.calibration, self.has_linear, self.history
+        )
+
+
 def made_contents(classes=("B", "NK", "T"), folds=1, **changes):
     calibration = fit_temperature(np.array([[2.0, 0.0], [0.0, 2.0], [2.0, 0.0]]), np.array([0, 1, 1]))
-    return Contents(
+    return Made(
         facts=made_facts(list(classes), folds=folds) | changes,
         classes=tuple(classes),
         settings=settings_of("default", {"epochs": 7}).model_dump(),
-        calibration=calibration.to_dict(),
+        calibration=calibration,
         has_linear=True,
         history=made_history(),
     )
 
 
 def written(folder, contents):
-    path = write_sims_page(folder, contents)
+    path = contents.report.write(folder)
     assert path == f"{folder}/report.html"
     content = (folder / "report.html").read_text()
     page = Page(content)
@@ -131,7 +154,7 @@ def save(folder, contents):
     description = {
         "classes": list(contents.classes),
         "settings": dict(contents.settings),
-        "calibration": dict(contents.calibration),
+        "calibration": contents.calibration.to_dict(),
         "linear": {} if contents.has_linear else None,
         "facts": dict(contents.facts),
     }
@@ -148,10 +171,10 @@ def shown(print_to, *arguments):
 def test_page_says_what_was_trained_and_how_good_it_is(tmp_path):
     contents = made_contents()
     content, page = written(tmp_path, contents)
-    accuracy = contents.scores["accuracy"]
+    accuracy = contents.report.model_scores.accuracy
     assert "SIMS model of 3 classes (3 networks averaged and a linear model)" in page.text
     assert "Scores on 400 test cells" in page.text
-    assert f"the model {accuracy:.3f} {contents.scores['accuracy_low']:.3f} – " in page.text
+    assert f"the model {accuracy:.3f} {contents.report.model_scores.accuracy_low:.3f} – " in page.text
     assert "always the most frequent class 0.100" in page.text
     assert "celltypist celltypist is not installed." in page.text
     assert "control: a model of shuffled labels 0.100 at most 0.160 sound" in page.text
@@ -177,8 +200,8 @@ def test_page_says_what_was_trained_and_how_good_it_is(tmp_path):
 def test_page_shows_every_class_with_its_scores(tmp_path):
     contents = made_contents()
     _, page = written(tmp_path, contents)
-    for one in contents.scores["per_class"]:
-        row = f"{one['name']} 400 {one['support']} {one['precision']:.3f} {one['recall']:.3f} {one['f1']:.3f}"
+    for one in contents.report.model_scores.per_class:
+        row = f"{one.name} 400 {one.support} {one.precision:.3f} {one.recall:.3f} {one.f1:.3f}"
         assert row in page.text
 
 
@@ -197,27 +220,30 @@ def test_an_invalid_control_is_loud(tmp_path):
     assert content.count('<p class="alarm">') == 1
     assert content.index('<p class="alarm">') < content.index("<table>")
     assert "no score of this training can be trusted" in page.text
-    assert "INVALID" in shown(print_scores, contents.facts)
-    assert invalid(made_contents().facts) == ""
+    assert "INVALID" in shown(contents.report.print_tables)
+    assert invalid(made_contents().scores) == []
 
 
 def test_a_better_baseline_is_named(tmp_path):
     facts = made_contents().facts
-    assert remarks(facts) == []
+    assert remarks(typed(SimsScores, facts)) == []
     accuracy, high = facts["scores"]["sims"]["accuracy"], facts["scores"]["sims"]["accuracy_high"]
     baseline = {"notes": [], "macro_f1": 0.0}
 
     def with_logistic(**found):
         return facts | {"baselines": {"logistic": baseline | found}}
 
-    (inside,) = remarks(with_logistic(accuracy=(accuracy + high) / 2))
+    def remarks_with_logistic(**found):
+        return remarks(typed(SimsScores, with_logistic(**found)))
+
+    (inside,) = remarks_with_logistic(accuracy=(accuracy + high) / 2)
     assert inside.startswith("Logistic regression does better than the model: accuracy")
     assert inside.endswith("inside the model's 95 % interval.")
-    (above,) = remarks(with_logistic(accuracy=0.999, macro_f1=1.0))
+    (above,) = remarks_with_logistic(accuracy=0.999, macro_f1=1.0)
     assert "above the model's 95 % interval; macro-F1 1.000 against" in above
-    (rare,) = remarks(with_logistic(accuracy=accuracy, macro_f1=1.0))
+    (rare,) = remarks_with_logistic(accuracy=accuracy, macro_f1=1.0)
     assert rare.startswith("Logistic regression does better than the model on rare classes")
-    assert remarks(with_logistic(accuracy=accuracy + 1e-9)) == []
+    assert remarks_with_logistic(accuracy=accuracy + 1e-9) == []
     _, page = written(tmp_path, made_contents(baselines=with_logistic(accuracy=0.999)["baselines"]))
     assert "Logistic regression does better than the model: accuracy 0.999" in page.text
 
@@ -232,7 +258,7 @@ def test_hostile_names_stay_text(tmp_path):
     assert HOSTILE in page.text
     assert "[red]NK[/red]" in page.text
     markup = facts | {"baselines": {"[red]kNN[/red]": baselines[HOSTILE]}}
-    assert "[red]kNN[/red]" in shown(print_scores, markup)
+    assert "[red]kNN[/red]" in shown(replace(contents, facts=markup).report.print_tables)
 
 
 def test_folds_are_listed_and_compared_by_the_mean_over_folds(tmp_path):
@@ -242,7 +268,7 @@ def test_folds_are_listed_and_compared_by_the_mean_over_folds(tmp_path):
     assert "Folds" in page.text
     assert "1 800 200 400 0.750 0.750" in page.text
     assert "by one of 2 models that had not seen it" in page.text
-    assert scores_rows(contents.facts)[0].macro_f1 == pytest.approx(0.5)
+    assert scores_rows(contents.scores)[0].macro_f1 == pytest.approx(0.5)
     assert "Folds" not in written(tmp_path, made_contents())[1].text
 
 
@@ -261,7 +287,7 @@ def test_calibration_that_does_harm_or_is_missing_is_said(tmp_path):
         "does harm" in written(tmp_path, made_contents(reliability=one))[1].text for one in (reliability, swapped)
     ]
     assert sorted(harmed) == [False, True]
-    calibration = {**contents.calibration, "n": 0, "temperature": 1.0}
+    calibration = replace(contents.calibration, n=0, temperature=1.0)
     _, page = written(tmp_path, replace(contents, calibration=calibration))
     assert "no validation cells to calibrate with" in page.text
 
@@ -291,7 +317,7 @@ def test_confusion_matrix_has_every_count_and_fits_its_cells(n_classes):
 def test_history_without_validation_or_without_anything(tmp_path):
     contents = replace(made_contents(), history=made_history(("model-on-all",), epochs=1))
     assert "loss and scores by epoch" in written(tmp_path, contents)[1].pictures
-    _, page = written(tmp_path, replace(contents, history=()))
+    _, page = written(tmp_path, replace(contents, history=[]))
     assert "history.parquet" in page.text
     assert "loss and scores by epoch" not in page.pictures
 
@@ -299,18 +325,18 @@ def test_history_without_validation_or_without_anything(tmp_path):
 def test_report_and_results_of_a_model_folder(tmp_path, capsys):
     contents = made_contents()
     save(tmp_path / "model", contents)
-    assert read_contents(tmp_path / "model").history == contents.history
+    assert SimsReport.read(tmp_path / "model").history == contents.history
     assert write_report(tmp_path / "model") == f"{tmp_path}/model/report.html"
     assert Page((tmp_path / "model/report.html").read_text()).open == []
     results_command(str(tmp_path / "model"), None, json=False)
-    assert f"{contents.scores['accuracy']:.3f}" in capsys.readouterr().out
+    assert f"{contents.report.model_scores.accuracy:.3f}" in capsys.readouterr().out
     results_command(str(tmp_path / "model"), None, json=True)
     assert json.loads(capsys.readouterr().out) == contents.facts
     results_command(str(tmp_path / "model"), "select run from runs", json=True)
     assert json.loads(capsys.readouterr().out) == [{"run": "."}]
     told = shown(print_status, str(tmp_path / "model"), False)
     assert "model: finished" in told
-    assert f"{contents.scores['accuracy']:.3f}" in told
+    assert f"{contents.report.model_scores.accuracy:.3f}" in told
 
 
 def test_a_damaged_model_or_one_without_scores_is_refused(tmp_path):
@@ -320,7 +346,7 @@ def test_a_damaged_model_or_one_without_scores_is_refused(tmp_path):
         write_report(tmp_path / "model")
     save(tmp_path / "bare", replace(made_contents(), facts={}))
     with pytest.raises(UsageError, match="expected a model with its scores"):
-        stored_model(tmp_path / "bare", "sims")
+        stored_model(tmp_path / "bare", "sims", FACTS)
 
 
 @pytest.fixture

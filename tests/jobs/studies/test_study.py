@@ -11,7 +11,7 @@ import yaml
 from neurofleet import fresh_process
 from neurofleet.errors import InputError, UsageError
 from neurofleet.jobs.job_file import KINDS
-from neurofleet.jobs.job_kinds import STUDIES, study_findings
+from neurofleet.jobs.job_kinds import STUDIES, findings_of
 from neurofleet.jobs.reports.fit_report import write_report
 from neurofleet.jobs.results.results_command import results_command
 from neurofleet.jobs.run_job import print_plan, run_job
@@ -102,4 +102,4 @@ def test_findings_of_other_versions_are_read(tmp_path):
 
 @pytest.mark.parametrize("kind", [kind for kind in STUDIES if kind != "toy"])
 def test_every_kind_has_findings(kind):
-    assert issubclass(study_findings(kind), Findings)
+    assert issubclass(findings_of(kind), Findings)

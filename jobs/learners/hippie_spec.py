@@ -1,0 +1,127 @@
+"""The job files of HIPPIE: a training, a sweep and an evaluation."""
+
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, get_args
+
+from pydantic import Field, field_validator
+
+from neurofleet.jobs.job_file import Name, PositiveInt, Strict
+from neurofleet.jobs.learners.learner_spec import LearnerSpec, Metrics, SweepSpec
+from neurofleet.learners.hippie.autoencoder_settings import PRESETS, HippieSettings, settings_of
+
+Paths = Annotated[list[Path], Field(min_length=1)]
+Classes = list[str] | dict[str, Annotated[list[str], Field(min_length=1)]]
+Method = Literal[
+    "raw_knn",
+    "pca_knn",
+    "physmap",
+    "classical",
+    "untrained",
+    "frozen",
+    "mean_knn",
+    "probe",
+    "head",
+    "best",
+]
+
+
+class UnitsSpec(Strict):
+    """Files of units and how their arrays are called."""
+
+    units: Paths
+    layout: dict[str, Any] = {}
+
+    @field_validator("units", mode="before")
+    @classmethod
+    def _one_file(cls, units: Any) -> Any:
+        return [units] if isinstance(units, str) else units
+
+
+class LabelledSpec(UnitsSpec):
+    """Units with classes.
+
+    `classes` says which labels are used, and may merge several under one name; `group` is the column that
+    tells animals or recordings apart.
+    """
+
+    label: str
+    classes: Classes | None = None
+    group: str | None = None
+
+
+class SetSpec(LabelledSpec):
+    """A data set of an evaluation."""
+
+    name: Name
+
+
+class HippieSpec(LearnerSpec):
+    """What all jobs of HIPPIE have in common."""
+
+    settings_model = HippieSettings
+    presets = PRESETS
+
+    learner: Literal["hippie"]
+    pool: list[UnitsSpec] = []
+
+    @property
+    def chosen(self) -> HippieSettings:
+        """The preset with the job's changes."""
+        return settings_of(self.preset, self.settings)
+
+
+class FoldsSpec(HippieSpec):
+    """How methods are compared: cross-validation, by `group` where a set has one."""
+
+    folds: Annotated[int, Field(ge=2)] = 5
+    repeats: PositiveInt = 1
+    shuffles: Annotated[int, Field(ge=5)] = 5
+    methods: Annotated[list[Method], Field(min_length=1)] = list(get_args(Method))
+
+
+class HippieTrainSpec(FoldsSpec, LabelledSpec):
+    """A training of HIPPIE (`kind: train`, `learner: hippie`)."""
+
+    kind: Literal["train", "sweep"] = "train"
+
+    def paths_named(self) -> list[Path]:
+        """Return all paths that the job reads."""
+        return [*self.units, *(path for files in self.pool for path in files.units)]
+
+
+class HippieSweepSpec(SweepSpec, HippieTrainSpec):
+    """A sweep of HIPPIE (`kind: sweep`, `learner: hippie`).
+
+    Trials are compared on one part in `folds` of the units, kept apart by group.
+    """
+
+    metrics: ClassVar[Metrics] = {
+        "balanced_accuracy": ("val_balanced_accuracy", "max"),
+        "macro_f1": ("val_macro_f1", "max"),
+        "accuracy": ("val_accuracy", "max"),
+        "loss": ("val_loss", "min"),
+    }
+
+    kind: Literal["sweep"] = "sweep"
+
+
+class HippieEvaluateSpec(FoldsSpec):
+    """A comparison of methods on one or more data sets (`kind: evaluate`, `learner: hippie`)."""
+
+    kind: Literal["evaluate"] = "evaluate"
+    sets: Annotated[list[SetSpec], Field(min_length=1)]
+    pretrain_on_others: bool = True
+    repeats: PositiveInt = 3
+
+    @field_validator("sets")
+    @classmethod
+    def _unlike_names(cls, sets: list[SetSpec]) -> list[SetSpec]:
+        names = [each.name for each in sets]
+        repeated = sorted({name for name in names if names.count(name) > 1})
+        if repeated:
+            raise ValueError(f"each set needs a name of its own; {', '.join(repeated)} is there more than once")
+        return sets
+
+    def paths_named(self) -> list[Path]:
+        """Return all paths that the job reads."""
+        return [path for files in (*self.sets, *self.pool) for path in files.units]

@@ -1,0 +1,208 @@
+"""How a learner's job is shown from its folder: its status, its scores on the terminal and as JSON, and its page."""
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, ClassVar, Self, TypeVar
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from pydantic import TypeAdapter, ValidationError
+from rich.console import Console
+
+from neurofleet.cluster.store.run_store import RunStore
+from neurofleet.errors import UsageError
+from neurofleet.jobs.learners.learner_figures import confusion_figure, embedding_map_figure
+from neurofleet.jobs.learners.learner_folder import EVALUATION, JOB, learner_job_state, refuse_unfinished
+from neurofleet.jobs.reports import html
+from neurofleet.learners.model_folder import StoredModel, read_model
+
+PAGE = "report.html"
+T = TypeVar("T")
+
+
+class LearnerReport(ABC):
+    """The scores of a job that has ended, and how they are shown."""
+
+    learner: ClassVar[str]
+
+    @classmethod
+    @abstractmethod
+    def read(cls, out: str | Path) -> Self:
+        """Return what the folder of a job holds.
+
+        Raises
+        ------
+        UsageError
+            The job has not ended, or the model was written without scores.
+        ModelRefused
+            The folder holds a damaged model, or one of another learner.
+        """
+
+    @classmethod
+    @abstractmethod
+    def stored(cls, out: str | Path) -> dict[str, Any]:
+        """Return the scores as the folder keeps them, plain JSON; raises as `read` does."""
+
+    @abstractmethod
+    def job_name(self) -> str:
+        """Return the name of the job."""
+
+    @abstractmethod
+    def print_tables(self, console: Console) -> None:
+        """Print tables of the scores, and what a reader must know of them."""
+
+    @abstractmethod
+    def body(self, store: RunStore) -> list[str]:
+        """Return the page without its title; tables of the run are read from its folder."""
+
+    def write(self, out: str | Path) -> str:
+        """Write ``report.html`` into the folder, and return where it is."""
+        store = RunStore(out)
+        store.write_text(
+            PAGE, html.page(f"{self.job_name()}: report", [html.heading(1, self.job_name()), *self.body(store)])
+        )
+        return f"{store.root.rstrip('/')}/{PAGE}"
+
+    @classmethod
+    def rewrite_report(cls, out: str | Path) -> str:
+        """Write ``report.html`` from what the folder of a finished job holds, and return where it is."""
+        return cls.read(out).write(out)
+
+    @classmethod
+    def print_results(cls, out: str, as_json: bool) -> None:
+        """Print the scores of a finished job, as tables, or with all that is known of them as JSON."""
+        if as_json:
+            print(json.dumps(cls.stored(out), indent=1))
+        else:
+            cls.read(out).print_tables(Console())
+
+    @classmethod
+    def print_status(cls, out: str, as_json: bool, console: Console) -> None:
+        """Print how far the job in `out` is; with its scores once it has ended."""
+        state = learner_job_state(out)
+        if as_json:
+            print(json.dumps(asdict(state)))
+            return
+        for line in state.lines():
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+        if state.finished:
+            cls.read(out).print_tables(console)
+
+
+def stored_model(out: str | Path, learner: str, facts: Collection[str]) -> StoredModel:
+    """Return the model of a training.
+
+    Parameters
+    ----------
+    facts : collection of str
+        What a training job of the learner, unlike a fit from Python, writes into its model.
+
+    Raises
+    ------
+    UsageError
+        If the training has not ended, or the model was written without scores.
+    ModelRefused
+        If the folder holds no model of that learner, or a damaged one.
+    """
+    refuse_unfinished(out)
+    model = read_model(Path(out), learner=learner)
+    if not set(facts) <= model.description.get("facts", {}).keys():
+        raise _without_scores(out)
+    return model
+
+
+def stored_evaluation(out: str | Path) -> dict[str, Any] | None:
+    """Return what an evaluation has left, as plain JSON; None where the folder is a training's.
+
+    Raises
+    ------
+    UsageError
+        If the job has not ended.
+    """
+    refuse_unfinished(out)
+    file = Path(out) / EVALUATION
+    return json.loads(file.read_text()) if file.is_file() else None
+
+
+def typed(kind: type[T], content: Any, out: str | Path = "") -> T:
+    """Return stored scores as the dataclass `kind`; keys that it does not name are left out.
+
+    Raises
+    ------
+    UsageError
+        Something is missing or is of another type.
+    """
+    try:
+        return TypeAdapter(kind).validate_python(content)
+    except ValidationError as error:
+        places = ", ".join(".".join(map(str, fault["loc"])) for fault in error.errors()[:5])
+        raise _without_scores(out, f"; missing or unreadable: {places}") from error
+
+
+def _without_scores(out: str | Path, why: str = "") -> UsageError:
+    return UsageError(
+        f"{out}: expected a model with its scores, as a training job writes it, found one without{why}. "
+        "Train it with `neurofleet run JOB.yaml` (kind: train)."
+    )
+
+
+def print_sentences(remarks: Sequence[str], invalid: Sequence[str], console: Console) -> None:
+    """Print remarks below a table, and in red why its scores are invalid."""
+    for sentence in remarks:
+        console.print(sentence, markup=False, highlight=False, soft_wrap=True)
+    for sentence in invalid:
+        console.print(sentence, style="bold red", markup=False, highlight=False, soft_wrap=True)
+
+
+def scores_section(
+    head: Sequence[str],
+    rows: Sequence[Sequence[object]],
+    numbers: Sequence[int],
+    remarks: Sequence[str],
+    invalid: Sequence[str],
+) -> list[str]:
+    """Return a table of scores with what makes them invalid above, and what is remarkable below."""
+    return [
+        *(html.paragraph(sentence, "alarm") for sentence in invalid),
+        html.table(head, rows, numbers=numbers),
+        *(html.paragraph(sentence, "note") for sentence in remarks),
+    ]
+
+
+def notes_section(notes: Sequence[str], level: int = 2) -> list[str]:
+    """Return the notes of a job below a heading; nothing without any."""
+    return [html.heading(level, "Notes"), *(html.paragraph(note) for note in notes)] if notes else []
+
+
+def provenance_section(
+    store: RunStore, versions: Mapping[str, str], folder: str = "folder", more: Sequence[tuple[str, str]] = ()
+) -> list[str]:
+    """Return where a page comes from: the folder, `more` rows, the versions, and the job file."""
+    rows = [
+        (folder, store.root),
+        ("scores", f"neurofleet results {store.root}"),
+        *more,
+        ("versions", ", ".join(f"{name} {version}" for name, version in versions.items())),
+    ]
+    parts = [html.heading(2, "Where this comes from"), html.table(("", ""), rows)]
+    if job := store.read_text(JOB):
+        parts.append(html.details("The job", html.code(job)))
+    return parts
+
+
+def confusion_matrix(classes: Sequence[str], predictions: pd.DataFrame, caption: str) -> str:
+    """Return the confusion matrix of a table with columns ``true`` and ``predicted``."""
+    number = {name: place for place, name in enumerate(classes)}
+    counts = np.zeros((len(classes), len(classes)), dtype=int)
+    np.add.at(counts, (predictions["true"].map(number), predictions["predicted"].map(number)), 1)
+    return html.figure(confusion_figure(classes, counts.tolist()), caption)
+
+
+def map_figure(table: pa.Table, names: np.ndarray, label: str, caption: str) -> str:
+    """Return the map of a table of embeddings, coloured by `names`; `label` is for readers who cannot see it."""
+    flat = np.stack([table["umap_0"].to_numpy(), table["umap_1"].to_numpy()], 1)
+    return html.figure(embedding_map_figure(flat, names, label), caption)

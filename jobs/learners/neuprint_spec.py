@@ -1,0 +1,124 @@
+"""The job files of NeuPRINT: a training, a sweep and an evaluation."""
+
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, get_args
+
+from pydantic import Field, model_validator
+
+from neurofleet.jobs.job_file import PositiveInt
+from neurofleet.jobs.learners.learner_spec import LearnerSpec, Metrics, SweepSpec
+from neurofleet.learners.neuprint.dynamics_settings import PRESETS, NeuprintSettings, settings_of
+from neurofleet.learners.neuprint.neuron_splits import Mode
+
+Method = Literal[
+    "phi",
+    "phi_and_hand",
+    "hand_forest",
+    "lolcat",
+    "transformer_isi",
+    "transformer_raw",
+    "pca",
+    "umap",
+    "random",
+]
+QUICK: list[Method] = ["phi", "phi_and_hand", "hand_forest", "pca", "random"]
+"""Those that take seconds."""
+
+MODES: dict[str, Mode] = {"cross-animal": "cross", "pooled": "pooled", "single-animal": "single"}
+"""What a job file calls the modes of `neurofleet.learners.neuprint.neuron_splits`."""
+
+
+class NeuprintSpec(LearnerSpec):
+    """What all jobs of NeuPRINT have in common."""
+
+    settings_model = NeuprintSettings
+    presets = PRESETS
+    lists = ("recordings",)
+
+    learner: Literal["neuprint"]
+    recordings: Annotated[list[Path], Field(min_length=1)]
+    layout: dict[str, Any] = {}
+    label: str
+    least_neurons: Annotated[int, Field(ge=2)] = 8
+    split: Literal["cross-animal", "pooled", "single-animal"] = "cross-animal"
+    animal: str | None = None
+    split_of: str | None = None
+    seeds: PositiveInt = 1
+    methods: Annotated[list[Method], Field(min_length=1)] = QUICK
+
+    @model_validator(mode="after")
+    def _animal_of_single_animal(self) -> "NeuprintSpec":
+        if self.animal is not None and self.split != "single-animal":
+            raise ValueError(f"animal: goes with `split: single-animal`, found `split: {self.split}`")
+        return self
+
+    @model_validator(mode="after")
+    def _split_of_another_label(self) -> "NeuprintSpec":
+        if self.split_of is not None and self.split == "cross-animal":
+            raise ValueError(
+                "split_of: a cross-animal split tests all neurons of an animal, whatever the label; it goes"
+                " with `split: pooled` or `split: single-animal`"
+            )
+        if self.split_of == self.label:
+            raise ValueError(f"split_of: expected another label than `label:`, found {self.label} for both")
+        return self
+
+    @property
+    def chosen(self) -> NeuprintSettings:
+        """The preset with the job's changes."""
+        return settings_of(self.preset, self.settings)
+
+    @property
+    def mode(self) -> Mode:
+        """What `neurofleet.learners.neuprint.neuron_splits` calls the split."""
+        return MODES[self.split]
+
+    def paths_named(self) -> list[Path]:
+        """Return all paths that the job reads."""
+        return list(self.recordings)
+
+
+class NeuprintTrainSpec(NeuprintSpec):
+    """A training of NeuPRINT (`kind: train`, `learner: neuprint`)."""
+
+    kind: Literal["train", "sweep"] = "train"
+
+
+class NeuprintSweepSpec(SweepSpec, NeuprintTrainSpec):
+    """A sweep of NeuPRINT (`kind: sweep`, `learner: neuprint`).
+
+    Trials are compared on the last frames of training neurons: no label is read before the best is known.
+    """
+
+    metrics: ClassVar[Metrics] = {"val_loss": ("val_loss", "min"), "val_r2": ("val_r2", "max")}
+
+    kind: Literal["sweep"] = "sweep"
+
+    @model_validator(mode="after")
+    def _comparable(self) -> "NeuprintSweepSpec":
+        if self.chosen.train_share == 1.0:
+            raise ValueError("trials are compared on validation frames: `train_share` must be below 1")
+        if "loss" in self.search and self.metric[0] == "val_loss":
+            raise ValueError("trials with unlike losses cannot be compared by them: set `trials: {metric: val_r2}`")
+        if "train_share" in self.search:
+            raise ValueError("search: train_share decides on which frames trials are compared; leave it out")
+        return self
+
+
+class NeuprintEvaluateSpec(NeuprintSpec):
+    """A comparison of methods on stored splits (`kind: evaluate`, `learner: neuprint`).
+
+    With `ablation`, the dynamics is also fitted without what it sees beside each neuron's own past; with
+    ``growing``, with one input more each time.
+    """
+
+    kind: Literal["evaluate"] = "evaluate"
+    seeds: PositiveInt = 5
+    methods: Annotated[list[Method], Field(min_length=1)] = list(get_args(Method))
+    ablation: bool | Literal["growing"] = False
+
+    @model_validator(mode="after")
+    def _something_to_ablate(self) -> "NeuprintEvaluateSpec":
+        if self.ablation and "phi" not in self.methods:
+            raise ValueError("ablation: compares what Phi tells; `methods:` must have phi")
+        return self
