@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
@@ -50,7 +50,8 @@ class LearnerSpec(JobSpec):
     lists: ClassVar[tuple[str, ...]] = ()
     """Keys with a list of files, where one file may stand alone."""
 
-    learner: str
+    if TYPE_CHECKING:
+        learner: str  # a literal of each learner, which declares it before its own keys
     preset: str = "default"
     settings: dict[str, Any] = {}
     seed: Annotated[int, Field(ge=0)] = 1
