@@ -95,7 +95,7 @@ def results(
 @app.command()
 def report(out: RunFolder) -> None:
     """Write OUT/report.html: one self-contained page with the pictures of a run or a training."""
-    from neurofleet.jobs.reports.fit_report import write_report
+    from neurofleet.jobs.job_kinds import write_report
 
     typer.echo(write_report(out, print_line=lambda text: typer.echo(text, err=True)))
 

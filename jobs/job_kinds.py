@@ -1,5 +1,6 @@
-"""Which kind of job a run folder belongs to."""
+"""Which kind of job a run folder belongs to, and what shows its findings."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -58,3 +59,24 @@ def findings_of(kind: str) -> type[FindingsInFolder]:
     """Return the class that reads, prints and draws the findings of a kind of study, or of a learner."""
     findings: type[FindingsInFolder] = named(STUDIES[kind] if kind in STUDIES else LEARNERS[kind].report)
     return findings
+
+
+def write_report(root: str | Path, print_line: Callable[[str], None] = lambda text: None) -> str:
+    """Write ``report.html`` into the folder of a fit, or of another job that has ended.
+
+    Returns
+    -------
+    str
+        Where the report is.
+
+    Raises
+    ------
+    UsageError, LearnerError
+        When `root` is neither.
+    """
+    kind = kind_in(root)
+    if kind != FIT:
+        return findings_of(kind).rewrite_report(root)
+    from neurofleet.jobs.reports.fit_report import write_fit_report  # needs BluePyOpt, which other kinds do without
+
+    return write_fit_report(root, print_line)

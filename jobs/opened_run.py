@@ -175,7 +175,7 @@ class Run:
 
     def report(self) -> str:
         """Write ``report.html`` into the folder and return where it is."""
-        from neurofleet.jobs.reports.fit_report import write_report
+        from neurofleet.jobs.job_kinds import write_report
 
         return write_report(self.folder)
 

@@ -1,5 +1,6 @@
 """The package as a whole: linters, import contracts, what importing it costs, and what the wheel holds."""
 
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -82,6 +83,14 @@ def test_a_run_opens_with_no_extra_installed(kind):
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("finished ")
+
+
+def test_a_learner_reports_without_the_packages_of_fits(tmp_path):
+    folder = shutil.copytree(ROOT / "tests" / "old_runs" / "hippie", tmp_path / "hippie")
+    code = WITHOUT_EXTRAS.replace("_EXTRAS.values()", "({'bluepyopt', 'efel', 'neuron', 'SALib'},)")
+    code += f"\nimport neurofleet as nf; print(nf.open_run({str(folder)!r}).report())"
+    subprocess.run([sys.executable, "-P", "-c", code], check=True)
+    assert (folder / "report.html").is_file()
 
 
 @pytest.mark.slow

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from neurofleet.jobs.job_kinds import FIT, findings_of, kind_in
 from neurofleet.jobs.reports import html
 from neurofleet.jobs.reports.cell_section import cell_section, plain_section
 from neurofleet.jobs.reports.fit_contents import gather
@@ -136,22 +135,3 @@ def _provenance(tables: RunTables) -> list[str]:
         html.details(f"{len(inputs)} input files (SHA-256)", html.table(("file", "digest"), inputs)),
         html.details("What happened when (UTC)", html.table(("at", "event", "cell", "stage"), events)),
     ]
-
-
-def write_report(root: str | Path, print_line: Callable[[str], None] = lambda text: None) -> str:
-    """Write ``report.html`` into the folder of a fit, or of another job that has ended.
-
-    Returns
-    -------
-    str
-        Where the report is.
-
-    Raises
-    ------
-    UsageError, LearnerError
-        When `root` is neither.
-    """
-    kind = kind_in(root)
-    if kind != FIT:
-        return findings_of(kind).rewrite_report(root)
-    return write_fit_report(root, print_line)

@@ -10,7 +10,7 @@ import yaml
 
 from neurofleet.cluster.cluster_errors import RunFolderRefused
 from neurofleet.errors import JobError, UsageError
-from neurofleet.jobs.reports.fit_report import write_report
+from neurofleet.jobs.job_kinds import write_report
 from neurofleet.jobs.results.results_command import compact_command, query
 from neurofleet.jobs.results.run_summary import summarise
 from tests.jobs.made_run import write_run

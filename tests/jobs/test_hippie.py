@@ -14,11 +14,11 @@ from sklearn.decomposition import PCA
 
 from neurofleet.errors import InputError, Interrupted, UsageError
 from neurofleet.jobs.job_file import parse_job
+from neurofleet.jobs.job_kinds import write_report
 from neurofleet.jobs.learners import evaluation_pieces
 from neurofleet.jobs.learners.embedding import embed_command
 from neurofleet.jobs.learners.hippie_job import methods_of
 from neurofleet.jobs.learners.hippie_report import HippieReport, invalid
-from neurofleet.jobs.reports.fit_report import write_report
 from neurofleet.jobs.results.results_command import results_command
 from neurofleet.jobs.run_job import print_plan, run_job
 from neurofleet.jobs.status import print_status

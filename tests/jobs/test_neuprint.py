@@ -12,9 +12,9 @@ import yaml
 
 from neurofleet.errors import InputError, Interrupted, UsageError
 from neurofleet.jobs.job_file import load_job, parse_job
+from neurofleet.jobs.job_kinds import write_report
 from neurofleet.jobs.learners import evaluation_pieces, learner_job
 from neurofleet.jobs.learners.embedding import embed_command
-from neurofleet.jobs.reports.fit_report import write_report
 from neurofleet.jobs.results.results_command import results_command
 from neurofleet.jobs.run_job import print_plan, run_job
 from neurofleet.jobs.status import print_status

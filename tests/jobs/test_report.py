@@ -8,9 +8,9 @@ import pytest
 
 from neurofleet.cluster.store.schemas import Evaluations
 from neurofleet.errors import UsageError
+from neurofleet.jobs.job_kinds import write_report
 from neurofleet.jobs.reports.drawing import picture, thinned
 from neurofleet.jobs.reports.fit_contents import first_peak_ms, spread
-from neurofleet.jobs.reports.fit_report import write_report
 from neurofleet.jobs.reports.model_figures import (
     bounds_sentences,
     changes,

@@ -15,11 +15,11 @@ from safetensors.numpy import save_file
 
 from neurofleet.cluster.store.run_store import RunStore
 from neurofleet.errors import UsageError
+from neurofleet.jobs.job_kinds import write_report
 from neurofleet.jobs.learners.learner_figures import confusion_figure
 from neurofleet.jobs.learners.learner_folder import is_training
 from neurofleet.jobs.learners.learner_report import stored_model, typed
 from neurofleet.jobs.learners.sims_report import FACTS, SimsReport, SimsScores, invalid, remarks, scores_rows
-from neurofleet.jobs.reports.fit_report import write_report
 from neurofleet.jobs.results.results_command import results_command
 from neurofleet.jobs.status import print_status
 from neurofleet.learners.calibration import (

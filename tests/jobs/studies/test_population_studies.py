@@ -14,8 +14,8 @@ from neurofleet.cluster.pool.pool import Pool
 from neurofleet.cluster.store.run_store import RunStore
 from neurofleet.errors import InputError, JobError, UsageError
 from neurofleet.jobs.job_file import load_job
+from neurofleet.jobs.job_kinds import write_report
 from neurofleet.jobs.progress import CountProgress
-from neurofleet.jobs.reports.fit_report import write_report
 from neurofleet.jobs.results.results_command import results_command
 from neurofleet.jobs.run_job import run_job
 from neurofleet.jobs.status import print_status

@@ -11,8 +11,7 @@ import yaml
 from neurofleet import fresh_process
 from neurofleet.errors import InputError, UsageError
 from neurofleet.jobs.job_file import KINDS
-from neurofleet.jobs.job_kinds import STUDIES, findings_of
-from neurofleet.jobs.reports.fit_report import write_report
+from neurofleet.jobs.job_kinds import STUDIES, findings_of, write_report
 from neurofleet.jobs.results.results_command import results_command
 from neurofleet.jobs.run_job import print_plan, run_job
 from neurofleet.jobs.status import print_status
