@@ -51,7 +51,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 _EXTRAS = {
-    "fit": ("bluepyopt", "deap", "efel", "hdmf", "neuron", "pynwb", "SALib"),
+    "fit": ("bluepyopt", "deap", "efel", "hdmf", "neuron", "pynwb", "SALib", "tenacity"),
     "learn": (
         "anndata",
         "entmax",
