@@ -68,7 +68,12 @@ JOB = {
 }
 
 # The command line; with fewer cells prepared beforehand, so that this campaign has some prepared meanwhile.
-DRIVER = "import neurofleet.jobs.fit.fit_run; neurofleet.jobs.fit.fit_run.PREPARED_FIRST = 2; from neurofleet.jobs.cli import main; main()"
+DRIVER = """
+import neurofleet.jobs.fit.fit_run
+from neurofleet.jobs.cli import main
+neurofleet.jobs.fit.fit_run.PREPARED_FIRST = 2
+main()
+"""
 
 # A process of its own: a fake cluster and the session's embedded Ray do not fit into one. It removes the
 # nodes whose numbers it reads.
@@ -153,8 +158,8 @@ class FakeCluster:
     def at_work(self, node: int) -> list[int]:
         """The children that evaluate on a node."""
         host = self.host(node)
-        zygotes = [pid for pid in children(host or 0) if "neurofleet.cluster.pool.child_processes" in command_line(pid)]
-        return [child for zygote in zygotes for child in children(zygote)]
+        engines = [pid for pid in children(host or 0) if "neurofleet.cluster.pool.child_processes" in command_line(pid)]
+        return [child for engine in engines for child in children(engine)]
 
     def logged(self, message: str) -> list[dict]:
         """What the hosts have logged of this."""
@@ -248,7 +253,7 @@ def marked(mark: str) -> dict[int, str]:
 
 def of_a_run(processes: dict[int, str]) -> dict[int, str]:
     """Those that belong to a run, and not to the cluster."""
-    ours = ("neurofleet.jobs.run_job", "neurofleet.cluster.pool.child_processes", "multiprocessing", "ray::Host")
+    ours = ("neurofleet.jobs.cli", "neurofleet.cluster.pool.child_processes", "multiprocessing", "ray::Host")
     return {pid: said for pid, said in processes.items() if any(name in said for name in ours)}
 
 
@@ -279,7 +284,7 @@ def disturb(cluster: FakeCluster, out: Path, driver: subprocess.Popen) -> None:
     child = stop_a_child(cluster, 0)
     cluster.remove_node(2)
     wait_for(lambda: len(hosts_lost(out)) == 1)
-    killed = wait_for(lambda: cluster.hosts(1))
+    killed = wait_for(lambda: cluster.host(1))
     wait_for(lambda: cluster.at_work(1), every_s=0.001)
     os.kill(killed, signal.SIGKILL)
     wait_for(lambda: len(hosts_lost(out)) == 2)
@@ -291,7 +296,7 @@ def disturb(cluster: FakeCluster, out: Path, driver: subprocess.Popen) -> None:
     assert lost["seconds"] >= DEADLINE_S
     folder = f"evaluations/cell={lost['cell']}/stage={lost['stage']}/seed={lost['seed']}"
     wait_for((out / folder / f"generation-{lost['generation']:05d}.parquet").exists)
-    wait_for(lambda: cluster.hosts(1) not in (None, killed))
+    wait_for(lambda: cluster.host(1) not in (None, killed))
     assert driver.poll() is None
 
 
@@ -306,7 +311,7 @@ def test_a_disturbed_campaign_ends_like_an_undisturbed_one(environment, cluster,
 
     cluster.wait()
     driver = start(environment, job, "--out", out, "--address", cluster.address)
-    wait_for(lambda: len(generations(out)) >= BEGUN and all(cluster.hosts(node) for node in range(3)))
+    wait_for(lambda: len(generations(out)) >= BEGUN and all(cluster.host(node) for node in range(3)))
     disturb(cluster, out, driver)
     before = of_a_run(marked(mark))
     assert sum("spawn_main" in said for said in before.values()) == 1
