@@ -1,7 +1,6 @@
 """Ray, and nothing of biology: evaluations under deadlines, training, sweeps, stored results.
 
 ========================  =============================================================================
-`cluster_errors`          the errors of this package
 `log_records`             log records that say which run, cell, stage, seed and generation they are about
 `metrics`                 what a campaign tells Prometheus
 `pool`                    evaluations on many hosts under deadlines

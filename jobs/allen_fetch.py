@@ -10,8 +10,8 @@ from rich.filesize import decimal
 from rich.progress import BarColumn, DownloadColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from neurofleet.errors import Interrupted, JobError, UsageError
-from neurofleet.jobs.interruption import interruptible
 from neurofleet.jobs.progress import BarProgress, duration
+from neurofleet.jobs.run_folder import interruptible
 from neurofleet.neurosim.exchange.allen_download import Specimen, SpecimenFolder, find_specimen
 from neurofleet.neurosim.exchange.http_download import DownloadError, Web
 

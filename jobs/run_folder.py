@@ -4,11 +4,15 @@ import hashlib
 import json
 import os
 import platform
+import signal
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import yaml
@@ -16,10 +20,43 @@ from rich.console import Console
 from rich.table import Table
 
 from neurofleet.cluster.store.run_store import RunStore
-from neurofleet.errors import InputError, Interrupted, JobError, UsageError
+from neurofleet.errors import InputError, Interrupted, JobError, LearnerError, UsageError
 from neurofleet.jobs.job_file import JobSpec, parse_job
 from neurofleet.jobs.progress import duration
-from neurofleet.learners.learner_errors import LearnerError
+
+_interrupted = threading.Event()
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Let SIGTERM, with which job systems end a process, do what Ctrl-C does, and remember either."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        _interrupted.set()
+        raise KeyboardInterrupt
+
+    _interrupted.clear()
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def raise_if_interrupted() -> None:
+    """Raise what was asked for: an exception out of a finaliser or a callback of C code is lost.
+
+    Raises
+    ------
+    KeyboardInterrupt
+    """
+    if _interrupted.is_set():
+        raise KeyboardInterrupt
+
 
 PACKAGES = (
     "neurofleet",

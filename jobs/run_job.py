@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from neurofleet.errors import UsageError
-from neurofleet.jobs.interruption import interruptible
 from neurofleet.jobs.job_file import JobSpec, check_job, load_job, named
+from neurofleet.jobs.run_folder import interruptible
 
 
 def results_place(given: str | None, spec: JobSpec, folder: Path) -> str:

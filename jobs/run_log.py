@@ -15,8 +15,8 @@ from typing import Any
 
 from rich.console import Console
 
-from neurofleet.cluster.cluster_errors import ClusterError
 from neurofleet.cluster.log_records import ABOUT, OURS, AboutLogger, JsonLine, fields_of, is_kept, is_ours
+from neurofleet.errors import ClusterError
 
 FILE = "log.jsonl"
 FILE_BYTES = 64 * 2**20

@@ -10,7 +10,7 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.special import entr, log_softmax, softmax
 
-from neurofleet.learners.learner_errors import LearnerError
+from neurofleet.errors import LearnerError
 
 BINS = 15
 SMALLEST_PROBABILITY = 1e-12

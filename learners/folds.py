@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from sklearn.model_selection import StratifiedKFold
 
-from neurofleet.learners.learner_errors import LearnerError
+from neurofleet.errors import LearnerError
 
 
 def inner_folds(y: np.ndarray, folds: int = 3, seed: int = 0) -> list[tuple[np.ndarray, np.ndarray]]:

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from neurofleet.errors import LearnerError
 from neurofleet.learners.folds import Fold
-from neurofleet.learners.learner_errors import LearnerError
 from neurofleet.learners.scores import Scores, balanced_accuracy
 from neurofleet.learners.splits import ROLES, Split
 

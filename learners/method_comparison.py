@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from neurofleet.errors import did_you_mean
+from neurofleet.errors import LearnerError, did_you_mean
 from neurofleet.learners.folds import Fold
-from neurofleet.learners.learner_errors import LearnerError
 from neurofleet.learners.scores import balanced_accuracy, score
 
 DRAWS = 2000

@@ -19,8 +19,7 @@ from pydantic import BaseModel, ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from neurofleet.errors import UsageError, did_you_mean
-from neurofleet.learners.learner_errors import LearnerError
+from neurofleet.errors import LearnerError, UsageError, did_you_mean
 
 if TYPE_CHECKING:
     import torch

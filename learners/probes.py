@@ -22,10 +22,9 @@ from sklearn.neural_network import MLPClassifier
 from sklearn.svm import SVC
 from sklearn.utils.class_weight import compute_sample_weight
 
-from neurofleet.errors import did_you_mean
+from neurofleet.errors import LearnerError, did_you_mean
 from neurofleet.learners.calibration import fit_temperature
 from neurofleet.learners.folds import inner_repeated_folds, stratified_rows
-from neurofleet.learners.learner_errors import LearnerError
 from neurofleet.learners.scores import balanced_accuracy
 
 ABSENT = -1e6  # decision value of a class without training rows

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from neurofleet.learners.learner_errors import LearnerError
+from neurofleet.errors import LearnerError
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from neurofleet.errors import did_you_mean
-from neurofleet.learners.learner_errors import LearnerError
+from neurofleet.errors import LearnerError, did_you_mean
 
 ROLES = ("train", "validation", "test", "excluded")
 Groups = Mapping[str, Sequence[str]]

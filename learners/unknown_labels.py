@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from neurofleet.errors import UsageError
-from neurofleet.learners.learner_errors import LearnerError
+from neurofleet.errors import LearnerError, UsageError
 
 UNKNOWN = "unknown"
 """The label of samples whose top probability is below the threshold."""

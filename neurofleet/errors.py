@@ -42,6 +42,36 @@ class Interrupted(NeurofleetError):
     exit_code = 130
 
 
+class ClusterError(NeurofleetError):
+    """Work that could not be placed, run or stored."""
+
+
+class ClusterUnreachable(ClusterError):
+    """No Ray cluster answers, or it refuses us."""
+
+    exit_code = 3
+
+
+class TokenRefused(ClusterUnreachable):
+    """A Ray cluster needs a token, and does not accept ours."""
+
+
+class RunFolderRefused(ClusterError):
+    """The run folder holds something else, or another driver is writing it."""
+
+    exit_code = 2
+
+
+class LearnerError(NeurofleetError):
+    """Something a learner cannot work with."""
+
+
+class CellsRefused(LearnerError):
+    """Cells, genes, values or labels that cannot be used."""
+
+    exit_code = 2
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return " (did you mean '…'?)" with the known name closest to `name`, or an empty string."""
     close = difflib.get_close_matches(

@@ -14,7 +14,6 @@ from typing import Any
 
 import ray
 
-from neurofleet.cluster.cluster_errors import ClusterError
 from neurofleet.cluster.log_records import AboutLogger
 from neurofleet.cluster.pool.host_worker import Assignment, HostReport
 from neurofleet.cluster.pool.hosts import (
@@ -30,6 +29,7 @@ from neurofleet.cluster.pool.hosts import (
 )
 from neurofleet.cluster.pool.outcome import EvaluationTask, Outcome, PoolStatistics
 from neurofleet.cluster.pool.schedule import Scheduler, Work
+from neurofleet.errors import ClusterError
 
 logger = AboutLogger(logging.getLogger(__name__), {})
 

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from neurofleet.cluster.cluster_errors import ClusterUnreachable, TokenRefused
 from neurofleet.cluster.ray.checkup import token_file
 from neurofleet.cluster.ray.internals import local_nodes, running_here
 from neurofleet.cluster.ray.tokens import own_authentication
+from neurofleet.errors import ClusterUnreachable, TokenRefused
 from neurofleet.fresh_process import ProcessFailed, stream
 
 PORT_LIMIT_S = 10.0

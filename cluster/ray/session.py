@@ -19,7 +19,6 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from neurofleet.cluster.cluster_errors import ClusterError
 from neurofleet.cluster.ray.admission import admit, unreachable
 from neurofleet.cluster.ray.internals import (
     environment,
@@ -28,6 +27,7 @@ from neurofleet.cluster.ray.internals import (
     working_folder_last,
 )
 from neurofleet.cluster.ray.tokens import authentication, own_token, write_token
+from neurofleet.errors import ClusterError
 from neurofleet.fresh_process import end, start
 
 OBJECT_STORE_BYTES = 200 * 2**20

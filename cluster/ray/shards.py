@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from neurofleet.cluster.cluster_errors import ClusterError
+from neurofleet.errors import ClusterError
 
 RETRIES = 3
 ENDING_S = 10.0

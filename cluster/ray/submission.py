@@ -19,9 +19,9 @@ from ray._private.ray_constants import DASHBOARD_CLIENT_MAX_SIZE
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobSubmissionClient
 
-from neurofleet.cluster.cluster_errors import ClusterError, ClusterUnreachable
 from neurofleet.cluster.ray.internals import environment
 from neurofleet.cluster.ray.tokens import has_token, own_token
+from neurofleet.errors import ClusterError, ClusterUnreachable
 
 PACKAGE_LIMIT_BYTES = DASHBOARD_CLIENT_MAX_SIZE
 """What the Jobs API takes as one body; the 512 MiB of Ray's documentation are for other ways in."""

@@ -19,7 +19,7 @@ from typing import NamedTuple, Protocol
 import pyarrow as pa
 from pyarrow.fs import FileSelector, FileSystem, LocalFileSystem
 
-from neurofleet.cluster.cluster_errors import ClusterError
+from neurofleet.errors import ClusterError
 
 NETWORK_FILE_SYSTEMS = frozenset(
     "9p afs beegfs ceph cifs efs glusterfs gpfs lustre nfs nfs3 nfs4 orangefs panfs pvfs2 smb3 wekafs".split()

@@ -26,9 +26,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from neurofleet.cluster.cluster_errors import ClusterError
 from neurofleet.cluster.store.folders import Folder
 from neurofleet.cluster.store.schemas import check_version
+from neurofleet.errors import ClusterError
 
 EVALUATIONS = "evaluations"
 

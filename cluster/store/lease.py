@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from neurofleet.cluster.cluster_errors import ClusterError, RunFolderRefused
 from neurofleet.cluster.store.folders import Folder
+from neurofleet.errors import ClusterError, RunFolderRefused
 
 HEARTBEAT_S = 30.0
 STALE_AFTER_S = 120.0

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import pyarrow as pa
 
-from neurofleet.cluster.cluster_errors import ClusterError
 from neurofleet.cluster.store.run_store import POOLED, RunStore
+from neurofleet.errors import ClusterError
 
 if TYPE_CHECKING:
     from ray import ObjectRef

@@ -18,7 +18,6 @@ from typing import Any, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from neurofleet.cluster.cluster_errors import ClusterError, RunFolderRefused
 from neurofleet.cluster.store.folders import LocalFolder, open_folder
 from neurofleet.cluster.store.generations import (
     EVALUATIONS,
@@ -32,6 +31,7 @@ from neurofleet.cluster.store.generations import (
 )
 from neurofleet.cluster.store.lease import Lease, file_lock, lock_holder
 from neurofleet.cluster.store.schemas import Evaluations, HallOfFameRows
+from neurofleet.errors import ClusterError, RunFolderRefused
 
 Rows = TypeVar("Rows", Evaluations, HallOfFameRows)
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from neurofleet.cluster.cluster_errors import ClusterError
+from neurofleet.errors import ClusterError
 
 SCHEMA_VERSION = 1
 """Raised when a column changes its name, type or meaning; a reader refuses versions newer than its own."""

@@ -19,9 +19,9 @@ from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import Any, Literal
 
-from neurofleet.cluster.cluster_errors import ClusterError
 from neurofleet.cluster.sweeps.search_space import SearchSpace, parse_space
 from neurofleet.cluster.sweeps.trial_records import TrialRow
+from neurofleet.errors import ClusterError
 
 TABLE = "trials.parquet"
 

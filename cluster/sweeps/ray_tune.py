@@ -24,7 +24,6 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, PopulationBasedTraining, TrialScheduler
 from ray.tune.search import Searcher
 
-from neurofleet.cluster.cluster_errors import ClusterError, RunFolderRefused
 from neurofleet.cluster.ray.internals import environment
 from neurofleet.cluster.store.folders import LocalFolder
 from neurofleet.cluster.sweeps.parameter_sweep import TABLE, ParameterSweep, SweepFailed, SweepResult, TrialResources
@@ -37,6 +36,7 @@ from neurofleet.cluster.sweeps.search_space import (
 )
 from neurofleet.cluster.sweeps.trial_process import run_trial, trial_setting
 from neurofleet.cluster.sweeps.trial_records import SweepTrials, TrialRow, trials_to_table
+from neurofleet.errors import ClusterError, RunFolderRefused
 
 ONE_CPU = TrialResources()
 

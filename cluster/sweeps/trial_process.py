@@ -17,8 +17,8 @@ from typing import Any
 
 from ray import tune
 
-from neurofleet.cluster.cluster_errors import ClusterError
 from neurofleet.cluster.sweeps.trial_records import EpochReport, TrialFolder
+from neurofleet.errors import ClusterError
 
 _ORIGIN_FILE = "origin.json"
 _CHECKPOINTS = "checkpoints"

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from neurofleet.cluster.cluster_errors import ClusterError
 from neurofleet.cluster.store.folders import LocalFolder, open_folder
 from neurofleet.cluster.training.lightning_training import EpochRow, Training, TrainingResult
+from neurofleet.errors import ClusterError
 
 logger = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ import torch
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch.utils.data import DataLoader, IterableDataset
 
-from neurofleet.cluster.cluster_errors import ClusterError
+from neurofleet.errors import ClusterError
 
 SMALLEST_SHARE = 2
 """The fewest samples of a training batch that a worker gets: batch norm cannot learn from one."""

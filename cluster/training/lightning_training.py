@@ -31,7 +31,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from neurofleet.cluster.cluster_errors import ClusterError
+from neurofleet.errors import ClusterError
 
 if TYPE_CHECKING:
     import torch

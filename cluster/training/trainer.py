@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, Protocol
 
-from neurofleet.cluster.cluster_errors import ClusterError
 from neurofleet.cluster.training.checkpoints import CheckpointFiles
 from neurofleet.cluster.training.lightning_training import (
     CHECKPOINTS,
@@ -24,6 +23,7 @@ from neurofleet.cluster.training.lightning_training import (
     Training,
     TrainingResult,
 )
+from neurofleet.errors import ClusterError
 
 
 def train(

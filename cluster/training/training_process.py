@@ -23,10 +23,10 @@ import lightning.pytorch as pl
 import torch
 from lightning.fabric.utilities.warnings import PossibleUserWarning
 
-from neurofleet.cluster.cluster_errors import ClusterError
 from neurofleet.cluster.training.checkpoints import STATE_KEY, CheckpointFiles, CheckpointState, safely_loaded
 from neurofleet.cluster.training.data_division import DataDivision, seed_everything
 from neurofleet.cluster.training.lightning_training import BestEpoch, EpochRow, FitSettings, Training
+from neurofleet.errors import ClusterError
 
 SINGLE_DEVICE: Mapping[str, Any] = {"devices": 1}
 

@@ -20,10 +20,10 @@ from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig, Tr
 from ray.train.torch import TorchTrainer
 from ray.util.queue import Empty, Queue
 
-from neurofleet.cluster.cluster_errors import ClusterError
 from neurofleet.cluster.ray.internals import environment, train_controller_announced
 from neurofleet.cluster.training.checkpoints import CheckpointFiles
 from neurofleet.cluster.training.lightning_training import CHECKPOINTS, EpochRow, FitSettings, Training
+from neurofleet.errors import ClusterError
 
 
 def train_worker(config: Mapping[str, Any]) -> None:

@@ -17,11 +17,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from neurofleet.cluster.cluster_errors import ClusterError, ClusterUnreachable, TokenRefused
 from neurofleet.cluster.ray import admission, checkup
 from neurofleet.cluster.ray.session import available_cpus, connect
 from neurofleet.cluster.store.folders import LocalFolder, open_folder
-from neurofleet.errors import JobError
+from neurofleet.errors import ClusterError, ClusterUnreachable, JobError, TokenRefused
 from neurofleet.jobs.doctor import cluster_checks, machine_checks
 from neurofleet.jobs.doctor.findings import Facts, Finding, counted, is_loopback, judged
 from neurofleet.jobs.run_folder import PACKAGES

@@ -16,9 +16,8 @@ from neurofleet.cluster.store.schemas import HallOfFameRows
 from neurofleet.jobs.fit.campaign_state import CELL_FINISHED, LEARNED_FROM, STAGE_FINISHED, STAGE_STARTED
 from neurofleet.jobs.fit.fit_job import FitSpec
 from neurofleet.jobs.fit.fit_problem import Problem, StagePlan, Subject
-from neurofleet.jobs.fit.generation_search import GenerationSearch
 from neurofleet.jobs.fit.model_files import write_best_model
-from neurofleet.jobs.fit.stage_search import Deadline, Limits, SearchState, StageSearch
+from neurofleet.jobs.fit.stage_search import Deadline, GenerationSearch, Limits, SearchState, StageSearch
 from neurofleet.jobs.fit.steady_search import SteadySearch
 from neurofleet.neurosim.evolution import ParameterSpace, read_warm_start, warm_start_models
 from neurofleet.neurosim.vector.vector_evaluator import LANES

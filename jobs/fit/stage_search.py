@@ -21,7 +21,7 @@ from neurofleet.neurosim.cells.fit_model import MAX_SCORE, FitModel
 from neurofleet.neurosim.cells.user_model import UserModel
 from neurofleet.neurosim.cells.warm_evaluator import BudgetExceeded as StepsExceeded
 from neurofleet.neurosim.cells.warm_evaluator import WarmEvaluator
-from neurofleet.neurosim.evolution import HallOfFame, total_scores
+from neurofleet.neurosim.evolution import HallOfFame, ParameterSpace, make_strategy, total_scores
 from neurofleet.neurosim.evolution.ask_tell import AskTell
 from neurofleet.neurosim.vector.vector_evaluator import LANES, VectorEvaluator
 
@@ -526,3 +526,65 @@ class StageSearch(abc.ABC):
                 "stopped, because the model or the limits (deadline_s, max_steps, memory_limit_mb) are at "
                 "fault rather than single parameter sets. Mend that and start in a new folder."
             )
+
+
+class GenerationSearch(StageSearch):
+    """One stage of one cell with one seed, generation by generation.
+
+    Everything that it knows is a function of the seed and of the stored generations: a new `Search` on the
+    same store replays them and goes on with the next generation.
+
+    Parameters
+    ----------
+    cell : str
+    stage : StagePlan
+    seed : int
+    problem : Problem
+    store : RunStore
+    hall_of_fame : int
+        Models to keep.
+    limits : Limits
+    warm_start : ndarray, shape (k, P), optional
+    """
+
+    def __init__(
+        self,
+        cell: str,
+        stage: StagePlan,
+        seed: int,
+        problem: Problem,
+        store: "RunStore",
+        *,
+        hall_of_fame: int,
+        limits: Limits,
+        warm_start: np.ndarray | None = None,
+    ) -> None:
+        space = ParameterSpace.from_bounds(problem.names, np.array(problem.lower), np.array(problem.upper))
+        self._strategy = make_strategy(stage.search, space, seed, warm_start)
+        super().__init__(cell, stage, seed, problem, store, self._strategy, hall_of_fame, limits)
+        self._replay()
+
+    @property
+    def _searched(self) -> bool:
+        return self._strategy.finished or self._is_flat
+
+    def _search_tasks(self) -> list[EvaluationTask]:
+        number, individuals = self._strategy.generation, self._strategy.ask()
+        self.state.phase = self._strategy.phase
+        return self._begin(Generation(number, self.stage.name, self._engine, individuals))
+
+    def _learn(self, rows: Evaluations) -> None:
+        self._strategy.tell(rows.parameters, rows.scores)
+        self._note_best()
+        self._note_generation(rows)
+
+    def _replay_generation(self, rows: Evaluations) -> None:
+        individuals = self._strategy.ask()
+        if rows.parameters.shape != individuals.shape or tuple(rows.parameter_names) != self.problem.names:
+            raise JobError(
+                f"{self._name()}: generation {rows.generation} in the run folder has "
+                f"{len(rows)} individuals of {len(rows.parameter_names)} parameters, this program asks "
+                f"for {individuals.shape[0]} of {individuals.shape[1]}. The folder was written by another version; "
+                "finish it with that one, or start in a new folder."
+            )
+        self._learn(rows)

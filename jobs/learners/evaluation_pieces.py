@@ -12,9 +12,9 @@ from typing import Any
 from rich.console import Console
 
 from neurofleet.cluster.ray.shards import map_shards
-from neurofleet.jobs.interruption import raise_if_interrupted
 from neurofleet.jobs.learners.learner_spec import Workers, most_workers
 from neurofleet.jobs.progress import duration
+from neurofleet.jobs.run_folder import raise_if_interrupted
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from neurofleet.cluster.training.lightning_training import Training
 from neurofleet.cluster.training.trainer import train
-from neurofleet.errors import UsageError
+from neurofleet.errors import LearnerError, UsageError
 from neurofleet.jobs.learners.embedding import write_embeddings_h5ad
 from neurofleet.jobs.learners.evaluation_pieces import Piece, do_missing
 from neurofleet.jobs.learners.hippie_report import HippieReport
@@ -44,7 +44,6 @@ from neurofleet.learners.hippie.train_hippie import fit_all_units
 from neurofleet.learners.hippie.unit_classifiers import FOLDS
 from neurofleet.learners.hippie.unit_pretraining import Pretrained, pretrain, refuse_shared
 from neurofleet.learners.label_controls import permuted_test_labels_check, shuffled_labels_control
-from neurofleet.learners.learner_errors import LearnerError
 from neurofleet.learners.local_training import TrainingTask, train_here
 from neurofleet.learners.method_comparison import MethodComparison, compare
 from neurofleet.learners.units.signal_scaling import scaled

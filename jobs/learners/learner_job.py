@@ -21,7 +21,6 @@ from neurofleet.cluster.sweeps.ray_tune import sweep
 from neurofleet.cluster.sweeps.trial_records import TrialRow
 from neurofleet.cluster.training.lightning_training import BestEpoch, Training, TrainingResult
 from neurofleet.cluster.training.trainer import train
-from neurofleet.jobs.interruption import raise_if_interrupted
 from neurofleet.jobs.job_file import named
 from neurofleet.jobs.learners import LEARNERS
 from neurofleet.jobs.learners.evaluation_pieces import write_result
@@ -29,7 +28,7 @@ from neurofleet.jobs.learners.learner_folder import DESCRIPTION, EVALUATION, TRA
 from neurofleet.jobs.learners.learner_report import LearnerReport
 from neurofleet.jobs.learners.learner_spec import LearnerSpec, SweepSpec, Workers
 from neurofleet.jobs.progress import duration
-from neurofleet.jobs.run_folder import JobRun, run_in_folder
+from neurofleet.jobs.run_folder import JobRun, raise_if_interrupted, run_in_folder
 from neurofleet.learners.local_training import LINE_S, metrics_in_words
 
 if TYPE_CHECKING:

@@ -18,7 +18,6 @@ from rich.console import Console
 from rich.table import Table
 
 from neurofleet.errors import UsageError
-from neurofleet.jobs.interruption import raise_if_interrupted
 from neurofleet.jobs.learners.embedding import write_neuron_embeddings
 from neurofleet.jobs.learners.evaluation_pieces import Piece, do_missing, write_result
 from neurofleet.jobs.learners.learner_folder import HISTORY, PIECES, PREDICTIONS, SCORES
@@ -26,7 +25,7 @@ from neurofleet.jobs.learners.learner_job import LearnerJob, LearnerRun, Trained
 from neurofleet.jobs.learners.neuprint_report import NeuprintReport
 from neurofleet.jobs.learners.neuprint_spec import NeuprintEvaluateSpec, NeuprintSpec
 from neurofleet.jobs.progress import duration
-from neurofleet.jobs.run_folder import refuse_missing, versions
+from neurofleet.jobs.run_folder import raise_if_interrupted, refuse_missing, versions
 from neurofleet.learners.label_controls import shuffle_control
 from neurofleet.learners.local_training import train_here
 from neurofleet.learners.neuprint.dynamics import dynamics_for

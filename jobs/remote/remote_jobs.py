@@ -12,9 +12,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from neurofleet.cluster.cluster_errors import ClusterUnreachable
 from neurofleet.cluster.ray.submission import STOP_WAIT_S, JobsApi, RemoteJob
-from neurofleet.errors import Interrupted, JobError, UsageError, did_you_mean
+from neurofleet.errors import ClusterUnreachable, Interrupted, JobError, UsageError, did_you_mean
 from neurofleet.jobs.progress import duration
 
 _ATTEMPT = re.compile(r"-a(\d+)$")

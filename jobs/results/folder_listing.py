@@ -11,10 +11,9 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from pyarrow.fs import FileSelector, FileSystem, LocalFileSystem
 
-from neurofleet.cluster.cluster_errors import ClusterError
 from neurofleet.cluster.store.folders import REQUESTS_AT_ONCE, open_folder
 from neurofleet.cluster.store.schemas import check_version
-from neurofleet.errors import JobError
+from neurofleet.errors import ClusterError, JobError
 
 KIND = b"neurofleet_table"
 

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
+from neurofleet.errors import CellsRefused
 from neurofleet.learners.cells.cell_matrix import (
     SOURCE_COLUMN,
     CellMatrix,
@@ -22,7 +23,6 @@ from neurofleet.learners.cells.cell_matrix import (
     frame,
     open_group,
 )
-from neurofleet.learners.learner_errors import CellsRefused
 
 if TYPE_CHECKING:
     import anndata

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from neurofleet.errors import CellsRefused
 from neurofleet.learners.cells.cell_matrix import CellMatrix
-from neurofleet.learners.learner_errors import CellsRefused
 
 NO_LABEL = ("", "nan", "NaN", "NA", "N/A", "None", "none", "<NA>")
 

@@ -13,7 +13,7 @@ import pandas as pd
 import scipy.sparse as sp
 import zarr
 
-from neurofleet.learners.learner_errors import CellsRefused
+from neurofleet.errors import CellsRefused
 
 CONVERTED_IN_MEMORY_BYTES = 2**30
 """A matrix stored by columns is read whole when it takes no more than this."""

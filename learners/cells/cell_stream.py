@@ -13,8 +13,8 @@ import torch
 from scdataset import BlockShuffling, Streaming, scDataset
 from torch.utils.data import IterableDataset
 
+from neurofleet.errors import LearnerError
 from neurofleet.learners.cells.cell_matrix import CellMatrix
-from neurofleet.learners.learner_errors import LearnerError
 
 warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")  # we only make them dense
 

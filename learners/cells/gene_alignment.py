@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from neurofleet.learners.learner_errors import CellsRefused
+from neurofleet.errors import CellsRefused
 
 WARNED_MISSING = 0.2
 

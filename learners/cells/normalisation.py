@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
+from neurofleet.errors import CellsRefused
 from neurofleet.learners.cells.cell_matrix import SOURCE_COLUMN, CellMatrix, stretches
 from neurofleet.learners.cells.gene_alignment import Alignment
 from neurofleet.learners.cells.gene_alignment import apply as aligned
-from neurofleet.learners.learner_errors import CellsRefused
 
 Kind = Literal["counts", "normalised", "log1p", "scaled"]
 """Raw counts; counts divided by their total; log1p of these; values with a mean subtracted."""

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from neurofleet.errors import LearnerError
 from neurofleet.learners.hippie.autoencoder import UnitBatch
-from neurofleet.learners.learner_errors import LearnerError
 from neurofleet.learners.units.signal_scaling import relative, scaled
 from neurofleet.learners.units.units import MODALITIES, Units
 

@@ -19,7 +19,7 @@ import numpy as np
 from sklearn.decomposition import PCA
 from sklearn.metrics.pairwise import euclidean_distances
 
-from neurofleet.learners.learner_errors import LearnerError
+from neurofleet.errors import LearnerError
 
 COMPONENTS = 20
 NEIGHBOURS = 20

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from neurofleet.errors import LearnerError
 from neurofleet.learners.calibration import calibrated_probabilities, fit_temperature, log_probabilities
 from neurofleet.learners.folds import inner_repeated_folds, stratified_rows
-from neurofleet.learners.learner_errors import LearnerError
 from neurofleet.learners.probes import (
     KINDS,
     TUNING_ROWS,

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
+from neurofleet.errors import LearnerError
 from neurofleet.learners.hippie.autoencoder_settings import HippieSettings
 from neurofleet.learners.hippie.autoencoder_training import HippieTask
 from neurofleet.learners.hippie.network_inputs import TECHNOLOGY, Scaling, inputs_of, modalities_of
-from neurofleet.learners.learner_errors import LearnerError
 from neurofleet.learners.local_training import Train
 from neurofleet.learners.units.signal_scaling import also_in
 from neurofleet.learners.units.units import Units

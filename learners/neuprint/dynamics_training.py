@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
-from neurofleet.learners.learner_errors import LearnerError
+from neurofleet.errors import LearnerError
 from neurofleet.learners.neuprint.dynamics import BandedTransformer, Filter, Prediction, dynamics_for, entry_losses
 from neurofleet.learners.neuprint.dynamics_settings import NeuprintSettings
 from neurofleet.learners.neuprint.filter_moments import Moments, joined, moments_of

@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 import torch
 
+from neurofleet.errors import LearnerError
 from neurofleet.learners.embedding_tables import embedding_anndata, probability_columns, vector_columns
-from neurofleet.learners.learner_errors import LearnerError
 from neurofleet.learners.model_folder import (
     StoredModel,
     model_summary,

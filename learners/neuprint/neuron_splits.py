@@ -9,8 +9,7 @@ from typing import Literal
 import numpy as np
 from scipy import stats
 
-from neurofleet.errors import did_you_mean
-from neurofleet.learners.learner_errors import LearnerError
+from neurofleet.errors import LearnerError, did_you_mean
 from neurofleet.learners.neuprint.dynamics_settings import CovariatePart, NeuprintSettings
 from neurofleet.learners.neuprint.population_recordings import Recordings
 from neurofleet.learners.splits import Split, make_folds, make_split

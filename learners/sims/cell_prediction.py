@@ -13,13 +13,12 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from neurofleet.errors import UsageError
+from neurofleet.errors import CellsRefused, UsageError
 from neurofleet.learners.calibration import entropy, margin
 from neurofleet.learners.cells.cell_files import IN_MEMORY_NAME, open_cells
 from neurofleet.learners.cells.cell_matrix import CellMatrix
 from neurofleet.learners.cells.gene_alignment import WARNED_MISSING, Alignment, align
 from neurofleet.learners.cells.normalisation import Normalisation, Values, check_query, recognise
-from neurofleet.learners.learner_errors import CellsRefused
 from neurofleet.learners.sims.sims_classifier import SimsClassifier
 
 if TYPE_CHECKING:

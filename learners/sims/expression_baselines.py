@@ -15,8 +15,8 @@ from scipy.sparse import csr_matrix, issparse
 from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
 
+from neurofleet.errors import LearnerError
 from neurofleet.learners.folds import inner_folds, stratified_rows
-from neurofleet.learners.learner_errors import LearnerError
 from neurofleet.learners.scores import Scores, score
 from neurofleet.learners.sims.logistic_regression import fit_logistic
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-from neurofleet.errors import did_you_mean
+from neurofleet.errors import LearnerError, did_you_mean
 from neurofleet.learners.calibration import (
     calibrated_probabilities,
     expected_calibration_error,
@@ -17,7 +17,6 @@ from neurofleet.learners.calibration import (
     reliability_table,
 )
 from neurofleet.learners.label_controls import ShuffleControl, shuffle_control
-from neurofleet.learners.learner_errors import LearnerError
 from neurofleet.learners.local_training import Train
 from neurofleet.learners.scores import Scores, score
 from neurofleet.learners.sims.expression_baselines import Baseline, run_baselines

@@ -16,8 +16,8 @@ from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score, log_loss
 
+from neurofleet.errors import LearnerError
 from neurofleet.learners.folds import inner_folds, stratified_rows
-from neurofleet.learners.learner_errors import LearnerError
 
 Z_SCORE, LOG = "z-score", "log"
 C_GRID = {Z_SCORE: (0.001, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0), LOG: (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)}

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor, cat, nn
 
+from neurofleet.errors import CellsRefused
 from neurofleet.learners.cells.normalisation import GeneStatistics
-from neurofleet.learners.learner_errors import CellsRefused
 from neurofleet.learners.sims.tabnet_settings import Shape, SimsSettings
 
 _MOST_STEPS = 60

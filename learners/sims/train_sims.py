@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from neurofleet.errors import LearnerError
 from neurofleet.learners.cells.cell_files import open_cells
 from neurofleet.learners.cells.cell_labels import Labels, read_labels
 from neurofleet.learners.cells.cell_matrix import CellMatrix
 from neurofleet.learners.cells.normalisation import recognise
-from neurofleet.learners.learner_errors import LearnerError
 from neurofleet.learners.local_training import Train, TrainHere
 from neurofleet.learners.model_folder import (
     checked_settings,

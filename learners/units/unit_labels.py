@@ -7,8 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from neurofleet.errors import did_you_mean
-from neurofleet.learners.learner_errors import LearnerError
+from neurofleet.errors import LearnerError, did_you_mean
 from neurofleet.learners.units.unit_checks import check_labels
 from neurofleet.learners.units.units import Units
 

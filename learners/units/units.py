@@ -8,8 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from neurofleet.errors import did_you_mean
-from neurofleet.learners.learner_errors import LearnerError
+from neurofleet.errors import LearnerError, did_you_mean
 
 MODALITIES = ("waveform", "isi", "acg")
 POINTS = {"waveform": 50, "isi": 100, "acg": 100}

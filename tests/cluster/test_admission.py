@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from neurofleet.cluster.cluster_errors import ClusterUnreachable, TokenRefused
 from neurofleet.cluster.ray import admission
+from neurofleet.errors import ClusterUnreachable, TokenRefused
 
 
 @pytest.fixture

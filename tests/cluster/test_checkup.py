@@ -12,9 +12,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from neurofleet.cluster.cluster_errors import ClusterError
 from neurofleet.cluster.ray import checkup
 from neurofleet.cluster.ray.checkup import Facts
+from neurofleet.errors import ClusterError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

@@ -12,10 +12,10 @@ import pyarrow.fs
 import pyarrow.parquet as pq
 import pytest
 
-from neurofleet.cluster.cluster_errors import ClusterError, RunFolderRefused
 from neurofleet.cluster.store.folders import LocalFolder, RemoteFolder
 from neurofleet.cluster.store.generations import FitKey
 from neurofleet.cluster.store.run_store import RunStore
+from neurofleet.errors import ClusterError, RunFolderRefused
 from tests.cluster.test_run_store import assert_equal_rows, make_generation, make_hall_of_fame
 
 REPOSITORY = Path(__file__).resolve().parents[2]

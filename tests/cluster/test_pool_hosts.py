@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from neurofleet.cluster.cluster_errors import ClusterError
+from neurofleet.errors import ClusterError
 from tests.cluster.engines import BrokenHost, spec
 from tests.cluster.pool_helpers import collect, host_processes, submit, wait_for
 

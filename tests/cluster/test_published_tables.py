@@ -15,10 +15,10 @@ import pyarrow.parquet as pq
 import pytest
 
 import neurofleet.cluster as cluster
-from neurofleet.cluster.cluster_errors import ClusterError
 from neurofleet.cluster.store import published_tables
 from neurofleet.cluster.store.run_store import RunStore
 from neurofleet.cluster.store.schemas import HallOfFameRows
+from neurofleet.errors import ClusterError
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 

@@ -15,11 +15,11 @@ import pyarrow.fs
 import pyarrow.parquet
 import pytest
 
-from neurofleet.cluster.cluster_errors import ClusterError, RunFolderRefused
 from neurofleet.cluster.store import lease
 from neurofleet.cluster.store.folders import RemoteFolder
 from neurofleet.cluster.store.run_store import MARKER, RunStore
 from neurofleet.cluster.store.schemas import Evaluations, HallOfFameRows
+from neurofleet.errors import ClusterError, RunFolderRefused
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -260,7 +260,7 @@ def test_two_drivers_are_refused_and_a_killed_one_leaves_the_run_free(tmp_path):
 FULL_DISK = """
 import resource, signal, sys
 import numpy as np
-from neurofleet.cluster.cluster_errors import ClusterError
+from neurofleet.errors import ClusterError
 from neurofleet.cluster.store.run_store import RunStore
 from tests.cluster.test_run_store import make_generation
 

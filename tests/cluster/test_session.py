@@ -14,9 +14,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from neurofleet.cluster.cluster_errors import ClusterError, ClusterUnreachable
 from neurofleet.cluster.ray import session
 from neurofleet.cluster.ray.session import clean_up_folder
+from neurofleet.errors import ClusterError, ClusterUnreachable
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -167,7 +167,7 @@ def test_attaching_without_the_token_is_refused_at_once(cluster_with_token, tmp_
         assert out == ""
         assert time.monotonic() - begun < 20
         kind, _, message = err.splitlines()[-1].partition(": ")
-        assert kind == "neurofleet.cluster.cluster_errors.TokenRefused"
+        assert kind == "neurofleet.errors.TokenRefused"
         assert message.startswith(f"The Ray cluster at {address} asks for a token, and there is none")
         assert "InvalidAuthToken" not in err, "Ray's own warnings are shown as well"
 

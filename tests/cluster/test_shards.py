@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from neurofleet.cluster.cluster_errors import ClusterError
 from neurofleet.cluster.ray.shards import map_shards
+from neurofleet.errors import ClusterError
 
 HERE = "tests.cluster.test_shards"
 

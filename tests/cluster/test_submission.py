@@ -7,8 +7,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from neurofleet.cluster.cluster_errors import ClusterUnreachable
 from neurofleet.cluster.ray.submission import JobsApi
+from neurofleet.errors import ClusterUnreachable
 
 
 @pytest.fixture

@@ -10,11 +10,11 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from neurofleet.cluster.cluster_errors import ClusterError, RunFolderRefused
 from neurofleet.cluster.sweeps.parameter_sweep import ParameterSweep, SweepFailed, SweepScheduler, TrialResources
 from neurofleet.cluster.sweeps.ray_tune import sweep
 from neurofleet.cluster.sweeps.search_space import SearchSpaceRefused
 from neurofleet.cluster.sweeps.trial_records import TrialRow, table_to_trials, trials_to_table
+from neurofleet.errors import ClusterError, RunFolderRefused
 
 VALLEY = "tests.cluster.toy_trials:valley"
 REPOSITORY = Path(__file__).resolve().parents[2]

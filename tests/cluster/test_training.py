@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from neurofleet.cluster.cluster_errors import ClusterError
 from neurofleet.cluster.training.lightning_training import BestEpoch, Training
 from neurofleet.cluster.training.trainer import train
+from neurofleet.errors import ClusterError
 from tests.cluster import toy_training
 
 TOY = "tests.cluster.toy_training:build"

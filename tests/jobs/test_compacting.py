@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from neurofleet.cluster.cluster_errors import RunFolderRefused
-from neurofleet.errors import JobError, UsageError
+from neurofleet.errors import JobError, RunFolderRefused, UsageError
 from neurofleet.jobs.job_kinds import write_report
 from neurofleet.jobs.results.results_command import compact_command, query
 from neurofleet.jobs.results.run_summary import summarise

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from sklearn.decomposition import PCA
 
-from neurofleet.errors import InputError, Interrupted, UsageError
+from neurofleet.errors import InputError, Interrupted, LearnerError, UsageError
 from neurofleet.jobs.job_file import parse_job
 from neurofleet.jobs.job_kinds import write_report
 from neurofleet.jobs.learners import evaluation_pieces
@@ -23,7 +23,6 @@ from neurofleet.jobs.results.results_command import results_command
 from neurofleet.jobs.run_job import print_plan, run_job
 from neurofleet.jobs.status import print_status
 from neurofleet.learners.hippie.hippie_model import HippieModel
-from neurofleet.learners.learner_errors import LearnerError
 from neurofleet.learners.units.unit_files import open_units
 from tests.learners.hippie.small_units import QUICK, write_units
 

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 from rich.live import Live
 
-from neurofleet.cluster.cluster_errors import ClusterError
+from neurofleet.errors import ClusterError
 from neurofleet.jobs import run_log as module
 from neurofleet.jobs.run_log import fit_logger, run_log
 

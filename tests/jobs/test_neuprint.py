@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from neurofleet.errors import InputError, Interrupted, UsageError
+from neurofleet.errors import InputError, Interrupted, LearnerError, UsageError
 from neurofleet.jobs.job_file import load_job, parse_job
 from neurofleet.jobs.job_kinds import write_report
 from neurofleet.jobs.learners import evaluation_pieces, learner_job
@@ -18,7 +18,6 @@ from neurofleet.jobs.learners.embedding import embed_command
 from neurofleet.jobs.results.results_command import results_command
 from neurofleet.jobs.run_job import print_plan, run_job
 from neurofleet.jobs.status import print_status
-from neurofleet.learners.learner_errors import LearnerError
 from neurofleet.learners.model_folder import read_model
 from neurofleet.learners.neuprint.neuprint_model import NeuprintModel
 from neurofleet.learners.neuprint.recording_files import open_recordings

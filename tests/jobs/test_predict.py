@@ -10,11 +10,9 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from neurofleet.errors import Interrupted, UsageError
+from neurofleet.errors import Interrupted, LearnerError, UsageError
 from neurofleet.jobs.learners import prediction
-from neurofleet.jobs.learners.prediction import PredictionOptions, Reading, predict_command, relabel_command
-from neurofleet.jobs.learners.prediction_table import about_of
-from neurofleet.learners.learner_errors import LearnerError
+from neurofleet.jobs.learners.prediction import PredictionOptions, Reading, about_of, predict_command, relabel_command
 from neurofleet.learners.sims.cell_prediction import open_query
 from neurofleet.learners.sims.sims_model import SimsModel
 from neurofleet.learners.unknown_labels import threshold_for_coverage

@@ -6,11 +6,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from neurofleet.cluster.cluster_errors import ClusterError
 from neurofleet.cluster.pool.outcome import Outcome
 from neurofleet.cluster.store.run_store import RunStore
 from neurofleet.cluster.store.schemas import Evaluations
-from neurofleet.errors import JobError
+from neurofleet.errors import ClusterError, JobError
 from neurofleet.jobs.fit.fit_problem import Problem, StagePlan
 from neurofleet.jobs.fit.stage_search import Deadline, Limits
 from neurofleet.jobs.fit.steady_search import SMALLEST_BLOCK, SteadySearch

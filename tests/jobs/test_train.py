@@ -14,10 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from neurofleet.errors import InputError, UsageError
+from neurofleet.errors import InputError, LearnerError, UsageError
 from neurofleet.jobs.job_file import parse_job
 from neurofleet.jobs.run_job import print_plan, run_job
-from neurofleet.learners.learner_errors import LearnerError
 from neurofleet.learners.model_folder import read_model
 from neurofleet.learners.sims import tabnet_training
 from neurofleet.learners.sims.sims_model import SimsModel

@@ -13,10 +13,9 @@ import pytest
 from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
 from typer.testing import CliRunner
 
-from neurofleet.cluster.cluster_errors import ClusterError
 from neurofleet.cluster.store.folders import RemoteFolder
 from neurofleet.cluster.store.run_store import RunStore
-from neurofleet.errors import JobError, UsageError
+from neurofleet.errors import ClusterError, JobError, UsageError
 from neurofleet.jobs.cli import app
 from neurofleet.jobs.results.folder_listing import FolderReader
 from neurofleet.jobs.results.many_runs import AllRuns

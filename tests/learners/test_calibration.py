@@ -5,6 +5,7 @@ import pytest
 from scipy.special import softmax
 from sklearn.metrics import log_loss
 
+from neurofleet.errors import LearnerError
 from neurofleet.learners.calibration import (
     UNCALIBRATED,
     calibrated_probabilities,
@@ -16,7 +17,6 @@ from neurofleet.learners.calibration import (
     negative_log_likelihood,
     reliability_table,
 )
-from neurofleet.learners.learner_errors import LearnerError
 
 
 @pytest.fixture(scope="module")

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import balanced_accuracy_score, f1_score
 
+from neurofleet.errors import LearnerError
 from neurofleet.learners.folds import inner_repeated_folds, repeated_folds
 from neurofleet.learners.label_controls import permuted_test_labels_check, shuffled_labels_control
-from neurofleet.learners.learner_errors import LearnerError
 from neurofleet.learners.method_comparison import compare
 from neurofleet.learners.probes import fit_probe
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from neurofleet.learners.learner_errors import LearnerError
+from neurofleet.errors import LearnerError
 from neurofleet.learners.model_folder import ModelRefused, read_model, write_model
 
 DESCRIPTION = {"classes": ["a", "b"], "genes": ["Actb", "Ärger"], "temperature": 1.25, "config": {"n_d": 64}}

@@ -13,8 +13,8 @@ from sklearn.metrics import balanced_accuracy_score
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.svm import SVC
 
+from neurofleet.errors import LearnerError
 from neurofleet.learners import probes
-from neurofleet.learners.learner_errors import LearnerError
 from neurofleet.learners.probes import KINDS, PROBES, fit_probe, restore_probe
 from neurofleet.learners.scores import balanced_accuracy
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
 
-from neurofleet.learners.learner_errors import LearnerError
+from neurofleet.errors import LearnerError
 from neurofleet.learners.scores import Scores, score
 
 TRUE = ["a", "a", "a", "b", "b", "c", "c", "c", "c", "c"]

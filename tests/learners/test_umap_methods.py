@@ -9,8 +9,8 @@ import inspect
 import numpy as np
 import pytest
 
+from neurofleet.errors import LearnerError
 from neurofleet.learners.hippie.physmap import physmap, weighted_neighbours
-from neurofleet.learners.learner_errors import LearnerError
 from neurofleet.learners.neuprint.neuron_baselines import BASELINES
 from neurofleet.learners.probes import fit_probe
 from tests.learners.neuprint.synthetic_animals import synthetic_recordings

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from neurofleet.learners.learner_errors import LearnerError
+from neurofleet.errors import LearnerError
 from neurofleet.learners.unknown_labels import threshold_for_coverage, unknown_curve
 
 

@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
+from neurofleet.errors import CellsRefused
 from neurofleet.learners.cells.cell_files import open_cells
-from neurofleet.learners.learner_errors import CellsRefused
 from tests.learners.cells.made_cells import made_counts, made_genes, written
 
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from neurofleet.errors import CellsRefused
 from neurofleet.learners.cells.cell_files import open_cells
 from neurofleet.learners.cells.cell_labels import read_labels
-from neurofleet.learners.learner_errors import CellsRefused
 from tests.learners.cells.made_cells import made_counts, written
 
 

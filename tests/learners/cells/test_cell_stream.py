@@ -6,10 +6,10 @@ import scipy.sparse as sp
 import torch
 from torch.utils.data import DataLoader
 
+from neurofleet.errors import LearnerError
 from neurofleet.learners.cells.cell_files import open_cells
 from neurofleet.learners.cells.cell_stream import stream
 from neurofleet.learners.cells.normalisation import Normalisation
-from neurofleet.learners.learner_errors import LearnerError
 from tests.learners.cells.made_cells import made_counts, written
 
 N_CELLS = 1000

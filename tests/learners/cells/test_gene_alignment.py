@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
+from neurofleet.errors import CellsRefused
 from neurofleet.learners.cells.gene_alignment import align, apply
-from neurofleet.learners.learner_errors import CellsRefused
 
 
 def test_columns_come_in_the_models_order_and_absent_genes_are_zero():

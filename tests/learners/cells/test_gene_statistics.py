@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from sklearn.preprocessing import StandardScaler
 
+from neurofleet.errors import CellsRefused
 from neurofleet.learners.cells import cell_matrix
 from neurofleet.learners.cells.cell_files import open_cells
 from neurofleet.learners.cells.normalisation import Normalisation, gene_statistics
-from neurofleet.learners.learner_errors import CellsRefused
 from tests.learners.cells.made_cells import made_counts, written
 
 

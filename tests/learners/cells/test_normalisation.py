@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
+from neurofleet.errors import CellsRefused
 from neurofleet.learners.cells.cell_files import open_cells
 from neurofleet.learners.cells.gene_alignment import align
 from neurofleet.learners.cells.normalisation import Normalisation, check_query, normalisation, recognise
-from neurofleet.learners.learner_errors import CellsRefused
 from tests.learners.cells.made_cells import made_counts, written
 
 

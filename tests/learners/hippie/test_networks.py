@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
+from neurofleet.errors import LearnerError
 from neurofleet.learners.hippie.autoencoder import Network, Sizes, UnitBatch, contrastive_loss, reconstruction_loss
 from neurofleet.learners.hippie.autoencoder_settings import HippieSettings, settings_of
 from neurofleet.learners.hippie.autoencoder_training import HippieTask, build, start_from
 from neurofleet.learners.hippie.fine_tuning import fine_tune, untrained
 from neurofleet.learners.hippie.network_inputs import Scaling, inputs_of
 from neurofleet.learners.hippie.unit_pretraining import Pretrained, pretrain
-from neurofleet.learners.learner_errors import LearnerError
 from neurofleet.learners.local_training import train_here
 from neurofleet.learners.units.units import Units, joined
 from tests.learners.hippie.small_units import QUICK, small_units

@@ -4,9 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from neurofleet.errors import UsageError
+from neurofleet.errors import LearnerError, UsageError
 from neurofleet.learners import hippie
-from neurofleet.learners.learner_errors import LearnerError
 from neurofleet.learners.model_folder import ModelRefused, load_model
 from neurofleet.learners.units.unit_files import open_units
 from tests.learners.hippie.small_units import write_units

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from neurofleet.errors import LearnerError
 from neurofleet.learners.calibration import calibrated_probabilities
 from neurofleet.learners.folds import repeated_folds
 from neurofleet.learners.hippie.unit_classifiers import (
@@ -20,7 +21,6 @@ from neurofleet.learners.hippie.unit_classifiers import (
     restore_classical,
 )
 from neurofleet.learners.label_controls import permuted_test_labels_check, shuffled_labels_control
-from neurofleet.learners.learner_errors import LearnerError
 from neurofleet.learners.units.hand_features import HAND_FEATURES
 from neurofleet.learners.units.units import Units
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from neurofleet.learners.learner_errors import LearnerError
+from neurofleet.errors import LearnerError
 from neurofleet.learners.local_training import train_here
 from neurofleet.learners.model_folder import ModelRefused
 from neurofleet.learners.neuprint.dynamics_training import NeuprintTask, WorkerRank

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from neurofleet.learners.learner_errors import LearnerError
+from neurofleet.errors import LearnerError
 from neurofleet.learners.neuprint import neuron_baselines
 from neurofleet.learners.neuprint.neuron_baselines import BASELINES, raw_window
 from neurofleet.learners.neuprint.population_recordings import Recording, Recordings, gathered

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from neurofleet.learners.learner_errors import LearnerError
+from neurofleet.errors import LearnerError
 from neurofleet.learners.neuprint.dynamics_settings import NeuprintSettings
 from neurofleet.learners.neuprint.neuron_splits import (
     Mode,

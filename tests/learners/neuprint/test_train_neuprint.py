@@ -4,9 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from neurofleet.errors import UsageError
+from neurofleet.errors import LearnerError, UsageError
 from neurofleet.learners import neuprint
-from neurofleet.learners.learner_errors import LearnerError
 from neurofleet.learners.model_folder import ModelRefused, load_model
 from neurofleet.learners.neuprint.neuprint_model import NeuprintModel
 from neurofleet.learners.neuprint.recording_files import as_recordings

@@ -8,7 +8,7 @@ import pytest
 import scipy.sparse as sp
 import torch
 
-from neurofleet.learners.learner_errors import CellsRefused
+from neurofleet.errors import CellsRefused
 from neurofleet.learners.local_training import train_here
 from neurofleet.learners.sims.cell_prediction import IMPORTANCE, open_query, predict
 from neurofleet.learners.sims.reference_fit import fit

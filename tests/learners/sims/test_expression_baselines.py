@@ -11,8 +11,8 @@ from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 
+from neurofleet.errors import LearnerError
 from neurofleet.learners.label_controls import shuffle_control, shuffled_labels
-from neurofleet.learners.learner_errors import LearnerError
 from neurofleet.learners.scores import score
 from neurofleet.learners.sims.expression_baselines import K_GRID, fit_neighbours, run_baselines
 from neurofleet.learners.splits import make_split

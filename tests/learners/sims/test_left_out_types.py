@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from neurofleet.learners.learner_errors import LearnerError
+from neurofleet.errors import LearnerError
 from neurofleet.learners.local_training import train_here
 from neurofleet.learners.sims.held_out_scores import leave_types_out
 from tests.learners.sims.small_reference import QUICK, small_reference, small_split

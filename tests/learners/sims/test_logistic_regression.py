@@ -5,7 +5,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
 
-from neurofleet.learners.learner_errors import LearnerError
+from neurofleet.errors import LearnerError
 from neurofleet.learners.sims import logistic_regression
 from neurofleet.learners.sims.logistic_regression import LOG, Z_SCORE, fit_logistic
 

@@ -10,10 +10,9 @@ import pytest
 import scipy.sparse as sp
 import torch
 
-from neurofleet.errors import UsageError
+from neurofleet.errors import CellsRefused, LearnerError, UsageError
 from neurofleet.learners import sims
 from neurofleet.learners.cells.cell_files import open_cells
-from neurofleet.learners.learner_errors import CellsRefused, LearnerError
 from neurofleet.learners.model_folder import ModelRefused, load_model
 from neurofleet.learners.sims.cell_prediction import open_query
 from neurofleet.learners.sims.sims_classifier import state_of
