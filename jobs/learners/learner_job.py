@@ -348,7 +348,7 @@ def run_sweep(
     spec = job.spec
     plan = trials_of(job, inputs)
     folder = (out / TRIALS).absolute()
-    _rename_factory(folder, plan)
+    rename_trial_factory(folder, plan)
     number = plan.number_of_settings() * plan.repeats
     done = 0
 
@@ -402,7 +402,7 @@ def trials_of(job: LearnerJob[Any, Any], inputs: Any) -> ParameterSweep:
     )
 
 
-def _rename_factory(folder: Path, plan: ParameterSweep) -> None:
+def rename_trial_factory(folder: Path, plan: ParameterSweep) -> None:
     """Let a sweep that version 0.1 began go on: only the name of what runs its trials has changed since."""
     description = folder / "sweep.json"
     if not description.is_file():

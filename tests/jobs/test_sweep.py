@@ -1,11 +1,15 @@
 """A sweep job: trials compared on validation cells, the best trained again and kept."""
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from neurofleet.cluster.sweeps.parameter_sweep import ParameterSweep
 from neurofleet.errors import UsageError
 from neurofleet.jobs.job_file import parse_job
+from neurofleet.jobs.learners.learner_job import TRIAL_FACTORY, rename_trial_factory
 from neurofleet.jobs.learners.sims_job import stability_table
 from neurofleet.jobs.run_job import run_job
 from neurofleet.learners.model_folder import read_model
@@ -44,6 +48,18 @@ def test_stability_is_of_weights_divided_by_each_runs_largest(tmp_path):
     assert table["mean_weight"] == [1.0, 0.25, 0.125]
     assert table["dispersion"] == [0.0, 0.25, 0.125]
     assert table["runs_in_top_20"] == [2, 1, 1]
+
+
+def test_a_sweep_that_version_0_1_began_goes_on(tmp_path):
+    spec = {"learner": "sims"}
+    plan = ParameterSweep(factory=TRIAL_FACTORY, payload={"spec": spec}, search={"n_d": [8]}, metric="x", mode="min")
+    before = replace(plan, factory="jobs.sims.trial:run")
+    (tmp_path / "sweep.json").write_text(before.fingerprint)
+    rename_trial_factory(tmp_path, plan)
+    assert (tmp_path / "sweep.json").read_text() == plan.fingerprint
+    (tmp_path / "sweep.json").write_text(replace(plan, factory="mine:run").fingerprint)
+    rename_trial_factory(tmp_path, plan)
+    assert "mine:run" in (tmp_path / "sweep.json").read_text()
 
 
 @pytest.mark.parametrize(
