@@ -6,6 +6,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from neurofleet import __version__
 from neurofleet.errors import Interrupted, NeurofleetError, UsageError, missing_extra
 from neurofleet.jobs.deploy_command import app as deploy_app
 
@@ -55,6 +56,21 @@ def run(
     from neurofleet.jobs.run_job import run_job
 
     run_job(job, out, address=address, cpus=cpus)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"neurofleet {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Fit populations of NEURON models, and train cell-identity learners, here or on a Ray cluster."""
 
 
 @app.command()

@@ -117,8 +117,8 @@ class Run:
         Returns
         -------
         DataFrame
-            A row a model, best first: ``cell``, ``seed``, ``rank`` from 1, ``total`` (sum of the objectives, in standard
-            deviations of the recording), ``generation``, ``individual``, ``param.<name>`` in NEURON's units and
+            A row a model, best first: ``cell``, ``seed``, ``rank`` from 1, ``total`` (sum of the objectives, in
+            standard deviations of the recording), ``generation``, ``individual``, ``param.<name>`` in NEURON's units and
             ``score.<objective>``.
 
         Raises

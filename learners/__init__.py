@@ -5,6 +5,7 @@
 - ``neuprint``: embeddings and classes of neurons from recordings of populations.
 - ``model_folder``: models are written and read; ``load_model`` opens one of any learner.
 - ``splits``, ``folds``: parts of samples for training and testing; ``local_training``: a training in this process.
-- ``scores``, ``calibration``, ``unknown_labels``, ``label_controls``, ``method_comparison``: what predictions are worth.
+- ``scores``, ``calibration``, ``unknown_labels``, ``label_controls``, ``method_comparison``: how good predictions
+  are.
 - ``probes``: small classifiers on vectors; ``embedding_tables``: embeddings as tables.
 """

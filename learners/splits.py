@@ -251,7 +251,7 @@ def _assign_groups(
     twice = chosen & ~np.isin(role, ("train", "excluded"))
     if twice.any():
         raise LearnerError(
-            f"{int(twice.sum())} samples are in the groups of both the test and the validation part. Name each group once."
+            f"{int(twice.sum())} samples are in groups of both the test and the validation part. Name each group once."
         )
     role[chosen & (role == "train")] = part
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+import neurofleet
+
 ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
 HEAVY = {"ray", "neuron", "torch", "bluepyopt", "efel", "matplotlib", "duckdb", "pynwb", "pandas", "sklearn", "umap"}
@@ -119,3 +121,9 @@ def test_the_wheel_holds_one_package_and_no_tests(tmp_path):
     for name in ("py.typed", "neurosim/mechanisms/mod/Ih.mod", "neurosim/recipes/demo.yaml", "jobs/remote/start.sh"):
         assert f"neurofleet/{name}" in names
     assert len(names) == len(set(names))
+
+
+def test_the_version_is_said_once():
+    done = subprocess.run([sys.executable, "-P", "-m", "neurofleet", "--version"], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert done.stdout == f"neurofleet {neurofleet.__version__}\n"

@@ -158,7 +158,7 @@ def only_engine(problem: Problem) -> EngineChoice | None:
 
 
 def open_model(problem: Problem) -> FitModel | None:
-    """Return the model of a stage that either engine could search; None for subthreshold stages and users' evaluators."""
+    """Return the model of a stage that either engine could search; None for subthreshold stages and evaluators."""
     return problem.model if problem.final_model and isinstance(problem.model, FitModel) else None
 
 

@@ -52,8 +52,8 @@ def job_mechanisms(spec: FitSpec, folder: Path) -> UserMechanisms:
     user_mechanisms = all_of_them.only(named)
     if user_mechanisms.reserved:
         raise UsageError(
-            f"mechanisms: {spec.mechanisms} declares the SUFFIX {', '.join(user_mechanisms.reserved)}, which the recipe "
-            f"{spec.recipe} names and which is built into NEURON, where no other can take its place. Remove "
+            f"mechanisms: {spec.mechanisms} declares the SUFFIX {', '.join(user_mechanisms.reserved)}, which the "
+            f"recipe {spec.recipe} names and which is built into NEURON, where no other can take its place. Remove "
             "the file to have NEURON's own, or give it another SUFFIX and name that in the recipe."
         )
     if not user_mechanisms.sources:

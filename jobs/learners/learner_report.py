@@ -145,7 +145,7 @@ def typed(kind: type[T], content: Any, out: str | Path = "") -> T:
 
 def _without_scores(out: str | Path, why: str = "") -> UsageError:
     return UsageError(
-        f"{out}: expected a model with its scores, as a training job writes it, found one without{why}. "
+        f"{out or 'the model'}: expected a model with its scores, as a training job writes it, found one without{why}. "
         "Train it with `neurofleet run JOB.yaml` (kind: train)."
     )
 

@@ -1,7 +1,7 @@
 """The tables of all runs below a folder as views of one SQL database."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from functools import cached_property, partial
 from pathlib import Path
@@ -202,10 +202,20 @@ class AllRuns:
         parts += self._loose.get(view, []) if view in OF_LOOSE else []
         tables, none = {}, None
         if view == SCORES:
-            tables = {run.run: sims_scores(run) for run, _ in self._tables[view] if run.learner == SIMS}
+            tables = self._sims_scores([run for run, _ in self._tables[view] if run.learner == SIMS])
         elif view in FIT_VIEWS:
             none = empty(view, several_runs=True)
         return scan(self._database, self._place, view, parts, tables, none)
+
+    def _sims_scores(self, runs: Sequence[FoundRun]) -> dict[str, pa.Table]:
+        """Return the scores of each model; one whose scores cannot be read is left out, with a note."""
+        tables = {}
+        for run in runs:
+            try:
+                tables[run.run] = sims_scores(run)
+            except UsageError as error:
+                self.notes.append(f"The scores of {run.run} are left out. {error}")
+        return tables
 
     @cached_property
     def _loose(self) -> dict[str, list[Part]]:

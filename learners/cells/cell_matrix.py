@@ -215,7 +215,8 @@ SOURCE_COLUMN = "source_file"
 BLOCK_ROWS = 4096
 
 DENSE_FACTOR, DENSE_BYTES = 8, 2**30
-"""Values are held densely in memory if that takes at most DENSE_FACTOR times what CSR takes, and at most DENSE_BYTES: batches are then cut 5 to 25 times faster (measured at 33 to 1,767 genes)."""
+"""Values are held densely in memory if that takes at most DENSE_FACTOR times what CSR takes, and at most DENSE_BYTES:
+batches are then cut 5 to 25 times faster (measured at 33 to 1,767 genes)."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Recognise what values are, bring them to log1p of counts scaled to one sum per cell, and take statistics of each gene."""
+"""Recognise what values are, bring them to log1p of counts scaled to one sum per cell; statistics of each gene."""
 
 from __future__ import annotations
 

@@ -111,8 +111,8 @@ def inputs_of(
     technologies : sequence of str
         Those that the networks know, in their order.
     how : {'relative', 'min-max'}
-        How signals are scaled: see `neurofleet.learners.units.signal_scaling`. Logarithms of ``relative`` are halved, which
-        brings all signals to about the same size.
+        How signals are scaled: see `neurofleet.learners.units.signal_scaling`. Logarithms of ``relative`` are halved,
+        which brings all signals to about the same size.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""The PhysMAP baseline: modalities joined by weighted nearest neighbours, embedded by UMAP, classified by nearest neighbours.
+"""The PhysMAP baseline: modalities joined by weighted nearest neighbours, embedded by UMAP, classified by KNN.
 
 Each modality gets principal components and a neighbour graph. A unit trusts a modality the more, the better
 its neighbours there predict it, compared with its neighbours in the other modalities (Hao et al. 2021, STAR

@@ -107,7 +107,7 @@ def weights_by_log_loss(held_out: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Return the weight of each candidate: exp(-gap / s.e.), which sum to 1.
 
     The gap is how far a candidate's class-balanced log loss is above the best one, and s.e. is the standard error of
-    that one: candidates that cannot be distinguished weigh about alike, those that are more than 3 s.e. worse have no weight.
+    that one: candidates that cannot be distinguished weigh about alike, those more than 3 s.e. worse have no weight.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Recordings as tensors: sessions with their covariates (behaviour, population, surround), and windows cut from them."""
+"""Recordings as tensors: sessions with their covariates (behaviour, population, surround), and their windows."""
 
 from __future__ import annotations
 

@@ -29,8 +29,8 @@ class _VirtualHost:
 class VirtualPool:
     """What a `neurofleet.jobs.fit.campaign.Campaign` asks of a pool, on hosts that do not exist.
 
-    Placement is `neurofleet.cluster.pool.schedule.Scheduler`, as in the pool. What is made up: durations, time to build an
-    engine, and a constant time for an exchange between driver and host.
+    Placement is `neurofleet.cluster.pool.schedule.Scheduler`, as in the pool. What is made up: durations, time to build
+    an engine, and a constant time for an exchange between driver and host.
 
     Parameters
     ----------

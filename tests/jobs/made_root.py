@@ -52,13 +52,11 @@ def _write_models(folder: Path) -> None:
         {"unit_id": [7, 8], "class": ["PV", None], "umap_0": [0.5, 1.5], "umap_1": [0.5, 2.5]},
     )
     write(folder / "hippie" / "scores.parquet", {"method": ["head"], "accuracy": [0.75], "n": [100]})
-    scores = {"accuracy": 0.9, "accuracy_low": 0.8, "accuracy_high": 1.0, "macro_f1": 0.85}
-    facts = {
-        "name": "sims",
-        "scores": {"sims": scores},
-        "baselines": {"logistic": {"accuracy": 0.7, "macro_f1": 0.6, "notes": []}},
-        **dict.fromkeys(("control", "reliability", "data", "split")),
-    }
+    model = json.loads((Path(__file__).parents[1] / "old_runs" / "sims" / "model.json").read_text())
+    facts = model["description"]["facts"]
+    facts["scores"] = {"sims": facts["scores"]["sims"]}
+    facts["scores"]["sims"] |= {"accuracy": 0.9, "accuracy_low": 0.8, "accuracy_high": 1.0, "macro_f1": 0.85}
+    facts["baselines"] = {"logistic": {"accuracy": 0.7, "macro_f1": 0.6, "notes": []}}
     write_job(folder / "sims", {"kind": "train", "learner": "sims", "name": "made"})
     (folder / "sims" / "model.json").write_text(json.dumps({"learner": "sims", "description": {"facts": facts}}))
 
