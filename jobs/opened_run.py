@@ -118,8 +118,8 @@ class Run:
         -------
         DataFrame
             A row a model, best first: ``cell``, ``seed``, ``rank`` from 1, ``total`` (sum of the objectives, in
-            standard deviations of the recording), ``generation``, ``individual``, ``param.<name>`` in NEURON's units and
-            ``score.<objective>``.
+            standard deviations of the recording), ``generation``, ``individual``, ``param.<name>`` in NEURON's
+            units and ``score.<objective>``.
 
         Raises
         ------
