@@ -97,4 +97,4 @@ def test_old_models_answer_as_they_did(runs, tmp_path):
 
 def test_python_sees_the_same_as_the_command_line(runs):
     model = nf.load_model(runs / "sims")
-    assert model.classes == nf.open_run(runs / "sims").model().classes == ["B", "NK", "T"]
+    assert list(model.classes) == list(nf.open_run(runs / "sims").model().classes) == ["B", "NK", "T"]

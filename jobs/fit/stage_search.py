@@ -1,29 +1,24 @@
 """The search of one stage with one seed: tasks for the pool, rows to store, finalists, hall of fame."""
 
 import abc
-import hashlib
-import pickle
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 
-from neurofleet.cluster.pool.outcome import Budget, BudgetExceeded, EngineSpec, EvaluationTask, Failure, Outcome
+from neurofleet.cluster.pool.outcome import EngineSpec, EvaluationTask, Outcome
 from neurofleet.cluster.store.run_store import RunStore
 from neurofleet.cluster.store.schemas import Evaluations, HallOfFameRows
 from neurofleet.errors import JobError
 from neurofleet.jobs.fit.campaign_state import FINAL, EngineChoice
+from neurofleet.jobs.fit.engines import engine_spec, scores_of, task_deadline_s, vector_spec
 from neurofleet.jobs.fit.fit_problem import Problem, StagePlan
 from neurofleet.jobs.run_log import fit_logger
 from neurofleet.neurosim.cells.fit_model import MAX_SCORE, FitModel
-from neurofleet.neurosim.cells.user_model import UserModel
-from neurofleet.neurosim.cells.warm_evaluator import BudgetExceeded as StepsExceeded
-from neurofleet.neurosim.cells.warm_evaluator import WarmEvaluator
 from neurofleet.neurosim.evolution import HallOfFame, ParameterSpace, make_strategy, total_scores
 from neurofleet.neurosim.evolution.ask_tell import AskTell
-from neurofleet.neurosim.vector.vector_evaluator import LANES, VectorEvaluator
 
 START_S = 300.0
 RECENT = 2048
@@ -64,110 +59,6 @@ class Deadline:
     def seconds(self) -> float:
         """The limit for evaluations that start now."""
         return self._learnt_s if self._given is None else self._given
-
-
-RAN_AWAY = "the simulation ran away"
-LONG_S = 600.0
-
-
-@dataclass(frozen=True)
-class EnginePayload:
-    """What a host needs to build the engine."""
-
-    model: FitModel | UserModel
-    max_steps: int | None
-
-
-class NeuronEngine:
-    """NEURON with CVODE, one individual after the other on a cell that is built once.
-
-    Every individual is evaluated by a fresh copy of the built process, so that its scores cannot depend on
-    what was evaluated before it.
-    """
-
-    isolation = "individual"
-
-    def __init__(self, payload: EnginePayload) -> None:
-        self._warm = WarmEvaluator(payload.model.build_evaluator(), payload.max_steps)
-        self._warm.build()
-
-    def evaluate(self, batch: Sequence[np.ndarray], budget: Budget) -> Iterator[np.ndarray]:
-        """Yield the scores of each individual, shape (M,).
-
-        The pool enforces the deadline from outside, so the clock is not looked at here; the budget of
-        integration steps is the engine's own.
-        """
-        for individual in batch:
-            try:
-                yield self._warm.evaluate(individual)
-            except StepsExceeded as error:
-                raise BudgetExceeded(str(error)) from None
-
-
-class VectorEngine:
-    """Individuals side by side, `LANES` in the time of one; see `neurofleet.neurosim.vector`.
-
-    The scores of an individual do not depend on which others are in its batch.
-    """
-
-    isolation = "batch"
-
-    def __init__(self, model: FitModel) -> None:
-        import efel  # noqa: F401 - so that processes forked from this one need not import it
-
-        self._evaluator = VectorEvaluator(model)
-
-    def evaluate(self, batch: Sequence[np.ndarray], budget: Budget) -> Iterator[np.ndarray | Failure]:
-        """Yield the scores of each individual, shape (M,), when all are there.
-
-        There is no budget of steps, whose length is bounded from below; the pool keeps the deadline.
-        """
-        done = self._evaluator.evaluate(np.asarray(batch, np.float64))
-        for scores, ok in zip(done.scores, done.ok, strict=True):
-            yield scores if ok else Failure(RAN_AWAY)
-
-
-def build(payload: EnginePayload) -> NeuronEngine:
-    """Make the engine; named by `engine_spec`, called on the hosts."""
-    return NeuronEngine(payload)
-
-
-def build_vector(model: FitModel) -> VectorEngine:
-    """Make the engine; named by `vector_spec`, called on the hosts."""
-    return VectorEngine(model)
-
-
-def engine_spec(name: str, model: FitModel | UserModel, max_steps: int | None) -> EngineSpec:
-    """Return how the hosts build the engine of `model`; equal models have equal keys."""
-    payload = EnginePayload(model, max_steps)
-    return EngineSpec("neurofleet.jobs.fit.stage_search:build", payload, f"{name}-{_digest(payload)}")
-
-
-def vector_spec(name: str, model: FitModel) -> EngineSpec:
-    """Return how the hosts build the vector engine of `model`; equal models have equal keys."""
-    return EngineSpec("neurofleet.jobs.fit.stage_search:build_vector", model, f"{name}-vector-{_digest(model)}", LANES)
-
-
-def _digest(payload: Any) -> str:
-    return hashlib.sha256(pickle.dumps(payload)).hexdigest()[:16]
-
-
-def task_deadline_s(engine: EngineSpec, deadline_s: float) -> float:
-    """Return how long a task may take when one individual may take `deadline_s`.
-
-    Individuals that are computed side by side are done together: each has the time of all the engine's lanes,
-    also one that is alone there. Batches are of seconds, and one that hangs should not hold its host for an
-    hour: ten minutes are the most, unless a single individual may take more.
-    """
-    return min(engine.lanes * deadline_s, max(deadline_s, LONG_S))
-
-
-def scores_of(value: Any, objectives: Sequence[str]) -> np.ndarray:
-    """Return what an engine yielded as scores of `objectives`, shape (M,)."""
-    scores = np.asarray(value, dtype=np.float64)
-    if scores.shape != (len(objectives),):
-        raise ValueError(f"an engine yielded shape {scores.shape}, expected ({len(objectives)},)")
-    return scores
 
 
 FINALISTS = 32

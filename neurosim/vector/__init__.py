@@ -3,7 +3,7 @@
 From an NMODL file to scores, in this order:
 
 `nmodl_syntax`
-    The syntax tree of a mechanism, from NEURON's own NMODL compiler.
+    The syntax tree of a mechanism, from NEURON's own NMODL compiler; `Unsupported`, where NEURON has to be used.
 `nmodl_statements`, `state_equations`
     Its statements and equations carried out symbolically.
 `arithmetic_graph`
@@ -16,8 +16,6 @@ From an NMODL file to scores, in this order:
     What a kernel is called with: tree of compartments, tables of parameters, time steps.
 `vector_evaluator`
     Voltages and scores of individuals: `VectorEvaluator`.
-`unsupported`
-    When the engine steps aside for NEURON.
 
 Why it exists and how it is checked: ``docs/decisions/vector-engine.md``.
 """

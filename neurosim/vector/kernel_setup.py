@@ -10,7 +10,7 @@ import numpy as np
 from neurofleet.neurosim.features.step_protocols import StepProtocol
 from neurofleet.neurosim.vector.kernel_build import KernelPlan
 from neurofleet.neurosim.vector.membrane import CompartmentKind
-from neurofleet.neurosim.vector.unsupported import Unsupported
+from neurofleet.neurosim.vector.nmodl_syntax import Unsupported
 
 
 @dataclass(frozen=True)

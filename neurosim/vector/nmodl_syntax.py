@@ -16,7 +16,16 @@ from typing import Any
 
 from neurofleet.errors import InputError
 from neurofleet.neurosim.mechanisms.catalogue import PROJECT_SOURCES, describe
-from neurofleet.neurosim.vector.unsupported import Unsupported
+
+
+class Unsupported(InputError):
+    """A mechanism, something in it, or a cell that the vector engine does not support.
+
+    Raised while a kernel is made, before anything is simulated: for a mechanism by this module, `nmodl_statements`,
+    `state_equations` and `membrane`, for the shape of a cell by `kernel_setup`, for its size by `vector_evaluator`.
+    With ``engine: auto`` a job then takes NEURON (`neurofleet.jobs.fit.engine_choice`), with ``engine: vector`` it ends.
+    """
+
 
 SyntaxTree = dict[str, Any]
 BUILT_IN = {"pas": "passive.mod", "hh": "hh.mod"}

@@ -27,8 +27,7 @@ from neurofleet.neurosim.vector.kernel_setup import (
     search_steps,
 )
 from neurofleet.neurosim.vector.membrane import CompartmentKind, make_density
-from neurofleet.neurosim.vector.nmodl_syntax import read_syntax
-from neurofleet.neurosim.vector.unsupported import Unsupported
+from neurofleet.neurosim.vector.nmodl_syntax import Unsupported, read_syntax
 
 
 @dataclass(frozen=True)

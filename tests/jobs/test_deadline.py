@@ -3,7 +3,8 @@
 import pytest
 
 from neurofleet.cluster.pool.outcome import EngineSpec
-from neurofleet.jobs.fit.stage_search import FLOOR_S, LONG_S, START_S, Deadline, task_deadline_s
+from neurofleet.jobs.fit.engines import LONG_S, task_deadline_s
+from neurofleet.jobs.fit.stage_search import FLOOR_S, START_S, Deadline
 
 
 def learnt(seconds: list[float]) -> float:

@@ -15,14 +15,14 @@ from neurofleet.cluster.store.run_store import RunStore
 from neurofleet.errors import Interrupted, JobError, UsageError
 from neurofleet.jobs.fit.campaign_state import engine_lines, recorded_choices
 from neurofleet.jobs.fit.engine_choice import all_with_engines, choices_of, chosen, try_vector
+from neurofleet.jobs.fit.engines import RAN_AWAY, vector_spec
 from neurofleet.jobs.fit.fit_costs import print_fit_plan
 from neurofleet.jobs.fit.fit_inputs import prepare
 from neurofleet.jobs.fit.fit_run import run_fit
 from neurofleet.jobs.fit.input_process import prepare_to_fit
-from neurofleet.jobs.fit.stage_search import RAN_AWAY, vector_spec
 from neurofleet.jobs.job_file import load_job
 from neurofleet.neurosim.cells.fit_model import FitModel
-from neurofleet.neurosim.vector.unsupported import Unsupported
+from neurofleet.neurosim.vector.nmodl_syntax import Unsupported
 from neurofleet.neurosim.vector.vector_evaluator import LANES
 from tests.neurosim.vector.reference import made_up_cell
 

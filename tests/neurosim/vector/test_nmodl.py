@@ -7,8 +7,7 @@ import pytest
 from neurofleet.errors import InputError
 from neurofleet.neurosim.mechanisms.catalogue import MOD_FOLDER, read_mechanism
 from neurofleet.neurosim.vector.membrane import make_density
-from neurofleet.neurosim.vector.nmodl_syntax import BUILT_IN, PLAIN_SOURCES, read_syntax
-from neurofleet.neurosim.vector.unsupported import Unsupported
+from neurofleet.neurosim.vector.nmodl_syntax import BUILT_IN, PLAIN_SOURCES, Unsupported, read_syntax
 
 LEAK = """
 NEURON { SUFFIX odd NONSPECIFIC_CURRENT i RANGE g }
