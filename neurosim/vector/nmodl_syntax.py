@@ -23,7 +23,7 @@ class Unsupported(InputError):
 
     Raised while a kernel is made, before anything is simulated: for a mechanism by this module, `nmodl_statements`,
     `state_equations` and `membrane`, for the shape of a cell by `kernel_setup`, for its size by `vector_evaluator`.
-    With ``engine: auto`` a job then takes NEURON (`neurofleet.jobs.fit.engine_choice`), with ``engine: vector`` it ends.
+    With ``engine: auto`` a job then uses NEURON (`neurofleet.jobs.fit.engine_choice`), with ``engine: vector`` it ends.
     """
 
 
