@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from hdmf.build.errors import BuildError, ConstructError
 
 from neurofleet.errors import InputError
 from neurofleet.neurosim.recordings.sweep_entries import SweepEntry, SweepFault, last_distinct_numbers
@@ -37,6 +36,7 @@ def open_nwb2(path: Path) -> Iterator[list[SweepEntry]]:
         When pynwb cannot read the file.
     """
     import pynwb
+    from hdmf.build.errors import BuildError, ConstructError  # loads zarr, and every engine process would
 
     unreadable = (
         OSError,
