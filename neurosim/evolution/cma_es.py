@@ -6,7 +6,6 @@ import math
 import random
 
 import numpy as np
-from cmaes import CMA
 
 LINEAR_UP_TO = 20.0
 _NARROWEST = 0.05  # an axis starts with at least this share of the mean spread
@@ -49,6 +48,8 @@ class CMAESRun:
     def __init__(self, start: np.ndarray, around: np.ndarray, sigma: float, population: int, seed: int) -> None:
         spread = around.std(axis=0)
         spread = np.maximum(spread, max(_NARROWEST * math.sqrt((spread**2).mean()), 1e-12))
+        from cmaes import CMA  # loads scipy.stats, seconds on a busy machine; only a search needs it
+
         self._cma = CMA(
             mean=start.astype(np.float64),
             sigma=sigma,
