@@ -23,7 +23,7 @@ from neurofleet.neurosim.features.training_targets import (
     training_targets,
 )
 from neurofleet.neurosim.mechanisms import UserMechanisms
-from neurofleet.neurosim.recordings.recording import Recording, read_recording
+from neurofleet.neurosim.recordings.recording import Recording, RecordingSource
 
 
 def job_mechanisms(spec: FitSpec, folder: Path) -> UserMechanisms:
@@ -269,13 +269,9 @@ def _targets(
         if not training:
             raise InputError(f"recipe {recipe.name}: no stage with `targets: training`, which {cell.targets} has")
         return None, {n: published for n in training}, read_bounds(folder / cell.targets)
-    assert cell.recordings is not None
-    recording = read_recording(
-        folder / cell.recordings,
-        junction_potential_mV=cell.junction_potential_mV,
-        stimuli=cell.stimuli,
-        exclude=cell.exclude_sweeps,
-    )
+    source = recording_source(cell, folder)
+    assert source is not None
+    recording = source.read()
     targets = {}
     for number, stage in enumerate(recipe.stages):
         if stage.targets == "perisomatic":
@@ -284,6 +280,19 @@ def _targets(
             extract = passive_targets if stage.targets == "subthreshold" else training_targets
             targets[number] = extract(recording, stage.features)
     return recording, targets, {}
+
+
+def recording_source(cell: CellSpec, folder: Path) -> RecordingSource | None:
+    """Return where a cell's recording is and how it is read, None where it is fitted to published targets."""
+    if cell.recordings is None:
+        return None
+    return RecordingSource(
+        folder / cell.recordings,
+        cell.junction_potential_mV,
+        tuple(cell.stimuli),
+        tuple(cell.exclude_sweeps),
+        cell.electrode,
+    )
 
 
 def _user_subject(spec: FitSpec, folder: Path) -> UserSubject:

@@ -180,6 +180,9 @@ def _morphology_of(recordings: Path, place: str) -> str:
     return candidates[0].name
 
 
+ElectrodeName = Annotated[str, Field(min_length=1, coerce_numbers_to_str=True)]
+
+
 class CellSpec(Strict):
     """One cell: its morphology, and recordings (or published targets) to fit it to.
 
@@ -195,6 +198,7 @@ class CellSpec(Strict):
     junction_potential_mV: float = 14.0
     stimuli: Annotated[list[str], Field(min_length=1)] = ["Long Square"]
     exclude_sweeps: list[int] = []
+    electrode: ElectrodeName | None = None
     axon: Literal["stub", "legacy-stub", "legacy-stub-60um", "full"] | None = None
     group: Name | None = None
     weight: Positive | None = None

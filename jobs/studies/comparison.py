@@ -40,8 +40,8 @@ from neurofleet.jobs.studies.study import Plan, Study, StudySpec, rows_table
 from neurofleet.neurosim.features.perisomatic_features import FEATURES
 from neurofleet.neurosim.features.step_protocols import FeatureTarget, StepProtocol, group_sweeps
 from neurofleet.neurosim.features.training_targets import SPIKES_IN_STEP, TargetExtraction, recorded_features
-from neurofleet.neurosim.recordings.recording import Sweep
-from neurofleet.neurosim.studies.cell_models import CellModels, RecordingSource
+from neurofleet.neurosim.recordings.recording import RecordingSource, Sweep
+from neurofleet.neurosim.studies.cell_models import CellModels
 from neurofleet.neurosim.studies.spike_initiation import (
     ALONE,
     AT_ONCE,

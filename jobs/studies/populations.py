@@ -14,8 +14,8 @@ from neurofleet.cluster.pool.outcome import Outcome
 from neurofleet.cluster.store.run_store import POOLED, RunStore
 from neurofleet.cluster.store.schemas import PARAMETER_PREFIX, HallOfFameRows
 from neurofleet.errors import UsageError, did_you_mean
-from neurofleet.jobs.fit.fit_inputs import job_mechanisms, prepare_cell
-from neurofleet.jobs.fit.fit_job import CellSpec, FitSpec
+from neurofleet.jobs.fit.fit_inputs import job_mechanisms, prepare_cell, recording_source
+from neurofleet.jobs.fit.fit_job import CellSpec, ElectrodeName, FitSpec
 from neurofleet.jobs.fit.fit_problem import CellSubject
 from neurofleet.jobs.job_file import Name, Positive, PositiveInt, Strict, parse_job
 from neurofleet.jobs.results.run_tables import existing_run
@@ -29,10 +29,10 @@ from neurofleet.neurosim.cells.simulator import Accuracy
 from neurofleet.neurosim.exchange.allen_fit import read_fit
 from neurofleet.neurosim.features.published_targets import read_targets
 from neurofleet.neurosim.mechanisms import UserMechanisms
+from neurofleet.neurosim.recordings.recording import RecordingSource
 from neurofleet.neurosim.studies.cell_models import (
     FINAL_ATOL,
     CellModels,
-    RecordingSource,
     make_cell_models,
     published_cell_models,
 )
@@ -49,6 +49,7 @@ class FitFileSpec(Strict):
     targets: Path | None = None
     stimuli: Annotated[list[str], Field(min_length=1)] = ["Long Square"]
     exclude_sweeps: list[int] = []
+    electrode: ElectrodeName | None = None
 
 
 class ModelsSpec(Strict):
@@ -199,6 +200,7 @@ def _of_fit_file(fit: FitFileSpec, folder: Path) -> CellModels:
             content.junction_potential_mV,
             tuple(fit.stimuli),
             tuple(fit.exclude_sweeps),
+            fit.electrode,
         )
     return published_cell_models(
         fit.id,
@@ -250,7 +252,7 @@ def _of_sample(root: Path, cells: Sequence[str] | None, best: int | None) -> lis
             model = replace(sampling.model, accuracy=Accuracy(FINAL_ATOL))
             trained = tuple(model.targets.protocols.values())
             seeds = np.full(len(values), spec.seed)
-            source = next(recording_of(c, job_folder) for c in spec.cells if c.id == sampling.cell)
+            source = next(recording_source(c, job_folder) for c in spec.cells if c.id == sampling.cell)
             drawn = make_cell_models(model, values, seeds, np.arange(len(values)), trained, source)
             populations.append(drawn.best(best))
     return populations
@@ -335,19 +337,7 @@ def _of_cell(
         hall.seeds,
         np.arange(len(hall)),
         tuple(trained.values()),
-        recording_of(cell, job_folder),
-    )
-
-
-def recording_of(cell: CellSpec, job_folder: Path) -> RecordingSource | None:
-    """Return where a cell's recording is, None where it was fitted to published targets."""
-    if cell.recordings is None:
-        return None
-    return RecordingSource(
-        job_folder / cell.recordings,
-        cell.junction_potential_mV,
-        tuple(cell.stimuli),
-        tuple(cell.exclude_sweeps),
+        recording_source(cell, job_folder),
     )
 
 

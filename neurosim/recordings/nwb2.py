@@ -12,9 +12,14 @@ from typing import Any
 import numpy as np
 
 from neurofleet.errors import InputError
-from neurofleet.neurosim.recordings.sweep_entries import SweepEntry, SweepFault, last_distinct_numbers
+from neurofleet.neurosim.recordings.sweep_entries import SweepEntry, SweepFault, last_distinct_numbers, megaohms
 
 UNNAMED = {"", "na", "n/a", "none", "no description", "unknown"}
+SAME_START_S = 0.001
+
+
+class PairingFault(Exception):
+    """Responses and stimuli of a file cannot be paired; the message says which, and what to do."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +29,16 @@ class _Part:
     series: Any
     first: int
     count: int
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """A response and the current injected meanwhile, with their electrode and their row in the table."""
+
+    response: _Part
+    stimulus: _Part | None
+    electrode: Any
+    row: int | None = None
 
 
 @contextmanager
@@ -57,6 +72,8 @@ def open_nwb2(path: Path) -> Iterator[list[SweepEntry]]:
         with io:
             try:
                 entries = _entries(io.read())
+            except PairingFault as fault:
+                raise InputError(f"{path}: {fault}") from None
             except unreadable as error:
                 raise _damaged(path, error) from error
             yield entries
@@ -80,50 +97,99 @@ def _entries(nwbfile: Any) -> list[SweepEntry]:
     ]
     stimuli = [series for series in nwbfile.stimulus.values() if isinstance(series, PatchClampSeries)]
     pairs = _pairs_of_table(nwbfile, responses)
-    pairs += _pairs_by_number(responses, stimuli, {id(response.series) for response, _ in pairs})
-    numbers = _sweep_numbers([response for response, _ in pairs])
-    shared = Counter(numbers)
-    return [
-        _entry(number, response, stimulus, shared[number])
-        for number, (response, stimulus) in zip(numbers, pairs, strict=True)
-    ]
+    done = {id(part.series) for pair in pairs for part in (pair.response, pair.stimulus) if part is not None}
+    left = [[series for series in side if id(series) not in done] for side in (responses, stimuli)]
+    pairs += _pairs_without_table(*left)
+    return [_entry(number, pair) for number, pair in zip(_sweep_numbers(pairs), pairs, strict=True)]
 
 
-def _pairs_of_table(nwbfile: Any, responses: Sequence[Any]) -> list[tuple[_Part, _Part | None]]:
+def _pairs_of_table(nwbfile: Any, responses: Sequence[Any]) -> list[_Pair]:
     """Pairs as the table of intracellular recordings gives them, with the part of each series."""
     table = nwbfile.intracellular_recordings
     if table is None:
         return []
     known = {id(series) for series in responses}
     pairs = []
-    references = (table.category_tables[side][column] for side, column in _TABLE_COLUMNS)
-    for response, stimulus in zip(*references, strict=True):
+    columns = [list(table.category_tables[side][column]) for side, column in _TABLE_COLUMNS]
+    for row, electrode, response, stimulus in zip(table.id[:], *columns, strict=True):
         if id(response.timeseries) in known and response.count > 0:
             part = _Part(stimulus.timeseries, stimulus.idx_start, stimulus.count) if stimulus.count > 0 else None
-            pairs.append((_Part(response.timeseries, response.idx_start, response.count), part))
+            whole = _Part(response.timeseries, response.idx_start, response.count)
+            pairs.append(_Pair(whole, part, electrode, int(row)))
     return pairs
 
 
-_TABLE_COLUMNS = (("responses", "response"), ("stimuli", "stimulus"))
+_TABLE_COLUMNS = (("electrodes", "electrode"), ("responses", "response"), ("stimuli", "stimulus"))
 
 
-def _pairs_by_number(
-    responses: Sequence[Any], stimuli: Sequence[Any], done: set[int]
-) -> list[tuple[_Part, _Part | None]]:
-    """Pair what no table pairs: by sweep number (and electrode), else by the numbers in the names."""
+def _pairs_without_table(responses: Sequence[Any], stimuli: Sequence[Any]) -> list[_Pair]:
+    """Pair what no table pairs: by sweep number (and electrode), else by start time, else by the numbers in the names.
+
+    Raises
+    ------
+    PairingFault
+        Responses without a stimulus are left, and stimuli without a response: the numbers may be shifted.
+    """
+    by_time = _partners_in_time(responses, stimuli)
     pairs = []
+    alone: list[Any] = []
+    claimed: set[int] = set()
     for response in responses:
-        if id(response) in done:
-            continue
         if response.sweep_number is not None:
             partners = [series for series in stimuli if series.sweep_number == response.sweep_number]
             if len(partners) > 1:
                 partners = [series for series in partners if series.electrode is response.electrode]
+        elif by_time:
+            partners = by_time[id(response)]
         else:
             partners = [series for series in stimuli if _digits(series.name) == _digits(response.name)]
         stimulus = partners[0] if len(partners) == 1 else None
-        pairs.append((_whole(response), _whole(stimulus) if stimulus is not None else None))
+        pairs.append(_Pair(_whole(response), None if stimulus is None else _whole(stimulus), response.electrode))
+        claimed |= {id(series) for series in partners}
+        if not partners and _is_current_clamp(response):
+            alone.append(response)
+    unused = [series for series in stimuli if _is_current_stimulus(series) and id(series) not in claimed]
+    if alone and unused:
+        raise PairingFault(
+            f"responses and stimuli cannot be paired: {_some(alone)} found no stimulus and {_some(unused)} no "
+            "response by sweep number, start time or the numbers in the names, so that the other pairs may be "
+            "wrong as well. Expected a stimulus for each response. List the pairs in the file's table of "
+            "intracellular recordings, or give the two of a pair the same sweep_number, and write the file again."
+        )
     return pairs
+
+
+def _partners_in_time(responses: Sequence[Any], stimuli: Sequence[Any]) -> dict[int, list[Any]]:
+    """Identity of each response -> the stimuli that begin with it; empty where the start times do not tell."""
+    starts = [[_start_s(_whole(series)) for series in side] for side in (responses, stimuli)]
+    if any(None in side or len(set(side)) < max(2, len(side)) for side in starts):
+        return {}
+    partners = {
+        id(response): [
+            series for series, start in zip(stimuli, starts[1], strict=True) if abs(start - begins) <= SAME_START_S
+        ]
+        for response, begins in zip(responses, starts[0], strict=True)
+    }
+    found = {id(series) for matches in partners.values() for series in matches}
+    complete = all(len(matches) == 1 for matches in partners.values()) or len(found) == len(stimuli)
+    return partners if complete and found else {}
+
+
+def _some(series: Sequence[Any]) -> str:
+    names = ", ".join(one.name for one in series[:3])
+    return names + (f" and {len(series) - 3} more" if len(series) > 3 else "")
+
+
+def _is_current_clamp(series: Any) -> bool:
+    from pynwb.icephys import CurrentClampSeries, IZeroClampSeries
+
+    return isinstance(series, CurrentClampSeries) and not isinstance(series, IZeroClampSeries)
+
+
+def _is_current_stimulus(series: Any) -> bool:
+    from pynwb.icephys import CurrentClampStimulusSeries
+
+    return isinstance(series, CurrentClampStimulusSeries)
 
 
 def _digits(name: str) -> list[int]:
@@ -134,16 +200,42 @@ def _whole(series: Any) -> _Part:
     return _Part(series, 0, len(series.data))
 
 
-def _sweep_numbers(responses: Sequence[_Part]) -> list[int]:
-    """Sweep numbers as stored, else from the names of the series."""
-    stored = [part.series.sweep_number for part in responses]
+def _sweep_numbers(pairs: Sequence[_Pair]) -> list[int]:
+    """Sweep numbers as stored, else from the names of the series, or the rows of the table.
+
+    Sweeps that are parts of one series share its stored number and its name. Sweeps of several electrodes may
+    share numbers.
+    """
+    series = [pair.response.series for pair in pairs]
+    if len({id(one) for one in series}) < len(series):
+        rows = [pair.row for pair in pairs]
+        if len({row for row in rows if row is not None}) == len(rows):
+            return [row for row in rows if row is not None]
+        return list(range(len(rows)))
+    stored = [one.sweep_number for one in series]
     if all(number is not None for number in stored):
         return [int(number) for number in stored]
-    named = last_distinct_numbers([part.series.name for part in responses])
-    return [named[part.series.name] for part in responses]
+    numbers = last_distinct_numbers([one.name for one in series])
+    if numbers is not None:
+        return [numbers[one.name] for one in series]
+    counted: Counter[str] = Counter()
+    electrodes = [pair.electrode.name for pair in pairs]
+    named = {
+        electrode: last_distinct_numbers(
+            [one.name for one, of in zip(series, electrodes, strict=True) if of == electrode]
+        )
+        for electrode in dict.fromkeys(electrodes)
+    }
+    result = []
+    for one, electrode in zip(series, electrodes, strict=True):
+        own = named[electrode]
+        result.append(counted[electrode] if own is None else own[one.name])
+        counted[electrode] += 1
+    return result
 
 
-def _entry(number: int, response: _Part, stimulus: _Part | None, sharing: int) -> SweepEntry:
+def _entry(number: int, pair: _Pair) -> SweepEntry:
+    response, stimulus = pair.response, pair.stimulus
     described = [part.series.stimulus_description for part in (stimulus, response) if part is not None]
     names = [str(name).strip() for name in described if name and str(name).strip().casefold() not in UNNAMED]
     series_names = [part.series.name for part in (stimulus, response) if part is not None]
@@ -152,21 +244,46 @@ def _entry(number: int, response: _Part, stimulus: _Part | None, sharing: int) -
         number=number,
         stimulus_name=names[0],
         aliases=tuple(names[1:]),
-        read=lambda: _read(response, stimulus, sharing),
+        read=lambda: _read(response, stimulus),
+        electrode=str(pair.electrode.name),
+        cell=str(pair.electrode.cell_id or ""),
+        fault=_fault(response, stimulus),
+        bias_current_nA=_scaled(response.series, "bias_current", 1e9),
+        bridge_balance_MOhm=_scaled(response.series, "bridge_balance", 1e-6),
+        access_resistance_MOhm=megaohms(pair.electrode.initial_access_resistance),
+        capacitance_compensation_pF=_scaled(response.series, "capacitance_compensation", 1e12),
+        response_start_s=_start_s(response),
+        stimulus_start_s=None if stimulus is None else _start_s(stimulus),
     )
 
 
-def _read(response: _Part, stimulus: _Part | None, sharing: int) -> tuple[np.ndarray, np.ndarray, float]:
-    from pynwb.icephys import CurrentClampSeries, CurrentClampStimulusSeries, IZeroClampSeries
+def _fault(response: _Part, stimulus: _Part | None) -> str:
+    if not _is_current_clamp(response.series):
+        return f"not current clamp: a {type(response.series).__name__}"
+    if stimulus is not None and not _is_current_stimulus(stimulus.series):
+        return f"not current clamp: the stimulus is a {type(stimulus.series).__name__}"
+    return ""
 
-    if not isinstance(response.series, CurrentClampSeries) or isinstance(response.series, IZeroClampSeries):
-        raise SweepFault(f"not current clamp: a {type(response.series).__name__}")
-    if sharing > 1:
-        raise SweepFault(f"{sharing} recordings share this sweep number (several cells in one file?)")
+
+def _scaled(series: Any, name: str, per_SI: float) -> float | None:
+    """A number that only some kinds of series have; None where it is missing or NaN."""
+    value = getattr(series, name, None)
+    return None if value is None or not np.isfinite(value) else float(value) * per_SI
+
+
+def _start_s(part: _Part) -> float | None:
+    """When a part begins; None where neither a start time nor time stamps are stored."""
+    series = part.series
+    if series.timestamps is not None:
+        return float(series.timestamps[part.first]) if part.first < len(series.timestamps) else None
+    if series.starting_time is None or not series.rate:
+        return None
+    return float(series.starting_time + part.first / series.rate)
+
+
+def _read(response: _Part, stimulus: _Part | None) -> tuple[np.ndarray, np.ndarray, float]:
     if stimulus is None:
         raise SweepFault("no current stimulus series belongs to it")
-    if not isinstance(stimulus.series, CurrentClampStimulusSeries):
-        raise SweepFault(f"not current clamp: the stimulus is a {type(stimulus.series).__name__}")
     rate = _rate(response.series)
     if not np.isclose(_rate(stimulus.series), rate, rtol=1e-6):
         raise SweepFault(f"current ({_rate(stimulus.series):g} Hz) and voltage ({rate:g} Hz) differ in sampling rate")
@@ -176,10 +293,17 @@ def _read(response: _Part, stimulus: _Part | None, sharing: int) -> tuple[np.nda
 def _values(part: _Part, per_SI: float) -> np.ndarray:
     """Values of a part: stored x conversion + offset is SI (volts or amperes)."""
     series = part.series
+    if part.first < 0 or part.first + part.count > len(series.data):
+        raise SweepFault(
+            f"the table asks for samples {part.first} to {part.first + part.count - 1} of {series.name}, which has "
+            f"{len(series.data)}"
+        )
     try:
         data = np.asarray(series.data[part.first : part.first + part.count], dtype=float)
     except (OSError, RuntimeError, ValueError) as error:
         raise SweepFault(f"the data of {series.name} cannot be read ({error})") from error
+    if data.ndim == 2 and data.shape[1] == 1:
+        data = data[:, 0]
     if data.ndim != 1:
         raise SweepFault(f"the data of {series.name} have {data.ndim} dimensions instead of one")
     # The factors are joined first: mV stored with conversion 0.001 then come back unrounded.

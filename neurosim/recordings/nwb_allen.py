@@ -10,9 +10,11 @@ import h5py
 import numpy as np
 
 from neurofleet.errors import InputError
-from neurofleet.neurosim.recordings.sweep_entries import SweepEntry, SweepFault
+from neurofleet.neurosim.recordings.sweep_entries import SweepEntry, SweepFault, megaohms
 
 PLAUSIBLE_PEAK_V = (0.005, 0.5)  # largest |voltage| of a sweep of a living cell
+SMALLEST_PA = 1e-4  # no bias current is that many amperes, none that few pA is told from none
+SMALLEST_PF = 1e-6
 
 
 @contextmanager
@@ -47,7 +49,62 @@ def _entry(file: Any, number: int, version: tuple[int, int] | None) -> SweepEntr
         stimulus_name=names[0] if names else "unnamed",
         aliases=tuple(names[1:]),
         read=lambda: _read(file, number, version),
+        electrode=_text(_stored(file, number, "electrode_name", "")),
+        fault="not current clamp: the response is a current" if _is_a_current(file, number) else "",
+        bias_current_nA=_bias_current_nA(_number(file, number, "bias_current")),
+        bridge_balance_MOhm=megaohms(_number(file, number, "bridge_balance")),
+        access_resistance_MOhm=megaohms(_text(_stored(file, number, "initial_access_resistance", ""))),
+        capacitance_compensation_pF=_capacitance_pF(_number(file, number, "capacitance_compensation")),
+        response_start_s=_number(file, number, "starting_time"),
+        stimulus_start_s=_number(file, number, "starting_time", "stimulus"),
     )
+
+
+def _places(number: int) -> tuple[str, str, str]:
+    """Where the properties of a sweep stand; files differ in which of the places they use."""
+    return (
+        f"epochs/Sweep_{number}/response/timeseries",
+        f"acquisition/timeseries/Sweep_{number}",
+        f"stimulus/presentation/Sweep_{number}",
+    )
+
+
+def _stored(file: Any, number: int, key: str, default: Any) -> Any:
+    for place in _places(number):
+        if isinstance(dataset := file.get(f"{place}/{key}"), h5py.Dataset):
+            return dataset[()]
+    return default
+
+
+def _number(file: Any, number: int, key: str, part: str = "response") -> float | None:
+    if part == "stimulus":
+        dataset = file.get(f"epochs/Sweep_{number}/stimulus/timeseries/{key}")
+        value = dataset[()] if isinstance(dataset, h5py.Dataset) else None
+    else:
+        value = _stored(file, number, key, None)
+    try:
+        found = float(_text(value)) if value is not None else float("nan")
+    except ValueError:
+        return None
+    return found if np.isfinite(found) else None
+
+
+def _is_a_current(file: Any, number: int) -> bool:
+    data = file.get(f"epochs/Sweep_{number}/response/timeseries/data")
+    return data is not None and _text(data.attrs.get("unit", "V"))[:1].upper() == "A"
+
+
+def _bias_current_nA(value: float | None) -> float | None:
+    """The bias current, which some files hold in amperes, as the format has it, and others in pA."""
+    if value is None:
+        return None
+    return value * 1e9 if abs(value) < SMALLEST_PA else value * 1e-3
+
+
+def _capacitance_pF(value: float | None) -> float | None:
+    if value is None:
+        return None
+    return value * 1e12 if abs(value) < SMALLEST_PF else value
 
 
 def _stimulus_names(file: Any, number: int) -> list[str]:
@@ -68,8 +125,6 @@ def _read(file: Any, number: int, version: tuple[int, int] | None) -> tuple[np.n
         if f"{part}/timeseries/data" not in sweep:
             raise SweepFault(f"no {part} data")
     stimulus, response = (sweep[f"{part}/timeseries/data"] for part in ("stimulus", "response"))
-    if _text(response.attrs.get("unit", "V"))[:1].upper() == "A":
-        raise SweepFault("not current clamp: the response is a current")
     rate = _rate(sweep["response/timeseries"])
     if _rate(sweep["stimulus/timeseries"]) != rate:
         raise SweepFault("current and voltage differ in sampling rate")

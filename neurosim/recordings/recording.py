@@ -13,7 +13,7 @@ from neurofleet.errors import InputError
 from neurofleet.neurosim.recordings.current_step import CurrentStep, NotAStep, find_step
 from neurofleet.neurosim.recordings.nwb2 import open_nwb2
 from neurofleet.neurosim.recordings.nwb_allen import open_nwb_allen
-from neurofleet.neurosim.recordings.sweep_entries import SweepEntry, SweepFault, select_entries
+from neurofleet.neurosim.recordings.sweep_entries import SweepEntry, SweepFault, of_one_electrode, select_entries
 
 HIGHEST_RATE_HZ = 40_000.0
 PLAUSIBLE_VOLTAGE_MV = 500.0
@@ -81,12 +81,47 @@ class Recording:
     refused: dict[int, str]
 
 
+@dataclass(frozen=True)
+class RecordingSource:
+    """Where the recording of a cell is, and how it is read.
+
+    Attributes
+    ----------
+    path : Path
+    junction_potential_mV : float
+        Subtracted from the recorded voltage.
+    stimuli : tuple of str
+        Names or patterns of the stimuli that a fit is allowed to train on.
+    exclude : tuple of int
+        Sweeps left out.
+    electrode : str, optional
+        Name or pattern of the electrode, where the file has several.
+    """
+
+    path: Path
+    junction_potential_mV: float = 14.0
+    stimuli: tuple[str, ...] = ("Long Square",)
+    exclude: tuple[int, ...] = ()
+    electrode: str | None = None
+
+    def read(self) -> Recording:
+        """Read the sweeps that a fit is allowed to train on; raises as `read_recording` does."""
+        return read_recording(
+            self.path,
+            junction_potential_mV=self.junction_potential_mV,
+            stimuli=self.stimuli,
+            exclude=self.exclude,
+            electrode=self.electrode,
+        )
+
+
 def read_recording(
     path: Path | str,
     *,
     junction_potential_mV: float = 14.0,
     stimuli: Sequence[str] = ("Long Square",),
     exclude: Collection[int] = (),
+    electrode: str | None = None,
 ) -> Recording:
     """Read the step sweeps of an NWB 2 file or of an Allen NWB 1.x file.
 
@@ -100,11 +135,14 @@ def read_recording(
         Names or shell patterns (case is ignored) of the stimuli to use.
     exclude : collection of int
         Numbers of sweeps to leave out.
+    electrode : str, optional
+        Name or shell pattern (case is ignored) of the electrode whose sweeps are used.
 
     Raises
     ------
     InputError
-        When the file cannot be read, a stimulus name matches nothing, or no sweep is usable.
+        When the file cannot be read, a stimulus name matches nothing, sweeps of several electrodes match and none
+        was named, or no sweep is usable.
     """
     path = Path(path)
     sweeps: list[Sweep] = []
@@ -114,11 +152,15 @@ def read_recording(
         unknown = sorted(set(exclude) - {entry.number for entry in entries})
         if unknown:
             raise InputError(f"{path}: no sweeps numbered {unknown} to leave out. Correct the numbers.")
-        for entry in select_entries(entries, stimuli, path):
+        selected = of_one_electrode(select_entries(entries, stimuli, path), electrode, exclude, path)
+        sharing = Counter(entry.number for entry in selected)
+        for entry in selected:
             if entry.number in exclude:
                 refused[entry.number] = "left out on request"
                 continue
             try:
+                if sharing[entry.number] > 1:
+                    raise SweepFault(f"{sharing[entry.number]} recordings share this sweep number")
                 sweep, step = _read_sweep(entry, junction_potential_mV)
             except (SweepFault, NotAStep) as fault:
                 refused[entry.number] = str(fault)
@@ -179,6 +221,8 @@ def open_entries(path: Path) -> AbstractContextManager[list[SweepEntry]]:
 
 def _read_sweep(entry: SweepEntry, junction_potential_mV: float) -> tuple[Sweep, CurrentStep]:
     """Read, check and trim one sweep; raise `SweepFault` or `NotAStep` when it cannot be used."""
+    if entry.fault:
+        raise SweepFault(entry.fault)
     current, voltage, rate = entry.read()
     if current.size != voltage.size:
         raise SweepFault(f"current and voltage differ in length ({current.size} and {voltage.size} samples)")

@@ -2,7 +2,6 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
@@ -12,39 +11,10 @@ from neurofleet.neurosim.cells.fit_model import FitModel, MorphologyFile
 from neurofleet.neurosim.cells.simulator import Accuracy
 from neurofleet.neurosim.exchange.allen_fit import AllenFit
 from neurofleet.neurosim.features.step_protocols import StepProtocol, TargetSet
-from neurofleet.neurosim.recordings.recording import Recording, read_recording
+from neurofleet.neurosim.recordings.recording import RecordingSource
 
 PUBLISHED_SEED = 0
 FINAL_ATOL = 1e-4
-
-
-@dataclass(frozen=True)
-class RecordingSource:
-    """Where the recording of a cell is, and how its fit read it.
-
-    Attributes
-    ----------
-    path : Path
-    junction_potential_mV : float
-    stimuli : tuple of str
-        Names or patterns of the stimuli that the fit was allowed to train on.
-    exclude : tuple of int
-        Sweeps left out.
-    """
-
-    path: Path
-    junction_potential_mV: float = 14.0
-    stimuli: tuple[str, ...] = ("Long Square",)
-    exclude: tuple[int, ...] = ()
-
-    def read(self) -> Recording:
-        """Read the sweeps that the fit was allowed to train on; raises as `read_recording` does."""
-        return read_recording(
-            self.path,
-            junction_potential_mV=self.junction_potential_mV,
-            stimuli=self.stimuli,
-            exclude=self.exclude,
-        )
 
 
 @dataclass(frozen=True, eq=False)

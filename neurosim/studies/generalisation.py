@@ -20,9 +20,9 @@ from neurofleet.neurosim.features.step_protocols import (
 )
 from neurofleet.neurosim.features.training_targets import TargetExtraction
 from neurofleet.neurosim.recordings.current_step import NotAStep, find_step
-from neurofleet.neurosim.recordings.recording import open_entries
-from neurofleet.neurosim.recordings.sweep_entries import SweepEntry, SweepFault
-from neurofleet.neurosim.studies.cell_models import CellModels, RecordingSource
+from neurofleet.neurosim.recordings.recording import RecordingSource, open_entries
+from neurofleet.neurosim.recordings.sweep_entries import SweepEntry, SweepFault, of_one_electrode
+from neurofleet.neurosim.studies.cell_models import CellModels
 from neurofleet.neurosim.studies.explained_variance import spike_times
 
 AROUND_MS = 2.0
@@ -172,8 +172,13 @@ def played_stimuli(
     stimuli: list[PlayedStimulus] = []
     notes: list[str] = []
     with open_entries(source.path) as entries:
-        remaining = [e for e in sorted(entries, key=lambda e: e.number) if e.number not in source.exclude]
-        remaining = [e for e in remaining if not any(e.matches(pattern) for pattern in source.stimuli)]
+        entries = sorted(entries, key=lambda e: e.number)
+        fitted = [e for e in entries if any(e.matches(pattern) for pattern in source.stimuli)]
+        used = of_one_electrode(fitted or entries, source.electrode, source.exclude, source.path)
+        electrodes = {e.electrode for e in used}
+        remaining = [
+            e for e in entries if e.number not in source.exclude and e.electrode in electrodes and e not in fitted
+        ]
         for name in dict.fromkeys(entry.stimulus_name for entry in remaining):
             family = [entry for entry in remaining if entry.stimulus_name == name]
             is_noise = _fits(name, noise)
@@ -221,6 +226,8 @@ def _trials(
 
 def _read(entry: SweepEntry, junction_potential_mV: float, threshold_mV: float) -> tuple[np.ndarray, np.ndarray, float]:
     """Return what is to be played of a sweep (nA), its voltage (mV) and their rate (Hz)."""
+    if entry.fault:
+        raise SweepFault(entry.fault)
     current, voltage, rate_Hz = entry.read()
     finite = np.isfinite(current) & np.isfinite(voltage)
     end = int(finite.argmin()) if not finite.all() else finite.size

@@ -60,40 +60,65 @@ def make_sweep(number=1, amplitude_nA=0.1, spikes_ms: Sequence[float] = (), rate
     return replace(sweep, **changes)
 
 
-def write_series(path: Path, sweeps: Sequence[Mapping]) -> Path:
-    """Write an NWB 2 file without a table of recordings.
+def write_series(path: Path, sweeps: Sequence[Mapping], table: Sequence[tuple] | None = None) -> Path:
+    """Write an NWB 2 file.
 
     Each sweep holds `current` and `voltage` (as stored), and optionally `names`, `stimulus_name`, `number`,
-    `rate`, `conversions`, `offset` (of the voltage) and `clamp`.
+    `rate`, `conversions`, `offset` (of the voltage), `clamp`, `electrode` (its name), `starts` (of the voltage
+    and the current, in s), `timestamps`, and `response`: further fields of the response. `table` lists the table
+    of recordings: for each row the sweep of the response, that of the stimulus, first sample and number of samples.
     """
     from pynwb import NWBHDF5IO, NWBFile, icephys
 
     nwbfile = NWBFile("made up", "cell", datetime(2020, 1, 1, tzinfo=UTC))
-    electrode = nwbfile.create_icephys_electrode(
-        name="el", description="glass", device=nwbfile.create_device(name="rig")
-    )
+    rig = nwbfile.create_device(name="rig")
+    electrodes: dict[str, object] = {}
+    series = []
     for sweep in sweeps:
         response_name, stimulus_name = sweep["names"]
         amperes, volts = sweep.get("conversions", (1e-9, 1e-3))
+        name = sweep.get("electrode", "el")
+        if name not in electrodes:
+            electrodes[name] = nwbfile.create_icephys_electrode(
+                name=name, description="glass", device=rig, **sweep.get("electrode_fields", {})
+            )
         common = {
-            "electrode": electrode,
+            "electrode": electrodes[name],
             "gain": 7.0,  # must not matter
-            "rate": sweep.get("rate", RATE_HZ),
             "stimulus_description": sweep.get("stimulus_name", "Long Square"),
             "sweep_number": None if "number" not in sweep else np.uint64(sweep["number"]),
         }
+        starts = sweep.get("starts", (0.0, 0.0))
+        if "timestamps" in sweep:
+            clocks = [{"timestamps": sweep["timestamps"] + start} for start in starts]
+        else:
+            clocks = [{"starting_time": start, "rate": sweep.get("rate", RATE_HZ)} for start in starts]
         clamp = getattr(icephys, sweep.get("clamp", "CurrentClampSeries"))
-        nwbfile.add_acquisition(
-            clamp(
-                name=response_name,
-                data=sweep["voltage"],
-                conversion=volts,
-                offset=sweep.get("offset", 0.0),
-                **common,
-            )
+        response = clamp(
+            name=response_name,
+            data=sweep["voltage"],
+            conversion=volts,
+            offset=sweep.get("offset", 0.0),
+            **common,
+            **clocks[0],
+            **sweep.get("response", {}),
         )
-        nwbfile.add_stimulus(
-            icephys.CurrentClampStimulusSeries(name=stimulus_name, data=sweep["current"], conversion=amperes, **common)
+        stimulus = icephys.CurrentClampStimulusSeries(
+            name=stimulus_name, data=sweep["current"], conversion=amperes, **common, **clocks[1]
+        )
+        nwbfile.add_acquisition(response)
+        nwbfile.add_stimulus(stimulus)
+        series.append((response, stimulus))
+    for of_response, of_stimulus, first, count in table or ():
+        response, stimulus = series[of_response][0], series[of_stimulus][1]
+        nwbfile.add_intracellular_recording(
+            electrode=response.electrode,
+            response=response,
+            stimulus=stimulus,
+            response_start_index=first,
+            response_index_count=count,
+            stimulus_start_index=first,
+            stimulus_index_count=count,
         )
     with NWBHDF5IO(str(path), "w") as io:
         io.write(nwbfile)

@@ -93,6 +93,80 @@ def test_sweeps_that_share_a_number_are_refused(tmp_path):
     assert "2 recordings share" in recording.refused[2]
 
 
+def two_electrodes(**changes):
+    """Sweeps 1 and 2 of two electrodes: the second cell rests 10 mV lower and gets twice the current."""
+    return [
+        series(
+            f"{number}_{electrode}",
+            electrode=electrode,
+            current=CURRENT * (1 + of),
+            voltage=membrane_voltage(CURRENT * (1 + of), rest_mV=-70.0 - 10.0 * of),
+            **{key: value(number) for key, value in changes.items()},
+        )
+        for number in (1, 2)
+        for of, electrode in enumerate(("e0", "e1"))
+    ]
+
+
+@pytest.mark.parametrize("changes", [{}, {"number": lambda number: number}])
+def test_sweeps_of_two_electrodes_are_one_cell_s_only_when_it_is_chosen(tmp_path, changes):
+    path = write_series(tmp_path / "a.nwb", two_electrodes(**changes))
+    with pytest.raises(InputError, match=r'2 electrodes: "e0" \(2 sweeps\), "e1" \(2 sweeps\)\. .*electrode: e0'):
+        read_recording(path)
+    for electrode, amplitude_nA, rest_mV in (("e0", 0.1, -84.0), ("E1", 0.2, -94.0)):
+        sweeps = read_recording(path, electrode=electrode).sweeps
+        assert [(sweep.number, sweep.amplitude_nA) for sweep in sweeps] == [(1, amplitude_nA), (2, amplitude_nA)]
+        assert sweeps[0].voltage_mV[0] == pytest.approx(rest_mV)
+    with pytest.raises(InputError, match=r'no electrode "e2"; .*"e0" \(2 sweeps\)'):
+        read_recording(path, electrode="e2")
+
+
+def test_an_electrode_that_only_recorded_other_things_needs_no_choice(tmp_path):
+    other = {"clamp": "VoltageClampSeries", "electrode": "e1"}
+    path = write_series(tmp_path / "a.nwb", [series(1), series(2, **other), series(3, stimulus_name="Ramp", **other)])
+    recording = read_recording(path)
+    assert [sweep.number for sweep in recording.sweeps] == [1]
+    assert list(recording.refused) == [2]
+
+
+def test_the_table_of_recordings_cuts_one_series_into_sweeps(tmp_path):
+    currents = [step_current(amplitude) for amplitude in (-0.1, 0.1, 0.2)]
+    whole = series(1, current=np.concatenate(currents), voltage=np.concatenate([membrane_voltage(c) for c in currents]))
+    table = [(0, 0, 5000 * row, 5000) for row in range(3)]
+    found = read_recording(write_series(tmp_path / "a.nwb", [whole], table)).sweeps
+    assert [(sweep.number, sweep.amplitude_nA) for sweep in found] == [(0, -0.1), (1, 0.1), (2, 0.2)]
+    np.testing.assert_allclose(found[2].voltage_mV, membrane_voltage(currents[2]) - 14.0, atol=1e-9)
+    beyond = write_series(tmp_path / "b.nwb", [whole], [table[0], (0, 0, 12_000, 5000)])
+    assert "12000 to 16999 of Sweep_1, which has 15000" in read_recording(beyond).refused[1]
+
+
+def shifted(**changes):
+    """Responses 1 to 3 beside stimuli 0 to 2, each a neighbour's number off."""
+    return [
+        series(
+            0,
+            names=(f"resp_{row + 1}", f"stim_{row}"),
+            current=step_current(0.1 * (row + 1)),
+            **{key: value(row) for key, value in changes.items()},
+        )
+        for row in range(3)
+    ]
+
+
+def test_numbers_that_leave_a_response_and_a_stimulus_alone_pair_nothing(tmp_path):
+    with pytest.raises(InputError, match="resp_3 found no stimulus and stim_0 no response"):
+        read_recording(write_series(tmp_path / "a.nwb", shifted()))
+
+
+def test_shifted_numbers_are_paired_by_the_table_or_by_time(tmp_path):
+    by_table = write_series(tmp_path / "a.nwb", shifted(), [(row, row, 0, 5000) for row in range(3)])
+    by_time = write_series(tmp_path / "b.nwb", shifted(starts=lambda row: (2.0 * row, 2.0 * row + 1e-5)))
+    for path in (by_table, by_time):
+        found = read_recording(path).sweeps
+        assert [sweep.number for sweep in found] == [1, 2, 3]
+        np.testing.assert_allclose([sweep.amplitude_nA for sweep in found], [0.1, 0.2, 0.3])
+
+
 def _with_gap(values):
     gapped = values.copy()
     gapped[50] = np.nan
@@ -118,7 +192,6 @@ def _zero_padded():
         ({"conversions": (1.0, 1e-3)}, "conversion"),
         ({"current": np.zeros(5000)}, "no step found"),
         ({"clamp": "VoltageClampSeries"}, "not current clamp"),
-        ({"names": ("Sweep_2", "Stim_9")}, "no current stimulus"),
     ],
 )
 def test_a_refused_sweep_says_why_and_the_others_are_used(tmp_path, changes, reason):

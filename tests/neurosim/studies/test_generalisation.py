@@ -10,7 +10,8 @@ import pytest
 
 from neurofleet.errors import InputError
 from neurofleet.neurosim.cells.demo_cell import JUNCTION_POTENTIAL_MV, KNOWN_PARAMETERS, demo_model
-from neurofleet.neurosim.studies.cell_models import RecordingSource, make_cell_models
+from neurofleet.neurosim.recordings.recording import RecordingSource
+from neurofleet.neurosim.studies.cell_models import make_cell_models
 from neurofleet.neurosim.studies.explained_variance import explained_variance_ratio, rates, smoothed
 from neurofleet.neurosim.studies.generalisation import ValidationMeasure, generalisation_targets, played_stimuli
 from tests.neurosim.cells.noisy_cell import NOISE_TRIALS
