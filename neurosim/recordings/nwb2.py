@@ -161,18 +161,22 @@ def _pairs_without_table(responses: Sequence[Any], stimuli: Sequence[Any]) -> li
 
 def _partners_in_time(responses: Sequence[Any], stimuli: Sequence[Any]) -> dict[int, list[Any]]:
     """Identity of each response -> the stimuli that begin with it; empty where the start times do not tell."""
-    starts = [[_start_s(_whole(series)) for series in side] for side in (responses, stimuli)]
-    if any(None in side or len(set(side)) < max(2, len(side)) for side in starts):
+    begins, starts = _distinct_starts_s(responses), _distinct_starts_s(stimuli)
+    if begins is None or starts is None:
         return {}
-    partners = {
-        id(response): [
-            series for series, start in zip(stimuli, starts[1], strict=True) if abs(start - begins) <= SAME_START_S
-        ]
-        for response, begins in zip(responses, starts[0], strict=True)
+    together = np.abs(np.subtract.outer(begins, starts)) <= SAME_START_S
+    if not (together.any(axis=1).all() or together.any(axis=0).all()):
+        return {}
+    return {
+        id(response): [series for series, matches in zip(stimuli, row, strict=True) if matches]
+        for response, row in zip(responses, together, strict=True)
     }
-    found = {id(series) for matches in partners.values() for series in matches}
-    complete = all(len(matches) == 1 for matches in partners.values()) or len(found) == len(stimuli)
-    return partners if complete and found else {}
+
+
+def _distinct_starts_s(series: Sequence[Any]) -> list[float] | None:
+    """When each begins; None where one does not tell, or they all begin at the same time."""
+    starts = [start for one in series if (start := _start_s(_whole(one))) is not None]
+    return starts if len(starts) == len(series) and len(set(starts)) == len(starts) >= 2 else None
 
 
 def _some(series: Sequence[Any]) -> str:

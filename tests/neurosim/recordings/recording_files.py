@@ -111,14 +111,12 @@ def write_series(path: Path, sweeps: Sequence[Mapping], table: Sequence[tuple] |
         series.append((response, stimulus))
     for of_response, of_stimulus, first, count in table or ():
         response, stimulus = series[of_response][0], series[of_stimulus][1]
+        part = {"start_index": first, "index_count": count}
         nwbfile.add_intracellular_recording(
             electrode=response.electrode,
             response=response,
             stimulus=stimulus,
-            response_start_index=first,
-            response_index_count=count,
-            stimulus_start_index=first,
-            stimulus_index_count=count,
+            **{f"{side}_{key}": value for side in ("response", "stimulus") for key, value in part.items()},
         )
     with NWBHDF5IO(str(path), "w") as io:
         io.write(nwbfile)

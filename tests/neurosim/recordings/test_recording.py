@@ -136,8 +136,11 @@ def test_the_table_of_recordings_cuts_one_series_into_sweeps(tmp_path):
     found = read_recording(write_series(tmp_path / "a.nwb", [whole], table)).sweeps
     assert [(sweep.number, sweep.amplitude_nA) for sweep in found] == [(0, -0.1), (1, 0.1), (2, 0.2)]
     np.testing.assert_allclose(found[2].voltage_mV, membrane_voltage(currents[2]) - 14.0, atol=1e-9)
-    beyond = write_series(tmp_path / "b.nwb", [whole], [table[0], (0, 0, 12_000, 5000)])
-    assert "12000 to 16999 of Sweep_1, which has 15000" in read_recording(beyond).refused[1]
+    path = write_series(tmp_path / "b.nwb", [whole], table[:2])
+    with h5py.File(path, "r+") as file:
+        rows = file["general/intracellular_ephys/intracellular_recordings/responses/response"]
+        rows[1] = (12_000, 5000, rows[1]["timeseries"])
+    assert "12000 to 16999 of Sweep_1, which has 15000" in read_recording(path).refused[1]
 
 
 def shifted(**changes):
