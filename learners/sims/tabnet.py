@@ -153,9 +153,9 @@ class FeatureTransformer(nn.Module):
         self.own = nn.ModuleList(GatedLayer(linear, shape) for linear in independent)
 
     def forward(self, rows: Tensor) -> Tensor:
-        first, *others = [*self.shared, *self.own]
-        rows = first(rows)
-        for layer in others:
+        layers = [*self.shared, *self.own]
+        rows = layers[0](rows)
+        for layer in layers[1:]:
             rows = (rows + layer(rows)) * math.sqrt(0.5)
         return rows
 

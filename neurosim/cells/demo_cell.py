@@ -196,7 +196,10 @@ def demo_model(morphology: Path) -> "FitModel":
         axon=recipe.axon,
         conditions=Conditions(**recipe.conditions.model_dump()),
         mechanisms={s: tuple(names) for s, names in recipe.mechanisms_until(last, True).items()},
-        free=tuple(CellParameter(*name.rsplit(".", 1), *limits) for name, limits in bounds.items()),
+        free=tuple(
+            CellParameter(parameter, section, *limits)
+            for (parameter, _, section), limits in ((name.rpartition("."), limits) for name, limits in bounds.items())
+        ),
         fixed=recipe.fixed_until(last, has_apical=True),
         distributions={},
         targets=TargetSet(protocols={}, targets=()),

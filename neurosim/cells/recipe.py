@@ -188,11 +188,11 @@ def check_recipe_names(recipe: Recipe, source: str, known: "Mapping[str, Mechani
     seen: dict[str, set[str]] = {}
     unknown = recipe.mechanism_names - known.keys()
     for stage in recipe.stages:
-        for section, names in stage.mechanisms.items():
+        for part, names in stage.mechanisms.items():
             for name in names:
                 if name not in known:
                     problems.append(f"stage {stage.name}: no mechanism {name!r}{did_you_mean(name, known)}")
-                seen.setdefault(section, set()).add(name)
+                seen.setdefault(part, set()).add(name)
         for name, section in stage.given():
             owner = _owner(name, known)
             if name in ("cm", "Ra") or any(name.endswith(f"_{mechanism}") for mechanism in unknown):

@@ -220,7 +220,7 @@ def _trials(
             read.append((entry.number, current, voltage, rate_Hz, part))
     if together and read:
         first, last = min(part[0] for *_, part in read), max(part[1] for *_, part in read)
-        read = [(*of, (first, last)) for *of, _ in read]
+        read = [(number, current, voltage, rate_Hz, (first, last)) for number, current, voltage, rate_Hz, _ in read]
     return [_trial(*of, threshold_mV) for of in read]
 
 

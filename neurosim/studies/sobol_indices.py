@@ -195,7 +195,7 @@ def empty_indices(
     reasons : sequence of (str or None), length F
     """
     shape = (len(features), len(parameters))
-    first, total, *bounds = (np.full(shape, np.nan) for _ in range(6))
+    first, total, first_low, first_high, total_low, total_high = (np.full(shape, np.nan) for _ in range(6))
     runs = usable.sum(axis=0)
     error = np.full(len(features), np.nan)
     return Indices(
@@ -203,7 +203,10 @@ def empty_indices(
         tuple(parameters),
         first,
         total,
-        *bounds,
+        first_low,
+        first_high,
+        total_low,
+        total_high,
         runs,
         len(usable) - runs,
         error,

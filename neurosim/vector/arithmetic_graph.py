@@ -81,8 +81,8 @@ class Graph:
 
     def apply(self, operation: str, *arguments: Node) -> Node:
         """Return the node of an operation, simplified."""
-        values = [self.value(argument) for argument in arguments]
-        if None not in values:
+        values = [value for argument in arguments if (value := self.value(argument)) is not None]
+        if len(values) == len(arguments):
             return self.const(_calculate(operation, values))
         if operation in _RULES:
             return _RULES[operation](self, *arguments)

@@ -180,9 +180,10 @@ def _term(graph: Graph, node: Node, places: Mapping[str, str]) -> str:
         return f"{_condition(graph, condition)} ? {_name(graph, a)} : {_name(graph, b)}"
     if kind == "exp" and graph.terms[rest[0]][0] == "*":
         line, slope = graph.terms[rest[0]][1:]
-        if straight(graph, line) is not None and graph.value(slope) is not None:
-            if abs(graph.value(slope)) * REACH_MV < LARGEST_EXPONENT:
-                return f"M::exp_of({_name(graph, line)}, {graph.value(slope)!r})"
+        steepness = graph.value(slope)
+        if straight(graph, line) is not None and steepness is not None:
+            if abs(steepness) * REACH_MV < LARGEST_EXPONENT:
+                return f"M::exp_of({_name(graph, line)}, {steepness!r})"
     if kind in FUNCTIONS or kind in ("pow", "expm1"):
         return f"M::{kind}({', '.join(_name(graph, a) for a in rest)})"
     raise AssertionError(f"no C++ for {kind}")

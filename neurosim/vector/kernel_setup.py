@@ -181,9 +181,9 @@ def _shortened(
     parent: dict[NodeName, NodeName],
     terms: dict[NodeName, list[tuple[float, int]]],
 ) -> CompartmentTree:
-    children: dict[NodeName, list[NodeName]] = {root: []} | {name: [] for name in parent}
-    for name, before in parent.items():
-        children[before].append(name)
+    children: dict[NodeName, list[NodeName]] = {name: [] for name in (root, *parent)}
+    for name, inner in parent.items():
+        children[inner].append(name)
 
     def bare(name: NodeName) -> bool:
         return name[1] in (-1, sections[name[0]].nseg)
@@ -389,7 +389,8 @@ def call_kernel(
         protocols=kernel_protocols,
     )
     arrays = {"axial": tables.axial(table), "rows": table}
-    for name, pointer in Setup._fields_:
+    fields: Sequence[tuple[str, Any]] = Setup._fields_  # type: ignore[assignment]
+    for name, pointer in fields:
         if pointer in _TYPES:
             array = arrays[name] if name in arrays else getattr(tables, name)
             array = np.ascontiguousarray(array, _TYPES[pointer])
