@@ -417,7 +417,7 @@ def main() -> None:
     except typer.Exit as ended:
         sys.exit(ended.exit_code)
     except (KeyboardInterrupt, typer.Abort):
-        sys.exit(Interrupted.exit_code)
+        _fail("interrupted.", Interrupted.exit_code)
     except NeurofleetError as error:
         _fail(str(error), error.exit_code)
     except ModuleNotFoundError as error:

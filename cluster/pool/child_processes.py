@@ -46,8 +46,19 @@ LONGEST_MESSAGE_BYTES = 2**32
 _EXIT_WAIT_S = 1.0
 _GOES_ON, _STOPS = b"+", b"-"
 
-# No evaluation ends itself with these. They came from outside, and the evaluation may be tried again.
-_SENT_FROM_OUTSIDE = {signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT}
+# The signals of a fault of its own. All others came from outside (a user, the system short of memory), and the
+# evaluation may be tried again.
+_FAULTS = {
+    signal.SIGSEGV,
+    signal.SIGBUS,
+    signal.SIGFPE,
+    signal.SIGILL,
+    signal.SIGABRT,
+    signal.SIGTRAP,
+    signal.SIGSYS,
+    signal.SIGXCPU,
+    signal.SIGXFSZ,
+}
 
 _PR_SET_CHILD_SUBREAPER = 36
 
@@ -184,7 +195,7 @@ class _BatchChild:
         else:
             return Outcome("crash", "closed its pipe and went on", seconds)
         code = os.waitstatus_to_exitcode(status)
-        if -code in _SENT_FROM_OUTSIDE:
+        if code < 0 and -code not in _FAULTS:
             return Outcome("lost", f"its process {exit_in_words(code)}", seconds)
         return Outcome("crash", exit_in_words(code), seconds)
 
@@ -210,6 +221,7 @@ def _child_main(
 ) -> None:
     """Evaluate in the child, and end it."""
     end_with(parent)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # as an exception it would look like an error of the engine
     unlimited = _limit_memory(memory_limit_mb)
     budget = Budget(deadlines_s[0])
     values = None

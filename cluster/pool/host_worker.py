@@ -245,6 +245,7 @@ class HostWorker:
 
     def _evaluate(self, batch: list[Assignment]) -> None:
         pending, together = deque(batch), True
+        crashed: set[int] = set()
         while pending:
             engine = self._engine(pending[0].engine)
             if engine is None:
@@ -259,6 +260,11 @@ class HostWorker:
                     if outcome is None:
                         together = False
                         break
+                    if outcome.status == "crash" and pending[0].number not in crashed:
+                        # It may have been a signal from outside. What crashes by itself does so again.
+                        crashed.add(pending[0].number)
+                        together = False
+                        continue
                     self._finish(pending.popleft(), outcome, engine.take_printed())
                     if pending:
                         self._start(list(pending)[:1])

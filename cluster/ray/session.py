@@ -27,7 +27,7 @@ from neurofleet.cluster.ray.internals import (
     working_folder_last,
 )
 from neurofleet.cluster.ray.tokens import authentication, own_token, write_token
-from neurofleet.errors import ClusterError
+from neurofleet.errors import ClusterError, ClusterUnreachable
 from neurofleet.fresh_process import end, start
 
 OBJECT_STORE_BYTES = 200 * 2**20
@@ -78,10 +78,12 @@ def connect(address: str | None = None, cpus: int | None = None) -> Iterator[Ray
     Raises
     ------
     ClusterUnreachable
-        If nothing answers at the address, it does not take our token, or this machine is none of its nodes;
-        raised within seconds.
+        If nothing answers at the address, it does not take our token, or this machine is none of its nodes, which is
+        raised within seconds; or if no Ray can be started here.
     ClusterError
-        If an embedded Ray cannot be started.
+        If both an address and `cpus` are given, or this process is connected to another Ray.
+    KeyboardInterrupt
+        SIGTERM while Ray starts.
     """
     if address is not None and cpus is not None:
         raise ClusterError(
@@ -138,11 +140,16 @@ def _embedded(cpus: int | None) -> Iterator[RaySession]:
                     _temp_dir=str(folder / "r"),
                     _node_ip_address="127.0.0.1",
                 )
-            except (RuntimeError, ValueError, OSError, TimeoutError) as error:
-                raise ClusterError(
-                    f"Ray could not be started on this machine: {error}. Its logs are lost with its temporary"
-                    f" folder; make sure that {folder.parent} has room and that loopback connections are"
-                    " allowed, or give the --address of a running cluster."
+            except SystemExit as end_of_process:
+                raise _interrupted(end_of_process) from None
+            except Exception as error:
+                # On a busy machine, or when one of its processes is killed, Ray raises a plain Exception.
+                ray.shutdown()
+                raise ClusterUnreachable(
+                    f"Ray could not be started on this machine: {str(error) or repr(error)}. Its logs are lost with"
+                    f" its temporary folder. Make sure that {folder.parent} has room and that loopback connections"
+                    " are allowed, and try again when the machine is less busy, or give the --address of a running"
+                    " cluster."
                 ) from error
             try:
                 yield RaySession(ray.get_runtime_context().gcs_address, embedded=True)
@@ -164,13 +171,20 @@ def _attached(address: str) -> Iterator[RaySession]:
     with own_token(), this_machine_only() if cluster.loopback else nullcontext():
         try:
             ray.init(address=cluster.address, log_to_driver=False, configure_logging=False)
-        except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
+        except SystemExit as end_of_process:
+            raise _interrupted(end_of_process) from None
+        except Exception as error:
             ray.shutdown()
             raise unreachable(address, str(error) or repr(error)) from error
         try:
             yield RaySession(ray.get_runtime_context().gcs_address, embedded=False)
         finally:
             ray.shutdown()
+
+
+def _interrupted(end_of_process: SystemExit) -> BaseException:
+    """Return what to raise when `ray.init` ends the process: Ray has set its own handler of SIGTERM by then."""
+    return KeyboardInterrupt() if end_of_process.code == signal.SIGTERM else end_of_process
 
 
 def available_cpus() -> int:

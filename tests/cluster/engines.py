@@ -81,6 +81,8 @@ DEEDS = {
     "give up": give_up,
     "stop itself": lambda: os.kill(os.getpid(), signal.SIGSTOP),
     "kill itself": lambda: os.kill(os.getpid(), signal.SIGKILL),
+    "interrupt itself": lambda: os.kill(os.getpid(), signal.SIGINT),
+    "alarm itself": lambda: os.kill(os.getpid(), signal.SIGALRM),
     "kill the engine process": lambda: os.kill(os.getppid(), signal.SIGKILL),
     "kill the host": kill_the_host,
     "grandchild": leave_a_grandchild,

@@ -110,6 +110,8 @@ FATES = {
     "unpicklable": ("error", "TypeError: cannot pickle"),
     "nothing": ("error", "the engine yielded no value"),
     "kill itself": ("lost", "its process was ended by SIGKILL"),
+    "interrupt itself": ("lost", "its process was ended by SIGINT"),
+    "alarm itself": ("lost", "its process was ended by SIGALRM"),
     "kill the engine process": ("lost", "its engine process was ended by SIGKILL"),
 }
 
@@ -146,6 +148,14 @@ def test_each_individual_meets_the_engine_as_it_was_built(worker):
 def test_a_killed_child_is_lost_and_the_rest_goes_on(worker):
     outcomes = worker.evaluate(["hang", 3.0], deadline_s=20.0, during=lambda: the_child().send_signal(signal.SIGKILL))
     assert outcomes[0].status == "lost"
+    assert outcomes[1].value == 9.0
+
+
+@pytest.mark.parametrize("name", ["SIGSEGV", "SIGABRT"])
+def test_a_crash_that_does_not_happen_again_came_from_outside(worker, name):
+    signals = [signal.Signals[name]]
+    outcomes = worker.evaluate(["hang", 3.0], deadline_s=2.0, during=lambda: the_child().send_signal(signals.pop()))
+    assert (outcomes[0].status, outcomes[0].reason) == ("timeout", "no result within 2 s")
     assert outcomes[1].value == 9.0
 
 

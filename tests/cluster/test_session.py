@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from unittest.mock import Mock
 
 import psutil
 import pytest
@@ -223,6 +224,21 @@ def test_ray_client_addresses_are_refused(unconnected):
 @pytest.mark.parametrize(("address", "cpus"), [("head:6379", 2), (None, 0)])
 def test_impossible_requests_are_refused(address, cpus):
     with pytest.raises(ClusterError, match=f"cpus={cpus} was given"), session.connect(address, cpus):
+        pass
+
+
+@pytest.mark.parametrize("raised", [Exception("The current node timed out during startup."), ValueError("no room")])
+def test_a_ray_that_does_not_start_is_one_error(monkeypatch, unconnected, raised):
+    monkeypatch.setattr("ray.init", Mock(side_effect=raised))
+    monkeypatch.setattr("ray.shutdown", shutdown := Mock())
+    with pytest.raises(ClusterUnreachable, match=f"could not be started on this machine: {raised}"), session.connect():
+        pass
+    shutdown.assert_called_once()
+
+
+def test_sigterm_while_ray_starts_interrupts(monkeypatch, unconnected):
+    monkeypatch.setattr("ray.init", Mock(side_effect=SystemExit(signal.SIGTERM)))  # what Ray's own handler does
+    with pytest.raises(KeyboardInterrupt), session.connect():
         pass
 
 

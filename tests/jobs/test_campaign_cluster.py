@@ -122,6 +122,11 @@ def command_line(process: int) -> str:
         return ""
 
 
+def is_engine(process: int) -> bool:
+    """Whether it is an engine's process, or a child forked from one."""
+    return "neurofleet.cluster.pool.child_processes" in command_line(process)
+
+
 def records(log: Path) -> list[dict]:
     """What we have logged in a file so far; Ray adds lines of its own, and the last may be on its way."""
     lines = log.read_text().splitlines(keepends=True)
@@ -156,10 +161,10 @@ class FakeCluster:
         return found[0] if found else None
 
     def at_work(self, node: int) -> list[int]:
-        """The children that evaluate on a node."""
+        """The children that evaluate on a node; what an engine's build starts (a compiler) is none of them."""
         host = self.host(node)
-        engines = [pid for pid in children(host or 0) if "neurofleet.cluster.pool.child_processes" in command_line(pid)]
-        return [child for engine in engines for child in children(engine)]
+        engines = [pid for pid in children(host or 0) if is_engine(pid)]
+        return [child for engine in engines for child in children(engine) if is_engine(child)]
 
     def logged(self, message: str) -> list[dict]:
         """What the hosts have logged of this."""
@@ -270,8 +275,9 @@ def stop_a_child(cluster: FakeCluster, node: int) -> psutil.Process:
                 process = psutil.Process(child)
                 process.suspend()
                 time.sleep(0.5)  # one that had just said its result is gone by then
-                if process.status() == psutil.STATUS_STOPPED:
+                if process.status() == psutil.STATUS_STOPPED and is_engine(child):
                     return process
+                process.resume()
             except psutil.NoSuchProcess:
                 continue
         return None
