@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass
 from typing import Any, cast
 
 import numpy as np
-from scipy.optimize import minimize
 from scipy.special import entr, log_softmax, softmax
 
 from neurofleet.errors import LearnerError
@@ -94,6 +93,8 @@ def fit_temperature(logits: np.ndarray, true_index: np.ndarray) -> Calibration:
     LearnerError
         When there is no sample, a value is not finite, or a class is out of range.
     """
+    from scipy.optimize import minimize
+
     logits = np.asarray(logits, dtype=np.float64)
     true_index = _checked(logits, true_index)
     if not np.isfinite(logits).all():

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from sklearn.model_selection import StratifiedKFold
 
 from neurofleet.errors import LearnerError
 
@@ -20,6 +19,8 @@ def inner_folds(y: np.ndarray, folds: int = 3, seed: int = 0) -> list[tuple[np.n
     LearnerError
         When no class has a member for each fold.
     """
+    from sklearn.model_selection import StratifiedKFold
+
     common, rare = _by_size(y, folds)
     if len(common) == 0:
         raise LearnerError(
@@ -145,6 +146,8 @@ def inner_repeated_folds(
 
 def stratified_numbers(y: np.ndarray, folds: int, rng: np.random.Generator) -> np.ndarray:
     """Return the fold (n,) of each row, every class spread evenly."""
+    from sklearn.model_selection import StratifiedKFold
+
     number = np.empty(len(y), dtype=np.int64)
     splitter = StratifiedKFold(folds, shuffle=True, random_state=int(rng.integers(2**31)))
     for fold, (_, test) in enumerate(splitter.split(y, y)):

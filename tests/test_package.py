@@ -12,7 +12,7 @@ import neurofleet
 
 ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
-HEAVY = {"ray", "neuron", "torch", "bluepyopt", "efel", "matplotlib", "duckdb", "pynwb", "pandas", "sklearn", "umap"}
+HEAVY = set("ray neuron torch lightning bluepyopt efel matplotlib duckdb pynwb pandas sklearn umap".split())
 
 
 @pytest.mark.parametrize(
@@ -50,6 +50,24 @@ def loaded_by(code: str) -> set[str]:
 )
 def test_importing_a_package_loads_nothing_heavy(module):
     assert loaded_by(f"import {module}") == set()
+
+
+@pytest.mark.parametrize(
+    ("module", "packages"),
+    [
+        ("jobs.fit.fit_run", {"ray"}),
+        ("jobs.fit.input_process", set()),
+        ("jobs.fit.engines", set()),
+        ("jobs.learners.sims_job", {"pandas"}),
+        ("jobs.learners.hippie_job", {"pandas"}),
+        ("jobs.learners.neuprint_job", {"pandas"}),
+        ("cluster.pool.host_worker", set()),
+        ("cluster.training.trainer", set()),
+    ],
+)
+def test_each_process_loads_what_it_uses(module, packages):
+    """Every process of a run imports the module of its job; torch, Lightning or BluePyOpt would cost it seconds."""
+    assert loaded_by(f"import neurofleet.{module}") <= packages
 
 
 def test_the_python_face_is_cheap_until_it_is_used():

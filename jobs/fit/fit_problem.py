@@ -5,10 +5,9 @@ from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 from neurofleet.jobs.fit.campaign_state import EngineChoice
-from neurofleet.neurosim.cells.cell_model import UNIFORM, CellParameter, Conditions
+from neurofleet.neurosim.cells.cell_model import UNIFORM, Accuracy, CellParameter, Conditions
 from neurofleet.neurosim.cells.fit_model import FitModel, MorphologyFile
 from neurofleet.neurosim.cells.recipe import Recipe
-from neurofleet.neurosim.cells.simulator import Accuracy
 from neurofleet.neurosim.cells.stage_bounds import next_stage_bounds
 from neurofleet.neurosim.cells.user_model import ModelDescription, UserModel
 from neurofleet.neurosim.evolution import FastConfig, PaperConfig

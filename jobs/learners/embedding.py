@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -15,12 +15,13 @@ from neurofleet.jobs.learners.learner_figures import plane_map
 from neurofleet.jobs.learners.learner_folder import EMBEDDINGS, EMBEDDINGS_H5AD
 from neurofleet.jobs.new_files import check_new, new_files
 from neurofleet.learners.embedding_tables import embedding_anndata, vector_columns
-from neurofleet.learners.hippie.hippie_model import HippieModel
 from neurofleet.learners.model_folder import read_model
-from neurofleet.learners.neuprint.neuprint_model import NeuprintModel, neuron_table
 from neurofleet.learners.neuprint.population_recordings import Recordings
 from neurofleet.learners.neuprint.recording_files import open_recordings
 from neurofleet.learners.units.unit_files import open_units
+
+if TYPE_CHECKING:
+    from neurofleet.learners.neuprint.neuprint_model import NeuprintModel
 
 LEARNERS = ("hippie", "neuprint")
 
@@ -112,6 +113,8 @@ def embed_units(folder: Path, files: list[str], layout: dict[str, Any]) -> tuple
     LearnerError
         Model or units cannot be used.
     """
+    from neurofleet.learners.hippie.hippie_model import HippieModel
+
     model = HippieModel.load(folder)
     units = open_units(files, layout)
     vectors = model.vectors(units)
@@ -136,8 +139,10 @@ def with_map(table: pd.DataFrame, vectors: dict[str, np.ndarray]) -> pa.Table:
     return pa.table(columns | numbered)
 
 
-def write_neuron_embeddings(out: Path, model: NeuprintModel, recordings: Recordings) -> None:
+def write_neuron_embeddings(out: Path, model: "NeuprintModel", recordings: Recordings) -> None:
     """Write the Phi of all neurons, labelled or not: ``embeddings.parquet`` and ``embeddings.h5ad``."""
+    from neurofleet.learners.neuprint.neuprint_model import neuron_table
+
     vectors = {"phi": model.phi}
     table = with_map(neuron_table(recordings, {}, vectors), vectors)
     pq.write_table(table, out / EMBEDDINGS)
@@ -156,6 +161,8 @@ def embed_neurons(folder: Path, files: list[str], layout: dict[str, Any]) -> tup
     LearnerError
         Model or recordings cannot be used.
     """
+    from neurofleet.learners.neuprint.neuprint_model import NeuprintModel
+
     model = NeuprintModel.load(folder)
     recordings = open_recordings(files, layout)
     vectors = {"phi": model.infer(recordings).phi}

@@ -19,18 +19,12 @@ from neurofleet.jobs.learners.prediction import Reading, load_model
 from neurofleet.jobs.new_files import check_new, new_files
 from neurofleet.jobs.progress import CountProgress
 from neurofleet.jobs.reports.drawing import png
-from neurofleet.learners.sims.cell_prediction import Query, rows_of_cells
-from neurofleet.learners.sims.gene_importance import (
-    cell_tables,
-    cells_in_block,
-    class_table,
-    explain,
-    global_table,
-)
-from neurofleet.learners.sims.sims_model import SimsModel
 
 if TYPE_CHECKING:
     import scipy.sparse as sp
+
+    from neurofleet.learners.sims.cell_prediction import Query
+    from neurofleet.learners.sims.sims_model import SimsModel
 
 
 @dataclass(frozen=True)
@@ -93,6 +87,9 @@ def explain_command(folder: Path, reading: Reading, options: ExplanationOptions)
     UsageError, LearnerError
         Model, files, cells or names cannot be used; nothing was written.
     """
+    from neurofleet.learners.sims.cell_prediction import rows_of_cells
+    from neurofleet.learners.sims.gene_importance import class_table, explain, global_table
+
     if options.weighting not in ("decision", "uniform"):
         raise UsageError(f"--weighting is decision or uniform, found {options.weighting!r}.")
     ids = options.ids()
@@ -141,7 +138,9 @@ def explain_command(folder: Path, reading: Reading, options: ExplanationOptions)
     console.print(caution, soft_wrap=True, highlight=False)
 
 
-def _blocks(queries: Sequence[Query], model: SimsModel, progress: CountProgress) -> Iterator["sp.csr_matrix"]:
+def _blocks(queries: "Sequence[Query]", model: "SimsModel", progress: CountProgress) -> Iterator["sp.csr_matrix"]:
+    from neurofleet.learners.sims.gene_importance import cells_in_block
+
     size = cells_in_block(model)
     for query in queries:
         for ids, values in query.blocks(size=size):
@@ -150,8 +149,10 @@ def _blocks(queries: Sequence[Query], model: SimsModel, progress: CountProgress)
 
 
 def _of_cells(
-    model: SimsModel, queries: Sequence[Query], chosen: Sequence[np.ndarray], options: ExplanationOptions
+    model: "SimsModel", queries: "Sequence[Query]", chosen: Sequence[np.ndarray], options: ExplanationOptions
 ) -> pa.Table:
+    from neurofleet.learners.sims.gene_importance import cell_tables, cells_in_block
+
     size = cells_in_block(model)
     return pa.concat_tables(
         table

@@ -9,12 +9,13 @@ import pyarrow.compute as pc
 
 from neurofleet.jobs.reports import html
 from neurofleet.jobs.reports.drawing import FAINT, INK, SEEDS, grid, picture
-from neurofleet.learners.sims.gene_importance import Explanation
-from neurofleet.learners.sims.sims_model import SimsModel
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from neurofleet.learners.sims.gene_importance import Explanation
+    from neurofleet.learners.sims.sims_model import SimsModel
 
 Drawing = tuple[float, "Callable[[Figure], None]"]
 """Height in inches, and what draws."""
@@ -27,7 +28,7 @@ LOW = " ↓"
 _BAR, _MEMBER, _LINEAR = SEEDS[0], INK, SEEDS[1]
 
 
-def bars(means: Explanation, model: SimsModel) -> Drawing:
+def bars(means: "Explanation", model: "SimsModel") -> Drawing:
     """Return a panel of bars a class: contribution of the whole, of each member, and of the linear model."""
     shown = np.flatnonzero(means.n_cells)
     n_rows = -(-len(shown) // COLUMNS)
@@ -46,7 +47,7 @@ def bars(means: Explanation, model: SimsModel) -> Drawing:
     return n_rows * (0.16 * BARS + 0.75) + 0.4, draw
 
 
-def _draw_class(axes: "Axes", means: Explanation, model: SimsModel, number: int) -> None:
+def _draw_class(axes: "Axes", means: "Explanation", model: "SimsModel", number: int) -> None:
     whole = means.whole_contribution()[number]
     genes = [gene for gene in np.argsort(-whole, kind="stable")[:BARS] if whole[gene] > 0]
     places = np.arange(len(genes))[::-1]
@@ -76,7 +77,7 @@ def _draw_class(axes: "Axes", means: Explanation, model: SimsModel, number: int)
     grid(axes, "x")
 
 
-def overlap_words(means: Explanation, number: int) -> str:
+def overlap_words(means: "Explanation", number: int) -> str:
     """Return how much of their lists the members of a class share."""
     contribution, attention = means.overlap("contribution")[number], means.overlap("attention")[number]
     if np.isnan(contribution):
@@ -89,7 +90,7 @@ def dots_each(n_classes: int) -> int:
     return max(min(DOTS, MOST_DOTS // n_classes), 1)
 
 
-def dots(means: Explanation, model: SimsModel) -> Drawing:
+def dots(means: "Explanation", model: "SimsModel") -> Drawing:
     """Return a dot for each class and each top gene: how high it is there, and what it contributes."""
     whole = means.whole_contribution()
     shown = np.flatnonzero(means.n_cells)
@@ -138,8 +139,8 @@ ONE_MEMBER = "This model has one member, so no overlap can be measured: train se
 
 
 def explanation_page(
-    means: Explanation,
-    model: SimsModel,
+    means: "Explanation",
+    model: "SimsModel",
     classes: pa.Table,
     whole: pa.Table,
     facts: dict[str, Any],
@@ -185,7 +186,7 @@ def explanation_page(
     return html.page("Genes that speak for each class", body)
 
 
-def _overview(means: Explanation, model: SimsModel, classes: pa.Table) -> tuple[list[str], list[Any]]:
+def _overview(means: "Explanation", model: "SimsModel", classes: pa.Table) -> tuple[list[str], list[Any]]:
     by_reading = [means.overlap(reading) for reading in ("contribution", "attention")]
     rows = []
     for number in np.flatnonzero(means.n_cells):

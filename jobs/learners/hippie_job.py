@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +17,6 @@ from rich.table import Table
 from neurofleet.cluster.training.lightning_training import Training
 from neurofleet.cluster.training.trainer import train
 from neurofleet.errors import LearnerError, UsageError
-from neurofleet.jobs.learners.embedding import write_embeddings_h5ad
 from neurofleet.jobs.learners.evaluation_pieces import Piece, do_missing
 from neurofleet.jobs.learners.hippie_report import HippieReport
 from neurofleet.jobs.learners.hippie_spec import (
@@ -34,22 +33,18 @@ from neurofleet.jobs.learners.learner_job import LearnerJob, LearnerRun, Trained
 from neurofleet.jobs.progress import duration
 from neurofleet.jobs.run_folder import refuse_missing, versions
 from neurofleet.learners.embedding_tables import vector_columns
-from neurofleet.learners.folds import Fold, repeated_folds
 from neurofleet.learners.hippie.autoencoder_settings import HippieSettings
-from neurofleet.learners.hippie.compared_methods import METHODS, UnitFoldCase, answers
-from neurofleet.learners.hippie.fine_tuning import fine_tune, untrained
-from neurofleet.learners.hippie.hippie_model import HippieModel
-from neurofleet.learners.hippie.network_inputs import modalities_of
-from neurofleet.learners.hippie.train_hippie import fit_all_units
-from neurofleet.learners.hippie.unit_classifiers import FOLDS
-from neurofleet.learners.hippie.unit_pretraining import Pretrained, pretrain, refuse_shared
-from neurofleet.learners.label_controls import permuted_test_labels_check, shuffled_labels_control
-from neurofleet.learners.local_training import TrainingTask, train_here
-from neurofleet.learners.method_comparison import MethodComparison, compare
 from neurofleet.learners.units.signal_scaling import scaled
 from neurofleet.learners.units.unit_files import open_units
 from neurofleet.learners.units.unit_labels import CLASS, LabelledUnits, labelled_units
 from neurofleet.learners.units.units import Units, joined
+
+if TYPE_CHECKING:
+    from neurofleet.learners.folds import Fold
+    from neurofleet.learners.hippie.compared_methods import UnitFoldCase
+    from neurofleet.learners.hippie.hippie_model import HippieModel
+    from neurofleet.learners.local_training import TrainingTask
+    from neurofleet.learners.method_comparison import MethodComparison
 
 MEASURED_EPOCHS = 3
 PRETRAINED = "pretrained"
@@ -64,8 +59,10 @@ REFERENCE = "classical"
 """Differences of other methods are to this one, where it is compared."""
 
 
-def folds_of(labelled: LabelledUnits, folds: int, repeats: int, seed: int) -> list[Fold]:
+def folds_of(labelled: LabelledUnits, folds: int, repeats: int, seed: int) -> "list[Fold]":
     """Return folds over the labelled units of a set, by group where it has groups."""
+    from neurofleet.learners.folds import repeated_folds
+
     return repeated_folds(labelled.labels[labelled.rows], groups_of(labelled), folds, repeats, seed)
 
 
@@ -150,6 +147,8 @@ def open_set(
     name: str, labelled: LabelledUnits, others: list[Units], spec: LabelledSpec, folds: FoldsSpec
 ) -> tuple[UnitSet, list[str]]:
     """Return a set after checking that none of its units are in its pool, and why methods are left out for it."""
+    from neurofleet.learners.hippie.unit_pretraining import refuse_shared
+
     unit_set = UnitSet(name, spec, labelled, others)
     _, notes = methods_of(folds, bool(others))
     pool = unit_set.pool()
@@ -196,6 +195,8 @@ class HippiePiece(Piece):
 
     def result(self) -> dict[str, Any]:
         """Do the piece; see `Piece.result`."""
+        from neurofleet.learners.hippie.compared_methods import answers
+
         labelled = read_labelled(self.labelled, self.folder)
         folds = folds_of(labelled, self.folds, self.repeats, self.seed)
         if self.work == "shuffled":
@@ -210,7 +211,11 @@ class HippiePiece(Piece):
             "chosen": {name: chosen for name, (_, chosen) in given.items() if chosen},
         }
 
-    def _case(self, labelled: LabelledUnits, fold: Fold) -> UnitFoldCase:
+    def _case(self, labelled: LabelledUnits, fold: "Fold") -> "UnitFoldCase":
+        from neurofleet.learners.hippie.compared_methods import UnitFoldCase
+        from neurofleet.learners.hippie.unit_pretraining import Pretrained
+        from neurofleet.learners.local_training import train_here
+
         return UnitFoldCase(
             units=labelled.units.take(labelled.rows),
             labels=labelled.labels[labelled.rows],
@@ -224,7 +229,10 @@ class HippiePiece(Piece):
             seed=self.seed,
         )
 
-    def _shuffled(self, labelled: LabelledUnits, folds: list[Fold]) -> dict[str, Any]:
+    def _shuffled(self, labelled: LabelledUnits, folds: "list[Fold]") -> dict[str, Any]:
+        from neurofleet.learners.hippie.compared_methods import METHODS
+        from neurofleet.learners.label_controls import shuffled_labels_control
+
         one_network = self.settings.model_copy(update={"members": 1})
         case = replace(self, settings=one_network)._case(labelled, folds[0])
         method = METHODS[self.method]
@@ -234,7 +242,10 @@ class HippiePiece(Piece):
 
         return shuffled_labels_control(answer, case.labels, folds, permutations=self.shuffles, seed=self.seed).to_dict()
 
-    def _permuted(self, labelled: LabelledUnits, fold: Fold) -> dict[str, Any]:
+    def _permuted(self, labelled: LabelledUnits, fold: "Fold") -> dict[str, Any]:
+        from neurofleet.learners.hippie.compared_methods import answers
+        from neurofleet.learners.label_controls import permuted_test_labels_check
+
         case = self._case(labelled, fold)
 
         def answer(train: np.ndarray, test: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
@@ -266,7 +277,7 @@ class SetResult:
     """
 
     unit_set: UnitSet
-    comparison: MethodComparison
+    comparison: "MethodComparison"
     probabilities: dict[str, np.ndarray]
     chosen: list[dict[str, Any]]
     shuffled: dict[str, Any]
@@ -348,6 +359,8 @@ def pieces_of(
 def _collected(
     unit_set: UnitSet, pretrained: Path | None, spec: FoldsSpec, pieces: Mapping[str, HippiePiece]
 ) -> SetResult:
+    from neurofleet.learners.method_comparison import compare
+
     labelled = unit_set.labelled
     methods = next(iter(pieces.values())).methods
     shape = (spec.repeats, len(labelled.rows), len(labelled.classes))
@@ -423,6 +436,10 @@ def embeddings_table(result: SetResult, settings: HippieSettings) -> pa.Table:
 
     Without a pretrained network the map is one of the signals themselves, and there are no other columns.
     """
+    from neurofleet.learners.hippie.fine_tuning import untrained
+    from neurofleet.learners.hippie.network_inputs import modalities_of
+    from neurofleet.learners.hippie.unit_pretraining import Pretrained
+
     labelled = result.unit_set.labelled
     units = labelled.units
     if result.pretrained is None:
@@ -494,6 +511,9 @@ class HippieJob(LearnerJob[FoldsSpec, HippieInputs]):
 
     def train(self, run: LearnerRun[HippieInputs]) -> Trained:
         """Compare methods on folds, train on all labelled units, and write their embeddings."""
+        from neurofleet.learners.hippie.train_hippie import fit_all_units
+        from neurofleet.learners.hippie.unit_pretraining import Pretrained
+
         spec, (unit_set,) = self._training_spec, run.inputs.sets
         pretrained = self._pretrain(unit_set, "pool", run)
         (result,) = evaluate_sets([(unit_set, pretrained)], spec, self.folder, run)
@@ -546,6 +566,9 @@ class HippieJob(LearnerJob[FoldsSpec, HippieInputs]):
 
         The modalities of the set's units are learned; none of these is in the pool.
         """
+        from neurofleet.learners.hippie.network_inputs import modalities_of
+        from neurofleet.learners.hippie.unit_pretraining import pretrain
+
         settings = self.spec.chosen
         pool = unit_set.pool() if settings.pretrain_epochs else None
         if pool is None:
@@ -568,6 +591,10 @@ class HippieJob(LearnerJob[FoldsSpec, HippieInputs]):
 
     def trial(self, trial: Trial) -> Mapping[str, float]:
         """Pretrain and fine-tune on all folds but one, which trials are compared on."""
+        from neurofleet.learners.hippie.fine_tuning import fine_tune
+        from neurofleet.learners.hippie.network_inputs import modalities_of
+        from neurofleet.learners.hippie.unit_pretraining import pretrain
+
         spec = self.spec
         (unit_set,) = self.read().sets
         labelled, settings = unit_set.labelled, spec.chosen
@@ -667,8 +694,10 @@ def _naming(name: str) -> Iterator[None]:
         raise LearnerError(f"set {name}: {error}") from error
 
 
-def write_unit_embeddings(out: Path, model: HippieModel, labelled: LabelledUnits) -> None:
+def write_unit_embeddings(out: Path, model: "HippieModel", labelled: LabelledUnits) -> None:
     """Write the model's embedding of all units, labelled or not: ``embeddings.parquet`` and ``.h5ad``."""
+    from neurofleet.jobs.learners.embedding import write_embeddings_h5ad
+
     vectors = model.vectors(labelled.units)
     table = embedding_columns(labelled.units, labelled.names, vectors, plane_map(vectors["fusion"]))
     pq.write_table(table, out / EMBEDDINGS)
@@ -690,6 +719,8 @@ def _write_part(folder: Path, name: str, table: pa.Table) -> None:
 
 def _fits(spec: FoldsSpec) -> int:
     """Return how many times networks are fine-tuned for one set, in whole trainings."""
+    from neurofleet.learners.hippie.unit_classifiers import FOLDS
+
     has_head, has_best = "head" in spec.methods, "best" in spec.methods
     in_fold = has_head or has_best
     each = int(in_fold) + FOLDS * has_best
@@ -700,9 +731,12 @@ def _fits(spec: FoldsSpec) -> int:
 
 def _measured(spec: FoldsSpec, labelled: LabelledUnits) -> float:
     """Return the seconds of one fine-tuning in this process."""
+    from neurofleet.learners.hippie.fine_tuning import fine_tune
+    from neurofleet.learners.local_training import train_here
+
     ends = []
 
-    def timed(task: TrainingTask, name: str, seed: int) -> Any:
+    def timed(task: "TrainingTask", name: str, seed: int) -> Any:
         return train_here(task, name, seed, lambda row: ends.append(time.perf_counter()))
 
     few = spec.chosen.model_copy(update={"epochs": MEASURED_EPOCHS})

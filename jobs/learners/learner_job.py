@@ -17,7 +17,6 @@ from rich.console import Console
 from neurofleet.cluster.ray.session import connect
 from neurofleet.cluster.store.published_tables import publish
 from neurofleet.cluster.sweeps.parameter_sweep import ParameterSweep, SweepResult, SweepScheduler, TrialResources
-from neurofleet.cluster.sweeps.ray_tune import sweep
 from neurofleet.cluster.sweeps.trial_records import TrialRow
 from neurofleet.cluster.training.lightning_training import BestEpoch, Training, TrainingResult
 from neurofleet.cluster.training.trainer import train
@@ -29,7 +28,6 @@ from neurofleet.jobs.learners.learner_report import LearnerReport
 from neurofleet.jobs.learners.learner_spec import LearnerSpec, SweepSpec, Workers
 from neurofleet.jobs.progress import duration
 from neurofleet.jobs.run_folder import JobRun, raise_if_interrupted, run_in_folder
-from neurofleet.learners.local_training import LINE_S, metrics_in_words
 
 if TYPE_CHECKING:
     import torch
@@ -114,6 +112,8 @@ class Trainings:
         pq.write_table(pa.Table.from_pylist(self.history), path)
 
     def _epoch_done(self, name: str, epochs: int, row: Mapping[str, Any]) -> None:
+        from neurofleet.learners.local_training import LINE_S, metrics_in_words
+
         raise_if_interrupted()
         self._done += 1
         self._seconds += row["seconds"]
@@ -345,6 +345,8 @@ def run_sweep(
     job: LearnerJob[Any, Any], inputs: Any, out: Path, console: Console, address: str | None, cpus: int | None
 ) -> LearnerJob[Any, Any]:
     """Run the trials of a sweep that have not ended, and return the job with the best settings."""
+    from neurofleet.cluster.sweeps.ray_tune import sweep
+
     spec = job.spec
     plan = trials_of(job, inputs)
     folder = (out / TRIALS).absolute()

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import numpy as np
@@ -18,7 +18,6 @@ from rich.console import Console
 from rich.table import Table
 
 from neurofleet.errors import UsageError
-from neurofleet.jobs.learners.embedding import write_neuron_embeddings
 from neurofleet.jobs.learners.evaluation_pieces import Piece, do_missing, write_result
 from neurofleet.jobs.learners.learner_folder import HISTORY, PIECES, PREDICTIONS, SCORES
 from neurofleet.jobs.learners.learner_job import LearnerJob, LearnerRun, Trained, Trainings, Trial
@@ -26,21 +25,7 @@ from neurofleet.jobs.learners.neuprint_report import NeuprintReport
 from neurofleet.jobs.learners.neuprint_spec import NeuprintEvaluateSpec, NeuprintSpec
 from neurofleet.jobs.progress import duration
 from neurofleet.jobs.run_folder import raise_if_interrupted, refuse_missing, versions
-from neurofleet.learners.label_controls import shuffle_control
-from neurofleet.learners.local_training import train_here
-from neurofleet.learners.neuprint.dynamics import dynamics_for
 from neurofleet.learners.neuprint.dynamics_settings import NeuprintSettings
-from neurofleet.learners.neuprint.dynamics_training import MOMENT_STEPS, NeuprintTask, TrainingWindows, WorkerRank
-from neurofleet.learners.neuprint.neuprint_model import PROBES, NeuprintModel, fit_naming
-from neurofleet.learners.neuprint.neuron_classification import (
-    FOREST,
-    NeuronAnswer,
-    NeuronSplitCase,
-    baseline_answer,
-    classes_of,
-    probe_answer,
-    with_hand_answer,
-)
 from neurofleet.learners.neuprint.neuron_splits import (
     Mode,
     ablations,
@@ -51,13 +36,15 @@ from neurofleet.learners.neuprint.neuron_splits import (
     trained_neurons,
     units_of,
 )
-from neurofleet.learners.neuprint.phi_inference import infer_phi
 from neurofleet.learners.neuprint.population_recordings import Recordings
 from neurofleet.learners.neuprint.recording_files import open_recordings
-from neurofleet.learners.neuprint.session_tensors import frames_of, sessions_of
-from neurofleet.learners.neuprint.train_neuprint import fit, fitted
 from neurofleet.learners.scores import Scores, score
 from neurofleet.learners.splits import Split, fingerprint, read_splits, write_splits
+
+if TYPE_CHECKING:
+    from neurofleet.learners.neuprint.dynamics_training import NeuprintTask
+    from neurofleet.learners.neuprint.neuprint_model import NeuprintModel
+    from neurofleet.learners.neuprint.neuron_classification import NeuronAnswer, NeuronSplitCase
 
 MEASURED_EPOCHS = 2
 MEASURED_STEPS = 5
@@ -127,7 +114,7 @@ class MethodAnswer:
     probability: list[float]
 
     @classmethod
-    def of(cls, method: str, probe: str, answer: NeuronAnswer) -> "MethodAnswer":
+    def of(cls, method: str, probe: str, answer: "NeuronAnswer") -> "MethodAnswer":
         """Return an answer as it is kept."""
         return cls(method, probe, answer.guess.tolist(), answer.probabilities.max(1).round(6).tolist())
 
@@ -169,6 +156,10 @@ class NeuprintPiece(Piece):
 
     def result(self) -> dict[str, Any]:
         """Do the piece; see `Piece.result`."""
+        from neurofleet.learners.local_training import train_here
+        from neurofleet.learners.neuprint.neuron_classification import baseline_answer
+        from neurofleet.learners.neuprint.train_neuprint import fit
+
         recordings = _recordings(json.dumps(self.sources))
         case = self.case(recordings, read_splits(self.splits)[self.number])
         if self.settings is None:
@@ -180,12 +171,17 @@ class NeuprintPiece(Piece):
         model = fit(recordings, trained_neurons(recordings, case.split, self.mode), self.settings, train, case.seed)
         return self.result_of_phi(case, model.phi)
 
-    def case(self, recordings: Recordings, split: Split) -> NeuronSplitCase:
+    def case(self, recordings: Recordings, split: Split) -> "NeuronSplitCase":
         """Return what the piece is done on."""
+        from neurofleet.learners.neuprint.neuron_classification import NeuronSplitCase
+
         return NeuronSplitCase(recordings, recordings.labels(self.label), split, self.mode, self.seed + self.number)
 
-    def result_of_phi(self, case: NeuronSplitCase, phi: np.ndarray) -> dict[str, Any]:
+    def result_of_phi(self, case: "NeuronSplitCase", phi: np.ndarray) -> dict[str, Any]:
         """Probe the Phi of all neurons, (neurons, size), and return what is kept."""
+        from neurofleet.learners.neuprint.neuprint_model import PROBES
+        from neurofleet.learners.neuprint.neuron_classification import FOREST, probe_answer, with_hand_answer
+
         answers, shuffled = [], None
         if self.has_control:
             control = case.shuffled()
@@ -226,7 +222,7 @@ def pieces_of(spec: NeuprintSpec, inputs: NeuprintInputs, out: Path) -> list[Neu
 
 
 def _kept(
-    case: NeuronSplitCase, answers: Sequence[MethodAnswer], shuffled: ShuffledAnswer | None = None
+    case: "NeuronSplitCase", answers: Sequence[MethodAnswer], shuffled: ShuffledAnswer | None = None
 ) -> dict[str, Any]:
     return {
         "test": case.split.rows("test").tolist(),
@@ -301,6 +297,9 @@ def compared_methods(results: Sequence[SplitAnswers], inputs: NeuprintInputs, mo
     Intervals are 95 % by Student's t: over animals where each is tested as a whole, its seeds averaged; else
     over the splits, whose test neurons overlap, so that they tell how a result depends on the draw.
     """
+    from neurofleet.learners.label_controls import shuffle_control
+    from neurofleet.learners.neuprint.neuron_classification import classes_of
+
     by_method: dict[tuple[str, str], dict[int, Scores]] = {}
     shuffles = []
     for result in results:
@@ -393,7 +392,7 @@ class NeuprintJob(LearnerJob[NeuprintSpec, NeuprintInputs]):
         """Return the epochs of a training for each split, and of the model that is kept."""
         return self.trial_epochs(inputs) * (len(inputs.splits) + 1)
 
-    def write_task(self, inputs: NeuprintInputs, task: NeuprintTask, folder: Path, seed: int) -> dict[str, Any]:
+    def write_task(self, inputs: NeuprintInputs, task: "NeuprintTask", folder: Path, seed: int) -> dict[str, Any]:
         """Write a task; see `LearnerJob.write_task`."""
         return task.write(folder, inputs.sources, seed)
 
@@ -403,6 +402,8 @@ class NeuprintJob(LearnerJob[NeuprintSpec, NeuprintInputs]):
 
     def train(self, run: LearnerRun[NeuprintInputs]) -> Trained:
         """Train for each split without its tested neurons and score probes; then fit all neurons."""
+        from neurofleet.jobs.learners.embedding import write_neuron_embeddings
+
         inputs, out = run.inputs, run.out
         write_splits(out / SPLITS, inputs.splits)
         pieces = pieces_of(self.spec, inputs, out)
@@ -419,11 +420,14 @@ class NeuprintJob(LearnerJob[NeuprintSpec, NeuprintInputs]):
         history = pa.Table.from_pylist(run.trainings.history).to_pylist()
         return Trained(replace(model, facts=findings), NeuprintReport.of(findings, history))
 
-    def _fit_all(self, inputs: NeuprintInputs, trainings: Trainings) -> NeuprintModel:
+    def _fit_all(self, inputs: NeuprintInputs, trainings: Trainings) -> "NeuprintModel":
         """Return the model that is kept: fitted to every neuron, or with single-animal to those of the animal.
 
         Its probe learns from all of these that have a class.
         """
+        from neurofleet.learners.neuprint.neuprint_model import fit_naming
+        from neurofleet.learners.neuprint.train_neuprint import fit
+
         spec, recordings = self.spec, inputs.recordings
         neurons, animals = np.arange(len(recordings.neurons)), recordings.labels("animal")
         if spec.mode == "single":
@@ -485,11 +489,15 @@ class NeuprintJob(LearnerJob[NeuprintSpec, NeuprintInputs]):
         return self._epochs_with(self.spec.chosen, inputs)
 
     def _epochs_with(self, settings: NeuprintSettings, inputs: NeuprintInputs) -> int:
+        from neurofleet.learners.neuprint.dynamics_training import NeuprintTask
+
         neurons = trained_neurons(inputs.recordings, inputs.splits[0], self.spec.mode)
         return NeuprintTask(inputs.recordings, neurons, settings).epochs()
 
     def trial(self, trial: Trial) -> Mapping[str, float]:
         """Train on the neurons that the dynamics of the first split may see."""
+        from neurofleet.learners.neuprint.dynamics_training import NeuprintTask
+
         inputs = self.read()
         neurons = trained_neurons(inputs.recordings, inputs.splits[0], self.spec.mode)
         task = NeuprintTask(inputs.recordings, neurons, self.spec.chosen)
@@ -535,6 +543,9 @@ class NeuprintJob(LearnerJob[NeuprintSpec, NeuprintInputs]):
 
 def _train_piece(piece: NeuprintPiece, inputs: NeuprintInputs, trainings: Trainings) -> None:
     """Train for one split, without its validation and test neurons, and probe the Phi of all."""
+    from neurofleet.learners.neuprint.dynamics_training import NeuprintTask
+    from neurofleet.learners.neuprint.train_neuprint import fitted
+
     assert piece.settings is not None
     case = piece.case(inputs.recordings, inputs.splits[piece.number])
     neurons = trained_neurons(inputs.recordings, case.split, piece.mode)
@@ -577,6 +588,8 @@ def _settings(spec: NeuprintSpec, recordings: Recordings) -> dict[str, NeuprintS
 
 def _refuse_unfit(recordings: Recordings, settings: dict[str, NeuprintSettings]) -> None:
     """Raise where recordings are too short, or lack what a dynamics is to see."""
+    from neurofleet.learners.neuprint.session_tensors import frames_of, sessions_of
+
     richest = max(settings.values(), key=lambda each: len(each.parts))
     for session in sessions_of(recordings, richest):
         frames_of(session, richest)
@@ -592,6 +605,11 @@ def _refuse_without_umap() -> None:
 
 def _measured(recordings: Recordings, settings: NeuprintSettings, seed: int) -> tuple[int, float, float]:
     """Return the steps of an epoch, its seconds, and those of inferring the Phi of all neurons."""
+    from neurofleet.learners.neuprint.dynamics import dynamics_for
+    from neurofleet.learners.neuprint.dynamics_training import NeuprintTask
+    from neurofleet.learners.neuprint.phi_inference import infer_phi
+    from neurofleet.learners.neuprint.session_tensors import sessions_of
+
     neurons = np.arange(len(recordings.neurons))
     steps, step_s = _steps(NeuprintTask(recordings, neurons, settings), seed)
     sessions = sessions_of(recordings, settings)
@@ -602,8 +620,11 @@ def _measured(recordings: Recordings, settings: NeuprintSettings, seed: int) -> 
     return steps, steps * step_s, (time.perf_counter() - started) * settings.inference_steps / measured
 
 
-def _steps(task: NeuprintTask, seed: int) -> tuple[int, float]:
+def _steps(task: "NeuprintTask", seed: int) -> tuple[int, float]:
     """Return how many steps an epoch has, and the seconds of one, from an epoch of a few neurons."""
+    from neurofleet.learners.local_training import train_here
+    from neurofleet.learners.neuprint.dynamics_training import MOMENT_STEPS, TrainingWindows, WorkerRank
+
     settings, sessions = task.settings, task.sessions
     short = settings.model_copy(update={"epochs": MEASURED_EPOCHS, "least_steps": 0})
     if settings.is_quadratic:

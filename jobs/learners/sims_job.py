@@ -4,7 +4,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,14 +22,12 @@ from neurofleet.jobs.learners.sims_spec import SimsSweepSpec, SimsTrainSpec
 from neurofleet.jobs.progress import duration
 from neurofleet.jobs.run_folder import refuse_missing, versions
 from neurofleet.learners.cells.cell_files import open_cells
-from neurofleet.learners.local_training import train_here
-from neurofleet.learners.sims.gene_importance import mean_attention
-from neurofleet.learners.sims.held_out_scores import leave_types_out
-from neurofleet.learners.sims.reference_fit import CONTROL_EPOCHS, is_trained_again, trained_networks
 from neurofleet.learners.sims.tabnet_settings import RELEASED_WARNING
-from neurofleet.learners.sims.tabnet_training import SimsTask
-from neurofleet.learners.sims.train_sims import PreparedReference, fit_and_score, prepare_reference
 from neurofleet.learners.splits import fingerprint, write_splits
+
+if TYPE_CHECKING:
+    from neurofleet.learners.sims.tabnet_training import SimsTask
+    from neurofleet.learners.sims.train_sims import PreparedReference
 
 SPLITS = "split.parquet"
 MEASURED_STEPS = 10
@@ -48,7 +46,7 @@ class SimsInputs:
     notes : list of str
     """
 
-    prepared: PreparedReference
+    prepared: "PreparedReference"
     sources: dict[str, Any]
     notes: list[str]
 
@@ -60,6 +58,8 @@ class SimsJob(LearnerJob[SimsTrainSpec, SimsInputs]):
 
     def read(self) -> SimsInputs:
         """Open and check cells, labels and the split."""
+        from neurofleet.learners.sims.train_sims import prepare_reference
+
         spec, folder = self.spec, self.folder
         refuse_missing(spec, folder)
         sources: dict[str, Any] = {
@@ -85,6 +85,8 @@ class SimsJob(LearnerJob[SimsTrainSpec, SimsInputs]):
 
     def epochs(self, inputs: SimsInputs) -> int:
         """Return how many epochs all trainings of a job have at most: fits, and their controls."""
+        from neurofleet.learners.sims.reference_fit import CONTROL_EPOCHS, is_trained_again
+
         prepared, settings, epochs = inputs.prepared, self.spec.chosen, 0
         for split in [prepared.final, *(prepared.splits if len(prepared.splits) > 1 else [])]:
             n_train, n_validation = len(split.rows("train")), len(split.rows("validation"))
@@ -98,11 +100,11 @@ class SimsJob(LearnerJob[SimsTrainSpec, SimsInputs]):
             epochs += len(types) * settings.epochs_for(n_train) * (2 if is_trained_again(split, settings) else 1)
         return epochs
 
-    def write_task(self, inputs: SimsInputs, task: SimsTask, folder: Path, seed: int) -> dict[str, Any]:
+    def write_task(self, inputs: SimsInputs, task: "SimsTask", folder: Path, seed: int) -> dict[str, Any]:
         """Write a task; see `LearnerJob.write_task`."""
         return task.write(folder, inputs.sources, seed)
 
-    def best_epoch(self, task: SimsTask) -> BestEpoch | None:
+    def best_epoch(self, task: "SimsTask") -> BestEpoch | None:
         """Return the epoch of the best validation accuracy, where the settings watch it."""
         patience = task.settings.patience
         return BestEpoch("val_accuracy", "max", patience) if patience and len(task.validation_rows) else None
@@ -113,6 +115,8 @@ class SimsJob(LearnerJob[SimsTrainSpec, SimsInputs]):
 
     def train(self, run: LearnerRun[SimsInputs]) -> Trained:
         """Train the model that is kept, and score it, or with folds one model a fold, beside baselines."""
+        from neurofleet.learners.sims.train_sims import fit_and_score
+
         spec, inputs = self.spec, run.inputs
         write_splits(run.out / SPLITS, inputs.prepared.splits)
         model = fit_and_score(inputs.prepared, spec.chosen, run.trainings, spec.seed, baselines=spec.baselines)
@@ -133,9 +137,11 @@ class SimsJob(LearnerJob[SimsTrainSpec, SimsInputs]):
         return Trained(model, report)
 
     def _unknown_types(
-        self, prepared: PreparedReference, trainings: Trainings
+        self, prepared: "PreparedReference", trainings: Trainings
     ) -> dict[str, dict[str, list[float | None]]]:
         """Return the curve of each type that was left out of training in turn, as plain JSON."""
+        from neurofleet.learners.sims.held_out_scores import leave_types_out
+
         spec = self.spec
         names = None if spec.unknown_curve is True else list(spec.unknown_curve or ())
         curves = leave_types_out(prepared.reference, prepared.splits[0], spec.chosen, trainings, spec.seed, names)
@@ -208,8 +214,10 @@ class SimsJob(LearnerJob[SimsTrainSpec, SimsInputs]):
         return self.trial_epochs(inputs) * steps * step_s
 
 
-def _measured(spec: SimsTrainSpec, prepared: PreparedReference) -> tuple[float, int]:
+def _measured(spec: SimsTrainSpec, prepared: "PreparedReference") -> tuple[float, int]:
     """Return seconds of a step, and how many an epoch has."""
+    from neurofleet.learners.local_training import train_here
+
     rows = prepared.final.rows("train")
     few = rows[: MEASURED_STEPS * spec.chosen.batch_size]
     settings = spec.chosen.model_copy(update={"epochs": 2, "most_steps": None})
@@ -225,8 +233,11 @@ def _measured(spec: SimsTrainSpec, prepared: PreparedReference) -> tuple[float, 
 ATTENTION = "attention.npy"
 
 
-def write_attention(task: SimsTask, weights: Mapping[str, Any], folder: Path, seed: int) -> None:
+def write_attention(task: "SimsTask", weights: Mapping[str, Any], folder: Path, seed: int) -> None:
     """Write the mean attention of a trained task's networks over its validation cells, (genes,)."""
+    from neurofleet.learners.sims.gene_importance import mean_attention
+    from neurofleet.learners.sims.reference_fit import trained_networks
+
     networks = trained_networks(task, weights, seed)
     rows = task.validation_rows
     values = task.used_values(task.cells.read(rows))

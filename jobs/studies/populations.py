@@ -23,9 +23,9 @@ from neurofleet.jobs.studies.findings import stored_findings
 from neurofleet.jobs.studies.measurements import Measure, Measurement
 from neurofleet.jobs.studies.sampling import SampleSpec, read_samplings
 from neurofleet.jobs.studies.study import Inputs, Study, StudySpec
+from neurofleet.neurosim.cells.cell_model import Accuracy
 from neurofleet.neurosim.cells.fit_model import FitModel, MorphologyFile
 from neurofleet.neurosim.cells.morphology_check import check_morphology
-from neurofleet.neurosim.cells.simulator import Accuracy
 from neurofleet.neurosim.exchange.allen_fit import read_fit
 from neurofleet.neurosim.features.published_targets import read_targets
 from neurofleet.neurosim.mechanisms import UserMechanisms

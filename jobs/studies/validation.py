@@ -32,7 +32,7 @@ from neurofleet.jobs.studies.validation_report import (
     ValidationFindings,
     recorded_file,
 )
-from neurofleet.neurosim.cells.simulator import FIXED_STEP_MS
+from neurofleet.neurosim.cells.cell_model import FIXED_STEP_MS
 from neurofleet.neurosim.features.step_protocols import TargetSet
 from neurofleet.neurosim.studies.cell_models import CellModels
 from neurofleet.neurosim.studies.explained_variance import (

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
-from scipy.stats import chi2_contingency, rankdata
 
 from neurofleet.errors import did_you_mean
 from neurofleet.learners.units.unit_layout import QualityLimits
@@ -54,6 +53,8 @@ def refuse_row_numbers(values: np.ndarray, name: str) -> None:
 
 def _with_row_order(values: np.ndarray) -> np.ndarray:
     """Return the rank correlation of each column with the row number; 0 for constant columns."""
+    from scipy.stats import rankdata
+
     ranks = rankdata(values, axis=0)
     ranks -= ranks.mean(axis=0)
     order = np.arange(len(values)) - (len(values) - 1) / 2
@@ -81,6 +82,8 @@ def check_labels(units: Units, label: str) -> tuple[str, ...]:
     UnitsRefused
         If the column is unknown or empty, or all units of a class miss every modality.
     """
+    from scipy.stats import chi2_contingency
+
     labels = units.column(label)
     known = labels != ""
     if not known.any():

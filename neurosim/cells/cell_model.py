@@ -18,6 +18,11 @@ if TYPE_CHECKING:
     from neurofleet.neurosim.cells.cell_morphology import CellMorphology
 
 UNIFORM = "uniform"
+
+FIXED_STEP_MS = 0.05
+"""Of second order, as exact as CVODE at its default tolerance. For currents that change at every sample, where CVODE
+would start anew each time."""
+
 _FUNCTIONS = ("exp", "log", "log10", "sqrt", "sin", "cos")
 _ARITHMETIC = (
     ast.Expression,
@@ -109,6 +114,22 @@ class CellParameter:
     def full_name(self) -> str:
         """Name and section, as in ``gbar_NaTa_t.axon``."""
         return f"{self.name}.{self.section}"
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """How exactly an evaluation is integrated.
+
+    Parameters
+    ----------
+    atol : float
+        CVODE's absolute tolerance (NEURON's default is 1e-3).
+    dense : bool
+        Record at fixed times, closely where the current changes, rather than where CVODE happens to step.
+    """
+
+    atol: float = 1e-3
+    dense: bool = False
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,9 @@ from pathlib import Path
 import numpy as np
 from scipy.signal import lfilter
 
-from neurofleet.neurosim.cells.cell_model import CellParameter, Conditions
+from neurofleet.neurosim.cells.cell_model import Accuracy, CellParameter, Conditions
 from neurofleet.neurosim.cells.fit_model import SOMA, FitModel, MorphologyFile, location, recording_name
 from neurofleet.neurosim.cells.recipe import load_recipe
-from neurofleet.neurosim.cells.simulator import Accuracy
 from neurofleet.neurosim.cells.warm_evaluator import WarmEvaluator
 from neurofleet.neurosim.features.step_protocols import TargetSet
 from neurofleet.neurosim.recordings.nwb_writer import write_nwb

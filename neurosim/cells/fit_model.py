@@ -6,12 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from neurofleet.neurosim.cells.cell_model import CellParameter, Conditions, build_cell_model
-from neurofleet.neurosim.cells.cell_morphology import CellMorphology
-from neurofleet.neurosim.cells.simulator import Accuracy, AccurateSimulator, SampledRecording, dense_times
-from neurofleet.neurosim.features.bluepyopt_efeatures import AISInitiation, PerisomaticFeature, step_scoring
+from neurofleet.neurosim.cells.cell_model import Accuracy, CellParameter, Conditions, build_cell_model
 from neurofleet.neurosim.features.perisomatic_features import MINIMUM_STD
-from neurofleet.neurosim.features.step_protocols import StepProtocol, TargetSet
+from neurofleet.neurosim.features.step_protocols import AIS_FEATURE, StepProtocol, TargetSet
 from neurofleet.neurosim.mechanisms import UserMechanisms
 
 MAX_SCORE = 250.0  # force_max_score of the released workflow
@@ -78,6 +75,8 @@ class FitModel:
 
     def build_cell(self) -> Any:
         """Return the BluePyOpt ``CellModel``."""
+        from neurofleet.neurosim.cells.cell_morphology import CellMorphology
+
         morphology = CellMorphology(str(self.morphology.write()), axon=self.axon)
         return build_cell_model(
             self.cell,
@@ -93,6 +92,8 @@ class FitModel:
     def build_evaluator(self) -> Any:
         """Return the BluePyOpt ``CellEvaluator`` of this stage (cold: BluePyOpt builds the cell anew for each run)."""
         from bluepyopt import ephys
+
+        from neurofleet.neurosim.cells.simulator import AccurateSimulator
 
         self.user_mechanisms.load()
         simulator = AccurateSimulator(self.accuracy, cvode_active=True)
@@ -149,6 +150,8 @@ class FitModel:
         """Return the BluePyOpt objectives, one for each target."""
         from bluepyopt import ephys
 
+        from neurofleet.neurosim.features.bluepyopt_efeatures import AISInitiation, PerisomaticFeature, step_scoring
+
         objectives = []
         scorings: dict[str, Any] = {}
         for target in self.targets.targets:
@@ -191,10 +194,12 @@ class FitModel:
         return objectives
 
     def _scores_ais(self, protocol: str) -> bool:
-        return any(t.protocol == protocol and t.feature == AISInitiation.feature for t in self.targets.targets)
+        return any(t.protocol == protocol and t.feature == AIS_FEATURE for t in self.targets.targets)
 
     def _recording(self, step: "StepProtocol", place: str) -> Any:
         from bluepyopt import ephys
+
+        from neurofleet.neurosim.cells.simulator import SampledRecording, dense_times
 
         name = recording_name(step.name, place)
         if not self.accuracy.dense:

@@ -1,34 +1,15 @@
 """NEURON with a stated accuracy: CVODE's tolerance, and the times at which a response is recorded."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from bluepyopt.ephys.recordings import CompRecording
 from bluepyopt.ephys.simulators import NrnSimulator
 
-FIXED_STEP_MS = 0.05
-"""Of second order, as exact as CVODE at its default tolerance. For currents that change at every sample, where CVODE
-would start anew each time."""
+from neurofleet.neurosim.cells.cell_model import FIXED_STEP_MS, Accuracy
 
 COARSE_MS, CLOSE_MS, NEAR_EDGE_MS = 1.0, 0.1, 15.0
-
-
-@dataclass(frozen=True)
-class Accuracy:
-    """How exactly an evaluation is integrated.
-
-    Parameters
-    ----------
-    atol : float
-        CVODE's absolute tolerance (NEURON's default is 1e-3).
-    dense : bool
-        Record at fixed times, closely where the current changes, rather than where CVODE happens to step.
-    """
-
-    atol: float = 1e-3
-    dense: bool = False
 
 
 class AccurateSimulator(NrnSimulator):

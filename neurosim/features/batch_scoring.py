@@ -16,7 +16,6 @@ from neurofleet.neurosim.features.batch_features import (
     Voltages,
     spikes_begin_in_axon,
 )
-from neurofleet.neurosim.features.bluepyopt_efeatures import AISInitiation
 from neurofleet.neurosim.features.step_protocols import AIS_FEATURE, SPIKE_THRESHOLD_MV
 
 SETTINGS_OF_ITS_OWN = ("interp_step", "stimulus_current", "double_settings", "int_settings", "string_settings")
@@ -86,6 +85,8 @@ class BatchObjective:
     def from_feature(cls, feature: Any, protocols: Iterable[str]) -> "BatchObjective | None":
         """Return the target of a BluePyOpt feature; None for a feature that only eFEL can calculate."""
         from bluepyopt.ephys.efeatures import eFELFeature
+
+        from neurofleet.neurosim.features.bluepyopt_efeatures import AISInitiation
 
         at_soma = {recording_name(protocol, SOMA): protocol for protocol in protocols}
         if type(feature) is AISInitiation:

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from neurofleet.errors import InputError
+from neurofleet.neurosim.cells.cell_model import FIXED_STEP_MS
 from neurofleet.neurosim.cells.fit_model import SOMA, FitModel, location
-from neurofleet.neurosim.cells.simulator import FIXED_STEP_MS
 from neurofleet.neurosim.cells.warm_evaluator import WarmEvaluator
 from neurofleet.neurosim.features.step_protocols import (
     AIS_FEATURE,

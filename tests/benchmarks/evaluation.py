@@ -98,7 +98,7 @@ def speedup(stock: Variant, other: Variant) -> float:
 
 def passive(problem: Any, count: int) -> dict[str, float]:
     """Compare on a subthreshold stage."""
-    from neurofleet.neurosim.cells.simulator import Accuracy
+    from neurofleet.neurosim.cells.cell_model import Accuracy
 
     sets = random_sets(problem, count)
     default = replace(problem.model, accuracy=Accuracy(DEFAULT_ATOL))

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from neurofleet.neurosim.cells.simulator import Accuracy
+from neurofleet.neurosim.cells.cell_model import Accuracy
 from tests.benchmarks.evaluation import sets_around
 from tests.benchmarks.small_cell import small_problem
 from tests.fresh_process import in_fresh_process

@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 
 from neurofleet.errors import InputError
-from neurofleet.neurosim.cells.cell_model import CellParameter, Conditions
+from neurofleet.neurosim.cells.cell_model import Accuracy, CellParameter, Conditions
 from neurofleet.neurosim.cells.fit_model import FitModel, MorphologyFile
-from neurofleet.neurosim.cells.simulator import Accuracy
 from neurofleet.neurosim.exchange.allen_fit import read_fit
 from neurofleet.neurosim.exchange.model_export import Clamp, write_sonata
 from neurofleet.neurosim.features.step_protocols import TargetSet
