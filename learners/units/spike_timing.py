@@ -14,15 +14,26 @@ LAGS_MS = 100
 SHORTEST_S = 0.5e-3
 """No unit has half of its intervals shorter than this."""
 
+COARSEST_S = 0.5e-3
+FEWEST_SPIKES = 10
+LOWEST_RATE_HZ, HIGHEST_RATE_HZ = 0.05, 200.0
+RARELY_BELOW = 0.005
+MOST_VIOLATIONS = 0.05
+PER_S_IN_LAYOUT = (
+    "as spike_times_per_s in the layout (1000 for ms, 1e6 for microseconds, the sampling rate for samples)"
+)
 
-def check_spike_times(spike_times: Sequence[np.ndarray], unit_ids: Sequence[str], name: str) -> None:
-    """Refuse spike times which are not seconds in ascending order.
+
+def check_spike_times(spike_times: Sequence[np.ndarray], unit_ids: Sequence[str], name: str) -> list[str]:
+    """Refuse spike times which are not seconds in ascending order, and return notes.
 
     Raises
     ------
     UnitsRefused
-        Naming the first unit with NaN, negative, unsorted or whole-number times (a count of samples).
+        Naming the first unit with NaN, negative, unsorted, doubled, coarse or whole-number times (a count of
+        samples); or for the intervals and rates of all units, which no neurons have in seconds.
     """
+    at_once = 0
     for times, unit in zip(spike_times, unit_ids, strict=True):
         expected = f"{name}, unit {unit}: expected spike times in seconds, ascending, from 0 on; found"
         if not np.isfinite(times).all():
@@ -30,7 +41,8 @@ def check_spike_times(spike_times: Sequence[np.ndarray], unit_ids: Sequence[str]
                 f"{expected} {int((~np.isfinite(times)).sum())} of {len(times)} that are NaN or infinite."
                 " Remove them before giving the file."
             )
-        falls = np.flatnonzero(np.diff(times) < 0)
+        intervals = np.diff(times.astype(float))
+        falls = np.flatnonzero(intervals < 0)
         if len(falls):
             place = falls[0]
             raise UnitsRefused(
@@ -39,16 +51,76 @@ def check_spike_times(spike_times: Sequence[np.ndarray], unit_ids: Sequence[str]
             )
         if len(times) and times[0] < 0:
             raise UnitsRefused(f"{expected} {times[0]:g}. Shift the clock so that the recording starts at 0.")
+        is_float = len(times) and times.dtype.kind == "f"
+        if is_float and (step := float(np.spacing(np.abs(times).max()))) > COARSEST_S:
+            raise UnitsRefused(
+                f"{expected} {times[-1]:.15g} as {times.dtype}, which tells times apart only in steps of {step:.2g} s"
+                " there. Store spike times as float64, or from the start of the recording."
+            )
         if len(times) > 2 and (times == np.rint(times)).all():
             raise UnitsRefused(
-                f"{expected} whole numbers only (up to {times[-1]:g}): these are samples or milliseconds."
-                " Divide by the sampling rate."
+                f"{expected} whole numbers only (up to {times[-1]:.15g}): these are samples or milliseconds."
+                f" Divide by the sampling rate, or give it {PER_S_IN_LAYOUT}."
             )
-        if len(times) > 2 and np.median(np.diff(times)) < SHORTEST_S:
+        same = int((intervals == 0).sum())
+        if same > len(intervals) / 3:
             raise UnitsRefused(
-                f"{expected} intervals of {1e6 * np.median(np.diff(times)):.3g} microseconds (median), which"
-                " no neuron can do: the times are in another unit. Give them in seconds."
+                f"{expected} {same} of {len(times)} at the same time as the spike before. Give each spike once."
             )
+        if len(times) > 2 and np.median(intervals) < SHORTEST_S:
+            raise UnitsRefused(
+                f"{expected} intervals of {1e6 * np.median(intervals):.3g} microseconds (median), which"
+                " no neuron can do: the times are in another unit. Give them in seconds, or say how many of their steps"
+                f" make a second {PER_S_IN_LAYOUT}."
+            )
+        at_once += same
+    notes = _check_rates([times.astype(float) for times in spike_times], name)
+    if at_once:
+        n_spikes = sum(map(len, spike_times))
+        notes.append(
+            f"{name}: {at_once} of {n_spikes} spikes are at the same time as the spike before of their unit and count"
+            " as intervals of 0 ms: the sorting has found them twice. Remove the copies."
+        )
+    return notes
+
+
+def _check_rates(spike_times: Sequence[np.ndarray], name: str) -> list[str]:
+    """Refuse intervals and rates that neurons cannot have in seconds, and return notes on unusual ones."""
+    intervals = np.concatenate([np.diff(times) for times in spike_times if len(times) > 1] or [np.zeros(0)])
+    several = [times for times in spike_times if len(times) >= FEWEST_SPIKES and times[-1] > times[0]]
+    rates_Hz = np.array([(len(times) - 1) / (times[-1] - times[0]) for times in several])
+    if len(intervals) < FEWEST_SPIKES:
+        return []
+    rate_Hz = float(np.median(rates_Hz)) if len(rates_Hz) else float(1 / max(intervals.mean(), 1e-12))
+    below = float((intervals < LAGS_MS / 1000).mean())
+    found = (
+        f"{name}: expected spike times in seconds; found {below:.2g} of the intervals below {LAGS_MS} ms, intervals"
+        f" of {np.median(intervals):.3g} s and {rate_Hz:.3g} spikes per second (medians of {len(spike_times)} units)"
+    )
+    # What has more than 0.5 spikes per second would fire above 500 Hz if its times were ms.
+    if (below == 0 and rate_Hz < 0.5) or (below < RARELY_BELOW and rate_Hz < LOWEST_RATE_HZ):
+        raise UnitsRefused(
+            f"{found}: the times are in another unit, such as milliseconds. Give them in seconds, or say how many of"
+            f" their steps make a second {PER_S_IN_LAYOUT}. If they are right, nothing can be told from them:"
+            " give without: [isi, acg]."
+        )
+    if rate_Hz > HIGHEST_RATE_HZ:
+        raise UnitsRefused(
+            f"{found}, more than neurons fire: the times are in another unit, such as minutes. Give them in seconds, or"
+            f" say how many of their steps make a second {PER_S_IN_LAYOUT}."
+        )
+    notes = []
+    if rate_Hz < LOWEST_RATE_HZ:
+        notes.append(
+            f"{name}: half of the units fire less than {rate_Hz:.2g} spikes per second; check that times are in s."
+        )
+    violating = float((intervals < 0.001).mean())
+    if violating > MOST_VIOLATIONS:
+        notes.append(
+            f"{name}: {violating:.0%} of the intervals are shorter than 1 ms: units are badly isolated, spikes were"
+            " found twice, or times are not in s."
+        )
+    return notes
 
 
 def interval_shares(spike_times: Sequence[np.ndarray]) -> np.ndarray:

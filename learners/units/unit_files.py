@@ -10,13 +10,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from neurofleet.errors import did_you_mean
-from neurofleet.learners.units.hand_features import hand_features
+from neurofleet.learners.array_files import UnreadableArray, h5_values, npz_arrays
+from neurofleet.learners.units.hand_features import HAND_FEATURES, hand_features
 from neurofleet.learners.units.signal_scaling import row_hashes
 from neurofleet.learners.units.spike_timing import (
     autocorrelogram_counts,
@@ -29,7 +31,14 @@ from neurofleet.learners.units.spike_timing import (
 from neurofleet.learners.units.unit_checks import good_units, refuse_row_numbers
 from neurofleet.learners.units.unit_layout import UnitLayout, read_unit_layout
 from neurofleet.learners.units.units import MODALITIES, POINTS, Units, UnitsRefused, as_text, joined
-from neurofleet.learners.units.waveforms import Waveforms, common_form, read_waveforms
+from neurofleet.learners.units.waveforms import (
+    Waveforms,
+    check_half_widths,
+    common_form,
+    largest_channels,
+    read_waveforms,
+    refuse_turned,
+)
 
 
 @dataclass
@@ -47,6 +56,8 @@ class UnitsFile:
         What the file says once, for all units; in `columns` too unless it is a property of the arrays.
     spike_times : list of (spikes,) array
         In seconds, per unit; None where the file has none.
+    notes : list of str
+        What was found out while it was read.
     """
 
     path: Path
@@ -54,6 +65,7 @@ class UnitsFile:
     columns: pd.DataFrame
     single: dict[str, Any] = field(default_factory=dict)
     spike_times: list[np.ndarray] | None = None
+    notes: list[str] = field(default_factory=list)
 
 
 def read_npz(path: Path, spike_times: str) -> UnitsFile:
@@ -63,10 +75,9 @@ def read_npz(path: Path, spike_times: str) -> UnitsFile:
     `<spike_times>_index`, as in NWB.
     """
     try:
-        with np.load(path, allow_pickle=False) as stored:
-            arrays = {name: _unpickled(path, stored, name) for name in stored.files}
-    except (OSError, EOFError, ValueError) as error:
-        raise UnitsRefused(f"{path}: expected an npz file, found one that cannot be read ({error}).") from None
+        arrays = npz_arrays(path)
+    except (OSError, UnreadableArray) as error:
+        raise UnitsRefused(f"{path}: expected an npz file, found one that cannot be read: {error}.") from None
     single = {name: array.item() for name, array in arrays.items() if array.ndim == 0}
     times = arrays.pop(spike_times, None)
     ends = arrays.pop(f"{spike_times}_index", None)
@@ -105,31 +116,32 @@ def read_npz(path: Path, spike_times: str) -> UnitsFile:
 
 def cut(path: Path, times: np.ndarray, ends: np.ndarray) -> list[np.ndarray]:
     """Cut the spike times of all units at the end of each."""
+    times, ends = np.asarray(times), checked_ends(path, "spike times", ends, len(times))
+    return np.split(times, ends[:-1]) if len(ends) else []
+
+
+def checked_ends(path: Path, name: str, ends: np.ndarray, length: int) -> np.ndarray:
+    """Return the places after the last value of each row of a ragged array, as (n,) int.
+
+    Raises
+    ------
+    UnitsRefused
+        If they do not ascend, or do not end where the values do.
+    """
     ends = np.asarray(ends)
-    if len(ends) and (np.diff(ends) < 0).any() or (len(ends) and (ends[0] < 0 or ends[-1] != len(times))):
+    whole = ends.ndim == 1 and ends.dtype.kind in "fiu" and bool((ends == np.rint(ends)).all())
+    if not whole or (len(ends) and ((np.diff(ends.astype(float)) < 0).any() or ends[0] < 0 or ends[-1] != length)):
         raise UnitsRefused(
-            f"{path}: the index of the spike times must ascend and end at {len(times)}, the number of spikes;"
-            f" it ends at {ends[-1]}. The file is damaged or the index is of another array."
+            f"{path}: the index of the {name} must ascend and end at {length}, the number of values;"
+            f" it ends at {ends.ravel()[-1] if ends.size else 'nothing'}. The file is damaged or the index is of"
+            " another array."
         )
-    return np.split(np.asarray(times, dtype=float), ends[:-1].astype(int)) if len(ends) else []
+    return ends.astype(int)
 
 
 def _constants(single: dict[str, Any]) -> dict[str, Any]:
     """Return what is true of all units and no property of the arrays, such as the species."""
     return {name: value for name, value in single.items() if not name.endswith(("_hz", "_index", "_ms"))}
-
-
-def _unpickled(path: Path, stored: Mapping[str, np.ndarray], name: str) -> np.ndarray:
-    try:
-        return stored[name]
-    except ValueError as error:
-        if "pickle" not in str(error).lower():
-            raise
-        raise UnitsRefused(
-            f"{path}: array {name!r} holds Python objects (a pickle), which can run any code when it is"
-            " loaded. Expected plain numbers or text. Write it again without object arrays: pad unequal rows,"
-            " store text with .astype(str), and spike times with an index array."
-        ) from None
 
 
 def read_csv(path: Path, vectors: tuple[str, ...], unit_id: str) -> UnitsFile:
@@ -158,10 +170,10 @@ def read_parquet(path: Path, vectors: tuple[str, ...], spike_times: str) -> Unit
     ]
     matrices, times = {}, None
     for name in lists:
-        rows = [None if row is None else np.asarray(row, dtype=object) for row in stored[name].to_pylist()]
         if name == spike_times:
-            times = [np.array([] if row is None else row, dtype=float) for row in rows]
+            times = _lists_of_numbers(path, name, stored[name])
         elif name in vectors:
+            rows = [None if row is None else np.asarray(row, dtype=object) for row in stored[name].to_pylist()]
             matrices[name] = _matrix(path, name, rows)
     index = [name for name in stored.column_names if name.startswith("__index_level_")]
     table = stored.drop_columns([*lists, *index]).to_pandas(ignore_metadata=True)
@@ -170,6 +182,14 @@ def read_parquet(path: Path, vectors: tuple[str, ...], spike_times: str) -> Unit
     file = _numbered(path, table, matrices, vectors)
     file.spike_times = times
     return file
+
+
+def _lists_of_numbers(path: Path, name: str, column: pa.ChunkedArray) -> list[np.ndarray]:
+    """Return one array per row, of the type in which it was stored; missing numbers are NaN."""
+    kind = column.type.value_type
+    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
+        raise UnitsRefused(f"{path}: expected numbers in {name}, found {kind}.")
+    return [np.zeros(0) if row is None else row for row in column.to_numpy(zero_copy_only=False)]
 
 
 def _check_names(path: Path, names: list[str]) -> None:
@@ -222,11 +242,12 @@ def _numbered(path: Path, table: pd.DataFrame, matrices: dict[str, np.ndarray], 
     return UnitsFile(path, matrices, table)
 
 
-def read_nwb(path: Path, waveform: str, spike_times: str) -> UnitsFile:
+def read_nwb(path: Path, waveform: str, spike_times: str, axes: str | None) -> UnitsFile:
     """Read the units table: spike times, mean waveforms, and each column of one value per unit.
 
-    Of waveforms on several channels the one with the largest amplitude (peak to peak) is taken. The session
-    and the subject become columns `session_id` and `subject`. The rate is the one that the file states.
+    Of waveforms on several channels the one with the largest amplitude (peak to peak) is taken; waveforms of single
+    spikes are averaged first. The session and the subject become columns `session_id` and `subject`. The rate is the
+    one that the file states.
 
     Raises
     ------
@@ -238,14 +259,14 @@ def read_nwb(path: Path, waveform: str, spike_times: str) -> UnitsFile:
     with ExitStack() as stack:
         try:
             nwb = stack.enter_context(NWBHDF5IO(str(path), "r")).read()
-        except (OSError, KeyError, TypeError, ValueError) as error:
+            return _read_units_table(path, nwb, waveform, spike_times, axes)
+        except (OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
             raise UnitsRefused(
                 f"{path}: expected an NWB file with a units table, found one that pynwb cannot read ({error})."
             ) from None
-        return _read_units_table(path, nwb, waveform, spike_times)
 
 
-def _read_units_table(path: Path, nwb: Any, waveform: str, spike_times: str) -> UnitsFile:
+def _read_units_table(path: Path, nwb: Any, waveform: str, spike_times: str, axes: str | None) -> UnitsFile:
     units = nwb.units
     if units is None:
         raise UnitsRefused(
@@ -254,47 +275,118 @@ def _read_units_table(path: Path, nwb: Any, waveform: str, spike_times: str) -> 
         )
     n_units = len(units.id)
     columns: dict[str, Any] = {"unit_id": np.asarray(units.id[:])}
-    matrices, times, single = {}, None, {}
+    unlike = {name: len(units[name]) for name in units.colnames if len(units[name]) != n_units}
+    if unlike:
+        raise UnitsRefused(
+            f"{path}: the units table has {n_units} ids, but {', '.join(f'{n} {name}' for name, n in unlike.items())}."
+            " It is damaged, or was put together of several tables. Write it again with one row per unit."
+        )
+    file = UnitsFile(path, {}, pd.DataFrame())
     if units.waveform_rate is not None:
-        single["waveform_rate_hz"] = float(units.waveform_rate)
+        file.single["waveform_rate_hz"] = float(units.waveform_rate)
     for name in units.colnames:
         column = units[name]
         ragged = hasattr(column, "target")
-        if name == spike_times and ragged:
-            times = cut(path, column.target.data[:], column.data[:])
+        if name == spike_times and ragged and not hasattr(column.target, "target"):
+            file.spike_times = cut(path, h5_or_array(column.target.data), h5_or_array(column.data))
         elif name == waveform:
-            matrices[name] = _largest_channel(path, name, column, ragged)
+            file.matrices[name], notes = _mean_waveforms(path, units, name, axes)
+            file.notes += notes
         elif not ragged and name not in ("electrode_group", "electrodes", "waveform_sd"):
-            data = np.asarray(column.data[:])
+            data = h5_or_array(column.data)
             if data.ndim == 1:
                 columns[name] = [value.decode() if isinstance(value, bytes) else value for value in data]
             elif data.ndim == 2:
-                matrices[name] = data
-    table = pd.DataFrame(columns, index=range(n_units))
-    table["session_id"] = nwb.session_id or nwb.identifier
-    if nwb.subject is not None and nwb.subject.subject_id:
-        table["subject"] = nwb.subject.subject_id
-    return UnitsFile(path, matrices, table, single, times)
-
-
-def _largest_channel(path: Path, name: str, column: Any, ragged: bool) -> np.ndarray:
-    """Return (units, samples) from (units, samples), (units, samples, channels) or lists of channels."""
-    if not ragged:
-        data = np.asarray(column.data[:], dtype=float)
-        per_unit = [unit.T if unit.ndim == 2 else unit[None] for unit in data]
-    else:
-        per_unit = [np.atleast_2d(np.asarray(column[row], dtype=float)) for row in range(len(column))]
-    best = []
-    for channels in per_unit:
-        size = np.where(np.isfinite(channels).all(axis=1), np.ptp(np.nan_to_num(channels), axis=1), -1)
-        best.append(channels[int(size.argmax())] if len(channels) else None)
-    lengths = sorted({len(channel) for channel in best if channel is not None})
-    if len(lengths) > 1:
-        raise UnitsRefused(
-            f"{path}: expected {name} of one length for all units, found {lengths[0]} to {lengths[-1]} samples."
+                file.matrices[name] = data
+    if waveform not in file.matrices and "waveforms" in units.colnames:
+        file.notes.append(
+            f"{path.name}: waveforms of single spikes are not used; to take their mean, say waveform: waveforms in the"
+            " layout."
         )
-    width = lengths[0] if lengths else 0
-    return np.array([np.full(width, np.nan) if channel is None else channel for channel in best])
+    file.columns = pd.DataFrame(columns, index=range(n_units))
+    file.columns["session_id"] = nwb.session_id or nwb.identifier
+    if nwb.subject is not None and nwb.subject.subject_id:
+        file.columns["subject"] = nwb.subject.subject_id
+    return file
+
+
+def h5_or_array(data: Any) -> np.ndarray:
+    """Return the values of a column, which hdmf holds as a dataset, an array or a list."""
+    return h5_values(data) if isinstance(data, h5py.Dataset) else np.asarray(data[:])
+
+
+def _mean_waveforms(path: Path, units: Any, name: str, axes: str | None) -> tuple[np.ndarray, list[str]]:
+    """Return the mean waveform (units, samples) of each unit on its largest channel, NaN where it has none, and notes.
+
+    What lies below the units is told by the number of indices and the name: rows of `waveforms`, which NWB keeps for
+    single spikes, are spikes, and with two indices channels of spikes; rows of any other column are channels.
+    """
+    column, ends = units[name], []
+    while hasattr(column, "target"):
+        column, rows = column.target, h5_or_array(column.data)
+        ends.append(checked_ends(path, f"column {name}", rows, len(column)))
+    values = column.data
+    of_spikes = len(ends) == 2 or (name == "waveforms" and len(ends) == 1)
+    if len(ends) > 2 or not (2 if of_spikes or not ends else 1) <= values.ndim <= 3:
+        raise UnitsRefused(
+            f"{path}: expected {name} of one waveform per unit, channel or spike, found {len(ends)} indices to values"
+            f" of {values.ndim} dimensions. Give the mean waveform of each unit."
+        )
+    notes, usual = [], "samples, channels"
+    if not ends:
+        per_unit = list(h5_or_array(values).astype(float))
+    elif not of_spikes:
+        per_unit = [np.asarray(rows, dtype=float) for rows in np.split(h5_or_array(values), ends[0][:-1])]
+        usual = "channels, samples"
+    else:
+        per_unit = _means_over_spikes(path, name, values, ends)
+        usual = "channels, samples" if len(ends) == 2 else usual
+        notes.append(f"{path.name}, {name}: waveforms of single spikes were averaged.")
+    shapes = {unit.shape for unit in per_unit if unit.size}
+    if len(shapes) == 1 and len(shape := next(iter(shapes))) == 2:
+        filled = np.array([unit if unit.size else np.full(shape, np.nan) for unit in per_unit])
+        electrodes = units["electrodes"] if "electrodes" in units.colnames else None
+        counts = None if electrodes is None or not hasattr(electrodes, "target") else h5_or_array(electrodes.data)
+        n_electrodes = None if counts is None else np.diff(counts.astype(int), prepend=0)
+        largest, more = largest_channels(filled, axes, n_electrodes, usual, f"{path.name}, {name}")
+        return largest, notes + more
+    turned = (axes or usual) == "samples, channels"
+    one = [_largest(unit.T if turned and unit.ndim == 2 else np.atleast_2d(unit)) for unit in per_unit]
+    return _matrix(path, name, one), notes
+
+
+def _largest(channels: np.ndarray) -> np.ndarray | None:
+    """Return the channel of largest amplitude of one unit's (channels, samples); None without channels."""
+    if not channels.size:
+        return None
+    size = np.where(np.isfinite(channels).all(axis=1), np.ptp(np.nan_to_num(channels), axis=1), -1)
+    return channels[int(size.argmax())]
+
+
+SPIKES_AT_ONCE = 2_000
+
+
+def _means_over_spikes(path: Path, name: str, values: Any, ends: list[np.ndarray]) -> list[np.ndarray]:
+    """Return the mean of each unit's spikes: of rows of `values`, or with two indices of as many rows per spike."""
+    last_row = ends[1] if len(ends) == 2 else np.arange(1, len(values) + 1)
+    first_row = np.concatenate([[0], last_row[:-1]])
+    means, first = [], 0
+    for last in ends[0]:
+        rows_per_spike = np.unique(last_row[first:last] - first_row[first:last])
+        if len(rows_per_spike) > 1:
+            raise UnitsRefused(
+                f"{path}: expected {name} on the same channels for all spikes of a unit, found {rows_per_spike[0]} to"
+                f" {rows_per_spike[-1]} channels. Give the mean waveform of each unit."
+            )
+        total: Any = 0.0
+        for start in range(first, last, SPIKES_AT_ONCE):
+            stop = min(start + SPIKES_AT_ONCE, last)
+            rows = np.asarray(values[first_row[start] : last_row[stop - 1]], dtype=float)
+            total = total + rows.reshape(stop - start, int(rows_per_spike[0]), *rows.shape[1:]).sum(axis=0)
+        mean = total / (last - first) if last > first and rows_per_spike[0] else np.zeros(0)
+        means.append(mean[0] if len(ends) == 1 and len(mean) else mean)
+        first = last
+    return means
 
 
 Converted = tuple[np.ndarray, np.ndarray, list[str]]
@@ -314,11 +406,11 @@ def convert(file: UnitsFile, unit_ids: np.ndarray, layout: UnitLayout) -> Units:
     n = len(unit_ids)
     values = {name: np.zeros((n, POINTS[name]), dtype=np.float32) for name in MODALITIES}
     present = np.zeros((n, len(MODALITIES)), dtype=bool)
-    tables, notes = _tables(file, layout), []
+    tables, notes = _tables(file, layout), list(file.notes)
     times = file.spike_times or []
     made = [name for name in ("isi", "acg") if times and name not in tables and name not in layout.without]
     if made:
-        check_spike_times(times, list(unit_ids), file.path.name)
+        notes += check_spike_times(times, list(unit_ids), file.path.name)
     if not tables and not made:
         raise UnitsRefused(
             f"{file.path}: found no modality of a unit. Expected at least one of waveform, isi, acg (several"
@@ -328,11 +420,14 @@ def convert(file: UnitsFile, unit_ids: np.ndarray, layout: UnitLayout) -> Units:
     waveforms: Waveforms | None = None
     converted: dict[str, Converted] = {}
     names = {name: f"{file.path.name}, {getattr(layout, name) or name}" for name in MODALITIES}
+    if "waveform" in tables:
+        refuse_turned(tables["waveform"], names["waveform"])
     for modality, table in tables.items():
         tested = without_self_pairs(table, layout.acg_one_sided) if modality == "acg" else table
         refuse_row_numbers(tested, names[modality])
     if "waveform" in tables:
-        waveforms = read_waveforms(tables["waveform"], *_rate_and_peak(file, layout), names["waveform"])
+        rate_hz, peak = _rate_and_peak(file, layout, notes)
+        waveforms = read_waveforms(tables["waveform"], rate_hz, peak, names["waveform"])
         converted["waveform"] = common_form(waveforms), waveforms.present, list(waveforms.notes)
     if "isi" in tables:
         _refuse_disguised_log_bins(file, tables["isi"], layout, names["isi"])
@@ -353,13 +448,17 @@ def convert(file: UnitsFile, unit_ids: np.ndarray, layout: UnitLayout) -> Units:
             notes.append(
                 f"{names[modality]}: missing in {int((~has).sum())} of {n} units (not finite, constant or empty)."
             )
+    hand = hand_features(waveforms, values["isi"], values["acg"], present)
+    if waveforms is not None:
+        half_widths_ms = hand[:, HAND_FEATURES.index("half_width_ms")]
+        notes += check_half_widths(half_widths_ms, waveforms.rate_hz, names["waveform"])
     return Units(
         unit_ids=unit_ids,
         waveform=values["waveform"],
         isi=values["isi"],
         acg=values["acg"],
         present=present,
-        hand=hand_features(waveforms, values["isi"], values["acg"], present),
+        hand=hand,
         obs=file.columns.set_index(pd.Index(unit_ids)),
         notes=tuple(notes),
     )
@@ -418,13 +517,19 @@ def property_of(file: UnitsFile, layout: UnitLayout, name: str) -> float | None:
     return float(value)
 
 
-def _rate_and_peak(file: UnitsFile, layout: UnitLayout) -> tuple[float, int | None]:
+def _rate_and_peak(file: UnitsFile, layout: UnitLayout, notes: list[str]) -> tuple[float, int | None]:
     rate_hz, peak = (property_of(file, layout, f"waveform_{name}") for name in ("rate_hz", "peak_index"))
     if rate_hz is None:
         raise UnitsRefused(
             f"{file.path}: the sampling rate of the waveforms is unknown; expected it in the layout, such as"
             " {waveform_rate_hz: 30000}, or as a single value waveform_rate_hz in the file. A wrong rate"
             " stretches all spikes, so none is guessed. To go without, give {without: [waveform]}."
+        )
+    own = property_of(file, layout.model_copy(update={"waveform_rate_hz": None}), "waveform_rate_hz")
+    if own is not None and abs(own / rate_hz - 1) > 0.01:
+        notes.append(
+            f"{file.path.name}: the file states waveforms at {own:g} Hz, the layout {rate_hz:g} Hz, which is used. If"
+            " the file is right, take waveform_rate_hz out of the layout."
         )
     return float(rate_hz), None if peak is None else int(peak)
 
@@ -529,7 +634,7 @@ def _read_file(path: Path, layout: UnitLayout) -> UnitsFile:
     elif path.suffix == ".parquet":
         file = read_parquet(path, vectors, times)
     elif path.suffix == ".nwb":
-        file = read_nwb(path, layout.waveform or "waveform_mean", times)
+        file = read_nwb(path, layout.waveform or "waveform_mean", times, layout.waveform_axes)
         if layout.waveform is None and "waveform_mean" in file.matrices:
             file.matrices["waveform"] = file.matrices.pop("waveform_mean")
     else:
@@ -538,6 +643,8 @@ def _read_file(path: Path, layout: UnitLayout) -> UnitsFile:
         )
     if len(file.columns) == 0:
         raise UnitsRefused(f"{path}: found no unit in it; there is nothing to learn.")
+    if layout.spike_times_per_s is not None and file.spike_times is not None:
+        file.spike_times = [unit_times / layout.spike_times_per_s for unit_times in file.spike_times]
     return file
 
 

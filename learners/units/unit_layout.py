@@ -46,6 +46,12 @@ class UnitLayout(BaseModel):
         Samples per second of the waveforms. There is no default: it must be known.
     waveform_peak_index : int
         Sample of the main deflection, counted from 0; found from the waveforms when silent.
+    waveform_axes : "samples, channels" or "channels, samples"
+        Order of the axes of waveforms on several channels, units first; told by the electrodes and the values
+        when silent, else as NWB defines it (samples, channels).
+    spike_times_per_s : float
+        How many of the steps in which spike times are counted make a second, where they are not in seconds:
+        1000 for milliseconds, 1e6 for microseconds, the sampling rate for samples.
     isi_scale : "linear" or "log10"
         Spacing of the bins of the intervals.
     isi_bin_ms : float
@@ -78,6 +84,8 @@ class UnitLayout(BaseModel):
     unit_id: str | None = None
     waveform_rate_hz: float | None = Field(default=None, gt=0, le=1e6)
     waveform_peak_index: int | None = Field(default=None, ge=0)
+    waveform_axes: Literal["samples, channels", "channels, samples"] | None = None
+    spike_times_per_s: float | None = Field(default=None, gt=0, le=1e9)
     isi_scale: Literal["linear", "log10"] = "linear"
     isi_bin_ms: float | None = Field(default=None, gt=0)
     isi_log10_range_s: tuple[float, float] | None = None

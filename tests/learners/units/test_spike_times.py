@@ -76,3 +76,50 @@ def test_what_is_no_list_of_seconds_is_refused(tmp_path, spoil, words):
 def test_a_wrong_index_is_refused(tmp_path):
     refused([stored(tmp_path, trains(), spike_times_index=np.array([10, 20, 30, 40]))], "must ascend and end")
     refused([stored(tmp_path, trains(), spike_times_index=None)], "spike_times_index", "only one")
+
+
+@pytest.mark.parametrize("per_s", [1000, 1e6, 30_000])
+def test_times_in_another_unit_are_refused_or_read_as_the_layout_says(tmp_path, per_s):
+    path = stored(tmp_path, [per_s * times + 0.25 for times in trains()])
+    refused([path], "spikes.npz", "spike times in seconds", "spike_times_per_s", "1000 for ms")
+    units = open_units([path], {"spike_times_per_s": per_s})
+    np.testing.assert_allclose(units.isi, interval_shares(trains()), atol=0.01)
+    assert units.present.all()
+
+
+def test_samples_as_whole_numbers_are_read_by_their_rate(tmp_path):
+    path = stored(tmp_path, [np.rint(30_000 * times).astype(np.uint64) for times in trains()])
+    refused([path], "whole numbers only (up to ", "spike_times_per_s")
+    units = open_units([path], {"spike_times_per_s": 30_000})
+    np.testing.assert_allclose(units.isi, interval_shares(trains()), atol=0.01)
+
+
+def test_times_since_1970_are_seconds_unless_they_are_too_coarse(tmp_path):
+    late = [1.7e9 + times for times in trains()]
+    units = open_units([stored(tmp_path, late)])
+    np.testing.assert_allclose(units.isi, interval_shares(trains()), atol=0.01)
+    refused([stored(tmp_path, [times.astype(np.float32) for times in late])], "float32", "1.3e+02 s", "float64")
+
+
+def test_rarely_firing_units_are_read(tmp_path):
+    rng = np.random.default_rng(4)
+    sparse = [np.cumsum(0.003 + rng.exponential(10, 400) * (rng.random(400) > 0.1)) for _ in range(4)]
+    units = open_units([stored(tmp_path, sparse)])
+    assert units.present.all()
+    np.testing.assert_allclose(units.isi, interval_shares(sparse), rtol=1e-6)
+    few = [np.arange(4) * 0.37 + 0.1 * number for number in range(4)]
+    assert not open_units([stored(tmp_path, few)]).present[:, 1:].any()
+
+
+def test_minutes_are_refused(tmp_path):
+    refused([stored(tmp_path, [(times * 8 + 0.1) / 60 for times in trains()])], "more than neurons fire", "minutes")
+
+
+def test_spikes_given_twice_are_refused_and_a_few_copies_are_told(tmp_path):
+    times = trains()
+    times[1] = np.repeat(times[1], 2)
+    refused([stored(tmp_path, times)], "unit u1", "350 of 700 at the same time", "once")
+    times = trains()
+    times[1] = np.sort(np.append(times[1], times[1][:5]))
+    units = open_units([stored(tmp_path, times)])
+    assert any("5 of 1505 spikes are at the same time" in note for note in units.notes)

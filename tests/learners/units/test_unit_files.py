@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime
 
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,6 +11,7 @@ from pynwb import NWBHDF5IO, NWBFile
 from pynwb.file import Subject
 from pynwb.misc import Units
 
+from neurofleet.learners.units.spike_timing import interval_shares
 from neurofleet.learners.units.unit_files import open_units
 from neurofleet.learners.units.units import MODALITIES, UnitsRefused, joined
 from tests.learners.units.made_units import made, npz, refused
@@ -48,7 +50,7 @@ def test_tables_hold_what_npz_holds(file, tmp_path):
     assert units.column("file")[0] == file.name
 
 
-def nwb(path, *, channels=None, units=True):
+def nwb(path, *, channels=None, units=True, spoil=lambda times: times):
     content = NWBFile("made", "id7", datetime(2026, 1, 1, tzinfo=UTC), session_id="day1")
     content.subject = Subject(subject_id="mouse3", species="Mus musculus")
     if units:
@@ -59,8 +61,10 @@ def nwb(path, *, channels=None, units=True):
             shape = shapes[number]
             if channels == "cube":
                 shape = np.stack([0.3 * shape, shape, np.zeros_like(shape)], axis=1)
+            if channels == "first":
+                shape = np.outer(np.exp(-np.abs(np.arange(32) - 5) / 3), shape)
             content.add_unit(
-                spike_times=times,
+                spike_times=spoil(times),
                 waveform_mean=shape,
                 presence_ratio=[0.95, 0.99, 0.5, 0.97][number],
                 isi_violations=0.1,
@@ -83,25 +87,89 @@ def test_nwb_units(tmp_path, channels):
     assert list(units.column("presence_ratio")) == ["0.95", "0.99", "0.5", "0.97"]
 
 
-def test_nwb_with_channels_in_lists_takes_the_largest(tmp_path):
-    shape = made()["waveform"][0]
-    rows = VectorData(
-        name="waveform_mean",
-        description="channels",
-        data=np.outer([0.2, 1, 3, 0.5, 2], shape),
+def test_nwb_with_channels_before_samples_is_turned_and_told(tmp_path):
+    units = open_units([nwb(tmp_path / "a.nwb", channels="first")], LAYOUT)
+    truth = open_units([npz(tmp_path / "a.npz")])
+    np.testing.assert_allclose(units.waveform, truth.waveform[:4], atol=1e-6)
+    assert any("found channels x samples" in note and "a.nwb" in note for note in units.notes)
+    as_said = open_units([tmp_path / "a.nwb"], LAYOUT | {"waveform_axes": "channels, samples"})
+    np.testing.assert_array_equal(as_said.waveform, units.waveform)
+
+
+@pytest.mark.parametrize("per_s", [1e3, 1e6])
+def test_nwb_with_times_in_another_unit_is_refused(tmp_path, per_s):
+    path = nwb(tmp_path / "a.nwb", spoil=lambda times: per_s * times + 0.5)
+    refused([path], "a.nwb", "spike times in seconds", "spike_times_per_s", **LAYOUT)
+    np.testing.assert_allclose(
+        open_units([path], LAYOUT | {"spike_times_per_s": per_s}).isi, interval_shares(trains()), atol=0.01
     )
-    ends = VectorIndex(name="waveform_mean_index", target=rows, data=[2, 5])
+
+
+def nwb_of_single_spikes(path, units):
+    """Write waveforms of units, of their spikes, of the channels of these."""
+    content = NWBFile("made", "id8", datetime(2026, 1, 1, tzinfo=UTC))
+    for spikes in units:
+        content.add_unit(waveforms=[list(channels) for channels in spikes])
+    content.units.waveform_rate = 30_000.0
+    with NWBHDF5IO(str(path), "w") as io:
+        io.write(content)
+    return path
+
+
+def test_nwb_with_waveforms_of_single_spikes_takes_their_mean(tmp_path):
+    shape = made()["waveform"][0]
+    truth = open_units([npz(tmp_path / "a.npz")]).waveform[0]
+    odd = 9 * np.cos(np.arange(len(shape)))  # cancelled by the mean, and larger than it in each spike
+    units = [
+        [[low * shape + sign * odd, high * shape + sign * odd] for sign in (1, -1)]
+        for low, high in ((0.5, 1.0), (0.5, 3.0))
+    ]
+    path = nwb_of_single_spikes(tmp_path / "a.nwb", units)
+    read = open_units([path], {"waveform": "waveforms"})
+    np.testing.assert_allclose(read.waveform, [truth, 3 * truth], rtol=1e-4, atol=1e-5)
+    assert any("single spikes were averaged" in note for note in read.notes)
+    refused([path], "no modality")
+    units[1][0] = units[1][0][:1]
+    refused([nwb_of_single_spikes(tmp_path / "b.nwb", units)], "all spikes", "1 to 2 channels", waveform="waveforms")
+    with h5py.File(path, "r+") as file:
+        file["units/waveforms_index_index"][1] = 5
+    refused([path], "waveforms", "must ascend and end at 4", waveform="waveforms")
+
+
+def test_nwb_with_waveforms_of_single_spikes_on_one_channel_takes_their_mean(tmp_path):
+    shape = made()["waveform"][0]
+    truth = open_units([npz(tmp_path / "a.npz")]).waveform[0]
+    spikes = [[[0.5 * shape], [1.5 * shape]], [[2 * shape], [3 * shape], [4 * shape]]]
+    path = nwb_of_single_spikes(tmp_path / "a.nwb", spikes)
+    with h5py.File(path, "r+") as file:
+        attributes = dict(file["units/waveforms_index"].attrs)
+        del file["units/waveforms_index_index"], file["units/waveforms_index"]
+        file["units/waveforms_index"] = [2, 5]
+        file["units/waveforms_index"].attrs.update(attributes)
+    read = open_units([path], {"waveform": "waveforms"})
+    np.testing.assert_allclose(read.waveform, [truth, 3 * truth], rtol=1e-4, atol=1e-5)
+
+
+def nwb_of_columns(path, columns, names):
     content = NWBFile("made", "id8", datetime(2026, 1, 1, tzinfo=UTC))
     content.units = Units(
         name="units",
         description="sorted",
         id=ElementIdentifiers(name="id", data=[4, 9]),
-        columns=[rows, ends],
-        colnames=["waveform_mean"],
+        columns=columns,
+        colnames=names,
         waveform_rate=30_000.0,
     )
-    with NWBHDF5IO(str(tmp_path / "a.nwb"), "w") as io:
+    with NWBHDF5IO(str(path), "w") as io:
         io.write(content)
+    return path
+
+
+def test_nwb_with_channels_in_lists_takes_the_largest(tmp_path):
+    shape = made()["waveform"][0]
+    rows = VectorData(name="waveform_mean", description="channels", data=np.outer([0.2, 1, 3, 0.5, 2], shape))
+    ends = VectorIndex(name="waveform_mean_index", target=rows, data=[2, 5])
+    nwb_of_columns(tmp_path / "a.nwb", [rows, ends], ["waveform_mean"])
     units = open_units([tmp_path / "a.nwb"])
     truth = open_units([npz(tmp_path / "a.npz")]).waveform[0]
     assert list(units.unit_ids) == ["4", "9"]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from neurofleet.learners.units.unit_files import open_units
-from neurofleet.learners.units.waveforms import OFFSETS_S
+from neurofleet.learners.units.waveforms import OFFSETS_S, largest_channels
 from tests.learners.units.made_units import made, npz, refused, spike_shape, waveforms
 
 
@@ -94,3 +94,58 @@ def test_a_peak_outside_the_waveform_and_short_waveforms_are_refused(tmp_path):
     refused([path], "waveform_peak_index is 400", "91 samples", waveform_peak_index=400)
     refused([npz(tmp_path / "b.npz", waveform=made()["waveform"][:, 30:35])], "at least 8 samples, found 5")
     refused([npz(tmp_path / "c.npz", waveform_rate_hz=-5.0)], "above 0 as waveform_rate_hz, found -5")
+
+
+def test_a_rate_in_khz_is_refused_and_one_that_does_not_fit_the_spikes_is_told(tmp_path):
+    path = npz(tmp_path / "a.npz", waveform_rate_hz=None)
+    refused([path], "found 30", "give 30000", waveform_rate_hz=30)
+    refused([path], "0.0115 ms wide", "the sampling rate is wrong", waveform_rate_hz=600_000)
+    assert not any("ms wide" in note for note in open_units([path], {"waveform_rate_hz": 30_000}).notes)
+    wide = open_units([path], {"waveform_rate_hz": 8_000}).notes
+    assert any("at 8000 Hz the spikes are 0.8" in note and "check the sampling rate" in note for note in wide)
+
+
+def test_a_rate_of_the_layout_that_contradicts_the_file_is_told(tmp_path):
+    units = open_units([npz(tmp_path / "a.npz")], {"waveform_rate_hz": 20_000})
+    assert any("the file states waveforms at 30000 Hz, the layout 20000 Hz" in note for note in units.notes)
+    assert not any("the file states" in note for note in open_units([tmp_path / "a.npz"]).notes)
+
+
+@pytest.mark.parametrize("n", [30, 91])
+def test_samples_by_units_are_refused(tmp_path, n):
+    turned = waveforms(30_000, n=n).T
+    np.savez(tmp_path / "a.npz", waveform=turned, waveform_rate_hz=30_000.0)
+    refused([tmp_path / "a.npz"], f"a table of 91 x {n} whose columns are smooth", "Transpose")
+
+
+def on_channels(n_channels: int, n: int = 12) -> np.ndarray:
+    """Units x samples x channels; the channel of largest amplitude is number 2."""
+    rng = np.random.default_rng(8)
+    amplitudes = np.exp(-np.abs(np.arange(n_channels) - 2) / 3)
+    clean = 50 * waveforms(30_000, n=n)[:, :, None] * amplitudes
+    return clean + rng.normal(0, 0.3, clean.shape)
+
+
+@pytest.mark.parametrize("n_channels", [4, 32, 91])
+@pytest.mark.parametrize("electrodes", [True, False])
+def test_the_time_axis_is_found_by_electrodes_or_values(n_channels, electrodes):
+    values = on_channels(n_channels)
+    counts = np.full(len(values), n_channels) if electrodes else None
+    usual = "samples, channels"
+    largest, notes = largest_channels(values, None, counts, usual, "a")
+    np.testing.assert_array_equal(largest, values[:, :, 2])
+    assert notes == []
+    largest, notes = largest_channels(values.swapaxes(1, 2), None, counts, usual, "a")
+    np.testing.assert_array_equal(largest, values[:, :, 2])
+    assert len(notes) == 1
+    assert "expected samples x channels per unit, found channels x samples" in notes[0]
+    stated, notes = largest_channels(values.swapaxes(1, 2), "channels, samples", counts, usual, "a")
+    np.testing.assert_array_equal(stated, values[:, :, 2])
+    assert notes == []
+
+
+def test_noise_does_not_tell_the_time_axis():
+    values = np.random.default_rng(9).normal(0, 1, (12, 40, 32))
+    _, notes = largest_channels(values, None, None, "samples, channels", "a")
+    assert len(notes) == 1
+    assert "nothing in the file tells otherwise" in notes[0]

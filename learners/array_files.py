@@ -1,0 +1,113 @@
+"""Arrays as files hold them: read without pickle and no larger than the file, and looked at."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+LARGEST_COMPRESSION = 1100
+"""Deflate, the strongest common compression, makes values at most 1032 times smaller."""
+
+SMALL_BYTES = 1 << 28
+
+
+class UnreadableArray(ValueError):
+    """An array that is damaged, claims more than its file can hold, or needs pickle."""
+
+
+def npz_arrays(path: str | Path) -> dict[str, np.ndarray]:
+    """Return the arrays of an npz file.
+
+    Raises
+    ------
+    UnreadableArray
+        If the file is damaged, or an array holds Python objects.
+    OSError
+        If it cannot be opened.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return {entry.filename.removesuffix(".npy"): _member(archive, entry) for entry in archive.infolist()}
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError) as error:
+        raise UnreadableArray(f"it is no zip archive of arrays, or is damaged ({error})") from None
+
+
+def _member(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray:
+    if entry.file_size > SMALL_BYTES and entry.file_size > LARGEST_COMPRESSION * entry.compress_size:
+        raise UnreadableArray(f"{entry.filename} claims {entry.file_size:,} bytes in {entry.compress_size:,}")
+    with archive.open(entry) as file:
+        return _read(file, entry.file_size, entry.filename.removesuffix(".npy"))
+
+
+def npy_array(path: str | Path) -> np.ndarray:
+    """Return the array of an npy file.
+
+    Raises
+    ------
+    UnreadableArray
+        If the file is damaged, or holds Python objects.
+    OSError
+        If it cannot be opened.
+    """
+    with open(path, "rb") as file:
+        return _read(file, Path(path).stat().st_size, Path(path).name)
+
+
+def _read(file: Any, n_bytes: int, name: str) -> np.ndarray:
+    """Read an array whose header claims no more than the file's `n_bytes`."""
+    try:
+        version = np.lib.format.read_magic(file)
+        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, fortran, dtype = read_header(file)
+    except (ValueError, EOFError, TypeError, SyntaxError, RecursionError, MemoryError) as error:
+        raise UnreadableArray(f"{name} is no array of numpy ({error})") from None
+    if dtype.hasobject:
+        raise UnreadableArray(
+            f"array {name!r} holds Python objects (a pickle), which can run any code when it is loaded; expected plain"
+            " numbers or text. Write it again without object arrays: pad unequal rows, store text with .astype(str),"
+            " and spike times with an index array"
+        )
+    count = 1
+    for length in shape:
+        count *= int(length)
+    if count < 0 or count * dtype.itemsize > n_bytes:
+        raise UnreadableArray(f"{name} claims {count:,} values of {dtype}, but has {n_bytes:,} bytes")
+    values = np.empty(shape[::-1] if fortran else shape, dtype)
+    place, content = 0, memoryview(values.reshape(-1).view(np.uint8)) if values.nbytes else memoryview(b"")
+    while place < len(content):
+        n_read = file.readinto(content[place:])
+        if not n_read:
+            raise UnreadableArray(f"{name} is cut off: {place:,} of {len(content):,} bytes")
+        place += n_read
+    return values.T if fortran else values
+
+
+def h5_values(dataset: h5py.Dataset) -> np.ndarray:
+    """Return all values of a dataset, unless it claims far more than the file can hold.
+
+    Raises
+    ------
+    UnreadableArray
+        If it does, or lies in another file.
+    """
+    if dataset.external:
+        raise UnreadableArray(f"{dataset.name} lies in another file ({dataset.external[0][0]})")
+    n_bytes, stored = dataset.size * dataset.dtype.itemsize, dataset.id.get_storage_size()
+    if n_bytes > SMALL_BYTES and n_bytes > LARGEST_COMPRESSION * stored:
+        raise UnreadableArray(f"{dataset.name} claims {n_bytes:,} bytes, and {stored:,} are stored")
+    return np.asarray(dataset[()])
+
+
+def smoothness(rows: np.ndarray) -> float:
+    """Return the correlation of neighbouring values along a row, the median over the rows; 0 if all are constant."""
+    centred = rows - rows.mean(axis=1, keepdims=True)
+    power = (centred * centred).sum(axis=1)
+    varying = power > 0
+    if not varying.any():
+        return 0.0
+    return float(np.median((centred[:, 1:] * centred[:, :-1]).sum(axis=1)[varying] / power[varying]))
