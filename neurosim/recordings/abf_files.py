@@ -105,7 +105,7 @@ def _sweeps(path: Path, abf: Any) -> list[ChannelSweep]:
         fault = "recorded in event-driven mode with sweeps of different lengths, without a command"
     return [
         ChannelSweep(
-            number=number,
+            number=number + 1,  # as Clampfit counts
             stimulus_names=names,
             channels=(
                 *(_recorded(path, abf, number, channel, rate) for channel in range(channels)),
@@ -148,7 +148,8 @@ def _recorded(path: Path, abf: Any, sweep: int, channel: int, rate_Hz: float) ->
             values = values * float(abf._dataGain[channel]) + float(abf._dataOffset[channel])
         return values
 
-    return RecordedChannel(_text(abf.adcNames[channel]), _text(abf.adcUnits[channel]), rate_Hz, read)
+    name = _text(abf.adcNames[channel]).strip("?") or f"channel {channel + 1}"
+    return RecordedChannel(name, _text(abf.adcUnits[channel]), rate_Hz, read)
 
 
 def _text(value: str) -> str:
@@ -156,17 +157,19 @@ def _text(value: str) -> str:
 
 
 def _commands(path: Path, abf: Any, rate_Hz: float) -> tuple[list[Callable[[int], RecordedChannel]], str]:
-    """Return a function for each output with a current command, which makes its channel of a sweep.
+    """Return a function for each output with a command, which makes its channel of a sweep.
 
-    Also returns why there is none, where the file says so.
+    Also returns why there is no command of a current, where the file says so.
     """
-    outputs = _current_outputs(path, abf)
+    outputs = _outputs(path, abf)
     reasons = []
     if abf.nOperationMode != _EPISODIC:
         kind = "gap-free" if abf.nOperationMode == _GAP_FREE else "oscilloscope"
         return [], f"no command is played in {kind} mode, and no channel recorded the current"
     commands = []
     for number, name, unit, source in outputs:
+        if _is_voltage(unit) and source != _EPOCHS:
+            continue
         if source == _STIMULUS_FILE:
             reasons.append(f"the command of {name} came from a stimulus file, whose scaling is not stored")
         elif source == _EPOCHS:
@@ -178,8 +181,13 @@ def _commands(path: Path, abf: Any, rate_Hz: float) -> tuple[list[Callable[[int]
     return commands, "; ".join(reasons) or "the protocol has no command in pA or nA, and no channel recorded a current"
 
 
-def _current_outputs(path: Path, abf: Any) -> list[tuple[int, str, str, int]]:
-    """Number, name, unit and source of the waveform of the outputs that play one in units of current."""
+def _is_voltage(unit: str) -> bool:
+    scale = scale_of(unit)
+    return scale is not None and scale[0] == "voltage"
+
+
+def _outputs(path: Path, abf: Any) -> list[tuple[int, str, str, int]]:
+    """Number, name, unit and source of the waveform of the outputs that play one, a current or a voltage."""
     if abf.abfVersion["major"] == 2:
         section, strings = abf._dacSection, abf._stringsSection._indexedStrings
         rows = [
@@ -201,14 +209,11 @@ def _current_outputs(path: Path, abf: Any) -> list[tuple[int, str, str, int]]:
         abf.holdingCommand = _abf1_holding(path)
         rows = [
             (number, header.sDACChannelName[number], header.sDACChannelUnit[number], enabled, source)
-            for number, (enabled, source) in enumerate(
-                zip(header.nWaveformEnable, header.nWaveformSource, strict=True)
-            )
+            for number, (enabled, source) in enumerate(zip(header.nWaveformEnable, header.nWaveformSource, strict=True))
         ]
     outputs = []
     for number, name, unit, enabled, source in rows:
-        scale = scale_of(_text(unit))
-        if enabled and scale is not None and scale[0] == "current":
+        if enabled and scale_of(_text(unit)) is not None:
             outputs.append((number, _text(name), _text(unit), source))
     return outputs
 
@@ -240,9 +245,7 @@ def _unlike_epochs(path: Path, abf: Any, output: int) -> str:
     return ""
 
 
-def _command(
-    abf: Any, output: int, name: str, unit: str, rate_Hz: float
-) -> Callable[[int], RecordedChannel]:
+def _command(abf: Any, output: int, name: str, unit: str, rate_Hz: float) -> Callable[[int], RecordedChannel]:
     from pyabf.waveform import EpochTable
 
     @cache
@@ -251,7 +254,10 @@ def _command(
 
     def of_sweep(sweep: int) -> RecordedChannel:
         def read() -> np.ndarray:
-            waveform = waveforms()[sweep]
+            try:
+                waveform = waveforms()[sweep]
+            except _UNREADABLE as error:
+                raise SweepFault(f"the epochs of {name} cannot be read ({error})") from error
             ends = waveform.p2s
             if any(stop < start for start, stop in zip(waveform.p1s, ends, strict=True)) or ends[-1] < max(ends):
                 raise SweepFault(f"the epochs of {name} are longer than the sweep")

@@ -102,7 +102,7 @@ def _wave(path: Path) -> _Wave:
     if data.ndim not in (1, 2) or seconds is None or not step > 0 or not data.size:
         raise InputError(
             f"{path}: expected samples over time, found {data.ndim} dimensions of shape {data.shape} with a step of "
-            f"{step:g} {time_unit or 'without unit'}. Set the scale of the wave in Igor Pro: SetScale/P x 0, dt, \"s\"."
+            f'{step:g} {time_unit or "without unit"}. Set the scale of the wave in Igor Pro: SetScale/P x 0, dt, "s".'
         )
     return _Wave(path, unit, 1.0 / (step * seconds), data.shape[0], 1 if data.ndim == 1 else data.shape[1])
 
@@ -150,6 +150,7 @@ def _sweeps(pairs: Sequence[tuple[_Wave, _Wave]]) -> list[ChannelSweep]:
         words = re.findall(r"[^\W\d_]{2,}", voltage.path.stem)
         shared = [word for word in words if word.casefold() in _parts(current)]
         several = voltage.sweeps > 1
+        fault = "" if voltage.sweeps == current.sweeps else "voltage and current have different numbers of sweeps"
         for sweep in range(voltage.sweeps):
             channels = tuple(_channel(wave, sweep) for wave in (voltage, current))
             sweeps.append(
@@ -157,7 +158,7 @@ def _sweeps(pairs: Sequence[tuple[_Wave, _Wave]]) -> list[ChannelSweep]:
                     number=1000 * first + sweep if several and len(pairs) > 1 else first + sweep,
                     stimulus_names=(shared[-1] if shared else voltage.path.stem, voltage.path.stem, current.path.stem),
                     channels=channels,
-                    fault="" if voltage.sweeps == current.sweeps else "voltage and current have different numbers of sweeps",
+                    fault=fault,
                 )
             )
     return sweeps

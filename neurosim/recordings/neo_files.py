@@ -69,7 +69,7 @@ def _sweeps(path: Path, reader: Any, unreadable: tuple[type[Exception], ...]) ->
         for group in groups:
             sweeps.append(
                 ChannelSweep(
-                    number=len(sweeps),
+                    number=len(sweeps) + 1,
                     stimulus_names=(path.stem,),
                     channels=tuple(group),
                     no_current="no channel recorded a current in pA or nA",

@@ -11,9 +11,11 @@ from neurofleet.neurosim.recordings.current_step import CurrentStep, NotAStep, c
 from neurofleet.neurosim.recordings.sweep_entries import SweepEntry, SweepFault
 
 _PREFIXES = {"": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9, "p": 1e-12}
+_NO_POTENTIAL = re.compile(r"stim|trig|ttl|sync|laser|light|opto|piezo|press|temp|command|cmd|\bAO\b|\bLED\b", re.I)
 _UNIT_WORDS = {"volt": "V", "volts": "V", "ampere": "A", "amperes": "A", "amp": "A", "amps": "A"}
 LEAST_RESPONSE_MV = 0.1  # to a step of 50 pA: 2 MOhm, less than any cell has
 LEAST_TESTED_STEP_NA = 0.05
+NEAR_COMMAND_MV = 3.0
 SHORTEST_STEP_MS, SHORTEST_PAUSE_MS = 20, 100  # between which a continuous recording is cut
 
 
@@ -133,7 +135,7 @@ def _ends_of_parts(current_nA: np.ndarray, rate_Hz: float) -> list[int]:
 
 
 def _entries(sweep: ChannelSweep) -> list[SweepEntry]:
-    voltages = _of_kind(sweep.channels, "voltage")
+    voltages = _potentials(sweep.channels)
     currents = _of_kind(sweep.channels, "current")
     if sweep.fault or not voltages:
         fault = sweep.fault or _no_voltage(sweep.channels, currents)
@@ -165,12 +167,14 @@ def _refusing(fault: str) -> Callable:
 
 
 def _of_kind(channels: Sequence[RecordedChannel], kind: str) -> list[RecordedChannel]:
-    found = []
-    for channel in channels:
-        scale = scale_of(channel.unit)
-        if scale is not None and scale[0] == kind and not (kind == "voltage" and channel.commanded):
-            found.append(channel)
-    return found
+    scales = [scale_of(channel.unit) for channel in channels]
+    return [channel for channel, scale in zip(channels, scales, strict=True) if scale is not None and scale[0] == kind]
+
+
+def _potentials(channels: Sequence[RecordedChannel]) -> list[RecordedChannel]:
+    """Recorded voltages, without triggers and the like where others are left."""
+    recorded = [channel for channel in _of_kind(channels, "voltage") if not channel.commanded]
+    return [channel for channel in recorded if not _NO_POTENTIAL.search(channel.name)] or recorded
 
 
 def _no_voltage(channels: Sequence[RecordedChannel], currents: Sequence[RecordedChannel]) -> str:
@@ -183,7 +187,8 @@ def _no_voltage(channels: Sequence[RecordedChannel], currents: Sequence[Recorded
 
 def _reader(sweep: ChannelSweep, voltage: RecordedChannel, currents: Sequence[RecordedChannel]) -> Callable:
     """Return the function that reads one voltage channel and the current that belongs to it."""
-    voltages = _of_kind(sweep.channels, "voltage")
+    voltages = _potentials(sweep.channels)
+    clamps = [channel for channel in _of_kind(sweep.channels, "voltage") if channel.commanded]
     commands, command_is_sure = _partners(voltage, voltages, [c for c in currents if c.commanded])
     recorded, recorded_is_sure = _partners(voltage, voltages, [c for c in currents if not c.commanded])
 
@@ -191,10 +196,14 @@ def _reader(sweep: ChannelSweep, voltage: RecordedChannel, currents: Sequence[Re
         if not commands and not recorded:
             reason = sweep.no_current
             if currents:
-                reason = f"which of the currents {_names(currents)} belongs to {voltage.name} is not said"
+                reason = f"by its name, {_names(currents)} belongs to another channel than {voltage.name}, or to none"
             raise SweepFault(f"no current belongs to it{': ' + reason if reason else ''}")
         values = _values(voltage, "voltage")
         channel, current, step = _chosen_current([*commands, *recorded], voltage)
+        for clamp in () if channel.commanded else clamps:
+            command = _values(clamp, "voltage")
+            if command.size == values.size and np.median(np.abs(command - values)) < NEAR_COMMAND_MV:
+                raise SweepFault(f"not current clamp: {voltage.name} is what {clamp.name} commanded")
         if step is not None and not channel.commanded and _is_clamped(values, step, voltage.rate_Hz):
             raise SweepFault(f"not current clamp: {voltage.name} jumps within a millisecond, as in voltage clamp")
         sure = command_is_sure if channel.commanded else recorded_is_sure

@@ -2,17 +2,14 @@
 
 from collections import Counter
 from collections.abc import Collection, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import h5py
 import numpy as np
 
 from neurofleet.errors import InputError
 from neurofleet.neurosim.recordings.current_step import CurrentStep, NotAStep, find_step
-from neurofleet.neurosim.recordings.nwb2 import open_nwb2
-from neurofleet.neurosim.recordings.nwb_allen import open_nwb_allen
+from neurofleet.neurosim.recordings.recording_formats import open_entries
 from neurofleet.neurosim.recordings.sweep_entries import SweepEntry, SweepFault, of_one_electrode, select_entries
 
 HIGHEST_RATE_HZ = 40_000.0
@@ -177,46 +174,6 @@ def read_recording(
             "Name other stimuli, or repair the file."
         )
     return Recording(path, tuple(sorted(sweeps, key=lambda sweep: sweep.number)), dict(sorted(refused.items())))
-
-
-def open_entries(path: Path) -> AbstractContextManager[list[SweepEntry]]:
-    """Open a recording file with the reader for its layout, and list its sweeps.
-
-    Raises
-    ------
-    InputError
-        No such file, not NWB, damaged, or of another layout.
-    """
-    if not path.is_file():
-        raise InputError(f"{path}: no such recording file. Check `recordings:` (paths are relative to the job file).")
-    if path.stat().st_size == 0:
-        raise InputError(f"{path}: the recording file is empty (0 bytes). Copy it again from its source.")
-    try:
-        path.open("rb").close()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be opened ({error.strerror}). Check its permissions.") from error
-    if not h5py.is_hdf5(path):
-        raise InputError(
-            f"{path}: not an NWB file (expected HDF5, found something else). Convert the recording to NWB 2."
-        )
-    try:
-        with h5py.File(path, "r") as file:
-            is_nwb2 = "nwb_version" in file.attrs
-            has_epochs = "epochs" in file
-            groups = ", ".join(sorted(file)[:8]) or "nothing"
-    except (OSError, RuntimeError) as error:
-        raise InputError(
-            f"{path}: the HDF5 file cannot be opened ({error}); it is damaged or still being written. "
-            "Copy it again from its source."
-        ) from error
-    if is_nwb2:
-        return open_nwb2(path)
-    if has_epochs:
-        return open_nwb_allen(path)
-    raise InputError(
-        f"{path}: expected an NWB 2 file or the Allen NWB 1.x layout (/epochs/Sweep_N), found an HDF5 file "
-        f"that holds {groups}. Convert the recording to NWB 2."
-    )
 
 
 def _read_sweep(entry: SweepEntry, junction_potential_mV: float) -> tuple[Sweep, CurrentStep]:

@@ -112,7 +112,8 @@ def _other_format(path: Path, start: bytes) -> tuple[str, str]:
     """Return what a file is, as far as that can be told, and how it can be converted."""
     suffix = path.suffix.casefold()
     if start[:4] in (b"DAT1", b"DAT2", b"DATA"):
-        return "a HEKA PatchMaster file", "Export its series from PatchMaster as Igor binary waves, or convert it to NWB 2."
+        advice = "Export its series from PatchMaster as Igor binary waves, or convert it to NWB 2."
+        return "a HEKA PatchMaster file", advice
     if start.startswith(b"version https://git-lfs"):
         return "a Git LFS pointer, not the file itself", "Run `git lfs pull` where it came from."
     if start.lstrip()[:1] == b"<":

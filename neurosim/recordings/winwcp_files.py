@@ -59,7 +59,7 @@ def _sweeps(path: Path) -> list[ChannelSweep]:
         with path.open("rb") as file:
             file.seek(start)
             analysis = file.read(analysis_bytes)
-        status, kind = (part.decode("ascii", "replace").strip("\x00 ").upper() for part in (analysis[:8], analysis[8:12]))
+        status, kind = (_word(part) for part in (analysis[:8], analysis[8:12]))
         begins_s, interval_s = struct.unpack_from("<ff", analysis, 16)
         ranges_V = struct.unpack_from(f"<{channels}f", analysis, 24)
         if not interval_s > 0:
@@ -89,6 +89,10 @@ def _header(text: bytes) -> dict[str, str]:
     return {key.strip(): value.strip() for key, sign, value in lines if sign}
 
 
+def _word(text: bytes) -> str:
+    return text.decode("ascii", "replace").strip("\x00 ").upper()
+
+
 def _number(text: str) -> float:
     return float(text.replace(",", "."))
 
@@ -110,4 +114,5 @@ def _channel(
             raise SweepFault("the file ends before this record")
         return stored[place::channels] * scale
 
-    return RecordedChannel(header.get(f"YN{channel}", f"channel {channel}"), header[f"YU{channel}"], 1.0 / interval_s, read)
+    name = header.get(f"YN{channel}", f"channel {channel}")
+    return RecordedChannel(name, header[f"YU{channel}"], 1.0 / interval_s, read)

@@ -20,7 +20,8 @@ from neurofleet.neurosim.features.step_protocols import (
 )
 from neurofleet.neurosim.features.training_targets import TargetExtraction
 from neurofleet.neurosim.recordings.current_step import NotAStep, find_step
-from neurofleet.neurosim.recordings.recording import RecordingSource, open_entries
+from neurofleet.neurosim.recordings.recording import RecordingSource
+from neurofleet.neurosim.recordings.recording_formats import open_entries
 from neurofleet.neurosim.recordings.sweep_entries import SweepEntry, SweepFault, of_one_electrode
 from neurofleet.neurosim.studies.cell_models import CellModels
 from neurofleet.neurosim.studies.explained_variance import spike_times
