@@ -94,12 +94,11 @@ def _check_header(path: Path) -> None:
 def _sweeps(path: Path, abf: Any) -> list[ChannelSweep]:
     rate = _rate(path, abf)
     points, channels = abf.sweepPointCount, abf.channelCount
-    item_bytes = np.dtype(abf._dtype).itemsize
-    if not 0 < points * channels * item_bytes * abf.sweepCount <= path.stat().st_size + BLOCK_BYTES:
-        raise ValueError("it ends before its data do")
+    if points * channels <= 0 or abf.dataByteStart >= path.stat().st_size:
+        raise ValueError("it ends before its data begin")
     commands, no_current = _commands(path, abf, rate)
-    protocol = PureWindowsPath(_text(abf.protocolPath)).stem
-    names = (protocol if protocol not in ("None", "(untitled)") else "", path.stem)
+    protocol = PureWindowsPath(_protocol(abf)).stem
+    names = (protocol if protocol != "(untitled)" else "", path.stem)
     fault = ""
     if abf.nOperationMode == _EVENT_DRIVEN:
         fault = "recorded in event-driven mode with sweeps of different lengths, without a command"
@@ -120,6 +119,13 @@ def _sweeps(path: Path, abf: Any) -> list[ChannelSweep]:
     ]
 
 
+def _protocol(abf: Any) -> str:
+    """Path of the protocol, of which pyabf knows only those that end in .pro."""
+    if abf.abfVersion["major"] == 1:
+        return _text(abf._headerV1.sProtocolPath) if abf.dataByteStart >= _ABF1_HEADER_BYTES else ""
+    return _text(abf._stringsSection._indexedStrings[abf._headerV2.uProtocolPathIndex])
+
+
 def _rate(path: Path, abf: Any) -> float:
     """Sampling rate of each channel in Hz, which pyabf rounds to a whole number."""
     if abf.abfVersion["major"] == 2:
@@ -132,7 +138,7 @@ def _rate(path: Path, abf: Any) -> float:
         interval_us = abf._headerV1.fADCSampleInterval * abf.channelCount
     if not interval_us > 0:
         raise ValueError(f"a sampling interval of {interval_us} us")
-    return 1e6 / float(interval_us)
+    return 1e6 / float(f"{interval_us:.7g}")  # what a 32-bit number was meant to be
 
 
 def _recorded(path: Path, abf: Any, sweep: int, channel: int, rate_Hz: float) -> RecordedChannel:

@@ -1,6 +1,7 @@
 """Read recordings that were saved as Igor binary waves, one file for each channel (of each sweep)."""
 
 import re
+import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -80,7 +81,16 @@ def _load(path: Path) -> Any:
 
     try:
         wave = binarywave.load(str(path))["wave"]
-    except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, NotImplementedError) as error:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        IndexError,
+        TypeError,
+        AttributeError,
+        NotImplementedError,
+        struct.error,
+    ) as error:
         raise InputError(
             f"{path}: expected an Igor binary wave, but it cannot be read ({str(error)[:200]}). Save it again from "
             "Igor Pro (Data > Save Waves > Save Igor Binary)."

@@ -304,7 +304,7 @@ def _verb(channel: RecordedChannel) -> str:
 def _is_clamped(voltage_mV: np.ndarray, step: CurrentStep, rate_Hz: float) -> bool:
     """Return whether the voltage is a square step: at its level a millisecond after the edge, which no membrane is."""
     after = step.start + max(1, round(0.001 * rate_Hz))
-    before = float(np.median(voltage_mV[: step.start]))
+    before = float(np.median(voltage_mV[max(0, step.start - round(0.005 * rate_Hz)) : step.start]))
     level = float(np.median(voltage_mV[step.start : step.last + 1]))
     inner = voltage_mV[after : step.last]
     if inner.size < 4 or abs(level - before) < 1.0:

@@ -62,6 +62,7 @@ def _sweeps(path: Path) -> list[ChannelSweep]:
         status, kind = (_word(part) for part in (analysis[:8], analysis[8:12]))
         begins_s, interval_s = struct.unpack_from("<ff", analysis, 16)
         ranges_V = struct.unpack_from(f"<{channels}f", analysis, 24)
+        interval_s = float(f"{interval_s:.7g}")  # what a 32-bit number was meant to be
         if not interval_s > 0:
             raise ValueError(f"a sampling interval of {interval_s} s in record {record + 1}")
         fault = _NOT_SWEEPS.get(kind, "")

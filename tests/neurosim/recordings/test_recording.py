@@ -330,9 +330,9 @@ def _nwb_without_content(path):
     ("make", "said"),
     [
         (lambda path: None, "no such"),
-        (lambda path: path.mkdir(), "no such"),
+        (lambda path: path.mkdir(), "expected a folder with recordings of one format"),
         (lambda path: path.touch(), "empty"),
-        (lambda path: path.write_text("sweep,voltage"), "not an NWB file"),
+        (lambda path: path.write_text("sweep,voltage"), "not a recording that can be read: found text"),
         (_half_a_file, "cannot be"),
         (_hdf5_of_something_else, "weights"),
         (_nwb_without_content, "cannot be read"),
