@@ -212,7 +212,7 @@ class CellSpec(Strict):
     @model_validator(mode="after")
     def _one_source(self) -> "CellSpec":
         if (self.recordings is None) == (self.targets is None):
-            raise ValueError("name either `recordings:` (a file such as NWB or ABF) or `targets:` (a folder), one of the two")
+            raise ValueError("name either `recordings:` (NWB, ABF ...) or `targets:` (a folder), one of the two")
         return self
 
 

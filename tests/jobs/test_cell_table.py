@@ -154,7 +154,7 @@ def test_ways_to_name_cells_that_are_none(job, cells, expected):
         ("morphology,recordings\na.swc,a.nwb\n", "line 2: id: is missing"),
         (
             "id,morphology\na,a.swc\n",
-            "line 2: the cell: name either `recordings:` (an NWB file) or `targets:`",
+            "line 2: the cell: name either `recordings:` (NWB, ABF ...) or `targets:`",
         ),
     ],
 )
