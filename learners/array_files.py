@@ -9,6 +9,7 @@ from typing import Any
 
 import h5py
 import numpy as np
+import pandas as pd
 
 LARGEST_COMPRESSION = 1100
 """Deflate, the strongest common compression, makes values at most 1032 times smaller."""
@@ -101,6 +102,30 @@ def h5_values(dataset: h5py.Dataset) -> np.ndarray:
     if n_bytes > SMALL_BYTES and n_bytes > LARGEST_COMPRESSION * stored:
         raise UnreadableArray(f"{dataset.name} claims {n_bytes:,} bytes, and {stored:,} are stored")
     return np.asarray(dataset[()])
+
+
+def column_values(data: Any) -> np.ndarray:
+    """Return the values of what hdmf holds as a dataset, an array or a list.
+
+    Raises
+    ------
+    UnreadableArray
+        See `h5_values`.
+    """
+    return h5_values(data) if isinstance(data, h5py.Dataset) else np.asarray(data[:])
+
+
+def as_text(values: pd.Series | np.ndarray) -> np.ndarray:
+    """Return values as text: "" where missing, whole numbers without a point, so that 7, 7.0 and "7" are the same."""
+    series = values if isinstance(values, pd.Series) else pd.Series(values)
+    texts = ["" if missing else _text(value) for value, missing in zip(series, series.isna(), strict=True)]
+    return np.asarray(texts, dtype=str)
+
+
+def _text(value: object) -> str:
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def smoothness(rows: np.ndarray) -> float:

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
 
+from neurofleet.learners.array_files import as_text, smoothness
 from neurofleet.learners.neuprint.population_recordings import Recording, RecordingsRefused
 from neurofleet.learners.neuprint.recording_layout import RecordingLayout
 
 LEAST_VARIATION = 1e-9
+LEAST_COVERED = 0.5
+LEAST_OF_CHANNEL = 0.1
+"""A channel of which less is within the frames was not measured for them, or its times are in another unit."""
+
+SLOWEST_HZ, SLOW_HZ, FASTEST_HZ = 0.1, 0.5, 2_000.0
+LONGEST_S = 24 * 3600.0
 
 
 @dataclass(frozen=True)
@@ -23,7 +30,7 @@ class Channel:
 
 
 def on_frame_clock(
-    channels: Mapping[str, Channel], frame_times_s: np.ndarray, where: str
+    channels: Mapping[str, Channel], frame_times_s: np.ndarray, where: str, times_per_s: float | None = None
 ) -> tuple[np.ndarray, tuple[str, ...], list[str]]:
     """Bring channels to the frames by linear interpolation, also over gaps, and z-score them.
 
@@ -38,6 +45,8 @@ def on_frame_clock(
         Ascending.
     where : str
         The recording, for messages.
+    times_per_s : float, optional
+        How many steps of the channels' own times make a second.
 
     Returns
     -------
@@ -48,8 +57,8 @@ def on_frame_clock(
     Raises
     ------
     RecordingsRefused
-        If values and times (or frames) differ in number, times are not ascending, or no sample is within
-        the recording.
+        If values and times (or frames) differ in number, times are not ascending, or the clocks have less than half
+        of the frames, or a tenth of the channel, in common.
     """
     columns, names, notes = [], [], []
     for name, channel in channels.items():
@@ -57,6 +66,8 @@ def on_frame_clock(
         values = values[:, 0] if values.ndim == 2 and values.shape[1] == 1 else values
         own_clock = channel.times_s is not None
         times = np.asarray(channel.times_s, dtype=np.float64).ravel() if own_clock else frame_times_s
+        if own_clock and times_per_s is not None:
+            times = times / times_per_s
         if values.shape != times.shape:
             raise RecordingsRefused(
                 f"{where}: behaviour {name!r} has values of shape {values.shape}, but there are {len(times)}"
@@ -64,6 +75,11 @@ def on_frame_clock(
                 + ("" if own_clock else " Name its times in the layout ('behaviour_times').")
             )
         measured = np.isfinite(values) & np.isfinite(times)
+        if 0.2 < 1 - measured.mean() < 1:
+            notes.append(
+                f"{where}: behaviour {name!r} was not measured (NaN) in {1 - measured.mean():.0%} of its samples;"
+                " values between the others are interpolated."
+            )
         values, times = values[measured], times[measured]
         if len(times) == 0:
             notes.append(f"{where}: behaviour {name!r} was never measured and is dropped.")
@@ -73,17 +89,7 @@ def on_frame_clock(
                 f"{where}: the times of behaviour {name!r} go back at sample"
                 f" {int(np.argmax(np.diff(times) < 0)) + 1}. Sort them, in s on the clock of the frames."
             )
-        outside = float(np.mean((frame_times_s < times[0]) | (frame_times_s > times[-1])))
-        if outside == 1.0:
-            raise RecordingsRefused(
-                f"{where}: behaviour {name!r} was measured from {times[0]:g} to {times[-1]:g} s, the frames"
-                f" from {frame_times_s[0]:g} to {frame_times_s[-1]:g} s. Bring both to one clock in s."
-            )
-        if outside > 0.05:
-            notes.append(
-                f"{where}: behaviour {name!r} was not measured in {outside:.0%} of the frames, at the start"
-                " or end; its nearest value holds there."
-            )
+        notes += _check_overlap(name, times, frame_times_s, own_clock, where)
         column = np.interp(frame_times_s, times, values)
         spread = column.std()
         if spread <= LEAST_VARIATION * max(1.0, float(np.abs(column).max())):
@@ -93,6 +99,35 @@ def on_frame_clock(
         names.append(name)
     table = np.column_stack(columns) if columns else np.zeros((len(frame_times_s), 0))
     return table.astype(np.float32), tuple(names), notes
+
+
+def _check_overlap(name: str, times: np.ndarray, frame_times_s: np.ndarray, own_clock: bool, where: str) -> list[str]:
+    """Refuse a channel whose clock is another one than the frames', and return notes."""
+    first, last = frame_times_s[0], frame_times_s[-1]
+    covered = float(np.mean((frame_times_s >= times[0]) & (frame_times_s <= times[-1])))
+    used = float(np.mean((times >= first) & (times <= last)))
+    found = (
+        f"{where}: behaviour {name!r} was measured from {times[0]:g} to {times[-1]:g} s, the frames from {first:g} to"
+        f" {last:g} s"
+    )
+    numbers = used < LEAST_COVERED and bool((times == np.rint(times)).all())
+    if own_clock and (covered < LEAST_COVERED or used < LEAST_OF_CHANNEL or numbers):
+        raise RecordingsRefused(
+            f"{found}: {covered:.0%} of the frames have it, and {used:.2%} of its samples are during them; expected at"
+            f" least {LEAST_COVERED:.0%} and {LEAST_OF_CHANNEL:.0%}"
+            + (", and times in s, found whole numbers" if numbers else "")
+            + ". Bring both to one clock in s (behaviour_times_per_s or frame_times_per_s in the layout, 1000 for ms),"
+            " cut it to the recording, or leave it out of 'behaviour'."
+        )
+    notes = []
+    if covered < 0.95:
+        notes.append(
+            f"{where}: behaviour {name!r} was not measured in {1 - covered:.0%} of the frames, at the start"
+            " or end; its nearest value holds there."
+        )
+    if used < LEAST_COVERED:
+        notes.append(f"{found}: only {used:.0%} of its samples are during the frames. Check that both are in s.")
+    return notes
 
 
 CONSTANT = 1e-6  # s.d. over the largest absolute value: about the resolution of float32
@@ -121,6 +156,10 @@ class RawSession:
         How sure the labels are.
     positions_um : (neurons, 2 or 3) float, or None
     behaviour : mapping of name to Channel
+    first_frame_s : float or None
+        When a recording without frame times begins, on the clock of the behaviour.
+    n_regions : int or None
+        How many regions of interest the file says that the activity is of.
     notes : tuple of str
     """
 
@@ -136,6 +175,8 @@ class RawSession:
     confidence: np.ndarray | None = None
     positions_um: np.ndarray | None = None
     behaviour: Mapping[str, Channel] = field(default_factory=dict)
+    first_frame_s: float | None = None
+    n_regions: int | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -145,7 +186,8 @@ def checked(raw: RawSession, layout: RecordingLayout) -> tuple[Recording, pd.Dat
     Raises
     ------
     RecordingsRefused
-        For numbers that differ, frame times that do not ascend, no frame rate, or no trace that varies.
+        For numbers that differ, activity that is turned, frame times that do not ascend, no frame rate or one that
+        cannot be, or no trace that varies.
     """
     where, notes = raw.where, list(raw.notes)
     activity = np.asarray(raw.activity)
@@ -154,12 +196,15 @@ def checked(raw: RawSession, layout: RecordingLayout) -> tuple[Recording, pd.Dat
             f"{where}: expected activity as numbers of frames x neurons, found {activity.dtype} of shape"
             f" {activity.shape}."
         )
+    raw = _with_one_row_per_neuron(raw)
+    if _neurons_first(raw, activity, layout, notes):
+        activity = activity.T
     frames, neurons = activity.shape
     _same_number(raw, frames, neurons)
-    times, rate_hz = _clock(raw, frames, notes)
+    times, rate_hz = _clock(raw, frames, layout.frame_times_per_s, notes)
     activity = activity.astype(np.float64)
     valid = np.isfinite(activity)
-    behaviour, names, more = on_frame_clock(raw.behaviour, times, where)
+    behaviour, names, more = on_frame_clock(raw.behaviour, times, where, layout.behaviour_times_per_s)
     notes += more
     kept, activity = _standardised(activity, valid, where, notes)
     gaps = 1 - valid[:, kept].mean()
@@ -176,13 +221,86 @@ def checked(raw: RawSession, layout: RecordingLayout) -> tuple[Recording, pd.Dat
         neuron_ids=_ids(raw, neurons, notes)[kept],
         positions_um=_positions(raw, kept, notes),
     )
-    return recording, _labels(raw, layout).iloc[kept].reset_index(drop=True), notes
+    return recording, _labels(raw, layout, neurons).iloc[kept].reset_index(drop=True), notes
 
 
-def _labels(raw: RawSession, layout: RecordingLayout) -> pd.DataFrame:
+def _with_one_row_per_neuron(raw: RawSession) -> RawSession:
+    """Return the session with ids, labels and confidences of one dimension."""
+    given = {"ids": raw.neuron_ids, "confidences": raw.confidence, **raw.labels}
+    flat = {}
+    for name, values in given.items():
+        array = None if values is None else np.asarray(values)
+        if array is not None and array.ndim != 1:
+            if array.size != max(array.shape, default=0):
+                raise RecordingsRefused(
+                    f"{raw.where}: expected one value of {name!r} per neuron, found an array of shape {array.shape}."
+                )
+            array = array.ravel()
+        flat[name] = array
+    ids, confidence = flat.pop("ids"), flat.pop("confidences")
+    return replace(raw, neuron_ids=ids, confidence=confidence, labels=flat)
+
+
+FRAMES_LOOKED_AT, TRACES_LOOKED_AT = 5_000, 200
+
+
+def _neurons_first(raw: RawSession, activity: np.ndarray, layout: RecordingLayout, notes: list[str]) -> bool:
+    """Return whether the activity is neurons x frames: as the layout says, else by what the file has of either number.
+
+    Raises
+    ------
+    RecordingsRefused
+        If the values look turned and nothing else tells.
+    """
+    if layout.neurons_first is not None:
+        return layout.neurons_first
+    of_frames = [] if raw.frame_times_s is None else [np.size(raw.frame_times_s)]
+    of_frames += [len(channel.values) for channel in raw.behaviour.values() if channel.times_s is None]
+    of_neurons = [] if raw.n_regions is None else [raw.n_regions]
+    tables = (raw.neuron_ids, raw.positions_um, raw.confidence, *raw.labels.values())
+    of_neurons += [len(table) for table in tables if table is not None]
+    first, second = activity.shape
+    fits = all(n == first for n in of_frames) and all(n == second for n in of_neurons)
+    turned = all(n == second for n in of_frames) and all(n == first for n in of_neurons)
+    along_frames, along_neurons = _smoothness_along_axes(activity)
+    looks_turned = along_neurons > 0.5 and along_neurons > along_frames + 0.3
+    if turned and not fits and (raw.n_regions is not None or (of_frames and of_neurons) or looks_turned):
+        counted = f"{first} neurons" if of_neurons else f"{second} frames"
+        notes.append(
+            f"{raw.where}: expected activity as frames x neurons, found {first} x {second} where there are {counted};"
+            " it was transposed."
+        )
+        return True
+    if looks_turned and not (fits and of_frames and of_neurons and first != second):
+        raise RecordingsRefused(
+            f"{raw.where}: expected activity as frames x neurons, found {first} x {second} values that are smooth along"
+            f" the second axis (correlation of neighbours {along_neurons:.2f}) and not along the first"
+            f" ({along_frames:.2f}): most likely it is neurons x frames. Say neurons_first: true in the layout, or"
+            " false if it is right as it is."
+        )
+    if not of_frames and not of_neurons and first < second:
+        notes.append(
+            f"{raw.where}: activity is {first} frames x {second} neurons. If it is neurons x frames, say neurons_first:"
+            " true in the layout."
+        )
+    return False
+
+
+def _smoothness_along_axes(activity: np.ndarray) -> tuple[float, float]:
+    """Return the correlation of neighbours along the first and the second axis, of parts of both."""
+    if min(activity.shape) < 3:
+        return 0.0, 0.0
+    found = []
+    for rows in (activity.T, activity):
+        part = rows[:: max(1, len(rows) // TRACES_LOOKED_AT), :FRAMES_LOOKED_AT].astype(np.float64)
+        found.append(smoothness(np.where(np.isfinite(part), part, 0.0)))
+    return found[0], found[1]
+
+
+def _labels(raw: RawSession, layout: RecordingLayout, neurons: int) -> pd.DataFrame:
     """Return the labels of all neurons, "" where they are missing or not sure enough."""
     missing = {value.lower() for value in layout.missing_labels} | {""}
-    unsure = np.zeros(raw.activity.shape[1], dtype=bool)
+    unsure = np.zeros(neurons, dtype=bool)
     if raw.confidence is not None:
         confidence = np.asarray(raw.confidence)
         if confidence.dtype.kind not in "fiu":
@@ -190,25 +308,34 @@ def _labels(raw: RawSession, layout: RecordingLayout) -> pd.DataFrame:
         unsure = ~(confidence >= layout.least_confidence)
     labels = {}
     for name, values in raw.labels.items():
-        text = pd.Series(np.asarray(values).astype(str)).str.strip()
+        text = pd.Series(as_text(values)).str.strip()
         labels[name] = text.mask(text.str.lower().isin(missing) | unsure, "")
     return pd.DataFrame(labels, index=range(len(unsure)))
 
 
 def _same_number(raw: RawSession, frames: int, neurons: int) -> None:
+    if raw.n_regions is not None and raw.n_regions != neurons:
+        raise RecordingsRefused(
+            f"{raw.where}: activity has {frames} frames x {neurons} neurons, but the file names {raw.n_regions} regions"
+            " of interest for it. The table and the activity are of unlike segmentations; write them again together."
+        )
     columns = {"ids": raw.neuron_ids, "positions": raw.positions_um, "confidences": raw.confidence}
     columns |= {f"labels {name!r}": values for name, values in raw.labels.items()}
     for name, values in columns.items():
         if values is None or len(values) == neurons:
             continue
-        turned = " If activity is neurons x frames, transpose it." if len(values) == frames else ""
+        turned = ""
+        if len(values) == frames:
+            turned = " If activity is neurons x frames, transpose it, or say neurons_first: true in the layout."
+        elif np.ndim(values) == 2 and np.shape(values)[1] == neurons:
+            turned = " Transpose them."
         raise RecordingsRefused(
             f"{raw.where}: activity has {frames} frames x {neurons} neurons, but there are {len(values)}"
             f" {name}.{turned}"
         )
 
 
-def _clock(raw: RawSession, frames: int, notes: list[str]) -> tuple[np.ndarray, float]:
+def _clock(raw: RawSession, frames: int, times_per_s: float | None, notes: list[str]) -> tuple[np.ndarray, float]:
     """Return the time of each frame in s, and frames per second."""
     where, rate_hz = raw.where, raw.rate_hz
     if rate_hz is not None and not (np.isfinite(rate_hz) and rate_hz > 0):
@@ -219,17 +346,28 @@ def _clock(raw: RawSession, frames: int, notes: list[str]) -> tuple[np.ndarray, 
                 f"{where}: neither frame times nor a frame rate was found. Name one of them in the layout"
                 " ('frame_times', 'rate_hz')."
             )
-        return np.arange(frames) / rate_hz, float(rate_hz)
-    times = np.asarray(raw.frame_times_s, dtype=np.float64).ravel()
+        if rate_hz < SLOWEST_HZ:
+            raise RecordingsRefused(
+                f"{where}: expected frames per second as the frame rate, found {rate_hz:g}, one frame in"
+                f" {1 / rate_hz:.3g} s. If this is the time between frames, the rate is {1 / rate_hz:.4g} Hz."
+            )
+        if raw.first_frame_s is None:
+            notes += _refuse_fast(rate_hz, where)
+            return np.arange(frames) / rate_hz, float(rate_hz)
+        stored, times_per_s = raw.first_frame_s + np.arange(frames) / float(rate_hz), None
+    else:
+        stored = np.asarray(raw.frame_times_s).ravel()
+    times = stored.astype(np.float64) / (times_per_s or 1.0)
     if len(times) != frames:
         raise RecordingsRefused(f"{where}: activity has {frames} frames, but there are {len(times)} times.")
     if frames < 2 or not np.isfinite(times).all():
         raise RecordingsRefused(f"{where}: expected at least two frames, each with a finite time.")
     steps = np.diff(times)
     if (steps <= 0).any():
+        coarse = f" They are stored as {stored.dtype}; float64 tells more apart." if stored.dtype.itemsize < 8 else ""
         raise RecordingsRefused(
             f"{where}: frame times must ascend, but frame {int(np.argmax(steps <= 0)) + 1} is not later than"
-            " the one before. Sort the frames by time."
+            f" the one before. Sort the frames by time.{coarse}"
         )
     step = float(np.median(steps))
     if rate_hz is not None and abs(rate_hz * step - 1) > 0.05:
@@ -237,10 +375,32 @@ def _clock(raw: RawSession, frames: int, notes: list[str]) -> tuple[np.ndarray, 
             f"{where}: the frame rate is given as {rate_hz:g} Hz, but frames are {step:g} s apart"
             f" ({1 / step:g} Hz). Give times in s, or leave out one of the two."
         )
+    whole = rate_hz is None and times_per_s is None and bool((times == np.rint(times)).all())
+    if 1 / step < SLOWEST_HZ or whole:
+        raise RecordingsRefused(
+            f"{where}: expected frame times in s, found{' whole numbers,' if whole else ''} frames {step:.4g} apart:"
+            " these are frame numbers, or times in another unit. Give times in s, or say how many of their steps make a"
+            " second as frame_times_per_s in the layout (1000 for ms, the frame rate for frame numbers)."
+        )
+    notes += _refuse_fast(1 / step, where)
+    if times[-1] - times[0] > LONGEST_S:
+        notes.append(f"{where}: frames span {(times[-1] - times[0]) / 3600:.3g} hours. Check that the times are in s.")
     breaks = int((steps > 2.5 * step).sum())
     if breaks:
         notes.append(f"{where}: frames pause {breaks} times for more than 2.5 frame intervals.")
     return times, 1 / step
+
+
+def _refuse_fast(rate_hz: float, where: str) -> list[str]:
+    """Refuse a rate at which no population is imaged, and note a slow one."""
+    if rate_hz > FASTEST_HZ:
+        raise RecordingsRefused(
+            f"{where}: expected a frame rate of up to {FASTEST_HZ:g} Hz, found {rate_hz:g}: the rate or the times are"
+            " in another unit. Give the rate in Hz, and times in s."
+        )
+    if rate_hz < SLOW_HZ:
+        return [f"{where}: {rate_hz:.3g} frames per second are few. Check that the times are in s."]
+    return []
 
 
 def _standardised(
@@ -268,7 +428,7 @@ def _ids(raw: RawSession, neurons: int, notes: list[str]) -> np.ndarray:
     own_ids = np.array([f"{raw.own_ids}/#{number}" for number in range(neurons)])
     if raw.neuron_ids is None:
         return own_ids
-    given = pd.Series(np.asarray(raw.neuron_ids).astype(str)).str.strip()
+    given = pd.Series(as_text(raw.neuron_ids)).str.strip()
     unmatched, twice = given == "", (given != "") & given.duplicated()
     if twice.any():
         notes.append(

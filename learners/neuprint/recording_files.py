@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from neurofleet.errors import did_you_mean
+from neurofleet.learners.array_files import UnreadableArray, as_text, column_values, npy_array, npz_arrays
 from neurofleet.learners.neuprint.population_recordings import (
     ANIMAL,
     Recording,
@@ -55,7 +56,7 @@ def open_recordings(
             recordings.append(recording)
             labels.append(table)
             notes += more
-    _refuse_repeated(recordings)
+    notes += _copies(recordings)
     return gathered(recordings, labels, notes)
 
 
@@ -80,9 +81,9 @@ def as_recordings(
     if len(sets) == 1:
         return sets[0]
     parts = [(part, item) for part in sets for item in part.recordings]
-    _refuse_repeated([item for _, item in parts])
+    copies = _copies([item for _, item in parts])
     tables = [part.neurons.loc[item.neuron_ids].drop(columns=ANIMAL) for part, item in parts]
-    return gathered([item for _, item in parts], tables, [note for part in sets for note in part.notes])
+    return gathered([item for _, item in parts], tables, [*(note for part in sets for note in part.notes), *copies])
 
 
 def _kind(path: Path) -> str:
@@ -106,13 +107,42 @@ def _sessions(path: Path, kind: str, layout: RecordingLayout) -> Iterator[RawSes
         yield read_nwb(path, layout) if kind == "nwb" else read_npz(path, layout)
 
 
-def _refuse_repeated(recordings: Sequence[Recording]) -> None:
+COMPARED_FRAMES = 5_000
+
+
+def _copies(recordings: Sequence[Recording]) -> list[str]:
+    """Refuse recordings that are given twice, under one name or two, and note neurons that are copies of others.
+
+    Raises
+    ------
+    RecordingsRefused
+        If two recordings have the same animal and session, or half of the neurons of one are in another too.
+    """
     twice = _first_repeated([f"{recording.animal} {recording.session}" for recording in recordings])
     if twice is not None:
         raise RecordingsRefused(
             f"Two recordings are both of animal and session {twice}. Give each path once, and files of"
             " unlike sessions unlike names."
         )
+    seen: dict[bytes, Recording] = {}
+    notes = []
+    for recording in recordings:
+        part = np.ascontiguousarray(recording.activity[:COMPARED_FRAMES].T)
+        traces = [hashlib.blake2b(trace.tobytes(), digest_size=16).digest() for trace in part]
+        other = [seen[trace] for trace in traces if trace in seen]
+        if 2 * len(other) >= len(traces):
+            raise RecordingsRefused(
+                f"{len(other)} of the {len(traces)} traces of {recording.animal} {recording.session} are those of"
+                f" {other[0].animal} {other[0].session}: it is one recording, given twice. Give it once."
+            )
+        copies = len(other) + len(traces) - len(set(traces))
+        if copies:
+            notes.append(
+                f"{recording.animal} {recording.session}: {copies} neurons have exactly the trace of another, which may"
+                " be trained on while they are tested. Remove the copies."
+            )
+        seen |= dict.fromkeys(traces, recording)
+    return notes
 
 
 def _first_repeated(names: list[str]) -> str | None:
@@ -174,7 +204,7 @@ def read_npz(path: Path, layout: RecordingLayout) -> RawSession:
         activity=activity,
         frame_times_s=frame_times,
         rate_hz=rate,
-        neuron_ids=None if ids is None else ids.astype(str),
+        neuron_ids=None if ids is None else as_text(ids),
         own_ids=animal if animal == session else f"{animal}/{session}",
         labels=labels,
         confidence=None if layout.confidence is None else arrays.required(layout.confidence, "confidence"),
@@ -190,9 +220,8 @@ class _Arrays:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            with np.load(path, allow_pickle=False) as file:
-                self.arrays = {name: file[name] for name in file.files}
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+            self.arrays = npz_arrays(path)
+        except (OSError, UnreadableArray) as error:
             raise RecordingsRefused(
                 f"{path}: cannot be read as npz without pickle: {error}. Save plain arrays with numpy.savez."
             ) from error
@@ -227,7 +256,7 @@ def _number(path: Path, value: np.ndarray) -> float:
 
 
 def _name(value: np.ndarray | None, otherwise: str) -> str:
-    return otherwise if value is None or value.size != 1 else str(value.item())
+    return otherwise if value is None or value.size != 1 else str(as_text(value.ravel())[0])
 
 
 CONTAINERS = ("DfOverF", "Fluorescence", "")
@@ -240,9 +269,10 @@ def read_nwb(path: Path, layout: RecordingLayout) -> RawSession:
     """Read the responses of one plane segmentation, and the behaviour beside them.
 
     The activity is the series that the layout names, else the only one of a DfOverF, else of a Fluorescence,
-    else of any container. Without names in the layout, behaviour is every one-dimensional TimeSeries called
-    after running, speed, velocity or pupil; positions are the centres of the masks where the imaging plane
-    has a grid spacing. The animal is the subject's id, the session the file's name.
+    else of any container; of a file with several planes, it is of the plane that the layout names. Without names in the
+    layout, behaviour is every one-dimensional TimeSeries called after running, speed, velocity or pupil; positions are
+    the centres of the masks where the imaging plane has a grid spacing. The animal is the subject's id, the session the
+    file's name.
 
     Raises
     ------
@@ -254,17 +284,22 @@ def read_nwb(path: Path, layout: RecordingLayout) -> RawSession:
     with ExitStack() as stack:
         try:
             file = stack.enter_context(NWBHDF5IO(str(path), "r", load_namespaces=True)).read()
-        except (OSError, KeyError, ValueError, TypeError) as error:
+            return _nwb_session(path, file, layout)
+        except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
             raise RecordingsRefused(f"{path}: cannot be read as NWB 2: {error}.") from error
-        return _nwb_session(path, file, layout)
 
 
 def _nwb_session(path: Path, file: Any, layout: RecordingLayout) -> RawSession:
-    series = _activity(path, file, layout)
-    data = np.asarray(series.data[:])
+    place, series = _activity(path, file, layout)
+    data = column_values(series.data)
     data = data[:, None] if data.ndim == 1 else data
     table = series.rois.table
-    rows = np.asarray(series.rois.data[:], dtype=int)
+    rows = column_values(series.rois.data).astype(int)
+    if len(rows) and not 0 <= rows.min() <= rows.max() < len(table):
+        raise RecordingsRefused(
+            f"{path}: {place} names regions of interest {rows.min()} to {rows.max()}, but {table.name} has"
+            f" {len(table)}, counted from 0. They are of unlike segmentations; write them again together."
+        )
     labels = {label: _column(path, table, name, rows) for label, name in layout.labels.items()}
     notes: list[str] = []
     positions = (
@@ -272,6 +307,13 @@ def _nwb_session(path: Path, file: Any, layout: RecordingLayout) -> RawSession:
         if layout.positions is None
         else _column(path, table, layout.positions, rows)
     )
+    plane = table.imaging_plane
+    stated = None if plane is None else plane.imaging_rate
+    if series.rate and stated and abs(series.rate / stated - 1) > 0.05:
+        notes.append(
+            f"{path.name}: the series has {series.rate:g} frames per second, which is used; the imaging plane states"
+            f" {stated:g}."
+        )
     subject = file.subject
     animal = path.stem if subject is None or not subject.subject_id else str(subject.subject_id)
     ids = None if layout.neuron_ids is None else _column(path, table, layout.neuron_ids, rows)
@@ -280,34 +322,47 @@ def _nwb_session(path: Path, file: Any, layout: RecordingLayout) -> RawSession:
         animal=animal,
         session=path.stem,
         activity=data,
-        frame_times_s=_times(series, len(data)),
-        rate_hz=series.rate,
-        neuron_ids=None if ids is None else _id_text(ids),
+        frame_times_s=None if series.timestamps is None else _times(series, len(data)),
+        first_frame_s=float(series.starting_time or 0.0),
+        rate_hz=series.rate or None,
+        neuron_ids=None if ids is None else as_text(ids),
         own_ids=animal if animal == path.stem else f"{animal}/{path.stem}",
         labels=labels,
         confidence=None if layout.confidence is None else _column(path, table, layout.confidence, rows),
         positions_um=positions,
         behaviour=_behaviour(path, file, layout),
-        notes=(f"{path.name}: activity is {_path_in_file(series)}.", *notes),
+        n_regions=len(rows),
+        notes=(f"{path.name}: activity is {place}.", *notes),
     )
 
 
-def _activity(path: Path, file: Any, layout: RecordingLayout) -> Any:
+def _activity(path: Path, file: Any, layout: RecordingLayout) -> tuple[str, Any]:
+    """Return the series of activity, and where it is in the file."""
     from pynwb.ophys import RoiResponseSeries
 
-    series = [item for item in file.objects.values() if isinstance(item, RoiResponseSeries)]
-    if not series:
+    places = _by_place([item for item in file.objects.values() if isinstance(item, RoiResponseSeries)])
+    if not places:
         raise RecordingsRefused(f"{path}: found no RoiResponseSeries, so there is no optical physiology in it.")
-    places = {_path_in_file(item): item for item in series}
+    planes = {place: _planes(item) for place, item in places.items()}
+    if layout.plane is not None:
+        on_plane = {place: item for place, item in places.items() if layout.plane in planes[place]}
+        if not on_plane:
+            known = list(dict.fromkeys(name for names in planes.values() for name in names))
+            raise RecordingsRefused(
+                f"{path}: no activity is of a plane called {layout.plane!r}{did_you_mean(layout.plane, known)}."
+                f" There are: {', '.join(known)}."
+            )
+        places = on_plane
     if layout.activity is not None:
-        named = [item for place, item in places.items() if layout.activity in (place, item.name)]
+        named = {place: item for place, item in places.items() if layout.activity in (place, item.name)}
         if len(named) == 1:
-            return named[0]
+            return next(iter(named.items()))
         raise RecordingsRefused(
             f"{path}: found {len(named)} series called {layout.activity!r}"
-            f"{did_you_mean(layout.activity, [*places, *(item.name for item in series)])}."
+            f"{did_you_mean(layout.activity, [*places, *(item.name for item in places.values())])}."
             f" There are: {', '.join(places)}."
         )
+    fitting: dict[str, Any] = {}
     for kind in CONTAINERS:
         fitting = {
             place: item
@@ -315,22 +370,38 @@ def _activity(path: Path, file: Any, layout: RecordingLayout) -> Any:
             if kind in ("", type(item.parent).__name__) and not any(word in place.lower() for word in NOT_ACTIVITY)
         }
         if len(fitting) == 1:
-            return next(iter(fitting.values()))
+            return next(iter(fitting.items()))
         if fitting:
             break
+    several = sorted({planes[place][0] for place in fitting if planes[place]})
+    by_plane = f", or its plane ('plane'): {', '.join(several)}" if len(several) > 1 else ""
     raise RecordingsRefused(
-        f"{path}: expected one series of activity, found {', '.join(places)}. Name one in the layout ('activity')."
+        f"{path}: expected one series of activity, found {', '.join(sorted(places))}. Name one in the layout"
+        f" ('activity'){by_plane}."
     )
 
 
-def _path_in_file(item: Any) -> str:
-    return f"{item.parent.name}/{item.name}"
+def _by_place(items: Sequence[Any]) -> dict[str, Any]:
+    """Return items by container and name, with the processing module in front where these are not enough."""
+    short = [f"{item.parent.name}/{item.name}" for item in items]
+    places = {}
+    for name, item in zip(short, items, strict=True):
+        module = getattr(item.parent, "parent", None)
+        places[f"{module.name}/{name}" if short.count(name) > 1 and module is not None else name] = item
+    return places
+
+
+def _planes(series: Any) -> tuple[str, ...]:
+    """Return what a series' plane may be called: the imaging plane, its segmentation, the processing module."""
+    table = series.rois.table
+    holders = (table.imaging_plane, table, getattr(series.parent, "parent", None))
+    return tuple(holder.name for holder in holders if holder is not None)
 
 
 def _times(series: Any, samples: int) -> np.ndarray | None:
     if series.timestamps is not None:
-        return np.asarray(series.timestamps[:], dtype=float)
-    if series.rate is None:
+        return column_values(series.timestamps).astype(float)
+    if not series.rate:
         return None
     return float(series.starting_time or 0.0) + np.arange(samples) / float(series.rate)
 
@@ -340,11 +411,14 @@ def _behaviour(path: Path, file: Any, layout: RecordingLayout) -> dict[str, Chan
     from pynwb.image import ImageSeries
     from pynwb.ophys import RoiResponseSeries
 
-    series = {
-        item.name: item
+    items = [
+        item
         for item in file.objects.values()
         if isinstance(item, TimeSeries) and not isinstance(item, ImageSeries | RoiResponseSeries)
-    }
+    ]
+    names = [item.name for item in items]
+    places = _by_place(items)
+    series = {item.name if names.count(item.name) == 1 else place: item for place, item in places.items()}
     requested = layout.behaviour
     if requested is None:
         requested = {
@@ -354,13 +428,14 @@ def _behaviour(path: Path, file: Any, layout: RecordingLayout) -> dict[str, Chan
         }
     channels = {}
     for channel, name in requested.items():
-        if name not in series:
+        item = series.get(name, places.get(name))
+        if item is None:
             raise RecordingsRefused(
                 f"{path}: found no time series {name!r} for behaviour {channel!r}{did_you_mean(name, series)}."
                 f" There are: {', '.join(sorted(series)) or 'none'}."
             )
-        values = np.asarray(series[name].data[:])
-        times = _times(series[name], len(values))
+        values = column_values(item.data)
+        times = _times(item, len(values))
         if times is None:
             raise RecordingsRefused(f"{path}: {name} has neither times nor a rate; behaviour needs one.")
         channels[channel] = Channel(values, times)
@@ -374,13 +449,12 @@ def _column(path: Path, table: Any, name: str, rows: np.ndarray) -> np.ndarray:
             f"{path}: the plane segmentation has no column {name!r}{did_you_mean(name, known)}."
             f" There are: {', '.join(known)}."
         )
-    return np.asarray((table.id if name == "id" else table[name])[:])[rows]
-
-
-def _id_text(ids: np.ndarray) -> np.ndarray:
-    if ids.dtype.kind == "f":
-        return np.array(["" if np.isnan(number) else f"{number:.15g}" for number in ids])
-    return ids.astype(str)
+    values = np.asarray((table.id if name == "id" else table[name])[:])
+    if len(values) != len(table):
+        raise RecordingsRefused(
+            f"{path}: {table.name} has {len(table)} regions of interest, but {len(values)} values of {name!r}."
+        )
+    return values[rows]
 
 
 def _mask_centres(path: Path, table: Any, rows: np.ndarray, notes: list[str]) -> np.ndarray | None:
@@ -513,14 +587,13 @@ def _array(path: Path) -> np.ndarray:
     if not path.exists():
         raise RecordingsRefused(f"{path}: there is no such file. Fetch the session again, as a whole.")
     try:
-        return np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        return npy_array(path)
+    except (OSError, UnreadableArray) as error:
         raise RecordingsRefused(f"{path}: cannot be read as an array without pickle: {error}.") from error
 
 
 def _ids(path: Path) -> np.ndarray:
-    numbers = _array(path).astype(np.float64).ravel()
-    return np.array(["" if np.isnan(number) else f"{number:.15g}" for number in numbers])
+    return as_text(_array(path).ravel())
 
 
 def _labels(path: Path) -> dict[str, np.ndarray] | None:

@@ -12,12 +12,13 @@ from neurofleet.learners.neuprint.population_recordings import ANIMAL, Recording
 
 KEYS = {
     "npz": (
-        "activity", "rate_hz", "frame_times", "animal", "session", "neuron_ids", "labels", "confidence",
-        "least_confidence", "missing_labels", "positions", "behaviour", "behaviour_times",
+        "activity", "neurons_first", "rate_hz", "frame_times", "frame_times_per_s", "animal", "session", "neuron_ids",
+        "labels", "confidence", "least_confidence", "missing_labels", "positions", "behaviour", "behaviour_times",
+        "behaviour_times_per_s",
     ),
     "nwb": (
-        "activity", "neuron_ids", "labels", "confidence", "least_confidence", "missing_labels", "positions",
-        "behaviour",
+        "activity", "plane", "neurons_first", "frame_times_per_s", "neuron_ids", "labels", "confidence",
+        "least_confidence", "missing_labels", "positions", "behaviour", "behaviour_times_per_s",
     ),
     "bugeon": ("behaviour", "missing_labels", "stimuli"),
 }  # fmt: skip
@@ -30,10 +31,16 @@ class RecordingLayout(BaseModel):
     ----------
     activity
         Array (frames × neurons) of an npz file, or series of an NWB file.
+    plane
+        Name of the imaging plane (or of its plane segmentation, or processing module) of an NWB file with several.
+    neurons_first
+        True where activity is neurons × frames, False where it is frames × neurons although it looks otherwise.
     rate_hz
         Frames per second, or the name of the array that holds it.
     frame_times
         Array of times in s, one per frame.
+    frame_times_per_s, behaviour_times_per_s
+        How many of the steps in which times are counted make a second, where they are not in s: 1000 for ms.
     animal, session
         Arrays (or attributes) with their names; else the file's name.
     neuron_ids
@@ -58,8 +65,12 @@ class RecordingLayout(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     activity: str | None = None
+    plane: str | None = None
+    neurons_first: bool | None = None
     rate_hz: float | str | None = None
     frame_times: str | None = None
+    frame_times_per_s: float | None = Field(default=None, gt=0, le=1e9)
+    behaviour_times_per_s: float | None = Field(default=None, gt=0, le=1e9)
     animal: str | None = None
     session: str | None = None
     neuron_ids: str | None = None

@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 
 from neurofleet.errors import did_you_mean
+from neurofleet.learners.array_files import as_text
 from neurofleet.learners.units.unit_layout import QualityLimits
-from neurofleet.learners.units.units import MODALITIES, Units, UnitsRefused, as_text
+from neurofleet.learners.units.units import MODALITIES, Units, UnitsRefused
 
 TELLING_CORRELATION = 0.9
 FEWEST_ROWS = 20

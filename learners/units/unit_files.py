@@ -10,14 +10,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from neurofleet.errors import did_you_mean
-from neurofleet.learners.array_files import UnreadableArray, h5_values, npz_arrays
+from neurofleet.learners.array_files import UnreadableArray, as_text, column_values, npz_arrays
 from neurofleet.learners.units.hand_features import HAND_FEATURES, hand_features
 from neurofleet.learners.units.signal_scaling import row_hashes
 from neurofleet.learners.units.spike_timing import (
@@ -30,7 +29,7 @@ from neurofleet.learners.units.spike_timing import (
 )
 from neurofleet.learners.units.unit_checks import good_units, refuse_row_numbers
 from neurofleet.learners.units.unit_layout import UnitLayout, read_unit_layout
-from neurofleet.learners.units.units import MODALITIES, POINTS, Units, UnitsRefused, as_text, joined
+from neurofleet.learners.units.units import MODALITIES, POINTS, Units, UnitsRefused, joined
 from neurofleet.learners.units.waveforms import (
     Waveforms,
     check_half_widths,
@@ -288,12 +287,12 @@ def _read_units_table(path: Path, nwb: Any, waveform: str, spike_times: str, axe
         column = units[name]
         ragged = hasattr(column, "target")
         if name == spike_times and ragged and not hasattr(column.target, "target"):
-            file.spike_times = cut(path, h5_or_array(column.target.data), h5_or_array(column.data))
+            file.spike_times = cut(path, column_values(column.target.data), column_values(column.data))
         elif name == waveform:
             file.matrices[name], notes = _mean_waveforms(path, units, name, axes)
             file.notes += notes
         elif not ragged and name not in ("electrode_group", "electrodes", "waveform_sd"):
-            data = h5_or_array(column.data)
+            data = column_values(column.data)
             if data.ndim == 1:
                 columns[name] = [value.decode() if isinstance(value, bytes) else value for value in data]
             elif data.ndim == 2:
@@ -310,11 +309,6 @@ def _read_units_table(path: Path, nwb: Any, waveform: str, spike_times: str, axe
     return file
 
 
-def h5_or_array(data: Any) -> np.ndarray:
-    """Return the values of a column, which hdmf holds as a dataset, an array or a list."""
-    return h5_values(data) if isinstance(data, h5py.Dataset) else np.asarray(data[:])
-
-
 def _mean_waveforms(path: Path, units: Any, name: str, axes: str | None) -> tuple[np.ndarray, list[str]]:
     """Return the mean waveform (units, samples) of each unit on its largest channel, NaN where it has none, and notes.
 
@@ -323,7 +317,7 @@ def _mean_waveforms(path: Path, units: Any, name: str, axes: str | None) -> tupl
     """
     column, ends = units[name], []
     while hasattr(column, "target"):
-        column, rows = column.target, h5_or_array(column.data)
+        column, rows = column.target, column_values(column.data)
         ends.append(checked_ends(path, f"column {name}", rows, len(column)))
     values = column.data
     of_spikes = len(ends) == 2 or (name == "waveforms" and len(ends) == 1)
@@ -334,9 +328,9 @@ def _mean_waveforms(path: Path, units: Any, name: str, axes: str | None) -> tupl
         )
     notes, usual = [], "samples, channels"
     if not ends:
-        per_unit = list(h5_or_array(values).astype(float))
+        per_unit = list(column_values(values).astype(float))
     elif not of_spikes:
-        per_unit = [np.asarray(rows, dtype=float) for rows in np.split(h5_or_array(values), ends[0][:-1])]
+        per_unit = [np.asarray(rows, dtype=float) for rows in np.split(column_values(values), ends[0][:-1])]
         usual = "channels, samples"
     else:
         per_unit = _means_over_spikes(path, name, values, ends)
@@ -346,7 +340,7 @@ def _mean_waveforms(path: Path, units: Any, name: str, axes: str | None) -> tupl
     if len(shapes) == 1 and len(shape := next(iter(shapes))) == 2:
         filled = np.array([unit if unit.size else np.full(shape, np.nan) for unit in per_unit])
         electrodes = units["electrodes"] if "electrodes" in units.colnames else None
-        counts = None if electrodes is None or not hasattr(electrodes, "target") else h5_or_array(electrodes.data)
+        counts = None if electrodes is None or not hasattr(electrodes, "target") else column_values(electrodes.data)
         n_electrodes = None if counts is None else np.diff(counts.astype(int), prepend=0)
         largest, more = largest_channels(filled, axes, n_electrodes, usual, f"{path.name}, {name}")
         return largest, notes + more

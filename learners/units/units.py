@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from neurofleet.errors import LearnerError, did_you_mean
+from neurofleet.learners.array_files import as_text
 
 MODALITIES = ("waveform", "isi", "acg")
 POINTS = {"waveform": 50, "isi": 100, "acg": 100}
@@ -79,16 +80,6 @@ class Units:
                 f" {', '.join(map(str, self.obs.columns)) or 'none'}."
             )
         return as_text(self.obs[name])
-
-
-def as_text(values: pd.Series) -> np.ndarray:
-    """Return values as text: "" where missing, and whole numbers without a point."""
-    texts = ["" if missing else _text(value) for value, missing in zip(values, values.isna(), strict=True)]
-    return np.asarray(texts, dtype=str)
-
-
-def _text(value: object) -> str:
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def joined(units: Sequence[Units]) -> Units:

@@ -45,11 +45,36 @@ def test_constant_and_unmeasured_channels_are_dropped_with_a_note() -> None:
 
 
 def test_frames_outside_of_the_measurement_hold_its_nearest_value_and_are_noted() -> None:
-    times = np.arange(3.0, 7.0, 0.1)
+    times = np.arange(2.0, 8.0, 0.1)
     columns, _, notes = on_frame_clock({"speed": Channel(times, times)}, FRAMES_S, "here")
-    assert np.ptp(columns[FRAMES_S <= 3.0, 0]) == 0
-    assert np.ptp(columns[FRAMES_S >= 7.0, 0]) == 0
-    assert "was not measured in" in notes[0]
+    assert np.ptp(columns[FRAMES_S <= 2.0, 0]) == 0
+    assert np.ptp(columns[FRAMES_S >= 8.0, 0]) == 0
+    assert "was not measured in 40% of the frames" in notes[0]
+
+
+def test_a_channel_that_is_mostly_interpolated_is_told() -> None:
+    values = np.where(np.arange(50) % 4 == 0, np.arange(50.0), np.nan)
+    columns, _, notes = on_frame_clock({"pupil": Channel(values)}, FRAMES_S, "here")
+    assert columns[1, 0] - columns[0, 0] == pytest.approx(columns[5, 0] - columns[4, 0], rel=1e-4)
+    assert "was not measured (NaN) in 74% of its samples" in notes[0]
+
+
+def test_times_in_ms_are_refused_or_read_as_the_layout_says() -> None:
+    times_s = np.arange(0.0, 10.0, 0.05)
+    in_ms = {"speed": Channel(np.sin(times_s), 1000 * times_s)}
+    with pytest.raises(RecordingsRefused, match="0.50% of its samples are during them.*behaviour_times_per_s"):
+        on_frame_clock(in_ms, FRAMES_S, "here")
+    expected, _, _ = on_frame_clock({"speed": Channel(np.sin(times_s), times_s)}, FRAMES_S, "here")
+    read, _, notes = on_frame_clock(in_ms, FRAMES_S, "here", 1000.0)
+    np.testing.assert_allclose(read, expected, atol=1e-6)
+    assert notes == []
+
+
+def test_a_channel_longer_than_the_recording_is_read_and_told() -> None:
+    times_s = np.arange(-9.0, 31.0, 0.05)
+    columns, _, notes = on_frame_clock({"speed": Channel(times_s, times_s)}, FRAMES_S, "here")
+    np.testing.assert_allclose(columns[:, 0], (FRAMES_S - FRAMES_S.mean()) / FRAMES_S.std(), atol=1e-5)
+    assert "only 24% of its samples are during the frames" in notes[0]
 
 
 @pytest.mark.parametrize(
@@ -59,6 +84,8 @@ def test_frames_outside_of_the_measurement_hold_its_nearest_value_and_are_noted(
         (Channel(np.arange(9.0), np.arange(8.0)), "8 times for it"),
         (Channel(np.arange(4.0), np.array([0.0, 2.0, 1.0, 3.0])), "go back at sample 2"),
         (Channel(np.arange(4.0), np.arange(1000.0, 1004.0)), "one clock"),
+        (Channel(np.arange(4.0), np.array([6.0, 8.0, 10.0, 12.0])), "40% of the frames have it.*at least 50%"),
+        (Channel(np.arange(60.0), np.arange(60.0)), "found whole numbers"),
     ],
 )
 def test_channels_that_cannot_be_placed_are_refused(channel: Channel, message: str) -> None:

@@ -77,6 +77,80 @@ def test_the_rate_is_that_of_the_frame_times_and_pauses_are_noted(tmp_path: Path
     assert any("frames pause 1 times" in note for note in recordings.notes)
 
 
+TRACES = np.cumsum(np.random.default_rng(6).standard_normal((40, 6)), axis=0)
+
+
+def test_turned_activity_is_refused_or_turned_as_the_layout_says(tmp_path: Path) -> None:
+    upright = open_recordings(write(tmp_path / "a.npz", activity=TRACES)).recordings[0]
+    path = write(tmp_path / "a.npz", activity=TRACES.T)
+    with pytest.raises(RecordingsRefused, match="found 6 x 40 values that are smooth.*neurons_first: true"):
+        open_recordings(path)
+    read = open_recordings(path, {"neurons_first": True}).recordings[0]
+    np.testing.assert_array_equal(read.activity, upright.activity)
+    as_it_is = open_recordings(path, {"neurons_first": False}).recordings[0]
+    assert as_it_is.activity.shape == (6, 40)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"frame_times": np.arange(40) / 5.0, "rate_hz": None},
+        {"neuron_ids": np.arange(6)},
+        {"positions_um": np.arange(12.0).reshape(6, 2)},
+    ],
+)
+def test_activity_is_turned_by_what_has_as_many_rows(tmp_path: Path, more: dict[str, Any]) -> None:
+    upright = open_recordings(write(tmp_path / "a.npz", activity=TRACES, **more))
+    turned = open_recordings(write(tmp_path / "a.npz", activity=TRACES.T, **more))
+    np.testing.assert_array_equal(turned.recordings[0].activity, upright.recordings[0].activity)
+    assert any("found 6 x 40 where there are" in note and "transposed" in note for note in turned.notes)
+    assert not any("transposed" in note for note in upright.notes)
+
+
+def test_as_many_frames_as_neurons_are_told_apart_by_their_values(tmp_path: Path) -> None:
+    square = np.cumsum(np.random.default_rng(6).standard_normal((40, 40)), axis=0)
+    assert open_recordings(write(tmp_path / "a.npz", activity=square)).recordings[0].n_frames == 40
+    with pytest.raises(RecordingsRefused, match="smooth along the second axis"):
+        open_recordings(write(tmp_path / "a.npz", activity=square.T, frame_times=np.arange(40) / 4.3))
+
+
+def test_frame_times_in_ms_are_refused_or_read_as_the_layout_says(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.npz", rate_hz=None, frame_times=np.arange(40) / 0.03 + 0.5)
+    with pytest.raises(RecordingsRefused, match="frames 33.33 apart.*frame_times_per_s"):
+        open_recordings(path)
+    assert open_recordings(path, {"frame_times_per_s": 1000}).recordings[0].rate_hz == pytest.approx(30.0)
+
+
+def test_frame_numbers_are_no_times(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.npz", rate_hz=None, frame_times=np.arange(40))
+    with pytest.raises(RecordingsRefused, match="whole numbers, frames 1 apart"):
+        open_recordings(path)
+    assert open_recordings(path, {"frame_times_per_s": 8}).recordings[0].rate_hz == pytest.approx(8.0)
+
+
+def test_ids_and_labels_are_the_same_as_text_and_as_numbers(tmp_path: Path) -> None:
+    kinds = {"labels": {"class": "kind"}}
+    one = write(tmp_path / "one.npz", animal="m1", neuron_ids=np.arange(6), kind=np.array(list("112233")))
+    floats = np.array([0.0, 1.0, 2.0, 3.0, np.nan, np.nan])
+    two = write(tmp_path / "two.npz", animal="m1", neuron_ids=floats, kind=floats // 2 + 1)
+    three = write(tmp_path / "three.npz", animal="m1", neuron_ids=floats.astype("S3"), kind=np.array(list("112233")))
+    recordings = open_recordings([one, two, three], kinds)
+    assert list(recordings.recordings[1].neuron_ids[:4]) == ["m1/0", "m1/1", "m1/2", "m1/3"]
+    assert list(recordings.recordings[1].neuron_ids[4:]) == ["m1/two/#4", "m1/two/#5"]
+    assert list(recordings.labels("class")[:6]) == list("112233")
+    assert not any("unlike labels" in note for note in recordings.notes)
+
+
+def test_a_recording_given_twice_under_two_names_is_refused_and_copied_neurons_are_told(tmp_path: Path) -> None:
+    one = write(tmp_path / "one.npz", activity=TRACES)
+    two = write(tmp_path / "two.npz", activity=TRACES)
+    with pytest.raises(RecordingsRefused, match="6 of the 6 traces of two two are those of one one"):
+        open_recordings([one, two])
+    doubled = np.column_stack([TRACES, TRACES[:, 1]])
+    notes = open_recordings(write(tmp_path / "a.npz", activity=doubled)).notes
+    assert any("1 neurons have exactly the trace of another" in note for note in notes)
+
+
 BACK = np.arange(40) / 5.0
 BACK[12] = 0.0
 
@@ -89,6 +163,12 @@ BACK[12] = 0.0
         ({"frame_times": np.arange(40) / 2.0}, {}, "given as 4.3 Hz, but frames are 0.5 s apart"),
         ({"rate_hz": None}, {}, "neither frame times nor a frame rate"),
         ({"rate_hz": -1.0}, {}, "above 0 Hz"),
+        ({"rate_hz": 0.04}, {}, "the time between frames, the rate is 25 Hz"),
+        ({"rate_hz": 30_000.0}, {}, "up to 2000 Hz, found 30000"),
+        ({"rate_hz": None, "frame_times": np.arange(40) * 1e-5}, {}, "up to 2000 Hz, found 100000"),
+        ({"rate_hz": None, "frame_times": (1.7e9 + np.arange(40) / 5).astype("f4")}, {}, "stored as float32"),
+        ({"kind": np.zeros((6, 2))}, {"labels": {"class": "kind"}}, "one value of 'class' per neuron"),
+        ({"positions_um": np.zeros((2, 6))}, {}, "2 positions. Transpose them"),
         ({"activity": np.full((40, 6), 2.5)}, {}, "all 6 traces are constant"),
         ({"activity": np.zeros((40, 6, 2))}, {}, "frames x neurons"),
         ({"neuron_ids": np.arange(7)}, {}, "6 neurons, but there are 7 ids"),
