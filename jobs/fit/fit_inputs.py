@@ -292,6 +292,8 @@ def recording_source(cell: CellSpec, folder: Path) -> RecordingSource | None:
         tuple(cell.stimuli),
         tuple(cell.exclude_sweeps),
         cell.electrode,
+        cell.bias_current,
+        cell.spike_threshold_mV,
     )
 
 

@@ -199,6 +199,8 @@ class CellSpec(Strict):
     stimuli: Annotated[list[str], Field(min_length=1)] = ["Long Square"]
     exclude_sweeps: list[int] = []
     electrode: ElectrodeName | None = None
+    bias_current: Literal["add", "ignore"] | None = None
+    spike_threshold_mV: Annotated[float, Field(ge=-80, le=40)] | None = None
     axon: Literal["stub", "legacy-stub", "legacy-stub-60um", "full"] | None = None
     group: Name | None = None
     weight: Positive | None = None

@@ -259,8 +259,9 @@ def _job_steps(steps: StepsSpec) -> Steps:
 def _recorded_steps(source: RecordingSource, features: Sequence[str]) -> Steps:
     """Return the weakest, the middle and the strongest step with spikes, and what was recorded there."""
     spiking: list[tuple[StepProtocol, list[Sweep]]] = []
-    for protocol, sweeps in group_sweeps(source.read()):
-        counts = recorded_features(protocol, sweeps, [SPIKES_IN_STEP])[SPIKES_IN_STEP]
+    recording = source.read()
+    for protocol, sweeps in group_sweeps(recording):
+        counts = recorded_features(protocol, sweeps, [SPIKES_IN_STEP], recording.spike_threshold_mV)[SPIKES_IN_STEP]
         if protocol.amplitude_nA > 0 and all(count.sum() for count in counts):
             spiking.append((protocol, sweeps))
     if not spiking:
@@ -269,7 +270,7 @@ def _recorded_steps(source: RecordingSource, features: Sequence[str]) -> Steps:
             "other `stimuli:`, or give the job `steps: {amplitudes_nA: [0.2]}`."
         )
     chosen = sorted({0, len(spiking) // 2, len(spiking) - 1})
-    extraction = TargetExtraction(source.path)
+    extraction = TargetExtraction(recording)
     for i in chosen:
         extraction.add(*spiking[i], features)
     targets = extraction.target_set()

@@ -50,6 +50,8 @@ class FitFileSpec(Strict):
     stimuli: Annotated[list[str], Field(min_length=1)] = ["Long Square"]
     exclude_sweeps: list[int] = []
     electrode: ElectrodeName | None = None
+    bias_current: Literal["add", "ignore"] | None = None
+    spike_threshold_mV: Annotated[float, Field(ge=-80, le=40)] | None = None
 
 
 class ModelsSpec(Strict):
@@ -201,6 +203,8 @@ def _of_fit_file(fit: FitFileSpec, folder: Path) -> CellModels:
             tuple(fit.stimuli),
             tuple(fit.exclude_sweeps),
             fit.electrode,
+            fit.bias_current,
+            fit.spike_threshold_mV,
         )
     return published_cell_models(
         fit.id,

@@ -167,6 +167,9 @@ class FitModel:
                     exp_mean=target.mean,
                     exp_std=target.std,
                     max_score=MAX_SCORE,
+                    threshold=self.targets.spike_threshold_mV,
+                    axon_threshold=self.targets.spike_threshold_mV,
+                    inside_only=step.inside_only,
                 )
             elif target.feature in MINIMUM_STD:
                 if step.name not in scorings:
@@ -187,6 +190,7 @@ class FitModel:
                     exp_mean=target.mean,
                     exp_std=target.std,
                     threshold=self.targets.spike_threshold_mV,
+                    int_settings={"strict_stiminterval": 1} if step.inside_only else None,
                     force_max_score=True,
                     max_score=MAX_SCORE,
                 )

@@ -16,7 +16,8 @@ from neurofleet.neurosim.features.batch_features import (
     Voltages,
     spikes_begin_in_axon,
 )
-from neurofleet.neurosim.features.step_protocols import AIS_FEATURE, SPIKE_THRESHOLD_MV
+from neurofleet.neurosim.features.step_protocols import AIS_FEATURE
+from neurofleet.neurosim.recordings.recorded_spikes import SPIKE_THRESHOLD_MV
 
 SETTINGS_OF_ITS_OWN = ("interp_step", "stimulus_current", "double_settings", "int_settings", "string_settings")
 
@@ -91,7 +92,7 @@ class BatchObjective:
         at_soma = {recording_name(protocol, SOMA): protocol for protocol in protocols}
         if type(feature) is AISInitiation:
             protocol = at_soma.get(feature.soma_recording)
-            if protocol is None or feature.axon_recording != recording_name(protocol, AIS):
+            if protocol is None or feature.inside_only or feature.axon_recording != recording_name(protocol, AIS):
                 return None
             name, axon_threshold, limited = AIS_FEATURE, feature.axon_threshold, True
         elif type(feature) is eFELFeature and feature.efel_feature_name in FEATURES:

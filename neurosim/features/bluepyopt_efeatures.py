@@ -21,10 +21,10 @@ from neurofleet.neurosim.features.perisomatic_features import (
 from neurofleet.neurosim.features.step_protocols import (
     AIS_FEATURE,
     BLOCK_CHECK,
-    SPIKE_THRESHOLD_MV,
     StepProtocol,
     TargetSet,
 )
+from neurofleet.neurosim.recordings.recorded_spikes import SPIKE_THRESHOLD_MV
 
 
 class AISInitiation(EFeature):
@@ -46,6 +46,8 @@ class AISInitiation(EFeature):
         Score of a missing value.
     threshold, axon_threshold : float
         eFEL's spike threshold in mV at the soma and the axon.
+    inside_only : bool
+        Whether spikes outside of the step do not count.
     """
 
     feature: ClassVar[str] = AIS_FEATURE
@@ -63,6 +65,7 @@ class AISInitiation(EFeature):
         max_score: float = 250.0,
         threshold: float = SPIKE_THRESHOLD_MV,
         axon_threshold: float = SPIKE_THRESHOLD_MV,
+        inside_only: bool = False,
     ) -> None:
         super().__init__(name)
         self.soma_recording = soma_recording
@@ -74,6 +77,7 @@ class AISInitiation(EFeature):
         self.max_score = max_score
         self.threshold = threshold
         self.axon_threshold = axon_threshold
+        self.inside_only = inside_only
 
     def calculate_feature(self, responses: Mapping[str, Any], raise_warnings: bool = False) -> float | None:
         """Return 1.0, or None when the check fails or a response is missing."""
@@ -106,12 +110,17 @@ class AISInitiation(EFeature):
             "stim_start": [self.stim_start],
             "stim_end": [self.stim_end],
         }
-        before = efel.get_settings().Threshold  # set back instead of efel.reset(), which reads its files each time
-        efel.set_setting("Threshold", threshold)
+        settings = efel.get_settings()  # set back instead of efel.reset(), which reads its files each time
+        before = {name: getattr(settings, name) for name in ("Threshold", "strict_stiminterval")}
+        wanted = {"Threshold": threshold, "strict_stiminterval": self.inside_only}
+        changed = [name for name, value in wanted.items() if value != before[name]]
         try:
+            for name in changed:
+                efel.set_setting(name, wanted[name])
             values = efel.get_feature_values([trace], ["AP_begin_time"], raise_warnings=raise_warnings)
         finally:
-            efel.set_setting("Threshold", before)
+            for name in changed:
+                efel.set_setting(name, before[name])
         return values[0]["AP_begin_time"]
 
 
@@ -131,11 +140,18 @@ def step_scoring(step: StepProtocol, recording: str, targets: TargetSet) -> "Ste
     check = targets.protocols.get(BLOCK_CHECK)
     scored = any(target.protocol == BLOCK_CHECK for target in targets.targets)
     rests = step.duration_ms - step.stop_ms >= step.start_ms - 1e-6
-    if check is None or scored:
-        return StepScoring(recording, step.start_ms, step.stop_ms, scored_features, comes_to_rest=rests)
-    blocked = recording.replace(step.name, BLOCK_CHECK, 1)
-    about = (blocked, check.start_ms, check.stop_ms)
-    return StepScoring(recording, step.start_ms, step.stop_ms, scored_features, *about, comes_to_rest=rests)
+    about: tuple[Any, ...] = ()
+    if check is not None and not scored:
+        about = (recording.replace(step.name, BLOCK_CHECK, 1), check.start_ms, check.stop_ms)
+    return StepScoring(
+        recording,
+        step.start_ms,
+        step.stop_ms,
+        scored_features,
+        *about,
+        comes_to_rest=rests,
+        threshold_mV=targets.spike_threshold_mV,
+    )
 
 
 class StepScoring:
@@ -154,6 +170,8 @@ class StepScoring:
         Of that step.
     comes_to_rest : bool
         Whether the response is long enough after the step for the voltage to be back at rest.
+    threshold_mV : float
+        As of `find_spikes`.
     """
 
     def __init__(
@@ -167,12 +185,14 @@ class StepScoring:
         block_stop_ms: float = 0.0,
         *,
         comes_to_rest: bool = True,
+        threshold_mV: float = SPIKE_THRESHOLD_MV,
     ) -> None:
         self.recording, self.start_ms, self.stop_ms = recording, start_ms, stop_ms
         self.targets = dict(targets)
         self.block_recording = block_recording
         self._block_step = (block_start_ms, block_stop_ms)
         self._comes_to_rest = comes_to_rest
+        self._threshold_mV = threshold_mV
         seconds = (stop_ms - start_ms) / 1000.0
         recorded = round(self.targets["avg_rate"][0] * seconds) if "avg_rate" in self.targets else LEAST_SPIKES
         self._least_spikes = min(LEAST_SPIKES, recorded)  # no more than the recorded cell itself
@@ -202,7 +222,7 @@ class StepScoring:
         if response is None:
             return
         times, volts = _arrays(response)
-        spikes = find_spikes(times, volts, self.start_ms, self.stop_ms)
+        spikes = find_spikes(times, volts, self.start_ms, self.stop_ms, self._threshold_mV)
         rest_mV = baseline_mV(times, volts, self.start_ms)
         self._values = features_from_spikes(spikes, rest_mV, self.start_ms, self.stop_ms)
         if self._has_failed(times, volts, spikes, rest_mV):
@@ -223,7 +243,7 @@ class StepScoring:
     def _has_failed(self, times: np.ndarray, volts: np.ndarray, spikes: Spikes, rest_mV: float) -> bool:
         return (
             (self._comes_to_rest and abs(float(volts[-1]) - rest_mV) > BACK_WITHIN_MV)
-            or len(find_spikes(times, volts, 0.0, self.start_ms)) > 0
+            or len(find_spikes(times, volts, 0.0, self.start_ms, self._threshold_mV)) > 0
             or len(spikes) < self._least_spikes
             or (len(spikes) > 0 and "peak_v" in self.targets and has_two_kinds(spikes.peak_mV, *self.targets["peak_v"]))
         )

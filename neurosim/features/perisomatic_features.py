@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from neurofleet.neurosim.features.step_protocols import StepProtocol
-from neurofleet.neurosim.recordings.recording import Sweep
+from neurofleet.neurosim.recordings.recorded_spikes import SPIKE_THRESHOLD_MV
+from neurofleet.neurosim.recordings.sweep import Sweep
 
 DETECTION_MV_PER_MS = 20.0
 THRESHOLD_OF_UPSTROKE = 0.05
@@ -51,7 +52,13 @@ class Spikes:
         return len(self.threshold_ms)
 
 
-def find_spikes(time_ms: np.ndarray, voltage_mV: np.ndarray, start_ms: float, stop_ms: float) -> Spikes:
+def find_spikes(
+    time_ms: np.ndarray,
+    voltage_mV: np.ndarray,
+    start_ms: float,
+    stop_ms: float,
+    threshold_mV: float = SPIKE_THRESHOLD_MV,
+) -> Spikes:
     """Find the spikes between two times.
 
     Parameters
@@ -61,6 +68,8 @@ def find_spikes(time_ms: np.ndarray, voltage_mV: np.ndarray, start_ms: float, st
     voltage_mV : ndarray, shape (n,)
     start_ms, stop_ms : float
         Spikes that peak later do not count.
+    threshold_mV : float
+        Of a cell whose spikes are small; peaks below it, and below -30 mV, do not count.
     """
     window = (time_ms >= start_ms) & (time_ms <= stop_ms)
     times, volts = time_ms[window], voltage_mV[window]
@@ -68,7 +77,7 @@ def find_spikes(time_ms: np.ndarray, voltage_mV: np.ndarray, start_ms: float, st
         return _table([])
     slope = _slope(times, volts, LIGHT_FILTER_HZ)
     calm = _slope(times, volts, HEAVY_FILTER_HZ)
-    candidates = _candidates(times, volts, slope)
+    candidates = _candidates(times, volts, slope, min(LOWEST_PEAK_MV, threshold_mV))
     if not candidates:
         return _table([])
     upstrokes = [begin + int(slope[begin : peak + 1].argmax()) for begin, peak in candidates]
@@ -96,7 +105,9 @@ def _slope(times: np.ndarray, volts: np.ndarray, cutoff_Hz: float) -> np.ndarray
     return np.gradient(volts, step)
 
 
-def _candidates(times: np.ndarray, volts: np.ndarray, slope: np.ndarray) -> list[tuple[int, int]]:
+def _candidates(
+    times: np.ndarray, volts: np.ndarray, slope: np.ndarray, lowest_peak_mV: float
+) -> list[tuple[int, int]]:
     """Return first sample and peak of each spike."""
     steep = slope >= DETECTION_MV_PER_MS
     begins = np.flatnonzero(steep[1:] & ~steep[:-1]) + 1
@@ -107,7 +118,7 @@ def _candidates(times: np.ndarray, volts: np.ndarray, slope: np.ndarray) -> list
         peak = int(begin) + int(volts[begin:end].argmax())
         if (
             peak < times.size - 1
-            and volts[peak] >= LOWEST_PEAK_MV
+            and volts[peak] >= lowest_peak_mV
             and volts[peak] - volts[begin] >= LEAST_HEIGHT_MV
             and times[peak] - times[begin] <= LONGEST_RISE_MS
         ):
@@ -204,7 +215,13 @@ SAMPLE_MS = 0.025
 """Models are read at this interval."""
 
 
-def step_features(time_ms: np.ndarray, voltage_mV: np.ndarray, start_ms: float, stop_ms: float) -> dict[str, float]:
+def step_features(
+    time_ms: np.ndarray,
+    voltage_mV: np.ndarray,
+    start_ms: float,
+    stop_ms: float,
+    threshold_mV: float = SPIKE_THRESHOLD_MV,
+) -> dict[str, float]:
     """Return all e-features of one response to a step.
 
     Parameters
@@ -214,6 +231,8 @@ def step_features(time_ms: np.ndarray, voltage_mV: np.ndarray, start_ms: float, 
     voltage_mV : ndarray, shape (n,)
     start_ms, stop_ms : float
         Of the step.
+    threshold_mV : float
+        As of `find_spikes`.
 
     Returns
     -------
@@ -221,7 +240,7 @@ def step_features(time_ms: np.ndarray, voltage_mV: np.ndarray, start_ms: float, 
         `FEATURES` in their order, NaN where there is no such value. Properties of single spikes are means
         over the spikes that have them.
     """
-    spikes = find_spikes(time_ms, voltage_mV, start_ms, stop_ms)
+    spikes = find_spikes(time_ms, voltage_mV, start_ms, stop_ms, threshold_mV)
     return features_from_spikes(spikes, baseline_mV(time_ms, voltage_mV, start_ms), start_ms, stop_ms)
 
 
@@ -262,14 +281,14 @@ def even(time_ms: np.ndarray, voltage_mV: np.ndarray) -> tuple[np.ndarray, np.nd
     return times, np.interp(times, time_ms, voltage_mV)
 
 
-def sweep_features(protocol: "StepProtocol", sweep: "Sweep") -> dict[str, float]:
+def sweep_features(protocol: "StepProtocol", sweep: "Sweep", threshold_mV: float) -> dict[str, float]:
     """Return all e-features of a recorded sweep."""
-    return step_features(*_even_sweep(protocol, sweep), protocol.start_ms, protocol.stop_ms)
+    return step_features(*_even_sweep(protocol, sweep), protocol.start_ms, protocol.stop_ms, threshold_mV)
 
 
-def sweep_spikes(protocol: "StepProtocol", sweep: "Sweep") -> Spikes:
+def sweep_spikes(protocol: "StepProtocol", sweep: "Sweep", threshold_mV: float) -> Spikes:
     """Return the spikes of a recorded sweep during its step."""
-    return find_spikes(*_even_sweep(protocol, sweep), protocol.start_ms, protocol.stop_ms)
+    return find_spikes(*_even_sweep(protocol, sweep), protocol.start_ms, protocol.stop_ms, threshold_mV)
 
 
 def _even_sweep(protocol: "StepProtocol", sweep: "Sweep") -> tuple[np.ndarray, np.ndarray]:

@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 
 from neurofleet.errors import InputError
-from neurofleet.neurosim.recordings.recording import Recording, Sweep
+from neurofleet.neurosim.recordings.current_step import amplitude_tolerance_nA
+from neurofleet.neurosim.recordings.recorded_spikes import SPIKE_THRESHOLD_MV
+from neurofleet.neurosim.recordings.recording import Recording
+from neurofleet.neurosim.recordings.recording_checks import step_spikes
+from neurofleet.neurosim.recordings.sweep import Sweep
 
-AMPLITUDE_TOLERANCE_NA = 0.002
-AMPLITUDE_TOLERANCE = 0.01  # of the amplitude: noisy channels repeat a large step less exactly
 TIMING_TOLERANCE_MS = 0.1
 SAME_STOP_MS = 5.0  # stops that are closer than this count as the same
 SETTLING_MS = 250.0  # a model needs this long before the step to forget its initial state
@@ -38,6 +40,9 @@ class StepProtocol:
         Numbers of the recorded sweeps; empty for a protocol that was not recorded.
     settling_ms : float
         Time put before sweeps whose step comes so early that a model could not settle.
+    inside_only : bool
+        Whether e-features are read from the spikes inside the step only, of the recording and of models: the
+        recorded cell spikes outside of it.
     """
 
     name: str
@@ -49,6 +54,7 @@ class StepProtocol:
     stimulus_name: str = "Long Square"
     sweeps: tuple[int, ...] = ()
     settling_ms: float = 0.0
+    inside_only: bool = False
 
     def align(self, sweep: Sweep) -> tuple[np.ndarray, np.ndarray]:
         """Return a recorded sweep on the time axis of the protocol, cut where the protocol ends.
@@ -61,11 +67,6 @@ class StepProtocol:
         time_ms = sweep.time_ms + self.settling_ms
         kept = time_ms <= self.duration_ms + 1e-6
         return time_ms[kept], sweep.voltage_mV[kept]
-
-
-def amplitude_tolerance_nA(amplitude_nA: float) -> float:
-    """Difference up to which two step amplitudes count as equal: 2 pA or 1 %, whichever is more."""
-    return max(AMPLITUDE_TOLERANCE_NA, AMPLITUDE_TOLERANCE * abs(amplitude_nA))
 
 
 def group_sweeps(recording: Recording, *, tail_ms: float | None = None) -> list[tuple[StepProtocol, list[Sweep]]]:
@@ -92,7 +93,7 @@ def group_sweeps(recording: Recording, *, tail_ms: float | None = None) -> list[
             for repeats in _runs(alike, lambda sweep: sweep.stop_ms, lambda first: SAME_STOP_MS):
                 repeats.sort(key=lambda sweep: sweep.number)
                 _check_timing(repeats, recording)
-                groups.append((_protocol(repeats, tail_ms), repeats))
+                groups.append((_protocol(repeats, tail_ms, recording.spike_threshold_mV), repeats))
     return sorted(groups, key=lambda group: (group[0].amplitude_nA, group[0].sweeps))
 
 
@@ -123,7 +124,7 @@ def _check_timing(repeats: Sequence[Sweep], recording: Recording) -> None:
             )
 
 
-def _protocol(repeats: Sequence[Sweep], tail_ms: float | None) -> StepProtocol:
+def _protocol(repeats: Sequence[Sweep], tail_ms: float | None, threshold_mV: float) -> StepProtocol:
     first = repeats[0]
     settling_ms = max(0.0, SETTLING_MS - first.start_ms)
     duration_ms = min(sweep.duration_ms for sweep in repeats)
@@ -139,6 +140,7 @@ def _protocol(repeats: Sequence[Sweep], tail_ms: float | None) -> StepProtocol:
         stimulus_name=first.stimulus_name,
         sweeps=tuple(sweep.number for sweep in repeats),
         settling_ms=settling_ms,
+        inside_only=any(step_spikes(sweep, threshold_mV).outside for sweep in repeats),
     )
 
 
@@ -151,7 +153,6 @@ def protocol_name(stimulus_name: str, first_sweep: int) -> str:
     return f"{word if word[:1].isalpha() else 'Step' + word}_{first_sweep}"
 
 
-SPIKE_THRESHOLD_MV = -20.0
 AIS_FEATURE = "check_AISInitiation"
 BLOCK_CHECK = "DB_check_DC"
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
@@ -18,14 +17,16 @@ from neurofleet.neurosim.features.perisomatic_features import (
 from neurofleet.neurosim.features.step_protocols import (
     AIS_FEATURE,
     BLOCK_CHECK,
-    SPIKE_THRESHOLD_MV,
     FeatureTarget,
     StepProtocol,
     TargetSet,
-    amplitude_tolerance_nA,
     group_sweeps,
 )
-from neurofleet.neurosim.recordings.recording import Recording, Sweep
+from neurofleet.neurosim.recordings.current_step import amplitude_tolerance_nA
+from neurofleet.neurosim.recordings.recorded_spikes import SPIKE_THRESHOLD_MV
+from neurofleet.neurosim.recordings.recording import Recording
+from neurofleet.neurosim.recordings.recording_checks import step_spikes
+from neurofleet.neurosim.recordings.sweep import Sweep
 
 SPIKES, SPIKES_IN_STEP = "spike_count", "spike_count_stimint"
 SET_STD = 0.05  # of a target that is set to 1 (block, AIS), and of a mean of 0
@@ -86,7 +87,7 @@ def recorded_features(
     sweeps, efel_names = list(sweeps), [name for name in names if name not in MINIMUM_STD]
     perisomatic = {}
     if len(efel_names) < len(names):
-        read = [sweep_features(protocol, sweep) for sweep in sweeps]
+        read = [sweep_features(protocol, sweep, spike_threshold_mV) for sweep in sweeps]
         perisomatic = {name: [_finite(np.array([features[name]])) for features in read] for name in MINIMUM_STD}
     traces = []
     for sweep in sweeps:
@@ -101,6 +102,7 @@ def recorded_features(
         )
     efel.reset()
     efel.set_setting("Threshold", spike_threshold_mV)
+    efel.set_setting("strict_stiminterval", protocol.inside_only)
     efel_values = efel.get_feature_values(traces, efel_names, raise_warnings=False) if efel_names else []
     efel.reset()
     return {
@@ -131,7 +133,7 @@ def firing_rates(recording: Recording) -> list[FiringRate]:
     """Count the spikes of each sweep during its step: the f-I curve, weakest step first."""
     rates = []
     for protocol, sweeps in group_sweeps(recording):
-        counts = recorded_features(protocol, sweeps, [SPIKES_IN_STEP])[SPIKES_IN_STEP]
+        counts = recorded_features(protocol, sweeps, [SPIKES_IN_STEP], recording.spike_threshold_mV)[SPIKES_IN_STEP]
         seconds = (protocol.stop_ms - protocol.start_ms) / 1000.0
         for sweep, count in zip(sweeps, counts, strict=True):
             spikes = int(count.sum())
@@ -141,10 +143,11 @@ def firing_rates(recording: Recording) -> list[FiringRate]:
 
 
 class TargetExtraction:
-    """Collects targets, and what had to be left out."""
+    """Collects targets of a recording, and what had to be left out."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, recording: Recording) -> None:
+        self._path = recording.path
+        self._spike_threshold_mV = recording.spike_threshold_mV
         self._targets: list[FeatureTarget] = []
         self._protocols: dict[str, StepProtocol] = {}
         self._rates: list[float] = []
@@ -161,7 +164,7 @@ class TargetExtraction:
                 self._too_slow[name] = min(rate_Hz, self._too_slow.get(name, np.inf))
             elif name not in HYPERPOLARISING_ONLY or protocol.amplitude_nA < 0:
                 supported.append(name)
-        values = recorded_features(protocol, sweeps, supported)
+        values = recorded_features(protocol, sweeps, supported, self._spike_threshold_mV)
         for name in supported:
             if sum(sweep_values.size for sweep_values in values[name]) == 0:
                 self._missing.setdefault(name, []).append(protocol.name)
@@ -205,6 +208,7 @@ class TargetExtraction:
         return TargetSet(
             protocols=self._protocols,
             targets=tuple(self._targets),
+            spike_threshold_mV=self._spike_threshold_mV,
             warnings=tuple(self._warnings),
             sampling_rate_Hz=min(self._rates),
         )
@@ -235,13 +239,13 @@ def passive_targets(recording: Recording, features: Sequence[str], *, tail_ms: f
     """
     _check_names(features)
     groups = group_sweeps(recording, tail_ms=tail_ms)
-    silent, _ = _split(groups)
+    silent, _ = _split(groups, recording.spike_threshold_mV)
     if not silent:
         raise InputError(
             f"{recording.path}: the passive stages need steps without a spike, but each of the "
             f"{len(groups)} protocols found has one. Add a sub-threshold stimulus to `stimuli`."
         )
-    extraction = TargetExtraction(recording.path)
+    extraction = TargetExtraction(recording)
     for protocol, sweeps in silent:
         extraction.add(protocol, sweeps, features)
     return extraction.target_set()
@@ -277,10 +281,10 @@ def training_targets(
     """
     _check_names(features)
     ais = AIS_FEATURE in features if ais is None else ais
-    silent, spiking = _split(group_sweeps(recording, tail_ms=tail_ms))
+    silent, spiking = _split(group_sweeps(recording, tail_ms=tail_ms), recording.spike_threshold_mV)
     training = _spiking_above_silent(recording, silent, spiking)
     strongest = _two_strongest(training)
-    extraction = TargetExtraction(recording.path)
+    extraction = TargetExtraction(recording)
     if len(strongest) == 1:
         extraction.warn(f"expected two spiking amplitudes to train on, found only that of {strongest[0][0].name}")
 
@@ -308,7 +312,7 @@ def training_targets(
     return extraction.target_set()
 
 
-def _split(groups: Sequence[Group]) -> tuple[list[Group], list[Group]]:
+def _split(groups: Sequence[Group], threshold_mV: float) -> tuple[list[Group], list[Group]]:
     """Protocols of which no repeat spikes at all, and those with a spike during a step; both weakest first.
 
     Protocols that spike only before or after the step (spontaneously, or on rebound) are neither.
@@ -316,7 +320,8 @@ def _split(groups: Sequence[Group]) -> tuple[list[Group], list[Group]]:
     silent: list[Group] = []
     spiking: list[Group] = []
     for protocol, sweeps in groups:
-        counts = recorded_features(protocol, sweeps, [SPIKES, SPIKES_IN_STEP])
+        everywhere = replace(protocol, inside_only=False)
+        counts = recorded_features(everywhere, sweeps, [SPIKES, SPIKES_IN_STEP], threshold_mV)
         if not any(count.sum() for count in counts[SPIKES]):
             silent.append((protocol, sweeps))
         elif any(count.sum() for count in counts[SPIKES_IN_STEP]):
@@ -412,7 +417,7 @@ def perisomatic_targets(recording: Recording, features: Sequence[str], *, block_
     step = chosen.protocol
     tail_ms = step.start_ms  # long enough for a model to return to rest, which is checked
     protocol = replace(step, duration_ms=max(step.duration_ms, step.stop_ms + tail_ms))
-    extraction = TargetExtraction(recording.path)
+    extraction = TargetExtraction(recording)
     extraction.add(protocol, chosen.sweeps, features)
     targets = extraction.target_set()
     if not block_check:
@@ -445,7 +450,7 @@ def choose_step(recording: Recording) -> ChosenStep:
         When no sweep spikes, or none fires steadily.
     """
     read = [
-        (protocol, [sweep_spikes(protocol, sweep) for sweep in sweeps], sweeps)
+        (protocol, [sweep_spikes(protocol, sweep, recording.spike_threshold_mV) for sweep in sweeps], sweeps)
         for protocol, sweeps in group_sweeps(recording)
         if protocol.amplitude_nA > 0
     ]
@@ -460,10 +465,15 @@ def choose_step(recording: Recording) -> ChosenStep:
     for protocol, spikes_of_sweeps, sweeps in read:
         if protocol.amplitude_nA < rheobase_nA + ABOVE_RHEOBASE_NA - ROUNDING_NA:
             continue
-        sweep_faults = [sweep_fault(spikes, protocol.start_ms, protocol.stop_ms) for spikes in spikes_of_sweeps]
+        sweep_faults = [
+            "spikes before the step"
+            if step_spikes(sweep, recording.spike_threshold_mV).before.size
+            else sweep_fault(spikes, protocol.start_ms, protocol.stop_ms)
+            for sweep, spikes in zip(sweeps, spikes_of_sweeps, strict=True)
+        ]
         kept = [i for i, fault in enumerate(sweep_faults) if not fault]
         faults += [f"sweep {s.number} {fault}" for s, fault in zip(sweeps, sweep_faults, strict=True) if fault]
-        features = [sweep_features(protocol, sweeps[i]) for i in kept]
+        features = [sweep_features(protocol, sweeps[i], recording.spike_threshold_mV) for i in kept]
         values = [features_of_sweep["isi_cv"] for features_of_sweep in features]
         if kept and cv >= REGULAR_CV and max(values) < (1 - MORE_REGULAR_BY) * cv:
             chosen = ChosenStep(

@@ -10,6 +10,10 @@ SMALLEST_STEP_NA = 0.0005  # below it a "step" is rounding of the file format
 FLAT_FRACTION = 0.8  # of the step must sit at its level; the rest may be artefacts of spikes
 
 
+AMPLITUDE_TOLERANCE_NA = 0.002
+AMPLITUDE_TOLERANCE = 0.01  # of the amplitude: noisy channels repeat a large step less exactly
+
+
 class NotAStep(ValueError):
     """The current is not one square step from a flat baseline; the message says what it is instead."""
 
@@ -45,6 +49,11 @@ class CurrentStep:
         if self.noise_nA == 0:
             return 0
         return 1 + int(np.ceil(16.0 * (self.noise_nA / self.amplitude_nA) ** 2))
+
+
+def amplitude_tolerance_nA(amplitude_nA: float) -> float:
+    """Difference up to which two step amplitudes count as equal: 2 pA or 1 %, whichever is more."""
+    return max(AMPLITUDE_TOLERANCE_NA, AMPLITUDE_TOLERANCE * abs(amplitude_nA))
 
 
 def channel_noise(current_nA: np.ndarray, rate_Hz: float) -> float:

@@ -1,81 +1,112 @@
 """Read patch-clamp recordings as sweeps of one current step each, in nA, mV and ms."""
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from neurofleet.errors import InputError
 from neurofleet.neurosim.recordings.current_step import CurrentStep, NotAStep, find_step
+from neurofleet.neurosim.recordings.recorded_spikes import SPIKE_THRESHOLD_MV, choose_threshold
+from neurofleet.neurosim.recordings.recording_checks import (
+    impossible,
+    inner_shapes,
+    left_out_warning,
+    odd_about,
+    rate_fault,
+    step_spikes,
+)
 from neurofleet.neurosim.recordings.recording_formats import open_entries
+from neurofleet.neurosim.recordings.recording_table import RecordingTable, SweepRow, listed_sweeps
+from neurofleet.neurosim.recordings.sweep import Sweep
 from neurofleet.neurosim.recordings.sweep_entries import SweepEntry, SweepFault, of_one_electrode, select_entries
 
 HIGHEST_RATE_HZ = 40_000.0
 PLAUSIBLE_VOLTAGE_MV = 500.0
+SMALLEST_VOLTAGE_MV = 5.0  # no sweep of a cell stays so near 0
 PLAUSIBLE_CURRENT_NA = 100.0
+PLAUSIBLE_BIAS_NA = 10.0
+SAME_BIAS_NA, SAME_BIAS = 0.001, 0.05  # differences up to which the recorded current holds the bias current
+TOGETHER_S = 0.001
+SHOWN_STIMULI = 8
 
 
-@dataclass(frozen=True, eq=False)
-class Sweep:
-    """One current-clamp sweep with a single square step.
-
-    Attributes
-    ----------
-    number : int
-        Sweep number in the file.
-    stimulus_name : str
-        The stimulus as the file names it.
-    sampling_rate_Hz : float
-        Rate of the kept samples (at most 40 kHz).
-    current_nA, voltage_mV : (n,) arrays
-        Recorded current (holding included), and voltage with the liquid-junction potential subtracted.
-    start_ms, stop_ms : float
-        First and last sample of the step.
-    amplitude_nA : float
-        Height of the step above the holding current.
-    holding_nA : float
-        Current outside the step; 0 when it is below the channel's noise.
-    duration_ms : float
-        Time of the last sample of the sweep.
-    """
+@dataclass(frozen=True)
+class LeftOut:
+    """A sweep that was asked for and cannot be used."""
 
     number: int
     stimulus_name: str
-    sampling_rate_Hz: float
-    current_nA: np.ndarray
-    voltage_mV: np.ndarray
-    start_ms: float
-    stop_ms: float
-    amplitude_nA: float
-    holding_nA: float
-    duration_ms: float
-
-    @property
-    def time_ms(self) -> np.ndarray:
-        """Times of the samples; the last one is the sweep's own last sample, kept when the rate is cut."""
-        times = np.arange(self.voltage_mV.size) * (1000.0 / self.sampling_rate_Hz)
-        times[-1] = self.duration_ms
-        return times
+    electrode: str
+    reason: str
 
 
 @dataclass(frozen=True)
 class Recording:
-    """The usable sweeps of one file.
+    """The usable sweeps of one file, and what was found about all that were asked for.
 
     Attributes
     ----------
     path : Path
     sweeps : tuple of Sweep
         In order of sweep number.
-    refused : dict of int to str
-        Sweeps that were asked for but cannot be used, with the reason.
+    left_out : tuple of LeftOut
+        Sweeps that were asked for but cannot be used, in order of sweep number.
+    spike_threshold_mV : float
+        Voltage that a spike rises above.
+    notes, warnings : tuple of str
+        What was done, and what looks odd.
     """
 
     path: Path
     sweeps: tuple[Sweep, ...]
-    refused: dict[int, str]
+    left_out: tuple[LeftOut, ...] = ()
+    spike_threshold_mV: float = SPIKE_THRESHOLD_MV
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def refused(self) -> dict[int, str]:
+        """Sweep number -> why it cannot be used."""
+        return {sweep.number: sweep.reason for sweep in self.left_out}
+
+    @property
+    def table(self) -> RecordingTable:
+        """Each sweep that was asked for: its step, spikes and rest, and whether it can be used."""
+        rows = [self._row(sweep) for sweep in self.sweeps]
+        rows += [SweepRow(s.number, s.stimulus_name, s.electrode, left_out=s.reason) for s in self.left_out]
+        rates = sorted({sweep.sampling_rate_Hz for sweep in self.sweeps})
+        electrodes = sorted({sweep.electrode for sweep in self.sweeps} - {""})
+        about = [f"electrode {', '.join(electrodes)}"] if electrodes else []
+        about += [" and ".join(f"{rate / 1000:g}" for rate in rates) + " kHz"] if rates else []
+        rows.sort(key=lambda row: row.sweep)
+        return RecordingTable(self.path.name, tuple(rows), ", ".join(about), self.notes, self.warnings)
+
+    def _row(self, sweep: Sweep) -> SweepRow:
+        spikes = step_spikes(sweep, self.spike_threshold_mV)
+        kind = "spiking" if spikes.during.size else "active outside of the step" if spikes.outside else "silent"
+        return SweepRow(
+            sweep.number,
+            sweep.stimulus_name,
+            sweep.electrode,
+            amplitude_pA=1000.0 * sweep.amplitude_nA,
+            start_ms=sweep.start_ms,
+            stop_ms=sweep.stop_ms,
+            holding_pA=1000.0 * sweep.holding_nA,
+            rest_mV=sweep.rest_mV,
+            spikes=spikes.during.size,
+            spikes_outside=spikes.outside,
+            used_for=(kind,),
+        )
+
+    def _repr_html_(self) -> str:
+        return self.table._repr_html_()
+
+
+BiasCurrent = Literal["add", "ignore"]
 
 
 @dataclass(frozen=True)
@@ -86,13 +117,18 @@ class RecordingSource:
     ----------
     path : Path
     junction_potential_mV : float
-        Subtracted from the recorded voltage.
+        Liquid-junction potential, subtracted from the recorded voltage.
     stimuli : tuple of str
-        Names or patterns of the stimuli that a fit is allowed to train on.
+        Names or shell patterns (case is ignored) of the stimuli that are used.
     exclude : tuple of int
-        Sweeps left out.
+        Numbers of sweeps to leave out.
     electrode : str, optional
         Name or pattern of the electrode, where the file has several.
+    bias_current : "add" or "ignore", optional
+        What is done about a bias current that the file has; by default it is added, unless the recorded current has
+        the same value outside of the step and so holds it already.
+    spike_threshold_mV : float, optional
+        Voltage that a spike rises above; by default -20 mV, or lower for a cell whose spikes are small.
     """
 
     path: Path
@@ -100,16 +136,73 @@ class RecordingSource:
     stimuli: tuple[str, ...] = ("Long Square",)
     exclude: tuple[int, ...] = ()
     electrode: str | None = None
+    bias_current: BiasCurrent | None = None
+    spike_threshold_mV: float | None = None
 
     def read(self) -> Recording:
-        """Read the sweeps that a fit is allowed to train on; raises as `read_recording` does."""
-        return read_recording(
-            self.path,
-            junction_potential_mV=self.junction_potential_mV,
-            stimuli=self.stimuli,
-            exclude=self.exclude,
-            electrode=self.electrode,
-        )
+        """Read the sweeps.
+
+        Raises
+        ------
+        InputError
+            When the file cannot be read, a stimulus name matches nothing, sweeps of several electrodes match and none
+            was named, no sweep is usable, or the sweeps together are impossible.
+        """
+        recording, fault = self._look()
+        if not recording.sweeps:
+            reasons = Counter(recording.refused.values()).most_common(4)
+            listed = "; ".join(f"{reason} ({count} sweeps)" for reason, count in reasons)
+            raise InputError(
+                f"{self.path}: no usable sweep among the {len(recording.left_out)} that match "
+                f"{_quoted(self.stimuli)}; expected current-clamp sweeps with one square step each, found: {listed}. "
+                "Name other stimuli, or repair the file."
+            )
+        if fault:
+            raise InputError(f"{self.path}: {fault}. Correct the file, or leave sweeps out with `exclude_sweeps:`.")
+        return recording
+
+    def look(self) -> Recording:
+        """Read the sweeps as `read` does, whatever they are: what `read` refuses is a warning here."""
+        recording, fault = self._look()
+        return replace(recording, warnings=(fault, *recording.warnings)) if fault else recording
+
+    def _look(self) -> tuple[Recording, str]:
+        """Return the recording, and why its sweeps together are impossible."""
+        sweeps: list[Sweep] = []
+        left_out: list[LeftOut] = []
+        steps: dict[int, CurrentStep] = {}
+        biases: dict[int, str] = {}
+        with open_entries(self.path) as entries:
+            if unknown := sorted(set(self.exclude) - {entry.number for entry in entries}):
+                raise InputError(f"{self.path}: no sweeps numbered {unknown} to leave out. Correct the numbers.")
+            matching = select_entries(entries, self.stimuli, self.path)
+            selected = of_one_electrode(matching, self.electrode, self.exclude, self.path)
+            faults = _faults(selected, self.exclude)
+            for entry in selected:
+                try:
+                    if entry.number in faults:
+                        raise SweepFault(faults[entry.number])
+                    sweep, step, bias = _read_sweep(entry, self.junction_potential_mV, self.bias_current)
+                except (SweepFault, NotAStep) as fault:
+                    left_out.append(LeftOut(entry.number, entry.stimulus_name, entry.electrode, str(fault)))
+                else:
+                    sweeps.append(sweep)
+                    steps[sweep.number] = step
+                    biases[sweep.number] = bias
+            others = Counter(entry.stimulus_name for entry in entries if entry not in matching and not entry.fault)
+        sweeps = _agree_on_timing(sweeps, steps, left_out)
+        sweeps.sort(key=lambda sweep: sweep.number)
+        left_out.sort(key=lambda sweep: sweep.number)
+        shapes = {sweep.number: inner_shapes(sweep) for sweep in sweeps}
+        found = choose_threshold(shapes.values())
+        threshold_mV = found.threshold_mV if self.spike_threshold_mV is None else self.spike_threshold_mV
+        lost = [sweep.reason for sweep in left_out if sweep.number not in self.exclude]
+        warnings = [left_out_warning(lost, len(lost) + len(sweeps))] if sweeps else []
+        warnings += odd_about(sweeps, shapes, found, threshold_mV) if sweeps else []
+        notes = tuple(_notes(biases, others))
+        told = tuple(filter(None, warnings))
+        recording = Recording(self.path, tuple(sweeps), tuple(left_out), threshold_mV, notes, told)
+        return recording, impossible(sweeps, shapes)
 
 
 def read_recording(
@@ -120,72 +213,100 @@ def read_recording(
     exclude: Collection[int] = (),
     electrode: str | None = None,
 ) -> Recording:
-    """Read the step sweeps of an NWB 2 file or of an Allen NWB 1.x file.
+    """Read the step sweeps of a recording, as `RecordingSource.read` does."""
+    return RecordingSource(Path(path), junction_potential_mV, tuple(stimuli), tuple(exclude), electrode).read()
 
-    Parameters
-    ----------
-    path : path
-        The recording.
-    junction_potential_mV : float
-        Liquid-junction potential, subtracted from the recorded voltage.
-    stimuli : sequence of str
-        Names or shell patterns (case is ignored) of the stimuli to use.
-    exclude : collection of int
-        Numbers of sweeps to leave out.
-    electrode : str, optional
-        Name or shell pattern (case is ignored) of the electrode whose sweeps are used.
+
+def _faults(entries: Sequence[SweepEntry], exclude: Collection[int]) -> dict[int, str]:
+    """Sweep number -> why it cannot be used, where that is seen without its data."""
+    faults = {}
+    sharing = Counter(entry.number for entry in entries)
+    clocks = [entry for entry in entries if not entry.fault]
+    told = all(
+        len({getattr(entry, side) for entry in clocks} - {None}) == len(clocks) > 1
+        for side in ("response_start_s", "stimulus_start_s")
+    )
+    for entry in entries:
+        late_s = (entry.stimulus_start_s or 0.0) - (entry.response_start_s or 0.0)
+        if entry.number in exclude:
+            faults[entry.number] = "left out on request"
+        elif entry.fault:
+            faults[entry.number] = entry.fault
+        elif sharing[entry.number] > 1:
+            faults[entry.number] = f"{sharing[entry.number]} recordings share this sweep number"
+        elif told and abs(late_s) > TOGETHER_S:
+            faults[entry.number] = (
+                f"its current begins {abs(late_s) * 1000:.4g} ms {'after' if late_s > 0 else 'before'} its voltage by "
+                "their start times, expected both at once"
+            )
+    return faults
+
+
+def _notes(biases: Mapping[int, str], others: Mapping[str, int]) -> Iterator[str]:
+    for text in dict.fromkeys(filter(None, biases.values())):
+        alike = [number for number, bias in sorted(biases.items()) if bias == text]
+        yield f"{text} ({listed_sweeps(alike)})"
+    if others:
+        listed = ", ".join(f'"{name}" ({count})' for name, count in list(others.items())[:SHOWN_STIMULI])
+        more = f" and {len(others) - SHOWN_STIMULI} more" if len(others) > SHOWN_STIMULI else ""
+        yield f"not asked for: {listed}{more}"
+
+
+def read_traces(entry: SweepEntry) -> tuple[np.ndarray, np.ndarray, float]:
+    """Read and check current (nA), voltage (mV) and rate (Hz) of one sweep; the bias current is not added.
 
     Raises
     ------
-    InputError
-        When the file cannot be read, a stimulus name matches nothing, sweeps of several electrodes match and none
-        was named, or no sweep is usable.
+    SweepFault
+        They cannot be used.
     """
-    path = Path(path)
-    sweeps: list[Sweep] = []
-    refused: dict[int, str] = {}
-    steps: dict[int, CurrentStep] = {}
-    with open_entries(path) as entries:
-        unknown = sorted(set(exclude) - {entry.number for entry in entries})
-        if unknown:
-            raise InputError(f"{path}: no sweeps numbered {unknown} to leave out. Correct the numbers.")
-        selected = of_one_electrode(select_entries(entries, stimuli, path), electrode, exclude, path)
-        sharing = Counter(entry.number for entry in selected)
-        for entry in selected:
-            if entry.number in exclude:
-                refused[entry.number] = "left out on request"
-                continue
-            try:
-                if sharing[entry.number] > 1:
-                    raise SweepFault(f"{sharing[entry.number]} recordings share this sweep number")
-                sweep, step = _read_sweep(entry, junction_potential_mV)
-            except (SweepFault, NotAStep) as fault:
-                refused[entry.number] = str(fault)
-            else:
-                sweeps.append(sweep)
-                steps[sweep.number] = step
-    sweeps = _agree_on_timing(sweeps, steps, refused)
-    if not sweeps:
-        reasons = Counter(refused.values()).most_common(4)
-        listed = "; ".join(f"{reason} ({count} sweeps)" for reason, count in reasons)
-        raise InputError(
-            f"{path}: no usable sweep among the {len(refused)} that match {_quoted(stimuli)}; expected "
-            f"current-clamp sweeps with one square step each, found: {listed}. "
-            "Name other stimuli, or repair the file."
-        )
-    return Recording(path, tuple(sorted(sweeps, key=lambda sweep: sweep.number)), dict(sorted(refused.items())))
-
-
-def _read_sweep(entry: SweepEntry, junction_potential_mV: float) -> tuple[Sweep, CurrentStep]:
-    """Read, check and trim one sweep; raise `SweepFault` or `NotAStep` when it cannot be used."""
     if entry.fault:
         raise SweepFault(entry.fault)
     current, voltage, rate = entry.read()
+    if fault := rate_fault(rate):
+        raise SweepFault(fault)
     if current.size != voltage.size:
         raise SweepFault(f"current and voltage differ in length ({current.size} and {voltage.size} samples)")
-    current, voltage = _without_tail_gap(current, voltage)
+    return *_without_tail_gap(current, voltage), rate
+
+
+def bias_current(entry: SweepEntry, rest_nA: float, wanted: BiasCurrent | None) -> tuple[float, str]:
+    """Return what is to be added to the recorded current (nA), and a note on it.
+
+    Parameters
+    ----------
+    entry : SweepEntry
+    rest_nA : float
+        Recorded current outside of the step.
+    wanted : "add" or "ignore", optional
+        By default the bias current is added unless the recorded current holds it already.
+
+    Raises
+    ------
+    SweepFault
+        The bias current is in another unit.
+    """
+    bias_nA = entry.bias_current_nA or 0.0
+    if bias_nA == 0.0:
+        return 0.0, ""
+    if abs(bias_nA) > PLAUSIBLE_BIAS_NA:
+        raise SweepFault(f"a bias current of {bias_nA:.4g} nA: the file has it in another unit than amperes")
+    told = f"bias current of the amplifier, {1000 * bias_nA:.4g} pA"
+    if wanted == "ignore":
+        return 0.0, f"{told}: ignored, as the job asks"
+    if wanted is None and abs(rest_nA - bias_nA) <= max(SAME_BIAS_NA, SAME_BIAS * abs(bias_nA)):
+        return 0.0, f"{told}: the recorded current has it already outside of the step, so it is not added again"
+    return bias_nA, f"{told}: added to the holding current"
+
+
+def _read_sweep(
+    entry: SweepEntry, junction_potential_mV: float, wanted_bias: BiasCurrent | None
+) -> tuple[Sweep, CurrentStep, str]:
+    """Read, check and trim one sweep; raise `SweepFault` or `NotAStep` when it cannot be used."""
+    current, voltage, rate = read_traces(entry)
     step = find_step(current, rate)
     _check_voltage(voltage, step, rate)
+    bias_nA, note = bias_current(entry, step.rest_nA, wanted_bias)
     holding = _holding(current, step, rate)
     stride = int(np.ceil(rate / HIGHEST_RATE_HZ - 1e-9))
     kept = np.arange(0, voltage.size, stride)
@@ -195,15 +316,19 @@ def _read_sweep(entry: SweepEntry, junction_potential_mV: float) -> tuple[Sweep,
         number=entry.number,
         stimulus_name=entry.stimulus_name,
         sampling_rate_Hz=rate / stride,
-        current_nA=current[kept],
+        current_nA=current[kept] + bias_nA if bias_nA else current[kept],
         voltage_mV=voltage[kept] - junction_potential_mV,
         start_ms=step.start * 1000.0 / rate,
         stop_ms=step.last * 1000.0 / rate,
         amplitude_nA=step.amplitude_nA,
-        holding_nA=holding,
+        holding_nA=holding + bias_nA,
         duration_ms=(voltage.size - 1) * 1000.0 / rate,
+        electrode=entry.electrode,
+        bias_current_nA=bias_nA,
+        bridge_balance_MOhm=entry.bridge_balance_MOhm,
+        access_resistance_MOhm=entry.access_resistance_MOhm,
     )
-    return sweep, step
+    return sweep, step, note
 
 
 def _without_tail_gap(current_nA: np.ndarray, voltage_mV: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -220,6 +345,8 @@ def _without_tail_gap(current_nA: np.ndarray, voltage_mV: np.ndarray) -> tuple[n
 def _check_voltage(voltage_mV: np.ndarray, step: CurrentStep, rate_Hz: float) -> None:
     """Refuse voltages that no cell has; units, dead channels and sweeps that stop early show here."""
     lowest, highest = float(voltage_mV.min()), float(voltage_mV.max())
+    if max(-lowest, highest) < SMALLEST_VOLTAGE_MV:
+        raise SweepFault(f"voltage between {lowest:.4g} and {highest:.4g} mV: the file's unit or `conversion` is wrong")
     if max(-lowest, highest) > PLAUSIBLE_VOLTAGE_MV:
         raise SweepFault(f"voltage between {lowest:.4g} and {highest:.4g} mV: the file's unit or `conversion` is wrong")
     if max(abs(step.level_nA), abs(step.rest_nA)) > PLAUSIBLE_CURRENT_NA:
@@ -242,7 +369,7 @@ def _holding(current_nA: np.ndarray, step: CurrentStep, rate_Hz: float) -> float
     return holding if abs(holding) > step.noise_nA else 0.0
 
 
-def _agree_on_timing(sweeps: list[Sweep], steps: dict[int, CurrentStep], refused: dict[int, str]) -> list[Sweep]:
+def _agree_on_timing(sweeps: list[Sweep], steps: dict[int, CurrentStep], left_out: list[LeftOut]) -> list[Sweep]:
     """Correct edges that a noisy current channel blurs, and drop sweeps in which only a test pulse was found.
 
     An edge moves to the commonest time among the sweeps with no more noise, within its error. A pulse shorter
@@ -254,9 +381,8 @@ def _agree_on_timing(sweeps: list[Sweep], steps: dict[int, CurrentStep], refused
         usual_ms = float(np.median([other.stop_ms - other.start_ms for other in family]))
         length_ms = sweep.stop_ms - sweep.start_ms
         if length_ms < 0.1 * usual_ms:
-            refused[sweep.number] = (
-                f"no step found: only a pulse of {length_ms:.4g} ms, where the others last {usual_ms:.4g} ms"
-            )
+            reason = f"no step found: only a pulse of {length_ms:.4g} ms, where the others last {usual_ms:.4g} ms"
+            left_out.append(LeftOut(sweep.number, sweep.stimulus_name, sweep.electrode, reason))
         else:
             steady.append(sweep)
     return [_settled(sweep, steady, steps) for sweep in steady]

@@ -15,12 +15,11 @@ from neurofleet.neurosim.features.step_protocols import (
     AIS_FEATURE,
     StepProtocol,
     TargetSet,
-    amplitude_tolerance_nA,
     group_sweeps,
 )
 from neurofleet.neurosim.features.training_targets import TargetExtraction
-from neurofleet.neurosim.recordings.current_step import NotAStep, find_step
-from neurofleet.neurosim.recordings.recording import RecordingSource
+from neurofleet.neurosim.recordings.current_step import NotAStep, amplitude_tolerance_nA, find_step
+from neurofleet.neurosim.recordings.recording import RecordingSource, bias_current, read_traces
 from neurofleet.neurosim.recordings.recording_formats import open_entries
 from neurofleet.neurosim.recordings.sweep_entries import SweepEntry, SweepFault, of_one_electrode
 from neurofleet.neurosim.studies.cell_models import CellModels
@@ -213,7 +212,7 @@ def _trials(
     read = []
     for entry in entries:
         try:
-            current, voltage, rate_Hz = _read(entry, source.junction_potential_mV, threshold_mV)
+            current, voltage, rate_Hz = _read(entry, source, threshold_mV)
             part = _part_with_current(current, rate_Hz)
         except SweepFault as fault:
             notes.append(f"sweep {entry.number} ({entry.stimulus_name}) is left out: {fault}")
@@ -225,18 +224,14 @@ def _trials(
     return [_trial(*of, threshold_mV) for of in read]
 
 
-def _read(entry: SweepEntry, junction_potential_mV: float, threshold_mV: float) -> tuple[np.ndarray, np.ndarray, float]:
+def _read(entry: SweepEntry, source: RecordingSource, threshold_mV: float) -> tuple[np.ndarray, np.ndarray, float]:
     """Return what is to be played of a sweep (nA), its voltage (mV) and their rate (Hz)."""
-    if entry.fault:
-        raise SweepFault(entry.fault)
-    current, voltage, rate_Hz = entry.read()
-    finite = np.isfinite(current) & np.isfinite(voltage)
-    end = int(finite.argmin()) if not finite.all() else finite.size
-    if not end:
-        raise SweepFault("no finite samples")
-    current, voltage = current[:end], voltage[:end] - junction_potential_mV
-    spikes = spike_times(np.arange(end) * (1000.0 / rate_Hz), voltage, threshold_mV)
-    return played_current(current, spikes, rate_Hz), voltage, rate_Hz
+    current, voltage, rate_Hz = read_traces(entry)
+    voltage = voltage - source.junction_potential_mV
+    spikes = spike_times(np.arange(voltage.size) * (1000.0 / rate_Hz), voltage, threshold_mV)
+    bias_nA, _ = bias_current(entry, float(np.median(current[: max(1, current.size // 50)])), source.bias_current)
+    played = played_current(current, spikes, rate_Hz)
+    return played + bias_nA if bias_nA else played, voltage, rate_Hz
 
 
 def _trial(
@@ -338,7 +333,7 @@ def generalisation_targets(population: CellModels) -> TargetSet | None:
             f"cell {population.cell}: which e-features its models were fitted to is not known. Give its "
             "targets (`targets:`, a folder with features.json and protocols.json)."
         )
-    extraction, any_step = TargetExtraction(source.path), False
+    extraction, any_step = TargetExtraction(recording), False
     for protocol, sweeps in group_sweeps(recording):
         if not _is_trained(protocol, population.trained):
             extraction.add(protocol, sweeps, features)

@@ -26,7 +26,7 @@ UNEVEN = [105.0, 125.0, 180.0, 200.0, 255.0, 290.0]
 
 def recording(*sweeps):
     numbered = (replace(sweep, number=number) for number, sweep in enumerate(sweeps))
-    return Recording(Path("cell.nwb"), tuple(numbered), {})
+    return Recording(Path("cell.nwb"), tuple(numbered))
 
 
 def test_the_weakest_step_39_pA_above_rheobase_is_taken():
@@ -117,7 +117,7 @@ def test_the_width_says_whether_both_sets_of_channels_are_to_be_fitted():
 
 def test_the_width_is_left_out_of_slow_recordings():
     slow = recording(make_sweep(amplitude_nA=0.1, spikes_ms=STEADY, rate_Hz=5000.0))
-    extraction = TargetExtraction(slow.path)
+    extraction = TargetExtraction(slow)
     extraction.add(*group_sweeps(slow)[0], ["width", "avg_rate"])
     targets = extraction.target_set()
     assert [target.feature for target in targets.targets] == ["avg_rate"]

@@ -12,7 +12,7 @@ from tests.neurosim.recordings.recording_files import make_sweep
 
 
 def recording(*sweeps):
-    return Recording(Path("cell.nwb"), tuple(sweeps), {})
+    return Recording(Path("cell.nwb"), tuple(sweeps))
 
 
 def test_repeats_of_one_amplitude_are_one_protocol_weakest_first():

@@ -24,7 +24,7 @@ ACTIVE = ["voltage_base", "mean_frequency", "AP_width", "depol_block", "check_AI
 
 
 def recording(*sweeps):
-    return Recording(Path("cell.nwb"), tuple(sweeps), {})
+    return Recording(Path("cell.nwb"), tuple(sweeps))
 
 
 def spiking_cell(rate_Hz=10_000.0):

@@ -49,8 +49,9 @@ def known(noisy):
     from neurofleet.neurosim.recordings.recording import read_recording
 
     source = RecordingSource(noisy / "cell.nwb", JUNCTION_POTENTIAL_MV)
-    extraction = TargetExtraction(source.path)
-    for step, sweeps in group_sweeps(read_recording(source.path)):
+    recording = read_recording(source.path)
+    extraction = TargetExtraction(recording)
+    for step, sweeps in group_sweeps(recording):
         if step.amplitude_nA in (pytest.approx(0.13), pytest.approx(0.2), pytest.approx(-0.1)):
             extraction.add(step, sweeps, ["mean_frequency", "AP_amplitude", "steady_state_voltage_stimend"])
     targets = extraction.target_set()
