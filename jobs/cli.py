@@ -81,6 +81,25 @@ def plan(job: JobFile) -> None:
     print_plan(job)
 
 
+@app.command(name="inspect")
+def inspect_data(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A recording or a morphology.", show_default=False)],
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="PNG", help="The picture; by default FILE.inspect.png in the working folder."),
+    ] = None,
+    electrode: Annotated[str | None, typer.Option(help="Of a recording with several: its name or a pattern.")] = None,
+    junction_potential: Annotated[
+        float, typer.Option(metavar="MV", help="Liquid-junction potential of a recording, subtracted.")
+    ] = 14.0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the picture.")] = False,
+) -> None:
+    """Say what a recording or a morphology holds and what looks odd about it, with a picture."""
+    from neurofleet.jobs.inspect_file import InspectOptions, inspect_command
+
+    inspect_command(file, out, InspectOptions(electrode, junction_potential), overwrite)
+
+
 @app.command()
 def results(
     out: Annotated[

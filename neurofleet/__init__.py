@@ -7,6 +7,7 @@ The Python face, in the order in which it is used::
     run = nf.run("rat.yaml", out="rat")                          # any kind of job; the same call again resumes
     run = nf.open_run("rat")                                     # a run folder, also while it runs
     run.hall_of_fame("C060114A7")                                # pandas
+    nf.open_recording("cell.nwb")                                # sweeps, and what looks odd about them
     model = nf.sims.train(adata, label="cell_type")              # also nf.hippie, nf.neuprint
     model = nf.load_model("model")
     model.predict(adata)
@@ -14,10 +15,10 @@ The Python face, in the order in which it is used::
 Importing this package is cheap: ray, torch and NEURON are loaded when they are needed.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from neurofleet.errors import Interrupted, JobError, NeurofleetError, UsageError
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from neurofleet.learners import hippie as hippie
     from neurofleet.learners import neuprint as neuprint
     from neurofleet.learners import sims as sims
+    from neurofleet.neurosim.recordings.recording import Recording
 
 __version__ = "0.2.0.dev0"
 
@@ -37,6 +39,7 @@ __all__ = [
     "hippie",
     "load_model",
     "neuprint",
+    "open_recording",
     "open_run",
     "run",
     "sims",
@@ -116,6 +119,56 @@ def open_run(folder: str | Path) -> "Run":
     from neurofleet.jobs.opened_run import Run
 
     return Run(folder)
+
+
+def open_recording(
+    path: str | Path,
+    *,
+    stimuli: Sequence[str] = ("*",),
+    electrode: str | None = None,
+    junction_potential_mV: float = 14.0,
+    exclude: Sequence[int] = (),
+    bias_current: Literal["add", "ignore"] | None = None,
+    spike_threshold_mV: float | None = None,
+) -> "Recording":
+    """Read the step sweeps of a patch-clamp recording as a fit does, and look at them.
+
+    Parameters
+    ----------
+    path : path
+        The recording, in any format that a fit reads.
+    stimuli : sequence of str
+        Names or shell patterns of the stimuli to read; by default all of them.
+    electrode : str, optional
+        Name or pattern of the electrode, where the file has several.
+    junction_potential_mV : float
+        Liquid-junction potential, subtracted from the recorded voltage.
+    exclude : sequence of int
+        Numbers of sweeps to leave out.
+    bias_current : "add" or "ignore", optional
+        What is done about a bias current that the file has; by default it is added to the recorded current unless that
+        has it already.
+    spike_threshold_mV : float, optional
+        Voltage that a spike rises above; by default -20 mV, or lower for a cell whose spikes are small.
+
+    Returns
+    -------
+    Recording
+        ``recording.sweeps`` (time in ms, voltage in mV, current in nA), ``recording.table`` (a row a sweep: step,
+        holding current, spikes, or why it cannot be used; ``.to_pandas()``), ``recording.warnings``. A notebook shows
+        the table.
+
+    Raises
+    ------
+    InputError
+        The file cannot be read, no sweep has such a stimulus, or it has several electrodes and none was named.
+    """
+    from neurofleet.neurosim.recordings.recording import RecordingSource
+
+    source = RecordingSource(
+        Path(path), junction_potential_mV, tuple(stimuli), tuple(exclude), electrode, bias_current, spike_threshold_mV
+    )
+    return source.look()
 
 
 def load_model(folder: str | Path) -> Any:

@@ -71,7 +71,7 @@ def test_each_process_loads_what_it_uses(module, packages):
 
 
 def test_the_python_face_is_cheap_until_it_is_used():
-    assert loaded_by("import neurofleet as nf; dir(nf); nf.run; nf.open_run; nf.load_model") == set()
+    assert loaded_by("import neurofleet as nf; dir(nf); nf.run; nf.open_run; nf.open_recording; nf.load_model") == set()
     assert loaded_by("import neurofleet as nf; nf.sims; nf.hippie; nf.neuprint") == set()
 
 

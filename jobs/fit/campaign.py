@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from neurofleet.cluster.pool.outcome import EvaluationTask, Outcome
 from neurofleet.cluster.store.run_store import POOLED, RunStore
 from neurofleet.errors import InputError, JobError, UsageError
-from neurofleet.jobs.fit.campaign_state import CELL_FAILED, CELL_FINISHED, LEARNED_FROM, EngineChoice
+from neurofleet.jobs.fit.campaign_state import CELL_FAILED, CELL_FINISHED, LEARNED_FROM, RECORDING_READ, EngineChoice
 from neurofleet.jobs.fit.cell_stages import CellFit
 from neurofleet.jobs.fit.engine_choice import choices_of
 from neurofleet.jobs.fit.fit_job import FitSpec
@@ -19,6 +19,7 @@ from neurofleet.jobs.fit.input_process import Preparation
 from neurofleet.jobs.fit.stage_search import SearchState
 from neurofleet.jobs.run_log import fit_logger
 from neurofleet.neurosim.evolution import same_cell
+from neurofleet.neurosim.recordings.recording_table import RecordingTable
 
 POLL_S = 0.25
 
@@ -247,11 +248,14 @@ class Fits:
         self._past: dict[str, list[SearchState]] = {}
         self._open: dict[str, CellFit] = {}
         self._learnt: dict[str, Sequence[str]] = {}
+        self._recordings_read: dict[str, dict[str, Any]] = {}
         self.finished = finished_cells(store)
         self.failed: dict[str, str] = {}
         for event in store.read_events():
             if LEARNED_FROM in event:
                 self._learnt.setdefault(event["cell"], event[LEARNED_FROM])
+            if event["event"] == RECORDING_READ:
+                self._recordings_read[event["cell"]] = event
         self._begun_with = set(self.finished)
         begun = {key.cell for key in store.stored()}
         self._stored_s = {cell: store.spent_seconds(cell) for cell in begun - self._begun_with}
@@ -262,10 +266,29 @@ class Fits:
             return None
         for warning in subject.warnings:
             fit_logger(cell=id).warning(warning)
+        if subject.recording_table is not None:
+            self._log_recording(id, subject.recording_table)
         self._log_engines(subject)
         fit = CellFit(subject, self._spec, self._folder, self._store, self._teachers, self._hosts)
         self._open[id] = fit
         return fit
+
+    def _log_recording(self, id: str, table: RecordingTable) -> None:
+        log = fit_logger(cell=id)
+        log.info(table.summary)
+        for note in table.notes:
+            log.info("%s: %s", table.file, note)
+        told = {
+            "cell": id,
+            "file": table.file,
+            "sweeps": len(table.rows),
+            "used": table.used,
+            "left_out": {str(sweep): reason for sweep, reason in table.left_out.items()},
+            "notes": list(table.notes),
+            "warnings": list(table.warnings),
+        }
+        if not told.items() <= self._recordings_read.get(id, {}).items():  # a resumed run has told it already
+            self._store.append_event(RECORDING_READ, **told)
 
     def _log_engines(self, subject: Subject) -> None:
         log = fit_logger(cell=subject.id)

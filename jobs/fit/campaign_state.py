@@ -12,7 +12,8 @@ from neurofleet.jobs.progress import duration
 
 STATUS = "status.json"
 
-STAGE_STARTED, STAGE_FINISHED, CELL_FINISHED, CELL_FAILED = (
+RECORDING_READ, STAGE_STARTED, STAGE_FINISHED, CELL_FINISHED, CELL_FAILED = (
+    "recording read",
     "stage started",
     "stage finished",
     "cell finished",

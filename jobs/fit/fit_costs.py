@@ -23,6 +23,7 @@ from neurofleet.jobs.fit.fit_job import FitSpec
 from neurofleet.jobs.fit.fit_problem import Problem, StagePlan, Subject
 from neurofleet.jobs.fit.stage_search import finalists
 from neurofleet.jobs.progress import duration
+from neurofleet.jobs.reports.tables import print_line, table_of_recording
 from neurofleet.neurosim.cells.fit_model import FitModel
 from neurofleet.neurosim.cells.user_model import UserModel
 from neurofleet.neurosim.cells.warm_evaluator import BudgetExceeded, IncompleteRun, WarmEvaluator
@@ -209,6 +210,7 @@ def time_samples(model: FitModel | UserModel, individuals: np.ndarray, max_steps
 
 
 SHOWN_CELLS = 8
+SHOWN_SWEEPS = 120
 ENGINES: tuple[Literal["neuron", "vector"], ...] = ("neuron", "vector")
 
 
@@ -223,28 +225,41 @@ def print_fit_plan(spec: FitSpec, folder: Path) -> None:
     check_warm_start(spec, folder, subjects)
     console = Console()
 
-    def print_line(line: str) -> None:
-        console.print(line, soft_wrap=True, markup=False, highlight=False)
-
+    _print_recordings(subjects, console)
     costs = stage_costs(spec, subjects)
     title = f"{spec.name}: {len(subjects)} cells, strategy {spec.evolution.strategy}"
     console.print(_table(title, costs if len(subjects) <= SHOWN_CELLS else _by_stage(costs)))
     for subject in subjects:
         for warning in subject.warnings:
-            print_line(f"warning: {subject.id}: {warning}")
+            print_line(console, f"warning: {subject.id}: {warning}")
     for line in engine_lines((cost.cell, cost.stage, cost.choice) for cost in costs if cost.choice):
-        print_line(line)
+        print_line(console, line)
     for line in _with_either(costs):
-        print_line(line)
+        print_line(console, line)
     total = sum(cost.core_s(cost.engine) for cost in costs)
     finalists = sum(cost.finalists for cost in costs)
     again = f" and {finalists} finalists scored again by NEURON" if finalists else ""
     print_line(
+        console,
         f"{sum(cost.evaluations for cost in costs)} evaluations{again}, about {total / 3600:.3g} core-hours "
         f"({duration(total)} on one core), {sum(cost.disk_bytes for cost in costs) / 1e6:.3g} MB of disk. "
         f"Times are medians of {SAMPLES} individuals of the first generation; good models often spike more, "
-        "and then cost more with NEURON."
+        "and then cost more with NEURON.",
     )
+
+
+def _print_recordings(subjects: Sequence[Subject], console: Console) -> None:
+    """Print which sweeps of each cell are used for what, sweep by sweep where they are not too many."""
+    tables = {subject.id: subject.recording_table for subject in subjects if subject.recording_table is not None}
+    whole = sum(len(table.rows) for table in tables.values()) <= SHOWN_SWEEPS
+    for cell, table in tables.items():
+        print_line(console, f"{cell}: {table.summary}")
+        for note in table.notes:
+            print_line(console, f"{cell}: {table.file}: {note}")
+        if whole:
+            table_of_recording(table).print(console)
+    if tables and not whole:
+        print_line(console, "`neurofleet inspect FILE` shows the sweeps of a recording, and so does the report.")
 
 
 def _table(title: str, costs: Sequence[StageCost]) -> Table:

@@ -1,7 +1,7 @@
 """Read and check all inputs of a fit before any simulation."""
 
 import hashlib
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,7 @@ from neurofleet.neurosim.features.training_targets import (
 )
 from neurofleet.neurosim.mechanisms import UserMechanisms
 from neurofleet.neurosim.recordings.recording import Recording, RecordingSource
+from neurofleet.neurosim.recordings.recording_table import RecordingTable
 
 
 def job_mechanisms(spec: FitSpec, folder: Path) -> UserMechanisms:
@@ -231,6 +232,8 @@ def prepare_cell(
     recording, stage_targets, own_bounds = _targets(cell, recipe, folder)
     numbers = tuple(stage_targets)
     warnings = mechanism_notes(user_mechanisms, recipe, spec.mechanisms)
+    if recording is not None:
+        warnings += tuple(f"{recording.path.name}: {warning}" for warning in recording.warnings)
     warnings += tuple(w for targets in stage_targets.values() for w in targets.warnings)
     if spec.recipe == PERISOMATIC and recording is not None:
         warnings += tuple(filter(None, [fit_note(recording, cell.dendrite, recipe.name)]))
@@ -251,7 +254,18 @@ def prepare_cell(
         junction_potential_mV=cell.junction_potential_mV,
         warnings=tuple(dict.fromkeys(warnings)),
         own_mechanisms=user_mechanisms,
+        recording_table=None if recording is None else _table(recording, recipe, stage_targets),
     )
+
+
+def _table(recording: Recording, recipe: Recipe, stage_targets: Mapping[int, TargetSet]) -> RecordingTable:
+    """Return which sweep is a target of which stages."""
+    roles: dict[int, list[str]] = {}
+    for number, targets in stage_targets.items():
+        stage = recipe.stages[number].name
+        for sweep in {sweep for protocol in targets.protocols.values() for sweep in protocol.sweeps}:
+            roles.setdefault(sweep, []).append(stage)
+    return recording.table.used_for(roles)
 
 
 def _targets(

@@ -14,6 +14,7 @@ from neurofleet.neurosim.evolution import FastConfig, PaperConfig
 from neurofleet.neurosim.features.step_protocols import TargetSet
 from neurofleet.neurosim.mechanisms import UserMechanisms
 from neurofleet.neurosim.recordings.recording import Recording
+from neurofleet.neurosim.recordings.recording_table import RecordingTable
 
 # The active search is loose and its finalists are scored again; the passive stages are cheap, and read a
 # decay between CVODE's few steps, so they are integrated tightly and sampled densely (docs/accuracy.md).
@@ -78,6 +79,11 @@ class Subject(Protocol):
     @property
     def warnings(self) -> tuple[str, ...]: ...
 
+    @property
+    def recording_table(self) -> RecordingTable | None:
+        """What is used of its recording; None where it is fitted to something else."""
+        ...
+
     def problem(self, stage: int, winner: Mapping[str, float] | None) -> Problem:
         """Return what stage number `stage` searches after the stage before was won by `winner`."""
         ...
@@ -104,6 +110,7 @@ class CellSubject:
     junction_potential_mV: float
     warnings: tuple[str, ...]
     own_mechanisms: UserMechanisms
+    recording_table: RecordingTable | None = None
 
     @property
     def kind(self) -> str:
@@ -180,6 +187,7 @@ class UserSubject:
     description: "ModelDescription"
     stages: tuple[StagePlan, ...]
     warnings: tuple[str, ...] = ()
+    recording_table: None = None
 
     @property
     def kind(self) -> str:

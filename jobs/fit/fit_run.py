@@ -83,7 +83,9 @@ def _read(spec: FitSpec, folder: Path, store: RunStore) -> tuple[FitInputs, list
     check_warm_start(spec, folder, subjects)
     check_disk_space(subjects, len(left), store)
     subjects = all_with_engines(subjects, spec.engine, recorded_choices(store.read_events()))
-    notes = engine_lines(choices_of(subjects)) if spec.engine == "auto" else []
+    tables = {subject.id: subject.recording_table for subject in subjects}
+    notes = [f"{cell}: {table.summary}" for cell, table in tables.items() if table is not None]
+    notes += engine_lines(choices_of(subjects)) if spec.engine == "auto" else []
     return FitInputs(left, subjects), notes
 
 

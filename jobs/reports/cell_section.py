@@ -17,6 +17,7 @@ from neurofleet.jobs.reports.model_figures import (
     traces_figure,
 )
 from neurofleet.jobs.reports.search_figures import outcomes_figure, search_figure
+from neurofleet.jobs.reports.tables import table_of_recording
 from neurofleet.jobs.results.parameters_at_bounds import on_bounds
 from neurofleet.jobs.results.run_summary import CellSummary, evaluations, generations, short
 from neurofleet.jobs.results.run_tables import RunTables
@@ -31,6 +32,7 @@ def cell_section(tables: RunTables, contents: CellContents) -> str:
     parts = _opening(cell)
     if contents.missing:
         parts.append(html.paragraph(f"Without traces and firing rates: {contents.missing}", "note"))
+    parts += _recording(contents)
     if not cell.stages:
         return _section(cell, parts)
     parts += _search(tables, contents)
@@ -87,6 +89,18 @@ def _opening(cell: CellSummary) -> list[str]:
         ]
         parts.append(html.table((*head, "core-hours"), rows, numbers=range(2, 8)))
     return parts
+
+
+def _recording(contents: CellContents) -> list[str]:
+    """Return what is used of the cell's recording, and what looks odd about it."""
+    table = contents.subject.recording_table if contents.subject is not None else None
+    if table is None:
+        return []
+    return [
+        html.paragraph(f"Recording {table.summary}.", "quiet"),
+        *(html.paragraph(f"{table.file}: {note}.", "quiet") for note in table.notes),
+        html.details("The recording, sweep by sweep", table_of_recording(table).html()),
+    ]
 
 
 def _search(tables: RunTables, contents: CellContents) -> list[str]:

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from neurofleet.jobs.reports import html
+from neurofleet.neurosim.recordings.recording_table import HEAD, NUMBERS, RecordingTable
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,11 @@ class ReportTable:
     def html(self) -> str:
         """Return it as HTML."""
         return html.table(self.head, self.rows, self.numbers)
+
+
+def table_of_recording(table: RecordingTable) -> ReportTable:
+    """Return the sweeps of a recording, for the terminal and for pages."""
+    return ReportTable(HEAD, [row.cells() for row in table.rows], NUMBERS, no_wrap=range(len(HEAD) - 1), compact=True)
 
 
 def print_line(console: Console, text: str) -> None:

@@ -205,6 +205,12 @@ class RecordingSource:
         return recording, impossible(sweeps, shapes)
 
 
+def electrode_names(path: Path) -> tuple[str, ...]:
+    """Return the electrodes that recorded in current clamp; raises as `open_entries` does."""
+    with open_entries(path) as entries:
+        return tuple(sorted({entry.electrode for entry in entries if not entry.fault}))
+
+
 def read_recording(
     path: Path | str,
     *,

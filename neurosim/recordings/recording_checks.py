@@ -29,6 +29,7 @@ MANY_LEFT_OUT = 0.25
 LEAST_SWEEPS = 3
 SMALL_DEFLECTION_MV = 1.0
 INTERCEPT_MV = 3.0
+MOST_CROSSINGS = 1.5  # of the threshold for each spike
 LONGEST_STEP_MS = 60_000.0
 
 
@@ -152,6 +153,14 @@ def _spikes(
             "another one"
         )
     counted = {sweep.number: step_spikes(sweep, threshold_mV) for sweep in sweeps}
+    crossings = sum(spikes.during.size + spikes.outside for spikes in counted.values())
+    if crossings > MOST_CROSSINGS * found.spikes + LEAST_SWEEPS:
+        yield (
+            f"the voltage rises above the spike threshold of {threshold_mV:g} mV {crossings} times, but only "
+            f"{found.spikes} times with the shape of a spike: e-features of spikes will be wrong. Set "
+            "`spike_threshold_mV:` of the cell, or leave sweeps out"
+        )
+        return
     before = [number for number, spikes in counted.items() if spikes.before.size]
     if before:
         yield (

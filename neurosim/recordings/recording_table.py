@@ -1,8 +1,10 @@
 """The table of a recording: each sweep that was asked for, and what it is used for or why it is left out."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from html import escape
+from textwrap import shorten
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -10,6 +12,7 @@ if TYPE_CHECKING:
 
 SHOWN_REASONS = 6
 SHOWN_SWEEPS = 12
+SHOWN_LETTERS = 24
 
 
 @dataclass(frozen=True)
@@ -55,9 +58,9 @@ class SweepRow:
         outside = f" (+{self.spikes_outside})" if self.spikes_outside else ""
         return (
             str(self.sweep),
-            self.stimulus,
+            shorten(re.split(r"[\\/]", self.stimulus.rstrip("\\/"))[-1], SHOWN_LETTERS, placeholder=" …"),
             _number(self.amplitude_pA, 1),
-            "" if self.start_ms is None or self.stop_ms is None else f"{self.start_ms:.5g}–{self.stop_ms:.5g}",
+            "–".join(f"{ms:.0f}" for ms in (self.start_ms, self.stop_ms) if ms is not None),
             _number(self.holding_pA, 1),
             _number(self.rest_mV, 1),
             "" if self.spikes is None else f"{self.spikes}{outside}",
@@ -65,8 +68,8 @@ class SweepRow:
         )
 
 
-HEAD = ("sweep", "stimulus", "step, pA", "from–to, ms", "holding, pA", "rest, mV", "spikes", "used for")
-NUMBERS = (0, 2, 4, 5, 6)
+HEAD = ("sweep", "stimulus", "step, pA", "ms", "hold, pA", "rest, mV", "spikes", "used for")
+NUMBERS = (0, 2, 3, 4, 5, 6)
 """Columns of numbers."""
 
 
@@ -111,9 +114,11 @@ class RecordingTable:
         line = f"{self.file}: {self.used} of {len(self.rows)} sweeps used"
         line += f" ({self.about})" if self.about else ""
         alike: dict[str, list[int]] = {}
-        for number, reason in self.left_out.items():
-            alike.setdefault(reason, []).append(number)
-        told = [f"{listed_sweeps(numbers)}: {reason}" for reason, numbers in list(alike.items())[:SHOWN_REASONS]]
+        for number, reason in self.left_out.items():  # reasons that differ in their numbers are told as one
+            alike.setdefault(re.sub(r"\d+(\.\d+)?", "0", reason), []).append(number)
+        told = [
+            f"{listed_sweeps(sweeps)}: {self.left_out[sweeps[0]]}" for sweeps in list(alike.values())[:SHOWN_REASONS]
+        ]
         told += [f"{len(alike) - SHOWN_REASONS} more reasons"] if len(alike) > SHOWN_REASONS else []
         return line + (f"; left out: {'; '.join(told)}" if told else "")
 

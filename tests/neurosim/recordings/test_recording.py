@@ -138,9 +138,10 @@ def test_the_table_of_recordings_cuts_one_series_into_sweeps(tmp_path):
     np.testing.assert_allclose(found[2].voltage_mV, membrane_voltage(currents[2]) - 14.0, atol=1e-9)
     path = write_series(tmp_path / "b.nwb", [whole], table[:2])
     with h5py.File(path, "r+") as file:
-        rows = file["general/intracellular_ephys/intracellular_recordings/responses/response"]
-        rows[1] = (12_000, 5000, rows[1]["timeseries"])
-    assert "12000 to 16999 of Sweep_1, which has 15000" in read_recording(path).refused[1]
+        for rows in ("responses/response", "stimuli/stimulus"):
+            rows = file[f"general/intracellular_ephys/intracellular_recordings/{rows}"]
+            rows[1] = (12_000, 5000, rows[1]["timeseries"])
+    assert "12000 to 16999 of Stim_1, which has 15000" in read_recording(path).refused[1]
 
 
 def shifted(**changes):
