@@ -134,8 +134,12 @@ def write_allen(
     number: int = 5,
     rate_Hz: float = RATE_HZ,
     stop_key: str = "count",
+    properties: Mapping[str, float] | None = None,
 ) -> Path:
-    """Write one sweep in the Allen NWB 1.x layout; `experiment` is (first sample, number of samples)."""
+    """Write one sweep in the Allen NWB 1.x layout; `experiment` is (first sample, number of samples).
+
+    `properties` of the sweep stand where the acquisition is.
+    """
     with h5py.File(path, "w") as file:
         file["nwb_version"] = "NWB-1.0.5"
         if version is not None:
@@ -156,6 +160,8 @@ def write_allen(
                 epoch = file.require_group(f"epochs/Experiment_{number}/{part}")
                 _index_range(epoch, *experiment, stop_key)
         file[f"acquisition/timeseries/Sweep_{number}/aibs_stimulus_name"] = np.bytes_("Long Square")
+        for name, value in (properties or {}).items():
+            file[f"acquisition/timeseries/Sweep_{number}/{name}"] = value
     return path
 
 
