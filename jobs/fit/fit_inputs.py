@@ -9,6 +9,7 @@ import numpy as np
 from neurofleet.errors import InputError, UsageError, did_you_mean
 from neurofleet.jobs.fit.fit_job import CellSpec, FitSpec
 from neurofleet.jobs.fit.fit_problem import CellSubject, StagePlan, Subject, UserSubject
+from neurofleet.neurosim.cells.cell_model import reversal_notes
 from neurofleet.neurosim.cells.fit_model import MorphologyFile
 from neurofleet.neurosim.cells.morphology_check import check_morphology
 from neurofleet.neurosim.cells.recipe import BY_DENDRITE, Recipe, load_recipe
@@ -22,7 +23,7 @@ from neurofleet.neurosim.features.training_targets import (
     perisomatic_targets,
     training_targets,
 )
-from neurofleet.neurosim.mechanisms import UserMechanisms
+from neurofleet.neurosim.mechanisms import UserMechanisms, nmodl_files
 from neurofleet.neurosim.recordings.recording import Recording, RecordingSource
 from neurofleet.neurosim.recordings.recording_table import RecordingTable
 
@@ -48,19 +49,15 @@ def job_mechanisms(spec: FitSpec, folder: Path) -> UserMechanisms:
         raise UsageError(f"mechanisms: {error}") from error
     known = all_of_them.known
     dendrites = list(BY_DENDRITE.get(spec.recipe, ["spiny"]))
-    recipes = [load_recipe(spec.recipe, dendrite, folder, known) for dendrite in dendrites]
+    recipes = [load_recipe(spec.recipe, dendrite, folder, known, all_of_them.unfit) for dendrite in dendrites]
     named = {name for recipe in recipes for name in recipe.mechanism_names}
+    if refused := [f"mechanism {name} {all_of_them.unfit[name]}" for name in sorted(named & all_of_them.unfit.keys())]:
+        raise UsageError(f"mechanisms: {spec.mechanisms}: {'; '.join(refused)}.")
     user_mechanisms = all_of_them.only(named)
-    if user_mechanisms.reserved:
-        raise UsageError(
-            f"mechanisms: {spec.mechanisms} declares the SUFFIX {', '.join(user_mechanisms.reserved)}, which the "
-            f"recipe {spec.recipe} names and which is built into NEURON, where no other can take its place. Remove "
-            "the file to have NEURON's own, or give it another SUFFIX and name that in the recipe."
-        )
     if not user_mechanisms.sources:
         raise UsageError(
             f"mechanisms: the recipe {spec.recipe} names no mechanism of {spec.mechanisms} "
-            f"({', '.join(all_of_them.sources)}), but {', '.join(sorted(named))}. Name them in a recipe of "
+            f"({', '.join(all_of_them.files)}), but {', '.join(sorted(named))}. Name them in a recipe of "
             "your own (`recipe: FILE.yaml`), or leave `mechanisms:` out."
         )
     return user_mechanisms
@@ -204,8 +201,7 @@ def _files(key: str, path: Path) -> Iterable[Path]:
     if not path.is_dir():
         return [path]
     # Of mechanisms only what is compiled: NEURON's nrnivmodl leaves much more in such a folder.
-    files = path.glob("*.mod") if key == "mechanisms" else path.rglob("*")
-    return sorted(file for file in files if file.is_file())
+    return nmodl_files(path) if key == "mechanisms" else sorted(file for file in path.rglob("*") if file.is_file())
 
 
 def prepare_cell(
@@ -234,13 +230,22 @@ def prepare_cell(
     warnings = mechanism_notes(user_mechanisms, recipe, spec.mechanisms)
     if recording is not None:
         warnings += tuple(f"{recording.path.name}: {warning}" for warning in recording.warnings)
+    last = len(recipe.stages) - 1
+    warnings += tuple(
+        reversal_notes(
+            recipe.mechanisms_until(last, summary.has_apical),
+            [*recipe.bounds_until(last, summary.has_apical), *recipe.fixed_until(last, summary.has_apical)],
+            recipe.conditions.conditions(),
+            user_mechanisms.known,
+        )
+    )
     warnings += tuple(w for targets in stage_targets.values() for w in targets.warnings)
     if spec.recipe == PERISOMATIC and recording is not None:
         warnings += tuple(filter(None, [fit_note(recording, cell.dendrite, recipe.name)]))
     for number, stage in enumerate(recipe.stages):
         if number not in stage_targets:
             warnings += (f"stage {stage.name} is left out: {cell.targets} has no targets for it",)
-    return CellSubject(
+    subject = CellSubject(
         id=cell.id,
         morphology=MorphologyFile.read(folder / cell.morphology),
         has_apical=summary.has_apical,
@@ -256,6 +261,28 @@ def prepare_cell(
         own_mechanisms=user_mechanisms,
         recording_table=None if recording is None else _table(recording, recipe, stage_targets),
     )
+    _check_budgets(subject)
+    return subject
+
+
+def _check_budgets(subject: Subject) -> None:
+    """Raise `InputError` for the stages whose evaluations do not make one generation."""
+    winner: dict[str, float] | None = None
+    faults = []
+    for number, stage in enumerate(subject.stages):
+        problem = subject.problem(number, winner)
+        if isinstance(stage.search, FastConfig):
+            needed = stage.search.smallest_budget(len(problem.names))
+            if needed > stage.search.evaluations:
+                faults.append(
+                    f"evolution.evaluations: stage {stage.name} has {stage.search.evaluations}, and one generation of "
+                    f"its {len(problem.names)} parameters takes {needed}: write `evaluations: {{{stage.name}: "
+                    f"{needed}}}` or more, or a smaller `offspring:`"
+                )
+        middle = [(low + high) / 2 for low, high in zip(problem.lower, problem.upper, strict=True)]
+        winner = {**(winner or {}), **dict(zip(problem.names, middle, strict=True))}
+    if faults:
+        raise InputError("; ".join(faults) + ".")
 
 
 def _table(recording: Recording, recipe: Recipe, stage_targets: Mapping[int, TargetSet]) -> RecordingTable:
@@ -320,7 +347,9 @@ def _user_subject(spec: FitSpec, folder: Path) -> UserSubject:
         description = model.describe()
     except InputError as error:
         raise UsageError(str(error)) from error
-    return UserSubject(spec.name, model, description, _stage_plans(spec, [USER_STAGE]))
+    subject = UserSubject(spec.name, model, description, _stage_plans(spec, [USER_STAGE]))
+    _check_budgets(subject)
+    return subject
 
 
 def _stage_plans(spec: FitSpec, names: list[str]) -> tuple[StagePlan, ...]:

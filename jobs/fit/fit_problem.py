@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 from neurofleet.jobs.fit.campaign_state import EngineChoice
-from neurofleet.neurosim.cells.cell_model import UNIFORM, Accuracy, CellParameter, Conditions
+from neurofleet.neurosim.cells.cell_model import UNIFORM, Accuracy, CellParameter
 from neurofleet.neurosim.cells.fit_model import FitModel, MorphologyFile
 from neurofleet.neurosim.cells.recipe import Recipe
 from neurofleet.neurosim.cells.stage_bounds import next_stage_bounds
@@ -152,7 +152,7 @@ class CellSubject:
             cell=self.id,
             morphology=self.morphology,
             axon=self.axon,
-            conditions=Conditions(**self.recipe.conditions.model_dump()),
+            conditions=self.recipe.conditions.conditions(),
             mechanisms={section: tuple(names) for section, names in mechanisms.items()},
             free=tuple(
                 CellParameter(parameter, section, low, high, distributions.get(f"{parameter}.{section}", UNIFORM))

@@ -45,5 +45,5 @@ def write_best_model(subject: Subject, values: Mapping[str, float], store: RunSt
         write_hoc(folder / "cell.hoc", model.build_cell(), values)
         for file in ("fit.json", "cell.hoc"):
             store.write_text(f"models/{subject.id}/{file}", (folder / file).read_text())
-    for name, text in model.user_mechanisms_used.sources.items():
-        store.write_text(f"models/{subject.id}/modfiles/{name}.mod", text)
+    for name, text in model.user_mechanisms.texts(model.mechanism_names).items():
+        store.write_text(f"models/{subject.id}/modfiles/{name}", text)

@@ -4,7 +4,7 @@ import ast
 import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from neurofleet.errors import InputError
@@ -85,7 +85,7 @@ def bluepyopt_distribution(expression: str) -> str:
 
 
 SECTION_LISTS = {"all": "all", "soma": "somatic", "axon": "axonal", "dend": "basal", "apic": "apical"}
-SECTION_PARAMETERS = ("cm", "Ra", "ena", "ek")
+SECTION_PARAMETERS = ("cm", "Ra")
 
 
 @dataclass(frozen=True)
@@ -136,13 +136,20 @@ class Accuracy:
 class Conditions:
     """Conditions of a simulation: temperature in degrees Celsius, potentials in mV.
 
-    `ena_mV` and `ek_mV` are set wherever there is a sodium or potassium channel.
+    `ena_mV` and `ek_mV` are set wherever there is a sodium or potassium channel, `other_reversals_mV` (ion -> reversal
+    potential) wherever a mechanism reads them.
     """
 
     celsius: float = 34.0
     v_init_mV: float = -80.0
     ena_mV: float = 53.0
     ek_mV: float = -107.0
+    other_reversals_mV: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def reversals_mV(self) -> dict[str, float]:
+        """Ion -> reversal potential."""
+        return {"na": self.ena_mV, "k": self.ek_mV, **self.other_reversals_mV}
 
 
 def build_cell_model(
@@ -204,7 +211,7 @@ def build_cell_model(
         mechs=_bluepyopt_mechanisms(mechanisms),
         params=[
             *_global_parameters(conditions),
-            *(_bluepyopt_parameter(n, values[n], spread.get(n, UNIFORM)) for n in order),
+            *(_bluepyopt_parameter(n, values[n], spread.get(n, UNIFORM), mechanisms, known) for n in order),
         ],
     )
 
@@ -239,7 +246,7 @@ def check_cell(
                 f"parameter {parameter.full_name}: expected a lower bound below the upper one, found "
                 f"[{parameter.lower:g}, {parameter.upper:g}]"
             )
-        if parameter.distribution != UNIFORM and parameter.name in SECTION_PARAMETERS:
+        if parameter.distribution != UNIFORM and is_section_parameter(parameter.name, known):
             faults.append(
                 f"parameter {parameter.full_name}: {parameter.name} belongs to whole sections, only uniform is possible"
             )
@@ -260,15 +267,36 @@ def _parameter_faults(
         return [f"parameter {full_name!r}: expected a name and a section, as in cm.soma"]
     if section not in SECTION_LISTS:
         return _unknown(section, SECTION_LISTS, f"parameter {full_name!r}: section {section!r}")
+    if (ion := reversal_of(name, known)) is not None:
+        if section == "all" and any(_has_ion(part, ion, mechanisms, known) for part in SECTIONS):
+            return []  # set where the ion is
+        without = [part for part in _parts(section, mechanisms) if not _has_ion(part, ion, mechanisms, known)]
+        return [f"parameter {full_name}: no mechanism in {', '.join(without)} uses the ion {ion}"] if without else []
     if name in SECTION_PARAMETERS:
         return []
     names = {f"{parameter}_{m.name}": m.name for m in known.values() for parameter in m.parameters}
     if name not in names:
-        return _unknown(name, {*names, *SECTION_PARAMETERS}, f"parameter {full_name}: {name!r}")
+        reversals = {f"e{ion}" for mechanism in known.values() for ion in mechanism.uses}
+        return _unknown(name, {*names, *SECTION_PARAMETERS, *reversals}, f"parameter {full_name}: {name!r}")
     lacking = [part for part in _parts(section, mechanisms) if names[name] not in _inserted(part, mechanisms)]
     if lacking:
         return [f"parameter {full_name}: the mechanism {names[name]} is not inserted in {', '.join(lacking)}"]
     return []
+
+
+def reversal_of(name: str, known: Mapping[str, Mechanism]) -> str | None:
+    """Return the ion whose reversal potential a parameter is, such as ``ek``; None for any other parameter."""
+    ion = name[1:]
+    return ion if name.startswith("e") and any(ion in mechanism.uses for mechanism in known.values()) else None
+
+
+def is_section_parameter(name: str, known: Mapping[str, Mechanism]) -> bool:
+    """Return whether a parameter has one value for a whole section."""
+    return name in SECTION_PARAMETERS or reversal_of(name, known) is not None
+
+
+def _has_ion(section: str, ion: str, mechanisms: Mapping[str, Sequence[str]], known: Mapping[str, Mechanism]) -> bool:
+    return any(ion in known[name].uses for name in _inserted(section, mechanisms) if name in known)
 
 
 def _unknown(name: str, names: Iterable[str], what: str) -> list[str]:
@@ -294,17 +322,87 @@ def _inserted(section: str, mechanisms: Mapping[str, Sequence[str]]) -> set[str]
 def _reversal_potentials(
     mechanisms: Mapping[str, Sequence[str]], conditions: Conditions, known: Mapping[str, Mechanism]
 ) -> dict[str, float]:
-    """Return ``ena.soma`` and the like for each section of the model that has a sodium or potassium channel."""
+    """Return ``ena.soma`` and the like for each section of the model whose channels read them."""
     values = {}
     for section in SECTIONS:
         if section not in mechanisms and "all" not in mechanisms:
             continue
         ions = {ion for name in _inserted(section, mechanisms) for ion in known[name].reversal_ions}
-        if "na" in ions:
-            values[f"ena.{section}"] = conditions.ena_mV
-        if "k" in ions:
-            values[f"ek.{section}"] = conditions.ek_mV
+        values |= {f"e{ion}.{section}": mV for ion, mV in conditions.reversals_mV.items() if ion in ions}
     return values
+
+
+NEURONS_REVERSALS_MV = {"na": 50.0, "k": -77.0, "ca": 132.458}
+"""What NEURON begins with; 0 mV for any other ion."""
+
+
+def reversal_notes(
+    mechanisms: Mapping[str, Sequence[str]],
+    given: Iterable[str],
+    conditions: Conditions,
+    known: Mapping[str, Mechanism] = MECHANISMS,
+) -> list[str]:
+    """Return a sentence on each reversal potential or concentration that nobody gives, and on each given in vain.
+
+    Parameters
+    ----------
+    mechanisms : mapping
+        Section -> names of its mechanisms.
+    given : iterable of str
+        Full names of the parameters of the cell.
+    conditions : Conditions
+    known : mapping
+        Mechanisms by name.
+    """
+    names_given = set(given)
+    missing: dict[str, dict[str, list[str]]] = {}  # variable of an ion -> mechanism that reads it -> sections
+    in_vain: dict[tuple[str, str], list[str]] = {}  # ion and mechanism -> sections
+    for section in _parts("all", mechanisms):
+        there = [known[name] for name in sorted(_inserted(section, mechanisms))]
+        for ion in sorted({ion for mechanism in there for ion in mechanism.uses}):
+            concentrations = {f"{ion}i", f"{ion}o"}
+            of_concentrations = [m for m in there if ion in m.uses and concentrations & m.uses[ion].variables]
+            own = bool({f"e{ion}.{section}", f"e{ion}.all"} & names_given)
+            if any(ion in m.reversal_ions for m in there) and (own or ion in conditions.reversals_mV):
+                for mechanism in of_concentrations[:1]:
+                    in_vain.setdefault((ion, mechanism.name), []).append(section)
+            written = {name for m in there for name in m.written_concentrations}
+            given_by_neuron = concentrations if ion in NEURONS_REVERSALS_MV else set()
+            set_here = written | given_by_neuron
+            if of_concentrations or own or ion in conditions.reversals_mV:
+                set_here |= {f"e{ion}"}
+            for mechanism in there:
+                read = mechanism.uses[ion].read if ion in mechanism.uses else ()
+                for variable in sorted({*concentrations, f"e{ion}"}.intersection(read) - set_here):
+                    missing.setdefault(variable, {}).setdefault(mechanism.name, []).append(section)
+    notes = [_missing_note(variable, readers, known) for variable, readers in missing.items()]
+    for (ion, name), sections in in_vain.items():
+        notes.append(
+            f"the given e{ion} has no effect in {', '.join(sections)}: {name} uses the concentrations of {ion} there, "
+            "and NEURON calculates the reversal potential from them"
+        )
+    return notes
+
+
+def _missing_note(variable: str, readers: Mapping[str, Sequence[str]], known: Mapping[str, Mechanism]) -> str:
+    who = " and ".join(f"{name} (in {', '.join(sections)})" for name, sections in readers.items())
+    if not variable.startswith("e"):
+        return (
+            f"{who} reads {variable}, which no mechanism writes: NEURON's own 1 mM counts. Set it in the INITIAL block "
+            f"of a mechanism that writes {variable}"
+        )
+    default = NEURONS_REVERSALS_MV.get(variable[1:], 0.0)
+    note = (
+        f"{who} reads {variable}, which nobody gives: NEURON's own {default:g} mV counts. Give it as `{variable}_mV` "
+        "under `conditions:` of the recipe"
+    )
+    for name in readers:
+        if variable in known[name].without_effect:
+            note += (
+                f" (the {known[name].without_effect[variable]:g} mV in the PARAMETER block of {name} has no effect: "
+                "NEURON takes the reversal potential of an ion from the section)"
+            )
+    return note
 
 
 def _bluepyopt_mechanisms(mechanisms: Mapping[str, Sequence[str]]) -> list:
@@ -324,19 +422,29 @@ def _global_parameters(conditions: Conditions) -> list["NrnParameter"]:
     return [NrnGlobalParameter(name=n, param_name=n, frozen=True, value=v) for n, v in values.items()]
 
 
-def _bluepyopt_parameter(full_name: str, what: "CellParameter | float", distribution: str) -> "NrnParameter":
+def _bluepyopt_parameter(
+    full_name: str,
+    what: "CellParameter | float",
+    distribution: str,
+    mechanisms: Mapping[str, Sequence[str]],
+    known: Mapping[str, Mechanism],
+) -> "NrnParameter":
     from bluepyopt.ephys.parameters import NrnRangeParameter, NrnSectionParameter
     from bluepyopt.ephys.parameterscalers import NrnSegmentSomaDistanceScaler
 
     name, _, section = full_name.rpartition(".")
-    options: dict[str, Any] = {"param_name": name, "locations": [_location(section)]}
+    ion = reversal_of(name, known)
+    sections = [section]
+    if section == "all" and ion is not None:
+        sections = [part for part in SECTIONS if _has_ion(part, ion, mechanisms, known)]
+    options: dict[str, Any] = {"param_name": name, "locations": [_location(part) for part in sections]}
     if isinstance(what, CellParameter):
         options["bounds"] = [what.lower, what.upper]
     else:
         options |= {"frozen": True, "value": what}
     if distribution != UNIFORM:
         options["value_scaler"] = NrnSegmentSomaDistanceScaler(distribution=bluepyopt_distribution(distribution))
-    kind = NrnSectionParameter if name in SECTION_PARAMETERS else NrnRangeParameter
+    kind = NrnSectionParameter if is_section_parameter(name, known) else NrnRangeParameter
     return kind(name=full_name, **options)
 
 

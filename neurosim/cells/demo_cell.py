@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from scipy.signal import lfilter
 
-from neurofleet.neurosim.cells.cell_model import Accuracy, CellParameter, Conditions
+from neurofleet.neurosim.cells.cell_model import Accuracy, CellParameter
 from neurofleet.neurosim.cells.fit_model import SOMA, FitModel, MorphologyFile, location, recording_name
 from neurofleet.neurosim.cells.recipe import load_recipe
 from neurofleet.neurosim.cells.warm_evaluator import WarmEvaluator
@@ -193,7 +193,7 @@ def demo_model(morphology: Path) -> "FitModel":
         cell="demo",
         morphology=MorphologyFile.read(morphology),
         axon=recipe.axon,
-        conditions=Conditions(**recipe.conditions.model_dump()),
+        conditions=recipe.conditions.conditions(),
         mechanisms={s: tuple(names) for s, names in recipe.mechanisms_until(last, True).items()},
         free=tuple(
             CellParameter(parameter, section, *limits)

@@ -1,8 +1,10 @@
 """Recipes: the mechanisms, parameters with bounds, and e-features of each stage of a fit."""
 
+import re
 from collections.abc import Iterator, Mapping
 from importlib import resources
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Literal
 
 import yaml
@@ -10,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from neurofleet.errors import InputError, did_you_mean
 from neurofleet.faults import faults
+from neurofleet.neurosim.cells.cell_model import Conditions
 from neurofleet.neurosim.mechanisms import MECHANISMS, Mechanism
 
 Section = Literal["soma", "axon", "dend", "apic", "all"]
@@ -39,12 +42,36 @@ class _Strict(BaseModel):
 
 
 class RecipeConditions(_Strict):
-    """Simulation conditions (temperature in degrees Celsius, potentials in mV)."""
+    """Simulation conditions (temperature in degrees Celsius, potentials in mV).
+
+    Reversal potentials of other ions than sodium and potassium are given in the same way: ``ehcn_mV``.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    __pydantic_extra__: dict[str, Annotated[float, Field(allow_inf_nan=False)]]
 
     celsius: float = 34.0
     v_init_mV: float = -80.0
     ena_mV: float = 53.0
     ek_mV: float = -107.0
+
+    @model_validator(mode="after")
+    def _other_keys_are_reversal_potentials(self) -> "RecipeConditions":
+        for key in self.__pydantic_extra__:
+            if not _REVERSAL.fullmatch(key):
+                known = [*RecipeConditions.model_fields, f"{key}_mV"]
+                raise ValueError(
+                    f"unknown key {key!r}{did_you_mean(key, known)}; the reversal potential of an ion ION is eION_mV"
+                )
+        return self
+
+    def conditions(self) -> Conditions:
+        """Return them as a cell is built with."""
+        others = {key[1 : -len("_mV")]: value for key, value in self.__pydantic_extra__.items()}
+        return Conditions(self.celsius, self.v_init_mV, self.ena_mV, self.ek_mV, others)
+
+
+_REVERSAL = re.compile(r"e[A-Za-z]\w*_mV", re.ASCII)
 
 
 class Stage(_Strict):
@@ -140,7 +167,13 @@ class Recipe(_Strict):
         return {k: v for part in self.stages[: stage + 1] for k, v in part.distributions.items()}
 
 
-def load_recipe(name: str, dendrite: str, folder: Path, known: "Mapping[str, Mechanism] | None" = None) -> Recipe:
+def load_recipe(
+    name: str,
+    dendrite: str,
+    folder: Path,
+    known: "Mapping[str, Mechanism] | None" = None,
+    unfit: Mapping[str, str] = MappingProxyType({}),
+) -> Recipe:
     """Load a built-in recipe by name, or the YAML file of a user.
 
     Parameters
@@ -153,6 +186,8 @@ def load_recipe(name: str, dendrite: str, folder: Path, known: "Mapping[str, Mec
         Where a relative path starts.
     known : mapping, optional
         Mechanisms by name, where the user has added some.
+    unfit : mapping, optional
+        Name -> why a mechanism that the user added cannot be in a recipe.
 
     Raises
     ------
@@ -170,51 +205,78 @@ def load_recipe(name: str, dendrite: str, folder: Path, known: "Mapping[str, Mec
             f"there is no file {path}. Write `recipe: all-active`, or name a recipe file of your own."
         )
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.safe_load(path.read_text("utf-8-sig"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not readable as YAML ({error}).") from error
     try:
         recipe = Recipe.model_validate(content)
     except ValidationError as error:
         raise InputError(f"{path}: {faults(error, Recipe)}") from error
-    check_recipe_names(recipe, str(path), known)
+    check_recipe_names(recipe, str(path), known, unfit)
     return recipe
 
 
-def check_recipe_names(recipe: Recipe, source: str, known: "Mapping[str, Mechanism] | None" = None) -> None:
-    """Raise `InputError` for every mechanism or parameter of `recipe` that does not exist."""
+def check_recipe_names(
+    recipe: Recipe,
+    source: str,
+    known: "Mapping[str, Mechanism] | None" = None,
+    unfit: Mapping[str, str] = MappingProxyType({}),
+) -> None:
+    """Raise `InputError` for every mechanism, parameter or ion of `recipe` that does not exist or cannot be used."""
     known = MECHANISMS if known is None else known
     problems = []
     seen: dict[str, set[str]] = {}
-    unknown = recipe.mechanism_names - known.keys()
+    unknown = recipe.mechanism_names - (known.keys() - unfit.keys())
     for stage in recipe.stages:
         for part, names in stage.mechanisms.items():
             for name in names:
-                if name not in known:
+                if name in unfit:
+                    problems.append(f"stage {stage.name}: mechanism {name} {unfit[name]}")
+                elif name not in known:
                     problems.append(f"stage {stage.name}: no mechanism {name!r}{did_you_mean(name, known)}")
                 seen.setdefault(part, set()).add(name)
         for name, section in stage.given():
-            owner = _owner(name, known)
             if name in ("cm", "Ra") or any(name.endswith(f"_{mechanism}") for mechanism in unknown):
                 continue
-            if owner is None:
-                names = [f"{p}_{m}" for m, mech in known.items() for p in mech.parameters]
-                problems.append(f"stage {stage.name}: no parameter {name!r}{did_you_mean(name, names)}")
-            elif not any(owner in seen.get(s, ()) for s in _covering(section)):
-                problems.append(
-                    f"stage {stage.name}: parameter {name}.{section} needs the mechanism {owner} in {section}"
-                )
+            there = {mechanism for s in _covering(section) for mechanism in seen.get(s, ())}
+            if fault := _parameter_fault(name, section, there, known):
+                problems.append(f"stage {stage.name}: {fault}")
+    ions = sorted({ion for name in recipe.mechanism_names & known.keys() for ion in known[name].ions})
+    for ion in recipe.conditions.conditions().other_reversals_mV if not unknown else ():
+        if ion not in ions:
+            key, keys = f"e{ion}_mV", [f"e{other}_mV" for other in ions]
+            problems.append(
+                f"conditions: {key}: no mechanism of the recipe uses an ion {ion}{did_you_mean(key, keys)}; they use "
+                f"{', '.join(ions) or 'none'}"
+            )
     if problems:
-        how = HOW_TO_ADD_MECHANISMS if unknown else ""
+        how = HOW_TO_ADD_MECHANISMS if unknown - unfit.keys() else ""
         raise InputError(f"{source}: " + "; ".join(dict.fromkeys(problems)) + "." + how)
 
 
-def _owner(parameter: str, known: "Mapping[str, Mechanism]") -> str | None:
-    """Return the mechanism that `parameter` (``gbar_NaTa_t``, ``g_pas``) belongs to."""
-    for name, mechanism in known.items():
-        if parameter.endswith(f"_{name}") and parameter[: -len(name) - 1] in mechanism.parameters:
-            return name
-    return None
+def _parameter_fault(name: str, section: str, there: set[str], known: "Mapping[str, Mechanism]") -> str:
+    """Return why a recipe cannot set a parameter in a section with the mechanisms `there`; empty if it can."""
+    owner = next((m for m in known if name.endswith(f"_{m}") and name[: -len(m) - 1] in known[m].parameters), None)
+    if owner is not None:
+        return "" if owner in there else f"parameter {name}.{section} needs the mechanism {owner} in {section}"
+    ion = name[1:]
+    if name.startswith("e") and any(ion in mechanism.ions for mechanism in known.values()):
+        uses_it = any(ion in known[mechanism].ions for mechanism in there if mechanism in known)
+        return "" if uses_it else f"parameter {name}.{section} needs a mechanism that uses the ion {ion} in {section}"
+    for mechanism in known.values():
+        variable = name.removesuffix(f"_{mechanism.name}")
+        if variable == name:
+            continue
+        if variable in mechanism.shared:
+            return (
+                f"{variable} of {mechanism.name} is GLOBAL, not RANGE: NEURON keeps one value of it for all sections, "
+                "and a recipe sets parameters of single sections. Declare it as RANGE (and not as GLOBAL) in the mod "
+                "file, or set its value there"
+            )
+        if variable in mechanism.calculated:
+            return f"{variable} of {mechanism.name} is no PARAMETER: the mechanism calculates it itself"
+    names = [f"{p}_{m}" for m, mechanism in known.items() for p in mechanism.parameters]
+    return f"no parameter {name!r}{did_you_mean(name, names)}"
 
 
 def _covering(section: str) -> tuple[str, ...]:

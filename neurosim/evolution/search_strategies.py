@@ -169,13 +169,17 @@ class FastConfig:
         InputError
             The budget does not reach so far.
         """
-        initial = max(self.offspring_for(parameters), min(self.initial, self.evaluations // 8))
-        if initial > self.evaluations:
+        smallest = self.smallest_budget(parameters)
+        if smallest > self.evaluations:
             raise InputError(
-                f"evolution: expected a budget of at least one generation ({initial} individuals), "
+                f"evolution: expected a budget of at least one generation ({smallest} individuals), "
                 f"found {self.evaluations} evaluations; raise evaluations or lower offspring."
             )
-        return initial
+        return max(smallest, min(self.initial, self.evaluations // 8))
+
+    def smallest_budget(self, parameters: int) -> int:
+        """Evaluations that one generation of a search of so many parameters takes."""
+        return self.offspring_for(parameters)
 
 
 class FastStrategy(Strategy):

@@ -9,7 +9,12 @@
 """
 
 from neurofleet.neurosim.mechanisms.catalogue import MECHANISMS, Mechanism, describe, read_mechanism
-from neurofleet.neurosim.mechanisms.nmodl_compilation import UserMechanisms, compile_mechanisms, load_mechanisms
+from neurofleet.neurosim.mechanisms.nmodl_compilation import (
+    UserMechanisms,
+    compile_mechanisms,
+    load_mechanisms,
+    nmodl_files,
+)
 
 __all__ = [
     "MECHANISMS",
@@ -18,5 +23,6 @@ __all__ = [
     "compile_mechanisms",
     "describe",
     "load_mechanisms",
+    "nmodl_files",
     "read_mechanism",
 ]

@@ -18,18 +18,25 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
+from neurofleet import fresh_process
 from neurofleet.errors import InputError
 from neurofleet.neurosim.mechanisms.catalogue import (
     BUILT_INTO_NEURON,
+    DENSITY,
     MECHANISMS,
+    NO_MECHANISM,
     PROJECT_SOURCES,
+    Gathered,
     Mechanism,
     describe,
+    gather,
+    parse_declared,
     parse_mechanism,
-    read_mechanism,
     read_nmodl,
+    read_with_includes,
 )
 
 COLOUR = re.compile(r"\x1b\[\d*m")
@@ -43,13 +50,15 @@ def cache_folder() -> Path:
     return Path(given).expanduser() if given else Path.home() / ".cache" / "neurofleet"
 
 
-def compile_mechanisms(sources: Sequence[Path] | None = None) -> Path:
+def compile_mechanisms(sources: Sequence[Path] | None = None, called: Mapping[str, str] = MappingProxyType({})) -> Path:
     """Compile NMODL files and return the folder to load, at once when they were compiled before.
 
     Parameters
     ----------
     sources : sequence of Path, optional
-        NMODL files; the project's own without it.
+        NMODL files of any kind; the project's own without it.
+    called : mapping, optional
+        Name of a mechanism -> what the user calls its file, for messages.
 
     Raises
     ------
@@ -57,7 +66,7 @@ def compile_mechanisms(sources: Sequence[Path] | None = None) -> Path:
         A file is unreadable or does not compile, the compiler is missing, or the cache cannot be written.
     """
     files = _files(sources)
-    describe(files)
+    names = compiled_names(files)
     folder = cache_folder() / "mechanisms" / _key(files)
     if _library(folder) is not None:
         return folder
@@ -65,7 +74,7 @@ def compile_mechanisms(sources: Sequence[Path] | None = None) -> Path:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with locked(folder.with_suffix(".lock")):
             if _library(folder) is None:
-                _compile_into(folder, files)
+                _compile_into(folder, names, called)
     except OSError as error:
         raise InputError(
             f"{folder.parent}: expected a folder to keep compiled mechanisms in, but writing there failed "
@@ -92,12 +101,12 @@ def load_mechanisms(extra: Sequence[Path] = ()) -> None:
 
 
 def _load(sources: Mapping[str, Path]) -> None:
-    digests = {name: hashlib.sha256(path.read_bytes()).digest() for name, path in sources.items()}
+    digests = {name: _digest(path) for name, path in sources.items()}
     new = {name for name, digest in digests.items() if _loaded.get(name) != digest}
     if not new:
         return
-    neuron = _imported_neuron()
-    taken = sorted(new & _mechanisms_in(neuron.h))
+    neuron = imported_neuron()
+    taken = sorted(new & mechanisms_in(neuron.h))
     if taken:
         raise InputError(
             f"NEURON already holds mechanisms called {', '.join(taken)} that come from elsewhere: from "
@@ -106,11 +115,39 @@ def _load(sources: Mapping[str, Path]) -> None:
             "NRN_NMODL_PATH, run from another folder, or rename the SUFFIX in your own file."
         )
     folder = compile_mechanisms([sources[name] for name in new])
-    neuron.h.nrn_load_dll(str(_library(folder)))
+    try:
+        neuron.h.nrn_load_dll(str(_library(folder)))
+    except RuntimeError as error:
+        raise InputError(_not_loaded(str(error), sorted(new))) from error
     _loaded.update({name: digests[name] for name in new})
 
 
-def _imported_neuron() -> Any:
+def _digest(path: Path) -> bytes:
+    digest = hashlib.sha256(path.read_bytes())
+    for name, text in read_with_includes(path).included.items():
+        digest.update(f"{name}\0{text}".encode())
+    return digest.digest()
+
+
+def _not_loaded(said: str, names: Sequence[str]) -> str:
+    """Return why NEURON did not load mechanisms, from what it said."""
+    if (found := re.search(r"name already exists: (\w+)", said)) is None:
+        return f"NEURON does not load the mechanisms {', '.join(names)}: {said.strip()}"
+    taken = found.group(1)
+    if taken in names:
+        return (
+            f"mechanism {taken}: its SUFFIX is a name that is built into NEURON, where no other can take its place. "
+            "Give it another SUFFIX, and name that in the recipe."
+        )
+    owner = next((name for name in names if taken.endswith(f"_{name}")), "")
+    variable = taken.removesuffix(f"_{owner}") if owner else taken
+    return (
+        f"mechanism {owner or ', '.join(names)}: NEURON takes the name {variable} once, and it is declared twice (as "
+        "RANGE and as GLOBAL, or as a function too). Declare it once; a recipe can set RANGE parameters only."
+    )
+
+
+def imported_neuron() -> Any:
     """Import NEURON from an empty folder: it loads whatever is compiled in the current one."""
     os.environ.setdefault("NEURON_MODULE_OPTIONS", "-nogui")  # or it warns of a missing display
     if "neuron" not in sys.modules:
@@ -125,14 +162,37 @@ def _files(sources: Sequence[Path] | None) -> tuple[Path, ...]:
     return PROJECT_SOURCES if sources is None else tuple(sorted(Path(p).resolve() for p in sources))
 
 
-def _mechanisms_in(h) -> set[str]:
-    """Return the names of all density mechanisms this NEURON knows."""
-    kinds, name = h.MechanismType(0), h.ref("")
+def mechanisms_in(h: Any) -> set[str]:
+    """Return the names of all density mechanisms and point processes this NEURON knows."""
     names = set()
-    for index in range(int(kinds.count())):
-        kinds.select(index)
-        kinds.selected(name)
-        names.add(name[0])
+    for points in (0, 1):
+        kinds, name = h.MechanismType(points), h.ref("")
+        for index in range(int(kinds.count())):
+            kinds.select(index)
+            kinds.selected(name)
+            names.add(name[0])
+    return names
+
+
+def compiled_names(files: Sequence[Path]) -> dict[str, Path]:
+    """Return the name under which each NMODL file is compiled -> file: its SUFFIX, else its file name.
+
+    Raises
+    ------
+    InputError
+        Two files declare one name; or as `read_with_includes` raises.
+    """
+    names: dict[str, Path] = {}
+    for file in files:
+        name = parse_declared(read_with_includes(file).whole, file.stem).name
+        if name in ("", NO_MECHANISM):
+            name = re.sub(r"\W", "_", file.stem, flags=re.ASCII)
+        if name in names:
+            raise InputError(
+                f"{file}: expected a SUFFIX of its own, but {names[name].name} declares {name} too. Remove one, or "
+                "rename its SUFFIX."
+            )
+        names[name] = file
     return names
 
 
@@ -140,7 +200,11 @@ def _key(files: Sequence[Path]) -> str:
     """Return the cache key: sources, NEURON's version and place, machine, and the user's compiler flags."""
     digest = hashlib.sha256()
     parts = [version("neuron"), str(_neuron_folder()), platform.machine(), *map(_flag, ("CXX", "CXXFLAGS"))]
-    for part in (*parts, *(p for f in files for p in (f.name, f.read_text(errors="replace")))):
+    for file in files:
+        parts += (file.name, file.read_text(errors="replace"))
+    for file in files:
+        parts += (part for included in read_with_includes(file).included.items() for part in included)
+    for part in parts:
         digest.update(part.encode() + b"\0")
     return digest.hexdigest()[:20]
 
@@ -169,7 +233,7 @@ def locked(path: Path) -> Iterator[None]:
         yield
 
 
-def _compile_into(folder: Path, files: Sequence[Path]) -> None:
+def _compile_into(folder: Path, names: Mapping[str, Path], called: Mapping[str, str]) -> None:
     """Run nrnivmodl in a folder of its own and rename the result to `folder`; the caller holds its lock."""
     command, environment = _nrnivmodl()
     prefix = f".compiling-{folder.name}-"
@@ -178,8 +242,8 @@ def _compile_into(folder: Path, files: Sequence[Path]) -> None:
     with tempfile.TemporaryDirectory(prefix=prefix, dir=folder.parent) as temporary:
         work = Path(temporary) / "work"
         (work / "mod").mkdir(parents=True)
-        for file in files:
-            shutil.copyfile(file, work / "mod" / f"{read_mechanism(file).name}.mod")
+        for name, file in names.items():
+            _write(read_with_includes(file).included | {f"{name}.mod": read_nmodl(file)}, work / "mod")
         result = subprocess.run(
             [*command, "mod"],
             cwd=work,
@@ -189,15 +253,49 @@ def _compile_into(folder: Path, files: Sequence[Path]) -> None:
             text=True,
         )
         if result.returncode != 0 or _library(work) is None:
-            output = COLOUR.sub("", result.stdout[-1000:] + result.stderr[-2000:]).strip()
+            if faults := _faults_of_nmodl(work / "mod", names, called, environment):
+                raise InputError("\n".join(faults))
+            said = COLOUR.sub("", result.stdout + result.stderr)
+            errors = [line for line in said.splitlines() if "error:" in line] or [said.strip()[-2000:]]
             raise InputError(
-                f"The mechanisms {', '.join(f.stem for f in files)} did not compile (nrnivmodl, exit code "
-                f"{result.returncode}). Mend the NMODL file (called by its SUFFIX here) or the compiler that "
-                f"is named:\n{output}"
+                f"The mechanisms {', '.join(names)} did not compile (nrnivmodl, exit code {result.returncode}). "
+                "NEURON's NMODL compiler takes them, the C++ compiler does not: mend their VERBATIM text, or the "
+                "compiler that is named:\n" + "\n".join(errors[:5])
             )
         if folder.exists():  # without a library: something cleaned up in it
             shutil.rmtree(folder)
         work.rename(folder)
+
+
+def _faults_of_nmodl(
+    folder: Path, names: Collection[str], called: Mapping[str, str], environment: Mapping[str, str]
+) -> list[str]:
+    """Return what NEURON's NMODL compiler says of each file that it refuses."""
+    beside = _neuron_folder() / ".data" / "bin" / "nocmodl"
+    compiler = str(beside) if beside.is_file() else shutil.which("nocmodl")
+    faults = []
+    for name in names if compiler else ():
+        result = subprocess.run(
+            [str(compiler), f"{name}.mod"],
+            cwd=folder,
+            env={**environment, "MODLUNIT": str(_neuron_folder() / ".data/share/nrn/lib/nrnunits.lib")},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+        )
+        if result.returncode:
+            file = f" ({called[name]})" if name in called else ""
+            lines = [line.rstrip() for line in (result.stdout + result.stderr).splitlines()]
+            said = [line for line in lines if line and not line.startswith(("Translating", "INCLUDEing", "Notice:"))]
+            faults.append(
+                f"The mechanism {name}{file} did not compile. Mend the line that NEURON's NMODL compiler names:\n"
+                + "\n".join(line[:_LONGEST_LINE] for line in said[-8:] or ["it said nothing"])
+            )
+    return faults
+
+
+_LONGEST_LINE = 200
 
 
 def _nrnivmodl() -> tuple[list[str], dict[str, str]]:
@@ -240,6 +338,8 @@ def _nrnivmodl() -> tuple[list[str], dict[str, str]]:
 
 
 BUILT_IN = frozenset(mechanism.name for mechanism in BUILT_INTO_NEURON)
+TRY_LIMIT_S = 120.0
+TRIED = "tried"  # beside a compiled library: its mechanisms were tried out
 
 
 @dataclass(frozen=True)
@@ -250,15 +350,24 @@ class UserMechanisms:
     ----------
     sources : mapping
         SUFFIX -> NMODL text.
+    included : mapping
+        Files that they include -> text.
+    files : mapping
+        SUFFIX -> name of its file, for messages.
+    unfit : mapping
+        Name -> why a mechanism of the folder cannot be in a recipe.
     """
 
     sources: Mapping[str, str] = field(default_factory=dict)
+    included: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
+    unfit: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def read(cls, folder: Path) -> "UserMechanisms":
         """Read the ``.mod`` files of a folder.
 
-        Point processes and artificial cells, which no recipe can insert, are left out.
+        Point processes and artificial cells, which no recipe can insert, and what cannot be used are in `unfit`.
 
         Raises
         ------
@@ -271,63 +380,98 @@ class UserMechanisms:
                 f"{folder}: expected a folder of .mod files, found {what_is_there}. Correct the path; a relative one "
                 "starts at the job file."
             )
-        files: dict[str, Path] = {}
+        files: dict[str, str] = {}
         sources: dict[str, str] = {}
-        for path in sorted(folder.glob("*.mod")):
-            text = read_nmodl(path)
-            if (mechanism := parse_mechanism(text)) is None:
+        included: dict[str, str] = {}
+        unfit: dict[str, str] = {}
+        for path in mod_files(folder):
+            try:
+                gathered, fault = read_with_includes(path), ""
+            except InputError as error:
+                gathered, fault = Gathered(read_nmodl(path), {}), str(error).removeprefix(f"{path}: ").rstrip(".")
+            declared = parse_declared(gathered.whole, path.stem)
+            if declared.name in ("", NO_MECHANISM):
                 continue
-            if mechanism.name in files:
-                raise InputError(
-                    f"{folder}: expected one file for each SUFFIX, found {mechanism.name} in "
-                    f"{files[mechanism.name].name} and in {path.name}. Remove one, or rename its SUFFIX."
+            if declared.kind != DENSITY:
+                unfit[declared.name] = (
+                    f"is a {declared.kind} ({path.name}), which a recipe cannot insert into a section"
                 )
-            files[mechanism.name] = path
-            sources[mechanism.name] = text
-        if not sources:
+                continue
+            if declared.name in files:
+                raise InputError(
+                    f"{folder}: expected one file for each SUFFIX, found {declared.name} in "
+                    f"{files[declared.name]} and in {path.name}. Remove one, or rename its SUFFIX."
+                )
+            files[declared.name] = path.name
+            if fault := fault or _unfit(gathered.whole, declared.name):
+                unfit[declared.name] = f"({path.name}) {fault}"
+            else:
+                sources[declared.name] = read_nmodl(path)
+                included |= gathered.included
+        if not files:
             raise InputError(
                 f"{folder}: expected .mod files with a SUFFIX (density mechanisms), found none in the folder "
                 "itself. Name the folder that holds them."
             )
-        return cls(dict(sorted(sources.items())))
+        return cls(dict(sorted(sources.items())), included, files, unfit)
 
     def only(self, names: Collection[str]) -> "UserMechanisms":
         """Return those of `names`."""
-        return UserMechanisms({name: text for name, text in self.sources.items() if name in names})
+        sources = {name: text for name, text in self.sources.items() if name in names}
+        included = {place: text for name in sources for place, text in self._gathered(name).included.items()}
+        return UserMechanisms(sources, included, {n: file for n, file in self.files.items() if n in sources})
+
+    def _gathered(self, name: str) -> Gathered:
+        return gather(self.sources[name], self.included.get)
 
     @property
     def known(self) -> dict[str, Mechanism]:
         """All mechanisms that a recipe may name: these, the project's, and those built into NEURON."""
-        parsed = (parse_mechanism(text) for name, text in self.sources.items() if name not in BUILT_IN)
+        parsed = (parse_mechanism(self._gathered(name).whole, name) for name in self.sources)
         return MECHANISMS | {mechanism.name: mechanism for mechanism in parsed if mechanism}
 
     @property
     def replacing(self) -> list[str]:
         """Names of the project's mechanisms that these replace."""
-        return [name for name in self.sources if name in MECHANISMS and name not in BUILT_IN]
-
-    @property
-    def reserved(self) -> list[str]:
-        """Names that NEURON's built-in mechanisms have, which cannot be replaced."""
-        return [name for name in self.sources if name in BUILT_IN]
+        return [name for name in self.sources if name in MECHANISMS]
 
     @contextlib.contextmanager
     def written(self) -> Iterator[list[Path]]:
-        """Write them into a temporary folder, ``NAME.mod`` each."""
+        """Write them into a temporary folder, ``NAME.mod`` each, with what they include beside them."""
         with tempfile.TemporaryDirectory(prefix="neurofleet-mod-") as folder:
-            yield _write(self.sources, Path(folder))
+            _write(self.texts(self.sources), Path(folder))
+            yield [Path(folder, f"{name}.mod") for name in self.sources]
 
     def compile(self) -> None:
-        """Compile them, if they have not been on this machine.
+        """Compile them, if they have not been on this machine, and then try each out in a process of its own.
 
         Raises
         ------
         InputError
-            As `compile_mechanisms`.
+            As `compile_mechanisms`; or NEURON does not load them, or crashes with one of them.
         """
-        if self.sources:
-            with self.written() as paths:
-                compile_mechanisms(paths)
+        if not self.sources:
+            return
+        with self.written() as paths:
+            tried = compile_mechanisms(paths, self.files) / TRIED
+        if not tried.exists():
+            self._try_out()
+            with contextlib.suppress(OSError):  # a cache of somebody else's: they are tried again next time
+                tried.touch()
+
+    def _try_out(self) -> None:
+        try:
+            fresh_process.call(insert_each, self, limit_s=TRY_LIMIT_S)
+        except fresh_process.ProcessFailed as error:
+            if error.timed_out:
+                return  # the evaluations have a limit of their own
+            name = (re.findall(rf"^{_TRYING} (\w+)$", error.output, re.MULTILINE) or [""])[-1]
+            if not name:
+                raise InputError(_not_loaded(error.output[-500:], list(self.sources))) from None
+            raise InputError(
+                f"mechanism {name} ({self.files.get(name, name)}) crashes NEURON when it is inserted into a section "
+                f"and initialised: {error.reason.splitlines()[0]}. Look at its VERBATIM text and pointers."
+            ) from None
 
     def load(self) -> None:
         """Load them, and the project's, into this process's NEURON.
@@ -340,16 +484,69 @@ class UserMechanisms:
         with self.written() as paths:
             load_mechanisms(paths)
 
+    def texts(self, names: Collection[str]) -> dict[str, str]:
+        """Return the files of those of `names`, and of what they include: name -> NMODL text."""
+        used = self.only(names)
+        return {**used.included, **{f"{name}.mod": text for name, text in used.sources.items()}}
+
     def copy(self, names: Collection[str], folder: Path) -> None:
         """Write the NMODL of mechanisms, these or the project's, into `folder`; NEURON's are built in."""
-        project_sources = {path.stem: read_nmodl(path) for path in PROJECT_SOURCES}
-        sources = project_sources | dict(self.sources)
+        project_sources = {f"{path.stem}.mod": read_nmodl(path) for path in PROJECT_SOURCES if path.stem in names}
         folder.mkdir(parents=True, exist_ok=True)
-        _write({name: sources[name] for name in sorted(set(names) - BUILT_IN)}, folder)
+        _write(project_sources | self.texts(names), folder)
 
 
-def _write(sources: Mapping[str, str], folder: Path) -> list[Path]:
-    paths = [folder / f"{name}.mod" for name in sources]
-    for path, text in zip(paths, sources.values(), strict=True):
+_TRYING = "neurofleet tries"
+
+
+def insert_each(mechanisms: UserMechanisms) -> None:
+    """Insert each mechanism into a section of its own and initialise it; says which before it does."""
+    mechanisms.load()
+    h = imported_neuron().h
+    for name in mechanisms.sources:
+        print(_TRYING, name, flush=True)
+        section = h.Section(name="tried")
+        with contextlib.suppress(RuntimeError):  # an error of its own, which it may have no cause for in a cell
+            section.insert(name)
+            h.finitialize(-70.0)
+            h.fadvance()
+        del section
+
+
+def mod_files(folder: Path) -> list[Path]:
+    """Return the mod files of a folder that nrnivmodl compiles there: hidden ones are none of them."""
+    return sorted(path for path in folder.glob("*.mod") if path.is_file() and not path.name.startswith("."))
+
+
+def nmodl_files(folder: Path) -> list[Path]:
+    """Return the mod files of a folder, and all files there that they include."""
+    files = set(mod_files(folder))
+    for path in mod_files(folder):
+        with contextlib.suppress(InputError):  # of a mechanism that no recipe names, or it is refused
+            files |= {folder / name for name in read_with_includes(path).included}
+    return sorted(files)
+
+
+def _unfit(text: str, name: str) -> str:
+    """Return why a mechanism cannot be in a recipe, empty if it can."""
+    if name in BUILT_IN:
+        return (
+            f"declares the SUFFIX {name}, which is built into NEURON, where no other can take its place. Remove the "
+            "file to have NEURON's own, or give it another SUFFIX and name that in the recipe"
+        )
+    mechanism = parse_mechanism(text, name)
+    if mechanism is not None and mechanism.pointers:
+        return (
+            f"needs the POINTER {', '.join(mechanism.pointers)}, which a recipe cannot connect to a variable: NEURON "
+            "would read an address that nobody set, and crash. Take the value from an ion (USEION) or a RANGE "
+            "parameter, or fit the cell with an `evaluator:` of your own, which sets the pointer"
+        )
+    return ""
+
+
+def _write(texts: Mapping[str, str], folder: Path) -> None:
+    """Write files, name relative to `folder` -> text."""
+    for name, text in texts.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, "utf-8")
-    return paths

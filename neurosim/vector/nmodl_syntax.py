@@ -5,7 +5,6 @@ import json
 import math
 import os
 import re
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -15,7 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from neurofleet.errors import InputError
-from neurofleet.neurosim.mechanisms.catalogue import PROJECT_SOURCES, describe
+from neurofleet.neurosim.mechanisms.catalogue import (
+    PROJECT_SOURCES,
+    describe,
+    read_with_includes,
+    without_comments,
+)
 
 
 class Unsupported(InputError):
@@ -158,9 +162,10 @@ def _parsed(data: Path, mechanism: str, source: Path) -> tuple[SyntaxTree, str]:
             f"{compiler}: expected the NMODL compiler of NEURON, found none. Install NEURON from its wheel "
             "(`pip install --force-reinstall neuron`)."
         )
+    nmodl = read_with_includes(source).whole
     with tempfile.TemporaryDirectory(prefix="neurofleet-nmodl-") as name:
         folder = Path(name)
-        shutil.copyfile(source, folder / f"{mechanism}.mod")
+        (folder / f"{mechanism}.mod").write_text(nmodl)
         result = subprocess.run(
             # Without --force it stops at whatever its own C++ back end does not support.
             [str(compiler), "--scratch", name, "--output", name, f"{mechanism}.mod"]
@@ -179,7 +184,7 @@ def _parsed(data: Path, mechanism: str, source: Path) -> tuple[SyntaxTree, str]:
                 f"read this one (exit code {result.returncode}). Mend the file, or use the NEURON engine for "
                 f"cells that have it:\n{(result.stdout + result.stderr)[-2000:].strip()}"
             )
-        return json.loads(tree.read_text()), source.read_text(errors="replace")
+        return json.loads(tree.read_text()), nmodl
 
 
 def kind(tree: SyntaxTree) -> str:
@@ -256,8 +261,7 @@ def read_tree(tree: SyntaxTree, source: str) -> Syntax:
 
 def _mark_steady(syntax: Syntax, tree: SyntaxTree, source: str) -> None:
     """Rename SOLVE blocks with STEADYSTATE to ``SteadyBlock``: the tree does not tell it from ``METHOD``."""
-    plain = re.sub(r"\bCOMMENT\b.*?\bENDCOMMENT\b|^\s*TITLE.*?$|[:?].*?$", "", source, flags=re.S | re.M)
-    solves = re.findall(r"\bSOLVE\s+(\w+)(?:\s+(STEADYSTATE)\b)?", plain)
+    solves = re.findall(r"\bSOLVE\s+(\w+)(?:\s+(STEADYSTATE)\b)?", without_comments(source))
     blocks = list(find(tree, "SolveBlock"))
     if [name for name, _ in solves] != [text(block) for block in blocks]:
         raise syntax.unsupported("its SOLVE statements")

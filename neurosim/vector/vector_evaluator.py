@@ -111,7 +111,8 @@ def rows_of_parameters(
 VECTOR_BYTES = 64
 N_ARRAYS = 9  # of all nodes, in `kernel.hpp`
 NOT_MECHANISMS = ("capacitance", "morphology")
-ADVANCES_E = 64  # flag of an ion's style: the reversal potential follows the concentrations at each step
+# Flags of an ion's style: the reversal potential is calculated from the concentrations at the start, or at each step.
+STARTS_E, ADVANCES_E = 32, 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -200,7 +201,7 @@ class VectorCell:
             segment = tree.compartments[node].segment
             section = segment.sec
             given = set_by_parameters.get((section, int(segment.x * section.nseg), name))
-            if given is None:  # no parameter sets it: NEURON's own value
+            if given is None or _style(h, section, name) & STARTS_E:  # no parameter sets it: NEURON's own value
                 given = Row(value=float(getattr(section if name == "Ra" else segment, name)))
             return self._rows.number(given)
 
@@ -273,6 +274,12 @@ class VectorCell:
         table = self._rows.values(self.parameter_names, parameter_sets)
         results = call_kernel(self._kernel, dtype, self._tables, table, self._v_init_mV, protocols, steps)
         return [VectorRun(times_ms, mV[:, 0], mV[:, 1] if self._has_axon else None, ok) for times_ms, mV, ok in results]
+
+
+def _style(h: Any, section: Any, name: str) -> int:
+    """Return the style of the ion whose reversal potential is `name`, 0 for any other variable."""
+    ion = f"{name[1:]}_ion"
+    return int(h.ion_style(ion, sec=section)) if name[0] == "e" and h.ismembrane(ion, sec=section) else 0
 
 
 def _kinds(tree: CompartmentTree, h: Any) -> dict[CompartmentKind, list[int]]:
