@@ -177,7 +177,10 @@ def _measure(spec: FitSpec, cell: str, problem: Problem, stage: StagePlan) -> tu
     if (model := open_model(problem)) is not None:
         trial = try_vector(model, individuals[:LANES])
         choice, vector = chosen(spec.engine, trial.fault, cell, stage.name), trial.seconds_each
-    neuron = _seconds_each(problem.model, individuals[:SAMPLES], spec.max_steps)
+    try:
+        neuron = _seconds_each(problem.model, individuals[:SAMPLES], spec.max_steps)
+    except UsageError as error:
+        raise UsageError(f"cell {cell}, stage {stage.name}: {error}. {problem.mechanisms_told}.") from error
     return choice, Seconds(neuron, vector)
 
 
@@ -188,7 +191,7 @@ def _seconds_each(model: FitModel | UserModel, individuals: np.ndarray, max_step
     except fresh_process.ProcessFailed as error:
         raise UsageError(f"the model cannot be simulated: {error.reason}") from error
     except Exception as error:
-        reason = f"{type(error).__name__}: {error}".splitlines()[-1]
+        reason = f"{type(error).__name__}: {error}".splitlines()[-1].rstrip(".")
         raise UsageError(f"the model cannot be simulated: {reason}") from error
 
 

@@ -122,6 +122,7 @@ def prepare(
                 if len(requested) > 1:
                     print_line(f"reading the input of {cell.id}, {len(subjects) + 1} of {len(requested)} …")
                 subjects.append(prepare_cell(cell, spec, folder, user_mechanisms, keep_recordings))
+                check_budgets(subjects[-1])
             else:
                 _check_files(cell, folder)
         except InputError as error:
@@ -245,7 +246,7 @@ def prepare_cell(
     for number, stage in enumerate(recipe.stages):
         if number not in stage_targets:
             warnings += (f"stage {stage.name} is left out: {cell.targets} has no targets for it",)
-    subject = CellSubject(
+    return CellSubject(
         id=cell.id,
         morphology=MorphologyFile.read(folder / cell.morphology),
         has_apical=summary.has_apical,
@@ -261,11 +262,9 @@ def prepare_cell(
         own_mechanisms=user_mechanisms,
         recording_table=None if recording is None else _table(recording, recipe, stage_targets),
     )
-    _check_budgets(subject)
-    return subject
 
 
-def _check_budgets(subject: Subject) -> None:
+def check_budgets(subject: Subject) -> None:
     """Raise `InputError` for the stages whose evaluations do not make one generation."""
     winner: dict[str, float] | None = None
     faults = []
@@ -348,7 +347,7 @@ def _user_subject(spec: FitSpec, folder: Path) -> UserSubject:
     except InputError as error:
         raise UsageError(str(error)) from error
     subject = UserSubject(spec.name, model, description, _stage_plans(spec, [USER_STAGE]))
-    _check_budgets(subject)
+    check_budgets(subject)
     return subject
 
 

@@ -29,6 +29,7 @@ class Problem:
     """What one stage searches: the box, and the models that score an individual.
 
     `final_model` scores the finalists again more tightly; None where the search is as tight already.
+    `mechanisms_told` names the mechanisms of the cell, for messages.
     """
 
     names: tuple[str, ...]
@@ -38,6 +39,7 @@ class Problem:
     objectives: tuple[str, ...]
     model: "FitModel | UserModel"
     final_model: "FitModel | None"
+    mechanisms_told: str = ""
 
 
 @dataclass(frozen=True)
@@ -129,14 +131,16 @@ class CellSubject:
         fixed |= self.recipe.fixed_until(self.stage_numbers[stage], self.has_apical)
         subthreshold = self.recipe.stages[self.stage_numbers[stage]].targets == "subthreshold"
         search, final = _accuracies(subthreshold)
+        model = self.model(stage, free, fixed, search)
         return Problem(
             names=tuple(free),
             lower=tuple(low for low, _ in free.values()),
             upper=tuple(high for _, high in free.values()),
             fixed=fixed,
             objectives=tuple(target.objective for target in self.targets[stage].targets),
-            model=self.model(stage, free, fixed, search),
-            final_model=None if final is None else self.model(stage, free, fixed, final),
+            model=model,
+            final_model=None if final is None else replace(model, accuracy=final),
+            mechanisms_told=model.mechanisms_told,
         )
 
     def _bounds(self, number: int) -> dict[str, tuple[float, float]]:
@@ -205,4 +209,5 @@ class UserSubject:
             objectives=tuple(self.description.objectives),
             model=self.user_model,
             final_model=None,
+            mechanisms_told=f"The mechanisms in the cell are {', '.join(self.description.mechanisms) or 'not known'}",
         )

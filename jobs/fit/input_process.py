@@ -14,7 +14,7 @@ from neurofleet.errors import JobError, UsageError
 from neurofleet.fresh_process import end_with
 from neurofleet.jobs.fit.campaign_state import RecordedChoices
 from neurofleet.jobs.fit.engine_choice import with_engines
-from neurofleet.jobs.fit.fit_inputs import job_mechanisms, prepare_cell
+from neurofleet.jobs.fit.fit_inputs import check_budgets, job_mechanisms, prepare_cell
 from neurofleet.jobs.fit.fit_job import CellSpec, FitSpec
 from neurofleet.jobs.fit.fit_problem import Subject
 
@@ -116,6 +116,7 @@ class Preparation:
 def prepare_to_fit(cell: CellSpec, spec: FitSpec, folder: Path, recorded: RecordedChoices) -> Subject:
     """Return one cell's subject with the engines of its stages."""
     subject = prepare_cell(cell, spec, folder, job_mechanisms(spec, folder))
+    check_budgets(subject)
     try:
         return with_engines(subject, spec.engine, recorded)
     except UsageError as error:

@@ -412,10 +412,12 @@ class StageSearch(abc.ABC):
         )
         if failed.total() * 2 > len(rows):
             shown = "; ".join(f"{reason} ({count} of {len(rows)})" for reason, count in failed.most_common(5))
+            crashed = any(reason.startswith(("crash", "error")) for reason in failed)
+            mechanisms = f" {self.problem.mechanisms_told}." if crashed and self.problem.mechanisms_told else ""
             raise JobError(
                 f"{self._name()}: more than half of the first generation failed: {shown}. The search was "
                 "stopped, because the model or the limits (deadline_s, max_steps, memory_limit_mb) are at "
-                "fault rather than single parameter sets. Mend that and start in a new folder."
+                f"fault rather than single parameter sets.{mechanisms} Mend that and start in a new folder."
             )
 
 

@@ -13,6 +13,7 @@ import pyarrow as pa
 from neurofleet.cluster.pool.outcome import Budget, BudgetExceeded, EngineSpec, Outcome
 from neurofleet.errors import UsageError
 from neurofleet.fresh_process import ProcessFailed, call
+from neurofleet.neurosim.cells.fit_model import FitModel
 from neurofleet.neurosim.cells.warm_evaluator import BudgetExceeded as StepsExceeded
 from neurofleet.neurosim.cells.warm_evaluator import IncompleteRun
 
@@ -146,10 +147,16 @@ def mean_seconds(cell: str, measure: Measure, individuals: Sequence[np.ndarray])
     try:
         seconds = call(time_individuals, measure, individuals)
     except ProcessFailed as error:
-        raise UsageError(f"cell {cell} cannot be simulated: {error.reason}") from error
+        raise UsageError(f"cell {cell} cannot be simulated: {error.reason}.{_mechanisms(measure)}") from error
     except Exception as error:  # whatever building or running a cell raises
-        raise UsageError(f"cell {cell} cannot be simulated: {type(error).__name__}: {error}") from error
+        reason = f"{type(error).__name__}: {str(error).rstrip('.')}"
+        raise UsageError(f"cell {cell} cannot be simulated: {reason}.{_mechanisms(measure)}") from error
     return sum(seconds) / len(seconds)
+
+
+def _mechanisms(measure: Measure) -> str:
+    model = getattr(measure, "model", None)
+    return f" {model.mechanisms_told}." if isinstance(model, FitModel) else ""
 
 
 def time_individuals(measure: Measure, individuals: Sequence[np.ndarray]) -> list[float]:

@@ -114,6 +114,20 @@ class FitModel:
         return {name for names in self.mechanisms.values() for name in names}
 
     @property
+    def mechanisms_told(self) -> str:
+        """The mechanisms in words, for messages: where each is, and which of them the user brought."""
+        sections: dict[str, list[str]] = {}
+        for section, names in self.mechanisms.items():
+            for name in names:
+                sections.setdefault(name, []).append(section)
+        files = self.user_mechanisms.files
+        told = [
+            f"{name} ({', '.join([*where, f'your {files.get(name, name)}'] if name in files else where)})"
+            for name, where in sections.items()
+        ]
+        return f"The mechanisms in the cell are {', '.join(told)}"
+
+    @property
     def user_mechanisms_used(self) -> UserMechanisms:
         """Those of the user's mechanisms that the model has."""
         return self.user_mechanisms.only(self.mechanism_names)

@@ -100,12 +100,13 @@ class UserModel:
 
 @dataclass(frozen=True)
 class ModelDescription:
-    """Parameters, their bounds, and objectives of a user's evaluator, in the evaluator's order."""
+    """Parameters, their bounds, and objectives of a user's evaluator, in the evaluator's order, and its mechanisms."""
 
     parameters: list[str]
     lower: list[float]
     upper: list[float]
     objectives: list[str]
+    mechanisms: tuple[str, ...] = ()
 
 
 def _evaluator_of(made: Any, reference: str) -> Any:
@@ -163,6 +164,10 @@ def _import_from(folder: str, name: str) -> ModuleType:
     return importlib.import_module(f"{own_name}.{rest}" if rest else own_name)
 
 
+def _mechanisms(evaluator: Any) -> list[Any]:
+    return list(getattr(evaluator.cell_model, "mechanisms", None) or ())
+
+
 def _described(model: UserModel) -> ModelDescription | str:
     """Return what the search needs to know of an evaluator, or why it cannot be built."""
     try:
@@ -173,6 +178,7 @@ def _described(model: UserModel) -> ModelDescription | str:
             lower=[float(parameter.lower_bound) for parameter in parameters],
             upper=[float(parameter.upper_bound) for parameter in parameters],
             objectives=[str(objective.name) for objective in evaluator.fitness_calculator.objectives],
+            mechanisms=tuple(dict.fromkeys(m.suffix for m in _mechanisms(evaluator) if hasattr(m, "suffix"))),
         )
     except InputError as error:
         return str(error)

@@ -115,11 +115,15 @@ def _load(sources: Mapping[str, Path]) -> None:
             "NRN_NMODL_PATH, run from another folder, or rename the SUFFIX in your own file."
         )
     folder = compile_mechanisms([sources[name] for name in new])
-    try:
-        neuron.h.nrn_load_dll(str(_library(folder)))
-    except RuntimeError as error:
-        raise InputError(_not_loaded(str(error), sorted(new))) from error
+    _load_library(neuron.h, folder, sorted(new))
     _loaded.update({name: digests[name] for name in new})
+
+
+def _load_library(h: Any, folder: Path, names: Sequence[str]) -> None:
+    try:
+        h.nrn_load_dll(str(_library(folder)))
+    except RuntimeError as error:
+        raise InputError(_not_loaded(str(error), names)) from error
 
 
 def _digest(path: Path) -> bytes:
@@ -268,13 +272,13 @@ def _compile_into(folder: Path, names: Mapping[str, Path], called: Mapping[str, 
 
 
 def _faults_of_nmodl(
-    folder: Path, names: Collection[str], called: Mapping[str, str], environment: Mapping[str, str]
+    folder: Path, names: Mapping[str, Path], called: Mapping[str, str], environment: Mapping[str, str]
 ) -> list[str]:
     """Return what NEURON's NMODL compiler says of each file that it refuses."""
     beside = _neuron_folder() / ".data" / "bin" / "nocmodl"
     compiler = str(beside) if beside.is_file() else shutil.which("nocmodl")
     faults = []
-    for name in names if compiler else ():
+    for name, file in names.items() if compiler else ():
         result = subprocess.run(
             [str(compiler), f"{name}.mod"],
             cwd=folder,
@@ -285,12 +289,11 @@ def _faults_of_nmodl(
             errors="replace",
         )
         if result.returncode:
-            file = f" ({called[name]})" if name in called else ""
             lines = [line.rstrip() for line in (result.stdout + result.stderr).splitlines()]
             said = [line for line in lines if line and not line.startswith(("Translating", "INCLUDEing", "Notice:"))]
             faults.append(
-                f"The mechanism {name}{file} did not compile. Mend the line that NEURON's NMODL compiler names:\n"
-                + "\n".join(line[:_LONGEST_LINE] for line in said[-8:] or ["it said nothing"])
+                f"The mechanism {name} ({called.get(name, file.name)}) did not compile. Mend the line that NEURON's "
+                "compiler names:\n" + "\n".join(line[:_LONGEST_LINE] for line in said[-8:] or ["it said nothing"])
             )
     return faults
 
@@ -393,9 +396,7 @@ class UserMechanisms:
             if declared.name in ("", NO_MECHANISM):
                 continue
             if declared.kind != DENSITY:
-                unfit[declared.name] = (
-                    f"is a {declared.kind} ({path.name}), which a recipe cannot insert into a section"
-                )
+                unfit[declared.name] = f"is declared as {declared.kind} ({path.name}), which no recipe can insert"
                 continue
             if declared.name in files:
                 raise InputError(
@@ -453,15 +454,15 @@ class UserMechanisms:
         if not self.sources:
             return
         with self.written() as paths:
-            tried = compile_mechanisms(paths, self.files) / TRIED
-        if not tried.exists():
-            self._try_out()
+            folder = compile_mechanisms(paths, self.files)
+        if not (folder / TRIED).exists():
+            self._try_out(folder)
             with contextlib.suppress(OSError):  # a cache of somebody else's: they are tried again next time
-                tried.touch()
+                (folder / TRIED).touch()
 
-    def _try_out(self) -> None:
+    def _try_out(self, folder: Path) -> None:
         try:
-            fresh_process.call(insert_each, self, limit_s=TRY_LIMIT_S)
+            fresh_process.call(insert_each, folder, list(self.sources), limit_s=TRY_LIMIT_S)
         except fresh_process.ProcessFailed as error:
             if error.timed_out:
                 return  # the evaluations have a limit of their own
@@ -499,11 +500,11 @@ class UserMechanisms:
 _TRYING = "neurofleet tries"
 
 
-def insert_each(mechanisms: UserMechanisms) -> None:
-    """Insert each mechanism into a section of its own and initialise it; says which before it does."""
-    mechanisms.load()
+def insert_each(folder: Path, names: Sequence[str]) -> None:
+    """Load compiled mechanisms, insert each into a section of its own and initialise it; says which before it does."""
     h = imported_neuron().h
-    for name in mechanisms.sources:
+    _load_library(h, folder, names)
+    for name in names:
         print(_TRYING, name, flush=True)
         section = h.Section(name="tried")
         with contextlib.suppress(RuntimeError):  # an error of its own, which it may have no cause for in a cell

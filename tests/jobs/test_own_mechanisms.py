@@ -22,6 +22,8 @@ from tests.jobs.test_vector_fit import JOB, RECIPE
 
 KV = (MOD_FOLDER / "Kv3_1.mod").read_text()
 BROKEN = "NEURON { SUFFIX MyKv RANGE gbar }\nPARAMETER { gbar = 1 }\nBREAKPOINT { i = (((g }\n"
+MY_KV = KV.replace("SUFFIX Kv3_1", "SUFFIX MyKv")
+WITH_POINTER = MY_KV.replace("SUFFIX MyKv", "SUFFIX MyKv POINTER far").replace("ik = ", "ik = far*")
 SMALL = {"offspring": 16, "seeds": [1], "evaluations": {"active": 16}, "hall_of_fame": 2}
 
 
@@ -34,7 +36,7 @@ def folder(demo_recordings, tmp_path) -> Path:
     (folder / "theirs.yaml").write_text(recipe)
     (folder / "small.yaml").write_text(recipe.replace("Kv3_1", "MyKv"))
     (folder / "modfiles").mkdir()
-    (folder / "modfiles" / "my_kv.mod").write_text(KV.replace("SUFFIX Kv3_1", "SUFFIX MyKv"))
+    (folder / "modfiles" / "my_kv.mod").write_text(MY_KV)
     (folder / "modfiles" / "unused.mod").write_text(BROKEN.replace("MyKv", "Unused"))
     return folder
 
@@ -85,6 +87,7 @@ def test_one_that_replaces_ours_is_said(folder):
     (subject,) = prepare(spec, folder, keep_recordings=False)
     assert subject.warnings == ("mechanism Kv3_1 is the job's own, from modfiles",)
     assert subject.problem(0, None).model.user_mechanisms.sources == {"Kv3_1": KV}
+    assert "Kv3_1 (soma, axon, your Kv3_1.mod)" in subject.problem(0, None).mechanisms_told
     assert [stage.name for stage in stage_plans(spec, folder)["demo"]] == ["active"]
 
 
@@ -111,9 +114,32 @@ def test_built_in_recipes_share_them_and_a_cell_that_has_none_is_told(folder):
         ),
         ({}, ("second.mod", "NEURON { SUFFIX MyKv }"), "found MyKv in my_kv.mod and in second.mod"),
         ({}, ("passive.mod", "NEURON { SUFFIX pas }"), "declares the SUFFIX pas.*built into NEURON"),
-        ({}, ("my_kv.mod", BROKEN), r"(?s)mechanisms: modfiles: .* MyKv did not compile .*line 3"),
+        ({}, ("my_kv.mod", WITH_POINTER), r"mechanism MyKv \(my_kv.mod\) needs the POINTER far"),
+        ({}, ("my_kv.mod", "NEURON { POINT_PROCESS MyKv }"), r"MyKv is declared as POINT_PROCESS \(my_kv.mod\)"),
+        (
+            {},
+            ("my_kv.mod", MY_KV + '\nINCLUDE "gone.inc"\n'),
+            "no such file beside",
+        ),
+        (
+            {"evolution": SMALL | {"evaluations": {"active": 16}, "offspring": None}},
+            None,
+            "stage active has 16, and one",
+        ),
+        ({}, ("my_kv.mod", BROKEN), r"(?s)mechanisms: modfiles: .* MyKv \(my_kv.mod\) did not compile.*line 3"),
     ],
-    ids=["no folder", "no key", "nothing named", "one SUFFIX twice", "of NEURON", "no NMODL"],
+    ids=[
+        "no folder",
+        "no key",
+        "nothing named",
+        "one SUFFIX twice",
+        "of NEURON",
+        "pointer",
+        "point",
+        "include",
+        "budget",
+        "no NMODL",
+    ],
 )
 def test_what_cannot_be_used_is_refused_before_anything_is_written(folder, changes, file, said):
     if file is not None:
@@ -135,8 +161,10 @@ def test_nmodl_that_does_not_compile_is_wrong_input(folder, capsys, monkeypatch)
 def test_the_mod_files_are_inputs_and_travel(folder):
     (folder / "modfiles" / "x86_64").mkdir()
     (folder / "modfiles" / "x86_64" / "my_kv.cpp").write_text("made by nrnivmodl")
+    (folder / "modfiles" / "rates.inc").write_text("")
+    (folder / "modfiles" / "my_kv.mod").write_text('INCLUDE "rates.inc"\n')
     spec = load_job(write(folder))
-    names = {"modfiles/my_kv.mod", "modfiles/unused.mod"}
+    names = {"modfiles/my_kv.mod", "modfiles/unused.mod", "modfiles/rates.inc"}
     assert {name for name in input_files(spec, folder) if name.startswith("modfiles")} == names
     assert names <= {name.removeprefix("neurofleet-job/files/") for name in collect(spec, folder).files}
 

@@ -6,8 +6,11 @@ import pytest
 import yaml
 
 from neurofleet.errors import InputError
-from neurofleet.neurosim.cells.recipe import BUILT_IN, check_recipe_names, load_recipe
+from neurofleet.neurosim.cells.cell_model import Conditions, reversal_notes
+from neurofleet.neurosim.cells.recipe import BUILT_IN, Recipe, check_recipe_names, load_recipe
 from neurofleet.neurosim.cells.stage_bounds import next_stage_bounds
+from neurofleet.neurosim.mechanisms import MECHANISMS, Mechanism
+from neurofleet.neurosim.mechanisms.catalogue import IonUse
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
@@ -88,3 +91,49 @@ def test_faults_of_a_recipe_are_said(tmp_path, stage, said):
     (tmp_path / "own.yaml").write_text(yaml.safe_dump(whole))
     with pytest.raises(InputError, match=said):
         load_recipe("own.yaml", "spiny", tmp_path)
+
+
+HCN = Mechanism("Hcn", {"gbar": 1e-3}, {"hcn": IonUse(("ehcn",), ("ihcn",))}, shared=("vh",), calculated=("ninf",))
+
+
+def own_recipe(folder: Path, conditions: dict | None = None, unfit: dict | None = None, **stage) -> Recipe:
+    whole = {"name": "one", "targets": "training", "features": ["AP_width"], "mechanisms": {"soma": ["Hcn"]}}
+    whole |= {"parameters": {"gbar_Hcn": {"soma": [0, 1]}}, **stage}
+    recipe = {"name": "own", "conditions": conditions or {}, "stages": [whole]}
+    (folder / "own.yaml").write_text(yaml.safe_dump(recipe))
+    return load_recipe("own.yaml", "spiny", folder, MECHANISMS | {"Hcn": HCN}, unfit or {})
+
+
+def test_the_reversal_potential_of_any_ion_is_a_condition_or_a_parameter(tmp_path):
+    found = own_recipe(tmp_path, {"celsius": 30, "ehcn_mV": -45}).conditions.conditions()
+    assert found == Conditions(30.0, other_reversals_mV={"hcn": -45.0})
+    assert found.reversals_mV == {"na": 53.0, "k": -107.0, "hcn": -45.0}
+    assert own_recipe(tmp_path, fixed={"ehcn": {"soma": -45}}).fixed_until(0, True) == {"ehcn.soma": -45.0}
+    searched = own_recipe(tmp_path, parameters={"ehcn": {"soma": [-60, -20]}})
+    assert searched.bounds_until(0, True) == {"ehcn.soma": (-60.0, -20.0)}
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"conditions": {"ehcn": -45}}, "unknown key 'ehcn' .did you mean 'ehcn_mV'"),
+        ({"conditions": {"ehnc_mV": -45}}, "no mechanism of the recipe uses an ion hnc .did you mean 'ehcn_mV'"),
+        ({"conditions": {"ehcn_mV": float("inf")}}, "conditions.ehcn_mV: .*finite"),
+        ({"fixed": {"ehcn": {"dend": -45}}}, "ehcn.dend needs a mechanism that uses the ion hcn in dend"),
+        ({"fixed": {"vh_Hcn": {"soma": 1}}}, "vh of Hcn is GLOBAL, not RANGE"),
+        ({"fixed": {"ninf_Hcn": {"soma": 1}}}, "ninf of Hcn is no PARAMETER: the mechanism calculates it"),
+        ({"fixed": {"gbr_Hcn": {"soma": 1}}}, "no parameter 'gbr_Hcn' .did you mean 'gbar_Hcn'"),
+        ({"unfit": {"Hcn": "(h.mod) cannot be"}}, r"own.yaml: stage one: mechanism Hcn \(h.mod\) cannot be\.$"),
+    ],
+)
+def test_what_a_recipe_cannot_set_has_its_own_reason(tmp_path, given, said):
+    with pytest.raises(InputError, match=said):
+        own_recipe(tmp_path, **given)
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_recipes_of_the_house_leave_no_ion_to_chance(name):
+    recipe = load_recipe(name, "spiny", Path())
+    last = len(recipe.stages) - 1
+    given = [*recipe.bounds_until(last, True), *recipe.fixed_until(last, True)]
+    assert not reversal_notes(recipe.mechanisms_until(last, True), given, recipe.conditions.conditions())

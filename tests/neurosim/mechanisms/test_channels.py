@@ -329,7 +329,7 @@ def test_a_compiler_named_by_the_user_has_to_be_there(cache, tmp_path, monkeypat
 def test_a_file_that_does_not_compile_is_named_with_the_compilers_words(cache, tmp_path):
     broken = tmp_path / "broken.mod"
     broken.write_text("NEURON { SUFFIX Broken RANGE g }\nPARAMETER { g = 1 }\nBREAKPOINT { i = (((g }\n")
-    with pytest.raises(InputError, match="mechanisms broken did not compile.*\n.*"):
+    with pytest.raises(InputError, match=r"mechanism Broken \(broken.mod\) did not compile(?s:.*)at line 3"):
         compile_mechanisms([broken])
     assert not list(cache.glob("mechanisms/.compiling*"))
 
@@ -342,13 +342,12 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path, monkeypatch):
         compile_mechanisms([_leak(tmp_path)])
 
 
-@pytest.mark.parametrize(("text", "said"), [("NEURON { POINT_PROCESS X }", "SUFFIX"), (None, "cannot be read")])
-def test_what_is_no_mechanism_is_refused(cache, tmp_path, text, said):
-    path = tmp_path / "odd.mod"
-    if text is not None:
-        path.write_text(text)
-    with pytest.raises(InputError, match=said):
-        compile_mechanisms([path])
+def test_what_is_no_mechanism_is_refused(tmp_path):
+    (tmp_path / "odd.mod").write_text("NEURON { POINT_PROCESS X }")
+    with pytest.raises(InputError, match="SUFFIX"):
+        read_mechanism(tmp_path / "odd.mod")
+    with pytest.raises(InputError, match="cannot be read"):
+        compile_mechanisms([tmp_path / "gone.mod"])
 
 
 def test_a_users_file_loads_beside_ours_and_may_not_take_our_names(h, cache, tmp_path):

@@ -2,6 +2,7 @@
 
 import pickle
 import re
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -9,10 +10,17 @@ import numpy as np
 import pytest
 
 from neurofleet.errors import InputError
+from neurofleet.neurosim.cells.cell_model import Conditions, reversal_notes
 from neurofleet.neurosim.cells.fit_model import FitModel
 from neurofleet.neurosim.features.step_protocols import StepProtocol
-from neurofleet.neurosim.mechanisms import MECHANISMS, UserMechanisms
-from neurofleet.neurosim.mechanisms.catalogue import MOD_FOLDER, parse_mechanism
+from neurofleet.neurosim.mechanisms import (
+    MECHANISMS,
+    UserMechanisms,
+    compile_mechanisms,
+    nmodl_files,
+    read_mechanism,
+)
+from neurofleet.neurosim.mechanisms.catalogue import MOD_FOLDER, parse_mechanism, read_nmodl
 from tests.fresh_process import in_fresh_process
 from tests.neurosim.mechanisms.test_channels import LEAK
 from tests.neurosim.vector.reference import made_up_cell, neuron_voltages
@@ -39,6 +47,108 @@ def test_the_neuron_block_is_read_as_it_may_be_written():
         assert parse_mechanism(other) is None
 
 
+CHANNEL = """
+NEURON { SUFFIX kv USEION hcn READ ehcn, hcni WRITE ihcn VALENCE 1 RANGE gbar, ninf, n POINTER used, unused GLOBAL vh }
+PARAMETER { gbar = 1e-4 (S/cm2) vh = -30 (mV) tau = 2 (ms) <1e-3, 1e3> ehcn = -45 (mV) v (mV) celsius (degC) }
+ASSIGNED { ihcn (mA/cm2) ninf used unused hcni (mM) }
+STATE { n }
+BREAKPOINT { ihcn = gbar*n*(v - ehcn)*used }
+VERBATIM
+  if (unused) { x = used ? 1 : 0; }
+  ENDVERBATIM
+"""
+
+
+def test_what_a_recipe_cannot_set_is_told_from_what_it_can():
+    found = parse_mechanism(CHANNEL)
+    assert found.parameters == {"gbar": 1e-4}
+    assert found.shared == ("vh", "tau")
+    assert found.calculated == ("ninf", "n")
+    assert found.pointers == ("used",)
+    assert found.without_effect == {"ehcn": -45.0}
+    assert (found.ions, found.reversal_ions, found.written_concentrations) == (("hcn",), ("hcn",), ())
+
+
+@pytest.mark.parametrize(
+    ("content", "read"),
+    [
+        (b"\xef\xbb\xbf: a\r\n: b\r", ": a\n: b\n"),
+        (": caf\xe9\n".encode("latin-1"), ": caf_\n"),
+        ("\ufeff: 2\u03c0 \u03bcS\n".encode("utf-16-le"), ": 2_ uS\n"),
+        ("TITLE \u5c71\nx\xa0=\xa01 (\u00b5S)\nCOMMENT\n \u00e9 ENDCOMMENT \u00e9\nENDCOMMENT\n".encode(),
+         "TITLE _\nx = 1 (uS)\nCOMMENT\n _ ENDCOMMENT _\nENDCOMMENT\n"),
+    ],
+)  # fmt: skip
+def test_text_in_any_encoding_becomes_what_neurons_compiler_takes(tmp_path, content, read):
+    (tmp_path / "odd.mod").write_bytes(content)
+    assert read_nmodl(tmp_path / "odd.mod") == read
+
+
+def test_a_file_without_a_suffix_is_called_as_the_file():
+    assert parse_mechanism("NEURON { RANGE g }\nPARAMETER { g = 1 }", "kv").name == "kv"
+    assert parse_mechanism("FUNCTION f(x) { f = x }", "kv") is None
+
+
+def test_included_files_are_gathered_from_wherever_they_are_included(tmp_path):
+    (tmp_path / "sub").mkdir()
+    files = {
+        "kv.mod": 'INCLUDE "sub/a.inc"\n: INCLUDE "gone.inc"\nVERBATIM\n#include "c.h"\n#include "nrnran123.h"\n'
+        'INCLUDE "gone"\nENDVERBATIM\n',
+        "sub/a.inc": 'NEURON { SUFFIX Kv RANGE g }\nINCLUDE "b.inc"\n',
+        "b.inc": "PARAMETER { g = 2 }\n",
+        "c.h": '#include "d.h"\n',
+        "d.h": "",
+    }
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    assert read_mechanism(tmp_path / "kv.mod").parameters == {"g": 2.0}
+    own = UserMechanisms.read(tmp_path)
+    assert own.included == {name: files[name] for name in ("sub/a.inc", "b.inc", "c.h", "d.h")}
+    assert own.known["Kv"].parameters == {"g": 2.0}
+    assert own.only(["Kv"]) == own
+    assert own.only([]).included == {}
+    own.copy(["Kv"], tmp_path / "copied")
+    copied = {str(path.relative_to(tmp_path / "copied")) for path in (tmp_path / "copied").rglob("*.*")}
+    assert copied == {"Kv.mod", "sub/a.inc", "b.inc", "c.h", "d.h"}
+    assert {path.name for path in nmodl_files(tmp_path)} == {"kv.mod", "a.inc", "b.inc", "c.h", "d.h"}
+
+
+@pytest.mark.parametrize(
+    ("statement", "said"),
+    [
+        ('INCLUDE "gone.inc"', 'INCLUDE "gone.inc": no such file beside the mod file'),
+        ('INCLUDE "../other/x.inc"', 'INCLUDE "../other/x.inc" is outside the folder'),
+        ('INCLUDE "/etc/passwd"', "is outside the folder"),
+        ('INCLUDE "again.inc"', "is within that file itself"),
+    ],
+)
+def test_what_cannot_be_included_is_said_of_a_mechanism_that_is_named(tmp_path, statement, said):
+    (tmp_path / "kv.mod").write_text(f"NEURON {{ SUFFIX Kv }}\n{statement}\n")
+    (tmp_path / "again.inc").write_text(statement)
+    assert said in UserMechanisms.read(tmp_path).unfit["Kv"]
+    with pytest.raises(InputError, match=said):
+        compile_mechanisms([tmp_path / "kv.mod"])
+
+
+def test_mechanisms_that_no_recipe_can_name_are_known_with_the_reason(tmp_path):
+    texts = {
+        "hh": "SUFFIX hh",
+        "syn": "POINT_PROCESS Syn",
+        "net": "ARTIFICIAL_CELL Net",
+        "fine": "SUFFIX Fine",
+    }
+    for name, declared in texts.items():
+        (tmp_path / f"{name}.mod").write_text(f"NEURON {{ {declared} }}")
+    (tmp_path / "._fine.mod").write_bytes(b"\0\5\x16\7 left by a Mac")
+    (tmp_path / "kv.mod").write_text(CHANNEL)
+    own = UserMechanisms.read(tmp_path)
+    assert own.sources.keys() == {"Fine"}
+    assert "declares the SUFFIX hh, which is built into NEURON" in own.unfit["hh"]
+    assert "is declared as POINT_PROCESS (syn.mod)" in own.unfit["Syn"]
+    assert "is declared as ARTIFICIAL_CELL (net.mod)" in own.unfit["Net"]
+    assert "(kv.mod) needs the POINTER used" in own.unfit["kv"]
+
+
 def test_a_folder_gives_its_density_mechanisms_and_travels(tmp_path):
     (tmp_path / "first.mod").write_text(LEAK.format(name="MyLeak"))
     (tmp_path / "Ih.mod").write_bytes(b": \xb5S of old\r\n" + LEAK.format(name="Ih").encode())
@@ -46,7 +156,7 @@ def test_a_folder_gives_its_density_mechanisms_and_travels(tmp_path):
         (tmp_path / f"{name}.mod").write_text(text)
     own = pickle.loads(pickle.dumps(UserMechanisms.read(tmp_path)))
     assert list(own.sources) == ["Ih", "MyLeak"]
-    assert own.sources["Ih"].startswith(": µS of old\n")
+    assert own.sources["Ih"].startswith(": uS of old\n")  # NEURON's compiler takes no other characters
     assert own.replacing == ["Ih"]
     assert own.known["Ih"].parameters == {"g": 0.001, "e": -65.0}
     assert own.known.keys() == MECHANISMS.keys() | {"MyLeak"}
@@ -148,3 +258,43 @@ def test_a_chain_that_settles_by_linear_equations():
     ((neuron, vector),) = in_fresh_process(voltages, [cell("NaV", "Kv3_1", dict(own.sources))])
     assert np.ptp(neuron) > 80.0
     np.testing.assert_allclose(vector, neuron, atol=1e-6)
+
+
+RATES = "PROCEDURE rates(v) { ninf = 1/(1 + exp((v + 80)/7)) ntau = 5 }\n"
+H_CURRENT = """
+NEURON { SUFFIX %s RANGE gbar %s }
+PARAMETER { gbar = 1e-3 ehcn = -45 ek ki }
+ASSIGNED { v i ihcn ik ninf ntau }
+STATE { n }
+INITIAL { rates(v) n = ninf }
+BREAKPOINT { SOLVE states METHOD cnexp %s }
+DERIVATIVE states { rates(v) n' = (ninf - n)/ntau }
+INCLUDE "rates.inc"
+"""
+BY_ION = H_CURRENT % ("ByIon", "USEION hcn READ ehcn WRITE ihcn VALENCE 1", "ihcn = gbar*n*(v - ehcn)")
+PLAIN = H_CURRENT % ("Plain", "NONSPECIFIC_CURRENT i", "i = gbar*n*(v - ehcn)")
+INSIDE = H_CURRENT % ("Inside", "USEION k READ ek, ki WRITE ik", "ik = gbar*n*(v - ek)*ki/54.4")
+
+
+def test_the_reversal_potential_of_any_ion_and_what_is_included():
+    own = UserMechanisms({"ByIon": BY_ION, "Plain": PLAIN, "Inside": INSIDE}, {"rates.inc": RATES})
+    h_current = Conditions(other_reversals_mV={"hcn": -45.0})
+    made = {
+        name: made_up_cell({"all": ("pas",), "soma": (name,)}, {"g_pas.all": 5e-5, f"gbar_{name}.soma": 1e-3}, own=own)
+        for name in own.sources
+    }
+    models = [replace(made["ByIon"], conditions=h_current), made["Plain"], made["ByIon"], made["Inside"]]
+    by_ion, plain, without, inside = in_fresh_process(voltages, models)
+    assert np.ptp(plain) > 5.0
+    np.testing.assert_allclose(by_ion, plain, atol=1e-6)
+    assert (without.max(axis=1) > plain.max(axis=1) + 5.0).all()  # NEURON's own 0 mV
+    np.testing.assert_allclose(*inside, atol=1e-6)  # of ek -107 mV, and NEURON's -81.6 mV of its concentrations
+    given = ["g_pas.all", "gbar_ByIon.soma"]
+    assert not reversal_notes(models[0].mechanisms, given, h_current, own.known)
+    (missing,) = reversal_notes(models[2].mechanisms, given, Conditions(), own.known)
+    assert missing.startswith(
+        "ByIon (in soma) reads ehcn, which nobody gives: NEURON's own 0 mV counts. Give it as `ehcn"
+    )
+    assert "the -45 mV in the PARAMETER block of ByIon has no effect" in missing
+    (in_vain,) = reversal_notes(models[3].mechanisms, given, Conditions(), own.known)
+    assert in_vain.startswith("the given ek has no effect in soma: Inside uses the concentrations of k")
