@@ -257,7 +257,7 @@ def test_patience_ends_the_search_after_what_is_under_way(store, tmp_path):
 
 
 def test_a_model_that_fails_is_given_up_after_the_first_block(store):
-    with pytest.raises(JobError, match="half of the first generation failed: crash: signal 11.* The mechanisms in the cell are pas"):
+    with pytest.raises(JobError, match="half of the first generation failed: crash: signal 11.*in the cell are pas"):
         Arrivals(9, failing=0.8).lead(search(store))
     with pytest.raises(JobError, match="more than half"):
         search(store)
