@@ -3,12 +3,13 @@
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 
 from neurofleet.errors import InputError
@@ -22,6 +23,10 @@ class PairingFault(Exception):
     """Responses and stimuli of a file cannot be paired; the message says which, and what to do."""
 
 
+class UnknownFilter(Exception):
+    """Data of a file cannot be decompressed; the message says why, and what to do."""
+
+
 @dataclass(frozen=True)
 class _Part:
     """A run of samples of one series."""
@@ -33,12 +38,13 @@ class _Part:
 
 @dataclass(frozen=True)
 class _Pair:
-    """A response and the current injected meanwhile, with their electrode and their row in the table."""
+    """A response and the current injected meanwhile, with their electrode, their row and its type of stimulus."""
 
     response: _Part
     stimulus: _Part | None
     electrode: Any
     row: int | None = None
+    stimulus_type: str = ""
 
 
 @contextmanager
@@ -48,7 +54,7 @@ def open_nwb2(path: Path) -> Iterator[list[SweepEntry]]:
     Raises
     ------
     InputError
-        When pynwb cannot read the file.
+        When pynwb cannot read the file, or h5py its compressed data.
     """
     import pynwb
     from hdmf.build.errors import BuildError, ConstructError  # loads zarr, and every engine process would
@@ -72,7 +78,7 @@ def open_nwb2(path: Path) -> Iterator[list[SweepEntry]]:
         with io:
             try:
                 entries = _entries(io.read())
-            except PairingFault as fault:
+            except (PairingFault, UnknownFilter) as fault:
                 raise InputError(f"{path}: {fault}") from None
             except unreadable as error:
                 raise _damaged(path, error) from error
@@ -96,6 +102,7 @@ def _entries(nwbfile: Any) -> list[SweepEntry]:
         if isinstance(series, PatchClampSeries) and not isinstance(series, CurrentClampStimulusSeries)
     ]
     stimuli = [series for series in nwbfile.stimulus.values() if isinstance(series, PatchClampSeries)]
+    _check_filters([*responses, *stimuli])
     pairs = _pairs_of_table(nwbfile, responses)
     done = {id(part.series) for pair in pairs for part in (pair.response, pair.stimulus) if part is not None}
     left = [[series for series in side if id(series) not in done] for side in (responses, stimuli)]
@@ -109,14 +116,33 @@ def _pairs_of_table(nwbfile: Any, responses: Sequence[Any]) -> list[_Pair]:
     if table is None:
         return []
     known = {id(series) for series in responses}
+    types = _stimulus_types(nwbfile)
     pairs = []
     columns = [list(table.category_tables[side][column]) for side, column in _TABLE_COLUMNS]
     for row, electrode, response, stimulus in zip(table.id[:], *columns, strict=True):
         if id(response.timeseries) in known and response.count > 0:
             part = _Part(stimulus.timeseries, stimulus.idx_start, stimulus.count) if stimulus.count > 0 else None
             whole = _Part(response.timeseries, response.idx_start, response.count)
-            pairs.append(_Pair(whole, part, electrode, int(row)))
+            pairs.append(_Pair(whole, part, electrode, int(row), types.get(len(pairs), "")))
     return pairs
+
+
+def _stimulus_types(nwbfile: Any) -> Mapping[int, str]:
+    """Index of a row of the table of recordings -> type of stimulus of the sequential recording that it is part of."""
+    simultaneous, sequential = nwbfile.icephys_simultaneous_recordings, nwbfile.icephys_sequential_recordings
+    if simultaneous is None or sequential is None or "stimulus_type" not in sequential.colnames:
+        return {}
+    types = {}
+    for number, kind in enumerate(sequential["stimulus_type"][:]):
+        for together in _rows_of(sequential["simultaneous_recordings"], number):
+            types.update(dict.fromkeys(_rows_of(simultaneous["recordings"], together), str(kind)))
+    return types
+
+
+def _rows_of(column: Any, number: int) -> list[int]:
+    """Rows of another table that an entry of an indexed column refers to."""
+    first = int(column.data[number - 1]) if number else 0
+    return [int(row) for row in column.target.data[first : int(column.data[number])]]
 
 
 _TABLE_COLUMNS = (("electrodes", "electrode"), ("responses", "response"), ("stimuli", "stimulus"))
@@ -131,13 +157,14 @@ def _pairs_without_table(responses: Sequence[Any], stimuli: Sequence[Any]) -> li
         Responses without a stimulus are left, and stimuli without a response: the numbers may be shifted.
     """
     by_time = _partners_in_time(responses, stimuli)
+    recorded = Counter(response.sweep_number for response in responses)
     pairs = []
     alone: list[Any] = []
     claimed: set[int] = set()
     for response in responses:
         if response.sweep_number is not None:
             partners = [series for series in stimuli if series.sweep_number == response.sweep_number]
-            if len(partners) > 1:
+            if len(partners) > 1 or recorded[response.sweep_number] > 1:
                 partners = [series for series in partners if series.electrode is response.electrode]
         elif by_time:
             partners = by_time[id(response)]
@@ -240,10 +267,7 @@ def _sweep_numbers(pairs: Sequence[_Pair]) -> list[int]:
 
 def _entry(number: int, pair: _Pair) -> SweepEntry:
     response, stimulus = pair.response, pair.stimulus
-    described = [part.series.stimulus_description for part in (stimulus, response) if part is not None]
-    names = [str(name).strip() for name in described if name and str(name).strip().casefold() not in UNNAMED]
-    series_names = [part.series.name for part in (stimulus, response) if part is not None]
-    names = list(dict.fromkeys([*names, re.sub(r"[\W_]*\d+$", "", series_names[0]), *series_names]))
+    names = _stimulus_names(pair)
     return SweepEntry(
         number=number,
         stimulus_name=names[0],
@@ -259,6 +283,59 @@ def _entry(number: int, pair: _Pair) -> SweepEntry:
         response_start_s=_start_s(response),
         stimulus_start_s=None if stimulus is None else _start_s(stimulus),
     )
+
+
+def _stimulus_names(pair: _Pair) -> list[str]:
+    """Names of the stimulus, the best first: its description, the type in the table, then the names of the series.
+
+    MIES adds the kind of output and a number to the names of its stimulus sets, and converters of ABF files write
+    the protocol into the description of the series: both are known without, too.
+    """
+    series = [part.series for part in (pair.stimulus, pair.response) if part is not None]
+    described = [str(one.stimulus_description or "").strip() for one in series]
+    names = [*described, pair.stimulus_type.strip(), *(_protocol(str(one.description or "")) for one in series)]
+    names = [name for name in names if name.casefold() not in UNNAMED]
+    names += [re.sub(r"_DA_\d+$", "", name) for name in described if re.search(r"._DA_\d+$", name)]
+    names += [re.sub(r"[\W_]*\d+$", "", series[0].name), *(one.name for one in series)]
+    return list(dict.fromkeys(names))
+
+
+def _protocol(description: str) -> str:
+    match = re.fullmatch(r"Stim type:\s*(.+?)(\.pro)?", description.strip())
+    return match[1] if match else ""
+
+
+def _check_filters(series: Sequence[Any]) -> None:
+    """Load the filters of hdf5plugin where data are compressed with one of them.
+
+    Raises
+    ------
+    UnknownFilter
+        A filter that neither h5py nor hdf5plugin has.
+    """
+    unknown = _unknown_filters(series)
+    if unknown:
+        with suppress(ModuleNotFoundError):
+            import hdf5plugin  # noqa: F401  registers its filters
+
+        unknown = _unknown_filters(series)
+    if unknown:
+        raise UnknownFilter(
+            f"the data are compressed with {', '.join(unknown)}, which is not installed. Install it with pip install "
+            "'neurofleet[formats]', or write the file again with gzip: h5repack -f GZIP=4 OLD NEW."
+        )
+
+
+def _unknown_filters(series: Sequence[Any]) -> list[str]:
+    names = set()
+    for one in series:
+        if isinstance(one.data, h5py.Dataset):
+            properties = one.data.id.get_create_plist()
+            for position in range(properties.get_nfilters()):
+                code, _, _, name = properties.get_filter(position)
+                if not h5py.h5z.filter_avail(code):
+                    names.add(f"{name.decode('ascii', 'replace') or 'a filter'} (HDF5 filter {code})")
+    return sorted(names)
 
 
 def _fault(response: _Part, stimulus: _Part | None) -> str:
