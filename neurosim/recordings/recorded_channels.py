@@ -287,14 +287,23 @@ def _chosen_current(
     if not with_step:
         return read[0]
     channel, current, step = with_step[0]
-    for other, _, other_step in with_step[1:]:
-        apart = abs(other_step.amplitude_nA - step.amplitude_nA)
-        if apart > 0.1 * abs(step.amplitude_nA) + 0.005:
+    for other, values, _ in read:
+        level = _step_in(values, step)
+        apart = abs(level - step.amplitude_nA)
+        connected = abs(level) > 0.1 * abs(step.amplitude_nA)  # else it recorded something else
+        if other is not channel and connected and apart > 0.1 * abs(step.amplitude_nA) + 0.005:
             raise SweepFault(
                 f"{channel.name} {_verb(channel)} {step.amplitude_nA * 1e3:.4g} pA, but {other.name} {_verb(other)} "
-                f"{other_step.amplitude_nA * 1e3:.4g} pA: a scale factor of the file is wrong"
+                f"{level * 1e3:.4g} pA: a scale factor of the file is wrong"
             )
     return channel, current, step
+
+
+def _step_in(current_nA: np.ndarray, step: CurrentStep) -> float:
+    """What a current does during the step of another."""
+    during = current_nA[step.start : step.last + 1]
+    around = np.concatenate([current_nA[: step.start], current_nA[step.last + 1 :]])
+    return float(np.nanmedian(during) - np.nanmedian(around)) if during.size and around.size else 0.0
 
 
 def _verb(channel: RecordedChannel) -> str:

@@ -63,17 +63,25 @@ def _open_hdf5(path: Path) -> AbstractContextManager[list[SweepEntry]]:
     try:
         with h5py.File(path, "r") as file:
             is_nwb2 = "nwb_version" in file.attrs
-            has_epochs = "epochs" in file
-            groups = ", ".join(sorted(file)[:8]) or "nothing"
+            has_epochs = isinstance(file.get("epochs"), h5py.Group) and any(
+                name.startswith("Sweep_") for name in file["epochs"]
+            )
+            names = sorted(file)
     except (OSError, RuntimeError) as error:
         raise InputError(
             f"{path}: the HDF5 file cannot be opened ({error}); it is damaged or still being written. "
             "Copy it again from its source."
         ) from error
+    groups = ", ".join(names[:8]) or "nothing"
     if is_nwb2:
         return open_nwb2(path)
     if has_epochs:
         return open_nwb_allen(path)
+    if "acquisition" in names and "nwb_version" in names:
+        raise InputError(
+            f"{path}: found NWB 1 in another layout than Allen's, which is not read. Write it as NWB 2: MIES exports "
+            f"its experiments anew, and ipfx converts them (x_to_nwb). Formats read: {FORMATS}."
+        )
     raise InputError(
         f"{path}: expected an NWB 2 file or the Allen NWB 1.x layout (/epochs/Sweep_N), found an HDF5 file "
         f"that holds {groups}. Convert the recording to NWB 2. Formats read: {FORMATS}."

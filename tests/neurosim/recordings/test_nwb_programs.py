@@ -120,6 +120,15 @@ def test_the_type_of_stimulus_of_sequential_recordings_names_the_sweeps(tmp_path
     assert sweep.amplitude_nA == pytest.approx(0.3)
 
 
+def test_nwb_1_that_is_not_allens_says_how_to_convert_it(tmp_path):
+    with h5py.File(tmp_path / "a.nwb", "w") as file:
+        file["nwb_version"] = "NWB-1.0.5"
+        file.create_group("epochs")
+        file["acquisition/timeseries/data_00000_AD0/data"] = np.zeros(5)
+    with pytest.raises(InputError, match="another layout than Allen's.*MIES exports"):
+        read_recording(tmp_path / "a.nwb")
+
+
 def compressed(path, filter_of_hdf5):
     """Write a recording whose voltage is compressed with one of hdf5plugin's filters."""
     series = {"names": ("Sweep_1", "Stim_1"), "current": step_current(), "voltage": membrane_voltage(step_current())}

@@ -94,6 +94,9 @@ def test_a_command_agrees_with_the_recorded_current_or_the_sweep_is_refused(tmp_
     noisy = BOTH.copy()
     noisy[:, 1] += np.random.default_rng(3).normal(0.0, 4.0, noisy[:, 1].shape)
     assert_steps(read(write_abf2(tmp_path / "a.abf", noisy, channels, [COMMAND])))
+    flat = noisy.copy()
+    flat[:, 1] = -37.0 + np.random.default_rng(4).normal(0.0, 1.0, noisy[:, 1].shape)  # connected to something else
+    assert_steps(read(write_abf2(tmp_path / "c.abf", flat, channels, [COMMAND])))
     noisy[:, 1] *= 2.0
     said = refused(write_abf2(tmp_path / "b.abf", noisy, channels, [COMMAND]))
     assert re.search(r"Cmd 0 commands 200 pA, but Im recorded (399|400)", said)
