@@ -10,10 +10,11 @@ from rich.filesize import decimal
 from rich.progress import BarColumn, DownloadColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from neurofleet.errors import Interrupted, JobError, UsageError
+from neurofleet.http_download import DownloadError, Web
 from neurofleet.jobs.progress import BarProgress, duration
 from neurofleet.jobs.run_folder import interruptible
+from neurofleet.jobs.terminal import terminal
 from neurofleet.neurosim.exchange.allen_download import Specimen, SpecimenFolder, find_specimen
-from neurofleet.neurosim.exchange.http_download import DownloadError, Web
 
 JOB_FILE = "fit.yaml"
 
@@ -46,7 +47,7 @@ def fetch_command(specimens: Sequence[str], out: Path, address: str, models: boo
     numbers = [_number(name) for name in dict.fromkeys(specimens)]
     if out.exists() and not out.is_dir():
         raise UsageError(f"--out {out} is a file; expected the name of a folder.")
-    console = Console(stderr=True)
+    console = terminal(errors=True)
 
     def print_line(text: str) -> None:
         console.print(text, soft_wrap=True, highlight=False, markup=False)

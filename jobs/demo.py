@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from neurofleet import fresh_process
 from neurofleet.cluster.store.run_store import RunStore
 from neurofleet.errors import JobError
 from neurofleet.jobs.run_job import run_job
+from neurofleet.jobs.terminal import terminal
 from neurofleet.neurosim.cells.demo_cell import KNOWN_PARAMETERS, write_demo_cell
 
 JOB = """\
@@ -66,7 +66,7 @@ def _print_recovery(store: RunStore) -> None:
     for name, known in KNOWN_PARAMETERS.items():
         subthreshold = _compared(passive[name], known) if name in passive else ""
         table.add_row(name, f"{known:.4g}", subthreshold, _compared(best[name], known))
-    console = Console()
+    console = terminal()
     console.print(table)
     console.print(
         f"Best model: {hall.scores[0].mean():.2f} standard deviations from the recordings on average, over "

@@ -86,7 +86,7 @@ class BarProgress:
     ) -> None:
         self._display = ProgressDisplay(console)
         self._line = line
-        self._bar = Progress(TextColumn("{task.description}"), *columns, console=console)
+        self._bar = Progress(TextColumn("{task.description}", markup=False), *columns, console=console)
         self._task = self._bar.add_task(doing, total=total)
 
     def __enter__(self) -> Self:
@@ -124,7 +124,7 @@ class CountProgress:
         columns = [
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn(f"{what},"),
+            TextColumn(f"{what},", markup=False),
             TimeRemainingColumn(),
             TextColumn("left"),
         ]

@@ -23,6 +23,7 @@ from neurofleet.cluster.store.run_store import RunStore
 from neurofleet.errors import InputError, Interrupted, JobError, LearnerError, UsageError
 from neurofleet.jobs.job_file import JobSpec, parse_job
 from neurofleet.jobs.progress import duration
+from neurofleet.jobs.terminal import terminal
 
 _interrupted = threading.Event()
 
@@ -238,7 +239,7 @@ def run_in_folder(
         raise UsageError(
             f"The results of kind {spec.kind} go to a path, found {out}. Give --out a folder that all machines see."
         )
-    console = Console(stderr=True)
+    console = terminal(errors=True)
     try:
         inputs, notes = read()
     except LearnerError as error:

@@ -17,6 +17,7 @@ from rich.console import Console
 
 from neurofleet.cluster.log_records import ABOUT, OURS, AboutLogger, JsonLine, fields_of, is_kept, is_ours
 from neurofleet.errors import ClusterError
+from neurofleet.jobs.terminal import terminal
 
 FILE = "log.jsonl"
 FILE_BYTES = 64 * 2**20
@@ -57,7 +58,7 @@ def run_log(run: str, root: str, console: Console | None = None) -> Iterator[Abo
     ClusterError
         If the file cannot be opened.
     """
-    console = console or Console(stderr=True)
+    console = console or terminal(errors=True)
     to_lines: logging.Handler | None = None
     if "://" not in root:
         to_lines = _LogFile(Path(root) / FILE, console)

@@ -20,6 +20,7 @@ from neurofleet.jobs.fit.campaign_state import (
 )
 from neurofleet.jobs.job_kinds import FIT, findings_of, kind_in
 from neurofleet.jobs.progress import duration
+from neurofleet.jobs.terminal import terminal
 
 SHOWN = 40
 ACTIVE = ("open", "failed", "stopped")
@@ -35,7 +36,7 @@ def print_status(out: str, as_json: bool = False, console: Console | None = None
     """
     kind = kind_in(out)
     if kind != FIT:
-        findings_of(kind).print_status(out, as_json, console or Console())
+        findings_of(kind).print_status(out, as_json, console or terminal())
         return
     store = RunStore(out)
     text = store.read_text(STATUS)
@@ -50,7 +51,7 @@ def print_status(out: str, as_json: bool = False, console: Console | None = None
         print(text)
         return
     state = CampaignState.from_json(text)
-    console = console or Console()
+    console = console or terminal()
 
     def print_line(line: str) -> None:
         console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -81,7 +81,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 _EXTRAS = {
-    "fit": ("bluepyopt", "deap", "efel", "hdmf", "neuron", "pynwb", "SALib", "tenacity"),
+    "fit": ("bluepyopt", "deap", "efel", "hdmf", "neuron", "pynwb", "SALib"),
     "learn": (
         "anndata",
         "entmax",

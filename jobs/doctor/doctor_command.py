@@ -13,7 +13,6 @@ from typing import Any
 
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -24,6 +23,7 @@ from neurofleet.errors import ClusterError, ClusterUnreachable, JobError, TokenR
 from neurofleet.jobs.doctor import cluster_checks, machine_checks
 from neurofleet.jobs.doctor.findings import Facts, Finding, counted, is_loopback, judged
 from neurofleet.jobs.run_folder import PACKAGES
+from neurofleet.jobs.terminal import terminal
 
 NEURON = "neurofleet.jobs.doctor.machine_checks:neuron_facts"
 NODES_IN_FULL = 4
@@ -77,8 +77,8 @@ class Report:
         self.findings: list[Finding] = []
         self._as_json = as_json
         self._address = address
-        self._out = Console(highlight=False, width=None if sys.stdout.isatty() else LOG_WIDTH)
-        self._progress = Console(stderr=True, highlight=False)
+        self._out = terminal(highlight=False, width=None if sys.stdout.isatty() else LOG_WIDTH)
+        self._progress = terminal(errors=True, highlight=False)
 
     @contextmanager
     def doing(self, what: str) -> Iterator[Callable[[str], None]]:

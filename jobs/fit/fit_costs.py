@@ -10,7 +10,6 @@ from typing import Literal
 
 import numpy as np
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from neurofleet import fresh_process
@@ -24,6 +23,7 @@ from neurofleet.jobs.fit.fit_problem import Problem, StagePlan, Subject
 from neurofleet.jobs.fit.stage_search import finalists
 from neurofleet.jobs.progress import duration
 from neurofleet.jobs.reports.tables import print_line, table_of_recording
+from neurofleet.jobs.terminal import terminal
 from neurofleet.neurosim.cells.fit_model import FitModel
 from neurofleet.neurosim.cells.user_model import UserModel
 from neurofleet.neurosim.cells.warm_evaluator import BudgetExceeded, IncompleteRun, WarmEvaluator
@@ -226,7 +226,7 @@ def print_fit_plan(spec: FitSpec, folder: Path) -> None:
         print_line=lambda text: print(text, file=sys.stderr, flush=True),
     )
     check_warm_start(spec, folder, subjects)
-    console = Console()
+    console = terminal()
 
     _print_recordings(subjects, console)
     costs = stage_costs(spec, subjects)

@@ -10,7 +10,6 @@ import pyarrow as pa
 import pyarrow.compute
 import pyarrow.csv
 import pyarrow.parquet as pq
-from rich.console import Console
 from rich.table import Table
 
 from neurofleet.errors import UsageError
@@ -19,6 +18,7 @@ from neurofleet.jobs.learners.prediction import Reading, load_model
 from neurofleet.jobs.new_files import check_new, new_files
 from neurofleet.jobs.progress import CountProgress
 from neurofleet.jobs.reports.drawing import png
+from neurofleet.jobs.terminal import terminal
 
 if TYPE_CHECKING:
     import scipy.sparse as sp
@@ -99,7 +99,7 @@ def explain_command(folder: Path, reading: Reading, options: ExplanationOptions)
     names += ["explain.html", *(["cells.parquet"] if ids else [])]
     files = {name: options.out / name for name in names}
     check_new(list(files.values()), options.overwrite)
-    console = Console(stderr=True)
+    console = terminal(errors=True)
     model, fingerprint = load_model(folder)
     queries = reading.open(model)
     chosen = rows_of_cells(queries, ids)
@@ -163,7 +163,7 @@ def _of_cells(
 
 
 def _print(top_of_class: pa.Table, out: Path) -> None:
-    console = Console()
+    console = terminal()
     table = Table()
     for column, justify in (
         ("class", "left"),

@@ -28,6 +28,7 @@ from neurofleet.jobs.learners.learner_report import LearnerReport
 from neurofleet.jobs.learners.learner_spec import LearnerSpec, SweepSpec, Workers
 from neurofleet.jobs.progress import duration
 from neurofleet.jobs.run_folder import JobRun, raise_if_interrupted, run_in_folder
+from neurofleet.jobs.terminal import terminal
 
 if TYPE_CHECKING:
     import torch
@@ -469,7 +470,7 @@ def print_learner_plan(spec: LearnerSpec, folder: Path) -> None:
     UsageError, LearnerError
         The input cannot be used.
     """
-    console = Console()
+    console = terminal()
     job = job_of(spec, folder)
     inputs = job.read()
     trial_s = job.print_plan(inputs, console)

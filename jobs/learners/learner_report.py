@@ -18,6 +18,7 @@ from neurofleet.errors import UsageError
 from neurofleet.jobs.learners.learner_figures import confusion_figure, embedding_map_figure
 from neurofleet.jobs.learners.learner_folder import EVALUATION, JOB, learner_job_state, refuse_unfinished
 from neurofleet.jobs.reports import html
+from neurofleet.jobs.terminal import terminal
 from neurofleet.learners.model_folder import StoredModel, read_model
 
 PAGE = "report.html"
@@ -78,7 +79,7 @@ class LearnerReport(ABC):
         if as_json:
             print(json.dumps(cls.stored(out), indent=1))
         else:
-            cls.read(out).print_tables(Console())
+            cls.read(out).print_tables(terminal())
 
     @classmethod
     def print_status(cls, out: str, as_json: bool, console: Console) -> None:

@@ -19,7 +19,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
-from rich.console import Console
 from rich.table import Table
 
 from neurofleet.cluster.ray.session import connect
@@ -28,6 +27,7 @@ from neurofleet.errors import UsageError
 from neurofleet.jobs.learners.learner_folder import ABOUT
 from neurofleet.jobs.new_files import check_new, new_files
 from neurofleet.jobs.progress import CountProgress, duration
+from neurofleet.jobs.terminal import terminal
 from neurofleet.learners.model_folder import DESCRIPTION
 from neurofleet.learners.sims.cell_prediction import Predictions, Query, open_query, predict
 from neurofleet.learners.sims.sims_model import OBS_COLUMNS, SimsModel
@@ -126,7 +126,7 @@ class PredictionSummary:
 
     def print(self, files: Sequence[Path], seconds: float | None = None) -> None:
         """Print the cells of each label, how well the genes fit, and where the predictions are."""
-        console = Console()
+        console = terminal()
         total = sum(self._labels.values()) + self._unknown
         table = Table()
         table.add_column("label")
@@ -425,7 +425,7 @@ def predict_command(
     check_new(options.files(), options.overwrite, [Path(file) for file in reading.files])
     if options.h5ad is not None:
         check_predictions_h5ad(reading.files)
-    console = Console(stderr=True)
+    console = terminal(errors=True)
     model, fingerprint = load_model(folder)
     threshold = threshold_for(options.unknown_below, options.coverage, model.facts, str(folder))
     queries = reading.open(model)

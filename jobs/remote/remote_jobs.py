@@ -9,12 +9,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from neurofleet.cluster.ray.submission import STOP_WAIT_S, JobsApi, RemoteJob
 from neurofleet.errors import ClusterUnreachable, Interrupted, JobError, UsageError, did_you_mean
 from neurofleet.jobs.progress import duration
+from neurofleet.jobs.terminal import terminal
 
 _ATTEMPT = re.compile(r"-a(\d+)$")
 _ERRORS = {2: UsageError, 3: ClusterUnreachable, 130: Interrupted}
@@ -161,7 +161,7 @@ def list_command(address: str, as_json: bool = False) -> None:
     for job in jobs:
         since = f"{job.job.started:%Y-%m-%d %H:%M}" if job.job.started else ""
         table.add_row(job.job.id, _state(job.job), since, duration(job.seconds), job.out)
-    Console().print(table)
+    terminal().print(table)
 
 
 def follow(api: JobsApi, id: str) -> None:

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 from rich.box import HEAVY_HEAD, SIMPLE_HEAD
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -48,7 +47,7 @@ class ReportTable:
     def print(self, console: Console) -> None:
         """Print it on a terminal."""
         table = Table(
-            title=escape(self.title) or None,
+            title=self.title or None,
             title_justify="left" if self.compact else "center",
             box=SIMPLE_HEAD if self.compact else HEAVY_HEAD,
             padding=(0, 1, 0, 0) if self.compact else (0, 1),
@@ -56,7 +55,7 @@ class ReportTable:
         shown = [i for i in range(len(self.head)) if i not in self.optional or any(row[i] for row in self.rows)]
         for i in shown:
             table.add_column(
-                escape(self.head[i]),
+                self.head[i],
                 justify="right" if i in self.numbers else "left",
                 no_wrap=i in self.no_wrap,
                 overflow="fold" if self.compact else "ellipsis",

@@ -28,6 +28,7 @@ from neurofleet.jobs.results.run_tables import RunTables, existing_run
 from neurofleet.jobs.results.runs_found import FIT, FoundRuns, find_runs
 from neurofleet.jobs.results.sql import quoted
 from neurofleet.jobs.results.table_scan import ViewSummary
+from neurofleet.jobs.terminal import terminal
 
 SHOWN_ROWS = 40
 ASIDE_ROWS = 3  # so few wide rows read better one column a line
@@ -41,7 +42,7 @@ def print_rows(rows: pa.Table, as_json: bool, console: Console | None = None) ->
         json.dump(list(records), sys.stdout, indent=1, default=str)
         print()
         return
-    console = console or Console()
+    console = console or terminal()
     shown = rows.slice(0, SHOWN_ROWS).to_pylist()
     columns = list(rows.column_names)
     cells = {c: [_cell_text(row[c]) for row in shown] for c in columns}
@@ -148,7 +149,7 @@ def runs_command(root: str, runs: FoundRuns, as_json: bool) -> None:
     print_rows(tables.table("select * from runs"), as_json)
     _remark(same_names(tables.runs))
     if not as_json:
-        print_line(Console(), f"`neurofleet results {root} --views` lists their tables; --query asks them.")
+        print_line(terminal(), f"`neurofleet results {root} --views` lists their tables; --query asks them.")
 
 
 def views_command(root: str, as_json: bool) -> None:
@@ -158,7 +159,7 @@ def views_command(root: str, as_json: bool) -> None:
     if as_json:
         print(json.dumps([asdict(summary) | {"columns": dict(summary.columns)} for summary in summaries], indent=1))
         return
-    console = Console()
+    console = terminal()
     for summary in summaries:
         print_line(console, heading(summary))
         for line in _lines(columns_in_words(summary.columns), max(console.width - 4, 40)):
@@ -206,7 +207,7 @@ def _family(name: str) -> str:
 
 
 def _remark(lines: Sequence[str]) -> None:
-    console = Console(stderr=True)
+    console = terminal(errors=True)
     for line in lines:
         print_line(console, line)
 
@@ -275,7 +276,7 @@ def compact_command(out: str, query: str | None, as_json: bool, views: bool = Fa
     for option, given in (("--query", query is not None), ("--views", views)):
         if given:
             raise UsageError(f"--compact and {option} were given together. Compact first, then ask: two commands.")
-    console = Console(stderr=True)
+    console = terminal(errors=True)
     with (
         existing_run(out).locked() as store,
         Progress(console=console, transient=True, disable=not console.is_terminal) as progress,
@@ -286,7 +287,7 @@ def compact_command(out: str, query: str | None, as_json: bool, views: bool = Fa
         print(json.dumps(asdict(done), indent=1))
     else:
         for line in compaction_lines(done):
-            print_line(Console(), line)
+            print_line(terminal(), line)
     if done.failed:
         raise JobError(f"{out}: not all could be compacted.\n" + "\n".join(done.failed.values()))
 

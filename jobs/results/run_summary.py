@@ -17,6 +17,7 @@ from neurofleet.jobs.fit.campaign_state import FINAL
 from neurofleet.jobs.reports.tables import print_line
 from neurofleet.jobs.results.parameters_at_bounds import OnBound, on_bounds
 from neurofleet.jobs.results.run_tables import RunTables
+from neurofleet.jobs.terminal import terminal
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ class CellSummary:
 
 def print_summaries(tables: RunTables, cells: Sequence[CellSummary], console: Console | None = None) -> None:
     """Print a table a cell, and what is to be said of it in words."""
-    console = console or Console()
+    console = console or terminal()
     finished = sum(cell.state == "finished" for cell in cells)
     print_line(console, f"{tables.spec.name} in {tables.store.root}: {finished} of {len(cells)} cells finished")
     for cell in cells:

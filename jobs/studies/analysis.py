@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from rich.console import Console
 
 from neurofleet.cluster.store.run_store import RunStore
 from neurofleet.jobs.reports.tables import ReportTable, print_line
@@ -31,6 +30,7 @@ from neurofleet.jobs.studies.analysis_report import (
     PlacedRows,
 )
 from neurofleet.jobs.studies.study import Plan, Study
+from neurofleet.jobs.terminal import terminal
 from neurofleet.neurosim.studies.cell_maps import LEAST_CELLS, decision_regions, gap_clusters, umap_map
 from neurofleet.neurosim.studies.class_comparisons import compare, side_by_side
 from neurofleet.neurosim.studies.dispersion import dispersion
@@ -55,7 +55,7 @@ class Analysis(Study[AnalyseSpec, AnalysisInputs]):
 
     def assemble(self, inputs: AnalysisInputs, store: RunStore) -> tuple[dict[str, pa.Table], AnalysisFindings]:
         """Return the tables of the analysis, and the findings in them."""
-        console = Console(stderr=True)
+        console = terminal(errors=True)
         spec, threads = self.spec, self.cpus or len(os.sched_getaffinity(0))
         steps = {
             "classes": lambda: {"classes": _classes(inputs)},

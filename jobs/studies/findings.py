@@ -15,6 +15,7 @@ from neurofleet.cluster.store.run_store import RunStore
 from neurofleet.errors import UsageError
 from neurofleet.jobs.reports import html
 from neurofleet.jobs.reports.tables import ReportTable, print_line
+from neurofleet.jobs.terminal import terminal
 
 FINDINGS = "findings.json"
 """Written last of all; a folder with it is finished."""
@@ -117,7 +118,7 @@ class Findings(ABC):
         if as_json:
             print(json.dumps(stored_findings(out), indent=1))
         else:
-            cls.read(out).print(Console())
+            cls.read(out).print(terminal())
 
     @classmethod
     def print_status(cls, out: str, as_json: bool, console: Console) -> None:

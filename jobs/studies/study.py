@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
 import pyarrow as pa
-from rich.console import Console
 
 from neurofleet.cluster.store.run_store import RunStore
 from neurofleet.jobs.job_file import JobSpec, named
@@ -16,6 +15,7 @@ from neurofleet.jobs.reports.tables import ReportTable, print_line
 from neurofleet.jobs.run_folder import JobRun, refuse_missing, run_in_folder, versions
 from neurofleet.jobs.studies.findings import FINDINGS, Findings
 from neurofleet.jobs.studies.measurements import Measurement
+from neurofleet.jobs.terminal import terminal
 
 
 class StudySpec(JobSpec):
@@ -151,7 +151,7 @@ def print_study_plan(spec: StudySpec, folder: Path) -> None:
     study = study_of(spec, folder)
     inputs, notes = study.read_checked()
     plan = study.plan(inputs)
-    console = Console()
+    console = terminal()
     for table in plan.tables:
         table.print(console)
     for line in (*notes, *plan.lines):

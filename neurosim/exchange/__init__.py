@@ -1,7 +1,7 @@
 """Models and recordings of others, and models written for others.
 
-`allen_download`, `http_download`
-    Cells of the Allen Cell Types Database, downloaded so that a broken connection costs nothing.
+`allen_download`
+    Cells of the Allen Cell Types Database, downloaded by `neurofleet.http_download`.
 `allen_fit`
     Fit files of the Allen Institute, read and written.
 `model_export`

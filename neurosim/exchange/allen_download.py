@@ -14,9 +14,9 @@ from urllib.parse import quote
 import h5py
 
 from neurofleet.errors import InputError
+from neurofleet.http_download import DownloadError, DownloadProgress, Origin, Web, looks_like
 from neurofleet.neurosim.cells.morphology_check import check_morphology
 from neurofleet.neurosim.exchange.allen_fit import read_fit
-from neurofleet.neurosim.exchange.http_download import DownloadError, DownloadProgress, Origin, Web, looks_like
 
 MANIFEST, METADATA = "manifest.json", "metadata.json"
 MODEL_TEMPLATES = {491455321: "all-active", 329230710: "perisomatic"}  # neuronal_model_template_id

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import requests
 
+from neurofleet import http_download
 from neurofleet.errors import InputError
-from neurofleet.neurosim.exchange import http_download
+from neurofleet.http_download import DownloadError, Web
 from neurofleet.neurosim.exchange.allen_download import SpecimenFolder, find_specimen
-from neurofleet.neurosim.exchange.http_download import DownloadError, Web
 from tests.neurosim.cells.small_cells import FULL_SWC
 from tests.neurosim.exchange.allen_server import Database, serve
 
