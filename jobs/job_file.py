@@ -1,17 +1,43 @@
 """Job files: what all kinds have in common, and all faults of a file at once."""
 
+import re
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from neurofleet.errors import UsageError, did_you_mean
-from neurofleet.faults import faults
+from neurofleet.faults import faults, shown
 from neurofleet.jobs.learners import LEARNER_JOB_KINDS, specs_of
+from neurofleet.yaml_files import read_yaml, read_yaml_file
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+LONGEST_NAME = 128
+"""Names become names of files and folders, which may have 255 bytes with what is added."""
+
+
+def _whole_number_as_text(given: Any) -> Any:
+    return str(given) if isinstance(given, int) and not isinstance(given, bool) else given
+
+
+def _number_as_text(given: Any) -> Any:
+    return str(given) if isinstance(given, bool | int | float) else given
+
+
+def _usable_name(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise ValueError("expected letters, digits, `.`, `_` and `-`, the first a letter or a digit")
+    if len(name) > LONGEST_NAME:
+        raise ValueError(f"expected at most {LONGEST_NAME} characters")
+    return name
+
+
+Name = Annotated[str, BeforeValidator(_whole_number_as_text), AfterValidator(_usable_name)]
+"""What files are named after. A whole number is taken as text."""
+
+Label = Annotated[str, BeforeValidator(_number_as_text)]
+"""A class, a group or a column of a user's data. What YAML takes for a number is text here."""
+
 PositiveInt = Annotated[int, Field(gt=0)]
 Positive = Annotated[float, Field(gt=0)]
 KINDS: dict[str, str | dict[str, str]] = {
@@ -78,11 +104,7 @@ def load_job(path: Path) -> JobSpec:
     UsageError
         When the file is missing, is no YAML, or has faults: all of them, with the nearest known keys.
     """
-    try:
-        text = path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: cannot be read ({error}). Expected a job file in YAML.") from error
-    return parse_job(text, str(path), default_name=path.stem, folder=path.resolve().parent)
+    return _job_of(read_yaml_file(path), str(path), path.stem, path.resolve().parent)
 
 
 def parse_job(text: str, source: str, default_name: str, folder: Path = Path()) -> Any:
@@ -90,12 +112,12 @@ def parse_job(text: str, source: str, default_name: str, folder: Path = Path()) 
 
     What it refers to, such as a table of cells, is looked for relative to `folder`.
     """
-    try:
-        content: Any = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UsageError(f"{source}: not readable as YAML ({error}).") from error
+    return _job_of(read_yaml(text, source), source, default_name, folder)
+
+
+def _job_of(content: Any, source: str, default_name: str, folder: Path) -> Any:
     if not isinstance(content, dict):
-        raise UsageError(f"{source}: expected keys such as `kind: fit` and `cells:`, found {content!r}.")
+        raise UsageError(f"{source}: expected keys such as `kind: fit` and `cells:`, found {shown(content)}.")
     return check_job(content, source, default_name, folder)
 
 
@@ -105,11 +127,18 @@ def check_job(content: dict[str, Any], source: str, default_name: str, folder: P
     if isinstance(place, dict):
         place = _chosen(place, "learner", content.get("learner"), source)
     model = named(place)
-    content = {"name": default_name, **content}
+    if strange := [key for key in content if not isinstance(key, str)]:
+        raise UsageError(f"{source}: expected keys that are words, found {', '.join(map(shown, strange))}.")
+    content = model.completed({"name": _as_name(default_name), **content}, folder, source)
     try:
-        return model.model_validate(model.completed(content, folder, source))
+        return model.model_validate(content)
     except ValidationError as error:
-        raise UsageError(f"{source}: {faults(error, model)}.") from error
+        raise UsageError(f"{source}: {faults(error, model, content=content)}.") from error
+
+
+def _as_name(text: str) -> str:
+    """Return a file's name as the name of a job."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).lstrip("._-")[:LONGEST_NAME] or "job"
 
 
 def named(place: str) -> Any:
@@ -119,7 +148,7 @@ def named(place: str) -> Any:
 
 
 def _chosen(places: dict[str, Any], key: str, found: Any, source: str) -> Any:
-    if found not in places:
-        told = "nothing" if found is None else f"{found!r}{did_you_mean(str(found), places)}"
+    if not isinstance(found, str) or found not in places:
+        told = "nothing" if found is None else f"{shown(found)}{did_you_mean(str(found)[:80], places)}"
         raise UsageError(f"{source}: {key}: expected one of {', '.join(places)}, found {told}.")
     return places[found]

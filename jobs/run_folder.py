@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from neurofleet.cluster.store.run_store import RunStore
-from neurofleet.errors import InputError, Interrupted, JobError, LearnerError, UsageError
+from neurofleet.errors import Interrupted, JobError, UsageError
 from neurofleet.jobs.job_file import JobSpec, parse_job
 from neurofleet.jobs.progress import duration
 from neurofleet.jobs.terminal import terminal
@@ -226,7 +226,7 @@ def run_in_folder(
 
     Raises
     ------
-    UsageError, InputError
+    UsageError, InputError, LearnerError
         The inputs or the folder cannot be used; raised before anything is written.
     JobError
         As `work` raised or returned it.
@@ -240,12 +240,7 @@ def run_in_folder(
             f"The results of kind {spec.kind} go to a path, found {out}. Give --out a folder that all machines see."
         )
     console = terminal(errors=True)
-    try:
-        inputs, notes = read()
-    except LearnerError as error:
-        if error.exit_code != InputError.exit_code:  # what is wrong with a job's input is for its user to mend
-            raise InputError(str(error)) from error
-        raise
+    inputs, notes = read()
     for note in notes:
         console.print(note, soft_wrap=True, highlight=False, markup=False)
     contents = digests(spec, folder) if files is None else files()

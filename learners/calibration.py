@@ -9,7 +9,7 @@ from typing import Any, cast
 import numpy as np
 from scipy.special import entr, log_softmax, softmax
 
-from neurofleet.errors import LearnerError
+from neurofleet.errors import LearnerError, TrainingFailed
 
 BINS = 15
 SMALLEST_PROBABILITY = 1e-12
@@ -91,14 +91,19 @@ def fit_temperature(logits: np.ndarray, true_index: np.ndarray) -> Calibration:
     Raises
     ------
     LearnerError
-        When there is no sample, a value is not finite, or a class is out of range.
+        When there is no sample, or a class is out of range.
+    TrainingFailed
+        When a value is not finite.
     """
     from scipy.optimize import minimize
 
     logits = np.asarray(logits, dtype=np.float64)
     true_index = _checked(logits, true_index)
     if not np.isfinite(logits).all():
-        raise LearnerError("Expected finite logits, found NaN or infinity. The model has not converged.")
+        raise TrainingFailed(
+            "The network's answers for the validation cells are NaN or infinite: its training has not converged."
+            " Lower `learning_rate`, and look for extreme values in the reference."
+        )
     rows = np.arange(len(logits))
     chosen = logits[rows, true_index]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -21,12 +22,9 @@ def inner_folds(y: np.ndarray, folds: int = 3, seed: int = 0) -> list[tuple[np.n
     """
     from sklearn.model_selection import StratifiedKFold
 
-    common, rare = _by_size(y, folds)
-    if len(common) == 0:
-        raise LearnerError(
-            f"No class has {folds} training cells or more, so no setting can be chosen by {folds}-fold"
-            " cross-validation. Give a larger reference, or merge classes."
-        )
+    check_inner_sizes(y, folds)
+    enough = np.bincount(y)[y] >= folds
+    common, rare = np.flatnonzero(enough), np.flatnonzero(~enough)
     splitter = StratifiedKFold(folds, shuffle=True, random_state=seed)
     parts = splitter.split(common, y[common])
     return [(np.concatenate([common[train], rare]), common[held_out]) for train, held_out in parts]
@@ -44,9 +42,13 @@ def stratified_rows(y: np.ndarray, limit: int, folds: int = 3, seed: int = 0) ->
     return np.sort(np.concatenate(kept))
 
 
-def _by_size(y: np.ndarray, folds: int) -> tuple[np.ndarray, np.ndarray]:
-    enough = np.bincount(y)[y] >= folds
-    return np.flatnonzero(enough), np.flatnonzero(~enough)
+def check_inner_sizes(y: np.ndarray, folds: int = 3) -> None:
+    """Refuse what `inner_folds` cannot divide: no class has a member for each fold."""
+    if not len(y) or np.bincount(y).max() < folds:
+        raise LearnerError(
+            f"No class has {folds} training cells or more, so no setting can be chosen by {folds}-fold"
+            " cross-validation. Give a larger reference, or merge classes."
+        )
 
 
 DRAWS = 300
@@ -62,7 +64,12 @@ class Fold(NamedTuple):
 
 
 def repeated_folds(
-    y: np.ndarray, groups: np.ndarray | None = None, folds: int = 5, repeats: int = 3, seed: int = 0
+    y: np.ndarray,
+    groups: np.ndarray | None = None,
+    folds: int = 5,
+    repeats: int = 3,
+    seed: int = 0,
+    names: Sequence[str] | None = None,
 ) -> list[Fold]:
     """Return `repeats` cross-validations of `folds` folds each; each row is tested once a repeat.
 
@@ -76,6 +83,8 @@ def repeated_folds(
         Classes, names or numbers.
     groups : (n,) array
         Animal or recording of each row; None for a split by units.
+    names : sequence of str
+        What classes that are numbers are called, for messages.
 
     Raises
     ------
@@ -86,11 +95,12 @@ def repeated_folds(
     y = np.asarray(y)
     if folds < 2 or repeats < 1:
         raise LearnerError(f"Expected at least 2 folds and 1 repeat, found {folds} and {repeats}.")
+    called = y if names is None else np.asarray(names, dtype=str)[y]
     if groups is None:
-        check_sizes(y, folds)
+        check_sizes(called, folds)
     else:
         groups = np.asarray(groups).astype(str)
-        check_groups(y, groups, folds)
+        check_groups(called, groups, folds)
     result = []
     for repeat in range(repeats):
         rng = np.random.default_rng([seed, repeat])
@@ -116,21 +126,7 @@ def inner_repeated_folds(
     """
     y = np.asarray(y)
     groups = None if groups is None else np.asarray(groups).astype(str)
-    kept = np.zeros(len(y), dtype=bool)
-    if groups is None:
-        counts = dict(zip(*np.unique(y, return_counts=True), strict=True))
-        kept = np.array([counts[name] < folds for name in y])
-    else:
-        lonely = {groups[y == name][0] for name in np.unique(y) if len(np.unique(groups[y == name])) == 1}
-        kept = np.isin(groups, list(lonely))
-        folds = min(folds, len(np.unique(groups[~kept])))
-    free = np.flatnonzero(~kept)
-    if folds < 2 or len(np.unique(y[free])) < 2:
-        what = f"{folds} rows each" if groups is None else "rows in two groups or more"
-        raise LearnerError(
-            f"Nothing can be chosen by inner cross-validation: expected at least two classes with {what},"
-            f" found {_counted(y)}. Give more training units, or merge classes."
-        )
+    free, folds = check_inner_folds(y, groups, folds)
     result = []
     for repeat in range(repeats):
         rng = np.random.default_rng([seed, repeat])
@@ -142,6 +138,41 @@ def inner_repeated_folds(
         for fold in range(folds):
             result.append(Fold(repeat, fold, np.flatnonzero(number != fold), np.flatnonzero(number == fold)))
     return result
+
+
+def check_inner_folds(
+    y: np.ndarray, groups: np.ndarray | None, folds: int, names: Sequence[str] | None = None
+) -> tuple[np.ndarray, int]:
+    """Return which rows `inner_repeated_folds` can hold out, and in how many folds.
+
+    Parameters
+    ----------
+    names : sequence of str
+        What classes that are numbers are called, for messages.
+
+    Raises
+    ------
+    LearnerError
+        When nothing can be held out.
+    """
+    y = np.asarray(y)
+    if groups is None:
+        counts = dict(zip(*np.unique(y, return_counts=True), strict=True))
+        kept = np.array([counts[name] < folds for name in y])
+    else:
+        groups = np.asarray(groups).astype(str)
+        lonely = {groups[y == name][0] for name in np.unique(y) if len(np.unique(groups[y == name])) == 1}
+        kept = np.isin(groups, list(lonely))
+        folds = min(folds, len(np.unique(groups[~kept])))
+    free = np.flatnonzero(~kept)
+    if folds < 2 or len(np.unique(y[free])) < 2:
+        what = f"{folds} rows each" if groups is None else "rows in two groups or more"
+        raise LearnerError(
+            f"Nothing can be chosen by inner cross-validation: expected at least two classes with {what},"
+            f" found {_counted(y if names is None else np.asarray(names, dtype=str)[y])}. Give more training units, or"
+            " merge classes."
+        )
+    return free, folds
 
 
 def stratified_numbers(y: np.ndarray, folds: int, rng: np.random.Generator) -> np.ndarray:

@@ -12,6 +12,8 @@ from typing import Any, Protocol
 import lightning.pytorch as pl
 import torch
 
+from neurofleet.errors import TrainingFailed
+
 LINE_S = 10.0
 SHOWN_METRICS = {
     "train_loss": "training loss",
@@ -53,6 +55,11 @@ def train_here(
     ----------
     progress : callable
         Is called with each epoch's metrics.
+
+    Raises
+    ------
+    TrainingFailed
+        As `without_nan` does.
     """
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     pl.seed_everything(seed, verbose=False)
@@ -71,7 +78,24 @@ def train_here(
             callbacks=[_Epochs(data, progress)],
         )
         trainer.fit(module, data)
-    return module.cpu().state_dict()
+    return without_nan(module.cpu().state_dict(), name)
+
+
+def without_nan(weights: Mapping[str, torch.Tensor], name: str) -> Mapping[str, torch.Tensor]:
+    """Return the weights of the training `name`.
+
+    Raises
+    ------
+    TrainingFailed
+        If one is NaN: every answer of such a network is.
+    """
+    lost = [key for key, values in weights.items() if values.is_floating_point() and bool(values.isnan().any())]
+    if lost:
+        raise TrainingFailed(
+            f"{name}: the training has diverged: weights of the network are NaN ({', '.join(lost[:3])}). Lower"
+            " `learning_rate`, and look for extreme values in the input."
+        )
+    return weights
 
 
 class TrainHere:

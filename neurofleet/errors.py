@@ -63,20 +63,24 @@ class RunFolderRefused(ClusterError):
 
 
 class LearnerError(NeurofleetError):
-    """Something a learner cannot work with."""
+    """Something a learner cannot work with: files, labels, or how they are to be split."""
+
+    exit_code = 2
 
 
 class CellsRefused(LearnerError):
     """Cells, genes, values or labels that cannot be used."""
 
-    exit_code = 2
+
+class TrainingFailed(JobError):
+    """A training that has come to nothing, such as one whose weights are NaN."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return " (did you mean '…'?)" with the known name closest to `name`, or an empty string."""
-    close = difflib.get_close_matches(
-        name, [str(other) for other in known], n=1
-    )  # numpy's strings have a repr of their own
+    names = [str(other) for other in known]  # numpy's strings have a repr of their own
+    same_letters = [other for other in names if other.casefold() == str(name).casefold()]
+    close = same_letters or difflib.get_close_matches(str(name), names, n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 

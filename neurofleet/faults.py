@@ -1,31 +1,163 @@
-"""Report all faults of a user's file at once, each with its place and the nearest known name."""
+"""Report all faults of a user's file at once, each with its place, what was expected, and the nearest known name."""
 
+import reprlib
 import typing
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ValidationError
 
 from neurofleet.errors import did_you_mean
 
+_SHOWN = reprlib.Repr()  # takes its limits as arguments only since Python 3.12
+_SHOWN.maxstring = _SHOWN.maxother = 80
+_SHOWN.maxlist = _SHOWN.maxdict = 4
+_SHOWN.maxlevel = 2
 
-def faults(error: ValidationError, model: type[BaseModel], whole: str = "the file") -> str:
-    """Return all faults of a file in one sentence each: place, what was found, the nearest known key.
+_EXPECTED = {
+    "string_type": "text",
+    "int_type": "a whole number",
+    "int_parsing": "a whole number",
+    "int_parsing_size": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "finite_number": "a finite number",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
+    "path_type": "a path",
+    "list_type": "a list",
+    "tuple_type": "a list",
+    "set_type": "a list",
+    "dict_type": "keys and values",
+    "mapping_type": "keys and values",
+    "model_type": "keys and values",
+    "dataclass_type": "keys and values",
+    "none_required": "nothing",
+    "greater_than": "a number above {gt}",
+    "greater_than_equal": "a number of at least {ge}",
+    "less_than": "a number below {lt}",
+    "less_than_equal": "a number of at most {le}",
+    "too_short": "at least {min_length} of them",
+    "too_long": "at most {max_length} of them",
+    "string_too_short": "at least {min_length} letters",
+    "string_too_long": "at most {max_length} letters",
+}
+"""What pydantic calls a fault -> what should have been there, in words."""
 
-    `whole` is the place of a fault that lies in no single key.
+_OTHER_TYPE = {name for name in _EXPECTED if name.endswith(("_type", "_parsing"))} | {"literal_error", "none_required"}
+"""Faults of a value that was not meant to be of this kind."""
+
+
+def faults(error: ValidationError, model: type[BaseModel], whole: str = "", content: Any = None) -> str:
+    """Return all faults of a file in one sentence each: place, what was expected and found, the nearest known key.
+
+    Parameters
+    ----------
+    error : ValidationError
+    model : type
+        What the file was checked against.
+    whole : str
+        What a fault that lies in no single key is said of; nothing where the caller names it.
+    content : mapping, optional
+        What was checked. With it, the names that the checker gives to alternatives are no part of a place.
     """
-    lines = []
-    for fault in error.errors():
-        place = ".".join(str(part) for part in fault["loc"]) or whole
-        if fault["type"] == "extra_forbidden":
-            key = str(fault["loc"][-1])
-            lines.append(f"{place}: unknown key{did_you_mean(key, _keys(model))}")
-        elif fault["type"] == "missing":
-            lines.append(f"{place}: is missing")
-        else:
-            message = fault["msg"].removeprefix("Value error, ")
-            several = isinstance(fault["input"], dict)  # a rule between keys: the message names them
-            lines.append(f"{place}: {message}" if several else f"{place}: {message}, found {fault['input']!r}")
-    return "; ".join(lines)
+    choices: dict[tuple, dict[Any, list[_Fault]]] = {}
+    for number, details in enumerate(error.errors(include_url=False)):
+        fault = _placed(details, content)
+        at = number if fault.choice is None else fault.place[: fault.choice]
+        choices.setdefault((at,), {}).setdefault(fault.alternative, []).append(fault)
+    lines = [line for alternatives in choices.values() for line in _lines(list(alternatives.values()), model, whole)]
+    return "; ".join(dict.fromkeys(lines))
+
+
+class _Fault(NamedTuple):
+    """A fault: what pydantic says of it, the keys that lead to it, and those of them that lead to alternatives."""
+
+    details: Any
+    place: tuple
+    choice: int | None = None
+    alternative: Any = None
+
+
+def _placed(details: Any, content: Any) -> _Fault:
+    if content is None:
+        return _Fault(details, tuple(details["loc"]))
+    keys: list[Any] = []
+    choice, alternative = None, None
+    here = content
+    last = len(details["loc"]) - 1
+    for number, part in enumerate(details["loc"]):
+        if isinstance(here, Mapping) and part in here:
+            here = here[part]
+        elif isinstance(here, list | tuple) and isinstance(part, int) and part < len(here):
+            here = here[part]
+        elif details["type"] not in ("missing", "extra_forbidden") or number < last:
+            if choice is None and part != "[key]":
+                choice, alternative = len(keys), part
+            continue
+        keys.append(part)
+    return _Fault(details, tuple(keys), choice, alternative)
+
+
+def _lines(alternatives: list[list[_Fault]], model: type[BaseModel], whole: str) -> list[str]:
+    """Return the faults of the alternatives that the value was meant for; of none, what each of them expects."""
+    meant = [found for found in alternatives if not any(_is_other_type(fault) for fault in found)]
+    if len(alternatives) > 1 and not meant:
+        fault = alternatives[0][0]
+        expected = list(dict.fromkeys(_expected(found[0].details) for found in alternatives))
+        return [f"{_name(fault.place, whole)}expected {' or '.join(expected)}, found {shown(fault.details['input'])}"]
+    return [_line(fault, model, whole) for found in meant or alternatives for fault in found]
+
+
+def _is_other_type(fault: _Fault) -> bool:
+    return fault.details["type"] in _OTHER_TYPE and len(fault.place) == fault.choice
+
+
+def _name(place: tuple, whole: str) -> str:
+    name = ".".join(map(str, place)) or whole
+    return f"{name}: " if name else ""
+
+
+def _line(placed: _Fault, model: type[BaseModel], whole: str) -> str:
+    fault, place = placed.details, _name(placed.place, whole)
+    if fault["type"] == "extra_forbidden":
+        return f"{place}unknown key{did_you_mean(str(placed.place[-1]), _keys(model))}"
+    if fault["type"] == "missing":
+        return f"{place}is missing"
+    if fault["type"] in ("value_error", "assertion_error"):
+        message = fault["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ").rstrip(".")
+        # A rule between keys names them itself.
+        return f"{place}{message}" if isinstance(fault["input"], dict) else _found(f"{place}{message}", fault)
+    if fault["type"] == "literal_error":
+        known = [word.strip("'") for word in fault["ctx"]["expected"].replace(" or ", ", ").split(", ")]
+        return _found(f"{place}expected {_expected(fault)}", fault) + did_you_mean(str(fault["input"]), known)
+    return _found(f"{place}expected {_expected(fault)}", fault)
+
+
+def _expected(fault: dict[str, Any]) -> str:
+    if fault["type"] == "literal_error":
+        words = fault["ctx"]["expected"].replace("'", "")
+        return f"one of {words}" if "," in words or " or " in words else words
+    words = _EXPECTED.get(fault["type"])
+    if words is None:
+        return fault["msg"].removeprefix("Input should be ").removeprefix("a valid ")
+    limits = {name: f"{limit:g}" for name, limit in fault.get("ctx", {}).items() if isinstance(limit, int | float)}
+    return words.format(**limits)
+
+
+def _found(told: str, fault: dict[str, Any]) -> str:
+    return f"{told}, found {shown(fault['input'])}"
+
+
+def shown(value: Any) -> str:
+    """Return what was found, as a message shows it: short, and as YAML has it."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, bool):
+        return str(value).lower()
+    text = _SHOWN.repr(value)
+    return f"{value:.6g}" if isinstance(value, float) and len(text) > 10 else text
 
 
 def _keys(model: Any, seen: set | None = None) -> set[str]:

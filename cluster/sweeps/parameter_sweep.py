@@ -30,6 +30,12 @@ class SweepFailed(ClusterError):
     """No trial of a sweep has a score."""
 
 
+class SweepRefused(ClusterError):
+    """A sweep that cannot be run as it is asked for."""
+
+    exit_code = 2
+
+
 @dataclass(frozen=True)
 class SweepScheduler:
     """When a trial ends early, or takes over another's state.
@@ -105,7 +111,7 @@ class ParameterSweep:
 
         Raises
         ------
-        ClusterError
+        SweepRefused
             If random or optuna is used without a number of settings.
         """
         space = self.space()
@@ -114,7 +120,7 @@ class ParameterSweep:
         if self.method == "grid":
             return len(space.grid())
         if self.settings is None:
-            raise ClusterError(f"The method {self.method} needs a number of settings to try.")
+            raise SweepRefused(f"The method {self.method} needs a number of settings to try.")
         return self.settings
 
     @property
@@ -174,3 +180,32 @@ class SweepResult:
     score: float
     trial: str
     rows: list[TrialRow]
+
+
+def check_sweep(plan: ParameterSweep) -> None:
+    """Refuse what cannot be run, before anything is.
+
+    Raises
+    ------
+    SweepRefused, SearchSpaceRefused
+    """
+    plan.number_of_settings()
+    how = plan.scheduler
+    if how.kind == "asha" and not 1 <= how.grace_epochs < how.max_epochs:
+        raise SweepRefused(
+            f"asha needs grace_epochs from 1 to below the epochs of a trial; they are {how.grace_epochs} and"
+            f" {how.max_epochs}. Give other grace_epochs or epochs, or leave the scheduler out."
+        )
+    if how.kind == "pbt":
+        if plan.method == "optuna" or plan.repeats > 1:
+            raise SweepRefused(
+                "pbt changes the parameters of its trials while they run: it goes with the methods random and"
+                " grid, and with one repeat. Use one of these, or asha."
+            )
+        if not plan.space().dimensions:
+            raise SweepRefused("pbt needs parameters to change; the search space is empty.")
+        if how.perturb_epochs >= how.max_epochs:
+            raise SweepRefused(
+                f"pbt compares its trials every perturb_epochs, {how.perturb_epochs}, and a trial has {how.max_epochs}"
+                " epochs: they would never be compared. Give fewer perturb_epochs, or more epochs."
+            )

@@ -26,7 +26,15 @@ from ray.tune.search import Searcher
 
 from neurofleet.cluster.ray.internals import environment
 from neurofleet.cluster.store.folders import LocalFolder
-from neurofleet.cluster.sweeps.parameter_sweep import TABLE, ParameterSweep, SweepFailed, SweepResult, TrialResources
+from neurofleet.cluster.sweeps.parameter_sweep import (
+    TABLE,
+    ParameterSweep,
+    SweepFailed,
+    SweepRefused,
+    SweepResult,
+    TrialResources,
+    check_sweep,
+)
 from neurofleet.cluster.sweeps.search_space import (
     ChoiceDimension,
     ListedSettings,
@@ -35,7 +43,7 @@ from neurofleet.cluster.sweeps.search_space import (
     SettingProposer,
 )
 from neurofleet.cluster.sweeps.trial_process import run_trial, trial_setting
-from neurofleet.cluster.sweeps.trial_records import SweepTrials, TrialRow, trials_to_table
+from neurofleet.cluster.sweeps.trial_records import REPORTS, SweepTrials, TrialRow, trials_to_table
 from neurofleet.errors import ClusterError, RunFolderRefused
 
 ONE_CPU = TrialResources()
@@ -65,27 +73,11 @@ def sweep(
     KeyboardInterrupt
         Ctrl-C. Trials that were running go on when the sweep does.
     """
-    _check_sweep(plan)
+    check_sweep(plan)
     files = SweepFiles(Path(folder).absolute(), plan)
     if files.trials.unfinished:
         run_trials(plan, files, resources, progress)
     return files.result()
-
-
-def _check_sweep(plan: ParameterSweep) -> None:
-    how = plan.scheduler
-    if how.kind == "asha" and not 1 <= how.grace_epochs < how.max_epochs:
-        raise ClusterError(
-            f"asha needs grace_epochs from 1 to below max_epochs; they are {how.grace_epochs} and {how.max_epochs}."
-        )
-    if how.kind == "pbt":
-        if plan.method == "optuna" or plan.repeats > 1:
-            raise ClusterError(
-                "pbt changes the parameters of its trials while they run: it goes with the methods random and"
-                " grid, and with one repeat. Use one of these, or asha."
-            )
-        if not plan.space().dimensions:
-            raise ClusterError("pbt needs parameters to change; the search space is empty.")
 
 
 _PLAN, _DRIVER_FILE = "sweep.json", ".driver"
@@ -143,22 +135,31 @@ class SweepFiles:
             scored = [
                 (score, setting)
                 for setting, rows in by_setting
-                if rows
-                and enough([row.status == "done" for row in rows])
-                and not math.isnan(score := self._score(rows))
+                if rows and enough([row.status == "done" for row in rows]) and math.isfinite(score := self._score(rows))
             ]
             if scored:
                 break
         else:
-            first = next((row for _, rows in by_setting for row in rows), None)
-            raise SweepFailed(
-                f"No trial of the sweep in {self.path} has a score. The first of them:"
-                f" {first.error if first else 'there is none'}"
-            )
+            raise SweepFailed(self._without_score())
         score, setting = min(scored, key=lambda s: (self._worth(s[0]), s[1]))
-        rows = [r for r in self.trials.of_setting(setting) if not math.isnan(self._score([r]))]
+        rows = [r for r in self.trials.of_setting(setting) if math.isfinite(self._score([r]))]
         best = min(rows, key=lambda row: self._worth(self._score([row])))
         return SweepResult(best.parameters, score, best.trial, self._rows())
+
+    def _without_score(self) -> str:
+        """Return why no trial has a score."""
+        rows, metric = self._rows(), self._plan.metric
+        told = f"No trial of the sweep in {self.path} has a score."
+        lost = [row for row in rows if metric in row.scores]
+        failed = [row for row in rows if metric not in row.scores]
+        if lost:
+            told += (
+                f" {metric} is NaN or infinite in {len(lost)} of {len(rows)} trials: they have diverged. Epoch by"
+                f" epoch: {self.path / lost[0].trial / REPORTS}. Search smaller learning rates, or another metric."
+            )
+        if failed:
+            told += f" {len(failed)} of {len(rows)} trials failed; the first of them: {failed[0].error}"
+        return told
 
     def _rows(self) -> list[TrialRow]:
         return [row for _, row in sorted(self.trials.rows.items())]
@@ -399,11 +400,19 @@ def _trial_resources(resources: TrialResources) -> tuple[dict[str, float], int |
     available = ray.cluster_resources()
     workers = max(resources.workers, 1)
     needs = {"CPU": resources.cpus * workers, "GPU": resources.gpus * workers}
+    largest = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     for kind, number in needs.items():
         if available.get(kind, 0) < number:
-            raise ClusterError(
+            raise SweepRefused(
                 f"A trial needs {number:g} {kind}s, and the cluster has {available.get(kind, 0):g}. Give a trial"
                 " less, or start more machines."
+            )
+        one = number / workers
+        most = max((node.get(kind, 0) for node in largest), default=0)
+        if most < one:
+            raise SweepRefused(
+                f"A process of a trial needs {one:g} {kind}s of one machine, and the largest of the cluster has"
+                f" {most:g}. Give a trial less."
             )
     room = min(int(available[kind] / number) for kind, number in needs.items() if number)
     if resources.workers:

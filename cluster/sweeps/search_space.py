@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -40,6 +40,10 @@ class ChoiceDimension:
     def clip(self, value: Any) -> Any:
         return value
 
+    def tested(self) -> tuple[Any, ...]:
+        """Values that say whether all can be used."""
+        return self.values
+
 
 @dataclass(frozen=True)
 class RangeDimension:
@@ -63,6 +67,14 @@ class RangeDimension:
             return float(math.exp(rng.uniform(math.log(self.low), math.log(self.high))))
         return float(rng.uniform(self.low, self.high))
 
+    def tested(self) -> tuple[Any, ...]:
+        """Values that say whether all can be used: both ends, and within one, or an odd and an even one."""
+        within = self.low + (self.high - self.low) / math.e
+        if self.whole:
+            neighbours = (int(within), min(int(within) + 1, int(self.high)))
+            return tuple(dict.fromkeys((int(self.low), int(self.high), *neighbours)))
+        return self.low, self.high, within
+
     def clip(self, value: Any) -> Any:
         """The nearest value in the range."""
         nearest = min(max(value, self.low), self.high)
@@ -84,6 +96,23 @@ class SearchSpace:
 
     dimensions: dict[str, Dimension]
     fixed: Parameters
+
+    def tested_values(self, name: str) -> tuple[Any, ...]:
+        """Values of a parameter that say whether all can be used; none if it is not in the space."""
+        if name in self.fixed:
+            return (self.fixed[name],)
+        return self.dimensions[name].tested() if name in self.dimensions else ()
+
+    def tested(self, most: int = 2000) -> Iterator[Parameters]:
+        """Yield combinations of values that say whether all can be used: all of them, or `most` at random."""
+        values = [d.tested() for d in self.dimensions.values()]
+        if math.prod(map(len, values)) <= most:
+            combinations: Iterable[tuple] = itertools.product(*values)
+        else:
+            rng = np.random.default_rng(0)
+            combinations = (tuple(each[int(rng.integers(len(each)))] for each in values) for _ in range(most))
+        for combination in combinations:
+            yield dict(zip(self.dimensions, combination, strict=True)) | self.fixed
 
     def sample(self, rng: np.random.Generator) -> Parameters:
         """Parameters drawn at random."""
@@ -155,26 +184,28 @@ def _choice(values: Any) -> ChoiceDimension:
 
 
 def _range(kind: str, content: Any) -> RangeDimension:
-    numbers = int if kind == "integer" else (int, float)
-    if (
-        not isinstance(content, list | tuple)
-        or len(content) != 2
-        or not all(isinstance(x, numbers) and not isinstance(x, bool) for x in content)
-    ):
-        what = "whole numbers" if kind == "integer" else "numbers"
-        # YAML takes 1e-4, without a point, for a text.
-        hint = "; write 1.0e-4 for 1e-4" if any(isinstance(x, str) for x in _listed(content)) else ""
-        raise ValueError(f"{kind} takes two {what}, the lowest and the highest; it has {content!r}{hint}")
-    low, high = content
+    is_whole = kind == "integer"
+    ends = [_number(end, is_whole) for end in content] if isinstance(content, list | tuple) else []
+    if len(ends) != 2 or None in ends:
+        what = "whole numbers" if is_whole else "numbers"
+        raise ValueError(f"{kind} takes two {what}, the lowest and the highest; it has {content!r}")
+    low, high = ends
     if not low < high or not math.isfinite(low) or not math.isfinite(high):
         raise ValueError(f"{kind} goes from the lower number to the higher; it has {low} and {high}")
     if kind == "log_uniform" and low <= 0:
         raise ValueError(f"log_uniform takes numbers above 0; its lowest is {low}")
-    return RangeDimension(low, high, whole=kind == "integer", log=kind == "log_uniform")
+    return RangeDimension(low, high, whole=is_whole, log=kind == "log_uniform")
 
 
-def _listed(content: Any) -> Sequence[Any]:
-    return content if isinstance(content, list | tuple) else [content]
+def _number(given: Any, is_whole: bool) -> Any:
+    """Return a number, also of a text such as 1e-4, which YAML takes for a word; None if it is none."""
+    if isinstance(given, str):
+        try:
+            return int(given) if is_whole else float(given)
+        except ValueError:
+            return None
+    kinds = int if is_whole else (int, float)
+    return given if isinstance(given, kinds) and not isinstance(given, bool) else None
 
 
 class SettingProposer(Protocol):

@@ -134,7 +134,7 @@ def _column(values: list[Any]) -> pa.Array:
 EpochReport = dict[str, float]
 """A trial's metrics after an epoch, with ``epoch`` (from 1) and ``elapsed_s``, the time it has worked."""
 
-_SETTING, _REPORTS, _RESULT = "trial.json", "reports.jsonl", "result.json"
+_SETTING, REPORTS, _RESULT = "trial.json", "reports.jsonl", "result.json"
 
 
 class TrialFolder:
@@ -163,17 +163,17 @@ class TrialFolder:
 
     def report(self, report: EpochReport) -> None:
         """Add an epoch's metrics."""
-        self._folder.append(_REPORTS, json.dumps(report).encode() + b"\n")
+        self._folder.append(REPORTS, json.dumps(report).encode() + b"\n")
 
     def reports(self) -> list[EpochReport]:
         """The reports in the order of their epochs, of each epoch the last one."""
-        lines = (self._folder.read(_REPORTS) or b"").split(b"\n")
+        lines = (self._folder.read(REPORTS) or b"").split(b"\n")
         by_epoch = {report["epoch"]: report for report in map(json.loads, filter(None, lines[:-1]))}
         return [by_epoch[epoch] for epoch in sorted(by_epoch)]
 
     def set_reports(self, reports: Sequence[EpochReport]) -> None:
         """Replace all reports."""
-        self._folder.write(_REPORTS, "".join(json.dumps(r) + "\n" for r in reports).encode())
+        self._folder.write(REPORTS, "".join(json.dumps(r) + "\n" for r in reports).encode())
 
     def end(
         self,

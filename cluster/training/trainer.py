@@ -8,6 +8,7 @@ See `neurofleet.cluster.training.lightning_training` for what is trained and how
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -115,6 +116,9 @@ def train(
 
 
 TENSORBOARD = "tensorboard"
+PACKAGE_OF = {TENSORBOARD: "tensorboard", "wandb": "wandb", "mlflow": "mlflow-skinny"}
+"""Logger, which is also what is imported -> the package. `mlflow` itself would replace pyarrow."""
+
 _PROJECT = "neurofleet"
 
 
@@ -171,10 +175,14 @@ def _log_row(loggers: Iterable[MetricLogger], row: EpochRow) -> None:
 def _open_logger(name: str, folder: Path) -> MetricLogger:
     if name not in _LOGGERS:
         raise ClusterError(f"{name!r} is no logger known here. There are: {', '.join(_LOGGERS)}.")
-    try:
-        return _LOGGERS[name](folder)
-    except ModuleNotFoundError as error:
-        raise ClusterError(f"The logger {name} needs a package that is not installed: pip install {name}.") from error
+    if missing := missing_packages([name]):
+        raise ClusterError(f"The logger {name} needs a package that is not installed: pip install {' '.join(missing)}.")
+    return _LOGGERS[name](folder)
+
+
+def missing_packages(loggers: Iterable[str]) -> list[str]:
+    """Return what is to be installed for some of the loggers, as pip calls it."""
+    return [PACKAGE_OF[name] for name in loggers if importlib.util.find_spec(name) is None]
 
 
 class _TensorBoard:

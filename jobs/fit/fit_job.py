@@ -1,13 +1,14 @@
 """The job file of a fit: its keys and their defaults, and tables of many cells."""
 
 import csv
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
 
 from neurofleet.errors import UsageError, did_you_mean
 from neurofleet.faults import faults
@@ -85,7 +86,7 @@ def _check(rows: Mapping[str, Row], model: type[BaseModel], place: str, advice: 
         try:
             model.model_validate(row)
         except ValidationError as error:
-            lines.append(f"{where}: {faults(error, model, whole='the cell')}")
+            lines.append(f"{where}: {faults(error, model, whole='the cell', content=row)}")
             continue
         if row["id"] in first:
             lines.append(f"{where}: has the id {row['id']} of {first[row['id']]}, expected another{advice}")
@@ -183,6 +184,12 @@ def _morphology_of(recordings: Path, place: str) -> str:
 ElectrodeName = Annotated[str, Field(min_length=1, coerce_numbers_to_str=True)]
 
 
+def _module_and_function(evaluator: str) -> str:
+    if not re.fullmatch(r"[\w.]+:[\w.]+", evaluator):
+        raise ValueError("expected a module and a function in it, such as `model:make_evaluator`")
+    return evaluator
+
+
 class CellSpec(Strict):
     """One cell: its morphology, and recordings (or published targets) to fit it to.
 
@@ -262,7 +269,7 @@ class FitSpec(JobSpec):
 
     kind: Literal["fit"] = "fit"
     cells: Annotated[list[CellSpec], Field(min_length=1)] | None = None
-    evaluator: Annotated[str, Field(pattern=r"^[\w.]+:[\w.]+$")] | None = None
+    evaluator: Annotated[str, AfterValidator(_module_and_function)] | None = None
     mechanisms: Path | None = None
     recipe: str = "all-active"
     evolution: EvolutionSpec = EvolutionSpec()

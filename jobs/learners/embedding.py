@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-import yaml
 
 from neurofleet.errors import UsageError
+from neurofleet.faults import shown
 from neurofleet.jobs.learners.learner_figures import plane_map
 from neurofleet.jobs.learners.learner_folder import EMBEDDINGS, EMBEDDINGS_H5AD
 from neurofleet.jobs.new_files import check_new, new_files
@@ -19,6 +19,7 @@ from neurofleet.learners.model_folder import read_model
 from neurofleet.learners.neuprint.population_recordings import Recordings
 from neurofleet.learners.neuprint.recording_files import open_recordings
 from neurofleet.learners.units.unit_files import open_units
+from neurofleet.yaml_files import read_yaml_file
 
 if TYPE_CHECKING:
     from neurofleet.learners.neuprint.neuprint_model import NeuprintModel
@@ -79,12 +80,9 @@ def read_layout(path: Path | None) -> dict[str, Any]:
     """
     if path is None:
         return {}
-    try:
-        content = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UsageError(f"--layout {path}: cannot be read as YAML ({error}).") from error
+    content = read_yaml_file(path)
     if not isinstance(content, dict):
-        raise UsageError(f"--layout {path}: expected keys such as `waveform_rate_hz: 20000`, found {content!r}.")
+        raise UsageError(f"--layout {path}: expected keys such as `waveform_rate_hz: 20000`, found {shown(content)}.")
     return content
 
 

@@ -25,6 +25,7 @@ from neurofleet.jobs.learners.hippie_spec import (
     HippieTrainSpec,
     LabelledSpec,
     Method,
+    SetSpec,
     UnitsSpec,
 )
 from neurofleet.jobs.learners.learner_figures import plane_map
@@ -63,7 +64,8 @@ def folds_of(labelled: LabelledUnits, folds: int, repeats: int, seed: int) -> "l
     """Return folds over the labelled units of a set, by group where it has groups."""
     from neurofleet.learners.folds import repeated_folds
 
-    return repeated_folds(labelled.labels[labelled.rows], groups_of(labelled), folds, repeats, seed)
+    labels = labelled.labels[labelled.rows]
+    return repeated_folds(labels, groups_of(labelled), folds, repeats, seed, names=labelled.classes)
 
 
 def groups_of(labelled: LabelledUnits) -> np.ndarray | None:
@@ -485,13 +487,13 @@ class HippieJob(LearnerJob[FoldsSpec, HippieInputs]):
         """Open all sets of an evaluation; errors and notes name the set."""
         labelled, sets, notes = [], [], []
         for each in spec.sets:
-            with _naming(each.name):
+            with _naming(each):
                 labelled.append(self._split_units(each))
             notes += [f"{each.name}: {note}" for note in labelled[-1].notes]
         pool = [read_units(files, self.folder) for files in spec.pool]
         for number, each in enumerate(spec.sets):
             others = [units.units for i, units in enumerate(labelled) if i != number and spec.pretrain_on_others]
-            with _naming(each.name):
+            with _naming(each):
                 unit_set, left_out = open_set(each.name, labelled[number], [*pool, *others], each, spec)
             sets.append(unit_set)
             notes += [f"{each.name}: {note}" for note in left_out]
@@ -680,18 +682,39 @@ class HippieJob(LearnerJob[FoldsSpec, HippieInputs]):
 
     def _split_units(self, spec: Any) -> LabelledUnits:
         """Open labelled units and check that they can be split."""
+        from neurofleet.learners.folds import check_inner_folds
+        from neurofleet.learners.hippie.train_hippie import check_all_units
+
         labelled = read_labelled(spec, self.folder)
-        folds_of(labelled, self.spec.folds, self.spec.repeats, self.spec.seed)
+        if isinstance(self.spec, HippieTrainSpec):
+            check_all_units(labelled)
+        inner = _inner_folds(self.spec.methods)
+        labels, groups = labelled.labels[labelled.rows], groups_of(labelled)
+        for fold in folds_of(labelled, self.spec.folds, self.spec.repeats, self.spec.seed):
+            if inner:
+                inner_groups = None if groups is None else groups[fold.train]
+                check_inner_folds(labels[fold.train], inner_groups, inner, labelled.classes)
         return labelled
 
 
+def _inner_folds(methods: Sequence[str]) -> int:
+    """Return into how many folds methods divide the training units to choose by; 0 where they choose nothing."""
+    from neurofleet.learners import probes
+    from neurofleet.learners.hippie.unit_classifiers import FOLDS
+
+    if {"classical", "best"} & set(methods):
+        return FOLDS
+    return probes.FOLDS if set(methods) - {"head"} else 0
+
+
 @contextmanager
-def _naming(name: str) -> Iterator[None]:
-    """Let an error within a ``with`` block name the set that it is about."""
+def _naming(unit_set: SetSpec) -> Iterator[None]:
+    """Let an error within a ``with`` block name the set that it is about, and its files."""
     try:
         yield
     except LearnerError as error:
-        raise LearnerError(f"set {name}: {error}") from error
+        files = ", ".join(path.name for path in unit_set.units)
+        raise LearnerError(f"set {unit_set.name} ({files}): {error}") from error
 
 
 def write_unit_embeddings(out: Path, model: "HippieModel", labelled: LabelledUnits) -> None:

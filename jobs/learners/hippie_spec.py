@@ -5,12 +5,12 @@ from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import Field, field_validator
 
-from neurofleet.jobs.job_file import Name, PositiveInt, Strict
-from neurofleet.jobs.learners.learner_spec import LearnerSpec, Metrics, SweepSpec
+from neurofleet.jobs.job_file import Label, Name, PositiveInt, Strict
+from neurofleet.jobs.learners.learner_spec import Labels, LearnerSpec, Metrics, SweepSpec
 from neurofleet.learners.hippie.autoencoder_settings import PRESETS, HippieSettings, settings_of
 
 Paths = Annotated[list[Path], Field(min_length=1)]
-Classes = list[str] | dict[str, Annotated[list[str], Field(min_length=1)]]
+Classes = list[Label] | dict[Label, Labels]
 Method = Literal[
     "raw_knn",
     "pca_knn",
@@ -44,9 +44,9 @@ class LabelledSpec(UnitsSpec):
     tells animals or recordings apart.
     """
 
-    label: str
+    label: Label
     classes: Classes | None = None
-    group: str | None = None
+    group: Label | None = None
 
 
 class SetSpec(LabelledSpec):
@@ -101,6 +101,15 @@ class HippieSweepSpec(SweepSpec, HippieTrainSpec):
         "accuracy": ("val_accuracy", "max"),
         "loss": ("val_loss", "min"),
     }
+
+    fixed_in_population = frozenset(
+        (
+            *("modalities", "signals", "architecture", "width", "features", "fusion", "latent", "technology_size"),
+            *("hand_features", "wide", "members", "class_in_decoder", "class_size", "epochs", "batch_size"),
+            *("objective", "pretrain_epochs", "pretrain_batch_size", "pretrain_learning_rate"),
+            *("pretrain_weight_decay", "adapt_epochs"),
+        )
+    )
 
     kind: Literal["sweep"] = "sweep"
 

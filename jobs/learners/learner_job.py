@@ -4,8 +4,8 @@ import hashlib
 import json
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
@@ -14,24 +14,35 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.console import Console
 
-from neurofleet.cluster.ray.session import connect
+from neurofleet.cluster.ray.session import available_cpus, connect
 from neurofleet.cluster.store.published_tables import publish
-from neurofleet.cluster.sweeps.parameter_sweep import ParameterSweep, SweepResult, SweepScheduler, TrialResources
+from neurofleet.cluster.sweeps.parameter_sweep import (
+    ParameterSweep,
+    SweepResult,
+    SweepScheduler,
+    TrialResources,
+    check_sweep,
+)
+from neurofleet.cluster.sweeps.search_space import parse_space
 from neurofleet.cluster.sweeps.trial_records import TrialRow
 from neurofleet.cluster.training.lightning_training import BestEpoch, Training, TrainingResult
-from neurofleet.cluster.training.trainer import train
+from neurofleet.cluster.training.trainer import missing_packages, train
+from neurofleet.errors import LearnerError, UsageError
 from neurofleet.jobs.job_file import named
 from neurofleet.jobs.learners import LEARNERS
 from neurofleet.jobs.learners.evaluation_pieces import write_result
 from neurofleet.jobs.learners.learner_folder import DESCRIPTION, EVALUATION, TRAININGS, TRIALS
 from neurofleet.jobs.learners.learner_report import LearnerReport
-from neurofleet.jobs.learners.learner_spec import LearnerSpec, SweepSpec, Workers
+from neurofleet.jobs.learners.learner_spec import LearnerSpec, SweepSpec, Workers, most_workers
 from neurofleet.jobs.progress import duration
 from neurofleet.jobs.run_folder import JobRun, raise_if_interrupted, run_in_folder
 from neurofleet.jobs.terminal import terminal
 
 if TYPE_CHECKING:
     import torch
+
+FILES_NAMED = 3
+"""How many files an error names that is about all of them."""
 
 SHARED_GPU = 0.25
 """What of a GPU a trial gets: these models are small beside one."""
@@ -92,6 +103,8 @@ class Trainings:
 
     def __call__(self, task: Any, name: str, seed: int) -> "Mapping[str, torch.Tensor]":
         """Train a task, or go on where an earlier run of the job has ended; return its weights."""
+        from neurofleet.learners.local_training import without_nan
+
         folder = self._folder / name
         done = self._done
         trained = train(
@@ -106,7 +119,7 @@ class Trainings:
         )
         self._done = done + task.epochs()
         self.history += [{"training": name, **row} for row in trained.history]
-        return trained.weights()
+        return without_nan(trained.weights(), name)
 
     def write_history(self, path: Path) -> None:
         """Write `history` as Parquet."""
@@ -298,9 +311,11 @@ def run_learner_job(spec: LearnerSpec, folder: Path, out: str, address: str | No
         To use here.
     """
     job = job_of(spec, folder)
+    if isinstance(spec, SweepSpec) and address is None and cpus_of(spec) > (cpus or available_cpus()):
+        raise UsageError(f"{_too_many_cpus(spec, cpus or available_cpus())} Give it fewer, or a cluster by --address.")
 
     def read() -> tuple[Any, list[str]]:
-        inputs = job.read()
+        inputs = checked_inputs(job)
         return inputs, inputs.notes
 
     run_in_folder(
@@ -311,6 +326,51 @@ def run_learner_job(spec: LearnerSpec, folder: Path, out: str, address: str | No
         lambda opened: _run(job, opened, address, cpus),
         EVALUATION if spec.kind == "evaluate" else DESCRIPTION,
     )
+
+
+def checked_inputs(job: LearnerJob[Any, Any]) -> Any:
+    """Return what a job reads, when nothing of what can be known beforehand is in its way.
+
+    Raises
+    ------
+    UsageError, LearnerError
+        The message names the files that it is about.
+    ClusterError
+        A sweep cannot be run as it is asked for.
+    """
+    if missing := missing_packages(job.spec.loggers):
+        raise UsageError(
+            f"loggers: {', '.join(job.spec.loggers)} need what is not installed: pip install {' '.join(missing)}."
+        )
+    with naming_files(job.spec):
+        inputs = job.read()
+        if isinstance(job.spec, SweepSpec):
+            check_sweep(trials_of(job, inputs))
+    return inputs
+
+
+@contextmanager
+def naming_files(spec: LearnerSpec) -> Iterator[None]:
+    """Let an error within a ``with`` block name the job's files, unless it names one of them."""
+    try:
+        yield
+    except LearnerError as error:
+        names = list(dict.fromkeys(path.name for path in spec.paths_named()))
+        if any(name in str(error) for name in names):
+            raise
+        more = f" and {len(names) - FILES_NAMED} more" if len(names) > FILES_NAMED else ""
+        raise LearnerError(f"{', '.join(names[:FILES_NAMED])}{more}: {error}") from error
+
+
+def cpus_of(spec: SweepSpec) -> float:
+    """Return how many CPUs a trial of a sweep needs."""
+    return spec.trials.cpus * max(most_workers(spec.workers or 0), 1)
+
+
+def _too_many_cpus(spec: SweepSpec, here: int) -> str:
+    workers = most_workers(spec.workers or 0)
+    how = f" ({spec.trials.cpus:g} for each of {workers} workers)" if workers else ""
+    return f"trials: a trial needs {cpus_of(spec):g} CPUs{how}, and this machine has {here} to give."
 
 
 def _run(job: LearnerJob[Any, Any], opened: JobRun, address: str | None, cpus: int | None) -> None:
@@ -384,6 +444,8 @@ def trials_of(job: LearnerJob[Any, Any], inputs: Any) -> ParameterSweep:
     spec: SweepSpec = job.spec
     trials = spec.trials
     metric, mode = spec.metric
+    epochs = parse_space(spec.search).tested_values("epochs")
+    longest = job_of(spec.with_settings({"epochs": max(map(int, epochs))}), job.folder) if epochs else job
     return ParameterSweep(
         factory=TRIAL_FACTORY,
         payload={"spec": spec.model_dump(mode="json"), "folder": str(job.folder.resolve())},
@@ -396,7 +458,7 @@ def trials_of(job: LearnerJob[Any, Any], inputs: Any) -> ParameterSweep:
         seed=spec.seed,
         scheduler=SweepScheduler(
             trials.scheduler,
-            job.trial_epochs(inputs),
+            longest.trial_epochs(inputs),
             trials.grace_epochs,
             trials.reduction,
             trials.perturb_epochs,
@@ -422,8 +484,7 @@ def resources_of(spec: SweepSpec) -> TrialResources:
     gpus = spec.trials.gpus
     if gpus is None:
         gpus = SHARED_GPU if ray.cluster_resources().get("GPU") and not spec.workers else 0.0
-    workers = spec.workers[1] if isinstance(spec.workers, tuple) else spec.workers or 0
-    return TrialResources(spec.trials.cpus, gpus, workers, spec.trials.at_once)
+    return TrialResources(spec.trials.cpus, gpus, most_workers(spec.workers or 0), spec.trials.at_once)
 
 
 def described(row: TrialRow) -> str:
@@ -472,9 +533,12 @@ def print_learner_plan(spec: LearnerSpec, folder: Path) -> None:
     """
     console = terminal()
     job = job_of(spec, folder)
-    inputs = job.read()
-    trial_s = job.print_plan(inputs, console)
+    inputs = checked_inputs(job)
+    with naming_files(spec):
+        trial_s = job.print_plan(inputs, console)
     if isinstance(spec, SweepSpec):
+        if cpus_of(spec) > available_cpus():
+            console.print(f"{_too_many_cpus(spec, available_cpus())} Run it on a cluster (--address).", soft_wrap=True)
         plan = trials_of(job, inputs)
         trials = plan.number_of_settings() * plan.repeats
         console.print(

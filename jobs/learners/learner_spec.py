@@ -1,25 +1,52 @@
 """The keys that the job files of all learners have: split, settings, seed, workers, and what a sweep tries."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError, field_validator, model_validator
 
+from neurofleet.cluster.sweeps.search_space import SearchSpaceRefused, parse_space
 from neurofleet.errors import did_you_mean
-from neurofleet.jobs.job_file import JobSpec, Positive, PositiveInt, Strict
+from neurofleet.faults import faults, shown
+from neurofleet.jobs.job_file import JobSpec, Label, Positive, PositiveInt, Strict
+
+
+def _as_list(given: Any) -> Any:
+    return given if isinstance(given, list | tuple) or given is None else [given]
+
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
-Groups = dict[str, Annotated[list[str], Field(min_length=1)]]
+Labels = Annotated[list[Label], BeforeValidator(_as_list), Field(min_length=1)]
+"""One label or several."""
+
+Groups = dict[Label, Labels]
+
+
+def _fraction_or_groups(given: Any) -> Any:
+    if given is None or isinstance(given, Mapping | int | float) or _is_number(given):
+        return given
+    raise ValueError("expected a fraction from 0 to below 1, or groups by their column, such as {donor: [d1, d2]}")
+
+
+def _is_number(text: Any) -> bool:
+    try:
+        return isinstance(text, str) and float(text) is not None
+    except ValueError:
+        return False
+
+
+Part = Annotated[Fraction | Groups, BeforeValidator(_fraction_or_groups)]
+"""A part of the samples."""
 
 
 class SplitSpec(Strict):
     """Which samples are for testing and validation: fractions of every class, named groups, or folds."""
 
-    test: Fraction | Groups | None = None
-    validation: Fraction | Groups = 0.15
+    test: Part | None = None
+    validation: Part = 0.15
     folds: Annotated[int, Field(ge=2)] | None = None
-    by: str | None = None
+    by: Label | None = None
     seed: Annotated[int, Field(ge=0)] = 0
 
     @model_validator(mode="after")
@@ -31,6 +58,9 @@ class SplitSpec(Strict):
         if self.folds is not None and isinstance(self.validation, dict):
             raise ValueError("with `folds:`, `validation:` is a fraction")
         return self
+
+
+_LISTS = ("loggers", "methods", "baselines")
 
 
 class LearnerSpec(JobSpec):
@@ -48,7 +78,7 @@ class LearnerSpec(JobSpec):
     """Keys that results do not depend on."""
 
     lists: ClassVar[tuple[str, ...]] = ()
-    """Keys with a list of files, where one file may stand alone."""
+    """Keys with a list of files, where one file may stand alone; so may one of `_LISTS`."""
 
     if TYPE_CHECKING:
         learner: str  # a literal of each learner, which declares it before its own keys
@@ -75,7 +105,7 @@ class LearnerSpec(JobSpec):
 
         job = {key: value for key, value in content.items() if not is_setting(str(key))}
         beside = {key: value for key, value in content.items() if is_setting(str(key))}
-        job |= {key: [job[key]] for key in cls.lists if isinstance(job.get(key), str)}
+        job |= {key: [job[key]] for key in (*cls.lists, *_LISTS) if isinstance(job.get(key), str)}
         inside = job.get("settings", {})
         return job | {"settings": inside | beside} if isinstance(inside, dict) else job
 
@@ -95,12 +125,18 @@ class LearnerSpec(JobSpec):
 
     @model_validator(mode="after")
     def _fitting_settings(self) -> "LearnerSpec":
-        try:
-            self.settings_model(**(self.presets[self.preset] | self.settings))
-        except ValidationError as error:
-            faults = "; ".join(self._fault_text(fault) for fault in error.errors())
-            raise ValueError(f"settings: {faults}") from None
+        if told := self.faults_of(self.settings):
+            raise ValueError(f"settings: {told}")
         return self
+
+    def faults_of(self, settings: Mapping[str, Any]) -> str:
+        """Return what is wrong with settings, changes of the preset's; nothing where they are right."""
+        chosen = self.presets[self.preset] | dict(settings)
+        try:
+            self.settings_model(**chosen)
+        except ValidationError as error:
+            return faults(error, self.settings_model, content=chosen)
+        return ""
 
     def with_settings(self, changes: Mapping[str, Any]) -> Self:
         """Return the job with some other settings, such as those that a sweep has found best."""
@@ -113,13 +149,6 @@ class LearnerSpec(JobSpec):
     def workers_at(self, address: str | None) -> "Workers":
         """Return how many workers the job has: as many as it says, else one on a cluster and none here."""
         return self.workers if self.workers is not None else (1 if address else 0)
-
-    def _fault_text(self, fault: Any) -> str:
-        place = ".".join(map(str, fault["loc"]))
-        if fault["type"] == "extra_forbidden":
-            return f"{place}: unknown{did_you_mean(place, self.settings_model.model_fields)}"
-        text = fault["msg"].removeprefix("Value error, ")
-        return f"{place}: {text}, found {fault['input']!r}" if place else text
 
 
 Workers = int | tuple[int, int]
@@ -159,6 +188,9 @@ class SweepSpec(LearnerSpec):
     metrics: ClassVar[Metrics]
     """Name -> what a training logs, and whether less or more is better; the first is the default."""
 
+    fixed_in_population: ClassVar[frozenset[str]]
+    """Settings that give the network its shape, or its input: a trial cannot change them while it runs."""
+
     search: dict[str, Any] = {}
     trials: TrialsSpec = TrialsSpec()
 
@@ -180,6 +212,48 @@ class SweepSpec(LearnerSpec):
         if self.trials.metric is not None and self.trials.metric not in self.metrics:
             raise ValueError(f"trials: metric: expected one of {', '.join(self.metrics)}, found {self.trials.metric!r}")
         return self
+
+    @model_validator(mode="after")
+    def _possible_trials(self) -> "SweepSpec":
+        """Check the values that are searched as the settings that they will be."""
+        try:
+            space = parse_space(self.search)
+            if self.trials.method == "grid":
+                space.grid()
+        except SearchSpaceRefused as error:
+            raise ValueError("; ".join(str(error).splitlines())) from None
+        told = [line for name in self.search for line in self._faults_of_values(name, space.tested_values(name))]
+        if told:
+            raise ValueError("; ".join(told))
+        for parameters in space.tested():
+            if fault := self.faults_of_trial({**self.settings, **parameters}):
+                chosen = ", ".join(f"{name} {shown(value)}" for name, value in parameters.items())
+                raise ValueError(f"search: with {chosen}: {fault}. Leave out what does not go together")
+        fixed = sorted(self.fixed_in_population & space.dimensions.keys())
+        if self.trials.scheduler == "pbt" and fixed:
+            raise ValueError(
+                f"search: scheduler pbt changes settings of a network while it trains, and {', '.join(fixed)} cannot"
+                " change then; search these with asha, or with no scheduler"
+            )
+        return self
+
+    def _faults_of_values(self, name: str, values: Iterable[Any]) -> list[str]:
+        """Return what is wrong with values of a setting, whatever the others are."""
+        lines = []
+        for value in values:
+            chosen = {**self.presets[self.preset], **self.settings, name: value}
+            try:
+                self.settings_model(**chosen)
+            except ValidationError as error:
+                if any(fault["loc"][:1] == (name,) for fault in error.errors()):
+                    lines.append(f"search.{faults(error, self.settings_model, content=chosen)}")
+        if lines and isinstance(self.search[name], dict) and "a whole number" in lines[0]:
+            return [f"{lines[0]}; `integer: [lowest, highest]` draws whole numbers"]
+        return lines
+
+    def faults_of_trial(self, settings: Mapping[str, Any]) -> str:
+        """Return why a trial with these settings, changes of the preset's, could not be trained; nothing if it can."""
+        return self.faults_of(settings)
 
     @property
     def metric(self) -> tuple[str, Literal["min", "max"]]:

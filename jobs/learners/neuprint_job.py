@@ -54,6 +54,9 @@ CHOSEN_BY_SWEEP = (
 )
 SPLITS = "split.parquet"
 OF_PHI = ("phi", "phi_and_hand")
+PROBED = ("phi", "pca", "umap", "random")
+"""Methods that choose a probe's setting by cross-validation inside the training neurons."""
+
 CONTROL_PROBE = "linear"
 WITH_HAND = "+ hand statistics"
 REFERENCE = "hand_forest"
@@ -385,8 +388,24 @@ class NeuprintJob(LearnerJob[NeuprintSpec, NeuprintInputs]):
         settings = _settings(spec, recordings)
         _refuse_unfit(recordings, settings)
         classes = np.where(splits[0].role == "excluded", "", recordings.labels(spec.label))
+        self._refuse_few_neurons(recordings, splits, classes)
         notes = [*recordings.notes, *dict.fromkeys(note for split in splits for note in split.notes)]
         return NeuprintInputs(recordings, splits, classes, settings, sources, notes)
+
+    def _refuse_few_neurons(self, recordings: Recordings, splits: Sequence[Split], classes: np.ndarray) -> None:
+        """Raise where probes could not be chosen by cross-validation inside the training neurons."""
+        from neurofleet.learners.folds import check_inner_folds
+        from neurofleet.learners.neuprint.neuprint_model import animals_to_hold_out
+        from neurofleet.learners.probes import FOLDS
+
+        parts = [split.rows("train") for split in splits] if set(PROBED) & set(self.spec.methods) else []
+        if not isinstance(self.spec, NeuprintEvaluateSpec):
+            parts.append(np.flatnonzero(classes != ""))
+        animals = recordings.labels("animal")
+        for rows in parts:
+            names, codes = np.unique(classes[rows].astype(str), return_inverse=True)
+            groups = animals_to_hold_out(animals[rows], codes) if self.spec.mode == "cross" else None
+            check_inner_folds(codes, groups, FOLDS, names.tolist())
 
     def epochs(self, inputs: NeuprintInputs) -> int:
         """Return the epochs of a training for each split, and of the model that is kept."""

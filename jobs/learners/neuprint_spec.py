@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import Field, model_validator
 
-from neurofleet.jobs.job_file import PositiveInt
+from neurofleet.jobs.job_file import Label, PositiveInt
 from neurofleet.jobs.learners.learner_spec import LearnerSpec, Metrics, SweepSpec
 from neurofleet.learners.neuprint.dynamics_settings import PRESETS, NeuprintSettings, settings_of
 from neurofleet.learners.neuprint.neuron_splits import Mode
@@ -38,11 +38,11 @@ class NeuprintSpec(LearnerSpec):
     learner: Literal["neuprint"]
     recordings: Annotated[list[Path], Field(min_length=1)]
     layout: dict[str, Any] = {}
-    label: str
+    label: Label
     least_neurons: Annotated[int, Field(ge=2)] = 8
     split: Literal["cross-animal", "pooled", "single-animal"] = "cross-animal"
-    animal: str | None = None
-    split_of: str | None = None
+    animal: Label | None = None
+    split_of: Label | None = None
     seeds: PositiveInt = 1
     methods: Annotated[list[Method], Field(min_length=1)] = QUICK
 
@@ -91,6 +91,13 @@ class NeuprintSweepSpec(SweepSpec, NeuprintTrainSpec):
     """
 
     metrics: ClassVar[Metrics] = {"val_loss": ("val_loss", "min"), "val_r2": ("val_r2", "max")}
+    fixed_in_population = frozenset(
+        (
+            *("dynamics", "phi", "loss", "parts", "behaviour", "delta_um", "lags", "mean_form", "hidden", "context"),
+            *("heads", "feed_forward", "window", "warm_up", "train_share", "batch_neurons", "batch_windows"),
+            *("epochs", "least_steps", "schedule"),
+        )
+    )
 
     kind: Literal["sweep"] = "sweep"
 

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from neurofleet.cluster.sweeps.trial_records import TrialRow
 from neurofleet.cluster.training.lightning_training import BestEpoch
+from neurofleet.errors import LearnerError, did_you_mean
 from neurofleet.jobs.learners.learner_folder import HISTORY, TRIALS
 from neurofleet.jobs.learners.learner_job import LearnerJob, LearnerRun, Trained, Trainings, Trial
 from neurofleet.jobs.learners.learner_report import typed
@@ -78,6 +79,10 @@ class SimsJob(LearnerJob[SimsTrainSpec, SimsInputs]):
             drop_unlabelled=spec.drop_unlabelled,
             seed=spec.split.seed,
         )
+        known = prepared.labels.classes
+        for name in spec.unknown_curve if isinstance(spec.unknown_curve, list) else ():
+            if name not in known:
+                raise LearnerError(f"unknown_curve: no class is called {name!r}{did_you_mean(name, known)}.")
         notes = [*prepared.notes, *prepared.final.notes]
         if spec.preset.startswith("released"):
             notes.append(RELEASED_WARNING)

@@ -5,9 +5,12 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from neurofleet.jobs.job_file import Positive
-from neurofleet.jobs.learners.learner_spec import LearnerSpec, Metrics, SplitSpec, SweepSpec
+from neurofleet.jobs.job_file import Label, Positive
+from neurofleet.jobs.learners.learner_spec import Labels, LearnerSpec, Metrics, SplitSpec, SweepSpec
 from neurofleet.learners.sims.tabnet_settings import PRESETS, SimsSettings, settings_of
+
+Baseline = Literal["majority", "logistic", "pca_knn", "raw_knn", "celltypist"]
+"""The names of `neurofleet.learners.sims.expression_baselines`."""
 
 
 class SimsTrainSpec(LearnerSpec):
@@ -22,19 +25,19 @@ class SimsTrainSpec(LearnerSpec):
     learner: Literal["sims"]
     reference: Annotated[list[Path], Field(min_length=1)]
     labels: Path | None = None
-    layer: str = "X"
-    label: str
+    layer: Label = "X"
+    label: Label
     drop_unlabelled: bool = False
     target_sum: Positive | None = None
     split: SplitSpec = SplitSpec()
-    baselines: list[str] | None = None
-    unknown_curve: bool | Annotated[list[str], Field(min_length=1)] = False
+    baselines: list[Baseline] | None = None
+    unknown_curve: bool | Labels = False
 
     @model_validator(mode="after")
     def _fitting_split(self) -> "SimsTrainSpec":
-        chosen = self.chosen
         if self.unknown_curve and self.split.test == 0.0:
             raise ValueError("unknown_curve: types of the test part show what a threshold costs; set `split.test`")
+        chosen = self.chosen
         if self.split.validation == 0.0 and (chosen.patience is not None or chosen.schedule == "plateau"):
             raise ValueError(
                 f"preset {self.preset} watches validation cells to slow down and to stop: `split.validation`"
@@ -60,6 +63,14 @@ class SimsSweepSpec(SweepSpec, SimsTrainSpec):
         "accuracy": ("val_accuracy", "max"),
         "loss": ("val_loss", "min"),
     }
+
+    fixed_in_population = frozenset(
+        (
+            *("n_d", "n_a", "n_steps", "n_shared", "n_independent", "mask", "skip", "members", "linear_share"),
+            *("most_variable_genes", "scaling", "row_norm", "most_per_class", "pretrain_epochs"),
+            *("epochs", "most_steps", "batch_size", "schedule", "patience"),
+        )
+    )
 
     kind: Literal["sweep"] = "sweep"
 

@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from neurofleet.learners.folds import check_inner_folds
 from neurofleet.learners.hippie.autoencoder_settings import DEFAULT, PRESETS, HippieSettings, settings_of
 from neurofleet.learners.hippie.compared_methods import UnitFoldCase
 from neurofleet.learners.hippie.fine_tuning import fine_tune
 from neurofleet.learners.hippie.hippie_model import HippieModel
 from neurofleet.learners.hippie.network_inputs import modalities_of
+from neurofleet.learners.hippie.unit_classifiers import FOLDS
 from neurofleet.learners.hippie.unit_pretraining import Pretrained, pretrain
 from neurofleet.learners.local_training import Train, TrainHere, train_here
 from neurofleet.learners.model_folder import (
@@ -92,6 +94,7 @@ def train(
     """
     chosen = checked_settings(settings_of, PRESETS, preset, settings)
     labelled = labelled_units(as_units(units, layout), label, classes, group)
+    check_all_units(labelled)
     others = None if pool is None else as_units(pool, layout)
     n_pool = 0 if others is None else len(others)
     run = model_fingerprint(
@@ -135,6 +138,13 @@ def train(
     if out is not None:
         model.save(out, run)
     return model
+
+
+def check_all_units(labelled: LabelledUnits) -> None:
+    """Refuse units of which `fit_all_units` could not choose by inner cross-validation."""
+    rows = labelled.rows
+    groups = None if labelled.groups is None else labelled.groups[rows]
+    check_inner_folds(labelled.labels[rows], groups, FOLDS, labelled.classes)
 
 
 def fit_all_units(

@@ -97,8 +97,8 @@ def labelled_names(
     elif mode == "cross" and len(known) < 2:
         raise LearnerError(
             "A cross-animal split tests each animal with what was learnt from the others: expected at least 2"
-            f" animals, found {len(known)} ({', '.join(known)}). Ask for a single-animal split (mode"
-            " 'single'), or add recordings of another animal."
+            f" animals, found {len(known)} ({', '.join(known)}). Ask for `split: single-animal`, or"
+            " add recordings of another animal."
         )
     classes, counts = np.unique(names[names != ""].astype(str), return_counts=True)
     rare = classes[counts < fewest]
@@ -109,7 +109,7 @@ def labelled_names(
     if len(classes) - len(rare) < 2:
         raise LearnerError(
             f"A probe needs at least 2 classes of {fewest} or more neurons; {label!r} has"
-            f" {len(classes) - len(rare)}. Choose another label, or lower fewest."
+            f" {len(classes) - len(rare)}. Choose another label, or lower `least_neurons`."
         )
     return names, notes
 
@@ -234,9 +234,9 @@ def _one_animal(known: Sequence[str], requested: str | None) -> str:
     if requested is None and len(known) == 1:
         return known[0]
     if requested is None or requested not in known:
+        found = "none" if requested is None else f"{requested!r}{did_you_mean(requested, known)}"
         raise LearnerError(
-            f"A single-animal split (mode 'single') needs one animal of {', '.join(known)}; found {requested!r}"
-            f"{did_you_mean(str(requested), known)}. Name it with `animal`."
+            f"A single-animal split needs one animal of {', '.join(known)}; found {found}. Name it by `animal:`."
         )
     return requested
 

@@ -14,6 +14,7 @@ from neurofleet.learners.cells.cell_files import open_cells
 from neurofleet.learners.cells.cell_labels import Labels, read_labels
 from neurofleet.learners.cells.cell_matrix import CellMatrix
 from neurofleet.learners.cells.normalisation import recognise
+from neurofleet.learners.folds import check_inner_sizes
 from neurofleet.learners.local_training import Train, TrainHere
 from neurofleet.learners.model_folder import (
     checked_settings,
@@ -241,6 +242,10 @@ def prepare_reference(
     else:
         final = make_split(cells.cell_ids, names, test=test, validation=validation, **common)
         splits = [final]
+    codes = np.full(len(cells), -1)
+    codes[labels.rows] = labels.codes
+    for split in [*splits, final]:
+        check_inner_sizes(codes[split.rows("train")])
     reference = reference_of(cells, labels, values, target_sum)
     notes = (*cells.notes, *labels.notes, f"Values: {values.kind} ({values.evidence}).")
     return PreparedReference(reference, labels, tuple(splits), final, notes)

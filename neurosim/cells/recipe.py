@@ -14,6 +14,7 @@ from neurofleet.errors import InputError, did_you_mean
 from neurofleet.faults import faults
 from neurofleet.neurosim.cells.cell_model import Conditions
 from neurofleet.neurosim.mechanisms import MECHANISMS, Mechanism
+from neurofleet.yaml_files import read_yaml_file
 
 Section = Literal["soma", "axon", "dend", "apic", "all"]
 BUILT_IN = ("all-active-spiny", "all-active-aspiny", "perisomatic-f6", "perisomatic-f12", "demo")
@@ -204,14 +205,11 @@ def load_recipe(
             f"recipe: expected {', '.join(BY_DENDRITE)} or the path of a YAML file, found {name!r}, and "
             f"there is no file {path}. Write `recipe: all-active`, or name a recipe file of your own."
         )
-    try:
-        content = yaml.safe_load(path.read_text("utf-8-sig"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not readable as YAML ({error}).") from error
+    content = read_yaml_file(path)
     try:
         recipe = Recipe.model_validate(content)
     except ValidationError as error:
-        raise InputError(f"{path}: {faults(error, Recipe)}") from error
+        raise InputError(f"{path}: {faults(error, Recipe, content=content)}") from error
     check_recipe_names(recipe, str(path), known, unfit)
     return recipe
 

@@ -65,7 +65,8 @@ def test_values_are_brought_back_into_their_range():
         ({"uniform": 3}, "takes two numbers"),
         ({"integer": [1, 2.5]}, "takes two whole numbers"),
         ({"log_uniform": [0, 1]}, "its lowest is 0"),
-        (yaml.safe_load("{log_uniform: [1e-4, 1]}"), "write 1.0e-4 for 1e-4"),
+        ({"log_uniform": ["1e-4x", 1]}, "takes two numbers"),
+        ({"integer": ["1.5", 2]}, "takes two whole numbers"),
         ({"choice": "abc"}, "a list of values was expected, it has 'abc'"),
         ([], "a list of values was expected"),
     ],
@@ -75,6 +76,19 @@ def test_faults_are_told_in_sentences(value, message):
         parse_space({"lr": value})
     assert str(raised.value).startswith("search.lr: ")
     assert message in str(raised.value)
+
+
+def test_numbers_that_yaml_takes_for_words_are_numbers():
+    space = parse_space(yaml.safe_load("{lr: {log_uniform: [1e-4, 1e-1]}, n: {integer: ['2', 8]}}"))
+    assert space.dimensions["lr"].tested() == (1e-4, 1e-1, pytest.approx(0.0368511562))
+    assert space.dimensions["n"].tested() == (2, 8, 4, 5)
+
+
+def test_all_combinations_are_tested_or_some_at_random():
+    space = parse_space({"a": [1, 2], "b": {"uniform": [0, 1]}, "c": 3})
+    assert [(each["a"], each["c"]) for each in space.tested()] == [(1, 3)] * 3 + [(2, 3)] * 3
+    assert len(list(space.tested(most=4))) == 4
+    assert list(parse_space({"c": 3}).tested()) == [{"c": 3}]
 
 
 def test_all_faults_are_told_at_once():

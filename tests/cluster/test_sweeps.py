@@ -1,5 +1,6 @@
 """Sweeps of small trials, disturbed and not."""
 
+import math
 import subprocess
 import sys
 import time
@@ -10,11 +11,17 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from neurofleet.cluster.sweeps.parameter_sweep import ParameterSweep, SweepFailed, SweepScheduler, TrialResources
-from neurofleet.cluster.sweeps.ray_tune import sweep
+from neurofleet.cluster.sweeps.parameter_sweep import (
+    ParameterSweep,
+    SweepFailed,
+    SweepRefused,
+    SweepScheduler,
+    TrialResources,
+)
+from neurofleet.cluster.sweeps.ray_tune import SweepFiles, sweep
 from neurofleet.cluster.sweeps.search_space import SearchSpaceRefused
 from neurofleet.cluster.sweeps.trial_records import TrialRow, table_to_trials, trials_to_table
-from neurofleet.errors import ClusterError, RunFolderRefused
+from neurofleet.errors import RunFolderRefused
 
 VALLEY = "tests.cluster.toy_trials:valley"
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -114,6 +121,34 @@ def test_trials_without_the_metric_fail_with_a_sentence(ray_session, tmp_path):
         sweep(plan, tmp_path / "a")
     with pytest.raises(SweepFailed, match="should return its scores; it returned None"):
         sweep(ParameterSweep("tests.cluster.toy_trials:no_scores", "loss", "min"), tmp_path / "b")
+
+
+@pytest.mark.parametrize("lost", [math.nan, -math.inf])
+def test_a_metric_that_is_nan_in_all_trials_is_told_with_where_to_look(tmp_path, lost):
+    plan = valley({"x": [0.1, 0.2, 0.3]}, method="grid")
+    files = SweepFiles(tmp_path, plan)
+    for score in (lost, lost, None):
+        trial = files.trials.next()
+        if score is None:
+            files.trials.folder(trial["index"]).end("failed", "ValueError: no")
+        else:
+            files.trials.folder(trial["index"]).end("done", "", {"loss": score})
+        files.trials.ended(trial["index"])
+    with pytest.raises(SweepFailed) as failed:
+        files.result()
+    told = str(failed.value)
+    assert "loss is NaN or infinite in 2 of 3 trials: they have diverged." in told
+    assert str(tmp_path / "trial-00000" / "reports.jsonl") in told
+    assert told.endswith("1 of 3 trials failed; the first of them: ValueError: no")
+
+
+def test_a_trial_that_diverged_is_not_the_best(tmp_path):
+    files = SweepFiles(tmp_path, valley({"x": [0.1, 0.2]}, method="grid"))
+    for score in (-math.inf, 0.5):
+        trial = files.trials.next()
+        files.trials.folder(trial["index"]).end("done", "", {"loss": score})
+        files.trials.ended(trial["index"])
+    assert files.result().parameters == {"x": 0.2}
 
 
 def test_an_interrupted_optuna_sweep_goes_on_with_what_it_had_learned(ray_session, tmp_path):
@@ -243,14 +278,24 @@ def test_a_sweep_goes_on_where_another_version_had_its_function_elsewhere(ray_se
         (valley({"x": [1, 2]}), ONE, "method random needs a number of settings"),
         (valley({"x": 1}), TrialResources(workers=3), "needs 3 CPUs, and the cluster has 2"),
         (valley({"x": 1}), TrialResources(gpus=0.25), "needs 0.25 GPUs, and the cluster has 0"),
-        (valley({"x": 1}, scheduler=SweepScheduler("asha", 4, 4)), ONE, "grace_epochs from 1 to below max_epochs"),
+        (
+            valley({"x": 1}, scheduler=SweepScheduler("asha", 4, 4)),
+            ONE,
+            "grace_epochs from 1 to below the epochs of a trial",
+        ),
         (valley({"x": [1]}, settings=2, repeats=2, scheduler=SweepScheduler("pbt")), ONE, "with one repeat"),
         (valley({"x": 1}, scheduler=SweepScheduler("pbt")), ONE, "the search space is empty"),
+        (
+            valley({"x": [1]}, settings=2, scheduler=SweepScheduler("pbt", 4, perturb_epochs=4)),
+            ONE,
+            "never be compared",
+        ),
     ],
 )
 def test_sweeps_that_cannot_be_are_refused(ray_session, tmp_path, plan, resources, message):
-    with pytest.raises(ClusterError, match=message):
+    with pytest.raises(SweepRefused, match=message) as refused:
         sweep(plan, tmp_path, resources)
+    assert refused.value.exit_code == 2
     assert not list(tmp_path.glob("trial-*"))
 
 

@@ -144,13 +144,16 @@ def test_ways_to_name_cells_that_are_none(job, cells, expected):
         (f"{HEADER}\na,a.swc,a.nwb\nb,b.swc,b.nwb\na,c.swc,c.nwb\n", "line 4: has the id a of line 2"),
         (
             f"{HEADER},weight\na,a.swc,a.nwb,1\n\nb,b.swc,b.nwb,much\n",
-            "line 4: weight: Input should be a valid number",
+            "line 4: weight: expected a number",
         ),
         (
             f"{HEADER},exclude_sweeps\na,a.swc,a.nwb,3;x\n",
-            "line 2: exclude_sweeps.1: Input should be a valid integer",
+            "line 2: exclude_sweeps.1: expected a whole number",
         ),
-        (f"{HEADER}\n../a,a.swc,a.nwb\n", "line 2: id: String should match pattern"),
+        (
+            f"{HEADER}\n../a,a.swc,a.nwb\n",
+            "line 2: id: expected letters, digits",
+        ),
         ("morphology,recordings\na.swc,a.nwb\n", "line 2: id: is missing"),
         (
             "id,morphology\na,a.swc\n",

@@ -63,6 +63,25 @@ def test_a_sweep_that_version_0_1_began_goes_on(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "keys",
+    [
+        "search: {n_d: {integer: [8, 64]}, mask: [sparsemax, entmax15], skip: [true, false]}\ntrials: {number: 2}",
+        "search: {learning_rate: {log_uniform: [1e-4, 1e-1]}}\ntrials: {number: 2, scheduler: pbt}",
+        "search: {patience: [null, 5], learning_rate: [1e-4, 0.01]}\ntrials: {method: grid}",
+        "search: {n_shared: [0, 1], n_independent: [1, 2], gamma: 1.5}\ntrials: {method: grid}",
+    ],
+)
+def test_values_that_the_settings_take_are_taken(keys):
+    assert parse_job(SWEEP + keys, "job", "j").search
+
+
+def test_values_that_go_together_by_chance_are_refused():
+    neuprint = "kind: sweep\nlearner: neuprint\nrecordings: a.npz\nlabel: x\n"
+    with pytest.raises(UsageError, match="with hidden 33, dynamics 'gru': hidden .33. is no multiple of heads"):
+        parse_job(neuprint + "search: {hidden: {integer: [16, 64]}, dynamics: gru}\ntrials: {number: 2}", "job", "j")
+
+
+@pytest.mark.parametrize(
     ("keys", "told"),
     [
         ("", "name what to try"),
@@ -70,6 +89,27 @@ def test_a_sweep_that_version_0_1_began_goes_on(tmp_path):
         ("search: {n_dd: [8, 16]}\ntrials: {number: 2}", "did you mean 'n_d'"),
         ("search: {n_d: [8]}\ntrials: {number: 2, schedular: asha}", "did you mean 'scheduler'"),
         ("search: {n_d: [8]}\ntrials: {number: 2}\nsplit: {validation: 0}", "must be above 0"),
+        (
+            "search: {n_d: {uniform: [8, 64]}}\ntrials: {number: 2}",
+            "search.n_d: expected a whole number, found 28.6012; `integer: .lowest, highest.` draws whole numbers",
+        ),
+        (
+            "search: {gene_masking: {uniform: [0.2, 1.6]}}\ntrials: {number: 2}",
+            "search.gene_masking: expected a number below 1, found 1.6",
+        ),
+        ("search: {n_steps: [1, 0, 3]}\ntrials: {method: grid}", "search.n_steps: .* at least 1, found 0"),
+        ("search: {mask: [entmax]}\ntrials: {method: grid}", "search.mask: expected one of .*'entmax15'"),
+        (
+            "search: {n_independent: [0, 1], n_shared: [0, 1]}\ntrials: {method: grid}",
+            "search: with n_independent 0, n_shared 0: n_shared and n_independent are both 0",
+        ),
+        ("search: {learning_rate: {uniform: [-0.1, 0.1]}}\ntrials: {number: 2}", "above 0, found -0.1"),
+        ("search: {learning_rate: tune.loguniform(1e-4)}\ntrials: {number: 2}", "expected a number, found 'tune"),
+        ("search: {skip: {uniform: [0, 1]}}\ntrials: {number: 2}", "search.skip: expected true or false"),
+        ("search: {n_d: {log: [1, 2]}}\ntrials: {number: 2}", "search.n_d: one of uniform, log_uniform"),
+        ("search: {n_d: {integer: [1, 2]}}\ntrials: {method: grid}", "A grid needs a list of values"),
+        ("search: {schedule: [plateau]}\ntrials: {method: grid}", "with plateau set it to null"),
+        ("search: {n_d: [8, 16]}\ntrials: {number: 2, scheduler: pbt}", "n_d cannot change then"),
     ],
 )
 def test_a_wrong_sweep_is_refused(keys, told):

@@ -5,7 +5,7 @@ import pytest
 from scipy.special import softmax
 from sklearn.metrics import log_loss
 
-from neurofleet.errors import LearnerError
+from neurofleet.errors import LearnerError, TrainingFailed
 from neurofleet.learners.calibration import (
     UNCALIBRATED,
     calibrated_probabilities,
@@ -110,7 +110,7 @@ def test_margin_and_entropy_by_hand():
 
 
 def test_unusable_input_is_refused():
-    with pytest.raises(LearnerError, match="finite logits"):
+    with pytest.raises(TrainingFailed, match="has not converged"):
         fit_temperature(np.array([[np.nan, 1.0]]), np.array([0]))
     with pytest.raises(LearnerError, match="indices from 0 to 1"):
         fit_temperature(np.ones((2, 2)), np.array([0, 2]))
