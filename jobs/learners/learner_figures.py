@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from neurofleet.jobs.reports.drawing import FAINT, INK, MISSING, MODEL, SEEDS, grid, picture, plain_log_ticks
+from neurofleet.jobs.reports.drawing import (
+    FAINT,
+    INK,
+    MISSING,
+    MODEL,
+    SEEDS,
+    grid,
+    legend_label,
+    picture,
+    plain_log_ticks,
+)
 from neurofleet.jobs.reports.html import escaped
 from neurofleet.learners.calibration import ReliabilityBin
 
@@ -247,7 +257,7 @@ def embedding_map_figure(flat: np.ndarray, names: Sequence[str] | np.ndarray, wh
                 color=colour,
                 marker=MARKERS[(number - 1) // len(SEEDS) % len(MARKERS)] if name else ".",
                 alpha=0.75 if name else 0.6,
-                label=name or "no class",
+                label=legend_label(name) or "no class",
                 linewidths=0,
             )
         axes.set_xticks([])

@@ -48,6 +48,7 @@ _STYLE: Any = {
     "legend.fontsize": 7.5,
     "lines.linewidth": 1.1,
     "path.simplify_threshold": 0.2,
+    "text.parse_math": False,  # a gene or class may have a $ in its name
 }
 _LONG_NUMBER = re.compile(r"-?\d+\.\d{3,}")
 _PATH = re.compile(r'( d="| points=")([^"]*)"')
@@ -131,6 +132,11 @@ def grid(axes: "Axes", which: Literal["x", "y"]) -> None:
 def seed_colours(seeds: Sequence[int]) -> dict[int, str]:
     """Return a colour for each seed."""
     return {seed: SEEDS[i % len(SEEDS)] for i, seed in enumerate(sorted(set(seeds)))}
+
+
+def legend_label(name: str) -> str:
+    """Return a name as a legend shows it: matplotlib leaves out those that begin with an underscore."""
+    return f"\u200b{name}" if name.startswith("_") else name
 
 
 def plain_log_ticks(axis: "Axis") -> None:

@@ -7,7 +7,7 @@ import numpy as np
 
 from neurofleet.cluster.store.run_store import RunStore
 from neurofleet.jobs.reports import html
-from neurofleet.jobs.reports.drawing import FAINT, GOOD, INK, MISSING, MODEL, SEEDS, grid, picture
+from neurofleet.jobs.reports.drawing import FAINT, GOOD, INK, MISSING, MODEL, SEEDS, grid, legend_label, picture
 from neurofleet.jobs.reports.tables import ReportTable
 from neurofleet.jobs.studies.findings import Findings
 
@@ -490,7 +490,7 @@ def _boxes(axes: "Axes", cells: "pd.DataFrame") -> None:
                 color=SEEDS[number % len(SEEDS)],
                 alpha=0.75,
                 linewidths=0,
-                label=name if place == 0 else None,
+                label=legend_label(name) if place == 0 else None,
             )
     axes.set_xticks(range(len(PARTS)), list(PARTS.values()))
     axes.set_ylabel("mean distance between models")
@@ -714,7 +714,7 @@ def _points(axes: "Axes", points: "pd.DataFrame", classes: "pd.Series[str]") -> 
                     alpha=0.45 if part == "placed" else 0.95,
                     linewidths=edge,
                     edgecolors=INK if edge else "none",
-                    label=(name or "other cells") if part == "fitted" else None,
+                    label=(legend_label(name) or "other cells") if part == "fitted" else None,
                 )
     axes.set_xticks([])
     axes.set_yticks([])

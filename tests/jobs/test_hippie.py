@@ -210,7 +210,7 @@ def test_the_plan_counts_networks(folder, capsys):
         ({"classes": ["narow", "wide"]}, "no class 'narow'"),
         ({"classes": ["wide"]}, "expected two or more"),
         ({"units": "gone.npz"}, "does not exist"),
-        ({"widht": 4}, r"widht: unknown .did you mean 'width'"),
+        ({"widht": 4}, r"widht: unknown key .did you mean 'width'"),
         ({"preset": "papers"}, "expected one of default, paper"),
         ({"folds": 7}, "groups"),
         ({"layout": {"waveform_rate": 3}}, "waveform_rate"),

@@ -294,7 +294,7 @@ def test_a_plan_says_what_a_job_will_do(animals, tmp_path, capsys):
 )
 def test_a_wrong_job_file_is_refused_with_its_faults(keys, told):
     with pytest.raises(UsageError, match=told):
-        parse_job(HEADER + keys, "job", "j")
+        parse_job((HEADER if "kind:" not in keys else HEADER.replace("kind: train\n", "")) + keys, "job", "j")
 
 
 @pytest.mark.parametrize(
