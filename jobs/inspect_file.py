@@ -5,12 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-
 from neurofleet.errors import InputError
 from neurofleet.jobs.new_files import check_new, new_files
 from neurofleet.jobs.reports.drawing import FAINT, grid, png, thinned
 from neurofleet.jobs.reports.tables import ReportTable, print_line, table_of_recording
+from neurofleet.jobs.terminal import terminal
 from neurofleet.neurosim.recordings.recording import Recording, RecordingSource, electrode_names
 from neurofleet.neurosim.recordings.sweep import Sweep
 
@@ -98,7 +97,7 @@ def inspect_command(file: Path, out: Path | None, options: InspectOptions, overw
     picture = Path(f"{file.name}.inspect.png") if out is None else out
     check_new([picture], overwrite or out is None, [file])
     inspection = inspect_file(file, options)
-    console = Console()
+    console = terminal()
     for line in inspection.lines:
         print_line(console, line)
     for table in inspection.tables:

@@ -10,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 from rich import box
+from rich.console import Console
 from rich.table import Table
 
 from neurofleet import fresh_process
