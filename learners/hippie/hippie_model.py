@@ -122,7 +122,7 @@ class HippieModel:
         Parameters
         ----------
         units : Units, path or sequence of paths
-            Units in memory, or npz, Parquet, CSV or NWB files.
+            Units in memory, or files and folders as `neurofleet.learners.units.open_units` takes.
         layout : mapping, optional
             How the arrays of the files are called: see `neurofleet.learners.units.unit_layout.UnitLayout`.
 

@@ -54,7 +54,7 @@ def train(
     Parameters
     ----------
     units : Units, path or sequence of either
-        Units in memory, or npz, Parquet, CSV or NWB files.
+        Units in memory, or files and folders as `neurofleet.learners.units.open_units` takes.
     label : str
         The column that holds the classes.
     group : str, optional

@@ -6,7 +6,7 @@ import csv
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from neurofleet.errors import did_you_mean
 from neurofleet.learners.array_files import UnreadableArray, as_text, column_values, npz_arrays
 from neurofleet.learners.units.hand_features import HAND_FEATURES, hand_features
 from neurofleet.learners.units.signal_scaling import row_hashes
+from neurofleet.learners.units.sorter_folders import CELLEXPLORER, FOLDERS, read_cellinfo, read_sorter_folder
 from neurofleet.learners.units.spike_timing import (
     autocorrelogram_counts,
     check_spike_times,
@@ -29,7 +30,7 @@ from neurofleet.learners.units.spike_timing import (
 )
 from neurofleet.learners.units.unit_checks import good_units, refuse_row_numbers
 from neurofleet.learners.units.unit_layout import UnitLayout, read_unit_layout
-from neurofleet.learners.units.units import MODALITIES, POINTS, Units, UnitsRefused, joined
+from neurofleet.learners.units.units import MODALITIES, POINTS, Units, UnitsFile, UnitsRefused, joined
 from neurofleet.learners.units.waveforms import (
     Waveforms,
     check_half_widths,
@@ -38,33 +39,6 @@ from neurofleet.learners.units.waveforms import (
     read_waveforms,
     refuse_turned,
 )
-
-
-@dataclass
-class UnitsFile:
-    """One file before anything is converted.
-
-    Attributes
-    ----------
-    path : Path
-    matrices : dict of (n, values) array
-        What has several numbers per unit.
-    columns : DataFrame
-        What has one value per unit.
-    single : dict
-        What the file says once, for all units; in `columns` too unless it is a property of the arrays.
-    spike_times : list of (spikes,) array
-        In seconds, per unit; None where the file has none.
-    notes : list of str
-        What was found out while it was read.
-    """
-
-    path: Path
-    matrices: dict[str, np.ndarray]
-    columns: pd.DataFrame
-    single: dict[str, Any] = field(default_factory=dict)
-    spike_times: list[np.ndarray] | None = None
-    notes: list[str] = field(default_factory=list)
 
 
 def read_npz(path: Path, spike_times: str) -> UnitsFile:
@@ -144,11 +118,21 @@ def _constants(single: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_csv(path: Path, vectors: tuple[str, ...], unit_id: str) -> UnitsFile:
-    """Read a CSV file whose vectors are numbered columns (`waveform_0`, `waveform_1`, ...); ids stay text."""
+    """Read a CSV file whose vectors are numbered columns (`waveform_0`, `waveform_1`, ...); ids stay text.
+
+    Columns are separated by tabs in a .tsv file, and by semicolons or tabs where the first line has these and no comma.
+    """
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
-            header = next(csv.reader(file), [])
-        table = pd.read_csv(path, encoding="utf-8-sig", dtype={unit_id: str}) if header else pd.DataFrame()
+            first, second = file.readline(), file.readline()
+            marks = [mark for mark in ";\t" if mark in first] if "," not in first else []
+            mark = "\t" if path.suffix == ".tsv" else marks[0] if marks else ","
+            decimal = "," if mark == ";" and "," in second else "."
+            file.seek(0)
+            header = next(csv.reader(file, delimiter=mark), [])
+        table = pd.DataFrame()
+        if header:
+            table = pd.read_csv(path, encoding="utf-8-sig", dtype={unit_id: str}, sep=mark, decimal=decimal)
     except (OSError, UnicodeDecodeError, csv.Error, pd.errors.ParserError) as error:
         raise UnitsRefused(f"{path}: expected a CSV table, found one that cannot be read ({error}).") from None
     _check_names(path, header)
@@ -546,7 +530,7 @@ def _refuse_disguised_log_bins(file: UnitsFile, isi: np.ndarray, layout: UnitLay
             )
 
 
-ENDINGS = (".npz", ".parquet", ".csv", ".nwb")
+ENDINGS = (".npz", ".parquet", ".csv", ".tsv", ".nwb", CELLEXPLORER)
 FILE_COLUMN = "file"
 """Column of `obs` that says which file a unit came from, unless the files have such a column."""
 
@@ -557,8 +541,9 @@ def open_units(paths: str | Path | Sequence[str | Path], layout: Mapping[str, An
     Parameters
     ----------
     paths
-        npz, Parquet, CSV or NWB files. Ids that several files share get the file's name in front; columns
-        that only some files have are empty for the others.
+        npz, Parquet, CSV, TSV or NWB files, files of CellExplorer, or folders of Kilosort, phy or SpikeInterface.
+        Ids that several files share get the file's name in front; columns that only some files have are empty for
+        the others.
     layout
         Names and properties of the arrays, as plain JSON; see `UnitLayout`. It holds for all of the files.
 
@@ -615,15 +600,19 @@ def as_units(
 
 
 def _read_file(path: Path, layout: UnitLayout) -> UnitsFile:
-    if not path.is_file():
-        raise UnitsRefused(f"{path}: no such file. Give an npz, Parquet, CSV or NWB file of units.")
-    if path.stat().st_size == 0:
+    if not path.exists():
+        raise UnitsRefused(f"{path}: no such file or folder. Give an npz, Parquet, CSV or NWB file of units.")
+    if path.is_file() and path.stat().st_size == 0:
         raise UnitsRefused(f"{path}: the file is empty. It may be only partly copied.")
     times = layout.spike_times or "spike_times"
     vectors = tuple(getattr(layout, name) or name for name in ("waveform", "isi", "acg"))
-    if path.suffix == ".npz":
+    if path.is_dir():
+        file = read_sorter_folder(path, layout)
+    elif path.name.endswith(CELLEXPLORER):
+        file = read_cellinfo(path)
+    elif path.suffix == ".npz":
         file = read_npz(path, times)
-    elif path.suffix == ".csv":
+    elif path.suffix in (".csv", ".tsv"):
         file = read_csv(path, vectors, layout.unit_id or "unit_id")
     elif path.suffix == ".parquet":
         file = read_parquet(path, vectors, times)
@@ -633,11 +622,12 @@ def _read_file(path: Path, layout: UnitLayout) -> UnitsFile:
             file.matrices["waveform"] = file.matrices.pop("waveform_mean")
     else:
         raise UnitsRefused(
-            f"{path}: expected a file that ends in {', '.join(ENDINGS)}, found {path.suffix or 'no ending'!r}."
+            f"{path}: expected a file that ends in {', '.join(ENDINGS)}, or {FOLDERS}; found"
+            f" {path.suffix or 'no ending'!r}."
         )
     if len(file.columns) == 0:
         raise UnitsRefused(f"{path}: found no unit in it; there is nothing to learn.")
-    if layout.spike_times_per_s is not None and file.spike_times is not None:
+    if layout.spike_times_per_s is not None and file.spike_times is not None and not path.is_dir():
         file.spike_times = [unit_times / layout.spike_times_per_s for unit_times in file.spike_times]
     return file
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,6 +21,33 @@ class UnitsRefused(LearnerError):
     """Units, a layout or labels that cannot be used."""
 
     exit_code = 2
+
+
+@dataclass
+class UnitsFile:
+    """One file before anything is converted.
+
+    Attributes
+    ----------
+    path : Path
+    matrices : dict of (n, values) array
+        What has several numbers per unit.
+    columns : DataFrame
+        What has one value per unit.
+    single : dict
+        What the file says once, for all units; in `columns` too unless it is a property of the arrays.
+    spike_times : list of (spikes,) array
+        In seconds, per unit; None where the file has none.
+    notes : list of str
+        What was found out while it was read.
+    """
+
+    path: Path
+    matrices: dict[str, np.ndarray]
+    columns: pd.DataFrame
+    single: dict[str, Any] = field(default_factory=dict)
+    spike_times: list[np.ndarray] | None = None
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

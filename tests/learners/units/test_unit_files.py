@@ -296,7 +296,7 @@ def test_what_is_no_file_of_units_is_refused(tmp_path):
     (tmp_path / "one.npy").rename(tmp_path / "one.npz")
     refused([tmp_path / "one.npz"], "expected an npz file")
     (tmp_path / "a.mat").write_bytes(b"MATLAB")
-    refused([tmp_path / "a.mat"], ".npz, .parquet, .csv, .nwb", "'.mat'")
+    refused([tmp_path / "a.mat"], ".npz, .parquet, .csv, .tsv, .nwb, .cellinfo.mat", "'.mat'")
     path = npz(tmp_path / "a.npz")
     refused([path, path], "given twice")
 
@@ -324,6 +324,16 @@ def test_bad_tables_are_refused(tmp_path):
     lists = table(numbered=False).assign(waveform_rate_hz=[30_000.0] * 10 + [20_000.0] * 20)
     lists.to_parquet(tmp_path / "rates.parquet")
     refused([tmp_path / "rates.parquet"], "one waveform_rate_hz for all units", "30000")
+
+
+@pytest.mark.parametrize(("ending", "mark", "decimal"), [("tsv", "\t", "."), ("csv", ";", ","), ("csv", ";", ".")])
+def test_tabs_semicolons_and_decimal_commas_are_read(tmp_path, ending, mark, decimal):
+    rows = table(numbered=True)
+    rows.to_csv(tmp_path / f"a.{ending}", index=False, sep=mark, decimal=decimal)
+    units = open_units([tmp_path / f"a.{ending}"], LAYOUT)
+    truth = open_units([npz(tmp_path / "a.npz")])
+    assert list(units.unit_ids) == list(truth.unit_ids)
+    np.testing.assert_allclose(units.waveform, truth.waveform, rtol=1e-5, atol=1e-6)
 
 
 def test_ids_and_labels_keep_their_text(tmp_path):
