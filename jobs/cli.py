@@ -417,6 +417,18 @@ def list_jobs(address: JobsAddress, as_json: AsJson = False) -> None:
 
 
 @app.command(hidden=True)
+def wait_for_nodes(
+    address: Annotated[str, typer.Argument(metavar="HOST:PORT")],
+    nodes: Annotated[int, typer.Option(min=1)] = 1,
+    limit: Annotated[float, typer.Option(min=0, help="Seconds.")] = 300.0,
+) -> None:
+    """Wait until a cluster that is starting has its nodes."""
+    from neurofleet.cluster.ray.admission import wait_for_nodes as wait
+
+    wait(address, nodes, limit, lambda text: typer.echo(text, err=True))
+
+
+@app.command(hidden=True)
 def drive(
     job: JobFile,
     out: Annotated[str, typer.Option()],

@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 import signal
 import socket
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,6 +89,51 @@ def admit(address: str) -> AdmittedCluster:
             f" a node of the cluster, or make this machine one with `ray start --address={head}`."
         )
     return AdmittedCluster(head, all(node.startswith("127.") for node in nodes.values()))
+
+
+def wait_for_nodes(address: str, count: int, limit_s: float, report: Callable[[str], None]) -> int:
+    """Wait until a cluster that is starting has its nodes, this machine among them; return how many it has.
+
+    Parameters
+    ----------
+    address : str
+        ``host:port`` of its head.
+    count : int
+        How many nodes it is to have.
+    limit_s : float
+        How long to wait for them. After that, those that are there are enough if this machine is one.
+    report : callable
+        Gets a line when their number changes.
+
+    Raises
+    ------
+    TokenRefused
+        It asks for a token, and does not take ours.
+    ClusterUnreachable
+        No cluster with this machine has come up at the limit.
+    """
+    give_up = time.monotonic() + limit_s
+    there = -1
+    while True:
+        try:
+            nodes = _ask_for_nodes(address, own_authentication())
+            cause = "no node of it is this machine"
+        except RuntimeError as error:
+            nodes, cause = {}, str(error)
+        if nodes is None:
+            raise _refused(address)
+        here = bool(local_nodes() & set(nodes))
+        if len(nodes) != there:
+            there = len(nodes)
+            report(f"{there} of {count} nodes have joined the cluster at {address}")
+        if here and there >= count:
+            return there
+        if time.monotonic() > give_up:
+            if not here:
+                raise unreachable(address, f"after {limit_s:g} s, {cause}")
+            report(f"{count - there} of {count} nodes have not come within {limit_s:g} s; going on without them")
+            return there
+        time.sleep(1.0)
 
 
 def anonymous_access(address: str) -> str:

@@ -381,7 +381,8 @@ def test_user_environment_is_the_default_for_slurm():
 FAKES = {
     "scontrol": """
         echo "scontrol $*" >> "$LOG"
-        [[ $1 == show ]] && printf '%s\\n' n1 n2 n3
+        [[ "$1 $2" == "show hostnames" ]] && printf '%s\\n' n1 n2 n3
+        [[ "$1 $2" == "show job" ]] && echo "   JobState=${STATE-RUNNING} Reason=None"
         [[ $1 != requeue || -z ${NO_REQUEUE-} ]]
     """,
     "hostname": "[[ $1 == -I ]] && echo 127.0.0.1 192.0.2.1 || echo n1",
@@ -407,6 +408,7 @@ FAKES = {
     """,
     "neurofleet": """
         echo "neurofleet $*" >> "$LOG"
+        [[ $1 != wait-for-nodes ]] || exit ${WAIT_CODE-0}
         echo $BASHPID >> "$PIDS"
         until [[ $(grep -c "^srun .* ray start " "$LOG") == 2 ]]; do sleep 0.1; done
         [[ -z ${DRIVER_CODE-} ]] || exit $DRIVER_CODE
@@ -503,7 +505,7 @@ def test_the_slurm_script_is_good_shell(tmp_path):
     assert {"requeue", "no-kill"} <= set(directives)
 
 
-@pytest.mark.parametrize("code", [0, 3])
+@pytest.mark.parametrize("code", [0, 1])
 def test_slurm_head_workers_driver_and_the_drivers_exit_code(tmp_path, bystander, code):
     allocation = Allocation(tmp_path, 7_000_119 + code, DRIVER_CODE=str(code))
     done = allocation.ended()
@@ -517,7 +519,7 @@ def test_slurm_head_workers_driver_and_the_drivers_exit_code(tmp_path, bystander
     assert all(port <= number < port + 100 for number in fixed if number)
     assert "--num-cpus=30" in head
     assert "--dashboard-host=127.0.0.1" in head
-    assert f"--temp-dir=/tmp/nf-{allocation.job_id}" in head
+    assert f"--temp-dir=/tmp/nf-{allocation.job_id}/r" in head
     assert "token 600 64" in log
     assert "auth token none none" in log
     workers = [line for line in log if f"ray start --address=127.0.0.1:{port} " in line]
@@ -525,8 +527,21 @@ def test_slurm_head_workers_driver_and_the_drivers_exit_code(tmp_path, bystander
     assert all("--num-cpus=32" in line and "--block" in line for line in workers)
     driver = f"neurofleet run /home/me/rat.yaml --out /home/me/rat --address 127.0.0.1:{port}"
     assert log.index(head) < min(log.index(line) for line in [*workers, driver])
+    assert log.index(f"neurofleet wait-for-nodes 127.0.0.1:{port} --nodes 3 --limit 300") < log.index(driver)
     assert {"head ended", "srun ended"} <= set(log)
     assert not any("requeue" in line for line in log)
+
+
+@pytest.mark.parametrize("which", ["WAIT_CODE", "DRIVER_CODE"])
+@pytest.mark.parametrize("restarts", [0, 5])
+def test_slurm_requeues_a_cluster_that_does_not_come_up_a_few_times(tmp_path, bystander, which, restarts):
+    environment = {which: "3", "SLURM_RESTART_COUNT": str(restarts)}
+    allocation = Allocation(tmp_path, 7_000_501 + restarts, **environment)
+    code, out, _ = allocation.ended()
+    assert code == 3
+    log = allocation.log()
+    assert (f"scontrol requeue {allocation.job_id}" in log) == ("to be requeued" in out) == (restarts == 0)
+    assert any(line.startswith("neurofleet run") for line in log) == (which == "DRIVER_CODE")
 
 
 def test_every_slurm_job_id_gives_ports_that_are_nobody_elses():
@@ -554,14 +569,15 @@ def test_slurm_stops_and_requeues_when_it_is_told_that_time_is_up(tmp_path, byst
     assert ("not requeued; sbatch this file again" in out) == refused
 
 
-def test_slurm_stops_without_requeueing_when_it_is_cancelled(tmp_path, bystander):
-    allocation = Allocation(tmp_path, 7_000_301)
+@pytest.mark.parametrize("state", ["CANCELLED", "RUNNING"])
+def test_slurm_stops_and_requeues_only_when_it_was_not_cancelled(tmp_path, bystander, state):
+    allocation = Allocation(tmp_path, 7_000_301, STATE=state)
     allocation.wait_for("driver runs")
     allocation.process.send_signal(signal.SIGTERM)
     code, out, _ = allocation.ended()
     assert code == 85
     assert "driver interrupted" in allocation.log()
-    assert not any("requeue" in line for line in allocation.log())
+    assert (f"scontrol requeue {allocation.job_id}" in allocation.log()) == (state == "RUNNING")
 
 
 def test_slurm_gives_up_when_ray_does_not_start(tmp_path, bystander):
