@@ -22,6 +22,7 @@ from neurofleet.jobs.results.run_tables import RunTables
 from neurofleet.neurosim.cells.fit_model import recording_name
 from neurofleet.neurosim.features.step_protocols import StepProtocol, group_sweeps
 from neurofleet.neurosim.features.training_targets import FiringRate, firing_rates
+from neurofleet.neurosim.recordings.recorded_spikes import SPIKE_THRESHOLD_MV
 from neurofleet.neurosim.recordings.recording import Recording
 
 SHOWN_MODELS = 10  # of an unfinished search, in place of the hall of fame
@@ -236,7 +237,6 @@ def spread(steps: "Sequence[StepProtocol]", most: int) -> "list[StepProtocol]":
 
 
 SPIKING_STEPS, SILENT_STEPS, REPEATS = 4, 5, 2
-SPIKE_MV = -20.0
 BEFORE, AFTER = 0.15, 0.35  # of the step's length, shown around it
 
 Trace = tuple[np.ndarray, np.ndarray]
@@ -257,6 +257,8 @@ class ShownTrace:
         Repeats; empty where nothing was recorded.
     window_ms : tuple of float
         The step and a little around it.
+    spike_mV : float
+        Voltage that a spike rises above.
     """
 
     name: str
@@ -264,11 +266,12 @@ class ShownTrace:
     model: Trace
     recorded: tuple[Trace, ...]
     window_ms: tuple[float, float]
+    spike_mV: float = SPIKE_THRESHOLD_MV
 
     @property
     def spikes(self) -> bool:
         """Whether the cell or the model spikes."""
-        return any(voltage.size and voltage.max() > SPIKE_MV for _, voltage in (self.model, *self.recorded))
+        return any(voltage.size and voltage.max() > self.spike_mV for _, voltage in (self.model, *self.recorded))
 
     @property
     def title(self) -> str:
@@ -316,7 +319,8 @@ def _of_step(contents: CellContents, stage: StageContents, step: "StepProtocol")
         max(0.0, step.start_ms - BEFORE * length),
         min(step.duration_ms, step.stop_ms + AFTER * length),
     )
-    return ShownTrace(step.name, step.amplitude_nA * 1000, trace, recorded, window)
+    threshold_mV = contents.recording.spike_threshold_mV if contents.recording else SPIKE_THRESHOLD_MV
+    return ShownTrace(step.name, step.amplitude_nA * 1000, trace, recorded, window, threshold_mV)
 
 
 def _spread(traces: Sequence[ShownTrace]) -> list[ShownTrace]:
@@ -325,9 +329,9 @@ def _spread(traces: Sequence[ShownTrace]) -> list[ShownTrace]:
     return [traces[round(i)] for i in np.linspace(0, len(traces) - 1, count)]
 
 
-def first_peak_ms(time_ms: np.ndarray, voltage_mV: np.ndarray) -> float | None:
+def first_peak_ms(time_ms: np.ndarray, voltage_mV: np.ndarray, spike_mV: float = SPIKE_THRESHOLD_MV) -> float | None:
     """Return the time of the first spike's peak, None without a spike."""
-    above = voltage_mV > SPIKE_MV
+    above = voltage_mV > spike_mV
     if not above.any():
         return None
     first = int(above.argmax())

@@ -161,7 +161,7 @@ def _draw_first_spike(axes: "Axes", shown: ShownTrace) -> None:
     """Draw the first spikes with their peaks at 0."""
     lines = [(trace, RECORDED) for trace in shown.recorded[:1]] + [(shown.model, FITTED)]
     for (time, voltage), style in lines:
-        if (peak_ms := first_peak_ms(time, voltage)) is not None:
+        if (peak_ms := first_peak_ms(time, voltage, shown.spike_mV)) is not None:
             part = _cut((time, voltage), (peak_ms - BEFORE_PEAK_MS, peak_ms + AFTER_PEAK_MS))
             axes.plot(part[0] - peak_ms, part[1], **style)
     if not axes.lines:

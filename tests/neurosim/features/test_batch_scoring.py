@@ -129,3 +129,15 @@ def test_many_individuals_are_scored_in_parts_that_do_not_matter(step, made_up, 
     whole = BatchScoring(model).scores(runs, np.ones(5, bool))
     monkeypatch.setattr("neurofleet.neurosim.features.batch_scoring.POINTS_AT_ONCE", 2 * len(time_ms))
     np.testing.assert_allclose(BatchScoring(model).scores(runs, np.ones(5, bool)), whole, rtol=1e-12)
+
+
+def test_spikes_outside_of_the_step_do_not_count_where_the_recorded_ones_do_not(step):
+    time_ms = np.arange(2000) * 0.1
+    peaks = [10.0, 50.0, 90.0, 160.0]  # before, twice inside, after
+    soma = -70.0 + sum(100.0 * np.exp(-(((time_ms - peak) / 0.5) ** 2)) for peak in peaks)[None]
+    runs = {"step": run_of(time_ms, soma, soma)}
+    features = ("Spikecount", "time_to_first_spike", "AP_width", AIS_FEATURE)
+    counts, _, *_ = assert_bluepyopts(model_of(step, features=features), runs)[0]
+    inside, first, *_ = assert_bluepyopts(model_of(replace(step, inside_only=True), features=features), runs)[0]
+    assert (counts, inside) == pytest.approx((6.0, 2.0))  # |4 - 1| / 0.5 and |2 - 1| / 0.5
+    assert first == pytest.approx((20.0 - 1.0) / 0.5, abs=0.1)

@@ -122,3 +122,22 @@ def test_the_width_is_left_out_of_slow_recordings():
     targets = extraction.target_set()
     assert [target.feature for target in targets.targets] == ["avg_rate"]
     assert "10 kHz" in targets.warnings[0]
+
+
+def test_a_step_that_spikes_are_seen_before_is_not_chosen():
+    rheobase = make_sweep(amplitude_nA=0.1, spikes_ms=[150.0])
+    active = make_sweep(amplitude_nA=0.15, spikes_ms=[50.0, *STEADY])
+    steady = make_sweep(amplitude_nA=0.2, spikes_ms=STEADY)
+    assert choose_step(recording(rheobase, active, steady)).protocol.sweeps == (2,)
+    with pytest.raises(InputError, match="sweep 1 spikes before the step"):
+        choose_step(recording(rheobase, active))
+
+
+def test_small_spikes_are_features_too():
+    steps = [make_sweep(amplitude_nA=a, spikes_ms=s) for a, s in ((0.1, [150.0]), (0.15, STEADY))]
+    small = [replace(sweep, voltage_mV=np.minimum(sweep.voltage_mV, -35.0)) for sweep in steps]
+    cell = replace(recording(*small), spike_threshold_mV=-45.0)
+    found = {target.feature: target.mean for target in perisomatic_targets(cell, ["avg_rate", "peak_v"]).targets}
+    assert found == pytest.approx({"avg_rate": 25.0, "peak_v": -35.0}, abs=0.1)
+    with pytest.raises(InputError, match="needs a depolarising step with spikes"):
+        choose_step(recording(*small))

@@ -1,6 +1,7 @@
 """Targets of the stages, from made-up sweeps of known features and from real recordings."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -286,3 +287,36 @@ def test_published_mouse_targets(shared_data):
     assert len(targets.targets) == 27
     assert list(targets.protocols) == ["DB_check_DC", "LongDC_50", "LongDC_55", "LongDC_56", "LongDC_73"]
     assert by_objective(targets)["LongDC_73.soma.Spikecount"].mean == 0.0
+
+
+def test_spikes_before_the_step_are_not_in_the_targets():
+    spikes = (130.0, 180.0, 240.0)
+    cell = recording(
+        make_sweep(1, -0.1), make_sweep(2, 0.1), make_sweep(3, 0.2, spikes), make_sweep(4, 0.3, (40.0, 60.0, *spikes))
+    )
+    features = ["time_to_first_spike", "mean_frequency", "Spikecount", "AP_width"]
+    targets = training_targets(cell, features)
+    found = by_objective(targets)
+    assert found["LongDC_4.soma.time_to_first_spike"].mean == pytest.approx(30.0, abs=0.2)
+    assert found["LongDC_4.soma.AP_width"].n == 3
+    assert {name: step.inside_only for name, step in targets.protocols.items()} == {
+        "LongDC_2": False,
+        "LongDC_3": False,
+        "LongDC_4": True,
+    }
+    assert TargetSet.from_json(targets.to_json()) == targets
+    assert [step for step in passive_targets(cell, PASSIVE).protocols if step == "LongDC_4"] == []
+
+
+def test_small_spikes_are_counted_by_the_threshold_of_the_recording():
+    sweeps = spiking_cell().sweeps
+    small = [replace(sweep, voltage_mV=np.minimum(sweep.voltage_mV, -35.0)) for sweep in sweeps]
+    cell = replace(recording(*small), spike_threshold_mV=-45.0)
+    targets = training_targets(cell, ["mean_frequency", "Spikecount"])
+    assert targets.spike_threshold_mV == -45.0
+    assert [rate.spikes for rate in firing_rates(cell) if rate.amplitude_nA > 0] == [0, 0, 1, 2, 3, 4]
+    assert sorted(passive_targets(cell, PASSIVE).protocols) == ["LongDC_0", "LongDC_1", "LongDC_9"]
+    tall = training_targets(spiking_cell(), ["mean_frequency", "Spikecount"])
+    assert by_objective(targets).keys() == by_objective(tall).keys()
+    with pytest.raises(InputError, match="depolarising steps with spikes"):
+        training_targets(recording(*small), ["mean_frequency"])

@@ -1,0 +1,71 @@
+"""``neurofleet inspect``: what is printed of a recording, and its picture."""
+
+import numpy as np
+import pytest
+
+import neurofleet as nf
+from neurofleet.errors import InputError, UsageError
+from neurofleet.jobs.inspect_file import InspectOptions, inspect_command, inspect_file
+from tests.neurosim.recordings.recording_files import membrane_voltage, step_current, write_series
+
+
+def sweeps(electrode="el", amplitudes=(-0.1, 0.1)):
+    for number, amplitude in enumerate(amplitudes):
+        current = step_current(amplitude)
+        names = (f"{electrode}_Sweep_{number}", f"{electrode}_Stim_{number}")
+        yield {
+            "names": names,
+            "number": number,
+            "current": current,
+            "voltage": membrane_voltage(current),
+            "electrode": electrode,
+        }
+
+
+@pytest.fixture
+def in_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_recording_is_printed_and_drawn(in_folder, capsys):
+    flat = next(sweeps("el", (0.1,))) | {"names": ("Sweep_7", "Stim_7"), "number": 7, "voltage": np.full(5000, -70.0)}
+    path = write_series(in_folder / "cell.nwb", [*sweeps(), flat])
+    for _ in range(2):  # the default picture is replaced
+        inspect_command(path, None, InspectOptions(junction_potential_mV=10.0), overwrite=False)
+    told = capsys.readouterr().out
+    assert "cell.nwb: 2 of 3 sweeps used (electrode el, 10 kHz); left out: sweep 7" in told
+    assert "a junction potential of 10 mV subtracted" in told
+    assert "warning: 1 of 3 sweeps cannot be used" in told
+    assert told.rstrip().endswith("picture: cell.nwb.inspect.png")
+    assert (in_folder / "cell.nwb.inspect.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_picture_replaces_nothing_unasked(in_folder):
+    path = write_series(in_folder / "cell.nwb", list(sweeps()))
+    (in_folder / "mine.png").write_text("mine")
+    with pytest.raises(UsageError, match=r"mine\.png exists already"):
+        inspect_command(path, in_folder / "mine.png", InspectOptions(), overwrite=False)
+    with pytest.raises(UsageError, match="is read"):
+        inspect_command(path, path, InspectOptions(), overwrite=True)
+
+
+def test_each_electrode_has_a_table(in_folder):
+    path = write_series(in_folder / "pair.nwb", [*sweeps("e0"), *sweeps("e1", (0.2, 0.3, 0.4))])
+    inspection = inspect_file(path)
+    assert [len(table.rows) for table in inspection.tables] == [2, 3]
+    assert inspection.warnings[0].startswith("2 electrodes: a fit of this file needs `electrode:`")
+    (table,) = inspect_file(path, InspectOptions(electrode="e1")).tables
+    assert [row[2] for row in table.rows] == ["200.0", "300.0", "400.0"]
+    with pytest.raises(InputError, match="electrode: e0"):
+        nf.open_recording(path)
+    recording = nf.open_recording(path, electrode="e0", junction_potential_mV=0.0)
+    assert [sweep.rest_mV for sweep in recording.sweeps] == [-70.0, -70.0]
+    assert "2 of 2 sweeps used" in recording._repr_html_()
+
+
+def test_other_files_are_refused(in_folder):
+    (in_folder / "notes.txt").write_text("no recording")
+    for name, said in (("notes.txt", "notes.txt"), ("nothing.nwb", "no such file")):
+        with pytest.raises(InputError, match=said):
+            inspect_file(in_folder / name)
