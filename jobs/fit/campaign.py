@@ -278,15 +278,7 @@ class Fits:
         log.info(table.summary)
         for note in table.notes:
             log.info("%s: %s", table.file, note)
-        told = {
-            "cell": id,
-            "file": table.file,
-            "sweeps": len(table.rows),
-            "used": table.used,
-            "left_out": {str(sweep): reason for sweep, reason in table.left_out.items()},
-            "notes": list(table.notes),
-            "warnings": list(table.warnings),
-        }
+        told = {"cell": id, **table.facts()}
         if not told.items() <= self._recordings_read.get(id, {}).items():  # a resumed run has told it already
             self._store.append_event(RECORDING_READ, **told)
 

@@ -32,7 +32,7 @@ def cell_section(tables: RunTables, contents: CellContents) -> str:
     parts = _opening(cell)
     if contents.missing:
         parts.append(html.paragraph(f"Without traces and firing rates: {contents.missing}", "note"))
-    parts += _recording(contents)
+    parts += recording_parts(contents)
     if not cell.stages:
         return _section(cell, parts)
     parts += _search(tables, contents)
@@ -91,7 +91,7 @@ def _opening(cell: CellSummary) -> list[str]:
     return parts
 
 
-def _recording(contents: CellContents) -> list[str]:
+def recording_parts(contents: CellContents) -> list[str]:
     """Return what is used of the cell's recording, and what looks odd about it."""
     table = contents.subject.recording_table if contents.subject is not None else None
     if table is None:

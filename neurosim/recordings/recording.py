@@ -344,7 +344,8 @@ def _without_tail_gap(current_nA: np.ndarray, voltage_mV: np.ndarray) -> tuple[n
         raise SweepFault("no finite samples")
     end = int(np.flatnonzero(finite)[-1]) + 1
     if not finite[:end].all():
-        raise SweepFault(f"{int((~finite[:end]).sum())} samples are NaN or infinite")
+        missing = int((~finite[:end]).sum())
+        raise SweepFault(f"{missing} sample{'s are' if missing > 1 else ' is'} NaN or infinite")
     return current_nA[:end], voltage_mV[:end]
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from html import escape
 from textwrap import shorten
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -126,6 +126,17 @@ class RecordingTable:
         """Return the table with what each sweep is used for by a fit."""
         rows = (row if row.left_out else replace(row, used_for=tuple(roles.get(row.sweep, ()))) for row in self.rows)
         return replace(self, rows=tuple(rows))
+
+    def facts(self) -> dict[str, Any]:
+        """Return what a log keeps: how many sweeps are used, why the others are not, notes and warnings."""
+        return {
+            "file": self.file,
+            "sweeps": len(self.rows),
+            "used": self.used,
+            "left_out": {str(sweep): reason for sweep, reason in self.left_out.items()},
+            "notes": list(self.notes),
+            "warnings": list(self.warnings),
+        }
 
     def to_pandas(self) -> "pd.DataFrame":
         """Return a row a sweep, with the columns of `SweepRow`."""

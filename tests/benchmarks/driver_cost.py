@@ -29,6 +29,7 @@ class WaitingSubject:
     stages: tuple
     kind: str = "waiting"
     warnings: tuple[str, ...] = ()
+    recording_table: None = None
 
     def problem(self, stage: int, winner: Any) -> Any:
         from neurofleet.jobs.fit.fit_problem import Problem

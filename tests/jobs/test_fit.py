@@ -100,6 +100,10 @@ def test_every_line_of_the_log_is_json(undisturbed):
     lines = [json.loads(line) for line in (undisturbed / "log.jsonl").read_text().splitlines()]
     stored = [line for line in lines if line["message"] == "generation stored"]
     assert len(stored) == len(generation_files(undisturbed))
+    (told,) = [event for event in RunStore(undisturbed).read_events() if event["event"] == "recording read"]
+    assert (told["cell"], told["file"], told["left_out"]) == ("demo", "cell.nwb", {})
+    assert told["used"] == told["sweeps"] > 0
+    assert any(f"cell.nwb: {told['used']} of {told['used']} sweeps used" in line["message"] for line in lines)
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ from neurofleet.jobs.fit.fit_problem import Problem, StagePlan
 from neurofleet.jobs.job_file import parse_job
 from neurofleet.jobs.run_folder import start_or_resume
 from neurofleet.neurosim.evolution import FastConfig, PaperConfig
+from neurofleet.neurosim.recordings.recording_table import RecordingTable, SweepRow
 
 NAMES = ("cm.soma", "gbar_A.soma", "gbar_B.soma")
 SECONDS = 0.5
@@ -35,6 +36,7 @@ class MadeSubject:
     """A cell whose models are only names: the best parameters of each differ a little."""
 
     warnings = ()
+    recording_table = None
 
     def __init__(self, id, strategy="fast", kind="made", evaluations=96):
         self.id, self.kind = id, kind
@@ -262,6 +264,21 @@ def test_wall_hours_count_from_the_start(campaign, monkeypatch):
         now[0] = 1800.0
         assert not budget.allows()
         assert budget.reached == "max_wall_hours: 0.5"
+
+
+# -- recordings
+
+
+def test_what_is_used_of_a_recording_is_an_event_of_the_run(campaign):
+    subject = MadeSubject("c0")
+    rows = (SweepRow(3, "Long Square", used_for=("active",)), SweepRow(4, "Long Square", left_out="10 samples are NaN"))
+    subject.recording_table = RecordingTable("cell.nwb", rows, warnings=("the cell drifts",))
+    campaign(["c0"], subjects=[subject], stop_after=40)
+    campaign(["c0"], subjects=[subject])  # resumed, which is nothing new about the recording
+    (event,) = [event for event in campaign.store().read_events() if event["event"] == "recording read"]
+    assert (event["cell"], event["file"], event["used"], event["sweeps"]) == ("c0", "cell.nwb", 1, 2)
+    assert event["left_out"] == {"4": "10 samples are NaN"}
+    assert event["warnings"] == ["the cell drifts"]
 
 
 # -- cells that fail

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from neurofleet.cluster.store.schemas import Evaluations, HallOfFameRows
+from neurofleet.jobs.reports.cell_section import recording_parts
 from neurofleet.jobs.reports.fit_contents import first_peak_ms, gather, shown_traces
 from neurofleet.jobs.results.run_summary import summaries
 from neurofleet.jobs.results.run_tables import RunTables
@@ -76,6 +77,16 @@ def test_cell_that_was_recorded_is_simulated_as_recorded(demo_contents):
     (silent,) = shown_traces(demo_contents, passive)
     assert [shown.amplitude_pA for shown in silent] == sorted(shown.amplitude_pA for shown in silent)
     assert all(len(shown.recorded) == 2 for shown in silent)
+
+
+def test_the_report_says_what_each_sweep_is_used_for(demo_contents):
+    table = demo_contents.subject.recording_table
+    used = {row.sweep: row.used_for for row in table.rows}
+    assert {stage for stages in used.values() for stage in stages} == {"passive", "ih", "active"}
+    assert all(row.spikes == 0 for row in table.rows if "passive" in row.used_for)
+    text = "\n".join(recording_parts(demo_contents))
+    assert f"cell.nwb: {len(used)} of {len(used)} sweeps used" in text
+    assert text.count("<tr>") == len(used) + 1
 
 
 def test_firing_rates_of_the_recorded_cell_are_those_of_the_recording(demo_contents):

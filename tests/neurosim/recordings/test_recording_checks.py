@@ -212,11 +212,12 @@ def test_the_table_says_what_each_sweep_is_used_for_or_why_not(tmp_path):
     table = recording.table
     assert table.summary == (
         "cell.nwb: 1 of 3 sweeps used (electrode el, 10 kHz); left out: sweep 1: left out on request; "
-        "sweep 3: 1 samples are NaN or infinite"
+        "sweep 3: 1 sample is NaN or infinite"
     )
     assert [row.used_for for row in table.rows] == [(), ("spiking",), ()]
     assert recording.notes == ('not asked for: "Ramp" (1)',)
     assert any("1 of 2 sweeps cannot be used" in warning for warning in recording.warnings)
+    assert table.facts()["left_out"] == {"1": "left out on request", "3": "1 sample is NaN or infinite"}
     used = table.used_for({2: ["active"]})
     assert used.rows[1].cells()[-1] == "active"
     assert table.used_for({}).rows[1].cells()[-1] == "nothing"
