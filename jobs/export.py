@@ -8,7 +8,7 @@ from pathlib import Path
 from neurofleet.errors import UsageError, did_you_mean
 from neurofleet.jobs.studies.populations import ModelsSpec, open_fit, read_populations
 from neurofleet.neurosim.cells.cell_model import hoc_name
-from neurofleet.neurosim.cells.fit_model import FitModel, MorphologyFile
+from neurofleet.neurosim.cells.fit_model import FitModel
 from neurofleet.neurosim.cells.morphology_check import check_morphology
 from neurofleet.neurosim.exchange.allen_fit import read_fit, write_fit
 from neurofleet.neurosim.exchange.model_export import Clamp, write_hoc, write_sonata
@@ -125,9 +125,9 @@ def _published(fit_file: Path, cell: str | None, rank: int, morphology: Path | N
     if morphology is None:
         raise UsageError(f"{fit_file} is one model: name its morphology with --morphology FILE.swc.")
     fit = read_fit(fit_file)
-    check_morphology(morphology, axon or "stub")
+    checked = check_morphology(morphology, axon or "stub")
     name = cell or fit_file.stem.removesuffix("_fit")
-    population = published_cell_models(name, fit, MorphologyFile.read(morphology), axon or "stub")
+    population = published_cell_models(name, fit, checked.file, axon or "stub")
     return _chosen(population, 0, fit.junction_potential_mV)
 
 

@@ -20,7 +20,7 @@ from neurofleet.jobs.fit.campaign_state import EngineChoice, engine_lines
 from neurofleet.jobs.fit.engine_choice import chosen, only_engine, open_model, try_vector
 from neurofleet.jobs.fit.fit_inputs import check_warm_start, prepare
 from neurofleet.jobs.fit.fit_job import FitSpec
-from neurofleet.jobs.fit.fit_problem import Problem, StagePlan, Subject
+from neurofleet.jobs.fit.fit_problem import CellSubject, Problem, StagePlan, Subject
 from neurofleet.jobs.fit.stage_search import finalists
 from neurofleet.jobs.progress import duration
 from neurofleet.jobs.reports.tables import print_line, table_of_recording
@@ -234,6 +234,8 @@ def print_fit_plan(spec: FitSpec, folder: Path) -> None:
     title = f"{spec.name}: {len(subjects)} cells, strategy {spec.evolution.strategy}"
     console.print(_table(title, costs if len(subjects) <= SHOWN_CELLS else _by_stage(costs)))
     for subject in subjects:
+        if isinstance(subject, CellSubject):
+            print_line(f"{subject.id}: {subject.summary.line()}")
         for warning in subject.warnings:
             print_line(console, f"warning: {subject.id}: {warning}")
     for line in engine_lines((cost.cell, cost.stage, cost.choice) for cost in costs if cost.choice):

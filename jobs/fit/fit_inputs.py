@@ -10,7 +10,6 @@ from neurofleet.errors import InputError, UsageError, did_you_mean
 from neurofleet.jobs.fit.fit_job import CellSpec, FitSpec
 from neurofleet.jobs.fit.fit_problem import CellSubject, StagePlan, Subject, UserSubject
 from neurofleet.neurosim.cells.cell_model import reversal_notes
-from neurofleet.neurosim.cells.fit_model import MorphologyFile
 from neurofleet.neurosim.cells.morphology_check import check_morphology
 from neurofleet.neurosim.cells.recipe import BY_DENDRITE, Recipe, load_recipe
 from neurofleet.neurosim.cells.user_model import UserModel
@@ -228,7 +227,8 @@ def prepare_cell(
     summary = check_morphology(folder / cell.morphology, axon)
     recording, stage_targets, own_bounds = _targets(cell, recipe, folder)
     numbers = tuple(stage_targets)
-    warnings = mechanism_notes(user_mechanisms, recipe, spec.mechanisms)
+    warnings = tuple(f"{cell.morphology}: {said}" for said in (*summary.notes, *summary.warnings))
+    warnings += mechanism_notes(user_mechanisms, recipe, spec.mechanisms)
     if recording is not None:
         warnings += tuple(f"{recording.path.name}: {warning}" for warning in recording.warnings)
     last = len(recipe.stages) - 1
@@ -248,8 +248,7 @@ def prepare_cell(
             warnings += (f"stage {stage.name} is left out: {cell.targets} has no targets for it",)
     return CellSubject(
         id=cell.id,
-        morphology=MorphologyFile.read(folder / cell.morphology),
-        has_apical=summary.has_apical,
+        summary=summary,
         axon=axon,
         recipe=recipe,
         stages=_stage_plans(spec, [recipe.stages[number].name for number in numbers]),

@@ -13,11 +13,11 @@ from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_va
 from neurofleet.errors import UsageError, did_you_mean
 from neurofleet.faults import faults
 from neurofleet.jobs.job_file import JobSpec, Name, Positive, PositiveInt, Strict
+from neurofleet.neurosim.cells.morphology_readers import FORMATS
 
 FROM, GLOB = "from", "glob"
 LISTS = ("stimuli", "exclude_sweeps")
 LIST_SEPARATOR = ";"
-MORPHOLOGIES = (".swc", ".asc")
 FAULTS_SHOWN = 20
 
 Row = dict[str, Any]
@@ -168,14 +168,17 @@ def _match(pattern: str, folder: Path, shared: Mapping[str, Any], place: str) ->
 
 
 def _morphology_of(recordings: Path, place: str) -> str:
-    """The SWC or ASC file of the same name beside the recordings, or the only one there."""
-    beside = sorted(path for path in recordings.parent.iterdir() if path.suffix.lower() in MORPHOLOGIES)
+    """The morphology of the same name beside the recordings, or the only one there."""
+    beside = sorted(
+        path for path in recordings.parent.iterdir() if path.suffix.lower() in FORMATS and path != recordings
+    )
     same = [path for path in beside if path.stem == recordings.stem]
-    candidates = same or beside
+    text = [path for path in beside if path.suffix.lower() != ".h5"]  # which may hold anything
+    candidates = [path for path in same if path in text] or same or text or beside
     if len(candidates) != 1:
         names = ", ".join(path.name for path in beside) or "none"
         raise UsageError(
-            f"{place}: {recordings} needs one morphology beside it, {recordings.stem}.swc or .asc or the only"
+            f"{place}: {recordings} needs one morphology beside it, {recordings.stem}.swc, .asc or .h5 or the only"
             f" one in its folder; found {names}. Rename it, or name the cells in a table with `from:`."
         )
     return candidates[0].name

@@ -6,7 +6,9 @@ from typing import Literal, Protocol
 
 from neurofleet.jobs.fit.campaign_state import EngineChoice
 from neurofleet.neurosim.cells.cell_model import UNIFORM, Accuracy, CellParameter
-from neurofleet.neurosim.cells.fit_model import FitModel, MorphologyFile
+from neurofleet.neurosim.cells.fit_model import FitModel
+from neurofleet.neurosim.cells.morphology import MorphologyFile
+from neurofleet.neurosim.cells.morphology_measures import MorphologySummary
 from neurofleet.neurosim.cells.recipe import Recipe
 from neurofleet.neurosim.cells.stage_bounds import next_stage_bounds
 from neurofleet.neurosim.cells.user_model import ModelDescription, UserModel
@@ -100,8 +102,7 @@ class CellSubject:
     """A cell with its recipe; `stage_numbers` are the recipe's stages that its data can score."""
 
     id: str
-    morphology: MorphologyFile
-    has_apical: bool
+    summary: MorphologySummary
     axon: str
     recipe: "Recipe"
     stages: tuple[StagePlan, ...]
@@ -117,6 +118,16 @@ class CellSubject:
     @property
     def kind(self) -> str:
         return self.recipe.name
+
+    @property
+    def morphology(self) -> MorphologyFile:
+        """The file in which NEURON imports the cell."""
+        return self.summary.file
+
+    @property
+    def has_apical(self) -> bool:
+        """Whether there is an apical tree."""
+        return self.summary.has_apical
 
     def with_stages(self, stages: tuple[StagePlan, ...]) -> "CellSubject":
         return replace(self, stages=stages)

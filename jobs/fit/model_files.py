@@ -14,8 +14,8 @@ from neurofleet.neurosim.exchange.model_export import write_hoc
 def write_best_model(subject: Subject, values: Mapping[str, float], store: RunStore) -> None:
     """Write ``models/ID/fit.json`` and ``models/ID/cell.hoc`` for a cell; nothing for a user's own evaluator.
 
-    Mechanisms of the job's own are written to ``models/ID/modfiles``. The morphology is not copied: the hoc template
-    takes its folder as an argument.
+    Mechanisms of the job's own are written to ``models/ID/modfiles``. The morphology is copied only where NEURON
+    cannot read the user's own file: the hoc template takes its folder as an argument.
 
     Parameters
     ----------
@@ -45,5 +45,7 @@ def write_best_model(subject: Subject, values: Mapping[str, float], store: RunSt
         write_hoc(folder / "cell.hoc", model.build_cell(), values)
         for file in ("fit.json", "cell.hoc"):
             store.write_text(f"models/{subject.id}/{file}", (folder / file).read_text())
+    if model.morphology.converted:
+        store.write_text(f"models/{subject.id}/{model.morphology.name}", model.morphology.content.decode())
     for name, text in model.user_mechanisms.texts(model.mechanism_names).items():
         store.write_text(f"models/{subject.id}/modfiles/{name}", text)

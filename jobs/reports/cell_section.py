@@ -1,6 +1,7 @@
 """The part of the report about one cell."""
 
 from neurofleet.jobs.fit.campaign_state import FINAL
+from neurofleet.jobs.fit.fit_problem import CellSubject
 from neurofleet.jobs.reports import html
 from neurofleet.jobs.reports.firing_rate_figure import rates_figure
 from neurofleet.jobs.reports.fit_contents import CellContents, StageContents, shown_traces
@@ -105,6 +106,8 @@ def recording_parts(contents: CellContents) -> list[str]:
 
 def _search(tables: RunTables, contents: CellContents) -> list[str]:
     parts = []
+    if isinstance(contents.subject, CellSubject):
+        parts.append(html.paragraph(f"Morphology {contents.subject.summary.line()}.", "quiet"))
     for warning in getattr(contents.subject, "warnings", ()):
         parts.append(html.paragraph(warning, "quiet"))
     for stage in contents.summary.stages:

@@ -24,7 +24,7 @@ from neurofleet.jobs.studies.measurements import Measure, Measurement
 from neurofleet.jobs.studies.sampling import SampleSpec, read_samplings
 from neurofleet.jobs.studies.study import Inputs, Study, StudySpec
 from neurofleet.neurosim.cells.cell_model import Accuracy
-from neurofleet.neurosim.cells.fit_model import FitModel, MorphologyFile
+from neurofleet.neurosim.cells.fit_model import FitModel
 from neurofleet.neurosim.cells.morphology_check import check_morphology
 from neurofleet.neurosim.exchange.allen_fit import read_fit
 from neurofleet.neurosim.features.published_targets import read_targets
@@ -194,7 +194,7 @@ def read_populations(models: ModelsSpec, folder: Path) -> list[CellModels]:
 
 def _of_fit_file(fit: FitFileSpec, folder: Path) -> CellModels:
     content = read_fit(folder / fit.fit)
-    check_morphology(folder / fit.morphology, fit.axon)
+    morphology = check_morphology(folder / fit.morphology, fit.axon)
     recording = None
     if fit.recordings is not None:
         recording = RecordingSource(
@@ -209,7 +209,7 @@ def _of_fit_file(fit: FitFileSpec, folder: Path) -> CellModels:
     return published_cell_models(
         fit.id,
         content,
-        MorphologyFile.read(folder / fit.morphology),
+        morphology.file,
         fit.axon,
         None if fit.targets is None else read_targets(folder / fit.targets),
         recording,

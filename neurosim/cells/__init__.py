@@ -4,8 +4,10 @@
     Which mechanisms, parameters and e-features each stage of a fit has, and within which bounds.
 `stage_bounds`
     The bounds that one stage hands to the next.
-`morphology_check`
-    Check a morphology file before any work is done.
+`morphology`, `morphology_readers`
+    A reconstructed cell, read from SWC, Neurolucida's ASC or MorphIO's HDF5.
+`morphology_measures`, `morphology_check`
+    Measure and check a morphology before any work is done, and that NEURON makes the same cell of it.
 `cell_morphology`, `cell_model`
     The morphology with its axon replaced or kept; the whole cell as a BluePyOpt ``CellModel``.
 `fit_model`

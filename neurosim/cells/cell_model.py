@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from neurofleet.errors import InputError
-from neurofleet.neurosim.cells.morphology_check import SECTIONS
+from neurofleet.neurosim.cells.morphology import SECTIONS
 from neurofleet.neurosim.mechanisms import MECHANISMS, Mechanism
 
 if TYPE_CHECKING:

@@ -7,7 +7,8 @@ import numpy as np
 from scipy.signal import lfilter
 
 from neurofleet.neurosim.cells.cell_model import Accuracy, CellParameter
-from neurofleet.neurosim.cells.fit_model import SOMA, FitModel, MorphologyFile, location, recording_name
+from neurofleet.neurosim.cells.fit_model import SOMA, FitModel, location, recording_name
+from neurofleet.neurosim.cells.morphology import MorphologyFile
 from neurofleet.neurosim.cells.recipe import load_recipe
 from neurofleet.neurosim.cells.warm_evaluator import WarmEvaluator
 from neurofleet.neurosim.features.step_protocols import TargetSet

@@ -1,12 +1,11 @@
 """One stage of one cell as a BluePyOpt evaluator: the cell, its free parameters, protocols and objectives."""
 
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from neurofleet.neurosim.cells.cell_model import Accuracy, CellParameter, Conditions, build_cell_model
+from neurofleet.neurosim.cells.morphology import MorphologyFile
 from neurofleet.neurosim.features.perisomatic_features import MINIMUM_STD
 from neurofleet.neurosim.features.step_protocols import AIS_FEATURE, StepProtocol, TargetSet
 from neurofleet.neurosim.mechanisms import UserMechanisms
@@ -14,24 +13,6 @@ from neurofleet.neurosim.mechanisms import UserMechanisms
 MAX_SCORE = 250.0  # force_max_score of the released workflow
 SOMA = "soma"
 AIS = "axon"
-
-
-@dataclass(frozen=True)
-class MorphologyFile:
-    """A morphology file that is sent along with the model: its name, whose ending is the format, and its content."""
-
-    name: str
-    content: bytes
-
-    @classmethod
-    def read(cls, path: Path) -> "MorphologyFile":
-        return cls(path.name, path.read_bytes())
-
-    def write(self) -> Path:
-        """Write the file into a temporary folder of this process and return its path."""
-        path = Path(tempfile.mkdtemp(prefix="neurofleet-")) / self.name
-        path.write_bytes(self.content)
-        return path
 
 
 @dataclass(frozen=True)

@@ -1,72 +1,62 @@
-"""Check reconstructed morphologies before any work is done, so that a fault is named with its line or section."""
+"""Check reconstructed morphologies before any work is done, and that NEURON makes the same cell of them."""
 
 import os
-import re
+import signal
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from neurofleet import fresh_process
 from neurofleet.errors import InputError
+from neurofleet.neurosim.cells.morphology import SECTIONS, SOMA, STRAY, MorphologyFile, Reconstruction, Section
+from neurofleet.neurosim.cells.morphology_measures import (
+    MorphologySummary,
+    by_kind,
+    check_limits,
+    median_diameters_um,
+    oddities,
+    reach_um,
+)
+from neurofleet.neurosim.cells.morphology_readers import read_reconstruction, read_swc
 
-SECTIONS = ("soma", "axon", "dend", "apic")
 AXON_MODES = ("stub", "legacy-stub", "legacy-stub-60um", "full")
 READ_LIMIT_S = 120.0
-_SWC_TYPES = (1, 2, 3, 4)
-
-
-@dataclass(frozen=True)
-class MorphologySummary:
-    """What a usable morphology holds.
-
-    Parameters
-    ----------
-    path : Path
-    n_sections, length_um : mapping
-        Number of sections, and their total length, by ``soma``, ``axon``, ``dend`` and ``apic``.
-    """
-
-    path: Path
-    n_sections: Mapping[str, int]
-    length_um: Mapping[str, float]
-
-    @property
-    def has_apical(self) -> bool:
-        """Whether there is an apical tree."""
-        return self.n_sections["apic"] > 0
+TOLERANCE = 0.01  # of areas and lengths that NEURON makes
+_OUTLINE_AREAS = (0.4, 1.6)  # of NEURON's body for an outline; more or less, and it could not make one
+_OUTLINE_DOUBT = (0.65, 1.35)
 
 
 def check_morphology(path: Path | str, axon: str = "stub") -> MorphologySummary:
-    """Check that a morphology can be simulated.
+    """Check that a morphology can be simulated, and measure it.
 
-    The text is checked first, where a fault has a line number; then NEURON reads the file, in a process of
-    its own.
+    The file is read and measured first, where a fault has a line number; then NEURON reads it, in a process of its
+    own, and has to make the same cell of it.
 
     Parameters
     ----------
     path : Path or str
-        An SWC or Neurolucida ASC file.
+        A file in SWC, Neurolucida's ASC or MorphIO's HDF5.
     axon : str
         The axon mode it is to be used with, one of `AXON_MODES`.
 
     Raises
     ------
     InputError
-        The first fault: missing or unreadable file, other format, marker file, no soma, disconnected points,
-        diameter not above zero, unknown point type, what NEURON itself reports, an axon mode that does not
-        fit the cell.
+        The first fault: missing or unreadable file, other format, marker file, no soma or two, disconnected points,
+        diameter not above zero, unknown point type, sizes that no cell has, what NEURON itself reports, an axon mode
+        that does not fit the cell.
     """
-    path = Path(path)
-    check_axon_mode(axon)
-    text = _read_text(path)
-    if path.suffix.lower() == ".swc":
-        _check_swc(path, text, axon)
-    else:
-        _check_asc(path, text)
-    return _read_with_neuron(path, axon)
+    (checked,) = check_morphologies([path], axon)
+    if isinstance(checked, InputError):
+        raise checked
+    return checked
 
 
 def check_axon_mode(axon: str) -> None:
@@ -75,143 +65,76 @@ def check_axon_mode(axon: str) -> None:
         raise InputError(f"axon: expected one of {', '.join(AXON_MODES)}, found {axon!r}.")
 
 
-def _read_text(path: Path) -> str:
-    if path.suffix.lower() not in (".swc", ".asc"):
-        raise InputError(
-            f"{path}: expected a morphology in SWC (.swc) or Neurolucida (.asc) format, found the ending "
-            f"{path.suffix or 'none'!r}. Convert it (for example with NEURON's Import3d or MorphIO) or "
-            "rename it."
-        )
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError as error:
-        raise InputError(
-            f"{path}: expected a morphology file, but there is none. Check the path; relative paths start at "
-            "the folder of the job file."
-        ) from error
-    except OSError as error:
-        raise InputError(f"{path}: expected a morphology file, but it cannot be read ({error.strerror}).") from error
-    if not content.strip():
-        raise InputError(f"{path}: expected a morphology, but the file is empty. Download or export it again.")
-    if b"\0" in content:
-        raise InputError(f"{path}: expected text, found binary data. Is it another format, or compressed?")
-    return content.decode("utf-8", errors="replace")
-
-
-def _check_swc(path: Path, text: str, axon: str) -> None:
-    """Check the points of an SWC file: seven columns, one tree, parents first, known types, radii."""
-    types: dict[int, int] = {}
-    roots: list[tuple[int, int]] = []  # line and type
-    last = None
-    for number, line in enumerate(text.splitlines(), start=1):
-        line = line.split("#")[0].strip()
-        if not line:
+def check_morphologies(paths: Sequence[Path | str], axon: str = "stub") -> Iterator[MorphologySummary | InputError]:
+    """Yield the summary or the fault of each file, in their order; one process with NEURON reads them all."""
+    check_axon_mode(axon)
+    read = [_read(Path(path), axon) for path in paths]
+    cells = [cell for cell in read if isinstance(cell, Reconstruction)]
+    imports = _imports(cells)
+    for cell in read:
+        if isinstance(cell, InputError):
+            yield cell
             continue
-        where = f"{path}, line {number}"
-        point = _swc_point(where, line)
-        identity, kind, parent = (int(point[i]) for i in (0, 1, 6))
-        radius = point[5]
-        if last is not None and identity <= last:
-            raise InputError(
-                f"{where}: expected point numbers that rise, found {identity} after {last}. Sort the file "
-                "(Vaa3D: sort_neuron_swc)."
-            )
-        last = identity
-        if kind not in _SWC_TYPES:
-            raise InputError(
-                f"{where}: expected type 1 (soma), 2 (axon), 3 (dendrite) or 4 (apical dendrite), found "
-                f"{kind}. Give these points the type of the branch they lie on."
-            )
-        if not radius > 0:
-            raise InputError(
-                f"{where}: expected a radius above zero, found {radius:g}. Points without a diameter cannot "
-                "be simulated: measure it, or take that of the neighbouring points."
-            )
-        if parent < 0:
-            roots.append((number, kind))
-        elif parent not in types:
-            raise InputError(
-                f"{where}: point {identity} is disconnected: its parent {parent} does not stand before it in "
-                "the file. Restore the missing points, or sort the file (Vaa3D: sort_neuron_swc)."
-            )
-        types[identity] = kind
-    if not types:
-        raise InputError(f"{path}: expected points, found comments only. Download or export it again.")
-    if 1 not in types.values():
-        raise InputError(
-            f"{path}: expected a soma (points of type 1), found none among {len(types)} points. Mark the "
-            "cell body in the reconstruction."
-        )
-    _check_connected(path, axon, roots)
+        try:
+            yield _summary(cell, axon, next(imports))
+        except InputError as error:
+            yield error
 
 
-def _check_connected(path: Path, axon: str, roots: list[tuple[int, int]]) -> None:
-    """Check that all points form one tree, but for fragments of an axon that is going to be removed."""
-    cell = next((root for root in roots if root[1] == 1), roots[0])
-    stray = [root for root in roots if root != cell]
-    axon_only = all(kind == 2 for _, kind in stray)
+def _read(path: Path, axon: str) -> Reconstruction | InputError:
+    try:
+        cell = read_reconstruction(path)
+        _check_connected(cell, axon)
+        check_limits(cell)
+    except InputError as error:
+        return error
+    return cell
+
+
+def _check_connected(cell: Reconstruction, axon: str) -> None:
+    """Check that all sections form one tree, but for fragments of an axon that is going to be removed."""
+    stray = [section for section in cell.sections if section.parent == STRAY]
+    loose = _below(cell, [number for number in cell.roots if cell.sections[number].parent == STRAY])
+    axon_only = all(cell.sections[number].kind == "axon" for number in loose)
     if stray and (axon == "full" or not axon_only):
         remedy = "Connect them to the cell, or delete them."
         if axon_only:
             remedy = "They are pieces of axon: use axon: stub, which removes the reconstructed axon."
-        lines = ", ".join(str(line) for line, _ in stray[:8])
+        lines = ", ".join(str(section.lines[0]) for section in stray[:8])
         raise InputError(
-            f"{path}: expected one connected tree, found {len(roots)} roots (points with parent -1): "
+            f"{cell.path}: expected one connected tree, found {len(stray) + 1} roots (points with parent -1): "
             f"disconnected points at lines {lines}. {remedy}"
         )
 
 
-def _swc_point(where: str, line: str) -> list[float]:
-    """Return the seven numbers of a line."""
-    if line.count(",") >= 6:
-        raise InputError(
-            f"{where}: this is not a morphology but a marker file (comma-separated points without "
-            "connections). Name the SWC file that lies beside it (often the same name without _marker)."
-        )
-    try:
-        numbers = [float(word) for word in line.split()[:7]]
-    except ValueError:
-        numbers = []
-    whole = len(numbers) == 7 and all(abs(x) < 1e9 for x in numbers)  # false for nan and inf too
-    if not whole or any(numbers[i] != int(numbers[i]) for i in (0, 1, 6)):
-        shown = line if len(line) <= 60 else line[:60] + "..."
-        raise InputError(
-            f"{where}: expected the seven numbers of an SWC point (number, type, x, y, z, radius, parent), "
-            f"found {shown!r}. Is this an SWC file?"
-        )
-    return numbers
-
-
-def _check_asc(path: Path, text: str) -> None:
-    """Check that a Neurolucida file is whole and has a cell body."""
-    bare = re.sub(r'"[^"\n]*"', '""', text)
-    bare = re.sub(r";.*", "", bare)
-    first = bare.split(maxsplit=1)[0] if bare.strip() else ""
-    if not first.startswith("("):
-        raise InputError(
-            f"{path}: expected a Neurolucida V3 text file, which begins with a parenthesis, found "
-            f"{first[:40]!r}. Export the reconstruction as ASC again, or give an SWC file."
-        )
-    opened, closed = bare.count("("), bare.count(")")
-    if opened != closed:
-        raise InputError(
-            f"{path}: expected as many closing as opening parentheses, found {opened} opening and {closed} "
-            "closing. The file was cut off or edited: export it again."
-        )
-    if not re.search(r"\(\s*CellBody\s*\)", bare):
-        raise InputError(
-            f"{path}: expected a soma (a contour marked CellBody), found none. Mark the cell body in the "
-            "reconstruction and export it again."
-        )
+def _below(cell: Reconstruction, numbers: list[int]) -> list[int]:
+    """Return sections and all that grow from them."""
+    children, found, todo = cell.children, [], list(numbers)
+    while todo:
+        found.append(todo.pop())
+        todo += children[found[-1]]
+    return found
 
 
 @dataclass(frozen=True)
-class _SectionsInNeuron:
+class _Expected:
+    """What NEURON should make of a cell: the lowest and the highest that are right.
+
+    A branch begins at the soma's surface or, where NEURON connects it directly, at a point of the soma.
+    """
+
+    area_um2: dict[str, tuple[float, float]]
+    length_um: dict[str, tuple[float, float]]
+    n_tips: dict[str, tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class _Made:
     """What NEURON made of a file.
 
     Attributes
     ----------
-    n_sections, length_um : dict
+    n_sections, n_tips, length_um, area_um2 : dict
         By the first part of a section's name, such as ``dend``.
     faults : list of str
         What no simulation could use.
@@ -219,81 +142,189 @@ class _SectionsInNeuron:
         Sections without a parent.
     behind_axon : list of str
         Sections that are no axon and grow from one.
+    printed : str
+        The end of what NEURON said.
     """
 
     n_sections: dict[str, int]
+    n_tips: dict[str, int]
     length_um: dict[str, float]
+    area_um2: dict[str, float]
     faults: list[str]
     roots: list[str]
     behind_axon: list[str]
+    printed: str = ""
+
+    def differences(self, expected: _Expected) -> list[str]:
+        """Return what is not as the file says."""
+        found = list(self.faults)
+        if self.n_sections.get("soma", 0) != 1:
+            found.append(f"{self.n_sections.get('soma', 0)} somata")
+        for kind in SECTIONS:
+            for made, right, unit in (
+                (self.area_um2, expected.area_um2, "um2"),
+                (self.length_um, expected.length_um, "um"),
+            ):
+                value, (low, high) = made.get(kind, 0.0), right[kind]
+                if not low * (1 - TOLERANCE) - 1e-3 <= value <= high * (1 + TOLERANCE) + 1e-3:
+                    found.append(f"{kind} of {value:,.5g} {unit} for {low:,.5g}")
+            low_tips, high_tips = expected.n_tips[kind]
+            if not low_tips <= self.n_tips.get(kind, 0) <= high_tips:
+                found.append(f"{kind} with {self.n_tips.get(kind, 0)} ends for {high_tips}")
+        return found
 
 
-def _read_with_neuron(path: Path, axon: str) -> MorphologySummary:
-    """Read the file in a process of its own: NEURON's reader may crash or never return on a damaged file."""
+def _expected(cell: Reconstruction) -> _Expected:
+    area_um2, length_um, n_tips = {}, {}, {}
+    children = cell.children
+    for kind, sections in by_kind(cell).items():
+        areas = sum(section.area_um2 for section in sections)
+        lengths = sum(section.length_um for section in sections)
+        wires = [(_wire_um(cell, section), section.points[0, 3]) for section in sections if section.parent == SOMA]
+        area_um2[kind] = (areas, areas + sum(float(np.pi * d * away) for away, d in wires))
+        length_um[kind] = (lengths, lengths + sum(away for away, _ in wires))
+        tips = [s for s, grown in zip(cell.sections, children, strict=True) if s.kind == kind and not grown]
+        # NEURON leaves out sections without a length; what they grew from may then be an end.
+        vanishing = [s for s in sections if len(s.points) < 2 or s.length_um < 1e-3]
+        n_tips[kind] = (len(tips) - len(vanishing), len(tips) + len(vanishing))
+    low, high = _OUTLINE_AREAS if cell.soma.contours and cell.path.suffix.lower() != ".swc" else (1.0, 1.0)
+    area_um2["soma"], length_um["soma"] = (low * cell.soma.area_um2, high * cell.soma.area_um2), (0.0, np.inf)
+    n_tips["soma"] = (0, 1)
+    return _Expected(area_um2, length_um, n_tips)
+
+
+def _wire_um(cell: Reconstruction, section: Section) -> float:
+    return float(np.linalg.norm(section.points[0, :3] - cell.soma.points[section.soma_point, :3]))
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """A file that NEURON may read, and what it should make of it."""
+
+    file: MorphologyFile
+    name: str
+    expected: _Expected
+
+
+def _candidates(number: int, cell: Reconstruction) -> list[_Candidate]:
+    as_drawn = _expected(cell)
+    found = []
+    for i, file in enumerate(cell.files()):
+        ending = Path(file.name).suffix.lower()
+        converted = ending == ".swc" != cell.path.suffix.lower()
+        expected = _expected(read_swc(cell.path.with_suffix(".swc"), file.content.decode())) if converted else as_drawn
+        found.append(_Candidate(file, f"{number}-{i}{ending}", expected))
+    return found
+
+
+@dataclass(frozen=True)
+class _Import:
+    """What NEURON makes of the first file that it reads right, or of the last, and what was wrong with the first."""
+
+    file: MorphologyFile
+    made: _Made
+    read_right: bool
+    wrong: list[str]
+
+
+def _imports(cells: Sequence[Reconstruction]) -> Iterator[_Import | InputError]:
+    """Yield what NEURON makes of each cell.
+
+    NEURON's readers may crash or never return on a damaged file: they run in a process of their own, which is started
+    again for the files behind that one.
+    """
     with tempfile.TemporaryDirectory() as folder:  # also keeps NEURON from loading mechanisms of this folder
-        printed = Path(folder) / "printed.txt"
-        try:
-            sections = fresh_process.call(
-                _sections_in_neuron,
-                str(path.resolve()),
-                str(printed),
-                limit_s=READ_LIMIT_S,
-                environment={"NEURON_MODULE_OPTIONS": "-nogui"},
-                folder=folder,
-            )
-            reason = ""
-        except fresh_process.ProcessFailed as error:
-            if error.timed_out:
-                raise InputError(
-                    f"{path}: NEURON did not come to an end reading this file in {READ_LIMIT_S:g} s. It is "
-                    "damaged, or not in the format that its ending says: export it again."
-                ) from error
-            sections, reason = None, error.reason
-        except Exception as error:  # noqa: BLE001 - whatever NEURON's reader raised over the file
-            sections, reason = None, f"{type(error).__name__}: {error}"
-        output = printed.read_text(errors="replace") if printed.is_file() else ""
-    if sections is None or "soma" not in sections.n_sections:
-        message = " ".join(f"{output} {reason}".split())[-300:]
-        raise InputError(f"{path}: NEURON cannot read this file as a cell. Export it again. NEURON said: {message}")
-    _check_sections(path, axon, sections)
-    return MorphologySummary(
-        path=path,
-        n_sections={kind: sections.n_sections.get(kind, 0) for kind in SECTIONS},
-        length_um={kind: sections.length_um.get(kind, 0.0) for kind in SECTIONS},
+        left = [_candidates(number, cell) for number, cell in enumerate(cells)]
+        for candidate in (candidate for candidates in left for candidate in candidates):
+            (Path(folder) / candidate.name).write_bytes(candidate.file.content)
+        paths = [cell.path for cell in cells]
+        while left:
+            request = [[(candidate.name, candidate.expected) for candidate in candidates] for candidates in left]
+            done = 0
+            try:
+                for chosen, made, wrong in fresh_process.stream(
+                    _read_files,
+                    request,
+                    READ_LIMIT_S,
+                    limit_s=READ_LIMIT_S * (len(request) + 1),
+                    environment={"NEURON_MODULE_OPTIONS": "-nogui"},
+                    folder=folder,
+                ):
+                    done += 1
+                    candidate = left[done - 1][chosen]
+                    yield _Import(candidate.file, made, not made.differences(candidate.expected), wrong)
+                return
+            except fresh_process.ProcessFailed as error:
+                left, paths = left[done:], paths[done:]
+                if len(left[0]) > 1:  # it may be only the user's own file that NEURON cannot read
+                    left[0] = left[0][1:]
+                    continue
+                yield _failure(paths[0], error)
+                left, paths = left[1:], paths[1:]
+
+
+def _failure(path: Path, error: fresh_process.ProcessFailed) -> InputError:
+    if error.timed_out or error.code == -signal.SIGALRM:
+        return InputError(
+            f"{path}: NEURON did not come to an end reading this file in {READ_LIMIT_S:g} s. It is "
+            "damaged, or not in the format that its ending says: export it again."
+        )
+    return InputError(
+        f"{path}: NEURON cannot read this file as a cell: {error.reason}. It is damaged, or not in the format that "
+        "its ending says: export it again."
     )
 
 
-def _sections_in_neuron(path: str, printed: str) -> _SectionsInNeuron:
-    """Import a morphology into this process's NEURON; what NEURON prints goes into the file `printed`."""
-    with open(printed, "w") as file:
-        os.dup2(file.fileno(), sys.stdout.fileno())
-        os.dup2(file.fileno(), sys.stderr.fileno())
+def _read_files(request: list[list[tuple[str, _Expected]]], limit_s: float) -> Iterator[tuple[int, _Made, list[str]]]:
+    """Yield, for each cell, which of its files NEURON reads right, that cell, and what was wrong with the first."""
+    signal.setitimer(signal.ITIMER_REAL, limit_s)  # the process ends at the first file that takes longer
     from neuron import h
 
     h.load_file("stdlib.hoc")
     h.load_file("import3d.hoc")
-    reader = h.Import3d_SWC_read() if path.lower().endswith(".swc") else h.Import3d_Neurolucida3()
-    reader.quiet = 1
-    reader.input(path)
-    h.Import3d_GUI(reader, 0).instantiate(None)
-    sections = list(h.allsec())
-    length_um: dict[str, float] = {}
-    faults = []
-    for section in sections:
-        name = section.name()
-        kind = name.split("[")[0]
-        length_um[kind] = length_um.get(kind, 0.0) + section.L
-        if section.L < 1e-3:
-            faults.append(f"section {name} has no length")
-        for i in range(section.n3d()):
-            if not section.diam3d(i) > 0:
-                point = ", ".join(f"{value(i):g}" for value in (section.x3d, section.y3d, section.z3d))
-                faults.append(f"section {name} has the diameter {section.diam3d(i):g} at ({point})")
+    for candidates in request:
+        wrong: list[str] = []
+        chosen, made = 0, None
+        for number, (name, expected) in enumerate(candidates):
+            signal.setitimer(signal.ITIMER_REAL, limit_s)
+            chosen, made = number, _import(h, name)
+            different = made.differences(expected)
+            wrong = wrong or different
+            if not different:
                 break
+        yield chosen, made, wrong
+
+
+def _import(h: Any, name: str) -> _Made:
+    """Import a morphology into this process's NEURON and measure it."""
+    for section in list(h.allsec()):
+        h.delete_section(sec=section)
+    with _printed_into(f"{name}.txt") as printed:
+        try:
+            reader = h.Import3d_SWC_read() if name.endswith(".swc") else h.Import3d_Neurolucida3()
+            reader.quiet = 1
+            reader.input(name)
+            h.Import3d_GUI(reader, 0).instantiate(None)
+        except Exception as error:  # noqa: BLE001 - whatever NEURON's reader raises over the file
+            print(f"{type(error).__name__}: {error}")
+    sections = list(h.allsec())
+    faults = []
+    length_um: dict[str, float] = {}
+    area_um2: dict[str, float] = {}
+    for section in sections:
+        section.nseg = 1
+        kind = section.name().split("[")[0]
+        length_um[kind] = length_um.get(kind, 0.0) + section.L
+        area_um2[kind] = area_um2.get(kind, 0.0) + section(0.5).area()
+        if section.L < 1e-3:
+            faults.append(f"section {section.name()} has no length")
     parents = {s.name(): s.parentseg() for s in sections}
-    result = _SectionsInNeuron(
-        n_sections=dict(Counter(name.split("[")[0] for name in parents)),
+    with_children = {parent.sec.name() for parent in parents.values() if parent is not None}
+    return _Made(
+        n_sections=dict(Counter(section.split("[")[0] for section in parents)),
+        n_tips=dict(Counter(name.split("[")[0] for name in parents if name not in with_children)),
         length_um=length_um,
+        area_um2=area_um2,
         faults=faults,
         roots=[name for name, parent in parents.items() if parent is None],
         behind_axon=[
@@ -301,33 +332,86 @@ def _sections_in_neuron(path: str, printed: str) -> _SectionsInNeuron:
             for name, parent in parents.items()
             if parent is not None and not name.startswith("axon") and parent.sec.name().startswith("axon")
         ],
+        printed=" ".join(Path(printed).read_text(errors="replace").split())[-300:],
     )
+
+
+@contextmanager
+def _printed_into(path: str) -> Iterator[str]:
+    """Have what this process prints, NEURON's own words too, in a file."""
     sys.stdout.flush()
-    return result
+    kept = os.dup(1), os.dup(2)
+    with open(path, "w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    try:
+        yield path
+    finally:
+        sys.stdout.flush()
+        for descriptor, number in zip(kept, (1, 2), strict=True):
+            os.dup2(descriptor, number)
+            os.close(descriptor)
 
 
-def _check_sections(path: Path, axon: str, sections: _SectionsInNeuron) -> None:
-    """Raise `InputError` for what NEURON read but no simulation could use."""
-    unknown = sorted(set(sections.n_sections) - set(SECTIONS))
-    if unknown:
-        raise InputError(
-            f"{path}: expected soma, axon, dendrite and apical dendrite, found branches of other kinds "
-            f"({', '.join(unknown)}), which no recipe has parameters for. Give them one of these types."
+def _summary(cell: Reconstruction, axon: str, imported: _Import | InputError) -> MorphologySummary:
+    if isinstance(imported, InputError):
+        raise imported
+    made, file = imported.made, imported.file
+    _check_made(cell, axon, imported)
+    notes = list(cell.notes)
+    warnings = oddities(cell)
+    if imported.wrong and cell.content is not None and not cell.notes and cell.soma.drawn_as != "tree":
+        notes.append(
+            f"NEURON would make another cell of the file as it stands ({'; '.join(imported.wrong[:3])}): it is given "
+            f"the cell written anew, as {file.name}"
         )
-    if sections.faults:
-        raise InputError(
-            f"{path}: this cell cannot be simulated: {'; '.join(sections.faults[:5])}. Correct these points "
-            "in the reconstruction."
+    ratio = made.area_um2["soma"] / cell.soma.area_um2
+    if cell.soma.contours and not _OUTLINE_DOUBT[0] <= ratio <= _OUTLINE_DOUBT[1]:
+        warnings.append(
+            f"NEURON makes a soma of {made.area_um2['soma']:,.0f} um2 of its outline of {cell.soma.n_points} points, "
+            f"which turned about its long axis has {cell.soma.area_um2:,.0f} um2"
         )
-    if len(sections.roots) > 1:
+    trees = Counter(section.kind for section in cell.sections if section.parent < 0)
+    return MorphologySummary(
+        path=cell.path,
+        file=file,
+        soma_drawn_as=cell.soma.drawn_as,
+        soma_area_um2=made.area_um2["soma"],
+        n_points=cell.soma.n_points + sum(len(section.points[section.own]) for section in cell.sections),
+        n_sections={kind: made.n_sections.get(kind, 0) for kind in SECTIONS},
+        n_trees={"soma": 1} | {kind: trees.get(kind, 0) for kind in SECTIONS[1:]},
+        length_um={kind: made.length_um.get(kind, 0.0) for kind in SECTIONS},
+        area_um2={kind: made.area_um2.get(kind, 0.0) for kind in SECTIONS},
+        reach_um=reach_um(cell),
+        diameter_um=median_diameters_um(cell),
+        notes=tuple(notes),
+        warnings=tuple(warnings),
+    )
+
+
+def _check_made(cell: Reconstruction, axon: str, imported: _Import) -> None:
+    """Raise `InputError` for what NEURON made of the file but no simulation could use."""
+    path, made = cell.path, imported.made
+    if made.n_sections.get("soma", 0) > 1:
         raise InputError(
-            f"{path}: expected one connected tree, found {len(sections.roots)} disconnected parts, which "
-            f"begin at {', '.join(sections.roots[:8])}. Connect them to the cell, or delete them."
+            f"{path}: expected one soma, NEURON makes {made.n_sections['soma']} of the outlines in it. Keep one cell a "
+            "file, and one outline, or a stack of them, for its cell body."
         )
-    if axon == "full" and "axon" not in sections.n_sections:
+    if not imported.read_right:
+        said = f" NEURON said: {made.printed}" if made.printed else ""
+        raise InputError(
+            f"{path}: NEURON cannot read this file as the cell that it says, but makes "
+            f"{'; '.join(imported.wrong[:4])}. Export it again.{said}"
+        )
+    if len(made.roots) > 1 and axon == "full":
+        raise InputError(
+            f"{path}: expected one connected tree, found {len(made.roots)} disconnected parts, which "
+            f"begin at {', '.join(made.roots[:8])}. Connect them to the cell, or delete them."
+        )
+    if axon == "full" and "axon" not in made.n_sections:
         raise InputError(f"{path}: axon: full keeps the reconstructed axon, but there is none. Use axon: stub.")
-    if axon != "full" and sections.behind_axon:
+    if axon != "full" and made.behind_axon:
         raise InputError(
-            f"{path}: axon: {axon} removes the reconstructed axon, but {', '.join(sections.behind_axon[:5])} "
+            f"{path}: axon: {axon} removes the reconstructed axon, but {', '.join(made.behind_axon[:5])} "
             "grow from it and would be cut off. Correct the types in the reconstruction, or use axon: full."
         )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from neurofleet.errors import InputError
 from neurofleet.neurosim.cells.cell_model import Conditions, build_cell_model, check_cell
-from neurofleet.neurosim.cells.morphology_check import SECTIONS
+from neurofleet.neurosim.cells.morphology import SECTIONS
 from neurofleet.neurosim.mechanisms import MECHANISMS, Mechanism
 
 if TYPE_CHECKING:

@@ -7,7 +7,8 @@ import numpy as np
 
 from neurofleet.errors import InputError, did_you_mean
 from neurofleet.neurosim.cells.cell_model import Accuracy, CellParameter
-from neurofleet.neurosim.cells.fit_model import FitModel, MorphologyFile
+from neurofleet.neurosim.cells.fit_model import FitModel
+from neurofleet.neurosim.cells.morphology import MorphologyFile
 from neurofleet.neurosim.exchange.allen_fit import AllenFit
 from neurofleet.neurosim.features.step_protocols import StepProtocol, TargetSet
 from neurofleet.neurosim.recordings.recording import RecordingSource

@@ -162,7 +162,7 @@ def published(cell: str, targets: Any) -> tuple[Any, np.ndarray]:
     """Return a published model and its values, to be scored on the targets of another cell."""
     from neurofleet.jobs.fit.fit_problem import SEARCH_ATOL
     from neurofleet.neurosim.cells.cell_model import Accuracy
-    from neurofleet.neurosim.cells.fit_model import MorphologyFile
+    from neurofleet.neurosim.cells.morphology import MorphologyFile
     from neurofleet.neurosim.exchange.allen_fit import read_fit
     from neurofleet.neurosim.studies.cell_models import published_cell_models
 

@@ -12,7 +12,8 @@ import pytest
 
 from neurofleet.errors import InputError
 from neurofleet.neurosim.cells.cell_model import Accuracy, CellParameter, Conditions
-from neurofleet.neurosim.cells.fit_model import FitModel, MorphologyFile
+from neurofleet.neurosim.cells.fit_model import FitModel
+from neurofleet.neurosim.cells.morphology import MorphologyFile
 from neurofleet.neurosim.exchange.allen_fit import read_fit
 from neurofleet.neurosim.exchange.model_export import Clamp, write_sonata
 from neurofleet.neurosim.features.step_protocols import TargetSet

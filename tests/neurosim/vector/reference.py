@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 
 from neurofleet.neurosim.cells.cell_model import Accuracy, CellParameter, Conditions
-from neurofleet.neurosim.cells.fit_model import FitModel, MorphologyFile
+from neurofleet.neurosim.cells.fit_model import FitModel
+from neurofleet.neurosim.cells.morphology import MorphologyFile
 from neurofleet.neurosim.features.step_protocols import StepProtocol, TargetSet
 from neurofleet.neurosim.mechanisms import UserMechanisms
 from tests.neurosim.cells.small_cells import AXON_SWC

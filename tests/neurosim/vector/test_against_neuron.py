@@ -88,7 +88,7 @@ def test_the_other_channels_and_a_distribution_over_distance():
 
 
 def published_483101699(folder, amplitude_nA):
-    from neurofleet.neurosim.cells.fit_model import MorphologyFile
+    from neurofleet.neurosim.cells.morphology import MorphologyFile
     from neurofleet.neurosim.exchange.allen_fit import read_fit
     from neurofleet.neurosim.studies.cell_models import published_cell_models
 

@@ -71,7 +71,7 @@ def test_hh_is_that_of_neuron(found):
 
 
 def published_485184849(folder):
-    from neurofleet.neurosim.cells.fit_model import MorphologyFile
+    from neurofleet.neurosim.cells.morphology import MorphologyFile
     from neurofleet.neurosim.exchange.allen_fit import read_fit
     from neurofleet.neurosim.studies.cell_models import published_cell_models
 
