@@ -4,7 +4,7 @@
     Which mechanisms, parameters and e-features each stage of a fit has, and within which bounds.
 `stage_bounds`
     The bounds that one stage hands to the next.
-`morphology`, `morphology_readers`
+`morphology`, `morphology_readers`, `swc_reader`, `asc_reader`
     A reconstructed cell, read from SWC, Neurolucida's ASC or MorphIO's HDF5.
 `morphology_measures`, `morphology_check`
     Measure and check a morphology before any work is done, and that NEURON makes the same cell of it.

@@ -10,10 +10,14 @@ from typing import Literal
 
 import numpy as np
 
+from neurofleet.errors import InputError
+
 SECTIONS = ("soma", "axon", "dend", "apic")
 SWC_TYPES = {1: "soma", 2: "axon", 3: "dend", 4: "apic"}
 SOMA, STRAY = -1, -2  # in place of the number of a parent section
 NO_LENGTH_UM = 1e-3
+MAX_POINTS = 2_000_000  # the largest axons of whole brains have some 300,000
+_SPHERE_TOLERANCE = 0.02
 _LABELS = {"axon": "Axon", "dend": "Dendrite", "apic": "Apical"}
 _X, _DIAMETER = slice(0, 3), 3
 
@@ -204,15 +208,18 @@ def lateral_area_um2(points: np.ndarray) -> float:
 
 
 def turned_area_um2(outline: np.ndarray) -> float:
-    """Return the area of the ellipsoid that an outline has when it is turned about its long axis; (n, 3)."""
+    """Return the area of a body whose outline is turned about its long axis, (n, 3): that of the ellipse it is nearest.
+
+    Half axes are taken from the second moments of the points, so that few points are no smaller a body than many.
+    """
     arms = outline - outline.mean(axis=0)
-    axes = np.linalg.svd(arms, full_matrices=False)[2]
-    half = np.sort(np.ptp(arms @ axes[:2].T, axis=0))[::-1] / 2
-    if not half[1] > 1e-6 * half[0]:
+    moments = np.linalg.svd(arms, compute_uv=False)[:2]
+    long, short = np.sqrt(2 / len(outline)) * moments
+    if not short > 1e-6 * long:
         return 0.0
-    eccentricity = np.sqrt(1 - (half[1] / half[0]) ** 2)
+    eccentricity = np.sqrt(1 - (short / long) ** 2)
     ratio = 1.0 if eccentricity < 1e-6 else np.arcsin(eccentricity) / eccentricity
-    return float(2 * np.pi * half[1] * (half[1] + half[0] * ratio))
+    return float(2 * np.pi * short * (short + long * ratio))
 
 
 def sphere_of(outlines: Sequence[np.ndarray]) -> np.ndarray:
@@ -225,9 +232,50 @@ def sphere_of(outlines: Sequence[np.ndarray]) -> np.ndarray:
     return np.array([[*centre, np.sqrt(max(areas) / np.pi)]])
 
 
+def stands_for_a_sphere(points: np.ndarray) -> bool:
+    """Whether three points are those of NeuroMorpho.Org for a sphere: one radius to either side of the middle."""
+    diameter = points[1, 3]
+    length = np.linalg.norm(points[[0, 2], :3] - points[1, :3], axis=1).sum()
+    alike = np.abs(points[:, 3] - diameter).max() <= _SPHERE_TOLERANCE * diameter
+    return bool(alike and abs(length - diameter) <= _SPHERE_TOLERANCE * diameter)
+
+
+def is_thick(points: np.ndarray) -> bool:
+    """Whether points are the axis of a body, with diameters as large as it, and no outline; (n, 4)."""
+    away = np.linalg.norm(points[:, :3] - points[:, :3].mean(axis=0), axis=1).mean()
+    return bool(points[:, 3].min() > 0 and points[:, 3].max() > max(away, 1.0))
+
+
 def extent_um(points: np.ndarray) -> float:
     """Return the diagonal of the box around points, (n, 3 or 4)."""
     return float(np.linalg.norm(np.ptp(points[:, _X], axis=0)))
+
+
+def section_at(
+    path: Path,
+    kind: str,
+    parent: int,
+    rows: Sequence[Sequence[float]],
+    lines: Sequence[int],
+    sections: Sequence[Section],
+    soma: Soma,
+) -> Section:
+    """Return a section that begins where its parent ends, or at the middle of the soma."""
+    place = "row" if path.suffix.lower() == ".h5" else "line"
+    points = np.array(rows, float)
+    for i in np.flatnonzero(~(points[:, 3] > 0))[:1]:
+        where = ", ".join(f"{value:g}" for value in points[i, :3])
+        raise InputError(
+            f"{path}, {place} {lines[i]}: section {kind} has the diameter {points[i, 3]:g} at ({where}), expected one "
+            "above zero. Points without a diameter cannot be simulated: measure it, or take that of the neighbouring "
+            "points."
+        )
+    if parent >= 0:
+        end = sections[parent].points[-1]
+        if np.any(points[0, :3] != end[:3]):
+            points = np.vstack([[*end[:3], points[0, 3]], points])  # as NEURON begins it
+            lines = [lines[0], *lines]
+    return Section(kind, parent, points, np.array(lines), len(soma.points) // 2)
 
 
 def as_swc(cell: Reconstruction) -> str:

@@ -1,11 +1,12 @@
 """Check reconstructed morphologies before any work is done, and that NEURON makes the same cell of them."""
 
 import os
+import pickle
 import signal
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,13 +25,14 @@ from neurofleet.neurosim.cells.morphology_measures import (
     oddities,
     reach_um,
 )
-from neurofleet.neurosim.cells.morphology_readers import read_reconstruction, read_swc
+from neurofleet.neurosim.cells.morphology_readers import read_reconstruction
+from neurofleet.neurosim.cells.swc_reader import read_swc
 
 AXON_MODES = ("stub", "legacy-stub", "legacy-stub-60um", "full")
 READ_LIMIT_S = 120.0
 TOLERANCE = 0.01  # of areas and lengths that NEURON makes
 _OUTLINE_AREAS = (0.4, 1.6)  # of NEURON's body for an outline; more or less, and it could not make one
-_OUTLINE_DOUBT = (0.65, 1.35)
+_OUTLINE_DOUBT = (0.75, 1.25)
 
 
 def check_morphology(path: Path | str, axon: str = "stub") -> MorphologySummary:
@@ -125,7 +127,9 @@ class _Expected:
 
     area_um2: dict[str, tuple[float, float]]
     length_um: dict[str, tuple[float, float]]
+    reach_um: dict[str, tuple[float, float]]
     n_tips: dict[str, tuple[int, int]]
+    n_roots: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -134,8 +138,8 @@ class _Made:
 
     Attributes
     ----------
-    n_sections, n_tips, length_um, area_um2 : dict
-        By the first part of a section's name, such as ``dend``.
+    n_sections, n_tips, length_um, area_um2, reach_um : dict
+        By the first part of a section's name, such as ``dend``; the reach is the longest path from the soma.
     faults : list of str
         What no simulation could use.
     roots : list of str
@@ -150,6 +154,7 @@ class _Made:
     n_tips: dict[str, int]
     length_um: dict[str, float]
     area_um2: dict[str, float]
+    reach_um: dict[str, float]
     faults: list[str]
     roots: list[str]
     behind_axon: list[str]
@@ -164,6 +169,7 @@ class _Made:
             for made, right, unit in (
                 (self.area_um2, expected.area_um2, "um2"),
                 (self.length_um, expected.length_um, "um"),
+                (self.reach_um, expected.reach_um, "um from the soma"),
             ):
                 value, (low, high) = made.get(kind, 0.0), right[kind]
                 if not low * (1 - TOLERANCE) - 1e-3 <= value <= high * (1 + TOLERANCE) + 1e-3:
@@ -171,26 +177,32 @@ class _Made:
             low_tips, high_tips = expected.n_tips[kind]
             if not low_tips <= self.n_tips.get(kind, 0) <= high_tips:
                 found.append(f"{kind} with {self.n_tips.get(kind, 0)} ends for {high_tips}")
+        low_roots, high_roots = expected.n_roots
+        if not low_roots <= len(self.roots) <= high_roots:
+            found.append(f"{len(self.roots)} trees for {low_roots}")
         return found
 
 
 def _expected(cell: Reconstruction) -> _Expected:
-    area_um2, length_um, n_tips = {}, {}, {}
-    children = cell.children
+    area_um2, length_um, reach, n_tips = {}, {}, {}, {}
+    children, ends = cell.children, reach_um(cell)
+    all_wires = [_wire_um(cell, section) for section in cell.sections if section.parent == SOMA]
     for kind, sections in by_kind(cell).items():
         areas = sum(section.area_um2 for section in sections)
         lengths = sum(section.length_um for section in sections)
         wires = [(_wire_um(cell, section), section.points[0, 3]) for section in sections if section.parent == SOMA]
         area_um2[kind] = (areas, areas + sum(float(np.pi * d * away) for away, d in wires))
         length_um[kind] = (lengths, lengths + sum(away for away, _ in wires))
+        reach[kind] = (ends[kind], ends[kind] + max(all_wires, default=0.0))
         tips = [s for s, grown in zip(cell.sections, children, strict=True) if s.kind == kind and not grown]
         # NEURON leaves out sections without a length; what they grew from may then be an end.
         vanishing = [s for s in sections if len(s.points) < 2 or s.length_um < 1e-3]
         n_tips[kind] = (len(tips) - len(vanishing), len(tips) + len(vanishing))
     low, high = _OUTLINE_AREAS if cell.soma.contours and cell.path.suffix.lower() != ".swc" else (1.0, 1.0)
     area_um2["soma"], length_um["soma"] = (low * cell.soma.area_um2, high * cell.soma.area_um2), (0.0, np.inf)
-    n_tips["soma"] = (0, 1)
-    return _Expected(area_um2, length_um, n_tips)
+    reach["soma"], n_tips["soma"] = (0.0, np.inf), (0, 1)
+    n_stray = sum(section.parent == STRAY for section in cell.sections)
+    return _Expected(area_um2, length_um, reach, n_tips, (1, 1 + n_stray))
 
 
 def _wire_um(cell: Reconstruction, section: Section) -> float:
@@ -228,77 +240,81 @@ class _Import:
 
 
 def _imports(cells: Sequence[Reconstruction]) -> Iterator[_Import | InputError]:
-    """Yield what NEURON makes of each cell.
-
-    NEURON's readers may crash or never return on a damaged file: they run in a process of their own, which is started
-    again for the files behind that one.
-    """
+    """Yield what NEURON makes of each cell, read in a process of its own."""
+    if not cells:
+        return
     with tempfile.TemporaryDirectory() as folder:  # also keeps NEURON from loading mechanisms of this folder
-        left = [_candidates(number, cell) for number, cell in enumerate(cells)]
-        for candidate in (candidate for candidates in left for candidate in candidates):
+        all_candidates = [_candidates(number, cell) for number, cell in enumerate(cells)]
+        for candidate in (candidate for candidates in all_candidates for candidate in candidates):
             (Path(folder) / candidate.name).write_bytes(candidate.file.content)
-        paths = [cell.path for cell in cells]
-        while left:
-            request = [[(candidate.name, candidate.expected) for candidate in candidates] for candidates in left]
-            done = 0
-            try:
-                for chosen, made, wrong in fresh_process.stream(
-                    _read_files,
-                    request,
-                    READ_LIMIT_S,
-                    limit_s=READ_LIMIT_S * (len(request) + 1),
-                    environment={"NEURON_MODULE_OPTIONS": "-nogui"},
-                    folder=folder,
-                ):
-                    done += 1
-                    candidate = left[done - 1][chosen]
-                    yield _Import(candidate.file, made, not made.differences(candidate.expected), wrong)
-                return
-            except fresh_process.ProcessFailed as error:
-                left, paths = left[done:], paths[done:]
-                if len(left[0]) > 1:  # it may be only the user's own file that NEURON cannot read
-                    left[0] = left[0][1:]
-                    continue
-                yield _failure(paths[0], error)
-                left, paths = left[1:], paths[1:]
-
-
-def _failure(path: Path, error: fresh_process.ProcessFailed) -> InputError:
-    if error.timed_out or error.code == -signal.SIGALRM:
-        return InputError(
-            f"{path}: NEURON did not come to an end reading this file in {READ_LIMIT_S:g} s. It is "
-            "damaged, or not in the format that its ending says: export it again."
+        request = [[(candidate.name, candidate.expected) for candidate in candidates] for candidates in all_candidates]
+        made_of_each = fresh_process.stream(
+            _read_files,
+            request,
+            READ_LIMIT_S,
+            environment={"NEURON_MODULE_OPTIONS": "-nogui"},
+            folder=folder,
         )
-    return InputError(
-        f"{path}: NEURON cannot read this file as a cell: {error.reason}. It is damaged, or not in the format that "
-        "its ending says: export it again."
-    )
+        for cell, candidates in zip(cells, all_candidates, strict=True):
+            try:
+                chosen, made, wrong = next(made_of_each)
+            except fresh_process.ProcessFailed as error:
+                made = error.reason
+            if isinstance(made, str):
+                yield InputError(f"{cell.path}: NEURON cannot read this file as a cell: {made}. {_DAMAGED}")
+            else:
+                file, expected = candidates[chosen].file, candidates[chosen].expected
+                yield _Import(file, made, not made.differences(expected), wrong)
 
 
-def _read_files(request: list[list[tuple[str, _Expected]]], limit_s: float) -> Iterator[tuple[int, _Made, list[str]]]:
-    """Yield, for each cell, which of its files NEURON reads right, that cell, and what was wrong with the first."""
-    signal.setitimer(signal.ITIMER_REAL, limit_s)  # the process ends at the first file that takes longer
+_DAMAGED = "It is damaged, or not in the format that its ending says: export it again."
+
+
+def _read_files(
+    request: list[list[tuple[str, _Expected]]], limit_s: float
+) -> Iterator[tuple[int, _Made | str, list[str]]]:
+    """Yield, for each cell, which of its files NEURON reads right, that cell or a failure, and the first's faults.
+
+    NEURON's readers may crash or never return on a damaged file, and read nothing any more after a parse error: each
+    file is read in a fork of this process.
+    """
     from neuron import h
 
     h.load_file("stdlib.hoc")
     h.load_file("import3d.hoc")
     for candidates in request:
         wrong: list[str] = []
-        chosen, made = 0, None
         for number, (name, expected) in enumerate(candidates):
-            signal.setitimer(signal.ITIMER_REAL, limit_s)
-            chosen, made = number, _import(h, name)
-            different = made.differences(expected)
+            made = _in_a_fork(limit_s, _import, h, name)
+            different = [made] if isinstance(made, str) else made.differences(expected)
             wrong = wrong or different
-            if not different:
+            if not different or number == len(candidates) - 1:
+                yield number, made, wrong
                 break
-        yield chosen, made, wrong
+
+
+def _in_a_fork(limit_s: float, function: Callable[..., _Made], *arguments: Any) -> _Made | str:
+    """Return what a function returns in a fork of this process, or how that ended."""
+    readable, writable = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            signal.setitimer(signal.ITIMER_REAL, limit_s)  # ends it
+            with os.fdopen(writable, "wb") as pipe:
+                pickle.dump(function(*arguments), pipe)
+        finally:
+            os._exit(0)
+    os.close(writable)
+    with os.fdopen(readable, "rb") as pipe:
+        content = pipe.read()
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if code == -signal.SIGALRM:
+        return f"it did not come to an end in {limit_s:g} s"
+    return pickle.loads(content) if code == 0 and content else f"its process {fresh_process.how_it_ended(code)}"
 
 
 def _import(h: Any, name: str) -> _Made:
     """Import a morphology into this process's NEURON and measure it."""
-    for section in list(h.allsec()):
-        h.delete_section(sec=section)
     with _printed_into(f"{name}.txt") as printed:
         try:
             reader = h.Import3d_SWC_read() if name.endswith(".swc") else h.Import3d_Neurolucida3()
@@ -319,12 +335,17 @@ def _import(h: Any, name: str) -> _Made:
         if section.L < 1e-3:
             faults.append(f"section {section.name()} has no length")
     parents = {s.name(): s.parentseg() for s in sections}
+    reach: dict[str, float] = {}
+    for section in sections:
+        kind = section.name().split("[")[0]
+        reach[kind] = max(reach.get(kind, 0.0), _path_um(section))
     with_children = {parent.sec.name() for parent in parents.values() if parent is not None}
     return _Made(
         n_sections=dict(Counter(section.split("[")[0] for section in parents)),
         n_tips=dict(Counter(name.split("[")[0] for name in parents if name not in with_children)),
         length_um=length_um,
         area_um2=area_um2,
+        reach_um=reach,
         faults=faults,
         roots=[name for name, parent in parents.items() if parent is None],
         behind_axon=[
@@ -334,6 +355,16 @@ def _import(h: Any, name: str) -> _Made:
         ],
         printed=" ".join(Path(printed).read_text(errors="replace").split())[-300:],
     )
+
+
+def _path_um(section: Any) -> float:
+    """Return how far from the soma a section ends, along the branch; 0 where it is not connected to it."""
+    path = section.L
+    parent = section.parentseg()
+    while parent is not None and not parent.sec.name().startswith("soma"):
+        path += parent.x * parent.sec.L
+        parent = parent.sec.parentseg()
+    return 0.0 if parent is None else path
 
 
 @contextmanager

@@ -293,7 +293,7 @@ def _odd_diameters(cell: Reconstruction, dendrites: Sequence[Section]) -> list[s
 
 def _odd_steps(cell: Reconstruction, dendrites: Sequence[Section]) -> list[str]:
     at = cell.counted_in
-    found = []
+    found: list[str] = []
     steps = [steps_um(s.points) for s in dendrites]
     whole = np.concatenate([np.empty(0), *steps])
     if not len(whole):

@@ -1,5 +1,8 @@
 """Small made-up morphologies in SWC."""
 
+import os
+import signal
+
 
 def cable(first: int, parent: int, kind: int, start, step, radii) -> list[str]:
     """Return SWC lines of an unbranched run of points, one for each radius."""
@@ -24,3 +27,18 @@ AXON = [
 NO_APICAL_SWC = "\n".join([*SOMA, *DENDRITE]) + "\n"
 FULL_SWC = "# made up\n" + "\n".join([*SOMA, *DENDRITE, *APICAL]) + "\n"
 AXON_SWC = "\n".join([*SOMA, *DENDRITE, *APICAL, *AXON]) + "\n"
+
+
+def crashing_reader(request, limit_s):
+    """Read as the check of morphologies does, but crash over the second cell, and over the third's own file."""
+    from neurofleet.neurosim.cells import morphology_check
+
+    usual = morphology_check._import
+
+    def crash(h, name):
+        if name.startswith("1-") or name == "2-0.asc":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        return usual(h, name)
+
+    morphology_check._import = crash
+    yield from morphology_check._read_files(request, limit_s)

@@ -6,7 +6,7 @@ import pytest
 from neurofleet.errors import InputError
 from neurofleet.neurosim.cells import morphology_check
 from neurofleet.neurosim.cells.cell_morphology import CellMorphology
-from neurofleet.neurosim.cells.morphology_check import AXON_MODES, check_morphology
+from neurofleet.neurosim.cells.morphology_check import AXON_MODES, check_morphologies, check_morphology
 from tests.neurosim.cells.small_cells import AXON_SWC, FULL_SWC, NO_APICAL_SWC
 
 ASC = """
@@ -27,33 +27,64 @@ ASC = """
 """
 
 
+BODY_ELSEWHERE = '("CellBody" (CellBody) (392 0 0 0) (400 8 0 0) (408 0 0 0) (400 -8 0 0))'
+
+
 def write(folder, text, name="cell.swc"):
     path = folder / name
     path.write_text(text) if isinstance(text, str) else path.write_bytes(text)
     return path
 
 
-def test_summary_of_a_usable_swc(tmp_path):
-    summary = check_morphology(write(tmp_path, AXON_SWC))
-    assert summary.n_sections == {"soma": 1, "axon": 3, "dend": 1, "apic": 1}
-    assert summary.length_um["dend"] == pytest.approx(120)
-    assert (summary.n_sections["axon"] > 0, summary.has_apical) == (True, True)
+def asc_soma(body):
+    """Return the small cell with another cell body."""
+    text = ASC.format(diameter=0.8)
+    start, end = text.index('("CellBody"'), text.index("( (Color Blue)")
+    return f"{text[:start]}{body}\n{text[end:]}"
 
 
-def test_a_cell_without_axon_and_apical_tree_is_usable(tmp_path):
-    summary = check_morphology(str(write(tmp_path, NO_APICAL_SWC)))
-    assert (summary.n_sections["axon"] > 0, summary.has_apical) == (False, False)
+STRAY_AXON = AXON_SWC + "30 2 100 100 0 0.3 -1\n31 2 120 100 0 0.3 30\n"
+BEHIND_AXON = AXON_SWC + "30 3 100 100 0 0.3 22\n31 3 120 100 0 0.3 30\n"
+WINDOWS = "\r\n".join(["# header", "", *(f"{line} 77" for line in FULL_SWC.splitlines()[1:]), "  # after", ""])
+USABLE = {
+    "axon.swc": AXON_SWC,
+    "no apical.swc": NO_APICAL_SWC,
+    "asc.ASC": ASC.format(diameter=0.8),
+    "windows.swc": WINDOWS,
+    "stray axon.swc": STRAY_AXON,
+    "full.swc": FULL_SWC,
+}
 
 
-def test_summary_of_a_usable_asc(tmp_path):
-    summary = check_morphology(write(tmp_path, ASC.format(diameter=0.8), "cell.ASC"))
-    assert summary.n_sections == {"soma": 1, "axon": 0, "dend": 3, "apic": 1}
+@pytest.fixture(scope="module")
+def summaries(tmp_path_factory):
+    """Return name -> summary of usable files, read in one process."""
+    folder = tmp_path_factory.mktemp("usable")
+    paths = [write(folder, text, name) for name, text in USABLE.items()]
+    return dict(zip(USABLE, check_morphologies(paths), strict=True))
 
 
-def test_extra_columns_comments_and_windows_lines_are_fine(tmp_path):
-    lines = [f"{line} 77" for line in FULL_SWC.splitlines() if not line.startswith("#")]
-    text = "\r\n".join(["# header", "", *lines[:3], "  # between", *lines[3:], ""])
-    assert check_morphology(write(tmp_path, text)).n_sections["apic"] == 1
+def test_summaries_of_usable_files(summaries):
+    axon = summaries["axon.swc"]
+    assert axon.n_sections == {"soma": 1, "axon": 3, "dend": 1, "apic": 1}
+    assert axon.n_trees == {"soma": 1, "axon": 1, "dend": 1, "apic": 1}
+    assert axon.length_um["dend"] == pytest.approx(120)
+    assert axon.length_um["apic"] == axon.reach_um["apic"] == pytest.approx(5 * np.hypot(5, 50), rel=1e-5)
+    assert axon.soma_area_um2 == pytest.approx(np.pi * 16**2, rel=1e-4)
+    assert axon.soma_diameter_um == pytest.approx(16, rel=1e-4)
+    assert axon.total_area_um2 == sum(axon.area_um2.values())
+    assert axon.total_length_um == pytest.approx(120 + axon.length_um["apic"] + axon.length_um["axon"])
+    assert axon.diameter_um["dend"] == 1.4
+    assert (axon.n_points, axon.has_apical) == (22, True)
+    assert (axon.file.name, axon.file.content, axon.file.converted) == ("axon.swc", AXON_SWC.encode(), False)
+    none = summaries["no apical.swc"]
+    assert (none.n_sections["axon"], none.has_apical) == (0, False)
+    assert summaries["asc.ASC"].n_sections == {"soma": 1, "axon": 0, "dend": 3, "apic": 1}
+
+
+def test_extra_columns_comments_and_windows_lines_are_fine(summaries):
+    assert summaries["windows.swc"].n_sections["apic"] == 1
+    assert summaries["windows.swc"].file.content == WINDOWS.encode()
 
 
 MARKER_FILE = "##x,y,z,radius,shape,name,comment, color_r,color_g,color_b\n9.5,5.3,5.9,0.0, 1, 10, , 214,93,101\n"
@@ -65,6 +96,12 @@ def changed(row, column, value):
     lines = [line.split() for line in TREE]
     lines[row][column] = str(value)
     return "\n".join(" ".join(line) for line in lines) + "\n"
+
+
+def scaled(factor):
+    """Return the small cell in another unit."""
+    lines = [line.split() for line in TREE]
+    return "".join(f"{i} {kind} {' '.join(str(float(x) * factor) for x in xyzr)} {p}\n" for i, kind, *xyzr, p in lines)
 
 
 @pytest.mark.parametrize(
@@ -83,11 +120,22 @@ def changed(row, column, value):
         (changed(0, 1, 3), "expected a soma .* found none among 12 points"),
         (changed(4, 5, 0), "line 5: expected a radius above zero, found 0"),
         (changed(4, 5, -0.5), "line 5: expected a radius above zero, found -0.5"),
-        (changed(4, 1, 7), r"line 5: expected type 1 \(soma\).* found 7"),
-        (changed(4, 6, 99), "line 5: point 5 is disconnected: its parent 99"),
-        (changed(4, 6, 12), "line 5: point 5 is disconnected: its parent 12"),
+        (changed(4, 1, 7), r"line 5: expected type 1 \(soma\).* found 7, as in 1 of 12 points"),
+        (changed(4, 6, 99), "line 5: point 5 is disconnected: its parent 99 is not in the file"),
+        (changed(4, 6, 6), "line 5: point 5 is disconnected: its parent 6 grows from it"),
+        (changed(4, 6, 5), "line 5: point 5 is disconnected: its parent 5 grows from it"),
         (changed(4, 6, -1), "found 2 roots .* disconnected points at lines 5. Connect"),
-        (changed(4, 0, 3), "line 5: expected point numbers that rise, found 3 after 4"),
+        (changed(4, 0, 3), "line 5: expected a number of its own for each point, found 3 again, which is at line 3"),
+        (changed(4, 1, 1), "expected one soma, found 2 groups .* line 1, and line 5. NEURON would make a second soma"),
+        ("1 1 0,5 0 0 8 -1\n2 3 9.5 0 0 1 1\n", "one mark for decimals, found a comma at line 1 and a point at line 2"),
+        ("1 1 1,000.5 0 0 8 -1\n", "line 1: expected the seven numbers"),
+        (scaled(1000), "soma of 1.6e.04 um .* Taken as nanometres, the soma is 16 um across .* by 0.001"),
+        ('# {"units": "nanometer"}\n' + scaled(1000), "The file itself says .*nanometer"),
+        (scaled(1e-3), "soma of 0.016 um .* Taken as millimetres, .* by 1000 and save"),
+        (scaled(30), "soma of 480 um across .* pixels or voxels"),
+        (changed(0, 5, 0.1), "The branches have the size of a cell, the soma has not: .*line 1"),
+        (changed(4, 2, 1e5), "branches that end 100,000 um from the soma"),
+        (TREE[0] + "\n2 1 500 0 0 8 1\n3 1 0 500 0 1 1\n4 1 0 -500 0 1 1\n", "soma over|soma of"),
     ],
 )
 def test_the_fault_of_an_swc_is_named(tmp_path, text, said):
@@ -102,10 +150,16 @@ def test_the_fault_of_an_swc_is_named(tmp_path, text, said):
     [
         ("hello world", "begins with a parenthesis, found 'hello'"),
         (NO_APICAL_SWC, "begins with a parenthesis, found '1'"),
-        (ASC.format(diameter=0.8)[:-10], "as many closing as opening"),
-        (ASC.format(diameter=0.8).replace("CellBody", "Contour"), "expected a soma"),
-        (ASC.format(diameter=0), "section dend.* has the diameter 0"),
-        ("(CellBody) (1 2 (3)) (((())))", "NEURON cannot read this file"),
+        (ASC.format(diameter=0.8)[:-10], "the one of line 15 is never closed"),
+        (ASC.format(diameter=0.8) + ")", "line 16: expected as many closing as opening"),
+        (ASC.format(diameter=0.8).replace("CellBody", "Border"), r"other names: 'Border' \(line 3\)"),
+        (ASC.format(diameter=0), "line 10: section dend has the diameter 0"),
+        (ASC.format(diameter=0.8).replace("(Dendrite)", "(Trunk)"), r"line 6: expected a tree marked .* found Trunk"),
+        ("(CellBody) (1 2 (3)) (((())))", "expected a soma"),
+        (asc_soma('("CellBody" (CellBody) (9 0 0 0.1) (-9 0 0 0.1))'), "line 3: .* found two points, which enclose"),
+        (asc_soma('("CellBody" (CellBody) (9 0 0))'), "line 3: .* one point without a diameter"),
+        (asc_soma('("CellBody" (CellBody) (9 0 0 0) (8 0 0 0) (7 0 0 0))'), "points in a line, which enclose nothing"),
+        (ASC.format(diameter=0.8) + BODY_ELSEWHERE, "outlines of cell bodies that lie apart, at line 3 and line 16"),
     ],
 )
 def test_the_fault_of_an_asc_is_named(tmp_path, text, said):
@@ -114,36 +168,35 @@ def test_the_fault_of_an_asc_is_named(tmp_path, text, said):
 
 
 def test_a_reader_that_never_ends_is_ended(tmp_path, monkeypatch):
-    monkeypatch.setattr(morphology_check, "READ_LIMIT_S", 0.01)
-    with pytest.raises(InputError, match="NEURON did not come to an end"):
+    monkeypatch.setattr(morphology_check, "READ_LIMIT_S", 1e-5)
+    with pytest.raises(InputError, match="NEURON cannot read .* it did not come to an end in 1e-05 s"):
         check_morphology(write(tmp_path, FULL_SWC))
 
 
-@pytest.mark.parametrize(("name", "said"), [("gone.swc", "there is none"), ("cell.h5", "the ending '.h5'")])
+@pytest.mark.parametrize(("name", "said"), [("gone.swc", "there is none"), ("cell.nml", "the ending '.nml'")])
 def test_a_file_that_is_missing_or_of_another_format(tmp_path, name, said):
+    if said != "there is none":
+        (tmp_path / name).touch()
     with pytest.raises(InputError, match=said):
         check_morphology(tmp_path / name)
 
 
-STRAY_AXON = AXON_SWC + "30 2 100 100 0 0.3 -1\n31 2 120 100 0 0.3 30\n"
-
-
-def test_pieces_of_an_axon_that_is_removed_do_no_harm(tmp_path):
-    path = write(tmp_path, STRAY_AXON)
-    assert check_morphology(path).n_sections["axon"] > 0
+def test_pieces_of_an_axon_that_is_removed_do_no_harm(tmp_path, summaries):
+    assert summaries["stray axon.swc"].n_sections["axon"] > 0
+    assert "1 piece of its axon" in summaries["stray axon.swc"].warnings[-1]
     with pytest.raises(InputError, match="pieces of axon: use axon: stub"):
-        check_morphology(path, axon="full")
+        check_morphology(write(tmp_path, STRAY_AXON), axon="full")
 
 
 def test_the_axon_mode_has_to_fit_the_cell(tmp_path):
-    with pytest.raises(InputError, match="there is none. Use axon: stub"):
-        check_morphology(write(tmp_path, FULL_SWC), axon="full")
-    behind = write(tmp_path, AXON_SWC + "30 3 100 100 0 0.3 22\n31 3 120 100 0 0.3 30\n", "behind.swc")
+    paths = [write(tmp_path, FULL_SWC), write(tmp_path, BEHIND_AXON, "behind.swc")]
+    none, behind = check_morphologies(paths, axon="full")
+    assert "there is none. Use axon: stub" in str(none)
+    assert behind.n_sections["dend"] == 2
     with pytest.raises(InputError, match=r"dend\[\d\] grow from it"):
-        check_morphology(behind)
-    assert check_morphology(behind, axon="full").n_sections["dend"] == 2
+        check_morphology(paths[1])
     with pytest.raises(InputError, match="expected one of stub, .* found 'long'"):
-        CellMorphology(behind, axon="long")
+        CellMorphology(paths[1], axon="long")
 
 
 @pytest.fixture(scope="module")
@@ -202,20 +255,19 @@ def test_without_a_reconstructed_axon_every_stub_is_one_micrometre_thick(simulat
 
 def test_the_real_morphologies_and_marker_files(shared_data):
     folder = shared_data / "neuron"
-    rat = check_morphology(folder / "rat_L5PC_C060114A7" / "C060114A7.asc")
+    paths = [
+        folder / "rat_L5PC_C060114A7" / "C060114A7.asc",
+        folder / "allen_483101699" / "483101699.swc",
+        folder / "bmtk_morphologies" / "485184849_reconstruction.swc",
+    ]
+    rat, mouse, interneuron = check_morphologies(paths)
     assert (rat.n_sections["soma"], rat.n_sections["axon"] > 0, rat.has_apical) == (1, True, True)
-    mouse = check_morphology(folder / "allen_483101699" / "483101699.swc")
     assert mouse.n_sections == {"soma": 1, "axon": 1, "dend": 45, "apic": 27}
-    interneuron = check_morphology(folder / "bmtk_morphologies" / "485184849_reconstruction.swc")
+    assert mouse.soma_area_um2 == pytest.approx(351.77, rel=1e-4)
     assert not interneuron.has_apical
+    for path, made in zip(paths, (rat, mouse, interneuron), strict=True):
+        assert made.file.content == path.read_bytes()
     markers = sorted(folder.glob("*/*_marker_m.swc"))
     assert markers
-    for path in markers:
-        with pytest.raises(InputError, match="marker file"):
-            check_morphology(path)
-
-
-def test_lengths_are_those_of_the_points(tmp_path):
-    summary = check_morphology(write(tmp_path, FULL_SWC))
-    step = np.hypot(5, 50)
-    assert summary.length_um["apic"] == pytest.approx(5 * step, rel=1e-5)
+    for marker in check_morphologies(markers):
+        assert "marker file" in str(marker)
