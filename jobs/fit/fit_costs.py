@@ -235,7 +235,7 @@ def print_fit_plan(spec: FitSpec, folder: Path) -> None:
     console.print(_table(title, costs if len(subjects) <= SHOWN_CELLS else _by_stage(costs)))
     for subject in subjects:
         if isinstance(subject, CellSubject):
-            print_line(f"{subject.id}: {subject.summary.line()}")
+            print_line(console, f"{subject.id}: {subject.summary.line()}")
         for warning in subject.warnings:
             print_line(console, f"warning: {subject.id}: {warning}")
     for line in engine_lines((cost.cell, cost.stage, cost.choice) for cost in costs if cost.choice):

@@ -189,7 +189,7 @@ def test_rows_of_a_parquet_file_are_counted_from_one(job):
 
 def test_a_recording_without_a_morphology_or_with_several(job):
     touch(job.folder, "cells/a.nwb")
-    assert "a.swc or .asc or the only one in its folder; found none" in refusal(job, {"glob": "cells/*.nwb"})
+    assert "a.swc, .asc or .h5 or the only one in its folder; found none" in refusal(job, {"glob": "cells/*.nwb"})
     touch(job.folder, "cells/x.swc", "cells/y.asc")
     told = refusal(job, {"glob": "cells/*.nwb"})
     assert "found x.swc, y.asc. Rename it, or name the cells in a table with `from:`" in told
