@@ -273,27 +273,36 @@ def explain(
 
 @app.command()
 def fetch(
-    specimens: Annotated[
+    names: Annotated[
         list[str],
         typer.Argument(
-            metavar="allen:NUMBER...", help="Specimens of the Allen Cell Types Database.", show_default=False
+            metavar="ARCHIVE:NAME...",
+            help="allen:NUMBER of a specimen, dandi:DANDISET/PATH of a file or folder, or neuromorpho:NAME.",
+            show_default=False,
         ),
     ],
-    out: Annotated[Path, typer.Option(metavar="FOLDER", help="A folder for each specimen goes in here.")] = Path(
-        "allen"
-    ),
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER", help="A folder for each goes in here; by default the archive's name.", show_default=False
+        ),
+    ] = None,
     models: Annotated[
-        bool, typer.Option("--models", help="Its published all-active and perisomatic models too.")
+        bool, typer.Option("--models", help="Published all-active and perisomatic models of Allen cells too.")
     ] = False,
     address: Annotated[
-        str,
-        typer.Option(envvar="NEUROFLEET_ALLEN_ADDRESS", metavar="URL", help="The database, or a mirror of it."),
-    ] = "https://api.brain-map.org",
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="The archive, or a mirror of it; else NEUROFLEET_ALLEN_ADDRESS and the like.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
-    """Download recordings, morphologies and metadata of cells of the Allen Cell Types Database."""
-    from neurofleet.jobs.allen_fetch import fetch_command
+    """Download recordings and morphologies of the Allen Cell Types Database, DANDI and NeuroMorpho.Org."""
+    from neurofleet.jobs.archive_fetch import fetch_command
 
-    fetch_command(specimens, out, address, models)
+    fetch_command(names, out, address, models)
 
 
 @app.command()

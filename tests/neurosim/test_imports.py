@@ -41,6 +41,8 @@ def test_no_module_imports_neuron_ray_or_torch():
         "features.published_targets",
         "exchange.allen_fit",
         "exchange.allen_download",
+        "exchange.dandi_download",
+        "exchange.neuromorpho_download",
         "evolution",
         "mechanisms",
     ],

@@ -1,14 +1,16 @@
-"""A local server with the routes of the Allen Institute's, and the faults of any server."""
+"""A local server with the routes of the Allen Institute's, DANDI's and NeuroMorpho's, and the faults of any server."""
 
+import hashlib
 import json
 import re
 import threading
 import time
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 
 @dataclass
@@ -24,12 +26,15 @@ class Database:
     """What the server holds and how it behaves.
 
     ``cut_after``: bytes after which an answer breaks off, one entry an answer. ``fail``: status codes of the
-    next answers. ``slow_s``: pause after each 100,000 bytes.
+    next answers. ``slow_s``: pause after each 100,000 bytes. ``answers``: path -> what it answers as JSON, or a
+    function of the query. ``sent_on``: path -> another. Files are kept by number, or by path.
     """
 
     cells: dict[int, dict] = field(default_factory=dict)
     models: list[dict] = field(default_factory=list)
-    files: dict[int, bytes] = field(default_factory=dict)
+    files: dict[int | str, bytes] = field(default_factory=dict)
+    answers: dict[str, Any] = field(default_factory=dict)
+    sent_on: dict[str, str] = field(default_factory=dict)
     etags: bool = True
     ranges: bool = True
     cut_after: list[int] = field(default_factory=list)
@@ -64,7 +69,45 @@ class Database:
 
     @property
     def downloads(self) -> list[Request]:
-        return [request for request in self.asked if request.what.isdigit()]
+        return [request for request in self.asked if request.what.isdigit() or request.what in self.files]
+
+    def add_dandiset(self, number: str, version: str, assets: Mapping[str, bytes], digests: bool = True) -> None:
+        """Assets by path, as the API of the DANDI archive has them; two a page."""
+        self.answers[f"/api/dandisets/{number}/"] = {
+            "identifier": number,
+            "most_recent_published_version": {"version": version},
+            "draft_version": {"version": "draft"},
+        }
+        rows = []
+        for path, content in assets.items():
+            asset = hashlib.sha1(path.encode()).hexdigest()
+            rows.append({"asset_id": asset, "path": path, "size": len(content), "zarr": None})
+            self.sent_on[f"/api/assets/{asset}/download/"] = f"/blobs/{asset}"
+            self.files[f"/blobs/{asset}"] = content
+            digest = {"dandi:sha2-256": hashlib.sha256(content).hexdigest()} if digests else {"dandi:dandi-etag": "x-1"}
+            self.answers[f"/api/dandisets/{number}/versions/{version}/assets/{asset}/"] = {
+                "path": path,
+                "digest": digest,
+            }
+
+        def listed(query: Mapping[str, list[str]]) -> dict:
+            found = [row for row in rows if row["path"].startswith(query.get("path", [""])[0])]
+            page = int(query.get("page", ["1"])[0])
+            more = f"{self.address}/?page={page + 1}" if len(found) > 2 * page else None
+            return {"count": len(found), "next": more, "previous": None, "results": found[2 * page - 2 : 2 * page]}
+
+        self.answers[f"/api/dandisets/{number}/versions/{version}/assets/"] = listed
+
+    def add_neuron(self, name: str, archive: str, swc: bytes) -> None:
+        """A neuron of NeuroMorpho.Org."""
+        self.answers[f"/api/neuron/name/{name}"] = {
+            "neuron_id": 7,
+            "neuron_name": name,
+            "archive": archive,
+            "species": "mouse",
+            "brain_region": ["neocortex", "layer 5"],
+        }
+        self.files[f"/dableFiles/{archive.lower()}/CNG version/{name}.CNG.swc"] = swc
 
 
 @contextmanager
@@ -78,6 +121,15 @@ def serve(database: Database) -> Iterator[Database]:
             parts = urllib.parse.urlsplit(self.path)
             if database.redirect:
                 self._send(302, b"", {"Location": database.redirect})
+            elif parts.path in database.sent_on:
+                self._send(302, b"", {"Location": database.sent_on[parts.path]})
+            elif (path := urllib.parse.unquote(parts.path)) in database.answers:
+                database.asked.append(Request(path, 0))
+                answer = database.answers[path]
+                answer = answer(urllib.parse.parse_qs(parts.query)) if callable(answer) else answer
+                self._send(200, json.dumps(answer).encode(), {"Content-Type": "application/json"})
+            elif path in database.files:
+                self._file(path)
             elif parts.path == "/api/v2/data/query.json":
                 self._query(urllib.parse.parse_qs(parts.query)["criteria"][0])
             elif found := re.fullmatch(r"/api/v2/well_known_file_download/(\d+)", parts.path):
@@ -96,7 +148,7 @@ def serve(database: Database) -> Iterator[Database]:
             answer = {"success": True, "id": 0, "start_row": 0, "num_rows": len(found), "msg": found}
             self._send(200, json.dumps(answer).encode(), {"Content-Type": "application/json"})
 
-        def _file(self, number: int) -> None:
+        def _file(self, number: int | str) -> None:
             asked = self.headers.get("Range")
             first = int(re.fullmatch(r"bytes=(\d+)-", asked)[1]) if asked else 0
             database.asked.append(Request(str(number), first))

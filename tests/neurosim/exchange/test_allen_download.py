@@ -13,7 +13,8 @@ import requests
 from neurofleet import http_download
 from neurofleet.errors import InputError
 from neurofleet.http_download import DownloadError, Web
-from neurofleet.neurosim.exchange.allen_download import SpecimenFolder, find_specimen
+from neurofleet.neurosim.exchange.allen_download import find_specimen
+from neurofleet.neurosim.exchange.archive_folder import ArchiveFolder
 from tests.neurosim.cells.small_cells import FULL_SWC
 from tests.neurosim.exchange.allen_server import Database, serve
 
@@ -35,7 +36,7 @@ def database(recording, monkeypatch, request):
     """A running server; NEURON looks at reconstructions only in tests marked by ``neuron`` in their name."""
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     if "neuron" not in request.node.name:
-        monkeypatch.setattr("neurofleet.neurosim.exchange.allen_download.check_morphology", lambda path: None)
+        monkeypatch.setattr("neurofleet.neurosim.exchange.archive_folder.check_morphology", lambda path: None)
     with serve(Database()) as running:
         running.add(CELL, recording, FULL_SWC.encode())
         yield running
@@ -44,9 +45,9 @@ def database(recording, monkeypatch, request):
 def fetch(database, folder, number=CELL, models=False):
     """Fetch a cell and return its folder and what became of each file."""
     web = Web(database.address, pause_s=0.001)
-    cell = SpecimenFolder(folder / str(number))
+    cell = ArchiveFolder(folder / str(number))
     specimen = find_specimen(web, number, models)
-    cell.begin(specimen, web.address)
+    cell.begin(specimen.found, web.address)
     done = {file.name: cell.fetch(web, file, lambda here, size: None) for file in specimen.files}
     cell.end()
     return cell, done
@@ -69,8 +70,8 @@ def test_a_cell_arrives_whole_and_neuron_reads_it(database, recording, tmp_path)
 
 def test_a_second_time_nothing_is_asked_for_or_downloaded(database, tmp_path):
     cell, _ = fetch(database, tmp_path)
-    assert SpecimenFolder(cell.path).complete(models=False)
-    assert not SpecimenFolder(cell.path).complete(models=True)
+    assert ArchiveFolder(cell.path).complete(models=False)
+    assert not ArchiveFolder(cell.path).complete(models=True)
     database.asked.clear()
     _, done = fetch(database, tmp_path)
     assert database.downloads == []
@@ -85,7 +86,7 @@ def test_a_damaged_file_is_seen_and_downloaded_again(database, recording, tmp_pa
         path.unlink()
     else:
         path.write_bytes(recording[:-1] + (b"?" if damage == "changed" else b""))
-    assert not SpecimenFolder(cell.path).complete(models=False)
+    assert not ArchiveFolder(cell.path).complete(models=False)
     database.asked.clear()
     _, done = fetch(database, tmp_path)
     assert path.read_bytes() == recording
@@ -217,7 +218,7 @@ def test_published_models_come_with_the_cell_when_asked_for(database, tmp_path):
     assert len(list(cell.path.glob("*_fit.json"))) == 2
     metadata = json.loads((cell.path / "metadata.json").read_text())
     assert [model["id"] for model in metadata["neuronal_models"]] == [491766131, 472299294]
-    assert SpecimenFolder(cell.path).complete(models=True)
+    assert ArchiveFolder(cell.path).complete(models=True)
     assert "one that is not complete" in done["all-active_491766131_fit.json"].note
 
 
