@@ -5,18 +5,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from neurofleet.errors import InputError
 from neurofleet.jobs.new_files import check_new, new_files
-from neurofleet.jobs.reports.drawing import FAINT, grid, png, thinned
+from neurofleet.jobs.reports.drawing import FAINT, INK, MODEL, SEEDS, WIDTH_IN, grid, png, thinned
 from neurofleet.jobs.reports.tables import ReportTable, print_line, table_of_recording
 from neurofleet.jobs.terminal import terminal
+from neurofleet.neurosim.cells.morphology import Reconstruction
+from neurofleet.neurosim.cells.morphology_check import check_morphologies
+from neurofleet.neurosim.cells.morphology_readers import is_hdf5_morphology, read_reconstruction
 from neurofleet.neurosim.recordings.recording import Recording, RecordingSource, electrode_names
 from neurofleet.neurosim.recordings.sweep import Sweep
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-MORPHOLOGIES = (".swc", ".asc")
+KIND_NAMES = {"soma": "soma", "dend": "basal", "apic": "apical", "axon": "axon"}
+KIND_COLOURS = {"soma": INK, "dend": SEEDS[2], "apic": SEEDS[3], "axon": SEEDS[0]}
 SHOWN_FAMILIES, SHOWN_SWEEPS = 6, 12
 
 
@@ -189,7 +195,80 @@ def _draw_sweeps(figure: "Figure", families: dict[str, list[Sweep]]) -> None:
         axes.set_xlabel("ms")
 
 
+def _is_morphology(file: Path) -> bool:
+    return file.suffix.lower() in (".swc", ".asc") or is_hdf5_morphology(file)
+
+
+def _inspect_morphology(file: Path, _: InspectOptions) -> Inspection:
+    (summary,) = check_morphologies([file], axon=None)
+    if isinstance(summary, InputError):
+        raise summary
+    points = f"{summary.n_points:,} points, soma drawn as {summary.soma_drawn_as}"
+    lines = [f"{summary.line()} ({points})", *(f"note: {note}" for note in summary.notes)]
+    if summary.file.converted and not summary.notes:
+        lines.append(f"note: NEURON imports {summary.file.name}, the same points as it can read them")
+    rows = [
+        (
+            name,
+            summary.n_trees[kind],
+            summary.n_sections[kind],
+            f"{summary.length_um[kind]:,.0f}",
+            f"{summary.area_um2[kind]:,.0f}",
+            "{:.2g} ({:.2g} to {:.2g})".format(summary.diameter_um[kind], *summary.diameters_um[kind]),
+            f"{summary.reach_um[kind]:,.0f}" if kind != "soma" else "",
+        )
+        for kind, name in KIND_NAMES.items()
+        if summary.n_sections[kind]
+    ]
+    head = ("kind", "trees", "sections", "length um", "area um2", "diameters um", "reach um")
+    cell = read_reconstruction(file)
+    points_um = np.concatenate([cell.soma.points, *(section.points for section in cell.sections)])[:, :3]
+    width, height, depth = np.maximum(np.ptp(points_um, axis=0), 1.0)
+    return Inspection(
+        tuple(lines),
+        (ReportTable(head, rows, range(1, len(head)), no_wrap=range(len(head)), compact=True),),
+        summary.warnings,
+        height_in=float(np.clip(1.0 + WIDTH_IN * 0.9 * height / (width + depth), 3.0, 12.0)),
+        draw=lambda figure: _draw_tree(figure, cell, (width, depth)),
+    )
+
+
+def _draw_tree(figure: "Figure", cell: Reconstruction, widths: tuple[float, float]) -> None:
+    """Draw a cell from the front and from the side, lines as thick as the branches where that can be seen."""
+    from matplotlib.collections import LineCollection
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Circle
+
+    shares = np.clip(np.array(widths) / sum(widths), 0.2, None)
+    panels = figure.subplots(1, 2, sharey=True, width_ratios=list(shares))
+    for axes, across, label in zip(panels, (0, 2), ("x (µm)", "z (µm)"), strict=True):
+        for kind in ("axon", "dend", "apic"):
+            sections = [section for section in cell.sections if section.kind == kind]
+            pieces = [np.stack([s.points[:-1, [across, 1]], s.points[1:, [across, 1]]], axis=1) for s in sections]
+            thick = [np.minimum(0.3 + 0.3 * s.points[1:, 3], 4.0) for s in sections]
+            if pieces:
+                lines = LineCollection(
+                    np.concatenate(pieces),
+                    linewidths=np.concatenate(thick),
+                    colors=KIND_COLOURS[kind],
+                    capstyle="round",
+                )
+                axes.add_collection(lines, autolim=True)
+        for *place, diameter in cell.soma.points:
+            axes.add_patch(Circle((place[across], place[1]), diameter / 2, color=KIND_COLOURS["soma"]))
+        for outline in cell.soma.contours:
+            axes.plot(*np.vstack([outline, outline[:1]])[:, [across, 1]].T, color=MODEL, linewidth=0.8)
+        axes.autoscale_view()
+        axes.set_aspect("equal", adjustable="datalim")
+        axes.set_xlabel(label)
+    panels[0].set_ylabel("y (µm)")
+    there = [kind for kind in KIND_NAMES if kind == "soma" or any(s.kind == kind for s in cell.sections)]
+    handles = [Line2D([], [], color=KIND_COLOURS[kind], label=KIND_NAMES[kind]) for kind in there]
+    panels[0].legend(handles=handles, loc="best")
+
+
 KINDS: tuple[FileKind, ...] = (
-    FileKind("a recording", lambda file: file.suffix.lower() not in MORPHOLOGIES, _inspect_recording),
+    FileKind("a morphology", _is_morphology, _inspect_morphology),
+    FileKind("a recording", lambda file: True, _inspect_recording),
 )
 """The first that recognises a file inspects it."""

@@ -207,14 +207,22 @@ def lateral_area_um2(points: np.ndarray) -> float:
     return float(np.pi * ((radii[1:] + radii[:-1]) * slant).sum())
 
 
+def _weighed(outline: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the centre of an outline and the weights of its points: what of its length is nearest to each, (n,)."""
+    steps = np.linalg.norm(np.roll(outline, -1, axis=0) - outline, axis=1)
+    weights = steps + np.roll(steps, 1)
+    weights = weights / weights.sum() if weights.sum() > 0 else np.full(len(outline), 1 / len(outline))
+    return weights @ outline, weights
+
+
 def turned_area_um2(outline: np.ndarray) -> float:
     """Return the area of a body whose outline is turned about its long axis, (n, 3): that of the ellipse it is nearest.
 
     Half axes are taken from the second moments of the points, so that few points are no smaller a body than many.
     """
-    arms = outline - outline.mean(axis=0)
-    moments = np.linalg.svd(arms, compute_uv=False)[:2]
-    long, short = np.sqrt(2 / len(outline)) * moments
+    centre, weights = _weighed(outline)
+    moments = np.linalg.svd(np.sqrt(weights)[:, None] * (outline - centre), compute_uv=False)[:2]
+    long, short = np.sqrt(2) * moments
     if not short > 1e-6 * long:
         return 0.0
     eccentricity = np.sqrt(1 - (short / long) ** 2)
@@ -228,7 +236,7 @@ def sphere_of(outlines: Sequence[np.ndarray]) -> np.ndarray:
     Of several outlines, the widest counts.
     """
     areas = [turned_area_um2(outline) for outline in outlines]
-    centre = outlines[int(np.argmax(areas))].mean(axis=0)
+    centre, _ = _weighed(outlines[int(np.argmax(areas))])
     return np.array([[*centre, np.sqrt(max(areas) / np.pi)]])
 
 

@@ -21,7 +21,7 @@ from neurofleet.neurosim.cells.morphology_measures import (
     MorphologySummary,
     by_kind,
     check_limits,
-    median_diameters_um,
+    diameters_um,
     oddities,
     reach_um,
 )
@@ -67,9 +67,15 @@ def check_axon_mode(axon: str) -> None:
         raise InputError(f"axon: expected one of {', '.join(AXON_MODES)}, found {axon!r}.")
 
 
-def check_morphologies(paths: Sequence[Path | str], axon: str = "stub") -> Iterator[MorphologySummary | InputError]:
-    """Yield the summary or the fault of each file, in their order; one process with NEURON reads them all."""
-    check_axon_mode(axon)
+def check_morphologies(
+    paths: Sequence[Path | str], axon: str | None = "stub"
+) -> Iterator[MorphologySummary | InputError]:
+    """Yield the summary or the fault of each file, in their order; one process with NEURON reads them all.
+
+    With no axon mode, what does not fit it is told and not refused.
+    """
+    if axon is not None:
+        check_axon_mode(axon)
     read = [_read(Path(path), axon) for path in paths]
     cells = [cell for cell in read if isinstance(cell, Reconstruction)]
     imports = _imports(cells)
@@ -83,7 +89,7 @@ def check_morphologies(paths: Sequence[Path | str], axon: str = "stub") -> Itera
             yield error
 
 
-def _read(path: Path, axon: str) -> Reconstruction | InputError:
+def _read(path: Path, axon: str | None) -> Reconstruction | InputError:
     try:
         cell = read_reconstruction(path)
         _check_connected(cell, axon)
@@ -93,7 +99,7 @@ def _read(path: Path, axon: str) -> Reconstruction | InputError:
     return cell
 
 
-def _check_connected(cell: Reconstruction, axon: str) -> None:
+def _check_connected(cell: Reconstruction, axon: str | None) -> None:
     """Check that all sections form one tree, but for fragments of an axon that is going to be removed."""
     stray = [section for section in cell.sections if section.parent == STRAY]
     loose = _below(cell, [number for number in cell.roots if cell.sections[number].parent == STRAY])
@@ -384,7 +390,7 @@ def _printed_into(path: str) -> Iterator[str]:
             os.close(descriptor)
 
 
-def _summary(cell: Reconstruction, axon: str, imported: _Import | InputError) -> MorphologySummary:
+def _summary(cell: Reconstruction, axon: str | None, imported: _Import | InputError) -> MorphologySummary:
     if isinstance(imported, InputError):
         raise imported
     made, file = imported.made, imported.file
@@ -396,12 +402,17 @@ def _summary(cell: Reconstruction, axon: str, imported: _Import | InputError) ->
             f"NEURON would make another cell of the file as it stands ({'; '.join(imported.wrong[:3])}): it is given "
             f"the cell written anew, as {file.name}"
         )
+    if axon is None and made.behind_axon:
+        warnings.append(
+            f"{', '.join(made.behind_axon[:5])} grow from its axon: only a fit with axon: full can have this cell"
+        )
     ratio = made.area_um2["soma"] / cell.soma.area_um2
     if cell.soma.contours and not _OUTLINE_DOUBT[0] <= ratio <= _OUTLINE_DOUBT[1]:
         warnings.append(
             f"NEURON makes a soma of {made.area_um2['soma']:,.0f} um2 of its outline of {cell.soma.n_points} points, "
             f"which turned about its long axis has {cell.soma.area_um2:,.0f} um2"
         )
+    diameters = diameters_um(cell)
     trees = Counter(section.kind for section in cell.sections if section.parent < 0)
     return MorphologySummary(
         path=cell.path,
@@ -414,13 +425,14 @@ def _summary(cell: Reconstruction, axon: str, imported: _Import | InputError) ->
         length_um={kind: made.length_um.get(kind, 0.0) for kind in SECTIONS},
         area_um2={kind: made.area_um2.get(kind, 0.0) for kind in SECTIONS},
         reach_um=reach_um(cell),
-        diameter_um=median_diameters_um(cell),
+        diameter_um={kind: median for kind, (_, median, _) in diameters.items()},
+        diameters_um={kind: (low, high) for kind, (low, _, high) in diameters.items()},
         notes=tuple(notes),
         warnings=tuple(warnings),
     )
 
 
-def _check_made(cell: Reconstruction, axon: str, imported: _Import) -> None:
+def _check_made(cell: Reconstruction, axon: str | None, imported: _Import) -> None:
     """Raise `InputError` for what NEURON made of the file but no simulation could use."""
     path, made = cell.path, imported.made
     if made.n_sections.get("soma", 0) > 1:
@@ -441,7 +453,7 @@ def _check_made(cell: Reconstruction, axon: str, imported: _Import) -> None:
         )
     if axon == "full" and "axon" not in made.n_sections:
         raise InputError(f"{path}: axon: full keeps the reconstructed axon, but there is none. Use axon: stub.")
-    if axon != "full" and made.behind_axon:
+    if axon not in ("full", None) and made.behind_axon:
         raise InputError(
             f"{path}: axon: {axon} removes the reconstructed axon, but {', '.join(made.behind_axon[:5])} "
             "grow from it and would be cut off. Correct the types in the reconstruction, or use axon: full."

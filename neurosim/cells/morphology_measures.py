@@ -50,9 +50,9 @@ class MorphologySummary:
     soma_area_um2, soma_diameter_um : float
         The diameter is that of a sphere of this area.
     n_points : int
-    n_sections, n_trees, length_um, area_um2, reach_um, diameter_um : mapping
+    n_sections, n_trees, length_um, area_um2, reach_um, diameter_um, diameters_um : mapping
         By ``soma``, ``axon``, ``dend`` and ``apic``: sections; those that grow from the soma or are stray; summed
-        length and area; longest path from the soma; median diameter of the points.
+        length and area; longest path from the soma; median diameter of the points; the smallest and the largest.
     notes : tuple of str
         What was put right in reading.
     warnings : tuple of str
@@ -70,6 +70,7 @@ class MorphologySummary:
     area_um2: Mapping[str, float]
     reach_um: Mapping[str, float]
     diameter_um: Mapping[str, float]
+    diameters_um: Mapping[str, tuple[float, float]]
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
@@ -124,11 +125,14 @@ def reach_um(cell: Reconstruction) -> dict[str, float]:
     }
 
 
-def median_diameters_um(cell: Reconstruction) -> dict[str, float]:
-    """Return the median diameter of the points of each kind."""
-    diameters = {kind: _own_diameters(sections) for kind, sections in by_kind(cell).items()}
-    diameters["soma"] = cell.soma.points[:, 3]
-    return {kind: float(np.median(values)) if len(values) else 0.0 for kind, values in diameters.items()}
+def diameters_um(cell: Reconstruction) -> dict[str, tuple[float, float, float]]:
+    """Return the smallest, the median and the largest diameter of the points of each kind; 0 where there are none."""
+    found = {kind: _own_diameters(sections) for kind, sections in by_kind(cell).items()}
+    found["soma"] = cell.soma.points[:, 3]
+    return {
+        kind: (float(values.min()), float(np.median(values)), float(values.max())) if len(values) else (0.0, 0.0, 0.0)
+        for kind, values in found.items()
+    }
 
 
 def _own_diameters(sections: Sequence[Section]) -> np.ndarray:

@@ -85,6 +85,16 @@ def _decoded(content: bytes) -> str:
         return content.decode("latin-1")
 
 
+def is_hdf5_morphology(path: Path) -> bool:
+    """Whether a file is HDF5 with the tables of a morphology, and no recording or anything else."""
+    import h5py
+
+    if path.suffix.lower() != ".h5" or not h5py.is_hdf5(path):
+        return False
+    with h5py.File(path, "r") as file:
+        return "structure" in file or "neuron1" in file
+
+
 def _read_hdf5(path: Path) -> Reconstruction:
     """Read MorphIO's HDF5: /points (x, y, z, diameter) and /structure (first point, type, parent of a section)."""
     import h5py

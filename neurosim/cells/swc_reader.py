@@ -310,7 +310,7 @@ def _swc_soma(points: _SwcPoints, xyzd: np.ndarray) -> tuple[Soma, dict[int, int
     one = dict.fromkeys(body, 0)
     extent = extent_um(xyzd[body])
     if is_outline(xyzd[body]):
-        outline = xyzd[body, :3]
+        outline = _around(xyzd[body, :3])
         return Soma(sphere_of([outline]), "contour", len(body), line, (outline,), extent), one
     branches = []
     for child in grown[root]:
@@ -332,6 +332,13 @@ def _swc_soma(points: _SwcPoints, xyzd: np.ndarray) -> tuple[Soma, dict[int, int
     kind: Literal["point", "line"] = "point" if len(ordered) == 1 else "line"
     soma = Soma(xyzd[ordered], kind, len(body), line, extent_um=extent)
     return soma, {i: place for place, i in enumerate(ordered)}
+
+
+def _around(points: np.ndarray) -> np.ndarray:
+    """Return the points of an outline in their order around its middle, (n, 3)."""
+    arms = points - points.mean(axis=0)
+    axes = np.linalg.svd(arms, full_matrices=False)[2]
+    return points[np.argsort(np.arctan2(arms @ axes[1], arms @ axes[0]))]
 
 
 def is_outline(points: np.ndarray) -> bool:

@@ -1,11 +1,13 @@
-"""``neurofleet inspect``: what is printed of a recording, and its picture."""
+"""``neurofleet inspect``: what is printed of a recording or a morphology, and its picture."""
 
+import h5py
 import numpy as np
 import pytest
 
 import neurofleet as nf
 from neurofleet.errors import InputError, UsageError
 from neurofleet.jobs.inspect_file import InspectOptions, inspect_command, inspect_file
+from tests.neurosim.cells.small_cells import AXON_SWC
 from tests.neurosim.recordings.recording_files import membrane_voltage, step_current, write_series
 
 
@@ -69,3 +71,27 @@ def test_other_files_are_refused(in_folder):
     for name, said in (("notes.txt", "notes.txt"), ("nothing.nwb", "no such file")):
         with pytest.raises(InputError, match=said):
             inspect_file(in_folder / name)
+
+
+def test_a_morphology_is_printed_and_drawn(in_folder, capsys):
+    (in_folder / "cell.swc").write_text(AXON_SWC + "30 3 100 100 0 0.3 22\n31 3 120 100 0 0.3 30\n")
+    inspect_command(in_folder / "cell.swc", None, InspectOptions(), overwrite=False)
+    told = capsys.readouterr().out
+    assert "cell.swc: soma 804 um2 (as a sphere 16 um); dendrites" in told
+    assert "(24 points, soma drawn as point)" in told
+    (basal,) = (line.split() for line in told.splitlines() if line.strip().startswith("basal"))
+    assert basal[1:5] == ["1", "2", "274", "785"]  # trees, sections, um, um2
+    assert "grow from its axon: only a fit with axon: full can have this cell" in told
+    assert (in_folder / "cell.swc.inspect.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_morphology_in_hdf5_is_told_from_a_recording(in_folder):
+    with h5py.File(in_folder / "cell.h5", "w") as file:
+        file["points"] = [[0, 0, 0, 16], [8, 0, 0, 2], [80, 0, 0, 2.0]]
+        file["structure"] = [[0, 1, -1], [1, 3, 0]]
+    inspection = inspect_file(in_folder / "cell.h5")
+    assert inspection.lines[0].startswith("cell.h5: soma 804 um2")
+    assert inspection.lines[1] == "note: NEURON imports cell.swc, the same points as it can read them"
+    (in_folder / "nano.swc").write_text("1 1 0 0 0 8000 -1\n2 3 0 0 0 1000 1\n3 3 90000 0 0 500 2\n")
+    with pytest.raises(InputError, match="nano.swc: expected a cell in micrometres"):
+        inspect_file(in_folder / "nano.swc")
