@@ -248,7 +248,7 @@ def _draw_tree(figure: "Figure", cell: Reconstruction, widths: tuple[float, floa
             thick = [np.minimum(0.3 + 0.3 * s.points[1:, 3], 4.0) for s in sections]
             if pieces:
                 lines = LineCollection(
-                    np.concatenate(pieces),
+                    list(np.concatenate(pieces)),
                     linewidths=np.concatenate(thick),
                     colors=KIND_COLOURS[kind],
                     capstyle="round",
