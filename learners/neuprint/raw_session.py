@@ -271,7 +271,8 @@ def _neurons_first(raw: RawSession, activity: np.ndarray, layout: RecordingLayou
             " it was transposed."
         )
         return True
-    if looks_turned and not (fits and of_frames and of_neurons and first != second):
+    certain = fits and first != second and (raw.n_regions is not None or (of_frames and of_neurons))
+    if looks_turned and not certain:
         raise RecordingsRefused(
             f"{raw.where}: expected activity as frames x neurons, found {first} x {second} values that are smooth along"
             f" the second axis (correlation of neighbours {along_neurons:.2f}) and not along the first"

@@ -1,10 +1,10 @@
-"""Open recordings of populations: npz files, NWB files with optical physiology, and the Bugeon et al. release."""
+"""Open recordings of populations from files of any kind; read NWB files and the Bugeon et al. release."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,15 @@ from typing import Any
 import numpy as np
 
 from neurofleet.errors import did_you_mean
-from neurofleet.learners.array_files import UnreadableArray, as_text, column_values, npy_array, npz_arrays
+from neurofleet.learners.array_files import as_text, column_values
+from neurofleet.learners.neuprint.array_sessions import (
+    npy,
+    read_caiman,
+    read_npy,
+    read_npz,
+    read_suite2p,
+    suite2p_planes,
+)
 from neurofleet.learners.neuprint.population_recordings import (
     ANIMAL,
     Recording,
@@ -33,8 +41,8 @@ def open_recordings(
     Parameters
     ----------
     paths
-        npz files (one session each), NWB files with optical physiology, or folders of the Bugeon et al.
-        (2022) release: its root, a mouse, or a session.
+        npz and npy files (one session each), NWB files with optical physiology, folders of suite2p, results of
+        CaImAn, or folders of the Bugeon et al. (2022) release: its root, a mouse, or a session.
     layout
         Plain names, see `neurofleet.learners.neuprint.recording_layout.RecordingLayout`.
 
@@ -86,16 +94,37 @@ def as_recordings(
     return gathered([item for _, item in parts], tables, [*(note for part in sets for note in part.notes), *copies])
 
 
+READERS: dict[str, Callable[[Path, RecordingLayout], RawSession]] = {
+    "npz": read_npz,
+    "npy": read_npy,
+    "suite2p": read_suite2p,
+    "caiman": read_caiman,
+}
+ENDINGS = {".npz": "npz", ".npy": "npy", ".nwb": "nwb", ".hdf5": "caiman", ".h5": "caiman"}
+KINDS = "an .npz, .npy or .nwb file, .hdf5 of CaImAn, a suite2p folder (planeN/F.npy) or a folder of the Bugeon release"
+
+
 def _kind(path: Path) -> str:
     if not path.exists():
-        raise RecordingsRefused(f"{path}: there is no such file or folder.")
+        raise RecordingsRefused(f"{path}: there is no such file or folder. Give {KINDS}.")
     if path.is_dir():
-        return "bugeon"
-    kind = {".npz": "npz", ".nwb": "nwb"}.get(path.suffix.lower())
-    if kind is None:
+        if suite2p_planes(path):
+            return "suite2p"
+        if _bugeon_sessions(path):
+            return "bugeon"
         raise RecordingsRefused(
-            f"{path}: expected an .npz or .nwb file or a folder of the Bugeon release, found"
-            f" {path.suffix or 'no ending'}."
+            f"{path}: found neither a plane of suite2p (planeN/F.npy) nor a session of the Bugeon release (a folder"
+            f" with {IDS}). Of the release, give its root, a mouse (SB025) or a session (SB025/2019-10-07); of npz and NWB"
+            " files, give the files themselves."
+        )
+    kind = ENDINGS.get(path.suffix.lower())
+    if kind is None:
+        pickled = path.suffix.lower() in (".pkl", ".pickle", ".p")
+        advice = " A pickle can run any code and is never loaded; save the arrays with numpy.savez." if pickled else ""
+        raise RecordingsRefused(f"{path}: expected {KINDS}, found {path.suffix or 'no ending'}.{advice}")
+    if kind == "npy" and path.name in ("F.npy", "spks.npy") and (path.parent / "iscell.npy").exists():
+        raise RecordingsRefused(
+            f"{path}: is of a suite2p folder. Give the folder, {path.parent}: it says which are cells."
         )
     return kind
 
@@ -103,8 +132,10 @@ def _kind(path: Path) -> str:
 def _sessions(path: Path, kind: str, layout: RecordingLayout) -> Iterator[RawSession]:
     if kind == "bugeon":
         yield from read_bugeon(path, layout)
+    elif kind == "nwb":
+        yield read_nwb(path, layout)
     else:
-        yield read_nwb(path, layout) if kind == "nwb" else read_npz(path, layout)
+        yield READERS[kind](path, layout)
 
 
 COMPARED_FRAMES = 5_000
@@ -152,111 +183,6 @@ def _first_repeated(names: list[str]) -> str | None:
             return name
         seen.add(name)
     return None
-
-
-USUAL = {
-    "activity": "activity",
-    "rate_hz": "rate_hz",
-    "frame_times": "frame_times",
-    "animal": "animal",
-    "session": "session",
-    "neuron_ids": "neuron_ids",
-    "positions": "positions_um",
-}
-
-
-def read_npz(path: Path, layout: RecordingLayout) -> RawSession:
-    """Read one session; nothing that needs pickle is loaded.
-
-    Raises
-    ------
-    RecordingsRefused
-        If the file cannot be read, or lacks an array that the layout names.
-    """
-    arrays = _Arrays(path)
-    activity = arrays.required(layout.activity or USUAL["activity"], "activity")
-    rate = layout.rate_hz
-    if not isinstance(rate, float):
-        found = arrays.optional(rate, "rate_hz")
-        rate = None if found is None else _number(path, found)
-    animal, session = (_name(arrays.optional(getattr(layout, key), key), path.stem) for key in ("animal", "session"))
-    labels = {label: arrays.required(name, f"label {label!r}") for label, name in layout.labels.items()}
-    behaviour = {}
-    for channel, name in (layout.behaviour or {}).items():
-        times = layout.behaviour_times.get(channel)
-        behaviour[channel] = Channel(
-            arrays.required(name, f"behaviour {channel!r}"),
-            None if times is None else arrays.required(times, f"times of {channel!r}"),
-        )
-    strange = sorted(set(layout.behaviour_times) - set(behaviour))
-    if strange:
-        raise RecordingsRefused(
-            f"Layout: 'behaviour_times' names {strange[0]!r}, which is no channel of 'behaviour'"
-            f"{did_you_mean(strange[0], behaviour)}."
-        )
-    ids = arrays.optional(layout.neuron_ids, "neuron_ids")
-    frame_times = arrays.optional(layout.frame_times, "frame_times")
-    positions = arrays.optional(layout.positions, "positions")
-    return RawSession(
-        where=str(path),
-        animal=animal,
-        session=session,
-        activity=activity,
-        frame_times_s=frame_times,
-        rate_hz=rate,
-        neuron_ids=None if ids is None else as_text(ids),
-        own_ids=animal if animal == session else f"{animal}/{session}",
-        labels=labels,
-        confidence=None if layout.confidence is None else arrays.required(layout.confidence, "confidence"),
-        positions_um=positions,
-        behaviour=behaviour,
-        notes=arrays.unused(),
-    )
-
-
-class _Arrays:
-    """The arrays of one file, and which of them were asked for."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        try:
-            self.arrays = npz_arrays(path)
-        except (OSError, UnreadableArray) as error:
-            raise RecordingsRefused(
-                f"{path}: cannot be read as npz without pickle: {error}. Save plain arrays with numpy.savez."
-            ) from error
-        self.used: set[str] = set()
-
-    def required(self, name: str, what: str) -> np.ndarray:
-        if name not in self.arrays:
-            raise RecordingsRefused(
-                f"{self.path}: found no array {name!r} for {what}{did_you_mean(name, self.arrays)}. It has:"
-                f" {', '.join(self.arrays) or 'nothing'}. Name the right one in the layout."
-            )
-        self.used.add(name)
-        return self.arrays[name]
-
-    def optional(self, name: str | None, key: str) -> np.ndarray | None:
-        """Return the array of that name; where None is given, the usual one if the file has it."""
-        if name is None:
-            return self.required(USUAL[key], key) if USUAL[key] in self.arrays else None
-        return self.required(name, key)
-
-    def unused(self) -> tuple[str, ...]:
-        rest = sorted(set(self.arrays) - self.used)
-        return (f"{self.path.name}: not used: {', '.join(rest)}.",) if rest else ()
-
-
-def _number(path: Path, value: np.ndarray) -> float:
-    if value.size != 1 or value.dtype.kind not in "fiu":
-        raise RecordingsRefused(
-            f"{path}: expected the frame rate as one number, found {value.dtype} of shape {value.shape}."
-        )
-    return float(value.item())
-
-
-def _name(value: np.ndarray | None, otherwise: str) -> str:
-    return otherwise if value is None or value.size != 1 else str(as_text(value.ravel())[0])
 
 
 CONTAINERS = ("DfOverF", "Fluorescence", "")
@@ -505,15 +431,10 @@ def read_bugeon(path: Path, layout: RecordingLayout) -> Iterator[RawSession]:
     Raises
     ------
     RecordingsRefused
-        If there are no sessions, a file is missing or unreadable, or a stimulus or behaviour is unknown.
+        If a file is missing or unreadable, or a stimulus or behaviour is unknown.
     """
     path = Path(os.path.abspath(path))  # the names of mouse and session, also of "." and ".."
-    folders = [path] if (path / IDS).exists() else _folders_with(IDS, path)
-    if not folders:
-        raise RecordingsRefused(
-            f"{path}: found no session, which is a folder with {IDS}. Give the root of the release, a mouse"
-            " (SB025) or a session (SB025/2019-10-07); of npz and NWB files, give the files themselves."
-        )
+    folders = _bugeon_sessions(path)
     chosen = _channels(layout)
     found: set[str] = set()
     for folder in folders:
@@ -530,6 +451,10 @@ def read_bugeon(path: Path, layout: RecordingLayout) -> Iterator[RawSession]:
                 f"{path}: no session has the stimulus {stimulus!r}{did_you_mean(stimulus, found)}."
                 f" There are: {', '.join(sorted(found))}."
             )
+
+
+def _bugeon_sessions(path: Path) -> list[Path]:
+    return [path] if (path / IDS).exists() else _folders_with(IDS, path)
 
 
 def _folders_with(name: str, folder: Path) -> list[Path]:
@@ -560,10 +485,8 @@ def _bugeon_session(folder: Path, run: Path, channels: dict[str, str], asked_for
         if absent:
             notes.append(f"{run}: found no {absent[0]}, so there is no behaviour {channel!r}.")
             continue
-        behaviour[channel] = Channel(
-            _array(run / values).squeeze(), None if times is None else _array(run / times).ravel()
-        )
-    activity = _array(run / ACTIVITY)
+        behaviour[channel] = Channel(npy(run / values).squeeze(), None if times is None else npy(run / times).ravel())
+    activity = npy(run / ACTIVITY)
     labels = _labels(folder / TYPES)
     if labels is None:
         notes.append(f"{folder}: found no {TYPES}, so its neurons have no labels.")
@@ -572,28 +495,19 @@ def _bugeon_session(folder: Path, run: Path, channels: dict[str, str], asked_for
         animal=animal,
         session=name,
         activity=activity,
-        frame_times_s=_array(run / "frame.times.npy").ravel(),
+        frame_times_s=npy(run / "frame.times.npy").ravel(),
         rate_hz=None,
         neuron_ids=_ids(folder / IDS),
         own_ids=f"{animal}/{folder.name}",
         labels=labels or {},
-        positions_um=_array(folder / POSITIONS) if (folder / POSITIONS).exists() else None,
+        positions_um=npy(folder / POSITIONS) if (folder / POSITIONS).exists() else None,
         behaviour=behaviour,
         notes=tuple(notes),
     )
 
 
-def _array(path: Path) -> np.ndarray:
-    if not path.exists():
-        raise RecordingsRefused(f"{path}: there is no such file. Fetch the session again, as a whole.")
-    try:
-        return npy_array(path)
-    except (OSError, UnreadableArray) as error:
-        raise RecordingsRefused(f"{path}: cannot be read as an array without pickle: {error}.") from error
-
-
 def _ids(path: Path) -> np.ndarray:
-    return as_text(_array(path).ravel())
+    return as_text(npy(path).ravel())
 
 
 def _labels(path: Path) -> dict[str, np.ndarray] | None:

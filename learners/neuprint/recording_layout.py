@@ -10,12 +10,16 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from neurofleet.errors import did_you_mean
 from neurofleet.learners.neuprint.population_recordings import ANIMAL, RecordingsRefused
 
+_OF_ARRAYS = (
+    "activity", "neurons_first", "rate_hz", "frame_times", "frame_times_per_s", "animal", "session", "neuron_ids",
+    "labels", "confidence", "least_confidence", "missing_labels", "positions", "behaviour", "behaviour_times",
+    "behaviour_times_per_s",
+)  # fmt: skip
 KEYS = {
-    "npz": (
-        "activity", "neurons_first", "rate_hz", "frame_times", "frame_times_per_s", "animal", "session", "neuron_ids",
-        "labels", "confidence", "least_confidence", "missing_labels", "positions", "behaviour", "behaviour_times",
-        "behaviour_times_per_s",
-    ),
+    "npz": _OF_ARRAYS,
+    "npy": _OF_ARRAYS,
+    "caiman": _OF_ARRAYS,
+    "suite2p": (*_OF_ARRAYS, "plane"),
     "nwb": (
         "activity", "plane", "neurons_first", "frame_times_per_s", "neuron_ids", "labels", "confidence",
         "least_confidence", "missing_labels", "positions", "behaviour", "behaviour_times_per_s",
@@ -30,9 +34,11 @@ class RecordingLayout(BaseModel):
     Attributes
     ----------
     activity
-        Array (frames × neurons) of an npz file, or series of an NWB file.
+        Array (frames × neurons) of an npz file, or series of an NWB file; of suite2p another array than F - 0.7 Fneu,
+        such as spks; of CaImAn another than F_dff or C.
     plane
-        Name of the imaging plane (or of its plane segmentation, or processing module) of an NWB file with several.
+        Of several planes: the folder of suite2p, or the imaging plane (or its plane segmentation, or processing
+        module) of an NWB file.
     neurons_first
         True where activity is neurons × frames, False where it is frames × neurons although it looks otherwise.
     rate_hz
@@ -99,7 +105,7 @@ class RecordingLayout(BaseModel):
 
 
 def read_recording_layout(layout: Mapping[str, Any] | None, kind: str) -> RecordingLayout:
-    """Return the layout for recordings of `kind` (``npz``, ``nwb`` or ``bugeon``), checked.
+    """Return the layout for recordings of a `kind` of ``KEYS``, checked.
 
     Raises
     ------

@@ -129,7 +129,7 @@ def test_what_the_release_does_not_have_is_refused(release: Path, tmp_path: Path
     with pytest.raises(RecordingsRefused, match="did you mean 'running_speed'"):
         open_recordings(release, {"behaviour": ["runing_speed"]})
     (tmp_path / "empty").mkdir()
-    with pytest.raises(RecordingsRefused, match="found no session"):
+    with pytest.raises(RecordingsRefused, match="nor a session of the Bugeon release"):
         open_recordings(tmp_path / "empty")
 
 
