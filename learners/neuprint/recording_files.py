@@ -114,8 +114,8 @@ def _kind(path: Path) -> str:
             return "bugeon"
         raise RecordingsRefused(
             f"{path}: found neither a plane of suite2p (planeN/F.npy) nor a session of the Bugeon release (a folder"
-            f" with {IDS}). Of the release, give its root, a mouse (SB025) or a session (SB025/2019-10-07); of npz and NWB"
-            " files, give the files themselves."
+            f" with {IDS}). Of the release, give its root, a mouse (SB025) or a session (SB025/2019-10-07); of npz and"
+            " NWB files, give the files themselves."
         )
     kind = ENDINGS.get(path.suffix.lower())
     if kind is None:
