@@ -345,7 +345,7 @@ def _user_subject(spec: FitSpec, folder: Path) -> UserSubject:
         description = model.describe()
     except InputError as error:
         raise UsageError(str(error)) from error
-    subject = UserSubject(spec.name, model, description, _stage_plans(spec, [USER_STAGE]))
+    subject = UserSubject(spec.name, model, description, _stage_plans(spec, [USER_STAGE]), model.notes())
     check_budgets(subject)
     return subject
 

@@ -12,12 +12,13 @@ import yaml
 from neurofleet.errors import UsageError
 from neurofleet.jobs.fit.fit_job import FitSpec
 from neurofleet.jobs.job_file import JobSpec
+from neurofleet.neurosim.cells.user_model import MACHINES
 
 ROOT = "neurofleet-job"
 START_SCRIPT = f"{ROOT}/start.sh"
 JOB_FILE = "neurofleet-job.yaml"
 
-_LEFT_OUT = {"__pycache__", ".git", ".venv", "venv"}
+_LEFT_OUT = {"__pycache__", ".git", ".venv", "venv", *MACHINES}
 _CHUNK_BYTES = 2**20
 
 
@@ -84,7 +85,9 @@ def _take_fit(spec: FitSpec, job: dict[str, Any], packer: "_Packer") -> None:
     job["warm_start"] = packer.take("warm_start", job["warm_start"], part="hall_of_fame")
     if spec.evaluator is not None:
         module = spec.evaluator.split(":")[0].split(".")[0]
-        packer.take_if_there(f"{module}.py", module, *([] if spec.mechanisms else ["mechanisms"]))
+        packer.take_if_there(f"{module}.py", module)
+        if spec.mechanisms is None:
+            packer.take_mechanisms()
 
 
 class _Packer:
@@ -127,6 +130,16 @@ class _Packer:
         for path in paths:
             if (self._folder / path).exists():
                 self._add(self._folder / path)
+
+    def take_mechanisms(self) -> None:
+        """Add the folder of mod files beside the job file, if it exists."""
+        self.take_if_there("mechanisms")
+        compiled = [machine for machine in MACHINES if (self._folder / machine).is_dir()]
+        if compiled and not (self._folder / "mechanisms").exists():
+            self.missing.append(
+                f"mechanisms: {compiled[0]} was compiled for this machine and is not sent, and there is no folder "
+                f"mechanisms in {self._folder}. Name the folder of the mod files with `mechanisms:` in the job."
+            )
 
     def _add(self, source: Path) -> None:
         self.top = Path(os.path.commonpath([self.top, source]))

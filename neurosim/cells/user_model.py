@@ -4,6 +4,7 @@ import contextlib
 import importlib
 import importlib.util
 import os
+import platform
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,6 +15,13 @@ from typing import Any
 from neurofleet import fresh_process
 from neurofleet.errors import InputError
 from neurofleet.neurosim.mechanisms import compile_mechanisms
+from neurofleet.neurosim.mechanisms.nmodl_compilation import (
+    LIBRARY_NAMES,
+    compiled_names,
+    imported_neuron,
+    mechanisms_in,
+    mod_files,
+)
 
 
 @dataclass(frozen=True)
@@ -44,10 +52,10 @@ class UserModel:
         InputError
             When the module or the function is not there, or returns something else.
         """
-        import neuron  # before the working folder changes: NEURON loads what is compiled where it is imported
-
+        neuron = imported_neuron()
         os.chdir(self.folder)
         self._load_mechanisms(neuron)
+        _load_once(neuron)
         module_name, _, function_name = self.reference.partition(":")
         with _first_on_path(self.folder):
             try:
@@ -62,20 +70,55 @@ class UserModel:
                 function = getattr(function, name, None)
             if not callable(function):
                 raise InputError(f"evaluator: {module.__file__} has no function {function_name!r}.")
-            return _evaluator_of(function(), self.reference)
+            try:
+                made = function()
+            except RuntimeError as error:
+                if _ALREADY_THERE not in str(error):
+                    raise
+                raise InputError(
+                    f"evaluator: {self.reference} loads mechanisms with nrn_load_dll that NEURON holds already: those "
+                    f"of {self.mechanisms or 'x86_64 or mechanisms beside it'} are loaded before it is called. Remove "
+                    "that line, or write neuron.load_mechanisms, which then does nothing"
+                ) from error
+            return _evaluator_of(made, self.reference)
 
     def _load_mechanisms(self, neuron: Any) -> None:
-        folder = Path(self.folder)
-        compiled = any((folder / machine).is_dir() for machine in ("x86_64", "arm64", "aarch64"))
-        if self.mechanisms is None and compiled:
-            neuron.load_mechanisms(self.folder, warn_if_already_loaded=False)
+        library = None if self.mechanisms else self._compiled_here
+        if library is not None and _load_library(neuron, library):
             return
-        sources = Path(self.mechanisms) if self.mechanisms else folder / "mechanisms"
-        files = sorted(sources.glob("*.mod"))
-        if files:
-            neuron.load_mechanisms(str(compile_mechanisms(files)), warn_if_already_loaded=False)
-        elif self.mechanisms:
+        sources = Path(self.mechanisms) if self.mechanisms else Path(self.folder) / "mechanisms"
+        names = compiled_names(mod_files(sources))
+        if not names and self.mechanisms:
             raise InputError(f"mechanisms: no .mod file in {sources}.")
+        if not names and library is not None:
+            raise InputError(
+                f"{library}: NEURON {neuron.__version__} cannot load it; it was compiled for another one. Run "
+                "nrnivmodl again, or name the folder of the mod files with `mechanisms:` in the job"
+            )
+        there = mechanisms_in(neuron.h)  # of NRN_NMODL_PATH
+        if missing := [path for name, path in names.items() if name not in there]:
+            neuron.load_mechanisms(str(compile_mechanisms(missing)), warn_if_already_loaded=False)
+
+    @property
+    def _compiled_here(self) -> Path | None:
+        """The library that nrnivmodl made in the folder."""
+        machines = (Path(self.folder) / machine for machine in (platform.machine(), *MACHINES))
+        libraries = (folder / name for folder in machines for name in LIBRARY_NAMES)
+        return next((path for path in libraries if path.is_file()), None)
+
+    def notes(self) -> tuple[str, ...]:
+        """Return a note where a library that the user has compiled is older than a mod file beside it."""
+        library = None if self.mechanisms else self._compiled_here
+        if library is None:
+            return ()
+        made = library.stat().st_mtime
+        newer = [path.name for path in mod_files(Path(self.folder) / "mechanisms") if path.stat().st_mtime > made]
+        if not newer:
+            return ()
+        return (
+            f"the mechanisms in {library.parent.name} were compiled before {', '.join(newer)} in mechanisms changed: "
+            "run nrnivmodl again, or write `mechanisms: mechanisms` in the job to have the mod files compiled",
+        )
 
     def describe(self) -> "ModelDescription":
         """Build the evaluator in a process of its own and return what the search needs to know of it.
@@ -87,7 +130,7 @@ class UserModel:
         """
         try:
             description = fresh_process.call(_described, self)
-            reason = description if isinstance(description, str) else ""
+            reason = description.removeprefix("evaluator: ") if isinstance(description, str) else ""
         except fresh_process.ProcessFailed as error:
             reason = error.reason
         if reason:
@@ -107,6 +150,37 @@ class ModelDescription:
     upper: list[float]
     objectives: list[str]
     mechanisms: tuple[str, ...] = ()
+
+
+MACHINES = ("x86_64", "arm64", "aarch64")
+"""Folders that nrnivmodl makes, by the machine it runs on."""
+_ALREADY_THERE = "user defined name already exists"
+
+
+def _load_library(neuron: Any, library: Path) -> bool:
+    """Load a compiled library unless NEURON holds its mechanisms already; return False where it cannot."""
+    try:
+        return neuron.h.nrn_load_dll(str(library)) == 1.0
+    except RuntimeError as error:
+        return _ALREADY_THERE in str(error)
+
+
+def _load_once(neuron: Any) -> None:
+    """Have NEURON's `load_mechanisms` do nothing for mechanisms that are loaded already, from whatever path.
+
+    A user's module that loads its own mechanisms then runs here as it does by itself.
+    """
+    load = neuron.load_mechanisms
+
+    def load_mechanisms(path: str, warn_if_already_loaded: bool = True) -> bool:
+        try:
+            return load(path, warn_if_already_loaded)
+        except RuntimeError as error:
+            if _ALREADY_THERE in str(error):
+                return True
+            raise
+
+    neuron.load_mechanisms = load_mechanisms
 
 
 def _evaluator_of(made: Any, reference: str) -> Any:

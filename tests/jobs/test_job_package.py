@@ -1,6 +1,7 @@
 """What of a job travels to a cluster, and under which names."""
 
 import os
+import shutil
 import zipfile
 
 import pytest
@@ -142,12 +143,18 @@ def test_the_module_of_an_evaluator_and_the_mechanisms_beside_it_travel(lab, tmp
     (cache / "model.pyc").touch()
     (lab / "jobs" / "mechanisms").mkdir()
     (lab / "jobs" / "mechanisms" / "Ih.mod").touch()
+    for compiled in ("x86_64", "mechanisms/x86_64"):
+        (lab / "jobs" / compiled).mkdir()
+        (lab / "jobs" / compiled / "libnrnmech.so").touch()
     job = write(lab, cells="-", recipe="-", warm_start="-", evaluator="model:make")
     names = {name.removeprefix("neurofleet-job/files/") for name in luggage_of(job).files}
     assert names == {module, "mechanisms/Ih.mod"}
     job = write(lab, cells="-", recipe="-", warm_start="-", evaluator="model:make", mechanisms="mod")
     names = {name.removeprefix("neurofleet-job/files/") for name in luggage_of(job).files}
     assert names == {module, "mod/Ih.mod"}
+    shutil.rmtree(lab / "jobs" / "mechanisms")
+    with pytest.raises(UsageError, match="x86_64 was compiled for this machine and is not sent"):
+        luggage_of(write(lab, cells="-", recipe="-", warm_start="-", evaluator="model:make"))
 
 
 def test_an_evaluator_that_is_installed_brings_nothing(lab):

@@ -1,6 +1,7 @@
 """A user's evaluator, whatever its module is called and whatever lies beside it."""
 
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from neurofleet import fresh_process
 from neurofleet.errors import InputError
 from neurofleet.neurosim.cells.user_model import ModelDescription, UserModel
+from neurofleet.neurosim.mechanisms import compile_mechanisms
 
 EVALUATOR = """
 from bluepyopt import ephys
@@ -47,6 +49,11 @@ def fails():
 
 def leaves():
     raise SystemExit("cannot go on")
+"""
+POINT = """: \u00b5
+NEURON { POINT_PROCESS Point NONSPECIFIC_CURRENT i }
+ASSIGNED { v (millivolt) i (nanoamp) }
+BREAKPOINT { i = 1e-3*v }
 """
 IN_THE_WAY = "raise ImportError('a file of the working folder took the place of a module')\n"
 
@@ -106,3 +113,40 @@ def test_what_is_wrong_with_an_evaluator_is_reported(tmp_path, reference, messag
     folder = folder_with(tmp_path / "job", "balls")
     with pytest.raises(InputError, match=message):
         UserModel(reference, str(folder)).describe()
+
+
+LOADS = """
+import balls
+import neuron
+
+neuron.load_mechanisms(".")
+
+
+def ball():
+    neuron.load_mechanisms("mechanisms")
+    return balls.ball()
+"""
+
+
+def test_what_nrnivmodl_has_left_is_not_in_the_way(tmp_path, monkeypatch):
+    folder = folder_with(tmp_path / "job", "balls")
+    (folder / "loads.py").write_text(LOADS)
+    mechanisms = folder / "mechanisms"
+    mechanisms.mkdir()
+    (mechanisms / "point-1.mod").write_text(POINT)
+    compiled = next(path for path in compile_mechanisms([mechanisms / "point-1.mod"]).iterdir() if path.name != "mod")
+    for place in (folder, mechanisms):
+        (place / compiled.name).symlink_to(compiled)
+    monkeypatch.chdir(folder)
+    expected = ModelDescription(["cm"], [0.5], [2.0], ["base"])
+    model = UserModel("loads:ball", str(folder))
+    assert model.describe() == UserModel("loads:ball", str(folder), "mechanisms").describe() == expected
+    os.utime(mechanisms / "point-1.mod", (2e9, 2e9))
+    assert "were compiled before point-1.mod in mechanisms changed" in model.notes()[0]
+    (folder / compiled.name).unlink()
+    (folder / compiled.name).mkdir()
+    (folder / compiled.name / "libnrnmech.so").write_text("of another NEURON")
+    assert UserModel("balls:ball", str(folder)).describe() == expected  # from the mod file
+    shutil.rmtree(mechanisms)
+    with pytest.raises(InputError, match=r"libnrnmech.so: NEURON .* cannot load it; it was compiled for another one"):
+        UserModel("balls:ball", str(folder)).describe()
