@@ -323,11 +323,15 @@ def export(
             help="Of a fit file: stub (the default), legacy-stub, legacy-stub-60um or full.",
         ),
     ] = None,
+    mechanisms: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Mod files that a fit file names; by default modfiles beside it."),
+    ] = None,
 ) -> None:
     """Write a model for use elsewhere: SONATA for BMTK, an Allen fit file, or a hoc template."""
     from neurofleet.jobs.export import export_command
 
-    export_command(source, to, format, cell, rank, morphology, axon)
+    export_command(source, to, format, cell, rank, morphology, axon, mechanisms)
 
 
 app.add_typer(deploy_app)

@@ -62,6 +62,7 @@ def export_command(
     rank: int = 1,
     morphology: Path | None = None,
     axon: str | None = None,
+    mechanisms: Path | None = None,
 ) -> None:
     """Write a model in another format.
 
@@ -78,6 +79,8 @@ def export_command(
         Which model of its hall of fame, as its tables count them: 1 is the best.
     morphology, axon
         Of a fit file, which does not tell.
+    mechanisms : Path, optional
+        Folder of the mod files that a fit file names, beside those of the project; by default ``modfiles`` beside it.
 
     Raises
     ------
@@ -91,10 +94,10 @@ def export_command(
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise UsageError(f"--to {to}: expected a new or an empty folder, found one that is in use.")
     if source.is_file():
-        chosen = _published(source, cell, rank, morphology, axon)
+        chosen = _published(source, cell, rank, morphology, axon, mechanisms)
     else:
-        if morphology is not None or axon is not None:
-            raise UsageError("--morphology and --axon belong to a fit file; a run knows its own.")
+        if (morphology, axon, mechanisms) != (None, None, None):
+            raise UsageError("--morphology, --axon and --mechanisms belong to a fit file; a run knows its own.")
         chosen = _of_run(source, cell, rank)
     hint = formats[format](to, chosen)
     print(f"Written: {to} ({chosen.model.cell}, {format}, axon {chosen.model.axon}). {hint}")
@@ -119,12 +122,14 @@ def _of_run(root: Path, cell: str | None, rank: int) -> Chosen:
     return _chosen(population, rank - 1, 14.0 if recording is None else recording.junction_potential_mV)
 
 
-def _published(fit_file: Path, cell: str | None, rank: int, morphology: Path | None, axon: str | None) -> Chosen:
+def _published(
+    fit_file: Path, cell: str | None, rank: int, morphology: Path | None, axon: str | None, mechanisms: Path | None
+) -> Chosen:
     if rank != 1:
         raise UsageError("--rank chooses from a run's hall of fame; a fit file holds one model.")
     if morphology is None:
         raise UsageError(f"{fit_file} is one model: name its morphology with --morphology FILE.swc.")
-    fit = read_fit(fit_file)
+    fit = read_fit(fit_file, mechanisms)
     checked = check_morphology(morphology, axon or "stub")
     name = cell or fit_file.stem.removesuffix("_fit")
     population = published_cell_models(name, fit, checked.file, axon or "stub")

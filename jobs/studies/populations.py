@@ -47,6 +47,7 @@ class FitFileSpec(Strict):
     axon: Literal["stub", "legacy-stub", "legacy-stub-60um", "full"] = "stub"
     recordings: Path | None = None
     targets: Path | None = None
+    mechanisms: Path | None = None
     stimuli: Annotated[list[str], Field(min_length=1)] = ["Long Square"]
     exclude_sweeps: list[int] = []
     electrode: ElectrodeName | None = None
@@ -62,6 +63,7 @@ class ModelsSpec(Strict):
     cells: Annotated[list[Name], Field(min_length=1)] | None = None
     best: PositiveInt | None = None
     fits: Annotated[list[FitFileSpec], Field(min_length=1)] | None = None
+    mechanisms: Path | None = None
 
     @model_validator(mode="after")
     def _one_source(self) -> "ModelsSpec":
@@ -69,6 +71,8 @@ class ModelsSpec(Strict):
             raise ValueError(
                 "name one of `run:` (the folder of a fit), `sample:` (of a sample) and `fits:` (Allen fit files)"
             )
+        if self.fits is None and self.mechanisms is not None:
+            raise ValueError("`mechanisms:` belongs to `fits:`; a run and a sample know their own")
         if self.fits is not None:
             if self.cells is not None or self.best is not None:
                 raise ValueError(
@@ -88,7 +92,9 @@ class ModelsSpec(Strict):
             return [self.sample / "job.yaml", self.sample / "accepted"]
         fits = self.fits or ()
         paths = [path for fit in fits for path in (fit.fit, fit.morphology, fit.recordings)]
-        return [path for path in (*paths, *(fit.targets for fit in fits)) if path is not None]
+        paths += [fit.targets for fit in fits]
+        paths += dict.fromkeys(fit.mechanisms or self.mechanisms for fit in fits)
+        return [path for path in paths if path is not None]
 
 
 class PopulationSpec(StudySpec):
@@ -189,11 +195,12 @@ def read_populations(models: ModelsSpec, folder: Path) -> list[CellModels]:
         return _of_run(folder / models.run, models.cells, models.best)
     if models.sample is not None:
         return _of_sample(folder / models.sample, models.cells, models.best)
-    return [_of_fit_file(fit, folder) for fit in models.fits or ()]
+    return [_of_fit_file(fit, folder, fit.mechanisms or models.mechanisms) for fit in models.fits or ()]
 
 
-def _of_fit_file(fit: FitFileSpec, folder: Path) -> CellModels:
-    content = read_fit(folder / fit.fit)
+def _of_fit_file(fit: FitFileSpec, folder: Path, mechanisms: Path | None) -> CellModels:
+    content = read_fit(folder / fit.fit, None if mechanisms is None else folder / mechanisms)
+    content.user_mechanisms.compile()
     morphology = check_morphology(folder / fit.morphology, fit.axon)
     recording = None
     if fit.recordings is not None:

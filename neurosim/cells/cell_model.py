@@ -230,16 +230,21 @@ def check_cell(
 ) -> None:
     """Raise one `InputError` with every fault of a cell's mechanisms and parameters; needs no NEURON."""
     faults = []
+    there: dict[str, list[str]] = {}
     for section, names in mechanisms.items():
         faults += _unknown(section, SECTION_LISTS, f"mechanisms: section {section!r}")
         for name in names:
-            faults += _unknown(name, known, f"mechanisms: {section}: mechanism {name!r}")
+            there.setdefault(name, []).append(section)
+    for name, sections in there.items():
+        faults += _unknown(name, known, f"mechanisms: {', '.join(sections)}: mechanism {name!r}")
+    lacking = tuple(f"_{name}" for name in there if name not in known)
     seen: set[str] = set()
     for full_name in [*(parameter.full_name for parameter in parameters), *fixed]:
         if full_name in seen:
             faults.append(f"parameter {full_name} is given twice, expected once, free or fixed")
         seen.add(full_name)
-        faults += _parameter_faults(full_name, mechanisms, known)
+        if not full_name.rpartition(".")[0].endswith(lacking):
+            faults += _parameter_faults(full_name, mechanisms, known)
     for parameter in parameters:
         if not parameter.lower < parameter.upper:
             faults.append(
@@ -268,9 +273,9 @@ def _parameter_faults(
     if section not in SECTION_LISTS:
         return _unknown(section, SECTION_LISTS, f"parameter {full_name!r}: section {section!r}")
     if (ion := reversal_of(name, known)) is not None:
-        if section == "all" and any(_has_ion(part, ion, mechanisms, known) for part in SECTIONS):
+        if section == "all" and any(has_ion(part, ion, mechanisms, known) for part in SECTIONS):
             return []  # set where the ion is
-        without = [part for part in _parts(section, mechanisms) if not _has_ion(part, ion, mechanisms, known)]
+        without = [part for part in _parts(section, mechanisms) if not has_ion(part, ion, mechanisms, known)]
         return [f"parameter {full_name}: no mechanism in {', '.join(without)} uses the ion {ion}"] if without else []
     if name in SECTION_PARAMETERS:
         return []
@@ -295,7 +300,8 @@ def is_section_parameter(name: str, known: Mapping[str, Mechanism]) -> bool:
     return name in SECTION_PARAMETERS or reversal_of(name, known) is not None
 
 
-def _has_ion(section: str, ion: str, mechanisms: Mapping[str, Sequence[str]], known: Mapping[str, Mechanism]) -> bool:
+def has_ion(section: str, ion: str, mechanisms: Mapping[str, Sequence[str]], known: Mapping[str, Mechanism]) -> bool:
+    """Return whether a mechanism of a section uses an ion."""
     return any(ion in known[name].uses for name in _inserted(section, mechanisms) if name in known)
 
 
@@ -323,7 +329,7 @@ def _reversal_potentials(
     mechanisms: Mapping[str, Sequence[str]], conditions: Conditions, known: Mapping[str, Mechanism]
 ) -> dict[str, float]:
     """Return ``ena.soma`` and the like for each section of the model whose channels read them."""
-    values = {}
+    values: dict[str, float] = {}
     for section in SECTIONS:
         if section not in mechanisms and "all" not in mechanisms:
             continue
@@ -436,7 +442,7 @@ def _bluepyopt_parameter(
     ion = reversal_of(name, known)
     sections = [section]
     if section == "all" and ion is not None:
-        sections = [part for part in SECTIONS if _has_ion(part, ion, mechanisms, known)]
+        sections = [part for part in SECTIONS if has_ion(part, ion, mechanisms, known)]
     options: dict[str, Any] = {"param_name": name, "locations": [_location(part) for part in sections]}
     if isinstance(what, CellParameter):
         options["bounds"] = [what.lower, what.upper]

@@ -118,7 +118,7 @@ class Recipe(_Strict):
 
     name: str
     axon: Literal["stub", "legacy-stub", "legacy-stub-60um", "full"] = "stub"
-    conditions: RecipeConditions = RecipeConditions()
+    conditions: RecipeConditions = Field(default_factory=lambda: RecipeConditions.model_validate({}))
     hand_over: Annotated[float, Field(ge=0)] | None = 0.5
     stages: Annotated[list[Stage], Field(min_length=1)]
 

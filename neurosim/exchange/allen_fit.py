@@ -2,14 +2,14 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neurofleet.errors import InputError
-from neurofleet.neurosim.cells.cell_model import Conditions, build_cell_model, check_cell
+from neurofleet.neurosim.cells.cell_model import Conditions, build_cell_model, check_cell, has_ion, reversal_of
 from neurofleet.neurosim.cells.morphology import SECTIONS
-from neurofleet.neurosim.mechanisms import MECHANISMS, Mechanism
+from neurofleet.neurosim.mechanisms import MECHANISMS, Mechanism, UserMechanisms
 
 if TYPE_CHECKING:
     from bluepyopt.ephys.models import CellModel
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from neurofleet.neurosim.cells.cell_morphology import CellMorphology
 
 PASSIVE = "pas"
+BESIDE = "modfiles"  # folder beside a fit file with mechanisms that it names
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,8 @@ class AllenFit:
         To be subtracted from a recorded voltage (the file has it with the opposite sign).
     sweeps : tuple of int
         Sweeps the model was fitted to.
+    user_mechanisms : UserMechanisms
+        Those of its mechanisms that came with it.
     """
 
     parameters: Mapping[str, float]
@@ -42,19 +45,29 @@ class AllenFit:
     conditions: Conditions
     junction_potential_mV: float = 14.0
     sweeps: tuple[int, ...] = ()
+    user_mechanisms: UserMechanisms = field(default_factory=UserMechanisms)
 
     def cell_model(self, name: str, morphology: "CellMorphology") -> "CellModel":
         """Return a BluePyOpt ``CellModel``; the axon mode it was fitted with is not in the file."""
-        return build_cell_model(name, morphology, self.mechanisms, (), self.parameters, self.conditions)
+        known = self.user_mechanisms.known
+        return build_cell_model(name, morphology, self.mechanisms, (), self.parameters, self.conditions, known)
 
 
-def read_fit(path: Path | str) -> AllenFit:
+def read_fit(path: Path | str, mechanisms_folder: Path | None = None) -> AllenFit:
     """Read a fit file.
+
+    Parameters
+    ----------
+    path : Path or str
+    mechanisms_folder : Path, optional
+        Mod files of mechanisms that it names. Without it, a folder ``modfiles`` beside the file is read where the file
+        names mechanisms that are not of the project.
 
     Raises
     ------
     InputError
-        The file is missing, no fit file, or names a mechanism or parameter that does not exist.
+        The file is missing, no fit file, or names a mechanism or parameter that does not exist; or the mod files cannot
+        be used.
     """
     path = Path(path)
     try:
@@ -68,13 +81,19 @@ def read_fit(path: Path | str) -> AllenFit:
         parameters = _read_passive(content["passive"][0], parameters) | parameters
         conditions, reversal = _read_conditions(content["conditions"][0])
         fitting = content.get("fitting", [{}])[0]
+        by_section = {"all": (PASSIVE,)} | {section: tuple(names) for section, names in mechanisms.items()}
+        own = _own_mechanisms(path, {name for names in mechanisms.values() for name in names}, mechanisms_folder)
+        known = own.known
         fit = AllenFit(
-            parameters=parameters | reversal,
-            mechanisms={"all": (PASSIVE,)} | {section: tuple(names) for section, names in mechanisms.items()},
+            parameters=parameters | {n: mV for n, mV in reversal.items() if _has_reversal(n, by_section, known)},
+            mechanisms=by_section,
             conditions=conditions,
             junction_potential_mV=-float(fitting.get("junction_potential", -14.0)),
             sweeps=tuple(int(sweep) for sweep in fitting.get("sweeps", ())),
+            user_mechanisms=own,
         )
+    except InputError:
+        raise
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise InputError(
             f"{path}: expected an Allen fit file with `passive`, `conditions` and a `genome` of section, "
@@ -82,10 +101,33 @@ def read_fit(path: Path | str) -> AllenFit:
             "Download it again."
         ) from error
     try:
-        check_cell(fit.mechanisms, (), fit.parameters)
+        check_cell(fit.mechanisms, (), fit.parameters, known)
     except InputError as error:
-        raise InputError(f"{path}: {error}") from error
+        unknown = {name for names in fit.mechanisms.values() for name in names} - known.keys()
+        how = f" Name the folder of the mod files with `mechanisms:`, or put them into {BESIDE} beside it."
+        raise InputError(f"{path}: {error}{how if unknown else ''}") from error
     return fit
+
+
+def _own_mechanisms(path: Path, names: set[str], folder: Path | None) -> UserMechanisms:
+    """Return those of `names` that are in `folder`; without it, those beside the fit file if the project lacks one."""
+    if folder is None and (names <= MECHANISMS.keys() or not (path.parent / BESIDE).is_dir()):
+        return UserMechanisms()
+    all_of_them = UserMechanisms.read(folder or path.parent / BESIDE)
+    if refused := [f"mechanism {name} {all_of_them.unfit[name]}" for name in sorted(names & all_of_them.unfit.keys())]:
+        raise InputError(f"{path}: {'; '.join(refused)}.")
+    own = all_of_them.only(names)
+    if folder is not None and not own.sources:
+        raise InputError(
+            f"{path}: names no mechanism of {folder} ({', '.join(all_of_them.files)}), but {', '.join(sorted(names))}. "
+            "Correct `mechanisms:`, or leave it out."
+        )
+    return own
+
+
+def _has_reversal(full_name: str, mechanisms: Mapping[str, Sequence[str]], known: Mapping[str, Mechanism]) -> bool:
+    name, _, section = full_name.rpartition(".")
+    return has_ion(section, name[1:], mechanisms, known)
 
 
 def _read_genome(genome: Sequence[Mapping[str, Any]]) -> tuple[dict[str, float], dict[str, list[str]]]:
@@ -112,7 +154,7 @@ def _read_passive(passive: Mapping[str, Any], genome: Mapping[str, float]) -> di
 
 
 def _read_conditions(conditions: Mapping[str, Any]) -> tuple[Conditions, dict[str, float]]:
-    """Return the conditions, and the reversal potentials of the sections that differ from the first."""
+    """Return the conditions, and the reversal potentials that differ from the first section's or are of other ions."""
     first, *others = conditions["erev"]
     ena, ek = float(first["ena"]), float(first["ek"])
     differing = {
@@ -121,6 +163,9 @@ def _read_conditions(conditions: Mapping[str, Any]) -> tuple[Conditions, dict[st
         for name, common in (("ena", ena), ("ek", ek))
         if float(entry[name]) != common
     }
+    for entry in conditions["erev"]:
+        other = {name: float(mV) for name, mV in entry.items() if name not in ("section", "ena", "ek")}
+        differing |= {f"{name}.{entry['section']}": mV for name, mV in other.items()}
     return Conditions(float(conditions["celsius"]), float(conditions["v_init"]), ena, ek), differing
 
 
@@ -171,16 +216,15 @@ def write_fit(
             "mechanism": "" if owners.get(name, PASSIVE) == PASSIVE else owners[name],
         }
         for (name, section), value in values.items()
-        if name not in ("ena", "ek")
+        if reversal_of(name, known) is None
     ]
-    erev = [
-        {
-            "section": section,
-            "ena": values.get(("ena", section), conditions.ena_mV),
-            "ek": values.get(("ek", section), conditions.ek_mV),
-        }
-        for section in cell_sections
-    ]
+    erev = []
+    for section in cell_sections:
+        reversals = {f"e{ion}": mV for ion, mV in conditions.reversals_mV.items()}
+        reversals |= {name: mV for (name, part), mV in values.items() if part == section and reversal_of(name, known)}
+        others = {n: mV for n, mV in reversals.items() if _has_reversal(f"{n}.{section}", mechanisms, known)}
+        both = {name: reversals[name] for name in ("ena", "ek")}
+        erev.append({"section": section, **both, **others})
     content = {
         "passive": [{"ra": values[("Ra", "soma")]}] if ("Ra", "soma") in values else [{}],
         "fitting": [{"junction_potential": -junction_potential_mV, "sweeps": list(sweeps)}],

@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 
 from neurofleet.errors import InputError
-from neurofleet.neurosim.cells.cell_model import UNIFORM, bluepyopt_distribution
+from neurofleet.neurosim.cells.cell_model import UNIFORM, bluepyopt_distribution, reversal_of
 from neurofleet.neurosim.cells.fit_model import FitModel
 from neurofleet.neurosim.exchange.allen_fit import write_fit
 
@@ -132,7 +132,10 @@ def write_sonata(
         raise InputError(f"{folder}: expected a value for each free parameter, found none for {missing}.")
     distributions = {p.full_name: p.distribution for p in model.free} | dict(model.distributions)
     distributions = {name: text for name, text in distributions.items() if text != UNIFORM}
-    processing = "legacy_stub_axon" if distributions and model.axon == "legacy-stub" else PROCESSING[model.axon]
+    known = model.user_mechanisms.known
+    ions = {reversal_of(name.rpartition(".")[0], known) for name in (*model.fixed, *values)}
+    beyond_bmtk = bool(distributions or model.conditions.other_reversals_mV or ions - {None, "na", "k"})
+    processing = "legacy_stub_axon" if beyond_bmtk and model.axon == "legacy-stub" else PROCESSING[model.axon]
     try:
         components = _folders(folder)
         write_fit(
@@ -143,7 +146,7 @@ def write_sonata(
             junction_potential_mV,
             sweeps,
             sections,
-            model.user_mechanisms.known,
+            known,
         )
         (components / "morphologies" / "cell.swc").write_bytes(model.morphology.content)
         model.user_mechanisms.copy(model.mechanism_names, components / "mechanisms" / "modfiles")

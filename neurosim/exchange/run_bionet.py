@@ -76,9 +76,9 @@ def _with_parameters(hobj, fit):
                     setattr(segment, name, distribution(h.distance(middle, segment), value))
     for reversal in fit["conditions"][0]["erev"]:
         for section in sections[reversal["section"]]:
-            for ion in ("na", "k"):
-                if h.ismembrane(f"{ion}_ion", sec=section):
-                    setattr(section, f"e{ion}", reversal[f"e{ion}"])
+            for name in reversal:
+                if name != "section" and h.ismembrane(f"{name[1:]}_ion", sec=section):
+                    setattr(section, name, reversal[name])
     return hobj
 
 

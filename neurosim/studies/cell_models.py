@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from neurofleet.errors import InputError, did_you_mean
-from neurofleet.neurosim.cells.cell_model import Accuracy, CellParameter
+from neurofleet.neurosim.cells.cell_model import Accuracy, CellParameter, reversal_of
 from neurofleet.neurosim.cells.fit_model import FitModel
 from neurofleet.neurosim.cells.morphology import MorphologyFile
 from neurofleet.neurosim.exchange.allen_fit import AllenFit
@@ -121,7 +121,8 @@ def published_cell_models(
         What it was fitted to.
     recording : RecordingSource, optional
     """
-    reversal = {name: value for name, value in fit.parameters.items() if _is_reversal(name)}
+    known = fit.user_mechanisms.known
+    reversal = {n: mV for n, mV in fit.parameters.items() if reversal_of(n.rpartition(".")[0], known) is not None}
     values = {name: value for name, value in fit.parameters.items() if name not in reversal}
     free = []
     for name, value in values.items():
@@ -138,14 +139,11 @@ def published_cell_models(
         distributions={},
         targets=targets or TargetSet({}, ()),
         accuracy=Accuracy(FINAL_ATOL),
+        user_mechanisms=fit.user_mechanisms,
     )
     only_model = np.array([list(values.values())])
     trained = tuple(targets.protocols.values()) if targets else ()
     return make_cell_models(model, only_model, np.array([PUBLISHED_SEED]), np.array([0]), trained, recording)
-
-
-def _is_reversal(full_name: str) -> bool:
-    return full_name.partition(".")[0] in ("ena", "ek")
 
 
 def conductances(names: Collection[str]) -> list[str]:

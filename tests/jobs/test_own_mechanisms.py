@@ -1,5 +1,6 @@
 """A fit with mod files of the user's own: from the job file to what is exported."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -17,6 +18,9 @@ from neurofleet.jobs.job_file import load_job
 from neurofleet.jobs.remote.job_package import collect
 from neurofleet.jobs.studies.populations import ModelsSpec, read_populations
 from neurofleet.jobs.studies.sampling import SampleSpec, read_samplings
+from neurofleet.neurosim.cells.cell_model import Conditions
+from neurofleet.neurosim.exchange.allen_fit import write_fit
+from neurofleet.neurosim.mechanisms import UserMechanisms
 from neurofleet.neurosim.mechanisms.catalogue import MOD_FOLDER
 from tests.jobs.test_vector_fit import JOB, RECIPE
 
@@ -85,9 +89,9 @@ def test_one_that_replaces_ours_is_said(folder):
     (folder / "modfiles" / "Kv3_1.mod").write_text(KV)
     spec = load_job(write(folder, recipe="theirs.yaml"))
     (subject,) = prepare(spec, folder, keep_recordings=False)
-    assert subject.warnings == ("mechanism Kv3_1 is the job's own, from modfiles",)
+    assert "mechanism Kv3_1 is the job's own, from modfiles" in subject.warnings
     assert subject.problem(0, None).model.user_mechanisms.sources == {"Kv3_1": KV}
-    assert "Kv3_1 (soma, axon, your Kv3_1.mod)" in subject.problem(0, None).mechanisms_told
+    assert re.search(r"Kv3_1 \([a-z, ]+, your Kv3_1.mod\)", subject.problem(0, None).mechanisms_told)
     assert [stage.name for stage in stage_plans(spec, folder)["demo"]] == ["active"]
 
 
@@ -167,6 +171,27 @@ def test_the_mod_files_are_inputs_and_travel(folder):
     names = {"modfiles/my_kv.mod", "modfiles/unused.mod", "modfiles/rates.inc"}
     assert {name for name in input_files(spec, folder) if name.startswith("modfiles")} == names
     assert names <= {name.removeprefix("neurofleet-job/files/") for name in collect(spec, folder).files}
+
+
+def test_a_fit_file_has_them_too(folder, capsys):
+    known = UserMechanisms.read(folder / "modfiles").known
+    write_fit(folder / "fit.json", {"gbar_MyKv.soma": 0.1}, {"soma": ("MyKv",)}, Conditions(), known=known)
+    fit = {"id": "one", "fit": "fit.json", "morphology": "cell.swc"}
+    for given in ({"fits": [fit]}, {"fits": [fit | {"mechanisms": "mine"}]}, {"fits": [fit], "mechanisms": "mine"}):
+        if given != {"fits": [fit]} and not (folder / "mine").exists():
+            (folder / "modfiles").rename(folder / "mine")
+        models = ModelsSpec(**given)
+        (population,) = read_populations(models, folder)
+        assert population.model.user_mechanisms.sources == {"MyKv": MY_KV}
+        assert ("mine" in map(str, models.paths_named())) == (given != {"fits": [fit]})
+    export_command(
+        folder / "fit.json", folder / "out", "hoc", morphology=folder / "cell.swc", mechanisms=folder / "mine"
+    )
+    assert (folder / "out" / "modfiles" / "MyKv.mod").read_text() == MY_KV
+    with pytest.raises(ValueError, match="`mechanisms:` belongs to `fits:`"):
+        ModelsSpec(run="run", mechanisms="mine")
+    with pytest.raises(UsageError, match="--mechanisms belong to a fit file"):
+        export_command(folder, folder / "other", "hoc", mechanisms=folder / "mine")
 
 
 def test_a_sample_has_them_too(folder):

@@ -176,8 +176,8 @@ def test_what_is_inserted_in_every_section_of_the_cell_is_inserted_in_all():
 
 
 def test_all_faults_are_said_at_once():
-    with pytest.raises(InputError, match="Nope.*gbar_Nope"):
-        check_cell({"soma": ["Nope"]}, (), {"gbar_Nope.soma": 1.0})
+    with pytest.raises(InputError, match="soma, dend: mechanism 'Nope'.*gbar_Ih.soma"):
+        check_cell({"soma": ["Nope"], "dend": ["Nope"]}, (), {"gbar_Nope.soma": 1.0, "gbar_Ih.soma": 1.0})
 
 
 @pytest.mark.parametrize(

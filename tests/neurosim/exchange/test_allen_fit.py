@@ -9,7 +9,7 @@ from neurofleet.errors import InputError
 from neurofleet.neurosim.cells.cell_model import Conditions
 from neurofleet.neurosim.cells.cell_morphology import CellMorphology
 from neurofleet.neurosim.exchange.allen_fit import AllenFit, read_fit, write_fit
-from neurofleet.neurosim.mechanisms import load_mechanisms
+from neurofleet.neurosim.mechanisms import UserMechanisms, load_mechanisms
 from tests.neurosim.cells.small_cells import FULL_SWC
 
 EREV = [{"section": s, "ena": 53.0, "ek": -107.0} for s in ("soma", "axon", "apic", "dend")]
@@ -123,6 +123,49 @@ def test_what_is_no_fit_file_is_refused(tmp_path, content, said):
     with pytest.raises(InputError, match=said) as error:
         read_fit(path)
     assert str(path) in str(error.value)
+
+
+OWN_HCN = """
+NEURON { SUFFIX MyH USEION hcn READ ehcn WRITE ihcn VALENCE 1 RANGE gbar }
+PARAMETER { gbar = 1e-3 }
+ASSIGNED { v ehcn ihcn }
+BREAKPOINT { ihcn = gbar*(v - ehcn) }
+INCLUDE "more.inc"
+"""
+
+
+def test_a_model_with_a_users_mechanisms_and_ions_comes_back(tmp_path):
+    folder = tmp_path / "modfiles"
+    folder.mkdir()
+    (folder / "h.mod").write_text(OWN_HCN)
+    (folder / "more.inc").write_text("")
+    (folder / "other.mod").write_text("NEURON { SUFFIX Ih }")  # a name of the project's, which the file has not
+    own = UserMechanisms.read(folder).only({"MyH"})
+    parameters = {"gbar_MyH.soma": 2e-3, "gbar_MyH.dend": 1e-3, "ehcn.dend": -40.0}
+    mechanisms = {"all": ("pas",), "soma": ("MyH",), "dend": ("MyH",)}
+    conditions = Conditions(other_reversals_mV={"hcn": -45.0})
+    write_fit(tmp_path / "fit.json", parameters, mechanisms, conditions, known=own.known)
+    erev = json.loads((tmp_path / "fit.json").read_text())["conditions"][0]["erev"]
+    assert [(entry["section"], entry["ehcn"]) for entry in erev] == [("soma", -45.0), ("dend", -40.0)]
+    beside = read_fit(tmp_path / "fit.json")
+    assert beside.user_mechanisms == own
+    assert beside.parameters.items() >= {**parameters, "ehcn.soma": -45.0}.items()
+    folder.rename(tmp_path / "mine")
+    assert read_fit(tmp_path / "fit.json", tmp_path / "mine") == beside
+    with pytest.raises(InputError, match=r"mechanisms: soma, dend: mechanism 'MyH' does not .* put them into modfiles"):
+        read_fit(tmp_path / "fit.json")
+    (tmp_path / "mine" / "h.mod").write_text(OWN_HCN.replace("gbar*", "far*").replace("RANGE", "POINTER far RANGE"))
+    with pytest.raises(InputError, match=r"fit.json: mechanism MyH \(h.mod\) needs the POINTER far"):
+        read_fit(tmp_path / "fit.json", tmp_path / "mine")
+    (tmp_path / "mine" / "h.mod").unlink()
+    with pytest.raises(InputError, match=r"names no mechanism of .*mine \(Ih\), but MyH"):
+        read_fit(tmp_path / "fit.json", tmp_path / "mine")
+
+
+def test_reversal_potentials_are_set_where_the_ion_is(tmp_path):
+    erev = [EREV[0], EREV[3] | {"ena": 50.0, "eca": 100.0}]  # the dendrite has no channel
+    fit = read_fit(write(tmp_path, ALL_ACTIVE | {"conditions": [ALL_ACTIVE["conditions"][0] | {"erev": erev}]}))
+    assert not [name for name in fit.parameters if name.endswith(".dend")]
 
 
 def test_a_missing_file_and_a_place_that_cannot_be_written(tmp_path):
