@@ -149,33 +149,25 @@ _TABLE_COLUMNS = (("electrodes", "electrode"), ("responses", "response"), ("stim
 
 
 def _pairs_without_table(responses: Sequence[Any], stimuli: Sequence[Any]) -> list[_Pair]:
-    """Pair what no table pairs: by sweep number (and electrode), else by start time, else by the numbers in the names.
+    """Pair what no table pairs: by sweep number, else by start time, else by the numbers in the names.
+
+    A stimulus belongs to a response of its own electrode; only one that no such response claims can be another's.
 
     Raises
     ------
     PairingFault
         Responses without a stimulus are left, and stimuli without a response: the numbers may be shifted.
     """
-    by_time = _partners_in_time(responses, stimuli)
-    recorded = Counter(response.sweep_number for response in responses)
-    pairs = []
-    alone: list[Any] = []
-    claimed: set[int] = set()
-    for response in responses:
-        if response.sweep_number is not None:
-            partners = [series for series in stimuli if series.sweep_number == response.sweep_number]
-            if len(partners) > 1 or recorded[response.sweep_number] > 1:
-                partners = [series for series in partners if series.electrode is response.electrode]
-        elif by_time:
-            partners = by_time[id(response)]
-        else:
-            partners = [series for series in stimuli if _digits(series.name) == _digits(response.name)]
-        stimulus = partners[0] if len(partners) == 1 else None
-        pairs.append(_Pair(_whole(response), None if stimulus is None else _whole(stimulus), response.electrode))
-        claimed |= {id(series) for series in partners}
-        if not partners and _is_current_clamp(response):
-            alone.append(response)
-    unused = [series for series in stimuli if _is_current_stimulus(series) and id(series) not in claimed]
+    partners: dict[int, list[Any]] = {}
+    for electrode in {id(one.electrode): one.electrode for one in responses}.values():
+        own = [[one for one in side if one.electrode is electrode] for side in (responses, stimuli)]
+        partners |= _partners(*own)
+    claimed = {id(one) for matches in partners.values() for one in matches}
+    left = [one for one in responses if not partners[id(one)]]
+    partners |= _partners(left, [one for one in stimuli if id(one) not in claimed])
+    claimed = {id(one) for matches in partners.values() for one in matches}
+    alone = [one for one in responses if not partners[id(one)] and _is_current_clamp(one)]
+    unused = [one for one in stimuli if _is_current_stimulus(one) and id(one) not in claimed]
     if alone and unused:
         raise PairingFault(
             f"responses and stimuli cannot be paired: {_some(alone)} found no stimulus and {_some(unused)} no "
@@ -183,7 +175,25 @@ def _pairs_without_table(responses: Sequence[Any], stimuli: Sequence[Any]) -> li
             "wrong as well. Expected a stimulus for each response. List the pairs in the file's table of "
             "intracellular recordings, or give the two of a pair the same sweep_number, and write the file again."
         )
-    return pairs
+    return [
+        _Pair(_whole(one), _whole(partners[id(one)][0]) if len(partners[id(one)]) == 1 else None, one.electrode)
+        for one in responses
+    ]
+
+
+def _partners(responses: Sequence[Any], stimuli: Sequence[Any]) -> dict[int, list[Any]]:
+    """Identity of each response -> the stimuli that may belong to it."""
+    by_time = _partners_in_time(responses, stimuli)
+    partners = {}
+    for response in responses:
+        if response.sweep_number is not None:
+            found = [one for one in stimuli if one.sweep_number == response.sweep_number]
+        elif by_time:
+            found = by_time[id(response)]
+        else:
+            found = [one for one in stimuli if _digits(one.name) == _digits(response.name)]
+        partners[id(response)] = found
+    return partners
 
 
 def _partners_in_time(responses: Sequence[Any], stimuli: Sequence[Any]) -> dict[int, list[Any]]:

@@ -121,6 +121,24 @@ def test_sweeps_of_two_electrodes_are_one_cell_s_only_when_it_is_chosen(tmp_path
         read_recording(path, electrode="e2")
 
 
+@pytest.mark.parametrize("numbered", [True, False])
+def test_a_response_has_no_current_of_the_other_electrode(tmp_path, numbered):
+    """Of a pair of cells, only the first gets a current."""
+    number = {"number": 1} if numbered else {}
+    path = write_series(
+        tmp_path / "a.nwb",
+        [
+            series(1, names=("one_1", "stim_1"), electrode="e0", **number),
+            series(1, names=("two_1", "stim_2"), electrode="e1", **number),
+        ],
+    )
+    with h5py.File(path, "r+") as file:
+        del file["stimulus/presentation/stim_2"]
+    assert read_recording(path, electrode="e0").sweeps[0].amplitude_nA == 0.1
+    with pytest.raises(InputError, match="no current stimulus series belongs to it"):
+        read_recording(path, electrode="e1")
+
+
 def test_an_electrode_that_only_recorded_other_things_needs_no_choice(tmp_path):
     other = {"clamp": "VoltageClampSeries", "electrode": "e1"}
     path = write_series(tmp_path / "a.nwb", [series(1), series(2, **other), series(3, stimulus_name="Ramp", **other)])
