@@ -241,9 +241,11 @@ def passive_targets(recording: Recording, features: Sequence[str], *, tail_ms: f
     groups = group_sweeps(recording, tail_ms=tail_ms)
     silent, _ = _split(groups, recording.spike_threshold_mV)
     if not silent:
+        outside = sum(protocol.inside_only for protocol, _ in groups)
+        active = f" ({outside} of them outside of the step: the cell is active by itself)" if outside else ""
         raise InputError(
             f"{recording.path}: the passive stages need steps without a spike, but each of the "
-            f"{len(groups)} protocols found has one. Add a sub-threshold stimulus to `stimuli`."
+            f"{len(groups)} protocols found has one{active}. Add a sub-threshold stimulus to `stimuli`."
         )
     extraction = TargetExtraction(recording)
     for protocol, sweeps in silent:

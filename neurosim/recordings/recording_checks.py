@@ -28,6 +28,7 @@ ACCESS_MOHM = 30.0
 MANY_LEFT_OUT = 0.25
 LEAST_SWEEPS = 3
 SMALL_DEFLECTION_MV = 1.0
+SAME_HOLDING_PA = 20.0
 INTERCEPT_MV = 3.0
 MOST_CROSSINGS = 1.5  # of the threshold for each spike
 LONGEST_STEP_MS = 60_000.0
@@ -243,7 +244,7 @@ def _pairing(silent: Sequence[Sweep]) -> Iterator[str]:
 
 
 def _repeats(sweeps: Sequence[Sweep], threshold_mV: float) -> Iterator[str]:
-    """Warn of repeats of one step of which some are silent and others spike several times."""
+    """Warn of repeats of one step that were held differently, or of which some are silent and others spike."""
     families: list[list[Sweep]] = []
     for sweep in sorted(sweeps, key=lambda sweep: (sweep.stimulus_name, round(sweep.start_ms), sweep.amplitude_nA)):
         first = families[-1][0] if families else None
@@ -257,6 +258,13 @@ def _repeats(sweeps: Sequence[Sweep], threshold_mV: float) -> Iterator[str]:
         else:
             families.append([sweep])
     for family in families:
+        holdings_pA = [1000.0 * sweep.holding_nA for sweep in family]
+        if max(holdings_pA) - min(holdings_pA) > SAME_HOLDING_PA:
+            yield (
+                f"repeats of the {family[0].amplitude_nA * 1000:.4g} pA step were held at {min(holdings_pA):.4g} to "
+                f"{max(holdings_pA):.4g} pA ({listed_sweeps([sweep.number for sweep in family])}): a model gets the "
+                "mean. Leave those out that were held differently"
+            )
         counts = [step_spikes(sweep, threshold_mV).during.size for sweep in family]
         if min(counts) == 0 and max(counts) >= LEAST_SWEEPS:
             told = ", ".join(f"{count} in sweep {sweep.number}" for count, sweep in zip(counts, family, strict=True))

@@ -305,7 +305,9 @@ def test_spikes_before_the_step_are_not_in_the_targets():
         "LongDC_4": True,
     }
     assert TargetSet.from_json(targets.to_json()) == targets
-    assert [step for step in passive_targets(cell, PASSIVE).protocols if step == "LongDC_4"] == []
+    assert "LongDC_4" not in passive_targets(cell, PASSIVE).protocols
+    with pytest.raises(InputError, match="each of the 1 protocols found has one .1 of them outside of the step"):
+        passive_targets(recording(make_sweep(4, 0.1, (40.0, 60.0))), PASSIVE)
 
 
 def test_small_spikes_are_counted_by_the_threshold_of_the_recording():

@@ -188,6 +188,8 @@ def test_rests_that_differ_are_told(tmp_path):
 def test_repeats_that_disagree_are_told(tmp_path):
     warnings = look(tmp_path, [series(1, 0.2, SPIKES_MS), series(2, 0.2)]).warnings
     assert any("200 pA step disagree: 3 in sweep 1, 0 in sweep 2" in warning for warning in warnings)
+    (warning,) = look(tmp_path, [series(1), series(2, **bias(-50e-12))]).warnings
+    assert "100 pA step were held at -50 to 0 pA (sweeps 1, 2)" in warning
 
 
 def test_series_resistance_that_was_not_balanced_is_told(tmp_path):
