@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,12 @@ import pandas as pd
 
 if TYPE_CHECKING:
     import anndata
+
+
+def warn_of(notes: Sequence[str]) -> None:
+    """Warn once of all that was found out when files were opened, on behalf of the method that a user called."""
+    if notes:
+        warnings.warn("\n".join(notes), stacklevel=3)
 
 
 def probability_columns(classes: Sequence[str] | np.ndarray, probabilities: np.ndarray, name: str) -> dict[str, Any]:

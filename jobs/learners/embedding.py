@@ -1,5 +1,6 @@
 """``neurofleet embed``: a table of embeddings of units or neurons, from a model and files."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -115,8 +116,14 @@ def embed_units(folder: Path, files: list[str], layout: dict[str, Any]) -> tuple
 
     model = HippieModel.load(folder)
     units = open_units(files, layout)
+    _print_notes(units.notes)
     vectors = model.vectors(units)
     return with_map(model.table_of(units, vectors), vectors), vectors
+
+
+def _print_notes(notes: Sequence[str]) -> None:
+    for note in notes:
+        print(note, file=sys.stderr)
 
 
 def with_map(table: pd.DataFrame, vectors: dict[str, np.ndarray]) -> pa.Table:
@@ -163,5 +170,6 @@ def embed_neurons(folder: Path, files: list[str], layout: dict[str, Any]) -> tup
 
     model = NeuprintModel.load(folder)
     recordings = open_recordings(files, layout)
+    _print_notes(recordings.notes)
     vectors = {"phi": model.infer(recordings).phi}
     return with_map(model.table_of(recordings, vectors["phi"]), vectors), vectors

@@ -13,7 +13,12 @@ import pandas as pd
 import torch
 from torch import nn
 
-from neurofleet.learners.embedding_tables import embedding_anndata, probability_columns, vector_columns
+from neurofleet.learners.embedding_tables import (
+    embedding_anndata,
+    probability_columns,
+    vector_columns,
+    warn_of,
+)
 from neurofleet.learners.hippie.autoencoder import Network, Sizes, UnitBatch, mean_log_probabilities
 from neurofleet.learners.hippie.autoencoder_settings import HippieSettings
 from neurofleet.learners.hippie.network_inputs import Scaling, inputs_of
@@ -129,7 +134,8 @@ class HippieModel:
         Returns
         -------
         DataFrame
-            A row for each unit, by unit id: ``class`` (the likeliest), ``probability``, and ``p.CLASS`` for each class.
+            A row for each unit, by unit id: ``class`` (the likeliest), ``probability``, and ``p.CLASS`` for each class;
+            empty and NaN for units of which nothing was measured. What was found out about files comes as warnings.
 
         Raises
         ------
@@ -141,6 +147,8 @@ class HippieModel:
         >>> model.predict("units.npz", layout={"waveform_rate_hz": 30_000})
         """
         opened = as_units(units, layout)
+        if not isinstance(units, Units):
+            warn_of(opened.notes)
         return self._named(opened)
 
     def embed(
@@ -175,6 +183,8 @@ class HippieModel:
         >>> adata = model.embed("units.npz", to="anndata")
         """
         opened = as_units(units, layout)
+        if not isinstance(units, Units):
+            warn_of(opened.notes)
         vectors = self.vectors(opened)
         table = self.table_of(opened, vectors)
         return table if to == "pandas" else embedding_anndata(table, vectors)
@@ -194,7 +204,12 @@ class HippieModel:
 
     def _named(self, units: Units) -> pd.DataFrame:
         columns = probability_columns(self.classes, self.probabilities(units), CLASS)
-        return pd.DataFrame(columns, index=pd.Index(units.unit_ids, name="unit_id"))
+        table = pd.DataFrame(columns, index=pd.Index(units.unit_ids, name="unit_id"))
+        unmeasured = ~units.present.any(axis=1)
+        if unmeasured.any():
+            table.loc[unmeasured, CLASS] = ""
+            table.loc[unmeasured, [name for name in table if name != CLASS]] = np.nan
+        return table
 
     def probabilities(self, units: Units) -> np.ndarray:
         """Return the class probabilities of the blend, (units, classes)."""

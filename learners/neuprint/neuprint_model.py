@@ -13,7 +13,12 @@ import pandas as pd
 import torch
 
 from neurofleet.errors import LearnerError
-from neurofleet.learners.embedding_tables import embedding_anndata, probability_columns, vector_columns
+from neurofleet.learners.embedding_tables import (
+    embedding_anndata,
+    probability_columns,
+    vector_columns,
+    warn_of,
+)
 from neurofleet.learners.model_folder import (
     StoredModel,
     model_summary,
@@ -174,7 +179,7 @@ class NeuprintModel:
         -------
         DataFrame
             A row for each neuron, by neuron id: ``predicted`` (the likeliest class), ``probability``, and ``p.CLASS``
-            for each class.
+            for each class. What was found out about files comes as warnings.
 
         Raises
         ------
@@ -190,6 +195,8 @@ class NeuprintModel:
         if self.naming is None:
             raise LearnerError("This model was fitted without classes: it embeds neurons, and names none. Use `embed`.")
         opened = as_recordings(recordings, layout)
+        if not isinstance(recordings, Recordings):
+            warn_of(opened.notes)
         return pd.DataFrame(
             self._named(self.infer(opened, seed).phi),
             index=pd.Index(opened.neurons.index.to_numpy().astype(str), name="neuron_id"),
@@ -228,6 +235,8 @@ class NeuprintModel:
         >>> adata = model.embed(["first.npz", "second.npz"], to="anndata")
         """
         opened = as_recordings(recordings, layout)
+        if not isinstance(recordings, Recordings):
+            warn_of(opened.notes)
         phi = self.infer(opened, seed).phi
         table = self.table_of(opened, phi)
         return table if to == "pandas" else embedding_anndata(table, {"phi": phi})

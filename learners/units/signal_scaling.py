@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 
 import numpy as np
 
@@ -70,7 +71,9 @@ def row_hashes(units: Units) -> np.ndarray:
         sha256 by modality, "" where there is none.
     """
     result = np.full((len(units), len(MODALITIES)), "", dtype="<U64")
-    for number, rows in enumerate(scaled(units).values()):
+    largest = np.abs(units.waveform).max(axis=1, keepdims=True, initial=0)
+    waveform = np.divide(units.waveform, largest, out=np.zeros_like(units.waveform), where=largest > 0)
+    for number, rows in enumerate(scaled(replace(units, waveform=waveform)).values()):
         for row, steps in enumerate(np.rint(100 * rows).astype(np.int8)):
             if len(np.unique(steps)) >= FEWEST_VALUES:
                 result[row, number] = hashlib.sha256(steps.tobytes()).hexdigest()

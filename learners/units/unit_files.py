@@ -426,6 +426,16 @@ def convert(file: UnitsFile, unit_ids: np.ndarray, layout: UnitLayout) -> Units:
             notes.append(
                 f"{names[modality]}: missing in {int((~has).sum())} of {n} units (not finite, constant or empty)."
             )
+    nothing = ~present.any(axis=1)
+    if nothing.all():
+        raise UnitsRefused(
+            f"{file.path}: nothing of the {n} units can be used: {' '.join(notes)} Give their waveforms or spike times."
+        )
+    if nothing.any():
+        notes.append(
+            f"{file.path.name}: nothing was measured of {int(nothing.sum())} of {n} units, such as"
+            f" {unit_ids[nothing][0]}, so they get no class."
+        )
     hand = hand_features(waveforms, values["isi"], values["acg"], present)
     if waveforms is not None:
         half_widths_ms = hand[:, HAND_FEATURES.index("half_width_ms")]
@@ -571,13 +581,10 @@ def open_units(paths: str | Path | Sequence[str | Path], layout: Mapping[str, An
             file.columns["technology"] = file.columns[parsed.technology] if known else parsed.technology
     kept, more = _kept_units(files, parsed)
     notes += more
-    parts = [
-        convert(_only(file, rows), file_ids[rows], parsed)
-        for file, file_ids, rows in zip(files, ids, kept, strict=True)
-        if rows.any()
-    ]
-    units = joined(parts)
-    return replace(units, notes=(*notes, *units.notes, *_copies(units)))
+    used = [(file, file_ids, rows) for file, file_ids, rows in zip(files, ids, kept, strict=True) if rows.any()]
+    units = joined([convert(_only(file, rows), file_ids[rows], parsed) for file, file_ids, rows in used])
+    copies = _copies(units, [int(rows.sum()) for _, _, rows in used], [file.path for file, _, _ in used])
+    return replace(units, notes=(*notes, *units.notes, *copies))
 
 
 def as_units(
@@ -720,11 +727,32 @@ def _having(obs: pd.DataFrame, name: str, chosen: Sequence[Any], rule: str) -> n
     return np.isin(values, texts)
 
 
-def _copies(units: Units) -> list[str]:
+def _copies(units: Units, sizes: Sequence[int], paths: Sequence[Path]) -> list[str]:
+    """Refuse a file whose units are those of another, and note units that are copies.
+
+    Parameters
+    ----------
+    sizes : sequence of int
+        How many of the units are from each file.
+
+    Raises
+    ------
+    UnitsRefused
+        If at least half of the units of a file, and three, are in an earlier file too.
+    """
     hashes = pd.Series(["".join(row) for row in row_hashes(units)], index=units.unit_ids)
     copies = hashes[hashes.duplicated() & (hashes != "")]
     if not len(copies):
         return []
+    parts = np.split(hashes.to_numpy().astype(str), np.cumsum(sizes)[:-1])
+    for number, part in enumerate(parts):
+        for earlier in range(number):
+            shared = int((np.isin(part, parts[earlier]) & (part != "")).sum())
+            if shared >= max(3, len(part) / 2):
+                raise UnitsRefused(
+                    f"{paths[number]}: {shared} of its {len(part)} units are those of {paths[earlier]}: they would be"
+                    " trained on while they are tested. Give each recording once."
+                )
     return [
         f"{len(copies)} units are copies of others in all that was measured, such as {copies.index[0]}; a"
         " random split may train on one and test on the other."

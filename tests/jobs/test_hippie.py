@@ -71,13 +71,16 @@ def trained(folder):
     return folder / "trained"
 
 
-def test_a_training_leaves_a_model_that_names_new_units(trained, folder, tmp_path):
+def test_a_training_leaves_a_model_that_names_new_units(trained, folder, tmp_path, capfd):
     model = HippieModel.load(trained)
     units = open_units([write_units(tmp_path / "new.npz", seed=7, first=500)])
     guess = np.array(model.classes)[model.probabilities(units).argmax(1)]
     assert (guess == units.column("cell_type")).mean() >= 0.9
     assert model.facts["data"]["n_pool"] == 48
     embed_command(trained, [str(tmp_path / "new.npz")], None, tmp_path / "e.parquet", tmp_path / "e.h5ad", False)
+    told = capfd.readouterr().err
+    assert units.notes
+    assert all(note in told for note in units.notes)
     table = pq.read_table(tmp_path / "e.parquet")
     assert table["class"].to_pylist() == guess.tolist()
     data = anndata.read_h5ad(tmp_path / "e.h5ad")

@@ -53,6 +53,19 @@ def test_units_are_named(model, others):
     np.testing.assert_allclose(named["probability"], named[["p.narrow", "p.wide"]].max(axis=1))
 
 
+def test_what_was_found_out_about_files_is_warned_of_and_unmeasured_units_get_no_class(model, others, folder):
+    arrays = dict(np.load(others))
+    for name in ("waveform", "isi", "acg"):
+        arrays[name][3] = 0
+    np.savez(folder / "gaps.npz", **arrays)
+    with pytest.warns(UserWarning, match="nothing was measured of 1 of 12 units"):
+        named = model.predict(folder / "gaps.npz")
+    assert named["class"].iloc[3] == ""
+    assert named.iloc[3, 1:].isna().all()
+    measured = [row for row in range(12) if row != 3]
+    pd.testing.assert_frame_equal(named.iloc[measured], model.predict(others).iloc[measured])
+
+
 def test_units_are_embedded(model, others):
     table, data = model.embed(others), model.embed(others, to="anndata")
     vectors = model.vectors(open_units(others))

@@ -240,6 +240,21 @@ def test_files_are_joined_with_distinct_ids_and_all_columns(tmp_path):
         joined([apart, apart])
 
 
+def test_a_file_given_twice_under_two_names_is_refused(tmp_path):
+    first = npz(tmp_path / "a.npz")
+    order = np.arange(30)[::-1]
+    arrays = {name: value[order] for name, value in made().items() if isinstance(value, np.ndarray)}
+    second = npz(tmp_path / "b.npz", **(arrays | {"waveform": 1e-6 * arrays["waveform"]}))
+    refused([first, second], "b.npz: 30 of its 30 units are those of", "a.npz", "Give each recording once")
+    arrays["isi"][2:] = np.random.default_rng(3).poisson(9, (28, 100))
+    assert any("2 units are copies" in note for note in open_units([first, npz(second, **arrays)]).notes)
+
+
+def test_a_file_without_anything_usable_is_refused(tmp_path):
+    path = npz(tmp_path / "a.npz", waveform=np.full((30, 91), np.nan), isi=None, acg=None)
+    refused([path], "a.npz: nothing of the 30 units can be used", "waveform: missing in 30 of 30 units")
+
+
 def test_technology_is_a_column_or_one_word(tmp_path):
     path = npz(tmp_path / "a.npz")
     assert set(open_units([path], {"technology": "juxta"}).column("technology")) == {"juxta"}
