@@ -204,7 +204,13 @@ class RunStore:
     def read_text(self, name: str) -> str | None:
         """The content of a text file, None when there is none."""
         content = self._folder.read(name)
-        return None if content is None else content.decode()
+        try:
+            return None if content is None else content.decode()
+        except UnicodeDecodeError as error:
+            raise RunFolderRefused(
+                f"{self.root}/{name}: expected text, found bytes that are none ({error}). The file is damaged: restore"
+                " it from a copy."
+            ) from error
 
     def _write(self, name: str, content: bytes) -> None:
         self._check_lease()

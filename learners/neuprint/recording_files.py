@@ -211,8 +211,10 @@ def read_nwb(path: Path, layout: RecordingLayout) -> RawSession:
         try:
             file = stack.enter_context(NWBHDF5IO(str(path), "r", load_namespaces=True)).read()
             return _nwb_session(path, file, layout)
-        except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
-            raise RecordingsRefused(f"{path}: cannot be read as NWB 2: {error}.") from error
+        except RecordingsRefused:
+            raise
+        except Exception as error:  # pynwb raises whatever it stumbles over in a damaged file
+            raise RecordingsRefused(f"{path}: cannot be read as NWB 2: {error!r}.") from error
 
 
 def _nwb_session(path: Path, file: Any, layout: RecordingLayout) -> RawSession:

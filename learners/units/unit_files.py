@@ -243,7 +243,9 @@ def read_nwb(path: Path, waveform: str, spike_times: str, axes: str | None) -> U
         try:
             nwb = stack.enter_context(NWBHDF5IO(str(path), "r")).read()
             return _read_units_table(path, nwb, waveform, spike_times, axes)
-        except (OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        except UnitsRefused:
+            raise
+        except Exception as error:  # noqa: BLE001 - pynwb raises whatever it stumbles over in a damaged file
             raise UnitsRefused(
                 f"{path}: expected an NWB file with a units table, found one that pynwb cannot read ({error})."
             ) from None

@@ -57,30 +57,21 @@ def open_nwb2(path: Path) -> Iterator[list[SweepEntry]]:
         When pynwb cannot read the file, or h5py its compressed data.
     """
     import pynwb
-    from hdmf.build.errors import BuildError, ConstructError  # loads zarr, and every engine process would
 
-    unreadable = (
-        OSError,
-        RuntimeError,
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        BuildError,
-        ConstructError,
-    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about cached specifications older than the installed ones
         try:
             io = pynwb.NWBHDF5IO(str(path), "r", load_namespaces=True)
-        except unreadable as error:
+        except Exception as error:  # whatever pynwb stumbles over in a damaged file
             raise _damaged(path, error) from error
         with io:
             try:
                 entries = _entries(io.read())
             except (PairingFault, UnknownFilter) as fault:
                 raise InputError(f"{path}: {fault}") from None
-            except unreadable as error:
+            except InputError:
+                raise
+            except Exception as error:
                 raise _damaged(path, error) from error
             yield entries
 
@@ -391,7 +382,7 @@ def _values(part: _Part, per_SI: float) -> np.ndarray:
         )
     try:
         data = np.asarray(series.data[part.first : part.first + part.count], dtype=float)
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError, MemoryError) as error:
         raise SweepFault(f"the data of {series.name} cannot be read ({error})") from error
     if data.ndim == 2 and data.shape[1] == 1:
         data = data[:, 0]

@@ -134,7 +134,7 @@ def _read(file: Any, number: int, version: tuple[int, int] | None) -> tuple[np.n
         raise SweepFault(f"current and voltage differ in length ({stimulus.shape[0]} and {response.shape[0]} samples)")
     try:
         current, voltage = (data[first:stop].astype(float) for data in (stimulus, response))
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, ValueError, TypeError, MemoryError) as error:
         raise SweepFault(f"the data cannot be read ({error})") from error
     if _conversion_counts(version, voltage, response):
         current *= float(stimulus.attrs.get("conversion", 1.0))

@@ -67,7 +67,7 @@ def _open_hdf5(path: Path) -> AbstractContextManager[list[SweepEntry]]:
                 name.startswith("Sweep_") for name in file["epochs"]
             )
             names = sorted(file)
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, KeyError) as error:
         raise InputError(
             f"{path}: the HDF5 file cannot be opened ({error}); it is damaged or still being written. "
             "Copy it again from its source."
