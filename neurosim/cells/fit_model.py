@@ -11,6 +11,7 @@ from neurofleet.neurosim.features.step_protocols import AIS_FEATURE, StepProtoco
 from neurofleet.neurosim.mechanisms import UserMechanisms
 
 MAX_SCORE = 250.0  # force_max_score of the released workflow
+INSIDE_ONLY = {"strict_stiminterval": 1}  # eFEL's setting by which spikes outside of the step do not count
 SOMA = "soma"
 AIS = "axon"
 
@@ -185,7 +186,7 @@ class FitModel:
                     exp_mean=target.mean,
                     exp_std=target.std,
                     threshold=self.targets.spike_threshold_mV,
-                    int_settings={"strict_stiminterval": 1} if step.inside_only else None,
+                    int_settings=INSIDE_ONLY if step.inside_only else None,
                     force_max_score=True,
                     max_score=MAX_SCORE,
                 )

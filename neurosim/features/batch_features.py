@@ -317,13 +317,12 @@ def find_peaks(voltages: Voltages, changes: Changes, threshold_mV: float) -> Rag
     return Ragged(ups.row, voltages.highest(ups.row, ups.value, ends), n)
 
 
-def find_troughs(voltages: Voltages, peaks: Ragged) -> Ragged:
-    """Return the samples of the troughs after the peaks; a trough on the last sample is none.
+def find_troughs(voltages: Voltages, peaks: Ragged, end: int) -> Ragged:
+    """Return the samples of the troughs after the peaks and before `end`; a trough on the last sample is none.
 
     A trough is the first sample after a peak that neither of the next two is below, or the lowest one before
     the next peak.
     """
-    end = len(voltages.grid)
     row, begin = peaks.row, peaks.value
     last = np.append(row[1:] != row[:-1], True) if len(row) else np.zeros(0, bool)
     stop = np.where(last, end, np.append(begin[1:], end)[: len(begin)])
@@ -447,11 +446,21 @@ class StepResponses:
         Of the step.
     threshold_mV : float
         eFEL's spike threshold.
+    inside_only : bool
+        Whether spikes outside of the step do not count: eFEL's `strict_stiminterval`.
     """
 
-    def __init__(self, voltages: Voltages, start_ms: float, stop_ms: float, threshold_mV: float) -> None:
+    def __init__(
+        self,
+        voltages: Voltages,
+        start_ms: float,
+        stop_ms: float,
+        threshold_mV: float,
+        inside_only: bool = False,
+    ) -> None:
         self.voltages = voltages
         self.start_ms, self.stop_ms, self.threshold_mV = start_ms, stop_ms, threshold_mV
+        self.inside_only = inside_only
 
     @property
     def grid(self) -> TimeGrid:
@@ -472,12 +481,17 @@ class StepResponses:
     @cached_property
     def peaks(self) -> Ragged:
         """Samples of the peaks."""
-        return find_peaks(self.voltages, self._changes, self.threshold_mV)
+        peaks = find_peaks(self.voltages, self._changes, self.threshold_mV)
+        if not self.inside_only:
+            return peaks
+        times = self.grid.times_ms[peaks.value]
+        return peaks.where((times >= self.start_ms) & (times <= self.stop_ms))
 
     @cached_property
     def troughs(self) -> Ragged:
         """Samples of the troughs after the peaks."""
-        return find_troughs(self.voltages, self.peaks)
+        end = self.grid.first_at(self.stop_ms) if self.inside_only else len(self.grid)
+        return find_troughs(self.voltages, self.peaks, end)
 
     @cached_property
     def onsets(self) -> Ragged:
@@ -577,7 +591,8 @@ def _ap_width(step: StepResponses) -> Ragged:
     changes, level, times = step._changes, step.threshold_mV, step.grid.times_ms
     n, end = len(step.voltages), len(step.grid)
     row, stop = step.troughs.row, step.troughs.value
-    start = np.where(step.troughs.rank == 0, 0, np.append(0, stop)[: len(stop)])
+    first = step.grid.first_at(step.start_ms) if step.inside_only else 0
+    start = np.where(step.troughs.rank == 0, first, np.append(0, stop)[: len(stop)])
 
     def following(chosen: np.ndarray, sample: np.ndarray) -> np.ndarray:
         """Return the next chosen change after samples of `row`."""

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from neurofleet.neurosim.cells.fit_model import AIS, SOMA, FitModel, recording_name
+from neurofleet.neurosim.cells.fit_model import AIS, INSIDE_ONLY, SOMA, FitModel, recording_name
 from neurofleet.neurosim.cells.warm_evaluator import FeatureGroups
 from neurofleet.neurosim.features.batch_features import (
     FEATURES,
@@ -19,7 +19,7 @@ from neurofleet.neurosim.features.batch_features import (
 from neurofleet.neurosim.features.step_protocols import AIS_FEATURE
 from neurofleet.neurosim.recordings.recorded_spikes import SPIKE_THRESHOLD_MV
 
-SETTINGS_OF_ITS_OWN = ("interp_step", "stimulus_current", "double_settings", "int_settings", "string_settings")
+SETTINGS_OF_ITS_OWN = ("interp_step", "stimulus_current", "double_settings", "string_settings")
 
 
 class RecordedTogether:
@@ -43,16 +43,18 @@ class RecordedTogether:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def step(self, place: str, window_ms: tuple[float, float], threshold_mV: float) -> StepResponses | None:
+    def step(
+        self, place: str, window_ms: tuple[float, float], threshold_mV: float, inside_only: bool
+    ) -> StepResponses | None:
         """Return the responses at a place; None where nothing was recorded."""
         recorded = self._recorded[place]
         if recorded is None:
             return None
         if place not in self._voltages:
             self._voltages[place] = Voltages(self._grid, recorded[self._rows])
-        key = (place, window_ms, threshold_mV)
+        key = (place, window_ms, threshold_mV, inside_only)
         if key not in self._steps:
-            self._steps[key] = StepResponses(self._voltages[place], *window_ms, threshold_mV)
+            self._steps[key] = StepResponses(self._voltages[place], *window_ms, threshold_mV, inside_only)
         return self._steps[key]
 
 
@@ -70,6 +72,8 @@ class BatchObjective:
     mean, std, max_score : float
     limited : bool
         Whether no score is above `max_score`, which a missing feature gets in any case.
+    inside_only : bool
+        Whether spikes outside of the step do not count.
     """
 
     protocol: str
@@ -81,6 +85,7 @@ class BatchObjective:
     std: float
     max_score: float
     limited: bool
+    inside_only: bool = False
 
     @classmethod
     def from_feature(cls, feature: Any, protocols: Iterable[str]) -> "BatchObjective | None":
@@ -92,14 +97,18 @@ class BatchObjective:
         at_soma = {recording_name(protocol, SOMA): protocol for protocol in protocols}
         if type(feature) is AISInitiation:
             protocol = at_soma.get(feature.soma_recording)
-            if protocol is None or feature.inside_only or feature.axon_recording != recording_name(protocol, AIS):
+            if protocol is None or feature.axon_recording != recording_name(protocol, AIS):
                 return None
             name, axon_threshold, limited = AIS_FEATURE, feature.axon_threshold, True
+            inside_only = feature.inside_only
         elif type(feature) is eFELFeature and feature.efel_feature_name in FEATURES:
             protocol = at_soma.get(feature.recording_names.get(""))
+            integers = feature.int_settings or {}
+            inside_only = integers == INSIDE_ONLY
             if (
                 protocol is None
                 or len(feature.recording_names) > 1
+                or (integers and not inside_only)
                 or any(getattr(feature, setting) for setting in SETTINGS_OF_ITS_OWN)
             ):
                 return None
@@ -118,6 +127,7 @@ class BatchObjective:
             feature.exp_std,
             feature.max_score,
             limited,
+            inside_only,
         )
 
     def fits(self, grid: TimeGrid) -> bool:
@@ -129,9 +139,9 @@ class BatchObjective:
 
         NaN for individuals that only eFEL can score: see `StepResponses.undecided`.
         """
-        steps = [recorded.step(SOMA, self.window_ms, self.threshold_mV)]
+        steps = [recorded.step(SOMA, self.window_ms, self.threshold_mV, self.inside_only)]
         if self.feature == AIS_FEATURE:
-            steps.append(recorded.step(AIS, self.window_ms, self.axon_threshold_mV))
+            steps.append(recorded.step(AIS, self.window_ms, self.axon_threshold_mV, self.inside_only))
         recorded_steps = [step for step in steps if step is not None]
         if len(recorded_steps) < len(steps):
             return np.full(len(recorded), float(self.max_score))

@@ -20,9 +20,10 @@ from tests.neurosim.features.made_up_traces import START_MS, STOP_MS, times, tra
 N = 16
 
 
-def efel_values(time_ms, voltage_mV, feature, threshold_mV):
+def efel_values(time_ms, voltage_mV, feature, threshold_mV, inside_only=False):
     trace = {"T": time_ms, "V": voltage_mV.astype(float), "stim_start": [START_MS], "stim_end": [STOP_MS]}
     efel.set_setting("Threshold", threshold_mV)
+    efel.set_setting("strict_stiminterval", inside_only)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         found = efel.get_feature_values([trace], [feature], raise_warnings=False)[0][feature]
@@ -43,18 +44,19 @@ def recorded(request):
     efel.reset()
 
 
-def test_each_feature_has_efels_values(recorded):
+@pytest.mark.parametrize("inside_only", [False, True])
+def test_each_feature_has_efels_values(recorded, inside_only):
     time_ms, soma, threshold_mV, _ = recorded
     grid = TimeGrid(time_ms)
     assert grid.regular
     assert grid.covers(START_MS, STOP_MS)
-    step = StepResponses(Voltages(grid, soma), START_MS, STOP_MS, threshold_mV)
+    step = StepResponses(Voltages(grid, soma), START_MS, STOP_MS, threshold_mV, inside_only)
     decided = np.flatnonzero(~step.undecided)
     assert len(decided) > N / 2
     for name, feature in FEATURES.items():
         found = rows(feature(step))
         for i in decided:
-            expected = efel_values(time_ms, soma[i], name, threshold_mV)
+            expected = efel_values(time_ms, soma[i], name, threshold_mV, inside_only)
             np.testing.assert_allclose(found[i], expected, rtol=1e-9, atol=1e-11, err_msg=f"{name} of {i}")
 
 

@@ -131,6 +131,11 @@ def test_many_individuals_are_scored_in_parts_that_do_not_matter(step, made_up, 
     np.testing.assert_allclose(BatchScoring(model).scores(runs, np.ones(5, bool)), whole, rtol=1e-12)
 
 
+def test_made_up_responses_have_bluepyopts_scores_inside_of_the_step(step, made_up):
+    time_ms, soma, axon = made_up
+    assert_bluepyopts(model_of(replace(step, inside_only=True)), {"step": run_of(time_ms, soma, axon)})
+
+
 def test_spikes_outside_of_the_step_do_not_count_where_the_recorded_ones_do_not(step):
     time_ms = np.arange(2000) * 0.1
     peaks = [10.0, 50.0, 90.0, 160.0]  # before, twice inside, after
