@@ -32,6 +32,7 @@ AXON_MODES = ("stub", "legacy-stub", "legacy-stub-60um", "full")
 READ_LIMIT_S = 120.0
 TOLERANCE = 0.01  # of areas and lengths that NEURON makes
 _OUTLINE_AREAS = (0.4, 1.6)  # of NEURON's body for an outline; more or less, and it could not make one
+_CABLE_SHARE = 0.03  # of the membrane, in pieces of cable between points of the soma and branches
 _OUTLINE_DOUBT = (0.75, 1.25)
 
 
@@ -411,6 +412,13 @@ def _summary(cell: Reconstruction, axon: str | None, imported: _Import | InputEr
         warnings.append(
             f"NEURON makes a soma of {made.area_um2['soma']:,.0f} um2 of its outline of {cell.soma.n_points} points, "
             f"which turned about its long axis has {cell.soma.area_um2:,.0f} um2"
+        )
+    cable_um2 = {kind: made.area_um2.get(kind, 0.0) - low for kind, (low, _) in _expected(cell).area_um2.items()}
+    more_um2 = sum(more for kind, more in cable_um2.items() if kind != "soma")
+    if file.name.lower().endswith(".swc") and more_um2 > _CABLE_SHARE * (sum(made.area_um2.values())):
+        warnings.append(
+            f"NEURON connects its branches to points of the soma with pieces of cable, which add {more_um2:,.0f} um2 of "
+            f"membrane to the {sum(made.area_um2.values()) - more_um2:,.0f} um2 that are drawn"
         )
     diameters = diameters_um(cell)
     trees = Counter(section.kind for section in cell.sections if section.parent < 0)

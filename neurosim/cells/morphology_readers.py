@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import h5py
 
 FORMATS = (".swc", ".asc", ".h5")
+MAX_BYTES = 400_000_000
 
 
 def read_reconstruction(path: Path) -> Reconstruction:
@@ -58,6 +59,10 @@ def read_reconstruction(path: Path) -> Reconstruction:
 
 def _content(path: Path) -> bytes:
     try:
+        if path.stat().st_size > MAX_BYTES:
+            raise InputError(
+                f"{path}: expected a morphology, found {path.stat().st_size / 1e9:.1f} GB. Is it a recording?"
+            )
         content = path.read_bytes()
     except FileNotFoundError as error:
         raise InputError(
@@ -91,8 +96,11 @@ def is_hdf5_morphology(path: Path) -> bool:
 
     if path.suffix.lower() != ".h5" or not h5py.is_hdf5(path):
         return False
-    with h5py.File(path, "r") as file:
-        return "structure" in file or "neuron1" in file
+    try:
+        with h5py.File(path, "r") as file:
+            return "structure" in file or "neuron1" in file
+    except (OSError, RuntimeError, KeyError):  # damaged
+        return False
 
 
 def _read_hdf5(path: Path) -> Reconstruction:
@@ -107,8 +115,11 @@ def _read_hdf5(path: Path) -> Reconstruction:
                     "it: morphio.Morphology(FILE).as_mutable().write('cell.h5')."
                 )
             points, structure = (_table(path, file, name, width) for name, width in (("points", 4), ("structure", 3)))
-    except OSError as error:
-        raise InputError(f"{path}: expected a morphology in MorphIO's HDF5 format, found no HDF5 ({error}).") from error
+    except (OSError, RuntimeError, KeyError) as error:
+        raise InputError(
+            f"{path}: expected a morphology in MorphIO's HDF5 format, found a file that HDF5 cannot read ({error}). "
+            "Download or export it again."
+        ) from error
     structure = structure.astype(np.int64)
     first, types, above = structure.T
     last = np.append(first[1:], len(points))
