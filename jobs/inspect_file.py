@@ -200,13 +200,17 @@ def _is_morphology(file: Path) -> bool:
 
 
 def _inspect_morphology(file: Path, _: InspectOptions) -> Inspection:
-    (summary,) = check_morphologies([file], axon=None)
+    (summary,) = check_morphologies([file])
     if isinstance(summary, InputError):
         raise summary
     points = f"{summary.n_points:,} points, soma drawn as {summary.soma_drawn_as}"
     lines = [f"{summary.line()} ({points})", *(f"note: {note}" for note in summary.notes)]
     if summary.file.converted and not summary.notes:
         lines.append(f"note: NEURON imports {summary.file.name}, the same points as it can read them")
+    warnings = list(summary.warnings)
+    if summary.behind_axon:
+        behind = ", ".join(summary.behind_axon[:5])
+        warnings.append(f"{behind} grow from its axon: only a fit with axon: full can have this cell")
     rows = [
         (
             name,
@@ -227,7 +231,7 @@ def _inspect_morphology(file: Path, _: InspectOptions) -> Inspection:
     return Inspection(
         tuple(lines),
         (ReportTable(head, rows, range(1, len(head)), no_wrap=range(len(head)), compact=True),),
-        summary.warnings,
+        tuple(warnings),
         height_in=float(np.clip(1.0 + WIDTH_IN * 0.9 * height / (width + depth), 3.0, 12.0)),
         draw=lambda figure: _draw_tree(figure, cell, (width, depth)),
     )

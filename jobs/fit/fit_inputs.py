@@ -10,7 +10,8 @@ from neurofleet.errors import InputError, UsageError, did_you_mean
 from neurofleet.jobs.fit.fit_job import CellSpec, FitSpec
 from neurofleet.jobs.fit.fit_problem import CellSubject, StagePlan, Subject, UserSubject
 from neurofleet.neurosim.cells.cell_model import reversal_notes
-from neurofleet.neurosim.cells.morphology_check import check_morphology
+from neurofleet.neurosim.cells.morphology_check import check_axon, check_morphologies
+from neurofleet.neurosim.cells.morphology_measures import MorphologySummary
 from neurofleet.neurosim.cells.recipe import BY_DENDRITE, Recipe, load_recipe
 from neurofleet.neurosim.cells.user_model import UserModel
 from neurofleet.neurosim.evolution import FastConfig, PaperConfig, ParameterSpace, SteadyConfig, read_warm_start
@@ -110,6 +111,7 @@ def prepare(
     subjects: list[Subject] = []
     requested = [cell.id for cell in spec.cells or () if only is None or cell.id in only]
     user_mechanisms = job_mechanisms(spec, folder)
+    summaries: dict[str, MorphologySummary | InputError] = {}
     if requested:
         try:
             user_mechanisms.compile()
@@ -119,8 +121,11 @@ def prepare(
         try:
             if cell.id in requested:
                 if len(requested) > 1:
+                    summaries = summaries or _morphologies(spec, folder, requested)
                     print_line(f"reading the input of {cell.id}, {len(subjects) + 1} of {len(requested)} …")
-                subjects.append(prepare_cell(cell, spec, folder, user_mechanisms, keep_recordings))
+                subjects.append(
+                    prepare_cell(cell, spec, folder, user_mechanisms, keep_recordings, summaries.get(cell.id))
+                )
                 check_budgets(subjects[-1])
             else:
                 _check_files(cell, folder)
@@ -129,6 +134,14 @@ def prepare(
     if problems:
         raise UsageError("\n".join(problems))
     return subjects
+
+
+def _morphologies(spec: FitSpec, folder: Path, requested: Collection[str]) -> dict[str, MorphologySummary | InputError]:
+    """Return what is made of the morphologies of several cells, which one process reads."""
+    cells = [cell for cell in spec.cells or () if cell.id in requested]
+    paths = list(dict.fromkeys(folder / cell.morphology for cell in cells))
+    made = dict(zip(paths, check_morphologies(paths), strict=True))
+    return {cell.id: made[folder / cell.morphology] for cell in cells}
 
 
 def check_warm_start(spec: FitSpec, folder: Path, subjects: Sequence[Subject]) -> None:
@@ -205,7 +218,12 @@ def _files(key: str, path: Path) -> Iterable[Path]:
 
 
 def prepare_cell(
-    cell: CellSpec, spec: FitSpec, folder: Path, user_mechanisms: UserMechanisms, keep_recording: bool = False
+    cell: CellSpec,
+    spec: FitSpec,
+    folder: Path,
+    user_mechanisms: UserMechanisms,
+    keep_recording: bool = False,
+    morphology: MorphologySummary | InputError | None = None,
 ) -> CellSubject:
     """Return one cell's morphology, targets and stages; its recording, which is large, only with `keep_recording`.
 
@@ -213,6 +231,8 @@ def prepare_cell(
     ----------
     user_mechanisms : UserMechanisms
         Those of the job, as `job_mechanisms` returns them.
+    morphology : MorphologySummary or InputError, optional
+        What was made of its morphology, if that was read before.
 
     Raises
     ------
@@ -224,7 +244,12 @@ def prepare_cell(
     recipe = load_recipe(spec.recipe, cell.dendrite, folder, user_mechanisms.known)
     _check_stage_names(spec, [stage.name for stage in recipe.stages])
     axon = cell.axon or recipe.axon
-    summary = check_morphology(folder / cell.morphology, axon)
+    if morphology is None:
+        (morphology,) = check_morphologies([folder / cell.morphology])
+    if isinstance(morphology, InputError):
+        raise morphology
+    summary = morphology
+    check_axon(summary, axon)
     recording, stage_targets, own_bounds = _targets(cell, recipe, folder)
     numbers = tuple(stage_targets)
     warnings = tuple(f"{cell.morphology}: {said}" for said in (*summary.notes, *summary.warnings))

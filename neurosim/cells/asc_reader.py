@@ -20,7 +20,8 @@ from neurofleet.neurosim.cells.morphology import (
     sphere_of,
 )
 
-_TOKEN = re.compile(r'"[^"]*"|[()|<>]|[^\s()|<>,;"]+')
+_TOKEN = re.compile(r'"[^"]*"|[()|<>]|[^\s()|<>;"]+')
+_DECIMAL_COMMA = re.compile(r"[-+]?\d+(,\d+)?([eE][-+]?\d+)?")
 _TREE_LABELS = {"axon": "axon", "dendrite": "dend", "apical": "apic", "apicaldendrite": "apic", "basaldendrite": "dend"}
 _BODY_NAME = re.compile(r"(cell\s*body|soma)\s*\d*", re.IGNORECASE)
 
@@ -48,12 +49,16 @@ class _Group:
 
     def numbers(self) -> list[float]:
         """Return x, y, z and diameter (0 where it has none) of a point; nothing for another group."""
+        if not isinstance(self.head, str) or not re.match(r"[-+.\d]", self.head):
+            return []
+        words = [item for item in self.items if isinstance(item, str)]
+        if any("," in word for word in words):
+            decimal = len(words) > 2 and all(map(_DECIMAL_COMMA.fullmatch, words[:4]))
+            words = [word.replace(",", ".") for word in words] if decimal else " ".join(words).replace(",", " ").split()
         values: list[float] = []
-        for item in self.items[:4]:
-            if not isinstance(item, str) or not re.match(r"[-+.\d]", item):
-                break
+        for word in words[:4]:
             try:
-                values.append(float(item))
+                values.append(float(word))
             except ValueError:
                 break
         return [*values, 0.0, 0.0][:4] if 2 <= len(values) and np.all(np.abs(values) < 1e9) else []

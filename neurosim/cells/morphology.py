@@ -32,7 +32,7 @@ class MorphologyFile:
         Its ending is the format.
     content : bytes
     converted : bool
-        Whether the content is not that of the user's own file, because NEURON cannot read that as the cell it is.
+        Whether name or content are not those of the user's own file, which NEURON cannot read as the cell it is.
     """
 
     name: str
@@ -185,7 +185,8 @@ class Reconstruction:
         """Yield files for NEURON: the user's own, then the same cell written so that NEURON cannot mistake it."""
         stem = re.sub(r"[^A-Za-z0-9._ ()+,=@-]", "_", _ascii(self.path.stem)) or "cell"
         if self.content is not None:
-            yield MorphologyFile(f"{stem}{self.path.suffix}", self.content, converted=not self.own_content)
+            name = f"{stem}{self.path.suffix}"
+            yield MorphologyFile(name, self.content, converted=not self.own_content or name != self.path.name)
         if self.soma.contours and self.path.suffix.lower() != ".swc":
             yield MorphologyFile(f"{stem}.asc", as_asc(self).encode(), converted=True)
         yield MorphologyFile(f"{stem}.swc", as_swc(self).encode(), converted=True)

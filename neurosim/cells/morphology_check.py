@@ -56,10 +56,31 @@ def check_morphology(path: Path | str, axon: str = "stub") -> MorphologySummary:
         diameter not above zero, unknown point type, sizes that no cell has, what NEURON itself reports, an axon mode
         that does not fit the cell.
     """
-    (checked,) = check_morphologies([path], axon)
+    check_axon_mode(axon)
+    (checked,) = check_morphologies([path])
     if isinstance(checked, InputError):
         raise checked
+    check_axon(checked, axon)
     return checked
+
+
+def check_axon(summary: MorphologySummary, axon: str) -> None:
+    """Raise `InputError` if a cell cannot be used with an axon mode."""
+    check_axon_mode(axon)
+    if axon == "full" and summary.stray_axon:
+        lines = ", ".join(map(str, summary.stray_axon[:8]))
+        raise InputError(
+            f"{summary.path}: expected one connected tree, found {len(summary.stray_axon) + 1} roots (points with "
+            f"parent -1): disconnected points at lines {lines}. They are pieces of axon: use axon: stub, which removes "
+            "the reconstructed axon."
+        )
+    if axon == "full" and not summary.n_sections["axon"]:
+        raise InputError(f"{summary.path}: axon: full keeps the reconstructed axon, but there is none. Use axon: stub.")
+    if axon != "full" and summary.behind_axon:
+        raise InputError(
+            f"{summary.path}: axon: {axon} removes the reconstructed axon, but {', '.join(summary.behind_axon[:5])} "
+            "grow from it and would be cut off. Correct the types in the reconstruction, or use axon: full."
+        )
 
 
 def check_axon_mode(axon: str) -> None:
@@ -68,16 +89,12 @@ def check_axon_mode(axon: str) -> None:
         raise InputError(f"axon: expected one of {', '.join(AXON_MODES)}, found {axon!r}.")
 
 
-def check_morphologies(
-    paths: Sequence[Path | str], axon: str | None = "stub"
-) -> Iterator[MorphologySummary | InputError]:
+def check_morphologies(paths: Sequence[Path | str]) -> Iterator[MorphologySummary | InputError]:
     """Yield the summary or the fault of each file, in their order; one process with NEURON reads them all.
 
-    With no axon mode, what does not fit it is told and not refused.
+    Whether an axon mode fits a cell is left to `check_axon`.
     """
-    if axon is not None:
-        check_axon_mode(axon)
-    read = [_read(Path(path), axon) for path in paths]
+    read = [_read(Path(path)) for path in paths]
     cells = [cell for cell in read if isinstance(cell, Reconstruction)]
     imports = _imports(cells)
     for cell in read:
@@ -85,34 +102,30 @@ def check_morphologies(
             yield cell
             continue
         try:
-            yield _summary(cell, axon, next(imports))
+            yield _summary(cell, next(imports))
         except InputError as error:
             yield error
 
 
-def _read(path: Path, axon: str | None) -> Reconstruction | InputError:
+def _read(path: Path) -> Reconstruction | InputError:
     try:
         cell = read_reconstruction(path)
-        _check_connected(cell, axon)
+        _check_connected(cell)
         check_limits(cell)
     except InputError as error:
         return error
     return cell
 
 
-def _check_connected(cell: Reconstruction, axon: str | None) -> None:
-    """Check that all sections form one tree, but for fragments of an axon that is going to be removed."""
+def _check_connected(cell: Reconstruction) -> None:
+    """Check that all sections form one tree, but for fragments of an axon, which may be going to be removed."""
     stray = [section for section in cell.sections if section.parent == STRAY]
     loose = _below(cell, [number for number in cell.roots if cell.sections[number].parent == STRAY])
-    axon_only = all(cell.sections[number].kind == "axon" for number in loose)
-    if stray and (axon == "full" or not axon_only):
-        remedy = "Connect them to the cell, or delete them."
-        if axon_only:
-            remedy = "They are pieces of axon: use axon: stub, which removes the reconstructed axon."
+    if any(cell.sections[number].kind != "axon" for number in loose):
         lines = ", ".join(str(section.lines[0]) for section in stray[:8])
         raise InputError(
             f"{cell.path}: expected one connected tree, found {len(stray) + 1} roots (points with parent -1): "
-            f"disconnected points at lines {lines}. {remedy}"
+            f"disconnected points at lines {lines}. Connect them to the cell, or delete them."
         )
 
 
@@ -391,21 +404,17 @@ def _printed_into(path: str) -> Iterator[str]:
             os.close(descriptor)
 
 
-def _summary(cell: Reconstruction, axon: str | None, imported: _Import | InputError) -> MorphologySummary:
+def _summary(cell: Reconstruction, imported: _Import | InputError) -> MorphologySummary:
     if isinstance(imported, InputError):
         raise imported
     made, file = imported.made, imported.file
-    _check_made(cell, axon, imported)
+    _check_made(cell, imported)
     notes = list(cell.notes)
     warnings = oddities(cell)
     if imported.wrong and cell.content is not None and not cell.notes and cell.soma.drawn_as != "tree":
         notes.append(
             f"NEURON would make another cell of the file as it stands ({'; '.join(imported.wrong[:3])}): it is given "
             f"the cell written anew, as {file.name}"
-        )
-    if axon is None and made.behind_axon:
-        warnings.append(
-            f"{', '.join(made.behind_axon[:5])} grow from its axon: only a fit with axon: full can have this cell"
         )
     ratio = made.area_um2["soma"] / cell.soma.area_um2
     if cell.soma.contours and not _OUTLINE_DOUBT[0] <= ratio <= _OUTLINE_DOUBT[1]:
@@ -417,8 +426,8 @@ def _summary(cell: Reconstruction, axon: str | None, imported: _Import | InputEr
     more_um2 = sum(more for kind, more in cable_um2.items() if kind != "soma")
     if file.name.lower().endswith(".swc") and more_um2 > _CABLE_SHARE * (sum(made.area_um2.values())):
         warnings.append(
-            f"NEURON connects its branches to points of the soma with pieces of cable, which add {more_um2:,.0f} um2 of "
-            f"membrane to the {sum(made.area_um2.values()) - more_um2:,.0f} um2 that are drawn"
+            f"NEURON connects its branches to points of the soma with pieces of cable, which add {more_um2:,.0f} um2 "
+            f"of membrane to the {sum(made.area_um2.values()) - more_um2:,.0f} um2 that are drawn"
         )
     diameters = diameters_um(cell)
     trees = Counter(section.kind for section in cell.sections if section.parent < 0)
@@ -437,10 +446,12 @@ def _summary(cell: Reconstruction, axon: str | None, imported: _Import | InputEr
         diameters_um={kind: (low, high) for kind, (low, _, high) in diameters.items()},
         notes=tuple(notes),
         warnings=tuple(warnings),
+        stray_axon=tuple(int(s.lines[0]) for s in cell.sections if s.parent == STRAY),
+        behind_axon=tuple(made.behind_axon),
     )
 
 
-def _check_made(cell: Reconstruction, axon: str | None, imported: _Import) -> None:
+def _check_made(cell: Reconstruction, imported: _Import) -> None:
     """Raise `InputError` for what NEURON made of the file but no simulation could use."""
     path, made = cell.path, imported.made
     if made.n_sections.get("soma", 0) > 1:
@@ -453,16 +464,4 @@ def _check_made(cell: Reconstruction, axon: str | None, imported: _Import) -> No
         raise InputError(
             f"{path}: NEURON cannot read this file as the cell that it says, but makes "
             f"{'; '.join(imported.wrong[:4])}. Export it again.{said}"
-        )
-    if len(made.roots) > 1 and axon == "full":
-        raise InputError(
-            f"{path}: expected one connected tree, found {len(made.roots)} disconnected parts, which "
-            f"begin at {', '.join(made.roots[:8])}. Connect them to the cell, or delete them."
-        )
-    if axon == "full" and "axon" not in made.n_sections:
-        raise InputError(f"{path}: axon: full keeps the reconstructed axon, but there is none. Use axon: stub.")
-    if axon not in ("full", None) and made.behind_axon:
-        raise InputError(
-            f"{path}: axon: {axon} removes the reconstructed axon, but {', '.join(made.behind_axon[:5])} "
-            "grow from it and would be cut off. Correct the types in the reconstruction, or use axon: full."
         )

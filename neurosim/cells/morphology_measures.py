@@ -57,6 +57,10 @@ class MorphologySummary:
         What was put right in reading.
     warnings : tuple of str
         What looks odd.
+    stray_axon : tuple of int
+        Where pieces of axon begin that are connected to nothing.
+    behind_axon : tuple of str
+        Sections that are no axon and grow from one.
     """
 
     path: Path
@@ -73,6 +77,8 @@ class MorphologySummary:
     diameters_um: Mapping[str, tuple[float, float]]
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    stray_axon: tuple[int, ...] = ()
+    behind_axon: tuple[str, ...] = ()
 
     @property
     def has_apical(self) -> bool:

@@ -192,7 +192,7 @@ def main() -> None:
     paths = sorted(path for path in options.folder.rglob("*") if path.suffix.lower() in FORMATS and path.is_file())
     names = [str(path.relative_to(options.folder)) for path in paths]
     started = time.monotonic()
-    made = dict(zip(names, check_morphologies(paths, axon=None), strict=True))
+    made = dict(zip(names, check_morphologies(paths), strict=True))
     seconds = time.monotonic() - started
     refused = {name: error for name, error in made.items() if isinstance(error, InputError)}
     result: dict[str, Any] = {

@@ -6,7 +6,7 @@ import pytest
 from neurofleet.errors import InputError
 from neurofleet.neurosim.cells import morphology_check
 from neurofleet.neurosim.cells.cell_morphology import CellMorphology
-from neurofleet.neurosim.cells.morphology_check import AXON_MODES, check_morphologies, check_morphology
+from neurofleet.neurosim.cells.morphology_check import AXON_MODES, check_axon, check_morphologies, check_morphology
 from tests.neurosim.cells.small_cells import AXON_SWC, FULL_SWC, NO_APICAL_SWC
 
 ASC = """
@@ -190,11 +190,14 @@ def test_pieces_of_an_axon_that_is_removed_do_no_harm(tmp_path, summaries):
 
 def test_the_axon_mode_has_to_fit_the_cell(tmp_path):
     paths = [write(tmp_path, FULL_SWC), write(tmp_path, BEHIND_AXON, "behind.swc")]
-    none, behind = check_morphologies(paths, axon="full")
-    assert "there is none. Use axon: stub" in str(none)
+    none, behind = check_morphologies(paths)
+    check_axon(none, "stub")
+    with pytest.raises(InputError, match="there is none. Use axon: stub"):
+        check_axon(none, "full")
+    check_axon(behind, "full")
     assert behind.n_sections["dend"] == 2
     with pytest.raises(InputError, match=r"dend\[\d\] grow from it"):
-        check_morphology(paths[1])
+        check_axon(behind, "stub")
     with pytest.raises(InputError, match="expected one of stub, .* found 'long'"):
         CellMorphology(paths[1], axon="long")
 

@@ -53,6 +53,11 @@ ANEW = {  # name -> text, area of the soma, of the dendrites; what NEURON would 
         ARM,
     ),
     "outline.swc": (CIRCLE + "7 3 9 0 0 1 1\n8 3 80 0 0 1 7\n", math.pi * 14**2, ARM),
+    "outline without radii.swc": (
+        CIRCLE.replace(" 0.5 ", " 0 ") + "7 3 9 0 0 1 1\n8 3 80 0 0 1 7\n",
+        math.pi * 14**2,
+        ARM,
+    ),
     "children before parents.swc": ("3 3 80 0 0 1 2\n2 3 9 0 0 1 1\n1 1 0 0 0 9 -1\n", SPHERE, ARM),
     "breadth first.swc": (
         "1 1 0 0 0 9 -1\n2 3 9 0 0 1 1\n3 3 -9 0 0 1 1\n4 3 80 0 0 1 2\n5 3 -80 0 0 1 3\n",
@@ -75,6 +80,11 @@ ANEW = {  # name -> text, area of the soma, of the dendrites; what NEURON would 
     "no length.swc": (POINT + "4 3 80 0 0 1 3\n5 3 80 0 0 1 4\n6 3 80 0 0 1 3\n7 3 80 0 0 1 6\n", SPHERE, ARM),
     "byte order mark.asc": (b"\xef\xbb\xbf" + asc_soma(f'("CellBody" (CellBody) {ROUND})').encode(), BODY, ASC_AREA),
     "numbered.asc": (asc_soma(f'("soma 1" (CellBody) {ROUND})'), BODY, ASC_AREA),
+    "decimal commas.asc": (
+        asc_soma(f'("CellBody" (CellBody) {ROUND})').replace(".", ","),
+        BODY,
+        ASC_AREA,
+    ),
     "own name.asc": (asc_soma(f'("My Soma" (Color Red) (CellBody) {ROUND})'), BODY, ASC_AREA),
     "without a name.asc": (asc_soma(f"((Color Red) (CellBody) {ROUND})"), BODY, ASC_AREA),
     "one point.asc": (asc_soma('("CellBody" (CellBody) (0 0 0 16))'), BODY, SWC_AREA),
@@ -89,12 +99,18 @@ ANEW = {  # name -> text, area of the soma, of the dendrites; what NEURON would 
         ASC_AREA,
     ),
 }
+NAMES = ("\u00fcn\u00ef\u4e2d.swc", '50% "x".swc')
+ANEW |= dict.fromkeys(NAMES, (POINT, SPHERE, ARM))
 AS_THEY_ARE = {
     "point.swc": (POINT, SPHERE, ARM),
     "tabs.swc": (POINT.replace(" ", "\t"), SPHERE, ARM),
     "latin-1.swc": (b"# 5 \xb5m\n" + POINT.encode(), SPHERE, ARM),
-    "\u00fcn\u00ef\u4e2d.swc": (POINT, SPHERE, ARM),
-    '50% "x".swc': (POINT, SPHERE, ARM),
+    "commas between.asc": (
+        asc_soma(f'("CellBody" (CellBody) {ROUND})').replace("(0 -8 0 2.0)", "(0,-8,0,2.0)"),
+        BODY,
+        ASC_AREA,
+    ),
+    "cylinder.swc": ("1 1 0 -6 0 9 -1\n2 1 0 6 0 9 1\n3 3 0 6 0 1 2\n4 3 0 77 0 1 3\n", math.pi * 18 * 12, ARM),
     "points twice.swc": (POINT + "4 3 80 0 0 1 3\n", SPHERE, ARM),
     "a soma for each tree.swc": (POINT + "4 1 0 0 0 9 -1\n5 2 0 9 0 1 4\n6 2 0 80 0 1 5\n", SPHERE, ARM),
     "round.asc": (asc_soma(f'("CellBody" (CellBody) {ROUND})'), BODY, ASC_AREA),
