@@ -57,6 +57,7 @@ _UNREADABLE = (
     NotImplementedError,
     ZeroDivisionError,
     OverflowError,
+    MemoryError,
     struct.error,
 )
 
@@ -146,9 +147,9 @@ def _recorded(path: Path, abf: Any, sweep: int, channel: int, rate_Hz: float) ->
         item_bytes = np.dtype(abf._dtype).itemsize
         count = abf.sweepPointCount * abf.channelCount
         first = abf.dataByteStart + sweep * count * item_bytes
-        stored = np.fromfile(path, dtype=abf._dtype, count=count, offset=first)
-        if stored.size < count:
+        if not 0 <= first <= path.stat().st_size - count * item_bytes:
             raise SweepFault("the file ends before this sweep does")
+        stored = np.fromfile(path, dtype=abf._dtype, count=count, offset=first)
         values = stored[channel :: abf.channelCount].astype(float)
         if stored.dtype == np.int16:
             values = values * float(abf._dataGain[channel]) + float(abf._dataOffset[channel])

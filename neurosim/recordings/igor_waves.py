@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -14,6 +13,8 @@ from neurofleet.errors import InputError
 from neurofleet.neurosim.recordings.recorded_channels import ChannelSweep, RecordedChannel, channel_entries, scale_of
 from neurofleet.neurosim.recordings.sweep_entries import SweepEntry, last_distinct_numbers
 
+_HEADER_BYTES = {1: 8, 2: 16, 3: 20, 5: 64}  # of the versions of the format, before the wave's own header
+_TYPES = {2: "f4", 4: "f8", 8: "i1", 16: "i2", 32: "i4", 72: "u1", 80: "u2", 96: "u4"}
 _SECONDS = {"": 1.0, "s": 1.0, "sec": 1.0, "seconds": 1.0, "ms": 1e-3, "msec": 1e-3, "us": 1e-6}
 
 
@@ -28,7 +29,7 @@ class _Wave:
     sweeps: int
 
     def values(self, sweep: int) -> np.ndarray:
-        data = _load(self.path)["wData"]
+        data = _read(self.path, self.path.read_bytes())[0]
         return data if data.ndim == 1 else data[:, sweep]
 
 
@@ -69,58 +70,63 @@ def _kind(wave: _Wave) -> str:
     return scale[0] if scale is not None else ""
 
 
-def _load(path: Path) -> Any:
-    """Return the wave of a file, as igor2 describes it.
+def _read(path: Path, content: bytes) -> tuple[np.ndarray, float, str, str]:
+    """Return values, step, its unit and the unit of the values, after WaveMetrics' technical note 003.
+
+    igor2 reads these files too, but believes any length that a damaged header claims.
 
     Raises
     ------
     InputError
-        The file is damaged or no wave of numbers.
+        The file is damaged or no wave of real numbers.
     """
-    from igor2 import binarywave
-
     try:
-        wave = binarywave.load(str(path))["wave"]
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        IndexError,
-        TypeError,
-        AttributeError,
-        NotImplementedError,
-        struct.error,
-    ) as error:
+        order = "<" if content[:1] != b"\0" else ">"
+        (version,) = struct.unpack_from(order + "h", content)
+        start = _HEADER_BYTES[version]
+        if version == 5:
+            samples, kind = struct.unpack_from(order + "ih", content, start + 12)
+            shape = [size for size in struct.unpack_from(order + "4i", content, start + 68) if size]
+            (step,) = struct.unpack_from(order + "d", content, start + 84)
+            unit, time_unit = (_text(content[start + place : start + place + 4]) for place in (148, 152))
+            first = start + 320
+        else:
+            (kind,) = struct.unpack_from(order + "h", content, start)
+            unit, time_unit = (_text(content[start + place : start + place + 4]) for place in (34, 38))
+            (samples,) = struct.unpack_from(order + "i", content, start + 42)
+            (step,) = struct.unpack_from(order + "d", content, start + 48)
+            shape, first = [samples], start + 110
+        dtype = np.dtype(order + _TYPES[kind])
+        if samples < 0 or np.prod(shape, dtype=float) != samples or first + samples * dtype.itemsize > len(content):
+            raise ValueError(f"{samples} numbers of shape {tuple(shape)} in {len(content):,} bytes")
+        values = np.frombuffer(content, dtype, samples, first)
+        if version == 5:  # units of more than three letters stand behind the data, the formula and the note
+            formula, note, long_unit, long_time_unit = struct.unpack_from(order + "4i", content, 8)
+            behind = first + values.nbytes + formula + note
+            unit = _text(content[behind : behind + long_unit]) or unit
+            behind += long_unit
+            time_unit = _text(content[behind : behind + long_time_unit]) or time_unit
+    except (KeyError, ValueError, struct.error) as error:
         raise InputError(
-            f"{path}: expected an Igor binary wave, but it cannot be read ({str(error)[:200]}). Save it again from "
-            "Igor Pro (Data > Save Waves > Save Igor Binary)."
+            f"{path}: expected an Igor binary wave of real numbers, but it cannot be read ({error}). Save it again "
+            "from Igor Pro (Data > Save Waves > Save Igor Binary)."
         ) from error
-    if not np.issubdtype(wave["wData"].dtype, np.number) or np.iscomplexobj(wave["wData"]):
-        raise InputError(f"{path}: expected a wave of real numbers, found one of {wave['wData'].dtype}.")
-    return wave
+    return values.reshape(shape, order="F"), step, time_unit, unit
+
+
+def _text(value: bytes) -> str:
+    return value.replace(b"\0", b"").decode("latin-1").strip()
 
 
 def _wave(path: Path) -> _Wave:
-    wave = _load(path)
-    header, data = wave["wave_header"], wave["wData"]
-    if "sfA" in header:
-        step, time_unit = float(header["sfA"][0]), _text(wave["dimension_units"]) or _text(header["dimUnits"][0])
-        unit = _text(wave["data_units"]) or _text(header["dataUnits"])
-    else:
-        step, time_unit, unit = float(header["hsA"]), _text(header["xUnits"]), _text(header["dataUnits"])
+    data, step, time_unit, unit = _read(path, path.read_bytes())
     seconds = _SECONDS.get(time_unit.casefold())
-    if data.ndim not in (1, 2) or seconds is None or not step > 0 or not data.size:
+    if data.ndim not in (1, 2) or seconds is None or not 0 < step < np.inf or not data.size:
         raise InputError(
             f"{path}: expected samples over time, found {data.ndim} dimensions of shape {data.shape} with a step of "
             f'{step:g} {time_unit or "without unit"}. Set the scale of the wave in Igor Pro: SetScale/P x 0, dt, "s".'
         )
     return _Wave(path, unit, 1.0 / (step * seconds), data.shape[0], 1 if data.ndim == 1 else data.shape[1])
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, np.ndarray):
-        value = b"".join(value.ravel().tolist())
-    return value.decode("latin-1").replace("\x00", "").strip() if isinstance(value, bytes) else str(value or "")
 
 
 def _pairs(voltages: Sequence[_Wave], currents: Sequence[_Wave]) -> list[tuple[_Wave, _Wave]]:

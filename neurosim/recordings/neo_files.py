@@ -1,5 +1,6 @@
 """Read recordings of Spike2 (.smr) and AxoGraph (.axgx, .axgd), through neo."""
 
+import logging
 import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -24,6 +25,9 @@ _UNREADABLE = (
     NotImplementedError,
     ZeroDivisionError,
     OverflowError,
+    MemoryError,
+    EOFError,
+    NameError,  # of a variable that a damaged file left unset
     struct.error,
 )
 
@@ -47,6 +51,7 @@ def open_with_neo(path: Path, program: str) -> Iterator[list[SweepEntry]]:
     from neo.core import NeoReadWriteError
 
     unreadable = (*_UNREADABLE, NeoReadWriteError)
+    logging.getLogger("neo").addHandler(logging.NullHandler())  # what it finds odd would be printed
     try:
         reader = getattr(neo.rawio, _READERS[program])(filename=str(path))
         reader.parse_header()

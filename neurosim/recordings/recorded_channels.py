@@ -98,7 +98,11 @@ def _parts(sweep: ChannelSweep) -> list[ChannelSweep]:
     currents = _of_kind(sweep.channels, "current") if sweep.continuous and not sweep.fault else []
     if len(currents) != 1:
         return [sweep]
-    ends = _ends_of_parts(_values(currents[0], "current"), currents[0].rate_Hz)
+    try:
+        current = _values(currents[0], "current")
+    except SweepFault:
+        return [sweep]  # which says so when it is read
+    ends = _ends_of_parts(current, currents[0].rate_Hz)
     return [
         replace(
             sweep,

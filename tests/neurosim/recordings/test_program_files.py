@@ -247,23 +247,28 @@ def test_igor_waves_of_several_sweeps_in_volts_and_amperes(tmp_path):
 
 
 def test_igor_waves_that_cannot_be_paired_or_scaled_are_refused(tmp_path):
-    alone = (
-        write_ibw(tmp_path / "one" / "v_1.ibw", VOLTAGES[0], "mV", 1e-4) if (tmp_path / "one").mkdir() is None else None
-    )
+    for folder in ("one", "two", "three"):
+        (tmp_path / folder).mkdir()
+    alone = write_ibw(tmp_path / "one" / "v_1.ibw", VOLTAGES[0], "mV", 1e-4)
     with pytest.raises(InputError, match="found 1 with mV. Each wave holds one channel"):
         read(alone)
-    (tmp_path / "two").mkdir()
     write_ibw(tmp_path / "two" / "v_1.ibw", VOLTAGES[0], "mV", 1e-4)
     write_ibw(tmp_path / "two" / "stimulus_of_7_9.ibw", CURRENTS[0], "nA", 1e-4)
     with pytest.raises(InputError, match=r"no partners by their names \(v_1.ibw, stimulus_of_7_9.ibw"):
         read(tmp_path / "two")
-    (tmp_path / "three").mkdir()
     write_ibw(tmp_path / "three" / "v_1.ibw", VOLTAGES[0], "mV", 1e-4, "Hz")
     with pytest.raises(InputError, match="SetScale"):
         read(tmp_path / "three")
-    (tmp_path / "three" / "v_1.ibw").write_bytes(b"\x05\x00 not a wave")
-    with pytest.raises(InputError, match="cannot be read"):
-        read(tmp_path / "three")
+    whole = alone.read_bytes()
+    for damaged in (
+        b"\x05\x00 not a wave",
+        whole[:-9],
+        whole[:76] + b"\xff\xff\xff\x7f" + whole[80:],
+        b"\x09" + whole[1:],
+    ):
+        (tmp_path / "three" / "v_1.ibw").write_bytes(damaged)
+        with pytest.raises(InputError, match="cannot be read"):
+            read(tmp_path / "three")
 
 
 def test_records_of_winwcp_have_their_own_range_place_and_verdict(tmp_path):
