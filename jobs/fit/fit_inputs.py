@@ -358,6 +358,7 @@ def recording_source(cell: CellSpec, folder: Path) -> RecordingSource | None:
         cell.electrode,
         cell.bias_current,
         cell.spike_threshold_mV,
+        cell.current,
     )
 
 

@@ -210,6 +210,7 @@ class CellSpec(Strict):
     exclude_sweeps: list[int] = []
     electrode: ElectrodeName | None = None
     bias_current: Literal["add", "ignore"] | None = None
+    current: Literal["command", "recorded"] | None = None
     spike_threshold_mV: Annotated[float, Field(ge=-80, le=40)] | None = None
     axon: Literal["stub", "legacy-stub", "legacy-stub-60um", "full"] | None = None
     group: Name | None = None

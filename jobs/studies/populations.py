@@ -52,6 +52,7 @@ class FitFileSpec(Strict):
     exclude_sweeps: list[int] = []
     electrode: ElectrodeName | None = None
     bias_current: Literal["add", "ignore"] | None = None
+    current: Literal["command", "recorded"] | None = None
     spike_threshold_mV: Annotated[float, Field(ge=-80, le=40)] | None = None
 
 
@@ -212,6 +213,7 @@ def _of_fit_file(fit: FitFileSpec, folder: Path, mechanisms: Path | None) -> Cel
             fit.electrode,
             fit.bias_current,
             fit.spike_threshold_mV,
+            fit.current,
         )
     return published_cell_models(
         fit.id,

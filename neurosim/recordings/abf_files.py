@@ -11,7 +11,13 @@ from typing import Any
 import numpy as np
 
 from neurofleet.errors import InputError
-from neurofleet.neurosim.recordings.recorded_channels import ChannelSweep, RecordedChannel, channel_entries, scale_of
+from neurofleet.neurosim.recordings.recorded_channels import (
+    ChannelSweep,
+    CurrentSource,
+    RecordedChannel,
+    channel_entries,
+    scale_of,
+)
 from neurofleet.neurosim.recordings.sweep_entries import SweepEntry, SweepFault
 
 BLOCK_BYTES = 512
@@ -22,10 +28,11 @@ _EPOCHS, _STIMULUS_FILE = 1, 2  # nWaveformSource
 
 
 @contextmanager
-def open_abf(path: Path) -> Iterator[list[SweepEntry]]:
+def open_abf(path: Path, current: CurrentSource | None = None) -> Iterator[list[SweepEntry]]:
     """Open an ABF file and list its sweeps.
 
-    The current is the command that the protocol describes, in pA or nA, else a recorded channel in these units.
+    The current is the command that the protocol describes, in pA or nA, else a recorded channel in these units;
+    `current` chooses one of the two.
 
     Raises
     ------
@@ -43,7 +50,7 @@ def open_abf(path: Path) -> Iterator[list[SweepEntry]]:
             sweeps = _sweeps(path, abf)
         except _UNREADABLE as error:
             raise _damaged(path, str(error) or type(error).__name__) from error
-        yield channel_entries(sweeps)
+        yield channel_entries(sweeps, current)
 
 
 _UNREADABLE = (

@@ -10,7 +10,13 @@ from pathlib import Path
 import numpy as np
 
 from neurofleet.errors import InputError
-from neurofleet.neurosim.recordings.recorded_channels import ChannelSweep, RecordedChannel, channel_entries, scale_of
+from neurofleet.neurosim.recordings.recorded_channels import (
+    ChannelSweep,
+    CurrentSource,
+    RecordedChannel,
+    channel_entries,
+    scale_of,
+)
 from neurofleet.neurosim.recordings.sweep_entries import SweepEntry, last_distinct_numbers
 
 _HEADER_BYTES = {1: 8, 2: 16, 3: 20, 5: 64}  # of the versions of the format, before the wave's own header
@@ -34,7 +40,7 @@ class _Wave:
 
 
 @contextmanager
-def open_igor_waves(path: Path) -> Iterator[list[SweepEntry]]:
+def open_igor_waves(path: Path, current: CurrentSource | None = None) -> Iterator[list[SweepEntry]]:
     """Open a folder of Igor binary waves and list its sweeps.
 
     A wave in units of voltage and one in units of current belong together when their names differ in one number
@@ -62,7 +68,7 @@ def open_igor_waves(path: Path) -> Iterator[list[SweepEntry]]:
             f"by their names ({kinds['voltage'][0].path.name}, {kinds['current'][0].path.name}, ...). Expected names "
             "that differ in one number or word only, such as cell_Ch0_step_12.ibw and cell_Ch3_step_12.ibw."
         )
-    yield channel_entries(_sweeps(pairs))
+    yield channel_entries(_sweeps(pairs), current)
 
 
 def _kind(wave: _Wave) -> str:

@@ -10,7 +10,12 @@ from typing import Any
 import numpy as np
 
 from neurofleet.errors import InputError
-from neurofleet.neurosim.recordings.recorded_channels import ChannelSweep, RecordedChannel, channel_entries
+from neurofleet.neurosim.recordings.recorded_channels import (
+    ChannelSweep,
+    CurrentSource,
+    RecordedChannel,
+    channel_entries,
+)
 from neurofleet.neurosim.recordings.sweep_entries import SweepEntry, SweepFault
 
 _READERS = {"Spike2": "Spike2RawIO", "AxoGraph": "AxographRawIO"}
@@ -33,7 +38,7 @@ _UNREADABLE = (
 
 
 @contextmanager
-def open_with_neo(path: Path, program: str) -> Iterator[list[SweepEntry]]:
+def open_with_neo(path: Path, program: str, current: CurrentSource | None = None) -> Iterator[list[SweepEntry]]:
     """Open a file that neo reads and list its sweeps.
 
     Parameters
@@ -41,6 +46,8 @@ def open_with_neo(path: Path, program: str) -> Iterator[list[SweepEntry]]:
     path : Path
     program : {"Spike2", "AxoGraph"}
         Which wrote the file.
+    current : "command" or "recorded", optional
+        Which current is used.
 
     Raises
     ------
@@ -61,7 +68,7 @@ def open_with_neo(path: Path, program: str) -> Iterator[list[SweepEntry]]:
             f"{path}: expected a whole {program} file, but neo cannot read it ({str(error)[:200]}). Copy it again from "
             f"its source, or export it from {program}."
         ) from error
-    yield channel_entries(sweeps)
+    yield channel_entries(sweeps, current)
 
 
 def _sweeps(path: Path, reader: Any, unreadable: tuple[type[Exception], ...]) -> list[ChannelSweep]:

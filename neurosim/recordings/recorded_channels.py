@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Literal
 
 import numpy as np
 
@@ -17,6 +18,9 @@ LEAST_RESPONSE_MV = 0.1  # to a step of 50 pA: 2 MOhm, less than any cell has
 LEAST_TESTED_STEP_NA = 0.05
 NEAR_COMMAND_MV = 3.0
 SHORTEST_STEP_MS, SHORTEST_PAUSE_MS = 20, 100  # between which a continuous recording is cut
+
+
+CurrentSource = Literal["command", "recorded"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,9 +92,23 @@ def scale_of(unit: str) -> tuple[str, float] | None:
     return ("voltage", _PREFIXES[prefix] * 1e3) if letter == "V" else ("current", _PREFIXES[prefix] * 1e9)
 
 
-def channel_entries(sweeps: Sequence[ChannelSweep]) -> list[SweepEntry]:
-    """List the sweeps of a file, one entry for each voltage channel of each sweep."""
+def channel_entries(sweeps: Sequence[ChannelSweep], source: CurrentSource | None = None) -> list[SweepEntry]:
+    """List the sweeps of a file, one entry for each voltage channel of each sweep.
+
+    Parameters
+    ----------
+    sweeps : sequence of ChannelSweep
+    source : "command" or "recorded", optional
+        Which current is used; by default the command, with which a recorded current has to agree.
+    """
+    if source is not None:
+        sweeps = [replace(sweep, channels=_of_source(sweep.channels, source)) for sweep in sweeps]
     return [entry for sweep in sweeps for part in _parts(sweep) for entry in _entries(part)]
+
+
+def _of_source(channels: Sequence[RecordedChannel], source: CurrentSource) -> tuple[RecordedChannel, ...]:
+    currents = {id(channel) for channel in _of_kind(channels, "current") if channel.commanded == (source == "recorded")}
+    return tuple(channel for channel in channels if id(channel) not in currents)
 
 
 def _parts(sweep: ChannelSweep) -> list[ChannelSweep]:
@@ -298,7 +316,8 @@ def _chosen_current(
         if other is not channel and connected and apart > 0.1 * abs(step.amplitude_nA) + 0.005:
             raise SweepFault(
                 f"{channel.name} {_verb(channel)} {step.amplitude_nA * 1e3:.4g} pA, but {other.name} {_verb(other)} "
-                f"{level * 1e3:.4g} pA: a scale factor of the file is wrong"
+                f"{level * 1e3:.4g} pA: a scale factor of the file is wrong; choose "
+                "one with `current: command` or `current: recorded`"
             )
     return channel, current, step
 

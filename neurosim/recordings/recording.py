@@ -10,6 +10,7 @@ import numpy as np
 
 from neurofleet.errors import InputError
 from neurofleet.neurosim.recordings.current_step import CurrentStep, NotAStep, find_step
+from neurofleet.neurosim.recordings.recorded_channels import CurrentSource
 from neurofleet.neurosim.recordings.recorded_spikes import SPIKE_THRESHOLD_MV, choose_threshold
 from neurofleet.neurosim.recordings.recording_checks import (
     impossible,
@@ -129,6 +130,9 @@ class RecordingSource:
         the same value outside of the step and so holds it already.
     spike_threshold_mV : float, optional
         Voltage that a spike rises above; by default -20 mV, or lower for a cell whose spikes are small.
+    current : "command" or "recorded", optional
+        Which current is used of a file that has both, such as ABF; by default the command, with which the recorded
+        one has to agree.
     """
 
     path: Path
@@ -138,6 +142,7 @@ class RecordingSource:
     electrode: str | None = None
     bias_current: BiasCurrent | None = None
     spike_threshold_mV: float | None = None
+    current: CurrentSource | None = None
 
     def read(self) -> Recording:
         """Read the sweeps.
@@ -172,7 +177,7 @@ class RecordingSource:
         left_out: list[LeftOut] = []
         steps: dict[int, CurrentStep] = {}
         biases: dict[int, str] = {}
-        with open_entries(self.path) as entries:
+        with open_entries(self.path, self.current) as entries:
             if unknown := sorted(set(self.exclude) - {entry.number for entry in entries}):
                 raise InputError(f"{self.path}: no sweeps numbered {unknown} to leave out. Correct the numbers.")
             matching = select_entries(entries, self.stimuli, self.path)

@@ -13,6 +13,7 @@ from neurofleet.neurosim.recordings.igor_waves import open_igor_waves
 from neurofleet.neurosim.recordings.neo_files import open_with_neo
 from neurofleet.neurosim.recordings.nwb2 import open_nwb2
 from neurofleet.neurosim.recordings.nwb_allen import open_nwb_allen
+from neurofleet.neurosim.recordings.recorded_channels import CurrentSource
 from neurofleet.neurosim.recordings.sweep_entries import SweepEntry
 from neurofleet.neurosim.recordings.winwcp_files import open_winwcp
 
@@ -24,8 +25,14 @@ SUFFIXES = (".nwb", ".abf", ".ibw", ".wcp", ".smr", ".axgx", ".axgd")
 FILES_APART = 1000  # numbers between the sweeps of one file of a folder and those of the next
 
 
-def open_entries(path: Path) -> AbstractContextManager[list[SweepEntry]]:
+def open_entries(path: Path, current: CurrentSource | None = None) -> AbstractContextManager[list[SweepEntry]]:
     """Open a recording file, or a folder of them, with the reader for its format, and list its sweeps.
+
+    Parameters
+    ----------
+    path : Path
+    current : "command" or "recorded", optional
+        Which current is used where a file has both; by default the command, with which a recorded one has to agree.
 
     Raises
     ------
@@ -33,7 +40,7 @@ def open_entries(path: Path) -> AbstractContextManager[list[SweepEntry]]:
         No such file, damaged, or of a format that is not read.
     """
     if path.is_dir():
-        return _open_folder(path)
+        return _open_folder(path, current)
     if not path.is_file():
         raise InputError(f"{path}: no such recording file. Check `recordings:` (paths are relative to the job file).")
     if path.stat().st_size == 0:
@@ -46,15 +53,15 @@ def open_entries(path: Path) -> AbstractContextManager[list[SweepEntry]]:
     if h5py.is_hdf5(path):
         return _open_hdf5(path)
     if start[:4] in (b"ABF ", b"ABF2"):
-        return open_abf(path)
+        return open_abf(path, current)
     if start[:4] in (b"AxGr", b"axgx"):
-        return open_with_neo(path, "AxoGraph")
+        return open_with_neo(path, "AxoGraph", current)
     if start[2:12] == b"(C) CED 87":
-        return open_with_neo(path, "Spike2")
+        return open_with_neo(path, "Spike2", current)
     if start[:4] == b"VER=" and b"\nNR=" in start and b"\nNBA=" in start:
-        return open_winwcp(path)
+        return open_winwcp(path, current)
     if path.suffix.casefold() == ".ibw":
-        return open_igor_waves(path)
+        return open_igor_waves(path, current)
     found, advice = _other_format(path, start)
     raise InputError(f"{path}: not a recording that can be read: found {found}. {advice} Formats read: {FORMATS}.")
 
@@ -89,7 +96,7 @@ def _open_hdf5(path: Path) -> AbstractContextManager[list[SweepEntry]]:
 
 
 @contextmanager
-def _open_folder(path: Path) -> Iterator[list[SweepEntry]]:
+def _open_folder(path: Path, current: CurrentSource | None) -> Iterator[list[SweepEntry]]:
     """Open all recordings of a folder as one; the sweeps of the second file are numbered from 1000 on."""
     if (path / ".zgroup").exists() or (path / "zarr.json").exists():
         raise InputError(
@@ -106,9 +113,9 @@ def _open_folder(path: Path) -> Iterator[list[SweepEntry]]:
         )
     with ExitStack() as stack:
         if suffixes == [".ibw"]:
-            yield stack.enter_context(open_igor_waves(path))
+            yield stack.enter_context(open_igor_waves(path, current))
             return
-        opened = [stack.enter_context(open_entries(file)) for file in files]
+        opened = [stack.enter_context(open_entries(file, current)) for file in files]
         yield [
             replace(entry, number=entry.number + FILES_APART * index * (len(files) > 1))
             for index, entries in enumerate(opened)
@@ -120,7 +127,10 @@ def _other_format(path: Path, start: bytes) -> tuple[str, str]:
     """Return what a file is, as far as that can be told, and how it can be converted."""
     suffix = path.suffix.casefold()
     if start[:4] in (b"DAT1", b"DAT2", b"DATA"):
-        advice = "Export its series from PatchMaster as Igor binary waves, or convert it to NWB 2."
+        advice = (
+            "Export its series from PatchMaster as Igor binary waves, or read them with myokit "
+            "(myokit.formats.heka.PatchMasterFile) and write them as NWB 2 with pynwb."
+        )
         return "a HEKA PatchMaster file", advice
     if start.startswith(b"version https://git-lfs"):
         return "a Git LFS pointer, not the file itself", "Run `git lfs pull` where it came from."

@@ -8,7 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from neurofleet.errors import InputError
-from neurofleet.neurosim.recordings.recorded_channels import ChannelSweep, RecordedChannel, channel_entries
+from neurofleet.neurosim.recordings.recorded_channels import (
+    ChannelSweep,
+    CurrentSource,
+    RecordedChannel,
+    channel_entries,
+)
 from neurofleet.neurosim.recordings.sweep_entries import SweepEntry, SweepFault
 
 SECTOR_BYTES = 512
@@ -16,7 +21,7 @@ _NOT_SWEEPS = {"LEAK": "leak pulses of P/N subtraction", "FAIL": "marked as a fa
 
 
 @contextmanager
-def open_winwcp(path: Path) -> Iterator[list[SweepEntry]]:
+def open_winwcp(path: Path, current: CurrentSource | None = None) -> Iterator[list[SweepEntry]]:
     """Open a WinWCP file (.wcp) and list its records.
 
     neo reads these files too, but takes the scale of the last record for all of them, and no record's verdict.
@@ -33,7 +38,7 @@ def open_winwcp(path: Path) -> Iterator[list[SweepEntry]]:
             f"{path}: expected a WinWCP file, but its header cannot be read ({type(error).__name__}: {error}). Copy it "
             "again from its source, or export the records from WinWCP as ABF."
         ) from error
-    yield channel_entries(sweeps)
+    yield channel_entries(sweeps, current)
 
 
 def _sweeps(path: Path) -> list[ChannelSweep]:

@@ -171,7 +171,7 @@ def played_stimuli(
     """
     stimuli: list[PlayedStimulus] = []
     notes: list[str] = []
-    with open_entries(source.path) as entries:
+    with open_entries(source.path, source.current) as entries:
         entries = sorted(entries, key=lambda e: e.number)
         fitted = [e for e in entries if any(e.matches(pattern) for pattern in source.stimuli)]
         used = of_one_electrode(fitted or entries, source.electrode, source.exclude, source.path)

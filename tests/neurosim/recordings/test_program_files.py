@@ -7,7 +7,7 @@ import pytest
 
 from neurofleet.errors import InputError
 from neurofleet.neurosim.recordings.recorded_channels import scale_of
-from neurofleet.neurosim.recordings.recording import read_recording
+from neurofleet.neurosim.recordings.recording import RecordingSource
 from neurofleet.neurosim.recordings.recording_formats import open_entries
 from tests.neurosim.recordings.program_files import (
     Output,
@@ -29,7 +29,7 @@ COMMAND = Output(epochs=TABLE)
 
 
 def read(path, stimuli=("*",), **options):
-    return read_recording(path, stimuli=stimuli, junction_potential_mV=0.0, **options)
+    return RecordingSource(path, 0.0, tuple(stimuli), **options).read()
 
 
 def refused(path, **options):
@@ -100,6 +100,9 @@ def test_a_command_agrees_with_the_recorded_current_or_the_sweep_is_refused(tmp_
     noisy[:, 1] *= 2.0
     said = refused(write_abf2(tmp_path / "b.abf", noisy, channels, [COMMAND]))
     assert re.search(r"Cmd 0 commands 200 pA, but Im recorded (399|400)", said)
+    assert_steps(read(tmp_path / "b.abf", current="command"))
+    recorded = read(tmp_path / "b.abf", current="recorded").sweeps
+    assert [sweep.amplitude_nA for sweep in recorded] == pytest.approx([-0.2, 0.1, 0.4], abs=0.001)
 
 
 def test_the_recorded_current_is_used_where_no_command_is_known(tmp_path):
