@@ -64,15 +64,15 @@ def job_mechanisms(spec: FitSpec, folder: Path) -> UserMechanisms:
 
 
 def mechanism_notes(user_mechanisms: UserMechanisms, recipe: "Recipe", folder: Path | None) -> tuple[str, ...]:
-    """Return notes on a cell: that its recipe names none of the job's mechanisms, or that some replace ours."""
+    """Return notes on a cell: none of the job's mechanisms in its recipe, some that replace ours, odd units."""
     used = user_mechanisms.only(recipe.mechanism_names)
     if user_mechanisms.sources and not used.sources:
         return (f"none of the mechanisms in {folder} is named by its recipe {recipe.name}",)
+    notes = used.unit_notes()
     if used.replacing:
-        one = len(used.replacing) == 1
-        is_or_are = "mechanism {} is" if one else "mechanisms {} are"
-        return (f"{is_or_are.format(', '.join(used.replacing))} the job's own, from {folder}",)
-    return ()
+        is_or_are = "mechanism {} is" if len(used.replacing) == 1 else "mechanisms {} are"
+        notes.insert(0, f"{is_or_are.format(', '.join(used.replacing))} the job's own, from {folder}")
+    return tuple(notes)
 
 
 USER_STAGE = "fit"

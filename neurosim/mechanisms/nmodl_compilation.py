@@ -5,6 +5,7 @@
 
 import contextlib
 import fcntl
+import functools
 import hashlib
 import os
 import platform
@@ -37,6 +38,7 @@ from neurofleet.neurosim.mechanisms.catalogue import (
     parse_mechanism,
     read_nmodl,
     read_with_includes,
+    without_comments,
 )
 
 COLOUR = re.compile(r"\x1b\[\d*m")
@@ -257,7 +259,7 @@ def _compile_into(folder: Path, names: Mapping[str, Path], called: Mapping[str, 
             text=True,
         )
         if result.returncode != 0 or _library(work) is None:
-            if faults := _faults_of_nmodl(work / "mod", names, called, environment):
+            if faults := _faults_of_nmodl(work / "mod", names, called):
                 raise InputError("\n".join(faults))
             said = COLOUR.sub("", result.stdout + result.stderr)
             errors = [line for line in said.splitlines() if "error:" in line] or [said.strip()[-2000:]]
@@ -271,29 +273,18 @@ def _compile_into(folder: Path, names: Mapping[str, Path], called: Mapping[str, 
         work.rename(folder)
 
 
-def _faults_of_nmodl(
-    folder: Path, names: Mapping[str, Path], called: Mapping[str, str], environment: Mapping[str, str]
-) -> list[str]:
+def _faults_of_nmodl(folder: Path, names: Mapping[str, Path], called: Mapping[str, str]) -> list[str]:
     """Return what NEURON's NMODL compiler says of each file that it refuses."""
-    beside = _neuron_folder() / ".data" / "bin" / "nocmodl"
-    compiler = str(beside) if beside.is_file() else shutil.which("nocmodl")
+    compiler = _tool("nocmodl")
     faults = []
     for name, file in names.items() if compiler else ():
-        result = subprocess.run(
-            [str(compiler), f"{name}.mod"],
-            cwd=folder,
-            env={**environment, "MODLUNIT": str(_neuron_folder() / ".data/share/nrn/lib/nrnunits.lib")},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-        )
-        if result.returncode:
-            lines = [line.rstrip() for line in (result.stdout + result.stderr).splitlines()]
-            said = [line for line in lines if line and not line.startswith(("Translating", "INCLUDEing", "Notice:"))]
+        code, said = _said_by(str(compiler), f"{name}.mod", folder)
+        if code:
+            lines = [line.rstrip()[:_LONGEST_LINE] for line in said.splitlines() if line.strip()]
+            lines = [line for line in lines if not line.startswith(("Translating", "INCLUDEing", "Notice:"))]
             faults.append(
                 f"The mechanism {name} ({called.get(name, file.name)}) did not compile. Mend the line that NEURON's "
-                "compiler names:\n" + "\n".join(line[:_LONGEST_LINE] for line in said[-8:] or ["it said nothing"])
+                "compiler names:\n" + "\n".join(lines[-8:] or ["it said nothing"])
             )
     return faults
 
@@ -436,6 +427,11 @@ class UserMechanisms:
         """Names of the project's mechanisms that these replace."""
         return [name for name in self.sources if name in MECHANISMS]
 
+    def unit_notes(self) -> list[str]:
+        """Return a sentence on each whose current would be off by a factor if the units that it declares are right."""
+        faults = {name: unit_fault(self._gathered(name).whole) for name in self.sources}
+        return [f"mechanism {name} ({self.files.get(name, name)}): {fault}" for name, fault in faults.items() if fault]
+
     @contextlib.contextmanager
     def written(self) -> Iterator[list[Path]]:
         """Write them into a temporary folder, ``NAME.mod`` each, with what they include beside them."""
@@ -512,6 +508,67 @@ def insert_each(folder: Path, names: Sequence[str]) -> None:
             h.finitialize(-70.0)
             h.fadvance()
         del section
+
+
+_EQUATIONS = re.compile(
+    r"\b(INITIAL|PROCEDURE|FUNCTION|FUNCTION_TABLE|DERIVATIVE|KINETIC|LINEAR|NONLINEAR|NET_RECEIVE)\b(?=[^{}]*\{)"
+)
+_BREAKPOINT = re.compile(r"\bBREAKPOINT\s*\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\}")
+_FACTOR_MISSING = re.compile(r"should read:\s*\(([^)]*)\)\*\(\).*?\n(.*)<<ERROR>>", re.DOTALL)
+_WRONG_UNITS = re.compile(r"^(\w+) must have the units, (.+), instead of (.*[a-zA-Z].*)\.$", re.MULTILINE)
+
+
+@functools.cache
+def unit_fault(nmodl: str) -> str:
+    """Return where the units that a mechanism declares for its current do not agree, empty if they do.
+
+    NEURON's modlunit is asked about BREAKPOINT only: rates are written without units in most mechanisms.
+    """
+    modlunit = _tool("modlunit")
+    if modlunit is None:
+        return ""
+    text = _EQUATIONS.sub(r"UNITSOFF \1", re.sub(r"\bUNITS(ON|OFF)\b", "", without_comments(nmodl)))
+    text = _BREAKPOINT.sub(lambda block: f"UNITSON\n{block.group()}\nUNITSOFF\n", text)
+    with tempfile.TemporaryDirectory(prefix="neurofleet-units-") as folder:
+        Path(folder, "units.mod").write_text(text)
+        said = _said_by(modlunit, "units.mod", folder)[1]
+    if missing := _FACTOR_MISSING.search(said):
+        factor, statement = missing.group(1), " ".join(missing.group(2).split())
+        return (
+            f"its units do not agree, a factor of {factor} is missing in `{statement[-80:]}`. Correct the equation or "
+            "the units; bounds of a recipe are in the units of the equation"
+        )
+    if wrong := _WRONG_UNITS.search(said):
+        variable, expected, found = wrong.groups()
+        return (
+            f"{variable} is declared in {found}, and NEURON takes it in {expected}. Correct the equation and the units"
+        )
+    return ""
+
+
+def _tool(name: str) -> str | None:
+    """Return the path of a program that comes with NEURON, None if it is not there."""
+    beside = _neuron_folder() / ".data" / "bin" / name
+    return str(beside) if beside.is_file() else shutil.which(name)
+
+
+def _said_by(tool: str, file: str, folder: str | Path) -> tuple[int, str]:
+    """Return the exit code of a program of NEURON's for a mod file, and what it said."""
+    units = _neuron_folder() / ".data/share/nrn/lib/nrnunits.lib"
+    try:
+        result = subprocess.run(
+            [tool, file],
+            cwd=folder,
+            env={**os.environ, "MODLUNIT": str(units)} if units.is_file() else None,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=TRY_LIMIT_S,
+        )
+    except subprocess.TimeoutExpired:
+        return 1, f"it was stopped after {TRY_LIMIT_S:g} s"
+    return result.returncode, result.stdout + result.stderr
 
 
 def mod_files(folder: Path) -> list[Path]:

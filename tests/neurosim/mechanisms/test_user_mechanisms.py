@@ -21,6 +21,7 @@ from neurofleet.neurosim.mechanisms import (
     read_mechanism,
 )
 from neurofleet.neurosim.mechanisms.catalogue import MOD_FOLDER, parse_mechanism, read_nmodl
+from neurofleet.neurosim.mechanisms.nmodl_compilation import unit_fault
 from tests.fresh_process import in_fresh_process
 from tests.neurosim.mechanisms.test_channels import LEAK
 from tests.neurosim.vector.reference import made_up_cell, neuron_voltages
@@ -67,6 +68,33 @@ def test_what_a_recipe_cannot_set_is_told_from_what_it_can():
     assert found.pointers == ("used",)
     assert found.without_effect == {"ehcn": -45.0}
     assert (found.ions, found.reversal_ions, found.written_concentrations) == (("hcn",), ("hcn",), ())
+
+
+WITH_UNITS = """
+NEURON { SUFFIX kv USEION k READ ek WRITE ik RANGE gbar }
+UNITS { (mV) = (millivolt) (mA) = (milliamp) (uA) = (microamp) (mS) = (millisiemens) }
+PARAMETER { gbar = 0.1 (mS/cm2) }
+ASSIGNED { v (mV) ek (mV) ik (mA/cm2) ninf }
+PROCEDURE rates() { ninf = 1/(1 + exp(-v/9)) }
+BREAKPOINT { if (v > 0) { rates() } ik = (0.001)*gbar*ninf*(v - ek) }
+"""
+
+
+@pytest.mark.parametrize(
+    ("nmodl", "said"),
+    [
+        (WITH_UNITS, ""),
+        (WITH_UNITS.replace("(0.001)*", ""), "a factor of 0.001 is missing in `.*ik = gbar"),
+        (WITH_UNITS.replace("ik (mA/", "ik (uA/"), "ik is declared in uA/cm2, and NEURON takes it in milliamp/cm2"),
+        (WITH_UNITS.replace("ik (mA/cm2)", "ik"), ""),  # as in many mechanisms
+        (LEAK.format(name="Leak"), ""),
+    ],
+)  # fmt: skip
+def test_a_current_that_is_off_by_a_factor_is_told(nmodl, said):
+    assert re.search(said, unit_fault(nmodl))
+    assert bool(unit_fault(nmodl)) == bool(said)
+    notes = UserMechanisms({"kv": nmodl}, files={"kv": "my.mod"}).unit_notes()
+    assert [note.startswith("mechanism kv (my.mod): ") for note in notes] == [True] * bool(said)
 
 
 @pytest.mark.parametrize(
