@@ -19,6 +19,7 @@ LEAST_OF_CHANNEL = 0.1
 
 SLOWEST_HZ, SLOW_HZ, FASTEST_HZ = 0.1, 0.5, 2_000.0
 LONGEST_S = 24 * 3600.0
+SPANS_UM = (1.0, 1e5)
 
 
 @dataclass(frozen=True)
@@ -452,5 +453,12 @@ def _positions(raw: RawSession, kept: np.ndarray, notes: list[str]) -> np.ndarra
     unknown = int((~np.isfinite(positions).all(axis=1)).sum())
     if unknown:
         notes.append(f"{raw.where}: {unknown} neurons have no position, so no positions are used.")
+        return None
+    span_um = float(np.ptp(positions, axis=0).max(initial=0))
+    if len(positions) > 2 and not SPANS_UM[0] <= span_um <= SPANS_UM[1]:
+        notes.append(
+            f"{raw.where}: the {len(positions)} neurons lie within {span_um:.3g} um, which cannot be, so no positions"
+            " are used. Give them in um."
+        )
         return None
     return positions

@@ -268,7 +268,8 @@ def _activity(path: Path, file: Any, layout: RecordingLayout) -> tuple[str, Any]
     """Return the series of activity, and where it is in the file."""
     from pynwb.ophys import RoiResponseSeries
 
-    places = _by_place([item for item in file.objects.values() if isinstance(item, RoiResponseSeries)])
+    series = [item for item in file.objects.values() if isinstance(item, RoiResponseSeries)]
+    places = _by_place([item for item in series if item.rois is not None and item.rois.table is not None])
     if not places:
         raise RecordingsRefused(f"{path}: found no RoiResponseSeries, so there is no optical physiology in it.")
     planes = {place: _planes(item) for place, item in places.items()}

@@ -229,6 +229,12 @@ def common_isi(
             f"{name}: the intervals are only known up to {edges_ms[-1]:g} ms; bins from there to 100 ms are empty."
         )
     impossible = result[:, 0] > 0.5
+    if impossible.sum() > max(2, present.sum() / 2):
+        raise UnitsRefused(
+            f"{name}: in {int(impossible.sum())} of {int(present.sum())} units most intervals are shorter than 1 ms,"
+            " which no neuron can do: the bins have another width, or the spike times behind them were in another unit."
+            " Give the width of the bins in ms as isi_bin_ms in the layout."
+        )
     if impossible.any():
         notes.append(
             f"{name}: in {int(impossible.sum())} units most intervals are shorter than 1 ms, which no neuron"

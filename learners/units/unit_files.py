@@ -411,12 +411,12 @@ def convert(file: UnitsFile, unit_ids: np.ndarray, layout: UnitLayout) -> Units:
         converted["waveform"] = common_form(waveforms), waveforms.present, list(waveforms.notes)
     if "isi" in tables:
         _refuse_disguised_log_bins(file, tables["isi"], layout, names["isi"])
-        bin_ms = property_of(file, layout, "isi_bin_ms") if layout.isi_scale == "linear" else None
+        bin_ms = _bin_ms(file, layout, "isi_bin_ms") if layout.isi_scale == "linear" else None
         converted["isi"] = common_isi(tables["isi"], layout, bin_ms, names["isi"])
     elif "isi" in made:
         converted["isi"] = common_isi(interval_shares(times), UnitLayout(isi_values="shares"), 1.0, names["isi"])
     if "acg" in tables:
-        bin_ms = property_of(file, layout, "acg_bin_ms")
+        bin_ms = _bin_ms(file, layout, "acg_bin_ms")
         converted["acg"] = common_acg(tables["acg"], bin_ms, names["acg"], one_sided=layout.acg_one_sided)
     elif "acg" in made:
         converted["acg"] = common_acg(autocorrelogram_counts(times), 1.0, names["acg"])
@@ -505,6 +505,20 @@ def property_of(file: UnitsFile, layout: UnitLayout, name: str) -> float | None:
     if not isinstance(value, int | float | np.number) or not value > 0:
         raise UnitsRefused(f"{file.path}: expected a number above 0 as {name}, found {value!r}.")
     return float(value)
+
+
+BIN_WIDTHS_MS = (0.01, 50.0)
+
+
+def _bin_ms(file: UnitsFile, layout: UnitLayout, name: str) -> float | None:
+    width_ms = property_of(file, layout, name)
+    if width_ms is not None and not BIN_WIDTHS_MS[0] <= width_ms <= BIN_WIDTHS_MS[1]:
+        in_s = f" If it is in s, give {1000 * width_ms:g}." if width_ms < BIN_WIDTHS_MS[0] else ""
+        raise UnitsRefused(
+            f"{file.path}: expected the width of bins in ms as {name} ({BIN_WIDTHS_MS[0]:g} to {BIN_WIDTHS_MS[1]:g}),"
+            f" found {width_ms:g}.{in_s}"
+        )
+    return width_ms
 
 
 def _rate_and_peak(file: UnitsFile, layout: UnitLayout, notes: list[str]) -> tuple[float, int | None]:

@@ -69,6 +69,15 @@ def test_neurons_without_a_position_leave_no_positions(tmp_path: Path) -> None:
     assert any("1 neurons have no position" in note for note in recordings.notes)
 
 
+@pytest.mark.parametrize("unit_um", [1e-6, 1e-3, 1e6])
+def test_positions_in_another_unit_are_told_and_not_used(tmp_path: Path, unit_um: float) -> None:
+    positions = np.random.default_rng(3).uniform(0, 500, (6, 3))
+    assert open_recordings(write(tmp_path / "a.npz", positions_um=positions)).recordings[0].positions_um is not None
+    recordings = open_recordings(write(tmp_path / "a.npz", positions_um=unit_um * positions))
+    assert recordings.recordings[0].positions_um is None
+    assert any("which cannot be, so no positions are used. Give them in um" in note for note in recordings.notes)
+
+
 def test_the_rate_is_that_of_the_frame_times_and_pauses_are_noted(tmp_path: Path) -> None:
     times = np.arange(40) / 5.0
     times[20:] += 30.0

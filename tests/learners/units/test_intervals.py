@@ -136,3 +136,10 @@ def test_one_sided_autocorrelograms_are_mirrored_or_refused(tmp_path):
     refused([path], "symmetric", "acg_one_sided")
     both = npz(tmp_path / "b.npz", acg=np.hstack([one_side[:, :0:-1], one_side]))
     np.testing.assert_array_equal(open_units([path], {"acg_one_sided": True}).acg, open_units([both]).acg)
+
+
+def test_widths_of_bins_in_seconds_are_refused(tmp_path):
+    refused([npz(tmp_path / "a.npz", isi_bin_ms=0.001)], "isi_bin_ms", "found 0.001. If it is in s, give 1.")
+    refused([npz(tmp_path / "b.npz", acg_bin_ms=None)], "acg_bin_ms", "found 1000.", acg_bin_ms=1000)
+    narrow = npz(tmp_path / "c.npz", isi_bin_ms=0.01)
+    refused([narrow], "in 30 of 30 units most intervals are shorter than 1 ms")

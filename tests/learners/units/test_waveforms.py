@@ -149,3 +149,9 @@ def test_noise_does_not_tell_the_time_axis():
     _, notes = largest_channels(values, None, None, "samples, channels", "a")
     assert len(notes) == 1
     assert "nothing in the file tells otherwise" in notes[0]
+
+
+def test_a_peak_index_where_no_spike_is_is_refused(tmp_path):
+    path = npz(tmp_path / "a.npz")
+    assert open_units([path], {"waveform_peak_index": 36}).present.all()
+    refused([path], "at sample 80 (waveform_peak_index)", "sample 36 (median)", waveform_peak_index=80)
