@@ -1,5 +1,6 @@
 """The command line."""
 
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -8,6 +9,7 @@ import typer
 
 from neurofleet import __version__
 from neurofleet.errors import Interrupted, NeurofleetError, UsageError, missing_extra
+from neurofleet.input_paths import with_home
 from neurofleet.jobs.deploy_command import app as deploy_app
 
 app = typer.Typer(
@@ -457,7 +459,7 @@ def drive(
 def main() -> None:
     """Entry point: an error that a user can mend becomes one paragraph and an exit code, here and nowhere else."""
     try:
-        sys.exit(app(standalone_mode=False) or 0)
+        sys.exit(app([*map(_at_home, sys.argv[1:])], standalone_mode=False) or 0)
     except typer.Exit as ended:
         sys.exit(ended.exit_code)
     except (KeyboardInterrupt, typer.Abort):
@@ -474,6 +476,12 @@ def main() -> None:
             raise
         show()
         sys.exit(UsageError.exit_code)
+
+
+def _at_home(argument: str) -> str:
+    """Return an argument with ``~`` replaced where the shell leaves it: in quotes, and behind ``--out=``."""
+    option, sign, value = argument.partition("=") if argument.startswith("--") else ("", "", argument)
+    return f"{option}{sign}{with_home(value)}" if re.match(r"~\w*(/|$)", value) else argument
 
 
 def _fail(message: str, exit_code: int) -> NoReturn:

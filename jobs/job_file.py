@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from neurofleet.errors import UsageError, did_you_mean
 from neurofleet.faults import faults, shown
+from neurofleet.input_paths import matching, text_of, with_home
 from neurofleet.jobs.learners import LEARNER_JOB_KINDS, specs_of
 from neurofleet.yaml_files import read_yaml, read_yaml_file
 
@@ -53,6 +54,29 @@ KINDS: dict[str, str | dict[str, str]] = {
 """The kinds of jobs, and where their keys are declared: one place, or one for each learner."""
 
 
+def _path_or_url(given: Any) -> Any:
+    return text_of(given) if isinstance(given, str | Path) else given
+
+
+LocalPath = Annotated[Path, AfterValidator(with_home)]
+"""A path; ``~`` is the home folder."""
+
+RecipeName = Annotated[str, AfterValidator(lambda name: text_of(name) if name.startswith("~") else name)]
+"""A built-in recipe, or the path of a file."""
+
+DataPath = Annotated[str, BeforeValidator(_path_or_url)]
+"""A path, or the URL of a file that is elsewhere; see `neurofleet.input_paths`."""
+
+
+def expanded(given: Any, folder: Path) -> Any:
+    """Return a list of paths with patterns replaced by what they match in `folder`; anything else as it is."""
+    if isinstance(given, str):
+        given = [given]
+    if not isinstance(given, list) or not all(isinstance(path, str) for path in given):
+        return given
+    return [match for path in given for match in matching(path, folder)]
+
+
 class Strict(BaseModel):
     """A part of a job file; keys that it does not know are faults."""
 
@@ -89,6 +113,10 @@ class JobSpec(Strict):
 
     def paths_named(self) -> list[Path]:
         """Return all paths that the job reads."""
+        return []
+
+    def urls_named(self) -> list[str]:
+        """Return the URLs of all files elsewhere that the job reads."""
         return []
 
     def identity(self) -> dict[str, Any]:

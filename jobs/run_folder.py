@@ -21,6 +21,7 @@ from rich.table import Table
 
 from neurofleet.cluster.store.run_store import RunStore
 from neurofleet.errors import Interrupted, JobError, UsageError
+from neurofleet.input_paths import has_pattern, local_files
 from neurofleet.jobs.job_file import JobSpec, parse_job
 from neurofleet.jobs.progress import duration
 from neurofleet.jobs.terminal import terminal
@@ -278,19 +279,24 @@ def _is_finished(run: JobRun, result: str | Callable[[Any], bool]) -> bool:
 
 def refuse_missing(spec: JobSpec, folder: Path) -> None:
     """Raise UsageError where a path that the job names is not there."""
-    missing = [f"{path} does not exist" for path in spec.paths_named() if not (folder / path).exists()]
+    missing = [
+        f"{path}: no file matches this pattern" if has_pattern(path) else f"{path} does not exist"
+        for path in spec.paths_named()
+        if not (folder / path).exists()
+    ]
     if missing:
         raise UsageError(f"{'; '.join(missing)}. A relative path starts at the job file's folder, {folder.resolve()}.")
 
 
 def digests(spec: JobSpec, folder: Path) -> dict[str, str]:
     """Return the SHA-256 of each input file, by the name it has in the job."""
+    named = [(str(path), folder / path) for path in spec.paths_named()]
+    named += [(url, place) for url in spec.urls_named() for place in local_files([url])]
     sha256 = {}
-    for path in spec.paths_named():
-        place = folder / path
+    for name, place in named:
         for file in sorted(place.rglob("*")) if place.is_dir() else [place]:
             if file.is_file():
                 with file.open("rb") as content:
-                    name = str(path) if file == place else f"{path}/{file.relative_to(place)}"
-                    sha256[name] = hashlib.file_digest(content, "sha256").hexdigest()
+                    key = name if file == place else f"{name}/{file.relative_to(place)}"
+                    sha256[key] = hashlib.file_digest(content, "sha256").hexdigest()
     return sha256

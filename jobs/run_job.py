@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from neurofleet.errors import UsageError
+from neurofleet.input_paths import text_of, with_home
 from neurofleet.jobs.job_file import JobSpec, check_job, load_job, named
 from neurofleet.jobs.run_folder import interruptible
 
@@ -28,13 +29,13 @@ def results_place(given: str | None, spec: JobSpec, folder: Path) -> str:
         When neither says.
     """
     if given is not None:
-        return given
+        return text_of(given)
     if spec.out is None:
         raise UsageError(
             f"{spec.name}: expected a place for the results, found none. Give --out OUT, or `out: OUT` in the"
             " job file: a folder, or a URI such as s3://bucket/folder."
         )
-    return spec.out if "://" in spec.out else os.path.normpath(folder / spec.out)
+    return spec.out if "://" in spec.out else os.path.normpath(folder / with_home(spec.out))
 
 
 def run_job(

@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from neurofleet.errors import LearnerError, UsageError, did_you_mean
+from neurofleet.input_paths import name_of, with_home
 
 if TYPE_CHECKING:
     import torch
@@ -83,7 +84,7 @@ def write_model(
     LearnerError
         When the description holds what JSON cannot (NaN included).
     """
-    folder = Path(folder)
+    folder = with_home(folder)
     refuse_other_model(folder, run)
     arrays = {name: _array(tensor) for name, tensor in tensors.items()}
     content = save(arrays)
@@ -120,7 +121,7 @@ def read_model(folder: str | Path, learner: str | None = None) -> StoredModel:
     ModelRefused
         Saying what was expected and what was found.
     """
-    folder = Path(folder)
+    folder = with_home(folder)
     head = _description(folder)
     if learner is not None and head["learner"] != learner:
         raise ModelRefused(f"{folder} holds a model of learner {head['learner']!r}; expected {learner!r}.")
@@ -184,7 +185,7 @@ def load_model(folder: str | Path, device: str | None = None) -> Any:
     """
     import torch
 
-    folder = Path(folder)
+    folder = with_home(folder)
     learner = _description(folder)["learner"]
     if learner not in MODEL_CLASSES:
         raise ModelRefused(
@@ -245,7 +246,7 @@ def now_in_words() -> str:
 def source_names(sources: Any) -> list[str]:
     """Return what the data of a training are called: names of files, or the type of what lay in memory."""
     several = sources if isinstance(sources, list | tuple) else [sources]
-    return [Path(item).name if isinstance(item, str | Path) else type(item).__name__ for item in several]
+    return [name_of(item) if isinstance(item, str | Path) else type(item).__name__ for item in several]
 
 
 def checked_settings(
@@ -341,7 +342,7 @@ def refuse_other_model(folder: str | Path, run: str) -> None:
     ModelRefused
         Naming both runs.
     """
-    folder = Path(folder)
+    folder = with_home(folder)
     if folder.is_file():
         raise ModelRefused(f"{folder} is a file; a model needs a folder. Give another name.")
     if not (folder / DESCRIPTION).exists() and not (folder / TENSORS).exists():

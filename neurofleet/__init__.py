@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from neurofleet.errors import Interrupted, JobError, NeurofleetError, UsageError
+from neurofleet.input_paths import text_of, with_home
 
 if TYPE_CHECKING:
     from neurofleet.jobs.opened_run import Run
@@ -93,8 +94,8 @@ def run(
     """
     from neurofleet.jobs.run_job import run_job
 
-    source = job if isinstance(job, Mapping) else Path(job)
-    return open_run(run_job(source, None if out is None else str(out), address=address, cpus=cpus))
+    source = job if isinstance(job, Mapping) else with_home(job)
+    return open_run(run_job(source, None if out is None else text_of(out), address=address, cpus=cpus))
 
 
 def open_run(folder: str | Path) -> "Run":
@@ -118,7 +119,7 @@ def open_run(folder: str | Path) -> "Run":
     """
     from neurofleet.jobs.opened_run import Run
 
-    return Run(folder)
+    return Run(text_of(folder))
 
 
 def open_recording(
@@ -166,7 +167,13 @@ def open_recording(
     from neurofleet.neurosim.recordings.recording import RecordingSource
 
     source = RecordingSource(
-        Path(path), junction_potential_mV, tuple(stimuli), tuple(exclude), electrode, bias_current, spike_threshold_mV
+        with_home(path),
+        junction_potential_mV,
+        tuple(stimuli),
+        tuple(exclude),
+        electrode,
+        bias_current,
+        spike_threshold_mV,
     )
     return source.look()
 

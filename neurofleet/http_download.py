@@ -6,13 +6,13 @@ import os
 import re
 import shutil
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from http.client import HTTPException
 from io import FileIO
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import requests
 import tenacity
@@ -34,6 +34,12 @@ DownloadProgress = Callable[[int, int | None], None]  # bytes that are here, of 
 
 class DownloadError(JobError):
     """The server, the way to it, or this disk failed; the input is not to blame. Try again later."""
+
+
+class NotThere(DownloadError):
+    """The server answers that it has no such file, or not for us: trying again does not help."""
+
+    exit_code = 2
 
 
 @dataclass(frozen=True)
@@ -111,6 +117,23 @@ class Web:
                 f"{_without_query(url)}: expected JSON, found {_looks_like(content, len(content))}. Is this the "
                 "address of the database, and is there a log-in page between?"
             ) from None
+
+    def look(self, route: str) -> tuple[Origin, str]:
+        """Return what the server has at `route` now, and what it calls the file; nothing of it is downloaded.
+
+        Raises
+        ------
+        NotThere, DownloadError
+            The server does not have it, or gives no answer after all attempts.
+        """
+        url = self.address + route
+        origin, name = Origin(), ""
+        for attempt in self._retrying(url):
+            with attempt, self._open(url) as response:
+                length = response.headers.get("Content-Length", "")
+                origin = Origin(_validator(response.headers), int(length) if length.isdigit() else None)
+                name = _file_name(response.headers.get("Content-Disposition", ""), (url, response.url))
+        return origin, name
 
     def download(
         self, route: str, partial: Path, origin: Origin, began: Callable[[Origin], None], watch: DownloadProgress
@@ -237,7 +260,9 @@ class Web:
         response.close()
         reason = f"{response.status_code} {response.reason}"
         if response.status_code not in WORTH_ANOTHER_TRY:
-            raise DownloadError(f"{_without_query(url)}: not to be had: {reason}.")
+            raise (NotThere if response.status_code < 500 else DownloadError)(
+                f"{_without_query(url)}: not to be had: {reason}."
+            )
         retry_after = response.headers.get("Retry-After", "")
         raise _Busy(reason, float(retry_after) if retry_after.isdigit() else 0.0)
 
@@ -330,6 +355,14 @@ def _content_range(text: str) -> tuple[int, int | None]:
     if match is None:
         return -1, None
     return int(match[1]), None if match[2] == "*" else int(match[2])
+
+
+def _file_name(disposition: str, urls: Sequence[str]) -> str:
+    """Return what the server calls a file, else the first name with an ending that an address has."""
+    if named := re.search(r"filename\*?=(?:UTF-8'')?\"?([^\";]+)", disposition):
+        return unquote(named[1].strip())
+    names = [unquote(urlsplit(url).path).rpartition("/")[2] for url in urls]
+    return next((name for name in names if "." in name), names[0])
 
 
 def _validator(headers: Any) -> str:

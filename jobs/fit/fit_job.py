@@ -12,10 +12,12 @@ from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_va
 
 from neurofleet.errors import UsageError, did_you_mean
 from neurofleet.faults import faults
-from neurofleet.jobs.job_file import JobSpec, Name, Positive, PositiveInt, Strict
+from neurofleet.input_paths import has_pattern, matching, with_home
+from neurofleet.jobs.job_file import JobSpec, LocalPath, Name, Positive, PositiveInt, RecipeName, Strict
 from neurofleet.neurosim.cells.morphology_readers import FORMATS
 
 FROM, GLOB = "from", "glob"
+FILES = ("morphology", "recordings", "targets")
 LISTS = ("stimuli", "exclude_sweeps")
 LIST_SEPARATOR = ";"
 FAULTS_SHOWN = 20
@@ -58,7 +60,7 @@ def expand_cells(cells: Mapping[str, Any], folder: Path, model: type[BaseModel],
         raise UsageError(f"{source}: cells: unknown key {_with_nearest(strange, known)}.")
     place = f"{source}: cells.{way} {cells[way]}"
     if way == FROM:
-        rows = _read_table(folder / cells[FROM], place)
+        rows = _read_table(folder / with_home(cells[FROM]), place)
         if strange := list(dict.fromkeys(key for row in rows.values() for key in row if key not in known)):
             raise UsageError(
                 f"{place}: unknown column {_with_nearest(strange, known)}. A row is a cell; its columns are"
@@ -151,7 +153,7 @@ def _value(key: str, value: Any) -> Any:
 
 def _match(pattern: str, folder: Path, shared: Mapping[str, Any], place: str) -> dict[str, Row]:
     """Return recordings -> a cell of their name, with the morphology beside them."""
-    start = Path(pattern)
+    start = with_home(pattern)
     top = Path(start.anchor) if start.is_absolute() else folder
     try:
         recordings_found = sorted(path for path in top.glob(str(start.relative_to(start.anchor))) if path.is_file())
@@ -187,6 +189,24 @@ def _morphology_of(recordings: Path, place: str) -> str:
 ElectrodeName = Annotated[str, Field(min_length=1, coerce_numbers_to_str=True)]
 
 
+def _with_files(cell: Any, folder: Path, place: str) -> Any:
+    """Return a cell of a job file with patterns replaced by the one file that each matches."""
+    if not isinstance(cell, dict):
+        return cell
+    found = {}
+    for key in FILES:
+        if isinstance(cell.get(key), str) and has_pattern(cell[key]):
+            matches = matching(cell[key], folder)
+            if len(matches) > 1:
+                listed = ", ".join(matches[:5]) + (", …" if len(matches) > 5 else "")
+                raise UsageError(
+                    f"{place}.{key}: expected one file, {cell[key]} matches {len(matches)}: {listed}. Name one of them;"
+                    " many cells are named by `cells: {glob: ...}` or by a table."
+                )
+            found[key] = matches[0]
+    return cell | found
+
+
 def _module_and_function(evaluator: str) -> str:
     if not re.fullmatch(r"[\w.]+:[\w.]+", evaluator):
         raise ValueError("expected a module and a function in it, such as `model:make_evaluator`")
@@ -201,9 +221,9 @@ class CellSpec(Strict):
     """
 
     id: Name
-    morphology: Path
-    recordings: Path | None = None
-    targets: Path | None = None
+    morphology: LocalPath
+    recordings: LocalPath | None = None
+    targets: LocalPath | None = None
     dendrite: Literal["spiny", "aspiny"] = "spiny"
     junction_potential_mV: float = 14.0
     stimuli: Annotated[list[str], Field(min_length=1)] = ["Long Square"]
@@ -274,11 +294,11 @@ class FitSpec(JobSpec):
     kind: Literal["fit"] = "fit"
     cells: Annotated[list[CellSpec], Field(min_length=1)] | None = None
     evaluator: Annotated[str, AfterValidator(_module_and_function)] | None = None
-    mechanisms: Path | None = None
-    recipe: str = "all-active"
+    mechanisms: LocalPath | None = None
+    recipe: RecipeName = "all-active"
     evolution: EvolutionSpec = EvolutionSpec()
     engine: Literal["auto", "neuron", "vector"] = "auto"
-    warm_start: Path | None = None
+    warm_start: LocalPath | None = None
     deadline_s: Annotated[float, Field(gt=0)] | Literal["auto"] = 300.0
     max_steps: PositiveInt | None = 1_000_000
     memory_limit_mb: PositiveInt = 4096
@@ -308,8 +328,13 @@ class FitSpec(JobSpec):
     @classmethod
     def completed(cls, content: dict[str, Any], folder: Path, source: str) -> dict[str, Any]:
         """Return the job with a table or a pattern of cells replaced by the cells that it names."""
-        if isinstance(content.get("cells"), dict):
-            return content | {"cells": expand_cells(content["cells"], folder, CellSpec, source)}
+        cells = content.get("cells")
+        if isinstance(cells, dict):
+            return content | {"cells": expand_cells(cells, folder, CellSpec, source)}
+        if isinstance(cells, list):
+            return content | {
+                "cells": [_with_files(cell, folder, f"{source}: cells.{n}") for n, cell in enumerate(cells)]
+            }
         return content
 
     def paths_named(self) -> list[Path]:

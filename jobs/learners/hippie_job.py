@@ -17,6 +17,7 @@ from rich.table import Table
 from neurofleet.cluster.training.lightning_training import Training
 from neurofleet.cluster.training.trainer import train
 from neurofleet.errors import LearnerError, UsageError
+from neurofleet.input_paths import name_of, place_of
 from neurofleet.jobs.learners.evaluation_pieces import Piece, do_missing
 from neurofleet.jobs.learners.hippie_report import HippieReport
 from neurofleet.jobs.learners.hippie_spec import (
@@ -81,7 +82,7 @@ def read_units(spec: UnitsSpec, folder: Path) -> Units:
     LearnerError
         What is in them cannot be used.
     """
-    return open_units([str((folder / path).resolve()) for path in spec.units], spec.layout)
+    return open_units([place_of(path, folder) for path in spec.units], spec.layout)
 
 
 def read_labelled(spec: LabelledSpec, folder: Path) -> LabelledUnits:
@@ -290,7 +291,7 @@ class SetResult:
         """Return everything but the probabilities as plain JSON."""
         return {
             "set": self.unit_set.name,
-            "files": [path.name for path in self.unit_set.spec.units],
+            "files": [name_of(path) for path in self.unit_set.spec.units],
             "group": self.unit_set.spec.group,
             "comparison": self.comparison.to_dict(),
             "shuffled": self.shuffled,
@@ -536,7 +537,7 @@ class HippieJob(LearnerJob[FoldsSpec, HippieInputs]):
             "preset": spec.preset,
             "seed": spec.seed,
             "data": {
-                "files": [path.name for path in spec.units],
+                "files": [name_of(path) for path in spec.units],
                 "sha256": run.input_digests(),
                 "n_units": len(labelled.units),
                 "label": spec.label,
@@ -713,7 +714,7 @@ def _naming(unit_set: SetSpec) -> Iterator[None]:
     try:
         yield
     except LearnerError as error:
-        files = ", ".join(path.name for path in unit_set.units)
+        files = ", ".join(map(name_of, unit_set.units))
         raise LearnerError(f"set {unit_set.name} ({files}): {error}") from error
 
 

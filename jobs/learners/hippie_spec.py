@@ -5,11 +5,11 @@ from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import Field, field_validator
 
-from neurofleet.jobs.job_file import Label, Name, PositiveInt, Strict
+from neurofleet.jobs.job_file import DataPath, Label, Name, PositiveInt, Strict, expanded
 from neurofleet.jobs.learners.learner_spec import Labels, LearnerSpec, Metrics, SweepSpec
 from neurofleet.learners.hippie.autoencoder_settings import PRESETS, HippieSettings, settings_of
 
-Paths = Annotated[list[Path], Field(min_length=1)]
+Paths = Annotated[list[DataPath], Field(min_length=1)]
 Classes = list[Label] | dict[Label, Labels]
 Method = Literal[
     "raw_knn",
@@ -61,8 +61,24 @@ class HippieSpec(LearnerSpec):
     settings_model = HippieSettings
     presets = PRESETS
 
+    files = ("units",)
+
     learner: Literal["hippie"]
     pool: list[UnitsSpec] = []
+
+    @classmethod
+    def completed(cls, content: dict[str, Any], folder: Path, source: str) -> dict[str, Any]:
+        """Return the job with patterns of files replaced by what they match, in its pool and sets too."""
+        job = super().completed(content, folder, source)
+        for key in ("pool", "sets"):
+            if isinstance(job.get(key), list):
+                job[key] = [
+                    {**part, "units": expanded(part["units"], folder)}
+                    if isinstance(part, dict) and "units" in part
+                    else part
+                    for part in job[key]
+                ]
+        return job
 
     @property
     def chosen(self) -> HippieSettings:
@@ -84,8 +100,8 @@ class HippieTrainSpec(FoldsSpec, LabelledSpec):
 
     kind: Literal["train", "sweep"] = "train"
 
-    def paths_named(self) -> list[Path]:
-        """Return all paths that the job reads."""
+    def files_named(self) -> list[str]:
+        """Return all files that the job reads: paths, and URLs."""
         return [*self.units, *(path for files in self.pool for path in files.units)]
 
 
@@ -131,6 +147,6 @@ class HippieEvaluateSpec(FoldsSpec):
             raise ValueError(f"each set needs a name of its own; {', '.join(repeated)} is there more than once")
         return sets
 
-    def paths_named(self) -> list[Path]:
-        """Return all paths that the job reads."""
+    def files_named(self) -> list[str]:
+        """Return all files that the job reads: paths, and URLs."""
         return [path for files in (*self.sets, *self.pool) for path in files.units]

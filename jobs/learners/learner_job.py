@@ -28,6 +28,7 @@ from neurofleet.cluster.sweeps.trial_records import TrialRow
 from neurofleet.cluster.training.lightning_training import BestEpoch, Training, TrainingResult
 from neurofleet.cluster.training.trainer import missing_packages, train
 from neurofleet.errors import LearnerError, UsageError
+from neurofleet.input_paths import name_of
 from neurofleet.jobs.job_file import named
 from neurofleet.jobs.learners import LEARNERS
 from neurofleet.jobs.learners.evaluation_pieces import write_result
@@ -355,7 +356,7 @@ def naming_files(spec: LearnerSpec) -> Iterator[None]:
     try:
         yield
     except LearnerError as error:
-        names = list(dict.fromkeys(path.name for path in spec.paths_named()))
+        names = list(dict.fromkeys(map(name_of, spec.files_named())))
         if any(name in str(error) for name in names):
             raise
         more = f" and {len(names) - FILES_NAMED} more" if len(names) > FILES_NAMED else ""

@@ -9,7 +9,8 @@ from pydantic import BaseModel, BeforeValidator, Field, ValidationError, field_v
 from neurofleet.cluster.sweeps.search_space import SearchSpaceRefused, parse_space
 from neurofleet.errors import did_you_mean
 from neurofleet.faults import faults, shown
-from neurofleet.jobs.job_file import JobSpec, Label, Positive, PositiveInt, Strict
+from neurofleet.input_paths import is_url
+from neurofleet.jobs.job_file import JobSpec, Label, Positive, PositiveInt, Strict, expanded
 
 
 def _as_list(given: Any) -> Any:
@@ -77,8 +78,8 @@ class LearnerSpec(JobSpec):
     beside: ClassVar[tuple[str, ...]] = ("workers", "loggers")
     """Keys that results do not depend on."""
 
-    lists: ClassVar[tuple[str, ...]] = ()
-    """Keys with a list of files, where one file may stand alone; so may one of `_LISTS`."""
+    files: ClassVar[tuple[str, ...]] = ()
+    """Keys with a list of files, where a pattern or one file may stand alone; one of `_LISTS` may too."""
 
     if TYPE_CHECKING:
         learner: str  # a literal of each learner, which declares it before its own keys
@@ -105,7 +106,8 @@ class LearnerSpec(JobSpec):
 
         job = {key: value for key, value in content.items() if not is_setting(str(key))}
         beside = {key: value for key, value in content.items() if is_setting(str(key))}
-        job |= {key: [job[key]] for key in (*cls.lists, *_LISTS) if isinstance(job.get(key), str)}
+        job |= {key: [job[key]] for key in _LISTS if isinstance(job.get(key), str)}
+        job |= {key: expanded(job[key], folder) for key in cls.files if key in job}
         inside = job.get("settings", {})
         return job | {"settings": inside | beside} if isinstance(inside, dict) else job
 
@@ -141,6 +143,18 @@ class LearnerSpec(JobSpec):
     def with_settings(self, changes: Mapping[str, Any]) -> Self:
         """Return the job with some other settings, such as those that a sweep has found best."""
         return self.model_copy(update={"settings": self.settings | dict(changes)})
+
+    def files_named(self) -> list[str]:
+        """Return all files that the job reads: paths, and URLs."""
+        raise NotImplementedError
+
+    def paths_named(self) -> list[Path]:
+        """Return all paths that the job reads."""
+        return [Path(file) for file in self.files_named() if not is_url(file)]
+
+    def urls_named(self) -> list[str]:
+        """Return the URLs of all files elsewhere that the job reads."""
+        return [file for file in self.files_named() if is_url(file)]
 
     def identity(self) -> dict[str, Any]:
         """Return what the results depend on, without `beside`."""

@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from neurofleet.errors import UsageError
+from neurofleet.input_paths import name_of, place_of
 from neurofleet.jobs.learners.evaluation_pieces import Piece, do_missing, write_result
 from neurofleet.jobs.learners.learner_folder import HISTORY, PIECES, PREDICTIONS, SCORES
 from neurofleet.jobs.learners.learner_job import LearnerJob, LearnerRun, Trained, Trainings, Trial
@@ -380,7 +381,7 @@ class NeuprintJob(LearnerJob[NeuprintSpec, NeuprintInputs]):
         if "umap" in spec.methods:
             _refuse_without_umap()
         sources: dict[str, Any] = {
-            "paths": [str((folder / path).resolve()) for path in spec.recordings],
+            "paths": [place_of(path, folder) for path in spec.recordings],
             "layout": spec.layout,
         }
         recordings = open_recordings(**sources)
@@ -483,7 +484,7 @@ class NeuprintJob(LearnerJob[NeuprintSpec, NeuprintInputs]):
             "inputs": {name: settings.seen for name, settings in inputs.settings.items()},
             "seed": spec.seed,
             "data": {
-                "files": [path.name for path in spec.recordings],
+                "files": [name_of(path) for path in spec.recordings],
                 "sha256": run.input_digests(),
                 "animals": list(recordings.animals),
                 "n_sessions": len(recordings.recordings),

@@ -1,11 +1,10 @@
 """The job files of NeuPRINT: a training, a sweep and an evaluation."""
 
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import Field, model_validator
 
-from neurofleet.jobs.job_file import Label, PositiveInt
+from neurofleet.jobs.job_file import DataPath, Label, PositiveInt
 from neurofleet.jobs.learners.learner_spec import LearnerSpec, Metrics, SweepSpec
 from neurofleet.learners.neuprint.dynamics_settings import PRESETS, NeuprintSettings, settings_of
 from neurofleet.learners.neuprint.neuron_splits import Mode
@@ -33,10 +32,10 @@ class NeuprintSpec(LearnerSpec):
 
     settings_model = NeuprintSettings
     presets = PRESETS
-    lists = ("recordings",)
+    files = ("recordings",)
 
     learner: Literal["neuprint"]
-    recordings: Annotated[list[Path], Field(min_length=1)]
+    recordings: Annotated[list[DataPath], Field(min_length=1)]
     layout: dict[str, Any] = {}
     label: Label
     least_neurons: Annotated[int, Field(ge=2)] = 8
@@ -73,8 +72,8 @@ class NeuprintSpec(LearnerSpec):
         """What `neurofleet.learners.neuprint.neuron_splits` calls the split."""
         return MODES[self.split]
 
-    def paths_named(self) -> list[Path]:
-        """Return all paths that the job reads."""
+    def files_named(self) -> list[str]:
+        """Return all files that the job reads: paths, and URLs."""
         return list(self.recordings)
 
 

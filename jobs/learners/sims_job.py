@@ -15,6 +15,7 @@ from rich.table import Table
 from neurofleet.cluster.sweeps.trial_records import TrialRow
 from neurofleet.cluster.training.lightning_training import BestEpoch
 from neurofleet.errors import LearnerError, did_you_mean
+from neurofleet.input_paths import name_of, place_of
 from neurofleet.jobs.learners.learner_folder import HISTORY, TRIALS
 from neurofleet.jobs.learners.learner_job import LearnerJob, LearnerRun, Trained, Trainings, Trial
 from neurofleet.jobs.learners.learner_report import typed
@@ -64,8 +65,8 @@ class SimsJob(LearnerJob[SimsTrainSpec, SimsInputs]):
         spec, folder = self.spec, self.folder
         refuse_missing(spec, folder)
         sources: dict[str, Any] = {
-            "paths": [str((folder / path).resolve()) for path in spec.reference],
-            "labels_path": str((folder / spec.labels).resolve()) if spec.labels else None,
+            "paths": [place_of(path, folder) for path in spec.reference],
+            "labels_path": place_of(spec.labels, folder) if spec.labels else None,
             "layer": spec.layer,
         }
         prepared = prepare_reference(
@@ -161,7 +162,7 @@ class SimsJob(LearnerJob[SimsTrainSpec, SimsInputs]):
     def _origin(self, run: LearnerRun[SimsInputs], n_genes_seen: int) -> dict[str, Any]:
         """Return what a model was trained on, and with what, as plain JSON."""
         spec, prepared = self.spec, run.inputs.prepared
-        files = [Path(path).name for path in run.inputs.sources["paths"]]
+        files = [name_of(path) for path in run.inputs.sources["paths"]]
         return {
             "name": spec.name,
             "preset": spec.preset,

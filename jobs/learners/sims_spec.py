@@ -1,11 +1,10 @@
 """The job files of SIMS: a training and a sweep."""
 
-from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from neurofleet.jobs.job_file import Label, Positive
+from neurofleet.jobs.job_file import DataPath, Label, Positive
 from neurofleet.jobs.learners.learner_spec import Labels, LearnerSpec, Metrics, SplitSpec, SweepSpec
 from neurofleet.learners.sims.tabnet_settings import PRESETS, SimsSettings, settings_of
 
@@ -19,12 +18,12 @@ class SimsTrainSpec(LearnerSpec):
     settings_model = SimsSettings
     presets = PRESETS
     beside = ("workers", "loggers", "baselines")
-    lists = ("reference",)
+    files = ("reference",)
 
     kind: Literal["train", "sweep"] = "train"
     learner: Literal["sims"]
-    reference: Annotated[list[Path], Field(min_length=1)]
-    labels: Path | None = None
+    reference: Annotated[list[DataPath], Field(min_length=1)]
+    labels: DataPath | None = None
     layer: Label = "X"
     label: Label
     drop_unlabelled: bool = False
@@ -50,8 +49,8 @@ class SimsTrainSpec(LearnerSpec):
         """The preset with the job's changes."""
         return settings_of(self.preset, self.settings)
 
-    def paths_named(self) -> list[Path]:
-        """Return all paths that the job reads."""
+    def files_named(self) -> list[str]:
+        """Return all files that the job reads: paths, and URLs."""
         return [*self.reference, *([self.labels] if self.labels else [])]
 
 

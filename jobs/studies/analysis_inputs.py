@@ -10,7 +10,7 @@ import pandas as pd
 from pydantic import Field, field_validator, model_validator
 
 from neurofleet.errors import InputError, UsageError, did_you_mean
-from neurofleet.jobs.job_file import Name, Strict
+from neurofleet.jobs.job_file import LocalPath, Name, Strict, expanded
 from neurofleet.jobs.studies.study import StudySpec
 from neurofleet.neurosim.studies.cell_maps import LEAST_CELLS
 from neurofleet.neurosim.studies.class_comparisons import LINKS, Link, missing_genes
@@ -55,7 +55,7 @@ class _ClassesSpec(Strict):
 class TableSpec(Strict):
     """A table, and the column with the ids of its cells."""
 
-    table: Path
+    table: LocalPath
     id: str | None = None
 
 
@@ -126,7 +126,7 @@ class AnalyseSpec(StudySpec):
     decisive_packages: ClassVar[tuple[str, ...]] = ("numpy", "scipy", "scikit-learn", "umap-learn")
 
     kind: Literal["analyse"] = "analyse"
-    populations: Annotated[list[Path], Field(min_length=1)]
+    populations: Annotated[list[LocalPath], Field(min_length=1)]
     cells: TableSpec
     groupings: Annotated[dict[Name, GroupingSpec], Field(min_length=1)]
     unit: Literal["median", "best"] = "median"
@@ -135,6 +135,13 @@ class AnalyseSpec(StudySpec):
     expression: dict[Name, ExpressionSpec] = {}
     links: dict[str, LinkSpec] = {}
     seed: Annotated[int, Field(ge=0)] = 1
+
+    @classmethod
+    def completed(cls, content: dict[str, Any], folder: Path, source: str) -> dict[str, Any]:
+        """Return the job with patterns of run folders replaced by what they match."""
+        if "populations" not in content:
+            return content
+        return content | {"populations": expanded(content["populations"], folder)}
 
     @field_validator("populations", mode="before")
     @classmethod

@@ -17,7 +17,7 @@ from neurofleet.errors import UsageError, did_you_mean
 from neurofleet.jobs.fit.fit_inputs import job_mechanisms, prepare_cell, recording_source
 from neurofleet.jobs.fit.fit_job import CellSpec, ElectrodeName, FitSpec
 from neurofleet.jobs.fit.fit_problem import CellSubject
-from neurofleet.jobs.job_file import Name, Positive, PositiveInt, Strict, parse_job
+from neurofleet.jobs.job_file import LocalPath, Name, Positive, PositiveInt, Strict, parse_job
 from neurofleet.jobs.results.run_tables import existing_run
 from neurofleet.jobs.studies.findings import stored_findings
 from neurofleet.jobs.studies.measurements import Measure, Measurement
@@ -42,12 +42,12 @@ class FitFileSpec(Strict):
     """A published model: an Allen fit file, its morphology, and what it was fitted to if that is known."""
 
     id: Name
-    fit: Path
-    morphology: Path
+    fit: LocalPath
+    morphology: LocalPath
     axon: Literal["stub", "legacy-stub", "legacy-stub-60um", "full"] = "stub"
-    recordings: Path | None = None
-    targets: Path | None = None
-    mechanisms: Path | None = None
+    recordings: LocalPath | None = None
+    targets: LocalPath | None = None
+    mechanisms: LocalPath | None = None
     stimuli: Annotated[list[str], Field(min_length=1)] = ["Long Square"]
     exclude_sweeps: list[int] = []
     electrode: ElectrodeName | None = None
@@ -59,8 +59,8 @@ class FitFileSpec(Strict):
 class ModelsSpec(Strict):
     """Models: the halls of fame of a fit's run, the accepted models of a sample, or Allen fit files."""
 
-    run: Path | None = None
-    sample: Path | None = None
+    run: LocalPath | None = None
+    sample: LocalPath | None = None
     cells: Annotated[list[Name], Field(min_length=1)] | None = None
     best: PositiveInt | None = None
     fits: Annotated[list[FitFileSpec], Field(min_length=1)] | None = None

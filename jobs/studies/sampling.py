@@ -20,7 +20,7 @@ from neurofleet.errors import UsageError, did_you_mean
 from neurofleet.jobs.fit.fit_inputs import prepare
 from neurofleet.jobs.fit.fit_job import CellSpec, FitSpec
 from neurofleet.jobs.fit.fit_problem import CellSubject
-from neurofleet.jobs.job_file import Positive, PositiveInt
+from neurofleet.jobs.job_file import LocalPath, Positive, PositiveInt, RecipeName
 from neurofleet.jobs.reports.tables import ReportTable
 from neurofleet.jobs.studies.findings import stored_tables
 from neurofleet.jobs.studies.measurements import Measurement, mean_seconds
@@ -45,8 +45,8 @@ class SampleSpec(StudySpec):
 
     kind: Literal["sample"] = "sample"
     cells: Annotated[list[CellSpec], Field(min_length=1)]
-    recipe: str = "all-active"
-    mechanisms: Path | None = None
+    recipe: RecipeName = "all-active"
+    mechanisms: LocalPath | None = None
     draws: PositiveInt
     design: Literal["sobol", "latin-hypercube"] = "sobol"
     scale: Literal["linear", "log"] = "linear"

@@ -16,7 +16,7 @@ from scipy.stats import t as student
 from neurofleet.cluster.pool.outcome import Outcome
 from neurofleet.cluster.store.run_store import RunStore
 from neurofleet.errors import UsageError, did_you_mean
-from neurofleet.jobs.job_file import Positive, PositiveInt, Strict
+from neurofleet.jobs.job_file import LocalPath, Positive, PositiveInt, Strict
 from neurofleet.jobs.studies.findings import stored_tables
 from neurofleet.jobs.studies.measurements import Measurement
 from neurofleet.jobs.studies.populations import (
@@ -55,7 +55,7 @@ class SynapticInput(Strict):
 class MetadataSpec(Strict):
     """Classes of cells, from a table with a row for each cell."""
 
-    table: Path
+    table: LocalPath
     id: str = "cell_id"
     column: str
 

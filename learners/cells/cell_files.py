@@ -13,6 +13,7 @@ import pandas as pd
 import scipy.sparse as sp
 
 from neurofleet.errors import CellsRefused
+from neurofleet.input_paths import local_files
 from neurofleet.learners.cells.cell_matrix import (
     SOURCE_COLUMN,
     CellMatrix,
@@ -158,13 +159,14 @@ def open_cells(
     CellsRefused
         If a file cannot be read, is empty, has genes twice or genes in rows, or if the files share no gene.
     """
-    sources = list(paths) if isinstance(paths, list | tuple) else [paths]
+    sources = [
+        place
+        for source in (paths if isinstance(paths, list | tuple) else [paths])
+        for place in (local_files([source]) if isinstance(source, str | Path) else [source])
+    ]
     if not sources:
         raise CellsRefused("No file of cells was given. Give at least one h5ad, zarr, csv or tsv file.")
-    files = [
-        _open(Path(source), layer) if isinstance(source, str | Path) else _from_anndata(source, layer)
-        for source in sources
-    ]
+    files = [_open(source, layer) if isinstance(source, Path) else _from_anndata(source, layer) for source in sources]
     for file in files:
         _check(file)
     genes, columns, notes = _shared_genes(files)
@@ -179,7 +181,7 @@ def open_cells(
         var=files[0].var.loc[genes],
         notes=(*(note for file in files for note in file.notes), *notes, *id_notes),
     )
-    return cells if labels_path is None else _with_labels(cells, Path(labels_path))
+    return cells if labels_path is None else _with_labels(cells, local_files([labels_path])[0])
 
 
 def _open(path: Path, layer: str) -> OpenedFile:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from neurofleet.errors import did_you_mean
+from neurofleet.input_paths import local_files
 from neurofleet.learners.array_files import as_text, column_values
 from neurofleet.learners.neuprint.array_sessions import (
     npy,
@@ -52,7 +53,7 @@ def open_recordings(
         If a path is missing or cannot be read, if the layout does not fit, or if what was read cannot be
         used; the message names the file.
     """
-    places = [Path(path) for path in ([paths] if isinstance(paths, str | Path) else paths)]
+    places = local_files([paths] if isinstance(paths, str | Path) else paths)
     if not places:
         raise RecordingsRefused("No recording was given. Give at least one npz or NWB file, or a folder.")
     recordings, labels, notes = [], [], []

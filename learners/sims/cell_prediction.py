@@ -14,6 +14,7 @@ import pandas as pd
 import scipy.sparse as sp
 
 from neurofleet.errors import CellsRefused, UsageError
+from neurofleet.input_paths import local_files
 from neurofleet.learners.calibration import entropy, margin
 from neurofleet.learners.cells.cell_files import IN_MEMORY_NAME, open_cells
 from neurofleet.learners.cells.cell_matrix import CellMatrix
@@ -155,7 +156,9 @@ def open_query(
         If the file cannot be read, too many genes are missing, or its values cannot be made like those that
         the model was trained on.
     """
-    path = Path(cells) if isinstance(cells, str | Path) else Path(IN_MEMORY_NAME)
+    if isinstance(cells, str | Path):
+        cells = local_files([cells])
+    path = cells[0] if isinstance(cells, list) else Path(IN_MEMORY_NAME)
     with _named(path):
         opened = open_cells(cells, layer=layer)
         alignment = align(model.genes, opened.genes, opened.var, opened.cell_ids)

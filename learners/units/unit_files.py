@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from neurofleet.errors import did_you_mean
+from neurofleet.input_paths import local_files
 from neurofleet.learners.array_files import UnreadableArray, as_text, column_values, npz_arrays
 from neurofleet.learners.units.hand_features import HAND_FEATURES, hand_features
 from neurofleet.learners.units.signal_scaling import row_hashes
@@ -584,7 +585,7 @@ def open_units(paths: str | Path | Sequence[str | Path], layout: Mapping[str, An
     if not paths:
         raise UnitsRefused("No file of units was given. Give at least one npz, Parquet, CSV or NWB file.")
     parsed = read_unit_layout(layout)
-    places = [Path(path) for path in paths]
+    places = local_files(paths)
     if len(set(places)) < len(places):
         raise UnitsRefused("A file of units was given twice. Give each file once.")
     files = [_read_file(path, parsed) for path in places]

@@ -4,7 +4,6 @@
 """
 
 import contextlib
-import fcntl
 import functools
 import hashlib
 import os
@@ -23,6 +22,7 @@ from types import MappingProxyType
 from typing import Any
 
 from neurofleet import fresh_process
+from neurofleet.cache import cache_folder, locked
 from neurofleet.errors import InputError
 from neurofleet.neurosim.mechanisms.catalogue import (
     BUILT_INTO_NEURON,
@@ -44,12 +44,6 @@ from neurofleet.neurosim.mechanisms.catalogue import (
 COLOUR = re.compile(r"\x1b\[\d*m")
 LIBRARY_NAMES = ("libnrnmech.so", "libnrnmech.dylib")
 _loaded: dict[str, bytes] = {}  # name -> SHA-256 of its NMODL
-
-
-def cache_folder() -> Path:
-    """Return where compiled mechanisms are kept: ``$NEUROFLEET_CACHE``, else ``~/.cache/neurofleet``."""
-    given = os.environ.get("NEUROFLEET_CACHE")
-    return Path(given).expanduser() if given else Path.home() / ".cache" / "neurofleet"
 
 
 def compile_mechanisms(sources: Sequence[Path] | None = None, called: Mapping[str, str] = MappingProxyType({})) -> Path:
@@ -229,14 +223,6 @@ def _neuron_folder() -> Path:
 def _library(folder: Path) -> Path | None:
     """Return the compiled library under `folder`, or None."""
     return next((p for name in LIBRARY_NAMES for p in sorted(folder.glob(f"*/{name}"))), None)
-
-
-@contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold the lock file `path` within the block; the system releases it however the process ends."""
-    with path.open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
 
 
 def _compile_into(folder: Path, names: Mapping[str, Path], called: Mapping[str, str]) -> None:

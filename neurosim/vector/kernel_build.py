@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from neurofleet.cache import cache_folder, locked
 from neurofleet.errors import InputError
-from neurofleet.neurosim.mechanisms.nmodl_compilation import cache_folder, locked
 from neurofleet.neurosim.vector.arithmetic_graph import COMPARISONS, FUNCTIONS, Graph, Node
 from neurofleet.neurosim.vector.membrane import (
     LARGEST_EXPONENT,

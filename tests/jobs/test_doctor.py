@@ -10,11 +10,11 @@ from pathlib import Path
 import psutil
 import pytest
 
+from neurofleet.cache import cache_folder
 from neurofleet.cluster.ray.session import clean_up_folder
 from neurofleet.jobs.doctor import cluster_checks, doctor_command, machine_checks
 from neurofleet.jobs.doctor.findings import Finding, judged
 from neurofleet.jobs.doctor.machine_checks import neuron_facts
-from neurofleet.neurosim.mechanisms.nmodl_compilation import cache_folder
 
 GB = 1e9
 ON_ALL = [{"role": "GCS", "ip": "::", "port": 6379}, {"role": "worker", "ip": "0.0.0.0", "port": 10002}]
