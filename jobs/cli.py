@@ -9,7 +9,7 @@ import typer
 
 from neurofleet import __version__
 from neurofleet.errors import Interrupted, NeurofleetError, UsageError, missing_extra
-from neurofleet.input_paths import with_home
+from neurofleet.input_paths import named, with_home
 from neurofleet.jobs.deploy_command import app as deploy_app
 
 app = typer.Typer(
@@ -151,7 +151,7 @@ def demo(
 Model = Annotated[Path, typer.Argument(metavar="MODEL", help="The folder of a trained model.", show_default=False)]
 Query = Annotated[
     list[str],
-    typer.Argument(metavar="QUERY", help="Cells: h5ad, zarr, csv or tsv (also .gz).", show_default=False),
+    typer.Argument(metavar="QUERY", help="Files of cells, patterns or URLs.", show_default=False),
 ]
 Layer = Annotated[str, typer.Option(help="Which values: X, raw, or the name of a layer.")]
 TargetSum = Annotated[
@@ -200,7 +200,7 @@ def predict(
 
     predict_command(
         model,
-        Reading(tuple(query), layer, target_sum, most_missing, close_missing),
+        Reading(tuple(named(query)), layer, target_sum, most_missing, close_missing),
         PredictionOptions(out, top, probabilities, csv, write_h5ad, unknown_below, coverage, overwrite),
         address=address,
         workers=workers,
@@ -222,7 +222,7 @@ def embed(
     """Embed units or neurons by a trained model, and name units."""
     from neurofleet.jobs.learners.embedding import embed_command
 
-    embed_command(model, files, layout, out, write_h5ad, overwrite)
+    embed_command(model, named(files), layout, out, write_h5ad, overwrite)
 
 
 @app.command()
@@ -268,7 +268,7 @@ def explain(
     ids = tuple(name.strip() for name in cells.split(",") if name.strip())
     explain_command(
         model,
-        Reading(tuple(query), layer, target_sum, most_missing),
+        Reading(tuple(named(query)), layer, target_sum, most_missing),
         ExplanationOptions(out, weighting, ids, cells_file, top, overwrite),
     )
 

@@ -75,8 +75,28 @@ def matching(path: str, folder: Path = Path()) -> list[str]:
     return sorted(glob.glob(pattern, root_dir=folder, recursive=True)) or [path]
 
 
+def named(paths: Iterable[str | Path]) -> list[str]:
+    """Return the files that paths stand for: patterns by their matches, URLs as they are.
+
+    Raises
+    ------
+    InputError
+        A pattern matches nothing.
+    """
+    found: list[str] = []
+    for path in paths:
+        if is_url(path):
+            found += _matching_urls(str(path))
+            continue
+        matches = matching(str(path))
+        if has_pattern(path) and matches == [str(path)] and not with_home(path).exists():
+            raise InputError(f"{path}: no file matches this pattern, seen from {Path.cwd()}.")
+        found += [str(with_home(match)) for match in matches]
+    return found
+
+
 def local_files(paths: Iterable[str | Path]) -> list[Path]:
-    """Return the files that paths stand for, on this machine: patterns by their matches, URLs by their copies.
+    """Return the files that paths stand for, on this machine: what is elsewhere by its copy.
 
     Raises
     ------
@@ -85,16 +105,7 @@ def local_files(paths: Iterable[str | Path]) -> list[Path]:
     DownloadError
         A server does not answer.
     """
-    found: list[Path] = []
-    for path in paths:
-        if is_url(path):
-            found += map(local_copy, _matching_urls(str(path)))
-            continue
-        matches = matching(str(path))
-        if has_pattern(path) and matches == [str(path)] and not with_home(path).exists():
-            raise InputError(f"{path}: no file matches this pattern, seen from {Path.cwd()}.")
-        found += [with_home(match) for match in matches]
-    return found
+    return [local_copy(path) if is_url(path) else Path(path) for path in named(paths)]
 
 
 def _matching_urls(url: str) -> list[str]:

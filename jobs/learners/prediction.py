@@ -24,6 +24,7 @@ from rich.table import Table
 from neurofleet.cluster.ray.session import connect
 from neurofleet.cluster.ray.shards import map_shards
 from neurofleet.errors import UsageError
+from neurofleet.input_paths import local_files
 from neurofleet.jobs.learners.learner_folder import ABOUT
 from neurofleet.jobs.new_files import check_new, new_files
 from neurofleet.jobs.progress import CountProgress, duration
@@ -330,7 +331,7 @@ def check_predictions_h5ad(files: Sequence[str]) -> None:
     """
     if len(files) > 1:
         raise UsageError(f"--write-h5ad writes a copy of one query, found {len(files)}. Predict them one by one.")
-    path = Path(files[0])
+    path = local_files(files)[0]
     if path.suffix != ".h5ad" and path.exists():
         raise UsageError(f"--write-h5ad writes a copy of an h5ad query; {path} is none.")
 
@@ -348,7 +349,7 @@ def write_predictions_h5ad(query: str, predictions: Path, out: Path) -> None:
     from anndata.io import read_elem, write_elem
 
     table = pq.read_table(predictions, columns=list(OBS_COLUMNS)).to_pandas()
-    shutil.copyfile(query, out)
+    shutil.copyfile(local_files([query])[0], out)
     with h5py.File(out, "r+") as file:
         obs = read_elem(file["obs"])
         for column, name in OBS_COLUMNS.items():

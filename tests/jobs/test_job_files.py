@@ -1,9 +1,17 @@
 """What a job file is told about its keys and values: in its user's words."""
 
+import hashlib
+from pathlib import Path
+
 import pytest
+import yaml
 
 from neurofleet.errors import UsageError
+from neurofleet.jobs.cli import main
 from neurofleet.jobs.job_file import load_job, parse_job
+from neurofleet.jobs.run_folder import digests, refuse_missing
+from neurofleet.jobs.run_job import results_place
+from tests.file_server import FileServer, serve
 
 SIMS = "kind: train\nlearner: sims\nreference: a.h5ad\nlabel: type\n"
 HIPPIE = "kind: train\nlearner: hippie\nunits: a.nwb\nlabel: type\n"
@@ -76,6 +84,86 @@ def test_faults_are_told_in_the_words_of_the_file(text, told):
     assert said.startswith("job.yaml: ")
     assert told in said
     assert not any(word in said for word in ("constrained", "dict[", "list[", "function-", "Input should", "pydantic"))
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder of a job with files, which is not the working folder, and a home."""
+    for name in ("home", "job/data", "cache"):
+        (tmp_path / name).mkdir(parents=True)
+    for name in ("b.h5ad", "a.h5ad", "c.nwb", "c.swc", "m.npz"):
+        (tmp_path / "job" / "data" / name).write_text(name)
+        (tmp_path / "home" / name).write_text(name)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("NEUROFLEET_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    return tmp_path / "job"
+
+
+def in_folder(folder, text):
+    (folder / "job.yaml").write_text(text)
+    return load_job(folder / "job.yaml")
+
+
+def test_patterns_of_a_job_are_what_they_match_beside_it(folder):
+    sims = in_folder(folder, SIMS.replace("a.h5ad", "data/*.h5ad"))
+    assert sims.reference == ["data/a.h5ad", "data/b.h5ad"]
+    assert list(digests(sims, folder)) == ["data/a.h5ad", "data/b.h5ad"]
+    kept = parse_job(yaml.safe_dump(sims.plain()), "kept", "small")  # as a run folder does, from elsewhere
+    assert kept.identity() == sims.identity()
+    hippie = in_folder(folder, HIPPIE.replace("a.nwb", "data/*.nwb") + "pool: [{units: 'data/m.*'}]")
+    assert (hippie.units, hippie.pool[0].units) == (["data/c.nwb"], ["data/m.npz"])
+    assert in_folder(folder, NEUPRINT.replace("a.npz", "'*/*.npz'")).recordings == ["data/m.npz"]
+    (cell,) = in_folder(folder, "cells: [{id: a, morphology: '*/*.swc', recordings: data/c*.nwb}]").cells
+    assert (str(cell.morphology), str(cell.recordings)) == ("data/c.swc", "data/c.nwb")
+
+
+def test_a_pattern_that_matches_nothing_or_too_much_is_told(folder):
+    spec = in_folder(folder, SIMS.replace("a.h5ad", "data/*.loom"))
+    with pytest.raises(UsageError, match=r"data/\*\.loom: no file matches this pattern. A relative path starts at"):
+        refuse_missing(spec, folder)
+    with pytest.raises(UsageError, match=r"cells.0.morphology: expected one file, data/\* matches 5: data/a.h5ad"):
+        in_folder(folder, "cells: [{id: a, morphology: data/*, recordings: data/c.nwb}]")
+
+
+def test_a_tilde_is_the_home_folder(folder):
+    home = folder.parent / "home"
+    sims = in_folder(folder, SIMS.replace("a.h5ad", "[~/a.h5ad, ~/b*]") + "labels: ~/l.csv\nout: ~/results")
+    assert sims.files_named() == [f"{home}/a.h5ad", f"{home}/b.h5ad", f"{home}/l.csv"]
+    assert results_place(None, sims, folder) == f"{home}/results"
+    assert results_place("~/x", sims, folder) == f"{home}/x"
+    fit = in_folder(
+        folder, "cells: [{id: a, morphology: ~/c.swc, recordings: ~/c.nwb}]\nrecipe: ~/r.yaml\nwarm_start: ~/w"
+    )
+    assert {str(path) for path in fit.paths_named()} == {f"{home}/{name}" for name in ("c.swc", "c.nwb", "r.yaml", "w")}
+    many = in_folder(folder, "cells: {glob: ~/*.nwb}")
+    assert str(many.cells[0].recordings) == f"{home}/c.nwb"
+    study = in_folder(folder, "kind: validate\nmodels: {run: ~/fit}")
+    assert study.paths_named()[0] == home / "fit" / "job.yaml"
+    analysis = "kind: analyse\npopulations: ../h*\ncells: ~/c.csv\ngroupings: {class: {column: class}}"
+    spec = in_folder(folder, analysis)
+    assert [str(path) for path in spec.populations] == ["../home"]
+    assert str(spec.cells.table) == f"{home}/c.csv"
+
+
+def test_urls_stay_urls_and_their_content_is_digested(folder):
+    with serve(FileServer({"/x/a.h5ad": b"a.h5ad"})) as server:
+        spec = in_folder(folder, SIMS.replace("a.h5ad", f"[{server.address}/x/a.h5ad, data/b.h5ad]"))
+        assert spec.urls_named() == [f"{server.address}/x/a.h5ad"]
+        assert spec.paths_named() == [Path("data/b.h5ad")]
+        refuse_missing(spec, folder)
+        found = digests(spec, folder)
+    assert found[f"{server.address}/x/a.h5ad"] == hashlib.sha256(b"a.h5ad").hexdigest()
+    assert len(found) == 2
+    assert spec.plain()["reference"] == spec.reference
+
+
+def test_the_command_line_knows_a_tilde_in_quotes(folder, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["neurofleet", "status", "~/nowhere"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert f"{folder.parent}/home/nowhere" in capsys.readouterr().err
 
 
 def test_a_job_is_named_after_its_file_whatever_that_is_called(tmp_path):
