@@ -1,9 +1,10 @@
 """Job files: what all kinds have in common, and all faults of a file at once."""
 
 import re
+from collections.abc import Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -58,13 +59,16 @@ def _path_or_url(given: Any) -> Any:
     return text_of(given) if isinstance(given, str | Path) else given
 
 
-LocalPath = Annotated[Path, AfterValidator(with_home)]
+INPUT = object()
+"""Marks the fields of a job that name files; see `inputs_in`."""
+
+LocalPath = Annotated[Path, AfterValidator(with_home), INPUT]
 """A path; ``~`` is the home folder."""
 
-RecipeName = Annotated[str, AfterValidator(lambda name: text_of(name) if name.startswith("~") else name)]
+RecipeName = Annotated[str, AfterValidator(lambda name: text_of(name) if name.startswith("~") else name), INPUT]
 """A built-in recipe, or the path of a file."""
 
-DataPath = Annotated[str, BeforeValidator(_path_or_url)]
+DataPath = Annotated[str, BeforeValidator(_path_or_url), INPUT]
 """A path, or the URL of a file that is elsewhere; see `neurofleet.input_paths`."""
 
 
@@ -83,8 +87,37 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+def inputs_in(part: BaseModel) -> Iterator[tuple[tuple, str]]:
+    """Yield each path that a job, or a part of one, names: the keys that lead to it, and the path or URL."""
+    for name, field in type(part).model_fields.items():
+        named = INPUT in field.metadata or _is_input(field.annotation)
+        for place, value in _leaves(getattr(part, name), (name,)):
+            if isinstance(value, BaseModel):
+                yield from (((*place, *inner), path) for inner, path in inputs_in(value))
+            elif named and value is not None:
+                yield place, str(value)
+
+
+def _is_input(annotation: Any) -> bool:
+    return INPUT in getattr(annotation, "__metadata__", ()) or any(map(_is_input, get_args(annotation)))
+
+
+def _leaves(value: Any, place: tuple) -> Iterator[tuple[tuple, Any]]:
+    """Yield what lists and mappings hold, however deep, with its place."""
+    if isinstance(value, Mapping | list | tuple):
+        parts = value.items() if isinstance(value, Mapping) else enumerate(value)
+        for key, part in parts:
+            yield from _leaves(part, (*place, key))
+    else:
+        yield place, value
+
+
 class JobSpec(Strict):
-    """A job of some kind."""
+    """A job of some kind.
+
+    `files` are what a job's own code reads, such as that of an `evaluator`: they are sent along with it, and the run
+    can be resumed only with the same content.
+    """
 
     decisive_packages: ClassVar[tuple[str, ...]] = ()
     """A run is resumed only with the same versions of these: results depend on them."""
@@ -98,6 +131,7 @@ class JobSpec(Strict):
     kind: str
     name: Name
     out: str | None = None
+    files: Annotated[list[LocalPath], Field(min_length=1)] | None = None
 
     @classmethod
     def completed(cls, content: dict[str, Any], folder: Path, source: str) -> dict[str, Any]:
@@ -157,7 +191,10 @@ def check_job(content: dict[str, Any], source: str, default_name: str, folder: P
     model = named(place)
     if strange := [key for key in content if not isinstance(key, str)]:
         raise UsageError(f"{source}: expected keys that are words, found {', '.join(map(shown, strange))}.")
-    content = model.completed({"name": _as_name(default_name), **content}, folder, source)
+    content = {"name": _as_name(default_name), **content}
+    if "files" in content:
+        content["files"] = expanded(content["files"], folder)
+    content = model.completed(content, folder, source)
     try:
         return model.model_validate(content)
     except ValidationError as error:

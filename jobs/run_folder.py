@@ -254,6 +254,7 @@ def run_in_folder(
         if _is_finished(run, result):
             console.print(f"{spec.name}: finished already. Its results are in {out}", soft_wrap=True)
             return
+        console.print(f"{spec.name}: {'resuming' if resumed else 'starting'} …", soft_wrap=True)
         try:
             ending = work(run) or Ending()
         except KeyboardInterrupt:
@@ -281,7 +282,7 @@ def refuse_missing(spec: JobSpec, folder: Path) -> None:
     """Raise UsageError where a path that the job names is not there."""
     missing = [
         f"{path}: no file matches this pattern" if has_pattern(path) else f"{path} does not exist"
-        for path in spec.paths_named()
+        for path in (*spec.paths_named(), *(spec.files or ()))
         if not (folder / path).exists()
     ]
     if missing:
@@ -290,7 +291,7 @@ def refuse_missing(spec: JobSpec, folder: Path) -> None:
 
 def digests(spec: JobSpec, folder: Path) -> dict[str, str]:
     """Return the SHA-256 of each input file, by the name it has in the job."""
-    named = [(str(path), folder / path) for path in spec.paths_named()]
+    named = [(str(path), folder / path) for path in (*spec.paths_named(), *(spec.files or ()))]
     named += [(url, place) for url in spec.urls_named() for place in local_files([url])]
     sha256 = {}
     for name, place in named:

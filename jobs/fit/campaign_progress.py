@@ -28,10 +28,9 @@ SHOWN = 24
 class FitProgress:
     """Shows what a campaign is doing, and when it will be done, within a ``with`` block."""
 
-    def __init__(self, name: str, resumed: bool, console: Console) -> None:
+    def __init__(self, name: str, console: Console) -> None:
         self._name = name
         self._display = ProgressDisplay(console, LINE_S, at_once=True)
-        console.print(f"{name}: {'resuming' if resumed else 'starting'} …")
 
     def __enter__(self) -> "FitProgress":
         self._display.__enter__()

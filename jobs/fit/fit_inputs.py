@@ -194,6 +194,7 @@ def input_files(spec: FitSpec, folder: Path) -> dict[str, str]:
     if spec.warm_start is not None:  # of a run, only what a fit starts from
         halls = spec.warm_start / "hall_of_fame"
         named.append(("warm_start", halls if (folder / halls).is_dir() else spec.warm_start))
+    named += [("files", path) for path in spec.files or ()]
     sha256: dict[str, str] = {}
     for key, path in named:
         if path is None:

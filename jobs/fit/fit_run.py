@@ -102,7 +102,7 @@ def _fit(run: JobRun, folder: Path, address: str | None, cpus: int | None) -> En
     before = store.read_text(STATUS)
     recorded = recorded_choices(store.read_events())
     shown_choices = {choice for _, _, choice in choices_of(ready.values())}
-    progress = FitProgress(spec.name, run.resumed, run.console)
+    progress = FitProgress(spec.name, run.console)
     with run_log(spec.name, store.root, run.console) as log:
         log.info("resumed" if run.resumed else "started", cells_left=len(left))
         with (

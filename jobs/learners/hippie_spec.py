@@ -61,7 +61,7 @@ class HippieSpec(LearnerSpec):
     settings_model = HippieSettings
     presets = PRESETS
 
-    files = ("units",)
+    data_keys = ("units",)
 
     learner: Literal["hippie"]
     pool: list[UnitsSpec] = []

@@ -78,7 +78,7 @@ class LearnerSpec(JobSpec):
     beside: ClassVar[tuple[str, ...]] = ("workers", "loggers")
     """Keys that results do not depend on."""
 
-    files: ClassVar[tuple[str, ...]] = ()
+    data_keys: ClassVar[tuple[str, ...]] = ()
     """Keys with a list of files, where a pattern or one file may stand alone; one of `_LISTS` may too."""
 
     if TYPE_CHECKING:
@@ -107,7 +107,7 @@ class LearnerSpec(JobSpec):
         job = {key: value for key, value in content.items() if not is_setting(str(key))}
         beside = {key: value for key, value in content.items() if is_setting(str(key))}
         job |= {key: [job[key]] for key in _LISTS if isinstance(job.get(key), str)}
-        job |= {key: expanded(job[key], folder) for key in cls.files if key in job}
+        job |= {key: expanded(job[key], folder) for key in cls.data_keys if key in job}
         inside = job.get("settings", {})
         return job | {"settings": inside | beside} if isinstance(inside, dict) else job
 

@@ -32,7 +32,7 @@ class NeuprintSpec(LearnerSpec):
 
     settings_model = NeuprintSettings
     presets = PRESETS
-    files = ("recordings",)
+    data_keys = ("recordings",)
 
     learner: Literal["neuprint"]
     recordings: Annotated[list[DataPath], Field(min_length=1)]

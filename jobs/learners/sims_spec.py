@@ -18,7 +18,7 @@ class SimsTrainSpec(LearnerSpec):
     settings_model = SimsSettings
     presets = PRESETS
     beside = ("workers", "loggers", "baselines")
-    files = ("reference",)
+    data_keys = ("reference",)
 
     kind: Literal["train", "sweep"] = "train"
     learner: Literal["sims"]

@@ -81,7 +81,9 @@ def check_absolute_paths(job: Path) -> None:
         All of them.
     """
     spec = load_job(job)
-    missing = [str(path) for path in spec.paths_named() if path.is_absolute() and not path.exists()]
+    missing = [
+        str(path) for path in (*spec.paths_named(), *(spec.files or ())) if path.is_absolute() and not path.exists()
+    ]
     if missing:
         raise UsageError(
             f"not there on the cluster ({socket.gethostname()}): {', '.join(missing)}. An absolute path is"

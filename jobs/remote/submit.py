@@ -56,7 +56,9 @@ def submit_command(
     typer.echo(f"{size(len(job_files.files), job_files.size_bytes)} are sent to the cluster")
     if job_files.remote:
         more = f" and {len(job_files.remote) - 3} more" if len(job_files.remote) > 3 else ""
-        typer.echo(f"read there, by absolute path: {', '.join(job_files.remote[:3])}{more}")
+        typer.echo(f"read there, by absolute path or URL: {', '.join(job_files.remote[:3])}{more}")
+    for link in job_files.links:
+        typer.echo(f"a symbolic link, whose content is sent: {link}")
     id = f"{spec.name}-a{number}"
     with tempfile.TemporaryDirectory() as temporary:
         package = Path(temporary) / "job.zip"
@@ -128,7 +130,7 @@ def _command(job_file: str, place: str, here_only: bool, marker: Path | None, py
 
 def _wait_for_start(api: JobsApi, id: str, name: str) -> tuple[RemoteJob, str] | None:
     """Return the job and its log when its driver works or has ended; None when the time is over."""
-    works = re.compile(rf"^{re.escape(name)}: (starting|resuming)", re.MULTILINE)
+    works = re.compile(rf"^{re.escape(name)}: (starting|resuming|finished already)", re.MULTILINE)
     until = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < until:
         job, log = api.job(id), api.log(id)

@@ -1,6 +1,7 @@
 """The models that a study is about: halls of fame of a fit's run, a sample's accepted models, or Allen fit files."""
 
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -313,9 +314,9 @@ def open_fit(root: Path) -> tuple[RunStore, FitSpec, Path]:
 
 
 def _job_folder(store: RunStore) -> Path:
-    """Return where the relative paths of a run's job start."""
+    """Return where the relative paths of a run's job start; of a run that was sent to a cluster, seen from itself."""
     provenance = json.loads(store.read_text("provenance.json") or "{}")
-    return Path(provenance.get("job_folder", "."))
+    return Path(os.path.normpath(Path(store.root) / provenance.get("job_folder", ".")))
 
 
 Winners = dict[str, Mapping[str, float]]

@@ -1,5 +1,6 @@
 """What of a job travels to a cluster, and under which names."""
 
+import json
 import os
 import shutil
 import zipfile
@@ -8,8 +9,10 @@ import pytest
 import yaml
 
 from neurofleet.errors import UsageError
-from neurofleet.jobs.job_file import load_job
+from neurofleet.jobs.job_file import KINDS, load_job
+from neurofleet.jobs.learners import LEARNERS
 from neurofleet.jobs.remote.job_package import collect, pack
+from neurofleet.jobs.run_folder import refuse_missing
 
 LIMIT_BYTES = 10**6
 
@@ -155,6 +158,177 @@ def test_the_module_of_an_evaluator_and_the_mechanisms_beside_it_travel(lab, tmp
     shutil.rmtree(lab / "jobs" / "mechanisms")
     with pytest.raises(UsageError, match="x86_64 was compiled for this machine and is not sent"):
         luggage_of(write(lab, cells="-", recipe="-", warm_start="-", evaluator="model:make"))
+
+
+def test_files_that_an_evaluator_reads_are_named_and_travel(lab, tmp_path):
+    (lab / "jobs" / "model.py").write_text("def make(): ...")
+    for name in ("jobs/data.json", "data/extra/one.csv", "data/extra/two.csv"):
+        (lab / name).parent.mkdir(exist_ok=True)
+        (lab / name).write_text(name)
+    files = ["data.json", "../data/extra/*.csv", "/lab/table.csv"]
+    job = write(lab, cells="-", recipe="-", warm_start="-", evaluator="model:make", files=files)
+    luggage = luggage_of(job)
+    names = {name.removeprefix("neurofleet-job/files/") for name in luggage.files}
+    assert names == {"jobs/model.py", "jobs/data.json", "data/extra/one.csv", "data/extra/two.csv"}
+    assert luggage.remote == ("/lab/table.csv",)
+    arrived = unpacked(job, tmp_path)
+    spec = load_job(arrived)
+    assert [str(path) for path in spec.files] == [
+        "data.json",
+        "../data/extra/one.csv",
+        "../data/extra/two.csv",
+        files[2],
+    ]
+    assert (arrived.parent / spec.files[1]).read_text() == "data/extra/one.csv"
+    with pytest.raises(UsageError, match=r"files.0: gone.json is not there"):
+        luggage_of(write(lab, cells="-", recipe="-", warm_start="-", evaluator="model:make", files="gone.json"))
+
+
+def test_a_link_that_leads_out_of_a_folder_is_not_followed(lab, tmp_path):
+    secret = tmp_path / "elsewhere" / "shadow"
+    secret.parent.mkdir()
+    secret.write_text("secret")
+    targets = lab / "data" / "targets"
+    (targets / "same.json").symlink_to("features.json")
+    assert {file.name for file in luggage_of(write(lab)).files.values()} >= {"same.json", "features.json"}
+    (targets / "key.json").symlink_to(secret)
+    (targets / "all").symlink_to(secret.parent)
+    with pytest.raises(UsageError) as refused:
+        luggage_of(write(lab))
+    assert f"cells.2.targets: {targets / 'key.json'} is a symbolic link to {secret}" in str(refused.value)
+    assert f"cells.2.targets: {targets / 'all'} is a symbolic link to {secret.parent}" in str(refused.value)
+
+
+def test_a_link_that_the_job_names_is_told(lab):
+    (lab / "jobs" / "linked.swc").symlink_to(lab / "jobs" / "cell.swc")
+    cells = [{"id": "a", "morphology": "linked.swc", "recordings": "/lab/a.nwb"}]
+    luggage = luggage_of(write(lab, cells=cells, warm_start="-", recipe="-"))
+    assert luggage.links == (f"{lab / 'jobs' / 'linked.swc'} -> {lab / 'jobs' / 'cell.swc'}",)
+
+
+FIT_RUN = {"job.yaml", "provenance.json", "events.jsonl", "hall_of_fame/cell=a.parquet"}
+OTHERS = {
+    "sims": ({"kind": "train", "learner": "sims", "reference": "../data/*.h5ad", "labels": "l.csv", "label": "t"}, 3),
+    "sims sweep": (
+        {
+            "kind": "sweep",
+            "learner": "sims",
+            "reference": ["../data/a.h5ad", "https://host/b.h5ad"],
+            "label": "t",
+            "search": {"n_d": [8, 16]},
+            "trials": {"method": "grid"},
+        },
+        1,
+    ),
+    "hippie": (
+        {"kind": "train", "learner": "hippie", "units": "u.npz", "label": "t", "pool": [{"units": ["../data/p.npz"]}]},
+        2,
+    ),
+    "hippie evaluation": (
+        {
+            "kind": "evaluate",
+            "learner": "hippie",
+            "sets": [
+                {"name": "one", "units": ["u.npz"], "label": "t"},
+                {"name": "two", "units": "../data/*.npz", "label": "t"},
+            ],
+        },
+        2,
+    ),
+    "neuprint": (
+        {"kind": "evaluate", "learner": "neuprint", "recordings": ["u.npz", "../data/bugeon"], "label": "t"},
+        2,
+    ),
+    "validate": ({"kind": "validate", "models": {"run": "../runs/rat"}}, 7),
+    "sensitivity": ({"kind": "sensitivity", "models": {"run": "../runs/rat"}}, 7),
+    "synapse": ({"kind": "synapse", "models": {"run": "../runs/rat"}, "classes": {"table": "l.csv", "column": "t"}}, 8),
+    "compare": (
+        {
+            "kind": "compare",
+            "models": {
+                "own": {"run": "../runs/rat"},
+                "published": {"fits": [{"id": "a", "fit": "../data/fit.json", "morphology": "cell.swc"}]},
+            },
+        },
+        8,
+    ),
+    "sample": (
+        {
+            "kind": "sample",
+            "cells": [{"id": "a", "morphology": "cell.swc", "targets": "../data/targets"}],
+            "mechanisms": "mod",
+            "recipe": "recipe.yaml",
+            "draws": 8,
+        },
+        4,
+    ),
+    "analyse": (
+        {
+            "kind": "analyse",
+            "populations": ["../runs/*"],
+            "cells": "l.csv",
+            "groupings": {"type": {"column": "t"}},
+            "features": {"measured": {"table": "../data/features.csv"}},
+            "maps": {"plane": {"fit": "measured"}},
+        },
+        3,
+    ),
+}
+
+
+@pytest.fixture
+def larger_lab(lab):
+    """The same with a finished fit, and with data of learners."""
+    for name in ("data/a.h5ad", "data/b.h5ad", "data/p.npz", "data/fit.json", "data/features.csv", "data/bugeon/x"):
+        (lab / name).parent.mkdir(parents=True, exist_ok=True)
+        (lab / name).write_text(name)
+    for name in ("jobs/l.csv", "jobs/u.npz"):
+        (lab / name).write_text(name)
+    run = lab / "runs" / "rat"
+    for name in (*FIT_RUN, "evaluations/large.parquet", "report.html"):
+        (run / name).parent.mkdir(parents=True, exist_ok=True)
+        (run / name).write_text("{}")
+    cells = [{"id": "a", "morphology": "../jobs/cell.swc", "recordings": "../data/one/cell.nwb"}]
+    job = {"kind": "fit", "name": "rat", "cells": cells, "recipe": "recipe.yaml"}
+    (run / "job.yaml").write_text(yaml.safe_dump(job))
+    (run / "provenance.json").write_text(json.dumps({"job_folder": str(lab / "jobs"), "inputs": {"x": "1"}}))
+    return lab
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_a_job_of_every_kind_arrives_with_its_files(larger_lab, tmp_path, kind):
+    content, n_files = OTHERS[kind]
+    job = larger_lab / "jobs" / "other.yaml"
+    job.write_text(yaml.safe_dump({"name": "other", **content}))
+    luggage = luggage_of(job)
+    arrived = unpacked(job, tmp_path)
+    spec = load_job(arrived)
+    refuse_missing(spec, arrived.parent)
+    assert len(luggage.files) + len(luggage.texts) == n_files, sorted([*luggage.files, *luggage.texts])
+    assert spec.plain() == load_job(job).plain()
+    assert luggage.remote == tuple(spec.urls_named())
+    moved = tmp_path / "cluster" / "neurofleet-job" / "files" / "runs" / "rat"
+    if "run" in str(content.get("models")):
+        assert {str(file.relative_to(moved)) for file in moved.rglob("*") if file.is_file()} == FIT_RUN
+        fit = load_job(moved / "job.yaml")
+        inputs = moved / json.loads((moved / "provenance.json").read_text())["job_folder"]
+        assert json.loads((moved / "provenance.json").read_text())["inputs"] == {"x": "1"}
+        assert (inputs / fit.cells[0].morphology).read_text() == "jobs/cell.swc"
+        assert (inputs / fit.cells[0].recordings).read_text() == "data/one/cell.nwb"
+
+
+def test_all_kinds_of_jobs_are_packed_in_these_tests():
+    packed = {(job["kind"], job.get("learner")) for job, _ in OTHERS.values()}
+    assert {kind for kind, _ in packed} | {"fit"} == set(KINDS)
+    assert {learner for _, learner in packed} - {None} == set(LEARNERS)
+
+
+def test_inputs_of_a_fit_that_are_gone_are_told(larger_lab):
+    (larger_lab / "data" / "one" / "cell.nwb").unlink()
+    job = larger_lab / "jobs" / "other.yaml"
+    job.write_text(yaml.safe_dump({"kind": "validate", "models": {"run": "../runs/rat"}}))
+    with pytest.raises(UsageError, match=r"cells.0.recordings: ../data/one/cell.nwb is not there, seen from .*/jobs"):
+        luggage_of(job)
 
 
 def test_an_evaluator_that_is_installed_brings_nothing(lab):
