@@ -173,6 +173,11 @@ def make_folds(
     else:
         values = _column(group, columns, len(sample_ids))
         tested = np.flatnonzero(known)
+        if (unknown := sample_ids[tested][values[tested] == ""]).size:
+            raise LearnerError(
+                f"{len(unknown)} of {len(tested)} labelled samples have no {group}, such as {_shown(unknown, 3)}. What is"
+                " of unknown origin cannot be kept apart: fill the column, or leave these samples out."
+            )
         members = np.unique(values[tested])
         if len(members) < folds:
             raise LearnerError(
@@ -224,7 +229,8 @@ def _column(name: str, columns: Mapping[str, Sequence[str]] | pd.DataFrame | Non
         raise LearnerError(
             f"No column is called {name!r}{did_you_mean(name, known)}. There are: {', '.join(known) or 'none'}."
         )
-    values = np.asarray(columns[name]).astype(str)
+    series = pd.Series(np.asarray(columns[name], dtype=object))
+    values = series.astype(str).where(series.notna(), "").to_numpy(dtype=str)
     if len(values) != n:
         raise LearnerError(f"Column {name} has {len(values)} values for {n} samples.")
     return values
@@ -240,20 +246,33 @@ def _assign_groups(
     chosen = np.zeros(n, dtype=bool)
     for name, listed in groups.items():
         values = _column(name, columns, n)
-        members = np.unique(values)
+        members = np.unique(values[values != ""])
         for member in [listed] if isinstance(listed, str) else listed:
-            if str(member) not in members:
-                raise LearnerError(
-                    f"{part}: {name} has no group {str(member)!r}{did_you_mean(str(member), members)}."
-                    f" There are: {_shown(members)}."
-                )
-            chosen |= values == str(member)
+            chosen |= values == _member(str(member), members, f"{part}: {name}")
     twice = chosen & ~np.isin(role, ("train", "excluded"))
     if twice.any():
         raise LearnerError(
             f"{int(twice.sum())} samples are in groups of both the test and the validation part. Name each group once."
         )
     role[chosen & (role == "train")] = part
+
+
+def _member(name: str, members: np.ndarray, place: str) -> str:
+    """Return the group of this name, or the only one that is the same number: a column may hold 1 as 1.0."""
+    if name in members:
+        return name
+    number = _number(name)
+    same = [member for member in members if number is not None and _number(member) == number]
+    if len(same) != 1:
+        raise LearnerError(f"{place} has no group {name!r}{did_you_mean(name, members)}. There are: {_shown(members)}.")
+    return str(same[0])
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
 
 
 def _assign_fractions(

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from neurofleet.errors import CellsRefused
-from neurofleet.learners.cells.cell_matrix import CellMatrix
+from neurofleet.errors import CellsRefused, did_you_mean
+from neurofleet.learners.cells.cell_matrix import SOURCE_COLUMN, CellMatrix
 
 NO_LABEL = ("", "nan", "NaN", "NA", "N/A", "None", "none", "<NA>")
 
@@ -52,7 +52,8 @@ def read_labels(cells: CellMatrix, column: str, *, drop_missing: bool = False) -
     Raises
     ------
     CellsRefused
-        If there is no such column, labels are missing, there is one class only, or labels are measurements.
+        If there is no such column, labels are missing, there is one class only, or labels are measurements; where one
+        of several files has no label at all, with the nearest of its own columns.
     """
     if column not in cells.obs:
         if column in cells.var:
@@ -60,12 +61,13 @@ def read_labels(cells: CellMatrix, column: str, *, drop_missing: bool = False) -
                 f"The column {column!r} belongs to var, where genes are described: cells seem to be in"
                 " columns. Transpose the matrix; cells stand in rows."
             )
-        columns = [str(name) for name in cells.obs.columns]
+        columns = [str(name) for name in cells.obs.columns if name != SOURCE_COLUMN]
         close = difflib.get_close_matches(column, columns, n=3, cutoff=0.5)
         advice = f"Did you mean {' or '.join(map(repr, close))}?" if close else ""
         raise CellsRefused(
             f"The cells have no column {column!r}; they have {', '.join(columns) or 'none'}. {advice}".strip()
         )
+    refuse_files_without(cells, column)
     column_values = cells.obs[column]
     if pd.api.types.is_float_dtype(column_values) and (column_values.dropna() != column_values.dropna().round()).any():
         raise CellsRefused(
@@ -98,3 +100,23 @@ def read_labels(cells: CellMatrix, column: str, *, drop_missing: bool = False) -
         single = ", ".join(classes[counts == 1])
         notes.append(f"Classes of one cell, which can only be learned from and never tested: {single}.")
     return Labels(rows, codes.astype(np.int64), tuple(map(str, classes)), tuple(notes))
+
+
+def refuse_files_without(cells: CellMatrix, column: str) -> None:
+    """Refuse cells of several files where one of these has nothing in a column that others have.
+
+    Raises
+    ------
+    CellsRefused
+        With the file, and the nearest of the columns that it does have.
+    """
+    filled = cells.obs.notna()
+    of_file = filled.groupby(cells.obs[SOURCE_COLUMN].to_numpy(), sort=False).any()
+    if len(of_file) < 2 or column not in of_file:
+        return
+    for file in of_file.index[~of_file[column]]:
+        others = [str(name) for name in of_file.columns[of_file.loc[file]] if name != SOURCE_COLUMN]
+        raise CellsRefused(
+            f"{file}: has no {column!r}{did_you_mean(column, others)}, which other files have; its columns are"
+            f" {', '.join(others) or 'none'}. Name the column alike in all files, or leave this file out."
+        )

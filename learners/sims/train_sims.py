@@ -11,7 +11,7 @@ import numpy as np
 
 from neurofleet.errors import LearnerError
 from neurofleet.learners.cells.cell_files import open_cells
-from neurofleet.learners.cells.cell_labels import Labels, read_labels
+from neurofleet.learners.cells.cell_labels import Labels, read_labels, refuse_files_without
 from neurofleet.learners.cells.cell_matrix import CellMatrix
 from neurofleet.learners.cells.normalisation import recognise
 from neurofleet.learners.folds import check_inner_sizes
@@ -225,6 +225,9 @@ def prepare_reference(
         If labels or values cannot be used, or the cells cannot be split so.
     """
     labels = read_labels(cells, label, drop_missing=drop_unlabelled)
+    for part in (test, validation, {} if batch is None else {batch: ()}):
+        for column in part if isinstance(part, Mapping) else ():
+            refuse_files_without(cells, column)
     values = recognise(cells, target_sum=target_sum)
     names = np.full(len(cells), "", dtype=object)
     names[labels.rows] = np.asarray(labels.classes, dtype=object)[labels.codes]

@@ -11,6 +11,8 @@ import tempfile
 import time
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import psutil
 import pytest
 
@@ -175,6 +177,29 @@ def test_a_cancelled_job_submitted_again_goes_on_to_its_hall_of_fame(laptop, tmp
     assert "small-a2: succeeded, attempt 2" in laptop("status", "small").stdout
     assert "small-a1" in laptop("logs", "small-a1").stdout
     assert "small-a1 had stopped already" in laptop("cancel", "small-a1").stdout
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_training_is_submitted_with_its_cells_and_leaves_a_model(laptop, tmp_path):
+    rng = np.random.default_rng(0)
+    genes = [f"g{number}" for number in range(12)]
+    for part in ("one", "two"):
+        counts = rng.poisson(np.repeat([[1, 9], [9, 1]], 12, axis=0).repeat(6, axis=1))
+        cells = pd.DataFrame(counts, index=[f"{part}{number}" for number in range(24)], columns=genes)
+        cells.to_csv(laptop.folder / "data" / f"cells-{part}.csv", index_label="cell")
+    labels = [f"{part}{number},{'ab'[number // 12]}\n" for part in ("one", "two") for number in range(24)]
+    (laptop.folder / "data" / "labels.csv").write_text("cell,type\n" + "".join(labels))
+    job = {"kind": "train", "learner": "sims", "reference": "../data/cells-*.csv", "labels": "../data/labels.csv"}
+    job |= {"label": "type", "epochs": 1, "members": 1, "baselines": ["majority"], "workers": 0, "loggers": []}
+    (laptop.folder / "jobs" / "train.yaml").write_text(json.dumps(job))
+    sent = laptop("submit", "jobs/train.yaml", "--out", tmp_path / "model", "--follow")
+    assert sent.returncode == 0, sent.stderr + sent.stdout
+    assert "3 files, " in sent.stdout
+    assert "train: starting" in sent.stdout
+    facts = json.loads((tmp_path / "model" / "model.json").read_text())["facts"]
+    assert facts["data"]["files"] == ["cells-one.csv", "cells-two.csv"]
+    assert facts["data"]["cells_of_class"] == {"a": 24, "b": 24}
 
 
 @pytest.mark.slow
