@@ -175,8 +175,8 @@ def make_folds(
         tested = np.flatnonzero(known)
         if (unknown := sample_ids[tested][values[tested] == ""]).size:
             raise LearnerError(
-                f"{len(unknown)} of {len(tested)} labelled samples have no {group}, such as {_shown(unknown, 3)}. What is"
-                " of unknown origin cannot be kept apart: fill the column, or leave these samples out."
+                f"{len(unknown)} of {len(tested)} labelled samples have no {group}, such as {_shown(unknown, 3)}. What"
+                " is of unknown origin cannot be kept apart: fill the column, or leave these samples out."
             )
         members = np.unique(values[tested])
         if len(members) < folds:
