@@ -121,8 +121,8 @@ def test_what_the_models_do_not_have_is_said_before_anything_is_written(tmp_path
     [
         ({"parameters": ["gbar_NaTs2_t.soma"]}, "parameters: .*at least 2"),
         ({"parameters": ["a", "a"]}, "a is there more than once"),
-        ({"half_width": 0}, "half_width: .*greater than 0"),
-        ({"half_width": 1.0}, "half_width: .*less than 1"),
+        ({"half_width": 0}, "half_width: .*a number above 0"),
+        ({"half_width": 1.0}, "half_width: .*a number below 1"),
         ({"protocol": "LongDC_1"}, "not both"),
         ({"check": "salib", "check_points": 100}, "power of two"),
         ({"half_widht": 0.1}, "did you mean 'half_width'"),
