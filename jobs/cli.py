@@ -151,12 +151,23 @@ def demo(
 Model = Annotated[Path, typer.Argument(metavar="MODEL", help="The folder of a trained model.", show_default=False)]
 Query = Annotated[
     list[str],
-    typer.Argument(metavar="QUERY", help="Files of cells, patterns or URLs.", show_default=False),
+    typer.Argument(metavar="QUERY", help="Files of cells (docs/formats.md), patterns or URLs.", show_default=False),
 ]
 Layer = Annotated[str, typer.Option(help="Which values: X, raw, or the name of a layer.")]
 TargetSum = Annotated[
     float | None,
     typer.Option(min=0.0, help="Counts per cell that log values were scaled to, where it cannot be seen."),
+]
+GeneNames = Annotated[
+    str | None,
+    typer.Option(
+        metavar="COLUMN",
+        help="The column of var that names genes as the model does, such as gene_ids; ignore-version …",
+    ),
+]
+ValueKind = Annotated[
+    str | None,
+    typer.Option("--values", metavar="KIND", help="What values are, where it cannot be seen: counts, log1p, log2 …"),
 ]
 MostMissing = Annotated[
     float, typer.Option(min=0.0, max=1.0, help="Refuse a query that lacks a larger share of the model.")
@@ -187,6 +198,8 @@ def predict(
     coverage: Coverage = None,
     layer: Layer = "X",
     target_sum: TargetSum = None,
+    values: ValueKind = None,
+    gene_names: GeneNames = None,
     close_missing: Annotated[
         bool, typer.Option("--close-missing", help="Masks may not choose genes that the query lacks.")
     ] = False,
@@ -200,7 +213,7 @@ def predict(
 
     predict_command(
         model,
-        Reading(tuple(named(query)), layer, target_sum, most_missing, close_missing),
+        Reading(tuple(named(query)), layer, target_sum, most_missing, close_missing, values, gene_names),
         PredictionOptions(out, top, probabilities, csv, write_h5ad, unknown_below, coverage, overwrite),
         address=address,
         workers=workers,
@@ -258,6 +271,8 @@ def explain(
     top: Annotated[int, typer.Option(min=1, help="Genes of each list.")] = 20,
     layer: Layer = "X",
     target_sum: TargetSum = None,
+    values: ValueKind = None,
+    gene_names: GeneNames = None,
     most_missing: MostMissing = 0.8,
     overwrite: Overwrite = False,
 ) -> None:
@@ -268,7 +283,7 @@ def explain(
     ids = tuple(name.strip() for name in cells.split(",") if name.strip())
     explain_command(
         model,
-        Reading(tuple(named(query)), layer, target_sum, most_missing),
+        Reading(tuple(named(query)), layer, target_sum, most_missing, values=values, gene_names=gene_names),
         ExplanationOptions(out, weighting, ids, cells_file, top, overwrite),
     )
 

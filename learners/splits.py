@@ -87,6 +87,7 @@ def make_split(
     test: float | Groups = 0.2,
     validation: float | Groups = 0.15,
     columns: Mapping[str, Sequence[str]] | pd.DataFrame | None = None,
+    left_out: np.ndarray | None = None,
     seed: int = 0,
 ) -> Split:
     """Split by stratified fractions, by groups, or the test part one way and the validation part the other.
@@ -104,6 +105,8 @@ def make_split(
         A fraction in [0, 1), or groups such as ``{"donor": ["5p"]}``: rows that match any of them.
     columns : mapping or data frame
         The columns that groups may name, each of length n.
+    left_out : array of int, optional
+        Samples that are in no part though they have a label.
     seed : int
         Decides which cells of a class go where.
 
@@ -114,7 +117,7 @@ def make_split(
         ends up empty, or a cell that two parts ask for.
     """
     sample_ids = np.asarray(sample_ids, dtype=str)
-    known, names = _labelled(sample_ids, labels)
+    known, names = _labelled(sample_ids, labels, left_out)
     role = np.where(known, "train", "excluded").astype("<U10")
     fractions: dict[str, float] = {}
     for part, share in (("test", test), ("validation", validation)):
@@ -138,6 +141,7 @@ def make_folds(
     validation: float = 0.15,
     group: str | None = None,
     columns: Mapping[str, Sequence[str]] | pd.DataFrame | None = None,
+    left_out: np.ndarray | None = None,
     seed: int = 0,
 ) -> list[Split]:
     """Return `folds` splits; each labelled sample is tested in one of them.
@@ -159,7 +163,7 @@ def make_folds(
     if not 0 <= validation < 1:
         raise LearnerError(f"validation: expected a fraction from 0 to below 1, found {validation!r}.")
     sample_ids = np.asarray(sample_ids, dtype=str)
-    known, names = _labelled(sample_ids, labels)
+    known, names = _labelled(sample_ids, labels, left_out)
     notes: list[str] = []
     if group is None:
         classes, counts = np.unique(names[known], return_counts=True)
@@ -212,15 +216,20 @@ def leave_type_out(split: Split, labels: Sequence[str] | np.ndarray, name: str) 
     return Split(split.sample_ids, split.fold, role, (*split.notes, f"{name} is left out of training."))
 
 
-def _labelled(sample_ids: np.ndarray, labels: Sequence[str] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return which samples have a label, and all labels as text."""
+def _labelled(
+    sample_ids: np.ndarray, labels: Sequence[str] | np.ndarray, left_out: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return which samples have a label and are not left out, and all labels as text."""
     series = pd.Series(np.asarray(labels, dtype=object))
     if len(series) != len(sample_ids):
         raise LearnerError(f"Expected a label for each of the {len(sample_ids)} samples, found {len(series)}.")
-    known = (series.notna() & (series != "")).to_numpy()
+    known = (series.notna() & (series != "")).to_numpy(copy=True)
     if not known.any():
         raise LearnerError("No sample has a label. Name the column that holds the classes.")
-    return known, series.where(known, "").to_numpy().astype(str)
+    names = series.where(known, "").to_numpy().astype(str)
+    if left_out is not None:
+        known[left_out] = False
+    return known, names
 
 
 def _column(name: str, columns: Mapping[str, Sequence[str]] | pd.DataFrame | None, n: int) -> np.ndarray:
@@ -316,7 +325,7 @@ def _checked(split: Split, names: np.ndarray, notes: list[str]) -> Split:
     notes = list(notes)
     if len(unseen):
         notes.append(f"Tested but never trained on: {_listed(unseen, unseen, counts)}.")
-    excluded = len(split.rows("excluded"))
+    excluded = int((names[split.rows("excluded")] == "").sum())
     if excluded:
         notes.append(f"{excluded} samples have no label and are excluded.")
     return Split(split.sample_ids, split.fold, split.role, tuple(notes))

@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
@@ -30,7 +30,7 @@ from neurofleet.jobs.new_files import check_new, new_files
 from neurofleet.jobs.progress import CountProgress, duration
 from neurofleet.jobs.terminal import terminal
 from neurofleet.learners.model_folder import DESCRIPTION
-from neurofleet.learners.sims.cell_prediction import Predictions, Query, open_query, predict
+from neurofleet.learners.sims.cell_prediction import Predictions, Query, known_cells_in_words, open_query, predict
 from neurofleet.learners.sims.sims_model import OBS_COLUMNS, SimsModel
 from neurofleet.learners.unknown_labels import (
     UNKNOWN,
@@ -116,14 +116,15 @@ class PredictionSummary:
         self._classes = classes
         self._about = about
         self._labels: Counter[str] = Counter()
-        self._unknown = self._empty = 0
+        self._unknown = self._empty = self._known = 0
 
-    def add(self, table: pa.Table, n_empty: int = 0) -> None:
-        """Count some cells, of which some have no value at all."""
+    def add(self, table: pa.Table, n_empty: int = 0, n_known: int = 0) -> None:
+        """Count some cells, of which some have no value at all, and some are cells of the reference."""
         known = table.filter(pc.invert(table["unknown"]))
         self._labels.update(known["label"].to_pylist())
         self._unknown += len(table) - len(known)
         self._empty += n_empty
+        self._known += n_known
 
     def print(self, files: Sequence[Path], seconds: float | None = None) -> None:
         """Print the cells of each label, how well the genes fit, and where the predictions are."""
@@ -135,7 +136,8 @@ class PredictionSummary:
         table.add_column("share", justify="right")
         for name in self._classes:
             table.add_row(name, f"{self._labels[name]:,}", _percent(self._labels[name], total))
-        table.add_row(UNKNOWN, f"{self._unknown:,}", _percent(self._unknown, total), style="bold")
+        below = f"{UNKNOWN}, below the threshold" if UNKNOWN in self._classes else UNKNOWN
+        table.add_row(below, f"{self._unknown:,}", _percent(self._unknown, total), style="bold")
         console.print(table)
         for text in self._texts(total, seconds):
             console.print(text, soft_wrap=True, highlight=False, markup=False)
@@ -154,6 +156,8 @@ class PredictionSummary:
             texts += [f"WARNING: {q['warning']}" for q in self._about["queries"] if q["warning"]]
         if self._empty:
             texts.append(f"WARNING: {self._empty:,} cells have no value in any of the model's genes.")
+        if self._known:
+            texts.append(f"WARNING: {known_cells_in_words(self._known, total)}")
         threshold = self._about["threshold"]
         if threshold:
             texts.append(
@@ -205,6 +209,8 @@ class Reading:
         Of log values, as the user states it.
     most_missing : float
     close_missing : bool
+    values, gene_names : str or None
+        See `neurofleet.learners.sims.cell_prediction.open_query`.
     """
 
     files: tuple[str, ...]
@@ -212,6 +218,8 @@ class Reading:
     target_sum: float | None = None
     most_missing: float = 0.8
     close_missing: bool = False
+    values: str | None = None
+    gene_names: str | None = None
 
     def open(self, model: SimsModel) -> list[Query]:
         """Open all files and check them against a model.
@@ -223,6 +231,13 @@ class Reading:
         """
         options = {name: value for name, value in asdict(self).items() if name != "files"}
         return [open_query(model, file, **options) for file in self.files]
+
+
+class Counts(NamedTuple):
+    """Cells of a group without any value, and those that the reference holds as well."""
+
+    n_empty: int
+    n_known: int
 
 
 @dataclass(frozen=True)
@@ -245,16 +260,17 @@ def groups_of(lengths: Sequence[int]) -> list[Group]:
 
 def predict_group(
     model: SimsModel, queries: Sequence[Query], group: Group, columns: pa.Schema, about: Mapping[str, Any]
-) -> tuple[pa.Table, int]:
-    """Return the predictions of a row group, and how many of its cells have no value at all."""
+) -> tuple[pa.Table, Counts]:
+    """Return the predictions of a row group, and what is counted of its cells."""
     query, top = queries[group.file], sum(name.startswith("pred_") for name in columns.names)
     predictions = predict(model, query, np.arange(group.start, group.stop), top)
-    return predictions_to_table(predictions, columns, about, str(query.path)), predictions.n_empty
+    counts = Counts(predictions.n_empty, predictions.n_known)
+    return predictions_to_table(predictions, columns, about, str(query.path)), counts
 
 
 def predict_on_cluster(
     folder: Path, reading: Reading, groups: Sequence[Group], columns: pa.Schema, parts: Path
-) -> Iterator[tuple[pa.Table, int]]:
+) -> Iterator[tuple[pa.Table, Counts]]:
     """Yield what `predict_group` returns for each group, in order; they are predicted on Ray's workers.
 
     Parameters
@@ -282,7 +298,7 @@ def predict_on_cluster(
         for number, shard in enumerate(shards)
     ]
     done = map_shards("neurofleet.jobs.learners.prediction:predict_shard", payloads)
-    for payload, empty in zip(payloads, done, strict=True):
+    for payload, counts_of_groups in zip(payloads, done, strict=True):
         part = Path(payload["part"])
         if not part.is_file():
             raise UsageError(
@@ -290,13 +306,13 @@ def predict_on_cluster(
                 " that all machines of the cluster share."
             )
         with pq.ParquetFile(part) as file:
-            for number, n_empty in enumerate(empty):
-                yield file.read_row_group(number).cast(columns), n_empty
+            for number, counts in enumerate(counts_of_groups):
+                yield file.read_row_group(number).cast(columns), Counts(*counts)
         part.unlink()
 
 
-def predict_shard(payload: Mapping[str, Any]) -> list[int]:
-    """Predict the groups of a shard and write them as its part; return how many cells of each are empty."""
+def predict_shard(payload: Mapping[str, Any]) -> list[Counts]:
+    """Predict the groups of a shard and write them as its part; return the counts of each."""
     part, columns = Path(payload["part"]), payload["columns"]
     if not part.parent.is_dir():
         raise UsageError(
@@ -304,15 +320,15 @@ def predict_shard(payload: Mapping[str, Any]) -> list[int]:
             " into a folder that all machines of the cluster share."
         )
     model, queries = _opened(payload["model"], payload["reading"])
-    about, empty = about_of(columns, part), []
+    about, counts_of_groups = about_of(columns, part), []
     partial = part.with_name(f"{part.name}.{os.uname().nodename}.{os.getpid()}")
     with pq.ParquetWriter(partial, columns) as writer:
         for group in payload["groups"]:
-            table, n_empty = predict_group(model, queries, group, columns, about)
+            table, counts = predict_group(model, queries, group, columns, about)
             writer.write_table(table)
-            empty.append(n_empty)
+            counts_of_groups.append(counts)
     os.replace(partial, part)
-    return empty
+    return counts_of_groups
 
 
 @lru_cache(maxsize=1)
@@ -450,14 +466,14 @@ def predict_command(
         write = stack.enter_context(table_writers(partial[options.out], partial.get(options.csv_file), columns))
         progress = stack.enter_context(CountProgress("predicting", n_cells, "cells", console))
         if address is None and workers == 0:
-            tables: Iterator[tuple[pa.Table, int]] = (
+            tables: Iterator[tuple[pa.Table, Counts]] = (
                 predict_group(model, queries, group, columns, about) for group in groups
             )
         else:
             tables = stack.enter_context(_on_cluster(folder, reading, groups, columns, options.out, address, workers))
-        for table, n_empty in tables:
+        for table, counts in tables:
             write(table)
-            summary.add(table, n_empty)
+            summary.add(table, *counts)
             progress.add(len(table))
         stack.close()
         if options.h5ad is not None:
@@ -475,7 +491,7 @@ def _on_cluster(
     out: Path,
     address: str | None,
     workers: int,
-) -> Iterator[Iterator[tuple[pa.Table, int]]]:
+) -> Iterator[Iterator[tuple[pa.Table, Counts]]]:
     with (
         tempfile.TemporaryDirectory(prefix=f"{out.name}.parts-", dir=out.parent.resolve()) as parts,
         connect(address, workers or None),
@@ -514,9 +530,8 @@ def _check_names(options: PredictionOptions, address: str | None, workers: int) 
 
 
 def _print_notes(query: Query, console: Any) -> None:
-    for note in (*query.cells.notes, query.warning):
-        if note:
-            console.print(note, soft_wrap=True, highlight=False, markup=False)
+    for note in query.notes:
+        console.print(note, soft_wrap=True, highlight=False, markup=False)
 
 
 def _described(query: Query) -> dict[str, Any]:

@@ -68,6 +68,7 @@ class SimsJob(LearnerJob[SimsTrainSpec, SimsInputs]):
             "paths": [place_of(path, folder) for path in spec.reference],
             "labels_path": place_of(spec.labels, folder) if spec.labels else None,
             "layer": spec.layer,
+            "gene_names": spec.gene_names,
         }
         prepared = prepare_reference(
             open_cells(**sources),
@@ -77,6 +78,7 @@ class SimsJob(LearnerJob[SimsTrainSpec, SimsInputs]):
             validation=spec.split.validation,
             folds=spec.split.folds,
             target_sum=spec.target_sum,
+            values=spec.values,
             drop_unlabelled=spec.drop_unlabelled,
             seed=spec.split.seed,
         )

@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from neurofleet.jobs.job_file import DataPath, Label, Positive
 from neurofleet.jobs.learners.learner_spec import Labels, LearnerSpec, Metrics, SplitSpec, SweepSpec
+from neurofleet.learners.cells.value_kinds import Kind
 from neurofleet.learners.sims.tabnet_settings import PRESETS, SimsSettings, settings_of
 
 Baseline = Literal["majority", "logistic", "pca_knn", "raw_knn", "celltypist"]
@@ -25,9 +26,11 @@ class SimsTrainSpec(LearnerSpec):
     reference: Annotated[list[DataPath], Field(min_length=1)]
     labels: DataPath | None = None
     layer: Label = "X"
+    gene_names: Label | None = None
     label: Label
     drop_unlabelled: bool = False
     target_sum: Positive | None = None
+    values: Kind | None = None
     split: SplitSpec = SplitSpec()
     baselines: list[Baseline] | None = None
     unknown_curve: bool | Labels = False

@@ -1,10 +1,10 @@
-"""Open one or several files of cells × genes (h5ad, zarr, or separated text) as one matrix."""
+"""Open one or several files of cells × genes, or AnnData in memory, as one matrix."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,125 +14,19 @@ import scipy.sparse as sp
 
 from neurofleet.errors import CellsRefused
 from neurofleet.input_paths import local_files
-from neurofleet.learners.cells.cell_matrix import (
-    SOURCE_COLUMN,
-    CellMatrix,
-    FileSource,
-    MatrixPart,
-    MemorySource,
-    Source,
-    frame,
-    open_group,
-)
+from neurofleet.learners.cells.cell_formats import EXPECTED, OpenedFile, Read, open_file
+from neurofleet.learners.cells.cell_matrix import SOURCE_COLUMN, CellMatrix, MatrixPart, MemorySource
+from neurofleet.learners.cells.expression_tables import read_labels_table
+from neurofleet.learners.cells.gene_alignment import TRIED, GeneNaming
+from neurofleet.learners.cells.gene_columns import named_metadata
 
 if TYPE_CHECKING:
     import anndata
 
-CHUNK_ROWS = 1000
-
-
-def separator(path: Path) -> str:
-    """Return what a file's name says: commas for .csv, tabs for .tsv and .txt."""
-    return "," if ".csv" in path.suffixes else "\t"
-
-
-def read_text_matrix(path: Path) -> tuple[MemorySource, pd.Index, pd.Index]:
-    """Read a text file with one cell a line; returns its values, cell ids and genes.
-
-    Raises
-    ------
-    CellsRefused
-        If the file is no such table, or a column is not numeric, unnamed, or counts the lines.
-    """
-    blocks, cell_ids, genes = [], [], pd.Index([])
-    n_seen, counts_lines = 0, np.zeros(0, dtype=bool)
-    for chunk in _chunks(path, chunksize=CHUNK_ROWS):
-        genes = chunk.columns
-        if chunk.empty:
-            break
-        words = chunk.columns[[not pd.api.types.is_numeric_dtype(kind) for kind in chunk.dtypes]]
-        if len(words):
-            raise CellsRefused(
-                f"{path}: expected numbers below the gene names, found words in {len(words)} columns, among"
-                f" them {', '.join(map(repr, words[:10]))}. Put labels and other words into a labels file"
-                " of their own (cell ids first); the first column here holds cell ids, the first line gene"
-                " names."
-            )
-        values = chunk.to_numpy(dtype=np.float32)
-        line = n_seen + np.arange(len(chunk))[:, None]
-        counts = (values == line).all(axis=0) | (values == line + 1).all(axis=0)
-        counts_lines = counts if n_seen == 0 else counts_lines & counts
-        blocks.append(sp.csr_matrix(values))
-        cell_ids.append(chunk.index.astype(str))
-        n_seen += len(chunk)
-    if not blocks or not len(genes):
-        raise CellsRefused(
-            f"{path}: expected a table of cells × genes, found {n_seen} lines of {len(genes)} columns below"
-            f" the first line, separated by {separator(path)!r} as the file's name says."
-        )
-    unnamed = [gene for gene in map(str, genes) if re.fullmatch(r"Unnamed: \d+", gene)]
-    refused = unnamed + (list(genes[counts_lines]) if n_seen > 2 else [])
-    if refused:
-        raise CellsRefused(
-            f"{path}: column {', '.join(map(repr, refused[:10]))} has no name or only counts the lines. A"
-            " learner would take it for a gene. Remove it; cell ids stand in the first column."
-        )
-    return (
-        MemorySource(sp.vstack(blocks, format="csr", dtype=np.float32)),
-        cell_ids[0].append(cell_ids[1:]),
-        genes,
-    )
-
-
-def read_labels_table(path: Path) -> pd.DataFrame:
-    """Read a labels file: cell ids first, then one or more named columns; all as words.
-
-    Raises
-    ------
-    CellsRefused
-        If it is no such table or names a cell twice.
-    """
-    table = next(iter(_chunks(path, dtype=str, chunksize=None)))
-    table.index = table.index.astype(str)
-    if table.empty:
-        raise CellsRefused(
-            f"{path}: expected cell ids and at least one column of labels, found {len(table)} lines and"
-            f" columns {', '.join(map(repr, table.columns)) or 'none'} beside the first, separated by"
-            f" {separator(path)!r}."
-        )
-    twice = table.index[table.index.duplicated()].unique()
-    if len(twice):
-        raise CellsRefused(f"{path}: {len(twice)} cells have more than one line, among them {', '.join(twice[:10])}.")
-    return table
-
-
-def _chunks(path: Path, **options: Any) -> Any:
-    try:
-        read = pd.read_csv(path, sep=separator(path), index_col=0, **options)
-        yield from [read] if isinstance(read, pd.DataFrame) else read
-    except FileNotFoundError:
-        raise CellsRefused(f"{path}: no such file.") from None
-    except (ValueError, OSError, EOFError) as error:
-        raise CellsRefused(f"{path}: cannot be read as a table of text: {error}") from None
-
-
 BARCODE = r".*[ACGT]{10,}(-\d+)?$"
-TEXT_ENDINGS = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".txt.gz")
-
 
 IN_MEMORY_NAME = "AnnData"
 """What an AnnData without a file is called in messages and in `obs`, in place of its file."""
-
-
-@dataclass
-class OpenedFile:
-    """One file, or one AnnData in memory, before it is joined with others."""
-
-    path: Path
-    source: Source
-    obs: pd.DataFrame
-    var: pd.DataFrame
-    notes: list[str]
 
 
 def open_cells(
@@ -140,24 +34,29 @@ def open_cells(
     *,
     labels_path: str | Path | None = None,
     layer: str = "X",
+    gene_names: str | None = None,
 ) -> CellMatrix:
     """Open one or several files, or AnnData in memory, as one matrix with the genes that all of them have.
 
     Parameters
     ----------
     paths : path, AnnData, or a sequence of either
-        Files: h5ad, zarr (AnnData), csv or tsv (also .gz; cells in rows, cell ids first, gene names on top). They
-        are read when cells are needed. The values of an AnnData are held as float32, and copied only if they are
-        not already.
+        Files and folders of the formats of `neurofleet.learners.cells.cell_formats`; tables have cells in rows, cell
+        ids first, gene names on top. Where the format allows it they are read when cells are needed. The values of an
+        AnnData are held as float32, and copied only if they are not already.
     labels_path
         A csv or tsv file: cell ids first, then columns which are added to `obs`.
     layer
         "X", "raw" (AnnData's `raw.X`), or the name of a layer.
+    gene_names
+        The column of var that names genes, and what need not be equal in names of several files; see
+        `neurofleet.learners.cells.gene_alignment.GeneNaming.parsed`.
 
     Raises
     ------
     CellsRefused
-        If a file cannot be read, is empty, has genes twice or genes in rows, or if the files share no gene.
+        If a file cannot be read, is empty, is given twice, has genes twice or genes in rows, or if the files share no
+        gene, or less than half of those that they would share under other names.
     """
     sources = [
         place
@@ -165,16 +64,35 @@ def open_cells(
         for place in (local_files([source]) if isinstance(source, str | Path) else [source])
     ]
     if not sources:
-        raise CellsRefused("No file of cells was given. Give at least one h5ad, zarr, csv or tsv file.")
-    files = [_open(source, layer) if isinstance(source, Path) else _from_anndata(source, layer) for source in sources]
+        raise CellsRefused(f"No file of cells was given. Give at least one: {EXPECTED}.")
+    _refuse_same(sources)
+    naming = GeneNaming.parsed(gene_names)
+    files = [
+        open_file(Path(source), layer) if isinstance(source, str | Path) else _from_anndata(source, layer)
+        for source in sources
+    ]
+    _refuse_missing_column(files, naming)
+    indices = [file.var.index for file in files]
     for file in files:
+        _name_genes(file, naming)
         _check(file)
-    genes, columns, notes = _shared_genes(files)
+    for file in files[1:]:
+        file.var.index = naming.matched(file.var.index, files[0].var.index)
+    genes, columns, notes = _shared_genes(files, indices)
     cell_ids, id_notes = _cell_ids(files)
     obs = pd.concat([file.obs.assign(**{SOURCE_COLUMN: str(file.path)}) for file in files])
     obs.index = pd.Index(cell_ids)
     cells = CellMatrix(
-        parts=tuple(MatrixPart(file.source, place) for file, place in zip(files, columns, strict=True)),
+        parts=tuple(
+            MatrixPart(
+                file.source,
+                place,
+                file.var.index[~file.left_out].to_numpy(),
+                np.flatnonzero(file.left_out),
+                file.others,
+            )
+            for file, place in zip(files, columns, strict=True)
+        ),
         cell_ids=np.asarray(cell_ids, dtype=object),
         genes=np.asarray(genes, dtype=object),
         obs=obs,
@@ -184,58 +102,41 @@ def open_cells(
     return cells if labels_path is None else _with_labels(cells, local_files([labels_path])[0])
 
 
-def _open(path: Path, layer: str) -> OpenedFile:
-    if path.name.endswith(TEXT_ENDINGS):
-        if layer != "X":
-            raise CellsRefused(f"{path}: a text file has no layer {layer!r}; only h5ad and zarr files have.")
-        table, cell_ids, genes = read_text_matrix(path)
-        return OpenedFile(path, table, pd.DataFrame(index=cell_ids), pd.DataFrame(index=genes), [])
-    group = open_group(path)
-    obs, var = frame(path, group, "obs"), frame(path, group, "var")
-    element = {"X": "X", "raw": "raw/X"}.get(layer, f"layers/{layer}")
-    if element not in group:
-        layers = ["X"] if "X" in group else []
-        layers += ["raw"] if "raw/X" in group else []
-        layers += sorted(group["layers"].keys()) if "layers" in group else []
-        raise CellsRefused(f"{path}: found no layer {layer!r}. It has {', '.join(layers) or 'no values at all'}.")
-    if layer == "raw":
-        var = frame(path, group["raw"], "var")
-    obs.index, var.index = obs.index.astype(str), var.index.astype(str)
-    source, notes = FileSource(path, element), []
-    if source.shape != (len(obs), len(var)):
-        raise CellsRefused(
-            f"{path}: {element} has {source.shape[0]} × {source.shape[1]} values, but obs names {len(obs)}"
-            f" cells and var {len(var)} genes. The file is damaged; write it again with anndata."
-        )
-    if source.by_columns:
-        notes.append(f"{path.name}: stored by columns (CSC), so it was read into memory and turned.")
-        return OpenedFile(path, source.read_whole(), obs, var, notes)
-    return OpenedFile(path, source, obs, var, notes)
+def _refuse_same(sources: list[Any]) -> None:
+    """Refuse the same file, or the same AnnData, twice."""
+    seen: dict[Any, Any] = {}
+    for source in sources:
+        key = Path(source).resolve() if isinstance(source, str | Path) else id(source)
+        if key in seen:
+            name = str(source) if isinstance(source, str | Path) else IN_MEMORY_NAME
+            raise CellsRefused(
+                f"{name} is given twice. Its cells would be trained on and tested as well. Give each file once."
+            )
+        seen[key] = source
 
 
 def _from_anndata(data: anndata.AnnData, layer: str) -> OpenedFile:
     if not all(hasattr(data, name) for name in ("obs", "var", "layers", "X")):
         raise CellsRefused(
-            f"Expected an AnnData or the path of an h5ad, zarr, csv or tsv file, found {type(data).__name__}."
+            f"Expected an AnnData or the path of a file of cells ({EXPECTED}), found {type(data).__name__}."
         )
     if data.isbacked:
         data = data.to_memory()
-    var = data.var
-    if layer == "X":
-        matrix = data.X
-    elif layer == "raw":
-        matrix = None if data.raw is None else data.raw.X
-        var = var if data.raw is None else data.raw.var
-    else:
-        matrix = data.layers.get(layer)
-    if matrix is None:
-        known = [*(["X"] if data.X is not None else []), *(["raw"] if data.raw is not None else []), *data.layers]
-        raise CellsRefused(
-            f"{IN_MEMORY_NAME}: found no layer {layer!r}. It has {', '.join(known) or 'no values at all'}."
-        )
-    obs, var = data.obs.copy(), var.copy()
+    matrices = {"X": data.X} if data.X is not None else {}
+    matrices |= {"raw": data.raw.X} if data.raw is not None else {}
+    matrices |= dict(data.layers)
+    if layer not in matrices:
+        known = ", ".join(matrices) or "no values at all"
+        raise CellsRefused(f"{IN_MEMORY_NAME}: found no layer {layer!r}. It has {known}.")
+    matrix = matrices.pop(layer)
+    obs, var = data.obs.copy(), (data.raw.var if layer == "raw" else data.var).copy()
     obs.index, var.index = obs.index.astype(str), var.index.astype(str)
-    return OpenedFile(Path(IN_MEMORY_NAME), MemorySource(_as_float32(matrix)), obs, var, [])
+    others: dict[str, Read] = {name: partial(_rows_in_memory, other) for name, other in matrices.items()}
+    return OpenedFile(Path(IN_MEMORY_NAME), MemorySource(_as_float32(matrix)), obs, var, [], others)
+
+
+def _rows_in_memory(matrix: Any, rows: np.ndarray) -> sp.csr_matrix:
+    return sp.csr_matrix(_as_float32(matrix[rows]))
 
 
 def _as_float32(matrix: Any) -> sp.csr_matrix | np.ndarray:
@@ -247,11 +148,32 @@ def _as_float32(matrix: Any) -> sp.csr_matrix | np.ndarray:
     return np.asarray(matrix, dtype=np.float32)
 
 
+def _refuse_missing_column(files: list[OpenedFile], naming: GeneNaming) -> None:
+    """Refuse a column for the names of genes that no file has."""
+    if naming.column is not None and not any(naming.column in file.var for file in files):
+        known = sorted({str(column) for file in files for column in file.var.columns})
+        raise CellsRefused(
+            f"gene_names: no file has a column {naming.column!r} in var. There are {', '.join(known) or 'none'}."
+        )
+
+
+def _name_genes(file: OpenedFile, naming: GeneNaming) -> None:
+    """Name genes as it is asked for, and leave out columns that are none."""
+    file.var.index, said = naming.names(file.var.index, file.var)
+    if said:
+        file.notes.append(f"{file.path.name}: {said}")
+    named = named_metadata(file.var.index) & ~file.left_out
+    if named.any() and not named.all():
+        file.no_genes = file.left_out | named
+        words = ", ".join(map(repr, file.var.index[named][:10]))
+        file.notes.append(f"{file.path.name}: {words} {'are' if named.sum() > 1 else 'is'} no gene, and left out.")
+
+
 def _check(file: OpenedFile) -> None:
-    n_cells, n_genes = file.source.shape
+    genes = file.var.index[~file.left_out]
+    n_cells, n_genes = file.source.shape[0], len(genes)
     if n_cells == 0 or n_genes == 0:
         raise CellsRefused(f"{file.path}: found {n_cells} cells and {n_genes} genes; there is nothing to learn.")
-    genes = file.var.index
     if genes.has_duplicates:
         twice = genes[genes.duplicated()].unique()
         raise CellsRefused(
@@ -268,15 +190,26 @@ def _check(file: OpenedFile) -> None:
         )
 
 
-def _shared_genes(files: list[OpenedFile]) -> tuple[pd.Index, list[np.ndarray | None], list[str]]:
-    """Intersect the genes, in the first file's order; with each file's columns and what is to be said."""
-    genes = files[0].var.index
-    for file in files[1:]:
-        genes = genes[genes.isin(file.var.index)]
+def _shared_genes(
+    files: list[OpenedFile], indices: list[pd.Index]
+) -> tuple[pd.Index, list[np.ndarray | None], list[str]]:
+    """Intersect the genes, in the first file's order; with each file's columns and what is to be said.
+
+    Parameters
+    ----------
+    indices : list of Index
+        The names of all files' genes before another column was chosen.
+    """
+    of_file = [file.var.index[~file.left_out] for file in files]
+    genes = _common(of_file)
     notes = []
     if len(files) > 1:
-        counts = "; ".join(f"{file.path.name} has {len(file.var) - len(genes)} more" for file in files)
+        counts = "; ".join(
+            f"{file.path.name} has {len(names) - len(genes)} more" for file, names in zip(files, of_file, strict=True)
+        )
         notes.append(f"{len(genes)} genes are in all of {len(files)} files ({counts}, left out).")
+        if len(genes) < 0.5 * min(map(len, of_file)):
+            _refuse_other_naming(files, indices, len(genes))
     if len(genes) == 0:
         firsts = "; ".join(f"{file.path.name}: {', '.join(file.var.index[:3])}" for file in files)
         raise CellsRefused(
@@ -285,6 +218,41 @@ def _shared_genes(files: list[OpenedFile]) -> tuple[pd.Index, list[np.ndarray | 
         )
     columns = [None if file.var.index.equals(genes) else file.var.index.get_indexer(genes) for file in files]
     return genes, columns, notes
+
+
+def _common(names: list[pd.Index]) -> pd.Index:
+    genes = names[0]
+    for others in names[1:]:
+        genes = genes[genes.isin(others)]
+    return genes
+
+
+def _refuse_other_naming(files: list[OpenedFile], indices: list[pd.Index], n_shared: int) -> None:
+    """Refuse files that would share more than twice as many genes under other names, and say which."""
+    columns = {
+        str(column): None
+        for file in files
+        for column in file.var.columns
+        if not pd.api.types.is_numeric_dtype(file.var[column]) and not pd.api.types.is_bool_dtype(file.var[column])
+    }
+    found = []
+    for column in (None, *columns):
+        for ignored in TRIED:
+            naming = GeneNaming(column, ignored)
+            named = [naming.names(index, file.var)[0] for index, file in zip(indices, files, strict=True)]
+            named = [named[0], *(naming.matched(names, named[0]) for names in named[1:])]
+            n_now = len(_common(named))
+            if n_now > 2 * n_shared:
+                found.append((n_now, naming))
+    if not found:
+        return
+    n_best, best = max(found, key=lambda one: (one[0], -len(one[1].ignored)))
+    firsts = "; ".join(f"{file.path.name}: {', '.join(index[:3])}" for file, index in zip(files, indices, strict=True))
+    species = " If the species differ, genes of one name are not always the same." if "case" in best.ignored else ""
+    raise CellsRefused(
+        f"The {len(files)} files share {n_shared} genes by their names ({firsts}), and {n_best} by {best}. Give"
+        f" `gene_names: {best}` in the job, or gene_names={str(best)!r} in Python.{species}"
+    )
 
 
 def _cell_ids(files: list[OpenedFile]) -> tuple[pd.Index, list[str]]:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import difflib
+import re
 from dataclasses import dataclass
+from pathlib import PurePath
 
 import numpy as np
 import pandas as pd
 
 from neurofleet.errors import CellsRefused, did_you_mean
 from neurofleet.learners.cells.cell_matrix import SOURCE_COLUMN, CellMatrix
+from neurofleet.learners.unknown_labels import UNKNOWN
 
 NO_LABEL = ("", "nan", "NaN", "NA", "N/A", "None", "none", "<NA>")
 
@@ -99,6 +102,13 @@ def read_labels(cells: CellMatrix, column: str, *, drop_missing: bool = False) -
     if (counts == 1).any():
         single = ", ".join(classes[counts == 1])
         notes.append(f"Classes of one cell, which can only be learned from and never tested: {single}.")
+    for name, count in zip(classes, counts, strict=True):
+        if name.casefold() == UNKNOWN:
+            notes.append(
+                f"{count} cells are of a class {name!r}. The word is reserved: predictions call a cell {UNKNOWN!r}"
+                " when its probability is below the threshold. Rename the class, or leave its cells without a label if"
+                " nobody knows what they are."
+            )
     return Labels(rows, codes.astype(np.int64), tuple(map(str, classes)), tuple(notes))
 
 
@@ -120,3 +130,35 @@ def refuse_files_without(cells: CellMatrix, column: str) -> None:
             f"{file}: has no {column!r}{did_you_mean(column, others)}, which other files have; its columns are"
             f" {', '.join(others) or 'none'}. Name the column alike in all files, or leave this file out."
         )
+
+
+def confounded(cells: CellMatrix, labels: Labels, batch: str | None = None) -> list[str]:
+    """Say where the file or the batch of a cell already tells its class.
+
+    A model then learns what differs between files or batches, and scores on their cells say nothing of others.
+
+    Parameters
+    ----------
+    batch : str, optional
+        The column of batches.
+    """
+    notes = []
+    codes = pd.Series(labels.codes)
+    for what, column in (("files", SOURCE_COLUMN), ("batches", batch)):
+        if column is None or column not in cells.obs:
+            continue
+        source = cells.obs[column].astype(str).to_numpy()[labels.rows]
+        n_sources = len(np.unique(source))
+        alone = codes.groupby(source).nunique() == 1
+        if n_sources < 2 or not alone.all():
+            continue
+        words = " ".join(PurePath(str(one)).name.lower() for one in alone.index)
+        named = [
+            name for name in labels.classes if re.search(rf"(?<![a-z0-9]){re.escape(name.lower())}(?![a-z])", words)
+        ]
+        names = f", and its name says which ({', '.join(named[:5])})" if named else ""
+        notes.append(
+            f"Each of {n_sources} {what} holds cells of one class only{names}: what tells classes apart may be what"
+            f" tells {what} apart, and scores here say nothing of cells from others."
+        )
+    return notes

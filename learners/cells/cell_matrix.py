@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,6 +15,7 @@ import scipy.sparse as sp
 import zarr
 
 from neurofleet.errors import CellsRefused
+from neurofleet.learners.array_files import h5_values
 
 CONVERTED_IN_MEMORY_BYTES = 2**30
 """A matrix stored by columns is read whole when it takes no more than this."""
@@ -67,23 +69,25 @@ class FileSource:
         The file.
     element : str
         Where the matrix is in it: "X", "raw/X" or "layers/NAME".
+    turned : bool
+        Whether genes × cells are stored: an array, or a sparse matrix by columns.
     """
 
-    def __init__(self, path: Path, element: str) -> None:
+    def __init__(self, path: Path, element: str, turned: bool = False) -> None:
         self.path = path
         self.element = element
+        self.turned = turned
         self._opened: tuple[int, Any] = (0, None)
         stored = self._stored()
-        encoding = dict(stored.attrs).get("encoding-type", "array")
+        encoding, shape = _encoding(stored)
         if encoding not in ("array", "csr_matrix", "csc_matrix"):
             raise CellsRefused(f"{path}: expected a matrix in {element}, found {encoding!r}.")
         self.is_sparse = encoding != "array"
-        self.by_columns = encoding == "csc_matrix"
-        shape = stored.attrs["shape"] if self.is_sparse else stored.shape
+        self.by_columns = (encoding == "csr_matrix") if turned else (encoding == "csc_matrix")
         if len(shape) != 2:
             raise CellsRefused(f"{path}: expected cells × genes in {element}, found {len(shape)} dimensions.")
-        self._shape = int(shape[0]), int(shape[1])
-        self._offsets = stored["indptr"][:].astype(np.int64) if self.is_sparse else None
+        self._shape = (int(shape[1]), int(shape[0])) if turned else (int(shape[0]), int(shape[1]))
+        self._offsets = whole_array(stored["indptr"]).astype(np.int64) if self.is_sparse else None
         if self._offsets is not None:
             n_lines = self._shape[1] if self.by_columns else self._shape[0]
             n_values = {int(stored[name].shape[0]) for name in ("data", "indices")} | {int(self._offsets[-1])}
@@ -113,8 +117,6 @@ class FileSource:
         CellsRefused
             If it is large: it would have to be held twice.
         """
-        from anndata.io import sparse_dataset
-
         n_bytes = 8 * (self.n_stored() or 0)
         if n_bytes > CONVERTED_IN_MEMORY_BYTES:
             raise CellsRefused(
@@ -122,10 +124,16 @@ class FileSource:
                 f" reading all of it, about {n_bytes / 1e9:.1f} GB. Convert it once: adata ="
                 " anndata.read_h5ad(...); adata.X = adata.X.tocsr(); adata.write_h5ad(...)."
             )
-        return MemorySource(sparse_dataset(self._stored()).to_memory().tocsr().astype(np.float32))
+        stored = self._stored()
+        parts = tuple(whole_array(stored[name]) for name in ("data", "indices", "indptr"))
+        if len(parts[1]) and (parts[1].min() < 0 or parts[1].max() >= self.shape[0]):
+            raise CellsRefused(f"{self.path}: {self.element} has values for cells that are not there: it is damaged.")
+        return MemorySource(sp.csc_matrix(parts, shape=self.shape).tocsr().astype(np.float32))
 
     def _read_run(self, start: int, stop: int) -> sp.csr_matrix:
         stored = self._stored()
+        if self._offsets is None and self.turned:
+            return sp.csr_matrix(np.asarray(stored[:, start:stop], dtype=np.float32).T)
         if self._offsets is None:
             return sp.csr_matrix(np.asarray(stored[start:stop], dtype=np.float32))
         # anndata's sparse_dataset builds a matrix of the whole file for each slice: 40 times slower
@@ -159,8 +167,42 @@ class FileSource:
         return stored
 
 
+def _root_in_zip(path: Path) -> str:
+    """Return the folder of the zarr in a zip archive; empty where its content was packed without the folder."""
+    with zipfile.ZipFile(path) as archive:
+        heads = [name for name in archive.namelist() if name.rpartition("/")[2] in (".zgroup", "zarr.json")]
+    return min(heads, key=len).rpartition("/")[0] if heads else ""
+
+
+def _encoding(stored: Any) -> tuple[str, Any]:
+    """Return how a matrix is stored, and its shape: as anndata has written it, 10x Genomics, or SeuratDisk."""
+    attributes = dict(stored.attrs)
+    if "h5sparse_format" in attributes:  # anndata before 0.7
+        return f"{_text(attributes['h5sparse_format'])}_matrix", attributes["h5sparse_shape"]
+    encoding = attributes.get("encoding-type")
+    if encoding in ("csr_matrix", "csc_matrix"):
+        return encoding, attributes["shape"]
+    if hasattr(stored, "keys"):
+        if not {"data", "indices", "indptr"} <= set(stored.keys()):
+            return _text(encoding) if encoding else "a group", (0, 0)
+        shape = stored["shape"][:] if "shape" in stored else attributes.get("dims", ())
+        return "csc_matrix", shape
+    return _text(encoding) if encoding else "array", stored.shape
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def whole_array(stored: Any) -> np.ndarray:
+    """Return all values of an array of an HDF5 or zarr file, unless it claims far more than the file can hold."""
+    import h5py
+
+    return h5_values(stored) if isinstance(stored, h5py.Dataset) else np.asarray(stored[:])
+
+
 def open_group(path: Path) -> Any:
-    """Open an h5ad or zarr file for reading; as an h5py or zarr group.
+    """Open an h5ad or zarr file for reading, also a zipped zarr; as an h5py or zarr group.
 
     Raises
     ------
@@ -172,42 +214,16 @@ def open_group(path: Path) -> Any:
     try:
         if path.is_dir():
             return zarr.open_group(str(path), mode="r")
+        if path.suffix.lower() == ".zip":
+            return zarr.open_group(zarr.storage.ZipStore(path, mode="r"), mode="r", path=_root_in_zip(path))
         import h5py
 
         return h5py.File(path, "r", rdcc_nbytes=CHUNK_CACHE_BYTES)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise CellsRefused(
             f"{path}: expected an h5ad or zarr file, found something that cannot be opened as one ({error})."
             " It may be damaged or only partly copied; look whether anndata.read_h5ad opens it."
         ) from None
-
-
-def frame(path: Path, group: Any, name: str) -> pd.DataFrame:
-    """Read obs or var.
-
-    Raises
-    ------
-    CellsRefused
-        If there is none, or it is not a table as anndata has written them since version 0.7.
-    """
-    from anndata.io import read_elem
-
-    if name not in group:
-        raise CellsRefused(
-            f"{path}: expected an AnnData file, found no {name!r} in it (it holds"
-            f" {', '.join(sorted(group.keys())) or 'nothing'}). Write it with anndata's write_h5ad or"
-            " write_zarr."
-        )
-    try:
-        table = read_elem(group[name])
-    except (KeyError, OSError, ValueError) as error:
-        raise CellsRefused(f"{path}: {name!r} cannot be read, the file is damaged ({error}).") from error
-    if not isinstance(table, pd.DataFrame):
-        raise CellsRefused(
-            f"{path}: {name!r} is not a table of the present AnnData format. Read the file with anndata and"
-            " write it again."
-        )
-    return table
 
 
 SOURCE_COLUMN = "source_file"
@@ -221,10 +237,41 @@ batches are then cut 5 to 25 times faster (measured at 33 to 1,767 genes)."""
 
 @dataclass(frozen=True)
 class MatrixPart:
-    """The rows of one source, and which of its columns are the genes of the whole (None: all, in order)."""
+    """The rows of one source.
+
+    Attributes
+    ----------
+    source : Source
+    columns : array of int or None
+        Which of its columns are the genes of the whole; None for all, in order.
+    genes : array of str
+        The names of all genes of the source, without those of `no_genes`; empty where nobody needs them.
+    no_genes : array of int
+        Columns of the source that hold something else.
+    others : mapping
+        Name -> what reads some rows of another layer of the same file, all genes. Neither this nor `genes` is pickled.
+    """
 
     source: Source
     columns: np.ndarray | None
+    genes: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=object))
+    no_genes: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    others: Mapping[str, Callable[[np.ndarray], sp.csr_matrix]] = field(default_factory=dict)
+
+    @property
+    def has_all_genes(self) -> bool:
+        """Whether no gene of the source is left out."""
+        return self.columns is None or len(self.columns) == self.source.shape[1] - len(self.no_genes)
+
+    def read_genes(self, rows: np.ndarray) -> sp.csr_matrix:
+        """Return some rows with all genes of the source. They must ascend, each once."""
+        block = self.source.read(rows)
+        if not len(self.no_genes):
+            return block
+        return block[:, np.setdiff1d(np.arange(block.shape[1]), self.no_genes)]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"others": {}, "genes": np.zeros(0, dtype=object)}
 
     def read(self, rows: np.ndarray) -> sp.csr_matrix:
         """Return some rows, float32. They must ascend, each once."""

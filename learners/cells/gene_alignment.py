@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from neurofleet.errors import CellsRefused
+from neurofleet.errors import CellsRefused, UsageError
 
 WARNED_MISSING = 0.2
 
@@ -57,22 +58,29 @@ def align(
     query_genes: Sequence[str] | np.ndarray,
     query_var: pd.DataFrame | None = None,
     query_cell_ids: Sequence[str] | np.ndarray | None = None,
+    naming: GeneNaming | None = None,
 ) -> Alignment:
     """Find each gene of a model among a query's.
 
     Parameters
     ----------
     query_var
-        The query's table of genes; its columns are searched for a better naming when no gene is shared.
+        The query's table of genes; its columns are searched for a better naming where few genes are shared.
     query_cell_ids
         Looked at when no gene is shared: they may be the genes.
+    naming
+        What need not be equal in names.
 
     Raises
     ------
     CellsRefused
-        If gene names occur twice, or none is shared; then it says which other naming would fit.
+        If gene names occur twice, or none is shared, or less than half of those that another naming would share; then
+        it says which.
     """
     model, query = pd.Index(model_genes).astype(str), pd.Index(query_genes).astype(str)
+    own_names = query
+    if naming is not None:
+        query = naming.matched(query, model)
     for owner, genes in (("model", model), ("query", query)):
         if genes.has_duplicates:
             twice = genes[genes.duplicated()].unique()
@@ -86,11 +94,15 @@ def align(
             "Expected cells in rows and genes in columns, found rows named like the model's genes"
             f" ({', '.join(map(str, query_cell_ids[:3]))}). Transpose the query."
         )
-    if (columns < 0).all():
-        raise CellsRefused(
-            f"The query shares none of the model's {len(model)} genes (model: {', '.join(model[:3])}, ...;"
-            f" query: {', '.join(query[:3])}, ...). {_advice(model, query, query_var)}"
-        )
+    n_shared = int((columns >= 0).sum())
+    if n_shared < 0.5 * len(model):
+        found = better_namings(model, own_names, query_var, n_shared)
+        if found or n_shared == 0:
+            shares = "none" if n_shared == 0 else f"{n_shared}"
+            raise CellsRefused(
+                f"The query shares {shares} of the model's {len(model)} genes (model: {', '.join(model[:3])}, ...;"
+                f" query: {', '.join(own_names[:3])}, ...). {advice(found)}"
+            )
     return Alignment(columns, tuple(model[columns < 0]), len(query) - int((columns >= 0).sum()))
 
 
@@ -108,30 +120,134 @@ def apply(alignment: Alignment, values: sp.csr_matrix) -> sp.csr_matrix:
     return aligned
 
 
-def _advice(model: pd.Index, query: pd.Index, query_var: pd.DataFrame | None) -> str:
-    """Say which naming of the query would share how many genes."""
-    namings = {"its names as they are": query}
-    if query_var is not None:
-        for column in query_var.columns:
-            if not pd.api.types.is_numeric_dtype(query_var[column]):
-                namings[f"its var column {column!r}"] = pd.Index(query_var[column].astype(str))
-    changes: dict[str, Callable[[pd.Index], pd.Index]] = {
-        "": lambda names: names,
-        " with Ensembl versions (.12) removed": lambda names: names.str.replace(r"\.\d+$", "", regex=True),
-        " in upper case": lambda names: names.str.upper(),
-    }
-    sentences = []
-    for naming, names in namings.items():
-        for change, changed in changes.items():
-            n_shared = changed(model).unique().isin(changed(names)).sum()
-            if n_shared:
-                sentences.append((int(n_shared), naming + change))
-                break
-    if not sentences:
+@dataclass(frozen=True)
+class GeneNaming:
+    """Which names of genes are compared, and how.
+
+    Attributes
+    ----------
+    column : str or None
+        The column of var that holds them; None for the index, as in files that lack the column.
+    ignored : tuple of str
+        What need not be equal: ``case``, ``version`` (of an Ensembl id: .12) or ``prefix`` (of a genome: GRCh38_).
+    """
+
+    column: str | None = None
+    ignored: tuple[str, ...] = ()
+
+    @classmethod
+    def parsed(cls, text: str | None) -> GeneNaming:
+        """Read what a user gives: ``feature_name``, ``ignore-case``, ``gene_ids+ignore-version`` …
+
+        Raises
+        ------
+        UsageError
+            If there is no such way to compare.
+        """
+        words = [word.strip() for word in (text or "").split("+") if word.strip()]
+        ignored = [word.removeprefix("ignore-") for word in words if word.startswith("ignore-")]
+        columns = [word for word in words if not word.startswith("ignore-") and word != "index"]
+        unknown = [word for word in ignored if word not in PLAIN]
+        if unknown or len(columns) > 1:
+            known = ", ".join(f"ignore-{name}" for name in PLAIN)
+            raise UsageError(
+                f"gene_names: expected a column of var, one or more of {known}, or both, such as"
+                f" gene_ids+ignore-version; found {text!r}."
+            )
+        return cls(columns[0] if columns else None, tuple(ignored))
+
+    def __str__(self) -> str:
+        column = [self.column] if self.column else []
+        return "+".join([*column, *(f"ignore-{name}" for name in self.ignored)]) or "index"
+
+    def names(self, index: pd.Index, var: pd.DataFrame) -> tuple[pd.Index, str]:
+        """Return the names of a file's genes, and what is to be said of them.
+
+        Genes whose name is missing in the column, or stands there twice, keep the one that they have in the index.
+        """
+        if self.column is None or self.column not in var:
+            return index, ""
+        column = var[self.column]
+        given = pd.Index(column.astype(str))
+        usable = column.notna().to_numpy(bool) & (given != "") & ~given.duplicated(keep=False)
+        names = pd.Index(np.where(usable, given, index))
+        if not usable.any() or names.has_duplicates:
+            return index, f"The var column {self.column!r} names no genes; the index is used."
+        kept = int((~usable).sum())
+        said = f"; {kept} that it does not name, or names twice, keep those of the index" if kept else ""
+        return names, f"Genes have their names of the var column {self.column!r}{said}."
+
+    def matched(self, names: pd.Index, target: pd.Index) -> pd.Index:
+        """Return names in the spelling of `target` where they differ in nothing but what is ignored."""
+        if not self.ignored:
+            return names
+        plain, plain_target = self.plain(names), self.plain(target)
+        once = ~plain_target.duplicated(keep=False)
+        place = pd.Index(plain_target[once]).get_indexer(plain)
+        first = ~pd.Series(place).duplicated().to_numpy() & (place >= 0) & ~names.isin(target)
+        first &= ~np.isin(np.where(place >= 0, target[once][place], ""), names)
+        return pd.Index(np.where(first, target[once][place], names))
+
+    def plain(self, names: pd.Index) -> pd.Index:
+        """Return names without what is ignored."""
+        for name in self.ignored:
+            names = PLAIN[name](names)
+        return names
+
+
+PLAIN: dict[str, Callable[[pd.Index], pd.Index]] = {
+    "prefix": lambda names: names.str.replace(
+        r"^(?:GRC[a-z]\d+|hg\d+|mm\d+|rn\d+|m?Rat\w*|Rnor)[._-]+", "", regex=True, flags=re.IGNORECASE
+    ),
+    "version": lambda names: names.str.replace(r"^((?:ENS|NM_|NR_|XM_|XR_)\w*\d)\.\d+$", r"\1", regex=True),
+    "case": lambda names: names.str.upper(),
+}
+IN_WORDS = {
+    "case": " in upper case",
+    "version": " with Ensembl versions (.12) removed",
+    "prefix": " without the genome in front (GRCh38_)",
+}
+TRIED = ((), ("version",), ("prefix",), ("case",), ("prefix", "version"), ("prefix", "case"))
+
+
+def better_namings(
+    model: pd.Index, query: pd.Index, var: pd.DataFrame | None, n_shared: int
+) -> list[tuple[int, str, GeneNaming]]:
+    """Return the namings of a query by which it would share more than twice as many genes, best first.
+
+    Returns
+    -------
+    list of (genes shared, the naming in words, the naming)
+    """
+    candidates: dict[str | None, pd.Index] = {None: query}
+    for column in [] if var is None else var.columns:
+        if not pd.api.types.is_numeric_dtype(var[column]) and not pd.api.types.is_bool_dtype(var[column]):
+            candidates[str(column)] = pd.Index(var[column].astype(str))
+    found = []
+    for column, names in candidates.items():
+        best = 0
+        for ignored in TRIED:
+            naming = GeneNaming(column, ignored)
+            n_now = int(naming.plain(model).unique().isin(naming.plain(names)).sum())
+            if n_now <= max(best, 2 * n_shared):
+                continue
+            best = n_now
+            what = "its names as they are" if column is None else f"its var column {column!r}"
+            found.append((n_now, what + "".join(IN_WORDS[name] for name in ignored), naming))
+    return sorted(found, key=lambda one: (-one[0], len(one[2].ignored)))
+
+
+def advice(found: list[tuple[int, str, GeneNaming]]) -> str:
+    """Say which naming of a query would share how many genes, and how to ask for it."""
+    if not found:
         return (
             "Nor do they fit in upper case, without Ensembl versions, or by a column of the query's var: is"
             " it another species, or another kind of id?"
         )
-    sentences.sort(reverse=True)
-    options = "; ".join(f"{naming} would share {n_shared}" for n_shared, naming in sentences[:3])
-    return f"Rename the query's genes: {options}."
+    options = "; ".join(f"{naming} would share {n_shared}" for n_shared, naming, _ in found[:3])
+    best = found[0][2]
+    species = " If the species differ, genes of one name are not always the same." if "case" in best.ignored else ""
+    return (
+        f"Rename the query's genes: {options}. Or give --gene-names {best}, `gene_names: {best}` in a job, or"
+        f" gene_names={str(best)!r} in Python.{species}"
+    )

@@ -1,8 +1,7 @@
-"""Recognise what values are, bring them to log1p of counts scaled to one sum per cell; statistics of each gene."""
+"""Bring values of any kind to log1p of counts scaled to one sum per cell; statistics of each gene."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -10,13 +9,24 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from neurofleet.errors import CellsRefused
-from neurofleet.learners.cells.cell_matrix import SOURCE_COLUMN, CellMatrix, stretches
+from neurofleet.errors import CellsRefused, UsageError, did_you_mean
+from neurofleet.learners.cells.cell_matrix import SOURCE_COLUMN, CellMatrix, MatrixPart, stretches
 from neurofleet.learners.cells.gene_alignment import Alignment
 from neurofleet.learners.cells.gene_alignment import apply as aligned
-
-Kind = Literal["counts", "normalised", "log1p", "scaled"]
-"""Raw counts; counts divided by their total; log1p of these; values with a mean subtracted."""
+from neurofleet.learners.cells.gene_columns import refuse_odd_columns
+from neurofleet.learners.cells.value_kinds import (
+    KINDS,
+    LOG_FACTORS,
+    CellValues,
+    Kind,
+    Values,
+    check_finite,
+    common_sum,
+    linear,
+    recognised,
+    same_sum,
+    unlike,
+)
 
 TARGET_SUM = 1e4
 
@@ -28,8 +38,9 @@ class Normalisation:
     Attributes
     ----------
     kind : Kind
-        What the values are before. Counts and normalised values are scaled to `target_sum` a cell and
-        logged (log1p); log values are re-based when they have another target sum; scaled ones are left alone.
+        What the values are before. Counts and normalised values are scaled to `target_sum` a cell and logged (log1p),
+        once roots and logarithms of counts that were not scaled are undone; other log values become natural ones, and
+        are re-based when they have another target sum; scaled ones are left alone.
     target_sum : float or None
         The sum of a cell before log1p; None if nobody knows it (then nothing is done).
     found_sum : float or None
@@ -52,16 +63,26 @@ class Normalisation:
             If a value is not finite, or negative where it cannot be.
         """
         check_finite(values, allow_negative=self.kind == "scaled")
-        if self.kind == "scaled" or self.target_sum is None:
+        if self.kind == "scaled":
             return values
-        if self.kind == "log1p":
-            if self.found_sum is None or self.found_sum == self.target_sum:
-                return values
-            factor = self.target_sum / self.found_sum
-            return _with_data(values, np.log1p(factor * np.expm1(values.data.astype(np.float64))))
+        if self.kind in LOG_FACTORS:
+            return self._natural(values)
+        if self.target_sum is None:
+            return values
+        if self.kind not in ("counts", "normalised"):
+            values = _with_data(values, linear(self.kind, values.data.astype(np.float64)))
         totals = values @ np.ones(values.shape[1])
         factors = np.divide(self.target_sum, totals, out=np.zeros_like(totals), where=totals > 0)
         return _with_data(values, np.log1p(values.data * np.repeat(factors, np.diff(values.indptr))))
+
+    def _natural(self, values: sp.csr_matrix) -> sp.csr_matrix:
+        """Return natural logarithms of `target_sum` from those of another base or sum."""
+        if self.target_sum is None or self.found_sum is None or self.found_sum == self.target_sum:
+            if self.kind == "log1p":
+                return values
+            return _with_data(values, LOG_FACTORS[self.kind] * values.data.astype(np.float64))
+        factor = self.target_sum / self.found_sum
+        return _with_data(values, np.log1p(factor * linear(self.kind, values.data.astype(np.float64))))
 
     def apply_to_query(self, values: sp.csr_matrix, alignment: Alignment) -> sp.csr_matrix:
         """Return a query's normalised values in the order of the model's genes."""
@@ -70,12 +91,13 @@ class Normalisation:
         return self.apply(aligned(alignment, values))
 
     def __str__(self) -> str:
+        natural = "taken as they are" if self.kind in ("scaled", "log1p") else "made natural"
         if self.kind == "scaled" or self.target_sum is None:
-            return f"{self.kind} values, taken as they are"
-        if self.kind == "log1p":
+            return f"{self.kind} values, {natural}"
+        if self.kind in LOG_FACTORS:
             if self.found_sum is None or self.found_sum == self.target_sum:
-                return f"log1p of {self.target_sum:g} per cell, taken as they are"
-            return f"log1p of {self.found_sum:g} per cell, brought to {self.target_sum:g}"
+                return f"{self.kind} of {self.target_sum:g} per cell, {natural}"
+            return f"{self.kind} of {self.found_sum:g} per cell, brought to {self.target_sum:g}"
         return f"{self.kind}, scaled to {self.target_sum:g} per cell and logged (log1p)"
 
     def for_query(self, kind: Kind, found_sum: float | None) -> Normalisation:
@@ -83,107 +105,132 @@ class Normalisation:
         return replace(self, kind=kind, found_sum=found_sum)
 
 
-def check_finite(values: sp.csr_matrix, *, allow_negative: bool) -> None:
-    """Refuse NaN, infinite and, if they cannot be, negative values.
-
-    Raises
-    ------
-    CellsRefused
-        With the number of such values.
-    """
-    data = values.data
-    if not np.isfinite(data).all():
-        n_nan, n_infinite = int(np.isnan(data).sum()), int(np.isinf(data).sum())
-        raise CellsRefused(
-            f"Expected numbers in the matrix, found {n_nan} NaN and {n_infinite} infinite values among"
-            f" {values.shape[0]} cells. Remove these cells or genes, or set what was not measured to 0."
-        )
-    if not allow_negative and len(data) and data.min() < 0:
-        raise CellsRefused(
-            f"Expected counts or logs of counts, which are never negative, found {int((data < 0).sum())}"
-            f" values below 0 among {values.shape[0]} cells, the lowest {data.min():g}. Give the counts (a"
-            " layer, or raw)."
-        )
-
-
 def _with_data(values: sp.csr_matrix, data: np.ndarray) -> sp.csr_matrix:
     return sp.csr_matrix((data.astype(np.float32), values.indices, values.indptr), shape=values.shape, copy=False)
 
 
 SAMPLE_STRETCHES, STRETCH_ROWS = 16, 64
-LARGEST_LOG = 20.0
-SAME_SUM = 0.02
-TOTAL_COLUMNS = (
-    "total_counts",
-    "n_counts",
-    "ncounts",
-    "ncount_rna",
-    "numi",
-    "n_umi",
-    "total_umis",
-    "raw_sum",
-)
-
 
 ROUND_SUMS = (100.0, 200.0, 500.0, 1000.0, 2000.0, 5000.0, TARGET_SUM)
 
 
-@dataclass(frozen=True)
-class Values:
-    """What the values of a matrix are.
-
-    Attributes
-    ----------
-    kind : Kind
-    target_sum : float or None
-        The sum of each cell before the logarithm, where there is evidence of it.
-    has_all_genes : bool
-        Whether cells sum to their target, so that no gene was left out after normalising.
-    evidence : str
-        What was seen.
-    median_total : float or None
-        Counts of a cell, the median; for counts.
-    """
-
-    kind: Kind
-    target_sum: float | None
-    has_all_genes: bool
-    evidence: str
-    median_total: float | None = None
-
-
-def recognise(cells: CellMatrix, *, target_sum: float | None = None) -> Values:
+def recognise(cells: CellMatrix, *, target_sum: float | None = None, stated: str | None = None) -> Values:
     """Recognise values from up to a thousand cells of every file.
 
     Parameters
     ----------
     target_sum
         For log values: their target sum, where the user knows it.
+    stated
+        What the values are, where the user knows it: one of `KINDS`.
 
     Raises
     ------
     CellsRefused
-        If a value is not finite, all are zero, the logarithm is not the natural one, or files differ.
+        If a value is not finite, all are zero, cells or files differ in kind, or the kind cannot be told.
     """
+    if stated is not None and stated not in KINDS:
+        raise UsageError(f"values: expected one of {', '.join(KINDS)}, found {stated!r}{did_you_mean(stated, KINDS)}.")
     kinds: list[tuple[str, Values]] = []
     for part, start in zip(cells.parts, cells.starts, strict=False):
-        rows = stretches(part.source.shape[0], SAMPLE_STRETCHES, STRETCH_ROWS)
         name = str(cells.obs[SOURCE_COLUMN].iloc[start])
-        seen = _recognise(name, part.source.read(rows), cells.obs.iloc[start + rows])
-        complete = seen.has_all_genes and (part.columns is None or len(part.columns) == part.source.shape[1])
-        kinds.append((name, replace(seen, has_all_genes=complete)))
+        rows = stretches(part.source.shape[0], SAMPLE_STRETCHES, STRETCH_ROWS)
+        values, obs = part.read_genes(rows), cells.obs.iloc[start + rows]
+        check_finite(values, allow_negative=True)
+        refuse_odd_columns(values, part.genes, name)
+        try:
+            seen = recognised(name, values, obs) if stated is None else _as_stated(name, values, stated)
+        except CellsRefused as error:
+            raise CellsRefused(f"{error} {better_layers(part, name, rows, obs)}".strip()) from None
+        if seen.kind == "scaled" or (seen.kind in LOG_FACTORS and seen.target_sum is None):
+            seen = replace(seen, advice=better_layers(part, name, rows, obs))
+        kinds.append((name, replace(seen, has_all_genes=seen.has_all_genes and part.has_all_genes)))
     first_name, first = kinds[0]
-    for name, values in kinds[1:]:
-        other_sum = first.kind == "log1p" and not _same(values.target_sum, first.target_sum)
-        if values.kind != first.kind or other_sum:
+    for name, values_of_file in kinds[1:]:
+        other_sum = first.kind in LOG_FACTORS and not same_sum(values_of_file.target_sum, first.target_sum)
+        if values_of_file.kind != first.kind or other_sum:
             raise CellsRefused(
                 f"The files' values differ: {first_name} has {first.kind} ({first.evidence}), {name} has"
-                f" {values.kind} ({values.evidence}). Give the counts of all (a layer, or raw)."
+                f" {values_of_file.kind} ({values_of_file.evidence}). Give the counts of all (a layer, or raw)."
             )
-    first = replace(first, has_all_genes=all(values.has_all_genes for _, values in kinds))
-    if target_sum is not None and first.kind == "log1p":
-        return replace(first, target_sum=target_sum, evidence=f"{first.evidence}; target sum as stated")
-    return first
+    first = replace(
+        first,
+        has_all_genes=all(values.has_all_genes for _, values in kinds),
+        is_whole=all(values.is_whole for _, values in kinds),
+    )
+    if target_sum is None or first.kind not in LOG_FACTORS:
+        return first
+    if first.target_sum is not None and not same_sum(target_sum, first.target_sum):
+        raise CellsRefused(
+            f"{first_name}: values are {first.kind} of {first.target_sum:g} counts a cell ({first.evidence}), and a"
+            f" target sum of {target_sum:g} is stated. Of log values it is what they were scaled to: leave it away."
+        )
+    return replace(first, target_sum=target_sum, evidence=f"{first.evidence}; target sum as stated")
+
+
+def better_layers(part: MatrixPart, name: str, rows: np.ndarray, obs: pd.DataFrame) -> str:
+    """Say which other layers of a file hold counts, or log values of a known sum; empty if none does."""
+    found = []
+    for layer, read in part.others.items():
+        try:
+            seen = recognised(name, read(rows), obs)
+        except (CellsRefused, OSError):
+            continue
+        if seen.kind != "scaled" and not (seen.kind in LOG_FACTORS and seen.target_sum is None):
+            what = seen.kind if seen.target_sum is None else f"{seen.kind} of {seen.target_sum:g} a cell"
+            if layer == what:
+                what = "whole numbers" if seen.is_whole else "with fractions"
+            found.append((not seen.kind.endswith("counts"), what, layer))
+    if not found:
+        return ""
+    listed = " and ".join(f"{layer} ({what})" for _, what, layer in sorted(found))
+    best = sorted(found)[0][2]
+    return (
+        f"The file holds what fits better: {listed}. Give --layer {best}, `layer: {best}` in a job, or layer={best!r}"
+        " in Python."
+    )
+
+
+def _as_stated(name: str, values: sp.csr_matrix, stated: str) -> Values:
+    """Return what a user says that values are, as far as it can be."""
+    check_finite(values, allow_negative=stated == "scaled")
+    cells, whole = CellValues(values), ("counts", "normalised")
+    if not len(cells):
+        raise CellsRefused(f"{name}: all values of the cells looked at are zero; there is nothing to learn.")
+    if stated not in (*whole, "scaled") and not cells.can_be_logs.all() and stated != "sqrt":
+        raise CellsRefused(f"{name}: values up to {cells.largest.max():g} are no {stated} values, as `values` states.")
+    sums = cells.sums(stated)
+    total = common_sum(sums) if stated in LOG_FACTORS else None
+    median = float(np.median(sums)) if stated.endswith("counts") else None
+    is_whole = bool(cells.are_whole.all())
+    return Values(stated, total, total is not None, "as stated", median, is_whole)  # type: ignore[arg-type]
+
+
+def check_values(values: sp.csr_matrix, seen: Values, ids: np.ndarray) -> None:
+    """Refuse cells whose values are of another kind than those that were looked at first.
+
+    Parameters
+    ----------
+    values : csr_matrix, shape (cells, genes)
+    seen : Values
+        Of the file.
+    ids : (cells,) array of str
+
+    Raises
+    ------
+    CellsRefused
+        Naming these cells.
+    """
+    check_finite(values, allow_negative=seen.kind == "scaled")
+    cells = CellValues(values)
+    mask, what = unlike(cells, seen)
+    if mask.any():
+        odd = ids[cells.rows[mask]]
+        raise CellsRefused(
+            f"Values are not of one kind: {len(odd)} of the {len(ids)} cells from {ids[0]} to {ids[-1]} {what}"
+            f" ({', '.join(map(str, odd[:3]))}, ...); the cells looked at first have {seen.kind} ({seen.evidence})."
+            " Give one kind of values for all cells (a layer, or raw), best the counts."
+        )
 
 
 def normalisation(values: Values, target_sum: float | None = None) -> Normalisation:
@@ -196,9 +243,9 @@ def normalisation(values: Values, target_sum: float | None = None) -> Normalisat
         the cells reach. Cells of a panel of few genes have some hundred counts: scaled to 10,000, the
         logarithm makes one count and ten nearly alike.
     """
-    if values.kind == "log1p":
+    if values.kind in LOG_FACTORS:
         totals = "model genes" if values.has_all_genes else "all genes"
-        return Normalisation("log1p", values.target_sum, values.target_sum, totals)  # type: ignore[arg-type]
+        return Normalisation(values.kind, values.target_sum, values.target_sum, totals)  # type: ignore[arg-type]
     if values.kind == "scaled":
         return Normalisation("scaled", None)
     if target_sum is None and values.median_total is not None:
@@ -215,113 +262,27 @@ def check_query(model: Normalisation, query: Values) -> Normalisation:
         If that is not possible, or cannot be seen from the values.
     """
     description = f"the query has {query.kind} values ({query.evidence})"
+    advice = f" {query.advice}" if query.advice else ""
     if (model.kind == "scaled") != (query.kind == "scaled"):
         expected = "scaled values" if model.kind == "scaled" else "counts or logs of counts"
         raise CellsRefused(
             f"The model was trained on {expected}, {description}. Give the query as the reference was: scaling by the"
-            " query's own mean shifts cells when its composition differs."
+            " query's own mean shifts cells when its composition differs." + advice
         )
-    if query.kind == "log1p" and model.target_sum is not None and query.target_sum is None:
+    is_log = query.kind in LOG_FACTORS
+    if is_log and model.target_sum is not None and query.target_sum is None:
         raise CellsRefused(
             f"The model takes log1p of {model.target_sum:g} counts per cell, and {description}: they do not show"
-            " to how many counts per cell they were scaled. Give the counts, or state the target sum."
+            " to how many counts per cell they were scaled. Give the counts, or state the target sum." + advice
         )
-    if query.kind in ("counts", "normalised") and model.target_sum is None:
+    if not is_log and query.kind != "scaled" and model.target_sum is None:
         raise CellsRefused(
             f"The model was trained on log values of an unknown target sum, {description}: they cannot be"
             " normalised the same way. Normalise them as the reference was, or train from counts."
         )
-    if query.kind == "log1p" and _same(query.target_sum, model.target_sum):
-        return model.for_query("log1p", model.target_sum)
+    if is_log and same_sum(query.target_sum, model.target_sum):
+        return model.for_query(query.kind, model.target_sum)
     return model.for_query(query.kind, query.target_sum)
-
-
-def _recognise(name: str, values: sp.csr_matrix, obs: pd.DataFrame) -> Values:
-    check_finite(values, allow_negative=True)
-    values.eliminate_zeros()
-    n_cells, data = values.shape[0], values.data.astype(np.float64)
-    if len(data) == 0:
-        raise CellsRefused(f"{name}: all values of {n_cells} cells looked at are zero; there is nothing to learn.")
-    seen = f"in {n_cells} cells looked at"
-    whole = bool((data == np.rint(data)).all())
-    if whole and data.min() < 0:
-        raise CellsRefused(
-            f"{name}: expected counts, which are never negative, found whole numbers with"
-            f" {int((data < 0).sum())} of them below 0, the lowest {data.min():g}, {seen}."
-        )
-    if data.min() < 0:
-        return Values("scaled", None, True, f"values from {data.min():.3g} to {data.max():.3g} {seen}")
-    if whole:
-        totals = _by_cell(values, data, np.add)
-        median = float(np.median(totals))
-        return Values("counts", None, True, f"whole numbers, {median:.0f} per cell, {seen}", median)
-    if data.max() <= LARGEST_LOG:
-        for base, undo in UNDO.items():
-            linear = undo(data)
-            total, counted = _common(_by_cell(values, linear, np.add)), _are_scaled_counts(values, linear)
-            if base != "e" and (total or counted):
-                raise CellsRefused(
-                    f"{name}: values look like log{base}(x + 1), {seen}; natural logarithms (log1p) are"
-                    f" expected. Multiply them by {np.log(float(base)):.4f}, or give the counts."
-                )
-            if total:
-                return Values("log1p", total, True, f"expm1 sums to {total:g} in every cell, {seen}")
-            if counted:
-                unit = _by_cell(values, linear, np.minimum)
-                for column in obs.columns[obs.columns.str.lower().isin(TOTAL_COLUMNS)]:
-                    n_counts = obs[column].to_numpy(np.float64, na_value=np.nan)[np.diff(values.indptr) > 0]
-                    if total := _common(unit * n_counts):
-                        evidence = f"expm1 is {total:g} / {column} times whole numbers, {seen}"
-                        return Values("log1p", total, False, evidence)
-                sums = _by_cell(values, linear, np.add)
-                evidence = (
-                    f"expm1 is whole numbers times a factor per cell, and sums to {sums.min():.0f} to"
-                    f" {sums.max():.0f}, so genes were left out after normalising, {seen}"
-                )
-                return Values("log1p", None, False, evidence)
-    total = _common(_by_cell(values, data, np.add))
-    if total:
-        return Values("normalised", total, True, f"values sum to {total:g} in every cell, {seen}")
-    if _are_scaled_counts(values, data):
-        return Values("normalised", None, False, f"whole numbers times a factor per cell, {seen}")
-    kind: Kind = "log1p" if data.max() <= LARGEST_LOG else "normalised"
-    return Values(kind, None, False, f"fractions from 0 to {data.max():.3g}, of no pattern, {seen}")
-
-
-UNDO: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "e": np.expm1,
-    "2": lambda logs: np.exp2(logs) - 1,
-    "10": lambda logs: 10**logs - 1,
-}
-
-
-def _by_cell(values: sp.csr_matrix, data: np.ndarray, reduce: np.ufunc) -> np.ndarray:
-    """Reduce the values of each cell that has any."""
-    filled = np.diff(values.indptr) > 0
-    return reduce.reduceat(data, values.indptr[:-1][filled])
-
-
-def _common(numbers: np.ndarray) -> float | None:
-    """Return the number that nearly all of these are, to four digits; None if they differ."""
-    numbers = numbers[np.isfinite(numbers)]
-    if len(numbers) < 2:
-        return None
-    low, middle, high = np.percentile(numbers, [5, 50, 95])
-    return float(f"{middle:.4g}") if middle > 0 and high - low <= SAME_SUM * middle else None
-
-
-def _are_scaled_counts(values: sp.csr_matrix, linear: np.ndarray) -> bool:
-    """Tell whether nearly every cell's values are whole multiples of its smallest."""
-    n_values = np.diff(values.indptr)
-    multiples = linear / np.repeat(_by_cell(values, linear, np.minimum), n_values[n_values > 0])
-    small = multiples < 1000  # a larger one has no digits left to tell
-    return bool(np.mean(np.abs(multiples - np.rint(multiples))[small] < 0.01) > 0.95)
-
-
-def _same(first: float | None, second: float | None) -> bool:
-    if first is None or second is None:
-        return first is second
-    return abs(first - second) <= SAME_SUM * second
 
 
 @dataclass(frozen=True)

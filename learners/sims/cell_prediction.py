@@ -7,23 +7,30 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
+import h5py
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
+import zarr
 
 from neurofleet.errors import CellsRefused, UsageError
 from neurofleet.input_paths import local_files
 from neurofleet.learners.calibration import entropy, margin
+from neurofleet.learners.cells.cell_copies import ProfileMaker
 from neurofleet.learners.cells.cell_files import IN_MEMORY_NAME, open_cells
-from neurofleet.learners.cells.cell_matrix import CellMatrix
-from neurofleet.learners.cells.gene_alignment import WARNED_MISSING, Alignment, align
-from neurofleet.learners.cells.normalisation import Normalisation, Values, check_query, recognise
+from neurofleet.learners.cells.cell_matrix import CellMatrix, open_group
+from neurofleet.learners.cells.gene_alignment import WARNED_MISSING, Alignment, GeneNaming, align
+from neurofleet.learners.cells.normalisation import Normalisation, check_query, check_values, recognise
+from neurofleet.learners.cells.value_kinds import Values
 from neurofleet.learners.sims.sims_classifier import SimsClassifier
 
 if TYPE_CHECKING:
     import anndata
+
+    Cells: TypeAlias = str | Path | anndata.AnnData | Sequence[str | Path | anndata.AnnData]
+    """What a model reads: an AnnData, a file, or several."""
 
 MOST_MISSING = 0.8
 IMPORTANCE = "gene_importance"
@@ -35,12 +42,12 @@ _BLOCK_CELLS = 4096
 
 @dataclass(frozen=True)
 class Query:
-    """Cells of a file, or of an AnnData in memory, as a model takes them.
+    """Cells of a file, of several, or of an AnnData in memory, as a model takes them.
 
     Attributes
     ----------
     path : Path
-        ``AnnData`` for cells in memory.
+        ``AnnData`` for cells in memory, ``query`` for several files.
     cells : CellMatrix
         As they are in the file.
     alignment : Alignment
@@ -81,6 +88,11 @@ class Query:
         )
 
     @property
+    def notes(self) -> list[str]:
+        """What the user must know of the cells, and of how they were read."""
+        return [*self.cells.notes, *([self.warning] if self.warning else [])]
+
+    @property
     def share_in_words(self) -> str:
         """The share that is missing, and of what."""
         return share_in_words(self.missing_share, self.by_importance)
@@ -99,7 +111,8 @@ class Query:
         Raises
         ------
         CellsRefused
-            If a value is not finite, or negative where it cannot be, or the file is damaged.
+            If a value is not finite, negative where it cannot be, or of another kind than the file's others, or the
+            file is damaged.
         """
         rows = np.arange(len(self)) if rows is None else rows
         size = size or max(min(_BLOCK_VALUES // len(self.alignment.columns), _BLOCK_CELLS), 64)
@@ -108,7 +121,9 @@ class Query:
             ids = self.cells.cell_ids[some]
             try:
                 with _named(f"{self.path}, cells {ids[0]} to {ids[-1]}"):
-                    values = self.normalisation.apply_to_query(self.cells.read(some), self.alignment)
+                    found = self.cells.read(some)
+                    check_values(found, self.values, ids)
+                    values = self.normalisation.apply_to_query(found, self.alignment)
             except OSError as error:
                 raise CellsRefused(
                     f"{self.path}: cells {ids[0]} to {ids[-1]} cannot be read ({error}). The file is damaged"
@@ -120,24 +135,24 @@ class Query:
         """Return the cells in memory, with all that an h5ad or zarr file holds of them."""
         import anndata
 
-        if self.path.suffix == ".h5ad":
-            return anndata.read_h5ad(self.path)
-        if self.path.is_dir():
-            return anndata.read_zarr(self.path)
         cells = self.cells
+        content = open_group(self.path) if self.path.suffix in (".h5ad", ".zarr") else {}
+        if isinstance(content.get("obs"), h5py.Group | zarr.Group):
+            return anndata.read_h5ad(self.path) if self.path.is_file() else anndata.read_zarr(self.path)
         return anndata.AnnData(cells.read(np.arange(len(cells))), cells.obs.copy(), cells.var.copy())
 
 
 def open_query(
     model: SimsClassifier,
-    cells: str | Path | anndata.AnnData,
-    *,
+    cells: Cells,
     layer: str = "X",
     target_sum: float | None = None,
+    values: str | None = None,
+    gene_names: str | None = None,
     most_missing: float = MOST_MISSING,
     close_missing: bool = False,
 ) -> Query:
-    """Open a file of cells, or an AnnData, and check it against a model; cells of a file are not read yet.
+    """Open cells and check them against a model; cells of a file are not read yet.
 
     Parameters
     ----------
@@ -145,6 +160,11 @@ def open_query(
         ``X``, ``raw``, or the name of a layer.
     target_sum : float, optional
         For log values: to how many counts a cell they were scaled, where that cannot be seen.
+    values : str, optional
+        What they are, where that cannot be seen: one of `neurofleet.learners.cells.value_kinds.KINDS`.
+    gene_names : str, optional
+        The column of var that names genes as the model does, and what need not be equal; see
+        `neurofleet.learners.cells.gene_alignment.GeneNaming.parsed`.
     most_missing : float
         The query is refused when a larger share of the model rests on genes that it lacks.
     close_missing : bool
@@ -156,12 +176,18 @@ def open_query(
         If the file cannot be read, too many genes are missing, or its values cannot be made like those that
         the model was trained on.
     """
-    if isinstance(cells, str | Path):
-        cells = local_files([cells])
-    path = cells[0] if isinstance(cells, list) else Path(IN_MEMORY_NAME)
+    sources = [
+        place
+        for source in (cells if isinstance(cells, list | tuple) else [cells])
+        for place in (local_files([source]) if isinstance(source, str | Path) else [source])
+    ]
+    path = Path(IN_MEMORY_NAME if len(sources) == 1 else "query")
+    if len(sources) == 1 and isinstance(sources[0], Path):
+        path = sources[0]
     with _named(path):
-        opened = open_cells(cells, layer=layer)
-        alignment = align(model.genes, opened.genes, opened.var, opened.cell_ids)
+        opened = open_cells(sources, layer=layer, gene_names=gene_names)
+        naming = GeneNaming.parsed(gene_names)
+        alignment = align(model.genes, opened.genes, opened.var, opened.cell_ids, naming)
         share, by_importance = _missing_share(model, alignment)
         if share > most_missing:
             raise CellsRefused(
@@ -176,9 +202,9 @@ def open_query(
                 f"the query has none of the {len(model.inputs.columns)} genes that the model's networks look"
                 " at, so not all missing genes can be closed. Leave --close-missing away."
             )
-        values = recognise(opened, target_sum=target_sum)
-        normalisation = check_query(model.normalisation, values)
-    return Query(path, opened, alignment, values, normalisation, share, by_importance, closed)
+        seen = recognise(opened, target_sum=target_sum, stated=values)
+        normalisation = check_query(model.normalisation, seen)
+    return Query(path, opened, alignment, seen, normalisation, share, by_importance, closed)
 
 
 def rows_of_cells(queries: Sequence[Query], cell_ids: Sequence[str]) -> list[np.ndarray]:
@@ -250,6 +276,8 @@ class Predictions:
         In nats.
     n_empty : int
         Cells without any value in the model's genes.
+    n_known : int
+        Cells that the model's reference holds as well, or nearly so.
     """
 
     cell_ids: np.ndarray
@@ -258,6 +286,22 @@ class Predictions:
     margin: np.ndarray
     entropy: np.ndarray
     n_empty: int
+    n_known: int
+
+    def warnings(self) -> Iterator[str]:
+        """Yield what the user must know of them."""
+        if self.n_empty:
+            yield f"{self.n_empty:,} cells have no value in any of the model's genes."
+        if self.n_known:
+            yield known_cells_in_words(self.n_known, len(self.cell_ids))
+
+
+def known_cells_in_words(n_known: int, n_cells: int) -> str:
+    """Say that cells of a query are in the reference."""
+    return (
+        f"{n_known:,} of {n_cells:,} cells are in the reference that the model was trained on (the same genes, but for"
+        " a few): their predictions say nothing of how well it does on new cells."
+    )
 
 
 def predict(model: SimsClassifier, query: Query, rows: np.ndarray, top: int) -> Predictions:
@@ -274,11 +318,14 @@ def predict(model: SimsClassifier, query: Query, rows: np.ndarray, top: int) -> 
     CellsRefused
         If their values cannot be used.
     """
-    ids, parts, n_empty = [], [], 0
+    ids, parts, n_empty, n_known = [], [], 0, 0
+    maker = None if model.known is None else ProfileMaker(model.genes)
     for some, values in query.blocks(rows):
         ids.append(some)
         parts.append(model.probabilities(values, query.closed))
         n_empty += int((np.diff(values.indptr) == 0).sum())
+        if maker is not None and model.known is not None:
+            n_known += int(model.known.has(maker.of(values)).sum())
     exact = np.concatenate(parts)
     probabilities = exact.astype(np.float32)
     return Predictions(
@@ -288,4 +335,5 @@ def predict(model: SimsClassifier, query: Query, rows: np.ndarray, top: int) -> 
         margin(exact).astype(np.float32),
         entropy(exact).astype(np.float32),
         n_empty,
+        n_known,
     )

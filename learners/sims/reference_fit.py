@@ -17,7 +17,8 @@ import torch
 from neurofleet.learners.calibration import UNCALIBRATED, calibrated_probabilities, fit_temperature
 from neurofleet.learners.cells.cell_labels import Labels
 from neurofleet.learners.cells.cell_matrix import CellMatrix
-from neurofleet.learners.cells.normalisation import Normalisation, Values, gene_statistics, normalisation, recognise
+from neurofleet.learners.cells.normalisation import Normalisation, gene_statistics, normalisation, recognise
+from neurofleet.learners.cells.value_kinds import Values
 from neurofleet.learners.label_controls import shuffled_labels
 from neurofleet.learners.local_training import Train
 from neurofleet.learners.scores import Scores, score

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from neurofleet.learners.calibration import UNCALIBRATED, Calibration, calibrated_probabilities
+from neurofleet.learners.cells.cell_copies import KnownCells, Profiles
 from neurofleet.learners.cells.normalisation import Normalisation
 from neurofleet.learners.model_folder import StoredModel, read_model, refuse_damaged, write_model
 from neurofleet.learners.sims.logistic_regression import LogisticModel
@@ -46,6 +47,8 @@ class SimsClassifier:
         Its temperature is 1 until calibrated.
     facts : mapping
         What else is known of the training: scores, baselines, data, versions. Plain JSON.
+    known_cells : array of uint32 or None
+        Profiles of the reference's cells, see `neurofleet.learners.cells.cell_copies.Profiles.to_array`.
     written : datetime or None
         When the folder was written that the model was loaded from.
     """
@@ -59,6 +62,7 @@ class SimsClassifier:
     settings: SimsSettings
     calibration: Calibration = UNCALIBRATED
     facts: Mapping[str, Any] = field(default_factory=dict)
+    known_cells: np.ndarray | None = field(default=None, compare=False)
     written: datetime | None = field(default=None, compare=False)
 
     @cached_property
@@ -124,6 +128,11 @@ class SimsClassifier:
             return None
         return torch.from_numpy(closed[self.inputs.columns]).to(self.networks.mean.device)
 
+    @cached_property
+    def known(self) -> KnownCells | None:
+        """Finds the reference's cells in a query; None for a model that did not keep them."""
+        return None if self.known_cells is None else KnownCells(Profiles.from_array(self.known_cells))
+
     def save(self, folder: str | Path, run: str) -> None:
         """Write ``model.safetensors`` and ``model.json``.
 
@@ -134,6 +143,8 @@ class SimsClassifier:
         """
         tensors: dict[str, Any] = {f"networks.{n}": t for n, t in state_of(self.networks).items()}
         tensors["columns"] = self.inputs.columns
+        if self.known_cells is not None:
+            tensors["known_cells"] = self.known_cells
         description: dict[str, Any] = {
             "genes": list(self.genes),
             "classes": list(self.classes),
@@ -187,6 +198,7 @@ class SimsClassifier:
             settings,
             Calibration.from_dict(description["calibration"]),
             description["facts"],
+            tensors.get("known_cells"),
             stored.written,
         )
 

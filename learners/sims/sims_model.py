@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
+from neurofleet.learners.embedding_tables import warn_of
 from neurofleet.learners.model_folder import model_summary
 from neurofleet.learners.sims.cell_prediction import MOST_MISSING, Query, open_query, predict, rows_of_cells
 from neurofleet.learners.sims.gene_importance import (
@@ -25,6 +25,8 @@ from neurofleet.learners.unknown_labels import labels_or_unknown, threshold_for
 
 if TYPE_CHECKING:
     import anndata
+
+    from neurofleet.learners.sims.cell_prediction import Cells
 
 OBS_COLUMNS = {
     "label": "sims_label",
@@ -57,12 +59,14 @@ class SimsModel(SimsClassifier):
 
     def predict(
         self,
-        cells: str | Path | anndata.AnnData,
+        cells: Cells,
         *,
         unknown_below: float | None = None,
         coverage: float | None = None,
         layer: str = "X",
         target_sum: float | None = None,
+        values: str | None = None,
+        gene_names: str | None = None,
         most_missing: float = MOST_MISSING,
         close_missing: bool = False,
         embedding: bool = True,
@@ -71,8 +75,9 @@ class SimsModel(SimsClassifier):
 
         Parameters
         ----------
-        cells : AnnData or path
-            An AnnData is changed in place. A file is read into memory and stays as it is.
+        cells : AnnData, path, or a sequence of either
+            An AnnData is changed in place. Files are read into memory and stay as they are; of several, the genes that
+            all of them have are in the AnnData that is returned.
         unknown_below : float, optional
             The label of a cell becomes ``unknown`` where its calibrated top probability is below this.
         coverage : float, optional
@@ -82,6 +87,11 @@ class SimsModel(SimsClassifier):
             ``X``, ``raw``, or the name of a layer.
         target_sum : float, optional
             For log values: to how many counts a cell they were scaled, where that cannot be seen.
+        values : str, optional
+            What values are, where that cannot be seen: ``counts``, ``log1p``, ``log2`` …
+        gene_names : str, optional
+            The column of ``var`` that names genes as the model does, such as ``gene_ids``; or ``ignore-version``,
+            ``ignore-prefix`` (of the genome), ``ignore-case``; or both, as ``gene_ids+ignore-version``.
         most_missing : float
             The query is refused when a larger share of the model rests on genes that it lacks.
         close_missing : bool
@@ -95,7 +105,7 @@ class SimsModel(SimsClassifier):
             The same, with these columns of ``obs``, as ``neurofleet predict --write-h5ad`` writes them:
             ``sims_label`` (the class, or ``unknown``), ``sims_class`` (the likeliest class), ``sims_prob`` (its
             calibrated probability), ``sims_margin`` (to the second), ``sims_entropy`` (nats), ``sims_unknown``;
-            and ``obsm["X_sims"]``.
+            and ``obsm["X_sims"]``. What was found out about the cells comes as a warning.
 
         Raises
         ------
@@ -109,8 +119,18 @@ class SimsModel(SimsClassifier):
         >>> model.predict(adata).obs["sims_class"]
         """
         threshold = threshold_for(unknown_below, coverage, self.facts, "the model")
-        data, query = self._opened(cells, layer, target_sum, most_missing, close_missing)
+        query = open_query(
+            self,
+            cells,
+            layer=layer,
+            target_sum=target_sum,
+            values=values,
+            gene_names=gene_names,
+            most_missing=most_missing,
+            close_missing=close_missing,
+        )
         predictions = predict(self, query, np.arange(len(query)), top=1)
+        warn_of([*query.notes, *predictions.warnings()])
         best = predictions.best[:, 0]
         columns: dict[str, Any] = {
             "pred_0": np.asarray(self.classes, dtype=object)[best],
@@ -119,6 +139,7 @@ class SimsModel(SimsClassifier):
             "entropy": predictions.entropy,
         }
         columns |= labels_or_unknown(columns["pred_0"], columns["prob_0"], threshold)
+        data = _to_write_into(cells, query)
         for column, name in OBS_COLUMNS.items():
             is_word = column in ("label", "pred_0")
             data.obs[name] = pd.Categorical(columns[column]) if is_word else columns[column]
@@ -128,10 +149,12 @@ class SimsModel(SimsClassifier):
 
     def embed(
         self,
-        cells: str | Path | anndata.AnnData,
+        cells: Cells,
         *,
         layer: str = "X",
         target_sum: float | None = None,
+        values: str | None = None,
+        gene_names: str | None = None,
         most_missing: float = MOST_MISSING,
     ) -> anndata.AnnData:
         """Write the embedding of cells into ``obsm["X_sims"]``, (cells, n_d) float32.
@@ -140,7 +163,7 @@ class SimsModel(SimsClassifier):
 
         Parameters
         ----------
-        cells, layer, target_sum, most_missing
+        cells, layer, target_sum, values, gene_names, most_missing
             See `predict`.
 
         Returns
@@ -156,26 +179,30 @@ class SimsModel(SimsClassifier):
         --------
         >>> sc.pp.neighbors(model.embed(adata), use_rep="X_sims")
         """
-        data, query = self._opened(cells, layer, target_sum, most_missing, False)
+        query = open_query(self, cells, layer, target_sum, values, gene_names, most_missing)
+        warn_of(query.notes)
+        data = _to_write_into(cells, query)
         data.obsm[EMBEDDING] = self._vectors_of(query)
         return data
 
     def explain(
         self,
-        cells: str | Path | anndata.AnnData,
+        cells: Cells,
         *,
         cell_ids: Sequence[str] = (),
         weighting: str = "decision",
         top: int = 20,
         layer: str = "X",
         target_sum: float | None = None,
+        values: str | None = None,
+        gene_names: str | None = None,
         most_missing: float = MOST_MISSING,
     ) -> GeneTables:
         """Say which genes speak for each class, over cells that are predicted as it.
 
         Parameters
         ----------
-        cells, layer, target_sum, most_missing
+        cells, layer, target_sum, values, gene_names, most_missing
             See `predict`.
         cell_ids : sequence of str
             Cells that are explained one by one, too.
@@ -200,7 +227,8 @@ class SimsModel(SimsClassifier):
         --------
         >>> model.explain(adata).classes.groupby("class").head(8)
         """
-        query = open_query(self, cells, layer=layer, target_sum=target_sum, most_missing=most_missing)
+        query = open_query(self, cells, layer, target_sum, values, gene_names, most_missing)
+        warn_of(query.notes)
         (rows,) = rows_of_cells([query], cell_ids)
         size = cells_in_block(self)
         means = explain(self, (values for _, values in query.blocks(size=size)), weighting)
@@ -215,25 +243,6 @@ class SimsModel(SimsClassifier):
             pd.concat(tables, ignore_index=True) if tables else None,
             means,
         )
-
-    def _opened(
-        self,
-        cells: str | Path | anndata.AnnData,
-        layer: str,
-        target_sum: float | None,
-        most_missing: float,
-        close_missing: bool,
-    ) -> tuple[anndata.AnnData, Query]:
-        """Return cells as an AnnData to write into, and as the model takes them."""
-        query = open_query(
-            self,
-            cells,
-            layer=layer,
-            target_sum=target_sum,
-            most_missing=most_missing,
-            close_missing=close_missing,
-        )
-        return (query.to_anndata() if isinstance(cells, str | Path) else cells), query
 
     def _vectors_of(self, query: Query) -> np.ndarray:
         return np.concatenate([self.vectors(values, query.closed) for _, values in query.blocks()])
@@ -252,3 +261,8 @@ class SimsModel(SimsClassifier):
         if scores := self.facts.get("scores", {}).get("sims"):
             lines.append(f"accuracy {scores['accuracy']:.3f} on {scores['n']:,} {self.facts['role']} cells")
         return model_summary("SIMS", lines, self.facts, self.written)
+
+
+def _to_write_into(cells: Cells, query: Query) -> anndata.AnnData:
+    """Return the AnnData that a user gave, or one of the files."""
+    return cells if hasattr(cells, "obsm") else query.to_anndata()

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from neurofleet.errors import LearnerError
+from neurofleet.learners.cells.cell_copies import Profiles, find_copies, looked_at
 from neurofleet.learners.cells.cell_files import open_cells
-from neurofleet.learners.cells.cell_labels import Labels, read_labels, refuse_files_without
-from neurofleet.learners.cells.cell_matrix import CellMatrix
+from neurofleet.learners.cells.cell_labels import Labels, confounded, read_labels, refuse_files_without
+from neurofleet.learners.cells.cell_matrix import CellMatrix, stretches
+from neurofleet.learners.cells.gene_columns import refuse_telling_columns
 from neurofleet.learners.cells.normalisation import recognise
 from neurofleet.learners.folds import check_inner_sizes
 from neurofleet.learners.local_training import Train, TrainHere
@@ -44,7 +46,9 @@ def train(
     folds: int | None = None,
     labels: str | Path | None = None,
     layer: str = "X",
+    gene_names: str | None = None,
     target_sum: float | None = None,
+    values: str | None = None,
     drop_unlabelled: bool = False,
     preset: str = DEFAULT,
     settings: Mapping[str, Any] | None = None,
@@ -63,7 +67,7 @@ def train(
     Parameters
     ----------
     cells : AnnData, path, or a sequence of either
-        AnnData in memory, or h5ad, zarr, csv or tsv files; cells in rows. Counts or logarithms.
+        AnnData in memory, or files of any format of ``docs/formats.md``; cells in rows. Counts or logarithms.
     label : str
         The column of ``obs`` that holds the classes.
     batch : str, optional
@@ -79,8 +83,13 @@ def train(
         A csv or tsv file with cell ids and columns which are added to ``obs``.
     layer : str
         ``X``, ``raw``, or the name of a layer.
+    gene_names : str, optional
+        The column of ``var`` that names genes, such as ``gene_ids``, and what need not be equal in the names of several
+        files, such as ``ignore-version``.
     target_sum : float, optional
         To how many counts a cell values are scaled; of log values, to how many they were.
+    values : str, optional
+        What they are, where that cannot be seen: one of `neurofleet.learners.cells.value_kinds.KINDS`.
     drop_unlabelled : bool
         Whether cells without a label are left out, in place of being refused.
     preset : str
@@ -114,13 +123,14 @@ def train(
     """
     chosen = checked_settings(settings_of, PRESETS, preset, settings)
     prepared = prepare_reference(
-        open_cells(cells, labels_path=labels, layer=layer),
+        open_cells(cells, labels_path=labels, layer=layer, gene_names=gene_names),
         label,
         batch=batch,
         test=test,
         validation=validation,
         folds=folds,
         target_sum=target_sum,
+        values=values,
         drop_unlabelled=drop_unlabelled,
         seed=split_seed,
     )
@@ -178,6 +188,8 @@ class PreparedReference:
         What the model that is kept is trained on: the one split, or with folds all labelled cells.
     notes : tuple of str
         What the user should know of cells, labels and values.
+    profiles : Profiles
+        Of all cells, to find them again in a query.
     """
 
     reference: Reference
@@ -185,6 +197,7 @@ class PreparedReference:
     splits: tuple[Split, ...]
     final: Split
     notes: tuple[str, ...]
+    profiles: Profiles
 
     def data_facts(self, files: Sequence[str], label: str, n_genes_seen: int) -> dict[str, Any]:
         """Return what a model was trained on, as plain JSON."""
@@ -214,10 +227,13 @@ def prepare_reference(
     validation: float | Groups = 0.15,
     folds: int | None = None,
     target_sum: float | None = None,
+    values: str | None = None,
     drop_unlabelled: bool = False,
     seed: int = 0,
 ) -> PreparedReference:
-    """Read the labels of cells, recognise their values, and split them; see `train`.
+    """Read the labels of cells, recognise and check their values, look for copies, and split them; see `train`.
+
+    All cells are read once.
 
     Raises
     ------
@@ -228,10 +244,15 @@ def prepare_reference(
     for part in (test, validation, {} if batch is None else {batch: ()}):
         for column in part if isinstance(part, Mapping) else ():
             refuse_files_without(cells, column)
-    values = recognise(cells, target_sum=target_sum)
+    seen = recognise(cells, target_sum=target_sum, stated=values)
+    reference = reference_of(cells, labels, seen, target_sum)
+    some = labels.rows[stretches(len(labels.rows), 32, 64)]
+    refuse_telling_columns(cells.read(some), reference.labels[some], labels.classes, cells.genes)
+    profiles = looked_at(cells, seen, reference.normalisation)
+    copies = find_copies(profiles, labels.rows)
     names = np.full(len(cells), "", dtype=object)
     names[labels.rows] = np.asarray(labels.classes, dtype=object)[labels.codes]
-    common: dict[str, Any] = {"columns": cells.obs, "seed": seed}
+    common: dict[str, Any] = {"columns": cells.obs, "left_out": copies.rows, "seed": seed}
     if folds is not None or batch is not None:
         if not isinstance(validation, float | int):
             raise LearnerError("With folds or a batch, validation is a share of the cells, not groups of them.")
@@ -245,13 +266,11 @@ def prepare_reference(
     else:
         final = make_split(cells.cell_ids, names, test=test, validation=validation, **common)
         splits = [final]
-    codes = np.full(len(cells), -1)
-    codes[labels.rows] = labels.codes
     for split in [*splits, final]:
-        check_inner_sizes(codes[split.rows("train")])
-    reference = reference_of(cells, labels, values, target_sum)
-    notes = (*cells.notes, *labels.notes, f"Values: {values.kind} ({values.evidence}).")
-    return PreparedReference(reference, labels, tuple(splits), final, notes)
+        check_inner_sizes(reference.labels[split.rows("train")])
+    notes = [*cells.notes, *labels.notes, copies.note(cells, reference.labels), *confounded(cells, labels, batch)]
+    notes += [f"Values: {seen.kind} ({seen.evidence}).", seen.advice]
+    return PreparedReference(reference, labels, tuple(splits), final, tuple(filter(None, notes)), profiles)
 
 
 def _folds_of_share(test: float | Groups, cells: CellMatrix, batch: str | None) -> int:
@@ -299,4 +318,5 @@ def fit_and_score(
     else:
         tested = [score_split(fitted, reference, prepared.final, settings, train, seed, baselines)]
     known = facts(tested, reference) | query_facts(fitted, reference, prepared.final, seed)
-    return replace(fitted.model, facts=known | {"notes": list(fitted.notes)})
+    kept = prepared.profiles.some(prepared.labels.rows).to_array()
+    return replace(fitted.model, facts=known | {"notes": list(fitted.notes)}, known_cells=kept)

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
-from neurofleet.errors import CellsRefused
+from neurofleet.errors import CellsRefused, UsageError
 from neurofleet.learners.cells.cell_files import open_cells
 from tests.learners.cells.made_cells import made_counts, made_genes, written
 
@@ -148,7 +148,7 @@ def test_not_a_matrix(tmp_path):
     words = tmp_path / "words.h5ad"
     words.write_text("hello")
     refused(words, "words.h5ad", "expected an h5ad or zarr file")
-    refused(tmp_path, "expected an h5ad or zarr file")
+    refused(tmp_path, "found a folder of", "words.h5ad")
     with h5py.File(tmp_path / "other.h5ad", "w") as other:
         other["x"] = 1
     refused(tmp_path / "other.h5ad", "no 'obs'", "holds x")
@@ -201,11 +201,12 @@ def test_files_without_a_common_gene(tmp_path):
     ("text", "words"),
     [
         ("id,A,label\nc1,1,T\nc2,2,B\n", ["words in 1 columns", "'label'"]),
-        ("id,A,\nc1,1,2\nc2,2,2\n", ["'Unnamed: 2'", "no name"]),
+        ("id,A,\nc1,1,2\nc2,2,2\n", ["1 columns have no name"]),
         ("id,A,n\nc1,1,0\nc2,2,1\nc3,0,2\n", ["'n'", "counts the lines"]),
-        ("id;A;B\nc1;1;2\n", ["expected a table", "','"]),
+        ("id,A,B,A\nc1,1,2,3\n", ["1 gene names occur more than once, the first A"]),
+        ("id,A,B\nc1,x,2\nc2,1,2\n", ["words in 1 columns, among them 'A', such as 'x'"]),
         ("id,A,B\n", ["0 lines"]),
-        ("", ["cannot be read as a table"]),
+        ("", ["cannot be read as a table", "empty"]),
     ],
 )
 def test_text_that_is_no_matrix(tmp_path, text, words):
@@ -221,3 +222,78 @@ def test_real_files_are_read_as_anndata_reads_them(shared_data):
         truth = anndata.read_h5ad(file).X
         rows = np.random.default_rng(0).integers(0, truth.shape[0], 300)
         assert (open_cells(file).read(rows) != truth[rows]).nnz == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("id;A;B\n007;1,5;2\nc2;3;0,25\n", "a.csv"),
+        ("A\tB\n007\t1.5\t2\nc2\t3\t0.25\n", "a.tsv"),
+        ("\ufeffid,A,B\n007,1.5,2\nc2,3,0.25\n", "a.csv"),
+        ("# by hand\nid|A|B\n007|1.5|2\nc2|3|0.25\n", "a.txt"),
+    ],
+)
+def test_text_of_other_separators_and_decimal_signs(tmp_path, text, name):
+    file = tmp_path / name
+    file.write_text(text)
+    cells = open_cells(file)
+    assert (list(cells.cell_ids), list(cells.genes)) == (["007", "c2"], ["A", "B"])
+    np.testing.assert_array_equal(cells.read([0, 1]).toarray(), [[1.5, 2], [3, 0.25]])
+
+
+def test_labels_of_other_separators_and_names_twice(tmp_path):
+    file = written(made_counts(6), tmp_path / "a.h5ad")
+    labels = tmp_path / "labels.csv"
+    labels.write_text("id;kind\n" + "".join(f"cell{i};L2/3, k{i}\n" for i in range(6)))
+    assert open_cells(file, labels_path=labels).obs["kind"].tolist() == [f"L2/3, k{i}" for i in range(6)]
+    labels.write_text("id,kind,kind\ncell1,a,b\n")
+    refused(file, "1 columns have one name, among them 'kind'", labels_path=labels)
+
+
+def test_the_same_file_or_cells_twice_are_refused(tmp_path):
+    cells = made_counts(6)
+    file = written(cells, tmp_path / "a.h5ad")
+    (tmp_path / "link.h5ad").symlink_to(file)
+    refused([file, str(file)], "a.h5ad is given twice")
+    refused([file, tmp_path / "link.h5ad"], "link.h5ad is given twice")
+    refused([cells, cells], "AnnData is given twice")
+
+
+def named_otherwise():
+    cells, other = made_counts(6), made_counts(6, prefix="other")
+    other.var["symbol"] = other.var_names
+    cells.var["ids"] = [f"ENSG{i}" for i in range(60)]
+    other.var["ids"] = [f"ENSG{i}.7" for i in range(60)]
+    other.var_names = [*made_genes(60)[:10], *other.var["ids"][10:]]
+    return cells, other
+
+
+def test_files_that_would_share_more_genes_by_other_names(tmp_path):
+    cells, other = named_otherwise()
+    files = [written(cells, tmp_path / "a.h5ad"), written(other, tmp_path / "b.h5ad")]
+    for sources in (files, [cells, other]):
+        refused(sources, "share 10 genes by their names", "and 60 by symbol", "`gene_names: symbol`")
+    found = open_cells(files, gene_names="symbol")
+    assert list(found.genes) == made_genes(60)
+    assert any("b.h5ad: Genes have their names of the var column 'symbol'" in note for note in found.notes)
+    by_id = open_cells([cells, other], gene_names="ids+ignore-version")
+    assert list(by_id.genes) == [f"ENSG{i}" for i in range(60)]
+    np.testing.assert_array_equal(by_id.read([7]).toarray(), other.X[[1]].toarray())
+    refused(files, "no file has a column 'simbol'", "ids, symbol", gene_names="simbol")
+
+
+def test_genomes_in_front_and_case(tmp_path):
+    cells, other = made_counts(6), made_counts(6, prefix="other")
+    other.var_names = [f"GRCh38_{name.upper()}" for name in made_genes(60)]
+    refused([cells, other], "share 0 genes", "ignore-prefix+ignore-case", "species differ")
+    assert list(open_cells([cells, other], gene_names="ignore-prefix+ignore-case").genes) == made_genes(60)
+    with pytest.raises(UsageError, match="ignore-cases"):
+        open_cells([cells, other], gene_names="ignore-cases")
+
+
+def test_names_that_a_column_lacks_or_has_twice_stay():
+    cells = made_counts(6, 5)
+    cells.var["symbol"] = pd.Categorical(["A", "B", "B", None, "C"])
+    found = open_cells(cells, gene_names="symbol")
+    assert list(found.genes) == ["A", "Gene1", "Gene2", "Gene3", "C"]
+    assert "3 that it does not name, or names twice" in found.notes[0]

@@ -64,3 +64,9 @@ def test_a_column_of_genes_hints_at_a_turned_matrix(labelled, tmp_path):
 def test_no_such_column(labelled):
     with pytest.raises(CellsRefused, match=r"no column 'celltype'.*Did you mean 'cell_type'\?"):
         read_labels(labelled(["a", "b"]), "celltype")
+
+
+@pytest.mark.parametrize("name", ["unknown", "Unknown"])
+def test_a_class_that_is_called_as_cells_below_the_threshold_is_told(labelled, name):
+    (note,) = read_labels(labelled([name, "a", name, "a"]), "kind").notes
+    assert f"2 cells are of a class {name!r}. The word is reserved" in note

@@ -6,7 +6,7 @@ import pytest
 import scipy.sparse as sp
 
 from neurofleet.errors import CellsRefused
-from neurofleet.learners.cells.gene_alignment import align, apply
+from neurofleet.learners.cells.gene_alignment import GeneNaming, align, apply
 
 
 def test_columns_come_in_the_models_order_and_absent_genes_are_zero():
@@ -56,3 +56,41 @@ def test_when_no_gene_is_shared_another_naming_is_looked_for(model, query, var, 
 def test_genes_in_rows_are_told_from_the_cell_ids():
     with pytest.raises(CellsRefused, match="rows named like the model's genes .a, b.. Transpose"):
         align(["a", "b"], ["c1", "c2", "c3"], query_cell_ids=["a", "b"])
+
+
+def test_few_shared_genes_are_refused_where_another_naming_shares_far_more():
+    model = [f"GENE{i}" for i in range(40)]
+    ids = [f"ENSG{i}" for i in range(40)]
+    mixed = model[:5] + ids[5:]
+    table = pd.DataFrame({"feature_name": model, "mean": 1.0}, index=mixed)
+    with pytest.raises(CellsRefused, match="shares 5 of the model's 40 genes") as error:
+        align(model, mixed, table)
+    assert "its var column 'feature_name' would share 40" in str(error.value)
+    assert "--gene-names feature_name" in str(error.value)
+    assert align(model, mixed).n_shared == 5
+    table["feature_name"] = model[:9] + ids[9:]
+    assert align(model, mixed, table).n_shared == 5
+
+
+@pytest.mark.parametrize(
+    ("query", "naming"),
+    [
+        (["gene0", "Gene1", "x"], "ignore-case"),
+        (["GRCh38_GENE0", "hg19___GENE1", "x"], "ignore-prefix"),
+        (["grch38_gene0", "mm10-Gene1", "x"], "ignore-prefix+ignore-case"),
+        (["GENE0", "GENE1", "gene1"], "ignore-case"),
+    ],
+)
+def test_names_are_compared_as_it_is_asked_for(query, naming):
+    found = align(["GENE0", "GENE1", "GENE2"], query, naming=GeneNaming.parsed(naming))
+    assert found.columns.tolist() == [0, 1, -1]
+
+
+def test_versions_are_those_of_ensembl_only():
+    naming = GeneNaming.parsed("ignore-version")
+    assert naming.plain(pd.Index(["ENSG00000141510.17", "RP11-34P13.7"])).tolist() == [
+        "ENSG00000141510",
+        "RP11-34P13.7",
+    ]
+    assert str(GeneNaming.parsed("gene_ids+ignore-version")) == "gene_ids+ignore-version"
+    assert str(GeneNaming.parsed(None)) == "index"

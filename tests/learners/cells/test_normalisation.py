@@ -73,12 +73,6 @@ def test_negative_counts(seen):
         seen(values)
 
 
-@pytest.mark.parametrize("base", [2, 10])
-def test_other_logarithms_are_refused(seen, base):
-    with pytest.raises(CellsRefused, match=rf"log{base}\(x \+ 1\).*Multiply"):
-        seen(log_of(COUNTS, 1e4) / np.log(base))
-
-
 @pytest.mark.parametrize(("wrong", "words"), [(np.nan, "1 NaN"), (np.inf, "1 infinite"), (None, "are zero")])
 def test_values_that_are_no_numbers(seen, wrong, words):
     values = COUNTS.toarray()
