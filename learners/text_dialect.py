@@ -68,7 +68,8 @@ def text_dialect(path: Path) -> TextDialect:
     """
     with open(path, "rb") as file:
         packed = file.read(2) == b"\x1f\x8b"
-    with gzip.open(path) if packed else open(path, "rb") as opened:
+    opened: IO[bytes] = gzip.open(path) if packed else open(path, "rb")  # type: ignore[assignment]
+    with opened:
         raw = _first_lines(opened)
     encoding = next((name for mark, name in _MARKS if raw.startswith(mark)), "utf-8")
     try:

@@ -220,9 +220,10 @@ def better_namings(
     list of (genes shared, the naming in words, the naming)
     """
     candidates: dict[str | None, pd.Index] = {None: query}
-    for column in [] if var is None else var.columns:
-        if not pd.api.types.is_numeric_dtype(var[column]) and not pd.api.types.is_bool_dtype(var[column]):
-            candidates[str(column)] = pd.Index(var[column].astype(str))
+    if var is not None:
+        for name in var.columns:
+            if not pd.api.types.is_numeric_dtype(var[name]) and not pd.api.types.is_bool_dtype(var[name]):
+                candidates[str(name)] = pd.Index(var[name].astype(str))
     found = []
     for column, names in candidates.items():
         best = 0
