@@ -98,7 +98,7 @@ _EXTRAS = {
         "umap",
         "zarr",
     ),
-    "formats": ("hdf5plugin", "neo", "pyabf"),
+    "formats": ("hdf5plugin", "neo", "pyabf", "rds2py"),
     "serve": ("fastapi", "uvicorn"),
 }
 """Extra -> the packages that it installs, as they are imported."""

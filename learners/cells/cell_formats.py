@@ -20,6 +20,7 @@ import scipy.sparse as sp
 from neurofleet.errors import CellsRefused
 from neurofleet.learners.cells.cell_matrix import FileSource, MemorySource, Source, open_group, whole_array
 from neurofleet.learners.cells.expression_tables import TEXT_ENDINGS, read_parquet_matrix, read_text_matrix
+from neurofleet.learners.cells.seurat_files import read_rds
 from neurofleet.learners.text_dialect import text_dialect
 
 IN_MEMORY_BYTES = 2**32
@@ -147,9 +148,7 @@ def _format_of(path: Path, name: str) -> Callable[[Path, str], OpenedFile]:
     if start.startswith(b"PK"):
         return _open_group
     if name.endswith(".rds"):
-        from neurofleet.learners.cells.seurat_files import open_rds
-
-        return open_rds
+        return _open_rds
     if start.startswith(b"\x1f\x8b") and name.endswith((".h5ad.gz", ".h5ad")):
         return _open_gzipped
     if name.endswith(TEXT_ENDINGS):
@@ -176,6 +175,13 @@ def _table(path: Path, layer: str, read: Callable[[Path], tuple[MemorySource, pd
         raise CellsRefused(f"{path}: a table has no layer {layer!r}; only files such as h5ad, zarr and loom have.")
     table, cell_ids, genes = read(path)
     return OpenedFile(path, table, pd.DataFrame(index=cell_ids), pd.DataFrame(index=genes), [])
+
+
+def _open_rds(path: Path, layer: str) -> OpenedFile:
+    values, obs, genes = read_rds(path, layer)
+    var, notes = pd.DataFrame(index=genes), [f"{path.name}: read into memory, as a file of R has to be."]
+    _check_size(path, "the matrix", values.shape, obs, var)
+    return OpenedFile(path, MemorySource(values), obs, var, notes)
 
 
 def _open_gzipped(path: Path, layer: str) -> OpenedFile:

@@ -591,7 +591,7 @@ def _log_spread(sums: np.ndarray) -> float:
 def _rank_correlation(first: np.ndarray, second: np.ndarray) -> float:
     ranks = np.stack([pd.Series(numbers).rank().to_numpy() for numbers in (first, second)])
     with np.errstate(invalid="ignore", divide="ignore"):
-        return float(np.nan_to_num(np.corrcoef(ranks)[0, 1]))
+        return float(np.nan_to_num(np.asarray(np.corrcoef(ranks))[0, 1]))
 
 
 def same_sum(first: float | None, second: float | None) -> bool:
