@@ -191,12 +191,6 @@ def read_waveforms(values: np.ndarray, rate_hz: float, peak_index: int | None, n
     first, last = max(common - reach, 0), min(common + reach + 1, samples)
     peak = first + deviation[:, first:last].argmax(axis=1)
     astray = int(((farthest < first) | (farthest >= last))[present].sum())
-    if peak_index is not None and astray > 0.9 * present.sum():
-        raise UnitsRefused(
-            f"{name}: expected the spikes at sample {peak_index} (waveform_peak_index), found the largest deflection at"
-            f" sample {int(np.median(farthest[present]))} (median). Give the right sample, counted from 0, or leave the"
-            " key out of the layout."
-        )
     if astray > 0.2 * present.sum():
         notes.append(
             f"{name}: in {astray} of {int(present.sum())} waveforms the largest deflection lies more than"
