@@ -57,7 +57,7 @@ def read_rds(path: Path, layer: str) -> tuple[sp.csr_matrix, pd.DataFrame, pd.In
         layers, obs, genes = {"counts": root}, None, None
     else:
         raise CellsRefused(
-            f"{path}: expected a Seurat object, a SingleCellExperiment or a dgCMatrix, found {kind or root.get('type')}."
+            f"{path}: expected a Seurat object, a SingleCellExperiment or dgCMatrix, found {kind or root.get('type')}."
             f" {CONVERT}."
         )
     first = next((name for name in ("counts", "data", "logcounts") if name in layers), "")

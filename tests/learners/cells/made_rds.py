@@ -1,4 +1,4 @@
-"""Writes objects of R as .rds files: what R's saveRDS writes for vectors, lists and S4 objects (serialization 2, XDR)."""
+"""Writes objects of R as .rds files: what R's saveRDS writes for vectors, lists, S4 objects (serialization 2, XDR)."""
 
 import gzip
 import struct

@@ -62,7 +62,7 @@ def test_cross_animal_splits_test_each_animal_with_none_of_it_trained_on(recordi
 
 def test_what_cannot_be_split_is_refused(recordings: Recordings) -> None:
     alone = synthetic_recordings(1, n_neurons=30, n_frames=60)
-    with pytest.raises(LearnerError, match=r"at least 2 animals, found 1 \(s0\)\. Ask for a single-animal split"):
+    with pytest.raises(LearnerError, match=r"at least 2 animals, found 1 \(s0\)\. Ask for `split: single-animal`"):
         neuron_splits(alone, "type", "cross")
     with pytest.raises(LearnerError, match="did you mean 'cross'"):
         neuron_splits(recordings, "type", "corss")  # type: ignore[arg-type]
