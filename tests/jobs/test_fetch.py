@@ -94,7 +94,9 @@ def test_an_interrupted_download_goes_on_in_the_next_call(database, tmp_path, re
     database.files[database.cells[11]["erwkf__id"]] = big
     database.slow_s = 0.05  # a chunk
     code = (
-        "import sys, pathlib; from neurofleet.jobs import cli; from neurofleet.jobs.archive_fetch import fetch_command\n"
+        "import sys, pathlib\n"
+        "from neurofleet.jobs import cli\n"
+        "from neurofleet.jobs.archive_fetch import fetch_command\n"
         "address, out = sys.argv[1:]\n"
         "cli.app = lambda *_, **__: fetch_command(['allen:11'], pathlib.Path(out), address)\n"
         "cli.main()\n"
