@@ -1,5 +1,6 @@
 """A SIMS model from Python: trained on an AnnData or files; it labels, embeds and explains an AnnData."""
 
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -210,3 +211,39 @@ def test_several_sources_are_one_set(reference, tmp_path):
     cells = open_cells([reference, path])
     assert cells.shape == (180, 60)
     assert set(cells.obs["source_file"]) == {"AnnData", str(path)}
+
+
+def test_several_files_are_predicted_as_one(model, query, tmp_path):
+    files = [written(query[:25].copy(), tmp_path / "a.h5ad"), written(query[25:].copy(), tmp_path / "b.csv")]
+    labelled = model.predict(files)
+    assert list(labelled.obs_names) == list(query.obs_names)
+    np.testing.assert_array_equal(labelled.obs["sims_prob"], model.predict(query).obs["sims_prob"])
+    assert model.predict([query[:25].copy(), files[1]]).n_obs == 40
+
+
+def test_cells_of_the_reference_are_warned_of(model, reference, query, tmp_path):
+    with pytest.warns(UserWarning, match="20 of 60 cells are in the reference that the model was trained on"):
+        model.predict(anndata.concat([reference[:20], query]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.predict(query)
+        replace(model, known_cells=None).predict(reference[:20].copy())
+
+
+def test_checks_hold_in_memory_as_in_files(model, query):
+    mixed = query.copy()
+    values = mixed.X.toarray()
+    values[30:] = np.log1p(values[30:] / values[30:].sum(1, keepdims=True) * 1e4)
+    mixed.X = values
+    with pytest.raises(CellsRefused, match="AnnData: values are not of one kind"):
+        model.predict(mixed)
+    renamed = query.copy()
+    renamed.var["symbol"], renamed.var_names = list(renamed.var_names), [f"ENSG{i}" for i in range(60)]
+    with pytest.raises(CellsRefused, match="would share 60.*gene_names='symbol'"):
+        model.predict(renamed)
+    with pytest.warns(UserWarning, match="names of the var column 'symbol'"):
+        labelled = model.predict(renamed, gene_names="symbol")
+    np.testing.assert_array_equal(labelled.obs["sims_prob"], model.predict(query.copy()).obs["sims_prob"])
+    halves = query.copy()
+    halves.X = sp.csr_matrix(halves.X.toarray() * 0.9)
+    assert (model.predict(halves, values="counts").obs["sims_class"] == model.predict(query).obs["sims_class"]).all()
