@@ -163,7 +163,7 @@ def read_caiman(path: Path, layout: RecordingLayout) -> RawSession:
                     " file that cnm.save(...) wrote, or save the traces as npz."
                 )
             return _caiman_session(path, arrays, layout)
-    except (OSError, UnreadableArray, KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (OSError, UnreadableArray, KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
         raise RecordingsRefused(f"{path}: cannot be read as HDF5 of CaImAn: {error}.") from error
 
 

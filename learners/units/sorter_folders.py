@@ -30,6 +30,24 @@ FOLDERS = (
 )
 
 
+DAMAGED = (
+    OSError,
+    ValueError,
+    TypeError,
+    KeyError,
+    IndexError,
+    AttributeError,
+    RuntimeError,
+    OverflowError,
+    MemoryError,
+    EOFError,
+    NotImplementedError,
+    zlib.error,
+    MatReadError,
+)
+"""What h5py, scipy and zarr raise at damaged files."""
+
+
 def read_sorter_folder(path: Path, layout: UnitLayout) -> UnitsFile:
     """Read a folder by what is in it, or in its only subfolder of such a kind.
 
@@ -346,14 +364,16 @@ class _Zarr(_Stored):
 
         try:
             array = zarr.open_group(str(self.path), mode="r", use_consolidated=False)[name]
-            if (
-                not isinstance(array, zarr.Array)
-                or "pickle" in json.dumps(array.metadata.to_dict(), default=str).lower()
-            ):
+            described = json.dumps(array.metadata.to_dict(), default=str).lower()
+            if not isinstance(array, zarr.Array) or "pickle" in described:
                 return None
             return np.asarray(array[...])
         except KeyError:
             return None
+        except DAMAGED as error:
+            if "data type" in str(error):  # a type that zarr does not read, such as objects
+                return None
+            raise UnitsRefused(f"{self.path / name}: expected an array of zarr, found one that is damaged.") from error
 
     def sorting(self) -> Sorting:
         import zarr
@@ -517,24 +537,6 @@ def _add_spikes_beside(file: UnitsFile, beside: Path) -> None:
         )
     file.spike_times = [times[unit] for unit in file.columns["unit_id"]]
     file.notes.append(f"{file.path.name}: spike times are those of {beside.name}.")
-
-
-DAMAGED = (
-    OSError,
-    ValueError,
-    TypeError,
-    KeyError,
-    IndexError,
-    AttributeError,
-    RuntimeError,
-    OverflowError,
-    MemoryError,
-    EOFError,
-    NotImplementedError,
-    zlib.error,
-    MatReadError,
-)
-"""What h5py and scipy raise at damaged files."""
 
 
 def _matlab(path: Path, names: tuple[str, ...]) -> dict[str, Any]:

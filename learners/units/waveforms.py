@@ -263,8 +263,8 @@ def check_half_widths(half_widths_ms: np.ndarray, rate_hz: float, name: str) -> 
     usual = "Most extracellular spikes are 0.1 to 0.4 ms wide at half of their depth"
     if not HALF_WIDTHS_MS[0] <= width <= HALF_WIDTHS_MS[1]:
         raise UnitsRefused(
-            f"{name}: {told} {width:.3g} ms wide (median). {usual}: the sampling rate is wrong, or these are no"
-            " spikes. Give the right waveform_rate_hz in the layout, or go without (without: [waveform])."
+            f"{name}: {told} {width:.3g} ms wide (median). {usual}: the sampling rate is wrong, waveform_peak_index is,"
+            " or these are no spikes. Give the right one in the layout, or go without (without: [waveform])."
         )
     if USUAL_HALF_WIDTHS_MS[0] <= width <= USUAL_HALF_WIDTHS_MS[1]:
         return []

@@ -151,8 +151,7 @@ def test_noise_does_not_tell_the_time_axis():
     assert "nothing in the file tells otherwise" in notes[0]
 
 
-def test_a_peak_index_where_no_spike_is_is_told(tmp_path):
+def test_a_peak_index_where_no_spike_is_is_refused(tmp_path):
     path = npz(tmp_path / "a.npz")
     assert not any("may be noise" in note for note in open_units([path], {"waveform_peak_index": 36}).notes)
-    notes = open_units([path], {"waveform_peak_index": 80}).notes
-    assert any("30 of 30 waveforms" in note and "from sample 80" in note for note in notes)
+    refused([path], "1.76 ms wide (median)", "waveform_peak_index is", waveform_peak_index=80)
