@@ -65,7 +65,7 @@ class ModelsSpec(Strict):
     cells: Annotated[list[Name], Field(min_length=1)] | None = None
     best: PositiveInt | None = None
     fits: Annotated[list[FitFileSpec], Field(min_length=1)] | None = None
-    mechanisms: Path | None = None
+    mechanisms: LocalPath | None = None
 
     @model_validator(mode="after")
     def _one_source(self) -> "ModelsSpec":

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,8 +15,10 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from neurofleet.errors import InputError, LearnerError, UsageError
-from neurofleet.jobs.job_file import parse_job
+from neurofleet.errors import ClusterError, InputError, LearnerError, TrainingFailed, UsageError
+from neurofleet.jobs.cli import main
+from neurofleet.jobs.job_file import load_job, parse_job
+from neurofleet.jobs.learners.learner_job import job_of, trials_of
 from neurofleet.jobs.run_job import print_plan, run_job
 from neurofleet.learners.model_folder import read_model
 from neurofleet.learners.sims import tabnet_training
@@ -191,6 +194,76 @@ def test_wrong_input_is_refused_before_anything_is_written(keys, told, reference
     with pytest.raises((UsageError, InputError, LearnerError), match=told):
         run_job(write_job(tmp_path, **{"reference": reference} | keys), str(tmp_path / "model"))
     assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize(
+    ("keys", "told"),
+    [
+        (
+            {"split": {"test": {"donor": ["A"]}}},
+            r"test: donor has no group 'A' \(did you mean 'a'\?\). There are: a, b.",
+        ),
+        ({"split": {"test": {"donor": ["a", "b"]}}}, "No sample is left to train on."),
+        ({"split": {"folds": 5, "by": "donor"}}, "5 folds by donor need at least 5 groups, found 2: a, b."),
+        ({"unknown_curve": ["nk"]}, r"unknown_curve: no class is called 'nk' \(did you mean 'NK'\?\)."),
+        (
+            {"label": "donor", "split": {"validation": 0.97, "test": 0}},
+            "fractions|leave nothing|training cells or more",
+        ),
+    ],
+)
+def test_a_wrong_job_ends_in_exit_code_2_with_the_name_of_its_file(
+    keys, told, reference, tmp_path, monkeypatch, capsys
+):
+    job = write_job(tmp_path, reference, **keys)
+    for command in (["plan", str(job)], ["run", str(job), "--out", str(tmp_path / "model")]):
+        monkeypatch.setattr("sys.argv", ["neurofleet", *command])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        said = capsys.readouterr().err
+        assert ended.value.code == 2, said
+        assert re.search(told, said), said
+        assert reference.name in said
+    assert not (tmp_path / "model").exists()
+
+
+def test_loggers_that_are_not_installed_are_told_by_plan(reference, tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    for logger, package in (("mlflow", "mlflow-skinny"), ("wandb", "wandb")):
+        with pytest.raises(UsageError, match=f"loggers: .* not installed: pip install {package}.$"):
+            print_plan(write_job(tmp_path, reference, loggers=[logger]))
+
+
+def test_a_sweep_says_in_its_plan_what_its_scheduler_and_this_machine_cannot_do(reference, tmp_path, capsys):
+    search = {"learning_rate": [0.01, 0.02]}
+    for trials, told in (
+        ({"number": 2, "scheduler": "asha", "grace_epochs": 50}, "grace_epochs from 1 to below the epochs of a trial"),
+        ({"number": 2, "scheduler": "pbt", "method": "optuna"}, "goes with the methods random and grid"),
+        ({"number": 2, "scheduler": "pbt", "perturb_epochs": 9}, "would never be compared"),
+    ):
+        with pytest.raises(ClusterError, match=told) as refused:
+            print_plan(write_job(tmp_path, reference, kind="sweep", search=search, trials=trials))
+        assert refused.value.exit_code == 2
+    large = write_job(tmp_path, reference, kind="sweep", search=search, trials={"number": 2, "cpus": 4096})
+    print_plan(large)
+    assert "a trial needs 4096 CPUs, and this machine has" in " ".join(capsys.readouterr().out.split())
+    with pytest.raises(UsageError, match="a trial needs 4096 CPUs, and this machine has .* or a cluster by --address"):
+        run_job(large, str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_longest_of_the_epochs_that_are_searched_is_the_schedulers(reference, tmp_path):
+    keys = {"search": {"epochs": [2, 9]}, "trials": {"number": 2, "scheduler": "asha", "grace_epochs": 5}}
+    job = job_of(load_job(write_job(tmp_path, reference, kind="sweep", **keys)), tmp_path)
+    assert trials_of(job, job.read()).scheduler.max_epochs == 9
+
+
+def test_a_training_that_diverges_is_told_and_leaves_no_model(reference, tmp_path):
+    keys = {"learning_rate": 1e38, "clip_norm": 1e30, "members": 1, "epochs": 2, "baselines": ["majority"]}
+    with pytest.raises(TrainingFailed, match="the training has diverged: weights of the network are NaN") as failed:
+        run_job(write_job(tmp_path, reference, **keys), str(tmp_path / "model"))
+    assert failed.value.exit_code == 1
+    assert not (tmp_path / "model" / "model.json").exists()
 
 
 def test_an_event_for_each_start_and_end(model):

@@ -180,3 +180,25 @@ def test_a_changed_or_foreign_file_is_refused(tmp_path, ids, labels):
     (tmp_path / "split.parquet").write_text("nothing")
     with pytest.raises(LearnerError, match="cannot be read as a split"):
         read_splits(tmp_path / "split.parquet")
+
+
+def test_numbers_name_groups_that_a_column_holds_as_fractions(ids, labels):
+    donors = np.where(np.arange(len(ids)) % 2, 1.0, 2.0)
+    split = make_split(ids, labels, test={"donor": ["1"]}, validation=0.0, columns={"donor": donors})
+    assert set(donors[split.rows("test")]) == {1.0}
+    same = make_split(ids, labels, test={"donor": ["1.0"]}, validation=0.0, columns={"donor": donors})
+    assert same.fingerprint == split.fingerprint
+    words = np.where(donors == 1.0, "1", "1.0")
+    split = make_split(ids, labels, test={"donor": ["1"]}, validation=0.0, columns={"donor": words})
+    assert set(words[split.rows("test")]) == {"1"}
+
+
+def test_samples_without_a_group_are_in_no_group(ids, labels):
+    donors = np.array(["a", "b", None], dtype=object)[np.arange(len(ids)) % 3]
+    columns = pd.DataFrame({"donor": donors})
+    split = make_split(ids, labels, test={"donor": ["a"]}, validation=0.0, columns=columns)
+    assert set(donors[split.rows("test")]) == {"a"}
+    with pytest.raises(LearnerError, match=r"test: donor has no group 'A' \(did you mean 'a'\?\). There are: a, b."):
+        make_split(ids, labels, test={"donor": ["A"]}, columns=columns)
+    with pytest.raises(LearnerError, match="labelled samples have no donor, such as"):
+        make_folds(ids, labels, 2, group="donor", columns=columns)

@@ -5,7 +5,7 @@ import pytest
 
 from neurofleet.errors import CellsRefused
 from neurofleet.learners.cells.cell_files import open_cells
-from neurofleet.learners.cells.cell_labels import read_labels
+from neurofleet.learners.cells.cell_labels import read_labels, refuse_files_without
 from tests.learners.cells.made_cells import made_counts, written
 
 
@@ -70,3 +70,21 @@ def test_no_such_column(labelled):
 def test_a_class_that_is_called_as_cells_below_the_threshold_is_told(labelled, name):
     (note,) = read_labels(labelled([name, "a", name, "a"]), "kind").notes
     assert f"2 cells are of a class {name!r}. The word is reserved" in note
+
+
+def test_a_file_without_the_label_of_others_is_named_with_its_nearest_column(tmp_path):
+    first, second = made_counts(12), made_counts(12, prefix="other")
+    second.obs = second.obs.rename(columns={"cell_type": "celltype"})
+    cells = open_cells([written(first, tmp_path / "a.h5ad"), written(second, tmp_path / "b.h5ad")])
+    for drop in (False, True):
+        with pytest.raises(CellsRefused) as refused:
+            read_labels(cells, "cell_type", drop_missing=drop)
+        told = str(refused.value)
+        assert told.startswith(f"{tmp_path / 'b.h5ad'}: has no 'cell_type' (did you mean 'celltype'?)")
+        assert "its columns are donor, celltype." in told
+    with pytest.raises(CellsRefused, match=r"a.h5ad: has no 'celltype' \(did you mean 'cell_type'\?\)"):
+        refuse_files_without(cells, "celltype")
+    refuse_files_without(cells, "donor")
+    with pytest.raises(CellsRefused, match="they have cell_type, donor, celltype. Did you mean") as refused:
+        read_labels(cells, "cell_typ")
+    assert "source_file" not in str(refused.value)
