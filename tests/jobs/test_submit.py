@@ -22,6 +22,7 @@ from neurofleet.errors import UsageError
 from neurofleet.jobs.job_file import load_job
 from neurofleet.jobs.remote.submit import submit_command
 from neurofleet.jobs.run_job import results_place
+from neurofleet.learners.model_folder import read_model
 from tests.jobs.test_fit import generation_files, write_job
 
 TOKEN = "0123456789abcdef" * 4
@@ -197,7 +198,7 @@ def test_a_training_is_submitted_with_its_cells_and_leaves_a_model(laptop, tmp_p
     assert sent.returncode == 0, sent.stderr + sent.stdout
     assert "3 files, " in sent.stdout
     assert "train: starting" in sent.stdout
-    facts = json.loads((tmp_path / "model" / "model.json").read_text())["facts"]
+    facts = read_model(tmp_path / "model").description["facts"]
     assert facts["data"]["files"] == ["cells-one.csv", "cells-two.csv"]
     assert facts["data"]["cells_of_class"] == {"a": 24, "b": 24}
 
