@@ -66,7 +66,7 @@ def test_what_cannot_be_split_is_refused(recordings: Recordings) -> None:
         neuron_splits(alone, "type", "cross")
     with pytest.raises(LearnerError, match="did you mean 'cross'"):
         neuron_splits(recordings, "type", "corss")  # type: ignore[arg-type]
-    with pytest.raises(LearnerError, match="single-animal split .* needs one animal of s0, s1; found none"):
+    with pytest.raises(LearnerError, match="single-animal split needs one animal of s0, s1; found none"):
         neuron_splits(recordings, "type", "single")
     with pytest.raises(LearnerError, match="at least 2 classes of 300"):
         neuron_splits(recordings, "type", "pooled", fewest=300)
