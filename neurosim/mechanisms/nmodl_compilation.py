@@ -119,7 +119,7 @@ def _load_library(h: Any, folder: Path, names: Sequence[str]) -> None:
     try:
         h.nrn_load_dll(str(_library(folder)))
     except RuntimeError as error:
-        raise InputError(_not_loaded(str(error), names)) from error
+        raise InputError(not_loaded(str(error), names)) from error
 
 
 def _digest(path: Path) -> bytes:
@@ -129,10 +129,11 @@ def _digest(path: Path) -> bytes:
     return digest.digest()
 
 
-def _not_loaded(said: str, names: Sequence[str]) -> str:
+def not_loaded(said: str, names: Sequence[str]) -> str:
     """Return why NEURON did not load mechanisms, from what it said."""
     if (found := re.search(r"name already exists: (\w+)", said)) is None:
-        return f"NEURON does not load the mechanisms {', '.join(names)}: {said.strip()}"
+        hint = " Correct VALENCE in the mod file." if "ion charge" in said else ""
+        return f"NEURON does not load the mechanisms {', '.join(names)}: {' '.join(said.split())}.{hint}"
     taken = found.group(1)
     if taken in names:
         return (
@@ -248,11 +249,13 @@ def _compile_into(folder: Path, names: Mapping[str, Path], called: Mapping[str, 
             if faults := _faults_of_nmodl(work / "mod", names, called):
                 raise InputError("\n".join(faults))
             said = COLOUR.sub("", result.stdout + result.stderr)
-            errors = [line for line in said.splitlines() if "error:" in line] or [said.strip()[-2000:]]
+            errors = [re.sub(r"^\S*/", "", line) for line in said.splitlines() if "error:" in line]
+            of_these = [name for name in names if any(line.startswith(f"{name}.cpp:") for line in errors)] or [*names]
+            files = ", ".join(f"{name} ({called.get(name, names[name].name)})" for name in of_these)
             raise InputError(
-                f"The mechanisms {', '.join(names)} did not compile (nrnivmodl, exit code {result.returncode}). "
-                "NEURON's NMODL compiler takes them, the C++ compiler does not: mend their VERBATIM text, or the "
-                "compiler that is named:\n" + "\n".join(errors[:5])
+                f"The mechanisms {files} did not compile (nrnivmodl, exit code {result.returncode}). NEURON's NMODL "
+                "compiler takes them, the C++ compiler does not. Mend their VERBATIM text, which NEURON 9 compiles as "
+                "C++, or the compiler that is named:\n" + "\n".join(errors[:5] or [said.strip()[-2000:]])
             )
         if folder.exists():  # without a library: something cleaned up in it
             shutil.rmtree(folder)
@@ -318,7 +321,7 @@ def _nrnivmodl() -> tuple[list[str], dict[str, str]]:
 
 
 BUILT_IN = frozenset(mechanism.name for mechanism in BUILT_INTO_NEURON)
-TRY_LIMIT_S = 120.0
+TRY_LIMIT_S = 90.0
 TRIED = "tried"  # beside a compiled library: its mechanisms were tried out
 
 
@@ -446,14 +449,13 @@ class UserMechanisms:
         try:
             fresh_process.call(insert_each, folder, list(self.sources), limit_s=TRY_LIMIT_S)
         except fresh_process.ProcessFailed as error:
-            if error.timed_out:
-                return  # the evaluations have a limit of their own
             name = (re.findall(rf"^{_TRYING} (\w+)$", error.output, re.MULTILINE) or [""])[-1]
             if not name:
-                raise InputError(_not_loaded(error.output[-500:], list(self.sources))) from None
+                raise InputError(not_loaded(error.output[-500:], list(self.sources))) from None
+            does = "does not come to an end" if error.timed_out else "crashes NEURON"
             raise InputError(
-                f"mechanism {name} ({self.files.get(name, name)}) crashes NEURON when it is inserted into a section "
-                f"and initialised: {error.reason.splitlines()[0]}. Look at its VERBATIM text and pointers."
+                f"mechanism {name} ({self.files.get(name, name)}) {does} when it is inserted into a section and "
+                f"initialised: {error.reason.splitlines()[0]}. Look at its VERBATIM text, loops and pointers."
             ) from None
 
     def load(self) -> None:
@@ -500,7 +502,7 @@ _EQUATIONS = re.compile(
     r"\b(INITIAL|PROCEDURE|FUNCTION|FUNCTION_TABLE|DERIVATIVE|KINETIC|LINEAR|NONLINEAR|NET_RECEIVE)\b(?=[^{}]*\{)"
 )
 _BREAKPOINT = re.compile(r"\bBREAKPOINT\s*\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\}")
-_FACTOR_MISSING = re.compile(r"should read:\s*\(([^)]*)\)\*\(\).*?\n(.*)<<ERROR>>", re.DOTALL)
+_FACTOR_MISSING = re.compile(r"should read:\s*\(([^)]*)\)\*\(\)(?s:.*?)^(.*)<<ERROR>>", re.MULTILINE)
 _WRONG_UNITS = re.compile(r"^(\w+) must have the units, (.+), instead of (.*[a-zA-Z].*)\.$", re.MULTILINE)
 
 

@@ -17,11 +17,12 @@ from neurofleet.neurosim.mechanisms import (
     MECHANISMS,
     UserMechanisms,
     compile_mechanisms,
+    nmodl_compilation,
     nmodl_files,
     read_mechanism,
 )
 from neurofleet.neurosim.mechanisms.catalogue import MOD_FOLDER, parse_mechanism, read_nmodl
-from neurofleet.neurosim.mechanisms.nmodl_compilation import unit_fault
+from neurofleet.neurosim.mechanisms.nmodl_compilation import not_loaded, unit_fault
 from tests.fresh_process import in_fresh_process
 from tests.neurosim.mechanisms.test_channels import LEAK
 from tests.neurosim.vector.reference import made_up_cell, neuron_voltages
@@ -84,7 +85,7 @@ BREAKPOINT { if (v > 0) { rates() } ik = (0.001)*gbar*ninf*(v - ek) }
     ("nmodl", "said"),
     [
         (WITH_UNITS, ""),
-        (WITH_UNITS.replace("(0.001)*", ""), "a factor of 0.001 is missing in `.*ik = gbar"),
+        (WITH_UNITS.replace("(0.001)*", ""), "a factor of 0.001 is missing in `BREAKPOINT .*ik = gbar"),
         (WITH_UNITS.replace("ik (mA/", "ik (uA/"), "ik is declared in uA/cm2, and NEURON takes it in milliamp/cm2"),
         (WITH_UNITS.replace("ik (mA/cm2)", "ik"), ""),  # as in many mechanisms
         (LEAK.format(name="Leak"), ""),
@@ -230,7 +231,6 @@ def cell(sodium: str, potassium: str, own: dict[str, str]) -> FitModel:
 
 def voltages(models: list[FitModel]) -> list[np.ndarray]:
     """Return the voltages of each model by NEURON and by the vector engine, shape (2, t)."""
-    from neurofleet.neurosim.mechanisms import nmodl_compilation
     from neurofleet.neurosim.vector.kernel_setup import fixed_steps
     from neurofleet.neurosim.vector.vector_evaluator import VectorCell
 
@@ -253,6 +253,32 @@ def beside() -> dict[str, np.ndarray]:
     own = {name: re.sub(r"SUFFIX \w+", f"SUFFIX {name}", text) for name, text in own.items()}
     models = [cell("NaTa_t", "Kv3_1", {}), cell("MyNa", "MyKv", own), cell("NaTa_t", "Slow", own)]
     return dict(zip(("ours", "copies", "slow"), in_fresh_process(voltages, models), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("exp", "mechanism exp: its SUFFIX is a name that is built into NEURON"),
+        ("vh_kv", "mechanism kv: NEURON takes the name vh once, and it is declared twice"),
+        ("other", "mechanism exp, kv: NEURON takes the name other once"),
+    ],
+)
+def test_a_name_that_neuron_has_already_is_told(name, said):
+    assert not_loaded(f"hoc_execerror: The user defined name already exists: {name}", ["exp", "kv"]).startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("statement", "said"), [("abort();", "crashes NEURON .*signal 6"), ("while (1) {}", "does not come to an end")]
+)
+def test_a_mechanism_that_stops_neuron_is_named_before_anything_is_run(monkeypatch, statement, said):
+    monkeypatch.setattr(nmodl_compilation, "TRY_LIMIT_S", 10.0)
+    fine = LEAK.format(name="Fine")
+    stops = fine.replace("Fine", "Stops").replace(
+        "BREAKPOINT {", f"BREAKPOINT {{\nVERBATIM\n{statement}\nENDVERBATIM\n"
+    )
+    own = UserMechanisms({"Fine": fine, "Stops": stops}, files={"Stops": "my.mod"})
+    with pytest.raises(InputError, match=rf"mechanism Stops \(my.mod\) {said}"):
+        own.compile()
 
 
 def test_copies_of_our_channels_under_other_names_give_the_same_voltages(beside):
