@@ -9,7 +9,7 @@ import codecs
 import re
 from collections.abc import Hashable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
@@ -71,7 +71,7 @@ class _Loader(yaml.SafeLoader):
     """Reads plain data; the implicit types are those that YAML 1.1 and 1.2 agree on."""
 
     yaml_implicit_resolvers: dict = {}
-    yaml_constructors: dict = {}
+    yaml_constructors: ClassVar[dict] = {}
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -118,7 +118,7 @@ for _name, _rule in _IMPLICIT.items():
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_name}", re.compile(rf"^(?:{_pattern})$"), list(_first))
 for _name in ("null", "bool", "int", "float", "str", "seq", "map"):
     _Loader.add_constructor(f"tag:yaml.org,2002:{_name}", getattr(_Loader, f"construct_yaml_{_name}"))
-_Loader.add_constructor(None, yaml.SafeLoader.construct_undefined)
+_Loader.add_constructor(None, _Loader.construct_undefined)  # type: ignore[type-var]  # the stub's generic self
 
 
 def _check_size(root: yaml.Node) -> None:
