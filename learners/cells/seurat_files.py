@@ -47,7 +47,8 @@ def read_rds(path: Path, layer: str) -> tuple[sp.csr_matrix, pd.DataFrame, pd.In
             warnings.simplefilter("ignore")  # about parts of an object that are not needed
             root = parse_rds(str(path))
     except Exception as error:  # noqa: BLE001: of a library that reads any file of R
-        raise CellsRefused(f"{path}: rds2py cannot read this file of R ({error}). {CONVERT}.") from error
+        reason = " ".join(str(error).split())
+        raise CellsRefused(f"{path}: rds2py cannot read this file of R ({reason}). {CONVERT}.") from error
     kind = root.get("class_name", "")
     if kind == "Seurat":
         layers, obs, genes = _seurat(path, root)
@@ -57,8 +58,8 @@ def read_rds(path: Path, layer: str) -> tuple[sp.csr_matrix, pd.DataFrame, pd.In
         layers, obs, genes = {"counts": root}, None, None
     else:
         raise CellsRefused(
-            f"{path}: expected a Seurat object, a SingleCellExperiment or dgCMatrix, found {kind or root.get('type')}."
-            f" {CONVERT}."
+            f"{path}: expected a Seurat object, a SingleCellExperiment or a dgCMatrix, found"
+            f" {kind or root.get('type')}. {CONVERT}."
         )
     first = next((name for name in ("counts", "data", "logcounts") if name in layers), "")
     chosen = first if layer == "X" else layer

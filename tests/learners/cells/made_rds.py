@@ -1,4 +1,4 @@
-"""Writes objects of R as .rds files: what R's saveRDS writes for vectors, lists, S4 objects (serialization 2, XDR)."""
+"""Writes objects of R as .rds files, as saveRDS does (serialization 3, XDR): vectors, lists and S4 objects."""
 
 import gzip
 import struct
@@ -55,7 +55,7 @@ def dgc(matrix: np.ndarray, rows: Any, columns: Any) -> S4:
 
 
 def written_rds(value: Any, path: Path) -> Path:
-    content = b"X\n" + struct.pack(">iii", 2, 0x00030000, 0x00020300) + _item(value)
+    content = b"X\n" + struct.pack(">iiii", 3, 0x00040000, 0x00030500, 5) + b"UTF-8" + _item(value)
     path.write_bytes(gzip.compress(content))
     return path
 
