@@ -298,7 +298,7 @@ def _frame(path: Path, group: Any, name: str) -> pd.DataFrame:
         _refuse_hollow(stored)
         try:
             table = read_elem(stored)
-        except (KeyError, OSError, ValueError) as error:
+        except Exception as error:  # whatever anndata stumbles over in a damaged file
             raise CellsRefused(f"{path}: {name!r} cannot be read, the file is damaged ({error}).") from error
     if not isinstance(table, pd.DataFrame):
         raise CellsRefused(f"{path}: {name!r} is no table. Read the file with anndata and write it again.")

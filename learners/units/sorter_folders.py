@@ -253,11 +253,14 @@ def _read_analyzer(path: Path, layout: UnitLayout) -> UnitsFile:
         len(unit) and not 0 <= unit.min() <= unit.max() < len(unit_ids)
     ):
         raise UnitsRefused(f"{path}: expected a unit of {len(unit_ids)} for each spike. The sorting is damaged.")
+    if len(segment) and segment.min() < 0:
+        raise UnitsRefused(f"{path}: expected segments counted from 0, found {segment.min()}. The sorting is damaged.")
     file = UnitsFile(path, {}, pd.DataFrame({"unit_id": as_text(unit_ids)}), {"waveform_rate_hz": rate_hz})
     order = np.lexsort((sample, segment, unit))
     starts_s = np.zeros(1)
     if len(segment) and segment.max() > 0:
-        last = [sample[segment == number].max(initial=0) / rate_hz for number in range(segment.max() + 1)]
+        numbers, segment = np.unique(segment, return_inverse=True)
+        last = [sample[segment == number].max() / rate_hz for number in range(len(numbers))]
         starts_s = np.concatenate([[0.0], np.cumsum(np.array(last) + 1.0)])
         file.notes.append(f"{path.name}: its {len(last)} segments are joined with a pause of 1 s or more between them.")
     times_s = sample[order] / rate_hz + starts_s[segment[order]]

@@ -160,7 +160,12 @@ def read_parquet(path: Path, vectors: tuple[str, ...], spike_times: str) -> Unit
             rows = [None if row is None else np.asarray(row, dtype=object) for row in stored[name].to_pylist()]
             matrices[name] = _matrix(path, name, rows)
     index = [name for name in stored.column_names if name.startswith("__index_level_")]
-    table = stored.drop_columns([*lists, *index]).to_pandas(ignore_metadata=True)
+    try:
+        table = stored.drop_columns([*lists, *index]).to_pandas(ignore_metadata=True)
+    except UnicodeDecodeError as error:
+        raise UnitsRefused(
+            f"{path}: expected text in UTF-8, found other bytes ({error}). The file is damaged."
+        ) from error
     if len(index) == 1 and "unit_id" not in table:
         table["unit_id"] = stored[index[0]].to_pandas().to_numpy()
     file = _numbered(path, table, matrices, vectors)

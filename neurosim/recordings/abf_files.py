@@ -48,25 +48,11 @@ def open_abf(path: Path, current: CurrentSource | None = None) -> Iterator[list[
         try:
             abf = pyabf.ABF(str(path), loadData=False)
             sweeps = _sweeps(path, abf)
-        except _UNREADABLE as error:
+        except InputError:
+            raise
+        except Exception as error:  # whatever pyabf stumbles over in a damaged file
             raise _damaged(path, str(error) or type(error).__name__) from error
         yield channel_entries(sweeps, current)
-
-
-_UNREADABLE = (
-    OSError,
-    ValueError,
-    IndexError,
-    KeyError,
-    TypeError,
-    AttributeError,
-    AssertionError,
-    NotImplementedError,
-    ZeroDivisionError,
-    OverflowError,
-    MemoryError,
-    struct.error,
-)
 
 
 def _damaged(path: Path, reason: str) -> InputError:
@@ -270,7 +256,7 @@ def _command(abf: Any, output: int, name: str, unit: str, rate_Hz: float) -> Cal
         def read() -> np.ndarray:
             try:
                 waveform = waveforms()[sweep]
-            except _UNREADABLE as error:
+            except Exception as error:
                 raise SweepFault(f"the epochs of {name} cannot be read ({error})") from error
             ends = waveform.p2s
             if any(stop < start for start, stop in zip(waveform.p1s, ends, strict=True)) or ends[-1] < max(ends):

@@ -1,7 +1,6 @@
 """Read recordings of Spike2 (.smr) and AxoGraph (.axgx, .axgd), through neo."""
 
 import logging
-import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,22 +18,6 @@ from neurofleet.neurosim.recordings.recorded_channels import (
 from neurofleet.neurosim.recordings.sweep_entries import SweepEntry, SweepFault
 
 _READERS = {"Spike2": "Spike2RawIO", "AxoGraph": "AxographRawIO"}
-_UNREADABLE = (
-    OSError,
-    ValueError,
-    IndexError,
-    KeyError,
-    TypeError,
-    AttributeError,
-    AssertionError,
-    NotImplementedError,
-    ZeroDivisionError,
-    OverflowError,
-    MemoryError,
-    EOFError,
-    NameError,  # of a variable that a damaged file left unset
-    struct.error,
-)
 
 
 @contextmanager
@@ -55,15 +38,15 @@ def open_with_neo(path: Path, program: str, current: CurrentSource | None = None
         When neo cannot read the file.
     """
     import neo.rawio
-    from neo.core import NeoReadWriteError
 
-    unreadable = (*_UNREADABLE, NeoReadWriteError)
     logging.getLogger("neo").addHandler(logging.NullHandler())  # what it finds odd would be printed
     try:
         reader = getattr(neo.rawio, _READERS[program])(filename=str(path))
         reader.parse_header()
-        sweeps = _sweeps(path, reader, unreadable)
-    except unreadable as error:
+        sweeps = _sweeps(path, reader)
+    except InputError:
+        raise
+    except Exception as error:  # whatever neo stumbles over in a damaged file
         raise InputError(
             f"{path}: expected a whole {program} file, but neo cannot read it ({str(error)[:200]}). Copy it again from "
             f"its source, or export it from {program}."
@@ -71,12 +54,12 @@ def open_with_neo(path: Path, program: str, current: CurrentSource | None = None
     yield channel_entries(sweeps, current)
 
 
-def _sweeps(path: Path, reader: Any, unreadable: tuple[type[Exception], ...]) -> list[ChannelSweep]:
+def _sweeps(path: Path, reader: Any) -> list[ChannelSweep]:
     rows = reader.header["signal_channels"]
     segments = reader.header["nb_segment"][0]
     sweeps = []
     for segment in range(segments):
-        channels = [_channel(reader, segment, row, unreadable) for row in rows]
+        channels = [_channel(reader, segment, row) for row in rows]
         groups = _repeats(channels)
         for group in groups:
             sweeps.append(
@@ -101,7 +84,7 @@ def _repeats(channels: Sequence[RecordedChannel]) -> list[Sequence[RecordedChann
     return [channels]
 
 
-def _channel(reader: Any, segment: int, row: Any, unreadable: tuple[type[Exception], ...]) -> RecordedChannel:
+def _channel(reader: Any, segment: int, row: Any) -> RecordedChannel:
     stream = [str(one["id"]) for one in reader.header["signal_streams"]].index(str(row["stream_id"]))
     in_stream = [one for one in reader.header["signal_channels"] if one["stream_id"] == row["stream_id"]]
     position = [str(one["id"]) for one in in_stream].index(str(row["id"]))
@@ -111,7 +94,7 @@ def _channel(reader: Any, segment: int, row: Any, unreadable: tuple[type[Excepti
             stored = reader.get_analogsignal_chunk(
                 block_index=0, seg_index=segment, stream_index=stream, channel_indexes=[position]
             )
-        except unreadable as error:
+        except Exception as error:
             raise SweepFault(f"the data of {row['name']} cannot be read ({error})") from error
         return stored[:, 0].astype(float) * float(row["gain"]) + float(row["offset"])
 

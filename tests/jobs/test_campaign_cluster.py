@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -138,15 +138,35 @@ class FakeCluster:
     """Three nodes of one CPU, and a head without work."""
 
     folder: Path
-    process: subprocess.Popen
+    environment: dict[str, str]
+    process: subprocess.Popen = field(init=False)
     address: str = ""
     raylets: Sequence[int] = ()
 
+    def __post_init__(self) -> None:
+        self.start()
+
+    def start(self) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", CLUSTER],
+            env=self.environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
     def wait(self) -> None:
-        """Wait until it has come up."""
-        assert self.process.stdout
-        told = json.loads(self.process.stdout.readline())
-        self.address, self.raylets = told["address"], told["raylets"]
+        """Wait until it has come up; Ray gives a node half a minute, which is too short on a busy machine."""
+        for _ in range(3):
+            assert self.process.stdout
+            if line := self.process.stdout.readline():
+                told = json.loads(line)
+                self.address, self.raylets = told["address"], told["raylets"]
+                return
+            self.process.wait()
+            self.start()
+        pytest.fail("the cluster did not come up")
 
     def remove_node(self, number: int) -> None:
         assert self.process.stdin
@@ -199,19 +219,12 @@ def environment(mark) -> Iterator[dict[str, str]]:
 
 @pytest.fixture
 def cluster(environment) -> Iterator[FakeCluster]:
-    process = subprocess.Popen(
-        [sys.executable, "-c", CLUSTER],
-        env=environment,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    cluster = FakeCluster(Path(environment["RAY_TMPDIR"]), environment)
     try:
-        yield FakeCluster(Path(environment["RAY_TMPDIR"]), process)
+        yield cluster
     finally:
-        process.kill()
-        process.wait()
+        cluster.process.kill()
+        cluster.process.wait()
 
 
 @pytest.fixture

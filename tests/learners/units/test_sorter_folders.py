@@ -10,6 +10,7 @@ import zarr
 
 from neurofleet.learners.units.spike_timing import interval_shares
 from neurofleet.learners.units.unit_files import open_units
+from neurofleet.learners.units.units import UnitsRefused
 from tests.learners.units.made_units import made, npz, refused
 from tests.learners.units.test_spike_times import trains
 
@@ -173,6 +174,20 @@ def test_an_analyzer_is_read_with_metrics_by_unit_id(tmp_path):
     units = open_units(tmp_path / "analyzer")
     assert units.present.sum(axis=0).tolist() == [0, 4, 4]
     assert any("no average templates are there" in note for note in units.notes)
+
+
+@pytest.mark.parametrize(("number", "refused"), [(-3, True), (2**40, False)])
+def test_a_damaged_segment_number_neither_hangs_nor_is_taken_for_the_last(tmp_path, number, refused):
+    path = analyzer(tmp_path / "analyzer")
+    file = next(path.rglob("spikes.npy"))
+    spikes = np.load(file)
+    spikes["segment_index"][5] = number
+    np.save(file, spikes)
+    if refused:
+        with pytest.raises(UnitsRefused, match="segments counted from 0, found -3"):
+            open_units(path)
+    else:
+        assert any("2 segments are joined" in note for note in open_units(path).notes)
 
 
 def test_segments_are_joined_with_a_pause(tmp_path):
