@@ -208,7 +208,7 @@ class RunStore:
             return None if content is None else content.decode()
         except UnicodeDecodeError as error:
             raise RunFolderRefused(
-                f"{self.root}/{name}: expected text, found bytes that are none ({error}). The file is damaged: restore"
+                f"{self.root}/{name}: expected a text file, found other bytes ({error}). It is damaged: restore"
                 " it from a copy."
             ) from error
 
