@@ -10,7 +10,7 @@ from neurofleet.jobs.cli import main
 from neurofleet.jobs.fit.fit_inputs import prepare
 from neurofleet.jobs.job_file import parse_job
 from neurofleet.jobs.run_job import run_job
-from tests.jobs.test_fit import demo_input, write_job  # noqa: F401
+from tests.jobs.test_fit import LEFT_OUT, demo_input, write_job  # noqa: F401
 
 RECIPE = {
     "name": "own",
@@ -99,7 +99,7 @@ def test_an_empty_recording_is_refused(job):
 def test_a_recording_without_spikes_cannot_train_the_active_stage(job):
     recorded = prepare(parse_job(job.read_text(), "job.yaml", "small"), job.parent)[0].recording
     spiking = [sweep.number for sweep in recorded.sweeps if sweep.amplitude_nA > 0.1]
-    told = refusal(job, cells=cell(exclude_sweeps=spiking))
+    told = refusal(job, cells=cell(exclude_sweeps=[*LEFT_OUT, *spiking]))
     assert "needs depolarising steps with spikes" in told
 
 

@@ -15,6 +15,8 @@ import yaml
 
 from neurofleet.cluster.store.run_store import RunStore
 
+LEFT_OUT = [*range(5, 10), *range(15, 25), *range(30, 35)]  # three of seven steps stay: an evaluation takes half
+
 EVOLUTION = {
     "strategy": "fast",
     "offspring": 8,
@@ -37,7 +39,7 @@ def write_job(folder: Path, name: str = "job.yaml", **changes) -> Path:
     job = {
         "kind": "fit",
         "name": "small",
-        "cells": [{"id": "demo", "morphology": "cell.swc", "recordings": "cell.nwb"}],
+        "cells": [{"id": "demo", "morphology": "cell.swc", "recordings": "cell.nwb", "exclude_sweeps": LEFT_OUT}],
         "recipe": "demo",
         "engine": "neuron",
         "evolution": EVOLUTION,
@@ -101,9 +103,11 @@ def test_every_line_of_the_log_is_json(undisturbed):
     stored = [line for line in lines if line["message"] == "generation stored"]
     assert len(stored) == len(generation_files(undisturbed))
     (told,) = [event for event in RunStore(undisturbed).read_events() if event["event"] == "recording read"]
-    assert (told["cell"], told["file"], told["left_out"]) == ("demo", "cell.nwb", {})
-    assert told["used"] == told["sweeps"] > 0
-    assert any(f"cell.nwb: {told['used']} of {told['used']} sweeps used" in line["message"] for line in lines)
+    assert (told["cell"], told["file"]) == ("demo", "cell.nwb")
+    assert told["left_out"] == {str(number): "left out on request" for number in LEFT_OUT}
+    used, sweeps = told["used"], told["sweeps"]
+    assert used == sweeps - len(LEFT_OUT) > 0
+    assert any(f"cell.nwb: {used} of {sweeps} sweeps used" in line["message"] for line in lines)
 
 
 @pytest.mark.slow
