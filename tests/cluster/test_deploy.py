@@ -327,7 +327,7 @@ def cache_of(text):
     return folder
 
 
-@pytest.mark.slow
+@pytest.mark.cluster
 def test_what_an_image_compiles_is_found_by_a_user_without_a_compiler(tmp_path):
     docker, apptainer = rendered("dockerfile"), rendered("apptainer")
     assert compile_command(docker) == compile_command(apptainer)

@@ -319,7 +319,7 @@ def disturb(cluster: FakeCluster, out: Path, driver: subprocess.Popen) -> None:
     assert driver.poll() is None
 
 
-@pytest.mark.slow
+@pytest.mark.cluster
 @pytest.mark.timeout(900)
 def test_a_disturbed_campaign_ends_like_an_undisturbed_one(environment, cluster, mark, job, tmp_path):
     whole, out = tmp_path / "whole", tmp_path / "disturbed"

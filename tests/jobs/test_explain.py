@@ -171,7 +171,7 @@ def test_known_markers_come_out_on_top(shared_data, tmp_path):
     split = make_split(
         cells.cell_ids, np.asarray(labels.classes)[labels.codes], test={"donor": ["5p"]}, columns=cells.obs
     )
-    model = fit(reference, split, SimsSettings(epochs=20), train_here).model
+    model = fit(reference, split, SimsSettings(epochs=8), train_here).model
     found = explain(model, [reference.values(split.rows("test"))])
     for name, markers in MARKERS.items():
         k = model.classes.index(name)

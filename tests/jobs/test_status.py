@@ -243,7 +243,7 @@ def test_what_is_left_of_several_stages_is_at_least_so_much():
 @pytest.mark.timeout(600)
 def test_a_campaign_that_is_stopped_by_a_limit_and_goes_on(demo_input, tmp_path):  # noqa: F811
     (demo_input / "small.yaml").write_text(yaml.safe_dump(RECIPE))
-    evolution = {"seeds": [1], "offspring": 16, "evaluations": {"passive": 48, "leak": 48}}
+    evolution = {"seeds": [1], "offspring": 16, "evaluations": {"passive": 32, "leak": 32}}
     small = {"cells": [{"id": id} | CELL for id in ("one", "two")], "recipe": "small.yaml"}
     small |= {"evolution": evolution}
     out = tmp_path / "run"
@@ -259,7 +259,7 @@ def test_a_campaign_that_is_stopped_by_a_limit_and_goes_on(demo_input, tmp_path)
     write_job(demo_input, "pair.yaml", max_core_hours=1, **small)
     process = neurofleet("run", job, "--out", out, "--cpus", 2, start=True)
     while process.poll() is None and "running: process" not in neurofleet("status", out).stdout:
-        time.sleep(0.5)
+        time.sleep(2.0)
     assert process.poll() is None, "it ended before it was seen at work"
     assert process.wait(timeout=200) == 0, process.stderr.read()
     told = neurofleet("status", out, "--json")
