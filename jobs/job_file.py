@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from neurofleet.errors import UsageError, did_you_mean
 from neurofleet.faults import faults, shown
-from neurofleet.input_paths import matching, text_of, with_home
+from neurofleet.input_paths import is_url, matching, text_of, with_home
 from neurofleet.jobs.learners import LEARNER_JOB_KINDS, specs_of
 from neurofleet.yaml_files import read_yaml, read_yaml_file
 
@@ -151,7 +151,7 @@ class JobSpec(Strict):
 
     def urls_named(self) -> list[str]:
         """Return the URLs of all files elsewhere that the job reads."""
-        return []
+        return [path for _, path in inputs_in(self) if is_url(path)]
 
     def identity(self) -> dict[str, Any]:
         """Return what the results depend on."""

@@ -54,6 +54,17 @@ def text_of(path: str | Path) -> str:
     return str(path) if is_url(path) else str(with_home(path))
 
 
+def here(path: str | Path, folder: Path) -> Path:
+    """Return where a file of a job is on this machine: from `folder` on, or the copy of one that is elsewhere.
+
+    Raises
+    ------
+    InputError, DownloadError
+        As `local_copy` does.
+    """
+    return local_copy(str(path)) if is_url(path) else folder / path
+
+
 def has_pattern(path: str | Path) -> bool:
     """Whether a path may stand for several files, such as ``cells/*.h5ad``."""
     return not is_url(path) and glob.has_magic(str(path))

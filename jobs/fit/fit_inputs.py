@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from neurofleet.errors import InputError, UsageError, did_you_mean
+from neurofleet.input_paths import here
 from neurofleet.jobs.fit.fit_job import CellSpec, FitSpec
 from neurofleet.jobs.fit.fit_problem import CellSubject, StagePlan, Subject, UserSubject
 from neurofleet.neurosim.cells.cell_model import reversal_notes
@@ -139,9 +140,10 @@ def prepare(
 def _morphologies(spec: FitSpec, folder: Path, requested: Collection[str]) -> dict[str, MorphologySummary | InputError]:
     """Return what is made of the morphologies of several cells, which one process reads."""
     cells = [cell for cell in spec.cells or () if cell.id in requested]
-    paths = list(dict.fromkeys(folder / cell.morphology for cell in cells))
+    places = {cell.id: here(cell.morphology, folder) for cell in cells}
+    paths = list(dict.fromkeys(places.values()))
     made = dict(zip(paths, check_morphologies(paths), strict=True))
-    return {cell.id: made[folder / cell.morphology] for cell in cells}
+    return {id: made[place] for id, place in places.items()}
 
 
 def check_warm_start(spec: FitSpec, folder: Path, subjects: Sequence[Subject]) -> None:
@@ -161,7 +163,7 @@ def cell_ids(spec: FitSpec) -> list[str]:
 def _check_files(cell: CellSpec, folder: Path) -> None:
     for key in ("morphology", "recordings", "targets"):
         path = getattr(cell, key)
-        if path is not None and not (folder / path).exists():
+        if path is not None and not here(path, folder).exists():
             raise InputError(f"{key}: {path} does not exist. {_where(folder)}")
 
 
@@ -185,7 +187,7 @@ def input_files(spec: FitSpec, folder: Path) -> dict[str, str]:
     UsageError
         One is not there.
     """
-    named: list[tuple[str, Path | None]] = [("mechanisms", spec.mechanisms)]
+    named: list[tuple[str, str | Path | None]] = [("mechanisms", spec.mechanisms)]
     for cell in spec.cells or ():
         user_mechanisms = {"morphology": cell.morphology, "recordings": cell.recordings, "targets": cell.targets}
         named += [(f"cell {cell.id}: {key}", path) for key, path in user_mechanisms.items()]
@@ -199,10 +201,11 @@ def input_files(spec: FitSpec, folder: Path) -> dict[str, str]:
     for key, path in named:
         if path is None:
             continue
-        if not (folder / path).exists():
+        place = here(path, folder)
+        if not place.exists():
             raise UsageError(f"{key}: {path} does not exist. {_where(folder)}")
-        for file in _files(key, folder / path):
-            name = str(path) if file == folder / path else f"{path}/{file.relative_to(folder / path)}"
+        for file in _files(key, place):
+            name = str(path) if file == place else f"{path}/{file.relative_to(place)}"
             sha256[name] = hashlib.sha256(file.read_bytes()).hexdigest()
     return sha256
 
@@ -246,7 +249,7 @@ def prepare_cell(
     _check_stage_names(spec, [stage.name for stage in recipe.stages])
     axon = cell.axon or recipe.axon
     if morphology is None:
-        (morphology,) = check_morphologies([folder / cell.morphology])
+        (morphology,) = check_morphologies([here(cell.morphology, folder)])
     if isinstance(morphology, InputError):
         raise morphology
     summary = morphology
@@ -352,7 +355,7 @@ def recording_source(cell: CellSpec, folder: Path) -> RecordingSource | None:
     if cell.recordings is None:
         return None
     return RecordingSource(
-        folder / cell.recordings,
+        here(cell.recordings, folder),
         cell.junction_potential_mV,
         tuple(cell.stimuli),
         tuple(cell.exclude_sweeps),
@@ -360,6 +363,7 @@ def recording_source(cell: CellSpec, folder: Path) -> RecordingSource | None:
         cell.bias_current,
         cell.spike_threshold_mV,
         cell.current,
+        cell.window_ms,
     )
 
 

@@ -12,13 +12,13 @@ from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_va
 
 from neurofleet.errors import UsageError, did_you_mean
 from neurofleet.faults import faults
-from neurofleet.input_paths import has_pattern, matching, with_home
-from neurofleet.jobs.job_file import JobSpec, LocalPath, Name, Positive, PositiveInt, RecipeName, Strict
+from neurofleet.input_paths import has_pattern, is_url, matching, with_home
+from neurofleet.jobs.job_file import DataPath, JobSpec, LocalPath, Name, Positive, PositiveInt, RecipeName, Strict
 from neurofleet.neurosim.cells.morphology_readers import FORMATS
 
 FROM, GLOB = "from", "glob"
 FILES = ("morphology", "recordings", "targets")
-LISTS = ("stimuli", "exclude_sweeps")
+LISTS = ("stimuli", "exclude_sweeps", "window_ms")
 LIST_SEPARATOR = ";"
 FAULTS_SHOWN = 20
 
@@ -189,6 +189,16 @@ def _morphology_of(recordings: Path, place: str) -> str:
 ElectrodeName = Annotated[str, Field(min_length=1, coerce_numbers_to_str=True)]
 
 
+def _forwards(window_ms: tuple[float, float]) -> tuple[float, float]:
+    if not window_ms[0] < window_ms[1]:
+        raise ValueError("expected the time at which the part begins and a later one at which it ends")
+    return window_ms
+
+
+WindowMs = Annotated[tuple[Annotated[float, Field(ge=0)], Positive], AfterValidator(_forwards)]
+"""The part of each sweep that is read."""
+
+
 def _with_files(cell: Any, folder: Path, place: str) -> Any:
     """Return a cell of a job file with patterns replaced by the one file that each matches."""
     if not isinstance(cell, dict):
@@ -221,8 +231,8 @@ class CellSpec(Strict):
     """
 
     id: Name
-    morphology: LocalPath
-    recordings: LocalPath | None = None
+    morphology: DataPath
+    recordings: DataPath | None = None
     targets: LocalPath | None = None
     dendrite: Literal["spiny", "aspiny"] = "spiny"
     junction_potential_mV: float = 14.0
@@ -232,6 +242,7 @@ class CellSpec(Strict):
     bias_current: Literal["add", "ignore"] | None = None
     current: Literal["command", "recorded"] | None = None
     spike_threshold_mV: Annotated[float, Field(ge=-80, le=40)] | None = None
+    window_ms: WindowMs | None = None
     axon: Literal["stub", "legacy-stub", "legacy-stub-60um", "full"] | None = None
     group: Name | None = None
     weight: Positive | None = None
@@ -341,7 +352,8 @@ class FitSpec(JobSpec):
         """Return all paths that the job reads."""
         named = [self.mechanisms, self.warm_start, Path(self.recipe)]
         for cell in self.cells or ():
-            named += [cell.morphology, cell.recordings, cell.targets]
+            files = (cell.morphology, cell.recordings, cell.targets)
+            named += [Path(file) for file in files if file is not None and not is_url(file)]
         return [path for path in named if path is not None]
 
     def identity(self) -> dict[str, Any]:

@@ -15,10 +15,11 @@ from neurofleet.cluster.pool.outcome import Outcome
 from neurofleet.cluster.store.run_store import POOLED, RunStore
 from neurofleet.cluster.store.schemas import PARAMETER_PREFIX, HallOfFameRows
 from neurofleet.errors import UsageError, did_you_mean
+from neurofleet.input_paths import here, is_url
 from neurofleet.jobs.fit.fit_inputs import job_mechanisms, prepare_cell, recording_source
-from neurofleet.jobs.fit.fit_job import CellSpec, ElectrodeName, FitSpec
+from neurofleet.jobs.fit.fit_job import CellSpec, ElectrodeName, FitSpec, WindowMs
 from neurofleet.jobs.fit.fit_problem import CellSubject
-from neurofleet.jobs.job_file import LocalPath, Name, Positive, PositiveInt, Strict, parse_job
+from neurofleet.jobs.job_file import DataPath, LocalPath, Name, Positive, PositiveInt, Strict, parse_job
 from neurofleet.jobs.results.run_tables import existing_run
 from neurofleet.jobs.studies.findings import stored_findings
 from neurofleet.jobs.studies.measurements import Measure, Measurement
@@ -43,10 +44,10 @@ class FitFileSpec(Strict):
     """A published model: an Allen fit file, its morphology, and what it was fitted to if that is known."""
 
     id: Name
-    fit: LocalPath
-    morphology: LocalPath
+    fit: DataPath
+    morphology: DataPath
     axon: Literal["stub", "legacy-stub", "legacy-stub-60um", "full"] = "stub"
-    recordings: LocalPath | None = None
+    recordings: DataPath | None = None
     targets: LocalPath | None = None
     mechanisms: LocalPath | None = None
     stimuli: Annotated[list[str], Field(min_length=1)] = ["Long Square"]
@@ -55,6 +56,7 @@ class FitFileSpec(Strict):
     bias_current: Literal["add", "ignore"] | None = None
     current: Literal["command", "recorded"] | None = None
     spike_threshold_mV: Annotated[float, Field(ge=-80, le=40)] | None = None
+    window_ms: WindowMs | None = None
 
 
 class ModelsSpec(Strict):
@@ -93,7 +95,8 @@ class ModelsSpec(Strict):
         if self.sample is not None:
             return [self.sample / "job.yaml", self.sample / "accepted"]
         fits = self.fits or ()
-        paths = [path for fit in fits for path in (fit.fit, fit.morphology, fit.recordings)]
+        files = [file for fit in fits for file in (fit.fit, fit.morphology, fit.recordings)]
+        paths = [Path(file) for file in files if file is not None and not is_url(file)]
         paths += [fit.targets for fit in fits]
         paths += dict.fromkeys(fit.mechanisms or self.mechanisms for fit in fits)
         return [path for path in paths if path is not None]
@@ -201,13 +204,13 @@ def read_populations(models: ModelsSpec, folder: Path) -> list[CellModels]:
 
 
 def _of_fit_file(fit: FitFileSpec, folder: Path, mechanisms: Path | None) -> CellModels:
-    content = read_fit(folder / fit.fit, None if mechanisms is None else folder / mechanisms)
+    content = read_fit(here(fit.fit, folder), None if mechanisms is None else folder / mechanisms)
     content.user_mechanisms.compile()
-    morphology = check_morphology(folder / fit.morphology, fit.axon)
+    morphology = check_morphology(here(fit.morphology, folder), fit.axon)
     recording = None
     if fit.recordings is not None:
         recording = RecordingSource(
-            folder / fit.recordings,
+            here(fit.recordings, folder),
             content.junction_potential_mV,
             tuple(fit.stimuli),
             tuple(fit.exclude_sweeps),
@@ -215,6 +218,7 @@ def _of_fit_file(fit: FitFileSpec, folder: Path, mechanisms: Path | None) -> Cel
             fit.bias_current,
             fit.spike_threshold_mV,
             fit.current,
+            fit.window_ms,
         )
     return published_cell_models(
         fit.id,

@@ -24,6 +24,7 @@ BLOCK_BYTES = 512
 MOST_SWEEPS = 100_000
 _ABF1_HEADER_BYTES = 6144  # with the extension of version 1.6, in which the commands are described
 _EVENT_DRIVEN, _GAP_FREE, _EPISODIC = 1, 3, 5  # nOperationMode
+_STEPS_AND_RAMPS = {"Off", "Step", "Ramp"}  # kinds of epochs that have no pulses in them
 _EPOCHS, _STIMULUS_FILE = 1, 2  # nWaveformSource
 
 
@@ -263,6 +264,8 @@ def _command(abf: Any, output: int, name: str, unit: str, rate_Hz: float) -> Cal
                 raise SweepFault(f"the epochs of {name} are longer than the sweep")
             if "Unknown" in waveform.types:
                 raise SweepFault(f"an epoch of {name} is of an unknown kind")
+            if trains := sorted({*waveform.types} - _STEPS_AND_RAMPS) if abf.abfVersion["major"] == 1 else ():
+                raise SweepFault(f"{name} plays a train ({', '.join(trains)}), whose period ABF 1 does not store")
             current = waveform.getWaveform()
             if not np.isfinite(current).all():
                 raise SweepFault(f"the command of {name} is not known throughout the sweep")

@@ -1,5 +1,6 @@
 """Find the current step in a recorded stimulus channel."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,7 +9,14 @@ BLOCK_MS = 1.0  # the step is first looked for in medians of this length, in whi
 NOISE_WINDOW_MS = 10.0
 SMALLEST_STEP_NA = 0.0005  # below it a "step" is rounding of the file format
 FLAT_FRACTION = 0.8  # of the step must sit at its level; the rest may be artefacts of spikes
-
+ARTEFACT_BLOCKS = 2  # of a noisy channel, in which spikes leak in; no pulse is that short
+FLICKER_BLOCKS = 5  # of a channel without noise, whose last digit may change
+LATER_PULSE = 0.2  # of the step: a pulse after it that is shorter may be a test pulse
+LATER_PAUSE_MS = 100.0  # between the step and a test pulse after it
+SAME_TIME_MS = 1.5
+SHOWN_PULSES = 4
+FEWEST_SWEEPS = 3  # that tell a pulse that stays from one that varies
+ONE_OF_SEVERAL = "`window_ms: [FROM, TO]` of the cell reads the part of each sweep with the step that is meant"
 
 AMPLITUDE_TOLERANCE_NA = 0.002
 AMPLITUDE_TOLERANCE = 0.01  # of the amplitude: noisy channels repeat a large step less exactly
@@ -16,6 +24,35 @@ AMPLITUDE_TOLERANCE = 0.01  # of the amplitude: noisy channels repeat a large st
 
 class NotAStep(ValueError):
     """The current is not one square step from a flat baseline; the message says what it is instead."""
+
+
+@dataclass(frozen=True)
+class Pulse:
+    """A departure of the current from its resting level; times to the millisecond.
+
+    Attributes
+    ----------
+    start_ms, stop_ms : float
+    amplitude_nA : float
+        Above the resting (holding) current.
+    """
+
+    start_ms: float
+    stop_ms: float
+    amplitude_nA: float
+
+    @property
+    def length_ms(self) -> float:
+        return self.stop_ms - self.start_ms
+
+    def is_repeat_of(self, other: "Pulse") -> bool:
+        """Whether it has the times and the amplitude of a pulse in another sweep."""
+        apart_ms = max(abs(self.start_ms - other.start_ms), abs(self.stop_ms - other.stop_ms))
+        apart_nA = abs(self.amplitude_nA - other.amplitude_nA)
+        return apart_ms <= SAME_TIME_MS and apart_nA <= amplitude_tolerance_nA(other.amplitude_nA)
+
+    def __str__(self) -> str:
+        return f"{1000.0 * self.amplitude_nA:.4g} pA at {self.start_ms:.0f} to {self.stop_ms:.0f} ms"
 
 
 @dataclass(frozen=True)
@@ -30,6 +67,10 @@ class CurrentStep:
         Current during the step and outside of it (medians).
     noise_nA : float
         Standard deviation of the channel's noise, 0 for a noiseless (commanded) channel.
+    test_pulses : tuple of Pulse
+        Short pulses apart from the step.
+    stop : int or None
+        Samples up to a test pulse after the step; None without one.
     """
 
     start: int
@@ -37,6 +78,8 @@ class CurrentStep:
     level_nA: float
     rest_nA: float
     noise_nA: float
+    test_pulses: tuple[Pulse, ...] = ()
+    stop: int | None = None
 
     @property
     def amplitude_nA(self) -> float:
@@ -49,6 +92,21 @@ class CurrentStep:
         if self.noise_nA == 0:
             return 0
         return 1 + int(np.ceil(16.0 * (self.noise_nA / self.amplitude_nA) ** 2))
+
+
+class SeveralSteps(NotAStep):
+    """The current has several pulses, of which none is told to be the step.
+
+    Attributes
+    ----------
+    pulses : tuple of Pulse
+    longest : CurrentStep
+    """
+
+    def __init__(self, pulses: Sequence[Pulse], longest: CurrentStep) -> None:
+        shown = ", ".join(map(str, pulses[:SHOWN_PULSES])) + (", …" if len(pulses) > SHOWN_PULSES else "")
+        super().__init__(f"not a single step: {len(pulses)} pulses ({shown}); {ONE_OF_SEVERAL}")
+        self.pulses, self.longest = tuple(pulses), longest
 
 
 def amplitude_tolerance_nA(amplitude_nA: float) -> float:
@@ -68,11 +126,12 @@ def channel_noise(current_nA: np.ndarray, rate_Hz: float) -> float:
     return float(np.percentile(spread, 20))
 
 
-def find_step(current_nA: np.ndarray, rate_Hz: float) -> CurrentStep:
-    """Find the main square step in a current channel that may be noisy, offset or carry a test pulse.
+def find_step(current_nA: np.ndarray, rate_Hz: float, test_pulses: Sequence[Pulse] = ()) -> CurrentStep:
+    """Find the square step in a current channel that may be noisy, offset or carry test pulses.
 
-    The sweep must begin and end at one resting level. The longest departure from that level is the
-    step; shorter pulses (under half its length) before it are test pulses and are ignored. On a noiseless
+    The sweep must begin and end at one resting level. The longest departure from that level is the step. Pulses before
+    it are test pulses if together they are shorter than half of it and each is followed by a pause of its own length
+    or more; a single one after it if it is shorter than a fifth of it and begins 100 ms later or more. On a noiseless
     channel the result is the first and the last sample that differ from rest.
 
     Parameters
@@ -81,11 +140,15 @@ def find_step(current_nA: np.ndarray, rate_Hz: float) -> CurrentStep:
         Current in nA, finite.
     rate_Hz : float
         Sampling rate.
+    test_pulses : sequence of Pulse
+        Pulses that are known to be test pulses, however long they are.
 
     Raises
     ------
+    SeveralSteps
+        For pulses of which none is told to be the step.
     NotAStep
-        For an empty, cut-off, ramp, noise or many-pulse stimulus.
+        For an empty, cut-off, ramp or noise stimulus.
     """
     block = max(1, round(BLOCK_MS * rate_Hz / 1000.0))
     if current_nA.size < 10 * block:
@@ -102,7 +165,13 @@ def find_step(current_nA: np.ndarray, rate_Hz: float) -> CurrentStep:
             f"the current ends at {after * 1000:.4g} pA but began at {before * 1000:.4g} pA: "
             "cut off during the step, or not a single step"
         )
-    first, stop = _main_run(np.abs(medians - 0.5 * (before + after)) > threshold)
+    runs = _runs(np.abs(medians - 0.5 * (before + after)) > threshold)
+    pulses = [_pulse(medians, *run, 0.5 * (before + after), 1000.0 * block / rate_Hz) for run in runs]
+    known = [any(pulse.is_repeat_of(other) for other in test_pulses) for pulse in pulses]
+    if all(known):
+        raise NotAStep(f"no step found: only a test pulse of {pulses[0]}")
+    main = max((n for n, is_known in enumerate(known) if not is_known), key=lambda n: runs[n][1] - runs[n][0])
+    first, stop = runs[main]
 
     # Now that the step is known roughly, take both levels from all of their samples.
     resting = np.ones(current_nA.size, dtype=bool)
@@ -114,6 +183,15 @@ def find_step(current_nA: np.ndarray, rate_Hz: float) -> CurrentStep:
     # An empty sweep of a noisy channel leaves a stray block or two: these must stand far above the noise.
     if abs(amplitude) < max(SMALLEST_STEP_NA, (5.0 if stop - first <= 2 else 2.0) * noise):
         raise NotAStep(f"no step found above the channel's noise of {noise * 1000:.2g} pA")
+    lowest = max(3.0 * noise, 0.1 * abs(amplitude))
+    others = [
+        n
+        for n, (pulse, run) in enumerate(zip(pulses, runs, strict=True))
+        if n != main and (known[n] or _is_pulse(run[1] - run[0], abs(pulse.amplitude_nA) > lowest, noise > 0))
+    ]
+    listed = [pulses[n] for n in sorted([*others, main])]
+    if not _are_test_pulses(pulses, main, [n for n in others if not known[n]]):
+        raise SeveralSteps(listed, CurrentStep(first * block, stop * block - 1, level, rest, noise))
     _check_flat(medians[first:stop], level, max(3.0 * noise, 0.1 * abs(amplitude)))
 
     clipped = np.clip((current_nA - rest) / amplitude, 0.0, 1.0)
@@ -124,26 +202,79 @@ def find_step(current_nA: np.ndarray, rate_Hz: float) -> CurrentStep:
         raise NotAStep("the step is on from the first sample: no baseline before it")
     if end <= start:
         raise NotAStep(f"no step found above the channel's noise of {noise * 1000:.2g} pA")
-    return CurrentStep(start, end - 1, level, rest, noise)
+    later = [runs[n][0] for n in others if n > main]
+    cut = (min(later) - 1) * block if later else None
+    return CurrentStep(start, end - 1, level, rest, noise, tuple(pulses[n] for n in others), cut)
 
 
-def _main_run(departed: np.ndarray) -> tuple[int, int]:
-    """Longest run of True blocks (first, one past the last), with gaps of up to 5 blocks closed."""
+def _is_pulse(blocks: int, is_high: bool, is_noisy: bool) -> bool:
+    """Whether a departure from rest was commanded, and is no spike that leaks in, flicker or drift."""
+    if is_noisy:
+        return is_high and blocks > ARTEFACT_BLOCKS
+    return is_high or blocks > FLICKER_BLOCKS
+
+
+def repeated_pulses(sweeps: Sequence[Sequence[Pulse]]) -> list[Pulse]:
+    """Return the pulses that are the same in all sweeps of a stimulus, where one other pulse varies between them.
+
+    Parameters
+    ----------
+    sweeps : sequence of sequences of Pulse
+        The pulses of each sweep.
+
+    Returns
+    -------
+    list of Pulse
+        Empty where nothing tells test pulses from steps.
+    """
+    common = [
+        pulse
+        for pulse in min(sweeps, key=len, default=())
+        if all(any(other.is_repeat_of(pulse) for other in sweep) for sweep in sweeps)
+    ]
+    left = [[pulse for pulse in sweep if not any(pulse.is_repeat_of(one) for one in common)] for sweep in sweeps]
+    varying = [pulses[0] for pulses in left if pulses]
+    if not common or len(varying) < FEWEST_SWEEPS or any(len(pulses) > 1 for pulses in left):
+        return []
+    amplitudes = [pulse.amplitude_nA for pulse in varying]
+    at_once = max(pulse.start_ms for pulse in varying) - min(pulse.start_ms for pulse in varying) <= SAME_TIME_MS
+    differ = max(amplitudes) - min(amplitudes) > amplitude_tolerance_nA(max(amplitudes, key=abs))
+    settled = all(_is_apart(one, step) for one in common for step in varying)
+    return common if at_once and differ and settled else []
+
+
+def _is_apart(pulse: Pulse, step: Pulse) -> bool:
+    """Whether the cell has time to come back to rest between a test pulse and the step."""
+    if pulse.start_ms > step.start_ms:
+        return pulse.start_ms - step.stop_ms >= LATER_PAUSE_MS
+    return step.start_ms - pulse.stop_ms >= pulse.length_ms
+
+
+def _are_test_pulses(pulses: Sequence[Pulse], main: int, others: Sequence[int]) -> bool:
+    step = pulses[main]
+    earlier, later = ([pulses[n] for n in others if (n > main) == is_later] for is_later in (False, True))
+    return (
+        sum(pulse.length_ms for pulse in earlier) < 0.5 * step.length_ms
+        and len(later) <= 1
+        and all(pulse.length_ms < LATER_PULSE * step.length_ms for pulse in later)
+        and all(_is_apart(pulse, step) for pulse in (*earlier, *later))
+    )
+
+
+def _pulse(medians: np.ndarray, first: int, stop: int, rest_nA: float, block_ms: float) -> Pulse:
+    return Pulse(first * block_ms, stop * block_ms, float(np.median(medians[first:stop])) - rest_nA)
+
+
+def _runs(departed: np.ndarray) -> list[tuple[int, int]]:
+    """Runs of True blocks (first, one past the last), with gaps of up to 5 blocks closed."""
     edges = np.flatnonzero(np.diff(np.concatenate([[False], departed, [False]]).astype(int)))
-    runs: list[list[int]] = []
+    runs: list[tuple[int, int]] = []
     for first, stop in edges.reshape(-1, 2).tolist():
         if runs and first - runs[-1][1] <= min(5, runs[-1][1] - runs[-1][0]):
-            runs[-1][1] = stop
+            runs[-1] = (runs[-1][0], stop)
         else:
-            runs.append([first, stop])
-    lengths = np.array([stop - first for first, stop in runs])
-    main = int(np.argmax(lengths))
-    # A stray artefact is a block or two long; anything longer than that is a pulse of its own.
-    rivals = lengths > np.maximum(2, np.where(np.arange(len(runs)) < main, 0.5, 0.2) * lengths[main])
-    rivals[main] = False
-    if rivals.any():
-        raise NotAStep(f"not a single step: {int(rivals.sum()) + 1} pulses of comparable length")
-    return runs[main][0], runs[main][1]
+            runs.append((first, stop))
+    return runs
 
 
 def _check_flat(medians: np.ndarray, level: float, tolerance: float) -> None:
@@ -154,7 +285,7 @@ def _check_flat(medians: np.ndarray, level: float, tolerance: float) -> None:
     if at_level.mean() < FLAT_FRACTION or np.any(np.abs(np.array(ends) - level) > tolerance):
         raise NotAStep(
             f"not a square step: the current changes between {medians.min() * 1000:.4g} and "
-            f"{medians.max() * 1000:.4g} pA while on (ramp, noise or several levels)"
+            f"{medians.max() * 1000:.4g} pA while on (ramp, noise or several levels); {ONE_OF_SEVERAL}"
         )
 
 

@@ -5,7 +5,8 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,16 @@ import h5py
 import numpy as np
 
 from neurofleet.errors import InputError
-from neurofleet.neurosim.recordings.sweep_entries import SweepEntry, SweepFault, last_distinct_numbers, megaohms
+from neurofleet.neurosim.recordings.current_step import NotAStep, SeveralSteps, find_step
+from neurofleet.neurosim.recordings.recorded_channels import ends_of_parts
+from neurofleet.neurosim.recordings.recording_checks import rate_fault
+from neurofleet.neurosim.recordings.sweep_entries import (
+    NOT_CURRENT_CLAMP,
+    SweepEntry,
+    SweepFault,
+    last_distinct_numbers,
+    megaohms,
+)
 
 UNNAMED = {"", "na", "n/a", "none", "no description", "unknown"}
 SAME_START_S = 0.001
@@ -97,7 +107,7 @@ def _entries(nwbfile: Any) -> list[SweepEntry]:
     pairs = _pairs_of_table(nwbfile, responses)
     done = {id(part.series) for pair in pairs for part in (pair.response, pair.stimulus) if part is not None}
     left = [[series for series in side if id(series) not in done] for side in (responses, stimuli)]
-    pairs += _pairs_without_table(*left)
+    pairs += _cut(_pairs_without_table(*left))
     return [_entry(number, pair) for number, pair in zip(_sweep_numbers(pairs), pairs, strict=True)]
 
 
@@ -116,6 +126,38 @@ def _pairs_of_table(nwbfile: Any, responses: Sequence[Any]) -> list[_Pair]:
             whole = _Part(response.timeseries, response.idx_start, response.count)
             pairs.append(_Pair(whole, part, electrode, int(row), types.get(len(pairs), "")))
     return pairs
+
+
+def _cut(pairs: Sequence[_Pair]) -> Iterator[_Pair]:
+    """Cut what an electrode recorded without gaps, as one series, midway between its current steps."""
+    recorded = Counter(id(pair.electrode) for pair in pairs)
+    for pair in pairs:
+        ends: list[int] = []
+        stimulus = pair.stimulus
+        if recorded[id(pair.electrode)] == 1 and stimulus is not None and stimulus.count == pair.response.count:
+            with suppress(SweepFault):
+                ends = _ends_of_steps(stimulus)
+        if len(ends) < 2:
+            yield pair
+        for first, stop in pairwise([0, *ends]) if len(ends) > 1 else ():
+            yield replace(
+                pair,
+                response=_Part(pair.response.series, first, stop - first),
+                stimulus=_Part(stimulus.series, first, stop - first),
+            )
+
+
+def _ends_of_steps(stimulus: _Part) -> list[int]:
+    current, rate = _values(stimulus, 1e9), _rate(stimulus.series)
+    if rate_fault(rate) or not np.isfinite(current).all():
+        return []
+    try:
+        find_step(current, rate)
+    except SeveralSteps as several:
+        return ends_of_parts(current, rate, several.longest.rest_nA)
+    except NotAStep:
+        pass
+    return []
 
 
 def _stimulus_types(nwbfile: Any) -> Mapping[int, str]:
@@ -341,9 +383,9 @@ def _unknown_filters(series: Sequence[Any]) -> list[str]:
 
 def _fault(response: _Part, stimulus: _Part | None) -> str:
     if not _is_current_clamp(response.series):
-        return f"not current clamp: a {type(response.series).__name__}"
+        return f"{NOT_CURRENT_CLAMP}: a {type(response.series).__name__}"
     if stimulus is not None and not _is_current_stimulus(stimulus.series):
-        return f"not current clamp: the stimulus is a {type(stimulus.series).__name__}"
+        return f"{NOT_CURRENT_CLAMP}: the stimulus is a {type(stimulus.series).__name__}"
     return ""
 
 

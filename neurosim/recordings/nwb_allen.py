@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 
 from neurofleet.errors import InputError
-from neurofleet.neurosim.recordings.sweep_entries import SweepEntry, SweepFault, megaohms
+from neurofleet.neurosim.recordings.sweep_entries import NOT_CURRENT_CLAMP, SweepEntry, SweepFault, megaohms
 
 PLAUSIBLE_PEAK_V = (0.005, 0.5)  # largest |voltage| of a sweep of a living cell
 SMALLEST_PA = 1e-4  # no bias current is that many amperes, none that few pA is told from none
@@ -50,7 +50,7 @@ def _entry(file: Any, number: int, version: tuple[int, int] | None) -> SweepEntr
         aliases=tuple(names[1:]),
         read=lambda: _read(file, number, version),
         electrode=_text(_stored(file, number, "electrode_name", "")),
-        fault="not current clamp: the response is a current" if _is_a_current(file, number) else "",
+        fault=f"{NOT_CURRENT_CLAMP}: the response is a current" if _is_a_current(file, number) else "",
         bias_current_nA=_bias_current_nA(_number(file, number, "bias_current")),
         bridge_balance_MOhm=megaohms(_number(file, number, "bridge_balance")),
         access_resistance_MOhm=megaohms(_text(_stored(file, number, "initial_access_resistance", ""))),

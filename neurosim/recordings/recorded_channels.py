@@ -8,8 +8,8 @@ from typing import Literal
 
 import numpy as np
 
-from neurofleet.neurosim.recordings.current_step import CurrentStep, NotAStep, channel_noise, find_step
-from neurofleet.neurosim.recordings.sweep_entries import SweepEntry, SweepFault
+from neurofleet.neurosim.recordings.current_step import CurrentStep, NotAStep, SeveralSteps, channel_noise, find_step
+from neurofleet.neurosim.recordings.sweep_entries import NOT_CURRENT_CLAMP, SweepEntry, SweepFault
 
 _PREFIXES = {"": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9, "p": 1e-12}
 _NO_POTENTIAL = re.compile(r"stim|trig|ttl|sync|laser|light|opto|piezo|press|temp|command|cmd|\bAO\b|\bLED\b", re.I)
@@ -120,7 +120,7 @@ def _parts(sweep: ChannelSweep) -> list[ChannelSweep]:
         current = _values(currents[0], "current")
     except SweepFault:
         return [sweep]  # which says so when it is read
-    ends = _ends_of_parts(current, currents[0].rate_Hz)
+    ends = ends_of_parts(current, currents[0].rate_Hz)
     return [
         replace(
             sweep,
@@ -136,14 +136,22 @@ def _part_of(channel: RecordedChannel, first: int, stop: int) -> RecordedChannel
     return replace(channel, read=lambda: channel.read()[first:stop])
 
 
-def _ends_of_parts(current_nA: np.ndarray, rate_Hz: float) -> list[int]:
-    """One past the last sample of each part of a continuous recording that holds one current step."""
+def ends_of_parts(current_nA: np.ndarray, rate_Hz: float, rest_nA: float | None = None) -> list[int]:
+    """Return one past the last sample of each part of a continuous recording that holds one current step.
+
+    Parameters
+    ----------
+    current_nA : ndarray, shape (n,)
+    rate_Hz : float
+    rest_nA : float, optional
+        The current between the steps; by default the median.
+    """
     block = max(1, round(rate_Hz / 1000.0))
     usable = np.nan_to_num(current_nA[: current_nA.size // block * block])
     if not usable.size:
         return []
     medians = np.median(usable.reshape(-1, block), axis=1)
-    away = np.abs(medians - np.median(medians))
+    away = np.abs(medians - (np.median(medians) if rest_nA is None else rest_nA))
     threshold = max(0.005, 4.0 * channel_noise(usable, rate_Hz), 0.05 * float(away.max()))
     edges = np.flatnonzero(np.diff(np.concatenate([[False], away > threshold, [False]]).astype(int)))
     steps: list[list[int]] = []  # in blocks of a millisecond
@@ -201,7 +209,7 @@ def _potentials(channels: Sequence[RecordedChannel]) -> list[RecordedChannel]:
 
 def _no_voltage(channels: Sequence[RecordedChannel], currents: Sequence[RecordedChannel]) -> str:
     recorded = ", ".join(f"{c.name} in {c.unit or 'no unit'}" for c in channels if not c.commanded) or "no channel"
-    text = f"not current clamp: no recorded channel is a voltage ({recorded})"
+    text = f"{NOT_CURRENT_CLAMP}: no recorded channel is a voltage ({recorded})"
     if any(channel.commanded for channel in currents):
         text += ", although the command is a current: correct the channel's unit in the acquisition program"
     return text
@@ -225,9 +233,9 @@ def _reader(sweep: ChannelSweep, voltage: RecordedChannel, currents: Sequence[Re
         for clamp in () if channel.commanded else clamps:
             command = _values(clamp, "voltage")
             if command.size == values.size and np.median(np.abs(command - values)) < NEAR_COMMAND_MV:
-                raise SweepFault(f"not current clamp: {voltage.name} is what {clamp.name} commanded")
+                raise SweepFault(f"{NOT_CURRENT_CLAMP}: {voltage.name} is what {clamp.name} commanded")
         if step is not None and not channel.commanded and _is_clamped(values, step, voltage.rate_Hz):
-            raise SweepFault(f"not current clamp: {voltage.name} jumps within a millisecond, as in voltage clamp")
+            raise SweepFault(f"{NOT_CURRENT_CLAMP}: {voltage.name} jumps within a millisecond, as in voltage clamp")
         sure = command_is_sure if channel.commanded else recorded_is_sure
         if step is not None and not sure:
             _check_partner(channel, step, voltage, values, [other for other in voltages if other is not voltage])
@@ -300,6 +308,8 @@ def _chosen_current(
         finite = current[np.isfinite(current)]
         try:
             step = find_step(finite, channel.rate_Hz)
+        except SeveralSteps as several:
+            step = several.longest
         except NotAStep:
             step = None
         read.append((channel, current, step))

@@ -9,7 +9,14 @@ from typing import Literal
 import numpy as np
 
 from neurofleet.errors import InputError
-from neurofleet.neurosim.recordings.current_step import CurrentStep, NotAStep, find_step
+from neurofleet.neurosim.recordings.current_step import (
+    CurrentStep,
+    NotAStep,
+    Pulse,
+    SeveralSteps,
+    find_step,
+    repeated_pulses,
+)
 from neurofleet.neurosim.recordings.recorded_channels import CurrentSource
 from neurofleet.neurosim.recordings.recorded_spikes import SPIKE_THRESHOLD_MV, choose_threshold
 from neurofleet.neurosim.recordings.recording_checks import (
@@ -23,7 +30,13 @@ from neurofleet.neurosim.recordings.recording_checks import (
 from neurofleet.neurosim.recordings.recording_formats import open_entries
 from neurofleet.neurosim.recordings.recording_table import RecordingTable, SweepRow, listed_sweeps
 from neurofleet.neurosim.recordings.sweep import Sweep
-from neurofleet.neurosim.recordings.sweep_entries import SweepEntry, SweepFault, of_one_electrode, select_entries
+from neurofleet.neurosim.recordings.sweep_entries import (
+    NOT_CURRENT_CLAMP,
+    SweepEntry,
+    SweepFault,
+    of_one_electrode,
+    select_entries,
+)
 
 HIGHEST_RATE_HZ = 40_000.0
 PLAUSIBLE_VOLTAGE_MV = 500.0
@@ -133,6 +146,8 @@ class RecordingSource:
     current : "command" or "recorded", optional
         Which current is used of a file that has both, such as ABF; by default the command, with which the recorded
         one has to agree.
+    window_ms : (float, float), optional
+        The part of each sweep that is read, where a sweep has several steps; times count from its beginning.
     """
 
     path: Path
@@ -143,6 +158,7 @@ class RecordingSource:
     bias_current: BiasCurrent | None = None
     spike_threshold_mV: float | None = None
     current: CurrentSource | None = None
+    window_ms: tuple[float, float] | None = None
 
     def read(self) -> Recording:
         """Read the sweeps.
@@ -157,10 +173,12 @@ class RecordingSource:
         if not recording.sweeps:
             reasons = Counter(recording.refused.values()).most_common(4)
             listed = "; ".join(f"{reason} ({count} sweeps)" for reason, count in reasons)
+            others = all(reason.startswith(NOT_CURRENT_CLAMP) for reason in recording.refused.values())
             raise InputError(
                 f"{self.path}: no usable sweep among the {len(recording.left_out)} that match "
                 f"{_quoted(self.stimuli)}; expected current-clamp sweeps with one square step each, found: {listed}. "
-                "Name other stimuli, or repair the file."
+                + ("A fit needs recordings in current clamp: name other stimuli or another file." if others else "")
+                + ("" if others else "Name other stimuli, or repair the file.")
             )
         if fault:
             raise InputError(f"{self.path}: {fault}. Correct the file, or leave sweeps out with `exclude_sweeps:`.")
@@ -173,41 +191,117 @@ class RecordingSource:
 
     def _look(self) -> tuple[Recording, str]:
         """Return the recording, and why its sweeps together are impossible."""
-        sweeps: list[Sweep] = []
-        left_out: list[LeftOut] = []
-        steps: dict[int, CurrentStep] = {}
-        biases: dict[int, str] = {}
         with open_entries(self.path, self.current) as entries:
             if unknown := sorted(set(self.exclude) - {entry.number for entry in entries}):
                 raise InputError(f"{self.path}: no sweeps numbered {unknown} to leave out. Correct the numbers.")
             matching = select_entries(entries, self.stimuli, self.path)
             selected = of_one_electrode(matching, self.electrode, self.exclude, self.path)
             faults = _faults(selected, self.exclude)
-            for entry in selected:
-                try:
-                    if entry.number in faults:
-                        raise SweepFault(faults[entry.number])
-                    sweep, step, bias = _read_sweep(entry, self.junction_potential_mV, self.bias_current)
-                except (SweepFault, NotAStep) as fault:
-                    left_out.append(LeftOut(entry.number, entry.stimulus_name, entry.electrode, str(fault)))
-                else:
-                    sweeps.append(sweep)
-                    steps[sweep.number] = step
-                    biases[sweep.number] = bias
+            outcomes = [self._read_sweep(entry, faults.get(entry.number, "")) for entry in selected]
+            test_pulses = _test_pulses(selected, outcomes)
+            for n, (entry, outcome) in enumerate(zip(selected, outcomes, strict=True)):
+                if _needs(test_pulses.get(entry.stimulus_name, ()), outcome):
+                    outcomes[n] = self._read_sweep(entry, "", test_pulses[entry.stimulus_name])
             others = Counter(entry.stimulus_name for entry in entries if entry not in matching and not entry.fault)
-        sweeps = _agree_on_timing(sweeps, steps, left_out)
+        found = {outcome.sweep.number: outcome for outcome in outcomes if isinstance(outcome, _Found)}
+        left_out = [
+            LeftOut(entry.number, entry.stimulus_name, entry.electrode, str(outcome))
+            for entry, outcome in zip(selected, outcomes, strict=True)
+            if not isinstance(outcome, _Found)
+        ]
+        steps = {number: one.step for number, one in found.items()}
+        sweeps = _agree_on_timing([one.sweep for one in found.values()], steps, left_out)
         sweeps.sort(key=lambda sweep: sweep.number)
         left_out.sort(key=lambda sweep: sweep.number)
         shapes = {sweep.number: inner_shapes(sweep) for sweep in sweeps}
-        found = choose_threshold(shapes.values())
-        threshold_mV = found.threshold_mV if self.spike_threshold_mV is None else self.spike_threshold_mV
+        heights = choose_threshold(shapes.values())
+        threshold_mV = heights.threshold_mV if self.spike_threshold_mV is None else self.spike_threshold_mV
         lost = [sweep.reason for sweep in left_out if sweep.number not in self.exclude]
         warnings = [left_out_warning(lost, len(lost) + len(sweeps))] if sweeps else []
-        warnings += odd_about(sweeps, shapes, found, threshold_mV) if sweeps else []
-        notes = tuple(_notes(biases, others))
+        warnings += odd_about(sweeps, shapes, heights, threshold_mV) if sweeps else []
+        told_of_sweeps = {number: (one.bias, *map(_told, one.step.test_pulses)) for number, one in found.items()}
+        notes = tuple(_notes(told_of_sweeps, others, self.window_ms))
         told = tuple(filter(None, warnings))
         recording = Recording(self.path, tuple(sweeps), tuple(left_out), threshold_mV, notes, told)
         return recording, impossible(sweeps, shapes)
+
+    def _read_sweep(
+        self, entry: SweepEntry, fault: str, test_pulses: Sequence[Pulse] = ()
+    ) -> "_Found | SweepFault | NotAStep":
+        """Read, check and trim one sweep, or return why it cannot be used."""
+        try:
+            if fault:
+                raise SweepFault(fault)
+            current, voltage, rate = _window(*read_traces(entry), self.window_ms)
+            step = find_step(current, rate, test_pulses)
+            current, voltage = current[: step.stop], voltage[: step.stop]
+            _check_voltage(voltage, step, rate)
+            bias_nA, note = bias_current(entry, step.rest_nA, self.bias_current)
+        except (SweepFault, NotAStep) as reason:
+            return reason
+        sweep = _sweep(entry, current, voltage - self.junction_potential_mV, rate, step)
+        if bias_nA:
+            sweep = replace(
+                sweep,
+                current_nA=sweep.current_nA + bias_nA,
+                holding_nA=sweep.holding_nA + bias_nA,
+                bias_current_nA=bias_nA,
+            )
+        return _Found(sweep, step, note)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A usable sweep, its step, and a note on its bias current."""
+
+    sweep: Sweep
+    step: CurrentStep
+    bias: str
+
+    @property
+    def pulse(self) -> Pulse:
+        return Pulse(self.sweep.start_ms, self.sweep.stop_ms, self.sweep.amplitude_nA)
+
+
+_Outcome = _Found | SweepFault | NotAStep
+
+
+def _test_pulses(entries: Sequence[SweepEntry], outcomes: Sequence[_Outcome]) -> dict[str, list[Pulse]]:
+    """Stimulus name -> the pulses that its sweeps share, where these were not told from the step."""
+    pulses: dict[str, list[Sequence[Pulse]]] = {}
+    unclear = {
+        e.stimulus_name for e, outcome in zip(entries, outcomes, strict=True) if isinstance(outcome, SeveralSteps)
+    }
+    for entry, outcome in zip(entries, outcomes, strict=True):
+        if isinstance(outcome, SeveralSteps):
+            pulses.setdefault(entry.stimulus_name, []).append(outcome.pulses)
+        elif isinstance(outcome, _Found):
+            pulses.setdefault(entry.stimulus_name, []).append((*outcome.step.test_pulses, outcome.pulse))
+    return {name: shared for name in unclear if (shared := repeated_pulses(pulses[name]))}
+
+
+def _needs(test_pulses: Sequence[Pulse], outcome: _Outcome) -> bool:
+    """Whether a sweep is to be read again, now that its test pulses are known."""
+    if isinstance(outcome, _Found):
+        return any(outcome.pulse.is_repeat_of(pulse) for pulse in test_pulses)
+    return bool(test_pulses) and isinstance(outcome, SeveralSteps)
+
+
+def _told(pulse: Pulse) -> str:
+    return f"test pulse of {pulse}: models do not get it"
+
+
+def _window(
+    current_nA: np.ndarray, voltage_mV: np.ndarray, rate_Hz: float, window_ms: tuple[float, float] | None
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Cut a sweep to the part that was asked for."""
+    if window_ms is not None:
+        first, stop = (round(ms * rate_Hz / 1000.0) for ms in window_ms)
+        if stop > current_nA.size:
+            lasts_ms = 1000.0 * current_nA.size / rate_Hz
+            raise SweepFault(f"it lasts {lasts_ms:.4g} ms, and `window_ms:` ends at {window_ms[1]:.4g} ms")
+        current_nA, voltage_mV = current_nA[first:stop], voltage_mV[first:stop]
+    return current_nA, voltage_mV, rate_Hz
 
 
 def electrode_names(path: Path) -> tuple[str, ...]:
@@ -253,10 +347,13 @@ def _faults(entries: Sequence[SweepEntry], exclude: Collection[int]) -> dict[int
     return faults
 
 
-def _notes(biases: Mapping[int, str], others: Mapping[str, int]) -> Iterator[str]:
-    for text in dict.fromkeys(filter(None, biases.values())):
-        alike = [number for number, bias in sorted(biases.items()) if bias == text]
-        yield f"{text} ({listed_sweeps(alike)})"
+def _notes(
+    told: Mapping[int, Sequence[str]], others: Mapping[str, int], window_ms: tuple[float, float] | None
+) -> Iterator[str]:
+    if window_ms is not None:
+        yield f"read from {window_ms[0]:.4g} to {window_ms[1]:.4g} ms of each sweep; times count from there"
+    for text in dict.fromkeys(text for texts in told.values() for text in texts if text):
+        yield f"{text} ({listed_sweeps(sorted(number for number, texts in told.items() if text in texts))})"
     if others:
         listed = ", ".join(f'"{name}" ({count})' for name, count in list(others.items())[:SHOWN_STIMULI])
         more = f" and {len(others) - SHOWN_STIMULI} more" if len(others) > SHOWN_STIMULI else ""
@@ -310,36 +407,29 @@ def bias_current(entry: SweepEntry, rest_nA: float, wanted: BiasCurrent | None) 
     return bias_nA, f"{told}: added to the holding current"
 
 
-def _read_sweep(
-    entry: SweepEntry, junction_potential_mV: float, wanted_bias: BiasCurrent | None
-) -> tuple[Sweep, CurrentStep, str]:
-    """Read, check and trim one sweep; raise `SweepFault` or `NotAStep` when it cannot be used."""
-    current, voltage, rate = read_traces(entry)
-    step = find_step(current, rate)
-    _check_voltage(voltage, step, rate)
-    bias_nA, note = bias_current(entry, step.rest_nA, wanted_bias)
-    holding = _holding(current, step, rate)
-    stride = int(np.ceil(rate / HIGHEST_RATE_HZ - 1e-9))
-    kept = np.arange(0, voltage.size, stride)
-    if kept[-1] != voltage.size - 1:
-        kept = np.append(kept, voltage.size - 1)
-    sweep = Sweep(
+def _sweep(
+    entry: SweepEntry, current_nA: np.ndarray, voltage_mV: np.ndarray, rate_Hz: float, step: CurrentStep
+) -> Sweep:
+    """Return a sweep, at a rate of 40 kHz or less."""
+    stride = int(np.ceil(rate_Hz / HIGHEST_RATE_HZ - 1e-9))
+    kept = np.arange(0, voltage_mV.size, stride)
+    if kept[-1] != voltage_mV.size - 1:
+        kept = np.append(kept, voltage_mV.size - 1)
+    return Sweep(
         number=entry.number,
         stimulus_name=entry.stimulus_name,
-        sampling_rate_Hz=rate / stride,
-        current_nA=current[kept] + bias_nA if bias_nA else current[kept],
-        voltage_mV=voltage[kept] - junction_potential_mV,
-        start_ms=step.start * 1000.0 / rate,
-        stop_ms=step.last * 1000.0 / rate,
+        sampling_rate_Hz=rate_Hz / stride,
+        current_nA=current_nA[kept],
+        voltage_mV=voltage_mV[kept],
+        start_ms=step.start * 1000.0 / rate_Hz,
+        stop_ms=step.last * 1000.0 / rate_Hz,
         amplitude_nA=step.amplitude_nA,
-        holding_nA=holding + bias_nA,
-        duration_ms=(voltage.size - 1) * 1000.0 / rate,
+        holding_nA=_holding(current_nA, step, rate_Hz),
+        duration_ms=(voltage_mV.size - 1) * 1000.0 / rate_Hz,
         electrode=entry.electrode,
-        bias_current_nA=bias_nA,
         bridge_balance_MOhm=entry.bridge_balance_MOhm,
         access_resistance_MOhm=entry.access_resistance_MOhm,
     )
-    return sweep, step, note
 
 
 def _without_tail_gap(current_nA: np.ndarray, voltage_mV: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -4,7 +4,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from html import escape
-from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -58,7 +57,7 @@ class SweepRow:
         outside = f" (+{self.spikes_outside})" if self.spikes_outside else ""
         return (
             str(self.sweep),
-            shorten(re.split(r"[\\/]", self.stimulus.rstrip("\\/"))[-1], SHOWN_LETTERS, placeholder=" …"),
+            _short(re.split(r"[\\/]", self.stimulus.rstrip("\\/"))[-1]),
             _number(self.amplitude_pA, 1),
             "–".join(f"{ms:.0f}" for ms in (self.start_ms, self.stop_ms) if ms is not None),
             _number(self.holding_pA, 1),
@@ -71,6 +70,10 @@ class SweepRow:
 HEAD = ("sweep", "stimulus", "step, pA", "ms", "hold, pA", "rest, mV", "spikes", "used for")
 NUMBERS = (0, 2, 3, 4, 5, 6)
 """Columns of numbers."""
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= SHOWN_LETTERS else f"{name[: SHOWN_LETTERS - 2].rstrip()} …"
 
 
 def _number(value: float | None, digits: int) -> str:

@@ -15,6 +15,10 @@ SMALLEST_OHM = 10_000.0
 """A resistance below it is no number of ohms."""
 
 
+NOT_CURRENT_CLAMP = "not current clamp"
+"""How the reason begins where a sweep was recorded in another mode."""
+
+
 class SweepFault(ValueError):
     """A sweep that cannot be used; the message says why."""
 

@@ -36,6 +36,7 @@ from tests.learners.cells.made_cells import made_counts, written
 from tests.learners.hippie.small_units import write_units
 
 LIMIT_S = 60.0
+SLOW_S = 10.0  # what takes longer is printed, too
 MEMORY_MB = 3000
 """Beyond what the process has when it begins; a reader that believes a file's claim of its size goes beyond it."""
 
@@ -95,10 +96,10 @@ def read_units(path: Path) -> None:
     open_units(path)
 
 
-def read_activity(path: Path) -> None:
+def read_activity(path: Path, layout: dict[str, Any] | None = None) -> None:
     from neurofleet.learners.neuprint.recording_files import open_recordings
 
-    open_recordings(path)
+    open_recordings(path, layout or {})
 
 
 def read_model(path: Path) -> None:
@@ -120,6 +121,10 @@ BY_ENDING = {
     ".nwb": (read_recording, read_units, read_activity),
     ".abf": (read_recording,),
     ".ibw": (read_recording,),
+    ".wcp": (read_recording,),
+    ".smr": (read_recording,),
+    ".axgx": (read_recording,),
+    ".axgd": (read_recording,),
     ".swc": (read_morphology,),
     ".asc": (read_morphology,),
     ".h5ad": (read_cells,),
@@ -134,12 +139,96 @@ BY_ENDING = {
 }
 
 
+def patch_clamp_samples(folder: Path) -> Iterator[Sample]:
+    """Yield recordings in the formats of acquisition programs."""
+    from tests.neurosim.recordings import program_files as program
+    from tests.neurosim.recordings.test_program_files import BOTH, COMMAND, CURRENTS, VOLTAGES
+
+    both = [("IN 0", "mV"), ("IN 1", "pA")]
+    titles = ("Vm (mV)", "Im (nA)") * len(VOLTAGES)
+    columns = [values for pair in zip(VOLTAGES, CURRENTS, strict=True) for values in pair]
+    waves = folder / "waves"
+    waves.mkdir()
+    for number, (voltage, current) in enumerate(zip(VOLTAGES, CURRENTS, strict=True)):
+        program.write_ibw(waves / f"X_step_ch0_{number}.ibw", current * 1e3, "pA", 1e-4)
+        program.write_ibw(waves / f"X_step_ch1_{number}.ibw", voltage, "mV", 1e-4)
+    gap_free = [("Vm", "mV", np.concatenate(VOLTAGES)), ("Im", "nA", np.concatenate(CURRENTS))]
+    made = {
+        "abf2.abf": program.write_abf2(folder / "abf2.abf", BOTH, both, [COMMAND]),
+        "abf1.abf": program.write_abf1(folder / "abf1.abf", BOTH, both, [COMMAND]),
+        "waves.ibw": waves,
+        "winwcp.wcp": program.write_wcp(folder / "winwcp.wcp", list(BOTH), [("Vm", "mV"), ("Im", "pA")]),
+        "axograph.axgx": program.write_axograph(folder / "axograph.axgx", list(zip(titles, columns, strict=True))),
+        "spike2.smr": program.write_smr(folder / "spike2.smr", gap_free),
+    }
+    for name, path in made.items():
+        yield Sample(name, path, read_recording)
+
+
+def morphology_samples(folder: Path) -> Iterator[Sample]:
+    """Yield morphologies that are no plain SWC."""
+    from neurofleet.neurosim.cells.morphology_readers import read_reconstruction
+    from tests.neurosim.cells.small_cells import AXON_SWC
+    from tests.neurosim.cells.test_morphology_check import asc_soma
+    from tests.neurosim.cells.test_morphology_reading import CIRCLE, ROUND, write_hdf5
+
+    (folder / "axon.swc").write_text(AXON_SWC)
+    (folder / "outline.swc").write_text(CIRCLE + "7 3 9 0 0 1 1\n8 3 80 0 0 1 7\n")
+    (folder / "cell.asc").write_text(asc_soma(ROUND))
+    write_hdf5(folder / "morphio.h5", read_reconstruction(folder / "axon.swc"), [[0, 0, 0, 16]])
+    for name in ("outline.swc", "cell.asc", "morphio.h5"):
+        yield Sample(name, folder / name, read_morphology)
+
+
+def cell_samples(folder: Path) -> Iterator[Sample]:
+    """Yield cells by genes as other programs write them."""
+    from tests.learners.cells import test_cell_formats as cells
+    from tests.learners.cells.made_rds import written_rds
+    from tests.learners.cells.test_seurat_files import seurat_5
+
+    made = {
+        "10x.h5": cells.tenx(folder / "10x.h5"),
+        "10x, version 2.h5": cells.tenx_version_2(folder / "10x2.h5"),
+        "cells.loom": cells.loom(folder / "cells.loom"),
+        "cells.h5mu": cells.h5mu(folder / "cells.h5mu"),
+        "old.h5ad": cells.old_h5ad(folder / "old.h5ad"),
+        "cells.h5seurat": cells.h5seurat(folder / "cells.h5seurat"),
+        "cells.parquet": cells.parquet(folder / "cells.parquet"),
+        "cells.h5ad.gz": cells.gzipped(folder / "packed.h5ad.gz"),
+        "mtx": cells.mtx(folder / "mtx"),
+        "seurat.rds": written_rds(seurat_5(), folder / "seurat.rds"),
+    }
+    for name, path in made.items():
+        yield Sample(name, path, read_cells)
+
+
+def unit_samples(folder: Path) -> Iterator[Sample]:
+    """Yield folders of spike sorters, units in NWB, and the results of suite2p and CaImAn."""
+    from tests.learners.neuprint.test_array_sessions import caiman, suite2p
+    from tests.learners.units.test_sorter_folders import analyzer, cell_metrics, matlab_7_3, phy
+    from tests.learners.units.test_unit_files import nwb
+
+    yield Sample("units.nwb", nwb(folder / "units.nwb"), read_units)
+    yield Sample("phy", phy(folder / "phy"), read_units)
+    yield Sample("analyzer", analyzer(folder / "analyzer"), read_units)
+    metrics = folder / "day.cell_metrics.cellinfo.mat"
+    matlab_7_3(metrics, {"cell_metrics": cell_metrics()})
+    yield Sample("cellexplorer.mat", metrics, read_units)
+    times = np.arange(80) / 15
+    yield Sample("suite2p", suite2p(folder / "plane0", t=times), lambda path: read_activity(path, {"frame_times": "t"}))
+    yield Sample("caiman.hdf5", caiman(folder / "caiman.hdf5"), read_activity)
+
+
 def samples(folder: Path, others: list[Path]) -> Iterator[Sample]:
     """Yield what is damaged: files made here, stored runs and models, and files of other folders by their ending."""
     from neurofleet.jobs.demo import make_input
     from tests.learners.neuprint.test_nwb_recordings import write as write_ophys
     from tests.learners.neuprint.test_recording_files import write as write_session
 
+    yield from patch_clamp_samples(folder)
+    yield from morphology_samples(folder)
+    yield from cell_samples(folder)
+    yield from unit_samples(folder)
     make_input(folder / "fit")
     yield Sample("recording.nwb", folder / "fit" / "cell.nwb", read_recording)
     yield Sample("morphology.swc", folder / "fit" / "cell.swc", read_morphology)
@@ -411,12 +500,14 @@ def main() -> None:
             path, deed = damaged(sample, folder, seed)
             begun = time.monotonic()
             kind, reason, used_mb = outcome(sample, path)
-            slowest_s = max(slowest_s, time.monotonic() - begun)
+            took_s = time.monotonic() - begun
+            slowest_s = max(slowest_s, took_s)
             peak_mb = max(peak_mb, used_mb)
             counts[kind] += 1
             by_sample.setdefault(sample.name, Counter())[kind] += 1
-            if kind not in ("read", "refused") or options.only is not None:
-                print(f"--- seed {seed}: {sample.name}, {deed}: {kind}\n{reason}", file=sys.stderr, flush=True)
+            if kind not in ("read", "refused") or took_s > SLOW_S or options.only is not None:
+                text = f"--- seed {seed}: {sample.name}, {deed}: {kind} after {took_s:.1f} s\n{reason}"
+                print(text, file=sys.stderr, flush=True)
                 if options.keep:
                     target = options.keep / f"{seed}-{path.name}"
                     (shutil.copytree if path.is_dir() else shutil.copy)(path, target)

@@ -1,9 +1,11 @@
 """Finding the step in clean, noisy and unsuitable current channels."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from neurofleet.neurosim.recordings.current_step import NotAStep, find_step
+from neurofleet.neurosim.recordings.current_step import NotAStep, Pulse, SeveralSteps, find_step, repeated_pulses
 from tests.neurosim.recordings.recording_files import RATE_HZ, step_current
 
 
@@ -14,11 +16,62 @@ def test_clean_step_is_found_to_the_sample():
     assert step.noise_nA == 0.0
 
 
-def test_a_short_test_pulse_before_the_step_is_ignored():
+@pytest.mark.parametrize(
+    ("at_ms", "length_ms", "stop"),
+    [
+        (10.0, 10.0, None),
+        (10.0, 40.0, None),
+        (420.0, 20.0, 4190),
+    ],  # before the step, and after it: the sweep ends there
+)
+def test_a_short_test_pulse_is_told_from_the_step(at_ms, length_ms, stop):
+    step = find_step(step_current(0.1) + step_current(-0.2, at_ms, length_ms), RATE_HZ)
+    assert (step.start, step.last, step.amplitude_nA, step.stop) == (1000, 2999, 0.1, stop)
+    assert step.test_pulses == (Pulse(at_ms, at_ms + length_ms, -0.2),)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        step_current(-0.2, 50.0, 39.0),  # the cell is not at rest when the step comes
+        step_current(-0.05, 310.0, 20.0),
+        step_current(-0.1, 400.0, 90.0),  # half as long as the step
+        step_current(1.0, 400.0, 2.0) + step_current(1.0, 420.0, 2.0),
+        step_current(0.006, 340.0, 150.0),  # low, but long
+    ],
+)
+def test_of_several_steps_none_is_chosen(other):
+    with pytest.raises(SeveralSteps, match="100 to 300 ms.*window_ms") as raised:
+        find_step(step_current(0.1) + other, RATE_HZ)
+    assert raised.value.longest.amplitude_nA == pytest.approx(0.1, abs=0.01)
+
+
+def test_flicker_and_leaking_spikes_are_no_pulses():
     current = step_current(0.1)
-    current[100:200] = -0.2
-    step = find_step(current, RATE_HZ)
-    assert (step.start, step.last) == (1000, 2999)
+    current[3500:3510] += 0.003
+    current += np.random.default_rng(4).normal(0.0, 0.0005, 5000)
+    current[400:415] += 0.2
+    assert find_step(current, RATE_HZ).test_pulses == ()
+
+
+STEPS = [(Pulse(20, 120, -0.1), Pulse(250, 400, amplitude_nA)) for amplitude_nA in (0.1, 0.2, 0.3)]
+
+
+@pytest.mark.parametrize(
+    ("sweeps", "found"),
+    [
+        (STEPS, 1),
+        ([STEPS[0][:1], *STEPS], 1),  # a sweep with a step of 0 pA
+        (STEPS[:2], 0),  # too few to tell
+        ([(first, replace(last, amplitude_nA=0.1)) for first, last in STEPS], 0),  # nothing varies
+        ([(replace(first, amplitude_nA=last.amplitude_nA), last) for first, last in STEPS], 0),  # both do
+        ([(first, last, Pulse(420, 440, last.amplitude_nA)) for first, last in STEPS], 0),
+        ([(replace(first, start_ms=100, stop_ms=240), last) for first, last in STEPS], 0),  # not apart
+        ([(), *STEPS], 0),
+    ],
+)
+def test_a_pulse_that_all_sweeps_share_is_a_test_pulse(sweeps, found):
+    assert repeated_pulses(sweeps) == [STEPS[0][0]] * found
 
 
 @pytest.mark.parametrize("amplitude_nA", [0.03, -0.2, 1.0])

@@ -140,6 +140,13 @@ def test_an_abf_file_without_a_voltage_or_a_current_says_what_it_has(tmp_path, c
         read(path)
 
 
+def test_the_period_of_a_train_is_not_in_abf1(tmp_path):
+    path = write_abf1(
+        tmp_path / "a.abf", BOTH[:, :1], [("IN 0", "mV")], [Output(epochs=[*TABLE, (3, 900.0, 0.0, 900)])]
+    )
+    assert "Cmd 0 plays a train (Pulse), whose period ABF 1 does not store" in refused(path)
+
+
 def test_voltage_clamp_is_recognised_by_its_command_and_by_its_edges(tmp_path):
     clamped = np.stack([CURRENTS[2] * 400.0 - 80.0, CURRENTS[2] * 900.0])[None]
     channels = [("V", "mV"), ("I", "pA")]

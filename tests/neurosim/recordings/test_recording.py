@@ -6,7 +6,7 @@ import pytest
 
 from neurofleet.errors import InputError
 from neurofleet.neurosim.recordings.nwb_writer import write_nwb
-from neurofleet.neurosim.recordings.recording import read_recording
+from neurofleet.neurosim.recordings.recording import RecordingSource, read_recording
 from tests.neurosim.recordings.recording_files import (
     make_sweep,
     membrane_voltage,
@@ -235,6 +235,56 @@ def test_a_sweep_with_nothing_but_its_test_pulse_is_refused(tmp_path):
     recording = read_recording(write_series(tmp_path / "a.nwb", sweeps))
     assert [(sweep.number, sweep.start_ms) for sweep in recording.sweeps] == [(1, 100.0), (2, 100.0)]
     assert "only a pulse of 9.9 ms" in recording.refused[3]
+
+
+def test_a_pulse_that_all_sweeps_share_is_told_and_not_played(tmp_path):
+    """A test pulse of 150 ms before steps of 200 ms: which is meant is seen in the other sweeps only."""
+    steps = (0.0, 0.1, 0.2, 0.3)
+    currents = [step_current(-0.1, 20.0, 150.0, 800.0) + step_current(step, 350.0, 200.0, 800.0) for step in steps]
+    sweeps = [series(n, current=c, voltage=membrane_voltage(c)) for n, c in enumerate(currents)]
+    recording = read_recording(write_series(tmp_path / "a.nwb", sweeps))
+    assert [(sweep.number, sweep.start_ms) for sweep in recording.sweeps] == [(1, 350.0), (2, 350.0), (3, 350.0)]
+    np.testing.assert_allclose([sweep.amplitude_nA for sweep in recording.sweeps], steps[1:], atol=1e-9)
+    assert recording.refused == {0: "no step found: only a test pulse of -100 pA at 20 to 170 ms"}
+    assert "test pulse of -100 pA at 20 to 170 ms: models do not get it (sweeps 1, 2, 3)" in recording.notes
+
+
+def test_of_two_steps_a_window_chooses(tmp_path):
+    """Two steps that both vary, of which the second follows a prepulse."""
+    steps = (-0.05, 0.05, 0.1)
+    currents = [
+        step_current(step, 50.0, 150.0, 800.0)
+        + step_current(-0.1, 300.0, 150.0, 800.0)
+        + step_current(step, 450.0, 150.0, 800.0)
+        for step in steps
+    ]
+    sweeps = [series(n, current=c, voltage=membrane_voltage(c)) for n, c in enumerate(currents, 1)]
+    path = write_series(tmp_path / "a.nwb", sweeps)
+    with pytest.raises(InputError, match="window_ms"):
+        read_recording(path)
+    recording = RecordingSource(path, window_ms=(0.0, 290.0)).read()
+    assert [(sweep.start_ms, sweep.stop_ms) for sweep in recording.sweeps] == [(50.0, 199.9)] * 3
+    np.testing.assert_allclose([sweep.amplitude_nA for sweep in recording.sweeps], steps, atol=1e-9)
+    assert recording.sweeps[0].duration_ms == 289.9
+    assert "read from 0 to 290 ms of each sweep; times count from there" in recording.notes
+    with pytest.raises(InputError, match="lasts 800 ms, and `window_ms:` ends at 900 ms"):
+        RecordingSource(path, window_ms=(0.0, 900.0)).read()
+
+
+def test_one_series_without_gaps_is_cut_between_its_steps(tmp_path):
+    steps = (-0.1, 0.05, 0.2)
+    current = np.concatenate([step_current(step) for step in steps])
+    sweep = series(7, current=current, voltage=membrane_voltage(current))
+    sweeps = read_recording(write_series(tmp_path / "a.nwb", [sweep])).sweeps
+    assert [sweep.number for sweep in sweeps] == [0, 1, 2]
+    assert [sweep.start_ms for sweep in sweeps] == [100.0, 150.0, 150.0]
+    np.testing.assert_allclose([sweep.amplitude_nA for sweep in sweeps], steps, atol=1e-9)
+    np.testing.assert_allclose(sweeps[1].voltage_mV, membrane_voltage(current)[4500:9500] - 14.0, atol=1e-9)
+
+
+def test_voltage_clamp_says_that_another_mode_is_needed(tmp_path):
+    with pytest.raises(InputError, match="not current clamp.*A fit needs recordings in current clamp"):
+        read_recording(write_series(tmp_path / "a.nwb", [series(1, clamp="VoltageClampSeries")]))
 
 
 def test_noisy_repeats_agree_on_the_timing(tmp_path):
