@@ -14,7 +14,7 @@ from neurofleet.jobs.reports.tables import ReportTable, print_line, table_of_rec
 from neurofleet.jobs.terminal import terminal
 from neurofleet.neurosim.cells.morphology import Reconstruction
 from neurofleet.neurosim.cells.morphology_check import check_morphologies
-from neurofleet.neurosim.cells.morphology_readers import is_hdf5_morphology, read_reconstruction
+from neurofleet.neurosim.cells.morphology_readers import ending_of, is_hdf5_morphology, read_reconstruction
 from neurofleet.neurosim.recordings.recording import Recording, RecordingSource, electrode_names
 from neurofleet.neurosim.recordings.sweep import Sweep
 
@@ -196,7 +196,7 @@ def _draw_sweeps(figure: "Figure", families: dict[str, list[Sweep]]) -> None:
 
 
 def _is_morphology(file: Path) -> bool:
-    return file.suffix.lower() in (".swc", ".asc") or is_hdf5_morphology(file)
+    return ending_of(file) in (".swc", ".asc") or is_hdf5_morphology(file)
 
 
 def _inspect_morphology(file: Path, _: InspectOptions) -> Inspection:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from neurofleet.errors import Interrupted, JobError, NeurofleetError, UsageError
-from neurofleet.input_paths import text_of, with_home
+from neurofleet.input_paths import here, text_of, with_home
 
 if TYPE_CHECKING:
     from neurofleet.jobs.opened_run import Run
@@ -131,13 +131,14 @@ def open_recording(
     exclude: Sequence[int] = (),
     bias_current: Literal["add", "ignore"] | None = None,
     spike_threshold_mV: float | None = None,
+    window_ms: tuple[float, float] | None = None,
 ) -> "Recording":
     """Read the step sweeps of a patch-clamp recording as a fit does, and look at them.
 
     Parameters
     ----------
     path : path
-        The recording, in any format that a fit reads.
+        The recording, in any format that a fit reads; also its URL.
     stimuli : sequence of str
         Names or shell patterns of the stimuli to read; by default all of them.
     electrode : str, optional
@@ -151,6 +152,8 @@ def open_recording(
         has it already.
     spike_threshold_mV : float, optional
         Voltage that a spike rises above; by default -20 mV, or lower for a cell whose spikes are small.
+    window_ms : (float, float), optional
+        The part of each sweep that is read, where a sweep has several steps.
 
     Returns
     -------
@@ -167,13 +170,14 @@ def open_recording(
     from neurofleet.neurosim.recordings.recording import RecordingSource
 
     source = RecordingSource(
-        with_home(path),
+        here(path, Path()),
         junction_potential_mV,
         tuple(stimuli),
         tuple(exclude),
         electrode,
         bias_current,
         spike_threshold_mV,
+        window_ms=window_ms,
     )
     return source.look()
 

@@ -62,7 +62,7 @@ def here(path: str | Path, folder: Path) -> Path:
     InputError, DownloadError
         As `local_copy` does.
     """
-    return local_copy(str(path)) if is_url(path) else folder / path
+    return local_copy(str(path)) if is_url(path) else folder / with_home(path)
 
 
 def has_pattern(path: str | Path) -> bool:

@@ -256,10 +256,8 @@ def prepare_cell(
     check_axon(summary, axon)
     recording, stage_targets, own_bounds = _targets(cell, recipe, folder)
     numbers = tuple(stage_targets)
-    warnings = tuple(f"{cell.morphology}: {said}" for said in (*summary.notes, *summary.warnings))
+    warnings = file_notes(cell.morphology, summary, recording)
     warnings += mechanism_notes(user_mechanisms, recipe, spec.mechanisms)
-    if recording is not None:
-        warnings += tuple(f"{recording.path.name}: {warning}" for warning in recording.warnings)
     last = len(recipe.stages) - 1
     warnings += tuple(
         reversal_notes(
@@ -290,6 +288,14 @@ def prepare_cell(
         own_mechanisms=user_mechanisms,
         recording_table=None if recording is None else _table(recording, recipe, stage_targets),
     )
+
+
+def file_notes(morphology: str, summary: MorphologySummary, recording: Recording | None) -> tuple[str, ...]:
+    """Return what looks odd about the morphology and the recording of a cell."""
+    notes = [f"{morphology}: {said}" for said in (*summary.notes, *summary.warnings)]
+    if recording is not None:
+        notes += [f"{recording.path.name}: {warning}" for warning in recording.warnings]
+    return tuple(notes)
 
 
 def check_budgets(subject: Subject) -> None:

@@ -14,7 +14,7 @@ from neurofleet.errors import UsageError, did_you_mean
 from neurofleet.faults import faults
 from neurofleet.input_paths import has_pattern, is_url, matching, with_home
 from neurofleet.jobs.job_file import DataPath, JobSpec, LocalPath, Name, Positive, PositiveInt, RecipeName, Strict
-from neurofleet.neurosim.cells.morphology_readers import FORMATS
+from neurofleet.neurosim.cells.morphology_readers import FORMATS, ending_of
 
 FROM, GLOB = "from", "glob"
 FILES = ("morphology", "recordings", "targets")
@@ -171,11 +171,9 @@ def _match(pattern: str, folder: Path, shared: Mapping[str, Any], place: str) ->
 
 def _morphology_of(recordings: Path, place: str) -> str:
     """The morphology of the same name beside the recordings, or the only one there."""
-    beside = sorted(
-        path for path in recordings.parent.iterdir() if path.suffix.lower() in FORMATS and path != recordings
-    )
-    same = [path for path in beside if path.stem == recordings.stem]
-    text = [path for path in beside if path.suffix.lower() != ".h5"]  # which may hold anything
+    beside = sorted(path for path in recordings.parent.iterdir() if ending_of(path) in FORMATS and path != recordings)
+    same = [path for path in beside if path.name.lower().startswith(f"{recordings.stem.lower()}{ending_of(path)}")]
+    text = [path for path in beside if ending_of(path) != ".h5"]  # which may hold anything
     candidates = [path for path in same if path in text] or same or text or beside
     if len(candidates) != 1:
         names = ", ".join(path.name for path in beside) or "none"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from rich import box
@@ -199,17 +198,6 @@ def short(value: float) -> str:
 def print_json(cells: Sequence[CellSummary]) -> None:
     """Print the summaries as one JSON list."""
     print(json.dumps([asdict(cell) for cell in cells], indent=1))
-
-
-def summarise(root: str | Path) -> list[CellSummary]:
-    """Return a summary of each cell of the run in `root`, whether it is running, interrupted or done.
-
-    Raises
-    ------
-    UsageError
-        When `root` is not a run folder.
-    """
-    return summaries(RunTables(root))
 
 
 def summaries(tables: RunTables) -> list[CellSummary]:

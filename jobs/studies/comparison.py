@@ -35,6 +35,7 @@ from neurofleet.jobs.studies.populations import (
     model_measurement,
     outcome_columns,
     read_populations,
+    told,
 )
 from neurofleet.jobs.studies.study import Plan, Study, StudySpec, rows_table
 from neurofleet.neurosim.features.perisomatic_features import FEATURES
@@ -151,7 +152,8 @@ class Comparison(Study[CompareSpec, list[ModelComparison]]):
                 f"models: no cell has models of both types: {first} has {_listed(by_type[first])}, {second} has "
                 f"{_listed(by_type[second])}. Give the same cell the same id in both."
             )
-        notes = [
+        notes = list(dict.fromkeys(note for models in by_type.values() for note in told(models.values())))
+        notes += [
             f"{cell}: left out, it has no models of type {other}"
             for name, other in ((first, second), (second, first))
             for cell in by_type[name]

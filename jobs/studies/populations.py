@@ -2,7 +2,8 @@
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -14,9 +15,9 @@ from pydantic import Field, model_validator
 from neurofleet.cluster.pool.outcome import Outcome
 from neurofleet.cluster.store.run_store import POOLED, RunStore
 from neurofleet.cluster.store.schemas import PARAMETER_PREFIX, HallOfFameRows
-from neurofleet.errors import UsageError, did_you_mean
+from neurofleet.errors import InputError, UsageError, did_you_mean
 from neurofleet.input_paths import here, is_url
-from neurofleet.jobs.fit.fit_inputs import job_mechanisms, prepare_cell, recording_source
+from neurofleet.jobs.fit.fit_inputs import file_notes, job_mechanisms, prepare_cell, recording_source
 from neurofleet.jobs.fit.fit_job import CellSpec, ElectrodeName, FitSpec, WindowMs
 from neurofleet.jobs.fit.fit_problem import CellSubject
 from neurofleet.jobs.job_file import DataPath, LocalPath, Name, Positive, PositiveInt, Strict, parse_job
@@ -96,7 +97,7 @@ class ModelsSpec(Strict):
             return [self.sample / "job.yaml", self.sample / "accepted"]
         fits = self.fits or ()
         files = [file for fit in fits for file in (fit.fit, fit.morphology, fit.recordings)]
-        paths = [Path(file) for file in files if file is not None and not is_url(file)]
+        paths: list[Path | None] = [Path(file) for file in files if file is not None and not is_url(file)]
         paths += [fit.targets for fit in fits]
         paths += dict.fromkeys(fit.mechanisms or self.mechanisms for fit in fits)
         return [path for path in paths if path is not None]
@@ -133,6 +134,11 @@ class PopulationStudy(Study[Spec, Inputs]):
     def populations(self) -> list[CellModels]:
         """Return the models that the job names, a population a cell; raises as `read_populations` does."""
         return read_populations(self.spec.models, self.folder)
+
+
+def told(populations: Iterable[CellModels]) -> list[str]:
+    """Return what looks odd about the files of each cell."""
+    return [f"{population.cell}: {note}" for population in populations for note in population.notes]
 
 
 def model_measurement(
@@ -220,7 +226,7 @@ def _of_fit_file(fit: FitFileSpec, folder: Path, mechanisms: Path | None) -> Cel
             fit.current,
             fit.window_ms,
         )
-    return published_cell_models(
+    models = published_cell_models(
         fit.id,
         content,
         morphology.file,
@@ -228,6 +234,11 @@ def _of_fit_file(fit: FitFileSpec, folder: Path, mechanisms: Path | None) -> Cel
         None if fit.targets is None else read_targets(folder / fit.targets),
         recording,
     )
+    read = None
+    if recording is not None:
+        with suppress(InputError):  # a study that needs such sweeps says so itself
+            read = recording.look()
+    return replace(models, notes=file_notes(fit.morphology, morphology, read))
 
 
 def _of_run(root: Path, cells: Sequence[str] | None, best: int | None) -> list[CellModels]:
@@ -349,7 +360,7 @@ def _of_cell(
     assert hall is not None
     model = _model(subject, winners)
     trained = {step.name: step for targets in subject.targets for step in targets.protocols.values()}
-    return make_cell_models(
+    models = make_cell_models(
         model,
         _values(store, hall, model),
         hall.seeds,
@@ -357,6 +368,7 @@ def _of_cell(
         tuple(trained.values()),
         recording_source(cell, job_folder),
     )
+    return replace(models, notes=subject.warnings)
 
 
 def _model(subject: CellSubject, winners: Winners) -> FitModel:

@@ -17,7 +17,7 @@ from neurofleet.errors import InputError, UsageError, did_you_mean
 from neurofleet.jobs.job_file import Name, Positive, Strict
 from neurofleet.jobs.reports.tables import ReportTable
 from neurofleet.jobs.studies.measurements import Measurement, mean_seconds
-from neurofleet.jobs.studies.populations import PopulationSpec, PopulationStudy
+from neurofleet.jobs.studies.populations import PopulationSpec, PopulationStudy, told
 from neurofleet.jobs.studies.sensitivity_report import (
     BEST,
     CHAOS,
@@ -267,8 +267,9 @@ class SensitivityStudy(PopulationStudy[SensitivitySpec, list[SensitivitySubject]
         if spec.engine == UNCERTAINPY:
             load_uncertainpy()
         _check_features(spec.features)
-        subjects = [_subject(spec, population) for population in self.populations()]
-        notes = [
+        populations = self.populations()
+        subjects = [_subject(spec, population) for population in populations]
+        notes = told(populations) + [
             f"{subject.cell}: {_models(len(subject.population))} at {subject.protocol.name} "
             f"({1000 * subject.protocol.amplitude_nA:.0f} pA), {', '.join(subject.parameters)} moved by "
             f"±{100 * spec.half_width:g} %."

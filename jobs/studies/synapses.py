@@ -25,6 +25,7 @@ from neurofleet.jobs.studies.populations import (
     PopulationStudy,
     model_measurement,
     outcome_columns,
+    told,
 )
 from neurofleet.jobs.studies.study import Plan, rows_table
 from neurofleet.jobs.studies.synapses_report import ClassCounts, CurvePoint, SynapseFindings, SynapseShape
@@ -110,7 +111,7 @@ class SynapseStudy(PopulationStudy[SynapseSpec, list[SynapseSubject]]):
         populations = self.populations()
         classes = self.spec.classes
         groups = _groups(classes, self.folder, [p.cell for p in populations]) if classes else {}
-        subjects, notes = [], []
+        subjects, notes = [], told(populations)
         for population in populations:
             model = population.model
             if check_morphology(model.morphology.write(), model.axon).has_apical:

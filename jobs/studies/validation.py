@@ -23,6 +23,7 @@ from neurofleet.jobs.studies.populations import (
     PopulationStudy,
     model_measurement,
     outcome_columns,
+    told,
 )
 from neurofleet.jobs.studies.study import Plan, core_hours, rows_table
 from neurofleet.jobs.studies.validation_report import (
@@ -92,8 +93,9 @@ class ValidationStudy(PopulationStudy[ValidateSpec, list[Validation]]):
 
     def read(self) -> tuple[list[Validation], list[str]]:
         """Read the models and the recordings of their cells; raises as `Study.read` does."""
-        validations, notes = [], []
-        for population in self.populations():
+        populations = self.populations()
+        validations, notes = [], told(populations)
+        for population in populations:
             validation, remarks = self._validation(population)
             validations.append(validation)
             notes += [f"{population.cell}: {remark}" for remark in remarks]

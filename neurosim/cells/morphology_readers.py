@@ -1,6 +1,9 @@
 """Read a morphology file: SWC, Neurolucida's ASC or MorphIO's HDF5, in whatever encoding."""
 
+import gzip
+import io
 import re
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,22 +41,49 @@ def read_reconstruction(path: Path) -> Reconstruction:
     InputError
         The first fault of the file.
     """
-    ending = path.suffix.lower()
+    ending = ending_of(path)
     if ending not in FORMATS:
         raise InputError(
             f"{path}: expected a morphology in SWC (.swc), Neurolucida (.asc) or MorphIO's HDF5 (.h5) format, found "
-            f"the ending {path.suffix or 'none'!r}. Convert it (for example with NEURON's Import3d or MorphIO) or "
+            f"the ending {ending or 'none'!r}. Convert it (for example with NEURON's Import3d or MorphIO) or "
             "rename it."
         )
     content = _content(path)
-    if ending == ".h5":
-        return _read_hdf5(path)
+    if path.suffix.lower() == ".gz":
+        content = _unpacked(path, content)
+        if ending == ".h5":
+            raise InputError(f"{path}: HDF5 is not read from a compressed file. Unpack it first: gunzip {path.name}")
+        try:
+            return _read_text(path.with_suffix(""), content)
+        except InputError as error:
+            raise InputError(str(error).replace(str(path.with_suffix("")), str(path), 1)) from error
+    return _read_hdf5(path) if ending == ".h5" else _read_text(path, content)
+
+
+def ending_of(path: Path) -> str:
+    """Return the ending that says which format a morphology has; of ``cell.swc.gz`` it is ``.swc``."""
+    return Path(re.sub(r"\.gz$", "", path.name, flags=re.I)).suffix.lower()
+
+
+def _unpacked(path: Path, content: bytes) -> bytes:
+    try:
+        with gzip.GzipFile(fileobj=io.BytesIO(content)) as file:
+            unpacked = file.read(MAX_BYTES + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"{path}: expected a whole gzip file, but it cannot be unpacked ({error}).") from error
+    if len(unpacked) > MAX_BYTES or not unpacked.strip():
+        size = "no text" if not unpacked.strip() else f"more than {MAX_BYTES / 1e6:.0f} MB"
+        raise InputError(f"{path}: expected a morphology, found {size} in it.")
+    return unpacked
+
+
+def _read_text(path: Path, content: bytes) -> Reconstruction:
     text = _decoded(content)
     if "\0" in text:
         raise InputError(f"{path}: expected text, found binary data. Is it another format, or compressed?")
     text = re.sub(r"\r(?!\n)", "\n", text)  # NEURON takes a file with the line ends of an old Mac for one line
     as_it_is = content in (text.encode(), text.encode("latin-1", errors="replace"))
-    read = read_swc if ending == ".swc" else read_asc
+    read = read_swc if path.suffix.lower() == ".swc" else read_asc
     return read(path, text, content if as_it_is else None)
 
 

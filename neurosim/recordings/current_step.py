@@ -9,8 +9,9 @@ BLOCK_MS = 1.0  # the step is first looked for in medians of this length, in whi
 NOISE_WINDOW_MS = 10.0
 SMALLEST_STEP_NA = 0.0005  # below it a "step" is rounding of the file format
 FLAT_FRACTION = 0.8  # of the step must sit at its level; the rest may be artefacts of spikes
-ARTEFACT_BLOCKS = 2  # of a noisy channel, in which spikes leak in; no pulse is that short
+ARTEFACT_BLOCKS, LONG_ARTEFACT_BLOCKS = 2, 5  # of a noisy channel, in which spikes leak in; long ones if they are low
 FLICKER_BLOCKS = 5  # of a channel without noise, whose last digit may change
+LOW_PULSE = 0.1  # of the step
 LATER_PULSE = 0.2  # of the step: a pulse after it that is shorter may be a test pulse
 LATER_PAUSE_MS = 100.0  # between the step and a test pulse after it
 SAME_TIME_MS = 1.5
@@ -52,7 +53,8 @@ class Pulse:
         return apart_ms <= SAME_TIME_MS and apart_nA <= amplitude_tolerance_nA(other.amplitude_nA)
 
     def __str__(self) -> str:
-        return f"{1000.0 * self.amplitude_nA:.4g} pA at {self.start_ms:.0f} to {self.stop_ms:.0f} ms"
+        amplitude_pA = f"{1000.0 * self.amplitude_nA:.1f}".removesuffix(".0")
+        return f"{amplitude_pA} pA at {self.start_ms:.0f} to {self.stop_ms:.0f} ms"
 
 
 @dataclass(frozen=True)
@@ -183,11 +185,11 @@ def find_step(current_nA: np.ndarray, rate_Hz: float, test_pulses: Sequence[Puls
     # An empty sweep of a noisy channel leaves a stray block or two: these must stand far above the noise.
     if abs(amplitude) < max(SMALLEST_STEP_NA, (5.0 if stop - first <= 2 else 2.0) * noise):
         raise NotAStep(f"no step found above the channel's noise of {noise * 1000:.2g} pA")
-    lowest = max(3.0 * noise, 0.1 * abs(amplitude))
     others = [
         n
         for n, (pulse, run) in enumerate(zip(pulses, runs, strict=True))
-        if n != main and (known[n] or _is_pulse(run[1] - run[0], abs(pulse.amplitude_nA) > lowest, noise > 0))
+        if n != main
+        and (known[n] or _is_pulse(run[1] - run[0], abs(pulse.amplitude_nA / amplitude), noise / abs(amplitude)))
     ]
     listed = [pulses[n] for n in sorted([*others, main])]
     if not _are_test_pulses(pulses, main, [n for n in others if not known[n]]):
@@ -207,11 +209,20 @@ def find_step(current_nA: np.ndarray, rate_Hz: float, test_pulses: Sequence[Puls
     return CurrentStep(start, end - 1, level, rest, noise, tuple(pulses[n] for n in others), cut)
 
 
-def _is_pulse(blocks: int, is_high: bool, is_noisy: bool) -> bool:
-    """Whether a departure from rest was commanded, and is no spike that leaks in, flicker or drift."""
-    if is_noisy:
-        return is_high and blocks > ARTEFACT_BLOCKS
-    return is_high or blocks > FLICKER_BLOCKS
+def _is_pulse(blocks: int, height: float, noise: float) -> bool:
+    """Whether a departure from rest was commanded, and is no spike that leaks in, flicker or drift.
+
+    Parameters
+    ----------
+    blocks : int
+        Its length.
+    height, noise : float
+        As parts of the height of the step.
+    """
+    if noise == 0:
+        return height > LOW_PULSE or blocks > FLICKER_BLOCKS
+    shortest = ARTEFACT_BLOCKS if height > 2.0 else LONG_ARTEFACT_BLOCKS
+    return height > max(3.0 * noise, LOW_PULSE) and blocks > shortest
 
 
 def repeated_pulses(sweeps: Sequence[Sequence[Pulse]]) -> list[Pulse]:

@@ -33,6 +33,8 @@ class CellModels:
     trained : tuple of StepProtocol
         All steps that any stage of the fit was scored at.
     recording : RecordingSource or None
+    notes : tuple of str
+        What looks odd about the files that the models come from.
     """
 
     cell: str
@@ -42,6 +44,7 @@ class CellModels:
     ranks: np.ndarray
     trained: "tuple[StepProtocol, ...]" = ()
     recording: RecordingSource | None = None
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.values)

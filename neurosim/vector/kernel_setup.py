@@ -68,11 +68,6 @@ class Steps:
         return np.concatenate([*parts, [end]]).astype(np.int64)
 
 
-def fixed_steps(dt_ms: float, order: int, record_every: int = 1) -> Steps:
-    """Return steps of equal length, of which every `record_every`-th is recorded; for comparisons with NEURON."""
-    return Steps(dt_ms, order, record_near=record_every, record_away=record_every)
-
-
 _SEARCH_STEPS = Steps(
     tick_ms=0.00625,
     order=3,

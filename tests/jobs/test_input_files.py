@@ -1,14 +1,16 @@
 """What of a job's files counts as its input, here and after they have travelled."""
 
 import shutil
+from pathlib import Path
 
 import pytest
 import yaml
 
 from neurofleet.errors import InputError, UsageError
-from neurofleet.jobs.fit.fit_inputs import check_warm_start, input_files
+from neurofleet.jobs.fit.fit_inputs import check_warm_start, input_files, recording_source
 from neurofleet.jobs.job_file import load_job
 from neurofleet.jobs.remote.job_package import collect
+from tests.file_server import FileServer, serve
 from tests.jobs.made_run import write_run
 from tests.jobs.test_fits import MadeSubject
 
@@ -57,6 +59,21 @@ def test_the_inputs_of_a_job_that_has_travelled_are_the_same(job, tmp_path):
     job_file.write_text(yaml.safe_dump(luggage.job))
     travelled = load_job(job_file)
     assert input_files(travelled, job_file.parent) == input_files(spec, folder)
+
+
+def test_files_of_cells_may_be_elsewhere(job, monkeypatch, tmp_path):
+    monkeypatch.setenv("NEUROFLEET_CACHE", str(tmp_path / "cache"))
+    with serve(FileServer({"/d/m.swc": b"m.swc", "/d/r.nwb": b"r.nwb"})) as server:
+        urls = {"morphology": f"{server.address}/d/m.swc", "recordings": f"{server.address}/d/r.nwb"}
+        here, folder = job()
+        spec, folder = job(cells=[{"id": "c"} | urls])
+        assert spec.urls_named() == list(urls.values())
+        assert spec.paths_named() == here.paths_named()[:1] == [Path("all-active")]
+        source = recording_source(spec.cells[0], folder)
+        assert (source.path.name, source.path.read_bytes()) == ("r.nwb", b"r.nwb")
+        found = input_files(spec, folder)
+    assert list(found) == list(urls.values())
+    assert list(found.values()) == list(input_files(here, folder).values())
 
 
 def test_a_warm_start_of_one_file(job):

@@ -7,7 +7,8 @@ from neurofleet.cluster.store.run_store import RunStore
 from neurofleet.errors import UsageError
 from neurofleet.jobs.results.parameters_at_bounds import on_bounds, positions
 from neurofleet.jobs.results.results_command import query, results_command
-from neurofleet.jobs.results.run_summary import summarise
+from neurofleet.jobs.results.run_summary import summaries
+from neurofleet.jobs.results.run_tables import RunTables
 from tests.jobs.made_run import ACTIVE, write_run
 
 
@@ -26,7 +27,7 @@ def unfinished(tmp_path_factory):
 
 
 def test_summary_agrees_with_the_stored_generations(finished):
-    a, b = summarise(finished)
+    a, b = summaries(RunTables(finished))
     assert (a.cell, b.cell) == ("a", "b")
     passive, active = a.stages
     assert (passive.stage, active.stage) == ("passive", "active")
@@ -46,20 +47,20 @@ def test_summary_agrees_with_the_stored_generations(finished):
 
 
 def test_summary_tells_finished_from_unfinished(finished, unfinished, tmp_path):
-    assert [cell.state for cell in summarise(finished)] == ["finished", "finished"]
-    (cell,) = summarise(unfinished)
+    assert [cell.state for cell in summaries(RunTables(finished))] == ["finished", "finished"]
+    (cell,) = summaries(RunTables(unfinished))
     assert cell.state == "unfinished"
     assert [stage.finished for stage in cell.stages] == [True, False]
     assert (cell.hall_of_fame, cell.on_bound) == (0, None)
     store = write_run(tmp_path / "run", finished=False)
     store.append_event("cell failed", cell="a", reason="more than half failed")
-    (cell,) = summarise(tmp_path / "run")
+    (cell,) = summaries(RunTables(tmp_path / "run"))
     assert (cell.state, cell.reason) == ("failed", "more than half failed")
 
 
 def test_summary_of_a_run_without_evaluations(tmp_path):
     write_run(tmp_path / "run", generations=0, finished=False)
-    (cell,) = summarise(tmp_path / "run")
+    (cell,) = summaries(RunTables(tmp_path / "run"))
     assert (cell.state, cell.stages) == ("waiting", ())
     assert query(tmp_path / "run", "select * from evaluations").num_rows == 0
     assert query(tmp_path / "run", "select * from pooled").num_rows == 0
@@ -135,12 +136,12 @@ def test_folder_that_is_no_run_is_refused(tmp_path):
         (tmp_path / "notes.txt", "a file"),
     ):
         with pytest.raises(UsageError, match="expected the folder of a run") as raised:
-            summarise(root)
+            summaries(RunTables(root))
         assert found in str(raised.value)
 
 
 def test_run_behind_a_uri_is_read_the_same(finished):
-    assert summarise(finished.as_uri()) == summarise(finished)
+    assert summaries(RunTables(finished.as_uri())) == summaries(RunTables(finished))
 
 
 def test_command_prints_tables_and_json(finished, unfinished, capsys, monkeypatch):

@@ -21,11 +21,12 @@ from neurofleet.jobs.run_job import run_job
 from neurofleet.jobs.status import print_status
 from neurofleet.jobs.studies.blocks import measure_blocks
 from neurofleet.jobs.studies.measurements import Block, measure_engine
-from neurofleet.jobs.studies.populations import ModelsSpec, read_populations
+from neurofleet.jobs.studies.populations import ModelsSpec, read_populations, told
 from neurofleet.neurosim.cells.cell_model import Conditions
 from neurofleet.neurosim.cells.demo_cell import JUNCTION_POTENTIAL_MV, KNOWN_PARAMETERS, SWC, demo_model
 from neurofleet.neurosim.exchange.allen_fit import write_fit
 from tests.jobs.made_run import write_run
+from tests.neurosim.recordings.recording_files import membrane_voltage, step_current, write_series
 
 
 @pytest.fixture
@@ -212,6 +213,15 @@ def test_a_published_model_is_a_population_of_one(folder):
     assert found["cm.soma"] == found["cm.apic"] == KNOWN_PARAMETERS["cm.all"]
     with pytest.raises(InputError, match="did you mean 'gbar_NaTa_t.axon'"):
         one.columns(["gbar_NaTat.axon"])
+
+
+def test_what_is_odd_about_the_files_of_models_is_told(folder):
+    current = step_current()
+    sweep = {"names": ("Sweep_1", "Stim_1"), "current": current, "voltage": membrane_voltage(current, rest_mV=-5.0)}
+    write_series(folder / "odd.nwb", [sweep])
+    models = ModelsSpec(**fits(recordings="odd.nwb"))
+    (note,) = [note for note in told(read_populations(models, folder)) if "odd.nwb" in note]
+    assert note.startswith("demo: odd.nwb: the cell rests at")
 
 
 def test_all_kinds_can_be_loaded_and_planned():

@@ -1,5 +1,6 @@
 """What is simulated is the cell of the file: areas that NEURON makes of files as labs have them."""
 
+import gzip
 import math
 import re
 
@@ -176,6 +177,25 @@ def test_bluepyopt_builds_the_same_cell(checked):
         }
         model.destroy(sim=simulator)
         assert area_um2 == pytest.approx({kind: summary.area_um2[kind] for kind in area_um2}, rel=1e-6)
+
+
+def test_compressed_text_is_the_same_cell(tmp_path):
+    (tmp_path / "cell.swc").write_text(AXON_SWC)
+    for name in ("cell.swc.gz", "cell.SWC.GZ"):
+        (tmp_path / name).write_bytes(gzip.compress(AXON_SWC.encode()))
+    plain, *packed = check_morphologies([tmp_path / name for name in ("cell.swc", "cell.swc.gz", "cell.SWC.GZ")])
+    assert [one.file.name for one in packed] == ["cell.swc", "cell.SWC"]
+    assert all(one.area_um2 == plain.area_um2 and one.file.content == plain.file.content for one in packed)
+    (tmp_path / "cut.asc.gz").write_bytes(gzip.compress(AXON_SWC.encode())[:-20])
+    (tmp_path / "wrong.asc.gz").write_bytes(gzip.compress(b"(no tree"))
+    (tmp_path / "cell.h5.gz").write_bytes(gzip.compress(b"x"))
+    for name, said in (
+        ("cut.asc.gz", "cannot be unpacked"),
+        ("wrong.asc.gz", "wrong.asc.gz: "),
+        ("cell.h5.gz", "gunzip"),
+    ):
+        with pytest.raises(InputError, match=said):
+            read_reconstruction(tmp_path / name)
 
 
 def write_hdf5(path, cell: Reconstruction, soma, **changes):

@@ -25,7 +25,7 @@ from neurofleet.neurosim.mechanisms.catalogue import MOD_FOLDER, parse_mechanism
 from neurofleet.neurosim.mechanisms.nmodl_compilation import not_loaded, unit_fault
 from tests.fresh_process import in_fresh_process
 from tests.neurosim.mechanisms.test_channels import LEAK
-from tests.neurosim.vector.reference import made_up_cell, neuron_voltages
+from tests.neurosim.vector.reference import fixed_steps, made_up_cell, neuron_voltages
 
 POINT_PROCESS = "NEURON { POINT_PROCESS Syn NONSPECIFIC_CURRENT i RANGE g }"
 FUNCTIONS = "NEURON { SUFFIX nothing }"
@@ -231,7 +231,6 @@ def cell(sodium: str, potassium: str, own: dict[str, str]) -> FitModel:
 
 def voltages(models: list[FitModel]) -> list[np.ndarray]:
     """Return the voltages of each model by NEURON and by the vector engine, shape (2, t)."""
-    from neurofleet.neurosim.vector.kernel_setup import fixed_steps
     from neurofleet.neurosim.vector.vector_evaluator import VectorCell
 
     nmodl_compilation.PROJECT_SOURCES = tuple(

@@ -51,6 +51,7 @@ def test_flicker_and_leaking_spikes_are_no_pulses():
     current[3500:3510] += 0.003
     current += np.random.default_rng(4).normal(0.0, 0.0005, 5000)
     current[400:415] += 0.2
+    current[4000:4045] -= 0.04
     assert find_step(current, RATE_HZ).test_pulses == ()
 
 

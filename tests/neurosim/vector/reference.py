@@ -10,6 +10,7 @@ from neurofleet.neurosim.cells.fit_model import FitModel
 from neurofleet.neurosim.cells.morphology import MorphologyFile
 from neurofleet.neurosim.features.step_protocols import StepProtocol, TargetSet
 from neurofleet.neurosim.mechanisms import UserMechanisms
+from neurofleet.neurosim.vector.kernel_setup import Steps
 from tests.neurosim.cells.small_cells import AXON_SWC
 
 SPIKE_MV = -20.0
@@ -126,6 +127,11 @@ def spike_times(times_ms: np.ndarray, voltage_mV: np.ndarray) -> np.ndarray:
     return times_ms[before] + (SPIKE_MV - voltage_mV[before]) / rise * np.diff(times_ms)[before]
 
 
+def fixed_steps(dt_ms: float, order: int, record_every: int = 1) -> Steps:
+    """Return steps of equal length, of which every `record_every`-th is recorded."""
+    return Steps(dt_ms, order, record_near=record_every, record_away=record_every)
+
+
 def both(
     model: FitModel,
     values: np.ndarray,
@@ -135,7 +141,6 @@ def both(
     dt_ms: float = 0.05,
 ) -> dict[str, Any]:
     """Return voltages of both engines; for a process of its own."""
-    from neurofleet.neurosim.vector.kernel_setup import fixed_steps
     from neurofleet.neurosim.vector.vector_evaluator import VectorCell
 
     (run,) = VectorCell(model).run(values, [protocol], fixed_steps(dt_ms, order), dtype)

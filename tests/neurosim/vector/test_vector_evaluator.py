@@ -6,9 +6,9 @@ import pytest
 from neurofleet.errors import InputError
 from neurofleet.neurosim.features.step_protocols import StepProtocol
 from neurofleet.neurosim.vector import kernel_build
-from neurofleet.neurosim.vector.kernel_setup import fixed_steps, search_steps
+from neurofleet.neurosim.vector.kernel_setup import search_steps
 from tests.fresh_process import in_fresh_process
-from tests.neurosim.vector.reference import SPINY, SPINY_VALUES, made_up_cell, spike_times, spiny_sets
+from tests.neurosim.vector.reference import SPINY, SPINY_VALUES, fixed_steps, made_up_cell, spike_times, spiny_sets
 
 STEP = StepProtocol("step", 0.3, 20.0, 60.0, 140.0)
 WEAK = StepProtocol("weak", 0.05, 20.0, 60.0, 150.0, holding_nA=0.01)
