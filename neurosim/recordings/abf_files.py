@@ -21,7 +21,7 @@ from neurofleet.neurosim.recordings.recorded_channels import (
 from neurofleet.neurosim.recordings.sweep_entries import SweepEntry, SweepFault
 
 BLOCK_BYTES = 512
-MOST_SWEEPS = 100_000
+MOST_SWEEPS = 10_000
 _ABF1_HEADER_BYTES = 6144  # with the extension of version 1.6, in which the commands are described
 _EVENT_DRIVEN, _GAP_FREE, _EPISODIC = 1, 3, 5  # nOperationMode
 _STEPS_AND_RAMPS = {"Off", "Step", "Ramp"}  # kinds of epochs that have no pulses in them
@@ -83,7 +83,7 @@ def _check_header(path: Path) -> None:
         if not 0 <= tags * 64 <= size or not 1 <= channels <= 16:
             raise _damaged(path, f"{tags} tags and {channels} channels")
     if not 0 <= episodes <= MOST_SWEEPS:
-        raise _damaged(path, f"{episodes} sweeps")
+        raise _damaged(path, f"{episodes} sweeps, {MOST_SWEEPS} at most")
 
 
 def _sweeps(path: Path, abf: Any) -> list[ChannelSweep]:

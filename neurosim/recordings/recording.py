@@ -202,7 +202,8 @@ class RecordingSource:
             for n, (entry, outcome) in enumerate(zip(selected, outcomes, strict=True)):
                 if _needs(test_pulses.get(entry.stimulus_name, ()), outcome):
                     outcomes[n] = self._read_sweep(entry, "", test_pulses[entry.stimulus_name])
-            others = Counter(entry.stimulus_name for entry in entries if entry not in matching and not entry.fault)
+            asked = set(map(id, matching))
+            others = Counter(e.stimulus_name for e in entries if id(e) not in asked and not e.fault)
         found = {outcome.sweep.number: outcome for outcome in outcomes if isinstance(outcome, _Found)}
         left_out = [
             LeftOut(entry.number, entry.stimulus_name, entry.electrode, str(outcome))
@@ -478,29 +479,32 @@ def _agree_on_timing(sweeps: list[Sweep], steps: dict[int, CurrentStep], left_ou
     than a tenth of the usual length of its stimulus is a test pulse before a step of 0 pA.
     """
     steady = []
+    lengths_ms: dict[str, list[float]] = {}
     for sweep in sweeps:
-        family = [other for other in sweeps if other.stimulus_name == sweep.stimulus_name]
-        usual_ms = float(np.median([other.stop_ms - other.start_ms for other in family]))
+        lengths_ms.setdefault(sweep.stimulus_name, []).append(sweep.stop_ms - sweep.start_ms)
+    usual = {name: float(np.median(lengths)) for name, lengths in lengths_ms.items()}
+    for sweep in sweeps:
+        usual_ms = usual[sweep.stimulus_name]
         length_ms = sweep.stop_ms - sweep.start_ms
         if length_ms < 0.1 * usual_ms:
             reason = f"no step found: only a pulse of {length_ms:.4g} ms, where the others last {usual_ms:.4g} ms"
             left_out.append(LeftOut(sweep.number, sweep.stimulus_name, sweep.electrode, reason))
         else:
             steady.append(sweep)
-    return [_settled(sweep, steady, steps) for sweep in steady]
+    errors = np.array([steps[sweep.number].edge_error for sweep in steady])
+    edges = {edge: np.array([getattr(sweep, edge) for sweep in steady]) for edge in ("start_ms", "stop_ms")}
+    return [_settled(sweep, steps[sweep.number], errors, edges) for sweep in steady]
 
 
-def _settled(sweep: Sweep, others: list[Sweep], steps: dict[int, CurrentStep]) -> Sweep:
+def _settled(sweep: Sweep, step: CurrentStep, errors: np.ndarray, edges_ms: Mapping[str, np.ndarray]) -> Sweep:
     """The sweep with its edges at the commonest nearby times of the sweeps that are at least as clear."""
-    step = steps[sweep.number]
     if step.edge_error == 0:
         return sweep
     within_ms = (step.edge_error + 0.5) * sweep.start_ms / step.start
-    clear = [other for other in others if steps[other.number].edge_error <= step.edge_error]
     times = {}
-    for edge in ("start_ms", "stop_ms"):
-        near = [t for t in (getattr(other, edge) for other in clear) if abs(t - getattr(sweep, edge)) <= within_ms]
-        times[edge] = Counter(near).most_common(1)[0][0]
+    for edge, all_ms in edges_ms.items():
+        near_ms = all_ms[(errors <= step.edge_error) & (np.abs(all_ms - getattr(sweep, edge)) <= within_ms)]
+        times[edge] = Counter(near_ms.tolist()).most_common(1)[0][0]
     return replace(sweep, **times)
 
 

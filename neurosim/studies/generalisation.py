@@ -174,10 +174,11 @@ def played_stimuli(
     with open_entries(source.path, source.current) as entries:
         entries = sorted(entries, key=lambda e: e.number)
         fitted = [e for e in entries if any(e.matches(pattern) for pattern in source.stimuli)]
+        asked = set(map(id, fitted))
         used = of_one_electrode(fitted or entries, source.electrode, source.exclude, source.path)
         electrodes = {e.electrode for e in used}
         remaining = [
-            e for e in entries if e.number not in source.exclude and e.electrode in electrodes and e not in fitted
+            e for e in entries if e.number not in source.exclude and e.electrode in electrodes and id(e) not in asked
         ]
         for name in dict.fromkeys(entry.stimulus_name for entry in remaining):
             family = [entry for entry in remaining if entry.stimulus_name == name]
