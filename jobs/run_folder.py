@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from neurofleet.cluster.store.run_store import RunStore
-from neurofleet.errors import Interrupted, JobError, UsageError
+from neurofleet.errors import Interrupted, JobError, StorageUnreachable, UsageError
 from neurofleet.input_paths import has_pattern, local_files
 from neurofleet.jobs.job_file import JobSpec, parse_job
 from neurofleet.jobs.progress import duration
@@ -206,7 +206,7 @@ def run_in_folder(
     result: str | Callable[[Any], bool],
     *,
     files: Callable[[], dict[str, str]] | None = None,
-    uri: bool = False,
+    storage_wait_s: float | None = None,
 ) -> None:
     """Read and check a job's input, open or resume its run folder, do its work, and record how it ended.
 
@@ -222,8 +222,8 @@ def run_in_folder(
         The file that `work` writes last of all, or a function of the input: whether nothing is left to do.
     files : callable, optional
         Returns the SHA-256 of each input file, by name; by default of all paths that the job names.
-    uri : bool
-        Whether the folder may be a `pyarrow.fs` URI.
+    storage_wait_s : float, optional
+        How long to wait for an object store that does not answer. None where the folder cannot be a `pyarrow.fs` URI.
 
     Raises
     ------
@@ -231,12 +231,16 @@ def run_in_folder(
         The inputs or the folder cannot be used; raised before anything is written.
     JobError
         As `work` raised or returned it.
+    ClusterError
+        The run folder was removed, or another driver has taken the run over.
+    StorageUnreachable
+        The object store did not answer for so long; the same command goes on from what is finished.
     Interrupted
         Ctrl-C, or SIGTERM; the same command goes on from what is finished.
     """
     # Threads that wait by spinning lose hundredfold where other work shares the cores; read when torch loads.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    if "://" in out and not uri:
+    if "://" in out and storage_wait_s is None:
         raise UsageError(
             f"The results of kind {spec.kind} go to a path, found {out}. Give --out a folder that all machines see."
         )
@@ -247,7 +251,7 @@ def run_in_folder(
     contents = digests(spec, folder) if files is None else files()
     store = RunStore(out)
     started = time.monotonic()
-    with store.locked():
+    with store.locked(storage_wait_s, lambda: not _interrupted.is_set()):
         resumed = start_or_resume(spec, contents, folder, store)
         store.append_event("resumed" if resumed else "started")
         run = JobRun(spec, inputs, list(notes), Path(out), console, store, resumed)
@@ -258,11 +262,13 @@ def run_in_folder(
         try:
             ending = work(run) or Ending()
         except KeyboardInterrupt:
-            store.append_event("interrupted")
+            with suppress(StorageUnreachable):
+                store.append_event("interrupted")
             raise Interrupted(
                 f"interrupted. What is finished is kept in {out}; run the same command to resume."
             ) from None
         spent = time.monotonic() - started
+        store.check_whole()
         store.append_event("finished", **ending.recorded, seconds=round(spent, 1))
     if ending.table is not None:
         console.print(ending.table)

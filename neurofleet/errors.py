@@ -13,8 +13,8 @@ class NeurofleetError(Exception):
     Attributes
     ----------
     exit_code : int
-        0 is success, 1 a job that failed, 2 a job file, input or command line that cannot be used, 3 a cluster that
-        cannot be reached, 130 an interruption after which the same command goes on.
+        0 is success, 1 a job that failed, 2 a job file, input or command line that cannot be used, 3 a cluster or
+        an object store that cannot be reached, 130 an interruption after which the same command goes on.
     """
 
     exit_code = 1
@@ -54,6 +54,12 @@ class ClusterUnreachable(ClusterError):
 
 class TokenRefused(ClusterUnreachable):
     """A Ray cluster needs a token, and does not accept ours."""
+
+
+class StorageUnreachable(ClusterError):
+    """An object store does not answer, or not any more; the same command goes on once it does."""
+
+    exit_code = 3
 
 
 class RunFolderRefused(ClusterError):
@@ -98,6 +104,7 @@ _EXTRAS = {
         "umap",
         "zarr",
     ),
+    "objectstore": ("obstore",),
     "formats": ("hdf5plugin", "neo", "pyabf", "rds2py"),
     "serve": ("fastapi", "uvicorn"),
 }

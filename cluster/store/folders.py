@@ -11,14 +11,16 @@ import re
 import secrets
 import shutil
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import pyarrow as pa
 from pyarrow.fs import FileSelector, FileSystem, LocalFileSystem
 
+from neurofleet.cluster.store.outages import Outages, Result, reason_of
 from neurofleet.errors import ClusterError
 
 NETWORK_FILE_SYSTEMS = frozenset(
@@ -103,6 +105,8 @@ def _existing(folder: Path) -> Path:
 
 
 REQUESTS_AT_ONCE = 16
+WITHOUT_FOLDERS = ("s3", "gcs")
+"""File systems of `pyarrow.fs` where an object needs no folder."""
 
 _TEMPORARY = re.compile(r"^\..+\.[0-9a-f]{8}\.tmp$")
 
@@ -157,11 +161,12 @@ def open_folder(root: str | Path) -> Folder:
 
 
 class LocalFolder:
-    """A folder on a file system with rename."""
+    """A folder on a file system with rename; `before_change` is called before anything is changed, and may raise."""
 
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
         self.root = str(path)
+        self.before_change: Callable[[], None] = lambda: None
 
     def read(self, name: str) -> bytes | None:
         try:
@@ -172,6 +177,7 @@ class LocalFolder:
             raise ClusterError(f"Cannot read {self.path / name}: {error.strerror}.") from error
 
     def write(self, name: str, content: bytes) -> None:
+        self.before_change()
         path = self.path / name
         temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
         try:
@@ -189,6 +195,7 @@ class LocalFolder:
             raise _not_written(path, error) from error
 
     def append(self, name: str, line: bytes) -> None:
+        self.before_change()
         path = self.path / name
         try:
             self._make_folders(path.parent)
@@ -211,6 +218,7 @@ class LocalFolder:
         return sorted(p.relative_to(self.path).as_posix() for p in files if not _TEMPORARY.match(p.name))
 
     def remove(self, names: Sequence[str]) -> None:
+        self.before_change()
         try:
             for name in names:
                 (self.path / name).unlink(missing_ok=True)
@@ -238,30 +246,30 @@ class LocalFolder:
 
 
 class RemoteFolder:
-    """A folder of an object store, which can neither rename nor append: a file is put as a whole each time."""
+    """A folder of an object store, which can neither rename nor append: a file is put as a whole each time.
+
+    Requests that are not answered are repeated, see `Outages`.
+
+    Attributes
+    ----------
+    filesystem : FileSystem
+    outages : Outages
+    before_change : callable
+        Called before each attempt to change anything; raises if nothing may be changed.
+    """
 
     def __init__(self, root: str, filesystem: FileSystem, path: str) -> None:
         self.root = root
-        self._filesystem = filesystem
+        self.filesystem = filesystem
+        self.outages = Outages(re.sub(r"//[^/@]*@", "//", root.partition("?")[0]))  # without keys
+        self.before_change: Callable[[], None] = lambda: None
         self._path = path.rstrip("/")
 
     def read(self, name: str) -> bytes | None:
-        try:
-            with self._filesystem.open_input_stream(f"{self._path}/{name}") as stream:
-                return stream.read()
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise ClusterError(f"Cannot read {self.root}/{name}: {error}.") from error
+        return self._call("reading", name, lambda: self.get(name))
 
     def write(self, name: str, content: bytes) -> None:
-        path = f"{self._path}/{name}"
-        try:
-            self._filesystem.create_dir(path.rpartition("/")[0], recursive=True)
-            with self._filesystem.open_output_stream(path) as stream:
-                stream.write(content)
-        except OSError as error:
-            raise _not_written(f"{self.root}/{name}", error) from error
+        self._change("writing", name, lambda: self.put(name, content))
 
     def append(self, name: str, line: bytes) -> None:
         self.write(name, (self.read(name) or b"") + line)
@@ -269,29 +277,69 @@ class RemoteFolder:
     def names(self, folder: str = "") -> list[str]:
         base = f"{self._path}/{folder}".rstrip("/")
         selector = FileSelector(base, allow_not_found=True, recursive=True)
-        try:
-            entries = self._filesystem.get_file_info(selector)
-        except OSError as error:
-            raise ClusterError(f"Cannot list {self.root}/{folder}: {error}.") from error
+        entries = self._call("listing", folder, lambda: self.filesystem.get_file_info(selector))
         return sorted(info.path.removeprefix(self._path + "/") for info in entries if info.is_file)
 
     def remove(self, names: Sequence[str]) -> None:
         with ThreadPoolExecutor(REQUESTS_AT_ONCE) as requests:
-            list(requests.map(self._remove, names))
-
-    def _remove(self, name: str) -> None:
-        try:
-            self._filesystem.delete_file(f"{self._path}/{name}")
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            raise _not_removed(f"{self.root}/{name}", error) from error
+            list(requests.map(lambda name: self._change("removing", name, lambda: self._delete(name)), names))
 
     def sweep(self) -> None:
         """Nothing to do: an object that was not put completely does not appear."""
 
     def room_bytes(self) -> int | None:
         return None
+
+    def get(self, name: str) -> bytes | None:
+        """The content of a file, None when there is none; one attempt.
+
+        Raises
+        ------
+        OSError
+        """
+        try:
+            with self.filesystem.open_input_stream(f"{self._path}/{name}") as stream:
+                return stream.read()
+        except FileNotFoundError:
+            return None
+
+    def put(self, name: str, content: bytes) -> None:
+        """Make or replace a file; one attempt, without `before_change`.
+
+        Raises
+        ------
+        OSError
+        """
+        path = f"{self._path}/{name}"
+        if self.filesystem.type_name not in WITHOUT_FOLDERS:
+            self.filesystem.create_dir(path.rpartition("/")[0], recursive=True)
+        with self.filesystem.open_output_stream(path) as stream:
+            stream.write(content)
+
+    def _delete(self, name: str) -> None:
+        with suppress(FileNotFoundError):
+            self.filesystem.delete_file(f"{self._path}/{name}")
+
+    def _change(self, doing: str, name: str, request: Callable[[], None]) -> None:
+        def allowed() -> None:
+            self.before_change()
+            request()
+
+        self._call(doing, name, allowed)
+
+    def _call(self, doing: str, name: str, request: Callable[[], Result]) -> Result:
+        try:
+            return self.outages.call(f"{doing} {name or 'the folder'}", request)
+        except OSError as error:
+            raise refused(self.outages.root, f"{doing} {name or 'the folder'}", error) from error
+
+
+def refused(root: str, doing: str, error: OSError) -> ClusterError:
+    """Return what to say of a request that an object store has answered with no."""
+    return ClusterError(
+        f"{root}: {doing} failed: {reason_of(error)}. Check that the bucket exists and that the credentials allow this,"
+        " and give the same command again. What was stored before is whole."
+    )
 
 
 def _sync_folder(path: Path) -> None:

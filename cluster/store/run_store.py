@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from neurofleet.cluster.store.folders import LocalFolder, open_folder
+from neurofleet.cluster.store.folders import LocalFolder, RemoteFolder, open_folder
 from neurofleet.cluster.store.generations import (
     EVALUATIONS,
     Compaction,
@@ -29,7 +29,7 @@ from neurofleet.cluster.store.generations import (
     evaluation_files,
     read_tables,
 )
-from neurofleet.cluster.store.lease import Lease, file_lock, lock_holder
+from neurofleet.cluster.store.lease import Lease, file_lock, lock_holder, removed
 from neurofleet.cluster.store.schemas import Evaluations, HallOfFameRows
 from neurofleet.errors import ClusterError, RunFolderRefused
 
@@ -37,6 +37,7 @@ Rows = TypeVar("Rows", Evaluations, HallOfFameRows)
 
 MARKER = ".neurofleet-run"
 LEASE = "lease.json"
+JOB = "job.yaml"
 EVENTS = "events.jsonl"
 HALLS_OF_FAME = "hall_of_fame"
 POOLED = "pooled"
@@ -57,7 +58,7 @@ class RunStore:
 
     def __init__(self, root: str | Path) -> None:
         self._folder = open_folder(root)
-        self._lease: Lease | None = None
+        self._confirm: Callable[[], None] = lambda: None
 
     @property
     def root(self) -> str:
@@ -71,41 +72,96 @@ class RunStore:
         """Return which process is writing this run, as text; empty if none is."""
         if isinstance(self._folder, LocalFolder):
             return lock_holder(self._folder.path / MARKER)
+        assert isinstance(self._folder, RemoteFolder)
         return Lease(self._folder, LEASE).holder()
 
     @contextmanager
-    def locked(self) -> Iterator[RunStore]:
+    def locked(self, wait_s: float | None = None, may_wait: Callable[[], bool] = lambda: True) -> Iterator[RunStore]:
         """Be the only driver of this run, and remove temporary files of one that was killed.
+
+        Parameters
+        ----------
+        wait_s : float, optional
+            How long to wait for an object store that does not answer meanwhile; by default as long as outside.
+        may_wait : callable
+            Returns whether to go on waiting.
 
         Raises
         ------
         RunFolderRefused
             If the folder holds something that is not a run, or another driver is writing it.
+        StorageUnreachable
+            If the object store does not answer; at the beginning, no more than some seconds are waited.
         """
         with ExitStack() as stack:
             if isinstance(self._folder, LocalFolder):
-                try:
-                    self._refuse_other_content()
-                    self._folder.path.mkdir(parents=True, exist_ok=True)
-                    stack.enter_context(file_lock(self._folder.path / MARKER, self.root))
-                except OSError as error:
-                    raise ClusterError(
-                        f"Cannot write in {self.root}: {error.strerror}. Give another folder with --out."
-                    ) from error
+                self._lock_folder(self._folder, stack)
             else:
-                self._refuse_other_content()
-                self._lease = Lease(self._folder, LEASE)
-                stack.enter_context(self._lease.held())
+                assert isinstance(self._folder, RemoteFolder)
+                self._lease_folder(self._folder, wait_s, may_wait, stack)
             self._folder.sweep()
             self._drop_torn_event()
             yield self
+
+    def _lock_folder(self, folder: LocalFolder, stack: ExitStack) -> None:
+        try:
+            self._refuse_other_content()
+            folder.path.mkdir(parents=True, exist_ok=True)
+            is_there = stack.enter_context(file_lock(folder.path / MARKER, self.root))
+        except OSError as error:
+            raise ClusterError(
+                f"Cannot write in {self.root}: {error.strerror}. Give another folder with --out."
+            ) from error
+        had_job = False
+
+        def refuse_removed() -> None:
+            nonlocal had_job
+            has_job = (folder.path / JOB).exists()
+            if not is_there() or (had_job and not has_job):
+                raise ClusterError(removed(self.root))
+            had_job = has_job
+
+        stack.callback(setattr, folder, "before_change", folder.before_change)
+        folder.before_change = self._confirm = refuse_removed
+
+    def _lease_folder(
+        self, folder: RemoteFolder, wait_s: float | None, may_wait: Callable[[], bool], stack: ExitStack
+    ) -> None:
+        outages = folder.outages
+        stack.callback(setattr, outages, "wait_s", outages.wait_s)
+        stack.callback(setattr, folder, "before_change", folder.before_change)
+        outages.may_wait = may_wait
+        self._refuse_other_content()
+        lease = Lease(folder, LEASE)
+        stack.enter_context(lease.held())
+        if wait_s is not None:
+            outages.wait_s = wait_s
+        folder.before_change = lease.check
+
+        def renew() -> None:
+            outages.call(f"renewing {LEASE}", lease.renew)
+            lease.check()
+
+        self._confirm = renew
+
+    def check_whole(self) -> None:
+        """Make sure, in the block of `locked`, that the run's folder is still there.
+
+        Raises
+        ------
+        ClusterError
+            If it was removed or moved, or another driver has taken it over.
+        """
+        self._confirm()
+        if self._folder.read(JOB) is None:
+            raise ClusterError(removed(self.root))
 
     def write_generation(self, cell: str, stage: str, seed: int, evaluations: Evaluations) -> None:
         """Store one generation, completely or not at all; it is on disk when this returns.
 
         The same evaluations give the same bytes, so writing a generation again changes nothing.
         """
-        self._write(FitKey(cell, stage, seed).part(evaluations.generation), _parquet(evaluations.to_table()))
+        self._folder.write(FitKey(cell, stage, seed).part(evaluations.generation), _parquet(evaluations.to_table()))
 
     def read_generations(self, cell: str, stage: str, seed: int) -> list[Evaluations]:
         """All stored generations of one stage and seed, in order from generation 0.
@@ -144,11 +200,11 @@ class RunStore:
         how many.
         """
         finished = [cell for cell, seed in self.halls_of_fame() if seed == POOLED]
-        return compact(self._folder, finished, self._check_lease, progress)
+        return compact(self._folder, finished, self._confirm, progress)
 
     def write_hall_of_fame(self, rows: HallOfFameRows, seed: int | str) -> None:
         """Store a cell's hall of fame: of one seed, or of all with seed ``"pooled"``."""
-        self._write(_hall_of_fame(rows.cell, seed), _parquet(rows.to_table()))
+        self._folder.write(_hall_of_fame(rows.cell, seed), _parquet(rows.to_table()))
 
     def read_hall_of_fame(self, cell: str, seed: int | str = POOLED) -> HallOfFameRows | None:
         """A cell's hall of fame, None when it has none yet."""
@@ -179,7 +235,7 @@ class RunStore:
 
     def write_table(self, name: str, table: pa.Table) -> None:
         """Store a table as the Parquet file `name`, completely or not at all."""
-        self._write(name, _parquet(table))
+        self._folder.write(name, _parquet(table))
 
     def names(self, folder: str = "") -> list[str]:
         """The files of the run below a folder of it, by their names in the run."""
@@ -189,7 +245,6 @@ class RunStore:
         """Add a line to events.jsonl: the time (UTC), the event's name, and whatever JSON can hold."""
         at = datetime.now(UTC).isoformat(timespec="milliseconds")
         line = json.dumps({"at": at, "event": event, **fields}, separators=(",", ":"))
-        self._check_lease()
         self._folder.append(EVENTS, line.encode() + b"\n")
 
     def read_events(self) -> list[dict[str, Any]]:
@@ -199,7 +254,7 @@ class RunStore:
 
     def write_text(self, name: str, text: str) -> None:
         """Store a text file (job.yaml, provenance.json, report.html …), completely or not at all."""
-        self._write(name, text.encode())
+        self._folder.write(name, text.encode())
 
     def read_text(self, name: str) -> str | None:
         """The content of a text file, None when there is none."""
@@ -211,14 +266,6 @@ class RunStore:
                 f"{self.root}/{name}: expected a text file, found other bytes ({error}). It is damaged: restore"
                 " it from a copy."
             ) from error
-
-    def _write(self, name: str, content: bytes) -> None:
-        self._check_lease()
-        self._folder.write(name, content)
-
-    def _check_lease(self) -> None:
-        if self._lease is not None:
-            self._lease.check()
 
     def _from_table(self, name: str, rows: type[Rows], table: pa.Table) -> Rows:
         try:
@@ -236,7 +283,7 @@ class RunStore:
             names = sorted(entry.name for entry in path.iterdir())
         else:
             names = self._folder.names()
-        if not names or LEASE in names or {"job.yaml", "provenance.json"} <= set(names):
+        if not names or LEASE in names or {JOB, "provenance.json"} <= set(names):
             return
         shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
         raise RunFolderRefused(

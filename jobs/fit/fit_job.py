@@ -314,6 +314,7 @@ class FitSpec(JobSpec):
     weights: dict[Name, Positive] = {}
     max_core_hours: Positive | None = None
     max_wall_hours: Positive | None = None
+    storage_wait_minutes: Annotated[float, Field(ge=0)] = 15.0
 
     @model_validator(mode="after")
     def _one_subject(self) -> "FitSpec":
@@ -357,7 +358,7 @@ class FitSpec(JobSpec):
     def identity(self) -> dict[str, Any]:
         """Return what the results depend on: no limits of the whole, no shares of the hosts; cells by id."""
         plain = self.plain()
-        for key in ("weights", "max_core_hours", "max_wall_hours"):
+        for key in ("weights", "max_core_hours", "max_wall_hours", "storage_wait_minutes"):
             plain.pop(key, None)
         cells = {
             cell["id"]: {k: v for k, v in cell.items() if k not in ("id", "weight", "group")}

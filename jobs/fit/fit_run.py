@@ -72,7 +72,7 @@ def run_fit(spec: FitSpec, folder: Path, out: str, address: str | None, cpus: in
         lambda run: _fit(run, folder, address, cpus),
         lambda inputs: not inputs.left,
         files=lambda: input_files(spec, folder),
-        uri=True,
+        storage_wait_s=60.0 * spec.storage_wait_minutes,
     )
 
 

@@ -273,6 +273,7 @@ def test_a_driver_at_work_is_left_alone(finished):
 def test_on_an_object_store(monkeypatch):
     filesystem = pyarrow.fs._MockFileSystem()
     filesystem.create_dir("bucket/run")
+    monkeypatch.setattr("neurofleet.cluster.store.lease.SETTLED_AFTER_S", 0.0)
     monkeypatch.setattr(
         "neurofleet.cluster.store.run_store.open_folder", lambda root: RemoteFolder(root, filesystem, "bucket/run")
     )

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -67,6 +66,7 @@ def remote_store(monkeypatch):
     """A run on an object store, here pyarrow's in-memory file system."""
     filesystem = pyarrow.fs._MockFileSystem()
     filesystem.create_dir("bucket/run")
+    monkeypatch.setattr(lease, "SETTLED_AFTER_S", 0.0)
     monkeypatch.setattr(
         "neurofleet.cluster.store.run_store.open_folder", lambda root: RemoteFolder(root, filesystem, "bucket/run")
     )
@@ -329,23 +329,26 @@ def test_a_run_on_an_object_store(remote_store):
     assert store.stored() == [("c1", "active", 1)]
 
 
-def test_a_lease_left_alone_is_taken_over_and_stops_its_former_holder(remote_store, monkeypatch):
-    monkeypatch.setattr(lease, "STALE_AFTER_S", 0.0)
-    first = remote_store()
-    taken = lease.Lease(first._folder, "lease.json", heartbeat_s=0.02)
-    with taken.held():
-        stale = json.loads(first.read_text("lease.json")) | {"lease": "another", "holder": "process 1 on h2"}
-        first._folder.write("lease.json", json.dumps(stale).encode())
-        give_up = time.monotonic() + 10
-        while taken.lost is None and time.monotonic() < give_up:
-            time.sleep(0.02)
-        with pytest.raises(ClusterError, match="process 1 on h2"):
-            taken.check()
-    stale = json.loads(first.read_text("lease.json")) | {"renewed": time.time() - 1000}
-    assert stale["lease"] == "another"
-    first._folder.write("lease.json", json.dumps(stale).encode())
-    with lease.Lease(first._folder, "lease.json").held():
-        pass
+@pytest.mark.parametrize("what", ["folder", "content"])
+def test_a_folder_that_is_removed_meanwhile_is_noticed(tmp_path, what):
+    store = RunStore(tmp_path / "out")
+    with store.locked():
+        store.write_text("job.yaml", "kind: fit")
+        store.check_whole()
+        for path in (tmp_path / "out").iterdir():
+            if what == "folder" or path.name != MARKER:
+                path.unlink()
+        if what == "folder":
+            (tmp_path / "out").rmdir()
+        for change in (
+            lambda: store.append_event("finished"),
+            lambda: store.write_generation("c1", "active", 1, make_generation(0)),
+            store.check_whole,
+        ):
+            with pytest.raises(ClusterError, match="was removed or moved while"):
+                change()
+    assert not (tmp_path / "out" / "events.jsonl").exists()
+    store.write_text("report.html", "x")  # without a lock, nothing is known of what was there
 
 
 def test_an_unknown_uri_is_refused():
