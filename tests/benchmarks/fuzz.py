@@ -174,7 +174,7 @@ def morphology_samples(folder: Path) -> Iterator[Sample]:
 
     (folder / "axon.swc").write_text(AXON_SWC)
     (folder / "outline.swc").write_text(CIRCLE + "7 3 9 0 0 1 1\n8 3 80 0 0 1 7\n")
-    (folder / "cell.asc").write_text(asc_soma(ROUND))
+    (folder / "cell.asc").write_text(asc_soma(f'("CellBody" (CellBody) {ROUND})'))
     write_hdf5(folder / "morphio.h5", read_reconstruction(folder / "axon.swc"), [[0, 0, 0, 16]])
     for name in ("outline.swc", "cell.asc", "morphio.h5"):
         yield Sample(name, folder / name, read_morphology)
