@@ -268,17 +268,15 @@ _Outcome = _Found | SweepFault | NotAStep
 
 
 def _test_pulses(entries: Sequence[SweepEntry], outcomes: Sequence[_Outcome]) -> dict[str, list[Pulse]]:
-    """Stimulus name -> the pulses that its sweeps share, where these were not told from the step."""
+    """Stimulus name -> the pulses that its sweeps share, where some of them have several."""
     pulses: dict[str, list[Sequence[Pulse]]] = {}
-    unclear = {
-        e.stimulus_name for e, outcome in zip(entries, outcomes, strict=True) if isinstance(outcome, SeveralSteps)
-    }
     for entry, outcome in zip(entries, outcomes, strict=True):
         if isinstance(outcome, SeveralSteps):
             pulses.setdefault(entry.stimulus_name, []).append(outcome.pulses)
         elif isinstance(outcome, _Found):
             pulses.setdefault(entry.stimulus_name, []).append((*outcome.step.test_pulses, outcome.pulse))
-    return {name: shared for name in unclear if (shared := repeated_pulses(pulses[name]))}
+    several = {name: found for name, found in pulses.items() if max(map(len, found)) > 1}
+    return {name: shared for name, found in several.items() if (shared := repeated_pulses(found))}
 
 
 def _needs(test_pulses: Sequence[Pulse], outcome: _Outcome) -> bool:

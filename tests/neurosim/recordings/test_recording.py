@@ -237,16 +237,23 @@ def test_a_sweep_with_nothing_but_its_test_pulse_is_refused(tmp_path):
     assert "only a pulse of 9.9 ms" in recording.refused[3]
 
 
-def test_a_pulse_that_all_sweeps_share_is_told_and_not_played(tmp_path):
-    """A test pulse of 150 ms before steps of 200 ms: which is meant is seen in the other sweeps only."""
+@pytest.mark.parametrize(
+    ("start_ms", "length_ms", "step_start_ms", "step_length_ms"),
+    [(20.0, 150.0, 350.0, 200.0), (400.0, 300.0, 50.0, 100.0)],  # before the step, and after it and longer
+)
+def test_a_pulse_that_all_sweeps_share_is_told_and_not_played(
+    tmp_path, start_ms, length_ms, step_start_ms, step_length_ms
+):
     steps = (0.0, 0.1, 0.2, 0.3)
-    currents = [step_current(-0.1, 20.0, 150.0, 800.0) + step_current(step, 350.0, 200.0, 800.0) for step in steps]
+    pulse = step_current(-0.1, start_ms, length_ms, 800.0)
+    currents = [pulse + step_current(step, step_start_ms, step_length_ms, 800.0) for step in steps]
     sweeps = [series(n, current=c, voltage=membrane_voltage(c)) for n, c in enumerate(currents)]
     recording = read_recording(write_series(tmp_path / "a.nwb", sweeps))
-    assert [(sweep.number, sweep.start_ms) for sweep in recording.sweeps] == [(1, 350.0), (2, 350.0), (3, 350.0)]
-    np.testing.assert_allclose([sweep.amplitude_nA for sweep in recording.sweeps], steps[1:], atol=1e-9)
-    assert recording.refused == {0: "no step found: only a test pulse of -100 pA at 20 to 170 ms"}
-    assert "test pulse of -100 pA at 20 to 170 ms: models do not get it (sweeps 1, 2, 3)" in recording.notes
+    found = [(sweep.number, sweep.start_ms, sweep.amplitude_nA) for sweep in recording.sweeps]
+    assert found == [(n, step_start_ms, pytest.approx(steps[n])) for n in (1, 2, 3)]
+    told = f"test pulse of -100 pA at {start_ms:.0f} to {start_ms + length_ms:.0f} ms"
+    assert recording.refused == {0: f"no step found: only a {told}"}
+    assert f"{told}: models do not get it (sweeps 1, 2, 3)" in recording.notes
 
 
 def test_of_two_steps_a_window_chooses(tmp_path):
