@@ -51,6 +51,7 @@ class Preparation:
         self._recorded = recorded
         self._left = {cell.id: cell for cell in cells}
         self._coming: dict[str, Future] = {}
+        self._ended_by: set[str] = set()
         self._executor: ProcessPoolExecutor | None = None
 
     def __enter__(self) -> "Preparation":
@@ -73,7 +74,7 @@ class Preparation:
         InputError, UsageError
             The cell's inputs cannot be used.
         JobError
-            The engine that it asks for cannot, or the process that read the inputs ended.
+            The engine that it asks for cannot, or the process that read the inputs ended, and that of a second try.
         """
         if cell in self._ready:
             return self._ready.pop(cell)
@@ -85,8 +86,13 @@ class Preparation:
         except BrokenProcessPool:
             self._executor = None
             self._coming = {cell: self._coming[cell]}  # those that waited behind it are submitted again
+            if cell not in self._ended_by:  # it may have been a signal from outside
+                self._ended_by.add(cell)
+                del self._coming[cell]
+                self._go_ahead()
+                return None
             self._taken(cell)
-            raise JobError(f"cell {cell}: the process that read its inputs ended (out of memory?)") from None
+            raise JobError(f"cell {cell}: the process that read its inputs ended twice (out of memory?)") from None
         except Exception:
             self._taken(cell)
             raise

@@ -23,6 +23,9 @@ def stand_in(cell, spec, folder, recorded):
     deed = (folder / cell.id).read_text() if (folder / cell.id).exists() else ""
     if deed == "die":
         os.kill(os.getpid(), signal.SIGKILL)
+    if deed == "die once":
+        (folder / cell.id).unlink()
+        os.kill(os.getpid(), signal.SIGTERM)
     if deed == "raise":
         raise InputError("no soma")
     if deed == "wait":
@@ -79,8 +82,9 @@ def test_only_the_cell_that_ends_the_process_is_blamed(prepared, tmp_path, late)
             prepared._go_ahead()
         prepared._coming["d"].exception(timeout=60)
     assert take(prepared, "c")[0] == "c"
-    with pytest.raises(JobError, match="cell d: the process that read its inputs ended"):
+    with pytest.raises(JobError, match="cell d: the process that read its inputs ended twice"):
         take(prepared, "d")
+    (tmp_path / "e").write_text("die once")
     assert [take(prepared, id)[0] for id in "ef"] == ["e", "f"]
 
 
