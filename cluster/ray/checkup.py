@@ -109,6 +109,14 @@ def disk(folder: str) -> dict[str, Any]:
     return {"folder": folder, "free_bytes": usage.free, "used": 1 - usage.free / usage.total}
 
 
+def who_gets_in(folder: str) -> dict[str, Any]:
+    """Folder, and whether other accounts of the machine reach it and can write in it or a folder of it."""
+    place = Path(folder).resolve()
+    reached = all(parent.stat().st_mode & 0o011 for parent in place.parents)
+    inside = [place, *(path for path in place.iterdir() if path.is_dir())]
+    return {"folder": folder, "open": reached and any(path.stat().st_mode & 0o022 for path in inside)}
+
+
 def token_file() -> dict[str, Any] | None:
     """Where Ray would read this process's token, and the mode of that file; None when there is none."""
     if os.environ.get("RAY_AUTH_TOKEN"):
@@ -314,6 +322,7 @@ def _answer(packages: list[str], read: tuple[str, str] | None) -> Facts:
 
     facts = machine_facts(packages) | {
         "temporary": of_raylet(lambda own: disk(own["arguments"]["session_dir"])),
+        "session_folder": of_raylet(lambda own: who_gets_in(own["arguments"]["session_dir"])),
         "object_store": of_raylet(lambda own: own["arguments"]["plasma_directory"]),
         "worker_ports": of_raylet(_worker_ports),
         "sockets": of_raylet(_listening),

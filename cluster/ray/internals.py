@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
+import psutil
+
 from neurofleet.fresh_process import module_path
 
 logger = logging.getLogger(__name__)
@@ -87,6 +89,14 @@ def local_nodes() -> set[str]:
     """The ids of the nodes, of whatever cluster, that run on this machine."""
     services: Any = importlib.import_module("ray._private.services")
     return services.find_node_ids()
+
+
+def own_raylet() -> psutil.Process | None:
+    """The raylet that this process is connected to, None if it is not to be found."""
+    worker: Any = importlib.import_module("ray._private.worker")
+    argument = f"--raylet_socket_name={worker.global_worker.node.raylet_socket_name}"
+    found = (process for process in psutil.process_iter(["cmdline"]) if argument in (process.info["cmdline"] or ()))
+    return next(found, None)
 
 
 def train_controller_announced(messages: Any) -> Any:

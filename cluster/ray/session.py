@@ -10,7 +10,9 @@ import logging
 import os
 import shutil
 import signal
+import socket
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -19,9 +21,12 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from neurofleet.cluster.ray.admission import admit, unreachable
 from neurofleet.cluster.ray.internals import (
     environment,
+    own_raylet,
     raylet_messages_logged,
     this_machine_only,
     working_folder_last,
@@ -79,7 +84,8 @@ def connect(address: str | None = None, cpus: int | None = None) -> Iterator[Ray
     ------
     ClusterUnreachable
         If nothing answers at the address, it does not take our token, or this machine is none of its nodes, which is
-        raised within seconds; or if no Ray can be started here.
+        raised within seconds; if no Ray can be started here; or, in the main thread, if Ray's head or its part on this
+        machine ends while this process is connected.
     ClusterError
         If both an address and `cpus` are given, or this process is connected to another Ray.
     KeyboardInterrupt
@@ -107,7 +113,11 @@ def connect(address: str | None = None, cpus: int | None = None) -> Iterator[Ray
         # Ray would configure its logging itself, and give its format to handlers that are not its own.
         logging.getLogger("ray").setLevel(logging.ERROR)
         on_sigterm = signal.getsignal(signal.SIGTERM)
-        with _embedded(cpus) if address is None else _attached(address) as session:
+        with (
+            _Watch() as watch,
+            _embedded(cpus) if address is None else _attached(address) as session,
+            watch.over(session.address),
+        ):
             if callable(on_sigterm) and threading.current_thread() is threading.main_thread():
                 # Ray has put its own handler in its place, which ends the process at once.
                 signal.signal(signal.SIGTERM, on_sigterm)
@@ -180,6 +190,81 @@ def _attached(address: str) -> Iterator[RaySession]:
             yield RaySession(ray.get_runtime_context().gcs_address, embedded=False)
         finally:
             ray.shutdown()
+
+
+LOOK_S = 2.0
+HEAD_AWAY_S = 45.0
+"""How long the head may not answer. After 60 s Ray itself would end the process, with exit code 1 and no reason."""
+
+END_WITHIN_S = 10.0
+"""How long the main thread may take to end when the cluster is lost: a call into Ray can wait for it."""
+
+
+class _Watch:
+    """Raises `ClusterUnreachable` in the main thread when the cluster is lost; a context around the connection."""
+
+    def __init__(self) -> None:
+        self._left, self._ended = threading.Event(), threading.Event()
+        self._lost: ClusterUnreachable | None = None
+
+    def __enter__(self) -> _Watch:
+        return self
+
+    @contextmanager
+    def over(self, address: str) -> Iterator[None]:
+        """Watch the head at ``host:port`` and the raylet of this machine for the length of a ``with`` block."""
+        if threading.current_thread() is threading.main_thread():
+            threading.Thread(target=self._watch, args=(address, own_raylet()), daemon=True).start()
+        try:
+            yield
+        finally:
+            self._left.set()
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        self._ended.set()
+        if self._lost is not None and error is not None:
+            raise self._lost from error
+
+    def _watch(self, address: str, raylet: psutil.Process | None) -> None:
+        answered = time.monotonic()
+        cause = ""
+        while not cause:
+            if self._left.wait(LOOK_S):
+                return
+            silence = _silence_of(address)
+            if not silence:
+                answered = time.monotonic()
+            if raylet is not None and not _is_alive(raylet):
+                cause = "its raylet on this machine has ended"
+            elif time.monotonic() - answered > HEAD_AWAY_S:
+                cause = f"its head does not answer ({silence})"
+        if self._left.is_set():
+            return
+        self._lost = ClusterUnreachable(
+            f"The Ray cluster at {address} was lost: {cause}. What is finished is stored; give the same command again"
+            " when the cluster is there."
+        )
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        if not self._ended.wait(END_WITHIN_S):
+            print(f"neurofleet: {self._lost}", file=sys.stderr, flush=True)
+            os._exit(self._lost.exit_code)
+
+
+def _silence_of(address: str) -> str:
+    """Return why nobody listens at ``host:port``, empty if somebody does."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), LOOK_S).close()
+    except OSError as error:
+        return str(error)
+    return ""
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _interrupted(end_of_process: SystemExit) -> BaseException:

@@ -207,6 +207,7 @@ def _embedded_ray(report: Report) -> None:
             judged("authentication", access, lambda how: cluster_checks.authentication(how, False)),
             judged("bind addresses", node["sockets"], cluster_checks.bound),
             judged("/dev/shm", node["object_store"], machine_checks.object_store),
+            judged("Ray's folder", node["session_folder"], machine_checks.session_folder),
         ]
     report.add("Ray, embedded", findings)
 
@@ -269,6 +270,7 @@ def _node(node: Facts, here: Facts, stored: Stored | None) -> list[Finding]:
         judged("NEURON", node["call"], machine_checks.neuron),
         *machine_checks.machine(node, node["cpus"]["value"]),
         judged("/dev/shm", node["object_store"], machine_checks.object_store),
+        judged("Ray's folder", node["session_folder"], machine_checks.session_folder),
         judged("bind addresses", node["sockets"], cluster_checks.bound),
         judged("ports", node["worker_ports"], ports),
         judged("clock", node["clock"], cluster_checks.clock),

@@ -201,6 +201,20 @@ def token(file: dict[str, Any] | None) -> Finding:
     )
 
 
+def session_folder(access: dict[str, Any]) -> Finding:
+    """Where a node of Ray keeps its files, also those of jobs: it lets every account write there."""
+    if not access["open"]:
+        return Finding("Ray's folder", "ok", f"{access['folder']} is closed to other accounts")
+    return Finding(
+        "Ray's folder",
+        "warning",
+        f"other accounts of this machine can write in {access['folder']}, where the files of submitted jobs are, and so"
+        " run code as you",
+        "If there are others, start Ray with a folder that lets nobody in: `mkdir -m 700 /tmp/mine && ray start"
+        " --temp-dir=/tmp/mine/r ...`, as the files of `neurofleet deploy` do.",
+    )
+
+
 def ports(free: dict[int, bool]) -> Finding:
     """The ports that `ray start --head` takes if it is not told otherwise."""
     taken = [port for port, is_free in free.items() if not is_free]

@@ -172,6 +172,13 @@ def test_a_node_tells_the_rest(node):
     assert value(node, "packages") == {"ray": checkup.package_version("ray")}
     assert value(node, "dashboard") is None
     assert value(node, "object_store") == "/dev/shm"
+    folder = value(node, "session_folder")
+    assert folder["open"] is False
+    parent = Path(folder["folder"]).parents[1]
+    assert parent.stat().st_mode & 0o777 == 0o700
+    parent.chmod(0o711)  # Ray's own folders are open to all
+    assert checkup.who_gets_in(folder["folder"])["open"] is True
+    parent.chmod(0o700)
     assert value(node, "storage") == node["content"]
     assert value(node, "token")["mode"] == 0o600
     assert value(node, "call")["value"] not in (None, os.getpid())

@@ -201,6 +201,27 @@ def test_a_second_embedded_ray_is_another_one_and_an_interrupt_ends_it_alone(emb
     assert embedded["process"].is_running()
 
 
+LOSING = (
+    """
+import neurofleet.cluster.ray.session as session
+session.LOOK_S, session.HEAD_AWAY_S = 0.2, 1.0
+"""
+    + EMBEDDED
+)
+
+
+@pytest.mark.parametrize("part", ["gcs_server", "raylet"])
+def test_a_cluster_that_is_lost_is_told(part):
+    process = start(LOSING)
+    process.stdout.readline()
+    (lost,) = [p for p in psutil.Process(process.pid).children(recursive=True) if p.name() == part]
+    lost.kill()
+    process.wait(60)  # with its standard input open: it waits there
+    err = process.communicate()[1].splitlines()[-1]
+    assert err.startswith("neurofleet.errors.ClusterUnreachable: The Ray cluster at 127.0.0.1:"), err
+    assert ("its head does not answer" if part == "gcs_server" else "its raylet on this machine has ended") in err
+
+
 @pytest.fixture
 def unconnected(monkeypatch):
     """This process as if it had no connection, which other tests may have made."""

@@ -64,6 +64,8 @@ CASES = [
     ),
     (machine_checks.temporary_folder, ({"folder": "/t", "free_bytes": 6e9, "used": 0.96},), "warning", "96%"),
     (machine_checks.temporary_folder, ({"folder": "/t", "free_bytes": 5e8, "used": 0.5},), "fault", "0.5 GB"),
+    (machine_checks.session_folder, ({"folder": "/t/r", "open": False},), "ok", "closed to other accounts"),
+    (machine_checks.session_folder, ({"folder": "/t/r", "open": True},), "warning", "can write in /t/r"),
     (machine_checks.open_files, (4096,), "ok", "4096"),
     (machine_checks.open_files, (-1,), "ok", "no limit"),
     (machine_checks.open_files, (1024,), "warning", "up to 1024"),

@@ -1,32 +1,23 @@
 """Jobs sent from the command line to a head with token authentication, as an administrator starts one."""
 
 import json
-import os
 import shutil
 import signal
-import socket
-import subprocess
-import sys
-import tempfile
 import time
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import psutil
 import pytest
 
-from neurofleet.cluster.ray.session import clean_up_folder
 from neurofleet.cluster.store.run_store import RunStore
 from neurofleet.errors import UsageError
 from neurofleet.jobs.job_file import load_job
 from neurofleet.jobs.remote.submit import submit_command
 from neurofleet.jobs.run_job import results_place
 from neurofleet.learners.model_folder import read_model
+from tests.jobs.local_head import Laptop, local_head
 from tests.jobs.test_fit import generation_files, write_job
 
-TOKEN = "0123456789abcdef" * 4
-COMMAND = [sys.executable, "-P", "-c", "from neurofleet.jobs.cli import main; main()"]
 SMALL = {
     "strategy": "fast",
     "offspring": 16,
@@ -36,71 +27,12 @@ SMALL = {
 }
 
 
-class Laptop:
-    """Runs the command line with the address, and the token, of a cluster."""
-
-    def __init__(self, address: str, folder: Path, **environment: str) -> None:
-        self.folder = folder
-        kept = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
-        self._environment = kept | {"RAY_API_SERVER_ADDRESS": address} | environment
-
-    def __call__(self, *arguments: object) -> subprocess.CompletedProcess:
-        process = self.start(*arguments)
-        out, err = process.communicate(timeout=200)
-        return subprocess.CompletedProcess(arguments, process.returncode, out, err)
-
-    def start(self, *arguments: object) -> subprocess.Popen:
-        return subprocess.Popen(
-            [*COMMAND, *map(str, arguments)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=self._environment,
-            cwd=self.folder,
-        )
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for free in sockets:
-        free.bind(("127.0.0.1", 0))
-    ports = [free.getsockname()[1] for free in sockets]
-    for free in sockets:
-        free.close()
-    return ports
-
-
 @pytest.fixture(scope="module")
 def head(tmp_path_factory):
-    """Address of its Jobs API, and its token file. Its own path leads to no Python of ours."""
-    folder = Path(tempfile.mkdtemp(prefix="nt-", dir="/tmp"))
+    """Address of its Jobs API, and its token file."""
     token = tmp_path_factory.mktemp("head") / "token"
-    token.write_text(TOKEN)
-    port, dashboard, agent = free_ports(3)
-    process = subprocess.Popen(
-        [Path(sys.executable).parent / "ray", "start", "--head", "--block", "--num-cpus=2", f"--port={port}"]
-        + [f"--temp-dir={folder}", "--node-ip-address=127.0.0.1", "--object-store-memory=100000000"]
-        + ["--include-dashboard=true", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"]
-        + [f"--dashboard-agent-listen-port={agent}", "--disable-usage-stats"],
-        env={
-            "PATH": "/usr/bin:/bin",
-            "HOME": os.environ["HOME"],
-            "RAY_AUTH_MODE": "token",
-            "RAY_AUTH_TOKEN_PATH": str(token),
-            "RAY_worker_niceness": os.environ["RAY_worker_niceness"],
-        },
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    for line in process.stdout:
-        if "Ray runtime started" in line:
-            break
-    yield f"http://127.0.0.1:{dashboard}", token
-    for part in [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]:
-        part.kill()
-    process.communicate()
-    clean_up_folder(folder)
+    with local_head(token) as address:
+        yield address, token
 
 
 @pytest.fixture(scope="module")
