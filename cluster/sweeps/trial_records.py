@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from neurofleet.cluster.store.folders import LocalFolder
-from neurofleet.cluster.store.schemas import OBJECTIVE_PREFIX, PARAMETER_PREFIX, SCHEMA_VERSION, check_version
+from neurofleet.cluster.store.schemas import OBJECTIVE_PREFIX, PARAMETER_PREFIX, SCHEMA_VERSION
 from neurofleet.cluster.sweeps.search_space import Parameters, SettingProposer
 
 TrialStatus = Literal["done", "stopped", "failed"]
@@ -89,29 +89,6 @@ def trials_to_table(rows: Sequence[TrialRow]) -> pa.Table:
         fields.append(pa.field(OBJECTIVE_PREFIX + name, pa.float64()))
     metadata = {"neurofleet_table": TRIALS_KIND, "schema_version": str(SCHEMA_VERSION)}
     return pa.table(columns, schema=pa.schema(fields, metadata))
-
-
-def table_to_trials(table: pa.Table) -> list[TrialRow]:
-    """Read back what `trials_to_table` made; a parameter stored as JSON stays text.
-
-    Raises
-    ------
-    ClusterError
-        If it is another table, or a newer one.
-    """
-    check_version(table.schema, TRIALS_KIND)
-    return [
-        TrialRow(
-            **{f.name: row[f.name] for f in _FIELDS},
-            parameters=_with_prefix(row, PARAMETER_PREFIX),
-            scores=_with_prefix(row, OBJECTIVE_PREFIX),
-        )
-        for row in table.to_pylist()
-    ]
-
-
-def _with_prefix(row: dict[str, Any], prefix: str) -> dict[str, Any]:
-    return {n.removeprefix(prefix): v for n, v in row.items() if n.startswith(prefix) and v is not None}
 
 
 def _names(records: Iterable[dict[str, Any]]) -> list[str]:

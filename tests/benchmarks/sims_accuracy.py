@@ -5,9 +5,9 @@
 Prints one JSON line: for each set the mean over folds and seeds of ``sims_accuracy``, ``sims_f1``,
 ``logistic_accuracy``, ``logistic_f1``, of SIMS without its linear part (``networks_*``), and
 ``shuffled_f1``, the macro-F1 of the same training on shuffled labels, against shuffled labels. No cell of a
-test fold is used for anything but these. Logistic regression is tuned by cross-validation inside the
-training fold, and drawn anew with each seed. SIMS is trained on the whole training fold, as it is after its
-second training.
+test fold is used for anything but these, and of cells that occur twice the first is used. Logistic regression
+is tuned by cross-validation inside the training fold, and drawn anew with each seed. SIMS is trained on the
+whole training fold, as it is after its second training.
 """
 
 import argparse
@@ -41,8 +41,10 @@ def run_fold(name: str, number: int, seed: int, preset: str) -> dict[str, Any]:
     """Return the scores of one fold of one set with one seed."""
     warnings.filterwarnings("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    from neurofleet.learners.cells.cell_copies import find_copies, looked_at
     from neurofleet.learners.cells.cell_files import open_cells
     from neurofleet.learners.cells.cell_labels import read_labels
+    from neurofleet.learners.cells.normalisation import recognise
     from neurofleet.learners.local_training import train_here
     from neurofleet.learners.sims.reference_fit import fit, predict_log, reference_of, shuffled_scores
     from neurofleet.learners.sims.tabnet_settings import settings_of
@@ -50,10 +52,12 @@ def run_fold(name: str, number: int, seed: int, preset: str) -> dict[str, Any]:
 
     started = time.monotonic()
     cells = open_cells(DATA / f"{name}.h5ad").in_memory()
-    reference = reference_of(cells, read_labels(cells, "cell_type"))
+    seen = recognise(cells)
+    reference = reference_of(cells, read_labels(cells, "cell_type"), seen)
     names = np.asarray(reference.classes, dtype=object)[reference.labels]
     counts = np.bincount(reference.labels)
     names[counts[reference.labels] < SETS[name].get("fewest_cells", 0)] = ""
+    copies = find_copies(looked_at(cells, seen, reference.normalisation), np.flatnonzero(names))
     validation = 0.15 if preset.startswith("released") else 0.0
     split = make_folds(
         cells.cell_ids,
@@ -62,6 +66,7 @@ def run_fold(name: str, number: int, seed: int, preset: str) -> dict[str, Any]:
         validation=validation,
         group=SETS[name].get("group"),
         columns=cells.obs,
+        left_out=copies.rows,
         seed=42,
     )[number]
     settings = settings_of(preset)
