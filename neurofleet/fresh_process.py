@@ -59,6 +59,9 @@ class ProcessFailed(Exception):
 def call(function: Callable[..., Any] | str, *arguments: Any, **options: Any) -> Any:
     """Return what `function` returns in a fresh interpreter.
 
+    A process that a signal ends is started once more: it may have come from outside, and what crashes by itself does
+    so again.
+
     Parameters
     ----------
     function : callable or str
@@ -75,7 +78,14 @@ def call(function: Callable[..., Any] | str, *arguments: Any, **options: Any) ->
     Exception
         Whatever the function raised, as it was raised there.
     """
-    (result,) = stream(_only_result, function, *arguments, **options)
+    for is_last in (False, True):
+        try:
+            (result,) = stream(_only_result, function, *arguments, **options)
+        except ProcessFailed as error:
+            if is_last or error.code is None or error.code >= 0:
+                raise
+        else:
+            break
     return result
 
 
@@ -281,6 +291,9 @@ def _run(parent: int) -> None:
     """Do in the fresh interpreter what standard input asks for; it was written by `start`, from this program."""
     if parent:
         end_with(parent)
+    # Ctrl-C reaches the caller alone. A signal from outside should end this process, and not look like an error of the
+    # function.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     name, descriptors, arguments = pickle.load(sys.stdin.buffer)
     for descriptor in descriptors:
         os.set_inheritable(descriptor, False)

@@ -177,10 +177,7 @@ class _BatchChild:
 
     def _overdue(self, deadline_s: float, seconds: float) -> Outcome:
         """A ``timeout``, or ``lost`` if a signal had stopped the child meanwhile, which took some of its time."""
-        states = os.WSTOPPED | os.WCONTINUED | os.WEXITED
-        # WNOWAIT leaves the child to be reaped by `_end_child`.
-        state = os.waitid(os.P_PID, self._child, states | os.WNOHANG | os.WNOWAIT)
-        if state is not None and state.si_code in (os.CLD_STOPPED, os.CLD_CONTINUED):
+        if _was_stopped(self._child):
             return Outcome("lost", "its process was stopped by a signal", seconds)
         return Outcome("timeout", deadline_reason(deadline_s), seconds)
 
@@ -211,6 +208,13 @@ class _BatchChild:
                 os.waitpid(process, 0)
 
 
+def _was_stopped(child: int) -> bool:
+    """Whether a signal has stopped a child process, which may go on by now; it is left to be reaped."""
+    states = os.WSTOPPED | os.WCONTINUED | os.WEXITED
+    state = os.waitid(os.P_PID, child, states | os.WNOHANG | os.WNOWAIT)
+    return state is not None and state.si_code in (os.CLD_STOPPED, os.CLD_CONTINUED)
+
+
 def _child_main(
     engine: Engine,
     pipe: int,
@@ -221,7 +225,7 @@ def _child_main(
 ) -> None:
     """Evaluate in the child, and end it."""
     end_with(parent)
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # as an exception it would look like an error of the engine
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # whatever the engine has set: it would look like an error of it
     unlimited = _limit_memory(memory_limit_mb)
     budget = Budget(deadlines_s[0])
     values = None
@@ -370,11 +374,13 @@ class EngineProcess:
         EngineNotBuilt
             If the factory raised, or took longer.
         EngineDied
-            If the process ended meanwhile.
+            If the process ended meanwhile, or a signal has stopped it.
         """
         try:
             kind, content = self._next(timeout_s)
         except TimeoutError:
+            if _was_stopped(self._process.pid):
+                raise EngineDied("its engine process was stopped by a signal") from None
             raise EngineNotBuilt(f"not built within {timeout_s:g} s") from None
         if kind == "failed":
             raise EngineNotBuilt(content)

@@ -234,6 +234,15 @@ def test_an_engine_that_cannot_be_built_says_why_and_is_tried_once(worker, tmp_p
     assert outcome.value == 9.0
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGSEGV, signal.SIGSTOP])
+def test_an_engine_whose_build_a_signal_ends_or_stops_is_built_again(tmp_path, number):
+    worker = CollectingWorker(build_limit_s=3.0 if number == signal.SIGSTOP else 30.0)
+    worker.add(signal=number, mark=str(tmp_path / "mark"))
+    (outcome,) = worker.evaluate([3.0])
+    assert (outcome.status, outcome.value) == ("ok", 9.0)
+    worker.host_worker.close()
+
+
 def test_an_engine_that_crashes_while_it_is_built_is_given_up(worker):
     worker.add("fatal", segfault=True)
     assert worker.evaluate([1.0], "fatal") == [None]
