@@ -162,8 +162,8 @@ CLAIM = TextOption(
 OUT = TextOption(
     "out",
     "Where results go: a path that all nodes see, or a URI such as s3://BUCKET/FOLDER.",
-    r"(?:/|[a-z0-9]+://)" + PATH_CHARACTERS,
-    "an absolute path or a URI, of letters, digits and ./@%+=,-_ only",
+    rf"/{PATH_CHARACTERS}|[a-z0-9]+://{PATH_CHARACTERS}(?:\?[\w./:%+=,&-]+)?",
+    "an absolute path or a URI, of letters, digits and ./@%+=,-_ only; a URI may have a query after ?",
     required=True,
 )
 JOB = TextOption(

@@ -14,15 +14,28 @@ from neurofleet.cluster.metrics import CampaignMetrics
 from neurofleet.cluster.pool.pool import Pool
 from neurofleet.cluster.store.run_store import RunStore
 from neurofleet.jobs.fit.campaign import Fits
-from neurofleet.jobs.fit.campaign_state import STATUS, CampaignState, CellState, StageState, number, stages_of, summary
+from neurofleet.jobs.fit.campaign_state import (
+    HOSTS_AGAIN,
+    NO_HOSTS,
+    STATUS,
+    CampaignState,
+    CellState,
+    StageState,
+    number,
+    stages_of,
+    summary,
+)
 from neurofleet.jobs.fit.cell_stages import waiting_states
 from neurofleet.jobs.fit.fit_job import FitSpec
 from neurofleet.jobs.fit.fit_problem import StagePlan
 from neurofleet.jobs.fit.stage_search import SearchState
 from neurofleet.jobs.progress import ProgressDisplay
+from neurofleet.jobs.run_log import fit_logger
 
 LINE_S = 30.0
 SHOWN = 24
+
+logger = fit_logger()
 
 
 class FitProgress:
@@ -87,6 +100,9 @@ def _stage_line(cell: CellState, stage: StageState) -> str:
 
 PACE_S = 120.0
 
+FIRST_HOSTS_S = 60.0
+"""While a run is younger than this, its first hosts may still be starting."""
+
 
 class Observer:
     """Makes the state of a running campaign.
@@ -121,6 +137,17 @@ class Observer:
         self._pool = pool
         self._stopped = stopped
         self._pace: deque[tuple[float, int]] = deque()
+        self._first_hosts_by = time.monotonic() + FIRST_HOSTS_S
+        self._no_hosts_since = ""
+
+    def watch_hosts(self) -> bool:
+        """Note when the last host is lost, and when there are some again; return whether either has just happened."""
+        before, now = self._no_hosts_since, time.monotonic()
+        if self._pool.statistics().hosts:
+            self._first_hosts_by, self._no_hosts_since = now, ""
+        elif not before and now >= self._first_hosts_by:
+            self._no_hosts_since = datetime.now(UTC).isoformat(timespec="seconds")
+        return before != self._no_hosts_since
 
     def state(self) -> CampaignState:
         """The state now; called now and then, so that the pace of the last minutes is known."""
@@ -147,6 +174,7 @@ class Observer:
             max_wall_hours=self._spec.max_wall_hours,
             stopped=self._stopped(),
             cells=cells,
+            no_hosts_since=self._no_hosts_since,
         )
 
     def _cell(self, cell: str, searches: Sequence[SearchState] | None) -> CellState:
@@ -229,12 +257,23 @@ class CampaignReporter:
         self._snapshot_at = 0.0
 
     def __call__(self) -> None:
+        if self._observer.watch_hosts():
+            self._report_hosts(self._observer.state())
         self._progress.update(self._observer.state)
         if self._metrics.due:
             self._measure(self._observer.state())
         if time.monotonic() >= self._snapshot_at:
             self._store.write_text(STATUS, self._observer.state().to_json())
             self._snapshot_at = time.monotonic() + SNAPSHOT_S
+
+    def _report_hosts(self, state: CampaignState) -> None:
+        if state.no_hosts_since:
+            self._store.append_event(NO_HOSTS, hosts_lost=state.hosts_lost)
+            logger.warning("no hosts are left: evaluations wait for machines that join the cluster")
+        else:
+            self._store.append_event(HOSTS_AGAIN, hosts=state.hosts)
+            logger.warning("there are hosts again: the run goes on")
+        self._snapshot_at = 0.0
 
     def close(self) -> CampaignState:
         """Report to all a last time, and return the state."""

@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from typing import Any, Literal
 
 from rich.table import Table
@@ -12,12 +13,14 @@ from neurofleet.jobs.progress import duration
 
 STATUS = "status.json"
 
-RECORDING_READ, STAGE_STARTED, STAGE_FINISHED, CELL_FINISHED, CELL_FAILED = (
+RECORDING_READ, STAGE_STARTED, STAGE_FINISHED, CELL_FINISHED, CELL_FAILED, NO_HOSTS, HOSTS_AGAIN = (
     "recording read",
     "stage started",
     "stage finished",
     "cell finished",
     "cell failed",
+    "no hosts",
+    "hosts again",
 )
 """Events of a run."""
 
@@ -103,6 +106,8 @@ class CampaignState:
     stopped : str
         The limit that was reached.
     cells : sequence of CellState
+    no_hosts_since : str
+        When the last host was lost, UTC; empty while there are some.
     """
 
     run: str
@@ -120,6 +125,7 @@ class CampaignState:
     max_wall_hours: float | None
     stopped: str
     cells: Sequence[CellState]
+    no_hosts_since: str = ""
 
     def count(self, *states: str) -> int:
         """How many cells are in one of these states."""
@@ -150,10 +156,10 @@ def summary(state: CampaignState) -> str:
     left = duration(math.inf if state.seconds_left is None else state.seconds_left)
     cells = f"{state.count('finished')} of {len(state.cells)} cells, " if len(state.cells) > 1 else ""
     failed = f"{state.count('failed')} failed, " if state.count("failed") else ""
-    return (
-        f"{cells}{failed}{state.evaluations} of {state.planned} evaluations, "
-        f"{state.evaluations_per_s:.1f}/s, {atleast}{left} left"
-    )
+    pace = f"{state.evaluations_per_s:.1f}/s, {atleast}{left} left"
+    if state.no_hosts_since:
+        pace = f"no hosts since {datetime.fromisoformat(state.no_hosts_since):%Y-%m-%d %H:%M:%S} UTC, waiting"
+    return f"{cells}{failed}{state.evaluations} of {state.planned} evaluations, {pace}"
 
 
 def ending_table(state: CampaignState) -> Table:

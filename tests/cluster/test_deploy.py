@@ -84,6 +84,8 @@ def test_files_are_whole(target):
         ("onprem", {"head": "h1", "worker": ["w1", "$(id)"]}, r"--worker '\$\(id\)'"),
         ("slurm", {"job": "rat.yaml", "out": "/home/me/rat"}, "--job 'rat.yaml': expected an absolute path"),
         ("slurm", {"job": "/rat.yaml", "out": '/a"; rm -rf /'}, "expected an absolute path or a URI"),
+        ("slurm", {"job": "/rat.yaml", "out": "s3://a/b?region='$(id)'"}, "expected an absolute path or a URI"),
+        ("slurm", {"job": "/rat.yaml", "out": "/a?b"}, "expected an absolute path or a URI"),
         ("slurm", {"job": "/rat.yaml", "out": "/rat", "cpus": 3}, "--cpus 3: expected a whole number from 4"),
         ("raycluster", {"image": "a b"}, "expected an image that the cluster can pull"),
     ],
@@ -491,11 +493,13 @@ def test_the_slurm_script_is_good_shell(tmp_path):
     for name, more in {
         "bin": {},
         "image": {"image": "/home/me/nf.sif", "account": "lab", "out": "s3://lab/rat"},
+        "server": {"out": "s3://lab/rat?endpoint_override=h1:9000&scheme=http"},
     }.items():
         script = tmp_path / name
         script.write_text(rendered("slurm", **more))
         subprocess.run(["bash", "-n", script], check=True)
         assert shellcheck(script) == ""
+    assert "out='s3://lab/rat?endpoint_override=h1:9000&scheme=http'\n" in script.read_text()
     directives = dict(re.findall(r"^#SBATCH --([\w-]+)=?(.*)$", rendered("slurm", hours=7), re.MULTILINE))
     assert directives["nodes"] == "3"
     assert directives["ntasks-per-node"] == "1"

@@ -6,6 +6,7 @@ import re
 import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -13,7 +14,8 @@ from rich.console import Console
 
 from neurofleet.cluster.store.run_store import RunStore
 from neurofleet.errors import UsageError
-from neurofleet.jobs.fit.campaign_progress import Observer
+from neurofleet.jobs.fit import campaign_progress
+from neurofleet.jobs.fit.campaign_progress import CampaignReporter, Observer
 from neurofleet.jobs.fit.campaign_state import STATUS, CampaignState, CellState, StageState, ending_table, summary
 from neurofleet.jobs.fit.fit_run import error_of_unfinished
 from neurofleet.jobs.status import print_status
@@ -149,6 +151,15 @@ def test_json_is_the_whole_state(run, capsys):
     assert CampaignState.from_json(capsys.readouterr().out) == STATE
 
 
+def test_no_hosts_are_said(run, tmp_path):
+    assert "4.0/s, at least 1 min 0 s left" in summary(STATE)
+    alone = replace(STATE, hosts=0, no_hosts_since="2026-03-01T10:20:30+00:00")
+    assert "48 of 288 evaluations, no hosts since 2026-03-01 10:20:30 UTC, waiting" in summary(alone)
+    assert CampaignState.from_json(alone.to_json()) == alone
+    with run(alone).locked():
+        assert "no hosts since 2026-03-01 10:20:30 UTC, waiting" in shown(tmp_path / "run")
+
+
 def test_folders_without_a_state(tmp_path):
     with pytest.raises(UsageError, match="found no run. Give the folder that was named with --out"):
         print_status(str(tmp_path))
@@ -182,6 +193,21 @@ def observed(campaign, tmp_path, monkeypatch):  # noqa: F811
 
     run.observe = observe
     return run
+
+
+def test_the_loss_of_all_hosts_is_recorded(run, monkeypatch):
+    monkeypatch.setattr(campaign_progress, "FIRST_HOSTS_S", 0.0)
+    pool = SimpleNamespace(statistics=lambda: SimpleNamespace(hosts=hosts, hosts_lost=1, utilisation=0.5))
+    fits = SimpleNamespace(finished={}, failed={}, states={}, open_cells=set(), core_seconds=0.0)
+    observer = Observer(made_job(["a"]), {}, fits, pool, lambda: "")
+    progress, metrics = SimpleNamespace(update=lambda state: None), SimpleNamespace(due=False)
+    store = run()
+    reporter = CampaignReporter(fits, pool, observer, progress, metrics, store)
+    for hosts in (2, 0, 0, 1):
+        reporter()
+        told = json.loads(store.read_text(STATUS))["no_hosts_since"]
+        assert bool(told) == (hosts == 0)
+    assert [event["event"] for event in store.read_events()] == ["no hosts", "hosts again"]
 
 
 def test_finished_and_failed_cells(observed):
