@@ -113,6 +113,7 @@ class Lease:
         self._object: LeaseObject = PlainObject(folder, name)
         self._seen: Seen | None = None
         self._lease_id = uuid.uuid4().hex
+        self._holder = _this_process()
         self._renewals = 0
         self._renewed_at = 0.0
         self._lock = threading.Lock()
@@ -302,7 +303,7 @@ class Lease:
         self._renewals += 1
         lease = {
             "lease": self._lease_id,
-            "holder": _this_process(),
+            "holder": self._holder,
             "machine": _machine(),
             "process": os.getpid(),
             "process_start": _start_of(os.getpid()),

@@ -112,5 +112,6 @@ def test_an_outage_and_a_killed_driver_change_nothing(demo_input, undisturbed, s
     assert told.count("Trying again until") == told.count("answers again after") == 1, told
     before = tables({p.relative_to(undisturbed).as_posix(): p.read_bytes() for p in undisturbed.rglob("*.parquet")})
     after = tables({name.removeprefix("run/"): content for name, content in store.objects.items()})
-    assert len(before) > 10
-    assert after == before
+    assert len(before) > 8
+    assert sorted(after) == sorted(before)
+    assert [name for name in before if after[name] != before[name]] == []
