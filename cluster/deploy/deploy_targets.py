@@ -6,7 +6,7 @@ import getpass
 import re
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from neurofleet.errors import ClusterError
@@ -162,10 +162,16 @@ CLAIM = TextOption(
 OUT = TextOption(
     "out",
     "Where results go: a path that all nodes see, or a URI such as s3://BUCKET/FOLDER.",
-    rf"/{PATH_CHARACTERS}|[a-z0-9]+://{PATH_CHARACTERS}(?:\?[\w./:%+=,&-]+)?",
-    "an absolute path or a URI, of letters, digits and ./@%+=,-_ only; a URI may have a query after ?",
+    r"(?:/|[a-z0-9]+://)" + PATH_CHARACTERS,
+    "an absolute path or a URI, of letters, digits and ./@%+=,-_ only",
     required=True,
 )
+OUT_WITH_QUERY = replace(
+    OUT,
+    pattern=rf"{OUT.pattern}|[a-z0-9]+://{PATH_CHARACTERS}\?[\w./:%+=,&-]+",
+    expected=f"{OUT.expected}; a URI may have a query after ?",
+)
+"""Not for a RayJob, whose command passes through several shells."""
 JOB = TextOption(
     "job",
     "The job file, as the nodes see it.",
@@ -301,7 +307,7 @@ TARGETS: dict[str, Target] = {
             (
                 NAME,
                 JOB,
-                OUT,
+                OUT_WITH_QUERY,
                 CountOption("nodes", "Nodes.", 4, 1, 1000),
                 CountOption("cpus", "CPUs of a node; two of the first are left to the driver.", 32, 4, 1024),
                 CountOption("memory_per_cpu", "GiB of memory for each CPU.", 2, 1, 64),

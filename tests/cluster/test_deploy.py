@@ -86,6 +86,7 @@ def test_files_are_whole(target):
         ("slurm", {"job": "/rat.yaml", "out": '/a"; rm -rf /'}, "expected an absolute path or a URI"),
         ("slurm", {"job": "/rat.yaml", "out": "s3://a/b?region='$(id)'"}, "expected an absolute path or a URI"),
         ("slurm", {"job": "/rat.yaml", "out": "/a?b"}, "expected an absolute path or a URI"),
+        ("rayjob", {"image": "a/b", "job": "/rat.yaml", "out": "s3://a/b?c=d&e=f"}, "an absolute path or a URI"),
         ("slurm", {"job": "/rat.yaml", "out": "/rat", "cpus": 3}, "--cpus 3: expected a whole number from 4"),
         ("raycluster", {"image": "a b"}, "expected an image that the cluster can pull"),
     ],
