@@ -121,7 +121,7 @@ def test_a_run_at_work_says_who_does_it_and_how_long_it_takes(run):
         text = shown(store.root)
     assert "rat: 1 of 4 cells, 1 failed, 48 of 288 evaluations, 4.0/s, 1 min 0 s left" in text
     assert "running: process" in text
-    assert "as of 1 min 30 s ago" in text
+    assert re.search(r"as of 1 min 3\d s ago", text)
 
 
 def test_a_run_that_is_over_asks_for_nothing(run):
