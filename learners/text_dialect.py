@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+TEXT_ENDINGS = tuple(ending + packed for ending in (".csv", ".tsv", ".txt", ".tab") for packed in ("", ".gz"))
 SEPARATORS = (",", ";", "\t", "|", " ")
 _LINES = 20
 _MOST_BYTES = 1 << 26
@@ -26,7 +27,7 @@ class TextDialect:
     separator, decimal, encoding : str
     header : tuple of str
         The names in the first line, one for each column; that of the row names is empty where the line lacks it, as R
-        writes it.
+        writes it, and the last one is where only the lines below end in a separator.
     skipped : int
         Lines before the first one that holds names: comments.
     packed : bool
@@ -64,7 +65,7 @@ def text_dialect(path: Path) -> TextDialect:
     OSError, EOFError
         If the file cannot be read.
     ValueError
-        If it is no text, or empty.
+        If it is no text, or empty, or has more values in a line than names.
     """
     with open(path, "rb") as file:
         packed = file.read(2) == b"\x1f\x8b"
@@ -95,7 +96,11 @@ def text_dialect(path: Path) -> TextDialect:
     points = sum(_DECIMAL_POINT.fullmatch(value) is not None for value in values)
     decimal = "," if separator != "," and commas and not points else "."
     if rows and len(header) == len(rows[0]) - 1:
-        header = ["", *header]
+        ends_in_separator = not any(row[-1] for row in rows)
+        header = [*header, ""] if ends_in_separator else ["", *header]
+    longest = max(map(len, rows), default=0)
+    if longest > len(header):
+        raise ValueError(f"below {len(header)} names there are lines of {longest} values, separated by {separator!r}")
     return TextDialect(separator, decimal, encoding, tuple(header), skipped, packed)
 
 

@@ -105,7 +105,7 @@ _EXTRAS = {
         "zarr",
     ),
     "objectstore": ("obstore",),
-    "formats": ("hdf5plugin", "neo", "pyabf", "rds2py"),
+    "formats": ("hdf5plugin", "neo", "pyabf"),
     "serve": ("fastapi", "uvicorn"),
 }
 """Extra -> the packages that it installs, as they are imported."""

@@ -247,11 +247,13 @@ def _refuse_other_naming(files: list[OpenedFile], indices: list[pd.Index], n_sha
     if not found:
         return
     n_best, best = max(found, key=lambda one: (one[0], -len(one[1].ignored)))
-    firsts = "; ".join(f"{file.path.name}: {', '.join(index[:3])}" for file, index in zip(files, indices, strict=True))
+    shared = _common(indices)
+    own = [index[~index.isin(shared)][:3] for index in indices]
+    others = "; ".join(f"{file.path.name} has {', '.join(names)}" for file, names in zip(files, own, strict=True))
     species = " If the species differ, genes of one name are not always the same." if "case" in best.ignored else ""
     raise CellsRefused(
-        f"The {len(files)} files share {n_shared} genes by their names ({firsts}), and {n_best} by {best}. Give"
-        f" `gene_names: {best}` in the job, or gene_names={str(best)!r} in Python.{species}"
+        f"The {len(files)} files share {n_shared} genes by their names (else {others}, ...), and {n_best} by {best}."
+        f" Give `gene_names: {best}` in the job, or gene_names={str(best)!r} in Python.{species}"
     )
 
 

@@ -19,9 +19,9 @@ import scipy.sparse as sp
 
 from neurofleet.errors import CellsRefused
 from neurofleet.learners.cells.cell_matrix import FileSource, MemorySource, Source, open_group, whole_array
-from neurofleet.learners.cells.expression_tables import TEXT_ENDINGS, read_parquet_matrix, read_text_matrix
+from neurofleet.learners.cells.expression_tables import read_parquet_matrix, read_text_matrix
 from neurofleet.learners.cells.seurat_files import read_rds
-from neurofleet.learners.text_dialect import text_dialect
+from neurofleet.learners.text_dialect import TEXT_ENDINGS, text_dialect
 
 IN_MEMORY_BYTES = 2**32
 """What cannot be streamed is read into memory when its values take no more than this."""

@@ -394,26 +394,6 @@ class CellMatrix:
             matrix = _stacked(list(blocks), len(self.genes))
         return replace(self, parts=(MatrixPart(MemorySource(matrix), None),))
 
-    def select_genes(self, names: Sequence[str] | np.ndarray) -> CellMatrix:
-        """Return the same cells with some genes only, in the order of `names`.
-
-        Raises
-        ------
-        CellsRefused
-            If one of them is not there.
-        """
-        place = pd.Index(self.genes).get_indexer(pd.Index(names))
-        if (place < 0).any():
-            absent = np.asarray(names)[place < 0]
-            raise CellsRefused(
-                f"{len(absent)} of {len(place)} genes are not in the matrix, among them"
-                f" {', '.join(map(str, absent[:10]))}."
-            )
-        parts = tuple(
-            replace(part, columns=place if part.columns is None else part.columns[place]) for part in self.parts
-        )
-        return replace(self, parts=parts, genes=self.genes[place], var=self.var.iloc[place])
-
 
 def _stacked(blocks: list[sp.csr_matrix], n_genes: int) -> sp.csr_matrix:
     """Stack blocks, letting go of each when it has been copied: nothing is held twice."""

@@ -19,7 +19,6 @@ from neurofleet.learners.cells.gene_columns import named_metadata
 from neurofleet.learners.text_dialect import TextDialect, text_dialect
 
 CHUNK_ROWS = 1000
-TEXT_ENDINGS = tuple(ending + packed for ending in (".csv", ".tsv", ".txt", ".tab") for packed in ("", ".gz"))
 
 
 def read_text_matrix(path: Path) -> tuple[MemorySource, pd.Index, pd.Index]:

@@ -99,9 +99,10 @@ def align(
         found = better_namings(model, own_names, query_var, n_shared)
         if found or n_shared == 0:
             shares = "none" if n_shared == 0 else f"{n_shared}"
+            absent, others = model[columns < 0][:3], own_names[~query.isin(model)][:3]
             raise CellsRefused(
-                f"The query shares {shares} of the model's {len(model)} genes (model: {', '.join(model[:3])}, ...;"
-                f" query: {', '.join(own_names[:3])}, ...). {advice(found)}"
+                f"The query shares {shares} of the model's {len(model)} genes (others of the model:"
+                f" {', '.join(absent)}, ...; of the query: {', '.join(others)}, ...). {advice(found)}"
             )
     return Alignment(columns, tuple(model[columns < 0]), len(query) - int((columns >= 0).sum()))
 

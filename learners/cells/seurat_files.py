@@ -1,9 +1,7 @@
-"""Seurat, SingleCellExperiment and bare matrices in .rds files of R, by rds2py."""
+"""Seurat, SingleCellExperiment and bare matrices in .rds files of R."""
 
 from __future__ import annotations
 
-import gzip
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ import pandas as pd
 import scipy.sparse as sp
 
 from neurofleet.errors import CellsRefused
+from neurofleet.learners.cells.r_objects import NA_INTEGER, UnreadableR, read_r_object
 
 LARGEST_RDS_BYTES = 2**31
 """An .rds file cannot be read in parts; larger ones are refused, unpacked."""
@@ -37,24 +36,18 @@ def read_rds(path: Path, layer: str) -> tuple[sp.csr_matrix, pd.DataFrame, pd.In
     Raises
     ------
     CellsRefused
-        If the file is too large, cannot be read by rds2py, or holds no such object.
+        If the file is too large, is damaged, or holds no such object.
     """
-    from rds2py import parse_rds
-
-    _refuse_large(path)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about parts of an object that are not needed
-            root = parse_rds(str(path))
-    except Exception as error:  # noqa: BLE001: of a library that reads any file of R
-        reason = " ".join(str(error).split())
-        raise CellsRefused(f"{path}: rds2py cannot read this file of R ({reason}). {CONVERT}.") from error
+        root = read_r_object(path, LARGEST_RDS_BYTES)
+    except (OSError, UnreadableR) as error:
+        raise CellsRefused(f"{path}: cannot be read as an .rds file of R: {error}. {CONVERT}.") from None
     kind = root.get("class_name", "")
     if kind == "Seurat":
         layers, obs, genes = _seurat(path, root)
     elif "assays" in _slots(root) and "colData" in _slots(root):
         layers, obs, genes = _experiment(root)
-    elif kind in _SPARSE:
+    elif kind in _SPARSE or "dim" in _slots(root):
         layers, obs, genes = {"counts": root}, None, None
     else:
         raise CellsRefused(
@@ -70,26 +63,16 @@ def read_rds(path: Path, layer: str) -> tuple[sp.csr_matrix, pd.DataFrame, pd.In
     names = columns if columns is not None else (None if obs is None else obs.index)
     if genes is None or names is None:
         raise CellsRefused(f"{path}: the matrix {chosen} has no names of genes or cells. {CONVERT}.")
-    table = pd.DataFrame(index=names) if obs is None else obs.reindex(names)
+    if obs is None:
+        table = pd.DataFrame(index=names)
+    elif isinstance(obs.index, pd.RangeIndex) and len(obs) == len(names):
+        table = obs.set_axis(names, axis=0)
+    else:
+        table = obs.reindex(names)
     return matrix, table, genes
 
 
 _SPARSE = ("dgCMatrix", "dgRMatrix", "dgTMatrix")
-
-
-def _refuse_large(path: Path) -> None:
-    with open(path, "rb") as file:
-        packed = file.read(2) == b"\x1f\x8b"
-    size = path.stat().st_size
-    if packed:
-        size = 0
-        with gzip.open(path) as content:
-            while block := len(content.read(1 << 24)):
-                size += block
-                if size > LARGEST_RDS_BYTES:
-                    break
-    if size > LARGEST_RDS_BYTES:
-        raise CellsRefused(f"{path}: more than {LARGEST_RDS_BYTES / 2**30:.0f} GB, too much for memory. {CONVERT}.")
 
 
 def _slots(node: Node) -> dict[str, Node]:
@@ -103,8 +86,9 @@ def _elements(node: Node) -> dict[str, Node]:
 
 
 def _strings(node: Node | None) -> pd.Index | None:
-    data = None if node is None else node.get("data")
-    return None if data is None or not len(data) else pd.Index([str(word) for word in data])
+    if node is None or node["type"] != "character" or not node["data"]:  # row numbers are no names
+        return None
+    return pd.Index([str(word) for word in node["data"]])
 
 
 def _dimension_names(node: Node, key: str = "Dimnames") -> tuple[pd.Index | None, pd.Index | None]:
@@ -115,9 +99,15 @@ def _dimension_names(node: Node, key: str = "Dimnames") -> tuple[pd.Index | None
 def _matrix(path: Path, node: Node) -> tuple[sp.csr_matrix, pd.Index | None, pd.Index | None]:
     """Return a matrix of R, genes × cells, as cells × genes, with its names."""
     slots, kind = _slots(node), node.get("class_name", "")
+    if node.get("type") in ("integer", "double") and len(slots.get("dim", {}).get("data", ())) == 2:
+        rows, columns = (int(length) for length in slots["dim"]["data"])
+        dense = np.asarray(node["data"], dtype=np.float32)
+        if len(dense) != rows * columns:
+            raise CellsRefused(f"{path}: a matrix of {rows} x {columns} has {len(dense)} values; the file is damaged.")
+        return sp.csr_matrix(dense.reshape(columns, rows)), *_dimension_names(node, "dimnames")
     if kind not in _SPARSE:
         raise CellsRefused(
-            f"{path}: expected a sparse matrix (dgCMatrix), found {kind or node.get('type')}. {CONVERT}."
+            f"{path}: expected a matrix (dgCMatrix, or dense), found {kind or node.get('type')}. {CONVERT}."
         )
     shape = tuple(int(length) for length in slots["Dim"]["data"])
     values = np.asarray(slots["x"]["data"], dtype=np.float32)
@@ -177,7 +167,14 @@ def _column(node: Node) -> np.ndarray:
     data = np.asarray(node.get("data"))
     levels = _slots(node).get("levels")
     if levels is None:
-        return data
+        if node.get("type") not in ("integer", "logical"):
+            return data.astype(data.dtype.newbyteorder("="))
+        missing = data == NA_INTEGER
+        return (
+            np.where(missing, np.nan, data)
+            if missing.any()
+            else data.astype(bool if node["type"] == "logical" else int)
+        )
     codes = np.nan_to_num(np.asarray(data, dtype=np.float64)).astype(np.int64) - 1
     words = np.asarray([str(word) for word in levels["data"]], dtype=object)
     return pd.Series(words[np.maximum(codes, 0)]).where(codes >= 0).to_numpy()

@@ -169,6 +169,14 @@ def gathered(
         for recording, table in zip(recordings, labels, strict=True)
     ]
     stacked = pd.concat(tables).fillna("")
+    for name in stacked.columns.drop(ANIMAL):
+        without = [
+            recording.session
+            for recording, table in zip(recordings, tables, strict=True)
+            if name not in table or not (table[name].fillna("") != "").any()
+        ]
+        if 0 < len(without) < len(recordings):
+            notes.append(f"No neuron of {', '.join(without)} has a label {name!r}; those of other sessions have.")
     ids = pd.Index(stacked.index.unique(), name="neuron_id")
     columns = {}
     for name in [ANIMAL, *(column for column in stacked.columns if column != ANIMAL)]:

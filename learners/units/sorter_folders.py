@@ -1,4 +1,4 @@
-"""Read units from what spike sorters leave: Kilosort and phy folders, SpikeInterface analyzers, CellExplorer files."""
+"""Read units from what spike sorters leave: folders of Kilosort, phy, ALF and SpikeInterface, files of CellExplorer."""
 
 from __future__ import annotations
 
@@ -12,21 +12,25 @@ from typing import Any
 import h5py
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import scipy.io
 from scipy.io.matlab import MatReadError
 
 from neurofleet.learners.array_files import UnreadableArray, as_text, h5_values, npy_array
+from neurofleet.learners.text_dialect import text_dialect
 from neurofleet.learners.units.unit_layout import UnitLayout
 from neurofleet.learners.units.units import UnitsFile, UnitsRefused
 from neurofleet.learners.units.waveforms import largest_channels
 
 SORTED = "spike_times.npy"
+ALF_SORTED = "spikes.times*.npy"
 ANALYZER = "spikeinterface_info.json"
 CELL_METRICS = ".cell_metrics.cellinfo.mat"
 CELLEXPLORER = ".cellinfo.mat"
 FOLDERS = (
-    f"a Kilosort or phy folder ({SORTED}), a SortingAnalyzer of SpikeInterface ({ANALYZER}, or zarr) or a CellExplorer"
-    f" session (*{CELL_METRICS})"
+    f"a Kilosort or phy folder ({SORTED}), an ALF folder ({ALF_SORTED}), a SortingAnalyzer of SpikeInterface"
+    f" ({ANALYZER}, or zarr) or a CellExplorer session (*{CELL_METRICS})"
 )
 
 
@@ -59,21 +63,21 @@ def read_sorter_folder(path: Path, layout: UnitLayout) -> UnitsFile:
     for folder in (path, path / "sorter_output", path / "phy"):
         if (folder / SORTED).is_file():
             return _read_phy(folder, layout)
+    if any(path.glob(ALF_SORTED)):
+        return _read_alf(path, layout)
     if _is_analyzer(path):
         return _read_analyzer(path, layout)
     metrics = sorted(path.glob(f"*{CELL_METRICS}"))
     if len(metrics) == 1:
         return read_cellinfo(metrics[0])
-    below = [file.parent for depth in ("*", "*/*") for file in sorted(path.glob(f"{depth}/{SORTED}"))]
-    below += [file.parent for file in sorted(path.glob(f"*/{ANALYZER}"))]
+    names = [f"{depth}/{name}" for name in (SORTED, ALF_SORTED) for depth in ("*", "*/*")]
+    below = list(dict.fromkeys(file.parent for name in (*names, f"*/{ANALYZER}") for file in sorted(path.glob(name))))
     if len(below) == 1:
         return read_sorter_folder(below[0], layout)
     there = ", ".join(str(folder.relative_to(path)) for folder in below[:10])
     found = (
         f"several: {there}. Give one of them" if below else "none of these. Give another folder, or npz, NWB or Parquet"
     )
-    if (path / "spikes.times.npy").is_file():
-        found = "an ALF folder of the International Brain Laboratory. Convert it to NWB"
     raise UnitsRefused(f"{path}: expected {FOLDERS}; found {found}.")
 
 
@@ -103,16 +107,21 @@ def _read_phy(path: Path, layout: UnitLayout) -> UnitsFile:
             f"{path / SORTED}: expected samples and cluster numbers, found numbers that are not whole. If the times are"
             " in seconds, say spike_times_per_s: 1 in the layout."
         )
-    ids, unit = np.unique(clusters.astype(np.int64), return_inverse=True)
-    order = np.argsort(unit, kind="stable")
-    times_s = samples[order].astype(np.float64) / (layout.spike_times_per_s or rate_hz)
-    spike_times = np.split(times_s, np.cumsum(np.bincount(unit, minlength=len(ids)))[:-1]) if len(ids) else []
+    times_s = samples.astype(np.float64) / (layout.spike_times_per_s or rate_hz)
+    ids, spike_times = _by_cluster(times_s, clusters)
     file = UnitsFile(path, {}, _cluster_tables(path, ids, notes), {"waveform_rate_hz": rate_hz}, spike_times, notes)
     if "n_spikes" not in file.columns:
         file.columns["n_spikes"] = [len(times) for times in spike_times]
     if "waveform" not in layout.without:
         _add_waveforms(path, ids, clusters, layout, file)
     return file
+
+
+def _by_cluster(times_s: np.ndarray, clusters: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Return the clusters that have spikes, ascending, and the times of each."""
+    ids, unit = np.unique(clusters.astype(np.int64), return_inverse=True)
+    ordered = times_s[np.argsort(unit, kind="stable")]
+    return ids, np.split(ordered, np.cumsum(np.bincount(unit, minlength=len(ids)))[:-1]) if len(ids) else []
 
 
 def _sampling_rate(path: Path, layout: UnitLayout) -> float:
@@ -150,17 +159,7 @@ def _cluster_tables(path: Path, ids: np.ndarray, notes: list[str]) -> pd.DataFra
         key = next((name for name in ("cluster_id", "id") if name in table), None)
         if key is None:
             raise UnitsRefused(f"{file}: expected a column cluster_id, found {', '.join(map(str, table.columns))}.")
-        names = as_text(table.pop(key))
-        twice = pd.Index(names).duplicated()
-        if twice.any():
-            raise UnitsRefused(f"{file}: expected each cluster once, found {names[twice][0]} twice.")
-        absent = int((~columns.index.isin(names)).sum())
-        if absent == len(columns) and absent:
-            raise UnitsRefused(
-                f"{file}: expected the clusters of {SORTED} ({', '.join(columns.index[:3])} ...), found others"
-                f" ({', '.join(names[:3])} ...). The table is of another sorting."
-            )
-        table = table.set_axis(pd.Index(names), axis=0).reindex(columns.index)
+        table = _of_clusters(file, table, key, columns.index)
         columns = columns.join(table[[name for name in table if name not in columns]])
     if "group" in columns and (n_noise := int((as_text(columns["group"]) == "noise").sum())):
         notes.append(
@@ -169,6 +168,20 @@ def _cluster_tables(path: Path, ids: np.ndarray, notes: list[str]) -> pd.DataFra
         )
     columns.insert(0, "unit_id", columns.index.to_numpy())
     return columns.reset_index(drop=True)
+
+
+def _of_clusters(file: Path, table: pd.DataFrame, key: str, clusters: pd.Index) -> pd.DataFrame:
+    """Return the rows of the clusters, in their order, by the column of cluster ids."""
+    names = as_text(table.pop(key))
+    twice = pd.Index(names).duplicated()
+    if twice.any():
+        raise UnitsRefused(f"{file}: expected each cluster once, found {names[twice][0]} twice.")
+    if len(clusters) and not clusters.isin(names).any():
+        raise UnitsRefused(
+            f"{file}: expected the clusters of the spikes ({', '.join(clusters[:3])} ...), found others"
+            f" ({', '.join(names[:3])} ...). The table is of another sorting."
+        )
+    return table.set_axis(pd.Index(names), axis=0).reindex(clusters)
 
 
 def _add_waveforms(path: Path, ids: np.ndarray, clusters: np.ndarray, layout: UnitLayout, file: UnitsFile) -> None:
@@ -234,6 +247,92 @@ def _unwhitened(path: Path, templates: np.ndarray, rows: np.ndarray) -> tuple[np
     padded = np.pad(inverse, (0, 1))  # a channel that is none has number -1 or one past the last
     places = np.where(places < 0, len(inverse), places).astype(int)
     return templates @ padded[places[:, :, None], places[:, None, :]], ", unwhitened"
+
+
+# --- ALF, of the International Brain Laboratory and others
+
+
+def _read_alf(path: Path, layout: UnitLayout) -> UnitsFile:
+    """Read spikes.* and clusters.* of a probe; row N of what is stored of clusters is cluster N."""
+    times, clusters = (_alf_array(path, "spikes", name) for name in ("times", "clusters"))
+    if times is None or clusters is None or len(times) != len(clusters) or clusters.dtype.kind not in "fiu":
+        found = ["none" if part is None else f"{len(part)} ({part.dtype})" for part in (times, clusters)]
+        raise UnitsRefused(
+            f"{path}: expected one cluster for each spike, found spikes.times of {found[0]} and spikes.clusters of"
+            f" {found[1]}. Copy the folder again, as a whole."
+        )
+    if times.dtype.kind not in "fiu":
+        raise UnitsRefused(f"{path}: expected numbers in spikes.times, found {times.dtype}.")
+    times_s = times.astype(np.float64) / (layout.spike_times_per_s or 1)
+    if len(clusters) and (clusters != np.rint(clusters)).any():
+        raise UnitsRefused(f"{path}: expected numbers of clusters in spikes.clusters, found such that are not whole.")
+    ids, spike_times = _by_cluster(times_s, clusters)
+    file = UnitsFile(path, {}, pd.DataFrame({"unit_id": as_text(ids)}), {}, spike_times)
+    samples = _alf_array(path, "spikes", "samples")
+    if samples is not None and len(samples) == len(times_s) > 1 and times_s[-1] > times_s[0]:
+        file.single["waveform_rate_hz"] = float((samples[-1] - float(samples[0])) / (times_s[-1] - times_s[0]))
+    columns: dict[str, Any] = {}
+    for stored in sorted(path.glob("clusters.*")):
+        if stored.name.endswith((".npy", ".csv", ".tsv", ".pqt", ".parquet")):
+            columns |= _alf_clusters(stored, ids, layout, file)
+    columns.setdefault("n_spikes", [len(train) for train in spike_times])
+    columns.pop("unit_id", None)
+    file.columns = file.columns.join(pd.DataFrame(columns, index=file.columns.index))
+    return file
+
+
+def _alf_array(path: Path, kind: str, name: str) -> np.ndarray | None:
+    """Return `kind.name.npy`, whose name may hold more parts before the ending."""
+    files = sorted(path.glob(f"{kind}.{name}.npy")) or sorted(path.glob(f"{kind}.{name}.*.npy"))
+    if len(files) > 1:
+        raise UnitsRefused(f"{path}: expected one {kind}.{name}, found {', '.join(file.name for file in files)}.")
+    return _array(files[0]).ravel() if files else None
+
+
+def _alf_clusters(stored: Path, ids: np.ndarray, layout: UnitLayout, file: UnitsFile) -> dict[str, Any]:
+    """Return columns of one file of clusters, for those in `ids`; waveforms go to the file's matrices."""
+    name = stored.name.split(".")[1]
+    if stored.suffix != ".npy":
+        table = _alf_table(stored)
+        if "cluster_id" in table:
+            table = _of_clusters(stored, table, "cluster_id", pd.Index(as_text(ids)))
+        else:
+            table = table.iloc[_alf_rows(stored, ids, len(table))]
+        return {column: table[column].to_numpy() for column in map(str, table) if not column.startswith("__index")}
+    try:
+        values = npy_array(stored)
+    except (OSError, UnreadableArray) as error:
+        file.notes.append(f"{file.path.name}: {stored.name} is not used: {error}.")
+        return {}
+    values = values[_alf_rows(stored, ids, len(values) if values.ndim else 0)]
+    if values.ndim == 3 and values.dtype.kind in "fiu":
+        wanted = name == layout.waveform or (layout.waveform is None and name in ("waveforms", "templateWaveforms"))
+        if wanted and "waveform" not in layout.without and "waveform" not in file.matrices:
+            where = f"{file.path.name}, {stored.name}"
+            largest, notes = largest_channels(values, layout.waveform_axes, None, "samples, channels", where)
+            file.matrices[layout.waveform or "waveform"] = largest
+            file.notes += notes
+        return {}
+    return {name: values.reshape(len(ids))} if values.size == len(ids) else {}
+
+
+def _alf_table(stored: Path) -> pd.DataFrame:
+    try:
+        if stored.suffix in (".pqt", ".parquet"):
+            return pq.read_table(stored).to_pandas(ignore_metadata=True)
+        dialect = text_dialect(stored)
+        return pd.read_csv(stored, **dialect.pandas, names=list(dialect.header))
+    except (OSError, EOFError, ValueError, pa.ArrowException) as error:
+        raise UnitsRefused(f"{stored}: expected a table of clusters, found one that cannot be read: {error}.") from None
+
+
+def _alf_rows(stored: Path, ids: np.ndarray, length: int) -> np.ndarray:
+    if len(ids) and not 0 <= ids[0] <= ids[-1] < length:
+        raise UnitsRefused(
+            f"{stored}: expected a row for each cluster (numbers {ids[0]} to {ids[-1]} have spikes), found {length}"
+            " rows. The file is of another sorting; copy the folder again."
+        )
+    return ids
 
 
 # --- SpikeInterface

@@ -12,7 +12,10 @@ from neurofleet.learners.units.waveforms import is_measured
 
 LAGS_MS = 100
 SHORTEST_S = 0.5e-3
-"""No unit has half of its intervals shorter than this."""
+"""No neuron has half of its intervals shorter than this."""
+
+MOST_IMPOSSIBLE = 0.1
+"""If more of the units have such intervals, the unit of time is wrong, else these units are."""
 
 COARSEST_S = 0.5e-3
 FEWEST_SPIKES = 10
@@ -30,10 +33,10 @@ def check_spike_times(spike_times: Sequence[np.ndarray], unit_ids: Sequence[str]
     Raises
     ------
     UnitsRefused
-        Naming the first unit with NaN, negative, unsorted, doubled, coarse or whole-number times (a count of
-        samples); or for the intervals and rates of all units, which no neurons have in seconds.
+        Naming the first unit with NaN, negative, unsorted, coarse or whole-number times (a count of samples); or for
+        the intervals and rates of a tenth of the units or of all, which no neurons have in seconds.
     """
-    at_once = 0
+    at_once, impossible = 0, {}
     for times, unit in zip(spike_times, unit_ids, strict=True):
         expected = f"{name}, unit {unit}: expected spike times in seconds, ascending, from 0 on; found"
         if not np.isfinite(times).all():
@@ -64,17 +67,24 @@ def check_spike_times(spike_times: Sequence[np.ndarray], unit_ids: Sequence[str]
             )
         same = int((intervals == 0).sum())
         if same > len(intervals) / 3:
-            raise UnitsRefused(
-                f"{expected} {same} of {len(times)} at the same time as the spike before. Give each spike once."
+            impossible[unit] = (
+                f"{expected} {same} of {len(times)} at the same time as the spike before. Give each once."
             )
-        if len(times) > 2 and np.median(intervals) < SHORTEST_S:
-            raise UnitsRefused(
+        elif len(times) > 2 and np.median(intervals) < SHORTEST_S:
+            impossible[unit] = (
                 f"{expected} intervals of {1e6 * np.median(intervals):.3g} microseconds (median), which"
                 " no neuron can do: the times are in another unit. Give them in seconds, or say how many of their steps"
                 f" make a second {PER_S_IN_LAYOUT}."
             )
         at_once += same
-    notes = _check_rates([times.astype(float) for times in spike_times], name)
+    if len(impossible) > MOST_IMPOSSIBLE * len(spike_times):
+        raise UnitsRefused(next(iter(impossible.values())))
+    notes = [
+        f"{name}: unit {unit} has half of its intervals below {1000 * SHORTEST_S:g} ms, which no neuron can do: it is"
+        " noise, or its spikes were found twice. Leave it out with drop in the layout."
+        for unit in impossible
+    ]
+    notes += _check_rates([times.astype(float) for times in spike_times], name)
     if at_once:
         n_spikes = sum(map(len, spike_times))
         notes.append(

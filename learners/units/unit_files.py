@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -18,6 +17,7 @@ import pyarrow.parquet as pq
 from neurofleet.errors import did_you_mean
 from neurofleet.input_paths import local_files
 from neurofleet.learners.array_files import UnreadableArray, as_text, column_values, npz_arrays
+from neurofleet.learners.text_dialect import TEXT_ENDINGS, text_dialect
 from neurofleet.learners.units.hand_features import HAND_FEATURES, hand_features
 from neurofleet.learners.units.signal_scaling import row_hashes
 from neurofleet.learners.units.sorter_folders import CELLEXPLORER, FOLDERS, read_cellinfo, read_sorter_folder
@@ -31,7 +31,7 @@ from neurofleet.learners.units.spike_timing import (
 )
 from neurofleet.learners.units.unit_checks import good_units, refuse_row_numbers
 from neurofleet.learners.units.unit_layout import UnitLayout, read_unit_layout
-from neurofleet.learners.units.units import MODALITIES, POINTS, Units, UnitsFile, UnitsRefused, joined
+from neurofleet.learners.units.units import FILE_COLUMN, MODALITIES, POINTS, Units, UnitsFile, UnitsRefused, joined
 from neurofleet.learners.units.waveforms import (
     Waveforms,
     check_half_widths,
@@ -119,24 +119,18 @@ def _constants(single: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_csv(path: Path, vectors: tuple[str, ...], unit_id: str) -> UnitsFile:
-    """Read a CSV file whose vectors are numbered columns (`waveform_0`, `waveform_1`, ...); ids stay text.
-
-    Columns are separated by tabs in a .tsv file, and by semicolons or tabs where the first line has these and no comma.
-    """
+    """Read a table of text whose vectors are numbered columns (`waveform_0`, `waveform_1`, ...); ids stay text."""
     try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            first, second = file.readline(), file.readline()
-            marks = [mark for mark in ";\t" if mark in first] if "," not in first else []
-            mark = "\t" if path.suffix == ".tsv" else marks[0] if marks else ","
-            decimal = "," if mark == ";" and "," in second else "."
-            file.seek(0)
-            header = next(csv.reader(file, delimiter=mark), [])
+        dialect = text_dialect(path)
+    except (OSError, EOFError, ValueError) as error:
+        raise UnitsRefused(f"{path}: expected a CSV table, found one that cannot be read: {error}.") from None
+    _check_names(path, list(dialect.header))
+    try:
+        table = pd.read_csv(path, **dialect.pandas, names=list(dialect.header), dtype={unit_id: str})
+    except pd.errors.EmptyDataError:
         table = pd.DataFrame()
-        if header:
-            table = pd.read_csv(path, encoding="utf-8-sig", dtype={unit_id: str}, sep=mark, decimal=decimal)
-    except (OSError, UnicodeDecodeError, csv.Error, pd.errors.ParserError) as error:
-        raise UnitsRefused(f"{path}: expected a CSV table, found one that cannot be read ({error}).") from None
-    _check_names(path, header)
+    except (OSError, EOFError, ValueError) as error:
+        raise UnitsRefused(f"{path}: expected a CSV table, found one that cannot be read: {error}.") from None
     return _numbered(path, table, {}, vectors)
 
 
@@ -562,9 +556,7 @@ def _refuse_disguised_log_bins(file: UnitsFile, isi: np.ndarray, layout: UnitLay
             )
 
 
-ENDINGS = (".npz", ".parquet", ".csv", ".tsv", ".nwb", CELLEXPLORER)
-FILE_COLUMN = "file"
-"""Column of `obs` that says which file a unit came from, unless the files have such a column."""
+FILES = f".npz, .parquet, .nwb, {CELLEXPLORER}, or of text .csv, .tsv or .txt (also .gz)"
 
 
 def open_units(paths: str | Path | Sequence[str | Path], layout: Mapping[str, Any] | None = None) -> Units:
@@ -641,7 +633,7 @@ def _read_file(path: Path, layout: UnitLayout) -> UnitsFile:
         file = read_cellinfo(path)
     elif path.suffix == ".npz":
         file = read_npz(path, times)
-    elif path.suffix in (".csv", ".tsv"):
+    elif path.name.lower().endswith(TEXT_ENDINGS):
         file = read_csv(path, vectors, layout.unit_id or "unit_id")
     elif path.suffix == ".parquet":
         file = read_parquet(path, vectors, times)
@@ -651,8 +643,7 @@ def _read_file(path: Path, layout: UnitLayout) -> UnitsFile:
             file.matrices["waveform"] = file.matrices.pop("waveform_mean")
     else:
         raise UnitsRefused(
-            f"{path}: expected a file that ends in {', '.join(ENDINGS)}, or {FOLDERS}; found"
-            f" {path.suffix or 'no ending'!r}."
+            f"{path}: expected a file that ends in {FILES}, or {FOLDERS}; found {path.suffix or 'no ending'!r}."
         )
     if len(file.columns) == 0:
         raise UnitsRefused(f"{path}: found no unit in it; there is nothing to learn.")

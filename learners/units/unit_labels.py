@@ -9,7 +9,7 @@ import numpy as np
 
 from neurofleet.errors import LearnerError, did_you_mean
 from neurofleet.learners.units.unit_checks import check_labels
-from neurofleet.learners.units.units import Units
+from neurofleet.learners.units.units import FILE_COLUMN, Units
 
 CLASS = "class"
 """The column of the units' table that has their classes, after merging."""
@@ -69,9 +69,11 @@ def labelled_units(
         A column or class is not there, fewer than two classes are, a class's units are all missing, or a labelled
         unit has no group.
     """
-    names = merged_classes(units.column(label), classes, label)
+    given = units.column(label)
+    names = merged_classes(given, classes, label)
+    files = _files_without(units, label, given)
     units = replace(units, obs=units.obs.assign(**{CLASS: names}))
-    notes = [*units.notes, *check_labels(units, CLASS)]
+    notes = [*units.notes, *files, *check_labels(units, CLASS)]
     known = tuple(sorted(set(names) - {""}))
     if len(known) < 2:
         raise LearnerError(
@@ -88,6 +90,23 @@ def labelled_units(
             " with the layout's `drop:`."
         )
     return LabelledUnits(units, names, known, labels, groups, tuple(notes))
+
+
+def _files_without(units: Units, label: str, given: np.ndarray) -> list[str]:
+    """Return a note for each file none of whose units has a label, with the nearest of the columns that it has."""
+    if FILE_COLUMN not in units.obs or label == FILE_COLUMN:
+        return []
+    notes, files = [], units.column(FILE_COLUMN)
+    for name in dict.fromkeys(files):
+        of_file = files == name
+        if not (given[of_file] != "").any():
+            filled = units.obs[of_file].notna().any()
+            columns = [str(column) for column in filled.index[filled] if column != FILE_COLUMN]
+            notes.append(
+                f"{name}: has no {label!r}{did_you_mean(label, columns)}, which other files have, so its"
+                f" {int(of_file.sum())} units have no class; its columns are {', '.join(columns) or 'none'}."
+            )
+    return notes
 
 
 def merged_classes(

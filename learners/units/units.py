@@ -14,6 +14,9 @@ from neurofleet.errors import LearnerError, did_you_mean
 from neurofleet.learners.array_files import as_text
 
 MODALITIES = ("waveform", "isi", "acg")
+FILE_COLUMN = "file"
+"""Column of `obs` that says which file a unit came from, unless the files have such a column."""
+
 POINTS = {"waveform": 50, "isi": 100, "acg": 100}
 
 

@@ -28,6 +28,7 @@ def dialect_of(tmp_path, content, name="a.csv"):
         ("cell_type\nc0,Astro\nc1,B\n", "a.csv", ",", ".", ("", "cell_type")),
         ("# made by hand\nid,A\nc1,1\n", "a.csv", ",", ".", ("id", "A")),
         ("id,A,B\n", "a.csv", ",", ".", ("id", "A", "B")),
+        ("id,A\nc1,1,\nc2,2,\n", "a.csv", ",", ".", ("id", "A", "")),
     ],
 )
 def test_separator_decimal_sign_and_names(tmp_path, content, name, separator, decimal, header):

@@ -54,15 +54,37 @@ def dgc(matrix: np.ndarray, rows: Any, columns: Any) -> S4:
     )
 
 
-def written_rds(value: Any, path: Path) -> Path:
+def written_rds(value: Any, path: Path, compress: Any = gzip.compress) -> Path:
     content = b"X\n" + struct.pack(">iiii", 3, 0x00040000, 0x00030500, 5) + b"UTF-8" + _item(value)
-    path.write_bytes(gzip.compress(content))
+    path.write_bytes(compress(content))
     return path
+
+
+def closure() -> bytes:
+    """Return a compiled function: its code has a call, the same call again, a name, and words."""
+    code = struct.pack(">iiiiii", 21, 1, 13, 1, 12, 4)
+    call = struct.pack(">iii", 244, 0, 6) + NIL + struct.pack(">ii", 1, 1) + _word("f") + struct.pack(">i", 0) + NIL
+    constants = call + struct.pack(">ii", 243, 0) + struct.pack(">ii", 1, 0x1FF) + struct.pack(">i", 16) + _item(["x"])
+    space = struct.pack(">iii", 249, 0, 1) + _word("base")
+    environment = struct.pack(">ii", 4, 0) + space + NIL * 3
+    return struct.pack(">i", 3 | 0x400) + environment + struct.pack(">i", 251) + code + constants
+
+
+def compact(kind: str, state: Any, **attributes: Any) -> bytes:
+    """Return a vector in one of R's alternative forms."""
+    form = [struct.pack(">ii", 2, 1) + _word(kind), struct.pack(">ii", 2, 1) + _word("base")]
+    info = b"".join(form) + struct.pack(">i", 2) + _item(np.array([14], dtype=np.int32)) + NIL
+    held = _item(state)
+    if kind.startswith("wrap"):
+        held = struct.pack(">i", 2) + held + _item(np.array([0], dtype=np.int32))
+    return struct.pack(">i", 238) + info + held + (_pairs(attributes) if attributes else NIL)
 
 
 def _item(value: Any) -> bytes:
     if value is None:
         return NIL
+    if isinstance(value, bytes):
+        return value
     if isinstance(value, S4):
         attributes = value.slots | {"class": Vector([value.kind], package=["made"])}
         return struct.pack(">i", 25 | 0x100 | 0x200 | (16 << 12)) + _pairs(attributes)

@@ -1,5 +1,8 @@
 """Objects of R in .rds files."""
 
+import bz2
+import lzma
+
 import numpy as np
 import pytest
 
@@ -7,7 +10,7 @@ from neurofleet.errors import CellsRefused
 from neurofleet.learners.cells import seurat_files
 from neurofleet.learners.cells.cell_files import open_cells
 from tests.learners.cells.made_cells import made_counts, made_genes
-from tests.learners.cells.made_rds import S4, Vector, data_frame, dgc, factor, named, written_rds
+from tests.learners.cells.made_rds import S4, Vector, closure, compact, data_frame, dgc, factor, named, written_rds
 
 CELLS = made_counts(12, 9)
 COUNTS = CELLS.X.toarray()
@@ -16,7 +19,8 @@ TABLE = data_frame(IDS, cell_type=factor(CELLS.obs["cell_type"]), nCount_RNA=COU
 
 
 def seurat(assay):
-    return S4("Seurat", assays=named(RNA=assay), **{"meta.data": TABLE, "active.assay": ["RNA"]})
+    steps = [closure(), compact("compact_intseq", np.array([3.0, 1.0, 1.0])), np.array([1, 2], dtype=np.int32)]
+    return S4("Seurat", commands=steps, assays=named(RNA=assay), **{"meta.data": TABLE, "active.assay": ["RNA"]})
 
 
 def seurat_4():
@@ -34,7 +38,8 @@ def seurat_5(*, split=False):
 
 
 def experiment():
-    assays = S4("SimpleAssays", data=S4("SimpleList", listData=named(counts=dgc(COUNTS.T, GENES, IDS))))
+    numbers = compact("wrap_real", COUNTS.astype(np.float64).ravel(), dim=np.array([9, 12], dtype=np.int32))
+    assays = S4("SimpleAssays", data=S4("SimpleList", listData=named(counts=numbers)))
     table = S4("DFrame", rownames=IDS, listData=named(cell_type=list(CELLS.obs["cell_type"])))
     return S4("SingleCellExperiment", assays=assays, colData=table, NAMES=GENES)
 
@@ -56,8 +61,9 @@ def test_another_layer(tmp_path, made):
         open_cells(file, layer="scale.data")
 
 
-def test_a_bare_matrix(tmp_path):
-    cells = open_cells(written_rds(dgc(COUNTS.T, GENES, IDS), tmp_path / "a.rds"))
+@pytest.mark.parametrize("compress", [bytes, bz2.compress, lzma.compress])
+def test_a_bare_matrix(tmp_path, compress):
+    cells = open_cells(written_rds(dgc(COUNTS.T, GENES, IDS), tmp_path / "a.rds", compress))
     np.testing.assert_array_equal(cells.read([3]).toarray(), COUNTS[[3]])
     with pytest.raises(CellsRefused, match="no names of genes or cells"):
         open_cells(written_rds(dgc(COUNTS.T, None, None), tmp_path / "b.rds"))
@@ -71,7 +77,7 @@ def test_what_cannot_be_read_is_told_how_to_convert(tmp_path, monkeypatch):
         with pytest.raises(CellsRefused, match=words):
             open_cells(written_rds(value, tmp_path / "a.rds"))
     (tmp_path / "b.rds").write_bytes(b"X\n\0\0\0\2")
-    with pytest.raises(CellsRefused, match="rds2py cannot read this file of R.*writeMM"):
+    with pytest.raises(CellsRefused, match="cannot be read as an .rds file of R: it is cut off.*writeMM"):
         open_cells(tmp_path / "b.rds")
     monkeypatch.setattr(seurat_files, "LARGEST_RDS_BYTES", 100)
     with pytest.raises(CellsRefused, match="too much for memory"):

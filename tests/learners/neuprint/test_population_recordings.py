@@ -51,6 +51,7 @@ def test_a_label_that_only_one_recording_has_is_missing_in_the_other() -> None:
     assert list(both.labels("class")) == ["EC", ""]
     assert list(both.labels("animal")) == ["m1", "m2"]
     assert both.animals == ("m1", "m2")
+    assert both.notes == ("No neuron of two has a label 'class'; those of other sessions have.",)
 
 
 def test_an_unknown_label_is_refused_with_the_nearest() -> None:

@@ -4,6 +4,7 @@ import json
 
 import h5py
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.io
 import zarr
@@ -116,7 +117,7 @@ def test_what_does_not_belong_together_is_refused(tmp_path):
     refused(phy(folder, spike_clusters=by_time(IDS) + 0.5), "samples and cluster numbers", "spike_times_per_s: 1")
     refused(phy(folder, templates=np.zeros((3, 91, 8))), "waveform for each of 4 clusters", "found 3")
     (phy(folder) / "cluster_group.tsv").write_text("cluster_id\tgroup\n3\tgood\n4\tmua\n")
-    refused(folder, "cluster_group.tsv", "clusters of spike_times.npy (2, 5, 9 ...), found others (3, 4 ...)")
+    refused(folder, "cluster_group.tsv", "clusters of the spikes (2, 5, 9 ...), found others (3, 4 ...)")
     (phy(folder) / "cluster_group.tsv").write_text("cluster_id\tgroup\n2\tgood\n2\tmua\n")
     refused(folder, "each cluster once, found 2 twice")
     (phy(folder) / "cluster_group.tsv").write_text("group\tn\ngood\t2\n")
@@ -136,6 +137,49 @@ def test_the_rate_of_a_folder_without_params_is_that_of_the_layout(tmp_path):
     refused(folder, "no number there")
     seconds = phy(tmp_path / "seconds", spike_times=np.sort(np.concatenate(trains())))
     check(open_units(seconds, {"spike_times_per_s": 1}), tmp_path, isi_atol=0.01)
+
+
+def alf(path, **changes):
+    """Write a probe as the International Brain Laboratory does: row N of clusters is cluster N."""
+    path.mkdir(parents=True, exist_ok=True)
+    samples, waveforms = np.sort(np.concatenate(SAMPLES)), np.zeros((13, 91, 8), dtype=np.float32)
+    waveforms[IDS] = on_channels(SHAPES)
+    depths = np.full(13, np.nan)
+    depths[IDS] = [20.0, 50.0, 90.0, 120.0]
+    arrays = {
+        "spikes.times": samples / RATE_HZ + 5,
+        "spikes.clusters.0f1c": by_time(IDS).astype(np.int32)[:, None],
+        "spikes.samples": samples,
+        "clusters.waveforms": waveforms,
+        "clusters.depths": depths[:, None],
+    }
+    for name, array in (arrays | changes).items():
+        np.save(path / f"{name}.npy", array)
+    metrics = pd.DataFrame({"cluster_id": [12, 2, 5], "label": [1.0, 1.0, 0.5], "presence_ratio": [0.9, 0.8, 0.7]})
+    metrics.to_parquet(path / "clusters.metrics.pqt", index=False)
+    (path / "clusters.cell_type.csv").write_text("cell_type\n" + "\n".join(["none"] * 2 + ["PV"] * 11) + "\n")
+    return path
+
+
+def test_alf(tmp_path):
+    folder = alf(tmp_path / "alf" / "probe00")
+    units = open_units(tmp_path)
+    check(units, tmp_path, isi_atol=0.01)
+    assert list(units.unit_ids) == ["2", "5", "9", "12"]
+    assert units.column("depths").tolist() == ["20", "50", "90", "120"]
+    assert units.column("label").tolist() == ["1", "0.5", "", "1"]
+    assert units.column("cell_type").tolist() == ["PV"] * 4
+    assert units.column("n_spikes").tolist() == [str(len(samples)) for samples in SAMPLES]
+    assert len(open_units(folder, {"quality": "ibl"})) == 2
+    in_samples = alf(folder, **{"spikes.times": np.sort(np.concatenate(SAMPLES))})
+    refused(in_samples, "spike_times_per_s")
+    (folder / "spikes.samples.npy").unlink()
+    layout = {"spike_times_per_s": RATE_HZ, "waveform_rate_hz": RATE_HZ}
+    check(open_units(folder, layout), tmp_path)
+    refused(folder, "sampling rate of the waveforms is unknown", spike_times_per_s=RATE_HZ)
+    refused(alf(folder, **{"clusters.depths": np.zeros(9)}), "clusters.depths.npy: expected a row for each", "found 9")
+    refused(alf(folder, **{"spikes.clusters.0f1c": by_time(IDS)[1:]}), "one cluster for each spike", "1499")
+    refused(alf(folder, **{"spikes.clusters.b": by_time(IDS)}), "one spikes.clusters", "spikes.clusters.b.npy")
 
 
 def analyzer(path, *, segments=1):

@@ -123,3 +123,11 @@ def test_spikes_given_twice_are_refused_and_a_few_copies_are_told(tmp_path):
     times[1] = np.sort(np.append(times[1], times[1][:5]))
     units = open_units([stored(tmp_path, times)])
     assert any("5 of 1505 spikes are at the same time" in note for note in units.notes)
+
+
+def test_one_unit_of_many_with_impossible_intervals_is_told(tmp_path):
+    times = trains(12)
+    times[3] = times[3] / 1000
+    units = open_units([stored(tmp_path, times)])
+    assert [note for note in units.notes if "unit u3 has half of its intervals below 0.5 ms" in note]
+    np.testing.assert_allclose(units.isi[:3], interval_shares(times[:3]), rtol=1e-6)

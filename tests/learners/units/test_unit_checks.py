@@ -6,6 +6,7 @@ import pytest
 from neurofleet.learners.units.signal_scaling import also_in, relative, row_hashes, scaled
 from neurofleet.learners.units.unit_checks import check_labels
 from neurofleet.learners.units.unit_files import open_units
+from neurofleet.learners.units.unit_labels import labelled_units
 from neurofleet.learners.units.units import MODALITIES, UnitsRefused
 from tests.learners.units.made_units import counts, made, npz, refused
 
@@ -112,3 +113,12 @@ def test_copies_within_a_set_are_said(tmp_path):
         arrays[name][7] = arrays[name][6]
     units = open_units([npz(tmp_path / "a.npz", **arrays)])
     assert any("1 units are copies of others" in note and "u7" in note for note in units.notes)
+
+
+def test_a_file_without_the_column_of_labels_is_told(tmp_path):
+    others = {"waveform": None, "acg": None, "isi": counts()[:, ::-1] + 1}
+    other = npz(tmp_path / "b.npz", cell_type=None, celltype=np.array(["PV"] * 30), **others)
+    units = open_units([npz(tmp_path / "a.npz"), other])
+    notes = labelled_units(units, "cell_type").notes
+    assert any("b.npz: has no 'cell_type' (did you mean 'celltype'?), which other files have" in note for note in notes)
+    assert not any("a.npz: has no" in note for note in notes)

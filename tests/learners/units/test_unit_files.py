@@ -311,7 +311,7 @@ def test_what_is_no_file_of_units_is_refused(tmp_path):
     (tmp_path / "one.npy").rename(tmp_path / "one.npz")
     refused([tmp_path / "one.npz"], "expected an npz file")
     (tmp_path / "a.mat").write_bytes(b"MATLAB")
-    refused([tmp_path / "a.mat"], ".npz, .parquet, .csv, .tsv, .nwb, .cellinfo.mat", "'.mat'")
+    refused([tmp_path / "a.mat"], ".npz, .parquet, .nwb, .cellinfo.mat, or of text .csv, .tsv or .txt", "'.mat'")
     path = npz(tmp_path / "a.npz")
     refused([path, path], "given twice")
 
@@ -331,7 +331,9 @@ def test_bad_tables_are_refused(tmp_path):
     (tmp_path / "twice.csv").write_text("unit_id,isi_0,isi_0\na,1,2\n")
     refused([tmp_path / "twice.csv"], "several columns are called isi_0")
     (tmp_path / "blank.csv").write_text("\n\n")
-    refused([tmp_path / "blank.csv"], "no unit")
+    refused([tmp_path / "blank.csv"], "it is empty")
+    (tmp_path / "long.csv").write_text("unit_id,isi_0,isi_1\na,1,2\nb,1,2,3,4\n")
+    refused([tmp_path / "long.csv"], "below 3 names there are lines of 5 values")
     lists = table(numbered=False)
     lists.at[4, "waveform"] = lists.at[4, "waveform"][:40]
     lists.to_parquet(tmp_path / "unlike.parquet")
@@ -341,11 +343,20 @@ def test_bad_tables_are_refused(tmp_path):
     refused([tmp_path / "rates.parquet"], "one waveform_rate_hz for all units", "30000")
 
 
-@pytest.mark.parametrize(("ending", "mark", "decimal"), [("tsv", "\t", "."), ("csv", ";", ","), ("csv", ";", ".")])
-def test_tabs_semicolons_and_decimal_commas_are_read(tmp_path, ending, mark, decimal):
-    rows = table(numbered=True)
-    rows.to_csv(tmp_path / f"a.{ending}", index=False, sep=mark, decimal=decimal)
+@pytest.mark.parametrize(
+    ("ending", "mark", "decimal", "encoding"),
+    [
+        ("tsv.gz", "\t", ".", "utf-8"),
+        ("csv", ";", ",", "utf-16"),
+        ("CSV", ";", ".", "utf-8"),
+        ("txt", ",", ".", "utf-8"),
+    ],
+)
+def test_tables_of_text_are_read_however_they_are_written(tmp_path, ending, mark, decimal, encoding):
+    rows = table(numbered=True).assign(remark="depth; 1,5 mm, L2/3")
+    rows.to_csv(tmp_path / f"a.{ending}", index=False, sep=mark, decimal=decimal, encoding=encoding)
     units = open_units([tmp_path / f"a.{ending}"], LAYOUT)
+    assert set(units.column("remark")) == {"depth; 1,5 mm, L2/3"}
     truth = open_units([npz(tmp_path / "a.npz")])
     assert list(units.unit_ids) == list(truth.unit_ids)
     np.testing.assert_allclose(units.waveform, truth.waveform, rtol=1e-5, atol=1e-6)
