@@ -27,10 +27,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from neurofleet.cluster.store.folders import Folder
-from neurofleet.cluster.store.schemas import check_version
+from neurofleet.cluster.store.map_columns import dictionary_columns, unfold
+from neurofleet.cluster.store.schemas import EVALUATIONS, check_version
 from neurofleet.errors import ClusterError
-
-EVALUATIONS = "evaluations"
 
 _FOLDER_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")
 _FILE = re.compile(
@@ -321,7 +320,7 @@ class _Merger:
             sink,
             row_group_size=ROWS_IN_GROUP,
             compression="zstd",
-            use_dictionary=[f.name for f in tables[0].schema if pa.types.is_dictionary(f.type)],
+            use_dictionary=dictionary_columns(tables[0].schema),
             write_page_checksum=True,
         )
         return sink.getvalue().to_pybytes()
@@ -368,10 +367,11 @@ class _Merger:
 def _checksum(table: pa.Table) -> _Checksum:
     """Row count, and SHA-256 over the columns' names, types and values, however they are chunked."""
     digest = hashlib.sha256()
+    table = unfold(table)
     for name, column in zip(table.column_names, table.columns, strict=True):
-        values = column.drop_null()
         digest.update(json.dumps([name, str(column.type)]).encode())
         digest.update(column.is_null().to_numpy().tobytes())
+        values = column.drop_null()
         if pa.types.is_primitive(column.type):
             digest.update(values.to_numpy().tobytes())
         else:

@@ -2,14 +2,18 @@
 
 ``OUT/job.yaml  provenance.json  events.jsonl``
 ``OUT/evaluations/cell=ID/stage=NAME/seed=N/generation-00012.parquet``, merged once the cell is finished
-``OUT/hall_of_fame/cell=ID/seed=N.parquet`` and ``pooled.parquet``
+``OUT/hall_of_fame/cell=ID/seed=N.parquet``
+``OUT/pooled/cell=ID/part.parquet``: the halls of fame of all seeds together
+
+All files of one of these tables have one schema (`neurofleet.cluster.store.schemas`), so that any reader of Parquet
+takes the folder as it is.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,7 +34,15 @@ from neurofleet.cluster.store.generations import (
     read_tables,
 )
 from neurofleet.cluster.store.lease import Lease, file_lock, lock_holder, removed
-from neurofleet.cluster.store.schemas import Evaluations, HallOfFameRows
+from neurofleet.cluster.store.map_columns import dictionary_columns, unfold
+from neurofleet.cluster.store.schemas import (
+    SCHEMA_VERSION,
+    Evaluations,
+    HallOfFameRows,
+    schema_version,
+    uniform,
+    wide_table,
+)
 from neurofleet.errors import ClusterError, RunFolderRefused
 
 Rows = TypeVar("Rows", Evaluations, HallOfFameRows)
@@ -42,7 +54,9 @@ EVENTS = "events.jsonl"
 HALLS_OF_FAME = "hall_of_fame"
 POOLED = "pooled"
 
-_HALL_OF_FAME_FILE = re.compile(rf"^{HALLS_OF_FAME}/cell=([^/]+)/(?:seed=(\d+)|{POOLED})\.parquet$")
+_HALL_OF_FAME_FILE = re.compile(rf"^{HALLS_OF_FAME}/cell=([^/]+)/seed=(\d+)\.parquet$")
+_POOLED_FILE = re.compile(rf"^(?:{POOLED}/cell=([^/]+)/part|{HALLS_OF_FAME}/cell=([^/]+)/{POOLED})\.parquet$")
+"""Where version 1 of the schemas had it, too."""
 
 
 class RunStore:
@@ -54,9 +68,16 @@ class RunStore:
     ----------
     root : str or Path
         A path, or a URI that `pyarrow.fs` understands.
+
+    Attributes
+    ----------
+    parameters : sequence of str
+        Those of all cells of the run, which each file of evaluations and each hall of fame that is written has a
+        column for. Where it is empty, a file has those of its own cell and stage.
     """
 
     def __init__(self, root: str | Path) -> None:
+        self.parameters: Sequence[str] = ()
         self._folder = open_folder(root)
         self._confirm: Callable[[], None] = lambda: None
 
@@ -161,7 +182,9 @@ class RunStore:
 
         The same evaluations give the same bytes, so writing a generation again changes nothing.
         """
-        self._folder.write(FitKey(cell, stage, seed).part(evaluations.generation), _parquet(evaluations.to_table()))
+        self._folder.write(
+            FitKey(cell, stage, seed).part(evaluations.generation), _parquet(evaluations.to_table(self.parameters))
+        )
 
     def read_generations(self, cell: str, stage: str, seed: int) -> list[Evaluations]:
         """All stored generations of one stage and seed, in order from generation 0.
@@ -204,7 +227,7 @@ class RunStore:
 
     def write_hall_of_fame(self, rows: HallOfFameRows, seed: int | str) -> None:
         """Store a cell's hall of fame: of one seed, or of all with seed ``"pooled"``."""
-        self._folder.write(_hall_of_fame(rows.cell, seed), _parquet(rows.to_table()))
+        self._folder.write(_hall_of_fame(rows.cell, seed), _parquet(rows.to_table(self.parameters)))
 
     def read_hall_of_fame(self, cell: str, seed: int | str = POOLED) -> HallOfFameRows | None:
         """A cell's hall of fame, None when it has none yet."""
@@ -212,21 +235,50 @@ class RunStore:
         return None if table is None else self._from_table(_hall_of_fame(cell, seed), HallOfFameRows, table)
 
     def hall_of_fame_table(self, cell: str, seed: int | str = POOLED) -> pa.Table | None:
-        """The same as the table that is stored."""
-        return self.table(_hall_of_fame(cell, seed))
+        """The same as a table, with the columns ``cell``, ``param.<name>`` … and ``score.<objective>`` …"""
+        table = self.table(_hall_of_fame(cell, seed))
+        if table is None and seed == POOLED:
+            table = self.table(f"{HALLS_OF_FAME}/cell={cell}/{POOLED}.parquet")  # of version 1
+        return None if table is None else wide_table(table)
 
     def halls_of_fame(self) -> list[tuple[str, int | str]]:
         """Every (cell, seed) that has a hall of fame; seed ``"pooled"`` once the cell is finished."""
-        matches = (_HALL_OF_FAME_FILE.match(name) for name in self._folder.names(HALLS_OF_FAME))
-        return [(m[1], int(m[2]) if m[2] else POOLED) for m in matches if m]
+        names = self._folder.names(HALLS_OF_FAME)
+        halls: list[tuple[str, int | str]] = [(m[1], int(m[2])) for m in map(_HALL_OF_FAME_FILE.match, names) if m]
+        pooled = map(_POOLED_FILE.match, [*names, *self._folder.names(POOLED)])
+        return halls + [(m[1] or m[2], POOLED) for m in pooled if m]
+
+    def upgrade(self) -> None:
+        """Write evaluations and halls of fame of an older version of the schemas again, as they are written today.
+
+        A run that was begun by an older neurofleet and goes on then has one schema too. The caller holds the run with
+        `locked`, and has set `parameters`.
+        """
+        halls = [name for name in self._folder.names(HALLS_OF_FAME) if name.endswith(".parquet")]
+        names = sorted(name for name in self._folder.names(EVALUATIONS) if name.endswith(".parquet")) + sorted(halls)
+        if not names or not self._is_older(names[0]):
+            return
+        for name in reversed(names):  # so the first one is the last: a killed upgrade begins again
+            if self._is_older(name):
+                table = self.table(name)
+                assert table is not None
+                old = _POOLED_FILE.match(name)
+                self._folder.write(_hall_of_fame(old[2], POOLED) if old else name, _parquet(uniform(table, self.parameters)))
+                if old:
+                    self._folder.remove([name])
+
+    def _is_older(self, name: str) -> bool:
+        schema = pq.read_schema(pa.BufferReader(self._folder.read(name) or b""))
+        return schema_version(schema) < SCHEMA_VERSION
 
     def table(self, name: str, columns: list[str] | None = None) -> pa.Table | None:
-        """A Parquet file of the run as a table, None when there is none."""
+        """A Parquet file of the run as a table, None when there is none; maps that `fold` made are columns again."""
         content = self._folder.read(name)
         if content is None:
             return None
         try:
-            return pq.read_table(pa.BufferReader(content), columns=columns)
+            table = pq.read_table(pa.BufferReader(content), columns=columns)
+            return table if columns else unfold(table)
         except (pa.ArrowException, OSError) as error:
             raise ClusterError(
                 f"Cannot read {self.root}/{name}: {error}. Put back a good copy, or remove it and run the job"
@@ -298,13 +350,11 @@ class RunStore:
 
 
 def _hall_of_fame(cell: str, seed: int | str) -> str:
-    return (
-        f"{HALLS_OF_FAME}/cell={checked_folder_name(cell)}/{POOLED if seed == POOLED else f'seed={int(seed)}'}.parquet"
-    )
+    folder = f"cell={checked_folder_name(cell)}"
+    return f"{POOLED}/{folder}/part.parquet" if seed == POOLED else f"{HALLS_OF_FAME}/{folder}/seed={int(seed)}.parquet"
 
 
 def _parquet(table: pa.Table) -> bytes:
     sink = pa.BufferOutputStream()
-    texts = [field.name for field in table.schema if pa.types.is_dictionary(field.type)]
-    pq.write_table(table, sink, compression="zstd", use_dictionary=texts)
+    pq.write_table(table, sink, compression="zstd", use_dictionary=dictionary_columns(table.schema))
     return sink.getvalue().to_pybytes()

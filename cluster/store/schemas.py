@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,9 +10,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from neurofleet.cluster.store.map_columns import fold, unfold
 from neurofleet.errors import ClusterError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Raised when a column changes its name, type or meaning; a reader refuses versions newer than its own."""
 
 PARAMETER_PREFIX = "param."
@@ -19,25 +21,34 @@ OBJECTIVE_PREFIX = "score."
 SEARCH_OBJECTIVE_PREFIX = "search_score."
 """Of a hall of fame: how the search had scored a model that was scored again after it."""
 
+OWN_PARAMETERS, CELL = b"parameters", b"cell"
+"""In the metadata of a file: which of its ``param.`` columns its cell has, in their order; and of a hall of fame, its
+cell, which its folder names."""
+
 _TEXT = pa.dictionary(pa.int32(), pa.string())
-_EVALUATION_FIELDS = [
-    pa.field("generation", pa.int32(), nullable=False),
-    pa.field("individual", pa.int32(), nullable=False),
-    pa.field("status", _TEXT, nullable=False),
-    pa.field("reason", _TEXT, nullable=False),
-    pa.field("seconds", pa.float64(), nullable=False),
-    pa.field("total", pa.float64(), nullable=False),
-]
 _ARRIVAL_FIELDS = [pa.field("asked", pa.int64()), pa.field("in_flight", pa.int32())]
 _SEARCH_TOTAL = pa.field("search_total", pa.float64())
-_HALL_OF_FAME_FIELDS = [
-    pa.field("cell", pa.string(), nullable=False),
-    pa.field("seed", pa.int64(), nullable=False),
-    pa.field("rank", pa.int32(), nullable=False),
-    pa.field("total", pa.float64(), nullable=False),
-    pa.field("generation", pa.int32(), nullable=False),
-    pa.field("individual", pa.int32(), nullable=False),
-]
+EVALUATIONS, HALL_OF_FAME = "evaluations", "hall_of_fame"
+_FIELDS = {
+    EVALUATIONS: [
+        pa.field("generation", pa.int32()),
+        pa.field("individual", pa.int32()),
+        pa.field("status", _TEXT),
+        pa.field("reason", _TEXT),
+        pa.field("seconds", pa.float64()),
+        pa.field("total", pa.float64()),
+        *_ARRIVAL_FIELDS,
+    ],
+    HALL_OF_FAME: [
+        pa.field("seed", pa.int64()),
+        pa.field("rank", pa.int32()),
+        pa.field("total", pa.float64()),
+        pa.field("generation", pa.int32()),
+        pa.field("individual", pa.int32()),
+        _SEARCH_TOTAL,
+    ],
+}
+_MAPS = {EVALUATIONS: ("score",), HALL_OF_FAME: ("score", "search_score")}
 
 
 @dataclass(frozen=True)
@@ -79,27 +90,34 @@ class Evaluations:
     def __len__(self) -> int:
         return len(self.totals)
 
-    def to_table(self) -> pa.Table:
-        """The generation as a table of `SCHEMA_VERSION`."""
+    def to_table(self, parameters: Sequence[str] = ()) -> pa.Table:
+        """The generation as a table of `SCHEMA_VERSION`.
+
+        Parameters
+        ----------
+        parameters : sequence of str
+            Those of all cells of the run: each has a column, which is null for one that this cell lacks.
+        """
         n = len(self)
-        columns = [
-            np.full(n, self.generation, np.int32),
-            np.arange(n, dtype=np.int32),
-            _texts(self.statuses),
-            _texts(self.reasons),
-            np.asarray(self.seconds, float),
-            np.asarray(self.totals, float),
-        ]
-        fields = list(_EVALUATION_FIELDS)
+        columns = {
+            "generation": np.full(n, self.generation, np.int32),
+            "individual": np.arange(n, dtype=np.int32),
+            "status": _texts(self.statuses),
+            "reason": _texts(self.reasons),
+            "seconds": np.asarray(self.seconds, float),
+            "total": np.asarray(self.totals, float),
+        }
         if self.asked is not None and self.in_flight is not None:
-            fields += _ARRIVAL_FIELDS
-            columns += [np.asarray(self.asked, np.int64), np.asarray(self.in_flight, np.int32)]
-        return _table("evaluations", fields, columns, self)
+            columns |= {"asked": np.asarray(self.asked, np.int64), "in_flight": np.asarray(self.in_flight, np.int32)}
+        columns |= _wide(self, PARAMETER_PREFIX, self.parameter_names, self.parameters)
+        columns |= _wide(self, OBJECTIVE_PREFIX, self.objective_names, self.scores)
+        return uniform(_labelled(pa.table(columns), EVALUATIONS), parameters)
 
     @classmethod
     def from_table(cls, table: pa.Table) -> Evaluations:
         """Read back what `to_table` made."""
-        check_version(table.schema, "evaluations")
+        check_version(table.schema, EVALUATIONS)
+        table = wide_table(table)
         generations = np.unique(table["generation"].to_numpy())
         if len(generations) != 1:
             raise ClusterError(f"A generation's table should hold one generation; it holds {generations}.")
@@ -151,30 +169,36 @@ class HallOfFameRows:
     def __len__(self) -> int:
         return len(self.totals)
 
-    def to_table(self) -> pa.Table:
+    def to_table(self, parameters: Sequence[str] = ()) -> pa.Table:
         """The hall of fame as a table of `SCHEMA_VERSION`; ranks count from 1.
 
         Nothing in it tells when or where it was computed: equal fits have equal bytes.
+
+        Parameters
+        ----------
+        parameters : sequence of str
+            Those of all cells of the run: each has a column, which is null for one that this cell lacks.
         """
-        n = len(self)
-        columns = [
-            pa.array([self.cell] * n, pa.string()),
-            np.asarray(self.seeds, np.int64),
-            np.arange(1, n + 1, dtype=np.int32),
-            np.asarray(self.totals, float),
-            np.asarray(self.generations, np.int32),
-            np.asarray(self.individuals, np.int32),
-        ]
-        fields = list(_HALL_OF_FAME_FIELDS)
+        columns = {
+            "seed": np.asarray(self.seeds, np.int64),
+            "rank": np.arange(1, len(self) + 1, dtype=np.int32),
+            "total": np.asarray(self.totals, float),
+            "generation": np.asarray(self.generations, np.int32),
+            "individual": np.asarray(self.individuals, np.int32),
+        }
         if self.search_totals is not None:
-            fields.append(_SEARCH_TOTAL)
-            columns.append(np.asarray(self.search_totals, float))
-        return _table("hall_of_fame", fields, columns, self, self.search_scores)
+            columns["search_total"] = np.asarray(self.search_totals, float)
+        columns |= _wide(self, PARAMETER_PREFIX, self.parameter_names, self.parameters)
+        columns |= _wide(self, OBJECTIVE_PREFIX, self.objective_names, self.scores)
+        if self.search_scores is not None:
+            columns |= _wide(self, SEARCH_OBJECTIVE_PREFIX, self.objective_names, self.search_scores)
+        return uniform(_labelled(pa.table(columns), HALL_OF_FAME, {CELL: self.cell}), parameters)
 
     @classmethod
     def from_table(cls, table: pa.Table) -> HallOfFameRows:
         """Read back what `to_table` made."""
-        check_version(table.schema, "hall_of_fame")
+        check_version(table.schema, HALL_OF_FAME)
+        table = wide_table(table)
         cells = set(table["cell"].to_pylist())
         if len(cells) > 1:
             raise ClusterError(f"A hall of fame should be of one cell; it is of {sorted(cells)}.")
@@ -193,6 +217,11 @@ class HallOfFameRows:
         )
 
 
+def schema_version(schema: pa.Schema) -> int:
+    """Return the version of a table's schema, 0 of one that says none."""
+    return int((schema.metadata or {}).get(b"schema_version", b"0"))
+
+
 def check_version(schema: pa.Schema, kind: str) -> None:
     """Refuse a table of another kind or of a newer version than this program knows.
 
@@ -202,7 +231,7 @@ def check_version(schema: pa.Schema, kind: str) -> None:
     """
     metadata = schema.metadata or {}
     stored = metadata.get(b"neurofleet_table", b"nothing").decode()
-    version = int(metadata.get(b"schema_version", b"0"))
+    version = schema_version(schema)
     if stored != kind:
         raise ClusterError(f"A table of {kind} was expected; its metadata says it is {stored!r}.")
     if version > SCHEMA_VERSION:
@@ -212,27 +241,71 @@ def check_version(schema: pa.Schema, kind: str) -> None:
         )
 
 
-def _table(
-    kind: str,
-    fields: list[pa.Field],
-    columns: list,
-    rows: Evaluations | HallOfFameRows,
-    search_scores: np.ndarray | None = None,
-) -> pa.Table:
-    n, fields, columns = len(rows), list(fields), list(columns)
-    wide = [
-        (PARAMETER_PREFIX, rows.parameter_names, rows.parameters),
-        (OBJECTIVE_PREFIX, rows.objective_names, rows.scores),
-    ]
-    if search_scores is not None:
-        wide.append((SEARCH_OBJECTIVE_PREFIX, rows.objective_names, search_scores))
-    for prefix, names, values in wide:
-        values = np.asarray(values, float).reshape(n, len(names))
-        fields += [pa.field(prefix + name, pa.float64(), nullable=False) for name in names]
-        columns += [np.ascontiguousarray(column) for column in values.T]
-    metadata = {"neurofleet_table": kind, "schema_version": str(SCHEMA_VERSION)}
-    schema = pa.schema(fields, metadata)
-    return pa.table([pa.array(c, f.type) for c, f in zip(columns, fields, strict=True)], schema=schema)
+def uniform(table: pa.Table, parameters: Sequence[str]) -> pa.Table:
+    """Return a table of evaluations or of a hall of fame as it is stored: all of a run have one schema.
+
+    Parameters
+    ----------
+    table : pyarrow.Table
+        With a column for each parameter and objective of its cell. Of an older version, or stored already, too.
+    parameters : sequence of str
+        Those of all cells of the run.
+    """
+    table = wide_table(table)
+    metadata = dict(table.schema.metadata)
+    kind = metadata[b"neurofleet_table"].decode()
+    own = _with_prefix(PARAMETER_PREFIX, table.column_names)
+    cell = table["cell"][0].as_py() if "cell" in table.column_names and len(table) else None
+    columns = {}
+    for field in _FIELDS[kind]:
+        there = field.name in table.column_names
+        columns[field.name] = table[field.name].cast(field.type) if there else pa.nulls(len(table), field.type)
+    for name in dict.fromkeys([*parameters, *own]):
+        column = PARAMETER_PREFIX + name
+        columns[column] = table[column] if name in own else pa.nulls(len(table), pa.float64())
+    maps = _MAPS[kind]
+    columns |= {name: table[name] for name in table.column_names if name.startswith(tuple(f"{p}." for p in maps))}
+    uniform_table = pa.table(columns).replace_schema_metadata(metadata)
+    facts = {OWN_PARAMETERS: json.dumps(own)} | ({} if cell is None else {CELL: cell})
+    return fold(_labelled(uniform_table, kind, facts), dict.fromkeys(maps, pa.float64()))
+
+
+def wide_table(table: pa.Table) -> pa.Table:
+    """Return a table of evaluations or of a hall of fame with a column for each parameter and objective of its cell.
+
+    A hall of fame has the column ``cell`` first.
+    """
+    metadata = table.schema.metadata or {}
+    if OWN_PARAMETERS in metadata:
+        own = [PARAMETER_PREFIX + name for name in json.loads(metadata[OWN_PARAMETERS])]
+        names = table.column_names
+        first = next((i for i, name in enumerate(names) if name.startswith(PARAMETER_PREFIX)), len(names))
+        others = [name for name in names if not name.startswith(PARAMETER_PREFIX)]
+        table = unfold(table.select([*others[:first], *own, *others[first:]]))
+        absent = [f.name for f in (*_ARRIVAL_FIELDS, _SEARCH_TOTAL) if f.name in table.column_names]
+        table = table.drop_columns([name for name in absent if table[name].null_count == len(table)])
+    if CELL in metadata and "cell" not in table.column_names:
+        table = table.add_column(0, "cell", pa.array([metadata[CELL].decode()] * len(table), pa.string()))
+    return table
+
+
+def own_columns(schema: pa.Schema) -> pa.Schema:
+    """Return a schema without the parameters that only other cells of the run have."""
+    own = json.loads((schema.metadata or {}).get(OWN_PARAMETERS, b"null"))
+    if own is None:
+        return schema
+    foreign = {name for name in schema.names if name.startswith(PARAMETER_PREFIX)} - {PARAMETER_PREFIX + n for n in own}
+    return pa.schema([field for field in schema if field.name not in foreign], schema.metadata)
+
+
+def _labelled(table: pa.Table, kind: str, facts: dict[bytes, str] | None = None) -> pa.Table:
+    metadata = dict(table.schema.metadata or {}) | {b"neurofleet_table": kind, b"schema_version": str(SCHEMA_VERSION)}
+    return table.replace_schema_metadata(metadata | (facts or {}))
+
+
+def _wide(rows: Evaluations | HallOfFameRows, prefix: str, names: Sequence[str], values: np.ndarray) -> dict[str, Any]:
+    values = np.asarray(values, float).reshape(len(rows), len(names))
+    return {prefix + name: np.ascontiguousarray(column) for name, column in zip(names, values.T, strict=True)}
 
 
 def _texts(texts: Sequence[str]) -> pa.Array:
@@ -245,9 +318,13 @@ def _wide_columns(table: pa.Table) -> dict[str, Any]:
         (PARAMETER_PREFIX, "parameter_names", "parameters"),
         (OBJECTIVE_PREFIX, "objective_names", "scores"),
     ):
-        names = tuple(name.removeprefix(prefix) for name in table.column_names if name.startswith(prefix))
+        names = _with_prefix(prefix, table.column_names)
         columns[names_key], columns[values_key] = names, _matrix(table, [prefix + name for name in names])
     return columns
+
+
+def _with_prefix(prefix: str, names: Sequence[str]) -> tuple[str, ...]:
+    return tuple(name.removeprefix(prefix) for name in names if name.startswith(prefix))
 
 
 def _matrix(table: pa.Table, columns: Sequence[str]) -> np.ndarray:

@@ -179,6 +179,22 @@ def stage_plans(spec: FitSpec, folder: Path) -> dict[str, tuple[StagePlan, ...]]
     return {cell.id: plans[cell.dendrite] for cell in spec.cells}
 
 
+def run_parameters(spec: FitSpec, folder: Path) -> tuple[str, ...]:
+    """Return the parameters of all cells of the job, searched or fixed, in the order of their recipes.
+
+    Empty with an evaluator of the user's own, whose parameters are those of its only cell.
+    """
+    if spec.cells is None:
+        return ()
+    known = job_mechanisms(spec, folder).known
+    names: dict[str, None] = {}
+    for dendrite in dict.fromkeys(cell.dendrite for cell in spec.cells):
+        recipe = load_recipe(spec.recipe, dendrite, folder, known)
+        last = len(recipe.stages) - 1
+        names |= dict.fromkeys([*recipe.bounds_until(last, True), *recipe.fixed_until(last, True)])
+    return tuple(names)
+
+
 def input_files(spec: FitSpec, folder: Path) -> dict[str, str]:
     """Return the SHA-256 of each input file, by the name it has in the job.
 

@@ -16,7 +16,7 @@ from neurofleet.jobs.fit.campaign_progress import CampaignReporter, FitProgress,
 from neurofleet.jobs.fit.campaign_state import STATUS, CampaignState, ending_table, engine_lines, recorded_choices
 from neurofleet.jobs.fit.engine_choice import all_with_engines, choices_of
 from neurofleet.jobs.fit.fit_costs import check_disk_space
-from neurofleet.jobs.fit.fit_inputs import cell_ids, check_warm_start, input_files, prepare, stage_plans
+from neurofleet.jobs.fit.fit_inputs import cell_ids, check_warm_start, input_files, prepare, run_parameters, stage_plans
 from neurofleet.jobs.fit.fit_job import FitSpec
 from neurofleet.jobs.fit.fit_problem import Subject
 from neurofleet.jobs.fit.input_process import Preparation
@@ -95,6 +95,8 @@ def _print_line(text: str) -> None:
 
 def _fit(run: JobRun, folder: Path, address: str | None, cpus: int | None) -> Ending:
     spec, store, left = run.spec, run.store, run.inputs.left
+    store.parameters = run_parameters(spec, folder)
+    store.upgrade()
     ready = {subject.id: subject for subject in run.inputs.subjects}
     later = [cell for cell in spec.cells or () if cell.id in left and cell.id not in ready]
     plans = stage_plans(spec, folder)

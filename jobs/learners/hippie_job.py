@@ -33,6 +33,7 @@ from neurofleet.jobs.learners.learner_figures import plane_map
 from neurofleet.jobs.learners.learner_folder import EMBEDDINGS, EMBEDDINGS_H5AD, PIECES, SCORES
 from neurofleet.jobs.learners.learner_job import LearnerJob, LearnerRun, Trained, Trial
 from neurofleet.jobs.progress import duration
+from neurofleet.jobs.results.sql import united
 from neurofleet.jobs.run_folder import refuse_missing, versions
 from neurofleet.learners.embedding_tables import vector_columns
 from neurofleet.learners.hippie.autoencoder_settings import HippieSettings
@@ -554,8 +555,8 @@ class HippieJob(LearnerJob[FoldsSpec, HippieInputs]):
         sets = [(unit_set, self._pretrain(unit_set, unit_set.name, run)) for unit_set in run.inputs.sets]
         results = evaluate_sets(sets, spec, self.folder, run)
         _write_tables(run.out, results)
-        for result in results:
-            _write_part(run.out / "embeddings", result.unit_set.name, embeddings_table(result, spec.chosen))
+        embeddings = {result.unit_set.name: embeddings_table(result, spec.chosen) for result in results}
+        _write_parts(run.out / "embeddings", embeddings)
         findings: dict[str, Any] = {
             "name": spec.name,
             "sets": [result.to_json() for result in results],
@@ -730,15 +731,21 @@ def write_unit_embeddings(out: Path, model: "HippieModel", labelled: LabelledUni
 
 def _write_tables(out: Path, results: list[SetResult]) -> None:
     """Write predictions of all sets, and their scores, as Parquet."""
-    for result in results:
-        _write_part(out / "predictions", result.unit_set.name, predictions_table(result))
+    _write_parts(out / "predictions", {result.unit_set.name: predictions_table(result) for result in results})
     pq.write_table(pa.concat_tables([scores_table(result) for result in results]), out / SCORES)
 
 
-def _write_part(folder: Path, name: str, table: pa.Table) -> None:
-    file = folder / f"set={name}" / "part.parquet"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(table, file)
+def _write_parts(folder: Path, tables: Mapping[str, pa.Table]) -> None:
+    """Write the tables of all sets with one schema; a column that a set lacks is null there."""
+    kinds, _ = united([(name, table.schema) for name, table in tables.items()])
+    for name, table in tables.items():
+        file = folder / f"set={name}" / "part.parquet"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        columns = {
+            column: table[column].cast(kind) if column in table.column_names else pa.nulls(len(table), kind)
+            for column, kind in kinds.items()
+        }
+        pq.write_table(pa.table(columns), file)
 
 
 def _fits(spec: FoldsSpec) -> int:

@@ -21,7 +21,7 @@ START_SCRIPT = f"{ROOT}/start.sh"
 JOB_FILE = "neurofleet-job.yaml"
 
 _LEFT_OUT = {"__pycache__", ".git", ".venv", "venv", *MACHINES}
-_RUN_FILES = ("events.jsonl", "findings.json", "hall_of_fame", "accepted")
+_RUN_FILES = ("events.jsonl", "findings.json", "hall_of_fame", "pooled", "accepted")
 """What studies read of a run, beside its job and where it comes from."""
 
 _CHUNK_BYTES = 2**20

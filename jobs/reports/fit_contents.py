@@ -129,13 +129,17 @@ def _best(tables: RunTables, cell: str, stage: str, size: int) -> HallOfFameRows
     names, objectives = tables.parameters[cell, stage], tables.objectives[cell, stage]
     wide = [PARAMETER_PREFIX + name for name in names] + [OBJECTIVE_PREFIX + name for name in objectives]
     columns = ", ".join('"' + column.replace('"', '""') + '"' for column in wide)
-    rows = tables.rows(
-        f"select seed, generation, individual, total, {columns} from evaluations "
+    best = tables.rows(
+        "select seed, generation, individual from evaluations "
         f"where cell = ? and stage = ? order by total, seed, generation, individual limit {size}",
         [cell, stage],
     )
-    numbers = np.array([row[3:] for row in rows], float)
-    seeds, generations, individuals = np.array([row[:3] for row in rows], int).T
+    one = "cell = ? and stage = ? and seed = ? and generation = ? and individual = ?"
+    rows = [  # scores of these rows alone are read
+        tables.rows(f"select total, {columns} from evaluations where {one}", [cell, stage, *place])[0] for place in best
+    ]
+    numbers = np.array(rows, float)
+    seeds, generations, individuals = np.array(best, int).T
     return HallOfFameRows(
         cell=cell,
         seeds=seeds,

@@ -11,11 +11,13 @@ import pyarrow as pa
 from neurofleet.cluster.store.generations import EVALUATIONS, evaluation_files
 from neurofleet.cluster.store.run_store import HALLS_OF_FAME, POOLED, RunStore
 from neurofleet.cluster.store.schemas import (
+    HALL_OF_FAME,
     OBJECTIVE_PREFIX,
     PARAMETER_PREFIX,
     SEARCH_OBJECTIVE_PREFIX,
     Evaluations,
     HallOfFameRows,
+    wide_table,
 )
 from neurofleet.errors import JobError, UsageError
 from neurofleet.jobs.job_file import parse_job
@@ -25,10 +27,13 @@ from neurofleet.jobs.results.runs_found import FoundRun
 from neurofleet.jobs.results.sql import Database, first_line, listed, near_names, plain, quoted
 from neurofleet.jobs.results.table_scan import ROOT, RUN, Part, Scanned, ViewSummary, scan, summary_of
 
-HALL_OF_FAME = "hall_of_fame"
 FIT_VIEWS = (EVALUATIONS, HALL_OF_FAME, POOLED)
 
-_HALL_OF_FAME_FILE = re.compile(rf"^{HALLS_OF_FAME}/cell=[^/]+/(seed=\d+|{POOLED})\.parquet$")
+_FILES = {
+    HALL_OF_FAME: re.compile(rf"^{HALLS_OF_FAME}/cell=([^/]+)/seed=\d+\.parquet$"),
+    POOLED: re.compile(rf"^(?:{POOLED}/cell=([^/]+)/part|{HALLS_OF_FAME}/cell=([^/]+)/{POOLED})\.parquet$"),
+}
+"""Version 0.1.0 had the pooled halls of fame among the others."""
 
 
 def fit_parts(place: FolderReader, view: str, folder: str = "", run: str | None = None) -> list[Part]:
@@ -43,12 +48,12 @@ def fit_parts(place: FolderReader, view: str, folder: str = "", run: str | None 
     """
     if view == EVALUATIONS:
         return _evaluations(place, folder, run)
-    names = [name.removeprefix(folder) for name in place.names(f"{folder}{HALLS_OF_FAME}")]
-    matches = [match for name in names if (match := _HALL_OF_FAME_FILE.match(name))]
+    folders = [HALLS_OF_FAME, POOLED] if view == POOLED else [HALLS_OF_FAME]
+    names = [name.removeprefix(folder) for sub in folders for name in place.names(folder + sub)]
+    matches = [match for name in names if (match := _FILES[view].match(name))]
     return [
-        Part(f"{folder}{match[0]}", run, kind=HALL_OF_FAME)
+        Part(folder + match[0], run, {"cell": next(filter(None, match.groups()))}, kind=HALL_OF_FAME)
         for match in matches
-        if (match[1] == POOLED) == (view == POOLED)
     ]
 
 
@@ -71,7 +76,7 @@ def empty(view: str, several_runs: bool = False) -> "pa.Schema":
         first += [pa.field("cell", pa.string()), pa.field("stage", pa.string()), pa.field("seed", pa.int64())]
     else:
         table = HallOfFameRows("", nobody, nobody, nobody, (), (), none, none, np.empty(0)).to_table()
-    return pa.schema([*first, *plain(table.schema)])
+    return pa.schema([*first, *plain(wide_table(table).schema)])
 
 
 class RunTables:

@@ -7,6 +7,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.dataset as ds
 
+from neurofleet.cluster.store.map_columns import map_keys
+from neurofleet.cluster.store.schemas import own_columns
 from neurofleet.jobs.results.folder_listing import FolderReader
 from neurofleet.jobs.results.sql import Database, conflict, plain, quoted, united
 
@@ -103,7 +105,8 @@ def scan(
         alike.setdefault(part.alike or part.name, []).append(part)
     first = [found[0] for found in alike.values()]
     held = place.schemas([(part.name, part.kind) for part in first])
-    schemas = [_with_keys(part, schema) for part, schema in zip(first, held, strict=True)]
+    maps = [map_keys(schema) for schema in held]
+    schemas = [_with_keys(part, schema, keys) for part, schema, keys in zip(first, held, maps, strict=True)]
     named = {run: table.add_column(0, RUN, pa.array([run] * len(table))) for run, table in (tables or {}).items()}
     everything = [*zip([part.run or ROOT for part in first], schemas, strict=True)]
     everything += [(run, table.schema) for run, table in named.items()]
@@ -111,28 +114,67 @@ def scan(
         database.register(view, (empty or pa.schema([(RUN, pa.string())])).empty_table())
         return Scanned([], [], {}, [], [])
     columns, several = united(everything)
-    groups: dict[tuple[Any, ...], list[list[Part]]] = {}  # one dataset each; `alone` has one run only
-    for found, schema in zip(alike.values(), schemas, strict=True):
+    groups: dict[tuple[Any, ...], _Group] = {}  # one dataset each; `alone` has one run only
+    for found, schema, physical, keys in zip(alike.values(), schemas, held, maps, strict=True):
         alone = found[0].run if OWN_RUN in schema.names else None
-        groups.setdefault((alone, *_types(schema, several)), []).append(found)
-    datasets: list[tuple[Any, str | None]] = []
-    for (alone, *types), group in groups.items():
-        members = [part for found in group for part in found]
-        datasets.append((_dataset(place, members, _schema(columns, several, types, alone), alone), alone))
-    datasets += [(table, None) for table in named.values()]
+        group = groups.setdefault((alone, tuple(keys), *_types(schema, several)), _Group(alone))
+        group.parts += found
+        for name, of_map in keys.items():
+            group.maps.setdefault(name, physical.field(name).type)
+            group.unfolded |= {f"{name}.{key}": (name, key) for key in of_map}
+    datasets: list[tuple[Any, _Group]] = []
+    for (alone, _, *types), group in groups.items():
+        stored = {name: kind for name, kind in columns.items() if name not in group.unfolded}
+        schema = _schema(stored, [name for name in several if name in stored], types, alone)
+        for name, kind in group.maps.items():
+            schema = schema.append(pa.field(name, kind))
+        datasets.append((_dataset(place, group.parts, schema, alone), group))
+    datasets += [(table, _Group(None)) for table in named.values()]
     _register(database, view, datasets, several)
     notes = [conflict(view, column, types) for column, types in several.items()]
     runs = dict.fromkeys(run for run, _ in everything)
     return Scanned([one for one, _ in datasets], parts, dict(zip(alike, schemas, strict=True)), notes, list(runs))
 
 
-def _with_keys(part: Part, schema: "pa.Schema") -> "pa.Schema":
-    """Return the columns of a file, those that its folders name first; a folder's value goes before the file's."""
+@dataclass
+class _Group:
+    """Files that one dataset reads.
+
+    Attributes
+    ----------
+    alone : str or None
+        The only run that they are of, where they have a column ``run`` of their own.
+    parts : list of Part
+    maps : dict
+        Map column that views show as one column a key -> its type.
+    unfolded : dict of str to (str, str)
+        Such a column -> map and key.
+    """
+
+    alone: str | None
+    parts: list[Part] = field(default_factory=list)
+    maps: "dict[str, pa.DataType]" = field(default_factory=dict)
+    unfolded: dict[str, tuple[str, str]] = field(default_factory=dict)
+
+
+def _with_keys(part: Part, schema: "pa.Schema", maps: Mapping[str, Sequence[str]]) -> "pa.Schema":
+    """Return the columns of a file as views show them.
+
+    Those that its folders name are first; a folder's value goes before the file's. Maps are one column a key, and
+    parameters that only other cells have are left out.
+    """
     first = [] if part.run is None else [pa.field(RUN, pa.string())]
     first += [pa.field(key, pa.int64() if key in WHOLE_NUMBERS else pa.string()) for key in part.keys]
-    own = [one.with_name(OWN_RUN) if first and one.name == RUN else one for one in plain(schema)]
+    own = [one.with_name(OWN_RUN) if first and one.name == RUN else one for one in plain(own_columns(schema))]
+    own = [unfolded for one in own for unfolded in _unfolded(one, maps)]
     taken = {one.name for one in first}
     return pa.schema([*first, *(one for one in own if one.name not in taken)])
+
+
+def _unfolded(column: "pa.Field", maps: Mapping[str, Sequence[str]]) -> "list[pa.Field]":
+    if column.name not in maps:
+        return [column]
+    return [pa.field(f"{column.name}.{key}", column.type.item_type) for key in maps[column.name]]
 
 
 def _types(schema: "pa.Schema", several: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -163,29 +205,33 @@ def _dataset(place: FolderReader, parts: Sequence[Part], schema: "pa.Schema", al
 
 
 def _register(
-    database: Database, view: str, datasets: "Sequence[tuple[Any, str | None]]", several: Mapping[str, Any]
+    database: Database, view: str, datasets: "Sequence[tuple[Any, _Group]]", several: Mapping[str, Any]
 ) -> None:
-    if len(datasets) == 1 and datasets[0][1] is None:
+    if len(datasets) == 1 and datasets[0][1].alone is None and not datasets[0][1].maps:
         database.register(view, datasets[0][0])
         return
     ways = []
-    for number, (one, alone) in enumerate(datasets):
+    for number, (one, group) in enumerate(datasets):
         name = f"{view} {number}"
         database.register(name, one)
-        ways.append(f"select {_columns(one.schema.names, several, alone)} from {quoted(name, always=True)}")
+        ways.append(f"select {_columns(one.schema.names, several, group)} from {quoted(name, always=True)}")
     database.define(view, " union all by name ".join(ways))
 
 
-def _columns(names: Sequence[str], several: Mapping[str, Any], alone: str | None) -> str:
+def _columns(names: Sequence[str], several: Mapping[str, Any], group: _Group) -> str:
     """Return what is selected of a dataset so that it goes together with the others."""
     texts = [quoted(name, always=True) for name in several if name in names]
     replaced = ", ".join(f"cast({name} as varchar) as {name}" for name in texts)
-    rest = f"* replace ({replaced})" if replaced else "*"
-    if alone is None:
+    hidden = [quoted(name, always=True) for name in group.maps] + [RUN] * (group.alone is not None)
+    rest = "*" + (f" exclude ({', '.join(hidden)})" if hidden else "") + (f" replace ({replaced})" if replaced else "")
+    for column, (name, key) in group.unfolded.items():
+        literal = key.replace("'", "''")
+        value = f"map_extract({quoted(name, always=True)}, '{literal}')[1]"
+        rest += f", {value} as {quoted(column, always=True)}"
+    if group.alone is None:
         return rest
     own = f"cast({RUN} as varchar)" if OWN_RUN in several else RUN
-    called = alone.replace("'", "''")
-    rest = rest.replace("*", f"* exclude ({RUN})", 1)
+    called = group.alone.replace("'", "''")
     return f"'{called}' as {RUN}, {rest}, {own} as {OWN_RUN}"
 
 

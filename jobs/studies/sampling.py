@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 from scipy.stats import false_discovery_control, spearmanr
 
 from neurofleet.cluster.pool.outcome import Outcome
+from neurofleet.cluster.store.map_columns import fold
 from neurofleet.cluster.store.run_store import RunStore
 from neurofleet.cluster.store.schemas import PARAMETER_PREFIX
 from neurofleet.errors import UsageError, did_you_mean
@@ -172,6 +173,7 @@ class SampleStudy(Study[SampleSpec, list[Sampling]]):
     def measurements(self, inputs: list[Sampling]) -> list[Measurement]:
         """Return the draws of all cells."""
         draws = self.spec.draws
+        parameters = tuple(dict.fromkeys(name for sampling in inputs for name in sampling.design.space.names))
         return [
             Measurement(
                 file=f"{DRAWS}/cell={sampling.cell}/block",
@@ -179,7 +181,7 @@ class SampleStudy(Study[SampleSpec, list[Sampling]]):
                 measure=self._measure(sampling),
                 size=draws,
                 individuals=partial(_individuals, sampling),
-                table=partial(draws_table, sampling),
+                table=partial(draws_table, sampling, parameters),
                 engine=f"{sampling.cell}-sample",
                 block_size=min(max(draws // BLOCKS, SMALLEST_BLOCK), LARGEST_BLOCK),
                 digits=6,
@@ -200,7 +202,7 @@ class SampleStudy(Study[SampleSpec, list[Sampling]]):
             cells.append(cell)
             acceptance += rows
             correlations += correlation_rows(sampling, accepted)
-            tables[accepted_file(sampling.cell)] = accepted
+            tables[accepted_file(sampling.cell)] = fold(accepted, FEATURE_MAP)
         tables |= {"acceptance.parquet": rows_table(acceptance), "correlations.parquet": rows_table(correlations)}
         findings = SampleFindings(
             within_z=self.spec.within_z,
@@ -265,12 +267,17 @@ def _added(row: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
 
 
 FEATURE_PREFIX = "feature."
+FEATURE_MAP = {"feature": pa.float64()}
 FEWEST_FOR_CORRELATION = 10
 _WORD = pa.dictionary(pa.int32(), pa.string())
 
 
-def draws_table(sampling: Sampling, draws: slice, outcomes: Sequence[Outcome]) -> pa.Table:
-    """Return a row for each draw, with its number, its parameters, its e-features, and how it ended."""
+def draws_table(sampling: Sampling, parameters: Sequence[str], draws: slice, outcomes: Sequence[Outcome]) -> pa.Table:
+    """Return a row for each draw, with its number, its parameters, its e-features, and how it ended.
+
+    There is a column for each of `parameters`, those of all cells, and a map of the e-features, whose names differ
+    between cells: so the draws of all cells have one schema.
+    """
     targets = sampling.model.targets.targets
     drawn = sampling.design.rows(draws.start, draws.stop)
     features = np.full((len(outcomes), len(targets)), np.nan)
@@ -290,11 +297,13 @@ def draws_table(sampling: Sampling, draws: slice, outcomes: Sequence[Outcome]) -
         "accepted": pa.array(accepted, pa.bool_()),
         "rejected_by": pa.array(rejected, pa.string()).cast(_WORD),
     }
-    for i, name in enumerate(sampling.design.space.names):
-        columns[PARAMETER_PREFIX + name] = pa.array(drawn[:, i])
+    values = dict(zip(sampling.design.space.names, drawn.T, strict=True))
+    for name in parameters:
+        there = name in values
+        columns[PARAMETER_PREFIX + name] = pa.array(values[name]) if there else pa.nulls(len(drawn), pa.float64())
     for i, target in enumerate(targets):
         columns[FEATURE_PREFIX + target.objective] = pa.array(features[:, i])
-    return pa.table(columns)
+    return fold(pa.table(columns), FEATURE_MAP)
 
 
 def acceptance_rows(sampling: Sampling, draws: pa.Table, within_z: float) -> list[dict[str, object]]:

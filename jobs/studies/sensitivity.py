@@ -210,6 +210,8 @@ class ModelDesign:
         Returns where the model is run, shape (n, P).
     size : int
         Runs.
+    columns : tuple of str
+        The parameters of all cells, each a column of the stored runs.
     """
 
     subject: SensitivitySubject
@@ -217,6 +219,7 @@ class ModelDesign:
     design: str
     nodes: Callable[[], np.ndarray]
     size: int
+    columns: tuple[str, ...]
 
     @property
     def problem(self) -> SensitivityProblem:
@@ -245,8 +248,9 @@ class ModelDesign:
 
     def _table(self, rows: slice, outcomes: Sequence[Outcome]) -> pa.Table:
         features = [feature for _, feature in self.subject.measure.features]
-        about = self.about | {"design": self.design}
-        return runs_table(about, rows.start, self.problem.parameters, self.nodes()[rows], features, outcomes)
+        about = {key: value for key, value in self.about.items() if key != "cell"} | {"design": self.design}
+        nodes = dict(zip(self.problem.parameters, self.nodes()[rows].T, strict=True))
+        return runs_table(about, rows.start, {name: nodes.get(name) for name in self.columns}, features, outcomes)
 
 
 class SensitivityStudy(PopulationStudy[SensitivitySpec, list[SensitivitySubject]]):
@@ -277,23 +281,27 @@ class SensitivityStudy(PopulationStudy[SensitivitySpec, list[SensitivitySubject]
         ]
         return subjects, notes
 
-    def designs(self, subject: SensitivitySubject) -> list[ModelDesign]:
-        """Return all runs of a cell; the check is of its first model."""
+    def designs(self, inputs: Sequence[SensitivitySubject]) -> list[ModelDesign]:
+        """Return all runs of all cells; the check is of the first model of each."""
+        columns = tuple(dict.fromkeys(name for subject in inputs for name in subject.parameters))
+        return [design for subject in inputs for design in self._designs(subject, columns)]
+
+    def _designs(self, subject: SensitivitySubject, columns: tuple[str, ...]) -> list[ModelDesign]:
         designs = []
         for model, problem in enumerate(subject.problems):
             size = 2 * polynomial_chaos.number_of_terms(len(problem)) + 2
             nodes = partial(polynomial_chaos.design, problem)
-            designs.append(ModelDesign(subject, model, CHAOS, nodes, size))
+            designs.append(ModelDesign(subject, model, CHAOS, nodes, size, columns))
         if self.spec.check == SALIB:
             first, points = subject.problems[0], self.spec.check_points
             size = saltelli.number_of_runs(points, len(first))
             nodes = partial(saltelli.design, first, points, self.spec.seed)
-            designs.append(ModelDesign(subject, 0, SALIB, nodes, size))
+            designs.append(ModelDesign(subject, 0, SALIB, nodes, size, columns))
         return designs
 
     def measurements(self, inputs: list[SensitivitySubject]) -> list[Measurement]:
         """Return the runs of all models."""
-        return [design.measurement() for subject in inputs for design in self.designs(subject)]
+        return [design.measurement() for design in self.designs(inputs)]
 
     def assemble(
         self, inputs: list[SensitivitySubject], store: RunStore
@@ -302,15 +310,14 @@ class SensitivityStudy(PopulationStudy[SensitivitySpec, list[SensitivitySubject]
         spec = self.spec
         rows: list[dict[str, Any]] = []
         outcomes: Counter[str] = Counter()
-        for subject in inputs:
-            for design in self.designs(subject):
-                runs = pa.concat_tables(
-                    table for name in design.measurement().files if (table := store.table(name)) is not None
-                )
-                outcomes.update(runs["status"].to_pylist())
-                values = np.stack([runs[name].to_numpy() for name in spec.features], axis=1)
-                for engine, indices in self._indices(design, values):
-                    rows += indices_rows(design.about | {"engine": engine}, indices)
+        for design in self.designs(inputs):
+            runs = pa.concat_tables(
+                table for name in design.measurement().files if (table := store.table(name)) is not None
+            )
+            outcomes.update(runs["status"].to_pylist())
+            values = np.stack([runs[name].to_numpy() for name in spec.features], axis=1)
+            for engine, indices in self._indices(design, values):
+                rows += indices_rows(design.about | {"engine": engine}, indices)
         averages = average_indices(rows, spec.seed)
         tables = {INDICES: _typed_table(rows), AVERAGES: _typed_table([vars(average) for average in averages])}
         findings = SensitivityFindings(
@@ -349,7 +356,7 @@ class SensitivityStudy(PopulationStudy[SensitivitySpec, list[SensitivitySubject]
         """Return cells, models, parameters, runs and core-hours, after a few runs of each cell's first model."""
         rows, total_s = [], 0.0
         for subject in inputs:
-            runs = sum(design.size for design in self.designs(subject))
+            runs = sum(design.size for design in self.designs([subject]))
             first = list(subject.population.values[:1])
             each_s = mean_seconds(subject.cell, subject.measure, first * TIMED_RUNS)
             total_s += runs * each_s
@@ -384,8 +391,7 @@ def _typed_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
 def runs_table(
     about: Mapping[str, Any],
     start: int,
-    parameters: Sequence[str],
-    nodes: np.ndarray,
+    nodes: Mapping[str, np.ndarray | None],
     features: Sequence[str],
     outcomes: Sequence[Outcome],
 ) -> pa.Table:
@@ -397,8 +403,8 @@ def runs_table(
         Columns that are the same in all rows.
     start : int
         Number of the first run.
-    parameters : sequence of str, length P
-    nodes : ndarray, shape (n, P)
+    nodes : mapping
+        Parameter -> its values, shape (n,); None of one that this cell does not have.
     features : sequence of str, length F
     outcomes : sequence of Outcome, length n
         Whose values are (F,) arrays.
@@ -407,7 +413,8 @@ def runs_table(
     values = np.array([outcome.value if outcome.ok else nothing for outcome in outcomes])
     columns: dict[str, Any] = {key: [value] * len(outcomes) for key, value in about.items()}
     columns["simulation"] = np.arange(start, start + len(outcomes))
-    columns |= dict(zip(parameters, nodes.T, strict=True))
+    nulls = pa.nulls(len(outcomes), pa.float64())
+    columns |= {name: nulls if values_of is None else values_of for name, values_of in nodes.items()}
     columns |= {name: pa.array(column, from_pandas=True) for name, column in zip(features, values.T, strict=True)}
     columns["status"] = [outcome.status for outcome in outcomes]
     columns["reason"] = [outcome.reason for outcome in outcomes]

@@ -10,6 +10,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from neurofleet.cluster.pool.outcome import Outcome
+from neurofleet.cluster.store.map_columns import fold
 from neurofleet.cluster.store.run_store import RunStore
 from neurofleet.errors import UsageError
 from neurofleet.jobs.job_file import Positive, PositiveInt
@@ -208,7 +209,16 @@ def responses_table(validation: Validation, first: int, outcomes: Sequence[Outco
             traced = value if i < TRACED_MODELS else None
             row[f"voltage_mV.{stimulus.name}"] = traced.voltage_mV[stimulus.name].tolist() if traced else None
         rows.append(row)
-    return pa.Table.from_pylist(rows, schema=_schema(validation, trained, others))
+    return fold(pa.Table.from_pylist(rows, schema=_schema(validation, trained, others)), MAPS)
+
+
+MAPS = {
+    "score": pa.float64(),
+    "unseen": pa.float64(),
+    "spikes_ms": pa.list_(pa.float64()),
+    "voltage_mV": pa.list_(pa.float32()),
+}
+"""Columns of the responses whose names differ between cells: maps by objective or by stimulus."""
 
 
 def _schema(validation: Validation, trained: Sequence[str], others: Sequence[str]) -> pa.Schema:
@@ -216,8 +226,7 @@ def _schema(validation: Validation, trained: Sequence[str], others: Sequence[str
     fields += [(f"score.{name}", pa.float64()) for name in trained]
     fields += [(f"unseen.{name}", pa.float64()) for name in others]
     for stimulus in validation.stimuli:
-        fields.append((f"spikes_ms.{stimulus.name}", pa.list_(pa.float64())))
-        fields.append((f"voltage_mV.{stimulus.name}", pa.list_(pa.float32())))
+        fields += [(f"{name}.{stimulus.name}", MAPS[name]) for name in ("spikes_ms", "voltage_mV")]
     return pa.schema(fields)
 
 

@@ -10,6 +10,8 @@
     Selection of parents, crossover and mutation.
 `cma_es`
     The second half of the `fast` and `steady` searches.
+`hall_of_fame_files`
+    Halls of fame as the runs of fits store them.
 `warm_start`
     First individuals from models that were fitted before.
 """

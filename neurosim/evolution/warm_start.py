@@ -12,6 +12,7 @@ import pyarrow as pa
 from pyarrow import fs, parquet
 
 from neurofleet.errors import InputError
+from neurofleet.neurosim.evolution.hall_of_fame_files import PARAMETER_PREFIX, of_seeds, own_columns
 from neurofleet.neurosim.evolution.parameter_space import ParameterSpace
 
 _SPECIMEN_DIGITS = 6  # numbers at least this long identify a specimen wherever they stand in a cell's id
@@ -105,7 +106,7 @@ def _ordered(models: list[WarmStartModel]) -> np.ndarray:
 
 def _models(table: Any, space: ParameterSpace) -> list[WarmStartModel]:
     """Models of one table as (rank within the cell, cell, values with NaN where missing)."""
-    parameters = {name.removeprefix("param."): name for name in table.column_names}
+    parameters = {name.removeprefix(PARAMETER_PREFIX): name for name in table.column_names}
     nothing = np.full(table.num_rows, np.nan)
     values = np.stack(
         [
@@ -161,7 +162,7 @@ def _read_tables(path: str) -> list[Any]:
     def read(file: str) -> Any:
         try:
             with filesystem.open_input_file(file) as source:
-                return parquet.ParquetFile(source).read()
+                return own_columns(parquet.ParquetFile(source).read())
         except (OSError, pa.ArrowException) as problem:
             raise InputError(f"warm_start {path}: cannot read {file} as Parquet ({problem}).") from problem
 
@@ -182,6 +183,6 @@ def _read_tables(path: str) -> list[Any]:
         )
     tables = []
     for folder, names in sorted(folders.items()):
-        chosen = ["pooled.parquet"] if "pooled.parquet" in names else sorted(names)
-        tables.append(pa.concat_tables([read(f"{folder}/{name}") for name in chosen], promote_options="default"))
+        found = [read(f"{folder}/{name}") for name in of_seeds(names)]
+        tables.append(pa.concat_tables(found, promote_options="default"))
     return tables

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 
 from neurofleet.errors import InputError, did_you_mean
+from neurofleet.neurosim.evolution.hall_of_fame_files import PARAMETER_PREFIX, of_seeds, own_columns
 
 CELL_COLUMNS = ("cell", "cell_id")
 RANK_COLUMNS = ("hof_index", "total")
-PARAMETER_PREFIX = "param."
-POOLED = "pooled.parquet"
 SAME_PARAMETERS = 1e-9
 """Columns that agree to this relative difference are one parameter, written once a section."""
 
@@ -60,7 +60,7 @@ def read_models(path: str | Path) -> ModelTable:
     Parameters
     ----------
     path : path
-        The folder of a fit's run (its pooled halls of fame), or a Parquet file: a published population
+        The folder of a fit's run (the halls of fame of all its seeds), or a Parquet file: a published population
         (`cell_id`, `hof_index`, one column a parameter) or a hall of fame of ours (`cell`, `total`,
         `param.<name>`).
 
@@ -71,29 +71,30 @@ def read_models(path: str | Path) -> ModelTable:
     """
     path = Path(path)
     if path.is_dir():
-        return join_models([_from_table(place, _read(place)) for place in halls_of_fame(path)])
+        cells = halls_of_fame(path)
+        return join_models([_from_table(files[0], pd.concat(map(_read, files))) for files in cells])
     return _from_table(path, _read(path))
 
 
-def halls_of_fame(run: Path) -> list[Path]:
-    """Return the files of a run's halls of fame, those of all seeds together where a cell has them.
+def halls_of_fame(run: Path) -> list[list[Path]]:
+    """Return the files of a run's halls of fame, by cell.
 
     Raises
     ------
     InputError
         There are none.
     """
-    paths = []
+    cells = []
     for folder in sorted(run.glob("hall_of_fame/cell=*")):
-        pooled = folder / POOLED
-        paths += [pooled] if pooled.is_file() else sorted(folder.glob("*.parquet"))
-    if not paths:
+        if names := of_seeds(path.name for path in folder.glob("*.parquet")):
+            cells.append([folder / name for name in names])
+    if not cells:
         raise InputError(
             f"{run}: expected the folder of a run with its hall of fame (hall_of_fame/cell=ID/*.parquet),"
             f" found a folder without one. `neurofleet status {run}` says how far a fit is; let it finish, or"
             " name another folder."
         )
-    return paths
+    return cells
 
 
 def join_models(sources: Sequence[ModelTable]) -> ModelTable:
@@ -198,7 +199,7 @@ def _repeats(column: np.ndarray, first: np.ndarray) -> bool:
 
 def _read(path: Path) -> pd.DataFrame:
     try:
-        return pd.read_parquet(path, partitioning=None)
+        return own_columns(pq.read_table(path, partitioning=None)).to_pandas()
     except (OSError, ValueError) as error:
         raise InputError(
             f"{path}: expected a published population or a hall of fame as Parquet, or the folder of a run,"

@@ -204,8 +204,8 @@ def test_what_is_not_there_is_answered_with_what_is(run, request):
 
 
 def test_a_damaged_file_is_named(run, request, tmp_path):
-    (tmp_path / "run/hall_of_fame/cell=c2/pooled.parquet").write_bytes(b"PAR1 cut short")
-    with pytest.raises(ClusterError, match=r"cell=c2/pooled\.parquet"):
+    (tmp_path / "run/pooled/cell=c2/part.parquet").write_bytes(b"PAR1 cut short")
+    with pytest.raises(ClusterError, match=r"cell=c2/part\.parquet"):
         cluster.hall_of_fame(request.node.name, "c2")
 
 

@@ -2,14 +2,18 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import duckdb
 import numpy as np
-import pyarrow.dataset
+import pandas as pd
+import polars as pl
 import pyarrow.fs
 import pyarrow.parquet
 import pytest
@@ -153,25 +157,109 @@ def test_scores_of_the_search_are_beside_those_that_count(tmp_path):
     assert [name for name in table.column_names if not name.startswith("search_")] == older.column_names
 
 
-def test_other_readers_see_partitions_and_words(tmp_path):
+RECIPES = {"one": ("cm.soma", "gbar_Ih.soma"), "two": ("gbar_NaV.soma", "cm.soma")}
+OBJECTIVES = {"one": ("Step_100.soma.AP_width", "Step_100.soma.Spikecount"), "two": ("Step_250.soma.AHP_depth",)}
+MODELS = 10
+
+
+def write_two_cells(store: RunStore) -> dict[str, dict[int, HallOfFameRows]]:
+    """Write two cells with recipes and objectives of their own, in two stages and with two seeds."""
+    store.parameters = ("cm.soma", "gbar_Ih.soma", "gbar_NaV.soma")
+    random = np.random.default_rng(0)
+    halls: dict[str, dict[int, HallOfFameRows]] = {}
+    for cell, names in RECIPES.items():
+        for stage, parameters, objectives in (
+            ("passive", names[:1], ("Step_-50.soma.sag",)),
+            ("active", names, OBJECTIVES[cell]),
+        ):
+            for seed in (1, 2):
+                rows = replace(
+                    make_generation(0),
+                    parameter_names=parameters,
+                    parameters=random.random((3, len(parameters))),
+                    objective_names=objectives,
+                    scores=random.random((3, len(objectives))),
+                )
+                store.write_generation(cell, stage, seed, rows)
+        for seed in (1, 2):
+            scores = random.random((MODELS, len(OBJECTIVES[cell])))
+            hall = HallOfFameRows(
+                cell=cell,
+                seeds=np.full(MODELS, seed),
+                generations=np.zeros(MODELS, int),
+                individuals=np.arange(MODELS),
+                parameter_names=names,
+                objective_names=OBJECTIVES[cell],
+                parameters=random.random((MODELS, 2)),
+                scores=scores,
+                totals=scores.sum(axis=1),
+                search_scores=scores if cell == "one" else None,
+                search_totals=scores.sum(axis=1) if cell == "one" else None,
+            )
+            store.write_hall_of_fame(hall, seed)
+            halls.setdefault(cell, {})[seed] = hall
+        store.write_hall_of_fame(halls[cell][1], "pooled")
+    return halls
+
+
+def plain_readers() -> dict[str, Callable[[Path], pd.DataFrame]]:
+    """What a user types who has not read anything."""
+    return {
+        "pandas": pd.read_parquet,
+        "pyarrow": lambda folder: pyarrow.parquet.read_table(folder).to_pandas(),
+        "polars": lambda folder: pl.scan_parquet(folder).collect().to_pandas(),
+        "duckdb": lambda folder: duckdb.sql(f"from read_parquet('{folder}/**/*.parquet')").df(),
+    }
+
+
+@pytest.mark.parametrize("reader", plain_readers())
+def test_other_libraries_read_the_folders_of_a_run_as_they_are(tmp_path, reader):
     store = RunStore(tmp_path)
-    for seed in (1, 2):
-        store.write_generation("c1", "active", seed, make_generation(0))
-    store.write_hall_of_fame(make_hall_of_fame(), seed=2)
-    (tmp_path / "evaluations/cell=c1/stage=active/seed=1/.generation-00001.parquet.0a1b2c3d.tmp").write_bytes(b"half")
-    table = pyarrow.dataset.dataset(tmp_path / "evaluations", partitioning="hive").to_table()
-    assert len(table) == 6
-    assert {"cell", "stage", "seed", "status", "param.cm.soma", "score.Step.soma.AP_width"} <= set(table.column_names)
-    duckdb = pytest.importorskip("duckdb")
-    rows = duckdb.sql(
-        f"select cell, seed, reason from read_parquet('{tmp_path}/evaluations/**/*.parquet',"
-        " hive_partitioning=true) where status = 'timeout' and seed = 2"
-    ).fetchall()
-    assert rows == [("c1", 2, "no result within 3 s")]
-    ranks = duckdb.sql(
-        f"select seed, rank, cell from read_parquet('{tmp_path}/hall_of_fame/**/*.parquet', hive_partitioning=true)"
-    ).fetchall()
-    assert ranks == [(2, 1, "cell-1"), (2, 2, "cell-1")]
+    halls = write_two_cells(store)
+    half = tmp_path / "evaluations/cell=one/stage=active/seed=1/.generation-00001.parquet.0a1b2c3d.tmp"
+    if reader != "polars":  # which takes a folder only when all its files have one ending
+        half.write_bytes(b"half")
+    read = plain_readers()[reader]
+    table = read(tmp_path / "hall_of_fame")
+    assert len(table) == 2 * 2 * MODELS
+    for cell, of_seeds in halls.items():
+        for seed, hall in of_seeds.items():
+            rows = table[(table["cell"] == cell) & (table["seed"] == seed)].sort_values("rank")
+            np.testing.assert_array_equal(rows["total"], hall.totals)
+            np.testing.assert_array_equal(rows["param.cm.soma"], hall.parameters[:, RECIPES[cell].index("cm.soma")])
+            for score, name in zip(hall.scores[0], hall.objective_names, strict=True):
+                assert dict(rows["score"].iloc[0])[name] == score
+        absent = {"one": "param.gbar_NaV.soma", "two": "param.gbar_Ih.soma"}[cell]
+        assert table.loc[table["cell"] == cell, absent].isna().all()
+    assert len(read(tmp_path / "pooled")) == 2 * MODELS
+    table = read(tmp_path / "evaluations")
+    assert len(table) == 2 * 2 * 2 * 3
+    assert set(table["stage"]) == {"active", "passive"}
+    timeouts = table[(table["status"] == "timeout") & (table["cell"] == "two") & (table["seed"].astype(int) == 2)]
+    assert timeouts["reason"].tolist() == ["no result within 3 s"] * 2
+
+
+def test_a_run_of_an_older_version_has_one_schema_after_it_was_resumed(tmp_path):
+    old = REPOSITORY / "tests/old_runs/fit"
+    shutil.copytree(old / "evaluations", tmp_path / "evaluations")
+    shutil.copytree(old / "hall_of_fame", tmp_path / "hall_of_fame")
+    store = RunStore(tmp_path)
+    keys, before = store.stored(), store.read_hall_of_fame("demo")
+    rows = {key: store.read_generations(*key) for key in keys}
+    store.parameters = before.parameter_names
+    store.upgrade()
+    assert store.stored() == keys
+    for key in keys:
+        for again, generation in zip(store.read_generations(*key), rows[key], strict=True):
+            assert_equal_rows(again, generation)
+    assert_equal_rows(store.read_hall_of_fame("demo"), before)
+    assert sorted(store.halls_of_fame(), key=str) == [("demo", "pooled"), ("demo", 1), ("demo", 2)]
+    for read in plain_readers().values():
+        assert len(read(tmp_path / "hall_of_fame")) == len(read(tmp_path / "pooled")) == len(before)
+        assert len(read(tmp_path / "evaluations")) == sum(map(len, (g for of_key in rows.values() for g in of_key)))
+    written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.parquet")}
+    store.upgrade()
+    assert {path: path.stat().st_mtime_ns for path in written} == written
 
 
 def test_events_survive_a_torn_last_line(tmp_path):

@@ -74,6 +74,7 @@ def write_run(
 
     draw = np.random.default_rng(1)
     store = RunStore(root)
+    store.parameters = list(dict.fromkeys([*PASSIVE, *ACTIVE]))
     with store.locked():
         store.write_text("job.yaml", yaml.safe_dump(job or made_job(cells, seeds)))
         provenance = {

@@ -113,7 +113,9 @@ def test_a_compacted_run_is_not_run_again_and_can_be_led_through_again(tmp_path)
     run = ("run", tmp_path / "job.yaml", "--out", root, "--cpus", 1)
     done = neurofleet(*run)
     assert done.returncode == 0, done.stderr
-    halls = {path: path.read_bytes() for path in root.glob("hall_of_fame/**/*.parquet")}
+    found = [*root.glob("hall_of_fame/**/*.parquet"), *root.glob("pooled/**/*.parquet")]
+    halls = {path: path.read_bytes() for path in found}
+    assert len(halls) == 2
     compact_command(str(root), None, False)
     assert [Path(name).name for name in files(root)] == ["generations-00000-00002.parquet"]
     written = (root / files(root)[0]).stat().st_mtime_ns

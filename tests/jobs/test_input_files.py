@@ -38,11 +38,11 @@ def test_of_a_warm_start_only_the_halls_of_fame_count(job):
     assert set(found) == {
         "m.swc",
         "r.nwb",
-        *(f"before/hall_of_fame/cell=a/{name}.parquet" for name in ("seed=1", "seed=2", "pooled")),
+        *(f"before/hall_of_fame/cell=a/{name}.parquet" for name in ("seed=1", "seed=2")),
     }
     (folder / "before" / "report.html").touch()
     assert input_files(spec, folder) == found
-    (folder / "before/hall_of_fame/cell=a/pooled.parquet").write_bytes(b"other")
+    (folder / "before/hall_of_fame/cell=a/seed=2.parquet").write_bytes(b"other")
     assert input_files(spec, folder) != found
 
 

@@ -5,6 +5,7 @@ import os
 import re
 import shlex
 import shutil
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -352,12 +353,10 @@ def test_a_table_of_a_newer_version_is_refused(own):
 
 
 def test_a_fit_with_cells_of_other_parameters_has_them_as_null(own):
-    hall = RunStore(own / "fits" / "first").hall_of_fame_table("a")
-    other = own / "fits" / "third"
-    write_run(other, cells=("d",), generations=1)
-    renamed = hall.rename_columns([name.replace("gbar_SK", "gbar_Ih") for name in hall.column_names])
-    renamed = renamed.replace_schema_metadata(hall.schema.metadata)
-    pq.write_table(renamed, other / "hall_of_fame" / "cell=d" / "pooled.parquet")
+    hall = RunStore(own / "fits" / "first").read_hall_of_fame("a")
+    store = write_run(own / "fits" / "third", cells=("d",), generations=1)
+    names = [name.replace("gbar_SK", "gbar_Ih") for name in hall.parameter_names]
+    store.write_hall_of_fame(replace(hall, cell="d", parameter_names=names), "pooled")
     counts = 'count("param.gbar_SK.axon"), count("param.gbar_Ih.axon")'
     assert ask(own, f"select run, {counts} from pooled group by run order by run") == [
         ("fits/first", 2 * len(hall), 0),
