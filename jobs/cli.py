@@ -323,13 +323,40 @@ def fetch(
 
 
 @app.command()
+def recipe(
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="[NAME]", help="A recipe; without it, all are listed.", show_default=False),
+    ] = None,
+) -> None:
+    """Print a recipe that neurofleet has, as the start of your own: neurofleet recipe all-active > my-recipe.yaml."""
+    from neurofleet.neurosim.cells.recipe import built_in_recipes, recipe_text
+
+    if name is None:
+        width = max(map(len, built_in_recipes()))
+        for known, about in built_in_recipes().items():
+            typer.echo(f"{known:{width}}  {about}")
+    else:
+        typer.echo(recipe_text(name), nl=False)
+
+
+@app.command()
 def export(
     source: Annotated[
         Path,
         typer.Argument(metavar="RUN|FIT.json", help="The run of a fit, or an Allen fit file.", show_default=False),
     ],
-    to: Annotated[Path, typer.Option(metavar="FOLDER", help="A new folder.", show_default=False)],
-    format: Annotated[str, typer.Option("--format", help="sonata, allen or hoc.")] = "sonata",
+    to: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FOLDER|FORMAT",
+            help="A new folder; or sonata, allen or hoc alone, then the folder is CELL-FORMAT.",
+            show_default=False,
+        ),
+    ] = None,
+    format: Annotated[
+        str | None, typer.Option("--format", help="sonata, allen or hoc; by default sonata.", show_default=False)
+    ] = None,
     cell: Annotated[str | None, typer.Option(metavar="ID", help="Which cell, where the run has several.")] = None,
     rank: Annotated[int, typer.Option(help="Which model of its hall of fame; 1 is the best.")] = 1,
     morphology: Annotated[Path | None, typer.Option(metavar="FILE", help="Of a fit file.")] = None,
@@ -346,9 +373,12 @@ def export(
     ] = None,
 ) -> None:
     """Write a model for use elsewhere: SONATA for BMTK, an Allen fit file, or a hoc template."""
-    from neurofleet.jobs.export import export_command
+    from neurofleet.jobs.export import FORMATS, export_command
 
-    export_command(source, to, format, cell, rank, morphology, axon, mechanisms)
+    if format is None and to in FORMATS:
+        to, format = None, to
+    folder = None if to is None else Path(to)
+    export_command(source, folder, format or "sonata", cell, rank, morphology, axon, mechanisms)
 
 
 app.add_typer(deploy_app)

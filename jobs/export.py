@@ -56,22 +56,22 @@ class Chosen:
 
 def export_command(
     source: Path,
-    to: Path,
+    to: Path | None,
     format: str,
     cell: str | None = None,
     rank: int = 1,
     morphology: Path | None = None,
     axon: str | None = None,
     mechanisms: Path | None = None,
-) -> None:
+) -> Path:
     """Write a model in another format.
 
     Parameters
     ----------
     source : Path
         The run of a fit, or an Allen fit file.
-    to : Path
-        The folder to write, new or empty.
+    to : Path, optional
+        The folder to write, new or empty; by default ``CELL-FORMAT`` in the working folder.
     format : {"sonata", "allen", "hoc"}
     cell : str, optional
         Which cell of the run; may be left out where there is one.
@@ -82,25 +82,42 @@ def export_command(
     mechanisms : Path, optional
         Folder of the mod files that a fit file names, beside those of the project; by default ``modfiles`` beside it.
 
+    Returns
+    -------
+    Path
+        The folder.
+
     Raises
     ------
     UsageError, InputError
         The source is neither, or has no such cell or rank; an option does not fit it; the format cannot hold the
         model; or the folder is in use.
     """
-    formats = _formats()
-    if format not in formats:
-        raise UsageError(f"--format is one of {', '.join(formats)}, found {format!r}.")
-    if to.exists() and (not to.is_dir() or any(to.iterdir())):
-        raise UsageError(f"--to {to}: expected a new or an empty folder, found one that is in use.")
+    if format not in FORMATS:
+        raise UsageError(
+            f"--format: expected one of {', '.join(FORMATS)}, found {format!r}{did_you_mean(format, FORMATS)}."
+        )
+    if to is not None:
+        _check_new(to)
     if source.is_file():
         chosen = _published(source, cell, rank, morphology, axon, mechanisms)
     else:
         if (morphology, axon, mechanisms) != (None, None, None):
             raise UsageError("--morphology, --axon and --mechanisms belong to a fit file; a run knows its own.")
         chosen = _of_run(source, cell, rank)
-    hint = formats[format](to, chosen)
+    if to is None:
+        to = Path(f"{chosen.model.cell}-{format}")
+        _check_new(to)
+    hint = FORMATS[format](to, chosen)
     print(f"Written: {to} ({chosen.model.cell}, {format}, axon {chosen.model.axon}). {hint}")
+    return to
+
+
+def _check_new(folder: Path) -> None:
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError(
+            f"--to {folder}: expected a new or an empty folder, found one that is in use. Name another with --to."
+        )
 
 
 def _of_run(root: Path, cell: str | None, rank: int) -> Chosen:
@@ -145,10 +162,6 @@ def _chosen(population: CellModels, index: int, junction_potential_mV: float) ->
         shutil.rmtree(file.parent)
     sections = ("soma", "axon", "dend", "apic") if has_apical else ("soma", "axon", "dend")
     return Chosen(model, parameters_by_name(population, index), sections, junction_potential_mV)
-
-
-def _formats() -> dict[str, Callable[[Path, Chosen], str]]:
-    return {"sonata": _sonata, "allen": _allen, "hoc": _hoc}
 
 
 def _sonata(to: Path, chosen: Chosen) -> str:
@@ -210,3 +223,7 @@ def _hoc(to: Path, chosen: Chosen) -> str:
         f'In it: nrnivmodl modfiles, then in NEURON load_file("{name}.hoc") and new {name}("."), at '
         f"celsius = {conditions.celsius:g} and v_init = {conditions.v_init_mV:g}."
     )
+
+
+FORMATS: dict[str, Callable[[Path, Chosen], str]] = {"sonata": _sonata, "allen": _allen, "hoc": _hoc}
+"""Format -> what writes a folder of it, and returns what to do with it."""

@@ -4,9 +4,11 @@ import re
 from collections.abc import Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, get_args
+from types import NoneType, UnionType
+from typing import Annotated, Any, ClassVar, Union, get_args, get_origin
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic.fields import FieldInfo
 
 from neurofleet.errors import UsageError, did_you_mean
 from neurofleet.faults import faults, shown
@@ -85,6 +87,31 @@ class Strict(BaseModel):
     """A part of a job file; keys that it does not know are faults."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _lists_without_brackets(cls, given: Any) -> Any:
+        """``stimuli: IDrest, IV`` is the list of both."""
+        if not isinstance(given, dict):
+            return given
+        return {key: _as_list(value, cls.model_fields.get(key)) for key, value in given.items()}
+
+
+def _as_list(value: Any, field: FieldInfo | None) -> Any:
+    item = None if field is None else _item_of(field.annotation)
+    if item is None or INPUT in getattr(item, "__metadata__", ()):
+        return value
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+def _item_of(annotation: Any) -> Any:
+    """Return what a list has in it, None where an annotation is no list, or also something else."""
+    if get_origin(annotation) is Annotated:
+        return _item_of(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, UnionType):
+        lists = [_item_of(part) for part in get_args(annotation) if part is not NoneType]
+        return lists[0] if len(lists) == 1 else None
+    return get_args(annotation)[0] if get_origin(annotation) is list else None
 
 
 def inputs_in(part: BaseModel) -> Iterator[tuple[tuple, str]]:

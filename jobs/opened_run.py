@@ -203,9 +203,7 @@ class Run:
         from neurofleet.jobs.export import export_command
 
         cell = self._cell(cell)
-        target = Path(folder or f"{cell}-{to}")
-        export_command(Path(self.folder), target, to, cell, rank)
-        return target
+        return export_command(Path(self.folder), None if folder is None else Path(folder), to, cell, rank)
 
     def __repr__(self) -> str:
         return f"<Run {self.name}: {self.kind}, {self.status}, in {self.folder}>"

@@ -21,6 +21,7 @@ from rich.table import Table
 
 from neurofleet.cluster.store.run_store import RunStore
 from neurofleet.errors import Interrupted, JobError, StorageUnreachable, UsageError
+from neurofleet.faults import shown
 from neurofleet.input_paths import has_pattern, local_files
 from neurofleet.jobs.job_file import JobSpec, parse_job
 from neurofleet.jobs.progress import duration
@@ -115,8 +116,9 @@ def start_or_resume(spec: JobSpec, inputs: dict[str, str], folder: Path, store: 
     ]
     if differences:
         raise UsageError(
-            f"{store.root} holds a run that this job cannot go on with: {'; '.join(differences)}. "
-            "Undo the change to resume the run, or choose another --out for a new one."
+            f"{store.root} holds a run of another job: {'; '.join(differences)}. The results of two jobs are never "
+            "mixed: for the job as it is now give another --out, or remove that folder. To go on with the run there, "
+            "put back what has changed."
         )
     return True
 
@@ -143,9 +145,9 @@ def _differences(before: Any, now: Any, place: str = "") -> list[str]:
         return [
             line
             for i, (b, n) in enumerate(zip(before, now, strict=True))
-            for line in _differences(b, n, f"{place}.{i}")
+            for line in _differences(b, n, f"{place}, value {i + 1}")
         ]
-    return [] if before == now else [f"{place} was {before!r}, is {now!r}"]
+    return [] if before == now else [f"{place} was {shown(before)}, is {shown(now)}"]
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from neurofleet.errors import LearnerError, UsageError, did_you_mean
+from neurofleet.faults import faults
 from neurofleet.input_paths import name_of, with_home
 
 if TYPE_CHECKING:
@@ -267,16 +268,8 @@ def checked_settings(
     try:
         return settings_of(preset, dict(changes or {}))
     except ValidationError as error:
-        known = list(type(settings_of(preset, None)).model_fields)
-        faults = []
-        for fault in error.errors():
-            place = ".".join(map(str, fault["loc"]))
-            if fault["type"] == "extra_forbidden":
-                faults.append(f"{place}: unknown{did_you_mean(place, known)}")
-            else:
-                message = fault["msg"].removeprefix("Value error, ")
-                faults.append(f"{place}: {message}, found {fault['input']!r}" if place else message)
-        raise UsageError(f"settings: {'; '.join(faults)}.") from None
+        told = faults(error, type(settings_of(preset, None)), content=presets[preset] | dict(changes or {}))
+        raise UsageError(f"settings: {told}.") from None
 
 
 def model_summary(learner: str, lines: Sequence[str], facts: Mapping[str, Any], written: datetime | None) -> str:

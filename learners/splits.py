@@ -232,12 +232,19 @@ def _labelled(
     return known, names
 
 
+def refuse_missing_columns(names: Iterable[str], columns: Iterable[str]) -> None:
+    """Raise LearnerError for the first name that no column has, with the nearest name and all there are."""
+    known = [str(column) for column in columns]
+    for name in names:
+        if name not in known:
+            raise LearnerError(
+                f"No column is called {name!r}{did_you_mean(name, known)}. There are: {', '.join(known) or 'none'}."
+            )
+
+
 def _column(name: str, columns: Mapping[str, Sequence[str]] | pd.DataFrame | None, n: int) -> np.ndarray:
-    known = [] if columns is None else [str(column) for column in columns]
-    if columns is None or name not in known:
-        raise LearnerError(
-            f"No column is called {name!r}{did_you_mean(name, known)}. There are: {', '.join(known) or 'none'}."
-        )
+    columns = {} if columns is None else columns
+    refuse_missing_columns([name], columns)
     series = pd.Series(np.asarray(columns[name], dtype=object))
     values = series.astype(str).where(series.notna(), "").to_numpy(dtype=str)
     if len(values) != n:

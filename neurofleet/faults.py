@@ -42,6 +42,7 @@ _EXPECTED = {
     "too_long": "at most {max_length} of them",
     "string_too_short": "at least {min_length} letters",
     "string_too_long": "at most {max_length} letters",
+    "invalid_key": "a key that is a word",
 }
 """What pydantic calls a fault -> what should have been there, in words."""
 
@@ -63,11 +64,12 @@ def faults(error: ValidationError, model: type[BaseModel], whole: str = "", cont
         What was checked. With it, the names that the checker gives to alternatives are no part of a place.
     """
     choices: dict[tuple, dict[Any, list[_Fault]]] = {}
+    telling = _Telling(model, whole, content)
     for number, details in enumerate(error.errors(include_url=False)):
         fault = _placed(details, content)
         at = number if fault.choice is None else fault.place[: fault.choice]
         choices.setdefault((at,), {}).setdefault(fault.alternative, []).append(fault)
-    lines = [line for alternatives in choices.values() for line in _lines(list(alternatives.values()), model, whole)]
+    lines = [line for alternatives in choices.values() for line in telling.lines(list(alternatives.values()))]
     return "; ".join(dict.fromkeys(lines))
 
 
@@ -100,39 +102,78 @@ def _placed(details: Any, content: Any) -> _Fault:
     return _Fault(details, tuple(keys), choice, alternative)
 
 
-def _lines(alternatives: list[list[_Fault]], model: type[BaseModel], whole: str) -> list[str]:
-    """Return the faults of the alternatives that the value was meant for; of none, what each of them expects."""
-    meant = [found for found in alternatives if not any(_is_other_type(fault) for fault in found)]
-    if len(alternatives) > 1 and not meant:
-        fault = alternatives[0][0]
-        expected = list(dict.fromkeys(_expected(found[0].details) for found in alternatives))
-        return [f"{_name(fault.place, whole)}expected {' or '.join(expected)}, found {shown(fault.details['input'])}"]
-    return [_line(fault, model, whole) for found in meant or alternatives for fault in found]
+class _Telling(NamedTuple):
+    """What faults are told with: see `faults`."""
+
+    model: type[BaseModel]
+    whole: str
+    content: Any
+
+    def lines(self, alternatives: list[list[_Fault]]) -> list[str]:
+        """Return the faults of the alternatives that the value was meant for; of none, what each of them expects."""
+        meant = [found for found in alternatives if not any(_is_other_type(fault) for fault in found)]
+        if len(alternatives) > 1 and not meant:
+            fault = alternatives[0][0]
+            expected = list(dict.fromkeys(_expected(found[0].details) for found in alternatives))
+            return [f"{self._name(fault.place)}expected {' or '.join(expected)}, found {shown(fault.details['input'])}"]
+        return [self._line(fault) for found in meant or alternatives for fault in found]
+
+    def _name(self, place: tuple) -> str:
+        name = place_in_words(place, self.content) or self.whole
+        return f"{name}: " if name else ""
+
+    def _line(self, placed: _Fault) -> str:
+        fault, place = placed.details, self._name(placed.place)
+        if fault["type"] == "extra_forbidden":
+            return f"{place}unknown key{did_you_mean(str(placed.place[-1]), _keys(self.model))}"
+        if fault["type"] == "missing":
+            return f"{place}is missing"
+        if fault["type"] in ("value_error", "assertion_error"):
+            message = fault["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ").rstrip(".")
+            # A rule between keys names them itself.
+            return f"{place}{message}" if isinstance(fault["input"], dict) else _found(f"{place}{message}", fault)
+        if fault["type"] == "literal_error":
+            known = [word.strip("'") for word in fault["ctx"]["expected"].replace(" or ", ", ").split(", ")]
+            return _found(f"{place}expected {_expected(fault)}", fault) + did_you_mean(str(fault["input"]), known)
+        return _found(f"{place}expected {_expected(fault)}", fault)
 
 
 def _is_other_type(fault: _Fault) -> bool:
     return fault.details["type"] in _OTHER_TYPE and len(fault.place) == fault.choice
 
 
-def _name(place: tuple, whole: str) -> str:
-    name = ".".join(map(str, place)) or whole
-    return f"{name}: " if name else ""
+def place_in_words(place: tuple, content: Any = None) -> str:
+    """Return where something stands in a file, as people count: ``cell C1: axon``, ``evolution.seeds, value 2``.
+
+    Parameters
+    ----------
+    place : tuple
+        Keys, and positions in lists counted from 0.
+    content : mapping, list or model, optional
+        The file's content: parts of a list that have an ``id`` or a ``name`` are called by it.
+    """
+    told = ""
+    for number, step in enumerate(place):
+        is_key = not isinstance(step, int) or isinstance(content, Mapping)
+        content = _inside(content, step)
+        if is_key:
+            told += f"{'' if not told or told.endswith(': ') else '.'}{step}"
+        elif number == len(place) - 1 and not isinstance(content, Mapping | BaseModel):
+            told += f", value {step + 1}"
+        else:
+            called = next((_inside(content, key) for key in ("id", "name") if _inside(content, key) is not None), None)
+            has_name = isinstance(called, str | int) and len(str(called)) <= 40 and place[number + 1 :] != ("id",)
+            told = f"{told.removesuffix('s')} {called if has_name else step + 1}"
+            told += ": " if number < len(place) - 1 else ""
+    return told
 
 
-def _line(placed: _Fault, model: type[BaseModel], whole: str) -> str:
-    fault, place = placed.details, _name(placed.place, whole)
-    if fault["type"] == "extra_forbidden":
-        return f"{place}unknown key{did_you_mean(str(placed.place[-1]), _keys(model))}"
-    if fault["type"] == "missing":
-        return f"{place}is missing"
-    if fault["type"] in ("value_error", "assertion_error"):
-        message = fault["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ").rstrip(".")
-        # A rule between keys names them itself.
-        return f"{place}{message}" if isinstance(fault["input"], dict) else _found(f"{place}{message}", fault)
-    if fault["type"] == "literal_error":
-        known = [word.strip("'") for word in fault["ctx"]["expected"].replace(" or ", ", ").split(", ")]
-        return _found(f"{place}expected {_expected(fault)}", fault) + did_you_mean(str(fault["input"]), known)
-    return _found(f"{place}expected {_expected(fault)}", fault)
+def _inside(content: Any, step: Any) -> Any:
+    if isinstance(content, Mapping):
+        return content.get(step)
+    if isinstance(content, list | tuple):
+        return content[step] if isinstance(step, int) and step < len(content) else None
+    return getattr(content, step, None) if isinstance(content, BaseModel) and isinstance(step, str) else None
 
 
 def _expected(fault: dict[str, Any]) -> str:
@@ -143,7 +184,7 @@ def _expected(fault: dict[str, Any]) -> str:
     if words is None:
         return fault["msg"].removeprefix("Input should be ").removeprefix("a valid ")
     limits = {name: f"{limit:g}" for name, limit in fault.get("ctx", {}).items() if isinstance(limit, int | float)}
-    return words.format(**limits)
+    return words.format(**limits).replace("least 1 of them", "least one").replace("least 1 letters", "least one letter")
 
 
 def _found(told: str, fault: dict[str, Any]) -> str:

@@ -8,10 +8,18 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from neurofleet.errors import UsageError, did_you_mean
-from neurofleet.faults import faults
+from neurofleet.faults import faults, place_in_words
 from neurofleet.input_paths import has_pattern, is_url, matching, with_home
 from neurofleet.jobs.job_file import DataPath, JobSpec, LocalPath, Name, Positive, PositiveInt, RecipeName, Strict
 from neurofleet.neurosim.cells.morphology_readers import FORMATS, ending_of
@@ -208,8 +216,8 @@ def _with_files(cell: Any, folder: Path, place: str) -> Any:
             if len(matches) > 1:
                 listed = ", ".join(matches[:5]) + (", …" if len(matches) > 5 else "")
                 raise UsageError(
-                    f"{place}.{key}: expected one file, {cell[key]} matches {len(matches)}: {listed}. Name one of them;"
-                    " many cells are named by `cells: {glob: ...}` or by a table."
+                    f"{place}: {key}: expected one file, {cell[key]} matches {len(matches)}: {listed}. Name one of"
+                    " them; many cells are named by `cells: {glob: ...}` or by a table."
                 )
             found[key] = matches[0]
     return cell | found
@@ -219,6 +227,10 @@ def _module_and_function(evaluator: str) -> str:
     if not re.fullmatch(r"[\w.]+:[\w.]+", evaluator):
         raise ValueError("expected a module and a function in it, such as `model:make_evaluator`")
     return evaluator
+
+
+def _is_whole(given: Any) -> bool:
+    return isinstance(given, int) and not isinstance(given, bool)
 
 
 class CellSpec(Strict):
@@ -235,7 +247,7 @@ class CellSpec(Strict):
     dendrite: Literal["spiny", "aspiny"] = "spiny"
     junction_potential_mV: float = 14.0
     stimuli: Annotated[list[str], Field(min_length=1)] = ["Long Square"]
-    exclude_sweeps: list[int] = []
+    exclude_sweeps: Annotated[list[int], BeforeValidator(lambda given: [given] if _is_whole(given) else given)] = []
     electrode: ElectrodeName | None = None
     bias_current: Literal["add", "ignore"] | None = None
     current: Literal["command", "recorded"] | None = None
@@ -258,6 +270,10 @@ class CellSpec(Strict):
         return self
 
 
+MOST_SEEDS = 1000
+"""A larger number is no number of seeds."""
+
+
 class EvolutionSpec(Strict):
     """How the search runs. Unset numbers take the strategy's own values."""
 
@@ -270,6 +286,12 @@ class EvolutionSpec(Strict):
     evaluations: dict[str, Annotated[int, Field(ge=16)]] = {}
     hall_of_fame: PositiveInt = 10
     seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = [1, 2, 3, 4]
+
+    @field_validator("seeds", mode="before")
+    @classmethod
+    def _number_of_seeds(cls, seeds: Any) -> Any:
+        """``seeds: 4`` are the seeds 1, 2, 3 and 4."""
+        return list(range(1, seeds + 1)) if _is_whole(seeds) and 0 < seeds <= MOST_SEEDS else seeds
 
     @model_validator(mode="after")
     def _distinct_seeds(self) -> "EvolutionSpec":
@@ -343,7 +365,10 @@ class FitSpec(JobSpec):
             return content | {"cells": expand_cells(cells, folder, CellSpec, source)}
         if isinstance(cells, list):
             return content | {
-                "cells": [_with_files(cell, folder, f"{source}: cells.{n}") for n, cell in enumerate(cells)]
+                "cells": [
+                    _with_files(cell, folder, f"{source}: {place_in_words(('cells', n), content)}")
+                    for n, cell in enumerate(cells)
+                ]
             }
         return content
 

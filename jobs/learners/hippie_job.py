@@ -684,10 +684,10 @@ class HippieJob(LearnerJob[FoldsSpec, HippieInputs]):
 
     def _split_units(self, spec: Any) -> LabelledUnits:
         """Open labelled units and check that they can be split."""
+        labelled = read_labelled(spec, self.folder)  # a wrong name is told before torch is imported
         from neurofleet.learners.folds import check_inner_folds
         from neurofleet.learners.hippie.train_hippie import check_all_units
 
-        labelled = read_labelled(spec, self.folder)
         if isinstance(self.spec, HippieTrainSpec):
             check_all_units(labelled)
         inner = _inner_folds(self.spec.methods)

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from neurofleet.cluster.store.run_store import RunStore
 from neurofleet.errors import UsageError
+from neurofleet.faults import place_in_words
 from neurofleet.jobs.learners.learner_figures import confusion_figure, embedding_map_figure
 from neurofleet.jobs.learners.learner_folder import EVALUATION, JOB, learner_job_state, refuse_unfinished
 from neurofleet.jobs.reports import html
@@ -140,7 +141,7 @@ def typed(kind: type[T], content: Any, out: str | Path = "") -> T:
     try:
         return TypeAdapter(kind).validate_python(content)
     except ValidationError as error:
-        places = ", ".join(".".join(map(str, fault["loc"])) for fault in error.errors()[:5])
+        places = ", ".join(place_in_words(fault["loc"], content) for fault in error.errors()[:5])
         raise _without_scores(out, f"; missing or unreadable: {places}") from error
 
 

@@ -60,8 +60,11 @@ class SplitSpec(Strict):
             raise ValueError("with `folds:`, `validation:` is a fraction")
         return self
 
-
-_LISTS = ("loggers", "methods", "baselines")
+    @property
+    def columns(self) -> list[str]:
+        """The columns that it names."""
+        parts = [part for part in (self.test, self.validation) if isinstance(part, dict)]
+        return [name for part in parts for name in part] + ([] if self.by is None else [self.by])
 
 
 class LearnerSpec(JobSpec):
@@ -79,7 +82,7 @@ class LearnerSpec(JobSpec):
     """Keys that results do not depend on."""
 
     data_keys: ClassVar[tuple[str, ...]] = ()
-    """Keys with a list of files, where a pattern or one file may stand alone; one of `_LISTS` may too."""
+    """Keys with a list of files, where a pattern or one file may stand alone."""
 
     if TYPE_CHECKING:
         learner: str  # a literal of each learner, which declares it before its own keys
@@ -106,7 +109,6 @@ class LearnerSpec(JobSpec):
 
         job = {key: value for key, value in content.items() if not is_setting(str(key))}
         beside = {key: value for key, value in content.items() if is_setting(str(key))}
-        job |= {key: [job[key]] for key in _LISTS if isinstance(job.get(key), str)}
         job |= {key: expanded(job[key], folder) for key in cls.data_keys if key in job}
         inside = job.get("settings", {})
         return job | {"settings": inside | beside} if isinstance(inside, dict) else job

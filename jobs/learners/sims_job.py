@@ -24,8 +24,10 @@ from neurofleet.jobs.learners.sims_spec import SimsSweepSpec, SimsTrainSpec
 from neurofleet.jobs.progress import duration
 from neurofleet.jobs.run_folder import refuse_missing, versions
 from neurofleet.learners.cells.cell_files import open_cells
+from neurofleet.learners.cells.cell_labels import read_labels
+from neurofleet.learners.cells.cell_matrix import SOURCE_COLUMN
 from neurofleet.learners.sims.tabnet_settings import RELEASED_WARNING
-from neurofleet.learners.splits import fingerprint, write_splits
+from neurofleet.learners.splits import fingerprint, refuse_missing_columns, write_splits
 
 if TYPE_CHECKING:
     from neurofleet.learners.sims.tabnet_training import SimsTask
@@ -60,8 +62,6 @@ class SimsJob(LearnerJob[SimsTrainSpec, SimsInputs]):
 
     def read(self) -> SimsInputs:
         """Open and check cells, labels and the split."""
-        from neurofleet.learners.sims.train_sims import prepare_reference
-
         spec, folder = self.spec, self.folder
         refuse_missing(spec, folder)
         sources: dict[str, Any] = {
@@ -70,8 +70,13 @@ class SimsJob(LearnerJob[SimsTrainSpec, SimsInputs]):
             "layer": spec.layer,
             "gene_names": spec.gene_names,
         }
+        cells = open_cells(**sources)
+        read_labels(cells, spec.label, drop_missing=spec.drop_unlabelled)  # a wrong name is told before all else
+        refuse_missing_columns(spec.split.columns, [name for name in cells.obs.columns if name != SOURCE_COLUMN])
+        from neurofleet.learners.sims.train_sims import prepare_reference  # imports torch
+
         prepared = prepare_reference(
-            open_cells(**sources),
+            cells,
             spec.label,
             batch=spec.split.by,
             test=0.2 if spec.split.test is None else spec.split.test,

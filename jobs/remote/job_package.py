@@ -11,6 +11,7 @@ import yaml
 
 from neurofleet.cluster.store.run_store import RunStore
 from neurofleet.errors import UsageError
+from neurofleet.faults import place_in_words
 from neurofleet.input_paths import is_url
 from neurofleet.jobs.fit.fit_job import FitSpec
 from neurofleet.jobs.job_file import JobSpec, inputs_in, parse_job
@@ -163,7 +164,7 @@ class _Packer:
             self.remote.append(path)
             return path
         source = Path(os.path.normpath(folder / path))
-        key = ".".join(map(str, place))
+        key = place_in_words(place)
         if source.exists():
             self._add(source / part if part and (source / part).is_dir() else source, key)
         else:

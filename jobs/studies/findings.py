@@ -13,6 +13,7 @@ from rich.console import Console
 
 from neurofleet.cluster.store.run_store import RunStore
 from neurofleet.errors import UsageError
+from neurofleet.faults import place_in_words, shown
 from neurofleet.jobs.reports import html
 from neurofleet.jobs.reports.tables import ReportTable, print_line
 from neurofleet.jobs.terminal import terminal
@@ -72,10 +73,11 @@ class Findings(ABC):
         try:
             return TypeAdapter(cls).validate_python(stored_findings(out))
         except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(map(str, first["loc"]))
+            fault = error.errors()[0]
+            place = place_in_words(fault["loc"], stored_findings(out))
+            wrong = "is missing" if fault["type"] == "missing" else f"cannot be {shown(fault['input'])}"
             raise UsageError(
-                f"{out}/{FINDINGS}: {place}: {first['msg']}. Expected findings that neurofleet has written; "
+                f"{out}/{FINDINGS}: {place} {wrong}. Expected findings that neurofleet has written; "
                 f"delete {FINDINGS} and run the job again to make them anew from what is stored."
             ) from error
 

@@ -187,7 +187,8 @@ def _groups(classes: MetadataSpec, folder: Path, cells: list[str]) -> dict[str, 
     for key, column in (("id", classes.id), ("column", classes.column)):
         if column not in table:
             raise UsageError(
-                f"classes.{key}: {path} has no column {column!r}{did_you_mean(column, list(table.columns))}."
+                f"classes.{key}: {path} has no column {column!r}{did_you_mean(column, list(table.columns))}. There are:"
+                f" {', '.join(map(str, table.columns))}."
             )
     known = dict(zip(table[classes.id].astype(str), table[classes.column].astype(str), strict=True))
     missing = [cell for cell in cells if cell not in known]

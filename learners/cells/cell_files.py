@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from neurofleet.errors import CellsRefused
+from neurofleet.errors import CellsRefused, did_you_mean
 from neurofleet.input_paths import local_files
 from neurofleet.learners.cells.cell_formats import EXPECTED, OpenedFile, Read, open_file
 from neurofleet.learners.cells.cell_matrix import SOURCE_COLUMN, CellMatrix, MatrixPart, MemorySource
@@ -153,7 +153,8 @@ def _refuse_missing_column(files: list[OpenedFile], naming: GeneNaming) -> None:
     if naming.column is not None and not any(naming.column in file.var for file in files):
         known = sorted({str(column) for file in files for column in file.var.columns})
         raise CellsRefused(
-            f"gene_names: no file has a column {naming.column!r} in var. There are {', '.join(known) or 'none'}."
+            f"gene_names: no file has a column {naming.column!r} in var{did_you_mean(naming.column, known)}. There are:"
+            f" {', '.join(known) or 'none'}."
         )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from dataclasses import dataclass
 from pathlib import PurePath
@@ -65,10 +64,9 @@ def read_labels(cells: CellMatrix, column: str, *, drop_missing: bool = False) -
                 " columns. Transpose the matrix; cells stand in rows."
             )
         columns = [str(name) for name in cells.obs.columns if name != SOURCE_COLUMN]
-        close = difflib.get_close_matches(column, columns, n=3, cutoff=0.5)
-        advice = f"Did you mean {' or '.join(map(repr, close))}?" if close else ""
         raise CellsRefused(
-            f"The cells have no column {column!r}; they have {', '.join(columns) or 'none'}. {advice}".strip()
+            f"The cells have no column {column!r}{did_you_mean(column, columns)}. There are:"
+            f" {', '.join(columns) or 'none'}."
         )
     refuse_files_without(cells, column)
     column_values = cells.obs[column]

@@ -130,9 +130,11 @@ class Recordings:
             If there is no such label; the nearest name is suggested.
         """
         if name not in self.neurons:
+            unused = next((f" {note}" for note in self.notes if ": not used: " in note), "")
             raise RecordingsRefused(
                 f"Neurons have no label {name!r}{did_you_mean(name, self.neurons.columns)}. There are:"
-                f" {', '.join(self.neurons.columns)}. Name label columns in the layout."
+                f" {', '.join(self.neurons.columns)}. Name the array or column that holds it in the layout, as in"
+                f" `layout: {{labels: {{{name}: ARRAY}}}}`.{unused}"
             )
         return self.neurons[name].to_numpy().astype(str)
 

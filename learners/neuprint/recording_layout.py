@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from neurofleet.errors import did_you_mean
+from neurofleet.faults import faults
 from neurofleet.learners.neuprint.population_recordings import ANIMAL, RecordingsRefused
 
 _OF_ARRAYS = (
@@ -127,12 +128,9 @@ def read_recording_layout(layout: Mapping[str, Any] | None, kind: str) -> Record
     try:
         checked = RecordingLayout.model_validate(layout)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        reason = first["msg"]
-        if first["type"] == "dict_type":
-            reason = 'expected names by name, such as {"class": "neuron_class"}'
-        raise RecordingsRefused(f"Layout: {place}: {reason}; found {first['input']!r}.") from error
+        told = faults(error, RecordingLayout, content=layout)
+        advice = " Names are given by name: `labels: {class: neuron_class}`." if "keys and values" in told else ""
+        raise RecordingsRefused(f"Layout: {told}.{advice}") from error
     if (checked.confidence is None) != (checked.least_confidence is None):
         raise RecordingsRefused("Layout: 'confidence' and 'least_confidence' belong together; give both, or neither.")
     return checked

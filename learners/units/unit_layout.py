@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from neurofleet.errors import did_you_mean
+from neurofleet.faults import faults
 from neurofleet.learners.units.units import UnitsRefused
 
 
@@ -133,19 +133,6 @@ def read_unit_layout(layout: Mapping[str, Any] | UnitLayout | None) -> UnitLayou
     try:
         return UnitLayout.model_validate(dict(layout or {}))
     except ValidationError as error:
-        raise UnitsRefused("The layout of the units cannot be used: " + _validation_message(error)) from None
-
-
-def _validation_message(error: ValidationError) -> str:
-    parts = []
-    for item in error.errors():
-        place = ".".join(str(part) for part in item["loc"])
-        if item["type"] == "extra_forbidden":
-            known = list(UnitLayout.model_fields if len(item["loc"]) == 1 else QualityLimits.model_fields)
-            name = str(item["loc"][-1])
-            parts.append(f"{place} is no known key{did_you_mean(name, known)}. Known: {', '.join(known)}.")
-        else:
-            message = item["msg"].removeprefix("Value error, ")
-            value_text = "" if isinstance(item["input"], dict) else f" (found {item['input']!r})"
-            parts.append(f"{place}: {message}{value_text}." if place else f"{message}.")
-    return " ".join(parts)
+        known = f" Its keys are {', '.join(UnitLayout.model_fields)}."
+        told = faults(error, UnitLayout, content=dict(layout or {}))
+        raise UnitsRefused(f"layout: {told}.{known if 'unknown key' in told else ''}") from None

@@ -35,6 +35,12 @@ def _check_order(bounds: tuple[float, float]) -> tuple[float, float]:
     return bounds
 
 
+def _stage_name(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name, re.ASCII):
+        raise ValueError("expected letters, digits and `_`, the first a letter")
+    return name
+
+
 Bounds = Annotated[tuple[float, float], AfterValidator(_check_order)]
 
 
@@ -83,7 +89,7 @@ class Stage(_Strict):
     `block_check`, of perisomatic targets, adds a stronger step that must not be blocked.
     """
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
+    name: Annotated[str, AfterValidator(_stage_name)]
     targets: Literal["subthreshold", "training", "perisomatic"]
     fixed: dict[str, dict[Section, float]] = {}
     mechanisms: dict[Section, list[str]] = {}
@@ -168,6 +174,29 @@ class Recipe(_Strict):
         return {k: v for part in self.stages[: stage + 1] for k, v in part.distributions.items()}
 
 
+def recipe_text(name: str) -> str:
+    """Return the YAML of a built-in recipe; of one whose channels depend on the dendrite, that for spiny cells.
+
+    Raises
+    ------
+    InputError
+        There is none of this name.
+    """
+    chosen, first = name, ""
+    if name in BY_DENDRITE:
+        chosen, aspiny = BY_DENDRITE[name]["spiny"], BY_DENDRITE[name]["aspiny"]
+        first = f"# {name} for spiny cells. For aspiny cells: neurofleet recipe {aspiny}\n"
+    if chosen not in BUILT_IN:
+        known = (*BY_DENDRITE, *BUILT_IN)
+        raise InputError(f"No recipe is called {name!r}{did_you_mean(name, known)}. There are: {', '.join(known)}.")
+    return first + (resources.files("neurofleet.neurosim") / "recipes" / f"{chosen}.yaml").read_text()
+
+
+def built_in_recipes() -> dict[str, str]:
+    """Return the name of each built-in recipe -> what it is, as its file begins."""
+    return {name: re.split(r" \(|:", recipe_text(name).lstrip("# "), maxsplit=1)[0] for name in BUILT_IN}
+
+
 def load_recipe(
     name: str,
     dendrite: str,
@@ -197,13 +226,13 @@ def load_recipe(
     """
     chosen = BY_DENDRITE[name][dendrite] if name in BY_DENDRITE else name
     if chosen in BUILT_IN:
-        text = (resources.files("neurofleet.neurosim") / "recipes" / f"{chosen}.yaml").read_text()
-        return Recipe.model_validate(yaml.safe_load(text))
+        return Recipe.model_validate(yaml.safe_load(recipe_text(chosen)))
     path = folder / name
     if not path.is_file():
         raise InputError(
             f"recipe: expected {', '.join(BY_DENDRITE)} or the path of a YAML file, found {name!r}, and "
-            f"there is no file {path}. Write `recipe: all-active`, or name a recipe file of your own."
+            f"there is no file {path}. Write `recipe: all-active`, or name a recipe file of your own: `neurofleet "
+            "recipe all-active > my-recipe.yaml` writes one to begin with."
         )
     content = read_yaml_file(path)
     try:

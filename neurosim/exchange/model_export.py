@@ -3,8 +3,9 @@
 import csv
 import json
 import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,9 @@ import numpy as np
 from neurofleet.errors import InputError
 from neurofleet.neurosim.cells.cell_model import UNIFORM, bluepyopt_distribution, reversal_of
 from neurofleet.neurosim.cells.fit_model import FitModel
+from neurofleet.neurosim.cells.morphology import as_swc
+from neurofleet.neurosim.cells.morphology_check import check_morphologies
+from neurofleet.neurosim.cells.morphology_readers import read_reconstruction
 from neurofleet.neurosim.exchange.allen_fit import write_fit
 
 if TYPE_CHECKING:
@@ -73,6 +77,10 @@ Then, in this folder:
 The voltage of the soma is in output/voltage.h5, its spikes in output/spikes.h5. The current and the time step
 stand in simulation_config.json; the parameters of the model in components/fits, as an Allen fit file.
 Axon: {axon} (model_processing {processing}{own}).
+{converted}"""
+_CONVERTED = """\
+Morphology: made from {name}, since BMTK reads SWC only. The soma is a sphere with the membrane area that NEURON makes
+of the outline in {name}; all other points are the same.
 """
 
 
@@ -96,7 +104,7 @@ def write_sonata(
     junction_potential_mV: float = 14.0,
     sweeps: Sequence[int] = (),
 ) -> None:
-    """Write a cell for BMTK's BioNet.
+    """Write a cell for BMTK's BioNet, which reads morphologies in SWC only: of another format, an SWC is made.
 
     Parameters
     ----------
@@ -118,15 +126,9 @@ def write_sonata(
     Raises
     ------
     InputError
-        The morphology is no SWC file, which is all that BMTK reads; a value is missing; the folder is in use
-        or cannot be written.
+        A value is missing; the folder is in use or cannot be written.
     """
     folder = Path(folder)
-    if not model.morphology.name.lower().endswith(".swc"):
-        raise InputError(
-            f"{model.morphology.name}: BMTK reads morphologies in SWC format only. Convert it and fit the "
-            "cell again, or export it with --format hoc, which keeps this file."
-        )
     missing = [parameter.full_name for parameter in model.free if parameter.full_name not in values]
     if missing:
         raise InputError(f"{folder}: expected a value for each free parameter, found none for {missing}.")
@@ -148,7 +150,7 @@ def write_sonata(
             sections,
             known,
         )
-        (components / "morphologies" / "cell.swc").write_bytes(model.morphology.content)
+        (components / "morphologies" / "cell.swc").write_bytes(_swc(model))
         model.user_mechanisms.copy(model.mechanism_names, components / "mechanisms" / "modfiles")
         shutil.copyfile(Path(__file__).with_name("run_bionet.py"), folder / "run_bionet.py")
         (folder / "distributions.py").write_text(_distributions(distributions, sections))
@@ -156,10 +158,33 @@ def write_sonata(
         _write_json(folder / "circuit_config.json", _circuit())
         _write_json(folder / "simulation_config.json", _simulation(model, clamps, stop_ms, dt_ms))
         where_defined = "" if processing == "aibs_allactive" else ", defined in run_bionet.py"
-        readme = _README.format(cell=model.cell, axon=model.axon, processing=processing, own=where_defined)
+        converted = "" if _is_swc(model) else _CONVERTED.format(name=model.morphology.name)
+        readme = _README.format(
+            cell=model.cell, axon=model.axon, processing=processing, own=where_defined, converted=converted
+        )
         (folder / "README.txt").write_text(readme)
     except OSError as error:
         raise InputError(f"{folder}: cannot be written ({error.strerror}).") from error
+
+
+def _is_swc(model: "FitModel") -> bool:
+    return model.morphology.name.lower().endswith(".swc")
+
+
+def _swc(model: "FitModel") -> bytes:
+    """Return the morphology in SWC; a soma drawn as an outline becomes a sphere of the area that it has in NEURON."""
+    if _is_swc(model):
+        return model.morphology.content
+    with tempfile.TemporaryDirectory(prefix="neurofleet-") as folder:
+        path = Path(folder) / model.morphology.name
+        path.write_bytes(model.morphology.content)
+        cell, (summary,) = read_reconstruction(path), check_morphologies([path])
+    if isinstance(summary, InputError):
+        raise summary
+    if len(cell.soma.points) == 1:
+        sphere = [*cell.soma.centre, np.sqrt(summary.area_um2["soma"] / np.pi)]
+        cell = replace(cell, soma=replace(cell.soma, points=np.array([sphere])))
+    return as_swc(cell).encode()
 
 
 def _folders(folder: Path) -> Path:
