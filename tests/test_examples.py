@@ -1,24 +1,31 @@
-"""The examples in README and docs: job files are checked, command lines parsed, Python compiled, what is cheap is run."""
+"""The examples in README and docs: jobs are checked, command lines parsed, Python compiled, what is cheap is run."""
 
 import ast
 import inspect
 import re
 import shlex
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import click
 import duckdb
+import numpy as np
 import pytest
 import typer.main
+from pynwb import NWBHDF5IO, NWBFile
+from pynwb.file import Subject
 
 import neurofleet as nf
 from neurofleet.jobs.cli import app
 from neurofleet.jobs.fit.fit_job import FitSpec
-from neurofleet.jobs.job_file import check_job
+from neurofleet.jobs.job_file import check_job, load_job
+from neurofleet.jobs.learners.learner_job import checked_inputs, job_of
 from neurofleet.jobs.opened_run import Run
 from neurofleet.yaml_files import read_yaml
 from tests.jobs.made_run import write_run
+from tests.learners.cells.made_cells import made_counts, written
+from tests.learners.units.made_units import waveforms
 
 REPOSITORY = Path(__file__).parents[1]
 DOCUMENTS = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
@@ -47,6 +54,51 @@ def test_a_job_in_the_documents_is_one(text, tmp_path):
         content = ({"kind": "fit", "cells": [CELL]} if is_fit else {"kind": "validate"}) | content
     job = check_job(content, "the example", "example", tmp_path)
     assert job.kind == content["kind"]
+
+
+def write_cells(folder: Path) -> None:
+    for name in ("atlas_a", "atlas_b"):
+        cells = made_counts(60, seed=len(name), prefix=name)
+        cells.obs["donor"] = np.resize(["3p", "5p"], 60)
+        written(cells, folder / f"{name}.h5ad")
+
+
+def write_units(folder: Path) -> None:
+    """Five sessions, each of an animal of its own, with spike times and mean waveforms of 24 units."""
+    random = np.random.default_rng(1)
+    (folder / "sessions").mkdir()
+    for number in range(5):
+        about = {"session_description": "made", "session_start_time": datetime(2026, 1, 1, tzinfo=UTC)}
+        file = NWBFile(identifier=f"s{number}", subject=Subject(subject_id=f"mouse-{number}"), **about)
+        file.add_unit_column("cell_type", "class of the unit")
+        for waveform in waveforms(30_000, n=24):
+            times_s = np.cumsum(random.gamma(2.0, 0.05, 400))
+            kind = ("PV", "SST")[file.units is not None and len(file.units.id) % 2]
+            file.add_unit(spike_times=times_s, waveform_mean=waveform * (1 + random.random()), cell_type=kind)
+        file.units.waveform_rate = 30_000.0
+        with NWBHDF5IO(str(folder / f"sessions/{number}.nwb"), "w") as out:
+            out.write(file)
+
+
+def write_recordings(folder: Path) -> None:
+    random = np.random.default_rng(2)
+    for name in ("animal_a", "animal_b", "worm_1", "worm_2"):
+        arrays = {"velocity": random.random(600), "head_angle": random.random(600), "label_confidence": np.full(24, 4)}
+        activity = random.standard_normal((600, 24)).cumsum(0)
+        kinds = np.array(["AVA", "RIM"] * 12)
+        np.savez(folder / f"{name}.npz", activity=activity, rate_hz=4.0, neuron_class=kinds, **arrays)
+
+
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [("train", write_cells), ("units", write_units), ("neurons", write_recordings), ("worms", write_recordings)],
+)
+def test_a_learners_example_reads_data_of_its_shape(name, write, tmp_path):
+    write(tmp_path)
+    texts = [block.values[0] for block in blocks("yaml") if block.values[0].startswith(f"# {name}.yaml")]
+    assert texts
+    (tmp_path / f"{name}.yaml").write_text(texts[0])
+    assert checked_inputs(job_of(load_job(tmp_path / f"{name}.yaml"), tmp_path))
 
 
 def command_lines(text: str) -> list[list[str]]:
