@@ -120,7 +120,9 @@ def fetch_command(names: Sequence[str], out: Path | None, address: str | None = 
     wanted = [_wanted(name) for name in dict.fromkeys(names)]
     archives = list(dict.fromkeys(one.archive for one in wanted))
     if address is not None and len(archives) > 1:
-        raise UsageError(f"--address: expected names of one archive, found {' and '.join(archives)}. Fetch them apart.")
+        raise UsageError(
+            f"--address: expected names of one archive, found {' and '.join(archives)}. Fetch them separately."
+        )
     places = {archive: Path(archive) if out is None else out for archive in archives}
     for place in places.values():
         if place.exists() and not place.is_dir():

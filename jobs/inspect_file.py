@@ -224,7 +224,7 @@ def _inspect_morphology(file: Path, _: InspectOptions) -> Inspection:
         for kind, name in KIND_NAMES.items()
         if summary.n_sections[kind]
     ]
-    head = ("kind", "trees", "sections", "length um", "area um2", "diameters um", "reach um")
+    head = ("kind", "trees", "sections", "length µm", "area µm²", "diameters µm", "reach µm")
     cell = read_reconstruction(file)
     points_um = np.concatenate([cell.soma.points, *(section.points for section in cell.sections)])[:, :3]
     width, height, depth = np.maximum(np.ptp(points_um, axis=0), 1.0)

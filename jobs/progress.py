@@ -17,6 +17,8 @@ def duration(seconds: float) -> str:
     """Return a duration for display."""
     if not math.isfinite(seconds):
         return "unknown time"
+    if 0 < seconds < 1:
+        return "less than 1 s"
     minutes, secs = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:

@@ -36,7 +36,7 @@ def npz_arrays(path: str | Path) -> dict[str, np.ndarray]:
         with zipfile.ZipFile(path) as archive:
             return {entry.filename.removesuffix(".npy"): _member(archive, entry) for entry in archive.infolist()}
     except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError) as error:
-        raise UnreadableArray(f"it is no zip archive of arrays, or is damaged ({error})") from None
+        raise UnreadableArray(f"it is not a zip archive of arrays, or is damaged ({error})") from None
 
 
 def _member(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray:
@@ -67,7 +67,7 @@ def _read(file: Any, n_bytes: int, name: str) -> np.ndarray:
         read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, fortran, dtype = read_header(file)
     except (ValueError, EOFError, TypeError, SyntaxError, RecursionError, MemoryError, tokenize.TokenError) as error:
-        raise UnreadableArray(f"{name} is no array of numpy ({error})") from None
+        raise UnreadableArray(f"{name} is not an array of numpy ({error})") from None
     if dtype.hasobject:
         raise UnreadableArray(
             f"array {name!r} holds Python objects (a pickle), which can run any code when it is loaded; expected plain"

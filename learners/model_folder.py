@@ -130,7 +130,7 @@ def read_model(folder: str | Path, learner: str | None = None) -> StoredModel:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise ModelRefused(f"{folder} is no whole model: {TENSORS} cannot be read ({error}).") from error
+        raise ModelRefused(f"{folder} is not a complete model: {TENSORS} cannot be read ({error}).") from error
     if hashlib.sha256(content).hexdigest() != head["sha256"]:
         raise ModelRefused(
             f"{path} is not the file that {DESCRIPTION} describes (its checksum differs): it is damaged or of"
@@ -139,7 +139,7 @@ def read_model(folder: str | Path, learner: str | None = None) -> StoredModel:
     try:
         tensors = load(content)
     except SafetensorError as error:
-        raise ModelRefused(f"{path} is no safetensors file ({error}).") from error
+        raise ModelRefused(f"{path} is not a safetensors file ({error}).") from error
     stored = {name: {"dtype": str(a.dtype), "shape": list(a.shape)} for name, a in tensors.items()}
     for name in sorted(stored.keys() | head["tensors"].keys()):
         if stored.get(name) != head["tensors"].get(name):
@@ -307,7 +307,7 @@ def _description(folder: Path) -> dict[str, Any]:
         pickles = [name for name in names if name.endswith(PICKLES)]
         present = ", ".join((pickles or names)[:5]) or "nothing"
         why = " Pickles are not loaded: they can run any code." if pickles else ""
-        raise ModelRefused(f"{folder} is no model: expected {DESCRIPTION} and {TENSORS}, found {present}.{why}")
+        raise ModelRefused(f"{folder} is not a model: expected {DESCRIPTION} and {TENSORS}, found {present}.{why}")
     try:
         head = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:

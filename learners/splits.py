@@ -375,7 +375,7 @@ def splits_from_table(table: pa.Table, source: str = "the table") -> list[Split]
     missing = [name for name in COLUMNS if name not in table.column_names]
     if missing:
         raise LearnerError(
-            f"{source} is no split: expected the columns {', '.join(COLUMNS)}, found"
+            f"{source} is not a split: expected the columns {', '.join(COLUMNS)}, found"
             f" {', '.join(table.column_names) or 'none'}."
         )
     metadata = table.schema.metadata or {}

@@ -77,10 +77,10 @@ def text_dialect(path: Path) -> TextDialect:
         text = raw.decode(encoding)
     except UnicodeDecodeError:
         if b"\0" in raw:
-            raise ValueError("it is no text") from None
+            raise ValueError("it is not text") from None
         encoding, text = "cp1252", raw.decode("cp1252", errors="replace")  # what Excel writes in western Europe
     if "\0" in text:
-        raise ValueError("it is no text")
+        raise ValueError("it is not text")
     lines = text.splitlines()
     skipped = next((number for number, line in enumerate(lines) if line.strip() and not line.startswith("#")), None)
     if skipped is None:

@@ -3,6 +3,8 @@
 import difflib
 from collections.abc import Iterable
 
+from neurofleet.wording import agreeing
+
 
 class NeurofleetError(Exception):
     """Something that a user can mend, or has to know.
@@ -18,6 +20,9 @@ class NeurofleetError(Exception):
     """
 
     exit_code = 1
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(agreeing(arg) if isinstance(arg, str) else arg for arg in args))
 
 
 class UsageError(NeurofleetError):

@@ -97,7 +97,7 @@ class _Loader(yaml.SafeLoader):
                 continue  # the base class merges the one, and refuses the other
             if key in lines:
                 raise yaml.MarkedYAMLError(
-                    problem=f"the key {key!r} stands twice, in lines {lines[key]} and {key_node.start_mark.line + 1};"
+                    problem=f"the key {key!r} is given twice, in lines {lines[key]} and {key_node.start_mark.line + 1};"
                     " leave one of them out",
                     problem_mark=key_node.start_mark,
                 )

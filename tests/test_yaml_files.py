@@ -54,8 +54,8 @@ CHAIN = "b0: &b0 [x]\n" + "".join(f"b{i}: &b{i} [*b{i - 1}]\n" for i in range(1,
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("seed: 1\nlabel: a\nseed: 2", "line 3, column 1: the key 'seed' stands twice, in lines 1 and 3"),
-        ("a:\n  - {b: 1, 'b': 2}", "line 2, column 12: the key 'b' stands twice"),
+        ("seed: 1\nlabel: a\nseed: 2", "line 3, column 1: the key 'seed' is given twice, in lines 1 and 3"),
+        ("a:\n  - {b: 1, 'b': 2}", "line 2, column 12: the key 'b' is given twice"),
         ("[" * 20_000, "nested more than 100 deep"),
         ("- " * 20_000 + "x", "nested more than 100 deep"),
         (BOMB, "stand for more than 1,000,000 values"),

@@ -247,7 +247,7 @@ def _url(address: str) -> str:
         scheme, rest = "http", address
     if scheme not in ("http", "https") or not rest or rest == "auto":
         raise ClusterUnreachable(
-            f"{address} is no address of a Jobs API. Give that of the cluster's dashboard, http://HOST:8265."
+            f"{address} is not the address of a Jobs API. Give that of the cluster's dashboard, http://HOST:8265."
         )
     return f"{scheme}://{rest.rstrip('/')}"
 

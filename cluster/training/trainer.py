@@ -174,7 +174,7 @@ def _log_row(loggers: Iterable[MetricLogger], row: EpochRow) -> None:
 
 def _open_logger(name: str, folder: Path) -> MetricLogger:
     if name not in _LOGGERS:
-        raise ClusterError(f"{name!r} is no logger known here. There are: {', '.join(_LOGGERS)}.")
+        raise ClusterError(f"{name!r} is not a logger that is known here. There are: {', '.join(_LOGGERS)}.")
     if missing := missing_packages([name]):
         raise ClusterError(f"The logger {name} needs a package that is not installed: pip install {' '.join(missing)}.")
     return _LOGGERS[name](folder)

@@ -26,7 +26,7 @@ def not_started(why: str) -> Finding:
         "start",
         "fault",
         why,
-        "Mend what the message names; until then, jobs run here with the --address of a cluster only.",
+        "Fix what the message names; until then, jobs run here with the --address of a cluster only.",
     )
 
 

@@ -166,7 +166,7 @@ def _match(pattern: str, folder: Path, shared: Mapping[str, Any], place: str) ->
     try:
         recordings_found = sorted(path for path in top.glob(str(start.relative_to(start.anchor))) if path.is_file())
     except (ValueError, NotImplementedError) as error:
-        raise UsageError(f"{place}: is no pattern of files ({error}).") from error
+        raise UsageError(f"{place}: is not a pattern of files ({error}).") from error
     rows = {}
     for path in recordings_found:
         recordings = path if start.is_absolute() else path.relative_to(folder)

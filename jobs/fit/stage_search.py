@@ -417,7 +417,7 @@ class StageSearch(abc.ABC):
             raise JobError(
                 f"{self._name()}: more than half of the first generation failed: {shown}. The search was "
                 "stopped, because the model or the limits (deadline_s, max_steps, memory_limit_mb) are at "
-                f"fault rather than single parameter sets.{mechanisms} Mend that and start in a new folder."
+                f"fault rather than single parameter sets.{mechanisms} Fix that and start in a new folder."
             )
 
 

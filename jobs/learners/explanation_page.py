@@ -129,7 +129,7 @@ def dots(means: "Explanation", model: "SimsModel") -> Drawing:
 
 
 NO_SIGNATURE = (
-    "The masks of a single member are no signature of a type: among correlated genes, networks of equal"
+    "The masks of a single member are not a signature of a type: among correlated genes, networks of equal"
     " accuracy choose mostly different ones. Lists are therefore ranked by contribution (value times"
     " gradient, averaged over members and the linear model), and beside each list stands how much the members"
     " share of their top 20: the mean Jaccard index of pairs, by contribution and by attention (1: the same"

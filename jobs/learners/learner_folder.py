@@ -125,7 +125,7 @@ class LearnerJobState:
         """Return how far the job is, for the terminal."""
         if self.finished:
             return [f"{self.name}: finished"]
-        rest = "nobody is at work on it; the same command as before goes on with it"
+        rest = "it is not running; the same command as before goes on with it"
         lines = [f"{self.name}: not finished; {f'running: {self.running}' if self.running else rest}"]
         if self.trials_begun:
             lines.append(f"trials: {self.trials_ended} of the {self.trials_begun} begun have ended")

@@ -105,7 +105,7 @@ class NeuprintSweepSpec(SweepSpec, NeuprintTrainSpec):
         if self.chosen.train_share == 1.0:
             raise ValueError("trials are compared on validation frames: `train_share` must be below 1")
         if "loss" in self.search and self.metric[0] == "val_loss":
-            raise ValueError("trials with unlike losses cannot be compared by them: set `trials: {metric: val_r2}`")
+            raise ValueError("trials with different losses cannot be compared by them: set `trials: {metric: val_r2}`")
         if "train_share" in self.search:
             raise ValueError("search: train_share decides on which frames trials are compared; leave it out")
         return self

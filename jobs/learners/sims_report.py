@@ -435,7 +435,7 @@ def _classes_section(report: SimsReport) -> list[str]:
     """Return the confusion matrix, the most frequent mistakes and the scores of each class."""
     caption = (
         f"The {report.role} cells by true class (rows) and predicted class (columns), as numbers; the "
-        "colour is the share of the true class (k: thousands; resting on a square says it exactly). A row "
+        "colour is the share of the true class (k: thousands; the pointer on a square shows the exact number). A row "
         "without colour is a class that has no such cell."
     )
     picture = confusion_figure(report.model_scores.classes, report.model_scores.confusion)

@@ -87,5 +87,5 @@ def check_absolute_paths(job: Path) -> None:
     if missing:
         raise UsageError(
             f"not there on the cluster ({socket.gethostname()}): {', '.join(missing)}. An absolute path is"
-            " read on the cluster. Lay the files there, or name them relative to the job file: those are sent along."
+            " read on the cluster. Put the files there, or name them relative to the job file: those are sent along."
         )

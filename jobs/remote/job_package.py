@@ -250,7 +250,7 @@ def _too_large(job_files: JobFiles, limit_bytes: int) -> str:
     largest = sorted(job_files.files.values(), key=lambda file: file.stat().st_size, reverse=True)[:3]
     return (
         f"the job's files are too large to be sent: {size(len(job_files.files), job_files.size_bytes)}, and Ray's"
-        f" Jobs API takes {limit_bytes / 1e6:.0f} MB, packed. Lay them (the largest are"
+        f" Jobs API takes {limit_bytes / 1e6:.0f} MB, packed. Put them (the largest are"
         f" {', '.join(map(str, largest))}) on storage that the cluster reads, and name them in the job file"
         " by their absolute paths there: files named by absolute paths are not sent."
     )

@@ -109,7 +109,7 @@ def status_command(name_or_id: str, address: str, as_json: bool = False) -> None
         print(json.dumps(submitted.plain() | {"last_line": "".join(lines), "address": api.address}))
         return
     since = f"{submitted.job.started:%Y-%m-%d %H:%M:%S} UTC" if submitted.job.started else "now"
-    print(f"{submitted.job.id}: {_state(submitted.job)}, attempt {submitted.attempt} at {submitted.name}")
+    print(f"{submitted.job.id}: {_state(submitted.job)}, attempt {submitted.attempt} of {submitted.name}")
     print(f"  submitted  {since}, {duration(submitted.seconds)} {'long' if submitted.job.has_ended else 'ago'}")
     print(f"  results    {submitted.out}")
     if lines:
@@ -135,7 +135,7 @@ def cancel_command(name_or_id: str, address: str) -> None:
         print(f"{id} had {submitted.job.state} already")
         return
     api.stop(id)
-    print(f"{id} is asked to end …", flush=True)
+    print(f"{id} is being stopped …", flush=True)
     ended = api.wait(id, STOP_WAIT_S + 15.0)
     if not ended.has_ended:
         raise JobError(f"{id} was asked to end {STOP_WAIT_S} s ago and is {ended.state} still; look again later.")

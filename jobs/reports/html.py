@@ -5,12 +5,14 @@ from collections.abc import Iterable, Sequence
 from jinja2 import Environment, PackageLoader
 from markupsafe import Markup, escape
 
+from neurofleet.wording import agreeing
+
 _PAGE = Environment(autoescape=True, keep_trailing_newline=True, loader=PackageLoader("neurofleet.jobs", "reports"))
 
 
 def escaped(text: object) -> str:
     """Return text as HTML shows it."""
-    return str(escape(text))
+    return str(escape(agreeing(text) if type(text) is str else text))
 
 
 def page(title: str, body: Iterable[str]) -> str:

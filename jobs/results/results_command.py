@@ -100,8 +100,8 @@ def _width(column: str, values: Sequence[str]) -> int:
 
 
 def _cell_text(value: Any) -> str:
-    if value is None:
-        return ""
+    if value is None or isinstance(value, bool):
+        return {None: "", True: "yes", False: "no"}[value]
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 

@@ -263,7 +263,7 @@ class SensitivityFindings(Findings):
         parts = [
             html.paragraph(
                 f"Parameters vary independently and uniformly within ±{100 * self.half_width:g} % of each of"
-                f" {models:,} model(s) of {len(self.cells):,} cell(s). A first-order index is the share of a"
+                f" {models:,} models of {len(self.cells):,} cells. A first-order index is the share of a"
                 " feature's variance that a parameter causes alone, a total index its share with all"
                 " interactions. Means are over cells, each counted once; intervals"
                 " resample cells, or the models of a single cell, and are left out where there is one model.",

@@ -164,7 +164,7 @@ class SynapseStudy(PopulationStudy[SynapseSpec, list[SynapseSubject]]):
         beyond = sorted(set(self.spec.distances_um) - reached)
         if not reached or not beyond:
             return []
-        return [f"{cell}: its apical dendrite does not reach {', '.join(f'{distance:g}' for distance in beyond)} um"]
+        return [f"{cell}: its apical dendrite does not reach {', '.join(f'{distance:g}' for distance in beyond)} µm"]
 
     def plan(self, inputs: list[SynapseSubject]) -> Plan:
         """Return cells, models and simulations."""

@@ -104,7 +104,7 @@ class SynapseFindings(Findings):
             (
                 group,
                 max(point.cells for point in points.values()),
-                f"{distance:g} um" if outside else "soma",
+                f"{distance:g} µm" if outside else "soma",
                 *(points[name].text() if name in points else "" for name in SHOWN),
             )
             for (group, outside, distance), points in sorted(by_place.items(), key=lambda item: item[0])

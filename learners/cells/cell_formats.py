@@ -301,7 +301,7 @@ def _frame(path: Path, group: Any, name: str) -> pd.DataFrame:
         except Exception as error:  # whatever anndata stumbles over in a damaged file
             raise CellsRefused(f"{path}: {name!r} cannot be read, the file is damaged ({error}).") from error
     if not isinstance(table, pd.DataFrame):
-        raise CellsRefused(f"{path}: {name!r} is no table. Read the file with anndata and write it again.")
+        raise CellsRefused(f"{path}: {name!r} is not a table. Read the file with anndata and write it again.")
     table.index = table.index.astype(str)
     return table
 

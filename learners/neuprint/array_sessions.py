@@ -237,7 +237,7 @@ def _session(
     strange = sorted(set(layout.behaviour_times) - set(behaviour))
     if strange:
         raise RecordingsRefused(
-            f"Layout: 'behaviour_times' names {strange[0]!r}, which is no channel of 'behaviour'"
+            f"Layout: 'behaviour_times' names {strange[0]!r}, which is not a channel of 'behaviour'"
             f"{did_you_mean(strange[0], behaviour)}."
         )
     ids = per_neuron(arrays.optional(layout.neuron_ids, "neuron_ids"))

@@ -89,7 +89,7 @@ class NeuprintSettings(BaseModel):
     @model_validator(mode="after")
     def _fits(self) -> NeuprintSettings:
         if self.hidden % self.heads:
-            raise ValueError(f"hidden ({self.hidden}) is no multiple of heads ({self.heads}).")
+            raise ValueError(f"hidden ({self.hidden}) is not a multiple of heads ({self.heads}).")
         needed = max(self.lags, self.context - 1)
         if self.warm_up < needed:
             raise ValueError(f"warm_up is {self.warm_up}; lags and context need at least {needed}.")

@@ -188,7 +188,7 @@ def gathered(
         first = given[~given.index.duplicated()].reindex(ids).fillna("")
         if len(unlike):
             notes.append(
-                f"{len(unlike)} neurons have unlike labels {name!r} in different recordings and count as"
+                f"{len(unlike)} neurons have different labels {name!r} in different recordings and count as"
                 f" unlabelled, such as {unlike[0]}."
             )
             first[unlike] = ""

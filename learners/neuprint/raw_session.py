@@ -306,7 +306,7 @@ def _labels(raw: RawSession, layout: RecordingLayout, neurons: int) -> pd.DataFr
     if raw.confidence is not None:
         confidence = np.asarray(raw.confidence)
         if confidence.dtype.kind not in "fiu":
-            raise RecordingsRefused(f"{raw.where}: {layout.confidence} is no number; confidence must be one.")
+            raise RecordingsRefused(f"{raw.where}: {layout.confidence} is not a number; confidence must be one.")
         unsure = ~(confidence >= layout.least_confidence)
     labels = {}
     for name, values in raw.labels.items():
@@ -319,7 +319,7 @@ def _same_number(raw: RawSession, frames: int, neurons: int) -> None:
     if raw.n_regions is not None and raw.n_regions != neurons:
         raise RecordingsRefused(
             f"{raw.where}: activity has {frames} frames x {neurons} neurons, but the file names {raw.n_regions} regions"
-            " of interest for it. The table and the activity are of unlike segmentations; write them again together."
+            " of interest for it. The table and the activity are of different segmentations; write them again together."
         )
     columns = {"ids": raw.neuron_ids, "positions": raw.positions_um, "confidences": raw.confidence}
     columns |= {f"labels {name!r}": values for name, values in raw.labels.items()}
@@ -457,8 +457,8 @@ def _positions(raw: RawSession, kept: np.ndarray, notes: list[str]) -> np.ndarra
     span_um = float(np.ptp(positions, axis=0).max(initial=0))
     if len(positions) > 2 and not SPANS_UM[0] <= span_um <= SPANS_UM[1]:
         notes.append(
-            f"{raw.where}: the {len(positions)} neurons lie within {span_um:.3g} um, which cannot be, so no positions"
-            " are used. Give them in um."
+            f"{raw.where}: the {len(positions)} neurons lie within {span_um:.3g} µm, which cannot be, so no positions"
+            " are used. Give them in µm."
         )
         return None
     return positions

@@ -125,7 +125,7 @@ def _kind(path: Path) -> str:
         raise RecordingsRefused(f"{path}: expected {KINDS}, found {path.suffix or 'no ending'}.{advice}")
     if kind == "npy" and path.name in ("F.npy", "spks.npy") and (path.parent / "iscell.npy").exists():
         raise RecordingsRefused(
-            f"{path}: is of a suite2p folder. Give the folder, {path.parent}: it says which are cells."
+            f"{path}: belongs to a suite2p folder. Give the folder, {path.parent}: it says which are cells."
         )
     return kind
 
@@ -154,7 +154,7 @@ def _copies(recordings: Sequence[Recording]) -> list[str]:
     if twice is not None:
         raise RecordingsRefused(
             f"Two recordings are both of animal and session {twice}. Give each path once, and files of"
-            " unlike sessions unlike names."
+            " different sessions different names."
         )
     seen: dict[bytes, Recording] = {}
     notes = []
@@ -227,7 +227,7 @@ def _nwb_session(path: Path, file: Any, layout: RecordingLayout) -> RawSession:
     if len(rows) and not 0 <= rows.min() <= rows.max() < len(table):
         raise RecordingsRefused(
             f"{path}: {place} names regions of interest {rows.min()} to {rows.max()}, but {table.name} has"
-            f" {len(table)}, counted from 0. They are of unlike segmentations; write them again together."
+            f" {len(table)}, counted from 0. They are of different segmentations; write them again together."
         )
     labels = {label: _column(path, table, name, rows) for label, name in layout.labels.items()}
     notes: list[str] = []

@@ -110,7 +110,7 @@ def _adjacency(recording: Recording, delta_um: float | None) -> csr_array:
             " or leave out these parts."
         )
     if delta_um is None or not delta_um > 0:
-        raise RecordingsRefused(f"Centre and surround need a radius delta_um above 0 um, found {delta_um!r}.")
+        raise RecordingsRefused(f"Centre and surround need a radius delta_um above 0 µm, found {delta_um!r}.")
     positions = np.asarray(recording.positions_um, dtype=np.float64)
     pairs = cKDTree(positions).query_pairs(delta_um, output_type="ndarray")
     distance = np.linalg.norm(positions[pairs[:, 0]] - positions[pairs[:, 1]], axis=1)

@@ -635,7 +635,7 @@ def _add_spikes_beside(file: UnitsFile, beside: Path) -> None:
     if absent:
         raise UnitsRefused(
             f"{beside}: expected the spike times of the {len(file.columns)} units of {file.path.name}, found none of"
-            f" {len(absent)}, such as {absent[0]}. The two files are of unlike sortings; put files of one together."
+            f" {len(absent)}, such as {absent[0]}. The two files are of different sortings; put files of one together."
         )
     file.spike_times = [times[unit] for unit in file.columns["unit_id"]]
     file.notes.append(f"{file.path.name}: spike times are those of {beside.name}.")

@@ -67,7 +67,7 @@ def read_npz(path: Path, spike_times: str) -> UnitsFile:
         lengths[f"{spike_times}_index"] = len(ends)
     if len(set(lengths.values())) > 1:
         raise UnitsRefused(
-            f"{path}: expected one row per unit in each array, found unlike numbers of rows:"
+            f"{path}: expected one row per unit in each array, found different numbers of rows:"
             f" {', '.join(f'{name} {length}' for name, length in lengths.items())}."
         )
     deep = [name for name, array in per_unit.items() if array.ndim > 2]
@@ -193,7 +193,7 @@ def _matrix(path: Path, name: str, rows: list[np.ndarray | None]) -> np.ndarray:
     if len(lengths) > 1:
         raise UnitsRefused(
             f"{path}: expected {name} of one length for all units, found lengths from {lengths[0]} to"
-            f" {lengths[-1]}. Cut them alike around the main deflection, or give files of unlike length or"
+            f" {lengths[-1]}. Cut them alike around the main deflection, or give files of different length or"
             " rate one by one."
         )
     width = lengths[0] if lengths else 0

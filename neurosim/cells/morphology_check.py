@@ -419,15 +419,15 @@ def _summary(cell: Reconstruction, imported: _Import | InputError) -> Morphology
     ratio = made.area_um2["soma"] / cell.soma.area_um2
     if cell.soma.contours and not _OUTLINE_DOUBT[0] <= ratio <= _OUTLINE_DOUBT[1]:
         warnings.append(
-            f"NEURON makes a soma of {made.area_um2['soma']:,.0f} um2 of its outline of {cell.soma.n_points} points, "
-            f"which turned about its long axis has {cell.soma.area_um2:,.0f} um2"
+            f"NEURON makes a soma of {made.area_um2['soma']:,.0f} µm² of its outline of {cell.soma.n_points} points, "
+            f"which turned about its long axis has {cell.soma.area_um2:,.0f} µm²"
         )
     cable_um2 = {kind: made.area_um2.get(kind, 0.0) - low for kind, (low, _) in _expected(cell).area_um2.items()}
     more_um2 = sum(more for kind, more in cable_um2.items() if kind != "soma")
     if file.name.lower().endswith(".swc") and more_um2 > _CABLE_SHARE * (sum(made.area_um2.values())):
         warnings.append(
-            f"NEURON connects its branches to points of the soma with pieces of cable, which add {more_um2:,.0f} um2 "
-            f"of membrane to the {sum(made.area_um2.values()) - more_um2:,.0f} um2 that are drawn"
+            f"NEURON connects its branches to points of the soma with pieces of cable, which add {more_um2:,.0f} µm² "
+            f"of membrane to the {sum(made.area_um2.values()) - more_um2:,.0f} µm² that are drawn"
         )
     diameters = diameters_um(cell)
     trees = Counter(section.kind for section in cell.sections if section.parent < 0)

@@ -102,14 +102,14 @@ class MorphologySummary:
     def line(self) -> str:
         """Return the measures in a line."""
         names = {"dend": "dendrites", "apic": "apical dendrite", "axon": "axon"}
-        parts = [f"soma {self.soma_area_um2:,.0f} um2 (as a sphere {self.soma_diameter_um:.3g} um)"]
+        parts = [f"soma {self.soma_area_um2:,.0f} µm² (as a sphere {self.soma_diameter_um:.3g} µm)"]
         parts += [
-            f"{name} {self.length_um[kind]:,.0f} um, {self.area_um2[kind]:,.0f} um2 in {self.n_sections[kind]} "
-            f"section{'s' if self.n_sections[kind] > 1 else ''}, median diameter {self.diameter_um[kind]:.2g} um"
+            f"{name} {self.length_um[kind]:,.0f} µm, {self.area_um2[kind]:,.0f} µm² in {self.n_sections[kind]} "
+            f"section{'s' if self.n_sections[kind] > 1 else ''}, median diameter {self.diameter_um[kind]:.2g} µm"
             for kind, name in names.items()
             if self.n_sections[kind]
         ]
-        return f"{self.path.name}: {'; '.join(parts)}; in all {self.total_area_um2:,.0f} um2"
+        return f"{self.path.name}: {'; '.join(parts)}; in all {self.total_area_um2:,.0f} µm²"
 
 
 def sphere_diameter_um(area_um2: float) -> float:
@@ -156,13 +156,13 @@ def check_limits(cell: Reconstruction) -> None:
     median = float(np.median(diameters)) if len(diameters) else 1.0
     found = []
     if not SOMA_UM[0] <= soma_um <= SOMA_UM[1]:
-        found.append(f"a soma of {soma_um:.4g} um across (as a sphere of its area)")
+        found.append(f"a soma of {soma_um:.4g} µm across (as a sphere of its area)")
     elif cell.soma.extent_um > SOMA_UM[1]:
-        found.append(f"points of the soma over {cell.soma.extent_um:,.0f} um")
+        found.append(f"points of the soma over {cell.soma.extent_um:,.0f} µm")
     if reach > REACH_UM:
-        found.append(f"branches that end {reach:,.0f} um from the soma")
+        found.append(f"branches that end {reach:,.0f} µm from the soma")
     if not DENDRITE_UM[0] <= median <= DENDRITE_UM[1]:
-        found.append(f"branches of {median:.3g} um diameter (median)")
+        found.append(f"branches of {median:.3g} µm diameter (median)")
     if not found:
         return
     likely = [
@@ -181,8 +181,8 @@ def check_limits(cell: Reconstruction) -> None:
     if likely:
         unit, factor = likely[0]
         advice = (
-            f"Taken as {unit}, the soma is {soma_um * factor:.3g} um across and the branches end "
-            f"{reach * factor:,.0f} um from it: multiply x, y, z and the radius (or diameter) by {factor:g} and save "
+            f"Taken as {unit}, the soma is {soma_um * factor:.3g} µm across and the branches end "
+            f"{reach * factor:,.0f} µm from it: multiply x, y, z and the radius (or diameter) by {factor:g} and save "
             "the file again."
         )
     elif cell.soma.drawn_as != "contour" and soma_um < SOMA_UM[0] and reach > 10:
@@ -192,7 +192,7 @@ def check_limits(cell: Reconstruction) -> None:
         )
     said = next((line for line in cell.header.splitlines() if "nanomet" in line.lower() or '"units"' in line), "")
     raise InputError(
-        f"{cell.path}: expected a cell in micrometres (a soma of {SOMA_UM[0]:g} to {SOMA_UM[1]:g} um, branches of at "
+        f"{cell.path}: expected a cell in micrometres (a soma of {SOMA_UM[0]:g} to {SOMA_UM[1]:g} µm, branches of at "
         f"most {REACH_UM / 1000:g} mm), found {' and '.join(found)}. "
         + (f"The file itself says {said[:80]!r}. " if said else "")
         + advice
@@ -220,25 +220,25 @@ def _odd_soma(cell: Reconstruction, dendrites: Sequence[Section]) -> list[str]:
     if soma.drawn_as == "contour" and cell.path.suffix.lower() == ".swc":
         found.append(
             f"its soma is drawn as an outline of {soma.n_points} points ({at} {soma.line}) and taken as a sphere with "
-            f"the area of that outline turned about its long axis, {soma.area_um2:,.0f} um2; radii of an outline mean "
+            f"the area of that outline turned about its long axis, {soma.area_um2:,.0f} µm²; radii of an outline mean "
             "nothing"
         )
     if soma.drawn_as == "tree":
         found.append(
             f"its soma is drawn with {soma.n_points} points that branch ({at} {soma.line}) and taken as a sphere of "
-            f"their area, {soma.area_um2:,.0f} um2; look whether they are the cell body"
+            f"their area, {soma.area_um2:,.0f} µm²; look whether they are the cell body"
         )
     if soma.drawn_as == "line" and len(soma.points) > 3:
         extent = np.linalg.norm(np.ptp(soma.points[:, :3], axis=0))
         length = float(steps_um(soma.points).sum())
         if length > 1.5 * extent:
             found.append(
-                f"the {soma.n_points} points of its soma ({at} {soma.line}) turn back: {length:.3g} um of axis within "
-                f"{extent:.3g} um. Its area of {soma.area_um2:,.0f} um2 counts membrane more than once"
+                f"the {soma.n_points} points of its soma ({at} {soma.line}) turn back: {length:.3g} µm of axis within "
+                f"{extent:.3g} µm. Its area of {soma.area_um2:,.0f} µm² counts membrane more than once"
             )
     thickest = max((float(s.points[s.own, 3].max()) for s in dendrites if len(s.points[s.own])), default=0.0)
     if thickest > sphere_diameter_um(soma.area_um2):
-        found.append(f"a dendrite of {thickest:.3g} um is thicker than the soma")
+        found.append(f"a dendrite of {thickest:.3g} µm is thicker than the soma")
     return found
 
 
@@ -248,7 +248,7 @@ def _odd_sizes(cell: Reconstruction, dendrites: Sequence[Section]) -> list[str]:
     low, high = USUAL_SOMA_UM
     if not low <= soma_um <= high:
         found.append(
-            f"its soma is {soma_um:.3g} um across (as a sphere of its area), usual are {low:g} to {high:g} um: is the "
+            f"its soma is {soma_um:.3g} µm across (as a sphere of its area), usual are {low:g} to {high:g} µm: is the "
             "file in micrometres?"
         )
     if not dendrites:
@@ -256,11 +256,11 @@ def _odd_sizes(cell: Reconstruction, dendrites: Sequence[Section]) -> list[str]:
     farthest = max(reach_um(cell)[kind] for kind in ("dend", "apic"))
     if farthest > USUAL_REACH_UM:
         found.append(
-            f"its dendrites are up to {farthest:,.0f} um long, usual is less than {USUAL_REACH_UM:,.0f} um: is the "
+            f"its dendrites are up to {farthest:,.0f} µm long, usual is less than {USUAL_REACH_UM:,.0f} µm: is the "
             "file in micrometres?"
         )
     if farthest < soma_um / 2:
-        found.append(f"its dendrites are at most {farthest:.3g} um long, less than the soma's radius")
+        found.append(f"its dendrites are at most {farthest:.3g} µm long, less than the soma's radius")
     points = np.concatenate([s.points[s.own] for s in dendrites])
     if len(points) >= 50 and np.all(points[:, :3] == np.round(points[:, :3])):
         found.append("all its coordinates are whole numbers: are they pixels?")
@@ -278,7 +278,7 @@ def _odd_diameters(cell: Reconstruction, dendrites: Sequence[Section]) -> list[s
         share = counts.max() / len(diameters)
         if share > 0.9:
             found.append(
-                f"{share:.0%} of the points of its dendrites have the diameter {values[counts.argmax()]:g} um: were "
+                f"{share:.0%} of the points of its dendrites have the diameter {values[counts.argmax()]:g} µm: were "
                 "diameters measured? Areas, and so all conductances, follow from them"
             )
     thin = [
@@ -286,8 +286,8 @@ def _odd_diameters(cell: Reconstruction, dendrites: Sequence[Section]) -> list[s
     ]
     if thin:
         found.append(
-            f"{len(thin)} points of its dendrites are thinner than {THIN_UM:g} um, the first at {at} {thin[0][0]} "
-            f"({thin[0][1]:.2g} um)"
+            f"{len(thin)} points of its dendrites are thinner than {THIN_UM:g} µm, the first at {at} {thin[0][0]} "
+            f"({thin[0][1]:.2g} µm)"
         )
     jumps = []
     for section in dendrites:
@@ -296,7 +296,7 @@ def _odd_diameters(cell: Reconstruction, dendrites: Sequence[Section]) -> list[s
         for i in np.flatnonzero((ratio > JUMP) & (np.abs(np.diff(thick)) > JUMP_UM)):
             jumps.append((section.lines[section.own][i + 1], thick[i], thick[i + 1]))
     if jumps:
-        shown = ", ".join(f"{at} {line} ({one:.2g} to {other:.2g} um)" for line, one, other in jumps[:SHOWN])
+        shown = ", ".join(f"{at} {line} ({one:.2g} to {other:.2g} µm)" for line, one, other in jumps[:SHOWN])
         found.append(f"diameters of its dendrites jump {_times(jumps)}: {shown}")
     return found
 
@@ -315,10 +315,10 @@ def _odd_steps(cell: Reconstruction, dendrites: Sequence[Section]) -> list[str]:
         for i in np.flatnonzero(step > limit)
     ]
     if gaps:
-        shown = ", ".join(f"{length:.0f} um before {at} {line}" for line, length in gaps[:SHOWN])
+        shown = ", ".join(f"{length:.0f} µm before {at} {line}" for line, length in gaps[:SHOWN])
         found.append(
             f"its dendrites have gaps between a point and its parent ({shown}), which are simulated as straight cable; "
-            f"its median step is {np.median(whole):.2g} um"
+            f"its median step is {np.median(whole):.2g} µm"
         )
     if (whole == 0).sum() > 0.01 * len(whole):
         found.append(f"{int((whole == 0).sum())} points of its dendrites stand where the one before stands")
@@ -331,7 +331,7 @@ def _odd_steps(cell: Reconstruction, dendrites: Sequence[Section]) -> list[str]:
         if s.parent == SOMA and (away := float(np.linalg.norm(s.points[0, :3] - soma.centre)) - radius) > BEGIN_UM
     ]
     if far:
-        shown = ", ".join(f"{at} {line} ({away:.0f} um)" for line, away in far[:SHOWN])
+        shown = ", ".join(f"{at} {line} ({away:.0f} µm)" for line, away in far[:SHOWN])
         found.append(f"{_trees(far)} of its dendrites begin far from the surface of the soma: {shown}")
     return found
 
@@ -355,12 +355,12 @@ def _odd_trees(cell: Reconstruction, kinds: Mapping[str, Sequence[Section]]) -> 
         found.append(f"{len(apical)} apical trees grow from its soma ({at}s {shown})")
     longest = reach_um(cell)["apic"]
     if kinds["apic"] and (longest < APICAL_UM or (basal and longest < reach[basal[0]] / 2)):
-        others = f", its basal dendrites {reach[basal[0]]:.0f} um" if basal else ""
-        found.append(f"its apical dendrite is {longest:.0f} um long{others}: is it one?")
+        others = f", its basal dendrites {reach[basal[0]]:.0f} µm" if basal else ""
+        found.append(f"its apical dendrite is {longest:.0f} µm long{others}: is it one?")
     if not kinds["apic"] and len(basal) > 2 and reach[basal[0]] > max(LONELY_UM, LONELY * reach[basal[1]]):
         found.append(
             f"it has no apical dendrite, and one basal tree ({at} {cell.sections[basal[0]].lines[0]}) is "
-            f"{reach[basal[0]]:.0f} um long, the next {reach[basal[1]]:.0f} um: if that is the apical dendrite, give "
+            f"{reach[basal[0]]:.0f} µm long, the next {reach[basal[1]]:.0f} µm: if that is the apical dendrite, give "
             "it type 4"
         )
     return found

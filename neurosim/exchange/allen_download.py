@@ -122,7 +122,7 @@ def _rows(web: Web, model: str, criteria: str, include: str = "") -> list[Mappin
     answer = web.json(_QUERY + quote(query, safe=":,$'()[]"))
     rows = answer.get("msg") if isinstance(answer, dict) else None
     if not isinstance(rows, list) or not answer.get("success", True):
-        message = rows if isinstance(rows, str) else "something that is no answer to a query"
+        message = rows if isinstance(rows, str) else "something that is not an answer to a query"
         raise DownloadError(f"{web.address}: the database refuses the question after {model}: {message[:300]}.")
     return rows
 

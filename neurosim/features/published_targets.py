@@ -34,7 +34,7 @@ def read_bounds(folder: Path) -> dict[str, tuple[float, float]]:
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{path}: expected a list of {{param_name, sectionlist, bounds}}, found something else "
-            f"({error!r}). Mend the file, or remove it to use the recipe's bounds."
+            f"({error!r}). Fix the file, or remove it to use the recipe's bounds."
         ) from error
     for name, bounds in all_bounds.items():
         if len(bounds) != 2 or not bounds[0] < bounds[1]:

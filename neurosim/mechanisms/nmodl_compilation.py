@@ -254,7 +254,7 @@ def _compile_into(folder: Path, names: Mapping[str, Path], called: Mapping[str, 
             files = ", ".join(f"{name} ({called.get(name, names[name].name)})" for name in of_these)
             raise InputError(
                 f"The mechanisms {files} did not compile (nrnivmodl, exit code {result.returncode}). NEURON's NMODL "
-                "compiler takes them, the C++ compiler does not. Mend their VERBATIM text, which NEURON 9 compiles as "
+                "compiler takes them, the C++ compiler does not. Fix their VERBATIM text, which NEURON 9 compiles as "
                 "C++, or the compiler that is named:\n" + "\n".join(errors[:5] or [said.strip()[-2000:]])
             )
         if folder.exists():  # without a library: something cleaned up in it
@@ -272,7 +272,7 @@ def _faults_of_nmodl(folder: Path, names: Mapping[str, Path], called: Mapping[st
             lines = [line.rstrip()[:_LONGEST_LINE] for line in said.splitlines() if line.strip()]
             lines = [line for line in lines if not line.startswith(("Translating", "INCLUDEing", "Notice:"))]
             faults.append(
-                f"The mechanism {name} ({called.get(name, file.name)}) did not compile. Mend the line that NEURON's "
+                f"The mechanism {name} ({called.get(name, file.name)}) did not compile. Fix the line that NEURON's "
                 "compiler names:\n" + "\n".join(lines[-8:] or ["it said nothing"])
             )
     return faults

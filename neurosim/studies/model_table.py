@@ -374,7 +374,7 @@ def _no_rows(table: pd.DataFrame, source: str, name: str, conditions: CellCondit
         if unknown:
             reasons.append(f"{key} is nowhere {', '.join(unknown)}")
     reason = "; ".join(reasons) or "no row meets all its conditions"
-    return f"expected rows of class {name}, found none: {reason}. Mend `classes:`, or leave the class out."
+    return f"expected rows of class {name}, found none: {reason}. Fix `classes:`, or leave the class out."
 
 
 def _columns(table: pd.DataFrame, most: int = 8) -> str:

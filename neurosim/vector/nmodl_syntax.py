@@ -181,7 +181,7 @@ def _parsed(data: Path, mechanism: str, source: Path) -> tuple[SyntaxTree, str]:
         if not tree.is_file():
             raise Unsupported(
                 f"{source}: the vector engine reads mechanisms with NEURON's nmodl compiler, which could not "
-                f"read this one (exit code {result.returncode}). Mend the file, or use the NEURON engine for "
+                f"read this one (exit code {result.returncode}). Fix the file, or use the NEURON engine for "
                 f"cells that have it:\n{(result.stdout + result.stderr)[-2000:].strip()}"
             )
         return json.loads(tree.read_text()), nmodl

@@ -58,5 +58,5 @@ def test_what_is_no_dashboard_is_not_taken_for_one(web_server, status, body):
 
 @pytest.mark.parametrize("address", ["auto", "ray://head:10001", "http://", ""])
 def test_other_addresses_of_a_cluster_are_refused(address):
-    with pytest.raises(ClusterUnreachable, match=r"is no address of a Jobs API.*http://HOST:8265"):
+    with pytest.raises(ClusterUnreachable, match=r"is not the address of a Jobs API.*http://HOST:8265"):
         JobsApi(address)

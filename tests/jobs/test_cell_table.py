@@ -121,7 +121,7 @@ def test_a_pattern_with_one_morphology_for_all(job):
         ({"from": "none.csv"}, "cells.from none.csv: cannot be read"),
         ({"from": "."}, "cannot be read"),
         ({"glob": "none/*.nwb"}, "cells.glob none/*.nwb: no cells found in"),
-        ({"glob": "**.nwb"}, "is no pattern of files"),
+        ({"glob": "**.nwb"}, "is not a pattern of files"),
     ],
 )
 def test_ways_to_name_cells_that_are_none(job, cells, expected):

@@ -335,9 +335,9 @@ def test_limits_and_shares_may_change(tmp_path, changed):
     [
         ({"more": "recipe: demo"}, "recipe was 'all-active', is 'demo'"),
         ({"more": "max_steps: 10"}, "max_steps was 1000000, is 10"),
-        ({"more": "max_steps: null"}, "max_steps was 1000000, is None"),
-        ({"evolution": ", patience: 100"}, "evolution.patience was None, is 100"),
-        ({"evolution": ", learn: false"}, "evolution.learn was None, is False"),
+        ({"more": "max_steps: null"}, "max_steps was 1000000, is nothing"),
+        ({"evolution": ", patience: 100"}, "evolution.patience was nothing, is 100"),
+        ({"evolution": ", learn: false"}, "evolution.learn was nothing, is false"),
         ({"cells": ["a", "c"]}, "cells.b was"),
         ({"cells": ["a, dendrite: aspiny", "b"]}, "cells.a.dendrite was 'spiny', is 'aspiny'"),
     ],
@@ -356,7 +356,7 @@ def test_a_job_without_a_limit_of_steps_can_be_resumed(tmp_path):
     with store.locked():
         start_or_resume(made_job(["a"], more="max_steps: null"), {}, tmp_path, store)
         assert start_or_resume(made_job(["a"], more="max_steps: null"), {}, tmp_path, store)
-        with pytest.raises(UsageError, match="max_steps was None, is 1000000"):
+        with pytest.raises(UsageError, match="max_steps was nothing, is 1000000"):
             start_or_resume(made_job(["a"]), {}, tmp_path, store)
 
 

@@ -77,7 +77,7 @@ def test_a_morphology_is_printed_and_drawn(in_folder, capsys):
     (in_folder / "cell.swc").write_text(AXON_SWC + "30 3 100 100 0 0.3 22\n31 3 120 100 0 0.3 30\n")
     inspect_command(in_folder / "cell.swc", None, InspectOptions(), overwrite=False)
     told = capsys.readouterr().out
-    assert "cell.swc: soma 804 um2 (as a sphere 16 um); dendrites" in told
+    assert "cell.swc: soma 804 µm² (as a sphere 16 µm); dendrites" in told
     assert "(24 points, soma drawn as point)" in told
     (basal,) = (line.split() for line in told.splitlines() if line.strip().startswith("basal"))
     assert basal[1:5] == ["1", "2", "274", "785"]  # trees, sections, um, um2
@@ -90,7 +90,7 @@ def test_a_morphology_in_hdf5_is_told_from_a_recording(in_folder):
         file["points"] = [[0, 0, 0, 16], [8, 0, 0, 2], [80, 0, 0, 2.0]]
         file["structure"] = [[0, 1, -1], [1, 3, 0]]
     inspection = inspect_file(in_folder / "cell.h5")
-    assert inspection.lines[0].startswith("cell.h5: soma 804 um2")
+    assert inspection.lines[0].startswith("cell.h5: soma 804 µm²")
     assert inspection.lines[1] == "note: NEURON imports cell.swc, the same points as it can read them"
     (in_folder / "nano.swc").write_text("1 1 0 0 0 8000 -1\n2 3 0 0 0 1000 1\n3 3 90000 0 0 500 2\n")
     with pytest.raises(InputError, match="nano.swc: expected a cell in micrometres"):

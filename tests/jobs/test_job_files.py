@@ -16,6 +16,7 @@ from tests.file_server import FileServer, serve
 SIMS = "kind: train\nlearner: sims\nreference: a.h5ad\nlabel: type\n"
 HIPPIE = "kind: train\nlearner: hippie\nunits: a.nwb\nlabel: type\n"
 NEUPRINT = "kind: train\nlearner: neuprint\nrecordings: a.npz\nlabel: 3\n"
+CELLS = "cells: [{id: a, morphology: a.swc, recordings: a.nwb, "
 CELL = "{id: %s, morphology: a.swc, recordings: a.nwb}"
 
 
@@ -41,6 +42,13 @@ def job(text):
         (f"kind: fit\ncells: [{CELL % 483101699}]", lambda job: job.cells[0].id, "483101699"),
         (SIMS + "baselines: majority", lambda job: job.baselines, ["majority"]),
         (SIMS + "learning_rate: 1e-3", lambda job: job.chosen.learning_rate, 1e-3),
+        (SIMS + "split: {test: {donor: 5p}}", lambda job: job.split.test, {"donor": ["5p"]}),
+        (NEUPRINT + "methods: phi, pca", lambda job: job.methods, ["phi", "pca"]),
+        (f"cells: [{CELL % 'a'}]\nevolution: {{seeds: 4}}", lambda job: job.evolution.seeds, [1, 2, 3, 4]),
+        (f"cells: [{CELL % 'a'}]\nevolution: {{seeds: '2, 5'}}", lambda job: job.evolution.seeds, [2, 5]),
+        (CELLS + "stimuli: 'IDrest, IV'}]", lambda job: job.cells[0].stimuli, ["IDrest", "IV"]),
+        (CELLS + "exclude_sweeps: 7}]", lambda job: job.cells[0].exclude_sweeps, [7]),
+        (CELLS + "weight: ~}]\nmax_wall_hours: ~", lambda job: (job.cells[0].weight, job.max_wall_hours), (None, None)),
     ],
 )
 def test_numbers_are_text_where_a_label_is_meant(text, read, meant):
@@ -52,8 +60,8 @@ def test_numbers_are_text_where_a_label_is_meant(text, read, meant):
     [
         (SIMS + "split: {test: d1}", "split.test: expected a fraction from 0 to below 1, or groups by their column"),
         (SIMS + "split: {test: 1.5}", "split.test: expected a number below 1, found 1.5."),
-        (SIMS + "split: {test: {donor: []}}", "split.test.donor: expected at least 1 of them, found []."),
-        (SIMS + "split: {test: {donor: [[1]]}}", "split.test.donor.0: expected text, found [1]."),
+        (SIMS + "split: {test: {donor: []}}", "split.test.donor: expected at least one, found []."),
+        (SIMS + "split: {test: {donor: [[1]]}}", "split.test.donor, value 1: expected text, found [1]."),
         (SIMS + "split: {tests: 0.2}", "split.tests: unknown key (did you mean 'test'?)."),
         (SIMS + "workers: two", "workers: expected a whole number or a list, found 'two'."),
         (SIMS + "workers: -1", "workers: expected a number of at least 0, found -1."),
@@ -63,15 +71,22 @@ def test_numbers_are_text_where_a_label_is_meant(text, read, meant):
             "mask: expected one of sparsemax or entmax15, found 'entmax' (did you mean 'entmax15'?)",
         ),
         (SIMS + "n_shared: 0\nn_independent: 0", "settings: n_shared and n_independent are both 0"),
-        (SIMS + "loggers: [tensorbord]", "loggers.0: expected one of tensorboard, wandb or mlflow, found 'tensor"),
+        (
+            SIMS + "loggers: [tensorbord]",
+            "loggers, value 1: expected one of tensorboard, wandb or mlflow, found 'tensor",
+        ),
         (SIMS + "drop_unlabelled: maybe", "drop_unlabelled: expected true or false, found 'maybe'."),
         (SIMS + "baselines: [majorty]", "found 'majorty' (did you mean 'majority'?)"),
         (SIMS + "1: x", "expected keys that are words, found 1."),
-        (SIMS + "seed: 1\nseed: 2", "the key 'seed' stands twice, in lines 5 and 6"),
+        (SIMS + "seed: 1\nseed: 2", "the key 'seed' is given twice, in lines 5 and 6"),
         (HIPPIE + "classes: abc", "classes: expected a list or keys and values, found 'abc'."),
         ("kind: [fit]", "kind: expected one of fit, train"),
-        (f"cells: [{CELL % ('x' * 300)}]", "cells.0.id: expected at most 128 characters, found 'xxx"),
-        (f"cells: [{CELL % '../a'}]", "cells.0.id: expected letters, digits, `.`, `_` and `-`"),
+        (f"cells: [{CELL % ('x' * 300)}]", "cell 1: id: expected at most 128 characters, found 'xxx"),
+        (f"cells: [{CELL % '../a'}]", "cell 1: id: expected letters, digits, `.`, `_` and `-`"),
+        (CELLS + "axon: stubb}]", "cell a: axon: expected one of stub, legacy-stub, legacy-stub-60um or full, found"),
+        (CELLS + "stimuli: []}]", "cell a: stimuli: expected at least one, found []"),
+        (f"cells: [{CELL % 'a'}]\nevolution: {{seeds: [1, x]}}", "evolution.seeds, value 2: expected a whole number"),
+        (f"cells: [{CELL % 'a'}]\nevolution: {{seeds: 1, 5}}", "evolution.5: expected a key that is a word, found 5"),
         ("evaluator: model", "evaluator: expected a module and a function in it"),
         ("evaluator: a:b\ndeadline_s: soon", "deadline_s: expected a number or auto, found 'soon'."),
         ("", "expected keys such as `kind: fit` and `cells:`, found nothing."),
@@ -122,7 +137,7 @@ def test_a_pattern_that_matches_nothing_or_too_much_is_told(folder):
     spec = in_folder(folder, SIMS.replace("a.h5ad", "data/*.loom"))
     with pytest.raises(UsageError, match=r"data/\*\.loom: no file matches this pattern. A relative path starts at"):
         refuse_missing(spec, folder)
-    with pytest.raises(UsageError, match=r"cells.0.morphology: expected one file, data/\* matches 5: data/a.h5ad"):
+    with pytest.raises(UsageError, match=r"cell a: morphology: expected one file, data/\* matches 5: data/a.h5ad"):
         in_folder(folder, "cells: [{id: a, morphology: data/*, recordings: data/c.nwb}]")
 
 

@@ -180,7 +180,7 @@ def test_files_that_an_evaluator_reads_are_named_and_travel(lab, tmp_path):
         files[2],
     ]
     assert (arrived.parent / spec.files[1]).read_text() == "data/extra/one.csv"
-    with pytest.raises(UsageError, match=r"files.0: gone.json is not there"):
+    with pytest.raises(UsageError, match=r"files, value 1: gone.json is not there"):
         luggage_of(write(lab, cells="-", recipe="-", warm_start="-", evaluator="model:make", files="gone.json"))
 
 
@@ -195,8 +195,8 @@ def test_a_link_that_leads_out_of_a_folder_is_not_followed(lab, tmp_path):
     (targets / "all").symlink_to(secret.parent)
     with pytest.raises(UsageError) as refused:
         luggage_of(write(lab))
-    assert f"cells.2.targets: {targets / 'key.json'} is a symbolic link to {secret}" in str(refused.value)
-    assert f"cells.2.targets: {targets / 'all'} is a symbolic link to {secret.parent}" in str(refused.value)
+    assert f"cell 3: targets: {targets / 'key.json'} is a symbolic link to {secret}" in str(refused.value)
+    assert f"cell 3: targets: {targets / 'all'} is a symbolic link to {secret.parent}" in str(refused.value)
 
 
 def test_a_link_that_the_job_names_is_told(lab):
@@ -327,7 +327,7 @@ def test_inputs_of_a_fit_that_are_gone_are_told(larger_lab):
     (larger_lab / "data" / "one" / "cell.nwb").unlink()
     job = larger_lab / "jobs" / "other.yaml"
     job.write_text(yaml.safe_dump({"kind": "validate", "models": {"run": "../runs/rat"}}))
-    with pytest.raises(UsageError, match=r"cells.0.recordings: ../data/one/cell.nwb is not there, seen from .*/jobs"):
+    with pytest.raises(UsageError, match=r"cell 1: recordings: ../data/one/cell.nwb is not there, seen from .*/jobs"):
         luggage_of(job)
 
 
@@ -340,8 +340,8 @@ def test_all_missing_files_are_told_at_once(lab):
     cells = [{"id": "a", "morphology": "a.swc", "recordings": "../b.nwb"}]
     with pytest.raises(UsageError) as refused:
         luggage_of(write(lab, cells=cells))
-    assert "cells.0.morphology: a.swc" in str(refused.value)
-    assert "cells.0.recordings: ../b.nwb" in str(refused.value)
+    assert "cell 1: morphology: a.swc" in str(refused.value)
+    assert "cell 1: recordings: ../b.nwb" in str(refused.value)
 
 
 def test_a_job_over_the_limit_is_refused_with_its_size_and_a_way_out(lab, tmp_path):

@@ -77,7 +77,7 @@ def test_values_that_the_settings_take_are_taken(keys):
 
 def test_values_that_go_together_by_chance_are_refused():
     neuprint = "kind: sweep\nlearner: neuprint\nrecordings: a.npz\nlabel: x\n"
-    with pytest.raises(UsageError, match="with hidden 33, dynamics 'gru': hidden .33. is no multiple of heads"):
+    with pytest.raises(UsageError, match="with hidden 33, dynamics 'gru': hidden .33. is not a multiple of heads"):
         parse_job(neuprint + "search: {hidden: {integer: [16, 64]}, dynamics: gru}\ntrials: {number: 2}", "job", "j")
 
 

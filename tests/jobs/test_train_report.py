@@ -367,7 +367,7 @@ def unfinished(tmp_path):
 
 def test_status_of_an_unfinished_training_counts_its_epochs(unfinished, capsys):
     told = shown(print_status, str(unfinished), False)
-    assert "pbmc: not finished; nobody is at work on it" in told
+    assert "pbmc: not finished; it is not running" in told
     assert "fold-0-model: epoch 3 of 10, 640 training samples" in told
     with RunStore(unfinished).locked():
         assert "not finished; running: " in shown(print_status, str(unfinished), False)

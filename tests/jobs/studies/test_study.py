@@ -95,7 +95,7 @@ def test_findings_of_other_versions_are_read(tmp_path):
     assert (findings.cells[0].group, findings.cells[0].added_later, findings.notes) == ("x", None, [])
     del cell["total"]
     (tmp_path / FINDINGS).write_text(json.dumps({"name": "old", "kind": "toy", "cells": [cell]}))
-    with pytest.raises(UsageError, match="cells.0.total: Field required"):
+    with pytest.raises(UsageError, match="cell 1: total is missing"):
         ToyFindings.read(tmp_path)
 
 

@@ -96,7 +96,7 @@ def test_types_give_class_and_subclass_and_contradictions_are_noted(release: Pat
         "",
         "Sst",
     ]  # 14 is Vip on one day, Sst on another
-    assert sum("unlike labels 'subclass'" in note for note in recordings.notes) == 1
+    assert sum("different labels 'subclass'" in note for note in recordings.notes) == 1
 
 
 def test_a_mouse_a_session_and_some_stimuli(release: Path) -> None:

@@ -75,7 +75,7 @@ def test_positions_in_another_unit_are_told_and_not_used(tmp_path: Path, unit_um
     assert open_recordings(write(tmp_path / "a.npz", positions_um=positions)).recordings[0].positions_um is not None
     recordings = open_recordings(write(tmp_path / "a.npz", positions_um=unit_um * positions))
     assert recordings.recordings[0].positions_um is None
-    assert any("which cannot be, so no positions are used. Give them in um" in note for note in recordings.notes)
+    assert any("which cannot be, so no positions are used. Give them in µm" in note for note in recordings.notes)
 
 
 def test_the_rate_is_that_of_the_frame_times_and_pauses_are_noted(tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_ids_and_labels_are_the_same_as_text_and_as_numbers(tmp_path: Path) -> N
     assert list(recordings.recordings[1].neuron_ids[:4]) == ["m1/0", "m1/1", "m1/2", "m1/3"]
     assert list(recordings.recordings[1].neuron_ids[4:]) == ["m1/two/#4", "m1/two/#5"]
     assert list(recordings.labels("class")[:6]) == list("112233")
-    assert not any("unlike labels" in note for note in recordings.notes)
+    assert not any("different labels" in note for note in recordings.notes)
 
 
 def test_a_recording_given_twice_under_two_names_is_refused_and_copied_neurons_are_told(tmp_path: Path) -> None:
@@ -188,12 +188,12 @@ BACK[12] = 0.0
         ({"speed": np.zeros(40)}, {"behaviour": ["speeed"]}, "did you mean 'speed'"),
         ({}, {"behavior": ["speed"]}, "unknown key 'behavior' .did you mean 'behaviour'"),
         ({}, {"stimuli": ["Blank"]}, "means nothing for npz"),
-        ({}, {"labels": ["class"]}, "Layout: labels: expected names by name"),
+        ({}, {"labels": ["class"]}, "Layout: labels: expected keys and values"),
         ({"rate_hz": np.ones(40)}, {}, "as one number, found float64 of shape .40,"),
         (
             {"kind": np.arange(6), "sure": np.array(list("abcdef"))},
             {"labels": {"class": "kind"}, "confidence": "sure", "least_confidence": 1},
-            "sure is no number",
+            "sure is not a number",
         ),
         ({}, {"labels": {"animal": "kind"}}, "cannot be called 'animal'"),
         ({}, {"least_confidence": 2}, "belong together"),

@@ -285,7 +285,7 @@ def test_rows_can_be_taken(tmp_path):
         ({"waveform": None, "isi": None, "acg": None}, ["no modality", "cell_type"]),
         ({"unit_id": np.array(["same"] * 2 + [f"u{k}" for k in range(28)])}, ["1 repeated", "same"]),
         ({"unit_id": np.array([""] + [f"u{k}" for k in range(29)])}, ["1 units have no id"]),
-        ({"waveform": made()["waveform"][:20]}, ["unlike numbers of rows", "waveform 20", "isi 30"]),
+        ({"waveform": made()["waveform"][:20]}, ["different numbers of rows", "waveform 20", "isi 30"]),
         ({"notes": np.array([{"a": 1}] * 30, dtype=object)}, ["'notes'", "pickle", "plain numbers"]),
         ({"waveform": np.zeros((30, 91, 4))}, ["waveform has 3 dimensions", "largest amplitude"]),
         (
@@ -390,7 +390,7 @@ def test_ids_kept_as_a_pandas_index_are_found(tmp_path):
 
 def test_wrong_layouts_name_what_was_meant(tmp_path):
     path = npz(tmp_path / "a.npz")
-    refused([path], "waveform_rate is no known key", "did you mean 'waveform_rate_hz'", waveform_rate=3e4)
+    refused([path], "waveform_rate: unknown key", "did you mean 'waveform_rate_hz'", waveform_rate=3e4)
     refused([path], "waveform_rate_hz", "'fast'", waveform_rate_hz="fast")
     refused([path], "isi_scale", "'log'", isi_scale="log")
     refused([path], "did you mean 'below'", quality={"snr": {"belo": 3}})

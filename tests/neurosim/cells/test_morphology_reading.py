@@ -152,7 +152,7 @@ def test_what_was_put_right_is_told(checked):
         return " ".join(checked[name].notes)
 
     assert "begins with a branch (line 1); the soma (line 3) was taken as its root" in notes("root is a dendrite.swc")
-    assert "(3 somata; soma of 2,035.8 um2 for 1,017.9" in notes("soma after a dendrite.swc")
+    assert "(3 somata; soma of 2,035.8 µm² for 1,017.9" in notes("soma after a dendrite.swc")
     assert "decimal commas (line 1 and others)" in notes("decimal commas.swc")
     assert "forks and tips, lines 3, 4, 5" in notes("forks and tips.swc")
     assert "stands 2 times at the same place (line 4)" in notes("a soma for each tree.swc")
@@ -285,13 +285,13 @@ OTHERS = dendrite(TAPERED[:8], (-8, 0, 0), (-10, 0, 1), 50) + dendrite(TAPERED[:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (SOMA + dendrite([0.5] * 30), "100% of the points of its dendrites have the diameter 1 um"),
-        (SOMA + dendrite([0.04, *TAPERED]), "1 points of its dendrites are thinner than 0.1 um, the first at line 2"),
-        (SOMA + dendrite([*TAPERED[:9], 9.0, *TAPERED[9:]]), "jump 2 times: line 11 .1.7 to 18 um., line 12"),
-        (SOMA + dendrite([*TAPERED, 9.0]), "a dendrite of 18 um is thicker than the soma"),
+        (SOMA + dendrite([0.5] * 30), "100% of the points of its dendrites have the diameter 1 µm"),
+        (SOMA + dendrite([0.04, *TAPERED]), "1 points of its dendrites are thinner than 0.1 µm, the first at line 2"),
+        (SOMA + dendrite([*TAPERED[:9], 9.0, *TAPERED[9:]]), "jump 2 times: line 11 .1.7 to 18 µm., line 12"),
+        (SOMA + dendrite([*TAPERED, 9.0]), "a dendrite of 18 µm is thicker than the soma"),
         (
             SOMA + dendrite(TAPERED) + "90 3 900 0 0 0.4 31\n",
-            "gaps between a point and its parent .603 um before line 32.",
+            "gaps between a point and its parent .603 µm before line 32.",
         ),
         (
             SOMA + dendrite(TAPERED, (60, 0, 0)),
@@ -300,20 +300,20 @@ OTHERS = dendrite(TAPERED[:8], (-8, 0, 0), (-10, 0, 1), 50) + dendrite(TAPERED[:
         (SOMA + dendrite(TAPERED, step=(0, 0, 0)), "29 points of its dendrites stand where the one before stands"),
         (SOMA + dendrite(TAPERED, step=(10, 0, 0)), "all its points lie in one plane"),
         (SOMA + dendrite([1 + i % 2 for i in range(60)]), "all its coordinates are whole numbers"),
-        (SOMA.replace("8", "1.5") + dendrite(TAPERED), "its soma is 3 um across .* usual are 4 to 60 um"),
-        (SOMA.replace("8", "40") + dendrite(TAPERED), "its soma is 80 um across"),
-        (SOMA + dendrite(TAPERED, step=(200, 0, 1)), "up to 5,800 um long, usual is less than 3,000 um"),
-        (SOMA + dendrite(TAPERED, step=(0.1, 0, 0.1)), "at most 4.1 um long, less than the soma's radius"),
+        (SOMA.replace("8", "1.5") + dendrite(TAPERED), "its soma is 3 µm across .* usual are 4 to 60 µm"),
+        (SOMA.replace("8", "40") + dendrite(TAPERED), "its soma is 80 µm across"),
+        (SOMA + dendrite(TAPERED, step=(200, 0, 1)), "up to 5,800 µm long, usual is less than 3,000 µm"),
+        (SOMA + dendrite(TAPERED, step=(0.1, 0, 0.1)), "at most 4.1 µm long, less than the soma's radius"),
         (SOMA + dendrite(TAPERED, kind=2), "it has no dendrites"),
         (
             SOMA + dendrite(TAPERED) + dendrite(TAPERED[:4], (-8, 0, 0), first=50, kind=4),
-            "apical dendrite is 30 um long",
+            "apical dendrite is 30 µm long",
         ),
         (
             SOMA + dendrite(TAPERED, kind=4) + dendrite(TAPERED, (-8, 0, 0), first=50, kind=4),
             "2 apical trees grow from its soma .lines 2, 32.",
         ),
-        (SOMA + dendrite(TAPERED) + OTHERS, "one basal tree .line 2. is 291 um long, the next 80 um: if"),
+        (SOMA + dendrite(TAPERED) + OTHERS, "one basal tree .line 2. is 291 µm long, the next 80 µm: if"),
         (
             SOMA + dendrite(TAPERED) + dendrite(TAPERED, (50, 50, 0), first=60, parent=-1, kind=2),
             "1 piece of its axon are",
@@ -348,6 +348,6 @@ def test_a_file_that_ends_neuron_does_not_end_the_others(tmp_path, monkeypatch):
 def test_the_measures_in_a_line(tmp_path):
     (tmp_path / "cell.swc").write_text(POINT)
     assert check_morphology(tmp_path / "cell.swc").line() == (
-        "cell.swc: soma 1,018 um2 (as a sphere 18 um); dendrites 71 um, 446 um2 in 1 section, median diameter 2 um; in "
-        "all 1,464 um2"
+        "cell.swc: soma 1,018 µm² (as a sphere 18 µm); dendrites 71 µm, 446 µm² in 1 section, median diameter 2 µm; in "
+        "all 1,464 µm²"
     )

@@ -1,0 +1,39 @@
+"""How text that people read says numbers, applied where it leaves the program: errors, the terminal, reports."""
+
+import re
+
+_THINGS = (
+    "animals assets batches blocks branches bytes cells channels checks classes classifiers clusters columns "
+    "compartments copies cores coordinates curves days draws electrodes epochs errors evaluations faults "
+    "features files finalists folds frames generations genes groups hosts hours individuals intervals jobs "
+    "labels layers letters lines logs machines minutes models months names networks neurons nodes objectives "
+    "observations parameters pieces points ports processes protocols pulses records recordings regions repeats "
+    "rows runs samples seconds seeds segments sessions shuffles simulations sites spikes splits stages steps "
+    "stimuli sweeps synapses targets tests times traces trainings trees trials types units values views "
+    "waveforms workers"
+).split()
+_SINGULAR = {"stimuli": "stimulus", "copies": "copy"}
+_VERBS = {
+    "are": "is",
+    "have": "has",
+    "were": "was",
+    "lie": "lies",
+    "need": "needs",
+    "lack": "lacks",
+    "differ": "differs",
+}
+_ONE = re.compile(
+    r"(?<![\w.,/×-])1 ((?!(?:and|at|by|for|from|in|of|or|than|to)\b)[A-Za-z-]+ )?"
+    rf"({'|'.join(_THINGS)})\b(?: ({'|'.join(_VERBS)})\b)?"
+)
+
+
+def agreeing(text: str) -> str:
+    """Return a text in which one thing is one: ``1 cells are`` becomes ``1 cell is``."""
+    return _ONE.sub(_singular, text)
+
+
+def _singular(found: re.Match[str]) -> str:
+    kind, things, verb = found.groups()
+    thing = _SINGULAR.get(things) or re.sub(r"(?<=ch|ss)es$|s$", "", things)
+    return f"1 {kind or ''}{thing}{f' {_VERBS[verb]}' if verb else ''}"
