@@ -83,6 +83,30 @@ def plan(job: JobFile) -> None:
     print_plan(job)
 
 
+@app.command()
+def new(
+    kind: Annotated[
+        str,
+        typer.Argument(
+            metavar="KIND",
+            help="fit, sims, hippie, neuprint, validate, sensitivity, synapse, sample, compare or analyse.",
+            show_default=False,
+        ),
+    ],
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE...", help="What the job is to read.", show_default=False)
+    ],
+    out: Annotated[
+        Path | None, typer.Option(metavar="JOB.yaml", help="The job file; by default KIND.yaml in the working folder.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier job file.")] = False,
+) -> None:
+    """Look at files and write a job file for them, with what was seen as comments."""
+    from neurofleet.jobs.drafts.new_command import new_command
+
+    new_command(kind, files, out, overwrite)
+
+
 @app.command(name="inspect")
 def inspect_data(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A recording or a morphology.", show_default=False)],

@@ -1,0 +1,241 @@
+"""Job files for labelled cells, units and population recordings."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from neurofleet.errors import LearnerError, UsageError
+from neurofleet.jobs.drafts.draft import Draft, listed
+from neurofleet.learners.array_files import as_text, npz_arrays
+from neurofleet.learners.cells.cell_files import open_cells
+from neurofleet.learners.cells.cell_matrix import SOURCE_COLUMN
+from neurofleet.learners.folds import repeated_folds
+from neurofleet.learners.neuprint.recording_files import open_recordings
+from neurofleet.learners.units.unit_files import open_units
+from neurofleet.learners.units.unit_labels import labelled_units
+from neurofleet.learners.units.units import MODALITIES, Units
+
+MOST_CLASSES, MOST_GROUPS = 200, 100
+LEAST_NEURONS = 8
+FOLDS = 5
+NOTES = 3
+_LABELS = ("cell_?type", "type", "class", "label", "annotation", "subclass", "cluster", "identity")
+_GROUPS = (
+    "donor",
+    "animal",
+    "subject",
+    "mouse",
+    "patient",
+    "individual",
+    "batch",
+    "sample",
+    "session",
+    "technology",
+    "condition",
+    "stim",
+)
+
+
+def sims_draft(files: Sequence[Path], folder: Path) -> Draft:
+    """Return a training of SIMS on cells.
+
+    Raises
+    ------
+    UsageError, LearnerError
+        The files cannot be used, or no column looks like classes.
+    """
+    cells = open_cells(list(files))
+    draft = _draft("sims", folder, "reference", files)
+    draft.say(f"{len(cells):,} cells × {len(cells.genes):,} genes", *cells.notes)
+    columns = cells.obs.drop(columns=SOURCE_COLUMN)
+    label = _put_label(draft, columns, "`labels: FILE.csv` adds columns of another file")
+    missing = int((as_text(columns[label]) == "").sum())
+    if missing:
+        draft.put("drop_unlabelled", True, f"{missing:,} cells have no {label}")
+    groups = _groups(columns, label)
+    if not groups:
+        draft.put("split", {"test": 0.2, "validation": 0.15}, "no column looks like donors or batches: cells at random")
+        return draft
+    name, counts = next(iter(groups.items()))
+    held_out = min(counts.index, key=lambda group: abs(counts[group] / counts.sum() - 0.2))
+    draft.say(*(f"{column}: {_counted(of)}" for column, of in groups.items()))
+    draft.put(
+        "split",
+        {"test": {name: [held_out]}, "validation": 0.15},
+        f"a guess: {name} {held_out} is held out whole. Cross-validation: {{folds: {len(counts)}, by: {name}}}",
+    )
+    return draft
+
+
+def hippie_draft(files: Sequence[Path], folder: Path) -> Draft:
+    """Return a training of HIPPIE on units; raises as `sims_draft` does."""
+    draft = _draft("hippie", folder, "units", files)
+    units, without, told = _open_units(files)
+    there = ", ".join(f"{int(has.sum())} with {name}" for name, has in zip(MODALITIES, units.present.T, strict=True))
+    draft.say(f"{len(units):,} units: {there}", *units.notes)
+    if without:
+        draft.say(f"Not all of it can be read as it is: {told}")
+        draft.put("layout", {"without": without}, "say what is missing in place of this, to use all of it")
+    label = _put_label(draft, units.obs, "name the column with classes under `label:`")
+    groups = _groups(units.obs, label)
+    draft.say(*(f"{column}: {_counted(of)}" for column, of in groups.items()))
+    for column in groups:
+        folds = _most_folds(units, label, column)
+        if folds:
+            draft.put("group", column, "a guess: never split between training and test")
+            if folds < FOLDS:
+                draft.put("folds", folds, f"as many as {column} allows")
+            return draft
+    draft.say("No `group:`: no column keeps animals or recordings apart so that each class is in two of them.")
+    if not (folds := _most_folds(units, label, None)):
+        raise UsageError(
+            f"{label}: expected at least two units of each class, found {_counted(_counts(units.obs, label))}."
+        )
+    if folds < FOLDS:
+        draft.put("folds", folds, "the smallest class has no more units")
+    return draft
+
+
+def neuprint_draft(files: Sequence[Path], folder: Path) -> Draft:
+    """Return a training of NeuPRINT on population recordings; raises as `sims_draft` does."""
+    draft = _draft("neuprint", folder, "recordings", files)
+    layout, unused = _layout(files)
+    recordings = open_recordings(list(files), layout)
+    neurons, animals = recordings.neurons, recordings.animals
+    first = recordings.recordings[0]
+    draft.say(
+        f"{len(recordings.recordings)} recordings of {len(animals)} animals, {len(neurons):,} neurons; the first has "
+        f"{first.n_frames:,} frames at {first.rate_hz:.3g} Hz, behaviour: {listed(first.behaviour_names) or 'none'}",
+        *[note for note in recordings.notes if ": not used: " not in note][:NOTES],
+    )
+    if layout:
+        draft.put(
+            "layout", layout, "a guess by the lengths of the arrays" + (f"; not used: {unused}" if unused else "")
+        )
+    labels = neurons.drop(columns="animal")
+    label = _put_label(
+        draft, labels.where(labels != "", None), "name label arrays in `layout: {labels: {class: ARRAY}}`"
+    )
+    counts = _counts(neurons, label)
+    least = LEAST_NEURONS
+    if (counts >= least).sum() < 2:
+        least = max(2, int(counts.iloc[1]))
+        draft.put("least_neurons", least, "smaller classes count as without a label")
+    split = "cross-animal" if len(animals) > 1 else "single-animal"
+    draft.put("split", split, "a guess: every animal is tested once" if len(animals) > 1 else "there is one animal")
+    return draft
+
+
+def _draft(learner: str, folder: Path, key: str, files: Sequence[Path]) -> Draft:
+    draft = Draft("train", folder)
+    draft.put("learner", learner)
+    draft.put(key, [draft.path(file) for file in files])
+    return draft
+
+
+def _put_label(draft: Draft, columns: pd.DataFrame, advice: str) -> str:
+    """Write the key `label`, with all columns that look like classes, and return the column."""
+    found = {
+        str(name): counts
+        for name in columns
+        if 2 <= len(counts := _counts(columns, name)) <= min(MOST_CLASSES, max(2, len(columns) // 2))
+    }
+    likely = sorted(found, key=lambda name: (_place(name, _LABELS), name))
+    if not likely or (_place(likely[0], _LABELS) == len(_LABELS) and set(likely) <= set(_groups(columns, ""))):
+        raise UsageError(
+            f"Expected a column with classes, found none among {listed(map(str, columns)) or 'no columns'}: {advice}."
+        )
+    others = [name for name in likely[1:] if _place(name, _GROUPS) == len(_GROUPS)]
+    draft.say(f"{likely[0]}: {_counted(found[likely[0]])}")
+    draft.put("label", likely[0], f"a guess; other columns with classes: {listed(others)}" if others else "a guess")
+    return likely[0]
+
+
+def _groups(columns: pd.DataFrame, label: str) -> dict[str, pd.Series]:
+    """Return the columns that look like animals or batches, the likeliest first, with their counts."""
+    names = sorted((str(name) for name in columns if name != label), key=lambda name: (_place(name, _GROUPS), name))
+    found = {name: _counts(columns, name) for name in names if _place(name, _GROUPS) < len(_GROUPS)}
+    return {name: counts for name, counts in found.items() if 2 <= len(counts) <= MOST_GROUPS}
+
+
+def _place(name: str, patterns: Sequence[str]) -> int:
+    return next((i for i, pattern in enumerate(patterns) if re.search(pattern, name, re.IGNORECASE)), len(patterns))
+
+
+def _counts(columns: pd.DataFrame, name: Any) -> pd.Series:
+    """Return how often each value of a column is there, the most frequent first; nothing for measurements."""
+    column = columns[name]
+    if pd.api.types.is_float_dtype(column) and (column.dropna() % 1 != 0).any():
+        return pd.Series(dtype=int)
+    texts = pd.Series(as_text(column))
+    return texts[texts != ""].value_counts()
+
+
+def _counted(counts: pd.Series) -> str:
+    return f"{len(counts)} ({listed(f'{name} {count:,}' for name, count in counts.items())})"
+
+
+def _open_units(files: Sequence[Path]) -> tuple[Units, list[str], str]:
+    """Return units with as many of the modalities as can be read, those that cannot, and why not."""
+    told: list[str] = []
+    for number in range(len(MODALITIES)):
+        for without in map(list, combinations(MODALITIES, number)):
+            try:
+                return open_units(list(files), {"without": without} if without else None), without, " ".join(told[:1])
+            except LearnerError as error:
+                told += [str(error)] if not without or len(without) == 1 else []
+    raise UsageError(" ".join(dict.fromkeys(told)))
+
+
+def _most_folds(units: Units, label: str, group: str | None) -> int:
+    """Return in how many folds units can be divided, at most `FOLDS`; 0 where they cannot."""
+    try:
+        labelled = labelled_units(units, label, group=group)
+    except LearnerError:
+        return 0
+    rows = labelled.rows
+    groups = None if labelled.groups is None else labelled.groups[rows]
+    for folds in range(FOLDS, 1, -1):
+        try:
+            repeated_folds(labelled.labels[rows], groups, folds, repeats=1)
+            return folds
+        except LearnerError:
+            continue
+    return 0
+
+
+def _layout(files: Sequence[Path]) -> tuple[dict[str, Any], str]:
+    """Return a layout for npz files by the lengths of the first one's arrays, and the arrays that it does not use."""
+    if files[0].suffix.lower() != ".npz":
+        return {}, ""
+    arrays = npz_arrays(files[0])
+    activity = arrays.get("activity")
+    if activity is None or activity.ndim != 2:
+        return {}, ""
+    frames, neurons = activity.shape
+    labels = {name: name for name, array in _of_length(arrays, neurons) if array.dtype.kind in "US"}
+    times = [name for name, _ in _of_length(arrays, frames) if "time" in name.lower()]
+    behaviour = [name for name, array in _of_length(arrays, frames) if array.dtype.kind in "fiu" and name not in times]
+    layout: dict[str, Any] = {"labels": labels} if labels else {}
+    layout |= {"behaviour": behaviour} if behaviour else {}
+    used = {
+        "activity",
+        "rate_hz",
+        "frame_times",
+        "animal",
+        "session",
+        "neuron_ids",
+        "positions_um",
+        *labels,
+        *behaviour,
+    }
+    return layout, listed(sorted(set(arrays) - used))
+
+
+def _of_length(arrays: Mapping[str, np.ndarray], length: int) -> Iterator[tuple[str, np.ndarray]]:
+    return ((name, array) for name, array in arrays.items() if array.shape == (length,))

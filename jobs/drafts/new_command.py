@@ -1,0 +1,57 @@
+"""The command ``neurofleet new``: looks at files and writes a job file that `neurofleet plan` accepts."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from neurofleet.errors import UsageError, did_you_mean
+from neurofleet.jobs.drafts.draft import Draft
+from neurofleet.jobs.job_file import named, parse_job
+from neurofleet.jobs.new_files import check_new, new_files
+
+_HERE = "neurofleet.jobs.drafts"
+DRAFTS = {
+    "fit": f"{_HERE}.fit_drafts:fit_draft",
+    "sims": f"{_HERE}.learner_drafts:sims_draft",
+    "hippie": f"{_HERE}.learner_drafts:hippie_draft",
+    "neuprint": f"{_HERE}.learner_drafts:neuprint_draft",
+    "validate": f"{_HERE}.study_drafts:validate_draft",
+    "sensitivity": f"{_HERE}.study_drafts:sensitivity_draft",
+    "synapse": f"{_HERE}.study_drafts:synapse_draft",
+    "sample": f"{_HERE}.fit_drafts:sample_draft",
+    "compare": f"{_HERE}.study_drafts:compare_draft",
+    "analyse": f"{_HERE}.study_drafts:analyse_draft",
+}
+"""What a job is called here, and where it is drafted."""
+
+
+def new_command(kind: str, files: Sequence[Path], out: Path | None, overwrite: bool) -> None:
+    """Write a job file for files, with comments.
+
+    Parameters
+    ----------
+    kind : str
+        One of `DRAFTS`.
+    files : sequence of Path
+        What the job is to read.
+    out : Path, optional
+        The job file; by default ``KIND.yaml`` in the working folder.
+    overwrite : bool
+        Whether an earlier job file may be replaced.
+
+    Raises
+    ------
+    UsageError, InputError, LearnerError
+        There is no such kind, the files cannot be used for it, or the job file is there already.
+    """
+    if kind not in DRAFTS:
+        raise UsageError(f"KIND: expected one of {', '.join(DRAFTS)}, found {kind!r}{did_you_mean(kind, DRAFTS)}.")
+    target = Path(f"{kind}.yaml") if out is None else out
+    check_new([target], overwrite, [file for file in files if file.is_file()])
+    if missing := [str(file) for file in files if not file.exists()]:
+        raise UsageError(f"{', '.join(missing)}: no such file. Name the files or folders that the job is to read.")
+    draft: Callable[[Sequence[Path], Path], Draft] = named(DRAFTS[kind])
+    text = draft(files, target.parent).text
+    parse_job(text, str(target), target.stem, target.parent)
+    with new_files([target]) as partial:
+        partial[target].write_text(text)
+    print(f"Written: {target}. Read what it says, change what is a wrong guess, then: neurofleet plan {target}")
