@@ -4,8 +4,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from neurofleet.errors import InputError, UsageError
+from neurofleet.jobs.cli import app
 from neurofleet.jobs.export import export_command
 from neurofleet.jobs.fit.fit_job import CellSpec, FitSpec
 from neurofleet.neurosim.exchange.allen_fit import read_fit, write_fit
@@ -102,3 +104,16 @@ def test_what_cannot_be_exported_is_refused_and_nothing_is_written(run, fit_file
             export_command(*arguments, **options)
         assert said in str(error.value)
         assert not out.exists()
+
+
+def test_a_format_alone_names_the_folder_and_is_never_a_folder_of_that_name(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    told = CliRunner().invoke(app, ["export", str(run), "--cell", "made-up", "--to", "allen"])
+    assert isinstance(told.exception, UsageError)  # its parameters depend on the distance
+    assert "--format allen: a fit file holds one value" in str(told.exception)
+    told = CliRunner().invoke(app, ["export", str(run), "--cell", "made-up", "--to", "sonata"])
+    assert told.exit_code == 0, told.output
+    assert (tmp_path / "made-up-sonata/circuit_config.json").is_file()
+    assert not (tmp_path / "sonata").exists()
+    with pytest.raises(UsageError, match="did you mean 'sonata'"):
+        export_command(run, None, "sonat", cell="made-up")

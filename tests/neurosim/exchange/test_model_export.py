@@ -14,11 +14,13 @@ from neurofleet.errors import InputError
 from neurofleet.neurosim.cells.cell_model import Accuracy, CellParameter, Conditions
 from neurofleet.neurosim.cells.fit_model import FitModel
 from neurofleet.neurosim.cells.morphology import MorphologyFile
+from neurofleet.neurosim.cells.morphology_check import check_morphologies
 from neurofleet.neurosim.exchange.allen_fit import read_fit
 from neurofleet.neurosim.exchange.model_export import Clamp, write_sonata
 from neurofleet.neurosim.features.step_protocols import TargetSet
 from neurofleet.neurosim.mechanisms import compile_mechanisms, load_mechanisms
 from tests.neurosim.cells.small_cells import AXON_SWC, FULL_SWC
+from tests.neurosim.cells.test_morphology_reading import ROUND, asc_soma
 
 SECTIONS = ("soma", "axon", "dend", "apic")
 IH = "(-0.8696 + 2.087*exp(0.0031*distance))*value"
@@ -121,9 +123,20 @@ def test_the_files_say_what_the_cell_is(tmp_path):
     assert mods == {"NaTs2_t", "Kv3_1", "Ca_HVA", "CaDynamics", "NaTa_t", "Ih"}
 
 
+def test_another_morphology_is_exported_as_swc_with_the_same_membrane(tmp_path):
+    asc = tmp_path / "cell.asc"
+    asc.write_text(asc_soma(f'("CellBody" (CellBody) {ROUND})'))
+    model = replace(made_up_model(), morphology=MorphologyFile.read(asc))
+    write_sonata(tmp_path / "out", model, VALUES, SECTIONS, CLAMPS, STOP_MS)
+    swc = tmp_path / "out/components/morphologies/cell.swc"
+    before, after = check_morphologies([asc, swc])
+    assert after.n_sections == before.n_sections
+    assert after.area_um2["soma"] == pytest.approx(before.area_um2["soma"], rel=1e-3)
+    assert sum(after.area_um2.values()) == pytest.approx(sum(before.area_um2.values()), rel=0.02)
+    assert "made from cell.asc" in (tmp_path / "out/README.txt").read_text()
+
+
 def test_what_cannot_be_exported_is_refused(tmp_path):
-    with pytest.raises(InputError, match="SWC format only.*--format hoc"):
-        write_sonata(tmp_path / "a", made_up_model(name="cell.asc"), VALUES, SECTIONS, CLAMPS, STOP_MS)
     with pytest.raises(InputError, match="gbar_NaTa_t.axon"):
         write_sonata(tmp_path / "a", made_up_model(), {"gbar_Ih.apic": 1.0}, SECTIONS, CLAMPS, STOP_MS)
     assert not (tmp_path / "a").exists()
