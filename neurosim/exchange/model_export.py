@@ -80,7 +80,8 @@ Axon: {axon} (model_processing {processing}{own}).
 {converted}"""
 _CONVERTED = """\
 Morphology: made from {name}, since BMTK reads SWC only. The soma is a sphere with the membrane area that NEURON makes
-of the outline in {name}; all other points are the same.
+of the outline in {name}; all other points are the same. Where a branch is thinner than the one that it grows from,
+NEURON reads its first piece thicker from SWC than from {name}.
 """
 
 
