@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from neurofleet.wording import agreeing
+
 if TYPE_CHECKING:
     import anndata
 
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 def warn_of(notes: Sequence[str]) -> None:
     """Warn once of all that was found out when files were opened, on behalf of the method that a user called."""
     if notes:
-        warnings.warn("\n".join(notes), stacklevel=3)
+        warnings.warn(agreeing("\n".join(notes)), stacklevel=3)
 
 
 def probability_columns(classes: Sequence[str] | np.ndarray, probabilities: np.ndarray, name: str) -> dict[str, Any]:

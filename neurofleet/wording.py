@@ -13,15 +13,12 @@ _THINGS = (
     "waveforms workers"
 ).split()
 _SINGULAR = {"stimuli": "stimulus", "copies": "copy"}
-_VERBS = {
-    "are": "is",
-    "have": "has",
-    "were": "was",
-    "lie": "lies",
-    "need": "needs",
-    "lack": "lacks",
-    "differ": "differs",
-}
+_VERBS = {"are": "is", "have": "has", "were": "was", "lie": "lies", "need": "needs", "lack": "lacks", "occur": "occurs"}
+_NUMBERED = frozenset(
+    "animal block cell channel column electrode epoch fold generation group individual layer line member model number "
+    "part point rank repeat row sample seed session stage step sweep trial type unit value version worker".split()
+)
+"""What is called by its number: in ``sweep 1 spikes``, 1 is no number of spikes."""
 _ONE = re.compile(
     r"(?<![\w.,/×-])1 ((?!(?:and|at|by|for|from|in|of|or|than|to)\b)[A-Za-z-]+ )?"
     rf"({'|'.join(_THINGS)})\b(?: ({'|'.join(_VERBS)})\b)?"
@@ -34,6 +31,9 @@ def agreeing(text: str) -> str:
 
 
 def _singular(found: re.Match[str]) -> str:
+    before = found.string[: found.start()].split()
+    if before and before[-1].lower() in _NUMBERED:
+        return found[0]
     kind, things, verb = found.groups()
     thing = _SINGULAR.get(things) or re.sub(r"(?<=ch|ss)es$|s$", "", things)
     return f"1 {kind or ''}{thing}{f' {_VERBS[verb]}' if verb else ''}"

@@ -25,6 +25,8 @@ MICROMETRES = re.compile(r"(?<=[\s}])um2?\b(?!_)")
         ("1 cells are left out", "1 cell is left out"),
         ("21 cells, 1,001 cells, 1.1 cells and cell-1 cells", None),
         ("2 of 1 test units have none", "2 of 1 test unit has none"),
+        ("sweep 1 spikes before the step", None),
+        ("1 gene names occur twice", "1 gene name occurs twice"),
         ("1 or more cells, 1 to 10 cells, 1 of the cells", None),
         ("1 classes, 1 branches, 1 copies and 1 stimuli", "1 class, 1 branch, 1 copy and 1 stimulus"),
     ],

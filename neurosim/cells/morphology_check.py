@@ -187,9 +187,9 @@ class _Made:
             found.append(f"{self.n_sections.get('soma', 0)} somata")
         for kind in SECTIONS:
             for made, right, unit in (
-                (self.area_um2, expected.area_um2, "um2"),
-                (self.length_um, expected.length_um, "um"),
-                (self.reach_um, expected.reach_um, "um from the soma"),
+                (self.area_um2, expected.area_um2, "µm²"),
+                (self.length_um, expected.length_um, "µm"),
+                (self.reach_um, expected.reach_um, "µm from the soma"),
             ):
                 value, (low, high) = made.get(kind, 0.0), right[kind]
                 if not low * (1 - TOLERANCE) - 1e-3 <= value <= high * (1 + TOLERANCE) + 1e-3:

@@ -43,7 +43,7 @@ def test_a_call_whose_worker_dies_is_made_again(ray_session, tmp_path):
 
 
 def test_a_call_that_always_dies_is_told(ray_session):
-    with pytest.raises(ClusterError, match="died 1 times"):
+    with pytest.raises(ClusterError, match="died 1 time"):
         list(map_shards(f"{HERE}:die", [{}], retries=0))
 
 

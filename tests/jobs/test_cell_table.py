@@ -148,7 +148,7 @@ def test_ways_to_name_cells_that_are_none(job, cells, expected):
         ),
         (
             f"{HEADER},exclude_sweeps\na,a.swc,a.nwb,3;x\n",
-            "line 2: exclude_sweeps.1: expected a whole number",
+            "line 2: exclude_sweeps, value 2: expected a whole number",
         ),
         (
             f"{HEADER}\n../a,a.swc,a.nwb\n",

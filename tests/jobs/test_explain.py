@@ -143,7 +143,7 @@ def test_nothing_is_overwritten_unasked(model, query, explained):
 @pytest.mark.parametrize(
     ("wanted", "told"),
     [
-        ({"cells": ("query77",)}, "1 of 1 cells are not in the query: query77. Did you mean query7"),
+        ({"cells": ("query77",)}, "1 of 1 cell is not in the query: query77. Did you mean query7"),
         ({"weighting": "both"}, "decision or uniform"),
         ({"cells_file": Path("absent.txt")}, "absent.txt"),
     ],

@@ -134,7 +134,7 @@ def test_report_without_inputs_says_why_there_are_no_traces(finished):
 def test_report_of_an_unfinished_run_says_so(tmp_path):
     write_run(tmp_path / "run", finished=False)
     page = Page(Path(write_report(tmp_path / "run")).read_text())
-    assert "This run is not finished: 0 of 1 cells are." in page.text
+    assert "This run is not finished: 0 of 1 cell is." in page.text
     assert "stage active is under way" in page.text
     assert "Best model of stage active so far" in page.text
     assert "Parameters of the best individuals so far" in page.text

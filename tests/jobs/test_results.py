@@ -148,7 +148,7 @@ def test_command_prints_tables_and_json(finished, unfinished, capsys, monkeypatc
     monkeypatch.setenv("COLUMNS", "80")
     results_command(str(unfinished), None, False)
     told = capsys.readouterr().out
-    assert "0 of 1 cells finished" in told
+    assert "0 of 1 cell finished" in told
     assert "active …" in told
     assert "10 crash, 10 timeout of 100 evaluations" in told
     results_command(str(finished), None, True)

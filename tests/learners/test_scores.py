@@ -49,7 +49,7 @@ def test_indices_and_names_give_the_same_scores_and_come_back_from_json():
     [
         ([], [], "no sample"),
         (["a"], ["a", "b"], "found 2 for 1"),
-        (["e"], ["a"], "true: 1 classes are not among the 2 .* e"),
+        (["e"], ["a"], "true: 1 class is not among the 2 .* e"),
         ([0], [2], "indices from 0 to 1, found 2 to 2"),
         ([0], [[0.1, 0.9]], "array of shape"),
     ],

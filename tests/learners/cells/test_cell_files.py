@@ -195,11 +195,11 @@ def test_files_without_a_common_gene(tmp_path):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("id,A,label\nc1,1,T\nc2,2,B\n", ["words in 1 columns", "'label'"]),
-        ("id,A,\nc1,1,2\nc2,2,2\n", ["1 columns have no name"]),
+        ("id,A,label\nc1,1,T\nc2,2,B\n", ["words in 1 column", "'label'"]),
+        ("id,A,\nc1,1,2\nc2,2,2\n", ["1 column has no name"]),
         ("id,A,n\nc1,1,0\nc2,2,1\nc3,0,2\n", ["'n'", "counts the lines"]),
-        ("id,A,B,A\nc1,1,2,3\n", ["1 gene names occur more than once, the first A"]),
-        ("id,A,B\nc1,x,2\nc2,1,2\n", ["words in 1 columns, among them 'A', such as 'x'"]),
+        ("id,A,B,A\nc1,1,2,3\n", ["1 gene name occurs more than once, the first A"]),
+        ("id,A,B\nc1,x,2\nc2,1,2\n", ["words in 1 column, among them 'A', such as 'x'"]),
         ("id,A,B\n", ["0 lines"]),
         ("", ["cannot be read as a table", "empty"]),
     ],
@@ -242,7 +242,7 @@ def test_labels_of_other_separators_and_names_twice(tmp_path):
     labels.write_text("id;kind\n" + "".join(f"cell{i};L2/3, k{i}\n" for i in range(6)))
     assert open_cells(file, labels_path=labels).obs["kind"].tolist() == [f"L2/3, k{i}" for i in range(6)]
     labels.write_text("id,kind,kind\ncell1,a,b\n")
-    refused(file, "1 columns have one name, among them 'kind'", labels_path=labels)
+    refused(file, "1 column has one name, among them 'kind'", labels_path=labels)
 
 
 def test_the_same_file_or_cells_twice_are_refused(tmp_path):

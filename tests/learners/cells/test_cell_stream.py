@@ -153,7 +153,7 @@ def test_dense_values_in_memory_come_as_dense_batches(tmp_path):
 def test_wrong_wishes(cells):
     for options, words in (
         ({"rows": ROWS[:1]}, "at least 2 cells"),
-        ({"rows": ROWS[:0], "shuffle": False}, "at least 1 cells"),
+        ({"rows": ROWS[:0], "shuffle": False}, "at least 1 cell"),
         ({"rows": ROWS, "max_per_class": 5}, "class of each cell"),
         ({"rows": ROWS, "max_per_class": 1, "classes": ROWS % 2, "world_size": 2}, "at least 4 cells"),
         ({"rows": ROWS, "max_per_class": 5, "weights": np.ones(N_CELLS)}, "choose one"),

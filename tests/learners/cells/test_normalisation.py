@@ -107,7 +107,7 @@ def test_normalising_equals_scanpys_formula_and_keeps_empty_cells():
     kept = np.delete(np.arange(120), 4)
     np.testing.assert_allclose(found[kept], log_of(sp.csr_matrix(counts[kept]), 1e4), rtol=1e-6)
     assert (found[4] == 0).all()
-    for wrong, words in ((-1, "1 values\n? *below 0"), (np.nan, "1 NaN")):
+    for wrong, words in ((-1, "1 value\n? *below 0"), (np.nan, "1 NaN")):
         counts[3, 3] = wrong
         with pytest.raises(CellsRefused, match=words):
             Normalisation("counts").apply(sp.csr_matrix(counts))

@@ -197,7 +197,7 @@ BACK[12] = 0.0
         ),
         ({}, {"labels": {"animal": "kind"}}, "cannot be called 'animal'"),
         ({}, {"least_confidence": 2}, "belong together"),
-        ({}, {"behaviour_times": {"speed": "t"}}, "no channel of 'behaviour'"),
+        ({}, {"behaviour_times": {"speed": "t"}}, "not a channel of 'behaviour'"),
         ({"activity": np.array([["a", "b"]], dtype=object)}, {}, "without pickle"),
     ],
 )

@@ -284,7 +284,7 @@ def test_rows_can_be_taken(tmp_path):
     [
         ({"waveform": None, "isi": None, "acg": None}, ["no modality", "cell_type"]),
         ({"unit_id": np.array(["same"] * 2 + [f"u{k}" for k in range(28)])}, ["1 repeated", "same"]),
-        ({"unit_id": np.array([""] + [f"u{k}" for k in range(29)])}, ["1 units have no id"]),
+        ({"unit_id": np.array([""] + [f"u{k}" for k in range(29)])}, ["1 unit has no id"]),
         ({"waveform": made()["waveform"][:20]}, ["different numbers of rows", "waveform 20", "isi 30"]),
         ({"notes": np.array([{"a": 1}] * 30, dtype=object)}, ["'notes'", "pickle", "plain numbers"]),
         ({"waveform": np.zeros((30, 91, 4))}, ["waveform has 3 dimensions", "largest amplitude"]),

@@ -46,7 +46,7 @@ def test_classes_that_differ_are_found_apart_and_equal_ones_are_not(made):
 
 def test_single_models_or_classes_of_one_cell_are_refused(made):
     models, classes = made
-    with pytest.raises(InputError, match="1 models a cell"):
+    with pytest.raises(InputError, match="1 model a cell"):
         dispersion(models.best(), classes, seed=1)
     alone = classes.where(classes.index == "100000", "rest")
     assert "a-Cre (1)" in str(reason_for_no_dispersion(models, alone))
