@@ -263,7 +263,9 @@ class RunStore:
                 table = self.table(name)
                 assert table is not None
                 old = _POOLED_FILE.match(name)
-                self._folder.write(_hall_of_fame(old[2], POOLED) if old else name, _parquet(uniform(table, self.parameters)))
+                self._folder.write(
+                    _hall_of_fame(old[2], POOLED) if old else name, _parquet(uniform(table, self.parameters))
+                )
                 if old:
                     self._folder.remove([name])
 
