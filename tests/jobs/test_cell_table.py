@@ -97,7 +97,7 @@ def test_a_pattern_finds_recordings_and_the_morphologies_beside_them(job):
     assert {cell.dendrite for cell in relative} == {"aspiny"}
     absolute = job({"glob": f"{job.folder}/cells/*/*.nwb"})
     assert [cell.morphology for cell in absolute] == [str(job.folder / cell.morphology) for cell in relative]
-    assert [cell.recordings for cell in absolute] == [job.folder / cell.recordings for cell in relative]
+    assert [cell.recordings for cell in absolute] == [str(job.folder / cell.recordings) for cell in relative]
 
 
 def test_a_pattern_with_one_morphology_for_all(job):
