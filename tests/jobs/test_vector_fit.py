@@ -130,7 +130,9 @@ def test_interrupted_and_resumed_it_is_the_same_but_never_with_another_engine(ve
         with pytest.raises(UsageError, match="begun with the vector engine, .* never mixed"):
             run(folder, out)
     run(folder, out)
-    files = sorted(Path(vector.root).glob("hall_of_fame/**/*.parquet"))
+    files = sorted(
+        [*Path(vector.root).glob("hall_of_fame/**/*.parquet"), *Path(vector.root).glob("pooled/**/*.parquet")]
+    )
     assert len(files) == 3
     for file in files:
         assert (out / file.relative_to(vector.root)).read_bytes() == file.read_bytes()

@@ -90,8 +90,9 @@ def test_a_sample_keeps_the_draws_near_the_known_value_and_goes_on_from_stored_b
     rejected = draws[~draws["accepted"]]
     assert rejected["rejected_by"].str.endswith("AP_amplitude_from_voltagebase").all()
     # A draw that misses the weaker step is not run at the stronger one.
-    weak, strong = (f"feature.LongDC_{n}.soma.AP_amplitude_from_voltagebase" for n in (25, 30))
-    assert rejected.loc[rejected["rejected_by"] == weak.removeprefix("feature."), strong].isna().all()
+    weak, strong = (f"LongDC_{n}.soma.AP_amplitude_from_voltagebase" for n in (25, 30))
+    at_strong = rejected.loc[rejected["rejected_by"] == weak, "feature"].map(lambda features: dict(features)[strong])
+    assert at_strong.isna().all()
     acceptance = pd.read_parquet(out / "acceptance.parquet").set_index("objective")
     assert acceptance["rejected_first"].sum() == len(rejected)
 
@@ -194,7 +195,7 @@ def test_models_that_are_not_there_are_told_before_anything_is_written(folder):
         return str(error.value)
 
     write_run(folder / "run")
-    (folder / "run/hall_of_fame").rename(folder / "run/elsewhere")
+    (folder / "run/pooled").rename(folder / "run/elsewhere")
     assert "has no hall of fame" in refused("synapse", models={"run": "run"})
     assert "name one of `run:`" in refused("validate", models={})
     assert "nothing to validate" in refused("validate", models=fits())
