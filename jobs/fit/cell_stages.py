@@ -164,8 +164,8 @@ class CellFit:
         if self._spec.warm_start is not None:
             models_of.append(read_warm_start(self._folder / self._spec.warm_start, space, exclude_cell=self.id))
         teachers = self._learn_from(self.subject)
-        halls = [self._store.read_hall_of_fame(cell) for cell in teachers]
-        tables = [hall.to_table() for hall in halls if hall is not None]
+        halls = [self._store.hall_of_fame_table(cell) for cell in teachers]
+        tables = [hall for hall in halls if hall is not None]
         if (models := warm_start_models(tables, space, exclude_cell=self.id)) is not None:
             models_of.append(models)
         return teachers, np.concatenate(models_of) if models_of else None
