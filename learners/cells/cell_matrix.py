@@ -131,6 +131,17 @@ class FileSource:
         return MemorySource(sp.csc_matrix(parts, shape=self.shape).tocsr().astype(np.float32))
 
     def _read_run(self, start: int, stop: int) -> sp.csr_matrix:
+        try:
+            return self._run(start, stop)
+        except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:  # h5py and zarr: what filters raise
+            if isinstance(error, CellsRefused):
+                raise
+            raise CellsRefused(
+                f"{self.path}: cells {start} to {stop} of {self.element} cannot be read ({error}). The file is "
+                "damaged: copy it again from its source."
+            ) from error
+
+    def _run(self, start: int, stop: int) -> sp.csr_matrix:
         stored = self._stored()
         if self._offsets is None and self.turned:
             return sp.csr_matrix(np.asarray(stored[:, start:stop], dtype=np.float32).T)

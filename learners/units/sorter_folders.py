@@ -488,7 +488,7 @@ class _Zarr(_Stored):
             if unit_ids is None or sample is None or unit is None or slices is None:
                 raise KeyError("an array of the sorting")
             segment = np.repeat(np.arange(len(slices)), np.diff(slices, axis=1).ravel())
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UnitsRefused(
                 f"{self.path}: expected a SortingAnalyzer of SpikeInterface, found another zarr folder, or one that"
                 f" cannot be read ({error!r})."

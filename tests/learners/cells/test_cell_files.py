@@ -163,6 +163,13 @@ def test_a_damaged_file(tmp_path):
     with h5py.File(file, "r+") as opened:
         opened["X/indptr"][-1] -= 1
     refused(file, "damaged")
+    stored = written(cells, tmp_path / "a.zarr")
+    opened = open_cells(stored)
+    for chunk in (stored / "X" / "data").rglob("*"):
+        if chunk.is_file() and not chunk.name.startswith(".z") and chunk.name != "zarr.json":
+            chunk.write_bytes(chunk.read_bytes()[:20])
+    with pytest.raises(CellsRefused, match=r"a.zarr: cells 0 to 120 of X cannot be read .* damaged"):
+        opened.read(range(120))
     cut = tmp_path / "cut.h5ad"
     cut.write_bytes(file.read_bytes()[:5000])
     refused(cut, "expected an h5ad or zarr file", "truncated")
