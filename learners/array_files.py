@@ -18,6 +18,11 @@ LARGEST_COMPRESSION = 1100
 SMALL_BYTES = 1 << 28
 
 
+DAMAGED: tuple[type[Exception], ...] = (OSError, EOFError, LookupError, ValueError, TypeError, AttributeError)
+DAMAGED += (ArithmeticError, RuntimeError, MemoryError, zlib.error)
+"""What h5py, zarr, scipy and filters raise for files that are cut off, changed, or claim what they do not hold."""
+
+
 class UnreadableArray(ValueError):
     """An array that is damaged, claims more than its file can hold, or needs pickle."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import io
-import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,6 +17,7 @@ import scipy.io
 import scipy.sparse as sp
 
 from neurofleet.errors import CellsRefused
+from neurofleet.learners.array_files import DAMAGED
 from neurofleet.learners.cells.cell_matrix import FileSource, MemorySource, Source, open_group, whole_array
 from neurofleet.learners.cells.expression_tables import read_parquet_matrix, read_text_matrix
 from neurofleet.learners.cells.seurat_files import read_rds
@@ -28,10 +28,6 @@ IN_MEMORY_BYTES = 2**32
 
 GENE_EXPRESSION = "Gene Expression"
 """The feature type of genes in files of 10x Genomics."""
-
-_DAMAGED: tuple[type[Exception], ...] = (OSError, EOFError, LookupError, ValueError, TypeError, AttributeError)
-_DAMAGED += (ArithmeticError, RuntimeError, MemoryError, zlib.error)
-"""What libraries raise for files that are cut off, changed, or claim what they do not hold."""
 
 Read = Callable[[np.ndarray], sp.csr_matrix]
 
@@ -113,7 +109,7 @@ def open_file(path: Path, layer: str) -> OpenedFile:
             raise CellsRefused(f"{path}: {ending.removesuffix('.gz')} is not read. To convert it, {_at(advice, path)}.")
     try:
         return _format_of(path, name)(path, layer)
-    except _DAMAGED as error:
+    except DAMAGED as error:
         if isinstance(error, CellsRefused):
             raise
         raise CellsRefused(

@@ -15,7 +15,7 @@ import scipy.sparse as sp
 import zarr
 
 from neurofleet.errors import CellsRefused
-from neurofleet.learners.array_files import h5_values
+from neurofleet.learners.array_files import DAMAGED, h5_values
 
 CONVERTED_IN_MEMORY_BYTES = 2**30
 """A matrix stored by columns is read whole when it takes no more than this."""
@@ -133,7 +133,7 @@ class FileSource:
     def _read_run(self, start: int, stop: int) -> sp.csr_matrix:
         try:
             return self._run(start, stop)
-        except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:  # h5py and zarr: what filters raise
+        except DAMAGED as error:
             if isinstance(error, CellsRefused):
                 raise
             raise CellsRefused(

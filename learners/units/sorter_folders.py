@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ import pyarrow.parquet as pq
 import scipy.io
 from scipy.io.matlab import MatReadError
 
-from neurofleet.learners.array_files import UnreadableArray, as_text, h5_values, npy_array
+from neurofleet.learners.array_files import DAMAGED, UnreadableArray, as_text, h5_values, npy_array
 from neurofleet.learners.text_dialect import text_dialect
 from neurofleet.learners.units.unit_layout import UnitLayout
 from neurofleet.learners.units.units import UnitsFile, UnitsRefused
@@ -34,22 +33,7 @@ FOLDERS = (
 )
 
 
-DAMAGED = (
-    OSError,
-    ValueError,
-    TypeError,
-    KeyError,
-    IndexError,
-    AttributeError,
-    RuntimeError,
-    OverflowError,
-    MemoryError,
-    EOFError,
-    NotImplementedError,
-    zlib.error,
-    MatReadError,
-)
-"""What h5py, scipy and zarr raise at damaged files."""
+_DAMAGED = (*DAMAGED, MatReadError)
 
 
 def read_sorter_folder(path: Path, layout: UnitLayout) -> UnitsFile:
@@ -472,7 +456,7 @@ class _Zarr(_Stored):
             return np.asarray(array[...])
         except KeyError:
             return None
-        except DAMAGED as error:
+        except _DAMAGED as error:
             if "data type" in str(error):  # a type that zarr does not read, such as objects
                 return None
             raise UnitsRefused(f"{self.path / name}: expected an array of zarr, found one that is damaged.") from error
@@ -488,7 +472,7 @@ class _Zarr(_Stored):
             if unit_ids is None or sample is None or unit is None or slices is None:
                 raise KeyError("an array of the sorting")
             segment = np.repeat(np.arange(len(slices)), np.diff(slices, axis=1).ravel())
-        except (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except DAMAGED as error:
             raise UnitsRefused(
                 f"{self.path}: expected a SortingAnalyzer of SpikeInterface, found another zarr folder, or one that"
                 f" cannot be read ({error!r})."
@@ -648,7 +632,7 @@ def _matlab(path: Path, names: tuple[str, ...]) -> dict[str, Any]:
             return scipy.io.loadmat(path, variable_names=list(names), simplify_cells=True)
         with h5py.File(path, "r") as file:
             return {name: _of_matlab_7_3(file, name, file[name]) for name in names if name in file}
-    except DAMAGED as error:
+    except _DAMAGED as error:
         raise UnitsRefused(f"{path}: expected a MATLAB file, found one that cannot be read ({error}).") from None
 
 
