@@ -2,6 +2,7 @@
 
 import re
 import sys
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -401,6 +402,11 @@ def export(
 
     if format is None and to in FORMATS:
         to, format = None, to
+    elif format is None and to is not None and (close := get_close_matches(to, FORMATS, cutoff=0.8)):
+        raise UsageError(
+            f"--to {to}: is the format {close[0]} meant? Write --to {close[0]}; for a folder of this name, "
+            f"--format {close[0]} --to {to}."
+        )
     folder = None if to is None else Path(to)
     export_command(source, folder, format or "sonata", cell, rank, morphology, axon, mechanisms)
 

@@ -115,5 +115,8 @@ def test_a_format_alone_names_the_folder_and_is_never_a_folder_of_that_name(run,
     assert told.exit_code == 0, told.output
     assert (tmp_path / "made-up-sonata/circuit_config.json").is_file()
     assert not (tmp_path / "sonata").exists()
+    told = CliRunner().invoke(app, ["export", str(run), "--cell", "made-up", "--to", "sonat"])
+    assert "is the format sonata meant?" in str(told.exception)
+    assert not (tmp_path / "sonat").exists()
     with pytest.raises(UsageError, match="did you mean 'sonata'"):
         export_command(run, None, "sonat", cell="made-up")
