@@ -155,6 +155,9 @@ class JobSpec(Strict):
     planner: ClassVar[str]
     """What prints its plan."""
 
+    checker: ClassVar[str | None] = None
+    """What refuses it, before it is sent to a cluster, for what is wrong whatever its data are."""
+
     kind: str
     name: Name
     out: str | None = None

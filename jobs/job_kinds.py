@@ -11,8 +11,10 @@ from neurofleet.cluster.store.run_store import RunStore
 from neurofleet.jobs.job_file import named
 from neurofleet.jobs.learners import LEARNERS
 from neurofleet.jobs.learners.learner_folder import is_training, learner_of
+from neurofleet.jobs.reports.tables import print_line
 
 FIT = "fit"
+REPORT = "report.html"
 STUDIES = {
     "validate": "neurofleet.jobs.studies.validation_report:ValidationFindings",
     "sensitivity": "neurofleet.jobs.studies.sensitivity_report:SensitivityFindings",
@@ -51,6 +53,10 @@ class FindingsInFolder(Protocol):
         """Print the findings, as tables or as JSON."""
 
     @classmethod
+    def verdict_of(cls, out: str | Path) -> list[str]:
+        """Return a few lines on a finished job (how good, how sure, what failed), and what to type next."""
+
+    @classmethod
     def rewrite_report(cls, out: str | Path) -> str:
         """Write ``report.html`` of a finished job again, and return where it is."""
 
@@ -59,6 +65,28 @@ def findings_of(kind: str) -> type[FindingsInFolder]:
     """Return the class that reads, prints and draws the findings of a kind of study, or of a learner."""
     findings: type[FindingsInFolder] = named(STUDIES[kind] if kind in STUDIES else LEARNERS[kind].report)
     return findings
+
+
+VERDICT_LINES = 5
+
+
+def print_verdict(out: str, console: Console) -> None:
+    """Print what is found in the folder of a job that has ended: a few lines, its report, and what to type next."""
+    kind = kind_in(out)
+    if kind != FIT:
+        lines = findings_of(kind).verdict_of(out)
+    else:
+        from neurofleet.jobs.results.run_summary import fit_verdict  # needs DuckDB, which other kinds do without
+
+        lines = fit_verdict(out)
+    *found, following = lines
+    if len(found) > VERDICT_LINES + 1:
+        found[VERDICT_LINES - 1 : -1] = [f"… {len(found) - VERDICT_LINES} more in the report"]
+    report = f"report: {out.rstrip('/')}/{REPORT}"
+    if RunStore(out).read_text(REPORT) is None:
+        report = f"report: not written yet; `neurofleet report {out}` does"
+    for line in (*found, report, following):
+        print_line(console, f"  {line}")
 
 
 def write_report(root: str | Path, print_line: Callable[[str], None] = lambda text: None) -> str:

@@ -24,6 +24,7 @@ from neurofleet.errors import Interrupted, JobError, StorageUnreachable, UsageEr
 from neurofleet.faults import shown
 from neurofleet.input_paths import has_pattern, local_files
 from neurofleet.jobs.job_file import JobSpec, parse_job
+from neurofleet.jobs.job_kinds import print_verdict
 from neurofleet.jobs.progress import duration
 from neurofleet.jobs.terminal import terminal
 
@@ -259,6 +260,7 @@ def run_in_folder(
         run = JobRun(spec, inputs, list(notes), Path(out), console, store, resumed)
         if _is_finished(run, result):
             console.print(f"{spec.name}: finished already. Its results are in {out}", soft_wrap=True)
+            print_verdict(out, console)
             return
         console.print(f"{spec.name}: {'resuming' if resumed else 'starting'} …", soft_wrap=True)
         try:
@@ -276,6 +278,7 @@ def run_in_folder(
         console.print(ending.table)
     how = "stopped" if ending.stopped else "done"
     console.print(f"{spec.name}: {how} after {duration(spent)}. Its results are in {out}", soft_wrap=True)
+    print_verdict(out, console)
     if ending.error is not None:
         raise ending.error
 

@@ -18,7 +18,7 @@ from neurofleet.cluster.store.run_store import RunStore
 from neurofleet.errors import UsageError
 from neurofleet.jobs.fit.campaign_state import EngineChoice, engine_lines
 from neurofleet.jobs.fit.engine_choice import chosen, only_engine, open_model, try_vector
-from neurofleet.jobs.fit.fit_inputs import check_warm_start, prepare
+from neurofleet.jobs.fit.fit_inputs import check_warm_start, length_notes, prepare
 from neurofleet.jobs.fit.fit_job import FitSpec
 from neurofleet.jobs.fit.fit_problem import CellSubject, Problem, StagePlan, Subject
 from neurofleet.jobs.fit.stage_search import finalists
@@ -240,7 +240,7 @@ def print_fit_plan(spec: FitSpec, folder: Path) -> None:
             print_line(console, f"warning: {subject.id}: {warning}")
     for line in engine_lines((cost.cell, cost.stage, cost.choice) for cost in costs if cost.choice):
         print_line(console, line)
-    for line in _with_either(costs):
+    for line in (*length_notes(spec, subjects), *_with_either(costs)):
         print_line(console, line)
     total = sum(cost.core_s(cost.engine) for cost in costs)
     finalists = sum(cost.finalists for cost in costs)

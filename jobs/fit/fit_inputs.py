@@ -14,6 +14,7 @@ from neurofleet.neurosim.cells.cell_model import reversal_notes
 from neurofleet.neurosim.cells.morphology_check import check_axon, check_morphologies
 from neurofleet.neurosim.cells.morphology_measures import MorphologySummary
 from neurofleet.neurosim.cells.recipe import BY_DENDRITE, Recipe, load_recipe
+from neurofleet.neurosim.cells.stage_bounds import next_stage_bounds
 from neurofleet.neurosim.cells.user_model import UserModel
 from neurofleet.neurosim.evolution import FastConfig, PaperConfig, ParameterSpace, SteadyConfig, read_warm_start
 from neurofleet.neurosim.features.published_targets import read_bounds, read_targets
@@ -314,24 +315,76 @@ def file_notes(morphology: str, summary: MorphologySummary, recording: Recording
     return tuple(notes)
 
 
+Box = Mapping[str, tuple[float, float]]
+
+
 def check_budgets(subject: Subject) -> None:
     """Raise `InputError` for the stages whose evaluations do not make one generation."""
+
+    def box(number: int, winner: Mapping[str, float] | None) -> Box:
+        problem = subject.problem(number, winner)
+        return dict(zip(problem.names, zip(problem.lower, problem.upper, strict=True), strict=True))
+
+    _refuse_small_budgets(subject.stages, box)
+
+
+def check_budgets_of_recipe(spec: FitSpec, folder: Path) -> None:
+    """Refuse budgets of which the recipe alone tells that they are too small, before a job is sent anywhere.
+
+    Cells are taken as if they had no apical dendrite, which has parameters of its own.
+
+    Raises
+    ------
+    UsageError
+    """
+    cells = [cell for cell in spec.cells or () if cell.recordings is not None]
+    recipe_file = spec.recipe.endswith((".yaml", ".yml"))
+    if not cells or (recipe_file and not here(spec.recipe, folder).exists()):  # a path of the cluster
+        return
+    known = job_mechanisms(spec, folder).known
+    for dendrite in dict.fromkeys(cell.dendrite for cell in cells):
+        recipe = load_recipe(spec.recipe, dendrite, folder, known)
+        names = [stage.name for stage in recipe.stages]
+        _check_stage_names(spec, names)
+
+        def box(number: int, winner: Mapping[str, float] | None, recipe: Recipe = recipe) -> Box:
+            bounds = recipe.bounds_until(number, False)
+            own = recipe.stages[number].hand_over
+            return bounds if winner is None else next_stage_bounds(bounds, winner, recipe.hand_over, own)[0]
+
+        try:
+            _refuse_small_budgets(_stage_plans(spec, names), box)
+        except InputError as error:
+            raise UsageError(str(error)) from error
+
+
+def _refuse_small_budgets(stages: Sequence[StagePlan], box: Callable[[int, Mapping[str, float] | None], Box]) -> None:
+    """Raise `InputError` for small budgets; `box` returns the bounds of a stage after a winner of the one before."""
     winner: dict[str, float] | None = None
     faults = []
-    for number, stage in enumerate(subject.stages):
-        problem = subject.problem(number, winner)
+    for number, stage in enumerate(stages):
+        bounds = box(number, winner)
         if isinstance(stage.search, FastConfig):
-            needed = stage.search.smallest_budget(len(problem.names))
+            needed = stage.search.smallest_budget(len(bounds))
             if needed > stage.search.evaluations:
                 faults.append(
                     f"evolution.evaluations: stage {stage.name} has {stage.search.evaluations}, and one generation of "
-                    f"its {len(problem.names)} parameters takes {needed}: write `evaluations: {{{stage.name}: "
+                    f"its {len(bounds)} parameters takes {needed}: write `evaluations: {{{stage.name}: "
                     f"{needed}}}` or more, or a smaller `offspring:`"
                 )
-        middle = [(low + high) / 2 for low, high in zip(problem.lower, problem.upper, strict=True)]
-        winner = {**(winner or {}), **dict(zip(problem.names, middle, strict=True))}
+        winner = {**(winner or {}), **{name: (low + high) / 2 for name, (low, high) in bounds.items()}}
     if faults:
         raise InputError("; ".join(faults) + ".")
+
+
+def length_notes(spec: FitSpec, subjects: Sequence[Subject]) -> list[str]:
+    """Return what the stages get that the job does not name beside others that it does."""
+    evolution = spec.evolution
+    key = "generations" if evolution.strategy == "paper" else "evaluations"
+    given = getattr(evolution, key)
+    lengths = {stage.name: getattr(stage.search, key) for subject in subjects for stage in subject.stages}
+    left = [f"{name} {length}" for name, length in lengths.items() if given and name not in given]
+    return [f"evolution.{key}: not named, so as by default: {', '.join(left)}"] if left else []
 
 
 def _table(recording: Recording, recipe: Recipe, stage_targets: Mapping[int, TargetSet]) -> RecordingTable:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from neurofleet.cluster.log_records import AboutLogger
 from neurofleet.cluster.metrics import CampaignMetrics
 from neurofleet.cluster.pool.pool import Pool
 from neurofleet.cluster.ray.session import connect
@@ -16,10 +17,19 @@ from neurofleet.jobs.fit.campaign_progress import CampaignReporter, FitProgress,
 from neurofleet.jobs.fit.campaign_state import STATUS, CampaignState, ending_table, engine_lines, recorded_choices
 from neurofleet.jobs.fit.engine_choice import all_with_engines, choices_of
 from neurofleet.jobs.fit.fit_costs import check_disk_space
-from neurofleet.jobs.fit.fit_inputs import cell_ids, check_warm_start, input_files, prepare, run_parameters, stage_plans
+from neurofleet.jobs.fit.fit_inputs import (
+    cell_ids,
+    check_warm_start,
+    input_files,
+    length_notes,
+    prepare,
+    run_parameters,
+    stage_plans,
+)
 from neurofleet.jobs.fit.fit_job import FitSpec
 from neurofleet.jobs.fit.fit_problem import Subject
 from neurofleet.jobs.fit.input_process import Preparation
+from neurofleet.jobs.reports.fit_report import write_fit_report
 from neurofleet.jobs.run_folder import Ending, JobRun, run_in_folder
 from neurofleet.jobs.run_log import run_log
 
@@ -85,6 +95,7 @@ def _read(spec: FitSpec, folder: Path, store: RunStore) -> tuple[FitInputs, list
     subjects = all_with_engines(subjects, spec.engine, recorded_choices(store.read_events()))
     tables = {subject.id: subject.recording_table for subject in subjects}
     notes = [f"{cell}: {table.summary}" for cell, table in tables.items() if table is not None]
+    notes += length_notes(spec, subjects)
     notes += engine_lines(choices_of(subjects)) if spec.engine == "auto" else []
     return FitInputs(left, subjects), notes
 
@@ -126,12 +137,22 @@ def _fit(run: JobRun, folder: Path, address: str | None, cpus: int | None) -> En
                 campaign.run(reporter)
             finally:
                 state = reporter.close()
+        _report(run, log)
     return Ending(
         recorded={"failed": fits.failed, "stopped": budget.reached},
         stopped=bool(state.stopped),
         table=ending_table(state) if len(state.cells) > 1 or state.count("failed") else None,
         error=error_of_unfinished(state),
     )
+
+
+def _report(run: JobRun, log: AboutLogger) -> None:
+    """Write the report; what is stored is worth the same without it."""
+    run.console.print("simulating the best models for the report …", soft_wrap=True)
+    try:
+        write_fit_report(run.store.root)
+    except Exception as error:  # noqa: BLE001  libraries of simulation and pictures raise whatever they like
+        log.warning("the report is not written (%s): `neurofleet report %s` tries again", error, run.store.root)
 
 
 def error_of_unfinished(state: CampaignState) -> JobError | None:

@@ -249,6 +249,27 @@ class HippieReport(LearnerReport):
             console.print(table)
             print_sentences(remarks(scores), invalid(scores), console)
 
+    def verdict(self) -> list[str]:
+        """Return what the first of the shown methods reaches on each set beside chance and others, and what fails."""
+        lines = []
+        for scores in self.sets:
+            found = scores.comparison
+            name = next((name for name in SHOWN if name in scores.methods), found.methods[0].method)
+            row = scores.methods[name]
+            lines.append(
+                f"{scores.set}: {METHODS[name]} reaches balanced accuracy {row.balanced_accuracy:.3f}"
+                f" (95 %: {row.balanced_accuracy_low:.3f} to {row.balanced_accuracy_high:.3f}), chance"
+                f" {1 / found.n_classes:.3f}; {found.n:,} units, {found.n_classes} classes"
+            )
+            others = [other for other in found.methods if other.method not in (name, *SHOWN[:2])]
+            if others:
+                best = max(others, key=lambda other: other.balanced_accuracy)
+                lines.append(f"best of the other methods: {METHODS[best.method]}, {best.balanced_accuracy:.3f}")
+            if not scores.group:
+                lines.append("not sure: the split is random, and units of one animal may be on both sides (`group:`)")
+            lines += invalid(scores) or ["controls: shuffled and exchanged labels change nothing that they must not"]
+        return lines
+
     def body(self, store: RunStore) -> list[str]:
         """Return the page without its title."""
         return [

@@ -31,6 +31,9 @@ class LearnerReport(ABC):
 
     learner: ClassVar[str]
 
+    use: ClassVar[str] = "embed {out} FILE --out embeddings.parquet"
+    """What is typed to use the model that was trained."""
+
     @classmethod
     @abstractmethod
     def read(cls, out: str | Path) -> Self:
@@ -58,15 +61,26 @@ class LearnerReport(ABC):
         """Print tables of the scores, and what a reader must know of them."""
 
     @abstractmethod
+    def verdict(self) -> list[str]:
+        """Return a few lines: how good, how sure, what is wrong."""
+
+    @classmethod
+    def verdict_of(cls, out: str | Path) -> list[str]:
+        """Return the verdict on a finished job, and what to type next."""
+        following = f"next: neurofleet {cls.use.format(out=out)}"
+        if (Path(out) / EVALUATION).is_file():
+            following = f"next: neurofleet results {out}"
+        return [*cls.read(out).verdict(), following]
+
+    @abstractmethod
     def body(self, store: RunStore) -> list[str]:
         """Return the page without its title; tables of the run are read from its folder."""
 
     def write(self, out: str | Path) -> str:
         """Write ``report.html`` into the folder, and return where it is."""
         store = RunStore(out)
-        store.write_text(
-            PAGE, html.page(f"{self.job_name()}: report", [html.heading(1, self.job_name()), *self.body(store)])
-        )
+        top = [html.heading(1, self.job_name()), *map(html.paragraph, self.verdict())]
+        store.write_text(PAGE, html.page(f"{self.job_name()}: report", [*top, *self.body(store)]))
         return f"{store.root.rstrip('/')}/{PAGE}"
 
     @classmethod

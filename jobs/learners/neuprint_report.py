@@ -319,6 +319,28 @@ class NeuprintReport(LearnerReport):
         console.print(table)
         print_sentences(remarks(scores), invalid(scores), console)
 
+    def verdict(self) -> list[str]:
+        """Return what probes of Phi reach beside the best other method and chance, how sure that is, and what fails."""
+        scores, lines = self.scores, []
+        for title, rows in (
+            ("Phi", [row for row in scores.methods if row.is_of_phi]),
+            ("best other method", [row for row in scores.methods if not row.is_of_phi]),
+        ):
+            if rows:
+                best = max(rows, key=lambda row: row.accuracy)
+                interval = _interval(best.accuracy_low, best.accuracy_high)
+                lines.append(
+                    f"{title}: {', '.join(filter(None, best.cells(False)[:2]))} reaches accuracy {best.accuracy:.3f}"
+                    f"{f' (95 %: {interval})' if interval else ''}, balanced {best.balanced_accuracy:.3f}"
+                )
+        lines.append(f"always the most frequent class: accuracy {scores.majority_rate:.3f}")
+        if scores.intervals_over == "animals":
+            lines.append(f"how sure: intervals are over the {len(scores.data.animals)} tested animals")
+        else:
+            several = f"intervals are over {scores.split.seeds} splits, whose test neurons overlap"
+            lines.append(f"how sure: {several if scores.split.seeds > 1 else 'one split, no intervals'}")
+        return lines + invalid(scores)
+
     def body(self, store: RunStore) -> list[str]:
         """Return the page without its title."""
         scores = self.scores

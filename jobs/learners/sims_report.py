@@ -273,6 +273,7 @@ class SimsReport(LearnerReport):
     """
 
     learner = "sims"
+    use = "predict {out} QUERY.h5ad --out predictions.parquet"
 
     scores: SimsScores
     classes: list[str]
@@ -333,6 +334,29 @@ class SimsReport(LearnerReport):
             table.add_row("shuffled labels", digits(control.accuracy), f"≤ {digits(control.limit)}", "")
         console.print(table)
         print_sentences(remarks(self.scores), invalid(self.scores), console)
+
+    def verdict(self) -> list[str]:
+        """Return how good the model is beside the best simple method, which class is worst, and how sure it is."""
+        model, *others = scores_rows(self.scores)
+        baselines = [row for row in others if row.key in self.scores.baselines and row.accuracy is not None]
+        found = self.model_scores
+        lines = [
+            f"accuracy {found.accuracy:.3f} (95 %: {found.accuracy_low:.3f} to {found.accuracy_high:.3f}), macro-F1"
+            f" {digits(model.macro_f1)} on {found.n:,} {self.role} cells of {found.n_classes} classes"
+        ]
+        if baselines:
+            best = max(baselines, key=lambda row: row.accuracy or 0.0)
+            lines.append(
+                f"best simple method: {best.method}, accuracy {digits(best.accuracy)}, macro-F1 {digits(best.macro_f1)}"
+            )
+        if known := [each for each in found.per_class if each.support]:
+            worst = min(known, key=lambda each: each.f1)
+            lines.append(f"worst class: {worst.name}, F1 {worst.f1:.3f} on {worst.support:,} cells")
+        control, after = self.scores.control, self.scores.reliability.get("after")
+        sure = [] if after is None else [f"probabilities are off by {after.ece:.3f} on average"]
+        if control is not None and control.valid:
+            sure.append(f"shuffled labels reach {control.accuracy:.3f}, no more than chance")
+        return [*lines, *(["; ".join(sure)] if sure else []), *invalid(self.scores)]
 
     def body(self, store: RunStore) -> list[str]:
         """Return the page without its title."""

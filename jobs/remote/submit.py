@@ -13,7 +13,7 @@ import typer
 from neurofleet.cluster.ray.submission import PACKAGE_LIMIT_BYTES, JobsApi, RemoteJob
 from neurofleet.cluster.store.folders import leave_marker, remove_marker
 from neurofleet.errors import UsageError
-from neurofleet.jobs.job_file import JobSpec, load_job
+from neurofleet.jobs.job_file import JobSpec, load_job, named
 from neurofleet.jobs.remote.job_package import START_SCRIPT, collect, pack, size
 from neurofleet.jobs.remote.remote_jobs import (
     check_outcome,
@@ -50,6 +50,8 @@ def submit_command(
         raise UsageError(f"name: {spec.name} would read as an attempt of another job; let it not end in -a<number>.")
     place, here_only = _absolute(results_place(out, spec, folder))
     job_files = collect(spec, folder)
+    if spec.checker is not None:
+        named(spec.checker)(spec, folder)
     api = JobsApi(address)
     number = _next_attempt(api, spec, place)
     _warn_of_the_cluster(api)

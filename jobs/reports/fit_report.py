@@ -9,7 +9,7 @@ from pathlib import Path
 from neurofleet.jobs.reports import html
 from neurofleet.jobs.reports.cell_section import cell_section, plain_section
 from neurofleet.jobs.reports.fit_contents import gather
-from neurofleet.jobs.results.run_summary import CellSummary, short, summaries
+from neurofleet.jobs.results.run_summary import CellSummary, short, summaries, verdict
 from neurofleet.jobs.results.run_tables import RunTables
 
 NAME = "report.html"
@@ -58,7 +58,8 @@ def write_fit_report(root: str | Path, print_line: Callable[[str], None] = lambd
 
 def _top(tables: RunTables, cells: Sequence[CellSummary]) -> list[str]:
     spec = tables.spec
-    body = [html.heading(1, spec.name), html.paragraph(_state(tables, cells), "quiet")]
+    body = [html.heading(1, spec.name), *map(html.paragraph, verdict(cells))]
+    body.append(html.paragraph(_state(tables, cells), "quiet"))
     finished = sum(cell.state == "finished" for cell in cells)
     if finished < len(cells):
         body.append(

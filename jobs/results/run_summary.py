@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from rich import box
@@ -12,11 +13,14 @@ from rich.console import Console
 from rich.table import Table
 
 from neurofleet.cluster.store.run_store import POOLED
+from neurofleet.cluster.store.schemas import HallOfFameRows
 from neurofleet.jobs.fit.campaign_state import FINAL
 from neurofleet.jobs.reports.tables import print_line
 from neurofleet.jobs.results.parameters_at_bounds import OnBound, on_bounds
 from neurofleet.jobs.results.run_tables import RunTables
 from neurofleet.jobs.terminal import terminal
+
+FARTHEST = 3
 
 
 @dataclass(frozen=True)
@@ -101,6 +105,10 @@ class CellSummary:
         Models pooled over all seeds; 0 before the cell is finished.
     on_bound : tuple of OnBound or None
         Parameters of the hall of fame on a bound; None where the bounds are not known.
+    best_by_seed : tuple of float
+        Best total of each seed in the hall of fame.
+    farthest : tuple of (str, float)
+        The objectives that the best model is farthest from, and their scores.
     """
 
     cell: str
@@ -109,6 +117,56 @@ class CellSummary:
     stages: tuple[StageSummary, ...]
     hall_of_fame: int
     on_bound: tuple[OnBound, ...] | None
+    best_by_seed: tuple[float, ...] = ()
+    farthest: tuple[tuple[str, float], ...] = ()
+
+
+def fit_verdict(out: str | Path) -> list[str]:
+    """Return a few lines on the fit in a run folder (how good, how sure, what failed), and what to type next."""
+    cells = summaries(RunTables(out))
+    done = [cell for cell in cells if cell.state == "finished"]
+    lines = verdict(cells)
+    if len(done) < len(cells):
+        return [*lines, f"next: the same command goes on with what is left; neurofleet status {out}"]
+    return [*lines, f"next: neurofleet results {out}"]
+
+
+def verdict(cells: Sequence[CellSummary]) -> list[str]:
+    """Return how good the best models are, how far seeds agree, and what failed: of one cell, or over all."""
+    done = [cell for cell in cells if cell.state == "finished"]
+    lines = []
+    if len(cells) > 1:
+        lines.append(f"{len(done)} of {len(cells)} cells finished")
+    if done:
+        done = sorted(done, key=lambda cell: cell.stages[-1].best_mean_score)
+        chosen = {cell.cell: cell for cell in (done[0], done[(len(done) - 1) // 2], done[-1])}  # best, middle, worst
+        lines += [_how_good(cell) for cell in chosen.values()]
+        lines += [_how_sure(cell) for cell in done[:1]] if len(cells) == 1 else []
+        if len(cells) == 1 and done[0].on_bound:
+            lines.append(f"on a bound: {', '.join(map(str, done[0].on_bound))}; the best value may lie outside")
+    outcomes = [(status, n) for cell in cells for stage in cell.stages for status, n in stage.outcomes.items()]
+    failed = sum(n for status, n in outcomes if status != "ok")
+    lines.append(f"failed: {failed:,} of {sum(n for _, n in outcomes):,} evaluations")
+    return lines + [f"failed: {cell.cell}: {cell.reason}" for cell in cells if cell.state == "failed"]
+
+
+def _how_good(cell: CellSummary) -> str:
+    last = cell.stages[-1]
+    farthest = ", ".join(f"{name} {score:.3g}" for name, score in cell.farthest)
+    return (
+        f"{cell.cell}: best model {short(last.best_mean_score)} standard deviations from the recordings, mean over"
+        f" {last.objectives} e-features; farthest {farthest}"
+    )
+
+
+def _how_sure(cell: CellSummary) -> str:
+    last, totals = cell.stages[-1], [best / cell.stages[-1].objectives for best in cell.best_by_seed]
+    if len(totals) < 2:
+        return f"one seed: nothing says whether another search would find better than its {cell.hall_of_fame} models"
+    return (
+        f"{len(totals)} seeds: their best models are at {short(min(totals))} to {short(max(totals))};"
+        f" {cell.hall_of_fame} models in the hall of fame of {last.evaluations:,} evaluations"
+    )
 
 
 def print_summaries(tables: RunTables, cells: Sequence[CellSummary], console: Console | None = None) -> None:
@@ -237,7 +295,16 @@ def _cell(tables: RunTables, cell: str, events: list[dict[str, Any]]) -> CellSum
         stages=stages,
         hall_of_fame=0 if hall is None else len(hall),
         on_bound=None if hall is None or bounds is None else on_bounds(hall, bounds),
+        best_by_seed=()
+        if hall is None
+        else tuple(float(hall.totals[hall.seeds == seed].min()) for seed in sorted(set(hall.seeds.tolist()))),
+        farthest=() if hall is None else _farthest(hall),
     )
+
+
+def _farthest(hall: HallOfFameRows) -> tuple[tuple[str, float], ...]:
+    scores = zip(hall.objective_names, hall.scores[0].tolist(), strict=True)
+    return tuple(sorted(scores, key=lambda named: -named[1])[:FARTHEST])
 
 
 def _stage(tables: RunTables, cell: str, stage: str, start: Mapping[str, Any], finished: bool) -> StageSummary:

@@ -253,6 +253,28 @@ class AnalysisFindings(Findings):
         tables += [self.link_table(grouping, pair) for grouping, pair in self.link_pairs()]
         return [table for table in tables if table.rows]
 
+    def verdict(self) -> list[str]:
+        """Return how well the classes of each grouping are told apart, by how much, and how many tests say so."""
+        lines = []
+        for name, grouping in self.groupings.items():
+            said = [f"{len(grouping.classes)} classes, {sum(grouping.classes.values())} cells"]
+            if (forest := grouping.forest) is not None:
+                said.append(
+                    f"a forest reaches macro F1 {forest.f1:.2f} [{forest.f1_low:.2f}, {forest.f1_high:.2f}] on unseen"
+                    f" cells, with shuffled classes {forest.shuffled_f1:.2f}"
+                )
+            classes = [test for test in grouping.dispersion if test.larger == "between_classes"]
+            said += [
+                f"pairs of classes {test.mean_larger:.2f} apart, cells of a class {test.mean_smaller:.2f}"
+                f" (permuted p {p_value(test.p_permutation) or 'not known'})"
+                for test in classes
+            ]
+            if tests := sum(family.tests for family in grouping.tests):
+                significant = sum(family.significant for family in grouping.tests)
+                said.append(f"{significant} of {tests} quantities differ significantly")
+            lines.append(f"{name}: {'; '.join(said)}")
+        return [*lines, f"from {self.models:,} models of {self.cells:,} cells; a cell counts once"]
+
     def dispersion(self, *groupings: str) -> ReportTable:
         """Return a row for each expectation of each of the groupings."""
         rows = [test.row(name) for name in groupings for test in self.groupings[name].dispersion]

@@ -203,6 +203,23 @@ class ComparisonFindings(Findings):
         """Return which models failed."""
         return [f"{cell.cell}: {line}" for cell in self.cells for line in cell.failed]
 
+    def verdict(self) -> list[str]:
+        """Return of each cell how far each type is from the recordings and where its spikes begin, and what failed."""
+        lines = []
+        for cell in self.cells:
+            begins = {found.type: found.first for found in cell.initiation}
+            types = []
+            for name in self.types:
+                distances = [abs(z) for row in cell.features if (z := row.types[name].z) is not None]
+                distance = f", {np.mean(distances):.2f} standard deviations from what was recorded" if distances else ""
+                begin = f"spikes begin: {begins[name]}" if begins.get(name) else "no spikes"
+                number = cell.models.get(name, 0)
+                types.append(f"{name} ({number} model{'s' * (number != 1)}) {begin}{distance}")
+            lines.append(f"{cell.cell}: {'; '.join(types)}")
+        failed = sum(len(cell.failed) for cell in self.cells)
+        models = sum(sum(cell.models.values()) for cell in self.cells)
+        return [*lines, f"failed: {failed} of {models} models"]
+
     def initiation(self) -> ReportTable:
         """Return a row for each cell and type: where spikes begin."""
         head = ("cell", "type", "spikes begin", "spikes", "in the axon", "at the soma", "delays along the axon, ms")

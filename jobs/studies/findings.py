@@ -58,6 +58,15 @@ class Findings(ABC):
         return []
 
     @abstractmethod
+    def verdict(self) -> list[str]:
+        """Return a few lines: how good, how sure, what failed."""
+
+    @classmethod
+    def verdict_of(cls, out: str | Path) -> list[str]:
+        """Return the verdict on the study in a run folder, and what to type next."""
+        return [*cls.read(out).verdict(), f"next: neurofleet results {out} --views"]
+
+    @abstractmethod
     def sections(self, store: RunStore) -> list[str]:
         """Return the report's parts, as HTML, from the findings and the tables in the run folder."""
 
@@ -102,7 +111,7 @@ class Findings(ABC):
 
     def write_report(self, store: RunStore) -> str:
         """Write ``report.html``, with the job's name on top and its origin below, and return where it is."""
-        parts = [html.heading(1, self.name), *self.sections(store)]
+        parts = [html.heading(1, self.name), *map(html.paragraph, self.verdict()), *self.sections(store)]
         if self.notes:
             parts += [html.heading(2, "Notes"), *(html.paragraph(note) for note in self.notes)]
         tables = ", ".join(name for name in store.names() if name.endswith(".parquet") and "/" not in name)

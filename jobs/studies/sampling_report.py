@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from scipy.stats import binomtest
 
 from neurofleet.cluster.store.run_store import RunStore
 from neurofleet.cluster.store.schemas import PARAMETER_PREFIX
@@ -104,6 +105,18 @@ class SampleFindings(Findings):
         """Return a row for each cell."""
         title = f"{self.name}: within {self.within_z:g} standard deviations of every target"
         return ReportTable(HEAD, [cell.row() for cell in self.cells], numbers=range(1, len(HEAD)), title=title)
+
+    def verdict(self) -> list[str]:
+        """Return how many draws of each cell were accepted, with the interval of their share, and how many failed."""
+        lines = []
+        for cell in self.cells:
+            low, high = binomtest(cell.accepted, cell.draws).proportion_ci(method="wilson")
+            lines.append(
+                f"{cell.cell}: {cell.accepted:,} of {cell.draws:,} draws are within {self.within_z:g} standard"
+                f" deviations of all {cell.targets} targets ({cell.accepted / cell.draws:.2%}, 95 %: {low:.2%} to {high:.2%})"
+            )
+        failed = sum(cell.draws - cell.outcomes.get("ok", 0) for cell in self.cells)
+        return [*lines, f"failed: {failed:,} of {sum(cell.draws for cell in self.cells):,} draws"]
 
     def remarks(self) -> list[str]:
         """Return which cells have no accepted model, and what to do."""

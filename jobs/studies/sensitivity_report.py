@@ -257,6 +257,25 @@ class SensitivityFindings(Findings):
             lines.append(f"No feature has indices; {INDICES} says why for each model.")
         return lines
 
+    def verdict(self) -> list[str]:
+        """Return the parameter that matters most to each feature, how sure that is, and how many runs failed."""
+        lines = []
+        for feature in self.features:
+            known = [row for row in self.averages if (row.engine, row.feature) == (self.engine, feature)]
+            most = max(known, key=lambda row: row.total or 0.0, default=None)
+            if most is None or most.total is None:
+                lines.append(f"{feature}: no indices")
+                continue
+            interval = _interval(most.total_low, most.total_high)
+            error = next((s.median_error for s in self.surrogates if s.feature == feature), None)
+            doubtful = " (doubtful)" if error is not None and error > POOR else ""
+            lines.append(
+                f"{feature}: most of it from {most.parameter}, total index {most.total:.2f} {interval}".rstrip()
+                + ("" if error is None else f"; the polynomial misses {error:.0%} of the variance{doubtful}")
+            )
+        runs = sum(self.outcomes.values())
+        return [*lines, f"failed: {runs - self.outcomes.get('ok', 0):,} of {runs:,} runs"]
+
     def sections(self, store: RunStore) -> list[str]:
         """Return the indices of each engine, and how far to trust them."""
         models = sum(cell.models for cell in self.cells)

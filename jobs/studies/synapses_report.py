@@ -112,6 +112,20 @@ class SynapseFindings(Findings):
         title = f"{self.name}: means over cells (± 95 % interval)"
         return ReportTable(HEAD, rows, numbers=range(1, len(HEAD)), title=title)
 
+    def verdict(self) -> list[str]:
+        """Return the potentials of each class at the soma and from farthest away, and what cannot be read."""
+        lines = []
+        for counts in self.classes:
+            points = [p for p in self.curves if p.group == counts.group and p.measure == "amplitude_mV"]
+            points.sort(key=lambda point: (point.section != "soma", point.distance_um))
+            places = [f"{points[0].text()} mV at the soma"] if points else ["no PSP"]
+            if len(points) > 1:
+                places.append(f"{points[-1].text()} mV from {points[-1].distance_um:g} µm")
+            over = f"{counts.cells} cell{'s' * (counts.cells != 1)}, {counts.models} model{'s' * (counts.models != 1)}"
+            lines.append(f"{counts.group}: PSPs of {', '.join(places)} ({over})")
+        unreadable = sum(number for counts in self.classes for number in counts.unreadable.values())
+        return [*lines, f"failed: {unreadable} PSPs cannot be read. ± is the 95 % interval over cells"]
+
     def remarks(self) -> list[str]:
         """Return which potentials cannot be read."""
         return [

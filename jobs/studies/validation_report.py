@@ -113,6 +113,19 @@ class ValidationFindings(Findings):
         """Return the errors by cell."""
         return [self.errors()]
 
+    def verdict(self) -> list[str]:
+        """Return the errors at what no stage was trained on, cell by cell, and how many models failed."""
+        lines = []
+        for cell in self.cells:
+            said = []
+            if unseen := cell.generalisation.text(cell.models):
+                said.append(f"unseen steps {unseen} standard deviations, training {cell.training.text(cell.models)}")
+            if variance := cell.explained_variance.text(cell.models):
+                said.append(f"explained variance at noise {variance}, {cell.noise_trials} trials")
+            lines.append(f"{cell.cell}: {'; '.join(said) or 'nothing that no stage was trained on'}")
+        failed, models = sum(cell.failed for cell in self.cells), sum(cell.models for cell in self.cells)
+        return [*lines, f"failed: {failed} of {models} models. Best model first; in brackets median, lowest to highest"]
+
     def errors(self) -> ReportTable:
         """Return a row for each cell."""
         rows = [
