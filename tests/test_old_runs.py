@@ -1,5 +1,6 @@
 """Run folders and models that version 0.1.0 wrote are still read: on the terminal, as SQL, as reports and in Python."""
 
+import io
 import json
 import shutil
 from pathlib import Path
@@ -7,10 +8,14 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 import neurofleet as nf
 from neurofleet.jobs.cli import app
+from neurofleet.jobs.job_kinds import VERDICT_LINES, print_verdict
+from neurofleet.jobs.reports import html
+from neurofleet.jobs.results.run_summary import fit_verdict
 
 WRITTEN = Path(__file__).parent / "old_runs"
 ANSWERS = WRITTEN / "answers"
@@ -60,6 +65,25 @@ def test_the_report_of_an_old_run_can_be_drawn_again(runs, kind):
     page = Path(run.report()).read_text()
     assert run.name in page
     assert page.rstrip().endswith("</html>")
+    with io.StringIO() as printed:
+        print_verdict(str(runs / kind), Console(file=printed, width=80))
+        *found, report, following = printed.getvalue().splitlines()
+    assert 2 <= len(found) <= VERDICT_LINES + 1
+    assert report == f"  report: {runs / kind}/report.html"
+    assert following.startswith("  next: neurofleet ")
+    for line in found:  # of one source: the page says the same
+        assert line.startswith("  …") or html.escaped(line.strip()) in page
+
+
+def test_the_verdict_on_an_old_fit_says_how_good_how_sure_and_what_failed(runs):
+    hall = pq.read_table(WRITTEN / "fit/hall_of_fame/cell=demo/pooled.parquet", partitioning=None).to_pandas()
+    scores = hall.filter(like="score.").iloc[hall["total"].argmin()]
+    good, sure, failed, *_ = fit_verdict(str(runs / "fit"))
+    assert f"{scores.mean():.4g} standard deviations" in good
+    assert f"{scores.idxmax().removeprefix('score.')} {scores.max():.3g}" in good
+    by_seed = hall.groupby("seed")["total"].min() / len(scores)
+    assert f"2 seeds: their best models are at {by_seed.min():.4g} to {by_seed.max():.4g}" in sure
+    assert failed == "failed: 0 of 186 evaluations"
 
 
 def test_the_best_models_of_an_old_fit_are_the_same(runs):

@@ -113,7 +113,8 @@ class SampleFindings(Findings):
             low, high = binomtest(cell.accepted, cell.draws).proportion_ci(method="wilson")
             lines.append(
                 f"{cell.cell}: {cell.accepted:,} of {cell.draws:,} draws are within {self.within_z:g} standard"
-                f" deviations of all {cell.targets} targets ({cell.accepted / cell.draws:.2%}, 95 %: {low:.2%} to {high:.2%})"
+                f" deviations of all {cell.targets} targets ({cell.accepted / cell.draws:.2%},"
+                f" 95 %: {low:.2%} to {high:.2%})"
             )
         failed = sum(cell.draws - cell.outcomes.get("ok", 0) for cell in self.cells)
         return [*lines, f"failed: {failed:,} of {sum(cell.draws for cell in self.cells):,} draws"]

@@ -1,5 +1,6 @@
 """Whatever is wrong with a job is said in one go, before Ray is started and before anything is written."""
 
+import re
 import shutil
 
 import pytest
@@ -7,9 +8,10 @@ import yaml
 
 from neurofleet.errors import InputError, UsageError
 from neurofleet.jobs.cli import main
-from neurofleet.jobs.fit.fit_inputs import prepare
+from neurofleet.jobs.fit.fit_inputs import length_notes, prepare
 from neurofleet.jobs.job_file import parse_job
-from neurofleet.jobs.run_job import run_job
+from neurofleet.jobs.remote.submit import submit_command
+from neurofleet.jobs.run_job import print_plan, run_job
 from tests.jobs.test_fit import LEFT_OUT, demo_input, write_job  # noqa: F401
 
 RECIPE = {
@@ -69,6 +71,24 @@ def test_unknown_keys_are_named_with_the_nearest_known_one(job):
 )
 def test_wrong_values_are_told(job, changes, expected):
     assert expected in refusal(job, **changes)
+
+
+def test_a_budget_that_is_too_small_is_refused_by_all_commands_alike(job):
+    told = refusal(job, evolution={"evaluations": {"active": 16}})
+    job = job.parent / "bad.yaml"
+    expected = r"evolution\.evaluations: stage active has 16, and one generation of its \d+ parameters takes \d+"
+    assert re.search(expected, told)
+    with pytest.raises(UsageError, match=expected):
+        print_plan(job)
+    with pytest.raises(UsageError, match=expected):  # before anything is sent
+        submit_command(job, "http://127.0.0.1:1", str(job.parent / "out"))
+
+
+def test_stages_that_are_not_named_beside_others_are_told_with_what_they_get(job):
+    content = yaml.safe_load(job.read_text()) | {"evolution": {"evaluations": {"passive": 64, "active": 512}}}
+    spec = parse_job(yaml.safe_dump(content), "job.yaml", "small")
+    told = length_notes(spec, prepare(spec, job.parent))
+    assert told == ["evolution.evaluations: not named, so as by default: ih 768"]
 
 
 def test_all_cells_are_told_at_once(job):

@@ -94,6 +94,7 @@ def test_all_stages_end_in_a_hall_of_fame(undisturbed):
             assert generations, (stage, seed)
             assert {status for g in generations for status in g.statuses} <= {"ok", "timeout"}
     assert (undisturbed / "models" / "demo" / "fit.json").is_file()
+    assert "hall of fame" in (undisturbed / "report.html").read_text()
     assert "begintemplate" in (undisturbed / "models" / "demo" / "cell.hoc").read_text()
 
 

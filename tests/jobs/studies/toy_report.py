@@ -26,5 +26,8 @@ class ToyFindings(Findings):
         rows = [(cell.cell, f"{cell.total:g}") for cell in self.cells]
         return [ReportTable(("cell", "total"), rows, numbers=[1], title=f"{self.name}: squares [all]")]
 
+    def verdict(self) -> list[str]:
+        return [f"{len(self.cells)} cell squared"]
+
     def sections(self, store: RunStore) -> list[str]:
         return [table.html() for table in self.tables()]
