@@ -1,6 +1,5 @@
 """``neurofleet export``: one model of a run, or a published one, for use without this project."""
 
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -155,11 +154,7 @@ def _published(
 
 def _chosen(population: CellModels, index: int, junction_potential_mV: float) -> Chosen:
     model = population.model
-    file = model.morphology.write()
-    try:
-        has_apical = check_morphology(file, model.axon).has_apical
-    finally:
-        shutil.rmtree(file.parent)
+    has_apical = check_morphology(model.morphology.unpacked(), model.axon).has_apical
     sections = ("soma", "axon", "dend", "apic") if has_apical else ("soma", "axon", "dend")
     return Chosen(model, parameters_by_name(population, index), sections, junction_potential_mV)
 

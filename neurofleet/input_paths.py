@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from neurofleet.cache import cache_folder, locked
+from neurofleet.cache import cache_folder, keep_small, locked, used
 from neurofleet.errors import InputError
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
@@ -158,7 +158,10 @@ def local_copy(url: str) -> Path:
             return Path(unquote(urlsplit(url).path))
         place.mkdir(parents=True, exist_ok=True)
         with locked(place / ".lock"):
-            return _http_copy(url, place) if scheme in ("http", "https") else _arrow_copy(url, place)
+            copy = _http_copy(url, place) if scheme in ("http", "https") else _arrow_copy(url, place)
+        used(place)
+        keep_small()
+        return copy
     except OSError as error:
         raise InputError(
             f"{url}: cannot be copied to {place} ({error.strerror or error}). Free some space, or set NEUROFLEET_CACHE"

@@ -7,7 +7,6 @@ import json
 import math
 import shutil
 import socket
-import tempfile
 import time
 import traceback
 from collections.abc import Mapping
@@ -19,6 +18,7 @@ from ray import tune
 
 from neurofleet.cluster.sweeps.trial_records import EpochReport, TrialFolder
 from neurofleet.errors import ClusterError
+from neurofleet.scratch import scratch_folder
 
 _ORIGIN_FILE = "origin.json"
 _CHECKPOINTS = "checkpoints"
@@ -150,11 +150,13 @@ class _RunningTrial:
     @contextmanager
     def _checkpoint_to_copy(self, report: EpochReport) -> Any:
         """The trial's last checkpoint, for others to copy."""
-        with tempfile.TemporaryDirectory(prefix="nf-trial-") as folder:
+        with scratch_folder() as parent:
+            folder = parent / "checkpoint"
+            folder.mkdir()
             for file in sorted((self.folder.path / _CHECKPOINTS).glob("epoch-*.ckpt"))[-1:]:
                 shutil.copy(file, folder)
             origin = {"index": self._setting["index"], "reports": self.folder.reports()}
-            (Path(folder) / _ORIGIN_FILE).write_text(json.dumps(origin))
+            (folder / _ORIGIN_FILE).write_text(json.dumps(origin))
             yield tune.Checkpoint.from_directory(folder)
 
     def _copy_checkpoint(self) -> None:

@@ -10,13 +10,11 @@ import importlib
 import logging
 import math
 import signal
-import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -27,6 +25,7 @@ from neurofleet.cluster.training.checkpoints import STATE_KEY, CheckpointFiles, 
 from neurofleet.cluster.training.data_division import DataDivision, seed_everything
 from neurofleet.cluster.training.lightning_training import BestEpoch, EpochRow, FitSettings, Training
 from neurofleet.errors import ClusterError
+from neurofleet.scratch import scratch_folder
 
 SINGLE_DEVICE: Mapping[str, Any] = {"devices": 1}
 
@@ -100,8 +99,8 @@ class LightningFit:
             What the module raises.
         KeyboardInterrupt
         """
-        with tempfile.TemporaryDirectory(prefix="nf-checkpoint-") as here, _quiet(), _interrupts_passed_up():
-            path = self._files.fetch(self._last.name, Path(here)) if self._last else None
+        with scratch_folder() as here, _quiet(), _interrupts_passed_up():
+            path = self._files.fetch(self._last.name, here) if self._last else None
             self._trainer.fit(
                 self._module,
                 datamodule=self._data,
@@ -293,8 +292,8 @@ class EpochRecorder(pl.callbacks.Checkpoint):
         return True
 
     def _save(self, trainer: pl.Trainer, improved: bool) -> None:
-        with tempfile.TemporaryDirectory(prefix="nf-checkpoint-") as folder:
-            path = Path(folder) / "checkpoint.ckpt"
+        with scratch_folder() as folder:
+            path = folder / "checkpoint.ckpt"
             trainer.save_checkpoint(path)
             if not trainer.is_global_zero:
                 return

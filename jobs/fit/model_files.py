@@ -1,14 +1,13 @@
 """A fitted model is written into the run folder: as an Allen fit file and as a hoc template."""
 
-import tempfile
 from collections.abc import Mapping
-from pathlib import Path
 
 from neurofleet.cluster.store.run_store import RunStore
 from neurofleet.jobs.fit.fit_problem import CellSubject, Subject
 from neurofleet.neurosim.cells.fit_model import FitModel
 from neurofleet.neurosim.exchange.allen_fit import write_fit
 from neurofleet.neurosim.exchange.model_export import write_hoc
+from neurofleet.scratch import scratch_folder
 
 
 def write_best_model(subject: Subject, values: Mapping[str, float], store: RunStore) -> None:
@@ -30,8 +29,7 @@ def write_best_model(subject: Subject, values: Mapping[str, float], store: RunSt
     assert isinstance(model, FitModel)
     sweeps = sorted({sweep for step in model.targets.protocols.values() for sweep in step.sweeps})
     sections = ["soma", "axon", "dend", *(["apic"] if subject.has_apical else [])]
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    with scratch_folder() as folder:
         write_fit(
             folder / "fit.json",
             values,

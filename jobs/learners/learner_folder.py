@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,15 @@ def learner_of(out: str | Path) -> str:
     from neurofleet.learners.model_folder import read_model  # the folder of a fit needs no learners
 
     return read_model(Path(out)).learner
+
+
+def remove_working_files(out: Path) -> None:
+    """Remove what only a job under way needs: the checkpoints of its trainings and trials, and their samples."""
+    for folder in (out / TRAININGS, out / TRIALS):
+        for checkpoints in list(folder.rglob(CHECKPOINTS)):
+            shutil.rmtree(checkpoints, ignore_errors=True)
+        for task in list(folder.rglob("task.*")):
+            task.unlink(missing_ok=True)
 
 
 def refuse_unfinished(out: str | Path) -> None:

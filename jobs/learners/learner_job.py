@@ -32,7 +32,7 @@ from neurofleet.input_paths import name_of
 from neurofleet.jobs.job_file import named
 from neurofleet.jobs.learners import LEARNERS
 from neurofleet.jobs.learners.evaluation_pieces import write_result
-from neurofleet.jobs.learners.learner_folder import DESCRIPTION, EVALUATION, TRAININGS, TRIALS
+from neurofleet.jobs.learners.learner_folder import DESCRIPTION, EVALUATION, TRAININGS, TRIALS, remove_working_files
 from neurofleet.jobs.learners.learner_report import LearnerReport
 from neurofleet.jobs.learners.learner_spec import LearnerSpec, SweepSpec, Workers, most_workers
 from neurofleet.jobs.progress import duration
@@ -327,6 +327,7 @@ def run_learner_job(spec: LearnerSpec, folder: Path, out: str, address: str | No
         lambda opened: _run(job, opened, address, cpus),
         EVALUATION if spec.kind == "evaluate" else DESCRIPTION,
     )
+    remove_working_files(Path(out))
 
 
 def checked_inputs(job: LearnerJob[Any, Any]) -> Any:

@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -39,6 +38,7 @@ from neurofleet.learners.unknown_labels import (
     refuse_two_thresholds,
     threshold_for,
 )
+from neurofleet.scratch import scratch_folder
 
 
 def schema(
@@ -493,10 +493,10 @@ def _on_cluster(
     workers: int,
 ) -> Iterator[Iterator[tuple[pa.Table, Counts]]]:
     with (
-        tempfile.TemporaryDirectory(prefix=f"{out.name}.parts-", dir=out.parent.resolve()) as parts,
+        scratch_folder(f"{out.name}.parts", out.parent.resolve()) as parts,
         connect(address, workers or None),
     ):
-        tables = predict_on_cluster(folder, reading, groups, columns, Path(parts))
+        tables = predict_on_cluster(folder, reading, groups, columns, parts)
         try:
             yield tables
         finally:

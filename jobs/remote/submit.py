@@ -3,7 +3,6 @@
 import os
 import re
 import shlex
-import tempfile
 import time
 from importlib import metadata
 from pathlib import Path
@@ -24,6 +23,7 @@ from neurofleet.jobs.remote.remote_jobs import (
     our_jobs,
 )
 from neurofleet.jobs.run_job import results_place
+from neurofleet.scratch import scratch_folder
 
 START_TIMEOUT_S = 120.0
 LOOK_S = 0.5
@@ -62,8 +62,8 @@ def submit_command(
     for link in job_files.links:
         typer.echo(f"a symbolic link, whose content is sent: {link}")
     id = f"{spec.name}-a{number}"
-    with tempfile.TemporaryDirectory() as temporary:
-        package = Path(temporary) / "job.zip"
+    with scratch_folder() as temporary:
+        package = temporary / "job.zip"
         pack(job_files, package, PACKAGE_LIMIT_BYTES)
         marker = None if "://" in place else leave_marker(Path(place))
         try:

@@ -114,7 +114,7 @@ class SynapseStudy(PopulationStudy[SynapseSpec, list[SynapseSubject]]):
         subjects, notes = [], told(populations)
         for population in populations:
             model = population.model
-            if check_morphology(model.morphology.write(), model.axon).has_apical:
+            if check_morphology(model.morphology.unpacked(), model.axon).has_apical:
                 subjects.append(SynapseSubject(population, groups.get(population.cell, ALL)))
             else:
                 notes.append(f"{population.cell}: left out, its morphology has no apical dendrite")

@@ -59,7 +59,7 @@ class FitModel:
         """Return the BluePyOpt ``CellModel``."""
         from neurofleet.neurosim.cells.cell_morphology import CellMorphology
 
-        morphology = CellMorphology(str(self.morphology.write()), axon=self.axon)
+        morphology = CellMorphology(str(self.morphology.unpacked()), axon=self.axon)
         return build_cell_model(
             self.cell,
             morphology,

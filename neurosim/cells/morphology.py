@@ -1,16 +1,19 @@
 """A reconstructed cell: a soma and unbranched sections of points, and the files in which NEURON imports it."""
 
+import hashlib
 import re
-import tempfile
 import unicodedata
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
+from neurofleet.cache import cache_folder, keep_small, used
 from neurofleet.errors import InputError
+from neurofleet.scratch import scratch_folder
 
 SECTIONS = ("soma", "axon", "dend", "apic")
 SWC_TYPES = {1: "soma", 2: "axon", 3: "dend", 4: "apic"}
@@ -43,10 +46,35 @@ class MorphologyFile:
     def read(cls, path: Path) -> "MorphologyFile":
         return cls(path.name, path.read_bytes())
 
-    def write(self) -> Path:
-        """Write the file into a temporary folder of this process and return its path."""
-        path = Path(tempfile.mkdtemp(prefix="neurofleet-")) / self.name
-        path.write_bytes(self.content)
+    def unpacked(self) -> Path:
+        """Return the file's path in this machine's cache, where NEURON can read it as often as it likes.
+
+        Raises
+        ------
+        InputError
+            The cache cannot be written.
+        """
+        digest = hashlib.sha256(self.name.encode() + b"\0" + self.content).hexdigest()[:20]
+        folder = cache_folder() / "morphologies" / digest
+        path = folder / self.name
+        if path.is_file():
+            used(folder)
+            return path
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with scratch_folder(".unpacking", folder.parent) as made:
+                (made / "cell").mkdir()
+                (made / "cell" / self.name).write_bytes(self.content)
+                with suppress(OSError):  # another process was first
+                    (made / "cell").rename(folder)
+            keep_small()
+            if not path.is_file():
+                raise FileNotFoundError(path)
+        except OSError as error:
+            raise InputError(
+                f"{folder.parent}: expected a folder to unpack morphologies in, but writing there failed "
+                f"({error.strerror or error}). Free some space, or set NEUROFLEET_CACHE to a folder of yours."
+            ) from error
         return path
 
 

@@ -4,7 +4,6 @@ import os
 import pickle
 import signal
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -27,6 +26,7 @@ from neurofleet.neurosim.cells.morphology_measures import (
 )
 from neurofleet.neurosim.cells.morphology_readers import read_reconstruction
 from neurofleet.neurosim.cells.swc_reader import read_swc
+from neurofleet.scratch import scratch_folder
 
 AXON_MODES = ("stub", "legacy-stub", "legacy-stub-60um", "full")
 READ_LIMIT_S = 120.0
@@ -263,10 +263,10 @@ def _imports(cells: Sequence[Reconstruction]) -> Iterator[_Import | InputError]:
     """Yield what NEURON makes of each cell, read in a process of its own."""
     if not cells:
         return
-    with tempfile.TemporaryDirectory() as folder:  # also keeps NEURON from loading mechanisms of this folder
+    with scratch_folder() as folder:  # also keeps NEURON from loading mechanisms of this folder
         all_candidates = [_candidates(number, cell) for number, cell in enumerate(cells)]
         for candidate in (candidate for candidates in all_candidates for candidate in candidates):
-            (Path(folder) / candidate.name).write_bytes(candidate.file.content)
+            (folder / candidate.name).write_bytes(candidate.file.content)
         request = [[(candidate.name, candidate.expected) for candidate in candidates] for candidates in all_candidates]
         made_of_each = fresh_process.stream(
             _read_files,

@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import h5py
@@ -16,6 +15,7 @@ from neurofleet.errors import InputError
 from neurofleet.http_download import DownloadError, DownloadProgress, Origin, Web, looks_like
 from neurofleet.neurosim.cells.morphology_check import check_morphology
 from neurofleet.neurosim.exchange.allen_fit import read_fit
+from neurofleet.scratch import scratch_folder
 
 MANIFEST, METADATA = "manifest.json", "metadata.json"
 
@@ -257,8 +257,8 @@ def _check_swc(path: Path, name: str) -> str:
     points = [line.split() for line in lines if line.strip() and not line.lstrip().startswith("#")]
     if not points or not all(len(point) >= 7 and _are_numbers(point[:7]) for point in points):
         raise _WrongContent("a reconstruction in SWC format")
-    with TemporaryDirectory() as folder:
-        morphology = Path(folder) / Path(name).name
+    with scratch_folder() as folder:
+        morphology = folder / Path(name).name
         shutil.copyfile(path, morphology)
         return _fault(lambda: check_morphology(morphology), str(morphology), name)
 

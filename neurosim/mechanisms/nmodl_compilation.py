@@ -12,7 +12,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -22,7 +21,7 @@ from types import MappingProxyType
 from typing import Any
 
 from neurofleet import fresh_process
-from neurofleet.cache import cache_folder, locked
+from neurofleet.cache import cache_folder, keep_small, locked, used
 from neurofleet.errors import InputError
 from neurofleet.neurosim.mechanisms.catalogue import (
     BUILT_INTO_NEURON,
@@ -40,6 +39,7 @@ from neurofleet.neurosim.mechanisms.catalogue import (
     read_with_includes,
     without_comments,
 )
+from neurofleet.scratch import scratch_folder
 
 COLOUR = re.compile(r"\x1b\[\d*m")
 LIBRARY_NAMES = ("libnrnmech.so", "libnrnmech.dylib")
@@ -65,12 +65,14 @@ def compile_mechanisms(sources: Sequence[Path] | None = None, called: Mapping[st
     names = compiled_names(files)
     folder = cache_folder() / "mechanisms" / _key(files)
     if _library(folder) is not None:
+        used(folder)
         return folder
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with locked(folder.with_suffix(".lock")):
             if _library(folder) is None:
                 _compile_into(folder, names, called)
+        keep_small()
     except OSError as error:
         raise InputError(
             f"{folder.parent}: expected a folder to keep compiled mechanisms in, but writing there failed "
@@ -152,7 +154,7 @@ def imported_neuron() -> Any:
     """Import NEURON from an empty folder: it loads whatever is compiled in the current one."""
     os.environ.setdefault("NEURON_MODULE_OPTIONS", "-nogui")  # or it warns of a missing display
     if "neuron" not in sys.modules:
-        with tempfile.TemporaryDirectory() as empty, contextlib.chdir(empty):
+        with scratch_folder() as empty, contextlib.chdir(empty):
             import neuron
     import neuron
 
@@ -229,11 +231,9 @@ def _library(folder: Path) -> Path | None:
 def _compile_into(folder: Path, names: Mapping[str, Path], called: Mapping[str, str]) -> None:
     """Run nrnivmodl in a folder of its own and rename the result to `folder`; the caller holds its lock."""
     command, environment = _nrnivmodl()
-    prefix = f".compiling-{folder.name}-"
-    for killed in folder.parent.glob(f"{prefix}*"):
-        shutil.rmtree(killed, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix=prefix, dir=folder.parent) as temporary:
-        work = Path(temporary) / "work"
+    prefix = f".compiling-{folder.name}"
+    with scratch_folder(prefix, folder.parent) as temporary:
+        work = temporary / "work"
         (work / "mod").mkdir(parents=True)
         for name, file in names.items():
             _write(read_with_includes(file).included | {f"{name}.mod": read_nmodl(file)}, work / "mod")
@@ -424,9 +424,9 @@ class UserMechanisms:
     @contextlib.contextmanager
     def written(self) -> Iterator[list[Path]]:
         """Write them into a temporary folder, ``NAME.mod`` each, with what they include beside them."""
-        with tempfile.TemporaryDirectory(prefix="neurofleet-mod-") as folder:
-            _write(self.texts(self.sources), Path(folder))
-            yield [Path(folder, f"{name}.mod") for name in self.sources]
+        with scratch_folder() as folder:
+            _write(self.texts(self.sources), folder)
+            yield [folder / f"{name}.mod" for name in self.sources]
 
     def compile(self) -> None:
         """Compile them, if they have not been on this machine, and then try each out in a process of its own.
@@ -517,9 +517,9 @@ def unit_fault(nmodl: str) -> str:
         return ""
     text = _EQUATIONS.sub(r"UNITSOFF \1", re.sub(r"\bUNITS(ON|OFF)\b", "", without_comments(nmodl)))
     text = _BREAKPOINT.sub(lambda block: f"UNITSON\n{block.group()}\nUNITSOFF\n", text)
-    with tempfile.TemporaryDirectory(prefix="neurofleet-units-") as folder:
-        Path(folder, "units.mod").write_text(text)
-        said = _said_by(modlunit, "units.mod", folder)[1]
+    with scratch_folder() as folder:
+        (folder / "units.mod").write_text(text)
+        said = _said_by(modlunit, "units.mod", str(folder))[1]
     if missing := _FACTOR_MISSING.search(said):
         factor, statement = missing.group(1), " ".join(missing.group(2).split())
         return (

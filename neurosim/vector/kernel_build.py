@@ -8,12 +8,11 @@ import os
 import platform
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from neurofleet.cache import cache_folder, locked
+from neurofleet.cache import cache_folder, keep_small, locked, used
 from neurofleet.errors import InputError
 from neurofleet.neurosim.vector.arithmetic_graph import COMPARISONS, FUNCTIONS, Graph, Node
 from neurofleet.neurosim.vector.membrane import (
@@ -25,6 +24,7 @@ from neurofleet.neurosim.vector.membrane import (
     join,
     straight,
 )
+from neurofleet.scratch import scratch_folder
 
 _EXPORT = 'extern "C" __attribute__((visibility("default")))'
 PARTS = tuple(Path(__file__).with_name(name) for name in ("maths.hpp", "kernel.hpp"))
@@ -248,18 +248,19 @@ def compile_kernel(source: str) -> ctypes.CDLL:
             with locked(path.with_suffix(".lock")):
                 if not path.is_file():
                     _compile(compiler, source, path)
+            keep_small()
         except OSError as error:
             raise InputError(
                 f"{path.parent}: expected a folder to keep compiled kernels in, but writing there failed "
                 f"({error.strerror or error}). Free some space, or set NEUROFLEET_CACHE to a folder of yours."
             ) from error
+    used(path)
     return ctypes.CDLL(str(path))
 
 
 def _compile(compiler: str, source: str, path: Path) -> None:
     """Compile in a temporary folder and rename the result, so that no process ever loads half a library."""
-    with tempfile.TemporaryDirectory(prefix=".compiling-", dir=path.parent) as name:
-        folder = Path(name)
+    with scratch_folder(".compiling", path.parent) as folder:
         (folder / "kernel.cpp").write_text(source)
         result = subprocess.run(
             [compiler, *FLAGS, "-o", "kernel.so", "kernel.cpp"], cwd=folder, capture_output=True, text=True

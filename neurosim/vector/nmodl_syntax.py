@@ -6,7 +6,6 @@ import math
 import os
 import re
 import subprocess
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -20,6 +19,7 @@ from neurofleet.neurosim.mechanisms.catalogue import (
     read_with_includes,
     without_comments,
 )
+from neurofleet.scratch import scratch_folder
 
 
 class Unsupported(InputError):
@@ -163,12 +163,11 @@ def _parsed(data: Path, mechanism: str, source: Path) -> tuple[SyntaxTree, str]:
             "(`pip install --force-reinstall neuron`)."
         )
     nmodl = read_with_includes(source).whole
-    with tempfile.TemporaryDirectory(prefix="neurofleet-nmodl-") as name:
-        folder = Path(name)
+    with scratch_folder() as folder:
         (folder / f"{mechanism}.mod").write_text(nmodl)
         result = subprocess.run(
             # Without --force it stops at whatever its own C++ back end does not support.
-            [str(compiler), "--scratch", name, "--output", name, f"{mechanism}.mod"]
+            [str(compiler), "--scratch", str(folder), "--output", str(folder), f"{mechanism}.mod"]
             + ["passes", "--json-ast", "codegen", "--force"],
             cwd=folder,
             env={**os.environ, "NMODLHOME": str(data)},

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -50,12 +51,13 @@ def write_job(folder: Path, name: str = "job.yaml", **changes) -> Path:
     return path
 
 
-def neurofleet(*arguments: object, start: bool = False):
+def neurofleet(*arguments: object, start: bool = False, **environment: str):
     """Run the command line, or start it and return the process."""
     command = [sys.executable, "-c", "from neurofleet.jobs.cli import main; main()", *map(str, arguments)]
+    env = os.environ | environment
     if start:
-        return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    return subprocess.run(command, capture_output=True, text=True, timeout=280)
+        return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True, env=env)
+    return subprocess.run(command, capture_output=True, text=True, timeout=280, env=env)
 
 
 def generation_files(out: Path) -> list[Path]:
@@ -125,8 +127,9 @@ def test_hall_of_fame_is_that_of_the_finalists_scored_again(undisturbed):
 def test_killed_and_resumed_on_one_cpu_is_the_same_to_the_byte(demo_input, undisturbed, tmp_path):
     out = tmp_path / "run"
     arguments = ("run", demo_input / "job.yaml", "--out", out, "--cpus", 1)
+    temporary, shared = Path(tempfile.mkdtemp(prefix="nt-", dir="/tmp")), set(os.listdir("/dev/shm"))
     for files, how in ((1, signal.SIGKILL), (5, signal.SIGINT)):
-        process = neurofleet(*arguments, start=True)
+        process = neurofleet(*arguments, start=True, TMPDIR=str(temporary))
         wait_for(out, files, process)
         os.kill(process.pid, how)
         told = process.communicate(timeout=60)[1]
@@ -134,11 +137,16 @@ def test_killed_and_resumed_on_one_cpu_is_the_same_to_the_byte(demo_input, undis
             assert process.returncode == 130, told
             assert "run the same command to resume" in told
     stored = {file: file.stat().st_mtime_ns for file in generation_files(out)}
-    done = neurofleet(*arguments)
+    done = neurofleet(*arguments, TMPDIR=str(temporary))
     assert done.returncode == 0, done.stderr
     assert "resuming" in done.stderr
     for file, written in stored.items():
         assert file.stat().st_mtime_ns == written, f"{file.name} was evaluated twice"
+    deadline = time.monotonic() + 20  # what cleans up after a kill takes a moment
+    while (left := [*temporary.iterdir(), *set(os.listdir("/dev/shm")) - shared]) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert left == [], "of a run that was killed, interrupted and finished, only its folder stays"
+    temporary.rmdir()
     for file in sorted(undisturbed.glob("hall_of_fame/**/*.parquet")):
         assert (out / file.relative_to(undisturbed)).read_bytes() == file.read_bytes()
     for file in generation_files(undisturbed):

@@ -60,6 +60,10 @@ def model(reference, tmp_path_factory) -> Path:
 def test_a_model_folder_is_complete(model, reference):
     names = {path.name for path in model.iterdir()}
     assert {"model.safetensors", "model.json", "split.parquet", "history.parquet", "report.html"} <= names
+    kept = {
+        path.suffix for path in (model / "trainings").rglob("*") if path.is_file() and "tensorboard" not in path.parts
+    }
+    assert not kept, "a model that is finished needs no checkpoints and no samples"
     facts = read_model(model).description["facts"]
     assert facts["scores"]["sims"]["accuracy"] > 0.9
     assert {"majority", "logistic"} == set(facts["baselines"])
