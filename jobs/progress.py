@@ -8,6 +8,9 @@ from typing import Any, Self
 from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from neurofleet.jobs.terminal import fitted
 
 REDRAW_S = 0.5
 LINE_S = 10.0
@@ -61,7 +64,10 @@ class ProgressDisplay:
             return
         if self._live is not None:
             self._next = now + REDRAW_S
-            self._live.update(picture(), refresh=True)
+            shown = picture()
+            if isinstance(shown, Table):
+                shown = fitted(shown, self._console.width)
+            self._live.update(shown, refresh=True)
         else:
             self._next = now + self._line_s
             self._console.print(line(), soft_wrap=True, markup=False, highlight=False)

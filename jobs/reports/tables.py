@@ -58,7 +58,7 @@ class ReportTable:
                 self.head[i],
                 justify="right" if i in self.numbers else "left",
                 no_wrap=i in self.no_wrap,
-                overflow="fold" if self.compact else "ellipsis",
+                overflow="fold",
             )
         last: object = None
         for row in self.rows:

@@ -28,7 +28,7 @@ from neurofleet.jobs.results.run_tables import RunTables, existing_run
 from neurofleet.jobs.results.runs_found import FIT, FoundRuns, find_runs
 from neurofleet.jobs.results.sql import quoted
 from neurofleet.jobs.results.table_scan import ViewSummary
-from neurofleet.jobs.terminal import terminal
+from neurofleet.jobs.terminal import table_width, terminal
 
 SHOWN_ROWS = 40
 ASIDE_ROWS = 3  # so few wide rows read better one column a line
@@ -47,10 +47,11 @@ def print_rows(rows: pa.Table, as_json: bool, console: Console | None = None) ->
     columns = list(rows.column_names)
     cells = {c: [_cell_text(row[c]) for row in shown] for c in columns}
     width = sum(_width(column, cells[column]) + 3 for column in columns) + 1
-    if width > console.width and 0 < len(shown) <= ASIDE_ROWS:
+    room = table_width(console)
+    if width > room and 0 < len(shown) <= ASIDE_ROWS:
         columns, left_out = _print_aside(console, columns, cells, len(shown)), 0
     else:
-        columns, left_out = _fit(columns, cells, console.width)
+        columns, left_out = _fit(columns, cells, room)
         _print_table(console, columns, cells, len(shown))
     notes = []
     if rows.num_rows > SHOWN_ROWS:
@@ -83,7 +84,7 @@ def _print_aside(console: Console, columns: list[str], cells: dict[str, list[str
     return columns
 
 
-def _fit(columns: list[str], cells: dict[str, list[str]], width: int) -> tuple[list[str], int]:
+def _fit(columns: list[str], cells: dict[str, list[str]], width: float) -> tuple[list[str], int]:
     """Return as many of the first columns as fit, and how many are left out."""
     used = 1
     kept: list[str] = []

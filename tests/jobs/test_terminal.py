@@ -25,6 +25,36 @@ def test_names_are_no_markup(name, capsys):
     assert all(f"{name}{end}" in said for end in (": done", " title", " row", " head", " value", " study"))
 
 
+ROWS = [
+    ("C060114A7", "slow_trough_delta_v.LongDC_250", "84.41 ± 2", "-84.39", "0.01", "0.0123"),
+    ("C060114A7", "slow_trough_norm_t.LongDC_250", "", "0.0909", "12.25", "7.5e-05"),
+]
+HEAD = ("cell", "e-feature", "recorded mean", "best model", "z", "after the subthreshold stages")
+
+
+@pytest.mark.parametrize("width", [100, 72, 60, 40, 20])
+def test_a_table_that_is_too_wide_cuts_nothing(width, capsys):
+    ReportTable(HEAD, ROWS, numbers=range(2, 6), title="fit", grouped=True).print(terminal(width=width))
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= width
+    assert "…" not in "".join(lines)
+    said = re.sub(r"[\s│┃]", "", "".join(lines))
+    for word in {word for row in (HEAD, *ROWS) for cell in row for word in cell.split()}:
+        assert word in said or width < 40, word
+    if width >= 40:  # what tells rows apart stands whole in one line
+        assert sum("slow_trough_norm_t.LongDC_250" in line for line in lines) == 1
+    if width == 40:  # turned: each row is a block that says which one it is
+        assert [line for line in lines if line.startswith("cell C060114A7")]
+
+
+def test_a_pipe_gets_tables_as_wide_as_they_are(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    ReportTable(HEAD, ROWS, numbers=range(2, 6)).print(terminal())
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 6
+    assert all(value in line for line, row in zip(lines[3:], ROWS, strict=False) for value in row)
+
+
 def test_a_progress_bar_shows_names_as_they_are(monkeypatch, capsys):
     monkeypatch.setenv("FORCE_COLOR", "1")
     with CountProgress("[/red]", 2, "[/cells]", terminal(width=200)) as progress:
