@@ -13,7 +13,15 @@ import pyarrow.parquet as pq
 from rich.table import Table
 
 from neurofleet.errors import UsageError
-from neurofleet.jobs.learners.explanation_page import NO_SIGNATURE, ONE_MEMBER, bars, dots, explanation_page
+from neurofleet.jobs.learners.explanation_page import (
+    LOW_EXPLAINED,
+    NO_SIGNATURE,
+    ONE_MEMBER,
+    bars,
+    dots,
+    explanation_page,
+    gene_of,
+)
 from neurofleet.jobs.learners.prediction import Reading, load_model
 from neurofleet.jobs.new_files import check_new, new_files
 from neurofleet.jobs.progress import CountProgress
@@ -176,8 +184,10 @@ def _print(top_of_class: pa.Table, out: Path) -> None:
     rows = top_of_class.to_pylist()
     for name in dict.fromkeys(row["class"] for row in rows):
         of_class = [row for row in rows if row["class"] == name]
-        genes = ", ".join(row["gene"] for row in of_class[:8])
+        genes = ", ".join(map(gene_of, of_class[:8]))
         overlaps = [f"{of_class[0][f'overlap_{reading}']:.2f}" for reading in ("contribution", "attention")]
         table.add_row(name, f"{of_class[0]['cells']:,}", *overlaps, genes)
     console.print(table)
+    if "lower" in top_of_class["direction"].to_pylist():
+        console.print(LOW_EXPLAINED, soft_wrap=True)
     console.print(f"Written: {out / 'explain.html'}, with tables and pictures beside it.", soft_wrap=True)

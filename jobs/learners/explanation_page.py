@@ -1,6 +1,6 @@
 """explain.html: the genes that speak for each class, with pictures, and how far they can be trusted."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +25,9 @@ BARS = 12
 DOTS, MOST_DOTS = 3, 60
 SHADES = 21
 LOW = " ↓"
+LOW_EXPLAINED = (
+    f"{LOW.strip()}: the gene is lower in this class than in all cells, so its absence speaks for the class."
+)
 _BAR, _MEMBER, _LINEAR = SEEDS[0], INK, SEEDS[1]
 
 
@@ -164,7 +167,7 @@ def explanation_page(
     ]
     if len(means.contribution) == 1:
         body.append(html.paragraph(ONE_MEMBER, "note"))
-    body += [html.table(*_overview(means, model, classes), numbers=(1, 2, 3))]
+    body += [html.table(*_overview(means, model, classes), numbers=(1, 2, 3)), html.paragraph(LOW_EXPLAINED, "quiet")]
     absent = [name for name, n in zip(model.classes, means.n_cells, strict=True) if not n]
     if absent:
         body.append(html.paragraph(f"Predicted for no cell: {', '.join(absent)}.", "quiet"))
@@ -175,8 +178,7 @@ def explanation_page(
     )
     body.append(html.figure(picture(*dots(means, model), "contribution of genes to classes"), caption))
     caption = (
-        "Bars: contribution of the whole model. Points: of each member; diamonds: of the linear model."
-        f"{LOW}: the gene is lower in this class than in all cells, so its absence speaks."
+        f"Bars: contribution of the whole model. Points: of each member; diamonds: of the linear model. {LOW_EXPLAINED}"
     )
     body.append(html.figure(picture(*bars(means, model), "genes of largest contribution by class"), caption))
     for name in dict.fromkeys(classes["class"].to_pylist()):
@@ -191,10 +193,15 @@ def _overview(means: "Explanation", model: "SimsModel", classes: pa.Table) -> tu
     rows = []
     for number in np.flatnonzero(means.n_cells):
         part = classes.filter(pc.equal(classes["class"], model.classes[number]))
-        first = ", ".join(part["gene"].slice(0, 6).to_pylist())
+        first = ", ".join(map(gene_of, part.slice(0, 6).to_pylist()))
         figures = [_figure(float(overlaps[number])) for overlaps in by_reading]
         rows.append((model.classes[number], f"{means.n_cells[number]:,}", *figures, first))
     return ["class", "cells", "overlap, contribution", "overlap, attention", "first genes"], rows
+
+
+def gene_of(row: Mapping[str, Any]) -> str:
+    """Return the gene in a row of `class_table` or `global_table`, with an arrow where its absence speaks."""
+    return row["gene"] + (LOW if row.get("direction") == "lower" else "")
 
 
 def _overlaps(part: pa.Table) -> str:
@@ -221,7 +228,7 @@ def _genes(part: pa.Table, top: int) -> str:
     if "dispersion" in part.column_names:
         head += ["dispersion", "value", "in all cells"]
         names += ["dispersion", "value", "value_all"]
-    rows = [[_figure(row[name]) for name in names] for row in part.slice(0, top).to_pylist()]
+    rows = [[_figure((row | {"gene": gene_of(row)})[name]) for name in names] for row in part.slice(0, top).to_pylist()]
     return html.table(head, rows, numbers=(0, *range(2, len(head))))
 
 

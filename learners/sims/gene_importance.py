@@ -26,6 +26,8 @@ from torch import Tensor
 from neurofleet.learners.sims.sims_classifier import SimsClassifier, blocks_of
 from neurofleet.learners.sims.tabnet import TabNetEnsemble, TabNetStep
 
+HIGHER, LOWER = "higher", "lower"
+
 TOP_GENES = 20
 """Length of the lists of genes that members are compared by."""
 
@@ -252,8 +254,9 @@ def class_table(means: Explanation, model: SimsClassifier) -> pa.Table:
     ``members_in_top`` (members that have the gene among their 20 of largest contribution),
     ``contribution_sd`` (over members), ``linear_contribution``, ``attention`` and ``attention_sd`` (mean and
     sd over members), ``members_in_top_attention``, ``dispersion``, ``value`` and ``value_all`` (mean
-    log-normalised value in the class and in all cells), ``cells`` of the class, ``overlap_contribution`` and
-    ``overlap_attention`` (mean Jaccard index of the members' top 20). In the order of classes and ranks.
+    log-normalised value in the class and in all cells), ``direction`` (`HIGHER` or `LOWER` in the class than in all
+    cells; of a gene that is lower, its absence speaks for the class), ``cells`` of the class, ``overlap_contribution``
+    and ``overlap_attention`` (mean Jaccard index of the members' top 20). In the order of classes and ranks.
     """
     whole, dispersion = means.whole_contribution(), means.dispersion()
     overlaps = {name: means.overlap(name) for name in ("contribution", "attention")}
@@ -269,6 +272,8 @@ def class_table(means: Explanation, model: SimsClassifier) -> pa.Table:
         )
         columns |= {"dispersion": dispersion[number]}
         columns |= {"value": means.value[number], "value_all": means.global_value}
+        lower = means.value[number] < means.global_value
+        columns |= {"direction": np.where(lower, LOWER, HIGHER)}
         table = _ranked(columns, model)
         constant: dict[str, float | int] = {"cells": int(means.n_cells[number])}
         constant |= {f"overlap_{reading}": float(overlap[number]) for reading, overlap in overlaps.items()}
@@ -350,7 +355,7 @@ def _ranked(columns: dict[str, np.ndarray], model: SimsClassifier) -> pa.Table:
         "gene": pa.array([model.genes[gene] for gene in order], pa.string()),
     }
     for name, values in columns.items():
-        kind = pa.int32() if values.dtype.kind == "i" else pa.float32()
+        kind = {"i": pa.int32(), "U": pa.string()}.get(values.dtype.kind, pa.float32())
         content[name] = pa.array(values[order], kind)
     return pa.table(content)
 
