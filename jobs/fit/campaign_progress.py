@@ -15,6 +15,7 @@ from neurofleet.cluster.pool.pool import Pool
 from neurofleet.cluster.store.run_store import RunStore
 from neurofleet.jobs.fit.campaign import Fits
 from neurofleet.jobs.fit.campaign_state import (
+    FINAL,
     HOSTS_AGAIN,
     NO_HOSTS,
     STATUS,
@@ -59,7 +60,7 @@ class FitProgress:
     def _line(self, state: CampaignState) -> str:
         active = [(cell, stage) for cell, stage in stages_of(state) if _is_active(stage)]
         active = active or [(cell, stage) for cell, stage in stages_of(state) if stage.evaluations]
-        shown = "; ".join(_stage_line(cell, stage) for cell, stage in active[-4:])
+        shown = "; ".join(stage_line(cell, stage) for cell, stage in active[-4:])
         return f"{self._name}: {summary(state)}" + (f" | {shown}" if shown else "")
 
     def _table(self, state: CampaignState) -> Table:
@@ -90,11 +91,16 @@ def _is_active(stage: StageState) -> bool:
     return stage.phase not in ("done", "waiting")
 
 
-def _stage_line(cell: CellState, stage: StageState) -> str:
+def stage_line(cell: CellState, stage: StageState) -> str:
+    """Return how far a search is, in one line."""
     timeouts = stage.outcomes.get("timeout", 0)
+    said = [f"best {number(stage.best)}"] * (stage.best is not None)
+    said += [f"median {number(stage.median)}"] * (stage.median is not None)
+    if not said:
+        said = [f"{stage.evaluations} evaluations"]
     return (
         f"{cell.cell} {stage.stage} seed {stage.seed} generation {stage.generation}: "
-        f"best {number(stage.best)}, median {number(stage.median)}, timeouts {timeouts}"
+        f"{', '.join(said)}, timeouts {timeouts}"
     )
 
 
@@ -136,7 +142,7 @@ class Observer:
         self._fits = fits
         self._pool = pool
         self._stopped = stopped
-        self._pace: deque[tuple[float, int]] = deque()
+        self._pace: deque[tuple[float, int, float]] = deque()
         self._first_hosts_by = time.monotonic() + FIRST_HOSTS_S
         self._no_hosts_since = ""
 
@@ -154,10 +160,14 @@ class Observer:
         searches = self._fits.states
         cells = [self._cell(cell, searches.get(cell)) for cell in self._plans]
         here = [search for states in searches.values() for search in states]
-        rate = self._rate(sum(search.evaluated - search.replayed for search in here))
-        left = sum(cell.planned - cell.evaluations for cell in cells if cell.state in ("waiting", "open"))
-        evaluated, seconds = sum(s.evaluated for s in here), sum(s.seconds for s in here)
+        new = sum(search.evaluated - search.replayed for search in here)
+        rate, cores = self._paces(new, sum(search.seconds for search in here))
+        open_cells = [cell.cell for cell in cells if cell.state in ("waiting", "open")]
+        left_s = core_seconds_left(
+            here, [search for cell in open_cells for search in searches.get(cell) or self._waiting(cell)]
+        )
         statistics = self._pool.statistics()
+        cores = min(cores or statistics.hosts, statistics.hosts)
         return CampaignState(
             run=self._spec.name,
             at=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -168,8 +178,8 @@ class Observer:
             planned=sum(max(cell.planned, cell.evaluations) for cell in cells),
             evaluations_per_s=round(rate, 3),
             core_hours=round(self._fits.core_seconds / 3600, 5),
-            core_hours_left=round(left * seconds / evaluated / 3600, 5) if evaluated else None,
-            seconds_left=round(left / rate, 1) if rate else None,
+            core_hours_left=None if left_s is None else round(left_s / 3600, 5),
+            seconds_left=None if left_s is None or not cores else round(left_s / cores, 1),
             max_core_hours=self._spec.max_core_hours,
             max_wall_hours=self._spec.max_wall_hours,
             stopped=self._stopped(),
@@ -181,9 +191,9 @@ class Observer:
         finished, reason = self._fits.finished.get(cell), self._fits.failed.get(cell, "")
         if searches is None and finished and cell in self._before:
             return self._before[cell]
-        planned = sum(stage.planned_evaluations for stage in self._plans[cell])
+        planned = sum(state.planned for state in self._waiting(cell))
         if searches is None and finished is None:
-            searches = [state for stage in self._plans[cell] for state in waiting_states(cell, stage)]
+            searches = self._waiting(cell)
             state = "waiting"
         else:
             state = "open" if cell in self._fits.open_cells else "stopped"
@@ -200,14 +210,62 @@ class Observer:
             stages=[_stage(search) for search in searches or ()],
         )
 
-    def _rate(self, done: int) -> float:
-        """Evaluations per second over the last two minutes."""
+    def _waiting(self, cell: str) -> list[SearchState]:
+        return [state for stage in self._plans[cell] for state in waiting_states(cell, stage)]
+
+    def _paces(self, done: int, seconds: float) -> tuple[float, float]:
+        """Return evaluations per second, and seconds of evaluations per second, over the last two minutes."""
         now = time.monotonic()
-        self._pace.append((now, done))
+        self._pace.append((now, done, seconds))
         while len(self._pace) > 2 and now - self._pace[0][0] > PACE_S:
             self._pace.popleft()
-        since, before = self._pace[0]
-        return (done - before) / max(now - since, 1e-9)
+        since, done_before, seconds_before = self._pace[0]
+        passed = max(now - since, 1e-9)
+        return (done - done_before) / passed, (seconds - seconds_before) / passed
+
+
+def core_seconds_left(known: Sequence[SearchState], left: Sequence[SearchState]) -> float | None:
+    """Return how many seconds of evaluations are left; None while nothing has been evaluated.
+
+    A search and its finalists, which NEURON scores again, are estimated apart: by what was measured of the same stage
+    in any cell, else by all evaluations with the same engine, else by all.
+
+    Parameters
+    ----------
+    known : sequence of SearchState
+        Searches with evaluations, of this start or stored.
+    left : sequence of SearchState
+        Those of the cells that are not finished.
+    """
+    measured: dict[tuple[str, ...], list[float]] = {}
+    for search in known:
+        engine = search.choice.engine if search.choice else "neuron"
+        searched = (search.seconds - search.final_seconds, search.evaluated - search.final_evaluated)
+        for keys, (seconds, count) in (
+            (((engine, search.stage), (engine,), ()), searched),
+            ((("neuron", search.stage, FINAL), ("neuron",), ()), (search.final_seconds, search.final_evaluated)),
+        ):
+            for key in keys:
+                total = measured.setdefault(key, [0.0, 0.0])
+                total[0], total[1] = total[0] + seconds, total[1] + count
+
+    def each(*keys: tuple[str, ...]) -> float:
+        return next((s / n for s, n in (measured.get(key, (0.0, 0.0)) for key in keys) if n), 0.0)
+
+    if not each(()):
+        return None
+    seconds_left = 0.0
+    for search in left:
+        if search.finished:
+            continue
+        engine = search.choice.engine if search.choice else "neuron"
+        final = search.finalists - search.final_evaluated
+        searching = search.planned - search.finalists - (search.evaluated - search.final_evaluated)
+        if search.phase == "finalists":  # the search has ended, perhaps before its budget
+            searching = 0
+        seconds_left += max(searching, 0) * each((engine, search.stage), (engine,), ())
+        seconds_left += max(final, 0) * each(("neuron", search.stage, FINAL), ("neuron",), ())
+    return seconds_left
 
 
 def _stage(search: SearchState) -> StageState:

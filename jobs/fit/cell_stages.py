@@ -207,8 +207,9 @@ class CellFit:
 
 def waiting_states(cell: str, stage: StagePlan) -> list[SearchState]:
     """Return what a display shows of a stage that has not begun."""
-    planned = stage.search.planned_evaluations
-    return [SearchState(cell, stage.name, seed, planned, choice=stage.choice) for seed in stage.seeds]
+    again = stage.finalists
+    planned = stage.search.planned_evaluations + again
+    return [SearchState(cell, stage.name, seed, planned, again, choice=stage.choice) for seed in stage.seeds]
 
 
 def pooled(halls: list[HallOfFameRows]) -> HallOfFameRows:

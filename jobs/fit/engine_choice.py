@@ -32,7 +32,7 @@ class VectorTrial:
     fault : str
         Why the engine cannot be built, in one line; empty if it can.
     seconds_each : float or None
-        Time for each of the individuals, all evaluated together; None if there was none to evaluate.
+        CPU time for each of the individuals, all evaluated together; None if there was none to evaluate.
     """
 
     fault: str = ""
@@ -61,9 +61,9 @@ def try_here(model: FitModel, individuals: np.ndarray | None) -> VectorTrial:
     if individuals is None:
         return VectorTrial()
     evaluator.evaluate(individuals[:1])  # what only the first one waits for is no part of a search
-    started = time.perf_counter()
+    started = time.process_time()
     evaluator.evaluate(individuals)
-    return VectorTrial(seconds_each=(time.perf_counter() - started) / len(individuals))
+    return VectorTrial(seconds_each=(time.process_time() - started) / len(individuals))
 
 
 Wanted = Literal["auto", "neuron", "vector"]

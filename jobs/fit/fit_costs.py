@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -16,13 +16,12 @@ from rich.table import Table
 from neurofleet import fresh_process
 from neurofleet.cluster.store.run_store import RunStore
 from neurofleet.errors import UsageError
+from neurofleet.jobs.costs import cost_in_words
 from neurofleet.jobs.fit.campaign_state import EngineChoice, engine_lines
 from neurofleet.jobs.fit.engine_choice import chosen, only_engine, open_model, try_vector
 from neurofleet.jobs.fit.fit_inputs import check_warm_start, length_notes, prepare
 from neurofleet.jobs.fit.fit_job import FitSpec
 from neurofleet.jobs.fit.fit_problem import CellSubject, Problem, StagePlan, Subject
-from neurofleet.jobs.fit.stage_search import finalists
-from neurofleet.jobs.progress import duration
 from neurofleet.jobs.reports.tables import print_line, table_of_recording
 from neurofleet.jobs.terminal import terminal
 from neurofleet.neurosim.cells.fit_model import FitModel
@@ -119,8 +118,12 @@ class StageCost:
         return self.evaluations * self.seconds_each(engine) + self.finalists * self.seconds.neuron
 
 
-def stage_costs(spec: FitSpec, subjects: Sequence[Subject]) -> list[StageCost]:
+def stage_costs(
+    spec: FitSpec, subjects: Sequence[Subject], print_doing: Callable[[str], None] = lambda text: None
+) -> list[StageCost]:
     """Return the cost of every stage; only the first cells are measured, the others taken as alike.
+
+    `print_doing` is given a line before each measurement.
 
     Raises
     ------
@@ -133,11 +136,13 @@ def stage_costs(spec: FitSpec, subjects: Sequence[Subject]) -> list[StageCost]:
         for number, stage in enumerate(subject.stages):
             problem, known = subject.problem(number, None), measured.setdefault(stage.name, [])
             if i < MEASURED_CELLS or not known:
+                print_doing(
+                    f"measuring {subject.id}, stage {stage.name}: up to {SAMPLES} models of its first generation …"
+                )
                 choice, seconds = _measure(spec, subject.id, problem, stage)
                 known.append((choice, seconds))
             else:
                 choice, seconds = known[-1][0], middle([seconds for _, seconds in known])
-            again = finalists(spec.evolution.hall_of_fame, stage.search.planned_evaluations)
             costs.append(
                 StageCost(
                     cell=subject.id,
@@ -145,7 +150,7 @@ def stage_costs(spec: FitSpec, subjects: Sequence[Subject]) -> list[StageCost]:
                     choice=choice,
                     seeds=len(stage.seeds),
                     evaluations=stage.planned_evaluations,
-                    finalists=len(stage.seeds) * again if problem.final_model else 0,
+                    finalists=len(stage.seeds) * stage.finalists,
                     parameters=len(problem.names),
                     objectives=len(problem.objectives),
                     protocols=_protocols(problem),
@@ -197,17 +202,17 @@ def _seconds_each(model: FitModel | UserModel, individuals: np.ndarray, max_step
 
 
 def time_samples(model: FitModel | UserModel, individuals: np.ndarray, max_steps: int | None) -> float:
-    """Return the median seconds of an evaluation; leaves NEURON as it is afterwards."""
+    """Return the median CPU seconds of an evaluation; leaves NEURON as it is afterwards."""
     warm = WarmEvaluator(model.build_evaluator(), max_steps)
     warm.build()
     seconds: list[float] = []
     for individual in individuals:
-        started = time.perf_counter()
+        started = time.process_time()
         try:
             warm.evaluate(individual)
         except (BudgetExceeded, IncompleteRun):
             pass  # its time counts like any other
-        seconds.append(time.perf_counter() - started)
+        seconds.append(time.process_time() - started)
         if sum(seconds) > SAMPLE_LIMIT_S:
             break
     return median(seconds)
@@ -224,13 +229,13 @@ def print_fit_plan(spec: FitSpec, folder: Path) -> None:
         spec,
         folder,
         keep_recordings=False,
-        print_line=lambda text: print(text, file=sys.stderr, flush=True),
+        print_line=_print_doing,
     )
     check_warm_start(spec, folder, subjects)
     console = terminal()
 
     _print_recordings(subjects, console)
-    costs = stage_costs(spec, subjects)
+    costs = stage_costs(spec, subjects, _print_doing)
     title = f"{spec.name}: {len(subjects)} cells, strategy {spec.evolution.strategy}"
     console.print(_table(title, costs if len(subjects) <= SHOWN_CELLS else _by_stage(costs)))
     for subject in subjects:
@@ -247,11 +252,15 @@ def print_fit_plan(spec: FitSpec, folder: Path) -> None:
     again = f" and {finalists} finalists scored again by NEURON" if finalists else ""
     print_line(
         console,
-        f"{sum(cost.evaluations for cost in costs)} evaluations{again}, about {total / 3600:.3g} core-hours "
-        f"({duration(total)} on one core), {sum(cost.disk_bytes for cost in costs) / 1e6:.3g} MB of disk. "
-        f"Times are medians of {SAMPLES} individuals of the first generation; good models often spike more, "
-        "and then cost more with NEURON.",
+        f"{sum(cost.evaluations for cost in costs)} evaluations{again}, about {cost_in_words(total)}, "
+        f"{sum(cost.disk_bytes for cost in costs) / 1e6:.3g} MB of disk. "
+        f"Times are medians of the CPU time of {SAMPLES} individuals of the first generation; good models often spike "
+        "more, and then cost more with NEURON.",
     )
+
+
+def _print_doing(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 def _print_recordings(subjects: Sequence[Subject], console: Console) -> None:

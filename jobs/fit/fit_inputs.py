@@ -9,11 +9,11 @@ import numpy as np
 from neurofleet.errors import InputError, UsageError, did_you_mean
 from neurofleet.input_paths import here
 from neurofleet.jobs.fit.fit_job import CellSpec, FitSpec
-from neurofleet.jobs.fit.fit_problem import CellSubject, StagePlan, Subject, UserSubject
+from neurofleet.jobs.fit.fit_problem import CellSubject, StagePlan, Subject, UserSubject, finalists
 from neurofleet.neurosim.cells.cell_model import reversal_notes
 from neurofleet.neurosim.cells.morphology_check import check_axon, check_morphologies
 from neurofleet.neurosim.cells.morphology_measures import MorphologySummary
-from neurofleet.neurosim.cells.recipe import BY_DENDRITE, Recipe, load_recipe
+from neurofleet.neurosim.cells.recipe import BY_DENDRITE, Recipe, Stage, load_recipe
 from neurofleet.neurosim.cells.stage_bounds import next_stage_bounds
 from neurofleet.neurosim.cells.user_model import UserModel
 from neurofleet.neurosim.evolution import FastConfig, PaperConfig, ParameterSpace, SteadyConfig, read_warm_start
@@ -171,12 +171,12 @@ def _check_files(cell: CellSpec, folder: Path) -> None:
 def stage_plans(spec: FitSpec, folder: Path) -> dict[str, tuple[StagePlan, ...]]:
     """Return cell -> stages of its recipe; its data, which may leave some out, are not read."""
     if spec.cells is None:
-        return {spec.name: _stage_plans(spec, [USER_STAGE])}
+        return {spec.name: _stage_plans(spec, {USER_STAGE: False})}
     known = job_mechanisms(spec, folder).known
     plans = {}
     for dendrite in {cell.dendrite for cell in spec.cells}:
         stages = load_recipe(spec.recipe, dendrite, folder, known).stages
-        plans[dendrite] = _stage_plans(spec, [stage.name for stage in stages])
+        plans[dendrite] = _stage_plans(spec, _scored_again(stages))
     return {cell.id: plans[cell.dendrite] for cell in spec.cells}
 
 
@@ -295,7 +295,7 @@ def prepare_cell(
         summary=summary,
         axon=axon,
         recipe=recipe,
-        stages=_stage_plans(spec, [recipe.stages[number].name for number in numbers]),
+        stages=_stage_plans(spec, _scored_again([recipe.stages[number] for number in numbers])),
         stage_numbers=numbers,
         targets=tuple(stage_targets.values()),
         own_bounds=own_bounds,
@@ -353,7 +353,7 @@ def check_budgets_of_recipe(spec: FitSpec, folder: Path) -> None:
             return bounds if winner is None else next_stage_bounds(bounds, winner, recipe.hand_over, own)[0]
 
         try:
-            _refuse_small_budgets(_stage_plans(spec, names), box)
+            _refuse_small_budgets(_stage_plans(spec, _scored_again(recipe.stages)), box)
         except InputError as error:
             raise UsageError(str(error)) from error
 
@@ -451,19 +451,29 @@ def _user_subject(spec: FitSpec, folder: Path) -> UserSubject:
         description = model.describe()
     except InputError as error:
         raise UsageError(str(error)) from error
-    subject = UserSubject(spec.name, model, description, _stage_plans(spec, [USER_STAGE]), model.notes())
+    subject = UserSubject(spec.name, model, description, _stage_plans(spec, {USER_STAGE: False}), model.notes())
     check_budgets(subject)
     return subject
 
 
-def _stage_plans(spec: FitSpec, names: list[str]) -> tuple[StagePlan, ...]:
-    """Return one plan a stage: all seeds in the last, the first seed in those before."""
+def _scored_again(stages: Sequence[Stage]) -> dict[str, bool]:
+    """Return stage -> whether its finalists are scored again more tightly."""
+    return {stage.name: stage.targets != "subthreshold" for stage in stages}
+
+
+def _stage_plans(spec: FitSpec, stages: Mapping[str, bool]) -> tuple[StagePlan, ...]:
+    """Return one plan a stage: all seeds in the last, the first seed in those before.
+
+    `stages` has for each name whether its finalists are scored again.
+    """
     seeds = tuple(spec.evolution.seeds)
-    last = len(names) - 1
-    return tuple(
-        StagePlan(name, seeds if i == last else seeds[:1], _search(spec, name, i == last))
-        for i, name in enumerate(names)
-    )
+    plans = []
+    for i, (name, again) in enumerate(stages.items()):
+        last = i == len(stages) - 1
+        search = _search(spec, name, last)
+        final = finalists(spec.evolution.hall_of_fame, search.planned_evaluations) if again else 0
+        plans.append(StagePlan(name, seeds if last else seeds[:1], search, finalists=final))
+    return tuple(plans)
 
 
 def _search(spec: FitSpec, stage: str, last: bool) -> "PaperConfig | FastConfig":

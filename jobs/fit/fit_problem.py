@@ -44,17 +44,27 @@ class Problem:
     mechanisms_told: str = ""
 
 
+FINALISTS = 32
+
+
+def finalists(hall_of_fame: int, planned_evaluations: int) -> int:
+    """Return how many of the best are scored again: up to 32, and not more than a tenth of the search."""
+    return max(hall_of_fame, min(FINALISTS, planned_evaluations // 10))
+
+
 @dataclass(frozen=True)
 class StagePlan:
     """One stage: its seeds, how long each is searched, and with which engine.
 
-    `choice` is None where nothing is to be chosen, or has been yet: the engine then is NEURON.
+    `choice` is None where nothing is to be chosen, or has been yet: the engine then is NEURON. `finalists` of each
+    seed are scored again by NEURON after the search.
     """
 
     name: str
     seeds: tuple[int, ...]
     search: "PaperConfig | FastConfig"
     choice: EngineChoice | None = None
+    finalists: int = 0
 
     @property
     def engine(self) -> Literal["neuron", "vector"]:

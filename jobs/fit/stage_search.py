@@ -14,7 +14,7 @@ from neurofleet.cluster.store.schemas import Evaluations, HallOfFameRows
 from neurofleet.errors import JobError
 from neurofleet.jobs.fit.campaign_state import FINAL, EngineChoice
 from neurofleet.jobs.fit.engines import engine_spec, scores_of, task_deadline_s, vector_spec
-from neurofleet.jobs.fit.fit_problem import Problem, StagePlan
+from neurofleet.jobs.fit.fit_problem import Problem, StagePlan, finalists
 from neurofleet.jobs.run_log import fit_logger
 from neurofleet.neurosim.cells.fit_model import MAX_SCORE, FitModel
 from neurofleet.neurosim.evolution import HallOfFame, ParameterSpace, make_strategy, total_scores
@@ -61,7 +61,6 @@ class Deadline:
         return self._learnt_s if self._given is None else self._given
 
 
-FINALISTS = 32
 IMPROVEMENT = 0.01
 """The part of the best total by which it has to fall, for a search with patience to count it as better."""
 
@@ -110,19 +109,21 @@ class Limits:
         )
 
 
-def finalists(hall_of_fame: int, planned_evaluations: int) -> int:
-    """Return how many of the best are scored again: up to 32, and not more than a tenth of the search."""
-    return max(hall_of_fame, min(FINALISTS, planned_evaluations // 10))
-
-
 @dataclass
 class SearchState:
-    """What a display shows of a search; `seconds` were spent on its evaluations."""
+    """What a display shows of a search; `seconds` were spent on its evaluations.
+
+    Of the planned evaluations, of those done and of the seconds, `finalists`, `final_evaluated` and `final_seconds`
+    are of the models that are scored again.
+    """
 
     cell: str
     stage: str
     seed: int
     planned: int
+    finalists: int = 0
+    final_evaluated: int = 0
+    final_seconds: float = 0.0
     phase: str = "waiting"
     generation: int = 0
     evaluated: int = 0
@@ -197,8 +198,9 @@ class StageSearch(abc.ABC):
         self._current: Generation | None = None
         self._scored_again = False
         self._mark, self._marked_at = np.inf, 0
-        planned = stage.search.planned_evaluations + (self._finalists() if self._final_engine else 0)
-        self.state = SearchState(cell, stage.name, seed, planned, choice=stage.choice)
+        again = self._finalists() if self._final_engine else 0
+        planned = stage.search.planned_evaluations + again
+        self.state = SearchState(cell, stage.name, seed, planned, again, choice=stage.choice)
 
     # -- what the fit calls
 
@@ -364,6 +366,9 @@ class StageSearch(abc.ABC):
         self.state.outcomes[status] += 1
         self.state.evaluated += 1
         self.state.seconds += seconds
+        if stage != self.stage.name:
+            self.state.final_evaluated += 1
+            self.state.final_seconds += seconds
         self._deadline(stage).learn(seconds)
 
     def _scores(self, outcome: Outcome) -> np.ndarray:

@@ -768,7 +768,7 @@ def _measured(spec: FoldsSpec, labelled: LabelledUnits) -> float:
     ends = []
 
     def timed(task: "TrainingTask", name: str, seed: int) -> Any:
-        return train_here(task, name, seed, lambda row: ends.append(time.perf_counter()))
+        return train_here(task, name, seed, lambda row: ends.append(time.thread_time()))
 
     few = spec.chosen.model_copy(update={"epochs": MEASURED_EPOCHS})
     fine_tune(labelled.units, labelled.labels, len(labelled.classes), labelled.rows, few, timed, spec.seed)

@@ -98,6 +98,7 @@ class Trainings:
         self._epochs = job.epochs(inputs)
         self._console = console
         self._done = 0
+        self._timed = 0
         self._seconds = 0.0
         self._last_line = 0.0
         self.history: list[dict[str, Any]] = []
@@ -107,7 +108,7 @@ class Trainings:
         from neurofleet.learners.local_training import without_nan
 
         folder = self._folder / name
-        done = self._done
+        before = self._done
         trained = train(
             Training(f"{type(task).__module__}:build", self._job.write_task(self._inputs, task, folder, seed), seed),
             folder,
@@ -116,9 +117,9 @@ class Trainings:
             precision=self._job.spec.precision,
             best=self._job.best_epoch(task),
             loggers=self._job.spec.loggers,
-            progress=lambda row: self._epoch_done(name, task.epochs(), row),
+            progress=lambda row: self._epoch_done(name, task.epochs(), row, before),
         )
-        self._done = done + task.epochs()
+        self._done = before + task.epochs()
         self.history += [{"training": name, **row} for row in trained.history]
         return without_nan(trained.weights(), name)
 
@@ -126,17 +127,18 @@ class Trainings:
         """Write `history` as Parquet."""
         pq.write_table(pa.Table.from_pylist(self.history), path)
 
-    def _epoch_done(self, name: str, epochs: int, row: Mapping[str, Any]) -> None:
+    def _epoch_done(self, name: str, epochs: int, row: Mapping[str, Any], before: int) -> None:
         from neurofleet.learners.local_training import LINE_S, metrics_in_words
 
         raise_if_interrupted()
-        self._done += 1
+        self._done = before + row["epoch"]  # of a training that is resumed, the first epochs were done before
+        self._timed += 1
         self._seconds += row["seconds"]
         now = time.monotonic()
         if now - self._last_line < LINE_S and row["epoch"] < epochs:
             return
         self._last_line = now
-        left = max(self._epochs - self._done, 0) * self._seconds / max(self._done, 1)
+        left = max(self._epochs - self._done, 0) * self._seconds / self._timed
         self._console.print(
             f"{name}: epoch {row['epoch']} of {epochs} · {metrics_in_words(row)} · about {duration(left)} left",
             soft_wrap=True,
@@ -535,7 +537,10 @@ def print_learner_plan(spec: LearnerSpec, folder: Path) -> None:
     """
     console = terminal()
     job = job_of(spec, folder)
+    doing = terminal(errors=True)
+    doing.print("reading the input …")
     inputs = checked_inputs(job)
+    doing.print("measuring a few steps, by the CPU time of the thread that trains …")
     with naming_files(spec):
         trial_s = job.print_plan(inputs, console)
     if isinstance(spec, SweepSpec):

@@ -237,8 +237,8 @@ def _measured(spec: SimsTrainSpec, prepared: "PreparedReference") -> tuple[float
     if settings.schedule == "plateau":
         settings = settings.model_copy(update={"schedule": "one-cycle"})
     task = prepared.reference.task(few, np.array([], dtype=np.int64), settings)
-    ends = [time.perf_counter()]
-    train_here(task, "plan", spec.seed, lambda row: ends.append(time.perf_counter()))
+    ends = [time.thread_time()]
+    train_here(task, "plan", spec.seed, lambda row: ends.append(time.thread_time()))
     steps = max(len(few) // settings.batch_size, 1)
     return (ends[-1] - ends[-2]) / steps, max(len(rows) // settings.batch_size, 1)
 

@@ -137,7 +137,7 @@ class Measurement:
 
 
 def mean_seconds(cell: str, measure: Measure, individuals: Sequence[np.ndarray]) -> float:
-    """Return the mean seconds of a measurement, from a few individuals in a process of their own.
+    """Return the mean CPU seconds of a measurement, from a few individuals in a process of their own.
 
     Raises
     ------
@@ -160,16 +160,16 @@ def _mechanisms(measure: Measure) -> str:
 
 
 def time_individuals(measure: Measure, individuals: Sequence[np.ndarray]) -> list[float]:
-    """Return the seconds of each individual, of the first ones where they take long."""
+    """Return the CPU seconds of each individual, of the first ones where they take long."""
     run = measure.build()
     seconds: list[float] = []
     for individual in individuals:
-        started = time.perf_counter()
+        started = time.process_time()
         try:
             run(individual)
         except (StepsExceeded, IncompleteRun):
             pass  # its time counts like any other
-        seconds.append(time.perf_counter() - started)
+        seconds.append(time.process_time() - started)
         if sum(seconds) > TIMING_LIMIT_S:
             break
     return seconds

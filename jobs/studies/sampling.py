@@ -18,6 +18,7 @@ from neurofleet.cluster.store.map_columns import fold
 from neurofleet.cluster.store.run_store import RunStore
 from neurofleet.cluster.store.schemas import PARAMETER_PREFIX
 from neurofleet.errors import UsageError, did_you_mean
+from neurofleet.jobs.costs import cost_in_words
 from neurofleet.jobs.fit.fit_inputs import prepare
 from neurofleet.jobs.fit.fit_job import CellSpec, FitSpec
 from neurofleet.jobs.fit.fit_problem import CellSubject
@@ -26,7 +27,7 @@ from neurofleet.jobs.reports.tables import ReportTable
 from neurofleet.jobs.studies.findings import stored_tables
 from neurofleet.jobs.studies.measurements import Measurement, mean_seconds
 from neurofleet.jobs.studies.sampling_report import CellSample, SampleFindings, accepted_file
-from neurofleet.jobs.studies.study import Plan, Study, StudySpec, core_hours, rows_table
+from neurofleet.jobs.studies.study import Plan, Study, StudySpec, rows_table
 from neurofleet.neurosim.cells.fit_model import FitModel
 from neurofleet.neurosim.evolution import ParameterSpace
 from neurofleet.neurosim.studies.cell_models import conductances
@@ -252,7 +253,7 @@ class SampleStudy(Study[SampleSpec, list[Sampling]]):
         title = f"{self.spec.name}: {draws:,} draws a cell"
         return Plan(
             [ReportTable(head, rows, numbers=range(1, len(head)), title=title)],
-            [f"About {core_hours(total_s)}, from the mean of the first {TIMED_DRAWS} draws."],
+            [f"About {cost_in_words(total_s)}, from the mean of the first {TIMED_DRAWS} draws."],
         )
 
 

@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 from neurofleet.cluster.pool.outcome import Outcome
 from neurofleet.cluster.store.run_store import RunStore
 from neurofleet.errors import InputError, UsageError, did_you_mean
+from neurofleet.jobs.costs import cost_in_words
 from neurofleet.jobs.job_file import Name, Positive, Strict
 from neurofleet.jobs.reports.tables import ReportTable
 from neurofleet.jobs.studies.measurements import Measurement, mean_seconds
@@ -31,7 +32,7 @@ from neurofleet.jobs.studies.sensitivity_report import (
     SensitivityFindings,
     SurrogateError,
 )
-from neurofleet.jobs.studies.study import Plan, core_hours
+from neurofleet.jobs.studies.study import Plan
 from neurofleet.neurosim.features.step_protocols import AIS_FEATURE, BLOCK_CHECK, StepProtocol, group_sweeps
 from neurofleet.neurosim.studies import polynomial_chaos, saltelli
 from neurofleet.neurosim.studies.cell_models import CellModels, default_conductances
@@ -373,7 +374,7 @@ class SensitivityStudy(PopulationStudy[SensitivitySpec, list[SensitivitySubject]
             )
         head = ("cell", "models", "parameters", "protocol", "runs", "s each", "core-h")
         title = f"{self.spec.name}: Sobol indices of {len(self.spec.features)} features"
-        lines = [f"About {core_hours(total_s)}, from {TIMED_RUNS} runs of the first model of each cell."]
+        lines = [f"About {cost_in_words(total_s)}, from {TIMED_RUNS} runs of the first model of each cell."]
         if self.spec.engine == UNCERTAINPY:
             lines.insert(0, "uncertainpy then takes minutes for each model on top, on the driver.")
         return Plan([ReportTable(head, rows, numbers=range(1, len(head)), title=title)], lines)

@@ -10,7 +10,6 @@ import pyarrow as pa
 
 from neurofleet.cluster.store.run_store import RunStore
 from neurofleet.jobs.job_file import JobSpec, named
-from neurofleet.jobs.progress import duration
 from neurofleet.jobs.reports.tables import ReportTable, print_line
 from neurofleet.jobs.run_folder import JobRun, refuse_missing, run_in_folder, versions
 from neurofleet.jobs.studies.findings import FINDINGS, Findings
@@ -149,18 +148,16 @@ def print_study_plan(spec: StudySpec, folder: Path) -> None:
         The inputs cannot be used.
     """
     study = study_of(spec, folder)
+    doing = terminal(errors=True)
+    print_line(doing, "reading the inputs …")
     inputs, notes = study.read_checked()
+    print_line(doing, "measuring a few models …")
     plan = study.plan(inputs)
     console = terminal()
     for table in plan.tables:
         table.print(console)
     for line in (*notes, *plan.lines):
         print_line(console, line)
-
-
-def core_hours(seconds: float) -> str:
-    """Return a cost in words."""
-    return f"{seconds / 3600:.3g} core-hours ({duration(seconds)} on one core)"
 
 
 def rows_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:

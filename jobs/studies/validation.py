@@ -13,6 +13,7 @@ from neurofleet.cluster.pool.outcome import Outcome
 from neurofleet.cluster.store.map_columns import fold
 from neurofleet.cluster.store.run_store import RunStore
 from neurofleet.errors import UsageError
+from neurofleet.jobs.costs import cost_in_words
 from neurofleet.jobs.job_file import Positive, PositiveInt
 from neurofleet.jobs.progress import duration
 from neurofleet.jobs.reports.tables import ReportTable
@@ -26,7 +27,7 @@ from neurofleet.jobs.studies.populations import (
     outcome_columns,
     told,
 )
-from neurofleet.jobs.studies.study import Plan, core_hours, rows_table
+from neurofleet.jobs.studies.study import Plan, rows_table
 from neurofleet.jobs.studies.validation_report import (
     RESPONSES,
     CellValidation,
@@ -183,7 +184,7 @@ class ValidationStudy(PopulationStudy[ValidateSpec, list[Validation]]):
         return Plan(
             [ReportTable(head, rows, numbers=range(1, 5), title=self.spec.name)],
             [
-                f"{models} models, about {core_hours(each_s * models)}: the best model of {first.cell} takes "
+                f"{models} models, about {cost_in_words(each_s * models)}: the best model of {first.cell} takes "
                 f"{duration(each_s)}."
             ],
         )

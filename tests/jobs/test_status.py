@@ -15,9 +15,18 @@ from rich.console import Console
 from neurofleet.cluster.store.run_store import RunStore
 from neurofleet.errors import UsageError
 from neurofleet.jobs.fit import campaign_progress
-from neurofleet.jobs.fit.campaign_progress import CampaignReporter, Observer
-from neurofleet.jobs.fit.campaign_state import STATUS, CampaignState, CellState, StageState, ending_table, summary
+from neurofleet.jobs.fit.campaign_progress import CampaignReporter, Observer, core_seconds_left, stage_line
+from neurofleet.jobs.fit.campaign_state import (
+    STATUS,
+    CampaignState,
+    CellState,
+    EngineChoice,
+    StageState,
+    ending_table,
+    summary,
+)
 from neurofleet.jobs.fit.fit_run import error_of_unfinished
+from neurofleet.jobs.fit.stage_search import SearchState
 from neurofleet.jobs.status import print_status
 from tests.jobs.made_run import write_run
 from tests.jobs.test_campaign_cluster import CELL, RECIPE
@@ -260,6 +269,29 @@ def test_what_is_left_of_several_stages_is_at_least_so_much():
     two = replace(STATE, cells=[cell("b", "open", [stage(name="ih"), stage(evaluations=0, phase="waiting")])])
     assert "at least 1 min 0 s left" in summary(two)
     assert "unknown time left" in summary(replace(two, seconds_left=None))
+
+
+def test_the_time_left_counts_finalists_by_what_they_cost():
+    vector = EngineChoice("vector", "16 at a time")
+    passive = SearchState("a", "passive", 1, 32, evaluated=32, seconds=64.0, finished=True)
+    active = SearchState("a", "active", 1, 110, 10, evaluated=50, seconds=5.0, choice=vector)
+    later = [SearchState("b", "passive", 1, 32), SearchState("b", "active", 1, 110, 10, choice=vector)]
+    assert core_seconds_left([SearchState("a", "passive", 1, 32)], []) is None
+    # 0.1 s of the vector engine; finalists as NEURON's other evaluations, while none of theirs is known
+    left = 50 * 0.1 + 10 * 2.0 + 32 * 2.0 + 100 * 0.1 + 10 * 2.0
+    assert core_seconds_left([passive, active], [passive, active, *later]) == pytest.approx(left)
+    done = SearchState("c", "active", 1, 110, 10, 10, 70.0, evaluated=110, seconds=80.0, finished=True, choice=vector)
+    left = 50 * 0.1 + 10 * 7.0 + 32 * 2.0 + 100 * 0.1 + 10 * 7.0
+    assert core_seconds_left([passive, active, done], [active, *later, done]) == pytest.approx(left)
+    ended_early = replace(active, phase="finalists", final_evaluated=4, final_seconds=28.0, evaluated=54, seconds=33.0)
+    assert core_seconds_left([ended_early], [ended_early]) == pytest.approx(6 * 7.0)
+
+
+def test_a_line_before_the_first_generation_has_no_empty_figures():
+    waiting = replace(stage(best=None, evaluations=12), generation=0, outcomes={"ok": 12})
+    told = stage_line(cell("a"), waiting)
+    assert told == "a active seed 1 generation 0: 12 evaluations, timeouts 0"
+    assert "best 12.5, median 12.5" in stage_line(cell("a"), stage())
 
 
 # -- from the command line

@@ -1,6 +1,7 @@
 """A training job from its file to a model folder, interrupted and refused."""
 
 import hashlib
+import io
 import json
 import os
 import re
@@ -9,16 +10,20 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from rich.console import Console
 
 from neurofleet.errors import ClusterError, InputError, LearnerError, TrainingFailed, UsageError
 from neurofleet.jobs.cli import main
 from neurofleet.jobs.job_file import load_job, parse_job
+from neurofleet.jobs.learners import learner_job
 from neurofleet.jobs.learners.learner_job import job_of, trials_of
+from neurofleet.jobs.progress import duration
 from neurofleet.jobs.run_job import print_plan, run_job
 from neurofleet.learners.model_folder import read_model
 from neurofleet.learners.sims import tabnet_training
@@ -284,6 +289,27 @@ def test_a_plan_says_what_a_training_and_a_sweep_will_do(reference, tmp_path, ca
     trials = {"number": 5, "repeats": 2}
     print_plan(write_job(tmp_path, reference, kind="sweep", search={"n_d": [8, 16]}, trials=trials))
     assert "Before that, 10 trials of up to 4 epochs" in capsys.readouterr().out
+
+
+def test_the_time_left_of_trainings_that_go_on_is_that_of_the_epochs_left(tmp_path, monkeypatch):
+    """The first training was finished before, the second one had 7 of its 10 epochs."""
+    job, task = Mock(), Mock()
+    job.epochs.return_value, task.epochs.return_value = 30, 10
+
+    def resumed(training, folder, *, progress, **settings):
+        for epoch in {"first": (), "second": (8, 9, 10), "third": range(1, 11)}[folder.name]:
+            progress({"epoch": epoch, "seconds": 2.0, "train_loss": 0.5})
+        return Mock(history=[], weights=dict)
+
+    monkeypatch.setattr(learner_job, "train", resumed)
+    monkeypatch.setattr("neurofleet.learners.local_training.LINE_S", 0.0)
+    console = Console(file=io.StringIO(), width=200)
+    trainings = learner_job.Trainings(job, Mock(), tmp_path, 0, console)
+    for name in ("first", "second", "third"):
+        trainings(task, name, 1)
+    lines = console.file.getvalue().splitlines()
+    left = [re.search("about (.*) left", line)[1] for line in lines]
+    assert left == [duration(2.0 * n) for n in (12, 11, 10, *range(9, -1, -1))]
 
 
 def test_a_reference_that_is_streamed_is_learnt_as_well(reference, tmp_path, monkeypatch):
