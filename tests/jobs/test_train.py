@@ -294,7 +294,7 @@ def test_a_plan_says_what_a_training_and_a_sweep_will_do(reference, tmp_path, ca
 def test_the_time_left_of_trainings_that_go_on_is_that_of_the_epochs_left(tmp_path, monkeypatch):
     """The first training was finished before, the second one had 7 of its 10 epochs."""
     job, task = Mock(), Mock()
-    job.epochs.return_value, task.epochs.return_value = 30, 10
+    job.epochs.return_value, job.write_task.return_value, task.epochs.return_value = 30, {}, 10
 
     def resumed(training, folder, *, progress, **settings):
         for epoch in {"first": (), "second": (8, 9, 10), "third": range(1, 11)}[folder.name]:
