@@ -63,6 +63,7 @@ def remove_working_files(out: Path) -> None:
             shutil.rmtree(checkpoints, ignore_errors=True)
         for task in list(folder.rglob("task.*")):
             task.unlink(missing_ok=True)
+        shutil.rmtree(folder / "tune", ignore_errors=True)  # Tune's own, which is never read
 
 
 def refuse_unfinished(out: str | Path) -> None:
