@@ -29,7 +29,6 @@ from neurofleet.jobs.fit.fit_inputs import (
 from neurofleet.jobs.fit.fit_job import FitSpec
 from neurofleet.jobs.fit.fit_problem import Subject
 from neurofleet.jobs.fit.input_process import Preparation
-from neurofleet.jobs.reports.fit_report import write_fit_report
 from neurofleet.jobs.run_folder import Ending, JobRun, run_in_folder
 from neurofleet.jobs.run_log import run_log
 
@@ -148,6 +147,8 @@ def _fit(run: JobRun, folder: Path, address: str | None, cpus: int | None) -> En
 
 def _report(run: JobRun, log: AboutLogger) -> None:
     """Write the report; what is stored is worth the same without it."""
+    from neurofleet.jobs.reports.fit_report import write_fit_report  # loads pandas, which a fit does without
+
     run.console.print("simulating the best models for the report …", soft_wrap=True)
     try:
         write_fit_report(run.store.root)

@@ -20,7 +20,7 @@ from neurofleet.jobs.results.parameters_at_bounds import OnBound, on_bounds
 from neurofleet.jobs.results.run_tables import RunTables
 from neurofleet.jobs.terminal import terminal
 
-FARTHEST = 3
+FARTHEST, SHOWN_BOUNDS = 3, 3
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,10 @@ def verdict(cells: Sequence[CellSummary]) -> list[str]:
         lines += [_how_good(cell) for cell in chosen.values()]
         lines += [_how_sure(cell) for cell in done[:1]] if len(cells) == 1 else []
         if len(cells) == 1 and done[0].on_bound:
-            lines.append(f"on a bound: {', '.join(map(str, done[0].on_bound))}; the best value may lie outside")
+            found = done[0].on_bound
+            more = f" and {len(found) - SHOWN_BOUNDS} more" if len(found) > SHOWN_BOUNDS else ""
+            shown = ", ".join(map(str, found[:SHOWN_BOUNDS]))
+            lines.append(f"on a bound: {shown}{more}; better values may lie outside")
     outcomes = [(status, n) for cell in cells for stage in cell.stages for status, n in stage.outcomes.items()]
     failed = sum(n for status, n in outcomes if status != "ok")
     lines.append(f"failed: {failed:,} of {sum(n for _, n in outcomes):,} evaluations")

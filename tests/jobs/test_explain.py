@@ -106,9 +106,9 @@ def test_a_class_is_known_by_its_own_genes_or_those_of_others_that_are_low(expla
     own = top["gene"].str.removeprefix("Gene").astype(int) % 3 == top["class"].map({"B": 0, "NK": 1, "T": 2})
     assert own.mean() > 0.5
     assert (own == (top["value"] > top["value_all"])).mean() > 0.95
-    lower = top[top["value"] < top["value_all"]]
+    lower = table[table["value"] < table["value_all"]]
     assert set(lower["direction"]) == {"lower"}
-    assert set(top.drop(lower.index)["direction"]) == {"higher"}
+    assert set(table.drop(lower.index)["direction"]) == {"higher"}
     page = (explained / "explain.html").read_text()
     for gene in lower[lower["rank"] <= 5]["gene"]:  # its absence speaks, and the page says so
         assert f"{gene} ↓" in page
