@@ -338,8 +338,9 @@ def check_budgets_of_recipe(spec: FitSpec, folder: Path) -> None:
     UsageError
     """
     cells = [cell for cell in spec.cells or () if cell.recordings is not None]
-    recipe_file = spec.recipe.endswith((".yaml", ".yml"))
-    if not cells or (recipe_file and not here(spec.recipe, folder).exists()):  # a path of the cluster
+    needed = [spec.recipe] if spec.recipe.endswith((".yaml", ".yml")) else []
+    needed += [str(spec.mechanisms)] if spec.mechanisms is not None else []
+    if not cells or not all(here(path, folder).exists() for path in needed):  # paths of the cluster
         return
     known = job_mechanisms(spec, folder).known
     for dendrite in dict.fromkeys(cell.dendrite for cell in cells):
