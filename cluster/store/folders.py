@@ -5,13 +5,14 @@ A file is complete or absent: it is written under a temporary name and renamed, 
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import re
 import secrets
 import shutil
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -131,6 +132,18 @@ class Folder(Protocol):
     def remove(self, names: Sequence[str]) -> None:
         """Remove files, in any order; those that are gone already are ignored."""
 
+    def replace(self, names: Sequence[str], name: str, content: bytes, check: Callable[[bytes | None], None]) -> None:
+        """Make the file `name` and remove those at `names`, which are all that its folder holds.
+
+        It happens at once where the file system can exchange two folders. Elsewhere the file is there before the others
+        are removed.
+
+        Parameters
+        ----------
+        check : callable
+            Is given what was stored of the file before anything is removed; if it raises, all stays as it was.
+        """
+
     def sweep(self) -> None:
         """Remove temporary files of writers that were killed."""
 
@@ -179,7 +192,7 @@ class LocalFolder:
     def write(self, name: str, content: bytes) -> None:
         self.before_change()
         path = self.path / name
-        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+        temporary = _temporary(path)
         try:
             self._make_folders(path.parent)
             try:
@@ -214,8 +227,7 @@ class LocalFolder:
             raise _not_written(path, error) from error
 
     def names(self, folder: str = "") -> list[str]:
-        files = (path for path in (self.path / folder).rglob("*") if path.is_file())
-        return sorted(p.relative_to(self.path).as_posix() for p in files if not _TEMPORARY.match(p.name))
+        return sorted(path.relative_to(self.path).as_posix() for path in self._files(folder))
 
     def remove(self, names: Sequence[str]) -> None:
         self.before_change()
@@ -227,15 +239,47 @@ class LocalFolder:
         except OSError as error:
             raise _not_removed(error.filename, error) from error
 
+    def replace(self, names: Sequence[str], name: str, content: bytes, check: Callable[[bytes | None], None]) -> None:
+        self.before_change()
+        path = (self.path / name).parent
+        beside = LocalFolder(_temporary(self.path / path.name))  # not in a folder that readers search
+        try:
+            if {entry.name for entry in os.scandir(path)} != {Path(old).name for old in names}:
+                _replace_one_by_one(self, names, name, content, check)
+                return
+            beside.write(Path(name).name, content)
+            check(beside.read(Path(name).name))
+            if _exchange(beside.path, path):
+                _sync_folder(path.parent)
+                _sync_folder(self.path)
+            else:
+                _replace_one_by_one(self, names, name, content, check)
+        except OSError as error:
+            raise _not_written(path, error) from error
+        finally:
+            shutil.rmtree(beside.path, ignore_errors=True)
+
     def sweep(self) -> None:
-        for path in self.path.rglob(".*.tmp"):
-            if _TEMPORARY.match(path.name):
+        for path in list(self.path.rglob(".*.tmp")):
+            if not _TEMPORARY.match(path.name):
+                continue
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
                 path.unlink(missing_ok=True)
 
     def room_bytes(self) -> int | None:
         there = next(place for place in (self.path, *self.path.parents) if place.exists())
-        held = sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file())
+        held = 0
+        for file in self._files():
+            with suppress(FileNotFoundError):
+                held += file.stat().st_size
         return shutil.disk_usage(there).free + held
+
+    def _files(self, folder: str = "") -> Iterator[Path]:
+        for at, folders, names in os.walk(self.path / folder):
+            folders[:] = [name for name in folders if not _TEMPORARY.match(name)]
+            yield from (Path(at, name) for name in names if not _TEMPORARY.match(name))
 
     def _make_folders(self, path: Path) -> None:
         if path.is_dir():
@@ -283,6 +327,9 @@ class RemoteFolder:
     def remove(self, names: Sequence[str]) -> None:
         with ThreadPoolExecutor(REQUESTS_AT_ONCE) as requests:
             list(requests.map(lambda name: self._change("removing", name, lambda: self._delete(name)), names))
+
+    def replace(self, names: Sequence[str], name: str, content: bytes, check: Callable[[bytes | None], None]) -> None:
+        _replace_one_by_one(self, names, name, content, check)
 
     def sweep(self) -> None:
         """Nothing to do: an object that was not put completely does not appear."""
@@ -340,6 +387,36 @@ def refused(root: str, doing: str, error: OSError) -> ClusterError:
         f"{root}: {doing} failed: {reason_of(error)}. Check that the bucket exists and that the credentials allow this,"
         " and give the same command again. What was stored before is whole."
     )
+
+
+def _replace_one_by_one(
+    folder: Folder, names: Sequence[str], name: str, content: bytes, check: Callable[[bytes | None], None]
+) -> None:
+    folder.write(name, content)
+    try:
+        check(folder.read(name))
+    except ClusterError:
+        folder.remove([name])
+        raise
+    folder.remove(names)
+
+
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchange two folders at once; False where the file system cannot (NFS, older kernels)."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if not libc.renameat2(_AT_FDCWD, bytes(one), _AT_FDCWD, bytes(other), _RENAME_EXCHANGE):
+        return True
+    code = ctypes.get_errno()
+    if code in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
+        return False
+    raise OSError(code, os.strerror(code), str(other))
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
 
 
 def _sync_folder(path: Path) -> None:

@@ -1,29 +1,29 @@
-"""The files of evaluations, one per generation, and their compaction into one for many generations.
+"""The files of evaluations: one per generation of a search under way, one of a search that is finished.
 
 ``OUT/evaluations/cell=ID/stage=NAME/seed=N/generation-00012.parquet``: a part, one generation.
 ``OUT/evaluations/cell=ID/stage=NAME/seed=N/generations-00000-00199.parquet``: a merged file, the generations
 from the first to the last number in its name, sorted by generation and individual.
 
-A merged file has precedence: a part whose generation lies in the range of a merged file is not read. Both are there
-when a compaction was stopped before it had removed the parts.
+A merged file is written beside the folder, read back, and compared with its parts, value by value. Then the two folders
+are exchanged, in one step: whoever lists the folder finds all parts or the merged file.
 
-Compaction writes the merged file, reads it back, compares each generation in it with its part by row count and
-checksum, and only then removes the parts. Readers get the right evaluations at every moment between, and the next
-compaction does what a killed one has left undone.
+Object stores, and file systems such as NFS, cannot exchange folders: there the merged file is put beside its parts,
+which are then removed. It has precedence: a part whose generation lies in its range is not read by us. DuckDB and
+pandas see both until the parts are gone; if the driver was killed between, until the next start or compaction.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from neurofleet.cluster.store.folders import Folder
@@ -144,11 +144,12 @@ def read_tables(name: str, content: bytes | None, generations: range) -> list[pa
     """
     if content is None:
         raise ClusterError(
-            f"{name} was there and is gone. It was removed, or merged by a compaction at this very"
-            " moment. Give the command again."
+            f"{name} was there and is gone. It was removed, or merged with others at this very moment."
+            " Give the command again."
         )
     try:
-        table = pq.read_table(pa.BufferReader(content), page_checksum_verification=True)
+        file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
+        table = file.read(use_threads=False)  # small files: threads cost more than they save
         check_version(table.schema, EVALUATIONS)
     except ClusterError as error:
         raise ClusterError(f"{name}: {error}") from error
@@ -217,13 +218,6 @@ class Compaction:
     failed: dict[str, str] = field(default_factory=dict)
 
 
-class _Checksum(NamedTuple):
-    """What two copies of a generation are compared by."""
-
-    rows: int
-    sha256: str
-
-
 def compact(
     folder: Folder,
     finished: Iterable[str],
@@ -263,6 +257,19 @@ def compact(
     return done
 
 
+def merge_generations(folder: Folder, key: FitKey, may_change: Callable[[], None]) -> None:
+    """Merge the generation files of one stage and seed that gets no further generations.
+
+    Raises
+    ------
+    ClusterError
+        They cannot be merged; all are still there.
+    """
+    files = evaluation_files(folder.names(key.folder)).get(key, GenerationFiles())
+    with ThreadPoolExecutor(READERS) as readers:
+        _Merger(folder, key, readers, may_change, Compaction()).merge(files)
+
+
 class _Merger:
     """Merges the parts of one stage and seed."""
 
@@ -279,63 +286,55 @@ class _Merger:
         self._readers = readers
         self._may_change = may_change
         self._done = done
-        self._sums: dict[int, _Checksum] = {}
         self._bytes: dict[str, int] = {}
 
     def merge(self, files: GenerationFiles) -> None:
         """Merge what is not merged yet, and remove all parts that are."""
         files.check_whole(f"{self._folder.root}/{self._key.folder}")
-        before = set(files.merged.values())
+        for generations, name in files.merged.items():
+            if parts := {number: part for number, part in files.parts.items() if number in generations}:
+                self._remove_merged_parts(generations, name, parts)
         new = files.unmerged()
         if len(new) > 1:
-            generations, content = range(min(new), max(new) + 1), self._merged(new)
-            files.merged[generations] = self._key.merged(generations)
+            generations, table = range(min(new), max(new) + 1), self._read_parts(new)
+            name = self._key.merged(generations)
             self._may_change()
-            self._folder.write(files.merged[generations], content)
-        for generations, name in files.merged.items():
-            parts = {number: part for number, part in files.parts.items() if number in generations}
-            if parts:
-                self._verify(generations, name, parts)
-                self._may_change()
-                self._folder.remove(list(parts.values()))
-                gone = [*parts.values(), *before & {name}]
-                self._done.files_before += len(gone)
-                self._done.bytes_before += sum(self._bytes[part] for part in gone)
-                self._done.files_after += 1
-                self._done.bytes_after += self._bytes[name]
+            check = partial(self._verify, generations, name, list(new), table)
+            self._folder.replace(list(new.values()), name, _merged(table), check)
+            self._count(new.values(), name)
 
-    def _merged(self, parts: Mapping[int, str]) -> bytes:
-        """Read parts and return the content of the file that holds them all."""
-        tables = self._read_parts(parts)
-        first, *others = parts.values()
-        for name, table in zip(others, tables[1:], strict=True):
-            if not table.schema.equals(tables[0].schema, check_metadata=True):
-                raise ClusterError(
-                    f"{self._folder.root}/{name} has other columns than {first}, so one file cannot"
-                    " hold both. All generations of this stage and seed stay as they are."
-                )
-        sink = pa.BufferOutputStream()
-        pq.write_table(
-            pa.concat_tables(tables).unify_dictionaries(),
-            sink,
-            row_group_size=ROWS_IN_GROUP,
-            compression="zstd",
-            use_dictionary=dictionary_columns(tables[0].schema),
-            write_page_checksum=True,
-        )
-        return sink.getvalue().to_pybytes()
-
-    def _verify(self, generations: range, name: str, parts: Mapping[int, str]) -> None:
-        """Compare a merged file, as it is stored, with its parts; remove it if they can replace it."""
-        self._read_parts({number: part for number, part in parts.items() if number not in self._sums})
+    def _remove_merged_parts(self, generations: range, name: str, parts: Mapping[int, str]) -> None:
+        """Remove parts that are merged already: a compaction was stopped before it had removed them."""
+        table = self._read_parts(parts)
         try:
-            tables = self._read(name, generations, self._folder.read(name))
-            sums = dict(zip(generations, map(_checksum, tables), strict=True))
-            wrong = [number for number in parts if sums[number] != self._sums[number]]
+            self._verify(generations, name, list(parts), table, self._folder.read(name))
+        except ClusterError:
+            if len(parts) == len(generations):
+                self._may_change()
+                self._folder.remove([name])
+            raise
+        self._may_change()
+        self._folder.remove(list(parts.values()))
+        self._count([*parts.values(), name], name)
+
+    def _count(self, gone: Iterable[str], name: str) -> None:
+        sizes = [self._bytes[part] for part in gone]
+        self._done.files_before += len(sizes)
+        self._done.bytes_before += sum(sizes)
+        self._done.files_after += 1
+        self._done.bytes_after += self._bytes[name]
+
+    def _verify(
+        self, generations: range, name: str, parts: Sequence[int], table: pa.Table, stored: bytes | None
+    ) -> None:
+        """Compare a merged file, as it is stored, with the table of its parts, or of those that are left."""
+        try:
+            held = dict(zip(generations, self._read(name, generations, stored), strict=True))
+            wrong = _differing(table, pa.concat_tables([held[number] for number in parts]))
             if wrong:
                 raise ClusterError(
                     f"{self._folder.root}/{name} should hold what its parts hold, and does not: row count or"
-                    f" checksum differ in generation {wrong[0]} ({len(wrong)} of {len(parts)} differ)."
+                    f" values differ in generation {wrong[0]} ({len(wrong)} of {len(parts)} differ)."
                 )
         except ClusterError as error:
             if len(parts) < len(generations):
@@ -343,37 +342,60 @@ class _Merger:
                     f"{error} Some of its parts were removed when it was right, so it was damaged since. Put"
                     " back a good copy of it; the parts that are left stay."
                 ) from error
-            self._may_change()
-            self._folder.remove([name])
             raise ClusterError(
-                f"{error} The merged file was removed, all parts stay. Check the disk and compact again."
+                f"{error} The merged file is not kept, all parts stay. Check the disk and compact again."
             ) from error
 
-    def _read_parts(self, parts: Mapping[int, str]) -> list[pa.Table]:
-        """Read parts and note their sums."""
-        tables = []
+    def _read_parts(self, parts: Mapping[int, str]) -> pa.Table:
+        """Return the rows of parts, in their order."""
         contents = self._readers.map(self._folder.read, parts.values())
+        first = next(iter(parts.values()))
+        tables: list[pa.Table] = []
         for (number, name), content in zip(parts.items(), contents, strict=True):
-            (table,) = self._read(name, range(number, number + 1), content)
-            self._sums[number] = _checksum(table)
-            tables.append(table)
-        return tables
+            tables += self._read(name, range(number, number + 1), content)
+            if not tables[-1].schema.equals(tables[0].schema, check_metadata=True):
+                raise ClusterError(
+                    f"{self._folder.root}/{name} has other columns than {first}, so one file cannot"
+                    " hold both. All generations of this stage and seed stay as they are."
+                )
+        return pa.concat_tables(tables).unify_dictionaries()
 
     def _read(self, name: str, generations: range, content: bytes | None) -> list[pa.Table]:
         self._bytes[name] = len(content or b"")
         return read_tables(f"{self._folder.root}/{name}", content, generations)
 
 
-def _checksum(table: pa.Table) -> _Checksum:
-    """Row count, and SHA-256 over the columns' names, types and values, however they are chunked."""
-    digest = hashlib.sha256()
-    table = unfold(table)
-    for name, column in zip(table.column_names, table.columns, strict=True):
-        digest.update(json.dumps([name, str(column.type)]).encode())
-        digest.update(column.is_null().to_numpy().tobytes())
-        values = column.drop_null()
+def _merged(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    pq.write_table(
+        table,
+        sink,
+        row_group_size=ROWS_IN_GROUP,
+        compression="zstd",
+        use_dictionary=dictionary_columns(table.schema),
+        write_page_checksum=True,
+    )
+    return sink.getvalue().to_pybytes()
+
+
+def _differing(one: pa.Table, other: pa.Table) -> list[int]:
+    """Return the generations of which two tables do not hold the same rows, to the last bit."""
+    one, other = unfold(one), unfold(other)
+    numbers, rows = np.unique(one["generation"].to_numpy(), return_counts=True)
+    others, other_rows = np.unique(other["generation"].to_numpy(), return_counts=True)
+    if not one.schema.equals(other.schema) or not np.array_equal(numbers, others):
+        return numbers.tolist()
+    if not np.array_equal(rows, other_rows):
+        return numbers[rows != other_rows].tolist()
+    different = np.zeros(len(one), bool)
+    for column, copy in zip(one.columns, other.columns, strict=True):
         if pa.types.is_primitive(column.type):
-            digest.update(values.to_numpy().tobytes())
+            different |= (_bytes_of(column) != _bytes_of(copy)).any(axis=1)
         else:
-            digest.update(json.dumps(values.to_pylist()).encode())
-    return _Checksum(len(table), digest.hexdigest())
+            different |= pc.not_equal(column.cast(pa.string()), copy.cast(pa.string())).to_numpy()
+    return np.unique(one["generation"].to_numpy()[different]).tolist()
+
+
+def _bytes_of(column: pa.ChunkedArray) -> np.ndarray:
+    values = np.ascontiguousarray(column.to_numpy())
+    return values.view(np.uint8).reshape(len(values), -1)

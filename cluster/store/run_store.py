@@ -1,7 +1,7 @@
 """The results of a run: one folder of Parquet, JSON and YAML, which can be read without neurofleet.
 
 ``OUT/job.yaml  provenance.json  events.jsonl``
-``OUT/evaluations/cell=ID/stage=NAME/seed=N/generation-00012.parquet``, merged once the cell is finished
+``OUT/evaluations/cell=ID/stage=NAME/seed=N/generation-00012.parquet``, merged once the stage is finished
 ``OUT/hall_of_fame/cell=ID/seed=N.parquet``
 ``OUT/pooled/cell=ID/part.parquet``: the halls of fame of all seeds together
 
@@ -31,6 +31,7 @@ from neurofleet.cluster.store.generations import (
     checked_folder_name,
     compact,
     evaluation_files,
+    merge_generations,
     read_tables,
 )
 from neurofleet.cluster.store.lease import Lease, file_lock, lock_holder, removed
@@ -182,9 +183,8 @@ class RunStore:
 
         The same evaluations give the same bytes, so writing a generation again changes nothing.
         """
-        self._folder.write(
-            FitKey(cell, stage, seed).part(evaluations.generation), _parquet(evaluations.to_table(self.parameters))
-        )
+        name = FitKey(cell, stage, seed).part(evaluations.generation)
+        self._folder.write(name, _parquet(evaluations.to_table(self.parameters), for_a_while=True))
 
     def read_generations(self, cell: str, stage: str, seed: int) -> list[Evaluations]:
         """All stored generations of one stage and seed, in order from generation 0.
@@ -213,6 +213,18 @@ class RunStore:
         names = [name for files in stored.values() for _, name in files.to_read()]
         tables = [self.table(name, ["seconds"]) for name in names]
         return float(sum(table["seconds"].to_numpy().sum() for table in tables if table is not None))
+
+    def merge_generations(self, cell: str, stage: str, seed: int) -> None:
+        """Make one file of the generations of a stage and seed that is finished, at once for all readers.
+
+        Where the storage cannot do it at once, see `neurofleet.cluster.store.generations`.
+
+        Raises
+        ------
+        ClusterError
+            They cannot be merged; all are still there.
+        """
+        merge_generations(self._folder, FitKey(cell, stage, seed), self._confirm)
 
     def compact(self, progress: Callable[[int, int], None] = lambda done, of: None) -> Compaction:
         """Merge the generation files of the cells that have a pooled hall of fame.
@@ -356,7 +368,10 @@ def _hall_of_fame(cell: str, seed: int | str) -> str:
     return f"{POOLED}/{folder}/part.parquet" if seed == POOLED else f"{HALLS_OF_FAME}/{folder}/seed={int(seed)}.parquet"
 
 
-def _parquet(table: pa.Table) -> bytes:
+def _parquet(table: pa.Table, for_a_while: bool = False) -> bytes:
+    """Return a file's content; one that is merged with others soon is not compressed, which takes most of the time."""
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd", use_dictionary=dictionary_columns(table.schema))
+    compression = "none" if for_a_while else "zstd"
+    texts = dictionary_columns(table.schema)
+    pq.write_table(table, sink, compression=compression, use_dictionary=texts, write_statistics=not for_a_while)
     return sink.getvalue().to_pybytes()

@@ -173,6 +173,8 @@ class CellFit:
     def _close_stage_if_done(self) -> list[EvaluationTask]:
         if not all(search.finished for search in self._searches.values()):
             return []
+        for search in self._searches.values():
+            search.merge_generations()
         halls = [search.hall_of_fame() for search in self._searches.values()]
         best = min(halls, key=lambda hall: hall.totals[0])
         self._winner = best_values(best)

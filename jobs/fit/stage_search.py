@@ -11,7 +11,7 @@ import numpy as np
 from neurofleet.cluster.pool.outcome import EngineSpec, EvaluationTask, Outcome
 from neurofleet.cluster.store.run_store import RunStore
 from neurofleet.cluster.store.schemas import Evaluations, HallOfFameRows
-from neurofleet.errors import JobError
+from neurofleet.errors import ClusterError, JobError
 from neurofleet.jobs.fit.campaign_state import FINAL, EngineChoice
 from neurofleet.jobs.fit.engines import engine_spec, scores_of, task_deadline_s, vector_spec
 from neurofleet.jobs.fit.fit_problem import Problem, StagePlan, finalists
@@ -256,6 +256,13 @@ class StageSearch(abc.ABC):
             search_scores=None if searched is None else np.array([entry.scores for entry in searched]),
             search_totals=None if searched is None else np.array([entry.total for entry in searched]),
         )
+
+    def merge_generations(self) -> None:
+        """Make one file of the stored generations of the search, which is finished."""
+        try:
+            self._store.merge_generations(self.cell, self.stage.name, self.seed)
+        except ClusterError as error:
+            self._log.warning("the generations stay files of their own: %s", error)
 
     # -- what each search does in its own way
 

@@ -1,10 +1,11 @@
 """The files below a folder, on this machine or behind a `pyarrow.fs` URI; nothing is written."""
 
 import os
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.dataset as ds
@@ -16,6 +17,26 @@ from neurofleet.cluster.store.schemas import check_version
 from neurofleet.errors import ClusterError, JobError
 
 KIND = b"neurofleet_table"
+
+Read = TypeVar("Read")
+
+ATTEMPTS = 5
+_GONE = re.compile(r"No such file|FileNotFoundError|was there and is gone|NoSuchKey|404", re.IGNORECASE)
+
+
+def read_again_if_gone(read: Callable[[], Read], list_again: Callable[[], object] = lambda: None) -> Read:
+    """Return what `read` returns; when it finds that a file has gone, list the files and read again, a few times.
+
+    The generations of a fit under way become one file whenever one of its stages ends.
+    """
+    for _ in range(ATTEMPTS - 1):
+        try:
+            return read()
+        except Exception as error:  # of DuckDB, pyarrow or our own
+            if not _GONE.search(str(error)):
+                raise
+        list_again()
+    return read()
 
 
 class FolderReader:
@@ -122,8 +143,8 @@ class FolderReader:
     def _unreadable(self, name: str, error: Exception) -> str:
         if isinstance(error, FileNotFoundError):
             return (
-                f"{self.full_name(name)} was there and is gone: somebody has removed it, or it was merged by a "
-                "compaction at this moment. Give the command again."
+                f"{self.full_name(name)} was there and is gone: somebody has removed it, or it was merged with "
+                "others at this moment. Give the command again."
             )
         again = "(and later generations) " if "/evaluations/" in f"/{name}" else ""
         return (

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from neurofleet.errors import UsageError
 from neurofleet.jobs.learners.learner_folder import ABOUT
-from neurofleet.jobs.results.folder_listing import FolderReader
+from neurofleet.jobs.results.folder_listing import FolderReader, read_again_if_gone
 from neurofleet.jobs.results.run_tables import FIT_VIEWS, empty, fit_parts, what_is_in
 from neurofleet.jobs.results.runs_found import ENDING, FIT, MODEL, FoundRun, FoundRuns, find_runs
 from neurofleet.jobs.results.sql import Database, first_line, listed, near_names
@@ -175,16 +175,31 @@ class AllRuns:
             A file of one of its views is damaged.
         """
         words = {word.lower() for word in re.findall(r"\w+", sql)}
-        for view in self.names if _LISTS_VIEWS.search(sql) else sorted(words):
-            if view in self._tables or (view in OF_LOOSE and view in self._loose):
-                self._make(view)
-        return self._database.select(sql, self._explain)
+
+        def select() -> pa.Table:
+            for view in self.names if _LISTS_VIEWS.search(sql) else sorted(words):
+                if view in self._tables or (view in OF_LOOSE and view in self._loose):
+                    self._make(view)
+            return self._database.select(sql, self._explain)
+
+        return read_again_if_gone(select, self._forget_made)
 
     def views(self) -> list[ViewSummary]:
         """Return what each view holds."""
         unfinished = [run.run for run in self.runs if not run.finished]
-        made = {view: self._make(view) for view in self.names}
-        return [summary_of(view, scanned, self._database, self._place, unfinished) for view, scanned in made.items()]
+
+        def summaries() -> list[ViewSummary]:
+            made = {view: self._make(view) for view in self.names}
+            return [
+                summary_of(view, scanned, self._database, self._place, unfinished) for view, scanned in made.items()
+            ]
+
+        return read_again_if_gone(summaries, self._forget_made)
+
+    def _forget_made(self) -> None:
+        """Have all views made again."""
+        self._made.clear()
+        self.notes.clear()
 
     def _make(self, view: str) -> Scanned:
         if view not in self._made:

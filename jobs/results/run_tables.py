@@ -22,7 +22,7 @@ from neurofleet.cluster.store.schemas import (
 from neurofleet.errors import JobError, UsageError
 from neurofleet.jobs.job_file import parse_job
 from neurofleet.jobs.learners.learner_folder import JOB
-from neurofleet.jobs.results.folder_listing import FolderReader
+from neurofleet.jobs.results.folder_listing import FolderReader, read_again_if_gone
 from neurofleet.jobs.results.runs_found import FoundRun
 from neurofleet.jobs.results.sql import Database, first_line, listed, near_names, plain, quoted
 from neurofleet.jobs.results.table_scan import ROOT, RUN, Part, Scanned, ViewSummary, scan, summary_of
@@ -114,10 +114,8 @@ class RunTables:
         self.objectives: dict[tuple[str, str], tuple[str, ...]] = {}
         self._database = Database()
         self._place = FolderReader(root)
-        self.scanned: dict[str, Scanned] = {
-            view: scan(self._database, self._place, view, fit_parts(self._place, view), empty=empty(view))
-            for view in FIT_VIEWS
-        }
+        self.scanned: dict[str, Scanned] = {}
+        read_again_if_gone(self._scan)
         for part in self.scanned[EVALUATIONS].parts:
             stage = part.keys["cell"], part.keys["stage"]
             if stage not in self.parameters:
@@ -125,12 +123,17 @@ class RunTables:
                 self.parameters[stage] = _with_prefix(PARAMETER_PREFIX, names)
                 self.objectives[stage] = _with_prefix(OBJECTIVE_PREFIX, names)
 
+    def _scan(self) -> None:
+        for view in FIT_VIEWS:
+            parts = fit_parts(self._place, view)
+            self.scanned[view] = scan(self._database, self._place, view, parts, empty=empty(view))
+
     def rows(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Return the rows of a query of our own."""
         import duckdb
 
         try:
-            return self._database.rows(sql, values)
+            return read_again_if_gone(lambda: self._database.rows(sql, values), self._scan)
         except duckdb.Error as error:
             raise JobError(f"{self.store.root}: its tables cannot be read ({first_line(error)}).") from error
 
@@ -142,12 +145,17 @@ class RunTables:
         UsageError
             When it is not one SELECT, or SQL cannot make sense of it; names the columns there are.
         """
-        return self._database.select(sql, self._explain)
+        return read_again_if_gone(lambda: self._database.select(sql, self._explain), self._scan)
 
     def views(self) -> list[ViewSummary]:
         """Return what each view holds."""
         unfinished = [] if FoundRun(self._place, "", [], [JOB]).finished else [ROOT]
-        return [summary_of(view, made, self._database, self._place, unfinished) for view, made in self.scanned.items()]
+
+        def summaries() -> list[ViewSummary]:
+            made = self.scanned.items()
+            return [summary_of(view, scanned, self._database, self._place, unfinished) for view, scanned in made]
+
+        return read_again_if_gone(summaries, self._scan)
 
     def columns(self, view: str) -> list[tuple[str, str]]:
         """Return name and type of each column of a view."""

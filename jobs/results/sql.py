@@ -31,7 +31,7 @@ class Database:
 
     def define(self, name: str, sql: str) -> None:
         """Make a view of other views."""
-        self._connection.execute(f"create view {quoted(name, always=True)} as {sql}")
+        self._connection.execute(f"create or replace view {quoted(name, always=True)} as {sql}")
 
     def rows(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Return the rows of a query of our own."""

@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import duckdb
@@ -96,56 +97,100 @@ def test_merged_rows_are_those_of_the_parts_for_any_reader(finished):
 
 
 KILLED = """
-import os, pathlib, signal, sys
+import os, pathlib, shutil, signal, sys
+from neurofleet.cluster.store import folders
 from neurofleet.cluster.store.run_store import RunStore
 
-root, moment, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
+root, exchanges, moment, count = sys.argv[1], sys.argv[2] == "True", sys.argv[3], int(sys.argv[4])
 
 def dying(call, before):
     left = [count]
-    def wrapped(path, *arguments, **keywords):
-        concerned = "stage=active/" in str(path)
-        if concerned and before and not left[0]:
+    def wrapped(*arguments, **keywords):
+        if before and not left[0]:
             os.kill(os.getpid(), signal.SIGKILL)
-        call(path, *arguments, **keywords)
-        left[0] -= concerned
-        if concerned and not before and not left[0]:
+        result = call(*arguments, **keywords)
+        left[0] -= 1
+        if not before and not left[0]:
             os.kill(os.getpid(), signal.SIGKILL)
+        return result
     return wrapped
 
-if moment == "write":
-    os.replace = dying(os.replace, before=True)
-elif moment == "rename":
-    os.replace = dying(os.replace, before=False)
-else:
-    pathlib.Path.unlink = dying(pathlib.Path.unlink, before=False)
+if not exchanges:
+    folders._exchange = lambda one, other: False
 with RunStore(root).locked() as store:
-    store.compact()
+    if moment in ("write", "rename"):
+        os.replace = dying(os.replace, before=moment == "write")
+    elif moment == "exchange":
+        folders._exchange = dying(folders._exchange, before=count == 0)
+    elif moment == "unlink":
+        pathlib.Path.unlink = dying(pathlib.Path.unlink, before=False)
+    else:
+        os.unlink = dying(os.unlink, before=False)
+    store.merge_generations("cell-1", "active", 2)
 """
+ALL = range(GENERATIONS)
 
 
 @pytest.mark.parametrize(
-    ("moment", "count", "merged", "left"),
+    ("exchanges", "moment", "count", "merged", "left"),
     [
-        ("write", 0, [], range(GENERATIONS)),
-        ("rename", 1, [MERGED], range(GENERATIONS)),
-        ("unlink", 2, [MERGED], range(1, GENERATIONS)),  # the first call is for the temporary name
-        ("unlink", GENERATIONS, [MERGED], range(GENERATIONS - 1, GENERATIONS)),
-        ("unlink", GENERATIONS + 1, [MERGED], range(0)),
+        (True, "write", 0, [], ALL),
+        (True, "rename", 1, [], ALL),
+        (True, "exchange", 0, [], ALL),
+        (True, "exchange", 1, [MERGED], []),
+        (True, "remove", 2, [MERGED], []),
+        (False, "write", 1, [], ALL),
+        (False, "rename", 2, [MERGED], ALL),
+        (False, "unlink", 4, [MERGED], range(2, GENERATIONS)),  # the first two calls are for temporary names
+        (False, "unlink", GENERATIONS + 2, [MERGED], []),
     ],
 )
-def test_killed_at_any_moment_it_reads_right_and_the_next_one_ends_it(finished, moment, count, merged, left):
-    command = [sys.executable, "-c", KILLED, finished.root, moment, str(count)]
+def test_killed_at_any_moment_it_reads_right_and_the_next_one_ends_it(finished, exchanges, moment, count, merged, left):
+    command = [sys.executable, "-c", KILLED, finished.root, str(exchanges), moment, str(count)]
     assert subprocess.run(command, cwd=REPOSITORY, timeout=60).returncode == -signal.SIGKILL
-    assert sorted(files(finished, SEED.folder)) == sorted([*parts(left), *merged])
-    hidden = [path for path in (Path(finished.root) / SEED.folder).iterdir() if path.name.startswith(".")]
-    assert bool(hidden) == (moment == "write")
+    assert files(finished, SEED.folder) == [*parts(left), *merged]
     assert_reads_as_written(finished)
-    assert SEED in finished.stored()
+    rows = duckdb.sql(f"select count(*) from read_parquet('{finished.root}/{SEED.folder}/*.parquet')").fetchall()[0][0]
+    once = sum(2 + number % 2 for number in ALL)
+    assert rows == once if exchanges else rows >= once
     done = compact(finished)
     assert not done.failed
-    assert [path.name for path in (Path(finished.root) / SEED.folder).iterdir()] == [Path(MERGED).name]
+    assert files(finished, SEED.folder) == [MERGED]
+    assert not list(Path(finished.root).rglob("*.tmp"))
     assert_reads_as_written(finished)
+
+
+def test_whoever_lists_a_folder_while_it_is_merged_finds_the_parts_or_the_file(tmp_path):
+    store, keys = RunStore(tmp_path), [FitKey("c", "active", seed) for seed in range(20)]
+    seen: set[tuple[str, ...]] = set()
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.is_set():
+            for key in keys:
+                seen.add(tuple(sorted(path.name for path in (tmp_path / key.folder).glob("*.parquet"))))
+
+    with store.locked():
+        for key in keys:
+            for number in range(3):
+                store.write_generation(*key, make_generation(number))
+        reader = threading.Thread(target=look)
+        reader.start()
+        for key in keys:
+            store.merge_generations(*key)
+        over.set()
+        reader.join()
+    whole = {tuple(f"generation-0000{number}.parquet" for number in range(3)), ("generations-00000-00002.parquet",)}
+    assert seen <= whole
+
+
+def test_a_file_of_somebody_else_stays_where_generations_are_merged(finished):
+    notes = Path(finished.root) / SEED.folder / "notes.txt"
+    notes.write_text("mine")
+    with finished.locked():
+        finished.merge_generations(*SEED)
+    assert files(finished, SEED.folder) == [MERGED, f"{SEED.folder}/notes.txt"]
+    assert notes.read_text() == "mine"
 
 
 def damage(content: bytes) -> bytes:
@@ -181,7 +226,7 @@ def test_a_merged_file_that_is_not_its_parts_is_noticed_and_the_parts_stay(finis
     sound = LocalFolder.write
 
     def write_harmed(folder, name, content):
-        sound(folder, name, harm(content) if name == MERGED else content)
+        sound(folder, name, harm(content) if name == Path(MERGED).name else content)
 
     monkeypatch.setattr(LocalFolder, "write", write_harmed)
     done = compact(finished)

@@ -18,11 +18,17 @@ from typing import Any
 
 import psutil
 import pyarrow.dataset as ds
-import pyarrow.parquet as pq
 import pytest
 import yaml
 
 from neurofleet.cluster.ray.session import clean_up_folder
+from neurofleet.cluster.store.generations import FitKey
+from tests.jobs.stored_generations import (
+    assert_not_evaluated_again,
+    assert_same_evaluations,
+    generations,
+    stored_rows,
+)
 
 CELLS = [f"C{number}" for number in range(1, 4)]
 SEEDS = [1, 2]
@@ -248,10 +254,6 @@ def end(driver: subprocess.Popen) -> str:
     return said
 
 
-def generations(out: Path) -> list[Path]:
-    return sorted(file.relative_to(out) for file in out.glob("evaluations/**/generation-*.parquet"))
-
-
 def hosts_lost(out: Path) -> list[dict]:
     return [record for record in records(out / "log.jsonl") if record["message"] == "a host was lost"]
 
@@ -313,8 +315,8 @@ def disturb(cluster: FakeCluster, out: Path, driver: subprocess.Popen) -> None:
     (lost,) = wait_for(lambda: cluster.logged("evaluation ended as lost"))
     assert lost["reason"] == "its process was stopped by a signal"
     assert lost["seconds"] >= DEADLINE_S
-    folder = f"evaluations/cell={lost['cell']}/stage={lost['stage']}/seed={lost['seed']}"
-    wait_for((out / folder / f"generation-{lost['generation']:05d}.parquet").exists)
+    place = FitKey(lost["cell"], lost["stage"], lost["seed"]), lost["generation"]
+    wait_for(lambda: place in generations(out))
     wait_for(lambda: cluster.host(1) not in (None, killed))
     assert driver.poll() is None
 
@@ -325,8 +327,8 @@ def test_a_disturbed_campaign_ends_like_an_undisturbed_one(environment, cluster,
     whole, out = tmp_path / "whole", tmp_path / "disturbed"
     end(start(environment, job, "--out", whole, "--cpus", 2))
     wait_for_none_left(mark)
-    all_files = generations(whole)
-    assert Counter(file.parent for file in all_files).most_common()[-1][1] >= 3
+    everything = generations(whole)
+    assert Counter(key for key, _ in everything).most_common()[-1][1] >= 3
 
     cluster.wait()
     driver = start(environment, job, "--out", out, "--address", cluster.address)
@@ -339,8 +341,8 @@ def test_a_disturbed_campaign_ends_like_an_undisturbed_one(environment, cluster,
     os.kill(driver.pid, signal.SIGKILL)
     driver.communicate()
     wait_for_none_left(mark)
-    stored = {file: (out / file).stat().st_mtime_ns for file in generations(out)}
-    assert BEGUN < len(stored) < len(all_files)
+    stored = stored_rows(out)
+    assert BEGUN < len(stored) < len(everything)
 
     said = end(start(environment, job, "--out", out, "--address", cluster.address))
     assert "resuming" in said
@@ -348,8 +350,7 @@ def test_a_disturbed_campaign_ends_like_an_undisturbed_one(environment, cluster,
     cluster.end()
     wait_for(lambda: not marked(mark), 20.0, every_s=0.5)
 
-    for file, written in stored.items():
-        assert (out / file).stat().st_mtime_ns == written, f"{file} was evaluated twice"
+    assert_not_evaluated_again(stored, out)
     assert_equal(out, whole)
 
 
@@ -359,10 +360,7 @@ def assert_equal(out: Path, whole: Path) -> None:
     assert len(halls) == len(CELLS) * (len(SEEDS) + 1)
     for file in halls:
         assert (out / file).read_bytes() == (whole / file).read_bytes(), file
-    assert generations(out) == generations(whole)
-    for file in generations(whole):
-        ours, theirs = pq.read_table(out / file), pq.read_table(whole / file)
-        assert ours.drop(["seconds"]).equals(theirs.drop(["seconds"])), file
+    assert_same_evaluations(out, whole)
     rows = ds.dataset(out / "evaluations", partitioning="hive").to_table().to_pylist()
     names = ("cell", "stage", "seed", "generation", "individual")
     counts = Counter(tuple(row[name] for name in names) for row in rows)

@@ -10,11 +10,17 @@ import tempfile
 import time
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from neurofleet.cluster.store.generations import evaluation_files
 from neurofleet.cluster.store.run_store import RunStore
+from tests.jobs.stored_generations import (
+    assert_not_evaluated_again,
+    assert_same_evaluations,
+    generations,
+    stored_rows,
+)
 
 LEFT_OUT = [*range(5, 10), *range(15, 25), *range(30, 35)]  # three of seven steps stay: an evaluation takes half
 
@@ -60,13 +66,9 @@ def neurofleet(*arguments: object, start: bool = False, **environment: str):
     return subprocess.run(command, capture_output=True, text=True, timeout=280, env=env)
 
 
-def generation_files(out: Path) -> list[Path]:
-    return sorted(out.glob("evaluations/**/generation-*.parquet"))
-
-
 def wait_for(out: Path, files: int, process: subprocess.Popen) -> None:
     deadline = time.monotonic() + 200
-    while len(generation_files(out)) < files:
+    while len(generations(out)) < files:
         assert process.poll() is None, process.stderr.read()
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -104,7 +106,7 @@ def test_all_stages_end_in_a_hall_of_fame(undisturbed):
 def test_every_line_of_the_log_is_json(undisturbed):
     lines = [json.loads(line) for line in (undisturbed / "log.jsonl").read_text().splitlines()]
     stored = [line for line in lines if line["message"] == "generation stored"]
-    assert len(stored) == len(generation_files(undisturbed))
+    assert len(stored) == len(generations(undisturbed))
     (told,) = [event for event in RunStore(undisturbed).read_events() if event["event"] == "recording read"]
     assert (told["cell"], told["file"]) == ("demo", "cell.nwb")
     assert told["left_out"] == {str(number): "left out on request" for number in LEFT_OUT}
@@ -136,12 +138,11 @@ def test_killed_and_resumed_on_one_cpu_is_the_same_to_the_byte(demo_input, undis
         if how == signal.SIGINT:
             assert process.returncode == 130, told
             assert "run the same command to resume" in told
-    stored = {file: file.stat().st_mtime_ns for file in generation_files(out)}
+    stored = stored_rows(out)
     done = neurofleet(*arguments, TMPDIR=str(temporary))
     assert done.returncode == 0, done.stderr
     assert "resuming" in done.stderr
-    for file, written in stored.items():
-        assert file.stat().st_mtime_ns == written, f"{file.name} was evaluated twice"
+    assert_not_evaluated_again(stored, out)
     deadline = time.monotonic() + 20  # what cleans up after a kill takes a moment
     while (left := [*temporary.iterdir(), *set(os.listdir("/dev/shm")) - shared]) and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -149,17 +150,18 @@ def test_killed_and_resumed_on_one_cpu_is_the_same_to_the_byte(demo_input, undis
     temporary.rmdir()
     for file in sorted(undisturbed.glob("hall_of_fame/**/*.parquet")):
         assert (out / file.relative_to(undisturbed)).read_bytes() == file.read_bytes()
-    for file in generation_files(undisturbed):
-        ours, theirs = pq.read_table(out / file.relative_to(undisturbed)), pq.read_table(file)
-        assert ours.drop(["seconds"]).equals(theirs.drop(["seconds"]))
+    assert_same_evaluations(out, undisturbed)
+    for key, files in evaluation_files(RunStore(out).names()).items():
+        assert len(files) == 1, key
 
 
 @pytest.mark.slow
 def test_a_finished_run_is_not_run_again(demo_input, undisturbed):
-    before = {file: file.stat().st_mtime_ns for file in generation_files(undisturbed)}
+    files = sorted(undisturbed.glob("evaluations/**/*.parquet"))
+    before = {file: file.stat().st_mtime_ns for file in files}
     done = neurofleet("run", demo_input / "job.yaml", "--out", undisturbed)
     assert done.returncode == 0, done.stderr
-    assert {file: file.stat().st_mtime_ns for file in generation_files(undisturbed)} == before
+    assert {file: file.stat().st_mtime_ns for file in files} == before
 
 
 @pytest.mark.slow
@@ -178,7 +180,7 @@ def test_a_model_that_always_fails_stops_early_and_says_why(demo_input, tmp_path
     assert done.returncode == 1
     assert "more than half of the first generation failed" in done.stderr
     assert "max_steps = 3" in done.stderr
-    assert len(generation_files(tmp_path / "run")) == 1
+    assert len(generations(tmp_path / "run")) == 1
 
 
 @pytest.mark.slow

@@ -389,3 +389,18 @@ def test_the_examples_of_the_documentation_run(root, tmp_path, monkeypatch, caps
     assert commands == 6
     printed = capsys.readouterr().out
     assert all(name in printed for name in CLASSES.values())
+
+
+def test_generations_merged_while_they_are_read_are_read_again(own):
+    folder, count = own / "fits" / "first", "select count(*) as n, count(distinct generation) as g from evaluations"
+    content = {path: path.read_bytes() for path in folder.glob("evaluations/**/*.parquet")}
+    for root in (own, folder):
+        tables = opened(root)
+        before = tables.table(count).to_pylist()
+        with RunStore(folder).locked() as store:
+            assert store.compact().files_after > 0
+        assert tables.table(count).to_pylist() == before
+        for path in folder.glob("evaluations/**/generations-*.parquet"):
+            path.unlink()
+        for path, was in content.items():
+            path.write_bytes(was)
