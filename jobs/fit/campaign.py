@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from threadpoolctl import threadpool_limits
+
 from neurofleet.cluster.pool.outcome import EvaluationTask, Outcome
 from neurofleet.cluster.store.run_store import POOLED, RunStore
 from neurofleet.errors import InputError, JobError, UsageError
@@ -121,14 +123,15 @@ class Campaign:
 
     def run(self, on_poll: Callable[[], None] = lambda: None) -> None:
         """Run all fits; `on_poll` is called a few times a second."""
-        while True:
-            self._open_more()
-            if not self._under_way and (not self.waiting or self.stopped):
-                return
-            for (key, individual), outcome in self._pool.completed(POLL_S):
-                self._on_outcome(outcome)
-                self._take(key, individual, outcome)
-            on_poll()
+        with threadpool_limits(1):  # the matrices of a search are so small that threads only wait for each other
+            while True:
+                self._open_more()
+                if not self._under_way and (not self.waiting or self.stopped):
+                    return
+                for (key, individual), outcome in self._pool.completed(POLL_S):
+                    self._on_outcome(outcome)
+                    self._take(key, individual, outcome)
+                on_poll()
 
     def _open_more(self) -> None:
         self._pool.spread = not self.waiting

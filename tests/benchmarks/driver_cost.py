@@ -48,6 +48,8 @@ class WaitingSubject:
 class MillisecondEngine:
     """Waits a millisecond and returns scores that follow from the parameters."""
 
+    isolation = "batch"
+
     def evaluate(self, batch: Sequence[np.ndarray], budget: Budget) -> Iterator[np.ndarray]:
         for individual in batch:
             time.sleep(0.001)
@@ -58,8 +60,16 @@ def build_millisecond(payload: None) -> MillisecondEngine:
     return MillisecondEngine()
 
 
-def driver_cost(fits: int) -> dict[str, float]:
-    """Run so many fits, 4 a cell, in this process; it should be a fresh one."""
+def driver_cost(fits: int, evaluations_each: int = 48, lanes: int = 1) -> dict[str, float]:
+    """Run so many fits, 4 a cell, in this process; it should be a fresh one.
+
+    Parameters
+    ----------
+    evaluations_each : int
+        Of a fit.
+    lanes : int
+        Of the engine: the least evaluations in a batch.
+    """
     import psutil
 
     from neurofleet.cluster.pool.pool import Pool
@@ -71,7 +81,7 @@ def driver_cost(fits: int) -> dict[str, float]:
     from neurofleet.jobs.fit.input_process import Preparation
     from neurofleet.neurosim.evolution import FastConfig
 
-    search = FastConfig(evaluations=48, offspring=16, initial=16)
+    search = FastConfig(evaluations=evaluations_each, offspring=16, initial=16)
     ids = [f"cell-{number}" for number in range(max(fits // SEEDS, 1))]
     seeds = tuple(range(1, SEEDS + 1)) if fits >= SEEDS else (1,)
     ready = {id: WaitingSubject(id, (StagePlan("active", seeds, search),)) for id in ids}
@@ -82,7 +92,7 @@ def driver_cost(fits: int) -> dict[str, float]:
     )
 
     def spec_of_engine(name: str, model: Any, max_steps: int | None) -> EngineSpec:
-        return EngineSpec("tests.benchmarks.driver_cost:build_millisecond", None, name)
+        return EngineSpec("tests.benchmarks.driver_cost:build_millisecond", None, name, lanes)
 
     process, count, evaluations = psutil.Process(), itertools.count(1), 0
     with (
