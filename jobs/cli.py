@@ -54,11 +54,15 @@ def run(
         str | None, typer.Option(help="A running Ray cluster (auto or HOST:PORT); without it, Ray runs here.")
     ] = None,
     cpus: Annotated[int | None, typer.Option(min=1, help="CPUs to use; all by default.")] = None,
+    part: Annotated[
+        str | None,
+        typer.Option(metavar="K/N", help="Of a fit of many cells, every Nth from the Kth on: for one of N drivers."),
+    ] = None,
 ) -> None:
     """Run a job, or resume it: the same command goes on where the run folder ends."""
     from neurofleet.jobs.run_job import run_job
 
-    run_job(job, out, address=address, cpus=cpus)
+    run_job(job, out, address=address, cpus=cpus, part=part)
 
 
 def _print_version(wanted: bool) -> None:

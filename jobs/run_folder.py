@@ -19,6 +19,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
+from neurofleet.cluster.store.parts import WHOLE, Part
 from neurofleet.cluster.store.run_store import RunStore
 from neurofleet.errors import Interrupted, JobError, StorageUnreachable, UsageError
 from neurofleet.faults import shown
@@ -210,6 +211,7 @@ def run_in_folder(
     *,
     files: Callable[[], dict[str, str]] | None = None,
     storage_wait_s: float | None = None,
+    part: Part = WHOLE,
 ) -> None:
     """Read and check a job's input, open or resume its run folder, do its work, and record how it ended.
 
@@ -227,6 +229,8 @@ def run_in_folder(
         Returns the SHA-256 of each input file, by name; by default of all paths that the job names.
     storage_wait_s : float, optional
         How long to wait for an object store that does not answer. None where the folder cannot be a `pyarrow.fs` URI.
+    part : Part
+        Which part of the run to do.
 
     Raises
     ------
@@ -252,7 +256,7 @@ def run_in_folder(
     for note in notes:
         console.print(note, soft_wrap=True, highlight=False, markup=False)
     contents = digests(spec, folder) if files is None else files()
-    store = RunStore(out)
+    store = RunStore(out, part)
     started = time.monotonic()
     with store.locked(storage_wait_s, lambda: not _interrupted.is_set()):
         resumed = start_or_resume(spec, contents, folder, store)

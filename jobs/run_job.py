@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from neurofleet.cluster.store.parts import Part
 from neurofleet.errors import UsageError
 from neurofleet.input_paths import text_of, with_home
 from neurofleet.jobs.job_file import JobSpec, check_job, load_job, named
@@ -39,7 +40,12 @@ def results_place(given: str | None, spec: JobSpec, folder: Path) -> str:
 
 
 def run_job(
-    job: Path | Mapping[str, Any], out: str | None, *, address: str | None = None, cpus: int | None = None
+    job: Path | Mapping[str, Any],
+    out: str | None,
+    *,
+    address: str | None = None,
+    cpus: int | None = None,
+    part: str | None = None,
 ) -> str:
     """Run a job with its results in `out` (else the job's own), or resume it there.
 
@@ -53,6 +59,8 @@ def run_job(
         ``host:port`` of the head of a running Ray cluster, or ``"auto"``; by default a Ray of its own on this machine.
     cpus : int, optional
         CPUs of this machine to use; by default all.
+    part : str, optional
+        Such as ``"2/5"``: fit every fifth cell from the second on. Other drivers fit the others, with the same `out`.
 
     Returns
     -------
@@ -73,9 +81,19 @@ def run_job(
     else:
         spec, folder = load_job(job), job.resolve().parent
     place = results_place(out, spec, folder)
+    options = {} if part is None else {"part": _part(part, spec)}
     with interruptible():
-        named(spec.runner)(spec, folder, place, address, cpus)
+        named(spec.runner)(spec, folder, place, address, cpus, **options)
     return place
+
+
+def _part(text: str, spec: JobSpec) -> Part:
+    number, slash, of = text.partition("/")
+    if not (slash and number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
+        raise UsageError(f"--part: expected K/N with K from 1 to N, such as 2/5, found {text!r}.")
+    if spec.kind != "fit":
+        raise UsageError(f"--part divides the cells of a fit; {spec.name} is of kind {spec.kind}.")
+    return Part(int(number), int(of))
 
 
 def print_plan(job: Path) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 from rich.console import Console
 
 from neurofleet.cluster.log_records import ABOUT, OURS, AboutLogger, JsonLine, fields_of, is_kept, is_ours
+from neurofleet.cluster.store.parts import WHOLE, Part
 from neurofleet.errors import ClusterError
 from neurofleet.jobs.terminal import terminal
 
@@ -37,7 +38,7 @@ def fit_logger(**about: Any) -> AboutLogger:
 
 
 @contextmanager
-def run_log(run: str, root: str, console: Console | None = None) -> Iterator[AboutLogger]:
+def run_log(run: str, root: str, console: Console | None = None, part: Part = WHOLE) -> Iterator[AboutLogger]:
     """Log to the run's folder for the length of a ``with`` block; yield a logger of the whole run.
 
     A folder behind a URI has no file that lines could be added to: they go to standard error, and so into
@@ -52,6 +53,8 @@ def run_log(run: str, root: str, console: Console | None = None) -> Iterator[Abo
         The run's folder, a path or a URI. The caller has locked it.
     console : rich Console, optional
         The one that a progress display draws on.
+    part : Part
+        Of the run; each has a file of its own.
 
     Raises
     ------
@@ -61,7 +64,7 @@ def run_log(run: str, root: str, console: Console | None = None) -> Iterator[Abo
     console = console or terminal(errors=True)
     to_lines: logging.Handler | None = None
     if "://" not in root:
-        to_lines = _LogFile(Path(root) / FILE, console)
+        to_lines = _LogFile(Path(root) / part.file(FILE), console)
     elif not console.is_terminal:
         to_lines = logging.StreamHandler(sys.stderr)
     handlers: list[logging.Handler] = []

@@ -16,6 +16,7 @@ from neurofleet.jobs.fit.campaign_state import (
     EngineChoice,
     engine_lines,
     number,
+    read_state,
     summary,
 )
 from neurofleet.jobs.job_kinds import FIT, findings_of, kind_in
@@ -39,8 +40,8 @@ def print_status(out: str, as_json: bool = False, console: Console | None = None
         findings_of(kind).print_status(out, as_json, console or terminal())
         return
     store = RunStore(out)
-    text = store.read_text(STATUS)
-    if text is None:
+    state = read_state(store)
+    if state is None:
         begun = store.read_text("job.yaml") is not None
         what = "a run that has not begun its fits" if begun else "no run"
         raise UsageError(
@@ -48,9 +49,8 @@ def print_status(out: str, as_json: bool = False, console: Console | None = None
             "named with --out, or --address to ask a cluster for a job of this name."
         )
     if as_json:
-        print(text)
+        print(state.to_json())
         return
-    state = CampaignState.from_json(text)
     console = console or terminal()
 
     def print_line(line: str) -> None:

@@ -129,6 +129,9 @@ class Folder(Protocol):
     def names(self, folder: str = "") -> list[str]:
         """All files at or below `folder`, sorted, without temporary ones."""
 
+    def top_names(self) -> list[str]:
+        """The files in the folder itself, sorted."""
+
     def remove(self, names: Sequence[str]) -> None:
         """Remove files, in any order; those that are gone already are ignored."""
 
@@ -229,6 +232,9 @@ class LocalFolder:
     def names(self, folder: str = "") -> list[str]:
         return sorted(path.relative_to(self.path).as_posix() for path in self._files(folder))
 
+    def top_names(self) -> list[str]:
+        return sorted(path.name for path in self.path.iterdir() if path.is_file()) if self.path.is_dir() else []
+
     def remove(self, names: Sequence[str]) -> None:
         self.before_change()
         try:
@@ -319,10 +325,16 @@ class RemoteFolder:
         self.write(name, (self.read(name) or b"") + line)
 
     def names(self, folder: str = "") -> list[str]:
+        return self._names(folder, recursive=True)
+
+    def _names(self, folder: str, recursive: bool) -> list[str]:
         base = f"{self._path}/{folder}".rstrip("/")
-        selector = FileSelector(base, allow_not_found=True, recursive=True)
+        selector = FileSelector(base, allow_not_found=True, recursive=recursive)
         entries = self._call("listing", folder, lambda: self.filesystem.get_file_info(selector))
         return sorted(info.path.removeprefix(self._path + "/") for info in entries if info.is_file)
+
+    def top_names(self) -> list[str]:
+        return self._names("", recursive=False)
 
     def remove(self, names: Sequence[str]) -> None:
         with ThreadPoolExecutor(REQUESTS_AT_ONCE) as requests:

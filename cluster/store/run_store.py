@@ -36,6 +36,7 @@ from neurofleet.cluster.store.generations import (
 )
 from neurofleet.cluster.store.lease import Lease, file_lock, lock_holder, removed
 from neurofleet.cluster.store.map_columns import dictionary_columns, unfold
+from neurofleet.cluster.store.parts import WHOLE, Part, files_of_parts
 from neurofleet.cluster.store.schemas import (
     SCHEMA_VERSION,
     Evaluations,
@@ -69,6 +70,9 @@ class RunStore:
     ----------
     root : str or Path
         A path, or a URI that `pyarrow.fs` understands.
+    part : Part
+        Which part of the run this process is the driver of. It has events, status and lock of its own; what is read is
+        of all parts.
 
     Attributes
     ----------
@@ -77,9 +81,10 @@ class RunStore:
         column for. Where it is empty, a file has those of its own cell and stage.
     """
 
-    def __init__(self, root: str | Path) -> None:
+    def __init__(self, root: str | Path, part: Part = WHOLE) -> None:
         self.parameters: Sequence[str] = ()
         self._folder = open_folder(root)
+        self.part = part
         self._confirm: Callable[[], None] = lambda: None
 
     @property
@@ -91,15 +96,12 @@ class RunStore:
         return self._folder.room_bytes()
 
     def holder(self) -> str:
-        """Return which process is writing this run, as text; empty if none is."""
-        if isinstance(self._folder, LocalFolder):
-            return lock_holder(self._folder.path / MARKER)
-        assert isinstance(self._folder, RemoteFolder)
-        return Lease(self._folder, LEASE).holder()
+        """Return which processes are writing this run, as text; empty if none is."""
+        return "; ".join(holder for holder in self._holders(lambda part: True) if holder)
 
     @contextmanager
     def locked(self, wait_s: float | None = None, may_wait: Callable[[], bool] = lambda: True) -> Iterator[RunStore]:
-        """Be the only driver of this run, and remove temporary files of one that was killed.
+        """Be the only driver of this run or part, and remove temporary files of one that was killed.
 
         Parameters
         ----------
@@ -111,7 +113,8 @@ class RunStore:
         Raises
         ------
         RunFolderRefused
-            If the folder holds something that is not a run, or another driver is writing it.
+            If the folder holds something that is not a run, or another driver is writing it, or it is divided into
+            another number of parts.
         StorageUnreachable
             If the object store does not answer; at the beginning, no more than some seconds are waited.
         """
@@ -121,7 +124,14 @@ class RunStore:
             else:
                 assert isinstance(self._folder, RemoteFolder)
                 self._lease_folder(self._folder, wait_s, may_wait, stack)
-            self._folder.sweep()
+            for holder in self._holders(lambda part: part.of != self.part.of):
+                if holder:
+                    raise RunFolderRefused(
+                        f"The run in {self.root} is being written by a driver of another number of parts ({holder})."
+                        " Divide it among all drivers by the same number, or wait until that one has ended."
+                    )
+            if isinstance(self._folder, LocalFolder) and not any(self._holders(lambda part: part != self.part)):
+                self._folder.sweep()
             self._drop_torn_event()
             yield self
 
@@ -129,7 +139,7 @@ class RunStore:
         try:
             self._refuse_other_content()
             folder.path.mkdir(parents=True, exist_ok=True)
-            is_there = stack.enter_context(file_lock(folder.path / MARKER, self.root))
+            is_there = stack.enter_context(file_lock(folder.path / self.part.file(MARKER), self.root))
         except OSError as error:
             raise ClusterError(
                 f"Cannot write in {self.root}: {error.strerror}. Give another folder with --out."
@@ -154,7 +164,7 @@ class RunStore:
         stack.callback(setattr, folder, "before_change", folder.before_change)
         outages.may_wait = may_wait
         self._refuse_other_content()
-        lease = Lease(folder, LEASE)
+        lease = Lease(folder, self.part.file(LEASE))
         stack.enter_context(lease.held())
         if wait_s is not None:
             outages.wait_s = wait_s
@@ -165,6 +175,20 @@ class RunStore:
             lease.check()
 
         self._confirm = renew
+
+    def _holders(self, concerns: Callable[[Part], bool]) -> Iterator[str]:
+        """Return who holds the locks or leases of some parts, as text; empty where nobody does."""
+        if isinstance(self._folder, LocalFolder):
+            path = self._folder.path
+            names = [entry.name for entry in path.iterdir()] if path.is_dir() else []
+            for name in files_of_parts(MARKER, names):
+                if concerns(Part.in_name(name)):
+                    yield lock_holder(path / name)
+            return
+        assert isinstance(self._folder, RemoteFolder)
+        for name in files_of_parts(LEASE, self._folder.top_names()):
+            if concerns(Part.in_name(name)):
+                yield Lease(self._folder, name).holder()
 
     def check_whole(self) -> None:
         """Make sure, in the block of `locked`, that the run's folder is still there.
@@ -311,12 +335,18 @@ class RunStore:
         """Add a line to events.jsonl: the time (UTC), the event's name, and whatever JSON can hold."""
         at = datetime.now(UTC).isoformat(timespec="milliseconds")
         line = json.dumps({"at": at, "event": event, **fields}, separators=(",", ":"))
-        self._folder.append(EVENTS, line.encode() + b"\n")
+        self._folder.append(self.part.file(EVENTS), line.encode() + b"\n")
 
     def read_events(self) -> list[dict[str, Any]]:
-        """Return all events, oldest first. A last line that a killed driver left incomplete is ignored."""
-        lines = (self._folder.read(EVENTS) or b"").split(b"\n")
-        return [json.loads(line) for line in lines[:-1] if line]
+        """Return all events of all parts, oldest first. A last line that a killed driver left incomplete is ignored."""
+        contents = [self._folder.read(name) or b"" for name in files_of_parts(EVENTS, self._folder.top_names())]
+        events = [json.loads(line) for content in contents for line in content.split(b"\n")[:-1] if line]
+        return sorted(events, key=lambda event: event.get("at", "")) if len(contents) > 1 else events
+
+    def read_texts(self, name: str) -> list[str]:
+        """Return the contents of a text file of which each part has its own."""
+        texts = [self.read_text(own) for own in files_of_parts(name, self._folder.top_names())]
+        return [text for text in texts if text is not None]
 
     def write_text(self, name: str, text: str) -> None:
         """Store a text file (job.yaml, provenance.json, report.html …), completely or not at all."""
@@ -344,12 +374,11 @@ class RunStore:
             path = self._folder.path
             if path.exists() and not path.is_dir():
                 raise RunFolderRefused(f"{self.root} is a file; --out should be a folder. Give another.")
-            if (path / MARKER).exists() or not path.exists():
-                return
-            names = sorted(entry.name for entry in path.iterdir())
+            names = sorted(entry.name for entry in path.iterdir()) if path.exists() else []
         else:
             names = self._folder.names()
-        if not names or LEASE in names or {JOB, "provenance.json"} <= set(names):
+        is_run = files_of_parts(MARKER, names) or files_of_parts(LEASE, names) or {JOB, "provenance.json"} <= set(names)
+        if is_run or not names:
             return
         shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
         raise RunFolderRefused(
@@ -358,9 +387,10 @@ class RunStore:
         )
 
     def _drop_torn_event(self) -> None:
-        content = self._folder.read(EVENTS)
+        name = self.part.file(EVENTS)
+        content = self._folder.read(name)
         if content and not content.endswith(b"\n"):
-            self._folder.write(EVENTS, content[: content.rfind(b"\n") + 1])
+            self._folder.write(name, content[: content.rfind(b"\n") + 1])
 
 
 def _hall_of_fame(cell: str, seed: int | str) -> str:

@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -224,6 +224,8 @@ class Fits:
     ----------
     shown_choices : iterable of EngineChoice
         Those that were printed when the run began; others are logged as warnings when a cell is opened.
+    cells : collection of str, optional
+        Those of the campaign, where other drivers have other cells of the run; by default all.
 
     Attributes
     ----------
@@ -241,6 +243,7 @@ class Fits:
         preparation: Preparation,
         hosts: int = 1,
         shown_choices: Iterable[EngineChoice] = (),
+        cells: Collection[str] | None = None,
     ) -> None:
         self._spec = spec
         self._folder = folder
@@ -252,7 +255,7 @@ class Fits:
         self._open: dict[str, CellFit] = {}
         self._learnt: dict[str, Sequence[str]] = {}
         self._recordings_read: dict[str, dict[str, Any]] = {}
-        self.finished = finished_cells(store)
+        self.finished = {cell: event for cell, event in finished_cells(store).items() if cells is None or cell in cells}
         self.failed: dict[str, str] = {}
         for event in store.read_events():
             if LEARNED_FROM in event:
@@ -260,7 +263,7 @@ class Fits:
             if event["event"] == RECORDING_READ:
                 self._recordings_read[event["cell"]] = event
         self._begun_with = set(self.finished)
-        begun = {key.cell for key in store.stored()}
+        begun = {key.cell for key in store.stored() if cells is None or key.cell in cells}
         self._stored_s = {cell: store.spent_seconds(cell) for cell in begun - self._begun_with}
 
     def open(self, id: str, timeout_s: float) -> Fit | None:
@@ -349,14 +352,17 @@ class Fits:
 class Budget:
     """What a campaign may use: core-hours of evaluations in all, and hours since it was started.
 
+    Of the core-hours, each of several drivers has an equal part.
+
     Attributes
     ----------
     reached : str
         Which limit was reached, in words; empty before.
     """
 
-    def __init__(self, spec: FitSpec, fits: Fits) -> None:
+    def __init__(self, spec: FitSpec, fits: Fits, parts: int = 1) -> None:
         self._spec = spec
+        self._parts = parts
         self._fits = fits
         self._begun = time.monotonic()
         self.reached = ""
@@ -364,7 +370,7 @@ class Budget:
     def allows(self) -> bool:
         """Whether further evaluations may begin."""
         core, wall = self._spec.max_core_hours, self._spec.max_wall_hours
-        if core is not None and self._fits.core_seconds >= 3600 * core:
+        if core is not None and self._fits.core_seconds >= 3600 * core / self._parts:
             self.reached = f"max_core_hours: {core:g}"
         elif wall is not None and time.monotonic() - self._begun >= 3600 * wall:
             self.reached = f"max_wall_hours: {wall:g}"

@@ -321,7 +321,7 @@ class CampaignReporter:
         if self._metrics.due:
             self._measure(self._observer.state())
         if time.monotonic() >= self._snapshot_at:
-            self._store.write_text(STATUS, self._observer.state().to_json())
+            self._store.write_text(self._store.part.file(STATUS), self._observer.state().to_json())
             self._snapshot_at = time.monotonic() + SNAPSHOT_S
 
     def _report_hosts(self, state: CampaignState) -> None:
@@ -336,7 +336,7 @@ class CampaignReporter:
     def close(self) -> CampaignState:
         """Report to all a last time, and return the state."""
         state = self._observer.state()
-        self._store.write_text(STATUS, state.to_json())
+        self._store.write_text(self._store.part.file(STATUS), state.to_json())
         self._measure(state)
         return state
 

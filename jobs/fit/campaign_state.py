@@ -3,12 +3,13 @@
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import Any, Literal
 
 from rich.table import Table
 
+from neurofleet.cluster.store.run_store import RunStore
 from neurofleet.jobs.progress import duration
 
 STATUS = "status.json"
@@ -144,6 +145,36 @@ class CampaignState:
             for cell in content.pop("cells")
         ]
         return cls(**content, cells=cells)
+
+
+def read_state(store: RunStore) -> CampaignState | None:
+    """Return the state of a run, of all its parts together; None where it has not begun."""
+    states = [CampaignState.from_json(text) for text in store.read_texts(STATUS)]
+    return together(sorted(states, key=lambda state: state.at)) if states else None
+
+
+def together(states: Sequence[CampaignState]) -> CampaignState:
+    """Return the state of a campaign from those of its parts, the latest last: of each cell the latest counts."""
+    if len(states) == 1:
+        return states[0]
+    cells = {cell.cell: cell for state in states for cell in state.cells}
+    hosts = sum(state.hosts for state in states)
+    pace = [state.seconds_left for state in states if state.seconds_left]
+    hours_left = [state.core_hours_left for state in states if state.core_hours_left is not None]
+    return replace(
+        states[-1],
+        hosts=hosts,
+        hosts_lost=sum(state.hosts_lost for state in states),
+        utilisation=round(sum(state.utilisation * state.hosts for state in states) / max(hosts, 1), 4),
+        evaluations=sum(cell.evaluations for cell in cells.values()),
+        planned=sum(max(cell.planned, cell.evaluations) for cell in cells.values()),
+        evaluations_per_s=round(sum(state.evaluations_per_s for state in states), 3),
+        core_hours=round(sum(state.core_hours for state in states), 5),
+        core_hours_left=sum(hours_left) if hours_left else None,
+        seconds_left=max(pace, default=None),
+        stopped="; ".join(dict.fromkeys(state.stopped for state in states if state.stopped)),
+        cells=list(cells.values()),
+    )
 
 
 def summary(state: CampaignState) -> str:

@@ -9,12 +9,13 @@ from neurofleet.cluster.log_records import AboutLogger
 from neurofleet.cluster.metrics import CampaignMetrics
 from neurofleet.cluster.pool.pool import Pool
 from neurofleet.cluster.ray.session import connect
+from neurofleet.cluster.store.parts import WHOLE, Part
 from neurofleet.cluster.store.published_tables import publish
 from neurofleet.cluster.store.run_store import RunStore
-from neurofleet.errors import JobError
+from neurofleet.errors import JobError, UsageError
 from neurofleet.jobs.fit.campaign import Budget, Campaign, Fits, finished_cells
 from neurofleet.jobs.fit.campaign_progress import CampaignReporter, FitProgress, Observer
-from neurofleet.jobs.fit.campaign_state import STATUS, CampaignState, ending_table, engine_lines, recorded_choices
+from neurofleet.jobs.fit.campaign_state import CampaignState, ending_table, engine_lines, read_state, recorded_choices
 from neurofleet.jobs.fit.engine_choice import all_with_engines, choices_of
 from neurofleet.jobs.fit.fit_costs import check_disk_space
 from neurofleet.jobs.fit.fit_inputs import (
@@ -53,7 +54,7 @@ class FitInputs:
     subjects: Sequence[Subject]
 
 
-def run_fit(spec: FitSpec, folder: Path, out: str, address: str | None, cpus: int | None) -> None:
+def run_fit(spec: FitSpec, folder: Path, out: str, address: str | None, cpus: int | None, part: Part = WHOLE) -> None:
     """Run a fit with its results in `out`, or resume it there.
 
     The inputs are checked before Ray is started and before anything is written; of many cells, those of the
@@ -63,6 +64,8 @@ def run_fit(spec: FitSpec, folder: Path, out: str, address: str | None, cpus: in
     ----------
     folder : Path
         Of the job file.
+    part : Part
+        Which of the cells to fit: other drivers fit the others, with the same folder of results.
 
     Raises
     ------
@@ -77,17 +80,23 @@ def run_fit(spec: FitSpec, folder: Path, out: str, address: str | None, cpus: in
         spec,
         folder,
         out,
-        lambda: _read(spec, folder, RunStore(out)),
+        lambda: _read(spec, folder, RunStore(out), part),
         lambda run: _fit(run, folder, address, cpus),
         lambda inputs: not inputs.left,
         files=lambda: input_files(spec, folder),
         storage_wait_s=60.0 * spec.storage_wait_minutes,
+        part=part,
     )
 
 
-def _read(spec: FitSpec, folder: Path, store: RunStore) -> tuple[FitInputs, list[str]]:
+def _read(spec: FitSpec, folder: Path, store: RunStore, part: Part) -> tuple[FitInputs, list[str]]:
     finished = finished_cells(store)
-    left = [cell for cell in cell_ids(spec) if cell not in finished]
+    cells = cell_ids(spec)
+    if part.of > len(cells):
+        raise UsageError(
+            f"--part {part.number}/{part.of}: expected at most as many parts as there are cells ({len(cells)})."
+        )
+    left = [cell for cell in part.share(cells) if cell not in finished]
     subjects = prepare(spec, folder, left[:PREPARED_FIRST], keep_recordings=False, print_line=_print_line)
     check_warm_start(spec, folder, subjects)
     check_disk_space(subjects, len(left), store)
@@ -111,11 +120,12 @@ def _fit(run: JobRun, folder: Path, address: str | None, cpus: int | None) -> En
     later = [cell for cell in spec.cells or () if cell.id in left and cell.id not in ready]
     plans = stage_plans(spec, folder)
     plans |= {id: subject.stages for id, subject in ready.items()}
-    before = store.read_text(STATUS)
+    own = store.part.share(cell_ids(spec))
+    before = read_state(store)
     recorded = recorded_choices(store.read_events())
     shown_choices = {choice for _, _, choice in choices_of(ready.values())}
     progress = FitProgress(spec.name, run.console)
-    with run_log(spec.name, store.root, run.console) as log:
+    with run_log(spec.name, store.root, run.console, store.part) as log:
         log.info("resumed" if run.resumed else "started", cells_left=len(left))
         with (
             connect(address, None if address else cpus) as session,
@@ -123,10 +133,9 @@ def _fit(run: JobRun, folder: Path, address: str | None, cpus: int | None) -> En
             Preparation(spec, folder, ready, later, recorded) as preparation,
             progress,
         ):
-            fits = Fits(spec, folder, store, preparation, pool.hosts, shown_choices)
-            budget = Budget(spec, fits)
-            earlier = CampaignState.from_json(before) if before else None
-            observer = Observer(spec, plans, fits, pool, lambda: budget.reached, earlier)
+            fits = Fits(spec, folder, store, preparation, pool.hosts, shown_choices, own)
+            budget = Budget(spec, fits, store.part.of)
+            observer = Observer(spec, {id: plans[id] for id in own}, fits, pool, lambda: budget.reached, before)
             if not session.embedded:
                 publish(spec.name, store.root)
             metrics = CampaignMetrics(spec.name)

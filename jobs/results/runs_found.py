@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from neurofleet.cluster.store.folders import REQUESTS_AT_ONCE
+from neurofleet.cluster.store.parts import Part, files_of_parts
 from neurofleet.errors import UsageError
 from neurofleet.jobs.learners import LEARNER_JOB_KINDS
 from neurofleet.jobs.learners.learner_folder import DESCRIPTION, EVALUATION, JOB
@@ -99,7 +100,11 @@ class FoundRun:
             return EVALUATION in self.files or DESCRIPTION in self.files
         if self.family != FIT:
             return FINDINGS in self.files
-        lines = (self.place.text(self.prefix + EVENTS) or "").split("\n")[:-1]
+        ended = [Part.in_name(name) for name in files_of_parts(EVENTS, self.files) if self._has_ended(name)]
+        return any(sum(part.of == drivers for part in ended) == drivers for drivers in {part.of for part in ended})
+
+    def _has_ended(self, events: str) -> bool:
+        lines = (self.place.text(self.prefix + events) or "").split("\n")[:-1]
         ends = [json.loads(line) for line in lines if '"finished"' in line]
         return any(e["event"] == "finished" and not e.get("failed") and not e.get("stopped") for e in ends)
 

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ import pytest
 
 from neurofleet.cluster.store import lease
 from neurofleet.cluster.store.folders import RemoteFolder
+from neurofleet.cluster.store.parts import Part
 from neurofleet.cluster.store.run_store import MARKER, RunStore
 from neurofleet.cluster.store.schemas import Evaluations, HallOfFameRows
 from neurofleet.errors import ClusterError, RunFolderRefused
@@ -343,6 +345,34 @@ def test_two_drivers_are_refused_and_a_killed_one_leaves_the_run_free(tmp_path):
         driver.communicate()
     with RunStore(tmp_path).locked():
         pass
+
+
+def test_drivers_of_parts_share_a_run(tmp_path):
+    one, two = (RunStore(tmp_path, Part(number, 2)) for number in (1, 2))
+    with one.locked(), two.locked():
+        for store, cell in ((one, "c1"), (two, "c2"), (one, "c3")):
+            store.append_event("stored", cell=cell)
+            time.sleep(0.002)
+        half = tmp_path / ".seed=1.0a1b2c3d.tmp"
+        half.mkdir()
+        assert [event["cell"] for event in RunStore(tmp_path).read_events()] == ["c1", "c2", "c3"]
+        assert RunStore(tmp_path).holder().count(f"process {os.getpid()}") == 2
+        for other in (Part(2, 2), Part(1, 3), Part()):
+            with pytest.raises(RunFolderRefused), RunStore(tmp_path, other).locked():
+                pass
+        assert half.exists()
+    assert RunStore(tmp_path).holder() == ""
+    with RunStore(tmp_path, Part(3, 3)).locked() as store:
+        assert not half.exists()
+        assert len(store.read_events()) == 3
+
+
+def test_parts_divide_what_there_is():
+    items = list(range(11))
+    assert sorted(sum((Part(number, 4).share(items) for number in range(1, 5)), [])) == items
+    assert Part().share(items) == items
+    assert Part.in_name(Part(2, 5).file("events.jsonl")) == Part(2, 5)
+    assert Part().file("events.jsonl") == "events.jsonl"
 
 
 FULL_DISK = """

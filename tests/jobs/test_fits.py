@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from neurofleet.cluster.pool.outcome import Outcome
+from neurofleet.cluster.store.parts import WHOLE, Part
 from neurofleet.cluster.store.run_store import RunStore
 from neurofleet.errors import InputError, JobError, UsageError
-from neurofleet.jobs.fit.campaign import Budget, Campaign, Fits
+from neurofleet.jobs.fit.campaign import Budget, Campaign, Fits, finished_cells
 from neurofleet.jobs.fit.fit_problem import Problem, StagePlan
 from neurofleet.jobs.job_file import parse_job
 from neurofleet.jobs.run_folder import start_or_resume
@@ -107,16 +108,17 @@ class OwnPool:
 def campaign(tmp_path):
     """Run a campaign in a folder, or go on with it; return its fits, its budget and its pool."""
 
-    def run(cells, *, out="run", subjects=None, errors=None, order=0, stop_after=None, fail=None, **job):
+    def run(cells, *, out="run", subjects=None, errors=None, order=0, stop_after=None, fail=None, part=WHOLE, **job):
         spec = made_job(cells, **job)
-        store = RunStore(tmp_path / out)
+        store = RunStore(tmp_path / out, part)
         pool = OwnPool(order, stop_after, fail or (lambda task: False))
         made = subjects or [MadeSubject(cell, spec.evolution.strategy) for cell in cells]
         with store.locked():
             start_or_resume(spec, {}, tmp_path, store)
-            fits = Fits(spec, tmp_path, store, MadePreparation(made, errors))
-            budget = Budget(spec, fits)
-            left = [cell for cell in cells if cell not in fits.finished]
+            own = part.share(cells)
+            fits = Fits(spec, tmp_path, store, MadePreparation(made, errors), cells=own)
+            budget = Budget(spec, fits, part.of)
+            left = [cell for cell in own if cell not in fits.finished]
             try:
                 Campaign(left, fits, pool, budget.allows).run()
             except KeyboardInterrupt:
@@ -210,6 +212,21 @@ def test_without_learning_order_and_interruptions_change_nothing(campaign):
     campaign(cells, out="two", order=6, **job)
     one, two = (halls(campaign.store(out), cells) for out in ("one", "two"))
     assert all(one[cell].equals(two[cell]) for cell in cells)
+
+
+def test_several_drivers_fit_the_cells_of_one_run(campaign):
+    cells = [f"c{i}" for i in range(5)]
+    job = {"evolution": ", learn: false"}
+    campaign(cells, out="one", **job)
+    first, _, _ = campaign(cells, out="two", part=Part(1, 2), **job)
+    assert set(first.finished) == {"c0", "c2", "c4"}
+    campaign(cells, out="two", part=Part(2, 2), stop_after=100, **job)
+    second, _, _ = campaign(cells, out="two", part=Part(2, 2), **job)
+    assert set(second.finished) == {"c1", "c3"}
+    one, two = (halls(campaign.store(out), cells) for out in ("one", "two"))
+    assert all(one[cell].equals(two[cell]) for cell in cells)
+    assert set(finished_cells(campaign.store("two"))) == set(cells)
+    assert first.core_seconds + second.core_seconds == pytest.approx(campaign(cells, out="two", **job)[0].core_seconds)
 
 
 # -- budgets

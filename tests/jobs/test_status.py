@@ -12,6 +12,7 @@ import pytest
 import yaml
 from rich.console import Console
 
+from neurofleet.cluster.store.parts import Part
 from neurofleet.cluster.store.run_store import RunStore
 from neurofleet.errors import UsageError
 from neurofleet.jobs.fit import campaign_progress
@@ -23,6 +24,7 @@ from neurofleet.jobs.fit.campaign_state import (
     EngineChoice,
     StageState,
     ending_table,
+    read_state,
     summary,
 )
 from neurofleet.jobs.fit.fit_run import error_of_unfinished
@@ -292,6 +294,21 @@ def test_a_line_before_the_first_generation_has_no_empty_figures():
     told = stage_line(cell("a"), waiting)
     assert told == "a active seed 1 generation 0: 12 evaluations, timeouts 0"
     assert "best 12.5, median 12.5" in stage_line(cell("a"), stage())
+
+
+def test_the_parts_of_a_run_are_one_campaign(tmp_path, capsys):
+    store, states = RunStore(tmp_path), {}
+    for number, name in ((1, "a"), (2, "b")):
+        part = Part(number, 2)
+        states[name] = replace(STATE, cells=[cell(name, "open", [stage()])], hosts=number, seconds_left=60.0 * number)
+        store.write_text(part.file(STATUS), states[name].to_json())
+    both = read_state(store)
+    assert [one.cell for one in both.cells] == ["a", "b"]
+    assert (both.hosts, both.seconds_left) == (3, 120.0)
+    assert both.evaluations == sum(one.evaluations for one in both.cells)
+    assert both.evaluations_per_s == pytest.approx(2 * STATE.evaluations_per_s)
+    print_status(str(tmp_path), as_json=True)
+    assert [one["cell"] for one in json.loads(capsys.readouterr().out)["cells"]] == ["a", "b"]
 
 
 # -- from the command line
