@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import pickle
+import sys
 import time
 from collections import Counter
 from collections.abc import Hashable
@@ -28,6 +29,7 @@ from neurofleet.cluster.pool.hosts import (
     RelayedHosts,
 )
 from neurofleet.cluster.pool.outcome import EvaluationTask, Outcome, PoolStatistics
+from neurofleet.cluster.pool.scaling import ClusterScaling
 from neurofleet.cluster.pool.schedule import Scheduler, Work
 from neurofleet.errors import ClusterError
 
@@ -100,6 +102,9 @@ class Pool:
         What the hosts' logs call the run.
     hosts_per_relay : int
         In a pool of more hosts than this, relays call them.
+    max_hosts : int, optional
+        Ask a cluster that can grow for as many hosts as have work, up to so many, and end idle ones that have none;
+        when the pool is closed, ask for none. By default a pool takes the cluster as it is.
 
     Attributes
     ----------
@@ -117,8 +122,10 @@ class Pool:
         lease_s: float = LEASE_S,
         run: str = "",
         hosts_per_relay: int = HOSTS_PER_RELAY,
+        max_hosts: int | None = None,
     ) -> None:
         self._hosts_asked = hosts
+        self._scaling = None if max_hosts is None else ClusterScaling(max_hosts)
         self._build_limit_s = build_limit_s
         self._lease_s = lease_s
         self._settings = HostSettings(memory_limit_mb, build_limit_s, run)
@@ -236,6 +243,8 @@ class Pool:
 
     def close(self) -> None:
         """End all hosts, and whatever they are doing."""
+        if self._scaling is not None:
+            self._scaling.close()
         for host in list(self._hosts.values()):
             self._end_host(host)
 
@@ -392,10 +401,19 @@ class Pool:
         self._next_count = time.monotonic() + COUNT_CPUS_EVERY_S
         if self._hosts_asked is None:
             self._hosts_wanted = max(1, int(ray.cluster_resources().get("CPU", 1)))
-        surplus = len(self._hosts) - self._hosts_wanted
-        for host in [host for host in self._hosts.values() if not host.ready][: max(surplus, 0)]:
+        surplus = [host for host in self._hosts.values() if not host.ready]
+        if self._scaling is not None:
+            if self._ids:
+                self._scaling.update(self._useful_hosts())
+            self._hosts_wanted = min(self._hosts_wanted, self._scaling.hosts)
+            surplus += [host for host in self._hosts.values() if host.ready and not self._scheduler.busy(host)]
+        for host in surplus[: max(len(self._hosts) - self._hosts_wanted, 0)]:
             self._end_host(host)
         self._give_up_engines()
+
+    def _useful_hosts(self) -> int:
+        """How many hosts would have work: any number while there is work that was not submitted yet."""
+        return self._scheduler.batches if self.spread else sys.maxsize
 
     def _lose_host(self, host: _HostRecord, reason: str) -> None:
         if not host.ready:

@@ -117,6 +117,11 @@ class WorkQueue:
     def __len__(self) -> int:
         return len(self._lost) + self._length
 
+    @property
+    def batches(self) -> int:
+        """The most hosts that could share the tasks."""
+        return len(self._lost) + sum(-(-len(q.heap) // q.heap[0][2].task.engine.lanes) for q in self._queues.values())
+
     def add(self, work: Work) -> None:
         """Put a task in. One whose host was lost is kept apart: it is handed out on its own."""
         if work.losses:
@@ -344,6 +349,12 @@ class Scheduler(Generic[Name]):
     def running(self) -> int:
         """Tasks that hosts have."""
         return self._held_tasks
+
+    @property
+    def batches(self) -> int:
+        """The most hosts that could have work at once: each task on one, or as many as its engine takes together."""
+        held = sum(bool(load.tasks) for load in self._hosts.values())
+        return held + self.queue.batches
 
     @property
     def idle(self) -> int:

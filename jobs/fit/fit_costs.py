@@ -223,6 +223,10 @@ SHOWN_SWEEPS = 120
 ENGINES: tuple[Literal["neuron", "vector"], ...] = ("neuron", "vector")
 
 
+HOSTS = (16, 64, 256)
+"""Sizes of clusters for which a plan says how long it takes."""
+
+
 def print_fit_plan(spec: FitSpec, folder: Path) -> None:
     """Print cells, stages, engines, evaluations, core-hours and disk of a fit."""
     subjects = prepare(
@@ -250,10 +254,11 @@ def print_fit_plan(spec: FitSpec, folder: Path) -> None:
     total = sum(cost.core_s(cost.engine) for cost in costs)
     finalists = sum(cost.finalists for cost in costs)
     again = f" and {finalists} finalists scored again by NEURON" if finalists else ""
+    hours = ", ".join(f"{duration(total / hosts)} on {hosts}" for hosts in sorted({*HOSTS, spec.max_hosts or HOSTS[0]}))
     print_line(
         console,
         f"{sum(cost.evaluations for cost in costs)} evaluations{again}, about {cost_in_words(total)}, "
-        f"{sum(cost.disk_bytes for cost in costs) / 1e6:.3g} MB of disk. "
+        f"{sum(cost.disk_bytes for cost in costs) / 1e6:.3g} MB of disk. At least {hours} hosts. "
         f"Times are medians of the CPU time of {SAMPLES} individuals of the first generation; good models often spike "
         "more, and then cost more with NEURON.",
     )

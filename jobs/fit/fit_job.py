@@ -337,6 +337,7 @@ class FitSpec(JobSpec):
     weights: dict[Name, Positive] = {}
     max_core_hours: Positive | None = None
     max_wall_hours: Positive | None = None
+    max_hosts: PositiveInt | None = None
     storage_wait_minutes: Annotated[float, Field(ge=0)] = 15.0
 
     @model_validator(mode="after")
@@ -384,7 +385,7 @@ class FitSpec(JobSpec):
     def identity(self) -> dict[str, Any]:
         """Return what the results depend on: no limits of the whole, no shares of the hosts; cells by id."""
         plain = self.plain()
-        for key in ("weights", "max_core_hours", "max_wall_hours", "storage_wait_minutes"):
+        for key in ("weights", "max_core_hours", "max_wall_hours", "max_hosts", "storage_wait_minutes"):
             plain.pop(key, None)
         cells = {
             cell["id"]: {k: v for k, v in cell.items() if k not in ("id", "weight", "group")}

@@ -129,7 +129,12 @@ def _fit(run: JobRun, folder: Path, address: str | None, cpus: int | None) -> En
         log.info("resumed" if run.resumed else "started", cells_left=len(left))
         with (
             connect(address, None if address else cpus) as session,
-            Pool(hosts=cpus, memory_limit_mb=spec.memory_limit_mb, run=spec.name) as pool,
+            Pool(
+                hosts=cpus,
+                memory_limit_mb=spec.memory_limit_mb,
+                run=spec.name,
+                max_hosts=None if session.embedded else spec.max_hosts,
+            ) as pool,
             Preparation(spec, folder, ready, later, recorded) as preparation,
             progress,
         ):
