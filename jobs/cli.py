@@ -37,6 +37,10 @@ Submitted = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 JobFile = Annotated[Path, typer.Argument(metavar="JOB.yaml", help="The job file.", show_default=False)]
+PartOfCells = Annotated[
+    str | None,
+    typer.Option(metavar="K/N", help="Of a fit of many cells, every Nth from the Kth on: for one of N drivers."),
+]
 RunFolder = Annotated[str, typer.Argument(metavar="OUT", help="The folder of a run.", show_default=False)]
 
 
@@ -54,10 +58,7 @@ def run(
         str | None, typer.Option(help="A running Ray cluster (auto or HOST:PORT); without it, Ray runs here.")
     ] = None,
     cpus: Annotated[int | None, typer.Option(min=1, help="CPUs to use; all by default.")] = None,
-    part: Annotated[
-        str | None,
-        typer.Option(metavar="K/N", help="Of a fit of many cells, every Nth from the Kth on: for one of N drivers."),
-    ] = None,
+    part: PartOfCells = None,
 ) -> None:
     """Run a job, or resume it: the same command goes on where the run folder ends."""
     from neurofleet.jobs.run_job import run_job
@@ -445,11 +446,12 @@ def submit(
         str | None,
         typer.Option(metavar="PATH", help="The Python on the head; by default the one Ray runs with."),
     ] = None,
+    part: PartOfCells = None,
 ) -> None:
     """Send a job and its files to a Ray cluster, or resume it there; it runs on without this machine."""
     from neurofleet.jobs.remote.submit import submit_command
 
-    submit_command(job, address, out, follow, python)
+    submit_command(job, address, out, follow, python, part)
 
 
 @app.command()
@@ -528,11 +530,12 @@ def drive(
     out: Annotated[str, typer.Option()],
     witness: Annotated[Path | None, typer.Option()] = None,
     here_only: Annotated[bool, typer.Option("--here-only")] = False,
+    part: PartOfCells = None,
 ) -> None:
     """Run a submitted job on the head of its cluster."""
     from neurofleet.jobs.remote.driver import drive as drive_job
 
-    drive_job(job, out, witness, here_only)
+    drive_job(job, out, witness, here_only, part)
 
 
 def main() -> None:

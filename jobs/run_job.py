@@ -81,13 +81,20 @@ def run_job(
     else:
         spec, folder = load_job(job), job.resolve().parent
     place = results_place(out, spec, folder)
-    options = {} if part is None else {"part": _part(part, spec)}
+    options = {} if part is None else {"part": part_of(part, spec)}
     with interruptible():
         named(spec.runner)(spec, folder, place, address, cpus, **options)
     return place
 
 
-def _part(text: str, spec: JobSpec) -> Part:
+def part_of(text: str, spec: JobSpec) -> Part:
+    """Return the part of a job that ``--part`` names.
+
+    Raises
+    ------
+    UsageError
+        It names none, or the job cannot be divided.
+    """
     number, slash, of = text.partition("/")
     if not (slash and number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
         raise UsageError(f"--part: expected K/N with K from 1 to N, such as 2/5, found {text!r}.")

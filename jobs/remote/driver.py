@@ -10,7 +10,7 @@ from neurofleet.jobs.run_folder import versions
 from neurofleet.jobs.run_job import run_job
 
 
-def drive(job: Path, out: str, marker: Path | None, here_only: bool) -> None:
+def drive(job: Path, out: str, marker: Path | None, here_only: bool, part: str | None = None) -> None:
     """Run the job on the cluster that this process was started by.
 
     Parameters
@@ -22,6 +22,8 @@ def drive(job: Path, out: str, marker: Path | None, here_only: bool) -> None:
         A file that the submitting machine left beside the results: if it is seen, both have the same storage.
     here_only : bool
         Whether the user gave a relative path and so means a folder of the submitting machine.
+    part : str or None
+        See `run_job`.
 
     Raises
     ------
@@ -36,7 +38,7 @@ def drive(job: Path, out: str, marker: Path | None, here_only: bool) -> None:
         f" results go to {out}",
         flush=True,
     )
-    run_job(job, out, address="auto")
+    run_job(job, out, address="auto", part=part)
 
 
 def check_storage(out: str, marker: Path | None, here_only: bool) -> None:

@@ -12,7 +12,7 @@ import typer
 from neurofleet.cluster.ray.submission import PACKAGE_LIMIT_BYTES, JobsApi, RemoteJob
 from neurofleet.cluster.store.folders import leave_marker, remove_marker
 from neurofleet.errors import UsageError
-from neurofleet.jobs.job_file import JobSpec, load_job, named
+from neurofleet.jobs.job_file import load_job, named
 from neurofleet.jobs.remote.job_package import START_SCRIPT, collect, pack, size
 from neurofleet.jobs.remote.remote_jobs import (
     check_outcome,
@@ -22,7 +22,7 @@ from neurofleet.jobs.remote.remote_jobs import (
     only_watching,
     our_jobs,
 )
-from neurofleet.jobs.run_job import results_place
+from neurofleet.jobs.run_job import part_of, results_place
 from neurofleet.scratch import scratch_folder
 
 START_TIMEOUT_S = 120.0
@@ -33,9 +33,16 @@ _DRIVER = re.compile(r"^neurofleet (\S+), Ray \S+, Python \S+ on ", re.MULTILINE
 
 
 def submit_command(
-    job: Path, address: str, out: str | None = None, follow_log: bool = False, python: str | None = None
+    job: Path,
+    address: str,
+    out: str | None = None,
+    follow_log: bool = False,
+    python: str | None = None,
+    part: str | None = None,
 ) -> None:
     """Send a job to the cluster at `address`. Return when its driver works there, or, to follow, at its end.
+
+    A part of a job (see `neurofleet.jobs.run_job.run_job`) has its own name there, such as ``rat-2-of-5``.
 
     Raises
     ------
@@ -48,12 +55,13 @@ def submit_command(
     folder = job.resolve().parent
     if looks_like_an_attempt(spec.name):
         raise UsageError(f"name: {spec.name} would read as an attempt of another job; let it not end in -a<number>.")
+    name = spec.name if part is None else part_of(part, spec).file(spec.name)
     place, here_only = _absolute(results_place(out, spec, folder))
     job_files = collect(spec, folder)
     if spec.checker is not None:
         named(spec.checker)(spec, folder)
     api = JobsApi(address)
-    number = _next_attempt(api, spec, place)
+    number = _next_attempt(api, name, place)
     _warn_of_the_cluster(api)
     typer.echo(f"{size(len(job_files.files), job_files.size_bytes)} are sent to the cluster")
     if job_files.remote:
@@ -61,14 +69,14 @@ def submit_command(
         typer.echo(f"read there, by absolute path or URL: {', '.join(job_files.remote[:3])}{more}")
     for link in job_files.links:
         typer.echo(f"a symbolic link, whose content is sent: {link}")
-    id = f"{spec.name}-a{number}"
+    id = f"{name}-a{number}"
     with scratch_folder() as temporary:
         package = temporary / "job.zip"
         pack(job_files, package, PACKAGE_LIMIT_BYTES)
         marker = None if "://" in place else leave_marker(Path(place))
         try:
-            command = _command(job_files.job_file, place, here_only, marker, python)
-            api.submit(id, command, package, {"neurofleet": _version(), "name": spec.name, "out": place})
+            command = _command(job_files.job_file, place, here_only, marker, python, part)
+            api.submit(id, command, package, {"neurofleet": _version(), "name": name, "out": place})
         except Exception:
             _remove_marker(marker)
             raise
@@ -93,8 +101,8 @@ def _absolute(place: str) -> tuple[str, bool]:
     return os.path.abspath(place), not os.path.isabs(place)
 
 
-def _next_attempt(api: JobsApi, spec: JobSpec, place: str) -> int:
-    before = our_jobs(api, spec.name)
+def _next_attempt(api: JobsApi, name: str, place: str) -> int:
+    before = our_jobs(api, name)
     if not before:
         return 1
     last = before[0]
@@ -121,8 +129,12 @@ def _warn_of_the_cluster(api: JobsApi) -> None:
         _warn(f"the cluster runs Ray {api.ray_version}, and Ray {ours} is here")
 
 
-def _command(job_file: str, place: str, here_only: bool, marker: Path | None, python: str | None) -> str:
+def _command(
+    job_file: str, place: str, here_only: bool, marker: Path | None, python: str | None, part: str | None = None
+) -> str:
     arguments = [job_file, "--out", place]
+    if part:
+        arguments += ["--part", part]
     if marker:
         arguments += ["--witness", str(marker)]
     if here_only:
