@@ -16,7 +16,8 @@ from neurofleet.jobs.remote.submit import submit_command
 from neurofleet.jobs.run_job import results_place
 from neurofleet.learners.model_folder import read_model
 from tests.jobs.local_head import Laptop, local_head
-from tests.jobs.test_fit import generation_files, write_job
+from tests.jobs.stored_generations import assert_not_evaluated_again, generations, stored_rows
+from tests.jobs.test_fit import write_job
 
 SMALL = {
     "strategy": "fast",
@@ -77,7 +78,7 @@ def test_a_cancelled_job_submitted_again_goes_on_to_its_hall_of_fame(laptop, tmp
 
     watching = laptop.start("logs", "small", "-f")
     assert any("small: starting" in line for line in watching.stdout)
-    wait_until(lambda: generation_files(out))
+    wait_until(lambda: generations(out))
     watching.send_signal(signal.SIGINT)
     told = watching.communicate(timeout=30)[1]
     assert watching.returncode == 130
@@ -89,7 +90,7 @@ def test_a_cancelled_job_submitted_again_goes_on_to_its_hall_of_fame(laptop, tmp
     status = json.loads(laptop("status", "small", "--json").stdout)
     assert (status["id"], status["state"], status["out"]) == ("small-a1", "stopped", str(out))
     assert "interrupted" in status["last_line"]
-    stored = {file: file.stat().st_mtime_ns for file in generation_files(out)}
+    stored = stored_rows(out)
     assert stored
 
     resumed = laptop("submit", "jobs/job.yaml", "--out", out, "--follow")
@@ -97,8 +98,7 @@ def test_a_cancelled_job_submitted_again_goes_on_to_its_hall_of_fame(laptop, tmp
     assert "small-a2 is running" in resumed.stdout
     assert "small: resuming" in resumed.stdout
     assert len(RunStore(out).read_hall_of_fame("demo")) == 2
-    for file, written in stored.items():
-        assert file.stat().st_mtime_ns == written, f"{file.name} was evaluated twice"
+    assert_not_evaluated_again(stored, out)
     assert [path.name for path in tmp_path.iterdir()] == [out.name]
     assert not list(out.glob(".neurofleet-????????????????"))
 
@@ -197,3 +197,21 @@ def test_where_results_go_is_said_on_the_command_line_or_in_the_job_file(tmp_pat
     spec = load_job(write_job(tmp_path))
     with pytest.raises(UsageError, match=r"Give --out OUT, or `out: OUT` in the job file"):
         results_place(None, spec, tmp_path)
+
+
+@pytest.mark.cluster
+@pytest.mark.timeout(600)
+def test_a_head_that_is_lost_and_comes_back_goes_on_with_the_same_submit(laptop, tmp_path):
+    out, token = tmp_path / "run", tmp_path / "token"
+    submit = ("submit", "jobs/job.yaml", "--out", out, "--follow")
+    with local_head(token) as address:
+        first = Laptop(address, laptop.folder, RAY_AUTH_TOKEN_PATH=str(token)).start(*submit)
+        wait_until(lambda: generations(out))
+    assert first.wait(timeout=60) != 0
+    stored = stored_rows(out)
+    with local_head(token) as address:
+        resumed = Laptop(address, laptop.folder, RAY_AUTH_TOKEN_PATH=str(token))(*submit)
+        assert resumed.returncode == 0, resumed.stderr
+        assert "small: resuming" in resumed.stdout
+    assert_not_evaluated_again(stored, out)
+    assert len(RunStore(out).read_hall_of_fame("demo")) == 2
