@@ -6,6 +6,7 @@
 `schedule`             which task goes next, and to which host
 `hosts`                the Ray actors, and the calls to them, direct or through relays
 `host_worker`          what one host does, and its log
+`scaling`              what is asked of a cluster that can grow
 `child_processes`      the process that holds an engine, and the child forked for each evaluation
 =====================  ================================================================================
 
