@@ -22,6 +22,7 @@ from neurofleet.jobs.fit.engine_choice import chosen, only_engine, open_model, t
 from neurofleet.jobs.fit.fit_inputs import check_warm_start, length_notes, prepare
 from neurofleet.jobs.fit.fit_job import FitSpec
 from neurofleet.jobs.fit.fit_problem import CellSubject, Problem, StagePlan, Subject
+from neurofleet.jobs.progress import duration
 from neurofleet.jobs.reports.tables import print_line, table_of_recording
 from neurofleet.jobs.terminal import terminal
 from neurofleet.neurosim.cells.fit_model import FitModel
