@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -17,7 +18,7 @@ from tests.jobs.test_fit import LEFT_OUT
 from tests.real_cluster.lab import REPOSITORY
 
 SEEDS = [1, 2]
-JOB = {
+JOB: dict[str, Any] = {
     "kind": "fit",
     "name": "rat",
     "cells": [{"id": "demo", "morphology": "cell.swc", "recordings": "cell.nwb", "exclude_sweeps": LEFT_OUT}],
@@ -33,10 +34,12 @@ JOB = {
 }
 
 
-def write_job(recordings: Path, folder: Path) -> Path:
-    """Write the job, and the demo cell's files beside it."""
+def write_job(recordings: Path, folder: Path, active: int = 160) -> Path:
+    """Write the job, with so many evaluations of the last stage, and the demo cell's files beside it."""
     shutil.copytree(recordings, folder, dirs_exist_ok=True)
-    (folder / "rat.yaml").write_text(yaml.safe_dump(JOB))
+    evolution = JOB["evolution"]
+    evolution = evolution | {"evaluations": evolution["evaluations"] | {"active": active}}
+    (folder / "rat.yaml").write_text(yaml.safe_dump(JOB | {"evolution": evolution}))
     return folder / "rat.yaml"
 
 
@@ -45,14 +48,14 @@ def embedded(job: Path, out: Path) -> Iterator[Callable[[], None]]:
     """Run the same fit on an embedded Ray meanwhile; what is given waits for its end."""
     with (out.parent / "embedded.log").open("w+") as log:
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "neurofleet", "run", str(job), "--out", str(out), "--cpus", "1"],
+            [sys.executable, "-P", "-m", "neurofleet", "run", str(job), "--out", str(out), "--cpus", "2"],
             env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
             stdout=log,
             stderr=log,
         )
 
         def wait() -> None:
-            assert process.wait(300) == 0, (out.parent / "embedded.log").read_text()
+            assert process.wait(400) == 0, (out.parent / "embedded.log").read_text()
 
         try:
             yield wait

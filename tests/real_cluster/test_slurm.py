@@ -38,7 +38,7 @@ PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 SchedulerParameters=bf_interval=5,sched_interval=5{{user_signal}}
 NodeName=h[1-2] CPUs=4 RealMemory=8000
-PartitionName=low Nodes=h[1-2] Default=YES PriorityTier=1 GraceTime=120
+PartitionName=low Nodes=h[1-2] Default=YES PriorityTier=1 GraceTime=5
 PartitionName=high Nodes=h[1-2] PriorityTier=2 PreemptMode=OFF
 """
 
@@ -57,10 +57,7 @@ class Slurm:
             lab.done(host, f"mkdir -p /run/slurm/state /run/slurm/spool; {self.configured} {daemon}")
         wait_for(lambda: self("sinfo -h -t idle -p low -o %D").strip() == "2", 60, lambda: self("sinfo -R; sinfo"))
 
-    configured = (
-        f"export HOME={HOME} SLURM_CONF={SHARED}/slurm.conf RAY_worker_niceness=0"
-        " NEUROFLEET_CACHE=/root/.cache/neurofleet; cd;"
-    )
+    configured = f"export HOME={HOME} SLURM_CONF={SHARED}/slurm.conf RAY_worker_niceness=0; cd;"
 
     def __call__(self, command: str) -> str:
         return self.lab.done("h1", self.configured + command, 240)
@@ -79,14 +76,16 @@ def slurm() -> Iterator[Slurm]:
             build_wheel(folder / "wheel")
             (lab.shared / "home" / "checkout").mkdir()
             shutil.copytree(folder / "wheel", lab.shared / "home" / "checkout", dirs_exist_ok=True)
-            lab.done("h1", f"cd {HOME}/checkout; ../nf/bin/pip install -q -c constraints.txt --no-deps dist/*.whl", 240)
+            lab.done("h1", f"cd {HOME}/checkout; ../nf/bin/pip install -q --no-deps dist/*.whl", 240)
+            compile_now = "from neurofleet.neurosim.mechanisms import compile_mechanisms; compile_mechanisms()"
+            lab.done("h1", f"export HOME={HOME}; {HOME}/nf/bin/python -c '{compile_now}'", 600)
             yield Slurm(lab)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def test_a_job_that_is_requeued_and_preempted_ends_as_an_embedded_one(slurm, demo_recordings, tmp_path):
-    job = write_job(demo_recordings, slurm.lab.shared / "home" / "job")
+    job = write_job(demo_recordings, slurm.lab.shared / "home" / "job", active=400)
     out, whole = slurm.lab.shared / "home" / "rat", tmp_path / "whole"
     with embedded(job, whole) as wait_for_embedded:
         deploy = (
