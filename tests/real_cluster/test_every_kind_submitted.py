@@ -49,7 +49,7 @@ JOBS: dict[tuple[str, str], dict[str, Any]] = {
     ("validate", ""): {"models": RUN, "sweeps_each": 1},
     ("sensitivity", ""): {
         "models": RUN,
-        "parameters": ["gbar_NaTa_t.axon", "e_pas.soma"],
+        "parameters": ["gbar_NaTa_t.axon", "gbar_Kv3_1.axon"],
         "features": FEATURES,
         "step": SPIKING,
     },
