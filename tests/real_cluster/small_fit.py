@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from neurofleet.cluster.store.run_store import POOLED, RunStore
+from neurofleet.cluster.store.run_store import RunStore
 from tests.jobs.test_fit import LEFT_OUT
 from tests.real_cluster.lab import REPOSITORY
 
@@ -72,9 +72,10 @@ def generations_stored(out: Path) -> int:
 def assert_equal(out: Path, whole: Path) -> None:
     """Assert that two runs have the same halls of fame, to the byte, and the same evaluations, each once."""
     ours, theirs = RunStore(out), RunStore(whole)
-    halls = [Path("hall_of_fame/cell=demo") / f"seed={seed}.parquet" for seed in SEEDS]
-    for hall in (*halls, Path("hall_of_fame/cell=demo") / f"{POOLED}.parquet"):
-        assert (out / hall).read_bytes() == (whole / hall).read_bytes(), hall
+    halls = [file for part in ("hall_of_fame", "pooled") for file in whole.glob(f"{part}/**/*.parquet")]
+    assert len(halls) == len(SEEDS) + 1
+    for hall in halls:
+        assert (out / hall.relative_to(whole)).read_bytes() == hall.read_bytes(), hall
     assert ours.stored() == theirs.stored()
     for key in theirs.stored():
         ours_read, theirs_read = (store.read_generations(key.cell, key.stage, key.seed) for store in (ours, theirs))
