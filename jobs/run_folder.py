@@ -269,7 +269,9 @@ def run_in_folder(
         console.print(f"{spec.name}: {'resuming' if resumed else 'starting'} …", soft_wrap=True)
         try:
             ending = work(run) or Ending()
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, StorageUnreachable) as error:
+            if isinstance(error, StorageUnreachable) and not _interrupted.is_set():
+                raise
             with suppress(StorageUnreachable):
                 store.append_event("interrupted")
             raise Interrupted(
