@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from neurofleet.cluster.store.folders import RemoteFolder, refused
-from neurofleet.cluster.store.lease_object import Changed, LeaseObject, PlainObject, Seen, lease_object
+from neurofleet.cluster.store.lease_object import Changed, LeaseObject, PlainObject, Seen
 from neurofleet.errors import ClusterError, RunFolderRefused
 
 logger = logging.getLogger(__name__)
@@ -131,7 +131,7 @@ class Lease:
         StorageUnreachable
         """
         self._read()  # reaches the store, or says why not
-        self._object = lease_object(self._folder, self._name)
+        self._object = _lease_object(self._folder, self._name)
         self._acquire()
         thread = threading.Thread(target=self._renew_regularly, name="run-lease", daemon=True)
         thread.start()
@@ -312,6 +312,25 @@ class Lease:
             "released": released,
         }
         return json.dumps(lease).encode()
+
+
+def _lease_object(folder: RemoteFolder, name: str) -> LeaseObject:
+    """Return the object `name` of a folder, with conditional writes where the store can be reached for them."""
+    try:
+        from neurofleet.cluster.store.conditional_object import conditional_object  # it needs what an extra installs
+
+        return conditional_object(folder.root, folder.filesystem, name)
+    except ModuleNotFoundError:
+        why = "obstore is not installed; pip install 'neurofleet[objectstore]'"
+    except (OSError, ValueError) as error:
+        why = str(error)
+    logger.warning(
+        "%s: no conditional writes (%s). Its lease is compared before it is renewed, which does not keep out a second"
+        " driver that starts within the same seconds.",
+        folder.outages.root,
+        why,
+    )
+    return PlainObject(folder, name)
 
 
 def removed(root: str) -> str:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any, NamedTuple, Protocol
 
 from neurofleet.cluster.store.folders import RemoteFolder
-
-logger = logging.getLogger(__name__)
 
 
 class Seen(NamedTuple):
@@ -63,22 +60,3 @@ class PlainObject:
             raise Changed
         self._folder.put(self._name, content)
         return Seen(content, content)
-
-
-def lease_object(folder: RemoteFolder, name: str) -> LeaseObject:
-    """Return the object `name` of a folder, with conditional writes where the store can be reached for them."""
-    try:
-        from neurofleet.cluster.store.conditional_object import conditional_object  # it needs what an extra installs
-
-        return conditional_object(folder.root, folder.filesystem, name)
-    except ModuleNotFoundError:
-        why = "obstore is not installed; pip install 'neurofleet[objectstore]'"
-    except (OSError, ValueError) as error:
-        why = str(error)
-    logger.warning(
-        "%s: no conditional writes (%s). Its lease is compared before it is renewed, which does not keep out a second"
-        " driver that starts within the same seconds.",
-        folder.outages.root,
-        why,
-    )
-    return PlainObject(folder, name)
