@@ -179,7 +179,7 @@ def _set_problems(
     for stage in contents.stages:
         name = stage.summary.stage
         problem = subject.problem(names.index(name), winner) if name in names else None
-        if problem is None or problem.names != searched[contents.summary.cell, name]:
+        if problem is None or set(problem.names) != set(searched[contents.summary.cell, name]):
             contents.missing = (
                 f"the job's inputs have changed since; they do not give the parameters that stage {name} searched."
             )

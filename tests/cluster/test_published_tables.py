@@ -193,9 +193,9 @@ def test_what_is_not_there_is_answered_with_what_is(run, request):
     name = request.node.name
     with pytest.raises(ClusterError, match=f"No run named 'nobody'.*{name}"):
         cluster.hall_of_fame("nobody", "c1")
-    with pytest.raises(ClusterError, match=r"cell 'c9'.*c1: pooled, 1, 2; c2: pooled"):
+    with pytest.raises(ClusterError, match=r"cell 'c9'.*c1: 1, 2, pooled; c2: pooled"):
         cluster.hall_of_fame(name, "c9")
-    with pytest.raises(ClusterError, match=r"seed 5 .*c1: pooled, 1, 2"):
+    with pytest.raises(ClusterError, match=r"seed 5 .*c1: 1, 2, pooled"):
         cluster.hall_of_fame(name, "c1", 5)
     with pytest.raises(ClusterError, match="a number or 'pooled'"):
         cluster.hall_of_fame(name, "c1", "all")

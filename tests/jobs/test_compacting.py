@@ -11,7 +11,8 @@ import yaml
 from neurofleet.errors import JobError, RunFolderRefused, UsageError
 from neurofleet.jobs.job_kinds import write_report
 from neurofleet.jobs.results.results_command import compact_command, query
-from neurofleet.jobs.results.run_summary import summarise
+from neurofleet.jobs.results.run_summary import summaries
+from neurofleet.jobs.results.run_tables import RunTables
 from tests.jobs.made_run import write_run
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -38,14 +39,14 @@ def test_summaries_queries_and_report_are_the_same_afterwards(finished):
         "select cell, stage, seed, count(*) n, min(total) best from evaluations group by all order by all",
         "select * from pooled order by all",
     ]
-    summary, rows = summarise(finished), [query(finished, sql) for sql in queries]
+    summary, rows = summaries(RunTables(finished)), [query(finished, sql) for sql in queries]
     done = neurofleet("results", finished, "--compact")
     assert done.returncode == 0, done.stderr
     assert "30 files" in done.stdout
     assert "became 6" in done.stdout
     assert "evaluations/cell=a/stage=active/seed=1/generations-00000-00004.parquet" in files(finished)
     assert len(files(finished)) == 6 + 4  # a single generation of finalists is one file already
-    assert summarise(finished) == summary
+    assert summaries(RunTables(finished)) == summary
     assert [query(finished, sql) for sql in queries] == rows
     write_report(finished, print_line=lambda text: None)
     assert (finished / "report.html").stat().st_size > 10_000
@@ -61,7 +62,7 @@ def test_parts_beside_their_merged_file_count_once(finished):
     for name in list(content)[::2]:
         (finished / name).write_bytes(content[name])
     assert query(finished, counts) == before
-    assert summarise(finished)[0].stages[0].evaluations == 50
+    assert summaries(RunTables(finished))[0].stages[0].evaluations == 50
 
 
 def test_what_is_left_or_done_already_is_said(tmp_path, capsys):

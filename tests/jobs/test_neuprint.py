@@ -165,7 +165,7 @@ def test_interrupted_and_run_again_it_ends_in_the_same_model(model, animals, tmp
     capsys.readouterr()
     print_status(str(tmp_path / "model"))
     told = capsys.readouterr().out
-    assert "not finished; nobody is at work" in told
+    assert "not finished; it is not running" in told
     assert "fold-0-model: epoch 2 of 2, 54 training samples" in told
     assert "fold-1-model: epoch 2 of 2" in told
     assert "fold-2" not in told

@@ -21,7 +21,7 @@ def test_presets_survive_json(preset: str) -> None:
         ({"lags": 20}, "warm_up is 16; lags and context need at least 20"),
         ({"context": 18}, "need at least 17"),
         ({"window": 16}, "no target"),
-        ({"hidden": 33}, "no multiple of heads"),
+        ({"hidden": 33}, "not a multiple of heads"),
         ({"parts": ("centre",)}, "delta_um"),
         ({"parts": (), "behaviour": ("running",)}, "behaviour is not among the parts"),
         ({"phi_penalty": 0.0}, "phi_penalty above 0"),

@@ -169,7 +169,7 @@ def test_bluepyopt_builds_the_same_cell(checked):
     simulator = NrnSimulator()
     for name in ("soma after a dendrite.swc", "breadth first.swc", "one point.asc", "\u00fcn\u00ef\u4e2d.swc"):
         summary = checked[name]
-        model = CellModel("cell", morph=CellMorphology(summary.file.write(), axon="full"), mechs=[], params=[])
+        model = CellModel("cell", morph=CellMorphology(summary.file.unpacked(), axon="full"), mechs=[], params=[])
         model.instantiate(sim=simulator)
         area_um2 = {
             "soma": sum(segment.area() for section in model.icell.somatic for segment in section),
