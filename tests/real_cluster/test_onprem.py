@@ -53,7 +53,7 @@ def cluster(tmp_path_factory) -> Iterator[OnPrem]:
         pytest.skip(reason)
     folder = Path(tempfile.mkdtemp(prefix="nf-lab-", dir="/var/tmp"))
     try:
-        with Lab(folder, 2, "/root/nf-lab/venv") as lab:
+        with Lab(folder, 2, str(Path.home() / "nf-lab" / "venv")) as lab:
             build_wheel(folder / "lap" / "root" / "checkout")
             cluster = OnPrem(lab)
             cluster.laptop("pip install -q --no-index dist/*.whl")

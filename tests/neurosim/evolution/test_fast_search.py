@@ -4,9 +4,11 @@ import random
 
 import numpy as np
 import pytest
+from cmaes import CMA
 
 from neurofleet.errors import InputError
 from neurofleet.neurosim.evolution import FastConfig, PaperConfig, ParameterSpace, log_axes, make_strategy, total_scores
+from neurofleet.neurosim.evolution.cma_es import _sampler_class
 
 N_ACTIVE = 8
 NAMES = ("cm.soma", "e_pas.all") + tuple(f"gbar_{channel}.soma" for channel in "ABCDEFGH")
@@ -248,3 +250,13 @@ def test_candidates_are_distinct_and_best_first(space):
     totals = total_scores(cell_like_scores(candidates))
     assert len(np.unique(candidates, axis=0)) == 40
     assert (np.diff(totals) >= 0).all()
+
+
+def test_cma_es_draws_what_the_library_draws():
+    options = {"mean": np.full(5, 0.2), "sigma": 0.3, "bounds": np.tile([0.0, 1.0], (5, 1)), "seed": 3}
+    ours, theirs = _sampler_class()(**options), CMA(**options)
+    for _ in range(20):
+        both = [[run.ask() for _ in range(run.population_size)] for run in (ours, theirs)]
+        np.testing.assert_array_equal(*both)
+        for run, drawn in zip((ours, theirs), both, strict=True):
+            run.tell([(x, float(((x - 0.9) ** 2).sum())) for x in drawn])
