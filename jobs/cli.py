@@ -41,6 +41,10 @@ PartOfCells = Annotated[
     str | None,
     typer.Option(metavar="K/N", help="Of a fit of many cells, every Nth from the Kth on: for one of N drivers."),
 ]
+Quick = Annotated[
+    bool,
+    typer.Option("--quick", help="A first picture in about two minutes, with much smaller budgets; marked as such."),
+]
 RunFolder = Annotated[str, typer.Argument(metavar="OUT", help="The folder of a run.", show_default=False)]
 
 
@@ -59,11 +63,12 @@ def run(
     ] = None,
     cpus: Annotated[int | None, typer.Option(min=1, help="CPUs to use; all by default.")] = None,
     part: PartOfCells = None,
+    quick: Quick = False,
 ) -> None:
     """Run a job, or resume it: the same command goes on where the run folder ends."""
     from neurofleet.jobs.run_job import run_job
 
-    run_job(job, out, address=address, cpus=cpus, part=part)
+    run_job(job, out, address=address, cpus=cpus, part=part, quick=quick)
 
 
 def _print_version(wanted: bool) -> None:
@@ -82,11 +87,11 @@ def options(
 
 
 @app.command()
-def plan(job: JobFile) -> None:
+def plan(job: JobFile, quick: Quick = False) -> None:
     """Say what a job will do and cost, without doing it."""
     from neurofleet.jobs.run_job import print_plan
 
-    print_plan(job)
+    print_plan(job, quick)
 
 
 @app.command()
@@ -447,11 +452,12 @@ def submit(
         typer.Option(metavar="PATH", help="The Python on the head; by default the one Ray runs with."),
     ] = None,
     part: PartOfCells = None,
+    quick: Quick = False,
 ) -> None:
     """Send a job and its files to a Ray cluster, or resume it there; it runs on without this machine."""
     from neurofleet.jobs.remote.submit import submit_command
 
-    submit_command(job, address, out, follow, python, part)
+    submit_command(job, address, out, follow, python, part, quick)
 
 
 @app.command()

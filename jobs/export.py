@@ -1,10 +1,11 @@
 """``neurofleet export``: one model of a run, or a published one, for use without this project."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from neurofleet.errors import UsageError, did_you_mean
+from neurofleet.jobs.quick import quick_lines
 from neurofleet.jobs.studies.populations import ModelsSpec, open_fit, read_populations
 from neurofleet.neurosim.cells.cell_model import hoc_name
 from neurofleet.neurosim.cells.fit_model import FitModel
@@ -29,12 +30,15 @@ class Chosen:
     sections : tuple of str
         Those of soma, axon, dend and apic that the cell has.
     junction_potential_mV : float
+    remark : str
+        What is written beside it: that it is from a quick run.
     """
 
     model: FitModel
     values: Mapping[str, float]
     sections: tuple[str, ...]
     junction_potential_mV: float
+    remark: str = ""
 
     @property
     def sweeps(self) -> list[int]:
@@ -135,7 +139,8 @@ def _of_run(root: Path, cell: str | None, rank: int) -> Chosen:
             f"{len(population)}, found {rank}."
         )
     recording = population.recording
-    return _chosen(population, rank - 1, 14.0 if recording is None else recording.junction_potential_mV)
+    junction_potential_mV = 14.0 if recording is None else recording.junction_potential_mV
+    return replace(_chosen(population, rank - 1, junction_potential_mV), remark=" ".join(quick_lines(root)))
 
 
 def _published(
@@ -176,6 +181,7 @@ def _sonata(to: Path, chosen: Chosen) -> str:
         stop_ms,
         junction_potential_mV=chosen.junction_potential_mV,
         sweeps=chosen.sweeps,
+        remark=chosen.remark,
     )
     return "README.txt there says how to run it in BMTK."
 
@@ -197,6 +203,7 @@ def _allen(to: Path, chosen: Chosen) -> str:
         chosen.sweeps,
         chosen.sections,
         model.user_mechanisms.known,
+        chosen.remark,
     )
     (to / model.morphology.name).write_bytes(model.morphology.content)
     hint = "The axon treatment is not in a fit file: pass it on."
@@ -210,7 +217,7 @@ def _hoc(to: Path, chosen: Chosen) -> str:
     model = chosen.model
     to.mkdir(parents=True, exist_ok=True)
     name = hoc_name(model.cell)
-    write_hoc(to / f"{name}.hoc", model.build_cell(), chosen.values)
+    write_hoc(to / f"{name}.hoc", model.build_cell(), chosen.values, chosen.remark)
     (to / model.morphology.name).write_bytes(model.morphology.content)
     model.user_mechanisms.copy(model.mechanism_names, to / "modfiles")
     conditions = model.conditions

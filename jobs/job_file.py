@@ -5,9 +5,18 @@ from collections.abc import Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Any, ClassVar, Union, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Self, Union, get_args, get_origin
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
 
 from neurofleet.errors import UsageError, did_you_mean
@@ -143,7 +152,7 @@ class JobSpec(Strict):
     """A job of some kind.
 
     `files` are what a job's own code reads, such as that of an `evaluator`: they are sent along with it, and the run
-    can be resumed only with the same content.
+    can be resumed only with the same content. `quick` asks for a first picture, with the budgets of `quick_version`.
     """
 
     decisive_packages: ClassVar[tuple[str, ...]] = ()
@@ -162,6 +171,21 @@ class JobSpec(Strict):
     name: Name
     out: str | None = None
     files: Annotated[list[LocalPath], Field(min_length=1)] | None = None
+    quick: bool = False
+    _reduced: tuple[str, ...] = PrivateAttr(())
+
+    def quick_version(self) -> Self:
+        """Return the job with budgets for a first picture: about two minutes on two cores, or less.
+
+        A kind of job declares these budgets here and nowhere else. They only ever shrink what the job has, and the
+        quick version of a quick version is the same: a stored job is read again.
+        """
+        raise UsageError(f"--quick: jobs of kind {self.kind} have no quick version; run {self.name} without it.")
+
+    @property
+    def reduced(self) -> tuple[str, ...]:
+        """What a quick job has less of than the job file says; nothing is known of one that was stored."""
+        return self._reduced
 
     @classmethod
     def completed(cls, content: dict[str, Any], folder: Path, source: str) -> dict[str, Any]:
@@ -170,7 +194,8 @@ class JobSpec(Strict):
 
     def plain(self) -> dict[str, Any]:
         """Return the job as it is kept in its run folder; where its results go is no part of it."""
-        plain = self.model_dump(mode="json", exclude_none=True, exclude={"out"})
+        left_out = {"out"} if self.quick else {"out", "quick"}
+        plain = self.model_dump(mode="json", exclude_none=True, exclude=left_out)
         # What is unset stays out; null in place of another default is a choice.
         nulls = [key for key, field in type(self).model_fields.items() if field.default is not None]
         return plain | {key: None for key in nulls if getattr(self, key) is None}
@@ -188,15 +213,18 @@ class JobSpec(Strict):
         return self.plain()
 
 
-def load_job(path: Path) -> JobSpec:
-    """Return the job in a file.
+def load_job(path: Path, quick: bool = False) -> JobSpec:
+    """Return the job in a file; with `quick`, its quick version.
 
     Raises
     ------
     UsageError
         When the file is missing, is no YAML, or has faults: all of them, with the nearest known keys.
     """
-    return _job_of(read_yaml_file(path), str(path), path.stem, path.resolve().parent)
+    content = read_yaml_file(path)
+    if quick and isinstance(content, dict):
+        content = content | {"quick": True}
+    return _job_of(content, str(path), path.stem, path.resolve().parent)
 
 
 def parse_job(text: str, source: str, default_name: str, folder: Path = Path()) -> Any:
@@ -226,9 +254,32 @@ def check_job(content: dict[str, Any], source: str, default_name: str, folder: P
         content["files"] = expanded(content["files"], folder)
     content = model.completed(content, folder, source)
     try:
-        return model.model_validate(content)
+        spec = model.model_validate(content)
     except ValidationError as error:
         raise UsageError(f"{source}: {faults(error, model, content=content)}.") from error
+    if not spec.quick:
+        return spec
+    quick = spec.quick_version()
+    quick._reduced = tuple(differences(spec.plain(), quick.plain(), "{place}: {now} in place of {before}"))
+    return quick
+
+
+def differences(before: Any, now: Any, told: str = "{place} was {before}, is {now}", place: str = "") -> list[str]:
+    """Return one line for each key whose value differs, as `told` words it."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        keys = list(dict.fromkeys([*before, *now]))
+        return [
+            line
+            for key in keys
+            for line in differences(before.get(key), now.get(key), told, f"{place}.{key}".lstrip("."))
+        ]
+    if isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        return [
+            line
+            for i, (b, n) in enumerate(zip(before, now, strict=True))
+            for line in differences(b, n, told, f"{place}, value {i + 1}")
+        ]
+    return [] if before == now else [told.format(place=place, before=shown(before), now=shown(now))]
 
 
 def _as_name(text: str) -> str:

@@ -11,6 +11,7 @@ from neurofleet.cluster.store.run_store import RunStore
 from neurofleet.jobs.job_file import named
 from neurofleet.jobs.learners import LEARNERS
 from neurofleet.jobs.learners.learner_folder import is_training, learner_of
+from neurofleet.jobs.quick import quick_lines
 from neurofleet.jobs.reports.tables import print_line
 
 FIT = "fit"
@@ -85,7 +86,7 @@ def print_verdict(out: str, console: Console) -> None:
     report = f"report: {out.rstrip('/')}/{REPORT}"
     if RunStore(out).read_text(REPORT) is None:
         report = f"report: not written yet; `neurofleet report {out}` does"
-    for line in (*found, report, following):
+    for line in (*quick_lines(out), *found, report, following):
         print_line(console, f"  {line}")
 
 

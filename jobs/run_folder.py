@@ -22,11 +22,11 @@ from rich.table import Table
 from neurofleet.cluster.store.parts import WHOLE, Part
 from neurofleet.cluster.store.run_store import RunStore
 from neurofleet.errors import Interrupted, JobError, StorageUnreachable, UsageError
-from neurofleet.faults import shown
 from neurofleet.input_paths import has_pattern, local_files
-from neurofleet.jobs.job_file import JobSpec, parse_job
+from neurofleet.jobs.job_file import JobSpec, differences, parse_job
 from neurofleet.jobs.job_kinds import print_verdict
 from neurofleet.jobs.progress import duration
+from neurofleet.jobs.quick import quick_notes, quick_record, refuse_other_length
 from neurofleet.jobs.terminal import terminal
 
 _interrupted = threading.Event()
@@ -98,27 +98,28 @@ def start_or_resume(spec: JobSpec, inputs: dict[str, str], folder: Path, store: 
     """
     stored = store.read_text("job.yaml")
     if stored is None:
-        record = {"job_folder": str(folder.resolve()), "inputs": inputs, "versions": versions()}
+        record = {"job_folder": str(folder.resolve()), "inputs": inputs, "versions": versions()} | quick_record(spec)
         store.write_text("provenance.json", json.dumps(record, indent=1))
         store.write_text("job.yaml", yaml.safe_dump(spec.plain(), sort_keys=False))
         return False
     kept = parse_job(stored, f"{store.root}/job.yaml", spec.name)
-    differences = _differences(kept.identity(), spec.identity())
+    refuse_other_length(kept, spec, store.root)
+    changes = differences(kept.identity(), spec.identity())
     before = json.loads(store.read_text("provenance.json") or "{}")
-    differences += [
+    changes += [
         f"input {name} has changed" if name in inputs else f"input {name} is gone"
         for name, digest in before.get("inputs", {}).items()
         if inputs.get(name) != digest
     ]
     now = versions()
-    differences += [
+    changes += [
         f"{package} was {before['versions'].get(package)}, is {now[package]}"
         for package in spec.decisive_packages
         if before.get("versions", {}).get(package, now[package]) != now[package]
     ]
-    if differences:
+    if changes:
         raise UsageError(
-            f"{store.root} holds a run of another job: {'; '.join(differences)}. The results of two jobs are never "
+            f"{store.root} holds a run of another job: {'; '.join(changes)}. The results of two jobs are never "
             "mixed: for the job as it is now give another --out, or remove that folder. To go on with the run there, "
             "put back what has changed."
         )
@@ -134,22 +135,6 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             versions_found[package] = "unknown"
     return versions_found
-
-
-def _differences(before: Any, now: Any, place: str = "") -> list[str]:
-    """Return one line for each key whose value differs."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        keys = list(dict.fromkeys([*before, *now]))
-        return [
-            line for key in keys for line in _differences(before.get(key), now.get(key), f"{place}.{key}".lstrip("."))
-        ]
-    if isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
-        return [
-            line
-            for i, (b, n) in enumerate(zip(before, now, strict=True))
-            for line in _differences(b, n, f"{place}, value {i + 1}")
-        ]
-    return [] if before == now else [f"{place} was {shown(before)}, is {shown(now)}"]
 
 
 @dataclass(frozen=True)
@@ -253,6 +238,7 @@ def run_in_folder(
         )
     console = terminal(errors=True)
     inputs, notes = read()
+    notes = [*quick_notes(spec), *notes]
     for note in notes:
         console.print(note, soft_wrap=True, highlight=False, markup=False)
     contents = digests(spec, folder) if files is None else files()

@@ -9,7 +9,10 @@ from neurofleet.cluster.store.parts import Part
 from neurofleet.errors import UsageError
 from neurofleet.input_paths import text_of, with_home
 from neurofleet.jobs.job_file import JobSpec, check_job, load_job, named
+from neurofleet.jobs.quick import quick_notes
+from neurofleet.jobs.reports.tables import print_line
 from neurofleet.jobs.run_folder import interruptible
+from neurofleet.jobs.terminal import terminal
 
 
 def results_place(given: str | None, spec: JobSpec, folder: Path) -> str:
@@ -46,6 +49,7 @@ def run_job(
     address: str | None = None,
     cpus: int | None = None,
     part: str | None = None,
+    quick: bool = False,
 ) -> str:
     """Run a job with its results in `out` (else the job's own), or resume it there.
 
@@ -61,6 +65,8 @@ def run_job(
         CPUs of this machine to use; by default all.
     part : str, optional
         Such as ``"2/5"``: fit every fifth cell from the second on. Other drivers fit the others, with the same `out`.
+    quick : bool
+        Make a first picture in about two minutes, with much smaller budgets, in a folder of its own.
 
     Returns
     -------
@@ -77,9 +83,10 @@ def run_job(
         Ctrl-C, or SIGTERM; the run can be resumed.
     """
     if isinstance(job, Mapping):
-        spec, folder = check_job(dict(job), "job", default_name="unnamed"), Path.cwd()
+        content = dict(job) | ({"quick": True} if quick else {})
+        spec, folder = check_job(content, "job", default_name="unnamed"), Path.cwd()
     else:
-        spec, folder = load_job(job), job.resolve().parent
+        spec, folder = load_job(job, quick), job.resolve().parent
     place = results_place(out, spec, folder)
     options = {} if part is None else {"part": part_of(part, spec)}
     with interruptible():
@@ -100,16 +107,20 @@ def part_of(text: str, spec: JobSpec) -> Part:
         raise UsageError(f"--part: expected K/N with K from 1 to N, such as 2/5, found {text!r}.")
     if spec.kind != "fit":
         raise UsageError(f"--part divides the cells of a fit; {spec.name} is of kind {spec.kind}.")
+    if spec.quick:
+        raise UsageError("--part divides the cells of a fit, and --quick fits one of them: give one of the two.")
     return Part(int(number), int(of))
 
 
-def print_plan(job: Path) -> None:
-    """Print what the job in file `job` will do and cost.
+def print_plan(job: Path, quick: bool = False) -> None:
+    """Print what the job in file `job`, or its quick version, will do and cost.
 
     Raises
     ------
     UsageError, InputError
         The job file or its inputs cannot be used.
     """
-    spec = load_job(job)
+    spec = load_job(job, quick)
+    for note in quick_notes(spec):
+        print_line(terminal(), note)
     named(spec.planner)(spec, job.resolve().parent)

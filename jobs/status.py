@@ -21,6 +21,8 @@ from neurofleet.jobs.fit.campaign_state import (
 )
 from neurofleet.jobs.job_kinds import FIT, findings_of, kind_in
 from neurofleet.jobs.progress import duration
+from neurofleet.jobs.quick import quick_lines
+from neurofleet.jobs.reports.tables import print_line
 from neurofleet.jobs.terminal import terminal
 
 SHOWN = 40
@@ -36,6 +38,9 @@ def print_status(out: str, as_json: bool = False, console: Console | None = None
         When `out` holds no run, or one that has not begun its fits.
     """
     kind = kind_in(out)
+    if not as_json:
+        for line in quick_lines(out):
+            print_line(console or terminal(), line)
     if kind != FIT:
         findings_of(kind).print_status(out, as_json, console or terminal())
         return
@@ -52,26 +57,22 @@ def print_status(out: str, as_json: bool = False, console: Console | None = None
         print(state.to_json())
         return
     console = console or terminal()
-
-    def print_line(line: str) -> None:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
-
     holder = store.holder()
     age = duration((datetime.now(UTC) - datetime.fromisoformat(state.at)).total_seconds())
-    print_line(f"{state.run}: {summary(state) if holder else _at_rest(state)}")
-    print_line(f"{f'running: {holder}' if holder else 'no driver is at work on it'}; as of {age} ago")
-    print_line(_resources(state))
+    print_line(console, f"{state.run}: {summary(state) if holder else _at_rest(state)}")
+    print_line(console, f"{f'running: {holder}' if holder else 'no driver is at work on it'}; as of {age} ago")
+    print_line(console, _resources(state))
     shown = state.cells if len(state.cells) <= SHOWN else [c for c in state.cells if c.state in ACTIVE]
     if shown:
         console.print(_table(shown[:SHOWN]))
     if len(shown[:SHOWN]) < len(state.cells):
         counts = Counter(cell.state for cell in state.cells).most_common()
-        print_line(f"cells: {', '.join(f'{n} {name}' for name, n in counts)}; all of them: --json")
+        print_line(console, f"cells: {', '.join(f'{n} {name}' for name, n in counts)}; all of them: --json")
     for line in _engines(state):
-        print_line(line)
+        print_line(console, line)
     for cell in state.cells:
         if cell.reason:
-            print_line(f"failed: {cell.reason}")
+            print_line(console, f"failed: {cell.reason}")
 
 
 def _at_rest(state: CampaignState) -> str:

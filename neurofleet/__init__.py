@@ -55,6 +55,7 @@ def run(
     *,
     address: str | None = None,
     cpus: int | None = None,
+    quick: bool = False,
 ) -> "Run":
     """Run a job to its end, or go on with it where it stopped.
 
@@ -72,6 +73,8 @@ def run(
         ``host:port`` of the head of a Ray cluster that this machine belongs to, or ``"auto"``.
     cpus : int, optional
         CPUs of this machine to use; by default all.
+    quick : bool
+        Make a first picture in about two minutes, with much smaller budgets, in a folder of its own.
 
     Returns
     -------
@@ -95,7 +98,8 @@ def run(
     from neurofleet.jobs.run_job import run_job
 
     source = job if isinstance(job, Mapping) else with_home(job)
-    return open_run(run_job(source, None if out is None else text_of(out), address=address, cpus=cpus))
+    place = None if out is None else text_of(out)
+    return open_run(run_job(source, place, address=address, cpus=cpus, quick=quick))
 
 
 def open_run(folder: str | Path) -> "Run":

@@ -185,6 +185,7 @@ class Observer:
             stopped=self._stopped(),
             cells=cells,
             no_hosts_since=self._no_hosts_since,
+            quick=self._spec.quick,
         )
 
     def _cell(self, cell: str, searches: Sequence[SearchState] | None) -> CellState:

@@ -109,6 +109,8 @@ class CampaignState:
     cells : sequence of CellState
     no_hosts_since : str
         When the last host was lost, UTC; empty while there are some.
+    quick : bool
+        Whether it is a quick run.
     """
 
     run: str
@@ -127,6 +129,7 @@ class CampaignState:
     stopped: str
     cells: Sequence[CellState]
     no_hosts_since: str = ""
+    quick: bool = False
 
     def count(self, *states: str) -> int:
         """How many cells are in one of these states."""

@@ -80,7 +80,6 @@ def mechanism_notes(user_mechanisms: UserMechanisms, recipe: "Recipe", folder: P
 USER_STAGE = "fit"
 PERISOMATIC = "perisomatic"  # the recipe that is chosen by the width of spikes
 PAPER_GENERATIONS, PAPER_GENERATIONS_LAST = 50, 200
-FAST_EVALUATIONS, FAST_EVALUATIONS_LAST = 768, 6000
 
 
 def prepare(
@@ -384,6 +383,10 @@ def length_notes(spec: FitSpec, subjects: Sequence[Subject]) -> list[str]:
     key = "generations" if evolution.strategy == "paper" else "evaluations"
     given = getattr(evolution, key)
     lengths = {stage.name: getattr(stage.search, key) for subject in subjects for stage in subject.stages}
+    if spec.quick:
+        return [
+            f"evolution.{key}: {', '.join(f'{name} {length}' for name, length in lengths.items())}, for a quick run"
+        ]
     left = [f"{name} {length}" for name, length in lengths.items() if given and name not in given]
     return [f"evolution.{key}: not named, so as by default: {', '.join(left)}"] if left else []
 
@@ -472,7 +475,7 @@ def _stage_plans(spec: FitSpec, stages: Mapping[str, bool]) -> tuple[StagePlan, 
     for i, (name, again) in enumerate(stages.items()):
         last = i == len(stages) - 1
         search = _search(spec, name, last)
-        final = finalists(spec.evolution.hall_of_fame, search.planned_evaluations) if again else 0
+        final = finalists(spec.evolution.hall_of_fame, 0 if spec.quick else search.planned_evaluations) if again else 0
         plans.append(StagePlan(name, seeds if last else seeds[:1], search, finalists=final))
     return tuple(plans)
 
@@ -485,9 +488,8 @@ def _search(spec: FitSpec, stage: str, last: bool) -> "PaperConfig | FastConfig"
             offspring=evolution.offspring or PaperConfig.offspring,
             generations=evolution.generations.get(stage, generations),
         )
-    evaluations = FAST_EVALUATIONS_LAST if last else FAST_EVALUATIONS
     make = SteadyConfig if evolution.mode == "steady" else FastConfig
-    return make(evaluations=evolution.evaluations.get(stage, evaluations), offspring=evolution.offspring)
+    return make(evaluations=spec.evaluations_of(stage, last), offspring=evolution.offspring)
 
 
 def _check_stage_names(spec: FitSpec, names: list[str]) -> None:

@@ -4,7 +4,7 @@ import csv
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -274,6 +274,13 @@ MOST_SEEDS = 1000
 """A larger number is no number of seeds."""
 
 
+FAST_EVALUATIONS, FAST_EVALUATIONS_LAST = 768, 6000
+"""Of a stage, and of the last stage, with strategy `fast`."""
+
+QUICK_EVALUATIONS, QUICK_EVALUATIONS_LAST = 32, 240
+QUICK_OFFSPRING, QUICK_MODELS = 16, 3
+
+
 class EvolutionSpec(Strict):
     """How the search runs. Unset numbers take the strategy's own values."""
 
@@ -308,6 +315,20 @@ class EvolutionSpec(Strict):
         if self.strategy == "paper" and self.mode == "steady":
             raise ValueError("mode steady is of strategy fast; the paper's goes generation by generation")
         return self
+
+    def quick_version(self) -> "EvolutionSpec":
+        """One seed of strategy `fast`, in small generations; `FitSpec.evaluations_of` limits its evaluations."""
+        return self.model_copy(
+            update={
+                "strategy": "fast",
+                "mode": "generational",
+                "offspring": min(self.offspring or QUICK_OFFSPRING, QUICK_OFFSPRING),
+                "generations": {},
+                "evaluations": {stage: min(n, QUICK_EVALUATIONS_LAST) for stage, n in self.evaluations.items()},
+                "hall_of_fame": min(self.hall_of_fame, QUICK_MODELS),
+                "seeds": self.seeds[:1],
+            }
+        )
 
     @property
     def learns(self) -> bool:
@@ -373,6 +394,16 @@ class FitSpec(JobSpec):
                 ]
             }
         return content
+
+    def quick_version(self) -> Self:
+        """The first cell, one seed, and few evaluations."""
+        cells = None if self.cells is None else self.cells[:1]
+        return self.model_copy(update={"cells": cells, "weights": {}, "evolution": self.evolution.quick_version()})
+
+    def evaluations_of(self, stage: str, last: bool) -> int:
+        """Return how many evaluations a stage has with strategy `fast`."""
+        evaluations = self.evolution.evaluations.get(stage, FAST_EVALUATIONS_LAST if last else FAST_EVALUATIONS)
+        return min(evaluations, QUICK_EVALUATIONS_LAST if last else QUICK_EVALUATIONS) if self.quick else evaluations
 
     def paths_named(self) -> list[Path]:
         """Return all paths that the job reads."""

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from neurofleet.cluster.store.run_store import RunStore
 from neurofleet.jobs.fit.fit_problem import CellSubject, Subject
+from neurofleet.jobs.quick import quick_lines
 from neurofleet.neurosim.cells.fit_model import FitModel
 from neurofleet.neurosim.exchange.allen_fit import write_fit
 from neurofleet.neurosim.exchange.model_export import write_hoc
@@ -28,6 +29,7 @@ def write_best_model(subject: Subject, values: Mapping[str, float], store: RunSt
     model = problem.model
     assert isinstance(model, FitModel)
     sweeps = sorted({sweep for step in model.targets.protocols.values() for sweep in step.sweeps})
+    remark = " ".join(quick_lines(store.root))
     sections = ["soma", "axon", "dend", *(["apic"] if subject.has_apical else [])]
     with scratch_folder() as folder:
         write_fit(
@@ -39,8 +41,9 @@ def write_best_model(subject: Subject, values: Mapping[str, float], store: RunSt
             sweeps,
             sections,
             model.user_mechanisms.known,
+            remark,
         )
-        write_hoc(folder / "cell.hoc", model.build_cell(), values)
+        write_hoc(folder / "cell.hoc", model.build_cell(), values, remark)
         for file in ("fit.json", "cell.hoc"):
             store.write_text(f"models/{subject.id}/{file}", (folder / file).read_text())
     if model.morphology.converted:

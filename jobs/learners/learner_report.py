@@ -18,6 +18,7 @@ from neurofleet.errors import UsageError
 from neurofleet.faults import place_in_words
 from neurofleet.jobs.learners.learner_figures import confusion_figure, embedding_map_figure
 from neurofleet.jobs.learners.learner_folder import EVALUATION, JOB, learner_job_state, refuse_unfinished
+from neurofleet.jobs.quick import quick_lines
 from neurofleet.jobs.reports import html
 from neurofleet.jobs.terminal import terminal
 from neurofleet.learners.model_folder import StoredModel, read_model
@@ -79,7 +80,8 @@ class LearnerReport(ABC):
     def write(self, out: str | Path) -> str:
         """Write ``report.html`` into the folder, and return where it is."""
         store = RunStore(out)
-        top = [html.heading(1, self.job_name()), *map(html.paragraph, self.verdict())]
+        top = [html.heading(1, self.job_name()), *html.alarms(quick_lines(store.root))]
+        top += map(html.paragraph, self.verdict())
         store.write_text(PAGE, html.page(f"{self.job_name()}: report", [*top, *self.body(store)]))
         return f"{store.root.rstrip('/')}/{PAGE}"
 

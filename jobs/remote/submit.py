@@ -39,10 +39,12 @@ def submit_command(
     follow_log: bool = False,
     python: str | None = None,
     part: str | None = None,
+    quick: bool = False,
 ) -> None:
     """Send a job to the cluster at `address`. Return when its driver works there, or, to follow, at its end.
 
-    A part of a job (see `neurofleet.jobs.run_job.run_job`) has its own name there, such as ``rat-2-of-5``.
+    A part of a job (see `neurofleet.jobs.run_job.run_job`) has its own name there, such as ``rat-2-of-5``, and its
+    quick version is ``rat-quick``.
 
     Raises
     ------
@@ -51,11 +53,12 @@ def submit_command(
     ClusterUnreachable
         No answer, or no right to submit.
     """
-    spec = load_job(job)
+    spec = load_job(job, quick)
     folder = job.resolve().parent
     if looks_like_an_attempt(spec.name):
         raise UsageError(f"name: {spec.name} would read as an attempt of another job; let it not end in -a<number>.")
-    name = spec.name if part is None else part_of(part, spec).file(spec.name)
+    name = f"{spec.name}-quick" if spec.quick else spec.name
+    name = name if part is None else part_of(part, spec).file(name)
     place, here_only = _absolute(results_place(out, spec, folder))
     job_files = collect(spec, folder)
     if spec.checker is not None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from neurofleet.jobs.quick import quick_lines
 from neurofleet.jobs.reports import html
 from neurofleet.jobs.reports.cell_section import cell_section, plain_section
 from neurofleet.jobs.reports.fit_contents import gather
@@ -58,7 +59,8 @@ def write_fit_report(root: str | Path, print_line: Callable[[str], None] = lambd
 
 def _top(tables: RunTables, cells: Sequence[CellSummary]) -> list[str]:
     spec = tables.spec
-    body = [html.heading(1, spec.name), *map(html.paragraph, verdict(cells))]
+    body = [html.heading(1, spec.name), *html.alarms(quick_lines(tables.store.root))]
+    body += map(html.paragraph, verdict(cells))
     body.append(html.paragraph(_state(tables, cells), "quiet"))
     finished = sum(cell.state == "finished" for cell in cells)
     if finished < len(cells):

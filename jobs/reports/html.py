@@ -29,6 +29,11 @@ def paragraph(text: object, kind: str = "") -> str:
     return f'<p class="{kind}">{escaped(text)}</p>' if kind else f"<p>{escaped(text)}</p>"
 
 
+def alarms(lines: Iterable[object]) -> list[str]:
+    """Return paragraphs that nobody can pass over."""
+    return [paragraph(line, "alarm") for line in lines]
+
+
 def figure(picture: str, caption: str) -> str:
     """Return a picture (inline SVG) with its caption."""
     return f'<figure>{picture}<figcaption class="quiet">{escaped(caption)}</figcaption></figure>'

@@ -267,7 +267,7 @@ class AllRuns:
 
 def _runs_table(runs: "list[FoundRun]") -> "pa.Table":
     schema = pa.schema([(name, pa.string()) for name in (RUN, "name", "kind", "learner")])
-    schema = schema.append(pa.field("finished", pa.bool_()))
+    schema = schema.append(pa.field("finished", pa.bool_())).append(pa.field("quick", pa.bool_()))
     rows: list[dict[str, Any]] = [{name: getattr(run, name) for name in schema.names} for run in runs]
     return pa.Table.from_pylist(rows, schema=schema)
 

@@ -20,6 +20,7 @@ from rich.text import Text
 
 from neurofleet.cluster.store.generations import Compaction
 from neurofleet.errors import JobError, UsageError
+from neurofleet.jobs.quick import quick_lines
 from neurofleet.jobs.reports.tables import print_line
 from neurofleet.jobs.results.folder_listing import FolderReader
 from neurofleet.jobs.results.many_runs import AllRuns, same_names
@@ -248,6 +249,9 @@ def results_command(out: str, query: str | None, json: bool, views: bool = False
         runs_command(out, runs, json)
         return
     kind = kind_in(out)
+    if not json:
+        for line in quick_lines(out):
+            print_line(terminal(), line)
     if kind != FIT:
         findings_of(kind).print_results(out, json)
         return

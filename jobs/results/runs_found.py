@@ -86,6 +86,11 @@ class FoundRun:
         """The job's name."""
         return self.job.get("name")
 
+    @property
+    def quick(self) -> bool:
+        """Whether it was run with ``--quick``."""
+        return self.job.get("quick") is True
+
     @cached_property
     def learner(self) -> str | None:
         """Which learner it is of; None where it is of none."""

@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 import pandas as pd
@@ -135,6 +135,11 @@ class AnalyseSpec(StudySpec):
     expression: dict[Name, ExpressionSpec] = {}
     links: dict[str, LinkSpec] = {}
     seed: Annotated[int, Field(ge=0)] = 1
+
+    def quick_version(self) -> Self:
+        """The best model of each cell in place of the median of its models, and no forests."""
+        groupings = {name: grouping.model_copy(update={"forest": False}) for name, grouping in self.groupings.items()}
+        return self.model_copy(update={"unit": "best", "groupings": groupings})
 
     @classmethod
     def completed(cls, content: dict[str, Any], folder: Path, source: str) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import efel
 import numpy as np
@@ -79,6 +79,14 @@ class CompareSpec(StudySpec):
     deadline_s: Positive = 300.0
     max_steps: PositiveInt | None = 10_000_000
     memory_limit_mb: PositiveInt = 4096
+
+    def quick_version(self) -> Self:
+        """The best model of each type, at one step of the job's own; of cells that have both, all."""
+        models = {name: models.quick_version(best=1, first_cells=None) for name, models in self.models.items()}
+        steps = self.steps
+        if steps is not None:
+            steps = steps.model_copy(update={"amplitudes_nA": [max(steps.amplitudes_nA)]})
+        return self.model_copy(update={"models": models, "steps": steps})
 
     @model_validator(mode="after")
     def _two_types(self) -> "CompareSpec":

@@ -14,6 +14,7 @@ from rich.console import Console
 from neurofleet.cluster.store.run_store import RunStore
 from neurofleet.errors import UsageError
 from neurofleet.faults import place_in_words, shown
+from neurofleet.jobs.quick import is_quick, quick_lines
 from neurofleet.jobs.reports import html
 from neurofleet.jobs.reports.tables import ReportTable, print_line
 from neurofleet.jobs.terminal import terminal
@@ -38,6 +39,8 @@ class Findings(ABC):
     ----------
     name, kind : str
         Of the job.
+    quick : bool
+        Whether the job was run with ``--quick``.
     notes : list of str
         What was left out, and why.
     versions : dict of str to str
@@ -46,6 +49,7 @@ class Findings(ABC):
 
     name: str = ""
     kind: str = ""
+    quick: bool = False
     notes: list[str] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
 
@@ -111,7 +115,8 @@ class Findings(ABC):
 
     def write_report(self, store: RunStore) -> str:
         """Write ``report.html``, with the job's name on top and its origin below, and return where it is."""
-        parts = [html.heading(1, self.name), *map(html.paragraph, self.verdict()), *self.sections(store)]
+        parts = [html.heading(1, self.name), *html.alarms(quick_lines(store.root))]
+        parts += [*map(html.paragraph, self.verdict()), *self.sections(store)]
         if self.notes:
             parts += [html.heading(2, "Notes"), *(html.paragraph(note) for note in self.notes)]
         tables = ", ".join(name for name in store.names() if name.endswith(".parquet") and "/" not in name)
@@ -141,7 +146,8 @@ class Findings(ABC):
         stored = len(store.names(planned[-1]["folder"])) if planned else 0
         holder = store.holder()
         if as_json:
-            print(json.dumps({"finished": finished, "running": holder, "blocks": blocks, "stored": stored}))
+            progress = {"finished": finished, "running": holder, "blocks": blocks, "stored": stored}
+            print(json.dumps(progress | {"quick": is_quick(out)}))
         elif finished:
             cls.read(out).print(console)
         else:

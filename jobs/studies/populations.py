@@ -20,7 +20,7 @@ from neurofleet.input_paths import here, is_url
 from neurofleet.jobs.fit.fit_inputs import file_notes, job_mechanisms, prepare_cell, recording_source
 from neurofleet.jobs.fit.fit_job import CellSpec, ElectrodeName, FitSpec, WindowMs
 from neurofleet.jobs.fit.fit_problem import CellSubject
-from neurofleet.jobs.job_file import DataPath, LocalPath, Name, Positive, PositiveInt, Strict, parse_job
+from neurofleet.jobs.job_file import DataPath, JobSpec, LocalPath, Name, Positive, PositiveInt, Strict, parse_job
 from neurofleet.jobs.results.run_tables import existing_run
 from neurofleet.jobs.studies.findings import stored_findings
 from neurofleet.jobs.studies.measurements import Measure, Measurement
@@ -67,6 +67,7 @@ class ModelsSpec(Strict):
     sample: LocalPath | None = None
     cells: Annotated[list[Name], Field(min_length=1)] | None = None
     best: PositiveInt | None = None
+    first_cells: PositiveInt | None = None
     fits: Annotated[list[FitFileSpec], Field(min_length=1)] | None = None
     mechanisms: LocalPath | None = None
 
@@ -79,15 +80,25 @@ class ModelsSpec(Strict):
         if self.fits is None and self.mechanisms is not None:
             raise ValueError("`mechanisms:` belongs to `fits:`; a run and a sample know their own")
         if self.fits is not None:
-            if self.cells is not None or self.best is not None:
+            if (self.cells, self.best, self.first_cells) != (None, None, None):
                 raise ValueError(
-                    "`cells:` and `best:` choose from a `run:` or `sample:`; of `fits:`, list those that you want"
+                    "`cells:`, `first_cells:` and `best:` choose from a `run:` or `sample:`; of `fits:`, list those "
+                    "that you want"
                 )
             ids = [fit.id for fit in self.fits]
             repeated = sorted({id for id in ids if ids.count(id) > 1})
             if repeated:
                 raise ValueError(f"each fit needs its own id, found more than one {', '.join(repeated)}")
         return self
+
+    def quick_version(self, best: int, first_cells: int | None = 1) -> "ModelsSpec":
+        """Return the best of the models, of the first cells."""
+        if self.fits is not None:
+            return self.model_copy(update={"fits": self.fits[:first_cells]})
+        few = {"best": min(self.best or best, best)}
+        if first_cells is not None:
+            few["first_cells"] = min(self.first_cells or first_cells, first_cells)
+        return self.model_copy(update=few)
 
     def paths_named(self) -> list[Path]:
         """Return all paths that the models come from; of a run, the files that its models depend on."""
@@ -203,9 +214,9 @@ def read_populations(models: ModelsSpec, folder: Path) -> list[CellModels]:
         A folder is no run, a run has no hall of fame yet, or files do not exist or cannot be used.
     """
     if models.run is not None:
-        return _of_run(folder / models.run, models.cells, models.best)
+        return _of_run(folder / models.run, models)
     if models.sample is not None:
-        return _of_sample(folder / models.sample, models.cells, models.best)
+        return _of_sample(folder / models.sample, models)
     return [_of_fit_file(fit, folder, fit.mechanisms or models.mechanisms) for fit in models.fits or ()]
 
 
@@ -241,13 +252,13 @@ def _of_fit_file(fit: FitFileSpec, folder: Path, mechanisms: Path | None) -> Cel
     return replace(models, notes=file_notes(fit.morphology, morphology, read))
 
 
-def _of_run(root: Path, cells: Sequence[str] | None, best: int | None) -> list[CellModels]:
+def _of_run(root: Path, models: ModelsSpec) -> list[CellModels]:
     store, spec, job_folder = open_fit(root)
     winners = _winners(store)
     mechanisms = job_mechanisms(spec, job_folder)
     return [
-        _of_cell(store, spec, job_folder, cell, mechanisms, winners.get(cell.id, {})).best(best)
-        for cell in _cells_with_models(root, cells)
+        _of_cell(store, spec, job_folder, cell, mechanisms, winners.get(cell.id, {})).best(models.best)
+        for cell in _cells_with_models(root, models.cells)[: models.first_cells]
     ]
 
 
@@ -270,11 +281,12 @@ def _cells_with_models(root: Path, cells: Sequence[str] | None) -> list[CellSpec
     return [known[cell] for cell in names]
 
 
-def _of_sample(root: Path, cells: Sequence[str] | None, best: int | None) -> list[CellModels]:
-    spec, accepted, job_folder = _accepted(root, cells)
+def _of_sample(root: Path, models: ModelsSpec) -> list[CellModels]:
+    spec, accepted, job_folder = _accepted(root, models.cells)
+    chosen = list(accepted)[: models.first_cells]
     populations = []
     for sampling in read_samplings(spec, job_folder)[0]:
-        if sampling.cell in accepted:
+        if sampling.cell in chosen:
             table = accepted[sampling.cell].sort_by("draw")
             columns = [PARAMETER_PREFIX + parameter.full_name for parameter in sampling.model.free]
             values = np.column_stack([table[column].to_numpy() for column in columns])
@@ -283,7 +295,7 @@ def _of_sample(root: Path, cells: Sequence[str] | None, best: int | None) -> lis
             seeds = np.full(len(values), spec.seed)
             source = next(recording_source(c, job_folder) for c in spec.cells if c.id == sampling.cell)
             drawn = make_cell_models(model, values, seeds, np.arange(len(values)), trained, source)
-            populations.append(drawn.best(best))
+            populations.append(replace(drawn, notes=(*drawn.notes, *_of_quick_run(spec))).best(models.best))
     return populations
 
 
@@ -334,6 +346,10 @@ def _job_folder(store: RunStore) -> Path:
     return Path(os.path.normpath(Path(store.root) / provenance.get("job_folder", ".")))
 
 
+def _of_quick_run(spec: JobSpec) -> list[str]:
+    return ["its models are from a quick run: what they do is no result"] if spec.quick else []
+
+
 Winners = dict[str, Mapping[str, float]]
 """Stage -> parameters of the model that won it."""
 
@@ -368,7 +384,7 @@ def _of_cell(
         tuple(trained.values()),
         recording_source(cell, job_folder),
     )
-    return replace(models, notes=subject.warnings)
+    return replace(models, notes=(*subject.warnings, *_of_quick_run(spec)))
 
 
 def _model(subject: CellSubject, winners: Winners) -> FitModel:

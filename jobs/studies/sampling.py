@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 import pyarrow as pa
@@ -38,6 +38,7 @@ SMALLEST_BLOCK, LARGEST_BLOCK, BLOCKS = 64, 1024, 64
 """Draws that are stored together: few are lost when a run is killed, and a million draws are not a million files."""
 
 TIMED_DRAWS = 24
+QUICK_DRAWS = 64
 
 
 class SampleSpec(StudySpec):
@@ -75,6 +76,10 @@ class SampleSpec(StudySpec):
         if both:
             raise ValueError(f"{', '.join(both)}: give `bounds:` or a `fixed:` value, one of the two")
         return self
+
+    def quick_version(self) -> Self:
+        """A few draws for the first cell."""
+        return self.model_copy(update={"cells": self.cells[:1], "draws": min(self.draws, QUICK_DRAWS)})
 
     @classmethod
     def completed(cls, content: dict[str, Any], folder: Path, source: str) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import efel
 import numpy as np
@@ -41,6 +41,7 @@ from neurofleet.neurosim.studies.sobol_indices import FeatureMeasure, Indices, S
 
 RUNS, AVERAGES = "runs", "averages.parquet"
 TIMED_RUNS = 3
+QUICK_ORDER = 2
 AFTER_STEP_MS = 250.0
 
 
@@ -78,7 +79,13 @@ class SensitivitySpec(PopulationSpec):
     engine: Literal["polynomial-chaos", "uncertainpy"] = "polynomial-chaos"
     check: Literal["salib"] | None = None
     check_points: Annotated[int, Field(ge=16)] = 256
+    order: Annotated[int, Field(ge=1, le=polynomial_chaos.ORDER)] = polynomial_chaos.ORDER
     seed: Annotated[int, Field(ge=0)] = 1
+
+    def quick_version(self) -> Self:
+        """The best model of the first cell, by polynomials of second order at most, without a check."""
+        few = {"models": self.models.quick_version(best=1), "order": min(self.order, QUICK_ORDER)}
+        return self.model_copy(update=few | {"engine": "polynomial-chaos", "check": None})
 
     @model_validator(mode="after")
     def _consistent(self) -> "SensitivitySpec":
@@ -290,8 +297,8 @@ class SensitivityStudy(PopulationStudy[SensitivitySpec, list[SensitivitySubject]
     def _designs(self, subject: SensitivitySubject, columns: tuple[str, ...]) -> list[ModelDesign]:
         designs = []
         for model, problem in enumerate(subject.problems):
-            size = 2 * polynomial_chaos.number_of_terms(len(problem)) + 2
-            nodes = partial(polynomial_chaos.design, problem)
+            size = 2 * polynomial_chaos.number_of_terms(len(problem), self.spec.order) + 2
+            nodes = partial(polynomial_chaos.design, problem, self.spec.order)
             designs.append(ModelDesign(subject, model, CHAOS, nodes, size, columns))
         if self.spec.check == SALIB:
             first, points = subject.problems[0], self.spec.check_points
@@ -325,6 +332,7 @@ class SensitivityStudy(PopulationStudy[SensitivitySpec, list[SensitivitySubject]
             half_width=spec.half_width,
             engine=spec.engine,
             check=spec.check,
+            order=spec.order,
             features=spec.features,
             cells=[
                 AnalysedCell(
@@ -344,14 +352,14 @@ class SensitivityStudy(PopulationStudy[SensitivitySpec, list[SensitivitySubject]
         return tables, findings
 
     def _indices(self, design: ModelDesign, values: np.ndarray) -> Iterator[tuple[str, Indices]]:
-        nodes, features, problem = design.nodes(), self.spec.features, design.problem
+        nodes, features, problem, order = design.nodes(), self.spec.features, design.problem, self.spec.order
         if design.design == SALIB:
             yield SALIB, saltelli.saltelli(problem, nodes, values, features, self.spec.seed)
             return
-        yield CHAOS, polynomial_chaos.polynomial_chaos(problem, nodes, values, features)
-        yield BEST, polynomial_chaos.best_order(problem, nodes, values, features)
+        yield CHAOS, polynomial_chaos.polynomial_chaos(problem, nodes, values, features, order)
+        yield BEST, polynomial_chaos.best_order(problem, nodes, values, features, order)
         if self.spec.engine == UNCERTAINPY:
-            yield UNCERTAINPY, uncertainpy_indices(problem, nodes, values, features)
+            yield UNCERTAINPY, uncertainpy_indices(problem, nodes, values, features, order)
 
     def plan(self, inputs: list[SensitivitySubject]) -> Plan:
         """Return cells, models, parameters, runs and core-hours, after a few runs of each cell's first model."""

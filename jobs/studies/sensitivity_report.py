@@ -17,16 +17,16 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 CHAOS = "polynomial-chaos"
-"""Of total order 4, as in the paper."""
+"""Of a total order, by default 4 as in the paper."""
 
 BEST = "best-order"
-"""Polynomial chaos of the order, up to 4, that predicts a feature best; from the same runs."""
+"""Polynomial chaos of the order, up to that one, that predicts a feature best; from the same runs."""
 
 SALIB, UNCERTAINPY = "salib", "uncertainpy"
 DESCRIPTIONS = {
-    CHAOS: "Polynomial chaos of total order 4, by least squares at Hammersley nodes.",
-    BEST: "Polynomial chaos of the order, up to 4, whose error at runs left out is smallest; the same runs.",
-    UNCERTAINPY: "uncertainpy's polynomial chaos of total order 4, point collocation at Hammersley nodes.",
+    CHAOS: "Polynomial chaos of total order {order}, by least squares at Hammersley nodes.",
+    BEST: "Polynomial chaos of the order, up to {order}, whose error at runs left out is smallest; the same runs.",
+    UNCERTAINPY: "uncertainpy's polynomial chaos of total order {order}, point collocation at Hammersley nodes.",
 }
 INDICES = "indices.parquet"
 KINDS = ("first", "total")
@@ -90,7 +90,7 @@ class SurrogateError:
     models : int
         Those with a polynomial.
     median_error, largest_error : float or None
-        Of order 4.
+        Of the whole order.
     best_median_error : float or None
     best_orders : list of int
         Of the orders that predict best.
@@ -139,6 +139,7 @@ class SensitivityFindings(Findings):
     half_width: float
     engine: str
     check: str | None = None
+    order: int = 4
     features: list[str] = field(default_factory=list)
     cells: list[AnalysedCell] = field(default_factory=list)
     outcomes: dict[str, int] = field(default_factory=dict)
@@ -186,7 +187,7 @@ class SensitivityFindings(Findings):
         head = (
             "feature",
             "models",
-            "error, order 4",
+            f"error, order {self.order}",
             "largest",
             "error, best order",
             "order",
@@ -232,12 +233,12 @@ class SensitivityFindings(Findings):
                 lines.append(f"{surrogate.feature} has no indices in some models: {'; '.join(surrogate.reasons)}.")
             if surrogate.median_error is not None and surrogate.median_error > POOR:
                 lines.append(
-                    f"{surrogate.feature}: the polynomial of order 4 misses a run that it was not fitted to by"
-                    f" {surrogate.median_error:.2g} of the variance (leave-one-out, median over models), that of the"
+                    f"{surrogate.feature}: the polynomial of order {self.order} misses a run that it was not fitted to"
+                    f" by {surrogate.median_error:.2g} of the variance (leave-one-out, median over models), that of the"
                     f" best order ({', '.join(map(str, surrogate.best_orders))}) by"
                     f" {_number(surrogate.best_median_error, '.2g')}."
                     f" What a polynomial misses, jumps and the solver's roughness, is in no index of `{BEST}`;"
-                    " order 4 and SALib count it in every parameter's total."
+                    f" order {self.order} and SALib count it in every parameter's total."
                 )
         failures = {status: count for status, count in self.outcomes.items() if status != "ok"}
         if failures:
@@ -314,7 +315,7 @@ class SensitivityFindings(Findings):
         shares = index_map_figure(rows, self.features, parameters)
         return [
             html.heading(2, f"Indices: {engine}"),
-            html.paragraph(DESCRIPTIONS[engine], "quiet"),
+            html.paragraph(DESCRIPTIONS[engine].format(order=self.order), "quiet"),
             html.figure(bars, "Mean indices by feature, with 95 % intervals where there are several models."),
             html.figure(shares, "Mean total index; a dash where a feature has none."),
             html.details("Numbers", self.indices(engine).html()),

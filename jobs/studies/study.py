@@ -122,7 +122,8 @@ class Study(ABC, Generic[Spec, Inputs]):
             if table.num_columns:
                 run.store.write_table(name, table)
         notes = [*run.notes, *findings.notes]
-        findings = replace(findings, name=run.spec.name, kind=run.spec.kind, notes=notes, versions=versions())
+        spec = run.spec
+        findings = replace(findings, name=spec.name, kind=spec.kind, quick=spec.quick, notes=notes, versions=versions())
         findings.write_report(run.store)
         findings.write(run.store)
         findings.print(run.console)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 import pandas as pd
@@ -82,6 +82,14 @@ class SynapseSpec(PopulationSpec):
     sites_each: PositiveInt = 1
     synapse: SynapticInput = SynapticInput()
     classes: MetadataSpec | None = None
+
+    def quick_version(self) -> Self:
+        """Two models of the first cell, with a synapse at three distances."""
+        distances = sorted(set(self.distances_um))
+        few = [distances[0], distances[len(distances) // 2], distances[-1]] if len(distances) > 3 else distances
+        return self.model_copy(
+            update={"models": self.models.quick_version(best=2), "distances_um": few, "sites_each": 1}
+        )
 
     def paths_named(self) -> list[Path]:
         """Return all paths that the job reads."""

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 import pyarrow as pa
@@ -67,6 +67,10 @@ class ValidateSpec(PopulationSpec):
     others: Annotated[list[str], Field(min_length=1)] | None = None
     sweeps_each: PositiveInt = 3
     deadline_s: Positive = 1800.0
+
+    def quick_version(self) -> Self:
+        """Two models of the first cell, at one sweep of each stimulus."""
+        return self.model_copy(update={"models": self.models.quick_version(best=2), "sweeps_each": 1})
 
 
 @dataclass(frozen=True)

@@ -178,6 +178,7 @@ def write_fit(
     sweeps: Sequence[int] = (),
     sections: Sequence[str] | None = None,
     known: Mapping[str, Mechanism] = MECHANISMS,
+    remark: str = "",
 ) -> None:
     """Write a fit file; `read_fit` gives the same model back.
 
@@ -197,6 +198,8 @@ def write_fit(
         The sections that the cell has; without it those that `parameters` and `mechanisms` name.
     known : mapping
         Mechanisms by name, where the user has added some.
+    remark : str
+        What whoever opens the file is to know.
 
     Raises
     ------
@@ -231,6 +234,7 @@ def write_fit(
         "conditions": [{"celsius": conditions.celsius, "erev": erev, "v_init": conditions.v_init_mV}],
         "genome": genome,
     }
+    content = ({"remark": remark} if remark else {}) | content
     path = Path(path)
     try:
         path.write_text(json.dumps(content, indent=2) + "\n")

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from bluepyopt.ephys.models import CellModel
 
 
-def write_hoc(path: Path | str, cell_model: "CellModel", parameters: Mapping[str, float]) -> None:
+def write_hoc(path: Path | str, cell_model: "CellModel", parameters: Mapping[str, float], remark: str = "") -> None:
     """Write a hoc template of `cell_model` (``NAME("folder of the morphology")`` makes the cell in NEURON).
 
     Parameters
@@ -34,6 +34,8 @@ def write_hoc(path: Path | str, cell_model: "CellModel", parameters: Mapping[str
         As `neurofleet.neurosim.cells.cell_model.build_cell_model` returns it; the axon treatment goes along.
     parameters : mapping
         Full name -> value of each parameter that is not fixed.
+    remark : str
+        One line, as a comment on top.
 
     Raises
     ------
@@ -45,7 +47,7 @@ def write_hoc(path: Path | str, cell_model: "CellModel", parameters: Mapping[str
     if missing:
         raise InputError(f"{path}: expected a value for each free parameter, found none for {', '.join(missing)}.")
     values = {name: parameters[name] for name in free}
-    text = cell_model.create_hoc(values, disable_banner=True)
+    text = (f"// {remark}\n" if remark else "") + cell_model.create_hoc(values, disable_banner=True)
     path = Path(path)
     try:
         path.write_text(text)
@@ -104,6 +106,7 @@ def write_sonata(
     dt_ms: float = 0.025,
     junction_potential_mV: float = 14.0,
     sweeps: Sequence[int] = (),
+    remark: str = "",
 ) -> None:
     """Write a cell for BMTK's BioNet, which reads morphologies in SWC only: of another format, an SWC is made.
 
@@ -121,7 +124,7 @@ def write_sonata(
         What the written simulation injects.
     stop_ms, dt_ms : float
         Its end, and its fixed time step.
-    junction_potential_mV, sweeps
+    junction_potential_mV, sweeps, remark
         For the fit file; see `neurofleet.neurosim.exchange.allen_fit.write_fit`.
 
     Raises
@@ -150,6 +153,7 @@ def write_sonata(
             sweeps,
             sections,
             known,
+            remark,
         )
         (components / "morphologies" / "cell.swc").write_bytes(_swc(model))
         model.user_mechanisms.copy(model.mechanism_names, components / "mechanisms" / "modfiles")
@@ -163,7 +167,7 @@ def write_sonata(
         readme = _README.format(
             cell=model.cell, axon=model.axon, processing=processing, own=where_defined, converted=converted
         )
-        (folder / "README.txt").write_text(readme)
+        (folder / "README.txt").write_text(f"{remark}\n\n{readme}" if remark else readme)
     except OSError as error:
         raise InputError(f"{folder}: cannot be written ({error.strerror}).") from error
 

@@ -185,3 +185,29 @@ def test_a_job_is_named_after_its_file_whatever_that_is_called(tmp_path):
     for file, name in (("räume 2.yaml", "r-ume-2"), ("é.yaml", "job"), ("x" * 200 + ".yaml", "x" * 128)):
         (tmp_path / file).write_text(SIMS)
         assert load_job(tmp_path / file).name == name
+
+
+TWO_CELLS = f"cells: [{CELL % 'a'}, {CELL % 'b'}]\n"
+QUICK_JOBS = {
+    "fit": TWO_CELLS + "evolution: {strategy: paper, generations: {active: 200}}",
+    "validate": "models: {run: fit}",
+    "sensitivity": "models: {run: fit}\ncheck: salib",
+    "synapse": "models: {sample: draws}",
+    "sample": TWO_CELLS + "draws: 100000",
+    "compare": "models: {full: {run: fit}, point: {run: other}}\nsteps: {amplitudes_nA: [0.2, 0.1]}",
+    "analyse": "populations: fit\ncells: cells.csv\ngroupings: {layer: {column: layer}}",
+}
+"""A job of each kind that has something to be made less of."""
+
+
+@pytest.mark.parametrize("kind", QUICK_JOBS)
+def test_the_quick_version_of_a_job_has_less_is_marked_and_reads_as_itself_again(kind):
+    full, quick = job(f"kind: {kind}\n{QUICK_JOBS[kind]}"), job(f"kind: {kind}\nquick: true\n{QUICK_JOBS[kind]}")
+    assert "quick" not in full.plain()
+    assert quick.plain()["quick"] is True
+    assert quick.reduced
+    assert not any(line.startswith("quick") for line in quick.reduced)
+    again = job(yaml.safe_dump(quick.plain()))
+    assert again.plain() == quick.plain()
+    assert not again.reduced
+    assert quick.identity() != full.identity()

@@ -9,10 +9,13 @@ import pytest
 import yaml
 
 from neurofleet import fresh_process
+from neurofleet.cluster.store.run_store import RunStore
 from neurofleet.errors import InputError, UsageError
-from neurofleet.jobs.job_file import KINDS
+from neurofleet.jobs.job_file import KINDS, load_job
 from neurofleet.jobs.job_kinds import STUDIES, findings_of, write_report
+from neurofleet.jobs.quick import QUICK_NOTE
 from neurofleet.jobs.results.results_command import results_command
+from neurofleet.jobs.run_folder import start_or_resume
 from neurofleet.jobs.run_job import print_plan, run_job
 from neurofleet.jobs.status import print_status
 from neurofleet.jobs.studies.findings import FINDINGS, Findings
@@ -72,6 +75,34 @@ def test_a_study_that_is_killed_resumes_from_its_blocks_and_every_command_knows_
     assert json.loads(capfd.readouterr().out) == plain
     run_job(job, str(out), cpus=1)
     assert "finished already" in capfd.readouterr().err
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_quick_run_says_so_in_all_that_it_writes_and_shows_and_no_full_run_goes_on_from_it(tmp_path, capfd):
+    job, out = write_job(tmp_path, "1 2"), tmp_path / "out"
+    run_job(job, str(out), cpus=1, quick=True)
+    assert capfd.readouterr().err.count(QUICK_NOTE) == 2, "when it begins, and above its verdict"
+    assert yaml.safe_load((out / "job.yaml").read_text())["quick"] is True
+    record = json.loads((out / "provenance.json").read_text())
+    assert (record["quick"], record["reduced"]) == (True, ["seconds: 0.0 in place of 0.3"])
+    assert json.loads((out / FINDINGS).read_text())["quick"] is True
+    assert QUICK_NOTE in (out / "report.html").read_text()
+    for command in (lambda: print_status(str(out)), lambda: results_command(str(out), None, json=False)):
+        command()
+        assert capfd.readouterr().out.startswith(QUICK_NOTE)
+    results_command(str(tmp_path), "select quick from runs", json=True)
+    assert json.loads(capfd.readouterr().out) == [{"quick": True}]
+
+    with pytest.raises(UsageError, match="holds a quick run.*another --out"):
+        run_job(job, str(out), cpus=1)
+    run_job(job, str(out), cpus=1, quick=True)
+    assert "finished already" in capfd.readouterr().err
+    spec = load_job(job)
+    assert "quick" not in spec.plain()
+    with RunStore(tmp_path / "full").locked() as full:
+        start_or_resume(spec, {}, tmp_path, full)
+        with pytest.raises(UsageError, match="holds a full run.*another --out"):
+            start_or_resume(load_job(job, quick=True), {}, tmp_path, full)
 
 
 def test_the_plan_tells_notes_and_times_an_individual_in_a_process_of_its_own(tmp_path, capsys):

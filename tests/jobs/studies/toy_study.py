@@ -27,6 +27,9 @@ class ToySpec(StudySpec):
     deadline_s: float = 10.0
     memory_limit_mb: int = 4096
 
+    def quick_version(self) -> "ToySpec":
+        return self.model_copy(update={"seconds": 0.0})
+
     def paths_named(self) -> list[Path]:
         return [self.numbers]
 
