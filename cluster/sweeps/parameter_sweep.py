@@ -6,9 +6,9 @@ calls ``report(metrics)``; `neurofleet.cluster.training.trainer.train` does so w
 the scheduler stops does not return from that call.
 
 The state of a sweep is in its folder, in files that its trials write as they go: ``trial-00000/trial.json``
-(parameters, seed), ``reports.jsonl`` and ``result.json``, and ``trials.parquet`` with a row for each trial that has
-ended. Running the sweep again goes on from there. When a trial's process died, its function is called again in the same
-folder; with `train` in that folder it goes on from its last epoch.
+(parameters, seed), ``reports.jsonl`` and ``result.json``, and ``trials.parquet`` (there or elsewhere) with a row for
+each trial that has ended. Running the sweep again goes on from there. When a trial's process died, its function is
+called again in the same folder; with `train` in that folder it goes on from its last epoch.
 """
 
 from __future__ import annotations

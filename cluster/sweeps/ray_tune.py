@@ -54,6 +54,7 @@ def sweep(
     folder: str | Path,
     resources: TrialResources = ONE_CPU,
     progress: Callable[[TrialRow], None] = lambda row: None,
+    table: str | Path | None = None,
 ) -> SweepResult:
     """Run a sweep's trials, or those that are left of it, on the cluster that this process is connected to.
 
@@ -65,6 +66,8 @@ def sweep(
     resources : TrialResources
     progress : callable
         Is called with each trial that has ended, in this thread.
+    table : str or Path, optional
+        Where the table of the trials that have ended is kept; ``trials.parquet`` in `folder` by default.
 
     Raises
     ------
@@ -74,7 +77,7 @@ def sweep(
         Ctrl-C. Trials that were running go on when the sweep does.
     """
     check_sweep(plan)
-    files = SweepFiles(Path(folder).absolute(), plan)
+    files = SweepFiles(Path(folder).absolute(), plan, None if table is None else Path(table).absolute())
     if files.trials.unfinished:
         run_trials(plan, files, resources, progress)
     return files.result()
@@ -90,6 +93,8 @@ class SweepFiles:
     ----------
     path : Path
     plan : ParameterSweep
+    table : Path, optional
+        See `sweep`.
 
     Raises
     ------
@@ -97,9 +102,10 @@ class SweepFiles:
         If the folder holds another sweep.
     """
 
-    def __init__(self, path: Path, plan: ParameterSweep) -> None:
+    def __init__(self, path: Path, plan: ParameterSweep, table: Path | None = None) -> None:
         self.path = path
         self._plan = plan
+        self._table = table or path / TABLE
         self._folder = LocalFolder(path)
         stored = self._folder.read(_PLAN)
         if stored is not None and (changes := plan.changes_since(stored.decode())):
@@ -119,7 +125,7 @@ class SweepFiles:
         """Write the table of the trials that have ended."""
         sink = pa.BufferOutputStream()
         pq.write_table(trials_to_table(self._rows()), sink, compression="zstd")
-        self._folder.write(TABLE, sink.getvalue().to_pybytes())
+        LocalFolder(self._table.parent).write(self._table.name, sink.getvalue().to_pybytes())
 
     def result(self) -> SweepResult:
         """The sweep's best setting.

@@ -265,7 +265,7 @@ class OptunaSettings:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._space = space
         self._seed = seed
-        self._distributions = {name: _distribution(d) for name, d in space.dimensions.items()}
+        self._distributions = {name: optuna_distribution(d) for name, d in space.dimensions.items()}
         self._study = optuna.create_study(direction="minimize" if mode == "min" else "maximize")
         self._trials: dict[int, optuna.Trial] = {}
 
@@ -305,7 +305,8 @@ class OptunaSettings:
         )
 
 
-def _distribution(dimension: Dimension) -> optuna.distributions.BaseDistribution:
+def optuna_distribution(dimension: Dimension) -> optuna.distributions.BaseDistribution:
+    """Return a dimension as Optuna knows it; a choice is the number of its value."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     if isinstance(dimension, ChoiceDimension):

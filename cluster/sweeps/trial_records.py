@@ -91,6 +91,23 @@ def trials_to_table(rows: Sequence[TrialRow]) -> pa.Table:
     return pa.table(columns, schema=pa.schema(fields, metadata))
 
 
+def trials_from_table(table: pa.Table) -> list[TrialRow]:
+    """Return the trials of a table that `trials_to_table` made.
+
+    A parameter whose column is JSON stays text.
+    """
+    rows = []
+    for row in table.to_pylist():
+        values = {
+            prefix: {name.removeprefix(prefix): value for name, value in row.items() if name.startswith(prefix)}
+            for prefix in (PARAMETER_PREFIX, OBJECTIVE_PREFIX)
+        }
+        scores = {name: value for name, value in values[OBJECTIVE_PREFIX].items() if value is not None}
+        own = {field.name: row[field.name] for field in _FIELDS}
+        rows.append(TrialRow(parameters=values[PARAMETER_PREFIX], scores=scores, **own))
+    return rows
+
+
 def _names(records: Iterable[dict[str, Any]]) -> list[str]:
     return list(dict.fromkeys(name for record in records for name in record))
 

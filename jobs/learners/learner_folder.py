@@ -22,7 +22,9 @@ JOB = "job.yaml"
 ABOUT = b"neurofleet.predictions"
 """Key of what the Parquet file of predictions says of its model."""
 
-CHECKPOINTS, PIECES, TRAININGS, TRIALS = "checkpoints", "pieces", "trainings", "trials"
+CHECKPOINTS, PIECES, TRAININGS, SWEEP = "checkpoints", "pieces", "trainings", "sweep"
+TRIALS = "trials/trials.parquet"
+"""The table of the trials of a sweep; it lies alone in its folder, which is thus a table as well."""
 
 _EPOCH = re.compile(r"^epoch-(\d+)\.ckpt$")
 
@@ -58,12 +60,18 @@ def learner_of(out: str | Path) -> str:
 
 def remove_working_files(out: Path) -> None:
     """Remove what only a job under way needs: the checkpoints of its trainings and trials, and their samples."""
-    for folder in (out / TRAININGS, out / TRIALS):
+    for folder in (out / TRAININGS, sweep_folder(out)):
         for checkpoints in list(folder.rglob(CHECKPOINTS)):
             shutil.rmtree(checkpoints, ignore_errors=True)
         for task in list(folder.rglob("task.*")):
             task.unlink(missing_ok=True)
         shutil.rmtree(folder / "tune", ignore_errors=True)  # Tune's own, which is never read
+
+
+def sweep_folder(out: Path) -> Path:
+    """Return where a sweep keeps what its trials write: beside their table in a run that version 0.1 began."""
+    former = (out / TRIALS).parent
+    return former if (former / "sweep.json").is_file() else out / SWEEP
 
 
 def refuse_unfinished(out: str | Path) -> None:
@@ -154,6 +162,7 @@ class LearnerJobState:
 def learner_job_state(out: str | Path) -> LearnerJobState:
     """Return how far the learner's job in folder `out` is, read from that folder alone."""
     store, folder = RunStore(out), Path(out)
+    trials = sweep_folder(folder)
     started = [event["at"] for event in store.read_events() if event["event"] in ("started", "resumed")]
     tasks = sorted((folder / TRAININGS).glob("*/task.json"), key=lambda path: path.stat().st_mtime_ns)
     return LearnerJobState(
@@ -161,8 +170,8 @@ def learner_job_state(out: str | Path) -> LearnerJobState:
         finished=has_ended(folder),
         running=store.holder(),
         since=started[-1] if started else "",
-        trials_begun=len(list((folder / TRIALS).glob("trial-*"))),
-        trials_ended=len(list((folder / TRIALS).glob("trial-*/result.json"))),
+        trials_begun=len(list(trials.glob("trial-*"))),
+        trials_ended=len(list(trials.glob("trial-*/result.json"))),
         pieces_done=len(list((folder / PIECES).rglob("*.json"))),
         trainings=tuple(_training_state(path.parent) for path in tasks),
     )

@@ -32,7 +32,14 @@ from neurofleet.input_paths import name_of
 from neurofleet.jobs.job_file import named
 from neurofleet.jobs.learners import LEARNERS
 from neurofleet.jobs.learners.evaluation_pieces import write_result
-from neurofleet.jobs.learners.learner_folder import DESCRIPTION, EVALUATION, TRAININGS, TRIALS, remove_working_files
+from neurofleet.jobs.learners.learner_folder import (
+    DESCRIPTION,
+    EVALUATION,
+    TRAININGS,
+    TRIALS,
+    remove_working_files,
+    sweep_folder,
+)
 from neurofleet.jobs.learners.learner_report import LearnerReport
 from neurofleet.jobs.learners.learner_spec import LearnerSpec, SweepSpec, Workers, most_workers
 from neurofleet.jobs.progress import duration
@@ -414,7 +421,7 @@ def run_sweep(
 
     spec = job.spec
     plan = trials_of(job, inputs)
-    folder = (out / TRIALS).absolute()
+    folder = sweep_folder(out).absolute()
     rename_trial_factory(folder, plan)
     number = plan.number_of_settings() * plan.repeats
     done = 0
@@ -425,7 +432,7 @@ def run_sweep(
         console.print(f"trial {done} of {number}: {described(row)}", soft_wrap=True, highlight=False)
 
     with connect(address, None if address else cpus):
-        swept: SweepResult = sweep(plan, folder, resources_of(spec), report)
+        swept: SweepResult = sweep(plan, folder, resources_of(spec), report, out / TRIALS)
     settings = _listed(swept.parameters) or "the job's settings"
     console.print(
         f"Best of {len(swept.rows)} trials: {plan.metric} {swept.score:.4f} with {settings} ({swept.trial})."

@@ -18,6 +18,7 @@ from neurofleet.errors import UsageError
 from neurofleet.faults import place_in_words
 from neurofleet.jobs.learners.learner_figures import confusion_figure, embedding_map_figure
 from neurofleet.jobs.learners.learner_folder import EVALUATION, JOB, learner_job_state, refuse_unfinished
+from neurofleet.jobs.learners.trials_report import Trials, trials_json, trials_section
 from neurofleet.jobs.quick import quick_lines
 from neurofleet.jobs.reports import html
 from neurofleet.jobs.terminal import terminal
@@ -71,7 +72,7 @@ class LearnerReport(ABC):
         following = f"next: neurofleet {cls.use.format(out=out)}"
         if (Path(out) / EVALUATION).is_file():
             following = f"next: neurofleet results {out}"
-        return [*cls.read(out).verdict(), following]
+        return [*_trials_verdict(Trials.read(RunStore(out))), *cls.read(out).verdict(), following]
 
     @abstractmethod
     def body(self, store: RunStore) -> list[str]:
@@ -80,8 +81,11 @@ class LearnerReport(ABC):
     def write(self, out: str | Path) -> str:
         """Write ``report.html`` into the folder, and return where it is."""
         store = RunStore(out)
+        trials = Trials.read(store)
         top = [html.heading(1, self.job_name()), *html.alarms(quick_lines(store.root))]
-        top += map(html.paragraph, self.verdict())
+        top += map(html.paragraph, [*_trials_verdict(trials), *self.verdict()])
+        if trials:
+            top += [*trials_section(trials), html.heading(2, "The best setting, trained again")]
         store.write_text(PAGE, html.page(f"{self.job_name()}: report", [*top, *self.body(store)]))
         return f"{store.root.rstrip('/')}/{PAGE}"
 
@@ -92,11 +96,15 @@ class LearnerReport(ABC):
 
     @classmethod
     def print_results(cls, out: str, as_json: bool) -> None:
-        """Print the scores of a finished job, as tables, or with all that is known of them as JSON."""
+        """Print the scores of a finished job, of a sweep its trials too: tables, or all that is known as JSON."""
+        trials = Trials.read(RunStore(out))
         if as_json:
-            print(json.dumps(cls.stored(out), indent=1))
-        else:
-            cls.read(out).print_tables(terminal())
+            print(json.dumps(cls.stored(out) | ({"trials": trials_json(trials)} if trials else {}), indent=1))
+            return
+        report, console = cls.read(out), terminal()
+        if trials:
+            trials.print(console)
+        report.print_tables(console)
 
     @classmethod
     def print_status(cls, out: str, as_json: bool, console: Console) -> None:
@@ -109,6 +117,10 @@ class LearnerReport(ABC):
             console.print(line, markup=False, highlight=False, soft_wrap=True)
         if state.finished:
             cls.read(out).print_tables(console)
+
+
+def _trials_verdict(trials: Trials | None) -> list[str]:
+    return trials.verdict() if trials else []
 
 
 def stored_model(out: str | Path, learner: str, facts: Collection[str]) -> StoredModel:

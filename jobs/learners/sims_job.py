@@ -16,7 +16,7 @@ from neurofleet.cluster.sweeps.trial_records import TrialRow
 from neurofleet.cluster.training.lightning_training import BestEpoch
 from neurofleet.errors import LearnerError, did_you_mean
 from neurofleet.input_paths import name_of, place_of
-from neurofleet.jobs.learners.learner_folder import HISTORY, TRIALS
+from neurofleet.jobs.learners.learner_folder import HISTORY, sweep_folder
 from neurofleet.jobs.learners.learner_job import LearnerJob, LearnerRun, Trained, Trainings, Trial
 from neurofleet.jobs.learners.learner_report import typed
 from neurofleet.jobs.learners.sims_report import SimsReport, SimsScores
@@ -200,7 +200,7 @@ class SimsJob(LearnerJob[SimsTrainSpec, SimsInputs]):
         """Write how stable the genes' weights are over repeated trainings."""
         assert isinstance(self.spec, SimsSweepSpec)
         if self.spec.trials.repeats > 1:
-            folders = [(out / TRIALS).absolute() / row.trial for row in rows]
+            folders = [sweep_folder(out).absolute() / row.trial for row in rows]
             pq.write_table(stability_table(folders, inputs.prepared.reference.cells.genes), out / "stability.parquet")
 
     def print_plan(self, inputs: SimsInputs, console: Console) -> float:

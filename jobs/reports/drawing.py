@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
-INK, FAINT = "#0a0b0c", "#0a0b0d"  # replaced in the SVG by the page's own colours
+INK, FAINT, GROUND = "#0a0b0c", "#0a0b0d", "#0a0b0e"  # replaced in the SVG by the page's own colours
 MODEL = "#d9540f"
 SEEDS = ("#2f7ed8", "#e07b00", "#1b9e77", "#a05ad5", "#c8447a", "#7a8b00", "#0098a8", "#8d6e63")
 GOOD, FAIR, POOR, MISSING = "#3f9a6c", "#e0a100", "#d9540f", "#868e96"
@@ -96,6 +96,7 @@ def _inline(svg: str, label: str) -> str:
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
     svg = _PATH.sub(lambda m: m[1] + _LONG_NUMBER.sub(_rounded, m[2]).replace("\n", "") + '"', svg)
     svg = _FONTS.sub("inherit", svg).replace(INK, "currentColor").replace(FAINT, "var(--faint)")
+    svg = svg.replace(GROUND, "var(--ground)")
     head, rest = svg.split(">", 1)
     box = re.search(r'viewBox="[^"]*"', head)
     assert box is not None

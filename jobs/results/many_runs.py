@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from neurofleet.errors import UsageError
-from neurofleet.jobs.learners.learner_folder import ABOUT
+from neurofleet.jobs.learners.learner_folder import ABOUT, TRIALS
 from neurofleet.jobs.results.folder_listing import FolderReader, read_again_if_gone
 from neurofleet.jobs.results.run_tables import FIT_VIEWS, empty, fit_parts, what_is_in
 from neurofleet.jobs.results.runs_found import ENDING, FIT, MODEL, FoundRun, FoundRuns, find_runs
@@ -27,7 +27,7 @@ OF_LEARNERS = {
     "history": "history.parquet",
     "split": "split.parquet",
     "stability": "stability.parquet",
-    "trials": "trials/trials.parquet",
+    "trials": TRIALS,
 }
 """The tables of trainings, sweeps and evaluations; those of several data sets are in NAME/set=SET/."""
 

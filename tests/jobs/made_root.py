@@ -46,7 +46,7 @@ def _write_models(folder: Path) -> None:
     write_job(folder / "hippie", {"kind": "sweep", "learner": "hippie", "name": "made"})
     (folder / "hippie" / "model.json").write_text(json.dumps({"learner": "hippie"}))
     write(folder / "hippie" / "trials" / "trials.parquet", {"trial": ["trial-00000"], "seed": [1]})
-    write(folder / "hippie" / "trials" / "trial-00000" / "other.parquet", {"trial": ["no part of it"]})
+    write(folder / "hippie" / "sweep" / "trial-00000" / "other.parquet", {"trial": ["no part of it"]})
     write(
         folder / "hippie" / "embeddings.parquet",
         {"unit_id": [7, 8], "class": ["PV", None], "umap_0": [0.5, 1.5], "umap_1": [0.5, 2.5]},

@@ -386,8 +386,8 @@ def test_an_unfinished_training_has_no_report_and_no_results_yet(unfinished):
 def test_status_of_a_sweep_counts_its_trials(tmp_path):
     (tmp_path / "job.yaml").write_text("{kind: sweep, learner: sims, name: s}")
     for number in range(3):
-        (tmp_path / f"trials/trial-{number:05d}").mkdir(parents=True)
-    (tmp_path / "trials/trial-00000/result.json").write_text("{}")
+        (tmp_path / f"sweep/trial-{number:05d}").mkdir(parents=True)
+    (tmp_path / "sweep/trial-00000/result.json").write_text("{}")
     assert "trials: 1 of the 3 begun have ended" in shown(print_status, str(tmp_path), False)
 
 
