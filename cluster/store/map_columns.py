@@ -31,11 +31,12 @@ def fold(table: pa.Table, prefixes: Mapping[str, pa.DataType]) -> pa.Table:
         keys[prefix] = [name.removeprefix(f"{prefix}.") for name in names]
         column = pa.nulls(len(table), pa.map_(pa.string(), kind))
         if names:
-            column = _map([table[name].combine_chunks().cast(kind) for name in names], keys[prefix], kind)
+            values = interleaved([table[name].combine_chunks().cast(kind) for name in names])
+            column = map_column(keys[prefix], values, kind)
             table = table.drop_columns(names)
         table = table.append_column(prefix, column)
     metadata = dict(table.schema.metadata or {})
-    return table.replace_schema_metadata({**metadata, MAPS: json.dumps(keys)})
+    return table.replace_schema_metadata({**metadata, MAPS: keys_in_words(keys)})
 
 
 def unfold(table: pa.Table) -> pa.Table:
@@ -75,9 +76,21 @@ def _items(maps: pa.MapArray) -> pa.Array:
     return maps.items.slice(begin, end - begin)
 
 
-def _map(columns: Sequence[pa.Array], keys: Sequence[str], kind: pa.DataType) -> pa.Array:
-    rows, width = len(columns[0]), len(keys)
-    values = pa.concat_arrays(columns).take(np.arange(rows * width).reshape(width, rows).T.ravel())
+def interleaved(columns: Sequence[pa.Array]) -> pa.Array:
+    """Return the values of columns row by row."""
+    rows, width = len(columns[0]), len(columns)
+    return pa.concat_arrays(columns).take(np.arange(rows * width).reshape(width, rows).T.ravel())
+
+
+def map_column(keys: Sequence[str], values: pa.Array, kind: pa.DataType) -> pa.Array:
+    """Return a map column of which each row has these keys; `values` are given row by row."""
+    width = len(keys)
+    rows = len(values) // width
     offsets = pa.array(np.arange(0, rows * width + 1, width), pa.int32())
     words = pa.DictionaryArray.from_arrays(np.tile(np.arange(width, dtype=np.int32), rows), pa.array(list(keys)))
     return pa.MapArray.from_arrays(offsets, words.cast(pa.string()), values, pa.map_(pa.string(), kind))
+
+
+def keys_in_words(keys: Mapping[str, Sequence[str]]) -> str:
+    """Return what a schema's metadata says of its map columns, as `map_keys` reads it."""
+    return json.dumps({name: list(own) for name, own in keys.items()})

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from neurofleet.cluster.store.map_columns import fold, unfold
+from neurofleet.cluster.store.map_columns import MAPS, interleaved, keys_in_words, map_column, unfold
 from neurofleet.errors import ClusterError
 
 SCHEMA_VERSION = 2
@@ -48,6 +48,7 @@ _FIELDS = {
         _SEARCH_TOTAL,
     ],
 }
+_SCORES = pa.map_(pa.string(), pa.float64())
 _MAPS = {EVALUATIONS: ("score",), HALL_OF_FAME: ("score", "search_score")}
 
 
@@ -109,9 +110,8 @@ class Evaluations:
         }
         if self.asked is not None and self.in_flight is not None:
             columns |= {"asked": np.asarray(self.asked, np.int64), "in_flight": np.asarray(self.in_flight, np.int32)}
-        columns |= _wide(self, PARAMETER_PREFIX, self.parameter_names, self.parameters)
-        columns |= _wide(self, OBJECTIVE_PREFIX, self.objective_names, self.scores)
-        return uniform(_labelled(pa.table(columns), EVALUATIONS), parameters)
+        maps = {"score": (self.objective_names, _row_by_row(self.scores))}
+        return _stored_table(EVALUATIONS, n, columns, _own_columns(self), parameters, maps)
 
     @classmethod
     def from_table(cls, table: pa.Table) -> Evaluations:
@@ -188,11 +188,11 @@ class HallOfFameRows:
         }
         if self.search_totals is not None:
             columns["search_total"] = np.asarray(self.search_totals, float)
-        columns |= _wide(self, PARAMETER_PREFIX, self.parameter_names, self.parameters)
-        columns |= _wide(self, OBJECTIVE_PREFIX, self.objective_names, self.scores)
+        maps = {"score": (self.objective_names, _row_by_row(self.scores))}
         if self.search_scores is not None:
-            columns |= _wide(self, SEARCH_OBJECTIVE_PREFIX, self.objective_names, self.search_scores)
-        return uniform(_labelled(pa.table(columns), HALL_OF_FAME, {CELL: self.cell}), parameters)
+            maps["search_score"] = (self.objective_names, _row_by_row(self.search_scores))
+        own = _own_columns(self)
+        return _stored_table(HALL_OF_FAME, len(self), columns, own, parameters, maps, {CELL: self.cell})
 
     @classmethod
     def from_table(cls, table: pa.Table) -> HallOfFameRows:
@@ -252,22 +252,59 @@ def uniform(table: pa.Table, parameters: Sequence[str]) -> pa.Table:
         Those of all cells of the run.
     """
     table = wide_table(table)
-    metadata = dict(table.schema.metadata)
+    metadata = table.schema.metadata
     kind = metadata[b"neurofleet_table"].decode()
-    own = _with_prefix(PARAMETER_PREFIX, table.column_names)
-    cell = table["cell"][0].as_py() if "cell" in table.column_names and len(table) else None
-    columns = {}
-    for field in _FIELDS[kind]:
-        there = field.name in table.column_names
-        columns[field.name] = table[field.name].cast(field.type) if there else pa.nulls(len(table), field.type)
+    cell = table["cell"][0].as_py() if "cell" in table.column_names and len(table) else metadata.get(CELL)
+    there = {name: table[name].combine_chunks() for name in table.column_names}
+    columns = {field.name: there[field.name].cast(field.type) for field in _FIELDS[kind] if field.name in there}
+    own = {name: there[PARAMETER_PREFIX + name] for name in _with_prefix(PARAMETER_PREFIX, table.column_names)}
+    maps = {}
+    for name in _MAPS[kind]:
+        if keys := _with_prefix(f"{name}.", table.column_names):
+            maps[name] = keys, interleaved([there[f"{name}.{key}"].cast(pa.float64()) for key in keys])
+    return _stored_table(kind, len(table), columns, own, parameters, maps, {} if cell is None else {CELL: cell})
+
+
+def _stored_table(
+    kind: str,
+    rows: int,
+    columns: Mapping[str, Any],
+    own: Mapping[str, Any],
+    parameters: Sequence[str],
+    maps: Mapping[str, tuple[Sequence[str], pa.Array]],
+    facts: Mapping[bytes, str] | None = None,
+) -> pa.Table:
+    """Return a table of evaluations or of a hall of fame as it is stored: all of a run have one schema.
+
+    Parameters
+    ----------
+    kind : str
+    rows : int
+    columns : mapping
+        Those of `_FIELDS` that it has; the others are null.
+    own : mapping
+        Parameter of its cell -> column.
+    parameters : sequence of str
+        Those of all cells of the run.
+    maps : mapping
+        Those of `_MAPS` that it has -> their keys, and their values row by row.
+    facts : mapping, optional
+        For the metadata.
+    """
+    absent = pa.nulls(rows, pa.float64())
+    fields = list(_FIELDS[kind])
+    arrays = [columns[field.name] if field.name in columns else pa.nulls(rows, field.type) for field in fields]
     for name in dict.fromkeys([*parameters, *own]):
-        column = PARAMETER_PREFIX + name
-        columns[column] = table[column] if name in own else pa.nulls(len(table), pa.float64())
-    maps = _MAPS[kind]
-    columns |= {name: table[name] for name in table.column_names if name.startswith(tuple(f"{p}." for p in maps))}
-    uniform_table = pa.table(columns).replace_schema_metadata(metadata)
-    facts = {OWN_PARAMETERS: json.dumps(own)} | ({} if cell is None else {CELL: cell})
-    return fold(_labelled(uniform_table, kind, facts), dict.fromkeys(maps, pa.float64()))
+        fields.append(pa.field(PARAMETER_PREFIX + name, pa.float64()))
+        arrays.append(own.get(name, absent))
+    for name in _MAPS[kind]:
+        keys, values = maps.get(name, ((), None))
+        arrays.append(map_column(keys, values, pa.float64()) if keys else pa.nulls(rows, _SCORES))
+        fields.append(pa.field(name, _SCORES))
+    keys_of = {name: maps[name][0] if name in maps else () for name in _MAPS[kind]}
+    metadata = {b"neurofleet_table": kind, b"schema_version": str(SCHEMA_VERSION), **(facts or {})}
+    metadata |= {OWN_PARAMETERS: json.dumps(list(own)), MAPS: keys_in_words(keys_of)}
+    return pa.Table.from_arrays(arrays, schema=pa.schema(fields, metadata))
 
 
 def wide_table(table: pa.Table) -> pa.Table:
@@ -298,18 +335,21 @@ def own_columns(schema: pa.Schema) -> pa.Schema:
     return pa.schema([field for field in schema if field.name not in foreign], schema.metadata)
 
 
-def _labelled(table: pa.Table, kind: str, facts: dict[bytes, str] | None = None) -> pa.Table:
-    metadata = dict(table.schema.metadata or {}) | {b"neurofleet_table": kind, b"schema_version": str(SCHEMA_VERSION)}
-    return table.replace_schema_metadata(metadata | (facts or {}))
+def _own_columns(rows: Evaluations | HallOfFameRows) -> dict[str, pa.Array]:
+    """Return parameter -> column."""
+    count, names = len(rows), rows.parameter_names
+    values = pa.array(np.asarray(rows.parameters, float).reshape(count, len(names)).T.ravel())
+    return {name: values.slice(i * count, count) for i, name in enumerate(names)}
 
 
-def _wide(rows: Evaluations | HallOfFameRows, prefix: str, names: Sequence[str], values: np.ndarray) -> dict[str, Any]:
-    values = np.asarray(values, float).reshape(len(rows), len(names))
-    return {prefix + name: np.ascontiguousarray(column) for name, column in zip(names, values.T, strict=True)}
+def _row_by_row(values: np.ndarray) -> pa.Array:
+    return pa.array(np.asarray(values, float).ravel())
 
 
 def _texts(texts: Sequence[str]) -> pa.Array:
-    return pa.array(list(texts), pa.string()).dictionary_encode()
+    numbers = {text: number for number, text in enumerate(dict.fromkeys(texts))}
+    codes = np.fromiter((numbers[text] for text in texts), np.int32, len(texts))
+    return pa.DictionaryArray.from_arrays(codes, pa.array(list(numbers), pa.string()))
 
 
 def _wide_columns(table: pa.Table) -> dict[str, Any]:
