@@ -1,5 +1,6 @@
 """The command line."""
 
+import json
 import re
 import sys
 from difflib import get_close_matches
@@ -116,6 +117,19 @@ def new(
     from neurofleet.jobs.drafts.new_command import new_command
 
     new_command(kind, files, out, overwrite)
+
+
+@app.command()
+def schema(
+    kind: Annotated[
+        str | None,
+        typer.Argument(metavar="[KIND]", help="A kind of job; without it, all of them.", show_default=False),
+    ] = None,
+) -> None:
+    """Print the keys of a job file as JSON Schema, for editors: neurofleet schema fit > fit.schema.json."""
+    from neurofleet.jobs.job_schema import job_schema
+
+    typer.echo(json.dumps(job_schema(kind), indent=2))
 
 
 @app.command(name="inspect")

@@ -45,10 +45,12 @@ def _usable_name(name: str) -> str:
     return name
 
 
-Name = Annotated[str, BeforeValidator(_whole_number_as_text), AfterValidator(_usable_name)]
+Name = Annotated[
+    str, BeforeValidator(_whole_number_as_text, json_schema_input_type=str | int), AfterValidator(_usable_name)
+]
 """What files are named after. A whole number is taken as text."""
 
-Label = Annotated[str, BeforeValidator(_number_as_text)]
+Label = Annotated[str, BeforeValidator(_number_as_text, json_schema_input_type=str | bool | int | float)]
 """A class, a group or a column of a user's data. What YAML takes for a number is text here."""
 
 PositiveInt = Annotated[int, Field(gt=0)]
@@ -93,7 +95,10 @@ def expanded(given: Any, folder: Path) -> Any:
 
 
 class Strict(BaseModel):
-    """A part of a job file; keys that it does not know are faults."""
+    """A part of a job file; keys that it does not know are faults.
+
+    The docstring below a key is its description: `neurofleet.jobs.job_schema`.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -168,10 +173,17 @@ class JobSpec(Strict):
     """What refuses it, before it is sent to a cluster, for what is wrong whatever its data are."""
 
     kind: str
+    """The kind of job."""
     name: Name
+    """The name of the job in logs, lists and on a cluster; by default that of the job file."""
     out: str | None = None
+    """The run folder, where `--out` is not given; relative to the job file."""
     files: Annotated[list[LocalPath], Field(min_length=1)] | None = None
+    """What the job's own code reads, such as that of an `evaluator:`; patterns are expanded. The files are sent along
+    with the job, and the run is resumed only with the same content.
+    """
     quick: bool = False
+    """Whether this is a first picture, with small budgets; set by `--quick`."""
     _reduced: tuple[str, ...] = PrivateAttr(())
 
     def quick_version(self) -> Self:

@@ -13,6 +13,7 @@ import duckdb
 import numpy as np
 import pytest
 import typer.main
+from jsonschema import Draft202012Validator
 from pynwb import NWBHDF5IO, NWBFile
 from pynwb.file import Subject
 
@@ -20,6 +21,7 @@ import neurofleet as nf
 from neurofleet.jobs.cli import app
 from neurofleet.jobs.fit.fit_job import FitSpec
 from neurofleet.jobs.job_file import check_job, load_job
+from neurofleet.jobs.job_schema import job_schema
 from neurofleet.jobs.learners.learner_job import checked_inputs, job_of
 from neurofleet.jobs.opened_run import Run
 from neurofleet.yaml_files import read_yaml
@@ -54,6 +56,7 @@ def test_a_job_in_the_documents_is_one(text, tmp_path):
         content = ({"kind": "fit", "cells": [CELL]} if is_fit else {"kind": "validate"}) | content
     job = check_job(content, "the example", "example", tmp_path)
     assert job.kind == content["kind"]
+    assert Draft202012Validator(job_schema(job.kind)).is_valid(content)
 
 
 def write_cells(folder: Path) -> None:

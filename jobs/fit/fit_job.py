@@ -21,7 +21,17 @@ from pydantic import (
 from neurofleet.errors import UsageError, did_you_mean
 from neurofleet.faults import faults, place_in_words
 from neurofleet.input_paths import has_pattern, is_url, matching, with_home
-from neurofleet.jobs.job_file import DataPath, JobSpec, LocalPath, Name, Positive, PositiveInt, RecipeName, Strict
+from neurofleet.jobs.job_file import (
+    DataPath,
+    JobSpec,
+    Label,
+    LocalPath,
+    Name,
+    Positive,
+    PositiveInt,
+    RecipeName,
+    Strict,
+)
 from neurofleet.neurosim.cells.morphology_readers import FORMATS, ending_of
 
 FROM, GLOB = "from", "glob"
@@ -192,7 +202,7 @@ def _morphology_of(recordings: Path, place: str) -> str:
     return candidates[0].name
 
 
-ElectrodeName = Annotated[str, Field(min_length=1, coerce_numbers_to_str=True)]
+ElectrodeName = Annotated[Label, Field(min_length=1)]
 
 
 def _forwards(window_ms: tuple[float, float]) -> tuple[float, float]:
@@ -233,7 +243,33 @@ def _is_whole(given: Any) -> bool:
     return isinstance(given, int) and not isinstance(given, bool)
 
 
-class CellSpec(Strict):
+_OneOrMore = BeforeValidator(
+    lambda given: [given] if _is_whole(given) else given, json_schema_input_type=int | list[int]
+)
+
+
+class RecordingSpec(Strict):
+    """Which sweeps of a recording are used, and how they are read."""
+
+    stimuli: Annotated[list[str], Field(min_length=1)] = ["Long Square"]
+    """Names or patterns of the stimuli whose sweeps are used."""
+    exclude_sweeps: Annotated[list[int], _OneOrMore] = []
+    """Numbers of sweeps to leave out."""
+    electrode: ElectrodeName | None = None
+    """Name or pattern of the electrode, where the recording has several."""
+    bias_current: Literal["add", "ignore"] | None = None
+    """What is done about a bias current that the recording has: `add` it to the recorded current or `ignore` it. By
+    default it is added, unless the recorded current has it already.
+    """
+    current: Literal["command", "recorded"] | None = None
+    """Which current is used where a file has both: the `command` or the `recorded` one."""
+    spike_threshold_mV: Annotated[float, Field(ge=-80, le=40)] | None = None
+    """The voltage that a spike rises above, in mV; by default -20 mV, or lower for a cell whose spikes are small."""
+    window_ms: WindowMs | None = None
+    """The part of each sweep that is read, `[FROM, TO]` in ms, where a sweep has several steps."""
+
+
+class CellSpec(RecordingSpec):
     """One cell: its morphology, and recordings (or published targets) to fit it to.
 
     Hosts' time is shared by weight between groups (`weights:` of the job), cells with a `weight` of their
@@ -241,21 +277,27 @@ class CellSpec(Strict):
     """
 
     id: Name
+    """The name of the cell in tables, files and messages."""
     morphology: DataPath
+    """The morphology: SWC, ASC or MorphIO's HDF5, a path or a URL."""
     recordings: DataPath | None = None
+    """The recording: NWB 2, the Allen NWB 1.x layout, ABF and others, a path or a URL; a folder of files is one
+    recording.
+    """
     targets: LocalPath | None = None
+    """A folder with `features.json` and `protocols.json`, in place of `recordings:`."""
     dendrite: Literal["spiny", "aspiny"] = "spiny"
+    """Type of the dendrites; chooses between the spiny and the aspiny form of a recipe that has both."""
     junction_potential_mV: float = 14.0
-    stimuli: Annotated[list[str], Field(min_length=1)] = ["Long Square"]
-    exclude_sweeps: Annotated[list[int], BeforeValidator(lambda given: [given] if _is_whole(given) else given)] = []
-    electrode: ElectrodeName | None = None
-    bias_current: Literal["add", "ignore"] | None = None
-    current: Literal["command", "recorded"] | None = None
-    spike_threshold_mV: Annotated[float, Field(ge=-80, le=40)] | None = None
-    window_ms: WindowMs | None = None
+    """Liquid-junction potential in mV, subtracted from the recorded voltage."""
     axon: Literal["stub", "legacy-stub", "legacy-stub-60um", "full"] | None = None
+    """What becomes of the reconstructed axon: replaced by a stub (`stub`, `legacy-stub`, `legacy-stub-60um`) or kept
+    (`full`). By default the recipe decides.
+    """
     group: Name | None = None
+    """The group whose share of the hosts the cell belongs to; see `weights`."""
     weight: Positive | None = None
+    """The cell's own share of the hosts, in relation to those of groups and of other cells with a weight."""
 
     @model_validator(mode="after")
     def _one_share(self) -> "CellSpec":
@@ -285,16 +327,31 @@ class EvolutionSpec(Strict):
     """How the search runs. Unset numbers take the strategy's own values."""
 
     strategy: Literal["paper", "fast"] = "fast"
+    """`fast`: small generations on log axes, then CMA-ES. `paper`: IBEA as published."""
     mode: Literal["generational", "steady"] = "generational"
+    """`generational`, or `steady`: no barrier between generations, for one fit on very many cores; not reproducible."""
     learn: bool | None = None
+    """Whether cells start from the halls of fame of cells with the same recipe that have finished; by default with
+    strategy `fast`. Set it to `false` for a campaign that has to be reproducible to the byte.
+    """
     patience: Annotated[int, Field(ge=16)] | None = None
+    """Stop a search whose best total has not fallen by 1 % within this number of evaluations."""
     offspring: Annotated[int, Field(ge=4)] | None = None
+    """Individuals per generation; by default 512 with strategy `paper`, and 4 per parameter (16 to 64) with `fast`."""
     generations: dict[str, PositiveInt] = {}
+    """Strategy `paper`: generations of each stage, by default 50, 50 and 200."""
     evaluations: dict[str, Annotated[int, Field(ge=16)]] = {}
+    """Strategy `fast`: evaluations of each stage and seed, such as `{passive: 500, active: 8000}`; by default 768 per
+    stage and 6000 in the last.
+    """
     hall_of_fame: PositiveInt = 10
+    """Models kept per seed."""
     seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = [1, 2, 3, 4]
+    """Seeds of the search, or how many there are: `4` stands for 1, 2, 3 and 4. The last stage runs all of them,
+    earlier stages the first.
+    """
 
-    @field_validator("seeds", mode="before")
+    @field_validator("seeds", mode="before", json_schema_input_type=PositiveInt | list[int])
     @classmethod
     def _number_of_seeds(cls, seeds: Any) -> Any:
         """``seeds: 4`` are the seeds 1, 2, 3 and 4."""
@@ -345,21 +402,53 @@ class FitSpec(JobSpec):
     decisive_packages: ClassVar[tuple[str, ...]] = ("neuron", "bluepyopt", "efel", "cmaes")
 
     kind: Literal["fit"] = "fit"
+    """A fit of neuron models to recordings."""
     cells: Annotated[list[CellSpec], Field(min_length=1)] | None = None
+    """The cells to fit: a list, a table (`{from: cells.csv}`, one row per cell) or a pattern of recordings (`{glob:
+    "cells/*.nwb"}`); keys beside `from` and `glob` apply to all cells.
+    """
     evaluator: Annotated[str, AfterValidator(_module_and_function)] | None = None
+    """A BluePyOpt model of your own, in place of `cells:`, as `module:function`; the function returns a
+    `CellEvaluator`, and the module lies beside the job file.
+    """
     mechanisms: LocalPath | None = None
+    """Folder of your own mod files, for a recipe that names their mechanisms."""
     recipe: RecipeName = "all-active"
+    """Stages, mechanisms, parameters with bounds, and e-features: a built-in recipe (`neurofleet recipe` lists them) or
+    your own YAML file.
+    """
     evolution: EvolutionSpec = EvolutionSpec()
+    """How the search runs."""
     engine: Literal["auto", "neuron", "vector"] = "auto"
+    """What simulates a search: `vector` (16 models at a time, with a kernel generated from the cell's mechanisms),
+    `neuron`, or `auto`: `vector` where possible. NEURON scores the hall of fame in any case.
+    """
     warm_start: LocalPath | None = None
+    """Hall of fame of other cells (a run folder or a Parquet file), used as first individuals of the last stage."""
     deadline_s: Annotated[float, Field(gt=0)] | Literal["auto"] = 300.0
+    """Wall-clock limit of one evaluation in seconds; `auto` learns it. Models that are computed together share
+    theirs.
+    """
     max_steps: PositiveInt | None = 1_000_000
+    """Integration steps of one evaluation by NEURON; a runaway model ends at the same step on every machine. `null`
+    sets no limit.
+    """
     memory_limit_mb: PositiveInt = 4096
+    """Memory of one evaluation in MB."""
     weights: dict[Name, Positive] = {}
+    """How groups of cells share the hosts: `{group: weight}`, 1 each by default."""
     max_core_hours: Positive | None = None
+    """Total evaluation time in core-hours, after which no new work is started."""
     max_wall_hours: Positive | None = None
+    """Hours since the start, after which no new work is started."""
     max_hosts: PositiveInt | None = None
+    """On a cluster that grows and shrinks: ask it for as many hosts as have work, up to this number, and release them
+    at the end.
+    """
     storage_wait_minutes: Annotated[float, Field(ge=0)] = 15.0
+    """How long a run waits for an object store that does not answer; then it ends with exit code 3 and can be
+    resumed.
+    """
 
     @model_validator(mode="after")
     def _one_subject(self) -> "FitSpec":

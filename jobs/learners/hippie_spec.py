@@ -29,7 +29,9 @@ class UnitsSpec(Strict):
     """Files of units and how their arrays are called."""
 
     units: Paths
+    """Files or folders of units, one or several; patterns are expanded."""
     layout: dict[str, Any] = {}
+    """What the files do not tell: names of arrays, sampling rate, units of time, quality criteria."""
 
     @field_validator("units", mode="before")
     @classmethod
@@ -45,14 +47,22 @@ class LabelledSpec(UnitsSpec):
     """
 
     label: Label
+    """The column with the cell types."""
     classes: Classes | None = None
+    """The labels that are used: a list, or `{name: [labels]}` to merge labels. By default all; other units are embedded
+    but not trained on.
+    """
     group: Label | None = None
+    """The column that tells animals or recordings apart; units of one group are never in both training and test.
+    Without it the split is random.
+    """
 
 
 class SetSpec(LabelledSpec):
     """A data set of an evaluation."""
 
     name: Name
+    """The name of the data set in tables and files."""
 
 
 class HippieSpec(LearnerSpec):
@@ -64,7 +74,9 @@ class HippieSpec(LearnerSpec):
     data_keys = ("units",)
 
     learner: Literal["hippie"]
+    """HIPPIE: classes and embeddings of spike-sorted units."""
     pool: list[UnitsSpec] = []
+    """Further units for pretraining, without labels; must contain none of the labelled units."""
 
     @classmethod
     def completed(cls, content: dict[str, Any], folder: Path, source: str) -> dict[str, Any]:
@@ -90,15 +102,20 @@ class FoldsSpec(HippieSpec):
     """How methods are compared: cross-validation, by `group` where a set has one."""
 
     folds: Annotated[int, Field(ge=2)] = 5
+    """Folds of the cross-validation that compares the methods, by `group:` where there is one."""
     repeats: PositiveInt = 1
+    """How many times the cross-validation is repeated, with other folds."""
     shuffles: Annotated[int, Field(ge=5)] = 5
+    """Permutations of the label-shuffle control."""
     methods: Annotated[list[Method], Field(min_length=1)] = list(get_args(Method))
+    """The methods that are compared."""
 
 
 class HippieTrainSpec(FoldsSpec, LabelledSpec):
     """A training of HIPPIE (`kind: train`, `learner: hippie`)."""
 
     kind: Literal["train", "sweep"] = "train"
+    """A training."""
 
     def files_named(self) -> list[str]:
         """Return all files that the job reads: paths, and URLs."""
@@ -128,15 +145,20 @@ class HippieSweepSpec(SweepSpec, HippieTrainSpec):
     )
 
     kind: Literal["sweep"] = "sweep"
+    """A hyperparameter sweep."""
 
 
 class HippieEvaluateSpec(FoldsSpec):
     """A comparison of methods on one or more data sets (`kind: evaluate`, `learner: hippie`)."""
 
     kind: Literal["evaluate"] = "evaluate"
+    """A comparison of methods, without a model at the end."""
     sets: Annotated[list[SetSpec], Field(min_length=1)]
+    """The data sets; each has a table of its own."""
     pretrain_on_others: bool = True
+    """Whether the network of each set is pretrained on the other sets."""
     repeats: PositiveInt = 3
+    """How many times the cross-validation is repeated, with other folds."""
 
     @field_validator("sets")
     @classmethod

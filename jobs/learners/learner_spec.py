@@ -45,10 +45,17 @@ class SplitSpec(Strict):
     """Which samples are for testing and validation: fractions of every class, named groups, or folds."""
 
     test: Part | None = None
+    """The test samples: a fraction of each class, or `{column: [groups]}`. By default 0.2, without `folds:`."""
     validation: Part = 0.15
+    """The validation samples, in the same way: used to choose the temperature, and the epoch where the settings ask for
+    it.
+    """
     folds: Annotated[int, Field(ge=2)] | None = None
+    """Cross-validation with this number of folds, in place of `test:`."""
     by: Label | None = None
+    """The column whose groups stay together in a fold; without it, folds are stratified by class."""
     seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of the split."""
 
     @model_validator(mode="after")
     def _one_way(self) -> "SplitSpec":
@@ -87,11 +94,21 @@ class LearnerSpec(JobSpec):
     if TYPE_CHECKING:
         learner: str  # a literal of each learner, which declares it before its own keys
     preset: str = "default"
+    """The named settings to start from."""
     settings: dict[str, Any] = {}
+    """Changes of the preset's settings; they may also stand beside the other keys."""
     seed: Annotated[int, Field(ge=0)] = 1
+    """Seed of the training."""
     workers: Annotated[int, Field(ge=0)] | tuple[PositiveInt, PositiveInt] | None = None
+    """Workers of a training: 0 is this process; a number, or `[least, most]`, on GPUs where there are any, else on
+    CPUs. By default 0 on this machine and 1 on a cluster.
+    """
     precision: Literal["32-true", "16-mixed", "bf16-mixed"] | None = None
+    """Number format of the training: `32-true`, or mixed precision on a GPU. By default `32-true`."""
     loggers: list[Literal["tensorboard", "wandb", "mlflow"]] = ["tensorboard"]
+    """Where the training is logged; `wandb` and `mlflow` have to be installed (`pip install mlflow-skinny`; `mlflow`
+    itself would replace pyarrow).
+    """
 
     @classmethod
     def completed(cls, content: dict[str, Any], folder: Path, source: str) -> dict[str, Any]:
@@ -182,17 +199,29 @@ class TrialsSpec(Strict):
     """How many settings are tried, how they are drawn, when a trial ends early, and what it works with."""
 
     number: PositiveInt | None = None
+    """How many settings are tried; not needed by `method: grid`."""
     method: Literal["random", "grid", "optuna"] = "random"
+    """How settings are drawn: `random`, `grid` (all combinations) or `optuna`."""
     scheduler: Literal["none", "asha", "pbt"] = "none"
+    """`asha` stops trials that are behind; `pbt` is population-based training."""
     grace_epochs: PositiveInt = 5
+    """Of `asha`: epochs before a trial may be stopped."""
     reduction: Annotated[float, Field(gt=1)] = 3.0
+    """Of `asha`: one in so many trials goes on at each of the epochs `grace_epochs * reduction ** k`."""
     perturb_epochs: PositiveInt = 4
+    """Of `pbt`: epochs between two comparisons of the trials."""
     metric: str | None = None
+    """What trials are compared by, on validation data; by default the learner's own."""
     repeats: PositiveInt = 1
+    """Seeds of each setting. Without `search:`, repeats of one training."""
     cpus: Positive = 1.0
+    """CPUs of a trial, or of each of its workers."""
     gpus: Annotated[float, Field(ge=0)] | None = None
+    """GPUs of a trial, or of each of its workers; by default a quarter where there are any."""
     at_once: PositiveInt | None = None
+    """The most trials that run at the same time; by default as many as there is room for."""
     time_limit_s: Positive | None = None
+    """Seconds after which a trial is stopped."""
 
 
 class SweepSpec(LearnerSpec):
@@ -208,7 +237,11 @@ class SweepSpec(LearnerSpec):
     """Settings that give the network its shape, or its input: a trial cannot change them while it runs."""
 
     search: dict[str, Any] = {}
+    """The settings to try: `{learning_rate: {log_uniform: [0.003, 0.05]}, n_steps: [1, 3]}`; also `uniform`, `integer`
+    and `choice`.
+    """
     trials: TrialsSpec = TrialsSpec()
+    """How many settings are tried, how they are drawn, and when a trial ends early."""
 
     @field_validator("search")
     @classmethod

@@ -35,15 +35,32 @@ class NeuprintSpec(LearnerSpec):
     data_keys = ("recordings",)
 
     learner: Literal["neuprint"]
+    """NeuPRINT: classes of neurons from population recordings."""
     recordings: Annotated[list[DataPath], Field(min_length=1)]
+    """Files or folders of recordings: the Bugeon release, NWB ophys, suite2p, CaImAn, npz; patterns are expanded."""
     layout: dict[str, Any] = {}
+    """How arrays, series and columns of the files are called; the Bugeon release needs none."""
     label: Label
+    """The label to classify neurons by."""
     least_neurons: Annotated[int, Field(ge=2)] = 8
+    """Classes with fewer neurons are left out."""
     split: Literal["cross-animal", "pooled", "single-animal"] = "cross-animal"
+    """Which neurons are held out: those of one animal at a time (`cross-animal`), a part of all (`pooled`), or a part
+    of one animal (`single-animal`).
+    """
     animal: Label | None = None
+    """The animal of `split: single-animal`, where there are several."""
     split_of: Label | None = None
+    """The label of finer classes. With `label: class`, `split_of: subclass`, classes that have subclasses hold out the
+    neurons of the subclass task; of the others 80 / 10 / 10 % are drawn, as in the paper. Not with `split:
+    cross-animal`.
+    """
     seeds: PositiveInt = 1
+    """How many seeds the dynamics and the probes are trained with."""
     methods: Annotated[list[Method], Field(min_length=1)] = QUICK
+    """The methods that are compared. `umap`, `lolcat`, `transformer_isi` and `transformer_raw` take longer than the
+    others.
+    """
 
     @model_validator(mode="after")
     def _animal_of_single_animal(self) -> "NeuprintSpec":
@@ -81,6 +98,7 @@ class NeuprintTrainSpec(NeuprintSpec):
     """A training of NeuPRINT (`kind: train`, `learner: neuprint`)."""
 
     kind: Literal["train", "sweep"] = "train"
+    """A training."""
 
 
 class NeuprintSweepSpec(SweepSpec, NeuprintTrainSpec):
@@ -99,6 +117,7 @@ class NeuprintSweepSpec(SweepSpec, NeuprintTrainSpec):
     )
 
     kind: Literal["sweep"] = "sweep"
+    """A hyperparameter sweep."""
 
     @model_validator(mode="after")
     def _comparable(self) -> "NeuprintSweepSpec":
@@ -119,9 +138,17 @@ class NeuprintEvaluateSpec(NeuprintSpec):
     """
 
     kind: Literal["evaluate"] = "evaluate"
+    """A comparison of methods, without a model at the end."""
     seeds: PositiveInt = 5
+    """How many seeds the dynamics and the probes are trained with."""
     methods: Annotated[list[Method], Field(min_length=1)] = list(get_args(Method))
+    """The methods that are compared. `umap`, `lolcat`, `transformer_isi` and `transformer_raw` take longer than the
+    others.
+    """
     ablation: bool | Literal["growing"] = False
+    """`true` compares the neuron's own past alone, behaviour, population, and all; `growing` adds one input at a time
+    (each behaviour channel, the population, centre and surround), as in table 5 of the paper.
+    """
 
     @model_validator(mode="after")
     def _something_to_ablate(self) -> "NeuprintEvaluateSpec":

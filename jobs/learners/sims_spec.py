@@ -22,18 +22,36 @@ class SimsTrainSpec(LearnerSpec):
     data_keys = ("reference",)
 
     kind: Literal["train", "sweep"] = "train"
+    """A training."""
     learner: Literal["sims"]
+    """SIMS: cell types from single-cell RNA data."""
     reference: Annotated[list[DataPath], Field(min_length=1)]
+    """Files of labelled cells; the genes that all files have are used."""
     labels: DataPath | None = None
+    """A table of labels by cell id, where they are not in the reference."""
     layer: Label = "X"
+    """Which values are read: `X`, `raw`, or the name of a layer."""
     gene_names: Label | None = None
+    """The column of `var` that names genes, such as `gene_ids`, where the index does not."""
     label: Label
+    """The column with the cell types."""
     drop_unlabelled: bool = False
+    """Leave out cells without a label; they are refused otherwise."""
     target_sum: Positive | None = None
+    """Counts per cell before the logarithm. Raw counts are scaled to it; the default is a round number that half of the
+    cells reach, at most 10,000. For log values it is what they were scaled to, needed where the file does not show
+    it.
+    """
     values: Kind | None = None
+    """What the values are, where it cannot be seen."""
     split: SplitSpec = SplitSpec()
+    """Which cells are for testing and validation."""
     baselines: list[Baseline] | None = None
+    """Methods to compare with; by default all of them, and `celltypist` only if it is installed."""
     unknown_curve: bool | Labels = False
+    """`true`, or a list of types: trains once without each type, and shows what thresholds detect and what they
+    cost.
+    """
 
     @model_validator(mode="after")
     def _fitting_split(self) -> "SimsTrainSpec":
@@ -75,6 +93,7 @@ class SimsSweepSpec(SweepSpec, SimsTrainSpec):
     )
 
     kind: Literal["sweep"] = "sweep"
+    """A hyperparameter sweep."""
 
     @model_validator(mode="after")
     def _watched_cells(self) -> "SimsSweepSpec":

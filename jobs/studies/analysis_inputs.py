@@ -29,6 +29,8 @@ from neurofleet.neurosim.studies.random_forest import refuse_small_classes
 
 Values = Annotated[list[str], Field(min_length=1)]
 Classes = Annotated[dict[str, Values | dict[str, Values]], Field(min_length=1)]
+_ValuesAsGiven = Annotated[list[str | int | float], Field(min_length=1)] | str
+_ClassesAsGiven = dict[str, _ValuesAsGiven | dict[str, _ValuesAsGiven]] | None
 
 PARAMETER_MAP = "parameters"
 HALLS = "hall_of_fame"
@@ -46,7 +48,7 @@ def _as_text(given: Any) -> Any:
 class _ClassesSpec(Strict):
     """A part of a job file that may have `classes:`, whose values are compared as text."""
 
-    @field_validator("classes", mode="before", check_fields=False)
+    @field_validator("classes", mode="before", check_fields=False, json_schema_input_type=_ClassesAsGiven)
     @classmethod
     def _text(cls, given: Any) -> Any:
         return _as_text(given)
@@ -56,7 +58,9 @@ class TableSpec(Strict):
     """A table, and the column with the ids of its cells."""
 
     table: LocalPath
+    """A CSV or Parquet file."""
     id: str | None = None
+    """The column with the ids of the cells; by default `cell_id`, `specimen_id` or the like."""
 
 
 class GroupingSpec(_ClassesSpec):
@@ -66,8 +70,13 @@ class GroupingSpec(_ClassesSpec):
     """
 
     column: str | None = None
+    """The column of the table of cells that has the class."""
     classes: Classes | None = None
+    """Classes by name: lists of values of `column`, or columns with values, all of which a cell meets. By default each
+    value of `column` is a class.
+    """
     forest: bool = True
+    """Whether a random forest is trained to tell the classes apart."""
 
     @model_validator(mode="after")
     def _has_column(self) -> "GroupingSpec":
@@ -86,10 +95,15 @@ class FeaturesSpec(TableSpec, _ClassesSpec):
     """
 
     rank: str | None = None
+    """The column with a model's rank, where the e-features are those of models."""
     columns: Values | None = None
+    """The columns that are compared; by default all numbers."""
     grouping: str | None = None
+    """The only grouping under which the rows are compared; by default all of them."""
     column: str | None = None
+    """The column of this table that has the class, which may then hold cells that have no models."""
     classes: Classes | None = None
+    """Classes by values of `column`, in place of the grouping's."""
 
 
 class ExpressionSpec(TableSpec, _ClassesSpec):
@@ -99,24 +113,33 @@ class ExpressionSpec(TableSpec, _ClassesSpec):
     """
 
     grouping: str
+    """The grouping under which the sequenced cells are compared."""
     column: str
+    """The column of this table that has the class of a sequenced cell."""
     classes: Classes | None = None
+    """Classes by values of `column`; by default those of the grouping that are lists of values."""
     genes: Values | None = None
+    """The genes that are compared; by default all numbers."""
 
 
 class MapSpec(Strict):
     """A map of e-features: made of experiments, with models placed on it."""
 
     fit: str
+    """The table of `features:` that the map is made from."""
     place: list[str] = []
+    """Tables of `features:` that are placed on the map."""
 
 
 class LinkSpec(Strict):
     """Mechanisms of a conductance, and the genes and e-features that are expected to rise with it."""
 
     mechanisms: Values
+    """Mechanisms of a conductance."""
     genes: list[str] = []
+    """Genes that are expected to rise with the conductance."""
     features: list[str] = []
+    """E-features that are expected to rise with the conductance."""
 
 
 class AnalyseSpec(StudySpec):
@@ -126,15 +149,27 @@ class AnalyseSpec(StudySpec):
     decisive_packages: ClassVar[tuple[str, ...]] = ("numpy", "scipy", "scikit-learn", "umap-learn")
 
     kind: Literal["analyse"] = "analyse"
+    """A comparison of cells and classes by their populations of models."""
     populations: Annotated[list[LocalPath], Field(min_length=1)]
+    """Folders of finished fits, or Parquet files with published populations or halls of fame; patterns are expanded."""
     cells: TableSpec
+    """The table of the cells, one row per cell: a file, or `{table: ..., id: ...}`."""
     groupings: Annotated[dict[Name, GroupingSpec], Field(min_length=1)]
+    """Ways to divide the cells into classes, by name."""
     unit: Literal["median", "best"] = "median"
+    """The value of a cell in every test: the `median` of its models, or its `best` model."""
     features: dict[Name, FeaturesSpec] = {}
+    """Tables of e-features, by name."""
     maps: dict[Name, MapSpec] = {}
+    """Maps of e-features, by name, beside the map of the parameters."""
     expression: dict[Name, ExpressionSpec] = {}
+    """Tables of gene expression, by name."""
     links: dict[str, LinkSpec] = {}
+    """Conductances with the genes and e-features that belong to them, by name; they replace or add to Kv3.1-Kcnc1,
+    Ih-Hcn1-3, NaTa_t-Scn8a, K_P-Kcna1-3,6 and K_T-Kcnd1-3.
+    """
     seed: Annotated[int, Field(ge=0)] = 1
+    """Seed of maps, forests and permutations; the same job writes the same tables, byte for byte."""
 
     def quick_version(self) -> Self:
         """The best model of each cell in place of the median of its models, and no forests."""
@@ -153,7 +188,7 @@ class AnalyseSpec(StudySpec):
     def _as_list(cls, given: Any) -> Any:
         return [given] if isinstance(given, str) else given
 
-    @field_validator("cells", mode="before")
+    @field_validator("cells", mode="before", json_schema_input_type=str | TableSpec)
     @classmethod
     def _as_table(cls, given: Any) -> Any:
         return {"table": given} if isinstance(given, str) else given

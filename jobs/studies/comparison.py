@@ -57,8 +57,11 @@ class StepsSpec(Strict):
     """Steps that models are given where nothing was recorded."""
 
     amplitudes_nA: Annotated[list[float], Field(min_length=1)]
+    """Amplitudes of the steps in nA."""
     delay_ms: Annotated[float, Field(ge=200)] = 300.0
+    """Time before each step in ms."""
     duration_ms: Positive = 1000.0
+    """Duration of each step in ms."""
 
     @model_validator(mode="after")
     def _differ(self) -> "StepsSpec":
@@ -73,12 +76,23 @@ class CompareSpec(StudySpec):
     study: ClassVar[str] = "neurofleet.jobs.studies.comparison:Comparison"
 
     kind: Literal["compare"] = "compare"
+    """A comparison of two types of models of the same cells."""
     models: dict[Name, ModelsSpec]
+    """The two types by names of your choice, each a `run:`, a `sample:` or `fits:`. Cells with the same id in both are
+    compared.
+    """
     steps: StepsSpec | None = None
+    """Steps of your own; by default the weakest, the middle and the strongest of the recording at which every repeat
+    spikes, else the strongest three of the published targets.
+    """
     features: Annotated[list[str], Field(min_length=1)] = list(FEATURES)
+    """E-features: those of the perisomatic recipe, or eFEL's."""
     deadline_s: Positive = 300.0
+    """Wall-clock limit of one model in seconds."""
     max_steps: PositiveInt | None = 10_000_000
+    """Integration steps of one run; `null` sets no limit."""
     memory_limit_mb: PositiveInt = 4096
+    """Memory of one run in MB."""
 
     def quick_version(self) -> Self:
         """The best model of each type, at one step of the job's own; of cells that have both, all."""

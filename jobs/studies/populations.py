@@ -18,7 +18,7 @@ from neurofleet.cluster.store.schemas import PARAMETER_PREFIX, HallOfFameRows
 from neurofleet.errors import InputError, UsageError, did_you_mean
 from neurofleet.input_paths import here, is_url
 from neurofleet.jobs.fit.fit_inputs import file_notes, job_mechanisms, prepare_cell, recording_source
-from neurofleet.jobs.fit.fit_job import CellSpec, ElectrodeName, FitSpec, WindowMs
+from neurofleet.jobs.fit.fit_job import CellSpec, FitSpec, RecordingSpec
 from neurofleet.jobs.fit.fit_problem import CellSubject
 from neurofleet.jobs.job_file import DataPath, JobSpec, LocalPath, Name, Positive, PositiveInt, Strict, parse_job
 from neurofleet.jobs.results.run_tables import existing_run
@@ -41,35 +41,42 @@ from neurofleet.neurosim.studies.cell_models import (
 )
 
 
-class FitFileSpec(Strict):
+class FitFileSpec(RecordingSpec):
     """A published model: an Allen fit file, its morphology, and what it was fitted to if that is known."""
 
     id: Name
+    """The name of the cell in tables, files and messages."""
     fit: DataPath
+    """The Allen fit file, a path or a URL."""
     morphology: DataPath
+    """The morphology, a path or a URL."""
     axon: Literal["stub", "legacy-stub", "legacy-stub-60um", "full"] = "stub"
+    """How the axon was treated in the fit; the file does not tell."""
     recordings: DataPath | None = None
+    """The recording of the cell, if it is known."""
     targets: LocalPath | None = None
+    """A folder with the `features.json` and `protocols.json` that the model was fitted to."""
     mechanisms: LocalPath | None = None
-    stimuli: Annotated[list[str], Field(min_length=1)] = ["Long Square"]
-    exclude_sweeps: list[int] = []
-    electrode: ElectrodeName | None = None
-    bias_current: Literal["add", "ignore"] | None = None
-    current: Literal["command", "recorded"] | None = None
-    spike_threshold_mV: Annotated[float, Field(ge=-80, le=40)] | None = None
-    window_ms: WindowMs | None = None
+    """Folder of mod files that the fit file names, in place of the one for all fits."""
 
 
 class ModelsSpec(Strict):
     """Models: the halls of fame of a fit's run, the accepted models of a sample, or Allen fit files."""
 
     run: LocalPath | None = None
+    """The run folder of a fit: its pooled halls of fame."""
     sample: LocalPath | None = None
+    """The run folder of a sample: its accepted draws."""
     cells: Annotated[list[Name], Field(min_length=1)] | None = None
+    """Cells of the run or sample; by default all that have models."""
     best: PositiveInt | None = None
+    """Models of each cell, best first; by default all."""
     first_cells: PositiveInt | None = None
+    """How many of the cells, from the first on; by default all."""
     fits: Annotated[list[FitFileSpec], Field(min_length=1)] | None = None
+    """Allen fit files."""
     mechanisms: LocalPath | None = None
+    """Folder of mod files that the `fits:` name."""
 
     @model_validator(mode="after")
     def _one_source(self) -> "ModelsSpec":
@@ -118,9 +125,13 @@ class PopulationSpec(StudySpec):
     """A job that simulates models which were fitted before."""
 
     models: ModelsSpec
+    """The models to simulate: of a fit (`run:`), of a sample (`sample:`), or Allen `fits:`."""
     deadline_s: Positive = 300.0
+    """Wall-clock limit of one simulated model in seconds."""
     max_steps: PositiveInt | None = 10_000_000
+    """Integration steps of one run; `null` sets no limit."""
     memory_limit_mb: PositiveInt = 4096
+    """Memory of one run in MB."""
 
     def paths_named(self) -> list[Path]:
         """Return all paths that the job reads."""

@@ -47,21 +47,41 @@ class SampleSpec(StudySpec):
     study: ClassVar[str] = "neurofleet.jobs.studies.sampling:SampleStudy"
 
     kind: Literal["sample"] = "sample"
+    """A population of random draws, without a fit."""
     cells: Annotated[list[CellSpec], Field(min_length=1)]
+    """The cells, as in a fit: a list, a table (`{from: cells.csv}`) or a pattern of recordings (`{glob:
+    "cells/*.nwb"}`).
+    """
     recipe: RecipeName = "all-active"
+    """Mechanisms, parameters with bounds, and e-features: a built-in recipe or your own YAML file."""
     mechanisms: LocalPath | None = None
+    """Folder of your own mod files, for a recipe that names their mechanisms."""
     draws: PositiveInt
+    """Draws of each cell."""
     design: Literal["sobol", "latin-hypercube"] = "sobol"
+    """`sobol` (scrambled), or `latin-hypercube`, which is kept in memory as a whole."""
     scale: Literal["linear", "log"] = "linear"
+    """`log` draws conductances and the decay of calcium on the logarithmic axes of strategy `fast`."""
     seed: Annotated[int, Field(ge=0)] = 1
+    """Seed of the draws; they are the same on any number of CPUs."""
     bounds: dict[str, tuple[float, float]] = {}
+    """Bounds in place of the recipe's: `{parameter: [low, high]}`."""
     fixed: dict[str, float] = {}
+    """Values of parameters that are not drawn."""
     features: Annotated[list[str], Field(min_length=1)] | None = None
+    """The e-features that are compared; by default all of the recipe's last stage."""
     within_z: Positive = 3.0
+    """A draw is accepted if every e-feature is within this number of standard deviations of the data."""
     stop_early: bool = True
+    """A draw that misses a target is not simulated at stronger steps. The acceptance rate stays exact; `false` stores
+    all e-features of all draws.
+    """
     deadline_s: Positive = 60.0
+    """Wall-clock limit of one draw in seconds."""
     max_steps: PositiveInt | None = 1_000_000
+    """Integration steps of one draw; `null` sets no limit."""
     memory_limit_mb: PositiveInt = 4096
+    """Memory of one draw in MB."""
 
     @model_validator(mode="after")
     def _each_once(self) -> "SampleSpec":

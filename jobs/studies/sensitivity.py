@@ -49,8 +49,11 @@ class StepSpec(Strict):
     """A step current, in place of a protocol that the models were fitted to."""
 
     amplitude_nA: float
+    """Amplitude of the step in nA."""
     start_ms: Positive = 270.0
+    """Start of the step in ms."""
     stop_ms: Positive = 1270.0
+    """End of the step in ms."""
 
     @model_validator(mode="after")
     def _ends_after_it_starts(self) -> "StepSpec":
@@ -65,7 +68,11 @@ class SensitivitySpec(PopulationSpec):
     study: ClassVar[str] = "neurofleet.jobs.studies.sensitivity:SensitivityStudy"
 
     kind: Literal["sensitivity"] = "sensitivity"
+    """An analysis of which parameters the e-features of models depend on."""
     parameters: Annotated[list[str], Field(min_length=2)] | None = None
+    """Full names of two or more free parameters; by default transient sodium, Kv3.1 and the transient potassium
+    conductance in soma and axon.
+    """
     features: Annotated[list[str], Field(min_length=1)] = [
         "Spikecount",
         "AP_width",
@@ -73,14 +80,27 @@ class SensitivitySpec(PopulationSpec):
         "ISI_CV",
         "AP_amplitude",
     ]
+    """E-features, by their eFEL names."""
     protocol: Name | None = None
+    """The step, by its name in the fit; by default the strongest that the models were fitted to, else the strongest
+    recorded one.
+    """
     step: StepSpec | None = None
+    """A step of your own, in place of `protocol:`."""
     half_width: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """How far parameters vary around a model, relative: 0.1 is ±10 %. Below 1, so that no conductance becomes
+    negative.
+    """
     engine: Literal["polynomial-chaos", "uncertainpy"] = "polynomial-chaos"
+    """`polynomial-chaos`, or `uncertainpy` in addition to it."""
     check: Literal["salib"] | None = None
+    """`salib` adds Saltelli's sampling around the first model of each cell."""
     check_points: Annotated[int, Field(ge=16)] = 256
+    """Points of the check, a power of two; it takes `check_points` × (parameters + 2) runs."""
     order: Annotated[int, Field(ge=1, le=polynomial_chaos.ORDER)] = polynomial_chaos.ORDER
+    """Highest total order of the polynomials."""
     seed: Annotated[int, Field(ge=0)] = 1
+    """Seed of the check's sampling and of the bootstraps."""
 
     def quick_version(self) -> Self:
         """The best model of the first cell, by polynomials of second order at most, without a check."""

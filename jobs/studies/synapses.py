@@ -40,9 +40,13 @@ class SynapticInput(Strict):
     """The synapse: two exponentials."""
 
     rise_ms: Positive = 1.0
+    """Rise time constant in ms."""
     decay_ms: Positive = 3.0
+    """Decay time constant in ms."""
     reversal_mV: float = 0.0
+    """Reversal potential in mV."""
     weight_uS: Positive = 1e-4
+    """Peak conductance in µS."""
 
     @model_validator(mode="after")
     def _rises_first(self) -> "SynapticInput":
@@ -57,8 +61,11 @@ class MetadataSpec(Strict):
     """Classes of cells, from a table with a row for each cell."""
 
     table: LocalPath
+    """CSV or Parquet, one row per cell."""
     id: str = "cell_id"
+    """The column with the ids of the cells."""
     column: str
+    """The column with the classes."""
 
 
 class SynapseSpec(PopulationSpec):
@@ -67,6 +74,7 @@ class SynapseSpec(PopulationSpec):
     study: ClassVar[str] = "neurofleet.jobs.studies.synapses:SynapseStudy"
 
     kind: Literal["synapse"] = "synapse"
+    """Measurements of PSPs along the apical dendrite."""
     distances_um: Annotated[list[Positive], Field(min_length=1)] = [
         40,
         60,
@@ -79,9 +87,13 @@ class SynapseSpec(PopulationSpec):
         180,
         200,
     ]
+    """Path distances from the soma in µm."""
     sites_each: PositiveInt = 1
+    """How many of the segments nearest to each distance are used."""
     synapse: SynapticInput = SynapticInput()
+    """The synapse: a conductance with two exponentials."""
     classes: MetadataSpec | None = None
+    """Classes of the cells, from a table: one curve per class."""
 
     def quick_version(self) -> Self:
         """Two models of the first cell, with a synapse at three distances."""

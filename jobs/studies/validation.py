@@ -63,10 +63,15 @@ class ValidateSpec(PopulationSpec):
     study: ClassVar[str] = "neurofleet.jobs.studies.validation:ValidationStudy"
 
     kind: Literal["validate"] = "validate"
+    """A validation of models with stimuli that they were not fitted to."""
     noise: Annotated[list[str], Field(min_length=1)] = ["*noise*"]
+    """Stimuli whose sweeps are trials of one current; trials of another current are left out and listed."""
     others: Annotated[list[str], Field(min_length=1)] | None = None
+    """Further stimuli, names or patterns; by default all but test pulses."""
     sweeps_each: PositiveInt = 3
+    """Sweeps of each further stimulus."""
     deadline_s: Positive = 1800.0
+    """Wall-clock limit in seconds of one model, all stimuli together."""
 
     def quick_version(self) -> Self:
         """Two models of the first cell, at one sweep of each stimulus."""

@@ -18,73 +18,80 @@ class NeuprintSettings(BaseModel):
     The default dynamics is bilinear: the most accurate on the sets measured, and by far the fastest.
     ``lags`` frames of the past enter the filters (linear, bilinear, nonlinear); the transformer sees a step
     itself and ``context`` - 1 steps back; the GRU everything since the start of its window.
-
-    Attributes
-    ----------
-    parts : tuple of str
-        What the dynamics sees beside a neuron's own past, see `neurofleet.learners.neuprint.session_tensors`.
-    behaviour : tuple of str, optional
-        Names of the behaviour channels to use; all of them by default.
-    delta_um : float, optional
-        Radius of the centre. Needed for the parts ``centre`` and ``surround``.
-    mean_form : bool
-        Linear dynamics: the paper's mean over lags and inputs, instead of a sum.
-    window, warm_up : int
-        Frames that are read at once, and how many of them, at the start, are no targets.
-    phi_penalty, filter_penalty : float
-        Weights of the squared Phi of a neuron, and of the squared weights of linear and bilinear filters.
-    epochs, least_steps : int
-        There are more epochs where recordings are so short that these have fewer steps.
-    batch_neurons, batch_windows : int
-        A batch is so many neurons times so many windows of one session.
-    train_share : float
-        Which part of the frames, from the first on, is trained on; the rest validates.
-    hiding : str
-        Transformer: ``each`` predicts every step with nothing hidden but the step itself, as in validation
-        and for new neurons; ``random`` hides a part of the entries, ``mask_share``, from themselves and
-        from the steps after them, as in the paper, and predicts these.
-    inference_steps, inference_rate : int, float
-        Steps of Adam, and its learning rate, for the Phi of new neurons with frozen dynamics.
-    inference_neurons : int
-        How many neurons' Phi are fitted side by side. Does not change them.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     dynamics: Dynamics = "bilinear"
+    """`bilinear`: Phi scales a linear filter; `linear`: Phi is an offset, as in the paper; `nonlinear`; `gru`;
+    `transformer` with a banded causal mask.
+    """
     phi: int = Field(16, ge=1, le=1024)
+    """Size of Phi."""
     loss: Literal["mse", "nll"] = "mse"
+    """`mse`, or `nll` (Gaussian), over valid targets only."""
     parts: tuple[CovariatePart, ...] = ("behaviour", "population")
+    """What the dynamics sees beside a neuron's own past."""
     behaviour: tuple[str, ...] | None = None
+    """Names of the behaviour channels to use; by default all."""
     delta_um: float | None = Field(None, gt=0.0)
+    """Radius of the centre in µm; needed for the parts `centre` and `surround`."""
 
     lags: int = Field(8, ge=1, le=200)
+    """Frames of the past that enter the filters of the dynamics `linear`, `bilinear` and `nonlinear`."""
     mean_form: bool = False
+    """Of `linear` dynamics: the paper's mean over lags and inputs, instead of a sum."""
     hidden: int = Field(32, ge=1, le=2048)
+    """Width of the hidden layers."""
     context: int = Field(4, ge=1, le=200)
+    """Of the `transformer`: the step itself and the steps before it that a step sees."""
     heads: int = Field(2, ge=1, le=64)
+    """Of the `transformer`: attention heads."""
     feed_forward: int = Field(128, ge=1, le=8192)
+    """Of the `transformer`: width of the feed-forward layers."""
     dropout: float = Field(0.0, ge=0.0, lt=1.0)
+    """Of the `transformer`: dropout."""
     hiding: Literal["each", "random"] = "each"
+    """Of the `transformer`: `each` predicts every step with nothing hidden but the step itself, as in validation and
+    for new neurons; `random` hides a part of the entries, `mask_share`, from themselves and from the steps after them,
+    as in the paper, and predicts these.
+    """
     mask_share: float = Field(0.25, gt=0.0, le=1.0)
+    """Share of the entries that `hiding: random` hides."""
 
     window: int = Field(200, ge=2)
+    """Frames that are read at once."""
     warm_up: int = Field(16, ge=1)
+    """How many frames at the start of a window are no targets."""
     train_share: float = Field(0.75, gt=0.0, le=1.0)
+    """The part of the frames, from the first on, that is trained on; the rest validates."""
     batch_neurons: int = Field(128, ge=1)
+    """Neurons of a batch, all of one session."""
     batch_windows: int = Field(2, ge=1)
+    """Windows of a batch, all of one session."""
     epochs: int = Field(10, ge=1)
+    """Epochs of the training."""
     least_steps: int = Field(100, ge=0)
+    """There are more epochs where recordings are so short that these have fewer steps."""
     learning_rate: float = Field(0.01, gt=0.0)
+    """Highest learning rate of the dynamics."""
     phi_rate: float = Field(0.03, gt=0.0)
+    """Highest learning rate of Phi."""
     schedule: Literal["one-cycle", "constant"] = "one-cycle"
+    """How the learning rates change."""
     clip_norm: float = Field(1.0, gt=0.0)
+    """Largest norm of the gradient."""
     phi_penalty: float = Field(1e-3, ge=0.0)
+    """Weight of the squared Phi of a neuron in the loss."""
     filter_penalty: float = Field(1e-3, ge=0.0)
+    """Weight of the squared weights of linear and bilinear filters in the loss."""
 
     inference_steps: int = Field(60, ge=1)
+    """Steps of Adam for the Phi of new neurons, with frozen dynamics."""
     inference_rate: float = Field(0.05, gt=0.0)
+    """Learning rate for the Phi of new neurons."""
     inference_neurons: int = Field(4096, ge=1)
+    """How many neurons' Phi are fitted side by side; does not change them."""
 
     @model_validator(mode="after")
     def _fits(self) -> NeuprintSettings:

@@ -68,40 +68,77 @@ class SimsSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     n_d: int = Field(64, ge=1, le=1024)
+    """Width of the part of a step that decides on the class."""
     n_a: int = Field(16, ge=1, le=1024)
+    """Width of the part of a step that chooses the next mask."""
     n_steps: int = Field(1, ge=1, le=20)
+    """Decision steps of a network."""
     gamma: float = Field(1.3, ge=1.0, le=10.0)
+    """How often a gene may be chosen: 1 is once, more is more freely."""
     n_shared: int = Field(2, ge=0, le=10)
+    """Gated layers that all steps share."""
     n_independent: int = Field(2, ge=0, le=10)
+    """Gated layers that each step has for itself."""
     mask: Literal["sparsemax", "entmax15"] = "sparsemax"
+    """How masks become sparse."""
     mask_start_gain: float = Field(0.03, gt=0.0, le=10.0)
+    """Gain of the batch norm in front of the mask at the start. At 1 most genes are closed before training has tested
+    them; near 0 all genes start open and the mask sharpens in training.
+    """
     virtual_batch_size: int = Field(128, ge=2)
+    """Cells of a ghost batch norm."""
     momentum: float = Field(0.02, gt=0.0, le=1.0)
+    """Momentum of the ghost batch norms."""
     input_momentum: float = Field(0.01, gt=0.0, le=1.0)
+    """Momentum of the batch norm of the input."""
     sparsity: float = Field(1e-3, ge=0.0)
+    """Weight of the entropy of the masks in the loss."""
     gene_masking: float | None = Field(None, ge=0.0, lt=1.0)
+    """Share of the genes that each training cell is not shown, anew each time. By default 0.5, and less in panels of
+    fewer than 500 genes.
+    """
     skip: bool = True
+    """Whether a linear layer leads from the genes straight to the logits as well."""
     skip_penalty: float = Field(0.02, ge=0.0)
+    """Weight of the squared weights of the linear layer in the loss."""
     members: int = Field(3, ge=1, le=100)
+    """Networks of the ensemble."""
     linear_share: float = Field(0.5, ge=0.0, le=1.0)
+    """Weight of the logistic regression in the average with the networks."""
 
     most_variable_genes: int | None = Field(4000, ge=2)
+    """How many of the most variable genes the networks see; `null` for all."""
     scaling: Literal["z-score", "none"] = "z-score"
+    """How genes are scaled."""
     row_norm: Literal["none", "l2"] = "none"
+    """`l2` gives the row of each cell unit length."""
 
     epochs: int = Field(60, ge=1)
+    """The most epochs."""
     most_steps: int | None = Field(1500, ge=1)
+    """The most training steps: large references are trained for fewer epochs. `null` sets no limit."""
     batch_size: int = Field(64, ge=2)
+    """Cells of a batch."""
     learning_rate: float = Field(0.02, gt=0.0)
+    """The highest learning rate."""
     schedule: Literal["one-cycle", "plateau"] = "one-cycle"
+    """How the learning rate changes: `one-cycle`, or lower at each `plateau` of the validation loss."""
     weight_decay: float = Field(0.0, ge=0.0)
+    """Weight decay of the optimiser."""
     clip_norm: float = Field(1.0, gt=0.0)
+    """Largest norm of the gradient."""
     average_decay: float = Field(0.99, ge=0.0, lt=1.0)
+    """Decay of the moving average of the weights; 0 for none."""
     exact_statistics: bool = True
+    """Whether the batch norms' statistics are computed over all training cells at the end."""
     class_weights: Literal["none", "balanced"] = "none"
+    """`balanced` gives all classes the same weight in the loss."""
     most_per_class: int | None = Field(None, ge=1)
+    """The most training cells of each class; by default all."""
     patience: int | None = Field(None, ge=1)
+    """Epochs without an improvement on validation cells after which a training stops; by default it does not."""
     pretrain_epochs: int = Field(0, ge=0)
+    """Epochs of pretraining on all cells, labelled or not."""
 
     @model_validator(mode="after")
     def _layers(self) -> SimsSettings:
