@@ -435,6 +435,50 @@ def export(
     export_command(source, folder, format or "sonata", cell, rank, morphology, axon, mechanisms)
 
 
+@app.command()
+def serve(
+    root: Annotated[
+        str | None,
+        typer.Argument(metavar="ROOT", help="The folder above your runs; a URI too.", show_default=False),
+    ] = None,
+    host: Annotated[str, typer.Option(help="The address to listen at; one that others reach needs --users.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 8700,
+    users: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The file of users, who sign in with passwords.")
+    ] = None,
+    name: Annotated[
+        list[str] | None,
+        typer.Option(metavar="HOST", help="A name under which a proxy passes requests on.", show_default=False),
+    ] = None,
+    read_only: Annotated[bool, typer.Option("--read-only", help="Whoever comes may only look.")] = False,
+    add_user: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Ask for a password and add this user to --users FILE.")
+    ] = None,
+    role: Annotated[str, typer.Option(help="Of the user: view, predict or submit.")] = "view",
+) -> None:
+    """Show the runs below a folder in a browser, on this machine."""
+    from neurofleet.jobs.serve.access import Role
+
+    if add_user is not None:
+        if users is None or role not in Role.__members__:
+            raise UsageError(
+                "--add-user needs --users FILE, and a role that is one of view, predict and submit: "
+                f"found --users {users}, --role {role}."
+            )
+        from neurofleet.jobs.serve.serve_command import add_user_command
+
+        password = typer.prompt(f"Password of {add_user}", hide_input=True, confirmation_prompt=True)
+        add_user_command(add_user, password, Role[role], users)
+        return
+    if root is None:
+        raise UsageError("Name the folder above your runs: neurofleet serve ROOT.")
+    from neurofleet.jobs.serve.serve_command import serve_command
+
+    serve_command(root, host, port, users, name or (), read_only)
+
+
 app.add_typer(deploy_app)
 
 

@@ -111,7 +111,7 @@ _EXTRAS = {
     ),
     "objectstore": ("obstore",),
     "formats": ("hdf5plugin", "neo", "pyabf"),
-    "serve": ("fastapi", "uvicorn"),
+    "serve": ("argon2", "fastapi", "multipart", "python_multipart", "uvicorn"),
 }
 """Extra -> the packages that it installs, as they are imported."""
 

@@ -50,6 +50,8 @@ def sentences() -> Iterator[tuple[str, str]]:
         for path in sorted((REPOSITORY / package).rglob("*.py")):
             if package == "neurofleet" and path.relative_to(REPOSITORY).parts[1] in LINKS:
                 continue
+            if "node_modules" in path.parts:
+                continue
             tree = ast.parse(path.read_text())
             silent = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
             silent |= {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values}

@@ -3,7 +3,7 @@
 import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import yaml
@@ -25,6 +25,11 @@ OWN_FOLDERS = {
     MODEL: ("predictions", "embeddings", "trials", "sweep", "trainings", "pieces", "pretrained"),
 }
 """Folders of a fit and of a learner's job in which no other run is looked for."""
+
+
+@lru_cache(maxsize=4096)
+def _parsed(text: str) -> Any:
+    return yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 
 
 @dataclass
@@ -65,7 +70,7 @@ class FoundRun:
         if text is None:
             return {}
         try:
-            job = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+            job = _parsed(text)
         except yaml.YAMLError as error:
             name = self.place.full_name(self.prefix + JOB)
             raise UsageError(f"{name}: not readable as YAML ({error}). Put back a good copy.") from error
@@ -129,6 +134,14 @@ class FoundRun:
             raise UsageError(f"{name}: not readable as JSON ({error}). Put back a good copy.") from error
 
 
+def _own_folders(run: FoundRun) -> tuple[str, ...]:
+    """Return where a run keeps its own files; of one whose job cannot be read, wherever any run does."""
+    try:
+        return OWN_FOLDERS.get(run.family, ())
+    except UsageError:  # said by whoever reads the run: the others are found all the same
+        return tuple(name for names in OWN_FOLDERS.values() for name in names)
+
+
 @dataclass(frozen=True)
 class FoundRuns:
     """What is below a folder.
@@ -177,7 +190,7 @@ def find_runs(place: FolderReader) -> FoundRuns:
             tables += [(run, name if run else prefix + name) for name in names]
             if not folder:
                 root_files = files
-            own_folders = OWN_FOLDERS.get(run.family, ()) if run else ()
+            own_folders = _own_folders(run) if run else ()
             for name in folders:
                 inner = prefix + name
                 skipped = name in own_folders or "=" in name or name.startswith(".")

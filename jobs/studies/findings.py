@@ -3,7 +3,7 @@
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -139,26 +139,55 @@ class Findings(ABC):
     @classmethod
     def print_status(cls, out: str, as_json: bool, console: Console) -> None:
         """Print how far a study is, from its folder alone; its findings once it has ended."""
-        store = RunStore(out)
-        finished = store.read_text(FINDINGS) is not None
-        planned = [event for event in store.read_events() if event["event"] == PLANNED]
-        blocks = planned[-1]["blocks"] if planned else None
-        stored = len(store.names(planned[-1]["folder"])) if planned else 0
-        holder = store.holder()
+        state = study_state(RunStore(out))
         if as_json:
-            progress = {"finished": finished, "running": holder, "blocks": blocks, "stored": stored}
-            print(json.dumps(progress | {"quick": is_quick(out)}))
-        elif finished:
+            print(json.dumps(asdict(state) | {"quick": is_quick(out)}))
+        elif state.finished:
             cls.read(out).print(console)
         else:
-            state = f"running: {holder}" if holder else "not running; the same command as before resumes it"
-            done = f"{stored} of {blocks} blocks are stored" if planned else "nothing is stored yet"
-            print_line(console, f"{out}: not finished; {state}. {done}.")
+            at_work = (
+                f"running: {state.running}" if state.running else "not running; the same command as before resumes it"
+            )
+            done = "nothing is stored yet"
+            if state.blocks is not None:
+                done = f"{state.stored} of {state.blocks} blocks are stored"
+            print_line(console, f"{out}: not finished; {at_work}. {done}.")
 
     @classmethod
     def rewrite_report(cls, out: str | Path) -> str:
         """Write ``report.html`` of a finished study again, and return where it is."""
         return cls.read(out).write_report(RunStore(out))
+
+
+@dataclass(frozen=True)
+class StudyState:
+    """How far a study is.
+
+    Attributes
+    ----------
+    finished : bool
+    running : str
+        Which process runs it, empty where none does.
+    blocks : int or None
+        Of measurements, in all; None where none are planned yet.
+    stored : int
+    """
+
+    finished: bool
+    running: str
+    blocks: int | None
+    stored: int
+
+
+def study_state(store: RunStore, running: str | None = None) -> StudyState:
+    """Return how far a study is, read from its folder alone; `running` where it is known already."""
+    planned = [event for event in store.read_events() if event["event"] == PLANNED]
+    return StudyState(
+        finished=store.read_text(FINDINGS) is not None,
+        running=store.holder() if running is None else running,
+        blocks=planned[-1]["blocks"] if planned else None,
+        stored=len(store.names(planned[-1]["folder"])) if planned else 0,
+    )
 
 
 def stored_findings(out: str | Path) -> dict[str, Any]:

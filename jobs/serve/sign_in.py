@@ -1,0 +1,42 @@
+"""Where users sign in with a password, and sign out."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Form, Request
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+
+from neurofleet.jobs.serve.app import render, server_of
+from neurofleet.jobs.serve.guard import COOKIE, with_session
+
+router = APIRouter(default_response_class=HTMLResponse)
+
+
+@router.get("/sign-in")
+def sign_in(request: Request) -> Response:
+    """Show the form."""
+    if server_of(request).access.users is None:
+        return RedirectResponse("/", 303)
+    return render(request, "sign_in.html.j2", name="", fault="")
+
+
+@router.post("/sign-in")
+def signed_in(
+    request: Request,
+    name: Annotated[str, Form(max_length=64)],
+    password: Annotated[str, Form(max_length=1000)],
+) -> Response:
+    """Begin a session, or say that name and password do not belong together."""
+    session = server_of(request).access.by_password(name, password)
+    if session is None:
+        fault = "This name and this password do not belong together. After five wrong ones wait a minute."
+        return render(request, "sign_in.html.j2", 401, name=name, fault=fault)
+    return with_session(RedirectResponse("/", 303), request.scope, session)
+
+
+@router.post("/sign-out")
+def sign_out(request: Request) -> Response:
+    """End the session."""
+    server_of(request).access.end(request.cookies.get(COOKIE, ""))
+    response = RedirectResponse("/sign-in", 303)
+    response.delete_cookie(COOKIE, path="/")
+    return response

@@ -1,0 +1,24 @@
+// Entry of the bundle. A page says what it needs by `data-component="NAME"`; each NAME is a module in `components`.
+import htmx from "htmx.org";
+import { listen } from "./live.js";
+import { localTimes } from "./times.js";
+
+const components = {};
+
+function mount(root) {
+  localTimes(root);
+  for (const element of root.querySelectorAll("[data-component]")) {
+    const start = components[element.dataset.component];
+    if (start && !element.mounted) {
+      element.mounted = true;
+      Promise.resolve(start(element)).catch((error) => {
+        element.textContent = `This picture cannot be drawn: ${error.message}`;
+        element.classList.add("note");
+      });
+    }
+  }
+}
+
+mount(document);
+document.addEventListener("htmx:after:swap", () => mount(document));
+listen(htmx);

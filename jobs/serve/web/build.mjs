@@ -1,0 +1,29 @@
+// npm ci --ignore-scripts && npm run build: makes ../static/app.js and app.css, with licences and the hash of the sources.
+import { createHash } from "node:crypto";
+import { readFileSync, readdirSync, writeFileSync } from "node:fs";
+import { build } from "esbuild";
+
+const out = new URL("../static/", import.meta.url).pathname;
+const here = new URL("./", import.meta.url).pathname;
+
+const options = { bundle: true, minify: true, legalComments: "none", target: "es2022", logLevel: "warning" };
+await build({ ...options, entryPoints: [`${here}app.js`], format: "esm", outfile: `${out}app.js` });
+await build({ ...options, entryPoints: [`${here}app.css`], outfile: `${out}app.css` });
+
+const { dependencies } = JSON.parse(readFileSync(`${here}package.json`));
+const licences = Object.keys(dependencies).map((name) => {
+  const folder = `${here}node_modules/${name}/`;
+  const { version, license } = JSON.parse(readFileSync(`${folder}package.json`));
+  const file = readdirSync(folder).find((entry) => /^licen[cs]e/i.test(entry));
+  return `${name} ${version} (${license})\n\n${readFileSync(folder + file, "utf8").trim()}\n`;
+});
+const rule = `\n${"-".repeat(80)}\n\n`;
+writeFileSync(`${out}LICENCES.txt`, `What is bundled in app.js and app.css:\n${rule}${licences.join(rule)}`);
+
+// as jobs/serve/bundle.py computes it
+const names = readdirSync(here).filter((name) => /\.(js|css)$/.test(name) || /^(package(-lock)?\.json|build\.mjs)$/.test(name));
+const sources = createHash("sha256");
+for (const name of names.sort()) sources.update(`${name}\0`).update(readFileSync(here + name)).update("\0");
+const bundle = {};
+for (const name of ["app.js", "app.css"]) bundle[name] = createHash("sha256").update(readFileSync(out + name)).digest("hex");
+writeFileSync(`${out}bundle.json`, `${JSON.stringify({ sources: sources.digest("hex"), bundle }, null, 1)}\n`);
