@@ -94,7 +94,7 @@ def create_app(root: str, access: Access | None = None, hosts: Sequence[str] = L
     app.add_exception_handler(HTTPException, _not_served)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(Exception, _mistake)
-    app.add_middleware(Guard, access=server.access, hosts=tuple(hosts))  # type: ignore[arg-type]
+    app.add_middleware(Guard, access=server.access, hosts=tuple(hosts))
     return app
 
 

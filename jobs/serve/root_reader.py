@@ -132,7 +132,8 @@ class RootReader(FolderReader):
         return "a driver with a lease" if any(now - (i.mtime_ns or 0) / 1e9 < LOST_AFTER_S for i in young) else ""
 
     def _listed(self, path: str) -> tuple[list[str], list[str]]:
-        folders, files = [], []
+        folders: list[str] = []
+        files: list[str] = []
         try:
             with os.scandir(path) as entries:
                 for entry in entries:
