@@ -5,6 +5,7 @@ import stat
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from pyarrow.fs import FileSelector
 
@@ -80,7 +81,7 @@ class RootReader(FolderReader):
         if kept is None or kept.signature != signature:
             kept = _Kept(signature, self._listed(path))
             self._keep(self._listings, folder, kept, path)
-        folders, files = kept.content  # type: ignore[misc]
+        folders, files = cast(tuple[list[str], list[str]], kept.content)
         return list(folders), list(files)
 
     def text(self, name: str) -> str | None:
@@ -96,7 +97,7 @@ class RootReader(FolderReader):
         signature = self._signature(path)
         kept = self._texts.get(name)
         if kept is not None and kept.signature == signature:
-            return kept.content  # type: ignore[return-value]
+            return cast(str, kept.content)
         self.refuse_outside(name)
         text = super().text(name)
         if text is not None and len(text) <= LARGEST_KEPT_BYTES:
