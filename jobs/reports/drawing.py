@@ -14,9 +14,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 INK, FAINT, GROUND = "#0a0b0c", "#0a0b0d", "#0a0b0e"  # replaced in the SVG by the page's own colours
-MODEL = "#d9540f"
-SEEDS = ("#2f7ed8", "#e07b00", "#1b9e77", "#a05ad5", "#c8447a", "#7a8b00", "#0098a8", "#8d6e63")
-GOOD, FAIR, POOR, MISSING = "#3f9a6c", "#e0a100", "#d9540f", "#868e96"
+BLUE, ORANGE, GREEN, PINK, SKY, VERMILION = "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00"
+"""The palette of Okabe and Ito, which colour-blind eyes tell apart; without its yellow, too pale on white."""
+
+MODEL = VERMILION
+SEEDS = (BLUE, ORANGE, GREEN, PINK, SKY, VERMILION, INK)
+GOOD, FAIR, POOR, MISSING = GREEN, ORANGE, VERMILION, "#868e96"
 
 WIDTH_IN = 10.0
 POINTS = 900  # of a trace: two for each of as many columns as a panel has

@@ -124,7 +124,6 @@ def _provenance(tables: RunTables) -> list[str]:
         ("run, or resume it", f"neurofleet run JOB.yaml --out {tables.store.root}"),
         ("summary and SQL", f'neurofleet results {tables.store.root} --query "select * from pooled"'),
         ("this page", f"neurofleet report {tables.store.root}"),
-        *kept.get("versions", {}).items(),
     ]
     inputs = [(name, digest) for name, digest in kept.get("inputs", {}).items()]
     events = [
@@ -134,6 +133,7 @@ def _provenance(tables: RunTables) -> list[str]:
     return [
         html.heading(2, "Where this comes from"),
         html.table(("", ""), rows),
+        html.versions(kept.get("versions", {})),
         html.details("The job", html.code(tables.store.read_text("job.yaml") or "")),
         html.details(f"{len(inputs)} input files (SHA-256)", html.table(("file", "digest"), inputs)),
         html.details("What happened when (UTC)", html.table(("at", "event", "cell", "stage"), events)),

@@ -1,6 +1,6 @@
 """The parts of an HTML page: text that is always escaped, tables, pictures with captions."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from jinja2 import Environment, PackageLoader
 from markupsafe import Markup, escape
@@ -35,8 +35,9 @@ def alarms(lines: Iterable[object]) -> list[str]:
 
 
 def figure(picture: str, caption: str) -> str:
-    """Return a picture (inline SVG) with its caption."""
-    return f'<figure>{picture}<figcaption class="quiet">{escaped(caption)}</figcaption></figure>'
+    """Return a picture (inline SVG) with its caption; on a narrow screen the picture is scrolled, not shrunk."""
+    shown = f'<div class="wide">{picture}</div><figcaption class="quiet">{escaped(caption)}</figcaption>'
+    return f"<figure>{shown}</figure>"
 
 
 def link(target: str, text: object) -> str:
@@ -60,6 +61,11 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]], numbers: Sequen
 def details(summary: str, content: str) -> str:
     """Return content that opens with a click."""
     return f"<details><summary>{escaped(summary)}</summary>{content}</details>"
+
+
+def versions(packages: Mapping[str, object]) -> str:
+    """Return the versions of packages, folded."""
+    return details("Versions", table(("package", "version"), packages.items()))
 
 
 def code(text: str) -> str:

@@ -9,12 +9,13 @@ from neurofleet.cluster.pool.outcome import STATUSES
 from neurofleet.jobs.fit.campaign_state import FINAL
 from neurofleet.jobs.reports.drawing import (
     FAINT,
-    FAIR,
-    GOOD,
+    GREEN,
     INK,
     MISSING,
-    POOR,
+    ORANGE,
+    PINK,
     SEEDS,
+    VERMILION,
     grid,
     picture,
     plain_log_ticks,
@@ -96,7 +97,7 @@ def _draw_finalists(
         axes.plot([at], [best / stage.objectives], marker="D", markersize=4, color=colour, linestyle="none")
 
 
-COLOURS = dict(zip(STATUSES, (GOOD, FAIR, POOR, "#b5179e", MISSING), strict=True))
+COLOURS = dict(zip(STATUSES, (GREEN, ORANGE, VERMILION, PINK, MISSING), strict=True))
 BINS_A_DECADE = 8
 
 

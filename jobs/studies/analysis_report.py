@@ -7,7 +7,19 @@ import numpy as np
 
 from neurofleet.cluster.store.run_store import RunStore
 from neurofleet.jobs.reports import html
-from neurofleet.jobs.reports.drawing import FAINT, GOOD, INK, MISSING, MODEL, SEEDS, grid, legend_label, picture
+from neurofleet.jobs.reports.drawing import (
+    BLUE,
+    FAINT,
+    GOOD,
+    INK,
+    MISSING,
+    MODEL,
+    SEEDS,
+    VERMILION,
+    grid,
+    legend_label,
+    picture,
+)
 from neurofleet.jobs.reports.tables import ReportTable
 from neurofleet.jobs.studies.findings import Findings
 
@@ -522,7 +534,7 @@ def _boxes(axes: "Axes", cells: "pd.DataFrame") -> None:
 
 
 LEVELS = (0.05, 0.01, 0.001)
-LOW, MIDDLE, HIGH = "#2f7ed8", "#f2f2f0", "#d9540f"
+LOW, MIDDLE, HIGH = BLUE, "#f2f2f0", VERMILION
 
 
 def effects_figure(tests: "pd.DataFrame") -> str:

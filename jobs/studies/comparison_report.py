@@ -14,7 +14,6 @@ from neurofleet.jobs.reports.tables import ReportTable
 from neurofleet.jobs.studies.findings import Findings, stored_rows
 
 MEASURED = "measured"
-SHADES = ("#d9540f", "#2f7ed8", "#1b9e77", "#a05ad5", "#7a8b00", "#0098a8")
 PANEL_IN = 1.9
 Rows = Sequence[Mapping[str, Any]]
 
@@ -319,7 +318,7 @@ def _close_ups(cell: CellComparison, close: Rows, types: Sequence[str]) -> str:
             if not of_type:
                 continue
             last = of_type[-1]["step"]
-            for colour, row in zip(SHADES, [row for row in of_type if row["step"] == last], strict=False):
+            for colour, row in zip(SEEDS, [row for row in of_type if row["step"] == last], strict=False):
                 time = np.array(row["close_ms"])
                 axis.plot(time - time.mean(), row["close_mV"], color=colour, label=row["place"])
             axis.legend()

@@ -122,7 +122,8 @@ class Findings(ABC):
         tables = ", ".join(name for name in store.names() if name.endswith(".parquet") and "/" not in name)
         parts += [
             html.heading(2, "Where this comes from"),
-            html.table(("", ""), [("run folder", store.root), ("tables", tables), *self.versions.items()]),
+            html.table(("", ""), [("run folder", store.root), ("tables", tables)]),
+            html.versions(self.versions),
             html.details("The job", html.code(store.read_text("job.yaml") or "")),
         ]
         store.write_text(REPORT, html.page(f"{self.name}: report", parts))

@@ -8,7 +8,7 @@ import numpy as np
 
 from neurofleet.cluster.store.run_store import RunStore
 from neurofleet.jobs.reports import html
-from neurofleet.jobs.reports.drawing import FAINT, INK, SEEDS, grid, picture
+from neurofleet.jobs.reports.drawing import BLUE, FAINT, INK, SEEDS, grid, picture
 from neurofleet.jobs.reports.tables import ReportTable
 from neurofleet.jobs.studies.findings import Findings
 
@@ -35,7 +35,6 @@ POOR = 0.1
 
 ACROSS = 3
 ROW_IN = 0.24
-MAP_COLOUR = "#1f66b8"
 SHOWN_KINDS = (("first", "first order", SEEDS[0]), ("total", "total", SEEDS[1]))
 DARK = 0.6
 
@@ -399,7 +398,7 @@ def index_map_figure(rows: Sequence[AverageIndex], features: Sequence[str], para
         from matplotlib.colors import LinearSegmentedColormap, to_rgba
 
         axes = figure.subplots()
-        colours = LinearSegmentedColormap.from_list("share", [to_rgba(MAP_COLOUR, 0.04), to_rgba(MAP_COLOUR)])
+        colours = LinearSegmentedColormap.from_list("share", [to_rgba(BLUE, 0.04), to_rgba(BLUE)])
         axes.pcolormesh(values, cmap=colours, vmin=0, vmax=1, edgecolors=FAINT, linewidth=0.4)
         for i, row in enumerate(values):
             for j, value in enumerate(row):
