@@ -18,9 +18,11 @@ app = typer.Typer(
     name="neurofleet",
     help="Fit populations of NEURON models, and train cell-identity learners, here or on a Ray cluster.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+JOBS, FITS, LEARNERS = "Jobs", "Fits", "Learners"
+RESULTS, CLUSTERS = "Results", "Clusters"
 
 JobsAddress = Annotated[
     str,
@@ -37,6 +39,19 @@ Submitted = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
+
+def _be_quiet(wanted: bool) -> None:
+    if wanted:
+        from neurofleet.jobs.terminal import silence
+
+        silence()
+
+
+Quiet = Annotated[
+    bool,
+    typer.Option("--quiet", "-q", callback=_be_quiet, help="Print warnings, errors and results only, no progress."),
+]
+
 JobFile = Annotated[Path, typer.Argument(metavar="JOB.yaml", help="The job file.", show_default=False)]
 PartOfCells = Annotated[
     str | None,
@@ -49,7 +64,7 @@ Quick = Annotated[
 RunFolder = Annotated[str, typer.Argument(metavar="OUT", help="The folder of a run.", show_default=False)]
 
 
-@app.command()
+@app.command(rich_help_panel=JOBS)
 def run(
     job: JobFile,
     out: Annotated[
@@ -65,6 +80,7 @@ def run(
     cpus: Annotated[int | None, typer.Option(min=1, help="CPUs to use; all by default.")] = None,
     part: PartOfCells = None,
     quick: Quick = False,
+    quiet: Quiet = False,
 ) -> None:
     """Run a job, or resume it: the same command goes on where the run folder ends."""
     from neurofleet.jobs.run_job import run_job
@@ -87,15 +103,15 @@ def options(
     """Fit populations of NEURON models, and train cell-identity learners, here or on a Ray cluster."""
 
 
-@app.command()
-def plan(job: JobFile, quick: Quick = False) -> None:
+@app.command(rich_help_panel=JOBS)
+def plan(job: JobFile, quick: Quick = False, as_json: AsJson = False, quiet: Quiet = False) -> None:
     """Say what a job will do and cost, without doing it."""
     from neurofleet.jobs.run_job import print_plan
 
-    print_plan(job, quick)
+    print_plan(job, quick, as_json)
 
 
-@app.command()
+@app.command(rich_help_panel=JOBS)
 def new(
     kind: Annotated[
         str,
@@ -119,7 +135,7 @@ def new(
     new_command(kind, files, out, overwrite)
 
 
-@app.command()
+@app.command(rich_help_panel=JOBS)
 def schema(
     kind: Annotated[
         str | None,
@@ -132,7 +148,7 @@ def schema(
     typer.echo(json.dumps(job_schema(kind), indent=2))
 
 
-@app.command(name="inspect")
+@app.command(name="inspect", rich_help_panel=FITS)
 def inspect_data(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A recording or a morphology.", show_default=False)],
     out: Annotated[
@@ -151,7 +167,7 @@ def inspect_data(
     inspect_command(file, out, InspectOptions(electrode, junction_potential), overwrite)
 
 
-@app.command()
+@app.command(rich_help_panel=RESULTS)
 def results(
     out: Annotated[
         str,
@@ -162,7 +178,7 @@ def results(
         bool,
         typer.Option("--views", help="List the views: columns, types, rows, and which runs they come from."),
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
     compact: Annotated[
         bool, typer.Option("--compact", help="Merge the generation files of finished cells, verified.")
     ] = False,
@@ -178,15 +194,16 @@ def results(
     results_command(out, query, as_json, views)
 
 
-@app.command()
-def report(out: RunFolder) -> None:
+@app.command(rich_help_panel=RESULTS)
+def report(out: RunFolder, as_json: AsJson = False, quiet: Quiet = False) -> None:
     """Write OUT/report.html: one self-contained page with the pictures of a run or a training."""
     from neurofleet.jobs.job_kinds import write_report
 
-    typer.echo(write_report(out, print_line=lambda text: typer.echo(text, err=True)))
+    place = write_report(out, print_line=lambda text: None if quiet else typer.echo(text, err=True))
+    typer.echo(json.dumps({"report": place}) if as_json else place)
 
 
-@app.command()
+@app.command(rich_help_panel=JOBS)
 def demo(
     out: Annotated[str, typer.Option(metavar="OUT", help="Where its input and results go.")] = "neurofleet-demo",
     cpus: Annotated[int | None, typer.Option(min=1, help="CPUs to use; all by default.")] = None,
@@ -232,7 +249,7 @@ Coverage = Annotated[
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files of these names.")]
 
 
-@app.command()
+@app.command(rich_help_panel=LEARNERS)
 def predict(
     model: Model,
     query: Query,
@@ -256,6 +273,8 @@ def predict(
     address: Annotated[str | None, typer.Option(help="Predict on a running Ray cluster (auto or HOST:PORT).")] = None,
     workers: Annotated[int, typer.Option(min=0, help="Processes of this machine that predict; 0 is this one.")] = 0,
     overwrite: Overwrite = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Predict the class of each cell by a trained model."""
     from neurofleet.jobs.learners.prediction import PredictionOptions, Reading, predict_command
@@ -266,10 +285,11 @@ def predict(
         PredictionOptions(out, top, probabilities, csv, write_h5ad, unknown_below, coverage, overwrite),
         address=address,
         workers=workers,
+        as_json=as_json,
     )
 
 
-@app.command()
+@app.command(rich_help_panel=LEARNERS)
 def embed(
     model: Model,
     files: Annotated[list[str], typer.Argument(metavar="FILE...", help="Units or recordings.", show_default=False)],
@@ -280,14 +300,15 @@ def embed(
     out: Annotated[Path, typer.Option(help="The table, one row a unit or neuron.")] = Path("embeddings.parquet"),
     write_h5ad: Annotated[Path | None, typer.Option(metavar="FILE", help="The same for scanpy.")] = None,
     overwrite: Overwrite = False,
+    as_json: AsJson = False,
 ) -> None:
     """Embed units or neurons by a trained model, and name units."""
     from neurofleet.jobs.learners.embedding import embed_command
 
-    embed_command(model, named(files), layout, out, write_h5ad, overwrite)
+    embed_command(model, named(files), layout, out, write_h5ad, overwrite, as_json)
 
 
-@app.command()
+@app.command(rich_help_panel=LEARNERS)
 def relabel(
     predictions: Annotated[Path, typer.Argument(metavar="PREDICTIONS", help="What predict wrote.", show_default=False)],
     unknown_below: UnknownBelow = None,
@@ -303,7 +324,7 @@ def relabel(
     relabel_command(predictions, unknown_below, coverage, out, overwrite)
 
 
-@app.command()
+@app.command(rich_help_panel=LEARNERS)
 def explain(
     model: Model,
     query: Query,
@@ -337,7 +358,7 @@ def explain(
     )
 
 
-@app.command()
+@app.command(rich_help_panel=FITS)
 def fetch(
     names: Annotated[
         list[str],
@@ -371,7 +392,7 @@ def fetch(
     fetch_command(names, out, address, models)
 
 
-@app.command()
+@app.command(rich_help_panel=FITS)
 def recipe(
     name: Annotated[
         str | None,
@@ -389,7 +410,7 @@ def recipe(
         typer.echo(recipe_text(name), nl=False)
 
 
-@app.command()
+@app.command(rich_help_panel=FITS)
 def export(
     source: Annotated[
         Path,
@@ -420,6 +441,7 @@ def export(
         Path | None,
         typer.Option(metavar="FOLDER", help="Mod files that a fit file names; by default modfiles beside it."),
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Write a model for use elsewhere: SONATA for BMTK, an Allen fit file, or a hoc template."""
     from neurofleet.jobs.export import FORMATS, export_command
@@ -432,10 +454,10 @@ def export(
             f"--format {close[0]} --to {to}."
         )
     folder = None if to is None else Path(to)
-    export_command(source, folder, format or "sonata", cell, rank, morphology, axon, mechanisms)
+    export_command(source, folder, format or "sonata", cell, rank, morphology, axon, mechanisms, as_json)
 
 
-@app.command()
+@app.command(rich_help_panel=RESULTS)
 def serve(
     root: Annotated[
         str | None,
@@ -479,24 +501,37 @@ def serve(
     serve_command(root, host, port, users, name or (), read_only)
 
 
-app.add_typer(deploy_app)
+app.add_typer(deploy_app, rich_help_panel=CLUSTERS)
 
 
-@app.command()
+@app.command(rich_help_panel=CLUSTERS)
 def doctor(
     address: Annotated[
         str | None, typer.Option(help="A running Ray cluster (auto or HOST:PORT), whose nodes are all asked.")
     ] = None,
     out: Annotated[str | None, typer.Option(metavar="OUT", help="Where results are to go: is it within reach?")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
+    bundle: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.zip",
+            help="Check nothing; write a file for a bug report: versions and, with --out, the job, events and last log"
+            " lines of that run. No data, no secrets.",
+        ),
+    ] = None,
 ) -> None:
     """Check this machine, or a cluster node by node, and say what to do."""
+    if bundle is not None:
+        from neurofleet.jobs.doctor.bundle import write_bundle
+
+        write_bundle(bundle, out)
+        return
     from neurofleet.jobs.doctor.doctor_command import doctor as examine
 
     examine(address, out, as_json)
 
 
-@app.command()
+@app.command(rich_help_panel=CLUSTERS)
 def submit(
     job: JobFile,
     address: JobsAddress,
@@ -511,14 +546,15 @@ def submit(
     ] = None,
     part: PartOfCells = None,
     quick: Quick = False,
+    as_json: AsJson = False,
 ) -> None:
     """Send a job and its files to a Ray cluster, or resume it there; it runs on without this machine."""
     from neurofleet.jobs.remote.submit import submit_command
 
-    submit_command(job, address, out, follow, python, part, quick)
+    submit_command(job, address, out, follow, python, part, quick, as_json)
 
 
-@app.command()
+@app.command(rich_help_panel=RESULTS)
 def status(
     context: typer.Context,
     what: Annotated[
@@ -548,7 +584,7 @@ def status(
     status_command(what, address, as_json)
 
 
-@app.command()
+@app.command(rich_help_panel=CLUSTERS)
 def logs(
     job: Submitted,
     address: JobsAddress,
@@ -560,7 +596,7 @@ def logs(
     logs_command(job, address, follow)
 
 
-@app.command()
+@app.command(rich_help_panel=CLUSTERS)
 def cancel(job: Submitted, address: JobsAddress) -> None:
     """End a submitted job; submitting it again resumes it."""
     from neurofleet.jobs.remote.remote_jobs import cancel_command
@@ -568,7 +604,7 @@ def cancel(job: Submitted, address: JobsAddress) -> None:
     cancel_command(job, address)
 
 
-@app.command(name="list")
+@app.command(name="list", rich_help_panel=CLUSTERS)
 def list_jobs(address: JobsAddress, as_json: AsJson = False) -> None:
     """List the jobs that were submitted to a cluster."""
     from neurofleet.jobs.remote.remote_jobs import list_command

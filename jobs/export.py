@@ -1,5 +1,6 @@
 """``neurofleet export``: one model of a run, or a published one, for use without this project."""
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -66,6 +67,7 @@ def export_command(
     morphology: Path | None = None,
     axon: str | None = None,
     mechanisms: Path | None = None,
+    as_json: bool = False,
 ) -> Path:
     """Write a model in another format.
 
@@ -84,6 +86,8 @@ def export_command(
         Of a fit file, which does not tell.
     mechanisms : Path, optional
         Folder of the mod files that a fit file names, beside those of the project; by default ``modfiles`` beside it.
+    as_json : bool
+        Print what was written as JSON.
 
     Returns
     -------
@@ -112,7 +116,9 @@ def export_command(
         to = Path(f"{chosen.model.cell}-{format}")
         _check_new(to)
     hint = FORMATS[format](to, chosen)
-    print(f"Written: {to} ({chosen.model.cell}, {format}, axon {chosen.model.axon}). {hint}")
+    written = {"folder": str(to), "cell": chosen.model.cell, "format": format, "axon": chosen.model.axon, "hint": hint}
+    text = f"Written: {to} ({chosen.model.cell}, {format}, axon {chosen.model.axon}). {hint}"
+    print(json.dumps(written, indent=1) if as_json else text)
     return to
 
 

@@ -1,7 +1,9 @@
 """``neurofleet run``: from a job file to a finished run folder, whatever the kind of job."""
 
+import json
 import os
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from neurofleet.jobs.job_file import JobSpec, check_job, load_job, named
 from neurofleet.jobs.quick import quick_notes
 from neurofleet.jobs.reports.tables import print_line
 from neurofleet.jobs.run_folder import interruptible
-from neurofleet.jobs.terminal import terminal
+from neurofleet.jobs.terminal import collected, terminal
 
 
 def results_place(given: str | None, spec: JobSpec, folder: Path) -> str:
@@ -112,7 +114,7 @@ def part_of(text: str, spec: JobSpec) -> Part:
     return Part(int(number), int(of))
 
 
-def print_plan(job: Path, quick: bool = False) -> None:
+def print_plan(job: Path, quick: bool = False, as_json: bool = False) -> None:
     """Print what the job in file `job`, or its quick version, will do and cost.
 
     Raises
@@ -121,6 +123,9 @@ def print_plan(job: Path, quick: bool = False) -> None:
         The job file or its inputs cannot be used.
     """
     spec = load_job(job, quick)
-    for note in quick_notes(spec):
-        print_line(terminal(), note)
-    named(spec.planner)(spec, job.resolve().parent)
+    with collected() if as_json else nullcontext({}) as found:
+        for note in quick_notes(spec):
+            print_line(terminal(), note)
+        named(spec.planner)(spec, job.resolve().parent)
+    if as_json:
+        print(json.dumps({"name": spec.name, "kind": spec.kind, **found}, indent=1))

@@ -72,7 +72,7 @@ def run_log(run: str, root: str, console: Console | None = None, part: Part = WH
         to_lines.setFormatter(JsonLine(run))
         handlers.append(to_lines)
     if to_lines is None or isinstance(to_lines, _LogFile):
-        handlers.append(_ToConsole(console))
+        handlers.append(_ToConsole(terminal(errors=True, warnings=True) if console.quiet else console))
     log = AboutLogger(logging.getLogger("neurofleet.jobs.run_job"), {})
     with _attached(handlers):
         try:

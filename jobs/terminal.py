@@ -1,7 +1,9 @@
 """The consoles that jobs print to: names of cells, classes and files stand there as they are, and are never cut."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 from rich.cells import cell_len
@@ -17,13 +19,38 @@ NARROWEST_TEXT, NARROWEST_NAME = 16, 24
 """To so many characters texts and names may be wrapped before a table is turned."""
 
 
-def terminal(*, errors: bool = False, highlight: bool = True, width: int | None = None) -> Console:
+_silent = False
+_collected: ContextVar[dict[str, list[Any]] | None] = ContextVar("_collected", default=None)
+
+
+def terminal(
+    *, errors: bool = False, highlight: bool = True, width: int | None = None, warnings: bool = False
+) -> Console:
     """Return a console on standard output, or with `errors` on standard error.
 
     No text is taken for rich's markup or for an emoji: a class may be named ``[/red]``. A table that is too wide for
-    a terminal is turned, row by row; in a pipe or a file it is as wide as it is.
+    a terminal is turned, row by row; in a pipe or a file it is as wide as it is. After `silence`, standard error shows
+    `warnings` only.
     """
-    return _Terminal(stderr=errors, highlight=highlight, width=width, markup=False, emoji=False)
+    quiet = errors and _silent and not warnings
+    return _Terminal(stderr=errors, highlight=highlight, width=width, markup=False, emoji=False, quiet=quiet)
+
+
+def silence() -> None:
+    """Have this process show no progress from now on; errors, warnings and results stay."""
+    global _silent
+    _silent = True
+
+
+@contextmanager
+def collected() -> Iterator[dict[str, list[Any]]]:
+    """Yield ``tables`` and ``lines`` that get what is printed on consoles of standard output within, for JSON."""
+    found: dict[str, list[Any]] = {"tables": [], "lines": []}
+    token = _collected.set(found)
+    try:
+        yield found
+    finally:
+        _collected.reset(token)
 
 
 class _Terminal(Console):
@@ -34,6 +61,10 @@ class _Terminal(Console):
         self.is_narrow = width is not None
 
     def print(self, *objects: Any, **settings: Any) -> None:
+        if (found := _collected.get()) is not None and not self.stderr:
+            for each in objects:
+                found["tables" if isinstance(each, Table) else "lines"].append(_as_data(each))
+            return
         objects = tuple(agreeing(each) if isinstance(each, str) else each for each in objects)
         tables = [each for each in objects if isinstance(each, Table)]
         for table in tables:
@@ -49,6 +80,18 @@ class _Terminal(Console):
                 self.width = before
         else:
             super().print(*(fitted(each, before) if isinstance(each, Table) else each for each in objects), **settings)
+
+
+def _as_data(printed: Any) -> Any:
+    """Return a table as title, columns and rows of text, anything else as text."""
+    if not isinstance(printed, Table):
+        return agreeing(_plain(printed))
+    columns = [[_plain(cell) for cell in column.cells] for column in printed.columns]
+    return {
+        "title": agreeing(_plain(printed.title or "")),
+        "columns": [_plain(column.header) for column in printed.columns],
+        "rows": [list(row) for row in zip(*columns, strict=True)],
+    }
 
 
 def table_width(console: Console) -> float:

@@ -1,5 +1,6 @@
 """``neurofleet embed``: a table of embeddings of units or neurons, from a model and files."""
 
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,7 +30,13 @@ LEARNERS = ("hippie", "neuprint")
 
 
 def embed_command(
-    model: Path, files: Sequence[str], layout: Path | None, out: Path, h5ad: Path | None, overwrite: bool
+    model: Path,
+    files: Sequence[str],
+    layout: Path | None,
+    out: Path,
+    h5ad: Path | None,
+    overwrite: bool,
+    as_json: bool = False,
 ) -> None:
     """Embed what is in some files by a trained model, and name it where the model names things.
 
@@ -68,7 +75,8 @@ def embed_command(
         pq.write_table(table, partial[out])
         if h5ad is not None:
             write_embeddings_h5ad(table, vectors, partial[h5ad])
-    print(f"{len(table):,} embedded: {', '.join(map(str, targets))}")
+    written = {"rows": len(table), "files": [*map(str, targets)]}
+    print(json.dumps(written, indent=1) if as_json else f"{len(table):,} embedded: {', '.join(written['files'])}")
 
 
 def read_layout(path: Path | None) -> dict[str, Any]:

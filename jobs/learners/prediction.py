@@ -126,6 +126,18 @@ class PredictionSummary:
         self._empty += n_empty
         self._known += n_known
 
+    def plain(self, files: Sequence[Path]) -> dict[str, Any]:
+        """Return the cells of each label, what is told about the queries, and where the predictions are."""
+        return {
+            "labels": {name: self._labels[name] for name in self._classes},
+            "unknown": self._unknown,
+            "without_values": self._empty,
+            "cells_of_the_reference": self._known,
+            "threshold": self._about["threshold"],
+            "queries": self._about["queries"],
+            "files": [*map(str, files)],
+        }
+
     def print(self, files: Sequence[Path], seconds: float | None = None) -> None:
         """Print the cells of each label, how well the genes fit, and where the predictions are."""
         console = terminal()
@@ -420,6 +432,7 @@ def predict_command(
     *,
     address: str | None = None,
     workers: int = 0,
+    as_json: bool = False,
 ) -> None:
     """Predict the cells of one or several files, and print how many have which label.
 
@@ -431,6 +444,8 @@ def predict_command(
         A running Ray cluster to predict on.
     workers : int
         How many processes of this machine predict; 0 is this one.
+    as_json : bool
+        Print the summary as JSON.
 
     Raises
     ------
@@ -479,7 +494,10 @@ def predict_command(
         if options.h5ad is not None:
             console.print(f"writing {options.h5ad} …", soft_wrap=True)
             write_predictions_h5ad(reading.files[0], partial[options.out], partial[options.h5ad])
-    summary.print(options.files(), progress.seconds)
+    if as_json:
+        print(json.dumps(summary.plain(options.files()), indent=1))
+    else:
+        summary.print(options.files(), progress.seconds)
 
 
 @contextmanager

@@ -1,9 +1,11 @@
 """``neurofleet submit``: a job file's job, sent to a cluster and started there."""
 
+import json
 import os
 import re
 import shlex
 import time
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 
@@ -40,6 +42,7 @@ def submit_command(
     python: str | None = None,
     part: str | None = None,
     quick: bool = False,
+    as_json: bool = False,
 ) -> None:
     """Send a job to the cluster at `address`. Return when its driver works there, or, to follow, at its end.
 
@@ -66,12 +69,13 @@ def submit_command(
     api = JobsApi(address)
     number = _next_attempt(api, name, place)
     _warn_of_the_cluster(api)
-    typer.echo(f"{size(len(job_files.files), job_files.size_bytes)} are sent to the cluster")
+    say = partial(typer.echo, err=as_json)
+    say(f"{size(len(job_files.files), job_files.size_bytes)} are sent to the cluster")
     if job_files.remote:
         more = f" and {len(job_files.remote) - 3} more" if len(job_files.remote) > 3 else ""
-        typer.echo(f"read there, by absolute path or URL: {', '.join(job_files.remote[:3])}{more}")
+        say(f"read there, by absolute path or URL: {', '.join(job_files.remote[:3])}{more}")
     for link in job_files.links:
-        typer.echo(f"a symbolic link, whose content is sent: {link}")
+        say(f"a symbolic link, whose content is sent: {link}")
     id = f"{name}-a{number}"
     with scratch_folder() as temporary:
         package = temporary / "job.zip"
@@ -83,15 +87,18 @@ def submit_command(
         except Exception:
             _remove_marker(marker)
             raise
-    typer.echo(f"{id} is submitted; results go to {place}")
+    say(f"{id} is submitted; results go to {place}")
     with only_watching(api, id):
         seen = _wait_for_start(api, id, spec.name)
+    state = "waiting" if not seen else "succeeded" if seen[0].has_ended else "running"
     if seen:
         _remove_marker(marker)
         check_outcome(*seen)
-        typer.echo(f"{id} {'has succeeded' if seen[0].has_ended else 'is running'}\n{commands(id, address)}")
+        say(f"{id} {'has succeeded' if seen[0].has_ended else 'is running'}\n{commands(id, address)}")
     else:
-        typer.echo(f"{id} has not started yet; it goes on without this terminal\n{commands(id, address)}")
+        say(f"{id} has not started yet; it goes on without this terminal\n{commands(id, address)}")
+    if as_json:
+        print(json.dumps({"id": id, "name": name, "state": state, "out": place, "address": api.address}, indent=1))
     if follow_log:
         follow(api, id)
 
