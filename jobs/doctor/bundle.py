@@ -61,9 +61,8 @@ def write_bundle(file: Path, out: str | None) -> None:
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as bundle:
         for name, text in texts.items():
             bundle.writestr(name, redact(text))
-    print(
-        f"Written: {file} with {', '.join(texts)}. Look through it before you send it: names of files and cells stay."
-    )
+    print(f"Written: {file} with {', '.join(texts)}.")
+    print("Look through it before you send it: names of cells and files stay in it.")
 
 
 def _versions() -> dict[str, object]:

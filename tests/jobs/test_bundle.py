@@ -34,7 +34,7 @@ def test_no_planted_secret_is_in_the_bundle(tmp_path, monkeypatch):
         f"value {SECRETS['environment']} token {SECRETS['ray token']}",
         f"https://me:{SECRETS['password in a URL']}@lab.example/a.nwb s3://b/run?secret_key={SECRETS['key in a URI']}",
         f"{SECRETS['AWS key']} Authorization: Bearer {SECRETS['bearer']}",
-        f"api_key={SECRETS['named']}, {SECRETS['home of another']}/cell.swc {tmp_path}/me/cell.swc {socket.gethostname()}",
+        f"api_key={SECRETS['named']}, {SECRETS['home of another']}/a.swc {tmp_path}/me/cell.swc {socket.gethostname()}",
     ]
     log = [json.dumps({"message": line}) for line in ["old"] * LAST_LINES + lines]
     (run / "log.jsonl").write_text("\n".join(log) + "\n")
