@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +123,8 @@ def print_plan(job: Path, quick: bool = False, as_json: bool = False) -> None:
         The job file or its inputs cannot be used.
     """
     spec = load_job(job, quick)
-    with collected() if as_json else nullcontext({}) as found:
+    collecting: AbstractContextManager[dict[str, Any]] = collected() if as_json else nullcontext({})
+    with collecting as found:
         for note in quick_notes(spec):
             print_line(terminal(), note)
         named(spec.planner)(spec, job.resolve().parent)
