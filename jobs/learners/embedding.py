@@ -75,8 +75,11 @@ def embed_command(
         pq.write_table(table, partial[out])
         if h5ad is not None:
             write_embeddings_h5ad(table, vectors, partial[h5ad])
-    written = {"rows": len(table), "files": [*map(str, targets)]}
-    print(json.dumps(written, indent=1) if as_json else f"{len(table):,} embedded: {', '.join(written['files'])}")
+    files_written = [*map(str, targets)]
+    if as_json:
+        print(json.dumps({"rows": len(table), "files": files_written}, indent=1))
+    else:
+        print(f"{len(table):,} embedded: {', '.join(files_written)}")
 
 
 def read_layout(path: Path | None) -> dict[str, Any]:
