@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from neurofleet.learners import sims as sims
     from neurofleet.neurosim.recordings.recording import Recording
 
-__version__ = "0.2.0.dev0"
+__version__ = "0.2.0"
 
 __all__ = [
     "Interrupted",

@@ -136,8 +136,18 @@ def test_the_wheel_holds_one_package_and_no_tests(tmp_path):
     for package in ("cluster", "neurosim", "learners", "jobs"):
         own = {str(path.relative_to(ROOT)) for path in (ROOT / package).rglob("*.py")}
         assert {name.removeprefix("neurofleet/") for name in names if name.startswith(f"neurofleet/{package}/")} >= own
-    for name in ("py.typed", "neurosim/mechanisms/mod/Ih.mod", "neurosim/recipes/demo.yaml", "jobs/remote/start.sh"):
-        assert f"neurofleet/{name}" in names
+    for folder, pattern in (
+        ("neurosim", "*.mod"),
+        ("neurosim", "*.yaml"),
+        ("neurosim", "*.hpp"),
+        ("cluster", "*.j2"),
+        ("jobs", "*.j2"),
+    ):
+        files = {f"neurofleet/{path.relative_to(ROOT)}" for path in (ROOT / folder).rglob(pattern)}
+        assert files
+        assert files <= set(names)
+    assert {"neurofleet/py.typed", "neurofleet/jobs/remote/start.sh"} <= set(names)
+    assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
     assert len(names) == len(set(names))
 
 

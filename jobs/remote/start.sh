@@ -1,3 +1,4 @@
+# shellcheck shell=sh
 # Starts the driver of a job on a cluster: sh start.sh PYTHON ARGUMENTS…, with PYTHON empty to find it.
 # A plain `python` may be the system's. Our parent is Ray's supervisor of the job, whose own parent, the raylet,
 # was told on its command line which Python to start workers with.
