@@ -47,6 +47,31 @@ def blocks(*languages: str) -> list[Any]:
     return found
 
 
+def anchors(document: Path) -> set[str]:
+    """Return what links may follow the # with: headings as both GitHub and the site name them."""
+    headings = re.findall(r"^#+ (.*)", re.sub(r"^```.*?^```", "", document.read_text(), flags=re.M | re.S), re.M)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("document", [*DOCUMENTS, *REPOSITORY.glob("C*.md"), REPOSITORY / "SECURITY.md"], ids=str)
+def test_links_lead_to_files_and_headings(document):
+    text = re.sub(r"^```.*?^```", "", document.read_text(), flags=re.M | re.S)
+    for place, heading in re.findall(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]*))?\)", text):
+        target = document.parent / place if place else document
+        generated = target.name == "job-keys.md" or target.stem in ("changelog", "contributing", "security")
+        assert target.exists(), f"{document}: {place}"
+        assert not heading or generated or heading in anchors(target), f"{document}: {place}#{heading}"
+
+
+def test_every_page_is_in_the_contents_of_the_site():
+    docs = REPOSITORY / "docs"
+    contents = set(re.findall(r"^([\w/-]+)$", (docs / "index.md").read_text(), re.M))
+    pages = {
+        str(page.relative_to(docs).with_suffix("")) for page in docs.rglob("*.md") if "generated" not in page.parts
+    }
+    assert pages - contents == {"index"}
+
+
 @pytest.mark.parametrize("text", blocks("yaml"))
 def test_a_job_in_the_documents_is_one(text, tmp_path):
     (tmp_path / "cells.csv").write_text("id,morphology,recordings\na,a.swc,a.nwb\n")
@@ -170,11 +195,11 @@ def test_python_in_the_documents_calls_what_there_is(text):
 
 
 def test_what_a_run_folder_and_its_files_show_is_shown(tmp_path, monkeypatch):
-    """The examples of README that open a finished run, with any library; without reports and exports."""
+    """The examples that open a finished run, with any library; without reports and exports."""
     write_run(tmp_path / "rat", cells=("C060114A7",))
     monkeypatch.chdir(tmp_path)
     scope: dict[str, Any] = {"nf": nf}
-    texts = [block.values[0] for block in blocks("python") if block.id.startswith("README.md")]
+    texts = [block.values[0] for block in blocks("python") if block.id.startswith("docs/how-to/results.md")]
     lines = [line for text in texts if '("rat")' in text or '"rat/' in text for line in text.splitlines()]
     done = [line for line in lines if line and not line.startswith(("run.report", "run.export"))]
     exec("\n".join(done), scope)
