@@ -272,7 +272,8 @@ def check_job(content: dict[str, Any], source: str, default_name: str, folder: P
     if not spec.quick:
         return spec
     quick = spec.quick_version()
-    quick._reduced = tuple(differences(spec.plain(), quick.plain(), "{place}: {now} in place of {before}"))
+    lines = differences(spec.plain(), quick.plain(), "{place}: {now} in place of {before}")
+    quick._reduced = tuple(line.replace("in place of nothing", "in place of the default") for line in lines)
     return quick
 
 

@@ -31,6 +31,9 @@ Settings = TypeVar("Settings", bound=BaseModel)
 FORMAT = "neurofleet model"
 VERSION = 1
 TENSORS = "model.safetensors"
+QUICK = "quick"
+"""Among a model's facts: that a quick run has made it, in words."""
+
 DESCRIPTION = "model.json"
 PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".bin")
 
@@ -288,7 +291,7 @@ def model_summary(learner: str, lines: Sequence[str], facts: Mapping[str, Any], 
     version = facts.get("versions", {}).get("neurofleet", "")
     ends = [f"trained {when}" if when else "", f"neurofleet {version}" if version else ""]
     last = ", ".join(end for end in ends if end)
-    return "\n    ".join([f"{learner} model", *lines, *([last] if last else [])])
+    return "\n    ".join([f"{learner} model", *lines, *filter(None, [last, facts.get(QUICK)])])
 
 
 def _description(folder: Path) -> dict[str, Any]:

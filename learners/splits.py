@@ -411,3 +411,21 @@ def read_splits(path: Path) -> list[Split]:
     except (OSError, pa.ArrowException) as error:
         raise LearnerError(f"{path}: cannot be read as a split ({error}).") from error
     return splits_from_table(table, str(path))
+
+
+FEW = 20
+
+
+def some_of_each_class(codes: np.ndarray, most: int, seed: int) -> np.ndarray:
+    """Return places of about `most` samples, ascending: of each class its share, of rare ones up to `FEW`.
+
+    Parameters
+    ----------
+    codes : (n,) array
+        The class of each sample.
+    """
+    rng, kept = np.random.default_rng(seed), []
+    for code in np.unique(codes):
+        places = rng.permutation(np.flatnonzero(codes == code))
+        kept.append(places[: max(round(len(places) * most / len(codes)), FEW)])
+    return np.sort(np.concatenate(kept))

@@ -17,7 +17,7 @@ from neurofleet.jobs.learners.learner_figures import plane_map
 from neurofleet.jobs.learners.learner_folder import EMBEDDINGS, EMBEDDINGS_H5AD
 from neurofleet.jobs.new_files import check_new, new_files
 from neurofleet.learners.embedding_tables import embedding_anndata, vector_columns
-from neurofleet.learners.model_folder import read_model
+from neurofleet.learners.model_folder import QUICK, read_model
 from neurofleet.learners.neuprint.population_recordings import Recordings
 from neurofleet.learners.neuprint.recording_files import open_recordings
 from neurofleet.learners.units.unit_files import open_units
@@ -64,13 +64,17 @@ def embed_command(
     if missing:
         raise UsageError(f"{', '.join(missing)}: there is no such file.")
     check_new(targets, overwrite, [Path(file) for file in files])
-    learner = read_model(model).learner
+    stored = read_model(model)
+    learner, quick = stored.learner, stored.description.get("facts", {}).get(QUICK)
     if learner not in LEARNERS:
         raise UsageError(
             f"{model} holds a model of learner {learner}, which embeds nothing; `neurofleet predict` uses it."
         )
     embed_files = {"hippie": embed_units, "neuprint": embed_neurons}[learner]
     table, vectors = embed_files(model, list(files), read_layout(layout))
+    if quick:
+        print(quick, file=sys.stderr)
+        table = table.replace_schema_metadata({**(table.schema.metadata or {}), QUICK: quick})
     with new_files(targets) as partial:
         pq.write_table(table, partial[out])
         if h5ad is not None:

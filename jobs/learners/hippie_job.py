@@ -21,8 +21,10 @@ from neurofleet.input_paths import name_of, place_of
 from neurofleet.jobs.learners.evaluation_pieces import Piece, do_missing
 from neurofleet.jobs.learners.hippie_report import HippieReport
 from neurofleet.jobs.learners.hippie_spec import (
+    QUICK_UNITS,
     FoldsSpec,
     HippieEvaluateSpec,
+    HippieSpec,
     HippieTrainSpec,
     LabelledSpec,
     Method,
@@ -30,13 +32,14 @@ from neurofleet.jobs.learners.hippie_spec import (
     UnitsSpec,
 )
 from neurofleet.jobs.learners.learner_figures import plane_map
-from neurofleet.jobs.learners.learner_folder import EMBEDDINGS, EMBEDDINGS_H5AD, PIECES, SCORES
+from neurofleet.jobs.learners.learner_folder import EMBEDDINGS, EMBEDDINGS_H5AD, PIECES, SCORES, SIGNALS
 from neurofleet.jobs.learners.learner_job import LearnerJob, LearnerRun, Trained, Trial
 from neurofleet.jobs.progress import duration
 from neurofleet.jobs.results.sql import united
 from neurofleet.jobs.run_folder import refuse_missing, versions
 from neurofleet.learners.embedding_tables import vector_columns
 from neurofleet.learners.hippie.autoencoder_settings import HippieSettings
+from neurofleet.learners.units.class_signals import class_signals
 from neurofleet.learners.units.signal_scaling import scaled
 from neurofleet.learners.units.unit_files import open_units
 from neurofleet.learners.units.unit_labels import CLASS, LabelledUnits, labelled_units
@@ -86,15 +89,16 @@ def read_units(spec: UnitsSpec, folder: Path) -> Units:
     return open_units([place_of(path, folder) for path in spec.units], spec.layout)
 
 
-def read_labelled(spec: LabelledSpec, folder: Path) -> LabelledUnits:
-    """Open units and their classes.
+def read_labelled(spec: LabelledSpec, folder: Path, most: int | None = None) -> LabelledUnits:
+    """Open units and their classes; of those that have one, about `most`.
 
     Raises
     ------
     LearnerError
         A column or class is not there, fewer than two classes are, or a class's units are all missing.
     """
-    return labelled_units(read_units(spec, folder), spec.label, spec.classes, spec.group)
+    labelled = labelled_units(read_units(spec, folder), spec.label, spec.classes, spec.group)
+    return labelled if most is None else labelled.some(most, 0)
 
 
 def methods_of(spec: FoldsSpec, has_pool: bool) -> tuple[list[Method], list[str]]:
@@ -142,6 +146,12 @@ class UnitSet:
     labelled: LabelledUnits
     others: list[Units]
 
+    @property
+    def units_of_class(self) -> dict[str, int]:
+        """Units of each class."""
+        counts = np.bincount(self.labelled.labels[self.labelled.rows], minlength=len(self.labelled.classes))
+        return dict(zip(self.labelled.classes, counts.tolist(), strict=True))
+
     def pool(self) -> Units | None:
         """Return all units that a network for this set is pretrained on, joined; None without any."""
         return joined(self.others) if self.others else None
@@ -177,6 +187,8 @@ class HippiePiece(Piece):
         The folder of a pretrained network.
     work : {"fold", "shuffled", "permuted"}
         A fold with all methods; a method with shuffled labels; all methods with permuted test labels.
+    most : int or None
+        How many labelled units are used at most.
     repeat, fold : int
         Of a fold.
     method : str
@@ -193,6 +205,7 @@ class HippiePiece(Piece):
     seed: int
     pretrained: Path | None
     work: Literal["fold", "shuffled", "permuted"]
+    most: int | None = None
     repeat: int = 0
     fold: int = 0
     method: str = ""
@@ -201,7 +214,7 @@ class HippiePiece(Piece):
         """Do the piece; see `Piece.result`."""
         from neurofleet.learners.hippie.compared_methods import answers
 
-        labelled = read_labelled(self.labelled, self.folder)
+        labelled = read_labelled(self.labelled, self.folder, self.most)
         folds = folds_of(labelled, self.folds, self.repeats, self.seed)
         if self.work == "shuffled":
             return self._shuffled(labelled, folds)
@@ -344,6 +357,7 @@ def pieces_of(
             seed=spec.seed,
             pretrained=pretrained,
             work=work,
+            most=_most(spec),
             **which,
         )
 
@@ -532,7 +546,6 @@ class HippieJob(LearnerJob[FoldsSpec, HippieInputs]):
         """Return what a model was trained on, and with what, as plain JSON."""
         spec, (unit_set,) = self._training_spec, run.inputs.sets
         labelled = unit_set.labelled
-        counts = np.bincount(labelled.labels[labelled.rows], minlength=len(labelled.classes))
         return {
             "name": spec.name,
             "preset": spec.preset,
@@ -542,7 +555,7 @@ class HippieJob(LearnerJob[FoldsSpec, HippieInputs]):
                 "sha256": run.input_digests(),
                 "n_units": len(labelled.units),
                 "label": spec.label,
-                "units_of_class": dict(zip(labelled.classes, counts.tolist(), strict=True)),
+                "units_of_class": unit_set.units_of_class,
                 "n_pool": sum(map(len, unit_set.others)),
             },
             "notes": run.inputs.notes,
@@ -668,7 +681,9 @@ class HippieJob(LearnerJob[FoldsSpec, HippieInputs]):
             )
         console.print(table)
         for unit_set in inputs.sets:
-            self.print_notes([f"{unit_set.name}: {note}" for note in unit_set.labelled.notes], console)
+            counts = ", ".join(f"{name} {n:,}" for name, n in unit_set.units_of_class.items())
+            notes = [f"units of each class: {counts}", *unit_set.labelled.notes]
+            self.print_notes([f"{unit_set.name}: {note}" for note in notes], console)
         console.print(
             f"Networks take about {duration(fits * sum(seconds))} one after the other; folds are done side by side on"
             " workers. Classical classifiers and pretraining come on top.",
@@ -684,7 +699,7 @@ class HippieJob(LearnerJob[FoldsSpec, HippieInputs]):
 
     def _split_units(self, spec: Any) -> LabelledUnits:
         """Open labelled units and check that they can be split."""
-        labelled = read_labelled(spec, self.folder)  # a wrong name is told before torch is imported
+        labelled = read_labelled(spec, self.folder, _most(self.spec))  # a wrong name is told before torch is imported
         from neurofleet.learners.folds import check_inner_folds
         from neurofleet.learners.hippie.train_hippie import check_all_units
 
@@ -697,6 +712,11 @@ class HippieJob(LearnerJob[FoldsSpec, HippieInputs]):
                 inner_groups = None if groups is None else groups[fold.train]
                 check_inner_folds(labels[fold.train], inner_groups, inner, labelled.classes)
         return labelled
+
+
+def _most(spec: HippieSpec) -> int | None:
+    """Return how many labelled units of a set a job uses at most."""
+    return QUICK_UNITS if spec.quick else None
 
 
 def _inner_folds(methods: Sequence[str]) -> int:
@@ -730,8 +750,12 @@ def write_unit_embeddings(out: Path, model: "HippieModel", labelled: LabelledUni
 
 
 def _write_tables(out: Path, results: list[SetResult]) -> None:
-    """Write predictions of all sets, and their scores, as Parquet."""
+    """Write predictions of all sets, the mean signals of their classes, and their scores, as Parquet."""
     _write_parts(out / "predictions", {result.unit_set.name: predictions_table(result) for result in results})
+    signals = {result.unit_set.name: class_signals(result.unit_set.labelled) for result in results}
+    _write_parts(
+        out / SIGNALS, {name: pa.Table.from_pandas(table, preserve_index=False) for name, table in signals.items()}
+    )
     pq.write_table(pa.concat_tables([scores_table(result) for result in results]), out / SCORES)
 
 

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from neurofleet.cluster.store.run_store import RunStore
 from neurofleet.jobs.learners.learner_figures import reliability_figure
-from neurofleet.jobs.learners.learner_folder import EMBEDDINGS
+from neurofleet.jobs.learners.learner_folder import EMBEDDINGS, SIGNALS
 from neurofleet.jobs.learners.learner_report import (
     LearnerReport,
     confusion_matrix,
@@ -27,6 +27,7 @@ from neurofleet.jobs.learners.learner_report import (
     stored_model,
     typed,
 )
+from neurofleet.jobs.learners.unit_figures import signals_figure
 from neurofleet.jobs.reports import html
 from neurofleet.learners.calibration import reliability_bins
 from neurofleet.learners.label_controls import PermutedTestLabels, ShuffledLabels
@@ -303,7 +304,25 @@ def _set_section(store: RunStore, scores: SetScores) -> list[str]:
     method = next((name for name in SHOWN if name in scores.methods), None)
     if predictions is not None and method is not None:
         parts += _method_section(scores, predictions.to_pandas(), method)
-    return parts + _map_section(store, scores.set) + _chosen_section(scores.chosen)
+    return (
+        parts + _signals_section(store, scores.set) + _map_section(store, scores.set) + _chosen_section(scores.chosen)
+    )
+
+
+def _signals_section(store: RunStore, name: str) -> list[str]:
+    """Show what units of each class look like; nothing for runs of versions that did not keep it."""
+    table = store.table(f"{SIGNALS}/set={name}/part.parquet")
+    if table is None:
+        return []
+    return [
+        html.heading(3, "Signals of each class"),
+        html.figure(
+            signals_figure(table.to_pandas(), name),
+            "Means over the units of each class (their number in brackets); with few classes also the quartiles."
+            " Waveforms are in depths of the main deflection, intervals in percent of all per millisecond,"
+            " autocorrelograms relative to their own mean.",
+        ),
+    ]
 
 
 def _method_section(scores: SetScores, predictions: pd.DataFrame, method: str) -> list[str]:

@@ -1,7 +1,7 @@
 """The job files of HIPPIE: a training, a sweep and an evaluation."""
 
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import Field, field_validator
 
@@ -23,6 +23,13 @@ Method = Literal[
     "head",
     "best",
 ]
+
+
+QUICK_UNITS = 600
+"""How many labelled units a quick job has at most, of each set."""
+
+QUICK_FOLDS, QUICK_SHUFFLES = 2, 5
+QUICK_METHODS: tuple[Method, ...] = ("raw_knn", "head")
 
 
 class UnitsSpec(Strict):
@@ -110,6 +117,14 @@ class FoldsSpec(HippieSpec):
     methods: Annotated[list[Method], Field(min_length=1)] = list(get_args(Method))
     """The methods that are compared."""
 
+    quick_settings: ClassVar[dict[str, int]] = {"members": 1, "epochs": 10, "pretrain_epochs": 2, "adapt_epochs": 1}
+
+    def quick_version(self) -> Self:
+        """Two folds, and few methods, of one network of few epochs; `QUICK_UNITS` units."""
+        methods = [name for name in self.methods if name in QUICK_METHODS] or self.methods[:1]
+        few = {"folds": min(self.folds, QUICK_FOLDS), "repeats": 1, "shuffles": QUICK_SHUFFLES, "methods": methods}
+        return super().quick_version().model_copy(update=few)
+
 
 class HippieTrainSpec(FoldsSpec, LabelledSpec):
     """A training of HIPPIE (`kind: train`, `learner: hippie`)."""
@@ -159,6 +174,10 @@ class HippieEvaluateSpec(FoldsSpec):
     """Whether the network of each set is pretrained on the other sets."""
     repeats: PositiveInt = 3
     """How many times the cross-validation is repeated, with other folds."""
+
+    def quick_version(self) -> Self:
+        """The first set alone."""
+        return super().quick_version().model_copy(update={"sets": self.sets[:1]})
 
     @field_validator("sets")
     @classmethod

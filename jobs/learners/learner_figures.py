@@ -3,12 +3,15 @@
 import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from neurofleet.jobs.reports.drawing import (
     FAINT,
+    GROUND,
     INK,
     MISSING,
     MODEL,
@@ -26,7 +29,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLOUR = "#1f66b8"
-PAGE_PX = 950
 LABEL_CHARACTERS = 26
 SIZES = (
     (6, 52, 12.0),
@@ -62,13 +64,11 @@ def confusion_figure(classes: Sequence[str], confusion: Sequence[Sequence[int]])
     parts.append(_words("predicted class", size / 2, size + below - 8, ""))
     parts.append(_words("true class", -margin + 14, size / 2, f"rotate(-90 {-margin + 14} {size / 2:g})"))
     parts.append("</g>")
-    svg = (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" style="width:{width}px" '
-        f'role="img" aria-label="confusion matrix" fill="currentColor">{"".join(parts)}</svg>'
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
+        f'style="width:{width}px;min-width:{width}px" role="img" aria-label="confusion matrix" '
+        f'fill="currentColor">{"".join(parts)}</svg>'
     )
-    out_of_column = "width:max-content;max-width:calc(100vw - 2.5rem);margin-left:50%;transform:translateX(-50%)"
-    style = f' style="{out_of_column}"' if width > PAGE_PX else ""
-    return f'<div class="wide"{style}>{svg}</div>'
 
 
 def _row(i: int, row: Sequence[int], classes: Sequence[str], cell: int, font: float) -> list[str]:
@@ -140,6 +140,7 @@ PANELS = (
     ("macro-F1", ("val_macro_f1",)),
 )
 _FOLD = re.compile(r"^fold-\d+-")
+_LEFT_OUT, _PRETRAINING = re.compile(r"^without-type-\d+-"), "-pretraining"
 
 
 def curves_figure(history: Sequence[Row]) -> str:
@@ -171,14 +172,13 @@ def _draw(axes: "Axes", history: Sequence[Row], key: str) -> None:
         rows = [row for row in history if row["training"] == training and row.get(key) is not None]
         if not rows:
             continue
-        _, colour = _kind(training)
-        in_fold = _FOLD.match(training) is not None
+        _, colour, is_thin = _kind(training)
         axes.plot(
             [row["epoch"] for row in rows],
             [row[key] for row in rows],
             color=colour,
-            linewidth=0.8 if in_fold else 1.5,
-            alpha=0.6 if in_fold else 1.0,
+            linewidth=0.8 if is_thin else 1.5,
+            alpha=0.6 if is_thin else 1.0,
             linestyle=(0, (3, 1.5)) if key == "val_loss" else "-",
             marker="." if len(rows) == 1 else None,
         )
@@ -190,18 +190,49 @@ def _legend(figure: "Figure", history: Iterable[Row]) -> None:
     found = dict.fromkeys(row["training"] for row in history)
     entries = {}
     for training in found:
-        label, colour = _kind(training)
-        in_fold = _FOLD.match(training) is not None
-        label = f"{label}, each fold" if in_fold else label
-        entries[label] = Line2D([], [], color=colour, linewidth=0.8 if in_fold else 1.5)
+        label, colour, is_thin = _kind(training)
+        entries[label] = Line2D([], [], color=colour, linewidth=0.8 if is_thin else 1.5)
     entries["training loss"] = Line2D([], [], color=INK, linewidth=1.2)
     entries["validation loss"] = Line2D([], [], color=INK, linewidth=1.2, linestyle=(0, (3, 1.5)))
     figure.legend(list(entries.values()), list(entries), loc="outside lower left", ncols=4)
 
 
-def _kind(training: str) -> tuple[str, str]:
+def _kind(training: str) -> tuple[str, str, bool]:
+    """Return what a training is called in the legend, its colour, and whether there are many of its kind."""
     name = _FOLD.sub("", training)
-    return KINDS.get(name, (name, SEEDS[2]))
+    fold = ", each fold" if name != training else ""
+    if name.endswith(_PRETRAINING):
+        return f"pretraining{fold}", SEEDS[2], bool(fold)
+    if _LEFT_OUT.match(name):
+        return "one type left out, each", SEEDS[3], True
+    label, colour = KINDS.get(name, (name, SEEDS[2]))
+    return f"{label}{fold}", colour, bool(fold)
+
+
+def examples_figure(examples: pd.DataFrame) -> str:
+    """Draw recorded and predicted activity of neurons, a panel for each.
+
+    Parameters
+    ----------
+    examples : DataFrame
+        As `neurofleet.learners.neuprint.activity_examples.activity_examples` returns it.
+    """
+    neurons = [group for _, group in examples.groupby("neuron_id", sort=False)]
+
+    def draw(figure: "Figure") -> None:
+        panels = figure.subplots(len(neurons), 1, squeeze=False)[:, 0]
+        for axes, of_neuron in zip(panels, neurons, strict=True):
+            axes.plot(of_neuron["frame"], of_neuron["recorded"], color=INK, linewidth=0.9, label="recorded")
+            axes.plot(of_neuron["frame"], of_neuron["predicted"], color=MODEL, linewidth=0.9, label="predicted")
+            first = of_neuron.iloc[0]
+            axes.set_title(f"{first['class']}: neuron {first['neuron_id']}, R² {first['r2']:.2f}")
+            axes.set_ylabel("activity (s.d.)")
+            axes.margins(x=0)
+            grid(axes, "y")
+        panels[-1].set_xlabel("frame")
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower left", ncols=2)
+
+    return picture(0.5 + 1.25 * len(neurons), draw, "recorded and predicted activity")
 
 
 SEED = 0
@@ -224,50 +255,157 @@ def plane_map(vectors: "np.ndarray") -> "np.ndarray":
 
 
 MOST_POINTS = 5000
+MANY = "petroff10"
+"""The palette for more classes than `SEEDS` has colours (Petroff, 2021), as matplotlib names it."""
+
 MARKERS = "osD^vP*X"
+LINES = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)))
+LETTER, LINE = 0.007, 0.035
+"""Of the width of one map and of its height, what a letter of a label takes."""
+
+TOGETHER = 0.7
+"""Classes that spread wider than this share of all points have no label on the map."""
+
+LABEL_SHARE = 0.004
+"""Classes with a smaller share of the points have no label on the map."""
 
 
-def embedding_map_figure(flat: np.ndarray, names: Sequence[str] | np.ndarray, what: str) -> str:
-    """Draw points by class; those without a class are small and grey.
+@dataclass(frozen=True)
+class ClassStyle:
+    """What a class is drawn with; colours that return come with another mark and line."""
+
+    colour: str
+    marker: str
+    line: Any
+
+
+def class_styles(classes: Sequence[str]) -> dict[str, ClassStyle]:
+    """Return how each class is drawn, the same for the same classes."""
+    colours: Sequence[Any] = SEEDS
+    if len(classes) > len(SEEDS):
+        from matplotlib import color_sequences
+
+        colours = color_sequences[MANY]
+    return {
+        name: ClassStyle(colours[turn], MARKERS[round_ % len(MARKERS)], LINES[round_ % len(LINES)])
+        for number, name in enumerate(classes)
+        for round_, turn in [divmod(number, len(colours))]
+    }
+
+
+def embedding_map_figure(
+    flat: np.ndarray, panels: Mapping[str, Sequence[str] | np.ndarray], what: str, nameless: str = "no class"
+) -> str:
+    """Draw points by class, side by side for several ways to name them; those without a class are small and grey.
 
     Parameters
     ----------
     flat : array, shape (n, 2)
-    names : sequence of str
-        The classes; "" where there is none.
+    panels : mapping
+        Title -> the classes; "" where there is none.
     what : str
         What the picture shows, for readers who cannot see it.
+    nameless : str
+        What those without a class are called.
     """
-    names = np.asarray(names)
-    classes = sorted(set(names) - {""})
-    drawn = np.random.default_rng(0).permutation(len(names))[:MOST_POINTS]
-    size = 14.0 if len(drawn) < 1000 else 6.0
+    named = {title: np.asarray(names) for title, names in panels.items()}
+    classes = sorted(set().union(*(set(names.tolist()) for names in named.values())) - {""})
+    styles = class_styles(classes)
+    drawn = np.random.default_rng(0).permutation(len(flat))[:MOST_POINTS]
+    size = 14.0 if len(drawn) < 1000 else 8.0
+    n_columns = min(5, max(1, 100 // max(12, max(map(len, classes), default=1))))
 
     def draw(figure: "Figure") -> None:
-        axes = figure.subplots()
-        for number, name in enumerate(["", *classes]):
-            rows = drawn[names[drawn] == name]
-            if not len(rows):
-                continue
-            colour = SEEDS[(number - 1) % len(SEEDS)] if name else MISSING
-            axes.scatter(
-                flat[rows, 0],
-                flat[rows, 1],
-                s=size if name else size / 2,
-                color=colour,
-                marker=MARKERS[(number - 1) // len(SEEDS) % len(MARKERS)] if name else ".",
-                alpha=0.75 if name else 0.6,
-                label=legend_label(name) or "no class",
-                linewidths=0,
-            )
-        axes.set_xticks([])
-        axes.set_yticks([])
-        for spine in axes.spines.values():
-            spine.set_color(FAINT)
-        axes.set_aspect("equal", adjustable="datalim")
-        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), ncols=1 + len(classes) // 26)
+        all_axes = figure.subplots(1, len(named), squeeze=False, sharex=True, sharey=True)[0]
+        for axes, (title, names) in zip(all_axes, named.items(), strict=True):
+            _draw_map(axes, flat[drawn], names[drawn], styles, size, nameless)
+            if len(named) > 1:
+                axes.set_title(title)
+        entries: dict[str, Any] = {}
+        for axes in all_axes:
+            for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+                entries.setdefault(label, handle)
+        order = sorted(entries, key=lambda label: (label != nameless, label))
+        figure.legend(
+            [entries[label] for label in order],
+            order,
+            loc="outside lower left",
+            ncols=n_columns,
+            markerscale=(20.0 / size) ** 0.5,
+        )
 
-    return picture(5.0, draw, what)
+    return picture(4.9 + 0.17 * ((len(classes) + n_columns) // n_columns), draw, what)
+
+
+def _draw_map(
+    axes: "Axes", flat: np.ndarray, names: np.ndarray, styles: Mapping[str, ClassStyle], size: float, nameless: str
+) -> None:
+    unnamed = names == ""
+    if unnamed.any():
+        axes.scatter(
+            flat[unnamed, 0],
+            flat[unnamed, 1],
+            s=size,
+            color=MISSING,
+            marker=".",
+            alpha=0.5,
+            label=nameless,
+            linewidths=0,
+        )
+    for name, style in styles.items():
+        points = flat[names == name]
+        if not len(points):
+            continue
+        axes.scatter(
+            points[:, 0],
+            points[:, 1],
+            s=size,
+            color=style.colour,
+            marker=style.marker,
+            alpha=0.85,
+            label=legend_label(name),
+            linewidths=0,
+        )
+    _label_map(axes, flat, names, list(styles))
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.set_xlabel("UMAP 1")
+    axes.set_ylabel("UMAP 2")
+    for spine in axes.spines.values():
+        spine.set_color(FAINT)
+        spine.set_visible(True)
+
+
+def _label_map(axes: "Axes", flat: np.ndarray, names: np.ndarray, classes: Sequence[str]) -> None:
+    """Write the names of classes that lie together in their middle, the largest first, where there is room."""
+    span = np.maximum(np.ptp(flat, axis=0), 1e-9)
+    whole = _spread(flat / span)
+    sizes = {name: int((names == name).sum()) for name in classes}
+    placed: list[tuple[np.ndarray, float]] = []
+    for name in sorted(classes, key=lambda name: (-sizes[name], name)):
+        if sizes[name] <= LABEL_SHARE * len(flat) or len(classes) < 2:
+            continue
+        points, text = flat[names == name], _short(name)
+        if _spread(points / span) > TOGETHER * whole:
+            continue
+        nearest = points[np.linalg.norm((points - np.median(points, axis=0)) / span, axis=1).argmin()]
+        at, width = nearest / span, LETTER * len(text) * len(axes.figure.axes)
+        if any(abs(at - other)[0] < (width + its) / 2 and abs(at - other)[1] < LINE for other, its in placed):
+            continue
+        placed.append((at, width))
+        axes.annotate(
+            text,
+            nearest,
+            ha="center",
+            va="center",
+            fontsize=7,
+            bbox={"boxstyle": "square,pad=0.1", "facecolor": GROUND, "edgecolor": "none", "alpha": 0.75},
+        )
+
+
+def _spread(points: np.ndarray) -> float:
+    """Return the median distance of points from their middle."""
+    return float(np.median(np.linalg.norm(points - np.median(points, axis=0), axis=1)))
 
 
 COLOURS = (MISSING, MODEL)

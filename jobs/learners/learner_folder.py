@@ -17,6 +17,15 @@ DESCRIPTION = "model.json"
 EVALUATION = "evaluation.json"
 HISTORY = "history.parquet"
 PREDICTIONS, SCORES = "predictions.parquet", "scores.parquet"
+MAP = "map.parquet"
+"""Cells of a reference on a map of the model's embedding."""
+
+EXAMPLES = "examples.parquet"
+"""Activity of a few neurons with what the dynamics predicts of it."""
+
+SIGNALS = "signals"
+"""The folder of the mean signals of each class of units, by data set."""
+
 EMBEDDINGS, EMBEDDINGS_H5AD = "embeddings.parquet", "embeddings.h5ad"
 JOB = "job.yaml"
 ABOUT = b"neurofleet.predictions"

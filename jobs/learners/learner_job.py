@@ -6,7 +6,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
@@ -43,8 +43,11 @@ from neurofleet.jobs.learners.learner_folder import (
 from neurofleet.jobs.learners.learner_report import LearnerReport
 from neurofleet.jobs.learners.learner_spec import LearnerSpec, SweepSpec, Workers, most_workers
 from neurofleet.jobs.progress import duration
+from neurofleet.jobs.quick import QUICK_NOTE
 from neurofleet.jobs.run_folder import JobRun, raise_if_interrupted, run_in_folder
 from neurofleet.jobs.terminal import terminal
+from neurofleet.learners.model_folder import QUICK
+from neurofleet.threads import one_thread
 
 if TYPE_CHECKING:
     import torch
@@ -65,7 +68,13 @@ class Inputs(Protocol):
 
 
 class Model(Protocol):
-    """A trained model."""
+    """A trained model: a frozen dataclass."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """What is known of it, plain JSON."""
 
     def save(self, folder: Path, run: str) -> None:
         """Write the model; `run` is the fingerprint of its training."""
@@ -393,16 +402,19 @@ def _run(job: LearnerJob[Any, Any], opened: JobRun, address: str | None, cpus: i
     spec, workers = job.spec, job.spec.workers_at(address)
     trainings = Trainings(job, inputs, (out / TRAININGS).absolute(), workers, console)
     run = LearnerRun(inputs, out, trainings, workers, console)
-    with connect(address, None if address else cpus) if workers else nullcontext():
+    quick = {QUICK: QUICK_NOTE} if spec.quick else {}
+    with one_thread(), connect(address, None if address else cpus) if workers else nullcontext():
         if spec.kind == "evaluate":
             findings, report = job.evaluate(run)
+            findings |= quick
             report.write(out)
             write_result(out / EVALUATION, findings, indent=1)
         else:
             trained = job.train(run)
             report = trained.report
             report.write(out)
-            trained.model.save(out, run=_fingerprint(spec, job.split_fingerprint(inputs)))
+            model = replace(trained.model, facts={**trained.model.facts, **quick})
+            model.save(out, run=_fingerprint(spec, job.split_fingerprint(inputs)))
             if workers and job.publishes:
                 publish(spec.name, out)
     report.print_tables(console)
@@ -548,7 +560,7 @@ def print_learner_plan(spec: LearnerSpec, folder: Path) -> None:
     doing.print("reading the input …")
     inputs = checked_inputs(job)
     doing.print("measuring a few steps, by the CPU time of the thread that trains …")
-    with naming_files(spec):
+    with naming_files(spec), one_thread():
         trial_s = job.print_plan(inputs, console)
     if isinstance(spec, SweepSpec):
         if cpus_of(spec) > available_cpus():

@@ -216,9 +216,8 @@ def provenance_section(
         (folder, store.root),
         ("scores", f"neurofleet results {store.root}"),
         *more,
-        ("versions", ", ".join(f"{name} {version}" for name, version in versions.items())),
     ]
-    parts = [html.heading(2, "Where this comes from"), html.table(("", ""), rows)]
+    parts = [html.heading(2, "Where this comes from"), html.table(("", ""), rows), html.versions(versions)]
     if job := store.read_text(JOB):
         parts.append(html.details("The job", html.code(job)))
     return parts
@@ -232,7 +231,13 @@ def confusion_matrix(classes: Sequence[str], predictions: pd.DataFrame, caption:
     return html.figure(confusion_figure(classes, counts.tolist()), caption)
 
 
-def map_figure(table: pa.Table, names: np.ndarray, label: str, caption: str) -> str:
-    """Return the map of a table of embeddings, coloured by `names`; `label` is for readers who cannot see it."""
+def map_figure(
+    table: pa.Table, names: np.ndarray | Mapping[str, np.ndarray], label: str, caption: str, nameless: str = "no class"
+) -> str:
+    """Return the map of a table of embeddings, coloured by `names`; several, by their titles, are side by side.
+
+    `label` is for readers who cannot see it; `nameless` is what points without a name are called.
+    """
     flat = np.stack([table["umap_0"].to_numpy(), table["umap_1"].to_numpy()], 1)
-    return html.figure(embedding_map_figure(flat, names, label), caption)
+    panels = names if isinstance(names, Mapping) else {"": names}
+    return html.figure(embedding_map_figure(flat, panels, label, nameless), caption)

@@ -163,6 +163,20 @@ class LearnerSpec(JobSpec):
         """Return the job with some other settings, such as those that a sweep has found best."""
         return self.model_copy(update={"settings": self.settings | dict(changes)})
 
+    quick_settings: ClassVar[dict[str, int]] = {}
+    """Settings of a quick job, each a number that is lowered to this one where it is larger."""
+
+    if TYPE_CHECKING:
+
+        @property
+        def chosen(self) -> Any: ...
+
+    def quick_version(self) -> Self:
+        """The job with the learner's `quick_settings`; a learner adds what else is less."""
+        chosen = self.chosen
+        lower = {key: most for key, most in self.quick_settings.items() if getattr(chosen, key) > most}
+        return self.with_settings(lower)
+
     def files_named(self) -> list[str]:
         """Return all files that the job reads: paths, and URLs."""
         raise NotImplementedError
@@ -224,6 +238,24 @@ class TrialsSpec(Strict):
     """Seconds after which a trial is stopped."""
 
 
+QUICK_TRIALS, QUICK_REPEATS = 4, 2
+"""Of a quick sweep; repeats where nothing is searched."""
+
+
+def _small_grid(search: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a grid of at most `QUICK_TRIALS` settings: the first values of the first parameters, one of all others."""
+    small, room = {}, QUICK_TRIALS
+    for name, values in search.items():
+        listed = values["choice"] if isinstance(values, dict) else values
+        if isinstance(listed, list | tuple):
+            kept = list(listed[: max(min(room, 2), 1)])
+            room //= len(kept)
+            small[name] = kept
+        else:
+            small[name] = values
+    return small
+
+
 class SweepSpec(LearnerSpec):
     """A sweep of a learner: trainings with other settings; the best is trained again and kept.
 
@@ -242,6 +274,19 @@ class SweepSpec(LearnerSpec):
     """
     trials: TrialsSpec = TrialsSpec()
     """How many settings are tried, how they are drawn, and when a trial ends early."""
+
+    def quick_version(self) -> Self:
+        """Few trials of a quick training, all to their end; what it fixes is not searched."""
+        quick = super().quick_version()
+        search = {key: values for key, values in self.search.items() if key not in self.quick_settings}
+        if self.trials.method == "grid":
+            search = _small_grid(search)
+        few = {
+            "scheduler": "none",
+            "repeats": 1 if search else QUICK_REPEATS,
+            "number": min(self.trials.number or QUICK_TRIALS, QUICK_TRIALS),
+        }
+        return quick.model_copy(update={"search": search, "trials": self.trials.model_copy(update=few)})
 
     @field_validator("search")
     @classmethod

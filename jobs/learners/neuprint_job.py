@@ -20,7 +20,7 @@ from rich.table import Table
 from neurofleet.errors import UsageError
 from neurofleet.input_paths import name_of, place_of
 from neurofleet.jobs.learners.evaluation_pieces import Piece, do_missing, write_result
-from neurofleet.jobs.learners.learner_folder import HISTORY, PIECES, PREDICTIONS, SCORES
+from neurofleet.jobs.learners.learner_folder import EXAMPLES, HISTORY, PIECES, PREDICTIONS, SCORES
 from neurofleet.jobs.learners.learner_job import LearnerJob, LearnerRun, Trained, Trainings, Trial
 from neurofleet.jobs.learners.neuprint_report import NeuprintReport
 from neurofleet.jobs.learners.neuprint_spec import NeuprintEvaluateSpec, NeuprintSpec
@@ -423,6 +423,7 @@ class NeuprintJob(LearnerJob[NeuprintSpec, NeuprintInputs]):
     def train(self, run: LearnerRun[NeuprintInputs]) -> Trained:
         """Train for each split without its tested neurons and score probes; then fit all neurons."""
         from neurofleet.jobs.learners.embedding import write_neuron_embeddings
+        from neurofleet.learners.neuprint.activity_examples import activity_examples
 
         inputs, out = run.inputs, run.out
         write_splits(out / SPLITS, inputs.splits)
@@ -434,6 +435,8 @@ class NeuprintJob(LearnerJob[NeuprintSpec, NeuprintInputs]):
         model = self._fit_all(inputs, run.trainings)
         run.trainings.write_history(out / HISTORY)
         write_neuron_embeddings(out, model, inputs.recordings)
+        examples = activity_examples(model, inputs.recordings, inputs.classes)
+        pq.write_table(pa.Table.from_pandas(examples, preserve_index=False), out / EXAMPLES)
         findings = self._scores(run, pieces)
         if model.naming is not None:
             findings["naming"] = {"probe": model.naming.probe.kind, "tried": model.naming.tried}

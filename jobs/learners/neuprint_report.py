@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.console import Console
@@ -13,8 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from neurofleet.cluster.store.run_store import RunStore
-from neurofleet.jobs.learners.learner_figures import curves_figure
-from neurofleet.jobs.learners.learner_folder import EMBEDDINGS, HISTORY, PREDICTIONS
+from neurofleet.jobs.learners.learner_figures import curves_figure, examples_figure
+from neurofleet.jobs.learners.learner_folder import EMBEDDINGS, EXAMPLES, HISTORY, PREDICTIONS
 from neurofleet.jobs.learners.learner_report import (
     LearnerReport,
     confusion_matrix,
@@ -213,7 +214,7 @@ def method_name(method: str) -> str:
 
 
 def _interval(low: float | None, high: float | None, form: str = ".3f") -> str:
-    return "" if low is None or high is None else f"{low:{form}} – {high:{form}}"
+    return "" if low is None or high is None else f"{low:{form}} to {high:{form}}"
 
 
 def remarks(scores: NeuprintScores) -> list[str]:
@@ -351,6 +352,8 @@ class NeuprintReport(LearnerReport):
             html.heading(2, scores.title),
             *scores_section(HEAD, scores.rows(), range(2, len(HEAD)), remarks(scores), invalid(scores)),
             *([] if predictions is None else _confusion(scores, predictions)),
+            *([] if embeddings is None else _neurons(scores, embeddings)),
+            *_examples(store.table(EXAMPLES)),
             *([] if embeddings is None else _maps(scores, embeddings)),
             *(_epochs(self.history) if self.history else []),
             *notes_section(scores.notes),
@@ -373,6 +376,32 @@ def _confusion(scores: NeuprintScores, predictions: pa.Table) -> list[str]:
             shown,
             f"Tested neurons of all {shown['split'].nunique()} splits together, by true class (rows) and predicted"
             " class (columns); the colour is the share of the true class.",
+        ),
+    ]
+
+
+def _neurons(scores: NeuprintScores, embeddings: pa.Table) -> list[str]:
+    """Return how many neurons of each class each animal has."""
+    frame = embeddings.select(["animal", scores.label]).to_pandas().astype(str)
+    known = list(scores.data.neurons_of_class)
+    frame = frame[frame[scores.label].isin(known)]
+    counts = pd.crosstab(frame[scores.label], frame["animal"]).reindex(known, fill_value=0)
+    rows = [(name, int(row.sum()), *map(int, row)) for name, row in counts.iterrows()]
+    head = (scores.label, "all", *map(str, counts.columns))
+    return [html.details("Neurons of each class and animal", html.table(head, rows, range(1, len(head))))]
+
+
+def _examples(table: pa.Table | None) -> list[str]:
+    """Show recorded and predicted activity of a few neurons; nothing for an evaluation, and older runs."""
+    if table is None or not len(table):
+        return []
+    return [
+        html.heading(2, "Activity and what the dynamics predicts of it"),
+        html.figure(
+            examples_figure(table.to_pandas()),
+            "The last frames, of one neuron of each of the most frequent classes: that whose R² is its class's median."
+            " Each frame is predicted from the recorded ones before it, from behaviour and other neurons, and from Phi."
+            " Activity is z-scored.",
         ),
     ]
 

@@ -1,6 +1,6 @@
 """The job files of NeuPRINT: a training, a sweep and an evaluation."""
 
-from typing import Annotated, Any, ClassVar, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
@@ -22,6 +22,9 @@ Method = Literal[
 ]
 QUICK: list[Method] = ["phi", "phi_and_hand", "hand_forest", "pca", "random"]
 """Those that take seconds."""
+
+QUICK_METHODS: tuple[Method, ...] = ("phi", "hand_forest")
+"""Those of a quick job."""
 
 MODES: dict[str, Mode] = {"cross-animal": "cross", "pooled": "pooled", "single-animal": "single"}
 """What a job file calls the modes of `neurofleet.learners.neuprint.neuron_splits`."""
@@ -61,6 +64,13 @@ class NeuprintSpec(LearnerSpec):
     """The methods that are compared. `umap`, `lolcat`, `transformer_isi` and `transformer_raw` take longer than the
     others.
     """
+
+    quick_settings: ClassVar[dict[str, int]] = {"epochs": 2, "least_steps": 40, "inference_steps": 30}
+
+    def quick_version(self) -> Self:
+        """One seed, few steps, and the two methods that say most."""
+        methods = [name for name in self.methods if name in QUICK_METHODS] or self.methods[:1]
+        return super().quick_version().model_copy(update={"seeds": 1, "methods": methods})
 
     @model_validator(mode="after")
     def _animal_of_single_animal(self) -> "NeuprintSpec":
@@ -149,6 +159,10 @@ class NeuprintEvaluateSpec(NeuprintSpec):
     """`true` compares the neuron's own past alone, behaviour, population, and all; `growing` adds one input at a time
     (each behaviour channel, the population, centre and surround), as in table 5 of the paper.
     """
+
+    def quick_version(self) -> Self:
+        """Without ablation."""
+        return super().quick_version().model_copy(update={"ablation": False})
 
     @model_validator(mode="after")
     def _something_to_ablate(self) -> "NeuprintEvaluateSpec":

@@ -28,7 +28,7 @@ from neurofleet.jobs.learners.learner_folder import ABOUT
 from neurofleet.jobs.new_files import check_new, new_files
 from neurofleet.jobs.progress import CountProgress, duration
 from neurofleet.jobs.terminal import terminal
-from neurofleet.learners.model_folder import DESCRIPTION
+from neurofleet.learners.model_folder import DESCRIPTION, QUICK
 from neurofleet.learners.sims.cell_prediction import Predictions, Query, known_cells_in_words, open_query, predict
 from neurofleet.learners.sims.sims_model import OBS_COLUMNS, SimsModel
 from neurofleet.learners.unknown_labels import (
@@ -199,6 +199,8 @@ def load_model(folder: Path) -> tuple[SimsModel, dict[str, Any]]:
     import torch
 
     model = SimsModel.load(folder, "cuda" if torch.cuda.is_available() else "cpu")
+    if quick := model.facts.get(QUICK):
+        terminal(errors=True).print(quick, soft_wrap=True, markup=False, highlight=False)
     head = json.loads((folder / DESCRIPTION).read_bytes())
     return model, {"folder": str(folder), "run": head["run"], "sha256": head["sha256"]}
 
@@ -471,6 +473,7 @@ def predict_command(
         "queries": [_described(query) for query in queries],
         VALIDATION: list(model.facts.get(VALIDATION, [])),
         "csv": options.csv,
+        **({QUICK: model.facts[QUICK]} if QUICK in model.facts else {}),
     }
     top = min(options.top, len(model.classes))
     columns = schema(about, top, probabilities=options.probabilities, several_files=len(queries) > 1)

@@ -16,13 +16,15 @@ from neurofleet.cluster.sweeps.trial_records import TrialRow
 from neurofleet.cluster.training.lightning_training import BestEpoch
 from neurofleet.errors import LearnerError, did_you_mean
 from neurofleet.input_paths import name_of, place_of
-from neurofleet.jobs.learners.learner_folder import HISTORY, sweep_folder
+from neurofleet.jobs.learners.learner_figures import plane_map
+from neurofleet.jobs.learners.learner_folder import HISTORY, MAP, PREDICTIONS, sweep_folder
 from neurofleet.jobs.learners.learner_job import LearnerJob, LearnerRun, Trained, Trainings, Trial
 from neurofleet.jobs.learners.learner_report import typed
 from neurofleet.jobs.learners.sims_report import SimsReport, SimsScores
-from neurofleet.jobs.learners.sims_spec import SimsSweepSpec, SimsTrainSpec
+from neurofleet.jobs.learners.sims_spec import QUICK_CELLS, SimsSweepSpec, SimsTrainSpec
 from neurofleet.jobs.progress import duration
 from neurofleet.jobs.run_folder import refuse_missing, versions
+from neurofleet.learners.calibration import calibrated_probabilities
 from neurofleet.learners.cells.cell_files import open_cells
 from neurofleet.learners.cells.cell_labels import read_labels
 from neurofleet.learners.cells.cell_matrix import SOURCE_COLUMN
@@ -30,6 +32,8 @@ from neurofleet.learners.sims.tabnet_settings import RELEASED_WARNING
 from neurofleet.learners.splits import fingerprint, refuse_missing_columns, write_splits
 
 if TYPE_CHECKING:
+    from neurofleet.learners.sims.held_out_scores import Tested
+    from neurofleet.learners.sims.sims_model import SimsModel
     from neurofleet.learners.sims.tabnet_training import SimsTask
     from neurofleet.learners.sims.train_sims import PreparedReference
 
@@ -85,6 +89,7 @@ class SimsJob(LearnerJob[SimsTrainSpec, SimsInputs]):
             target_sum=spec.target_sum,
             values=spec.values,
             drop_unlabelled=spec.drop_unlabelled,
+            most_labelled=QUICK_CELLS if spec.quick else None,
             seed=spec.split.seed,
         )
         known = prepared.labels.classes
@@ -132,13 +137,16 @@ class SimsJob(LearnerJob[SimsTrainSpec, SimsInputs]):
 
         spec, inputs = self.spec, run.inputs
         write_splits(run.out / SPLITS, inputs.prepared.splits)
-        model = fit_and_score(inputs.prepared, spec.chosen, run.trainings, spec.seed, baselines=spec.baselines)
+        model, tested = fit_and_score(inputs.prepared, spec.chosen, run.trainings, spec.seed, baselines=spec.baselines)
         notes = [*inputs.notes, *(note for note in model.facts["notes"] if note not in inputs.notes)]
         scores = {**model.facts, "notes": notes}
         if spec.unknown_curve:
             scores["unknown_types"] = self._unknown_types(inputs.prepared, run.trainings)
         model = replace(model, facts=scores | self._origin(run, len(model.inputs.columns)))
         run.trainings.write_history(run.out / HISTORY)
+        predictions = predictions_table(tested, inputs.prepared)
+        pq.write_table(predictions, run.out / PREDICTIONS)
+        pq.write_table(map_table(model, predictions, inputs.prepared, spec.seed), run.out / MAP)
         report = SimsReport(
             scores=typed(SimsScores, model.facts, run.out),
             classes=list(model.classes),
@@ -241,6 +249,53 @@ def _measured(spec: SimsTrainSpec, prepared: "PreparedReference") -> tuple[float
     train_here(task, "plan", spec.seed, lambda row: ends.append(time.thread_time()))
     steps = max(len(few) // settings.batch_size, 1)
     return (ends[-1] - ends[-2]) / steps, max(len(rows) // settings.batch_size, 1)
+
+
+MAP_CELLS = 3000
+"""How many labelled cells the map shows at most, scored ones first."""
+
+
+def predictions_table(tested: "Sequence[Tested]", prepared: "PreparedReference") -> pa.Table:
+    """Return a row for each scored cell: its class, what was predicted, and its calibrated probability."""
+    classes = np.asarray(prepared.labels.classes, dtype=object)
+    reference, parts = prepared.reference, []
+    for part in tested:
+        probabilities = calibrated_probabilities(part.log_probabilities["sims"], part.temperature)
+        parts.append(
+            pa.table(
+                {
+                    "cell_id": reference.cells.cell_ids[part.rows].astype(str),
+                    "true": classes[reference.labels[part.rows]],
+                    "predicted": classes[probabilities.argmax(1)],
+                    "probability": probabilities.max(1),
+                }
+            )
+        )
+    return pa.concat_tables(parts)
+
+
+def map_table(model: "SimsModel", predictions: pa.Table, prepared: "PreparedReference", seed: int) -> pa.Table:
+    """Return labelled cells on a map of the model's embedding, at most `MAP_CELLS`.
+
+    Columns: ``cell_id``, ``true``, ``predicted`` (null where a cell was not scored), ``umap_0``, ``umap_1``.
+    """
+    reference = prepared.reference
+    ids = reference.cells.cell_ids.astype(str)
+    labelled = np.random.default_rng(seed).permutation(prepared.labels.rows)
+    predicted = dict(zip(predictions["cell_id"].to_pylist(), predictions["predicted"].to_pylist(), strict=True))
+    scored_first = np.argsort([ids[row] not in predicted for row in labelled], kind="stable")
+    rows = np.sort(labelled[scored_first][:MAP_CELLS])
+    flat = plane_map(model.vectors(reference.values(rows)))
+    classes = np.asarray(prepared.labels.classes, dtype=object)
+    return pa.table(
+        {
+            "cell_id": ids[rows],
+            "true": classes[reference.labels[rows]],
+            "predicted": pa.array([predicted.get(name) for name in ids[rows]], pa.string()),
+            "umap_0": flat[:, 0],
+            "umap_1": flat[:, 1],
+        }
+    )
 
 
 ATTENTION = "attention.npy"

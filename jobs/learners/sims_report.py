@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
@@ -13,9 +14,10 @@ from rich.text import Text
 
 from neurofleet.cluster.store.run_store import RunStore
 from neurofleet.jobs.learners.learner_figures import confusion_figure, curves_figure, reliability_figure
-from neurofleet.jobs.learners.learner_folder import HISTORY
+from neurofleet.jobs.learners.learner_folder import HISTORY, MAP
 from neurofleet.jobs.learners.learner_report import (
     LearnerReport,
+    map_figure,
     notes_section,
     print_sentences,
     provenance_section,
@@ -365,6 +367,7 @@ class SimsReport(LearnerReport):
             *_scores_section(self),
             *_folds_section(self),
             *_classes_section(self),
+            *_map_section(store, self.role),
             *_reliability_section(self),
             *_unknown_section(self.scores.unknown_types or {}),
             *_curves_section(self),
@@ -450,6 +453,28 @@ def _folds_section(report: SimsReport) -> list[str]:
     scored = [f"{names.get(name, name)}: {score}" for name in folds[0] for score in ("accuracy", "macro-F1")]
     head = ("fold", "training cells", "validation", "test", *scored)
     return [html.heading(2, "Folds"), html.table(head, rows, numbers=range(1, len(head)))]
+
+
+def _map_section(store: RunStore, role: str) -> list[str]:
+    """Show the scored cells on a map, by class and by prediction; nothing where the run kept no map."""
+    table = store.table(MAP)
+    if table is None:
+        return []
+    predicted = np.array([name or "" for name in table["predicted"].to_pylist()])
+    true = np.where(predicted == "", "", table["true"].to_numpy(zero_copy_only=False).astype(str))
+    return [
+        html.heading(2, "Map"),
+        map_figure(
+            table,
+            {"true class": true, "predicted class": predicted},
+            "map of the cells by true and by predicted class",
+            f"UMAP of the model's embedding of {len(predicted):,} labelled cells. In colour:"
+            f" {(predicted != '').sum():,} {role} cells, by their class and by what was"
+            " predicted for them; grey: cells that were trained on."
+            " Distances between far groups mean little.",
+            "trained on",
+        ),
+    ]
 
 
 SHOWN_MISTAKES = 10

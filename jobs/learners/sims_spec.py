@@ -1,6 +1,6 @@
 """The job files of SIMS: a training and a sweep."""
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -11,6 +11,13 @@ from neurofleet.learners.sims.tabnet_settings import PRESETS, SimsSettings, sett
 
 Baseline = Literal["majority", "logistic", "pca_knn", "raw_knn", "celltypist"]
 """The names of `neurofleet.learners.sims.expression_baselines`."""
+
+
+QUICK_CELLS = 1500
+"""How many labelled cells a quick job has at most."""
+
+QUICK_FOLDS = 2
+QUICK_BASELINES: tuple[Baseline, ...] = ("majority", "logistic", "pca_knn")
 
 
 class SimsTrainSpec(LearnerSpec):
@@ -52,6 +59,19 @@ class SimsTrainSpec(LearnerSpec):
     """`true`, or a list of types: trains once without each type, and shows what thresholds detect and what they
     cost.
     """
+
+    quick_settings: ClassVar[dict[str, int]] = {"members": 1, "epochs": 10, "pretrain_epochs": 2}
+
+    def quick_version(self) -> Self:
+        """One network of few epochs on `QUICK_CELLS` cells, trained once, beside the quick baselines."""
+        quick = super().quick_version()
+        settings: dict[str, Any] = {}
+        if quick.split.validation != 0.0 and quick.chosen.patience is None:
+            settings["patience"] = quick.chosen.epochs  # cells that choose the epoch are not trained on again
+        folds = quick.split.folds and min(quick.split.folds, QUICK_FOLDS)
+        baselines = [name for name in QUICK_BASELINES if self.baselines is None or name in self.baselines]
+        few = {"split": quick.split.model_copy(update={"folds": folds}), "baselines": baselines, "unknown_curve": False}
+        return quick.with_settings(settings).model_copy(update=few)
 
     @model_validator(mode="after")
     def _fitting_split(self) -> "SimsTrainSpec":

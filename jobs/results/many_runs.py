@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from neurofleet.errors import UsageError
-from neurofleet.jobs.learners.learner_folder import ABOUT, TRIALS
+from neurofleet.jobs.learners.learner_folder import ABOUT, EXAMPLES, MAP, TRIALS
 from neurofleet.jobs.results.folder_listing import FolderReader, read_again_if_gone
 from neurofleet.jobs.results.run_tables import FIT_VIEWS, empty, fit_parts, what_is_in
 from neurofleet.jobs.results.runs_found import ENDING, FIT, MODEL, FoundRun, FoundRuns, find_runs
@@ -24,6 +24,9 @@ OF_LEARNERS = {
     PREDICTIONS: "predictions.parquet",
     EMBEDDINGS: "embeddings.parquet",
     SCORES: "scores.parquet",
+    "signals": "signals.parquet",
+    "map": MAP,
+    "examples": EXAMPLES,
     "history": "history.parquet",
     "split": "split.parquet",
     "stability": "stability.parquet",

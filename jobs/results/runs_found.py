@@ -22,7 +22,7 @@ ENDING = ".parquet"
 FIT, MODEL = "fit", "model"
 OWN_FOLDERS = {
     FIT: ("evaluations", "hall_of_fame", "pooled", "models"),
-    MODEL: ("predictions", "embeddings", "trials", "sweep", "trainings", "pieces", "pretrained"),
+    MODEL: ("predictions", "embeddings", "signals", "trials", "sweep", "trainings", "pieces", "pretrained"),
 }
 """Folders of a fit and of a learner's job in which no other run is looked for."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePath
 
 import numpy as np
@@ -11,6 +11,7 @@ import pandas as pd
 
 from neurofleet.errors import CellsRefused, did_you_mean
 from neurofleet.learners.cells.cell_matrix import SOURCE_COLUMN, CellMatrix
+from neurofleet.learners.splits import some_of_each_class
 from neurofleet.learners.unknown_labels import UNKNOWN
 
 NO_LABEL = ("", "nan", "NaN", "NA", "N/A", "None", "none", "<NA>")
@@ -41,6 +42,14 @@ class Labels:
     def counts(self) -> np.ndarray:
         """Cells of each class."""
         return np.bincount(self.codes, minlength=len(self.classes))
+
+    def some(self, most: int, seed: int) -> Labels:
+        """Return about `most` of the labelled cells, see `neurofleet.learners.splits.some_of_each_class`."""
+        if len(self.rows) <= most:
+            return self
+        places = some_of_each_class(self.codes, most, seed)
+        note = f"{len(places):,} of {len(self.rows):,} labelled cells are used."
+        return replace(self, rows=self.rows[places], codes=self.codes[places], notes=(*self.notes, note))
 
 
 def read_labels(cells: CellMatrix, column: str, *, drop_missing: bool = False) -> Labels:

@@ -29,8 +29,10 @@ from neurofleet.learners.model_folder import (
 from neurofleet.learners.units.unit_files import as_units
 from neurofleet.learners.units.unit_labels import LabelledUnits, labelled_units
 from neurofleet.learners.units.units import Units
+from neurofleet.threads import one_thread
 
 
+@one_thread()
 def train(
     units: Units | str | Path | Sequence[Units | str | Path],
     label: str,

@@ -27,8 +27,10 @@ from neurofleet.learners.neuprint.phi_inference import infer_phi
 from neurofleet.learners.neuprint.population_recordings import ANIMAL, Recordings
 from neurofleet.learners.neuprint.recording_files import as_recordings
 from neurofleet.learners.neuprint.session_tensors import sessions_of
+from neurofleet.threads import one_thread
 
 
+@one_thread()
 def train(
     recordings: Recordings | str | Path | Sequence[Recordings | str | Path],
     label: str,

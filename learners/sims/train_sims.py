@@ -26,16 +26,18 @@ from neurofleet.learners.model_folder import (
     refuse_other_model,
     source_names,
 )
-from neurofleet.learners.sims.held_out_scores import cross_validate, facts, query_facts, score_split
+from neurofleet.learners.sims.held_out_scores import Tested, cross_validate, facts, query_facts, score_split
 from neurofleet.learners.sims.reference_fit import Reference, fit, reference_of
 from neurofleet.learners.sims.sims_model import SimsModel
 from neurofleet.learners.sims.tabnet_settings import DEFAULT, PRESETS, RELEASED_WARNING, SimsSettings, settings_of
 from neurofleet.learners.splits import Groups, Split, fingerprint, make_folds, make_split
+from neurofleet.threads import one_thread
 
 if TYPE_CHECKING:
     import anndata
 
 
+@one_thread()
 def train(
     cells: str | Path | anndata.AnnData | Sequence[str | Path | anndata.AnnData],
     label: str,
@@ -153,7 +155,7 @@ def train(
     notes += [RELEASED_WARNING] if preset.startswith("released") else []
     for note in notes:
         log.print(note)
-    model = fit_and_score(prepared, chosen, log, seed, baselines=baselines)
+    model, _ = fit_and_score(prepared, chosen, log, seed, baselines=baselines)
     circumstances = {
         "preset": preset,
         "seed": seed,
@@ -229,11 +231,12 @@ def prepare_reference(
     target_sum: float | None = None,
     values: str | None = None,
     drop_unlabelled: bool = False,
+    most_labelled: int | None = None,
     seed: int = 0,
 ) -> PreparedReference:
     """Read the labels of cells, recognise and check their values, look for copies, and split them; see `train`.
 
-    All cells are read once.
+    All cells are read once. With `most_labelled`, the labels of about so many cells are used alone.
 
     Raises
     ------
@@ -241,6 +244,8 @@ def prepare_reference(
         If labels or values cannot be used, or the cells cannot be split so.
     """
     labels = read_labels(cells, label, drop_missing=drop_unlabelled)
+    if most_labelled is not None:
+        labels = labels.some(most_labelled, seed)
     for part in (test, validation, {} if batch is None else {batch: ()}):
         for column in part if isinstance(part, Mapping) else ():
             refuse_files_without(cells, column)
@@ -291,7 +296,7 @@ def fit_and_score(
     seed: int = 1,
     *,
     baselines: Sequence[str] | None = None,
-) -> SimsModel:
+) -> tuple[SimsModel, list[Tested]]:
     """Fit a model, score it, and return it with its scores and with what judges a query later.
 
     Parameters
@@ -303,8 +308,10 @@ def fit_and_score(
 
     Returns
     -------
-    SimsModel
+    model : SimsModel
         Its facts: those of `held_out_scores.facts` and `held_out_scores.query_facts`, and ``notes`` of the fit.
+    tested : list of Tested
+        What was predicted for the scored cells, by split.
 
     Raises
     ------
@@ -319,4 +326,4 @@ def fit_and_score(
         tested = [score_split(fitted, reference, prepared.final, settings, train, seed, baselines)]
     known = facts(tested, reference) | query_facts(fitted, reference, prepared.final, seed)
     kept = prepared.profiles.some(prepared.labels.rows).to_array()
-    return replace(fitted.model, facts=known | {"notes": list(fitted.notes)}, known_cells=kept)
+    return replace(fitted.model, facts=known | {"notes": list(fitted.notes)}, known_cells=kept), tested

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from neurofleet.errors import LearnerError, did_you_mean
+from neurofleet.learners.splits import some_of_each_class
 from neurofleet.learners.units.unit_checks import check_labels
 from neurofleet.learners.units.units import FILE_COLUMN, Units
 
@@ -44,6 +45,19 @@ class LabelledUnits:
     def rows(self) -> np.ndarray:
         """The rows of the units that have a class."""
         return np.flatnonzero(self.labels >= 0)
+
+    def some(self, most: int, seed: int) -> LabelledUnits:
+        """Return about `most` of the labelled units, see `neurofleet.learners.splits.some_of_each_class`."""
+        rows = self.rows
+        if len(rows) <= most:
+            return self
+        chosen = rows[some_of_each_class(self.labels[rows], most, seed)]
+        groups = None if self.groups is None else self.groups[chosen]
+        note = f"{len(chosen):,} of {len(rows):,} labelled units are used."
+        return LabelledUnits(
+            *(self.units.take(chosen), self.names[chosen], self.classes, self.labels[chosen], groups),
+            (*self.notes, note),
+        )
 
 
 def labelled_units(

@@ -32,7 +32,7 @@ def test_a_name_is_drawn_as_it_is(name):
 
 def test_every_class_of_a_map_is_in_its_legend():
     names = np.array(["_Sst", "$Pvalb$", "", "$"] * 3)
-    svg = embedding_map_figure(np.random.default_rng(0).normal(size=(12, 2)), names, "a map")
+    svg = embedding_map_figure(np.random.default_rng(0).normal(size=(12, 2)), {"": names}, "a map")
     for name in ("\u200b_Sst", "$Pvalb$", "no class"):
         assert name in svg
 

@@ -98,6 +98,20 @@ def test_embeddings_of_all_units_lie_in_the_folder(trained, folder):
     assert anndata.read_h5ad(trained / "embeddings.h5ad").obsm["X_umap"].shape == (48, 2)
 
 
+def test_mean_signals_of_the_classes_lie_in_the_folder(trained, folder):
+    units = open_units([folder / "units.npz"])
+    signals = pq.read_table(trained / "signals").to_pandas()
+    assert set(signals["set"]) == {"made"}
+    for name in set(units.column("cell_type")):
+        rows = units.column("cell_type") == name
+        isi = signals[(signals["class"] == name) & (signals["signal"] == "isi")]
+        np.testing.assert_allclose(isi["mean"], units.isi[rows].mean(0), atol=1e-6)
+        assert set(isi["units"]) == {rows.sum()}
+        assert list(isi["at_ms"][:2]) == [0.5, 1.5]
+        waveform = signals[(signals["class"] == name) & (signals["signal"] == "waveform")]
+        assert waveform["mean"][waveform["at_ms"] == 0.0].item() == pytest.approx(-1.0)
+
+
 def test_scores_stand_beside_baselines_and_controls(trained, capsys):
     (one,) = HippieReport.read(trained).sets
     assert set(one.methods) == {"raw_knn", "head"}
@@ -120,7 +134,7 @@ def test_scores_stand_beside_baselines_and_controls(trained, capsys):
 def test_the_report_shows_what_there_is(trained):
     place = Path(write_report(trained))
     text = place.read_text()
-    for part in ("split by animal (6)", "Class by class", "UMAP", "<svg", "others.npz"):
+    for part in ("split by animal (6)", "Class by class", "UMAP", "mean signals of the classes of made", "others.npz"):
         assert part in text
     assert "INVALID" not in text
 
@@ -202,7 +216,7 @@ def test_the_plan_counts_networks(folder, capsys):
     print_plan(write_job(folder, TRAIN | {"pool": [{"units": "others.npz"}], "name": "made"}))
     told = capsys.readouterr().out
     assert "6 groups kept apart" in told
-    assert "48" in told
+    assert "units of each class: narrow 24, wide 24" in told
 
 
 @pytest.mark.parametrize(

@@ -196,13 +196,24 @@ QUICK_JOBS = {
     "sample": TWO_CELLS + "draws: 100000",
     "compare": "models: {full: {run: fit}, point: {run: other}}\nsteps: {amplitudes_nA: [0.2, 0.1]}",
     "analyse": "populations: fit\ncells: cells.csv\ngroupings: {layer: {column: layer}}",
+    "train sims": "learner: sims\nreference: a.h5ad\nlabel: x\nsplit: {folds: 5, by: donor}\nunknown_curve: true",
+    "train hippie": "learner: hippie\nunits: a.npz\nlabel: x\nmethods: [best, head]",
+    "train neuprint": "learner: neuprint\nrecordings: a.npz\nlabel: x\nseeds: 5",
+    "sweep sims": "learner: sims\nreference: a.h5ad\nlabel: x\nsearch: {epochs: [20, 90], n_d: [8, 16, 32]}\n"
+    "trials: {method: grid, scheduler: asha, repeats: 3}",
+    "sweep hippie": "learner: hippie\nunits: a.npz\nlabel: x\nsearch: {latent: {integer: [2, 20]}}\n"
+    "trials: {number: 40}",
+    "sweep neuprint": "learner: neuprint\nrecordings: a.npz\nlabel: x\ntrials: {repeats: 40}",
+    "evaluate hippie": "learner: hippie\nsets: [{name: a, units: a.npz, label: x}, {name: b, units: b.npz, label: x}]",
+    "evaluate neuprint": "learner: neuprint\nrecordings: a.npz\nlabel: x\nablation: true",
 }
 """A job of each kind that has something to be made less of."""
 
 
 @pytest.mark.parametrize("kind", QUICK_JOBS)
 def test_the_quick_version_of_a_job_has_less_is_marked_and_reads_as_itself_again(kind):
-    full, quick = job(f"kind: {kind}\n{QUICK_JOBS[kind]}"), job(f"kind: {kind}\nquick: true\n{QUICK_JOBS[kind]}")
+    text = f"kind: {kind.split()[0]}\n{QUICK_JOBS[kind]}"
+    full, quick = job(text), job(f"quick: true\n{text}")
     assert "quick" not in full.plain()
     assert quick.plain()["quick"] is True
     assert quick.reduced
@@ -211,3 +222,13 @@ def test_the_quick_version_of_a_job_has_less_is_marked_and_reads_as_itself_again
     assert again.plain() == quick.plain()
     assert not again.reduced
     assert quick.identity() != full.identity()
+
+
+def test_a_quick_sweep_has_few_trials_of_what_a_quick_training_leaves_open():
+    quick = job(f"kind: sweep\nquick: true\n{QUICK_JOBS['sweep sims']}")
+    assert quick.search == {"n_d": [8, 16]}
+    assert (quick.trials.scheduler, quick.trials.repeats) == ("none", 1)
+    assert quick.chosen.epochs == 10
+    asked = job(f"kind: train\nquick: true\nepochs: 3\n{QUICK_JOBS['train hippie']}")
+    assert asked.chosen.epochs == 3
+    assert asked.methods == ["head"]

@@ -79,7 +79,9 @@ def test_a_model_folder_is_complete(model, animals):
     assert facts["split"]["fingerprint"]
     for split, animal in zip(splits, ("s0", "s1", "s2"), strict=True):
         assert {name.split("/")[0] for name in split.sample_ids[split.role == "test"]} == {animal}
-    assert "<svg" in (model / "report.html").read_text()
+    page = (model / "report.html").read_text()
+    assert 'aria-label="recorded and predicted activity"' in page
+    assert "Neurons of each class and animal" in page
     loaded, recordings = NeuprintModel.load(model), open_recordings(animals, LAYOUT)
     np.testing.assert_allclose(loaded.infer(recordings).phi, loaded.phi, atol=1e-5)
     table = pq.read_table(model / "embeddings.parquet").to_pandas()
@@ -88,6 +90,18 @@ def test_a_model_folder_is_complete(model, animals):
     np.testing.assert_array_equal(data.obsm["X_phi"], loaded.phi)
     assert list(data.obs["animal"]) == list(recordings.labels("animal"))
     assert list(data.obs["class"]) == list(table["class"]) == list(recordings.labels("class"))
+    examples = pq.read_table(model / "examples.parquet").to_pandas()
+    assert set(examples["class"]) == set(recordings.labels("class"))
+    for name, of_neuron in examples.groupby("neuron_id"):
+        (session,) = [each for each in recordings.recordings if each.session == of_neuron["session"].iloc[0]]
+        row = list(recordings.neurons.index[recordings.number(session)]).index(name)
+        activity = session.activity[of_neuron["frame"], row]
+        np.testing.assert_allclose(of_neuron["recorded"], activity, atol=1e-5)
+        errors = of_neuron["recorded"] - of_neuron["predicted"]
+        assert of_neuron["r2"].iloc[0] == pytest.approx(
+            1 - (errors**2).sum() / ((activity - activity.mean()) ** 2).sum()
+        )
+        assert of_neuron["frame"].min() >= 0.75 * len(session.activity)
 
 
 def test_the_table_is_that_of_the_predictions(model):

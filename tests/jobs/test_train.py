@@ -64,7 +64,8 @@ def model(reference, tmp_path_factory) -> Path:
 
 def test_a_model_folder_is_complete(model, reference):
     names = {path.name for path in model.iterdir()}
-    assert {"model.safetensors", "model.json", "split.parquet", "history.parquet", "report.html"} <= names
+    tables = {f"{name}.parquet" for name in ("split", "history", "predictions", "map")}
+    assert {"model.safetensors", "model.json", "report.html"} | tables <= names
     kept = {
         path.suffix for path in (model / "trainings").rglob("*") if path.is_file() and "tensorboard" not in path.parts
     }
@@ -96,6 +97,13 @@ def test_the_stored_scores_are_those_of_the_stored_model(model, reference):
     predicted = np.asarray(loaded.classes)[loaded.probabilities(values).argmax(1)]
     true = cells.obs["cell_type"].to_numpy()[rows]
     assert (predicted == true).mean() == loaded.facts["scores"]["sims"]["accuracy"]
+    kept = pq.read_table(model / "predictions.parquet").to_pandas().set_index("cell_id")
+    assert kept.loc[cells.cell_ids[rows].astype(str), "predicted"].tolist() == predicted.tolist()
+    assert kept.loc[cells.cell_ids[rows].astype(str), "true"].tolist() == true.tolist()
+    on_map = pq.read_table(model / "map.parquet").to_pandas().set_index("cell_id")
+    assert len(on_map) == 150
+    assert on_map["predicted"].dropna().to_dict() == kept["predicted"].to_dict()
+    assert "map of the cells by true and by predicted class" in (model / "report.html").read_text()
 
 
 def test_it_loads_without_ray_or_lightning(model):

@@ -11,6 +11,7 @@ from neurofleet.learners.splits import (
     make_folds,
     make_split,
     read_splits,
+    some_of_each_class,
     split_table,
     splits_from_table,
     write_splits,
@@ -202,3 +203,11 @@ def test_samples_without_a_group_are_in_no_group(ids, labels):
         make_split(ids, labels, test={"donor": ["A"]}, columns=columns)
     with pytest.raises(LearnerError, match="labelled samples have no donor, such as"):
         make_folds(ids, labels, 2, group="donor", columns=columns)
+
+
+def test_some_of_each_class_keep_rare_ones():
+    codes = np.repeat([0, 1, 2], [900, 90, 10])
+    places = some_of_each_class(codes, 100, seed=1)
+    assert np.bincount(codes[places]).tolist() == [90, 20, 10]
+    assert (np.diff(places) > 0).all()
+    np.testing.assert_array_equal(places, some_of_each_class(codes, 100, seed=1))

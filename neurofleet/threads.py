@@ -1,0 +1,26 @@
+"""How many threads numerical libraries work with."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from threadpoolctl import threadpool_limits
+
+CHOSEN = "OMP_NUM_THREADS"
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch, numpy and scikit-learn work with one thread in a block, unless `OMP_NUM_THREADS` says otherwise.
+
+    The steps of a learner are short: threads would mostly wait for each other, on a machine that others use too for
+    many times as long as they work. Members, folds and trials are done side by side in processes (``workers:``).
+    """
+    if os.environ.get(CHOSEN):
+        yield
+        return
+    import sklearn  # noqa: F401  the thread pools of both are limited where they are loaded
+    import torch  # noqa: F401
+
+    with threadpool_limits(1):
+        yield
