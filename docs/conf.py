@@ -26,6 +26,7 @@ myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 4
 copybutton_prompt_text = "$ "
 
+templates_path = ["_templates"]
 autosummary_generate = True
 autodoc_typehints = "none"  # the docstrings say types in words
 autodoc_member_order = "bysource"
@@ -55,4 +56,5 @@ html_title = f"neurofleet {release}"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_show_sphinx = False
+html_copy_source = html_show_sourcelink = False
 pygments_style = "friendly"
