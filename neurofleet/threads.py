@@ -19,8 +19,13 @@ def one_thread() -> Iterator[None]:
     if os.environ.get(CHOSEN):
         yield
         return
-    import sklearn  # noqa: F401  the thread pools of both are limited where they are loaded
-    import torch  # noqa: F401
+    import sklearn  # noqa: F401  its pool, too, is limited where it is loaded
+    import torch
 
-    with threadpool_limits(1):
-        yield
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with threadpool_limits(1):
+            yield
+    finally:
+        torch.set_num_threads(before)

@@ -17,13 +17,15 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from rich.console import Console
+from sklearn.decomposition import PCA
 
 from neurofleet.errors import ClusterError, InputError, LearnerError, TrainingFailed, UsageError
 from neurofleet.jobs.cli import main
 from neurofleet.jobs.job_file import load_job, parse_job
-from neurofleet.jobs.learners import learner_job
+from neurofleet.jobs.learners import learner_job, sims_job
 from neurofleet.jobs.learners.learner_job import job_of, trials_of
 from neurofleet.jobs.progress import duration
+from neurofleet.jobs.quick import QUICK_NOTE
 from neurofleet.jobs.run_job import print_plan, run_job
 from neurofleet.learners.model_folder import read_model
 from neurofleet.learners.sims import tabnet_training
@@ -33,6 +35,14 @@ from tests.learners.cells.made_cells import made_counts, written
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = {"n_d": 8, "n_a": 4, "members": 2, "epochs": 4, "batch_size": 32}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick_maps():
+    """Maps by principal components: UMAP takes long to compile, and what it draws is not tested."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(sims_job, "plane_map", lambda vectors: PCA(2).fit_transform(vectors))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -320,8 +330,17 @@ def test_the_time_left_of_trainings_that_go_on_is_that_of_the_epochs_left(tmp_pa
     assert left == [duration(2.0 * n) for n in (12, 11, 10, *range(9, -1, -1))]
 
 
-def test_a_reference_that_is_streamed_is_learnt_as_well(reference, tmp_path, monkeypatch):
+def test_a_reference_that_is_streamed_is_learnt_as_well_and_a_quick_model_says_what_it_is(
+    reference, tmp_path, monkeypatch
+):
     monkeypatch.setattr(tabnet_training, "IN_MEMORY_BYTES", 0)
-    run_job(write_job(tmp_path, reference), str(tmp_path / "model"))
+    monkeypatch.setattr(sims_job, "QUICK_CELLS", 120)
+    run_job(write_job(tmp_path, reference), str(tmp_path / "model"), quick=True)
     facts = read_model(tmp_path / "model").description["facts"]
     assert facts["scores"]["networks"]["accuracy"] > 0.8
+    assert facts["quick"] == QUICK_NOTE
+    assert QUICK_NOTE in repr(SimsModel.load(tmp_path / "model"))
+    assert sum(facts["split"]["cells"][0].values()) == 120
+    assert "120 of 150 labelled cells are used." in facts["notes"]
+    history = pq.read_table(tmp_path / "model" / "history.parquet").to_pandas()
+    assert sorted(set(history.training)) == ["model", "shuffled-labels"]
