@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from neurofleet.cluster.store.run_store import RunStore
-from neurofleet.jobs.learners.learner_figures import reliability_figure
+from neurofleet.jobs.learners.learner_figures import MethodScore, methods_figure, reliability_figure
 from neurofleet.jobs.learners.learner_folder import EMBEDDINGS, SIGNALS
 from neurofleet.jobs.learners.learner_report import (
     LearnerReport,
@@ -290,6 +290,23 @@ def _set_section(store: RunStore, scores: SetScores) -> list[str]:
     parts = [
         html.heading(2, scores.title),
         *scores_section(HEAD, scores.rows(), range(1, len(HEAD)), remarks(scores), invalid(scores)),
+        html.figure(
+            methods_figure(
+                [
+                    MethodScore(
+                        METHODS[row.method],
+                        row.balanced_accuracy,
+                        row.balanced_accuracy_low,
+                        row.balanced_accuracy_high,
+                    )
+                    for row in scores.comparison.methods
+                ],
+                "balanced accuracy",
+                1.0 / scores.comparison.n_classes,
+                "chance",
+            ),
+            "Balanced accuracy of each method, with its 95 % interval.",
+        ),
         html.details("What the methods are", html.table(("", ""), meanings)),
     ]
     if scores.permuted.valid:

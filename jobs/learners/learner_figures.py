@@ -128,6 +128,49 @@ def _short(name: str) -> str:
     return name if len(name) <= LABEL_CHARACTERS else name[: LABEL_CHARACTERS - 1] + "…"
 
 
+@dataclass(frozen=True)
+class MethodScore:
+    """What a method reaches, with the ends of its 95 % interval where it has one."""
+
+    name: str
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+def methods_figure(methods: Sequence[MethodScore], score: str, chance: float, chance_is: str) -> str:
+    """Draw what methods reach, with intervals, and as a dashed line what chance reaches.
+
+    Parameters
+    ----------
+    methods : sequence of MethodScore
+        From top to bottom.
+    score : str
+        What is drawn.
+    chance : float
+    chance_is : str
+        What it is called.
+    """
+
+    def draw(figure: "Figure") -> None:
+        axes = figure.subplots()
+        places = range(len(methods))[::-1]
+        for place, method in zip(places, methods, strict=True):
+            if method.low is not None and method.high is not None:
+                axes.plot([method.low, method.high], [place, place], color=SEEDS[0], linewidth=1.6, alpha=0.6)
+            axes.plot(method.value, place, "o", color=SEEDS[0], markersize=5)
+        axes.axvline(chance, color=INK, linewidth=0.9, linestyle=(0, (3, 2)), label=chance_is)
+        axes.set_yticks(places, [legend_label(method.name) for method in methods])
+        axes.tick_params(axis="y", length=0)
+        axes.set_ylim(-0.6, len(methods) - 0.4)
+        axes.set_xlim(0, 1)
+        axes.set_xlabel(score)
+        grid(axes, "x")
+        figure.legend(loc="outside upper left")
+
+    return picture(0.8 + 0.24 * len(methods), draw, f"{score} of the methods")
+
+
 Row = Mapping[str, Any]
 KINDS = {
     "model": ("model", SEEDS[0]),

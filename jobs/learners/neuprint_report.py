@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from neurofleet.cluster.store.run_store import RunStore
-from neurofleet.jobs.learners.learner_figures import curves_figure, examples_figure
+from neurofleet.jobs.learners.learner_figures import MethodScore, curves_figure, examples_figure, methods_figure
 from neurofleet.jobs.learners.learner_folder import EMBEDDINGS, EXAMPLES, HISTORY, PREDICTIONS
 from neurofleet.jobs.learners.learner_report import (
     LearnerReport,
@@ -351,6 +351,23 @@ class NeuprintReport(LearnerReport):
             html.paragraph(EXPLANATION, "quiet"),
             html.heading(2, scores.title),
             *scores_section(HEAD, scores.rows(), range(2, len(HEAD)), remarks(scores), invalid(scores)),
+            html.figure(
+                methods_figure(
+                    [
+                        MethodScore(
+                            ", ".join(filter(None, row.cells(False)[:2])),
+                            row.accuracy,
+                            row.accuracy_low,
+                            row.accuracy_high,
+                        )
+                        for row in scores.methods
+                    ],
+                    "accuracy",
+                    scores.majority_rate,
+                    "the most frequent class",
+                ),
+                "Accuracy of each method by its probe, with 95 % intervals where there are any.",
+            ),
             *([] if predictions is None else _confusion(scores, predictions)),
             *([] if embeddings is None else _neurons(scores, embeddings)),
             *_examples(store.table(EXAMPLES)),

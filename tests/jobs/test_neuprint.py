@@ -81,6 +81,7 @@ def test_a_model_folder_is_complete(model, animals):
         assert {name.split("/")[0] for name in split.sample_ids[split.role == "test"]} == {animal}
     page = (model / "report.html").read_text()
     assert 'aria-label="recorded and predicted activity"' in page
+    assert 'aria-label="accuracy of the methods"' in page
     assert "Neurons of each class and animal" in page
     loaded, recordings = NeuprintModel.load(model), open_recordings(animals, LAYOUT)
     np.testing.assert_allclose(loaded.infer(recordings).phi, loaded.phi, atol=1e-5)
