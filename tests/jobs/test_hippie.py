@@ -134,7 +134,7 @@ def test_scores_stand_beside_baselines_and_controls(trained, capsys):
 def test_the_report_shows_what_there_is(trained):
     place = Path(write_report(trained))
     text = place.read_text()
-    for part in ("split by animal (6)", "Class by class", "UMAP", "mean signals of the classes of made", "others.npz")::
+    for part in ("split by animal (6)", "Class by class", "UMAP", "mean signals of the classes of made", "others.npz"):
         assert part in text
     assert 'aria-label="balanced accuracy of the methods"' in text
     assert "INVALID" not in text
