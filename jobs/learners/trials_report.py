@@ -120,7 +120,7 @@ class Trials:
         rows = [row[:shown] for row in table.rows[:SHOWN_IN_TERMINAL]]
         replace(table, head=table.head[:shown], rows=rows, compact=True).print(console)
         if len(table.rows) > SHOWN_IN_TERMINAL:
-            print_line(console, f"{len(table.rows) - SHOWN_IN_TERMINAL} more trials are in {TRIALS}.")
+            print_line(console, f"{len(table.rows) - SHOWN_IN_TERMINAL} more in {TRIALS}")
 
     def importances(self) -> dict[str, dict[str, float]]:
         """Return evaluator -> parameter -> importance, by Optuna; nothing with too few scores, or all of them alike.

@@ -115,7 +115,7 @@ def test_the_page_and_the_terminal_show_the_trials_of_a_sweep(swept, capsys):
     told = capsys.readouterr().out
     best = max(row.scores.get("val_macro_f1", 0.0) for row in made_rows())
     assert f"{best:.4f}" in told
-    assert f"2 more trials are in {TRIALS}" in told
+    assert f"2 more in {TRIALS}" in told
     results_command(str(swept), None, json=True)
     trials = json.loads(capsys.readouterr().out)["trials"]
     assert len(trials) == 12
