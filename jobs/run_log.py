@@ -4,11 +4,13 @@ Every record says which run it belongs to, and which cell, stage, seed and gener
 that does not apply. Warnings of libraries are records like any other.
 """
 
+import json
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from typing import Any
 from rich.console import Console
 
 from neurofleet.cluster.log_records import ABOUT, OURS, AboutLogger, JsonLine, fields_of, is_kept, is_ours
-from neurofleet.cluster.store.parts import WHOLE, Part
+from neurofleet.cluster.store.parts import WHOLE, Part, files_of_parts
 from neurofleet.errors import ClusterError
 from neurofleet.jobs.terminal import terminal
 
@@ -35,6 +37,75 @@ def fit_logger(**about: Any) -> AboutLogger:
         What all its records are about: `cell`, `stage`, `seed`, `generation`.
     """
     return AboutLogger(logging.getLogger("neurofleet.jobs.fit"), about)
+
+
+LEVELS = ("debug", "info", "warning", "error", "critical")
+MOST_READ_BYTES = 16 * 2**20
+
+
+@dataclass(frozen=True)
+class LogLines:
+    """Records of a run's log, the latest first.
+
+    Attributes
+    ----------
+    records : list of dict
+        As they are stored: ``at``, ``level``, ``message``, ``cell`` …
+    complete : bool
+        Whether there are no more that fit.
+    """
+
+    records: list[dict[str, Any]]
+    complete: bool
+
+
+def read_log(root: str | Path, level: str = "debug", words: Sequence[str] = (), most: int = 200) -> LogLines:
+    """Return the latest records of a run's log that fit, read from the end of its files.
+
+    Parameters
+    ----------
+    root : str or Path
+        The run's folder on this machine.
+    level : str
+        One of `LEVELS`: records of this and higher ones.
+    words : sequence of str
+        Each of them is in the line, capitals or not.
+    most : int
+        Records, and no more than `MOST_READ_BYTES` of each file are looked at.
+    """
+    levels = LEVELS[LEVELS.index(level) :]
+    records: list[dict[str, Any]] = []
+    complete = True
+    folder = Path(root)
+    for name in files_of_parts(FILE, [path.name for path in folder.glob("log*.jsonl")]):
+        lines = _tail(folder / name)
+        complete &= lines is not None
+        found = 0
+        for line in reversed((lines or _tail(folder / name, cut=True) or b"").split(b"\n")):
+            text = line.decode(errors="replace")
+            if not all(word.casefold() in text.casefold() for word in words):
+                continue
+            try:
+                record = json.loads(text)
+            except ValueError:  # torn, or cut at its beginning
+                continue
+            if isinstance(record, dict) and record.get("level") in levels:
+                records.append(record)
+                found += 1
+                if found > most:
+                    break
+    records.sort(key=lambda record: str(record.get("at")), reverse=True)
+    return LogLines(records[:most], complete and len(records) <= most)
+
+
+def _tail(path: Path, cut: bool = False) -> bytes | None:
+    """Return a file's content; where it is too large None, or its end if `cut`."""
+    with open(path, "rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        if size > MOST_READ_BYTES and not cut:
+            return None
+        file.seek(max(0, size - MOST_READ_BYTES))
+        return file.read(MOST_READ_BYTES)
 
 
 @contextmanager

@@ -61,14 +61,14 @@ def print_status(out: str, as_json: bool = False, console: Console | None = None
     age = duration((datetime.now(UTC) - datetime.fromisoformat(state.at)).total_seconds())
     print_line(console, f"{state.run}: {summary(state) if holder else _at_rest(state)}")
     print_line(console, f"{f'running: {holder}' if holder else 'no driver is at work on it'}; as of {age} ago")
-    print_line(console, _resources(state))
+    print_line(console, resources_in_words(state))
     shown = state.cells if len(state.cells) <= SHOWN else [c for c in state.cells if c.state in ACTIVE]
     if shown:
         console.print(_table(shown[:SHOWN]))
     if len(shown[:SHOWN]) < len(state.cells):
         counts = Counter(cell.state for cell in state.cells).most_common()
         print_line(console, f"cells: {', '.join(f'{n} {name}' for name, n in counts)}; all of them: --json")
-    for line in _engines(state):
+    for line in engines_in_words(state):
         print_line(console, line)
     for cell in state.cells:
         if cell.reason:
@@ -83,7 +83,8 @@ def _at_rest(state: CampaignState) -> str:
     )
 
 
-def _resources(state: CampaignState) -> str:
+def resources_in_words(state: CampaignState) -> str:
+    """Return hosts, their utilisation, and core-hours with their limit."""
     limits = [f"of {state.max_core_hours:g} allowed" if state.max_core_hours else ""]
     if state.core_hours_left:
         limits.append(f"about {state.core_hours_left:.3g} left to do")
@@ -97,7 +98,8 @@ def _resources(state: CampaignState) -> str:
     )
 
 
-def _engines(state: CampaignState) -> list[str]:
+def engines_in_words(state: CampaignState) -> list[str]:
+    """Return which engine searches which stage and why, all cells alike in one line."""
     return engine_lines(
         (cell.cell, stage.stage, EngineChoice(stage.engine, stage.engine_reason))  # type: ignore[arg-type]
         for cell in state.cells

@@ -108,7 +108,8 @@ def open_run(folder: str | Path) -> "Run":
     Parameters
     ----------
     folder : path
-        As it was given to ``--out``: a path, or a URI such as ``s3://bucket/folder``.
+        As it was given to ``--out``: a path, or a URI such as ``s3://bucket/folder``. Or the address of its page on a
+        server (``neurofleet serve``), ``http://127.0.0.1:8700/runs/NAME``.
 
     Returns
     -------
@@ -121,6 +122,10 @@ def open_run(folder: str | Path) -> "Run":
     UsageError
         If there is no run.
     """
+    if str(folder).startswith(("http://", "https://")):
+        from neurofleet.jobs.served_run import ServedRun
+
+        return ServedRun(str(folder))
     from neurofleet.jobs.opened_run import Run
 
     return Run(text_of(folder))

@@ -17,10 +17,10 @@ os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Begin with the files that hold slow tests: a long one that begins last keeps one process alone.
 
-    Those marked `cluster` run only where ``-m`` names the mark.
+    Those marked `cluster` or `browser` run only where ``-m`` names the mark.
     """
-    if "cluster" not in config.option.markexpr:
-        left_out = [item for item in items if item.get_closest_marker("cluster")]
+    for mark in [mark for mark in ("cluster", "browser") if mark not in config.option.markexpr]:
+        left_out = [item for item in items if item.get_closest_marker(mark)]
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in left_out]
     slow = {item.path for item in items if item.get_closest_marker("slow")}

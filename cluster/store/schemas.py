@@ -29,6 +29,10 @@ _TEXT = pa.dictionary(pa.int32(), pa.string())
 _ARRIVAL_FIELDS = [pa.field("asked", pa.int64()), pa.field("in_flight", pa.int32())]
 _SEARCH_TOTAL = pa.field("search_total", pa.float64())
 EVALUATIONS, HALL_OF_FAME = "evaluations", "hall_of_fame"
+TRACES, FEATURES, RATES, MORPHOLOGY = "traces", "features", "rates", "morphology"
+"""What the models of a pooled hall of fame do: a row a model and recording, a model and objective, a model and step;
+and their cell's sections. Models are named by their rank, which is null for what was recorded."""
+
 _FIELDS = {
     EVALUATIONS: [
         pa.field("generation", pa.int32()),
@@ -46,6 +50,34 @@ _FIELDS = {
         pa.field("generation", pa.int32()),
         pa.field("individual", pa.int32()),
         _SEARCH_TOTAL,
+    ],
+    TRACES: [
+        pa.field("rank", pa.int32()),
+        pa.field("sweep", pa.int32()),
+        pa.field("protocol", pa.string()),
+        pa.field("amplitude_nA", pa.float64()),
+        pa.field("start_ms", pa.float64()),
+        pa.field("stop_ms", pa.float64()),
+        pa.field("time_ms", pa.list_(pa.float32())),
+        pa.field("voltage_mV", pa.list_(pa.float32())),
+    ],
+    FEATURES: [
+        pa.field("rank", pa.int32()),
+        pa.field("objective", pa.string()),
+        pa.field("value", pa.float64()),
+        pa.field("mean", pa.float64()),
+        pa.field("std", pa.float64()),
+    ],
+    RATES: [
+        pa.field("rank", pa.int32()),
+        pa.field("sweep", pa.int32()),
+        pa.field("amplitude_nA", pa.float64()),
+        pa.field("rate_Hz", pa.float64()),
+    ],
+    MORPHOLOGY: [
+        pa.field("kind", pa.string()),
+        pa.field("parent", pa.int32()),
+        *(pa.field(name, pa.list_(pa.float32())) for name in ("x_um", "y_um", "z_um", "diameter_um")),
     ],
 }
 _SCORES = pa.map_(pa.string(), pa.float64())
@@ -215,6 +247,12 @@ class HallOfFameRows:
             search_totals=table[_SEARCH_TOTAL.name].to_numpy() if searched else None,
             **wide,
         )
+
+
+def table_of(kind: str, rows: Sequence[dict[str, Any]], cell: str) -> pa.Table:
+    """Return rows as a table of `TRACES`, `FEATURES`, `RATES` or `MORPHOLOGY` of a cell; keys are the columns."""
+    metadata = {b"neurofleet_table": kind, b"schema_version": str(SCHEMA_VERSION), CELL: cell}
+    return pa.Table.from_pylist(list(rows), pa.schema(_FIELDS[kind], metadata))
 
 
 def schema_version(schema: pa.Schema) -> int:

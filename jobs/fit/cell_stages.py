@@ -16,6 +16,7 @@ from neurofleet.cluster.store.schemas import HallOfFameRows
 from neurofleet.jobs.fit.campaign_state import CELL_FINISHED, LEARNED_FROM, STAGE_FINISHED, STAGE_STARTED
 from neurofleet.jobs.fit.fit_job import FitSpec
 from neurofleet.jobs.fit.fit_problem import Problem, StagePlan, Subject
+from neurofleet.jobs.fit.hall_of_fame_traces import HallOfFameTraces
 from neurofleet.jobs.fit.model_files import write_best_model
 from neurofleet.jobs.fit.stage_search import Deadline, GenerationSearch, Limits, SearchState, StageSearch
 from neurofleet.jobs.fit.steady_search import SteadySearch
@@ -55,9 +56,11 @@ class CellFit:
         self._learn_from = learn_from
         self._hosts = hosts
         self._winner: Mapping[str, float] | None = None
+        self._problem: Problem
         self._number = 0
         self._searches: dict[tuple, StageSearch] = {}
         self._states: list[SearchState] = []
+        self._traces: HallOfFameTraces | None = None
         self.summary: dict[str, Any] = {}
         self.finished = False
 
@@ -82,6 +85,9 @@ class CellFit:
 
     def take(self, key: tuple, individual: int, outcome: Outcome) -> list[EvaluationTask]:
         """Take in one outcome and return the evaluations that can now be done."""
+        if self._traces is not None:
+            self._traces.take(individual, outcome)
+            return []
         search = self._searches[key]
         tasks = search.take(individual, outcome)
         return self._close_stage_if_done() if search.finished else tasks
@@ -94,7 +100,7 @@ class CellFit:
 
     def _open_stage(self) -> list[EvaluationTask]:
         stage = self.subject.stages[self._number]
-        problem = self.subject.problem(self._number, self._winner)
+        self._problem = problem = self.subject.problem(self._number, self._winner)
         last = self._number == len(self.subject.stages) - 1
         teachers, warm_start = self._warm_start(problem) if last else ((), None)
         limits = self._limits()
@@ -204,7 +210,8 @@ class CellFit:
         self._store.append_event(CELL_FINISHED, cell=self.id, **self.summary)
         self._searches = {}
         self.finished = True
-        return []
+        self._traces = HallOfFameTraces(self.subject, self._problem, together, self._store, self._limits())
+        return self._traces.tasks()
 
 
 def waiting_states(cell: str, stage: StagePlan) -> list[SearchState]:

@@ -12,7 +12,14 @@ from typing import Any
 import numpy as np
 
 from neurofleet.cluster.pool.outcome import Budget, BudgetExceeded, EngineSpec, Failure
-from neurofleet.neurosim.cells.fit_model import FitModel
+from neurofleet.neurosim.cells.fit_model import FitModel, recording_name
+from neurofleet.neurosim.cells.model_responses import (
+    FeatureValue,
+    Trace,
+    feature_values,
+    firing_rate,
+    voltage_traces,
+)
 from neurofleet.neurosim.cells.user_model import UserModel
 from neurofleet.neurosim.cells.warm_evaluator import BudgetExceeded as StepsExceeded
 from neurofleet.neurosim.cells.warm_evaluator import WarmEvaluator
@@ -56,6 +63,54 @@ class NeuronEngine:
                 raise BudgetExceeded(str(error)) from None
 
 
+@dataclass(frozen=True)
+class ModelTraces:
+    """What one model does at the steps it was fitted to.
+
+    Attributes
+    ----------
+    traces : dict
+        Recording name -> time in ms and voltage in mV, (n,) arrays of float32.
+    features : dict of str to FeatureValue
+        By objective.
+    rates_Hz : dict of str to float
+        Protocol -> spikes per second of the step.
+    """
+
+    traces: dict[str, Trace]
+    features: dict[str, FeatureValue]
+    rates_Hz: dict[str, float]
+
+
+class TraceEngine:
+    """NEURON as in `NeuronEngine`, of which voltages and e-features are kept in place of scores."""
+
+    isolation = "individual"
+
+    def __init__(self, payload: EnginePayload) -> None:
+        self._model = payload.model
+        self._evaluator = payload.model.build_evaluator()
+        self._warm = WarmEvaluator(self._evaluator, payload.max_steps)
+        self._warm.build()
+
+    def evaluate(self, batch: Sequence[np.ndarray], budget: Budget) -> Iterator[ModelTraces]:
+        """Yield the traces of each individual."""
+        for individual in batch:
+            try:
+                responses = self._warm.responses(individual)
+            except StepsExceeded as error:
+                raise BudgetExceeded(str(error)) from None
+            traces = dict(voltage_traces(responses))
+            rates = {}
+            if isinstance(self._model, FitModel):
+                for step in self._model.targets.protocols.values():
+                    trace = traces.get(recording_name(step.name))
+                    if trace is not None and step.stop_ms > step.start_ms:
+                        rates[step.name] = firing_rate(trace, step, self._model.targets.spike_threshold_mV)
+            kept = {name: (time.astype(np.float32), mV.astype(np.float32)) for name, (time, mV) in traces.items()}
+            yield ModelTraces(kept, feature_values(self._evaluator.fitness_calculator, responses), rates)
+
+
 class VectorEngine:
     """Individuals side by side, `LANES` in the time of one; see `neurofleet.neurosim.vector`.
 
@@ -84,6 +139,11 @@ def build(payload: EnginePayload) -> NeuronEngine:
     return NeuronEngine(payload)
 
 
+def build_traces(payload: EnginePayload) -> TraceEngine:
+    """Make the engine; named by `traces_spec`, called on the hosts."""
+    return TraceEngine(payload)
+
+
 def build_vector(model: FitModel) -> VectorEngine:
     """Make the engine; named by `vector_spec`, called on the hosts."""
     return VectorEngine(model)
@@ -93,6 +153,12 @@ def engine_spec(name: str, model: FitModel | UserModel, max_steps: int | None) -
     """Return how the hosts build the engine of `model`; equal models have equal keys."""
     payload = EnginePayload(model, max_steps)
     return EngineSpec("neurofleet.jobs.fit.engines:build", payload, f"{name}-{_digest(payload)}")
+
+
+def traces_spec(name: str, model: FitModel | UserModel, max_steps: int | None) -> EngineSpec:
+    """Return how the hosts build the engine that keeps the traces of `model`."""
+    payload = EnginePayload(model, max_steps)
+    return EngineSpec("neurofleet.jobs.fit.engines:build_traces", payload, f"{name}-traces-{_digest(payload)}")
 
 
 def vector_spec(name: str, model: FitModel) -> EngineSpec:

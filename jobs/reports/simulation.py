@@ -8,6 +8,7 @@ import numpy as np
 
 from neurofleet import fresh_process
 from neurofleet.neurosim.cells.fit_model import FitModel
+from neurofleet.neurosim.cells.model_responses import FeatureValue, feature_values, firing_rate, voltage_traces
 from neurofleet.neurosim.cells.user_model import UserModel
 from neurofleet.neurosim.cells.warm_evaluator import BudgetExceeded, IncompleteRun, WarmEvaluator
 from neurofleet.neurosim.features.step_protocols import StepProtocol
@@ -35,15 +36,6 @@ class Request:
     individuals: tuple[tuple[float, ...], ...]
     steps: tuple[StepProtocol, ...] = ()
     max_steps: int | None = None
-
-
-@dataclass(frozen=True)
-class FeatureValue:
-    """An e-feature of a model and what it is compared with; None where there is no value."""
-
-    value: float | None
-    mean: float | None
-    std: float | None
 
 
 @dataclass(frozen=True)
@@ -118,8 +110,8 @@ def simulate_here(request: Request) -> Iterator[Traces | Features | ModelRate]:
     warm = WarmEvaluator(evaluator, request.max_steps)
     if not request.steps:
         responses = warm.responses(request.individuals[0])
-        yield Traces(dict(_traces(responses)))
-        yield Features(_features(evaluator.fitness_calculator, responses))
+        yield Traces(dict(voltage_traces(responses)))
+        yield Features(feature_values(evaluator.fitness_calculator, responses))
         return
     model: Any = request.model
     for step in request.steps:  # step by step, so that an early end leaves all models with the same part
@@ -128,44 +120,7 @@ def simulate_here(request: Request) -> Iterator[Traces | Features | ModelRate]:
                 responses = warm.responses(individual, {step.name: model.protocol(step)})
             except (BudgetExceeded, IncompleteRun):
                 continue
-            for _, trace in _traces(responses):
-                yield ModelRate(i, step.amplitude_nA, _rate(trace, step, model))
+            for _, trace in voltage_traces(responses):
+                rate_Hz = firing_rate(trace, step, model.targets.spike_threshold_mV)
+                yield ModelRate(i, step.amplitude_nA, rate_Hz)
                 break
-
-
-def _traces(responses: dict[str, Any]) -> Any:
-    for name, response in responses.items():
-        try:
-            time_ms, voltage_mV = response["time"], response["voltage"]
-        except (TypeError, KeyError):
-            continue  # missing, or no voltage
-        yield name, (np.asarray(time_ms, float), np.asarray(voltage_mV, float))
-
-
-def _features(calculator: Any, responses: dict[str, Any]) -> dict[str, FeatureValue]:
-    values = calculator.calculate_values(responses)
-    features_found = {}
-    for objective in calculator.objectives:
-        features = getattr(objective, "features", ())
-        of = next(iter(features), None)
-        value = values[objective.name]
-        features_found[objective.name] = FeatureValue(
-            None if value is None else float(np.mean(value)),
-            getattr(of, "exp_mean", None),
-            getattr(of, "exp_std", None),
-        )
-    return features_found
-
-
-def _rate(trace: tuple[np.ndarray, np.ndarray], step: StepProtocol, model: FitModel) -> float:
-    """Spikes per second as `neurofleet.neurosim.features.training_targets.firing_rates` counts them in a recording."""
-    import efel
-
-    time_ms, voltage_mV = trace
-    efel.reset()
-    efel.set_setting("Threshold", model.targets.spike_threshold_mV)
-    trace_of_efel = {"T": time_ms, "V": voltage_mV, "stim_start": [step.start_ms], "stim_end": [step.stop_ms]}
-    peaks = efel.get_feature_values([trace_of_efel], ["peak_time"], raise_warnings=False)[0]["peak_time"]
-    times = np.empty(0) if peaks is None else np.asarray(peaks)
-    spikes = np.sum((times >= step.start_ms) & (times <= step.stop_ms))
-    return float(spikes / ((step.stop_ms - step.start_ms) / 1000.0))

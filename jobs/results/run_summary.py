@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -264,7 +264,7 @@ def print_json(cells: Sequence[CellSummary]) -> None:
 def summaries(tables: RunTables) -> list[CellSummary]:
     """Return a summary of each cell, in the order of the job file."""
     events = tables.store.read_events()
-    return [_cell(tables, cell, [e for e in events if e.get("cell") == cell]) for cell in cells(tables)]
+    return [summary_of_cell(tables, cell, events) for cell in cells(tables)]
 
 
 def cells(tables: RunTables) -> list[str]:
@@ -274,7 +274,9 @@ def cells(tables: RunTables) -> list[str]:
     return [cell.id for cell in tables.spec.cells]
 
 
-def _cell(tables: RunTables, cell: str, events: list[dict[str, Any]]) -> CellSummary:
+def summary_of_cell(tables: RunTables, cell: str, events: Iterable[dict[str, Any]]) -> CellSummary:
+    """Return a summary of one cell from the tables and events of its run."""
+    events = [event for event in events if event.get("cell") == cell]
     starts = {e["stage"]: e for e in events if e["event"] == "stage started"}
     ends = {e["stage"]: e for e in events if e["event"] == "stage finished"}
     failures = [e["reason"] for e in events if e["event"] == "cell failed"]

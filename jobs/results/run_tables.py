@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from neurofleet.cluster.store.generations import EVALUATIONS, evaluation_files
+from neurofleet.cluster.store.generations import EVALUATIONS, checked_folder_name, evaluation_files
 from neurofleet.cluster.store.run_store import HALLS_OF_FAME, POOLED, RunStore
 from neurofleet.cluster.store.schemas import (
     HALL_OF_FAME,
@@ -36,7 +36,9 @@ _FILES = {
 """Version 0.1.0 had the pooled halls of fame among the others."""
 
 
-def fit_parts(place: FolderReader, view: str, folder: str = "", run: str | None = None) -> list[Part]:
+def fit_parts(
+    place: FolderReader, view: str, folder: str = "", run: str | None = None, cell: str | None = None
+) -> list[Part]:
     """Return the files of one of the `FIT_VIEWS`, as far as the run has come.
 
     Parameters
@@ -45,10 +47,13 @@ def fit_parts(place: FolderReader, view: str, folder: str = "", run: str | None 
         Of the run, below the place's root; ends in a slash, or is empty.
     run : str, optional
         What column ``run`` is to say.
+    cell : str, optional
+        Only its files are looked for.
     """
+    below = "" if cell is None else f"/cell={checked_folder_name(cell)}"
     if view == EVALUATIONS:
-        return _evaluations(place, folder, run)
-    folders = [HALLS_OF_FAME, POOLED] if view == POOLED else [HALLS_OF_FAME]
+        return _evaluations(place, folder, run, below)
+    folders = [part + below for part in ([HALLS_OF_FAME, POOLED] if view == POOLED else [HALLS_OF_FAME])]
     names = [name.removeprefix(folder) for sub in folders for name in place.names(folder + sub)]
     matches = [match for name in names if (match := _FILES[view].match(name))]
     return [
@@ -57,8 +62,8 @@ def fit_parts(place: FolderReader, view: str, folder: str = "", run: str | None 
     ]
 
 
-def _evaluations(place: FolderReader, folder: str, run: str | None) -> list[Part]:
-    names = [name.removeprefix(folder) for name in place.names(f"{folder}{EVALUATIONS}")]
+def _evaluations(place: FolderReader, folder: str, run: str | None, below: str) -> list[Part]:
+    names = [name.removeprefix(folder) for name in place.names(f"{folder}{EVALUATIONS}{below}")]
     parts = []
     for key, files in evaluation_files(names).items():
         keys = {name: str(value) for name, value in key._asdict().items()}
@@ -90,6 +95,8 @@ class RunTables:
     ----------
     root : str or Path
         A run folder, or its `pyarrow.fs` URI.
+    cell : str, optional
+        Only the rows of this cell are in the views, and only its files are looked at.
 
     Attributes
     ----------
@@ -107,8 +114,9 @@ class RunTables:
         When `root` is not a run folder.
     """
 
-    def __init__(self, root: str | Path) -> None:
+    def __init__(self, root: str | Path, cell: str | None = None) -> None:
         self.store = existing_run(root)
+        self._cell = cell
         self.spec = parse_job(self.store.read_text("job.yaml") or "", f"{root}/job.yaml", "unnamed")
         self.parameters: dict[tuple[str, str], tuple[str, ...]] = {}
         self.objectives: dict[tuple[str, str], tuple[str, ...]] = {}
@@ -125,7 +133,7 @@ class RunTables:
 
     def _scan(self) -> None:
         for view in FIT_VIEWS:
-            parts = fit_parts(self._place, view)
+            parts = fit_parts(self._place, view, cell=self._cell)
             self.scanned[view] = scan(self._database, self._place, view, parts, empty=empty(view))
 
     def rows(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:

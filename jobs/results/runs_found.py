@@ -21,7 +21,7 @@ PROVENANCE, EVENTS = "provenance.json", "events.jsonl"
 ENDING = ".parquet"
 FIT, MODEL = "fit", "model"
 OWN_FOLDERS = {
-    FIT: ("evaluations", "hall_of_fame", "pooled", "models"),
+    FIT: ("evaluations", "hall_of_fame", "pooled", "models", "traces", "features", "rates", "morphology"),
     MODEL: ("predictions", "embeddings", "signals", "trials", "sweep", "trainings", "pieces", "pretrained"),
 }
 """Folders of a fit and of a learner's job in which no other run is looked for."""

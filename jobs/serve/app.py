@@ -28,7 +28,14 @@ from neurofleet.wording import agreeing
 
 logger = logging.getLogger(__name__)
 
-PAGES: Sequence[str] = ("neurofleet.jobs.serve.run_list", "neurofleet.jobs.serve.sign_in")
+PAGES: Sequence[str] = (
+    "neurofleet.jobs.serve.run_list",
+    "neurofleet.jobs.serve.run_page",
+    "neurofleet.jobs.serve.cell_page",
+    "neurofleet.jobs.serve.populations",
+    "neurofleet.jobs.serve.api",
+    "neurofleet.jobs.serve.sign_in",
+)
 """Modules with the routes of pages, in ``router``. One with a place in the navigation names it: ``NAVIGATION``."""
 
 
@@ -81,7 +88,12 @@ def create_app(root: str, access: Access | None = None, hosts: Sequence[str] = L
         live.stop()
 
     app = FastAPI(
-        title="neurofleet", version=__version__, docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan
+        title="neurofleet",
+        version=__version__,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url="/api/openapi.json",
+        lifespan=lifespan,
     )
     app.state.server = server
     for name in PAGES:

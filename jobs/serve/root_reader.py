@@ -71,6 +71,10 @@ class RootReader(FolderReader):
                 "below that folder, or start a server there."
             )
 
+    def holds(self, path: Path) -> bool:
+        """Whether a path of this machine is, behind its links, below the root."""
+        return self._local and self._is_inside(str(path))
+
     def entries(self, folder: str) -> tuple[list[str], list[str]]:
         """Return the names of the folders and files in a folder, sorted, without links that lead out of the root."""
         if not self._local:

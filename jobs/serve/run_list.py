@@ -15,7 +15,7 @@ from neurofleet.jobs.serve.catalogue import RunRow
 NAVIGATION = Link("Runs", "/")
 PAGE_ROWS = 50
 
-router = APIRouter(default_response_class=HTMLResponse)
+router = APIRouter(default_response_class=HTMLResponse, include_in_schema=False)
 
 
 @dataclass(frozen=True)

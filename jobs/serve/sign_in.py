@@ -8,7 +8,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from neurofleet.jobs.serve.app import render, server_of
 from neurofleet.jobs.serve.guard import COOKIE, with_session
 
-router = APIRouter(default_response_class=HTMLResponse)
+router = APIRouter(default_response_class=HTMLResponse, include_in_schema=False)
 
 
 @router.get("/sign-in")

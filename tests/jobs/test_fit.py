@@ -15,6 +15,8 @@ import yaml
 
 from neurofleet.cluster.store.generations import evaluation_files
 from neurofleet.cluster.store.run_store import RunStore
+from neurofleet.cluster.store.schemas import FEATURES, MORPHOLOGY, RATES, TRACES
+from neurofleet.jobs.results.cell_models import stored_of_cell
 from tests.jobs.stored_generations import (
     assert_not_evaluated_again,
     assert_same_evaluations,
@@ -100,6 +102,25 @@ def test_all_stages_end_in_a_hall_of_fame(undisturbed):
     assert (undisturbed / "models" / "demo" / "fit.json").is_file()
     assert "hall of fame" in (undisturbed / "report.html").read_text()
     assert "begintemplate" in (undisturbed / "models" / "demo" / "cell.hoc").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_what_the_hall_of_fame_does_is_stored(undisturbed):
+    """Its e-features give the scores of the hall of fame, to the last digits."""
+    store = RunStore(undisturbed)
+    hall = store.read_hall_of_fame("demo")
+    found = stored_of_cell(store, FEATURES, "demo").to_pandas()
+    found["score"] = ((found["value"] - found["mean"]).abs() / found["std"]).clip(upper=250).fillna(250)
+    for rank in (1, len(hall)):
+        scores = found[found["rank"] == rank].set_index("objective")["score"]
+        assert scores[list(hall.objective_names)].to_numpy() == pytest.approx(hall.scores[rank - 1], abs=1e-9)
+    traces = stored_of_cell(store, TRACES, "demo").to_pandas()
+    assert set(traces["rank"].dropna()) == set(range(1, len(hall) + 1))
+    recorded = traces[traces["rank"].isna()]
+    assert recorded["sweep"].notna().all()
+    assert stored_of_cell(store, RATES, "demo").num_rows > len(hall)
+    assert {"soma", "axon", "dend", "apic"} == set(stored_of_cell(store, MORPHOLOGY, "demo")["kind"].to_pylist())
 
 
 @pytest.mark.slow

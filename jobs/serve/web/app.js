@@ -1,9 +1,12 @@
 // Entry of the bundle. A page says what it needs by `data-component="NAME"`; each NAME is a module in `components`.
 import htmx from "htmx.org";
+import { cell } from "./cell.js";
 import { listen } from "./live.js";
+import { population } from "./population.js";
+import { search } from "./search.js";
 import { localTimes } from "./times.js";
 
-const components = {};
+const components = { cell, population, search };
 
 function mount(root) {
   localTimes(root);
@@ -20,5 +23,6 @@ function mount(root) {
 }
 
 mount(document);
+document.addEventListener("change", (event) => event.target.matches("[data-submit]") && event.target.form.requestSubmit());
 document.addEventListener("htmx:after:swap", () => mount(document));
 listen(htmx);
