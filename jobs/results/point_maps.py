@@ -9,7 +9,6 @@ import pandas as pd
 
 from neurofleet.cluster.store.schemas import OBJECTIVE_PREFIX, PARAMETER_PREFIX
 from neurofleet.errors import UsageError, did_you_mean
-from neurofleet.jobs.results.folder_listing import FolderReader
 from neurofleet.jobs.results.many_runs import EMBEDDINGS, AllRuns
 from neurofleet.jobs.results.runs_found import FIT, MODEL, FoundRun, FoundRuns
 from neurofleet.neurosim.studies.class_comparisons import compare
@@ -86,15 +85,15 @@ class PointTable:
         return tests.sort_values(["p_adjusted", "cliffs_delta"], ascending=[True, False])
 
 
-def point_table(place: FolderReader, runs: Collection[FoundRun], points: Points) -> PointTable:
-    """Return the points of some runs.
+def point_table(root: str, runs: Collection[FoundRun], points: Points) -> PointTable:
+    """Return the points of some runs below a folder or URI.
 
     Raises
     ------
     UsageError
         They have none.
     """
-    tables = AllRuns(place.root, FoundRuns(sorted(runs, key=lambda run: run.folder), []))
+    tables = AllRuns(root, FoundRuns(sorted(runs, key=lambda run: run.folder), []))
     view = EMBEDDINGS if points == "embeddings" else "pooled"
     if view not in tables.names:
         raise UsageError(f"There is no table {view} in {', '.join(run.run for run in runs)}.")

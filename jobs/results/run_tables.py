@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -101,8 +102,6 @@ class RunTables:
     Attributes
     ----------
     store : RunStore
-    spec : FitSpec
-        The job as the folder keeps it.
     parameters, objectives : dict of (cell, stage) to tuple of str
         Columns of each stage, without their prefix.
     scanned : dict of str to Scanned
@@ -117,7 +116,6 @@ class RunTables:
     def __init__(self, root: str | Path, cell: str | None = None) -> None:
         self.store = existing_run(root)
         self._cell = cell
-        self.spec = parse_job(self.store.read_text("job.yaml") or "", f"{root}/job.yaml", "unnamed")
         self.parameters: dict[tuple[str, str], tuple[str, ...]] = {}
         self.objectives: dict[tuple[str, str], tuple[str, ...]] = {}
         self._database = Database()
@@ -130,6 +128,11 @@ class RunTables:
                 names = self.scanned[EVALUATIONS].schemas[part.alike].names
                 self.parameters[stage] = _with_prefix(PARAMETER_PREFIX, names)
                 self.objectives[stage] = _with_prefix(OBJECTIVE_PREFIX, names)
+
+    @cached_property
+    def spec(self) -> Any:
+        """The job as the folder keeps it, a `FitSpec`."""
+        return parse_job(self.store.read_text("job.yaml") or "", f"{self.store.root}/job.yaml", "unnamed")
 
     def _scan(self) -> None:
         for view in FIT_VIEWS:

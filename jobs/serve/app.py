@@ -2,6 +2,7 @@
 
 import importlib
 import logging
+import re
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -176,7 +177,8 @@ _TEMPLATES.filters |= {"duration": duration, "short": _short, "utc": _utc, "urlp
 
 
 def _fault(request: Request, status: int, text: str) -> Response:
-    """Return a sentence, in the form that was asked for."""
+    """Return a sentence, in the form that was asked for; keys in URIs are taken out."""
+    text = re.sub(r"(?<=://)[^/@\s]*@", "", text)
     if request.url.path.startswith("/api"):
         return JSONResponse({"error": text}, status)
     if "hx-request" in request.headers:

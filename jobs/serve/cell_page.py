@@ -29,6 +29,7 @@ from neurofleet.jobs.serve.access import Role
 from neurofleet.jobs.serve.api import folder_of_cell
 from neurofleet.jobs.serve.app import render, server_of, visitor_of
 from neurofleet.jobs.serve.morphology_picture import morphology_picture
+from neurofleet.jobs.serve.root_reader import without_keys
 
 EXPORT_S = 300.0
 REASONS = 20
@@ -125,7 +126,7 @@ def _refuse_inputs(request: Request, folder: str, run: str, cell: str) -> None:
     if outside:
         raise UsageError(
             f"The model is written from the job's inputs, and {outside[0]} is not below {catalogue.place.root}, which "
-            f"alone is served. In a terminal: neurofleet export {folder} --cell {cell} --to FORMAT."
+            f"alone is served. In a terminal: neurofleet export {without_keys(folder)} --cell {cell} --to FORMAT."
         )
 
 

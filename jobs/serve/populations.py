@@ -121,7 +121,7 @@ def _table(request: Request, source: str) -> PointTable:
     key = (source, catalogue.place.root, *((each.run, catalogue.row(each.run).changed) for each in runs))
     with _reading:
         if key not in _kept:
-            table = point_table(catalogue.place, runs, points)  # type: ignore[arg-type]
+            table = point_table(catalogue.place.uri, runs, points)  # type: ignore[arg-type]
             while len(_kept) >= KEPT:
                 del _kept[next(iter(_kept))]
             _kept[key] = table

@@ -1,6 +1,7 @@
 """The files below the folder that is served: never outside of it, and read again only when they have changed."""
 
 import os
+import re
 import stat
 import time
 from dataclasses import dataclass
@@ -25,6 +26,11 @@ Signature = tuple[int, int, int]
 """Time of the last change in ns, size, inode."""
 
 
+def without_keys(uri: str) -> str:
+    """Return a URI without the keys and options that may stand in it; a path as it is."""
+    return re.sub(r"(?<=://)[^/@]*@", "", uri).partition("?")[0] if "://" in uri else uri
+
+
 class OutsideRoot(UsageError):
     """A link leads out of the folder that is served."""
 
@@ -45,10 +51,18 @@ class RootReader(FolderReader):
     ----------
     root : str or Path
         A path, or its `pyarrow.fs` URI.
+
+    Attributes
+    ----------
+    root : str
+        As it is shown, without keys.
+    uri : str
+        As it was given.
     """
 
     def __init__(self, root: str | Path) -> None:
         super().__init__(root)
+        self.uri, self.root = self.root, without_keys(self.root)  # the latter is for pages and messages
         self._real_root = os.path.realpath(self.path("")) if self._local else ""
         self._listings: dict[str, _Kept] = {}
         self._texts: dict[str, _Kept] = {}
@@ -61,7 +75,10 @@ class RootReader(FolderReader):
 
     def folder(self, run: str) -> str:
         """Return where a run's folder is, a path or a URI."""
-        return self.path(run) if self._local else self.full_name(run).rstrip("/")
+        if self._local:
+            return self.path(run)
+        place, mark, options = self.uri.partition("?")  # such as the address of a server of one's own
+        return f"{place.rstrip('/')}/{run}".rstrip("/") + mark + options
 
     def refuse_outside(self, name: str) -> None:
         """Raise `OutsideRoot` where a file or folder is, behind its links, not below the root."""

@@ -16,6 +16,7 @@ from neurofleet.jobs.learners.learner_folder import learner_job_state
 from neurofleet.jobs.results.runs_found import EVENTS, FIT, MODEL, PROVENANCE, FoundRun
 from neurofleet.jobs.run_log import LEVELS, read_log
 from neurofleet.jobs.serve.app import render, server_of
+from neurofleet.jobs.serve.root_reader import without_keys
 from neurofleet.jobs.status import engines_in_words, resources_in_words
 from neurofleet.jobs.studies.findings import Findings
 
@@ -47,7 +48,7 @@ def run_page(request: Request, run: str, q: Text = "", page: PageNumber = 1) -> 
         return render(request, "_run.html.j2", **context)
     files = found.files
     context |= {
-        "folder": folder,
+        "folder": without_keys(folder),
         "job": server.catalogue.place.text(found.prefix + "job.yaml") or "",
         "provenance": _provenance(server.catalogue.place.text(found.prefix + PROVENANCE)),
         "events": _events(folder) if EVENTS in files else [],

@@ -26,6 +26,7 @@ from neurofleet.jobs.serve.root_reader import OutsideRoot
 from neurofleet.jobs.serve.serve_command import serve_command
 from tests.jobs.made_root import write_root
 from tests.jobs.made_run import ACTIVE, made_job, write_run
+from tests.s3_server import KEY, SECRET, s3_server
 
 OLD_RUNS = Path(__file__).parents[1] / "old_runs"
 PASSWORD = "correct horse battery"
@@ -509,3 +510,16 @@ def test_the_interface_is_described_in_a_bundle_of_schemas(cells):
     described = cells.get("/api/openapi.json").json()
     assert "/api/models/{cell}/{run}" in described["paths"]
     assert "/sign-in" not in described["paths"]
+
+
+def test_runs_in_an_object_store_are_served_without_its_keys():
+    with s3_server() as store:
+        write_run(store.uri("runs/one"), job_folder=Path("gone"))
+        browser = signed_in(store.uri("runs"))
+        pages = [
+            browser.get(path)
+            for path in ("/", "/runs/one", "/cell/a/one", "/runs/two", "/log/one", "/export/hoc/a/one")
+        ]
+        assert [page.status_code for page in pages] == [200, 200, 200, 404, 400, 400]
+        assert not any(SECRET in page.text or KEY in page.text for page in pages)
+        assert browser.get("/api/models/a/one").json()["totals"]
