@@ -85,8 +85,18 @@ class PointTable:
         return tests.sort_values(["p_adjusted", "cliffs_delta"], ascending=[True, False])
 
 
-def point_table(root: str, runs: Collection[FoundRun], points: Points) -> PointTable:
+def point_table(
+    root: str, runs: Collection[FoundRun], points: Points, analyses: Collection[FoundRun] = ()
+) -> PointTable:
     """Return the points of some runs below a folder or URI.
+
+    Parameters
+    ----------
+    root : str
+    runs : collection of FoundRun
+    points : {"cells", "models", "embeddings"}
+    analyses : collection of FoundRun
+        Jobs of kind ``analyse``: of each of their groupings, fitted cells get a column ``class.GROUPING``.
 
     Raises
     ------
@@ -102,12 +112,32 @@ def point_table(root: str, runs: Collection[FoundRun], points: Points) -> PointT
     if rows.empty:
         raise UsageError(f"There is nothing yet in table {view} of {', '.join(run.run for run in runs)}.")
     rows = rows.dropna(axis=1, how="all")
+    if points != "embeddings":
+        rows = _with_classes(rows, root, analyses)
+        recipes = {run.run: str(run.job.get("recipe", "")) for run in runs}
+        if len(set(recipes.values())) > 1 and "run" in rows.columns:
+            rows["recipe"] = rows["run"].map(recipes)
     if len(runs) == 1:
         rows = rows.drop(columns="run", errors="ignore")
     maps = [STORED] if {"umap_0", "umap_1"} <= set(rows.columns) else []
     kinds = (COLUMNS,) if points == "embeddings" else (PARAMETERS, SCORES)
     maps += [kind for kind in kinds if len(_columns_of(rows, kind)) >= 2]
     return PointTable(rows, tuple(maps))
+
+
+def _with_classes(rows: pd.DataFrame, root: str, analyses: Collection[FoundRun]) -> pd.DataFrame:
+    """Return the rows with the classes that analyses give to their cells."""
+    found = [run for run in analyses if "classes.parquet" in run.files]
+    if not found:
+        return rows
+    tables = AllRuns(root, FoundRuns(sorted(found, key=lambda run: run.folder), []))
+    classes = tables.table("select grouping, cell, class from analyse_classes where class <> ''").to_pandas()
+    for grouping, group in classes.groupby("grouping"):
+        of_cell = group.drop_duplicates("cell").set_index("cell")["class"]
+        column = rows["cell"].map(of_cell)
+        if column.notna().any():
+            rows[f"class.{grouping}"] = column
+    return rows
 
 
 def sources(runs: Iterable[FoundRun]) -> list[tuple[Points, FoundRun]]:

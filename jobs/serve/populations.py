@@ -62,7 +62,7 @@ def populations(request: Request, source: Source = "") -> HTMLResponse:
         number=len(table) if table else 0,
         maps=table.maps if table else (),
         colours=colours,
-        colour=next((name for name in ("class", "label", "run", "cell", "seed") if name in told), ""),
+        colour=next((name for name in [*_classes(told), "label", "run", "cell", "seed"] if name in told), ""),
     )
 
 
@@ -96,6 +96,10 @@ def compared(request: Request, groups: Groups) -> list[dict[str, Any]]:
     return finite(tests.head(SHOWN_TESTS).to_dict("records"))
 
 
+def _classes(columns: list[str]) -> list[str]:
+    return [name for name in columns if name == "class" or name.startswith("class.")]
+
+
 def _sources(request: Request) -> dict[str, str]:
     """Return what can be shown: name -> words."""
     catalogue = server_of(request).catalogue
@@ -121,7 +125,8 @@ def _table(request: Request, source: str) -> PointTable:
     key = (source, catalogue.place.root, *((each.run, catalogue.row(each.run).changed) for each in runs))
     with _reading:
         if key not in _kept:
-            table = point_table(catalogue.place.uri, runs, points)  # type: ignore[arg-type]
+            every = [catalogue.found(row.run) for row in catalogue.rows() if row.kind == "analyse" and not row.fault]
+            table = point_table(catalogue.place.uri, runs, points, every)  # type: ignore[arg-type]
             while len(_kept) >= KEPT:
                 del _kept[next(iter(_kept))]
             _kept[key] = table

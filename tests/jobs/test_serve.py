@@ -484,6 +484,8 @@ def test_cells_of_all_fits_are_points_that_can_be_compared(browser):
     assert 'value="cells:fits/first"' in sources
     found = browser.get("/api/population", params={"source": "cells:fits/first", "map": "parameters"}).json()
     assert sorted(found["names"]) == ["a", "b"]
+    asked = {"source": "models:fits/first", "map": "parameters", "colour": "class.broad"}
+    assert browser.get("/api/population", params=asked).json()["colour"]["levels"] == ["Pvalb", "Sst"]
     every = browser.get("/api/population", params={"source": "models:fits/first", "map": "e-features"}).json()
     assert len(every["x"]) == 12
     assert browser.get("/api/population", params={"source": "cells:fits/none", "map": "parameters"}).status_code == 404
