@@ -17,6 +17,7 @@ from neurofleet.jobs.fit.stage_search import Limits
 from neurofleet.jobs.run_log import fit_logger
 from neurofleet.neurosim.cells.fit_model import FitModel, recording_name
 from neurofleet.neurosim.cells.morphology_readers import read_reconstruction
+from neurofleet.neurosim.cells.user_model import UserModel
 from neurofleet.neurosim.features.step_protocols import StepProtocol
 from neurofleet.neurosim.features.training_targets import firing_rates
 
@@ -51,7 +52,9 @@ class HallOfFameTraces:
         self._outcomes: dict[int, Outcome] = {}
 
     def tasks(self) -> list[EvaluationTask]:
-        """Return a task a model; `take` wants the outcome of each."""
+        """Return a task a model; `take` wants the outcome of each. None where the models are not NEURON's."""
+        if not isinstance(self._model, FitModel | UserModel):
+            return []
         engine = traces_spec(self._subject.id, self._model, self._limits.max_steps)
         columns = [list(self._models.parameter_names).index(name) for name in self._problem.names]
         about = {"cell": self._subject.id, "stage": STAGE}
