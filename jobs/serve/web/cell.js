@@ -82,14 +82,13 @@ function parameters(container, found, state) {
 const symlog = (z) => Math.sign(z) * Math.log10(1 + Math.abs(z));
 
 function scores(container, found, state) {
-  const signed = new Map();
-  for (const each of found.features) {
-    if (each.rank !== null && each.value !== null && each.std) signed.set(`${each.rank} ${each.objective}`, (each.value - each.mean) / each.std);
-  }
+  // a score is the mean distance of all values, such as those of each spike; the sign is that of their mean
+  const below = new Set(found.features.filter((each) => each.value !== null && each.value < each.mean).map((each) => `${each.rank} ${each.objective}`));
+  const signed = (model, i) => (below.has(`${model + 1} ${found.objectives[i]}`) ? -1 : 1) * (found.scores[model][i] ?? 250);
   const rows = found.objectives.map((name, i) => ({
     label: name.replace(".soma.", " "),
     title: name,
-    values: found.scores.map((scores, model) => symlog(Math.max(-250, Math.min(250, signed.get(`${model + 1} ${name}`) ?? scores[i] ?? 250)))),
+    values: found.scores.map((_, model) => symlog(signed(model, i))),
   }));
   const ticks = [-100, -10, -3, -1, 0, 1, 3, 10, 100].map((z) => [symlog(z), String(z)]);
   const axis = { low: symlog(-250), high: symlog(250), ticks: container.clientWidth < 500 ? ticks.filter((_, i) => i % 2 === 0) : ticks, lines: [0, symlog(1), symlog(-1)] };
