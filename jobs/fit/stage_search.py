@@ -14,7 +14,7 @@ from neurofleet.cluster.store.schemas import Evaluations, HallOfFameRows
 from neurofleet.errors import ClusterError, JobError
 from neurofleet.jobs.fit.campaign_state import FINAL, EngineChoice
 from neurofleet.jobs.fit.engines import engine_spec, scores_of, task_deadline_s, vector_spec
-from neurofleet.jobs.fit.fit_problem import Problem, StagePlan, finalists
+from neurofleet.jobs.fit.fit_problem import Problem, StagePlan
 from neurofleet.jobs.run_log import fit_logger
 from neurofleet.neurosim.cells.fit_model import MAX_SCORE, FitModel
 from neurofleet.neurosim.evolution import HallOfFame, ParameterSpace, make_strategy, total_scores
@@ -198,7 +198,7 @@ class StageSearch(abc.ABC):
         self._current: Generation | None = None
         self._scored_again = False
         self._mark, self._marked_at = np.inf, 0
-        again = self._finalists() if self._final_engine else 0
+        again = stage.finalists if self._final_engine else 0
         planned = stage.search.planned_evaluations + again
         self.state = SearchState(cell, stage.name, seed, planned, again, choice=stage.choice)
 
@@ -217,7 +217,7 @@ class StageSearch(abc.ABC):
             return self._search_tasks()
         assert self._final_engine is not None
         self.state.phase = "finalists"
-        finalists = self._ask_tell.candidates(self._finalists())
+        finalists = self._ask_tell.candidates(self.stage.finalists)
         return self._begin(Generation(0, self.stage.name + FINAL, self._final_engine, finalists))
 
     def take(self, individual: int, outcome: Outcome) -> list[EvaluationTask]:
@@ -399,9 +399,6 @@ class StageSearch(abc.ABC):
         )
 
     # -- inside
-
-    def _finalists(self) -> int:
-        return finalists(self._hall_of_fame.size, self._ask_tell.planned_evaluations)
 
     def _learn_finalists(self, rows: Evaluations) -> None:
         self._hall_of_fame.update(rows.parameters, rows.scores, 0)

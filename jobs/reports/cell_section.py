@@ -7,7 +7,6 @@ from neurofleet.jobs.reports.firing_rate_figure import rates_figure
 from neurofleet.jobs.reports.fit_contents import CellContents, StageContents, shown_traces
 from neurofleet.jobs.reports.model_figures import (
     bounds_sentences,
-    feature_unit,
     listed,
     parameters_figure,
     rescored_figure,
@@ -19,6 +18,7 @@ from neurofleet.jobs.reports.model_figures import (
 )
 from neurofleet.jobs.reports.search_figures import outcomes_figure, search_figure
 from neurofleet.jobs.reports.tables import table_of_recording
+from neurofleet.jobs.reports.units import feature_unit
 from neurofleet.jobs.results.parameters_at_bounds import on_bounds
 from neurofleet.jobs.results.run_summary import CellSummary, evaluations, generations, short
 from neurofleet.jobs.results.run_tables import RunTables
@@ -136,14 +136,14 @@ def _stage(contents: CellContents, stage: StageContents) -> list[str]:
         spikes = any(trace.spikes for group in groups for trace in group)
         caption = _traces_caption(contents, name) + (SPIKES_CAPTION if spikes else "")
         parts.append(html.figure(traces_figure(groups), caption))
-    caption = "Score of each objective; the dashed line is 1 standard deviation."
+    caption = "Score of each objective: its distance from the target in standard deviations (SD); dashed: 1 SD."
     parts.append(html.figure(scores_figure(stage.scores, _titles(stage)), caption))
     parts.append(html.details("The same in numbers", _scores_table(stage)))
     return parts
 
 
 def _traces_caption(contents: CellContents, stage: str) -> str:
-    fitted = f"Membrane potential at the soma. Orange: the best model of stage {stage}"
+    fitted = f"Voltage at the soma, and below it the current injected. Orange: the best model of stage {stage}"
     recording = contents.recording
     if recording is None:
         return f"{fitted}. There are no recorded traces of this cell to lay under it."
@@ -184,7 +184,13 @@ def _rates(contents: CellContents) -> list[str]:
         parts.append(html.paragraph(f"Not all steps could be simulated: {contents.rates.fault}.", "note"))
     if contents.rates.rates:
         caption = "Spikes during the step, divided by its duration."
-        if contents.recording is None:
+        if contents.published_rates:
+            features = listed(list(dict.fromkeys(rate.feature for rate in contents.published_rates)))
+            caption += (
+                f" Published: mean and standard deviation of {features}; mean_frequency divides by the time of the last"
+                " spike, not by the duration, and Spikecount is divided by it here."
+            )
+        elif contents.recording is None:
             caption += " There is no recording to compare with; the steps are those of the published protocols."
         parts.append(html.figure(rates_figure(contents), caption))
     return parts
@@ -219,11 +225,17 @@ def _parameters(contents: CellContents) -> list[str]:
         "conductances and calcium parameters on a log axis, which begins at a ten-thousandth of the upper "
         "bound where the lower is below that. Red names: at least half of the models sit on a bound."
     )
+    known = {name: value for name, value in contents.known.items() if name in contents.bounds}
+    if known:
+        caption += " The cell was simulated: the bars are the parameters that it was simulated with."
+        outside = [n for n, value in known.items() if not contents.bounds[n][0] <= value <= contents.bounds[n][1]]
+        if outside:
+            caption += f" Outside of the bounds, and at their edge here: {listed(outside)}."
     hits = on_bounds(models, contents.bounds)
     return [
         html.heading(3, title),
         *map(html.paragraph, bounds_sentences(hits, contents.bounds, contents.full_bounds)),
-        html.figure(parameters_figure(models, contents.bounds), caption),
+        html.figure(parameters_figure(models, contents.bounds, known), caption),
     ]
 
 

@@ -133,6 +133,16 @@ def grid(axes: "Axes", which: Literal["x", "y"]) -> None:
     axes.set_axisbelow(True)
 
 
+def colour_bar(figure: "Figure", mesh: Any, axes: "Axes", label: str, **options: Any) -> "Axes":
+    """Add the scale of a map, drawn in lines: the page shows no embedded images; return its axes."""
+    bar = figure.colorbar(mesh, ax=axes, label=label, **options)
+    if bar.solids is not None:
+        bar.solids.set_rasterized(False)
+        bar.solids.set_edgecolor("face")  # else the ground shines through between its shades
+    bar.outline.set_visible(False)
+    return bar.ax
+
+
 def seed_colours(seeds: Sequence[int]) -> dict[int, str]:
     """Return a colour for each seed."""
     return {seed: SEEDS[i % len(SEEDS)] for i, seed in enumerate(sorted(set(seeds)))}

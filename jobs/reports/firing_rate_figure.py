@@ -18,8 +18,20 @@ def rates_figure(contents: CellContents) -> str:
         curves[rate.individual].append((rate.amplitude_nA * 1000, rate.rate_Hz))
 
     def draw(figure: "Figure") -> None:
-        axes, legend_space = figure.subplots(1, 2, width_ratios=[2, 1])
-        legend_space.set_axis_off()
+        axes = figure.subplots()
+        if published := contents.published_rates:
+            axes.errorbar(
+                [1000 * rate.amplitude_nA for rate in published],
+                [rate.mean_Hz for rate in published],
+                [rate.std_Hz for rate in published],
+                fmt="o",
+                markersize=5,
+                zorder=3,
+                capsize=3,
+                color=INK,
+                markerfacecolor="none",
+                label="published",
+            )
         if recorded := contents.recorded_rates:
             amplitudes = [rate.amplitude_nA * 1000 for rate in recorded]
             axes.plot(
@@ -47,6 +59,6 @@ def rates_figure(contents: CellContents) -> str:
         axes.set_ylabel("firing rate (spikes/s)")
         axes.set_ylim(bottom=0)
         grid(axes, "y")
-        axes.legend(loc="upper left")
+        figure.legend(loc="outside right upper")
 
     return picture(2.6, draw, "firing rate over step amplitude")

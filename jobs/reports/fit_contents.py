@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +19,19 @@ from neurofleet.jobs.reports.simulation import Request, Simulation, simulate
 from neurofleet.jobs.results.parameters_at_bounds import Bounds
 from neurofleet.jobs.results.run_summary import CellSummary, StageSummary
 from neurofleet.jobs.results.run_tables import RunTables
+from neurofleet.neurosim.cells.demo_cell import known_parameters
 from neurofleet.neurosim.cells.fit_model import recording_name
-from neurofleet.neurosim.features.step_protocols import StepProtocol, group_sweeps
-from neurofleet.neurosim.features.training_targets import FiringRate, firing_rates
+from neurofleet.neurosim.features.step_protocols import StepProtocol, TargetSet, group_sweeps
+from neurofleet.neurosim.features.training_targets import SPIKES_IN_STEP, FiringRate, firing_rates
 from neurofleet.neurosim.recordings.recorded_spikes import SPIKE_THRESHOLD_MV
 from neurofleet.neurosim.recordings.recording import Recording
 
+MEAN_FREQUENCY = "mean_frequency"
 SHOWN_MODELS = 10  # of an unfinished search, in place of the hall of fame
 RATE_MODELS, RATE_STEPS = 3, 10
+"""Models of the f-I curve, and steps of those beside the best, which is simulated at all steps that were recorded."""
+
+MOST_RATE_STEPS = 40
 
 
 @dataclass
@@ -67,8 +72,12 @@ class CellContents:
     missing : str
         Why the inputs could not be read again.
     recorded_rates : list of FiringRate
+    published_rates : list of PublishedRate
+        Where the targets are published and nothing was recorded.
     rates : Simulation or None
         Spikes of the best models at the recorded steps.
+    known : mapping
+        The parameters of a simulated cell, full name -> value; empty for others.
     """
 
     summary: CellSummary
@@ -79,7 +88,9 @@ class CellContents:
     subject: "Subject | None" = None
     missing: str = ""
     recorded_rates: "list[FiringRate]" = field(default_factory=list)
+    published_rates: "list[PublishedRate]" = field(default_factory=list)
     rates: Simulation | None = None
+    known: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def recording(self) -> "Recording | None":
@@ -102,7 +113,9 @@ def gather(tables: RunTables, summary: CellSummary, pool: Executor) -> CellConte
     contents.subject, contents.missing = _subject(tables, summary.cell)
     if contents.subject is not None and stages:
         _set_problems(contents, winners, tables.parameters)
-        _simulate(contents, tables.spec.max_steps, pool)
+        _simulate(contents, tables.spec.max_steps, pool, tables.spec.quick)
+    if contents.recording is not None:
+        contents.known = known_parameters(contents.recording.path)
     return contents
 
 
@@ -195,39 +208,74 @@ def _box(problem: "Problem") -> Bounds:
     return dict(zip(problem.names, zip(problem.lower, problem.upper, strict=True), strict=True))
 
 
-def _simulate(contents: CellContents, max_steps: int | None, pool: Executor) -> None:
+def _simulate(contents: CellContents, max_steps: int | None, pool: Executor, quick: bool) -> None:
     under_way = []
     for stage in contents.stages:
         if (problem := stage.problem) is not None:
             best = tuple(stage.parameters[name] for name in problem.names)
             request = Request(problem.final_model or problem.model, (best,), max_steps=max_steps)
             under_way.append((stage, pool.submit(simulate, request)))
-    rates = _rates_request(contents, max_steps)
-    if rates is not None:
-        contents.rates = pool.submit(simulate, rates).result()
+    curves = [pool.submit(simulate, request) for request in _rates_requests(contents, max_steps, quick)]
+    if curves:
+        of_best, *of_others = (curve.result() for curve in curves)
+        rates = [replace(rate, individual=rate.individual + 1) for other in of_others for rate in other.rates]
+        fault = of_best.fault or next((other.fault for other in of_others), "")
+        contents.rates = Simulation(rates=of_best.rates + rates, fault=fault)
     for stage, future in under_way:
         stage.simulation = future.result()
 
 
-def _rates_request(contents: CellContents, max_steps: int | None) -> Request | None:
-    """Ask for the spikes of the best models at the recorded steps, once the stage that spikes has begun."""
+def _rates_requests(contents: CellContents, max_steps: int | None, quick: bool) -> list[Request]:
+    """Ask for the spikes of the best models at the recorded steps, once the stage that spikes has begun.
+
+    The first request is of the best model alone; a quick run has no other.
+    """
     assert contents.subject is not None
     problem, models = contents.stages[-1].problem, contents.models
     recording = contents.recording
     if problem is None or models is None or len(contents.stages) < len(contents.subject.stages):
-        return None
+        return []
     if recording is not None:
         contents.recorded_rates = [rate for rate in firing_rates(recording) if rate.amplitude_nA > 0]
         protocols = [protocol for protocol, _ in group_sweeps(recording)]
     else:
         targets = getattr(problem.model, "targets", None)  # a user's own evaluator does not tell its steps
         protocols = list(targets.protocols.values()) if targets else []
-    steps = spread([protocol for protocol in protocols if protocol.amplitude_nA > 0], RATE_STEPS)
-    if not steps:
-        return None
+        contents.published_rates = published_rates(targets) if targets else []
+    protocols = [protocol for protocol in protocols if protocol.amplitude_nA > 0]
+    if not protocols:
+        return []
     columns = [list(models.parameter_names).index(name) for name in problem.names]
-    best = tuple(tuple(row) for row in models.parameters[:RATE_MODELS, columns].tolist())
-    return Request(problem.final_model or problem.model, best, tuple(steps), max_steps)
+    best, *others = (tuple(row) for row in models.parameters[:RATE_MODELS, columns].tolist())
+    model, few = problem.final_model or problem.model, spread(protocols, RATE_STEPS)
+    all_steps = few if quick else spread(protocols, MOST_RATE_STEPS)
+    requests = [Request(model, (best,), tuple(all_steps), max_steps)]
+    if others and not quick:
+        requests.append(Request(model, tuple(others), tuple(few), max_steps))
+    return requests
+
+
+@dataclass(frozen=True)
+class PublishedRate:
+    """Spikes per second at a step as published targets tell them: mean and standard deviation of an e-feature."""
+
+    amplitude_nA: float
+    mean_Hz: float
+    std_Hz: float
+    feature: str
+
+
+def published_rates(targets: TargetSet) -> list[PublishedRate]:
+    """Return the firing rates that targets tell at steps that depolarise, weakest step first."""
+    rates = []
+    for step in sorted(targets.protocols.values(), key=lambda step: step.amplitude_nA):
+        of_step = {target.feature: target for target in targets.targets if target.protocol == step.name}
+        seconds = {SPIKES_IN_STEP: (step.stop_ms - step.start_ms) / 1000.0, MEAN_FREQUENCY: 1.0}
+        for feature, per_s in seconds.items():
+            if step.amplitude_nA > 0 and (target := of_step.get(feature)) is not None:
+                rates.append(PublishedRate(step.amplitude_nA, target.mean / per_s, target.std / per_s, feature))
+                break
+    return rates
 
 
 def spread(steps: "Sequence[StepProtocol]", most: int) -> "list[StepProtocol]":
@@ -244,7 +292,7 @@ SPIKING_STEPS, SILENT_STEPS, REPEATS = 4, 5, 2
 BEFORE, AFTER = 0.15, 0.35  # of the step's length, shown around it
 
 Trace = tuple[np.ndarray, np.ndarray]
-"""Time in ms and voltage in mV, (n,) arrays."""
+"""Time in ms and voltage in mV (or current in pA), (n,) arrays."""
 
 
 @dataclass(frozen=True)
@@ -261,6 +309,8 @@ class ShownTrace:
         Repeats; empty where nothing was recorded.
     window_ms : tuple of float
         The step and a little around it.
+    current : Trace or None
+        What is injected, in pA, holding current included; None where it is not known.
     spike_mV : float
         Voltage that a spike rises above.
     """
@@ -270,6 +320,7 @@ class ShownTrace:
     model: Trace
     recorded: tuple[Trace, ...]
     window_ms: tuple[float, float]
+    current: Trace | None = None
     spike_mV: float = SPIKE_THRESHOLD_MV
 
     @property
@@ -324,7 +375,15 @@ def _of_step(contents: CellContents, stage: StageContents, step: "StepProtocol")
         min(step.duration_ms, step.stop_ms + AFTER * length),
     )
     threshold_mV = contents.recording.spike_threshold_mV if contents.recording else SPIKE_THRESHOLD_MV
-    return ShownTrace(step.name, step.amplitude_nA * 1000, trace, recorded, window, threshold_mV)
+    current = injected_pA(step, window)
+    return ShownTrace(step.name, step.amplitude_nA * 1000, trace, recorded, window, current, threshold_mV)
+
+
+def injected_pA(step: "StepProtocol", window_ms: tuple[float, float]) -> Trace:
+    """Return the current that a model is given: the step on top of the holding current."""
+    holding, top = 1000 * step.holding_nA, 1000 * (step.holding_nA + step.amplitude_nA)
+    times_ms = [window_ms[0], step.start_ms, step.start_ms, step.stop_ms, step.stop_ms, window_ms[1]]
+    return np.array(times_ms), np.array([holding, holding, top, top, holding, holding])
 
 
 def _spread(traces: Sequence[ShownTrace]) -> list[ShownTrace]:

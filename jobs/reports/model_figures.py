@@ -21,34 +21,13 @@ from neurofleet.jobs.reports.drawing import (
     thinned,
 )
 from neurofleet.jobs.reports.fit_contents import ShownTrace, Trace, first_peak_ms
-from neurofleet.jobs.results.parameters_at_bounds import LOWER, NEAR, Bounds, OnBound, positions
+from neurofleet.jobs.reports.units import parameter_unit
+from neurofleet.jobs.results.parameters_at_bounds import LOWER, NEAR, Bounds, OnBound, known_positions, positions
 from neurofleet.neurosim.cells.fit_model import MAX_SCORE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-_UNITS = {"cm": "µF/cm²", "Ra": "Ω cm", "e_pas": "mV", "decay": "ms"}
-_CONDUCTANCES = ("gbar", "g_pas")
-
-
-def parameter_unit(name: str) -> str:
-    """Return the unit of a parameter of ours (`gbar_NaTa_t.axon`), nothing where none is known."""
-    base = name.split(".")[0]
-    if base.startswith(_CONDUCTANCES):
-        return "S/cm²"
-    return _UNITS.get(base) or _UNITS.get(base.split("_")[0], "")
-
-
-def feature_unit(feature: str) -> str:
-    """Return the unit of an e-feature, nothing where it has none."""
-    from efel.units import get_unit
-
-    try:
-        unit = get_unit(feature)
-    except KeyError:
-        return ""
-    return "" if unit == "constant" else unit
 
 
 def split_objective(objective: str) -> tuple[str, str]:
@@ -113,28 +92,41 @@ def listed(words: Sequence[str]) -> str:
 
 
 BEFORE_PEAK_MS, AFTER_PEAK_MS = 4.0, 16.0
+CURRENT_PART = 0.28
+"""Height of the stimulus, of that of the voltage above it."""
+
 RECORDED: dict[str, Any] = {"color": INK, "linewidth": 1.8, "alpha": 0.5}
 FITTED: dict[str, Any] = {"color": MODEL, "linewidth": 0.9}
 
 
 def traces_figure(groups: Sequence[Sequence[ShownTrace]]) -> str:
-    """Draw a panel for each group of traces; where some spike, the first spikes beside them."""
+    """Draw a panel for each group of traces, its stimulus below; where some spike, the first spikes beside them."""
     spiking = any(trace.spikes for group in groups for trace in group)
+    with_current = all(trace.current is not None for group in groups for trace in group)
+    heights = [1.0, CURRENT_PART] if with_current else [1.0]
 
     def draw(figure: "Figure") -> None:
         ratios = [3.2, 1] if spiking else [1]
-        panels = figure.subplots(len(groups), len(ratios), squeeze=False, width_ratios=ratios)
-        for group, axes in zip(groups, panels, strict=True):
-            _draw_group(axes[0], group)
+        rows = len(heights)
+        panels = figure.subplots(
+            rows * len(groups), len(ratios), squeeze=False, width_ratios=ratios, height_ratios=heights * len(groups)
+        )
+        for n, group in enumerate(groups):
+            top, bottom = panels[rows * n], panels[rows * (n + 1) - 1]
+            _draw_group(top[0], group)
+            if with_current:
+                _draw_stimulus(bottom[0], group)
+                top[0].sharex(bottom[0])
+                top[0].tick_params(labelbottom=False)
             if spiking:
-                _draw_first_spike(axes[1], group[0])
+                if with_current:
+                    bottom[1].set_axis_off()
+                _draw_first_spike(top[1], group[0])
         panels[-1, 0].set_xlabel("time (ms)")
-        if spiking:
-            panels[-1, 1].set_xlabel("time from the peak (ms)")
         figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower left", ncols=2)
 
-    height = 1.4 * len(groups) + 0.6 if len(groups) > 1 else 3.0
-    return picture(height, draw, "recorded and fitted voltage")
+    each = (1.75 if with_current else 1.4) if len(groups) > 1 else 3.4
+    return picture(each * len(groups) + 0.6, draw, "recorded and fitted voltage, and the current injected")
 
 
 def _draw_group(axes: "Axes", group: Sequence[ShownTrace]) -> None:
@@ -146,8 +138,18 @@ def _draw_group(axes: "Axes", group: Sequence[ShownTrace]) -> None:
         axes.plot(*_cut(shown.model, shown.window_ms), label="best model" if i == 0 else None, **FITTED)
     grid(axes, "y")
     axes.set_xlim(*group[0].window_ms)
-    axes.set_ylabel("mV")
+    axes.set_ylabel("voltage (mV)")
     axes.set_title(_title(group))
+
+
+def _draw_stimulus(axes: "Axes", group: Sequence[ShownTrace]) -> None:
+    for shown in group:
+        assert shown.current is not None
+        axes.plot(*shown.current, color=INK, linewidth=0.9)
+    axes.margins(y=0.25)
+    axes.set_ylabel("current\n(pA)")
+    grid(axes, "y")
+    axes.locator_params(axis="y", nbins=3)
 
 
 def _title(group: Sequence[ShownTrace]) -> str:
@@ -170,6 +172,8 @@ def _draw_first_spike(axes: "Axes", shown: ShownTrace) -> None:
     grid(axes, "y")
     axes.set_xlim(-BEFORE_PEAK_MS, AFTER_PEAK_MS)
     axes.set_title("first spike")
+    axes.set_ylabel("voltage (mV)")
+    axes.set_xlabel("time from the peak (ms)")
 
 
 def _cut(trace: Trace, window_ms: tuple[float, float]) -> Trace:
@@ -212,7 +216,7 @@ def scores_figure(scores: Mapping[str, float], titles: Mapping[str, str]) -> str
             axes.set_title(titles.get(protocol, protocol))
         for axes in panels.flat[max(0, len(protocols) - n_columns) : len(protocols)]:
             axes.tick_params(labelbottom=True)
-            axes.set_xlabel("std from target")
+            axes.set_xlabel("score (SD)")
 
     return picture(n_rows * (0.17 * len(features) + 0.65) + 0.2, draw, "scores by objective")
 
@@ -318,7 +322,7 @@ def _draw_totals(axes: "Axes", models: HallOfFameRows) -> None:
     axes.set_xlim(limits)
     axes.set_ylim(limits)
     axes.set_box_aspect(1)
-    axes.set_title("total")
+    axes.set_title("total score (SD)")
     axes.set_xlabel("as the search scored it")
     axes.set_ylabel("scored again by NEURON")
     grid(axes, "x")
@@ -330,22 +334,39 @@ def _draw_changes(axes: "Axes", shown: list[Change]) -> None:
     places = np.arange(len(shown))[::-1]
     for place, change in zip(places, shown, strict=True):
         axes.plot([0, change.largest], [place, place], color=FAINT, linewidth=0.8)
-        axes.plot(change.median, place, color=MODEL, marker="o", markersize=4.5)
-        axes.plot(change.largest, place, color=MODEL, marker="|", markersize=8)
+        first = place == places[0]
+        median: dict[str, Any] = {"marker": "o", "markersize": 4.5, "label": "median of the models" if first else None}
+        largest: dict[str, Any] = {"marker": "|", "markersize": 8, "label": "largest" if first else None}
+        axes.plot(change.median, place, color=MODEL, linestyle="none", **median)
+        axes.plot(change.largest, place, color=MODEL, linestyle="none", **largest)
     axes.set_yticks(places, [" ".join(split_objective(change.objective)) for change in shown])
     axes.tick_params(axis="y", length=0)
     axes.set_xlim(left=0)
     axes.set_ylim(-0.7, max(len(shown) - 0.3, 0.7))
     axes.set_title("objectives that moved most")
-    axes.set_xlabel("difference of the two scores (std): median and largest of all models")
+    axes.set_xlabel("difference of the two scores (SD)")
     grid(axes, "x")
+    axes.legend(loc="lower right")
 
 
-def parameters_figure(models: HallOfFameRows, bounds: Bounds) -> str:
-    """Draw one line a parameter, from its lower to its upper bound, with a mark for each model."""
+KNOWN: dict[str, Any] = {"marker": "|", "markersize": 11, "markeredgewidth": 2, "linestyle": "none", "color": MODEL}
+
+
+def parameters_figure(models: HallOfFameRows, bounds: Bounds, known: Mapping[str, float]) -> str:
+    """Draw one line a parameter, from its lower to its upper bound, with a mark for each model.
+
+    Parameters
+    ----------
+    models : HallOfFameRows
+    bounds : mapping
+        Full parameter name -> (lower, upper).
+    known : mapping
+        The parameters of a simulated cell; those outside of their bounds stand at the edge.
+    """
     names, unit = positions(models, bounds)
     rows = np.arange(len(names))[::-1]
     colours = seed_colours(models.seeds.tolist())
+    true = [(place, row) for place, row in zip(known_positions(known, names, bounds), rows, strict=True)]
 
     def draw(figure: "Figure") -> None:
         axes = figure.subplots()
@@ -374,8 +395,10 @@ def parameters_figure(models: HallOfFameRows, bounds: Bounds) -> str:
             color=INK,
             label="best model",
         )
+        if known:
+            axes.plot(*zip(*true, strict=True), label="known value", **KNOWN)
         _label(axes, names, rows, unit, bounds)
-        figure.legend(loc="outside upper center", ncols=len(colours) + 1)
+        figure.legend(loc="outside upper center", ncols=len(colours) + 2)
 
     return picture(0.19 * len(names) + 0.8, draw, "parameter values inside their bounds")
 

@@ -28,7 +28,7 @@ class ReportTable:
     no_wrap : collection of int
         Columns whose text is not wrapped in the terminal.
     optional : collection of int
-        Columns that the terminal leaves out where they are empty.
+        Columns that are left out where they are empty.
     grouped : bool
         Whether the terminal leaves the first column blank where it repeats the row above.
     compact : bool
@@ -52,7 +52,7 @@ class ReportTable:
             box=SIMPLE_HEAD if self.compact else HEAVY_HEAD,
             padding=(0, 1, 0, 0) if self.compact else (0, 1),
         )
-        shown = [i for i in range(len(self.head)) if i not in self.optional or any(row[i] for row in self.rows)]
+        shown = self._shown()
         for i in shown:
             table.add_column(
                 self.head[i],
@@ -67,9 +67,15 @@ class ReportTable:
             last = row[0]
         console.print(table)
 
+    def _shown(self) -> list[int]:
+        return [i for i in range(len(self.head)) if i not in self.optional or any(row[i] for row in self.rows)]
+
     def html(self) -> str:
         """Return it as HTML."""
-        return html.table(self.head, self.rows, self.numbers)
+        shown = self._shown()
+        rows = [[row[i] for i in shown] for row in self.rows]
+        numbers = [place for place, i in enumerate(shown) if i in self.numbers]
+        return html.table([self.head[i] for i in shown], rows, numbers)
 
 
 def table_of_recording(table: RecordingTable) -> ReportTable:

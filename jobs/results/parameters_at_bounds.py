@@ -63,6 +63,16 @@ def positions(rows: HallOfFameRows, bounds: Bounds) -> tuple[tuple[str, ...], np
     return names, space.to_unit(rows.parameters[:, columns])
 
 
+def known_positions(known: Mapping[str, float], names: Sequence[str], bounds: Bounds) -> np.ndarray:
+    """Place known values on the axes of `positions`, shape (P,); NaN where none is known, the edge where outside."""
+    if not known:
+        return np.full(len(names), np.nan)
+    lower, upper = (np.array([bounds[name][side] for name in names], float) for side in (0, 1))
+    values = np.array([known.get(name, np.nan) for name in names])
+    space = ParameterSpace.from_bounds(names, lower, upper)
+    return space.to_unit(np.clip(values, lower, upper)[None])[0]
+
+
 def on_bounds(rows: HallOfFameRows, bounds: Bounds) -> tuple[OnBound, ...]:
     """Return the parameters that sit within 1 % of a bound, those of most models first."""
     names, unit = positions(rows, bounds)

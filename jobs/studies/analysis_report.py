@@ -16,6 +16,7 @@ from neurofleet.jobs.reports.drawing import (
     MODEL,
     SEEDS,
     VERMILION,
+    colour_bar,
     grid,
     legend_label,
     picture,
@@ -494,11 +495,10 @@ def _heat_map(figure: "Figure", axes: "Axes", cells: "pd.DataFrame", pairs: "pd.
     axes.tick_params(length=0)
     axes.set_aspect("equal")
     axes.set_title("pairs of cells")
-    bar = figure.colorbar(mesh, ax=axes, shrink=0.8, ticks=np.linspace(low, high, 5))
-    bar.ax.set_yticklabels([f"{value:.1f}" for value in bar.get_ticks()])
-    if bar.solids is not None:
-        bar.solids.set_rasterized(False)  # the page shows no embedded images
-    bar.outline.set_visible(False)
+    axes.set(xlabel="cells, by class", ylabel="cells, by class")
+    ticks = np.linspace(low, high, 5)
+    bar = colour_bar(figure, mesh, axes, "mean distance between models", shrink=0.8, ticks=ticks)
+    bar.set_yticklabels([f"{value:.1f}" for value in ticks])
 
 
 def _boxes(axes: "Axes", cells: "pd.DataFrame") -> None:
@@ -520,7 +520,7 @@ def _boxes(axes: "Axes", cells: "pd.DataFrame") -> None:
             axes.scatter(
                 place + rng.uniform(-0.22, 0.22, len(of_class)),
                 of_class,
-                s=9,
+                s=14,
                 color=SEEDS[number % len(SEEDS)],
                 alpha=0.75,
                 linewidths=0,
@@ -529,11 +529,12 @@ def _boxes(axes: "Axes", cells: "pd.DataFrame") -> None:
     axes.set_xticks(range(len(PARTS)), list(PARTS.values()))
     axes.set_ylabel("mean distance between models")
     axes.set_title("each cell")
-    axes.legend(loc="upper left")
+    axes.legend(loc="upper left", markerscale=2.0)
     grid(axes, "y")
 
 
 LEVELS = (0.05, 0.01, 0.001)
+WHITE_ABOVE = 0.6
 LOW, MIDDLE, HIGH = BLUE, "#f2f2f0", VERMILION
 
 
@@ -564,21 +565,20 @@ def effects_figure(tests: "pd.DataFrame") -> str:
                 ha="center",
                 va="center",
                 size=7,
-                color="#101214",
+                color="white" if abs(values[row, column]) > WHITE_ABOVE else "#101214",
             )
         axes.set_xticks(np.arange(len(pairs)) + 0.5, pairs, color=INK)
+        axes.set(xlabel="pair of classes", ylabel="parameter")
+        axes.xaxis.set_label_position("top")
         axes.xaxis.tick_top()
         axes.set_yticks(np.arange(len(names)) + 0.5, names)
         axes.invert_yaxis()
         axes.tick_params(length=0)
         for spine in axes.spines.values():
             spine.set_visible(False)
-        bar = figure.colorbar(mesh, ax=axes, shrink=0.4, aspect=14, ticks=[-1, 0, 1], label="Cliff's delta")
-        if bar.solids is not None:
-            bar.solids.set_rasterized(False)  # the page shows no embedded images
-        bar.outline.set_visible(False)
+        colour_bar(figure, mesh, axes, "Cliff's delta", aspect=14, ticks=[-1, 0, 1])
 
-    return picture(0.9 + 0.19 * len(names), draw, "effect sizes of parameters between classes")
+    return picture(1.2 + 0.19 * len(names), draw, "effect sizes of parameters between classes")
 
 
 def effects(tests: "pd.DataFrame") -> "tuple[list[str], pd.DataFrame, pd.DataFrame]":
@@ -626,7 +626,7 @@ def forest_figure(predictions: "pd.DataFrame", importances: "pd.DataFrame") -> s
         left.set_xlabel("predicted")
         left.set_ylabel("true")
         right.barh(top["quantity"], top["importance"], color=MODEL, height=0.65)
-        right.set_xlabel("importance")
+        right.set(xlabel="importance (share of the decrease in Gini impurity)", ylabel="parameter")
         right.tick_params(axis="y", length=0)
 
     return picture(3.6, draw, "test cells by true and predicted class, and importances of parameters")
@@ -716,9 +716,10 @@ def cell_map_figure(
         _points(left, points, classes)
         right.errorbar(gaps["clusters"], gaps["gap"], gaps["gap_sd"], color=FAINT, marker=".")
         chosen = gaps[gaps["chosen"]]
-        right.plot(chosen["clusters"], chosen["gap"], "o", color=MODEL)
-        right.set_xlabel("clusters")
+        right.plot(chosen["clusters"], chosen["gap"], "o", color=MODEL, label="chosen")
+        right.set(xlabel="number of clusters", ylabel="gap statistic (± SD)")
         right.set_title("gap statistic")
+        right.legend(loc="best")
         grid(right, "y")
 
     return picture(4.8, draw, "map of cells with clusters")
@@ -735,7 +736,7 @@ def _points(axes: "Axes", points: "pd.DataFrame", classes: "pd.Series[str]") -> 
     names = sorted(set(classes))
     label = points["cell"].map(classes).fillna("")
     drawn = np.random.default_rng(0).permutation(len(points))
-    for part, size, edge in (("placed", 3.0, 0.0), ("fitted", 26.0, 0.5)):
+    for part, size, edge in (("placed", 9.0, 0.0), ("fitted", 30.0, 0.5)):
         rows = drawn[(points["part"] == part).to_numpy()[drawn]][:MOST_PLACED]
         for number, name in enumerate(["", *names]):
             of_class = rows[(label == name).to_numpy()[rows]]
@@ -752,7 +753,8 @@ def _points(axes: "Axes", points: "pd.DataFrame", classes: "pd.Series[str]") -> 
                 )
     axes.set_xticks([])
     axes.set_yticks([])
+    axes.set(xlabel="UMAP 1", ylabel="UMAP 2")
     for spine in axes.spines.values():
         spine.set_color(FAINT)
     axes.set_aspect("equal", adjustable="datalim")
-    axes.legend(loc="best")
+    axes.figure.legend(*axes.get_legend_handles_labels(), loc="outside upper left", ncols=6)

@@ -15,8 +15,11 @@ from neurofleet.cluster.pool.outcome import Outcome
 from neurofleet.cluster.store.run_store import RunStore
 from neurofleet.errors import InputError, UsageError, did_you_mean
 from neurofleet.jobs.job_file import Name, Positive, PositiveInt, Strict
+from neurofleet.jobs.reports.drawing import thinned
 from neurofleet.jobs.studies.comparison_report import (
     MEASURED,
+    RECORDED,
+    TRACES,
     AxonPlace,
     CellComparison,
     ComparisonFindings,
@@ -121,12 +124,17 @@ MOST_STEPS = 3
 """Steps that are taken from a recording or from published targets."""
 
 
+RecordedTrace = tuple[np.ndarray, np.ndarray]
+"""Time since the step's start (ms) and voltage (mV) of the first repeat, shape (t,)."""
+
+
 @dataclass(frozen=True)
 class Steps:
-    """Steps, weakest first; what was recorded there, by step and e-feature; and warnings."""
+    """Steps, weakest first; what was recorded there, by step and e-feature, and a trace by step; and warnings."""
 
     steps: tuple[StepProtocol, ...]
     recorded: Mapping[tuple[str, str], FeatureTarget] = field(default_factory=dict)
+    traces: Mapping[str, RecordedTrace] = field(default_factory=dict)
     warnings: Sequence[str] = ()
 
 
@@ -143,12 +151,15 @@ class ModelComparison:
         Weakest first.
     recorded : dict of (str, str) to FeatureTarget
         By step and e-feature; without those that the recording does not have.
+    traces : dict of str to RecordedTrace
+        By step; empty where there is no recording.
     """
 
     cell: str
     populations: dict[str, CellModels]
     steps: tuple[StepProtocol, ...]
     recorded: Mapping[tuple[str, str], FeatureTarget]
+    traces: Mapping[str, RecordedTrace] = field(default_factory=dict)
 
 
 class Comparison(Study[CompareSpec, list[ModelComparison]]):
@@ -186,7 +197,7 @@ class Comparison(Study[CompareSpec, list[ModelComparison]]):
             populations = {name: by_type[name][cell] for name in by_type}
             steps = _steps(self.spec, populations)
             notes += [f"{cell}: {warning}" for warning in steps.warnings]
-            comparisons.append(ModelComparison(cell, populations, steps.steps, steps.recorded))
+            comparisons.append(ModelComparison(cell, populations, steps.steps, steps.recorded, steps.traces))
         return comparisons, notes
 
     def measurements(self, inputs: list[ModelComparison]) -> list[Measurement]:
@@ -221,6 +232,7 @@ class Comparison(Study[CompareSpec, list[ModelComparison]]):
             for name in rows:
                 rows[name] += of_cell[name]
         tables = {f"{name}.parquet": rows_table(of_name) for name, of_name in rows.items()}
+        tables[TRACES] = rows_table([row for comparison in inputs for row in trace_rows(comparison)])
         return tables, ComparisonFindings(types=list(self.spec.models), cells=cells)
 
     def plan(self, inputs: list[ModelComparison]) -> Plan:
@@ -298,10 +310,28 @@ def _recorded_steps(source: RecordingSource, features: Sequence[str]) -> Steps:
     for i in chosen:
         extraction.add(*spiking[i], features)
     targets = extraction.target_set()
-    return Steps(tuple(spiking[i][0] for i in chosen), _by_step(targets.targets), targets.warnings)
+    traces = {spiking[i][0].name: _in_step(spiking[i][0], spiking[i][1][0]) for i in chosen}
+    return Steps(tuple(spiking[i][0] for i in chosen), _by_step(targets.targets), traces, targets.warnings)
 
 
-RECORDED = "recorded"
+def _in_step(step: StepProtocol, sweep: Sweep) -> RecordedTrace:
+    time_ms, voltage_mV = step.align(sweep)
+    inside = (time_ms >= step.start_ms) & (time_ms <= step.stop_ms)
+    time_ms, voltage_mV = thinned(time_ms[inside] - step.start_ms, voltage_mV[inside], TRACE_POINTS)
+    return time_ms, voltage_mV
+
+
+def trace_rows(comparison: ModelComparison) -> list[dict[str, Any]]:
+    """Return a row for each step with a recorded trace."""
+    return [
+        {"cell": comparison.cell, "step": step, "time_ms": time_ms.tolist(), "soma_mV": voltage_mV.tolist()}
+        for step, (time_ms, voltage_mV) in comparison.traces.items()
+    ]
+
+
+TRACE_POINTS = 4000
+"""Of a recorded trace: the lowest and the highest sample of each of half as many stretches of time."""
+
 TRACE_MS = 0.1
 """Interval at which the voltage at the soma of a cell's best models is stored."""
 

@@ -9,11 +9,13 @@ from pydantic import BeforeValidator, PlainSerializer
 
 from neurofleet.cluster.store.run_store import RunStore
 from neurofleet.jobs.reports import html
-from neurofleet.jobs.reports.drawing import SEEDS, grid, picture, thinned
+from neurofleet.jobs.reports.drawing import INK, MISSING, SEEDS, grid, picture, thinned
 from neurofleet.jobs.reports.tables import ReportTable
-from neurofleet.jobs.studies.findings import Findings, stored_rows
+from neurofleet.jobs.reports.units import feature_unit, parameter_unit
+from neurofleet.jobs.studies.findings import Findings, stored_rows, table_rows
 
-MEASURED = "measured"
+MEASURED, TRACES = "measured", "recorded.parquet"
+RECORDED = "recorded"
 PANEL_IN = 1.9
 Rows = Sequence[Mapping[str, Any]]
 
@@ -155,12 +157,12 @@ class CellComparison:
         """Return a row for each step and e-feature, with z where something was recorded."""
         title, amplitudes = f"{self.cell}: e-features", self.amplitudes
         has_recorded = any(medians.recorded is not None for medians in self.features)
-        head = ["step", "e-feature", *(["recorded"] if has_recorded else [])]
+        head = ["step", "e-feature", "unit", *(["recorded"] if has_recorded else [])]
         for name in types:
             head += [name, "z"] if has_recorded else [name]
         rows = []
         for medians in self.features:
-            row = [f"{1000 * amplitudes[medians.step]:.4g} pA", medians.feature]
+            row = [f"{1000 * amplitudes[medians.step]:.4g} pA", medians.feature, feature_unit(medians.feature)]
             if has_recorded:
                 row.append("" if medians.recorded is None else f"{medians.recorded:.4g} ± {medians.std:.2g}")
             for name in types:
@@ -168,16 +170,22 @@ class CellComparison:
                 if has_recorded:
                     row.append(_text(medians.types[name].z, ".2f"))
             rows.append(row)
-        return ReportTable(head, rows, numbers=range(2, len(head)), title=title)
+        return ReportTable(head, rows, numbers=range(3, len(head)), title=title)
 
     def parameter_table(self, types: Sequence[str], *, shared: bool) -> ReportTable:
         """Return a row for each parameter that all types have, or of those that some of them lack."""
         rows = [
-            (f"{medians.parameter}.{medians.section}", *(_text(medians.types[name], ".3g") for name in types))
+            (
+                f"{medians.parameter}.{medians.section}",
+                parameter_unit(medians.parameter),
+                *(_text(medians.types[name], ".3g") for name in types),
+            )
             for medians in self.parameters
             if medians.of_all_types == shared
         ]
-        return ReportTable(("parameter", *types), rows, numbers=(1, 2), title=f"{self.cell}: parameters of both")
+        return ReportTable(
+            ("parameter", "unit", *types), rows, numbers=(2, 3), title=f"{self.cell}: parameters of both"
+        )
 
 
 def _text(value: float | None, how: str = ".4g") -> str:
@@ -253,9 +261,10 @@ class ComparisonFindings(Findings):
         ]
         for cell in self.cells:
             rows = stored_rows(store, f"{MEASURED}/cell={cell.cell}")
+            recorded = {row["step"]: row for row in table_rows(store, TRACES) if row["cell"] == cell.cell}
             parts += [
                 html.heading(2, f"Cell {cell.cell}"),
-                *_figures(cell, rows, self.types),
+                *_figures(cell, rows, recorded, self.types),
                 html.heading(3, "e-features"),
                 cell.feature_table(self.types).html(),
                 html.heading(3, "Parameters that both types have"),
@@ -268,12 +277,14 @@ class ComparisonFindings(Findings):
         return parts
 
 
-def _figures(cell: CellComparison, rows: Rows, types: Sequence[str]) -> list[str]:
+def _figures(
+    cell: CellComparison, rows: Rows, recorded: Mapping[str, Mapping[str, Any]], types: Sequence[str]
+) -> list[str]:
     figures = []
     steps = [step.step for step in cell.steps]
     traced = {(row["type"], row["step"]): row for row in rows if row["time_ms"] is not None}
     if traced:
-        figures.append(_traces(cell, traced, steps, types))
+        figures.append(_traces(cell, traced, recorded, steps, types))
     close = [row for row in rows if row["close_ms"]]
     if close:
         figures.append(_close_ups(cell, close, types))
@@ -283,27 +294,32 @@ def _figures(cell: CellComparison, rows: Rows, types: Sequence[str]) -> list[str
 def _traces(
     cell: CellComparison,
     traced: Mapping[tuple[str, str], Mapping[str, Any]],
+    recorded: Mapping[str, Mapping[str, Any]],
     steps: list[str],
     types: Sequence[str],
 ) -> str:
     amplitudes = cell.amplitudes
+    kinds = [*([RECORDED] if recorded else []), *types]
+    colours = {RECORDED: INK} | dict(zip(types, SEEDS, strict=False))
 
     def draw(figure: Any) -> None:
-        axes = figure.subplots(len(types), len(steps), squeeze=False, sharex=True, sharey=True)
-        for row, (kind, colour) in zip(axes, zip(types, SEEDS, strict=False), strict=True):
+        axes = figure.subplots(len(kinds), len(steps), squeeze=False, sharex="col", sharey=True)
+        for row, kind in zip(axes, kinds, strict=True):
             for axis, step in zip(row, steps, strict=True):
-                trace = traced.get((kind, step))
+                trace = recorded.get(step) if kind == RECORDED else traced.get((kind, step))
                 if trace is not None:
                     time, volts = thinned(np.array(trace["time_ms"]), np.array(trace["soma_mV"]))
-                    axis.plot(time - time[0], volts, color=colour, lw=0.8)
+                    axis.plot(time - time[0], volts, color=colours[kind], lw=0.8)
                 axis.set_title(f"{kind}, {1000 * amplitudes[step]:.4g} pA")
                 grid(axis, "y")
-            row[0].set_ylabel("soma (mV)")
+            row[0].set_ylabel("voltage (mV)")
         for axis in axes[-1]:
             axis.set_xlabel("time in the step (ms)")
 
-    label = f"Responses of the best models of {cell.cell}"
-    return html.figure(picture(0.4 + PANEL_IN * len(types), draw, label), f"{label} of each type, at the soma.")
+    label = f"Responses of {cell.cell} at the soma"
+    first = "on top what was recorded, the first repeat of each step; below " if recorded else ""
+    caption = f"{label}: {first}the best model of each type. Steps above the holding current."
+    return html.figure(picture(0.4 + PANEL_IN * len(kinds), draw, label), caption)
 
 
 def _close_ups(cell: CellComparison, close: Rows, types: Sequence[str]) -> str:
@@ -328,7 +344,7 @@ def _close_ups(cell: CellComparison, close: Rows, types: Sequence[str]) -> str:
             reached = [place for place in initiation.places if place.delay_ms is not None]
             x, y = [place.distance_um for place in reached], [place.delay_ms for place in reached]
             delays.plot([0.0, *x], [0.0, *y], "o-", ms=3, color=colour, label=initiation.type)
-        delays.axhline(0.0, lw=0.6, color="#868e96")
+        delays.axhline(0.0, lw=0.6, color=MISSING)
         delays.set(xlabel="distance from the soma (µm)", ylabel="delay after the soma (ms)")
         delays.set_title("median delay of all spikes")
         delays.legend()

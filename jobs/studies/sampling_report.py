@@ -12,8 +12,9 @@ from neurofleet.cluster.store.run_store import RunStore
 from neurofleet.cluster.store.schemas import PARAMETER_PREFIX
 from neurofleet.jobs.progress import duration
 from neurofleet.jobs.reports import html
-from neurofleet.jobs.reports.drawing import FAINT, SEEDS, picture
+from neurofleet.jobs.reports.drawing import FAINT, SEEDS, colour_bar, picture
 from neurofleet.jobs.reports.tables import ReportTable
+from neurofleet.jobs.reports.units import parameter_unit
 from neurofleet.jobs.studies.findings import Findings, table_rows
 
 HEAD = ("cell", "draws", "accepted", "share", "failed", "core-hours", "models/s and core")
@@ -188,18 +189,23 @@ def _marginals(cell: CellSample, accepted: pa.Table) -> str:
     down = -(-len(names) // across)
 
     def draw(figure: Any) -> None:
+        from matplotlib.ticker import MaxNLocator
+
         axes = figure.subplots(down, across, squeeze=False).ravel()
         for axis, name in zip(axes, names, strict=False):
             axis.hist(accepted[PARAMETER_PREFIX + name].to_numpy(), bins=BINS, color=SEEDS[0])
             axis.set_title(name)
-            axis.set_yticks([])
+            axis.set_xlabel(parameter_unit(name))
+            axis.yaxis.set_major_locator(MaxNLocator(3, integer=True))
             axis.ticklabel_format(axis="x", style="sci", scilimits=(-2, 3))
+        for axis in axes[::across]:
+            axis.set_ylabel("models")
         for axis in axes[len(names) :]:
             axis.set_axis_off()
 
     label = f"histograms of the accepted parameters of {cell.cell}"
     return html.figure(
-        picture(1.25 * down + 0.2, draw, label),
+        picture(1.45 * down + 0.2, draw, label),
         f"Parameters of the {len(accepted):,} accepted models, each over the range that they take.",
     )
 
@@ -214,7 +220,7 @@ def _correlations(cell: CellSample, pairs: Rows) -> str:
 
     def draw(figure: Any) -> None:
         axis = figure.subplots()
-        shown = axis.pcolormesh(matrix, cmap="RdBu_r", vmin=-1, vmax=1)  # the page shows no embedded images
+        shown = axis.pcolormesh(matrix, cmap="RdBu_r", vmin=-1, vmax=1)
         axis.invert_yaxis()
         axis.set_aspect("equal")
         middles = np.arange(len(names)) + 0.5
@@ -223,7 +229,8 @@ def _correlations(cell: CellSample, pairs: Rows) -> str:
         for row in certain:
             axis.plot(names.index(row["a"]) + 0.5, names.index(row["b"]) + 0.5, "o", ms=2, color="black")
         axis.spines[:].set_color(FAINT)
-        figure.colorbar(shown, ax=axis, label="Spearman's ρ", shrink=0.7).solids.set_rasterized(False)
+        axis.set(xlabel="conductance", ylabel="conductance")
+        colour_bar(figure, shown, axis, "Spearman's ρ", shrink=0.7)
 
     height = min(9.0, 1.8 + 0.22 * len(names))
     strongest = max(certain, key=lambda row: abs(row["rho"]), default=None)

@@ -8,7 +8,7 @@ import numpy as np
 
 from neurofleet.cluster.store.run_store import RunStore
 from neurofleet.jobs.reports import html
-from neurofleet.jobs.reports.drawing import BLUE, FAINT, INK, SEEDS, grid, picture
+from neurofleet.jobs.reports.drawing import BLUE, FAINT, INK, SEEDS, colour_bar, grid, picture
 from neurofleet.jobs.reports.tables import ReportTable
 from neurofleet.jobs.studies.findings import Findings
 
@@ -29,6 +29,9 @@ DESCRIPTIONS = {
     UNCERTAINPY: "uncertainpy's polynomial chaos of total order {order}, point collocation at Hammersley nodes.",
 }
 INDICES = "indices.parquet"
+MAP_CAPTION = (
+    "Mean total Sobol index of each e-feature (rows) to each parameter (columns); a dash where a feature has none."
+)
 KINDS = ("first", "total")
 POOR = 0.1
 """From this leave-one-out error on, a share of the variance, a polynomial's indices are doubtful."""
@@ -316,7 +319,7 @@ class SensitivityFindings(Findings):
             html.heading(2, f"Indices: {engine}"),
             html.paragraph(DESCRIPTIONS[engine].format(order=self.order), "quiet"),
             html.figure(bars, "Mean indices by feature, with 95 % intervals where there are several models."),
-            html.figure(shares, "Mean total index; a dash where a feature has none."),
+            html.figure(shares, MAP_CAPTION),
             html.details("Numbers", self.indices(engine).html()),
         ]
 
@@ -399,7 +402,7 @@ def index_map_figure(rows: Sequence[AverageIndex], features: Sequence[str], para
 
         axes = figure.subplots()
         colours = LinearSegmentedColormap.from_list("share", [to_rgba(BLUE, 0.04), to_rgba(BLUE)])
-        axes.pcolormesh(values, cmap=colours, vmin=0, vmax=1, edgecolors=FAINT, linewidth=0.4)
+        mesh = axes.pcolormesh(values, cmap=colours, vmin=0, vmax=1, edgecolors=FAINT, linewidth=0.4)
         for i, row in enumerate(values):
             for j, value in enumerate(row):
                 text = "–" if np.isnan(value) else f"{value:.2f}"
@@ -409,5 +412,7 @@ def index_map_figure(rows: Sequence[AverageIndex], features: Sequence[str], para
         axes.set_yticks(np.arange(len(features)) + 0.5, features)
         axes.invert_yaxis()
         axes.tick_params(length=0)
+        axes.set(xlabel="parameter", ylabel="e-feature")
+        colour_bar(figure, mesh, axes, "total index", ticks=[0, 0.5, 1], aspect=12)
 
-    return picture(1.0 + 0.36 * len(features), draw, "total Sobol indices, features by parameters")
+    return picture(1.3 + 0.36 * len(features), draw, "total Sobol indices, features by parameters")

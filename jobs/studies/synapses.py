@@ -28,10 +28,18 @@ from neurofleet.jobs.studies.populations import (
     told,
 )
 from neurofleet.jobs.studies.study import Plan, rows_table
-from neurofleet.jobs.studies.synapses_report import ClassCounts, CurvePoint, SynapseFindings, SynapseShape
+from neurofleet.jobs.studies.synapses_report import (
+    PSPS,
+    TRACE,
+    TRACE_TIMES,
+    ClassCounts,
+    CurvePoint,
+    SynapseFindings,
+    SynapseShape,
+)
 from neurofleet.neurosim.cells.morphology_check import check_morphology
 from neurofleet.neurosim.studies.cell_models import CellModels
-from neurofleet.neurosim.studies.synaptic_potentials import PSPMeasure, Synapse, relative_change
+from neurofleet.neurosim.studies.synaptic_potentials import TRACE_TIMES_MS, PSPMeasure, Synapse, relative_change
 
 SITES = "sites"
 
@@ -175,7 +183,7 @@ class SynapseStudy(PopulationStudy[SynapseSpec, list[SynapseSubject]]):
             curves=curves,
             notes=[note for subject in inputs for note in self._too_short(subject.cell, rows)],
         )
-        tables = {"psps.parquet": sites, "curves.parquet": rows_table([point.row() for point in curves])}
+        tables = {PSPS: sites, "curves.parquet": rows_table([point.row() for point in curves])}
         return tables, findings
 
     def _too_short(self, cell: str, sites: Sequence[dict[str, Any]]) -> list[str]:
@@ -231,8 +239,11 @@ SCHEMA = pa.schema(
         ("distance_um", pa.float64()),
         ("baseline_mV", pa.float64()),
         *((name, pa.float64()) for name in (*MEASURES, *CHANGES)),
+        (TRACE_TIMES, pa.list_(pa.float32())),
+        (TRACE, pa.list_(pa.float32())),
     ]
 )
+"""Of the stored sites; the best model of a cell has its potentials with them."""
 
 
 def sites_table(subject: SynapseSubject, first: int, outcomes: Sequence[Outcome]) -> pa.Table:
@@ -255,6 +266,8 @@ def sites_table(subject: SynapseSubject, first: int, outcomes: Sequence[Outcome]
             }
             row |= {name: _number(getattr(psp, name)) for name in MEASURES}
             row |= {name: _number(change[k]) for name, change in zip(CHANGES, changes, strict=True)}
+            if i == 0:
+                row |= {TRACE_TIMES: TRACE_TIMES_MS, TRACE: psp.trace_mV}
             rows.append(row)
     return pa.Table.from_pylist(rows, schema=SCHEMA)
 

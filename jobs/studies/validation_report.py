@@ -85,19 +85,23 @@ HEAD = (
     "cell",
     "models",
     "failed",
-    "training, z",
-    "unseen steps, z",
+    "training, SD",
+    "unseen steps, SD",
     "explained variance",
     "PSTH form, %",
 )
-EXPLAINED = (
-    "Errors are mean distances from the recorded e-features, in their standard deviations (250 where the"
-    " model has no such feature): over the targets that the last stage was trained on, and over the same"
-    " e-features at all steps that no stage was trained on. The explained variance compares smoothed spike"
-    " trains (Gaussian of 10 ms) at noise that no stage has seen: as a share of what the mean of the trials"
-    " explains of them, and in the paper's simple form, against the trials' mean, in percent. For each: the"
-    " best model by training total (median of all models, lowest to highest)."
+ERRORS = (
+    "Errors are mean distances from the recorded e-features, in their standard deviations (SD; 250 where the model has"
+    " no such feature): over the targets that the last stage was trained on, and over the same e-features at all steps"
+    " that no stage was trained on."
 )
+VARIANCE = (
+    "The explained variance compares smoothed spike trains (Gaussian of 10 ms) at noise that no stage has seen: as a"
+    " share of what the mean of the trials explains of them, and in the paper's simple form, against the trials' mean,"
+    " in percent."
+)
+BRACKETS = "For each: the best model by training total (median of all models, lowest to highest)."
+SCORE_TICKS = (0, 0.5, 1, 2, 5, 10, 20, 50, 100, 250)
 SHOWN_STIMULI = 8
 SHOWN_MODELS = 10
 WORST = 12
@@ -122,7 +126,7 @@ class ValidationFindings(Findings):
                 said.append(f"unseen steps {unseen} standard deviations, training {cell.training.text(cell.models)}")
             if variance := cell.explained_variance.text(cell.models):
                 said.append(f"explained variance at noise {variance}, {cell.noise_trials} trials")
-            lines.append(f"{cell.cell}: {'; '.join(said) or 'nothing that no stage was trained on'}")
+            lines.append(f"{cell.cell}: {'; '.join(said) or 'nothing was recorded that no stage was trained on'}")
         failed, models = sum(cell.failed for cell in self.cells), sum(cell.models for cell in self.cells)
         return [*lines, f"failed: {failed} of {models} models. Best model first; in brackets median, lowest to highest"]
 
@@ -141,23 +145,28 @@ class ValidationFindings(Findings):
             for cell in self.cells
         ]
         title = f"{self.name}: best model (median of all, lowest to highest)"
-        return ReportTable(HEAD, rows, numbers=range(1, len(HEAD)), title=title)
+        return ReportTable(HEAD, rows, numbers=range(1, len(HEAD)), title=title, optional=range(2, len(HEAD)))
 
     def sections(self, store: RunStore) -> list[str]:
         """Return the errors, and for each cell its errors by model and its responses beside the recorded ones."""
-        parts = [html.paragraph(EXPLAINED, "quiet"), self.errors().html()]
+        with_noise = any(cell.noise_trials for cell in self.cells)
+        explained = " ".join([ERRORS, *([VARIANCE] if with_noise else []), BRACKETS])
+        parts = [html.paragraph(explained, "quiet"), self.errors().html()]
         models = table_rows(store, "models.parquet")
         for cell in self.cells:
-            parts += _cell(store, cell.cell, [row for row in models if row["cell"] == cell.cell])
+            parts += _cell(store, cell, [row for row in models if row["cell"] == cell.cell])
         return parts
 
 
-def _cell(store: RunStore, cell: str, models: Sequence[Mapping[str, Any]]) -> list[str]:
-    body = [html.heading(2, cell)]
-    if sum(row["generalisation"] is not None and row["training"] is not None for row in models) > 1:
-        body.append(_scatter(cell, models))
+def _cell(store: RunStore, found: CellValidation, models: Sequence[Mapping[str, Any]]) -> list[str]:
+    cell = found.cell
+    body = [html.heading(2, cell), html.paragraph(_compared(found))]
     responses = stored_rows(store, f"{RESPONSES}/cell={cell}")
     stimuli = table_rows(store, recorded_file(cell))
+    if responses and responses[0]["status"] == "ok":
+        body += _by_feature(responses[0])
+    if sum(row["generalisation"] is not None and row["training"] is not None for row in models) > 1:
+        body.append(_scatter(cell, models))
     body += _unseen(responses)
     for stimulus in stimuli[:SHOWN_STIMULI]:
         body.append(_stimulus(stimulus, responses))
@@ -166,24 +175,75 @@ def _cell(store: RunStore, cell: str, models: Sequence[Mapping[str, Any]]) -> li
     return body
 
 
+def _compared(cell: CellValidation) -> str:
+    """Return what the models of a cell were compared with, and what there is not."""
+    parts = [
+        f"{cell.trained_targets} e-features at the steps of the training",
+        f"{cell.unseen_targets or 'no'} e-features at unseen steps",
+        f"{cell.noise_trials or 'no'} trials of noise",
+    ]
+    played = (
+        f"; played: {', '.join(cell.stimuli)}"
+        if cell.stimuli
+        else "; no other stimulus was recorded, or none was asked for"
+    )
+    return f"Compared at {', '.join(parts)}{played}."
+
+
+def _by_feature(best: Mapping[str, Any]) -> list[str]:
+    """Draw the mean score of the best model at each e-feature, at trained and at unseen steps."""
+    kinds = {"score.": "trained steps", "unseen.": "unseen steps"}
+    scores: dict[str, dict[str, list[float]]] = {}
+    for column, score in best.items():
+        for prefix in kinds:
+            if column.startswith(prefix) and score is not None:
+                scores.setdefault(column.rpartition(".")[2], {}).setdefault(prefix, []).append(score)
+    if not scores:
+        return []
+    features = sorted(scores, key=lambda feature: max(map(np.mean, scores[feature].values())))
+    shown = [prefix for prefix in kinds if any(prefix in of_feature for of_feature in scores.values())]
+
+    def draw(figure: Any) -> None:
+        axis = figure.subplots()
+        height = 0.8 / len(shown)
+        for n, prefix in enumerate(shown):
+            places = np.arange(len(features)) + (len(shown) / 2 - n - 0.5) * height
+            means = [np.mean(scores[feature].get(prefix, [np.nan])) for feature in features]
+            axis.barh(places, means, height=0.9 * height, color=SEEDS[n], label=kinds[prefix])
+        axis.axvline(1.0, color=INK, lw=0.7, ls=(0, (3, 2)))
+        axis.set_yticks(range(len(features)), features)
+        axis.set_xscale("symlog", linthresh=1.0)
+        axis.set_xticks([tick for tick in SCORE_TICKS if tick <= 1.5 * max(1.0, axis.get_xlim()[1])])
+        axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axis.set(xlabel="mean score of the best model (SD from the recording)", xlim=(0, None))
+        grid(axis, "x")
+        figure.legend(loc="outside upper left", ncols=2)
+
+    caption = "The best model by training total: mean over steps of its distance from each e-feature; dashed: 1 SD."
+    label = "scores of the best model by e-feature"
+    return [
+        html.figure(picture(0.27 * len(features) + 1.0, draw, label), f"{caption} Linear up to 1, then logarithmic.")
+    ]
+
+
 def _scatter(cell: str, models: Sequence[Mapping[str, Any]]) -> str:
     shown = [row for row in models if None not in (row["training"], row["generalisation"])]
     x = [row["training"] for row in shown]
     y = [row["generalisation"] for row in shown]
 
     def draw(figure: Any) -> None:
-        axis = figure.subplots(1, 3)[0]
-        for other in figure.axes[1:]:
-            other.set_axis_off()
-        axis.plot(x, y, "o", color=SEEDS[0], ms=3)
-        axis.plot(x[0], y[0], "o", color=MODEL, ms=5)
+        axis = figure.subplots(1, 2)[0]
+        figure.axes[1].set_axis_off()
+        axis.plot(x[1:], y[1:], "o", color=SEEDS[0], ms=4, label="other models")
+        axis.plot(x[0], y[0], "D", color=MODEL, ms=6, label="best by training total")
         top = max(*x, *y) * 1.05
-        axis.plot([0, top], [0, top], color=INK, lw=0.5)
-        axis.set(xlabel="error at training steps (z)", ylabel="error at unseen steps (z)", ylim=(0, None))
+        axis.plot([0, top], [0, top], color=INK, lw=0.7, ls=(0, (3, 2)), label="equal errors")
+        axis.set(xlabel="error at training steps (SD)", ylabel="error at unseen steps (SD)", ylim=(0, None))
         grid(axis, "y")
+        figure.legend(loc="outside right upper")
 
     label = f"training error against error at unseen steps of the models of {cell}"
-    return html.figure(picture(2.9, draw, label), f"{len(shown)} models; the best by training total in orange.")
+    return html.figure(picture(2.9, draw, label), f"{len(shown)} models: each its mean error at both kinds of steps.")
 
 
 def _unseen(responses: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -195,7 +255,7 @@ def _unseen(responses: Sequence[Mapping[str, Any]]) -> list[str]:
     if not ranked:
         return []
     rows = [(name, f"{score:.3g}") for name, score in ranked[:WORST]]
-    table = html.table(("objective at an unseen step", "z"), rows, numbers=[1])
+    table = html.table(("objective at an unseen step", "score, SD"), rows, numbers=[1])
     return [html.details(f"What the best model misses most, of {len(ranked)} objectives", table)]
 
 
@@ -210,13 +270,13 @@ def _stimulus(stimulus: Mapping[str, Any], responses: Sequence[Mapping[str, Any]
         heights = [1, 3, 1.6] if raster else [1, 3]
         axes = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights)
         axes[0].plot(*thinned(times, np.array(stimulus["current_nA"])), color=INK, lw=0.6)
-        axes[0].set_ylabel("nA")
+        axes[0].set_ylabel("current\n(nA)")
         axes[1].plot(*thinned(times, np.array(stimulus["voltage_mV"])), color=INK, lw=0.8, label="recorded")
         if traced is not None:
             voltage = np.array(traced[f"voltage_mV.{key}"])
             axes[1].plot(*thinned(times, voltage), color=MODEL, lw=0.8, label="best model")
-        axes[1].set_ylabel("mV")
-        axes[1].legend(loc="upper right", ncols=2)
+        axes[1].set_ylabel("voltage (mV)")
+        figure.legend(*axes[1].get_legend_handles_labels(), loc="outside upper left", ncols=2)
         if raster:
             recorded = [np.array(train) for train in stimulus["spikes_ms"]]
             rows = recorded + [np.array(train) for train in trains]
@@ -224,7 +284,7 @@ def _stimulus(stimulus: Mapping[str, Any], responses: Sequence[Mapping[str, Any]
             axes[2].eventplot(rows, colors=colours, lineoffsets=-np.arange(len(rows)), linelengths=0.8, lw=0.7)
             axes[2].set_yticks([])
             axes[2].set_ylabel("spikes")
-        axes[-1].set_xlabel("ms")
+        axes[-1].set_xlabel("time (ms)")
 
     spikes = [len(train) for train in stimulus["spikes_ms"]]
     number = f"{spikes[0]} spikes" if len(spikes) == 1 else f"{len(spikes)} trials, {min(spikes)}-{max(spikes)} spikes"

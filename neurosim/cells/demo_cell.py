@@ -1,5 +1,6 @@
 """A small cell of known parameters and simulated recordings of it: input for a fit whose true answer is known."""
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -53,6 +54,8 @@ KNOWN_PARAMETERS = {
     "decay_CaDynamics.soma": 100.0,
 }
 
+RECORDING, KNOWN_FILE = "cell.nwb", "known-parameters.json"
+
 # The silent steps stay where the membrane is passive, so that the passive stage has a true answer.
 AMPLITUDES_NA = (-0.1, -0.06, -0.03, 0.03, 0.13, 0.16, 0.2)
 STEP_START_MS, STEP_STOP_MS, DURATION_MS = 250.0, 500.0, 600.0
@@ -67,7 +70,7 @@ ATOL = 1e-5
 
 
 def write_demo_cell(folder: Path, seed: int = 1, spread: float = 0.0) -> tuple[Path, Path]:
-    """Write ``cell.swc`` and ``cell.nwb`` into `folder` and return their paths.
+    """Write ``cell.swc``, ``cell.nwb`` and the known parameters into `folder`, and return the paths of the first two.
 
     Builds a cell in this process's NEURON and leaves it there.
 
@@ -114,14 +117,21 @@ def write_demo_cell(folder: Path, seed: int = 1, spread: float = 0.0) -> tuple[P
             )
         )
     ]
+    (folder / KNOWN_FILE).write_text(json.dumps(parameters, indent=1))
     recording = write_nwb(
-        folder / "cell.nwb",
+        folder / RECORDING,
         sweeps,
         session_description="Simulated current-clamp steps of a cell of known parameters",
         cell_id="demo",
         junction_potential_mV=JUNCTION_POTENTIAL_MV,
     )
     return morphology, recording
+
+
+def known_parameters(recording: Path) -> dict[str, float]:
+    """Return the parameters of the demo cell that was simulated for a recording; none for any other recording."""
+    file = recording.with_name(KNOWN_FILE)
+    return dict(json.loads(file.read_text())) if recording.name == RECORDING and file.is_file() else {}
 
 
 def _recording_noise(random: np.random.Generator, time_ms: np.ndarray) -> np.ndarray:

@@ -209,6 +209,11 @@ MINIMUM_STD = {
 }
 """Name of each e-feature, and the least standard deviation of its target (Hz, mV, ms, or a plain number)."""
 
+UNITS = {"avg_rate": "Hz"}
+UNITS |= dict.fromkeys(("peak_v", "fast_trough_v", "slow_trough_delta_v", "v_baseline"), "mV")
+UNITS |= dict.fromkeys(("width", "latency", "mean_isi", "first_isi"), "ms")
+"""Of the e-features that have one."""
+
 FEATURES = tuple(MINIMUM_STD)
 BASELINE_MS = 100.0
 SAMPLE_MS = 0.025

@@ -14,6 +14,9 @@ from neurofleet.neurosim.cells.warm_evaluator import WarmEvaluator
 SETTLE_MS = 1000.0
 BEFORE_MS, AFTER_MS = 20.0, 200.0  # recorded before and after the event
 SAMPLE_MS = 0.05
+TRACE_TIMES_MS = np.linspace(-10.0, 120.0, 521)
+"""When the potentials that are drawn are read, after the event."""
+
 DRIFT_MV = 0.02
 """A potential that moves by more in the 20 ms before the event, or a spike, makes a PSP unreadable."""
 
@@ -63,6 +66,8 @@ class PSP:
         Peak above the potential before the event, width at half of it, and time of the peak after the event.
         NaN where they cannot be read.
     baseline_mV : float
+    trace_mV : ndarray, shape (t,)
+        The potential above the baseline at `TRACE_TIMES_MS` after the event.
     fault : str
         Why they cannot be read, else empty.
     """
@@ -72,6 +77,7 @@ class PSP:
     half_width_ms: float
     latency_ms: float
     baseline_mV: float
+    trace_mV: np.ndarray
     fault: str = ""
 
 
@@ -191,13 +197,14 @@ class _Event:
 
 
 def read_psp(site: Site, time_ms: np.ndarray, voltage_mV: np.ndarray, threshold_mV: float) -> PSP:
-    """Read amplitude, half-width and latency of a PSP whose event comes at `SETTLE_MS`."""
+    """Read amplitude, half-width and latency of the peak of a PSP whose event comes at `SETTLE_MS`."""
     before = time_ms < SETTLE_MS
     baseline = float(voltage_mV[before][-1])
+    trace = np.interp(TRACE_TIMES_MS, time_ms - SETTLE_MS, voltage_mV - baseline)
     missing = float("nan")
 
     def unreadable(why: str) -> PSP:
-        return PSP(site, missing, missing, missing, baseline, why)
+        return PSP(site, missing, missing, missing, baseline, trace, why)
 
     if voltage_mV.max() >= threshold_mV:
         return unreadable("the model spikes")
@@ -218,6 +225,7 @@ def read_psp(site: Site, time_ms: np.ndarray, voltage_mV: np.ndarray, threshold_
         _crossing(times, rise, last, amplitude / 2) - _crossing(times, rise, first - 1, amplitude / 2),
         float(times[peak]),
         baseline,
+        trace,
     )
 
 

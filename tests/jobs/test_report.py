@@ -14,12 +14,11 @@ from neurofleet.jobs.reports.fit_contents import first_peak_ms, spread
 from neurofleet.jobs.reports.model_figures import (
     bounds_sentences,
     changes,
-    feature_unit,
-    parameter_unit,
     scores_sentence,
     split_objective,
 )
 from neurofleet.jobs.reports.simulation import Request, simulate
+from neurofleet.jobs.reports.units import feature_unit, parameter_unit
 from neurofleet.jobs.results.parameters_at_bounds import OnBound
 from neurofleet.neurosim.cells.user_model import UserModel
 from neurofleet.neurosim.features.step_protocols import StepProtocol

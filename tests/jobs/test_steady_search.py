@@ -37,7 +37,7 @@ def problem(final: bool) -> Problem:
 
 
 def search(store, *, in_flight=7, final=False, patience=None, evaluations=BUDGET, seed=SEED) -> SteadySearch:
-    stage = StagePlan("active", (seed,), SteadyConfig(evaluations=evaluations))
+    stage = StagePlan("active", (seed,), SteadyConfig(evaluations=evaluations), finalists=8 if final else 0)
     limits = Limits(Deadline(300.0), patience=patience)
     return SteadySearch("c", stage, seed, problem(final), store, in_flight=in_flight, hall_of_fame=4, limits=limits)
 

@@ -1,0 +1,27 @@
+"""Units of parameters and e-features, as tables and pictures show them."""
+
+from neurofleet.neurosim.features.perisomatic_features import UNITS
+
+_UNITS = {"cm": "µF/cm²", "Ra": "Ω cm", "e_pas": "mV", "decay": "ms"}
+_CONDUCTANCES = ("gbar", "g_pas")
+
+
+def parameter_unit(name: str) -> str:
+    """Return the unit of a parameter of ours (`gbar_NaTa_t.axon`), nothing where none is known."""
+    base = name.split(".")[0]
+    if base.startswith(_CONDUCTANCES):
+        return "S/cm²"
+    return _UNITS.get(base) or _UNITS.get(base.split("_")[0], "")
+
+
+def feature_unit(feature: str) -> str:
+    """Return the unit of an e-feature, nothing where it has none."""
+    from efel.units import get_unit
+
+    if feature in UNITS:
+        return UNITS[feature]
+    try:
+        unit = get_unit(feature)
+    except KeyError:
+        return ""
+    return "" if unit == "constant" else unit
