@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from neurofleet.errors import UsageError, did_you_mean
-from neurofleet.jobs.quick import quick_lines
+from neurofleet.jobs.quick import QUICK_NOTE
 from neurofleet.jobs.studies.populations import ModelsSpec, open_fit, read_populations
 from neurofleet.neurosim.cells.cell_model import hoc_name
 from neurofleet.neurosim.cells.fit_model import FitModel
@@ -146,7 +146,7 @@ def _of_run(root: Path, cell: str | None, rank: int) -> Chosen:
         )
     recording = population.recording
     junction_potential_mV = 14.0 if recording is None else recording.junction_potential_mV
-    return replace(_chosen(population, rank - 1, junction_potential_mV), remark=" ".join(quick_lines(root)))
+    return replace(_chosen(population, rank - 1, junction_potential_mV), remark=QUICK_NOTE if spec.quick else "")
 
 
 def _published(

@@ -10,6 +10,7 @@ from neurofleet.errors import InputError, UsageError
 from neurofleet.jobs.cli import app
 from neurofleet.jobs.export import export_command
 from neurofleet.jobs.fit.fit_job import CellSpec, FitSpec
+from neurofleet.jobs.quick import QUICK_NOTE
 from neurofleet.neurosim.exchange.allen_fit import read_fit, write_fit
 from neurofleet.neurosim.studies.cell_models import make_cell_models
 from tests.neurosim.exchange.test_model_export import CLAMPS, DT_MS, IH, STOP_MS, VALUES, made_up_model, own_voltage
@@ -59,6 +60,18 @@ def test_the_chosen_model_of_a_run_is_written(run, tmp_path):
     assert fit.parameters["cm.dend"] == 2.5
     assert "2.087 * math.exp(0.0031 * distance)" in (tmp_path / "out/distributions.py").read_text()
     assert "full_axon" in (tmp_path / "out/network/node_types.csv").read_text()
+
+
+def test_a_model_of_a_quick_run_says_so_in_every_format(run, tmp_path, monkeypatch):
+    spec = FitSpec.model_construct(cells=[CellSpec.model_construct(id="made-up")], quick=True)
+    monkeypatch.setattr("neurofleet.jobs.export.open_fit", lambda root: (None, spec, root))
+    model = made_up_model("full", distribution="uniform")
+    found = make_cell_models(model, np.array([[2e-5, 3.0]]), np.array([1]), np.arange(1))
+    monkeypatch.setattr("neurofleet.jobs.export.read_populations", lambda models, folder: [found])
+    for format, file in (("sonata", "README.txt"), ("allen", "fit.json"), ("hoc", "made_up.hoc")):
+        export_command(run, tmp_path / format, format)
+        assert QUICK_NOTE in (tmp_path / format / file).read_text()
+    assert read_fit(tmp_path / "allen/fit.json").parameters["gbar_NaTa_t.axon"] == 3.0
 
 
 def test_the_hoc_template_gives_the_same_voltage(run, tmp_path):

@@ -2,6 +2,7 @@
 
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,10 +10,13 @@ import yaml
 
 from neurofleet.cluster.store.schemas import Evaluations, HallOfFameRows
 from neurofleet.jobs.reports.cell_section import recording_parts
-from neurofleet.jobs.reports.fit_contents import first_peak_ms, gather, shown_traces
+from neurofleet.jobs.reports.fit_contents import PublishedRate, first_peak_ms, gather, published_rates, shown_traces
+from neurofleet.jobs.reports.model_figures import parameters_figure
+from neurofleet.jobs.results.parameters_at_bounds import known_positions, positions
 from neurofleet.jobs.results.run_summary import summaries
 from neurofleet.jobs.results.run_tables import RunTables
 from neurofleet.neurosim.cells.demo_cell import KNOWN_PARAMETERS
+from neurofleet.neurosim.features.step_protocols import FeatureTarget, StepProtocol, TargetSet, group_sweeps
 from tests.jobs.made_run import write_run
 
 RHEOBASE_PA = 130.0  # the noise of each repeat decides there
@@ -99,6 +103,36 @@ def test_firing_rates_of_the_recorded_cell_are_those_of_the_recording(demo_conte
     for amplitude in above:
         assert simulated[amplitude] == pytest.approx(recorded[amplitude], abs=1 / 0.25)  # a spike
     assert [simulated[amplitude] for amplitude in silent] == [0.0] * len(silent)
+
+
+def test_the_pictures_show_what_was_injected_all_recorded_steps_and_the_known_values(demo_contents):
+    (strongest,) = shown_traces(demo_contents, demo_contents.stages[-1])[-1]
+    time_ms, current_pA = strongest.current
+    assert (current_pA.min(), current_pA.max()) == (0.0, pytest.approx(strongest.amplitude_pA))
+    assert np.diff(time_ms[current_pA == current_pA.max()]) == pytest.approx(250.0)
+    best = [rate.amplitude_nA for rate in demo_contents.rates.rates if rate.individual == 0]
+    steps = [protocol.amplitude_nA for protocol, _ in group_sweeps(demo_contents.recording)]
+    assert sorted(best) == [amplitude for amplitude in steps if amplitude > 0]
+    assert demo_contents.known == KNOWN_PARAMETERS
+    models, bounds = demo_contents.models, demo_contents.bounds
+    names, places = positions(models, bounds)
+    assert known_positions(demo_contents.known, names, bounds) == pytest.approx(places[0])
+    assert "known value" in parameters_figure(models, bounds, demo_contents.known)
+    assert "known value" not in parameters_figure(models, bounds, {})
+
+
+def test_published_targets_have_firing_rates():
+    step = StepProtocol("LongDC_1", 0.2, 100.0, 600.0, 700.0)
+    counted, timed = (replace(step, name=name, amplitude_nA=nA) for name, nA in (("LongDC_2", 0.1), ("LongDC_3", 0.3)))
+    targets = [("LongDC_2", "Spikecount", 2.0, 1.0), ("LongDC_3", "mean_frequency", 9.0, 0.5)]
+    published = TargetSet(
+        {each.name: each for each in (step, counted, timed)},
+        tuple(FeatureTarget(name, "soma", feature, mean, std, 3) for name, feature, mean, std in targets),
+    )
+    assert published_rates(published) == [
+        PublishedRate(0.1, 4.0, 2.0, "Spikecount"),
+        PublishedRate(0.3, 9.0, 0.5, "mean_frequency"),
+    ]
 
 
 def test_bounds_that_a_stage_has_narrowed_are_told_from_the_recipes(demo_contents):

@@ -3,12 +3,13 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
 
 from neurofleet.errors import InputError, UsageError
-from neurofleet.jobs.studies.comparison import CompareSpec, Comparison
+from neurofleet.jobs.studies.comparison import CompareSpec, Comparison, trace_rows
 from neurofleet.jobs.studies.comparison_report import ComparisonFindings
 from neurofleet.jobs.studies.findings import FINDINGS
 from neurofleet.jobs.studies.study import print_study_plan, run_study
@@ -117,6 +118,12 @@ def test_recorded_steps_are_compared_where_there_is_a_recording(tmp_path, demo_r
     assert recorded.mean > 5.0
     assert recorded.std >= 0.5
     assert recorded.n == len(strongest.sweeps)
+    traces = {row["step"]: row for row in trace_rows(one)}
+    assert list(traces) == [step.name for step in one.steps]
+    time_ms, voltage_mV = (np.array(traces[strongest.name][name]) for name in ("time_ms", "soma_mV"))
+    assert (time_ms[0], time_ms[-1]) == pytest.approx((0.0, strongest.stop_ms - strongest.start_ms), abs=0.1)
+    rate_Hz = 1000 * np.sum(np.diff((voltage_mV > 0).astype(int)) == 1) / time_ms[-1]
+    assert rate_Hz == pytest.approx(recorded.mean, abs=3 * recorded.std)
 
 
 def test_a_cell_of_one_type_alone_is_left_out_and_said(tmp_path, capsys):

@@ -141,7 +141,9 @@ def test_a_validation_of_the_known_cell_finds_its_recorded_spikes(folder, demo_r
     assert (stimuli["spikes"] - stimuli["recorded_spikes"]).abs().sum() <= 4
     told = findings(out)["cells"][0]
     assert (told["models"], told["failed"]) == (1, 0)
-    assert "Long Square" in Path(write_report(out)).read_text()
+    report = Path(write_report(out)).read_text()
+    assert "Long Square" in report
+    assert "no e-features at unseen steps, no trials of noise; played: Long" in report
     results_command(str(out), None, json=False)
     assert "demo" in capsys.readouterr().out
 
@@ -163,8 +165,12 @@ def test_synapses_farther_out_are_weaker_at_the_soma(folder, capsys):
     assert psps["amplitude_mV"].is_monotonic_decreasing
     assert psps["class"].unique().tolist() == ["L5"]
     assert psps["amplitude_change_percent"].iloc[0] == 0
+    for psp in psps.itertuples():  # the potentials that are drawn are those that were read
+        assert max(psp.trace_mV) == pytest.approx(psp.amplitude_mV, rel=0.01)
+        assert psp.trace_ms[psp.trace_mV.argmax()] == pytest.approx(psp.latency_ms, abs=0.2)
     assert any("500" in note for note in findings(out)["notes"])
-    assert "L5" in Path(write_report(out)).read_text()
+    report = Path(write_report(out)).read_text()
+    assert "PSP at the soma (mV)" in report
     print_status(str(out))
     assert "L5" in capsys.readouterr().out
 
