@@ -39,6 +39,8 @@ class RunRow:
         When a file of it last changed, seconds since 1970.
     fault : str
         Why it cannot be read, else empty.
+    quick : bool
+        Whether it was run with ``--quick``.
     """
 
     run: str
@@ -48,6 +50,7 @@ class RunRow:
     progress: RunProgress
     changed: float
     fault: str = ""
+    quick: bool = False
 
     def matches(self, words: Sequence[str]) -> bool:
         """Whether each word is in what the row says, capitals or not."""
@@ -154,15 +157,14 @@ class RunCatalogue:
             if self._seen.get(run.run) == seen and (not holder or run.family == FIT):
                 return self._rows[run.run]
             progress, fault = run_progress(run, self.place.folder(run.folder), holder), ""
-            kind, learner, name = run.kind, run.learner or "", run.name
+            kind, learner, name, quick = run.kind, run.learner or "", run.name, run.quick
             self._seen[run.run] = seen
         except (NeurofleetError, ValueError, KeyError, TypeError, OSError) as error:  # of a damaged file
             progress, fault = RunProgress("unfinished"), f"{error}" or type(error).__name__
-            kind, learner, name, signature = "", "", None, ()
+            kind, learner, name, quick, signature = "", "", None, False, ()
         changed = max((each[0] for _, each in signature), default=0) / 1e9
-        return RunRow(
-            run.run, str(name or Path(run.folder or self.place.root).name), kind, learner, progress, changed, fault
-        )
+        name = str(name or Path(run.folder or self.place.root).name)
+        return RunRow(run.run, name, kind, learner, progress, changed, fault, quick)
 
     def _all_entries(self, run: FoundRun) -> list[str]:
         if not self.place.is_local:
