@@ -474,13 +474,13 @@ def _stage_plans(spec: FitSpec, stages: Mapping[str, bool]) -> tuple[StagePlan, 
     plans = []
     for i, (name, again) in enumerate(stages.items()):
         last = i == len(stages) - 1
-        search = _search(spec, name, last)
+        search = _search(spec, name, first=i == 0, last=last)
         final = finalists(spec.evolution.hall_of_fame, 0 if spec.quick else search.planned_evaluations) if again else 0
         plans.append(StagePlan(name, seeds if last else seeds[:1], search, finalists=final))
     return tuple(plans)
 
 
-def _search(spec: FitSpec, stage: str, last: bool) -> "PaperConfig | FastConfig":
+def _search(spec: FitSpec, stage: str, *, first: bool, last: bool) -> "PaperConfig | FastConfig":
     evolution = spec.evolution
     if evolution.strategy == "paper":
         generations = PAPER_GENERATIONS_LAST if last else PAPER_GENERATIONS
@@ -489,7 +489,7 @@ def _search(spec: FitSpec, stage: str, last: bool) -> "PaperConfig | FastConfig"
             generations=evolution.generations.get(stage, generations),
         )
     make = SteadyConfig if evolution.mode == "steady" else FastConfig
-    return make(evaluations=spec.evaluations_of(stage, last), offspring=evolution.offspring)
+    return make(evaluations=spec.evaluations_of(stage, first=first, last=last), offspring=evolution.offspring)
 
 
 def _check_stage_names(spec: FitSpec, names: list[str]) -> None:

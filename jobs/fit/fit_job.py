@@ -319,7 +319,9 @@ MOST_SEEDS = 1000
 FAST_EVALUATIONS, FAST_EVALUATIONS_LAST = 768, 6000
 """Of a stage, and of the last stage, with strategy `fast`."""
 
-QUICK_EVALUATIONS, QUICK_EVALUATIONS_LAST = 32, 240
+QUICK_EVALUATIONS_FIRST, QUICK_EVALUATIONS, QUICK_EVALUATIONS_LAST = 64, 32, 192
+"""Of the first stage, which all others start from, of those between, and of the last."""
+
 QUICK_OFFSPRING, QUICK_MODELS = 16, 3
 
 
@@ -489,10 +491,14 @@ class FitSpec(JobSpec):
         cells = None if self.cells is None else self.cells[:1]
         return self.model_copy(update={"cells": cells, "weights": {}, "evolution": self.evolution.quick_version()})
 
-    def evaluations_of(self, stage: str, last: bool) -> int:
+    def evaluations_of(self, stage: str, *, first: bool, last: bool) -> int:
         """Return how many evaluations a stage has with strategy `fast`."""
         evaluations = self.evolution.evaluations.get(stage, FAST_EVALUATIONS_LAST if last else FAST_EVALUATIONS)
-        return min(evaluations, QUICK_EVALUATIONS_LAST if last else QUICK_EVALUATIONS) if self.quick else evaluations
+        if not self.quick:
+            return evaluations
+        return min(
+            evaluations, QUICK_EVALUATIONS_LAST if last else QUICK_EVALUATIONS_FIRST if first else QUICK_EVALUATIONS
+        )
 
     def paths_named(self) -> list[Path]:
         """Return all paths that the job reads."""

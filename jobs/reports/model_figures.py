@@ -106,24 +106,23 @@ def traces_figure(groups: Sequence[Sequence[ShownTrace]]) -> str:
     heights = [1.0, CURRENT_PART] if with_current else [1.0]
 
     def draw(figure: "Figure") -> None:
-        ratios = [3.2, 1] if spiking else [1]
-        rows = len(heights)
-        panels = figure.subplots(
-            rows * len(groups), len(ratios), squeeze=False, width_ratios=ratios, height_ratios=heights * len(groups)
+        rows, columns = len(heights), 2 if spiking else 1
+        places = figure.add_gridspec(
+            rows * len(groups), columns, width_ratios=[3.2, 1][:columns], height_ratios=heights * len(groups)
         )
         for n, group in enumerate(groups):
-            top, bottom = panels[rows * n], panels[rows * (n + 1) - 1]
-            _draw_group(top[0], group)
+            voltage = lowest = figure.add_subplot(places[rows * n, 0])
+            _draw_group(voltage, group)
             if with_current:
-                _draw_stimulus(bottom[0], group)
-                top[0].sharex(bottom[0])
-                top[0].tick_params(labelbottom=False)
+                lowest = figure.add_subplot(places[rows * n + 1, 0], sharex=voltage)
+                _draw_stimulus(lowest, group)
+                voltage.tick_params(labelbottom=False)
             if spiking:
-                if with_current:
-                    bottom[1].set_axis_off()
-                _draw_first_spike(top[1], group[0])
-        panels[-1, 0].set_xlabel("time (ms)")
-        figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower left", ncols=2)
+                _draw_first_spike(figure.add_subplot(places[rows * n : rows * (n + 1), 1]), group[0])
+            if n == 0:
+                figure.legend(*voltage.get_legend_handles_labels(), loc="outside lower left", ncols=2)
+        lowest.set_xlabel("time (ms)")
+        figure.align_ylabels()
 
     each = (1.75 if with_current else 1.4) if len(groups) > 1 else 3.4
     return picture(each * len(groups) + 0.6, draw, "recorded and fitted voltage, and the current injected")
