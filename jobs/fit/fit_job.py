@@ -496,9 +496,8 @@ class FitSpec(JobSpec):
         evaluations = self.evolution.evaluations.get(stage, FAST_EVALUATIONS_LAST if last else FAST_EVALUATIONS)
         if not self.quick:
             return evaluations
-        return min(
-            evaluations, QUICK_EVALUATIONS_LAST if last else QUICK_EVALUATIONS_FIRST if first else QUICK_EVALUATIONS
-        )
+        few = QUICK_EVALUATIONS_LAST if last else QUICK_EVALUATIONS_FIRST if first else QUICK_EVALUATIONS
+        return min(evaluations, few)
 
     def paths_named(self) -> list[Path]:
         """Return all paths that the job reads."""
