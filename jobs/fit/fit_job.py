@@ -383,7 +383,6 @@ class EvolutionSpec(Strict):
                 "mode": "generational",
                 "offspring": min(self.offspring or QUICK_OFFSPRING, QUICK_OFFSPRING),
                 "generations": {},
-                "evaluations": {stage: min(n, QUICK_EVALUATIONS_LAST) for stage, n in self.evaluations.items()},
                 "hall_of_fame": min(self.hall_of_fame, QUICK_MODELS),
                 "seeds": self.seeds[:1],
             }
