@@ -28,9 +28,7 @@ def quick_lines(out: str | Path) -> list[str]:
 
 def quick_notes(spec: JobSpec) -> list[str]:
     """Return what a quick job has less of than the job file says; nothing for others."""
-    if not spec.quick:
-        return []
-    return [QUICK_NOTE, *([f"less than in the job file: {'; '.join(spec.reduced)}"] if spec.reduced else [])]
+    return [f"less than in the job file: {'; '.join(spec.reduced)}"] if spec.reduced else []
 
 
 def quick_record(spec: JobSpec) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from neurofleet.input_paths import has_pattern, local_files
 from neurofleet.jobs.job_file import JobSpec, differences, parse_job
 from neurofleet.jobs.job_kinds import print_verdict
 from neurofleet.jobs.progress import duration
-from neurofleet.jobs.quick import quick_notes, quick_record, refuse_other_length
+from neurofleet.jobs.quick import QUICK_NOTE, quick_notes, quick_record, refuse_other_length
 from neurofleet.jobs.terminal import terminal
 
 _interrupted = threading.Event()
@@ -237,6 +237,8 @@ def run_in_folder(
             f"The results of kind {spec.kind} go to a path, found {out}. Give --out a folder that all machines see."
         )
     console = terminal(errors=True)
+    if spec.quick:
+        console.print(QUICK_NOTE, soft_wrap=True, highlight=False, markup=False)
     inputs, notes = read()
     notes = [*quick_notes(spec), *notes]
     for note in notes:

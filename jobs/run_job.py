@@ -11,7 +11,7 @@ from neurofleet.cluster.store.parts import Part
 from neurofleet.errors import UsageError
 from neurofleet.input_paths import text_of, with_home
 from neurofleet.jobs.job_file import JobSpec, check_job, load_job, named
-from neurofleet.jobs.quick import quick_notes
+from neurofleet.jobs.quick import QUICK_NOTE, quick_notes
 from neurofleet.jobs.reports.tables import print_line
 from neurofleet.jobs.run_folder import interruptible
 from neurofleet.jobs.terminal import collected, terminal
@@ -125,8 +125,8 @@ def print_plan(job: Path, quick: bool = False, as_json: bool = False) -> None:
     spec = load_job(job, quick)
     collecting: AbstractContextManager[dict[str, Any]] = collected() if as_json else nullcontext({})
     with collecting as found:
-        for note in quick_notes(spec):
+        for note in [QUICK_NOTE, *quick_notes(spec)] if spec.quick else []:
             print_line(terminal(), note)
         named(spec.planner)(spec, job.resolve().parent)
     if as_json:
-        print(json.dumps({"name": spec.name, "kind": spec.kind, **found}, indent=1))
+        print(json.dumps({"name": spec.name, "kind": spec.kind, "quick": spec.quick, **found}, indent=1))
