@@ -136,7 +136,10 @@ def _stage(contents: CellContents, stage: StageContents) -> list[str]:
         spikes = any(trace.spikes for group in groups for trace in group)
         caption = _traces_caption(contents, name) + (SPIKES_CAPTION if spikes else "")
         parts.append(html.figure(traces_figure(groups), caption))
-    caption = "Score of each objective: its distance from the target in standard deviations (SD); dashed: 1 SD."
+    caption = (
+        "Score of each objective: its distance from the target in standard deviations (SD); dashed: 1 SD. Blue: within"
+        " 1 SD, light orange: within 3, dark orange: farther; grey: the model has no such e-feature."
+    )
     parts.append(html.figure(scores_figure(stage.scores, _titles(stage)), caption))
     parts.append(html.details("The same in numbers", _scores_table(stage)))
     return parts
@@ -223,7 +226,7 @@ def _parameters(contents: CellContents) -> list[str]:
     caption = (
         f"The {len(models)} models inside the bounds of stage {contents.stages[-1].summary.stage}; active "
         "conductances and calcium parameters on a log axis, which begins at a ten-thousandth of the upper "
-        "bound where the lower is below that. Red names: at least half of the models sit on a bound."
+        "bound where the lower is below that. Bold names: at least half of the models sit on a bound."
     )
     known = {name: value for name, value in contents.known.items() if name in contents.bounds}
     if known:

@@ -247,7 +247,7 @@ def _draw_bars(axes: "Axes", features: list[str], found: Mapping[str, float], li
 
 
 def score_colour(score: float) -> str:
-    """Return green within 1 std, amber within 3, red above, grey for the highest score there is."""
+    """Return blue within 1 SD, orange within 3, vermilion above, grey for the highest score there is."""
     if score >= MAX_SCORE:
         return MISSING
     return GOOD if score <= 1 else FAIR if score <= 3 else POOR
@@ -409,6 +409,7 @@ def _label(axes, names, rows, unit, bounds: Bounds) -> None:
     for label, on_bound in zip(axes.get_yticklabels(), hit, strict=True):
         if on_bound:
             label.set_color(POOR)
+            label.set_fontweight("bold")
     for row, name in zip(rows, names, strict=True):
         low, high = bounds[name]
         text = f"{low:.4g} to {high:.4g} {parameter_unit(name)}".rstrip()

@@ -8,10 +8,9 @@ import numpy as np
 from neurofleet.cluster.pool.outcome import STATUSES
 from neurofleet.jobs.fit.campaign_state import FINAL
 from neurofleet.jobs.reports.drawing import (
+    BLUE,
     FAINT,
-    GREEN,
     INK,
-    MISSING,
     ORANGE,
     PINK,
     SEEDS,
@@ -68,7 +67,7 @@ def _draw_stage(axes: "Axes", tables: RunTables, cell: str, stage: StageSummary)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
-COLOURS = dict(zip(STATUSES, (GREEN, ORANGE, VERMILION, PINK, MISSING), strict=True))
+COLOURS = dict(zip(STATUSES, (BLUE, ORANGE, VERMILION, PINK, INK), strict=True))
 BINS_A_DECADE = 8
 
 

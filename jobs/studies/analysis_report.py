@@ -10,7 +10,7 @@ from neurofleet.jobs.reports import html
 from neurofleet.jobs.reports.drawing import (
     BLUE,
     FAINT,
-    GOOD,
+    GREEN,
     INK,
     MISSING,
     MODEL,
@@ -632,7 +632,7 @@ def forest_figure(predictions: "pd.DataFrame", importances: "pd.DataFrame") -> s
     return picture(3.6, draw, "test cells by true and predicted class, and importances of parameters")
 
 
-FAMILIES = {"parameters": ("o", MODEL), "genes": ("D", GOOD), "features": ("s", SEEDS[0])}
+FAMILIES = {"parameters": ("o", MODEL), "genes": ("D", GREEN), "features": ("s", SEEDS[0])}
 NAMES = {"parameters": "conductance", "genes": "gene", "features": "e-feature"}
 ALPHA = 0.05
 
