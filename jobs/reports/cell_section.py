@@ -134,7 +134,8 @@ def _stage(contents: CellContents, stage: StageContents) -> list[str]:
         parts.append(html.paragraph(f"It could not be simulated to the end: {simulation.fault}.", "note"))
     if groups := shown_traces(contents, stage):
         spikes = any(trace.spikes for group in groups for trace in group)
-        caption = _traces_caption(contents, name) + (SPIKES_CAPTION if spikes else "")
+        with_current = groups[0][0].current is not None
+        caption = _traces_caption(contents, name, with_current) + (SPIKES_CAPTION if spikes else "")
         parts.append(html.figure(traces_figure(groups), caption))
     caption = (
         "Score of each objective: its distance from the target in standard deviations (SD); dashed: 1 SD. Blue: within"
@@ -145,8 +146,9 @@ def _stage(contents: CellContents, stage: StageContents) -> list[str]:
     return parts
 
 
-def _traces_caption(contents: CellContents, stage: str) -> str:
-    fitted = f"Voltage at the soma, and below it the current injected. Orange: the best model of stage {stage}"
+def _traces_caption(contents: CellContents, stage: str, with_current: bool) -> str:
+    current = ", and below it the current injected" if with_current else ""
+    fitted = f"Voltage at the soma{current}. Orange: the best model of stage {stage}"
     recording = contents.recording
     if recording is None:
         return f"{fitted}. There are no recorded traces of this cell to lay under it."
