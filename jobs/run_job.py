@@ -129,4 +129,5 @@ def print_plan(job: Path, quick: bool = False, as_json: bool = False) -> None:
             print_line(terminal(), note)
         named(spec.planner)(spec, job.resolve().parent)
     if as_json:
-        print(json.dumps({"name": spec.name, "kind": spec.kind, "quick": spec.quick, **found}, indent=1))
+        marked = {"quick": True} if spec.quick else {}
+        print(json.dumps({"name": spec.name, "kind": spec.kind, **marked, **found}, indent=1))
