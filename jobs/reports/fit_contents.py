@@ -26,7 +26,7 @@ from neurofleet.neurosim.features.training_targets import SPIKES_IN_STEP, Firing
 from neurofleet.neurosim.recordings.recorded_spikes import SPIKE_THRESHOLD_MV
 from neurofleet.neurosim.recordings.recording import Recording
 
-MEAN_FREQUENCY = "mean_frequency"
+SPIKES, MEAN_FREQUENCY = "Spikecount", "mean_frequency"
 SHOWN_MODELS = 10  # of an unfinished search, in place of the hall of fame
 RATE_MODELS, RATE_STEPS = 3, 10
 """Models of the f-I curve, and steps of those beside the best, which is simulated at all steps that were recorded."""
@@ -270,8 +270,8 @@ def published_rates(targets: TargetSet) -> list[PublishedRate]:
     rates = []
     for step in sorted(targets.protocols.values(), key=lambda step: step.amplitude_nA):
         of_step = {target.feature: target for target in targets.targets if target.protocol == step.name}
-        seconds = {SPIKES_IN_STEP: (step.stop_ms - step.start_ms) / 1000.0, MEAN_FREQUENCY: 1.0}
-        for feature, per_s in seconds.items():
+        step_s = (step.stop_ms - step.start_ms) / 1000.0
+        for feature, per_s in ((SPIKES, step_s), (SPIKES_IN_STEP, step_s), (MEAN_FREQUENCY, 1.0)):
             if step.amplitude_nA > 0 and (target := of_step.get(feature)) is not None:
                 rates.append(PublishedRate(step.amplitude_nA, target.mean / per_s, target.std / per_s, feature))
                 break
