@@ -13,6 +13,7 @@ from neurofleet.jobs.reports.drawing import (
     FAINT,
     GROUND,
     INK,
+    MARKERS,
     MISSING,
     MODEL,
     SEEDS,
@@ -301,7 +302,6 @@ MOST_POINTS = 5000
 MANY = "petroff10"
 """The palette for more classes than `SEEDS` has colours (Petroff, 2021), as matplotlib names it."""
 
-MARKERS = "osD^vP*X"
 LINES = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)))
 LETTER, LINE = 0.007, 0.035
 """Of the width of one map and of its height, what a letter of a label takes."""

@@ -17,6 +17,9 @@ INK, FAINT, GROUND = "#0a0b0c", "#0a0b0d", "#0a0b0e"  # replaced in the SVG by t
 BLUE, ORANGE, GREEN, PINK, SKY, VERMILION = "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00"
 """The palette of Okabe and Ito, which colour-blind eyes tell apart; without its yellow, too pale on white."""
 
+MARKERS = "osD^vP*X"
+"""Of groups, beside their colours."""
+
 MODEL = VERMILION
 SEEDS = (BLUE, ORANGE, GREEN, PINK, SKY, VERMILION, INK)
 GOOD, FAIR, POOR, MISSING = BLUE, ORANGE, VERMILION, "#868e96"

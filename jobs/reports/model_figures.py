@@ -125,7 +125,7 @@ def traces_figure(groups: Sequence[Sequence[ShownTrace]]) -> str:
         figure.align_ylabels()
 
     each = (1.75 if with_current else 1.4) if len(groups) > 1 else 3.4
-    return picture(each * len(groups) + 0.6, draw, "recorded and fitted voltage, and the current injected")
+    return picture(each * len(groups) + 0.6, draw, "recorded and fitted voltage")
 
 
 def _draw_group(axes: "Axes", group: Sequence[ShownTrace]) -> None:
