@@ -13,7 +13,7 @@ Baseline = Literal["majority", "logistic", "pca_knn", "raw_knn", "celltypist"]
 """The names of `neurofleet.learners.sims.expression_baselines`."""
 
 
-QUICK_CELLS = 1500
+QUICK_CELLS = 1000
 """How many labelled cells a quick job has at most."""
 
 QUICK_FOLDS = 2
