@@ -155,7 +155,7 @@ def levels_of(column: pd.Series) -> dict[str, Any]:
     """Return a column for colouring: numbers, or its values and which of them each point has, -1 for none."""
     if pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column) and column.nunique() > 12:
         return {"values": column.astype(float).tolist()}
-    texts = column.map(str).where(column.notna())
+    texts = column if pd.api.types.is_string_dtype(column) else column.map(str).where(column.notna())
     frequent = texts.value_counts().index[:MOST_LEVELS].sort_values()
     codes = pd.Categorical(texts, categories=frequent).codes
     return {"levels": list(frequent), "codes": codes.tolist()}

@@ -3,9 +3,10 @@
 import threading
 from typing import Annotated, Any, get_args
 
+import numpy as np
 from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, Field
-from starlette.responses import HTMLResponse
+from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from neurofleet.errors import UsageError, did_you_mean
 from neurofleet.jobs.results.point_maps import MOST_POINTS, Points, PointTable, levels_of, point_table, sources
@@ -17,6 +18,7 @@ NAVIGATION = Link("Populations", "/populations")
 ALL = "*"
 KEPT = 3
 SHOWN_TESTS = 40
+MOST_NAMES = 50_000
 WORDS = {
     "cells": "best model of each cell",
     "models": "all models of the hall of fame",
@@ -66,25 +68,26 @@ def populations(request: Request, source: Source = "") -> HTMLResponse:
     )
 
 
-@router.get("/api/population", tags=["populations"])
+@router.get("/api/population", tags=["populations"], response_model=None)
 def population(
     request: Request,
     source: Source,
     map: Annotated[str, Query(max_length=40)],
     colour: Annotated[str, Query(max_length=200)] = "",
-) -> dict[str, Any]:
-    """Return the points of a map: where they are, what they are called, and a column to colour them by."""
+) -> Response:
+    """Return the points of a map: where they are, a column to colour them by; of up to 50,000 their names too."""
     table = _table(request, source)
     if colour and colour not in table.rows.columns:
         raise UsageError(f"There is no column {colour!r}{did_you_mean(colour, table.colours())}.")
-    places = table.placed(map)
+    places = np.nan_to_num(table.placed(map)).round(4)
     name = next((name for name in ("cell", "unit_id", "neuron_id") if name in table.rows.columns), None)
-    return finite(
+    # a million numbers: FastAPI would look at each of them
+    return JSONResponse(
         {
-            "x": places[:, 0].round(5).tolist(),
-            "y": places[:, 1].round(5).tolist(),
-            "names": [str(each) for each in table.rows[name]] if name else [],
-            "colour": levels_of(table.rows[colour]) if colour else None,
+            "x": places[:, 0].tolist(),
+            "y": places[:, 1].tolist(),
+            "names": [str(each) for each in table.rows[name]] if name and len(table) <= MOST_NAMES else [],
+            "colour": finite(levels_of(table.rows[colour])) if colour else None,
         }
     )
 
