@@ -20,7 +20,12 @@ from neurofleet.jobs.fit.hall_of_fame_traces import HallOfFameTraces
 from neurofleet.jobs.fit.model_files import write_best_model
 from neurofleet.jobs.fit.stage_search import Deadline, GenerationSearch, Limits, SearchState, StageSearch
 from neurofleet.jobs.fit.steady_search import SteadySearch
-from neurofleet.neurosim.evolution import ParameterSpace, read_warm_start, warm_start_models
+from neurofleet.neurosim.evolution import (
+    ParameterSpace,
+    read_warm_start,
+    select_over_seeds,
+    warm_start_models,
+)
 from neurofleet.neurosim.vector.vector_evaluator import LANES
 
 
@@ -198,7 +203,13 @@ class CellFit:
             return self._open_stage()
         for hall in halls:
             self._store.write_hall_of_fame(hall, int(hall.seeds[0]))
-        together = pooled(halls)
+        tolerance = self._spec.evolution.kept_within
+        if tolerance:
+            searches = list(self._searches.values())
+            size = sum(map(len, halls))
+            together = most_different([search.models() for search in searches], size, tolerance, searches[0].space)
+        else:
+            together = pooled(halls)
         self._store.write_hall_of_fame(together, "pooled")
         write_best_model(self.subject, best_values(together), self._store)
         self.summary = {
@@ -224,7 +235,34 @@ def waiting_states(cell: str, stage: StagePlan) -> list[SearchState]:
 def pooled(halls: list[HallOfFameRows]) -> HallOfFameRows:
     """Return all halls of fame of one cell as one, best first; equal totals by seed, then by rank."""
     totals = np.concatenate([hall.totals for hall in halls])
-    order = np.argsort(totals, kind="stable")
+    return _rows(halls, np.argsort(totals, kind="stable"))
+
+
+def most_different(
+    models_of: Sequence[HallOfFameRows], size: int, tolerance: float, space: ParameterSpace
+) -> HallOfFameRows:
+    """Return `size` models of all seeds together, best first: those as good as the best that differ most.
+
+    Parameters
+    ----------
+    models_of : sequence of HallOfFameRows
+        What each seed has.
+    size, tolerance
+        See `neurofleet.neurosim.evolution.diverse_selection.select_over_seeds`.
+    space : ParameterSpace
+        Of the last stage.
+    """
+    first = models_of[0]
+    columns = [list(first.parameter_names).index(name) for name in space.names]
+    unit = space.to_unit(np.concatenate([models.parameters[:, columns] for models in models_of]))
+    totals = np.concatenate([models.totals for models in models_of])
+    seeds = np.concatenate([models.seeds for models in models_of])
+    objectives = len(first.objective_names)
+    return _rows(models_of, select_over_seeds(unit, totals, seeds, size, objectives, tolerance))
+
+
+def _rows(halls: Sequence[HallOfFameRows], order: np.ndarray) -> HallOfFameRows:
+    """Return rows of all halls of fame together in this order."""
     first = halls[0]
 
     def together(name: str) -> Any:

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,14 @@ from neurofleet.neurosim.cells.morphology_measures import MorphologySummary
 from neurofleet.neurosim.cells.recipe import BY_DENDRITE, Recipe, Stage, load_recipe
 from neurofleet.neurosim.cells.stage_bounds import next_stage_bounds
 from neurofleet.neurosim.cells.user_model import UserModel
-from neurofleet.neurosim.evolution import FastConfig, PaperConfig, ParameterSpace, SteadyConfig, read_warm_start
+from neurofleet.neurosim.evolution import (
+    FastConfig,
+    PaperConfig,
+    ParameterSpace,
+    ParetoConfig,
+    SteadyConfig,
+    read_warm_start,
+)
 from neurofleet.neurosim.features.published_targets import read_bounds, read_targets
 from neurofleet.neurosim.features.step_protocols import TargetSet
 from neurofleet.neurosim.features.training_targets import (
@@ -487,9 +495,16 @@ def _search(spec: FitSpec, stage: str, *, first: bool, last: bool) -> "PaperConf
         return PaperConfig(
             offspring=evolution.offspring or PaperConfig.offspring,
             generations=evolution.generations.get(stage, generations),
+            tolerance=evolution.kept_within,
         )
-    make = SteadyConfig if evolution.mode == "steady" else FastConfig
-    return make(evaluations=spec.evaluations_of(stage, first=first, last=last), offspring=evolution.offspring)
+    make: Callable[..., FastConfig] = SteadyConfig if evolution.mode == "steady" else FastConfig
+    if evolution.strategy != "fast":
+        make = partial(ParetoConfig, selector=evolution.strategy)
+    return make(
+        evaluations=spec.evaluations_of(stage, first=first, last=last),
+        offspring=evolution.offspring,
+        tolerance=evolution.kept_within,
+    )
 
 
 def _check_stage_names(spec: FitSpec, names: list[str]) -> None:

@@ -33,6 +33,7 @@ from neurofleet.jobs.job_file import (
     Strict,
 )
 from neurofleet.neurosim.cells.morphology_readers import FORMATS, ending_of
+from neurofleet.neurosim.evolution.diverse_selection import DEFAULT_TOLERANCE
 
 FROM, GLOB = "from", "glob"
 FILES = ("morphology", "recordings", "targets")
@@ -328,8 +329,10 @@ QUICK_OFFSPRING, QUICK_MODELS = 16, 3
 class EvolutionSpec(Strict):
     """How the search runs. Unset numbers take the strategy's own values."""
 
-    strategy: Literal["paper", "fast"] = "fast"
-    """`fast`: small generations on log axes, then CMA-ES. `paper`: IBEA as published."""
+    strategy: Literal["paper", "fast", "nsga2", "spea2"] = "fast"
+    """`fast`: small generations on log axes, then CMA-ES. `paper`: IBEA as published. `nsga2`, `spea2`: small
+    generations on log axes with the selection of DEAP.
+    """
     mode: Literal["generational", "steady"] = "generational"
     """`generational`, or `steady`: no barrier between generations, for one fit on very many cores; not reproducible."""
     learn: bool | None = None
@@ -348,6 +351,11 @@ class EvolutionSpec(Strict):
     """
     hall_of_fame: PositiveInt = 10
     """Models kept per seed."""
+    tolerance: Annotated[float, Field(ge=0, le=10)] | None = None
+    """Models whose mean score is at most so many standard deviations above the best one's count as equally good: of
+    these, the halls of fame keep those that differ most. 0 keeps the lowest totals. By default 0.25, and 0 with
+    strategy `paper`, as published.
+    """
     seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = [1, 2, 3, 4]
     """Seeds of the search, or how many there are: `4` stands for 1, 2, 3 and 4. The last stage runs all of them,
     earlier stages the first.
@@ -367,12 +375,12 @@ class EvolutionSpec(Strict):
 
     @model_validator(mode="after")
     def _length_of_the_strategy(self) -> "EvolutionSpec":
-        if self.strategy == "fast" and self.generations:
-            raise ValueError("strategy fast takes `evaluations: {stage: number}`, not `generations:`")
+        if self.strategy != "paper" and self.generations:
+            raise ValueError(f"strategy {self.strategy} takes `evaluations: {{stage: number}}`, not `generations:`")
         if self.strategy == "paper" and self.evaluations:
             raise ValueError("strategy paper takes `generations: {stage: number}`, not `evaluations:`")
-        if self.strategy == "paper" and self.mode == "steady":
-            raise ValueError("mode steady is of strategy fast; the paper's goes generation by generation")
+        if self.strategy != "fast" and self.mode == "steady":
+            raise ValueError(f"mode steady is of strategy fast; {self.strategy} goes generation by generation")
         return self
 
     def quick_version(self) -> "EvolutionSpec":
@@ -389,9 +397,14 @@ class EvolutionSpec(Strict):
         )
 
     @property
+    def kept_within(self) -> float:
+        """How far the mean score of a model may be above the best one's for a hall of fame to prefer different ones."""
+        return (0.0 if self.strategy == "paper" else DEFAULT_TOLERANCE) if self.tolerance is None else self.tolerance
+
+    @property
     def learns(self) -> bool:
         """Whether cells start from the halls of fame of cells that were finished before them."""
-        return self.strategy == "fast" if self.learn is None else self.learn
+        return self.strategy != "paper" if self.learn is None else self.learn
 
 
 class FitSpec(JobSpec):

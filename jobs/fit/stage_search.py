@@ -2,7 +2,7 @@
 
 import abc
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -17,7 +17,7 @@ from neurofleet.jobs.fit.engines import engine_spec, scores_of, task_deadline_s,
 from neurofleet.jobs.fit.fit_problem import Problem, StagePlan
 from neurofleet.jobs.run_log import fit_logger
 from neurofleet.neurosim.cells.fit_model import MAX_SCORE, FitModel
-from neurofleet.neurosim.evolution import HallOfFame, ParameterSpace, make_strategy, total_scores
+from neurofleet.neurosim.evolution import HallOfFame, HallOfFameEntry, ParameterSpace, make_strategy, total_scores
 from neurofleet.neurosim.evolution.ask_tell import AskTell
 
 START_S = 300.0
@@ -186,7 +186,7 @@ class StageSearch(abc.ABC):
         self._limits = limits
         self._log = fit_logger(cell=cell, stage=stage.name, seed=seed)
         self._ask_tell = strategy
-        self._hall_of_fame = HallOfFame(hall_of_fame)
+        self._size = hall_of_fame
         self._engine = self._search_engine()
         self._final_engine = (
             None
@@ -195,10 +195,11 @@ class StageSearch(abc.ABC):
         )
         # What the search learns of its evaluations holds for finalists only where they have the same engine.
         self._final_deadline = limits.deadline if stage.engine == "neuron" else limits.deadline.fresh()
+        again = stage.finalists if self._final_engine else 0
+        self._hall_of_fame = HallOfFame(max(again, hall_of_fame), strategy.archive.tolerance)
         self._current: Generation | None = None
         self._scored_again = False
         self._mark, self._marked_at = np.inf, 0
-        again = stage.finalists if self._final_engine else 0
         planned = stage.search.planned_evaluations + again
         self.state = SearchState(cell, stage.name, seed, planned, again, choice=stage.choice)
 
@@ -232,14 +233,26 @@ class StageSearch(abc.ABC):
         self._store_generation(current.stage, self._rows(current))
         return self.start()
 
+    @property
+    def space(self) -> ParameterSpace:
+        """What is searched."""
+        return self._ask_tell.space
+
     def hall_of_fame(self) -> HallOfFameRows:
-        """Return the best models, best first, with their fixed parameters."""
-        entries = self._hall_of_fame.entries
+        """Return the models to keep, best first, with their fixed parameters."""
+        kept = self._hall_of_fame.most_different(self._size, self.space)
+        return self._models([self._hall_of_fame.entries[i] for i in kept])
+
+    def models(self) -> HallOfFameRows:
+        """Return all models that a hall of fame can be chosen from, as `hall_of_fame` returns them."""
+        return self._models(self._hall_of_fame.entries)
+
+    def _models(self, entries: Sequence[HallOfFameEntry]) -> HallOfFameRows:
         found = [(entry.generation, entry.individual) for entry in entries]
         searched = None
-        if self._final_engine is not None:  # finalists are numbered as the archive they came from
-            archive = self._ask_tell.archive.entries
-            searched = [archive[entry.individual] for entry in entries]
+        if self._final_engine is not None:  # finalists are models of the archive, which knows where they were found
+            archive = {entry.parameters.tobytes(): entry for entry in self._ask_tell.archive.entries}
+            searched = [archive[entry.parameters.tobytes()] for entry in entries]
             found = [self._place(entry.generation, entry.individual) for entry in searched]
         names = (*self.problem.names, *self.problem.fixed)
         fixed = np.array(list(self.problem.fixed.values()), dtype=np.float64)

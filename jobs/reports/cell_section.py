@@ -3,6 +3,7 @@
 from neurofleet.jobs.fit.campaign_state import FINAL
 from neurofleet.jobs.fit.fit_problem import CellSubject
 from neurofleet.jobs.reports import html
+from neurofleet.jobs.reports.diversity_section import diversity_parts
 from neurofleet.jobs.reports.firing_rate_figure import rates_figure
 from neurofleet.jobs.reports.fit_contents import CellContents, StageContents, shown_traces
 from neurofleet.jobs.reports.model_figures import (
@@ -43,6 +44,7 @@ def cell_section(tables: RunTables, contents: CellContents) -> str:
         parts += _rates(contents)
     parts += _rescored(contents)
     parts += _parameters(contents)
+    parts += diversity_parts(tables, contents)
     parts += _outcomes(tables, cell)
     return _section(cell, parts)
 

@@ -16,6 +16,7 @@ from neurofleet.cluster.store.run_store import POOLED
 from neurofleet.cluster.store.schemas import HallOfFameRows
 from neurofleet.jobs.fit.campaign_state import FINAL
 from neurofleet.jobs.reports.tables import print_line
+from neurofleet.jobs.results.diversity import Diversity, diversity_lines, diversity_of, models_in_words
 from neurofleet.jobs.results.parameters_at_bounds import OnBound, on_bounds
 from neurofleet.jobs.results.run_tables import RunTables
 from neurofleet.jobs.terminal import terminal
@@ -109,6 +110,8 @@ class CellSummary:
         Best total of each seed in the hall of fame.
     farthest : tuple of (str, float)
         The objectives that the best model is farthest from, and their scores.
+    diversity : Diversity or None
+        How different the models of the hall of fame are; None where there are not two, or the bounds are not known.
     """
 
     cell: str
@@ -119,6 +122,7 @@ class CellSummary:
     on_bound: tuple[OnBound, ...] | None
     best_by_seed: tuple[float, ...] = ()
     farthest: tuple[tuple[str, float], ...] = ()
+    diversity: Diversity | None = None
 
 
 def fit_verdict(out: str | Path) -> list[str]:
@@ -147,6 +151,10 @@ def verdict(cells: Sequence[CellSummary]) -> list[str]:
             more = f" and {len(found) - SHOWN_BOUNDS} more" if len(found) > SHOWN_BOUNDS else ""
             shown = ", ".join(map(str, found[:SHOWN_BOUNDS]))
             lines.append(f"on a bound: {shown}{more}; better values may lie outside")
+    if len(cells) > 1:
+        copies = [cell.cell for cell in done if cell.diversity is not None and cell.diversity.spread.copies]
+        more = ", …" if len(copies) > SHOWN_BOUNDS else ""
+        lines += [f"populations of near-copies: {', '.join(copies[:SHOWN_BOUNDS])}{more}"] if copies else []
     outcomes = [(status, n) for cell in cells for stage in cell.stages for status, n in stage.outcomes.items()]
     failed = sum(n for status, n in outcomes if status != "ok")
     lines.append(f"failed: {failed:,} of {sum(n for _, n in outcomes):,} evaluations")
@@ -165,11 +173,17 @@ def _how_good(cell: CellSummary) -> str:
 def _how_sure(cell: CellSummary) -> str:
     last, totals = cell.stages[-1], [best / cell.stages[-1].objectives for best in cell.best_by_seed]
     if len(totals) < 2:
-        return f"one seed: nothing says whether another search would find better than its {cell.hall_of_fame} models"
+        return f"one seed: nothing says whether another search would find better; {_population(cell)}"
     return (
         f"{len(totals)} seeds: their best models are at {short(min(totals))} to {short(max(totals))};"
-        f" {cell.hall_of_fame} models in the hall of fame of {last.evaluations:,} evaluations"
+        f" {_population(cell)} after {last.evaluations:,} evaluations"
     )
+
+
+def _population(cell: CellSummary) -> str:
+    if cell.diversity is None:
+        return f"{cell.hall_of_fame} models in the hall of fame"
+    return models_in_words(cell.diversity)
 
 
 def print_summaries(tables: RunTables, cells: Sequence[CellSummary], console: Console | None = None) -> None:
@@ -201,7 +215,9 @@ def remarks(cell: CellSummary) -> list[str]:
             lines.append(f"{stage.stage}: {', '.join(failures)} of {of} evaluations")
         if stage.finalists:
             lines.append(f"{stage.stage}: best of {stage.finalists} finalists that were scored again, more tightly")
-    if cell.hall_of_fame:
+    if cell.diversity is not None:
+        lines += diversity_lines(cell.diversity)
+    elif cell.hall_of_fame:
         lines.append(f"hall of fame: {cell.hall_of_fame} models")
     if cell.on_bound:
         lines.append(f"on a bound: {', '.join(map(str, cell.on_bound))}")
@@ -304,6 +320,7 @@ def summary_of_cell(tables: RunTables, cell: str, events: Iterable[dict[str, Any
         if hall is None
         else tuple(float(hall.totals[hall.seeds == seed].min()) for seed in sorted(set(hall.seeds.tolist()))),
         farthest=() if hall is None else _farthest(hall),
+        diversity=None if hall is None or bounds is None else diversity_of(hall, bounds),
     )
 
 

@@ -2,12 +2,18 @@
 
 `parameter_space`
     Names, bounds and axes of the free parameters.
+`diverse_selection`
+    Which of many good models a hall of fame keeps, and how different they are.
 `ask_tell`
     What all strategies have in common, and the hall of fame.
 `search_strategies`
-    The searches: `paper`, `fast`, `steady`.
+    The searches: `paper`, `fast`, `steady`, `nsga2`, `spea2`.
+`spreading`
+    The last part of the `fast` search.
 `ibea_selection`
     Selection of parents, crossover and mutation.
+`pareto_selection`
+    Selection by dominance, with DEAP.
 `cma_es`
     The second half of the `fast` and `steady` searches.
 `hall_of_fame_files`
@@ -17,12 +23,21 @@
 """
 
 from neurofleet.neurosim.evolution.ask_tell import HallOfFame, HallOfFameEntry, Strategy, total_scores
+from neurofleet.neurosim.evolution.diverse_selection import (
+    Spread,
+    select_diverse,
+    select_over_seeds,
+    spread_of,
+    tolerated_total,
+)
 from neurofleet.neurosim.evolution.parameter_space import ParameterSpace, log_axes
 from neurofleet.neurosim.evolution.search_strategies import (
     FastConfig,
     FastStrategy,
     PaperConfig,
     PaperStrategy,
+    ParetoConfig,
+    ParetoStrategy,
     SteadyConfig,
     SteadyStrategy,
     make_steady_strategy,
@@ -38,6 +53,9 @@ __all__ = [
     "ParameterSpace",
     "PaperConfig",
     "PaperStrategy",
+    "ParetoConfig",
+    "ParetoStrategy",
+    "Spread",
     "SteadyConfig",
     "SteadyStrategy",
     "Strategy",
@@ -46,6 +64,10 @@ __all__ = [
     "make_strategy",
     "read_warm_start",
     "same_cell",
+    "select_diverse",
+    "select_over_seeds",
+    "spread_of",
+    "tolerated_total",
     "total_scores",
     "warm_start_models",
 ]

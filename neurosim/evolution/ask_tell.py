@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import abc
 import bisect
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from neurofleet.neurosim.evolution.diverse_selection import select_diverse, tolerated_total
 from neurofleet.neurosim.evolution.parameter_space import ParameterSpace
 
 
@@ -43,12 +45,20 @@ class HallOfFame:
     Equal totals are ordered by (generation, individual), so the entries do not depend on the order in which
     generations are added. Without such ties its entries are those of DEAP's `HallOfFame` under
     BluePyOpt's weighted sum (which orders ties newest first).
+
+    Parameters
+    ----------
+    size : int
+    tolerance : float
+        Above 0, all models that the recording cannot tell from the best are kept beside the `size` best, for
+        `most_different` to choose from; see `neurofleet.neurosim.evolution.diverse_selection.tolerated_total`.
     """
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, tolerance: float = 0.0) -> None:
         if size < 1:
             raise ValueError(f"a hall of fame holds at least one model, not {size}")
         self.size = size
+        self.tolerance = tolerance
         self._entries: list[HallOfFameEntry] = []
         self._held: dict[bytes, HallOfFameEntry] = {}
 
@@ -60,11 +70,28 @@ class HallOfFame:
     def __len__(self) -> int:
         return len(self._entries)
 
+    def most_different(self, size: int, space: ParameterSpace) -> list[int]:
+        """Return the positions of entries that are as good as the best within the tolerance and differ most.
+
+        Best first. Without a tolerance, of the best.
+        """
+        if not self.tolerance or not self._entries:
+            return list(range(min(size, len(self))))
+        unit = space.to_unit(np.array([entry.parameters for entry in self._entries]))
+        totals = np.array([entry.total for entry in self._entries])
+        return select_diverse(unit, totals, size, self._limit).tolist()
+
+    @property
+    def _limit(self) -> float:
+        """The largest total of a model that is as good as the best."""
+        best = self._entries[0]
+        return tolerated_total(best.total, len(best.scores), self.tolerance) if self.tolerance else -np.inf
+
     def update(self, parameters: np.ndarray, scores: np.ndarray, generation: int) -> None:
         """Add a generation: parameters (n, P) and scores (n, M), one individual a row."""
         parameters, scores = np.asarray(parameters, np.float64), np.asarray(scores, np.float64)
         for individual, total in enumerate(total_scores(scores).tolist()):
-            if len(self) == self.size and total > self._entries[-1].total:
+            if len(self) >= self.size and total > max(self._limit, self._entries[self.size - 1].total):
                 continue
             self._insert(
                 HallOfFameEntry(total, generation, individual, parameters[individual].copy(), scores[individual].copy())
@@ -79,9 +106,11 @@ class HallOfFame:
             self._entries.remove(held)
         self._held[key] = entry
         bisect.insort(self._entries, entry, key=lambda item: item.rank_key)
-        for worst in self._entries[self.size :]:
+        as_good = bisect.bisect_right(self._entries, self._limit, key=lambda item: item.total)
+        kept = max(self.size, as_good)
+        for worst in self._entries[kept:]:
             del self._held[_key(worst)]
-        del self._entries[self.size :]
+        del self._entries[kept:]
 
 
 def _key(entry: HallOfFameEntry) -> bytes:
@@ -103,14 +132,14 @@ class AskTell(abc.ABC):
     planned_evaluations : int
         The most that the whole search takes.
     archive : HallOfFame
-        The best 256 distinct models so far.
+        The best 256 distinct models so far; with a tolerance, all that are as good as the best too.
     """
 
-    def __init__(self, space: ParameterSpace, planned_evaluations: int) -> None:
+    def __init__(self, space: ParameterSpace, planned_evaluations: int, tolerance: float = 0.0) -> None:
         self.space = space
         self.planned_evaluations = planned_evaluations
         self.evaluations = 0
-        self.archive = HallOfFame(ARCHIVE_SIZE)
+        self.archive = HallOfFame(ARCHIVE_SIZE, tolerance)
 
     @property
     @abc.abstractmethod
@@ -123,14 +152,24 @@ class AskTell(abc.ABC):
         """Whether the search is over; `ask` then raises."""
 
     def candidates(self, n: int) -> np.ndarray:
-        """Return the best distinct models so far, best first, to be scored again more tightly.
+        """Return models to be scored again more tightly, best first.
+
+        The best distinct ones so far; of a search with a tolerance, those among the ones as good as the best that
+        differ most.
 
         Returns
         -------
         ndarray, shape (at most n, P)
         """
-        best = [entry.parameters for entry in self.archive.entries[:n]]
-        return np.array(best, np.float64).reshape(len(best), len(self.space))
+        return self._parameters([self.archive.entries[i] for i in self.archive.most_different(n, self.space)])
+
+    def _best_models(self) -> np.ndarray:
+        """Return the best distinct models so far, best first, shape (at most 256, P)."""
+        return self._parameters(self.archive.entries[: self.archive.size])
+
+    def _parameters(self, entries: Sequence[HallOfFameEntry]) -> np.ndarray:
+        rows = [entry.parameters for entry in entries]
+        return np.array(rows, np.float64).reshape(len(rows), len(self.space))
 
     def _check_results(self, parameters: np.ndarray, scores: np.ndarray) -> None:
         """Raise `ValueError` for scores (n, M) that are not those of parameters (n, P) inside the bounds."""
@@ -158,8 +197,8 @@ class Strategy(AskTell):
         See `AskTell`.
     """
 
-    def __init__(self, space: ParameterSpace, planned_evaluations: int) -> None:
-        super().__init__(space, planned_evaluations)
+    def __init__(self, space: ParameterSpace, planned_evaluations: int, tolerance: float = 0.0) -> None:
+        super().__init__(space, planned_evaluations, tolerance)
         self.generation = 0
         self._pending: np.ndarray | None = None
 

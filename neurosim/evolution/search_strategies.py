@@ -1,7 +1,8 @@
-"""The search strategies: `paper`, `fast`, and `steady`, and how they are made from a configuration.
+"""The search strategies: `paper`, `fast`, `steady`, `nsga2` and `spea2`, and how they are made from a configuration.
 
 `paper` is IBEA over the raw parameters, as BluePyOpt runs it. `fast` is IBEA with small generations on log
-axes, then CMA-ES from inside the basin it found. `steady` is `fast` without generations.
+axes, then CMA-ES from inside the basin it found. `steady` is `fast` without generations. `nsga2` and `spea2` are small
+generations on log axes to the end, with the selection of DEAP.
 """
 
 from __future__ import annotations
@@ -14,8 +15,11 @@ import numpy as np
 from neurofleet.errors import InputError
 from neurofleet.neurosim.evolution.ask_tell import AskTell, Strategy
 from neurofleet.neurosim.evolution.cma_es import BasinSearch, bounded_cost
+from neurofleet.neurosim.evolution.diverse_selection import DEFAULT_TOLERANCE
 from neurofleet.neurosim.evolution.ibea_selection import SteadyPopulation, select_parents, uniform_genes, vary
 from neurofleet.neurosim.evolution.parameter_space import ParameterSpace
+from neurofleet.neurosim.evolution.pareto_selection import Selector, select_pareto
+from neurofleet.neurosim.evolution.spreading import spread_out
 from neurofleet.neurosim.evolution.warm_start import fill_missing
 
 
@@ -24,12 +28,14 @@ class PaperConfig:
     """The published numbers: 512 offspring, 200 generations in the active stage (50 in the others).
 
     `generations` counts the initial population, as BluePyOpt's `max_ngen` does. `warm_share` is the largest
-    share of that population that a warm start may take.
+    share of that population that a warm start may take. `tolerance` is that of `FastConfig`; the published scheme
+    has none.
     """
 
     offspring: int = 512
     generations: int = 200
     warm_share: float = 0.75
+    tolerance: float = 0.0
 
     def __post_init__(self) -> None:
         if self.offspring < 2 or self.generations < 1 or not 0 <= self.warm_share <= 1:
@@ -62,7 +68,7 @@ class PaperStrategy(Strategy):
     def __init__(
         self, config: PaperConfig, space: ParameterSpace, seed: int, warm_start: np.ndarray | None = None
     ) -> None:
-        super().__init__(space, config.planned_evaluations)
+        super().__init__(space, config.planned_evaluations, config.tolerance)
         self.config = config
         self._warm_start = warm_start
         self._random = random.Random(seed)
@@ -93,6 +99,7 @@ class PaperStrategy(Strategy):
         self._parents, self._parent_scores = population[chosen], population_scores[chosen]
 
 
+SPREAD_FROM = 32  # models of which variants are made
 SHORT = 3000  # evaluations; below it, the search is shorter and generations of CMA-ES are smaller
 
 
@@ -117,6 +124,12 @@ class FastConfig:
         First standard deviation of CMA-ES in units of the axes.
     warm_share : float
         Largest share of the first generation that a warm start may take.
+    tolerance : float
+        By how many standard deviations of the recording the mean score of a model may be above the best one's for it to
+        be as good: among these, the candidates are those that differ most. 0: the candidates are the best.
+    spread_share : float, optional
+        Share of the budget that at last goes to models that differ from those found and are as good; by default 0.25,
+        and 0 of a budget below 3000 or without a tolerance.
     """
 
     evaluations: int = 6000
@@ -126,6 +139,8 @@ class FastConfig:
     polish_population: int | None = None
     polish_sigma: float = 0.1
     warm_share: float = 0.75
+    tolerance: float = DEFAULT_TOLERANCE
+    spread_share: float | None = None
 
     def __post_init__(self) -> None:
         sizes = [size for size in (self.offspring, self.polish_population) if size is not None]
@@ -135,10 +150,11 @@ class FastConfig:
                 f"{self.evaluations} evaluations, offspring {self.offspring}, initial {self.initial} and "
                 f"polish_population {self.polish_population}."
             )
-        if not (0 < self.switch <= 1 and 0 < self.polish_sigma < 1 and 0 <= self.warm_share <= 1):
+        shares = (self.warm_share, self.spread)
+        if not (0 < self.switch <= 1 and 0 < self.polish_sigma < 1 and 0 <= min(shares) and max(shares) <= 1):
             raise InputError(
-                "evolution: expected switch_fraction, polish_sigma and warm_share between 0 and 1, found "
-                f"{self.switch:g}, {self.polish_sigma:g} and {self.warm_share:g}."
+                "evolution: expected switch_fraction, polish_sigma, warm_share and spread_share between 0 and 1, found "
+                f"{self.switch:g}, {self.polish_sigma:g}, {self.warm_share:g} and {self.spread:g}."
             )
 
     @property
@@ -147,6 +163,13 @@ class FastConfig:
         if self.switch_fraction is not None:
             return self.switch_fraction
         return 0.2 if self.evaluations < SHORT else 0.3
+
+    @property
+    def spread(self) -> float:
+        """Share of the budget for models that differ from those found."""
+        if self.spread_share is not None:
+            return self.spread_share
+        return 0.25 if self.tolerance and self.evaluations >= SHORT else 0.0
 
     @property
     def planned_evaluations(self) -> int:
@@ -187,7 +210,8 @@ class FastStrategy(Strategy):
 
     CMA-ES begins at the best model so far. When it has shrunk to a point or stalls, it begins again at the
     best model that the search has left in another basin; if there is none, the strategy is finished before
-    its budget.
+    its budget. The last share of the budget (`FastConfig.spread_share`) is spent on variants of models that are as good
+    as the best and differ most, as `spread_out` makes them.
 
     Parameters
     ----------
@@ -199,7 +223,7 @@ class FastStrategy(Strategy):
     def __init__(
         self, config: FastConfig, space: ParameterSpace, seed: int, warm_start: np.ndarray | None = None
     ) -> None:
-        super().__init__(space, config.planned_evaluations)
+        super().__init__(space, config.planned_evaluations, config.tolerance)
         self.config = config
         self._warm_start = warm_start
         self._random = random.Random(seed)
@@ -210,13 +234,18 @@ class FastStrategy(Strategy):
         self._parents = np.empty((0, len(space)))
         self._parent_scores: np.ndarray | None = None
         self._polish: BasinSearch | None = None
+        self._spread_end: int | None = None
 
     @property
     def phase(self) -> str:
+        if self._spread_end is not None:
+            return "spread"
         return "search" if self._polish is None else "polish"
 
     @property
     def finished(self) -> bool:
+        if self._spread_end is not None:
+            return self.evaluations + self._next_size > self._spread_end
         nothing_left = self._polish is not None and self._polish.exhausted
         return nothing_left or self.evaluations + self._next_size > self.config.evaluations
 
@@ -227,6 +256,9 @@ class FastStrategy(Strategy):
         return self._initial if self._parent_scores is None else self._offspring
 
     def _propose(self) -> np.ndarray:
+        if self._spread_end is not None:
+            good = self.space.to_unit(self.candidates(SPREAD_FROM))
+            return self.space.from_unit(spread_out(good, self._population, self._random))
         if self._polish is not None:
             return self.space.from_unit(np.array([self._polish.run.ask() for _ in range(self._population)]))
         if self._parent_scores is not None:
@@ -244,10 +276,15 @@ class FastStrategy(Strategy):
         if self._polish is None:
             self._select(unit, scores)
             if self.evaluations + self._offspring > self.config.switch * self.config.evaluations:
-                models = self.space.to_unit(self.candidates(self.archive.size))
+                models = self.space.to_unit(self._best_models())
                 self._polish = BasinSearch(models, self.config.polish_sigma, self._population, self._random)
-        else:
+        elif self._spread_end is None:
             self._polish.tell(unit, bounded_cost(scores))
+            spread = int(self.config.spread * self.config.evaluations)
+            if spread and (
+                self._polish.exhausted or self.evaluations + self._population > self.config.evaluations - spread
+            ):
+                self._spread_end = min(self.evaluations + spread, self.config.evaluations)
 
     def _select(self, unit: np.ndarray, scores: np.ndarray) -> None:
         if self._parent_scores is not None:
@@ -255,6 +292,46 @@ class FastStrategy(Strategy):
             scores = np.concatenate([self._parent_scores, scores])
         chosen = select_parents(scores, self._offspring, self._random)
         self._parents, self._parent_scores = unit[chosen], scores[chosen]
+
+
+@dataclass(frozen=True)
+class ParetoConfig(FastConfig):
+    """As `FastConfig`, with another selection of parents until the end of the budget.
+
+    Parameters
+    ----------
+    selector : {"nsga2", "spea2"}
+    """
+
+    selector: Selector = "nsga2"
+    switch_fraction: float | None = 1.0
+
+
+class ParetoStrategy(FastStrategy):
+    """NSGA-II or SPEA2 with DEAP's own selection, and the axes, generations and variation of `FastStrategy`.
+
+    Parameters
+    ----------
+    config : ParetoConfig
+    space : ParameterSpace
+    seed : int
+    warm_start : ndarray, shape (k, P), optional
+    """
+
+    def __init__(
+        self, config: ParetoConfig, space: ParameterSpace, seed: int, warm_start: np.ndarray | None = None
+    ) -> None:
+        super().__init__(config, space, seed, warm_start)
+        self._selector = config.selector
+        self._survivors = np.empty((0, len(space)))
+
+    def _learn(self, parameters: np.ndarray, scores: np.ndarray) -> None:
+        unit = np.concatenate([self._survivors, self.space.to_unit(parameters)])
+        if self._parent_scores is not None:
+            scores = np.concatenate([self._parent_scores, scores])
+        kept, parents = select_pareto(scores, self._offspring, self._selector, self._random)
+        self._parents = unit[parents]
+        self._survivors, self._parent_scores = unit[kept], scores[kept]
 
 
 class SteadyConfig(FastConfig):
@@ -293,7 +370,7 @@ class SteadyStrategy(AskTell):
     def __init__(
         self, config: SteadyConfig, space: ParameterSpace, seed: int, warm_start: np.ndarray | None = None
     ) -> None:
-        super().__init__(space, config.planned_evaluations)
+        super().__init__(space, config.planned_evaluations, config.tolerance)
         self.config = config
         self.asked = 0
         self._initial = config.initial_for(len(space))
@@ -374,7 +451,7 @@ class SteadyStrategy(AskTell):
         if self._polish is None:
             self._population.add(unit[0], scores[0])
             if self.evaluations >= max(self._initial, self.config.switch * self.config.evaluations):
-                models = self.space.to_unit(self.candidates(self.archive.size))
+                models = self.space.to_unit(self._best_models())
                 size = self.config.polish_population_for(len(self.space))
                 self._polish = BasinSearch(models, self.config.polish_sigma, size, self._random)
         elif number >= self._first_of_polish_run and not self._polish.exhausted:
@@ -412,6 +489,8 @@ def make_strategy(
     warm_start = _checked_warm_start(warm_start, space)
     if isinstance(config, PaperConfig):
         return PaperStrategy(config, space, seed, warm_start)
+    if isinstance(config, ParetoConfig):
+        return ParetoStrategy(config, space, seed, warm_start)
     return FastStrategy(config, space, seed, warm_start)
 
 

@@ -100,6 +100,21 @@ def test_report_tells_how_far_the_searchs_scores_are_from_those_that_count(tmp_p
     assert "LongDC_40 Spikecount" in page.text
 
 
+def test_a_population_of_near_copies_is_said_to_be_one(finished, tmp_path):
+    _, page = finished
+    assert page.pictures.count("the models of the hall of fame beside each other, and their distances") == 2
+    assert "near-copies of a few" not in page.text
+    store = write_run(tmp_path / "run")
+    hall = store.read_hall_of_fame("a")
+    parameters = hall.parameters.copy()
+    parameters[1:-1] = parameters[0]
+    with store.locked():
+        store.write_hall_of_fame(replace(hall, parameters=parameters), "pooled")
+    page = Page(Path(write_report(tmp_path / "run")).read_text())
+    assert f"a population of near-copies: 2 of {len(hall)} models are distinct" in page.text
+    assert "Most of these models are near-copies of a few" in page.text
+
+
 def test_report_of_an_older_run_has_nothing_to_tell_of_engines(finished):
     _, page = finished
     assert "searched with" not in page.text

@@ -7,8 +7,18 @@ import pytest
 from cmaes import CMA
 
 from neurofleet.errors import InputError
-from neurofleet.neurosim.evolution import FastConfig, PaperConfig, ParameterSpace, log_axes, make_strategy, total_scores
+from neurofleet.neurosim.evolution import (
+    FastConfig,
+    PaperConfig,
+    ParameterSpace,
+    ParetoConfig,
+    log_axes,
+    make_strategy,
+    spread_of,
+    total_scores,
+)
 from neurofleet.neurosim.evolution.cma_es import _sampler_class
+from neurofleet.neurosim.evolution.pareto_selection import select_pareto
 
 N_ACTIVE = 8
 NAMES = ("cm.soma", "e_pas.all") + tuple(f"gbar_{channel}.soma" for channel in "ABCDEFGH")
@@ -55,7 +65,30 @@ def best_total(history):
 CONFIGS = {
     "paper": PaperConfig(offspring=32, generations=30),
     "fast": FastConfig(evaluations=960, offspring=32, polish_population=16),
+    "nsga2": ParetoConfig(evaluations=960, offspring=34, selector="nsga2"),
+    "spea2": ParetoConfig(evaluations=960, offspring=34, selector="spea2"),
 }
+PHASES = {"paper": {"evolution"}, "fast": {"search", "polish"}}
+
+
+@pytest.mark.parametrize("selector", ["nsga2", "spea2"])
+def test_deaps_selectors_keep_the_front_and_draw_from_the_given_generator(selector):
+    draw = np.random.default_rng(7)
+    x = np.linspace(0.0, 1.0, 11)
+    front = np.stack([x, 1.0 - x], axis=1)
+    scores = np.concatenate([front + 0.2 + 0.1 * draw.random((11, 2)), front])
+    random.seed(1)
+    before = random.getstate()
+    survivors, parents = select_pareto(scores, 11, selector, random.Random(3))
+    assert random.getstate() == before
+    assert sorted(survivors) == list(range(11, 22))
+    assert len(parents) == 11
+    assert set(parents) <= set(survivors)
+    random.seed(2)
+    assert select_pareto(scores, 11, selector, random.Random(3)) == (survivors, parents)
+    assert select_pareto(scores, 11, selector, random.Random(4))[1] != parents
+    few, _ = select_pareto(scores, 4, selector, random.Random(3))
+    assert {11, 21} <= set(few)  # the ends of the front
 
 
 def test_axes_follow_the_names():
@@ -107,7 +140,7 @@ def test_a_replayed_history_goes_on_identically(space, name):
     """A fresh strategy, fed any number of stored generations, asks for exactly what the first asked for."""
     history = evolve(make_strategy(CONFIGS[name], space, 11))
     phases = [phase for phase, _, _ in history]
-    assert set(phases) == ({"search", "polish"} if name == "fast" else {"evolution"})
+    assert set(phases) == PHASES.get(name, {"search"})
     for stored in {0, 1, 4, phases.count(phases[0]), phases.count(phases[0]) + 5, len(history) - 1}:
         fresh = make_strategy(CONFIGS[name], space, 11)
         for _, parameters, scores in history[:stored]:
@@ -145,6 +178,33 @@ def test_individuals_stay_inside_the_bounds_and_the_budget(space, name):
     assert strategy.generation == len(history)
     with pytest.raises(RuntimeError, match="finished"):
         strategy.ask()
+
+
+def test_the_last_share_of_the_budget_finds_out_how_far_parameters_may_go(space):
+    """Three parameters change nothing: models that are as good are spread over their axes."""
+    found = {}
+    for share in (0.0, 0.25):
+        config = FastConfig(evaluations=3000, offspring=32, polish_population=16, spread_share=share)
+        strategy = make_strategy(config, space, 2)
+        phases = []
+        while not strategy.finished:
+            phases.append(strategy.phase)
+            parameters = strategy.ask()
+            effective = parameters.copy()
+            effective[:, -3:] = TRUE_SHARE[-3:] * UPPER[-3:]
+            strategy.tell(parameters, cell_like_scores(effective))
+        assert phases == sorted(phases, key=["search", "polish", "spread"].index)
+        assert phases.count("spread") * 16 == pytest.approx(share * 3000, abs=32)
+        kept = strategy.candidates(10)
+        effective = kept.copy()
+        effective[:, -3:] = TRUE_SHARE[-3:] * UPPER[-3:]
+        assert total_scores(cell_like_scores(effective)).max() <= 0.8 * 12  # as good as the cell itself would be
+        found[share] = spread_of(space.to_unit(kept))
+    assert found[0.25].distinct == 10
+    assert min(found[0.25].by_parameter[-3:]) > 0.2 > 2 * max(found[0.25].by_parameter[:-3])
+    assert found[0.25].median_distance > 1.5 * found[0.0].median_distance
+    defaults = [FastConfig(), FastConfig(tolerance=0.0), FastConfig(evaluations=2999)]
+    assert [config.spread for config in defaults] == [0.25, 0.0, 0.0]
 
 
 @pytest.mark.parametrize("budget", [64, 150, 400])
