@@ -258,8 +258,15 @@ def predict(
     probabilities: Annotated[bool, typer.Option("--probabilities", help="Probabilities of all classes too.")] = False,
     csv: Annotated[bool, typer.Option("--csv", help="The table as CSV too.")] = False,
     write_h5ad: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="A copy of the query with predictions in obs.")
+        Path | None, typer.Option(metavar="FILE", help="A copy of the query with predictions in obs, obsm and uns.")
     ] = None,
+    report: Annotated[bool, typer.Option("--report", help="A page that shows them, too, beside the table.")] = False,
+    majority: Annotated[
+        bool, typer.Option("--majority", help="Smooth labels over clusters of the query, in further columns.")
+    ] = False,
+    majority_share: Annotated[
+        float, typer.Option(metavar="S", help="Least share of a cluster that a label must have; else unknown.")
+    ] = 0.0,
     unknown_below: UnknownBelow = None,
     coverage: Coverage = None,
     layer: Layer = "X",
@@ -282,7 +289,18 @@ def predict(
     predict_command(
         model,
         Reading(tuple(named(query)), layer, target_sum, most_missing, close_missing, values, gene_names),
-        PredictionOptions(out, top, probabilities, csv, write_h5ad, unknown_below, coverage, overwrite),
+        PredictionOptions(
+            out,
+            top,
+            probabilities,
+            csv,
+            write_h5ad,
+            unknown_below,
+            coverage,
+            overwrite,
+            majority_share if majority or majority_share else None,
+            report,
+        ),
         address=address,
         workers=workers,
         as_json=as_json,
@@ -299,13 +317,14 @@ def embed(
     ] = None,
     out: Annotated[Path, typer.Option(help="The table, one row a unit or neuron.")] = Path("embeddings.parquet"),
     write_h5ad: Annotated[Path | None, typer.Option(metavar="FILE", help="The same for scanpy.")] = None,
+    unknown_below: UnknownBelow = None,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
     """Embed units or neurons by a trained model, and name units."""
     from neurofleet.jobs.learners.embedding import embed_command
 
-    embed_command(model, named(files), layout, out, write_h5ad, overwrite, as_json)
+    embed_command(model, named(files), layout, out, write_h5ad, overwrite, as_json, unknown_below)
 
 
 @app.command(rich_help_panel=LEARNERS)
@@ -474,6 +493,10 @@ def serve(
         list[str] | None,
         typer.Option(metavar="HOST", help="A name under which a proxy passes requests on.", show_default=False),
     ] = None,
+    models: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FOLDER", help="A folder of trained models besides ROOT.", show_default=False),
+    ] = None,
     read_only: Annotated[bool, typer.Option("--read-only", help="Whoever comes may only look.")] = False,
     add_user: Annotated[
         str | None, typer.Option(metavar="NAME", help="Ask for a password and add this user to --users FILE.")
@@ -498,7 +521,7 @@ def serve(
         raise UsageError("Name the folder above your runs: neurofleet serve ROOT.")
     from neurofleet.jobs.serve.serve_command import serve_command
 
-    serve_command(root, host, port, users, name or (), read_only)
+    serve_command(root, host, port, users, name or (), read_only, models or ())
 
 
 app.add_typer(deploy_app, rich_help_panel=CLUSTERS)

@@ -60,6 +60,8 @@ class StoredModel:
         By name.
     written : datetime
         When the folder was written, in local time.
+    sha256 : str
+        Of its tensors.
     """
 
     learner: str
@@ -67,6 +69,7 @@ class StoredModel:
     description: dict[str, Any]
     tensors: dict[str, np.ndarray]
     written: datetime
+    sha256: str
 
 
 def write_model(
@@ -151,7 +154,7 @@ def read_model(folder: str | Path, learner: str | None = None) -> StoredModel:
                 f" {TENSORS} holds {_shape(stored.get(name))}. Copy the folder again as a whole."
             )
     written = datetime.fromtimestamp((folder / DESCRIPTION).stat().st_mtime)
-    return StoredModel(head["learner"], head["run"], head["description"], tensors, written)
+    return StoredModel(head["learner"], head["run"], head["description"], tensors, written, head["sha256"])
 
 
 MODEL_CLASSES = {

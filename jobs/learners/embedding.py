@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,12 +22,16 @@ from neurofleet.learners.model_folder import QUICK, read_model
 from neurofleet.learners.neuprint.population_recordings import Recordings
 from neurofleet.learners.neuprint.recording_files import open_recordings
 from neurofleet.learners.units.unit_files import open_units
+from neurofleet.learners.units.unit_labels import CLASS
+from neurofleet.learners.unknown_labels import labels_or_unknown
 from neurofleet.yaml_files import read_yaml_file
 
 if TYPE_CHECKING:
     from neurofleet.learners.neuprint.neuprint_model import NeuprintModel
 
 LEARNERS = ("hippie", "neuprint")
+NAMED = {"hippie": CLASS, "neuprint": "predicted"}
+"""Learner -> the column of a table that holds the likeliest class."""
 
 
 def embed_command(
@@ -37,6 +42,7 @@ def embed_command(
     h5ad: Path | None,
     overwrite: bool,
     as_json: bool = False,
+    unknown_below: float | None = None,
 ) -> None:
     """Embed what is in some files by a trained model, and name it where the model names things.
 
@@ -50,6 +56,11 @@ def embed_command(
         A Parquet file, one row a unit or neuron.
     h5ad : Path or None
         The same for scanpy.
+    as_json : bool
+        Print the summary as JSON.
+    unknown_below : float, optional
+        Units or neurons whose likeliest class has a smaller probability are unknown, in the further columns ``label``
+        and ``unknown``.
 
     Raises
     ------
@@ -75,15 +86,45 @@ def embed_command(
     if quick:
         print(quick, file=sys.stderr)
         table = table.replace_schema_metadata({**(table.schema.metadata or {}), QUICK: quick})
+    named = NAMED[learner]
+    if unknown_below is not None:
+        if named not in table.column_names:
+            raise UsageError(f"--unknown-below: {model} names no classes, it embeds alone.")
+        table = with_labels(table, named, unknown_below)
     with new_files(targets) as partial:
         pq.write_table(table, partial[out])
         if h5ad is not None:
             write_embeddings_h5ad(table, vectors, partial[h5ad])
     files_written = [*map(str, targets)]
+    label = "label" if unknown_below is not None else named
+    labels = Counter(table[label].to_pylist()) if label in table.column_names else None
     if as_json:
-        print(json.dumps({"rows": len(table), "files": files_written}, indent=1))
-    else:
-        print(f"{len(table):,} embedded: {', '.join(files_written)}")
+        print(json.dumps({"rows": len(table), "labels": labels, "files": files_written}, indent=1))
+        return
+    for name, count in sorted(labels.items()) if labels else ():
+        print(f"{count:8,}  {count / len(table):6.1%}  {name or 'nothing measured'}")
+    print(f"{len(table):,} embedded: {', '.join(files_written)}")
+
+
+def with_labels(table: pa.Table, named: str, unknown_below: float) -> pa.Table:
+    """Return the table with ``label`` and ``unknown`` behind the likeliest class.
+
+    Parameters
+    ----------
+    named : str
+        The column of the likeliest class; empty where nothing was measured, and so is the label.
+    unknown_below : float
+
+    Columns of the files that are called so become ``file.label`` and ``file.unknown``.
+    """
+    table = table.rename_columns(
+        [f"file.{name}" if name in ("label", "unknown") else name for name in table.column_names]
+    )
+    found = labels_or_unknown(table[named].to_numpy(), table["probability"].to_numpy(), unknown_below)
+    place = table.column_names.index(named) + 1
+    for offset, (name, values) in enumerate((("label", found["label"]), ("unknown", found["unknown"]))):
+        table = table.add_column(place + offset, name, pa.array(values))
+    return table
 
 
 def read_layout(path: Path | None) -> dict[str, Any]:

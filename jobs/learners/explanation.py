@@ -95,7 +95,7 @@ def explain_command(folder: Path, reading: Reading, options: ExplanationOptions)
     UsageError, LearnerError
         Model, files, cells or names cannot be used; nothing was written.
     """
-    from neurofleet.learners.sims.cell_prediction import rows_of_cells
+    from neurofleet.learners.sims.cell_prediction import absent_in_all, rows_of_cells
     from neurofleet.learners.sims.gene_importance import class_table, explain, global_table
 
     if options.weighting not in ("decision", "uniform"):
@@ -108,7 +108,7 @@ def explain_command(folder: Path, reading: Reading, options: ExplanationOptions)
     files = {name: options.out / name for name in names}
     check_new(list(files.values()), options.overwrite)
     console = terminal(errors=True)
-    model, fingerprint = load_model(folder)
+    model = load_model(folder)
     queries = reading.open(model)
     chosen = rows_of_cells(queries, ids)
     for query in queries:
@@ -118,7 +118,7 @@ def explain_command(folder: Path, reading: Reading, options: ExplanationOptions)
     facts: dict[str, Any] = {
         "query": ", ".join(str(query.path) for query in queries),
         "cells": f"{sum(len(query) for query in queries):,}",
-        "model": f"{folder} (run {fingerprint['run'][:12]})",
+        "model": f"{folder} (run {model.identity['run'][:12]})",
         "members": f"{len(model.networks.members)} networks"
         + (f", and a linear model with weight {model.linear_share:g}" if model.linear_share else ""),
         "attention": f"masks weighted by {options.weighting}",
@@ -129,6 +129,7 @@ def explain_command(folder: Path, reading: Reading, options: ExplanationOptions)
     with new_files(list(files.values())) as partial:
         with CountProgress("explaining", sum(len(query) for query in queries), "cells", console) as progress:
             means = explain(model, _blocks(queries, model, progress), options.weighting)
+        means = means.without(absent_in_all(queries))
         classes, whole = class_table(means, model), global_table(means, model)
         top_of_class = classes.filter(pyarrow.compute.less_equal(classes["rank"], options.top))
         pq.write_table(classes, partial[files["genes.parquet"]])

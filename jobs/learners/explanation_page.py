@@ -138,6 +138,10 @@ NO_SIGNATURE = (
     " share of their top 20: the mean Jaccard index of pairs, by contribution and by attention (1: the same"
     " genes, 0: none in common)."
 )
+DOTS_CAPTION = (
+    f"Genes of largest contribution, up to {DOTS} of each class. Size: mean value in the class, as a share of the"
+    " gene's largest. Colour: contribution to the class, as a share of the class's largest."
+)
 ONE_MEMBER = "This model has one member, so no overlap can be measured: train several before you trust a list."
 
 
@@ -171,12 +175,7 @@ def explanation_page(
     absent = [name for name, n in zip(model.classes, means.n_cells, strict=True) if not n]
     if absent:
         body.append(html.paragraph(f"Predicted for no cell: {', '.join(absent)}.", "quiet"))
-    each = dots_each(int((means.n_cells > 0).sum()))
-    caption = (
-        f"Genes of largest contribution, up to {each} of each class. Size: mean value in the class, as a"
-        " share of the gene's largest. Colour: contribution to the class, as a share of the class's largest."
-    )
-    body.append(html.figure(picture(*dots(means, model), "contribution of genes to classes"), caption))
+    body.append(html.figure(picture(*dots(means, model), "contribution of genes to classes"), DOTS_CAPTION))
     caption = (
         f"Bars: contribution of the whole model. Points: of each member; diamonds: of the linear model. {LOW_EXPLAINED}"
     )

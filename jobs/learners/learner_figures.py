@@ -361,7 +361,7 @@ def embedding_map_figure(
     def draw(figure: "Figure") -> None:
         all_axes = figure.subplots(1, len(named), squeeze=False, sharex=True, sharey=True)[0]
         for axes, (title, names) in zip(all_axes, named.items(), strict=True):
-            _draw_map(axes, flat[drawn], names[drawn], styles, size, nameless)
+            draw_map(axes, flat[drawn], names[drawn], styles, size, nameless)
             if len(named) > 1:
                 axes.set_title(title)
         entries: dict[str, Any] = {}
@@ -380,9 +380,16 @@ def embedding_map_figure(
     return picture(4.9 + 0.17 * ((len(classes) + n_columns) // n_columns), draw, what)
 
 
-def _draw_map(
-    axes: "Axes", flat: np.ndarray, names: np.ndarray, styles: Mapping[str, ClassStyle], size: float, nameless: str
+def draw_map(
+    axes: "Axes",
+    flat: np.ndarray,
+    names: np.ndarray,
+    styles: Mapping[str, ClassStyle],
+    size: float,
+    nameless: str,
+    method: str = "UMAP",
 ) -> None:
+    """Draw points (n, 2) by class; those without a class are grey, and called `nameless`."""
     unnamed = names == ""
     if unnamed.any():
         axes.scatter(
@@ -412,8 +419,8 @@ def _draw_map(
     _label_map(axes, flat, names, list(styles))
     axes.set_xticks([])
     axes.set_yticks([])
-    axes.set_xlabel("UMAP 1")
-    axes.set_ylabel("UMAP 2")
+    axes.set_xlabel(f"{method} 1")
+    axes.set_ylabel(f"{method} 2")
     for spine in axes.spines.values():
         spine.set_color(FAINT)
         spine.set_visible(True)

@@ -2,194 +2,44 @@
 
 import json
 import os
-import shutil
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import h5py
 import numpy as np
-import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.csv
 import pyarrow.parquet as pq
-from rich.table import Table
 
 from neurofleet.cluster.ray.session import connect
 from neurofleet.cluster.ray.shards import map_shards
 from neurofleet.errors import UsageError
-from neurofleet.input_paths import local_files
-from neurofleet.jobs.learners.learner_folder import ABOUT
-from neurofleet.jobs.new_files import check_new, new_files
-from neurofleet.jobs.progress import CountProgress, duration
-from neurofleet.jobs.terminal import terminal
-from neurofleet.learners.model_folder import DESCRIPTION, QUICK
-from neurofleet.learners.sims.cell_prediction import Predictions, Query, known_cells_in_words, open_query, predict
-from neurofleet.learners.sims.sims_model import OBS_COLUMNS, SimsModel
-from neurofleet.learners.unknown_labels import (
-    UNKNOWN,
-    VALIDATION,
-    labels_or_unknown,
-    refuse_two_thresholds,
-    threshold_for,
+from neurofleet.jobs.learners.prediction_h5ad import check_predictions_h5ad, write_predictions_h5ad
+from neurofleet.jobs.learners.prediction_tables import (
+    MajorityVote,
+    PredictionSummary,
+    about_of,
+    predictions_to_table,
+    schema,
+    table_writers,
+    tables_of,
+    with_about,
 )
+from neurofleet.jobs.new_files import check_new, new_files
+from neurofleet.jobs.progress import CountProgress
+from neurofleet.jobs.terminal import terminal
+from neurofleet.learners.model_folder import QUICK
+from neurofleet.learners.sims.cell_prediction import Query, open_query, predict
+from neurofleet.learners.sims.majority_vote import cluster_cells
+from neurofleet.learners.sims.sims_model import SimsModel
+from neurofleet.learners.unknown_labels import VALIDATION, labels_or_unknown, refuse_two_thresholds, threshold_for
 from neurofleet.scratch import scratch_folder
 
 
-def schema(
-    about: Mapping[str, Any], top: int, *, probabilities: bool = False, several_files: bool = False
-) -> pa.Schema:
-    """Return the columns of a table of predictions.
-
-    ``cell_id``, ``file`` (where there are several), ``label``, ``unknown``, ``pred_0`` …, ``prob_0`` …,
-    ``margin``, ``entropy`` (nats), and ``p.CLASS`` for each class where `probabilities` is set.
-
-    Parameters
-    ----------
-    about : mapping
-        Plain JSON that is kept in the file: the model's fingerprint, temperature, threshold …
-    top : int
-        How many classes a cell has in the table.
-    """
-    fields: list[tuple[str, pa.DataType]] = [("cell_id", pa.string())]
-    fields += [("file", pa.string())] if several_files else []
-    fields += [("label", pa.string()), ("unknown", pa.bool_())]
-    fields += [(f"pred_{place}", pa.string()) for place in range(top)]
-    fields += [(f"prob_{place}", pa.float32()) for place in range(top)]
-    fields += [("margin", pa.float32()), ("entropy", pa.float32())]
-    fields += [(f"p.{name}", pa.float32()) for name in about["classes"]] if probabilities else []
-    return with_about(pa.schema(fields), about)
-
-
-def with_about(columns: pa.Schema, about: Mapping[str, Any]) -> pa.Schema:
-    """Return the same columns with other facts beside them."""
-    return columns.with_metadata({ABOUT: json.dumps(dict(about), ensure_ascii=False).encode()})
-
-
-def about_of(columns: pa.Schema, path: Path) -> dict[str, Any]:
-    """Return the facts that a file of predictions holds.
-
-    Raises
-    ------
-    UsageError
-        If it holds none.
-    """
-    facts = (columns.metadata or {}).get(ABOUT)
-    if facts is None:
-        raise UsageError(
-            f"{path} holds no predictions of `neurofleet predict`: expected its facts beside the columns,"
-            f" found the columns {', '.join(columns.names[:6])} alone."
-        )
-    return json.loads(facts)
-
-
-def predictions_to_table(predictions: Predictions, columns: pa.Schema, about: Mapping[str, Any], file: str) -> pa.Table:
-    """Return predictions as a table with the given columns."""
-    classes = np.asarray(about["classes"], dtype=object)
-    content: dict[str, Any] = {"cell_id": predictions.cell_ids, "file": [file] * len(predictions.cell_ids)}
-    for place in range(predictions.best.shape[1]):
-        best = predictions.best[:, place]
-        content[f"pred_{place}"] = classes[best]
-        content[f"prob_{place}"] = predictions.probabilities[np.arange(len(best)), best]
-    content |= {"margin": predictions.margin, "entropy": predictions.entropy}
-    content |= {f"p.{name}": predictions.probabilities[:, number] for number, name in enumerate(classes)}
-    content |= labels_or_unknown(content["pred_0"], content["prob_0"], about["threshold"])
-    return pa.table({name: content[name] for name in columns.names}, schema=columns)
-
-
-class PredictionSummary:
-    """Counts labels as they come.
-
-    Parameters
-    ----------
-    classes : sequence of str
-    about : mapping
-        The facts beside the table.
-    """
-
-    def __init__(self, classes: Sequence[str], about: Mapping[str, Any]) -> None:
-        self._classes = classes
-        self._about = about
-        self._labels: Counter[str] = Counter()
-        self._unknown = self._empty = self._known = 0
-
-    def add(self, table: pa.Table, n_empty: int = 0, n_known: int = 0) -> None:
-        """Count some cells, of which some have no value at all, and some are cells of the reference."""
-        known = table.filter(pc.invert(table["unknown"]))
-        self._labels.update(known["label"].to_pylist())
-        self._unknown += len(table) - len(known)
-        self._empty += n_empty
-        self._known += n_known
-
-    def plain(self, files: Sequence[Path]) -> dict[str, Any]:
-        """Return the cells of each label, what is told about the queries, and where the predictions are."""
-        return {
-            "labels": {name: self._labels[name] for name in self._classes},
-            "unknown": self._unknown,
-            "without_values": self._empty,
-            "cells_of_the_reference": self._known,
-            "threshold": self._about["threshold"],
-            "queries": self._about["queries"],
-            "files": [*map(str, files)],
-        }
-
-    def print(self, files: Sequence[Path], seconds: float | None = None) -> None:
-        """Print the cells of each label, how well the genes fit, and where the predictions are."""
-        console = terminal()
-        total = sum(self._labels.values()) + self._unknown
-        table = Table()
-        table.add_column("label")
-        table.add_column("cells", justify="right")
-        table.add_column("share", justify="right")
-        for name in self._classes:
-            table.add_row(name, f"{self._labels[name]:,}", _percent(self._labels[name], total))
-        below = f"{UNKNOWN}, below the threshold" if UNKNOWN in self._classes else UNKNOWN
-        table.add_row(below, f"{self._unknown:,}", _percent(self._unknown, total), style="bold")
-        console.print(table)
-        for text in self._texts(total, seconds):
-            console.print(text, soft_wrap=True, highlight=False, markup=False)
-        console.print(f"Written: {', '.join(map(str, files))}", soft_wrap=True, highlight=False, markup=False)
-
-    def _texts(self, total: int, seconds: float | None) -> list[str]:
-        texts = []
-        if seconds is not None:
-            texts.append(f"{total:,} cells in {duration(seconds)}, {total / max(seconds, 1e-9):,.0f} a second.")
-            for query in self._about["queries"]:
-                texts.append(
-                    f"{query['file']}: {query['n_shared']:,} of the model's genes shared,"
-                    f" {query['n_missing']:,} missing ({query['missing_share_in_words']}),"
-                    f" {query['n_not_in_model']:,} of its own left out. Values: {query['normalisation']}."
-                )
-            texts += [f"WARNING: {q['warning']}" for q in self._about["queries"] if q["warning"]]
-        if self._empty:
-            texts.append(f"WARNING: {self._empty:,} cells have no value in any of the model's genes.")
-        if self._known:
-            texts.append(f"WARNING: {known_cells_in_words(self._known, total)}")
-        threshold = self._about["threshold"]
-        if threshold:
-            texts.append(
-                f"Cells are {UNKNOWN} whose largest probability is below {threshold:.4g};"
-                " `neurofleet relabel` sets another threshold without predicting again."
-            )
-        else:
-            texts.append(
-                f"No cell is called {UNKNOWN}, as no threshold was given; `neurofleet relabel PREDICTIONS"
-                " --unknown-below 0.6` sets one without predicting again."
-            )
-        return texts
-
-
-def _percent(part: int, whole: int) -> str:
-    return f"{100 * part / max(whole, 1):.1f} %"
-
-
-def load_model(folder: Path) -> tuple[SimsModel, dict[str, Any]]:
-    """Return a model, on a GPU where there is one, and the fingerprint of its folder.
+def load_model(folder: Path) -> SimsModel:
+    """Return a model, on a GPU where there is one.
 
     Raises
     ------
@@ -201,8 +51,7 @@ def load_model(folder: Path) -> tuple[SimsModel, dict[str, Any]]:
     model = SimsModel.load(folder, "cuda" if torch.cuda.is_available() else "cpu")
     if quick := model.facts.get(QUICK):
         terminal(errors=True).print(quick, soft_wrap=True, markup=False, highlight=False)
-    head = json.loads((folder / DESCRIPTION).read_bytes())
-    return model, {"folder": str(folder), "run": head["run"], "sha256": head["sha256"]}
+    return model
 
 
 GROUP_CELLS = 8192
@@ -352,42 +201,6 @@ def _opened(folder: str, reading: Reading) -> tuple[SimsModel, list[Query]]:
     return model, reading.open(model)
 
 
-def check_predictions_h5ad(files: Sequence[str]) -> None:
-    """Refuse queries that cannot be copied as h5ad.
-
-    Raises
-    ------
-    UsageError
-    """
-    if len(files) > 1:
-        raise UsageError(f"--write-h5ad writes a copy of one query, found {len(files)}. Predict them one by one.")
-    path = local_files(files)[0]
-    if path.suffix != ".h5ad" and path.exists():
-        raise UsageError(f"--write-h5ad writes a copy of an h5ad query; {path} is none.")
-
-
-def write_predictions_h5ad(query: str, predictions: Path, out: Path) -> None:
-    """Copy an h5ad file and put predictions into its `obs`; its matrices are copied unread.
-
-    Parameters
-    ----------
-    query : str
-    predictions : Path
-        The table, one row a cell in the query's order.
-    out : Path
-    """
-    from anndata.io import read_elem, write_elem
-
-    table = pq.read_table(predictions, columns=list(OBS_COLUMNS)).to_pandas()
-    shutil.copyfile(local_files([query])[0], out)
-    with h5py.File(out, "r+") as file:
-        obs = read_elem(file["obs"])
-        for column, name in OBS_COLUMNS.items():
-            is_word = column in ("label", "pred_0")
-            obs[name] = pd.Categorical(table[column]) if is_word else table[column].to_numpy()
-        write_elem(file, "obs", obs)
-
-
 @dataclass(frozen=True)
 class PredictionOptions:
     """Which files are written, and how.
@@ -403,10 +216,14 @@ class PredictionOptions:
     csv : bool
         Whether the table is written as CSV too.
     h5ad : Path or None
-        A copy of the query with the predictions in `obs`.
+        A copy of the query with the predictions in `obs` and `obsm`.
     unknown_below, coverage : float or None
         See `neurofleet.learners.unknown_labels.threshold_for`.
     overwrite : bool
+    majority : float or None
+        Labels are smoothed over clusters of the query, where a label has at least this share of a cluster's cells.
+    report : bool
+        Whether a page that shows them is written beside the table.
     """
 
     out: Path
@@ -417,14 +234,21 @@ class PredictionOptions:
     unknown_below: float | None = None
     coverage: float | None = None
     overwrite: bool = False
+    majority: float | None = None
+    report: bool = False
 
     @property
     def csv_file(self) -> Path:
         return self.out.with_suffix(".csv")
 
+    @property
+    def report_file(self) -> Path:
+        return self.out.with_suffix(".html")
+
     def files(self) -> list[Path]:
         """Return all files that are written."""
-        return [self.out, *([self.csv_file] if self.csv else []), *([self.h5ad] if self.h5ad else [])]
+        more = {self.csv_file: self.csv, self.report_file: self.report}
+        return [self.out, *(file for file, wanted in more.items() if wanted), *([self.h5ad] if self.h5ad else [])]
 
 
 def predict_command(
@@ -435,6 +259,7 @@ def predict_command(
     address: str | None = None,
     workers: int = 0,
     as_json: bool = False,
+    on_progress: Callable[[int, int], None] = lambda done, number: None,
 ) -> None:
     """Predict the cells of one or several files, and print how many have which label.
 
@@ -448,6 +273,8 @@ def predict_command(
         How many processes of this machine predict; 0 is this one.
     as_json : bool
         Print the summary as JSON.
+    on_progress : callable
+        Gets how many cells are done, and how many there are.
 
     Raises
     ------
@@ -460,83 +287,112 @@ def predict_command(
     if options.h5ad is not None:
         check_predictions_h5ad(reading.files)
     console = terminal(errors=True)
-    model, fingerprint = load_model(folder)
+    model = load_model(folder)
     threshold = threshold_for(options.unknown_below, options.coverage, model.facts, str(folder))
     queries = reading.open(model)
     for query in queries:
         _print_notes(query, console)
-    about: dict[str, Any] = {
-        "model": fingerprint,
-        "classes": list(model.classes),
-        "temperature": model.calibration.temperature,
-        "threshold": threshold,
-        "queries": [_described(query) for query in queries],
-        VALIDATION: list(model.facts.get(VALIDATION, [])),
-        "csv": options.csv,
-        **({QUICK: model.facts[QUICK]} if QUICK in model.facts else {}),
-    }
-    top = min(options.top, len(model.classes))
-    columns = schema(about, top, probabilities=options.probabilities, several_files=len(queries) > 1)
+    about = _about(model, queries, options, threshold)
     groups = groups_of([len(query) for query in queries])
     n_cells = sum(len(query) for query in queries)
-    summary = PredictionSummary(model.classes, about)
+    summary, n_done = PredictionSummary(about), 0
+    on_progress(n_done, n_cells)
+    common: dict[str, Any] = {"top": min(options.top, len(model.classes)), "several_files": len(queries) > 1}
+    columns = schema(about, probabilities=options.probabilities, **common)
     with new_files(options.files()) as partial, ExitStack() as stack:
-        write = stack.enter_context(table_writers(partial[options.out], partial.get(options.csv_file), columns))
-        progress = stack.enter_context(CountProgress("predicting", n_cells, "cells", console))
-        if address is None and workers == 0:
-            tables: Iterator[tuple[pa.Table, Counts]] = (
-                predict_group(model, queries, group, columns, about) for group in groups
-            )
-        else:
-            tables = stack.enter_context(_on_cluster(folder, reading, groups, columns, options.out, address, workers))
-        for table, counts in tables:
-            write(table)
-            summary.add(table, *counts)
-            progress.add(len(table))
-        stack.close()
+        work = stack.enter_context(scratch_folder(f"{options.out.name}.parts", options.out.parent.resolve()))
+        whole, whole_columns = partial[options.out], columns
+        if options.majority is not None or options.h5ad is not None:
+            whole = work / "whole.parquet"
+            size = 0 if options.majority is None else model.n_coordinates
+            whole_columns = schema(about, probabilities=True, coordinates=size, **common)
+        with ExitStack() as predicting:
+            progress = predicting.enter_context(CountProgress("predicting", n_cells, "cells", console))
+            csv = partial.get(options.csv_file) if whole_columns is columns else None
+            write = predicting.enter_context(table_writers(whole, csv, whole_columns))
+            if address is None and workers == 0:
+                tables: Iterator[tuple[pa.Table, Counts]] = (
+                    predict_group(model, queries, group, whole_columns, about) for group in groups
+                )
+            else:
+                predicting.enter_context(connect(address, workers or None))
+                tables = predict_on_cluster(folder, reading, groups, whole_columns, work)
+                predicting.callback(tables.close)  # type: ignore[attr-defined]
+            for table, counts in tables:
+                write(table)
+                summary.add_counts(*counts)
+                progress.add(len(table))
+                n_done += len(table)
+                on_progress(n_done, n_cells)
+        if whole_columns is not columns:
+            write_final(whole, partial[options.out], partial.get(options.csv_file), columns)
+        for table in tables_of(partial[options.out]):
+            summary.add(table)
         if options.h5ad is not None:
             console.print(f"writing {options.h5ad} …", soft_wrap=True)
-            write_predictions_h5ad(reading.files[0], partial[options.out], partial[options.h5ad])
+            write_predictions_h5ad(reading.files[0], partial[options.out], whole, partial[options.h5ad])
+        if options.report:
+            console.print(f"writing {options.report_file} …", soft_wrap=True)
+            from neurofleet.jobs.learners.prediction_page import prediction_page
+
+            page = prediction_page(model, queries, partial[options.out], summary)
+            partial[options.report_file].write_text(page, encoding="utf-8")
     if as_json:
         print(json.dumps(summary.plain(options.files()), indent=1))
     else:
         summary.print(options.files(), progress.seconds)
 
 
-@contextmanager
-def _on_cluster(
-    folder: Path,
-    reading: Reading,
-    groups: Sequence[Any],
-    columns: pa.Schema,
-    out: Path,
-    address: str | None,
-    workers: int,
-) -> Iterator[Iterator[tuple[pa.Table, Counts]]]:
-    with (
-        scratch_folder(f"{out.name}.parts", out.parent.resolve()) as parts,
-        connect(address, workers or None),
-    ):
-        tables = predict_on_cluster(folder, reading, groups, columns, parts)
-        try:
-            yield tables
-        finally:
-            tables.close()  # type: ignore[attr-defined]
+def _about(model: SimsModel, queries: Sequence[Query], options: PredictionOptions, threshold: float) -> dict[str, Any]:
+    """Return the facts that stand beside the table."""
+    return {
+        "model": model.identity,
+        "classes": list(model.classes),
+        "temperature": model.calibration.temperature,
+        "threshold": threshold,
+        "queries": [_described(query) for query in queries],
+        VALIDATION: list(model.facts.get(VALIDATION, [])),
+        "csv": options.csv,
+        "reference": None if model.space is None else model.space.described(),
+        "majority": None if options.majority is None else {"share": options.majority},
+        **({QUICK: model.facts[QUICK]} if QUICK in model.facts else {}),
+    }
 
 
-@contextmanager
-def table_writers(out: Path, csv: Path | None, columns: pa.Schema) -> Iterator[Callable[[pa.Table], None]]:
-    """Yield what writes pieces of a table to a Parquet file, and to a CSV file where one is options."""
-    with ExitStack() as stack:
-        writers = [stack.enter_context(pq.ParquetWriter(out, columns))]
-        if csv is not None:
-            writers.append(stack.enter_context(pyarrow.csv.CSVWriter(csv, columns)))
+def write_final(whole: Path, out: Path, csv: Path | None, columns: pa.Schema) -> None:
+    """Write the columns that are wanted of a whole table; labels are smoothed over clusters if that is among them.
 
-        def write(table: pa.Table) -> None:
-            for writer in writers:
-                writer.write_table(table)
+    Parameters
+    ----------
+    whole : Path
+        A table with coordinates of the cells, if there are clusters to be made.
+    out, csv : Path
+    columns : Schema
+    """
+    about = about_of(columns, out)
+    vote = clusters = None
+    if "cluster" in columns.names:
+        vote, clusters = MajorityVote(about), clusters_of(whole)
+        count_votes(vote, whole, clusters)
+    with table_writers(out, csv, columns) as write:
+        start = 0
+        for table in tables_of(whole):
+            if vote is not None and clusters is not None:
+                for name, values in vote.columns(clusters[start : start + len(table)]).items():
+                    table = table.append_column(name, values)
+            start += len(table)
+            write(table.select(columns.names).cast(columns))
 
-        yield write
+
+def clusters_of(whole: Path) -> np.ndarray:
+    """Return the cluster of each cell of a table with coordinates."""
+    names = [name for name in pq.read_schema(whole).names if name.startswith("coordinate_")]
+
+    def blocks() -> Iterator[np.ndarray]:
+        for table in tables_of(whole, names):
+            yield np.stack([column.to_numpy() for column in table.columns], 1)
+
+    return cluster_cells(blocks, pq.read_metadata(whole).num_rows)
 
 
 def _check_names(options: PredictionOptions, address: str | None, workers: int) -> None:
@@ -546,6 +402,8 @@ def _check_names(options: PredictionOptions, address: str | None, workers: int) 
         )
     if "://" in str(options.out):
         raise UsageError(f"--out {options.out}: predictions are written to a path, not to a URI.")
+    if options.majority is not None and not 0 <= options.majority <= 1:
+        raise UsageError(f"--majority-share lies between 0 and 1, found {options.majority:g}.")
     if address is not None and workers:
         raise UsageError("Give --address, which predicts on that cluster, or --workers, which predicts here; not both.")
 
@@ -566,6 +424,7 @@ def _described(query: Query) -> dict[str, Any]:
         "missing_share_in_words": query.share_in_words,
         "values": f"{query.values.kind} ({query.values.evidence})",
         "normalisation": str(query.normalisation),
+        "missing_genes_are": query.missing_genes_are,
         "warning": query.warning,
     }
 
@@ -596,30 +455,68 @@ def relabel_command(
     if unknown_below is None and coverage is None:
         raise UsageError("Give --unknown-below or --coverage: relabel changes nothing else.")
     try:
-        file = pq.ParquetFile(predictions)
+        about = about_of(pq.read_schema(predictions), predictions)
     except (OSError, pa.ArrowInvalid) as error:
         raise UsageError(f"{predictions} cannot be read as a Parquet file ({error}).") from None
-    with file:
-        about = about_of(file.schema_arrow, predictions)
-        about["threshold"] = threshold_for(unknown_below, coverage, about, str(predictions))
-        columns = with_about(file.schema_arrow, about)
-        summary = PredictionSummary(about["classes"], about)
-        target = out or predictions
-        has_csv = out is None and about["csv"] and predictions.with_suffix(".csv").exists()
-        csv = predictions.with_suffix(".csv") if has_csv else None
-        if out is not None:
-            check_new([out], overwrite, [predictions])
-        with new_files([target, *([csv] if csv else [])]) as partial:
-            with table_writers(partial[target], partial[csv] if csv else None, columns) as write:
-                for number in range(file.num_row_groups):
-                    table = file.read_row_group(number)
-                    changed = labels_or_unknown(
-                        table["pred_0"].to_numpy(), table["prob_0"].to_numpy(), about["threshold"]
-                    )
-                    for name, values in changed.items():
-                        place = table.schema.get_field_index(name)
-                        table = table.set_column(place, columns.field(name), pa.array(values))
-                    table = table.replace_schema_metadata(columns.metadata)
-                    write(table)
-                    summary.add(table)
+    threshold = threshold_for(unknown_below, coverage, about, str(predictions))
+    target = out or predictions
+    has_csv = out is None and about["csv"] and predictions.with_suffix(".csv").exists()
+    csv = predictions.with_suffix(".csv") if has_csv else None
+    if out is not None:
+        check_new([out], overwrite, [predictions])
+    with new_files([target, *([csv] if csv else [])]) as partial:
+        summary = relabel_table(predictions, threshold, partial[target], partial[csv] if csv else None)
     summary.print([target, *([csv] if csv else [])])
+
+
+def relabel_table(predictions: Path, threshold: float, out: Path, csv: Path | None) -> PredictionSummary:
+    """Write a table of predictions with the labels of another threshold, and count them.
+
+    Parameters
+    ----------
+    predictions, out : Path
+    threshold : float
+    csv : Path or None
+        The same as CSV.
+    """
+    present = pq.read_schema(predictions)
+    about = about_of(present, predictions)
+    for name in ("reference", "majority"):
+        about.setdefault(name, None)  # an earlier neurofleet did not know of them
+    about["threshold"] = threshold
+    columns = with_about(present, about)
+    summary, vote = PredictionSummary(about), None
+    if "cluster" in columns.names:
+        vote = MajorityVote(about)
+        count_votes(vote, predictions, pq.read_table(predictions, columns=["cluster"])["cluster"].to_numpy())
+    with table_writers(out, csv, columns) as write:
+        for table in tables_of(predictions):
+            changed: dict[str, Any] = _labels_of(table, about)
+            if vote is not None:
+                changed |= vote.columns(table["cluster"].to_numpy())
+            for name, values in changed.items():
+                table = table.set_column(table.schema.get_field_index(name), columns.field(name), pa.array(values))
+            table = table.replace_schema_metadata(columns.metadata)
+            write(table)
+            summary.add(table)
+    return summary
+
+
+def _labels_of(table: pa.Table, about: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    return labels_or_unknown(table["pred_0"].to_numpy(), table["prob_0"].to_numpy(), about["threshold"])
+
+
+def count_votes(vote: MajorityVote, path: Path, clusters: np.ndarray) -> None:
+    """Count the labels in each cluster, by the threshold that is to hold.
+
+    Parameters
+    ----------
+    path : Path
+        A table of predictions.
+    clusters : array of int, shape (cells,)
+    """
+    start, n_clusters = 0, int(clusters.max(initial=-1)) + 1
+    for table in tables_of(path, ["pred_0", "prob_0"]):
+        labels = pa.chunked_array([pa.array(_labels_of(table, vote.about)["label"])])
+        vote.count(clusters[start : start + len(table)], labels, n_clusters)
+        start += len(table)

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -25,6 +26,7 @@ from neurofleet.jobs.serve.bundle import STATIC, bundle_digest
 from neurofleet.jobs.serve.catalogue import NoSuchRun, RunCatalogue
 from neurofleet.jobs.serve.guard import LOOPBACK, Guard
 from neurofleet.jobs.serve.live import Live
+from neurofleet.jobs.serve.namings import Namings, NotThere
 from neurofleet.wording import agreeing
 
 logger = logging.getLogger(__name__)
@@ -35,6 +37,7 @@ PAGES: Sequence[str] = (
     "neurofleet.jobs.serve.cell_page",
     "neurofleet.jobs.serve.populations",
     "neurofleet.jobs.serve.api",
+    "neurofleet.jobs.serve.name_cells",
     "neurofleet.jobs.serve.sign_in",
 )
 """Modules with the routes of pages, in ``router``. One with a place in the navigation names it: ``NAVIGATION``."""
@@ -58,16 +61,23 @@ class Server:
     catalogue : RunCatalogue
     access : Access
     live : Live
+    namings : Namings
+    models : sequence of Path
+        Folders with models, besides those below the root.
     navigation : list of Link
     """
 
     catalogue: RunCatalogue
     access: Access
     live: Live
+    namings: Namings
+    models: Sequence[Path] = ()
     navigation: list[Link] = field(default_factory=list)
 
 
-def create_app(root: str, access: Access | None = None, hosts: Sequence[str] = LOOPBACK) -> FastAPI:
+def create_app(
+    root: str, access: Access | None = None, hosts: Sequence[str] = LOOPBACK, models: Sequence[Path] = ()
+) -> FastAPI:
     """Return the application that serves the runs below a folder.
 
     Parameters
@@ -78,15 +88,18 @@ def create_app(root: str, access: Access | None = None, hosts: Sequence[str] = L
         By default that of one user.
     hosts : sequence of str
         Names under which it is asked.
+    models : sequence of Path
+        Folders with models, besides those below the root; files in them may be read, too.
     """
     catalogue = RunCatalogue(root)
     live = Live(catalogue)
-    server = Server(catalogue, access or Access(), live)
+    server = Server(catalogue, access or Access(), live, Namings(), models)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
         live.stop()
+        server.namings.close()
 
     app = FastAPI(
         title="neurofleet",
@@ -187,7 +200,7 @@ def _fault(request: Request, status: int, text: str) -> Response:
 
 
 async def _refused(request: Request, error: Exception) -> Response:
-    status = 404 if isinstance(error, NoSuchRun) else 403 if isinstance(error, NotAllowed) else 400
+    status = 404 if isinstance(error, NoSuchRun | NotThere) else 403 if isinstance(error, NotAllowed) else 400
     return _fault(request, status, str(error))
 
 

@@ -23,6 +23,7 @@ def serve_command(
     users: Path | None = None,
     names: Sequence[str] = (),
     read_only: bool = False,
+    models: Sequence[Path] = (),
 ) -> None:
     """Serve the runs below a folder until the process is interrupted.
 
@@ -39,6 +40,8 @@ def serve_command(
         Names under which a proxy passes requests on.
     read_only : bool
         Whether nobody may do more than view.
+    models : sequence of Path
+        Folders with models, besides those below the root.
 
     Raises
     ------
@@ -49,6 +52,9 @@ def serve_command(
         raise UsageError(
             f"{root}: expected a folder with runs below it, found no folder. Name the one above your runs."
         )
+    for folder in models:
+        if not folder.is_dir():
+            raise UsageError(f"--models {folder}: expected a folder of models, or one model, found no folder.")
     known = Users(users) if users is not None else None
     if known is not None and not len(known):
         raise UsageError(f"--users {users}: there is nobody in it yet. Add one: {_adding(users)}.")
@@ -64,7 +70,7 @@ def serve_command(
         print(f"  http://{shown}:{port}/?token={token}", file=sys.stderr, flush=True)
 
     access = Access(known, read_only, say_link)
-    app = create_app(root, access, (*LOOPBACK, host, *names))
+    app = create_app(root, access, (*LOOPBACK, host, *names), models)
     print(f"neurofleet serves {without_keys(root)} at port {port}; Ctrl-C ends it.", file=sys.stderr)
     if known is None:
         print("Open this link; it works once, and the next one is shown when it has been used:", file=sys.stderr)

@@ -12,8 +12,6 @@ import scipy.sparse as sp
 
 from neurofleet.errors import CellsRefused, UsageError
 
-WARNED_MISSING = 0.2
-
 
 @dataclass(frozen=True)
 class Alignment:
@@ -22,7 +20,7 @@ class Alignment:
     Attributes
     ----------
     columns : (n_model_genes,) array of int
-        -1 where the query lacks the gene; it is then zero in every cell.
+        -1 where the query lacks the gene.
     missing : tuple of str
         Genes of the model that the query lacks.
     n_unknown : int
@@ -40,17 +38,6 @@ class Alignment:
     @property
     def n_missing(self) -> int:
         return len(self.missing)
-
-    @property
-    def warning(self) -> str:
-        """What the user must know, empty if less than a fifth of the model's genes is missing."""
-        if self.n_missing <= WARNED_MISSING * len(self.columns):
-            return ""
-        return (
-            f"The query lacks {self.n_missing} of the model's {len(self.columns)} genes"
-            f" ({', '.join(self.missing[:5])}, ...); they are taken as zero, so predictions may be worse"
-            " than the model's scores say."
-        )
 
 
 def align(

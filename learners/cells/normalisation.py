@@ -104,6 +104,21 @@ class Normalisation:
         """Return the same for a query whose values are of another kind."""
         return replace(self, kind=kind, found_sum=found_sum)
 
+    def for_genes(self, share: float) -> Normalisation:
+        """Return the same for a query that has only some of the model's genes.
+
+        Parameters
+        ----------
+        share : float
+            Of a cell's counts, that the reference has in these genes on average: their sum is brought to this share of
+            the target where totals are taken over the model's genes.
+        """
+        takes_totals = self.target_sum is not None and self.kind not in ("scaled", *LOG_FACTORS)
+        if not takes_totals or self.totals == "all genes" or not 0 < share < 1:
+            return self
+        assert self.target_sum is not None
+        return replace(self, target_sum=share * self.target_sum)
+
 
 def _with_data(values: sp.csr_matrix, data: np.ndarray) -> sp.csr_matrix:
     return sp.csr_matrix((data.astype(np.float32), values.indices, values.indptr), shape=values.shape, copy=False)

@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -21,9 +22,10 @@ from neurofleet.learners.calibration import entropy, margin
 from neurofleet.learners.cells.cell_copies import ProfileMaker
 from neurofleet.learners.cells.cell_files import IN_MEMORY_NAME, open_cells
 from neurofleet.learners.cells.cell_matrix import CellMatrix, open_group
-from neurofleet.learners.cells.gene_alignment import WARNED_MISSING, Alignment, GeneNaming, align
+from neurofleet.learners.cells.gene_alignment import Alignment, GeneNaming, align
 from neurofleet.learners.cells.normalisation import Normalisation, check_query, check_values, recognise
 from neurofleet.learners.cells.value_kinds import Values
+from neurofleet.learners.sims.reference_space import ReferenceSpace
 from neurofleet.learners.sims.sims_classifier import SimsClassifier
 
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     """What a model reads: an AnnData, a file, or several."""
 
 MOST_MISSING = 0.8
+WARNED_MISSING = 0.2
 IMPORTANCE = "gene_importance"
 """The fact of a model that holds the share of its attention that each of its genes has."""
 
@@ -62,6 +65,10 @@ class Query:
         Which of the two.
     closed : array of bool, shape (model genes,), or None
         Genes that no mask may choose.
+    space : ReferenceSpace or None
+        The model's.
+    gene_means : array of float32, shape (model genes,), or None
+        The model's; they stand in for missing genes where it has no space.
     """
 
     path: Path
@@ -72,6 +79,8 @@ class Query:
     missing_share: float
     by_importance: bool
     closed: np.ndarray | None
+    space: ReferenceSpace | None
+    gene_means: np.ndarray | None
 
     def __len__(self) -> int:
         return len(self.cells)
@@ -83,9 +92,42 @@ class Query:
             return ""
         return (
             f"{self.path.name} lacks {self.alignment.n_missing} of the model's {len(self.alignment.columns)}"
-            f" genes ({self.share_in_words}): {_some(self.alignment.missing)}. They are taken as zero, so"
+            f" genes ({self.share_in_words}): {_some(self.alignment.missing)}. They are {self.missing_genes_are}, so"
             " predictions may be worse than the model's scores say."
         )
+
+    @property
+    def missing_genes_are(self) -> str:
+        """What is done about genes of the model that the query lacks."""
+        if self.space is not None:
+            return "estimated from the others"
+        return "taken as zero" if self.gene_means is None else "set to their mean in the reference"
+
+    @cached_property
+    def absent(self) -> np.ndarray | None:
+        """Genes of the model that the query lacks, (model genes,) bool; None where it has all."""
+        return self.alignment.columns < 0 if self.alignment.n_missing else None
+
+    def filled(self, values: sp.csr_matrix) -> sp.csr_matrix:
+        """Return values of the model's genes with those that the query lacks filled in.
+
+        By the reference's principal components, given the genes that the query has; by their means in the reference
+        where the model has no components.
+        """
+        if self.absent is None or self.gene_means is None:
+            return values
+        dense = values.toarray()
+        if self.space is None:
+            dense[:, self.absent] = self.gene_means[self.absent]
+        else:
+            estimated = self.space.estimates.estimated(dense, self.absent)
+            dense[:, self.absent] = estimated if self.normalisation.kind == "scaled" else np.maximum(estimated, 0.0)
+        return sp.csr_matrix(dense)
+
+    def coordinates(self, values: sp.csr_matrix) -> np.ndarray:
+        """Return where cells lie in the model's space, (cells, components); not filled values are expected."""
+        assert self.space is not None
+        return self.space.distances.coordinates(values.toarray(), self.absent)
 
     @property
     def notes(self) -> list[str]:
@@ -98,7 +140,7 @@ class Query:
         return share_in_words(self.missing_share, self.by_importance)
 
     def blocks(
-        self, rows: np.ndarray | None = None, size: int | None = None
+        self, rows: np.ndarray | None = None, size: int | None = None, *, filled: bool = True
     ) -> Iterator[tuple[np.ndarray, sp.csr_matrix]]:
         """Yield cells (all by default) in order: their ids, and log-normalised values of the model's genes.
 
@@ -107,6 +149,8 @@ class Query:
         rows : array of int, optional
         size : int, optional
             Cells of a block; by default as many as take about 64 MB as a dense matrix.
+        filled : bool
+            Whether genes that the query lacks are filled in; else they are zero.
 
         Raises
         ------
@@ -129,7 +173,7 @@ class Query:
                     f"{self.path}: cells {ids[0]} to {ids[-1]} cannot be read ({error}). The file is damaged"
                     " or only partly copied."
                 ) from error
-            yield ids, values
+            yield ids, self.filled(values) if filled else values
 
     def to_anndata(self) -> anndata.AnnData:
         """Return the cells in memory, with all that an h5ad or zarr file holds of them."""
@@ -168,7 +212,7 @@ def open_query(
     most_missing : float
         The query is refused when a larger share of the model rests on genes that it lacks.
     close_missing : bool
-        Whether masks may not choose these genes. The skip and the linear model take them as zero either way.
+        Whether masks may not choose these genes. The skip and the linear model see what they are filled with.
 
     Raises
     ------
@@ -204,7 +248,16 @@ def open_query(
             )
         seen = recognise(opened, target_sum=target_sum, stated=values)
         normalisation = check_query(model.normalisation, seen)
-    return Query(path, opened, alignment, seen, normalisation, share, by_importance, closed)
+        if model.space is not None and alignment.n_missing:
+            normalisation = normalisation.for_genes(float(model.space.share[alignment.columns >= 0].sum()))
+    return Query(
+        path, opened, alignment, seen, normalisation, share, by_importance, closed, model.space, model.gene_means
+    )
+
+
+def absent_in_all(queries: Sequence[Query]) -> np.ndarray:
+    """Return which genes of the model no query has, (model genes,) bool."""
+    return np.all([query.alignment.columns < 0 for query in queries], axis=0)
 
 
 def rows_of_cells(queries: Sequence[Query], cell_ids: Sequence[str]) -> list[np.ndarray]:
@@ -278,6 +331,12 @@ class Predictions:
         Cells without any value in the model's genes.
     n_known : int
         Cells that the model's reference holds as well, or nearly so.
+    coordinates : array of float32, shape (cells, components)
+        In the model's space; in its embedding where it has none.
+    distance : array of float32, shape (cells,), or None
+        From the reference; at 1 lies the limit that 95 % of its held-out cells do not exceed.
+    plane : array of float32, shape (cells, 2), or None
+        On the reference's map.
     """
 
     cell_ids: np.ndarray
@@ -287,6 +346,9 @@ class Predictions:
     entropy: np.ndarray
     n_empty: int
     n_known: int
+    coordinates: np.ndarray
+    distance: np.ndarray | None
+    plane: np.ndarray | None
 
     def warnings(self) -> Iterator[str]:
         """Yield what the user must know of them."""
@@ -318,15 +380,18 @@ def predict(model: SimsClassifier, query: Query, rows: np.ndarray, top: int) -> 
     CellsRefused
         If their values cannot be used.
     """
-    ids, parts, n_empty, n_known = [], [], 0, 0
+    ids, parts, coordinates, n_empty, n_known = [], [], [], 0, 0
     maker = None if model.known is None else ProfileMaker(model.genes)
-    for some, values in query.blocks(rows):
+    for some, values in query.blocks(rows, filled=False):
+        filled = query.filled(values)
         ids.append(some)
-        parts.append(model.probabilities(values, query.closed))
+        parts.append(model.probabilities(filled, query.closed))
+        coordinates.append(model.vectors(filled, query.closed) if model.space is None else query.coordinates(values))
         n_empty += int((np.diff(values.indptr) == 0).sum())
         if maker is not None and model.known is not None:
             n_known += int(model.known.has(maker.of(values)).sum())
-    exact = np.concatenate(parts)
+    exact, where = np.concatenate(parts), np.concatenate(coordinates)
+    distance, plane = (None, None) if model.space is None else model.space.placed(where)
     probabilities = exact.astype(np.float32)
     return Predictions(
         np.concatenate(ids),
@@ -336,4 +401,7 @@ def predict(model: SimsClassifier, query: Query, rows: np.ndarray, top: int) -> 
         entropy(exact).astype(np.float32),
         n_empty,
         n_known,
+        where,
+        distance,
+        plane,
     )

@@ -12,7 +12,7 @@ Two readings, which answer different questions:
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
 
@@ -66,6 +66,11 @@ class Explanation:
     n_cells: np.ndarray
     value: np.ndarray
     global_value: np.ndarray
+
+    def without(self, genes: np.ndarray) -> Explanation:
+        """Return the same where some genes, (genes,) bool, say nothing: those that the cells do not have."""
+        names = ("attention", "contribution", "linear_contribution", "global_attention")
+        return replace(self, **{name: np.where(genes, 0.0, getattr(self, name)) for name in names})
 
     def dispersion(self) -> np.ndarray:
         """Return the attention of a class over that of all cells, (classes, genes); 0 where both are 0.

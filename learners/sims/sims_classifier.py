@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -17,12 +17,14 @@ from torch import Tensor
 from neurofleet.learners.calibration import UNCALIBRATED, Calibration, calibrated_probabilities
 from neurofleet.learners.cells.cell_copies import KnownCells, Profiles
 from neurofleet.learners.cells.normalisation import Normalisation
-from neurofleet.learners.model_folder import StoredModel, read_model, refuse_damaged, write_model
-from neurofleet.learners.sims.logistic_regression import LogisticModel
+from neurofleet.learners.model_folder import StoredModel, read_model, refuse_damaged, tensors_under, write_model
+from neurofleet.learners.sims.logistic_regression import Z_SCORE, LogisticModel
+from neurofleet.learners.sims.reference_space import ReferenceSpace
 from neurofleet.learners.sims.tabnet import GeneInputs, TabNetEnsemble, mean_log_probabilities
 from neurofleet.learners.sims.tabnet_settings import SimsSettings
 
 LEARNER = "sims"
+SPACE = "reference_space."
 _LINEAR_ARRAYS = ("weights", "bias", "mean", "sd")
 _LINEAR_FACTS = ("clip", "C", "scaling", "inner_accuracy", "inner_macro_f1", "inner_log_loss")
 
@@ -51,6 +53,10 @@ class SimsClassifier:
         Profiles of the reference's cells, see `neurofleet.learners.cells.cell_copies.Profiles.to_array`.
     written : datetime or None
         When the folder was written that the model was loaded from.
+    space : ReferenceSpace or None
+        Where the reference's cells lie; None for models that earlier versions wrote.
+    origin : mapping
+        ``folder``, ``run`` and ``sha256`` of what the model was loaded from; empty without.
     """
 
     networks: TabNetEnsemble
@@ -64,6 +70,13 @@ class SimsClassifier:
     facts: Mapping[str, Any] = field(default_factory=dict)
     known_cells: np.ndarray | None = field(default=None, compare=False)
     written: datetime | None = field(default=None, compare=False)
+    space: ReferenceSpace | None = field(default=None, compare=False)
+    origin: Mapping[str, str] = field(default_factory=dict, compare=False)
+
+    @property
+    def n_coordinates(self) -> int:
+        """In how many dimensions cells are placed: the reference's components, or the embedding without these."""
+        return self.settings.n_d if self.space is None else self.space.cells.shape[1]
 
     @cached_property
     def linear_share(self) -> float:
@@ -128,6 +141,26 @@ class SimsClassifier:
             return None
         return torch.from_numpy(closed[self.inputs.columns]).to(self.networks.mean.device)
 
+    @property
+    def identity(self) -> dict[str, str]:
+        """What tells the model from others: ``name``, ``version`` of neurofleet; ``folder``, ``run``, ``sha256``."""
+        folder = self.origin.get("folder", "")
+        name = self.facts.get("name") or Path(folder).name
+        return {"name": name, "version": self.facts.get("versions", {}).get("neurofleet", ""), **self.origin}
+
+    @cached_property
+    def gene_means(self) -> np.ndarray | None:
+        """Mean log-normalised value of each gene in training, (genes,); None for a model that does not hold it."""
+        if self.space is not None:
+            return self.space.estimates.mean
+        if self.linear is not None and self.linear.scaling == Z_SCORE:
+            return self.linear.mean
+        if self.settings.scaling != "z-score":
+            return None
+        means = np.zeros(len(self.genes), np.float32)
+        means[self.inputs.columns] = self.inputs.mean
+        return means
+
     @cached_property
     def known(self) -> KnownCells | None:
         """Finds the reference's cells in a query; None for a model that did not keep them."""
@@ -145,6 +178,8 @@ class SimsClassifier:
         tensors["columns"] = self.inputs.columns
         if self.known_cells is not None:
             tensors["known_cells"] = self.known_cells
+        if self.space is not None:
+            tensors |= {f"{SPACE}{name}": array for name, array in self.space.arrays().items()}
         description: dict[str, Any] = {
             "genes": list(self.genes),
             "classes": list(self.classes),
@@ -171,14 +206,14 @@ class SimsClassifier:
         """
         stored = read_model(folder, learner=LEARNER)
         with refuse_damaged(folder):
-            return cls._from(stored, device)
+            model = cls._from(stored, device)
+        return replace(model, origin={"folder": str(folder), "run": stored.run, "sha256": stored.sha256})
 
     @classmethod
     def _from(cls, stored: StoredModel, device: str) -> Self:
         description, tensors = stored.description, stored.tensors
         settings = SimsSettings(**description["settings"])
-        prefix = "networks."
-        state = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+        state = tensors_under("networks.", tensors)
         inputs = GeneInputs(tensors["columns"], state["mean"], state["sd"])
         networks = TabNetEnsemble(inputs, len(description["classes"]), settings)
         load_state(networks, {name: torch.from_numpy(array) for name, array in state.items()})
@@ -188,6 +223,7 @@ class SimsClassifier:
             facts["clip"] = np.inf if facts["clip"] is None else facts["clip"]
             arrays: dict[str, Any] = {name: tensors[f"linear.{name}"] for name in _LINEAR_ARRAYS}
             linear = LogisticModel(**arrays, **facts, held_out_probabilities=np.empty((0, 0), np.float32))
+        space = tensors_under(SPACE, tensors)
         return cls(
             networks.to(device).eval(),
             linear,
@@ -200,6 +236,7 @@ class SimsClassifier:
             description["facts"],
             tensors.get("known_cells"),
             stored.written,
+            ReferenceSpace.from_arrays(space) if space else None,
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,14 @@ import pandas as pd
 
 from neurofleet.learners.embedding_tables import warn_of
 from neurofleet.learners.model_folder import model_summary
-from neurofleet.learners.sims.cell_prediction import MOST_MISSING, Query, open_query, predict, rows_of_cells
+from neurofleet.learners.sims.cell_prediction import (
+    MOST_MISSING,
+    Query,
+    absent_in_all,
+    open_query,
+    predict,
+    rows_of_cells,
+)
 from neurofleet.learners.sims.gene_importance import (
     GeneTables,
     cell_tables,
@@ -20,8 +27,9 @@ from neurofleet.learners.sims.gene_importance import (
     explain,
     global_table,
 )
+from neurofleet.learners.sims.majority_vote import Votes, cluster_cells
 from neurofleet.learners.sims.sims_classifier import SimsClassifier
-from neurofleet.learners.unknown_labels import labels_or_unknown, threshold_for
+from neurofleet.learners.unknown_labels import UNKNOWN, labels_or_unknown, threshold_for
 
 if TYPE_CHECKING:
     import anndata
@@ -35,11 +43,24 @@ OBS_COLUMNS = {
     "margin": "sims_margin",
     "entropy": "sims_entropy",
     "unknown": "sims_unknown",
+    "distance": "sims_distance",
+    "outside": "sims_outside",
+    "cluster": "sims_cluster",
+    "majority": "sims_majority",
 }
 """Column of a table of predictions -> column of `obs`."""
 
 EMBEDDING = "X_sims"
 """Where the embedding of cells is in `obsm`."""
+
+PROBABILITIES, MAP, UNS = "sims_probabilities", "X_sims_map", "sims"
+"""In `obsm` the probabilities of all classes, and the place on the reference's map; in `uns` whose they are."""
+
+
+def uns_of(identity: Mapping[str, str], classes: Sequence[str], threshold: float) -> dict[str, Any]:
+    """Return what `uns` says of predictions: which model made them, its classes in order, and the threshold."""
+    model = {name: str(value) for name, value in identity.items()}
+    return {"model": model, "classes": np.asarray(classes, dtype=object), "threshold": float(threshold)}
 
 
 @dataclass(frozen=True, repr=False)
@@ -70,6 +91,7 @@ class SimsModel(SimsClassifier):
         most_missing: float = MOST_MISSING,
         close_missing: bool = False,
         embedding: bool = True,
+        majority: float | None = None,
     ) -> anndata.AnnData:
         """Label cells.
 
@@ -98,6 +120,9 @@ class SimsModel(SimsClassifier):
             Whether masks may not choose genes that the query lacks.
         embedding : bool
             Whether the embedding is written, too: see `embed`.
+        majority : float, optional
+            Labels are smoothed over clusters of the cells, too: each cluster has the label of most of its cells, or
+            ``unknown`` where that has a smaller share than this. 0 for any share.
 
         Returns
         -------
@@ -105,7 +130,10 @@ class SimsModel(SimsClassifier):
             The same, with these columns of ``obs``, as ``neurofleet predict --write-h5ad`` writes them:
             ``sims_label`` (the class, or ``unknown``), ``sims_class`` (the likeliest class), ``sims_prob`` (its
             calibrated probability), ``sims_margin`` (to the second), ``sims_entropy`` (nats), ``sims_unknown``;
-            and ``obsm["X_sims"]``. What was found out about the cells comes as a warning.
+            ``sims_distance`` from the reference and ``sims_outside`` (farther than 95 % of its held-out cells; not of
+            models that earlier versions trained); ``sims_cluster`` and ``sims_majority``;
+            ``obsm["sims_probabilities"]`` of ``uns["sims"]["classes"]``, ``obsm["X_sims_map"]`` (on the reference's
+            map), and ``obsm["X_sims"]``. What was found out about the cells comes as a warning.
 
         Raises
         ------
@@ -140,9 +168,16 @@ class SimsModel(SimsClassifier):
         }
         columns |= labels_or_unknown(columns["pred_0"], columns["prob_0"], threshold)
         data = _to_write_into(cells, query)
-        for column, name in OBS_COLUMNS.items():
-            is_word = column in ("label", "pred_0")
-            data.obs[name] = pd.Categorical(columns[column]) if is_word else columns[column]
+        if predictions.distance is not None:
+            columns |= {"distance": predictions.distance, "outside": predictions.distance > 1}
+            data.obsm[MAP] = predictions.plane
+        if majority is not None:
+            columns |= self._majority_of(predictions.coordinates, columns["label"], majority)
+        for column, values_of_cells in columns.items():
+            is_word = values_of_cells.dtype.kind in "OU"
+            data.obs[OBS_COLUMNS[column]] = pd.Categorical(values_of_cells) if is_word else values_of_cells
+        data.obsm[PROBABILITIES] = predictions.probabilities
+        data.uns[UNS] = uns_of(self.identity, self.classes, threshold)
         if embedding:
             data.obsm[EMBEDDING] = self._vectors_of(query)
         return data
@@ -232,6 +267,7 @@ class SimsModel(SimsClassifier):
         (rows,) = rows_of_cells([query], cell_ids)
         size = cells_in_block(self)
         means = explain(self, (values for _, values in query.blocks(size=size)), weighting)
+        means = means.without(absent_in_all([query]))
         tables = [
             table.to_pandas()
             for ids, values in (query.blocks(rows, size) if len(rows) else ())
@@ -243,6 +279,14 @@ class SimsModel(SimsClassifier):
             pd.concat(tables, ignore_index=True) if tables else None,
             means,
         )
+
+    def _majority_of(self, coordinates: np.ndarray, labels: np.ndarray, least_share: float) -> dict[str, np.ndarray]:
+        """Return the cluster of each cell, and the label of most of its cells."""
+        names = pd.Index([*(name for name in self.classes if name != UNKNOWN), UNKNOWN])
+        clusters = cluster_cells(lambda: iter([coordinates]), len(coordinates))
+        votes = Votes.of(clusters, names.get_indexer(labels), int(clusters.max(initial=-1)) + 1, len(names))
+        winners, _ = votes.winners(least_share)  # -1, for none, is the last name
+        return {"cluster": clusters, "majority": names.to_numpy()[winners[clusters]]}
 
     def _vectors_of(self, query: Query) -> np.ndarray:
         return np.concatenate([self.vectors(values, query.closed) for _, values in query.blocks()])

@@ -28,6 +28,7 @@ from neurofleet.learners.model_folder import (
 )
 from neurofleet.learners.sims.held_out_scores import Tested, cross_validate, facts, query_facts, score_split
 from neurofleet.learners.sims.reference_fit import Reference, fit, reference_of
+from neurofleet.learners.sims.reference_space import reference_space
 from neurofleet.learners.sims.sims_model import SimsModel
 from neurofleet.learners.sims.tabnet_settings import DEFAULT, PRESETS, RELEASED_WARNING, SimsSettings, settings_of
 from neurofleet.learners.splits import Groups, Split, fingerprint, make_folds, make_split
@@ -326,4 +327,7 @@ def fit_and_score(
         tested = [score_split(fitted, reference, prepared.final, settings, train, seed, baselines)]
     known = facts(tested, reference) | query_facts(fitted, reference, prepared.final, seed)
     kept = prepared.profiles.some(prepared.labels.rows).to_array()
-    return replace(fitted.model, facts=known | {"notes": list(fitted.notes)}, known_cells=kept), tested
+    rows = np.sort(np.concatenate([prepared.final.rows("train"), prepared.final.rows("validation")]))
+    space = reference_space(reference.values, rows, reference.labels, seed)
+    judged = {"facts": known | {"notes": list(fitted.notes)}, "known_cells": kept, "space": space}
+    return replace(fitted.model, **judged), tested

@@ -7,6 +7,7 @@ import numpy as np
 
 from neurofleet.learners.local_training import train_here
 from neurofleet.learners.sims.reference_fit import fit, predict_log
+from neurofleet.learners.sims.reference_space import reference_space
 from tests.learners.sims.small_reference import QUICK, small_reference, small_split
 
 
@@ -17,5 +18,7 @@ def small_model(folder: Path) -> Path:
     fitted = fit(reference, split, QUICK, train_here)
     top = np.exp(predict_log(fitted.validated, reference, split.rows("validation"))).max(1)
     facts = {"validation_top_probability": sorted(map(float, top))}
-    replace(fitted.model, facts=facts).save(folder / "model", run="made")
+    rows = np.sort(np.concatenate([split.rows("train"), split.rows("validation")]))
+    space = reference_space(reference.values, rows, reference.labels)
+    replace(fitted.model, facts=facts, space=space).save(folder / "model", run="made")
     return folder / "model"

@@ -18,6 +18,7 @@ from neurofleet.learners.sims.sims_model import SimsModel
 from neurofleet.learners.unknown_labels import threshold_for_coverage
 from tests.jobs.small_model import small_model
 from tests.learners.cells.made_cells import made_counts, written
+from tests.learners.test_old_models import OLD
 
 
 @pytest.fixture(scope="module")
@@ -84,9 +85,35 @@ def test_csv_and_h5ad_hold_the_same(model, query, tmp_path):
     assert list(copy.obs["sims_class"]) == list(found["pred_0"])
     assert list(copy.obs["sims_unknown"]) == list(found["unknown"])
     np.testing.assert_array_equal(copy.obs["sims_prob"], found["prob_0"])
+    np.testing.assert_array_equal(copy.obs["sims_outside"], found["distance"] > 1)
+    np.testing.assert_array_equal(copy.obsm["X_sims_map"], found[["map_0", "map_1"]])
+    told = copy.uns["sims"]
+    assert list(told["classes"][copy.obsm["sims_probabilities"].argmax(1)]) == list(found["pred_0"])
+    assert told["threshold"] == 0.7
+    assert told["model"]["sha256"] == json.loads((model / "model.json").read_text())["sha256"]
+    in_memory = SimsModel.load(model).predict(original, unknown_below=0.7)
+    np.testing.assert_allclose(in_memory.obsm["sims_probabilities"], copy.obsm["sims_probabilities"], atol=1e-6)
+    for name in copy.obs:
+        same = np.allclose if copy.obs[name].dtype.kind == "f" else np.array_equal
+        assert same(in_memory.obs[name], copy.obs[name]), name
     assert list(copy.obs["donor"]) == list(original.obs["donor"])
     assert (copy.X != original.X).nnz == 0
     assert query.read_bytes() == before
+
+
+def test_a_page_shows_labels_map_and_genes(model, tmp_path):
+    query = written(made_counts(60, seed=5)[:, :40].copy(), tmp_path / "<b>.h5ad")
+    predicted(model, query, tmp_path / "p.parquet", unknown_below=0.6, report=True, majority=0.0)
+    page = (tmp_path / "p.html").read_text()
+    assert "<b>" not in page
+    assert page.count("<svg") == 3
+    for words in (
+        "by majority",
+        "estimated from the others",
+        "outside the reference",
+        "Genes that speak for each class",
+    ):
+        assert words in page
 
 
 def test_several_files_are_told_apart(model, query, tmp_path):
@@ -119,6 +146,29 @@ def test_another_threshold_is_set_without_the_model(model, query, tmp_path):
     assert about(tmp_path / "p.parquet")["threshold"] == limit
     relabel_command(tmp_path / "p.parquet", 0.0, None, tmp_path / "back.parquet", False)
     pd.testing.assert_frame_equal(pq.read_table(tmp_path / "back.parquet").to_pandas(), first)
+
+
+def test_a_majority_smooths_labels_and_follows_the_threshold(model, query, tmp_path, groups_of_16, capsys):
+    found = predicted(model, query, tmp_path / "p.parquet", majority=0.5, csv=True, h5ad=tmp_path / "q.h5ad")
+    assert not [name for name in found if name.startswith(("coordinate", "p."))]
+    votes = found.groupby("cluster")["label"].agg(lambda labels: labels.value_counts().iloc[0] / len(labels))
+    np.testing.assert_allclose(found["majority_share"], votes[found["cluster"]], atol=1e-6)
+    for _, cluster in found.groupby("cluster"):
+        most = cluster["label"].value_counts()
+        expected = most.index[most == most.iloc[0]] if most.iloc[0] >= 0.5 * len(cluster) else ["unknown"]
+        assert cluster["majority"].iloc[0] in expected
+    assert list(anndata.read_h5ad(tmp_path / "q.h5ad").obs["sims_majority"]) == list(found["majority"])
+    relabel_command(tmp_path / "p.parquet", 1.0, None, None, False)
+    changed = pq.read_table(tmp_path / "p.parquet").to_pandas()
+    assert (changed["majority"] == "unknown").mean() == (changed["unknown"].mean() == 1.0)
+    assert "by majority" in capsys.readouterr().out
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["p.csv", "p.parquet", "q.h5ad"]
+
+
+def test_an_old_model_says_that_it_holds_no_distances(query, tmp_path, capsys):
+    predicted(OLD / "sims", query, tmp_path / "p.parquet", majority=0.0, report=True)
+    assert "reference's map" not in (tmp_path / "p.html").read_text()
+    assert "does not hold where its reference lies" in " ".join(capsys.readouterr().out.split())
 
 
 def test_coverage_chooses_the_threshold_on_validation_cells(model, query, tmp_path):

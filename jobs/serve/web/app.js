@@ -4,9 +4,11 @@ import { cell } from "./cell.js";
 import { listen } from "./live.js";
 import { population } from "./population.js";
 import { search } from "./search.js";
+import { cellMap } from "./map.js";
 import { localTimes } from "./times.js";
+import { upload } from "./upload.js";
 
-const components = { cell, population, search };
+const components = { cell, cellMap, population, search, upload };
 
 function mount(root) {
   localTimes(root);

@@ -22,11 +22,6 @@ def test_columns_come_in_the_models_order_and_absent_genes_are_zero():
     assert apply(alignment, query[:0]).shape == (0, 4)
 
 
-def test_many_missing_genes_are_warned_of():
-    assert align(list("abcde"), list("abcdz")).warning == ""
-    assert "lacks 2 of the model's 5 genes (d, e" in align(list("abcde"), list("abc")).warning
-
-
 def test_names_that_occur_twice():
     names = [f"g{i}" for i in range(12)]
     with pytest.raises(CellsRefused, match="12 gene names .* the query, the first g0, .*g9.") as error:

@@ -66,16 +66,6 @@ def test_order_of_genes_further_genes_and_logs_change_nothing(model, cells, tmp_
     np.testing.assert_allclose(logs, counts, atol=1e-4)
 
 
-def test_missing_genes_are_zeros(model, cells, tmp_path):
-    emptied = cells.X.toarray()
-    emptied[:, 50:] = 0.0
-    zeros = cells.copy()
-    zeros.X = sp.csr_matrix(emptied)
-    lacking = open_query(model, written(cells[:, :50].copy(), tmp_path / "lacking.h5ad"))
-    full = open_query(model, written(zeros, tmp_path / "zeros.h5ad"))
-    np.testing.assert_array_equal(probabilities(model, lacking), probabilities(model, full))
-
-
 def test_missing_genes_are_warned_of_and_refused(model, cells, tmp_path):
     path = written(cells[:, :40].copy(), tmp_path / "query.h5ad")
     query = open_query(model, path)

@@ -1,0 +1,85 @@
+"""A copy of an h5ad query with its predictions: labels in `obs`, probabilities in `obsm`, the model in `uns`."""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+
+from neurofleet.errors import UsageError
+from neurofleet.input_paths import local_files
+from neurofleet.jobs.learners.prediction_tables import about_of, tables_of
+from neurofleet.learners.sims.sims_model import MAP, OBS_COLUMNS, PROBABILITIES, UNS, uns_of
+
+
+def check_predictions_h5ad(files: Sequence[str]) -> None:
+    """Refuse queries that cannot be copied as h5ad.
+
+    Raises
+    ------
+    UsageError
+    """
+    if len(files) > 1:
+        raise UsageError(f"--write-h5ad writes a copy of one query, found {len(files)}. Predict them one by one.")
+    path = local_files(files)[0]
+    if path.suffix != ".h5ad" and path.exists():
+        raise UsageError(f"--write-h5ad writes a copy of an h5ad query; {path} is none.")
+
+
+def write_predictions_h5ad(query: str, predictions: Path, whole: Path, out: Path) -> None:
+    """Copy an h5ad file and put predictions into it; its matrices are copied unread.
+
+    Parameters
+    ----------
+    query : str
+    predictions : Path
+        The table, one row a cell in the query's order.
+    whole : Path
+        The same with the probabilities of all classes.
+    out : Path
+    """
+    about = about_of(pq.read_schema(predictions), predictions)
+    shutil.copyfile(local_files([query])[0], out)
+    with h5py.File(out, "r+") as file:
+        _write_labels(file, predictions)
+        _write_matrix(file, PROBABILITIES, whole, [f"p.{name}" for name in about["classes"]])
+        if about["reference"]:
+            _write_matrix(file, MAP, whole, ["map_0", "map_1"])
+
+
+def relabel_h5ad(h5ad: Path, predictions: Path, out: Path) -> None:
+    """Copy what `write_predictions_h5ad` wrote, with the labels of another table of the same predictions."""
+    shutil.copyfile(h5ad, out)
+    with h5py.File(out, "r+") as file:
+        _write_labels(file, predictions)
+
+
+def _write_labels(file: h5py.File, predictions: Path) -> None:
+    from anndata.io import read_elem, write_elem
+
+    present = pq.read_schema(predictions)
+    about = about_of(present, predictions)
+    table = pq.read_table(predictions, columns=[name for name in OBS_COLUMNS if name in present.names])
+    obs = read_elem(file["obs"])
+    for column in table.column_names:
+        values = table[column].to_pandas()
+        is_word = present.field(column).type == "string"
+        obs[OBS_COLUMNS[column]] = pd.Categorical(values) if is_word else values.to_numpy()
+    write_elem(file, "obs", obs)
+    write_elem(file.require_group("uns"), UNS, uns_of(about["model"], about["classes"], about["threshold"]))
+
+
+def _write_matrix(file: h5py.File, name: str, table: Path, columns: list[str]) -> None:
+    """Write columns of a table into `obsm` as one array, row group by row group."""
+    obsm = file.require_group("obsm")
+    if name in obsm:
+        del obsm[name]
+    data = obsm.create_dataset(name, (pq.read_metadata(table).num_rows, len(columns)), np.float32)
+    data.attrs["encoding-type"], data.attrs["encoding-version"] = "array", "0.2.0"
+    start = 0
+    for part in tables_of(table, columns):
+        data[start : start + len(part)] = np.stack([part[column].to_numpy() for column in columns], 1)
+        start += len(part)
