@@ -309,11 +309,12 @@ class Namings:
             naming.state = "failed"
         naming.changed = time.monotonic()
 
+    @property
+    def _memory(self) -> str:
+        return f"the {self.limits.memory_bytes / GIB:.3g} GiB of memory that one file may take here"
+
     def _too_large(self, naming: Naming) -> str:
-        return (
-            f"{naming.source} needs more than the {self.limits.memory_bytes / GIB:g} GiB of memory that one file may "
-            "take here. Split it, or name its cells with `neurofleet predict`."
-        )
+        return f"{naming.source} needs more than {self._memory}. Split it, or name its cells with `neurofleet predict`."
 
     def _broke_off(self, naming: Naming, error: fresh_process.ProcessFailed) -> str:
         if error.timed_out:
@@ -321,7 +322,10 @@ class Namings:
                 f"{naming.source} took longer than the {self.limits.seconds / 60:g} minutes that one file may take "
                 "here. Split it, or name its cells with `neurofleet predict`."
             )
-        return f"{naming.source} cannot be read, it may be damaged: the process that opened it {error.reason}."
+        return (
+            f"{naming.source} cannot be read: {error.reason}. It may be damaged, or need more than {self._memory}; look "
+            "whether `neurofleet predict` reads it."
+        )
 
     def _expire(self) -> None:
         """Remove what is older than a day."""
