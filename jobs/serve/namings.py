@@ -323,8 +323,8 @@ class Namings:
                 "here. Split it, or name its cells with `neurofleet predict`."
             )
         return (
-            f"{naming.source} cannot be read: {error.reason}. It may be damaged, or need more than {self._memory}; look "
-            "whether `neurofleet predict` reads it."
+            f"{naming.source} cannot be read: {error.reason}. It may be damaged, or need more than {self._memory}; "
+            "look whether `neurofleet predict` reads it."
         )
 
     def _expire(self) -> None:
