@@ -148,7 +148,7 @@ def _name(request: Request) -> str:
     return visitor.name
 
 
-@router.get("/models")
+@router.get("/models", include_in_schema=False)
 def models(request: Request) -> HTMLResponse:
     """List the models, and what the visitor has named before."""
     server = server_of(request)
@@ -165,7 +165,7 @@ def _places(server: Server) -> str:
     return ", ".join([server.catalogue.place.root, *map(str, server.models)])
 
 
-@router.get("/models/{key}")
+@router.get("/models/{key}", include_in_schema=False)
 def model(request: Request, key: str) -> HTMLResponse:
     """Show the card of a model, and the form that names cells by it."""
     return _model_page(request, _card(server_of(request), key))
@@ -243,7 +243,7 @@ def _said(upload: Upload) -> dict[str, Any]:
     return {"id": upload.id, "received": upload.received, "size": upload.size}
 
 
-@router.post("/models/{key}")
+@router.post("/models/{key}", include_in_schema=False)
 def name_cells(
     request: Request,
     key: str,
@@ -280,7 +280,7 @@ def _source(server: Server, owner: str, upload: str, path: str) -> tuple[str, Pa
     raise UsageError("Choose a file to upload, or name one below the folder that is served.")
 
 
-@router.get("/namings/{id}")
+@router.get("/namings/{id}", include_in_schema=False)
 def naming(request: Request, id: str) -> HTMLResponse:
     """Show how far a naming is, and its result; asked by htmx, only what changes."""
     found = server_of(request).namings.naming(id, _name(request))
@@ -295,7 +295,7 @@ def naming(request: Request, id: str) -> HTMLResponse:
     return render(request, "naming.html.j2", naming=found, **context)
 
 
-@router.get("/namings/{id}/labels")
+@router.get("/namings/{id}/labels", include_in_schema=False)
 def labels(request: Request, id: str, below: Annotated[float, Query(ge=0, le=1)] = 0.0) -> HTMLResponse:
     """Show how many cells have which label at a threshold."""
     found = _done(server_of(request).namings.naming(id, _name(request)))
@@ -324,7 +324,7 @@ def _labels(naming: Naming, below: float) -> dict[str, Any]:
     }
 
 
-@router.get("/namings/{id}/map")
+@router.get("/api/namings/{id}/map")
 def cell_map(request: Request, id: str) -> JSONResponse:
     """Return where the cells lie on the reference's map, at most 50,000 of them."""
     found = _done(server_of(request).namings.naming(id, _name(request)))
@@ -348,7 +348,7 @@ def _short(values: np.ndarray) -> list[float]:
     return np.round(values.astype(np.float64), 4).tolist()
 
 
-@router.get("/namings/{id}/report")
+@router.get("/namings/{id}/report", include_in_schema=False)
 def report(request: Request, id: str) -> Response:
     """Return the page that `neurofleet predict --report` writes."""
     found = _done(server_of(request).namings.naming(id, _name(request)))
@@ -357,7 +357,7 @@ def report(request: Request, id: str) -> Response:
     return FileResponse(found.folder / PAGE, media_type="text/html", headers={"Content-Security-Policy": policy})
 
 
-@router.get("/namings/{id}/files/{name}")
+@router.get("/namings/{id}/files/{name}", include_in_schema=False)
 async def download(request: Request, id: str, name: str, below: Annotated[float, Query(ge=0, le=1)] = 0.0) -> Response:
     """Return a file of the result, with labels by the threshold that is shown."""
     found = _done(server_of(request).namings.naming(id, _name(request)))

@@ -149,7 +149,7 @@ def test_cells_are_named_from_file_to_download(anna, card, place, app, tmp_path)
     assert ODD not in page
     assert "60 of the model" in page
     assert "120 of 120 cells are unknown" in anna.get(f"{address}/labels", params={"below": 1}).text
-    found = anna.get(f"{address}/map").json()
+    found = anna.get(f"/api{address}/map").json()
     assert len(found["query"]["x"]) == len(found["query"]["c"]) == 120
     assert len(found["reference"]["x"]) == len(found["reference"]["c"]) > 20
     for name in ("predictions.parquet", "predictions.csv", "cells.h5ad"):
@@ -174,7 +174,7 @@ def test_a_damaged_file_is_told(anna, card, place):
     assert "cut.h5ad" in page
     assert "damaged" in page
     assert str(place) not in page.split("<footer")[0]
-    assert anna.get(f"{address}/map").status_code == 400
+    assert anna.get(f"/api{address}/map").status_code == 400
 
 
 @pytest.mark.parametrize("kind", ["link", "external", "virtual"])

@@ -2,9 +2,9 @@
 import { colour, element, fetched } from "./theme.js";
 import { points } from "./points.js";
 
-const LEVELS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b58900", "#56b4e9", "#8d6e63", "#7a8b00", "#7e57c2", "#e377a2", "#00838f", "#9e9d24"];
+export const LEVELS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b58900", "#56b4e9", "#8d6e63", "#7a8b00", "#7e57c2", "#e377a2", "#00838f", "#9e9d24"];
 const VIRIDIS = ["#440154", "#414487", "#2a788e", "#22a884", "#7ad151", "#fde725"];
-const bytes = (hex) => [1, 3, 5].map((i) => parseInt(hex.slice(i, i + 2), 16));
+export const bytes = (hex) => [1, 3, 5].map((i) => parseInt(hex.slice(i, i + 2), 16));
 const short = (value) => (value === null ? "" : Number(value.toPrecision(3)).toString());
 
 export async function population(root) {
