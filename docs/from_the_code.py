@@ -79,6 +79,8 @@ def _type(about: Schema) -> str:
         names = [name for part in about["anyOf"] if (name := _type(part)) != "nothing"]
         lists = [name for name in names if name.startswith("list")]
         kept = [name for name in names if name != "one value" or not lists]
+        if "text" in kept:  # numbers are taken as text there
+            kept = [name for name in kept if name not in ("true, false", "whole number", "number")]
         return ", ".join(dict.fromkeys(kept))
     if "enum" in about or "const" in about:
         values = about.get("enum", [about.get("const")])

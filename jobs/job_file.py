@@ -183,7 +183,7 @@ class JobSpec(Strict):
     with the job, and the run is resumed only with the same content.
     """
     quick: bool = False
-    """Whether this is a first picture, with small budgets; set by `--quick`."""
+    """Whether this is a first picture from small budgets; `--quick` sets it."""
     _reduced: tuple[str, ...] = PrivateAttr(())
 
     def quick_version(self) -> Self:

@@ -104,8 +104,10 @@ def test_all_old_runs_are_one_database(runs):
 
 
 def test_old_models_answer_as_they_did(runs, tmp_path):
-    neurofleet("predict", runs / "sims", ANSWERS / "cells.h5ad", "--out", tmp_path / "cells.parquet")
-    neurofleet("embed", runs / "hippie", ANSWERS / "units.npz", "--out", tmp_path / "units.parquet")
+    told = neurofleet("predict", runs / "sims", ANSWERS / "cells.h5ad", "--out", tmp_path / "cells.parquet", "--json")
+    assert json.loads(told)["files"] == [str(tmp_path / "cells.parquet")]
+    told = neurofleet("embed", runs / "hippie", ANSWERS / "units.npz", "--out", tmp_path / "units.parquet", "--json")
+    assert json.loads(told)["files"] == [str(tmp_path / "units.parquet")]
     layout = ("--layout", ANSWERS / "layout.yaml")
     neurofleet("embed", runs / "neuprint", ANSWERS / "recording.npz", *layout, "--out", tmp_path / "recording.parquet")
     for name in ("cells.parquet", "units.parquet", "recording.parquet"):

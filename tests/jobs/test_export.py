@@ -1,9 +1,10 @@
 """The command that writes a model for use elsewhere."""
 
-from dataclasses import replace
+from dataclasses import json
 
 import numpy as np
 import pytest
+import replace
 from typer.testing import CliRunner
 
 from neurofleet.errors import InputError, UsageError
@@ -124,8 +125,9 @@ def test_a_format_alone_names_the_folder_and_is_never_a_folder_of_that_name(run,
     told = CliRunner().invoke(app, ["export", str(run), "--cell", "made-up", "--to", "allen"])
     assert isinstance(told.exception, UsageError)  # its parameters depend on the distance
     assert "--format allen: a fit file holds one value" in str(told.exception)
-    told = CliRunner().invoke(app, ["export", str(run), "--cell", "made-up", "--to", "sonata"])
+    told = CliRunner().invoke(app, ["export", str(run), "--cell", "made-up", "--to", "sonata", "--json"])
     assert told.exit_code == 0, told.output
+    assert json.loads(told.stdout)["folder"] == "made-up-sonata"
     assert (tmp_path / "made-up-sonata/circuit_config.json").is_file()
     assert not (tmp_path / "sonata").exists()
     told = CliRunner().invoke(app, ["export", str(run), "--cell", "made-up", "--to", "sonat"])
