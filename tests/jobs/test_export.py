@@ -1,10 +1,10 @@
 """The command that writes a model for use elsewhere."""
 
-from dataclasses import json
+import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
-import replace
 from typer.testing import CliRunner
 
 from neurofleet.errors import InputError, UsageError
