@@ -146,7 +146,9 @@ def test_the_wheel_holds_one_package_and_no_tests(tmp_path):
         files = {f"neurofleet/{path.relative_to(ROOT)}" for path in (ROOT / folder).rglob(pattern)}
         assert files
         assert files <= set(names)
-    assert {"neurofleet/py.typed", "neurofleet/jobs/remote/start.sh"} <= set(names)
+    assert {"neurofleet/py.typed", "neurofleet/jobs/remote/start.sh", "neurofleet/jobs/serve/static/app.js"} <= set(
+        names
+    )
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
     assert len(names) == len(set(names))
 

@@ -35,6 +35,9 @@ class Fit(Protocol):
     @property
     def id(self) -> str: ...
 
+    finished: bool
+    """Whether all that it is for is stored; the few tasks that it hands out then are done whatever is used up."""
+
     @property
     def to_go(self) -> float:
         """How long it still takes where hosts are plenty, in a unit that all fits share."""
@@ -173,7 +176,7 @@ class Campaign:
             tasks = []
             for engine in self._engines[id]:
                 self._count(id, -self._pool.withdraw(engine))
-        if tasks and self._stop():
+        if tasks and not self.open[id].finished and self._stop():
             tasks = []
         if tasks and not self.waiting:
             rank = -round(self.open[id].to_go)

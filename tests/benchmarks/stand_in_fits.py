@@ -34,6 +34,8 @@ class StandInFit:
     deadline_s : float
     """
 
+    finished = False
+
     def __init__(
         self,
         id: str,
@@ -94,6 +96,8 @@ class StandInFit:
 
 class StandInSteadyFit:
     """A fit without barriers: so many evaluations are kept under way until `evaluations` are done."""
+
+    finished = False
 
     def __init__(self, id: str, evaluations: int, under_way: int, engine: EngineSpec, deadline_s: float) -> None:
         self.id = id

@@ -44,6 +44,8 @@ class Hosts(VirtualPool):
 class Fit:
     """Generations of evaluations of given seconds, with a barrier after each; fails before `fails_at`."""
 
+    finished = False
+
     def __init__(self, id, generations, fails_at=None, error=JobError):
         self.id = id
         self.generations = generations
@@ -310,3 +312,22 @@ def test_with_hosts_for_all_fits_those_with_most_to_go_are_served_first():
     at_once = [task for task in handed_in if task.id[0][1] == 1]
     ranks = {task.id[0][0]: task.rank for task in at_once}
     assert ranks["long"] < ranks["short"] < 0
+
+
+class FitWithMore(Fit):
+    """Has all that it is for before its last generation, as a cell before its traces."""
+
+    def start(self):
+        self.finished = self._number + 2 == len(self.generations)
+        return super().start()
+
+
+def test_what_a_finished_fit_hands_out_is_done_though_the_budget_is_used_up():
+    fits = Fits([FitWithMore("f0", [[1.0] * 8] * 3)])
+    pool = Hosts(2)
+    campaign = run(fits, pool, may_go_on=lambda: pool.done < 16)
+    assert all_once(fits.fits["f0"])
+    assert not campaign.stopped
+    fits = Fits([Fit("f0", [[1.0] * 8] * 3)])
+    pool = Hosts(2)
+    assert run(fits, pool, may_go_on=lambda: pool.done < 16).stopped
