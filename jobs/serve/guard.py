@@ -114,7 +114,8 @@ class Guard:
             )
         # not a redirect: a browser would not send a strict cookie where another page's link began the chain
         content = (
-            '<!doctype html><html lang="en"><meta charset="utf-8"><meta http-equiv="refresh" content="0; url=/">'
+            '<!doctype html><html lang="en"><meta charset="utf-8"><link rel="icon" href="/static/icon.svg">'
+            '<meta http-equiv="refresh" content="0; url=/">'
             '<title>neurofleet</title><p>Signed in. <a href="/">Go on</a>.</p></html>'
         )
         return with_session(HTMLResponse(content), scope, session)
