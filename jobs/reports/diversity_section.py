@@ -42,9 +42,8 @@ def diversity_parts(tables: RunTables, contents: CellContents) -> list[str]:
 
 def _sentences(tables: RunTables, contents: CellContents, diversity: Diversity, models: HallOfFameRows) -> list[str]:
     spread = diversity.spread
-    opening = models_in_words(diversity)
     text = (
-        f"{opening[0].upper()}{opening[1:]} (root mean square over the parameters, on axes from 0 to 1);"
+        f"{models_in_words(diversity)} (root mean square over the parameters, on axes from 0 to 1);"
         f" {100 * spread.near_share:.2g} % of all pairs are closer than {NEAR:g}. The models spread over"
         f" {spread.effective_dimensions:.2g} effective dimensions (participation ratio) of {len(diversity.parameters)}."
     )

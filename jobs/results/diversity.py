@@ -48,12 +48,8 @@ def diversity_of(hall: HallOfFameRows, bounds: Bounds) -> Diversity | None:
 def models_in_words(diversity: Diversity) -> str:
     """Return in one line how many models there are, and how many of them differ."""
     spread = diversity.spread
-    if spread.copies:
-        return (
-            f"a population of near-copies: {spread.distinct} of {spread.models} models are distinct, median distance"
-            f" {spread.median_distance:.2g}"
-        )
-    return f"{spread.distinct} of {spread.models} models are distinct, median distance {spread.median_distance:.2g}"
+    how = f"near-copies of {spread.distinct}" if spread.copies else f"{spread.distinct} of them distinct"
+    return f"{spread.models} models, {how}, median distance {spread.median_distance:.2g}"
 
 
 def diversity_lines(diversity: Diversity) -> list[str]:

@@ -66,7 +66,6 @@ CONFIGS = {
     "paper": PaperConfig(offspring=32, generations=30),
     "fast": FastConfig(evaluations=960, offspring=32, polish_population=16),
     "nsga2": ParetoConfig(evaluations=960, offspring=34, selector="nsga2"),
-    "spea2": ParetoConfig(evaluations=960, offspring=34, selector="spea2"),
 }
 PHASES = {"paper": {"evolution"}, "fast": {"search", "polish"}}
 
