@@ -15,7 +15,7 @@ TUTORIALS = Path(__file__).parents[1] / "docs" / "tutorials"
 
 @pytest.mark.cluster
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize("name", ["first-fit", "labels-for-a-query"])
+@pytest.mark.parametrize("name", ["first-fit", "labels-for-a-query", "units-to-cell-types"])
 def test_a_tutorial_runs_from_top_to_bottom(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     matplotlib.use("agg")
