@@ -71,9 +71,11 @@ def refuse_other_files(path: Path) -> None:
                         f"{path}: {name} is a link that leads out of it. Put what it points to in its place."
                     )
         return
-    if not h5py.is_hdf5(path):
-        return
-    with h5py.File(path) as file:
+    try:
+        file = h5py.File(path)
+    except OSError:
+        return  # no HDF5, or damaged: what reads it says so
+    with file:
         seen, waiting = set(), [file["/"]]
         while waiting:
             group = waiting.pop()
