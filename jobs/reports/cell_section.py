@@ -149,7 +149,7 @@ def _stage(contents: CellContents, stage: StageContents) -> list[str]:
 
 
 def _traces_caption(contents: CellContents, stage: str, with_current: bool) -> str:
-    current = ", and below it the current injected" if with_current else ""
+    current = ", and below it the current injected, holding current included" if with_current else ""
     fitted = f"Voltage at the soma{current}. Orange: the best model of stage {stage}"
     recording = contents.recording
     if recording is None:

@@ -142,13 +142,15 @@ def _draw_group(axes: "Axes", group: Sequence[ShownTrace]) -> None:
 
 
 def _draw_stimulus(axes: "Axes", group: Sequence[ShownTrace]) -> None:
-    for shown in group:
-        assert shown.current is not None
-        axes.plot(*shown.current, color=INK, linewidth=0.9)
+    currents = [shown.current for shown in group if shown.current is not None]
+    for current in currents:
+        axes.plot(*current, color=INK, linewidth=0.9)
+    levels = np.concatenate([amplitude for _, amplitude in currents])
+    ends = [float(levels.min()), float(levels.max())]
+    axes.set_yticks(ends, [f"{end:.4g}" for end in ends])
     axes.margins(y=0.25)
     axes.set_ylabel("current\n(pA)")
     grid(axes, "y")
-    axes.locator_params(axis="y", nbins=3)
 
 
 def _title(group: Sequence[ShownTrace]) -> str:

@@ -104,6 +104,19 @@ def test_the_job_that_arrives_is_the_same_with_paths_that_lead_to_the_same_files
     assert sent.model_dump(exclude={"cells", "out"}) == got.model_dump(exclude={"cells", "out"})
 
 
+def test_of_a_quick_job_what_it_reads_travels_and_the_cluster_reads_it_as_the_same(lab, tmp_path):
+    job = write(lab)
+    quick = load_job(job, quick=True)
+    luggage = collect(quick, job.parent)
+    pack(luggage, tmp_path / "job.zip", LIMIT_BYTES)
+    assert not any("two" in name for name in luggage.files), "the files of other cells stay here"
+    with zipfile.ZipFile(tmp_path / "job.zip") as archive:
+        archive.extractall(tmp_path / "cluster")
+    arrived = load_job(tmp_path / "cluster" / luggage.job_file)
+    assert (arrived.quick, [cell.id for cell in arrived.cells]) == (True, ["a"])
+    assert arrived.evolution == quick.evolution
+
+
 def test_the_same_job_has_the_same_names_and_bytes_from_anywhere_and_any_time(lab, tmp_path):
     first = tmp_path / "1.zip"
     pack(luggage_of(write(lab)), first, LIMIT_BYTES)
