@@ -320,10 +320,12 @@ MOST_SEEDS = 1000
 FAST_EVALUATIONS, FAST_EVALUATIONS_LAST = 768, 6000
 """Of a stage, and of the last stage, with strategy `fast`."""
 
-QUICK_EVALUATIONS_FIRST, QUICK_EVALUATIONS, QUICK_EVALUATIONS_LAST = 64, 32, 192
+QUICK_EVALUATIONS_FIRST, QUICK_EVALUATIONS, QUICK_EVALUATIONS_LAST = 48, 16, 160
 """Of the first stage, which all others start from, of those between, and of the last."""
 
 QUICK_OFFSPRING, QUICK_MODELS = 16, 3
+QUICK_RATE_STEPS = 6
+"""Steps of the f-I curve in the report."""
 
 
 class EvolutionSpec(Strict):

@@ -14,6 +14,7 @@ from neurofleet.cluster.store.schemas import OBJECTIVE_PREFIX, PARAMETER_PREFIX,
 from neurofleet.errors import InputError, UsageError
 from neurofleet.jobs.fit.campaign_state import FINAL
 from neurofleet.jobs.fit.fit_inputs import prepare
+from neurofleet.jobs.fit.fit_job import QUICK_RATE_STEPS
 from neurofleet.jobs.fit.fit_problem import Problem, Subject
 from neurofleet.jobs.reports.simulation import Request, Simulation, simulate
 from neurofleet.jobs.results.parameters_at_bounds import Bounds
@@ -247,11 +248,11 @@ def _rates_requests(contents: CellContents, max_steps: int | None, quick: bool) 
         return []
     columns = [list(models.parameter_names).index(name) for name in problem.names]
     best, *others = (tuple(row) for row in models.parameters[:RATE_MODELS, columns].tolist())
-    model, few = problem.final_model or problem.model, spread(protocols, RATE_STEPS)
-    all_steps = few if quick else spread(protocols, MOST_RATE_STEPS)
-    requests = [Request(model, (best,), tuple(all_steps), max_steps)]
+    model = problem.final_model or problem.model
+    steps = spread(protocols, QUICK_RATE_STEPS if quick else MOST_RATE_STEPS)
+    requests = [Request(model, (best,), tuple(steps), max_steps)]
     if others and not quick:
-        requests.append(Request(model, tuple(others), tuple(few), max_steps))
+        requests.append(Request(model, tuple(others), tuple(spread(protocols, RATE_STEPS)), max_steps))
     return requests
 
 
