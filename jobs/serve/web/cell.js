@@ -1,5 +1,6 @@
 // The models of a cell: traces over the recorded ones, f-I, e-features and parameters, with one choice of models for all.
 import { colour, element, fetched, seedColours } from "./theme.js";
+import { correlations } from "./correlations.js";
 import { linePlot, uPlot } from "./plots.js";
 import { strips } from "./strips.js";
 
@@ -61,6 +62,7 @@ export async function cell(root) {
 
   draws.push(parameters(part("parameters"), found, state));
   draws.push(scores(part("scores"), found, state));
+  if (part("correlations")) draws.push(correlations(part("correlations"), found.parameters, found.places));
   if (hasTraces === "true") {
     draws.push(await traces(part("traces"), part("protocol"), storedAt, state));
     draws.push(await rates(part("rates"), storedAt, found, state));
