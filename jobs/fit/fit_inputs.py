@@ -11,6 +11,7 @@ from neurofleet.errors import InputError, UsageError, did_you_mean
 from neurofleet.input_paths import here
 from neurofleet.jobs.fit.fit_job import CellSpec, FitSpec
 from neurofleet.jobs.fit.fit_problem import CellSubject, StagePlan, Subject, UserSubject, finalists
+from neurofleet.jobs.fit.recorded_steps import recorded_steps
 from neurofleet.neurosim.cells.cell_model import reversal_notes
 from neurofleet.neurosim.cells.morphology_check import check_axon, check_morphologies
 from neurofleet.neurosim.cells.morphology_measures import MorphologySummary
@@ -311,6 +312,9 @@ def prepare_cell(
         warnings=tuple(dict.fromkeys(warnings)),
         own_mechanisms=user_mechanisms,
         recording_table=None if recording is None else _table(recording, recipe, stage_targets),
+        recorded=None
+        if recording is None
+        else recorded_steps(recording, stage_targets[numbers[-1]].protocols.values()),
     )
 
 

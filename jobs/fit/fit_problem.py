@@ -1,10 +1,11 @@
 """What is fitted: a cell through its stages, or a user's own evaluator in one. Both look alike to the fit."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
 from neurofleet.jobs.fit.campaign_state import EngineChoice
+from neurofleet.jobs.fit.recorded_steps import RecordedSteps
 from neurofleet.neurosim.cells.cell_model import UNIFORM, Accuracy, CellParameter
 from neurofleet.neurosim.cells.fit_model import FitModel
 from neurofleet.neurosim.cells.morphology import MorphologyFile
@@ -124,6 +125,7 @@ class CellSubject:
     warnings: tuple[str, ...]
     own_mechanisms: UserMechanisms
     recording_table: RecordingTable | None = None
+    recorded: RecordedSteps | None = field(default=None, compare=False)
 
     @property
     def kind(self) -> str:

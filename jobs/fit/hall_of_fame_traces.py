@@ -3,7 +3,6 @@
 ``OUT/traces/cell=ID/part.parquet``, and the same below ``features``, ``rates`` and ``morphology``.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,13 +18,6 @@ from neurofleet.neurosim.cells.fit_model import FitModel, recording_name
 from neurofleet.neurosim.cells.morphology_readers import read_reconstruction
 from neurofleet.neurosim.cells.user_model import UserModel
 from neurofleet.neurosim.features.step_protocols import StepProtocol
-from neurofleet.neurosim.features.training_targets import firing_rates
-
-REPEATS = 3
-"""Recorded sweeps that are stored of a step, at most."""
-
-STEP_MS = 0.1
-"""Recorded voltages are stored at such distances, or their own where that is larger."""
 
 STAGE = "traces"
 
@@ -84,7 +76,7 @@ class HallOfFameTraces:
             return
         steps = self._model.targets.protocols if isinstance(self._model, FitModel) else {}
         by_recording = {recording_name(step.name): step for step in steps.values()}
-        traces, features, rates = self._recorded(list(steps.values()))
+        traces, features, rates = self._recorded()
         for i, model in done.items():
             rank = i + 1
             for name, (time_ms, voltage_mV) in model.traces.items():
@@ -106,21 +98,18 @@ class HallOfFameTraces:
         sections = [_section(each.kind, each.parent, each.points) for each in cell.sections]
         return [_section("soma", None, cell.soma.points), *sections]
 
-    def _recorded(self, steps: Sequence[StepProtocol]) -> tuple[list[dict], list[dict], list[dict[str, Any]]]:
+    def _recorded(self) -> tuple[list[dict], list[dict], list[dict[str, Any]]]:
         """Return what was recorded, in the same form."""
-        recording = self._subject.recording if isinstance(self._subject, CellSubject) else None
-        if recording is None:
+        recorded = self._subject.recorded if isinstance(self._subject, CellSubject) else None
+        if recorded is None:
             return [], [], []
-        sweeps = {sweep.number: sweep for sweep in recording.sweeps}
-        traces = []
-        for step in steps:
-            for number in [n for n in step.sweeps if n in sweeps][:REPEATS]:
-                time_ms, voltage_mV = step.align(sweeps[number])
-                every = max(1, round(STEP_MS / float(time_ms[1] - time_ms[0]))) if len(time_ms) > 1 else 1
-                traces.append(_trace(step.name, step, None, number, time_ms[::every], voltage_mV[::every]))
+        traces = [
+            _trace(each.protocol.name, each.protocol, None, each.sweep, each.time_ms, each.voltage_mV)
+            for each in recorded.sweeps
+        ]
         rates = [
             {"rank": None, "sweep": rate.sweep, "amplitude_nA": rate.amplitude_nA, "rate_Hz": rate.rate_Hz}
-            for rate in firing_rates(recording)
+            for rate in recorded.rates
         ]
         return traces, [], rates
 

@@ -121,6 +121,7 @@ def test_what_the_hall_of_fame_does_is_stored(undisturbed):
     traces = stored_of_cell(store, TRACES, "demo").to_pandas()
     assert set(traces["rank"].dropna()) == set(range(1, len(hall) + 1))
     recorded = traces[traces["rank"].isna()]
+    assert len(recorded) >= recorded["protocol"].nunique() >= 1
     assert recorded["sweep"].notna().all()
     assert stored_of_cell(store, RATES, "demo").num_rows > len(hall)
     assert {"soma", "axon", "dend", "apic"} == set(stored_of_cell(store, MORPHOLOGY, "demo")["kind"].to_pylist())
