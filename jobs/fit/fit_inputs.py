@@ -298,6 +298,9 @@ def prepare_cell(
     for number, stage in enumerate(recipe.stages):
         if number not in stage_targets:
             warnings += (f"stage {stage.name} is left out: {cell.targets} has no targets for it",)
+    recorded = None
+    if recording is not None and not keep_recording and numbers:
+        recorded = recorded_steps(recording, stage_targets[numbers[-1]].protocols.values())
     return CellSubject(
         id=cell.id,
         summary=summary,
@@ -312,9 +315,7 @@ def prepare_cell(
         warnings=tuple(dict.fromkeys(warnings)),
         own_mechanisms=user_mechanisms,
         recording_table=None if recording is None else _table(recording, recipe, stage_targets),
-        recorded=None
-        if recording is None
-        else recorded_steps(recording, stage_targets[numbers[-1]].protocols.values()),
+        recorded=recorded,
     )
 
 
