@@ -143,7 +143,7 @@ class WorkQueue:
         key = work.task.engine.key
         recent = self._seconds.setdefault(key, deque(maxlen=_REMEMBERED))
         recent.append(seconds)
-        self._medians[key] = statistics.median(recent)
+        self._medians.pop(key, None)
         self._charge(work, seconds - work.charged_s)
 
     def record_build(self, engine: str, seconds: float) -> None:
@@ -159,7 +159,7 @@ class WorkQueue:
         """The submitter's guess, else the running median of the engine."""
         if task.expected_s is not None:
             return task.expected_s
-        return self._medians.get(task.engine.key, FIRST_GUESS_S)
+        return self._median_s(task.engine.key)
 
     def build_s(self, engine: str) -> float:
         """How long a host would need to build an engine: as it took last, else as others took."""
@@ -291,7 +291,13 @@ class WorkQueue:
 
     def _left_s(self, engine: str) -> float:
         queue = self._queues[engine]
-        return queue.guessed_s + queue.unguessed * self._medians.get(engine, FIRST_GUESS_S)
+        return queue.guessed_s + queue.unguessed * self._median_s(engine)
+
+    def _median_s(self, engine: str) -> float:
+        """The running median of an engine: computed when it is asked for, not with each outcome."""
+        if engine not in self._medians and engine in self._seconds:
+            self._medians[engine] = statistics.median(self._seconds[engine])
+        return self._medians.get(engine, FIRST_GUESS_S)
 
     def _least_served(self) -> float:
         return min((share.served for share in self._shares.values() if share.waiting), default=self._served)
