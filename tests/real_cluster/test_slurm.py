@@ -85,7 +85,7 @@ def slurm() -> Iterator[Slurm]:
 
 
 def test_a_job_that_is_requeued_and_preempted_ends_as_an_embedded_one(slurm, demo_recordings, tmp_path):
-    job = write_job(demo_recordings, slurm.lab.shared / "home" / "job", active=400)
+    job = write_job(demo_recordings, slurm.lab.shared / "home" / "job", active=96)
     out, whole = slurm.lab.shared / "home" / "rat", tmp_path / "whole"
     with embedded(job, whole) as wait_for_embedded:
         deploy = (
