@@ -7,6 +7,7 @@ import shutil
 import tempfile
 import threading
 import time
+from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -35,6 +36,7 @@ MOST_WAITING = 20
 PREDICTIONS, CSV, H5AD, PAGE = "predictions.parquet", "predictions.csv", "cells.h5ad", "predictions.html"
 PROGRESS = "progress.json"
 REFERENCE = "reference.npy"
+PROCESS = "neurofleet.jobs.serve.naming_process:name_cells"
 
 
 class NotThere(UsageError):
@@ -150,7 +152,6 @@ class Namings:
         self._uploads: dict[str, Upload] = {}
         self._namings: dict[str, Naming] = {}
         self._workers = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="naming")
-        self._ended = threading.Event()
 
     @property
     def place(self) -> Path:
@@ -161,8 +162,12 @@ class Namings:
 
     def close(self) -> None:
         """End what runs, and remove all files."""
-        self._ended.set()
-        self._workers.shutdown(wait=True, cancel_futures=True)
+        self._workers.shutdown(wait=False, cancel_futures=True)
+        for process in psutil.Process().children():
+            with suppress(psutil.Error):
+                if process.cmdline()[-1:] == [PROCESS]:
+                    process.kill()
+        self._workers.shutdown(wait=True)
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
 
@@ -289,11 +294,8 @@ class Namings:
         naming.state = "running"
         arguments = (str(naming.folder), model, source, options, self.limits.memory_bytes)
         try:
-            process = "neurofleet.jobs.serve.naming_process:name_cells"
             one_thread = {"OMP_NUM_THREADS": "1"}
-            for _ in fresh_process.stream(process, *arguments, limit_s=self.limits.seconds, environment=one_thread):
-                if self._ended.is_set():
-                    return
+            deque(fresh_process.stream(PROCESS, *arguments, limit_s=self.limits.seconds, environment=one_thread))
             naming.state = "done"
         except NeurofleetError as error:
             naming.fault = str(error).replace(source, naming.source).replace(f"{naming.folder}/", "")
