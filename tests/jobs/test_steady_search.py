@@ -41,7 +41,7 @@ def search(
     store, *, in_flight=7, final=False, patience=None, evaluations=BUDGET, seed=SEED, tolerance=DEFAULT_TOLERANCE
 ) -> SteadySearch:
     config = SteadyConfig(evaluations=evaluations, tolerance=tolerance)
-    stage = StagePlan("active", (seed,), config, finalists=8 if final else 0)
+    stage = StagePlan("active", (seed,), config, finalists=evaluations // 10 if final else 0)
     limits = Limits(Deadline(300.0), patience=patience)
     return SteadySearch("c", stage, seed, problem(final), store, in_flight=in_flight, hall_of_fame=4, limits=limits)
 
