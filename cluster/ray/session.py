@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import select
 import shutil
 import signal
 import socket
@@ -196,6 +197,8 @@ LOOK_S = 2.0
 HEAD_AWAY_S = 45.0
 """How long the head may not answer. After 60 s Ray itself would end the process, with exit code 1 and no reason."""
 
+RAYLET_ENDED = "its raylet on this machine has ended"
+
 END_WITHIN_S = 10.0
 """How long the main thread may take to end when the cluster is lost: a call into Ray can wait for it."""
 
@@ -214,7 +217,10 @@ class _Watch:
     def over(self, address: str) -> Iterator[None]:
         """Watch the head at ``host:port`` and the raylet of this machine for the length of a ``with`` block."""
         if threading.current_thread() is threading.main_thread():
-            threading.Thread(target=self._watch, args=(address, own_raylet()), daemon=True).start()
+            raylet = own_raylet()
+            threading.Thread(target=self._watch, args=(address, raylet), daemon=True).start()
+            if raylet is not None and hasattr(os, "pidfd_open"):
+                threading.Thread(target=self._end_with_raylet, args=(address, raylet.pid), daemon=True).start()
         try:
             yield
         finally:
@@ -235,19 +241,43 @@ class _Watch:
             if not silence:
                 answered = time.monotonic()
             if raylet is not None and not _is_alive(raylet):
-                cause = "its raylet on this machine has ended"
+                cause = RAYLET_ENDED
             elif time.monotonic() - answered > HEAD_AWAY_S:
                 cause = f"its head does not answer ({silence})"
         if self._left.is_set():
             return
-        self._lost = ClusterUnreachable(
-            f"The Ray cluster at {address} was lost: {cause}. What is finished is stored; give the same command again"
-            " when the cluster is there."
-        )
+        self._lost = _lost(address, cause)
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
         if not self._ended.wait(END_WITHIN_S):
-            print(f"neurofleet: {self._lost}", file=sys.stderr, flush=True)
-            os._exit(self._lost.exit_code)
+            _end_at_once(self._lost)
+
+    def _end_with_raylet(self, address: str, pid: int) -> None:
+        """End this process before Ray does it.
+
+        At the next call into a raylet that has ended, Ray ends the process with exit code 1 and no reason.
+        """
+        try:
+            raylet = os.pidfd_open(pid)
+        except OSError:
+            return  # it has ended already, which the other thread sees
+        try:
+            select.select([raylet], [], [])
+        finally:
+            os.close(raylet)
+        if not self._left.is_set():
+            _end_at_once(_lost(address, RAYLET_ENDED))
+
+
+def _lost(address: str, cause: str) -> ClusterUnreachable:
+    return ClusterUnreachable(
+        f"The Ray cluster at {address} was lost: {cause}. What is finished is stored; give the same command again"
+        " when the cluster is there."
+    )
+
+
+def _end_at_once(lost: ClusterUnreachable) -> None:
+    print(f"neurofleet: {lost}", file=sys.stderr, flush=True)
+    os._exit(lost.exit_code)
 
 
 def _silence_of(address: str) -> str:

@@ -21,8 +21,8 @@ can be measured. What ends is started again: nodes as a supervisor would, the dr
 ``left_by_driver, orphans``
     Processes of a run 60 s after its driver's end, and of the cluster 30 s after its own.
 ``driver_mb_per_h, driver_minutes, driver_mb_from``
-    Slope of the memory (RSS) of the last driver after its first two minutes, how many minutes it was measured, and
-    where it began.
+    Slope of the memory of the last driver after its first two minutes, how many minutes it was measured, and where it
+    began. It is the driver's own memory (USS): what it shares with Ray's object store is bounded by the store.
 """
 
 from __future__ import annotations
@@ -239,8 +239,8 @@ class Soak:
             elif now >= next_sample:
                 next_sample = now + 5.0
                 with suppress(psutil.Error):
-                    rss = psutil.Process(self.driver.process.pid).memory_info().rss / 2**20
-                    self.memory.append((self.driver.starts, now - begun, rss))
+                    own = psutil.Process(self.driver.process.pid).memory_full_info().uss / 2**20
+                    self.memory.append((self.driver.starts, now - begun, own))
             if now >= next_signal and now < begun + 60 * self.minutes:
                 target = target or self._next_target(now)
                 with suppress(psutil.Error, ProcessLookupError):
@@ -323,7 +323,7 @@ class Soak:
         if not self.memory:
             return {}
         last = self.memory[-1][0]
-        samples = np.array([(at, rss) for life, at, rss in self.memory if life == last])
+        samples = np.array([(at, own) for life, at, own in self.memory if life == last])
         samples = samples[samples[:, 0] > samples[0, 0] + WARM_S]
         if len(samples) < 3:
             return {}

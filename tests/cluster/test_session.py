@@ -218,8 +218,13 @@ def test_a_cluster_that_is_lost_is_told(part):
     lost.kill()
     process.wait(60)  # with its standard input open: it waits there
     err = process.communicate()[1].splitlines()[-1]
-    assert err.startswith("neurofleet.errors.ClusterUnreachable: The Ray cluster at 127.0.0.1:"), err
-    assert ("its head does not answer" if part == "gcs_server" else "its raylet on this machine has ended") in err
+    if part == "gcs_server":
+        assert err.startswith("neurofleet.errors.ClusterUnreachable: The Ray cluster at 127.0.0.1:"), err
+        assert "its head does not answer" in err
+    else:
+        assert err.startswith("neurofleet: The Ray cluster at 127.0.0.1:"), err
+        assert "its raylet on this machine has ended" in err
+        assert process.returncode == 3
 
 
 @pytest.fixture
