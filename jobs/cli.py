@@ -463,11 +463,16 @@ def export(
     as_json: AsJson = False,
 ) -> None:
     """Write a model for use elsewhere: SONATA for BMTK, an Allen fit file, or a hoc template."""
-    from neurofleet.jobs.export import FORMATS, export_command
+    from neurofleet.jobs.export import FORMATS, OTHER_FORMATS, export_command
 
     if format is None and to in FORMATS:
         to, format = None, to
-    elif format is None and to is not None and (close := get_close_matches(to, FORMATS, cutoff=0.8)):
+    elif format is None and to is not None and to.casefold() in OTHER_FORMATS:
+        raise UsageError(
+            f"--to {to}: a model can be exported as {', '.join(FORMATS)}, not as {to}. For a folder of this name, "
+            f"write --to ./{to}."
+        )
+    elif format is None and to is not None and (close := get_close_matches(to.casefold(), FORMATS, cutoff=0.8)):
         raise UsageError(
             f"--to {to}: is the format {close[0]} meant? Write --to {close[0]}; for a folder of this name, "
             f"--format {close[0]} --to {to}."

@@ -235,3 +235,9 @@ def _hoc(to: Path, chosen: Chosen) -> str:
 
 FORMATS: dict[str, Callable[[Path, Chosen], str]] = {"sonata": _sonata, "allen": _allen, "hoc": _hoc}
 """Format -> what writes a folder of it, and returns what to do with it."""
+
+OTHER_FORMATS = frozenset(
+    "arbor asc bluepyopt bmtk brian brian2 csv eden genesis h5 hdf5 json lems mat mod moose nest netcdf netpyne "
+    "neuroml neuron nml npz nwb parquet pickle pkl py python swc txt xlsx xml yaml yml zip".split()
+)
+"""Names of formats that a model is not written in: taken for a folder's name only with a path before them."""

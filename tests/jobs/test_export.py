@@ -132,6 +132,10 @@ def test_a_format_alone_names_the_folder_and_is_never_a_folder_of_that_name(run,
     assert not (tmp_path / "sonata").exists()
     told = CliRunner().invoke(app, ["export", str(run), "--cell", "made-up", "--to", "sonat"])
     assert "is the format sonata meant?" in str(told.exception)
-    assert not (tmp_path / "sonat").exists()
+    for name in ("swc", "NeuroML", "json"):
+        told = CliRunner().invoke(app, ["export", str(run), "--cell", "made-up", "--to", name])
+        assert f"--to {name}: a model can be exported as sonata, allen, hoc, not as" in str(told.exception)
+        assert f"--to ./{name}" in str(told.exception)
+    assert [file.name for file in tmp_path.iterdir()] == ["made-up-sonata"]
     with pytest.raises(UsageError, match="did you mean 'sonata'"):
         export_command(run, None, "sonat", cell="made-up")
