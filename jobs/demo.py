@@ -7,6 +7,7 @@ from rich.table import Table
 from neurofleet import fresh_process
 from neurofleet.cluster.store.run_store import RunStore
 from neurofleet.errors import JobError
+from neurofleet.jobs.reports.units import parameter_unit
 from neurofleet.jobs.run_job import run_job
 from neurofleet.jobs.terminal import terminal
 from neurofleet.neurosim.cells.demo_cell import KNOWN_PARAMETERS, write_demo_cell
@@ -61,11 +62,12 @@ def _print_recovery(store: RunStore) -> None:
     best = dict(zip(hall.parameter_names, hall.parameters[0], strict=True))
     passive = stages["ih"]
     table = Table(title="Known parameters and what the fit found", title_justify="left")
-    for column in ("parameter", "known", "after the subthreshold stages", "best model"):
-        table.add_column(column, justify="left" if column == "parameter" else "right")
+    for column in ("parameter", "unit", "known", "after the subthreshold stages", "best model"):
+        table.add_column(column, justify="left" if column in ("parameter", "unit") else "right")
     for name, known in KNOWN_PARAMETERS.items():
-        subthreshold = _compared(passive[name], known) if name in passive else ""
-        table.add_row(name, f"{known:.4g}", subthreshold, _compared(best[name], known))
+        unit = parameter_unit(name)
+        subthreshold = compared(passive[name], known, unit) if name in passive else ""
+        table.add_row(name, unit, f"{known:.4g}", subthreshold, compared(best[name], known, unit))
     console = terminal()
     console.print(table)
     console.print(
@@ -76,5 +78,7 @@ def _print_recovery(store: RunStore) -> None:
     )
 
 
-def _compared(value: float, known: float) -> str:
-    return f"{value:.4g} ({100 * (value / known - 1):+.0f} %)"
+def compared(value: float, known: float, unit: str) -> str:
+    """Return a value and how far off it is: of a potential, which has no zero, in mV, else in per cent."""
+    off = f"{value - known:+.1f} mV" if unit == "mV" else f"{100 * (value / known - 1):+.0f} %"
+    return f"{value:.4g} ({off})"

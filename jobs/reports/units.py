@@ -2,7 +2,8 @@
 
 from neurofleet.neurosim.features.perisomatic_features import UNITS
 
-_UNITS = {"cm": "µF/cm²", "Ra": "Ω cm", "e_pas": "mV", "decay": "ms"}
+_UNITS = {"cm": "µF/cm²", "Ra": "Ω cm", "decay": "ms"}
+_UNITS |= dict.fromkeys(("e_pas", "ehcn", "ek", "ena", "eca", "v_init"), "mV")
 _CONDUCTANCES = ("gbar", "g_pas")
 
 

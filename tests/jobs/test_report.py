@@ -8,6 +8,7 @@ import pytest
 
 from neurofleet.cluster.store.schemas import Evaluations
 from neurofleet.errors import UsageError
+from neurofleet.jobs.demo import compared
 from neurofleet.jobs.job_kinds import write_report
 from neurofleet.jobs.reports.drawing import picture, thinned
 from neurofleet.jobs.reports.fit_contents import first_peak_ms, spread
@@ -298,6 +299,9 @@ def test_score_sentence_counts():
 
 
 def test_units_and_names():
+    assert {parameter_unit(n) for n in ("e_pas.all", "ehcn_Ih.soma", "v_init")} == {"mV"}
+    assert compared(-80.0, -84.0, parameter_unit("e_pas.all")) == "-80 (+4.0 mV)"
+    assert compared(1.1, 2.2, parameter_unit("cm.all")) == "1.1 (-50 %)"
     assert parameter_unit("gbar_NaTa_t.axon") == parameter_unit("g_pas.all") == "S/cm²"
     assert [parameter_unit(n) for n in ("cm.soma", "decay_CaDynamics.axon", "gamma_CaDynamics.axon")] == [
         "µF/cm²",
