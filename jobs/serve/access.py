@@ -216,6 +216,10 @@ class Access:
             return self._capped(Visitor("you", Role.submit))
         return None
 
+    def is_link_token(self, token: str) -> bool:
+        """Return whether this is the token of the next one-time link."""
+        return self.users is None and _same(token, self._link)
+
     def of_user(self, name: str, password: str) -> Visitor | None:
         """Return who sends this in ``Authorization: Basic …``."""
         visitor = self.users.visitor(name, password) if self.users is not None else None

@@ -87,7 +87,7 @@ class Guard:
         if scope["method"] not in SAFE_METHODS and (by_cookie or visitor is None) and not _same_origin(headers):
             return _plain(scope, 403, "This request comes from a page of another server, and is refused.")
         if visitor is None and not scope["path"].startswith(OPEN):
-            return self._asked_to_sign_in(scope)
+            return self._asked_to_sign_in(scope, headers)
         scope.setdefault("state", {})["visitor"] = visitor
         return None
 
@@ -120,7 +120,16 @@ class Guard:
         )
         return with_session(HTMLResponse(content), scope, session)
 
-    def _asked_to_sign_in(self, scope: Scope) -> Response:
+    def _asked_to_sign_in(self, scope: Scope, headers: Headers) -> Response:
+        scheme, _, value = headers.get("authorization", "").partition(" ")
+        if scheme.casefold() == "bearer" and self._access.is_link_token(value.strip()):
+            return _plain(
+                scope,
+                401,
+                "This is the token of the one-time link, which signs in a browser. The token for scripts is another: "
+                "`neurofleet serve` shows it in its terminal below the link, as `Scripts send Authorization: Bearer "
+                "TOKEN`.",
+            )
         if self._access.users is None:
             return _plain(
                 scope,

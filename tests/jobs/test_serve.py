@@ -81,7 +81,10 @@ def test_scripts_send_their_token(root):
     script = client(root, access)
     assert script.get("/", headers={"Authorization": f"Bearer {access.script_token}"}).status_code == 200
     for wrong in ("Bearer nonsense", f"Bearer {access.link_token}", "Basic !!!", "Basic bm9ib2R5", "Bearer é"):
-        assert script.get("/", headers={"Authorization": wrong.encode()}).status_code == 401
+        answer = script.get("/", headers={"Authorization": wrong.encode()})
+        assert answer.status_code == 401
+        assert ("the token of the one-time link" in answer.text) == (access.link_token in wrong)
+    assert access.by_link(access.link_token)  # not used up
 
 
 def test_pages_may_not_be_framed_and_run_no_foreign_script(browser):
