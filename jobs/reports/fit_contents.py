@@ -310,6 +310,8 @@ class ShownTrace:
         Repeats; empty where nothing was recorded.
     window_ms : tuple of float
         The step and a little around it.
+    onset_ms : float or None
+        When the step begins; None for a protocol of a user's own model.
     current : Trace or None
         What is injected, in pA, holding current included; None where it is not known.
     spike_mV : float
@@ -321,6 +323,7 @@ class ShownTrace:
     model: Trace
     recorded: tuple[Trace, ...]
     window_ms: tuple[float, float]
+    onset_ms: float | None = None
     current: Trace | None = None
     spike_mV: float = SPIKE_THRESHOLD_MV
 
@@ -377,7 +380,9 @@ def _of_step(contents: CellContents, stage: StageContents, step: "StepProtocol")
     )
     threshold_mV = contents.recording.spike_threshold_mV if contents.recording else SPIKE_THRESHOLD_MV
     current = injected_pA(step, window)
-    return ShownTrace(step.name, step.amplitude_nA * 1000, trace, recorded, window, current, threshold_mV)
+    return ShownTrace(
+        step.name, step.amplitude_nA * 1000, trace, recorded, window, step.start_ms, current, threshold_mV
+    )
 
 
 def injected_pA(step: "StepProtocol", window_ms: tuple[float, float]) -> Trace:

@@ -121,7 +121,8 @@ def traces_figure(groups: Sequence[Sequence[ShownTrace]]) -> str:
                 _draw_first_spike(figure.add_subplot(places[rows * n : rows * (n + 1), 1]), group[0])
             if n == 0:
                 figure.legend(*voltage.get_legend_handles_labels(), loc="outside lower left", ncols=2)
-        lowest.set_xlabel("time (ms)")
+        from_onset = all(shown.onset_ms is not None for group in groups for shown in group)
+        lowest.set_xlabel("time from the onset of the step (ms)" if from_onset else "time (ms)")
         figure.align_ylabels()
 
     each = (1.75 if with_current else 1.4) if len(groups) > 1 else 3.4
@@ -132,17 +133,19 @@ def _draw_group(axes: "Axes", group: Sequence[ShownTrace]) -> None:
     for i, shown in enumerate(group):
         for k, trace in enumerate(shown.recorded[:1] if shown.spikes else shown.recorded):
             label = "recorded" if i == k == 0 else None
-            axes.plot(*_cut(trace, shown.window_ms), label=label, **RECORDED)
+            axes.plot(*_from_onset(_cut(trace, shown.window_ms), shown), label=label, **RECORDED)
     for i, shown in enumerate(group):
-        axes.plot(*_cut(shown.model, shown.window_ms), label="best model" if i == 0 else None, **FITTED)
+        model = _from_onset(_cut(shown.model, shown.window_ms), shown)
+        axes.plot(*model, label="best model" if i == 0 else None, **FITTED)
     grid(axes, "y")
-    axes.set_xlim(*group[0].window_ms)
+    windows = np.array([shown.window_ms for shown in group]) - [[shown.onset_ms or 0.0] for shown in group]
+    axes.set_xlim(windows[:, 0].min(), windows[:, 1].max())
     axes.set_ylabel("voltage (mV)")
     axes.set_title(_title(group))
 
 
 def _draw_stimulus(axes: "Axes", group: Sequence[ShownTrace]) -> None:
-    currents = [shown.current for shown in group if shown.current is not None]
+    currents = [_from_onset(shown.current, shown) for shown in group if shown.current is not None]
     for current in currents:
         axes.plot(*current, color=INK, linewidth=0.9)
     levels = np.concatenate([amplitude for _, amplitude in currents])
@@ -175,6 +178,11 @@ def _draw_first_spike(axes: "Axes", shown: ShownTrace) -> None:
     axes.set_title("first spike")
     axes.set_ylabel("voltage (mV)")
     axes.set_xlabel("time from the peak (ms)")
+
+
+def _from_onset(trace: Trace, shown: ShownTrace) -> Trace:
+    """Return a trace with its times from the onset of the step: steps of different stimuli begin at different times."""
+    return trace[0] - (shown.onset_ms or 0.0), trace[1]
 
 
 def _cut(trace: Trace, window_ms: tuple[float, float]) -> Trace:

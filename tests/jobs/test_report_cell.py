@@ -108,6 +108,7 @@ def test_firing_rates_of_the_recorded_cell_are_those_of_the_recording(demo_conte
 def test_the_pictures_show_what_was_injected_all_recorded_steps_and_the_known_values(demo_contents):
     (strongest,) = shown_traces(demo_contents, demo_contents.stages[-1])[-1]
     time_ms, current_pA = strongest.current
+    assert strongest.onset_ms == time_ms[current_pA == current_pA.max()][0]
     assert (current_pA.min(), current_pA.max()) == (0.0, pytest.approx(strongest.amplitude_pA))
     assert np.diff(time_ms[current_pA == current_pA.max()]) == pytest.approx(250.0, abs=0.1)
     best = [rate.amplitude_nA for rate in demo_contents.rates.rates if rate.individual == 0]
