@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
@@ -30,6 +31,9 @@ LEARNED_FROM = "learned_from"
 
 FINAL = "_final"
 """Ends the name of a stage under which its finalists, scored again more tightly, are stored."""
+
+FEW = 100
+"""With fewer evaluations of a stage, or fewer than a fifth of them, what it costs is hardly known."""
 
 SHOWN_CELLS = 6
 AS_BEGUN = "as it was begun"
@@ -102,7 +106,7 @@ class CampaignState:
     core_hours : float
         Spent on evaluations, in the whole run.
     core_hours_left, seconds_left : float or None
-        At the present pace, None while nothing is known of it. Later stages are mostly more expensive.
+        At the present pace, None while nothing is known of it. Later stages mostly cost other than the present one.
     max_core_hours, max_wall_hours : float or None
     stopped : str
         The limit that was reached.
@@ -183,14 +187,25 @@ def together(states: Sequence[CampaignState]) -> CampaignState:
 def summary(state: CampaignState) -> str:
     """Return what is done and, at the pace of the last minutes, how long the rest takes.
 
-    What a later stage costs is not known before it runs; it is mostly more, so the estimate says so.
+    What a stage costs is not known before it has run for a while, so until then the estimate is called a first one.
     """
-    names = {stage.stage for _, stage in stages_of(state) if stage.phase != "done"}
-    atleast = "at least " if len(names) > 1 and state.seconds_left else ""
-    left = duration(math.inf if state.seconds_left is None else state.seconds_left)
+    open_stages = [stage for cell in state.cells if cell.state in ("waiting", "open") for stage in cell.stages]
+    left = f"about {duration(math.inf if state.seconds_left is None else state.seconds_left)} left"
+    if state.seconds_left is None:
+        left = "unknown time left"
+    elif any(stage.phase != "done" for stage in open_stages):
+        count = Counter[str]()
+        for _, stage in stages_of(state):
+            count[stage.stage] += stage.evaluations
+        if any(count[stage.stage] < min(FEW, 0.2 * stage.planned) for stage in open_stages if stage.phase != "done"):
+            left = f"first estimate: {duration(state.seconds_left)} left"
+    elif open_stages:
+        left = "simulating the best models again, to store their traces"
+    elif not state.seconds_left:
+        left = "all done"
     cells = f"{state.count('finished')} of {len(state.cells)} cells, " if len(state.cells) > 1 else ""
     failed = f"{state.count('failed')} failed, " if state.count("failed") else ""
-    pace = f"{state.evaluations_per_s:.1f}/s, {atleast}{left} left"
+    pace = f"{state.evaluations_per_s:.1f}/s, {left}"
     if state.no_hosts_since:
         pace = f"no hosts since {datetime.fromisoformat(state.no_hosts_since):%Y-%m-%d %H:%M:%S} UTC, waiting"
     return f"{cells}{failed}{state.evaluations} of {state.planned} evaluations, {pace}"

@@ -267,10 +267,15 @@ def test_patience_leaves_nothing_to_wait_for(observed):
     assert state.evaluations == state.planned
 
 
-def test_what_is_left_of_several_stages_is_at_least_so_much():
+def test_what_is_left_is_a_first_estimate_until_every_stage_has_run_for_a_while():
     two = replace(STATE, cells=[cell("b", "open", [stage(name="ih"), stage(evaluations=0, phase="waiting")])])
-    assert "at least 1 min 0 s left" in summary(two)
+    assert summary(two).endswith("first estimate: 1 min 0 s left")
     assert "unknown time left" in summary(replace(two, seconds_left=None))
+    ran = replace(two, cells=[cell("b", "open", [stage(name="ih", phase="done"), stage(evaluations=200)])])
+    assert summary(ran).endswith("about 1 min 0 s left")
+    traces = replace(two, seconds_left=0.0, cells=[cell("b", "open", [stage(phase="done")])])
+    assert summary(traces).endswith("simulating the best models again, to store their traces")
+    assert summary(replace(traces, cells=[cell("b", "finished", [stage(phase="done")])])).endswith("all done")
 
 
 def test_the_time_left_counts_finalists_by_what_they_cost():
