@@ -5,7 +5,7 @@ from pathlib import Path
 
 from neurofleet.errors import InputError, UsageError
 from neurofleet.jobs.drafts.draft import Draft, as_id, listed, partner
-from neurofleet.neurosim.cells.morphology_check import check_morphology
+from neurofleet.neurosim.cells.morphology_check import axon_line, check_morphology
 from neurofleet.neurosim.cells.morphology_readers import is_hdf5_morphology
 from neurofleet.neurosim.recordings.recording import RecordingSource, electrode_names
 from neurofleet.neurosim.recordings.recording_table import RecordingTable, SweepRow
@@ -70,6 +70,7 @@ def _put_cell(draft: Draft, cell: str, morphology: Path, recording: Path) -> Non
     inside = "    "
     draft.put("morphology", draft.path(morphology), indent=inside)
     draft.say(summary.line(), *(f"warning: {text}" for text in summary.warnings), indent=inside)
+    draft.say(f"{axon_line(summary, 'stub')}, the default; `axon: full` keeps what is reconstructed", indent=inside)
     electrodes = electrode_names(recording)
     electrode = electrodes[0] if len(electrodes) > 1 else None
     source = RecordingSource(recording, JUNCTION_POTENTIAL_MV, ("*",), electrode=electrode)

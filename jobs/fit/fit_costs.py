@@ -26,6 +26,7 @@ from neurofleet.jobs.progress import duration
 from neurofleet.jobs.reports.tables import print_line, table_of_recording
 from neurofleet.jobs.terminal import terminal
 from neurofleet.neurosim.cells.fit_model import FitModel
+from neurofleet.neurosim.cells.morphology_check import axon_line
 from neurofleet.neurosim.cells.user_model import UserModel
 from neurofleet.neurosim.cells.warm_evaluator import BudgetExceeded, IncompleteRun, WarmEvaluator
 from neurofleet.neurosim.evolution import ParameterSpace, make_strategy
@@ -246,6 +247,7 @@ def print_fit_plan(spec: FitSpec, folder: Path) -> None:
     for subject in subjects:
         if isinstance(subject, CellSubject):
             print_line(console, f"{subject.id}: {subject.summary.line()}")
+            print_line(console, f"{subject.id}: {axon_line(subject.summary, subject.axon)}")
         for warning in subject.warnings:
             print_line(console, f"warning: {subject.id}: {warning}")
     for line in engine_lines((cost.cell, cost.stage, cost.choice) for cost in costs if cost.choice):

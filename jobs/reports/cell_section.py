@@ -23,6 +23,7 @@ from neurofleet.jobs.reports.units import feature_unit
 from neurofleet.jobs.results.parameters_at_bounds import on_bounds
 from neurofleet.jobs.results.run_summary import CellSummary, evaluations, generations, short
 from neurofleet.jobs.results.run_tables import RunTables
+from neurofleet.neurosim.cells.morphology_check import axon_line
 
 SHOWN_REASONS = 8
 SPIKES_CAPTION = " Right: the first spike of each, with the peaks laid over each other."
@@ -95,11 +96,15 @@ def _opening(cell: CellSummary) -> list[str]:
 
 
 def recording_parts(contents: CellContents) -> list[str]:
-    """Return what is used of the cell's recording, and what looks odd about it."""
-    table = contents.subject.recording_table if contents.subject is not None else None
+    """Return what becomes of the cell's axon, what is used of its recording, and what looks odd about it."""
+    subject = contents.subject
+    table = subject.recording_table if subject is not None else None
+    axon = axon_line(subject.summary, subject.axon) if isinstance(subject, CellSubject) else ""
+    parts = [html.paragraph(f"{axon}.".capitalize(), "quiet")] if axon else []
     if table is None:
-        return []
+        return parts
     return [
+        *parts,
         html.paragraph(f"Recording {table.summary}.", "quiet"),
         *(html.paragraph(f"{table.file}: {note}.", "quiet") for note in table.notes),
         html.details("The recording, sweep by sweep", table_of_recording(table).html()),

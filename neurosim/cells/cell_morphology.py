@@ -4,11 +4,10 @@ from pathlib import Path
 
 from bluepyopt.ephys.morphologies import NrnFileMorphology
 
-from neurofleet.neurosim.cells.morphology_check import check_axon_mode
+from neurofleet.neurosim.cells.morphology_check import STUB_LENGTH_UM, check_axon_mode
 
 SEGMENT_LENGTH_UM = 40
 STUB_SECTIONS = 2
-STUB_LENGTH_UM = 60
 STUB_DIAMETER_UM = 1.0
 
 # Where each mode takes the diameters d1 and d2 of the two stub sections from, when an axon was reconstructed.

@@ -29,6 +29,7 @@ from neurofleet.neurosim.cells.swc_reader import read_swc
 from neurofleet.scratch import scratch_folder
 
 AXON_MODES = ("stub", "legacy-stub", "legacy-stub-60um", "full")
+STUB_LENGTH_UM = 60
 READ_LIMIT_S = 120.0
 TOLERANCE = 0.01  # of areas and lengths that NEURON makes
 _OUTLINE_AREAS = (0.4, 1.6)  # of NEURON's body for an outline; more or less, and it could not make one
@@ -81,6 +82,16 @@ def check_axon(summary: MorphologySummary, axon: str) -> None:
             f"{summary.path}: axon: {axon} removes the reconstructed axon, but {', '.join(summary.behind_axon[:5])} "
             "grow from it and would be cut off. Correct the types in the reconstruction, or use axon: full."
         )
+
+
+def axon_line(summary: MorphologySummary, axon: str) -> str:
+    """Say what becomes of the reconstructed axon of a cell with an axon mode."""
+    length = f"the reconstructed axon ({summary.length_um['axon']:,.0f} µm)"
+    if axon == "full":
+        return f"axon: full: {length} is kept"
+    if not summary.n_sections["axon"]:
+        return f"axon: {axon}: none is reconstructed, a stub of {STUB_LENGTH_UM} µm is added"
+    return f"axon: {axon}: {length} is replaced by a stub of {STUB_LENGTH_UM} µm"
 
 
 def check_axon_mode(axon: str) -> None:
