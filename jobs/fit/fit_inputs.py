@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -27,8 +28,9 @@ from neurofleet.neurosim.evolution import (
     read_warm_start,
 )
 from neurofleet.neurosim.features.published_targets import read_bounds, read_targets
-from neurofleet.neurosim.features.step_protocols import TargetSet
+from neurofleet.neurosim.features.step_protocols import TargetSet, group_sweeps, is_trained
 from neurofleet.neurosim.features.training_targets import (
+    SPIKE_COUNT,
     fit_note,
     passive_targets,
     perisomatic_targets,
@@ -36,7 +38,7 @@ from neurofleet.neurosim.features.training_targets import (
 )
 from neurofleet.neurosim.mechanisms import UserMechanisms, nmodl_files
 from neurofleet.neurosim.recordings.recording import Recording, RecordingSource
-from neurofleet.neurosim.recordings.recording_table import RecordingTable
+from neurofleet.neurosim.recordings.recording_table import HELD_OUT, RecordingTable
 
 
 def job_mechanisms(spec: FitSpec, folder: Path) -> UserMechanisms:
@@ -405,13 +407,36 @@ def length_notes(spec: FitSpec, subjects: Sequence[Subject]) -> list[str]:
 
 
 def _table(recording: Recording, recipe: Recipe, stage_targets: Mapping[int, TargetSet]) -> RecordingTable:
-    """Return which sweep is a target of which stages."""
-    roles: dict[int, list[str]] = {}
+    """Return which sweep is a target of which stages, and which are held out, with notes that say why."""
+    trained = [step for targets in stage_targets.values() for step in targets.protocols.values() if step.sweeps]
+    roles: dict[int, list[str]] = {
+        sweep.number: [HELD_OUT]
+        for step, sweeps in group_sweeps(recording)
+        if not is_trained(step, trained)
+        for sweep in sweeps
+    }
+    notes = [_steps_taken(recipe.stages[number], targets) for number, targets in stage_targets.items()]
+    if roles:
+        notes.append(f"{len(roles)} sweeps of other steps are held out: `kind: validate` scores the models at them")
     for number, targets in stage_targets.items():
         stage = recipe.stages[number].name
         for sweep in {sweep for protocol in targets.protocols.values() for sweep in protocol.sweeps}:
             roles.setdefault(sweep, []).append(stage)
-    return recording.table.used_for(roles)
+    table = recording.table.used_for(roles)
+    return replace(table, notes=(*table.notes, *notes))
+
+
+def _steps_taken(stage: Stage, targets: TargetSet) -> str:
+    """Say which steps of the recording a stage is scored at, and why these."""
+    what = {
+        "subthreshold": "the steps without a spike in any repeat",
+        "training": "the two strongest steps with spikes",
+        "perisomatic": "the weakest step of steady firing at 39 pA or more above rheobase",
+    }[stage.targets]
+    if stage.targets == "training" and SPIKE_COUNT in stage.features:
+        what += ", and for the number of spikes rheobase and the strongest depolarising step without spikes"
+    steps = sorted({round(1000 * step.amplitude_nA, 1) for step in targets.protocols.values() if step.sweeps})
+    return f"stage {stage.name} takes {what}: {', '.join(f'{step:g}' for step in steps)} pA"
 
 
 def _targets(

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -95,6 +95,15 @@ def group_sweeps(recording: Recording, *, tail_ms: float | None = None) -> list[
                 _check_timing(repeats, recording)
                 groups.append((_protocol(repeats, tail_ms, recording.spike_threshold_mV), repeats))
     return sorted(groups, key=lambda group: (group[0].amplitude_nA, group[0].sweeps))
+
+
+def is_trained(protocol: StepProtocol, trained: Iterable[StepProtocol]) -> bool:
+    """Return whether a step has the stimulus and the amplitude of one that a stage was scored at."""
+    return any(
+        abs(protocol.amplitude_nA - step.amplitude_nA) <= amplitude_tolerance_nA(step.amplitude_nA)
+        and protocol.stimulus_name == step.stimulus_name
+        for step in trained
+    )
 
 
 def _runs(

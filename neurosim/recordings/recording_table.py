@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pandas as pd
 
+HELD_OUT = "held out"
+"""Of a step that no stage of a fit is scored at, so that it can validate the models."""
+
 SHOWN_REASONS = 6
 SHOWN_SWEEPS = 12
 SHOWN_LETTERS = 24
@@ -34,7 +37,7 @@ class SweepRow:
     spikes, spikes_outside : int or None
         During the step, and before or after it.
     used_for : tuple of str
-        The stages of a fit that it is a target of; of a recording that no job reads, whether it spikes.
+        The stages of a fit that it is a target of, or `HELD_OUT`; of a recording that no job reads, whether it spikes.
     left_out : str
         Why it cannot be used; empty where it can.
     """
@@ -63,7 +66,7 @@ class SweepRow:
             _number(self.holding_pA, 1),
             _number(self.rest_mV, 1),
             "" if self.spikes is None else f"{self.spikes}{outside}",
-            f"left out: {self.left_out}" if self.left_out else ", ".join(self.used_for) or "nothing",
+            f"left out: {self.left_out}" if self.left_out else ", ".join(self.used_for) or "not used",
         )
 
 

@@ -13,12 +13,12 @@ from neurofleet.neurosim.cells.fit_model import SOMA, FitModel, location
 from neurofleet.neurosim.cells.warm_evaluator import WarmEvaluator
 from neurofleet.neurosim.features.step_protocols import (
     AIS_FEATURE,
-    StepProtocol,
     TargetSet,
     group_sweeps,
+    is_trained,
 )
 from neurofleet.neurosim.features.training_targets import TargetExtraction
-from neurofleet.neurosim.recordings.current_step import NotAStep, amplitude_tolerance_nA, find_step
+from neurofleet.neurosim.recordings.current_step import NotAStep, find_step
 from neurofleet.neurosim.recordings.recording import RecordingSource, bias_current, read_traces
 from neurofleet.neurosim.recordings.recording_formats import open_entries
 from neurofleet.neurosim.recordings.sweep_entries import SweepEntry, SweepFault, of_one_electrode
@@ -336,18 +336,10 @@ def generalisation_targets(population: CellModels) -> TargetSet | None:
         )
     extraction, any_step = TargetExtraction(recording), False
     for protocol, sweeps in group_sweeps(recording):
-        if not _is_trained(protocol, population.trained):
+        if not is_trained(protocol, population.trained):
             extraction.add(protocol, sweeps, features)
             any_step = True
     return extraction.target_set() if any_step else None
-
-
-def _is_trained(protocol: StepProtocol, trained: Sequence[StepProtocol]) -> bool:
-    return any(
-        abs(protocol.amplitude_nA - step.amplitude_nA) <= amplitude_tolerance_nA(step.amplitude_nA)
-        and protocol.stimulus_name == step.stimulus_name
-        for step in trained
-    )
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from neurofleet.jobs.results.run_summary import summaries
 from neurofleet.jobs.results.run_tables import RunTables
 from neurofleet.neurosim.cells.demo_cell import KNOWN_PARAMETERS
 from neurofleet.neurosim.features.step_protocols import FeatureTarget, StepProtocol, TargetSet, group_sweeps
+from neurofleet.neurosim.recordings.recording_table import HELD_OUT
 from tests.jobs.made_run import write_run
 
 RHEOBASE_PA = 130.0  # the noise of each repeat decides there
@@ -86,9 +87,11 @@ def test_cell_that_was_recorded_is_simulated_as_recorded(demo_contents):
 def test_the_report_says_what_each_sweep_is_used_for(demo_contents):
     table = demo_contents.subject.recording_table
     used = {row.sweep: row.used_for for row in table.rows}
-    assert {stage for stages in used.values() for stage in stages} == {"passive", "ih", "active"}
+    assert {stage for stages in used.values() for stage in stages} - {HELD_OUT} == {"passive", "ih", "active"}
     assert all(row.spikes == 0 for row in table.rows if "passive" in row.used_for)
     text = "\n".join(recording_parts(demo_contents))
+    assert "stage active takes the two strongest steps with spikes" in text
+    assert "is replaced by a stub" in text
     assert f"cell.nwb: {len(used)} of {len(used)} sweeps used" in text
     assert text.count("<tr>") == len(used) + 1
 

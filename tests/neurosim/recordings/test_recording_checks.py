@@ -222,7 +222,7 @@ def test_the_table_says_what_each_sweep_is_used_for_or_why_not(tmp_path):
     assert table.facts()["left_out"] == {"1": "left out on request", "3": "1 sample is NaN or infinite"}
     used = table.used_for({2: ["active"]})
     assert used.rows[1].cells()[-1] == "active"
-    assert table.used_for({}).rows[1].cells()[-1] == "nothing"
+    assert table.used_for({}).rows[1].cells()[-1] == "not used"
     assert "NaN" in used.rows[2].cells()[-1]
     assert list(used.to_pandas()["used_for"]) == ["", "active", ""]
     page = replace(used, file="a<b>.nwb")._repr_html_()
