@@ -71,7 +71,7 @@ def _print_recovery(store: RunStore) -> None:
     console = terminal()
     console.print(table)
     console.print(
-        f"Best model: {hall.scores[0].mean():.2f} standard deviations from the recordings on average, over "
+        f"Mean |z| of the best model: {hall.scores[0].mean():.2f} standard deviations from the recordings, over "
         f"{len(hall.objective_names)} e-features. The passive parameters have one right answer; many "
         "combinations of the active conductances fire alike, which is why a hall of fame is kept.",
         soft_wrap=True,

@@ -60,7 +60,7 @@ def print_status(out: str, as_json: bool = False, console: Console | None = None
     holder = store.holder()
     age = duration((datetime.now(UTC) - datetime.fromisoformat(state.at)).total_seconds())
     print_line(console, f"{state.run}: {summary(state) if holder else _at_rest(state)}")
-    print_line(console, f"{f'running: {holder}' if holder else 'no driver is at work on it'}; as of {age} ago")
+    print_line(console, f"{f'running: {holder}' if holder else 'no process is running it'}; as of {age} ago")
     print_line(console, resources_in_words(state))
     shown = state.cells if len(state.cells) <= SHOWN else [c for c in state.cells if c.state in ACTIVE]
     if shown:

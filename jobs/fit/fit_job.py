@@ -354,7 +354,7 @@ class EvolutionSpec(Strict):
     hall_of_fame: PositiveInt = 10
     """Models kept per seed."""
     tolerance: Annotated[float, Field(ge=0, le=10)] | None = None
-    """Models whose mean score is at most so many standard deviations above the best one's count as equally good: of
+    """Models whose mean |z| is at most so many standard deviations above the best one's count as equally good: of
     these, the halls of fame keep those that differ most. 0 keeps the lowest totals. By default 0.25, and 0 with
     strategy `paper`, as published.
     """

@@ -76,7 +76,7 @@ def _opening(cell: CellSummary) -> list[str]:
             "evaluations",
             "objectives",
             "best total",
-            "best, mean score",
+            "best mean |z|",
         )
         rows = [
             (
@@ -239,7 +239,7 @@ def _parameters(contents: CellContents) -> list[str]:
     )
     known = {name: value for name, value in contents.known.items() if name in contents.bounds}
     if known:
-        caption += " The cell was simulated: the bars are the parameters that it was simulated with."
+        caption += " The recording is a simulation; bars: its parameters."
         outside = [n for n, value in known.items() if not contents.bounds[n][0] <= value <= contents.bounds[n][1]]
         if outside:
             caption += f" Outside of the bounds, and at their edge here: {listed(outside)}."

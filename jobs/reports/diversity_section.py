@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 CAPTION = (
-    "Left: each line is a model, its parameters from the lower (0) to the upper bound (1) on the search's axes; a "
+    "Left: each line is a model, its parameters from the lower (0) to the upper bound (1); a "
     "population is a band of lines, near-copies lie on each other. Right: the distances of all pairs of models, of one "
     f"seed and of different seeds; dashed: {NEAR:g}, below which two models count as near-copies."
 )
@@ -35,7 +35,7 @@ def diversity_parts(tables: RunTables, contents: CellContents) -> list[str]:
         html.figure(_figure(models, contents.bounds), CAPTION),
         html.details(
             "The spread of each parameter",
-            html.table(("parameter", "standard deviation, share of its axis"), shares, numbers=(1,)),
+            html.table(("parameter", "standard deviation, share of its bounds"), shares, numbers=(1,)),
         ),
     ]
 
@@ -43,9 +43,10 @@ def diversity_parts(tables: RunTables, contents: CellContents) -> list[str]:
 def _sentences(tables: RunTables, contents: CellContents, diversity: Diversity, models: HallOfFameRows) -> list[str]:
     spread = diversity.spread
     text = (
-        f"{models_in_words(diversity)} (root mean square over the parameters, on axes from 0 to 1);"
-        f" {100 * spread.near_share:.2g} % of all pairs are closer than {NEAR:g}. The models spread over"
-        f" {spread.effective_dimensions:.2g} effective dimensions (participation ratio) of {len(diversity.parameters)}."
+        f"{models_in_words(diversity)}. This distance of two models is the root mean square over the parameters, each"
+        f" from 0 at its lower to 1 at its upper bound. {100 * spread.near_share:.2g} % of all pairs are closer than"
+        f" {NEAR:g}. About {spread.effective_dimensions:.2g} of the {len(diversity.parameters)} parameters vary"
+        " independently (participation ratio)."
     )
     cost = _cost(tables, contents, models)
     warning = (
@@ -67,7 +68,7 @@ def _cost(tables: RunTables, contents: CellContents, models: HallOfFameRows) -> 
     found = models.totals if models.search_totals is None else models.search_totals
     count = stage.objectives
     return (
-        f"The median of their mean scores is {np.median(models.totals) / count:.3g}. By the scores of the search it is"
+        f"The median of their mean |z| is {np.median(models.totals) / count:.3g}. By the scores of the search it is"
         f" {np.median(found) / count:.3g}; of the {kept} lowest totals of each seed, however alike, it would be"
         f" {lowest / count:.3g}."
     )

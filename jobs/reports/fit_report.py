@@ -72,13 +72,13 @@ def _top(tables: RunTables, cells: Sequence[CellSummary]) -> list[str]:
             )
         )
     rows = [_overview(cell) for cell in cells]
-    head = ("cell", "state", "last stage", "best total", "best, mean score", "models", "failed", "core-hours")
+    head = ("cell", "state", "last stage", "best total", "best mean |z|", "models", "failed", "core-hours")
     body.append(html.table(head, rows, numbers=range(3, 8)))
     body.append(
         html.paragraph(
             "A score is the distance of a model's e-feature from the recorded mean, in recorded standard "
             "deviations: 250 at most, and where the model has no such feature. The total is the sum over all "
-            "objectives of a stage.",
+            "objectives of a stage, and mean |z| their mean.",
             "quiet",
         )
     )

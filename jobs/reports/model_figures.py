@@ -44,8 +44,8 @@ def scores_sentence(scores: Mapping[str, float]) -> str:
     worst = max(scores, key=lambda name: scores[name])
     mean = score_text(sum(values) / len(values))
     text = (
-        f"The best model lies {mean} standard deviations from its {len(values)} "
-        f"targets on average: {close} within 1, {near} within 3."
+        f"Mean |z| of the best model: {mean} standard deviations from its {len(values)} "
+        f"targets. {close} are within 1, {near} within 3."
     )
     if missing:
         return f"{text} {missing} {'is' if missing == 1 else 'are'} as far off as a score can be."

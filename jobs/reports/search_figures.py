@@ -30,13 +30,13 @@ if TYPE_CHECKING:
 
 
 def search_figure(tables: RunTables, cell: CellSummary) -> str:
-    """Draw the best mean score so far of each seed, and the spread of each generation."""
+    """Draw the best mean |z| so far of each seed, and the spread of each generation."""
 
     def draw(figure: "Figure") -> None:
         panels = figure.subplots(1, len(cell.stages), squeeze=False)[0]
         for axes, stage in zip(panels, cell.stages, strict=True):
             _draw_stage(axes, tables, cell.cell, stage)
-        panels[0].set_ylabel("mean score (SD from target)")
+        panels[0].set_ylabel("mean |z| (SD from target)")
         entries = panels[-1].get_legend_handles_labels()  # the last stage has all the seeds
         figure.legend(*entries, loc="outside lower left", ncols=6)
 

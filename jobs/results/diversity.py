@@ -49,7 +49,8 @@ def models_in_words(diversity: Diversity) -> str:
     """Return in one line how many models there are, and how many of them differ."""
     spread = diversity.spread
     how = f"near-copies of {spread.distinct}" if spread.copies else f"{spread.distinct} of them distinct"
-    return f"{spread.models} models, {how}, median distance {spread.median_distance:.2g}"
+    percent = f"{100 * spread.median_distance:.2g}"
+    return f"{spread.models} models, {how}; parameters of two models differ by {percent} % of their bounds (median)"
 
 
 def diversity_lines(diversity: Diversity) -> list[str]:
@@ -57,8 +58,9 @@ def diversity_lines(diversity: Diversity) -> list[str]:
     spread = diversity.spread
     widest = diversity.widest
     lines = [
-        f"hall of fame: {models_in_words(diversity)} of the search's axes, {100 * spread.near_share:.2g} % of pairs"
-        f" near, {spread.effective_dimensions:.2g} effective dimensions, median total {diversity.median_total:.4g}"
+        f"hall of fame: {models_in_words(diversity)}, {100 * spread.near_share:.2g} % of pairs are near-copies;"
+        f" about {spread.effective_dimensions:.2g} of {len(diversity.parameters)} parameters vary independently;"
+        f" median total {diversity.median_total:.4g}"
     ]
     if len(widest) > 2 * SHOWN:
         lines.append(f"vary most: {_shares(widest[:SHOWN])}; least: {_shares(widest[-SHOWN:])} of their axes")

@@ -165,8 +165,8 @@ def _how_good(cell: CellSummary) -> str:
     last = cell.stages[-1]
     farthest = ", ".join(f"{name} {score:.3g}" for name, score in cell.farthest)
     return (
-        f"{cell.cell}: best model {short(last.best_mean_score)} standard deviations from the recordings, mean over"
-        f" {last.objectives} e-features; farthest {farthest}"
+        f"{cell.cell}: mean |z| of the best model {short(last.best_mean_score)} (standard deviations from the"
+        f" recordings, mean over {last.objectives} e-features); farthest {farthest}"
     )
 
 
@@ -175,8 +175,8 @@ def _how_sure(cell: CellSummary) -> str:
     if len(totals) < 2:
         return f"one seed: nothing says whether another search would find better; {_population(cell)}"
     return (
-        f"{len(totals)} seeds: their best models are at {short(min(totals))} to {short(max(totals))};"
-        f" {_population(cell)} after {last.evaluations:,} evaluations"
+        f"{len(totals)} seeds of {last.evaluations:,} evaluations together: mean |z| of their best models"
+        f" {short(min(totals))} to {short(max(totals))}; {_population(cell)}"
     )
 
 
@@ -236,7 +236,7 @@ def _stages(cell: CellSummary) -> Table:
         padding=(0, 1, 0, 0),
     )
     table.add_column("stage")
-    for column in ("seeds", "generations", "evaluations", "best", "median", "mean z", "core-h"):
+    for column in ("seeds", "generations", "evaluations", "best", "median", "mean |z|", "core-h"):
         table.add_column(column, justify="right")
     for stage in cell.stages:
         table.add_row(

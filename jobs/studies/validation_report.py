@@ -215,7 +215,7 @@ def _by_feature(best: Mapping[str, Any]) -> list[str]:
         axis.set_xscale("symlog", linthresh=1.0)
         axis.set_xticks([tick for tick in SCORE_TICKS if tick <= 1.5 * max(1.0, axis.get_xlim()[1])])
         axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        axis.set(xlabel="mean score of the best model (SD from the recording)", xlim=(0, None))
+        axis.set(xlabel="mean |z| of the best model (SD from the recording)", xlim=(0, None))
         grid(axis, "x")
         figure.legend(loc="outside upper left", ncols=2)
 

@@ -242,7 +242,7 @@ def passive_targets(recording: Recording, features: Sequence[str], *, tail_ms: f
     silent, _ = _split(groups, recording.spike_threshold_mV)
     if not silent:
         outside = sum(protocol.inside_only for protocol, _ in groups)
-        active = f" ({outside} of them outside of the step: the cell is active by itself)" if outside else ""
+        active = f" ({outside} of them also outside of the step: spontaneous or rebound spikes)" if outside else ""
         raise InputError(
             f"{recording.path}: the passive stages need steps without a spike, but each of the "
             f"{len(groups)} protocols found has one{active}. Add a sub-threshold stimulus to `stimuli`."

@@ -161,7 +161,7 @@ def find_step(current_nA: np.ndarray, rate_Hz: float, test_pulses: Sequence[Puls
 
     before, after = float(np.median(medians[:2])), float(np.median(medians[-2:]))
     if not np.any(np.abs(medians - before) > threshold):
-        raise NotAStep(f"no step found: the current stays at {before * 1000:.4g} pA")
+        raise NotAStep(f"no current step found: the current stays at {before * 1000:.4g} pA")
     if abs(after - before) > threshold:
         raise NotAStep(
             f"the current ends at {after * 1000:.4g} pA but began at {before * 1000:.4g} pA: "
@@ -171,7 +171,7 @@ def find_step(current_nA: np.ndarray, rate_Hz: float, test_pulses: Sequence[Puls
     pulses = [_pulse(medians, *run, 0.5 * (before + after), 1000.0 * block / rate_Hz) for run in runs]
     known = [any(pulse.is_repeat_of(other) for other in test_pulses) for pulse in pulses]
     if all(known):
-        raise NotAStep(f"no step found: only a test pulse of {pulses[0]}")
+        raise NotAStep(f"no current step found: only a test pulse of {pulses[0]}")
     main = max((n for n, is_known in enumerate(known) if not is_known), key=lambda n: runs[n][1] - runs[n][0])
     first, stop = runs[main]
 
@@ -184,7 +184,7 @@ def find_step(current_nA: np.ndarray, rate_Hz: float, test_pulses: Sequence[Puls
     amplitude = level - rest
     # An empty sweep of a noisy channel leaves a stray block or two: these must stand far above the noise.
     if abs(amplitude) < max(SMALLEST_STEP_NA, (5.0 if stop - first <= 2 else 2.0) * noise):
-        raise NotAStep(f"no step found above the channel's noise of {noise * 1000:.2g} pA")
+        raise NotAStep(f"no current step found (noise of the channel: {noise * 1000:.2g} pA)")
     others = [
         n
         for n, (pulse, run) in enumerate(zip(pulses, runs, strict=True))
@@ -203,7 +203,7 @@ def find_step(current_nA: np.ndarray, rate_Hz: float, test_pulses: Sequence[Puls
     if start == 0:
         raise NotAStep("the step is on from the first sample: no baseline before it")
     if end <= start:
-        raise NotAStep(f"no step found above the channel's noise of {noise * 1000:.2g} pA")
+        raise NotAStep(f"no current step found (noise of the channel: {noise * 1000:.2g} pA)")
     later = [runs[n][0] for n in others if n > main]
     cut = (min(later) - 1) * block if later else None
     return CurrentStep(start, end - 1, level, rest, noise, tuple(pulses[n] for n in others), cut)

@@ -167,7 +167,7 @@ def _spikes(
         yield (
             f"the cell spikes before the step in {listed_sweeps(before)}: e-features are read from the spikes inside "
             "the step only, and these sweeps are no targets of stages without spikes. Leave them out with "
-            "`exclude_sweeps:` if the cell is not meant to be active by itself"
+            "`exclude_sweeps:` if the cell should not spike spontaneously"
         )
     after = [number for number, spikes in counted.items() if spikes.after.size and not spikes.before.size]
     if after:

@@ -112,7 +112,7 @@ def test_a_population_of_near_copies_is_said_to_be_one(finished, tmp_path):
     with store.locked():
         store.write_hall_of_fame(replace(hall, parameters=parameters), "pooled")
     page = Page(Path(write_report(tmp_path / "run")).read_text())
-    assert f"{len(hall)} models, near-copies of 2, median distance 0" in page.text
+    assert f"{len(hall)} models, near-copies of 2; parameters of two models differ by 0" in page.text
     assert "Most of these models are near-copies of a few" in page.text
 
 

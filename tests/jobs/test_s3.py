@@ -102,7 +102,7 @@ def test_an_outage_and_a_killed_driver_change_nothing(demo_input, undisturbed, s
         driver.send_signal(signal.SIGKILL)
         driver.wait()
         state = neurofleet("status", "s3://bucket/run")
-        assert "no driver is at work on it" in state.stdout, state.stderr
+        assert "no process is running it" in state.stdout, state.stderr
         driver = run()
         assert driver.wait(600) == 0, log.read_text()
     finally:

@@ -99,7 +99,7 @@ def test_a_state_reads_back_as_it_was():
 def test_a_run_that_rests_says_how_to_go_on(run):
     text = shown(run(replace(STATE, at=(datetime.now(UTC) - timedelta(hours=3)).isoformat())).root)
     assert "rat: 1 of 4 cells, 48 of 288 evaluations; the same command as before goes on with it" in text
-    assert "no driver is at work on it; as of 3 h 0 min ago" in text
+    assert "no process is running it; as of 3 h 0 min ago" in text
     assert "2 hosts, 1 lost, utilisation 97%, 1.25 core-hours used" in text
     assert "of 10 allowed, about 6.2 left to do" in text
     assert "finished, 9.25" in text

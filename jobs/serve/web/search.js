@@ -18,7 +18,7 @@ export async function search(root) {
         series: [{ ...faint, label: "90 %" }, { ...faint, label: "10 %" }, { ...faint, label: "median", dash: [5, 4], stroke: colour("soft") }, ...lines],
         bands: [{ series: [1, 2], fill: `${colour("faint")}33` }],
         x: "generation",
-        y: "mean score (std)",
+        y: "mean |z| (SD)",
         log: true,
         height: width < 500 ? 230 : 260,
       };

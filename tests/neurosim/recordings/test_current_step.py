@@ -121,9 +121,9 @@ def _triple():
 @pytest.mark.parametrize(
     ("current", "reason"),
     [
-        (np.zeros(5000), "no step found"),
-        (np.random.default_rng(0).normal(0.0, 0.01, 5000), "no step found"),
-        (step_current(1e-9), "no step found"),
+        (np.zeros(5000), "no current step found"),
+        (np.random.default_rng(0).normal(0.0, 0.01, 5000), "no current step found"),
+        (step_current(1e-9), "no current step found"),
         (_ramp(), "not a square step"),
         (_fluctuating(), "not a square step"),
         (_staircase(), "not a square step"),

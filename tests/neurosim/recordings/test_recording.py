@@ -212,7 +212,7 @@ def _zero_padded():
         ({"voltage": np.full(5000, -70.0)}, "nothing was recorded"),
         ({"conversions": (1e-9, 1.0)}, "conversion"),
         ({"conversions": (1.0, 1e-3)}, "conversion"),
-        ({"current": np.zeros(5000)}, "no step found"),
+        ({"current": np.zeros(5000)}, "no current step found"),
         ({"clamp": "VoltageClampSeries"}, "not current clamp"),
     ],
 )
@@ -252,7 +252,7 @@ def test_a_pulse_that_all_sweeps_share_is_told_and_not_played(
     found = [(sweep.number, sweep.start_ms, sweep.amplitude_nA) for sweep in recording.sweeps]
     assert found == [(n, step_start_ms, pytest.approx(steps[n])) for n in (1, 2, 3)]
     told = f"test pulse of -100 pA at {start_ms:.0f} to {start_ms + length_ms:.0f} ms"
-    assert recording.refused == {0: f"no step found: only a {told}"}
+    assert recording.refused == {0: f"no current step found: only a {told}"}
     assert f"{told}: models do not get it (sweeps 1, 2, 3)" in recording.notes
 
 
@@ -339,7 +339,7 @@ def test_unknown_stimulus_names_list_what_the_file_holds(tmp_path):
 
 def test_no_usable_sweep_is_an_error_with_the_reasons(tmp_path):
     path = write_series(tmp_path / "a.nwb", [series(n, current=np.zeros(5000)) for n in (1, 2)])
-    with pytest.raises(InputError, match=r"no usable sweep among the 2.*no step found.*\(2 sweeps\)"):
+    with pytest.raises(InputError, match=r"no usable sweep among the 2.*no current step found.*\(2 sweeps\)"):
         read_recording(path)
 
 
