@@ -103,6 +103,10 @@ def start_or_resume(spec: JobSpec, inputs: dict[str, str], folder: Path, store: 
         store.write_text("job.yaml", yaml.safe_dump(spec.plain(), sort_keys=False))
         return False
     kept = parse_job(stored, f"{store.root}/job.yaml", spec.name)
+    if kept.kind != spec.kind:
+        raise UsageError(
+            f"{store.root} holds a run of `kind: {kept.kind}`, not one of `kind: {spec.kind}`. Give another --out."
+        )
     refuse_other_length(kept, spec, store.root)
     changes = differences(kept.identity(), spec.identity())
     before = json.loads(store.read_text("provenance.json") or "{}")

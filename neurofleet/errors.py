@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 
 from neurofleet.wording import agreeing
 
@@ -93,6 +94,14 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     same_letters = [other for other in names if other.casefold() == str(name).casefold()]
     close = same_letters or difflib.get_close_matches(str(name), names, n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def nearest_file(path: Path) -> str:
+    """Return " (did you mean '…'?)" with the name in the same folder closest to that of `path`, or an empty string."""
+    try:
+        return did_you_mean(path.name, sorted(other.name for other in path.parent.iterdir()))
+    except OSError:
+        return ""
 
 
 _EXTRAS = {

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 import yaml
 
-from neurofleet.errors import InputError, UsageError
+from neurofleet.errors import InputError, UsageError, nearest_file
 
 DEEPEST = 100
 """Levels of lists and keys within each other."""
@@ -38,8 +38,11 @@ def read_yaml_file(path: Path) -> Any:
         content = path.read_bytes()
         is_utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
         text = content.decode("utf-16" if is_utf16 else "utf-8-sig")
+    except FileNotFoundError as error:
+        raise YamlRefused(f"{path}: there is no such file{nearest_file(path)}.") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise YamlRefused(f"{path}: cannot be read ({error}). Expected a file of text in YAML.") from error
+        why = error.strerror if isinstance(error, OSError) else error
+        raise YamlRefused(f"{path}: cannot be read ({why}). Expected a file of text in YAML.") from error
     return read_yaml(text, str(path))
 
 

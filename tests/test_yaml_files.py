@@ -91,6 +91,14 @@ def test_encodings_with_a_mark_are_read(tmp_path, encoding):
 
 def test_a_file_of_no_text_is_refused(tmp_path):
     (tmp_path / "a.yaml").write_bytes(b"\x89HDF\r\n\x1a\n\xff")
-    for path in (tmp_path / "a.yaml", tmp_path / "gone.yaml", tmp_path):
+    for path in (tmp_path / "a.yaml", tmp_path):
         with pytest.raises(YamlRefused, match=r"cannot be read .* Expected a file of text in YAML"):
             read_yaml_file(path)
+
+
+def test_a_missing_file_is_said_with_the_nearest_name(tmp_path):
+    (tmp_path / "two.yaml").write_text("a: 1\n")
+    with pytest.raises(YamlRefused, match=r"twoo\.yaml: there is no such file \(did you mean 'two\.yaml'\?\)\.$"):
+        read_yaml_file(tmp_path / "twoo.yaml")
+    with pytest.raises(YamlRefused, match=r"x\.yaml: there is no such file\.$"):
+        read_yaml_file(tmp_path / "no-folder" / "x.yaml")

@@ -32,8 +32,9 @@ from neurofleet.jobs.job_file import (
     RecipeName,
     Strict,
 )
-from neurofleet.neurosim.cells.morphology_readers import FORMATS, ending_of
+from neurofleet.neurosim.cells.morphology_readers import ending_of
 from neurofleet.neurosim.evolution.diverse_selection import DEFAULT_TOLERANCE
+from neurofleet.neurosim.file_endings import MORPHOLOGY_SUFFIXES
 
 FROM, GLOB = "from", "glob"
 FILES = ("morphology", "recordings", "targets")
@@ -190,7 +191,9 @@ def _match(pattern: str, folder: Path, shared: Mapping[str, Any], place: str) ->
 
 def _morphology_of(recordings: Path, place: str) -> str:
     """The morphology of the same name beside the recordings, or the only one there."""
-    beside = sorted(path for path in recordings.parent.iterdir() if ending_of(path) in FORMATS and path != recordings)
+    beside = sorted(
+        path for path in recordings.parent.iterdir() if ending_of(path) in MORPHOLOGY_SUFFIXES and path != recordings
+    )
     same = [path for path in beside if path.name.lower().startswith(f"{recordings.stem.lower()}{ending_of(path)}")]
     text = [path for path in beside if ending_of(path) != ".h5"]  # which may hold anything
     candidates = [path for path in same if path in text] or same or text or beside

@@ -25,11 +25,11 @@ from neurofleet.neurosim.cells.morphology import (
     stands_for_a_sphere,
 )
 from neurofleet.neurosim.cells.swc_reader import read_swc
+from neurofleet.neurosim.file_endings import MORPHOLOGY_SUFFIXES, RECORDING_SUFFIXES
 
 if TYPE_CHECKING:
     import h5py
 
-FORMATS = (".swc", ".asc", ".h5")
 MAX_BYTES = 400_000_000
 
 
@@ -42,7 +42,11 @@ def read_reconstruction(path: Path) -> Reconstruction:
         The first fault of the file.
     """
     ending = ending_of(path)
-    if ending not in FORMATS:
+    if ending in RECORDING_SUFFIXES:
+        raise InputError(
+            f"{path}: expected a morphology, found a recording ({ending}). Are `morphology:` and `recordings:` swapped?"
+        )
+    if ending not in MORPHOLOGY_SUFFIXES:
         raise InputError(
             f"{path}: expected a morphology in SWC (.swc), Neurolucida (.asc) or MorphIO's HDF5 (.h5) format, found "
             f"the ending {ending or 'none'!r}. Convert it (for example with NEURON's Import3d or MorphIO) or "

@@ -8,6 +8,7 @@ from pathlib import Path
 import h5py
 
 from neurofleet.errors import InputError
+from neurofleet.neurosim.file_endings import MORPHOLOGY_SUFFIXES, RECORDING_SUFFIXES
 from neurofleet.neurosim.recordings.abf_files import open_abf
 from neurofleet.neurosim.recordings.igor_waves import open_igor_waves
 from neurofleet.neurosim.recordings.neo_files import open_with_neo
@@ -21,7 +22,6 @@ FORMATS = (
     "NWB 2, the Allen NWB 1.x layout, ABF 1 and 2 (pCLAMP), a folder of Igor binary waves (.ibw), WinWCP (.wcp), "
     "Spike2 (.smr) and AxoGraph (.axgx, .axgd)"
 )
-SUFFIXES = (".nwb", ".abf", ".ibw", ".wcp", ".smr", ".axgx", ".axgd")
 FILES_APART = 1000  # numbers between the sweeps of one file of a folder and those of the next
 
 
@@ -84,6 +84,11 @@ def _open_hdf5(path: Path) -> AbstractContextManager[list[SweepEntry]]:
         return open_nwb2(path)
     if has_epochs:
         return open_nwb_allen(path)
+    if {"points", "structure"} <= {*names}:
+        raise InputError(
+            f"{path}: expected a recording, found a morphology (MorphIO's HDF5). Are `morphology:` and `recordings:` "
+            "swapped?"
+        )
     if "acquisition" in names and "nwb_version" in names:
         raise InputError(
             f"{path}: found NWB 1 in another layout than Allen's, which is not read. Write it as NWB 2: MIES exports "
@@ -103,13 +108,13 @@ def _open_folder(path: Path, current: CurrentSource | None) -> Iterator[list[Swe
             f"{path}: found NWB in Zarr, which is not read. Export it to HDF5 with hdmf-zarr: "
             "NWBZarrIO(path, 'r') as source, NWBHDF5IO(new, 'w').export(source)."
         )
-    files = sorted(file for file in path.iterdir() if file.suffix.casefold() in SUFFIXES and file.is_file())
+    files = sorted(file for file in path.iterdir() if file.suffix.casefold() in RECORDING_SUFFIXES and file.is_file())
     suffixes = sorted({file.suffix.casefold() for file in files})
     if len(suffixes) != 1:
         found = ", ".join(suffixes) or "none of them"
         raise InputError(
-            f"{path}: expected a folder with recordings of one format ({', '.join(SUFFIXES)}), found {found}. "
-            "Name one file, or put those of one cell into a folder."
+            f"{path}: expected a folder with recordings of one format ({', '.join(RECORDING_SUFFIXES)}), found "
+            f"{found}. Name one file, or put those of one cell into a folder."
         )
     with ExitStack() as stack:
         if suffixes == [".ibw"]:
@@ -126,6 +131,8 @@ def _open_folder(path: Path, current: CurrentSource | None) -> Iterator[list[Swe
 def _other_format(path: Path, start: bytes) -> tuple[str, str]:
     """Return what a file is, as far as that can be told, and how it can be converted."""
     suffix = path.suffix.casefold()
+    if suffix in MORPHOLOGY_SUFFIXES:
+        return f"a morphology ({suffix})", "Are `morphology:` and `recordings:` swapped?"
     if start[:4] in (b"DAT1", b"DAT2", b"DATA"):
         advice = (
             "Export its series from PatchMaster as Igor binary waves, or read them with myokit "

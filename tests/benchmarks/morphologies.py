@@ -38,7 +38,7 @@ from neurofleet.errors import InputError
 from neurofleet.neurosim.cells.morphology import SWC_TYPES
 from neurofleet.neurosim.cells.morphology_check import check_morphologies
 from neurofleet.neurosim.cells.morphology_measures import MorphologySummary
-from neurofleet.neurosim.cells.morphology_readers import FORMATS
+from neurofleet.neurosim.file_endings import MORPHOLOGY_SUFFIXES
 
 REASONS = (
     "in micrometres",
@@ -189,7 +189,9 @@ def main() -> None:
     parser.add_argument("--reference", default=sys.executable)
     parser.add_argument("--table", type=Path)
     options = parser.parse_args()
-    paths = sorted(path for path in options.folder.rglob("*") if path.suffix.lower() in FORMATS and path.is_file())
+    paths = sorted(
+        path for path in options.folder.rglob("*") if path.suffix.lower() in MORPHOLOGY_SUFFIXES and path.is_file()
+    )
     names = [str(path.relative_to(options.folder)) for path in paths]
     started = time.monotonic()
     made = dict(zip(names, check_morphologies(paths), strict=True))

@@ -368,6 +368,15 @@ def test_what_results_depend_on_may_not(tmp_path, changed, told):
     assert told in str(refused.value)
 
 
+def test_a_folder_with_another_kind_of_run_says_so_in_one_line(tmp_path):
+    store = RunStore(tmp_path / "run")
+    with store.locked():
+        start_or_resume(made_job(["a"]), {}, tmp_path, store)
+        study = made_job(["b"]).model_copy(update={"kind": "validate"})
+        with pytest.raises(UsageError, match=r"holds a run of `kind: fit`, not one of `kind: validate`\. Give another"):
+            start_or_resume(study, {"a.swc": ""}, tmp_path, store)
+
+
 def test_a_job_without_a_limit_of_steps_can_be_resumed(tmp_path):
     store = RunStore(tmp_path / "run")
     with store.locked():

@@ -173,7 +173,10 @@ def test_a_reader_that_never_ends_is_ended(tmp_path, monkeypatch):
         check_morphology(write(tmp_path, FULL_SWC))
 
 
-@pytest.mark.parametrize(("name", "said"), [("gone.swc", "there is none"), ("cell.nml", "the ending '.nml'")])
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("gone.swc", "there is none"), ("cell.nml", "the ending '.nml'"), ("cell.nwb", "found a recording .* swapped")],
+)
 def test_a_file_that_is_missing_or_of_another_format(tmp_path, name, said):
     if said != "there is none":
         (tmp_path / name).touch()

@@ -341,6 +341,7 @@ def test_files_of_a_folder_are_one_recording(tmp_path):
         ("a.nwb.gz", b"\x1f\x8b\x08", "Unpack it first"),
         ("a.mat", b"MATLAB 5.0 MAT-file", "MATLAB"),
         ("a.csv", b"time,voltage\n", "found text"),
+        ("a.swc", b"1 1 0 0 0 5 -1\n", "found a morphology .* swapped"),
         ("a.xyz", b"\x93\x00\x01", "begins with"),
     ],
 )
