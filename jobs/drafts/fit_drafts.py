@@ -82,6 +82,10 @@ def _put_cell(draft: Draft, cell: str, morphology: Path, recording: Path) -> Non
     draft.say(*(f"warning: {text}" for text in table.warnings), indent=inside)
     kinds = _by_stimulus(table)
     draft.say(*(_told(name, rows) for name, rows in kinds.items()), indent=inside)
+    draft.say(
+        "Steps without a spike train the passive and ih stages, also those near rheobase: `exclude_sweeps: [NUMBER]`.",
+        indent=inside,
+    )
     draft.put("stimuli", _chosen(recording, kinds), "those with steps that a fit can use", indent=inside)
     why = "has an apical dendrite" if summary.has_apical else "has no apical dendrite"
     dendrite = "spiny" if summary.has_apical else "aspiny"

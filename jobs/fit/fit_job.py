@@ -256,7 +256,9 @@ class RecordingSpec(Strict):
     """Which sweeps of a recording are used, and how they are read."""
 
     stimuli: Annotated[list[str], Field(min_length=1)] = ["Long Square"]
-    """Names or patterns of the stimuli whose sweeps are used."""
+    """Names or patterns of the stimuli whose sweeps are used. The passive and ih stages use every step without a spike,
+    also near rheobase.
+    """
     exclude_sweeps: Annotated[list[int], _OneOrMore] = []
     """Numbers of sweeps to leave out."""
     electrode: ElectrodeName | None = None

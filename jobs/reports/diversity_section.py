@@ -45,8 +45,8 @@ def _sentences(tables: RunTables, contents: CellContents, diversity: Diversity, 
     text = (
         f"{models_in_words(diversity)}. This distance of two models is the root mean square over the parameters, each"
         f" from 0 at its lower to 1 at its upper bound. {100 * spread.near_share:.2g} % of all pairs are closer than"
-        f" {NEAR:g}. About {spread.effective_dimensions:.2g} of the {len(diversity.parameters)} parameters vary"
-        " independently (participation ratio)."
+        f" {NEAR:g}. The {len(diversity.parameters)} parameters vary along about"
+        f" {spread.effective_dimensions:.2g} independent directions (participation ratio)."
     )
     cost = _cost(tables, contents, models)
     warning = (

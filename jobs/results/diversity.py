@@ -59,11 +59,11 @@ def diversity_lines(diversity: Diversity) -> list[str]:
     widest = diversity.widest
     lines = [
         f"hall of fame: {models_in_words(diversity)}, {100 * spread.near_share:.2g} % of pairs are near-copies;"
-        f" about {spread.effective_dimensions:.2g} of {len(diversity.parameters)} parameters vary independently;"
-        f" median total {diversity.median_total:.4g}"
+        f" the {len(diversity.parameters)} parameters vary along about {spread.effective_dimensions:.2g} independent"
+        f" directions; median total {diversity.median_total:.4g}"
     ]
     if len(widest) > 2 * SHOWN:
-        lines.append(f"vary most: {_shares(widest[:SHOWN])}; least: {_shares(widest[-SHOWN:])} of their axes")
+        lines.append(f"vary most: {_shares(widest[:SHOWN])}; least: {_shares(widest[-SHOWN:])} of their bounds")
     return lines
 
 
