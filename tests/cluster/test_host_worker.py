@@ -135,7 +135,7 @@ def test_a_deadline_is_kept_on_time(worker):
 def test_the_engine_is_built_once_whatever_its_children_do(worker, tmp_path):
     log = tmp_path / "builds"
     worker.add("logged", build_log=str(log))
-    outcomes = worker.evaluate([1.0, "hang", 2.0, "segfault", 3.0, "memory", "exit", 4.0], "logged")
+    outcomes = worker.evaluate([1.0, "hang", 2.0, "segfault", 3.0, "memory", "exit", 4.0], "logged", deadline_s=2.0)
     assert [outcome.value for outcome in outcomes if outcome.ok] == [1.0, 4.0, 9.0, 16.0]
     assert len(log.read_text().split()) == 1
 

@@ -272,7 +272,7 @@ def test_a_run_page_has_cells_job_events_and_findings(browser, root):
     page = old.get("/runs/fit").text
     assert "of 1 cells" not in page
     assert re.search(r'<b>\w+</b>.*?class="state finished"', page, re.S)
-    assert "training, z" in old.get("/runs/validate").text
+    assert "training, SD" in old.get("/runs/validate").text
     assert old.get("/runs/hippie").status_code == 200
 
 

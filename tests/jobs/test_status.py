@@ -320,6 +320,7 @@ def test_the_parts_of_a_run_are_one_campaign(tmp_path, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.cluster
 @pytest.mark.timeout(600)
 def test_a_campaign_that_is_stopped_by_a_limit_and_goes_on(demo_input, tmp_path):  # noqa: F811
     (demo_input / "small.yaml").write_text(yaml.safe_dump(RECIPE))

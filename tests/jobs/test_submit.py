@@ -63,6 +63,7 @@ def wait_until(condition):
 
 
 @pytest.mark.slow
+@pytest.mark.cluster
 @pytest.mark.timeout(600)
 def test_a_cancelled_job_submitted_again_goes_on_to_its_hall_of_fame(laptop, tmp_path):
     out = tmp_path / "it's a run"

@@ -26,13 +26,13 @@ from tests.jobs.made_root import CLASSES, write, write_job, write_root, write_sa
 from tests.jobs.made_run import write_run
 
 RUNS = {
-    "classes": ("classes", "analyse", None, True),
-    "evaluation": ("compared", "evaluate", "hippie", False),
-    "fits/first": ("made", "fit", None, True),
-    "fits/second": ("made", "fit", None, False),
-    "models/hippie": ("made", "sweep", "hippie", True),
-    "models/sims": ("made", "train", "sims", True),
-    "sample": ("drawn", "sample", None, True),
+    "classes": ("classes", "analyse", None, True, False),
+    "evaluation": ("compared", "evaluate", "hippie", False, False),
+    "fits/first": ("made", "fit", None, True, False),
+    "fits/second": ("made", "fit", None, False, False),
+    "models/hippie": ("made", "sweep", "hippie", True, False),
+    "models/sims": ("made", "train", "sims", True, False),
+    "sample": ("drawn", "sample", None, True, False),
 }
 
 
