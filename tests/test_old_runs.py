@@ -82,7 +82,7 @@ def test_the_verdict_on_an_old_fit_says_how_good_how_sure_and_what_failed(runs):
     assert f"{scores.mean():.4g} standard deviations" in good
     assert f"{scores.idxmax().removeprefix('score.')} {scores.max():.3g}" in good
     by_seed = hall.groupby("seed")["total"].min() / len(scores)
-    assert f"2 seeds: their best models are at {by_seed.min():.4g} to {by_seed.max():.4g}" in sure
+    assert f"mean |z| of their best models {by_seed.min():.4g} to {by_seed.max():.4g}" in sure
     assert "of them distinct; parameters of two models differ by" in sure
     assert failed == "failed: 0 of 186 evaluations"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from neurofleet.errors import InputError, UsageError, did_you_mean, nearest_file
+from neurofleet.errors import InputError, UsageError, did_you_mean
 from neurofleet.input_paths import here
 from neurofleet.jobs.fit.fit_job import CellSpec, FitSpec
 from neurofleet.jobs.fit.fit_problem import CellSubject, StagePlan, Subject, UserSubject, finalists
@@ -175,7 +175,7 @@ def _check_files(cell: CellSpec, folder: Path) -> None:
     for key in ("morphology", "recordings", "targets"):
         path = getattr(cell, key)
         if path is not None and not here(path, folder).exists():
-            raise InputError(f"{key}: {path} does not exist{nearest_file(here(path, folder))}. {_where(folder)}")
+            raise InputError(f"{key}: {path} does not exist. {_where(folder)}")
 
 
 def stage_plans(spec: FitSpec, folder: Path) -> dict[str, tuple[StagePlan, ...]]:
@@ -230,7 +230,7 @@ def input_files(spec: FitSpec, folder: Path) -> dict[str, str]:
             continue
         place = here(path, folder)
         if not place.exists():
-            raise UsageError(f"{key}: {path} does not exist{nearest_file(place)}. {_where(folder)}")
+            raise UsageError(f"{key}: {path} does not exist. {_where(folder)}")
         for file in _files(key, place):
             name = str(path) if file == place else f"{path}/{file.relative_to(place)}"
             sha256[name] = hashlib.sha256(file.read_bytes()).hexdigest()

@@ -45,7 +45,7 @@ def scores_sentence(scores: Mapping[str, float]) -> str:
     mean = score_text(sum(values) / len(values))
     text = (
         f"Mean |z| of the best model: {mean} standard deviations from its {len(values)} "
-        f"targets. {close} are within 1, {near} within 3."
+        f"targets. {close} within 1, {near} within 3."
     )
     if missing:
         return f"{text} {missing} {'is' if missing == 1 else 'are'} as far off as a score can be."
