@@ -316,7 +316,7 @@ def prepare_cell(
         junction_potential_mV=cell.junction_potential_mV,
         warnings=tuple(dict.fromkeys(warnings)),
         own_mechanisms=user_mechanisms,
-        recording_table=None if recording is None else _table(recording, recipe, stage_targets),
+        recording_table=None if recording is None else recording_table(recording, recipe, stage_targets),
         recorded=recorded,
     )
 
@@ -406,7 +406,7 @@ def length_notes(spec: FitSpec, subjects: Sequence[Subject]) -> list[str]:
     return [f"evolution.{key}: not named, so as by default: {', '.join(left)}"] if left else []
 
 
-def _table(recording: Recording, recipe: Recipe, stage_targets: Mapping[int, TargetSet]) -> RecordingTable:
+def recording_table(recording: Recording, recipe: Recipe, stage_targets: Mapping[int, TargetSet]) -> RecordingTable:
     """Return which sweep is a target of which stages, and which are held out, with notes that say why."""
     trained = [step for targets in stage_targets.values() for step in targets.protocols.values() if step.sweeps]
     roles: dict[int, list[str]] = {

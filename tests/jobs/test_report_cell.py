@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from neurofleet.cluster.store.schemas import Evaluations, HallOfFameRows
+from neurofleet.jobs.fit.fit_inputs import recording_table
 from neurofleet.jobs.reports.cell_section import recording_parts
 from neurofleet.jobs.reports.fit_contents import PublishedRate, first_peak_ms, gather, published_rates, shown_traces
 from neurofleet.jobs.reports.model_figures import parameters_figure
@@ -94,6 +95,13 @@ def test_the_report_says_what_each_sweep_is_used_for(demo_contents):
     assert "is replaced by a stub" in text
     assert f"cell.nwb: {len(used)} of {len(used)} sweeps used" in text
     assert text.count("<tr>") == len(used) + 1
+    active = demo_contents.subject.targets[-1]
+    strongest = max(active.protocols.values(), key=lambda step: step.amplitude_nA if step.sweeps else 0.0)
+    one = replace(active, protocols={strongest.name: strongest})
+    number = demo_contents.subject.stage_numbers[-1]
+    table = recording_table(demo_contents.recording, demo_contents.subject.recipe, {number: one})
+    assert all(row.used_for == (("active",) if row.sweep in strongest.sweeps else (HELD_OUT,)) for row in table.rows)
+    assert f"{len(table.rows) - len(strongest.sweeps)} sweeps of other steps are held out" in table.notes[-1]
 
 
 def test_firing_rates_of_the_recorded_cell_are_those_of_the_recording(demo_contents):
