@@ -130,7 +130,7 @@ def test_a_run_at_work_says_who_does_it_and_how_long_it_takes(run):
     store = run(replace(STATE, at=(datetime.now(UTC) - timedelta(seconds=90)).isoformat()))
     with store.locked():
         text = shown(store.root)
-    assert "rat: 1 of 4 cells, 1 failed, 48 of 288 evaluations, 4.0/s, 1 min 0 s left" in text
+    assert "rat: 1 of 4 cells, 1 failed, 48 of 288 evaluations, 4.0/s, about 1 min 0 s left" in text
     assert "running: process" in text
     assert re.search(r"as of 1 min 3\d s ago", text)
 
@@ -163,7 +163,7 @@ def test_json_is_the_whole_state(run, capsys):
 
 
 def test_no_hosts_are_said(run, tmp_path):
-    assert "4.0/s, 1 min 0 s left" in summary(STATE)
+    assert "4.0/s, about 1 min 0 s left" in summary(STATE)
     alone = replace(STATE, hosts=0, no_hosts_since="2026-03-01T10:20:30+00:00")
     assert "48 of 288 evaluations, no hosts since 2026-03-01 10:20:30 UTC, waiting" in summary(alone)
     assert CampaignState.from_json(alone.to_json()) == alone
