@@ -72,7 +72,7 @@ def _print_recovery(store: RunStore) -> None:
     console.print(table)
     console.print(
         f"Mean |z| of the best model: {hall.scores[0].mean():.2f} standard deviations from the recordings, over "
-        f"{len(hall.objective_names)} e-features. The passive parameters have one right answer; many "
+        f"{len(hall.objective_names)} e-features. A recording determines the passive parameters best; many "
         "combinations of the active conductances fire alike, which is why a hall of fame is kept.",
         soft_wrap=True,
     )
