@@ -337,7 +337,11 @@ def class_styles(classes: Sequence[str]) -> dict[str, ClassStyle]:
 
 
 def embedding_map_figure(
-    flat: np.ndarray, panels: Mapping[str, Sequence[str] | np.ndarray], what: str, nameless: str = "no class"
+    flat: np.ndarray,
+    panels: Mapping[str, Sequence[str] | np.ndarray],
+    what: str,
+    nameless: str = "no class",
+    method: str = "UMAP",
 ) -> str:
     """Draw points by class, side by side for several ways to name them; those without a class are small and grey.
 
@@ -350,6 +354,8 @@ def embedding_map_figure(
         What the picture shows, for readers who cannot see it.
     nameless : str
         What those without a class are called.
+    method : str
+        What made the map, of which the axes have their names.
     """
     named = {title: np.asarray(names) for title, names in panels.items()}
     classes = sorted(set().union(*(set(names.tolist()) for names in named.values())) - {""})
@@ -361,7 +367,7 @@ def embedding_map_figure(
     def draw(figure: "Figure") -> None:
         all_axes = figure.subplots(1, len(named), squeeze=False, sharex=True, sharey=True)[0]
         for axes, (title, names) in zip(all_axes, named.items(), strict=True):
-            draw_map(axes, flat[drawn], names[drawn], styles, size, nameless)
+            draw_map(axes, flat[drawn], names[drawn], styles, size, nameless, method)
             if len(named) > 1:
                 axes.set_title(title)
         entries: dict[str, Any] = {}

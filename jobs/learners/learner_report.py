@@ -238,6 +238,7 @@ def map_figure(
 
     `label` is for readers who cannot see it; `nameless` is what points without a name are called.
     """
-    flat = np.stack([table["umap_0"].to_numpy(), table["umap_1"].to_numpy()], 1)
+    method = "t-SNE" if "tsne_0" in table.column_names else "UMAP"
+    flat = np.stack([table[f"{method.replace('-', '').lower()}_{number}"].to_numpy() for number in (0, 1)], 1)
     panels = names if isinstance(names, Mapping) else {"": names}
-    return html.figure(embedding_map_figure(flat, panels, label, nameless), caption)
+    return html.figure(embedding_map_figure(flat, panels, label, nameless, method), caption)

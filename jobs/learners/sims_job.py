@@ -16,7 +16,6 @@ from neurofleet.cluster.sweeps.trial_records import TrialRow
 from neurofleet.cluster.training.lightning_training import BestEpoch
 from neurofleet.errors import LearnerError, did_you_mean
 from neurofleet.input_paths import name_of, place_of
-from neurofleet.jobs.learners.learner_figures import plane_map
 from neurofleet.jobs.learners.learner_folder import HISTORY, MAP, PREDICTIONS, sweep_folder
 from neurofleet.jobs.learners.learner_job import LearnerJob, LearnerRun, Trained, Trainings, Trial
 from neurofleet.jobs.learners.learner_report import typed
@@ -277,23 +276,25 @@ def predictions_table(tested: "Sequence[Tested]", prepared: "PreparedReference")
 def map_table(model: "SimsModel", predictions: pa.Table, prepared: "PreparedReference", seed: int) -> pa.Table:
     """Return labelled cells on a map of the model's embedding, at most `MAP_CELLS`.
 
-    Columns: ``cell_id``, ``true``, ``predicted`` (null where a cell was not scored), ``umap_0``, ``umap_1``.
+    Columns: ``cell_id``, ``true``, ``predicted`` (null where a cell was not scored), ``tsne_0``, ``tsne_1``.
     """
+    from neurofleet.learners.sims.reference_space import cell_map  # imports scikit-learn
+
     reference = prepared.reference
     ids = reference.cells.cell_ids.astype(str)
     labelled = np.random.default_rng(seed).permutation(prepared.labels.rows)
     predicted = dict(zip(predictions["cell_id"].to_pylist(), predictions["predicted"].to_pylist(), strict=True))
     scored_first = np.argsort([ids[row] not in predicted for row in labelled], kind="stable")
     rows = np.sort(labelled[scored_first][:MAP_CELLS])
-    flat = plane_map(model.vectors(reference.values(rows)))
+    flat = cell_map(model.vectors(reference.values(rows)))
     classes = np.asarray(prepared.labels.classes, dtype=object)
     return pa.table(
         {
             "cell_id": ids[rows],
             "true": classes[reference.labels[rows]],
             "predicted": pa.array([predicted.get(name) for name in ids[rows]], pa.string()),
-            "umap_0": flat[:, 0],
-            "umap_1": flat[:, 1],
+            "tsne_0": flat[:, 0],
+            "tsne_1": flat[:, 1],
         }
     )
 

@@ -468,7 +468,7 @@ def _map_section(store: RunStore, role: str) -> list[str]:
             table,
             {"true class": true, "predicted class": predicted},
             "map of the cells by true and by predicted class",
-            f"UMAP of the model's embedding of {len(predicted):,} labelled cells. In colour:"
+            f"Map (t-SNE) of the model's embedding of {len(predicted):,} labelled cells. In colour:"
             f" {(predicted != '').sum():,} {role} cells, by their class and by what was"
             " predicted for them; grey: cells that were trained on."
             " Distances between far groups mean little.",

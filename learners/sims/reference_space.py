@@ -206,19 +206,24 @@ def reference_space(
     with threadpool_limits(1):  # the same numbers on any machine, and quicker beside a busy neighbour
         distances, estimates = Components.of(values, mean, sd), Components.of(values, mean, np.ones(n_genes))
         cells = distances.coordinates(values)
-        perplexity = min(30.0, (len(kept) - 1) / 4)
-        plane = TSNE(perplexity=perplexity, init="pca", max_iter=500, random_state=0).fit_transform(cells)
+        plane = cell_map(cells)
     space = ReferenceSpace(
         distances,
         estimates,
         (counts / max(counts.sum(), 1e-9)).astype(np.float32),
         cells,
         labels[kept].astype(np.int32),
-        plane.astype(np.float32),
+        plane,
         np.ones(1, np.float32),
     )
     far, _ = space.placed(distances.coordinates(read(held_rows).toarray()))
     return replace(space, held_out=np.sort(far))
+
+
+def cell_map(cells: np.ndarray) -> np.ndarray:
+    """Return a map (t-SNE) of vectors, shape (cells, n >= 2), as float32, shape (cells, 2)."""
+    perplexity = min(30.0, (len(cells) - 1) / 4)
+    return TSNE(perplexity=perplexity, init="pca", max_iter=500, random_state=0).fit_transform(cells).astype(np.float32)
 
 
 def _some_of_each(rows: np.ndarray, labels: np.ndarray, most: int) -> np.ndarray:

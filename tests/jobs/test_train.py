@@ -17,7 +17,6 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from rich.console import Console
-from sklearn.decomposition import PCA
 
 from neurofleet.errors import ClusterError, InputError, LearnerError, TrainingFailed, UsageError
 from neurofleet.jobs.cli import main
@@ -35,14 +34,6 @@ from tests.learners.cells.made_cells import made_counts, written
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = {"n_d": 8, "n_a": 4, "members": 2, "epochs": 4, "batch_size": 32}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick_maps():
-    """Maps by principal components: UMAP takes long to compile, and what it draws is not tested."""
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(sims_job, "plane_map", lambda vectors: PCA(2).fit_transform(vectors))
-        yield
 
 
 @pytest.fixture(scope="module")
