@@ -14,6 +14,7 @@ from neurofleet.errors import UsageError
 from neurofleet.jobs.serve.access import Access, Visitor
 
 COOKIE = "neurofleet-session"
+"""With the server's port after it: cookies of one name are shared by all ports of a machine."""
 OPEN = ("/static/", "/sign-in")
 """What is served to anybody: nothing of a run is in it."""
 
@@ -82,7 +83,7 @@ class Guard:
         token = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[0]
         if token and scope["method"] == "GET":
             return self._sign_in_by_link(scope, token)
-        session = _cookie(headers)
+        session = _cookie(headers, cookie_name(scope))
         visitor, by_cookie = self._visitor(headers, session)
         if scope["method"] not in SAFE_METHODS and (by_cookie or visitor is None) and not _same_origin(headers):
             return _plain(scope, 403, "This request comes from a page of another server, and is refused.")
@@ -143,10 +144,16 @@ class Guard:
         return RedirectResponse("/sign-in", 303)
 
 
+def cookie_name(scope: Scope) -> str:
+    """Return what the cookie of a session at this server is called."""
+    _, port = scope.get("server") or ("", None)
+    return f"{COOKIE}-{port}"
+
+
 def with_session(response: Response, scope: Scope, session: str) -> Response:
     """Return the response with the cookie of a session."""
     secure = scope.get("scheme") == "https"
-    response.set_cookie(COOKIE, session, httponly=True, samesite="strict", secure=secure, path="/")
+    response.set_cookie(cookie_name(scope), session, httponly=True, samesite="strict", secure=secure, path="/")
     return response
 
 
@@ -162,9 +169,9 @@ def _host(header: str) -> str:
     return header.partition(":")[0].casefold().rstrip(".")
 
 
-def _cookie(headers: Headers) -> str:
+def _cookie(headers: Headers, name: str) -> str:
     try:
-        cookie = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
+        cookie = SimpleCookie(headers.get("cookie", "")).get(name)
     except CookieError:
         return ""
     return cookie.value if cookie else ""

@@ -29,7 +29,7 @@ from neurofleet.jobs.serve.namings import (
     PAGE,
     PREDICTIONS,
     REFERENCE,
-    Naming,
+    CellNaming,
     NotThere,
     Upload,
     WrongOffset,
@@ -302,7 +302,7 @@ def labels(request: Request, id: str, below: Annotated[float, Query(ge=0, le=1)]
     return render(request, "_labels.html.j2", naming=found, **_labels(found, below))
 
 
-def _labels(naming: Naming, below: float) -> dict[str, Any]:
+def _labels(naming: CellNaming, below: float) -> dict[str, Any]:
     table, classes = naming.table, naming.about["classes"]
     known = table["prob_0"].astype(np.float64) >= below
     counts = np.bincount(table["class"][known], minlength=len(classes))
@@ -367,7 +367,7 @@ async def download(request: Request, id: str, name: str, below: Annotated[float,
     return FileResponse(path, media_type=DOWNLOADS[name], filename=name)
 
 
-def _relabelled(naming: Naming, name: str, below: float) -> Path:
+def _relabelled(naming: CellNaming, name: str, below: float) -> Path:
     """Return a file whose labels are those of a threshold; made once for each."""
     folder = naming.folder / f"below-{below:.4f}"
     with naming.writing:
@@ -379,7 +379,7 @@ def _relabelled(naming: Naming, name: str, below: float) -> Path:
     return folder / name
 
 
-def _done(naming: Naming) -> Naming:
+def _done(naming: CellNaming) -> CellNaming:
     if naming.state != "done":
         raise UsageError(f"The cells of {naming.source} are not named yet." if not naming.fault else naming.fault)
     return naming

@@ -1,6 +1,7 @@
 """Files that visitors upload, and cells that are named: in processes of their own, with limits, each visitor's own."""
 
 import json
+import logging
 import os
 import secrets
 import shutil
@@ -84,7 +85,7 @@ class Upload:
 
 
 @dataclass
-class Naming:
+class CellNaming:
     """Cells of a file that are named by a model, or were.
 
     Attributes
@@ -150,7 +151,7 @@ class Namings:
         self._lock = threading.Lock()
         self._folder: Path | None = None
         self._uploads: dict[str, Upload] = {}
-        self._namings: dict[str, Naming] = {}
+        self._namings: dict[str, CellNaming] = {}
         self._workers = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="naming")
 
     @property
@@ -246,7 +247,9 @@ class Namings:
         self._uploads.pop(upload.id, None)
         shutil.rmtree(upload.path.parent, ignore_errors=True)
 
-    def start(self, owner: str, model: tuple[str, Path], source: tuple[str, Path], options: dict[str, Any]) -> Naming:
+    def start(
+        self, owner: str, model: tuple[str, Path], source: tuple[str, Path], options: dict[str, Any]
+    ) -> CellNaming:
         """Name the cells of a file, when it is its turn.
 
         Parameters
@@ -268,12 +271,12 @@ class Namings:
             id = secrets.token_urlsafe(16)
             folder = self.place / f"naming-{id}"
             folder.mkdir()
-            naming = Naming(id, owner, model[0], source[0], folder)
+            naming = CellNaming(id, owner, model[0], source[0], folder)
             self._namings[id] = naming
         self._workers.submit(self._run, naming, str(model[1]), str(source[1]), options)
         return naming
 
-    def naming(self, id: str, owner: str) -> Naming:
+    def naming(self, id: str, owner: str) -> CellNaming:
         """Return a visitor's naming.
 
         Raises
@@ -285,12 +288,12 @@ class Namings:
             raise NotThere("There is no such result. It may have been removed: name the cells again.")
         return naming
 
-    def of(self, owner: str) -> list[Naming]:
+    def of(self, owner: str) -> list[CellNaming]:
         """Return a visitor's namings, the latest first."""
         self._expire()
         return [naming for naming in reversed(self._namings.values()) if naming.owner == owner]
 
-    def _run(self, naming: Naming, model: str, source: str, options: dict[str, Any]) -> None:
+    def _run(self, naming: CellNaming, model: str, source: str, options: dict[str, Any]) -> None:
         naming.state = "running"
         arguments = (str(naming.folder), model, source, options, self.limits.memory_bytes)
         try:
@@ -305,7 +308,8 @@ class Namings:
             naming.fault = self._too_large(naming)
         except fresh_process.ProcessFailed as error:
             naming.fault = self._too_large(naming) if "emory" in error.output else self._broke_off(naming, error)
-        except Exception as error:  # noqa: BLE001 - whatever the libraries raise over a damaged file
+        except Exception as error:
+            logging.getLogger(__name__).exception("naming the cells of %s", naming.source)
             naming.fault = f"{naming.source} cannot be read ({type(error).__name__}): it may be damaged."
         if naming.fault:
             naming.state = "failed"
@@ -315,10 +319,10 @@ class Namings:
     def _memory(self) -> str:
         return f"the {self.limits.memory_bytes / GIB:.3g} GiB of memory that one file may take here"
 
-    def _too_large(self, naming: Naming) -> str:
+    def _too_large(self, naming: CellNaming) -> str:
         return f"{naming.source} needs more than {self._memory}. Split it, or name its cells with `neurofleet predict`."
 
-    def _broke_off(self, naming: Naming, error: fresh_process.ProcessFailed) -> str:
+    def _broke_off(self, naming: CellNaming, error: fresh_process.ProcessFailed) -> str:
         if error.timed_out:
             return (
                 f"{naming.source} took longer than the {self.limits.seconds / 60:g} minutes that one file may take "

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Form, Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from neurofleet.jobs.serve.app import render, server_of
-from neurofleet.jobs.serve.guard import COOKIE, with_session
+from neurofleet.jobs.serve.guard import cookie_name, with_session
 
 router = APIRouter(default_response_class=HTMLResponse, include_in_schema=False)
 
@@ -36,7 +36,7 @@ def signed_in(
 @router.post("/sign-out")
 def sign_out(request: Request) -> Response:
     """End the session."""
-    server_of(request).access.end(request.cookies.get(COOKIE, ""))
+    server_of(request).access.end(request.cookies.get(cookie_name(request.scope), ""))
     response = RedirectResponse("/sign-in", 303)
-    response.delete_cookie(COOKIE, path="/")
+    response.delete_cookie(cookie_name(request.scope), path="/")
     return response
