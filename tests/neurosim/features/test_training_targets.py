@@ -306,7 +306,7 @@ def test_spikes_before_the_step_are_not_in_the_targets():
     }
     assert TargetSet.from_json(targets.to_json()) == targets
     assert "LongDC_4" not in passive_targets(cell, PASSIVE).protocols
-    with pytest.raises(InputError, match="each of the 1 protocol found has one .1 of them outside of the step"):
+    with pytest.raises(InputError, match="each of the 1 protocol found has one .1 of them also outside of the step"):
         passive_targets(recording(make_sweep(4, 0.1, (40.0, 60.0))), PASSIVE)
 
 
