@@ -503,20 +503,33 @@ def serve(
         typer.Option(metavar="FOLDER", help="A folder of trained models besides ROOT.", show_default=False),
     ] = None,
     read_only: Annotated[bool, typer.Option("--read-only", help="Whoever comes may only look.")] = False,
+    address: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="A cluster that jobs can be submitted to: its dashboard, http://HOST:8265."),
+    ] = None,
+    user_header: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="The header in which a proxy names the user: X-Remote-User."),
+    ] = None,
+    trusted_proxy: Annotated[
+        list[str] | None,
+        typer.Option(metavar="IP", help="The proxy whose --user-header is believed; a network too."),
+    ] = None,
     add_user: Annotated[
         str | None, typer.Option(metavar="NAME", help="Ask for a password and add this user to --users FILE.")
     ] = None,
-    role: Annotated[str, typer.Option(help="Of the user: view, predict or submit.")] = "view",
+    role: Annotated[
+        str, typer.Option(help="Of the user, or of those whom a proxy names: view, predict or submit.")
+    ] = "view",
 ) -> None:
     """Show the runs below a folder in a browser, on this machine."""
-    from neurofleet.jobs.serve.access import Role
+    from neurofleet.jobs.serve.access import Proxy, Role
 
+    if role not in Role.__members__:
+        raise UsageError(f"--role: expected view, predict or submit, found {role}.")
     if add_user is not None:
-        if users is None or role not in Role.__members__:
-            raise UsageError(
-                "--add-user needs --users FILE, and a role that is one of view, predict and submit: "
-                f"found --users {users}, --role {role}."
-            )
+        if users is None:
+            raise UsageError("--add-user needs the file that the user is added to: --users FILE.")
         from neurofleet.jobs.serve.serve_command import add_user_command
 
         password = typer.prompt(f"Password of {add_user}", hide_input=True, confirmation_prompt=True)
@@ -526,7 +539,10 @@ def serve(
         raise UsageError("Name the folder above your runs: neurofleet serve ROOT.")
     from neurofleet.jobs.serve.serve_command import serve_command
 
-    serve_command(root, host, port, users, name or (), read_only, models or ())
+    if user_header is None and trusted_proxy:
+        raise UsageError("--trusted-proxy says whose --user-header is believed: name that header, too.")
+    proxy = None if user_header is None else Proxy.named(user_header, trusted_proxy or (), Role[role])
+    serve_command(root, host, port, users, name or (), read_only, models or (), address, proxy)
 
 
 app.add_typer(deploy_app, rich_help_panel=CLUSTERS)

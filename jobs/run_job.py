@@ -84,16 +84,26 @@ def run_job(
     Interrupted
         Ctrl-C, or SIGTERM; the run can be resumed.
     """
-    if isinstance(job, Mapping):
-        content = dict(job) | ({"quick": True} if quick else {})
-        spec, folder = check_job(content, "job", default_name="unnamed"), Path.cwd()
-    else:
-        spec, folder = load_job(job, quick), job.resolve().parent
+    spec, folder = job_and_folder(job, quick)
     place = results_place(out, spec, folder)
     options = {} if part is None else {"part": part_of(part, spec)}
     with interruptible():
         named(spec.runner)(spec, folder, place, address, cpus, **options)
     return place
+
+
+def job_and_folder(job: Path | Mapping[str, Any], quick: bool) -> tuple[JobSpec, Path]:
+    """Return a job, by its file or its keys and values, and the folder where its relative paths start.
+
+    Raises
+    ------
+    UsageError
+        The job has faults.
+    """
+    if isinstance(job, Mapping):
+        content = dict(job) | ({"quick": True} if quick else {})
+        return check_job(content, "job", default_name="unnamed"), Path.cwd()
+    return load_job(job, quick), job.resolve().parent
 
 
 def part_of(text: str, spec: JobSpec) -> Part:
@@ -114,20 +124,20 @@ def part_of(text: str, spec: JobSpec) -> Part:
     return Part(int(number), int(of))
 
 
-def print_plan(job: Path, quick: bool = False, as_json: bool = False) -> None:
-    """Print what the job in file `job`, or its quick version, will do and cost.
+def print_plan(job: Path | Mapping[str, Any], quick: bool = False, as_json: bool = False) -> None:
+    """Print what a job, given as in `run_job`, or its quick version, will do and cost.
 
     Raises
     ------
     UsageError, InputError
         The job file or its inputs cannot be used.
     """
-    spec = load_job(job, quick)
+    spec, folder = job_and_folder(job, quick)
     collecting: AbstractContextManager[dict[str, Any]] = collected() if as_json else nullcontext({})
     with collecting as found:
         for note in [QUICK_NOTE, *quick_notes(spec)] if spec.quick else []:
             print_line(terminal(), note)
-        named(spec.planner)(spec, job.resolve().parent)
+        named(spec.planner)(spec, folder)
     if as_json:
         marked = {"quick": True} if spec.quick else {}
         print(json.dumps({"name": spec.name, "kind": spec.kind, **marked, **found}, indent=1))

@@ -328,7 +328,7 @@ def _received(process: subprocess.Popen, pipe: int, limit_s: float | None, print
     while True:
         left_s = _EXIT_CHECK_S if deadline is None else deadline - time.monotonic()
         if left_s <= 0:
-            raise ProcessFailed(f"it was stopped after {limit_s:g} s", True, output=_tail(printed))
+            raise ProcessFailed(f"it was stopped after {limit_s:g} s", True, output=tail(printed))
         has_ended = process.poll() is not None
         readable, _, _ = select.select([pipe], [], [], 0.0 if has_ended else min(left_s, _EXIT_CHECK_S))
         if readable:
@@ -339,7 +339,7 @@ def _received(process: subprocess.Popen, pipe: int, limit_s: float | None, print
                 if kind == "error":
                     raise content
                 if kind == "failed":
-                    raise ProcessFailed(content, output=_tail(printed))
+                    raise ProcessFailed(content, output=tail(printed))
                 yield content
         # What the process has started and left behind may hold the pipe open.
         if reader.ended or (has_ended and not readable):
@@ -350,14 +350,14 @@ def _ended_early(process: subprocess.Popen, printed: IO[bytes]) -> ProcessFailed
     try:
         code = process.wait(_EXIT_CHECK_S)
     except subprocess.TimeoutExpired:
-        return ProcessFailed("its process closed its pipe and went on", output=_tail(printed))
-    output = _tail(printed)
+        return ProcessFailed("its process closed its pipe and went on", output=tail(printed))
+    output = tail(printed)
     lines = output.strip().splitlines()
     last = f" ({lines[-1].strip()[:_LAST_LINE_CHARACTERS]})" if lines else ""
     return ProcessFailed(f"its process {how_it_ended(code)}{last}", code=code, output=output)
 
 
-def _tail(printed: IO[bytes]) -> str:
+def tail(printed: IO[bytes]) -> str:
     """Return the end of what a process has printed, which may be more than fits into memory."""
     size = os.fstat(printed.fileno()).st_size
     return os.pread(printed.fileno(), _TAIL_BYTES, max(0, size - _TAIL_BYTES)).decode(errors="replace")

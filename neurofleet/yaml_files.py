@@ -54,13 +54,18 @@ def read_yaml(text: str, source: str) -> Any:
     YamlRefused
         No YAML, more than one document, a key twice, nested too deep, or values without end.
     """
+    return read_yaml_nodes(text, source)[1]
+
+
+def read_yaml_nodes(text: str, source: str) -> tuple[yaml.Node | None, Any]:
+    """Return the tree of YAML `text`, which knows where everything stands, and what it holds; raises as `read_yaml`."""
     try:
         loader = _Loader(text)
         node = loader.get_single_node()
         if node is None:
-            return None
+            return None, None
         _check_size(node)
-        return loader.construct_document(node)
+        return node, loader.construct_document(node)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""

@@ -43,15 +43,21 @@ def new_command(kind: str, files: Sequence[Path], out: Path | None, overwrite: b
     UsageError, InputError, LearnerError
         There is no such kind, the files cannot be used for it, or the job file is there already.
     """
-    if kind not in DRAFTS:
-        raise UsageError(f"KIND: expected one of {', '.join(DRAFTS)}, found {kind!r}{did_you_mean(kind, DRAFTS)}.")
     target = Path(f"{kind}.yaml") if out is None else out
     check_new([target], overwrite, [file for file in files if file.is_file()])
+    text = drafted(kind, files, target)
+    with new_files([target]) as partial:
+        partial[target].write_text(text)
+    print(f"Written: {target}. Read what it says, change what is a wrong guess, then: neurofleet plan {target}")
+
+
+def drafted(kind: str, files: Sequence[Path], target: Path) -> str:
+    """Return the text of the job file `target` for files; raises as `new_command` does."""
+    if kind not in DRAFTS:
+        raise UsageError(f"KIND: expected one of {', '.join(DRAFTS)}, found {kind!r}{did_you_mean(kind, DRAFTS)}.")
     if missing := [str(file) for file in files if not file.exists()]:
         raise UsageError(f"{', '.join(missing)}: no such file. Name the files or folders that the job is to read.")
     draft: Callable[[Sequence[Path], Path], Draft] = named(DRAFTS[kind])
     text = draft(files, target.parent).text
     parse_job(text, str(target), target.stem, target.parent)
-    with new_files([target]) as partial:
-        partial[target].write_text(text)
-    print(f"Written: {target}. Read what it says, change what is a wrong guess, then: neurofleet plan {target}")
+    return text

@@ -5,16 +5,18 @@ import os
 import re
 import shlex
 import time
+from collections.abc import Mapping
 from functools import partial
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import typer
 
 from neurofleet.cluster.ray.submission import PACKAGE_LIMIT_BYTES, JobsApi, RemoteJob
 from neurofleet.cluster.store.folders import leave_marker, remove_marker
 from neurofleet.errors import UsageError
-from neurofleet.jobs.job_file import load_job, named
+from neurofleet.jobs.job_file import named
 from neurofleet.jobs.remote.job_package import START_SCRIPT, collect, pack, size
 from neurofleet.jobs.remote.remote_jobs import (
     check_outcome,
@@ -24,7 +26,7 @@ from neurofleet.jobs.remote.remote_jobs import (
     only_watching,
     our_jobs,
 )
-from neurofleet.jobs.run_job import part_of, results_place
+from neurofleet.jobs.run_job import job_and_folder, part_of, results_place
 from neurofleet.scratch import scratch_folder
 
 START_TIMEOUT_S = 120.0
@@ -35,7 +37,7 @@ _DRIVER = re.compile(r"^neurofleet (\S+), Ray \S+, Python \S+ on ", re.MULTILINE
 
 
 def submit_command(
-    job: Path,
+    job: Path | Mapping[str, Any],
     address: str,
     out: str | None = None,
     follow_log: bool = False,
@@ -46,8 +48,8 @@ def submit_command(
 ) -> None:
     """Send a job to the cluster at `address`. Return when its driver works there, or, to follow, at its end.
 
-    A part of a job (see `neurofleet.jobs.run_job.run_job`) has its own name there, such as ``rat-2-of-5``, and its
-    quick version is ``rat-quick``.
+    The job and a part of it are given as in `neurofleet.jobs.run_job.run_job`. A part has its own name there, such as
+    ``rat-2-of-5``, and the quick version is ``rat-quick``.
 
     Raises
     ------
@@ -56,8 +58,7 @@ def submit_command(
     ClusterUnreachable
         No answer, or no right to submit.
     """
-    spec = load_job(job, quick)
-    folder = job.resolve().parent
+    spec, folder = job_and_folder(job, quick)
     if looks_like_an_attempt(spec.name):
         raise UsageError(f"name: {spec.name} would read as an attempt of another job; let it not end in -a<number>.")
     name = f"{spec.name}-quick" if spec.quick else spec.name

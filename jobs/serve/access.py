@@ -7,9 +7,10 @@ import re
 import secrets
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 
 from neurofleet.errors import UsageError
@@ -155,6 +156,54 @@ _NOBODYS = "$argon2id$v=19$m=65536,t=3,p=4$MDEyMzQ1Njc4OWFiY2RlZg$dGhlIGhhc2ggb2
 """Verified for a name that is none, so that it takes as long as for one that is."""
 
 
+@dataclass(frozen=True)
+class Proxy:
+    """A proxy that signs visitors in, and names them in a header.
+
+    Attributes
+    ----------
+    header : str
+    networks : sequence
+        Addresses of proxies that are believed.
+    role : Role
+        Of those whom no file of users gives another.
+    """
+
+    header: str
+    networks: Sequence[IPv4Network | IPv6Network]
+    role: Role = Role.view
+
+    @classmethod
+    def named(cls, header: str, addresses: Sequence[str], role: Role) -> "Proxy":
+        """Return the proxy that options describe.
+
+        Raises
+        ------
+        UsageError
+            An address or the header's name is none, or there is no address.
+        """
+        if not re.fullmatch(r"[A-Za-z0-9-]+", header):
+            raise UsageError(f"--user-header: expected the name of a header such as X-Remote-User, found {header!r}.")
+        if not addresses:
+            raise UsageError(
+                f"--user-header {header}: whoever reaches this server could send it. Say which proxy is believed: "
+                "--trusted-proxy 127.0.0.1."
+            )
+        try:
+            return cls(header, [ip_network(address, strict=False) for address in addresses], role)
+        except ValueError as error:
+            raise UsageError(f"--trusted-proxy: expected an IP address or a network, found {error}.") from error
+
+    def trusts(self, address: str) -> bool:
+        """Whether a request that comes from an address comes from the proxy."""
+        try:
+            found = ip_address(address)
+        except ValueError:
+            return False
+        found = getattr(found, "ipv4_mapped", None) or found
+        return any(found in network for network in self.networks)
+
+
 class Access:
     """Sessions, and who a request is from.
 
@@ -164,14 +213,21 @@ class Access:
         Without them there is one user, who has the link that the terminal shows.
     read_only : bool
         Whether nobody may do more than view.
+    proxy : Proxy, optional
+        Whose word is taken for who makes a request.
     say : callable
         Gets each new one-time link's token; called again when one has been used.
     """
 
     def __init__(
-        self, users: Users | None = None, read_only: bool = False, say: Callable[[str], None] = lambda token: None
+        self,
+        users: Users | None = None,
+        read_only: bool = False,
+        say: Callable[[str], None] = lambda token: None,
+        proxy: Proxy | None = None,
     ) -> None:
         self.users = users
+        self.proxy = proxy
         self.highest = Role.view if read_only else Role.submit
         self.script_token = secrets.token_urlsafe(32)
         """For scripts of the one user: sent as ``Authorization: Bearer …``."""
@@ -181,6 +237,11 @@ class Access:
         self._lock = threading.Lock()
 
     @property
+    def is_of_one(self) -> bool:
+        """Whether there is one user, who has the link that the terminal shows."""
+        return self.users is None and self.proxy is None
+
+    @property
     def link_token(self) -> str:
         """The token of the next one-time link."""
         return self._link
@@ -188,7 +249,7 @@ class Access:
     def by_link(self, token: str) -> str | None:
         """Return a new session for the token of a one-time link, which is then used up; None for any other."""
         with self._lock:
-            if self.users is not None or not _same(token, self._link):
+            if not self.is_of_one or not _same(token, self._link):
                 return None
             self._link = secrets.token_urlsafe(32)
         self._say(self._link)
@@ -212,18 +273,26 @@ class Access:
 
     def of_script(self, token: str) -> Visitor | None:
         """Return who sends this in ``Authorization: Bearer …``: the script token of the one user."""
-        if self.users is None and _same(token, self.script_token):
+        if self.is_of_one and _same(token, self.script_token):
             return self._capped(Visitor("you", Role.submit))
         return None
 
     def is_link_token(self, token: str) -> bool:
         """Return whether this is the token of the next one-time link."""
-        return self.users is None and _same(token, self._link)
+        return self.is_of_one and _same(token, self._link)
 
     def of_user(self, name: str, password: str) -> Visitor | None:
         """Return who sends this in ``Authorization: Basic …``."""
         visitor = self.users.visitor(name, password) if self.users is not None else None
         return None if visitor is None else self._capped(visitor)
+
+    def of_proxy(self, address: str, header: str | None) -> Visitor | None:
+        """Return who a proxy at an address says that it is, in its header."""
+        if self.proxy is None or header is None or not self.proxy.trusts(address) or not _USER.match(header):
+            return None
+        visitor = Visitor(header, self.proxy.role)
+        known = self.users.current(visitor) if self.users is not None else None
+        return self._capped(known or visitor)
 
     def end(self, session: str) -> None:
         """End a session."""

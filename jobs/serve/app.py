@@ -25,8 +25,10 @@ from neurofleet.jobs.serve.access import Access, NotAllowed, Role, Visitor
 from neurofleet.jobs.serve.bundle import STATIC, bundle_digest
 from neurofleet.jobs.serve.catalogue import NoSuchRun, RunCatalogue
 from neurofleet.jobs.serve.guard import LOOPBACK, Guard
+from neurofleet.jobs.serve.job_desk import JobDesk, NoSuchAnswer
 from neurofleet.jobs.serve.live import Live
 from neurofleet.jobs.serve.namings import Namings, NotThere
+from neurofleet.jobs.serve.served_places import ServedPlaces
 from neurofleet.wording import agreeing
 
 logger = logging.getLogger(__name__)
@@ -38,6 +40,7 @@ PAGES: Sequence[str] = (
     "neurofleet.jobs.serve.populations",
     "neurofleet.jobs.serve.api",
     "neurofleet.jobs.serve.name_cells",
+    "neurofleet.jobs.serve.job_page",
     "neurofleet.jobs.serve.sign_in",
 )
 """Modules with the routes of pages, in ``router``. One with a place in the navigation names it: ``NAVIGATION``."""
@@ -62,6 +65,9 @@ class Server:
     access : Access
     live : Live
     namings : Namings
+    jobs : JobDesk
+    places : ServedPlaces or None
+        The files that may be read; None where the root is no folder of this machine.
     models : sequence of Path
         Folders with models, besides those below the root.
     navigation : list of Link
@@ -71,12 +77,18 @@ class Server:
     access: Access
     live: Live
     namings: Namings
+    jobs: JobDesk
+    places: ServedPlaces | None
     models: Sequence[Path] = ()
     navigation: list[Link] = field(default_factory=list)
 
 
 def create_app(
-    root: str, access: Access | None = None, hosts: Sequence[str] = LOOPBACK, models: Sequence[Path] = ()
+    root: str,
+    access: Access | None = None,
+    hosts: Sequence[str] = LOOPBACK,
+    models: Sequence[Path] = (),
+    address: str | None = None,
 ) -> FastAPI:
     """Return the application that serves the runs below a folder.
 
@@ -90,16 +102,22 @@ def create_app(
         Names under which it is asked.
     models : sequence of Path
         Folders with models, besides those below the root; files in them may be read, too.
+    address : str, optional
+        Of the dashboard of a cluster that jobs can be submitted to.
     """
     catalogue = RunCatalogue(root)
     live = Live(catalogue)
-    server = Server(catalogue, access or Access(), live, Namings(), models)
+    place = catalogue.place
+    places = ServedPlaces(Path(place.folder("")), tuple(models)) if place.is_local else None
+    server = Server(catalogue, access or Access(), live, Namings(), JobDesk(places, address), places, models)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
         live.stop()
         server.namings.close()
+        if going_on := server.jobs.close():
+            logger.warning("runs that go on, to be cancelled in the next server or with kill: %s", ", ".join(going_on))
 
     app = FastAPI(
         title="neurofleet",
@@ -134,6 +152,13 @@ def visitor_of(request: Request) -> Visitor | None:
     """Return who makes the request; None on the page where one signs in."""
     visitor: Visitor | None = getattr(request.state, "visitor", None)
     return visitor
+
+
+def name_of_visitor(request: Request) -> str:
+    """Return the name of who makes the request."""
+    visitor = visitor_of(request)
+    assert visitor is not None
+    return visitor.name
 
 
 def require(role: Role) -> Callable[[Request], None]:
@@ -200,7 +225,9 @@ def _fault(request: Request, status: int, text: str) -> Response:
 
 
 async def _refused(request: Request, error: Exception) -> Response:
-    status = 404 if isinstance(error, NoSuchRun | NotThere) else 403 if isinstance(error, NotAllowed) else 400
+    status = (
+        404 if isinstance(error, NoSuchRun | NotThere | NoSuchAnswer) else 403 if isinstance(error, NotAllowed) else 400
+    )
     return _fault(request, status, str(error))
 
 

@@ -5,20 +5,18 @@ import json
 import tempfile
 import zipfile
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import pyarrow as pa
 import pyarrow.csv
 from fastapi import APIRouter, Query, Request
 from starlette.responses import HTMLResponse, Response
 
-from neurofleet import fresh_process
 from neurofleet.cluster.store.run_store import POOLED
 from neurofleet.cluster.store.schemas import MORPHOLOGY, TRACES
-from neurofleet.errors import JobError, UsageError
-from neurofleet.input_paths import is_url
+from neurofleet.errors import UsageError
 from neurofleet.jobs.export import export_command
 from neurofleet.jobs.fit.campaign_state import FINAL
 from neurofleet.jobs.job_file import parse_job
@@ -29,9 +27,10 @@ from neurofleet.jobs.serve.access import Role
 from neurofleet.jobs.serve.api import folder_of_cell
 from neurofleet.jobs.serve.app import render, server_of, visitor_of
 from neurofleet.jobs.serve.morphology_picture import morphology_picture
-from neurofleet.jobs.serve.root_reader import without_keys
+from neurofleet.jobs.serve.own_process import Limits, last_result
 
-EXPORT_S = 300.0
+EXPORT_LIMITS = Limits(seconds=300.0)
+_IN_A_TERMINAL = "In a terminal: `neurofleet export RUN --cell CELL --to FORMAT`."
 REASONS = 20
 
 router = APIRouter(default_response_class=HTMLResponse, include_in_schema=False)
@@ -89,11 +88,7 @@ def export(
         return _file(sink.getvalue(), f"{name}.csv", "text/csv")
     _refuse_inputs(request, folder, run, cell)
     with tempfile.TemporaryDirectory() as scratch:
-        try:
-            for _ in fresh_process.stream(_exported, (folder, cell, format, rank, scratch), limit_s=EXPORT_S):
-                pass
-        except fresh_process.ProcessFailed as error:
-            raise JobError(f"The model could not be written: {error.reason}.") from error
+        last_result("The model", _IN_A_TERMINAL, _exported, folder, cell, format, rank, scratch, limits=EXPORT_LIMITS)
         content = io.BytesIO()
         with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
             for path in sorted((Path(scratch) / "model").rglob("*")):
@@ -102,9 +97,8 @@ def export(
     return _file(content.getvalue(), f"{name}.zip", "application/zip")
 
 
-def _exported(asked: tuple[str, str, str, int, str]) -> Any:
+def _exported(folder: str, cell: str, format: str, rank: int, scratch: str) -> Iterator[bool]:
     """Write the model, in a process of its own: NEURON builds the cell."""
-    folder, cell, format, rank, scratch = asked
     export_command(Path(folder), Path(scratch) / "model", format, cell, rank)
     yield True
 
@@ -115,19 +109,16 @@ def _refuse_inputs(request: Request, folder: str, run: str, cell: str) -> None:
     found = catalogue.found(run)
     spec = parse_job(catalogue.place.text(found.prefix + "job.yaml") or "", f"{run}/job.yaml", "unnamed")
     visitor = visitor_of(request)
-    if (spec.mechanisms or spec.evaluator) and visitor is not None:
-        visitor.require(Role.submit)  # they are compiled, and run
-    job_folder = json.loads(catalogue.place.text(found.prefix + "provenance.json") or "{}").get("job_folder", ".")
+    places = server_of(request).places
+    if places is None:
+        raise UsageError(f"The model is written from the job's inputs: they are not served here. {_IN_A_TERMINAL}")
+    job_folder = Path(
+        folder, json.loads(catalogue.place.text(found.prefix + "provenance.json") or "{}").get("job_folder", ".")
+    )
+    if places.own_code(spec, job_folder) and visitor is not None:
+        visitor.require(Role.submit)  # it is compiled, and run
     chosen = [each for each in spec.cells or () if each.id == cell]
-    named = spec.model_copy(update={"cells": chosen}).paths_named()
-    outside = [
-        str(path) for path in named if not is_url(str(path)) and not catalogue.place.holds(Path(job_folder) / path)
-    ]
-    if outside:
-        raise UsageError(
-            f"The model is written from the job's inputs, and {outside[0]} is not below {catalogue.place.root}, which "
-            f"alone is served. In a terminal: neurofleet export {without_keys(folder)} --cell {cell} --to FORMAT."
-        )
+    places.refuse_inputs(spec.model_copy(update={"cells": chosen}), job_folder)
 
 
 def _mechanisms(names: Sequence[str]) -> dict[str, list[str]]:

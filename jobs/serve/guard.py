@@ -64,6 +64,9 @@ class Guard:
                     headers.setdefault(name, value)
             await send(message)
 
+        forwarded = Headers(scope=scope).get("x-forwarded-proto")
+        if forwarded == "https" and self._is_proxy(scope):
+            scope["scheme"] = "https"
         try:
             refusal = self._refusal(scope)
         except UsageError as error:  # of a damaged file of users
@@ -84,7 +87,7 @@ class Guard:
         if token and scope["method"] == "GET":
             return self._sign_in_by_link(scope, token)
         session = _cookie(headers, cookie_name(scope))
-        visitor, by_cookie = self._visitor(headers, session)
+        visitor, by_cookie = self._visitor(scope, headers, session)
         if scope["method"] not in SAFE_METHODS and (by_cookie or visitor is None) and not _same_origin(headers):
             return _plain(scope, 403, "This request comes from a page of another server, and is refused.")
         if visitor is None and not scope["path"].startswith(OPEN):
@@ -92,7 +95,16 @@ class Guard:
         scope.setdefault("state", {})["visitor"] = visitor
         return None
 
-    def _visitor(self, headers: Headers, session: str) -> tuple[Visitor | None, bool]:
+    def _is_proxy(self, scope: Scope) -> bool:
+        peer = _peer(scope)
+        return peer in LOOPBACK or (self._access.proxy is not None and self._access.proxy.trusts(peer))
+
+    def _visitor(self, scope: Scope, headers: Headers, session: str) -> tuple[Visitor | None, bool]:
+        """Return who makes a request, and whether a browser says so by itself, whoever's page it is on."""
+        if self._access.proxy is not None:
+            visitor = self._access.of_proxy(_peer(scope), headers.get(self._access.proxy.header))
+            if visitor is not None:
+                return visitor, True
         scheme, _, value = headers.get("authorization", "").partition(" ")
         if scheme.casefold() == "bearer":
             return self._access.of_script(value.strip()), False
@@ -131,6 +143,13 @@ class Guard:
                 "`neurofleet serve` shows it in its terminal below the link, as `Scripts send Authorization: Bearer "
                 "TOKEN`.",
             )
+        if self._access.users is None and self._access.proxy is not None:
+            return _plain(
+                scope,
+                401,
+                f"The proxy in front of this server signs visitors in, and names them in {self._access.proxy.header}. "
+                "This request does not come from it, or names nobody.",
+            )
         if self._access.users is None:
             return _plain(
                 scope,
@@ -161,6 +180,10 @@ def _plain(scope: Scope, status: int, text: str) -> Response:
     if scope["path"].startswith("/api"):
         return JSONResponse({"error": text}, status)
     return Response(f"{text}\n", status, media_type="text/plain; charset=utf-8")
+
+
+def _peer(scope: Scope) -> str:
+    return str((scope.get("client") or ("",))[0])
 
 
 def _host(header: str) -> str:

@@ -19,11 +19,10 @@ from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Redire
 from neurofleet import fresh_process
 from neurofleet.errors import UsageError
 from neurofleet.jobs.serve.access import Role
-from neurofleet.jobs.serve.app import Link, Server, render, require, server_of, visitor_of
+from neurofleet.jobs.serve.app import Link, Server, name_of_visitor, render, require, server_of
 from neurofleet.jobs.serve.namings import (
     CSV,
     ENDINGS,
-    GIB,
     H5AD,
     MOST_CHUNK_BYTES,
     PAGE,
@@ -33,8 +32,8 @@ from neurofleet.jobs.serve.namings import (
     NotThere,
     Upload,
     WrongOffset,
-    local_path,
 )
+from neurofleet.jobs.serve.own_process import GIB
 from neurofleet.learners.model_folder import DESCRIPTION
 
 NAVIGATION = Link("Name my cells", "/models", Role.predict)
@@ -142,12 +141,6 @@ def _card(server: Server, key: str) -> ModelCard:
     raise NotThere("There is no such model. It may have been moved: choose one from the list.")
 
 
-def _name(request: Request) -> str:
-    visitor = visitor_of(request)
-    assert visitor is not None
-    return visitor.name
-
-
 @router.get("/models", include_in_schema=False)
 def models(request: Request) -> HTMLResponse:
     """List the models, and what the visitor has named before."""
@@ -156,7 +149,7 @@ def models(request: Request) -> HTMLResponse:
         request,
         "models.html.j2",
         cards=model_cards(server),
-        namings=server.namings.of(_name(request)),
+        namings=server.namings.of(name_of_visitor(request)),
         places=_places(server),
     )
 
@@ -180,7 +173,7 @@ def _model_page(request: Request, card: ModelCard, fault: str = "") -> HTMLRespo
         card=card,
         endings=",".join(ENDINGS),
         most=server.namings.limits.upload_bytes / GIB,
-        takes_paths=server.catalogue.place.is_local,
+        takes_paths=server.places is not None,
         fault=fault,
     )
 
@@ -195,21 +188,21 @@ class NewUpload(BaseModel):
 @router.post("/api/uploads")
 def begin_upload(request: Request, new: NewUpload) -> JSONResponse:
     """Make room for a file."""
-    upload = server_of(request).namings.begin_upload(_name(request), new.name, new.size)
+    upload = server_of(request).namings.begin_upload(name_of_visitor(request), new.name, new.size)
     return JSONResponse(_said(upload), 201)
 
 
 @router.get("/api/uploads/{id}")
 def upload_state(request: Request, id: str) -> JSONResponse:
     """Say how much of a file has arrived."""
-    return JSONResponse(_said(server_of(request).namings.upload(id, _name(request))))
+    return JSONResponse(_said(server_of(request).namings.upload(id, name_of_visitor(request))))
 
 
 @router.put("/api/uploads/{id}")
 async def append(request: Request, id: str, offset: Annotated[int, Query(ge=0)]) -> JSONResponse:
     """Take a chunk of a file, which follows on what has arrived; what arrives of a cut one is kept."""
     namings = server_of(request).namings
-    upload = namings.upload(id, _name(request))
+    upload = namings.upload(id, name_of_visitor(request))
     start, waiting = offset, bytearray()
 
     async def write() -> None:
@@ -235,7 +228,7 @@ async def append(request: Request, id: str, offset: Annotated[int, Query(ge=0)])
 def remove_upload(request: Request, id: str) -> Response:
     """Remove a file that was sent."""
     namings = server_of(request).namings
-    namings.remove_upload(namings.upload(id, _name(request)))
+    namings.remove_upload(namings.upload(id, name_of_visitor(request)))
     return Response(status_code=204)
 
 
@@ -255,7 +248,7 @@ def name_cells(
 ) -> Response:
     """Start naming the cells of an upload, or of a file below the folder that is served."""
     server = server_of(request)
-    card, owner = _card(server, key), _name(request)
+    card, owner = _card(server, key), name_of_visitor(request)
     reading = {"layer": layer or "X", "gene_names": gene_names or None}
     options = {"reading": reading, "options": {"majority": 0.0 if majority else None}}
     try:
@@ -275,15 +268,15 @@ def _source(server: Server, owner: str, upload: str, path: str) -> tuple[str, Pa
                 f"Of {sent.name} {sent.received:,} of {sent.size:,} bytes have arrived. Send the rest first."
             )
         return sent.name, sent.path
-    if path and server.catalogue.place.is_local:
-        return path, local_path(server.catalogue.place.root, path, server.models)
+    if path and server.places is not None:
+        return path, server.places.path(path)
     raise UsageError("Choose a file to upload, or name one below the folder that is served.")
 
 
 @router.get("/namings/{id}", include_in_schema=False)
 def naming(request: Request, id: str) -> HTMLResponse:
     """Show how far a naming is, and its result; asked by htmx, only what changes."""
-    found = server_of(request).namings.naming(id, _name(request))
+    found = server_of(request).namings.naming(id, name_of_visitor(request))
     part = "hx-request" in request.headers and found.state in ("waiting", "running")
     if part:
         return render(request, "_naming_progress.html.j2", naming=found)
@@ -298,7 +291,7 @@ def naming(request: Request, id: str) -> HTMLResponse:
 @router.get("/namings/{id}/labels", include_in_schema=False)
 def labels(request: Request, id: str, below: Annotated[float, Query(ge=0, le=1)] = 0.0) -> HTMLResponse:
     """Show how many cells have which label at a threshold."""
-    found = _done(server_of(request).namings.naming(id, _name(request)))
+    found = _done(server_of(request).namings.naming(id, name_of_visitor(request)))
     return render(request, "_labels.html.j2", naming=found, **_labels(found, below))
 
 
@@ -327,7 +320,7 @@ def _labels(naming: CellNaming, below: float) -> dict[str, Any]:
 @router.get("/api/namings/{id}/map")
 def cell_map(request: Request, id: str) -> JSONResponse:
     """Return where the cells lie on the reference's map, at most 50,000 of them."""
-    found = _done(server_of(request).namings.naming(id, _name(request)))
+    found = _done(server_of(request).namings.naming(id, name_of_visitor(request)))
     table = found.table
     if "map_0" not in table:
         raise NotThere("The model does not hold where its reference lies, so there is no map.")
@@ -351,7 +344,7 @@ def _short(values: np.ndarray) -> list[float]:
 @router.get("/namings/{id}/report", include_in_schema=False)
 def report(request: Request, id: str) -> Response:
     """Return the page that `neurofleet predict --report` writes."""
-    found = _done(server_of(request).namings.naming(id, _name(request)))
+    found = _done(server_of(request).namings.naming(id, name_of_visitor(request)))
     # it has its own styles, and no script
     policy = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"
     return FileResponse(found.folder / PAGE, media_type="text/html", headers={"Content-Security-Policy": policy})
@@ -360,7 +353,7 @@ def report(request: Request, id: str) -> Response:
 @router.get("/namings/{id}/files/{name}", include_in_schema=False)
 async def download(request: Request, id: str, name: str, below: Annotated[float, Query(ge=0, le=1)] = 0.0) -> Response:
     """Return a file of the result, with labels by the threshold that is shown."""
-    found = _done(server_of(request).namings.naming(id, _name(request)))
+    found = _done(server_of(request).namings.naming(id, name_of_visitor(request)))
     if name not in DOWNLOADS or (name == H5AD and not (found.folder / H5AD).exists()):
         raise NotThere(f"There is no such file; there are {', '.join(DOWNLOADS)}, the last of h5ad files only.")
     path = await asyncio.to_thread(_relabelled, found, name, below)

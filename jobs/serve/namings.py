@@ -1,31 +1,24 @@
 """Files that visitors upload, and cells that are named: in processes of their own, with limits, each visitor's own."""
 
 import json
-import logging
-import os
 import secrets
 import shutil
 import tempfile
 import threading
 import time
-from collections import deque
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pyarrow.parquet as pq
 
-from neurofleet import fresh_process
-from neurofleet.errors import NeurofleetError, UsageError, missing_extra
+from neurofleet.errors import NeurofleetError, UsageError
 from neurofleet.jobs.learners.learner_folder import ABOUT
+from neurofleet.jobs.serve.own_process import GIB, Limits, end_processes, last_result
 
-GIB = 2**30
 ENDINGS = (
     ".h5ad", ".h5ad.gz", ".h5", ".loom", ".h5mu", ".csv", ".csv.gz", ".tsv", ".tsv.gz", ".txt", ".txt.gz", ".rds"
 )  # fmt: skip
@@ -46,28 +39,6 @@ class NotThere(UsageError):
 
 class WrongOffset(UsageError):
     """A chunk does not follow on what has arrived."""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What a visitor may use.
-
-    Attributes
-    ----------
-    upload_bytes : int
-        Of one file.
-    kept_bytes : int
-        Of all that is kept of a visitor.
-    memory_bytes : int
-        Of the process that opens a file.
-    seconds : float
-        That it may take.
-    """
-
-    upload_bytes: int = 8 * GIB
-    kept_bytes: int = 24 * GIB
-    memory_bytes: int = field(default_factory=lambda: min(16 * GIB, psutil.virtual_memory().total // 2))
-    seconds: float = 3600.0
 
 
 @dataclass
@@ -164,10 +135,7 @@ class Namings:
     def close(self) -> None:
         """End what runs, and remove all files."""
         self._workers.shutdown(wait=False, cancel_futures=True)
-        for process in psutil.Process().children():
-            with suppress(psutil.Error):
-                if process.cmdline()[-1:] == [PROCESS]:
-                    process.kill()
+        end_processes(PROCESS)
         self._workers.shutdown(wait=True)
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
@@ -295,43 +263,19 @@ class Namings:
 
     def _run(self, naming: CellNaming, model: str, source: str, options: dict[str, Any]) -> None:
         naming.state = "running"
-        arguments = (str(naming.folder), model, source, options, self.limits.memory_bytes)
         try:
-            one_thread = {"OMP_NUM_THREADS": "1"}
-            deque(fresh_process.stream(PROCESS, *arguments, limit_s=self.limits.seconds, environment=one_thread))
+            last_result(
+                naming.source,
+                "Split it, or name its cells with `neurofleet predict`.",
+                PROCESS,
+                *(str(naming.folder), model, source, options, self.limits.memory_bytes),
+                limits=self.limits,
+            )
             naming.state = "done"
         except NeurofleetError as error:
             naming.fault = str(error).replace(source, naming.source).replace(f"{naming.folder}/", "")
-        except ModuleNotFoundError as error:
-            naming.fault = missing_extra(error) or str(error)
-        except MemoryError:
-            naming.fault = self._too_large(naming)
-        except fresh_process.ProcessFailed as error:
-            naming.fault = self._too_large(naming) if "emory" in error.output else self._broke_off(naming, error)
-        except Exception as error:
-            logging.getLogger(__name__).exception("naming the cells of %s", naming.source)
-            naming.fault = f"{naming.source} cannot be read ({type(error).__name__}): it may be damaged."
-        if naming.fault:
             naming.state = "failed"
         naming.changed = time.monotonic()
-
-    @property
-    def _memory(self) -> str:
-        return f"the {self.limits.memory_bytes / GIB:.3g} GiB of memory that one file may take here"
-
-    def _too_large(self, naming: CellNaming) -> str:
-        return f"{naming.source} needs more than {self._memory}. Split it, or name its cells with `neurofleet predict`."
-
-    def _broke_off(self, naming: CellNaming, error: fresh_process.ProcessFailed) -> str:
-        if error.timed_out:
-            return (
-                f"{naming.source} took longer than the {self.limits.seconds / 60:g} minutes that one file may take "
-                "here. Split it, or name its cells with `neurofleet predict`."
-            )
-        return (
-            f"{naming.source} cannot be read: {error.reason}. It may be damaged, or need more than {self._memory}; "
-            "look whether `neurofleet predict` reads it."
-        )
 
     def _expire(self) -> None:
         """Remove what is older than a day."""
@@ -341,30 +285,3 @@ class Namings:
         for naming in [each for each in self._namings.values() if each.changed < before]:
             self._namings.pop(naming.id, None)
             shutil.rmtree(naming.folder, ignore_errors=True)
-
-
-def local_path(root: str, name: str, others: Sequence[Path] = ()) -> Path:
-    """Return a file or folder below a root by its path there, after all links.
-
-    Parameters
-    ----------
-    root : str
-    name : str
-        Below the root; an absolute path too.
-    others : sequence of Path
-        Further folders that may be read.
-
-    Raises
-    ------
-    UsageError
-        It leads out, or is not there.
-    """
-    with suppress(OSError, ValueError):
-        real = Path(os.path.realpath(os.path.join(root, name)))
-        places = [Path(os.path.realpath(place)) for place in (Path(root), *others)]
-        if any(real.is_relative_to(place) for place in places) and real.exists():
-            return real
-    raise UsageError(
-        f"{name[:LONGEST_NAME]!r} is no file below {root}, which alone is read. Give a path below it, or upload the "
-        "file."
-    )

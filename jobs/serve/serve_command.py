@@ -7,7 +7,7 @@ from pathlib import Path
 import uvicorn
 
 from neurofleet.errors import UsageError
-from neurofleet.jobs.serve.access import Access, Role, Users
+from neurofleet.jobs.serve.access import Access, Proxy, Role, Users
 from neurofleet.jobs.serve.app import create_app
 from neurofleet.jobs.serve.guard import LOOPBACK
 from neurofleet.jobs.serve.root_reader import without_keys
@@ -24,6 +24,8 @@ def serve_command(
     names: Sequence[str] = (),
     read_only: bool = False,
     models: Sequence[Path] = (),
+    address: str | None = None,
+    proxy: Proxy | None = None,
 ) -> None:
     """Serve the runs below a folder until the process is interrupted.
 
@@ -42,6 +44,10 @@ def serve_command(
         Whether nobody may do more than view.
     models : sequence of Path
         Folders with models, besides those below the root.
+    address : str, optional
+        Of the dashboard of a cluster that jobs can be submitted to.
+    proxy : Proxy, optional
+        Which names visitors in a header.
 
     Raises
     ------
@@ -58,7 +64,7 @@ def serve_command(
     known = Users(users) if users is not None else None
     if known is not None and not len(known):
         raise UsageError(f"--users {users}: there is nobody in it yet. Add one: {_adding(users)}.")
-    if host not in LOOPBACK and known is None:
+    if host not in LOOPBACK and known is None and proxy is None:
         raise UsageError(
             f"--host {host}: others can reach this address, and whoever has a link could read all runs. Make users "
             f"first, {_adding(None)}, and give --users FILE; or listen at 127.0.0.1 and come through a tunnel "
@@ -69,10 +75,10 @@ def serve_command(
         shown = f"[{host}]" if ":" in host else host
         print(f"  http://{shown}:{port}/?token={token}", file=sys.stderr, flush=True)
 
-    access = Access(known, read_only, say_link)
-    app = create_app(root, access, (*LOOPBACK, host, *names), models)
+    access = Access(known, read_only, say_link, proxy)
+    app = create_app(root, access, (*LOOPBACK, host, *names), models, address)
     print(f"neurofleet serves {without_keys(root)} at port {port}; Ctrl-C ends it.", file=sys.stderr)
-    if known is None:
+    if access.is_of_one:
         print("Open this link; it works once, and the next one is shown when it has been used:", file=sys.stderr)
         say_link(access.link_token)
         print(f"Scripts send Authorization: Bearer {access.script_token}", file=sys.stderr, flush=True)
@@ -83,6 +89,7 @@ def serve_command(
         log_level="warning",
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # the guard has to see which address a request comes from
         limit_concurrency=MOST_CONNECTIONS,
         timeout_graceful_shutdown=STOP_S,
     )

@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Form, Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
-from neurofleet.jobs.serve.app import render, server_of
+from neurofleet.jobs.serve.app import render, server_of, visitor_of
 from neurofleet.jobs.serve.guard import cookie_name, with_session
 
 router = APIRouter(default_response_class=HTMLResponse, include_in_schema=False)
@@ -14,7 +14,7 @@ router = APIRouter(default_response_class=HTMLResponse, include_in_schema=False)
 @router.get("/sign-in")
 def sign_in(request: Request) -> Response:
     """Show the form."""
-    if server_of(request).access.users is None:
+    if server_of(request).access.users is None or visitor_of(request) is not None:
         return RedirectResponse("/", 303)
     return render(request, "sign_in.html.j2", name="", fault="")
 

@@ -1,6 +1,7 @@
 // Entry of the bundle. A page says what it needs by `data-component="NAME"`; each NAME is a module in `components`.
 import htmx from "htmx.org";
 import { cell } from "./cell.js";
+import { job } from "./job.js";
 import { listen } from "./live.js";
 import { population } from "./population.js";
 import { search } from "./search.js";
@@ -8,7 +9,7 @@ import { cellMap } from "./map.js";
 import { localTimes } from "./times.js";
 import { upload } from "./upload.js";
 
-const components = { cell, cellMap, population, search, upload };
+const components = { cell, cellMap, job, population, search, upload };
 
 function mount(root) {
   localTimes(root);

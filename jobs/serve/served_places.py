@@ -1,0 +1,148 @@
+"""Which files of this machine a visitor may have read: those below the root and the listed folders, after all links."""
+
+import glob
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from neurofleet.errors import UsageError
+from neurofleet.faults import place_in_words
+from neurofleet.input_paths import is_url, with_home
+from neurofleet.jobs.job_file import JobSpec, inputs_in, parse_job
+
+SHOWN = 200
+JOB, PROVENANCE = "job.yaml", "provenance.json"
+
+
+@dataclass(frozen=True)
+class ServedPlaces:
+    """The folders whose files are read for visitors.
+
+    Attributes
+    ----------
+    root : Path
+    others : sequence of Path
+    """
+
+    root: Path
+    others: Sequence[Path] = ()
+
+    def holds(self, path: str | Path) -> bool:
+        """Whether a path of this machine is, behind its links, in one of the folders."""
+        real = Path(os.path.realpath(path))
+        return any(real.is_relative_to(os.path.realpath(place)) for place in (self.root, *self.others))
+
+    def path(self, name: str) -> Path:
+        """Return a file or folder by its path below the root, or its absolute path, after all links.
+
+        Raises
+        ------
+        UsageError
+            It leads out, or is not there.
+        """
+        with suppress(OSError, ValueError):
+            real = Path(os.path.realpath(self.root / name))
+            if self.holds(real) and real.exists():
+                return real
+        raise UsageError(
+            f"{name[:SHOWN]!r} is no file below {self.root}, which alone is read. Give a path below it, or upload the "
+            "file."
+        )
+
+    def refuse_words(self, content: Any) -> None:
+        """Refuse the content of a job file before anything is read that it may name.
+
+        Raises
+        ------
+        UsageError
+            A word in it, taken for a path that starts at the root, leads out of the folders.
+        """
+        for word in _words(content):
+            for part in {word, *(each.strip() for each in word.split(","))}:
+                self._refuse(part, self.root, "the job")
+
+    def refuse_inputs(self, spec: JobSpec, folder: Path) -> None:
+        """Refuse a job that reads other files, itself or by the jobs of the runs that it names.
+
+        Parameters
+        ----------
+        spec : JobSpec
+        folder : Path
+            Where its relative paths start.
+
+        Raises
+        ------
+        UsageError
+        """
+        for _, read, start in self._jobs(spec, folder, set()):
+            for place, path in inputs_in(read):
+                self._refuse(path, start, place_in_words(place))
+
+    def own_code(self, spec: JobSpec, folder: Path) -> list[str]:
+        """Return the keys by which a job runs a user's own code, also those of the jobs of runs that it names."""
+        found = []
+        for run, read, _ in self._jobs(spec, folder, set()):
+            keys = {str(place[-1]) for place, _ in inputs_in(read) if place[-1] == "mechanisms"}
+            keys |= {"evaluator"} if getattr(read, "evaluator", None) else set()
+            found += [f"{key} of {run}" if run else key for key in sorted(keys)]
+        return found
+
+    def _jobs(self, spec: JobSpec, folder: Path, seen: set[Path]) -> Iterator[tuple[str, JobSpec, Path]]:
+        """Yield a job, and those of runs that it names: the run, its job, and where its relative paths start."""
+        yield "", spec, folder
+        for _, path in inputs_in(spec):
+            run = Path(os.path.realpath(folder / with_home(path)))
+            if is_url(path) or run in seen or not self.holds(run) or not (run / JOB).is_file():
+                continue
+            seen.add(run)
+            try:
+                started = json.loads((run / PROVENANCE).read_text())["job_folder"]
+                inner = parse_job((run / JOB).read_text(), f"{path}/{JOB}", "unnamed")
+            except (OSError, ValueError, KeyError, TypeError):
+                continue  # the job refuses what is no run, and says why
+            for deeper, job, start in self._jobs(inner, run / started, seen):
+                yield deeper or str(path), job, start
+
+    def _refuse(self, path: str, folder: Path, place: str) -> None:
+        scheme, path_of_url = urlsplit(path).scheme.lower() if is_url(path) else "", path
+        if scheme == "file":
+            path_of_url = unquote(urlsplit(path).path)
+        elif scheme:
+            return
+        try:
+            inside = self.holds(folder / with_home(_without_pattern(path_of_url)))
+        except (OSError, ValueError):
+            inside = False
+        if not inside:
+            raise UsageError(
+                f"{place}: {path[:SHOWN]!r} is not below {self.root}, which alone is served. Put what it names there, "
+                "or have the server started with `--models FOLDER` for its folder."
+            )
+
+
+def _words(content: Any) -> Iterator[str]:
+    """Yield all text in a job, keys too."""
+    if isinstance(content, dict):
+        for key, value in content.items():
+            yield from _words(key)
+            yield from _words(value)
+    elif isinstance(content, list):
+        for value in content:
+            yield from _words(value)
+    elif isinstance(content, str):
+        yield content
+
+
+def _without_pattern(path: str) -> str:
+    """Return the part of a path before the first name that stands for several."""
+    if not glob.has_magic(path):
+        return path
+    parts = Path(path).parts
+    first = next((number for number, part in enumerate(parts) if glob.has_magic(part)), len(parts))
+    behind = [part for part in parts[first:] if part == ".."]
+    return str(Path(*parts[:first], *behind)) if parts else path
