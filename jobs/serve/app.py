@@ -15,6 +15,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.staticfiles import StaticFiles
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
 from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
@@ -195,6 +196,11 @@ def _short(value: float | None) -> str:
     return "" if value is None else f"{value:.3g}"
 
 
+def _codes(text: str) -> Markup:
+    """Return text of a docstring with what stands between backticks as code."""
+    return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", str(escape(text))))
+
+
 def _utc(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat()[:19]
 
@@ -211,7 +217,14 @@ _TEMPLATES = Environment(
     lstrip_blocks=True,
     loader=PackageLoader("neurofleet.jobs.serve"),
 )
-_TEMPLATES.filters |= {"duration": duration, "short": _short, "utc": _utc, "urlpath": path_of, "agreeing": agreeing}
+_TEMPLATES.filters |= {
+    "duration": duration,
+    "short": _short,
+    "utc": _utc,
+    "urlpath": path_of,
+    "agreeing": agreeing,
+    "codes": _codes,
+}
 
 
 def _fault(request: Request, status: int, text: str) -> Response:

@@ -223,6 +223,13 @@ class JobDesk:
                 raise UsageError(f"The folder of results: {given} is inside the run {above.name}. Give another one.")
         if folder.exists() and not (folder / JOB).is_file() and not (folder.is_dir() and not any(folder.iterdir())):
             raise UsageError(f"The folder of results: {given} holds something that is no run. Give another one.")
+        stored = read_yaml((folder / JOB).read_text(), f"{given}/{JOB}") if (folder / JOB).is_file() else job.content
+        kinds = [each.get("kind", "fit") for each in (stored, job.content) if isinstance(each, dict)]
+        if len(set(map(str, kinds))) > 1:
+            raise UsageError(
+                f"The folder of results: {given} holds a run of `kind: {kinds[0]}`, and this job is of "
+                f"`kind: {kinds[1]}`. Give another one."
+            )
         return folder
 
     def draft(self, owner: str, kind: str, files: list[str]) -> Answer:
