@@ -137,6 +137,7 @@ class CellFit:
             bounds={
                 name: [low, high] for name, low, high in zip(problem.names, problem.lower, problem.upper, strict=True)
             },
+            steps_pA={name: 1000 * step.amplitude_nA for name, step in problem.steps.items()},
             **({LEARNED_FROM: list(teachers)} if last else {}),
         )
         self._states += [search.state for search in searches]
@@ -221,7 +222,8 @@ class CellFit:
         self._store.append_event(CELL_FINISHED, cell=self.id, **self.summary)
         self._searches = {}
         self.finished = True
-        self._traces = HallOfFameTraces(self.subject, self._problem, together, self._store, self._limits())
+        shown = _rows([together], np.zeros(1, int)) if self._spec.quick else together
+        self._traces = HallOfFameTraces(self.subject, self._problem, shown, self._store, self._limits())
         return self._traces.tasks()
 
 

@@ -69,8 +69,10 @@ def check_disk_space(subjects: Sequence[Subject], cells: int, store: RunStore) -
         )
 
 
-SAMPLES = 7
-SAMPLE_LIMIT_S = 40.0
+SAMPLES, FEWEST_SAMPLES = 7, 2
+SAMPLE_LIMIT_S = 6.0
+"""CPU time of a stage's samples, after which no more than the fewest are measured."""
+
 MEASURED_CELLS = 3
 
 
@@ -155,7 +157,7 @@ def stage_costs(
                     finalists=len(stage.seeds) * stage.finalists,
                     parameters=len(problem.names),
                     objectives=len(problem.objectives),
-                    protocols=_protocols(problem),
+                    protocols=len(problem.steps),
                     seconds=seconds,
                     disk_bytes=stage_bytes(problem, stage),
                 )
@@ -170,11 +172,6 @@ def middle(measured: Sequence[Seconds]) -> Seconds:
         neuron=median(seconds.neuron for seconds in measured),
         vector=median(vector) if vector else None,
     )
-
-
-def _protocols(problem: Problem) -> int:
-    targets = getattr(problem.model, "targets", None)  # a user's own evaluator does not tell
-    return len(targets.protocols) if targets else 0
 
 
 def _measure(spec: FitSpec, cell: str, problem: Problem, stage: StagePlan) -> tuple[EngineChoice | None, Seconds]:
@@ -215,13 +212,13 @@ def time_samples(model: FitModel | UserModel, individuals: np.ndarray, max_steps
         except (BudgetExceeded, IncompleteRun):
             pass  # its time counts like any other
         seconds.append(time.process_time() - started)
-        if sum(seconds) > SAMPLE_LIMIT_S:
+        if len(seconds) >= FEWEST_SAMPLES and sum(seconds) > SAMPLE_LIMIT_S:
             break
     return median(seconds)
 
 
 SHOWN_CELLS = 8
-SHOWN_SWEEPS = 120
+SHOWN_SWEEPS = 40
 ENGINES: tuple[Literal["neuron", "vector"], ...] = ("neuron", "vector")
 
 
@@ -262,8 +259,8 @@ def print_fit_plan(spec: FitSpec, folder: Path) -> None:
         console,
         f"{sum(cost.evaluations for cost in costs)} evaluations{again}, about {cost_in_words(total)}, "
         f"{sum(cost.disk_bytes for cost in costs) / 1e6:.3g} MB of disk. At least {hours} hosts. "
-        f"Times are medians of the CPU time of {SAMPLES} individuals of the first generation; good models often spike "
-        "more, and then cost more with NEURON.",
+        f"Times are medians of the CPU time of {FEWEST_SAMPLES} to {SAMPLES} individuals of the first generation; good "
+        "models often spike more, and then cost more with NEURON.",
     )
 
 
@@ -282,7 +279,10 @@ def _print_recordings(subjects: Sequence[Subject], console: Console) -> None:
         if whole:
             table_of_recording(table).print(console)
     if tables and not whole:
-        print_line(console, "`neurofleet inspect FILE` shows the sweeps of a recording, and so does the report.")
+        print_line(
+            console,
+            "The sweeps one by one: `neurofleet inspect FILE`, and in the report with what each is used for.",
+        )
 
 
 def _table(title: str, costs: Sequence[StageCost]) -> Table:

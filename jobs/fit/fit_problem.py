@@ -14,7 +14,7 @@ from neurofleet.neurosim.cells.recipe import Recipe
 from neurofleet.neurosim.cells.stage_bounds import next_stage_bounds
 from neurofleet.neurosim.cells.user_model import ModelDescription, UserModel
 from neurofleet.neurosim.evolution import FastConfig, PaperConfig
-from neurofleet.neurosim.features.step_protocols import TargetSet
+from neurofleet.neurosim.features.step_protocols import StepProtocol, TargetSet
 from neurofleet.neurosim.mechanisms import UserMechanisms
 from neurofleet.neurosim.recordings.recording import Recording
 from neurofleet.neurosim.recordings.recording_table import RecordingTable
@@ -40,9 +40,19 @@ class Problem:
     upper: tuple[float, ...]
     fixed: Mapping[str, float]
     objectives: tuple[str, ...]
-    model: "FitModel | UserModel"
-    final_model: "FitModel | None"
+    model: FitModel | UserModel
+    final_model: FitModel | None
     mechanisms_told: str = ""
+
+    @property
+    def targets(self) -> TargetSet | None:
+        """Targets and steps; None of a user's own model, which does not tell them."""
+        return self.model.targets if isinstance(self.model, FitModel) else None
+
+    @property
+    def steps(self) -> Mapping[str, StepProtocol]:
+        """Steps of current by name; empty of a user's own model."""
+        return self.targets.protocols if self.targets else {}
 
 
 FINALISTS = 32

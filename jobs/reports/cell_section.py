@@ -14,12 +14,11 @@ from neurofleet.jobs.reports.model_figures import (
     rescored_sentence,
     scores_figure,
     scores_sentence,
-    split_objective,
     traces_figure,
 )
 from neurofleet.jobs.reports.search_figures import outcomes_figure, search_figure
 from neurofleet.jobs.reports.tables import table_of_recording
-from neurofleet.jobs.reports.units import feature_unit
+from neurofleet.jobs.reports.units import feature_unit, split_objective
 from neurofleet.jobs.results.parameters_at_bounds import on_bounds
 from neurofleet.jobs.results.run_summary import CellSummary, evaluations, generations, short
 from neurofleet.jobs.results.run_tables import RunTables
@@ -167,9 +166,8 @@ def _traces_caption(contents: CellContents, stage: str, with_current: bool) -> s
 
 
 def _titles(stage: StageContents) -> dict[str, str]:
-    targets = getattr(stage.problem.model, "targets", None) if stage.problem else None
-    protocols = targets.protocols.values() if targets else ()
-    weakest_first = sorted(protocols, key=lambda step: step.amplitude_nA)
+    steps = stage.problem.steps.values() if stage.problem else ()
+    weakest_first = sorted(steps, key=lambda step: step.amplitude_nA)
     return {step.name: f"{step.name}\n{step.amplitude_nA * 1000:.4g} pA" for step in weakest_first}
 
 

@@ -8,20 +8,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 
-from neurofleet.cluster.store.run_store import POOLED
-from neurofleet.cluster.store.schemas import OBJECTIVE_PREFIX, PARAMETER_PREFIX, HallOfFameRows
+from neurofleet.cluster.store.run_store import POOLED, RunStore
+from neurofleet.cluster.store.schemas import FEATURES, OBJECTIVE_PREFIX, PARAMETER_PREFIX, TRACES, HallOfFameRows
 from neurofleet.errors import InputError, UsageError
 from neurofleet.jobs.fit.campaign_state import FINAL
 from neurofleet.jobs.fit.fit_inputs import prepare
 from neurofleet.jobs.fit.fit_job import QUICK_RATE_STEPS
 from neurofleet.jobs.fit.fit_problem import Problem, Subject
 from neurofleet.jobs.reports.simulation import Request, Simulation, simulate
+from neurofleet.jobs.results.cell_models import stored_of_cell
 from neurofleet.jobs.results.parameters_at_bounds import Bounds
 from neurofleet.jobs.results.run_summary import CellSummary, StageSummary
 from neurofleet.jobs.results.run_tables import RunTables
 from neurofleet.neurosim.cells.demo_cell import known_parameters
 from neurofleet.neurosim.cells.fit_model import recording_name
+from neurofleet.neurosim.cells.model_responses import FeatureValue
 from neurofleet.neurosim.features.step_protocols import StepProtocol, TargetSet, group_sweeps
 from neurofleet.neurosim.features.training_targets import SPIKES_IN_STEP, FiringRate, firing_rates
 from neurofleet.neurosim.recordings.recorded_spikes import SPIKE_THRESHOLD_MV
@@ -114,7 +117,7 @@ def gather(tables: RunTables, summary: CellSummary, pool: Executor) -> CellConte
     contents.subject, contents.missing = _subject(tables, summary.cell)
     if contents.subject is not None and stages:
         _set_problems(contents, winners, tables.parameters)
-        _simulate(contents, tables.spec.max_steps, pool, tables.spec.quick)
+        _simulate(tables, contents, pool)
     if contents.recording is not None:
         contents.known = known_parameters(contents.recording.path)
     return contents
@@ -209,11 +212,17 @@ def _box(problem: "Problem") -> Bounds:
     return dict(zip(problem.names, zip(problem.lower, problem.upper, strict=True), strict=True))
 
 
-def _simulate(contents: CellContents, max_steps: int | None, pool: Executor, quick: bool) -> None:
+def _simulate(tables: RunTables, contents: CellContents, pool: Executor) -> None:
+    max_steps, quick = tables.spec.max_steps, tables.spec.quick
     under_way = []
     for stage in contents.stages:
         if (problem := stage.problem) is not None:
             best = tuple(stage.parameters[name] for name in problem.names)
+            if stage is contents.stages[-1] and (
+                stored := stored_simulation(tables.store, contents.models, problem, best)
+            ):
+                stage.simulation = stored
+                continue
             request = Request(problem.final_model or problem.model, (best,), max_steps=max_steps)
             under_way.append((stage, pool.submit(simulate, request)))
     curves = [pool.submit(simulate, request) for request in _rates_requests(contents, max_steps, quick)]
@@ -224,6 +233,26 @@ def _simulate(contents: CellContents, max_steps: int | None, pool: Executor, qui
         contents.rates = Simulation(rates=of_best.rates + rates, fault=fault)
     for stage, future in under_way:
         stage.simulation = future.result()
+
+
+def stored_simulation(
+    store: RunStore, models: HallOfFameRows | None, problem: "Problem", best: tuple[float, ...]
+) -> Simulation | None:
+    """Return what the best model did when its cell ended, None where that was not stored."""
+    if models is None:
+        return None
+    columns = [list(models.parameter_names).index(name) for name in problem.names]
+    tables = [stored_of_cell(store, kind, models.cell) for kind in (TRACES, FEATURES)]
+    traces, features = ([] if table is None else table.filter(pc.field("rank") == 1).to_pylist() for table in tables)
+    if not traces or tuple(models.parameters[0, columns].tolist()) != best:
+        return None
+    done = Simulation()
+    for row in traces:
+        name = recording_name(row["protocol"]) if row["protocol"] in problem.steps else row["protocol"]
+        done.traces[name] = (np.array(row["time_ms"]), np.array(row["voltage_mV"]))
+    for row in features:
+        done.features[row["objective"]] = FeatureValue(row["value"], row["mean"], row["std"])
+    return done
 
 
 def _rates_requests(contents: CellContents, max_steps: int | None, quick: bool) -> list[Request]:
@@ -240,9 +269,8 @@ def _rates_requests(contents: CellContents, max_steps: int | None, quick: bool) 
         contents.recorded_rates = [rate for rate in firing_rates(recording) if rate.amplitude_nA > 0]
         protocols = [protocol for protocol, _ in group_sweeps(recording)]
     else:
-        targets = getattr(problem.model, "targets", None)  # a user's own evaluator does not tell its steps
-        protocols = list(targets.protocols.values()) if targets else []
-        contents.published_rates = published_rates(targets) if targets else []
+        protocols = list(problem.steps.values())
+        contents.published_rates = published_rates(problem.targets) if problem.targets else []
     protocols = [protocol for protocol in protocols if protocol.amplitude_nA > 0]
     if not protocols:
         return []
@@ -345,10 +373,9 @@ def shown_traces(contents: CellContents, stage: StageContents) -> list[list[Show
     """
     if stage.simulation is None or stage.problem is None:
         return []
-    targets = getattr(stage.problem.model, "targets", None)
-    if targets is None:
+    if stage.problem.targets is None:
         return [[trace] for trace in _of_user_model(stage.simulation.traces)[:SPIKING_STEPS]]
-    steps = sorted(targets.protocols.values(), key=lambda step: step.amplitude_nA)
+    steps = sorted(stage.problem.steps.values(), key=lambda step: step.amplitude_nA)
     traces = [trace for step in steps if (trace := _of_step(contents, stage, step)) is not None]
     silent = [trace for trace in traces if not trace.spikes]
     spiking = [trace for trace in traces if trace.spikes][-SPIKING_STEPS:]

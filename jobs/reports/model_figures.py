@@ -21,19 +21,13 @@ from neurofleet.jobs.reports.drawing import (
     thinned,
 )
 from neurofleet.jobs.reports.fit_contents import ShownTrace, Trace, first_peak_ms
-from neurofleet.jobs.reports.units import parameter_unit
+from neurofleet.jobs.reports.units import parameter_unit, split_objective
 from neurofleet.jobs.results.parameters_at_bounds import LOWER, NEAR, Bounds, OnBound, known_positions, positions
 from neurofleet.neurosim.cells.fit_model import MAX_SCORE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-
-def split_objective(objective: str) -> tuple[str, str]:
-    """Return protocol and e-feature of an objective; only places other than the soma are named."""
-    place, _, feature = objective.rpartition(".")
-    return place.removesuffix(".soma"), feature
 
 
 def scores_sentence(scores: Mapping[str, float]) -> str:

@@ -1,10 +1,16 @@
-"""Units of parameters and e-features, as tables and pictures show them."""
+"""Names and units of parameters and e-features, as tables and pictures show them."""
 
 from neurofleet.neurosim.features.perisomatic_features import UNITS
 
 _UNITS = {"cm": "µF/cm²", "Ra": "Ω cm", "decay": "ms"}
 _UNITS |= dict.fromkeys(("e_pas", "ehcn", "ek", "ena", "eca", "v_init"), "mV")
 _CONDUCTANCES = ("gbar", "g_pas")
+
+
+def split_objective(objective: str) -> tuple[str, str]:
+    """Return protocol and e-feature of an objective; only places other than the soma are named."""
+    place, _, feature = objective.rpartition(".")
+    return place.removesuffix(".soma"), feature
 
 
 def parameter_unit(name: str) -> str:

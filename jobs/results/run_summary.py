@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from neurofleet.cluster.store.run_store import POOLED
 from neurofleet.cluster.store.schemas import HallOfFameRows
 from neurofleet.jobs.fit.campaign_state import FINAL
 from neurofleet.jobs.reports.tables import print_line
+from neurofleet.jobs.reports.units import split_objective
 from neurofleet.jobs.results.diversity import Diversity, diversity_lines, diversity_of, models_in_words
 from neurofleet.jobs.results.parameters_at_bounds import OnBound, on_bounds
 from neurofleet.jobs.results.run_tables import RunTables
@@ -110,6 +111,8 @@ class CellSummary:
         Best total of each seed in the hall of fame.
     farthest : tuple of (str, float)
         The objectives that the best model is farthest from, and their scores.
+    steps_pA : dict of str to float
+        Amplitudes of the last stage's protocols.
     diversity : Diversity or None
         How different the models of the hall of fame are; None where there are not two, or the bounds are not known.
     """
@@ -122,6 +125,7 @@ class CellSummary:
     on_bound: tuple[OnBound, ...] | None
     best_by_seed: tuple[float, ...] = ()
     farthest: tuple[tuple[str, float], ...] = ()
+    steps_pA: Mapping[str, float] = field(default_factory=dict)
     diversity: Diversity | None = None
 
 
@@ -163,11 +167,18 @@ def verdict(cells: Sequence[CellSummary]) -> list[str]:
 
 def _how_good(cell: CellSummary) -> str:
     last = cell.stages[-1]
-    farthest = ", ".join(f"{name} {score:.3g}" for name, score in cell.farthest)
+    farthest = ", ".join(f"{_objective_in_words(name, cell)} {score:.3g}" for name, score in cell.farthest)
     return (
         f"{cell.cell}: mean |z| of the best model {short(last.best_mean_score)} (standard deviations from the"
         f" recordings, mean over {last.objectives} e-features); farthest {farthest}"
     )
+
+
+def _objective_in_words(objective: str, cell: CellSummary) -> str:
+    """Return the e-feature and its step, in pA where the run tells it, by its name where it does not."""
+    protocol, feature = split_objective(objective)
+    step = f"{cell.steps_pA[protocol]:.4g} pA" if protocol in cell.steps_pA else protocol
+    return f"{feature} at {step}" if step else feature
 
 
 def _how_sure(cell: CellSummary) -> str:
@@ -308,7 +319,8 @@ def summary_of_cell(tables: RunTables, cell: str, events: Iterable[dict[str, Any
         state = "failed"
     else:
         state = "unfinished" if stages else "waiting"
-    bounds = starts.get(stages[-1].stage, {}).get("bounds") if stages else None
+    start = starts.get(stages[-1].stage, {}) if stages else {}
+    bounds = start.get("bounds")
     return CellSummary(
         cell=cell,
         state=state,
@@ -320,6 +332,7 @@ def summary_of_cell(tables: RunTables, cell: str, events: Iterable[dict[str, Any
         if hall is None
         else tuple(float(hall.totals[hall.seeds == seed].min()) for seed in sorted(set(hall.seeds.tolist()))),
         farthest=() if hall is None else _farthest(hall),
+        steps_pA=start.get("steps_pA", {}),
         diversity=None if hall is None or bounds is None else diversity_of(hall, bounds),
     )
 

@@ -16,10 +16,9 @@ from neurofleet.jobs.reports.model_figures import (
     bounds_sentences,
     changes,
     scores_sentence,
-    split_objective,
 )
 from neurofleet.jobs.reports.simulation import Request, simulate
-from neurofleet.jobs.reports.units import feature_unit, parameter_unit
+from neurofleet.jobs.reports.units import feature_unit, parameter_unit, split_objective
 from neurofleet.jobs.results.parameters_at_bounds import OnBound
 from neurofleet.neurosim.cells.user_model import UserModel
 from neurofleet.neurosim.features.step_protocols import StepProtocol

@@ -8,10 +8,18 @@ import numpy as np
 import pytest
 import yaml
 
-from neurofleet.cluster.store.schemas import Evaluations, HallOfFameRows
+from neurofleet.cluster.store.run_store import RunStore
+from neurofleet.cluster.store.schemas import FEATURES, TRACES, Evaluations, HallOfFameRows, table_of
 from neurofleet.jobs.fit.fit_inputs import recording_table
 from neurofleet.jobs.reports.cell_section import recording_parts
-from neurofleet.jobs.reports.fit_contents import PublishedRate, first_peak_ms, gather, published_rates, shown_traces
+from neurofleet.jobs.reports.fit_contents import (
+    PublishedRate,
+    first_peak_ms,
+    gather,
+    published_rates,
+    shown_traces,
+    stored_simulation,
+)
 from neurofleet.jobs.reports.model_figures import parameters_figure
 from neurofleet.jobs.results.parameters_at_bounds import known_positions, positions
 from neurofleet.jobs.results.run_summary import summaries
@@ -131,6 +139,32 @@ def test_the_pictures_show_what_was_injected_all_recorded_steps_and_the_known_va
     assert known_positions(demo_contents.known, names, bounds) == pytest.approx(places[0])
     assert "known value" in parameters_figure(models, bounds, demo_contents.known)
     assert "known value" not in parameters_figure(models, bounds, {})
+
+
+def test_what_the_best_model_did_is_read_from_the_run_where_it_was_stored(demo_contents, tmp_path):
+    active, models = demo_contents.stages[-1], demo_contents.models
+    store = RunStore(tmp_path)
+    best = tuple(active.parameters[name] for name in active.problem.names)
+    assert stored_simulation(store, models, active.problem, best) is None
+    simulated = active.simulation
+    of_rank = [
+        (1, simulated.traces),
+        (2, {name: (time, voltage + 1) for name, (time, voltage) in simulated.traces.items()}),
+    ]
+    traces = [
+        {"rank": rank, "protocol": name.removesuffix(".soma.v"), "time_ms": time_ms, "voltage_mV": voltage_mV}
+        for rank, kept in of_rank
+        for name, (time_ms, voltage_mV) in kept.items()
+    ]
+    features = [{"rank": 1, "objective": name, **vars(value)} for name, value in simulated.features.items()]
+    for kind, rows in ((TRACES, traces), (FEATURES, features)):
+        store.write_table(f"{kind}/cell=demo/part.parquet", table_of(kind, rows, "demo"))
+    stored = stored_simulation(store, models, active.problem, best)
+    assert stored.features == simulated.features
+    assert stored.traces.keys() == simulated.traces.keys()
+    for name, trace in stored.traces.items():
+        np.testing.assert_allclose(trace, simulated.traces[name], rtol=1e-6)
+    assert stored_simulation(store, models, active.problem, tuple(2 * value for value in best)) is None
 
 
 def test_published_targets_have_firing_rates():
