@@ -18,7 +18,7 @@ from neurofleet.cluster.sweeps.parameter_sweep import (
     SweepScheduler,
     TrialResources,
 )
-from neurofleet.cluster.sweeps.ray_tune import SweepFiles, sweep
+from neurofleet.cluster.sweeps.ray_tune import SweepFiles, _trial_resources, sweep
 from neurofleet.cluster.sweeps.search_space import SearchSpaceRefused
 from neurofleet.cluster.sweeps.trial_records import TrialRow, trials_to_table
 from neurofleet.errors import RunFolderRefused
@@ -238,7 +238,7 @@ def test_a_population_goes_on_from_its_better_members(ray_session, tmp_path):
         assert any(lines[:2] == other[:2] for other in donors)
 
 
-@pytest.mark.slow
+@pytest.mark.cluster
 @pytest.mark.timeout(400)
 def test_trials_of_two_workers_on_two_cpus_do_not_wait_for_each_other(ray_session, tmp_path):
     trace = tmp_path / "trace"
@@ -251,6 +251,11 @@ def test_trials_of_two_workers_on_two_cpus_do_not_wait_for_each_other(ray_sessio
     swept = sweep(plan, tmp_path / "sweep", TrialResources(workers=2))
     assert [row.status for row in swept.rows] == ["done", "done"]
     assert trace.read_text().split() == "begin trial-00000 end trial-00000 begin trial-00001 end trial-00001".split()
+
+
+def test_no_more_trials_run_at_once_than_can_have_all_their_workers(ray_session):
+    assert [_trial_resources(TrialResources(workers=workers))[1] for workers in (1, 2)] == [2, 1]
+    assert _trial_resources(TrialResources(workers=1, at_once=1))[1] == 1
 
 
 def test_another_sweep_in_the_folder_is_refused(ray_session, tmp_path):

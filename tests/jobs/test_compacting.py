@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import yaml
 
 from neurofleet.errors import JobError, RunFolderRefused, UsageError
 from neurofleet.jobs.job_kinds import write_report
@@ -98,32 +97,3 @@ def test_parts_that_cannot_be_merged_are_named_and_the_command_fails(finished, c
         compact_command(str(finished), None, False)
     assert "25 files" in capsys.readouterr().out
     assert bad.exists()
-
-
-@pytest.mark.slow
-def test_a_compacted_run_is_not_run_again_and_can_be_led_through_again(tmp_path):
-    job = {
-        "kind": "fit",
-        "name": "small",
-        "evaluator": "bluepyopt.ephys.examples.simplecell.simplecell:SimpleCell",
-        "evolution": {"strategy": "paper", "offspring": 8, "generations": {"fit": 3}, "seeds": [7]},
-        "deadline_s": 60,
-    }
-    (tmp_path / "job.yaml").write_text(yaml.safe_dump(job))
-    root = tmp_path / "run"
-    run = ("run", tmp_path / "job.yaml", "--out", root, "--cpus", 1)
-    done = neurofleet(*run)
-    assert done.returncode == 0, done.stderr
-    found = [*root.glob("hall_of_fame/**/*.parquet"), *root.glob("pooled/**/*.parquet")]
-    halls = {path: path.read_bytes() for path in found}
-    assert len(halls) == 2
-    compact_command(str(root), None, False)
-    assert [Path(name).name for name in files(root)] == ["generations-00000-00002.parquet"]
-    written = (root / files(root)[0]).stat().st_mtime_ns
-    for path in halls:
-        path.unlink()
-    done = neurofleet(*run)
-    assert done.returncode == 0, done.stderr
-    assert len(files(root)) == 1
-    assert (root / files(root)[0]).stat().st_mtime_ns == written
-    assert {path: path.read_bytes() for path in halls} == halls
