@@ -34,12 +34,10 @@ JOB: dict[str, Any] = {
 }
 
 
-def write_job(recordings: Path, folder: Path, active: int = 160) -> Path:
-    """Write the job, with so many evaluations of the last stage, and the demo cell's files beside it."""
+def write_job(recordings: Path, folder: Path) -> Path:
+    """Write the job, and the demo cell's files beside it."""
     shutil.copytree(recordings, folder, dirs_exist_ok=True)
-    evolution = JOB["evolution"]
-    evolution = evolution | {"evaluations": evolution["evaluations"] | {"active": active}}
-    (folder / "rat.yaml").write_text(yaml.safe_dump(JOB | {"evolution": evolution}))
+    (folder / "rat.yaml").write_text(yaml.safe_dump(JOB))
     return folder / "rat.yaml"
 
 

@@ -85,7 +85,7 @@ def slurm() -> Iterator[Slurm]:
 
 
 def test_a_job_that_is_requeued_and_preempted_ends_as_an_embedded_one(slurm, demo_recordings, tmp_path):
-    job = write_job(demo_recordings, slurm.lab.shared / "home" / "job", active=96)
+    job = write_job(demo_recordings, slurm.lab.shared / "home" / "job")
     out, whole = slurm.lab.shared / "home" / "rat", tmp_path / "whole"
     with embedded(job, whole) as wait_for_embedded:
         deploy = (
@@ -96,7 +96,7 @@ def test_a_job_that_is_requeued_and_preempted_ends_as_an_embedded_one(slurm, dem
         log = slurm.lab.shared / "home" / f"rat-{id}.log"
 
         def told() -> str:
-            return f"{slurm.job(id)}\n{log.read_text()[-3000:] if log.exists() else 'no log'}"
+            return f"{slurm.job(id)}\n{log.read_text()[-9000:] if log.exists() else 'no log'}"
 
         wait_for(lambda: generations_stored(out), 300, told)
         assert "2 of 2 nodes have joined the cluster" in log.read_text()
@@ -113,7 +113,7 @@ def test_a_job_that_is_requeued_and_preempted_ends_as_an_embedded_one(slurm, dem
         wait_for(lambda: slurm.job(urgent)["JobState"] == "COMPLETED", 60, told)
         wait_for(lambda: slurm.job(id)["JobState"] in ("COMPLETED", "FAILED"), 400, told, 5)
         assert slurm.job(id)["JobState"] == "COMPLETED", told()
-        assert log.read_text().count("rat: resuming") == 2
+        assert log.read_text().count("rat: resuming") == 2, told()
         wait_for_embedded()
         assert_equal(out, whole)
         for host in ("h1", "h2"):
