@@ -1,4 +1,4 @@
-"""A campaign on a cluster that loses a node, a host, a child and its driver ends as if it had not."""
+"""A campaign on a cluster that loses nodes, a host, a child and its driver, or that scales, ends as an embedded one."""
 
 import json
 import os
@@ -19,10 +19,12 @@ from typing import Any
 import psutil
 import pyarrow.dataset as ds
 import pytest
+import ray
 import yaml
 
 from neurofleet.cluster.ray.session import clean_up_folder
 from neurofleet.cluster.store.generations import FitKey
+from tests.jobs.local_head import free_ports
 from tests.jobs.stored_generations import (
     assert_not_evaluated_again,
     assert_same_evaluations,
@@ -81,6 +83,9 @@ neurofleet.jobs.fit.fit_run.PREPARED_FIRST = 2
 main()
 """
 
+# How soon Ray gives up a node.
+QUICK = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 3}
+
 # A process of its own: a fake cluster and the session's embedded Ray do not fit into one. It removes the
 # nodes whose numbers it reads.
 CLUSTER = """
@@ -88,18 +93,43 @@ import json
 import sys
 from ray.cluster_utils import Cluster
 
-quick = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500}
-quick["health_check_failure_threshold"] = 3
+quick = json.loads(sys.argv[1])
 small = {"include_dashboard": False, "object_store_memory": 80 * 2**20}
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "_system_config": quick, **small})
 nodes = [cluster.add_node(num_cpus=1, **small) for _ in range(3)]
-raylets = [node.all_processes["raylet"][0].process.pid for node in nodes]
+raylets = [node.all_processes["raylet"][0].process.pid for node in [*nodes, cluster.head_node]]
 print(json.dumps({"address": cluster.address, "raylets": raylets}), flush=True)
 for line in sys.stdin:
     cluster.remove_node(nodes[int(line)], allow_graceful=False)
     print("removed", flush=True)
 cluster.shutdown()
 """
+
+HEAD = f"{0:f>56x}"  # a node's id, by which Ray's autoscaler knows that it need not start it
+MOST_NODES = 4
+MAX_HOSTS = 3
+
+# Ray's own autoscaler, with the provider of its tests, whose nodes are processes of this machine.
+SCALING = {
+    **dict.fromkeys(["setup_commands", "head_setup_commands", "worker_setup_commands", "initialization_commands"], []),
+    **dict.fromkeys(["head_start_ray_commands", "worker_start_ray_commands", "cluster_synced_files"], []),
+    **dict.fromkeys(["auth", "file_mounts"], {}),
+    "cluster_name": "fake",
+    "max_workers": MOST_NODES,
+    "idle_timeout_minutes": 0.1,
+    "head_node_type": "ray.head.default",
+    "available_node_types": {
+        "ray.head.default": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
+        "worker": {"resources": {"CPU": 1, "object_store_memory": 80 * 2**20}, "node_config": {}},
+    },
+    "provider": {
+        "type": "external",
+        "module": "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider",
+        "head_node_id": HEAD,
+        "launch_multiple": True,
+        "disable_node_updaters": True,
+    },
+}
 
 
 def wait_for(what: Callable[[], Any], timeout_s: float = 120.0, every_s: float = 0.05) -> Any:
@@ -133,6 +163,18 @@ def is_engine(process: int) -> bool:
     return "neurofleet.cluster.pool.child_processes" in command_line(process)
 
 
+def host(raylet: int) -> int | None:
+    """The pool's host on a node."""
+    found = [pid for pid in children(raylet) if command_line(pid).startswith("ray::Host")]
+    return found[0] if found else None
+
+
+def at_work(raylet: int) -> list[int]:
+    """The children that evaluate on a node; what an engine's build starts (a compiler) is none of them."""
+    engines = [pid for pid in children(host(raylet) or 0) if is_engine(pid)]
+    return [child for engine in engines for child in children(engine) if is_engine(child)]
+
+
 def records(log: Path) -> list[dict]:
     """What we have logged in a file so far; Ray adds lines of its own, and the last may be on its way."""
     lines = log.read_text().splitlines(keepends=True)
@@ -141,7 +183,7 @@ def records(log: Path) -> list[dict]:
 
 @dataclass
 class FakeCluster:
-    """Three nodes of one CPU, and a head without work."""
+    """Three nodes of one CPU, and a head without work, whose raylet is the last."""
 
     folder: Path
     environment: dict[str, str]
@@ -154,7 +196,7 @@ class FakeCluster:
 
     def start(self) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-c", CLUSTER],
+            [sys.executable, "-c", CLUSTER, json.dumps(QUICK)],
             env=self.environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -181,17 +223,6 @@ class FakeCluster:
         self.process.stdin.flush()
         assert self.process.stdout.readline() == "removed\n"
 
-    def host(self, node: int) -> int | None:
-        """The pool's host on a node."""
-        found = [pid for pid in children(self.raylets[node]) if command_line(pid).startswith("ray::Host")]
-        return found[0] if found else None
-
-    def at_work(self, node: int) -> list[int]:
-        """The children that evaluate on a node; what an engine's build starts (a compiler) is none of them."""
-        host = self.host(node)
-        engines = [pid for pid in children(host or 0) if is_engine(pid)]
-        return [child for engine in engines for child in children(engine) if is_engine(child)]
-
     def logged(self, message: str) -> list[dict]:
         """What the hosts have logged of this."""
         files = self.folder.glob("**/logs/worker-*.err")
@@ -201,6 +232,47 @@ class FakeCluster:
         assert self.process.stdin
         self.process.stdin.close()
         assert self.process.wait(60) == 0
+
+
+@dataclass
+class ScalingCluster:
+    """A head without work, and an autoscaler that starts nodes of one CPU when they are asked for."""
+
+    environment: dict[str, str]
+    address: str = field(init=False)
+    process: subprocess.Popen = field(init=False)
+
+    def __post_init__(self) -> None:
+        folder = Path(self.environment["RAY_TMPDIR"])
+        port, agent, client = free_ports(3)
+        self.address = f"{ray.util.get_node_ip_address()}:{port}"
+        config = SCALING | {"provider": SCALING["provider"] | {"gcs_address": self.address}}
+        (folder / "scaling.json").write_text(json.dumps(config))
+        self.process = subprocess.Popen(
+            [Path(sys.executable).parent / "ray", "start", "--head", "--block", "--num-cpus=0", f"--port={port}"]
+            + [f"--autoscaling-config={folder}/scaling.json", f"--temp-dir={folder}/r", "--disable-usage-stats"]
+            + ["--include-dashboard=false", f"--dashboard-agent-listen-port={agent}"]
+            + [f"--ray-client-server-port={client}", "--object-store-memory=100000000"]
+            + [f"--system-config={json.dumps(QUICK)}"],
+            env=self.environment
+            | {"RAY_FAKE_CLUSTER": "1", "RAY_enable_autoscaler_v2": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
+            | {"RAY_CLOUD_INSTANCE_ID": HEAD, "RAY_OVERRIDE_NODE_ID_FOR_TESTING": HEAD},
+            stdout=(folder / "head.log").open("wb"),
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        wait_for(lambda: "Ray runtime started" in (folder / "head.log").read_text(), every_s=0.5)
+
+    def raylets(self) -> set[int]:
+        """Those of the nodes that were started, and live."""
+        family = psutil.Process(self.process.pid).children(recursive=True)
+        raylets = {process.pid for process in family if "/raylet" in command_line(process.pid).split(" ")[0]}
+        return {pid for pid in raylets if "--head" not in command_line(pid)}
+
+    def is_grown(self) -> bool:
+        """Whether it has as many nodes as may be asked for, and a host of the pool on each."""
+        raylets = self.raylets()
+        return len(raylets) == MAX_HOSTS and all(map(host, raylets))
 
 
 @pytest.fixture
@@ -233,13 +305,23 @@ def cluster(environment) -> Iterator[FakeCluster]:
         cluster.process.wait()
 
 
-@pytest.fixture
-def job(demo_recordings, tmp_path) -> Path:
-    shutil.copytree(demo_recordings, tmp_path, dirs_exist_ok=True)
-    (tmp_path / "small.yaml").write_text(yaml.safe_dump(RECIPE))
-    path = tmp_path / "job.yaml"
+@pytest.fixture(scope="module")
+def job(demo_recordings, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("job")
+    shutil.copytree(demo_recordings, folder, dirs_exist_ok=True)
+    (folder / "small.yaml").write_text(yaml.safe_dump(RECIPE))
+    path = folder / "job.yaml"
     path.write_text(yaml.safe_dump(JOB))
     return path
+
+
+@pytest.fixture(scope="module")
+def whole(job) -> Path:
+    """The results of an undisturbed run on an embedded Ray."""
+    out = job.parent / "whole"
+    end(start(dict(os.environ), job, "--out", out, "--cpus", 2))
+    assert Counter(key for key, _ in generations(out)).most_common()[-1][1] >= 3
+    return out
 
 
 def start(environment: dict[str, str], *arguments: object) -> subprocess.Popen:
@@ -285,7 +367,7 @@ def stop_a_child(cluster: FakeCluster, node: int) -> psutil.Process:
     """Stop (SIGSTOP) an evaluation at work on a node."""
 
     def stopped() -> psutil.Process | None:
-        for child in cluster.at_work(node):
+        for child in at_work(cluster.raylets[node]):
             try:
                 process = psutil.Process(child)
                 process.suspend()
@@ -305,8 +387,8 @@ def disturb(cluster: FakeCluster, out: Path, driver: subprocess.Popen) -> None:
     child = stop_a_child(cluster, 0)
     cluster.remove_node(2)
     wait_for(lambda: len(hosts_lost(out)) == 1)
-    killed = wait_for(lambda: cluster.host(1))
-    wait_for(lambda: cluster.at_work(1), every_s=0.001)
+    killed = wait_for(lambda: host(cluster.raylets[1]))
+    wait_for(lambda: at_work(cluster.raylets[1]), every_s=0.001)
     os.kill(killed, signal.SIGKILL)
     wait_for(lambda: len(hosts_lost(out)) == 2)
     one, other = hosts_lost(out)
@@ -317,34 +399,33 @@ def disturb(cluster: FakeCluster, out: Path, driver: subprocess.Popen) -> None:
     assert lost["seconds"] >= DEADLINE_S
     place = FitKey(lost["cell"], lost["stage"], lost["seed"]), lost["generation"]
     wait_for(lambda: place in generations(out))
-    wait_for(lambda: cluster.host(1) not in (None, killed))
+    wait_for(lambda: host(cluster.raylets[1]) not in (None, killed))
     assert driver.poll() is None
 
 
 @pytest.mark.cluster
 @pytest.mark.timeout(900)
-def test_a_disturbed_campaign_ends_like_an_undisturbed_one(environment, cluster, mark, job, tmp_path):
-    whole, out = tmp_path / "whole", tmp_path / "disturbed"
-    end(start(environment, job, "--out", whole, "--cpus", 2))
-    wait_for_none_left(mark)
-    everything = generations(whole)
-    assert Counter(key for key, _ in everything).most_common()[-1][1] >= 3
-
+def test_a_campaign_that_loses_its_nodes_and_its_own_raylet_ends_like_an_undisturbed_one(
+    environment, cluster, mark, job, whole, tmp_path
+):
+    out = tmp_path / "disturbed"
     cluster.wait()
     driver = start(environment, job, "--out", out, "--address", cluster.address)
-    wait_for(lambda: len(generations(out)) >= BEGUN and all(cluster.host(node) for node in range(3)))
+    wait_for(lambda: len(generations(out)) >= BEGUN and all(map(host, cluster.raylets[:3])))
     disturb(cluster, out, driver)
     before = of_a_run(marked(mark))
     assert sum("spawn_main" in said for said in before.values()) == 1
     assert sum("ray::Host" in said for said in before.values()) == 2
     assert sum("neurofleet.cluster.pool.child_processes" in said for said in before.values()) >= 2
-    os.kill(driver.pid, signal.SIGKILL)
-    driver.communicate()
+    os.kill(cluster.raylets[3], signal.SIGKILL)  # that of the head, which the driver is connected to
+    said = driver.communicate(timeout=60)[1]
+    assert driver.returncode == 3, said
+    assert f"The Ray cluster at {cluster.address} was lost: its raylet on this machine has ended" in said
     wait_for_none_left(mark)
     stored = stored_rows(out)
-    assert BEGUN < len(stored) < len(everything)
+    assert BEGUN < len(stored) < len(generations(whole))
 
-    said = end(start(environment, job, "--out", out, "--address", cluster.address))
+    said = end(start(environment, job, "--out", out, "--address", cluster.address))  # as that message says
     assert "resuming" in said
     wait_for_none_left(mark)
     cluster.end()
@@ -352,6 +433,39 @@ def test_a_disturbed_campaign_ends_like_an_undisturbed_one(environment, cluster,
 
     assert_not_evaluated_again(stored, out)
     assert_equal(out, whole)
+
+
+@pytest.mark.cluster
+@pytest.mark.timeout(900)
+def test_a_cluster_that_scales_grows_with_a_campaign_and_shrinks_at_its_end(environment, mark, job, whole, tmp_path):
+    out, scaled = tmp_path / "scaled", job.parent / "scaled.yaml"
+    scaled.write_text(yaml.safe_dump(JOB | {"max_hosts": MAX_HOSTS}))
+    cluster = ScalingCluster(environment)
+    assert not cluster.raylets()
+    driver = start(environment, scaled, "--out", out, "--address", cluster.address)
+    wait_for(lambda: cluster.is_grown() and generations(out))
+
+    stored = stored_rows(out)
+    lost = min(cluster.raylets())
+    wait_for(lambda: at_work(lost), every_s=0.001)
+    os.kill(lost, signal.SIGKILL)  # as a spot machine that is taken away
+    wait_for(lambda: hosts_lost(out))
+    wait_for(lambda: lost not in cluster.raylets() and cluster.is_grown())
+    assert len(hosts_lost(out)) == 1
+    assert_not_evaluated_again(stored, out)
+    stored = stored_rows(out)
+    os.kill(driver.pid, signal.SIGKILL)  # it cannot withdraw what it has asked for
+    driver.communicate()
+    wait_for_none_left(mark)
+    assert len(stored) < len(generations(whole))
+
+    said = end(start(environment, scaled, "--out", out, "--address", cluster.address))
+    assert "resuming" in said
+    wait_for(lambda: not cluster.raylets(), every_s=0.5)  # nothing is asked for any more
+    assert_not_evaluated_again(stored, out)
+    assert_equal(out, whole)
+    cluster.process.terminate()
+    wait_for(lambda: not marked(mark), 60.0, every_s=0.5)
 
 
 def assert_equal(out: Path, whole: Path) -> None:
