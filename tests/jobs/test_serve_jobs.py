@@ -222,7 +222,7 @@ def test_a_job_is_drafted_and_planned_by_who_asked(browser, root):
     assert "which alone is read" in refused.json()["error"]
     plan = asked(browser, "/api/job/plan", {"job": ANALYSE})
     assert plan["state"] == "done", plan["text"]
-    assert "24 models of 4 cells" in plan["text"]
+    assert "by-class: 4 cells, 24 models" in plan["text"]
     assert signed_in(root).get(f"/api/job/answers/{plan['id']}").status_code == 404
 
 
