@@ -1,6 +1,7 @@
 """The web application: what it serves, its pages, and how errors are shown."""
 
 import importlib
+import inspect
 import logging
 import re
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -13,6 +14,7 @@ from urllib.parse import quote
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
 from fastapi.staticfiles import StaticFiles
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
@@ -131,6 +133,9 @@ def create_app(
     app.state.server = server
     for name in PAGES:
         page = importlib.import_module(name)
+        for route in page.router.routes:
+            if isinstance(route, APIRoute):
+                route.summary = (inspect.getdoc(route.endpoint) or "").partition("\n")[0]
         app.include_router(page.router)
         if (link := getattr(page, "NAVIGATION", None)) is not None:
             server.navigation.append(link)

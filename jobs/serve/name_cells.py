@@ -47,7 +47,7 @@ DOWNLOADS = {
 }
 _STYLE = re.compile(r' style="[^"]*"')
 
-router = APIRouter(default_response_class=HTMLResponse, dependencies=[Depends(require(Role.predict))])
+router = APIRouter(tags=["naming"], default_response_class=HTMLResponse, dependencies=[Depends(require(Role.predict))])
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Where users sign in with a password, and sign out."""
+"""Where users sign in with a password and out, and the description of the REST interface."""
 
 from typing import Annotated
 
@@ -31,6 +31,12 @@ def signed_in(
         fault = "This name and this password do not belong together. After five wrong ones wait a minute."
         return render(request, "sign_in.html.j2", 401, name=name, fault=fault)
     return with_session(RedirectResponse("/", 303), request.scope, session)
+
+
+@router.get("/docs")
+def docs(request: Request) -> HTMLResponse:
+    """Show the REST interface."""
+    return render(request, "docs.html.j2")
 
 
 @router.post("/sign-out")

@@ -248,7 +248,7 @@ def test_files_are_listed_below_the_root_only(browser):
     page = browser.get("/job/files").text
     assert "cells.csv" in page
     assert "link.csv" not in page
-    assert "Add the run fits/first" in browser.get("/job/files", params={"folder": "fits"}).text
+    assert "Add run fits/first" in browser.get("/job/files", params={"folder": "fits"}).text
     for folder in ("..", "/etc", "out"):
         assert browser.get("/job/files", params={"folder": folder}).status_code == 400
 

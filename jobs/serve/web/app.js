@@ -4,12 +4,13 @@ import { cell } from "./cell.js";
 import { job } from "./job.js";
 import { listen } from "./live.js";
 import { population } from "./population.js";
+import { rest } from "./rest.js";
 import { search } from "./search.js";
 import { cellMap } from "./map.js";
 import { localTimes } from "./times.js";
 import { upload } from "./upload.js";
 
-const components = { cell, cellMap, job, population, search, upload };
+const components = { cell, cellMap, job, population, rest, search, upload };
 
 function mount(root) {
   localTimes(root);

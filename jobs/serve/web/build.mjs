@@ -10,20 +10,27 @@ const options = { bundle: true, minify: true, legalComments: "none", target: "es
 await build({ ...options, entryPoints: [`${here}app.js`], format: "esm", outfile: `${out}app.js` });
 await build({ ...options, entryPoints: [`${here}app.css`], outfile: `${out}app.css` });
 
+// the page of the REST interface: as it is published
+const shared = ["swagger-ui-bundle.js", "swagger-ui.css"];
+for (const name of shared) {
+  const text = readFileSync(`${here}node_modules/swagger-ui-dist/${name}`, "utf8");
+  writeFileSync(`${out}${name}`, text.replace(/\n?(\/\/|\/\*)# sourceMappingURL=\S+( \*\/)?\s*$/, "\n"));
+}
+
 const { dependencies } = JSON.parse(readFileSync(`${here}package.json`));
 const licences = Object.keys(dependencies).map((name) => {
   const folder = `${here}node_modules/${name}/`;
   const { version, license } = JSON.parse(readFileSync(`${folder}package.json`));
-  const file = readdirSync(folder).find((entry) => /^licen[cs]e/i.test(entry));
-  return `${name} ${version} (${license})\n\n${readFileSync(folder + file, "utf8").trim()}\n`;
+  const told = readdirSync(folder).filter((entry) => /^(licen[cs]e|notice)|^swagger-ui-bundle.*licen[cs]e/i.test(entry));
+  return `${name} ${version} (${license})\n\n${told.map((file) => readFileSync(folder + file, "utf8").trim()).join("\n\n")}\n`;
 });
 const rule = `\n${"-".repeat(80)}\n\n`;
-writeFileSync(`${out}LICENCES.txt`, `What is bundled in app.js and app.css:\n${rule}${licences.join(rule)}`);
+writeFileSync(`${out}LICENCES.txt`, `What is bundled in app.js and app.css, and what lies beside them:\n${rule}${licences.join(rule)}`);
 
 // as jobs/serve/bundle.py computes it
 const names = readdirSync(here).filter((name) => /\.(js|css)$/.test(name) || /^(package(-lock)?\.json|build\.mjs)$/.test(name));
 const sources = createHash("sha256");
 for (const name of names.sort()) sources.update(`${name}\0`).update(readFileSync(here + name)).update("\0");
 const bundle = {};
-for (const name of ["app.js", "app.css"]) bundle[name] = createHash("sha256").update(readFileSync(out + name)).digest("hex");
+for (const name of ["app.js", "app.css", ...shared]) bundle[name] = createHash("sha256").update(readFileSync(out + name)).digest("hex");
 writeFileSync(`${out}bundle.json`, `${JSON.stringify({ sources: sources.digest("hex"), bundle }, null, 1)}\n`);
