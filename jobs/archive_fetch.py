@@ -56,7 +56,7 @@ ARCHIVES = {
         "483101699",
         lambda parts: str(int(parts["number"])),
         lambda web, parts, models: find_specimen(web, int(parts["number"]), models).found,
-        lambda folder, parts, models: folder.complete(models),
+        lambda folder, parts, models: folder.complete(models) and (folder.path / JOB_FILE).exists(),
     ),
     "dandi": Archive(
         "https://api.dandiarchive.org",

@@ -6,12 +6,14 @@ from typing import Annotated, Any
 
 import typer
 
-from neurofleet.cluster.deploy import TARGETS, Target, render
-from neurofleet.cluster.deploy.deploy_targets import CountOption, Option
+from neurofleet.cluster.deploy import TARGETS, Target, fill_in
+from neurofleet.cluster.deploy.deploy_targets import CountOption, Option, PathOption
+from neurofleet.jobs.pipelines import PIPELINES
 
 app = typer.Typer(
     name="deploy",
-    help="Print the file with which a cluster is started. Its first lines, and docs/clusters.md, say how.",
+    help="Print the file that starts a cluster (docs/clusters.md), or a workflow from raw data to results"
+    " (docs/how-to/pipelines.md). Its first lines say how.",
     no_args_is_help=True,
     add_completion=False,
 )
@@ -19,7 +21,11 @@ app = typer.Typer(
 
 def _command(target: Target) -> Callable[..., None]:
     def print_file(**given: Any) -> None:
-        typer.echo(render(target.name, given), nl=False)
+        text = fill_in(target, given)
+        for option in target.options:
+            if isinstance(option, PathOption) and (note := option.note(given[option.name])):
+                typer.echo(f"neurofleet: {note}", err=True)
+        typer.echo(text, nl=False)
 
     parameters = [
         inspect.Parameter(
@@ -50,5 +56,5 @@ def _annotation(option: Option) -> Any:
     return Annotated[kind, typer.Option(help=option.help)]
 
 
-for _target in TARGETS.values():
+for _target in (*TARGETS.values(), *PIPELINES):
     app.command(_target.name, help=f"{_target.help} Usual file name: {_target.file}.")(_command(_target))

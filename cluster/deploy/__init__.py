@@ -1,4 +1,6 @@
-"""The files with which a lab starts a cluster: `render` fills one in, `TARGETS` says which there are."""
+"""The files with which a lab starts a cluster: `render` fills one in, `TARGETS` says which there are.
+
+`fill_in` does the same for a target that another package declares."""
 
 from __future__ import annotations
 
@@ -7,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from neurofleet.cluster.deploy.deploy_targets import TARGETS, OptionRefused, OptionValue, Target, flag
 from neurofleet.errors import did_you_mean
 
-__all__ = ["TARGETS", "OptionRefused", "Target", "render"]
+__all__ = ["TARGETS", "OptionRefused", "Target", "fill_in", "render"]
 
 
 def render(target: str, options: Mapping[str, OptionValue | Sequence[str]] | None = None) -> str:
@@ -28,18 +30,35 @@ def render(target: str, options: Mapping[str, OptionValue | Sequence[str]] | Non
     if target not in TARGETS:
         known = ", ".join(TARGETS)
         raise OptionRefused(f"{target!r}{did_you_mean(target, TARGETS)}: expected one of the targets {known}.")
-    known_options = TARGETS[target].options
+    return fill_in(TARGETS[target], options)
+
+
+def fill_in(target: Target, options: Mapping[str, OptionValue | Sequence[str]] | None = None) -> str:
+    """Return the file of a target, filled in.
+
+    Parameters
+    ----------
+    target : Target
+    options : mapping, optional
+        As of `render`.
+
+    Raises
+    ------
+    OptionRefused
+        An option is unknown, missing or cannot be used.
+    """
+    known_options = target.options
     given = dict(options or {})
     if unknown := sorted(given.keys() - {option.name for option in known_options}):
         takes = ", ".join(flag(option.name) for option in known_options) or "no options"
-        raise OptionRefused(f"{flag(unknown[0])}: the target {target} takes {takes}.")
+        raise OptionRefused(f"{flag(unknown[0])}: the target {target.name} takes {takes}.")
     if missing := [option for option in known_options if option.required and given.get(option.name) is None]:
         raise OptionRefused(
-            f"The target {target} needs {' and '.join(flag(option.name) for option in missing)}:"
+            f"The target {target.name} needs {' and '.join(flag(option.name) for option in missing)}:"
             f" {' '.join(option.help for option in missing)}"
         )
     values = {option.name: option.read(given.get(option.name)) for option in known_options}
-    return _fill(TARGETS[target], values)
+    return _fill(target, values)
 
 
 def _fill(target: Target, values: Mapping[str, OptionValue]) -> str:
@@ -49,7 +68,7 @@ def _fill(target: Target, values: Mapping[str, OptionValue]) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
-        loader=PackageLoader("neurofleet.cluster.deploy"),
+        loader=PackageLoader(target.package),
         undefined=StrictUndefined,
         autoescape=False,
         trim_blocks=True,

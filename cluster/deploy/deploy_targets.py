@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from neurofleet.errors import ClusterError
+from neurofleet.input_paths import with_home
 
 OptionValue = str | int | tuple[str, ...] | None
 
@@ -69,6 +70,37 @@ class TextOption:
 
 
 @dataclass(frozen=True)
+class PathOption(TextOption):
+    """An option that names a file or folder, which this machine need not have.
+
+    Attributes
+    ----------
+    holds : str
+        A file that the folder must hold; empty for a file.
+    """
+
+    holds: str = ""
+
+    def read(self, given: OptionValue | Sequence[str]) -> OptionValue:
+        """Return the checked value, or raise `OptionRefused`: also if it is here and something else."""
+        value = super().read(given)
+        if isinstance(value, str) and (here := with_home(value)).exists():
+            if self.holds and not (here / self.holds).is_file():
+                raise OptionRefused(
+                    f"{flag(self.name)} {value}: expected a folder with {self.holds}, found none in it."
+                )
+            if not self.holds and here.is_dir():
+                raise OptionRefused(f"{flag(self.name)} {value}: expected a file, found a folder.")
+        return value
+
+    def note(self, value: OptionValue | Sequence[str]) -> str:
+        """Return what is to be said of a value that was accepted, empty if nothing."""
+        if value == self.default or not isinstance(value, str) or with_home(value).exists():
+            return ""
+        return f"{flag(self.name)} {value} is not on this machine; it must be where the workflow runs."
+
+
+@dataclass(frozen=True)
 class CountOption:
     """An option that is a whole number within bounds.
 
@@ -123,12 +155,15 @@ class Target:
         One line about it.
     options : tuple of Option
         What it can be told.
+    package : str
+        The package whose folder ``templates`` has its template.
     """
 
     name: str
     file: str
     help: str
     options: tuple[Option, ...] = ()
+    package: str = "neurofleet.cluster.deploy"
 
 
 def _own_bin() -> str:

@@ -330,7 +330,7 @@ def predict_command(
             summary.add(table)
         if options.h5ad is not None:
             console.print(f"writing {options.h5ad} …", soft_wrap=True)
-            write_predictions_h5ad(reading.files[0], partial[options.out], whole, partial[options.h5ad])
+            write_predictions_h5ad(queries[0], partial[options.out], whole, partial[options.h5ad])
         if options.report:
             console.print(f"writing {options.report_file} …", soft_wrap=True)
             from neurofleet.jobs.learners.prediction_page import prediction_page

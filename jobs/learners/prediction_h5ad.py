@@ -1,4 +1,4 @@
-"""A copy of an h5ad query with its predictions: labels in `obs`, probabilities in `obsm`, the model in `uns`."""
+"""The query as h5ad with its predictions: labels in `obs`, probabilities in `obsm`, the model in `uns`."""
 
 import shutil
 from collections.abc import Sequence
@@ -10,13 +10,13 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from neurofleet.errors import UsageError
-from neurofleet.input_paths import local_files
 from neurofleet.jobs.learners.prediction_tables import about_of, tables_of
+from neurofleet.learners.sims.cell_prediction import Query
 from neurofleet.learners.sims.sims_model import MAP, OBS_COLUMNS, PROBABILITIES, UNS, uns_of
 
 
 def check_predictions_h5ad(files: Sequence[str]) -> None:
-    """Refuse queries that cannot be copied as h5ad.
+    """Refuse more than one query.
 
     Raises
     ------
@@ -24,17 +24,14 @@ def check_predictions_h5ad(files: Sequence[str]) -> None:
     """
     if len(files) > 1:
         raise UsageError(f"--write-h5ad writes a copy of one query, found {len(files)}. Predict them one by one.")
-    path = local_files(files)[0]
-    if path.suffix != ".h5ad" and path.exists():
-        raise UsageError(f"--write-h5ad writes a copy of an h5ad query; {path} is none.")
 
 
-def write_predictions_h5ad(query: str, predictions: Path, whole: Path, out: Path) -> None:
-    """Copy an h5ad file and put predictions into it; its matrices are copied unread.
+def write_predictions_h5ad(query: Query, predictions: Path, whole: Path, out: Path) -> None:
+    """Copy a query and put predictions into it; the matrices of an h5ad file are copied unread.
 
     Parameters
     ----------
-    query : str
+    query : Query
     predictions : Path
         The table, one row a cell in the query's order.
     whole : Path
@@ -42,7 +39,10 @@ def write_predictions_h5ad(query: str, predictions: Path, whole: Path, out: Path
     out : Path
     """
     about = about_of(pq.read_schema(predictions), predictions)
-    shutil.copyfile(local_files([query])[0], out)
+    if query.path.suffix == ".h5ad":
+        shutil.copyfile(query.path, out)
+    else:
+        query.to_anndata().write_h5ad(out)
     with h5py.File(out, "r+") as file:
         _write_labels(file, predictions)
         _write_matrix(file, PROBABILITIES, whole, [f"p.{name}" for name in about["classes"]])

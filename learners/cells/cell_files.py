@@ -81,7 +81,7 @@ def open_cells(
     genes, columns, notes = _shared_genes(files, indices)
     cell_ids, id_notes = _cell_ids(files)
     obs = pd.concat([file.obs.assign(**{SOURCE_COLUMN: str(file.path)}) for file in files])
-    obs.index = pd.Index(cell_ids)
+    obs.index = pd.Index(cell_ids).rename(None)
     cells = CellMatrix(
         parts=tuple(
             MatrixPart(
@@ -96,7 +96,7 @@ def open_cells(
         cell_ids=np.asarray(cell_ids, dtype=object),
         genes=np.asarray(genes, dtype=object),
         obs=obs,
-        var=files[0].var.loc[genes],
+        var=files[0].var.loc[genes].rename_axis(None),
         notes=(*(note for file in files for note in file.notes), *notes, *id_notes),
     )
     return cells if labels_path is None else _with_labels(cells, local_files([labels_path])[0])

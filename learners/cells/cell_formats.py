@@ -400,8 +400,8 @@ def _loom(path: Path, group: Any, layer: str) -> OpenedFile:
         _first(rows, ("var_names", "Gene", "gene", "gene_name", "gene_names", "GeneName", "Accession"))
     )
     obs = columns.set_index(_first(columns, ("CellID", "obs_names", "cell_names", "barcode", "Barcode", "cell_id")))
-    var.index = _unique(path, pd.Index(var.index.astype(str), name=None), notes)
-    obs.index = pd.Index(obs.index.astype(str), name=None)
+    var.index = _unique(path, var.index.astype(str), notes)
+    obs.index = obs.index.astype(str)
     layers = {"X": "matrix"}
     layers |= {name: f"layers/{name}" for name in sorted(group["layers"].keys())} if "layers" in group else {}
     opened = _streamed(path, _layer(path, layer, layers), layers, obs, var, turned=True)
@@ -577,8 +577,8 @@ def _features(path: Path) -> pd.DataFrame:
     """Read the genes: id, symbol and kind; or one name each."""
     table = _lines(path)
     if table.shape[1] == 1:
-        return pd.DataFrame(index=pd.Index(table[0].astype(str), name=None))
+        return pd.DataFrame(index=pd.Index(table[0]))
     var = pd.DataFrame({"gene_ids": table[0]})
     if table.shape[1] > 2:
         var["feature_types"] = table[2]
-    return var.set_index(pd.Index(table[1].astype(str), name=None))
+    return var.set_index(pd.Index(table[1]))

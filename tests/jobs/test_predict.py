@@ -101,6 +101,15 @@ def test_csv_and_h5ad_hold_the_same(model, query, tmp_path):
     assert query.read_bytes() == before
 
 
+def test_a_query_of_another_format_becomes_h5ad(model, query, tmp_path):
+    cells = anndata.read_h5ad(query)
+    table = written(cells, tmp_path / "query.csv")
+    found = predicted(model, table, tmp_path / "p.parquet", h5ad=tmp_path / "q.h5ad")
+    copy = anndata.read_h5ad(tmp_path / "q.h5ad")
+    assert list(copy.obs["sims_label"]) == list(found["label"])
+    np.testing.assert_array_equal(copy.X.toarray(), cells.X.toarray())
+
+
 def test_a_page_shows_labels_map_and_genes(model, tmp_path):
     query = written(made_counts(60, seed=5)[:, :40].copy(), tmp_path / "<b>.h5ad")
     predicted(model, query, tmp_path / "p.parquet", unknown_below=0.6, report=True, majority=0.0)

@@ -161,6 +161,7 @@ def test_what_is_read_is_what_was_written(tmp_path, name):
     assert list(cells.cell_ids) == list(CELLS.obs_names)
     assert list(cells.genes) == made_genes(25)
     again = pickle.loads(pickle.dumps(cells))
+    anndata.AnnData(cells.read(np.arange(30)), cells.obs, cells.var).write_h5ad(tmp_path / "again.h5ad")
     for rows in ([], [5], [29, 0, 7, 7, 8], np.arange(30)):
         np.testing.assert_array_equal(cells.read(rows).toarray(), COUNTS[rows])
         np.testing.assert_array_equal(again.read(rows).toarray(), COUNTS[rows])
