@@ -258,7 +258,8 @@ def predict(
     probabilities: Annotated[bool, typer.Option("--probabilities", help="Probabilities of all classes too.")] = False,
     csv: Annotated[bool, typer.Option("--csv", help="The table as CSV too.")] = False,
     write_h5ad: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="A copy of the query with predictions in obs, obsm and uns.")
+        Path | None,
+        typer.Option(metavar="FILE", help="A copy of the query with predictions and embedding in obs, obsm and uns."),
     ] = None,
     report: Annotated[bool, typer.Option("--report", help="A page that shows them, too, beside the table.")] = False,
     majority: Annotated[
@@ -321,7 +322,7 @@ def embed(
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
-    """Embed units or neurons by a trained model, and name units."""
+    """Embed units or neurons by a trained model, and name units. For cells: predict --write-h5ad."""
     from neurofleet.jobs.learners.embedding import embed_command
 
     embed_command(model, named(files), layout, out, write_h5ad, overwrite, as_json, unknown_below)

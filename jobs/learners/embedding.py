@@ -79,7 +79,8 @@ def embed_command(
     learner, quick = stored.learner, stored.description.get("facts", {}).get(QUICK)
     if learner not in LEARNERS:
         raise UsageError(
-            f"{model} holds a model of learner {learner}, which embeds nothing; `neurofleet predict` uses it."
+            f"{model} holds a model of learner {learner}, and embed is for units and neurons. Cells are embedded by"
+            " `neurofleet predict MODEL QUERY.h5ad --write-h5ad FILE.h5ad`, in obsm['X_sims'] of that file."
         )
     embed_files = {"hippie": embed_units, "neuprint": embed_neurons}[learner]
     table, vectors = embed_files(model, list(files), read_layout(layout))

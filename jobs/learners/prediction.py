@@ -126,7 +126,8 @@ def predict_group(
 ) -> tuple[pa.Table, Counts]:
     """Return the predictions of a row group, and what is counted of its cells."""
     query, top = queries[group.file], sum(name.startswith("pred_") for name in columns.names)
-    predictions = predict(model, query, np.arange(group.start, group.stop), top)
+    embedding = any(name.startswith("vector_") for name in columns.names)
+    predictions = predict(model, query, np.arange(group.start, group.stop), top, embedding=embedding)
     counts = Counts(predictions.n_empty, predictions.n_known)
     return predictions_to_table(predictions, columns, about, str(query.path)), counts
 
@@ -305,7 +306,8 @@ def predict_command(
         if options.majority is not None or options.h5ad is not None:
             whole = work / "whole.parquet"
             size = 0 if options.majority is None else model.n_coordinates
-            whole_columns = schema(about, probabilities=True, coordinates=size, **common)
+            vectors = 0 if options.h5ad is None else model.embedding_size
+            whole_columns = schema(about, probabilities=True, coordinates=size, vectors=vectors, **common)
         with ExitStack() as predicting:
             progress = predicting.enter_context(CountProgress("predicting", n_cells, "cells", console))
             csv = partial.get(options.csv_file) if whole_columns is columns else None

@@ -1,4 +1,4 @@
-"""The query as h5ad with its predictions: labels in `obs`, probabilities in `obsm`, the model in `uns`."""
+"""The query as h5ad with its predictions: labels in `obs`; probabilities, embedding and map in `obsm`."""
 
 import shutil
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from neurofleet.errors import UsageError
 from neurofleet.jobs.learners.prediction_tables import about_of, tables_of
 from neurofleet.learners.sims.cell_prediction import Query
-from neurofleet.learners.sims.sims_model import MAP, OBS_COLUMNS, PROBABILITIES, UNS, uns_of
+from neurofleet.learners.sims.sims_model import EMBEDDING, MAP, OBS_COLUMNS, PROBABILITIES, UNS, uns_of
 
 
 def check_predictions_h5ad(files: Sequence[str]) -> None:
@@ -35,7 +35,7 @@ def write_predictions_h5ad(query: Query, predictions: Path, whole: Path, out: Pa
     predictions : Path
         The table, one row a cell in the query's order.
     whole : Path
-        The same with the probabilities of all classes.
+        The same with the probabilities of all classes, and the embedding.
     out : Path
     """
     about = about_of(pq.read_schema(predictions), predictions)
@@ -46,6 +46,8 @@ def write_predictions_h5ad(query: Query, predictions: Path, whole: Path, out: Pa
     with h5py.File(out, "r+") as file:
         _write_labels(file, predictions)
         _write_matrix(file, PROBABILITIES, whole, [f"p.{name}" for name in about["classes"]])
+        vectors = [name for name in pq.read_schema(whole).names if name.startswith("vector_")]
+        _write_matrix(file, EMBEDDING, whole, vectors)
         if about["reference"]:
             _write_matrix(file, MAP, whole, ["map_0", "map_1"])
 
@@ -69,7 +71,9 @@ def _write_labels(file: h5py.File, predictions: Path) -> None:
         is_word = present.field(column).type == "string"
         obs[OBS_COLUMNS[column]] = pd.Categorical(values) if is_word else values.to_numpy()
     write_elem(file, "obs", obs)
-    write_elem(file.require_group("uns"), UNS, uns_of(about["model"], about["classes"], about["threshold"]))
+    (query,) = about["queries"]
+    told = uns_of(about["model"], about["classes"], about["threshold"], query["n_shared"], query["n_missing"])
+    write_elem(file.require_group("uns"), UNS, told)
 
 
 def _write_matrix(file: h5py.File, name: str, table: Path, columns: list[str]) -> None:

@@ -19,7 +19,13 @@ from neurofleet.errors import UsageError
 from neurofleet.jobs.learners.learner_folder import ABOUT
 from neurofleet.jobs.progress import duration
 from neurofleet.jobs.terminal import terminal
-from neurofleet.learners.sims.cell_prediction import Predictions, known_cells_in_words
+from neurofleet.learners.sims.cell_prediction import (
+    FAR_CELLS,
+    WARNED_OUTSIDE,
+    Predictions,
+    known_cells_in_words,
+    outside_in_words,
+)
 from neurofleet.learners.sims.majority_vote import Votes
 from neurofleet.learners.unknown_labels import UNKNOWN, labels_or_unknown
 
@@ -31,6 +37,7 @@ def schema(
     probabilities: bool = False,
     several_files: bool = False,
     coordinates: int = 0,
+    vectors: int = 0,
 ) -> pa.Schema:
     """Return the columns of a table of predictions.
 
@@ -49,6 +56,8 @@ def schema(
     coordinates : int
         How many coordinates of a cell are written too, as ``coordinate_0`` …; with them there are no columns of
         clusters, which are made of them.
+    vectors : int
+        How long the embedding of a cell is, where it is written too, as ``vector_0`` …
     """
     fields: list[tuple[str, pa.DataType]] = [("cell_id", pa.string())]
     fields += [("file", pa.string())] if several_files else []
@@ -63,6 +72,7 @@ def schema(
         fields += [("cluster", pa.int32()), ("majority", pa.string()), ("majority_share", pa.float32())]
     fields += [(f"p.{name}", pa.float32()) for name in about["classes"]] if probabilities else []
     fields += [(f"coordinate_{number}", pa.float32()) for number in range(coordinates)]
+    fields += [(f"vector_{number}", pa.float32()) for number in range(vectors)]
     return with_about(pa.schema(fields), about)
 
 
@@ -101,6 +111,8 @@ def predictions_to_table(predictions: Predictions, columns: pa.Schema, about: Ma
         content |= {"distance": predictions.distance, "outside": predictions.distance > 1}
         content |= {"map_0": predictions.plane[:, 0], "map_1": predictions.plane[:, 1]}
     content |= {f"coordinate_{number}": column for number, column in enumerate(predictions.coordinates.T)}
+    if predictions.vectors is not None:
+        content |= {f"vector_{number}": column for number, column in enumerate(predictions.vectors.T)}
     content |= {f"p.{name}": predictions.probabilities[:, number] for number, name in enumerate(classes)}
     content |= labels_or_unknown(content["pred_0"], content["prob_0"], about["threshold"])
     return pa.table({name: content[name] for name in columns.names}, schema=columns)
@@ -257,11 +269,12 @@ class PredictionSummary:
                 " which cells lie outside. Train it again to know."
             )
         n = sum(self.outside.values())
-        text = f"{n:,} of {self.n_cells:,} cells ({_percent(n, self.n_cells)}) lie outside the reference's 95 %"
+        text = outside_in_words(n, self.n_cells)
         if not n:
             return f"{text}."
         most = ", ".join(f"{count:,} called {name}" for name, count in self.outside.most_common(3))
-        return f"{text}: {most}."
+        far = f" {FAR_CELLS}" if n > WARNED_OUTSIDE * self.n_cells else ""
+        return f"{text} ({most}).{far}"
 
 
 def _percent(part: int, whole: int) -> str:

@@ -39,6 +39,11 @@ class Alignment:
     def n_missing(self) -> int:
         return len(self.missing)
 
+    @property
+    def missing_share(self) -> float:
+        """Of the model's genes, the share that the query lacks."""
+        return len(self.missing) / len(self.columns)
+
 
 def align(
     model_genes: Sequence[str] | np.ndarray,

@@ -25,7 +25,7 @@ from neurofleet.learners.cells.cell_matrix import CellMatrix, open_group
 from neurofleet.learners.cells.gene_alignment import Alignment, GeneNaming, align
 from neurofleet.learners.cells.normalisation import Normalisation, check_query, check_values, recognise
 from neurofleet.learners.cells.value_kinds import Values
-from neurofleet.learners.sims.reference_space import ReferenceSpace
+from neurofleet.learners.sims.reference_space import INSIDE, ReferenceSpace
 from neurofleet.learners.sims.sims_classifier import SimsClassifier
 
 if TYPE_CHECKING:
@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     """What a model reads: an AnnData, a file, or several."""
 
 MOST_MISSING = 0.8
-WARNED_MISSING = 0.2
+WARNED_MISSING, WARNED_MISSING_GENES = 0.2, 0.5
+WARNED_OUTSIDE = 0.2
 IMPORTANCE = "gene_importance"
 """The fact of a model that holds the share of its attention that each of its genes has."""
 
@@ -87,13 +88,13 @@ class Query:
 
     @property
     def warning(self) -> str:
-        """What the user must know, empty if no more than a fifth of the model rests on missing genes."""
-        if self.missing_share <= WARNED_MISSING:
+        """What the user must know, empty if few genes are missing, and few that the model rests on."""
+        if self.missing_share <= WARNED_MISSING and self.alignment.missing_share <= WARNED_MISSING_GENES:
             return ""
         return (
             f"{self.path.name} lacks {self.alignment.n_missing} of the model's {len(self.alignment.columns)}"
             f" genes ({self.share_in_words}): {_some(self.alignment.missing)}. They are {self.missing_genes_are}, so"
-            " predictions may be worse than the model's scores say."
+            " predictions may be worse than the model's scores say, and probabilities too high."
         )
 
     @property
@@ -137,7 +138,7 @@ class Query:
     @property
     def share_in_words(self) -> str:
         """The share that is missing, and of what."""
-        return share_in_words(self.missing_share, self.by_importance)
+        return share_in_words(self.alignment.missing_share, self.missing_share if self.by_importance else None)
 
     def blocks(
         self, rows: np.ndarray | None = None, size: int | None = None, *, filled: bool = True
@@ -234,9 +235,9 @@ def open_query(
         alignment = align(model.genes, opened.genes, opened.var, opened.cell_ids, naming)
         share, by_importance = _missing_share(model, alignment)
         if share > most_missing:
+            missing = share_in_words(alignment.missing_share, share if by_importance else None)
             raise CellsRefused(
-                f"the query lacks {alignment.n_missing} of the model's {len(model.genes)} genes"
-                f" ({share_in_words(share, by_importance)}), and at most {100 * most_missing:g} % may be"
+                f"the query lacks {alignment.n_missing} of the model's {len(model.genes)} genes ({missing}), and at most {100 * most_missing:g} % may be"
                 f" missing: {_some(alignment.missing)}. Give the query with all its genes, or allow more with"
                 " --most-missing."
             )
@@ -284,9 +285,10 @@ def rows_of_cells(queries: Sequence[Query], cell_ids: Sequence[str]) -> list[np.
     return rows
 
 
-def share_in_words(share: float, by_importance: bool) -> str:
-    """Return a share that is missing, and what it is a share of."""
-    return f"{100 * share:.1f} % of its attention" if by_importance else f"{100 * share:.1f} %"
+def share_in_words(of_genes: float, of_attention: float | None) -> str:
+    """Return the share of the genes that are missing, and how much of the networks' attention falls on these."""
+    text = f"{100 * of_genes:.1f} %"
+    return text if of_attention is None else f"{text}; {100 * of_attention:.1f} % of its networks' attention"
 
 
 @contextmanager
@@ -305,7 +307,7 @@ def _missing_share(model: SimsClassifier, alignment: Alignment) -> tuple[float, 
     importance = np.asarray(model.facts.get(IMPORTANCE, ()), dtype=np.float64)
     if len(importance) == len(absent) and importance.sum() > 0:
         return float(importance[absent].sum() / importance.sum()), True
-    return float(absent.mean()), False
+    return alignment.missing_share, False
 
 
 def _some(genes: tuple[str, ...]) -> str:
@@ -337,6 +339,8 @@ class Predictions:
         From the reference; at 1 lies the limit that 95 % of its held-out cells do not exceed.
     plane : array of float32, shape (cells, 2), or None
         On the reference's map.
+    vectors : array of float32, shape (cells, embedding size), or None
+        The embedding, where it was asked for.
     """
 
     cell_ids: np.ndarray
@@ -349,13 +353,29 @@ class Predictions:
     coordinates: np.ndarray
     distance: np.ndarray | None
     plane: np.ndarray | None
+    vectors: np.ndarray | None = None
 
     def warnings(self) -> Iterator[str]:
         """Yield what the user must know of them."""
+        n_outside = 0 if self.distance is None else int((self.distance > 1).sum())
+        if n_outside > WARNED_OUTSIDE * len(self.cell_ids):
+            yield f"{outside_in_words(n_outside, len(self.cell_ids))}. {FAR_CELLS}"
         if self.n_empty:
             yield f"{self.n_empty:,} cells have no value in any of the model's genes."
         if self.n_known:
             yield known_cells_in_words(self.n_known, len(self.cell_ids))
+
+
+def outside_in_words(n_outside: int, n_cells: int) -> str:
+    """Say how many cells are farther from the reference than nearly all of its own."""
+    return (
+        f"{n_outside:,} of {n_cells:,} cells ({100 * n_outside / max(n_cells, 1):.1f} %) lie outside: farther from the"
+        f" reference than {100 * INSIDE:.0f} % of its own cells"
+    )
+
+
+FAR_CELLS = "Of another condition, technology or type, they may have wrong labels with high probabilities."
+"""What it means that many cells lie outside."""
 
 
 def known_cells_in_words(n_known: int, n_cells: int) -> str:
@@ -366,7 +386,7 @@ def known_cells_in_words(n_known: int, n_cells: int) -> str:
     )
 
 
-def predict(model: SimsClassifier, query: Query, rows: np.ndarray, top: int) -> Predictions:
+def predict(model: SimsClassifier, query: Query, rows: np.ndarray, top: int, *, embedding: bool = False) -> Predictions:
     """Predict some cells of a query, block by block.
 
     Parameters
@@ -374,19 +394,23 @@ def predict(model: SimsClassifier, query: Query, rows: np.ndarray, top: int) -> 
     rows : array of int
     top : int
         How many of the likeliest classes are returned for each cell.
+    embedding : bool
+        Whether the embedding is returned, too.
 
     Raises
     ------
     CellsRefused
         If their values cannot be used.
     """
-    ids, parts, coordinates, n_empty, n_known = [], [], [], 0, 0
+    ids, parts, coordinates, vectors, n_empty, n_known = [], [], [], [], 0, 0
     maker = None if model.known is None else ProfileMaker(model.genes)
     for some, values in query.blocks(rows, filled=False):
         filled = query.filled(values)
         ids.append(some)
         parts.append(model.probabilities(filled, query.closed))
-        coordinates.append(model.vectors(filled, query.closed) if model.space is None else query.coordinates(values))
+        if embedding or model.space is None:
+            vectors.append(model.vectors(filled, query.closed))
+        coordinates.append(vectors[-1] if model.space is None else query.coordinates(values))
         n_empty += int((np.diff(values.indptr) == 0).sum())
         if maker is not None and model.known is not None:
             n_known += int(model.known.has(maker.of(values)).sum())
@@ -404,4 +428,5 @@ def predict(model: SimsClassifier, query: Query, rows: np.ndarray, top: int) -> 
         where,
         distance,
         plane,
+        np.concatenate(vectors) if embedding else None,
     )

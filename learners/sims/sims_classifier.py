@@ -76,7 +76,12 @@ class SimsClassifier:
     @property
     def n_coordinates(self) -> int:
         """In how many dimensions cells are placed: the reference's components, or the embedding without these."""
-        return self.settings.n_d if self.space is None else self.space.cells.shape[1]
+        return self.embedding_size if self.space is None else self.space.cells.shape[1]
+
+    @property
+    def embedding_size(self) -> int:
+        """Length of the vector of a cell: the settings' `n_d`, and with a skip the classes."""
+        return self.settings.n_d + (len(self.classes) if self.settings.skip else 0)
 
     @cached_property
     def linear_share(self) -> float:
@@ -120,15 +125,19 @@ class SimsClassifier:
         return torch.from_numpy(values[:, self.inputs.columns].toarray()).to(device)
 
     def vectors(self, values: sp.csr_matrix, closed: np.ndarray | None = None) -> np.ndarray:
-        """Return the embedding of cells: what the first network's steps decided, summed, (cells, n_d) float32.
+        """Return the embedding of cells, (cells, `embedding_size`) float32.
 
-        From this vector the network's last layer computes its logits (Arik and Pfister, AAAI 2021, section 3).
+        It is what the first network's logits are made of: what its steps decided, summed (Arik and Pfister, AAAI 2021,
+        section 3), and beside it what its skip adds to the logit of each class. Without the skip, which carries most
+        of a prediction, cells of one type do not lie together.
         """
         self.networks.eval()
         with torch.inference_mode():
-            seen = self.networks.look(self.network_input(values))
-            _, steps = self.networks.members[0](seen, self._closed_inputs(closed))
-            return torch.stack([step.decision for step in steps]).sum(0).float().cpu().numpy()
+            seen, network = self.networks.look(self.network_input(values)), self.networks.members[0]
+            logits, steps = network(seen, self._closed_inputs(closed))
+            decided = torch.stack([step.decision for step in steps]).sum(0)
+            parts = [decided] if network.skip is None else [decided, logits - network.head(decided)]
+            return torch.cat(parts, 1).float().cpu().numpy()
 
     def _network_log_probabilities(self, values: sp.csr_matrix, closed: np.ndarray | None) -> np.ndarray:
         self.networks.eval()

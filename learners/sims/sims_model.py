@@ -57,10 +57,17 @@ PROBABILITIES, MAP, UNS = "sims_probabilities", "X_sims_map", "sims"
 """In `obsm` the probabilities of all classes, and the place on the reference's map; in `uns` whose they are."""
 
 
-def uns_of(identity: Mapping[str, str], classes: Sequence[str], threshold: float) -> dict[str, Any]:
-    """Return what `uns` says of predictions: which model made them, its classes in order, and the threshold."""
+def uns_of(
+    identity: Mapping[str, str], classes: Sequence[str], threshold: float, n_shared: int, n_missing: int
+) -> dict[str, Any]:
+    """Return what `uns` says of predictions.
+
+    Which model made them, its classes in order, the threshold, and how many of the model's genes the query has and
+    lacks.
+    """
     model = {name: str(value) for name, value in identity.items()}
-    return {"model": model, "classes": np.asarray(classes, dtype=object), "threshold": float(threshold)}
+    genes = {"shared": n_shared, "missing": n_missing}
+    return {"model": model, "classes": np.asarray(classes, dtype=object), "threshold": float(threshold), "genes": genes}
 
 
 @dataclass(frozen=True, repr=False)
@@ -157,7 +164,7 @@ class SimsModel(SimsClassifier):
             most_missing=most_missing,
             close_missing=close_missing,
         )
-        predictions = predict(self, query, np.arange(len(query)), top=1)
+        predictions = predict(self, query, np.arange(len(query)), top=1, embedding=embedding)
         warn_of([*query.notes, *predictions.warnings()])
         best = predictions.best[:, 0]
         columns: dict[str, Any] = {
@@ -177,9 +184,10 @@ class SimsModel(SimsClassifier):
             is_word = values_of_cells.dtype.kind in "OU"
             data.obs[OBS_COLUMNS[column]] = pd.Categorical(values_of_cells) if is_word else values_of_cells
         data.obsm[PROBABILITIES] = predictions.probabilities
-        data.uns[UNS] = uns_of(self.identity, self.classes, threshold)
-        if embedding:
-            data.obsm[EMBEDDING] = self._vectors_of(query)
+        aligned = query.alignment
+        data.uns[UNS] = uns_of(self.identity, self.classes, threshold, aligned.n_shared, aligned.n_missing)
+        if predictions.vectors is not None:
+            data.obsm[EMBEDDING] = predictions.vectors
         return data
 
     def embed(
@@ -192,9 +200,10 @@ class SimsModel(SimsClassifier):
         gene_names: str | None = None,
         most_missing: float = MOST_MISSING,
     ) -> anndata.AnnData:
-        """Write the embedding of cells into ``obsm["X_sims"]``, (cells, n_d) float32.
+        """Write the embedding of cells into ``obsm["X_sims"]``, (cells, n_d + classes) float32.
 
-        It is what the first network's steps decided, summed: the vector that its logits are computed from.
+        It is what the first network's logits are made of: what its steps decided, summed, and what its skip adds to
+        the logit of each class.
 
         Parameters
         ----------
@@ -217,7 +226,7 @@ class SimsModel(SimsClassifier):
         query = open_query(self, cells, layer, target_sum, values, gene_names, most_missing)
         warn_of(query.notes)
         data = _to_write_into(cells, query)
-        data.obsm[EMBEDDING] = self._vectors_of(query)
+        data.obsm[EMBEDDING] = np.concatenate([self.vectors(values) for _, values in query.blocks()])
         return data
 
     def explain(
@@ -287,9 +296,6 @@ class SimsModel(SimsClassifier):
         votes = Votes.of(clusters, names.get_indexer(labels), int(clusters.max(initial=-1)) + 1, len(names))
         winners, _ = votes.winners(least_share)  # -1, for none, is the last name
         return {"cluster": clusters, "majority": names.to_numpy()[winners[clusters]]}
-
-    def _vectors_of(self, query: Query) -> np.ndarray:
-        return np.concatenate([self.vectors(values, query.closed) for _, values in query.blocks()])
 
     def __repr__(self) -> str:
         settings, data = self.settings, self.facts.get("data", {})

@@ -28,7 +28,7 @@ def test_an_old_sims_model(tmp_path):
     loaded, probability, vectors = fresh_process.call(fresh_prediction.predict, str(OLD / "sims"), str(path))
     assert loaded == []
     np.testing.assert_allclose(probability[:, 0], expected("sims")["probabilities"].max(1), atol=1e-6)
-    assert vectors.shape == (12, model.settings.n_d)
+    assert vectors.shape == (12, model.embedding_size)
 
 
 def test_an_old_hippie_model(tmp_path):

@@ -74,6 +74,9 @@ def test_missing_genes_are_warned_of_and_refused(model, cells, tmp_path):
     with pytest.raises(CellsRefused, match=r"query\.h5ad: .*33\.3 %.*at most 30 %.*--most-missing"):
         open_query(model, path, most_missing=0.3)
     assert not open_query(model, written(cells[:, :50].copy(), tmp_path / "more.h5ad")).warning
+    unseen = np.repeat([1.0, 0.0], [25, 35]).tolist()  # no network looks at the genes that are missing
+    many = open_query(replace(model, facts={IMPORTANCE: unseen}), written(cells[:, :25].copy(), tmp_path / "few.h5ad"))
+    assert "35 of the model's 60 genes (58.3 %; 0.0 % of its networks' attention)" in many.warning
 
 
 def test_missing_genes_count_by_the_attention_they_have(model, cells, tmp_path):
@@ -83,7 +86,7 @@ def test_missing_genes_count_by_the_attention_they_have(model, cells, tmp_path):
     path = written(cells[:, :59].copy(), tmp_path / "query.h5ad")
     query = open_query(knowing, path, most_missing=0.95)
     assert query.missing_share == pytest.approx(0.9)
-    assert "90.0 % of its attention" in query.warning
+    assert "(1.7 %; 90.0 % of its networks' attention)" in query.warning
     with pytest.raises(CellsRefused, match="attention"):
         open_query(knowing, path)
 

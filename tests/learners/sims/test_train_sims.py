@@ -134,7 +134,8 @@ def test_predictions_are_written_into_the_cells(model, query):
         "unknown" if unknown else name for unknown, name in zip(obs["sims_unknown"], obs["sims_class"], strict=True)
     ]
     assert (obs["sims_class"].astype(str) == obs["cell_type"].astype(str)).mean() > 0.8
-    assert labelled.obsm["X_sims"].shape == (40, 8)
+    assert labelled.obsm["X_sims"].shape == (40, 8 + 3)
+    assert labelled.uns["sims"]["genes"] == {"shared": 60, "missing": 0}
     assert "donor" in obs
 
 
@@ -161,9 +162,10 @@ def test_the_embedding_is_what_the_logits_are_made_of(model, query):
     ((_, values),) = open_query(alone, query).blocks()
     member = alone.networks.members[0]
     with torch.inference_mode():
-        seen = alone.networks.look(alone.network_input(values))
-        logits = member.head(torch.from_numpy(vectors)) + member.skip(member.input_norm(seen))
-        np.testing.assert_allclose(logits, member(seen)[0], atol=1e-4)
+        decided, skipped = torch.from_numpy(vectors).split([8, 3], 1)
+        logits, _ = member(alone.networks.look(alone.network_input(values)))
+        np.testing.assert_allclose(member.head(decided) + skipped, logits, atol=1e-4)
+        assert (member.head(decided) - logits).abs().max() > 0.1  # the skip has its part
 
 
 def test_genes_that_speak_for_classes(model, query):
