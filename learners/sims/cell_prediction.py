@@ -237,9 +237,9 @@ def open_query(
         if share > most_missing:
             missing = share_in_words(alignment.missing_share, share if by_importance else None)
             raise CellsRefused(
-                f"the query lacks {alignment.n_missing} of the model's {len(model.genes)} genes ({missing}), and at most"
-                f" {100 * most_missing:g} % may be missing: {_some(alignment.missing)}. Give the query with all its genes, or allow more with"
-                " --most-missing."
+                f"the query lacks {alignment.n_missing} of the model's {len(model.genes)} genes ({missing}), and at"
+                f" most {100 * most_missing:g} % may be missing: {_some(alignment.missing)}. Give the query with all"
+                " its genes, or allow more with --most-missing."
             )
         closed = alignment.columns < 0 if close_missing and alignment.n_missing else None
         if closed is not None and closed[model.inputs.columns].all():
