@@ -1,10 +1,10 @@
-"""Workflows as `deploy` prints them: Snakemake's is run on reads whose labels are known, WDL and Nextflow are checked.
+"""Workflows as `deploy` prints them: on reads whose labels are known, and on an archive's cells; Nextflow's is parsed.
 
-Needs STAR (apt-get install rna-star) and, in the environment of the tests or on the PATH, snakemake, miniwdl and
-reftrace (pip install '.[pipelines]').
+Needs STAR (apt-get install rna-star) and, on the PATH, what `PACKAGES` names, in an environment of its own.
 """
 
 import gzip
+import json
 import os
 import shutil
 import signal
@@ -17,10 +17,17 @@ import anndata
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
+import neurofleet as nf
+from neurofleet.jobs.job_file import load_job
+from neurofleet.yaml_files import read_yaml_file
 from tests.jobs.small_model import small_model
+from tests.jobs.test_fit import EVOLUTION, LEFT_OUT
 from tests.learners.cells.made_cells import made_counts
+from tests.neurosim.exchange.allen_server import Database, serve
 from tests.real_cluster.lab import REPOSITORY
+from tests.real_cluster.small_fit import JOB as FIT
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
@@ -28,14 +35,14 @@ BIN = str(Path(sys.executable).parent)
 ENVIRONMENT = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}", "PYTHONPATH": str(REPOSITORY)}
 BASES = np.array(list("ACGT"))
 GENE_LENGTH, READ_LENGTH = 700, 91
-NAMES = {"STAR": "apt-get install rna-star"}
+PACKAGES = "snakemake==9.27.1 miniwdl==1.16.0 miniwdl-backend-bare==0.0.1 reftrace==0.6.0"
 
 
 def program(name: str) -> str:
     """Return where a program is; without it the test is skipped."""
     found = shutil.which(name, path=ENVIRONMENT["PATH"])
     if found is None:
-        pytest.skip(f"needs {name} ({NAMES.get(name, 'pip install .[pipelines]')})")
+        pytest.skip(f"needs {name} ({'apt-get install rna-star' if name == 'STAR' else f'pip install {PACKAGES}'})")
     return found
 
 
@@ -169,10 +176,29 @@ def test_a_workflow_that_was_killed_goes_on_where_it_was(folder):
     assert (folder / "killed/a/labels.html").is_file()
 
 
-def test_the_wdl_is_one(tmp_path):
-    file = printed(tmp_path, "labels.wdl", "wdl", "--image", "lab/neurofleet:1")
-    told = run("miniwdl", "check", "--strict", file, folder=tmp_path)  # which has shellcheck look at the commands
+def test_the_wdl_passes_its_checks_and_gives_the_same_labels(folder, cells, monkeypatch):
+    file = printed(folder, "labels.wdl", "wdl", "--image", "lab/neurofleet:1", "--threads", "2", "--memory", "2")
+    told = run("miniwdl", "check", "--strict", file, folder=folder)  # which has shellcheck look at the commands
     assert told.split() == "labels.wdl workflow labels call count call label task count task label".split()
+    for tar, of in (("model.tar.gz", "model"), ("index.tar", "index")):
+        run("tar", "caf", tar, "-C", of, ".", folder=folder)
+    lanes = {
+        read: [f"a_L001_{end}.fastq.gz", f"a_L002_{end}.fastq.gz"] for read, end in (("barcodes", "R1"), ("cdna", "R2"))
+    }
+    inputs = {
+        "sample": "a",
+        "model": "model.tar.gz",
+        "genome_index": "index.tar",
+        "whitelist": "whitelist.txt.gz",
+        **lanes,
+    }
+    (folder / "inputs.json").write_text(json.dumps({f"labels.{name}": value for name, value in inputs.items()}))
+    monkeypatch.setitem(ENVIRONMENT, "MINIWDL__SCHEDULER__CONTAINER_BACKEND", "bare")  # without containers
+    outputs = json.loads(run("miniwdl", "run", file, "-i", "inputs.json", "--dir", "wdl", folder=folder))["outputs"]
+    table = pd.read_csv(outputs["labels.csv"], index_col="cell_id")
+    assert set(table.index) == set(cells.obs_names)
+    assert (table["label"] == cells.obs["cell_type"].reindex(table.index)).mean() > 0.95
+    assert {Path(file).suffix for file in outputs.values()} == {".gz", ".csv", ".parquet", ".h5ad", ".html"}
 
 
 def test_the_nextflow_script_is_one(tmp_path):
@@ -199,3 +225,32 @@ def test_what_is_wrong_is_said(folder, more, told):
     logs = "".join(path.read_text() for path in folder.glob("v2/a/*.log"))
     assert done.returncode == 1
     assert told in done.stdout + done.stderr + logs
+
+
+def test_cells_of_archives_become_exported_models(demo_recordings, tmp_path, monkeypatch):
+    recording, morphology = ((demo_recordings / name).read_bytes() for name in ("cell.nwb", "cell.swc"))
+    path = "sub-1/sub-1_ses-1_icephys.nwb"
+    rows = ["cell\trecordings\tmorphology", "11\tallen:11\t", f"m1\tdandi:000020/{path}\tneuromorpho:cnic_001\n"]
+    (tmp_path / "cells.tsv").write_text("\n".join(rows))
+    with serve(Database()) as archives:
+        archives.add(11, recording, morphology, tag__dendrite_type="spiny")
+        archives.add_dandiset("000020", "0.210913.1639", {path: recording})
+        archives.add_neuron("cnic_001", "Wearne_Hof", morphology)
+        for name in ("ALLEN", "DANDI", "NEUROMORPHO"):
+            monkeypatch.setitem(ENVIRONMENT, f"NEUROFLEET_{name}_ADDRESS", archives.address)
+        monkeypatch.setitem(ENVIRONMENT, "no_proxy", "127.0.0.1")
+        (tmp_path / "Snakefile").write_text(
+            run("neurofleet", "deploy", "snakemake-fits", "--threads", "2", folder=tmp_path)
+        )
+        snakemake(tmp_path, "results/11/fit.yaml", "results/m1/fit.yaml")
+    assert load_job(tmp_path / "results/11/fit.yaml").cells[0].dendrite == "spiny"
+    job = read_yaml_file(tmp_path / "results/m1/fit.yaml")  # made by looking at the files; here it is made quick
+    (tmp_path / "results/m1/fit.yaml").write_text(
+        yaml.safe_dump({**FIT, "cells": [job["cells"][0] | {"exclude_sweeps": LEFT_OUT}], "evolution": EVOLUTION})
+    )
+    wanted = ["results/m1/validate/report.html", "results/m1/sonata"]
+    snakemake(tmp_path, *wanted)
+    assert nf.open_run(tmp_path / "results/m1/fit").status == "finished"
+    assert nf.open_run(tmp_path / "results/m1/validate").kind == "validate"
+    assert (tmp_path / "results/m1/sonata/circuit_config.json").is_file()
+    assert "Nothing to be done" in snakemake(tmp_path, *wanted)
