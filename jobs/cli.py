@@ -38,6 +38,15 @@ Submitted = Annotated[
     typer.Argument(metavar="ID", help="A job's name (its latest attempt), or NAME-a1.", show_default=False),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Layout = Annotated[
+    str | None,
+    typer.Option(
+        metavar="YAML",
+        help="What the arrays of units or recordings are called, their rates and units: a file with the keys of the"
+        " job's `layout:`, or these keys, such as '{waveform_rate_hz: 30000}'.",
+        show_default=False,
+    ),
+]
 
 
 def _be_quiet(wanted: bool) -> None:
@@ -128,11 +137,12 @@ def new(
         Path | None, typer.Option(metavar="JOB.yaml", help="The job file; by default KIND.yaml in the working folder.")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier job file.")] = False,
+    layout: Layout = None,
 ) -> None:
     """Look at files and write a job file for them, with what was seen as comments."""
     from neurofleet.jobs.drafts.new_command import new_command
 
-    new_command(kind, files, out, overwrite)
+    new_command(kind, files, out, overwrite, layout)
 
 
 @app.command(rich_help_panel=JOBS)
@@ -240,7 +250,9 @@ MostMissing = Annotated[
 ]
 UnknownBelow = Annotated[
     float | None,
-    typer.Option(min=0.0, max=1.0, help="A cell is unknown when its largest probability is below this."),
+    typer.Option(
+        min=0.0, max=1.0, help="What is unknown: a cell, unit or neuron whose largest probability is below this."
+    ),
 ]
 Coverage = Annotated[
     float | None,
@@ -284,7 +296,7 @@ def predict(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Predict the class of each cell by a trained model."""
+    """Predict the class of each cell by a trained SIMS model; `embed` names units and neurons."""
     from neurofleet.jobs.learners.prediction import PredictionOptions, Reading, predict_command
 
     predict_command(
@@ -312,17 +324,14 @@ def predict(
 def embed(
     model: Model,
     files: Annotated[list[str], typer.Argument(metavar="FILE...", help="Units or recordings.", show_default=False)],
-    layout: Annotated[
-        Path | None,
-        typer.Option(metavar="YAML", help="How the files' arrays are called.", show_default=False),
-    ] = None,
+    layout: Layout = None,
     out: Annotated[Path, typer.Option(help="The table, one row a unit or neuron.")] = Path("embeddings.parquet"),
     write_h5ad: Annotated[Path | None, typer.Option(metavar="FILE", help="The same for scanpy.")] = None,
     unknown_below: UnknownBelow = None,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
-    """Embed units or neurons by a trained model, and name units. For cells: predict --write-h5ad."""
+    """Embed units or neurons by a HIPPIE or NeuPRINT model, and name them. For cells: predict --write-h5ad."""
     from neurofleet.jobs.learners.embedding import embed_command
 
     embed_command(model, named(files), layout, out, write_h5ad, overwrite, as_json, unknown_below)

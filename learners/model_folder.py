@@ -131,7 +131,8 @@ def read_model(folder: str | Path, learner: str | None = None) -> StoredModel:
     folder = with_home(folder)
     head = _description(folder)
     if learner is not None and head["learner"] != learner:
-        raise ModelRefused(f"{folder} holds a model of learner {head['learner']!r}; expected {learner!r}.")
+        uses = f" {USES[head['learner']]}" if head["learner"] in USES else ""
+        raise ModelRefused(f"{folder} holds a model of learner {head['learner']!r}; expected {learner!r}.{uses}")
     path = folder / TENSORS
     try:
         content = path.read_bytes()
@@ -163,6 +164,13 @@ MODEL_CLASSES = {
     "neuprint": "neurofleet.learners.neuprint.neuprint_model:NeuprintModel",
 }
 """Learner -> the class of its models. Named, not imported: each of them imports this module."""
+
+USES = {
+    "sims": "`neurofleet predict` and `explain` use it, for cells by genes.",
+    "hippie": "`neurofleet embed` uses it: it names and embeds units.",
+    "neuprint": "`neurofleet embed` uses it: it names and embeds neurons.",
+}
+"""Learner -> which commands take its models."""
 
 
 def load_model(folder: str | Path, device: str | None = None) -> Any:

@@ -34,7 +34,14 @@ def labels_or_unknown(predicted: np.ndarray, probability: np.ndarray, threshold:
     -------
     dict
         ``unknown`` (n,) bool and ``label`` (n,) str.
+
+    Raises
+    ------
+    UsageError
+        The threshold is no probability.
     """
+    if not 0 <= threshold <= 1:
+        raise UsageError(f"unknown_below (--unknown-below): expected a probability from 0 to 1, found {threshold:g}.")
     unknown = probability.astype(np.float64) < threshold
     return {"unknown": unknown, "label": np.where(unknown, UNKNOWN, predicted)}
 

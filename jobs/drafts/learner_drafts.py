@@ -18,12 +18,14 @@ from neurofleet.learners.folds import repeated_folds
 from neurofleet.learners.neuprint.recording_files import open_recordings
 from neurofleet.learners.units.unit_files import open_units
 from neurofleet.learners.units.unit_labels import labelled_units
-from neurofleet.learners.units.units import MODALITIES, Units
+from neurofleet.learners.units.units import FILE_COLUMN, MODALITIES, Units
 
 MOST_CLASSES, MOST_GROUPS = 200, 100
 LEAST_NEURONS = 8
 FOLDS = 5
 NOTES = 3
+JUDGED = {"good", "mua", "noise", "unsorted", "True", "False"}
+"""Values of columns that say how good a unit is, or whether it belongs to some set: no classes."""
 _LABELS = ("cell_?type", "type", "class", "label", "annotation", "subclass", "cluster", "identity")
 _GROUPS = (
     "donor",
@@ -72,16 +74,27 @@ def sims_draft(files: Sequence[Path], folder: Path) -> Draft:
     return draft
 
 
-def hippie_draft(files: Sequence[Path], folder: Path) -> Draft:
-    """Return a training of HIPPIE on units; raises as `sims_draft` does."""
+def hippie_draft(files: Sequence[Path], folder: Path, layout: Mapping[str, Any] | None = None) -> Draft:
+    """Return a training of HIPPIE on units; raises as `sims_draft` does.
+
+    Parameters
+    ----------
+    layout : mapping, optional
+        See `neurofleet.learners.units.unit_layout.UnitLayout`.
+    """
     draft = _draft("hippie", folder, "units", files)
-    units, without, told = _open_units(files)
+    given = dict(layout or {})
+    units, without, told = _open_units(files, given)
     there = ", ".join(f"{int(has.sum())} with {name}" for name, has in zip(MODALITIES, units.present.T, strict=True))
     draft.say(f"{len(units):,} units: {there}", *units.notes)
     if without:
         draft.say(f"Not all of it can be read as it is: {told}")
-        draft.put("layout", {"without": without}, "say what is missing in place of this, to use all of it")
-    label = _put_label(draft, units.obs, "name the column with classes under `label:`")
+        given["without"] = without
+    if given:
+        draft.put("layout", given, "to use all of it, give what is missing in place of `without`" if without else "")
+    columns = units.obs.drop(columns=FILE_COLUMN, errors="ignore")
+    label = _put_label(draft, columns, "training needs a class of each unit, in a column of the files")
+    _say_quality(draft, columns)
     groups = _groups(units.obs, label)
     draft.say(*(f"{column}: {_counted(of)}" for column, of in groups.items()))
     for column in groups:
@@ -101,10 +114,17 @@ def hippie_draft(files: Sequence[Path], folder: Path) -> Draft:
     return draft
 
 
-def neuprint_draft(files: Sequence[Path], folder: Path) -> Draft:
-    """Return a training of NeuPRINT on population recordings; raises as `sims_draft` does."""
+def neuprint_draft(files: Sequence[Path], folder: Path, layout: Mapping[str, Any] | None = None) -> Draft:
+    """Return a training of NeuPRINT on population recordings; raises as `sims_draft` does.
+
+    Parameters
+    ----------
+    layout : mapping, optional
+        Goes before what is guessed: see `neurofleet.learners.neuprint.recording_layout.RecordingLayout`.
+    """
     draft = _draft("neuprint", folder, "recordings", files)
-    layout, unused = _layout(files)
+    guessed, unused = _layout(files, layout or {})
+    layout = guessed | dict(layout or {})
     recordings = open_recordings(list(files), layout)
     neurons, animals = recordings.neurons, recordings.animals
     first = recordings.recordings[0]
@@ -113,14 +133,15 @@ def neuprint_draft(files: Sequence[Path], folder: Path) -> Draft:
         f"{first.n_frames:,} frames at {first.rate_hz:.3g} Hz, behaviour: {listed(first.behaviour_names) or 'none'}",
         *[note for note in recordings.notes if ": not used: " not in note][:NOTES],
     )
+    if unused:
+        draft.say(f"not used: {listed(unused)}")
     if layout:
-        draft.put(
-            "layout", layout, "a guess by the lengths of the arrays" + (f"; not used: {unused}" if unused else "")
-        )
+        draft.put("layout", layout, "a guess by the lengths of the arrays" if guessed else "")
     labels = neurons.drop(columns="animal")
-    label = _put_label(
-        draft, labels.where(labels != "", None), "name label arrays in `layout: {labels: {class: ARRAY}}`"
-    )
+    advice = "name the array of classes, one for each neuron, in the layout: {labels: {class: ARRAY}}"
+    if unused:
+        advice += f". Arrays that are not used: {listed(unused)}"
+    label = _put_label(draft, labels.where(labels != "", None), advice)
     counts = _counts(neurons, label)
     least = LEAST_NEURONS
     if (counts >= least).sum() < 2:
@@ -147,10 +168,12 @@ def _put_label(draft: Draft, columns: pd.DataFrame, advice: str) -> str:
     }
     likely = sorted(found, key=lambda name: (_place(name, _LABELS), name))
     if not likely or (_place(likely[0], _LABELS) == len(_LABELS) and set(likely) <= set(_groups(columns, ""))):
-        raise UsageError(
-            f"Expected a column with classes, found none among {listed(map(str, columns)) or 'no columns'}: {advice}."
-        )
-    others = [name for name in likely[1:] if _place(name, _GROUPS) == len(_GROUPS)]
+        there = listed(map(str, columns))
+        found_there = f"none among {there}" if there else "no columns"
+        raise UsageError(f"Expected a column with classes, found {found_there}: {advice}.")
+    others = [
+        name for name in likely[1:] if _place(name, _GROUPS) == len(_GROUPS) and not set(found[name].index) <= JUDGED
+    ]
     draft.say(f"{likely[0]}: {_counted(found[likely[0]])}")
     draft.put("label", likely[0], f"a guess; other columns with classes: {listed(others)}" if others else "a guess")
     return likely[0]
@@ -180,13 +203,23 @@ def _counted(counts: pd.Series) -> str:
     return f"{len(counts)} ({listed(f'{name} {count:,}' for name, count in counts.items())})"
 
 
-def _open_units(files: Sequence[Path]) -> tuple[Units, list[str], str]:
+def _say_quality(draft: Draft, columns: pd.DataFrame) -> None:
+    """Say which units a person has judged to be noise or several neurons, and how they are left out."""
+    for name in columns:
+        counts = _counts(columns, name)
+        if "good" in counts and len(counts) > 1 and set(counts.index) <= JUDGED:
+            advice = f"`layout: {{keep: {{{name}: [good]}}}}` leaves the others out"
+            draft.say(f"{name}: {_counted(counts)}; all of them are used. {advice}")
+
+
+def _open_units(files: Sequence[Path], layout: dict[str, Any]) -> tuple[Units, list[str], str]:
     """Return units with as many of the modalities as can be read, those that cannot, and why not."""
     told: list[str] = []
     for number in range(len(MODALITIES)):
         for without in map(list, combinations(MODALITIES, number)):
             try:
-                return open_units(list(files), {"without": without} if without else None), without, " ".join(told[:1])
+                chosen = layout | ({"without": sorted({*layout.get("without", []), *without})} if without else {})
+                return open_units(list(files), chosen), without, " ".join(told[:1])
             except LearnerError as error:
                 told += [str(error)] if not without or len(without) == 1 else []
     raise UsageError(" ".join(dict.fromkeys(told)))
@@ -209,18 +242,20 @@ def _most_folds(units: Units, label: str, group: str | None) -> int:
     return 0
 
 
-def _layout(files: Sequence[Path]) -> tuple[dict[str, Any], str]:
+def _layout(files: Sequence[Path], given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """Return a layout for npz files by the lengths of the first one's arrays, and the arrays that it does not use."""
     if files[0].suffix.lower() != ".npz":
-        return {}, ""
+        return {}, []
     arrays = npz_arrays(files[0])
-    activity = arrays.get("activity")
+    activity = arrays.get(given.get("activity") or "activity")
     if activity is None or activity.ndim != 2:
-        return {}, ""
-    frames, neurons = activity.shape
+        return {}, []
+    frames, neurons = reversed(activity.shape) if given.get("neurons_first") else activity.shape
     labels = {name: name for name, array in _of_length(arrays, neurons) if array.dtype.kind in "US"}
     times = [name for name, _ in _of_length(arrays, frames) if "time" in name.lower()]
     behaviour = [name for name, array in _of_length(arrays, frames) if array.dtype.kind in "fiu" and name not in times]
+    unmeasured = [name for name in behaviour if not np.isfinite(arrays[name]).any()]
+    behaviour = [name for name in behaviour if name not in unmeasured]
     layout: dict[str, Any] = {"labels": labels} if labels else {}
     layout |= {"behaviour": behaviour} if behaviour else {}
     used = {
@@ -233,8 +268,23 @@ def _layout(files: Sequence[Path]) -> tuple[dict[str, Any], str]:
         "positions_um",
         *labels,
         *behaviour,
+        *(name for name in given.values() if isinstance(name, str)),
     }
-    return layout, listed(sorted(set(arrays) - used))
+    return layout, [
+        f"{name} ({_why_unused(name, array, name in unmeasured, frames, neurons)})"
+        for name, array in sorted(arrays.items())
+        if name not in used
+    ]
+
+
+def _why_unused(name: str, array: np.ndarray, unmeasured: bool, frames: int, neurons: int) -> str:
+    if unmeasured:
+        return "never measured"
+    if array.shape == (neurons,) and "confidence" in name.lower():
+        return f"layout: {{confidence: {name}, least_confidence: 3}} leaves out labels that are less sure"
+    if array.ndim == 1 and len(array) not in (frames, neurons):
+        return f"{len(array):,} values, for {neurons:,} neurons and {frames:,} frames"
+    return " × ".join(f"{length:,}" for length in array.shape) or "one value"
 
 
 def _of_length(arrays: Mapping[str, np.ndarray], length: int) -> Iterator[tuple[str, np.ndarray]]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from neurofleet.errors import UsageError, did_you_mean
 from neurofleet.jobs.drafts.draft import Draft
 from neurofleet.jobs.job_file import named, parse_job
+from neurofleet.jobs.learners.layout_option import read_layout
 from neurofleet.jobs.new_files import check_new, new_files
 
 _HERE = "neurofleet.jobs.drafts"
@@ -23,8 +24,11 @@ DRAFTS = {
 }
 """What a job is called here, and where it is drafted."""
 
+WITH_LAYOUT = ("hippie", "neuprint")
+"""Jobs whose files are described by a ``layout:``."""
 
-def new_command(kind: str, files: Sequence[Path], out: Path | None, overwrite: bool) -> None:
+
+def new_command(kind: str, files: Sequence[Path], out: Path | None, overwrite: bool, layout: str | None = None) -> None:
     """Write a job file for files, with comments.
 
     Parameters
@@ -37,6 +41,8 @@ def new_command(kind: str, files: Sequence[Path], out: Path | None, overwrite: b
         The job file; by default ``KIND.yaml`` in the working folder.
     overwrite : bool
         Whether an earlier job file may be replaced.
+    layout : str, optional
+        Of units and recordings: see `neurofleet.jobs.learners.layout_option.read_layout`.
 
     Raises
     ------
@@ -45,19 +51,21 @@ def new_command(kind: str, files: Sequence[Path], out: Path | None, overwrite: b
     """
     target = Path(f"{kind}.yaml") if out is None else out
     check_new([target], overwrite, [file for file in files if file.is_file()])
-    text = drafted(kind, files, target)
+    text = drafted(kind, files, target, layout)
     with new_files([target]) as partial:
         partial[target].write_text(text)
     print(f"Written: {target}. Read what it says, change what is a wrong guess, then: neurofleet plan {target}")
 
 
-def drafted(kind: str, files: Sequence[Path], target: Path) -> str:
+def drafted(kind: str, files: Sequence[Path], target: Path, layout: str | None = None) -> str:
     """Return the text of the job file `target` for files; raises as `new_command` does."""
     if kind not in DRAFTS:
         raise UsageError(f"KIND: expected one of {', '.join(DRAFTS)}, found {kind!r}{did_you_mean(kind, DRAFTS)}.")
     if missing := [str(file) for file in files if not file.exists()]:
         raise UsageError(f"{', '.join(missing)}: no such file. Name the files or folders that the job is to read.")
-    draft: Callable[[Sequence[Path], Path], Draft] = named(DRAFTS[kind])
-    text = draft(files, target.parent).text
+    if layout is not None and kind not in WITH_LAYOUT:
+        raise UsageError(f"--layout: {kind} has none; {' and '.join(WITH_LAYOUT)} have.")
+    draft: Callable[..., Draft] = named(DRAFTS[kind])
+    text = draft(files, target.parent, *([read_layout(layout)] if layout is not None else [])).text
     parse_job(text, str(target), target.stem, target.parent)
     return text

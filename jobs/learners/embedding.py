@@ -13,18 +13,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from neurofleet.errors import UsageError
-from neurofleet.faults import shown
+from neurofleet.jobs.learners.layout_option import read_layout
 from neurofleet.jobs.learners.learner_figures import plane_map
 from neurofleet.jobs.learners.learner_folder import EMBEDDINGS, EMBEDDINGS_H5AD
 from neurofleet.jobs.new_files import check_new, new_files
 from neurofleet.learners.embedding_tables import embedding_anndata, vector_columns
 from neurofleet.learners.model_folder import QUICK, read_model
 from neurofleet.learners.neuprint.population_recordings import Recordings
-from neurofleet.learners.neuprint.recording_files import open_recordings
 from neurofleet.learners.units.unit_files import open_units
 from neurofleet.learners.units.unit_labels import CLASS
-from neurofleet.learners.unknown_labels import labels_or_unknown
-from neurofleet.yaml_files import read_yaml_file
+from neurofleet.wording import agreeing
 
 if TYPE_CHECKING:
     from neurofleet.learners.neuprint.neuprint_model import NeuprintModel
@@ -37,7 +35,7 @@ NAMED = {"hippie": CLASS, "neuprint": "predicted"}
 def embed_command(
     model: Path,
     files: Sequence[str],
-    layout: Path | None,
+    layout: str | None,
     out: Path,
     h5ad: Path | None,
     overwrite: bool,
@@ -50,8 +48,8 @@ def embed_command(
     ----------
     model : Path
         The model's folder.
-    layout : Path or None
-        A YAML file with the keys that stand under ``layout:`` in a job.
+    layout : str or None
+        See `neurofleet.jobs.learners.layout_option.read_layout`.
     out : Path
         A Parquet file, one row a unit or neuron.
     h5ad : Path or None
@@ -83,15 +81,11 @@ def embed_command(
             " `neurofleet predict MODEL QUERY.h5ad --write-h5ad FILE.h5ad`, in obsm['X_sims'] of that file."
         )
     embed_files = {"hippie": embed_units, "neuprint": embed_neurons}[learner]
-    table, vectors = embed_files(model, list(files), read_layout(layout))
+    table, vectors = embed_files(model, list(files), read_layout(layout), unknown_below)
     if quick:
         print(quick, file=sys.stderr)
         table = table.replace_schema_metadata({**(table.schema.metadata or {}), QUICK: quick})
     named = NAMED[learner]
-    if unknown_below is not None:
-        if named not in table.column_names:
-            raise UsageError(f"--unknown-below: {model} names no classes, it embeds alone.")
-        table = with_labels(table, named, unknown_below)
     with new_files(targets) as partial:
         pq.write_table(table, partial[out])
         if h5ad is not None:
@@ -105,43 +99,6 @@ def embed_command(
     for name, count in sorted(labels.items()) if labels else ():
         print(f"{count:8,}  {count / len(table):6.1%}  {name or 'nothing measured'}")
     print(f"{len(table):,} embedded: {', '.join(files_written)}")
-
-
-def with_labels(table: pa.Table, named: str, unknown_below: float) -> pa.Table:
-    """Return the table with ``label`` and ``unknown`` behind the likeliest class.
-
-    Parameters
-    ----------
-    named : str
-        The column of the likeliest class; empty where nothing was measured, and so is the label.
-    unknown_below : float
-
-    Columns of the files that are called so become ``file.label`` and ``file.unknown``.
-    """
-    table = table.rename_columns(
-        [f"file.{name}" if name in ("label", "unknown") else name for name in table.column_names]
-    )
-    found = labels_or_unknown(table[named].to_numpy(), table["probability"].to_numpy(), unknown_below)
-    place = table.column_names.index(named) + 1
-    for offset, (name, values) in enumerate((("label", found["label"]), ("unknown", found["unknown"]))):
-        table = table.add_column(place + offset, name, pa.array(values))
-    return table
-
-
-def read_layout(path: Path | None) -> dict[str, Any]:
-    """Return the content of a layout's file; nothing without a file.
-
-    Raises
-    ------
-    UsageError
-        It cannot be read.
-    """
-    if path is None:
-        return {}
-    content = read_yaml_file(path)
-    if not isinstance(content, dict):
-        raise UsageError(f"--layout {path}: expected keys such as `waveform_rate_hz: 20000`, found {shown(content)}.")
-    return content
 
 
 def write_embeddings_h5ad(table: Any, vectors: dict[str, Any], path: Path) -> None:
@@ -158,7 +115,9 @@ def write_embeddings_h5ad(table: Any, vectors: dict[str, Any], path: Path) -> No
     embedding_anndata(frame, vectors | {"umap": frame[flat].to_numpy()}).write_h5ad(path)
 
 
-def embed_units(folder: Path, files: list[str], layout: dict[str, Any]) -> tuple[pa.Table, dict[str, np.ndarray]]:
+def embed_units(
+    folder: Path, files: list[str], layout: dict[str, Any], unknown_below: float | None = None
+) -> tuple[pa.Table, dict[str, np.ndarray]]:
     """Return a row for each unit of some files, and the vectors that are in it.
 
     Columns: ``unit_id``, ``class`` (the likeliest), ``probability``, ``p.CLASS`` for each class, every other
@@ -175,12 +134,12 @@ def embed_units(folder: Path, files: list[str], layout: dict[str, Any]) -> tuple
     units = open_units(files, layout)
     _print_notes(units.notes)
     vectors = model.vectors(units)
-    return with_map(model.table_of(units, vectors), vectors), vectors
+    return with_map(model.table_of(units, vectors, unknown_below), vectors), vectors
 
 
 def _print_notes(notes: Sequence[str]) -> None:
     for note in notes:
-        print(note, file=sys.stderr)
+        print(agreeing(note), file=sys.stderr)
 
 
 def with_map(table: pd.DataFrame, vectors: dict[str, np.ndarray]) -> pa.Table:
@@ -211,7 +170,9 @@ def write_neuron_embeddings(out: Path, model: "NeuprintModel", recordings: Recor
     write_embeddings_h5ad(table, vectors, out / EMBEDDINGS_H5AD)
 
 
-def embed_neurons(folder: Path, files: list[str], layout: dict[str, Any]) -> tuple[pa.Table, dict[str, np.ndarray]]:
+def embed_neurons(
+    folder: Path, files: list[str], layout: dict[str, Any], unknown_below: float | None = None
+) -> tuple[pa.Table, dict[str, np.ndarray]]:
     """Return a row for each neuron of some recordings, and the vectors that are in it.
 
     Columns: ``neuron_id``; where the model has learned classes ``predicted`` (the likeliest), ``probability``
@@ -226,7 +187,7 @@ def embed_neurons(folder: Path, files: list[str], layout: dict[str, Any]) -> tup
     from neurofleet.learners.neuprint.neuprint_model import NeuprintModel
 
     model = NeuprintModel.load(folder)
-    recordings = open_recordings(files, layout)
+    recordings = model.opened(files, layout)
     _print_notes(recordings.notes)
     vectors = {"phi": model.infer(recordings).phi}
-    return with_map(model.table_of(recordings, vectors["phi"]), vectors), vectors
+    return with_map(model.table_of(recordings, vectors["phi"], unknown_below), vectors), vectors

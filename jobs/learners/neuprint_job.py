@@ -440,6 +440,7 @@ class NeuprintJob(LearnerJob[NeuprintSpec, NeuprintInputs]):
         findings = self._scores(run, pieces)
         if model.naming is not None:
             findings["naming"] = {"probe": model.naming.probe.kind, "tried": model.naming.tried}
+        findings["layout"] = self.spec.layout
         history = pa.Table.from_pylist(run.trainings.history).to_pylist()
         return Trained(replace(model, facts=findings), NeuprintReport.of(findings, history))
 

@@ -14,10 +14,12 @@ import torch
 from torch import nn
 
 from neurofleet.learners.embedding_tables import (
-    embedding_anndata,
+    columns_beside,
+    embedding,
     probability_columns,
     vector_columns,
     warn_of,
+    with_labels,
 )
 from neurofleet.learners.hippie.autoencoder import Network, Sizes, UnitBatch, mean_log_probabilities
 from neurofleet.learners.hippie.autoencoder_settings import HippieSettings
@@ -120,7 +122,11 @@ class HippieModel:
     written: datetime | None = field(default=None, compare=False)
 
     def predict(
-        self, units: Units | str | Path | Sequence[str | Path], *, layout: Mapping[str, Any] | None = None
+        self,
+        units: Units | str | Path | Sequence[str | Path],
+        *,
+        layout: Mapping[str, Any] | None = None,
+        unknown_below: float | None = None,
     ) -> pd.DataFrame:
         """Name units.
 
@@ -130,6 +136,9 @@ class HippieModel:
             Units in memory, or files and folders as `neurofleet.learners.units.open_units` takes.
         layout : mapping, optional
             How the arrays of the files are called: see `neurofleet.learners.units.unit_layout.UnitLayout`.
+        unknown_below : float, optional
+            Units whose likeliest class has a smaller probability are unknown, in the further columns ``label`` and
+            ``unknown``.
 
         Returns
         -------
@@ -149,20 +158,21 @@ class HippieModel:
         opened = as_units(units, layout)
         if not isinstance(units, Units):
             warn_of(opened.notes)
-        return self._named(opened)
+        return self._named(opened, unknown_below)
 
     def embed(
         self,
         units: Units | str | Path | Sequence[str | Path],
         *,
         layout: Mapping[str, Any] | None = None,
+        unknown_below: float | None = None,
         to: Literal["pandas", "anndata"] = "pandas",
     ) -> pd.DataFrame | anndata.AnnData:
         """Embed and name units.
 
         Parameters
         ----------
-        units, layout
+        units, layout, unknown_below
             See `predict`.
         to : {'pandas', 'anndata'}
             A table, or an AnnData for scanpy with the vectors in ``obsm`` (``X_fusion``, ``X_mean``).
@@ -186,15 +196,15 @@ class HippieModel:
         if not isinstance(units, Units):
             warn_of(opened.notes)
         vectors = self.vectors(opened)
-        table = self.table_of(opened, vectors)
-        return table if to == "pandas" else embedding_anndata(table, vectors)
+        return embedding(self.table_of(opened, vectors, unknown_below), vectors, to)
 
-    def table_of(self, units: Units, vectors: Mapping[str, np.ndarray]) -> pd.DataFrame:
+    def table_of(
+        self, units: Units, vectors: Mapping[str, np.ndarray], unknown_below: float | None = None
+    ) -> pd.DataFrame:
         """Return the table of `embed` from what `vectors` returned for the same units."""
-        named = self._named(units)
+        named = self._named(units, unknown_below)
         others = {name: units.column(name) for name in units.obs.columns if isinstance(name, str)}
-        others = {name: values for name, values in others.items() if name not in named}
-        columns = pd.DataFrame(others | vector_columns(vectors), index=named.index)
+        columns = pd.DataFrame(columns_beside(named, others) | vector_columns(vectors), index=named.index)
         return pd.concat([named, columns], axis=1)
 
     def vectors(self, units: Units) -> dict[str, np.ndarray]:
@@ -202,14 +212,11 @@ class HippieModel:
         fusion, mean = self.networks.first().embed(units)
         return {"fusion": fusion, "mean": mean}
 
-    def _named(self, units: Units) -> pd.DataFrame:
+    def _named(self, units: Units, unknown_below: float | None = None) -> pd.DataFrame:
         columns = probability_columns(self.classes, self.probabilities(units), CLASS)
-        table = pd.DataFrame(columns, index=pd.Index(units.unit_ids, name="unit_id"))
-        unmeasured = ~units.present.any(axis=1)
-        if unmeasured.any():
-            table.loc[unmeasured, CLASS] = ""
-            table.loc[unmeasured, [name for name in table if name != CLASS]] = np.nan
-        return table
+        measured = units.present.any(axis=1)
+        columns = {name: np.where(measured, x, "" if name == CLASS else np.nan) for name, x in columns.items()}
+        return pd.DataFrame(with_labels(columns, CLASS, unknown_below), index=pd.Index(units.unit_ids, name="unit_id"))
 
     def probabilities(self, units: Units) -> np.ndarray:
         """Return the class probabilities of the blend, (units, classes)."""

@@ -14,10 +14,12 @@ import torch
 
 from neurofleet.errors import LearnerError
 from neurofleet.learners.embedding_tables import (
-    embedding_anndata,
+    columns_beside,
+    embedding,
     probability_columns,
     vector_columns,
     warn_of,
+    with_labels,
 )
 from neurofleet.learners.model_folder import (
     StoredModel,
@@ -32,7 +34,8 @@ from neurofleet.learners.neuprint.dynamics_settings import NeuprintSettings
 from neurofleet.learners.neuprint.phi_inference import Inferred, infer_phi
 from neurofleet.learners.neuprint.population_recordings import Recordings, RecordingsRefused
 from neurofleet.learners.neuprint.recording_files import as_recordings
-from neurofleet.learners.neuprint.session_tensors import sessions_of
+from neurofleet.learners.neuprint.recording_layout import NAMES, RecordingLayout
+from neurofleet.learners.neuprint.session_tensors import PARTS, STATISTICS, sessions_of
 from neurofleet.learners.probes import Probe, fit_probe, restore_probe
 
 if TYPE_CHECKING:
@@ -162,6 +165,7 @@ class NeuprintModel:
         recordings: Recordings | str | Path | Sequence[Recordings | str | Path],
         *,
         layout: Mapping[str, Any] | None = None,
+        unknown_below: float | None = None,
         seed: int = 0,
     ) -> pd.DataFrame:
         """Name the neurons of recordings by their Phi.
@@ -172,6 +176,10 @@ class NeuprintModel:
             Recordings in memory, or npz files, NWB files with optical physiology, or folders of the Bugeon release.
         layout : mapping, optional
             What the files' arrays are called: see `neurofleet.learners.neuprint.recording_layout.RecordingLayout`.
+            What it does not say is called as in the files of the training, see `opened`.
+        unknown_below : float, optional
+            Neurons whose likeliest class has a smaller probability are unknown, in the further columns ``label`` and
+            ``unknown``.
         seed : int
             Decides the order of windows while Phi is inferred.
 
@@ -194,11 +202,11 @@ class NeuprintModel:
         """
         if self.naming is None:
             raise LearnerError("This model was fitted without classes: it embeds neurons, and names none. Use `embed`.")
-        opened = as_recordings(recordings, layout)
+        opened = self.opened(recordings, layout)
         if not isinstance(recordings, Recordings):
             warn_of(opened.notes)
         return pd.DataFrame(
-            self._named(self.infer(opened, seed).phi),
+            self._named(self.infer(opened, seed).phi, unknown_below),
             index=pd.Index(opened.neurons.index.to_numpy().astype(str), name="neuron_id"),
         )
 
@@ -207,6 +215,7 @@ class NeuprintModel:
         recordings: Recordings | str | Path | Sequence[Recordings | str | Path],
         *,
         layout: Mapping[str, Any] | None = None,
+        unknown_below: float | None = None,
         seed: int = 0,
         to: Literal["pandas", "anndata"] = "pandas",
     ) -> pd.DataFrame | anndata.AnnData:
@@ -214,7 +223,7 @@ class NeuprintModel:
 
         Parameters
         ----------
-        recordings, layout, seed
+        recordings, layout, unknown_below, seed
             See `predict`.
         to : {'pandas', 'anndata'}
             A table, or an AnnData for scanpy with Phi in ``obsm["X_phi"]``.
@@ -229,25 +238,58 @@ class NeuprintModel:
         ------
         RecordingsRefused
             See `predict`.
+        LearnerError
+            If there is a limit for unknown neurons, and the model was fitted without classes.
 
         Examples
         --------
         >>> adata = model.embed(["first.npz", "second.npz"], to="anndata")
         """
-        opened = as_recordings(recordings, layout)
+        opened = self.opened(recordings, layout)
         if not isinstance(recordings, Recordings):
             warn_of(opened.notes)
         phi = self.infer(opened, seed).phi
-        table = self.table_of(opened, phi)
-        return table if to == "pandas" else embedding_anndata(table, {"phi": phi})
+        return embedding(self.table_of(opened, phi, unknown_below), {"phi": phi}, to)
 
-    def table_of(self, recordings: Recordings, phi: np.ndarray) -> pd.DataFrame:
-        """Return the table of `embed` from Phi (n, phi), rows as in ``recordings.neurons``."""
-        return neuron_table(recordings, self._named(phi) if self.naming is not None else {}, {"phi": phi})
+    def opened(
+        self,
+        recordings: Recordings | str | Path | Sequence[Recordings | str | Path],
+        layout: Mapping[str, Any] | None = None,
+    ) -> Recordings:
+        """Return recordings in memory as they are, and open files by the names of the training.
 
-    def _named(self, phi: np.ndarray) -> dict[str, Any]:
+        Parameters
+        ----------
+        recordings, layout
+            See `predict`. Names of arrays that the layout does not give are those of the training's files, without
+            their labels; of behaviour, the channels that the model takes. Numbers of the training's files, such as
+            ``rate_hz: 30``, are not taken over.
+
+        Raises
+        ------
+        RecordingsRefused
+            If the files cannot be used.
+        """
+        trained = self.facts.get("layout") or {}
+        usual = {key: trained[key] for key in NAMES if isinstance(trained.get(key), str | dict)}
+        computed = {f"{part}_{of}" for part in PARTS for of in STATISTICS}
+        channels = [name for name in self.covariates if name not in computed]
+        if channels:
+            names = RecordingLayout.model_validate({"behaviour": trained.get("behaviour")}).behaviour or {}
+            usual["behaviour"] = {channel: names.get(channel, channel) for channel in channels}
+        return as_recordings(recordings, layout, usual)
+
+    def table_of(self, recordings: Recordings, phi: np.ndarray, unknown_below: float | None = None) -> pd.DataFrame:
+        """Return the table of `embed` from Phi (n, phi), rows as in ``recordings.neurons``; raises as `embed` does."""
+        if self.naming is None and unknown_below is not None:
+            raise LearnerError("This model was fitted without classes: nothing can be unknown. Leave out the limit.")
+        named = self._named(phi, unknown_below) if self.naming is not None else {}
+        return neuron_table(recordings, named, {"phi": phi})
+
+    def _named(self, phi: np.ndarray, unknown_below: float | None = None) -> dict[str, Any]:
         assert self.naming is not None
-        return probability_columns(self.naming.classes, self.naming.probabilities(phi), "predicted")
+        columns = probability_columns(self.naming.classes, self.naming.probabilities(phi), "predicted")
+        return with_labels(columns, "predicted", unknown_below)
 
     def infer(self, recordings: Recordings, seed: int = 0) -> Inferred:
         """Return the Phi (n, phi) of all neurons, rows as in ``recordings.neurons``, and the loss of each.
@@ -337,6 +379,6 @@ def neuron_table(recordings: Recordings, named: Mapping[str, Any], vectors: Mapp
     Labels that are called as a column of `named` is are left out.
     """
     neurons = recordings.neurons
-    others = {name: neurons[name].to_numpy().astype(str) for name in neurons.columns if name not in named}
+    others = columns_beside(named, {name: neurons[name].to_numpy().astype(str) for name in neurons.columns})
     index = pd.Index(neurons.index.to_numpy().astype(str), name="neuron_id")
     return pd.DataFrame({**named, **others, **vector_columns(vectors)}, index=index)

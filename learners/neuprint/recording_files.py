@@ -30,12 +30,13 @@ from neurofleet.learners.neuprint.population_recordings import (
     gathered,
 )
 from neurofleet.learners.neuprint.raw_session import Channel, RawSession, checked
-from neurofleet.learners.neuprint.recording_layout import RecordingLayout, read_recording_layout
+from neurofleet.learners.neuprint.recording_layout import KEYS, RecordingLayout, read_recording_layout
 
 
 def open_recordings(
     paths: str | Path | Sequence[str | Path],
     layout: Mapping[str, Any] | None = None,
+    usual: Mapping[str, Any] | None = None,
 ) -> Recordings:
     """Open files and folders as one set of recordings.
 
@@ -46,6 +47,8 @@ def open_recordings(
         CaImAn, or folders of the Bugeon et al. (2022) release: its root, a mouse, or a session.
     layout
         Plain names, see `neurofleet.learners.neuprint.recording_layout.RecordingLayout`.
+    usual
+        Keys of a layout that hold where `layout` does not say otherwise, for the kinds of files that know them.
 
     Raises
     ------
@@ -59,7 +62,9 @@ def open_recordings(
     recordings, labels, notes = [], [], []
     for path in places:
         kind = _kind(path)
-        names = read_recording_layout(layout, kind)
+        names = read_recording_layout(
+            {k: v for k, v in (usual or {}).items() if k in KEYS[kind]} | dict(layout or {}), kind
+        )
         for session in _sessions(path, kind, names):
             recording, table, more = checked(session, names)
             recordings.append(recording)
@@ -70,7 +75,9 @@ def open_recordings(
 
 
 def as_recordings(
-    recordings: Recordings | str | Path | Sequence[Recordings | str | Path], layout: Mapping[str, Any] | None = None
+    recordings: Recordings | str | Path | Sequence[Recordings | str | Path],
+    layout: Mapping[str, Any] | None = None,
+    usual: Mapping[str, Any] | None = None,
 ) -> Recordings:
     """Return recordings in memory as they are, and open files; of a list of both, one set.
 
@@ -82,11 +89,11 @@ def as_recordings(
     if isinstance(recordings, Recordings):
         return recordings
     if isinstance(recordings, str | Path):
-        return open_recordings(recordings, layout)
+        return open_recordings(recordings, layout, usual)
     sets = [item for item in recordings if isinstance(item, Recordings)]
     files = [item for item in recordings if not isinstance(item, Recordings)]
     if files or not sets:
-        sets.append(open_recordings(files, layout))
+        sets.append(open_recordings(files, layout, usual))
     if len(sets) == 1:
         return sets[0]
     parts = [(part, item) for part in sets for item in part.recordings]

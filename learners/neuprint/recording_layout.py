@@ -28,6 +28,11 @@ KEYS = {
     "bugeon": ("behaviour", "missing_labels", "stimuli"),
 }  # fmt: skip
 
+NAMES = (
+    "activity", "frame_times", "animal", "session", "neuron_ids", "positions", "rate_hz", "behaviour_times",
+)  # fmt: skip
+"""Keys that name arrays which other recordings of the same kind have, too; `behaviour` beside them."""
+
 
 class RecordingLayout(BaseModel):
     """Names in the files, for what a recording needs; whatever is None is found by its usual name.

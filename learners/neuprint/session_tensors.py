@@ -16,6 +16,8 @@ from neurofleet.learners.neuprint.dynamics_settings import NeuprintSettings
 from neurofleet.learners.neuprint.population_recordings import Recording, Recordings, RecordingsRefused
 
 PARTS = ("behaviour", "population", "centre", "surround")
+STATISTICS = ("mean", "sd")
+"""What is computed of the neurons of each part but behaviour: columns such as ``population_mean``."""
 VALUES_AT_ONCE = 500_000
 
 
@@ -68,8 +70,8 @@ def covariates(recording: Recording, parts: Sequence[str], delta_um: float | Non
     if "behaviour" in parts:
         if not recording.behaviour_names:
             raise RecordingsRefused(
-                f"{recording.session} has no behaviour. Name its channels in the layout, or leave out the"
-                " part 'behaviour'."
+                f"{recording.session} has no behaviour. Name its channels in the layout (behaviour: [running]); a"
+                " model that needs none is trained with the setting `parts: [population]`."
             )
         shared = recording.behaviour.astype(np.float32, copy=False)
         names += recording.behaviour_names
@@ -98,7 +100,7 @@ def covariates(recording: Recording, parts: Sequence[str], delta_um: float | Non
             square = np.divide(second, count, out=np.zeros_like(second), where=anybody)
             per_neuron[block, :, 2 * place] = mean
             per_neuron[block, :, 2 * place + 1] = np.sqrt(np.maximum(square - mean * mean, 0.0))
-    names += [f"{group}_{statistic}" for group in groups for statistic in ("mean", "sd")]
+    names += [f"{group}_{statistic}" for group in groups for statistic in STATISTICS]
     return Covariates(shared, per_neuron, tuple(names))
 
 

@@ -110,6 +110,7 @@ def train(
     classes, counts = np.unique(names[names != ""], return_counts=True)
     facts = {
         "label": label,
+        "layout": dict(layout or {}),
         "preset": preset,
         "seed": seed,
         "dynamics": chosen.dynamics,

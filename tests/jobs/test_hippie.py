@@ -80,12 +80,17 @@ def test_a_training_leaves_a_model_that_names_new_units(trained, folder, tmp_pat
     targets = tmp_path / "e.parquet", tmp_path / "e.h5ad"
     embed_command(trained, [str(tmp_path / "new.npz")], None, *targets, False, unknown_below=0.8)
     printed, told = capfd.readouterr()
+    with pytest.raises(UsageError, match="expected 'pandas' or 'anndata', found 'numpy'"):
+        model.embed(units, to="numpy")
+    with pytest.raises(UsageError, match="a probability from 0 to 1, found 60"):
+        model.predict(units, unknown_below=60)
     assert units.notes
     assert all(note in told for note in units.notes)
     table = pq.read_table(tmp_path / "e.parquet")
     assert table["class"].to_pylist() == guess.tolist()
     labels = np.where(table["probability"].to_numpy() < 0.8, "unknown", guess)
     assert table["label"].to_pylist() == labels.tolist()
+    assert model.predict(units, unknown_below=0.8)["label"].tolist() == labels.tolist()
     assert f"{(labels == labels[0]).sum()}  " in next(line for line in printed.splitlines() if labels[0] in line)
     data = anndata.read_h5ad(tmp_path / "e.h5ad")
     assert data.obsm["X_fusion"].shape == (48, 16)

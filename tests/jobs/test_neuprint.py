@@ -131,12 +131,13 @@ def test_a_model_names_the_neurons_of_other_recordings(model, tmp_path):
     path = write_animal(tmp_path, 7, n_frames=400)
     unlabelled = np.load(path)
     np.savez(tmp_path / "new.npz", **{name: unlabelled[name] for name in unlabelled.files if name != "type"})
-    layout = tmp_path / "layout.yaml"
-    layout.write_text(yaml.safe_dump({"behaviour": ["running"]}))
     targets = tmp_path / "new.parquet", tmp_path / "new.h5ad"
-    embed_command(model, [str(tmp_path / "new.npz")], layout, *targets, False)
+    embed_command(model, [str(tmp_path / "new.npz")], None, *targets, False, unknown_below=1.0)
+    with pytest.raises(LearnerError, match="no array 'speed'"):
+        embed_command(model, [str(tmp_path / "new.npz")], "{behaviour: [speed]}", tmp_path / "no.parquet", None, False)
     table = pq.read_table(targets[0]).to_pandas()
-    assert table.columns[:3].tolist() == ["neuron_id", "predicted", "probability"]
+    assert table.columns[:3].tolist() == ["neuron_id", "predicted", "label"]
+    assert (table["label"] == table["predicted"].where(table["probability"] == 1.0, "unknown")).all()
     chances = table[[name for name in table.columns if name.startswith("p.")]]
     assert [name.removeprefix("p.") for name in chances] == sorted(set(unlabelled["type"]))
     assert (chances.idxmax(axis=1) == "p." + table["predicted"]).all()

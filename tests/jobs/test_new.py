@@ -26,7 +26,7 @@ REPOSITORY = Path(__file__).parents[2]
 def new(kind, *files, **options):
     """Return the job that is written, and the text of its file."""
     out = files[0].parent / f"{kind}.yaml"
-    new_command(kind, files, out, options.get("overwrite", False))
+    new_command(kind, files, out, options.get("overwrite", False), options.get("layout"))
     return load_job(out), out.read_text()
 
 
@@ -65,6 +65,17 @@ def test_units_whose_waveforms_have_no_rate_are_drafted_without_them(tmp_path):
     job, text = new("hippie", tmp_path / "units.npz")
     assert job.layout == {"without": ["waveform"]}
     assert "the sampling rate of the waveforms is unknown" in " ".join(text.replace("#", " ").split())
+    np.savez(tmp_path / "units.npz", **arrays, group=np.resize(["good", "mua"], 48))
+    job, text = new("hippie", tmp_path / "units.npz", overwrite=True, layout="{waveform_rate_hz: 30000}")
+    assert job.layout == {"waveform_rate_hz": 30000}
+    assert "# group: 2 (good 24, mua 24); all of them are used. `layout: {keep: {group: [good]}}` leaves" in text
+    assert "other columns with classes" not in text
+    del arrays["cell_type"]
+    np.savez(tmp_path / "units.npz", **arrays)
+    with pytest.raises(UsageError, match="column with classes, found none among animal"):
+        new("hippie", tmp_path / "units.npz", overwrite=True)
+    with pytest.raises(UsageError, match="--layout: sims has none; hippie and neuprint have"):
+        new("sims", tmp_path / "units.npz", layout="a: 1")
 
 
 def test_recordings_are_drafted_with_a_layout_by_the_lengths_of_their_arrays(tmp_path):
@@ -74,6 +85,11 @@ def test_recordings_are_drafted_with_a_layout_by_the_lengths_of_their_arrays(tmp
     assert (job.label, job.split) == ("neuron_class", "cross-animal")
     assert "2 recordings of 2 animals, 48 neurons" in text
     assert checked_inputs(job_of(job, tmp_path))
+    arrays = dict(np.load(tmp_path / "animal_a.npz"))
+    arrays |= {"pumping": np.full(len(arrays["velocity"]), np.nan), "neuron_class": arrays["neuron_class"][:-1]}
+    np.savez(tmp_path / "animal_c.npz", **arrays)
+    with pytest.raises(UsageError, match=r"found no columns: .*neuron_class \(23 values, .*pumping \(never measured\)"):
+        new("neuprint", tmp_path / "animal_c.npz", overwrite=True)
 
 
 def test_a_fit_is_drafted_with_stimuli_and_says_what_is_a_guess(tmp_path):
