@@ -65,6 +65,11 @@ class TrialRow:
     seconds: float = 0.0
     scores: dict[str, float] = field(default_factory=dict)
 
+    @property
+    def number(self) -> int:
+        """The trial's place among those that began, from 0."""
+        return int(self.trial.rpartition("-")[2])
+
 
 def trials_to_table(rows: Sequence[TrialRow]) -> pa.Table:
     """Return the trials as a table, with columns ``param.<name>`` and ``score.<name>``.

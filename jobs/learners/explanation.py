@@ -14,9 +14,11 @@ from rich.table import Table
 
 from neurofleet.errors import UsageError
 from neurofleet.jobs.learners.explanation_page import (
+    COUNTED,
     LOW_EXPLAINED,
     NO_SIGNATURE,
     ONE_MEMBER,
+    OVERLAP,
     bars,
     dots,
     explanation_page,
@@ -143,8 +145,8 @@ def explain_command(folder: Path, reading: Reading, options: ExplanationOptions)
         if ids:
             pq.write_table(_of_cells(model, queries, chosen, options), partial[files["cells.parquet"]])
     _print(top_of_class, options.out)
-    caution = NO_SIGNATURE if len(model.networks.members) > 1 else f"{NO_SIGNATURE} {ONE_MEMBER}"
-    console.print(caution, soft_wrap=True, highlight=False)
+    overlap = OVERLAP if len(model.networks.members) > 1 else ONE_MEMBER
+    console.print(f"{COUNTED} {NO_SIGNATURE} {overlap}", soft_wrap=True, highlight=False)
 
 
 def _blocks(queries: "Sequence[Query]", model: "SimsModel", progress: CountProgress) -> Iterator["sp.csr_matrix"]:
@@ -178,7 +180,7 @@ def _print(top_of_class: pa.Table, out: Path) -> None:
         ("class", "left"),
         ("cells", "right"),
         ("overlap", "right"),
-        ("attention", "right"),
+        ("by attention", "right"),
     ):
         table.add_column(column, justify=justify)  # type: ignore[arg-type]
     table.add_column("genes by contribution")

@@ -134,9 +134,18 @@ def dots(means: "Explanation", model: "SimsModel") -> Drawing:
 NO_SIGNATURE = (
     "The masks of a single member are not a signature of a type: among correlated genes, networks of equal"
     " accuracy choose mostly different ones. Lists are therefore ranked by contribution (value times"
-    " gradient, averaged over members and the linear model), and beside each list stands how much the members"
-    " share of their top 20: the mean Jaccard index of pairs, by contribution and by attention (1: the same"
-    " genes, 0: none in common)."
+    " gradient, averaged over members and the linear model)."
+)
+OVERLAP = (
+    "Overlap is how much the members share of their top 20: the mean Jaccard index of pairs, by contribution and by"
+    " attention (1: the same genes, 0: none in common)."
+)
+COUNTED = "A cell counts for its likeliest class, however small its probability."
+COLUMNS_EXPLAINED = (
+    "Contribution: of networks and linear model together, in logits; sd of members: between the networks; in top 20"
+    " of: how many networks have the gene among their 20 of largest contribution; linear: what the linear model gives"
+    " it. Attention: the mean mask of the networks, which sums to 1 over all genes and is 0 for most; dispersion:"
+    " attention in the class over that in all cells. Value: mean log-normalised value in the class, and in all cells."
 )
 DOTS_CAPTION = (
     f"Genes of largest contribution, up to {DOTS} of each class. Size: mean value in the class, as a share of the"
@@ -167,11 +176,14 @@ def explanation_page(
     body = [
         html.heading(1, "Genes that speak for each class"),
         html.table(("", ""), facts.items()),
-        html.paragraph(NO_SIGNATURE, "note"),
+        html.paragraph(f"{NO_SIGNATURE} {OVERLAP}", "note"),
     ]
     if len(means.contribution) == 1:
         body.append(html.paragraph(ONE_MEMBER, "note"))
-    body += [html.table(*_overview(means, model, classes), numbers=(1, 2, 3)), html.paragraph(LOW_EXPLAINED, "quiet")]
+    body += [
+        html.table(*_overview(means, model, classes), numbers=(1, 2, 3)),
+        html.paragraph(f"{COUNTED} {LOW_EXPLAINED}", "quiet"),
+    ]
     absent = [name for name, n in zip(model.classes, means.n_cells, strict=True) if not n]
     if absent:
         body.append(html.paragraph(f"Predicted for no cell: {', '.join(absent)}.", "quiet"))
@@ -180,6 +192,7 @@ def explanation_page(
         f"Bars: contribution of the whole model. Points: of each member; diamonds: of the linear model. {LOW_EXPLAINED}"
     )
     body.append(html.figure(picture(*bars(means, model), "genes of largest contribution by class"), caption))
+    body.append(html.paragraph(f"In the tables below: {COLUMNS_EXPLAINED}", "quiet"))
     for name in dict.fromkeys(classes["class"].to_pylist()):
         part = classes.filter(pc.equal(classes["class"], name))
         body += [html.heading(2, name), html.paragraph(_overlaps(part)), _genes(part, top)]

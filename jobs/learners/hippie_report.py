@@ -144,8 +144,8 @@ class SetScores:
         chance = f"{1.0 / comparison.n_classes:.3f}"
         rows.append(("most frequent class", chance, "", "", f"{comparison.majority_rate:.3f}", ""))
         for method, control in self.shuffled.items():
-            limit = f"{control.balanced_accuracy:.3f} ≤ {control.limit:.3f}"
-            rows.append((f"shuffled: {METHODS[method]}", limit, "", "", "", ""))
+            name = f"{METHODS[method]}, labels shuffled, chance up to {control.limit:.3f}"
+            rows.append((name, f"{control.balanced_accuracy:.3f}", "", "", "", ""))
         return rows
 
 

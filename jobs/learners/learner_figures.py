@@ -2,6 +2,7 @@
 
 import re
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -253,6 +254,13 @@ def _kind(training: str) -> tuple[str, str, bool]:
     return f"{label}{fold}", colour, bool(fold)
 
 
+def epochs_in_words(history: Sequence[Row]) -> str:
+    """Return how many epochs there were, and of which trainings: ``20 epochs (10 model, 10 control, …)``."""
+    counts = Counter(_kind(row["training"])[0] for row in history)
+    parts = ", ".join(f"{count:,} {label}" for label, count in counts.items())
+    return f"{len(history):,} epochs" + (f" ({parts})" if len(counts) > 1 else "")
+
+
 def examples_figure(examples: pd.DataFrame) -> str:
     """Draw recorded and predicted activity of neurons, a panel for each.
 
@@ -302,6 +310,9 @@ MOST_POINTS = 5000
 MANY = "petroff10"
 """The palette for more classes than `SEEDS` has colours (Petroff, 2021), as matplotlib names it."""
 
+GREYS = ("#94a4a2", "#717581")
+"""Its colours that look like no class."""
+
 LINES = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)))
 LETTER, LINE = 0.007, 0.035
 """Of the width of one map and of its height, what a letter of a label takes."""
@@ -328,7 +339,7 @@ def class_styles(classes: Sequence[str]) -> dict[str, ClassStyle]:
     if len(classes) > len(SEEDS):
         from matplotlib import color_sequences
 
-        colours = color_sequences[MANY]
+        colours = [colour for colour in color_sequences[MANY] if colour not in GREYS]
     return {
         name: ClassStyle(colours[turn], MARKERS[round_ % len(MARKERS)], LINES[round_ % len(LINES)])
         for number, name in enumerate(classes)
@@ -394,15 +405,16 @@ def draw_map(
     size: float,
     nameless: str,
     method: str = "UMAP",
+    nameless_colour: str = MISSING,
 ) -> None:
-    """Draw points (n, 2) by class; those without a class are grey, and called `nameless`."""
+    """Draw points (n, 2) by class; those without a class are small, and called `nameless`."""
     unnamed = names == ""
     if unnamed.any():
         axes.scatter(
             flat[unnamed, 0],
             flat[unnamed, 1],
             s=size,
-            color=MISSING,
+            color=nameless_colour,
             marker=".",
             alpha=0.5,
             label=nameless,

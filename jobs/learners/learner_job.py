@@ -41,7 +41,7 @@ from neurofleet.jobs.learners.learner_folder import (
     sweep_folder,
 )
 from neurofleet.jobs.learners.learner_report import LearnerReport
-from neurofleet.jobs.learners.learner_spec import LearnerSpec, SweepSpec, Workers, most_workers
+from neurofleet.jobs.learners.learner_spec import LearnerSpec, SweepSpec, Workers, metric_in_words, most_workers
 from neurofleet.jobs.progress import duration
 from neurofleet.jobs.quick import QUICK_NOTE
 from neurofleet.jobs.run_folder import JobRun, raise_if_interrupted, run_in_folder
@@ -441,14 +441,15 @@ def run_sweep(
     def report(row: TrialRow) -> None:
         nonlocal done
         done += 1
-        console.print(f"trial {done} of {number}: {described(row)}", soft_wrap=True, highlight=False)
+        console.print(f"{done} of {number} trials: {described(row)}", soft_wrap=True, highlight=False)
 
     with connect(address, None if address else cpus):
         swept: SweepResult = sweep(plan, folder, resources_of(spec), report, out / TRIALS)
     settings = _listed(swept.parameters) or "the job's settings"
+    best = next(row.number for row in swept.rows if row.trial == swept.trial)
     console.print(
-        f"Best of {len(swept.rows)} trials: {plan.metric} {swept.score:.4f} with {settings} ({swept.trial})."
-        " Training it again …",
+        f"Best of {len(swept.rows)} trials: trial {best}, {metric_in_words(plan.metric)}"
+        f" {swept.score:.4f}, with {settings}. Training it again …",
         soft_wrap=True,
         highlight=False,
     )
@@ -512,9 +513,10 @@ def resources_of(spec: SweepSpec) -> TrialResources:
 
 def described(row: TrialRow) -> str:
     """Return a trial in one line."""
-    scores = ", ".join(f"{name} {value:.4f}" for name, value in sorted(row.scores.items()))
+    scores = ", ".join(f"{metric_in_words(name)} {value:.4f}" for name, value in sorted(row.scores.items()))
     ended = row.status if row.status == "done" else f"{row.status} ({row.error})"
-    return f"{_listed(row.parameters)} seed {row.seed}: {scores} after {row.epochs} epochs, {ended}"
+    settings = f"{_listed(row.parameters)}, seed {row.seed}".removeprefix(", ")
+    return f"trial {row.number} ({settings}): {scores} after {row.epochs} epochs, {ended}"
 
 
 def _listed(parameters: Mapping[str, object]) -> str:

@@ -208,6 +208,14 @@ def most_workers(workers: Workers) -> int:
 
 Metrics = dict[str, tuple[str, Literal["min", "max"]]]
 
+_METRIC_WORDS = {"macro_f1": "macro-F1", "balanced_accuracy": "balanced accuracy", "r2": "R²"}
+
+
+def metric_in_words(name: str) -> str:
+    """Return what readers know a metric by that trials log: ``validation macro-F1`` for ``val_macro_f1``."""
+    kind = name.removeprefix("val_")
+    return f"validation {_METRIC_WORDS.get(kind, kind)}"
+
 
 class TrialsSpec(Strict):
     """How many settings are tried, how they are drawn, when a trial ends early, and what it works with."""

@@ -197,9 +197,8 @@ class NeuprintScores:
         blank = ("",) * 4
         rows.append(("most frequent class", "", f"{self.majority_rate:.3f}", "", *blank, ""))
         if self.control:
-            limit = f"≤ {self.control.limit:.3f}"
-            accuracy = f"{self.control.accuracy:.3f}"
-            rows.append(("control: labels shuffled", PROBES["linear"], accuracy, limit, *blank, ""))
+            name = f"control: labels shuffled, chance up to {self.control.limit:.3f}"
+            rows.append((name, PROBES["linear"], f"{self.control.accuracy:.3f}", "", *blank, ""))
         return rows
 
 

@@ -9,13 +9,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from neurofleet.jobs.learners.explanation_page import DOTS_CAPTION, LOW_EXPLAINED, NO_SIGNATURE, dots, gene_of
+from neurofleet.jobs.learners.explanation_page import COUNTED, DOTS_CAPTION, LOW_EXPLAINED, NO_SIGNATURE, dots, gene_of
 from neurofleet.jobs.learners.learner_figures import class_styles, draw_map
 from neurofleet.jobs.learners.prediction_tables import PredictionSummary
 from neurofleet.jobs.reports import html
-from neurofleet.jobs.reports.drawing import MISSING, MODEL, grid, picture
+from neurofleet.jobs.reports.drawing import INK, MISSING, MODEL, grid, picture
 from neurofleet.learners.sims.cell_prediction import Query, absent_in_all
 from neurofleet.learners.sims.gene_importance import cells_in_block, class_table, explain
+from neurofleet.learners.sims.reference_space import COMPONENTS, INSIDE, NEIGHBOURS
 from neurofleet.learners.sims.sims_model import SimsModel
 from neurofleet.learners.unknown_labels import UNKNOWN
 
@@ -93,7 +94,7 @@ def _map_section(model: SimsModel, table: pa.Table, about: Mapping[str, Any]) ->
         draw_map(left, space.plane, reference, styles, 8.0, UNKNOWN, "t-SNE")
         left.set_title(f"reference, {len(space.plane):,} of its cells")
         right.scatter(space.plane[:, 0], space.plane[:, 1], s=3.0, color=MISSING, alpha=0.3, linewidths=0)
-        draw_map(right, query, labels, styles, 8.0, UNKNOWN, "t-SNE")
+        draw_map(right, query, labels, styles, 8.0, UNKNOWN, "t-SNE", INK)
         right.set_title("query, on the reference (grey)")
         handles: dict[str, Any] = {}
         for axes in (left, right):
@@ -147,6 +148,13 @@ def _certainty_section(model: SimsModel, table: pa.Table, about: Mapping[str, An
     head = ["label", "cells", "median probability"]
     head += ["median distance", "outside"] if distance is not None else []
     caption = "Probabilities are calibrated for cells like the reference's: of cells that lie far away they say little."
+    if about["threshold"]:
+        caption += f" The line on the left is the threshold: cells below it are {UNKNOWN}."
+    if distance is not None:
+        caption += (
+            f" Distance: to the {NEIGHBOURS} nearest cells of the reference, in {COMPONENTS} principal components,"
+            f" on average; {100 * INSIDE:.0f} % of its held-out cells lie within 1, and cells beyond it are outside."
+        )
     return [
         html.heading(2, "How sure, and how far away"),
         html.figure(picture(2.6, draw, "probabilities, and distances from the reference"), caption),
@@ -170,7 +178,10 @@ def _genes_section(model: SimsModel, queries: Sequence[Query], n_cells: int) -> 
     for number in np.flatnonzero(means.n_cells):
         of_class = classes.filter(pc.equal(classes["class"], model.classes[number])).slice(0, GENES).to_pylist()
         rows.append((model.classes[number], f"{means.n_cells[number]:,}", ", ".join(map(gene_of, of_class))))
-    said = f"Of {int(means.n_cells.sum()):,} cells. {NO_SIGNATURE} `neurofleet explain` shows it for all."
+    said = (
+        f"Of {int(means.n_cells.sum()):,} cells, drawn at random. {COUNTED} {NO_SIGNATURE} `neurofleet explain` shows"
+        " all cells, and how far the members agree."
+    )
     return [
         html.heading(2, "Genes that speak for each class"),
         html.figure(picture(*dots(means, model), "contribution of genes to classes"), DOTS_CAPTION),

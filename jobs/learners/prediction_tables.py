@@ -26,7 +26,7 @@ from neurofleet.learners.sims.cell_prediction import (
     known_cells_in_words,
     outside_in_words,
 )
-from neurofleet.learners.sims.majority_vote import Votes
+from neurofleet.learners.sims.majority_vote import CELLS_OF_CLUSTER, Votes
 from neurofleet.learners.unknown_labels import UNKNOWN, labels_or_unknown
 
 
@@ -250,6 +250,11 @@ class PredictionSummary:
         if self.n_known:
             texts.append(f"WARNING: {known_cells_in_words(self.n_known, self.n_cells)}")
         threshold = self.about["threshold"]
+        if self.about["majority"] is not None:
+            texts.append(
+                "By majority, a cell has the label of most cells of its cluster (k-means, about"
+                f" {CELLS_OF_CLUSTER} cells each), which may be {UNKNOWN}."
+            )
         if threshold:
             texts.append(
                 f"Cells are {UNKNOWN} whose largest probability is below {threshold:.4g};"

@@ -226,8 +226,9 @@ class SimsJob(LearnerJob[SimsTrainSpec, SimsInputs]):
         epochs = self.epochs(inputs)
         step_s, steps = _measured(spec, prepared)
         console.print(
-            f"{epochs} epochs of {steps} steps in all trainings. A step takes {1000 * step_s:.0f} ms in this"
-            f" process: about {duration(epochs * steps * step_s)}, baselines not counted.",
+            f"{epochs} epochs of {steps} steps in all trainings, up to {self.trial_epochs(inputs)} in each."
+            f" A step takes {1000 * step_s:.0f} ms in this process: about {duration(epochs * steps * step_s)},"
+            " baselines not counted.",
             soft_wrap=True,
             highlight=False,
         )

@@ -13,7 +13,12 @@ from rich.table import Table
 from rich.text import Text
 
 from neurofleet.cluster.store.run_store import RunStore
-from neurofleet.jobs.learners.learner_figures import confusion_figure, curves_figure, reliability_figure
+from neurofleet.jobs.learners.learner_figures import (
+    confusion_figure,
+    curves_figure,
+    epochs_in_words,
+    reliability_figure,
+)
 from neurofleet.jobs.learners.learner_folder import HISTORY, MAP
 from neurofleet.jobs.learners.learner_report import (
     LearnerReport,
@@ -28,7 +33,7 @@ from neurofleet.jobs.learners.learner_report import (
 from neurofleet.jobs.reports import html
 from neurofleet.learners.calibration import Calibration, ReliabilityBin
 from neurofleet.learners.scores import Scores
-from neurofleet.learners.sims.tabnet_settings import DEFAULT, settings_of
+from neurofleet.learners.sims.tabnet_settings import DEFAULT, FEWEST_CELLS, settings_of
 
 FACTS = ("name", "scores", "baselines", "control", "reliability", "data", "split")
 """What a training job, unlike a fit from Python, writes into its model."""
@@ -204,6 +209,11 @@ def scores_rows(scores: SimsScores) -> list[ScoresRow]:
     ]
 
 
+def notes_of(rows: Sequence[ScoresRow]) -> list[str]:
+    """Return what is to be said of single methods: why one could not be run, or how it was."""
+    return [f"{row.method}: {' '.join(row.notes)}" for row in rows if row.notes]
+
+
 def stored_scores(facts: Mapping[str, Any]) -> SimsScores | None:
     """Return the scores that a model of SIMS holds among its facts; None where it has none."""
     return typed(SimsScores, facts) if set(FACTS) <= facts.keys() else None
@@ -328,13 +338,16 @@ class SimsReport(LearnerReport):
         table.add_column("")
         for name in ("accuracy", "95 % interval", "macro-F1"):
             table.add_column(name, justify="right")
-        for row in scores_rows(self.scores):
-            method, *numbers = row.cells()
-            table.add_row(Text(method), *numbers)
+        rows = scores_rows(self.scores)
+        for row in rows:
+            if row.accuracy is not None:
+                method, *numbers = row.cells()
+                table.add_row(Text(method), *numbers)
         control = self.scores.control
         if control is not None:
-            table.add_row("shuffled labels", digits(control.accuracy), f"≤ {digits(control.limit)}", "")
+            table.add_row(f"shuffled labels, chance up to {digits(control.limit)}", digits(control.accuracy), "", "")
         console.print(table)
+        print_sentences(notes_of(rows), [], console)
         print_sentences(remarks(self.scores), invalid(self.scores), console)
 
     def verdict(self) -> list[str]:
@@ -399,16 +412,18 @@ def _split_text(report: SimsReport) -> str:
 def _scores_section(report: SimsReport) -> list[str]:
     """Return the table of scores with the control, and what there is to say about them."""
     scores = report.scores
-    rows: list[tuple[object, ...]] = [(*row.cells(), " ".join(row.notes)) for row in scores_rows(scores)]
-    control = scores.control
+    methods = scores_rows(scores)
+    rows: list[tuple[object, ...]] = [row.cells() for row in methods if row.accuracy is not None]
+    control, said = scores.control, notes_of(methods)
     if control is not None:
-        limit = f"at most {digits(control.limit)}"
+        rows.append(("control: a model of shuffled labels", digits(control.accuracy), "", ""))
         verdict = "sound: no better than chance" if control.valid else "INVALID: better than chance"
-        rows.append(("control: a model of shuffled labels", digits(control.accuracy), limit, "", verdict))
-    head = ("", "accuracy", "95 % interval", "macro-F1", "")
+        said.insert(0, f"The control is {verdict}, which reaches {digits(control.limit)} at most.")
+    head = ("", "accuracy", "95 % interval", "macro-F1")
     return [
         html.heading(2, f"Scores on {report.model_scores.n:,} {report.role} cells"),
         *scores_section(head, rows, (1, 2, 3), remarks(scores), invalid(scores)),
+        *(html.paragraph(text, "quiet") for text in said),
         html.paragraph(_explanation(report), "quiet"),
         *notes_section(scores.notes, level=3),
     ]
@@ -657,7 +672,7 @@ def _curves_section(report: SimsReport) -> list[str]:
         caption += ". A model of shuffled labels may fit its training cells, but no others"
     return [
         *parts,
-        html.paragraph(f"{len(report.history):,} epochs in {seconds:,.0f} s.", "quiet"),
+        html.paragraph(f"{epochs_in_words(report.history)} in {seconds:,.0f} s.", "quiet"),
         html.figure(curves_figure(report.history), f"{caption}."),
     ]
 
@@ -670,7 +685,7 @@ def _data_section(report: SimsReport) -> list[str]:
         ("reference", ", ".join(data.files)),
         ("cells", f"{data.n_cells:,}" + (f", {unlabelled:,} of them without a label" if unlabelled else "")),
         ("classes", f"{len(report.classes)}, from column {data.label}"),
-        ("genes", f"{data.n_genes:,}; the networks see {data.n_genes_seen:,}"),
+        ("genes", f"{data.n_genes:,}; the networks see {data.n_genes_seen:,}{_genes_seen(report)}"),
         ("values", data.normalisation),
         ("split", _split_text(report)),
         ("split's fingerprint", scores.split.fingerprint),
@@ -690,6 +705,16 @@ def _data_section(report: SimsReport) -> list[str]:
         html.paragraph("Settings that are not the defaults of this version:"),
         html.table(("setting", "here", "default"), changed, numbers=(1, 2)),
     ]
+
+
+def _genes_seen(report: SimsReport) -> str:
+    """Say why the networks do not see all genes; nothing where they do."""
+    data = report.scores.data
+    if data.n_genes_seen == data.n_genes:
+        return ""
+    if data.n_genes_seen == report.settings.get("most_variable_genes"):
+        return ", the most variable"
+    return f", which {FEWEST_CELLS} training cells or more express"
 
 
 def _plain(value: Any) -> str:

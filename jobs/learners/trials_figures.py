@@ -23,7 +23,7 @@ APART = 0.08
 
 def history_figure(rows: Sequence[TrialRow], metric: str, title: str, mode: Literal["min", "max"]) -> str:
     """Draw the score of each trial in the order of their numbers, and the best of those so far that are done."""
-    numbers = np.array([int(row.trial.rpartition("-")[2]) for row in rows])
+    numbers = np.array([row.number for row in rows])
     scores = np.array([row.scores.get(metric, np.nan) for row in rows], dtype=float)
     is_done = np.array([row.status == "done" for row in rows])
     order = np.argsort(numbers)

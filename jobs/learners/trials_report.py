@@ -16,6 +16,7 @@ from neurofleet.cluster.sweeps.trial_records import TrialRow, trials_from_table
 from neurofleet.jobs.job_file import named
 from neurofleet.jobs.learners import specs_of
 from neurofleet.jobs.learners.learner_folder import JOB, TRIALS
+from neurofleet.jobs.learners.learner_spec import metric_in_words
 from neurofleet.jobs.learners.trials_figures import choice_of, history_figure, importances_figure, parallel_figure
 from neurofleet.jobs.reports import html
 from neurofleet.jobs.reports.tables import ReportTable, print_line
@@ -87,7 +88,8 @@ class Trials:
         line = f"{len(self.rows)} trials ({', '.join(counts)})"
         if done := self.done:
             scores = [row.scores[self.metric] for row in done]
-            line += f": {self.metric} {scores[0]:.3f} at best, median {np.median(scores):.3f}, of those that are done"
+            line += f": {metric_in_words(self.metric)} {scores[0]:.3f} at best, median {np.median(scores):.3f},"
+            line += " of those that are done"
         return [line]
 
     def table(self) -> ReportTable:
@@ -95,10 +97,11 @@ class Trials:
         names = [*self.space.dimensions, *self.space.fixed]
         others = list(dict.fromkeys(name for row in self.rows for name in row.scores if name != self.metric))
         seed = ["seed"] if self.repeats > 1 else []
-        head = ["trial", self.metric, *names, *seed, "ended", "epochs", "seconds", *others]
+        measured, *more = map(metric_in_words, [self.metric, *others])
+        head = ["trial", measured, *names, *seed, "ended", "epochs", "seconds", *more]
         rows = [
             [
-                int(row.trial.rpartition("-")[2]),
+                row.number,
                 _score(row, self.metric),
                 *(_value(row.parameters.get(name)) for name in names),
                 *([row.seed] if seed else []),
@@ -111,7 +114,7 @@ class Trials:
         ]
         ended = head.index("ended")
         numbers = [column for column in range(1, len(head)) if column != ended]
-        return ReportTable(head, rows, numbers=numbers, title=f"Trials by {self.metric}", no_wrap={0, 1})
+        return ReportTable(head, rows, numbers=numbers, title=f"Trials by {measured}", no_wrap={0, 1})
 
     def print(self, console: Console) -> None:
         """Print the best trials."""
@@ -169,12 +172,12 @@ def trials_json(trials: Trials) -> list[dict[str, Any]]:
 
 def trials_section(trials: Trials) -> list[str]:
     """Return the part of a page about the trials: pictures first, then the table."""
-    table = trials.table()
+    table, metric = trials.table(), metric_in_words(trials.metric)
     shown = html.table(table.head, table.rows[:SHOWN_ON_PAGE], table.numbers)
     parts = [
-        html.heading(2, f"{len(trials.rows)} trials, compared by {trials.metric}"),
+        html.heading(2, f"{len(trials.rows)} trials, compared by {metric}"),
         html.paragraph(
-            f"{'Higher' if trials.mode == 'max' else 'Lower'} is better. {trials.metric} is measured on what each trial"
+            f"{'Higher' if trials.mode == 'max' else 'Lower'} is better. It is measured on what each trial"
             " holds out for validation; no test data are used. The best setting is trained again below.",
             "quiet",
         ),
@@ -182,7 +185,7 @@ def trials_section(trials: Trials) -> list[str]:
     if trials.scored:
         parts.append(
             html.figure(
-                history_figure(trials.rows, trials.metric, trials.metric, trials.mode),
+                history_figure(trials.rows, trials.metric, metric, trials.mode),
                 "The score of each trial in the order in which they began, and the best so far of those that are done.",
             )
         )
@@ -191,7 +194,7 @@ def trials_section(trials: Trials) -> list[str]:
         worst_first = trials.scored[::-1]
         parts.append(
             html.figure(
-                parallel_figure(worst_first, trials.space.dimensions, trials.metric, trials.metric),
+                parallel_figure(worst_first, trials.space.dimensions, trials.metric, metric),
                 "Each line is a trial: what its parameters were, and on the right what it reached, which is its"
                 " colour as well.",
             )

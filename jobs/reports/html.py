@@ -1,5 +1,6 @@
 """The parts of an HTML page: text that is always escaped, tables, pictures with captions."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from jinja2 import Environment, PackageLoader
@@ -7,7 +8,12 @@ from markupsafe import Markup, escape
 
 from neurofleet.wording import agreeing
 
+_CODE = re.compile(r"`([^`]+)`")
 _PAGE = Environment(autoescape=True, keep_trailing_newline=True, loader=PackageLoader("neurofleet.jobs", "reports"))
+
+
+WORDS = 30
+"""What has more characters in a table is words, and keeps a width that they can be read in."""
 
 
 def escaped(text: object) -> str:
@@ -25,8 +31,9 @@ def heading(level: int, text: object) -> str:
 
 
 def paragraph(text: object, kind: str = "") -> str:
-    """Return a paragraph; `kind` is a class of the style sheet."""
-    return f'<p class="{kind}">{escaped(text)}</p>' if kind else f"<p>{escaped(text)}</p>"
+    """Return a paragraph; `kind` is a class of the style sheet. What stands between backticks is set as code."""
+    content = _CODE.sub(r"<code>\1</code>", escaped(text))
+    return f'<p class="{kind}">{content}</p>' if kind else f"<p>{content}</p>"
 
 
 def alarms(lines: Iterable[object]) -> list[str]:
@@ -49,7 +56,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]], numbers: Sequen
     """Return a table; the columns in `numbers` are set flush right."""
 
     def cell(tag: str, column: int, content: object) -> str:
-        kind = ' class="number"' if column in numbers else ""
+        kind = ' class="number"' if column in numbers else ' class="words"' if len(str(content)) > WORDS else ""
         return f"<{tag}{kind}>{escape(content)}</{tag}>"
 
     lines = ["".join(cell("th", i, name) for i, name in enumerate(head))] if any(head) else []

@@ -18,7 +18,7 @@ from torch import Tensor, cat, nn
 
 from neurofleet.errors import CellsRefused
 from neurofleet.learners.cells.normalisation import GeneStatistics
-from neurofleet.learners.sims.tabnet_settings import Shape, SimsSettings
+from neurofleet.learners.sims.tabnet_settings import FEWEST_CELLS, Shape, SimsSettings
 
 _MOST_STEPS = 60
 
@@ -296,9 +296,6 @@ class _Entropy(torch.autograd.Function):
         slope = mask.clamp(min=torch.finfo(mask.dtype).tiny).log_().add_(1.0)
         return slope.mul_(mask.sign()).mul_(-gradients[0] / mask.shape[0])
 
-
-FEWEST_CELLS = 3
-"""A gene seen in fewer cells of the reference is not used: its variance says nothing."""
 
 _SD_FLOOR_QUANTILE = 0.05
 _CLIP = 10.0

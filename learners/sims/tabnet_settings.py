@@ -8,6 +8,9 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 DEFAULT = "default"
+FEWEST_CELLS = 3
+"""A gene seen in fewer training cells is not used by the networks: its variance says nothing."""
+
 LEAST_MASKING, MOST_MASKING, MASKED_GENES = 0.1, 0.5, 1000
 
 

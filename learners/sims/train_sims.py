@@ -244,9 +244,8 @@ def prepare_reference(
     LearnerError
         If labels or values cannot be used, or the cells cannot be split so.
     """
-    labels = read_labels(cells, label, drop_missing=drop_unlabelled)
-    if most_labelled is not None:
-        labels = labels.some(most_labelled, seed)
+    labelled = read_labels(cells, label, drop_missing=drop_unlabelled)
+    labels = labelled if most_labelled is None else labelled.some(most_labelled, seed)
     for part in (test, validation, {} if batch is None else {batch: ()}):
         for column in part if isinstance(part, Mapping) else ():
             refuse_files_without(cells, column)
@@ -257,8 +256,9 @@ def prepare_reference(
     profiles = looked_at(cells, seen, reference.normalisation)
     copies = find_copies(profiles, labels.rows)
     names = np.full(len(cells), "", dtype=object)
-    names[labels.rows] = np.asarray(labels.classes, dtype=object)[labels.codes]
-    common: dict[str, Any] = {"columns": cells.obs, "left_out": copies.rows, "seed": seed}
+    names[labelled.rows] = np.asarray(labelled.classes, dtype=object)[labelled.codes]
+    left_out = np.union1d(copies.rows, np.setdiff1d(labelled.rows, labels.rows))
+    common: dict[str, Any] = {"columns": cells.obs, "left_out": left_out, "seed": seed}
     if folds is not None or batch is not None:
         if not isinstance(validation, float | int):
             raise LearnerError("With folds or a batch, validation is a share of the cells, not groups of them.")

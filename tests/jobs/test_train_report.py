@@ -176,9 +176,10 @@ def test_page_says_what_was_trained_and_how_good_it_is(tmp_path):
     assert "Scores on 400 test cells" in page.text
     assert f"the model {accuracy:.3f} {contents.report.model_scores.accuracy_low:.3f} – " in page.text
     assert "always the most frequent class 0.100" in page.text
-    assert "celltypist celltypist is not installed." in page.text
-    assert "control: a model of shuffled labels 0.100 at most 0.160 sound" in page.text
-    assert "321; the networks see 123" in page.text
+    assert "celltypist: celltypist is not installed." in page.text
+    assert "control: a model of shuffled labels 0.100 The control is sound" in page.text
+    assert "reaches 0.160 at most" in page.text
+    assert "321; the networks see 123, which 3 training cells or more express" in page.text
     assert "log1p of 10000 per cell" in page.text
     assert "800 training, 200 validation, 400 test cells" in page.text
     assert "f" * 64 in page.text

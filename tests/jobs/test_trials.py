@@ -98,18 +98,18 @@ def test_the_parameter_that_scores_depend_on_matters_most(swept):
     scores = [row.scores["val_macro_f1"] for row in trials.done]
     assert scores == sorted(scores, reverse=True)
     (line,) = trials.verdict()
-    assert line.startswith(f"12 trials (10 done, 1 stopped, 1 failed): val_macro_f1 {scores[0]:.3f} at best")
+    assert line.startswith(f"12 trials (10 done, 1 stopped, 1 failed): validation macro-F1 {scores[0]:.3f} at best")
 
 
 def test_the_page_and_the_terminal_show_the_trials_of_a_sweep(swept, capsys):
     page = Page(Path(write_report(swept)).read_text())
     assert page.open == []
     assert page.pictures[:3] == [
-        "val_macro_f1 by trial",
+        "validation macro-F1 by trial",
         "importance of each parameter",
         "parallel coordinates of the trials",
     ]
-    assert "12 trials, compared by val_macro_f1" in page.text
+    assert "12 trials, compared by validation macro-F1" in page.text
     assert "failed: TrainingFailed: diverged" in page.text
     results_command(str(swept), None, json=False)
     told = capsys.readouterr().out
