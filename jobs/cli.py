@@ -443,18 +443,25 @@ def recipe(
 def export(
     source: Annotated[
         Path,
-        typer.Argument(metavar="RUN|FIT.json", help="The run of a fit, or an Allen fit file.", show_default=False),
+        typer.Argument(
+            metavar="RUN|FIT.json|MODEL",
+            help="The run of a fit, an Allen fit file, or the folder of a SIMS model.",
+            show_default=False,
+        ),
     ],
     to: Annotated[
         str | None,
         typer.Option(
             metavar="FOLDER|FORMAT",
-            help="A new folder; or sonata, allen or hoc alone, then the folder is CELL-FORMAT.",
+            help="A new folder; or sonata, allen, hoc or onnx alone, then the folder is CELL-FORMAT, or MODEL-onnx.",
             show_default=False,
         ),
     ] = None,
     format: Annotated[
-        str | None, typer.Option("--format", help="sonata, allen or hoc; by default sonata.", show_default=False)
+        str | None,
+        typer.Option(
+            "--format", help="sonata, allen or hoc, by default sonata; of a SIMS model onnx.", show_default=False
+        ),
     ] = None,
     cell: Annotated[str | None, typer.Option(metavar="ID", help="Which cell, where the run has several.")] = None,
     rank: Annotated[int, typer.Option(help="Which model of its hall of fame; 1 is the best.")] = 1,
@@ -472,7 +479,17 @@ def export(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write a model for use elsewhere: SONATA for BMTK, an Allen fit file, or a hoc template."""
+    """Write a model for use elsewhere: SONATA for BMTK, an Allen fit file, a hoc template; of a SIMS model ONNX."""
+    from neurofleet.jobs.learners.onnx_export import ONNX, export_onnx, is_trained_model
+
+    if ONNX in (format, to) or is_trained_model(source):
+        if (format or ONNX) != ONNX or (cell, rank, morphology, axon, mechanisms) != (None, 1, None, None, None):
+            raise UsageError(
+                f"{source}: a trained model is written as onnx, and --cell, --rank, --morphology, --axon and"
+                " --mechanisms belong to fits. Write neurofleet export MODEL --to onnx."
+            )
+        export_onnx(source, None if to in (None, ONNX) else Path(str(to)), as_json)
+        return
     from neurofleet.jobs.export import FORMATS, OTHER_FORMATS, export_command
 
     if format is None and to in FORMATS:

@@ -120,6 +120,7 @@ _EXTRAS = {
     ),
     "objectstore": ("obstore",),
     "formats": ("hdf5plugin", "neo", "pyabf"),
+    "onnx": ("onnx", "onnxruntime", "onnxscript"),
     "serve": ("argon2", "fastapi", "multipart", "python_multipart", "uvicorn"),
 }
 """Extra -> the packages that it installs, as they are imported."""

@@ -107,8 +107,10 @@ class GhostBatchNorm(nn.Module):
         nn.init.constant_(self.norm.weight, gain)
 
     def forward(self, rows: Tensor) -> Tensor:
+        if not self.training:
+            return self.norm(rows)
         pieces = math.ceil(rows.shape[0] / self.virtual_batch_size)
-        if pieces == 1 or not self.training:
+        if pieces == 1:
             return self.norm(rows)
         return cat([self.norm(piece) for piece in rows.chunk(pieces)])
 

@@ -139,3 +139,44 @@ def test_a_format_alone_names_the_folder_and_is_never_a_folder_of_that_name(run,
     assert [file.name for file in tmp_path.iterdir()] == ["made-up-sonata"]
     with pytest.raises(UsageError, match="did you mean 'sonata'"):
         export_command(run, None, "sonat", cell="made-up")
+
+
+def test_a_sims_model_as_onnx_gives_its_probabilities(tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime", reason="needs neurofleet[onnx]")
+    from neurofleet.learners.model_folder import load_model
+    from tests.jobs.small_model import small_model
+    from tests.learners.cells.made_cells import made_counts
+
+    folder = small_model(tmp_path)
+    told = CliRunner().invoke(app, ["export", str(folder), "--to", str(tmp_path / "out"), "--json"])
+    assert told.exit_code == 0, told.output
+    written = json.loads(told.stdout)
+    assert written["largest_difference"] < 1e-6
+    session = onnxruntime.InferenceSession(written["file"])
+    facts = session.get_modelmeta().custom_metadata_map
+    cells, model = made_counts(40, seed=7), load_model(folder)
+    genes, classes = json.loads(facts["genes"]), json.loads(facts["classes"])
+    assert (facts["sha256"], facts["format"]) == (model.identity["sha256"], "neurofleet sims 1")
+    for lacking in ([], ["Gene3", "Gene10", "Gene11"]):
+        counts = cells.to_df()[genes].assign(**{gene: np.nan for gene in lacking}).to_numpy(np.float32)
+        probabilities, distance, places = session.run(["probabilities", "distance", "map"], {"counts": counts})
+        named = model.predict(cells[:, ~cells.var_names.isin(lacking)].copy())
+        assert classes == list(named.uns["sims"]["classes"])
+        np.testing.assert_allclose(probabilities, named.obsm["sims_probabilities"], atol=1e-6)
+        np.testing.assert_allclose(distance, named.obs["sims_distance"], rtol=1e-4)
+        np.testing.assert_allclose(places, named.obsm["X_sims_map"], rtol=1e-3, atol=1e-3)
+    told = CliRunner().invoke(app, ["export", str(folder), "--to", "onnx", "--cell", "a"])
+    assert isinstance(told.exception, UsageError)
+    assert "belong to fits" in str(told.exception)
+
+
+def test_masks_of_a_file_are_those_of_training():
+    pytest.importorskip("onnx", reason="needs neurofleet[onnx]")
+    import torch
+
+    from neurofleet.learners.sims.onnx_model import _MASKS
+    from neurofleet.learners.sims.tabnet import mask_function
+
+    scores = torch.randn(50, 300, generator=torch.Generator().manual_seed(1)) * torch.logspace(-3, 2, 50)[:, None]
+    for name, mask in _MASKS.items():
+        torch.testing.assert_close(mask(scores), mask_function(name)(scores), atol=2e-6, rtol=0)
