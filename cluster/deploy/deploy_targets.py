@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from neurofleet.errors import ClusterError
-from neurofleet.input_paths import with_home
 
 OptionValue = str | int | tuple[str, ...] | None
 
@@ -84,7 +83,7 @@ class PathOption(TextOption):
     def read(self, given: OptionValue | Sequence[str]) -> OptionValue:
         """Return the checked value, or raise `OptionRefused`: also if it is here and something else."""
         value = super().read(given)
-        if isinstance(value, str) and (here := with_home(value)).exists():
+        if isinstance(value, str) and (here := Path(value)).exists():
             if self.holds and not (here / self.holds).is_file():
                 raise OptionRefused(
                     f"{flag(self.name)} {value}: expected a folder with {self.holds}, found none in it."
@@ -95,7 +94,7 @@ class PathOption(TextOption):
 
     def note(self, value: OptionValue | Sequence[str]) -> str:
         """Return what is to be said of a value that was accepted, empty if nothing."""
-        if value == self.default or not isinstance(value, str) or with_home(value).exists():
+        if value == self.default or not isinstance(value, str) or Path(value).exists():
             return ""
         return f"{flag(self.name)} {value} is not on this machine; it must be where the workflow runs."
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from neurofleet.cluster.deploy.deploy_targets import IMAGE, PATH_CHARACTERS, CountOption, PathOption, Target, TextOption
 
-_PATH = r"(?:~/)?(?!-)" + PATH_CHARACTERS
+_PATH = "(?!-)" + PATH_CHARACTERS
 _URI = r"(?:[a-z0-9]+://)?" + PATH_CHARACTERS
 _A_PATH = "a path of letters, digits and ./@%+=,-_ only"
 
@@ -79,9 +79,8 @@ SAMPLES = PathOption(
     _A_PATH,
     default="samples.tsv",
 )
-_COUNTED = (CHEMISTRY, FEATURES)
-_LABELLED = (UNKNOWN_BELOW, GENE_NAMES)
-_SIZE = (THREADS, MEMORY)
+_FILES = (MODEL, GENOME_INDEX, WHITELIST, SAMPLES, OUT)
+_HOW = (CHEMISTRY, FEATURES, UNKNOWN_BELOW, GENE_NAMES, THREADS, MEMORY, STAR_IMAGE)
 _PACKAGE = "neurofleet.jobs.pipelines"
 
 
@@ -96,14 +95,14 @@ PIPELINES = (
         "snakemake",
         "Snakefile",
         "Workflow from 10x FASTQ files to labels of cells, for Snakemake 8 and 9.",
-        (MODEL, GENOME_INDEX, WHITELIST, SAMPLES, *_COUNTED, *_LABELLED, OUT, *_SIZE, OWN_IMAGE, STAR_IMAGE),
+        (*_FILES, *_HOW, OWN_IMAGE),
         _PACKAGE,
     ),
     Target(
         "nextflow",
         "main.nf",
         "The same for Nextflow.",
-        (MODEL, GENOME_INDEX, WHITELIST, SAMPLES, *_COUNTED, *_LABELLED, OUT, *_SIZE, OWN_IMAGE, STAR_IMAGE),
+        (*_FILES, *_HOW, OWN_IMAGE),
         _PACKAGE,
     ),
     Target(
@@ -114,11 +113,8 @@ PIPELINES = (
             _example(MODEL, "gs://BUCKET/model.tar.gz", "tar of the folder of the trained SIMS model"),
             _example(GENOME_INDEX, "gs://BUCKET/star-index.tar", "tar of the folder of the STAR index"),
             _example(WHITELIST, "gs://BUCKET/3M-february-2018.txt.gz", "List of the barcodes, plain or .gz"),
-            *_COUNTED,
-            *_LABELLED,
-            *_SIZE,
-            replace(OWN_IMAGE, help=IMAGE.help, required=True),
-            STAR_IMAGE,
+            *_HOW,
+            IMAGE,
         ),
         _PACKAGE,
     ),
