@@ -13,7 +13,7 @@ from rich.progress import BarColumn, DownloadColumn, TimeRemainingColumn, Transf
 
 from neurofleet.errors import Interrupted, JobError, UsageError, did_you_mean
 from neurofleet.http_download import DownloadError, Web
-from neurofleet.jobs.progress import BarProgress, duration
+from neurofleet.jobs.progress import BarProgress, time_left
 from neurofleet.jobs.run_folder import interruptible
 from neurofleet.jobs.terminal import terminal
 from neurofleet.neurosim.exchange.allen_download import find_specimen
@@ -235,5 +235,5 @@ class _FileProgress(BarProgress):
         new = self._here - (self._first or 0)
         if self._size is not None and new > 0:
             left = (self._size - self._here) * (time.monotonic() - self._started) / new
-            text += f" of {self._size / 1e6:,.1f} MB, about {duration(left)} left"
+            text = ", ".join(filter(None, [f"{text} of {self._size / 1e6:,.1f} MB", time_left(left)]))
         return text

@@ -29,6 +29,13 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {secs} s" if minutes else f"{secs} s"
 
 
+def time_left(seconds: float) -> str:
+    """Return how long something takes from now on, for display; nothing at its end."""
+    if seconds <= 0:
+        return ""
+    return f"{'' if seconds < 1 else 'about '}{duration(seconds)} left"
+
+
 class ProgressDisplay:
     """Shows what is going on, within a ``with`` block, on a console.
 
@@ -158,4 +165,6 @@ class CountProgress:
 
     def _line(self) -> str:
         left = (self._number - self._done) * self.seconds / max(self._done, 1)
-        return f"{self._doing}: {self._done:,} of {self._number:,} {self._what}, about {duration(left)} left"
+        return ", ".join(
+            filter(None, [f"{self._doing}: {self._done:,} of {self._number:,} {self._what}", time_left(left)])
+        )

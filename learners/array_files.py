@@ -5,12 +5,15 @@ from __future__ import annotations
 import tokenize
 import zipfile
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 import pandas as pd
+
+from neurofleet.errors import UsageError
 
 LARGEST_COMPRESSION = 1100
 """Deflate, the strongest common compression, makes values at most 1032 times smaller."""
@@ -25,6 +28,33 @@ DAMAGED += (ArithmeticError, RuntimeError, MemoryError, zlib.error)
 
 class UnreadableArray(ValueError):
     """An array that is damaged, claims more than its file can hold, or needs pickle."""
+
+
+def refuse_other_data(given: Any, in_memory: type, what: str) -> None:
+    """Refuse what is neither a sequence of files nor of data in memory, such as a table.
+
+    Parameters
+    ----------
+    given : object
+    in_memory : type
+        What data that is open already are of.
+    what : str
+        What the files hold, for the message.
+
+    Raises
+    ------
+    UsageError
+    """
+    wrong = [item for item in given if not isinstance(item, str | Path | in_memory)] if _is_list(given) else [given]
+    if wrong:
+        raise UsageError(
+            f"Expected files of {what}, or {in_memory.__name__} in memory, found {type(wrong[0]).__name__}. Save it"
+            " as a file first, such as by numpy.savez (docs/formats.md)."
+        )
+
+
+def _is_list(given: Any) -> bool:
+    return isinstance(given, Sequence) and not isinstance(given, str | bytes)
 
 
 def npz_arrays(path: str | Path) -> dict[str, np.ndarray]:

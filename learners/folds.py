@@ -166,11 +166,15 @@ def check_inner_folds(
         folds = min(folds, len(np.unique(groups[~kept])))
     free = np.flatnonzero(~kept)
     if folds < 2 or len(np.unique(y[free])) < 2:
-        what = f"{folds} rows each" if groups is None else "rows in two groups or more"
+        called = y if names is None else np.asarray(names, dtype=str)[y]
+        what, found, more = f"{folds} rows each", _counted(called), "training units"
+        if groups is not None:
+            of_class = {name: len(np.unique(groups[called == name])) for name in np.unique(called)}
+            what, more = "rows in two groups (animals) or more", "animals of each class"
+            found = ", ".join(f"{name} in {n} group{'s' if n > 1 else ''}" for name, n in of_class.items())
         raise LearnerError(
             f"Nothing can be chosen by inner cross-validation: expected at least two classes with {what},"
-            f" found {_counted(y if names is None else np.asarray(names, dtype=str)[y])}. Give more training units, or"
-            " merge classes."
+            f" found {found}. Give more {more}, or merge classes."
         )
     return free, folds
 

@@ -1,6 +1,7 @@
 """How text that people read says numbers, applied where it leaves the program: errors, the terminal, reports."""
 
 import re
+from collections.abc import Iterable
 
 _THINGS = (
     "animals assets batches blocks branches bytes cells channels checks classes classifiers clusters columns "
@@ -23,6 +24,24 @@ _ONE = re.compile(
     r"(?<![\w.,/×-])1 ((?!(?:and|at|by|for|from|in|of|or|than|to)\b)[A-Za-z-]+ )?"
     rf"({'|'.join(_THINGS)})\b(?: ({'|'.join(_VERBS)})\b)?"
 )
+
+
+def told_once(notes: Iterable[str]) -> list[str]:
+    """Return notes with those that differ in the file alone as one: ``a.npz (and 4 more): not used: depth.``.
+
+    Parameters
+    ----------
+    notes : iterable of str
+        ``FILE: what is to be known``, or a sentence of its own.
+    """
+    files: dict[str, list[str]] = {}
+    for note in dict.fromkeys(notes):
+        file, colon, rest = note.partition(": ")
+        files.setdefault(rest if colon else note, []).append(file if colon else "")
+    return [
+        f"{first}{f' (and {len(more)} more)' if more else ''}: {rest}" if first else rest
+        for rest, (first, *more) in files.items()
+    ]
 
 
 def agreeing(text: str) -> str:

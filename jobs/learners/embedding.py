@@ -132,7 +132,7 @@ def embed_units(
 
     model = HippieModel.load(folder)
     units = open_units(files, layout)
-    _print_notes(units.notes)
+    _print_notes([*units.notes, *model.lacking(units)])
     vectors = model.vectors(units)
     return with_map(model.table_of(units, vectors, unknown_below), vectors), vectors
 

@@ -13,8 +13,9 @@ from rich.console import Console
 
 from neurofleet.cluster.ray.shards import map_shards
 from neurofleet.jobs.learners.learner_spec import Workers, most_workers
-from neurofleet.jobs.progress import duration
+from neurofleet.jobs.progress import duration, time_left
 from neurofleet.jobs.run_folder import raise_if_interrupted
+from neurofleet.jobs.terminal import BETWEEN
 
 
 @dataclass(frozen=True)
@@ -111,8 +112,16 @@ class _Progress:
         self._left.remove(piece.kind)
         self._seconds.setdefault(piece.kind, []).append(seconds)
         self._console.print(
-            f"{piece.title}: done after {duration(seconds)}, {self._number - len(self._left)} of {self._number}"
-            f" · about {duration(self._left_s())} left",
+            BETWEEN.join(
+                filter(
+                    None,
+                    [
+                        f"{piece.title}: done after {duration(seconds)}, {self._number - len(self._left)} of"
+                        f" {self._number}",
+                        time_left(self._left_s()),
+                    ],
+                )
+            ),
             soft_wrap=True,
             highlight=False,
         )

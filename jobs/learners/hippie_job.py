@@ -19,7 +19,7 @@ from neurofleet.cluster.training.trainer import train
 from neurofleet.errors import LearnerError, UsageError
 from neurofleet.input_paths import name_of, place_of
 from neurofleet.jobs.learners.evaluation_pieces import Piece, do_missing
-from neurofleet.jobs.learners.hippie_report import HippieReport
+from neurofleet.jobs.learners.hippie_report import METHODS, HippieReport
 from neurofleet.jobs.learners.hippie_spec import (
     QUICK_UNITS,
     FoldsSpec,
@@ -342,11 +342,11 @@ def pieces_of(
     methods, _ = methods_of(spec, bool(unit_set.others))
     files = (out / PIECES / unit_set.name).absolute()
 
-    def piece(name: str, work: Literal["fold", "shuffled", "permuted"], **which: Any) -> HippiePiece:
+    def piece(name: str, title: str, work: Literal["fold", "shuffled", "permuted"], **which: Any) -> HippiePiece:
         return HippiePiece(
             file=files / f"{name}.json",
             kind=f"{unit_set.name} {work}",
-            title=f"{unit_set.name}, {name}",
+            title=f"{unit_set.name}, {title}",
             labelled=LabelledSpec(**unit_set.spec.model_dump(include=set(LabelledSpec.model_fields))),
             folder=folder.resolve(),
             settings=spec.chosen,
@@ -362,16 +362,17 @@ def pieces_of(
         )
 
     pieces = {
-        name: piece(name, "fold", repeat=repeat, fold=fold)
+        name: piece(name, title, "fold", repeat=repeat, fold=fold)
         for repeat in range(spec.repeats)
         for fold in range(spec.folds)
         for name in [f"fold-{repeat}-{fold}"]
+        for title in [f"fold {fold + 1}" + (f" of repeat {repeat + 1}" if spec.repeats > 1 else "")]
     }
     for method in CONTROLLED:
         if {method, "best"} & set(methods):
             name = f"shuffled-{method}"
-            pieces[name] = piece(name, "shuffled", method=method)
-    return pieces | {"permuted": piece("permuted", "permuted")}
+            pieces[name] = piece(name, f"{METHODS[method]} with shuffled labels", "shuffled", method=method)
+    return pieces | {"permuted": piece("permuted", "test labels exchanged", "permuted")}
 
 
 def _collected(

@@ -43,7 +43,7 @@ METHODS = {
     "mean_knn": "network's latent mean + KNN",
     "probe": "network's embedding + probe",
     "head": "fine-tuned network",
-    "best": "best of both, weighed",
+    "best": "network and classical, blended",
 }
 MEANINGS = {
     "raw_knn": "nearest neighbours of the scaled signals",
@@ -55,10 +55,14 @@ MEANINGS = {
     "mean_knn": "nearest neighbours of the fine-tuned network's latent mean, the published probe",
     "probe": "KNN, logistic regression, SVM or MLP on its fusion vector, chosen by inner validation",
     "head": "the network's own class head, fine-tuned on the training units",
-    "best": "the fine-tuned network and the classical classifiers, weighed by inner validation",
+    "best": "the fine-tuned network and the classical classifiers, weighted by inner validation: the model's answer",
 }
 HEAD = ("", "balanced accuracy [95 %]", "difference [95 %]", "macro-F1", "accuracy", "folds won : lost")
 SHORT_HEAD = ("", "BA [95 %]", "difference [95 %]", "F1", "acc.")
+LEGEND = (
+    "BA: balanced accuracy, with its 95 % interval; F1: macro-F1; acc.: accuracy; shuffled: with shuffled labels, and"
+    " the limit of what chance reaches."
+)
 SHOWN = ("best", "head", "classical")
 """Of the first of these that there is, confusions and reliability are shown."""
 
@@ -114,8 +118,7 @@ class SetScores:
         found = self.comparison
         split = f"split by {self.group} ({found.n_groups})" if self.group else "RANDOM split, no animals kept apart"
         return (
-            f"{self.set}: {split}, {found.folds} folds × {found.repeats}, {found.n:,} units,"
-            f" {found.n_classes} classes, majority {found.majority_rate:.3f}"
+            f"{self.set}: {split}, {found.folds} folds × {found.repeats}, {found.n:,} units, {found.n_classes} classes"
         )
 
     @property
@@ -241,13 +244,15 @@ class HippieReport(LearnerReport):
     def print_tables(self, console: Console) -> None:
         """Print a table for each set, and what a reader must know of it."""
         for scores in self.sets:
-            table = Table(title=Text(scores.title, justify="left"), box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+            console.print(scores.title, style="bold", markup=False, highlight=False, soft_wrap=True)
+            table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
             table.add_column("")
             for name in SHORT_HEAD[1:]:
                 table.add_column(name, justify="right")
             for row in scores.rows():
                 table.add_row(*(Text(text) for text in row[: len(SHORT_HEAD)]))
             console.print(table)
+            console.print(LEGEND, markup=False, highlight=False, soft_wrap=True)
             print_sentences(remarks(scores), invalid(scores), console)
 
     def verdict(self) -> list[str]:
@@ -268,7 +273,9 @@ class HippieReport(LearnerReport):
                 lines.append(f"best of the other methods: {METHODS[best.method]}, {best.balanced_accuracy:.3f}")
             if not scores.group:
                 lines.append("not sure: the split is random, and units of one animal may be on both sides (`group:`)")
-            lines += invalid(scores) or ["controls: shuffled and exchanged labels change nothing that they must not"]
+            lines += invalid(scores) or [
+                "controls passed: with shuffled labels no better than chance; labels of tested units change no answer"
+            ]
         return lines
 
     def body(self, store: RunStore) -> list[str]:

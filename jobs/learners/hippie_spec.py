@@ -78,6 +78,8 @@ class HippieSpec(LearnerSpec):
     settings_model = HippieSettings
     presets = PRESETS
 
+    layout_model = "neurofleet.learners.units.unit_layout:UnitLayout"
+
     data_keys = ("units",)
 
     learner: Literal["hippie"]

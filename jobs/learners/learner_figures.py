@@ -267,21 +267,25 @@ def examples_figure(examples: pd.DataFrame) -> str:
     Parameters
     ----------
     examples : DataFrame
-        As `neurofleet.learners.neuprint.activity_examples.activity_examples` returns it.
+        As `neurofleet.learners.neuprint.activity_examples.activity_examples` returns it; those of earlier versions
+        know no times.
     """
+    in_s = {"rate_hz", "r2_repeated"} <= set(examples.columns)
     neurons = [group for _, group in examples.groupby("neuron_id", sort=False)]
 
     def draw(figure: "Figure") -> None:
         panels = figure.subplots(len(neurons), 1, squeeze=False)[:, 0]
         for axes, of_neuron in zip(panels, neurons, strict=True):
-            axes.plot(of_neuron["frame"], of_neuron["recorded"], color=INK, linewidth=0.9, label="recorded")
-            axes.plot(of_neuron["frame"], of_neuron["predicted"], color=MODEL, linewidth=0.9, label="predicted")
+            at = of_neuron["frame"] / of_neuron["rate_hz"] if in_s else of_neuron["frame"]
+            axes.plot(at, of_neuron["recorded"], color=INK, linewidth=0.9, label="recorded")
+            axes.plot(at, of_neuron["predicted"], color=MODEL, linewidth=0.9, label="predicted")
             first = of_neuron.iloc[0]
-            axes.set_title(f"{first['class']}: neuron {first['neuron_id']}, R² {first['r2']:.2f}")
+            repeated = f" (repeated: {first['r2_repeated']:.2f})" if in_s else ""
+            axes.set_title(f"{first['class']}: neuron {first['neuron_id']}, R² {first['r2']:.2f}{repeated}")
             axes.set_ylabel("activity (s.d.)")
             axes.margins(x=0)
             grid(axes, "y")
-        panels[-1].set_xlabel("frame")
+        panels[-1].set_xlabel("time (s)" if in_s else "frame")
         figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower left", ncols=2)
 
     return picture(0.5 + 1.25 * len(neurons), draw, "recorded and predicted activity")

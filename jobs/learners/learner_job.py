@@ -42,10 +42,10 @@ from neurofleet.jobs.learners.learner_folder import (
 )
 from neurofleet.jobs.learners.learner_report import LearnerReport
 from neurofleet.jobs.learners.learner_spec import LearnerSpec, SweepSpec, Workers, metric_in_words, most_workers
-from neurofleet.jobs.progress import duration
+from neurofleet.jobs.progress import duration, time_left
 from neurofleet.jobs.quick import QUICK_NOTE
 from neurofleet.jobs.run_folder import JobRun, raise_if_interrupted, run_in_folder
-from neurofleet.jobs.terminal import terminal
+from neurofleet.jobs.terminal import BETWEEN, terminal
 from neurofleet.learners.model_folder import QUICK
 from neurofleet.threads import one_thread
 
@@ -156,7 +156,9 @@ class Trainings:
         self._last_line = now
         left = max(self._epochs - self._done, 0) * self._seconds / self._timed
         self._console.print(
-            f"{name}: epoch {row['epoch']} of {epochs} · {metrics_in_words(row)} · about {duration(left)} left",
+            BETWEEN.join(
+                filter(None, [f"{name}: epoch {row['epoch']} of {epochs}", metrics_in_words(row), time_left(left)])
+            ),
             soft_wrap=True,
         )
 

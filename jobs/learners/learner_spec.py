@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError, field_validator, model_validator
 
 from neurofleet.cluster.sweeps.search_space import SearchSpaceRefused, parse_space
-from neurofleet.errors import did_you_mean
+from neurofleet.errors import UsageError, did_you_mean
 from neurofleet.faults import faults, shown
 from neurofleet.input_paths import is_url
-from neurofleet.jobs.job_file import JobSpec, Label, Positive, PositiveInt, Strict, expanded
+from neurofleet.jobs.job_file import JobSpec, Label, Positive, PositiveInt, Strict, expanded, named
 
 
 def _as_list(given: Any) -> Any:
@@ -88,6 +88,9 @@ class LearnerSpec(JobSpec):
     beside: ClassVar[tuple[str, ...]] = ("workers", "loggers")
     """Keys that results do not depend on."""
 
+    layout_model: ClassVar[str | None] = None
+    """``module:Class`` of the keys under `layout:`, where there is one."""
+
     data_keys: ClassVar[tuple[str, ...]] = ()
     """Keys with a list of files, where a pattern or one file may stand alone."""
 
@@ -115,6 +118,11 @@ class LearnerSpec(JobSpec):
         """Return the job with the settings that stand beside its other keys moved under `settings`.
 
         A misspelt setting is moved as well: the fault is then reported with the nearest name of a setting.
+
+        Raises
+        ------
+        UsageError
+            A key of the layout stands beside it.
         """
         settings, fields = cls.settings_model.model_fields, cls.model_fields
 
@@ -124,6 +132,11 @@ class LearnerSpec(JobSpec):
                 key in settings and key not in fields
             )
 
+        strange = [str(key) for key in content if key not in fields and key not in settings]
+        if strange and cls.layout_model is not None:
+            outside = [key for key in strange if key in named(cls.layout_model).model_fields]
+            if outside:
+                raise UsageError(f"{source}: {', '.join(outside)}: expected under `layout:`, found beside it.")
         job = {key: value for key, value in content.items() if not is_setting(str(key))}
         beside = {key: value for key, value in content.items() if is_setting(str(key))}
         job |= {key: expanded(job[key], folder) for key in cls.data_keys if key in job}

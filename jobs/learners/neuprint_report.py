@@ -188,7 +188,7 @@ class NeuprintScores:
         seeds = f"{split.seeds} seed{'s' if split.seeds > 1 else ''}"
         return (
             f"{self.name}: {how}, {seeds}; {data.n_labelled:,} of {data.n_neurons:,} neurons with"
-            f" {self.label}, {len(data.neurons_of_class)} classes, majority {self.majority_rate:.3f}"
+            f" {self.label}, {len(data.neurons_of_class)} classes"
         )
 
     def rows(self) -> list[Sequence[str]]:
@@ -320,11 +320,15 @@ class NeuprintReport(LearnerReport):
         print_sentences(remarks(scores), invalid(scores), console)
 
     def verdict(self) -> list[str]:
-        """Return what probes of Phi reach beside the best other method and chance, how sure that is, and what fails."""
+        """Return what names neurons, what is best with Phi and without, chance, how sure that is, and what fails."""
         scores, lines = self.scores, []
+        naming = [
+            row for row in scores.methods if scores.naming and (row.method, row.probe) == ("phi", scores.naming.probe)
+        ]
         for title, rows in (
-            ("Phi", [row for row in scores.methods if row.is_of_phi]),
-            ("best other method", [row for row in scores.methods if not row.is_of_phi]),
+            ("what names neurons in `neurofleet embed`", naming),
+            ("best with Phi", [row for row in scores.methods if row.is_of_phi]),
+            ("best without Phi", [row for row in scores.methods if not row.is_of_phi]),
         ):
             if rows:
                 best = max(rows, key=lambda row: row.accuracy)
@@ -411,13 +415,16 @@ def _examples(table: pa.Table | None) -> list[str]:
     """Show recorded and predicted activity of a few neurons; nothing for an evaluation, and older runs."""
     if table is None or not len(table):
         return []
+    repeated = ""
+    if "r2_repeated" in table.column_names:
+        repeated = " Repeated: the R² of taking the frame before as the prediction, which slow activity makes high."
     return [
         html.heading(2, "Activity and what the dynamics predicts of it"),
         html.figure(
             examples_figure(table.to_pandas()),
             "The last frames, of one neuron of each of the most frequent classes: that whose R² is its class's median."
             " Each frame is predicted from the recorded ones before it, from behaviour and other neurons, and from Phi."
-            " Activity is z-scored.",
+            f" Activity is z-scored.{repeated}",
         ),
     ]
 

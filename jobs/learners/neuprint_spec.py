@@ -35,6 +35,7 @@ class NeuprintSpec(LearnerSpec):
 
     settings_model = NeuprintSettings
     presets = PRESETS
+    layout_model = "neurofleet.learners.neuprint.recording_layout:RecordingLayout"
     data_keys = ("recordings",)
 
     learner: Literal["neuprint"]

@@ -35,7 +35,7 @@ from neurofleet.learners.model_folder import (
 )
 from neurofleet.learners.units.unit_files import as_units
 from neurofleet.learners.units.unit_labels import CLASS
-from neurofleet.learners.units.units import Units
+from neurofleet.learners.units.units import MODALITIES, Units
 
 if TYPE_CHECKING:
     import anndata
@@ -156,8 +156,7 @@ class HippieModel:
         >>> model.predict("units.npz", layout={"waveform_rate_hz": 30_000})
         """
         opened = as_units(units, layout)
-        if not isinstance(units, Units):
-            warn_of(opened.notes)
+        warn_of([*(() if isinstance(units, Units) else opened.notes), *self.lacking(opened)])
         return self._named(opened, unknown_below)
 
     def embed(
@@ -193,8 +192,7 @@ class HippieModel:
         >>> adata = model.embed("units.npz", to="anndata")
         """
         opened = as_units(units, layout)
-        if not isinstance(units, Units):
-            warn_of(opened.notes)
+        warn_of([*(() if isinstance(units, Units) else opened.notes), *self.lacking(opened)])
         vectors = self.vectors(opened)
         return embedding(self.table_of(opened, vectors, unknown_below), vectors, to)
 
@@ -206,6 +204,18 @@ class HippieModel:
         others = {name: units.column(name) for name in units.obs.columns if isinstance(name, str)}
         columns = pd.DataFrame(columns_beside(named, others) | vector_columns(vectors), index=named.index)
         return pd.concat([named, columns], axis=1)
+
+    def lacking(self, units: Units) -> list[str]:
+        """Return a note on what the model was trained with and none of the units has."""
+        used = self.networks.sizes.modalities
+        absent = [name for name in used if not units.present[:, MODALITIES.index(name)].any()]
+        if not absent:
+            return []
+        there = [name for name in used if name not in absent]
+        return [
+            f"No unit has {' and '.join(absent)}, which the model was trained with: classes rest on"
+            f" {' and '.join(there) or 'nothing'} alone, and how good they are then was not measured."
+        ]
 
     def vectors(self, units: Units) -> dict[str, np.ndarray]:
         """Return the first network's vectors: ``fusion`` (units, fusion) and latent ``mean`` (units, latent)."""

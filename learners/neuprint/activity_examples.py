@@ -35,15 +35,16 @@ def activity_examples(model: NeuprintModel, recordings: Recordings, classes: np.
     Returns
     -------
     DataFrame
-        ``neuron_id``, ``class``, ``animal``, ``session``, ``r2`` (over the frames that are here), ``frame``,
-        ``recorded`` and ``predicted`` (z-scored as the dynamics sees it).
+        ``neuron_id``, ``class``, ``animal``, ``session``, ``rate_hz`` (frames per second), ``r2`` (over the frames that
+        are here), ``r2_repeated`` (that of the frame before as the prediction), ``frame``, ``recorded`` and
+        ``predicted`` (z-scored as the dynamics sees it).
     """
     settings = model.settings
     names, counts = np.unique(classes[classes != ""], return_counts=True)
     shown = names[np.argsort(-counts, kind="stable")][:CLASSES]
     ids, animals = recordings.neurons.index.to_numpy().astype(str), recordings.labels("animal")
     found: dict[str, list[pd.DataFrame]] = {}
-    for session in sessions_of(recordings, settings):
+    for session, recording in zip(sessions_of(recordings, settings), recordings.recordings, strict=True):
         rows = np.flatnonzero(np.isin(classes[session.numbers], shown))
         if not len(rows):
             continue
@@ -55,11 +56,14 @@ def activity_examples(model: NeuprintModel, recordings: Recordings, classes: np.
         recorded, predicted = _predicted(model, session, rows, starts)
         for number, seen, guess in zip(session.numbers[rows], recorded, predicted, strict=True):
             spread = float(np.square(seen - seen.mean()).sum())
+            change = float(np.square(np.diff(seen)).mean()) * len(seen)
             table = {
                 "neuron_id": ids[number],
                 "class": str(classes[number]),
                 "animal": str(animals[number]),
                 "session": session.name,
+                "rate_hz": recording.rate_hz,
+                "r2_repeated": 1.0 - change / spread if spread else 0.0,
                 "r2": 1.0 - float(np.square(seen - guess).sum()) / spread if spread else 0.0,
                 "frame": np.concatenate(counted),
                 "recorded": seen,

@@ -125,7 +125,8 @@ def read_suite2p(path: Path, layout: RecordingLayout) -> RawSession:
         session = f"{session}/{name}"
     if layout.animal is None and "animal" not in arrays.arrays:
         notes.append(
-            f'{folder.name}: the animal is called {session}; if it has others, np.save("animal.npy", its name).'
+            f"{folder.name}: no animal.npy, so the animal is called {session}, as its folders are. Of an animal with"
+            " several folders, save its name in each: np.save('animal.npy', 'mouse1')."
         )
     read = _session(arrays, layout, activity[is_cell].T, session, is_cell)
     return replace(read, n_regions=int(is_cell.sum()), notes=tuple(notes))

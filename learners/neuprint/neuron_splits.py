@@ -105,7 +105,7 @@ def labelled_names(
     names[np.isin(names.astype(str), rare)] = ""
     if len(rare):
         named = ", ".join(rare[:SHOWN]) + (f" and {len(rare) - SHOWN} more" if len(rare) > SHOWN else "")
-        notes.append(f"Classes with fewer than {fewest} neurons count as unlabelled: {named}.")
+        notes.append(f"Classes with fewer than {fewest} neurons (`least_neurons`) count as unlabelled: {named}.")
     if len(classes) - len(rare) < 2:
         raise LearnerError(
             f"A probe needs at least 2 classes of {fewest} or more neurons; {label!r} has"

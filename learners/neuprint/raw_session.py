@@ -421,7 +421,7 @@ def _standardised(
             f"{where}: all {dropped} traces are constant or were never measured; there is nothing to learn."
         )
     if dropped:
-        notes.append(f"{where}: {dropped} neurons with a constant or unmeasured trace are dropped.")
+        notes.append(f"{where}: {dropped} neurons are left out: constant, or never measured.")
     return kept, (values[:, kept] / spread[kept]).astype(np.float32)
 
 

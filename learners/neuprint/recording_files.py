@@ -13,7 +13,7 @@ import numpy as np
 
 from neurofleet.errors import did_you_mean
 from neurofleet.input_paths import local_files
-from neurofleet.learners.array_files import as_text, column_values
+from neurofleet.learners.array_files import as_text, column_values, refuse_other_data
 from neurofleet.learners.neuprint.array_sessions import (
     npy,
     read_caiman,
@@ -31,6 +31,7 @@ from neurofleet.learners.neuprint.population_recordings import (
 )
 from neurofleet.learners.neuprint.raw_session import Channel, RawSession, checked
 from neurofleet.learners.neuprint.recording_layout import KEYS, RecordingLayout, read_recording_layout
+from neurofleet.wording import told_once
 
 
 def open_recordings(
@@ -69,9 +70,9 @@ def open_recordings(
             recording, table, more = checked(session, names)
             recordings.append(recording)
             labels.append(table)
-            notes += more
+            notes += [note.replace(f"{path}: ", f"{path.name}: ", 1) for note in more]
     notes += _copies(recordings)
-    return gathered(recordings, labels, notes)
+    return gathered(recordings, labels, told_once(notes))
 
 
 def as_recordings(
@@ -90,6 +91,7 @@ def as_recordings(
         return recordings
     if isinstance(recordings, str | Path):
         return open_recordings(recordings, layout, usual)
+    refuse_other_data(recordings, Recordings, "recordings")
     sets = [item for item in recordings if isinstance(item, Recordings)]
     files = [item for item in recordings if not isinstance(item, Recordings)]
     if files or not sets:

@@ -179,7 +179,11 @@ SHARE_TOLERANCE = 1e-3
 
 
 def common_isi(
-    values: np.ndarray, layout: UnitLayout, bin_ms: float | None, name: str
+    values: np.ndarray,
+    layout: UnitLayout,
+    bin_ms: float | None,
+    name: str,
+    unit_ids: Sequence[str] | np.ndarray = (),
 ) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Convert histograms of any bins to the share of intervals in bins of 1 ms from 0 to 100 ms.
 
@@ -196,6 +200,8 @@ def common_isi(
         Width of linear bins, of the layout or of the file.
     name : str
         File and array, for messages.
+    unit_ids : sequence of str, optional
+        For messages.
 
     Returns
     -------
@@ -248,13 +254,19 @@ def common_isi(
     if impossible.any():
         notes.append(
             f"{name}: in {int(impossible.sum())} units most intervals are shorter than 1 ms, which no neuron"
-            " can do: the spike times behind them were most likely in another unit than seconds. Find the"
-            " recording that they are of, and leave it out (drop)."
+            f" can do{_such_as(unit_ids, impossible)}: the spike times behind them were most likely in another unit"
+            " than seconds. Find the recording that they are of, and leave it out (drop)."
         )
     outside = present & (result.sum(axis=1) == 0)
     if outside.any():
         notes.append(f"{name}: {int(outside.sum())} units have no interval below 100 ms; their ISI is missing.")
     return result, present & ~outside, notes
+
+
+def _such_as(unit_ids: Sequence[str] | np.ndarray, chosen: np.ndarray) -> str:
+    """Return the first of the chosen units in brackets; nothing where they have no ids."""
+    names = [str(unit_ids[row]) for row in np.flatnonzero(chosen)[:3]] if len(unit_ids) else []
+    return f" (such as {', '.join(names)})" if names else ""
 
 
 def _edges_ms(n_bins: int, layout: UnitLayout, bin_ms: float | None, name: str) -> tuple[np.ndarray, list[str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -16,7 +17,7 @@ import pyarrow.parquet as pq
 
 from neurofleet.errors import did_you_mean
 from neurofleet.input_paths import local_files
-from neurofleet.learners.array_files import UnreadableArray, as_text, column_values, npz_arrays
+from neurofleet.learners.array_files import UnreadableArray, as_text, column_values, npz_arrays, refuse_other_data
 from neurofleet.learners.text_dialect import TEXT_ENDINGS, text_dialect
 from neurofleet.learners.units.hand_features import HAND_FEATURES, hand_features
 from neurofleet.learners.units.signal_scaling import row_hashes
@@ -40,13 +41,15 @@ from neurofleet.learners.units.waveforms import (
     read_waveforms,
     refuse_turned,
 )
+from neurofleet.wording import told_once
 
 
-def read_npz(path: Path, spike_times: str) -> UnitsFile:
+def read_npz(path: Path, spike_times: str, waveform: str = "waveform", axes: str | None = None) -> UnitsFile:
     """Read an npz file: arrays of equal first length are units, single values are for all of them.
 
-    Spike times lie one unit after the other in one array, with the place after the last spike of each unit in
-    `<spike_times>_index`, as in NWB.
+    Of waveforms on several channels the one with the largest amplitude (peak to peak) is taken. Spike times lie one
+    unit after the other in one array, with the place after the last spike of each unit in `<spike_times>_index`, as in
+    NWB.
     """
     try:
         arrays = npz_arrays(path)
@@ -68,13 +71,17 @@ def read_npz(path: Path, spike_times: str) -> UnitsFile:
     if len(set(lengths.values())) > 1:
         raise UnitsRefused(
             f"{path}: expected one row per unit in each array, found different numbers of rows:"
-            f" {', '.join(f'{name} {length}' for name, length in lengths.items())}."
+            f" {', '.join(f'{name} {length}' for name, length in lengths.items())}.{_other_rows(per_unit, lengths)}"
         )
+    notes: list[str] = []
+    if waveform in per_unit and per_unit[waveform].ndim == 3 and per_unit[waveform].dtype.kind in "fiu":
+        usual = "samples, channels"
+        per_unit[waveform], notes = largest_channels(per_unit[waveform], axes, None, usual, f"{path.name}, {waveform}")
     deep = [name for name, array in per_unit.items() if array.ndim > 2]
     if deep:
         raise UnitsRefused(
             f"{path}: expected units in rows and one value or one row of values each; {', '.join(deep)} has"
-            f" {per_unit[deep[0]].ndim} dimensions. Keep the channel of largest amplitude."
+            f" {per_unit[deep[0]].ndim} dimensions. Leave it out, or keep one row of values for each unit."
         )
     spikes = None if times is None or ends is None else cut(path, times, ends)
     n_units = next(iter(lengths.values()), 0)
@@ -85,7 +92,23 @@ def read_npz(path: Path, spike_times: str) -> UnitsFile:
         pd.DataFrame(columns | _constants(single), index=range(n_units)),
         single,
         spikes,
+        notes,
     )
+
+
+def _other_rows(arrays: Mapping[str, np.ndarray], lengths: Mapping[str, int]) -> str:
+    """Return what can be done about the arrays whose rows are not as many as those of most others."""
+    n_units = Counter(lengths.values()).most_common(1)[0][0]
+    for name, array in arrays.items():
+        if array.ndim > 1 and len(array) != n_units and array.shape[-1] == n_units:
+            shape = " x ".join(map(str, array.shape))
+            return f" {name} is {shape}, units last: give it with the units first, np.moveaxis({name}, -1, 0)."
+        if array.ndim == 1 and len(array) > n_units and array.dtype.kind in "fiu":
+            return (
+                f" If {name} holds the spike times of all units, one unit after the other, call it spike_times, and"
+                " give the place after each unit's last spike as spike_times_index."
+            )
+    return ""
 
 
 def cut(path: Path, times: np.ndarray, ends: np.ndarray) -> list[np.ndarray]:
@@ -412,7 +435,7 @@ def convert(file: UnitsFile, unit_ids: np.ndarray, layout: UnitLayout) -> Units:
     if "isi" in tables:
         _refuse_disguised_log_bins(file, tables["isi"], layout, names["isi"])
         bin_ms = _bin_ms(file, layout, "isi_bin_ms") if layout.isi_scale == "linear" else None
-        converted["isi"] = common_isi(tables["isi"], layout, bin_ms, names["isi"])
+        converted["isi"] = common_isi(tables["isi"], layout, bin_ms, names["isi"], unit_ids)
     elif "isi" in made:
         converted["isi"] = common_isi(interval_shares(times), UnitLayout(isi_values="shares"), 1.0, names["isi"])
     if "acg" in tables:
@@ -598,7 +621,7 @@ def open_units(paths: str | Path | Sequence[str | Path], layout: Mapping[str, An
     used = [(file, file_ids, rows) for file, file_ids, rows in zip(files, ids, kept, strict=True) if rows.any()]
     units = joined([convert(_only(file, rows), file_ids[rows], parsed) for file, file_ids, rows in used])
     copies = _copies(units, [int(rows.sum()) for _, _, rows in used], [file.path for file, _, _ in used])
-    return replace(units, notes=(*notes, *units.notes, *copies))
+    return replace(units, notes=tuple(told_once([*notes, *units.notes, *copies])))
 
 
 def as_units(
@@ -615,6 +638,7 @@ def as_units(
         return units
     if isinstance(units, str | Path):
         return open_units(units, layout)
+    refuse_other_data(units, Units, "units")
     sets = [item for item in units if isinstance(item, Units)]
     files = [item for item in units if not isinstance(item, Units)]
     return joined([*sets, *([open_units(files, layout)] if files or not sets else [])])
@@ -632,7 +656,7 @@ def _read_file(path: Path, layout: UnitLayout) -> UnitsFile:
     elif path.name.endswith(CELLEXPLORER):
         file = read_cellinfo(path)
     elif path.suffix == ".npz":
-        file = read_npz(path, times)
+        file = read_npz(path, times, layout.waveform or "waveform", layout.waveform_axes)
     elif path.name.lower().endswith(TEXT_ENDINGS):
         file = read_csv(path, vectors, layout.unit_id or "unit_id")
     elif path.suffix == ".parquet":
@@ -763,10 +787,10 @@ def _copies(units: Units, sizes: Sequence[int], paths: Sequence[Path]) -> list[s
             shared = int((np.isin(part, parts[earlier]) & (part != "")).sum())
             if shared >= max(3, len(part) / 2):
                 raise UnitsRefused(
-                    f"{paths[number]}: {shared} of its {len(part)} units are those of {paths[earlier]}: they would be"
-                    " trained on while they are tested. Give each recording once."
+                    f"{paths[number]}: {shared} of its {len(part)} units are those of {paths[earlier]}: it is one"
+                    " recording, given twice. Give it once."
                 )
     return [
-        f"{len(copies)} units are copies of others in all that was measured, such as {copies.index[0]}; a"
-        " random split may train on one and test on the other."
+        f"{len(copies)} units are copies of others in all that was measured, such as {copies.index[0]}. Remove them"
+        " from units that are trained on: one may be tested by the other."
     ]

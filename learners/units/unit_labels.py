@@ -80,10 +80,11 @@ def labelled_units(
     Raises
     ------
     LearnerError
-        A column or class is not there, fewer than two classes are, a class's units are all missing, or a labelled
-        unit has no group.
+        A column or class is not there, fewer than two classes are, a class's units are all missing, a labelled
+        unit has no group, or all have one.
     """
     given = units.column(label)
+    groups = units.column(group) if group else None
     names = merged_classes(given, classes, label)
     files = _files_without(units, label, given)
     units = replace(units, obs=units.obs.assign(**{CLASS: names}))
@@ -96,12 +97,16 @@ def labelled_units(
         )
     number = {name: i for i, name in enumerate(known)}
     labels = np.array([number.get(name, -1) for name in names], dtype=np.int64)
-    groups = units.column(group) if group else None
     if groups is not None and (nameless := (groups == "") & (labels >= 0)).any():
         raise LearnerError(
             f"{int(nameless.sum())} labelled units have no {group}, such as"
             f" {units.unit_ids[nameless][0]}. Units of unknown origin cannot be kept apart: leave them out"
             " with the layout's `drop:`."
+        )
+    if groups is not None and len(found := set(groups[labels >= 0])) < 2:
+        raise LearnerError(
+            f"All labelled units have {group} {next(iter(found))}: a split by {group} needs two or more of them. Add"
+            " units of others, or leave out `group:`; the split is then random, and flatters every method."
         )
     return LabelledUnits(units, names, known, labels, groups, tuple(notes))
 

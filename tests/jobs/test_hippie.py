@@ -91,6 +91,8 @@ def test_a_training_leaves_a_model_that_names_new_units(trained, folder, tmp_pat
     labels = np.where(table["probability"].to_numpy() < 0.8, "unknown", guess)
     assert table["label"].to_pylist() == labels.tolist()
     assert model.predict(units, unknown_below=0.8)["label"].tolist() == labels.tolist()
+    assert not model.lacking(units)
+    assert "No unit has isi" in model.lacking(replace(units, present=units.present & [True, False, True]))[0]
     assert f"{(labels == labels[0]).sum()}  " in next(line for line in printed.splitlines() if labels[0] in line)
     data = anndata.read_h5ad(tmp_path / "e.h5ad")
     assert data.obsm["X_fusion"].shape == (48, 16)
@@ -237,6 +239,7 @@ def test_the_plan_counts_networks(folder, capsys):
         ({"classes": ["narow", "wide"]}, "no class 'narow'"),
         ({"classes": ["wide"]}, "expected two or more"),
         ({"units": "gone.npz"}, "does not exist"),
+        ({"waveform_rate_hz": 4}, "waveform_rate_hz: expected under `layout:`, found beside it"),
         ({"widht": 4}, r"widht: unknown key .did you mean 'width'"),
         ({"preset": "papers"}, "expected one of default, paper"),
         ({"folds": 7}, "groups"),

@@ -15,6 +15,7 @@ from neurofleet.jobs.job_file import load_job, parse_job
 from neurofleet.jobs.job_kinds import write_report
 from neurofleet.jobs.learners import evaluation_pieces, learner_job
 from neurofleet.jobs.learners.embedding import embed_command
+from neurofleet.jobs.learners.neuprint_report import NeuprintReport
 from neurofleet.jobs.results.results_command import results_command
 from neurofleet.jobs.run_job import print_plan, run_job
 from neurofleet.jobs.status import print_status
@@ -103,6 +104,10 @@ def test_a_model_folder_is_complete(model, animals):
             1 - (errors**2).sum() / ((activity - activity.mean()) ** 2).sum()
         )
         assert of_neuron["frame"].min() >= 0.75 * len(session.activity)
+        before = session.activity[of_neuron["frame"] - 1, row]
+        of_change = 1 - ((activity - before)[1:] ** 2).mean() / activity.var()
+        assert of_neuron["r2_repeated"].iloc[0] == pytest.approx(of_change, abs=1e-4)
+        assert of_neuron["rate_hz"].iloc[0] == session.rate_hz
 
 
 def test_the_table_is_that_of_the_predictions(model):
@@ -163,6 +168,8 @@ def test_the_kept_probe_is_the_best_by_inner_validation(model, capsys):
     told = capsys.readouterr().out
     assert "finished" in told
     assert "names neurons by a probe of Phi" in told
+    verdict = NeuprintReport.read(model).verdict()
+    assert verdict[0].startswith("what names neurons in `neurofleet embed`: Phi, ")
 
 
 def test_interrupted_and_run_again_it_ends_in_the_same_model(model, animals, tmp_path, monkeypatch, capsys):
@@ -201,7 +208,7 @@ def test_an_evaluation_has_the_same_answers_and_does_no_piece_twice(model, anima
     out = tmp_path / "out"
     run_job(job, str(out))
     told = capsys.readouterr().err
-    assert "12 of 12 · about 0 s left" in told
+    assert "12 of 12\n" in told
     assert "Phi, own past" in told
     assert "Phi, +population, kNN" in " ".join(told.replace("│", " ").split())
     frame = pq.read_table(out / "predictions.parquet").to_pandas()
@@ -344,7 +351,7 @@ def test_constant_traces_are_dropped_and_a_recording_of_nothing_else_refused(tmp
     run_job(job, str(tmp_path / "out"))
     told = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     assert told["data"]["n_neurons"] == 57
-    assert any("3 neurons with a constant" in note for note in told["notes"])
+    assert any("3 neurons are left out: constant" in note for note in told["notes"])
     write_animal(tmp_path, 1, activity=np.ones((200, 30), np.float32))
     with pytest.raises((InputError, LearnerError), match="all 30 traces are constant"):
         run_job(job, str(tmp_path / "other"))

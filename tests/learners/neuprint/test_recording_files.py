@@ -58,7 +58,7 @@ def test_constant_and_unmeasured_neurons_are_dropped_with_what_belongs_to_them(t
     assert list(recordings.labels("class")) == ["a", "c", "d", "f"]
     assert list(recordings.recordings[0].positions_um[:, 0]) == [0.0, 4.0, 6.0, 10.0]
     assert list(recordings.neurons.index) == ["a/0", "a/2", "a/3", "a/5"]
-    assert any("2 neurons with a constant or unmeasured trace" in note for note in recordings.notes)
+    assert any("2 neurons are left out: constant" in note for note in recordings.notes)
 
 
 def test_neurons_without_a_position_leave_no_positions(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from neurofleet.errors import LearnerError
 from neurofleet.learners.units.signal_scaling import also_in, relative, row_hashes, scaled
 from neurofleet.learners.units.unit_checks import check_labels
 from neurofleet.learners.units.unit_files import open_units
@@ -113,6 +114,18 @@ def test_copies_within_a_set_are_said(tmp_path):
         arrays[name][7] = arrays[name][6]
     units = open_units([npz(tmp_path / "a.npz", **arrays)])
     assert any("1 units are copies of others" in note and "u7" in note for note in units.notes)
+
+
+def test_what_several_files_have_in_common_is_told_once_and_one_animal_is_no_group(tmp_path):
+    same = {"waveform": None, "acg": None, "isi_bin_ms": 2.0, "animal": np.array(["m1"] * 30)}
+    tables = {"a": counts(), "b": counts()[:, ::-1] + 1}
+    units = open_units([npz(tmp_path / f"{name}.npz", isi=isi, **same) for name, isi in tables.items()])
+    assert sum("bins of 2 ms became bins of 1 ms" in note for note in units.notes) == 1
+    assert any(note.startswith("a.npz, isi (and 1 more): bins of 2 ms") for note in units.notes)
+    with pytest.raises(LearnerError, match="have animal m1: a split by animal needs two or more"):
+        labelled_units(units, "cell_type", group="animal")
+    with pytest.raises(LearnerError, match=r"called 'mouse'.* There are: cell_type, animal, file\.$"):
+        labelled_units(units, "cell_type", group="mouse")
 
 
 def test_a_file_without_the_column_of_labels_is_told(tmp_path):

@@ -11,8 +11,9 @@ from pynwb import NWBHDF5IO, NWBFile
 from pynwb.file import Subject
 from pynwb.misc import Units
 
+from neurofleet.errors import UsageError
 from neurofleet.learners.units.spike_timing import interval_shares
-from neurofleet.learners.units.unit_files import open_units
+from neurofleet.learners.units.unit_files import as_units, open_units
 from neurofleet.learners.units.units import MODALITIES, UnitsRefused, joined
 from tests.learners.units.made_units import made, npz, refused
 from tests.learners.units.test_spike_times import trains
@@ -245,7 +246,7 @@ def test_a_file_given_twice_under_two_names_is_refused(tmp_path):
     order = np.arange(30)[::-1]
     arrays = {name: value[order] for name, value in made().items() if isinstance(value, np.ndarray)}
     second = npz(tmp_path / "b.npz", **(arrays | {"waveform": 1e-6 * arrays["waveform"]}))
-    refused([first, second], "b.npz: 30 of its 30 units are those of", "a.npz", "Give each recording once")
+    refused([first, second], "b.npz: 30 of its 30 units are those of", "a.npz", "Give it once")
     arrays["isi"][2:] = np.random.default_rng(3).poisson(9, (28, 100))
     assert any("2 units are copies" in note for note in open_units([first, npz(second, **arrays)]).notes)
 
@@ -286,8 +287,10 @@ def test_rows_can_be_taken(tmp_path):
         ({"unit_id": np.array(["same"] * 2 + [f"u{k}" for k in range(28)])}, ["1 repeated", "same"]),
         ({"unit_id": np.array([""] + [f"u{k}" for k in range(29)])}, ["1 unit has no id"]),
         ({"waveform": made()["waveform"][:20]}, ["different numbers of rows", "waveform 20", "isi 30"]),
+        ({"waveform": made()["waveform"].T}, ["different numbers of rows", "np.moveaxis(waveform, -1, 0)"]),
+        ({"spikes": np.arange(500.0)}, ["different numbers of rows", "spikes 500", "spike_times_index"]),
         ({"notes": np.array([{"a": 1}] * 30, dtype=object)}, ["'notes'", "pickle", "plain numbers"]),
-        ({"waveform": np.zeros((30, 91, 4))}, ["waveform has 3 dimensions", "largest amplitude"]),
+        ({"psth": np.zeros((30, 91, 4))}, ["psth has 3 dimensions"]),
         (
             {name: made()[name][:0] for name in ("waveform", "isi", "acg", "unit_id", "cell_type")},
             ["no unit"],
@@ -299,7 +302,15 @@ def test_bad_npz_is_refused(tmp_path, changes, words):
     refused([npz(tmp_path / "a.npz", **changes)], "a.npz", *words)
 
 
+def test_the_largest_channel_of_waveforms_in_an_npz_is_taken(tmp_path):
+    one = made()["waveform"]
+    channels = npz(tmp_path / "a.npz", waveform=one[:, :, None] * [0.1, 0.5, 1.0, 0.2])
+    np.testing.assert_array_equal(open_units(channels).waveform, open_units(npz(tmp_path / "b.npz")).waveform)
+
+
 def test_what_is_no_file_of_units_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="Expected files of units, or Units in memory, found DataFrame"):
+        as_units(pd.DataFrame({"a": [1]}))
     refused([], "No file of units")
     refused([tmp_path / "none.npz"], "no such file")
     (tmp_path / "empty.npz").touch()
