@@ -62,6 +62,7 @@ KINDS: dict[str, str | dict[str, str]] = {
     "sensitivity": "neurofleet.jobs.studies.sensitivity:SensitivitySpec",
     "synapse": "neurofleet.jobs.studies.synapses:SynapseSpec",
     "sample": "neurofleet.jobs.studies.sampling:SampleSpec",
+    "posterior": "neurofleet.jobs.studies.posterior:PosteriorSpec",
     "compare": "neurofleet.jobs.studies.comparison:CompareSpec",
     "analyse": "neurofleet.jobs.studies.analysis_inputs:AnalyseSpec",
 }

@@ -21,6 +21,7 @@ STUDIES = {
     "sensitivity": "neurofleet.jobs.studies.sensitivity_report:SensitivityFindings",
     "synapse": "neurofleet.jobs.studies.synapses_report:SynapseFindings",
     "sample": "neurofleet.jobs.studies.sampling_report:SampleFindings",
+    "posterior": "neurofleet.jobs.studies.posterior_report:PosteriorFindings",
     "compare": "neurofleet.jobs.studies.comparison_report:ComparisonFindings",
     "analyse": "neurofleet.jobs.studies.analysis_report:AnalysisFindings",
 }

@@ -69,6 +69,7 @@ PACKAGES = (
     "bluepyopt",
     "efel",
     "cmaes",
+    "emcee",
     "numpy",
     "pynwb",
     "ray",

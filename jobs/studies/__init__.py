@@ -8,5 +8,5 @@ What all kinds share:
 - `populations`: the models that a job names
 
 The kinds, each with its job file, inputs and measurement in one module and its findings in ``…_report``:
-`validation`, `sensitivity`, `synapses`, `sampling`, `comparison` and `analysis`.
+`validation`, `sensitivity`, `synapses`, `sampling`, `posterior`, `comparison` and `analysis`.
 """

@@ -1,4 +1,4 @@
-"""The models that a study is about: halls of fame of a fit's run, a sample's accepted models, or Allen fit files."""
+"""The models that a study is about: of a fit's run, a sample's accepted ones, draws of a posterior, Allen fit files."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from neurofleet.errors import InputError, UsageError, did_you_mean
 from neurofleet.input_paths import here, is_url
 from neurofleet.jobs.fit.fit_inputs import file_notes, job_mechanisms, prepare_cell, recording_source
 from neurofleet.jobs.fit.fit_job import CellSpec, FitSpec, RecordingSpec
-from neurofleet.jobs.fit.fit_problem import CellSubject
+from neurofleet.jobs.fit.fit_problem import CellSubject, Problem
 from neurofleet.jobs.job_file import DataPath, JobSpec, LocalPath, Name, Positive, PositiveInt, Strict, parse_job
 from neurofleet.jobs.results.run_tables import existing_run
 from neurofleet.jobs.studies.findings import stored_findings
@@ -31,7 +31,6 @@ from neurofleet.neurosim.cells.fit_model import FitModel
 from neurofleet.neurosim.cells.morphology_check import check_morphology
 from neurofleet.neurosim.exchange.allen_fit import read_fit
 from neurofleet.neurosim.features.published_targets import read_targets
-from neurofleet.neurosim.mechanisms import UserMechanisms
 from neurofleet.neurosim.recordings.recording import RecordingSource
 from neurofleet.neurosim.studies.cell_models import (
     FINAL_ATOL,
@@ -39,6 +38,9 @@ from neurofleet.neurosim.studies.cell_models import (
     make_cell_models,
     published_cell_models,
 )
+
+POSTERIOR = "posterior"
+DRAWS = "draws"
 
 
 class FitFileSpec(RecordingSpec):
@@ -61,16 +63,20 @@ class FitFileSpec(RecordingSpec):
 
 
 class ModelsSpec(Strict):
-    """Models: the halls of fame of a fit's run, the accepted models of a sample, or Allen fit files."""
+    """Models: the halls of fame of a fit's run, the accepted models of a sample, draws of a posterior, or Allen fit
+    files.
+    """
 
     run: LocalPath | None = None
     """The run folder of a fit: its pooled halls of fame."""
     sample: LocalPath | None = None
     """The run folder of a sample: its accepted draws."""
+    posterior: LocalPath | None = None
+    """The run folder of a posterior: its draws."""
     cells: Annotated[list[Name], Field(min_length=1)] | None = None
-    """Cells of the run or sample; by default all that have models."""
+    """Cells of the run, sample or posterior; by default all that have models."""
     best: PositiveInt | None = None
-    """Models of each cell, best first; by default all."""
+    """Models of each cell, best first, of a sample or posterior the first draws; by default all."""
     first_cells: PositiveInt | None = None
     """How many of the cells, from the first on; by default all."""
     fits: Annotated[list[FitFileSpec], Field(min_length=1)] | None = None
@@ -80,17 +86,18 @@ class ModelsSpec(Strict):
 
     @model_validator(mode="after")
     def _one_source(self) -> "ModelsSpec":
-        if sum(source is not None for source in (self.run, self.sample, self.fits)) != 1:
+        if sum(source is not None for source in (self.run, self.sample, self.posterior, self.fits)) != 1:
             raise ValueError(
-                "name one of `run:` (the folder of a fit), `sample:` (of a sample) and `fits:` (Allen fit files)"
+                "name one of `run:` (the folder of a fit), `sample:` (of a sample), `posterior:` (of a posterior) and "
+                "`fits:` (Allen fit files)"
             )
         if self.fits is None and self.mechanisms is not None:
-            raise ValueError("`mechanisms:` belongs to `fits:`; a run and a sample know their own")
+            raise ValueError("`mechanisms:` belongs to `fits:`; a run, a sample and a posterior know their own")
         if self.fits is not None:
             if (self.cells, self.best, self.first_cells) != (None, None, None):
                 raise ValueError(
-                    "`cells:`, `first_cells:` and `best:` choose from a `run:` or `sample:`; of `fits:`, list those "
-                    "that you want"
+                    "`cells:`, `first_cells:` and `best:` choose from a `run:`, `sample:` or `posterior:`; of "
+                    "`fits:`, list those that you want"
                 )
             ids = [fit.id for fit in self.fits]
             repeated = sorted({id for id in ids if ids.count(id) > 1})
@@ -113,6 +120,8 @@ class ModelsSpec(Strict):
             return [self.run / "job.yaml", self.run / "hall_of_fame"]
         if self.sample is not None:
             return [self.sample / "job.yaml", self.sample / "accepted"]
+        if self.posterior is not None:
+            return [self.posterior / "job.yaml", self.posterior / DRAWS]
         fits = self.fits or ()
         files = [file for fit in fits for file in (fit.fit, fit.morphology, fit.recordings)]
         paths: list[Path | None] = [Path(file) for file in files if file is not None and not is_url(file)]
@@ -125,7 +134,9 @@ class PopulationSpec(StudySpec):
     """A job that simulates models which were fitted before."""
 
     models: ModelsSpec
-    """The models to simulate: of a fit (`run:`), of a sample (`sample:`), or Allen `fits:`."""
+    """The models to simulate: of a fit (`run:`), of a sample (`sample:`), of a posterior (`posterior:`), or Allen
+    `fits:`.
+    """
     deadline_s: Positive = 300.0
     """Wall-clock limit of one simulated model in seconds."""
     max_steps: PositiveInt | None = 10_000_000
@@ -145,12 +156,14 @@ class PopulationStudy(Study[Spec, Inputs]):
     """A study of models that were fitted before."""
 
     def check_paths(self) -> None:
-        """Raise `UsageError` where a path does not exist, or the named run or sample has no models yet."""
+        """Raise `UsageError` where a path does not exist, or the named run has no models yet."""
         models = self.spec.models
         if models.run is not None:
-            _cells_with_models(self.folder / models.run, models.cells)
+            cells_with_models(self.folder / models.run, models.cells)
         if models.sample is not None:
             _accepted(self.folder / models.sample, models.cells)
+        if models.posterior is not None:
+            _cells_with_draws(self.folder / models.posterior, models.cells)
         super().check_paths()
 
     def populations(self) -> list[CellModels]:
@@ -228,6 +241,8 @@ def read_populations(models: ModelsSpec, folder: Path) -> list[CellModels]:
         return _of_run(folder / models.run, models)
     if models.sample is not None:
         return _of_sample(folder / models.sample, models)
+    if models.posterior is not None:
+        return _of_posterior(folder / models.posterior, models)
     return [_of_fit_file(fit, folder, fit.mechanisms or models.mechanisms) for fit in models.fits or ()]
 
 
@@ -264,17 +279,70 @@ def _of_fit_file(fit: FitFileSpec, folder: Path, mechanisms: Path | None) -> Cel
 
 
 def _of_run(root: Path, models: ModelsSpec) -> list[CellModels]:
+    cells = cells_with_models(root, models.cells)[: models.first_cells]
+    store = existing_run(root)
+    return _of_cells(root, {cell.id: store.read_hall_of_fame(cell.id) for cell in cells}, models)
+
+
+def _of_cells(root: Path, rows: Mapping[str, HallOfFameRows | None], models: ModelsSpec) -> list[CellModels]:
+    """Return models of a fit's cells, of each those that it names."""
     store, spec, job_folder = open_fit(root)
-    winners = _winners(store)
+    winners = stage_winners(store)
     mechanisms = job_mechanisms(spec, job_folder)
-    return [
-        _of_cell(store, spec, job_folder, cell, mechanisms, winners.get(cell.id, {})).best(models.best)
-        for cell in _cells_with_models(root, models.cells)[: models.first_cells]
-    ]
+    known = {cell.id: cell for cell in spec.cells or ()}
+    populations = []
+    for id, of_cell in rows.items():
+        if of_cell is not None:
+            cell = known[id]
+            subject = prepare_cell(cell, spec, job_folder, mechanisms)
+            problem = last_problem(subject, winners.get(id, {}))
+            population = _of_cell(store, spec, subject, problem, of_cell, recording_source(cell, job_folder))
+            populations.append(population.best(models.best))
+    return populations
 
 
-def _cells_with_models(root: Path, cells: Sequence[str] | None) -> list[CellSpec]:
-    """Return the named cells of a fit, by default all that have a hall of fame."""
+def _of_posterior(root: Path, models: ModelsSpec) -> list[CellModels]:
+    fit, rows, notes = _cells_with_draws(root, models.cells)
+    chosen = dict(list(rows.items())[: models.first_cells])
+    return [replace(drawn, notes=(*drawn.notes, *notes)) for drawn in _of_cells(fit, chosen, models)]
+
+
+def _cells_with_draws(root: Path, cells: Sequence[str] | None) -> tuple[Path, dict[str, HallOfFameRows], list[str]]:
+    """Return the run of a finished posterior's fit, its draws by cell, and what is to be said of them."""
+    store = existing_run(root)
+    spec = parse_job(store.read_text("job.yaml") or "", f"{root}/job.yaml", "unnamed")
+    if spec.kind != POSTERIOR:
+        raise UsageError(f"models: expected the folder of a posterior, found one of kind {spec.kind} in {root}.")
+    findings = stored_findings(root)  # raises where it has not ended
+    known = {cell["cell"]: cell for cell in findings["cells"]}
+    if unknown := [f"{cell}{did_you_mean(cell, known)}" for cell in cells or () if cell not in known]:
+        raise UsageError(f"models.cells: {root} has no draws of cell {', '.join(unknown)}.")
+    rows = {}
+    for cell in known if cells is None else cells:
+        table = store.table(draws_file(cell))
+        if table is not None:
+            rows[cell] = HallOfFameRows.from_table(table)
+    notes = _of_quick_run(spec)
+    if unsure := [cell for cell in rows if not known[cell]["converged"]]:
+        notes.append(
+            f"the draws of {', '.join(unsure)} have not converged: they may not be all that the recording allows"
+        )
+    return Path(os.path.normpath(_job_folder(store) / spec.fit)), rows, notes
+
+
+def draws_file(cell: str) -> str:
+    """Return the name of the table with a posterior's draws of a cell."""
+    return f"{DRAWS}/cell={cell}/part.parquet"
+
+
+def cells_with_models(root: Path, cells: Sequence[str] | None) -> list[CellSpec]:
+    """Return the named cells of a fit, by default all that have a hall of fame.
+
+    Raises
+    ------
+    UsageError
+        The folder is no fit's, it has no such cell, or there is no hall of fame yet.
+    """
     store, spec, _ = open_fit(root)
     with_hall = [cell for cell, seed in store.halls_of_fame() if seed == POOLED]
     known = {cell.id: cell for cell in spec.cells or ()}
@@ -365,8 +433,8 @@ Winners = dict[str, Mapping[str, float]]
 """Stage -> parameters of the model that won it."""
 
 
-def _winners(store: RunStore) -> dict[str, Winners]:
-    """Return the winners of each cell."""
+def stage_winners(store: RunStore) -> dict[str, Winners]:
+    """Return the winners of each cell of a fit."""
     winners: dict[str, Winners] = {}
     for event in store.read_events():
         if event["event"] == "stage finished":
@@ -377,35 +445,24 @@ def _winners(store: RunStore) -> dict[str, Winners]:
 def _of_cell(
     store: RunStore,
     spec: FitSpec,
-    job_folder: Path,
-    cell: CellSpec,
-    mechanisms: UserMechanisms,
-    winners: Winners,
+    subject: CellSubject,
+    problem: Problem,
+    rows: HallOfFameRows,
+    recording: RecordingSource | None,
 ) -> CellModels:
-    subject = prepare_cell(cell, spec, job_folder, mechanisms)
-    hall = store.read_hall_of_fame(cell.id)
-    assert hall is not None
-    model = _model(subject, winners)
+    model = problem.final_model or problem.model  # as accurate as the finalists
+    assert isinstance(model, FitModel)
     trained = {step.name: step for targets in subject.targets for step in targets.protocols.values()}
     models = make_cell_models(
-        model,
-        _values(store, hall, model),
-        hall.seeds,
-        np.arange(len(hall)),
-        tuple(trained.values()),
-        recording_source(cell, job_folder),
+        model, _values(store, rows, model), rows.seeds, np.arange(len(rows)), tuple(trained.values()), recording
     )
     return replace(models, notes=(*subject.warnings, *_of_quick_run(spec)))
 
 
-def _model(subject: CellSubject, winners: Winners) -> FitModel:
-    """Return the model of the last stage, simulated as accurately as its finalists were."""
+def last_problem(subject: CellSubject, winners: Winners) -> Problem:
+    """Return what the last stage of a fit searched, from the winners of its stages."""
     last = len(subject.stages) - 1
-    winner = winners.get(subject.stages[last - 1].name) if last else None
-    problem = subject.problem(last, winner)
-    model = problem.final_model or problem.model
-    assert isinstance(model, FitModel)
-    return model
+    return subject.problem(last, winners.get(subject.stages[last - 1].name) if last else None)
 
 
 def _values(store: RunStore, hall: HallOfFameRows, model: FitModel) -> np.ndarray:

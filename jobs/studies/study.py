@@ -107,16 +107,30 @@ class Study(ABC, Generic[Spec, Inputs]):
 
     def run(self, out: str, address: str | None = None) -> None:
         """Do the study with everything stored in folder `out`, or resume it there; raises as `run_in_folder`."""
+        store = RunStore(out)
         run_in_folder(
-            self.spec, self.folder, out, self.read_checked, lambda run: self._complete(run, address), result=FINDINGS
+            self.spec,
+            self.folder,
+            out,
+            self.read_checked,
+            lambda run: self._complete(run, address),
+            result=lambda inputs: self.finished(store),
         )
 
-    def _complete(self, run: JobRun, address: str | None) -> None:
+    def finished(self, store: RunStore) -> bool:
+        """Return whether nothing is left to do in a run folder."""
+        return store.read_text(FINDINGS) is not None
+
+    def measure(self, run: JobRun, address: str | None) -> None:
+        """Measure and store on the pool what is not stored yet; raises as `run_in_folder` does."""
         blocks = [block for measurement in self.measurements(run.inputs) for block in measurement.blocks()]
         if blocks:
             from neurofleet.jobs.studies.blocks import measure_on_pool  # starts Ray
 
             measure_on_pool(run, blocks, self.doing, address, self.cpus)
+
+    def _complete(self, run: JobRun, address: str | None) -> None:
+        self.measure(run, address)
         tables, findings = self.assemble(run.inputs, run.store)
         for name, table in tables.items():
             if table.num_columns:

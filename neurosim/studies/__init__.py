@@ -10,6 +10,8 @@
     Postsynaptic potentials at the soma from single synapses.
 `parameter_sampling`
     Random draws of parameters, and which of them behave like the recorded cell.
+`posterior_sampling`
+    Draws from the density of models given a recording, and whether they have converged.
 `sobol_indices`, `polynomial_chaos`, `saltelli`
     Which parameters an e-feature depends on: the problem and its indices, and two ways to them.
 `model_table`

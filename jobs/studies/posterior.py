@@ -1,0 +1,450 @@
+"""Posteriors: the models that a recording allows, sampled around the models of a finished fit."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+import numpy as np
+import pyarrow as pa
+from pydantic import Field, model_validator
+from scipy.stats import spearmanr
+
+from neurofleet.cluster.pool.outcome import Outcome
+from neurofleet.cluster.store.run_store import RunStore
+from neurofleet.cluster.store.schemas import HallOfFameRows
+from neurofleet.errors import UsageError
+from neurofleet.jobs.costs import cost_in_words
+from neurofleet.jobs.fit.campaign_state import recorded_choices
+from neurofleet.jobs.fit.engine_choice import try_vector
+from neurofleet.jobs.fit.engines import engine_spec
+from neurofleet.jobs.fit.fit_inputs import job_mechanisms, prepare_cell
+from neurofleet.jobs.fit.fit_problem import Problem
+from neurofleet.jobs.job_file import LocalPath, Name, Positive, PositiveInt
+from neurofleet.jobs.reports.tables import ReportTable
+from neurofleet.jobs.run_folder import JobRun
+from neurofleet.jobs.studies.findings import stored_findings, table_rows
+from neurofleet.jobs.studies.measurements import Block, mean_seconds
+from neurofleet.jobs.studies.populations import (
+    cells_with_models,
+    draws_file,
+    last_problem,
+    open_fit,
+    stage_winners,
+)
+from neurofleet.jobs.studies.posterior_chains import CellToSample, Chain, StoredChain
+from neurofleet.jobs.studies.posterior_report import CellPosterior, PosteriorFindings
+from neurofleet.jobs.studies.study import Plan, Study, StudySpec, rows_table
+from neurofleet.neurosim.cells.fit_model import FitModel
+from neurofleet.neurosim.evolution import ParameterSpace, total_scores
+from neurofleet.neurosim.studies.parameter_sampling import SampleMeasure
+from neurofleet.neurosim.studies.posterior_sampling import (
+    Convergence,
+    convergence,
+    effective_share,
+    log_density,
+    spread_draws,
+    start_points,
+)
+
+WALKERS = 64
+BATCH = 32
+"""Walkers are a multiple of this, by default: half of them are full batches of the vector engine."""
+
+QUICK_STEPS, QUICK_DRAWS, QUICK_CHECKED = 40, 50, 4
+TIMED = 16
+CHECKS = "checks"
+
+
+class PosteriorSpec(StudySpec):
+    """Sample the models that a recording allows, around the models of a fit (`kind: posterior`)."""
+
+    study: ClassVar[str] = "neurofleet.jobs.studies.posterior:PosteriorStudy"
+    decisive_packages: ClassVar[tuple[str, ...]] = (*StudySpec.decisive_packages, "emcee")
+
+    kind: Literal["posterior"] = "posterior"
+    """Draws from the density of models given a recording."""
+    fit: LocalPath
+    """The run folder of a finished fit: its last stage is sampled, within the bounds that it was searched in."""
+    cells: Annotated[list[Name], Field(min_length=1)] | None = None
+    """Cells of the fit; by default all that are finished."""
+    walkers: Annotated[int, Field(ge=4)] | None = None
+    """Models that move together, an even number of at least twice the parameters; by default 64, or more for more than
+    16 parameters, in multiples of 32.
+    """
+    draws: PositiveInt = 1000
+    """Effective draws of every parameter of a cell: sampling ends when there are so many and R-hat is at most 1.05."""
+    most_evaluations: PositiveInt = 100_000
+    """Evaluations of a cell after which sampling ends, converged or not. With more, the same command goes on."""
+    beginning: Annotated[int, Field(ge=1)] = 100
+    """Steps of the walkers in which the density is tempered; they are no draws."""
+    largest_mean_z: Positive | None = 3.0
+    """A cell is refused if the mean score of its best model is above this, in standard deviations of the recording;
+    `null` samples around any model.
+    """
+    checked: Annotated[int, Field(ge=0)] = 20
+    """Draws of each cell that NEURON scores again as accurately as a fit's finalists."""
+    seed: Annotated[int, Field(ge=0)] = 1
+    """Seed of the walkers; the draws are the same on any number of CPUs."""
+    deadline_s: Positive = 60.0
+    """Wall-clock limit of one evaluation in seconds."""
+    max_steps: PositiveInt | None = 1_000_000
+    """Integration steps of one evaluation by NEURON; `null` sets no limit."""
+    memory_limit_mb: PositiveInt = 4096
+    """Memory of one evaluation in MB."""
+
+    @model_validator(mode="after")
+    def _even(self) -> Self:
+        if self.walkers is not None and self.walkers % 2:
+            raise ValueError(f"walkers: expected an even number, found {self.walkers}: half of them move at a time")
+        return self
+
+    def quick_version(self) -> Self:
+        """A few steps of the walkers of the first cell."""
+        return self.model_copy(
+            update={
+                "most_evaluations": min(self.most_evaluations, QUICK_STEPS * WALKERS),
+                "beginning": min(self.beginning, QUICK_STEPS // 4),
+                "draws": min(self.draws, QUICK_DRAWS),
+                "checked": min(self.checked, QUICK_CHECKED),
+            }
+        )
+
+    def paths_named(self) -> list[Path]:
+        """Return the files of the fit that draws depend on."""
+        return [self.fit / "job.yaml", self.fit / "hall_of_fame"]
+
+    def identity(self) -> dict[str, Any]:
+        """Return what the results depend on: not how far sampling goes."""
+        return {
+            key: value for key, value in self.plain().items() if key not in ("draws", "most_evaluations", "checked")
+        }
+
+
+class PosteriorStudy(Study[PosteriorSpec, list[CellToSample]]):
+    """Samples the density of models given the recording of each cell."""
+
+    doing = "sampling"
+
+    def check_paths(self) -> None:
+        """Raise `UsageError` where the fit does not exist or is not finished."""
+        cells_with_models(self.folder / self.spec.fit, self.spec.cells)
+        super().check_paths()
+
+    def read(self) -> tuple[list[CellToSample], list[str]]:
+        """Read all cells.
+
+        Raises
+        ------
+        UsageError, InputError
+            The fit's inputs cannot be used, walkers or evaluations are too few, or a cell's best model is far from
+            its recording.
+        """
+        root = self.folder / self.spec.fit
+        store, fit, folder = open_fit(root)
+        winners, choices = stage_winners(store), recorded_choices(store.read_events())
+        mechanisms = job_mechanisms(fit, folder)
+        cells, notes = [], []
+        for cell in cells_with_models(root, self.spec.cells)[: 1 if self.spec.quick else None]:
+            subject = prepare_cell(cell, fit, folder, mechanisms)
+            problem = last_problem(subject, winners.get(cell.id, {}))
+            stage = subject.stages[-1].name
+            choice = choices.get(cell.id, {}).get(stage)
+            to_sample = self._cell(store, cell.id, stage, problem, choice.engine if choice else "neuron")
+            cells.append(to_sample)
+            notes += [f"{cell.id}: {warning}" for warning in subject.warnings]
+            notes.append(
+                f"{cell.id}: {len(to_sample.space)} parameters within the bounds of stage {stage}, "
+                f"{len(problem.objectives)} objectives, {len(to_sample.start)} walkers, engine {to_sample.engine}; the "
+                f"best model of the fit has a mean |z| of {to_sample.mean_z:.2f}"
+            )
+        if fit.quick:
+            notes.append(
+                "the fit is a quick run: what is sampled around its models is no result"
+            )
+        far = [cell for cell in cells if self.spec.largest_mean_z and cell.mean_z > self.spec.largest_mean_z]
+        if far:
+            told = ", ".join(f"{cell.cell} ({cell.mean_z:.2f})" for cell in far)
+            raise UsageError(
+                f"largest_mean_z: the best model is far from the recording: {told}; expected a mean score of at most "
+                f"{self.spec.largest_mean_z:g} standard deviations. What is sampled around such a model says little "
+                "of the cell: fit it with a larger budget, leave it out with `cells:`, or allow it with a larger "
+                "`largest_mean_z:`."
+            )
+        return cells, notes
+
+    def _cell(
+        self, store: RunStore, cell: str, stage: str, problem: Problem, engine: Literal["neuron", "vector"]
+    ) -> CellToSample:
+        spec = self.spec
+        space = ParameterSpace.from_bounds(problem.names, np.array(problem.lower), np.array(problem.upper))
+        walkers = spec.walkers or max(WALKERS, BATCH * math.ceil(4 * len(space) / BATCH))
+        if walkers < 2 * len(space):
+            raise UsageError(
+                f"walkers: expected at least twice the {len(space)} parameters of cell {cell}, found {walkers}."
+            )
+        enough = walkers * (spec.beginning + 2)
+        if spec.most_evaluations < enough:
+            raise UsageError(
+                f"most_evaluations: expected at least {enough:,} for {walkers} walkers and a beginning of "
+                f"{spec.beginning} steps, found {spec.most_evaluations:,}."
+            )
+        hall = store.read_hall_of_fame(cell)
+        assert hall is not None
+        if not set(problem.names) <= set(hall.parameter_names):
+            raise UsageError(
+                f"{store.root}: the inputs of cell {cell} have changed since it was fitted: its hall of fame has other "
+                "parameters than they give now. Restore the inputs, or fit the cell again."
+            )
+        columns = [list(hall.parameter_names).index(name) for name in problem.names]
+        found = [
+            (rows.parameters, rows.totals, np.full(len(rows), key.seed))
+            for key in store.stored()
+            if (key.cell, key.stage) == (cell, stage)
+            for rows in store.read_generations(*key)
+        ]
+        parameters, totals, seeds = (np.concatenate(part) for part in zip(*found, strict=True))
+        start = start_points(
+            space.to_unit(hall.parameters[:, columns]),
+            space.to_unit(parameters),
+            totals,
+            seeds,
+            walkers,
+            len(problem.objectives),
+            spec.seed,
+        )
+        return CellToSample(cell, problem, engine, space, start, float(hall.totals[0]))
+
+    def finished(self, store: RunStore) -> bool:
+        """Return whether nothing is left to do in a run folder: for more draws than it was run with, there is."""
+        if not super().finished(store):
+            return False
+        found = stored_findings(store.root)
+        converged = all(cell["converged"] for cell in found["cells"])
+        same = (found["draws"], found["checked"]) == (self.spec.draws, self.spec.checked)
+        return same and (converged or found["most_evaluations"] >= self.spec.most_evaluations)
+
+    def measure(self, run: JobRun, address: str | None) -> None:
+        """Sample all cells and check their draws; raises as `run_in_folder` does."""
+        from neurofleet.jobs.studies.posterior_run import sample_on_pool  # starts Ray
+
+        spec = self.spec
+        chains = [
+            Chain(
+                cell,
+                run.store,
+                seed=spec.seed,
+                beginning=spec.beginning,
+                draws=spec.draws,
+                most_evaluations=spec.most_evaluations,
+                deadline_s=spec.deadline_s,
+                max_steps=spec.max_steps,
+            )
+            for cell in run.inputs
+        ]
+        sample_on_pool(run, chains, lambda: self._checks(run.inputs, run.store), address, self.cpus)
+
+    def _checks(self, inputs: Sequence[CellToSample], store: RunStore) -> list[Block]:
+        """Return the draws that NEURON scores again."""
+        return [
+            block
+            for cell in inputs
+            if (block := self._check(cell, StoredChain.read(cell.cell, store, self.spec.beginning))) is not None
+        ]
+
+    def _check(self, cell: CellToSample, chain: StoredChain) -> Block | None:
+        model = cell.problem.final_model
+        if model is None or not self.spec.checked:
+            return None
+        rows = self._draws(cell, chain)
+        values = rows.parameters[: self.spec.checked, : len(cell.space)]
+        searched = rows.scores[: len(values)]
+
+        def table(outcomes: Sequence[Outcome]) -> pa.Table:
+            return checks_table(rows, searched, outcomes)
+
+        name = f"{CHECKS}/cell={cell.cell}/steps-{chain.steps:06d}-{len(values)}.parquet"
+        engine = engine_spec(f"{cell.cell}-check", model, self.spec.max_steps)
+        return Block(name, cell.cell, engine, len(values), lambda: list(values), table)
+
+    def _draws(self, cell: CellToSample, chain: StoredChain) -> HallOfFameRows:
+        """Return draws that lie evenly in the chain, in random order: the first ones are a sample too."""
+        kept = chain.kept
+        steps, walkers = spread_draws(len(kept.unit), len(cell.start), self.spec.draws, self.spec.seed)
+        fixed = np.array(list(cell.problem.fixed.values()), dtype=np.float64)
+        values = cell.space.from_unit(kept.unit[steps, walkers])
+        scores = kept.scores[steps, walkers]
+        return HallOfFameRows(
+            cell=cell.cell,
+            seeds=np.full(len(steps), self.spec.seed),
+            generations=kept.first + steps,
+            individuals=walkers,
+            parameter_names=(*cell.problem.names, *cell.problem.fixed),
+            objective_names=cell.problem.objectives,
+            parameters=np.column_stack([values, np.tile(fixed, (len(steps), 1))]),
+            scores=scores,
+            totals=total_scores(scores),
+        )
+
+    def assemble(self, inputs: list[CellToSample], store: RunStore) -> tuple[dict[str, pa.Table], PosteriorFindings]:
+        """Return draws of each cell, whether they have converged, and which parameters go together."""
+        tables: dict[str, pa.Table] = {}
+        cells: list[CellPosterior] = []
+        converged_rows: list[dict[str, Any]] = []
+        correlations: list[dict[str, Any]] = []
+        names = tuple(dict.fromkeys(name for cell in inputs for name in (*cell.problem.names, *cell.problem.fixed)))
+        for cell in inputs:
+            chain = StoredChain.read(cell.cell, store, self.spec.beginning)
+            rows = self._draws(cell, chain)
+            tables[draws_file(cell.cell)] = rows.to_table(names)
+            found = convergence(chain.kept.unit)
+            converged_rows += convergence_rows(cell, chain.kept.unit, found)
+            correlations += correlation_rows(cell, rows)
+            check = self._check(cell, chain)
+            checks = table_rows(store, check.name) if check is not None else []
+            cells.append(self._found(cell, chain, found.rhat, found.effective, checks))
+        tables |= {"convergence.parquet": rows_table(converged_rows), "correlations.parquet": rows_table(correlations)}
+        findings = PosteriorFindings(
+            draws=self.spec.draws,
+            most_evaluations=self.spec.most_evaluations,
+            checked=self.spec.checked,
+            beginning=self.spec.beginning,
+            cells=cells,
+        )
+        return tables, findings
+
+    def _found(
+        self,
+        cell: CellToSample,
+        chain: StoredChain,
+        rhat: np.ndarray,
+        effective: np.ndarray,
+        checks: Sequence[Mapping[str, Any]],
+    ) -> CellPosterior:
+        totals = total_scores(chain.kept.scores.reshape(-1, len(cell.problem.objectives)))
+        good = [row for row in checks if row["status"] == "ok"]
+        differences = np.array([row["neuron_total"] - row["total"] for row in good])
+        weights = np.array([row["neuron_log_density"] - row["log_density"] for row in good])
+        worst = int(np.argmax(rhat))
+        return CellPosterior(
+            cell=cell.cell,
+            parameters=list(cell.problem.names),
+            lower=list(cell.problem.lower),
+            upper=list(cell.problem.upper),
+            log=[bool(log) for log in cell.space.log],
+            objectives=len(cell.problem.objectives),
+            engine=cell.engine,
+            walkers=len(cell.start),
+            steps=chain.steps - 1,
+            kept_steps=len(chain.kept.unit),
+            evaluations=chain.evaluations,
+            outcomes=dict(chain.outcomes),
+            core_seconds=round(chain.seconds, 3),
+            acceptance=float(chain.kept.accepted.mean()) if chain.kept.accepted.size else 0.0,
+            best_total=cell.best_total,
+            median_total=float(np.median(totals)) if len(totals) else None,
+            rhat=float(rhat[worst]) if np.isfinite(rhat[worst]) else None,
+            rhat_of=cell.problem.names[worst],
+            effective=float(effective.min()),
+            effective_of=cell.problem.names[int(np.argmin(effective))],
+            converged=chain.is_converged(self.spec.draws),
+            checked=len(checks),
+            check_failed=len(checks) - len(good),
+            check_difference=float(np.median(differences)) if len(good) else None,
+            check_largest=float(np.abs(differences).max()) if len(good) else None,
+            check_effective=effective_share(weights) if len(good) else None,
+        )
+
+    def plan(self, inputs: list[CellToSample]) -> Plan:
+        """Return cells, parameters, walkers, evaluations at most and core-hours, after a few evaluations of each."""
+        rows, total_s, lines = [], 0.0, []
+        for cell in inputs:
+            each_s = self._seconds(cell)
+            cost = each_s * self.spec.most_evaluations
+            total_s += cost
+            sizes = (len(cell.space), len(cell.problem.objectives), f"{cell.mean_z:.2f}", len(cell.start), cell.engine)
+            rows.append((cell.cell, *sizes, f"{self.spec.most_evaluations:,}", f"{each_s:.3g}", f"{cost / 3600:.3g}"))
+        head = (
+            "cell",
+            "parameters",
+            "objectives",
+            "best mean |z|",
+            "walkers",
+            "engine",
+            "evaluations at most",
+            "s each",
+            "core-h",
+        )
+        lines.append(f"At most {cost_in_words(total_s)}, from the mean of {TIMED} models where the walkers start.")
+        lines.append(f"Sampling ends earlier where {self.spec.draws:,} effective draws are reached.")
+        numbers = [i for i in range(1, len(head)) if head[i] != "engine"]
+        return Plan([ReportTable(head, rows, numbers=numbers, title=f"{self.spec.name}: posterior")], lines)
+
+    def _seconds(self, cell: CellToSample) -> float:
+        values, model = cell.space.from_unit(cell.start[:TIMED]), cell.problem.model
+        assert isinstance(model, FitModel)
+        if cell.engine == "vector":
+            trial = try_vector(model, values)
+            if trial.fault:
+                raise UsageError(f"cell {cell.cell}: {trial.fault}")
+            return trial.seconds_each or 0.0
+        measure = SampleMeasure(model, within_z=math.inf, stop_early=False, max_steps=self.spec.max_steps)
+        return mean_seconds(cell.cell, measure, list(values))
+
+
+def checks_table(rows: HallOfFameRows, searched: np.ndarray, outcomes: Sequence[Outcome]) -> pa.Table:
+    """Return a row for each draw that NEURON scored again: totals and log densities of both."""
+    table = []
+    for i, outcome in enumerate(outcomes):
+        scores = np.asarray(outcome.value, np.float64) if outcome.ok else None
+        table.append(
+            {
+                "rank": i + 1,
+                "total": float(rows.totals[i]),
+                "neuron_total": None if scores is None else float(total_scores(scores[None])[0]),
+                "log_density": float(log_density(searched[i : i + 1])[0]),
+                "neuron_log_density": None if scores is None else float(log_density(scores[None])[0]),
+                "status": outcome.status,
+                "reason": outcome.reason,
+                "seconds": outcome.seconds,
+            }
+        )
+    kinds = {"rank": pa.int32(), "status": pa.string(), "reason": pa.string()}
+    schema = pa.schema([(name, kinds.get(name, pa.float64())) for name in table[0]])
+    return pa.Table.from_pylist(table, schema)
+
+
+def convergence_rows(cell: CellToSample, unit: np.ndarray, found: Convergence) -> list[dict[str, Any]]:
+    """Return a row for each parameter: R-hat, effective draws, and where its draws lie."""
+    rows = []
+    draws = cell.space.from_unit(unit.reshape(-1, len(cell.space)))
+    for i, name in enumerate(cell.problem.names):
+        quantiles = np.quantile(draws[:, i], [0.05, 0.25, 0.5, 0.75, 0.95]) if len(draws) else np.full(5, np.nan)
+        rows.append(
+            {
+                "cell": cell.cell,
+                "parameter": name,
+                "rhat": float(found.rhat[i]),
+                "autocorrelation": float(found.autocorrelation[i]),
+                "effective": float(found.effective[i]),
+                **{f"q{q:02d}": float(v) for q, v in zip((5, 25, 50, 75, 95), quantiles, strict=True)},
+                "lower": cell.problem.lower[i],
+                "upper": cell.problem.upper[i],
+            }
+        )
+    return rows
+
+
+def correlation_rows(cell: CellToSample, rows: HallOfFameRows) -> list[dict[str, Any]]:
+    """Return Spearman's correlation of each pair of parameters over the draws; nothing for fewer than ten."""
+    names = cell.problem.names
+    if len(rows) < 10 or len(names) < 2:
+        return []
+    rho = np.atleast_2d(spearmanr(rows.parameters[:, : len(names)]).statistic)
+    if rho.shape == (1, 1):
+        rho = np.array([[1.0, rho[0, 0]], [rho[0, 0], 1.0]])
+    return [
+        {"cell": cell.cell, "a": names[i], "b": names[j], "rho": float(rho[i, j])}
+        for i in range(len(names))
+        for j in range(i + 1, len(names))
+    ]

@@ -1,0 +1,310 @@
+"""The chain of walkers of one cell: blocks of steps as they are stored, and the evaluations that come next."""
+
+import json
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+
+from neurofleet.cluster.pool.outcome import EvaluationTask, Outcome
+from neurofleet.cluster.store.run_store import RunStore
+from neurofleet.errors import JobError
+from neurofleet.jobs.fit.engines import engine_spec, scores_of, task_deadline_s, vector_spec
+from neurofleet.jobs.fit.fit_problem import Problem
+from neurofleet.neurosim.cells.fit_model import MAX_SCORE, FitModel
+from neurofleet.neurosim.evolution import ParameterSpace
+from neurofleet.neurosim.studies.posterior_sampling import (
+    PosteriorSampler,
+    Step,
+    effective_draws,
+    kept_steps,
+    largest_rhat,
+)
+
+BLOCK_STEPS = 20
+LARGEST_RHAT = 1.05
+BLOCK_STORED = "block stored"
+_STATE = b"neurofleet_state"
+_FAILED_SHOWN = 5
+
+
+def chain_folder(cell: str) -> str:
+    """Return the folder with the blocks of a cell's chain."""
+    return f"chains/cell={cell}"
+
+
+@dataclass(frozen=True, eq=False)
+class CellToSample:
+    """A cell that is sampled.
+
+    Attributes
+    ----------
+    cell : str
+    problem : Problem
+        Of the last stage of its fit.
+    engine : {"neuron", "vector"}
+        What searched that stage.
+    space : ParameterSpace
+    start : ndarray, shape (W, P)
+        Where the walkers start, in the unit cube.
+    best_total : float
+        Of its hall of fame.
+    """
+
+    cell: str
+    problem: Problem
+    engine: Literal["neuron", "vector"]
+    space: ParameterSpace
+    start: np.ndarray
+    best_total: float
+
+    @property
+    def mean_z(self) -> float:
+        """The mean score of its best model."""
+        return self.best_total / len(self.problem.objectives)
+
+
+@dataclass(frozen=True, eq=False)
+class Sampled:
+    """Steps of a chain that are draws.
+
+    Attributes
+    ----------
+    first : int
+        Number of the first step.
+    unit : ndarray, shape (n, W, P)
+    scores : ndarray, shape (n, W, M)
+    accepted : ndarray of bool, shape (n, W)
+    """
+
+    first: int
+    unit: np.ndarray
+    scores: np.ndarray
+    accepted: np.ndarray
+
+
+@dataclass
+class StoredChain:
+    """The blocks of a cell's chain.
+
+    Attributes
+    ----------
+    beginning : int
+        Tempered steps.
+    blocks : list of list of Step
+    seconds : float
+        Spent on evaluations.
+    outcomes : Counter
+        Status -> evaluations.
+    """
+
+    beginning: int
+    blocks: list[list[Step]] = field(default_factory=list)
+    seconds: float = 0.0
+    outcomes: Counter = field(default_factory=Counter)
+
+    @classmethod
+    def read(cls, cell: str, store: RunStore, beginning: int) -> "StoredChain":
+        """Read what is stored of a cell."""
+        chain = cls(beginning)
+        for name in sorted(store.names(chain_folder(cell))):
+            table = store.table(name)
+            assert table is not None
+            chain.blocks.append(steps_of(table))
+        stored = [event for event in store.read_events() if event["event"] == BLOCK_STORED and event["cell"] == cell]
+        for event in {event["block"]: event for event in stored}.values():
+            chain.seconds += event["seconds"]
+            chain.outcomes.update(event["outcomes"])
+        return chain
+
+    @property
+    def steps(self) -> int:
+        """Number of steps, the start among them."""
+        return sum(map(len, self.blocks))
+
+    @property
+    def evaluations(self) -> int:
+        """Evaluations of all steps."""
+        return sum(step.evaluations for block in self.blocks for step in block)
+
+    @property
+    def kept(self) -> Sampled:
+        """The steps that are draws."""
+        kept = kept_steps(self.steps, self.beginning)
+        steps = [step for block in self.blocks for step in block]
+        shape = steps[0].scores.shape[1], steps[0].unit.shape[1]
+        chosen = steps[kept]
+        if not chosen:
+            walkers = len(steps[0].unit)
+            nothing = np.zeros((0, walkers, shape[0])), np.zeros((0, walkers), bool)
+            return Sampled(kept.start, np.zeros((0, walkers, shape[1])), *nothing)
+        return Sampled(
+            kept.start,
+            np.stack([step.unit for step in chosen]),
+            np.stack([step.scores for step in chosen]),
+            np.stack([step.accepted for step in chosen]),
+        )
+
+    def is_converged(self, draws: int) -> bool:
+        """Return whether every parameter has so many effective draws and an R-hat of at most 1.05."""
+        steps = [step for block in self.blocks for step in block][kept_steps(self.steps, self.beginning)]
+        if not steps:
+            return False
+        unit = np.stack([step.unit for step in steps])
+        return effective_draws(unit).min() >= draws and largest_rhat(unit) <= LARGEST_RHAT
+
+
+def block_table(steps: list[Step]) -> pa.Table:
+    """Return steps as they are stored: a row for each walker of each step; the last one's state in the metadata."""
+    walkers = len(steps[0].unit)
+    state = steps[-1].state() | {"evaluations": [step.evaluations for step in steps]}
+    columns = {
+        "step": pa.array(np.repeat([step.number for step in steps], walkers), pa.int32()),
+        "walker": pa.array(np.tile(np.arange(walkers), len(steps)), pa.int32()),
+        "accepted": pa.array(np.concatenate([step.accepted for step in steps])),
+        "unit": _lists(np.concatenate([step.unit for step in steps])),
+        "scores": _lists(np.concatenate([step.scores for step in steps])),
+    }
+    return pa.table(columns).replace_schema_metadata({_STATE: json.dumps(state)})
+
+
+def steps_of(table: pa.Table) -> list[Step]:
+    """Return the steps that `block_table` has stored."""
+    state = json.loads(table.schema.metadata[_STATE])
+    count, rows = len(state["evaluations"]), len(table)
+    unit, scores, accepted = (
+        np.asarray(values).reshape(count, rows // count, -1)
+        for values in (_flat(table["unit"]), _flat(table["scores"]), table["accepted"].to_numpy())
+    )
+    first = state["number"] - count + 1
+    last = Step.resumed(state, unit[-1], scores[-1])
+    return [
+        Step(first + i, unit[i], scores[i], accepted[i, :, 0], evaluations, last.warmest, last.random)
+        for i, evaluations in enumerate(state["evaluations"])
+    ]
+
+
+def _lists(rows: np.ndarray) -> pa.Array:
+    return pa.FixedSizeListArray.from_arrays(pa.array(rows.ravel()), rows.shape[1]).cast(pa.list_(pa.float64()))
+
+
+def _flat(column: pa.ChunkedArray) -> np.ndarray:
+    values: np.ndarray = column.combine_chunks().flatten().to_numpy()
+    return values
+
+
+class Chain:
+    """The chain of one cell while it is sampled; it goes on from the blocks that are stored.
+
+    Parameters
+    ----------
+    cell : CellToSample
+    store : RunStore
+        Locked by the caller.
+    seed, beginning
+        See `PosteriorSampler`.
+    draws, most_evaluations : int
+        Where it ends.
+    deadline_s : float
+    max_steps : int or None
+    """
+
+    def __init__(
+        self,
+        cell: CellToSample,
+        store: RunStore,
+        *,
+        seed: int,
+        beginning: int,
+        draws: int,
+        most_evaluations: int,
+        deadline_s: float,
+        max_steps: int | None,
+    ) -> None:
+        self.cell = cell
+        self._store = store
+        self._draws, self._most_evaluations = draws, most_evaluations
+        name, model = f"{cell.cell}-posterior", cell.problem.model
+        if cell.engine == "vector":
+            assert isinstance(model, FitModel)
+            self.engine = vector_spec(name, model)
+        else:
+            self.engine = engine_spec(name, model, max_steps)
+        self._deadline_s = task_deadline_s(self.engine, deadline_s)
+        self._stored = StoredChain.read(cell.cell, store, beginning)
+        blocks = self._stored.blocks
+        self._sampler = PosteriorSampler(blocks[-1][-1] if blocks else cell.start, seed, beginning)
+        self._steps: list[Step] = []
+        self._outcomes: dict[int, Outcome] = {}
+        self._asked = np.empty((0, 0))
+        self._seconds, self._statuses = 0.0, Counter[str]()
+        self.finished = bool(blocks) and self._is_done()
+
+    @property
+    def evaluations_left(self) -> int:
+        """How many evaluations are left at most."""
+        return 0 if self.finished else max(0, self._most_evaluations - self._stored.evaluations)
+
+    def tasks(self) -> list[EvaluationTask]:
+        """Return the evaluations that can be done now."""
+        self._asked = self._sampler.ask()
+        about = {"cell": self.cell.cell}
+        return [
+            EvaluationTask((self.cell.cell, i), self.engine, values, self._deadline_s, about=about)
+            for i, values in enumerate(self.cell.space.from_unit(self._asked))
+        ]
+
+    def take(self, individual: int, outcome: Outcome) -> list[EvaluationTask]:
+        """Take in an outcome; return the evaluations that can now be done, none while others are awaited.
+
+        Raises
+        ------
+        JobError
+            More than half of the models where the walkers start have failed.
+        """
+        self._outcomes[individual] = outcome
+        if len(self._outcomes) < len(self._asked):
+            return []
+        outcomes = [self._outcomes[i] for i in range(len(self._asked))]
+        self._outcomes = {}
+        if not self._stored.blocks and not self._steps:
+            self._check_first(outcomes)
+        self._seconds += sum(outcome.seconds for outcome in outcomes)
+        self._statuses.update(outcome.status for outcome in outcomes)
+        self._steps += self._sampler.tell(np.array([self._scores(outcome) for outcome in outcomes]))
+        while len(self._steps) >= BLOCK_STEPS:
+            self._write(self._steps[:BLOCK_STEPS])
+            self._steps = self._steps[BLOCK_STEPS:]
+            if self._is_done():
+                self.finished = True
+                return []
+        return self.tasks()
+
+    def _scores(self, outcome: Outcome) -> np.ndarray:
+        objectives = self.cell.problem.objectives
+        return scores_of(outcome.value, objectives) if outcome.ok else np.full(len(objectives), MAX_SCORE)
+
+    def _write(self, steps: list[Step]) -> None:
+        number = len(self._stored.blocks)
+        self._store.write_table(f"{chain_folder(self.cell.cell)}/block-{number:06d}.parquet", block_table(steps))
+        outcomes = dict(self._statuses)
+        self._store.append_event(
+            BLOCK_STORED, cell=self.cell.cell, block=number, seconds=round(self._seconds, 3), outcomes=outcomes
+        )
+        self._stored.blocks.append(steps)
+        self._seconds, self._statuses = 0.0, Counter()
+
+    def _is_done(self) -> bool:
+        stored = self._stored
+        return stored.evaluations >= self._most_evaluations or stored.is_converged(self._draws)
+
+    def _check_first(self, outcomes: list[Outcome]) -> None:
+        failed = Counter(f"{outcome.status}: {outcome.reason}" for outcome in outcomes if not outcome.ok)
+        if failed.total() * 2 > len(outcomes):
+            shown = "; ".join(f"{why} ({n} of {len(outcomes)})" for why, n in failed.most_common(_FAILED_SHOWN))
+            raise JobError(
+                f"cell {self.cell.cell}: more than half of the models where the walkers start have failed, though the "
+                f"fit could score them: {shown}. Raise the limits (deadline_s, max_steps, memory_limit_mb)."
+            )

@@ -1,0 +1,287 @@
+"""The findings of a posterior: whether it has converged, what the recording allows, and what trades against what."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from neurofleet.cluster.store.run_store import RunStore
+from neurofleet.cluster.store.schemas import PARAMETER_PREFIX
+from neurofleet.jobs.reports import html
+from neurofleet.jobs.reports.drawing import FAINT, SEEDS, colour_bar, picture
+from neurofleet.jobs.reports.tables import ReportTable
+from neurofleet.jobs.reports.units import parameter_unit
+from neurofleet.jobs.studies.findings import Findings, table_rows
+from neurofleet.jobs.studies.populations import draws_file
+from neurofleet.jobs.studies.posterior_chains import LARGEST_RHAT, StoredChain
+
+ACROSS = 5
+BINS = 30
+PAIRS = 5
+HEAD = ("cell", "converged", "R-hat", "effective", "accepted", "mean |z|", "evaluations", "core-h")
+Rows = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellPosterior:
+    """The draws of a cell.
+
+    Attributes
+    ----------
+    cell : str
+    parameters : list of str
+    lower, upper : list of float
+        Bounds, by parameter.
+    log : list of bool
+        Whether the density is flat on a logarithmic axis.
+    objectives : int
+    engine : str
+    walkers, steps, kept_steps : int
+        The last ones of the steps are draws.
+    evaluations : int
+    outcomes : dict of str to int
+        Status -> evaluations.
+    core_seconds : float
+    acceptance : float
+        Share of the proposals.
+    best_total : float
+        Of the fit's hall of fame.
+    median_total : float or None
+        Of the draws.
+    rhat, rhat_of
+        The largest R-hat, None where there are no draws yet, and its parameter.
+    effective, effective_of
+        The smallest number of effective draws, and its parameter.
+    converged : bool
+    checked, check_failed : int
+        Draws that NEURON scored again, and those without a score.
+    check_difference, check_largest : float or None
+        Median of NEURON's total less that of the engine, and the largest absolute one.
+    check_effective : float or None
+        Share of the checked draws that is left, in effect, when they are weighted to be draws of NEURON's density.
+    """
+
+    cell: str
+    parameters: list[str] = field(default_factory=list)
+    lower: list[float] = field(default_factory=list)
+    upper: list[float] = field(default_factory=list)
+    log: list[bool] = field(default_factory=list)
+    objectives: int
+    engine: str
+    walkers: int
+    steps: int
+    kept_steps: int
+    evaluations: int
+    outcomes: dict[str, int] = field(default_factory=dict)
+    core_seconds: float
+    acceptance: float
+    best_total: float
+    median_total: float | None
+    rhat: float | None
+    rhat_of: str
+    effective: float
+    effective_of: str
+    converged: bool
+    checked: int = 0
+    check_failed: int = 0
+    check_difference: float | None = None
+    check_largest: float | None = None
+    check_effective: float | None = None
+
+    def row(self) -> tuple[str, ...]:
+        """Return it as a row of `HEAD`."""
+        return (
+            self.cell,
+            "yes" if self.converged else "no",
+            "" if self.rhat is None else f"{self.rhat:.3f}",
+            f"{self.effective:,.0f}",
+            f"{self.acceptance:.0%}",
+            "" if self.median_total is None else f"{self.median_total / self.objectives:.2f}",
+            f"{self.evaluations:,}",
+            f"{self.core_seconds / 3600:.3g}",
+        )
+
+    def verdict(self, draws: int) -> str:
+        """Return in one line whether it has converged, and what to do if not."""
+        rhat = "unknown" if self.rhat is None else f"{self.rhat:.3f}"
+        found = (
+            f"at least {self.effective:,.0f} effective draws of each parameter ({self.effective_of} has fewest), R-hat "
+            f"up to {rhat} ({self.rhat_of}), {self.evaluations:,} evaluations"
+        )
+        if self.converged:
+            return f"{self.cell}: converged, {found}"
+        return (
+            f"{self.cell}: NOT converged, {found}; expected {draws:,} and {LARGEST_RHAT}. Do not take these draws for "
+            "all that the recording allows: raise `most_evaluations:` and give the same command, which goes on"
+        )
+
+    def check_line(self) -> str:
+        """Return how far the engine's totals are from NEURON's."""
+        if not self.checked:
+            return f"{self.cell}: no draw was scored again by NEURON"
+        if self.check_difference is None:
+            return f"{self.cell}: NEURON could score none of {self.checked} draws"
+        failed = f", {self.check_failed} without a score" if self.check_failed else ""
+        return (
+            f"{self.cell}: {self.checked} draws scored again by NEURON{failed}: totals differ by "
+            f"{self.check_difference:+.2f} (median; {self.check_largest:.2f} at most), of a median total of "
+            f"{self.median_total:.1f}; weighted to NEURON's density, {self.check_effective:.0%} of them are left"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PosteriorFindings(Findings):
+    """What was sampled of each cell.
+
+    Attributes
+    ----------
+    draws : int
+        Effective draws that were asked for.
+    most_evaluations, checked, beginning : int
+        As the job says.
+    cells : list of CellPosterior
+    """
+
+    draws: int
+    most_evaluations: int
+    checked: int
+    beginning: int
+    cells: list[CellPosterior] = field(default_factory=list)
+
+    def tables(self) -> list[ReportTable]:
+        """Return a row for each cell."""
+        rows = [cell.row() for cell in self.cells]
+        return [ReportTable(HEAD, rows, numbers=range(2, len(HEAD)), title=f"{self.name}: posterior")]
+
+    def remarks(self) -> list[str]:
+        """Return how far NEURON's scores of draws are from the engine's."""
+        return [cell.check_line() for cell in self.cells]
+
+    def verdict(self) -> list[str]:
+        """Return whether the draws of each cell have converged."""
+        unsure = [cell for cell in self.cells if not cell.converged]
+        sure = [cell for cell in self.cells if cell.converged]
+        return [cell.verdict(self.draws) for cell in (*unsure, *sure)]
+
+    def sections(self, store: RunStore) -> list[str]:
+        """Return what was sampled, and of each cell convergence, marginals, pairs and walkers."""
+        parts = [
+            html.paragraph(
+                "Draws from the density of models given the recording: exp(-Σz²/2) within the bounds of the fit's last "
+                "stage, flat on the axes of the search, with z in standard deviations of the recording.",
+                "quiet",
+            ),
+            *(table.html() for table in self.tables()),
+            *(html.paragraph(line, "note") for line in self.remarks()),
+        ]
+        converged, correlations = (table_rows(store, f"{name}.parquet") for name in ("convergence", "correlations"))
+        for cell in self.cells:
+            parts += self._cell(store, cell, converged, correlations)
+        return parts
+
+    def _cell(self, store: RunStore, cell: CellPosterior, converged: Rows, correlations: Rows) -> list[str]:
+        parts = [html.heading(2, cell.cell)]
+        draws = store.table(draws_file(cell.cell))
+        if draws is not None and len(draws):
+            parts.append(_marginals(cell, draws))
+        if pairs := [row for row in correlations if row["cell"] == cell.cell]:
+            parts.append(_correlations(cell, pairs))
+        parts.append(_walkers(cell, StoredChain.read(cell.cell, store, self.beginning)))
+        parts.append(_convergence([row for row in converged if row["cell"] == cell.cell]))
+        return parts
+
+
+def _convergence(rows: Rows) -> str:
+    head = ("parameter", "R-hat", "effective draws", "autocorrelation, steps", "5 %", "median", "95 %", "bounds")
+    body = [
+        (
+            row["parameter"],
+            f"{row['rhat']:.3f}",
+            f"{row['effective']:,.0f}",
+            f"{row['autocorrelation']:.0f}",
+            *(f"{row[q]:.3g}" for q in ("q05", "q50", "q95")),
+            f"{row['lower']:.3g} to {row['upper']:.3g}",
+        )
+        for row in rows
+    ]
+    return html.table(head, body, numbers=range(1, len(head) - 1))
+
+
+def _marginals(cell: CellPosterior, draws: pa.Table) -> str:
+    across = min(ACROSS, len(cell.parameters))
+    down = -(-len(cell.parameters) // across)
+
+    def draw(figure: Any) -> None:
+        axes = figure.subplots(down, across, squeeze=False).ravel()
+        for i, (axis, name) in enumerate(zip(axes, cell.parameters, strict=False)):
+            low, high = cell.lower[i], cell.upper[i]
+            if cell.log[i]:
+                edges = np.geomspace(max(low, 1e-4 * high), high, BINS + 1)
+                axis.set_xscale("log")
+            else:
+                edges = np.linspace(low, high, BINS + 1)
+            values = draws[PARAMETER_PREFIX + name].to_numpy()
+            axis.hist(np.clip(values, edges[0], edges[-1]), bins=edges, color=SEEDS[0])
+            axis.set_xlim(edges[0], edges[-1])
+            axis.set_title(name)
+            axis.set_xlabel(parameter_unit(name))
+            axis.set_yticks([])
+        for axis in axes[len(cell.parameters) :]:
+            axis.set_axis_off()
+
+    return html.figure(
+        picture(1.35 * down + 0.2, draw, f"histograms of the parameters of draws of {cell.cell}"),
+        f"Parameters of {len(draws):,} draws, each within its bounds on the axis of the search. What fills its axis "
+        "evenly, the recording does not tell.",
+    )
+
+
+def _correlations(cell: CellPosterior, pairs: Rows) -> str:
+    names = cell.parameters
+    matrix = np.full((len(names), len(names)), np.nan)
+    for row in pairs:
+        matrix[names.index(row["b"]), names.index(row["a"])] = row["rho"]
+    noise = 2.0 / np.sqrt(max(cell.effective, 1.0))
+    strongest = sorted((row for row in pairs if abs(row["rho"]) > noise), key=lambda row: -abs(row["rho"]))[:PAIRS]
+
+    def draw(figure: Any) -> None:
+        axis = figure.subplots()
+        shown = axis.pcolormesh(matrix, cmap="RdBu_r", vmin=-1, vmax=1)
+        axis.invert_yaxis()
+        axis.set_aspect("equal")
+        middles = np.arange(len(names)) + 0.5
+        axis.set_xticks(middles, names, rotation=60, ha="right")
+        axis.set_yticks(middles, names)
+        axis.spines[:].set_color(FAINT)
+        colour_bar(figure, shown, axis, "Spearman's ρ", shrink=0.7)
+
+    told = "; ".join(f"{row['a']} with {row['b']} ({row['rho']:+.2f})" for row in strongest)
+    return html.figure(
+        picture(min(9.0, 1.8 + 0.22 * len(names)), draw, f"correlations of parameters of draws of {cell.cell}"),
+        f"Which parameters trade against which: rank correlations over the draws. Strongest: {told or 'none'}. With "
+        f"these effective draws, below {noise:.2f} is noise.",
+    )
+
+
+def _walkers(cell: CellPosterior, chain: StoredChain) -> str:
+    totals = np.array([step.scores.sum(axis=1) for block in chain.blocks for step in block])
+    at = np.arange(len(totals))
+    quantiles = np.quantile(totals, [0.0, 0.1, 0.5, 0.9, 1.0], axis=1)
+
+    def draw(figure: Any) -> None:
+        axis = figure.subplots()
+        axis.fill_between(at, quantiles[0], quantiles[4], color=SEEDS[0], alpha=0.15, linewidth=0)
+        axis.fill_between(at, quantiles[1], quantiles[3], color=SEEDS[0], alpha=0.35, linewidth=0)
+        axis.plot(at, quantiles[2], color=SEEDS[0])
+        axis.axvspan(0, len(totals) - cell.kept_steps, color=FAINT, alpha=0.12, linewidth=0)
+        axis.axhline(cell.best_total, color=SEEDS[1], linewidth=0.8)
+        axis.set_yscale("log")
+        axis.set(xlabel="step", ylabel="total")
+
+    return html.figure(
+        picture(2.4, draw, f"totals of the walkers of {cell.cell}"),
+        f"Totals of {cell.walkers} walkers: median, 80 % and all. Steps on grey are no draws (the first "
+        f"{chain.beginning} are tempered); the line is the best model of the fit.",
+    )
