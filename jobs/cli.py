@@ -126,7 +126,7 @@ def new(
         str,
         typer.Argument(
             metavar="KIND",
-            help="fit, sims, hippie, neuprint, validate, sensitivity, synapse, sample, compare or analyse.",
+            help="fit, sims, hippie, neuprint, validate, sensitivity, synapse, sample, posterior, compare or analyse.",
             show_default=False,
         ),
     ],

@@ -19,6 +19,7 @@ DRAFTS = {
     "sensitivity": f"{_HERE}.study_drafts:sensitivity_draft",
     "synapse": f"{_HERE}.study_drafts:synapse_draft",
     "sample": f"{_HERE}.fit_drafts:sample_draft",
+    "posterior": f"{_HERE}.study_drafts:posterior_draft",
     "compare": f"{_HERE}.study_drafts:compare_draft",
     "analyse": f"{_HERE}.study_drafts:analyse_draft",
 }

@@ -42,6 +42,24 @@ def synapse_draft(files: Sequence[Path], folder: Path) -> Draft:
     return draft
 
 
+def posterior_draft(files: Sequence[Path], folder: Path) -> Draft:
+    """Return a posterior around the models of a fit.
+
+    Raises
+    ------
+    UsageError
+        Something else than one finished fit was given.
+    """
+    if len(files) != 1 or not _is_run(files[0]):
+        raise UsageError(f"Expected the folder of one finished fit, found {listed(map(str, files))}.")
+    draft = Draft("posterior", folder)
+    draft.say(_of_run(files[0]))
+    draft.put("fit", draft.path(files[0]), "also `cells: [ID]`")
+    draft.put("draws", 1000, "effective draws of each cell, after which sampling ends")
+    draft.put("most_evaluations", 100_000, "of each cell; with more, the same command goes on")
+    return draft
+
+
 def compare_draft(files: Sequence[Path], folder: Path) -> Draft:
     """Return a comparison of the models of two runs.
 

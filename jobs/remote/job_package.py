@@ -25,6 +25,9 @@ _LEFT_OUT = {"__pycache__", ".git", ".venv", "venv", *MACHINES}
 _RUN_FILES = ("events.jsonl", "findings.json", "hall_of_fame", "pooled", "accepted")
 """What studies read of a run, beside its job and where it comes from."""
 
+_TO_SAMPLE = ("evaluations",)
+"""What a posterior reads beside these: its walkers start from other models of the fit too."""
+
 _CHUNK_BYTES = 2**20
 
 
@@ -101,7 +104,7 @@ def _taken(spec: JobSpec, folder: Path, packer: "_Packer") -> dict[str, Any]:
         key = place[-1]
         if key == "recipe" and not path.endswith((".yaml", ".yml")):
             continue
-        if key in ("run", "sample"):
+        if key in ("run", "sample", "posterior", "fit"):
             shortest = _take_run(place, path, folder, packer)
         else:
             halls = key == "warm_start" or "populations" in place
@@ -118,7 +121,7 @@ def _take_run(place: tuple, path: str, folder: Path, packer: "_Packer") -> str:
     root = Path(os.path.normpath(folder / path))
     if Path(path).is_absolute() or not (root / "job.yaml").is_file():
         return packer.take(place, path, folder)
-    for name in _RUN_FILES:
+    for name in (*_RUN_FILES, *(_TO_SAMPLE if place == ("fit",) else ())):
         if (root / name).exists():
             packer.take((*place, name), name, root)
     store = RunStore(root)

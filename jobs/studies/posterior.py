@@ -159,9 +159,7 @@ class PosteriorStudy(Study[PosteriorSpec, list[CellToSample]]):
                 f"best model of the fit has a mean |z| of {to_sample.mean_z:.2f}"
             )
         if fit.quick:
-            notes.append(
-                "the fit is a quick run: what is sampled around its models is no result"
-            )
+            notes.append("the fit is a quick run: what is sampled around its models is no result")
         far = [cell for cell in cells if self.spec.largest_mean_z and cell.mean_z > self.spec.largest_mean_z]
         if far:
             told = ", ".join(f"{cell.cell} ({cell.mean_z:.2f})" for cell in far)
@@ -203,6 +201,9 @@ class PosteriorStudy(Study[PosteriorSpec, list[CellToSample]]):
             if (key.cell, key.stage) == (cell, stage)
             for rows in store.read_generations(*key)
         ]
+        found.append(
+            (hall.parameters[:0, columns], hall.totals[:0], hall.seeds[:0])
+        )  # of a fit without its evaluations
         parameters, totals, seeds = (np.concatenate(part) for part in zip(*found, strict=True))
         start = start_points(
             space.to_unit(hall.parameters[:, columns]),

@@ -153,7 +153,7 @@ class StoredChain:
         if not steps:
             return False
         unit = np.stack([step.unit for step in steps])
-        return effective_draws(unit).min() >= draws and largest_rhat(unit) <= LARGEST_RHAT
+        return bool(effective_draws(unit).min() >= draws) and largest_rhat(unit) <= LARGEST_RHAT
 
 
 def block_table(steps: list[Step]) -> pa.Table:

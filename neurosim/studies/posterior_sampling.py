@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 from emcee import State
-from emcee.autocorr import auto_window
 from emcee.model import Model
 from emcee.moves import DEMove, RedBlueMove
 from scipy.special import ndtri
@@ -27,6 +26,7 @@ DISCARDED = 0.25
 
 _JITTER = 0.1  # of the spread of the models that are known, where there are fewer than walkers
 _SAME = 1e-9
+_WINDOW = 5.0  # autocorrelation times
 
 
 class SnookerMove(RedBlueMove):
@@ -298,7 +298,8 @@ def _rhat(chains: np.ndarray) -> float:
 def autocorrelation_time(chains: np.ndarray) -> float:
     """Return the integrated autocorrelation time of chains (n, W), in steps.
 
-    emcee's window, about the mean of all chains: chains that stay in different places have a long one.
+    In Sokal's window as emcee's `integrated_time`, but about the mean of all chains, so that chains that stay in
+    different places have a long one; and over all lags where no window is long enough, for which emcee 3.1.6 returns 1.
     """
     n = len(chains)
     centred = chains - chains.mean()
@@ -307,7 +308,8 @@ def autocorrelation_time(chains: np.ndarray) -> float:
     if covariance[0] <= 0.0:
         return float(n)
     times = 2.0 * np.cumsum(covariance / covariance[0]) - 1.0
-    return float(max(1.0, times[auto_window(times, 5.0)]))
+    enough = np.flatnonzero(np.arange(n) >= _WINDOW * times)
+    return float(max(1.0, times[enough[0] if len(enough) else -1]))
 
 
 @dataclass(frozen=True, eq=False)

@@ -194,6 +194,7 @@ QUICK_JOBS = {
     "sensitivity": "models: {run: fit}\ncheck: salib",
     "synapse": "models: {sample: draws}",
     "sample": TWO_CELLS + "draws: 100000",
+    "posterior": "fit: fit",
     "compare": "models: {full: {run: fit}, point: {run: other}}\nsteps: {amplitudes_nA: [0.2, 0.1]}",
     "analyse": "populations: fit\ncells: cells.csv\ngroupings: {layer: {column: layer}}",
     "train sims": "learner: sims\nreference: a.h5ad\nlabel: x\nsplit: {folds: 5, by: donor}\nunknown_curve: true",

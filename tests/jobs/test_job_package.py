@@ -275,6 +275,7 @@ OTHERS = {
         },
         4,
     ),
+    "posterior": ({"kind": "posterior", "fit": "../runs/rat"}, 8),
     "analyse": (
         {
             "kind": "analyse",
