@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from neurofleet.errors import UsageError, did_you_mean
-from neurofleet.jobs.quick import QUICK_NOTE
-from neurofleet.jobs.studies.populations import ModelsSpec, open_fit, read_populations
+from neurofleet.jobs.job_kinds import kind_in
+from neurofleet.jobs.quick import quick_lines
+from neurofleet.jobs.studies.populations import POSTERIOR, ModelsSpec, cells_with_draws, open_fit, read_populations
 from neurofleet.neurosim.cells.cell_model import hoc_name
 from neurofleet.neurosim.cells.fit_model import FitModel
 from neurofleet.neurosim.cells.morphology_check import check_morphology
@@ -130,15 +131,18 @@ def _check_new(folder: Path) -> None:
 
 
 def _of_run(root: Path, cell: str | None, rank: int) -> Chosen:
-    _, spec, _ = open_fit(root)
-    known = [each.id for each in spec.cells or ()]
+    source = "posterior" if kind_in(root) == POSTERIOR else "run"
+    if source == "posterior":
+        known = list(cells_with_draws(root, None)[1])
+    else:
+        known = [each.id for each in open_fit(root)[1].cells or ()]
     if cell is None:
         if len(known) > 1:
             raise UsageError(f"{root} holds {len(known)} cells: name one with --cell, such as {known[0]}.")
         cell = known[0]
     if cell not in known:
-        raise UsageError(f"--cell: {root} fits no cell {cell}{did_you_mean(cell, known)}.")
-    (population,) = read_populations(ModelsSpec(run=root, cells=[cell]), Path())
+        raise UsageError(f"--cell: {root} has no cell {cell}{did_you_mean(cell, known)}.")
+    (population,) = read_populations(ModelsSpec.model_validate({source: root, "cells": [cell]}), Path())
     if not 1 <= rank <= len(population):
         raise UsageError(
             f"--rank: ranks start at 1, the best, as in the table hall_of_fame; cell {cell} has the models 1 to "
@@ -146,7 +150,7 @@ def _of_run(root: Path, cell: str | None, rank: int) -> Chosen:
         )
     recording = population.recording
     junction_potential_mV = 14.0 if recording is None else recording.junction_potential_mV
-    return replace(_chosen(population, rank - 1, junction_potential_mV), remark=QUICK_NOTE if spec.quick else "")
+    return replace(_chosen(population, rank - 1, junction_potential_mV), remark=" ".join(quick_lines(root)))
 
 
 def _published(

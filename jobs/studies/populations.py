@@ -163,7 +163,7 @@ class PopulationStudy(Study[Spec, Inputs]):
         if models.sample is not None:
             _accepted(self.folder / models.sample, models.cells)
         if models.posterior is not None:
-            _cells_with_draws(self.folder / models.posterior, models.cells)
+            cells_with_draws(self.folder / models.posterior, models.cells)
         super().check_paths()
 
     def populations(self) -> list[CellModels]:
@@ -302,13 +302,19 @@ def _of_cells(root: Path, rows: Mapping[str, HallOfFameRows | None], models: Mod
 
 
 def _of_posterior(root: Path, models: ModelsSpec) -> list[CellModels]:
-    fit, rows, notes = _cells_with_draws(root, models.cells)
+    fit, rows, notes = cells_with_draws(root, models.cells)
     chosen = dict(list(rows.items())[: models.first_cells])
     return [replace(drawn, notes=(*drawn.notes, *notes)) for drawn in _of_cells(fit, chosen, models)]
 
 
-def _cells_with_draws(root: Path, cells: Sequence[str] | None) -> tuple[Path, dict[str, HallOfFameRows], list[str]]:
-    """Return the run of a finished posterior's fit, its draws by cell, and what is to be said of them."""
+def cells_with_draws(root: Path, cells: Sequence[str] | None) -> tuple[Path, dict[str, HallOfFameRows], list[str]]:
+    """Return the run of a finished posterior's fit, its draws by cell, and what is to be said of them.
+
+    Raises
+    ------
+    UsageError
+        The folder is no posterior's, it has no such cell, or it has not ended.
+    """
     store = existing_run(root)
     spec = parse_job(store.read_text("job.yaml") or "", f"{root}/job.yaml", "unnamed")
     if spec.kind != POSTERIOR:

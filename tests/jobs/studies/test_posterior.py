@@ -129,8 +129,9 @@ def test_known_conductances_are_sampled_and_with_more_evaluations_the_chain_goes
     drawn = draws[[f"param.{name}" for name in population.parameters]].to_numpy()
     np.testing.assert_array_equal(population.values, drawn[:5])
     assert any("not converged" in note for note in population.notes) == (not found["converged"])
+    capsys.readouterr()
     results_command(str(out), "select count(*) n from posterior_draws", json=True)
-    assert json.loads(capsys.readouterr().out.splitlines()[-1]) == [{"n": len(draws)}]
+    assert json.loads(capsys.readouterr().out) == [{"n": len(draws)}]
     with pytest.raises(UsageError, match="no draws of cell dem.*did you mean 'demo'"):
         read_populations(ModelsSpec(posterior=out, cells=["dem"]), tmp_path)
     with pytest.raises(UsageError, match="expected the run of a fit, found one of kind posterior"):
