@@ -345,12 +345,16 @@ def relabel(
     out: Annotated[
         Path | None, typer.Option(help="Another table; without it this one is changed.", show_default=False)
     ] = None,
+    write_h5ad: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="What predict --write-h5ad wrote: its labels too.", show_default=False),
+    ] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Set another limit for unknown cells in predictions that are there, without the model."""
     from neurofleet.jobs.learners.prediction import relabel_command
 
-    relabel_command(predictions, unknown_below, coverage, out, overwrite)
+    relabel_command(predictions, unknown_below, coverage, out, overwrite, write_h5ad)
 
 
 @app.command(rich_help_panel=LEARNERS)

@@ -269,7 +269,10 @@ def check_job(content: dict[str, Any], source: str, default_name: str, folder: P
     try:
         spec = model.model_validate(content)
     except ValidationError as error:
-        raise UsageError(f"{source}: {faults(error, model, content=content)}.") from error
+        told = faults(error, model, content=content)
+        nameless = any("unknown key" in part and "did you mean" not in part for part in told.split("; "))
+        keys = f" `neurofleet schema {content.get('kind', 'fit')}` lists the keys." if nameless else ""
+        raise UsageError(f"{source}: {told}.{keys}") from error
     if not spec.quick:
         return spec
     quick = spec.quick_version()

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from neurofleet.errors import LearnerError, did_you_mean
+from neurofleet.wording import listed
 
 ROLES = ("train", "validation", "test", "excluded")
 Groups = Mapping[str, Sequence[str]]
@@ -260,10 +261,10 @@ def _assign_groups(
     n: int,
 ) -> None:
     chosen = np.zeros(n, dtype=bool)
-    for name, listed in groups.items():
+    for name, named in groups.items():
         values = _column(name, columns, n)
         members = np.unique(values[values != ""])
-        for member in [listed] if isinstance(listed, str) else listed:
+        for member in [named] if isinstance(named, str) else named:
             chosen |= values == _member(str(member), members, f"{part}: {name}")
     twice = chosen & ~np.isin(role, ("train", "excluded"))
     if twice.any():
@@ -340,7 +341,7 @@ def _checked(split: Split, names: np.ndarray, notes: list[str]) -> Split:
 
 def _listed(chosen: np.ndarray, classes: np.ndarray, counts: np.ndarray) -> str:
     size = dict(zip(classes, counts, strict=True))
-    return ", ".join(f"{name} ({size[name]})" for name in chosen)
+    return listed((f"{name} ({size[name]})" for name in chosen), 10)
 
 
 def _shown(names: Sequence[str] | np.ndarray, limit: int = 10) -> str:

@@ -3,6 +3,8 @@
 import re
 from collections.abc import Iterable
 
+SHOWN = 8
+
 _THINGS = (
     "animals assets batches blocks branches bytes cells channels checks classes classifiers clusters columns "
     "compartments copies cores coordinates curves days draws electrodes epochs errors evaluations faults "
@@ -56,3 +58,9 @@ def _singular(found: re.Match[str]) -> str:
     kind, things, verb = found.groups()
     thing = _SINGULAR.get(things) or re.sub(r"(?<=ch|ss)es$|s$", "", things)
     return f"1 {kind or ''}{thing}{f' {_VERBS[verb]}' if verb else ''}"
+
+
+def listed(names: Iterable[object], most: int = SHOWN) -> str:
+    """Return names with commas; of many the first, and how many more."""
+    names = [*map(str, names)]
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

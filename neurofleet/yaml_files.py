@@ -41,8 +41,12 @@ def read_yaml_file(path: Path) -> Any:
     except FileNotFoundError as error:
         raise YamlRefused(f"{path}: there is no such file{nearest_file(path)}.") from error
     except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else error
-        raise YamlRefused(f"{path}: cannot be read ({why}). Expected a file of text in YAML.") from error
+        if isinstance(error, UnicodeDecodeError):
+            raise YamlRefused(
+                f"{path}: expected a file of text in YAML, found one that is no text. If it is data, `neurofleet new"
+                " KIND FILE` writes a job for it."
+            ) from error
+        raise YamlRefused(f"{path}: cannot be read ({error.strerror}). Expected a file of text in YAML.") from error
     return read_yaml(text, str(path))
 
 

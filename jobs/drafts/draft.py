@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from textwrap import wrap
 from typing import Any
@@ -12,7 +12,6 @@ import yaml
 from neurofleet.wording import agreeing
 
 WIDTH = 110
-SHOWN = 8
 
 
 class Draft:
@@ -65,12 +64,6 @@ def flow(value: Any) -> str:
     """Return a value as YAML writes it on one line."""
     text = yaml.safe_dump(value, default_flow_style=True, width=100_000, allow_unicode=True, sort_keys=False)
     return text.strip().removesuffix("...").strip()
-
-
-def listed(names: Iterable[str], most: int = SHOWN) -> str:
-    """Return names with commas; of many the first, and how many more."""
-    names = list(names)
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def as_id(name: str) -> str:

@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from neurofleet.errors import InputError, UsageError
-from neurofleet.jobs.drafts.draft import Draft, as_id, listed, partner
+from neurofleet.jobs.drafts.draft import Draft, as_id, partner
 from neurofleet.neurosim.cells.morphology_check import axon_line, check_morphology
 from neurofleet.neurosim.cells.morphology_readers import is_hdf5_morphology
 from neurofleet.neurosim.recordings.recording import RecordingSource, electrode_names
 from neurofleet.neurosim.recordings.recording_table import RecordingTable, SweepRow
+from neurofleet.wording import listed
 
 JUNCTION_POTENTIAL_MV = 14.0
 USUAL_STIMULUS = "Long Square"

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from neurofleet.errors import LearnerError, UsageError
-from neurofleet.jobs.drafts.draft import Draft, listed
+from neurofleet.jobs.drafts.draft import Draft
 from neurofleet.learners.array_files import as_text, npz_arrays
 from neurofleet.learners.cells.cell_files import open_cells
 from neurofleet.learners.cells.cell_matrix import SOURCE_COLUMN
@@ -19,6 +19,7 @@ from neurofleet.learners.neuprint.recording_files import open_recordings
 from neurofleet.learners.units.unit_files import open_units
 from neurofleet.learners.units.unit_labels import labelled_units
 from neurofleet.learners.units.units import FILE_COLUMN, MODALITIES, Units
+from neurofleet.wording import listed
 
 MOST_CLASSES, MOST_GROUPS = 200, 100
 LEAST_NEURONS = 8
@@ -26,7 +27,17 @@ FOLDS = 5
 NOTES = 3
 JUDGED = {"good", "mua", "noise", "unsorted", "True", "False"}
 """Values of columns that say how good a unit is, or whether it belongs to some set: no classes."""
-_LABELS = ("cell_?type", "type", "class", "label", "annotation", "subclass", "cluster", "identity")
+_LABELS = (
+    r"cell[\s_.-]*types?$",
+    r"cell[\s_.-]*type",
+    "type",
+    "class",
+    "label",
+    "annotation",
+    "subclass",
+    "cluster",
+    "identity",
+)
 _GROUPS = (
     "donor",
     "animal",
@@ -170,13 +181,22 @@ def _put_label(draft: Draft, columns: pd.DataFrame, advice: str) -> str:
     if not likely or (_place(likely[0], _LABELS) == len(_LABELS) and set(likely) <= set(_groups(columns, ""))):
         there = listed(map(str, columns))
         found_there = f"none among {there}" if there else "no columns"
-        raise UsageError(f"Expected a column with classes, found {found_there}: {advice}.")
+        raise UsageError(f"Expected a column with classes, found {found_there}{_why_not(columns)}: {advice}.")
     others = [
         name for name in likely[1:] if _place(name, _GROUPS) == len(_GROUPS) and not set(found[name].index) <= JUDGED
     ]
     draft.say(f"{likely[0]}: {_counted(found[likely[0]])}")
     draft.put("label", likely[0], f"a guess; other columns with classes: {listed(others)}" if others else "a guess")
     return likely[0]
+
+
+def _why_not(columns: pd.DataFrame) -> str:
+    """Say why the column that is called most like one of classes is none."""
+    name = min(map(str, columns), key=lambda name: _place(name, _LABELS), default="")
+    counts = _counts(columns, name) if name and _place(name, _LABELS) < len(_LABELS) else pd.Series(dtype=int)
+    if not len(counts):
+        return ""
+    return f" ({name} has {len(counts)} value{'s' if len(counts) > 1 else ''} in {len(columns)} rows)"
 
 
 def _groups(columns: pd.DataFrame, label: str) -> dict[str, pd.Series]:

@@ -25,6 +25,9 @@ DRAFTS = {
 }
 """What a job is called here, and where it is drafted."""
 
+LEARNERS, LEARNER_KINDS = ("sims", "hippie", "neuprint"), ("train", "sweep", "evaluate")
+"""What is drafted by the name of the learner; what such jobs are called in the file."""
+
 WITH_LAYOUT = ("hippie", "neuprint")
 """Jobs whose files are described by a ``layout:``."""
 
@@ -61,7 +64,10 @@ def new_command(kind: str, files: Sequence[Path], out: Path | None, overwrite: b
 def drafted(kind: str, files: Sequence[Path], target: Path, layout: str | None = None) -> str:
     """Return the text of the job file `target` for files; raises as `new_command` does."""
     if kind not in DRAFTS:
-        raise UsageError(f"KIND: expected one of {', '.join(DRAFTS)}, found {kind!r}{did_you_mean(kind, DRAFTS)}.")
+        of_learner = f" Of a training, KIND is the learner: {', '.join(LEARNERS)}." if kind in LEARNER_KINDS else ""
+        raise UsageError(
+            f"KIND: expected one of {', '.join(DRAFTS)}, found {kind!r}{did_you_mean(kind, DRAFTS)}.{of_learner}"
+        )
     if missing := [str(file) for file in files if not file.exists()]:
         raise UsageError(f"{', '.join(missing)}: no such file. Name the files or folders that the job is to read.")
     if layout is not None and kind not in WITH_LAYOUT:

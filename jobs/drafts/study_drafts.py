@@ -6,9 +6,10 @@ from typing import Any
 
 from neurofleet.cluster.store.run_store import POOLED, RunStore
 from neurofleet.errors import UsageError
-from neurofleet.jobs.drafts.draft import Draft, as_id, listed, partner
+from neurofleet.jobs.drafts.draft import Draft, as_id, partner
 from neurofleet.jobs.studies.analysis_inputs import HALLS
 from neurofleet.neurosim.studies.model_table import CELL_COLUMNS, read_models, read_table
+from neurofleet.wording import listed
 
 MOST_CLASSES = 20
 

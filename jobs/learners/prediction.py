@@ -16,7 +16,12 @@ import pyarrow.parquet as pq
 from neurofleet.cluster.ray.session import connect
 from neurofleet.cluster.ray.shards import map_shards
 from neurofleet.errors import UsageError
-from neurofleet.jobs.learners.prediction_h5ad import check_predictions_h5ad, write_predictions_h5ad
+from neurofleet.jobs.learners.prediction_h5ad import (
+    check_predictions_h5ad,
+    check_same_cells,
+    relabel_h5ad,
+    write_predictions_h5ad,
+)
 from neurofleet.jobs.learners.prediction_tables import (
     MajorityVote,
     PredictionSummary,
@@ -284,11 +289,11 @@ def predict_command(
     """
     _check_names(options, address, workers)
     refuse_two_thresholds(options.unknown_below, options.coverage)
+    console = terminal(errors=True)
+    model = load_model(folder)
     check_new(options.files(), options.overwrite, [Path(file) for file in reading.files])
     if options.h5ad is not None:
         check_predictions_h5ad(reading.files)
-    console = terminal(errors=True)
-    model = load_model(folder)
     threshold = threshold_for(options.unknown_below, options.coverage, model.facts, str(folder))
     queries = reading.open(model)
     for query in queries:
@@ -437,6 +442,7 @@ def relabel_command(
     coverage: float | None,
     out: Path | None,
     overwrite: bool,
+    h5ad: Path | None = None,
 ) -> None:
     """Set which cells are of unknown type, and their labels; all else stays as it is.
 
@@ -448,6 +454,8 @@ def relabel_command(
         See `neurofleet.learners.unknown_labels.threshold_for`.
     out : Path, optional
         Where the table goes, with ``--overwrite`` in place of another; by default it is changed in place.
+    h5ad : Path, optional
+        What ``predict --write-h5ad`` wrote with the table; its labels are set as well, in place.
 
     Raises
     ------
@@ -466,9 +474,16 @@ def relabel_command(
     csv = predictions.with_suffix(".csv") if has_csv else None
     if out is not None:
         check_new([out], overwrite, [predictions])
-    with new_files([target, *([csv] if csv else [])]) as partial:
+    if h5ad is not None:
+        check_same_cells(h5ad, predictions)
+    written = [target, *(file for file in (csv, h5ad) if file is not None)]
+    with new_files(written) as partial:
         summary = relabel_table(predictions, threshold, partial[target], partial[csv] if csv else None)
-    summary.print([target, *([csv] if csv else [])])
+        if h5ad is not None:
+            relabel_h5ad(h5ad, partial[target], partial[h5ad])
+    summary.print(written)
+    if out is None and (page := predictions.with_suffix(".html")).exists():
+        terminal(errors=True).print(f"{page} shows the threshold before; predict again for another.", soft_wrap=True)
 
 
 def relabel_table(predictions: Path, threshold: float, out: Path, csv: Path | None) -> PredictionSummary:

@@ -52,6 +52,26 @@ def write_predictions_h5ad(query: Query, predictions: Path, whole: Path, out: Pa
             _write_matrix(file, MAP, whole, ["map_0", "map_1"])
 
 
+def check_same_cells(h5ad: Path, predictions: Path) -> None:
+    """Refuse an h5ad file that was not written with a table of predictions.
+
+    Raises
+    ------
+    UsageError
+    """
+    from anndata.io import read_elem
+
+    try:
+        with h5py.File(h5ad) as file:
+            n_cells = len(read_elem(file["obs"]))
+            model = read_elem(file[f"uns/{UNS}"])["model"] if f"uns/{UNS}" in file else {}
+    except (OSError, KeyError) as error:
+        raise UsageError(f"{h5ad} cannot be read as an h5ad file ({error}).") from None
+    made_by = about_of(pq.read_schema(predictions), predictions)["model"]
+    if n_cells != pq.read_metadata(predictions).num_rows or model.get("sha256") != made_by.get("sha256"):
+        raise UsageError(f"{h5ad}: expected what `neurofleet predict --write-h5ad` wrote with {predictions}.")
+
+
 def relabel_h5ad(h5ad: Path, predictions: Path, out: Path) -> None:
     """Copy what `write_predictions_h5ad` wrote, with the labels of another table of the same predictions."""
     shutil.copyfile(h5ad, out)

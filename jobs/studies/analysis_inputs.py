@@ -26,6 +26,7 @@ from neurofleet.neurosim.studies.model_table import (
     with_ids,
 )
 from neurofleet.neurosim.studies.random_forest import refuse_small_classes
+from neurofleet.wording import listed
 
 Values = Annotated[list[str], Field(min_length=1)]
 Classes = Annotated[dict[str, Values | dict[str, Values]], Field(min_length=1)]
@@ -324,10 +325,10 @@ def read_analysis_inputs(spec: AnalyseSpec, folder: Path) -> tuple[AnalysisInput
         )
     without = sorted(set(models.cells[~known]))
     if without:
-        notes.append(f"{source} has no row for {len(without)} cells, which are left out: {_some(without)}.")
+        notes.append(f"{source} has no row for {len(without)} cells, which are left out: {listed(without)}.")
     unmodelled = sorted(set(table.index) - set(modelled))
     if unmodelled:
-        notes.append(f"{source}: {len(unmodelled)} of its cells have no models: {_some(unmodelled)}.")
+        notes.append(f"{source}: {len(unmodelled)} of its cells have no models: {listed(unmodelled)}.")
     models = models.rows(known)
     groupings = {
         name: _grouped(name, grouping, table, source, models, notes) for name, grouping in spec.groupings.items()
@@ -392,7 +393,7 @@ def _features(
     if spec.rank is not None and spec.rank not in table:
         raise InputError(
             f"{place}: expected a column {spec.rank!r} with the rank of a model in its cell, found "
-            f"{_some(list(table.columns))}{did_you_mean(spec.rank, table.columns)}."
+            f"{listed(list(table.columns))}{did_you_mean(spec.rank, table.columns)}."
         )
     values = _numbers(table.drop(columns=[spec.rank] if spec.rank else []), place, spec.columns)
     classes = {}
@@ -406,7 +407,7 @@ def _features(
         if (classes[key] == "").all():
             raise InputError(
                 f"{place}: expected cells of grouping {key}, found none of them: its ids are such as "
-                f"{_some(list(table.index), 3)}. Name the column with the right ids with `id:`, or say with"
+                f"{listed(list(table.index), 3)}. Name the column with the right ids with `id:`, or say with"
                 " `grouping:` which grouping the table is for."
             )
     return MeasuredTable(values, table[spec.rank].to_numpy() if spec.rank else None, classes)
@@ -433,7 +434,7 @@ def _table_classes(
         names = list(grouping.classes or classes)
         unknown = [f"{name}{did_you_mean(name, names)}" for name in classes if name not in names]
         if unknown:
-            raise InputError(f"{place}: the grouping has no class {', '.join(unknown)}, only {_some(names)}.")
+            raise InputError(f"{place}: the grouping has no class {', '.join(unknown)}, only {listed(names)}.")
         return class_of_rows(table, place, column, classes)
     if not grouping.classes:
         return column_as_text(table, place, str(column))
@@ -446,7 +447,7 @@ def _table_classes(
     if len(known) < 2:
         raise InputError(
             f"{place}: expected rows of two classes or more of the grouping in column {column!r}, found "
-            f"{len(known)}: it has {_some(sorted(values - {''}))}. Give `classes:` with what they are called"
+            f"{len(known)}: it has {listed(sorted(values - {''}))}. Give `classes:` with what they are called"
             " here."
         )
     absent = [name for name in grouping.classes if name not in known]
@@ -462,7 +463,7 @@ def _numbers(table: pd.DataFrame, place: str, columns: list[str] | None) -> pd.D
     if missing:
         raise InputError(f"{place}: expected columns of numbers, found no {', '.join(missing)}.")
     if not names:
-        raise InputError(f"{place}: expected columns of numbers, found none in {_some(list(table.columns))}.")
+        raise InputError(f"{place}: expected columns of numbers, found none in {listed(list(table.columns))}.")
     return numeric[names]
 
 
@@ -494,8 +495,3 @@ def links_of(spec: AnalyseSpec) -> dict[str, Link]:
         name: Link(tuple(link.mechanisms), tuple(link.genes), tuple(link.features)) for name, link in spec.links.items()
     }
     return dict(LINKS) | of_job
-
-
-def _some(names: list[Any], most: int = 6) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(map(str, names[:most])) + more

@@ -174,7 +174,7 @@ def _check(file: OpenedFile) -> None:
     genes = file.var.index[~file.left_out]
     n_cells, n_genes = file.source.shape[0], len(genes)
     if n_cells == 0 or n_genes == 0:
-        raise CellsRefused(f"{file.path}: found {n_cells} cells and {n_genes} genes; there is nothing to learn.")
+        raise CellsRefused(f"{file.path}: found {n_cells} cells and {n_genes} genes; expected some of both.")
     if genes.has_duplicates:
         twice = genes[genes.duplicated()].unique()
         raise CellsRefused(
@@ -266,7 +266,8 @@ def _cell_ids(files: list[OpenedFile]) -> tuple[pd.Index, list[str]]:
     for file in files:
         ids = file.obs.index
         if ids.has_duplicates:
-            notes.append(f"{file.path.name}: {int(ids.duplicated().sum())} cell ids occurred before; numbered.")
+            n_twice = int(ids.duplicated().sum())
+            notes.append(f"{file.path.name}: {n_twice} cells have the id of an earlier one, and are numbered.")
             ids = make_index_unique(ids)
         indices.append(ids)
     joined = indices[0].append(indices[1:])

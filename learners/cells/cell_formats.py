@@ -534,6 +534,8 @@ def _mtx_size(matrix: Path) -> tuple[int, int, int]:
         line = file.readline(10000)
         while line.startswith(b"%"):
             line = file.readline(10000)
+    if not first:
+        raise CellsRefused(f"{matrix}: expected a sparse MatrixMarket file, found it empty. Copy or download it again.")
     if packed != matrix.name.lower().endswith(".gz"):
         raise CellsRefused(
             f"{matrix}: it is{'' if packed else ' not'} gzipped, and its name says otherwise. Rename it."

@@ -11,8 +11,13 @@ import pandas as pd
 
 from neurofleet.errors import CellsRefused, did_you_mean
 from neurofleet.learners.cells.cell_matrix import SOURCE_COLUMN, CellMatrix
+from neurofleet.learners.class_names import alike_notes
 from neurofleet.learners.splits import some_of_each_class
 from neurofleet.learners.unknown_labels import UNKNOWN
+from neurofleet.wording import listed
+
+MANY_NUMBERS = 50
+"""Numbers that are classes, such as those of clusters, are fewer."""
 
 NO_LABEL = ("", "nan", "NaN", "NA", "N/A", "None", "none", "<NA>")
 
@@ -99,7 +104,9 @@ def read_labels(cells: CellMatrix, column: str, *, drop_missing: bool = False) -
     codes, classes = pd.factorize(words[~missing].astype(object), sort=True)
     if len(classes) < 2:
         only = f"one class, {classes[0]!r}" if len(classes) else "no label at all"
-        raise CellsRefused(f"Expected at least two classes in {column!r}, found {only}. There is nothing to learn.")
+        raise CellsRefused(
+            f"Expected at least two classes in {column!r}, found {only}. There is nothing to tell apart."
+        )
     counts = np.bincount(codes)
     if len(classes) > 10 and len(classes) > len(rows) / 2:
         raise CellsRefused(
@@ -107,8 +114,14 @@ def read_labels(cells: CellMatrix, column: str, *, drop_missing: bool = False) -
             f" such as {', '.join(classes[:3])}. Choose the column that holds the cell types."
         )
     if (counts == 1).any():
-        single = ", ".join(classes[counts == 1])
+        single = listed(classes[counts == 1], 10)
         notes.append(f"Classes of one cell, which can only be learned from and never tested: {single}.")
+    if pd.api.types.is_numeric_dtype(column_values) and len(classes) > MANY_NUMBERS:
+        notes.append(
+            f"{column!r} holds numbers, and each of its {len(classes)} values is taken as a class of its own. If it"
+            " counts or measures something, choose the column that holds the cell types."
+        )
+    notes += alike_notes(classes)
     for name, count in zip(classes, counts, strict=True):
         if name.casefold() == UNKNOWN:
             notes.append(

@@ -90,11 +90,12 @@ def align(
     if n_shared < 0.5 * len(model):
         found = better_namings(model, own_names, query_var, n_shared)
         if found or n_shared == 0:
-            shares = "none" if n_shared == 0 else f"{n_shared}"
-            absent, others = model[columns < 0][:3], own_names[~query.isin(model)][:3]
+            shares, which = ("none", "the model has") if n_shared == 0 else (f"{n_shared}", "others are, in the model:")
+            absent, others = model[columns < 0], own_names[~query.isin(model)]
+            kinds = "" if found else kinds_of_names(absent, others)
             raise CellsRefused(
-                f"The query shares {shares} of the model's {len(model)} genes (others of the model:"
-                f" {', '.join(absent)}, ...; of the query: {', '.join(others)}, ...). {advice(found)}"
+                f"The query shares {shares} of the model's {len(model)} genes ({which} {', '.join(absent[:3])}, ...;"
+                f" the query: {', '.join(others[:3])}, ...). {kinds or advice(found)}"
             )
     return Alignment(columns, tuple(model[columns < 0]), len(query) - int((columns >= 0).sum()))
 
@@ -229,6 +230,18 @@ def better_namings(
             what = "its names as they are" if column is None else f"its var column {column!r}"
             found.append((n_now, what + "".join(IN_WORDS[name] for name in ignored), naming))
     return sorted(found, key=lambda one: (-one[0], len(one[2].ignored)))
+
+
+def kinds_of_names(model: pd.Index, query: pd.Index) -> str:
+    """Say what to do where one of the two names genes by Ensembl id and the other does not; else nothing."""
+    ids = [bool(names.str.match(r"ENS[A-Z]*G\d{6,}").mean() > 0.5) for names in (model, query)]
+    if ids[0] == ids[1]:
+        return ""
+    here, there = ("Ensembl ids", "symbols") if ids[1] else ("symbols", "Ensembl ids")
+    return (
+        f"The query names genes by {here}, the model by {there}. Put {there} into a column of the query's var, and name"
+        " it: --gene-names COLUMN, `gene_names: COLUMN` in a job, or gene_names='COLUMN' in Python."
+    )
 
 
 def advice(found: list[tuple[int, str, GeneNaming]]) -> str:

@@ -211,7 +211,9 @@ def _as_stated(name: str, values: sp.csr_matrix, stated: str) -> Values:
     check_finite(values, allow_negative=stated == "scaled")
     cells, whole = CellValues(values), ("counts", "normalised")
     if not len(cells):
-        raise CellsRefused(f"{name}: all values of the cells looked at are zero; there is nothing to learn.")
+        raise CellsRefused(
+            f"{name}: all values of the cells looked at are zero. Give the layer that holds counts or logarithms."
+        )
     if stated not in (*whole, "scaled") and not cells.can_be_logs.all() and stated != "sqrt":
         raise CellsRefused(f"{name}: values up to {cells.largest.max():g} are no {stated} values, as `values` states.")
     sums = cells.sums(stated)

@@ -273,7 +273,10 @@ def recognised(name: str, values: sp.csr_matrix, obs: pd.DataFrame) -> Values:
     sample = _Sample(name, values, obs, CellValues(values))
     cells, seen = sample.cells, sample.seen
     if not len(cells):
-        raise CellsRefused(f"{name}: all values of {len(obs)} cells looked at are zero; there is nothing to learn.")
+        raise CellsRefused(
+            f"{name}: all values of {len(obs)} cells looked at are zero. Give the layer that holds counts or"
+            " logarithms."
+        )
     are_whole, smallest = cells.are_whole, float(cells.smallest.min())
     if are_whole.all():
         if smallest < 0:
@@ -296,6 +299,12 @@ def recognised(name: str, values: sp.csr_matrix, obs: pd.DataFrame) -> Values:
     return found
 
 
+SCALED_ADVICE = (
+    "A model of scaled values labels only queries that were scaled by the same means and deviations. If you have counts"
+    " or logarithms of them, give these (`layer: raw`, or the name of a layer)."
+)
+
+
 def _signed(sample: _Sample) -> Values:
     """Tell scaled values from residuals: a scaled gene has one lowest value, in all cells that lack it."""
     columns = np.linspace(0, sample.values.shape[1] - 1, min(200, sample.values.shape[1])).astype(int)
@@ -303,7 +312,8 @@ def _signed(sample: _Sample) -> Values:
     repeated = (some == some.min(0)).mean(0) > 0.05
     how = "scaled by gene" if repeated.mean() > 0.5 else "Pearson residuals, or corrected for a covariate or a batch"
     data = sample.cells.data
-    return Values("scaled", None, True, f"values from {data.min():.3g} to {data.max():.3g} {sample.seen}: {how}")
+    evidence = f"values from {data.min():.3g} to {data.max():.3g} {sample.seen}: {how}"
+    return Values("scaled", None, True, evidence, advice=SCALED_ADVICE)
 
 
 def _fractional(sample: _Sample) -> Values:

@@ -10,9 +10,11 @@ import numpy as np
 from scipy import stats
 
 from neurofleet.errors import LearnerError, did_you_mean
+from neurofleet.learners.class_names import alike_notes
 from neurofleet.learners.neuprint.dynamics_settings import CovariatePart, NeuprintSettings
 from neurofleet.learners.neuprint.population_recordings import Recordings
 from neurofleet.learners.splits import Split, make_folds, make_split
+from neurofleet.wording import listed
 
 Mode = Literal["single", "pooled", "cross"]
 MODES = ("single", "pooled", "cross")
@@ -104,8 +106,10 @@ def labelled_names(
     rare = classes[counts < fewest]
     names[np.isin(names.astype(str), rare)] = ""
     if len(rare):
-        named = ", ".join(rare[:SHOWN]) + (f" and {len(rare) - SHOWN} more" if len(rare) > SHOWN else "")
-        notes.append(f"Classes with fewer than {fewest} neurons (`least_neurons`) count as unlabelled: {named}.")
+        notes.append(
+            f"Classes with fewer than {fewest} neurons (`least_neurons`) count as unlabelled: {listed(rare, SHOWN)}."
+        )
+    notes += alike_notes(classes)
     if len(classes) - len(rare) < 2:
         raise LearnerError(
             f"A probe needs at least 2 classes of {fewest} or more neurons; {label!r} has"

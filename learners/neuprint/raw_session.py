@@ -417,9 +417,7 @@ def _standardised(
     kept = np.flatnonzero(spread > CONSTANT * largest)
     dropped = activity.shape[1] - len(kept)
     if not len(kept):
-        raise RecordingsRefused(
-            f"{where}: all {dropped} traces are constant or were never measured; there is nothing to learn."
-        )
+        raise RecordingsRefused(f"{where}: all {dropped} traces are constant or were never measured.")
     if dropped:
         notes.append(f"{where}: {dropped} neurons are left out: constant, or never measured.")
     return kept, (values[:, kept] / spread[kept]).astype(np.float32)

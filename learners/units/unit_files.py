@@ -670,7 +670,7 @@ def _read_file(path: Path, layout: UnitLayout) -> UnitsFile:
             f"{path}: expected a file that ends in {FILES}, or {FOLDERS}; found {path.suffix or 'no ending'!r}."
         )
     if len(file.columns) == 0:
-        raise UnitsRefused(f"{path}: found no unit in it; there is nothing to learn.")
+        raise UnitsRefused(f"{path}: found no unit in it.")
     if layout.spike_times_per_s is not None and file.spike_times is not None and not path.is_dir():
         file.spike_times = [unit_times / layout.spike_times_per_s for unit_times in file.spike_times]
     return file

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from neurofleet.errors import LearnerError, did_you_mean
+from neurofleet.learners.class_names import alike_notes
 from neurofleet.learners.splits import some_of_each_class
 from neurofleet.learners.units.unit_checks import check_labels
 from neurofleet.learners.units.units import FILE_COLUMN, Units
@@ -88,8 +89,8 @@ def labelled_units(
     names = merged_classes(given, classes, label)
     files = _files_without(units, label, given)
     units = replace(units, obs=units.obs.assign(**{CLASS: names}))
-    notes = [*units.notes, *files, *check_labels(units, CLASS)]
     known = tuple(sorted(set(names) - {""}))
+    notes = [*units.notes, *files, *check_labels(units, CLASS), *alike_notes(known)]
     if len(known) < 2:
         raise LearnerError(
             f"Column {label} has {len(known)} class{'es' if known else ''} of units; expected two or"

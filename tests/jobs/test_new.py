@@ -45,7 +45,13 @@ def test_cells_are_drafted_with_classes_and_a_donor_held_out(tmp_path):
 
 def test_cells_without_classes_are_refused(tmp_path):
     cells = made_counts(60)
+    cells.obs["Cell Type"] = [f"type of {name}" for name in cells.obs_names]
     del cells.obs["cell_type"]
+    with pytest.raises(
+        UsageError, match=r"none among donor, Cell Type \(Cell Type has 60 values in 60 rows\): `labels"
+    ):
+        new("sims", written(cells, tmp_path / "cells.h5ad"))
+    del cells.obs["Cell Type"]
     with pytest.raises(UsageError, match="classes, found none among donor: `labels: FILE.csv` adds columns"):
         new("sims", written(cells, tmp_path / "cells.h5ad"))
     assert not (tmp_path / "sims.yaml").exists()

@@ -334,5 +334,6 @@ def test_a_reference_that_is_streamed_is_learnt_as_well_and_a_quick_model_says_w
     assert QUICK_NOTE in repr(SimsModel.load(tmp_path / "model"))
     assert sum(facts["split"]["cells"][0].values()) == 120
     assert "120 of 150 labelled cells are used." in facts["notes"]
+    assert not [note for note in facts["notes"] if "no label" in note]
     history = pq.read_table(tmp_path / "model" / "history.parquet").to_pandas()
     assert sorted(set(history.training)) == ["model", "shuffled-labels"]

@@ -55,6 +55,18 @@ def test_columns_that_are_no_classes(labelled, column, words):
         read_labels(labelled(column), "kind")
 
 
+@pytest.mark.parametrize(
+    ("column", "words"),
+    [
+        ([*range(60)] * 2, "'kind' holds numbers, and each of its 60 values is taken as a class"),
+        (["T cell", "T_Cell", "B", "NK", "B "] * 2, "underscores only: 'T cell' and 'T_Cell'."),
+    ],
+)
+def test_columns_that_may_be_no_classes_are_told(labelled, column, words):
+    (note,) = read_labels(labelled(column), "kind").notes
+    assert words in note
+
+
 def test_a_column_of_genes_hints_at_a_turned_matrix(labelled, tmp_path):
     turned = open_cells(written(made_counts(9).T.copy(), tmp_path / "t.h5ad"))
     with pytest.raises(CellsRefused, match="'cell_type' belongs to var.*Transpose"):

@@ -39,6 +39,8 @@ def test_names_that_occur_twice():
         (["GAD1", "GAD2"], ["ENSG01", "ENSG02"], ["GAD1", "GAD2"], "var column 'symbol' would share 2"),
         (["GAD1", "GAD2"], ["ENSG01", "ENSG02"], ["Gad1", "q"], "'symbol' in upper case would share 1"),
         (["GAD1"], ["unc-1"], None, "another species"),
+        (["GAD1"], ["ENSG00000128683.14"], None, "by Ensembl ids, the model by symbols. Put symbols into a column"),
+        (["ENSMUSG00000070880"], ["Gad1"], None, "by symbols, the model by Ensembl ids"),
     ],
 )
 def test_when_no_gene_is_shared_another_naming_is_looked_for(model, query, var, words):
