@@ -1,4 +1,4 @@
-"""The pages where cells are named: the models there are, a file that is uploaded or named, and what comes of it."""
+"""The pages where cells, units and neurons are named: the models there are, a file, and what comes of it."""
 
 import asyncio
 import json
@@ -22,12 +22,13 @@ from neurofleet.jobs.serve.access import Role
 from neurofleet.jobs.serve.app import Link, Server, name_of_visitor, render, require, server_of
 from neurofleet.jobs.serve.namings import (
     CSV,
-    ENDINGS,
+    ENDINGS_OF,
     H5AD,
     MOST_CHUNK_BYTES,
     PAGE,
     PREDICTIONS,
     REFERENCE,
+    THINGS,
     CellNaming,
     NotThere,
     Upload,
@@ -35,9 +36,11 @@ from neurofleet.jobs.serve.namings import (
 )
 from neurofleet.jobs.serve.own_process import GIB
 from neurofleet.learners.model_folder import DESCRIPTION
+from neurofleet.yaml_files import read_yaml
 
 NAVIGATION = Link("Name my cells", "/models", Role.predict)
 MAP_CELLS = 50_000
+NOTHING = "nothing measured"
 WRITE_BYTES = 2**20
 RELABEL = "neurofleet.jobs.serve.naming_process:relabel_files"
 DOWNLOADS = {
@@ -52,7 +55,7 @@ router = APIRouter(tags=["naming"], default_response_class=HTMLResponse, depende
 
 @dataclass(frozen=True)
 class ModelCard:
-    """A model of SIMS, and what is known of it.
+    """A model, and what is known of it.
 
     Attributes
     ----------
@@ -75,10 +78,21 @@ class ModelCard:
         return self.head["description"]["facts"]
 
     @property
+    def learner(self) -> str:
+        return str(self.head["learner"])
+
+    @property
+    def things(self) -> str:
+        """What it names: cells, units or neurons."""
+        return THINGS[self.learner]
+
+    @property
     def classes(self) -> list[tuple[str, int | None]]:
-        """Each class, and of how many cells it was learned where that is known."""
+        """Each class, and of how many cells it was learned where that is known; none of a model that only embeds."""
         cells = self.facts.get("data", {}).get("cells_of_class", {})
-        return [(name, cells.get(name)) for name in self.head["description"]["classes"]]
+        described = self.head["description"]
+        described = described.get("naming") or {} if self.learner == "neuprint" else described
+        return [(name, cells.get(name)) for name in described.get("classes", ())]
 
     @property
     def scores(self) -> list[tuple[str, float, float]]:
@@ -101,11 +115,12 @@ class ModelCard:
 
 @lru_cache(maxsize=256)
 def _head(path: str, changed_ns: int, size: int) -> Mapping[str, Any] | None:
-    """Return the content of a model.json of SIMS; None of anything else."""
+    """Return the content of a model.json; None of anything else."""
     try:
         head = json.loads(Path(path).read_bytes())
-        usable = head["learner"] == "sims" and isinstance(head["description"]["facts"], dict)
-        return head if usable and head["description"]["genes"] and head["description"]["classes"] else None
+        usable = head["learner"] in THINGS and isinstance(head["description"]["facts"], dict)
+        needed = {"sims": ("genes", "classes"), "hippie": ("classes",), "neuprint": ()}[head["learner"]]
+        return head if usable and all(head["description"][name] for name in needed) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -116,7 +131,7 @@ def model_cards(server: Server) -> list[ModelCard]:
     place = server.catalogue.place
     if place.is_local:
         for row in server.catalogue.rows():
-            if row.learner == "sims":
+            if row.learner in THINGS:
                 folders[Path(place.folder(server.catalogue.found(row.run).folder)).resolve()] = row.run
     for listed in server.models:
         for folder in (listed, *sorted(each for each in listed.iterdir() if each.is_dir())) if listed.is_dir() else ():
@@ -171,7 +186,7 @@ def _model_page(request: Request, card: ModelCard, fault: str = "") -> HTMLRespo
         "model.html.j2",
         400 if fault else 200,
         card=card,
-        endings=",".join(ENDINGS),
+        endings=ENDINGS_OF[card.learner],
         most=server.namings.limits.upload_bytes / GIB,
         takes_paths=server.places is not None,
         fault=fault,
@@ -245,18 +260,31 @@ def name_cells(
     layer: Annotated[str, Form(max_length=200)] = "X",
     gene_names: Annotated[str, Form(max_length=200)] = "",
     majority: Annotated[bool, Form()] = False,
+    layout: Annotated[str, Form(max_length=20_000)] = "",
 ) -> Response:
-    """Start naming the cells of an upload, or of a file below the folder that is served."""
+    """Start naming what is in an upload, or in a file below the folder that is served."""
     server = server_of(request)
     card, owner = _card(server, key), name_of_visitor(request)
     reading = {"layer": layer or "X", "gene_names": gene_names or None}
-    options = {"reading": reading, "options": {"majority": 0.0 if majority else None}}
+    options: dict[str, Any] = {"reading": reading, "options": {"majority": 0.0 if majority else None}}
     try:
+        if card.learner != "sims":
+            options = {"layout": _layout(server, layout)}
         source = _source(server, owner, upload, path)
-        started = server.namings.start(owner, (card.name, card.folder), source, options)
+        started = server.namings.start(owner, (card.name, card.folder), source, options, card.learner)
     except UsageError as error:
         return _model_page(request, card, str(error))
     return RedirectResponse(f"/namings/{started.id}", 303)
+
+
+def _layout(server: Server, text: str) -> dict[str, Any]:
+    """Return how the arrays of a file are called, as it stands under `layout:` in a job."""
+    content = read_yaml(text, "How it is read") or {}
+    if not isinstance(content, dict):
+        raise UsageError("How it is read: expected keys such as `waveform_rate_hz: 20000`, found something else.")
+    if server.places is not None:
+        server.places.refuse_words(content)
+    return content
 
 
 def _source(server: Server, owner: str, upload: str, path: str) -> tuple[str, Path]:
@@ -296,7 +324,7 @@ def labels(request: Request, id: str, below: Annotated[float, Query(ge=0, le=1)]
 
 
 def _labels(naming: CellNaming, below: float) -> dict[str, Any]:
-    table, classes = naming.table, naming.about["classes"]
+    table, classes = naming.table, _class_names(naming)
     known = table["prob_0"].astype(np.float64) >= below
     counts = np.bincount(table["class"][known], minlength=len(classes))
     outside = table["distance"] > 1 if "distance" in table else np.zeros(len(known), dtype=bool)
@@ -313,6 +341,9 @@ def _labels(naming: CellNaming, below: float) -> dict[str, Any]:
         "n_outside": int(outside.sum()),
         "has_distance": "distance" in table,
         "queries": naming.about["queries"],
+        "notes": naming.about.get("notes", ()) if naming.learner != "sims" else (),
+        "has_map": "map_0" in table,
+        "has_report": (naming.folder / PAGE).exists(),
         "has_h5ad": (naming.folder / H5AD).exists(),
     }
 
@@ -324,12 +355,14 @@ def cell_map(request: Request, id: str) -> JSONResponse:
     table = found.table
     if "map_0" not in table:
         raise NotThere("The model does not hold where its reference lies, so there is no map.")
-    x, y, numbers = np.load(found.folder / REFERENCE, allow_pickle=False)
+    reference = found.folder / REFERENCE
+    x, y, numbers = np.load(reference, allow_pickle=False) if reference.exists() else np.empty((3, 0))
     chosen = np.sort(np.random.default_rng(0).permutation(len(table["class"]))[:MAP_CELLS])
-    query = {"x": table["map_0"], "y": table["map_1"], "p": table["prob_0"], "d": table["distance"]}
+    query = {"x": table["map_0"], "y": table["map_1"], "p": table["prob_0"]}
+    query |= {"d": table["distance"]} if "distance" in table else {}
     return JSONResponse(
         {
-            "classes": found.about["classes"],
+            "classes": _class_names(found),
             "reference": {"x": _short(x), "y": _short(y), "c": numbers.astype(int).tolist()},
             "query": {name: _short(values[chosen]) for name, values in query.items()}
             | {"c": table["class"][chosen].tolist()},
@@ -338,7 +371,11 @@ def cell_map(request: Request, id: str) -> JSONResponse:
 
 
 def _short(values: np.ndarray) -> list[float]:
-    return np.round(values.astype(np.float64), 4).tolist()
+    return np.nan_to_num(np.round(values.astype(np.float64), 4)).tolist()
+
+
+def _class_names(naming: CellNaming) -> list[str]:
+    return [name or NOTHING for name in naming.about["classes"]]
 
 
 @router.get("/namings/{id}/report", include_in_schema=False)
@@ -374,5 +411,5 @@ def _relabelled(naming: CellNaming, name: str, below: float) -> Path:
 
 def _done(naming: CellNaming) -> CellNaming:
     if naming.state != "done":
-        raise UsageError(f"The cells of {naming.source} are not named yet." if not naming.fault else naming.fault)
+        raise UsageError(naming.fault or f"The {naming.things} of {naming.source} are not named yet.")
     return naming

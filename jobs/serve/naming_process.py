@@ -4,18 +4,25 @@ import json
 import os
 import resource
 from collections.abc import Iterator
+from contextlib import redirect_stderr
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import anndata
 import h5py
 import numpy as np
+import pyarrow.csv
+import pyarrow.parquet as pq
 from safetensors import safe_open
 
 from neurofleet.errors import UsageError
+from neurofleet.jobs.learners.embedding import NAMED, embed_neurons, embed_units, with_labels, write_embeddings_h5ad
+from neurofleet.jobs.learners.learner_folder import ABOUT
 from neurofleet.jobs.learners.prediction import PredictionOptions, Reading, predict_command, relabel_table
 from neurofleet.jobs.learners.prediction_h5ad import relabel_h5ad
 from neurofleet.jobs.serve.namings import CSV, H5AD, PREDICTIONS, PROGRESS, REFERENCE
-from neurofleet.learners.model_folder import TENSORS
+from neurofleet.learners.model_folder import TENSORS, read_model
 from neurofleet.learners.sims.sims_classifier import SPACE
 
 
@@ -52,6 +59,27 @@ def name_cells(folder: str, model: str, source: str, options: dict[str, Any], me
             places = np.vstack([tensors.get_tensor(plane).T, tensors.get_tensor(labels)])
             np.save(out / REFERENCE, places)
     yield json.loads((out / PROGRESS).read_text())[1]
+
+
+def embed(folder: str, model: str, source: str, options: dict[str, Any], memory_bytes: int) -> Iterator[int]:
+    """Embed the units or neurons of a file by a model, and name them where it knows classes; as `name_cells` does."""
+    resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    out = Path(folder)
+    refuse_other_files(Path(source))
+    stored = read_model(Path(model))
+    embedded = {"hippie": embed_units, "neuprint": embed_neurons}[stored.learner]
+    with redirect_stderr(StringIO()) as said:
+        table, vectors = embedded(Path(model), [source], options["layout"])
+    named = NAMED[stored.learner] if NAMED[stored.learner] in table.column_names else ""
+    classes = sorted(set(table[named].to_pylist())) if named else ["all"]
+    columns = {"prob_0": "probability", "map_0": "umap_0", "map_1": "umap_1"}
+    notes = [line.replace(source, "the file") for line in said.getvalue().splitlines()]
+    about = {"named": named, "columns": columns, "classes": classes, "queries": [], "notes": notes}
+    pq.write_table(table.replace_schema_metadata({ABOUT: json.dumps(about)}), out / PREDICTIONS)
+    write_embeddings_h5ad(table, vectors, out / H5AD)
+    (out / PROGRESS).write_text(json.dumps([len(table), len(table)]))
+    yield len(table)
 
 
 def refuse_other_files(path: Path) -> None:
@@ -106,6 +134,22 @@ def relabel_files(folder: str, below: float, out: str) -> None:
         A folder.
     """
     made, target = Path(folder), Path(out)
+    about = json.loads(pq.read_schema(made / PREDICTIONS).metadata[ABOUT])
+    if "named" in about:
+        _relabel_embedded(made, target, about["named"], below)
+        return
     relabel_table(made / PREDICTIONS, below, target / PREDICTIONS, target / CSV)
     if (made / H5AD).exists():
         relabel_h5ad(made / H5AD, target / PREDICTIONS, target / H5AD)
+
+
+def _relabel_embedded(made: Path, target: Path, named: str, below: float) -> None:
+    """Write an embedding with the labels of a threshold in columns of their own, where its model knows classes."""
+    table = pq.read_table(made / PREDICTIONS)
+    cells = anndata.read_h5ad(made / H5AD)
+    if named:
+        table = with_labels(table, named, below)
+        cells.obs = cells.obs.assign(label=table["label"].to_pandas().to_numpy(), unknown=table["unknown"].to_numpy())
+    pq.write_table(table.replace_schema_metadata(None), target / PREDICTIONS)
+    pyarrow.csv.write_csv(table, target / CSV)
+    cells.write_h5ad(target / H5AD)

@@ -19,9 +19,16 @@ from neurofleet.errors import NeurofleetError, UsageError
 from neurofleet.jobs.learners.learner_folder import ABOUT
 from neurofleet.jobs.serve.own_process import GIB, Limits, end_processes, last_result
 
-ENDINGS = (
-    ".h5ad", ".h5ad.gz", ".h5", ".loom", ".h5mu", ".csv", ".csv.gz", ".tsv", ".tsv.gz", ".txt", ".txt.gz", ".rds"
-)  # fmt: skip
+_TEXT = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".txt", ".txt.gz")
+ENDINGS_OF = {
+    "sims": (".h5ad", ".h5ad.gz", ".h5", ".loom", ".h5mu", *_TEXT, ".rds"),
+    "hippie": (".npz", ".parquet", ".nwb", ".mat", *_TEXT),
+    "neuprint": (".npz", ".npy", ".nwb", ".hdf5", ".h5"),
+}
+"""Learner -> names of files that its models read."""
+
+ENDINGS = tuple(dict.fromkeys(ending for endings in ENDINGS_OF.values() for ending in endings))
+THINGS = {"sims": "cells", "hippie": "units", "neuprint": "neurons"}
 LONGEST_NAME = 200
 MOST_CHUNK_BYTES = 64 * 2**20
 KEPT_S = 24 * 3600.0
@@ -30,7 +37,7 @@ MOST_WAITING = 20
 PREDICTIONS, CSV, H5AD, PAGE = "predictions.parquet", "predictions.csv", "cells.h5ad", "predictions.html"
 PROGRESS = "progress.json"
 REFERENCE = "reference.npy"
-PROCESS = "neurofleet.jobs.serve.naming_process:name_cells"
+PROCESSES = "neurofleet.jobs.serve.naming_process"
 
 
 class NotThere(UsageError):
@@ -57,13 +64,15 @@ class Upload:
 
 @dataclass
 class CellNaming:
-    """Cells of a file that are named by a model, or were.
+    """Cells, units or neurons of a file that are named by a model, or were.
 
     Attributes
     ----------
     id, owner : str
     model, source : str
         Names that are shown.
+    learner : str
+        Of the model.
     folder : Path
         Where its files are written.
     state : str
@@ -76,6 +85,7 @@ class CellNaming:
     owner: str
     model: str
     source: str
+    learner: str
     folder: Path
     state: str = "waiting"
     fault: str = ""
@@ -84,7 +94,7 @@ class CellNaming:
 
     @property
     def progress(self) -> tuple[int, int]:
-        """How many cells are named, and how many there are; 0 of 0 while the file is opened."""
+        """How many are named, and how many there are; 0 of 0 while the file is opened."""
         try:
             done, number = json.loads((self.folder / PROGRESS).read_text())
         except (OSError, ValueError):
@@ -93,14 +103,24 @@ class CellNaming:
 
     @cached_property
     def table(self) -> dict[str, np.ndarray]:
-        """What is shown of each cell: class number, probability, distance, place on the map."""
+        """What is shown of each: class number, probability, distance, place on the map."""
+        columns = self.about.get("columns") or {name: name for name in ("prob_0", "distance", "map_0", "map_1")}
+        named = self.about.get("named", "pred_0")
         schema = pq.read_schema(self.folder / PREDICTIONS)
-        names = [name for name in ("prob_0", "distance", "map_0", "map_1") if name in schema.names]
-        read = pq.read_table(self.folder / PREDICTIONS, columns=["pred_0", *names])
+        known = {name: column for name, column in columns.items() if column in schema.names}
+        read = pq.read_table(self.folder / PREDICTIONS, columns=list({*known.values(), named} - {""}))
         place = {name: number for number, name in enumerate(self.about["classes"])}
-        encoded = read["pred_0"].combine_chunks().dictionary_encode()
+        found = {name: read[column].to_numpy() for name, column in known.items()}
+        if not named:  # the model embeds, and knows no classes
+            return {"class": np.zeros(len(read), np.int32), "prob_0": np.ones(len(read)), **found}
+        encoded = read[named].combine_chunks().dictionary_encode()
         numbers = np.array([place[name] for name in encoded.dictionary.to_pylist()], dtype=np.int32)
-        return {"class": numbers[encoded.indices.to_numpy()]} | {name: read[name].to_numpy() for name in names}
+        return {"class": numbers[encoded.indices.to_numpy()], **found}
+
+    @property
+    def things(self) -> str:
+        """What is named: cells, units or neurons."""
+        return THINGS[self.learner]
 
     @cached_property
     def about(self) -> dict[str, Any]:
@@ -135,7 +155,7 @@ class Namings:
     def close(self) -> None:
         """End what runs, and remove all files."""
         self._workers.shutdown(wait=False, cancel_futures=True)
-        end_processes(PROCESS)
+        end_processes(PROCESSES)
         self._workers.shutdown(wait=True)
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
@@ -216,16 +236,23 @@ class Namings:
         shutil.rmtree(upload.path.parent, ignore_errors=True)
 
     def start(
-        self, owner: str, model: tuple[str, Path], source: tuple[str, Path], options: dict[str, Any]
+        self,
+        owner: str,
+        model: tuple[str, Path],
+        source: tuple[str, Path],
+        options: dict[str, Any],
+        learner: str = "sims",
     ) -> CellNaming:
-        """Name the cells of a file, when it is its turn.
+        """Name what is in a file, when it is its turn.
 
         Parameters
         ----------
         model, source : (str, Path)
             The name that is shown, and where it is.
         options : dict
-            ``reading`` and ``options``: arguments of `Reading` and `PredictionOptions`.
+            For cells ``reading`` and ``options``: arguments of `Reading` and `PredictionOptions`; else ``layout``.
+        learner : str
+            Of the model.
 
         Raises
         ------
@@ -239,7 +266,7 @@ class Namings:
             id = secrets.token_urlsafe(16)
             folder = self.place / f"naming-{id}"
             folder.mkdir()
-            naming = CellNaming(id, owner, model[0], source[0], folder)
+            naming = CellNaming(id, owner, model[0], source[0], learner, folder)
             self._namings[id] = naming
         self._workers.submit(self._run, naming, str(model[1]), str(source[1]), options)
         return naming
@@ -266,8 +293,8 @@ class Namings:
         try:
             last_result(
                 naming.source,
-                "Split it, or name its cells with `neurofleet predict`.",
-                PROCESS,
+                f"Split it, or use `neurofleet {'predict' if naming.learner == 'sims' else 'embed'}` in a terminal.",
+                f"{PROCESSES}:{'name_cells' if naming.learner == 'sims' else 'embed'}",
                 *(str(naming.folder), model, source, options, self.limits.memory_bytes),
                 limits=self.limits,
             )

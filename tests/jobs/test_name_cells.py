@@ -4,9 +4,11 @@ import json
 import os
 import shutil
 import time
+from pathlib import Path
 
 import anndata
 import h5py
+import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
@@ -25,6 +27,7 @@ from tests.learners.cells.made_cells import made_counts, written
 
 ORIGIN = "http://127.0.0.1:8700"
 PASSWORDS = {"anna": "correct horse battery", "bert": "another password"}
+OLD_RUNS = Path(__file__).parents[1] / "old_runs"
 ODD = "<img src=x onerror=alert(1)>"
 
 
@@ -202,4 +205,32 @@ def test_a_file_that_needs_too_much_memory_is_told(place, card):
     browser = TestClient(app, base_url=ORIGIN, headers={"Authorization": f"Bearer {access.script_token}"})
     address = named(browser, card, path="query.h5ad")
     assert "GiB of memory" in browser.get(address).text
+    app.state.server.namings.close()
+
+
+def test_units_are_named_too(tmp_path):
+    """Four of them: their map is no UMAP, which would be compiled."""
+    answers = OLD_RUNS / "answers"
+    arrays = dict(np.load(answers / "units.npz"))
+    n = len(arrays["unit_id"])
+    np.savez(tmp_path / "few.npz", **{name: a[:4] if a.ndim and len(a) == n else a for name, a in arrays.items()})
+    access = Access()
+    app = create_app(str(OLD_RUNS), access)
+    browser = TestClient(app, base_url=ORIGIN, headers={"Origin": ORIGIN})
+    browser.get("/", params={"token": access.link_token})
+    models = browser.get("/models").text
+    assert "neurons" in models
+    card = models.split(">hippie</a>")[0].rpartition('href="/models/')[2].split('"')[0]
+    id = send(browser, "few.npz", (tmp_path / "few.npz").read_bytes())
+    result = named(browser, card, upload=id)
+    assert "of 4 units are unknown below 0.00" in browser.get(result).text
+    (tmp_path / "found.csv").write_bytes(browser.get(f"{result}/files/predictions.csv", params={"below": 0.99}).content)
+    table, expected = pd.read_csv(tmp_path / "found.csv"), pq.read_table(answers / "units.parquet").to_pandas()[:4]
+    assert table["class"].tolist() == expected["class"].tolist()
+    assert (table["label"] == "unknown").tolist() == (expected["probability"] < 0.99).tolist()
+    places = browser.get(f"/api{result}/map").json()
+    assert (len(places["query"]["x"]), places["reference"]["x"]) == (4, [])
+    wrong = browser.post(f"/models/{card}", data={"upload": id, "layout": "labels: ../../secret.csv"})
+    assert wrong.status_code == 400
+    assert "which alone is served" in wrong.text
     app.state.server.namings.close()

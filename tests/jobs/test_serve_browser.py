@@ -24,7 +24,7 @@ from neurofleet.jobs.serve.bundle import WEB
 from tests.jobs.made_root import write_root
 from tests.jobs.made_run import write_run
 from tests.jobs.small_model import small_model
-from tests.jobs.test_serve import PASSWORD, write_fitted, write_status
+from tests.jobs.test_serve import OLD_RUNS, PASSWORD, write_fitted, write_status
 from tests.learners.cells.made_cells import made_counts, written
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(400)]
@@ -42,6 +42,8 @@ def served(tmp_path_factory) -> Path:
     write_fitted(root / "fitted")
     make_input(root / "rat")
     small_model(place)
+    for learner in ("hippie", "neuprint"):
+        shutil.copytree(OLD_RUNS / learner, place / "model" / learner)
     return root
 
 
@@ -256,7 +258,7 @@ def test_five_thousand_cells_are_named_and_downloaded(page, served, tmp_path):
     page, home = page
     query = written(made_counts(5000, seed=3, prefix="q"), tmp_path / "query.h5ad")
     page.goto(home + "/models")
-    page.locator("main table a").first.click()
+    page.locator("main table a", has_text="model").first.click()
     page.locator("input[type=file]").set_input_files(query)
     page.get_by_role("button", name="Name the cells").click()
     expect(page.locator("#labels")).to_contain_text("of 5,000 cells are unknown", timeout=120_000)
@@ -272,12 +274,29 @@ def test_five_thousand_cells_are_named_and_downloaded(page, served, tmp_path):
     assert 0 < named.obs["sims_unknown"].sum() < 5000
 
 
+@pytest.mark.parametrize(
+    ("learner", "file", "things"), [("hippie", "units.npz", "units"), ("neuprint", "recording.npz", "neurons")]
+)
+def test_units_and_recordings_are_named(page, learner, file, things):
+    page, home = page
+    page.goto(home + "/models")
+    page.locator("main table a", has_text=re.compile(f"^{learner}$")).click()
+    page.locator("input[type=file]").set_input_files(OLD_RUNS / "answers" / file)
+    if learner == "neuprint":
+        page.get_by_text("How it is read").click()
+        page.get_by_label("As under").fill((OLD_RUNS / "answers" / "layout.yaml").read_text())
+    page.get_by_role("button", name=f"Name the {things}").click()
+    expect(page.locator("#labels")).to_contain_text(f"{things} are unknown below 0.00", timeout=120_000)
+    expect(page.locator(".map-area canvas").first).to_be_visible()
+    assert not AXE.is_file() or violations(page) == []
+
+
 def test_a_file_that_is_none_is_refused_in_words(page, session, tmp_path):
     page, home = page
     for name, content, why in (("notes.docx", b"x", "ends in one of"), ("broken.h5ad", b"no HDF5", "broken.h5ad")):
         (tmp_path / name).write_bytes(content)
         page.goto(home + "/models")
-        page.locator("main table a").first.click()
+        page.locator("main table a", has_text="model").first.click()
         page.locator("input[type=file]").set_input_files(tmp_path / name)
         page.get_by_role("button", name="Name the cells").click()
         expect(page.locator("[role=status], [role=alert]").filter(has_text=why)).to_be_visible(timeout=60_000)

@@ -1,4 +1,4 @@
-// The reference's cells, faint, and the query's on them, coloured by class; grey where unknown below the slider's threshold.
+// The reference's cells, faint where there are some, and the query's on them, coloured by class; grey where unknown below the slider's threshold.
 import { element, fetched } from "./theme.js";
 import { points } from "./points.js";
 import { LEVELS, bytes } from "./population.js";
@@ -20,8 +20,8 @@ export async function cellMap(root) {
     height: window.innerWidth < 700 ? 320 : 520,
     name: (i) => {
       if (i < n) return `reference: ${classes[reference.c[i]]}`;
-      const [c, p, d] = ["c", "p", "d"].map((key) => query[key][i - n]);
-      return `${classes[c]}, probability ${p.toFixed(3)}, distance ${d.toFixed(2)}`;
+      const [c, p, d] = ["c", "p", "d"].map((key) => query[key]?.[i - n]);
+      return `${classes[c]}, probability ${p.toFixed(3)}${d === undefined ? "" : `, distance ${d.toFixed(2)}`}`;
     },
   });
 
