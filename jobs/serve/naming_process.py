@@ -12,16 +12,18 @@ from typing import Any
 import anndata
 import h5py
 import numpy as np
+import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 from safetensors import safe_open
 
 from neurofleet.errors import UsageError
-from neurofleet.jobs.learners.embedding import NAMED, embed_neurons, embed_units, with_labels, write_embeddings_h5ad
+from neurofleet.jobs.learners.embedding import NAMED, embed_neurons, embed_units, write_embeddings_h5ad
 from neurofleet.jobs.learners.learner_folder import ABOUT
 from neurofleet.jobs.learners.prediction import PredictionOptions, Reading, predict_command, relabel_table
 from neurofleet.jobs.learners.prediction_h5ad import relabel_h5ad
 from neurofleet.jobs.serve.namings import CSV, H5AD, PREDICTIONS, PROGRESS, REFERENCE
+from neurofleet.learners.embedding_tables import with_labels
 from neurofleet.learners.model_folder import TENSORS, read_model
 from neurofleet.learners.sims.sims_classifier import SPACE
 
@@ -148,7 +150,10 @@ def _relabel_embedded(made: Path, target: Path, named: str, below: float) -> Non
     table = pq.read_table(made / PREDICTIONS)
     cells = anndata.read_h5ad(made / H5AD)
     if named:
-        table = with_labels(table, named, below)
+        found = with_labels({name: table[name].to_numpy() for name in (named, "probability")}, named, below)
+        table = table.rename_columns([f"file.{n}" if n in ("label", "unknown") else n for n in table.column_names])
+        for name in ("unknown", "label"):
+            table = table.add_column(table.column_names.index(named) + 1, name, pa.array(found[name]))
         cells.obs = cells.obs.assign(label=table["label"].to_pandas().to_numpy(), unknown=table["unknown"].to_numpy())
     pq.write_table(table.replace_schema_metadata(None), target / PREDICTIONS)
     pyarrow.csv.write_csv(table, target / CSV)
