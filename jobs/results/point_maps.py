@@ -11,7 +11,7 @@ from neurofleet.cluster.store.schemas import OBJECTIVE_PREFIX, PARAMETER_PREFIX
 from neurofleet.errors import UsageError, did_you_mean
 from neurofleet.jobs.results.many_runs import EMBEDDINGS, AllRuns
 from neurofleet.jobs.results.runs_found import FIT, MODEL, FoundRun, FoundRuns
-from neurofleet.neurosim.studies.class_comparisons import compare
+from neurofleet.neurosim.studies.class_comparisons import cliffs_delta_interval, compare
 
 Points = Literal["cells", "models", "embeddings"]
 """The best model of each cell, all models of halls of fame, or what a learner has embedded."""
@@ -63,8 +63,10 @@ class PointTable:
             return self.rows[["umap_0", "umap_1"]].to_numpy(float)
         return principal_components(self.rows[_columns_of(self.rows, map)])
 
-    def compared(self, first: Sequence[int], second: Sequence[int]) -> pd.DataFrame:
-        """Return each quantity between two groups of points, as `analyse` compares classes, strongest first.
+    def compared(self, first: Sequence[int], second: Sequence[int], most: int) -> pd.DataFrame:
+        """Return the quantities that differ most between two groups of points, as `analyse` compares classes.
+
+        The columns `delta_low` and `delta_high` have the 95 % confidence interval of Cliff's delta.
 
         Raises
         ------
@@ -82,7 +84,13 @@ class PointTable:
         numbers = self.rows.select_dtypes("number").drop(columns=["umap_0", "umap_1", "rank", "seed"], errors="ignore")
         numbers = numbers.drop(columns=["generation", "individual"], errors="ignore")
         tests = compare(numbers, pd.Series(groups))
-        return tests.sort_values(["p_adjusted", "cliffs_delta"], ascending=[True, False])
+        tests = tests.sort_values(["p_adjusted", "cliffs_delta"], ascending=[True, False]).head(most)
+        intervals = []
+        for test in tests.itertuples():
+            column = numbers[test.quantity].to_numpy(float)
+            high, low = (column[(groups == name) & ~np.isnan(column)] for name in (test.higher, test.lower))
+            intervals.append(cliffs_delta_interval(high, low))
+        return tests.assign(delta_low=[each[0] for each in intervals], delta_high=[each[1] for each in intervals])
 
 
 def point_table(

@@ -94,9 +94,9 @@ def population(
 
 @router.post("/api/population/compare", tags=["populations"])
 def compared(request: Request, groups: Groups) -> list[dict[str, Any]]:
-    """Return the quantities that differ most between two groups: medians, Cliff's delta, Mann-Whitney's p."""
-    tests = _table(request, groups.source).compared(groups.first, groups.second)
-    return finite(tests.head(SHOWN_TESTS).to_dict("records"))
+    """Return what differs most between two groups: medians, Cliff's delta with its interval, Mann-Whitney's p."""
+    tests = _table(request, groups.source).compared(groups.first, groups.second, SHOWN_TESTS)
+    return finite(tests.to_dict("records"))
 
 
 def _classes(columns: list[str]) -> list[str]:

@@ -477,6 +477,7 @@ def test_a_population_is_placed_coloured_and_two_groups_are_compared(tmp_path):
     groups = {"source": "embeddings:trained", "first": list(range(20)), "second": list(range(20, 40))}
     first, *others = browser.post("/api/population/compare", json=groups, headers=own).json()
     assert (first["quantity"], first["higher"], first["significant"]) == ("phi_0", "B", True)
+    assert 0.9 < first["delta_low"] <= first["cliffs_delta"] <= first["delta_high"]
     assert first["cliffs_delta"] > 0.9 > max(other["cliffs_delta"] for other in others)
     for wrong, why in (({"first": [20]}, "in both groups"), ({"first": [-1]}, "numbered 0 to 39")):
         refused = browser.post("/api/population/compare", json=groups | wrong, headers=own)

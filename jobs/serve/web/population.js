@@ -102,11 +102,11 @@ export async function population(root) {
       area.replaceChildren(element("p", { className: "note" }, tests.error ?? "A group needs three points with a value for a test."));
       return;
     }
-    const head = ["Quantity", "Higher in", "Median", "Median, other", "Cliff's delta", "p, adjusted"];
-    const row = (test) => [test.quantity, test.higher, short(test.median_higher), short(test.median_lower), test.cliffs_delta.toFixed(2), short(test.p_adjusted)];
+    const head = ["Quantity", "Higher in", "Median", "Median, other", "Cliff's delta", "95 % of it", "p, adjusted"];
+    const row = (test) => [test.quantity, test.higher, short(test.median_higher), short(test.median_lower), test.cliffs_delta.toFixed(2), `${test.delta_low.toFixed(2)} to ${test.delta_high.toFixed(2)}`, short(test.p_adjusted)];
     const cells = (tag, values) => values.map((value, i) => element(tag, { className: i > 1 ? "number" : "" }, value));
     area.replaceChildren(
-      element("div", { className: "wide" }, element("table", {}, element("thead", {}, element("tr", {}, ...cells("th", head))), element("tbody", {}, ...tests.map((test) => element("tr", {}, ...cells("td", row(test))))))),
+      element("div", { className: "wide", tabIndex: 0, role: "group", ariaLabel: "Quantities compared" }, element("table", {}, element("thead", {}, element("tr", {}, ...cells("th", head))), element("tbody", {}, ...tests.map((test) => element("tr", {}, ...cells("td", row(test))))))),
     );
   }
 

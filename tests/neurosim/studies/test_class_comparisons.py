@@ -8,10 +8,28 @@ from neurofleet.neurosim.studies.class_comparisons import (
     LINKS,
     Link,
     cliffs_delta,
+    cliffs_delta_interval,
     compare,
     missing_genes,
     side_by_side,
 )
+
+
+def test_the_interval_of_cliffs_delta_is_as_wide_as_the_deltas_of_repeated_draws():
+    """With ties; the variance is compared with that of its definition, pair by pair."""
+    draw = np.random.default_rng(1)
+
+    def drawn() -> tuple[np.ndarray, np.ndarray]:
+        return draw.integers(0, 20, 30) + 4.0, draw.integers(0, 20, 40) * 1.0
+
+    truth = cliffs_delta(*(np.concatenate([drawn()[i] for _ in range(200)]) for i in (0, 1)))
+    intervals = [cliffs_delta_interval(*drawn()) for _ in range(400)]
+    held = np.mean([low <= truth <= high for low, high in intervals])
+    assert 0.91 <= held <= 0.985
+    assert cliffs_delta_interval(np.array([2.0, 3.0]), np.array([0.0, 1.0])) == (1.0, 1.0)
+    first, second = drawn()
+    low, high = cliffs_delta_interval(first, second)
+    assert cliffs_delta_interval(second, first) == pytest.approx((-high, -low))
 
 
 def test_cliffs_delta_counts_pairs():
