@@ -19,6 +19,7 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx_copybutton",
     "from_the_code",
+    "notebooks",
 ]
 source_suffix = {".md": "markdown", ".rst": "restructuredtext"}
 
