@@ -1,7 +1,11 @@
-"""Directives whose content is read from the code: ``job-keys`` (a kind of job) and ``commands``."""
+"""Directives whose content is read from the code: ``job-keys``, ``commands``, ``help-topics`` and ``benchmarks``."""
 
+import ast
 import json
+import re
+import textwrap
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import typer.main
@@ -10,7 +14,11 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 from neurofleet.jobs.cli import app as command_line
+from neurofleet.jobs.help_topics import TOPICS
 from neurofleet.jobs.job_schema import job_models, job_schema
+
+TERMS = re.compile(r"^(``.*``)\n((?:    .*\n?)+)", re.M)  # of a docstring
+BENCHMARKS = Path(__file__).parents[1] / "tests" / "benchmarks"
 
 Schema = Mapping[str, Any]
 
@@ -31,6 +39,48 @@ class Commands(SphinxDirective):
     def run(self) -> list[nodes.Node]:
         """Return a section for each group of commands."""
         return self.parse_text_to_nodes("\n".join(commands()), allow_section_headings=True)
+
+
+class HelpTopics(SphinxDirective):
+    """What ``neurofleet help`` prints."""
+
+    def run(self) -> list[nodes.Node]:
+        """Return a section for each topic."""
+        text = "\n".join(
+            f"### help {name}\n\n{topic.title}.\n\n```text\n{topic.text}\n```\n" for name, topic in TOPICS.items()
+        )
+        return self.parse_text_to_nodes(text, allow_section_headings=True)
+
+
+class Benchmarks(SphinxDirective):
+    """The recorded lines of the benchmarks, with what their docstrings say."""
+
+    def run(self) -> list[nodes.Node]:
+        """Return a section for each line."""
+        return self.parse_text_to_nodes("\n".join(benchmarks()), allow_section_headings=True)
+
+
+def benchmarks() -> Iterator[str]:
+    """Yield Markdown: each line of ``benchmarks.jsonl``."""
+    for text in Path(__file__).with_name("benchmarks.jsonl").read_text().splitlines():
+        line = json.loads(text)
+        name = line["command"].split()[0]
+        about = ast.get_docstring(ast.parse((BENCHMARKS / f"{name}.py").read_text())) or ""
+        terms = TERMS.sub(lambda found: f"{found[1]}\n: {textwrap.dedent(found[2])}", about)
+        machine = "{processor} ({instructions}), {processors} processors, load {load_before}".format_map(line)
+        yield from (f"## {name}", "", terms, "", f"`{line['command']}`, {line['date']}, {machine}:", "")
+        yield from ("| | |", "|---|---|")
+        yield from (f"| `{key}` | {value} |" for key, value in _flat(line["found"]) if key != "benchmark")
+        yield ""
+
+
+def _flat(found: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the values of nested mappings with their dotted names."""
+    for key, value in found.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{above}{key}.")
+        else:
+            yield f"{above}{key}", value
 
 
 def keys_of(kind: str) -> Iterator[str]:
@@ -144,4 +194,6 @@ def setup(app: Sphinx) -> dict[str, Any]:
     """Add the directives to Sphinx."""
     app.add_directive("job-keys", JobKeys)
     app.add_directive("commands", Commands)
+    app.add_directive("help-topics", HelpTopics)
+    app.add_directive("benchmarks", Benchmarks)
     return {"parallel_read_safe": True}

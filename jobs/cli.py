@@ -5,12 +5,12 @@ import re
 import sys
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
 from neurofleet import __version__
-from neurofleet.errors import Interrupted, NeurofleetError, UsageError, missing_extra
+from neurofleet.errors import Interrupted, NeurofleetError, UsageError, did_you_mean, missing_extra
 from neurofleet.input_paths import named, with_home
 from neurofleet.jobs.deploy_command import app as deploy_app
 
@@ -110,6 +110,34 @@ def options(
     ] = False,
 ) -> None:
     """Fit populations of NEURON models, and train cell-identity learners, here or on a Ray cluster."""
+
+
+@app.command(name="help", rich_help_panel=JOBS)
+def help_on(
+    context: typer.Context,
+    topic: Annotated[
+        str | None,
+        typer.Argument(metavar="[TOPIC]", help="A topic or a command; without it, all topics.", show_default=False),
+    ] = None,
+) -> None:
+    """Print a short page on a topic: resume, results, clusters, formats, engines, exit-codes, environment."""
+    from neurofleet.jobs.help_topics import TOPICS
+
+    parent: Any = context.parent
+    if topic is None:
+        width = max(map(len, TOPICS))
+        for name, about in TOPICS.items():
+            typer.echo(f"{name:{width}}  {about.title}")
+        typer.echo("neurofleet help TOPIC prints one; neurofleet COMMAND --help describes a command.")
+    elif topic in TOPICS:
+        typer.echo(f"{TOPICS[topic].title}\n\n{TOPICS[topic].text}\n\nMore: docs/{TOPICS[topic].page}")
+    elif command := parent.command.commands.get(topic):
+        typer.echo(command.get_help(typer.Context(command, info_name=topic, parent=parent)))
+    else:
+        known = [*TOPICS, *parent.command.commands]
+        raise UsageError(
+            f"help {topic}: there is no such topic{did_you_mean(topic, known)}. Topics: {', '.join(TOPICS)}."
+        )
 
 
 @app.command(rich_help_panel=JOBS)

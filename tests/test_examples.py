@@ -1,6 +1,7 @@
 """The examples in README and docs: jobs are checked, command lines parsed, Python compiled, what is cheap is run."""
 
 import ast
+import importlib
 import inspect
 import re
 import shlex
@@ -18,12 +19,14 @@ from pynwb import NWBHDF5IO, NWBFile
 from pynwb.file import Subject
 
 import neurofleet as nf
+from docs.notebooks import notebook, tutorials
 from neurofleet.jobs.cli import app
 from neurofleet.jobs.fit.fit_job import FitSpec
 from neurofleet.jobs.job_file import check_job, load_job
 from neurofleet.jobs.job_schema import job_schema
 from neurofleet.jobs.learners.learner_job import checked_inputs, job_of
 from neurofleet.jobs.opened_run import Run
+from neurofleet.neurosim.cells.recipe import load_recipe
 from neurofleet.yaml_files import read_yaml
 from tests.jobs.made_run import write_run
 from tests.learners.cells.made_cells import made_counts, written
@@ -76,6 +79,10 @@ def test_every_page_is_in_the_contents_of_the_site():
 def test_a_job_in_the_documents_is_one(text, tmp_path):
     (tmp_path / "cells.csv").write_text("id,morphology,recordings\na,a.swc,a.nwb\n")
     content = read_yaml(text, "the example")
+    if "stages" in content:
+        (tmp_path / "recipe.yaml").write_text(text)
+        assert load_recipe("recipe.yaml", "spiny", tmp_path).stages
+        return
     if "kind" not in content:  # a part of a job
         is_fit = set(content) <= set(FitSpec.model_fields)
         content = ({"kind": "fit", "cells": [CELL]} if is_fit else {"kind": "validate"}) | content
@@ -179,19 +186,49 @@ def test_a_command_in_the_documents_is_understood(arguments, monkeypatch):
     assert parsed(typer.main.get_command(app), arguments).name == arguments[0] or arguments[0] == "deploy"
 
 
+MODELS = (nf.sims.SimsModel, nf.hippie.HippieModel, nf.neuprint.NeuprintModel)
+OWNERS = {"nf": (nf,), "nf.sims": (nf.sims,), "nf.hippie": (nf.hippie,), "nf.neuprint": (nf.neuprint,)}
+OWNERS |= {"run": (Run,), "study": (Run,), "model": MODELS, "nf.load_model": MODELS, "nf.open_run": (Run,)}
+
+
+def takes(owner: Any, name: str, call: ast.Call) -> bool:
+    """Return whether a module's function or a class's method of this name can be called so."""
+    function = getattr(owner, name, None)
+    if function is None:
+        return False
+    keywords = {keyword.arg: None for keyword in call.keywords}
+    arguments = [None] * (len(call.args) + inspect.isclass(owner))
+    try:
+        inspect.signature(function).bind_partial(*arguments, **keywords)
+    except TypeError:
+        return False
+    return True
+
+
 @pytest.mark.parametrize("text", blocks("python"))
 def test_python_in_the_documents_calls_what_there_is(text):
-    """Functions of neurofleet and methods of its runs exist and take the keywords; nothing is run."""
+    """Functions of neurofleet and methods of its runs and models exist and take the keywords; nothing is run."""
     for node in ast.walk(ast.parse(text)):
-        if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
-            continue
-        owner, name = ast.unparse(node.func.value), node.func.attr
-        places = {"nf": nf, "nf.sims": nf.sims, "nf.hippie": nf.hippie, "nf.neuprint": nf.neuprint, "run": Run}
-        if owner not in places:
-            continue
-        signature = inspect.signature(getattr(places[owner], name))
-        keywords = {keyword.arg: None for keyword in node.keywords}
-        signature.bind_partial(*([None] * (len(node.args) + (owner == "run"))), **keywords)
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("neurofleet"):
+            module = importlib.import_module(str(node.module))
+            assert [name.name for name in node.names if not hasattr(module, name.name)] == []
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            value = node.func.value
+            owners = OWNERS.get(ast.unparse(value.func if isinstance(value, ast.Call) else value))
+            assert owners is None or any(takes(owner, node.func.attr, node) for owner in owners), ast.unparse(node)
+
+
+@pytest.mark.parametrize("page", tutorials(REPOSITORY / "docs"), ids=lambda page: page.stem)
+def test_a_tutorial_becomes_a_notebook(page):
+    text = page.read_text()
+    cells = notebook(text)["cells"]
+    code = [cell["source"] for cell in cells if cell["cell_type"] == "code"]
+    assert len(code) > 4
+    assert "](../" not in "".join(cell["source"] for cell in cells)
+    assert len({cell["id"] for cell in cells}) == len(cells)
+    for source in code:
+        magic, _, rest = source.partition("\n")
+        assert (rest if magic.startswith("%%") else source) in text
 
 
 def test_what_a_run_folder_and_its_files_show_is_shown(tmp_path, monkeypatch):

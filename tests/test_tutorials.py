@@ -1,8 +1,8 @@
 """The tutorials, as a reader runs them: commands and Python blocks in their order, in a folder of their own.
 
-The pictures of a page are those that its Python draws. ``pytest -m cluster tests/test_tutorials.py -k NAME --basetemp DIR``
-leaves them as ``DIR/tutorials0/NAME-1.png`` …, to be looked at and copied to ``docs/_static/tutorials``; ``-s`` shows the
-values of last lines, as a notebook does.
+The pictures of a page are those that its Python draws. ``pytest -m cluster tests/test_tutorials.py --basetemp DIR``
+leaves them as ``DIR/tutorials0/NAME-1.png`` …, to be looked at and copied to ``docs/_static/tutorials``; ``-s`` shows
+the values of last lines, as a notebook does.
 """
 
 import ast

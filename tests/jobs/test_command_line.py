@@ -4,13 +4,16 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from neurofleet import __version__
+from neurofleet.errors import UsageError
 from neurofleet.jobs import terminal as terminals
 from neurofleet.jobs.cli import app
+from neurofleet.jobs.help_topics import TOPICS
 from neurofleet.jobs.reports.tables import ReportTable
 from neurofleet.jobs.terminal import collected, silence, terminal
 
@@ -20,6 +23,20 @@ def test_version_and_groups():
     told = CliRunner().invoke(app, ["--help"], env={"COLUMNS": "200"}).output
     assert [group for group in ("Jobs", "Fits", "Learners", "Results", "Clusters") if f" {group} ─" not in told] == []
     assert " Commands ─" not in told
+
+
+def test_help_has_topics_and_commands():
+    listed = CliRunner().invoke(app, ["help"]).output
+    for name, topic in TOPICS.items():
+        told = CliRunner().invoke(app, ["help", name]).output
+        assert topic.text in told
+        assert (Path(__file__).parents[2] / "docs" / topic.page).is_file()
+        assert f"{name} " in listed
+        assert max(map(len, topic.text.splitlines())) <= 120
+    assert "--query" in CliRunner().invoke(app, ["help", "results"]).output
+    assert "--rank" in CliRunner().invoke(app, ["help", "export"]).output
+    with pytest.raises(UsageError, match="did you mean 'clusters'"):
+        CliRunner().invoke(app, ["help", "cluster"], catch_exceptions=False)
 
 
 @pytest.mark.parametrize(
