@@ -77,10 +77,12 @@ def benchmarks() -> Iterator[str]:
 def _flat(found: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
     """Yield the values of nested mappings with their dotted names."""
     for key, value in found.items():
+        if isinstance(value, list) and all(isinstance(one, dict) for one in value):
+            value = {str(number): one for number, one in enumerate(value, 1)}
         if isinstance(value, dict):
             yield from _flat(value, f"{above}{key}.")
         else:
-            yield f"{above}{key}", value
+            yield f"{above}{key}", f"{value:.4g}" if isinstance(value, float) else value
 
 
 def keys_of(kind: str) -> Iterator[str]:
