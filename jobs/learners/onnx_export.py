@@ -1,12 +1,15 @@
-"""``neurofleet export MODEL --to onnx``: a SIMS model for any runtime."""
+"""``neurofleet export MODEL --to onnx``: a SIMS model for any runtime, and a page that runs it in a browser."""
 
 import json
+import shutil
 from pathlib import Path
 
 from neurofleet.errors import UsageError
+from neurofleet.jobs.serve.bundle import PAGE_FILES
 
 ONNX = "onnx"
 MODEL = "model.onnx"
+HINT = "Beside it lies a page that names cells in a browser: in the folder, python -m http.server, or on any web host."
 
 
 def is_trained_model(folder: Path) -> bool:
@@ -17,7 +20,7 @@ def is_trained_model(folder: Path) -> bool:
 
 
 def export_onnx(source: Path, to: Path | None, as_json: bool = False) -> Path:
-    """Write a SIMS model as an ONNX file that gives its probabilities.
+    """Write a SIMS model as an ONNX file that gives its probabilities, beside a page that names cells by it.
 
     Parameters
     ----------
@@ -51,6 +54,8 @@ def export_onnx(source: Path, to: Path | None, as_json: bool = False) -> Path:
     made = to_onnx(model)
     to.mkdir(parents=True, exist_ok=True)
     (to / MODEL).write_bytes(made.content)
+    for name, file in PAGE_FILES.items():
+        shutil.copyfile(file, to / name)
     n_genes, n_classes = len(model.genes), len(model.classes)
     written = {
         "folder": str(to),
@@ -60,10 +65,11 @@ def export_onnx(source: Path, to: Path | None, as_json: bool = False) -> Path:
         "classes": n_classes,
         "bytes": len(made.content),
         "largest_difference": made.difference,
+        "hint": HINT,
     }
     text = (
         f"Written: {to / MODEL} ({n_genes:,} genes, {n_classes} classes, {len(made.content) / 1e6:.1f} MB). Its"
-        f" probabilities of made cells differ by at most {made.difference:.1g} from the model's."
+        f" probabilities of made cells differ by at most {made.difference:.1g} from the model's. {HINT}"
     )
     print(json.dumps(written, indent=1) if as_json else text)
     return to

@@ -7,7 +7,22 @@ from pathlib import Path
 
 WEB, STATIC = Path(__file__).parent / "web", Path(__file__).parent / "static"
 RECORD = STATIC / "bundle.json"
-SOURCES = ("*.js", "*.css", "package.json", "package-lock.json", "build.mjs")
+SOURCES = ("*.js", "*.css", "*.html", "package.json", "package-lock.json", "build.mjs")
+PAGE_FILES = {
+    "index.html": STATIC / "at_home.html",
+    **{
+        name: STATIC / name
+        for name in (
+            "app.css",
+            "at_home.js",
+            "at_home_worker.js",
+            "icon.svg",
+            "LICENCES.txt",
+            "ort-wasm-simd-threaded.wasm",
+        )
+    },
+}
+"""What lies beside a model.onnx for a browser to name cells by it."""
 
 
 def sources_digest() -> str:

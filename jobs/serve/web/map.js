@@ -6,8 +6,13 @@ import { LEVELS, bytes } from "./population.js";
 const GREY = [140, 146, 152];
 
 export async function cellMap(root) {
-  const { classes, reference, query } = await fetched(root.dataset.source);
   const slider = document.querySelector(root.dataset.slider);
+  const tint = drawMap(root, await fetched(root.dataset.source), () => Number(slider?.value ?? 0));
+  slider?.addEventListener("input", tint);
+}
+
+// `c`: number of the class, `p`: its probability, `d`: distance from the reference. Returns what colours the cells by `threshold()` again.
+export function drawMap(root, { classes, reference, query }, threshold) {
   const area = element("div", { className: "map-area" });
   const legend = element("div", { className: "legend" }, ...classes.map((name, i) => {
     const swatch = element("i", { className: "swatch" });
@@ -26,7 +31,7 @@ export async function cellMap(root) {
   });
 
   function tint() {
-    const below = Number(slider?.value ?? 0);
+    const below = threshold();
     const rgba = new Uint8Array(4 * (n + query.x.length));
     for (let i = 0; i < n; i++) rgba.set([...GREY, 40], 4 * i);
     query.c.forEach((c, i) => {
@@ -37,5 +42,5 @@ export async function cellMap(root) {
 
   map.place(reference.x.concat(query.x), reference.y.concat(query.y));
   tint();
-  slider?.addEventListener("input", tint);
+  return tint;
 }
