@@ -108,9 +108,14 @@ def hippie_draft(files: Sequence[Path], folder: Path, layout: Mapping[str, Any] 
     _say_quality(draft, columns)
     groups = _groups(units.obs, label)
     draft.say(*(f"{column}: {_counted(of)}" for column, of in groups.items()))
-    for column in groups:
+    for number, column in enumerate(groups):
         folds = _most_folds(units, label, column)
         if folds:
+            if number:
+                draft.say(
+                    f"not kept apart: {listed(list(groups)[:number])}, as a class of {label} is in one of them alone."
+                    f" Merge or leave out such classes (`classes:`), and give `group: {next(iter(groups))}`"
+                )
             draft.put("group", column, "a guess: never split between training and test")
             if folds < FOLDS:
                 draft.put("folds", folds, f"as many as {column} allows")
@@ -177,7 +182,7 @@ def _put_label(draft: Draft, columns: pd.DataFrame, advice: str) -> str:
         for name in columns
         if 2 <= len(counts := _counts(columns, name)) <= min(MOST_CLASSES, max(2, len(columns) // 2))
     }
-    likely = sorted(found, key=lambda name: (_place(name, _LABELS), name))
+    likely = sorted(found, key=lambda name: (_place(name, _LABELS), len(name), name))
     if not likely or (_place(likely[0], _LABELS) == len(_LABELS) and set(likely) <= set(_groups(columns, ""))):
         there = listed(map(str, columns))
         found_there = f"none among {there}" if there else "no columns"
@@ -201,7 +206,9 @@ def _why_not(columns: pd.DataFrame) -> str:
 
 def _groups(columns: pd.DataFrame, label: str) -> dict[str, pd.Series]:
     """Return the columns that look like animals or batches, the likeliest first, with their counts."""
-    names = sorted((str(name) for name in columns if name != label), key=lambda name: (_place(name, _GROUPS), name))
+    names = sorted(
+        (str(name) for name in columns if name != label), key=lambda name: (_place(name, _GROUPS), len(name), name)
+    )
     found = {name: _counts(columns, name) for name in names if _place(name, _GROUPS) < len(_GROUPS)}
     return {name: counts for name, counts in found.items() if 2 <= len(counts) <= MOST_GROUPS}
 

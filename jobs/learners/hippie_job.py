@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from neurofleet.learners.method_comparison import MethodComparison
 
 MEASURED_EPOCHS = 3
+MEASURED_UNITS = 150
 PRETRAINED = "pretrained"
 CHOSEN_BY_SWEEP = (
     "The sweep has compared its trials on some of the units that the scores below are of: these are a little"
@@ -685,9 +686,15 @@ class HippieJob(LearnerJob[FoldsSpec, HippieInputs]):
             counts = ", ".join(f"{name} {n:,}" for name, n in unit_set.units_of_class.items())
             notes = [f"units of each class: {counts}", *unit_set.labelled.notes]
             self.print_notes([f"{unit_set.name}: {note}" for note in notes], console)
+        parts, more = [f"Networks take about {duration(fits * sum(seconds))}"], "Other methods and pretraining"
+        if number := _classical_fits(spec):
+            each = [_measured_classical(unit_set.labelled, spec.seed) for unit_set in inputs.sets]
+            if all(each):
+                parts.append(f"classical classifiers, fitted {number} times, about {duration(number * sum(each))}")
+            else:
+                more = "Classical classifiers, other methods and pretraining"
         console.print(
-            f"Networks take about {duration(fits * sum(seconds))} one after the other; folds are done side by side on"
-            " workers. Classical classifiers and pretraining come on top.",
+            f"{' and '.join(parts)} one after the other; folds are done side by side on workers. {more} come on top.",
             soft_wrap=True,
             highlight=False,
         )
@@ -783,6 +790,31 @@ def _fits(spec: FoldsSpec) -> int:
     shuffled = spec.shuffles * spec.folds / spec.chosen.members if in_fold else 0
     kept = 1 + FOLDS if isinstance(spec, HippieTrainSpec) else 0
     return round(each * (spec.folds * spec.repeats + 3) + shuffled + kept)
+
+
+def _classical_fits(spec: FoldsSpec) -> int:
+    """Return how many times the classical classifiers are fitted for one set: folds, controls, and the kept model."""
+    kept = int(isinstance(spec, HippieTrainSpec))
+    if not {"classical", "best"} & set(spec.methods):
+        return kept
+    return spec.folds * spec.repeats + 3 + spec.shuffles * spec.folds + kept
+
+
+def _measured_classical(labelled: LabelledUnits, seed: int) -> float:
+    """Return the seconds of one fit of the classical classifiers in this process, from one to a part of the units.
+
+    0 where a part is too small to be divided into folds.
+    """
+    from neurofleet.learners.hippie.unit_classifiers import feature_sets, fit_classical
+
+    part = labelled.some(MEASURED_UNITS, seed)
+    features = {name: x[part.rows] for name, x in feature_sets(part.units).items()}
+    started = time.thread_time()
+    try:
+        fit_classical(features, part.labels[part.rows], len(part.classes), seed=seed)
+    except LearnerError:
+        return 0.0
+    return (time.thread_time() - started) * len(labelled.rows) / len(part.rows)
 
 
 def _measured(spec: FoldsSpec, labelled: LabelledUnits) -> float:

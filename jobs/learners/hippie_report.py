@@ -59,10 +59,7 @@ MEANINGS = {
 }
 HEAD = ("", "balanced accuracy [95 %]", "difference [95 %]", "macro-F1", "accuracy", "folds won : lost")
 SHORT_HEAD = ("", "BA [95 %]", "difference [95 %]", "F1", "acc.")
-LEGEND = (
-    "BA: balanced accuracy, with its 95 % interval; F1: macro-F1; acc.: accuracy; shuffled: with shuffled labels, and"
-    " the limit of what chance reaches."
-)
+LEGEND = "BA: balanced accuracy with its 95 % interval; F1: macro-F1; acc.: accuracy."
 SHOWN = ("best", "head", "classical")
 """Of the first of these that there is, confusions and reliability are shown."""
 

@@ -22,7 +22,7 @@ from neurofleet.input_paths import name_of, place_of
 from neurofleet.jobs.learners.evaluation_pieces import Piece, do_missing, write_result
 from neurofleet.jobs.learners.learner_folder import EXAMPLES, HISTORY, PIECES, PREDICTIONS, SCORES
 from neurofleet.jobs.learners.learner_job import LearnerJob, LearnerRun, Trained, Trainings, Trial
-from neurofleet.jobs.learners.neuprint_report import NeuprintReport
+from neurofleet.jobs.learners.neuprint_report import NeuprintReport, method_name
 from neurofleet.jobs.learners.neuprint_spec import NeuprintEvaluateSpec, NeuprintSpec
 from neurofleet.jobs.progress import duration
 from neurofleet.jobs.run_folder import raise_if_interrupted, refuse_missing, versions
@@ -208,7 +208,7 @@ def pieces_of(spec: NeuprintSpec, inputs: NeuprintInputs, out: Path) -> list[Neu
         NeuprintPiece(
             file=(out / PIECES / f"split-{number}-{quote(name, safe='+ ')}.json").absolute(),
             kind=name,
-            title=f"split {number}, {name}",
+            title=f"split {number + 1}, {method_name(name)}",
             sources=inputs.sources,
             label=spec.label,
             mode=spec.mode,

@@ -791,6 +791,6 @@ def _copies(units: Units, sizes: Sequence[int], paths: Sequence[Path]) -> list[s
                     " recording, given twice. Give it once."
                 )
     return [
-        f"{len(copies)} units are copies of others in all that was measured, such as {copies.index[0]}. Remove them"
+        f"{len(copies)} units are the same as others in all that was measured, such as {copies.index[0]}. Remove them"
         " from units that are trained on: one may be tested by the other."
     ]

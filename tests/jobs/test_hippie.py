@@ -229,6 +229,7 @@ def test_the_plan_counts_networks(folder, capsys):
     told = capsys.readouterr().out
     assert "6 groups kept apart" in told
     assert "units of each class: narrow 24, wide 24" in told
+    assert "and classical classifiers, fitted 1 time, about " in told
 
 
 @pytest.mark.parametrize(

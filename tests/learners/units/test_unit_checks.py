@@ -113,7 +113,7 @@ def test_copies_within_a_set_are_said(tmp_path):
     for name in MODALITIES:
         arrays[name][7] = arrays[name][6]
     units = open_units([npz(tmp_path / "a.npz", **arrays)])
-    assert any("1 units are copies of others" in note and "u7" in note for note in units.notes)
+    assert any("1 units are the same as others" in note and "u7" in note for note in units.notes)
 
 
 def test_what_several_files_have_in_common_is_told_once_and_one_animal_is_no_group(tmp_path):
