@@ -222,7 +222,7 @@ def _counts(columns: pd.DataFrame, name: Any) -> pd.Series:
     column = columns[name]
     if pd.api.types.is_float_dtype(column) and (column.dropna() % 1 != 0).any():
         return pd.Series(dtype=int)
-    texts = pd.Series(as_text(column))
+    texts = pd.Series(as_text(column)).str.strip()
     return texts[texts != ""].value_counts()
 
 

@@ -467,7 +467,10 @@ def relabel_command(
     try:
         about = about_of(pq.read_schema(predictions), predictions)
     except (OSError, pa.ArrowInvalid) as error:
-        raise UsageError(f"{predictions} cannot be read as a Parquet file ({error}).") from None
+        raise UsageError(
+            f"{predictions} cannot be read as a Parquet file ({error}). Expected the table that `neurofleet predict`"
+            " wrote; the h5ad that it wrote with it goes with --write-h5ad."
+        ) from None
     threshold = threshold_for(unknown_below, coverage, about, str(predictions))
     target = out or predictions
     has_csv = out is None and about["csv"] and predictions.with_suffix(".csv").exists()

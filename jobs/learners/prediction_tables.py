@@ -239,7 +239,6 @@ class PredictionSummary:
                 f" ({query['missing_share_in_words']}), {query['n_not_in_model']:,} of its own left out."
                 f" Values: {query['normalisation']}."
             )
-        texts += [f"WARNING: {query['warning']}" for query in self.about["queries"] if query["warning"]]
         return texts
 
     def texts(self) -> list[str]:

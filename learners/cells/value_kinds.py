@@ -299,12 +299,6 @@ def recognised(name: str, values: sp.csr_matrix, obs: pd.DataFrame) -> Values:
     return found
 
 
-SCALED_ADVICE = (
-    "A model of scaled values labels only queries that were scaled by the same means and deviations. If you have counts"
-    " or logarithms of them, give these (`layer: raw`, or the name of a layer)."
-)
-
-
 def _signed(sample: _Sample) -> Values:
     """Tell scaled values from residuals: a scaled gene has one lowest value, in all cells that lack it."""
     columns = np.linspace(0, sample.values.shape[1] - 1, min(200, sample.values.shape[1])).astype(int)
@@ -313,7 +307,7 @@ def _signed(sample: _Sample) -> Values:
     how = "scaled by gene" if repeated.mean() > 0.5 else "Pearson residuals, or corrected for a covariate or a batch"
     data = sample.cells.data
     evidence = f"values from {data.min():.3g} to {data.max():.3g} {sample.seen}: {how}"
-    return Values("scaled", None, True, evidence, advice=SCALED_ADVICE)
+    return Values("scaled", None, True, evidence)
 
 
 def _fractional(sample: _Sample) -> Values:

@@ -221,6 +221,12 @@ class PreparedReference:
         return [{role: len(split.rows(role)) for role in roles} for split in self.splits]
 
 
+SCALED_NOTE = (
+    "A model of scaled values labels only queries that were scaled by the same means and deviations. If you have"
+    " counts, or logarithms of them, train on these."
+)
+
+
 def prepare_reference(
     cells: CellMatrix,
     label: str,
@@ -275,7 +281,7 @@ def prepare_reference(
     for split in [*splits, final]:
         check_inner_sizes(reference.labels[split.rows("train")])
     notes = [*cells.notes, *labels.notes, copies.note(cells, reference.labels), *confounded(cells, labels, batch)]
-    notes += [f"Values: {seen.kind} ({seen.evidence}).", seen.advice]
+    notes += [f"Values: {seen.kind} ({seen.evidence}).", SCALED_NOTE if seen.kind == "scaled" else "", seen.advice]
     return PreparedReference(reference, labels, tuple(splits), final, tuple(filter(None, notes)), profiles)
 
 
