@@ -330,9 +330,7 @@ def cells_with_draws(root: Path, cells: Sequence[str] | None) -> tuple[Path, dic
             rows[cell] = HallOfFameRows.from_table(table)
     notes = _of_quick_run(spec)
     if unsure := [cell for cell in rows if not known[cell]["converged"]]:
-        notes.append(
-            f"the draws of {', '.join(unsure)} have not converged: they may not be all that the recording allows"
-        )
+        notes.append(f"the draws of {', '.join(unsure)} have not converged: the recording may allow other models too")
     return Path(os.path.normpath(_job_folder(store) / spec.fit)), rows, notes
 
 

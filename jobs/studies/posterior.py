@@ -48,8 +48,7 @@ from neurofleet.neurosim.studies.posterior_sampling import (
 )
 
 WALKERS = 64
-BATCH = 32
-"""Walkers are a multiple of this, by default: half of them are full batches of the vector engine."""
+"""By default a multiple of this: half of them are two full batches of the vector engine."""
 
 QUICK_STEPS, QUICK_DRAWS, QUICK_CHECKED = 40, 50, 4
 TIMED = 16
@@ -69,8 +68,8 @@ class PosteriorSpec(StudySpec):
     cells: Annotated[list[Name], Field(min_length=1)] | None = None
     """Cells of the fit; by default all that are finished."""
     walkers: Annotated[int, Field(ge=4)] | None = None
-    """Models that move together, an even number of at least twice the parameters; by default 64, or more for more than
-    16 parameters, in multiples of 32.
+    """Models that move together, an even number of at least twice the parameters; by default at least three
+    times, in multiples of 64.
     """
     draws: PositiveInt = 1000
     """Effective draws of every parameter of a cell: sampling ends when there are so many and R-hat is at most 1.05."""
@@ -176,7 +175,7 @@ class PosteriorStudy(Study[PosteriorSpec, list[CellToSample]]):
     ) -> CellToSample:
         spec = self.spec
         space = ParameterSpace.from_bounds(problem.names, np.array(problem.lower), np.array(problem.upper))
-        walkers = spec.walkers or max(WALKERS, BATCH * math.ceil(4 * len(space) / BATCH))
+        walkers = spec.walkers or WALKERS * math.ceil(3 * len(space) / WALKERS)
         if walkers < 2 * len(space):
             raise UsageError(
                 f"walkers: expected at least twice the {len(space)} parameters of cell {cell}, found {walkers}."

@@ -1,6 +1,7 @@
 """The chain of walkers of one cell: blocks of steps as they are stored, and the evaluations that come next."""
 
 import json
+import math
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Literal
@@ -30,9 +31,12 @@ _STATE = b"neurofleet_state"
 _FAILED_SHOWN = 5
 
 
+CHAINS = "chains"
+
+
 def chain_folder(cell: str) -> str:
     """Return the folder with the blocks of a cell's chain."""
-    return f"chains/cell={cell}"
+    return f"{CHAINS}/cell={cell}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -246,6 +250,12 @@ class Chain:
     def evaluations_left(self) -> int:
         """How many evaluations are left at most."""
         return 0 if self.finished else max(0, self._most_evaluations - self._stored.evaluations)
+
+    @property
+    def most_blocks(self) -> int:
+        """How many blocks there will be at most."""
+        of_block = BLOCK_STEPS * len(self.cell.start)
+        return len(self._stored.blocks) + math.ceil(self.evaluations_left / of_block)
 
     def tasks(self) -> list[EvaluationTask]:
         """Return the evaluations that can be done now."""

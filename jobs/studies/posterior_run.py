@@ -8,8 +8,9 @@ from neurofleet.errors import JobError
 from neurofleet.jobs.progress import CountProgress
 from neurofleet.jobs.run_folder import JobRun
 from neurofleet.jobs.studies.blocks import POLL_S, measure_blocks, missing_blocks
+from neurofleet.jobs.studies.findings import PLANNED
 from neurofleet.jobs.studies.measurements import Block
-from neurofleet.jobs.studies.posterior_chains import Chain
+from neurofleet.jobs.studies.posterior_chains import CHAINS, Chain
 
 
 def sample_on_pool(
@@ -39,6 +40,7 @@ def sample_on_pool(
         Pool(hosts=cpus, memory_limit_mb=spec.memory_limit_mb, run=spec.name) as pool,
     ):
         if left:
+            run.store.append_event(PLANNED, blocks=sum(chain.most_blocks for chain in chains), folder=CHAINS)
             most = sum(chain.evaluations_left for chain in left)
             with CountProgress("sampling", most, "evaluations at most", run.console) as progress:
                 sample(left, pool, progress)
