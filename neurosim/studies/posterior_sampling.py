@@ -44,16 +44,18 @@ class SnookerMove(RedBlueMove):
         n, parameters = sample.shape
         anchor, first, second = others[np.argsort(random.rand(n, len(others)), axis=1)[:, :3].T]
         away = sample - anchor
-        length = np.linalg.norm(away, axis=1)
+        length = np.maximum(np.linalg.norm(away, axis=1), _SAME)
         direction = away / length[:, None]
         gamma = random.uniform(1.2, 2.2, n)
         along = gamma * ((first - second) * direction).sum(axis=1)
         proposed = sample + along[:, None] * direction
-        return proposed, (parameters - 1.0) * (np.log(np.linalg.norm(proposed - anchor, axis=1)) - np.log(length))
+        return proposed, (parameters - 1.0) * np.log(
+            np.maximum(np.linalg.norm(proposed - anchor, axis=1), _SAME) / length
+        )
 
 
-_MOVES = ((DEMove(), 0.75), (DEMove(gamma0=1.0), 0.1), (SnookerMove(), 0.15))
-"""The second jumps between basins by their whole distance."""
+_MOVES = ((DEMove(), 0.75), (DEMove(gamma0=1.0, sigma=0.01), 0.1), (SnookerMove(), 0.15))
+"""The second jumps between basins by their whole distance, not exactly: walkers would come to lie on each other."""
 
 
 class _Unscored(Exception):
