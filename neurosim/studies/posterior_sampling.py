@@ -49,9 +49,8 @@ class SnookerMove(RedBlueMove):
         gamma = random.uniform(1.2, 2.2, n)
         along = gamma * ((first - second) * direction).sum(axis=1)
         proposed = sample + along[:, None] * direction
-        return proposed, (parameters - 1.0) * np.log(
-            np.maximum(np.linalg.norm(proposed - anchor, axis=1), _SAME) / length
-        )
+        then = np.maximum(np.linalg.norm(proposed - anchor, axis=1), _SAME)
+        return proposed, (parameters - 1.0) * np.log(then / length)
 
 
 _MOVES = ((DEMove(), 0.75), (DEMove(gamma0=1.0, sigma=0.01), 0.1), (SnookerMove(), 0.15))
