@@ -174,7 +174,7 @@ export function job(root) {
         const cells = [each.id, each.state, each.out].map((value) => element("td", {}, value));
         return element("tr", {}, ...cells, element("td", {}, ...(each.ended ? [] : [end])));
       };
-      const head = element("tr", {}, ...["Job", "State", "Results", ""].map((name) => element("th", {}, name)));
+      const head = element("tr", {}, ...["Job", "State", "Results", "Cancel"].map((name) => element("th", {}, name)));
       const table = element("table", {}, element("thead", {}, head), element("tbody", {}, ...jobs.map(row)));
       part("cluster").replaceChildren(jobs.length ? table : element("p", { className: "quiet" }, "The cluster knows no job of neurofleet."));
     }),
