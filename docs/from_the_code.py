@@ -66,19 +66,25 @@ def benchmarks() -> Iterator[str]:
         line = json.loads(text)
         name = line["command"].split()[0]
         about = ast.get_docstring(ast.parse((BENCHMARKS / f"{name}.py").read_text())) or ""
-        terms = TERMS.sub(lambda found: f"{found[1]}\n: {textwrap.dedent(found[2])}", about)
+        terms = TERMS.sub(lambda found: f"{found[1]}\n: {textwrap.dedent(found[2])}\n", about)
         machine = "{processor} ({instructions}), {processors} processors, load {load_before}".format_map(line)
         yield from (f"## {name}", "", terms, "", f"`{line['command']}`, {line['date']}, {machine}:", "")
         yield from ("| | |", "|---|---|")
-        yield from (f"| `{key}` | {value} |" for key, value in _flat(line["found"]) if key != "benchmark")
+        tables = {key: value for key, value in line["found"].items() if isinstance(value, list) and value}
+        alone = {key: value for key, value in line["found"].items() if key not in (*tables, "benchmark")}
+        yield from (f"| `{key}` | {value} |" for key, value in _flat(alone))
+        for name, rows in tables.items():
+            if isinstance(rows[0], dict):
+                yield from ("", f"`{name}`:", "", f"| {' | '.join(rows[0])} |", "|---" * len(rows[0]) + "|")
+                yield from (f"| {' | '.join(str(value) for _, value in _flat(row))} |" for row in rows)
+            else:
+                yield from ("", f"`{name}`: {', '.join(map(str, rows))}")
         yield ""
 
 
 def _flat(found: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
     """Yield the values of nested mappings with their dotted names."""
     for key, value in found.items():
-        if isinstance(value, list) and all(isinstance(one, dict) for one in value):
-            value = {str(number): one for number, one in enumerate(value, 1)}
         if isinstance(value, dict):
             yield from _flat(value, f"{above}{key}.")
         else:
