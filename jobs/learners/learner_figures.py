@@ -12,11 +12,13 @@ import pandas as pd
 
 from neurofleet.jobs.reports.drawing import (
     FAINT,
+    GREEN,
     GROUND,
     INK,
     MARKERS,
     MISSING,
     MODEL,
+    PINK,
     SEEDS,
     grid,
     legend_label,
@@ -314,8 +316,8 @@ MOST_POINTS = 5000
 MANY = "petroff10"
 """The palette for more classes than `SEEDS` has colours (Petroff, 2021), as matplotlib names it."""
 
-GREYS = ("#94a4a2", "#717581")
-"""Its colours that look like no class."""
+FOR_GREY = {"#94a4a2": GREEN, "#717581": PINK}
+"""What is drawn in place of its greys, which look like no class."""
 
 LINES = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)))
 LETTER, LINE = 0.007, 0.035
@@ -337,13 +339,18 @@ class ClassStyle:
     line: Any
 
 
+NAMELESS, CROSS = ClassStyle(MISSING, ".", "-"), ClassStyle(INK, "x", "-")
+"""How points without a class are drawn: in the background, or to be seen beside other grey ones."""
+
+
 def class_styles(classes: Sequence[str]) -> dict[str, ClassStyle]:
     """Return how each class is drawn, the same for the same classes."""
     colours: Sequence[Any] = SEEDS
     if len(classes) > len(SEEDS):
         from matplotlib import color_sequences
+        from matplotlib.colors import to_hex
 
-        colours = [colour for colour in color_sequences[MANY] if colour not in GREYS]
+        colours = [FOR_GREY.get(colour, colour) for colour in map(to_hex, color_sequences[MANY])]
     return {
         name: ClassStyle(colours[turn], MARKERS[round_ % len(MARKERS)], LINES[round_ % len(LINES)])
         for number, name in enumerate(classes)
@@ -409,7 +416,7 @@ def draw_map(
     size: float,
     nameless: str,
     method: str = "UMAP",
-    nameless_colour: str = MISSING,
+    nameless_style: ClassStyle = NAMELESS,
 ) -> None:
     """Draw points (n, 2) by class; those without a class are small, and called `nameless`."""
     unnamed = names == ""
@@ -418,11 +425,11 @@ def draw_map(
             flat[unnamed, 0],
             flat[unnamed, 1],
             s=size,
-            color=nameless_colour,
-            marker=".",
+            color=nameless_style.colour,
+            marker=nameless_style.marker,
             alpha=0.5,
             label=nameless,
-            linewidths=0,
+            linewidths=0 if nameless_style is NAMELESS else 0.8,
         )
     for name, style in styles.items():
         points = flat[names == name]

@@ -10,10 +10,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from neurofleet.jobs.learners.explanation_page import COUNTED, DOTS_CAPTION, LOW_EXPLAINED, NO_SIGNATURE, dots, gene_of
-from neurofleet.jobs.learners.learner_figures import class_styles, draw_map
+from neurofleet.jobs.learners.learner_figures import CROSS, class_styles, draw_map
 from neurofleet.jobs.learners.prediction_tables import PredictionSummary
 from neurofleet.jobs.reports import html
-from neurofleet.jobs.reports.drawing import INK, MISSING, MODEL, grid, picture
+from neurofleet.jobs.reports.drawing import MISSING, MODEL, grid, picture
 from neurofleet.learners.sims.cell_prediction import Query, absent_in_all
 from neurofleet.learners.sims.gene_importance import cells_in_block, class_table, explain
 from neurofleet.learners.sims.reference_space import COMPONENTS, INSIDE, NEIGHBOURS
@@ -94,7 +94,7 @@ def _map_section(model: SimsModel, table: pa.Table, about: Mapping[str, Any]) ->
         draw_map(left, space.plane, reference, styles, 8.0, UNKNOWN, "t-SNE")
         left.set_title(f"reference, {len(space.plane):,} of its cells")
         right.scatter(space.plane[:, 0], space.plane[:, 1], s=3.0, color=MISSING, alpha=0.3, linewidths=0)
-        draw_map(right, query, labels, styles, 8.0, UNKNOWN, "t-SNE", INK)
+        draw_map(right, query, labels, styles, 8.0, UNKNOWN, "t-SNE", CROSS)
         right.set_title("query, on the reference (grey)")
         handles: dict[str, Any] = {}
         for axes in (left, right):

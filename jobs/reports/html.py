@@ -56,7 +56,8 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]], numbers: Sequen
     """Return a table; the columns in `numbers` are set flush right."""
 
     def cell(tag: str, column: int, content: object) -> str:
-        kind = ' class="number"' if column in numbers else ' class="words"' if len(str(content)) > WORDS else ""
+        is_long = column > 0 and len(str(content)) > WORDS
+        kind = ' class="number"' if column in numbers else ' class="words"' if is_long else ""
         return f"<{tag}{kind}>{escape(content)}</{tag}>"
 
     lines = ["".join(cell("th", i, name) for i, name in enumerate(head))] if any(head) else []

@@ -4,9 +4,10 @@ import warnings
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from neurofleet.jobs.learners.learner_figures import confusion_figure, embedding_map_figure
+from neurofleet.jobs.learners.learner_figures import class_styles, confusion_figure, embedding_map_figure
 from neurofleet.jobs.reports import model_figures
 from neurofleet.jobs.reports.drawing import picture, plain_log_ticks, png
 from neurofleet.jobs.reports.fit_contents import ShownTrace
@@ -38,6 +39,12 @@ def test_every_class_of_a_map_is_in_its_legend():
     svg = embedding_map_figure(np.random.default_rng(0).normal(size=(12, 2)), {"": names}, "a map")
     for name in ("\u200b_Sst", "$Pvalb$", "no class"):
         assert name in svg
+
+
+def test_many_classes_differ_and_none_is_grey_as_points_without_a_class_are():
+    styles = class_styles([f"class {number}" for number in range(20)])
+    assert len(set(styles.values())) == 20
+    assert min(np.ptp(to_rgb(style.colour)) for style in styles.values()) > 0.1
 
 
 def test_a_confusion_matrix_has_names_of_any_kind():
