@@ -241,13 +241,13 @@ def run_in_folder(
         raise UsageError(
             f"The results of kind {spec.kind} go to a path, found {out}. Give --out a folder that all machines see."
         )
-    console = terminal(errors=True)
+    console, told = terminal(errors=True), terminal(errors=True, warnings=True)
     if spec.quick:
-        console.print(QUICK_NOTE, soft_wrap=True, highlight=False, markup=False)
+        told.print(QUICK_NOTE, soft_wrap=True, highlight=False, markup=False)
     inputs, notes = read()
     notes = [*quick_notes(spec), *notes]
     for note in notes:
-        console.print(note, soft_wrap=True, highlight=False, markup=False)
+        told.print(note, soft_wrap=True, highlight=False, markup=False)
     contents = digests(spec, folder) if files is None else files()
     store = RunStore(out, part)
     started = time.monotonic()
@@ -256,8 +256,8 @@ def run_in_folder(
         store.append_event("resumed" if resumed else "started")
         run = JobRun(spec, inputs, list(notes), Path(out), console, store, resumed)
         if _is_finished(run, result):
-            console.print(f"{spec.name}: finished already. Its results are in {out}", soft_wrap=True)
-            print_verdict(out, console)
+            told.print(f"{spec.name}: finished already. Its results are in {out}", soft_wrap=True)
+            print_verdict(out, told)
             return
         console.print(f"{spec.name}: {'resuming' if resumed else 'starting'} …", soft_wrap=True)
         try:
@@ -274,10 +274,10 @@ def run_in_folder(
         store.check_whole()
         store.append_event("finished", **ending.recorded, seconds=round(spent, 1))
     if ending.table is not None:
-        console.print(ending.table)
+        told.print(ending.table)
     how = "stopped" if ending.stopped else "done"
-    console.print(f"{spec.name}: {how} after {duration(spent)}. Its results are in {out}", soft_wrap=True)
-    print_verdict(out, console)
+    told.print(f"{spec.name}: {how} after {duration(spent)}. Its results are in {out}", soft_wrap=True)
+    print_verdict(out, told)
     if ending.error is not None:
         raise ending.error
 

@@ -130,7 +130,7 @@ class SetScores:
         for row in comparison.methods:
             is_reference = row.method == comparison.reference
             low, high = row.balanced_accuracy_low, row.balanced_accuracy_high
-            difference = f"{row.difference:+.3f} [{row.difference_low:+.3f}, {row.difference_high:+.3f}]"
+            difference = f"{row.difference:+z.3f} [{row.difference_low:+z.3f}, {row.difference_high:+z.3f}]"
             rows.append(
                 (
                     METHODS[row.method],

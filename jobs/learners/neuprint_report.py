@@ -98,7 +98,7 @@ class MethodScores:
             f"{self.balanced_accuracy:.3f}",
             _interval(self.balanced_accuracy_low, self.balanced_accuracy_high),
             f"{self.macro_f1:.3f}",
-            "reference" if is_reference else "" if self.difference is None else f"{self.difference:+.3f}",
+            "reference" if is_reference else "" if self.difference is None else f"{self.difference:+z.3f}",
             "" if is_reference else _interval(self.difference_low, self.difference_high, "+.3f"),
         )
 

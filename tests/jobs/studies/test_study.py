@@ -11,6 +11,7 @@ import yaml
 from neurofleet import fresh_process
 from neurofleet.cluster.store.run_store import RunStore
 from neurofleet.errors import InputError, UsageError
+from neurofleet.jobs import terminal
 from neurofleet.jobs.job_file import KINDS, load_job
 from neurofleet.jobs.job_kinds import STUDIES, findings_of, write_report
 from neurofleet.jobs.quick import QUICK_NOTE
@@ -78,7 +79,9 @@ def test_a_study_that_is_killed_resumes_from_its_blocks_and_every_command_knows_
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_a_quick_run_says_so_in_all_that_it_writes_and_shows_and_no_full_run_goes_on_from_it(tmp_path, capfd):
+def test_a_quick_run_says_so_in_all_that_it_writes_and_shows_and_no_full_run_goes_on_from_it(
+    tmp_path, capfd, monkeypatch
+):
     job, out = write_job(tmp_path, "1 2"), tmp_path / "out"
     run_job(job, str(out), cpus=1, quick=True)
     assert capfd.readouterr().err.count(QUICK_NOTE) == 2, "when it begins, and above its verdict"
@@ -95,8 +98,11 @@ def test_a_quick_run_says_so_in_all_that_it_writes_and_shows_and_no_full_run_goe
 
     with pytest.raises(UsageError, match="holds a quick run.*another --out"):
         run_job(job, str(out), cpus=1)
+    monkeypatch.setattr(terminal, "_silent", True)  # --quiet leaves what a run has found
     run_job(job, str(out), cpus=1, quick=True)
-    assert "finished already" in capfd.readouterr().err
+    told = capfd.readouterr().err
+    assert "finished already" in told
+    assert f"report: {out}/report.html" in told
     spec = load_job(job)
     assert "quick" not in spec.plain()
     with RunStore(tmp_path / "full").locked() as full:
