@@ -7,7 +7,7 @@ import logging
 import pickle
 import sys
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -42,6 +42,10 @@ MEMORY_LIMIT_MB = 4096
 COUNT_CPUS_EVERY_S = 5.0
 CHECK_HOSTS_EVERY_S = 0.5
 """How often the driver looks for silent hosts and starts new ones."""
+
+AVOIDED_S = 30.0
+"""What a lost host had goes to others on its node after this time, when Ray knows whether the node is gone. Before, it
+goes to those that were started since, and to other nodes: else a node that dies could lose one task several times."""
 
 HOSTS_PER_RELAY = 500
 """A driver that calls each host itself takes about a thousand outcomes a second (measured). With more hosts than this,
@@ -149,6 +153,7 @@ class Pool:
         self._past_available_s = 0.0
         self._hosts_wanted = hosts or 1
         self._next_count = self._next_check = 0.0
+        self._avoiding: deque[tuple[float, list[Work]]] = deque()
 
     def __enter__(self) -> Pool:
         self._count_cpus()
@@ -363,6 +368,9 @@ class Pool:
         if now < self._next_check and len(self._hosts) >= self._hosts_wanted:
             return
         self._next_check = now + CHECK_HOSTS_EVERY_S
+        while self._avoiding and now - self._avoiding[0][0] > AVOIDED_S:
+            for work in self._avoiding.popleft()[1]:
+                work.avoided = ()
         for host in list(self._hosts.values()):
             if (
                 host.ready
@@ -427,6 +435,7 @@ class Pool:
         logger.info("a host was lost", node=host.node, cause=reason.partition("\n")[0])
         works = self._scheduler.leave(host)
         self._end_host(host)
+        self._avoiding.append((time.monotonic(), works))
         for work in works:
             self._try_again(work, Outcome("lost", "its host was lost"))
 

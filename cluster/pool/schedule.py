@@ -46,12 +46,15 @@ class Work:
         How often a host that held it was lost.
     charged_s : float
         What its share was charged when a host took it.
+    avoided : collection
+        Hosts that should not get it: when its last host was lost, they were on the same node, which may be gone.
     """
 
     number: int
     task: EvaluationTask
     losses: int = 0
     charged_s: float = 0.0
+    avoided: Collection[Hashable] = ()
 
 
 @dataclass
@@ -167,17 +170,21 @@ class WorkQueue:
             return self._build_s[engine]
         return statistics.median(self._builds) if self._builds else FIRST_BUILD_GUESS_S
 
-    def has_lost(self, excluded: Collection[str]) -> bool:
+    def has_lost(self, excluded: Collection[str], host: Hashable = None) -> bool:
         """Whether `take_lost` would return a task."""
-        return any(work.task.engine.key not in excluded for work in self._lost)
+        return any(work.task.engine.key not in excluded and host not in work.avoided for work in self._lost)
 
-    def take_lost(self, excluded: Collection[str]) -> Work | None:
+    def take_lost(self, excluded: Collection[str], host: Hashable = None) -> Work | None:
         """Take out a task whose host was lost, for a host that has nothing else to do."""
         for index, work in enumerate(self._lost):
-            if work.task.engine.key not in excluded:
+            if work.task.engine.key not in excluded and host not in work.avoided:
                 del self._lost[index]
                 return work
         return None
+
+    def avoids(self, host: Hashable) -> bool:
+        """Whether a task whose host was lost should not go to this one."""
+        return any(host in work.avoided for work in self._lost)
 
     def in_turn(self, engines: Iterable[str], on: Mapping[str, int]) -> list[str]:
         """Return those of some engines that have tasks, the one whose turn it is first."""
@@ -373,7 +380,7 @@ class Scheduler(Generic[Name]):
         self._set_idle(host, True)
 
     def leave(self, host: Name) -> list[Work]:
-        """Remove a host; return what it had."""
+        """Remove a host; return what it had, which the other hosts of its node should not get."""
         if host not in self._hosts:
             return []
         self._set_idle(host, False)
@@ -381,8 +388,10 @@ class Scheduler(Generic[Name]):
         self._move(load, None)
         self._held_tasks -= len(load.tasks)
         works = [work for work, _ in load.tasks.values()]
+        beside = {name for name, other in self._hosts.items() if other.node == load.node} if works else ()
         for work in works:
             self.queue.refund(work)
+            work.avoided = beside
         return works
 
     def submit(self, work: Work) -> None:
@@ -454,12 +463,12 @@ class Scheduler(Generic[Name]):
 
     def _assign_any(self, spread: bool, is_needed: Callable[[], bool]) -> Iterator[tuple[Name, list[Work]]]:
         """Try idle hosts while any is needed; if one takes nothing, those like it are skipped."""
-        refused: set[tuple[str, ...]] = set()
+        refused: set[tuple[bool | str, ...]] = set()
         for host in list(self._idle):
             if not is_needed():
                 return
             load = self._hosts[host]
-            kind = (load.node, *load.held)
+            kind = (self.queue.avoids(host), load.node, *load.held)
             if kind in refused:
                 continue
             if batch := self.next_batch(host, spread):
@@ -473,11 +482,11 @@ class Scheduler(Generic[Name]):
         excluded = {engine for engine, nodes in self._unbuilt_on.items() if load.node in nodes}
         if not load.tasks:
             load.only_lost = False
-            if (lost := self.queue.take_lost(excluded)) is not None:
+            if (lost := self.queue.take_lost(excluded, host)) is not None:
                 load.only_lost = True  # should it be the task that kills hosts, no other is lost with it
                 self._give(host, load, [lost])
                 return [lost]
-        elif self.queue.has_lost(excluded):
+        elif self.queue.has_lost(excluded, host):
             return []  # let the host become idle: a task whose host was lost waits for one to itself
         if load.only_lost or load.stuck or load.expected_s >= TOP_UP_BELOW_S:
             return []

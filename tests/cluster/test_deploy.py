@@ -17,6 +17,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from neurofleet import __version__
 from neurofleet.cluster.deploy import TARGETS, OptionRefused, render
 from neurofleet.cluster.deploy.deploy_targets import CountOption
 from neurofleet.jobs.deploy_command import app
@@ -198,6 +199,20 @@ def test_launched_clusters_ask_for_the_token_and_open_no_dashboard(target):
     assert "--dashboard-host=127.0.0.1 " in config["head_start_ray_commands"][-1]
     assert config["file_mounts"]["~/.ray/auth_token"] == "~/.ray/auth_token"
     assert "chmod 700 ~/.ray && chmod 600 ~/.ray/auth_token" in config["setup_commands"]
+
+
+def test_a_wheel_that_has_changed_is_installed_again(tmp_path):
+    (install,) = [
+        command for command in launched("onprem", name="lab")["setup_commands"] if "--force-reinstall" in command
+    ]
+    pip = tmp_path / "nf-lab/venv/bin/pip"
+    pip.parent.mkdir(parents=True)
+    pip.write_text('#!/bin/sh\ncat "$5" >> "$HOME/installed"\n')
+    pip.chmod(0o755)
+    for content in ("one,", "one,", "two,"):
+        (tmp_path / f"nf-lab/neurofleet-{__version__}-py3-none-any.whl").write_text(content)
+        subprocess.run(["bash", "-c", install], env={"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}, check=True)
+    assert (tmp_path / "installed").read_text() == "one,two,"
 
 
 def test_workers_of_ones_own_machines_start_at_the_cpus_of_the_workers():

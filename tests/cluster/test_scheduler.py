@@ -147,6 +147,29 @@ def test_a_host_that_leaves_hands_back_what_it_had():
     assert scheduler.leave("a") == []
 
 
+def test_what_a_lost_host_had_is_not_lost_again_with_its_node():
+    scheduler = make_scheduler(a="n1", b="n1", c="n1")
+    submit(scheduler, "x", [0])
+    (host,) = assign_idle(scheduler)
+    (work,) = scheduler.leave(host)
+    work.losses += 1
+    scheduler.submit(work)
+    assert assign_idle(scheduler) == {}  # the others of the node may be gone as well
+    submit(scheduler, "x", [1])
+    assert list(assign_idle(scheduler).values()) == [[1]]
+    scheduler.join("elsewhere", "n2")
+    assert assign_idle(scheduler) == {"elsewhere": [0]}
+    (work,) = scheduler.leave("elsewhere")
+    scheduler.submit(work)
+    assert list(assign_idle(scheduler).values()) == [[0]]  # of the first node
+    (host,) = (host for host, load in scheduler._hosts.items() if 0 in load.tasks)
+    (work,) = scheduler.leave(host)
+    scheduler.submit(work)
+    assert assign_idle(scheduler) == {}
+    scheduler.join("new", "n1")
+    assert assign_idle(scheduler) == {"new": [0]}
+
+
 def test_what_a_host_gives_back_was_never_charged():
     scheduler = make_scheduler(a="n")
     submit(scheduler, "x", [0, 1], expected_s=0.2, share="s")

@@ -70,13 +70,14 @@ def generations_stored(out: Path) -> int:
 def assert_equal(out: Path, whole: Path) -> None:
     """Assert that two runs have the same halls of fame, to the byte, and the same evaluations, each once."""
     ours, theirs = RunStore(out), RunStore(whole)
-    halls = [file for part in ("hall_of_fame", "pooled") for file in whole.glob(f"{part}/**/*.parquet")]
-    assert len(halls) == len(SEEDS) + 1
-    for hall in halls:
-        assert (out / hall.relative_to(whole)).read_bytes() == hall.read_bytes(), hall
     assert ours.stored() == theirs.stored()
     for key in theirs.stored():
         ours_read, theirs_read = (store.read_generations(key.cell, key.stage, key.seed) for store in (ours, theirs))
         assert [g.generation for g in ours_read] == [g.generation for g in theirs_read], key
         for one, other in zip(ours_read, theirs_read, strict=True):
-            assert one.to_table().drop(["seconds"]).equals(other.to_table().drop(["seconds"])), key
+            told = key, one.generation, one.statuses, one.reasons, one.totals, other.totals
+            assert one.to_table().drop(["seconds"]).equals(other.to_table().drop(["seconds"])), told
+    halls = [file for part in ("hall_of_fame", "pooled") for file in whole.glob(f"{part}/**/*.parquet")]
+    assert len(halls) == len(SEEDS) + 1
+    for hall in halls:
+        assert (out / hall.relative_to(whole)).read_bytes() == hall.read_bytes(), hall

@@ -113,7 +113,9 @@ def test_a_job_that_is_requeued_and_preempted_ends_as_an_embedded_one(slurm, dem
         wait_for(lambda: slurm.job(urgent)["JobState"] == "COMPLETED", 60, told)
         wait_for(lambda: slurm.job(id)["JobState"] in ("COMPLETED", "FAILED"), 400, told, 5)
         assert slurm.job(id)["JobState"] == "COMPLETED", told()
-        assert log.read_text().count("rat: resuming") == 2, told()
+        # Without its other node the driver goes on until it is told to stop, perhaps to the end of the fit.
+        begun_again = re.findall("rat: (?:resuming|finished already)", log.read_text())
+        assert len(begun_again) == 2, told()
         wait_for_embedded()
         assert_equal(out, whole)
         for host in ("h1", "h2"):
