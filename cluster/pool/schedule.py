@@ -463,7 +463,7 @@ class Scheduler(Generic[Name]):
 
     def _assign_any(self, spread: bool, is_needed: Callable[[], bool]) -> Iterator[tuple[Name, list[Work]]]:
         """Try idle hosts while any is needed; if one takes nothing, those like it are skipped."""
-        refused: set[tuple[bool | str, ...]] = set()
+        refused: set[tuple[object, ...]] = set()
         for host in list(self._idle):
             if not is_needed():
                 return
