@@ -156,8 +156,15 @@ class PosteriorFindings(Findings):
         return [ReportTable(HEAD, rows, numbers=range(2, len(HEAD)), title=f"{self.name}: posterior")]
 
     def remarks(self) -> list[str]:
-        """Return how far NEURON's scores of draws are from the engine's."""
-        return [cell.check_line() for cell in self.cells]
+        """Return how far NEURON's scores of draws are from the engine's, and where a fit had not come to its end."""
+        lines = [cell.check_line() for cell in self.cells]
+        return lines + [
+            f"{cell.cell}: most draws are better than the best model of the fit (median total {cell.median_total:.1f}, "
+            f"fit {cell.best_total:.1f}): the fit had not come to its end. From one with a larger budget, sampling "
+            "converges sooner"
+            for cell in self.cells
+            if cell.median_total is not None and cell.median_total < cell.best_total
+        ]
 
     def verdict(self) -> list[str]:
         """Return whether the draws of each cell have converged."""

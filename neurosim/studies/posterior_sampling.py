@@ -53,8 +53,30 @@ class SnookerMove(RedBlueMove):
         return proposed, (parameters - 1.0) * np.log(then / length)
 
 
-_MOVES = ((DEMove(), 0.75), (DEMove(gamma0=1.0, sigma=0.01), 0.1), (SnookerMove(), 0.15))
-"""The second jumps between basins by their whole distance, not exactly: walkers would come to lie on each other."""
+class CrossoverMove(RedBlueMove):
+    """A step of differential evolution in some of the parameters, as in DREAM (Vrugt et al. 2009).
+
+    Walkers in narrow basins that are far from each other accept it where they reject a step in all parameters.
+    """
+
+    def get_proposal(
+        self, sample: np.ndarray, complement: Sequence[np.ndarray], random: np.random.RandomState
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return proposals (n, P), and zeros (n,): the steps are as likely forth as back."""
+        others = np.concatenate(complement)
+        n, parameters = sample.shape
+        first, second = others[np.argsort(random.rand(n, len(others)), axis=1)[:, :2].T]
+        moved = random.rand(n, parameters) < random.choice(_CROSSOVER, n)[:, None]
+        moved[np.arange(n), random.randint(parameters, size=n)] = True
+        gamma = 2.38 / np.sqrt(2.0 * moved.sum(axis=1)) * random.choice(_SCALES, n)
+        return sample + moved * gamma[:, None] * (first - second), np.zeros(n)
+
+
+_CROSSOVER = (0.1, 0.3)  # shares of the parameters
+_SCALES = (1.0, 0.3)
+
+_MOVES = ((CrossoverMove(), 0.55), (DEMove(), 0.25), (DEMove(gamma0=1.0, sigma=0.01), 0.05), (SnookerMove(), 0.15))
+"""The third jumps between basins by their whole distance, not exactly: walkers would come to lie on each other."""
 
 
 class _Unscored(Exception):
