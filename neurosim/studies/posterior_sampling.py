@@ -75,7 +75,7 @@ class CrossoverMove(RedBlueMove):
 _CROSSOVER = (0.1, 0.3)  # shares of the parameters
 _SCALES = (1.0, 0.3)
 
-_MOVES = ((CrossoverMove(), 0.55), (DEMove(), 0.25), (DEMove(gamma0=1.0, sigma=0.01), 0.05), (SnookerMove(), 0.15))
+_MOVES = ((CrossoverMove(), 0.4), (DEMove(), 0.4), (DEMove(gamma0=1.0, sigma=0.01), 0.05), (SnookerMove(), 0.15))
 """The third jumps between basins by their whole distance, not exactly: walkers would come to lie on each other."""
 
 
