@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from neurofleet import __version__
 from neurofleet.cluster.deploy.deploy_targets import TARGETS, OptionRefused, OptionValue, Target, flag
 from neurofleet.errors import did_you_mean
 
@@ -77,4 +76,4 @@ def _fill(target: Target, values: Mapping[str, OptionValue]) -> str:
         keep_trailing_newline=True,
     )
     template = environment.get_template(f"{target.name}.j2")
-    return template.render(values, version=__version__, ray_version=version("ray"))
+    return template.render(values, version=version("neurofleet"), ray_version=version("ray"))

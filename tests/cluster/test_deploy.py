@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import jsonschema
@@ -17,7 +18,6 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from neurofleet import __version__
 from neurofleet.cluster.deploy import TARGETS, OptionRefused, render
 from neurofleet.cluster.deploy.deploy_targets import CountOption
 from neurofleet.jobs.deploy_command import app
@@ -210,7 +210,7 @@ def test_a_wheel_that_has_changed_is_installed_again(tmp_path):
     pip.write_text('#!/bin/sh\ncat "$5" >> "$HOME/installed"\n')
     pip.chmod(0o755)
     for content in ("one,", "one,", "two,"):
-        (tmp_path / f"nf-lab/neurofleet-{__version__}-py3-none-any.whl").write_text(content)
+        (tmp_path / f"nf-lab/neurofleet-{version('neurofleet')}-py3-none-any.whl").write_text(content)
         subprocess.run(["bash", "-c", install], env={"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}, check=True)
     assert (tmp_path / "installed").read_text() == "one,two,"
 
