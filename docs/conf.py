@@ -59,3 +59,4 @@ html_css_files = ["site.css"]
 html_show_sphinx = False
 html_copy_source = html_show_sourcelink = False
 pygments_style = "friendly"
+highlight_language = "none"  # commands with remarks, not Python
