@@ -43,6 +43,7 @@ PAGES: Sequence[str] = (
     "neurofleet.jobs.serve.populations",
     "neurofleet.jobs.serve.api",
     "neurofleet.jobs.serve.name_cells",
+    "neurofleet.jobs.serve.at_home",
     "neurofleet.jobs.serve.job_page",
     "neurofleet.jobs.serve.sign_in",
 )

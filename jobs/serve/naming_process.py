@@ -63,6 +63,20 @@ def name_cells(folder: str, model: str, source: str, options: dict[str, Any], me
     yield json.loads((out / PROGRESS).read_text())[1]
 
 
+def write_onnx(model: str, file: str, memory_bytes: int) -> Iterator[float]:
+    """Write a model of SIMS as ONNX; yield how far its probabilities are from the model's."""
+    from neurofleet.learners.sims.onnx_model import to_onnx  # what it needs is an extra of its own
+    from neurofleet.learners.sims.sims_model import SimsModel
+
+    resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    made = to_onnx(SimsModel.load(model))
+    beside = Path(f"{file}.new")
+    beside.write_bytes(made.content)
+    os.replace(beside, file)
+    yield made.difference
+
+
 def embed(folder: str, model: str, source: str, options: dict[str, Any], memory_bytes: int) -> Iterator[int]:
     """Embed the units or neurons of a file by a model, and name them where it knows classes; as `name_cells` does."""
     resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))

@@ -98,13 +98,18 @@ def named(browser, card: str, **form) -> str:
     raise AssertionError("it takes too long")
 
 
-def test_a_card_says_what_a_model_is(anna, card, place):
+def test_a_card_says_what_a_model_is(anna, app, card, place):
     page = anna.get(f"/models/{card}").text
     head = json.loads((place / "model" / "model.json").read_text())
     assert head["sha256"] in page
     assert ODD not in page
     assert "&lt;img src=x" in page
     assert anna.get("/models/nonsense").status_code == 404
+    script = anna.get(f"/models/{card}/at-home/at_home_worker.js")
+    assert "'wasm-unsafe-eval'" in script.headers["content-security-policy"]
+    assert "wasm" not in anna.get(f"/models/{card}").headers["content-security-policy"]
+    assert anna.get(f"/models/{card}/at-home/app.js").status_code == 404
+    assert signed_in(app, "eve").get(f"/models/{card}/at-home/model.onnx").status_code == 403
 
 
 def test_an_upload_goes_on_where_it_was_cut(anna, app):

@@ -273,6 +273,17 @@ def test_five_thousand_cells_are_named_and_downloaded(page, served, tmp_path):
     assert (named.obs["sims_class"].astype(str) == named.obs["cell_type"].astype(str)).mean() > 0.8
     assert 0 < named.obs["sims_unknown"].sum() < 5000
 
+    pytest.importorskip("onnxruntime", reason="needs neurofleet[onnx]")
+    page.goto(home + "/models")
+    page.locator("main table a", has_text="model").first.click()
+    page.get_by_role("link", name="Name cells in this browser").click()
+    expect(page.get_by_text("The model is ready")).to_be_visible(timeout=90_000)
+    page.locator("[data-part=cells]").set_input_files(query)
+    expect(page.locator("[data-part=status]")).to_contain_text("5,000 cells of query.h5ad named", timeout=60_000)
+    assert not AXE.is_file() or violations(page) == []
+    row = page.locator("[data-part=rows] tr").first.inner_text().split("\t")
+    assert row[1] == f"{(named.obs['sims_class'] == row[0]).sum():,}"
+
 
 @pytest.mark.parametrize(
     ("learner", "file", "things"), [("hippie", "units.npz", "units"), ("neuprint", "recording.npz", "neurons")]

@@ -153,5 +153,8 @@ function loadModel(buffer) {
 say("Opening the model …");
 fetch("model.onnx").then(async (answer) => {
   if (answer.ok) loadModel(await answer.arrayBuffer());
-  else say(`There is no model beside this page (${answer.status}): choose one.`, true);
+  else {
+    const told = new DOMParser().parseFromString(await answer.text(), "text/html").querySelector("main [role=alert]");
+    say(told?.textContent ?? `There is no model beside this page (${answer.status}): choose one.`, true);
+  }
 }).catch(() => say("The model beside this page cannot be read. Serve this folder, as with python -m http.server, or choose a model.", true));
