@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
@@ -15,7 +16,8 @@ from neurofleet.jobs.job_kinds import REPORT, STUDIES, findings_of, kind_in
 from neurofleet.jobs.learners.learner_folder import learner_job_state
 from neurofleet.jobs.results.runs_found import EVENTS, FIT, MODEL, PROVENANCE, FoundRun
 from neurofleet.jobs.run_log import LEVELS, read_log
-from neurofleet.jobs.serve.app import render, server_of
+from neurofleet.jobs.serve.access import Role
+from neurofleet.jobs.serve.app import render, server_of, visitor_of
 from neurofleet.jobs.serve.root_reader import without_keys
 from neurofleet.jobs.status import engines_in_words, resources_in_words
 from neurofleet.jobs.studies.findings import Findings
@@ -55,6 +57,7 @@ def run_page(request: Request, run: str, q: Text = "", page: PageNumber = 1) -> 
         "has_log": server.catalogue.place.is_local and any(name.startswith("log") for name in files),
         "has_report": REPORT in files,
         "levels": LEVELS[1:4],
+        "is_job_here": _is_job_here(request, folder, found),
         "others": _same_kind(server.catalogue.rows(), run, row.kind),
     }
     return render(request, "run.html.j2", **context)
@@ -106,6 +109,15 @@ def report(request: Request, run: str) -> Response:
         raise UsageError(f"{run} has no report yet; `neurofleet report` writes it.")
     policy = "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'none'"
     return HTMLResponse(text, headers={"Content-Security-Policy": policy})
+
+
+def _is_job_here(request: Request, folder: str, found: FoundRun) -> bool:
+    """Whether the visitor may run the job of a run again, and its relative paths start at the root."""
+    server, visitor = server_of(request), visitor_of(request)
+    if server.places is None or visitor is None or visitor.role < Role.submit:
+        return False
+    started = _provenance(server.catalogue.place.text(found.prefix + PROVENANCE)).get("job_folder", ".")
+    return Path(folder, str(started)).resolve() == server.places.root.resolve()
 
 
 def _of_fit(folder: str, q: str, page: int) -> dict[str, Any]:

@@ -257,6 +257,17 @@ def test_a_run_whose_paths_start_elsewhere_is_not_taken_as_a_job(browser):
     refused = browser.get("/job", params={"run": "fits/first"})
     assert refused.status_code == 400
     assert "here they start at" in refused.text
+    assert "Run it again" not in browser.get("/runs/fits/first").text
+
+
+def test_a_run_whose_paths_start_at_the_root_is_run_again_in_its_folder(tmp_path):
+    write_run(tmp_path / "own", job_folder=tmp_path)
+    browser = signed_in(tmp_path)
+    assert 'href="/job?run=own"' in browser.get("/runs/own").text
+    page = browser.get("/job", params={"run": "own"}).text
+    assert 'value="a.swc"' in page
+    assert 'data-part="out" value="own"' in page
+    assert "Run it again" not in signed_in(tmp_path, Access(read_only=True)).get("/runs/own").text
 
 
 def test_a_proxy_names_users_and_nobody_else_does(tmp_path):
