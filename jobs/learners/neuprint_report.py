@@ -326,7 +326,7 @@ class NeuprintReport(LearnerReport):
             row for row in scores.methods if scores.naming and (row.method, row.probe) == ("phi", scores.naming.probe)
         ]
         for title, rows in (
-            ("what names neurons in `neurofleet embed`", naming),
+            ("what embed names neurons by", naming),
             ("best with Phi", [row for row in scores.methods if row.is_of_phi]),
             ("best without Phi", [row for row in scores.methods if not row.is_of_phi]),
         ):

@@ -169,7 +169,7 @@ def test_the_kept_probe_is_the_best_by_inner_validation(model, capsys):
     assert "finished" in told
     assert "names neurons by a probe of Phi" in told
     verdict = NeuprintReport.read(model).verdict()
-    assert verdict[0].startswith("what names neurons in `neurofleet embed`: Phi, ")
+    assert verdict[0].startswith("what embed names neurons by: Phi, ")
 
 
 def test_interrupted_and_run_again_it_ends_in_the_same_model(model, animals, tmp_path, monkeypatch, capsys):
