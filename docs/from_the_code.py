@@ -88,7 +88,8 @@ def _flat(found: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]
         if isinstance(value, dict):
             yield from _flat(value, f"{above}{key}.")
         else:
-            yield f"{above}{key}", f"{value:.4g}" if isinstance(value, float) else value
+            digits = ",.0f" if isinstance(value, float) and abs(value) >= 1000 else ".4g"
+            yield f"{above}{key}", f"{value:{digits}}" if isinstance(value, float) else value
 
 
 def keys_of(kind: str) -> Iterator[str]:
