@@ -512,10 +512,14 @@ def export(
     as_json: AsJson = False,
 ) -> None:
     """Write a model for use elsewhere: SONATA for BMTK, an Allen fit file, a hoc template; of a SIMS model ONNX."""
-    from neurofleet.jobs.learners.onnx_export import ONNX, export_onnx, is_trained_model
+    from neurofleet.jobs.learners.onnx_export import FIT_FORMATS, ONNX, export_onnx, is_trained_model
 
     if ONNX in (format, to) or is_trained_model(source):
-        if (format or ONNX) != ONNX or (cell, rank, morphology, axon, mechanisms) != (None, 1, None, None, None):
+        if (
+            (format or ONNX) != ONNX
+            or to in FIT_FORMATS
+            or (cell, rank, morphology, axon, mechanisms) != (None, 1, None, None, None)
+        ):
             raise UsageError(
                 f"{source}: a trained model is written as onnx, and --cell, --rank, --morphology, --axon and"
                 " --mechanisms belong to fits. Write neurofleet export MODEL --to onnx."

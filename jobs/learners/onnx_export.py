@@ -8,6 +8,9 @@ from neurofleet.errors import UsageError
 from neurofleet.jobs.serve.bundle import PAGE_FILES
 
 ONNX = "onnx"
+FIT_FORMATS = ("sonata", "allen", "hoc")
+"""What `neurofleet.jobs.export` writes, known without what fits need."""
+
 MODEL = "model.onnx"
 HINT = "Beside it lies a page that names cells in a browser: in the folder, python -m http.server, or on any web host."
 

@@ -9,8 +9,9 @@ from typer.testing import CliRunner
 
 from neurofleet.errors import InputError, UsageError
 from neurofleet.jobs.cli import app
-from neurofleet.jobs.export import export_command
+from neurofleet.jobs.export import FORMATS, export_command
 from neurofleet.jobs.fit.fit_job import CellSpec, FitSpec
+from neurofleet.jobs.learners.onnx_export import FIT_FORMATS
 from neurofleet.jobs.quick import QUICK_NOTE
 from neurofleet.neurosim.exchange.allen_fit import read_fit, write_fit
 from neurofleet.neurosim.studies.cell_models import make_cell_models
@@ -165,9 +166,11 @@ def test_a_sims_model_as_onnx_gives_its_probabilities(tmp_path):
         np.testing.assert_allclose(probabilities, named.obsm["sims_probabilities"], atol=1e-6)
         np.testing.assert_allclose(distance, named.obs["sims_distance"], rtol=1e-4)
         np.testing.assert_allclose(places, named.obsm["X_sims_map"], rtol=1e-3, atol=1e-3)
-    told = CliRunner().invoke(app, ["export", str(folder), "--to", "onnx", "--cell", "a"])
-    assert isinstance(told.exception, UsageError)
-    assert "belong to fits" in str(told.exception)
+    for wrong in (["--to", "onnx", "--cell", "a"], ["--to", "sonata"], ["--format", "hoc"]):
+        told = CliRunner().invoke(app, ["export", str(folder), *wrong])
+        assert isinstance(told.exception, UsageError)
+        assert "a trained model is written as onnx" in str(told.exception)
+    assert tuple(FORMATS) == FIT_FORMATS
 
 
 def test_masks_of_a_file_are_those_of_training():
