@@ -65,8 +65,10 @@ def test_the_chosen_model_of_a_run_is_written(run, tmp_path):
 
 
 def test_a_model_of_a_quick_run_says_so_in_every_format(run, tmp_path, monkeypatch):
-    spec = FitSpec.model_construct(cells=[CellSpec.model_construct(id="made-up")], quick=True)
+    spec = FitSpec.model_construct(cells=[CellSpec.model_construct(id="made-up")])
     monkeypatch.setattr("neurofleet.jobs.export.open_fit", lambda root: (None, spec, root))
+    run.mkdir()
+    (run / "job.yaml").write_text("kind: fit\nquick: true\n")
     model = made_up_model("full", distribution="uniform")
     found = make_cell_models(model, np.array([[2e-5, 3.0]]), np.array([1]), np.arange(1))
     monkeypatch.setattr("neurofleet.jobs.export.read_populations", lambda models, folder: [found])
