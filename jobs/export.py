@@ -145,8 +145,8 @@ def _of_run(root: Path, cell: str | None, rank: int) -> Chosen:
     (population,) = read_populations(ModelsSpec.model_validate({source: root, "cells": [cell]}), Path())
     if not 1 <= rank <= len(population):
         raise UsageError(
-            f"--rank: ranks start at 1, the best, as in the table hall_of_fame; cell {cell} has the models 1 to "
-            f"{len(population)}, found {rank}."
+            f"--rank: ranks start at 1, the best model of a fit or the first draw of a posterior; cell {cell} has "
+            f"the models 1 to {len(population)}, found {rank}."
         )
     recording = population.recording
     junction_potential_mV = 14.0 if recording is None else recording.junction_potential_mV
