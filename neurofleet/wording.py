@@ -62,5 +62,5 @@ def _singular(found: re.Match[str]) -> str:
 
 def listed(names: Iterable[object], most: int = SHOWN) -> str:
     """Return names with commas; of many the first, and how many more."""
-    names = [*map(str, names)]
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+    words = [*map(str, names)]
+    return ", ".join(words[:most]) + (f" and {len(words) - most} more" if len(words) > most else "")

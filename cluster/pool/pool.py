@@ -8,7 +8,7 @@ import pickle
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Hashable
+from collections.abc import Collection, Hashable
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
@@ -153,7 +153,7 @@ class Pool:
         self._past_available_s = 0.0
         self._hosts_wanted = hosts or 1
         self._next_count = self._next_check = 0.0
-        self._avoiding: deque[tuple[float, list[Work]]] = deque()
+        self._avoiding: deque[tuple[float, list[tuple[Work, Collection[Hashable]]]]] = deque()
 
     def __enter__(self) -> Pool:
         self._count_cpus()
@@ -369,8 +369,9 @@ class Pool:
             return
         self._next_check = now + CHECK_HOSTS_EVERY_S
         while self._avoiding and now - self._avoiding[0][0] > AVOIDED_S:
-            for work in self._avoiding.popleft()[1]:
-                work.avoided = ()
+            for work, avoided in self._avoiding.popleft()[1]:
+                if work.avoided is avoided:  # and not of another host that was lost since
+                    work.avoided = ()
         for host in list(self._hosts.values()):
             if (
                 host.ready
@@ -435,7 +436,7 @@ class Pool:
         logger.info("a host was lost", node=host.node, cause=reason.partition("\n")[0])
         works = self._scheduler.leave(host)
         self._end_host(host)
-        self._avoiding.append((time.monotonic(), works))
+        self._avoiding.append((time.monotonic(), [(work, work.avoided) for work in works]))
         for work in works:
             self._try_again(work, Outcome("lost", "its host was lost"))
 

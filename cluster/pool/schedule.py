@@ -11,7 +11,7 @@ import heapq
 import itertools
 import statistics
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -181,10 +181,6 @@ class WorkQueue:
                 del self._lost[index]
                 return work
         return None
-
-    def avoids(self, host: Hashable) -> bool:
-        """Whether a task whose host was lost should not go to this one."""
-        return any(host in work.avoided for work in self._lost)
 
     def in_turn(self, engines: Iterable[str], on: Mapping[str, int]) -> list[str]:
         """Return those of some engines that have tasks, the one whose turn it is first."""
@@ -452,23 +448,23 @@ class Scheduler(Generic[Name]):
             Whether an engine is built on a further host as soon as that saves any time. If not, only when the host
             will have work for `HELP_WORTH` times as long as the build takes.
         """
-        yield from self._assign_any(spread, lambda: self.queue.has_lost(()))
+        for host in list(self._idle):
+            if not self.queue.has_lost(()):
+                break
+            if self.queue.has_lost(self._excluded(host), host) and (batch := self.next_batch(host, spread)):
+                yield host, batch
         for engine in self.queue.in_turn(self._idle_holders, self._at):
             for host in list(self._idle_holders.get(engine, ())):
                 if not self.queue.has(engine):
                     break
                 if batch := self.next_batch(host, spread):
                     yield host, batch
-        yield from self._assign_any(spread, lambda: self.queue.wants_host(self._at, spread))
-
-    def _assign_any(self, spread: bool, is_needed: Callable[[], bool]) -> Iterator[tuple[Name, list[Work]]]:
-        """Try idle hosts while any is needed; if one takes nothing, those like it are skipped."""
-        refused: set[tuple[object, ...]] = set()
+        refused: set[tuple[str, ...]] = set()  # if a host takes nothing, those like it are skipped
         for host in list(self._idle):
-            if not is_needed():
+            if not self.queue.wants_host(self._at, spread):
                 return
             load = self._hosts[host]
-            kind = (self.queue.avoids(host), load.node, *load.held)
+            kind = (load.node, *load.held)
             if kind in refused:
                 continue
             if batch := self.next_batch(host, spread):
@@ -479,7 +475,7 @@ class Scheduler(Generic[Name]):
     def next_batch(self, host: Name, spread: bool) -> list[Work]:
         """Take out what a host should be given now, besides what it has; often nothing."""
         load = self._hosts[host]
-        excluded = {engine for engine, nodes in self._unbuilt_on.items() if load.node in nodes}
+        excluded = self._excluded(host)
         if not load.tasks:
             load.only_lost = False
             if (lost := self.queue.take_lost(excluded, host)) is not None:
@@ -493,6 +489,11 @@ class Scheduler(Generic[Name]):
         batch = self.queue.take(load.held, excluded, self._at, len(self._hosts), spread)
         self._give(host, load, batch)
         return batch
+
+    def _excluded(self, host: Name) -> set[str]:
+        """Return the engines that cannot be built on a host's node."""
+        node = self._hosts[host].node
+        return {engine for engine, nodes in self._unbuilt_on.items() if node in nodes}
 
     def _give(self, host: Name, load: _HostLoad, batch: list[Work]) -> None:
         if not batch:

@@ -10,7 +10,7 @@ import numpy as np
 
 from neurofleet.errors import InputError, UsageError, did_you_mean
 from neurofleet.input_paths import here
-from neurofleet.jobs.fit.fit_job import CellSpec, FitSpec
+from neurofleet.jobs.fit.fit_job import QUICK_OFFSPRING, CellSpec, FitSpec
 from neurofleet.jobs.fit.fit_problem import CellSubject, StagePlan, Subject, UserSubject, finalists
 from neurofleet.jobs.fit.recorded_steps import recorded_steps
 from neurofleet.neurosim.cells.cell_model import reversal_notes
@@ -530,9 +530,12 @@ def _search(spec: FitSpec, stage: str, *, first: bool, last: bool) -> "PaperConf
     make: Callable[..., FastConfig] = SteadyConfig if evolution.mode == "steady" else FastConfig
     if evolution.strategy != "fast":
         make = partial(ParetoConfig, selector=evolution.strategy)
+    offspring = evolution.offspring
+    if spec.quick and offspring and not last:
+        offspring = min(offspring, QUICK_OFFSPRING)
     return make(
         evaluations=spec.evaluations_of(stage, first=first, last=last),
-        offspring=evolution.offspring,
+        offspring=offspring,
         tolerance=evolution.kept_within,
     )
 

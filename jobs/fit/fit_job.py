@@ -325,10 +325,12 @@ MOST_SEEDS = 1000
 FAST_EVALUATIONS, FAST_EVALUATIONS_LAST = 768, 6000
 """Of a stage, and of the last stage, with strategy `fast`."""
 
-QUICK_EVALUATIONS_FIRST, QUICK_EVALUATIONS, QUICK_EVALUATIONS_LAST = 48, 16, 160
+QUICK_EVALUATIONS_FIRST, QUICK_EVALUATIONS, QUICK_EVALUATIONS_LAST = 48, 16, 128
 """Of the first stage, which all others start from, of those between, and of the last."""
 
-QUICK_OFFSPRING, QUICK_MODELS = 16, 3
+QUICK_OFFSPRING, QUICK_OFFSPRING_LAST, QUICK_MODELS = 16, 32, 2
+"""Those of the last stage are two batches of the vector engine, which two CPUs share."""
+
 QUICK_RATE_STEPS = 6
 """Steps of the f-I curve in the report."""
 
@@ -396,7 +398,7 @@ class EvolutionSpec(Strict):
             update={
                 "strategy": "fast",
                 "mode": "generational",
-                "offspring": min(self.offspring or QUICK_OFFSPRING, QUICK_OFFSPRING),
+                "offspring": min(self.offspring or QUICK_OFFSPRING_LAST, QUICK_OFFSPRING_LAST),
                 "generations": {},
                 "hall_of_fame": min(self.hall_of_fame, QUICK_MODELS),
                 "seeds": self.seeds[:1],

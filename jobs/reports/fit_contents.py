@@ -244,7 +244,7 @@ def stored_simulation(
     columns = [list(models.parameter_names).index(name) for name in problem.names]
     tables = [stored_of_cell(store, kind, models.cell) for kind in (TRACES, FEATURES)]
     traces, features = ([] if table is None else table.filter(pc.field("rank") == 1).to_pylist() for table in tables)
-    if not traces or tuple(models.parameters[0, columns].tolist()) != best:
+    if not traces or not features or tuple(models.parameters[0, columns].tolist()) != best:
         return None
     done = Simulation()
     for row in traces:

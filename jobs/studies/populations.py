@@ -322,7 +322,7 @@ def cells_with_draws(root: Path, cells: Sequence[str] | None) -> tuple[Path, dic
     findings = stored_findings(root)  # raises where it has not ended
     known = {cell["cell"]: cell for cell in findings["cells"]}
     if unknown := [f"{cell}{did_you_mean(cell, known)}" for cell in cells or () if cell not in known]:
-        raise UsageError(f"models.cells: {root} has no draws of cell {', '.join(unknown)}.")
+        raise UsageError(f"cells: {root} has no draws of cell {', '.join(unknown)}.")
     rows = {}
     for cell in known if cells is None else cells:
         table = store.table(draws_file(cell))
@@ -353,12 +353,12 @@ def cells_with_models(root: Path, cells: Sequence[str] | None) -> list[CellSpec]
     names = [cell for cell in known if cell in with_hall] if cells is None else list(cells)
     unknown = [f"{cell}{did_you_mean(cell, known)}" for cell in names if cell not in known]
     if unknown:
-        raise UsageError(f"models.cells: {root} fits no cell {', '.join(unknown)}.")
+        raise UsageError(f"cells: {root} fits no cell {', '.join(unknown)}.")
     without = [cell for cell in names if cell not in with_hall]
     if without or not names:
         which = f" of {', '.join(without)}" if without else ""
         raise UsageError(
-            f"models: {root} has no hall of fame{which}: the fit has not come to its end. `neurofleet status "
+            f"{root} has no hall of fame{which}: the fit has not come to its end. `neurofleet status "
             f"{root}` shows its progress; the same `neurofleet run` as before resumes it."
         )
     return [known[cell] for cell in names]
@@ -392,7 +392,7 @@ def _accepted(root: Path, cells: Sequence[str] | None) -> tuple[SampleSpec, dict
     known = [cell.id for cell in spec.cells]
     unknown = [f"{cell}{did_you_mean(cell, known)}" for cell in cells or () if cell not in known]
     if unknown:
-        raise UsageError(f"models.cells: {root} draws for no cell {', '.join(unknown)}.")
+        raise UsageError(f"cells: {root} draws for no cell {', '.join(unknown)}.")
     accepted = {}
     for cell in known if cells is None else cells:
         table = store.table(f"accepted/cell={cell}/part.parquet")
@@ -414,10 +414,10 @@ def open_fit(root: Path) -> tuple[RunStore, FitSpec, Path]:
     store = existing_run(root)
     spec = parse_job(store.read_text("job.yaml") or "", f"{root}/job.yaml", "unnamed")
     if not isinstance(spec, FitSpec):
-        raise UsageError(f"models: expected the run of a fit, found one of kind {spec.kind} in {root}.")
+        raise UsageError(f"Expected the run of a fit, found one of kind {spec.kind} in {root}.")
     if spec.cells is None:
         raise UsageError(
-            f"models: {root} fitted an evaluator of your own, which only it can simulate in another way. "
+            f"{root} fitted an evaluator of your own, which only it can simulate in another way. "
             "Expected the run of a fit with `cells:`."
         )
     return store, spec, _job_folder(store)

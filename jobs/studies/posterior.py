@@ -67,7 +67,7 @@ class PosteriorSpec(StudySpec):
     """The run folder of a finished fit: its last stage is sampled, within the bounds that it was searched in."""
     cells: Annotated[list[Name], Field(min_length=1)] | None = None
     """Cells of the fit; by default all that are finished."""
-    walkers: Annotated[int, Field(ge=4)] | None = None
+    walkers: Annotated[int, Field(ge=6)] | None = None
     """Models that move together, an even number of at least twice the parameters; by default at least three
     times, in multiples of 64.
     """
@@ -83,7 +83,7 @@ class PosteriorSpec(StudySpec):
     """
     checked: Annotated[int, Field(ge=0)] = 20
     """Draws of each cell that NEURON scores again as accurately as a fit's finalists."""
-    seed: Annotated[int, Field(ge=0)] = 1
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 1
     """Seed of the walkers; the draws are the same on any number of CPUs."""
     deadline_s: Positive = 60.0
     """Wall-clock limit of one evaluation in seconds."""
@@ -102,7 +102,7 @@ class PosteriorSpec(StudySpec):
         """A few steps of the walkers of the first cell."""
         return self.model_copy(
             update={
-                "most_evaluations": min(self.most_evaluations, QUICK_STEPS * WALKERS),
+                "most_evaluations": min(self.most_evaluations, QUICK_STEPS * (self.walkers or WALKERS)),
                 "beginning": min(self.beginning, QUICK_STEPS // 4),
                 "draws": min(self.draws, QUICK_DRAWS),
                 "checked": min(self.checked, QUICK_CHECKED),
@@ -180,8 +180,8 @@ class PosteriorStudy(Study[PosteriorSpec, list[CellToSample]]):
             raise UsageError(
                 f"walkers: expected at least twice the {len(space)} parameters of cell {cell}, found {walkers}."
             )
-        enough = walkers * (spec.beginning + 2)
-        if spec.most_evaluations < enough:
+        enough = walkers * (spec.beginning + 3)
+        if spec.most_evaluations < enough and not spec.quick:
             raise UsageError(
                 f"most_evaluations: expected at least {enough:,} for {walkers} walkers and a beginning of "
                 f"{spec.beginning} steps, found {spec.most_evaluations:,}."
@@ -195,7 +195,11 @@ class PosteriorStudy(Study[PosteriorSpec, list[CellToSample]]):
             )
         columns = [list(hall.parameter_names).index(name) for name in problem.names]
         found = [
-            (rows.parameters, rows.totals, np.full(len(rows), key.seed))
+            (
+                rows.parameters[:, [list(rows.parameter_names).index(name) for name in problem.names]],
+                rows.totals,
+                np.full(len(rows), key.seed),
+            )
             for key in store.stored()
             if (key.cell, key.stage) == (cell, stage)
             for rows in store.read_generations(*key)
@@ -257,13 +261,15 @@ class PosteriorStudy(Study[PosteriorSpec, list[CellToSample]]):
         if model is None or not self.spec.checked:
             return None
         rows = self._draws(cell, chain)
+        if not len(rows):
+            return None
         values = rows.parameters[: self.spec.checked, : len(cell.space)]
         searched = rows.scores[: len(values)]
 
         def table(outcomes: Sequence[Outcome]) -> pa.Table:
             return checks_table(rows, searched, outcomes)
 
-        name = f"{CHECKS}/cell={cell.cell}/steps-{chain.steps:06d}-{len(values)}.parquet"
+        name = f"{CHECKS}/cell={cell.cell}/steps-{chain.steps:06d}-{len(values)}-of-{len(rows)}.parquet"
         engine = engine_spec(f"{cell.cell}-check", model, self.spec.max_steps)
         return Block(name, cell.cell, engine, len(values), lambda: list(values), table)
 

@@ -298,11 +298,11 @@ class Chain:
 
     def _write(self, steps: list[Step]) -> None:
         number = len(self._stored.blocks)
-        self._store.write_table(f"{chain_folder(self.cell.cell)}/block-{number:06d}.parquet", block_table(steps))
         outcomes = dict(self._statuses)
-        self._store.append_event(
+        self._store.append_event(  # before the block: should the run be killed in between, that of the next try counts
             BLOCK_STORED, cell=self.cell.cell, block=number, seconds=round(self._seconds, 3), outcomes=outcomes
         )
+        self._store.write_table(f"{chain_folder(self.cell.cell)}/block-{number:06d}.parquet", block_table(steps))
         self._stored.blocks.append(steps)
         self._seconds, self._statuses = 0.0, Counter()
 

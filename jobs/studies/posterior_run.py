@@ -70,9 +70,10 @@ def sample(chains: Sequence[Chain], pool: Pool, progress: CountProgress) -> None
                 pool.submit(task)
                 submitted += 1
         completed = pool.completed(POLL_S)
+        failed = pool.statistics().engines_failed if completed else {}
         for (cell, individual), outcome in completed:
             chain = open_chains[cell]
-            if failure := pool.statistics().engines_failed.get(chain.engine.key):
+            if failure := failed.get(chain.engine.key):
                 raise JobError(f"cell {cell}: {failure}")
             tasks = chain.take(individual, outcome)
             submitted += len(tasks) - 1

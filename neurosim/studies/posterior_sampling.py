@@ -166,8 +166,9 @@ class PosteriorSampler:
         self._random = np.random.RandomState(seed)
         self._told: list[np.ndarray] = []
         self._last = start if isinstance(start, Step) else None
+        self._unasked: list[Step] = []
         if isinstance(start, Step):
-            self._pending = self._advance()[0]
+            self._pending, self._unasked = self._advance()
         else:
             self._pending = np.array(start, np.float64)
 
@@ -199,7 +200,7 @@ class PosteriorSampler:
             first = [self._last]
         else:
             self._told.append(scores)
-            first = []
+            first, self._unasked = self._unasked, []
         self._pending, steps = self._advance()
         return first + steps
 

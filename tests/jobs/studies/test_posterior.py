@@ -134,7 +134,7 @@ def test_known_conductances_are_sampled_and_with_more_evaluations_the_chain_goes
     assert json.loads(capsys.readouterr().out) == [{"n": len(draws)}]
     with pytest.raises(UsageError, match="no draws of cell dem.*did you mean 'demo'"):
         read_populations(ModelsSpec(posterior=out, cells=["dem"]), tmp_path)
-    with pytest.raises(UsageError, match="expected the run of a fit, found one of kind posterior"):
+    with pytest.raises(UsageError, match="Expected the run of a fit, found one of kind posterior"):
         run_job(write_job(fit, tmp_path, fit=str(out)), str(tmp_path / "no"))
 
 
@@ -146,7 +146,7 @@ def test_what_cannot_be_sampled_is_refused_before_anything_is_written(fit, tmp_p
 
     assert "expected an even number, found 9" in refused(walkers=9)
     assert "fits no cell dem (did you mean 'demo'?)" in refused(cells=["dem"])
-    assert "most_evaluations: expected at least 96" in refused(most_evaluations=50)
+    assert "most_evaluations: expected at least 104" in refused(most_evaluations=50)
     assert "the best model is far from the recording: demo" in refused(largest_mean_z=0.1)
     assert "job.yaml" in refused(fit="nowhere")
     unfinished = shutil.copytree(fit / "fit", tmp_path / "unfinished")

@@ -113,7 +113,7 @@ def test_cell_ids_become_unique_and_it_is_said(tmp_path):
     one.obs_names = ["x", "y", "x", "z"]
     again = open_cells(written(one, tmp_path / "c.h5ad"))
     assert list(again.cell_ids) == ["x", "y", "x-1", "z"]
-    assert "1 cell ids" in again.notes[0]
+    assert "1 cells have the id of an earlier one" in again.notes[0]
 
 
 def test_a_labels_file_is_joined_by_cell_id(tmp_path):

@@ -248,7 +248,7 @@ def test_a_file_given_twice_under_two_names_is_refused(tmp_path):
     second = npz(tmp_path / "b.npz", **(arrays | {"waveform": 1e-6 * arrays["waveform"]}))
     refused([first, second], "b.npz: 30 of its 30 units are those of", "a.npz", "Give it once")
     arrays["isi"][2:] = np.random.default_rng(3).poisson(9, (28, 100))
-    assert any("2 units are copies" in note for note in open_units([first, npz(second, **arrays)]).notes)
+    assert any("2 units are the same as others" in note for note in open_units([first, npz(second, **arrays)]).notes)
 
 
 def test_a_file_without_anything_usable_is_refused(tmp_path):

@@ -1,6 +1,7 @@
 """The sampler on densities that are known, and its diagnostics on chains that are known."""
 
 import json
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ def scores(unit: np.ndarray) -> np.ndarray:
     return np.abs((unit - MEAN) / STD)
 
 
-def steps_of(sampler: PosteriorSampler, number: int) -> list[Step]:
+def steps_of(sampler: PosteriorSampler, number: int, scores: Callable = scores) -> list[Step]:
     steps: list[Step] = []
     while len(steps) < number:
         steps += sampler.tell(scores(sampler.ask()))
@@ -73,6 +74,21 @@ def test_a_chain_that_goes_on_from_any_stored_step_is_the_uninterrupted_one(chai
             assert step.unit.tobytes() == before.unit.tobytes()
             assert step.scores.tobytes() == before.scores.tobytes()
             assert (step.number, step.evaluations, step.state()) == (before.number, before.evaluations, before.state())
+
+
+def test_a_chain_goes_on_before_a_step_in_which_nothing_was_evaluated():
+    start = np.random.default_rng(3).random((6, 3))
+    flat = steps_of(PosteriorSampler(start, 1, BEGINNING), 400, np.zeros_like)
+    outside = [step.number for step in flat if not step.evaluations]
+    assert len(outside) > 3
+    for number in outside:
+        stored = flat[number - 1]
+        resumed = PosteriorSampler(Step.resumed(stored.state(), stored.unit, stored.scores), 9, BEGINNING)
+        again = steps_of(resumed, 3, np.zeros_like)
+        assert [step.number for step in again[:3]] == [number, number + 1, number + 2]
+        for step, before in zip(again, flat[number:], strict=False):
+            assert step.state() == before.state()
+            assert step.unit.tobytes() == before.unit.tobytes()
 
 
 def test_walkers_start_from_the_hall_of_fame_then_from_other_models_of_all_seeds_then_around_them():
