@@ -520,6 +520,10 @@ def export(
             or to in FIT_FORMATS
             or (cell, rank, morphology, axon, mechanisms) != (None, 1, None, None, None)
         ):
+            if is_trained_model(source):
+                from neurofleet.learners.model_folder import read_model
+
+                read_model(source, "sims")  # refuses those that cannot be exported
             raise UsageError(
                 f"{source}: a trained model is written as onnx, and --cell, --rank, --morphology, --axon and"
                 " --mechanisms belong to fits. Write neurofleet export MODEL --to onnx."

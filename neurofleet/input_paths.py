@@ -21,6 +21,8 @@ from neurofleet.cache import cache_folder, keep_small, locked, used
 from neurofleet.errors import InputError
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+LOCAL_SCHEMES = ("file", "local")
+REMOTE_SCHEMES = ("http", "https", "s3", "gs", "gcs", "abfs", "abfss", "hdfs", "viewfs")
 _COPY = "copy.json"
 LINE_S = 10.0
 STEP_BYTES = 2**20
@@ -123,7 +125,7 @@ def _matching_urls(url: str) -> list[str]:
     """Return the files of a bucket that a pattern such as ``s3://bucket/*.h5ad`` stands for; other URLs as they are."""
     start, _, query = url.partition("?")
     folder, _, pattern = start.rpartition("/")
-    if not glob.has_magic(pattern) or urlsplit(url).scheme.lower() in ("http", "https", "file"):
+    if not glob.has_magic(pattern) or urlsplit(url).scheme.lower() in ("http", "https", *LOCAL_SCHEMES):
         return [url]
     import pyarrow as pa
     from pyarrow.fs import FileSelector, FileSystem
@@ -154,7 +156,7 @@ def local_copy(url: str) -> Path:
     scheme = urlsplit(url).scheme.lower()
     place = cache_folder() / "files" / hashlib.sha256(url.encode()).hexdigest()[:16]
     try:
-        if scheme == "file":
+        if scheme in LOCAL_SCHEMES:
             return Path(unquote(urlsplit(url).path))
         place.mkdir(parents=True, exist_ok=True)
         with locked(place / ".lock"):

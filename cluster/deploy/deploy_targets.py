@@ -182,7 +182,7 @@ IMAGE = TextOption(
     "image",
     "Container image made from the dockerfile target, REGISTRY/NAME:TAG.",
     r"[a-z0-9][\w./:@-]*",
-    "an image that the cluster can pull, such as registry.example.org/lab/neurofleet:0.1.0",
+    "an image that the cluster can pull, such as registry.example.org/lab/neurofleet:0.2.0",
     required=True,
 )
 POD_CPUS = CountOption("cpus", "CPUs of a worker pod; one evaluation runs on each.", 8, 1, 512)

@@ -1,7 +1,9 @@
 """``neurofleet export MODEL --to onnx``: a SIMS model for any runtime, and a page that runs it in a browser."""
 
 import json
+import os
 import shutil
+import tempfile
 from pathlib import Path
 
 from neurofleet.errors import UsageError
@@ -56,9 +58,12 @@ def export_onnx(source: Path, to: Path | None, as_json: bool = False) -> Path:
     model = SimsModel.load(source)
     made = to_onnx(model)
     to.mkdir(parents=True, exist_ok=True)
-    (to / MODEL).write_bytes(made.content)
-    for name, file in PAGE_FILES.items():
-        shutil.copyfile(file, to / name)
+    with tempfile.TemporaryDirectory(prefix=".neurofleet-", dir=to.resolve().parent) as folder:
+        for name, file in PAGE_FILES.items():
+            shutil.copyfile(file, Path(folder, name))
+        Path(folder, MODEL).write_bytes(made.content)
+        for name in (*PAGE_FILES, MODEL):
+            os.replace(Path(folder, name), to / name)
     n_genes, n_classes = len(model.genes), len(model.classes)
     written = {
         "folder": str(to),

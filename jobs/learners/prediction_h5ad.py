@@ -60,15 +60,17 @@ def check_same_cells(h5ad: Path, predictions: Path) -> None:
     UsageError
     """
     from anndata.io import read_elem
+    from anndata.utils import make_index_unique
 
     try:
         with h5py.File(h5ad) as file:
-            n_cells = len(read_elem(file["obs"]))
+            ids = make_index_unique(read_elem(file["obs"]).index.astype(str))
             model = read_elem(file[f"uns/{UNS}"])["model"] if f"uns/{UNS}" in file else {}
     except (OSError, KeyError) as error:
         raise UsageError(f"{h5ad} cannot be read as an h5ad file ({error}).") from None
     made_by = about_of(pq.read_schema(predictions), predictions)["model"]
-    if n_cells != pq.read_metadata(predictions).num_rows or model.get("sha256") != made_by.get("sha256"):
+    named = pq.read_table(predictions, columns=["cell_id"])["cell_id"].to_pylist()
+    if ids.tolist() != named or model.get("sha256") != made_by.get("sha256"):
         raise UsageError(f"{h5ad}: expected what `neurofleet predict --write-h5ad` wrote with {predictions}.")
 
 

@@ -190,9 +190,15 @@ class Proxy:
                 "--trusted-proxy 127.0.0.1."
             )
         try:
-            return cls(header, [ip_network(address, strict=False) for address in addresses], role)
+            networks = [ip_network(address, strict=False) for address in addresses]
         except ValueError as error:
             raise UsageError(f"--trusted-proxy: expected an IP address or a network, found {error}.") from error
+        if everybody := [str(network) for network in networks if network.prefixlen == 0]:
+            raise UsageError(
+                f"--trusted-proxy {everybody[0]}: whoever reaches this server would be believed. Give the address of "
+                "the proxy."
+            )
+        return cls(header, networks, role)
 
     def trusts(self, address: str) -> bool:
         """Whether a request that comes from an address comes from the proxy."""

@@ -1,5 +1,6 @@
 """The page that names cells in the visitor's browser: its files, and the model for it, made when first asked for."""
 
+import re
 import threading
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,7 +26,7 @@ POLICY = HEADERS["Content-Security-Policy"].replace(
 WRITE_ONNX = "neurofleet.jobs.serve.naming_process:write_onnx"
 
 router = APIRouter(tags=["naming"], dependencies=[Depends(require(Role.predict))])
-_making = threading.Lock()
+_making: dict[str, threading.Lock] = {}
 
 
 @router.get("/models/{key}/at-home/", include_in_schema=False)
@@ -64,8 +65,16 @@ def _sims_card(server: Server, key: str) -> ModelCard:
 
 def _onnx_of(server: Server, card: ModelCard) -> Path:
     """Return a model as ONNX, made once for each."""
-    file = server.namings.place / f"{card.head['sha256']}.onnx"
-    with _making:
+    digest = str(card.head.get("sha256"))
+    if not re.fullmatch("[0-9a-f]{64}", digest):
+        raise UsageError(
+            f"{card.name}: expected a checksum of 64 hexadecimal digits in its model.json, found {digest[:80]!r}. Copy "
+            "the model again."
+        )
+    file = server.namings.place / f"{digest}.onnx"
+    if file.exists():
+        return file
+    with _making.setdefault(digest, threading.Lock()):
         if not file.exists():
             limits = server.namings.limits
             last_result(

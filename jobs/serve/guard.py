@@ -88,8 +88,16 @@ class Guard:
             return self._sign_in_by_link(scope, token)
         session = _cookie(headers, cookie_name(scope))
         visitor, by_cookie = self._visitor(scope, headers, session)
-        if scope["method"] not in SAFE_METHODS and (by_cookie or visitor is None) and not _same_origin(headers):
-            return _plain(scope, 403, "This request comes from a page of another server, and is refused.")
+        if scope["method"] not in SAFE_METHODS and not _same_origin(headers):
+            if "origin" in headers:  # sent by browsers only, which may add a password by themselves
+                return _plain(scope, 403, "This request comes from a page of another server, and is refused.")
+            if by_cookie or visitor is None:
+                return _plain(
+                    scope,
+                    403,
+                    "This request does not say that it comes from a page of this server, and is refused. A script "
+                    "behind a proxy that names users sends this server's address, too: `Origin: https://HOST`.",
+                )
         if visitor is None and not scope["path"].startswith(OPEN):
             return self._asked_to_sign_in(scope, headers)
         scope.setdefault("state", {})["visitor"] = visitor
@@ -102,7 +110,10 @@ class Guard:
     def _visitor(self, scope: Scope, headers: Headers, session: str) -> tuple[Visitor | None, bool]:
         """Return who makes a request, and whether a browser says so by itself, whoever's page it is on."""
         if self._access.proxy is not None:
-            visitor = self._access.of_proxy(_peer(scope), headers.get(self._access.proxy.header))
+            named = headers.getlist(self._access.proxy.header)
+            if len(named) > 1:  # one of them may be the visitor's own
+                return None, True
+            visitor = self._access.of_proxy(_peer(scope), named[0] if named else None)
             if visitor is not None:
                 return visitor, True
         scheme, _, value = headers.get("authorization", "").partition(" ")

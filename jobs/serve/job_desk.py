@@ -135,7 +135,7 @@ class JobDesk:
         self._limits = replace(limits or Limits(), seconds=ANSWER_S)
         self._answers: dict[str, Answer] = {}
         self._started: dict[str, _Started] = {}
-        self._asked_to_end: dict[int, float] = {}
+        self._asked_to_end: dict[tuple[int, float], float] = {}
         self._lock = threading.Lock()
         self._workers = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="jobs")
 
@@ -326,8 +326,10 @@ class JobDesk:
                 f"No run {run[:200]!r} that was started in the browser works on this machine. What was started in a "
                 "terminal is ended there."
             )
-        with self._lock, suppress(ProcessLookupError):
-            asked = self._asked_to_end.setdefault(found.pid, time.monotonic())
+        with self._lock, suppress(ProcessLookupError, psutil.NoSuchProcess):
+            process = (found.pid, psutil.Process(found.pid).create_time())
+            self._asked_to_end = {each: at for each, at in self._asked_to_end.items() if psutil.pid_exists(each[0])}
+            asked = self._asked_to_end.setdefault(process, time.monotonic())
             if time.monotonic() - asked > PATIENCE_S:
                 os.killpg(found.pid, signal.SIGKILL)
             else:
@@ -340,13 +342,13 @@ class JobDesk:
         """Yield the runs below the root whose processes have the title that a server gives them."""
         root = self.places.root.resolve()
         mine = os.getuid()
-        for process in psutil.process_iter(["pid", "uids", "status", "cmdline"]):
+        for process in psutil.process_iter(["pid", "uids", "status", "cmdline", "create_time"]):
             about = process.info
             title, _, out = (about["cmdline"] or [""])[-1].partition(" ")
             if title != TITLE or about["uids"].real != mine or about["status"] == psutil.STATUS_ZOMBIE:
                 continue
-            if Path(out).is_relative_to(root):
-                state = "ending" if about["pid"] in self._asked_to_end else "running"
+            if Path(out).is_relative_to(root) and _leads_its_group(about["pid"]):
+                state = "ending" if (about["pid"], about["create_time"]) in self._asked_to_end else "running"
                 yield RunHere(Path(out).relative_to(root).as_posix(), about["pid"], state)
 
     def _cluster(self) -> str:
@@ -376,3 +378,10 @@ class JobDesk:
         except NeurofleetError as error:
             answer.text = str(error)
             answer.state = "failed"
+
+
+def _leads_its_group(pid: int) -> bool:
+    """Whether a process is the first of its group, as each is that a server has started."""
+    with suppress(ProcessLookupError):
+        return os.getpgid(pid) == pid
+    return False

@@ -1,6 +1,5 @@
 """The page where a job is made, planned, run on this machine or sent to a cluster, and the same by REST."""
 
-import json
 import os
 from dataclasses import asdict
 from pathlib import Path
@@ -17,7 +16,7 @@ from neurofleet.jobs.serve.app import Link, name_of_visitor, render, require, se
 from neurofleet.jobs.serve.job_desk import MOST_CHARACTERS, Answer, JobDesk
 from neurofleet.jobs.serve.job_form import FormField, begun, form_of, kind_of, kinds, typed
 from neurofleet.jobs.serve.job_text import REMOVED, with_value
-from neurofleet.jobs.serve.served_places import JOB, PROVENANCE
+from neurofleet.jobs.serve.served_places import JOB, PROVENANCE, provenance_in
 
 NAVIGATION = Link("Run a job", "/job", Role.submit)
 FILES_SHOWN = 500
@@ -241,7 +240,7 @@ def _job_of_run(request: Request, run: str) -> str:
     server = server_of(request)
     found = server.catalogue.found(run)
     folder = Path(server.catalogue.folder(run))
-    started = json.loads(server.catalogue.place.text(found.prefix + PROVENANCE) or "{}").get("job_folder", ".")
+    started = str(provenance_in(server.catalogue.place.text(found.prefix + PROVENANCE)).get("job_folder", "."))
     root = server.jobs.places.root
     if (folder / started).resolve() != root.resolve():
         raise UsageError(

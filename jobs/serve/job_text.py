@@ -128,7 +128,10 @@ def _nested(place: Place, value: Any) -> str:
 def _replaced(text: str, node: yaml.Node, key: yaml.Node | None, by: str) -> str:
     if key is None:
         return text[: node.start_mark.index] + by + text[_end(text, node) :]
-    return f"{text[: key.end_mark.index]}: {by}{text[max(_end(text, node), text.index(':', key.end_mark.index) + 1) :]}"
+    colon = text.find(":", key.end_mark.index)
+    if colon < 0:
+        raise LookupError("a key without a colon")
+    return f"{text[: key.end_mark.index]}: {by}{text[max(_end(text, node), colon + 1) :]}"
 
 
 def _end(text: str, node: yaml.Node) -> int:

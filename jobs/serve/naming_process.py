@@ -165,7 +165,9 @@ def _relabel_embedded(made: Path, target: Path, named: str, below: float) -> Non
     cells = anndata.read_h5ad(made / H5AD)
     if named:
         found = with_labels({name: table[name].to_numpy() for name in (named, "probability")}, named, below)
-        table = table.rename_columns([f"file.{n}" if n in ("label", "unknown") else n for n in table.column_names])
+        own = {name: f"file.{name}" for name in ("label", "unknown")}  # columns of the file
+        table = table.rename_columns([own.get(name, name) for name in table.column_names])
+        cells.obs = cells.obs.rename(columns=own)
         for name in ("unknown", "label"):
             table = table.add_column(table.column_names.index(named) + 1, name, pa.array(found[name]))
         cells.obs = cells.obs.assign(label=table["label"].to_pandas().to_numpy(), unknown=table["unknown"].to_numpy())

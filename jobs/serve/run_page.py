@@ -1,6 +1,5 @@
 """The pages of one run: its cells or findings, job, events, log, report, and how it differs from another."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -19,6 +18,7 @@ from neurofleet.jobs.run_log import LEVELS, read_log
 from neurofleet.jobs.serve.access import Role
 from neurofleet.jobs.serve.app import render, server_of, visitor_of
 from neurofleet.jobs.serve.root_reader import without_keys
+from neurofleet.jobs.serve.served_places import provenance_in
 from neurofleet.jobs.status import engines_in_words, resources_in_words
 from neurofleet.jobs.studies.findings import Findings
 
@@ -52,7 +52,7 @@ def run_page(request: Request, run: str, q: Text = "", page: PageNumber = 1) -> 
     context |= {
         "folder": without_keys(folder),
         "job": server.catalogue.place.text(found.prefix + "job.yaml") or "",
-        "provenance": _provenance(server.catalogue.place.text(found.prefix + PROVENANCE)),
+        "provenance": provenance_in(server.catalogue.place.text(found.prefix + PROVENANCE)),
         "events": _events(folder) if EVENTS in files else [],
         "has_log": server.catalogue.place.is_local and any(name.startswith("log") for name in files),
         "has_report": REPORT in files,
@@ -81,7 +81,7 @@ def difference(request: Request, run: str, other: Annotated[str, Query(max_lengt
     one, two = catalogue.found(other), catalogue.found(run)
     if one.kind != two.kind:
         raise UsageError(f"{other} is of kind {one.kind}, {run} of kind {two.kind}: choose a run of the same kind.")
-    provenance = [_provenance(catalogue.place.text(each.prefix + PROVENANCE)) for each in (one, two)]
+    provenance = [provenance_in(catalogue.place.text(each.prefix + PROVENANCE)) for each in (one, two)]
     lines = differences(one.job, two.job)
     for key in ("versions", "inputs"):
         before, now = ({key: each.get(key) or {}} for each in provenance)
@@ -116,7 +116,7 @@ def _is_job_here(request: Request, folder: str, found: FoundRun) -> bool:
     server, visitor = server_of(request), visitor_of(request)
     if server.places is None or visitor is None or visitor.role < Role.submit:
         return False
-    started = _provenance(server.catalogue.place.text(found.prefix + PROVENANCE)).get("job_folder", ".")
+    started = provenance_in(server.catalogue.place.text(found.prefix + PROVENANCE)).get("job_folder", ".")
     return Path(folder, str(started)).resolve() == server.places.root.resolve()
 
 
@@ -176,14 +176,6 @@ def _events(folder: str) -> Sequence[dict[str, Any]]:
         return RunStore(folder).read_events()[-EVENTS_SHOWN:][::-1]
     except ValueError:
         return []
-
-
-def _provenance(text: str | None) -> dict[str, Any]:
-    try:
-        provenance = json.loads(text or "{}")
-    except ValueError:
-        return {}
-    return provenance if isinstance(provenance, dict) else {}
 
 
 def _totals(folder: str) -> dict[str, float | None]:

@@ -52,7 +52,7 @@ def serve_command(
     Raises
     ------
     UsageError
-        There is no such folder, or an address that others reach is to be served without users.
+        There is no such folder, or an address that others reach is to be served without users and without a proxy.
     """
     if "://" not in root and not Path(root).is_dir():
         raise UsageError(
@@ -67,8 +67,9 @@ def serve_command(
     if host not in LOOPBACK and known is None and proxy is None:
         raise UsageError(
             f"--host {host}: others can reach this address, and whoever has a link could read all runs. Make users "
-            f"first, {_adding(None)}, and give --users FILE; or listen at 127.0.0.1 and come through a tunnel "
-            "(ssh -L). Encryption (TLS) is the work of a proxy before it: docs/serve.md."
+            f"first, {_adding(None)}, and give --users FILE; or have a proxy name them (--user-header); or listen at "
+            "127.0.0.1 and come through a tunnel (ssh -L). Encryption (TLS) is the work of a proxy before it: "
+            "docs/serve.md."
         )
 
     def say_link(token: str) -> None:

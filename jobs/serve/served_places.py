@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlsplit
 
 from neurofleet.errors import UsageError
 from neurofleet.faults import place_in_words
-from neurofleet.input_paths import is_url, with_home
+from neurofleet.input_paths import LOCAL_SCHEMES, REMOTE_SCHEMES, is_url, with_home
 from neurofleet.jobs.job_file import JobSpec, inputs_in, parse_job
 
 SHOWN = 200
@@ -96,26 +96,26 @@ class ServedPlaces:
         """Yield a job, and those of runs that it names: the run, its job, and where its relative paths start."""
         yield "", spec, folder
         for _, path in inputs_in(spec):
-            run = Path(os.path.realpath(folder / with_home(path)))
-            if is_url(path) or run in seen or not self.holds(run) or not (run / JOB).is_file():
+            if (local := _local(str(path))) is None:
+                continue
+            run = Path(os.path.realpath(folder / with_home(local)))
+            if run in seen or not self.holds(run) or not (run / JOB).is_file():
                 continue
             seen.add(run)
             try:
-                started = json.loads((run / PROVENANCE).read_text())["job_folder"]
+                started = run / provenance_in((run / PROVENANCE).read_text())["job_folder"]
                 inner = parse_job((run / JOB).read_text(), f"{path}/{JOB}", "unnamed")
             except (OSError, ValueError, KeyError, TypeError):
                 continue  # the job refuses what is no run, and says why
-            for deeper, job, start in self._jobs(inner, run / started, seen):
+            for deeper, job, start in self._jobs(inner, started, seen):
                 yield deeper or str(path), job, start
 
     def _refuse(self, path: str, folder: Path, place: str) -> None:
-        scheme, path_of_url = urlsplit(path).scheme.lower() if is_url(path) else "", path
-        if scheme == "file":
-            path_of_url = unquote(urlsplit(path).path)
-        elif scheme:
+        if is_url(path) and _scheme(path) in REMOTE_SCHEMES:
             return
         try:
-            inside = self.holds(folder / with_home(_without_pattern(path_of_url)))
+            local = _local(path)
+            inside = local is not None and self.holds(folder / with_home(_without_pattern(local)))
         except (OSError, ValueError):
             inside = False
         if not inside:
@@ -125,11 +125,32 @@ class ServedPlaces:
             )
 
 
+def _scheme(url: str) -> str:
+    return url.partition("://")[0].lower()
+
+
+def _local(path: str) -> str | None:
+    """Return a path of this machine, also one that is given as a URL; None of any other URL."""
+    if not is_url(path):
+        return path
+    return unquote(urlsplit(path).path) if _scheme(path) in LOCAL_SCHEMES else None
+
+
+def provenance_in(text: str | None) -> dict[str, Any]:
+    """Return what provenance.json says of a run; nothing where it is missing or damaged."""
+    try:
+        provenance = json.loads(text or "{}")
+    except ValueError:
+        return {}
+    return provenance if isinstance(provenance, dict) else {}
+
+
 def _words(content: Any) -> Iterator[str]:
-    """Yield all text in a job, keys too."""
+    """Yield all text in a job, and keys that may be paths."""
     if isinstance(content, dict):
         for key, value in content.items():
-            yield from _words(key)
+            if isinstance(key, str) and ("/" in key or "~" in key):
+                yield key
             yield from _words(value)
     elif isinstance(content, list):
         for value in content:

@@ -101,6 +101,11 @@ def test_labels_are_those_of_predict(page, place, tmp_path):
     for width in (1300, 400):
         page.set_viewport_size({"width": width, "height": 800})
         assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.locator("[data-part=model]").set_input_files(place / "page" / "model.onnx")
+    expect(page.get_by_text("The model is ready")).to_be_visible(timeout=60_000)
+    expect(page.locator("[data-part=found]")).to_be_hidden()
+    expect(page.locator("[data-part=download]")).to_be_disabled()
+    assert page.locator("[data-part=cells]").input_value() == ""
 
 
 def test_wrong_files_are_refused_in_words(page, tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -172,6 +173,9 @@ def test_a_sims_model_as_onnx_gives_its_probabilities(tmp_path):
         told = CliRunner().invoke(app, ["export", str(folder), *wrong])
         assert isinstance(told.exception, UsageError)
         assert "a trained model is written as onnx" in str(told.exception)
+    told = CliRunner().invoke(app, ["export", str(Path(__file__).parents[1] / "old_runs/hippie"), "--to", "sonata"])
+    assert "expected 'sims'" in str(told.exception)
+    assert not [file for file in tmp_path.iterdir() if file.name.startswith(".")]
     assert tuple(FORMATS) == FIT_FORMATS
 
 

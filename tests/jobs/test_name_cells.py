@@ -20,8 +20,12 @@ from fastapi.testclient import TestClient
 from neurofleet.errors import UsageError
 from neurofleet.jobs.serve.access import Access, Role, Users
 from neurofleet.jobs.serve.app import create_app
+from neurofleet.jobs.serve.at_home import _onnx_of
+from neurofleet.jobs.serve.bundle import WEB
+from neurofleet.jobs.serve.name_cells import ModelCard
 from neurofleet.jobs.serve.naming_process import refuse_other_files
 from neurofleet.jobs.serve.namings import Limits
+from neurofleet.learners.sims.cell_prediction import MOST_MISSING, WARNED_MISSING, WARNED_MISSING_GENES
 from tests.jobs.small_model import small_model
 from tests.learners.cells.made_cells import made_counts, written
 
@@ -110,6 +114,15 @@ def test_a_card_says_what_a_model_is(anna, app, card, place):
     assert "wasm" not in anna.get(f"/models/{card}").headers["content-security-policy"]
     assert anna.get(f"/models/{card}/at-home/app.js").status_code == 404
     assert signed_in(app, "eve").get(f"/models/{card}/at-home/model.onnx").status_code == 403
+
+
+def test_the_page_for_browsers_warns_as_predict_does(app, tmp_path):
+    limits = [MOST_MISSING, WARNED_MISSING, WARNED_MISSING_GENES]
+    worker = (WEB / "at_home_worker.js").read_text()
+    assert f"[MOST_MISSING, WARNED_MISSING, WARNED_MISSING_GENES] = {limits}" in worker
+    assert "% of its networks' attention" in worker
+    with pytest.raises(UsageError, match="64 hexadecimal digits"):
+        _onnx_of(app.state.server, ModelCard("key", "odd", tmp_path, {"sha256": "../../odd"}))
 
 
 def test_an_upload_goes_on_where_it_was_cut(anna, app):
@@ -218,6 +231,7 @@ def test_units_are_named_too(tmp_path):
     answers = OLD_RUNS / "answers"
     arrays = dict(np.load(answers / "units.npz"))
     n = len(arrays["unit_id"])
+    arrays["label"] = np.array(["own"] * n)
     np.savez(tmp_path / "few.npz", **{name: a[:4] if a.ndim and len(a) == n else a for name, a in arrays.items()})
     access = Access()
     app = create_app(str(OLD_RUNS), access)
@@ -233,6 +247,10 @@ def test_units_are_named_too(tmp_path):
     table, expected = pd.read_csv(tmp_path / "found.csv"), pq.read_table(answers / "units.parquet").to_pandas()[:4]
     assert table["class"].tolist() == expected["class"].tolist()
     assert (table["label"] == "unknown").tolist() == (expected["probability"] < 0.99).tolist()
+    (tmp_path / "found.h5ad").write_bytes(browser.get(f"{result}/files/cells.h5ad", params={"below": 0.99}).content)
+    obs = anndata.read_h5ad(tmp_path / "found.h5ad").obs
+    assert set(obs["file.label"]) == set(table["file.label"]) == {"own"}
+    assert obs["label"].tolist() == table["label"].tolist()
     places = browser.get(f"/api{result}/map").json()
     assert (len(places["query"]["x"]), places["reference"]["x"]) == (4, [])
     wrong = browser.post(f"/models/{card}", data={"upload": id, "layout": "labels: ../../secret.csv"})

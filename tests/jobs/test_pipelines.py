@@ -1,9 +1,12 @@
 """Printed workflows: what can be seen without the engines that run them. `tests/real_cluster` runs them."""
 
+import csv
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -48,6 +51,32 @@ def test_all_languages_count_alike():
     ]
     assert counting[0] == counting[1] == counting[2]
     assert "--soloUMIdedup 1MM_CR" in counting[0]
+
+
+def test_names_that_are_no_names_of_folders_are_refused(tmp_path):
+    """By the functions of the printed files, as the engine would run them."""
+    made = {"WorkflowError": ValueError, "csv": csv, "re": re, "shlex": shlex, "OUT": "out"}
+    table = tmp_path / "table.tsv"
+    for name, function in (("snakemake", "read_samples"), ("snakemake-fits", "read_cells")):
+        exec(re.search(rf"def {function}.*?\n\n\n", rendered(name), re.S)[0], made)
+        head = {"read_samples": "sample\tbarcodes\tcdna\n", "read_cells": "cell\trecordings\tmorphology\n"}[function]
+        table.write_text(f"{head}L3-7\ta b.nwb\tneuromorpho:x y\n")
+        made["CELLS"] = made[function](table)
+        assert list(made["CELLS"]) == ["L3-7"]
+        for wrong in ("..", "-x", "a/b", ".a", "a b"):
+            table.write_text(f"{head}{wrong}\ta.nwb\ta.swc\n")
+            with pytest.raises(ValueError, match="line 2: .*first no . or -"):
+                made[function](table)
+    assert r"==~ /[A-Za-z0-9_][\w.-]*/" in rendered("nextflow")
+    assert "^[A-Za-z0-9_][A-Za-z0-9_.-]*$" in rendered("wdl")
+    fits = rendered("snakemake-fits")
+    made["ARCHIVE"] = re.compile(re.search(r'ARCHIVE = re.compile\(r"(.*)"\)', fits)[1])
+    for function in ("of", "places"):
+        exec(re.search(rf"def {function}\(.*?\n\n\n", fits, re.S)[0], made)
+    assert made["places"](SimpleNamespace(cell="L3-7")) == ["'a b.nwb'", "'out/L3-7/x y'/*.swc"]
+    table.write_text("cell\trecordings\tmorphology\nm\ta.nwb\tallen:11\n")
+    with pytest.raises(ValueError, match="neurofleet fetch allen:11"):
+        made["read_cells"](table)
 
 
 @pytest.mark.parametrize(

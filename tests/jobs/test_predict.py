@@ -171,8 +171,10 @@ def test_a_majority_smooths_labels_and_follows_the_threshold(model, query, tmp_p
     relabel_command(tmp_path / "p.parquet", 1.0, None, None, False, tmp_path / "q.h5ad")
     changed = pq.read_table(tmp_path / "p.parquet").to_pandas()
     assert list(anndata.read_h5ad(tmp_path / "q.h5ad").obs["sims_label"]) == list(changed["label"])
-    with pytest.raises(UsageError, match="expected what `neurofleet predict --write-h5ad` wrote with"):
-        relabel_command(tmp_path / "p.parquet", 0.5, None, None, False, query)
+    anndata.read_h5ad(tmp_path / "q.h5ad")[::-1].copy().write_h5ad(tmp_path / "q.h5ad")
+    for other in (query, tmp_path / "q.h5ad"):
+        with pytest.raises(UsageError, match="expected what `neurofleet predict --write-h5ad` wrote with"):
+            relabel_command(tmp_path / "p.parquet", 0.5, None, None, False, other)
     assert (changed["majority"] == "unknown").mean() == (changed["unknown"].mean() == 1.0)
     assert "by majority" in capsys.readouterr().out
     assert sorted(path.name for path in tmp_path.iterdir()) == ["p.csv", "p.parquet", "q.h5ad"]

@@ -91,13 +91,14 @@ evolution: {seeds: 4}   # four
 def test_one_value_is_changed_and_comments_stay(place, value, line):
     changed = with_value(TEXT, place, value)
     assert line in changed
-    assert changed.count("#") - changed.count("'a: #'") >= 4 - ("evolution" not in changed)
+    assert changed.count("#") - changed.count("'a: #'") == 5 - ("evolution" not in changed)
 
 
 def test_where_a_text_cannot_be_changed_in_place_the_value_is_right_all_the_same():
     assert read_yaml(with_value("a: &x {b: 1}\nc: *x\n", ("c", "b"), 2), "x") == {"a": {"b": 1}, "c": {"b": 2}}
     assert read_yaml(with_value(TEXT, ("cells", 0), REMOVED), "x")["cells"] == []
     assert with_value("", ("kind",), "fit") == "kind: fit\n"
+    assert read_yaml(with_value("? name\n", ("name",), "x"), "x") == {"name": "x"}
     with pytest.raises(UsageError, match="no place 6"):
         with_value(TEXT, ("cells", 5), "x")
 
@@ -134,6 +135,7 @@ def test_the_form_shows_the_text_and_the_text_follows_the_form(browser):
     "path",
     [
         "/etc/passwd", "../secret.csv", "link.csv", "out/secret.csv", "~/x.csv", "file:///etc/passwd", "fits/../../x",
+        "local:///etc/hostname", "LOCAL:///etc/hostname", "mock:///etc/hostname",
         "*/../../secret.csv", "a.csv, ../secret.csv",
     ],
 )  # fmt: skip
@@ -142,6 +144,12 @@ def test_files_that_are_not_served_are_not_read(browser, path):
     assert "which alone is served" in fault
     assert "secret,x" not in fault
     assert "which alone is served" in fault_of(browser, f"kind: fit\ncells: {{from: {json.dumps(path)}}}\n")
+
+
+def test_a_link_that_is_called_like_a_key_refuses_no_job(browser, root):
+    (root / "populations").symlink_to(root.parent)
+    assert fault_of(browser, ANALYSE) == ""
+    (root / "populations").unlink()
 
 
 def test_the_job_of_a_run_that_is_named_may_not_lead_out_either(browser, root):
@@ -264,10 +272,16 @@ def test_a_run_whose_paths_start_at_the_root_is_run_again_in_its_folder(tmp_path
     write_run(tmp_path / "own", job_folder=tmp_path)
     browser = signed_in(tmp_path)
     assert 'href="/job?run=own"' in browser.get("/runs/own").text
+    assert "Run it again" not in signed_in(tmp_path, Access(read_only=True)).get("/runs/own").text
     page = browser.get("/job", params={"run": "own"}).text
     assert 'value="a.swc"' in page
     assert 'data-part="out" value="own"' in page
-    assert "Run it again" not in signed_in(tmp_path, Access(read_only=True)).get("/runs/own").text
+    for damaged in ("[]", "{", '{"job_folder": 1}'):
+        (tmp_path / "own" / "provenance.json").write_text(damaged)
+        assert browser.get("/runs/own").status_code == 200
+        assert browser.get("/job", params={"run": "own"}).status_code == 400
+        job = {"job": "kind: validate\nmodels: {run: own}\n"}
+        assert browser.post("/api/job/check", json=job).status_code == 200
 
 
 def test_a_proxy_names_users_and_nobody_else_does(tmp_path):
@@ -290,8 +304,13 @@ def test_a_proxy_names_users_and_nobody_else_does(tmp_path):
     client = TestClient(app, base_url="http://127.0.0.1:8700", client=("10.1.2.3", 5000))
     body = {"job": "kind: fit\n"}
     assert client.post("/api/job/check", json=body, headers={"X-Remote-User": "anna"}).status_code == 403
+    assert client.get("/job", headers=[("X-Remote-User", "bert"), ("X-Remote-User", "anna")]).status_code == 401
+    auth = ("anna", "correct horse battery")
+    assert client.post("/api/job/check", json=body, auth=auth).status_code == 200
+    evil = {"Origin": "http://evil.example"}
+    assert client.post("/api/job/check", json=body, auth=auth, headers=evil).status_code == 403
     alone = Access(proxy=Proxy.named("X-Remote-User", ["127.0.0.1"], Role.view))
     assert alone.by_link(alone.link_token) is None
-    for address in ((), ["proxy.example"]):
+    for address in ((), ["proxy.example"], ["127.0.0.1", "0.0.0.0/0"], ["::/0"]):
         with pytest.raises(UsageError, match="--trusted-proxy"):
             Proxy.named("X-Remote-User", address, Role.view)

@@ -20,19 +20,29 @@ worker.onerror = () => say("The reader of cells cannot start. Serve this folder,
 worker.onmessage = ({ data }) => {
   if (data.refused) {
     part("progress").hidden = true;
+    part("cells").disabled = model === null;
     say(data.refused, true);
   } else if (data.model) showModel(data.model);
   else if (data.opened) begin(data.opened);
-  else if (data.named) take(data);
-  else if (data.finished) finish();
+  else if (cells && data.named) take(data);
+  else if (cells && data.finished) finish();
 };
 
 function showModel(told) {
+  forget();
   model = told;
   part("cells").disabled = false;
   const facts = { model: told.name, genes: number(told.genes), classes: told.classes.join(", "), neurofleet: told.version, "SHA-256 of its weights": told.sha256, remark: told.remark };
   part("model-facts").replaceChildren(...Object.entries(facts).filter(([, value]) => value).flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, value)]));
   say("The model is ready. Choose a file of cells.");
+}
+
+// What an earlier model has named.
+function forget() {
+  cells = null;
+  part("found").hidden = part("progress").hidden = part("download").disabled = true;
+  part("cells").value = "";
+  part("cells").disabled = true;
 }
 
 function begin(opened) {
@@ -146,6 +156,7 @@ part("model").addEventListener("change", async (event) => {
 });
 
 function loadModel(buffer) {
+  forget();
   say("Opening the model …");
   worker.postMessage({ model: buffer }, [buffer]);
 }

@@ -5,7 +5,7 @@ import * as ort from "onnxruntime-web/wasm";
 
 const MOST_CELLS = 500;
 const BLOCK_VALUES = 4e6;
-const [MOST_MISSING, WARNED_MISSING] = [0.8, 0.2];
+const [MOST_MISSING, WARNED_MISSING, WARNED_MISSING_GENES] = [0.8, 0.2, 0.5]; // as learners/sims/cell_prediction.py has them
 const FOLDER = "/cells";
 
 ort.env.wasm.numThreads = 1;
@@ -80,20 +80,25 @@ function* fields(bytes) {
 
 async function openFile(chosen) {
   const { FS } = await h5wasm.ready;
-  if (file) {
-    file.close();
-    FS.unmount(FOLDER);
-  } else FS.mkdir(FOLDER);
-  file = null;
-  FS.mount(FS.filesystems.WORKERFS, { blobs: [{ name: "cells.h5ad", data: chosen }] }, FOLDER);
-  const head = new Uint8Array(await chosen.slice(0, 8).arrayBuffer());
-  const opened = head[0] === 137 && String.fromCharCode(...head.subarray(1, 4)) === "HDF" ? new h5wasm.File(`${FOLDER}/cells.h5ad`, "r") : null;
-  if (opened === null) {
+  const head = new Uint8Array(await chosen.slice(0, 8).arrayBuffer()); // nothing is awaited below: another file may be chosen
+  if (head[0] !== 137 || String.fromCharCode(...head.subarray(1, 4)) !== "HDF") throw new Refused(`${chosen.name} is no HDF5 file. Expected an h5ad file, as scanpy and anndata write it.`);
+  const forget = () => {
     FS.unmount(FOLDER);
     FS.rmdir(FOLDER);
-    throw new Refused(`${chosen.name} is no HDF5 file. Expected an h5ad file, as scanpy and anndata write it.`);
+  };
+  if (file) {
+    file.close();
+    file = null;
+    forget();
   }
-  file = opened;
+  FS.mkdir(FOLDER);
+  FS.mount(FS.filesystems.WORKERFS, { blobs: [{ name: "cells.h5ad", data: chosen }] }, FOLDER);
+  try {
+    file = new h5wasm.File(`${FOLDER}/cells.h5ad`, "r");
+  } catch (error) {
+    forget();
+    throw error;
+  }
   file.title = chosen.name;
   const missing = ["obs", "var"].filter((name) => !file.keys().includes(name));
   if (missing.length) throw new Refused(`${chosen.name} has no ${missing.join(" and no ")}: it holds ${file.keys().slice(0, 5).join(", ") || "nothing"}. Expected an h5ad file, as scanpy and anndata write it.`);
@@ -216,15 +221,16 @@ function alignedGenes(found, asked) {
 
 function missingGenes({ known }) {
   const absent = model.genes.filter((_, i) => !known[i]);
-  const weight = model.importance.length === known.length ? model.importance : null;
   const sum = (all) => all.reduce((a, b) => a + b, 0);
-  const share = weight ? sum(weight.filter((_, i) => !known[i])) / (sum(weight) || 1) : absent.length / known.length;
-  const words = `${(100 * share).toFixed(1)} %${weight ? " of its attention" : ""}`;
+  const weight = model.importance.length === known.length && sum(model.importance) > 0 ? model.importance : null;
+  const ofGenes = absent.length / known.length;
+  const share = weight ? sum(weight.filter((_, i) => !known[i])) / sum(weight) : ofGenes;
+  const words = `${(100 * ofGenes).toFixed(1)} %${weight ? `; ${(100 * share).toFixed(1)} % of its networks' attention` : ""}`;
   const some = absent.slice(0, 5).join(", ") + (absent.length > 5 ? ", …" : "");
   if (absent.length === known.length) throw new Refused(`${file.title} shares none of the model's ${known.length} genes (${some}): is it another species, or another kind of id?`);
   if (share > MOST_MISSING) throw new Refused(`${file.title} lacks ${absent.length} of the model's ${known.length} genes (${words}), and at most ${100 * MOST_MISSING} % may be missing: ${some}. Give a file with all its genes.`);
   const done = model.space ? "estimated from the others" : "set to their mean in the reference, or taken as zero";
-  const warning = share > WARNED_MISSING ? `${file.title} lacks ${absent.length} of the model's ${known.length} genes (${words}): ${some}. They are ${done}, so predictions may be worse than the model's scores say.` : "";
+  const warning = share > WARNED_MISSING || ofGenes > WARNED_MISSING_GENES ? `${file.title} lacks ${absent.length} of the model's ${known.length} genes (${words}): ${some}. They are ${done}, so predictions may be worse than the model's scores say, and probabilities too high.` : "";
   return { n_missing: absent.length, n_shared: known.length - absent.length, words, done, warning };
 }
 
