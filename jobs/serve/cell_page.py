@@ -1,7 +1,6 @@
 """The page of a fitted cell, and its models as files."""
 
 import io
-import json
 import tempfile
 import zipfile
 from collections import defaultdict
@@ -28,6 +27,7 @@ from neurofleet.jobs.serve.api import folder_of_cell
 from neurofleet.jobs.serve.app import render, server_of, visitor_of
 from neurofleet.jobs.serve.morphology_picture import morphology_picture
 from neurofleet.jobs.serve.own_process import Limits, last_result
+from neurofleet.jobs.serve.served_places import PROVENANCE, job_folder_in
 
 EXPORT_LIMITS = Limits(seconds=300.0)
 _IN_A_TERMINAL = "In a terminal: `neurofleet export RUN --cell CELL --to FORMAT`."
@@ -112,9 +112,7 @@ def _refuse_inputs(request: Request, folder: str, run: str, cell: str) -> None:
     places = server_of(request).places
     if places is None:
         raise UsageError(f"The model is written from the job's inputs: they are not served here. {_IN_A_TERMINAL}")
-    job_folder = Path(
-        folder, json.loads(catalogue.place.text(found.prefix + "provenance.json") or "{}").get("job_folder", ".")
-    )
+    job_folder = Path(folder, job_folder_in(catalogue.place.text(found.prefix + PROVENANCE)))
     if places.own_code(spec, job_folder) and visitor is not None:
         visitor.require(Role.submit)  # it is compiled, and run
     chosen = [each for each in spec.cells or () if each.id == cell]

@@ -16,7 +16,7 @@ from neurofleet.jobs.serve.app import Link, name_of_visitor, render, require, se
 from neurofleet.jobs.serve.job_desk import MOST_CHARACTERS, Answer, JobDesk
 from neurofleet.jobs.serve.job_form import FormField, begun, form_of, kind_of, kinds, typed
 from neurofleet.jobs.serve.job_text import REMOVED, with_value
-from neurofleet.jobs.serve.served_places import JOB, PROVENANCE, provenance_in
+from neurofleet.jobs.serve.served_places import JOB, PROVENANCE, job_folder_in
 
 NAVIGATION = Link("Run a job", "/job", Role.submit)
 FILES_SHOWN = 500
@@ -240,7 +240,7 @@ def _job_of_run(request: Request, run: str) -> str:
     server = server_of(request)
     found = server.catalogue.found(run)
     folder = Path(server.catalogue.folder(run))
-    started = str(provenance_in(server.catalogue.place.text(found.prefix + PROVENANCE)).get("job_folder", "."))
+    started = job_folder_in(server.catalogue.place.text(found.prefix + PROVENANCE))
     root = server.jobs.places.root
     if (folder / started).resolve() != root.resolve():
         raise UsageError(

@@ -18,7 +18,7 @@ from neurofleet.jobs.run_log import LEVELS, read_log
 from neurofleet.jobs.serve.access import Role
 from neurofleet.jobs.serve.app import render, server_of, visitor_of
 from neurofleet.jobs.serve.root_reader import without_keys
-from neurofleet.jobs.serve.served_places import provenance_in
+from neurofleet.jobs.serve.served_places import job_folder_in, provenance_in
 from neurofleet.jobs.status import engines_in_words, resources_in_words
 from neurofleet.jobs.studies.findings import Findings
 
@@ -116,8 +116,8 @@ def _is_job_here(request: Request, folder: str, found: FoundRun) -> bool:
     server, visitor = server_of(request), visitor_of(request)
     if server.places is None or visitor is None or visitor.role < Role.submit:
         return False
-    started = provenance_in(server.catalogue.place.text(found.prefix + PROVENANCE)).get("job_folder", ".")
-    return Path(folder, str(started)).resolve() == server.places.root.resolve()
+    started = job_folder_in(server.catalogue.place.text(found.prefix + PROVENANCE))
+    return Path(folder, started).resolve() == server.places.root.resolve()
 
 
 def _of_fit(folder: str, q: str, page: int) -> dict[str, Any]:

@@ -103,11 +103,11 @@ class ServedPlaces:
                 continue
             seen.add(run)
             try:
-                started = run / provenance_in((run / PROVENANCE).read_text())["job_folder"]
+                provenance = (run / PROVENANCE).read_text() if (run / PROVENANCE).is_file() else None
                 inner = parse_job((run / JOB).read_text(), f"{path}/{JOB}", "unnamed")
-            except (OSError, ValueError, KeyError, TypeError):
+            except (OSError, ValueError):
                 continue  # the job refuses what is no run, and says why
-            for deeper, job, start in self._jobs(inner, started, seen):
+            for deeper, job, start in self._jobs(inner, run / job_folder_in(provenance), seen):
                 yield deeper or str(path), job, start
 
     def _refuse(self, path: str, folder: Path, place: str) -> None:
@@ -143,6 +143,11 @@ def provenance_in(text: str | None) -> dict[str, Any]:
     except ValueError:
         return {}
     return provenance if isinstance(provenance, dict) else {}
+
+
+def job_folder_in(provenance: str | None) -> str:
+    """Return where the relative paths of a run's job start, seen from the run."""
+    return str(provenance_in(provenance).get("job_folder", "."))
 
 
 def _words(content: Any) -> Iterator[str]:

@@ -155,16 +155,23 @@ def test_a_link_that_is_called_like_a_key_refuses_no_job(browser, root):
 def test_the_job_of_a_run_that_is_named_may_not_lead_out_either(browser, root):
     job = root / "fits" / "second" / "job.yaml"
     kept = job.read_text()
+    provenance = job.with_name("provenance.json")
+    origin = provenance.read_text()
     job.write_text(kept.replace("c.swc", "/etc/passwd") + "mechanisms: own\n")
     try:
         validate = "kind: validate\nmodels: {run: fits/second}\n"
         assert "'/etc/passwd' is not below" in fault_of(browser, validate)
+        assert "'/etc/passwd' is not below" in fault_of(browser, validate.replace("fits", f"file://{root}/fits"))
+        provenance.write_text("{}")
+        assert "'/etc/passwd' is not below" in fault_of(browser, validate)
+        provenance.write_text(origin)
         job.write_text(kept + "mechanisms: own\n")
         assert browser.post("/api/job/check", json={"job": validate}).json()["own_code"] == [
             "mechanisms of fits/second"
         ]
     finally:
         job.write_text(kept)
+        provenance.write_text(origin)
 
 
 def test_yaml_without_end_is_refused(browser):
