@@ -1,6 +1,9 @@
 """Jobs made in the browser: the form and its text, what is refused, drafts, plans, runs. In process."""
 
 import json
+import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -10,6 +13,7 @@ from fastapi.testclient import TestClient
 from neurofleet.errors import UsageError
 from neurofleet.jobs.serve.access import Access, Proxy, Role, Users
 from neurofleet.jobs.serve.app import create_app
+from neurofleet.jobs.serve.job_desk import TITLE
 from neurofleet.jobs.serve.job_form import begun, form_of, kinds
 from neurofleet.jobs.serve.job_text import REMOVED, with_value
 from neurofleet.yaml_files import read_yaml
@@ -257,6 +261,21 @@ def test_a_run_that_is_refused_says_why(browser):
     assert "failed" in browser.get("/job/running").text
     assert "No run 'new/one'" in browser.post("/api/job/cancel", json={"run": "new/one"}).json()["error"]
     assert "knows no cluster" in browser.post("/api/job/submit", json={"job": ANALYSE}).json()["error"]
+
+
+def test_a_run_of_an_earlier_server_is_found_and_cancelled(browser, root):
+    """Of processes with such a title only those that lead their group, which is ended as a whole."""
+    command = [sys.executable, "-c", "input()"]
+    left, other = ([*command, f"{TITLE} {root.resolve() / name}"] for name in ("left", "other"))
+    with (
+        subprocess.Popen(left, stdin=subprocess.PIPE, start_new_session=True) as leader,
+        subprocess.Popen(other, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL),
+    ):
+        found = {each["run"]: each["pid"] for each in browser.get("/api/job/running").json()}
+        assert found["left"] == leader.pid
+        assert "other" not in found
+        assert browser.post("/api/job/cancel", json={"run": "left"}).json()["state"] == "ending"
+        assert leader.wait(30) == -signal.SIGTERM
 
 
 def test_files_are_listed_below_the_root_only(browser):
