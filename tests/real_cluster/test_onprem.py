@@ -36,6 +36,10 @@ class OnPrem:
         found = self.lab.on("h2", "pgrep -x raylet").stdout.split()
         return int(found[0]) if found else 0
 
+    def log_of_worker(self) -> str:
+        """What h2 runs of Ray, and the end of what its loop has printed."""
+        return self.lab.on("h2", "date; ps -eo pid,etimes,args | cut -c1-150; tail -n 40 ~/nf-lab/*.log").stdout
+
     def open_tunnel(self) -> None:
         """As docs/clusters.md opens it, in a second terminal; it stays open."""
         if self.lab.on("lap", API + "neurofleet list").returncode != 0:
@@ -80,12 +84,12 @@ def test_a_fit_that_loses_its_worker_twice_ends_as_an_embedded_one(cluster, demo
         wait_for(lambda: "no hosts since" in cluster.status(), 180, cluster.status)
         stored = generations_stored(out)
         cluster.lab.heal("h2")  # its Ray hears that it was given up, ends, and is started again
-        wait_for(lambda: cluster.raylet() not in (0, before), 180)
+        wait_for(lambda: cluster.raylet() not in (0, before), 180, cluster.log_of_worker)
         wait_for(lambda: generations_stored(out) > stored, 180, cluster.status)  # nobody but h2 evaluates
 
         before = cluster.raylet()
         cluster.lab.done("h2", f"kill -9 {before}")
-        wait_for(lambda: cluster.raylet() not in (0, before), 120)
+        wait_for(lambda: cluster.raylet() not in (0, before), 120, cluster.log_of_worker)
         assert "no hosts since" in cluster.laptop("neurofleet logs rat -f", 400)
         assert "rat-a1: succeeded" in cluster.status()
         wait_for_embedded()
