@@ -3,7 +3,7 @@
 import html
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -144,6 +144,26 @@ def colour_bar(figure: "Figure", mesh: Any, axes: "Axes", label: str, **options:
         bar.solids.set_edgecolor("face")  # else the ground shines through between its shades
     bar.outline.set_visible(False)
     return bar.ax
+
+
+def correlation_map(figure: "Figure", names: Sequence[str], pairs: Sequence[Mapping[str, Any]]) -> "Axes":
+    """Draw Spearman's correlations (keys ``a``, ``b``, ``rho``) below the diagonal; return the axes.
+
+    The middle of a name's row and column is half above its place among `names`.
+    """
+    matrix = np.full((len(names), len(names)), np.nan)
+    for row in pairs:
+        matrix[names.index(row["b"]), names.index(row["a"])] = row["rho"]
+    axes: Axes = figure.subplots()
+    shown = axes.pcolormesh(matrix, cmap="RdBu_r", vmin=-1, vmax=1)
+    axes.invert_yaxis()
+    axes.set_aspect("equal")
+    middles = np.arange(len(names)) + 0.5
+    axes.set_xticks(middles, names, rotation=60, ha="right")
+    axes.set_yticks(middles, names)
+    axes.spines[:].set_color(FAINT)
+    colour_bar(figure, shown, axes, "Spearman's ρ", shrink=0.7)
+    return axes
 
 
 def seed_colours(seeds: Sequence[int]) -> dict[int, str]:

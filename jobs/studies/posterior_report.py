@@ -10,7 +10,7 @@ import pyarrow as pa
 from neurofleet.cluster.store.run_store import RunStore
 from neurofleet.cluster.store.schemas import PARAMETER_PREFIX
 from neurofleet.jobs.reports import html
-from neurofleet.jobs.reports.drawing import FAINT, SEEDS, colour_bar, picture
+from neurofleet.jobs.reports.drawing import FAINT, SEEDS, correlation_map, picture
 from neurofleet.jobs.reports.tables import ReportTable
 from neurofleet.jobs.reports.units import parameter_unit
 from neurofleet.jobs.studies.findings import Findings, table_rows
@@ -247,22 +247,11 @@ def _marginals(cell: CellPosterior, draws: pa.Table) -> str:
 
 def _correlations(cell: CellPosterior, pairs: Rows) -> str:
     names = cell.parameters
-    matrix = np.full((len(names), len(names)), np.nan)
-    for row in pairs:
-        matrix[names.index(row["b"]), names.index(row["a"])] = row["rho"]
     noise = 2.0 / np.sqrt(max(cell.effective, 1.0))
     strongest = sorted((row for row in pairs if abs(row["rho"]) > noise), key=lambda row: -abs(row["rho"]))[:PAIRS]
 
     def draw(figure: Any) -> None:
-        axis = figure.subplots()
-        shown = axis.pcolormesh(matrix, cmap="RdBu_r", vmin=-1, vmax=1)
-        axis.invert_yaxis()
-        axis.set_aspect("equal")
-        middles = np.arange(len(names)) + 0.5
-        axis.set_xticks(middles, names, rotation=60, ha="right")
-        axis.set_yticks(middles, names)
-        axis.spines[:].set_color(FAINT)
-        colour_bar(figure, shown, axis, "Spearman's ρ", shrink=0.7)
+        correlation_map(figure, names, pairs)
 
     told = "; ".join(f"{row['a']} with {row['b']} ({row['rho']:+.2f})" for row in strongest)
     return html.figure(

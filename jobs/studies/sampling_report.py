@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 from scipy.stats import binomtest
 
@@ -12,7 +11,7 @@ from neurofleet.cluster.store.run_store import RunStore
 from neurofleet.cluster.store.schemas import PARAMETER_PREFIX
 from neurofleet.jobs.progress import duration
 from neurofleet.jobs.reports import html
-from neurofleet.jobs.reports.drawing import FAINT, SEEDS, colour_bar, picture
+from neurofleet.jobs.reports.drawing import SEEDS, correlation_map, picture
 from neurofleet.jobs.reports.tables import ReportTable
 from neurofleet.jobs.reports.units import parameter_unit
 from neurofleet.jobs.studies.findings import Findings, table_rows
@@ -212,25 +211,13 @@ def _marginals(cell: CellSample, accepted: pa.Table) -> str:
 
 def _correlations(cell: CellSample, pairs: Rows) -> str:
     names = list(dict.fromkeys(name for row in pairs for name in (row["a"], row["b"])))
-    matrix = np.full((len(names), len(names)), np.nan)
-    for row in pairs:
-        i, j = names.index(row["a"]), names.index(row["b"])
-        matrix[j, i] = row["rho"]
     certain = [row for row in pairs if row["p_adjusted"] < 0.05]
 
     def draw(figure: Any) -> None:
-        axis = figure.subplots()
-        shown = axis.pcolormesh(matrix, cmap="RdBu_r", vmin=-1, vmax=1)
-        axis.invert_yaxis()
-        axis.set_aspect("equal")
-        middles = np.arange(len(names)) + 0.5
-        axis.set_xticks(middles, names, rotation=60, ha="right")
-        axis.set_yticks(middles, names)
+        axis = correlation_map(figure, names, pairs)
         for row in certain:
             axis.plot(names.index(row["a"]) + 0.5, names.index(row["b"]) + 0.5, "o", ms=2, color="black")
-        axis.spines[:].set_color(FAINT)
         axis.set(xlabel="conductance", ylabel="conductance")
-        colour_bar(figure, shown, axis, "Spearman's ρ", shrink=0.7)
 
     height = min(9.0, 1.8 + 0.22 * len(names))
     strongest = max(certain, key=lambda row: abs(row["rho"]), default=None)
