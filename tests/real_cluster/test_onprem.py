@@ -82,6 +82,7 @@ def test_a_fit_that_loses_its_worker_twice_ends_as_an_embedded_one(cluster, demo
         before = cluster.raylet()
         cluster.lab.cut("h2")
         wait_for(lambda: "no hosts since" in cluster.status(), 180, cluster.status)
+        wait_for(lambda: not cluster.has_worker(), 180, cluster.status)  # the pool may give a host up before Ray does
         stored = generations_stored(out)
         cluster.lab.heal("h2")  # its Ray hears that it was given up, ends, and is started again
         wait_for(lambda: cluster.raylet() not in (0, before), 180, cluster.log_of_worker)
