@@ -55,15 +55,19 @@ _GROUPS = (
 
 
 def sims_draft(files: Sequence[Path], folder: Path) -> Draft:
-    """Return a training of SIMS on cells.
+    """Return a training of SIMS on cells; files that lack the classes of the others are the query.
 
     Raises
     ------
     UsageError, LearnerError
         The files cannot be used, or no column looks like classes.
     """
-    cells = open_cells(list(files))
-    draft = _draft("sims", folder, "reference", files)
+    queries = _without_classes(files)
+    reference = [file for file in files if file not in queries]
+    cells = open_cells(reference, query=queries)
+    draft = _draft("sims", folder, "reference", reference)
+    if queries:
+        draft.put("query", [draft.path(file) for file in queries], "no classes: the genes that it has are trained on")
     draft.say(f"{len(cells):,} cells × {len(cells.genes):,} genes", *cells.notes)
     columns = cells.obs.drop(columns=SOURCE_COLUMN)
     label = _put_label(draft, columns, "`labels: FILE.csv` adds columns of another file")
@@ -83,6 +87,15 @@ def sims_draft(files: Sequence[Path], folder: Path) -> Draft:
         f"a guess: {name} {held_out} is held out whole. Cross-validation: {{folds: {len(counts)}, by: {name}}}",
     )
     return draft
+
+
+def _without_classes(files: Sequence[Path]) -> list[Path]:
+    """Return the files without a column that is called like one of classes, where others have one."""
+    if len(files) == 1:
+        return []
+    columns = [open_cells(file).obs.columns.drop(SOURCE_COLUMN) for file in files]
+    has = [any(_place(str(name), _LABELS) < len(_LABELS) for name in names) for names in columns]
+    return [file for file, named in zip(files, has, strict=True) if not named] if any(has) else []
 
 
 def hippie_draft(files: Sequence[Path], folder: Path, layout: Mapping[str, Any] | None = None) -> Draft:

@@ -73,6 +73,8 @@ class SimsJob(LearnerJob[SimsTrainSpec, SimsInputs]):
             "layer": spec.layer,
             "gene_names": spec.gene_names,
         }
+        if spec.query:
+            sources |= {"query": [place_of(path, folder) for path in spec.query], "query_layer": spec.query_layer}
         cells = open_cells(**sources)
         read_labels(cells, spec.label, drop_missing=spec.drop_unlabelled)  # a wrong name is told before all else
         refuse_missing_columns(spec.split.columns, [name for name in cells.obs.columns if name != SOURCE_COLUMN])

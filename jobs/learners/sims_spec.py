@@ -26,7 +26,7 @@ class SimsTrainSpec(LearnerSpec):
     settings_model = SimsSettings
     presets = PRESETS
     beside = ("workers", "loggers", "baselines")
-    data_keys = ("reference",)
+    data_keys = ("reference", "query")
 
     kind: Literal["train", "sweep"] = "train"
     """A training."""
@@ -34,6 +34,12 @@ class SimsTrainSpec(LearnerSpec):
     """SIMS: cell types from single-cell RNA data."""
     reference: Annotated[list[DataPath], Field(min_length=1)]
     """Files of labelled cells; the genes that all files have are used."""
+    query: Annotated[list[DataPath], Field(min_length=1)] | None = None
+    """Files of the cells that the model is to predict. Of all genes, those are used that each of these has as well, so
+    that none has to be estimated. Their cells are not trained on, and not scored.
+    """
+    query_layer: Label | None = None
+    """Which values of the query are read, where they are not in `layer`."""
     labels: DataPath | None = None
     """A table of labels by cell id, where they are not in the reference."""
     layer: Label = "X"
@@ -92,7 +98,7 @@ class SimsTrainSpec(LearnerSpec):
 
     def files_named(self) -> list[str]:
         """Return all files that the job reads: paths, and URLs."""
-        return [*self.reference, *([self.labels] if self.labels else [])]
+        return [*self.reference, *(self.query or ()), *([self.labels] if self.labels else [])]
 
 
 class SimsSweepSpec(SweepSpec, SimsTrainSpec):

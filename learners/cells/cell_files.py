@@ -17,11 +17,18 @@ from neurofleet.input_paths import local_files
 from neurofleet.learners.cells.cell_formats import EXPECTED, OpenedFile, Read, open_file
 from neurofleet.learners.cells.cell_matrix import SOURCE_COLUMN, CellMatrix, MatrixPart, MemorySource
 from neurofleet.learners.cells.expression_tables import read_labels_table
-from neurofleet.learners.cells.gene_alignment import TRIED, GeneNaming
+from neurofleet.learners.cells.gene_alignment import TRIED, GeneNaming, align, names_differ
 from neurofleet.learners.cells.gene_columns import named_metadata
 
 if TYPE_CHECKING:
+    from typing import TypeAlias
+
     import anndata
+
+    Sources: TypeAlias = str | Path | anndata.AnnData | Sequence[str | Path | anndata.AnnData]
+
+FEWEST_SHARED = 0.1
+"""Of the genes of a query, or of the reference's if these are fewer: the share that both have, at least."""
 
 BARCODE = r".*[ACGT]{10,}(-\d+)?$"
 
@@ -30,11 +37,13 @@ IN_MEMORY_NAME = "AnnData"
 
 
 def open_cells(
-    paths: str | Path | anndata.AnnData | Sequence[str | Path | anndata.AnnData],
+    paths: Sources,
     *,
     labels_path: str | Path | None = None,
     layer: str = "X",
     gene_names: str | None = None,
+    query: Sources | None = None,
+    query_layer: str | None = None,
 ) -> CellMatrix:
     """Open one or several files, or AnnData in memory, as one matrix with the genes that all of them have.
 
@@ -51,27 +60,51 @@ def open_cells(
     gene_names
         The column of var that names genes, and what need not be equal in names of several files; see
         `neurofleet.learners.cells.gene_alignment.GeneNaming.parsed`.
+    query
+        Other files: of all genes, those remain that each of these has as well. Their cells are in `CellMatrix.queries`.
+    query_layer
+        The same as `layer` by default.
 
     Raises
     ------
     CellsRefused
         If a file cannot be read, is empty, is given twice, has genes twice or genes in rows, or if the files share no
-        gene, or less than half of those that they would share under other names.
+        gene, or less than half of those that they would share under other names; or if a query shares few of the genes.
     """
-    sources = [
-        place
-        for source in (paths if isinstance(paths, list | tuple) else [paths])
-        for place in (local_files([source]) if isinstance(source, str | Path) else [source])
-    ]
+    sources, queries = _places(paths), [] if query is None else _places(query)
     if not sources:
         raise CellsRefused(f"No file of cells was given. Give at least one: {EXPECTED}.")
-    _refuse_same(sources)
+    _refuse_same([*sources, *queries])
     naming = GeneNaming.parsed(gene_names)
-    files = [
+    files = _opened(sources, layer)
+    _refuse_missing_column(files, naming)
+    cells = _joined(files, naming)
+    if labels_path is not None:
+        cells = _with_labels(cells, local_files([labels_path])[0])
+    if queries:
+        others = [_joined([file], naming) for file in _opened(queries, query_layer or layer)]
+        cells = _with_genes_of(cells, others, naming)
+    return cells
+
+
+def _places(sources: Sources) -> list[Any]:
+    """Return AnnData as they are, and the files that paths name."""
+    return [
+        place
+        for source in (sources if isinstance(sources, list | tuple) else [sources])
+        for place in (local_files([source]) if isinstance(source, str | Path) else [source])
+    ]
+
+
+def _opened(sources: list[Any], layer: str) -> list[OpenedFile]:
+    return [
         open_file(Path(source), layer) if isinstance(source, str | Path) else _from_anndata(source, layer)
         for source in sources
     ]
-    _refuse_missing_column(files, naming)
+
+
+def _joined(files: list[OpenedFile], naming: GeneNaming) -> CellMatrix:
+    """Return the cells of opened files as one matrix with the genes that all of them have."""
     indices = [file.var.index for file in files]
     for file in files:
         _name_genes(file, naming)
@@ -82,7 +115,7 @@ def open_cells(
     cell_ids, id_notes = _cell_ids(files)
     obs = pd.concat([file.obs.assign(**{SOURCE_COLUMN: str(file.path)}) for file in files])
     obs.index = pd.Index(cell_ids).rename(None)
-    cells = CellMatrix(
+    return CellMatrix(
         parts=tuple(
             MatrixPart(
                 file.source,
@@ -99,7 +132,48 @@ def open_cells(
         var=files[0].var.loc[genes].rename_axis(None),
         notes=(*(note for file in files for note in file.notes), *notes, *id_notes),
     )
-    return cells if labels_path is None else _with_labels(cells, local_files([labels_path])[0])
+
+
+def _with_genes_of(cells: CellMatrix, queries: Sequence[CellMatrix], naming: GeneNaming) -> CellMatrix:
+    """Return cells with the genes that each query has as well, and the queries with the same genes.
+
+    Raises
+    ------
+    CellsRefused
+        If they share too few genes.
+    """
+    found, shared = [], np.ones(len(cells.genes), dtype=bool)
+    for query in queries:
+        name = query_name(query)
+        try:
+            alignment = align(cells.genes, query.genes, query.var, query.cell_ids, naming, owner="reference")
+        except CellsRefused as error:
+            raise CellsRefused(f"{name}: {error}") from None
+        most = min(len(cells.genes), len(query.genes))
+        if alignment.n_shared < max(FEWEST_SHARED * most, 2):
+            raise CellsRefused(
+                f"{name}: the query shares {alignment.n_shared} of the reference's {len(cells.genes)} genes, and has"
+                f" {len(query.genes)}: too few to train on. {names_differ(cells.genes, query.genes)}"
+            )
+        found.append(alignment.columns)
+        shared &= alignment.columns >= 0
+    kept = np.flatnonzero(shared)
+    if len(kept) < 2:
+        raise CellsRefused(
+            f"No gene of the reference is in all {len(queries)} files of the query. Train for each alone."
+        )
+    n_all, names = len(cells.genes), ", ".join(Path(query_name(query)).name for query in queries)
+    note = (
+        f"Trained on {len(kept):,} of the reference's {n_all:,} genes ({100 * len(kept) / n_all:.1f} %): those that"
+        f" {names} {'has' if len(queries) == 1 else 'have'} as well. No cell of the query is trained on or scored."
+    )
+    aligned = tuple(query.with_genes(columns[kept]) for query, columns in zip(queries, found, strict=True))
+    return replace(cells.with_genes(kept), queries=aligned, notes=(*cells.notes, note))
+
+
+def query_name(query: CellMatrix) -> str:
+    """Return the file of a query's cells."""
+    return str(query.obs[SOURCE_COLUMN].iloc[0])
 
 
 def _refuse_same(sources: list[Any]) -> None:

@@ -308,6 +308,8 @@ class CellMatrix:
         One row a gene, indexed by `genes`; the first file's.
     notes : tuple of str
         What was done to open the files that the user should know, a sentence each.
+    queries : tuple of CellMatrix
+        Cells of other files, with the same genes, that these are a reference for; not pickled.
     """
 
     parts: tuple[MatrixPart, ...]
@@ -316,6 +318,10 @@ class CellMatrix:
     obs: pd.DataFrame
     var: pd.DataFrame
     notes: tuple[str, ...] = ()
+    queries: tuple[CellMatrix, ...] = ()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"queries": ()}
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -367,6 +373,13 @@ class CellMatrix:
         rows = np.arange(len(self)) if rows is None else np.asarray(rows)
         for start in range(0, len(rows), size):
             yield self.read(rows[start : start + size])
+
+    def with_genes(self, columns: np.ndarray) -> CellMatrix:
+        """Return the same cells with some of the genes, by their number, in this order."""
+        parts = tuple(
+            replace(part, columns=columns if part.columns is None else part.columns[columns]) for part in self.parts
+        )
+        return replace(self, parts=parts, genes=self.genes[columns], var=self.var.iloc[columns])
 
     def nbytes_estimate(self) -> tuple[int, int]:
         """Return what the matrix would take in memory, in bytes: dense and sparse (CSR)."""

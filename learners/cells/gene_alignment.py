@@ -51,6 +51,7 @@ def align(
     query_var: pd.DataFrame | None = None,
     query_cell_ids: Sequence[str] | np.ndarray | None = None,
     naming: GeneNaming | None = None,
+    owner: str = "model",
 ) -> Alignment:
     """Find each gene of a model among a query's.
 
@@ -62,6 +63,8 @@ def align(
         Looked at when no gene is shared: they may be the genes.
     naming
         What need not be equal in names.
+    owner
+        Whose genes the first are, for messages.
 
     Raises
     ------
@@ -73,28 +76,30 @@ def align(
     own_names = query
     if naming is not None:
         query = naming.matched(query, model)
-    for owner, genes in (("model", model), ("query", query)):
+    for whose, genes in ((owner, model), ("query", query)):
         if genes.has_duplicates:
             twice = genes[genes.duplicated()].unique()
             raise CellsRefused(
-                f"{len(twice)} gene names occur more than once in the {owner}, the first"
+                f"{len(twice)} gene names occur more than once in the {whose}, the first"
                 f" {', '.join(twice[:10])}. Sum or rename these columns first."
             )
     columns = query.get_indexer(model)
     if (columns < 0).all() and query_cell_ids is not None and model.isin(pd.Index(query_cell_ids)).any():
         raise CellsRefused(
-            "Expected cells in rows and genes in columns, found rows named like the model's genes"
+            f"Expected cells in rows and genes in columns, found rows named like the {owner}'s genes"
             f" ({', '.join(map(str, query_cell_ids[:3]))}). Transpose the query."
         )
     n_shared = int((columns >= 0).sum())
     if n_shared < 0.5 * len(model):
         found = better_namings(model, own_names, query_var, n_shared)
         if found or n_shared == 0:
-            shares, which = ("none", "the model has") if n_shared == 0 else (f"{n_shared}", "others are, in the model:")
+            shares, which = (
+                ("none", f"the {owner} has") if n_shared == 0 else (f"{n_shared}", f"others are, in the {owner}:")
+            )
             absent, others = model[columns < 0], own_names[~query.isin(model)]
-            kinds = "" if found else kinds_of_names(absent, others)
+            kinds = "" if found else kinds_of_names(absent, others, owner)
             raise CellsRefused(
-                f"The query shares {shares} of the model's {len(model)} genes ({which} {', '.join(absent[:3])}, ...;"
+                f"The query shares {shares} of the {owner}'s {len(model)} genes ({which} {', '.join(absent[:3])}, ...;"
                 f" the query: {', '.join(others[:3])}, ...). {kinds or advice(found)}"
             )
     return Alignment(columns, tuple(model[columns < 0]), len(query) - int((columns >= 0).sum()))
@@ -232,15 +237,21 @@ def better_namings(
     return sorted(found, key=lambda one: (-one[0], len(one[2].ignored)))
 
 
-def kinds_of_names(model: pd.Index, query: pd.Index) -> str:
+def names_differ(reference: np.ndarray, query: np.ndarray) -> str:
+    """Say what to do where a reference and a query share few genes, and no other naming would share more."""
+    names = [pd.Index(genes).astype(str) for genes in (reference, query)]
+    return kinds_of_names(*names, "reference") or advice([])
+
+
+def kinds_of_names(model: pd.Index, query: pd.Index, owner: str = "model") -> str:
     """Say what to do where one of the two names genes by Ensembl id and the other does not; else nothing."""
     ids = [bool(names.str.match(r"ENS[A-Z]*G\d{6,}").mean() > 0.5) for names in (model, query)]
     if ids[0] == ids[1]:
         return ""
     here, there = ("Ensembl ids", "symbols") if ids[1] else ("symbols", "Ensembl ids")
     return (
-        f"The query names genes by {here}, the model by {there}. Put {there} into a column of the query's var, and name"
-        " it: --gene-names COLUMN, `gene_names: COLUMN` in a job, or gene_names='COLUMN' in Python."
+        f"The query names genes by {here}, the {owner} by {there}. Put {there} into a column of the query's var, and"
+        " name it: --gene-names COLUMN, `gene_names: COLUMN` in a job, or gene_names='COLUMN' in Python."
     )
 
 

@@ -46,13 +46,14 @@ class Normalisation:
     found_sum : float or None
         For log values: their own target sum.
     totals : str
-        Whether a query's totals are taken over the model's genes or over all of the query's.
+        Whether a query's totals are taken over the model's genes or over all of the query's; ``chosen genes`` for a
+        model of those genes alone that a query has: over these also where the query has logarithms.
     """
 
     kind: Kind
     target_sum: float | None = TARGET_SUM
     found_sum: float | None = None
-    totals: Literal["model genes", "all genes"] = "model genes"
+    totals: Literal["model genes", "all genes", "chosen genes"] = "model genes"
 
     def apply(self, values: sp.csr_matrix) -> sp.csr_matrix:
         """Return normalised values, float32, of cells × genes.
@@ -159,6 +160,10 @@ def recognise(cells: CellMatrix, *, target_sum: float | None = None, stated: str
             raise CellsRefused(f"{error} {better_layers(part, name, rows, obs)}".strip()) from None
         if seen.kind == "scaled" or (seen.kind in LOG_FACTORS and seen.target_sum is None):
             seen = replace(seen, advice=better_layers(part, name, rows, obs))
+        if seen.median_total is not None and not part.has_all_genes:
+            kept = part.read(rows)
+            sums = _with_data(kept, linear(seen.kind, kept.data)) @ np.ones(kept.shape[1])
+            seen = replace(seen, median_total=float(np.median(sums)))
         kinds.append((name, replace(seen, has_all_genes=seen.has_all_genes and part.has_all_genes)))
     first_name, first = kinds[0]
     for name, values_of_file in kinds[1:]:
@@ -287,6 +292,8 @@ def check_query(model: Normalisation, query: Values) -> Normalisation:
             " query's own mean shifts cells when its composition differs." + advice
         )
     is_log = query.kind in LOG_FACTORS
+    if is_log and model.totals == "chosen genes":
+        return model.for_query(f"{query.kind} counts", None)  # type: ignore[arg-type]
     if is_log and model.target_sum is not None and query.target_sum is None:
         raise CellsRefused(
             f"The model takes log1p of {model.target_sum:g} counts per cell, and {description}: they do not show"

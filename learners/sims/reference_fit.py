@@ -18,7 +18,7 @@ from neurofleet.learners.calibration import UNCALIBRATED, calibrated_probabiliti
 from neurofleet.learners.cells.cell_labels import Labels
 from neurofleet.learners.cells.cell_matrix import CellMatrix
 from neurofleet.learners.cells.normalisation import Normalisation, gene_statistics, normalisation, recognise
-from neurofleet.learners.cells.value_kinds import Values
+from neurofleet.learners.cells.value_kinds import LOG_FACTORS, Values
 from neurofleet.learners.label_controls import shuffled_labels
 from neurofleet.learners.local_training import Train
 from neurofleet.learners.scores import Scores, score
@@ -116,6 +116,8 @@ def reference_of(
     codes = np.full(len(cells), -1, dtype=np.int64)
     codes[labels.rows] = labels.codes
     how = normalisation(values or recognise(cells), target_sum)
+    if cells.queries and how.kind not in ("scaled", *LOG_FACTORS):
+        how = replace(how, totals="chosen genes")
     return Reference(cells, codes, labels.classes, how)
 
 

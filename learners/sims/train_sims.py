@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from neurofleet.errors import LearnerError
-from neurofleet.learners.cells.cell_copies import Profiles, find_copies, looked_at
-from neurofleet.learners.cells.cell_files import open_cells
+from neurofleet.errors import CellsRefused, LearnerError
+from neurofleet.learners.cells.cell_copies import KnownCells, ProfileMaker, Profiles, find_copies, looked_at
+from neurofleet.learners.cells.cell_files import open_cells, query_name
 from neurofleet.learners.cells.cell_labels import Labels, confounded, read_labels, refuse_files_without
 from neurofleet.learners.cells.cell_matrix import CellMatrix, stretches
 from neurofleet.learners.cells.gene_columns import refuse_telling_columns
-from neurofleet.learners.cells.normalisation import recognise
+from neurofleet.learners.cells.normalisation import check_query, recognise
 from neurofleet.learners.folds import check_inner_sizes
 from neurofleet.learners.local_training import Train, TrainHere
 from neurofleet.learners.model_folder import (
@@ -53,6 +53,8 @@ def train(
     target_sum: float | None = None,
     values: str | None = None,
     drop_unlabelled: bool = False,
+    query: str | Path | anndata.AnnData | Sequence[str | Path | anndata.AnnData] | None = None,
+    query_layer: str | None = None,
     preset: str = DEFAULT,
     settings: Mapping[str, Any] | None = None,
     baselines: Sequence[str] | None = None,
@@ -95,6 +97,11 @@ def train(
         What they are, where that cannot be seen: one of `neurofleet.learners.cells.value_kinds.KINDS`.
     drop_unlabelled : bool
         Whether cells without a label are left out, in place of being refused.
+    query : AnnData, path, or a sequence of either, optional
+        Cells that the model is to predict: of all genes, those that each of these has as well are trained on, so that
+        none has to be estimated. Their cells are not trained on, and not scored; their labels are not read.
+    query_layer : str, optional
+        The query's values, where they are not in `layer`.
     preset : str
         A name of `neurofleet.learners.sims.PRESETS`.
     settings : mapping, optional
@@ -126,7 +133,7 @@ def train(
     """
     chosen = checked_settings(settings_of, PRESETS, preset, settings)
     prepared = prepare_reference(
-        open_cells(cells, labels_path=labels, layer=layer, gene_names=gene_names),
+        open_cells(cells, labels_path=labels, layer=layer, gene_names=gene_names, query=query, query_layer=query_layer),
         label,
         batch=batch,
         test=test,
@@ -193,6 +200,8 @@ class PreparedReference:
         What the user should know of cells, labels and values.
     profiles : Profiles
         Of all cells, to find them again in a query.
+    in_query : array of int
+        Labelled cells that are in the query that the model is trained for, too; they are in no part of the splits.
     """
 
     reference: Reference
@@ -201,10 +210,12 @@ class PreparedReference:
     final: Split
     notes: tuple[str, ...]
     profiles: Profiles
+    in_query: np.ndarray
 
     def data_facts(self, files: Sequence[str], label: str, n_genes_seen: int) -> dict[str, Any]:
         """Return what a model was trained on, as plain JSON."""
         n_cells, n_genes = self.reference.cells.shape
+        queries = self.reference.cells.queries
         return {
             "files": list(files),
             "n_cells": n_cells,
@@ -213,6 +224,7 @@ class PreparedReference:
             "label": label,
             "cells_of_class": dict(zip(self.labels.classes, self.labels.counts.tolist(), strict=True)),
             "normalisation": str(self.reference.normalisation),
+            **({"query": [Path(query_name(query)).name for query in queries]} if queries else {}),
         }
 
     def cells_by_role(self) -> list[dict[str, int]]:
@@ -263,7 +275,8 @@ def prepare_reference(
     copies = find_copies(profiles, labels.rows)
     names = np.full(len(cells), "", dtype=object)
     names[labelled.rows] = np.asarray(labelled.classes, dtype=object)[labelled.codes]
-    left_out = np.union1d(copies.rows, np.setdiff1d(labelled.rows, labels.rows))
+    in_query, query_notes = _look_at_queries(cells, reference, profiles)
+    left_out = np.union1d(np.union1d(copies.rows, in_query), np.setdiff1d(labelled.rows, labels.rows))
     common: dict[str, Any] = {"columns": cells.obs, "left_out": left_out, "seed": seed}
     if folds is not None or batch is not None:
         if not isinstance(validation, float | int):
@@ -282,7 +295,41 @@ def prepare_reference(
         check_inner_sizes(reference.labels[split.rows("train")])
     notes = [*cells.notes, *labels.notes, copies.note(cells, reference.labels), *confounded(cells, labels, batch)]
     notes += [f"Values: {seen.kind} ({seen.evidence}).", SCALED_NOTE if seen.kind == "scaled" else "", seen.advice]
-    return PreparedReference(reference, labels, tuple(splits), final, tuple(filter(None, notes)), profiles)
+    notes += query_notes
+    return PreparedReference(reference, labels, tuple(splits), final, tuple(filter(None, notes)), profiles, in_query)
+
+
+def _look_at_queries(cells: CellMatrix, reference: Reference, profiles: Profiles) -> tuple[np.ndarray, list[str]]:
+    """Return which labelled cells are in the queries as well, and what is to be said of these.
+
+    Raises
+    ------
+    LearnerError
+        If all labelled cells are.
+    """
+    labelled, notes = np.flatnonzero(reference.labels >= 0), []
+    found, maker = np.zeros(len(labelled), dtype=bool), ProfileMaker(cells.genes)
+    for query in cells.queries:
+        name = Path(query_name(query)).name
+        try:
+            normalised = check_query(reference.normalisation, recognise(query)).apply
+        except CellsRefused as error:
+            notes.append(f"{name} cannot be predicted as it is: {error}")
+            continue
+        known = KnownCells(Profiles.joined([maker.of(normalised(block)) for block in query.blocks()]))
+        here = known.has(profiles.some(labelled, len(labelled)))
+        if here.any():
+            notes.append(
+                f"{int(here.sum()):,} of {len(labelled):,} labelled cells are in {name} as well (the same genes, but"
+                " for a few). They are left out, so that no cell of the query is trained on."
+            )
+        found |= here
+    if len(labelled) and found.all():
+        raise LearnerError(
+            "All labelled cells are in the query as well, so none is left to train on. Give as `query` the cells"
+            " that are to be predicted, or leave it out."
+        )
+    return labelled[found], notes
 
 
 def _folds_of_share(test: float | Groups, cells: CellMatrix, batch: str | None) -> int:
@@ -332,7 +379,7 @@ def fit_and_score(
     else:
         tested = [score_split(fitted, reference, prepared.final, settings, train, seed, baselines)]
     known = facts(tested, reference) | query_facts(fitted, reference, prepared.final, seed)
-    kept = prepared.profiles.some(prepared.labels.rows).to_array()
+    kept = prepared.profiles.some(np.setdiff1d(prepared.labels.rows, prepared.in_query)).to_array()
     rows = np.sort(np.concatenate([prepared.final.rows("train"), prepared.final.rows("validation")]))
     space = reference_space(reference.values, rows, reference.labels, seed)
     judged = {"facts": known | {"notes": list(fitted.notes)}, "known_cells": kept, "space": space}

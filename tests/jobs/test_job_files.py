@@ -143,8 +143,9 @@ def test_a_pattern_that_matches_nothing_or_too_much_is_told(folder):
 
 def test_a_tilde_is_the_home_folder(folder):
     home = folder.parent / "home"
-    sims = in_folder(folder, SIMS.replace("a.h5ad", "[~/a.h5ad, ~/b*]") + "labels: ~/l.csv\nout: ~/results")
-    assert sims.files_named() == [f"{home}/a.h5ad", f"{home}/b.h5ad", f"{home}/l.csv"]
+    keys = "labels: ~/l.csv\nquery: ~/b*\nout: ~/results"
+    sims = in_folder(folder, SIMS.replace("a.h5ad", "[~/a.h5ad, ~/b*]") + keys)
+    assert sims.files_named() == [f"{home}/{name}" for name in ("a.h5ad", "b.h5ad", "b.h5ad", "l.csv")]
     assert results_place(None, sims, folder) == f"{home}/results"
     assert results_place("~/x", sims, folder) == f"{home}/x"
     fit = in_folder(

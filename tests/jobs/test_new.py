@@ -40,6 +40,11 @@ def test_cells_are_drafted_with_classes_and_a_donor_held_out(tmp_path):
     assert "# 90 cells × 60 genes" in text
     assert "# cell_type: 3 (" in text
     assert "# donor: 3 (d1 30, d2 30, d3 30)" in text
+    query = made_counts(30, seed=2)[:, :40].copy()
+    del query.obs["cell_type"]
+    job, text = new("sims", tmp_path / "cells.h5ad", written(query, tmp_path / "query.h5ad"), overwrite=True)
+    assert (job.reference, job.query) == (["cells.h5ad"], ["query.h5ad"])
+    assert "# 90 cells × 40 genes" in text
     assert checked_inputs(job_of(job, tmp_path))
 
 

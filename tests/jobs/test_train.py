@@ -291,9 +291,11 @@ def test_an_event_for_each_start_and_end(model):
 
 
 def test_a_plan_says_what_a_training_and_a_sweep_will_do(reference, tmp_path, capsys):
-    print_plan(write_job(tmp_path, reference))
+    query = written(made_counts(30, seed=7, prefix="query")[:, :45].copy(), tmp_path / "query.h5ad")
+    print_plan(write_job(tmp_path, reference, query=str(query)))
     told = capsys.readouterr().out
-    assert "150 cells × 60 genes, 3 classes" in told
+    assert "150 cells × 45 genes, 3 classes" in told
+    assert "Trained on 45 of the reference's 60 genes (75.0 %)" in " ".join(told.split())
     assert "12 epochs of 3 steps in all trainings" in told
     trials = {"number": 5, "repeats": 2}
     print_plan(write_job(tmp_path, reference, kind="sweep", search={"n_d": [8, 16]}, trials=trials))

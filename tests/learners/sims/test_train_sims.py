@@ -14,6 +14,7 @@ import torch
 from neurofleet.errors import CellsRefused, LearnerError, UsageError
 from neurofleet.learners import sims
 from neurofleet.learners.cells.cell_files import open_cells
+from neurofleet.learners.cells.normalisation import check_query, recognise
 from neurofleet.learners.model_folder import ModelRefused, load_model
 from neurofleet.learners.sims.cell_prediction import open_query
 from neurofleet.learners.sims.sims_classifier import state_of
@@ -93,6 +94,52 @@ def test_batches_are_tested_as_a_whole(reference):
     folds = prepare_reference(open_cells(cells), "cell_type", batch="donor", folds=5)
     assert [set(donors[split.rows("test")]) for split in folds.splits] == [{name} for name in "abcde"]
     assert len(folds.final.rows("test")) == 0
+
+
+def test_a_query_decides_the_genes_and_none_of_its_cells_is_used(reference, query, tmp_path):
+    some = query[:, [3, 1, *range(20, 50)]].copy()
+    again = reference[:12, some.var_names].copy()
+    again.obs_names = [f"again{number}" for number in range(12)]
+    path = written(anndata.concat([some, again]), tmp_path / "query.h5ad")
+    labelled = reference.copy()
+    labelled.var_names = [f"hg38_{name}" for name in labelled.var_names]
+    cells = open_cells(labelled, query=path, gene_names="ignore-prefix")
+    assert (cells.shape, cells.queries[0].shape) == ((150, 32), (52, 32))
+    np.testing.assert_array_equal(
+        cells.read([7, 2]).toarray(), reference[[7, 2], list(cells.queries[0].genes)].X.toarray()
+    )
+    prepared = prepare_reference(cells, "cell_type")
+    assert prepared.reference.labels.shape == (150,)
+    assert not set(range(12)) & set(
+        np.concatenate([prepared.final.rows(role) for role in ("train", "validation", "test")])
+    )
+    notes = "\n".join(prepared.notes)
+    assert "Trained on 32 of the reference's 60 genes (53.3 %): those that query.h5ad has as well" in notes
+    assert "12 of 150 labelled cells are in query.h5ad as well" in notes
+    logged = some.copy()
+    logged.X = sp.csr_matrix(np.log1p(some.X.toarray() / some.X.sum(1) * 777))
+    how = prepared.reference.normalisation
+    same = [check_query(how, recognise(one)).apply(one.read(range(40))) for one in map(open_cells, (some, logged))]
+    np.testing.assert_allclose(same[0].toarray(), same[1].toarray(), rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("genes", "words"),
+    [
+        (
+            [f"ENSG{number:011d}" for number in range(60)],
+            "shares none of the reference's 60.*by Ensembl ids.*gene_names=",
+        ),
+        (["Gene1", *(f"other{number}" for number in range(59))], "shares 1 of the reference's 60 genes.*too few"),
+        ([f"gene{number}" for number in range(60)], "ignore-case would share 60|upper case would share 60"),
+    ],
+)
+def test_a_query_of_other_genes_is_refused(reference, query, genes, words):
+    query.var_names = genes
+    with pytest.raises(CellsRefused, match=f"AnnData: .*{words}"):
+        open_cells(reference, query=query)
+    with pytest.raises(CellsRefused, match="given twice"):
+        open_cells(reference, query=[query, reference])
 
 
 @pytest.mark.parametrize(
