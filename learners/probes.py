@@ -1,7 +1,7 @@
 """Probes: small classifiers on vectors of units or cells, fitted by scikit-learn and kept as plain arrays.
 
 Every kind is fitted by scikit-learn and then kept as the arrays its formula needs, so that a stored probe
-answers exactly as it did, whatever the version of scikit-learn.
+answers exactly as it did, whatever the version of scikit-learn, and without loading it.
 """
 
 from __future__ import annotations
@@ -13,14 +13,6 @@ from typing import Any
 
 import numpy as np
 from scipy.special import softmax
-from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
-from sklearn.ensemble import ExtraTreesClassifier
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics.pairwise import euclidean_distances
-from sklearn.neural_network import MLPClassifier
-from sklearn.svm import SVC
-from sklearn.utils.class_weight import compute_sample_weight
 
 from neurofleet.errors import LearnerError, did_you_mean
 from neurofleet.learners.calibration import fit_temperature
@@ -38,13 +30,15 @@ def _fit_knn(x: np.ndarray, y: np.ndarray, n_classes: int, setting: ProbeSetting
 
 
 def _answer_knn(values: Arrays, x: np.ndarray, n_classes: int) -> np.ndarray:
-    distance = euclidean_distances(x, values["x"], squared=True)
+    distance = _squared_distances(x, values["x"])
     k = int(values["k"])
     closest = np.argpartition(distance, k - 1, axis=1)[:, :k]
     return np.eye(n_classes)[values["y"][closest]].mean(axis=1)
 
 
 def _fit_linear(x: np.ndarray, y: np.ndarray, n_classes: int, setting: ProbeSetting, seed: int) -> Arrays:
+    from sklearn.linear_model import LogisticRegression
+
     model = LogisticRegression(C=setting["C"], class_weight="balanced", max_iter=2000, tol=1e-4)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=MANY_CLASSES, category=UserWarning)
@@ -60,6 +54,8 @@ def _answer_linear(values: Arrays, x: np.ndarray, n_classes: int) -> np.ndarray:
 
 
 def _fit_lda(x: np.ndarray, y: np.ndarray, n_classes: int, setting: ProbeSetting, seed: int) -> Arrays:
+    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+
     present = np.unique(y)
     alike = np.full(len(present), 1 / len(present))
     model = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=setting["shrinkage"], priors=alike).fit(x, y)
@@ -74,6 +70,8 @@ def _answer_lda(values: Arrays, x: np.ndarray, n_classes: int) -> np.ndarray:
 
 
 def _fit_svm(x: np.ndarray, y: np.ndarray, n_classes: int, setting: ProbeSetting, seed: int) -> Arrays:
+    from sklearn.svm import SVC
+
     gamma = setting["gamma_by_features"] / x.shape[1]
     model = SVC(C=setting["C"], gamma=gamma, class_weight="balanced", cache_size=500).fit(x, y)
     return {
@@ -88,7 +86,7 @@ def _fit_svm(x: np.ndarray, y: np.ndarray, n_classes: int, setting: ProbeSetting
 
 def _answer_svm(values: Arrays, x: np.ndarray, n_classes: int) -> np.ndarray:
     """Return decision values: of each class its votes against every other class, plus its margin squashed."""
-    kernel = np.exp(-values["gamma"] * euclidean_distances(x, values["support"], squared=True))
+    kernel = np.exp(-values["gamma"] * _squared_distances(x, values["support"]))
     dual, bias, n = values["dual"], values["bias"], len(values["classes"])
     if n == 2:
         decision = kernel @ dual[0] + bias[0]
@@ -109,6 +107,10 @@ def _answer_svm(values: Arrays, x: np.ndarray, n_classes: int) -> np.ndarray:
 
 
 def _fit_mlp(x: np.ndarray, y: np.ndarray, n_classes: int, setting: ProbeSetting, seed: int) -> Arrays:
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.neural_network import MLPClassifier
+    from sklearn.utils.class_weight import compute_sample_weight
+
     model = MLPClassifier(setting["hidden"], alpha=setting["alpha"], max_iter=100, random_state=seed)
     with warnings.catch_warnings(action="ignore", category=ConvergenceWarning):
         model.fit(x, y, sample_weight=compute_sample_weight("balanced", y))
@@ -130,6 +132,8 @@ def _answer_mlp(values: Arrays, x: np.ndarray, n_classes: int) -> np.ndarray:
 
 
 def _fit_trees(x: np.ndarray, y: np.ndarray, n_classes: int, setting: ProbeSetting, seed: int) -> Arrays:
+    from sklearn.ensemble import ExtraTreesClassifier
+
     model = ExtraTreesClassifier(
         setting["trees"],
         min_samples_leaf=setting["min_samples_leaf"],
@@ -168,6 +172,12 @@ def _answer_trees(values: Arrays, x: np.ndarray, n_classes: int) -> np.ndarray:
             inside = values["feature"][node] >= 0
         total += values["shares"][node]
     return _spread(total / len(values["roots"]), values, n_classes, 0.0)
+
+
+def _squared_distances(x: np.ndarray, others: np.ndarray) -> np.ndarray:
+    products = x @ others.T
+    squares = np.einsum("ij,ij->i", x, x)[:, None] - 2.0 * products + np.einsum("ij,ij->i", others, others)
+    return np.maximum(squares, 0.0)
 
 
 def _spread(values_present: np.ndarray, values: Arrays, n_classes: int, absent: float) -> np.ndarray:

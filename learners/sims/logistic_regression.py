@@ -13,8 +13,6 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy.linalg import eigh
 from scipy.special import softmax
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import f1_score, log_loss
 
 from neurofleet.errors import LearnerError
 from neurofleet.learners.folds import inner_folds, stratified_rows
@@ -192,6 +190,8 @@ def _inner_cross_validation(
 
 
 def _setting(scaling: str, c: float, y: np.ndarray, probabilities: np.ndarray) -> LogisticSetting:
+    from sklearn.metrics import f1_score, log_loss
+
     guess = probabilities.argmax(axis=1)
     return LogisticSetting(
         scaling=scaling,
@@ -225,6 +225,8 @@ def _path(x: np.ndarray, y: np.ndarray, n_classes: int, grid: tuple[float, ...])
 
     The intercept is not penalised, so centring the genes changes nothing but the speed.
     """
+    from sklearn.linear_model import LogisticRegression
+
     centre = x.mean(axis=0, dtype=np.float64).astype(np.float32)
     x = x - centre
     n_cells, n_genes = x.shape

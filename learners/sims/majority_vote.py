@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from sklearn.cluster import MiniBatchKMeans
 
 CELLS_OF_CLUSTER = 40
 MOST_CLUSTERS = 500
@@ -23,6 +22,8 @@ def cluster_cells(blocks: Callable[[], Iterator[np.ndarray]], n_cells: int, seed
     n_cells : int
     seed : int
     """
+    from sklearn.cluster import MiniBatchKMeans
+
     k = min(max(n_cells // CELLS_OF_CLUSTER, 1), MOST_CLUSTERS)
     drawn = np.sort(np.random.default_rng(seed).permutation(n_cells)[:FITTED_CELLS])
     sample, start = [], 0

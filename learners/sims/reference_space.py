@@ -8,9 +8,7 @@ from functools import cached_property
 
 import numpy as np
 import scipy.sparse as sp
-from sklearn.decomposition import PCA
-from sklearn.manifold import TSNE
-from sklearn.neighbors import NearestNeighbors
+from scipy.spatial import cKDTree
 from threadpoolctl import threadpool_limits
 
 COMPONENTS = 20
@@ -50,6 +48,8 @@ class Components:
     @classmethod
     def of(cls, values: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> Components:
         """Find the components of cells (cells, genes)."""
+        from sklearn.decomposition import PCA
+
         scaled = _scaled(values, mean, scale)
         centre = scaled.mean(0, dtype=np.float64)
         pca = PCA(min(COMPONENTS, min(scaled.shape) - 1), svd_solver="randomized", random_state=0).fit(scaled)
@@ -162,15 +162,15 @@ class ReferenceSpace:
         plane : array of float32, shape (cells, 2)
             Mean place of these, the nearer the more.
         """
-        distances, nearest = self._neighbours.kneighbors(coordinates)
+        distances, nearest = self._tree.query(coordinates, range(1, min(NEIGHBOURS, len(self.cells)) + 1))
         weights = 1.0 / np.maximum(distances, 1e-6)
         weights /= weights.sum(1, keepdims=True)
         plane = np.einsum("nk,nkd->nd", weights, self.plane[nearest])
         return (distances.mean(1) / max(self.limit, 1e-9)).astype(np.float32), plane.astype(np.float32)
 
     @cached_property
-    def _neighbours(self) -> NearestNeighbors:
-        return NearestNeighbors(n_neighbors=min(NEIGHBOURS, len(self.cells))).fit(self.cells)
+    def _tree(self) -> cKDTree:
+        return cKDTree(self.cells)
 
 
 def reference_space(
@@ -222,6 +222,8 @@ def reference_space(
 
 def cell_map(cells: np.ndarray) -> np.ndarray:
     """Return a map (t-SNE) of vectors, shape (cells, n >= 2), as float32, shape (cells, 2)."""
+    from sklearn.manifold import TSNE
+
     perplexity = min(30.0, (len(cells) - 1) / 4)
     return TSNE(perplexity=perplexity, init="pca", max_iter=500, random_state=0).fit_transform(cells).astype(np.float32)
 

@@ -54,9 +54,7 @@ def refuse_row_numbers(values: np.ndarray, name: str) -> None:
 
 def _with_row_order(values: np.ndarray) -> np.ndarray:
     """Return the rank correlation of each column with the row number; 0 for constant columns."""
-    from scipy.stats import rankdata
-
-    ranks = rankdata(values, axis=0)
+    ranks = pd.DataFrame(values).rank().to_numpy()
     ranks -= ranks.mean(axis=0)
     order = np.arange(len(values)) - (len(values) - 1) / 2
     spread = np.sqrt((ranks**2).sum(axis=0) * (order**2).sum())

@@ -12,8 +12,8 @@ import neurofleet as nf
 import neurofleet.learners
 from tests.learners.neuprint.small_recordings import small_recordings
 
-HEAVY = ("lightning", "torchmetrics", "umap", "ray", "matplotlib")
-"""What loading a model and predicting with it must not load."""
+HEAVY = tuple("lightning torchmetrics umap numba ray matplotlib sklearn pynwb psutil optuna duckdb".split())
+"""What loading a model and predicting with it must not load: each costs a notebook 0.1 to 3 s of its first answer."""
 
 SIMULATION = ("neuron", "bluepyopt", "efel")
 """What learners work without."""
