@@ -68,7 +68,7 @@ def train_here(
         warnings.filterwarnings("ignore", module="lightning")
         trainer = pl.Trainer(
             max_epochs=task.epochs(),
-            accelerator="auto",
+            accelerator="gpu" if torch.cuda.is_available() else "cpu",  # Metal has no sparse matrices
             devices=1,
             logger=False,
             enable_checkpointing=False,

@@ -107,7 +107,7 @@ class LearnerSpec(JobSpec):
     CPUs. By default 0 on this machine and 1 on a cluster.
     """
     precision: Literal["32-true", "16-mixed", "bf16-mixed"] | None = None
-    """Number format of the training: `32-true`, or mixed precision on a GPU. By default `32-true`."""
+    """Number format of the training. By default `bf16-mixed` on GPUs that know it, and `32-true` elsewhere."""
     loggers: list[Literal["tensorboard", "wandb", "mlflow"]] = ["tensorboard"]
     """Where the training is logged; `wandb` and `mlflow` have to be installed (`pip install mlflow-skinny`; `mlflow`
     itself would replace pyarrow).

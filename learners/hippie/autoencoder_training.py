@@ -101,7 +101,8 @@ class Members(pl.LightningModule):
 
     def _adamw(self, learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        return torch.optim.AdamW(trained, lr=learning_rate, weight_decay=weight_decay, fused=True)
+        fused = self.trainer.precision != "16-mixed"  # fused steps undo the scaling only after gradients are clipped
+        return torch.optim.AdamW(trained, lr=learning_rate, weight_decay=weight_decay, fused=fused)
 
 
 class AutoencoderPretraining(Members):

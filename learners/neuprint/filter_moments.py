@@ -54,15 +54,19 @@ class Moments:
     def errors(self, filters: Tensor) -> Tensor:
         """Return the summed squared error of each neuron under its filter, (neurons,).
 
+        Always in float32, whatever the precision around it: it is a small difference of large sums.
+
         Parameters
         ----------
         filters : Tensor, shape (neurons, inputs)
         """
-        fixed = filters.detach()
-        explained = torch.einsum("nde,ne->nd", self.gram, fixed)
-        errors = self.square + (fixed * (explained - 2 * self.cross)).sum(1)
-        slope = 2 * (explained - self.cross)
-        return errors + ((filters - fixed) * slope).sum(1)  # the last term is 0, but has the gradient
+        with torch.autocast(self.gram.device.type, enabled=False):
+            filters = filters.float()
+            fixed = filters.detach()
+            explained = torch.einsum("nde,ne->nd", self.gram, fixed)
+            errors = self.square + (fixed * (explained - 2 * self.cross)).sum(1)
+            slope = 2 * (explained - self.cross)
+            return errors + ((filters - fixed) * slope).sum(1)  # the last term is 0, but has the gradient
 
 
 _SUMS = ("gram", "cross", "square", "count")

@@ -176,10 +176,10 @@ def mean_attention(networks: TabNetEnsemble, values: sp.csr_matrix) -> np.ndarra
     """
     total = np.zeros(values.shape[1])
     for block in blocks_of(*values.shape):
-        seen = networks.look(torch.from_numpy(values[block].toarray()))
+        seen = networks.look(torch.from_numpy(values[block].toarray()).to(networks.mean.device))
         with torch.no_grad():
             for member in networks.members:
-                total += _attention(member(seen)[1], "decision").sum(0).double().numpy()
+                total += _attention(member(seen)[1], "decision").sum(0).double().cpu().numpy()
     return total / (values.shape[0] * len(networks.members))
 
 

@@ -136,7 +136,8 @@ class SimsModule(pl.LightningModule):
         groups: list[dict[str, Any]] = [{"params": others, "lr": settings.learning_rate}]
         if skips:
             groups.append({"params": skips, "lr": settings.learning_rate * _SKIP_RATE})
-        optimizer = torch.optim.Adam(groups, weight_decay=settings.weight_decay, fused=True)
+        fused = self.trainer.precision != "16-mixed"  # fused steps undo the scaling only after gradients are clipped
+        optimizer = torch.optim.Adam(groups, weight_decay=settings.weight_decay, fused=fused)
         if settings.schedule == "one-cycle":
             n_steps = int(self.trainer.estimated_stepping_batches)
             schedule: Any = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(one_cycle, n_steps=n_steps))

@@ -21,10 +21,13 @@ def test_errors_are_those_of_the_windows_with_gaps_left_out() -> None:
     moments = moments_of(session, rows, (0, 100), 4, 8)
     window = session.window(rows, np.array([0]), 100, 8)
     losses = entry_losses(model(window, phi), window.activity).masked_fill(~window.targets, 0.0)
-    errors = moments.errors(model.weights(phi)[0])
+    filters = model.weights(phi)[0]
+    errors = moments.errors(filters)
     torch.testing.assert_close(errors, losses.sum(1), rtol=1e-4, atol=1e-3)
     gradients = [torch.autograd.grad(total.sum(), [*model.parameters()]) for total in (errors, losses)]
     torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-2)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(moments.errors(filters), errors)
     assert moments.count.tolist() == window.targets.sum(1).tolist()
     assert moments.count[0] < 60
 
