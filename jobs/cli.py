@@ -11,7 +11,7 @@ import typer
 
 from neurofleet import __version__
 from neurofleet.errors import Interrupted, NeurofleetError, UsageError, did_you_mean, missing_extra
-from neurofleet.input_paths import named, with_home
+from neurofleet.input_paths import is_url, named, with_home
 from neurofleet.jobs.deploy_command import app as deploy_app
 
 app = typer.Typer(
@@ -252,7 +252,14 @@ def demo(
     run_demo(Path(out), cpus=cpus)
 
 
-Model = Annotated[Path, typer.Argument(metavar="MODEL", help="The folder of a trained model.", show_default=False)]
+Model = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="The folder of a trained model; or a published one: NAME@VERSION, or NAME for the newest.",
+        show_default=False,
+    ),
+]
 Query = Annotated[
     list[str],
     typer.Argument(metavar="QUERY", help="Files of cells (docs/formats.md), patterns or URLs.", show_default=False),
@@ -287,6 +294,13 @@ Coverage = Annotated[
     typer.Option(help="Choose this limit so that such a share of the model's validation cells has a label."),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files of these names.")]
+
+
+def _model_folder(model: str) -> Path:
+    """Return the folder of a model that is named by its path, NAME@VERSION or URL."""
+    from neurofleet.learners.published_models import local_model
+
+    return local_model(model)
 
 
 @app.command(rich_help_panel=LEARNERS)
@@ -328,7 +342,7 @@ def predict(
     from neurofleet.jobs.learners.prediction import PredictionOptions, Reading, predict_command
 
     predict_command(
-        model,
+        _model_folder(model),
         Reading(tuple(named(query)), layer, target_sum, most_missing, close_missing, values, gene_names),
         PredictionOptions(
             out,
@@ -362,7 +376,7 @@ def embed(
     """Embed units or neurons by a HIPPIE or NeuPRINT model, and name them. For cells: predict --write-h5ad."""
     from neurofleet.jobs.learners.embedding import embed_command
 
-    embed_command(model, named(files), layout, out, write_h5ad, overwrite, as_json, unknown_below)
+    embed_command(_model_folder(model), named(files), layout, out, write_h5ad, overwrite, as_json, unknown_below)
 
 
 @app.command(rich_help_panel=LEARNERS)
@@ -413,10 +427,60 @@ def explain(
 
     ids = tuple(name.strip() for name in cells.split(",") if name.strip())
     explain_command(
-        model,
+        _model_folder(model),
         Reading(tuple(named(query)), layer, target_sum, most_missing, values=values, gene_names=gene_names),
         ExplanationOptions(out, weighting, ids, cells_file, top, overwrite),
     )
+
+
+@app.command(rich_help_panel=LEARNERS)
+def models(
+    where: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[WHERE...]",
+            help="Folders or URLs (https://, s3://, hf://ORG/NAME); without them those of NEUROFLEET_MODELS.",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List published models: what they name, what they were trained on, and how good they are."""
+    from neurofleet.jobs.learners.models_command import models_command
+
+    models_command(where or (), as_json)
+
+
+@app.command(rich_help_panel=LEARNERS)
+def model_card(model: Model, as_json: AsJson = False) -> None:
+    """Print the card of a model: training data, classes, scores beside baselines, calibration, limits, licence."""
+    from neurofleet.jobs.learners.models_command import card_command
+
+    card_command(model, as_json)
+
+
+@app.command(rich_help_panel=LEARNERS)
+def publish(
+    model: Model,
+    to: Annotated[
+        str, typer.Argument(metavar="TO", help="A folder, or a bucket (s3://bucket/folder).", show_default=False)
+    ],
+    name: Annotated[str | None, typer.Option(help="By default that of the training job.", show_default=False)] = None,
+    version: Annotated[
+        str | None, typer.Option(help="Such as 1 or 1.2; by default the next whole number.", show_default=False)
+    ] = None,
+    licence: Annotated[str, typer.Option("--licence", "--license", help="Such as cc-by-4.0.", show_default=False)] = "",
+    author: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Once for each.", show_default=False)] = None,
+    description: Annotated[str, typer.Option(metavar="TEXT", help="Of the training data.", show_default=False)] = "",
+    species: Annotated[str, typer.Option(help="Of the training data.", show_default=False)] = "",
+    technology: Annotated[str, typer.Option(help="Of the training data, such as 10x 3' v3.", show_default=False)] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Write a trained model for others: what prediction needs, a card, and an entry in TO/index.json."""
+    from neurofleet.jobs.learners.publishing import Stated, publish_command
+
+    stated = Stated(licence.strip(), tuple(author or ()), description, species, technology)
+    publish_command(model, to, name, version, stated, as_json)
 
 
 @app.command(rich_help_panel=FITS)
@@ -474,10 +538,10 @@ def recipe(
 @app.command(rich_help_panel=FITS)
 def export(
     source: Annotated[
-        Path,
+        str,
         typer.Argument(
             metavar="RUN|FIT.json|MODEL",
-            help="The run of a fit, an Allen fit file, or the folder of a SIMS model.",
+            help="The run of a fit, an Allen fit file, or a SIMS model: its folder, or NAME@VERSION.",
             show_default=False,
         ),
     ],
@@ -514,21 +578,23 @@ def export(
     """Write a model for use elsewhere: SONATA for BMTK, an Allen fit file, a hoc template; of a SIMS model ONNX."""
     from neurofleet.jobs.learners.onnx_export import FIT_FORMATS, ONNX, export_onnx, is_trained_model
 
-    if ONNX in (format, to) or is_trained_model(source):
+    is_published = "@" in source or is_url(source) or ONNX in (format, to)
+    place = _model_folder(source) if is_published else Path(source)
+    if ONNX in (format, to) or is_trained_model(place):
         if (
             (format or ONNX) != ONNX
             or to in FIT_FORMATS
             or (cell, rank, morphology, axon, mechanisms) != (None, 1, None, None, None)
         ):
-            if is_trained_model(source):
+            if is_trained_model(place):
                 from neurofleet.learners.model_folder import read_model
 
-                read_model(source, "sims")  # refuses those that cannot be exported
+                read_model(place, "sims")  # refuses those that cannot be exported
             raise UsageError(
                 f"{source}: a trained model is written as onnx, and --cell, --rank, --morphology, --axon and"
                 " --mechanisms belong to fits. Write neurofleet export MODEL --to onnx."
             )
-        export_onnx(source, None if to in (None, ONNX) else Path(str(to)), as_json)
+        export_onnx(place, None if to in (None, ONNX) else Path(str(to)), as_json)
         return
     from neurofleet.jobs.export import FORMATS, OTHER_FORMATS, export_command
 
@@ -545,7 +611,7 @@ def export(
             f"--format {close[0]} --to {to}."
         )
     folder = None if to is None else Path(to)
-    export_command(source, folder, format or "sonata", cell, rank, morphology, axon, mechanisms, as_json)
+    export_command(place, folder, format or "sonata", cell, rank, morphology, axon, mechanisms, as_json)
 
 
 @app.command(rich_help_panel=RESULTS)

@@ -81,8 +81,9 @@ neurofleet plan JOB.yaml measures both and says which is used, and why.""",
     "environment": Topic(
         "Variables of the environment",
         """\
-NEUROFLEET_CACHE           compiled mechanisms, kernels, downloads (~/.cache/neurofleet)
+NEUROFLEET_CACHE           compiled mechanisms, kernels, downloads ($XDG_CACHE_HOME/neurofleet, ~/.cache/neurofleet)
 NEUROFLEET_CACHE_GB        its size (8)
+NEUROFLEET_MODELS          folders and URLs of published models, separated by commas
 RAY_API_SERVER_ADDRESS     the cluster of submit, status, logs, cancel and list, in place of --address
 RAY_AUTH_MODE=token        send and ask for the token of RAY_AUTH_TOKEN_PATH (~/.ray/auth_token)
 NO_COLOR=1                 no colours

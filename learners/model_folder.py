@@ -93,6 +93,20 @@ def write_model(
     """
     folder = with_home(folder)
     refuse_other_model(folder, run)
+    files = model_files(learner=learner, run=run, description=description, tensors=tensors)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        _replace(folder / name, content)
+
+
+def model_files(
+    *,
+    learner: str,
+    run: str,
+    description: Mapping[str, Any],
+    tensors: Mapping[str, np.ndarray | torch.Tensor],
+) -> dict[str, bytes]:
+    """Return the files of a model by their names, tensors first; raises as `write_model` where JSON cannot hold it."""
     arrays = {name: _array(tensor) for name, tensor in tensors.items()}
     content = save(arrays)
     head = {
@@ -108,9 +122,7 @@ def write_model(
         text = json.dumps(head, indent=1, allow_nan=False, ensure_ascii=False)
     except (TypeError, ValueError) as error:
         raise LearnerError(f"The model's description cannot be stored as JSON: {error}.") from error
-    folder.mkdir(parents=True, exist_ok=True)
-    _replace(folder / TENSORS, content)
-    _replace(folder / DESCRIPTION, text.encode())
+    return {TENSORS: content, DESCRIPTION: text.encode()}
 
 
 def read_model(folder: str | Path, learner: str | None = None) -> StoredModel:
@@ -129,7 +141,7 @@ def read_model(folder: str | Path, learner: str | None = None) -> StoredModel:
         Saying what was expected and what was found.
     """
     folder = with_home(folder)
-    head = _description(folder)
+    head = read_head(folder)
     if learner is not None and head["learner"] != learner:
         uses = f" {USES[head['learner']]}" if head["learner"] in USES else ""
         raise ModelRefused(f"{folder} holds a model of learner {head['learner']!r}; expected {learner!r}.{uses}")
@@ -201,7 +213,7 @@ def load_model(folder: str | Path, device: str | None = None) -> Any:
     import torch
 
     folder = with_home(folder)
-    learner = _description(folder)["learner"]
+    learner = read_head(folder)["learner"]
     if learner not in MODEL_CLASSES:
         raise ModelRefused(
             f"{folder} holds a model of learner {learner!r}; this neurofleet has {', '.join(MODEL_CLASSES)}."
@@ -305,8 +317,14 @@ def model_summary(learner: str, lines: Sequence[str], facts: Mapping[str, Any], 
     return "\n    ".join([f"{learner} model", *lines, *filter(None, [last, facts.get(QUICK)])])
 
 
-def _description(folder: Path) -> dict[str, Any]:
-    """Return the checked content of model.json."""
+def read_head(folder: Path) -> dict[str, Any]:
+    """Return the checked content of a folder's model.json; its tensors are not read.
+
+    Raises
+    ------
+    ModelRefused
+        Saying what was expected and what was found.
+    """
     if folder.is_file():
         kind = " It is a pickle, which can run any code when it is loaded." if _is_pickle(folder) else ""
         raise ModelRefused(
@@ -354,7 +372,7 @@ def refuse_other_model(folder: str | Path, run: str) -> None:
         raise ModelRefused(f"{folder} is a file; a model needs a folder. Give another name.")
     if not (folder / DESCRIPTION).exists() and not (folder / TENSORS).exists():
         return
-    other = _description(folder)["run"]
+    other = read_head(folder)["run"]
     if other != run:
         raise ModelRefused(
             f"{folder} already holds the model of another run ({other[:12]}; this one is {run[:12]})."

@@ -192,12 +192,13 @@ def open_recording(
 
 
 def load_model(folder: str | Path) -> Any:
-    """Load a trained model of any learner from its folder. No code of the folder is run.
+    """Load a trained model of any learner: from its folder, or a published one by its name. No code of it is run.
 
     Parameters
     ----------
-    folder : path
-        As `nf.sims.train(..., out=folder)` or ``neurofleet run`` of a training wrote it.
+    folder : path or str
+        As `nf.sims.train(..., out=folder)` or ``neurofleet run`` of a training wrote it; or ``"NAME@VERSION"``, or
+        ``"NAME"`` for the newest version, as ``neurofleet models`` lists them; or the URL of one, ``"hf://ORG/NAME"``.
 
     Returns
     -------
@@ -207,11 +208,12 @@ def load_model(folder: str | Path) -> Any:
     Raises
     ------
     LearnerError
-        If it holds no model, or a damaged one.
+        If there is no such model, or it is damaged.
     """
     from neurofleet.learners.model_folder import load_model as load
+    from neurofleet.learners.published_models import local_model
 
-    return load(folder)
+    return load(local_model(folder))
 
 
 def __getattr__(name: str) -> Any:

@@ -14,9 +14,11 @@ IN_USE_S = 24 * 3600.0
 
 
 def cache_folder() -> Path:
-    """Return where it is kept: ``$NEUROFLEET_CACHE``, else ``~/.cache/neurofleet``."""
-    given = os.environ.get("NEUROFLEET_CACHE")
-    return Path(given).expanduser() if given else Path.home() / ".cache" / "neurofleet"
+    """Return where it is kept: ``$NEUROFLEET_CACHE``, or ``neurofleet`` in ``$XDG_CACHE_HOME`` or in ``~/.cache``."""
+    if given := os.environ.get("NEUROFLEET_CACHE"):
+        return Path(given).expanduser()
+    shared = os.environ.get("XDG_CACHE_HOME", "")  # one that is not absolute does not count
+    return (Path(shared) if shared.startswith("/") else Path.home() / ".cache") / "neurofleet"
 
 
 @contextlib.contextmanager

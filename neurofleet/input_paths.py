@@ -143,13 +143,19 @@ def _matching_urls(url: str) -> list[str]:
     return [f"{folder}/{name}{tail}" for name in matches]
 
 
-def local_copy(url: str) -> Path:
+def local_copy(url: str, most_bytes: int | None = None) -> Path:
     """Return the copy of a file or folder that is elsewhere; it is fetched if it is not there or not the same any more.
+
+    Parameters
+    ----------
+    url : str
+    most_bytes : int, optional
+        What is larger is refused, at the latest when so much of it has come.
 
     Raises
     ------
     InputError
-        There is nothing at `url`, or it cannot be opened.
+        There is nothing at `url`, it cannot be opened, or it is too large.
     DownloadError
         The server does not answer, and there is no copy.
     """
@@ -160,7 +166,8 @@ def local_copy(url: str) -> Path:
             return Path(unquote(urlsplit(url).path))
         place.mkdir(parents=True, exist_ok=True)
         with locked(place / ".lock"):
-            copy = _http_copy(url, place) if scheme in ("http", "https") else _arrow_copy(url, place)
+            fetch = _http_copy if scheme in ("http", "https") else _arrow_copy
+            copy = fetch(url, place, most_bytes)
         used(place)
         keep_small()
         return copy
@@ -171,7 +178,7 @@ def local_copy(url: str) -> Path:
         ) from error
 
 
-def _http_copy(url: str, place: Path) -> Path:
+def _http_copy(url: str, place: Path, most_bytes: int | None) -> Path:
     from neurofleet.http_download import DownloadError, NotThere, Origin, Web, looks_like  # loads requests
 
     parts = urlsplit(url)
@@ -194,7 +201,8 @@ def _http_copy(url: str, place: Path) -> Path:
     name = re.sub(r"[/\\\0]", "_", name).lstrip(".") or "file"
     partial, begun = place / ".partial", place / ".begun.json"
     before = json.loads(begun.read_text()) if begun.is_file() and partial.is_file() else {}
-    progress = _Progress(name)
+    progress = _Progress(shown, name, most_bytes)
+    progress(0, origin.size)
     web.download(
         f"/{route}",
         partial,
@@ -218,7 +226,7 @@ def _http_copy(url: str, place: Path) -> Path:
     return place / name
 
 
-def _arrow_copy(url: str, place: Path) -> Path:
+def _arrow_copy(url: str, place: Path, most_bytes: int | None) -> Path:
     import pyarrow as pa
     from pyarrow.fs import FileSelector, FileSystem, FileType
 
@@ -238,8 +246,9 @@ def _arrow_copy(url: str, place: Path) -> Path:
             return place / name
         partial = place / ".partial"
         _remove(partial)
-        progress, here = _Progress(name), 0
+        progress, here = _Progress(url.partition("?")[0], name, most_bytes), 0
         total = sum(file.size or 0 for file in files)
+        progress(here, total)
         for file in files:
             target = partial / file.path[len(path) :].lstrip("/") if is_folder else partial
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -310,13 +319,17 @@ def _print(line: str) -> None:
 
 
 class _Progress:
-    """Prints now and then how much of a file is here."""
+    """Prints now and then how much of a file is here, and refuses one that is too large."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, url: str, name: str, most_bytes: int | None) -> None:
+        self._url = url
         self._name = name
+        self._most_bytes = most_bytes
         self._next = time.monotonic() + LINE_S
 
     def __call__(self, here: int, size: int | None) -> None:
+        if self._most_bytes is not None and max(here, size or 0) > self._most_bytes:
+            raise InputError(f"{self._url}: expected at most {self._most_bytes:,} bytes, found more. It is not read.")
         if time.monotonic() >= self._next:
             self._next = time.monotonic() + LINE_S
             _print(f"{self._name}: {here / 1e6:,.0f} MB{f' of {size / 1e6:,.0f} MB' if size else ''} are here")

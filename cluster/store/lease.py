@@ -316,21 +316,28 @@ class Lease:
 
 def _lease_object(folder: RemoteFolder, name: str) -> LeaseObject:
     """Return the object `name` of a folder, with conditional writes where the store can be reached for them."""
+    found, why = shared_object(folder, name)
+    if why:
+        logger.warning(
+            "%s: no conditional writes (%s). Its lease is compared before it is renewed, which does not keep out a"
+            " second driver that starts within the same seconds.",
+            folder.outages.root,
+            why,
+        )
+    return found
+
+
+def shared_object(folder: RemoteFolder, name: str) -> tuple[LeaseObject, str]:
+    """Return the object `name` of a folder, and why its writes are not conditional; nothing where they are."""
     try:
         from neurofleet.cluster.store.conditional_object import conditional_object  # it needs what an extra installs
 
-        return conditional_object(folder.root, folder.filesystem, name)
+        return conditional_object(folder.root, folder.filesystem, name), ""
     except ModuleNotFoundError:
         why = "obstore is not installed; pip install 'neurofleet[objectstore]'"
     except (OSError, ValueError) as error:
         why = str(error)
-    logger.warning(
-        "%s: no conditional writes (%s). Its lease is compared before it is renewed, which does not keep out a second"
-        " driver that starts within the same seconds.",
-        folder.outages.root,
-        why,
-    )
-    return PlainObject(folder, name)
+    return PlainObject(folder, name), why
 
 
 def removed(root: str) -> str:

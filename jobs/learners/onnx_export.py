@@ -47,7 +47,9 @@ def export_onnx(source: Path, to: Path | None, as_json: bool = False) -> Path:
         The source is no SIMS model, or none that takes counts; the folder is in use; or the file does not give the
         model's probabilities.
     """
-    to = Path(f"{source.resolve().name}-{ONNX}") if to is None else to
+    from neurofleet.learners.published_models import title_of
+
+    to = Path(f"{title_of(source)}-{ONNX}") if to is None else to
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise UsageError(
             f"--to {to}: expected a new or an empty folder, found one that is in use. Name another with --to."

@@ -17,7 +17,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import FileResponse, HTMLResponse, JSONResponse, RedirectResponse, Response
 
 from neurofleet import fresh_process
-from neurofleet.errors import UsageError
+from neurofleet.errors import NeurofleetError, UsageError
 from neurofleet.jobs.serve.access import Role
 from neurofleet.jobs.serve.app import Link, Server, name_of_visitor, render, require, server_of
 from neurofleet.jobs.serve.namings import (
@@ -36,6 +36,7 @@ from neurofleet.jobs.serve.namings import (
 )
 from neurofleet.jobs.serve.own_process import GIB
 from neurofleet.learners.model_folder import DESCRIPTION
+from neurofleet.learners.published_models import models_at
 from neurofleet.yaml_files import read_yaml
 
 NAVIGATION = Link("Name my cells", "/models", Role.predict)
@@ -134,7 +135,8 @@ def model_cards(server: Server) -> list[ModelCard]:
             if row.learner in THINGS:
                 folders[Path(place.folder(server.catalogue.found(row.run).folder)).resolve()] = row.run
     for listed in server.models:
-        for folder in (listed, *sorted(each for each in listed.iterdir() if each.is_dir())) if listed.is_dir() else ():
+        below = sorted(each for each in listed.iterdir() if each.is_dir()) if listed.is_dir() else []
+        for folder in (listed, *below, *_published(listed)):
             folders.setdefault(folder.resolve(), str(folder.relative_to(listed.parent)))
     cards = []
     for folder, name in folders.items():
@@ -147,6 +149,14 @@ def model_cards(server: Server) -> list[ModelCard]:
         if head is not None:
             cards.append(ModelCard(sha256(str(folder).encode()).hexdigest()[:16], name, folder, head))
     return sorted(cards, key=lambda card: card.name)
+
+
+def _published(listed: Path) -> list[Path]:
+    """Return the folders of the published models of a place; none where it is no such place."""
+    try:
+        return [listed / model.folder for model in models_at(str(listed)) if model.folder]
+    except NeurofleetError:
+        return []
 
 
 def _card(server: Server, key: str) -> ModelCard:

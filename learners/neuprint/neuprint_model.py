@@ -367,7 +367,7 @@ class NeuprintModel:
             f"{self.settings.dynamics} dynamics with a Phi of {self.settings.phi} numbers; covariates:"
             f" {', '.join(self.covariates) or 'none'}"
         )
-        trained = f"fitted with {len(self.neuron_ids):,} neurons"
+        trained = f"fitted with {data.get('n_neurons', len(self.neuron_ids)):,} neurons"
         if data:
             trained += f" of {', '.join(data['files'])}, label {self.facts['label']!r}"
         return model_summary("NeuPRINT", [*lines, trained], self.facts, self.written)

@@ -18,6 +18,7 @@ pytest.importorskip("fastapi")
 from fastapi.testclient import TestClient
 
 from neurofleet.errors import UsageError
+from neurofleet.jobs.learners.publishing import Stated, publish_command
 from neurofleet.jobs.serve.access import Access, Role, Users
 from neurofleet.jobs.serve.app import create_app
 from neurofleet.jobs.serve.at_home import _onnx_of
@@ -234,11 +235,13 @@ def test_units_are_named_too(tmp_path):
     arrays["label"] = np.array(["own"] * n)
     np.savez(tmp_path / "few.npz", **{name: a[:4] if a.ndim and len(a) == n else a for name, a in arrays.items()})
     access = Access()
-    app = create_app(str(OLD_RUNS), access)
+    publish_command(str(OLD_RUNS / "neuprint"), str(tmp_path / "lab"), "phi", None, Stated())
+    app = create_app(str(OLD_RUNS), access, models=(tmp_path / "lab",))
     browser = TestClient(app, base_url=ORIGIN, headers={"Origin": ORIGIN})
     browser.get("/", params={"token": access.link_token})
     models = browser.get("/models").text
     assert "neurons" in models
+    assert ">phi@1</a>" in models
     card = models.split(">hippie</a>")[0].rpartition('href="/models/')[2].split('"')[0]
     id = send(browser, "few.npz", (tmp_path / "few.npz").read_bytes())
     result = named(browser, card, upload=id)
