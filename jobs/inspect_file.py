@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import h5py
 import numpy as np
 
 from neurofleet.errors import InputError
@@ -12,6 +13,8 @@ from neurofleet.jobs.new_files import check_new, new_files
 from neurofleet.jobs.reports.drawing import FAINT, INK, MODEL, SEEDS, WIDTH_IN, grid, png, thinned
 from neurofleet.jobs.reports.tables import ReportTable, print_line, table_of_recording
 from neurofleet.jobs.terminal import terminal
+from neurofleet.learners.neuprint.array_sessions import suite2p_planes
+from neurofleet.learners.units.sorter_folders import ALF_SORTED, ANALYZER, CELL_METRICS, CELLEXPLORER, SORTED
 from neurofleet.neurosim.cells.morphology import Reconstruction
 from neurofleet.neurosim.cells.morphology_check import check_morphologies
 from neurofleet.neurosim.cells.morphology_readers import ending_of, is_hdf5_morphology, read_reconstruction
@@ -129,7 +132,37 @@ def inspect_file(file: Path, options: InspectOptions | None = None) -> Inspectio
     kind = next((kind for kind in KINDS if kind.recognises(file)), None)
     if kind is None:
         raise InputError(f"{file}: expected {' or '.join(kind.name for kind in KINDS)}, found neither.")
-    return kind.inspect(file, options or InspectOptions())
+    try:
+        return kind.inspect(file, options or InspectOptions())
+    except InputError as error:
+        learner = _learner_of(file)
+        if learner is None:
+            raise
+        raise InputError(
+            f"{error} It holds {LEARNERS[learner]}: `neurofleet new {learner} {file}` looks at it."
+        ) from error
+
+
+LEARNERS = {"hippie": "spike-sorted units", "neuprint": "a recording of a population"}
+"""Learner -> what the files that it reads hold."""
+
+
+def _learner_of(file: Path) -> str | None:
+    """Return which learner reads a file or folder, by the names in it."""
+    if file.is_dir():
+        sorted_units = (SORTED, ALF_SORTED, ANALYZER, f"*{CELL_METRICS}")
+        if any(any(file.glob(f"{depth}{name}")) for name in sorted_units for depth in ("", "*/")):
+            return "hippie"
+        return "neuprint" if suite2p_planes(file) else None
+    if file.name.endswith(CELLEXPLORER):
+        return "hippie"
+    if not h5py.is_hdf5(file):
+        return None
+    with h5py.File(file) as content:
+        if "units" in content:
+            return "hippie"
+        traces = content.get("processing/ophys", {})
+        return "neuprint" if {"DfOverF", "Fluorescence"} & set(traces) else None
 
 
 def _inspect_recording(file: Path, options: InspectOptions) -> Inspection:

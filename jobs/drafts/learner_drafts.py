@@ -190,11 +190,7 @@ def _draft(learner: str, folder: Path, key: str, files: Sequence[Path]) -> Draft
 
 def _put_label(draft: Draft, columns: pd.DataFrame, advice: str) -> str:
     """Write the key `label`, with all columns that look like classes, and return the column."""
-    found = {
-        str(name): counts
-        for name in columns
-        if 2 <= len(counts := _counts(columns, name)) <= min(MOST_CLASSES, max(2, len(columns) // 2))
-    }
+    found = {str(name): counts for name in columns if _may_be_classes(columns, name, counts := _counts(columns, name))}
     likely = sorted(found, key=lambda name: (_place(name, _LABELS), len(name), name))
     if not likely or (_place(likely[0], _LABELS) == len(_LABELS) and set(likely) <= set(_groups(columns, ""))):
         there = listed(map(str, columns))
@@ -206,6 +202,14 @@ def _put_label(draft: Draft, columns: pd.DataFrame, advice: str) -> str:
     draft.say(f"{likely[0]}: {_counted(found[likely[0]])}")
     draft.put("label", likely[0], f"a guess; other columns with classes: {listed(others)}" if others else "a guess")
     return likely[0]
+
+
+def _may_be_classes(columns: pd.DataFrame, name: Any, counts: pd.Series) -> bool:
+    """Whether a column may hold classes; not where each value is there once, nor numbers that nobody calls classes."""
+    is_number = pd.api.types.is_numeric_dtype(columns[name]) and not pd.api.types.is_bool_dtype(columns[name])
+    if is_number and _place(str(name), _LABELS) == len(_LABELS):
+        return False
+    return 2 <= len(counts) <= min(MOST_CLASSES, max(2, len(columns) // 2)) and counts.iloc[0] > 1
 
 
 def _why_not(columns: pd.DataFrame) -> str:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
-from scipy import stats
 
 from neurofleet.errors import LearnerError, did_you_mean
 from neurofleet.learners.class_names import alike_notes
@@ -165,6 +164,8 @@ def summary(values: Sequence[float], units: Sequence[str]) -> ScoreSummary:
     mean, n = float(means.mean()), len(means)
     if n < 2:
         return ScoreSummary(mean, None, None, n)
+    from scipy import stats
+
     half = float(stats.t.ppf(0.975, n - 1) * means.std(ddof=1)) / n**0.5
     return ScoreSummary(mean, mean - half, mean + half, n)
 

@@ -73,6 +73,17 @@ def test_other_files_are_refused(in_folder):
             inspect_file(in_folder / name)
 
 
+def test_files_of_learners_are_told(in_folder):
+    for name in ("sorted/spike_times.npy", "imaged/suite2p/plane0/F.npy"):
+        (in_folder / name).parent.mkdir(parents=True)
+        np.save(in_folder / name, np.zeros(3))
+    with h5py.File(in_folder / "units.nwb", "w") as file:
+        file.create_group("units")
+    for name, learner in (("sorted", "hippie"), ("imaged", "neuprint"), ("units.nwb", "hippie")):
+        with pytest.raises(InputError, match=f"`neurofleet new {learner} .*{name}` looks at it"):
+            inspect_file(in_folder / name)
+
+
 def test_a_morphology_is_printed_and_drawn(in_folder, capsys):
     (in_folder / "cell.swc").write_text(AXON_SWC + "30 3 100 100 0 0.3 22\n31 3 120 100 0 0.3 30\n")
     inspect_command(in_folder / "cell.swc", None, InspectOptions(), overwrite=False)

@@ -82,6 +82,7 @@ def test_units_whose_waveforms_have_no_rate_are_drafted_without_them(tmp_path):
     assert "# group: 2 (good 24, mua 24); all of them are used. `layout: {keep: {group: [good]}}` leaves" in text
     assert "other columns with classes" not in text
     del arrays["cell_type"]
+    arrays |= {"n_spikes": np.resize([70, 80, 90], 48)}
     np.savez(tmp_path / "units.npz", **arrays)
     with pytest.raises(UsageError, match="column with classes, found none among animal"):
         new("hippie", tmp_path / "units.npz", overwrite=True)
