@@ -3,6 +3,7 @@
 ========================  =============================================================================
 `log_records`             log records that say which run, cell, stage, seed and generation they are about
 `metrics`                 what a campaign tells Prometheus
+`metric_loggers`          TensorBoard, CSV, MLflow, Weights & Biases
 `pool`                    evaluations on many hosts under deadlines
 `training`                Lightning modules trained in this process or on the workers of a cluster
 `sweeps`                  parameter sweeps under Ray Tune

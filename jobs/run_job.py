@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from neurofleet.cluster.metric_loggers import missing_packages
 from neurofleet.cluster.store.parts import Part
 from neurofleet.errors import UsageError
 from neurofleet.input_paths import text_of, with_home
@@ -86,6 +87,7 @@ def run_job(
     """
     spec, folder = job_and_folder(job, quick)
     place = results_place(out, spec, folder)
+    _check_loggers(spec, place)
     options = {} if part is None else {"part": part_of(part, spec)}
     with interruptible():
         named(spec.runner)(spec, folder, place, address, cpus, **options)
@@ -104,6 +106,23 @@ def job_and_folder(job: Path | Mapping[str, Any], quick: bool) -> tuple[JobSpec,
         content = dict(job) | ({"quick": True} if quick else {})
         return check_job(content, "job", default_name="unnamed"), Path.cwd()
     return load_job(job, quick), job.resolve().parent
+
+
+def _check_loggers(spec: JobSpec, place: str = "") -> None:
+    """Refuse loggers that cannot be used, before anything is read.
+
+    Raises
+    ------
+    UsageError
+    """
+    names: list[str] = getattr(spec, "loggers", [])
+    if missing := missing_packages(names):
+        raise UsageError(f"loggers: {', '.join(names)} need what is not installed: pip install {' '.join(missing)}.")
+    if names and "://" in place:
+        raise UsageError(
+            f"loggers: {', '.join(names)} write files beside the results, and these go to {place.partition('://')[0]}."
+            " Give --out a folder, or leave the loggers out."
+        )
 
 
 def part_of(text: str, spec: JobSpec) -> Part:
@@ -133,6 +152,7 @@ def print_plan(job: Path | Mapping[str, Any], quick: bool = False, as_json: bool
         The job file or its inputs cannot be used.
     """
     spec, folder = job_and_folder(job, quick)
+    _check_loggers(spec)
     collecting: AbstractContextManager[dict[str, Any]] = collected() if as_json else nullcontext({})
     with collecting as found:
         for note in [QUICK_NOTE, *quick_notes(spec)] if spec.quick else []:

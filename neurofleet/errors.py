@@ -113,6 +113,7 @@ _EXTRAS = {
         "optuna",
         "scdataset",
         "tensorboard",
+        "tensorboardX",
         "torch",
         "torchmetrics",
         "umap",

@@ -2,7 +2,7 @@
 
 =====================  ================================================================================
 `lightning_training`   what is trained, how its data are divided, and what results
-`trainer`              `train`, and the loggers of its metrics
+`trainer`              `train`
 `training_process`     one process of a training: Lightning's trainer and its callbacks
 `training_workers`     a training on workers of a cluster: what they run, and their monitor in the driver
 `data_division`        the data divided over workers, and the seeds of each epoch

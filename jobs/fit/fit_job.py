@@ -18,6 +18,7 @@ from pydantic import (
     model_validator,
 )
 
+from neurofleet.cluster.metric_loggers import LoggerName
 from neurofleet.errors import UsageError, did_you_mean
 from neurofleet.faults import faults, place_in_words
 from neurofleet.input_paths import has_pattern, is_url, matching, with_home
@@ -468,6 +469,10 @@ class FitSpec(JobSpec):
     """On a cluster that grows and shrinks: ask it for as many hosts as have work, up to this number, and release them
     at the end.
     """
+    loggers: list[LoggerName] = []
+    """Where each generation is logged besides the run's own tables, in `OUT/loggers`: `tensorboard` (`pip install
+    tensorboardX`), `csv`, `mlflow` (`pip install mlflow-skinny sqlalchemy alembic`) and `wandb`.
+    """
     storage_wait_minutes: Annotated[float, Field(ge=0)] = 15.0
     """How long a run waits for an object store that does not answer; then it ends with exit code 3 and can be
     resumed.
@@ -531,7 +536,7 @@ class FitSpec(JobSpec):
     def identity(self) -> dict[str, Any]:
         """Return what the results depend on: no limits of the whole, no shares of the hosts; cells by id."""
         plain = self.plain()
-        for key in ("weights", "max_core_hours", "max_wall_hours", "max_hosts", "storage_wait_minutes"):
+        for key in ("weights", "max_core_hours", "max_wall_hours", "max_hosts", "storage_wait_minutes", "loggers"):
             plain.pop(key, None)
         cells = {
             cell["id"]: {k: v for k, v in cell.items() if k not in ("id", "weight", "group")}

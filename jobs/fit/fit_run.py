@@ -29,6 +29,7 @@ from neurofleet.jobs.fit.fit_inputs import (
 )
 from neurofleet.jobs.fit.fit_job import FitSpec
 from neurofleet.jobs.fit.fit_problem import Subject
+from neurofleet.jobs.fit.generation_metrics import generations_logged
 from neurofleet.jobs.fit.input_process import Preparation
 from neurofleet.jobs.run_folder import Ending, JobRun, run_in_folder
 from neurofleet.jobs.run_log import run_log
@@ -36,6 +37,10 @@ from neurofleet.jobs.run_log import run_log
 PREPARED_FIRST = 4
 """Cells whose inputs are checked before the run begins: a fault there refuses the job, a fault of a later cell only
 sets that cell aside."""
+
+
+LOGGERS = "loggers"
+"""The folder of what loggers write."""
 
 
 @dataclass(frozen=True)
@@ -137,6 +142,7 @@ def _fit(run: JobRun, folder: Path, address: str | None, cpus: int | None) -> En
             ) as pool,
             Preparation(spec, folder, ready, later, recorded) as preparation,
             progress,
+            generations_logged(spec.loggers, run.out / store.part.file(LOGGERS), spec.name),
         ):
             fits = Fits(spec, folder, store, preparation, pool.hosts, shown_choices, own)
             budget = Budget(spec, fits, store.part.of)

@@ -19,6 +19,10 @@ from neurofleet.jobs.run_log import fit_logger
 from neurofleet.neurosim.cells.fit_model import MAX_SCORE, FitModel
 from neurofleet.neurosim.evolution import HallOfFame, HallOfFameEntry, ParameterSpace, make_strategy, total_scores
 from neurofleet.neurosim.evolution.ask_tell import AskTell
+from neurofleet.neurosim.evolution.diverse_selection import median_distance
+
+GENERATION_STORED = "generation stored"
+"""The message of a generation in the log; loggers get its fields."""
 
 START_S = 300.0
 RECENT = 2048
@@ -343,13 +347,15 @@ class StageSearch(abc.ABC):
         else:
             self._learn_finalists(rows)
         self._log.info(
-            "generation stored",
+            GENERATION_STORED,
             stage=stage,
             generation=rows.generation,
             evaluations=len(rows),
             not_ok=sum(status != "ok" for status in rows.statuses),
+            timeouts=sum(status == "timeout" for status in rows.statuses),
             best=self.state.best,
             median=self.state.median,
+            diversity=median_distance(self.space.to_unit(rows.parameters)),
         )
 
     def _replay(self) -> None:

@@ -630,6 +630,7 @@ class HippieJob(LearnerJob[FoldsSpec, HippieInputs]):
                     max_epochs=task.epochs(),
                     workers=spec.workers or 0,
                     precision=spec.precision,
+                    loggers=spec.loggers,
                 )
             metrics.clear()
             metrics.update(trained.metrics)

@@ -26,7 +26,7 @@ from neurofleet.cluster.sweeps.parameter_sweep import (
 from neurofleet.cluster.sweeps.search_space import parse_space
 from neurofleet.cluster.sweeps.trial_records import TrialRow
 from neurofleet.cluster.training.lightning_training import BestEpoch, Training, TrainingResult
-from neurofleet.cluster.training.trainer import missing_packages, train
+from neurofleet.cluster.training.trainer import train
 from neurofleet.errors import LearnerError, UsageError
 from neurofleet.input_paths import name_of
 from neurofleet.jobs.job_file import named
@@ -133,6 +133,8 @@ class Trainings:
             precision=self._job.spec.precision,
             best=self._job.best_epoch(task),
             loggers=self._job.spec.loggers,
+            job=self._job.spec.name,
+            parameters=settings_logged(self._job.spec, seed),
             progress=lambda row: self._epoch_done(name, task.epochs(), row, before),
         )
         self._done = before + task.epochs()
@@ -161,6 +163,11 @@ class Trainings:
             ),
             soft_wrap=True,
         )
+
+
+def settings_logged(spec: LearnerSpec, seed: int) -> dict[str, Any]:
+    """Return what loggers show of a training beside its metrics."""
+    return {"learner": spec.learner, "seed": seed, **spec.chosen.model_dump(mode="json")}
 
 
 @dataclass(frozen=True)
@@ -232,6 +239,8 @@ class Trial:
             workers=self.spec.workers or 0,
             precision=self.spec.precision,
             loggers=self.spec.loggers,
+            job=self.spec.name,
+            parameters=settings_logged(self.spec, self.seed),
             progress=self.report,
         )
 
@@ -360,10 +369,6 @@ def checked_inputs(job: LearnerJob[Any, Any]) -> Any:
     ClusterError
         A sweep cannot be run as it is asked for.
     """
-    if missing := missing_packages(job.spec.loggers):
-        raise UsageError(
-            f"loggers: {', '.join(job.spec.loggers)} need what is not installed: pip install {' '.join(missing)}."
-        )
     with naming_files(job.spec):
         inputs = job.read()
         if isinstance(job.spec, SweepSpec):

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError, field_validator, model_validator
 
+from neurofleet.cluster.metric_loggers import LoggerName
 from neurofleet.cluster.sweeps.search_space import SearchSpaceRefused, parse_space
 from neurofleet.errors import UsageError, did_you_mean
 from neurofleet.faults import faults, shown
@@ -108,9 +109,9 @@ class LearnerSpec(JobSpec):
     """
     precision: Literal["32-true", "16-mixed", "bf16-mixed"] | None = None
     """Number format of the training. By default `bf16-mixed` on GPUs that know it, and `32-true` elsewhere."""
-    loggers: list[Literal["tensorboard", "wandb", "mlflow"]] = ["tensorboard"]
-    """Where the training is logged; `wandb` and `mlflow` have to be installed (`pip install mlflow-skinny`; `mlflow`
-    itself would replace pyarrow).
+    loggers: list[LoggerName] = ["tensorboard"]
+    """Where the metrics of each epoch are logged besides the run's own tables: `tensorboard`, `csv`, `mlflow` (`pip
+    install mlflow-skinny`) and `wandb`.
     """
 
     @classmethod

@@ -175,6 +175,12 @@ class Spread:
         return self.models > 1 and 2 * self.distinct <= self.models
 
 
+def median_distance(unit: np.ndarray) -> float:
+    """Return the median distance of all pairs of models, shape (n, P); 0 of a single one."""
+    pairs = distances(unit, unit)[np.triu_indices(len(unit), 1)]
+    return float(np.median(pairs)) if len(pairs) else 0.0
+
+
 def spread_of(unit: np.ndarray) -> Spread:
     """Return how different models are, best first, shape (n, P), in the unit cube of the search's axes."""
     unit = np.asarray(unit, np.float64)
@@ -183,7 +189,7 @@ def spread_of(unit: np.ndarray) -> Spread:
     ranks = np.arange(len(unit))
     return Spread(
         models=len(unit),
-        median_distance=float(np.median(pairs)) if len(pairs) else 0.0,
+        median_distance=median_distance(unit),
         near_share=float((pairs < NEAR).mean()) if len(pairs) else 0.0,
         distinct=len(_separated(unit, ranks, [0], len(unit), NEAR)),
         effective_dimensions=float(variances.sum() ** 2 / (variances**2).sum()) if variances.max() > 1e-12 else 0.0,

@@ -73,7 +73,7 @@ def test_numbers_are_text_where_a_label_is_meant(text, read, meant):
         (SIMS + "n_shared: 0\nn_independent: 0", "settings: n_shared and n_independent are both 0"),
         (
             SIMS + "loggers: [tensorbord]",
-            "loggers, value 1: expected one of tensorboard, wandb or mlflow, found 'tensor",
+            "loggers, value 1: expected one of tensorboard, csv, mlflow or wandb, found 'tensor",
         ),
         (SIMS + "drop_unlabelled: maybe", "drop_unlabelled: expected true or false, found 'maybe'."),
         (SIMS + "baselines: [majorty]", "found 'majorty' (did you mean 'majority'?)"),

@@ -247,7 +247,7 @@ def test_a_wrong_job_ends_in_exit_code_2_with_the_name_of_its_file(
 
 def test_loggers_that_are_not_installed_are_told_by_plan(reference, tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    for logger, package in (("mlflow", "mlflow-skinny"), ("wandb", "wandb")):
+    for logger, package in (("mlflow", "mlflow-skinny sqlalchemy alembic"), ("wandb", "wandb")):
         with pytest.raises(UsageError, match=f"loggers: .* not installed: pip install {package}.$"):
             print_plan(write_job(tmp_path, reference, loggers=[logger]))
 
