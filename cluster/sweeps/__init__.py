@@ -6,5 +6,6 @@
 `ray_tune`             `sweep`: runs the trials, and keeps the sweep's folder
 `trial_process`        what runs in the process of a trial
 `trial_records`        the folder of each trial, the table of those that have ended, which come next
+`optuna_journal`       the same trials as an Optuna study in a file
 =====================  ================================================================================
 """

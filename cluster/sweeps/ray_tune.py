@@ -26,6 +26,7 @@ from ray.tune.search import Searcher
 
 from neurofleet.cluster.ray.internals import environment
 from neurofleet.cluster.store.folders import LocalFolder
+from neurofleet.cluster.sweeps.optuna_journal import OptunaJournal
 from neurofleet.cluster.sweeps.parameter_sweep import (
     TABLE,
     ParameterSweep,
@@ -55,6 +56,7 @@ def sweep(
     resources: TrialResources = ONE_CPU,
     progress: Callable[[TrialRow], None] = lambda row: None,
     table: str | Path | None = None,
+    journal: tuple[str | Path, str] | None = None,
 ) -> SweepResult:
     """Run a sweep's trials, or those that are left of it, on the cluster that this process is connected to.
 
@@ -68,6 +70,8 @@ def sweep(
         Is called with each trial that has ended, in this thread.
     table : str or Path, optional
         Where the table of the trials that have ended is kept; ``trials.parquet`` in `folder` by default.
+    journal : (str or Path, str), optional
+        An Optuna journal file that gets the trials that have ended, too, and the name of its study.
 
     Raises
     ------
@@ -77,7 +81,7 @@ def sweep(
         Ctrl-C. Trials that were running go on when the sweep does.
     """
     check_sweep(plan)
-    files = SweepFiles(Path(folder).absolute(), plan, None if table is None else Path(table).absolute())
+    files = SweepFiles(Path(folder).absolute(), plan, None if table is None else Path(table).absolute(), journal)
     if files.trials.unfinished:
         run_trials(plan, files, resources, progress)
     return files.result()
@@ -94,6 +98,7 @@ class SweepFiles:
     path : Path
     plan : ParameterSweep
     table : Path, optional
+    journal : (str or Path, str), optional
         See `sweep`.
 
     Raises
@@ -102,7 +107,13 @@ class SweepFiles:
         If the folder holds another sweep.
     """
 
-    def __init__(self, path: Path, plan: ParameterSweep, table: Path | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        plan: ParameterSweep,
+        table: Path | None = None,
+        journal: tuple[str | Path, str] | None = None,
+    ) -> None:
         self.path = path
         self._plan = plan
         self._table = table or path / TABLE
@@ -119,10 +130,13 @@ class SweepFiles:
         self._folder.write(_PLAN, plan.fingerprint.encode())
         self.driver_id = uuid.uuid4().hex
         self._folder.write(_DRIVER_FILE, self.driver_id.encode())
-        self.write_table()
+        self._journal = None if journal is None else OptunaJournal(Path(journal[0]), plan, journal[1])
+        self.write()
 
-    def write_table(self) -> None:
-        """Write the table of the trials that have ended."""
+    def write(self) -> None:
+        """Write the trials that have ended: the table, and the journal."""
+        for index, row in sorted(self.trials.rows.items()) if self._journal is not None else ():
+            self._journal.add(row, self.trials.folder(index))
         sink = pa.BufferOutputStream()
         pq.write_table(trials_to_table(self._rows()), sink, compression="zstd")
         LocalFolder(self._table.parent).write(self._table.name, sink.getvalue().to_pybytes())
@@ -329,7 +343,7 @@ class _TrialMonitor(tune.Callback):
         row = self._files.trials.ended(index)
         assert row is not None
         try:
-            self._files.write_table()
+            self._files.write()
             self._progress(row)
         except BaseException as error:  # noqa: BLE001  raised again when Tune has ended its trials
             self.error = error

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -199,6 +200,10 @@ class TrialFolder:
         """The trial as it ended; None as long as it has not."""
         result = self._read(_RESULT)
         return None if result is None else TrialRow(trial=self.name, **self._read(_SETTING), **result)
+
+    def ended_at(self) -> datetime:
+        """When its end was stored, in the local time."""
+        return datetime.fromtimestamp((self.path / _RESULT).stat().st_mtime)
 
     def _write(self, name: str, content: dict[str, Any]) -> None:
         self._folder.write(name, json.dumps(content).encode())

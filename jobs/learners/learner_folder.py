@@ -35,6 +35,9 @@ CHECKPOINTS, PIECES, TRAININGS, SWEEP = "checkpoints", "pieces", "trainings", "s
 TRIALS = "trials/trials.parquet"
 """The table of the trials of a sweep; it lies alone in its folder, which is thus a table as well."""
 
+JOURNAL = "optuna-journal.log"
+"""The same trials as an Optuna study."""
+
 _EPOCH = re.compile(r"^epoch-(\d+)\.ckpt$")
 
 

@@ -35,6 +35,7 @@ from neurofleet.jobs.learners.evaluation_pieces import write_result
 from neurofleet.jobs.learners.learner_folder import (
     DESCRIPTION,
     EVALUATION,
+    JOURNAL,
     TRAININGS,
     TRIALS,
     remove_working_files,
@@ -451,7 +452,8 @@ def run_sweep(
         console.print(f"{done} of {number} trials: {described(row)}", soft_wrap=True, highlight=False)
 
     with connect(address, None if address else cpus):
-        swept: SweepResult = sweep(plan, folder, resources_of(spec), report, out / TRIALS)
+        journal = (out / JOURNAL, spec.name)
+        swept: SweepResult = sweep(plan, folder, resources_of(spec), report, out / TRIALS, journal)
     settings = _listed(swept.parameters) or "the job's settings"
     best = next(row.number for row in swept.rows if row.trial == swept.trial)
     console.print(

@@ -7,9 +7,12 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import optuna
 import psutil
 import pyarrow.parquet as pq
 import pytest
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
 
 from neurofleet.cluster.sweeps.parameter_sweep import (
     ParameterSweep,
@@ -21,7 +24,7 @@ from neurofleet.cluster.sweeps.parameter_sweep import (
 from neurofleet.cluster.sweeps.ray_tune import SweepFiles, _trial_resources, sweep
 from neurofleet.cluster.sweeps.search_space import SearchSpaceRefused
 from neurofleet.cluster.sweeps.trial_records import TrialRow, trials_to_table
-from neurofleet.errors import RunFolderRefused
+from neurofleet.errors import ClusterError, RunFolderRefused
 
 VALLEY = "tests.cluster.toy_trials:valley"
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -45,6 +48,19 @@ def timeless(table):
     return table.drop_columns(["error", "seconds"]).to_pylist()
 
 
+def assert_journal_holds(rows, journal):
+    """Each row of the table is a trial of the study, once."""
+    study = optuna.load_study(storage=JournalStorage(JournalFileBackend(str(journal[0]))), study_name=journal[1])
+    states = {"done": "COMPLETE", "stopped": "PRUNED", "failed": "FAIL"}
+    found = sorted(study.trials, key=lambda trial: trial.user_attrs["trial"])
+    assert [
+        (trial.user_attrs["trial"], trial.user_attrs["seed"], trial.params, trial.state.name, trial.value)
+        for trial in found
+    ] == [(row.trial, row.seed, row.parameters, states[row.status], row.scores.get("loss")) for row in rows]
+    assert [list(trial.intermediate_values) for trial in found] == [list(range(1, row.epochs + 1)) for row in rows]
+    assert study.direction.name == "MINIMIZE"
+
+
 class Stopped(Exception):
     pass
 
@@ -58,6 +74,29 @@ def stop_after(number):
             raise Stopped
 
     return progress
+
+
+def test_a_journal_of_any_method_takes_what_it_lacks_after_a_driver_was_killed(tmp_path):
+    search = {"x": {"uniform": [0, 1]}, "sizes": [[8, 8], [16]], "w": 2}
+    plan, journal = valley(search, method="random", settings=3), (tmp_path / "journal.log", "valley")
+    files = SweepFiles(tmp_path / "sweep", plan)
+    for score in (0.5, math.nan, 0.25):
+        trial = files.trials.next()
+        folder = files.trials.folder(trial["index"])
+        folder.report({"loss": 1.0, "epoch": 1, "elapsed_s": 0.5})
+        folder.end("done" if score != 0.25 else "stopped", "", {"loss": score})
+        if score == 0.5:
+            SweepFiles(tmp_path / "sweep", plan, journal=journal)
+            with journal[0].open("ab") as file:
+                file.write(b'{"op_code": 4, "wor')
+    SweepFiles(tmp_path / "sweep", plan, journal=journal)
+    study = optuna.load_study(storage=JournalStorage(JournalFileBackend(str(journal[0]))), study_name="valley")
+    assert [(t.state.name, t.value) for t in study.trials] == [("COMPLETE", 0.5), ("FAIL", None), ("PRUNED", 0.25)]
+    assert {trial.params["sizes"] for trial in study.trials} <= {"[8, 8]", "[16]"}
+    assert {trial.user_attrs["w"] for trial in study.trials} == {2}
+    (tmp_path / "other.log").write_text("{}\n")
+    with pytest.raises(ClusterError, match="other.log was expected to be an Optuna journal.*Remove it"):
+        SweepFiles(tmp_path / "sweep", plan, journal=(tmp_path / "other.log", "valley"))
 
 
 def test_the_table_keeps_types_and_what_is_missing():
@@ -78,7 +117,8 @@ def test_the_table_keeps_types_and_what_is_missing():
 def test_a_grid_with_repeats_failures_and_a_process_that_dies(ray_session, tmp_path):
     trace, seen = tmp_path / "trace", []
     plan = valley(*({"x": [0.1, 0.2, 0.5]},), method="grid", repeats=2, trace=str(trace), fails_at=0.5, dies_at=0.1)
-    swept = sweep(plan, tmp_path / "sweep", progress=seen.append)
+    journal = (tmp_path / "journal.log", "valley")
+    swept = sweep(plan, tmp_path / "sweep", progress=seen.append, journal=journal)
     assert [(r.parameters["x"], r.seed, r.status) for r in swept.rows] == [
         *((0.1, 1, "done"), (0.1, 2, "done")),
         *((0.2, 1, "done"), (0.2, 2, "done")),
@@ -92,11 +132,13 @@ def test_a_grid_with_repeats_failures_and_a_process_that_dies(ray_session, tmp_p
     begun = Counter(line.split()[1] for line in trace.read_text().splitlines() if line.startswith("begin"))
     assert begun == {f"trial-{i:05d}": 2 if i < 2 else 1 for i in range(6)}
     assert timeless(stored(tmp_path / "sweep")) == timeless(trials_to_table(swept.rows))
+    assert_journal_holds(swept.rows, journal)
     assert sorted(row.trial for row in seen) == [row.trial for row in swept.rows]
     assert (tmp_path / "sweep" / "tune").stat().st_mode & 0o777 == 0o700
     before = trace.read_text()
-    assert sweep(plan, tmp_path / "sweep") == swept
+    assert sweep(plan, tmp_path / "sweep", journal=journal) == swept
     assert trace.read_text() == before
+    assert_journal_holds(swept.rows, journal)
 
 
 def test_without_a_search_one_setting_is_repeated(ray_session, tmp_path):

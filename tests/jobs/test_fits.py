@@ -1,8 +1,10 @@
 """What the cells of a campaign learn from each other, and what a campaign may use."""
 
+import logging
 import random
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from neurofleet.cluster.pool.outcome import Outcome
@@ -11,6 +13,7 @@ from neurofleet.cluster.store.run_store import RunStore
 from neurofleet.errors import InputError, JobError, UsageError
 from neurofleet.jobs.fit.campaign import Budget, Campaign, Fits, finished_cells
 from neurofleet.jobs.fit.fit_problem import Problem, StagePlan
+from neurofleet.jobs.fit.generation_metrics import generations_logged
 from neurofleet.jobs.job_file import parse_job
 from neurofleet.jobs.run_folder import start_or_resume
 from neurofleet.neurosim.evolution import FastConfig, PaperConfig
@@ -141,6 +144,29 @@ def learned(store):
 
 def halls(store, cells):
     return {cell: store.read_hall_of_fame(cell).to_table() for cell in cells}
+
+
+# -- loggers
+
+
+def test_loggers_get_each_generation_once_over_an_interruption(campaign, tmp_path, caplog):
+    caplog.set_level(logging.INFO, "neurofleet")
+    for stop_after in (150, None):
+        with generations_logged(["csv"], tmp_path / "loggers", "made"):
+            campaign(["c0"], stop_after=stop_after)
+    logged = pd.read_csv(tmp_path / "loggers" / "metrics.csv").set_index(["series", "step"])
+    store = campaign.store()
+    stored = {
+        (f"{key.cell}/{key.stage}/seed-{key.seed}", rows.generation): rows
+        for key in store.stored()
+        for rows in store.read_generations(*key)
+    }
+    assert sorted(logged.index) == sorted(stored)
+    for place, rows in stored.items():
+        assert logged.loc[place, "evaluations"] == len(rows)
+        assert logged.loc[place, "median"] == pytest.approx(np.median(rows.totals))
+    assert (logged["diversity"] > 0).all()
+    assert (logged["best"] <= logged["median"]).all()
 
 
 # -- learning
@@ -334,7 +360,7 @@ def test_faults_of_the_program_end_the_campaign(campaign):
 @pytest.mark.parametrize(
     "changed",
     [
-        {"more": "max_core_hours: 2\nmax_wall_hours: 3\nout: elsewhere"},
+        {"more": "max_core_hours: 2\nmax_wall_hours: 3\nloggers: [csv]\nout: elsewhere"},
         {"cells": ["a", "b, weight: 2"]},
         {"cells": ["a, group: g", "b"], "more": "weights: {g: 3}"},
         {"cells": ["b", "a"]},
