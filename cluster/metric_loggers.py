@@ -7,6 +7,7 @@ leaves the machine unless the environment says so, by ``MLFLOW_TRACKING_URI`` or
 from __future__ import annotations
 
 import csv
+import fcntl
 import hashlib
 import importlib.util
 import logging
@@ -22,6 +23,7 @@ from typing import Any, Literal, Protocol
 from neurofleet.errors import ClusterError
 
 LoggerName = Literal["tensorboard", "csv", "mlflow", "wandb"]
+Ending = Literal["finished", "failed", "killed"]
 
 TENSORBOARD, CSV_FILE, MLFLOW_FILE = "tensorboard", "metrics.csv", "mlflow.db"
 PROJECT = "neurofleet"
@@ -64,8 +66,8 @@ class MetricLogger(Protocol):
     def log(self, metrics: Mapping[str, float], step: int, series: str) -> None:
         """Store the metrics of an epoch or a generation; a run of several searches has a series for each."""
 
-    def close(self, succeeded: bool) -> None:
-        """The run has ended."""
+    def close(self, how: Ending) -> None:
+        """The run has ended, or is interrupted."""
 
 
 LogMetrics = Callable[[Mapping[str, float], int, str], None]
@@ -103,13 +105,16 @@ def open_loggers(
         for name in list(opened):
             _try(name, lambda to: to.log(metrics, step, series), opened)
 
-    succeeded = False
+    how: Ending = "killed"
     try:
         yield log
-        succeeded = True
+        how = "finished"
+    except Exception:
+        how = "failed"
+        raise
     finally:
         for name in list(opened):
-            _try(name, lambda to: to.close(succeeded), opened)
+            _try(name, lambda to: to.close(how), opened)
 
 
 def _try(name: str, act: Callable[[MetricLogger], None], opened: dict[str, MetricLogger]) -> None:
@@ -176,7 +181,7 @@ class _TensorBoard:
             self._writer.add_scalar(name, value, step)
         self._writer.flush()
 
-    def close(self, succeeded: bool) -> None:
+    def close(self, how: Ending) -> None:
         self._writer.close()
 
 
@@ -196,7 +201,7 @@ class _Csv:
         with self._path.open("a", newline="") as file:
             csv.DictWriter(file, self._columns).writerow(row)
 
-    def close(self, succeeded: bool) -> None:
+    def close(self, how: Ending) -> None:
         """All is written."""
 
     def _rewrite(self, more: Sequence[str]) -> None:
@@ -227,10 +232,13 @@ class _Mlflow:
 
         logging.getLogger("mlflow").setLevel(logging.WARNING)
         self._metric = Metric
-        self._client = client = MlflowClient(_mlflow_server() or f"sqlite:///{run.shared.absolute() / MLFLOW_FILE}")
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or run.job
-        experiment = client.get_experiment_by_name(name)
-        id = experiment.experiment_id if experiment else client.create_experiment(name)
+        run.shared.mkdir(parents=True, exist_ok=True)
+        with _alone(run.shared / f"{MLFLOW_FILE}.lock"):  # the trials of a sweep begin at the same time
+            client = MlflowClient(_mlflow_server() or f"sqlite:///{run.shared.absolute() / MLFLOW_FILE}")
+            experiment = client.get_experiment_by_name(name)
+            id = experiment.experiment_id if experiment else client.create_experiment(name)
+        self._client = client
         before = client.search_runs([id], f"tags.neurofleet_run = '{run.id}'", max_results=1)
         if before:
             self._id = before[0].info.run_id
@@ -244,8 +252,16 @@ class _Mlflow:
         values = [self._metric(name, value, now, step) for name, value in _named(metrics, series).items()]
         self._client.log_batch(self._id, values)
 
-    def close(self, succeeded: bool) -> None:
-        self._client.set_terminated(self._id, "FINISHED" if succeeded else "FAILED")
+    def close(self, how: Ending) -> None:
+        self._client.set_terminated(self._id, how.upper())
+
+
+@contextmanager
+def _alone(lock: Path) -> Iterator[None]:
+    """Let one process after the other do what is within."""
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _mlflow_server() -> str | None:
@@ -281,6 +297,7 @@ class _Wandb:
                 x_disable_meta=True,
                 x_disable_stats=True,
                 x_disable_machine_info=True,
+                x_save_requirements=False,
             ),
         )
         self._series: set[str] = set()
@@ -294,8 +311,8 @@ class _Wandb:
             self._run.define_metric(f"{series}/*", step_metric=f"{series}/step")
         self._run.log(_named({"step": step, **metrics}, series))
 
-    def close(self, succeeded: bool) -> None:
-        self._run.finish(exit_code=0 if succeeded else 1)
+    def close(self, how: Ending) -> None:
+        self._run.finish(exit_code=0 if how == "finished" else 1)
 
 
 def _named(metrics: Mapping[str, float], series: str) -> dict[str, float]:

@@ -5,11 +5,11 @@ See `neurofleet.cluster.training.lightning_training` for what is trained and how
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from neurofleet.cluster.metric_loggers import PROJECT, LoggedRun, open_loggers
+from neurofleet.cluster.metric_loggers import LoggedRun, open_loggers
 from neurofleet.cluster.training.checkpoints import CheckpointFiles
 from neurofleet.cluster.training.lightning_training import (
     CHECKPOINTS,
@@ -35,8 +35,7 @@ def train(
     cpus_per_worker: int = 1,
     storage: str | None = None,
     loggers: Sequence[str] = ("tensorboard",),
-    job: str = PROJECT,
-    parameters: Mapping[str, Any] | None = None,
+    logged: LoggedRun | None = None,
     max_failures: int = 3,
     progress: Callable[[EpochRow], None] = lambda row: None,
 ) -> TrainingResult:
@@ -71,10 +70,8 @@ def train(
     loggers : sequence of {'tensorboard', 'csv', 'mlflow', 'wandb'}
         Where else the metrics of each epoch are logged: ``folder/tensorboard``, ``folder/metrics.csv``, and see
         `neurofleet.cluster.metric_loggers`.
-    job : str
-        What loggers group the training by.
-    parameters : mapping, optional
-        Settings that loggers show beside the metrics.
+    logged : LoggedRun, optional
+        What loggers are told of the training; by default the name of its folder.
     max_failures : int
         How often lost workers are replaced before the training has failed.
     progress : callable
@@ -97,7 +94,7 @@ def train(
     if last is None or not (last.state.stopped or last.state.epochs >= max_epochs):
         history = last.state.history if last else []
         settings = FitSettings(files.root, max_epochs, accelerator, precision, gradient_clip_norm, best)
-        run = LoggedRun(folder, folder.parent, folder.name, job, parameters or {})
+        run = logged or LoggedRun(folder, folder, folder.name)
         with open_loggers(loggers, run, [_metrics(row) for row in history]) as log:
 
             def on_epoch(row: EpochRow) -> None:

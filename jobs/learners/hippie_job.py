@@ -33,7 +33,7 @@ from neurofleet.jobs.learners.hippie_spec import (
 )
 from neurofleet.jobs.learners.learner_figures import plane_map
 from neurofleet.jobs.learners.learner_folder import EMBEDDINGS, EMBEDDINGS_H5AD, PIECES, SCORES, SIGNALS
-from neurofleet.jobs.learners.learner_job import LearnerJob, LearnerRun, Trained, Trial
+from neurofleet.jobs.learners.learner_job import LearnerJob, LearnerRun, Trained, Trial, logged_run
 from neurofleet.jobs.progress import duration
 from neurofleet.jobs.results.sql import united
 from neurofleet.jobs.run_folder import refuse_missing, versions
@@ -631,6 +631,7 @@ class HippieJob(LearnerJob[FoldsSpec, HippieInputs]):
                     workers=spec.workers or 0,
                     precision=spec.precision,
                     loggers=spec.loggers,
+                    logged=logged_run(spec, folder, trial.out, seed),
                 )
             metrics.clear()
             metrics.update(trained.metrics)

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.console import Console
 
+from neurofleet.cluster.metric_loggers import LoggedRun
 from neurofleet.cluster.ray.session import available_cpus, connect
 from neurofleet.cluster.store.published_tables import publish
 from neurofleet.cluster.sweeps.parameter_sweep import (
@@ -134,8 +135,7 @@ class Trainings:
             precision=self._job.spec.precision,
             best=self._job.best_epoch(task),
             loggers=self._job.spec.loggers,
-            job=self._job.spec.name,
-            parameters=settings_logged(self._job.spec, seed),
+            logged=logged_run(self._job.spec, folder, self._folder.parent, seed),
             progress=lambda row: self._epoch_done(name, task.epochs(), row, before),
         )
         self._done = before + task.epochs()
@@ -166,9 +166,10 @@ class Trainings:
         )
 
 
-def settings_logged(spec: LearnerSpec, seed: int) -> dict[str, Any]:
-    """Return what loggers show of a training beside its metrics."""
-    return {"learner": spec.learner, "seed": seed, **spec.chosen.model_dump(mode="json")}
+def logged_run(spec: LearnerSpec, folder: Path, out: Path, seed: int) -> LoggedRun:
+    """Return what loggers are told of a training with a folder of its own, in the run folder `out`."""
+    settings = {"learner": spec.learner, "seed": seed, **spec.chosen.model_dump(mode="json")}
+    return LoggedRun(folder, out, folder.name, spec.name, settings)
 
 
 @dataclass(frozen=True)
@@ -228,6 +229,11 @@ class Trial:
     folder: Path
     report: Callable[[Mapping[str, Any]], None]
 
+    @property
+    def out(self) -> Path:
+        """The run folder of the sweep."""
+        return self.folder.parent.parent
+
     def train(self, task: Any, payload: dict[str, Any]) -> TrainingResult:
         """Train a task that is written in the trial's folder; `payload` is what makes it again."""
         assert isinstance(self.spec, SweepSpec)
@@ -240,8 +246,7 @@ class Trial:
             workers=self.spec.workers or 0,
             precision=self.spec.precision,
             loggers=self.spec.loggers,
-            job=self.spec.name,
-            parameters=settings_logged(self.spec, self.seed),
+            logged=logged_run(self.spec, self.folder, self.out, self.seed),
             progress=self.report,
         )
 

@@ -111,7 +111,7 @@ class LearnerSpec(JobSpec):
     """Number format of the training. By default `bf16-mixed` on GPUs that know it, and `32-true` elsewhere."""
     loggers: list[LoggerName] = ["tensorboard"]
     """Where the metrics of each epoch are logged besides the run's own tables: `tensorboard`, `csv`, `mlflow` (`pip
-    install mlflow-skinny`) and `wandb`.
+    install mlflow-skinny`) and `wandb`; see docs/how-to/loggers.md.
     """
 
     @classmethod
@@ -227,8 +227,8 @@ _METRIC_WORDS = {"macro_f1": "macro-F1", "balanced_accuracy": "balanced accuracy
 
 def metric_in_words(name: str) -> str:
     """Return what readers know a metric by that trials log: ``validation macro-F1`` for ``val_macro_f1``."""
-    kind = name.removeprefix("val_")
-    return f"validation {_METRIC_WORDS.get(kind, kind)}"
+    part, kind = ("training", name[6:]) if name.startswith("train_") else ("validation", name.removeprefix("val_"))
+    return f"{part} {_METRIC_WORDS.get(kind, kind)}"
 
 
 class TrialsSpec(Strict):
