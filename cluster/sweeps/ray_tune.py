@@ -135,8 +135,9 @@ class SweepFiles:
 
     def write(self) -> None:
         """Write the trials that have ended: the table, and the journal."""
-        for index, row in sorted(self.trials.rows.items()) if self._journal is not None else ():
-            self._journal.add(row, self.trials.folder(index))
+        if self._journal is not None:
+            for index, row in sorted(self.trials.rows.items()):
+                self._journal.add(row, self.trials.folder(index))
         sink = pa.BufferOutputStream()
         pq.write_table(trials_to_table(self._rows()), sink, compression="zstd")
         LocalFolder(self._table.parent).write(self._table.name, sink.getvalue().to_pybytes())
