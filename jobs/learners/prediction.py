@@ -360,7 +360,7 @@ def _about(model: SimsModel, queries: Sequence[Query], options: PredictionOption
         "queries": [_described(query) for query in queries],
         VALIDATION: list(model.facts.get(VALIDATION, [])),
         "csv": options.csv,
-        "reference": None if model.space is None else model.space.described(),
+        "reference": None if model.space is None else model.space.distance.described(),
         "majority": None if options.majority is None else {"share": options.majority},
         **({QUICK: model.facts[QUICK]} if QUICK in model.facts else {}),
     }
@@ -432,6 +432,7 @@ def _described(query: Query) -> dict[str, Any]:
         "values": f"{query.values.kind} ({query.values.evidence})",
         "normalisation": str(query.normalisation),
         "missing_genes_are": query.missing_genes_are,
+        "temperature": query.temperature,
         "warning": query.warning,
     }
 

@@ -14,9 +14,9 @@ from neurofleet.jobs.learners.learner_figures import CROSS, class_styles, draw_m
 from neurofleet.jobs.learners.prediction_tables import PredictionSummary
 from neurofleet.jobs.reports import html
 from neurofleet.jobs.reports.drawing import MISSING, MODEL, grid, picture
+from neurofleet.learners.reference_distance import COMPONENTS, INSIDE, NEIGHBOURS
 from neurofleet.learners.sims.cell_prediction import Query, absent_in_all
 from neurofleet.learners.sims.gene_importance import cells_in_block, class_table, explain
-from neurofleet.learners.sims.reference_space import COMPONENTS, INSIDE, NEIGHBOURS
 from neurofleet.learners.sims.sims_model import SimsModel
 from neurofleet.learners.unknown_labels import UNKNOWN
 

@@ -19,12 +19,10 @@ from neurofleet.errors import UsageError
 from neurofleet.jobs.learners.learner_folder import ABOUT
 from neurofleet.jobs.progress import duration
 from neurofleet.jobs.terminal import terminal
+from neurofleet.learners.reference_distance import FAR, WARNED_OUTSIDE, outside_in_words
 from neurofleet.learners.sims.cell_prediction import (
-    FAR_CELLS,
-    WARNED_OUTSIDE,
     Predictions,
     known_cells_in_words,
-    outside_in_words,
 )
 from neurofleet.learners.sims.majority_vote import CELLS_OF_CLUSTER, Votes
 from neurofleet.learners.unknown_labels import UNKNOWN, labels_or_unknown
@@ -277,7 +275,7 @@ class PredictionSummary:
         if not n:
             return f"{text}."
         most = ", ".join(f"{count:,} called {name}" for name, count in self.outside.most_common(3))
-        far = f" {FAR_CELLS}" if n > WARNED_OUTSIDE * self.n_cells else ""
+        far = f" {FAR}" if n > WARNED_OUTSIDE * self.n_cells else ""
         return f"{text} ({most}).{far}"
 
 

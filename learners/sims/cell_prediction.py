@@ -25,7 +25,9 @@ from neurofleet.learners.cells.cell_matrix import CellMatrix, open_group
 from neurofleet.learners.cells.gene_alignment import Alignment, GeneNaming, align
 from neurofleet.learners.cells.normalisation import Normalisation, check_query, check_values, recognise
 from neurofleet.learners.cells.value_kinds import Values
-from neurofleet.learners.sims.reference_space import INSIDE, ReferenceSpace
+from neurofleet.learners.reference_distance import FAR, WARNED_OUTSIDE, outside_in_words
+from neurofleet.learners.sims.hidden_genes import filled
+from neurofleet.learners.sims.reference_space import ReferenceSpace
 from neurofleet.learners.sims.sims_classifier import SimsClassifier
 
 if TYPE_CHECKING:
@@ -36,7 +38,6 @@ if TYPE_CHECKING:
 
 MOST_MISSING = 0.8
 WARNED_MISSING, WARNED_MISSING_GENES = 0.2, 0.5
-WARNED_OUTSIDE = 0.2
 IMPORTANCE = "gene_importance"
 """The fact of a model that holds the share of its attention that each of its genes has."""
 
@@ -70,6 +71,10 @@ class Query:
         The model's.
     gene_means : array of float32, shape (model genes,), or None
         The model's; they stand in for missing genes where it has no space.
+    temperature : float
+        Calibrates the predictions; above the model's own where genes are missing, if the model knows how far.
+    calibrated : bool
+        Whether the model knows that.
     """
 
     path: Path
@@ -82,6 +87,8 @@ class Query:
     closed: np.ndarray | None
     space: ReferenceSpace | None
     gene_means: np.ndarray | None
+    temperature: float
+    calibrated: bool
 
     def __len__(self) -> int:
         return len(self.cells)
@@ -91,10 +98,17 @@ class Query:
         """What the user must know, empty if few genes are missing, and few that the model rests on."""
         if self.missing_share <= WARNED_MISSING and self.alignment.missing_share <= WARNED_MISSING_GENES:
             return ""
+        probabilities = "and probabilities too high"
+        if self.calibrated:
+            probabilities = (
+                f"and probabilities are lowered for it (temperature {self.temperature:.3g}, measured on validation"
+                " cells of which as much was hidden)"
+            )
         return (
             f"{self.path.name} lacks {self.alignment.n_missing} of the model's {len(self.alignment.columns)}"
             f" genes ({self.share_in_words}): {_some(self.alignment.missing)}. They are {self.missing_genes_are}, so"
-            " predictions may be worse than the model's scores say, and probabilities too high."
+            f" predictions may be worse than the model's scores say, {probabilities}. A model of the shared genes alone"
+            " (`query:` in the training job) needs no estimates."
         )
 
     @property
@@ -118,11 +132,10 @@ class Query:
         if self.absent is None or self.gene_means is None:
             return values
         dense = values.toarray()
-        if self.space is None:
-            dense[:, self.absent] = self.gene_means[self.absent]
-        else:
-            estimated = self.space.estimates.estimated(dense, self.absent)
-            dense[:, self.absent] = estimated if self.normalisation.kind == "scaled" else np.maximum(estimated, 0.0)
+        if self.space is not None:
+            below_zero = self.normalisation.kind == "scaled"
+            return sp.csr_matrix(filled(dense, self.absent, self.space.estimates, below_zero=below_zero))
+        dense[:, self.absent] = self.gene_means[self.absent]
         return sp.csr_matrix(dense)
 
     def coordinates(self, values: sp.csr_matrix) -> np.ndarray:
@@ -251,8 +264,20 @@ def open_query(
         normalisation = check_query(model.normalisation, seen)
         if model.space is not None and alignment.n_missing:
             normalisation = normalisation.for_genes(float(model.space.share[alignment.columns >= 0].sum()))
+    absent = alignment.columns < 0 if alignment.n_missing else None
     return Query(
-        path, opened, alignment, seen, normalisation, share, by_importance, closed, model.space, model.gene_means
+        path,
+        opened,
+        alignment,
+        seen,
+        normalisation,
+        share,
+        by_importance,
+        closed,
+        model.space,
+        model.gene_means,
+        model.temperature_without(absent),
+        model.space is not None and model.hidden is not None,
     )
 
 
@@ -359,23 +384,11 @@ class Predictions:
         """Yield what the user must know of them."""
         n_outside = 0 if self.distance is None else int((self.distance > 1).sum())
         if n_outside > WARNED_OUTSIDE * len(self.cell_ids):
-            yield f"{outside_in_words(n_outside, len(self.cell_ids))}. {FAR_CELLS}"
+            yield f"{outside_in_words(n_outside, len(self.cell_ids))}. {FAR}"
         if self.n_empty:
             yield f"{self.n_empty:,} cells have no value in any of the model's genes."
         if self.n_known:
             yield known_cells_in_words(self.n_known, len(self.cell_ids))
-
-
-def outside_in_words(n_outside: int, n_cells: int) -> str:
-    """Say how many cells are farther from the reference than nearly all of its own."""
-    return (
-        f"{n_outside:,} of {n_cells:,} cells ({100 * n_outside / max(n_cells, 1):.1f} %) lie outside: farther from the"
-        f" reference than {100 * INSIDE:.0f} % of its own cells"
-    )
-
-
-FAR_CELLS = "Of another condition, technology or type, they may have wrong labels with high probabilities."
-"""What it means that many cells lie outside."""
 
 
 def known_cells_in_words(n_known: int, n_cells: int) -> str:
@@ -405,11 +418,11 @@ def predict(model: SimsClassifier, query: Query, rows: np.ndarray, top: int, *, 
     ids, parts, coordinates, vectors, n_empty, n_known = [], [], [], [], 0, 0
     maker = None if model.known is None else ProfileMaker(model.genes)
     for some, values in query.blocks(rows, filled=False):
-        filled = query.filled(values)
+        complete = query.filled(values)
         ids.append(some)
-        parts.append(model.probabilities(filled, query.closed))
+        parts.append(model.probabilities(complete, query.closed, query.temperature))
         if embedding or model.space is None:
-            vectors.append(model.vectors(filled, query.closed))
+            vectors.append(model.vectors(complete, query.closed))
         coordinates.append(vectors[-1] if model.space is None else query.coordinates(values))
         n_empty += int((np.diff(values.indptr) == 0).sum())
         if maker is not None and model.known is not None:

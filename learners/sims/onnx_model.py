@@ -22,8 +22,9 @@ from torch import Tensor, nn
 
 from neurofleet.errors import LearnerError
 from neurofleet.learners.model_folder import QUICK
+from neurofleet.learners.reference_distance import CLIP, NEIGHBOURS, Components
 from neurofleet.learners.sims.cell_prediction import IMPORTANCE, open_query, predict
-from neurofleet.learners.sims.reference_space import CLIP, NEIGHBOURS, Components, ReferenceSpace
+from neurofleet.learners.sims.reference_space import ReferenceSpace
 from neurofleet.learners.sims.tabnet import AttentiveTransformer, mean_log_probabilities
 from neurofleet.learners.unknown_labels import VALIDATION
 
@@ -223,6 +224,7 @@ class _Graph(nn.Module):
         self.linear = None if model.linear is None else _Linear(model.linear)
         self.share = model.linear_share
         self.temperature = model.calibration.temperature
+        self.hidden = model.hidden
         self.space = None if model.space is None else _Space(model.space)
         self.means: Tensor | None
         means = None if model.gene_means is None else torch.from_numpy(np.asarray(model.gene_means, np.float32))
@@ -243,10 +245,22 @@ class _Graph(nn.Module):
             filled = torch.where(absent, self.space.estimates.estimated(values, absent).clamp(min=0.0), values)
         elif self.means is not None:
             filled = torch.where(absent, self.means, values)
-        probabilities = self._probabilities(filled)
+        probabilities = self._probabilities(filled, self._temperature(absent))
         return (probabilities,) if self.space is None else (probabilities, *self.space(values, absent))
 
-    def _probabilities(self, values: Tensor) -> Tensor:
+    def _temperature(self, absent: Tensor) -> Tensor | float:
+        """`HiddenGenes.temperature_at` of what is not known without the absent genes."""
+        if self.hidden is None or self.space is None:
+            return self.temperature
+        x, y = np.array(self.hidden.uncertainty), np.log(self.hidden.temperature)
+        uncertainty = self.space.distances.uncertainty(absent)
+        logarithm = torch.full_like(uncertainty, float(y[0]))
+        for at, width, rise in zip(x[:-1], np.diff(x), np.diff(y), strict=True):
+            if width > 0:
+                logarithm = logarithm + (uncertainty - float(at)).clamp(0.0, float(width)) * float(rise / width)
+        return torch.where(absent.any(), logarithm.exp(), self.temperature)
+
+    def _probabilities(self, values: Tensor, temperature: Tensor | float) -> Tensor:
         parts = []
         if self.share < 1.0:
             logits, _ = self.networks(values[:, self.columns])
@@ -254,7 +268,7 @@ class _Graph(nn.Module):
         if self.linear is not None and self.share > 0.0:
             parts.append(torch.log_softmax(self.linear(values).double(), 1) + float(np.log(self.share)))
         mixed = parts[0] if len(parts) == 1 else torch.logsumexp(torch.stack(parts), 0)
-        return torch.softmax(mixed / self.temperature, 1).float()
+        return torch.softmax(mixed / temperature, 1).float()
 
 
 class _Linear(nn.Module):
@@ -276,7 +290,7 @@ class _Linear(nn.Module):
 
 
 class _Components(nn.Module):
-    """`neurofleet.learners.sims.reference_space.Components`, of genes that are known in the call only."""
+    """`neurofleet.learners.reference_distance.Components`, of genes that are known in the call only."""
 
     mean: Tensor
     scale: Tensor
@@ -289,6 +303,10 @@ class _Components(nn.Module):
             self.register_buffer(name, torch.from_numpy(np.asarray(getattr(components, name), np.float32)))
         ridge = np.asarray(components.noise / components.variance, np.float64)
         self.register_buffer("ridge", torch.from_numpy(np.diag(ridge)))
+
+    def uncertainty(self, absent: Tensor) -> Tensor:
+        loadings = torch.where(absent.T, 0.0, self.loadings).double()
+        return (_inverse(loadings.T @ loadings + self.ridge).diagonal() * self.ridge.diagonal()).mean()
 
     def coordinates(self, values: Tensor, absent: Tensor) -> Tensor:
         seen = torch.where(absent, 0.0, ((values - self.mean) / self.scale).clamp(-CLIP, CLIP))

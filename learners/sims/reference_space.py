@@ -8,86 +8,17 @@ from functools import cached_property
 
 import numpy as np
 import scipy.sparse as sp
-from scipy.spatial import cKDTree
 from threadpoolctl import threadpool_limits
 
-COMPONENTS = 20
-NEIGHBOURS = 5
-CLIP = 10.0
+from neurofleet.learners.reference_distance import Components, ReferenceDistance
+
 SD_FLOOR_QUANTILE = 0.05
 KEPT_CELLS, KEPT_OF_CLASS = 2000, 30
 KEPT_VALUES = 50_000_000
 HELD_OUT_CELLS, HELD_OUT_SHARE = 1000, 0.2
 FEWEST_CELLS = 20
-INSIDE = 0.95
-"""The share of held-out cells of the reference that lie inside its limit."""
 
 _COMPONENTS = ("distances", "estimates")
-
-
-@dataclass(frozen=True)
-class Components:
-    """Principal components of shifted and scaled values, with the variance that they leave (probabilistic PCA).
-
-    Attributes
-    ----------
-    mean, scale : array of float32, shape (genes,)
-        What is subtracted from log-normalised values, and what these are divided by before they are clipped at 10.
-    loadings : array of float32, shape (genes, components)
-    variance : array of float32, shape (components,)
-    noise : array of float32, shape (1,)
-        Mean variance of a gene outside the components.
-    """
-
-    mean: np.ndarray
-    scale: np.ndarray
-    loadings: np.ndarray
-    variance: np.ndarray
-    noise: np.ndarray
-
-    @classmethod
-    def of(cls, values: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> Components:
-        """Find the components of cells (cells, genes)."""
-        from sklearn.decomposition import PCA
-
-        scaled = _scaled(values, mean, scale)
-        centre = scaled.mean(0, dtype=np.float64)
-        pca = PCA(min(COMPONENTS, min(scaled.shape) - 1), svd_solver="randomized", random_state=0).fit(scaled)
-        return cls(
-            (mean + scale * centre).astype(np.float32),
-            scale.astype(np.float32),
-            np.ascontiguousarray(pca.components_.T, np.float32),
-            np.maximum(pca.explained_variance_, 1e-6).astype(np.float32),
-            np.array([max(pca.noise_variance_, 1e-6)], np.float32),
-        )
-
-    def coordinates(self, values: np.ndarray, absent: np.ndarray | None = None) -> np.ndarray:
-        """Return cells in the components, (cells, components) float32.
-
-        Parameters
-        ----------
-        values : array of float32, shape (cells, genes)
-            Log-normalised.
-        absent : array of bool, shape (genes,), optional
-            Genes that are not known; the coordinates are then those that are likeliest given all other genes
-            (Tipping and Bishop, J. R. Stat. Soc. B 1999).
-        """
-        if absent is None or not absent.any():
-            return _scaled(values, self.mean, self.scale) @ self.loadings
-        known = np.flatnonzero(~absent)
-        loadings = self.loadings[known].astype(np.float64)
-        weights = np.linalg.solve(loadings.T @ loadings + np.diag(self.noise / self.variance), loadings.T)
-        return _scaled(values[:, known], self.mean[known], self.scale[known]) @ weights.T.astype(np.float32)
-
-    def estimated(self, values: np.ndarray, absent: np.ndarray) -> np.ndarray:
-        """Return the likeliest values of absent genes given all others, (cells, absent genes)."""
-        coordinates = self.coordinates(values, absent)
-        return self.mean[absent] + self.scale[absent] * (coordinates @ self.loadings[absent].T)
-
-
-def _scaled(values: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    scaled = (values - mean.astype(np.float32)) / scale.astype(np.float32)
-    return np.clip(scaled, -CLIP, CLIP, out=scaled)
 
 
 @dataclass(frozen=True)
@@ -143,14 +74,15 @@ class ReferenceSpace:
             arrays |= {f"{name}.{key}": array for key, array in vars(getattr(self, name)).items()}
         return arrays
 
+    @cached_property
+    def distance(self) -> ReferenceDistance:
+        """How far cells are from these."""
+        return ReferenceDistance(self.cells, self.held_out)
+
     @property
     def limit(self) -> float:
         """The distance that 95 % of the held-out cells of the reference do not exceed."""
-        return float(np.quantile(self.held_out, INSIDE))
-
-    def described(self) -> dict[str, float]:
-        """Return what it was made from, as plain JSON."""
-        return {"limit": self.limit, "cells": len(self.cells), "held_out_cells": len(self.held_out), "inside": INSIDE}
+        return self.distance.limit
 
     def placed(self, coordinates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the distance of cells, where 1 is the limit, and their place on the map.
@@ -158,19 +90,12 @@ class ReferenceSpace:
         Returns
         -------
         distance : array of float32, shape (cells,)
-            Mean distance to the nearest cells of the reference, over `limit`.
         plane : array of float32, shape (cells, 2)
-            Mean place of these, the nearer the more.
+            Mean place of the nearest cells of the reference, the nearer the more.
         """
-        distances, nearest = self._tree.query(coordinates, range(1, min(NEIGHBOURS, len(self.cells)) + 1))
-        weights = 1.0 / np.maximum(distances, 1e-6)
-        weights /= weights.sum(1, keepdims=True)
+        distance, nearest, weights = self.distance.nearest(coordinates)
         plane = np.einsum("nk,nkd->nd", weights, self.plane[nearest])
-        return (distances.mean(1) / max(self.limit, 1e-9)).astype(np.float32), plane.astype(np.float32)
-
-    @cached_property
-    def _tree(self) -> cKDTree:
-        return cKDTree(self.cells)
+        return distance, plane.astype(np.float32)
 
 
 def reference_space(
@@ -197,14 +122,12 @@ def reference_space(
     n_genes = read(rows[:1]).shape[1]
     kept = np.sort(_some_of_each(others, labels, max(min(KEPT_CELLS, KEPT_VALUES // n_genes), FEWEST_CELLS)))
     values = read(kept).toarray()
-    mean, sd = values.mean(0, dtype=np.float64), values.std(0, dtype=np.float64)
-    varying = sd > 0
-    if varying.sum() < 2:
+    both = both_components(values)
+    if both is None:
         return None
-    sd = np.where(varying, np.maximum(sd, np.quantile(sd[varying], SD_FLOOR_QUANTILE)), 1.0)
+    distances, estimates = both
     counts = np.expm1(np.maximum(values, 0)).mean(0, dtype=np.float64)
-    with threadpool_limits(1):  # the same numbers on any machine, and quicker beside a busy neighbour
-        distances, estimates = Components.of(values, mean, sd), Components.of(values, mean, np.ones(n_genes))
+    with threadpool_limits(1):
         cells = distances.coordinates(values)
         plane = cell_map(cells)
     space = ReferenceSpace(
@@ -216,13 +139,23 @@ def reference_space(
         plane,
         np.ones(1, np.float32),
     )
-    far, _ = space.placed(distances.coordinates(read(held_rows).toarray()))
+    far = space.distance.of(distances.coordinates(read(held_rows).toarray()))
     return replace(space, held_out=np.sort(far))
+
+
+def both_components(values: np.ndarray) -> tuple[Components, Components] | None:
+    """Return the components of z-scores and those of log values of cells (cells, genes); None if no genes vary."""
+    mean, sd = values.mean(0, dtype=np.float64), values.std(0, dtype=np.float64)
+    varying = sd > 0
+    if varying.sum() < 2:
+        return None
+    sd = np.where(varying, np.maximum(sd, np.quantile(sd[varying], SD_FLOOR_QUANTILE)), 1.0)
+    with threadpool_limits(1):  # the same numbers on any machine, and quicker beside a busy neighbour
+        return Components.of(values, mean, sd), Components.of(values, mean, np.ones(values.shape[1]))
 
 
 def cell_map(cells: np.ndarray) -> np.ndarray:
     """Return a map (t-SNE) of vectors, shape (cells, n >= 2), as float32, shape (cells, 2)."""
-    from sklearn.manifold import TSNE
 
     perplexity = min(30.0, (len(cells) - 1) / 4)
     return TSNE(perplexity=perplexity, init="pca", max_iter=500, random_state=0).fit_transform(cells).astype(np.float32)

@@ -18,6 +18,7 @@ from neurofleet.learners.calibration import UNCALIBRATED, Calibration, calibrate
 from neurofleet.learners.cells.cell_copies import KnownCells, Profiles
 from neurofleet.learners.cells.normalisation import Normalisation
 from neurofleet.learners.model_folder import StoredModel, read_model, refuse_damaged, tensors_under, write_model
+from neurofleet.learners.sims.hidden_genes import HiddenGenes
 from neurofleet.learners.sims.logistic_regression import Z_SCORE, LogisticModel
 from neurofleet.learners.sims.reference_space import ReferenceSpace
 from neurofleet.learners.sims.tabnet import GeneInputs, TabNetEnsemble, mean_log_probabilities
@@ -55,6 +56,8 @@ class SimsClassifier:
         When the folder was written that the model was loaded from.
     space : ReferenceSpace or None
         Where the reference's cells lie; None for models that earlier versions wrote.
+    hidden : HiddenGenes or None
+        How to calibrate where genes are missing; None where it was not measured.
     origin : mapping
         ``folder``, ``run`` and ``sha256`` of what the model was loaded from; empty without.
     """
@@ -72,6 +75,7 @@ class SimsClassifier:
     written: datetime | None = field(default=None, compare=False)
     space: ReferenceSpace | None = field(default=None, compare=False)
     origin: Mapping[str, str] = field(default_factory=dict, compare=False)
+    hidden: HiddenGenes | None = field(default=None, compare=False)
 
     @property
     def n_coordinates(self) -> int:
@@ -115,9 +119,19 @@ class SimsClassifier:
             parts["linear"] = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
         return parts
 
-    def probabilities(self, values: sp.csr_matrix, closed: np.ndarray | None = None) -> np.ndarray:
-        """Return calibrated probabilities (cells, classes) over all classes."""
-        return calibrated_probabilities(self.log_probabilities(values, closed), self.calibration.temperature)
+    def probabilities(
+        self, values: sp.csr_matrix, closed: np.ndarray | None = None, temperature: float | None = None
+    ) -> np.ndarray:
+        """Return calibrated probabilities (cells, classes) over all classes; by default by the model's temperature."""
+        if temperature is None:
+            temperature = self.calibration.temperature
+        return calibrated_probabilities(self.log_probabilities(values, closed), temperature)
+
+    def temperature_without(self, absent: np.ndarray | None) -> float:
+        """Return the temperature where some genes, (genes,) bool, are missing; None for none."""
+        if absent is None or self.hidden is None or self.space is None:
+            return self.calibration.temperature
+        return self.hidden.temperature_at(self.space.distances.uncertainty(absent))
 
     def network_input(self, values: sp.csr_matrix) -> Tensor:
         """Return log-normalised values of the genes that the networks see, on their device."""
@@ -195,6 +209,7 @@ class SimsClassifier:
             "settings": self.settings.model_dump(),
             "normalisation": asdict(self.normalisation),
             "calibration": self.calibration.to_dict(),
+            "hidden_genes": None if self.hidden is None else self.hidden.to_dict(),
             "linear": None,
             "facts": dict(self.facts),
         }
@@ -246,6 +261,7 @@ class SimsClassifier:
             tensors.get("known_cells"),
             stored.written,
             ReferenceSpace.from_arrays(space) if space else None,
+            hidden=HiddenGenes.from_dict(hidden) if (hidden := description.get("hidden_genes")) else None,
         )
 
 

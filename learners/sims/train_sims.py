@@ -27,6 +27,7 @@ from neurofleet.learners.model_folder import (
     source_names,
 )
 from neurofleet.learners.sims.held_out_scores import Tested, cross_validate, facts, query_facts, score_split
+from neurofleet.learners.sims.hidden_genes import measure_hidden_genes
 from neurofleet.learners.sims.reference_fit import Reference, fit, reference_of
 from neurofleet.learners.sims.reference_space import reference_space
 from neurofleet.learners.sims.sims_model import SimsModel
@@ -382,5 +383,6 @@ def fit_and_score(
     kept = prepared.profiles.some(np.setdiff1d(prepared.labels.rows, prepared.in_query)).to_array()
     rows = np.sort(np.concatenate([prepared.final.rows("train"), prepared.final.rows("validation")]))
     space = reference_space(reference.values, rows, reference.labels, seed)
-    judged = {"facts": known | {"notes": list(fitted.notes)}, "known_cells": kept, "space": space}
+    hidden = measure_hidden_genes(fitted.validated, reference, prepared.final, seed)
+    judged = {"facts": known | {"notes": list(fitted.notes)}, "known_cells": kept, "space": space, "hidden": hidden}
     return replace(fitted.model, **judged), tested

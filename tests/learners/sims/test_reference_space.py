@@ -50,6 +50,18 @@ def test_missing_genes_are_estimated_better_than_by_their_means(model, cells):
     assert "mean" in old.missing_genes_are
 
 
+def test_probabilities_fall_with_what_is_hidden(model, cells):
+    few = [predicted(model, cells), *(predicted(model, cells[:, :n].copy()) for n in (45, 15))]
+    temperatures = [open_query(model, cells[:, :n].copy()).temperature for n in (60, 45, 15)]
+    assert temperatures[0] == model.calibration.temperature
+    assert temperatures[0] <= temperatures[1] < temperatures[2]
+    own = predicted(replace(model, hidden=None), cells[:, :15].copy())
+    np.testing.assert_array_equal(own.best, few[2].best)
+    assert few[2].probabilities.max(1).mean() < own.probabilities.max(1).mean()
+    assert "probabilities are lowered" in open_query(model, cells[:, :15].copy()).warning
+    assert "too high" in open_query(replace(model, hidden=None), cells[:, :15].copy()).warning
+
+
 def test_cells_like_the_reference_lie_inside_and_others_do_not(model, cells):
     assert (predicted(model, cells).distance > 1).mean() < 0.2
     foreign = cells.copy()
