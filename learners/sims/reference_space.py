@@ -156,6 +156,7 @@ def both_components(values: np.ndarray) -> tuple[Components, Components] | None:
 
 def cell_map(cells: np.ndarray) -> np.ndarray:
     """Return a map (t-SNE) of vectors, shape (cells, n >= 2), as float32, shape (cells, 2)."""
+    from sklearn.manifold import TSNE
 
     perplexity = min(30.0, (len(cells) - 1) / 4)
     return TSNE(perplexity=perplexity, init="pca", max_iter=500, random_state=0).fit_transform(cells).astype(np.float32)

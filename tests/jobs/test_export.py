@@ -148,10 +148,13 @@ def test_a_format_alone_names_the_folder_and_is_never_a_folder_of_that_name(run,
 def test_a_sims_model_as_onnx_gives_its_probabilities(tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime", reason="needs neurofleet[onnx]")
     from neurofleet.learners.model_folder import load_model
+    from neurofleet.learners.sims.hidden_genes import HiddenGenes
     from tests.jobs.small_model import small_model
     from tests.learners.cells.made_cells import made_counts
 
     folder = small_model(tmp_path)
+    hidden = HiddenGenes((0.1, 0.4, 0.6), (0.5, 2.0, 3.0))
+    replace(load_model(folder), hidden=hidden).save(folder, "made")
     told = CliRunner().invoke(app, ["export", str(folder), "--to", str(tmp_path / "out"), "--json"])
     assert told.exit_code == 0, told.output
     written = json.loads(told.stdout)

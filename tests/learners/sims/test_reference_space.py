@@ -7,6 +7,7 @@ import pytest
 import scipy.sparse as sp
 
 from neurofleet.learners.sims.cell_prediction import open_query, predict
+from neurofleet.learners.sims.hidden_genes import HiddenGenes
 from neurofleet.learners.sims.reference_space import reference_space
 from neurofleet.learners.sims.sims_model import SimsModel
 from tests.jobs.small_model import small_model
@@ -51,15 +52,20 @@ def test_missing_genes_are_estimated_better_than_by_their_means(model, cells):
 
 
 def test_probabilities_fall_with_what_is_hidden(model, cells):
-    few = [predicted(model, cells), *(predicted(model, cells[:, :n].copy()) for n in (45, 15))]
-    temperatures = [open_query(model, cells[:, :n].copy()).temperature for n in (60, 45, 15)]
-    assert temperatures[0] == model.calibration.temperature
-    assert temperatures[0] <= temperatures[1] < temperatures[2]
-    own = predicted(replace(model, hidden=None), cells[:, :15].copy())
-    np.testing.assert_array_equal(own.best, few[2].best)
-    assert few[2].probabilities.max(1).mean() < own.probabilities.max(1).mean()
-    assert "probabilities are lowered" in open_query(model, cells[:, :15].copy()).warning
-    assert "too high" in open_query(replace(model, hidden=None), cells[:, :15].copy()).warning
+    own, halves = model.calibration.temperature, cells[:, ::2].copy()
+    measured = model.hidden.temperature
+    assert measured[0] == own
+    assert list(measured) == sorted(measured)
+    knowing = replace(model, hidden=HiddenGenes((0.1, 0.9), (own, 5 * own)))
+    assert open_query(knowing, cells).temperature == own
+    query = open_query(knowing, halves)
+    uncertainty = model.space.distances.uncertainty(query.absent)
+    assert query.temperature == pytest.approx(own * 5 ** ((uncertainty - 0.1) / 0.8))
+    assert "probabilities are lowered" in query.warning
+    before, now = predicted(replace(model, hidden=None), halves), predicted(knowing, halves)
+    np.testing.assert_array_equal(now.best, before.best)
+    assert (now.probabilities.max(1) < before.probabilities.max(1)).all()
+    assert "too high" in open_query(replace(model, hidden=None), halves).warning
 
 
 def test_cells_like_the_reference_lie_inside_and_others_do_not(model, cells):
