@@ -11,29 +11,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.table import Table
 
 from neurofleet.jobs.terminal import fitted
+from neurofleet.wording import duration as duration
+from neurofleet.wording import time_left as time_left
 
 REDRAW_S = 0.5
 LINE_S = 10.0
-
-
-def duration(seconds: float) -> str:
-    """Return a duration for display."""
-    if not math.isfinite(seconds):
-        return "unknown time"
-    if 0 < seconds < 1:
-        return "less than 1 s"
-    minutes, secs = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {secs} s" if minutes else f"{secs} s"
-
-
-def time_left(seconds: float) -> str:
-    """Return how long something takes from now on, for display; nothing at its end."""
-    if seconds <= 0:
-        return ""
-    return f"{'' if seconds < 1 else 'about '}{duration(seconds)} left"
 
 
 class ProgressDisplay:

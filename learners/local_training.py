@@ -1,20 +1,21 @@
-"""Train a task in this process, without a cluster, with its progress on standard error."""
+"""Train a task in this process, without a cluster."""
 
 from __future__ import annotations
 
 import logging
-import sys
-import time
+import signal
+import threading
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import lightning.pytorch as pl
 import torch
 
 from neurofleet.errors import TrainingFailed
+from neurofleet.learners.progress import Steps, logger
 
-LINE_S = 10.0
 SHOWN_METRICS = {
     "train_loss": "training loss",
     "val_loss": "validation loss",
@@ -60,6 +61,8 @@ def train_here(
     ------
     TrainingFailed
         As `without_nan` does.
+    KeyboardInterrupt
+        Ctrl-C.
     """
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     pl.seed_everything(seed, verbose=False)
@@ -77,7 +80,8 @@ def train_here(
             num_sanity_val_steps=0,
             callbacks=[_Epochs(data, progress)],
         )
-        trainer.fit(module, data)
+        with _interruptible(trainer):
+            trainer.fit(module, data)
     return without_nan(module.cpu().state_dict(), name)
 
 
@@ -98,37 +102,48 @@ def without_nan(weights: Mapping[str, torch.Tensor], name: str) -> Mapping[str, 
     return weights
 
 
+@contextmanager
+def _interruptible(trainer: pl.Trainer) -> Iterator[None]:
+    """Turn what Lightning makes of Ctrl-C, an exit that also ignores the next one, back into KeyboardInterrupt."""
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit:
+        if trainer.interrupted:
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGINT, handler)
+            raise KeyboardInterrupt from None
+        raise
+
+
 class TrainHere:
-    """Trains one task after the other in this process, and prints a line now and then.
+    """Trains one task after the other in this process, and logs its progress: see `neurofleet.learners.progress`.
 
     Parameters
     ----------
-    quiet : bool
-        Whether nothing is printed.
+    epochs : int, optional
+        Of all trainings to come together, where that is known: the time left is then that of all of them.
     """
 
-    def __init__(self, quiet: bool = False) -> None:
-        self._quiet = quiet
-        self._printed = 0.0
+    def __init__(self, epochs: int | None = None) -> None:
+        self._steps = None if epochs is None else Steps(epochs)
 
     def __call__(self, task: TrainingTask, name: str, seed: int) -> Mapping[str, torch.Tensor]:
         """Train a task, and return the state of its module."""
         epochs, done = task.epochs(), 0
+        steps = self._steps or Steps(epochs, "of this training")
 
         def progress(metrics: dict[str, float]) -> None:
             nonlocal done
             done += 1
-            now = time.monotonic()
-            if done == epochs or now - self._printed >= LINE_S:
-                self._printed = now
-                self.print(f"{name}: epoch {done} of {epochs} · {metrics_in_words(metrics)}")
+            words = metrics_in_words(metrics)
+            steps.done(" · ".join(filter(None, [f"{name}: epoch {done} of {epochs}", words])))
 
         return train_here(task, name, seed, progress)
 
     def print(self, line: str) -> None:
-        """Print a line on standard error, unless quiet."""
-        if not self._quiet:
-            print(line, file=sys.stderr, flush=True)
+        """Say something else that a user is to know."""
+        logger.info(line)
 
 
 def metrics_in_words(metrics: Mapping[str, Any]) -> str:

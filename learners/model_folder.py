@@ -94,9 +94,22 @@ def write_model(
     folder = with_home(folder)
     refuse_other_model(folder, run)
     files = model_files(learner=learner, run=run, description=description, tensors=tensors)
+    is_new, before = not folder.exists(), [name for name in files if (folder / name).exists()]
     folder.mkdir(parents=True, exist_ok=True)
-    for name, content in files.items():
-        _replace(folder / name, content)
+    partial = {name: folder / f"{name}.partial" for name in files}
+    try:
+        for name, content in files.items():
+            _write(partial[name], content)
+        for name in files:
+            os.replace(partial[name], folder / name)
+    except BaseException:  # Ctrl-C too leaves no half of a model
+        for name, path in partial.items():
+            path.unlink(missing_ok=True)
+            if name not in before:
+                (folder / name).unlink(missing_ok=True)
+        if is_new:
+            folder.rmdir()
+        raise
 
 
 def model_files(
@@ -387,13 +400,11 @@ def _array(tensor: np.ndarray | torch.Tensor) -> np.ndarray:
     return np.asarray(tensor, order="C")
 
 
-def _replace(path: Path, content: bytes) -> None:
-    partial = path.with_name(path.name + ".partial")
-    with open(partial, "wb") as file:
+def _write(path: Path, content: bytes) -> None:
+    with open(path, "wb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(partial, path)
 
 
 def _is_pickle(path: Path) -> bool:

@@ -1,5 +1,6 @@
 """How text that people read says numbers, applied where it leaves the program: errors, the terminal, reports."""
 
+import math
 import re
 from collections.abc import Iterable
 
@@ -64,3 +65,23 @@ def listed(names: Iterable[object], most: int = SHOWN) -> str:
     """Return names with commas; of many the first, and how many more."""
     words = [*map(str, names)]
     return ", ".join(words[:most]) + (f" and {len(words) - most} more" if len(words) > most else "")
+
+
+def duration(seconds: float) -> str:
+    """Return a duration for display."""
+    if not math.isfinite(seconds):
+        return "unknown time"
+    if 0 < seconds < 1:
+        return "less than 1 s"
+    minutes, secs = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {secs} s" if minutes else f"{secs} s"
+
+
+def time_left(seconds: float) -> str:
+    """Return how long something takes from now on, for display; nothing at its end."""
+    if seconds <= 0:
+        return ""
+    return f"{'' if seconds < 1 else 'about '}{duration(seconds)} left"

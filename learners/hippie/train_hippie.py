@@ -26,12 +26,14 @@ from neurofleet.learners.model_folder import (
     refuse_other_model,
     source_names,
 )
+from neurofleet.learners.progress import logger, told
 from neurofleet.learners.units.unit_files import as_units
 from neurofleet.learners.units.unit_labels import LabelledUnits, labelled_units
 from neurofleet.learners.units.units import Units
 from neurofleet.threads import one_thread
 
 
+@told
 @one_thread()
 def train(
     units: Units | str | Path | Sequence[Units | str | Path],
@@ -88,6 +90,8 @@ def train(
         If units, classes or pool cannot be used.
     UsageError
         If there is no such preset or setting.
+    Interrupted
+        Ctrl-C (the notebook's stop button); no model was written.
 
     Examples
     --------
@@ -113,14 +117,14 @@ def train(
     )
     if out is not None:
         refuse_other_model(out, run)
-    log = TrainHere(quiet)
     for note in labelled.notes:
-        log.print(note)
+        logger.info(note)
     pretrained = None
     if others is not None and chosen.pretrain_epochs:
         modalities = modalities_of(labelled.units, chosen.modalities)
-        pretrained = pretrain(others, chosen, log, seed, modalities=modalities, target=labelled.units)
-    model = fit_all_units(labelled, chosen, pretrained, log, seed, inner_train=log)
+        pretrained = pretrain(others, chosen, TrainHere(), seed, modalities=modalities, target=labelled.units)
+    here = TrainHere(_epochs(labelled, chosen, pretrained is not None))
+    model = fit_all_units(labelled, chosen, pretrained, here, seed, inner_train=here)
     counts = np.bincount(labelled.labels[labelled.rows], minlength=len(labelled.classes))
     facts = {
         "preset": preset,
@@ -140,6 +144,14 @@ def train(
     if out is not None:
         model.save(out, run)
     return model
+
+
+def _epochs(labelled: LabelledUnits, settings: HippieSettings, is_pretrained: bool) -> int:
+    """Return the epochs of all trainings of `fit_all_units` together."""
+    rows = labelled.rows
+    groups = None if labelled.groups is None else labelled.groups[rows]
+    _, folds = check_inner_folds(labelled.labels[rows], groups, FOLDS, labelled.classes)
+    return (folds + 1) * (settings.epochs + (settings.adapt_epochs if is_pretrained else 0))
 
 
 def check_all_units(labelled: LabelledUnits) -> None:

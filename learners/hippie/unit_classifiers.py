@@ -24,6 +24,7 @@ from neurofleet.learners.probes import (
     cross_validated,
     fitted,
 )
+from neurofleet.learners.progress import Steps
 from neurofleet.learners.scores import balanced_accuracy
 from neurofleet.learners.units.signal_scaling import scaled
 from neurofleet.learners.units.units import Units
@@ -301,6 +302,7 @@ def fit_classical(
     rows = stratified_rows(y, TUNING_ROWS, FOLDS, seed)
     folds = inner_repeated_folds(y[rows], None if groups is None else groups[rows], FOLDS, seed)
     candidates = []
+    steps = Steps(len(vectors) * len(models))
     settings: dict[str, tuple[str, str, dict[str, Any], float]] = {}
     for features_name, x in vectors.items():
         for kind in models:
@@ -311,6 +313,7 @@ def fit_classical(
                 held_out[rows] = tried.held_out
                 candidates.append(Candidate(name, held_out))
                 settings[name] = (kind, features_name, tried.setting, tried.temperature)
+            steps.done(f"classical classifiers: {kind} on {features_name}")
     choice, held_out = choose(candidates, y)
     members = []
     for name, weight in choice.weights.items():

@@ -27,9 +27,11 @@ from neurofleet.learners.neuprint.phi_inference import infer_phi
 from neurofleet.learners.neuprint.population_recordings import ANIMAL, Recordings
 from neurofleet.learners.neuprint.recording_files import as_recordings
 from neurofleet.learners.neuprint.session_tensors import sessions_of
+from neurofleet.learners.progress import logger, told
 from neurofleet.threads import one_thread
 
 
+@told
 @one_thread()
 def train(
     recordings: Recordings | str | Path | Sequence[Recordings | str | Path],
@@ -78,6 +80,8 @@ def train(
     ------
     LearnerError
         If recordings, label or settings cannot be used.
+    Interrupted
+        Ctrl-C (the notebook's stop button); no model was written.
 
     Examples
     --------
@@ -101,11 +105,11 @@ def train(
     )
     if out is not None:
         refuse_other_model(out, run)
-    log = TrainHere(quiet)
     notes = [*opened.notes, *notes]
     for note in notes:
-        log.print(note)
-    model = fit(opened, np.arange(len(opened.neurons)), chosen, log, seed)
+        logger.info(note)
+    model = fit(opened, np.arange(len(opened.neurons)), chosen, TrainHere(), seed)
+    logger.info(f"choosing a probe of Phi by {int((names != '').sum()):,} neurons with a class")
     naming = fit_naming(model.phi, names, opened.labels(ANIMAL) if several else None, seed)
     classes, counts = np.unique(names[names != ""], return_counts=True)
     facts = {

@@ -26,6 +26,7 @@ from neurofleet.learners.model_folder import (
     refuse_other_model,
     source_names,
 )
+from neurofleet.learners.progress import told
 from neurofleet.learners.sims.held_out_scores import Tested, cross_validate, facts, query_facts, score_split
 from neurofleet.learners.sims.hidden_genes import measure_hidden_genes
 from neurofleet.learners.sims.reference_fit import Reference, fit, reference_of
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     import anndata
 
 
+@told
 @one_thread()
 def train(
     cells: str | Path | anndata.AnnData | Sequence[str | Path | anndata.AnnData],
@@ -126,6 +128,8 @@ def train(
         If cells, labels or the split cannot be used.
     UsageError
         If there is no such preset or setting.
+    Interrupted
+        Ctrl-C (the notebook's stop button); no model was written.
 
     Examples
     --------
@@ -159,7 +163,7 @@ def train(
     )
     if out is not None:
         refuse_other_model(out, run)
-    log = TrainHere(quiet)
+    log = TrainHere()
     notes = [*prepared.notes, *prepared.final.notes]
     notes += [RELEASED_WARNING] if preset.startswith("released") else []
     for note in notes:

@@ -1,6 +1,7 @@
 """Model folders: what was written comes back, and nothing else is ever loaded."""
 
 import json
+import os
 import pickle
 
 import numpy as np
@@ -59,6 +60,24 @@ def test_other_files_of_the_folder_stay(tmp_path):
     (tmp_path / "split.parquet").write_text("kept")
     write_model(tmp_path, learner="sims", run="r", description={}, tensors={"a": np.ones(2)})
     assert (tmp_path / "split.parquet").read_text() == "kept"
+
+
+def test_an_interruption_leaves_nothing_of_a_model(tmp_path, model, monkeypatch):
+    replace, before = os.replace, {path.name: path.read_bytes() for path in model.iterdir()}
+    for folder, number in ((tmp_path / "new", 1), (tmp_path / "new", 2), (model, 1)):
+        calls = []
+
+        def interrupted(source, target, calls=calls, number=number):
+            calls.append(target)
+            if len(calls) == number:
+                raise KeyboardInterrupt
+            replace(source, target)
+
+        monkeypatch.setattr(os, "replace", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            write_model(folder, learner="sims", run="run-1", description={}, tensors={"a": np.ones(2)})
+    assert not (tmp_path / "new").exists()
+    assert {path.name: path.read_bytes() for path in model.iterdir()} == before
 
 
 def test_what_json_cannot_hold_is_refused_before_anything_is_written(tmp_path):

@@ -1,5 +1,6 @@
 """A SIMS model from Python: trained on an AnnData or files; it labels, embeds and explains an AnnData."""
 
+import signal
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -11,8 +12,8 @@ import pytest
 import scipy.sparse as sp
 import torch
 
-from neurofleet.errors import CellsRefused, LearnerError, UsageError
-from neurofleet.learners import sims
+from neurofleet.errors import CellsRefused, Interrupted, LearnerError, UsageError
+from neurofleet.learners import local_training, sims
 from neurofleet.learners.cells.cell_files import open_cells
 from neurofleet.learners.cells.normalisation import check_query, recognise
 from neurofleet.learners.model_folder import ModelRefused, load_model
@@ -166,6 +167,19 @@ def test_progress_is_on_standard_error_unless_quiet(reference, capfd):
     assert out == ""
     assert "model: epoch 1 of 1 · training loss" in err
     assert "accuracy" in err
+    assert "\r" not in err
+
+
+def test_an_interrupted_training_says_so_and_writes_no_model(reference, tmp_path, monkeypatch):
+    def interrupted(metrics):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(local_training, "metrics_in_words", interrupted)
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises(Interrupted, match="no model was written"):
+        trained(reference, out=tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+    assert signal.getsignal(signal.SIGINT) is handler
 
 
 def test_predictions_are_written_into_the_cells(model, query):
