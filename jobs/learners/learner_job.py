@@ -49,6 +49,7 @@ from neurofleet.jobs.quick import QUICK_NOTE
 from neurofleet.jobs.run_folder import JobRun, raise_if_interrupted, run_in_folder
 from neurofleet.jobs.terminal import BETWEEN, terminal
 from neurofleet.learners.model_folder import QUICK
+from neurofleet.learners.progress import LINE_S
 from neurofleet.threads import one_thread
 
 if TYPE_CHECKING:
@@ -147,7 +148,7 @@ class Trainings:
         pq.write_table(pa.Table.from_pylist(self.history), path)
 
     def _epoch_done(self, name: str, epochs: int, row: Mapping[str, Any], before: int) -> None:
-        from neurofleet.learners.local_training import LINE_S, metrics_in_words
+        from neurofleet.learners.local_training import metrics_in_words
 
         raise_if_interrupted()
         self._done = before + row["epoch"]  # of a training that is resumed, the first epochs were done before

@@ -313,7 +313,7 @@ def test_the_time_left_of_trainings_that_go_on_is_that_of_the_epochs_left(tmp_pa
         return Mock(history=[], weights=dict)
 
     monkeypatch.setattr(learner_job, "train", resumed)
-    monkeypatch.setattr("neurofleet.learners.local_training.LINE_S", 0.0)
+    monkeypatch.setattr("neurofleet.jobs.learners.learner_job.LINE_S", 0.0)
     console = Console(file=io.StringIO(), width=200)
     trainings = learner_job.Trainings(job, Mock(), tmp_path, 0, console)
     for name in ("first", "second", "third"):
