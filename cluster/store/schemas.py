@@ -18,6 +18,8 @@ SCHEMA_VERSION = 2
 
 PARAMETER_PREFIX = "param."
 OBJECTIVE_PREFIX = "score."
+RESIDUAL_PREFIX = "residual."
+"""Of evaluations: signed distance of an e-feature from its target, where the search learns from it."""
 SEARCH_OBJECTIVE_PREFIX = "search_score."
 """Of a hall of fame: how the search had scored a model that was scored again after it."""
 
@@ -81,7 +83,9 @@ _FIELDS = {
     ],
 }
 _SCORES = pa.map_(pa.string(), pa.float64())
-_MAPS = {EVALUATIONS: ("score",), HALL_OF_FAME: ("score", "search_score")}
+_MAPS = {EVALUATIONS: ("score", "residual"), HALL_OF_FAME: ("score", "search_score")}
+_ONLY_WHERE_GIVEN = ("residual",)
+"""Maps without which a table is stored rather than with nulls: all searches of a run have them, or none has."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +110,9 @@ class Evaluations:
         `in_flight`, and no column in the table, for a search with generations.
     in_flight : ndarray of int, shape (n,), optional
         How many were proposed and not finished when it arrived, itself included.
+    residuals : ndarray, shape (n, M), optional
+        Signed distances of the e-features from their targets, rounded to float32; NaN where there is none. None, and
+        no columns in the table, for a search that learns from the scores alone.
     """
 
     generation: int
@@ -119,6 +126,7 @@ class Evaluations:
     seconds: np.ndarray
     asked: np.ndarray | None = None
     in_flight: np.ndarray | None = None
+    residuals: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.totals)
@@ -143,6 +151,8 @@ class Evaluations:
         if self.asked is not None and self.in_flight is not None:
             columns |= {"asked": np.asarray(self.asked, np.int64), "in_flight": np.asarray(self.in_flight, np.int32)}
         maps = {"score": (self.objective_names, _row_by_row(self.scores))}
+        if self.residuals is not None:
+            maps["residual"] = (self.objective_names, _row_by_row(self.residuals.astype(np.float32)))
         return _stored_table(EVALUATIONS, n, columns, _own_columns(self), parameters, maps)
 
     @classmethod
@@ -155,14 +165,17 @@ class Evaluations:
             raise ClusterError(f"A generation's table should hold one generation; it holds {generations}.")
         if not np.array_equal(table["individual"].to_numpy(), np.arange(len(table))):
             raise ClusterError("A generation's table should hold the individuals 0, 1, 2 … in order; it does not.")
+        wide = _wide_columns(table)
+        signed = [RESIDUAL_PREFIX + name for name in wide["objective_names"]]
         return cls(
             generation=int(generations[0]),
+            residuals=_matrix(table, signed) if set(signed) & set(table.column_names) else None,
             totals=table["total"].to_numpy(),
             statuses=table["status"].to_pylist(),
             reasons=table["reason"].to_pylist(),
             seconds=table["seconds"].to_numpy(),
             **{f.name: table[f.name].to_numpy() for f in _ARRIVAL_FIELDS if f.name in table.column_names},
-            **_wide_columns(table),
+            **wide,
         )
 
 
@@ -335,11 +348,12 @@ def _stored_table(
     for name in dict.fromkeys([*parameters, *own]):
         fields.append(pa.field(PARAMETER_PREFIX + name, pa.float64()))
         arrays.append(own.get(name, absent))
-    for name in _MAPS[kind]:
+    map_names = [name for name in _MAPS[kind] if name in maps or name not in _ONLY_WHERE_GIVEN]
+    for name in map_names:
         keys, values = maps.get(name, ((), None))
         arrays.append(map_column(keys, values, pa.float64()) if keys else pa.nulls(rows, _SCORES))
         fields.append(pa.field(name, _SCORES))
-    keys_of = {name: maps[name][0] if name in maps else () for name in _MAPS[kind]}
+    keys_of = {name: maps[name][0] if name in maps else () for name in map_names}
     metadata = {b"neurofleet_table": kind, b"schema_version": str(SCHEMA_VERSION), **(facts or {})}
     metadata |= {OWN_PARAMETERS: json.dumps(list(own)), MAPS: keys_in_words(keys_of)}
     return pa.Table.from_arrays(arrays, schema=pa.schema(fields, metadata))

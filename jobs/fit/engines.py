@@ -51,14 +51,14 @@ class NeuronEngine:
         self._warm.build()
 
     def evaluate(self, batch: Sequence[np.ndarray], budget: Budget) -> Iterator[np.ndarray]:
-        """Yield the scores of each individual, shape (M,).
+        """Yield scores and residuals of each individual, shape (2, M).
 
         The pool enforces the deadline from outside, so the clock is not looked at here; the budget of
         integration steps is the engine's own.
         """
         for individual in batch:
             try:
-                yield self._warm.evaluate(individual)
+                yield self._warm.evaluate_signed(individual)
             except StepsExceeded as error:
                 raise BudgetExceeded(str(error)) from None
 
@@ -125,13 +125,13 @@ class VectorEngine:
         self._evaluator = VectorEvaluator(model)
 
     def evaluate(self, batch: Sequence[np.ndarray], budget: Budget) -> Iterator[np.ndarray | Failure]:
-        """Yield the scores of each individual, shape (M,), when all are there.
+        """Yield scores and residuals of each individual, shape (2, M), when all are there.
 
         There is no budget of steps, whose length is bounded from below; the pool keeps the deadline.
         """
         done = self._evaluator.evaluate(np.asarray(batch, np.float64))
-        for scores, ok in zip(done.scores, done.ok, strict=True):
-            yield scores if ok else Failure(RAN_AWAY)
+        for scores, residuals, ok in zip(done.scores, done.residuals, done.ok, strict=True):
+            yield np.stack([scores, residuals]) if ok else Failure(RAN_AWAY)
 
 
 def build(payload: EnginePayload) -> NeuronEngine:
@@ -181,8 +181,18 @@ def task_deadline_s(engine: EngineSpec, deadline_s: float) -> float:
 
 
 def scores_of(value: Any, objectives: Sequence[str]) -> np.ndarray:
-    """Return what an engine yielded as scores of `objectives`, shape (M,)."""
-    scores = np.asarray(value, dtype=np.float64)
-    if scores.shape != (len(objectives),):
-        raise ValueError(f"an engine yielded shape {scores.shape}, expected ({len(objectives)},)")
-    return scores
+    """Return the scores of `objectives` that an engine yielded, shape (M,)."""
+    return _yielded(value, objectives)[0]
+
+
+def residuals_of(value: Any, objectives: Sequence[str]) -> np.ndarray:
+    """Return the residuals of `objectives` that an engine yielded, shape (M,); NaN of one that yields scores alone."""
+    scores, *residuals = _yielded(value, objectives)
+    return residuals[0] if residuals else np.full(len(scores), np.nan)
+
+
+def _yielded(value: Any, objectives: Sequence[str]) -> np.ndarray:
+    yielded = np.atleast_2d(np.asarray(value, dtype=np.float64))
+    if len(yielded) > 2 or yielded.shape[1:] != (len(objectives),):
+        raise ValueError(f"an engine yielded shape {np.shape(value)}, expected (2, {len(objectives)})")
+    return yielded

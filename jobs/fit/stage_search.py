@@ -13,7 +13,7 @@ from neurofleet.cluster.store.run_store import RunStore
 from neurofleet.cluster.store.schemas import Evaluations, HallOfFameRows
 from neurofleet.errors import ClusterError, JobError
 from neurofleet.jobs.fit.campaign_state import FINAL, EngineChoice
-from neurofleet.jobs.fit.engines import engine_spec, scores_of, task_deadline_s, vector_spec
+from neurofleet.jobs.fit.engines import engine_spec, residuals_of, scores_of, task_deadline_s, vector_spec
 from neurofleet.jobs.fit.fit_problem import Problem, StagePlan
 from neurofleet.jobs.run_log import fit_logger
 from neurofleet.neurosim.cells.fit_model import MAX_SCORE, FitModel
@@ -402,9 +402,16 @@ class StageSearch(abc.ABC):
         objectives = self.problem.objectives
         return scores_of(outcome.value, objectives) if outcome.ok else np.full(len(objectives), MAX_SCORE)
 
+    def _residuals(self, outcome: Outcome) -> np.ndarray:
+        """Return the residuals of an outcome as they are stored, shape (M,); NaN where it is not ok."""
+        objectives = self.problem.objectives
+        found = residuals_of(outcome.value, objectives) if outcome.ok else np.full(len(objectives), np.nan)
+        return found.astype(np.float32).astype(np.float64)
+
     def _rows(self, done: Generation) -> Evaluations:
         outcomes = [done.outcomes[i] for i in range(len(done.parameters))]
         scores = np.array([self._scores(outcome) for outcome in outcomes])
+        signed = self._ask_tell.learns_from_residuals
         return Evaluations(
             generation=done.number,
             parameter_names=self.problem.names,
@@ -415,6 +422,7 @@ class StageSearch(abc.ABC):
             statuses=[o.status for o in outcomes],
             reasons=[o.reason for o in outcomes],
             seconds=np.array([o.seconds for o in outcomes]),
+            residuals=np.array([self._residuals(outcome) for outcome in outcomes]) if signed else None,
         )
 
     # -- inside
@@ -495,7 +503,7 @@ class GenerationSearch(StageSearch):
         return self._begin(Generation(number, self.stage.name, self._engine, individuals))
 
     def _learn(self, rows: Evaluations) -> None:
-        self._strategy.tell(rows.parameters, rows.scores)
+        self._strategy.tell(rows.parameters, rows.scores, rows.residuals)
         self._note_best()
         self._note_generation(rows)
 

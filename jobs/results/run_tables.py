@@ -15,6 +15,7 @@ from neurofleet.cluster.store.schemas import (
     HALL_OF_FAME,
     OBJECTIVE_PREFIX,
     PARAMETER_PREFIX,
+    RESIDUAL_PREFIX,
     SEARCH_OBJECTIVE_PREFIX,
     Evaluations,
     HallOfFameRows,
@@ -177,7 +178,7 @@ class RunTables:
         columns = [name for view in (EVALUATIONS, HALL_OF_FAME) for name, _ in self.columns(view)]
         if near := near_names(error, columns):
             message += f" Near names: {listed(near)}."
-        wide_ones = (PARAMETER_PREFIX, OBJECTIVE_PREFIX, SEARCH_OBJECTIVE_PREFIX)
+        wide_ones = (PARAMETER_PREFIX, OBJECTIVE_PREFIX, SEARCH_OBJECTIVE_PREFIX, RESIDUAL_PREFIX)
         plain = [c for c in dict.fromkeys(columns) if not c.startswith(wide_ones)]
         wide = [next((c for c in columns if c.startswith(p)), f"{p}…") for p in (PARAMETER_PREFIX, OBJECTIVE_PREFIX)]
         return (

@@ -17,7 +17,7 @@ from neurofleet.errors import UsageError
 from neurofleet.jobs.costs import cost_in_words
 from neurofleet.jobs.fit.campaign_state import recorded_choices
 from neurofleet.jobs.fit.engine_choice import try_vector
-from neurofleet.jobs.fit.engines import engine_spec
+from neurofleet.jobs.fit.engines import engine_spec, scores_of
 from neurofleet.jobs.fit.fit_inputs import job_mechanisms, prepare_cell
 from neurofleet.jobs.fit.fit_problem import Problem
 from neurofleet.jobs.job_file import LocalPath, Name, Positive, PositiveInt
@@ -402,7 +402,7 @@ def checks_table(rows: HallOfFameRows, searched: np.ndarray, outcomes: Sequence[
     """Return a row for each draw that NEURON scored again: totals and log densities of both."""
     table = []
     for i, outcome in enumerate(outcomes):
-        scores = np.asarray(outcome.value, np.float64) if outcome.ok else None
+        scores = scores_of(outcome.value, rows.objective_names) if outcome.ok else None
         table.append(
             {
                 "rank": i + 1,

@@ -224,13 +224,25 @@ class WarmEvaluator:
         IncompleteRun
             When NEURON ends a run early twice.
         """
+        return self.evaluate_signed(values)[0]
+
+    def evaluate_signed(self, values: ArrayLike) -> np.ndarray:
+        """Return the scores of one individual and, below them, its residuals, shape (2, M).
+
+        A residual is that of `signed_residual`; NaN also for an objective that is not of one e-feature.
+        Errors are those of `evaluate`.
+        """
+        calculator = self._warm.fitness_calculator
         try:
             responses = self.responses(values)
             self._groups.calculate(responses)
-            scores = self._warm.fitness_calculator.calculate_scores(responses)
+            scores = calculator.calculate_scores(responses)
+            residuals = {
+                objective.name: _objective_residual(objective, responses) for objective in calculator.objectives
+            }
         finally:
             self._groups.forget()
-        return np.array([scores[name] for name in self.objective_names], dtype=np.float64)
+        return np.array([[scores[name], residuals[name]] for name in self.objective_names], dtype=np.float64).T
 
     def feature_values(self, values: ArrayLike, protocols: Collection[str] | None = None) -> dict[str, float | None]:
         """Return objective name -> feature value (None where the feature is missing).
@@ -258,6 +270,42 @@ class WarmEvaluator:
             for part in protocol.subprotocols().values():
                 if hasattr(part, "destroy"):
                     part.destroy(sim=self._warm.sim)
+
+
+def signed_residual(feature: Any, responses: Mapping[str, Any]) -> float:
+    """Return how far the mean of an e-feature is above its target, in standard deviations; negative below it.
+
+    The score is the mean distance of all values of the feature, and so at least as large as this.
+
+    Parameters
+    ----------
+    feature : BluePyOpt e-feature
+    responses : mapping
+        Recording name -> response.
+
+    Returns
+    -------
+    float
+        NaN where the feature is missing, of a response that has failed, and of a class of which it is not known how it
+        is scored.
+    """
+    from neurofleet.neurosim.features.bluepyopt_efeatures import AISInitiation, PerisomaticFeature
+
+    if not isinstance(feature, (GroupedFeature, AISInitiation, PerisomaticFeature)):
+        return float("nan")
+    if isinstance(feature, PerisomaticFeature) and feature.scoring.is_penalised(responses):
+        return float("nan")
+    value = feature.calculate_feature(responses)
+    return float("nan") if value is None else float((value - feature.exp_mean) / feature.exp_std)
+
+
+def _objective_residual(objective: Any, responses: Mapping[str, Any]) -> float:
+    from bluepyopt.ephys.objectives import SingletonObjective, SingletonWeightObjective
+
+    if type(objective) not in (SingletonObjective, SingletonWeightObjective):
+        return float("nan")
+    residual = signed_residual(objective.features[0], responses)
+    return residual * getattr(objective, "weight", 1.0)
 
 
 def _key(feature: Any) -> tuple:

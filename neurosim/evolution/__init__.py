@@ -7,7 +7,7 @@
 `ask_tell`
     What all strategies have in common, and the hall of fame.
 `search_strategies`
-    The searches: `paper`, `fast`, `steady`, `nsga2`, `spea2`.
+    The searches: `paper`, `fast`, `steady`, `kalman`, `regression`, `nsga2`, `spea2`.
 `spreading`
     The last part of the `fast` search.
 `ibea_selection`
@@ -16,6 +16,8 @@
     Selection by dominance, with DEAP.
 `cma_es`
     The second half of the `fast` and `steady` searches.
+`residual_search`
+    The middle part of the `kalman` and `regression` searches: least squares with signed deviations.
 `hall_of_fame_files`
     Halls of fame as the runs of fits store them.
 `warm_start`
@@ -34,10 +36,14 @@ from neurofleet.neurosim.evolution.parameter_space import ParameterSpace, log_ax
 from neurofleet.neurosim.evolution.search_strategies import (
     FastConfig,
     FastStrategy,
+    KalmanConfig,
     PaperConfig,
     PaperStrategy,
     ParetoConfig,
     ParetoStrategy,
+    RegressionConfig,
+    ResidualConfig,
+    ResidualStrategy,
     SteadyConfig,
     SteadyStrategy,
     make_steady_strategy,
@@ -50,11 +56,15 @@ __all__ = [
     "FastStrategy",
     "HallOfFame",
     "HallOfFameEntry",
+    "KalmanConfig",
     "ParameterSpace",
     "PaperConfig",
     "PaperStrategy",
     "ParetoConfig",
     "ParetoStrategy",
+    "RegressionConfig",
+    "ResidualConfig",
+    "ResidualStrategy",
     "Spread",
     "SteadyConfig",
     "SteadyStrategy",

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from neurofleet.errors import InputError
 from neurofleet.neurosim.evolution.diverse_selection import select_diverse, tolerated_total
 from neurofleet.neurosim.evolution.parameter_space import ParameterSpace
 
@@ -133,7 +134,11 @@ class AskTell(abc.ABC):
         The most that the whole search takes.
     archive : HallOfFame
         The best 256 distinct models so far; with a tolerance, all that are as good as the best too.
+    learns_from_residuals : bool
+        Whether `tell` needs the signed residuals beside the scores.
     """
+
+    learns_from_residuals = False
 
     def __init__(self, space: ParameterSpace, planned_evaluations: int, tolerance: float = 0.0) -> None:
         self.space = space
@@ -207,7 +212,7 @@ class Strategy(AskTell):
         """Draw the next generation, (n, P) raw values."""
 
     @abc.abstractmethod
-    def _learn(self, parameters: np.ndarray, scores: np.ndarray) -> None:
+    def _learn(self, parameters: np.ndarray, scores: np.ndarray, residuals: np.ndarray) -> None:
         """Process an evaluated generation."""
 
     def ask(self, n: int | None = None) -> np.ndarray:
@@ -240,7 +245,7 @@ class Strategy(AskTell):
             raise ValueError(f"this generation has {len(self._pending)} individuals, {n} were asked for")
         return self._pending.copy()
 
-    def tell(self, parameters: np.ndarray, scores: np.ndarray) -> None:
+    def tell(self, parameters: np.ndarray, scores: np.ndarray, residuals: np.ndarray | None = None) -> None:
         """Tell the scores of the generation that was asked for.
 
         Parameters
@@ -249,6 +254,9 @@ class Strategy(AskTell):
             The individuals, in the order asked.
         scores : ndarray, shape (n, M)
             Their objectives, lower is better; failed evaluations already carry their penalty.
+        residuals : ndarray, shape (n, M), optional
+            Distances of the features from their targets with the sign, NaN where there is none: a missing feature, a
+            failed evaluation, an objective without a sign. Strategies that do not learn from them ignore them.
 
         Raises
         ------
@@ -256,6 +264,8 @@ class Strategy(AskTell):
             Nothing was asked for.
         ValueError
             Wrong shapes, scores that are not finite, or parameters outside the bounds.
+        InputError
+            The strategy learns from residuals, and there are none.
         """
         if self._pending is None:
             raise RuntimeError("tell without ask: ask for a generation first")
@@ -263,8 +273,22 @@ class Strategy(AskTell):
         if parameters.shape != self._pending.shape:
             raise ValueError(f"told parameters of shape {parameters.shape}, asked {self._pending.shape}")
         self._check_results(parameters, scores)
+        signed = self._checked_residuals(scores, residuals)
         self._pending = None
         self.archive.update(parameters, scores, self.generation)
         self.generation += 1
         self.evaluations += len(parameters)
-        self._learn(parameters, scores)
+        self._learn(parameters, scores, signed)
+
+    def _checked_residuals(self, scores: np.ndarray, residuals: np.ndarray | None) -> np.ndarray:
+        """Return the residuals (n, M), all NaN where none were told."""
+        signed = np.full(scores.shape, np.nan) if residuals is None else np.array(residuals, np.float64)
+        if signed.shape != scores.shape or np.isinf(signed).any():
+            raise ValueError(f"told residuals of shape {signed.shape}, expected finite ones or NaN, {scores.shape}")
+        if self.learns_from_residuals and np.isnan(signed).all() and (scores < scores.max()).any():
+            raise InputError(
+                "evolution.strategy: this strategy learns from the sign of each deviation, expected a signed residual "
+                "of at least one objective, found scores alone. Use strategy `fast`, or an evaluator with objectives "
+                "of one eFEL feature each (BluePyOpt's SingletonObjective)."
+            )
+        return signed

@@ -1,8 +1,9 @@
-"""The search strategies: `paper`, `fast`, `steady`, `nsga2` and `spea2`, and how they are made from a configuration.
+"""The search strategies, and how they are made from a configuration.
 
-`paper` is IBEA over the raw parameters, as BluePyOpt runs it. `fast` is IBEA with small generations on log
-axes, then CMA-ES from inside the basin it found. `steady` is `fast` without generations. `nsga2` and `spea2` are small
-generations on log axes to the end, with the selection of DEAP.
+`paper` is IBEA over the raw parameters, as BluePyOpt runs it. `fast` is IBEA with small generations on log axes, then
+CMA-ES from inside the basin it found. `steady` is `fast` without generations. `kalman` and `regression` learn from
+signed deviations between the two. `nsga2` and `spea2` are small generations on log axes to the end, with the selection
+of DEAP.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from neurofleet.neurosim.evolution.diverse_selection import DEFAULT_TOLERANCE
 from neurofleet.neurosim.evolution.ibea_selection import SteadyPopulation, select_parents, uniform_genes, vary
 from neurofleet.neurosim.evolution.parameter_space import ParameterSpace
 from neurofleet.neurosim.evolution.pareto_selection import Selector, select_pareto
+from neurofleet.neurosim.evolution.residual_search import KalmanSearch, RegressionSearch, ResidualSearch
 from neurofleet.neurosim.evolution.spreading import spread_out
 from neurofleet.neurosim.evolution.warm_start import fill_missing
 
@@ -89,7 +91,7 @@ class PaperStrategy(Strategy):
             start[: len(warm)] = fill_missing(warm, start[: len(warm)], self.space)
         return start
 
-    def _learn(self, parameters: np.ndarray, scores: np.ndarray) -> None:
+    def _learn(self, parameters: np.ndarray, scores: np.ndarray, residuals: np.ndarray) -> None:
         if self._parent_scores is None:
             self._parents, self._parent_scores = parameters, scores
             return
@@ -271,13 +273,12 @@ class FastStrategy(Strategy):
             start[: len(warm)] = fill_missing(warm, start[: len(warm)], self.space)
         return start
 
-    def _learn(self, parameters: np.ndarray, scores: np.ndarray) -> None:
+    def _learn(self, parameters: np.ndarray, scores: np.ndarray, residuals: np.ndarray) -> None:
         unit = self.space.to_unit(parameters)
         if self._polish is None:
             self._select(unit, scores)
             if self.evaluations + self._offspring > self.config.switch * self.config.evaluations:
-                models = self.space.to_unit(self._best_models())
-                self._polish = BasinSearch(models, self.config.polish_sigma, self._population, self._random)
+                self._end_search()
         elif self._spread_end is None:
             self._polish.tell(unit, bounded_cost(scores))
             spread = int(self.config.spread * self.config.evaluations)
@@ -285,6 +286,14 @@ class FastStrategy(Strategy):
                 self._polish.exhausted or self.evaluations + self._population > self.config.evaluations - spread
             ):
                 self._spread_end = min(self.evaluations + spread, self.config.evaluations)
+
+    def _end_search(self) -> None:
+        """Go on after the search by IBEA."""
+        self._begin_polish()
+
+    def _begin_polish(self) -> None:
+        models = self.space.to_unit(self._best_models())
+        self._polish = BasinSearch(models, self.config.polish_sigma, self._population, self._random)
 
     def _select(self, unit: np.ndarray, scores: np.ndarray) -> None:
         if self._parent_scores is not None:
@@ -325,13 +334,104 @@ class ParetoStrategy(FastStrategy):
         self._selector = config.selector
         self._survivors = np.empty((0, len(space)))
 
-    def _learn(self, parameters: np.ndarray, scores: np.ndarray) -> None:
+    def _learn(self, parameters: np.ndarray, scores: np.ndarray, residuals: np.ndarray) -> None:
         unit = np.concatenate([self._survivors, self.space.to_unit(parameters)])
         if self._parent_scores is not None:
             scores = np.concatenate([self._parent_scores, scores])
         kept, parents = select_pareto(scores, self._offspring, self._selector, self._random)
         self._parents = unit[parents]
         self._survivors, self._parent_scores = unit[kept], scores[kept]
+
+
+@dataclass(frozen=True)
+class ResidualConfig(FastConfig):
+    """As `FastConfig`, with a search that learns from signed residuals between IBEA and CMA-ES.
+
+    Parameters
+    ----------
+    switch_fraction : float, optional
+        Share of the budget after which the search with residuals takes over from IBEA; by default 0.25, and 400
+        evaluations at most.
+    residual_share : float
+        Share of the budget after which CMA-ES takes over.
+    batch : int
+        Individuals per generation of the search with residuals.
+    """
+
+    residual_share: float = 0.9
+    batch: int = 16
+
+    @property
+    def switch(self) -> float:
+        if self.switch_fraction is not None:
+            return self.switch_fraction
+        return min(0.25, 400 / self.evaluations)
+
+    def search(self, generator: np.random.Generator) -> ResidualSearch:
+        """Return the search that learns from residuals, with nothing learnt yet."""
+        raise NotImplementedError
+
+
+class KalmanConfig(ResidualConfig):
+    """With ensemble Kalman inversion."""
+
+    def search(self, generator: np.random.Generator) -> KalmanSearch:
+        return KalmanSearch(64, generator)
+
+
+class RegressionConfig(ResidualConfig):
+    """With Levenberg-Marquardt steps, whose Jacobians are regressed on the models evaluated so far."""
+
+    def search(self, generator: np.random.Generator) -> RegressionSearch:
+        return RegressionSearch(256, generator)
+
+
+class ResidualStrategy(FastStrategy):
+    """`FastStrategy` with a search that learns from signed residuals between IBEA and CMA-ES.
+
+    Parameters
+    ----------
+    config : KalmanConfig or RegressionConfig
+    space : ParameterSpace
+    seed : int
+    warm_start : ndarray, shape (k, P), optional
+    """
+
+    learns_from_residuals = True
+
+    def __init__(
+        self, config: ResidualConfig, space: ParameterSpace, seed: int, warm_start: np.ndarray | None = None
+    ) -> None:
+        super().__init__(config, space, seed, warm_start)
+        self._batch, self._residual_end = config.batch, config.residual_share * config.evaluations
+        generator = np.random.default_rng(self._random.getrandbits(64))
+        self._learner = config.search(generator)
+        self._learning = False
+
+    @property
+    def phase(self) -> str:
+        return "residuals" if self._learning else super().phase
+
+    @property
+    def _next_size(self) -> int:
+        return self._batch if self._learning else super()._next_size
+
+    def _propose(self) -> np.ndarray:
+        return self.space.from_unit(self._learner.ask(self._batch)) if self._learning else super()._propose()
+
+    def _learn(self, parameters: np.ndarray, scores: np.ndarray, residuals: np.ndarray) -> None:
+        unit = self.space.to_unit(parameters)
+        if self._polish is None:
+            self._learner.add(unit, scores, residuals, bounded_cost(scores))
+        if self._learning:
+            if self.evaluations + self._batch > self._residual_end:
+                self._learning = False
+                self._begin_polish()
+        else:
+            super()._learn(parameters, scores, residuals)
+
+    def _end_search(self) -> None:
+        self._learning = True
 
 
 class SteadyConfig(FastConfig):
@@ -489,6 +589,8 @@ def make_strategy(
     warm_start = _checked_warm_start(warm_start, space)
     if isinstance(config, PaperConfig):
         return PaperStrategy(config, space, seed, warm_start)
+    if isinstance(config, ResidualConfig):
+        return ResidualStrategy(config, space, seed, warm_start)
     if isinstance(config, ParetoConfig):
         return ParetoStrategy(config, space, seed, warm_start)
     return FastStrategy(config, space, seed, warm_start)

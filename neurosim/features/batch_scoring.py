@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from neurofleet.neurosim.cells.fit_model import AIS, INSIDE_ONLY, SOMA, FitModel, recording_name
-from neurofleet.neurosim.cells.warm_evaluator import FeatureGroups
+from neurofleet.neurosim.cells.warm_evaluator import FeatureGroups, signed_residual
 from neurofleet.neurosim.features.batch_features import (
     FEATURES,
     Ragged,
@@ -134,17 +134,22 @@ class BatchObjective:
         """Return whether responses at these times can be scored."""
         return grid.regular and grid.covers(*self.window_ms)
 
-    def scores(self, recorded: RecordedTogether) -> np.ndarray:
-        """Return the mean distance from the target in standard deviations, shape (k,).
+    def scores(self, recorded: RecordedTogether) -> tuple[np.ndarray, np.ndarray]:
+        """Return the mean distance from the target, and the signed distance of the mean, in standard deviations.
 
-        NaN for individuals that only eFEL can score: see `StepResponses.undecided`.
+        Returns
+        -------
+        scores : ndarray, shape (k,)
+            NaN for individuals that only eFEL can score: see `StepResponses.undecided`.
+        residuals : ndarray, shape (k,)
+            NaN where the feature is missing.
         """
         steps = [recorded.step(SOMA, self.window_ms, self.threshold_mV, self.inside_only)]
         if self.feature == AIS_FEATURE:
             steps.append(recorded.step(AIS, self.window_ms, self.axon_threshold_mV, self.inside_only))
         recorded_steps = [step for step in steps if step is not None]
         if len(recorded_steps) < len(steps):
-            return np.full(len(recorded), float(self.max_score))
+            return np.full(len(recorded), float(self.max_score)), np.full(len(recorded), np.nan)
         values = (
             spikes_begin_in_axon(*recorded_steps)
             if len(recorded_steps) == 2
@@ -153,10 +158,11 @@ class BatchObjective:
         distance = Ragged(values.row, np.abs(values.value - self.mean), values.n_rows)
         with np.errstate(divide="ignore", invalid="ignore"):
             scores = distance.sum() / self.std / distance.count
+            residuals = (values.sum() / values.count - self.mean) / self.std
         scores[np.isnan(scores)] = self.max_score
         scores = np.minimum(scores, self.max_score) if self.limited else scores
         scores[np.logical_or.reduce([step.undecided for step in recorded_steps])] = np.nan
-        return scores
+        return scores, residuals
 
 
 POINTS_AT_ONCE = 2**19  # recorded voltages looked at together, so that they stay in the cache
@@ -198,8 +204,8 @@ class BatchScoring:
         self._one_by_one: dict[tuple[int, ...], _OneByOne] = {}
         self.objective_names = tuple(objective.name for objective in self._objectives)
 
-    def scores(self, runs: Mapping[str, VoltageRun], ok: np.ndarray) -> np.ndarray:
-        """Return the scores as BluePyOpt's own calculator has them.
+    def scores(self, runs: Mapping[str, VoltageRun], ok: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the scores as BluePyOpt's own calculator has them, and the residuals.
 
         Parameters
         ----------
@@ -209,10 +215,13 @@ class BatchScoring:
 
         Returns
         -------
-        ndarray, shape (n, M)
+        scores : ndarray, shape (n, M)
             In standard deviations; 0 for individuals that are not ok.
+        residuals : ndarray, shape (n, M)
+            As of `neurofleet.neurosim.cells.warm_evaluator.signed_residual`; NaN for individuals that are not ok.
         """
         scores = np.zeros((len(ok), len(self._objectives)))
+        residuals = np.full(scores.shape, np.nan)
         rows = np.flatnonzero(ok)
         scores[rows] = np.nan
         for protocol, run in runs.items():
@@ -227,11 +236,11 @@ class BatchScoring:
                 chosen = rows[begin : begin + at_once]
                 recorded = RecordedTogether(grid, run.soma_mV, run.axon_mV, chosen)
                 for j, objective in together.items():
-                    scores[chosen, j] = objective.scores(recorded)
+                    scores[chosen, j], residuals[chosen, j] = objective.scores(recorded)
         left = np.isnan(scores)
         for i in np.flatnonzero(left.any(axis=1)):
-            scores[i, left[i]] = self._alone(left[i]).scores(runs, int(i))
-        return scores
+            scores[i, left[i]], residuals[i, left[i]] = self._alone(left[i]).scores(runs, int(i))
+        return scores, residuals
 
     def _alone(self, chosen: np.ndarray) -> "_OneByOne":
         key = tuple(np.flatnonzero(chosen).tolist())
@@ -247,13 +256,14 @@ class _OneByOne:
         self._groups = FeatureGroups()
         self._features = self._groups.wrap(objective.features[0] for objective in objectives)
 
-    def scores(self, runs: Mapping[str, VoltageRun], i: int) -> list[float]:
-        """Return the scores of the i-th individual."""
+    def scores(self, runs: Mapping[str, VoltageRun], i: int) -> tuple[list[float], list[float]]:
+        """Return the scores and the residuals of the i-th individual."""
         responses = _responses(runs, i)
         self._groups.calculate(responses)
         scores = [feature.calculate_score(responses) for feature in self._features]
+        residuals = [signed_residual(feature, responses) for feature in self._features]
         self._groups.forget()
-        return scores
+        return scores, residuals
 
 
 def _responses(runs: Mapping[str, VoltageRun], i: int) -> dict[str, Any]:

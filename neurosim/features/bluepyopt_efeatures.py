@@ -214,6 +214,11 @@ class StepScoring:
             return min(self._penalty, most)
         return min(self._distance(name), most)
 
+    def is_penalised(self, responses: Mapping[str, Any]) -> bool:
+        """Whether the response has failed, so that its e-features have a penalty in place of their distances."""
+        self._read(responses)
+        return self._penalty is not None
+
     def _read(self, responses: Mapping[str, Any]) -> None:
         if responses is self._seen:
             return

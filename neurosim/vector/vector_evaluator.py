@@ -311,11 +311,14 @@ class VectorScores:
     ----------
     scores : ndarray, shape (n, M)
         In standard deviations; those of an individual that is not ok mean nothing.
+    residuals : ndarray, shape (n, M)
+        Distances with their sign, as of `neurofleet.neurosim.cells.warm_evaluator.signed_residual`.
     ok : ndarray of bool, shape (n,)
         False for an individual that ran away in one of its protocols.
     """
 
     scores: np.ndarray
+    residuals: np.ndarray
     ok: np.ndarray
 
 
@@ -358,7 +361,7 @@ class VectorEvaluator:
         vector_runs = self._cell.run(values, self._protocols, self._steps, dtype)
         runs = {step.name: run for step, run in zip(self._protocols, vector_runs, strict=True)}
         ok = np.logical_and.reduce([run.ok for run in vector_runs])
-        return VectorScores(self._scoring.scores(runs, ok), ok)
+        return VectorScores(*self._scoring.scores(runs, ok), ok)
 
 
 def _check_cache(cell: VectorCell) -> None:

@@ -29,7 +29,7 @@ from neurofleet.errors import ClusterError, RunFolderRefused
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
-def make_generation(number: int, n: int = 3) -> Evaluations:
+def make_generation(number: int, n: int = 3, signed: bool = False) -> Evaluations:
     random = np.random.default_rng(number)
     return Evaluations(
         generation=number,
@@ -41,6 +41,7 @@ def make_generation(number: int, n: int = 3) -> Evaluations:
         statuses=["ok", "timeout", "ok"][:n],
         reasons=["", "no result within 3 s", ""][:n],
         seconds=random.random(n),
+        residuals=np.append(random.random((n, 2)) - 0.5, [[np.nan]] * n, 1).astype(np.float32) if signed else None,
     )
 
 
@@ -79,15 +80,18 @@ def remote_store(monkeypatch):
     return lambda: RunStore("mock://bucket/run")
 
 
-def test_generations_come_back_in_order(tmp_path):
+@pytest.mark.parametrize("signed", [False, True])
+def test_generations_come_back_in_order(tmp_path, signed):
     store = RunStore(tmp_path / "out")
     with store.locked():
         for number in (1, 0, 2):
-            store.write_generation("c1", "active", 4, make_generation(number))
-    found = RunStore(tmp_path / "out").read_generations("c1", "active", 4)
-    assert [generation.generation for generation in found] == [0, 1, 2]
-    for number, generation in enumerate(found):
-        assert_equal_rows(generation, make_generation(number))
+            store.write_generation("c1", "active", 4, make_generation(number, signed=signed))
+        apart = RunStore(tmp_path / "out").read_generations("c1", "active", 4)
+        store.merge_generations("c1", "active", 4)
+    for found in (apart, RunStore(tmp_path / "out").read_generations("c1", "active", 4)):
+        assert [generation.generation for generation in found] == [0, 1, 2]
+        for number, generation in enumerate(found):
+            assert_equal_rows(generation, make_generation(number, signed=signed))
     assert store.read_generations("c1", "active", 5) == []
     assert store.stored() == [("c1", "active", 4)]
 

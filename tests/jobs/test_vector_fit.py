@@ -50,7 +50,13 @@ JOB = {
     "cells": [{"id": "demo", "morphology": "cell.swc", "recordings": "cell.nwb"}],
     "recipe": "small.yaml",
     "engine": "vector",
-    "evolution": {"offspring": 16, "seeds": [1, 2], "evaluations": {"active": 48}, "hall_of_fame": 3},
+    "evolution": {
+        "strategy": "kalman",
+        "offspring": 16,
+        "seeds": [1, 2],
+        "evaluations": {"active": 48},
+        "hall_of_fame": 3,
+    },
 }
 NO_COMPILER = "there is no C++ compiler"
 
@@ -95,6 +101,10 @@ def test_the_search_is_the_engines_and_the_hall_of_fame_is_neurons(vector, folde
     for feature, close in (("voltage_base", 0.01), ("mean_frequency", 0.02)):
         column = [i for i, name in enumerate(names) if name == feature]
         np.testing.assert_allclose(ours.scores[:, column], theirs.scores[:, column], rtol=close, atol=0.02)
+        np.testing.assert_allclose(ours.residuals[:, column], theirs.residuals[:, column], rtol=close, atol=0.02)
+    np.testing.assert_array_equal(np.isnan(ours.residuals), silent)
+    assert (ours.residuals > 0).any()
+    assert (ours.residuals < 0).any()
     assert not np.array_equal(ours.scores, theirs.scores)
     assert recorded_choices(vector.read_events())["demo"]["active"].engine == "vector"
     assert recorded_choices(neuron.read_events())["demo"]["active"].engine == "neuron"
@@ -138,12 +148,13 @@ def test_interrupted_and_resumed_it_is_the_same_but_never_with_another_engine(ve
         assert (out / file.relative_to(vector.root)).read_bytes() == file.read_bytes()
     for file in Path(vector.root).glob("evaluations/**/*.parquet"):
         ours, theirs = pq.read_table(out / file.relative_to(vector.root)), pq.read_table(file)
-        assert ours.drop(["seconds"]).equals(theirs.drop(["seconds"]))
+        assert ours.drop(["seconds", "residual"]).equals(theirs.drop(["seconds", "residual"]))
+        assert repr(ours["residual"].to_pylist()) == repr(theirs["residual"].to_pylist())  # with NaN
 
 
 @pytest.mark.slow
 def test_without_generations_batches_are_full(folder, tmp_path, ray_session):
-    evolution = JOB["evolution"] | {"mode": "steady", "seeds": [1]}
+    evolution = JOB["evolution"] | {"strategy": "fast", "mode": "steady", "seeds": [1]}
     store = run(folder, tmp_path / "run", evolution=evolution)
     first = store.read_generations("demo", "active", 1)[0]
     assert first.in_flight.max() == 2 * LANES  # one batch at work, one waiting

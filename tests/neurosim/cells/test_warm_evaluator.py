@@ -135,5 +135,18 @@ def values_of_first():
     from neurofleet.neurosim.cells.warm_evaluator import WarmEvaluator
 
     evaluator = simple_cell()
-    evaluator.fitness_calculator.objectives = evaluator.fitness_calculator.objectives[:14]
-    return WarmEvaluator(evaluator).feature_values(INDIVIDUALS[0])
+    warm = WarmEvaluator(evaluator)
+    scores, residuals = warm.evaluate_signed(INDIVIDUALS[0])
+    own, others = evaluator.fitness_calculator.objectives[:14], len(scores) - 14
+    assert np.isnan(residuals[-others:]).all()  # of objectives that are no plain e-feature, the sign is not known
+    warm.close()
+    evaluator.fitness_calculator.objectives = own
+    values = WarmEvaluator(evaluator).feature_values(INDIVIDUALS[0])
+    for objective, score, residual in zip(own, scores, residuals, strict=False):
+        value, feature = values[objective.name], objective.features[0]
+        if value is None:
+            assert np.isnan(residual)
+        else:
+            assert residual == pytest.approx((value - feature.exp_mean) / feature.exp_std)
+            assert abs(residual) <= score + 1e-9 or score == feature.max_score
+    return values

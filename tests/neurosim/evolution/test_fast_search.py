@@ -9,9 +9,11 @@ from cmaes import CMA
 from neurofleet.errors import InputError
 from neurofleet.neurosim.evolution import (
     FastConfig,
+    KalmanConfig,
     PaperConfig,
     ParameterSpace,
     ParetoConfig,
+    RegressionConfig,
     log_axes,
     make_strategy,
     spread_of,
@@ -32,14 +34,20 @@ def cell_like_scores(parameters):
 
     Elsewhere each objective mixes a few parameters on their natural (logarithmic) scale.
     """
+    return cell_like(parameters)[0]
+
+
+def cell_like(parameters):
+    """Scores, and the signed deviations behind them, which are missing where the cell is silent."""
     passive = (parameters[:, :2] - [1.2, -85.0]) / [0.6, 5.0]
     share = parameters[:, 2:] / UPPER[2:]
     active = np.log10(np.maximum(share, 1e-6) / TRUE_SHARE)
     deviation = np.concatenate([passive, active], axis=1)
     mix = np.random.default_rng(5).normal(size=(12, 10)) * (np.random.default_rng(6).random((12, 10)) < 0.4)
-    scores = np.minimum(np.abs(deviation @ mix.T) * 8 + np.abs(deviation).mean(axis=1, keepdims=True), 250.0)
+    residuals = 8 * deviation @ mix.T
+    scores = np.minimum(np.abs(residuals) + np.abs(deviation).mean(axis=1, keepdims=True), 250.0)
     silent = share[:, :4].sum(axis=1) > 0.5
-    return np.where(silent[:, None], 250.0, scores)
+    return np.where(silent[:, None], 250.0, scores), np.where(silent[:, None], np.nan, residuals)
 
 
 @pytest.fixture(scope="module")
@@ -52,8 +60,8 @@ def evolve(strategy, generations=None):
     history = []
     while not strategy.finished and (generations is None or len(history) < generations):
         phase, parameters = strategy.phase, strategy.ask()
-        scores = cell_like_scores(parameters)
-        strategy.tell(parameters, scores)
+        scores, residuals = cell_like(parameters)
+        strategy.tell(parameters, scores, residuals)
         history.append((phase, parameters, scores))
     return history
 
@@ -66,8 +74,15 @@ CONFIGS = {
     "paper": PaperConfig(offspring=32, generations=30),
     "fast": FastConfig(evaluations=960, offspring=32, polish_population=16),
     "nsga2": ParetoConfig(evaluations=960, offspring=34, selector="nsga2"),
+    "kalman": KalmanConfig(evaluations=960, offspring=32, polish_population=16),
+    "regression": RegressionConfig(evaluations=960, offspring=32, polish_population=16),
 }
-PHASES = {"paper": {"evolution"}, "fast": {"search", "polish"}}
+PHASES = {
+    "paper": {"evolution"},
+    "fast": {"search", "polish"},
+    "kalman": {"search", "residuals", "polish"},
+    "regression": {"search", "residuals", "polish"},
+}
 
 
 @pytest.mark.parametrize("selector", ["nsga2", "spea2"])
@@ -144,13 +159,29 @@ def test_a_replayed_history_goes_on_identically(space, name):
         fresh = make_strategy(CONFIGS[name], space, 11)
         for _, parameters, scores in history[:stored]:
             fresh.ask()
-            fresh.tell(parameters, scores)
+            fresh.tell(parameters, scores, cell_like(parameters)[1])
         random.seed(stored)
         np.random.seed(stored)  # noqa: NPY002 - the global generators must not matter
         rest = evolve(fresh)
         for (_, expected, _), (_, found, _) in zip(history[stored:], rest, strict=True):
             np.testing.assert_array_equal(found, expected)
         np.testing.assert_array_equal(fresh.candidates(20)[0], history_best(history))
+
+
+@pytest.mark.parametrize("make", [KalmanConfig, RegressionConfig])
+def test_signs_save_evaluations_and_are_asked_for(space, make):
+    def median(config):
+        found = [best_total(evolve(make_strategy(config(evaluations=640), space, seed))) for seed in (1, 2, 3)]
+        return np.median(found)
+
+    assert median(make) < 0.5 * median(FastConfig)
+    strategy = make_strategy(make(evaluations=640), space, 1)
+    parameters = strategy.ask()
+    scores, residuals = cell_like(parameters)
+    with pytest.raises(InputError, match="learns from the sign of each deviation"):
+        strategy.tell(parameters, scores)
+    residuals[:, 3] = np.nan  # an objective without a sign counts as it is
+    strategy.tell(parameters, scores, residuals)
 
 
 def history_best(history):

@@ -33,7 +33,7 @@ def model_of(*steps, features=(*FEATURES, AIS_FEATURE, LEFT_TO_EFEL), silent=())
     return replace(model, targets=TargetSet({step.name: step for step in steps}, tuple(targets)))
 
 
-def bluepyopt_scores(model, runs, i):
+def bluepyopt_scores_and_values(model, runs, i):
     from bluepyopt.ephys.objectivescalculators import ObjectivesCalculator
     from bluepyopt.ephys.responses import TimeVoltageResponse
 
@@ -45,17 +45,24 @@ def bluepyopt_scores(model, runs, i):
                 responses[name] = TimeVoltageResponse(name, run.times_ms, voltage[i])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return list(ObjectivesCalculator(model.objectives()).calculate_scores(responses).values())
+        calculator = ObjectivesCalculator(model.objectives())
+        return list(calculator.calculate_scores(responses).values()), list(
+            calculator.calculate_values(responses).values()
+        )
 
 
 def assert_bluepyopts(model, runs, ok=None):
     n = len(next(iter(runs.values())).soma_mV)
     ok = np.ones(n, bool) if ok is None else ok
-    found = BatchScoring(model).scores(runs, ok)
-    assert found.shape == (n, len(model.targets.targets))
+    found, residuals = BatchScoring(model).scores(runs, ok)
+    assert found.shape == residuals.shape == (n, len(model.targets.targets))
     for i in range(n):
-        expected = bluepyopt_scores(model, runs, i) if ok[i] else np.zeros(found.shape[1])
+        expected, values = bluepyopt_scores_and_values(model, runs, i)
+        deviations = [np.nan if value is None else (value - 1.0) / 0.5 for value in values]
+        if not ok[i]:
+            expected, deviations = np.zeros(found.shape[1]), np.full(found.shape[1], np.nan)
         np.testing.assert_allclose(found[i], expected, rtol=1e-9, atol=1e-11)
+        np.testing.assert_allclose(residuals[i], deviations, rtol=1e-9, atol=1e-11)
     return found
 
 
@@ -126,9 +133,10 @@ def test_a_voltage_that_is_the_threshold_is_left_to_efel(step, made_up):
 def test_many_individuals_are_scored_in_parts_that_do_not_matter(step, made_up, monkeypatch):
     time_ms, soma, axon = made_up
     model, runs = model_of(step), {"step": run_of(time_ms, soma, axon)}
-    whole = BatchScoring(model).scores(runs, np.ones(5, bool))
+    whole = np.concatenate(BatchScoring(model).scores(runs, np.ones(5, bool)))
     monkeypatch.setattr("neurofleet.neurosim.features.batch_scoring.POINTS_AT_ONCE", 2 * len(time_ms))
-    np.testing.assert_allclose(BatchScoring(model).scores(runs, np.ones(5, bool)), whole, rtol=1e-12)
+    parts = np.concatenate(BatchScoring(model).scores(runs, np.ones(5, bool)))
+    np.testing.assert_allclose(parts, whole, rtol=1e-12)
 
 
 def test_made_up_responses_have_bluepyopts_scores_inside_of_the_step(step, made_up):
