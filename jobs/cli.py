@@ -89,12 +89,19 @@ def run(
     cpus: Annotated[int | None, typer.Option(min=1, help="CPUs to use; all by default.")] = None,
     part: PartOfCells = None,
     quick: Quick = False,
+    notify: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL|COMMAND",
+            help="Who is told how it ended: a URL (JSON, as Slack takes it), or a command; else NEUROFLEET_NOTIFY.",
+        ),
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Run a job, or resume it: the same command goes on where the run folder ends."""
     from neurofleet.jobs.run_job import run_job
 
-    run_job(job, out, address=address, cpus=cpus, part=part, quick=quick)
+    run_job(job, out, address=address, cpus=cpus, part=part, quick=quick, notify=notify)
 
 
 def _print_version(wanted: bool) -> None:
@@ -723,12 +730,16 @@ def submit(
     ] = None,
     part: PartOfCells = None,
     quick: Quick = False,
+    notify: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Is told how the job ended, by the cluster; JSON, as Slack takes it."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Send a job and its files to a Ray cluster, or resume it there; it runs on without this machine."""
     from neurofleet.jobs.remote.submit import submit_command
 
-    submit_command(job, address, out, follow, python, part, quick, as_json)
+    submit_command(job, address, out, follow, python, part, quick, as_json, notify)
 
 
 @app.command(rich_help_panel=RESULTS)

@@ -86,6 +86,7 @@ NEUROFLEET_CACHE_GB        its size (8)
 NEUROFLEET_MODELS          folders and URLs of published models, separated by commas
 RAY_API_SERVER_ADDRESS     the cluster of submit, status, logs, cancel and list, in place of --address
 RAY_AUTH_MODE=token        send and ask for the token of RAY_AUTH_TOKEN_PATH (~/.ray/auth_token)
+NEUROFLEET_NOTIFY          a URL or a command that is told how runs ended, beside a job's notify:
 NO_COLOR=1                 no colours
 CXX                        the C++ compiler of the vector engine
 AWS_ENDPOINT_URL and other variables of AWS and Google clients hold for object stores.""",

@@ -6,6 +6,7 @@ from importlib import import_module
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, ClassVar, Self, Union, get_args, get_origin
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -43,6 +44,16 @@ def _usable_name(name: str) -> str:
     if len(name) > LONGEST_NAME:
         raise ValueError(f"expected at most {LONGEST_NAME} characters")
     return name
+
+
+def _web_address(given: str) -> str:
+    parts = urlsplit(given)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(
+            "expected a URL, http:// or https://; a command is given with --notify or NEUROFLEET_NOTIFY, never in a"
+            " job file"
+        )
+    return given
 
 
 Name = Annotated[
@@ -183,6 +194,10 @@ class JobSpec(Strict):
     """What the job's own code reads, such as that of an `evaluator:`; patterns are expanded. The files are sent along
     with the job, and the run is resumed only with the same content.
     """
+    notify: Annotated[str, AfterValidator(_web_address)] | None = None
+    """A URL that gets a message (JSON, with `text` as Slack takes it) when the run ends, fails or is interrupted; see
+    docs/how-to/loggers.md. It is not stored with the run.
+    """
     quick: bool = False
     """Whether this is a first picture from small budgets; `--quick` sets it."""
     _reduced: tuple[str, ...] = PrivateAttr(())
@@ -206,8 +221,8 @@ class JobSpec(Strict):
         return content
 
     def plain(self) -> dict[str, Any]:
-        """Return the job as it is kept in its run folder; where its results go is no part of it."""
-        left_out = {"out"} if self.quick else {"out", "quick"}
+        """Return the job as it is kept in its run folder; where results and messages go is no part of it."""
+        left_out = {"out", "notify"} if self.quick else {"out", "notify", "quick"}
         plain = self.model_dump(mode="json", exclude_none=True, exclude=left_out)
         # What is unset stays out; null in place of another default is a choice.
         nulls = [key for key, field in type(self).model_fields.items() if field.default is not None]

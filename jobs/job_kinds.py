@@ -72,16 +72,23 @@ def findings_of(kind: str) -> type[FindingsInFolder]:
 VERDICT_LINES = 5
 
 
-def print_verdict(out: str, console: Console) -> None:
-    """Print what is found in the folder of a job that has ended: a few lines, its report, and what to type next."""
+def _verdict_of(out: str) -> list[str]:
     kind = kind_in(out)
     if kind != FIT:
-        lines = findings_of(kind).verdict_of(out)
-    else:
-        from neurofleet.jobs.results.run_summary import fit_verdict  # needs DuckDB, which other kinds do without
+        return findings_of(kind).verdict_of(out)
+    from neurofleet.jobs.results.run_summary import fit_verdict  # needs DuckDB, which other kinds do without
 
-        lines = fit_verdict(out)
-    *found, following = lines
+    return fit_verdict(out)
+
+
+def findings_in(out: str) -> list[str]:
+    """Return what is found in the folder of a job that has ended, in a few lines."""
+    return [*quick_lines(out), *_verdict_of(out)[:-1]]
+
+
+def print_verdict(out: str, console: Console) -> None:
+    """Print what is found in the folder of a job that has ended: a few lines, its report, and what to type next."""
+    *found, following = _verdict_of(out)
     if len(found) > VERDICT_LINES + 1:
         found[VERDICT_LINES - 1 : -1] = [f"… {len(found) - VERDICT_LINES} more in the report"]
     report = f"report: {out.rstrip('/')}/{REPORT}"

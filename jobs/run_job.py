@@ -12,6 +12,7 @@ from neurofleet.cluster.store.parts import Part
 from neurofleet.errors import UsageError
 from neurofleet.input_paths import text_of, with_home
 from neurofleet.jobs.job_file import JobSpec, check_job, load_job, named
+from neurofleet.jobs.notify import notifying, targets_of
 from neurofleet.jobs.quick import QUICK_NOTE, quick_notes
 from neurofleet.jobs.reports.tables import print_line
 from neurofleet.jobs.run_folder import interruptible
@@ -53,6 +54,7 @@ def run_job(
     cpus: int | None = None,
     part: str | None = None,
     quick: bool = False,
+    notify: str | None = None,
 ) -> str:
     """Run a job with its results in `out` (else the job's own), or resume it there.
 
@@ -70,6 +72,9 @@ def run_job(
         Such as ``"2/5"``: fit every fifth cell from the second on. Other drivers fit the others, with the same `out`.
     quick : bool
         Make a first picture in about two minutes, with much smaller budgets, in a folder of its own.
+    notify : str, optional
+        A URL, or a command, that is told how the run ended; by default the job's `notify`, and what the environment's
+        ``NEUROFLEET_NOTIFY`` names.
 
     Returns
     -------
@@ -89,7 +94,9 @@ def run_job(
     place = results_place(out, spec, folder)
     _check_loggers(spec, place)
     options = {} if part is None else {"part": part_of(part, spec)}
-    with interruptible():
+    targets = targets_of(notify, spec.notify)
+    name = spec.name if part is None else options["part"].file(spec.name)
+    with interruptible(), notifying(targets, name, spec.kind, place):
         named(spec.runner)(spec, folder, place, address, cpus, **options)
     return place
 

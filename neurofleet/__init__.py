@@ -56,6 +56,7 @@ def run(
     address: str | None = None,
     cpus: int | None = None,
     quick: bool = False,
+    notify: str | None = None,
 ) -> "Run":
     """Run a job to its end, or go on with it where it stopped.
 
@@ -75,6 +76,8 @@ def run(
         CPUs of this machine to use; by default all.
     quick : bool
         Make a first picture in about two minutes, with much smaller budgets, in a folder of its own.
+    notify : str, optional
+        A URL, or a command, that is told how the run ended.
 
     Returns
     -------
@@ -99,7 +102,7 @@ def run(
 
     source = job if isinstance(job, Mapping) else with_home(job)
     place = None if out is None else text_of(out)
-    return open_run(run_job(source, place, address=address, cpus=cpus, quick=quick))
+    return open_run(run_job(source, place, address=address, cpus=cpus, quick=quick, notify=notify))
 
 
 def open_run(folder: str | Path) -> "Run":

@@ -30,6 +30,7 @@ from neurofleet.jobs.fit.cell_stages import waiting_states
 from neurofleet.jobs.fit.fit_job import FitSpec
 from neurofleet.jobs.fit.fit_problem import StagePlan
 from neurofleet.jobs.fit.stage_search import SearchState
+from neurofleet.jobs.notify import notify_in_background
 from neurofleet.jobs.progress import ProgressDisplay
 from neurofleet.jobs.run_log import fit_logger
 
@@ -328,10 +329,13 @@ class CampaignReporter:
     def _report_hosts(self, state: CampaignState) -> None:
         if state.no_hosts_since:
             self._store.append_event(NO_HOSTS, hosts_lost=state.hosts_lost)
-            logger.warning("no hosts are left: evaluations wait for machines that join the cluster")
+            told = "no hosts are left: evaluations wait for machines that join the cluster"
+            logger.warning(told)
+            notify_in_background("stalled", told)
         else:
             self._store.append_event(HOSTS_AGAIN, hosts=state.hosts)
             logger.warning("there are hosts again: the run goes on")
+            notify_in_background("resumed", "there are hosts again")
         self._snapshot_at = 0.0
 
     def close(self) -> CampaignState:

@@ -487,7 +487,7 @@ def trials_of(job: LearnerJob[Any, Any], inputs: Any) -> ParameterSweep:
     longest = job_of(spec.with_settings({"epochs": max(map(int, epochs))}), job.folder) if epochs else job
     return ParameterSweep(
         factory=TRIAL_FACTORY,
-        payload={"spec": spec.model_dump(mode="json"), "folder": str(job.folder.resolve())},
+        payload={"spec": spec.model_dump(mode="json", exclude={"notify"}), "folder": str(job.folder.resolve())},
         search=spec.search,
         metric=metric,
         mode=mode,

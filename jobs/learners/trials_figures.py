@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLOURS = "cividis"
-NAME_CHARACTERS = 18
+NAME_CHARACTERS = 20
 TICKS = 4
 APART = 0.08
 """Of the length of an axis: ticks nearer to one of its ends are left out."""

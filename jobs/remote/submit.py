@@ -17,6 +17,7 @@ from neurofleet.cluster.ray.submission import PACKAGE_LIMIT_BYTES, JobsApi, Remo
 from neurofleet.cluster.store.folders import leave_marker, remove_marker
 from neurofleet.errors import UsageError
 from neurofleet.jobs.job_file import named
+from neurofleet.jobs.notify import VARIABLE, is_web_address
 from neurofleet.jobs.remote.job_package import START_SCRIPT, collect, pack, size
 from neurofleet.jobs.remote.remote_jobs import (
     check_outcome,
@@ -45,6 +46,7 @@ def submit_command(
     part: str | None = None,
     quick: bool = False,
     as_json: bool = False,
+    notify: str | None = None,
 ) -> None:
     """Send a job to the cluster at `address`. Return when its driver works there, or, to follow, at its end.
 
@@ -59,6 +61,13 @@ def submit_command(
         No answer, or no right to submit.
     """
     spec, folder = job_and_folder(job, quick)
+    if notify is not None:
+        if not is_web_address(notify):
+            raise UsageError(
+                "--notify: expected a URL, http:// or https://, that the cluster reaches. A command is run by the cluster"
+                f" where its head has it in {VARIABLE}."
+            )
+        spec = spec.model_copy(update={"notify": notify})  # in the package: what Ray is told of a job is shown to all
     if looks_like_an_attempt(spec.name):
         raise UsageError(f"name: {spec.name} would read as an attempt of another job; let it not end in -a<number>.")
     name = f"{spec.name}-quick" if spec.quick else spec.name

@@ -191,6 +191,11 @@ class JobDesk:
         root = self.places.root
         spec = check_job(content | ({"quick": True} if quick else {}), "the job", "job", root)
         self.places.refuse_inputs(spec, root)
+        if spec.notify is not None:  # this machine reaches addresses that a visitor does not
+            raise UsageError(
+                "notify: jobs that are made here cannot name a URL. Leave it out; whoever runs the server sets "
+                "NEUROFLEET_NOTIFY for all of them."
+            )
         return Job({"name": spec.name, **content}, spec, self.places.own_code(spec, root))
 
     def folder_of_results(self, job: Job, out: str) -> Path:
