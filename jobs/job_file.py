@@ -6,7 +6,6 @@ from importlib import import_module
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, ClassVar, Self, Union, get_args, get_origin
-from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -22,7 +21,7 @@ from pydantic.fields import FieldInfo
 
 from neurofleet.errors import UsageError, did_you_mean
 from neurofleet.faults import faults, shown
-from neurofleet.input_paths import is_url, matching, text_of, with_home
+from neurofleet.input_paths import is_url, is_web_address, matching, text_of, with_home
 from neurofleet.jobs.learners import LEARNER_JOB_KINDS, specs_of
 from neurofleet.yaml_files import read_yaml, read_yaml_file
 
@@ -47,8 +46,7 @@ def _usable_name(name: str) -> str:
 
 
 def _web_address(given: str) -> str:
-    parts = urlsplit(given)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    if not is_web_address(given):
         raise ValueError(
             "expected a URL, http:// or https://; a command is given with --notify or NEUROFLEET_NOTIFY, never in a"
             " job file"

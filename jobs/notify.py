@@ -1,7 +1,8 @@
 """Tell somebody how a job ended: a message to a URL such as that of a Slack channel, or a command on this machine.
 
-A job file may name a URL only, never a command: who runs the job of somebody else runs no command of theirs. What is
-sent has no paths and no secrets, and nothing that goes wrong with it is an error of the job.
+A job file may name a URL only, never a command: who runs the job of somebody else runs no command of theirs. Secrets,
+and the names of user, machine and home folder, are taken out of what is sent. Nothing that goes wrong with it is an
+error of the job.
 """
 
 import json
@@ -13,7 +14,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ import requests
 
 from neurofleet import __version__
 from neurofleet.errors import Interrupted, UsageError
+from neurofleet.input_paths import is_web_address
 from neurofleet.jobs.job_kinds import findings_in
 from neurofleet.jobs.progress import duration
 from neurofleet.jobs.redaction import redaction
@@ -35,17 +37,10 @@ TIMEOUTS_S = (3.0, 5.0)
 """Of a URL: to connect, and to answer."""
 
 COMMAND_S = 10.0
-ATTEMPTS = 2
 LONGEST = 1000
 """Characters of an error, or of what was found."""
 
 Event = Literal["done", "failed", "interrupted", "stalled", "resumed"]
-
-
-def is_web_address(target: str) -> bool:
-    """Whether this is a URL of http or https that a message can be sent to."""
-    parts = urlsplit(target)
-    return parts.scheme in ("http", "https") and bool(parts.hostname)
 
 
 def checked_target(target: str, source: str) -> str:
@@ -108,19 +103,29 @@ class Notifier:
     kind: str
     started: float
 
-    def send(self, event: Event, told: str = "") -> None:
+    def send(self, event: Event, tell: Callable[[], str] = lambda: "") -> None:
         """Send a message to all targets; what fails is told, and no error.
 
         Parameters
         ----------
         event : str
-        told : str
-            What else there is to say; secrets and paths of home folders are taken out.
+        tell : callable
+            Returns what else there is to say.
         """
+        try:
+            message = self._message(event, tell())
+            for target in self.targets:
+                send = _post if is_web_address(target) else _run
+                if fault := send(target, message) and send(target, message):  # once more
+                    _warn(fault)
+        except Exception as error:  # noqa: BLE001  a message is no part of the job, which has ended as it has
+            _warn(f"{type(error).__name__}: {error}")
+
+    def _message(self, event: Event, told: str) -> dict[str, Any]:
         seconds = time.monotonic() - self.started
         said = redaction()(told)[:LONGEST].strip()
         text = f"neurofleet: {self.name} ({self.kind}) {_WORDS[event]} after {duration(seconds)}."
-        message = {
+        return {
             "text": f"{text}\n{said}" if said else text,
             "event": event,
             "name": self.name,
@@ -128,13 +133,10 @@ class Notifier:
             "seconds": round(seconds, 1),
             "version": __version__,
         }
-        for target in self.targets:
-            for attempt in range(ATTEMPTS):
-                fault = _post(target, message) if is_web_address(target) else _run(target, message)
-                if not fault:
-                    break
-                if attempt:
-                    print_line(terminal(errors=True, warnings=True), f"warning: nobody was notified: {fault}")
+
+
+def _warn(fault: str) -> None:
+    print_line(terminal(errors=True, warnings=True), f"warning: nobody was notified: {fault}")
 
 
 _WORDS: dict[Event, str] = {
@@ -194,7 +196,7 @@ _current: ContextVar[Notifier | None] = ContextVar("_current", default=None)
 def notify_in_background(event: Event, told: str) -> None:
     """Send a message of the run that is under way here, if it has somebody to tell, without waiting for it."""
     if (notifier := _current.get()) is not None:
-        threading.Thread(target=notifier.send, args=(event, told), daemon=True).start()
+        threading.Thread(target=notifier.send, args=(event, lambda: told), daemon=True).start()
 
 
 @contextmanager
@@ -221,9 +223,10 @@ def notifying(targets: Sequence[str], name: str, kind: str, out: str) -> Iterato
         notifier.send("interrupted")
         raise
     except Exception as error:
-        notifier.send("failed", str(error) or type(error).__name__)
+        told = str(error) or type(error).__name__
+        notifier.send("failed", lambda: told)
         raise
     else:
-        notifier.send("done", "\n".join(findings_in(out)))
+        notifier.send("done", lambda: "\n".join(findings_in(out)))
     finally:
         _current.reset(token)

@@ -33,6 +33,15 @@ def is_url(path: object) -> bool:
     return bool(_URL.match(str(path)))
 
 
+def is_web_address(text: str) -> bool:
+    """Whether this is a URL of http or https, with a host."""
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in ("http", "https") and bool(parts.hostname)
+    except ValueError:
+        return False
+
+
 def name_of(path: str | Path) -> str:
     """Return the name of a file, also of one that is elsewhere."""
     return unquote(urlsplit(str(path)).path).rstrip("/").rpartition("/")[2] if is_url(path) else Path(path).name

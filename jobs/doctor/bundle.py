@@ -1,7 +1,6 @@
 """``neurofleet doctor --bundle``: one file for a bug report, without data and without secrets."""
 
 import json
-import os
 import platform
 import zipfile
 from pathlib import Path

@@ -164,8 +164,8 @@ def list_command(address: str, as_json: bool = False) -> None:
     terminal().print(table)
 
 
-def follow(api: JobsApi, id: str) -> None:
-    """Print the log of a job until it ends.
+def follow(api: JobsApi, id: str, errors: bool = False) -> None:
+    """Print the log of a job until it ends, on standard output, or with `errors` on standard error.
 
     Raises
     ------
@@ -176,7 +176,7 @@ def follow(api: JobsApi, id: str) -> None:
     """
     with only_watching(api, id):
         for text in api.follow(id):
-            typer.echo(text, nl=False)
+            typer.echo(text, nl=False, err=errors)
         job = api.wait(id, 10.0)
     check_outcome(job)
 

@@ -5,7 +5,7 @@ import os
 import re
 import shlex
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -16,8 +16,9 @@ import typer
 from neurofleet.cluster.ray.submission import PACKAGE_LIMIT_BYTES, JobsApi, RemoteJob
 from neurofleet.cluster.store.folders import leave_marker, remove_marker
 from neurofleet.errors import UsageError
+from neurofleet.input_paths import is_web_address
 from neurofleet.jobs.job_file import named
-from neurofleet.jobs.notify import VARIABLE, is_web_address
+from neurofleet.jobs.notify import VARIABLE
 from neurofleet.jobs.remote.job_package import START_SCRIPT, collect, pack, size
 from neurofleet.jobs.remote.remote_jobs import (
     check_outcome,
@@ -64,8 +65,8 @@ def submit_command(
     if notify is not None:
         if not is_web_address(notify):
             raise UsageError(
-                "--notify: expected a URL, http:// or https://, that the cluster reaches. A command is run by the cluster"
-                f" where its head has it in {VARIABLE}."
+                "--notify: expected a URL, http:// or https://, that the cluster reaches. For a command, set"
+                f" {VARIABLE} on the cluster's head."
             )
         spec = spec.model_copy(update={"notify": notify})  # in the package: what Ray is told of a job is shown to all
     if looks_like_an_attempt(spec.name):
@@ -77,9 +78,9 @@ def submit_command(
     if spec.checker is not None:
         named(spec.checker)(spec, folder)
     api = JobsApi(address)
-    number = _next_attempt(api, name, place)
-    _warn_of_the_cluster(api)
     say = partial(typer.echo, err=as_json)
+    number = _next_attempt(api, name, place, say)
+    _warn_of_the_cluster(api)
     say(f"{size(len(job_files.files), job_files.size_bytes)} are sent to the cluster")
     if job_files.remote:
         more = f" and {len(job_files.remote) - 3} more" if len(job_files.remote) > 3 else ""
@@ -110,7 +111,7 @@ def submit_command(
     if as_json:
         print(json.dumps({"id": id, "name": name, "state": state, "out": place, "address": api.address}, indent=1))
     if follow_log:
-        follow(api, id)
+        follow(api, id, errors=as_json)
 
 
 def _absolute(place: str) -> tuple[str, bool]:
@@ -121,7 +122,7 @@ def _absolute(place: str) -> tuple[str, bool]:
     return os.path.abspath(place), not os.path.isabs(place)
 
 
-def _next_attempt(api: JobsApi, name: str, place: str) -> int:
+def _next_attempt(api: JobsApi, name: str, place: str, say: Callable[[str], None]) -> int:
     before = our_jobs(api, name)
     if not before:
         return 1
@@ -132,7 +133,7 @@ def _next_attempt(api: JobsApi, name: str, place: str) -> int:
         )
     stored = next((attempt for attempt in before if attempt.job.exit_code != REFUSED), None)
     if stored and stored.out == place:
-        typer.echo(f"{stored.job.id} has {stored.job.state}; this attempt goes on from its results")
+        say(f"{stored.job.id} has {stored.job.state}; this attempt goes on from its results")
     elif stored:
         _warn(f"{stored.job.id} has its results in {stored.out}; this attempt does not go on from there")
     return max(attempt.attempt for attempt in before) + 1

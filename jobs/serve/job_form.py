@@ -13,7 +13,7 @@ from neurofleet.jobs.job_schema import job_models, job_schema
 from neurofleet.jobs.serve.job_text import REMOVED
 from neurofleet.yaml_files import YamlRefused, read_yaml
 
-ELSEWHERE = ("kind", "learner", "out", "quick")
+ELSEWHERE = ("kind", "learner", "out", "quick", "notify")
 """Keys that are no fields: the page has controls of its own for them."""
 
 COMMON = (

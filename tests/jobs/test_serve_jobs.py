@@ -177,6 +177,14 @@ def test_the_job_of_a_run_that_is_named_may_not_lead_out_either(browser, root):
         provenance.write_text(origin)
 
 
+def test_a_job_that_names_a_url_to_be_told_is_refused(browser):
+    job = f"{ANALYSE}\nnotify: http://127.0.0.1:9/admin"
+    for path in ("run", "plan"):
+        refused = browser.post(f"/api/job/{path}", json={"job": job})
+        assert refused.status_code == 400
+        assert "jobs that are made here cannot name a URL" in refused.json()["error"]
+
+
 def test_yaml_without_end_is_refused(browser):
     bomb = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
         f"{chr(98 + i)}: &{chr(98 + i)} [{', '.join([f'*{chr(97 + i)}'] * 10)}]\n" for i in range(8)
