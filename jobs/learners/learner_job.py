@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+import statistics
 import time
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -57,6 +59,9 @@ if TYPE_CHECKING:
 
 FILES_NAMED = 3
 """How many files an error names that is about all of them."""
+
+RECENT_EPOCHS = 15
+"""From how many epochs the time left is estimated."""
 
 SHARED_GPU = 0.25
 """What of a GPU a trial gets: these models are small beside one."""
@@ -114,11 +119,10 @@ class Trainings:
         self._inputs = inputs
         self._folder = folder
         self._workers = workers
-        self._epochs = job.epochs(inputs)
+        self._work = job.work(inputs)
         self._console = console
-        self._done = 0
-        self._timed = 0
-        self._seconds = 0.0
+        self._done = 0.0
+        self._rates: deque[float] = deque(maxlen=RECENT_EPOCHS)
         self._last_line = 0.0
         self.history: list[dict[str, Any]] = []
 
@@ -127,7 +131,7 @@ class Trainings:
         from neurofleet.learners.local_training import without_nan
 
         folder = self._folder / name
-        before = self._done
+        before, each = self._done, self._job.epoch_work(task)
         trained = train(
             Training(f"{type(task).__module__}:build", self._job.write_task(self._inputs, task, folder, seed), seed),
             folder,
@@ -137,9 +141,9 @@ class Trainings:
             best=self._job.best_epoch(task),
             loggers=self._job.spec.loggers,
             logged=logged_run(self._job.spec, folder, self._folder.parent, seed),
-            progress=lambda row: self._epoch_done(name, task.epochs(), row, before),
+            progress=lambda row: self._epoch_done(name, task.epochs(), row, before, each),
         )
-        self._done = before + task.epochs()
+        self._done = before + each * task.epochs()
         self.history += [{"training": name, **row} for row in trained.history]
         return without_nan(trained.weights(), name)
 
@@ -147,21 +151,21 @@ class Trainings:
         """Write `history` as Parquet."""
         pq.write_table(pa.Table.from_pylist(self.history), path)
 
-    def _epoch_done(self, name: str, epochs: int, row: Mapping[str, Any], before: int) -> None:
+    def _epoch_done(self, name: str, epochs: int, row: Mapping[str, Any], before: float, each: float) -> None:
         from neurofleet.learners.local_training import metrics_in_words
 
         raise_if_interrupted()
-        self._done = before + row["epoch"]  # of a training that is resumed, the first epochs were done before
-        self._timed += 1
-        self._seconds += row["seconds"]
+        self._done = before + each * row["epoch"]  # of a training that is resumed, the first epochs were done before
+        self._rates.append(row["seconds"] / each)
         now = time.monotonic()
         if now - self._last_line < LINE_S and row["epoch"] < epochs:
             return
         self._last_line = now
-        left = max(self._epochs - self._done, 0) * self._seconds / self._timed
+        # The median of the last epochs: the first one prepares, and others may take the processor meanwhile.
+        left = max(self._work - self._done, 0.0) * statistics.median(self._rates)
         self._console.print(
             BETWEEN.join(
-                filter(None, [f"{name}: epoch {row['epoch']} of {epochs}", metrics_in_words(row), time_left(left)])
+                filter(None, [f"{name}: epoch {row['epoch']} of {epochs}", metrics_in_words(row), training_left(left)])
             ),
             soft_wrap=True,
         )
@@ -171,6 +175,11 @@ def logged_run(spec: LearnerSpec, folder: Path, out: Path, seed: int) -> LoggedR
     """Return what loggers are told of a training with a folder of its own, in the run folder `out`."""
     settings = {"learner": spec.learner, "seed": seed, **spec.chosen.model_dump(mode="json")}
     return LoggedRun(folder, out, folder.name, spec.name, settings)
+
+
+def training_left(seconds: float) -> str:
+    """Return how long the trainings of a job still take, for display; nothing at their end."""
+    return time_left(seconds).replace(" left", " of training left")
 
 
 @dataclass(frozen=True)
@@ -283,6 +292,14 @@ class LearnerJob(ABC, Generic[SpecT, InputsT]):
     @abstractmethod
     def epochs(self, inputs: InputsT) -> int:
         """Return how many epochs all trainings of the job have, at most; for the estimate of the time left."""
+
+    def work(self, inputs: InputsT) -> float:
+        """Return what all trainings of the job have to do, in the unit of `epoch_work`; for the time left."""
+        return float(self.epochs(inputs))
+
+    def epoch_work(self, task: Any) -> float:
+        """Return what an epoch of a task has to do, beside those of the job's other tasks; by default all the same."""
+        return 1.0
 
     @abstractmethod
     def write_task(self, inputs: InputsT, task: Any, folder: Path, seed: int) -> dict[str, Any]:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from neurofleet.learners.sims.sims_model import SimsModel
     from neurofleet.learners.sims.tabnet_training import SimsTask
     from neurofleet.learners.sims.train_sims import PreparedReference
+    from neurofleet.learners.splits import Split
 
 SPLITS = "split.parquet"
 MEASURED_STEPS = 10
@@ -56,6 +57,15 @@ class SimsInputs:
     prepared: "PreparedReference"
     sources: dict[str, Any]
     notes: list[str]
+
+
+@dataclass(frozen=True)
+class PlannedTraining:
+    """A training to come: its epochs at most, the cells of each, and the networks that are shown them."""
+
+    epochs: int
+    cells: int
+    members: int
 
 
 class SimsJob(LearnerJob[SimsTrainSpec, SimsInputs]):
@@ -104,20 +114,42 @@ class SimsJob(LearnerJob[SimsTrainSpec, SimsInputs]):
 
     def epochs(self, inputs: SimsInputs) -> int:
         """Return how many epochs all trainings of a job have at most: fits, and their controls."""
-        from neurofleet.learners.sims.reference_fit import CONTROL_EPOCHS, is_trained_again
+        return sum(training.epochs for training in self._trainings(inputs))
 
-        prepared, settings, epochs = inputs.prepared, self.spec.chosen, 0
-        for split in [prepared.final, *(prepared.splits if len(prepared.splits) > 1 else [])]:
+    def work(self, inputs: SimsInputs) -> float:
+        """Return how many cells all networks are shown in all trainings; see `LearnerJob.work`."""
+        return float(sum(each.epochs * each.cells * each.members for each in self._trainings(inputs)))
+
+    def epoch_work(self, task: "SimsTask") -> float:
+        """Return how many cells the networks of a task are shown in an epoch."""
+        return float(len(task.train_rows) * task.settings.members)
+
+    def _trainings(self, inputs: SimsInputs) -> list["PlannedTraining"]:
+        from neurofleet.learners.sims.reference_fit import CONTROL_CELLS, CONTROL_EPOCHS, is_trained_again
+
+        prepared, settings = inputs.prepared, self.spec.chosen
+        members, planned = settings.members, []
+
+        def fit(split: "Split") -> None:
             n_train, n_validation = len(split.rows("train")), len(split.rows("validation"))
-            epochs += settings.epochs_for(n_train)
+            planned.append(PlannedTraining(settings.epochs_for(n_train), n_train, members))
             if is_trained_again(split, settings):
-                epochs += settings.epochs_for(n_train + n_validation)
+                n_known = n_train + n_validation
+                planned.append(PlannedTraining(settings.going_on(n_known).epochs, n_known, members))
+
+        folds = prepared.splits if len(prepared.splits) > 1 else ()
+        for split in (prepared.final, *folds):
+            fit(split)
+        for split in prepared.splits:
             if len(split.rows("test")):
-                epochs += min(CONTROL_EPOCHS, settings.epochs_for(n_train))
+                n_control = min(len(split.rows("train")), CONTROL_CELLS)
+                epochs = min(CONTROL_EPOCHS, settings.epochs_for(n_control))
+                planned.append(PlannedTraining(epochs, n_control, 1))
         if self.spec.unknown_curve:
             types = prepared.labels.classes if self.spec.unknown_curve is True else self.spec.unknown_curve
-            epochs += len(types) * settings.epochs_for(n_train) * (2 if is_trained_again(split, settings) else 1)
-        return epochs
+            for _ in types:
+                fit(prepared.splits[0])
+        return planned
 
     def write_task(self, inputs: SimsInputs, task: "SimsTask", folder: Path, seed: int) -> dict[str, Any]:
         """Write a task; see `LearnerJob.write_task`."""
@@ -225,12 +257,12 @@ class SimsJob(LearnerJob[SimsTrainSpec, SimsInputs]):
             table.add_row(split, *(f"{count:,}" for count in counts.values()))
         console.print(table)
         self.print_notes(inputs.notes, console)
-        epochs = self.epochs(inputs)
         step_s, steps = _measured(spec, prepared)
+        n_steps = self.work(inputs) / (spec.chosen.members * spec.chosen.batch_size)
         console.print(
-            f"{epochs} epochs of {steps} steps in all trainings, up to {self.trial_epochs(inputs)} in each."
-            f" A step takes {1000 * step_s:.0f} ms in this process: about {duration(epochs * steps * step_s)},"
-            " baselines not counted.",
+            f"{self.epochs(inputs)} epochs of about {steps} steps in all trainings, up to {self.trial_epochs(inputs)}"
+            f" in each. A step takes {1000 * step_s:.0f} ms in this process: about {duration(n_steps * step_s)}."
+            " Simple methods are fitted by another process at the same time.",
             soft_wrap=True,
             highlight=False,
         )

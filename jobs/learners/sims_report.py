@@ -116,6 +116,15 @@ class UnknownCurve:
 
 
 @dataclass(frozen=True)
+class Answer:
+    """What a model answers with: the share of the linear model, chosen on so many validation cells, and why."""
+
+    linear_share: float
+    cells: int
+    in_words: str
+
+
+@dataclass(frozen=True)
 class SimsScores:
     """The scores of a training, and what it was trained on.
 
@@ -140,6 +149,8 @@ class SimsScores:
     split : CellSplit
     notes : list of str
     versions : dict of str
+    answer : Answer or None
+        None without validation cells, and in models of earlier versions.
     """
 
     name: str
@@ -156,6 +167,7 @@ class SimsScores:
     versions: dict[str, str]
     folds: list[dict[str, FoldScore]] | None = None
     unknown_types: dict[str, UnknownCurve] | None = None
+    answer: Answer | None = None
 
     def macro_f1(self, part: str) -> float:
         """Return a macro-F1 that compares with the baselines': with folds, the mean weighted by their cells."""
@@ -220,9 +232,9 @@ def stored_scores(facts: Mapping[str, Any]) -> SimsScores | None:
 
 
 def remarks(scores: SimsScores) -> list[str]:
-    """Return what a reader of the table must not miss: whatever does better than the model."""
+    """Return what a reader of the table must not miss: what the model answers with, and whatever does better."""
     model, *others = scores_rows(scores)
-    sentences = [_better(model, other) for other in others]
+    sentences = [scores.answer.in_words if scores.answer else "", *(_better(model, other) for other in others)]
     if scores.control is not None and scores.control.limit >= 1.0:
         sentences.append(
             "The control of shuffled labels cannot fail here: one class is so frequent, and the cells are so "

@@ -18,7 +18,7 @@ from sklearn.neighbors import NearestNeighbors
 from neurofleet.errors import LearnerError
 from neurofleet.learners.folds import inner_folds, stratified_rows
 from neurofleet.learners.scores import Scores, score
-from neurofleet.learners.sims.logistic_regression import fit_logistic
+from neurofleet.learners.sims.logistic_regression import LogisticModel, fit_logistic
 
 K_GRID = (1, 3, 5, 10, 15, 30)
 NeighbourMatrix: TypeAlias = np.ndarray | csr_matrix
@@ -140,6 +140,7 @@ def run_baselines(
     names: Sequence[str] | None = None,
     seed: int = 0,
     cell_limit: int = CELL_LIMIT,
+    linear: LogisticModel | None = None,
 ) -> dict[str, Baseline]:
     """Fit each baseline on the training cells and score it on the test cells.
 
@@ -155,6 +156,8 @@ def run_baselines(
         Indices into `classes`.
     names : list of str
         Which of ``majority``, ``logistic``, ``pca_knn``, ``raw_knn``, ``celltypist``; default all.
+    linear : LogisticModel, optional
+        Fitted on these training cells: is scored as ``logistic`` where no subsample is needed, in place of another fit.
 
     Raises
     ------
@@ -185,7 +188,10 @@ def run_baselines(
             continue
         start = time.perf_counter()
         x, y = (train_x, train_y) if len(rows) == len(train_y) else (train_x[rows], train_y[rows])
-        predicted, settings = METHODS[name](x, y, test_x, len(classes), seed)
+        if name == "logistic" and linear is not None and len(rows) == len(train_y):
+            predicted, settings = _by_logistic(linear, test_x)
+        else:
+            predicted, settings = METHODS[name](x, y, test_x, len(classes), seed)
         seconds = time.perf_counter() - start
         results[name] = Baseline(score(test_y, predicted, classes), seconds, settings, tuple(all_notes))
     return results
@@ -199,7 +205,10 @@ def _majority(x: Matrix, y: np.ndarray, test_x: Matrix, n_classes: int, seed: in
 
 
 def _logistic(x: Matrix, y: np.ndarray, test_x: Matrix, n_classes: int, seed: int) -> Prediction:
-    model = fit_logistic(_dense(x), y, n_classes, seed=seed)
+    return _by_logistic(fit_logistic(_dense(x), y, n_classes, seed=seed), test_x)
+
+
+def _by_logistic(model: LogisticModel, test_x: Matrix) -> Prediction:
     settings = {"scaling": model.scaling, "C": model.C, "inner_accuracy": model.inner_accuracy}
     return _in_blocks(lambda block: model.logits(block).argmax(axis=1), test_x), settings
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import scipy.sparse as sp
 
 from neurofleet.errors import LearnerError, did_you_mean
 from neurofleet.learners.calibration import (
@@ -19,15 +18,22 @@ from neurofleet.learners.calibration import (
 from neurofleet.learners.label_controls import ShuffleControl, shuffle_control
 from neurofleet.learners.local_training import Train
 from neurofleet.learners.scores import Scores, score
-from neurofleet.learners.sims.expression_baselines import Baseline, run_baselines
+from neurofleet.learners.sims.expression_baselines import Baseline
 from neurofleet.learners.sims.gene_importance import mean_attention
-from neurofleet.learners.sims.reference_fit import Fitted, Reference, fit, predict_log, shuffled_scores
+from neurofleet.learners.sims.linear_share import mixed
+from neurofleet.learners.sims.reference_fit import (
+    Fitted,
+    Reference,
+    fit,
+    predict_log,
+    shuffled_scores,
+    simple_methods,
+)
 from neurofleet.learners.sims.sims_classifier import blocks_of
 from neurofleet.learners.sims.tabnet_settings import SimsSettings
 from neurofleet.learners.splits import Split, leave_type_out
 from neurofleet.learners.unknown_labels import UnknownCurve, unknown_curve
 
-BASELINE_CELLS = 20_000
 FACT_CELLS = 2_000
 
 
@@ -56,6 +62,26 @@ class Tested:
     shuffled: Scores | None
 
 
+def fit_and_test(
+    reference: Reference,
+    split: Split,
+    settings: SimsSettings,
+    train: Train,
+    seed: int = 1,
+    baselines: Sequence[str] | None = None,
+) -> tuple[Fitted, Tested]:
+    """Fit a model and score it; simple methods are fitted by another process at the same time.
+
+    Parameters
+    ----------
+    baselines : sequence of str, optional
+        See `neurofleet.learners.sims.expression_baselines.run_baselines`; all by default.
+    """
+    with simple_methods(reference, split, settings, baselines, seed) as simple:
+        fitted = fit(reference, split, settings, train, seed, simple)
+        return fitted, score_split(fitted, reference, split, settings, train, seed, simple.fits.baselines)
+
+
 def score_split(
     fitted: Fitted,
     reference: Reference,
@@ -63,45 +89,34 @@ def score_split(
     settings: SimsSettings,
     train: Train,
     seed: int = 1,
-    baselines: Sequence[str] | None = None,
+    baselines: dict[str, Baseline] | None = None,
 ) -> Tested:
     """Predict the test cells of a split; without any, its validation cells by the model that never saw them.
 
     Parameters
     ----------
-    baselines : sequence of str, optional
-        See `neurofleet.learners.sims.expression_baselines.run_baselines`; all by default.
+    baselines : dict of Baseline, optional
+        Those of the same split.
     """
     role = "test" if len(split.rows("test")) else "validation"
     model = fitted.model if role == "test" else fitted.validated
-    rows, known = split.rows(role), split.rows("train")
-    if role == "test":
-        known = np.concatenate([known, split.rows("validation")])
+    rows = split.rows(role)
     parts_by_name: dict[str, list[np.ndarray]] = {}
     for block in blocks_of(len(rows), len(model.genes)):
-        values = reference.values(rows[block])
-        for name, part in {"sims": model.log_probabilities(values), **model.parts(values)}.items():
+        parts = model.parts(reference.values(rows[block]))
+        parts = {"sims": mixed(parts["networks"], parts.get("linear"), model.linear_share), **parts}
+        for name, part in parts.items():
             parts_by_name.setdefault(name, []).append(part)
-    shown, tested = _sample(known, BASELINE_CELLS, seed), _sample(rows, BASELINE_CELLS, seed)
-    simple = run_baselines(
-        _compact(reference.values(shown)),
-        reference.labels[shown],
-        _compact(reference.values(tested)),
-        reference.labels[tested],
-        reference.classes,
-        names=baselines,
-        seed=seed,
-    )
-    if len(shown) < len(known) or len(tested) < len(rows):
-        note = f"Fitted on {len(shown)} and scored on {len(tested)} cells drawn at random."
-        simple = {name: replace(baseline, notes=(*baseline.notes, note)) for name, baseline in simple.items()}
+    shuffled = None
+    if role == "test":
+        shuffled = shuffled_scores(reference, split, settings, train, seed, fitted.validated.linear)
     return Tested(
         role,
         rows,
         {name: np.concatenate(parts) for name, parts in parts_by_name.items()},
         model.calibration.temperature,
-        simple,
-        shuffled_scores(reference, split, settings, train, seed) if role == "test" else None,
+        baselines or {},
+        shuffled,
     )
 
 
@@ -121,8 +136,7 @@ def cross_validate(
         def in_fold(task: Any, name: str, seed: int, number: int = number) -> Any:
             return train(task, f"fold-{number}-{name}", seed)
 
-        fitted = fit(reference, split, settings, in_fold, seed)
-        tested.append(score_split(fitted, reference, split, settings, in_fold, seed, baselines))
+        tested.append(fit_and_test(reference, split, settings, in_fold, seed, baselines)[1])
     return tested
 
 
@@ -226,11 +240,6 @@ def _sample(rows: np.ndarray, limit: int, seed: int) -> np.ndarray:
     if len(rows) <= limit:
         return rows
     return np.sort(np.random.default_rng(seed).choice(rows, limit, replace=False))
-
-
-def _compact(values: sp.csr_matrix) -> np.ndarray | sp.csr_matrix:
-    """Return values dense where that is not larger than 400 MB."""
-    return values.toarray() if values.shape[0] * values.shape[1] <= 100_000_000 else values
 
 
 def leave_types_out(

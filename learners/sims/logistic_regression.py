@@ -73,6 +73,12 @@ class LogisticModel:
     held_out_probabilities: np.ndarray
     tried: list[LogisticSetting] = field(default_factory=list)
 
+    @property
+    def setting(self) -> LogisticSetting:
+        """What the inner cross-validation chose."""
+        scores = (self.inner_log_loss, self.inner_accuracy, self.inner_macro_f1)
+        return LogisticSetting(self.scaling, self.C, *scores)
+
     def logits(self, x: np.ndarray) -> np.ndarray:
         """Return the logits (n, n_classes) of log-normalised cells (n, n_genes)."""
         if x.ndim != 2 or x.shape[1] != len(self.weights):
@@ -98,6 +104,7 @@ def fit_logistic(
     *,
     seed: int = 0,
     tuning_cells: int = TUNING_CELLS,
+    tuned: LogisticModel | None = None,
 ) -> LogisticModel:
     """Fit L2 logistic regression; C and the input scaling come from 3-fold cross-validation inside `x`.
 
@@ -117,6 +124,8 @@ def fit_logistic(
     tuning_cells : int
         With more cells than this the settings are compared on a stratified subsample of so many; the final
         fit uses all cells.
+    tuned : LogisticModel, optional
+        Its C and scaling are taken, with its inner scores, in place of a search.
 
     Raises
     ------
@@ -125,14 +134,17 @@ def fit_logistic(
     """
     x = np.asarray(x, dtype=np.float32)
     y = _checked(x, y, n_classes)
-    rows = stratified_rows(y, tuning_cells, FOLDS, seed)
-    tried, held_out = _inner_cross_validation(x[rows], y[rows], n_classes, seed)
-    best = _best(tried)
-    chosen = tried[best]
+    probabilities = np.full((len(y), n_classes), np.nan, dtype=np.float32)
+    if tuned is None:
+        rows = stratified_rows(y, tuning_cells, FOLDS, seed)
+        tried, held_out = _inner_cross_validation(x[rows], y[rows], n_classes, seed)
+        best = _best(tried)
+        chosen = tried[best]
+        probabilities[rows] = held_out[best]
+    else:
+        tried, chosen = tuned.tried, tuned.setting
     mean, sd, clip = _statistics(x, chosen.scaling)
     (weights, bias), *_ = _path(_scaled(x, mean, sd, clip), y, n_classes, (chosen.C,))
-    probabilities = np.full((len(y), n_classes), np.nan, dtype=np.float32)
-    probabilities[rows] = held_out[best]
     return LogisticModel(
         weights=weights.astype(np.float32),
         bias=bias.astype(np.float32),

@@ -1,20 +1,20 @@
-"""Fit a SIMS model to a labelled reference: select, calibrate, train again on all, score.
+"""Fit a SIMS model to a labelled reference: train, choose, calibrate, train on with all.
 
-The validation cells choose the temperature and, for settings that ask for it, the epoch. Where the
-reference is small, the networks are then trained again on training and validation cells together, for as
-many epochs. Test cells are used by nothing but the scores.
+The validation cells choose the share of the linear model, the temperature and, for settings that ask for it, the epoch.
+Where the reference is small, the networks then go on with training and validation cells together, for a quarter of the
+epochs. Test cells are used by nothing but the scores.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import scipy.sparse as sp
 import torch
 
-from neurofleet.learners.calibration import UNCALIBRATED, calibrated_probabilities, fit_temperature
+from neurofleet.learners.calibration import calibrated_probabilities
 from neurofleet.learners.cells.cell_labels import Labels
 from neurofleet.learners.cells.cell_matrix import CellMatrix
 from neurofleet.learners.cells.normalisation import Normalisation, gene_statistics, normalisation, recognise
@@ -22,8 +22,10 @@ from neurofleet.learners.cells.value_kinds import LOG_FACTORS, Values
 from neurofleet.learners.label_controls import shuffled_labels
 from neurofleet.learners.local_training import Train
 from neurofleet.learners.scores import Scores, score
+from neurofleet.learners.sims.linear_share import SHARES, ChosenShare, choose_share, mixed
 from neurofleet.learners.sims.logistic_regression import LogisticModel, fit_logistic
 from neurofleet.learners.sims.masked_gene_pretraining import encoder_state
+from neurofleet.learners.sims.simple_methods import SimpleMethods, work_of
 from neurofleet.learners.sims.sims_classifier import blocks_of
 from neurofleet.learners.sims.sims_model import SimsModel
 from neurofleet.learners.sims.tabnet import TabNetEnsemble, inputs_from
@@ -37,10 +39,8 @@ REFIT_CELLS = 20_000
 STATISTICS_CELLS = 20_000
 """The number of training cells, at most, that the final statistics of batch norms are taken from."""
 
-LINEAR_VALUES = 100_000_000
-"""With more values (cells x genes) of training cells than this, no linear model is fitted beside the networks."""
-
-CONTROL_EPOCHS = 15
+CONTROL_EPOCHS, CONTROL_CELLS = 15, 1000
+"""How long, and on how many cells at most, the model of shuffled labels is trained."""
 
 
 @dataclass(frozen=True)
@@ -88,17 +88,20 @@ class Fitted:
     ----------
     model : SimsModel
     validated : SimsModel
-        The model that saw no validation cell; the same as `model` where that was not trained again.
+        The model that saw no validation cell; the same as `model` where that was not trained on.
     validation_top_probability : array, shape (validation cells,)
         Calibrated probability of the class that `validated` predicts, ascending.
     notes : tuple of str
         What a reader of the scores should know.
+    choice : ChosenShare or None
+        What validation cells chose; None without these.
     """
 
     model: SimsModel
     validated: SimsModel
     validation_top_probability: np.ndarray
     notes: tuple[str, ...]
+    choice: ChosenShare | None = None
 
 
 def reference_of(
@@ -121,43 +124,74 @@ def reference_of(
     return Reference(cells, codes, labels.classes, how)
 
 
-def fit(reference: Reference, split: Split, settings: SimsSettings, train: Train, seed: int = 1) -> Fitted:
+def fit(
+    reference: Reference,
+    split: Split,
+    settings: SimsSettings,
+    train: Train,
+    seed: int = 1,
+    simple: SimpleMethods | None = None,
+) -> Fitted:
     """Fit a model on the training and validation cells of a split.
 
     Parameters
     ----------
     train : Train
         `neurofleet.learners.local_training.train_here`, or one that uses a cluster.
+    simple : SimpleMethods, optional
+        Those of `simple_methods`, under way in another process; without, the linear model is fitted in one.
 
     Raises
     ------
     LearnerError
         If the cells cannot be learned from.
     """
+    if simple is None:
+        with simple_methods(reference, split, settings, (), seed) as simple:
+            return fit(reference, split, settings, train, seed, simple)
     train_rows, validation_rows = split.rows("train"), split.rows("validation")
+    task = _task(reference, train_rows, validation_rows, settings, train, "model", seed)
+    validated = kept = trained_networks(task, train(task, "model", seed), seed)
     notes = list(split.notes)
-    first = _model(reference, train_rows, validation_rows, settings, train, "model", seed)
-    calibration, top = UNCALIBRATED, np.empty(0)
+    if again := is_trained_again(split, settings):
+        longer = task.going_on(validated, np.concatenate([train_rows, validation_rows]))
+        kept = trained_networks(longer, train(longer, "model-on-all", seed), seed)
+    linear = simple.fits
+    first = _model(reference, task, validated, linear.validated, settings)
+    choice, top = None, np.empty(0)
     if len(validation_rows):
-        log_probabilities = predict_log(first, reference, validation_rows)
-        calibration = fit_temperature(log_probabilities, reference.labels[validation_rows])
-        top = np.sort(calibrated_probabilities(log_probabilities, calibration.temperature).max(1))
-    first = replace(first, calibration=calibration)
-    if first.linear is None and settings.linear_share:
-        notes.append("The reference is too large for a linear model beside the networks; they stand alone.")
-    if not is_trained_again(split, settings):
-        return Fitted(first, first, top, tuple(notes))
-    everything = np.concatenate([train_rows, validation_rows])
-    none = np.array([], dtype=np.int64)
-    again = _model(reference, everything, none, settings, train, "model-on-all", seed)
-    notes.append("Trained again on training and validation cells together, after calibration.")
-    return Fitted(replace(again, calibration=calibration), first, top, tuple(notes))
+        parts = _parts(first, reference, validation_rows)
+        shares = SHARES if settings.linear_share is None else (settings.linear_share,)
+        choice = choose_share(parts["networks"], parts.get("linear"), reference.labels[validation_rows], shares)
+        settings = settings.model_copy(update={"linear_share": choice.share})
+        first = replace(first, settings=settings, calibration=choice.calibration)
+        average = mixed(parts["networks"], parts.get("linear"), choice.share)
+        top = np.sort(calibrated_probabilities(average, choice.calibration.temperature).max(1))
+    if not again:
+        return Fitted(first, first, top, tuple(notes), choice)
+    notes.append("After calibration, trained on with training and validation cells together.")
+    model = replace(first, networks=kept, linear=linear.kept)
+    return Fitted(model, first, top, tuple(notes), choice)
+
+
+def simple_methods(
+    reference: Reference, split: Split, settings: SimsSettings, baselines: Sequence[str] | None, seed: int
+) -> SimpleMethods:
+    """Return the linear model of a fit and the baselines of its scores, to be fitted beside the networks.
+
+    Parameters
+    ----------
+    baselines : sequence of str or None
+        See `neurofleet.learners.sims.expression_baselines.run_baselines`; None for all.
+    """
+    linear, again = settings.linear_share != 0.0, is_trained_again(split, settings)
+    return SimpleMethods(work_of(reference, split, linear=linear, again=again, names=baselines, seed=seed))
 
 
 def is_trained_again(split: Split, settings: SimsSettings) -> bool:
-    """Whether networks are trained again with the validation cells, which then have done their work.
+    """Whether networks are trained on with the validation cells, which then have done their work.
 
-    Not where these have chosen the epoch: a second training could not choose it as well.
+    Not where these have chosen the epoch: a longer training could not choose it as well.
     """
     n_validation = len(split.rows("validation"))
     small = len(split.rows("train")) + n_validation < REFIT_CELLS
@@ -174,16 +208,35 @@ def predict_log(model: SimsModel, reference: Reference, rows: np.ndarray) -> np.
     )
 
 
-def shuffled_scores(reference: Reference, split: Split, settings: SimsSettings, train: Train, seed: int = 1) -> Scores:
+def shuffled_scores(
+    reference: Reference,
+    split: Split,
+    settings: SimsSettings,
+    train: Train,
+    seed: int = 1,
+    tuned: LogisticModel | None = None,
+) -> Scores:
     """Return the scores on the test cells of a model of shuffled labels, test labels shuffled as well.
 
-    The same way of training, shortened: whatever leaks labels into it shows here.
+    The same way of training, shortened, on at most 1,000 cells: whatever leaks labels into it shows here.
+
+    Parameters
+    ----------
+    tuned : LogisticModel, optional
+        The linear model takes its C and scaling from this one, in place of a search.
     """
     labels = shuffled_labels(reference.labels, split, seed)
-    short = settings.model_copy(update={"members": 1, "epochs": min(settings.epochs, CONTROL_EPOCHS), "patience": None})
+    changes = {"members": 1, "epochs": min(settings.epochs, CONTROL_EPOCHS), "patience": None, "pretrain_epochs": 0}
+    short = settings.model_copy(update=changes)
     shuffled = replace(reference, labels=labels)
-    known, watched = split.rows("train"), split.rows("validation")
-    model = _model(shuffled, known, watched, short, train, "shuffled-labels", seed)
+    known, watched = (_some(split.rows(role), CONTROL_CELLS, seed) for role in ("train", "validation"))
+    task = _task(shuffled, known, watched, short, train, "shuffled-labels", seed)
+    networks = trained_networks(task, train(task, "shuffled-labels", seed), seed)
+    linear = None
+    if settings.linear_share != 0.0:
+        values = shuffled.values(known).toarray()
+        linear = fit_logistic(values, labels[known], len(reference.classes), seed=seed, tuned=tuned)
+    model = _model(shuffled, task, networks, linear, short)
     rows = split.rows("test")
     return score(labels[rows], predict_log(model, shuffled, rows).argmax(1), reference.classes)
 
@@ -204,7 +257,7 @@ def trained_networks(task: SimsTask, weights: Mapping[str, torch.Tensor], seed: 
     return module.best.eval()
 
 
-def _model(
+def _task(
     reference: Reference,
     train_rows: np.ndarray,
     validation_rows: np.ndarray,
@@ -212,16 +265,27 @@ def _model(
     train: Train,
     name: str,
     seed: int,
-) -> SimsModel:
+) -> SimsTask:
+    """Return a training of classes, after its pretraining where there is one."""
     task = reference.task(train_rows, validation_rows, settings)
-    if settings.pretrain_epochs:
-        unlabelled = np.flatnonzero(reference.labels < 0)
-        shown = np.union1d(task.train_rows, unlabelled)
-        learnt = train(replace(task, train_rows=shown, is_pretraining=True), f"{name}-pretraining", seed)
-        task = replace(task, start=encoder_state(learnt))
+    if not settings.pretrain_epochs:
+        return task
+    unlabelled = np.flatnonzero(reference.labels < 0)
+    shown = np.union1d(task.train_rows, unlabelled)
+    learnt = train(replace(task, train_rows=shown, is_pretraining=True), f"{name}-pretraining", seed)
+    return replace(task, start=encoder_state(learnt))
+
+
+def _model(
+    reference: Reference,
+    task: SimsTask,
+    networks: TabNetEnsemble,
+    linear: LogisticModel | None,
+    settings: SimsSettings,
+) -> SimsModel:
     return SimsModel(
-        trained_networks(task, train(task, name, seed), seed),
-        _linear(reference, task.train_rows, settings, seed),
+        networks,
+        linear,
         task.inputs,
         tuple(map(str, reference.cells.genes)),
         reference.classes,
@@ -230,15 +294,20 @@ def _model(
     )
 
 
+def _parts(model: SimsModel, reference: Reference, rows: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the log-probabilities of networks and linear model for some of the reference's cells."""
+    blocks = blocks_of(len(rows), len(reference.cells.genes))
+    parts = [model.parts(reference.values(rows[block])) for block in blocks]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _some(rows: np.ndarray, most: int, seed: int) -> np.ndarray:
+    return rows if len(rows) <= most else np.sort(np.random.default_rng(seed).choice(rows, most, replace=False))
+
+
 def _set_statistics(module: SimsModule, task: SimsTask, rows: np.ndarray) -> None:
     batches = [
         torch.from_numpy(task.used_values(task.cells.read(rows[block])).toarray())
         for block in blocks_of(len(rows), len(task.inputs.columns))
     ]
     set_exact_statistics(module.best, batches)
-
-
-def _linear(reference: Reference, rows: np.ndarray, settings: SimsSettings, seed: int) -> LogisticModel | None:
-    if not settings.linear_share or len(rows) * len(reference.cells.genes) > LINEAR_VALUES:
-        return None
-    return fit_logistic(reference.values(rows).toarray(), reference.labels[rows], len(reference.classes), seed=seed)

@@ -19,6 +19,7 @@ from neurofleet.learners.cells.cell_copies import KnownCells, Profiles
 from neurofleet.learners.cells.normalisation import Normalisation
 from neurofleet.learners.model_folder import StoredModel, read_model, refuse_damaged, tensors_under, write_model
 from neurofleet.learners.sims.hidden_genes import HiddenGenes
+from neurofleet.learners.sims.linear_share import HALF, mixed
 from neurofleet.learners.sims.logistic_regression import Z_SCORE, LogisticModel
 from neurofleet.learners.sims.reference_space import ReferenceSpace
 from neurofleet.learners.sims.tabnet import GeneInputs, TabNetEnsemble, mean_log_probabilities
@@ -40,7 +41,7 @@ class SimsClassifier:
     ----------
     networks : TabNetEnsemble
     linear : LogisticModel or None
-        On all genes; its probabilities have the weight ``settings.linear_share``.
+        On all genes; its probabilities have the weight `linear_share`.
     inputs : GeneInputs
     genes, classes : tuple of str
     normalisation : Normalisation
@@ -89,8 +90,10 @@ class SimsClassifier:
 
     @cached_property
     def linear_share(self) -> float:
-        """The weight of the linear model's probabilities in the average."""
-        return self.settings.linear_share if self.linear is not None else 0.0
+        """The weight of the linear model's probabilities in the average: that of the settings, else one half."""
+        if self.linear is None:
+            return 0.0
+        return HALF if self.settings.linear_share is None else self.settings.linear_share
 
     def log_probabilities(self, values: sp.csr_matrix, closed: np.ndarray | None = None) -> np.ndarray:
         """Return uncalibrated log-probabilities (cells, classes).
@@ -103,13 +106,7 @@ class SimsClassifier:
             Genes that no mask may choose.
         """
         parts = self.parts(values, closed)
-        if self.linear_share == 0.0:
-            return parts["networks"]
-        if self.linear_share == 1.0:
-            return parts["linear"]
-        return np.logaddexp(
-            parts["networks"] + np.log(1.0 - self.linear_share), parts["linear"] + np.log(self.linear_share)
-        )
+        return mixed(parts["networks"], parts.get("linear"), self.linear_share)
 
     def parts(self, values: sp.csr_matrix, closed: np.ndarray | None = None) -> dict[str, np.ndarray]:
         """Return the log-probabilities of the networks and of the linear model, each for itself."""

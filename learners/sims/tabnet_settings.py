@@ -11,6 +11,7 @@ DEFAULT = "default"
 FEWEST_CELLS = 3
 """A gene seen in fewer training cells is not used by the networks: its variance says nothing."""
 
+_GOING_ON_EPOCHS, _GOING_ON_RATE = 0.25, 0.25
 LEAST_MASKING, MOST_MASKING, MASKED_GENES = 0.1, 0.5, 1000
 
 
@@ -106,8 +107,10 @@ class SimsSettings(BaseModel):
     """Weight of the squared weights of the linear layer in the loss."""
     members: int = Field(3, ge=1, le=100)
     """Networks of the ensemble."""
-    linear_share: float = Field(0.5, ge=0.0, le=1.0)
-    """Weight of the logistic regression in the average with the networks."""
+    linear_share: float | None = Field(None, ge=0.0, le=1.0)
+    """Weight of the logistic regression in the average with the networks. By default it is chosen on validation cells;
+    without these it is one half.
+    """
 
     most_variable_genes: int | None = Field(4000, ge=2)
     """How many of the most variable genes the networks see; `null` for all."""
@@ -116,7 +119,7 @@ class SimsSettings(BaseModel):
     row_norm: Literal["none", "l2"] = "none"
     """`l2` gives the row of each cell unit length."""
 
-    epochs: int = Field(60, ge=1)
+    epochs: int = Field(40, ge=1)
     """The most epochs."""
     most_steps: int | None = Field(1500, ge=1)
     """The most training steps: large references are trained for fewer epochs. `null` sets no limit."""
@@ -168,6 +171,17 @@ class SimsSettings(BaseModel):
             return self.epochs
         steps_per_epoch = max(n_cells // self.batch_size, 1)
         return max(min(self.epochs, self.most_steps // steps_per_epoch), 1)
+
+    def going_on(self, n_cells: int) -> SimsSettings:
+        """Return the settings by which trained networks go on with `n_cells` cells: shorter, at a lower rate."""
+        changes = {
+            "epochs": max(round(_GOING_ON_EPOCHS * self.epochs_for(n_cells)), 1),
+            "learning_rate": _GOING_ON_RATE * self.learning_rate,
+            "schedule": "one-cycle",
+            "most_steps": None,
+            "pretrain_epochs": 0,
+        }
+        return self.model_copy(update=changes)
 
 
 _RELEASED: dict[str, Any] = {

@@ -27,6 +27,7 @@ from neurofleet.learners.cells.cell_matrix import CellMatrix, MatrixPart, Memory
 from neurofleet.learners.cells.cell_stream import CellBatch, CellStream, stream
 from neurofleet.learners.cells.normalisation import Normalisation
 from neurofleet.learners.sims.masked_gene_pretraining import MaskedGenePretraining, start_from
+from neurofleet.learners.sims.sims_classifier import load_state, state_of
 from neurofleet.learners.sims.tabnet import GeneInputs, TabNetEnsemble, mask_entropy, mean_log_probabilities
 from neurofleet.learners.sims.tabnet_settings import SimsSettings
 
@@ -51,7 +52,8 @@ class SimsModule(pl.LightningModule):
         Weights of the cross-entropy, from the training cells.
     settings : SimsSettings
     start : mapping, optional
-        Pretrained encoders.
+        Pretrained encoders; with `goes_on` all of the networks.
+    goes_on : bool
 
     References
     ----------
@@ -67,13 +69,14 @@ class SimsModule(pl.LightningModule):
         class_weights: Tensor,
         settings: SimsSettings,
         start: Mapping[str, Tensor] | None = None,
+        goes_on: bool = False,
     ) -> None:
         super().__init__()
         self.settings = settings
         n_classes = len(class_weights)
         self.networks = TabNetEnsemble(inputs, n_classes, settings)
         if start is not None:
-            start_from(self.networks, start)
+            (load_state if goes_on else start_from)(self.networks, start)
         self.averaged = deepcopy(self.networks).requires_grad_(False) if settings.average_decay else None
         self.register_buffer("n_averaged", torch.tensor(0))
         self.register_buffer("class_weights", class_weights.float())
@@ -203,7 +206,7 @@ def _floats(networks: TabNetEnsemble) -> list[Tensor]:
 IN_MEMORY_BYTES = 2**30
 """Training cells that take less than this are normalised once and kept in memory."""
 
-START = "start.safetensors"
+START = "task.start.safetensors"
 _VALIDATION_BATCH = 1024
 
 
@@ -226,6 +229,8 @@ class SimsTask:
         Whether networks learn to fill in genes instead of classes.
     start : mapping, optional
         Encoders to start from, see `neurofleet.learners.sims.masked_gene_pretraining.encoder_state`.
+    goes_on : bool
+        Whether `start` is whole networks, which are trained on.
     """
 
     cells: CellMatrix
@@ -238,6 +243,18 @@ class SimsTask:
     settings: SimsSettings
     is_pretraining: bool = False
     start: Mapping[str, Tensor] | None = None
+    goes_on: bool = False
+
+    def going_on(self, networks: TabNetEnsemble, rows: np.ndarray) -> SimsTask:
+        """Return the training of trained networks with other cells, none of which are watched."""
+        return replace(
+            self,
+            train_rows=np.sort(rows),
+            validation_rows=np.array([], dtype=np.int64),
+            settings=self.settings.going_on(len(rows)),
+            start={name: tensor.detach().cpu() for name, tensor in state_of(networks).items()},
+            goes_on=True,
+        )
 
     def module(self) -> SimsModule | MaskedGenePretraining:
         """Return what is trained."""
@@ -249,7 +266,7 @@ class SimsTask:
         weights = np.ones(self.n_classes)
         if self.settings.class_weights == "balanced":
             weights = len(self.train_rows) / (self.n_classes * np.maximum(counts, 1))
-        return SimsModule(self.inputs, torch.from_numpy(weights), self.settings, self.start)
+        return SimsModule(self.inputs, torch.from_numpy(weights), self.settings, self.start, self.goes_on)
 
     def data(self, seed: int) -> SimsData:
         """Return the cells in batches; `seed` decides their order."""
@@ -315,6 +332,7 @@ class SimsTask:
             "n_classes": self.n_classes,
             "settings": self.settings.model_dump(),
             "is_pretraining": self.is_pretraining,
+            "goes_on": self.goes_on,
             "epochs": self.epochs(),
         }
         (folder / "task.json").write_text(json.dumps(description, indent=1))
@@ -343,6 +361,7 @@ def build(payload: Mapping[str, Any]) -> tuple[SimsModule | MaskedGenePretrainin
         settings=SimsSettings(**(description["settings"] | payload.get("changes", {}))),
         is_pretraining=description["is_pretraining"],
         start=load_tensors(folder / START) if (folder / START).exists() else None,
+        goes_on=description.get("goes_on", False),
     )
     return task.module(), task.data(payload["seed"])
 

@@ -27,7 +27,7 @@ from neurofleet.learners.model_folder import (
     source_names,
 )
 from neurofleet.learners.progress import told
-from neurofleet.learners.sims.held_out_scores import Tested, cross_validate, facts, query_facts, score_split
+from neurofleet.learners.sims.held_out_scores import Tested, cross_validate, facts, fit_and_test, query_facts
 from neurofleet.learners.sims.hidden_genes import measure_hidden_genes
 from neurofleet.learners.sims.reference_fit import Reference, fit, reference_of
 from neurofleet.learners.sims.reference_space import reference_space
@@ -181,6 +181,8 @@ def train(
     model = replace(model, facts={**model.facts, **circumstances})
     if out is not None:
         model.save(out, run)
+    if model.facts["answer"] and model.facts["answer"]["in_words"]:
+        log.print(model.facts["answer"]["in_words"])
     scores = model.facts["scores"]["sims"]
     log.print(
         f"accuracy {scores['accuracy']:.3f}, macro-F1 {scores['macro_f1']:.3f} on {scores['n']:,}"
@@ -368,7 +370,9 @@ def fit_and_score(
     Returns
     -------
     model : SimsModel
-        Its facts: those of `held_out_scores.facts` and `held_out_scores.query_facts`, and ``notes`` of the fit.
+        Its facts: those of `held_out_scores.facts` and `held_out_scores.query_facts`, ``answer`` (see
+        `neurofleet.learners.sims.linear_share.ChosenShare.to_dict`; None without validation cells), and ``notes`` of
+        the fit.
     tested : list of Tested
         What was predicted for the scored cells, by split.
 
@@ -378,12 +382,14 @@ def fit_and_score(
         If the cells cannot be learned from.
     """
     reference, splits = prepared.reference, prepared.splits
-    fitted = fit(reference, prepared.final, settings, train, seed)
     if len(splits) > 1:
+        fitted = fit(reference, prepared.final, settings, train, seed)
         tested = cross_validate(reference, splits, settings, train, seed, baselines)
     else:
-        tested = [score_split(fitted, reference, prepared.final, settings, train, seed, baselines)]
+        fitted, only = fit_and_test(reference, prepared.final, settings, train, seed, baselines)
+        tested = [only]
     known = facts(tested, reference) | query_facts(fitted, reference, prepared.final, seed)
+    known["answer"] = None if fitted.choice is None else fitted.choice.to_dict()
     kept = prepared.profiles.some(np.setdiff1d(prepared.labels.rows, prepared.in_query)).to_array()
     rows = np.sort(np.concatenate([prepared.final.rows("train"), prepared.final.rows("validation")]))
     space = reference_space(reference.values, rows, reference.labels, seed)

@@ -296,7 +296,7 @@ def test_a_plan_says_what_a_training_and_a_sweep_will_do(reference, tmp_path, ca
     told = capsys.readouterr().out
     assert "150 cells × 45 genes, 3 classes" in told
     assert "Trained on 45 of the reference's 60 genes (75.0 %)" in " ".join(told.split())
-    assert "12 epochs of 3 steps in all trainings" in told
+    assert "9 epochs of about 3 steps in all trainings" in told
     trials = {"number": 5, "repeats": 2}
     print_plan(write_job(tmp_path, reference, kind="sweep", search={"n_d": [8, 16]}, trials=trials))
     assert "Before that, 10 trials of up to 4 epochs" in capsys.readouterr().out
@@ -305,7 +305,8 @@ def test_a_plan_says_what_a_training_and_a_sweep_will_do(reference, tmp_path, ca
 def test_the_time_left_of_trainings_that_go_on_is_that_of_the_epochs_left(tmp_path, monkeypatch):
     """The first training was finished before, the second one had 7 of its 10 epochs."""
     job, task = Mock(), Mock()
-    job.epochs.return_value, job.write_task.return_value, task.epochs.return_value = 30, {}, 10
+    job.work.return_value, job.epoch_work.return_value = 30.0, 1.0
+    job.write_task.return_value, task.epochs.return_value = {}, 10
 
     def resumed(training, folder, *, progress, **settings):
         for epoch in {"first": (), "second": (8, 9, 10), "third": range(1, 11)}[folder.name]:
@@ -319,7 +320,7 @@ def test_the_time_left_of_trainings_that_go_on_is_that_of_the_epochs_left(tmp_pa
     for name in ("first", "second", "third"):
         trainings(task, name, 1)
     lines = console.file.getvalue().splitlines()
-    left = [re.search("about (.*) left", line)[1] for line in lines[:-1]]
+    left = [re.search("about (.*) of training left", line)[1] for line in lines[:-1]]
     assert left == [duration(2.0 * n) for n in (12, 11, 10, *range(9, 0, -1))]
     assert "left" not in lines[-1]
 

@@ -9,7 +9,7 @@ import torch
 from neurofleet.learners.label_controls import shuffle_control
 from neurofleet.learners.local_training import train_here
 from neurofleet.learners.model_folder import ModelRefused
-from neurofleet.learners.sims.held_out_scores import cross_validate, facts, score_split
+from neurofleet.learners.sims.held_out_scores import cross_validate, facts, fit_and_test
 from neurofleet.learners.sims.masked_gene_pretraining import encoder_state, reconstruction_loss
 from neurofleet.learners.sims.reference_fit import Reference, fit, predict_log, shuffled_scores, trained_networks
 from neurofleet.learners.sims.sims_classifier import state_of
@@ -45,13 +45,33 @@ def test_clear_classes_are_learnt(fitted, reference, split):
     assert (predicted == reference.labels[rows]).mean() > 0.9
 
 
-def test_the_kept_model_is_the_one_trained_on_all_but_test_cells(fitted, reference, split):
-    role = np.where(split.role == "validation", "train", split.role)
-    directly = fit(reference, replace(split, role=role), QUICK, train_here)
-    assert same(fitted.model, directly.model)
+def test_the_kept_model_has_gone_on_with_all_but_test_cells(reference, split):
+    tasks = []
+
+    def told(task, name, seed):
+        tasks.append(task)
+        return train_here(task, name, seed)
+
+    fitted = fit(reference, split, QUICK, told)
+    known = np.sort(np.concatenate([split.rows("train"), split.rows("validation")]))
+    first, longer = tasks
+    np.testing.assert_array_equal(first.train_rows, split.rows("train"))
+    np.testing.assert_array_equal(longer.train_rows, known)
+    assert longer.epochs() < first.epochs()
+    begun = state_of(longer.classifier().networks)
+    assert all(torch.equal(begun[name], tensor) for name, tensor in state_of(fitted.validated.networks).items())
     assert not same(fitted.model, fitted.validated)
-    assert directly.model.calibration.temperature == 1.0
-    assert fitted.model.calibration.n == len(split.rows("validation"))
+    assert (fitted.model.linear.C, fitted.model.linear.scaling) == (
+        fitted.validated.linear.C,
+        fitted.validated.linear.scaling,
+    )
+    assert not np.array_equal(fitted.model.linear.weights, fitted.validated.linear.weights)
+    assert fitted.model.calibration.n == fitted.choice.calibration.n == len(split.rows("validation"))
+    role = np.where(split.role == "validation", "train", split.role)
+    without = fit(reference, replace(split, role=role), QUICK, train_here)
+    assert without.choice is None
+    assert without.model.calibration.temperature == 1.0
+    assert without.model.linear_share == 0.5
 
 
 def test_test_cells_decide_nothing(fitted, reference, split):
@@ -135,13 +155,18 @@ def test_labels_that_leak_into_the_values_fail_the_shuffle_control(reference, sp
         assert control.valid == valid
 
 
-def test_scores_stand_beside_their_baselines_and_the_control(fitted, reference, split):
-    tested = score_split(fitted, reference, split, QUICK, train_here, baselines=["majority"])
+def test_scores_stand_beside_their_baselines_and_the_control(fitted, reference, split, monkeypatch):
+    monkeypatch.setattr("neurofleet.learners.sims.simple_methods.WORTH_A_PROCESS", 0)
+    again, tested = fit_and_test(reference, split, QUICK, train_here, baselines=["majority", "logistic"])
     found = facts([tested], reference)
     assert found["role"] == "test"
     assert found["control"]["valid"]
     assert found["scores"]["sims"]["n"] == len(split.rows("test"))
     assert found["baselines"]["majority"]["accuracy"] == found["scores"]["sims"]["majority_rate"]
+    assert found["baselines"]["logistic"]["accuracy"] == found["scores"]["linear"]["accuracy"]
+    # The same numbers as without another process.
+    np.testing.assert_array_equal(again.model.linear.weights, fitted.model.linear.weights)
+    assert again.choice == fitted.choice
 
 
 def test_folds_are_pooled_cell_by_cell(reference):

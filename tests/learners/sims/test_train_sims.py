@@ -64,7 +64,9 @@ def test_a_trained_model_is_scored_and_calibrated_and_trained_again(model):
     assert model.facts["scores"]["sims"]["accuracy"] > 0.9
     assert model.facts["control"]["accuracy"] < 0.7
     assert model.calibration.n > 0
-    assert any("Trained again" in note for note in model.facts["notes"])
+    assert model.facts["answer"]["linear_share"] == model.linear_share
+    assert "The model answers with" in model.facts["answer"]["in_words"]
+    assert any("trained on with training and validation cells" in note for note in model.facts["notes"])
     assert len(model.facts["gene_importance"]) == 60
 
 

@@ -1,0 +1,204 @@
+"""Logistic regression and the other simple methods of a split, fitted by another process while networks are trained.
+
+Nothing here needs torch, so that the other process begins soon.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import scipy.sparse as sp
+
+from neurofleet.fresh_process import stream
+from neurofleet.learners.folds import stratified_rows
+from neurofleet.learners.sims.expression_baselines import CELL_LIMIT, Baseline, run_baselines
+from neurofleet.learners.sims.logistic_regression import LogisticModel, fit_logistic
+from neurofleet.threads import CHOSEN
+
+if TYPE_CHECKING:
+    from neurofleet.learners.sims.reference_fit import Reference
+    from neurofleet.learners.splits import Split
+
+DENSE_VALUES = 100_000_000
+"""With more values (cells x genes) of known cells than this, simple methods are fitted on a subsample."""
+
+WORTH_A_PROCESS = 100_000
+"""With fewer values than this, another process would take longer to begin than the methods take."""
+
+
+@dataclass(frozen=True)
+class SimpleWork:
+    """What simple methods are fitted to and scored on.
+
+    Attributes
+    ----------
+    known : csr_matrix, shape (known cells, genes)
+        Log-normalised values of training and validation cells.
+    known_labels : array of int, shape (known cells,)
+    is_training : array of bool, shape (known cells,)
+    scored : csr_matrix, shape (scored cells, genes)
+    scored_labels : array of int, shape (scored cells,)
+    classes : tuple of str
+    linear, again : bool
+        Whether logistic regression is fitted, on training cells; and whether then also on all known cells.
+    names : tuple of str or None
+        The baselines; None for all.
+    seed : int
+    notes : tuple of str
+        Of subsamples that were drawn.
+    """
+
+    known: sp.csr_matrix
+    known_labels: np.ndarray
+    is_training: np.ndarray
+    scored: sp.csr_matrix
+    scored_labels: np.ndarray
+    classes: tuple[str, ...]
+    linear: bool
+    again: bool
+    names: tuple[str, ...] | None
+    seed: int
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class SimpleFits:
+    """What simple methods became.
+
+    Attributes
+    ----------
+    validated : LogisticModel or None
+        Fitted on training cells alone.
+    kept : LogisticModel or None
+        Fitted on all known cells, with the same C and scaling; the same as `validated` where that is not done.
+    baselines : dict of Baseline
+    """
+
+    validated: LogisticModel | None
+    kept: LogisticModel | None
+    baselines: dict[str, Baseline]
+
+
+def fit_simple_methods(work: SimpleWork) -> SimpleFits:
+    """Fit logistic regression and the baselines."""
+    started = time.perf_counter()
+    known = work.known.toarray()
+    validated = kept = None
+    n_classes = len(work.classes)
+    if work.linear:
+        training = work.is_training
+        validated = fit_logistic(known[training], work.known_labels[training], n_classes, seed=work.seed)
+        kept = validated
+        if work.again and not training.all():
+            kept = fit_logistic(known, work.known_labels, n_classes, seed=work.seed, tuned=validated)
+    spent = time.perf_counter() - started
+    of_all = kept if work.again or work.is_training.all() else None
+    if work.names == ():
+        return SimpleFits(validated, kept, {})
+    baselines = run_baselines(
+        known,
+        work.known_labels,
+        work.scored.toarray(),
+        work.scored_labels,
+        work.classes,
+        names=work.names,
+        seed=work.seed,
+        linear=of_all,
+    )
+    if of_all is not None and "logistic" in baselines:
+        baselines["logistic"] = replace(baselines["logistic"], seconds=baselines["logistic"].seconds + spent)
+    baselines = {name: replace(found, notes=(*found.notes, *work.notes)) for name, found in baselines.items()}
+    return SimpleFits(validated, kept, baselines)
+
+
+def work_of(
+    reference: Reference,
+    split: Split,
+    *,
+    linear: bool,
+    again: bool,
+    names: Sequence[str] | None,
+    seed: int,
+) -> SimpleWork:
+    """Return what simple methods of a split are fitted to: known cells, or a stratified subsample of many."""
+    n_genes = len(reference.cells.genes)
+    known = np.sort(np.concatenate([split.rows("train"), split.rows("validation")]))
+    scored = np.sort(split.rows("test" if len(split.rows("test")) else "validation"))
+    scored = scored[:0] if names is not None and not len(names) else scored
+    few = max(DENSE_VALUES // max(n_genes, 1), 2)
+    shown = known[stratified_rows(reference.labels[known], few if linear else min(few, CELL_LIMIT), seed=seed)]
+    tested = scored[stratified_rows(reference.labels[scored], min(few, CELL_LIMIT), seed=seed)]
+    notes = ()
+    if len(shown) < len(known) or len(tested) < len(scored):
+        notes = (f"Fitted on {len(shown)} and scored on {len(tested)} cells drawn at random.",)
+    return SimpleWork(
+        known=reference.values(shown),
+        known_labels=reference.labels[shown],
+        is_training=np.isin(shown, split.rows("train")),
+        scored=reference.values(tested) if len(tested) else sp.csr_matrix((0, n_genes), dtype=np.float32),
+        scored_labels=reference.labels[tested],
+        classes=reference.classes,
+        linear=linear,
+        again=again,
+        names=None if names is None else tuple(names),
+        seed=seed,
+        notes=notes,
+    )
+
+
+class SimpleMethods:
+    """Fits simple methods in another process, for a ``with`` block; small ones here, when they are asked for.
+
+    The numbers are the same in either. An error of theirs is raised where the result is asked for.
+
+    Parameters
+    ----------
+    work : SimpleWork
+    """
+
+    def __init__(self, work: SimpleWork) -> None:
+        self._work: SimpleWork | None = work
+        self._results: Generator[Any, None, None] | None = None
+        self._fits: SimpleFits | None = None
+
+    def __enter__(self) -> Self:
+        assert self._work is not None
+        if np.prod(self._work.known.shape) >= WORTH_A_PROCESS:
+            self._results = stream(_begun_then_fitted, self._work, environment=one_thread_environment())
+            next(self._results)  # it has begun
+            self._work = None
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        if self._results is not None:
+            self._results.close()
+
+    @property
+    def fits(self) -> SimpleFits:
+        """What the methods became; waits for it."""
+        if self._fits is None:
+            if self._results is not None:
+                self._fits = next(self._results)
+                with suppress(StopIteration):
+                    next(self._results)
+            else:
+                assert self._work is not None
+                self._fits = fit_simple_methods(self._work)
+        return self._fits
+
+
+def one_thread_environment() -> dict[str, str | None]:
+    """Return variables by which numerical libraries of another process work with one thread, or as the user said."""
+    threads = os.environ.get(CHOSEN) or "1"
+    return {CHOSEN: threads, "OPENBLAS_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+
+
+def _begun_then_fitted(work: SimpleWork) -> Iterator[SimpleFits | None]:
+    yield None
+    yield fit_simple_methods(work)
