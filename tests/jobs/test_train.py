@@ -306,6 +306,7 @@ def test_the_time_left_of_trainings_that_go_on_is_that_of_the_epochs_left(tmp_pa
     """The first training was finished before, the second one had 7 of its 10 epochs."""
     job, task = Mock(), Mock()
     job.work.return_value, job.epoch_work.return_value = 30.0, 1.0
+    job.spec.chosen.model_dump.return_value = {}
     job.write_task.return_value, task.epochs.return_value = {}, 10
 
     def resumed(training, folder, *, progress, **settings):
