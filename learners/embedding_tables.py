@@ -60,11 +60,10 @@ def with_labels(columns: Mapping[str, Any], name: str, unknown_below: float | No
 def columns_beside(named: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:
     """Return the columns of files that stand beside those of a model, which come in place of theirs.
 
-    A file's ``label`` and ``unknown`` become ``file.label`` and ``file.unknown``.
+    A file's ``label``, ``unknown``, ``distance`` and ``outside`` become ``file.label`` ….
     """
-    renamed = {
-        f"file.{name}" if name in named and name in ("label", "unknown") else name: x for name, x in others.items()
-    }
+    kept = ("label", "unknown", "distance", "outside")
+    renamed = {f"file.{name}" if name in named and name in kept else name: x for name, x in others.items()}
     return {name: values for name, values in renamed.items() if name not in named}
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from neurofleet.errors import UsageError
@@ -94,7 +95,9 @@ def embed_command(
     label = "label" if unknown_below is not None else named
     labels = Counter(table[label].to_pylist()) if label in table.column_names else None
     if as_json:
-        print(json.dumps({"rows": len(table), "labels": labels, "files": files_written}, indent=1))
+        outside = int(pc.sum(table["outside"]).as_py()) if "outside" in table.column_names else None
+        told = {"rows": len(table), "labels": labels, "outside": outside, "files": files_written}
+        print(json.dumps(told, indent=1))
         return
     for name, count in sorted(labels.items()) if labels else ():
         print(f"{count:8,}  {count / len(table):6.1%}  {name or 'nothing measured'}")
@@ -120,8 +123,9 @@ def embed_units(
 ) -> tuple[pa.Table, dict[str, np.ndarray]]:
     """Return a row for each unit of some files, and the vectors that are in it.
 
-    Columns: ``unit_id``, ``class`` (the likeliest), ``probability``, ``p.CLASS`` for each class, every other
-    column of the files, ``umap_0``, ``umap_1``, ``fusion_N``, ``mean_N``.
+    Columns: ``unit_id``, ``class`` (the likeliest), ``probability``, ``p.CLASS`` for each class, ``distance`` and
+    ``outside`` where the model holds where its units lie, every other column of the files, ``umap_0``, ``umap_1``,
+    ``fusion_N``, ``mean_N``.
 
     Raises
     ------
@@ -132,7 +136,7 @@ def embed_units(
 
     model = HippieModel.load(folder)
     units = open_units(files, layout)
-    _print_notes([*units.notes, *model.lacking(units)])
+    _print_notes([*units.notes, *model.notes(units, always=True)])
     vectors = model.vectors(units)
     return with_map(model.table_of(units, vectors, unknown_below), vectors), vectors
 
@@ -176,7 +180,8 @@ def embed_neurons(
     """Return a row for each neuron of some recordings, and the vectors that are in it.
 
     Columns: ``neuron_id``; where the model has learned classes ``predicted`` (the likeliest), ``probability``
-    and ``p.CLASS`` for each class, which come in place of labels of these names; ``animal``, each label of
+    and ``p.CLASS`` for each class, which come in place of labels of these names; ``distance`` and ``outside`` where
+    the model holds where its neurons lie; ``animal``, each label of
     the recordings, ``umap_0``, ``umap_1``, ``phi_N``.
 
     Raises
@@ -188,6 +193,7 @@ def embed_neurons(
 
     model = NeuprintModel.load(folder)
     recordings = model.opened(files, layout)
-    _print_notes(recordings.notes)
-    vectors = {"phi": model.infer(recordings).phi}
-    return with_map(model.table_of(recordings, vectors["phi"], unknown_below), vectors), vectors
+    inferred = model.infer(recordings)
+    _print_notes([*recordings.notes, *model.notes(recordings, inferred, always=True)])
+    vectors = {"phi": inferred.phi}
+    return with_map(model.table_of(recordings, inferred, unknown_below), vectors), vectors

@@ -493,6 +493,7 @@ class NeuprintJob(LearnerJob[NeuprintSpec, NeuprintInputs]):
                 "animals": list(recordings.animals),
                 "n_sessions": len(recordings.recordings),
                 "n_neurons": len(recordings.neurons),
+                "rate_hz": recordings.rates_hz,
                 "n_labelled": inputs.n_labelled,
                 "neurons_of_class": inputs.counts,
             },

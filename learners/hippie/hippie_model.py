@@ -24,6 +24,7 @@ from neurofleet.learners.embedding_tables import (
 from neurofleet.learners.hippie.autoencoder import Network, Sizes, UnitBatch, mean_log_probabilities
 from neurofleet.learners.hippie.autoencoder_settings import HippieSettings
 from neurofleet.learners.hippie.network_inputs import Scaling, inputs_of
+from neurofleet.learners.hippie.trained_units import TrainedUnits
 from neurofleet.learners.hippie.unit_classifiers import Blend, feature_sets, restore_blend
 from neurofleet.learners.model_folder import (
     StoredModel,
@@ -33,6 +34,7 @@ from neurofleet.learners.model_folder import (
     tensors_under,
     write_model,
 )
+from neurofleet.learners.reference_distance import NO_DISTANCES
 from neurofleet.learners.units.unit_files import as_units
 from neurofleet.learners.units.unit_labels import CLASS
 from neurofleet.learners.units.units import MODALITIES, Units
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
     import anndata
 
 LEARNER = "hippie"
+TRAINED = "trained_units."
 
 
 _UNITS_AT_ONCE = 4096
@@ -108,6 +111,8 @@ class HippieModel:
         Scores, data and versions, as the training wrote them: plain JSON.
     written : datetime or None
         When the folder was written that the model was loaded from.
+    trained : TrainedUnits or None
+        How far others are from the units that it was trained on; None for models that earlier versions wrote.
 
     Examples
     --------
@@ -120,6 +125,7 @@ class HippieModel:
     classes: tuple[str, ...]
     facts: dict[str, Any] = field(default_factory=dict)
     written: datetime | None = field(default=None, compare=False)
+    trained: TrainedUnits | None = field(default=None, compare=False)
 
     def predict(
         self,
@@ -144,7 +150,9 @@ class HippieModel:
         -------
         DataFrame
             A row for each unit, by unit id: ``class`` (the likeliest), ``probability``, and ``p.CLASS`` for each class;
-            empty and NaN for units of which nothing was measured. What was found out about files comes as warnings.
+            empty and NaN for units of which nothing was measured. ``distance`` from the units that the model was
+            trained on, and ``outside`` (farther than 95 % of these, held out; not of models that earlier versions
+            trained). What was found out about files and units comes as warnings.
 
         Raises
         ------
@@ -156,7 +164,7 @@ class HippieModel:
         >>> model.predict("units.npz", layout={"waveform_rate_hz": 30_000})
         """
         opened = as_units(units, layout)
-        warn_of([*(() if isinstance(units, Units) else opened.notes), *self.lacking(opened)])
+        warn_of([*(() if isinstance(units, Units) else opened.notes), *self.notes(opened, always=False)])
         return self._named(opened, unknown_below)
 
     def embed(
@@ -192,7 +200,7 @@ class HippieModel:
         >>> adata = model.embed("units.npz", to="anndata")
         """
         opened = as_units(units, layout)
-        warn_of([*(() if isinstance(units, Units) else opened.notes), *self.lacking(opened)])
+        warn_of([*(() if isinstance(units, Units) else opened.notes), *self.notes(opened, always=False)])
         vectors = self.vectors(opened)
         return embedding(self.table_of(opened, vectors, unknown_below), vectors, to)
 
@@ -204,6 +212,17 @@ class HippieModel:
         others = {name: units.column(name) for name in units.obs.columns if isinstance(name, str)}
         columns = pd.DataFrame(columns_beside(named, others) | vector_columns(vectors), index=named.index)
         return pd.concat([named, columns], axis=1)
+
+    def notes(self, units: Units, *, always: bool) -> list[str]:
+        """Return what must be known of units: what none has, how far they are, and which were trained on.
+
+        Parameters
+        ----------
+        always : bool
+            Whether it is also told that few units are outside, or that the model cannot know.
+        """
+        far = [NO_DISTANCES] if always else []
+        return [*self.lacking(units), *(far if self.trained is None else self.trained.notes(units, always=always))]
 
     def lacking(self, units: Units) -> list[str]:
         """Return a note on what the model was trained with and none of the units has."""
@@ -226,6 +245,8 @@ class HippieModel:
         columns = probability_columns(self.classes, self.probabilities(units), CLASS)
         measured = units.present.any(axis=1)
         columns = {name: np.where(measured, x, "" if name == CLASS else np.nan) for name, x in columns.items()}
+        if self.trained is not None:
+            columns |= self.trained.columns(units)
         return pd.DataFrame(with_labels(columns, CLASS, unknown_below), index=pd.Index(units.unit_ids, name="unit_id"))
 
     def probabilities(self, units: Units) -> np.ndarray:
@@ -249,6 +270,8 @@ class HippieModel:
         networks = self.networks
         tensors: dict[str, Any] = {f"networks.{name}": tensor for name, tensor in networks.members.state_dict().items()}
         tensors |= {f"blend.{name}": array for name, array in self.blend.classical.arrays().items()}
+        if self.trained is not None:
+            tensors |= {f"{TRAINED}{name}": array for name, array in self.trained.arrays().items()}
         tensors |= {"scaling.mean": networks.scaling.mean, "scaling.sd": networks.scaling.sd}
         description = {
             "classes": list(self.classes),
@@ -290,7 +313,9 @@ class HippieModel:
         scaling = Scaling(tensors["scaling.mean"], tensors["scaling.sd"])
         networks = FineTunedNetworks(members.eval(), sizes, tuple(description["technologies"]), scaling, settings)
         blend = restore_blend(description["blend"], tensors_under("blend.", tensors))
-        return cls(networks, blend, classes, description["facts"], stored.written)
+        kept = tensors_under(TRAINED, tensors)
+        trained = TrainedUnits.from_arrays(kept, sizes.modalities) if kept else None
+        return cls(networks, blend, classes, description["facts"], stored.written, trained)
 
     def __repr__(self) -> str:
         networks, data = self.networks, self.facts.get("data", {})

@@ -15,6 +15,7 @@ from neurofleet.learners.hippie.compared_methods import UnitFoldCase
 from neurofleet.learners.hippie.fine_tuning import fine_tune
 from neurofleet.learners.hippie.hippie_model import HippieModel
 from neurofleet.learners.hippie.network_inputs import modalities_of
+from neurofleet.learners.hippie.trained_units import TrainedUnits
 from neurofleet.learners.hippie.unit_classifiers import FOLDS
 from neurofleet.learners.hippie.unit_pretraining import Pretrained, pretrain
 from neurofleet.learners.local_training import Train, TrainHere, train_here
@@ -188,4 +189,5 @@ def fit_all_units(
         units, labels, n_classes, groups, everything, everything, settings, pretrained, inner_train, seed
     )
     networks = fine_tune(units, labels, n_classes, everything, settings, train, seed, pretrained=pretrained)
-    return HippieModel(networks, case.blend, labelled.classes)
+    trained = TrainedUnits.of(units, networks.sizes.modalities, groups, seed)
+    return HippieModel(networks, case.blend, labelled.classes, trained=trained)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -37,6 +37,7 @@ from neurofleet.learners.neuprint.recording_files import as_recordings
 from neurofleet.learners.neuprint.recording_layout import NAMES, RecordingLayout
 from neurofleet.learners.neuprint.session_tensors import PARTS, STATISTICS, sessions_of
 from neurofleet.learners.probes import Probe, fit_probe, restore_probe
+from neurofleet.learners.reference_distance import NO_DISTANCES, TrainingSpace, distance_columns, far_notes
 
 if TYPE_CHECKING:
     import anndata
@@ -120,6 +121,11 @@ def restore_naming(description: Mapping[str, Any], arrays: Mapping[str, np.ndarr
 
 
 LEARNER = "neuprint"
+SPACE = "training_space."
+SAME_RATE = 1.2
+"""Frame rates that differ by a smaller factor count as the same."""
+
+SAME_PHI = 1e-3
 
 
 @dataclass(frozen=True, repr=False)
@@ -143,6 +149,8 @@ class NeuprintModel:
         What tells a neuron's class by its Phi; None where the model was fitted without classes.
     written : datetime or None
         When the folder was written that the model was loaded from.
+    space : TrainingSpace or None
+        Where its neurons lie, by Phi and the logarithm of their loss; None for models that earlier versions wrote.
 
     Examples
     --------
@@ -159,6 +167,7 @@ class NeuprintModel:
     naming: Naming | None = None
 
     written: datetime | None = field(default=None, compare=False)
+    space: TrainingSpace | None = field(default=None, compare=False)
 
     def predict(
         self,
@@ -187,7 +196,9 @@ class NeuprintModel:
         -------
         DataFrame
             A row for each neuron, by neuron id: ``predicted`` (the likeliest class), ``probability``, and ``p.CLASS``
-            for each class. What was found out about files comes as warnings.
+            for each class; ``distance`` from the neurons that the model was fitted with, and ``outside`` (farther than
+            95 % of these, of animals held out; not of models that earlier versions trained). What was found out about
+            files and neurons comes as warnings.
 
         Raises
         ------
@@ -203,10 +214,11 @@ class NeuprintModel:
         if self.naming is None:
             raise LearnerError("This model was fitted without classes: it embeds neurons, and names none. Use `embed`.")
         opened = self.opened(recordings, layout)
-        if not isinstance(recordings, Recordings):
-            warn_of(opened.notes)
+        inferred = self.infer(opened, seed)
+        notes = [] if isinstance(recordings, Recordings) else opened.notes
+        warn_of([*notes, *self.notes(opened, inferred, always=False)])
         return pd.DataFrame(
-            self._named(self.infer(opened, seed).phi, unknown_below),
+            self._named(inferred, unknown_below),
             index=pd.Index(opened.neurons.index.to_numpy().astype(str), name="neuron_id"),
         )
 
@@ -246,10 +258,10 @@ class NeuprintModel:
         >>> adata = model.embed(["first.npz", "second.npz"], to="anndata")
         """
         opened = self.opened(recordings, layout)
-        if not isinstance(recordings, Recordings):
-            warn_of(opened.notes)
-        phi = self.infer(opened, seed).phi
-        return embedding(self.table_of(opened, phi, unknown_below), {"phi": phi}, to)
+        inferred = self.infer(opened, seed)
+        notes = [] if isinstance(recordings, Recordings) else opened.notes
+        warn_of([*notes, *self.notes(opened, inferred, always=False)])
+        return embedding(self.table_of(opened, inferred, unknown_below), {"phi": inferred.phi}, to)
 
     def opened(
         self,
@@ -279,17 +291,53 @@ class NeuprintModel:
             usual["behaviour"] = {channel: names.get(channel, channel) for channel in channels}
         return as_recordings(recordings, layout, usual)
 
-    def table_of(self, recordings: Recordings, phi: np.ndarray, unknown_below: float | None = None) -> pd.DataFrame:
-        """Return the table of `embed` from Phi (n, phi), rows as in ``recordings.neurons``; raises as `embed` does."""
+    def notes(self, recordings: Recordings, inferred: Inferred, *, always: bool) -> list[str]:
+        """Return what must be known of neurons: another frame rate, how far they are, and which were fitted with.
+
+        Parameters
+        ----------
+        always : bool
+            Whether it is also told that few neurons are outside, or that the model cannot know.
+        """
+        notes = []
+        known, rates = self.facts.get("data", {}).get("rate_hz"), recordings.rates_hz
+        if known and not (min(known) / SAME_RATE < min(rates) and max(rates) < max(known) * SAME_RATE):
+            notes.append(
+                f"The model was trained on {_in_hz(known)}, and these recordings have {_in_hz(rates)}: its lags count"
+                " frames, so Phi is not the same. Resample the recordings to the rate of the training."
+            )
+        if self.space is None:
+            notes += [NO_DISTANCES] if always else []
+        else:
+            notes += far_notes(self.space.of_samples(_placed(inferred)), "neurons", always=always)
+        place = pd.Index(self.neuron_ids).get_indexer(recordings.neurons.index.astype(str))
+        alike = (np.abs(inferred.phi - self.phi[place]) < SAME_PHI).all(1) & inferred.phi.any(1)
+        if n_known := int(((place >= 0) & alike).sum()):
+            notes.append(
+                f"{n_known:,} of {len(place):,} neurons are among those that the model was fitted with (the same id and"
+                " Phi): their classes say nothing of how well it does on new neurons."
+            )
+        return notes
+
+    def with_space(self, inferred: Inferred, animals: np.ndarray, seed: int) -> NeuprintModel:
+        """Return the model with where its neurons lie, animals held out where there are several."""
+        groups = animals if len(np.unique(animals)) > 1 else None
+        return replace(self, space=TrainingSpace.of(_placed(inferred), groups, seed=seed))
+
+    def table_of(self, recordings: Recordings, inferred: Inferred, unknown_below: float | None = None) -> pd.DataFrame:
+        """Return the table of `embed` of what `infer` returned for the same recordings; raises as `embed` does."""
         if self.naming is None and unknown_below is not None:
             raise LearnerError("This model was fitted without classes: nothing can be unknown. Leave out the limit.")
-        named = self._named(phi, unknown_below) if self.naming is not None else {}
-        return neuron_table(recordings, named, {"phi": phi})
+        named = self._distances(inferred) if self.naming is None else self._named(inferred, unknown_below)
+        return neuron_table(recordings, named, {"phi": inferred.phi})
 
-    def _named(self, phi: np.ndarray, unknown_below: float | None = None) -> dict[str, Any]:
+    def _named(self, inferred: Inferred, unknown_below: float | None = None) -> dict[str, Any]:
         assert self.naming is not None
-        columns = probability_columns(self.naming.classes, self.naming.probabilities(phi), "predicted")
-        return with_labels(columns, "predicted", unknown_below)
+        columns = probability_columns(self.naming.classes, self.naming.probabilities(inferred.phi), "predicted")
+        return with_labels(columns | self._distances(inferred), "predicted", unknown_below)
+
+    def _distances(self, inferred: Inferred) -> dict[str, Any]:
+        return {} if self.space is None else distance_columns(self.space.of_samples(_placed(inferred)))
 
     def infer(self, recordings: Recordings, seed: int = 0) -> Inferred:
         """Return the Phi (n, phi) of all neurons, rows as in ``recordings.neurons``, and the loss of each.
@@ -318,6 +366,8 @@ class NeuprintModel:
         """
         tensors: dict[str, Any] = {f"dynamics.{n}": t for n, t in self.dynamics.state_dict().items()}
         tensors["phi"] = self.phi
+        if self.space is not None:
+            tensors |= {f"{SPACE}{name}": array for name, array in self.space.arrays().items()}
         description = {
             "settings": self.settings.model_dump(mode="json"),
             "covariates": list(self.covariates),
@@ -355,7 +405,18 @@ class NeuprintModel:
         if phi.shape != (len(ids), settings.phi):
             raise ValueError(f"phi of shape {phi.shape} for {len(ids)} neurons of {settings.phi} numbers")
         names = tuple(description["covariates"])
-        return cls(dynamics.eval(), settings, names, ids, phi, description["facts"], naming, stored.written)
+        space = tensors_under(SPACE, tensors)
+        return cls(
+            dynamics.eval(),
+            settings,
+            names,
+            ids,
+            phi,
+            description["facts"],
+            naming,
+            stored.written,
+            TrainingSpace.from_arrays(space) if space else None,
+        )
 
     def __repr__(self) -> str:
         data = self.facts.get("data", {})
@@ -371,6 +432,17 @@ class NeuprintModel:
         if data:
             trained += f" of {', '.join(data['files'])}, label {self.facts['label']!r}"
         return model_summary("NeuPRINT", [*lines, trained], self.facts, self.written)
+
+
+def _in_hz(rates: Sequence[float]) -> str:
+    low, high = f"{min(rates):.3g}", f"{max(rates):.3g}"
+    return f"{low} frames/s" if low == high else f"{low} to {high} frames/s"
+
+
+def _placed(inferred: Inferred) -> np.ndarray:
+    """Return what neurons are placed by, (n, phi + 1); NaN for neurons without entries."""
+    loss = np.log(np.maximum(inferred.loss, 1e-12))[:, None]
+    return np.where(np.isfinite(loss), np.hstack([inferred.phi, loss]), np.nan)
 
 
 def neuron_table(recordings: Recordings, named: Mapping[str, Any], vectors: Mapping[str, np.ndarray]) -> pd.DataFrame:

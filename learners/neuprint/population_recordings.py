@@ -104,6 +104,12 @@ class Recordings:
     neurons: pd.DataFrame
     notes: tuple[str, ...] = ()
 
+    @property
+    def rates_hz(self) -> list[float]:
+        """The lowest and the highest frame rate."""
+        rates = [float(recording.rate_hz) for recording in self.recordings]
+        return [min(rates), max(rates)]
+
     def number(self, recording: Recording) -> np.ndarray:
         """Return, for each column of `recording`, its row in `neurons`; (neurons,) int.
 

@@ -123,6 +123,7 @@ def train(
             "animals": list(opened.animals),
             "n_sessions": len(opened.recordings),
             "n_neurons": len(opened.neurons),
+            "rate_hz": opened.rates_hz,
             "n_labelled": int((names != "").sum()),
             "neurons_of_class": dict(zip(classes.tolist(), counts.tolist(), strict=True)),
         },
@@ -173,10 +174,11 @@ def fitted(task: NeuprintTask, weights: Mapping[str, torch.Tensor], seed: int) -
     sessions = sessions_of(task.recordings, task.settings)
     neurons = task.recordings.neurons
     inferred = infer_phi(module.dynamics, sessions, np.arange(len(neurons)), task.settings, seed)
-    return NeuprintModel(
+    model = NeuprintModel(
         module.dynamics.eval(),
         task.settings,
         sessions[0].names,
         neurons.index.to_numpy().astype(str),
         inferred.phi,
     )
+    return model.with_space(inferred, task.recordings.labels(ANIMAL), seed)

@@ -1,5 +1,8 @@
 """A HIPPIE model from Python: trained on units in memory or in files; it names and embeds units."""
 
+import warnings
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -61,9 +64,27 @@ def test_what_was_found_out_about_files_is_warned_of_and_unmeasured_units_get_no
     with pytest.warns(UserWarning, match="nothing was measured of 1 of 12 units"):
         named = model.predict(folder / "gaps.npz")
     assert named["class"].iloc[3] == ""
-    assert named.iloc[3, 1:].isna().all()
+    assert named.drop(columns=["class", "outside"]).iloc[3].isna().all()
+    assert not named["outside"].iloc[3]
     measured = [row for row in range(12) if row != 3]
     pd.testing.assert_frame_equal(named.iloc[measured], model.predict(others).iloc[measured])
+
+
+def test_units_unlike_those_of_the_training_lie_outside_and_known_ones_are_told(model, units, others, folder):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert model.predict(open_units(others))["outside"].mean() < 0.3
+    arrays = dict(np.load(others))
+    arrays["waveform"] = np.roll(arrays["waveform"], 12, axis=1) - 0.8 * np.roll(arrays["waveform"], -6, axis=1)
+    np.savez(folder / "shifted.npz", **arrays)
+    with pytest.warns(UserWarning, match=r"12 of 12 units \(100.0 %\) lie outside.*100 % by the waveform alone"):
+        shifted = model.predict(folder / "shifted.npz")
+    assert (shifted["distance"] > 1).all()
+    with pytest.warns(UserWarning, match="5 of 5 units are among those that the model was trained on"):
+        model.predict(units.take(range(5)))
+    old = replace(model, trained=None)
+    assert "does not hold where its training data lie" in " ".join(old.notes(units, always=True))
+    assert "distance" not in old.predict(units)
 
 
 def test_units_are_embedded(model, others):

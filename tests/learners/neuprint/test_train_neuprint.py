@@ -1,5 +1,7 @@
 """A NeuPRINT model from Python: trained on recordings in memory or in files; it embeds and names neurons."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -52,6 +54,24 @@ def test_the_model_folder_opens_as_the_same_model(model, folder, recordings):
     pd.testing.assert_frame_equal(loaded.predict(recordings), model.predict(recordings))
     with pytest.raises(ModelRefused, match="another run"):
         trained(recordings, out=folder, seed=2)
+
+
+def test_neurons_that_are_unlike_known_or_sampled_otherwise_are_told(model, recordings):
+    with pytest.warns(UserWarning, match="24 of 24 neurons are among those that the model was fitted with"):
+        assert not model.predict(recordings)["outside"].any()
+    rng = np.random.default_rng(0)
+    noise = tuple(
+        replace(
+            one,
+            activity=np.sign(rng.normal(size=one.activity.shape)).astype(np.float32),
+            rate_hz=2 * one.rate_hz,
+            neuron_ids=np.array([f"new{name}" for name in one.neuron_ids]),
+        )
+        for one in recordings.recordings
+    )
+    neurons = recordings.neurons.set_axis([f"new{name}" for name in recordings.neurons.index])
+    with pytest.warns(UserWarning, match=r"(?s)its lags count frames.*neurons \([\d.]+ %\) lie outside"):
+        assert model.predict(replace(recordings, recordings=noise, neurons=neurons))["outside"].mean() > 0.5
 
 
 def test_several_sets_of_recordings_are_one(model, recordings):
