@@ -39,8 +39,11 @@ SIZES = (
     (12, 36, 12.0),
     (25, 27, 10.5),
     (40, 20, 9.0),
+    (60, 18, 8.0),
 )  # up to so many classes: cell, font, in pixels
-SMALLEST = (18, 8.0)
+NUMBERED_CLASSES = SIZES[-1][0]
+"""Squares of more classes are small, and without numbers."""
+SMALLEST = (9, 7.5)
 _STRONG = 0.62  # of a colour: from here on text reads better in white
 
 
@@ -86,13 +89,17 @@ def _row(i: int, row: Sequence[int], classes: Sequence[str], cell: int, font: fl
         opacity = 0.08 + 0.92 * share
         x, y = j * cell, i * cell
         ink = "#fff" if opacity > _STRONG else "currentColor"
+        number = ""
+        if len(classes) <= NUMBERED_CLASSES:
+            number = (
+                f'<text x="{x + cell / 2:g}" y="{y + cell / 2 + font * 0.36:.4g}" text-anchor="middle" '
+                f'fill="{ink}">{_count(count, cell, font)}</text>'
+            )
         told = f"{classes[i]}, predicted as {classes[j]}: {count:,} of {total:,} ({share:.1%})"
         parts.append(
             f"<g><title>{escaped(told)}</title>"
             f'<rect x="{x}" y="{y}" width="{cell}" height="{cell}" fill="{COLOUR}" '
-            f'fill-opacity="{opacity:.2f}"/>'
-            f'<text x="{x + cell / 2:g}" y="{y + cell / 2 + font * 0.36:.4g}" text-anchor="middle" '
-            f'fill="{ink}">{_count(count, cell, font)}</text></g>'
+            f'fill-opacity="{opacity:.2f}"/>{number}</g>'
         )
     return parts
 

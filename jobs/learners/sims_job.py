@@ -274,8 +274,9 @@ def _measured(spec: SimsTrainSpec, prepared: "PreparedReference") -> tuple[float
     from neurofleet.learners.local_training import train_here
 
     rows = prepared.final.rows("train")
-    few = rows[: MEASURED_STEPS * spec.chosen.batch_size]
-    settings = spec.chosen.model_copy(update={"epochs": 2, "most_steps": None})
+    changes = {"epochs": 2, "most_steps": None, "batch_size": spec.chosen.batch_for(len(rows))}
+    settings = spec.chosen.model_copy(update=changes)
+    few = rows[: MEASURED_STEPS * settings.batch_size]
     if settings.schedule == "plateau":
         settings = settings.model_copy(update={"schedule": "one-cycle"})
     task = prepared.reference.task(few, np.array([], dtype=np.int64), settings)

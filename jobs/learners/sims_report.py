@@ -14,6 +14,7 @@ from rich.text import Text
 
 from neurofleet.cluster.store.run_store import RunStore
 from neurofleet.jobs.learners.learner_figures import (
+    NUMBERED_CLASSES,
     confusion_figure,
     curves_figure,
     epochs_in_words,
@@ -509,10 +510,12 @@ SHOWN_MISTAKES = 10
 
 def _classes_section(report: SimsReport) -> list[str]:
     """Return the confusion matrix, the most frequent mistakes and the scores of each class."""
+    has_numbers = len(report.model_scores.classes) <= NUMBERED_CLASSES
+    numbers, thousands = (", as numbers", "k: thousands; ") if has_numbers else ("", "")
     caption = (
-        f"The {report.role} cells by true class (rows) and predicted class (columns), as numbers; the "
-        "colour is the share of the true class (k: thousands; the pointer on a square shows the exact number). A row "
-        "without colour is a class that has no such cell."
+        f"The {report.role} cells by true class (rows) and predicted class (columns){numbers}; the colour is the share"
+        f" of the true class ({thousands}the pointer on a square shows the exact number). A row without colour is a"
+        " class that has no such cell."
     )
     picture = confusion_figure(report.model_scores.classes, report.model_scores.confusion)
     return [

@@ -16,7 +16,7 @@ import torch
 
 from neurofleet.learners.calibration import calibrated_probabilities
 from neurofleet.learners.cells.cell_labels import Labels
-from neurofleet.learners.cells.cell_matrix import CellMatrix
+from neurofleet.learners.cells.cell_matrix import CellMatrix, stretches
 from neurofleet.learners.cells.normalisation import Normalisation, gene_statistics, normalisation, recognise
 from neurofleet.learners.cells.value_kinds import LOG_FACTORS, Values
 from neurofleet.learners.label_controls import shuffled_labels
@@ -38,6 +38,11 @@ REFIT_CELLS = 20_000
 
 STATISTICS_CELLS = 20_000
 """The number of training cells, at most, that the final statistics of batch norms are taken from."""
+
+GENE_CELLS, STRETCH = 102_400, 64
+"""The number of training cells, at most, that genes are chosen and scaled by, in stretches of neighbours spread evenly:
+a large reference is read once less.
+"""
 
 CONTROL_EPOCHS, CONTROL_CELLS = 15, 1000
 """How long, and on how many cells at most, the model of shuffled labels is trained."""
@@ -67,7 +72,9 @@ class Reference:
 
     def task(self, train_rows: np.ndarray, validation_rows: np.ndarray, settings: SimsSettings) -> SimsTask:
         """Return a training on some of the cells; genes and scaling come from its training rows."""
-        statistics = gene_statistics(self.cells, train_rows, self.normalisation)
+        shown = np.sort(train_rows)
+        shown = shown[stretches(len(shown), GENE_CELLS // STRETCH, STRETCH)]
+        statistics = gene_statistics(self.cells, shown, self.normalisation)
         return SimsTask(
             self.cells,
             self.normalisation,
@@ -252,8 +259,12 @@ def trained_networks(task: SimsTask, weights: Mapping[str, torch.Tensor], seed: 
     module = task.classifier()
     module.load_state_dict(dict(weights))
     if task.settings.exact_statistics:
-        chosen = np.random.default_rng(seed).permutation(task.train_rows)[:STATISTICS_CELLS]
-        _set_statistics(module, task, np.sort(chosen))
+        rows = task.train_rows
+        if task.cells.is_in_memory:
+            rows = np.sort(np.random.default_rng(seed).permutation(rows)[:STATISTICS_CELLS])
+        else:  # single cells of a large file are slow to read
+            rows = rows[stretches(len(rows), STATISTICS_CELLS // STRETCH, STRETCH)]
+        _set_statistics(module, task, rows)
     return module.best.eval()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,6 +13,7 @@ FEWEST_CELLS = 3
 """A gene seen in fewer training cells is not used by the networks: its variance says nothing."""
 
 _GOING_ON_EPOCHS, _GOING_ON_RATE = 0.25, 0.25
+LARGEST_BATCH = 512
 LEAST_MASKING, MOST_MASKING, MASKED_GENES = 0.1, 0.5, 1000
 
 
@@ -122,9 +124,11 @@ class SimsSettings(BaseModel):
     epochs: int = Field(40, ge=1)
     """The most epochs."""
     most_steps: int | None = Field(1500, ge=1)
-    """The most training steps: large references are trained for fewer epochs. `null` sets no limit."""
+    """The most training steps: larger references are trained for fewer epochs, and those of which one epoch has more
+    steps in larger batches, of up to 512 cells. `null` sets no limit.
+    """
     batch_size: int = Field(64, ge=2)
-    """Cells of a batch."""
+    """Cells of a batch; more where `most_steps` asks for it."""
     learning_rate: float = Field(0.02, gt=0.0)
     """The highest learning rate."""
     schedule: Literal["one-cycle", "plateau"] = "one-cycle"
@@ -169,7 +173,7 @@ class SimsSettings(BaseModel):
         """Return the number of epochs for `n_cells` training cells: fewer on large references."""
         if self.most_steps is None:
             return self.epochs
-        steps_per_epoch = max(n_cells // self.batch_size, 1)
+        steps_per_epoch = max(n_cells // self.batch_for(n_cells), 1)
         return max(min(self.epochs, self.most_steps // steps_per_epoch), 1)
 
     def going_on(self, n_cells: int) -> SimsSettings:
@@ -182,6 +186,12 @@ class SimsSettings(BaseModel):
             "pretrain_epochs": 0,
         }
         return self.model_copy(update=changes)
+
+    def batch_for(self, n_cells: int) -> int:
+        """Return the cells of a batch for `n_cells` training cells: more where one epoch would have too many steps."""
+        if self.most_steps is None:
+            return self.batch_size
+        return max(min(math.ceil(n_cells / self.most_steps), LARGEST_BATCH), self.batch_size)
 
 
 _RELEASED: dict[str, Any] = {

@@ -278,6 +278,11 @@ class SimsTask:
             return self.settings.pretrain_epochs
         return self.settings.epochs_for(len(self.train_rows))
 
+    def batch_size(self) -> int:
+        """Return the cells of a batch, those of all workers together."""
+        n_cells = len(self.train_rows)
+        return self.settings.batch_size if self.is_pretraining else self.settings.batch_for(n_cells)
+
     def used_values(self, values: sp.csr_matrix) -> sp.csr_matrix:
         """Return log-normalised values of the genes used from values as they are in the files."""
         return sp.csr_matrix(self.normalisation.apply(values)[:, self.inputs.columns])
@@ -398,7 +403,7 @@ class SimsData(pl.LightningDataModule):
         task = self.task
         self._train = task.stream(
             task.train_rows,
-            max(task.settings.batch_size // self._place["world_size"], 2),
+            max(task.batch_size() // self._place["world_size"], 2),
             seed=self.seed,
             epoch=self.epoch,
             **self._place,

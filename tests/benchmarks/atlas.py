@@ -39,7 +39,7 @@ import yaml
 
 BATCHES = 20
 BRANCHES = (8, 5, 5)
-CHANGED = ((0.05, 1.0), (0.02, 0.8), (0.006, 0.7))
+CHANGED = ((0.05, 1.0), (0.02, 0.8), (0.012, 0.9))
 """Of a node of each level of the tree: the share of the genes that it changes, and the sd of their log factors."""
 
 PROGRAMMES, PROGRAMME_SHARE, PROGRAMME_GENES = 20, 0.15, 0.02

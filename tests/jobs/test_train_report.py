@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 from neurofleet.cluster.store.run_store import RunStore
 from neurofleet.errors import UsageError
 from neurofleet.jobs.job_kinds import write_report
-from neurofleet.jobs.learners.learner_figures import confusion_figure
+from neurofleet.jobs.learners.learner_figures import NUMBERED_CLASSES, confusion_figure
 from neurofleet.jobs.learners.learner_folder import is_training
 from neurofleet.jobs.learners.learner_report import stored_model, typed
 from neurofleet.jobs.learners.sims_report import FACTS, SimsReport, SimsScores, invalid, remarks, scores_rows
@@ -293,7 +293,7 @@ def test_calibration_that_does_harm_or_is_missing_is_said(tmp_path):
     assert "no validation cells to calibrate with" in page.text
 
 
-@pytest.mark.parametrize("n_classes", [2, 9, 40, 60])
+@pytest.mark.parametrize("n_classes", [2, 9, 40, 60, 200])
 def test_confusion_matrix_has_every_count_and_fits_its_cells(n_classes):
     classes = [f"excitatory neuron {i:02d}" for i in range(n_classes)]
     confusion = np.random.default_rng(2).integers(0, 3, (n_classes, n_classes)) * 7
@@ -309,7 +309,8 @@ def test_confusion_matrix_has_every_count_and_fits_its_cells(n_classes):
     width, font = (
         int(re.search(pattern, svg)[1]) for pattern in (r'<rect x="0" y="0" width="(\d+)', r'font-size="(\d+)')
     )
-    longest = max(len(text) for text in re.findall(r'fill="(?:#fff|currentColor)">([^<]*)</text>', svg))
+    longest = max(map(len, re.findall(r'fill="(?:#fff|currentColor)">([^<]*)</text>', svg)), default=0)
+    assert (longest > 0) == (n_classes <= NUMBERED_CLASSES)
     assert longest * font * 0.6 <= width - 3
     for name in classes:
         assert svg.count(f"<title>{name}</title>") == 2

@@ -23,3 +23,12 @@ def test_released_presets_are_the_published_sizes_without_our_additions():
         settings = settings_of(name)
         assert (settings.n_steps, settings.gamma, settings.batch_size) == (3, 1.3, 32)
         assert (settings.gene_masking, settings.skip, settings.members) == (0.0, False, 1)
+
+
+@pytest.mark.parametrize(
+    ("n_cells", "epochs", "batch_size"), [(1_000, 60, 64), (90_000, 1, 64), (300_000, 1, 200), (2_000_000, 1, 512)]
+)
+def test_large_references_are_trained_for_fewer_epochs_and_then_in_larger_batches(n_cells, epochs, batch_size):
+    settings = SimsSettings(epochs=60, most_steps=1500)
+    assert (settings.epochs_for(n_cells), settings.batch_for(n_cells)) == (epochs, batch_size)
+    assert SimsSettings(most_steps=None).batch_for(n_cells) == 64
