@@ -421,6 +421,10 @@ def explain(
         Path | None, typer.Option(help="The same from a file, one id a line.", show_default=False)
     ] = None,
     top: Annotated[int, typer.Option(min=1, help="Genes of each list.")] = 20,
+    write_h5ad: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="A copy of the query with genes x classes in varm.", show_default=False),
+    ] = None,
     layer: Layer = "X",
     target_sum: TargetSum = None,
     values: ValueKind = None,
@@ -436,7 +440,7 @@ def explain(
     explain_command(
         _model_folder(model),
         Reading(tuple(named(query)), layer, target_sum, most_missing, values=values, gene_names=gene_names),
-        ExplanationOptions(out, weighting, ids, cells_file, top, overwrite),
+        ExplanationOptions(out, weighting, ids, cells_file, top, overwrite, write_h5ad),
     )
 
 

@@ -22,9 +22,10 @@ from neurofleet.jobs.learners.explanation_page import (
     bars,
     dots,
     explanation_page,
-    gene_of,
+    stable_gene,
 )
 from neurofleet.jobs.learners.prediction import Reading, load_model
+from neurofleet.jobs.learners.prediction_h5ad import check_one_query, write_explanation_h5ad
 from neurofleet.jobs.new_files import check_new, new_files
 from neurofleet.jobs.progress import CountProgress
 from neurofleet.jobs.reports.drawing import png
@@ -54,6 +55,8 @@ class ExplanationOptions:
     top : int
         Genes of each list.
     overwrite : bool
+    h5ad : Path or None
+        A copy of the query with matrices genes × classes in `varm`.
     """
 
     out: Path
@@ -62,6 +65,7 @@ class ExplanationOptions:
     cells_file: Path | None = None
     top: int = 20
     overwrite: bool = False
+    h5ad: Path | None = None
 
     def ids(self) -> list[str]:
         """Return all cells that are explained one by one.
@@ -108,7 +112,12 @@ def explain_command(folder: Path, reading: Reading, options: ExplanationOptions)
     names = ["genes.parquet", "genes.csv", "global.parquet", "global.csv", "genes.png", "dots.png"]
     names += ["explain.html", *(["cells.parquet"] if ids else [])]
     files = {name: options.out / name for name in names}
-    check_new(list(files.values()), options.overwrite)
+    if options.h5ad is not None:
+        if options.h5ad.suffix != ".h5ad":
+            raise UsageError(f"--write-h5ad {options.h5ad}: expected a name that ends in .h5ad.")
+        check_one_query(reading.files)
+        files["h5ad"] = options.h5ad
+    check_new(list(files.values()), options.overwrite, [Path(file) for file in reading.files])
     console = terminal(errors=True)
     model = load_model(folder)
     queries = reading.open(model)
@@ -142,9 +151,12 @@ def explain_command(folder: Path, reading: Reading, options: ExplanationOptions)
         partial[files["dots.png"]].write_bytes(png(*dots(means, model)))
         page = explanation_page(means, model, classes, whole, facts, options.top)
         partial[files["explain.html"]].write_text(page, encoding="utf-8")
+        if options.h5ad is not None:
+            console.print(f"writing {options.h5ad} …", soft_wrap=True)
+            write_explanation_h5ad(queries[0], means, model, partial[options.h5ad])
         if ids:
             pq.write_table(_of_cells(model, queries, chosen, options), partial[files["cells.parquet"]])
-    _print(top_of_class, options.out)
+    _print(top_of_class, len(model.networks.members), options)
     overlap = OVERLAP if len(model.networks.members) > 1 else ONE_MEMBER
     console.print(f"{COUNTED} {NO_SIGNATURE} {overlap}", soft_wrap=True, highlight=False)
 
@@ -173,7 +185,7 @@ def _of_cells(
     )
 
 
-def _print(top_of_class: pa.Table, out: Path) -> None:
+def _print(top_of_class: pa.Table, n_members: int, options: ExplanationOptions) -> None:
     console = terminal()
     table = Table()
     for column, justify in (
@@ -183,14 +195,16 @@ def _print(top_of_class: pa.Table, out: Path) -> None:
         ("by attention", "right"),
     ):
         table.add_column(column, justify=justify)  # type: ignore[arg-type]
-    table.add_column("genes by contribution")
+    of_members = ", and how many networks have each in their top 20" if n_members > 1 else ""
+    table.add_column(f"genes by contribution{of_members}")
     rows = top_of_class.to_pylist()
     for name in dict.fromkeys(row["class"] for row in rows):
         of_class = [row for row in rows if row["class"] == name]
-        genes = ", ".join(map(gene_of, of_class[:8]))
+        genes = ", ".join(stable_gene(row, n_members) for row in of_class[:8])
         overlaps = [f"{of_class[0][f'overlap_{reading}']:.2f}" for reading in ("contribution", "attention")]
         table.add_row(name, f"{of_class[0]['cells']:,}", *overlaps, genes)
     console.print(table)
     if "lower" in top_of_class["direction"].to_pylist():
         console.print(LOW_EXPLAINED, soft_wrap=True)
-    console.print(f"Written: {out / 'explain.html'}, with tables and pictures beside it.", soft_wrap=True)
+    also = f", and {options.h5ad}" if options.h5ad else ""
+    console.print(f"Written: {options.out / 'explain.html'}, with tables and pictures beside it{also}.", soft_wrap=True)

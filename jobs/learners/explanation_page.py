@@ -94,8 +94,8 @@ def dots_each(n_classes: int) -> int:
 
 
 def dots(means: "Explanation", model: "SimsModel") -> Drawing:
-    """Return a dot for each class and each top gene: how high it is there, and what it contributes."""
-    whole = means.whole_contribution()
+    """Return a mark for each class and each top gene: what it contributes, and how many networks agree."""
+    whole, in_top, n_members = means.whole_contribution(), means.in_top(), len(means.contribution)
     shown = np.flatnonzero(means.n_cells)
     each = dots_each(len(shown))
     tops = [gene for number in shown for gene in np.argsort(-whole[number], kind="stable")[:each]]
@@ -103,23 +103,27 @@ def dots(means: "Explanation", model: "SimsModel") -> Drawing:
 
     def draw(figure: "Figure") -> None:
         from matplotlib import colormaps
+        from matplotlib.lines import Line2D
 
         axes = figure.subplots()
-        value = means.value[np.ix_(shown, genes)]
-        size = value / np.maximum(value.max(0), 1e-12)
-        colour = whole[np.ix_(shown, genes)] / np.maximum(np.abs(whole[shown]).max(1, keepdims=True), 1e-12)
+        part = np.ix_(shown, genes)
+        share = in_top[part] if n_members > 1 else np.full((len(shown), len(genes)), 0.5)
+        colour = whole[part] / np.maximum(np.abs(whole[shown]).max(1, keepdims=True), 1e-12)
+        low = means.value[part] < means.global_value[genes]
         x, y = np.meshgrid(np.arange(len(genes)), np.arange(len(shown))[::-1])
-        points = axes.scatter(
-            x,
-            y,
-            s=4 + 90 * size,
-            c=colour,
-            cmap=colormaps["RdBu_r"].resampled(SHADES),
-            vmin=-1,
-            vmax=1,
-            linewidth=0.3,
-            edgecolor=FAINT,
-        )
+        for marker, chosen in (("o", ~low), ("v", low)):
+            points = axes.scatter(
+                x[chosen],
+                y[chosen],
+                s=_area(share[chosen]),
+                c=colour[chosen],
+                marker=marker,
+                cmap=colormaps["RdBu_r"].resampled(SHADES),
+                vmin=-1,
+                vmax=1,
+                linewidth=0.3,
+                edgecolor=FAINT,
+            )
         axes.set_xticks(np.arange(len(genes)), [model.genes[gene] for gene in genes], rotation=90)
         axes.set_yticks(np.arange(len(shown))[::-1], [model.classes[number] for number in shown])
         axes.set_xlim(-0.8, len(genes) - 0.2)
@@ -127,8 +131,32 @@ def dots(means: "Explanation", model: "SimsModel") -> Drawing:
         scale = figure.colorbar(points, ax=axes, label="contribution", shrink=0.8, aspect=15, pad=0.01)
         assert scale.solids is not None
         scale.solids.set_rasterized(False)  # the page allows no pictures that are not drawn in it
+        marks = [("o", 0.5, "higher than in all cells"), ("v", 0.5, "lower")]
+        if n_members > 1:
+            counts = sorted({0, (n_members + 1) // 2, n_members})
+            marks += [("o", count / n_members, f"in top 20 of {count}/{n_members} networks") for count in counts]
+        handles = [
+            Line2D(
+                [],
+                [],
+                linestyle="",
+                marker=marker,
+                markersize=_area(share) ** 0.5,
+                color="none",
+                markeredgecolor=INK,
+                markeredgewidth=0.6,
+                label=label,
+            )
+            for marker, share, label in marks
+        ]
+        figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), handletextpad=0.2)
 
-    return 0.28 * len(shown) + 1.4, draw
+    return 0.28 * len(shown) + 1.7, draw
+
+
+def _area(share: Any) -> Any:
+    """Return the area of a mark, in square points, of a gene in the top 20 of this share of the networks."""
+    return 6 + 80 * share
 
 
 NO_SIGNATURE = (
@@ -148,8 +176,10 @@ COLUMNS_EXPLAINED = (
     " attention in the class over that in all cells. Value: mean log-normalised value in the class, and in all cells."
 )
 DOTS_CAPTION = (
-    f"Genes of largest contribution, up to {DOTS} of each class. Size: mean value in the class, as a share of the"
-    " gene's largest. Colour: contribution to the class, as a share of the class's largest."
+    f"Genes of largest contribution, up to {DOTS} of each class. Colour: contribution to the class, as a share of the"
+    " class's largest. Size: how many networks have the gene among their 20 of largest contribution for the class;"
+    " small marks of strong colour rest on one network, or on the linear model. Triangles: the gene is lower in the"
+    " class than in all cells."
 )
 ONE_MEMBER = "This model has one member, so no overlap can be measured: train several before you trust a list."
 
@@ -205,15 +235,21 @@ def _overview(means: "Explanation", model: "SimsModel", classes: pa.Table) -> tu
     rows = []
     for number in np.flatnonzero(means.n_cells):
         part = classes.filter(pc.equal(classes["class"], model.classes[number]))
-        first = ", ".join(map(gene_of, part.slice(0, 6).to_pylist()))
+        first = ", ".join(stable_gene(row, len(means.contribution)) for row in part.slice(0, 6).to_pylist())
         figures = [_figure(float(overlaps[number])) for overlaps in by_reading]
         rows.append((model.classes[number], f"{means.n_cells[number]:,}", *figures, first))
-    return ["class", "cells", "overlap, contribution", "overlap, attention", "first genes"], rows
+    genes = "first genes" + (", and in how many networks' top 20" if len(means.contribution) > 1 else "")
+    return ["class", "cells", "overlap, contribution", "overlap, attention", genes], rows
 
 
 def gene_of(row: Mapping[str, Any]) -> str:
     """Return the gene in a row of `class_table` or `global_table`, with an arrow where its absence speaks."""
     return row["gene"] + (LOW if row.get("direction") == "lower" else "")
+
+
+def stable_gene(row: Mapping[str, Any], n_members: int) -> str:
+    """Return `gene_of` with how many networks have the gene in their top 20, where there are several."""
+    return f"{gene_of(row)} {row['members_in_top']}/{n_members}" if n_members > 1 else gene_of(row)
 
 
 def _overlaps(part: pa.Table) -> str:

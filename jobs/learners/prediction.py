@@ -17,7 +17,7 @@ from neurofleet.cluster.ray.session import connect
 from neurofleet.cluster.ray.shards import map_shards
 from neurofleet.errors import UsageError
 from neurofleet.jobs.learners.prediction_h5ad import (
-    check_predictions_h5ad,
+    check_one_query,
     check_same_cells,
     relabel_h5ad,
     write_predictions_h5ad,
@@ -293,7 +293,7 @@ def predict_command(
     model = load_model(folder)
     check_new(options.files(), options.overwrite, [Path(file) for file in reading.files])
     if options.h5ad is not None:
-        check_predictions_h5ad(reading.files)
+        check_one_query(reading.files)
     threshold = threshold_for(options.unknown_below, options.coverage, model.facts, str(folder))
     queries = reading.open(model)
     for query in queries:

@@ -1,4 +1,4 @@
-"""The query as h5ad with its predictions: labels in `obs`; probabilities, embedding and map in `obsm`."""
+"""The query as h5ad: labels in `obs`; probabilities, embedding and map in `obsm`; which genes decide in `varm`."""
 
 import shutil
 from collections.abc import Sequence
@@ -12,10 +12,22 @@ import pyarrow.parquet as pq
 from neurofleet.errors import UsageError
 from neurofleet.jobs.learners.prediction_tables import about_of, tables_of
 from neurofleet.learners.sims.cell_prediction import Query
-from neurofleet.learners.sims.sims_model import EMBEDDING, MAP, OBS_COLUMNS, PROBABILITIES, UNS, uns_of
+from neurofleet.learners.sims.gene_importance import Explanation
+from neurofleet.learners.sims.sims_model import (
+    EMBEDDING,
+    EXPLANATION,
+    MAP,
+    OBS_COLUMNS,
+    PROBABILITIES,
+    UNS,
+    SimsModel,
+    explanation_uns,
+    gene_matrices,
+    uns_of,
+)
 
 
-def check_predictions_h5ad(files: Sequence[str]) -> None:
+def check_one_query(files: Sequence[str]) -> None:
     """Refuse more than one query.
 
     Raises
@@ -23,7 +35,7 @@ def check_predictions_h5ad(files: Sequence[str]) -> None:
     UsageError
     """
     if len(files) > 1:
-        raise UsageError(f"--write-h5ad writes a copy of one query, found {len(files)}. Predict them one by one.")
+        raise UsageError(f"--write-h5ad writes a copy of one query, found {len(files)}. Give them one by one.")
 
 
 def write_predictions_h5ad(query: Query, predictions: Path, whole: Path, out: Path) -> None:
@@ -39,10 +51,7 @@ def write_predictions_h5ad(query: Query, predictions: Path, whole: Path, out: Pa
     out : Path
     """
     about = about_of(pq.read_schema(predictions), predictions)
-    if query.path.suffix == ".h5ad":
-        shutil.copyfile(query.path, out)
-    else:
-        query.to_anndata().write_h5ad(out)
+    _write_copy(query, out)
     with h5py.File(out, "r+") as file:
         _write_labels(file, predictions)
         _write_matrix(file, PROBABILITIES, whole, [f"p.{name}" for name in about["classes"]])
@@ -50,6 +59,25 @@ def write_predictions_h5ad(query: Query, predictions: Path, whole: Path, out: Pa
         _write_matrix(file, EMBEDDING, whole, vectors)
         if about["reference"]:
             _write_matrix(file, MAP, whole, ["map_0", "map_1"])
+
+
+def write_explanation_h5ad(query: Query, means: Explanation, model: SimsModel, out: Path) -> None:
+    """Copy a query and put genes × classes into its `varm`: see `SimsModel.explain`."""
+    from anndata.io import read_elem, write_elem
+
+    _write_copy(query, out)
+    with h5py.File(out, "r+") as file:
+        matrices = gene_matrices(means, query, read_elem(file["var"]).index)
+        for name, matrix in matrices.items():
+            write_elem(file.require_group("varm"), name, matrix)
+        write_elem(file.require_group("uns"), EXPLANATION, explanation_uns(means, model))
+
+
+def _write_copy(query: Query, out: Path) -> None:
+    if query.path.suffix == ".h5ad":
+        shutil.copyfile(query.path, out)
+    else:
+        query.to_anndata().write_h5ad(out)
 
 
 def check_same_cells(h5ad: Path, predictions: Path) -> None:

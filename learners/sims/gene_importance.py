@@ -85,6 +85,11 @@ class Explanation:
         members = self.contribution.mean(0) * (1.0 - self.linear_share)
         return members + self.linear_contribution * self.linear_share
 
+    def in_top(self) -> np.ndarray:
+        """Return the share of the members that have a gene among their top genes by contribution, (classes, genes)."""
+        members, classes, _ = self.contribution.shape
+        return np.stack([_in_top(self.contribution[:, number]) for number in range(classes)]) / members
+
     def overlap(self, reading: str) -> np.ndarray:
         """Return the mean Jaccard index of the members' top genes, for each class; NaN for one member.
 
@@ -141,6 +146,7 @@ def explain(model: SimsClassifier, blocks: Iterable[sp.csr_matrix], weighting: s
     linear = np.zeros((classes, genes))
     value = np.zeros((classes, genes))
     n_cells = np.zeros(classes, dtype=np.int64)
+    linear_weights = _linear_weights(model)
     for values in blocks:
         predicted = model.log_probabilities(values).argmax(1)
         n_cells += np.bincount(predicted, minlength=classes)
@@ -148,7 +154,8 @@ def explain(model: SimsClassifier, blocks: Iterable[sp.csr_matrix], weighting: s
             (np.ones(len(predicted)), (predicted, np.arange(len(predicted)))), (classes, len(predicted))
         )
         looked, spoke = cell_explanations(model, values, predicted, weighting)
-        linear += onto @ linear_contribution(model, values, predicted)
+        if model.linear is not None:
+            linear += (onto @ model.linear.scaled(values.toarray())) * linear_weights
         value += (onto @ values).toarray()
         for member in range(members):
             attention[member][:, model.inputs.columns] += onto @ looked[member]
@@ -216,8 +223,14 @@ def linear_contribution(model: SimsClassifier, values: sp.csr_matrix, predicted:
     """Return the contribution of the linear model for each cell, (cells, genes); 0 where there is none."""
     if model.linear is None:
         return np.zeros(values.shape)
-    centred = model.linear.weights - model.linear.weights.mean(1, keepdims=True)
-    return model.linear.scaled(values.toarray()) * centred.T[predicted]
+    return model.linear.scaled(values.toarray()) * _linear_weights(model)[predicted]
+
+
+def _linear_weights(model: SimsClassifier) -> np.ndarray:
+    """Return the linear model's weights less their mean over classes, (classes, genes); 0 where there is none."""
+    if model.linear is None:
+        return np.zeros((len(model.classes), len(model.genes)))
+    return (model.linear.weights - model.linear.weights.mean(1, keepdims=True)).T
 
 
 @dataclass(frozen=True, repr=False)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from neurofleet.errors import UsageError
 from neurofleet.learners.embedding_tables import warn_of
 from neurofleet.learners.model_folder import model_summary
 from neurofleet.learners.sims.cell_prediction import (
@@ -20,6 +21,7 @@ from neurofleet.learners.sims.cell_prediction import (
     rows_of_cells,
 )
 from neurofleet.learners.sims.gene_importance import (
+    Explanation,
     GeneTables,
     cell_tables,
     cells_in_block,
@@ -52,6 +54,12 @@ OBS_COLUMNS = {
 
 EMBEDDING = "X_sims"
 """Where the embedding of cells is in `obsm`."""
+
+CONTRIBUTION, IN_TOP = "sims_contribution", "sims_in_top"
+"""In `varm`, genes × classes: see `SimsModel.explain`."""
+
+EXPLANATION = "sims_explanation"
+"""In `uns`: the classes of these matrices, their cells, and the model."""
 
 PROBABILITIES, MAP, UNS = "sims_probabilities", "X_sims_map", "sims"
 """In `obsm` the probabilities of all classes, and the place on the reference's map; in `uns` whose they are."""
@@ -241,6 +249,7 @@ class SimsModel(SimsClassifier):
         values: str | None = None,
         gene_names: str | None = None,
         most_missing: float = MOST_MISSING,
+        into_varm: bool = False,
     ) -> GeneTables:
         """Say which genes speak for each class, over cells that are predicted as it.
 
@@ -254,6 +263,12 @@ class SimsModel(SimsClassifier):
             How the masks of several steps are added up: by what each step decided, or alike.
         top : int
             Genes of a cell that is explained by itself.
+        into_varm : bool
+            Whether matrices genes × classes are written into the AnnData, as ``neurofleet explain --write-h5ad`` does:
+            ``varm["sims_contribution"]``, in logits, and ``varm["sims_in_top"]``, the share of the networks that have
+            the gene among their 20 of largest contribution. NaN for genes that the model does not know, and for
+            classes that no cell is predicted as. ``uns["sims_explanation"]`` names the ``classes``, their ``cells``,
+            the number of ``networks`` and the ``model``.
 
         Returns
         -------
@@ -265,18 +280,28 @@ class SimsModel(SimsClassifier):
         CellsRefused
             See `predict`.
         UsageError
-            If a cell of `cell_ids` is not there.
+            If a cell of `cell_ids` is not there, or there is no AnnData to write into.
 
         Examples
         --------
         >>> model.explain(adata).classes.groupby("class").head(8)
         """
+        if into_varm and not hasattr(cells, "varm"):
+            raise UsageError(
+                "into_varm writes into an AnnData, found a file. Read it with anndata.read_h5ad, or use"
+                " `neurofleet explain --write-h5ad`."
+            )
         query = open_query(self, cells, layer, target_sum, values, gene_names, most_missing)
         warn_of(query.notes)
         (rows,) = rows_of_cells([query], cell_ids)
         size = cells_in_block(self)
         means = explain(self, (values for _, values in query.blocks(size=size)), weighting)
         means = means.without(absent_in_all([query]))
+        if into_varm:
+            data = _to_write_into(cells, query)
+            for name, matrix in gene_matrices(means, query, data.var_names).items():
+                data.varm[name] = matrix
+            data.uns[EXPLANATION] = explanation_uns(means, self)
         tables = [
             table.to_pandas()
             for ids, values in (query.blocks(rows, size) if len(rows) else ())
@@ -311,6 +336,41 @@ class SimsModel(SimsClassifier):
         if scores := self.facts.get("scores", {}).get("sims"):
             lines.append(f"accuracy {scores['accuracy']:.3f} on {scores['n']:,} {self.facts['role']} cells")
         return model_summary("SIMS", lines, self.facts, self.written)
+
+
+def gene_matrices(means: Explanation, query: Query, var_names: pd.Index) -> dict[str, np.ndarray]:
+    """Return what an explanation says of each gene of a query, (genes of the query, classes) float32, by its name.
+
+    Parameters
+    ----------
+    var_names : Index
+        Of the AnnData or file that gets them. Genes are found by these names, else by their place.
+    """
+    genes = pd.Index(query.cells.genes).astype(str)
+    places = var_names.astype(str).get_indexer(genes) if var_names.is_unique else np.full(len(genes), -1)
+    part = query.cells.parts[0]
+    if (places < 0).any() and part.source.shape[1] == len(var_names):
+        places = np.arange(len(genes)) if part.columns is None else np.asarray(part.columns)
+    columns = query.alignment.columns
+    there = np.flatnonzero(columns >= 0)
+    there = there[places[columns[there]] >= 0]
+    matrices = {}
+    for name, values in ((CONTRIBUTION, means.whole_contribution()), (IN_TOP, means.in_top())):
+        matrix = np.full((len(var_names), len(means.n_cells)), np.nan, np.float32)
+        matrix[places[columns[there]]] = values[:, there].T
+        matrix[:, means.n_cells == 0] = np.nan
+        matrices[name] = matrix
+    return matrices
+
+
+def explanation_uns(means: Explanation, model: SimsClassifier) -> dict[str, Any]:
+    """Return what `uns` says of the matrices of an explanation."""
+    return {
+        "classes": np.asarray(model.classes, dtype=object),
+        "cells": means.n_cells,
+        "networks": len(means.contribution),
+        "model": {name: str(value) for name, value in model.identity.items()},
+    }
 
 
 def _to_write_into(cells: Cells, query: Query) -> anndata.AnnData:

@@ -3,6 +3,7 @@
 import html
 from pathlib import Path
 
+import anndata
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -100,6 +101,33 @@ def test_genes_are_ranked_by_contribution_with_their_overlap_beside(model, query
         assert first["dispersion"] == pytest.approx(found.dispersion()[k, gene], rel=1e-5)
 
 
+def test_genes_by_classes_are_written_for_scanpy(model, query, tmp_path):
+    cells = anndata.read_h5ad(query)[:, ::-1]
+    cells = cells[:, cells.var_names != "Gene3"].copy()
+    cells.var_names = [{"Gene5": "other"}.get(name, name) for name in cells.var_names]
+    loaded = SimsModel.load(model)
+    found = loaded.explain(cells, into_varm=True).means
+    explain_command(
+        model,
+        Reading((str(written(cells, tmp_path / "q.h5ad")),)),
+        ExplanationOptions(tmp_path / "out", h5ad=tmp_path / "explained.h5ad"),
+    )
+    copy = anndata.read_h5ad(tmp_path / "explained.h5ad")
+    assert list(copy.uns["sims_explanation"]["classes"]) == list(loaded.classes)
+    assert copy.uns["sims_explanation"]["cells"].sum() == 50
+    place = copy.var_names.get_loc("Gene9")
+    top = [sum(9 in top_genes(member[k]) for member in found.contribution) / 2 for k in range(3)]
+    for data in (cells, copy):
+        contribution, in_top = data.varm["sims_contribution"], data.varm["sims_in_top"]
+        assert contribution.shape == (59, 3)
+        assert np.isnan(contribution).sum() == 3
+        assert np.isnan(contribution[data.var_names.get_loc("other")]).all()
+        np.testing.assert_allclose(contribution[place], found.whole_contribution()[:, 9], atol=1e-5)
+        assert list(in_top[place]) == top
+    with pytest.raises(UsageError, match="into_varm writes into an AnnData"):
+        loaded.explain(query, into_varm=True)
+
+
 def test_a_class_is_known_by_its_own_genes_or_those_of_others_that_are_low(explained):
     table = pq.read_table(explained / "genes.parquet").to_pandas()
     top = table[table["rank"] <= 8]
@@ -152,6 +180,7 @@ def test_nothing_is_overwritten_unasked(model, query, explained):
         ({"cells": ("query77",)}, "1 of 1 cell is not in the query: query77. Did you mean query7"),
         ({"weighting": "both"}, "decision or uniform"),
         ({"cells_file": Path("absent.txt")}, "absent.txt"),
+        ({"h5ad": Path("copy.csv")}, "ends in .h5ad"),
     ],
 )
 def test_wrong_wishes_are_refused(model, query, tmp_path, wanted, told):
