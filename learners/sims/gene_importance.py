@@ -25,6 +25,7 @@ from torch import Tensor
 
 from neurofleet.learners.sims.sims_classifier import SimsClassifier, blocks_of
 from neurofleet.learners.sims.tabnet import TabNetEnsemble, TabNetStep
+from neurofleet.threads import one_thread
 
 HIGHER, LOWER = "higher", "lower"
 
@@ -129,6 +130,7 @@ def mean_overlap(by_member: np.ndarray) -> float:
     return float(np.mean(shares)) if shares else float("nan")
 
 
+@one_thread()
 def explain(model: SimsClassifier, blocks: Iterable[sp.csr_matrix], weighting: str = "decision") -> Explanation:
     """Explain cells, block by block; memory does not grow with their number.
 
