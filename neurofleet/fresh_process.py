@@ -213,7 +213,9 @@ def end_with(parent: int) -> None:
 
     The parent's thread that started this process counts as the parent.
     """
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    library = ctypes.CDLL(None, use_errno=True)
+    if hasattr(library, "prctl"):  # Linux
+        library.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:  # it ended before the line above
         os._exit(1)
 

@@ -92,8 +92,9 @@ def _compiler() -> str | None:
 
 def free_memory_bytes() -> int:
     """Memory that new processes can have: the machine's, or what its container's limit leaves."""
-    lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
-    free = int(lines["MemAvailable"].split()[0]) * 1024
+    import psutil
+
+    free = psutil.virtual_memory().available
     group = Path("/sys/fs/cgroup")
     try:
         limit = (group / "memory.max").read_text().strip()

@@ -304,7 +304,7 @@ def _interrupted(end_of_process: SystemExit) -> BaseException:
 
 def available_cpus() -> int:
     """Cores this process may use: its affinity, and its container's quota."""
-    cores = len(os.sched_getaffinity(0))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # macOS
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
     except (OSError, ValueError):

@@ -90,7 +90,8 @@ def mount_of(folder: Path, table: str | None = None) -> Mount:
         Lines as in ``/proc/mounts``, which is the default.
     """
     if table is None:
-        table = Path("/proc/mounts").read_text()
+        mounts = Path("/proc/mounts")
+        table = mounts.read_text() if mounts.exists() else ""  # macOS
     path, innermost = _existing(folder).resolve(), Mount("/", "unknown")
     for line in table.splitlines():
         _, point, kind, *_ = line.split(" ")

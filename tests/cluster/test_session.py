@@ -287,3 +287,8 @@ def test_a_connected_process_stays_connected(ray_session):
     assert ray.is_initialized()
     with pytest.raises(ClusterError, match="already"), session.connect("192.0.2.1:6379"):
         pass
+
+
+def test_cpus_are_counted_where_processes_have_no_affinity(monkeypatch):
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert 1 <= session.available_cpus() <= os.cpu_count()
