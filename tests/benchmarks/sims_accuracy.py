@@ -1,13 +1,17 @@
 """SIMS with its one default setting against tuned logistic regression, on the same folds of real sets.
 
-    python -m tests.benchmarks.sims_accuracy [--sets NAME,...] [--seeds 3] [--processes 2]
+    python -m tests.benchmarks.sims_accuracy [--sets NAME,...] [--seeds 1,2,3] [--processes 2] [--kept FILE]
 
 Prints one JSON line: for each set the mean over folds and seeds of ``sims_accuracy``, ``sims_f1``,
-``logistic_accuracy``, ``logistic_f1``, of SIMS without its linear part (``networks_*``), and
-``shuffled_f1``, the macro-F1 of the same training on shuffled labels, against shuffled labels. No cell of a
-test fold is used for anything but these, and of cells that occur twice the first is used. Logistic regression
-is tuned by cross-validation inside the training fold, and drawn anew with each seed. SIMS is trained on the
-whole training fold, as it is after its second training.
+``logistic_accuracy``, ``logistic_f1``, of SIMS without its linear part (``networks_*``), ``linear_share``, the
+share of the linear part that validation cells chose, ``runs``, and with seed 1 ``shuffled_f1``, the macro-F1 of the
+same training on shuffled labels, against shuffled labels. No cell of a test fold is used for anything but these, and
+of cells that occur twice the first is used. A fold is trained on as a job does it: 15 % of its training cells
+validate, and are trained on at the end. Logistic regression is tuned by cross-validation inside the others, and
+fitted to all cells of the fold.
+
+With ``--kept``, each fold's scores are added to that file when they are known, and those that are there already are not
+calculated again: the benchmark can be interrupted, and done in pieces.
 """
 
 import argparse
@@ -46,7 +50,8 @@ def run_fold(name: str, number: int, seed: int, preset: str) -> dict[str, Any]:
     from neurofleet.learners.cells.cell_labels import read_labels
     from neurofleet.learners.cells.normalisation import recognise
     from neurofleet.learners.local_training import train_here
-    from neurofleet.learners.sims.reference_fit import fit, predict_log, reference_of, shuffled_scores
+    from neurofleet.learners.sims.linear_share import mixed
+    from neurofleet.learners.sims.reference_fit import fit, reference_of, shuffled_scores
     from neurofleet.learners.sims.tabnet_settings import settings_of
     from neurofleet.learners.splits import make_folds
 
@@ -58,12 +63,11 @@ def run_fold(name: str, number: int, seed: int, preset: str) -> dict[str, Any]:
     counts = np.bincount(reference.labels)
     names[counts[reference.labels] < SETS[name].get("fewest_cells", 0)] = ""
     copies = find_copies(looked_at(cells, seen, reference.normalisation), np.flatnonzero(names))
-    validation = 0.15 if preset.startswith("released") else 0.0
     split = make_folds(
         cells.cell_ids,
         names,
         SETS[name]["folds"],
-        validation=validation,
+        validation=0.15,
         group=SETS[name].get("group"),
         columns=cells.obs,
         left_out=copies.rows,
@@ -73,10 +77,13 @@ def run_fold(name: str, number: int, seed: int, preset: str) -> dict[str, Any]:
     model = fit(reference, split, settings, train_here, seed).model
     rows = split.rows("test")
     parts = model.parts(reference.values(rows))
-    predicted = {"sims": predict_log(model, reference, rows), "networks": parts["networks"]}
+    predicted = {
+        "sims": mixed(parts["networks"], parts.get("linear"), model.linear_share),
+        "networks": parts["networks"],
+    }
     if "linear" in parts:
         predicted["logistic"] = parts["linear"]
-    scores: dict[str, Any] = {"set": name, "fold": number, "seed": seed}
+    scores: dict[str, Any] = {"set": name, "fold": number, "seed": seed, "linear_share": model.linear_share}
     for key, log_probabilities in predicted.items():
         scores |= _scores(key, reference.labels[rows], log_probabilities.argmax(1))
     if seed == 1:
@@ -92,24 +99,31 @@ def _scores(key: str, true: np.ndarray, predicted: np.ndarray) -> dict[str, floa
     }
 
 
-def measure(sets: list[str], seeds: int, processes: int, preset: str) -> dict[str, Any]:
+def measure(sets: list[str], seeds: list[int], processes: int, preset: str, kept: Path | None) -> dict[str, Any]:
     """Return the mean scores of each set."""
+    rows = [] if kept is None or not kept.exists() else [json.loads(line) for line in kept.read_text().splitlines()]
+    known = {(row["set"], row["fold"], row["seed"]) for row in rows}
     jobs = [
         (name, number, seed, preset)
+        for seed in seeds
         for name in sets
         for number in range(SETS[name]["folds"])
-        for seed in range(1, seeds + 1)
+        if (name, number, seed) not in known
     ]
-    rows = []
     with ProcessPoolExecutor(processes) as pool:
         for done in as_completed([pool.submit(run_fold, *job) for job in jobs]):
             rows.append(done.result())
-            print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
+            line = json.dumps(rows[-1])
+            print(line, file=sys.stderr, flush=True)
+            if kept is not None:
+                with kept.open("a") as file:
+                    file.write(line + "\n")
     found: dict[str, Any] = {"benchmark": "sims_accuracy", "preset": preset, "seeds": seeds}
     for name in sets:
-        own = [row for row in rows if row["set"] == name]
+        own = [row for row in rows if row["set"] == name and row["seed"] in seeds]
         keys = sorted({key for row in own for key in row} - {"set", "fold", "seed"})
         found[name] = {key: round(float(np.mean([row[key] for row in own if key in row])), 4) for key in keys}
+        found[name]["runs"] = len(own)
     for key in ("sims_accuracy", "sims_f1", "logistic_accuracy", "logistic_f1"):
         values = [found[name][key] for name in sets if key in found[name]]
         if values:
@@ -120,11 +134,13 @@ def measure(sets: list[str], seeds: int, processes: int, preset: str) -> dict[st
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sets", default=",".join(SETS))
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", default="1,2,3")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--preset", default="default")
+    parser.add_argument("--kept", type=Path)
     given = parser.parse_args()
-    print(json.dumps(measure(given.sets.split(","), given.seeds, given.processes, given.preset)))
+    seeds = [int(seed) for seed in given.seeds.split(",")]
+    print(json.dumps(measure(given.sets.split(","), seeds, given.processes, given.preset, given.kept)))
 
 
 if __name__ == "__main__":
