@@ -48,10 +48,11 @@ from neurofleet.jobs.learners.learner_report import LearnerReport
 from neurofleet.jobs.learners.learner_spec import LearnerSpec, SweepSpec, Workers, metric_in_words, most_workers
 from neurofleet.jobs.progress import duration, time_left
 from neurofleet.jobs.quick import QUICK_NOTE
-from neurofleet.jobs.run_folder import JobRun, raise_if_interrupted, run_in_folder
+from neurofleet.jobs.run_folder import Ending, JobRun, raise_if_interrupted, run_in_folder
 from neurofleet.jobs.terminal import BETWEEN, terminal
 from neurofleet.learners.model_folder import QUICK
 from neurofleet.learners.progress import LINE_S
+from neurofleet.memory import peak_memory_bytes, peak_memory_in_words
 from neurofleet.threads import one_thread
 
 if TYPE_CHECKING:
@@ -424,7 +425,7 @@ def _too_many_cpus(spec: SweepSpec, here: int) -> str:
     return f"trials: a trial needs {cpus_of(spec):g} CPUs{how}, and this machine has {here} to give."
 
 
-def _run(job: LearnerJob[Any, Any], opened: JobRun, address: str | None, cpus: int | None) -> None:
+def _run(job: LearnerJob[Any, Any], opened: JobRun, address: str | None, cpus: int | None) -> Ending:
     inputs, out, console = opened.inputs, opened.out, opened.console
     if isinstance(job.spec, SweepSpec):
         best = run_sweep(job, inputs, out, console, address, cpus)
@@ -449,6 +450,8 @@ def _run(job: LearnerJob[Any, Any], opened: JobRun, address: str | None, cpus: i
             if workers and job.publishes:
                 publish(spec.name, out)
     report.print_tables(console)
+    console.print(peak_memory_in_words(), soft_wrap=True, highlight=False)
+    return Ending(recorded={"peak_memory_bytes": peak_memory_bytes()})
 
 
 def _fingerprint(spec: LearnerSpec, splits: str) -> str:

@@ -8,17 +8,18 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import scipy.sparse as sp
 
-from neurofleet.fresh_process import stream
+from neurofleet.errors import LearnerError
+from neurofleet.fresh_process import ProcessFailed, stream
 from neurofleet.learners.folds import stratified_rows
 from neurofleet.learners.sims.expression_baselines import CELL_LIMIT, Baseline, run_baselines
 from neurofleet.learners.sims.logistic_regression import LogisticModel, fit_logistic
+from neurofleet.memory import peak_memory_bytes, remember_other_process
 from neurofleet.threads import CHOSEN
 
 if TYPE_CHECKING:
@@ -181,16 +182,31 @@ class SimpleMethods:
 
     @property
     def fits(self) -> SimpleFits:
-        """What the methods became; waits for it."""
+        """What the methods became; waits for it.
+
+        Raises
+        ------
+        LearnerError
+            If they cannot be fitted, or the other process has ended early.
+        """
         if self._fits is None:
             if self._results is not None:
-                self._fits = next(self._results)
-                with suppress(StopIteration):
-                    next(self._results)
+                self._fits = self._received(self._results)
             else:
                 assert self._work is not None
                 self._fits = fit_simple_methods(self._work)
         return self._fits
+
+    def _received(self, results: Generator[Any, None, None]) -> SimpleFits:
+        try:
+            fits, peak_bytes = next(results)
+        except ProcessFailed as error:
+            raise LearnerError(
+                f"The process that fits logistic regression and the baselines has failed: {error.reason}. Where memory"
+                " was short, give the job more of it, or `baselines: []` and `linear_share: 0`; the same command goes on."
+            ) from error
+        remember_other_process(peak_bytes)
+        return fits
 
 
 def one_thread_environment() -> dict[str, str | None]:
@@ -199,6 +215,6 @@ def one_thread_environment() -> dict[str, str | None]:
     return {CHOSEN: threads, "OPENBLAS_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
 
 
-def _begun_then_fitted(work: SimpleWork) -> Iterator[SimpleFits | None]:
+def _begun_then_fitted(work: SimpleWork) -> Iterator[tuple[SimpleFits, int] | None]:
     yield None
-    yield fit_simple_methods(work)
+    yield fit_simple_methods(work), peak_memory_bytes()

@@ -1,12 +1,15 @@
-"""Speed of SIMS: a training step against pytorch-tabnet's network, epochs, streaming, prediction.
+"""Speed of SIMS: a training step against pytorch-tabnet's network, epochs, streaming, prediction, a whole job.
 
     python -m tests.benchmarks.sims [--parts step,epochs,stream,predict] [--device cpu|cuda] [--threads 1]
+    python -m tests.benchmarks.sims --parts job [--set pbmc_3tech_symphony]
 
 Prints one JSON line. ``step_speedup``: seconds of a training step (forward, backward, Adam) of
 pytorch-tabnet's network over ours, same sizes (released-tall: 8/8, 3 steps), batch 256, in turns in this
 process, median of the steps after the first. ``sparsemax_s``: seconds of ours by Newton's steps,
 and of entmax's by a full and by a partial sort (k = 100), forward and backward. ``stream``: see
-`tests.benchmarks.sims_stream`.
+`tests.benchmarks.sims_stream`. ``job``: the job that `neurofleet new sims` writes for a set, done by `neurofleet run`
+``alone`` and beside a ``busy`` process for every core: seconds of wall and CPU, peak memory (GB), scores on test cells,
+and ``wall_ratio`` and ``cpu_ratio``, busy over alone. ``same_model`` says whether both are the same, bit by bit.
 """
 
 import argparse
@@ -15,6 +18,7 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Callable
@@ -144,7 +148,57 @@ def predict(device: str) -> dict[str, float]:
     return {"cells_per_s": round(n_cells / (time.perf_counter() - started), 1)}
 
 
-def measure(parts: list[str], device: str, threads: int, compiled: bool) -> dict[str, Any]:
+def job(name: str) -> dict[str, Any]:
+    """Return what the default job of a set takes, alone and beside processes that use every core."""
+    found: dict[str, Any] = {"set": name, "load_before": round(os.getloadavg()[0], 2)}
+    with tempfile.TemporaryDirectory() as folder:
+        _neurofleet(folder, "new", "sims", str(DATA / f"{name}.h5ad"))
+        found["alone"], alone = _timed_run(folder, "alone")
+        burn = [sys.executable, "-c", "while True: pass"]
+        neighbours = [subprocess.Popen(burn) for _ in range(len(os.sched_getaffinity(0)))]
+        try:
+            found["busy"], busy = _timed_run(folder, "busy")
+        finally:
+            for neighbour in neighbours:
+                neighbour.kill()
+                neighbour.wait()
+    ratios = {
+        f"{key}_ratio": round(found["busy"][f"{key}_s"] / found["alone"][f"{key}_s"], 2) for key in ("wall", "cpu")
+    }
+    return found | ratios | {"same_model": alone == busy}
+
+
+def _neurofleet(folder: str, *arguments: str) -> subprocess.Popen:
+    command = [sys.executable, "-P", "-m", "neurofleet", *arguments]
+    done = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    assert done.stderr is not None
+    told = done.stderr.read()
+    _, status, done.usage = os.wait4(done.pid, 0)  # type: ignore[attr-defined]
+    done.returncode = os.waitstatus_to_exitcode(status)
+    if done.returncode:
+        raise RuntimeError(f"neurofleet {' '.join(arguments)} has failed:\n{told[-2000:]}")
+    return done
+
+
+def _timed_run(folder: str, out: str) -> tuple[dict[str, Any], bytes]:
+    """Return what a run takes and reaches, and the arrays of its model."""
+    started = time.perf_counter()
+    usage: Any = _neurofleet(folder, "run", "sims.yaml", "--out", out).usage  # type: ignore[attr-defined]
+    wall = time.perf_counter() - started
+    event = json.loads((Path(folder) / out / "events.jsonl").read_text().splitlines()[-1])
+    facts = json.loads((Path(folder) / out / "model.json").read_text())["facts"]
+    scores = {name: [round(one["accuracy"], 4), round(one["macro_f1"], 4)] for name, one in facts["scores"].items()}
+    measured = {
+        "wall_s": round(wall, 1),
+        "cpu_s": round(usage.ru_utime + usage.ru_stime, 1),
+        "peak_gb": round(event["peak_memory_bytes"] / 1e9, 2),
+        "accuracy_and_macro_f1": scores,
+        "linear_share": (facts["answer"] or {}).get("linear_share"),
+    }
+    return measured, (Path(folder) / out / "model.safetensors").read_bytes()
+
+
+def measure(parts: list[str], device: str, threads: int, compiled: bool, of_job: str) -> dict[str, Any]:
     warnings.filterwarnings("ignore")
     torch.set_num_threads(threads)
     found: dict[str, Any] = {"benchmark": "sims", "device": device, "threads": threads}
@@ -158,6 +212,8 @@ def measure(parts: list[str], device: str, threads: int, compiled: bool) -> dict
         found["epochs"] = epochs(device)
     if "predict" in parts:
         found["predict"] = predict(device)
+    if "job" in parts:
+        found["job"] = job(of_job)
     if "stream" in parts:
         done = subprocess.run(
             [sys.executable, "-m", "tests.benchmarks.sims_stream"], stdout=subprocess.PIPE, check=True
@@ -172,8 +228,9 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--compiled", action="store_true", help="also our step after torch.compile")
+    parser.add_argument("--set", default="pbmc_3tech_symphony", help="of the job")
     given = parser.parse_args()
-    print(json.dumps(measure(given.parts.split(","), given.device, given.threads, given.compiled)))
+    print(json.dumps(measure(given.parts.split(","), given.device, given.threads, given.compiled, given.set)))
 
 
 if __name__ == "__main__":
