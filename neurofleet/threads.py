@@ -9,6 +9,17 @@ from threadpoolctl import threadpool_limits
 CHOSEN = "OMP_NUM_THREADS"
 
 
+def threads_note() -> str:
+    """Return what is to be said of the threads that the user has chosen; nothing where one works."""
+    chosen = os.environ.get(CHOSEN, "")
+    if chosen in ("", "1"):
+        return ""
+    return (
+        f"{CHOSEN} is {chosen}: with another number of threads, the same seed gives another model, whose scores differ"
+        " as those of another seed do."
+    )
+
+
 @contextmanager
 def one_thread() -> Iterator[None]:
     """Let torch, numpy and scikit-learn work with one thread in a block, unless `OMP_NUM_THREADS` says otherwise.

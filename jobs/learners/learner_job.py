@@ -53,7 +53,7 @@ from neurofleet.jobs.terminal import BETWEEN, terminal
 from neurofleet.learners.model_folder import QUICK
 from neurofleet.learners.progress import LINE_S
 from neurofleet.memory import peak_memory_bytes, peak_memory_in_words
-from neurofleet.threads import one_thread
+from neurofleet.threads import one_thread, threads_note
 
 if TYPE_CHECKING:
     import torch
@@ -427,6 +427,8 @@ def _too_many_cpus(spec: SweepSpec, here: int) -> str:
 
 def _run(job: LearnerJob[Any, Any], opened: JobRun, address: str | None, cpus: int | None) -> Ending:
     inputs, out, console = opened.inputs, opened.out, opened.console
+    if note := threads_note():
+        console.print(note, soft_wrap=True, highlight=False)
     if isinstance(job.spec, SweepSpec):
         best = run_sweep(job, inputs, out, console, address, cpus)
         inputs = best.inputs_after_sweep(inputs, job.spec)

@@ -203,7 +203,8 @@ class SimpleMethods:
         except ProcessFailed as error:
             raise LearnerError(
                 f"The process that fits logistic regression and the baselines has failed: {error.reason}. Where memory"
-                " was short, give the job more of it, or `baselines: []` and `linear_share: 0`; the same command goes on."
+                " was short, give the job more of it, or `baselines: []` and `linear_share: 0`; the same command goes"
+                " on."
             ) from error
         remember_other_process(peak_bytes)
         return fits

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from neurofleet.learners.sims.tabnet import TabNet, mask_entropy
+from neurofleet.learners.sims.tabnet import HideGenes, TabNet, mask_entropy
 from neurofleet.learners.sims.tabnet_settings import Shape
 from tests.learners.sims.reference_tabnet import copy_weights, our_name, reference
 
@@ -87,3 +87,15 @@ def test_a_closed_gene_is_never_chosen():
     assert sum(step.mask[:, closed].sum() for step in free) > 0
     assert sum(step.mask[:, closed].sum() for step in held) == 0
     torch.testing.assert_close(held[-1].mask.sum(-1), torch.ones(20))
+
+
+def test_genes_are_hidden_at_random_and_the_others_scaled_up():
+    torch.manual_seed(0)
+    cells = torch.ones(61, 1003)
+    hide = HideGenes(0.3)
+    hidden = hide(cells)
+    assert (hidden == 0).float().mean() == pytest.approx(0.3, abs=0.01)
+    assert hidden.mean() == pytest.approx(1.0, abs=0.02)
+    assert len(hidden.unique()) == 2
+    assert torch.equal(hide.eval()(cells), cells)
+    assert torch.equal(HideGenes(0.0)(cells), cells)
