@@ -21,6 +21,7 @@ import os
 import sys
 import time
 import warnings
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
@@ -110,14 +111,12 @@ def measure(sets: list[str], seeds: list[int], processes: int, preset: str, kept
         for number in range(SETS[name]["folds"])
         if (name, number, seed) not in known
     ]
-    with ProcessPoolExecutor(processes) as pool:
-        for done in as_completed([pool.submit(run_fold, *job) for job in jobs]):
-            rows.append(done.result())
-            line = json.dumps(rows[-1])
-            print(line, file=sys.stderr, flush=True)
-            if kept is not None:
-                with kept.open("a") as file:
-                    file.write(line + "\n")
+    for row in _in_turn(jobs) if processes == 1 else _side_by_side(jobs, processes):
+        rows.append(row)
+        print(line := json.dumps(row), file=sys.stderr, flush=True)
+        if kept is not None:
+            with kept.open("a") as file:
+                file.write(line + "\n")
     found: dict[str, Any] = {"benchmark": "sims_accuracy", "preset": preset, "seeds": seeds}
     for name in sets:
         own = [row for row in rows if row["set"] == name and row["seed"] in seeds]
@@ -129,6 +128,17 @@ def measure(sets: list[str], seeds: list[int], processes: int, preset: str, kept
         if values:
             found[f"mean_{key}"] = round(float(np.mean(values)), 4)
     return found
+
+
+def _in_turn(jobs: list[tuple[str, int, int, str]]) -> Iterator[dict[str, Any]]:
+    for job in jobs:
+        yield run_fold(*job)
+
+
+def _side_by_side(jobs: list[tuple[str, int, int, str]], processes: int) -> Iterator[dict[str, Any]]:
+    with ProcessPoolExecutor(processes) as pool:
+        for done in as_completed([pool.submit(run_fold, *job) for job in jobs]):
+            yield done.result()
 
 
 def main() -> None:
