@@ -8,5 +8,6 @@
   ``progress``: what is said meanwhile.
 - ``scores``, ``calibration``, ``unknown_labels``, ``label_controls``, ``method_comparison``: how good predictions
   are.
-- ``probes``: small classifiers on vectors; ``embedding_tables``: embeddings as tables.
+- ``probes``: small classifiers on vectors; ``embedding_tables``: embeddings as tables; ``reference_map``: a map of
+  what a model was trained on.
 """

@@ -125,7 +125,7 @@ def embed_units(
 
     Columns: ``unit_id``, ``class`` (the likeliest), ``probability``, ``p.CLASS`` for each class, ``distance`` and
     ``outside`` where the model holds where its units lie, every other column of the files, ``umap_0``, ``umap_1``,
-    ``fusion_N``, ``mean_N``.
+    ``fusion_N``, ``mean_N``, and ``map_N`` where the model holds a map.
 
     Raises
     ------
@@ -138,6 +138,7 @@ def embed_units(
     units = open_units(files, layout)
     _print_notes([*units.notes, *model.notes(units, always=True)])
     vectors = model.vectors(units)
+    vectors |= model.placed(vectors)
     return with_map(model.table_of(units, vectors, unknown_below), vectors), vectors
 
 
@@ -182,7 +183,7 @@ def embed_neurons(
     Columns: ``neuron_id``; where the model has learned classes ``predicted`` (the likeliest), ``probability``
     and ``p.CLASS`` for each class, which come in place of labels of these names; ``distance`` and ``outside`` where
     the model holds where its neurons lie; ``animal``, each label of
-    the recordings, ``umap_0``, ``umap_1``, ``phi_N``.
+    the recordings, ``umap_0``, ``umap_1``, ``phi_N``, and ``map_N`` where the model holds a map.
 
     Raises
     ------
@@ -195,5 +196,5 @@ def embed_neurons(
     recordings = model.opened(files, layout)
     inferred = model.infer(recordings)
     _print_notes([*recordings.notes, *model.notes(recordings, inferred, always=True)])
-    vectors = {"phi": inferred.phi}
+    vectors = model.vectors(inferred)
     return with_map(model.table_of(recordings, inferred, unknown_below), vectors), vectors

@@ -35,6 +35,7 @@ from neurofleet.learners.model_folder import (
     write_model,
 )
 from neurofleet.learners.reference_distance import NO_DISTANCES
+from neurofleet.learners.reference_map import MAP, ReferenceMap
 from neurofleet.learners.units.unit_files import as_units
 from neurofleet.learners.units.unit_labels import CLASS
 from neurofleet.learners.units.units import MODALITIES, Units
@@ -113,6 +114,8 @@ class HippieModel:
         When the folder was written that the model was loaded from.
     trained : TrainedUnits or None
         How far others are from the units that it was trained on; None for models that earlier versions wrote.
+    map : ReferenceMap or None
+        Of their fusion vectors; None for models that earlier versions wrote.
 
     Examples
     --------
@@ -126,6 +129,7 @@ class HippieModel:
     facts: dict[str, Any] = field(default_factory=dict)
     written: datetime | None = field(default=None, compare=False)
     trained: TrainedUnits | None = field(default=None, compare=False)
+    map: ReferenceMap | None = field(default=None, compare=False)
 
     def predict(
         self,
@@ -182,13 +186,15 @@ class HippieModel:
         units, layout, unknown_below
             See `predict`.
         to : {'pandas', 'anndata'}
-            A table, or an AnnData for scanpy with the vectors in ``obsm`` (``X_fusion``, ``X_mean``).
+            A table, or an AnnData for scanpy with the vectors in ``obsm`` (``X_fusion``, ``X_mean``), and the map
+            (``X_map``).
 
         Returns
         -------
         DataFrame or AnnData
             A row for each unit, by unit id: the columns of `predict`, every other column of the units, and the first
-            network's fusion vector (``fusion_0`` …) and latent mean (``mean_0`` …).
+            network's fusion vector (``fusion_0`` …) and latent mean (``mean_0`` …). ``map_0`` and ``map_1``: the place
+            on a map (t-SNE) of the units that the model was trained on (not of models that earlier versions trained).
 
         Raises
         ------
@@ -202,6 +208,7 @@ class HippieModel:
         opened = as_units(units, layout)
         warn_of([*(() if isinstance(units, Units) else opened.notes), *self.notes(opened, always=False)])
         vectors = self.vectors(opened)
+        vectors |= self.placed(vectors)
         return embedding(self.table_of(opened, vectors, unknown_below), vectors, to)
 
     def table_of(
@@ -241,6 +248,10 @@ class HippieModel:
         fusion, mean = self.networks.first().embed(units)
         return {"fusion": fusion, "mean": mean}
 
+    def placed(self, vectors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Return the ``map`` (units, 2) of what `vectors` returned; nothing where the model holds none."""
+        return {} if self.map is None else {MAP: self.map.placed(vectors["fusion"])}
+
     def _named(self, units: Units, unknown_below: float | None = None) -> pd.DataFrame:
         columns = probability_columns(self.classes, self.probabilities(units), CLASS)
         measured = units.present.any(axis=1)
@@ -272,6 +283,8 @@ class HippieModel:
         tensors |= {f"blend.{name}": array for name, array in self.blend.classical.arrays().items()}
         if self.trained is not None:
             tensors |= {f"{TRAINED}{name}": array for name, array in self.trained.arrays().items()}
+        if self.map is not None:
+            tensors |= {f"{MAP}.{name}": array for name, array in self.map.arrays().items()}
         tensors |= {"scaling.mean": networks.scaling.mean, "scaling.sd": networks.scaling.sd}
         description = {
             "classes": list(self.classes),
@@ -315,7 +328,8 @@ class HippieModel:
         blend = restore_blend(description["blend"], tensors_under("blend.", tensors))
         kept = tensors_under(TRAINED, tensors)
         trained = TrainedUnits.from_arrays(kept, sizes.modalities) if kept else None
-        return cls(networks, blend, classes, description["facts"], stored.written, trained)
+        known_map = ReferenceMap.from_arrays(tensors_under(f"{MAP}.", tensors))
+        return cls(networks, blend, classes, description["facts"], stored.written, trained, known_map)
 
     def __repr__(self) -> str:
         networks, data = self.networks, self.facts.get("data", {})

@@ -28,6 +28,7 @@ from neurofleet.learners.model_folder import (
     source_names,
 )
 from neurofleet.learners.progress import logger, told
+from neurofleet.learners.reference_map import ReferenceMap
 from neurofleet.learners.units.unit_files import as_units
 from neurofleet.learners.units.unit_labels import LabelledUnits, labelled_units
 from neurofleet.learners.units.units import Units
@@ -190,4 +191,5 @@ def fit_all_units(
     )
     networks = fine_tune(units, labels, n_classes, everything, settings, train, seed, pretrained=pretrained)
     trained = TrainedUnits.of(units, networks.sizes.modalities, groups, seed)
-    return HippieModel(networks, case.blend, labelled.classes, trained=trained)
+    known_map = ReferenceMap.of(networks.first().embed(units)[0], seed)
+    return HippieModel(networks, case.blend, labelled.classes, trained=trained, map=known_map)

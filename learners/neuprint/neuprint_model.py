@@ -38,6 +38,7 @@ from neurofleet.learners.neuprint.recording_layout import NAMES, RecordingLayout
 from neurofleet.learners.neuprint.session_tensors import PARTS, STATISTICS, sessions_of
 from neurofleet.learners.probes import Probe, fit_probe, restore_probe
 from neurofleet.learners.reference_distance import NO_DISTANCES, TrainingSpace, distance_columns, far_notes
+from neurofleet.learners.reference_map import MAP, ReferenceMap
 
 if TYPE_CHECKING:
     import anndata
@@ -151,6 +152,8 @@ class NeuprintModel:
         When the folder was written that the model was loaded from.
     space : TrainingSpace or None
         Where its neurons lie, by Phi and the logarithm of their loss; None for models that earlier versions wrote.
+    map : ReferenceMap or None
+        Of their Phi; None for models that earlier versions wrote.
 
     Examples
     --------
@@ -168,6 +171,7 @@ class NeuprintModel:
 
     written: datetime | None = field(default=None, compare=False)
     space: TrainingSpace | None = field(default=None, compare=False)
+    map: ReferenceMap | None = field(default=None, compare=False)
 
     def predict(
         self,
@@ -238,13 +242,14 @@ class NeuprintModel:
         recordings, layout, unknown_below, seed
             See `predict`.
         to : {'pandas', 'anndata'}
-            A table, or an AnnData for scanpy with Phi in ``obsm["X_phi"]``.
+            A table, or an AnnData for scanpy with Phi in ``obsm["X_phi"]``, and the map in ``obsm["X_map"]``.
 
         Returns
         -------
         DataFrame or AnnData
             A row for each neuron, by neuron id: the columns of `predict` where the model knows classes, ``animal``,
-            each label of the recordings, and ``phi_0`` ….
+            each label of the recordings, and ``phi_0`` …. ``map_0`` and ``map_1``: the place on a map (t-SNE) of the
+            neurons that the model was fitted with (not of models that earlier versions trained).
 
         Raises
         ------
@@ -261,7 +266,7 @@ class NeuprintModel:
         inferred = self.infer(opened, seed)
         notes = [] if isinstance(recordings, Recordings) else opened.notes
         warn_of([*notes, *self.notes(opened, inferred, always=False)])
-        return embedding(self.table_of(opened, inferred, unknown_below), {"phi": inferred.phi}, to)
+        return embedding(self.table_of(opened, inferred, unknown_below), self.vectors(inferred), to)
 
     def opened(
         self,
@@ -321,16 +326,22 @@ class NeuprintModel:
         return notes
 
     def with_space(self, inferred: Inferred, animals: np.ndarray, seed: int) -> NeuprintModel:
-        """Return the model with where its neurons lie, animals held out where there are several."""
+        """Return the model with where its neurons lie, animals held out where there are several, and their map."""
         groups = animals if len(np.unique(animals)) > 1 else None
-        return replace(self, space=TrainingSpace.of(_placed(inferred), groups, seed=seed))
+        space = TrainingSpace.of(_placed(inferred), groups, seed=seed)
+        return replace(self, space=space, map=ReferenceMap.of(inferred.phi, seed))
 
     def table_of(self, recordings: Recordings, inferred: Inferred, unknown_below: float | None = None) -> pd.DataFrame:
         """Return the table of `embed` of what `infer` returned for the same recordings; raises as `embed` does."""
         if self.naming is None and unknown_below is not None:
             raise LearnerError("This model was fitted without classes: nothing can be unknown. Leave out the limit.")
         named = self._distances(inferred) if self.naming is None else self._named(inferred, unknown_below)
-        return neuron_table(recordings, named, {"phi": inferred.phi})
+        return neuron_table(recordings, named, self.vectors(inferred))
+
+    def vectors(self, inferred: Inferred) -> dict[str, np.ndarray]:
+        """Return ``phi`` (neurons, phi), and ``map`` (neurons, 2) where the model holds one."""
+        placed = {} if self.map is None else {MAP: self.map.placed(inferred.phi)}
+        return {"phi": inferred.phi, **placed}
 
     def _named(self, inferred: Inferred, unknown_below: float | None = None) -> dict[str, Any]:
         assert self.naming is not None
@@ -369,6 +380,8 @@ class NeuprintModel:
         tensors["phi"] = self.phi
         if self.space is not None:
             tensors |= {f"{SPACE}{name}": array for name, array in self.space.arrays().items()}
+        if self.map is not None:
+            tensors |= {f"{MAP}.{name}": array for name, array in self.map.arrays().items()}
         description = {
             "settings": self.settings.model_dump(mode="json"),
             "covariates": list(self.covariates),
@@ -417,6 +430,7 @@ class NeuprintModel:
             naming,
             stored.written,
             TrainingSpace.from_arrays(space) if space else None,
+            ReferenceMap.from_arrays(tensors_under(f"{MAP}.", tensors)),
         )
 
     def __repr__(self) -> str:

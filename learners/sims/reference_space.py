@@ -11,6 +11,7 @@ import scipy.sparse as sp
 from threadpoolctl import threadpool_limits
 
 from neurofleet.learners.reference_distance import Components, ReferenceDistance
+from neurofleet.learners.reference_map import tsne_map as cell_map
 
 SD_FLOOR_QUANTILE = 0.05
 KEPT_CELLS, KEPT_OF_CLASS = 2000, 30
@@ -152,14 +153,6 @@ def both_components(values: np.ndarray) -> tuple[Components, Components] | None:
     sd = np.where(varying, np.maximum(sd, np.quantile(sd[varying], SD_FLOOR_QUANTILE)), 1.0)
     with threadpool_limits(1):  # the same numbers on any machine, and quicker beside a busy neighbour
         return Components.of(values, mean, sd), Components.of(values, mean, np.ones(values.shape[1]))
-
-
-def cell_map(cells: np.ndarray) -> np.ndarray:
-    """Return a map (t-SNE) of vectors, shape (cells, n >= 2), as float32, shape (cells, 2)."""
-    from sklearn.manifold import TSNE
-
-    perplexity = min(30.0, (len(cells) - 1) / 4)
-    return TSNE(perplexity=perplexity, init="pca", max_iter=500, random_state=0).fit_transform(cells).astype(np.float32)
 
 
 def _some_of_each(rows: np.ndarray, labels: np.ndarray, most: int) -> np.ndarray:

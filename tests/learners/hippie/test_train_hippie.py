@@ -92,6 +92,7 @@ def test_units_are_embedded(model, others):
     vectors = model.vectors(open_units(others))
     np.testing.assert_array_equal(table.filter(regex="^fusion_").to_numpy(), vectors["fusion"])
     np.testing.assert_array_equal(data.obsm["X_mean"], vectors["mean"])
+    np.testing.assert_array_equal(data.obsm["X_map"], table[["map_0", "map_1"]].to_numpy())
     assert {"class", "probability", "animal", "technology"} <= set(data.obs)
     assert list(data.obs_names) == list(table.index)
 

@@ -46,6 +46,7 @@ def test_neurons_are_named_and_embedded(model, recordings):
     assert list(named.columns)[:2] == ["predicted", "probability"]
     data = model.embed(recordings, to="anndata")
     np.testing.assert_array_equal(data.obsm["X_phi"], phi)
+    np.testing.assert_allclose(data.obsm["X_map"], model.map.plane, atol=0.01 * model.map.plane.std())
 
 
 def test_the_model_folder_opens_as_the_same_model(model, folder, recordings):
