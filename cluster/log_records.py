@@ -80,17 +80,17 @@ class JsonLine(logging.Formatter):
             line["exception"] = self.formatException(record.exc_info)
         for name, value in fields.items():
             line.setdefault(name, value)
-        return json.dumps(plain_json(line))
+        return json.dumps(_plain(line))
 
 
-def plain_json(value: Any) -> Any:
+def _plain(value: Any) -> Any:
     """Return the nearest value that JSON can hold."""
     if isinstance(value, Mapping):
-        return {str(name): plain_json(content) for name, content in value.items()}
+        return {str(name): _plain(content) for name, content in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
-        return [plain_json(content) for content in value]
+        return [_plain(content) for content in value]
     if hasattr(value, "tolist"):  # numpy's scalars and arrays
-        return plain_json(value.tolist())
+        return _plain(value.tolist())
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return value if value is None or isinstance(value, str | int) else str(value)

@@ -17,7 +17,7 @@ from neurofleet.cluster.store.lease import shared_object
 from neurofleet.cluster.store.lease_object import Changed, Seen
 from neurofleet.errors import JobError, UsageError
 from neurofleet.input_paths import is_url
-from neurofleet.jobs.terminal import print_json, terminal
+from neurofleet.jobs.terminal import terminal
 from neurofleet.learners.model_card import about_model, by_name, card_text
 from neurofleet.learners.model_folder import DESCRIPTION, TENSORS, StoredModel, model_files, read_model
 from neurofleet.learners.published_models import (
@@ -35,9 +35,6 @@ from neurofleet.learners.published_models import (
 )
 
 LOCK = ".index.lock"
-HASHES = "trained_units.hashes"
-"""Tensor of a HIPPIE model: fingerprints of the units that it was trained on."""
-
 TRIES = 50
 """How often the index is read again where others publish at the same time."""
 
@@ -107,7 +104,7 @@ def publish_command(
     place = _FolderPlace(opened) if isinstance(opened, LocalFolder) else _BucketPlace(cast(RemoteFolder, opened))
     entry, is_new = _publish(place, stored, name, version, stated)
     if as_json:
-        print_json({"title": entry.title, "place": shown(to), "new": is_new} | entry.model_dump())
+        print(json.dumps({"title": entry.title, "place": shown(to), "new": is_new} | entry.model_dump(), indent=1))
     else:
         _print(entry, shown(to), is_new, stated)
     if place.note:
@@ -164,8 +161,6 @@ def _published(stored: StoredModel, name: str, version: str, stated: Stated) -> 
     if stored.learner == "neuprint":
         description["neuron_ids"], tensors["phi"] = [], tensors["phi"][:0]
     tensors.pop("known_cells", None)
-    if HASHES in tensors:
-        tensors[HASHES] = tensors[HASHES][:0]
     files = model_files(learner=stored.learner, run=stored.run, description=description, tensors=tensors)
     head = json.loads(files[DESCRIPTION])
     about = about_model(head, asdict(stated) | {"authors": list(stated.authors)})

@@ -19,6 +19,7 @@ from neurofleet.learners.cells.cell_matrix import SOURCE_COLUMN, CellMatrix, Mat
 from neurofleet.learners.cells.expression_tables import read_labels_table
 from neurofleet.learners.cells.gene_alignment import TRIED, GeneNaming, align, names_differ
 from neurofleet.learners.cells.gene_columns import named_metadata
+from neurofleet.wording import listed
 
 if TYPE_CHECKING:
     from typing import TypeAlias
@@ -279,10 +280,13 @@ def _shared_genes(
     genes = _common(of_file)
     notes = []
     if len(files) > 1:
-        counts = "; ".join(
-            f"{file.path.name} has {len(names) - len(genes)} more" for file, names in zip(files, of_file, strict=True)
-        )
-        notes.append(f"{len(genes)} genes are in all of {len(files)} files ({counts}, left out).")
+        more = [
+            f"{file.path.name} has {len(names) - len(genes)} more"
+            for file, names in zip(files, of_file, strict=True)
+            if len(names) > len(genes)
+        ]
+        if more:
+            notes.append(f"{len(genes)} genes are in all of {len(files)} files; left out: {listed(more)}.")
         if len(genes) < 0.5 * min(map(len, of_file)):
             _refuse_other_naming(files, indices, len(genes))
     if len(genes) == 0:

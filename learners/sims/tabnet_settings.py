@@ -13,7 +13,7 @@ FEWEST_CELLS = 3
 """A gene seen in fewer training cells is not used by the networks: its variance says nothing."""
 
 _GOING_ON_EPOCHS, _GOING_ON_RATE = 0.25, 0.25
-LARGEST_BATCH = 512
+LARGEST_BATCH, ENOUGH_EPOCHS = 512, 4
 LEAST_MASKING, MOST_MASKING, MASKED_GENES = 0.1, 0.5, 1000
 
 
@@ -124,8 +124,8 @@ class SimsSettings(BaseModel):
     epochs: int = Field(40, ge=1)
     """The most epochs."""
     most_steps: int | None = Field(1500, ge=1)
-    """The most training steps: larger references are trained for fewer epochs, and those of which one epoch has more
-    steps in larger batches, of up to 512 cells. `null` sets no limit.
+    """The most training steps: larger references are trained for fewer epochs, of which there is at least one. So that
+    there are four, batches become larger, up to 512 cells. `null` sets no limit.
     """
     batch_size: int = Field(64, ge=2)
     """Cells of a batch; more where `most_steps` asks for it."""
@@ -188,10 +188,11 @@ class SimsSettings(BaseModel):
         return self.model_copy(update=changes)
 
     def batch_for(self, n_cells: int) -> int:
-        """Return the cells of a batch for `n_cells` training cells: more where one epoch would have too many steps."""
+        """Return the cells of a batch for `n_cells` training cells: more on large references, for more epochs."""
         if self.most_steps is None:
             return self.batch_size
-        return max(min(math.ceil(n_cells / self.most_steps), LARGEST_BATCH), self.batch_size)
+        epochs = min(self.epochs, ENOUGH_EPOCHS)
+        return max(min(math.ceil(epochs * n_cells / self.most_steps), LARGEST_BATCH), self.batch_size)
 
 
 _RELEASED: dict[str, Any] = {

@@ -95,7 +95,7 @@ def test_several_files_share_genes_in_the_first_ones_order(tmp_path):
     cells = open_cells(files)
     assert cells.shape == (80, 35)
     assert list(cells.genes) == made_genes(40)[5:]
-    assert "35 genes are in all of 2 files (a.h5ad has 0 more; b.zarr has 25 more, left out)" in cells.notes[0]
+    assert "35 genes are in all of 2 files; left out: b.zarr has 25 more." in cells.notes[0]
     truth = np.vstack([one[:, cells.genes].X.toarray(), other[:, cells.genes].X.toarray()])
     rows = [79, 29, 30, 0, 31, 30]
     np.testing.assert_array_equal(cells.read(rows).toarray(), truth[rows])

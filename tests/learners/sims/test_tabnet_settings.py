@@ -26,7 +26,8 @@ def test_released_presets_are_the_published_sizes_without_our_additions():
 
 
 @pytest.mark.parametrize(
-    ("n_cells", "epochs", "batch_size"), [(1_000, 60, 64), (90_000, 1, 64), (300_000, 1, 200), (2_000_000, 1, 512)]
+    ("n_cells", "epochs", "batch_size"),
+    [(1_000, 60, 64), (20_000, 4, 64), (90_000, 4, 240), (300_000, 2, 512), (2_000_000, 1, 512)],
 )
 def test_large_references_are_trained_for_fewer_epochs_and_then_in_larger_batches(n_cells, epochs, batch_size):
     settings = SimsSettings(epochs=60, most_steps=1500)
