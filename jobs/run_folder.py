@@ -69,7 +69,6 @@ PACKAGES = (
     "bluepyopt",
     "efel",
     "cmaes",
-    "emcee",
     "numpy",
     "pynwb",
     "ray",

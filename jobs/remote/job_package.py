@@ -22,11 +22,8 @@ START_SCRIPT = f"{ROOT}/start.sh"
 JOB_FILE = "neurofleet-job.yaml"
 
 _LEFT_OUT = {"__pycache__", ".git", ".venv", "venv", *MACHINES}
-_RUN_FILES = ("events.jsonl", "findings.json", "hall_of_fame", "pooled", "accepted")
+_RUN_FILES = ("events.jsonl", "findings.json", "hall_of_fame", "pooled", "accepted", "draws")
 """What studies read of a run, beside its job and where it comes from."""
-
-_TO_SAMPLE = ("evaluations",)
-"""What a posterior reads beside these: its walkers start from other models of the fit too."""
 
 _CHUNK_BYTES = 2**20
 
@@ -121,7 +118,7 @@ def _take_run(place: tuple, path: str, folder: Path, packer: "_Packer") -> str:
     root = Path(os.path.normpath(folder / path))
     if Path(path).is_absolute() or not (root / "job.yaml").is_file():
         return packer.take(place, path, folder)
-    for name in (*_RUN_FILES, *(_TO_SAMPLE if place == ("fit",) else ())):
+    for name in _RUN_FILES:
         if (root / name).exists():
             packer.take((*place, name), name, root)
     store = RunStore(root)

@@ -1,4 +1,4 @@
-"""Posteriors: the models that a recording allows, sampled around the models of a finished fit."""
+"""Posteriors: the models that a recording allows, sampled within the bounds of a finished fit."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 import pyarrow as pa
-from pydantic import Field, model_validator
+from pydantic import Field
 from scipy.stats import spearmanr
 
 from neurofleet.cluster.pool.outcome import Outcome
@@ -39,27 +39,30 @@ from neurofleet.neurosim.cells.fit_model import FitModel
 from neurofleet.neurosim.evolution import ParameterSpace, total_scores
 from neurofleet.neurosim.studies.parameter_sampling import SampleMeasure
 from neurofleet.neurosim.studies.posterior_sampling import (
+    SWEEPS,
     Convergence,
     convergence,
     effective_share,
     log_density,
     spread_draws,
-    start_points,
 )
 
-WALKERS = 64
-"""By default a multiple of this: half of them are two full batches of the vector engine."""
+PARTICLES, PARTICLES_EACH = 64, 12
+"""By default a multiple of the first, four full batches of the vector engine, and so many for each parameter."""
 
-QUICK_STEPS, QUICK_DRAWS, QUICK_CHECKED = 40, 50, 4
+FEWEST_SWEEPS = 100
+"""Evaluations allow for at least so many of all particles: with fewer, there is no draw."""
+
+QUICK_PARTICLES, QUICK_SWEEPS, QUICK_DRAWS, QUICK_CHECKED = 32, 2, 50, 4
 TIMED = 16
 CHECKS = "checks"
 
 
 class PosteriorSpec(StudySpec):
-    """Sample the models that a recording allows, around the models of a fit (`kind: posterior`)."""
+    """Sample the models that a recording allows, within the bounds of a fit (`kind: posterior`)."""
 
     study: ClassVar[str] = "neurofleet.jobs.studies.posterior:PosteriorStudy"
-    decisive_packages: ClassVar[tuple[str, ...]] = (*StudySpec.decisive_packages, "emcee")
+    decisive_packages: ClassVar[tuple[str, ...]] = (*StudySpec.decisive_packages, "scikit-learn")
 
     kind: Literal["posterior"] = "posterior"
     """Draws from the density of models given a recording."""
@@ -67,16 +70,14 @@ class PosteriorSpec(StudySpec):
     """The run folder of a finished fit: its last stage is sampled, within the bounds that it was searched in."""
     cells: Annotated[list[Name], Field(min_length=1)] | None = None
     """Cells of the fit; by default all that are finished."""
-    walkers: Annotated[int, Field(ge=6)] | None = None
-    """Models that move together, an even number of at least twice the parameters; by default at least three
-    times, in multiples of 64.
-    """
+    particles: Annotated[int, Field(ge=8)] | None = None
+    """Models that move together, at least twice the parameters; by default twelve times, in multiples of 64."""
     draws: PositiveInt = 1000
     """Effective draws of every parameter of a cell: sampling ends when there are so many and R-hat is at most 1.05."""
     most_evaluations: PositiveInt = 100_000
     """Evaluations of a cell after which sampling ends, converged or not. With more, the same command goes on."""
-    beginning: Annotated[int, Field(ge=1)] = 100
-    """Steps of the walkers in which the density is tempered; they are no draws."""
+    sweeps: PositiveInt = SWEEPS
+    """Moves of all particles in each stage at most, before the density itself is reached."""
     largest_mean_z: Positive | None = 3.0
     """A cell is refused if the mean score of its best model is above this, in standard deviations of the recording;
     `null` samples around any model.
@@ -84,7 +85,7 @@ class PosteriorSpec(StudySpec):
     checked: Annotated[int, Field(ge=0)] = 20
     """Draws of each cell that NEURON scores again as accurately as a fit's finalists."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 1
-    """Seed of the walkers; the draws are the same on any number of CPUs."""
+    """Seed of the particles; the draws are the same on any number of CPUs."""
     deadline_s: Positive = 60.0
     """Wall-clock limit of one evaluation in seconds."""
     max_steps: PositiveInt | None = 1_000_000
@@ -92,18 +93,14 @@ class PosteriorSpec(StudySpec):
     memory_limit_mb: PositiveInt = 4096
     """Memory of one evaluation in MB."""
 
-    @model_validator(mode="after")
-    def _even(self) -> Self:
-        if self.walkers is not None and self.walkers % 2:
-            raise ValueError(f"walkers: expected an even number, found {self.walkers}: half of them move at a time")
-        return self
-
     def quick_version(self) -> Self:
-        """A few steps of the walkers of the first cell."""
+        """A few moves of few particles, of the first cell."""
+        particles = min(self.particles or QUICK_PARTICLES, QUICK_PARTICLES)
         return self.model_copy(
             update={
-                "most_evaluations": min(self.most_evaluations, QUICK_STEPS * (self.walkers or WALKERS)),
-                "beginning": min(self.beginning, QUICK_STEPS // 4),
+                "most_evaluations": min(self.most_evaluations, FEWEST_SWEEPS * particles),
+                "particles": particles,
+                "sweeps": min(self.sweeps, QUICK_SWEEPS),
                 "draws": min(self.draws, QUICK_DRAWS),
                 "checked": min(self.checked, QUICK_CHECKED),
             }
@@ -136,7 +133,7 @@ class PosteriorStudy(Study[PosteriorSpec, list[CellToSample]]):
         Raises
         ------
         UsageError, InputError
-            The fit's inputs cannot be used, walkers or evaluations are too few, or a cell's best model is far from
+            The fit's inputs cannot be used, particles or evaluations are too few, or a cell's best model is far from
             its recording.
         """
         root = self.folder / self.spec.fit
@@ -149,13 +146,13 @@ class PosteriorStudy(Study[PosteriorSpec, list[CellToSample]]):
             problem = last_problem(subject, winners.get(cell.id, {}))
             stage = subject.stages[-1].name
             choice = choices.get(cell.id, {}).get(stage)
-            to_sample = self._cell(store, cell.id, stage, problem, choice.engine if choice else "neuron")
+            to_sample = self._cell(store, cell.id, problem, choice.engine if choice else "neuron")
             cells.append(to_sample)
             notes += [f"{cell.id}: {warning}" for warning in subject.warnings]
             notes.append(
                 f"{cell.id}: {len(to_sample.space)} parameters within the bounds of stage {stage}, "
-                f"{len(problem.objectives)} objectives, {len(to_sample.start)} walkers, engine {to_sample.engine}; the "
-                f"best model of the fit has a mean |z| of {to_sample.mean_z:.2f}"
+                f"{len(problem.objectives)} objectives, {to_sample.particles} particles, engine {to_sample.engine}; "
+                f"the best model of the fit has a mean |z| of {to_sample.mean_z:.2f}"
             )
         if fit.quick:
             notes.append("the fit is a quick run: what is sampled around its models is no result")
@@ -170,21 +167,21 @@ class PosteriorStudy(Study[PosteriorSpec, list[CellToSample]]):
             )
         return cells, notes
 
-    def _cell(
-        self, store: RunStore, cell: str, stage: str, problem: Problem, engine: Literal["neuron", "vector"]
-    ) -> CellToSample:
+    def _cell(self, store: RunStore, cell: str, problem: Problem, engine: Literal["neuron", "vector"]) -> CellToSample:
         spec = self.spec
         space = ParameterSpace.from_bounds(problem.names, np.array(problem.lower), np.array(problem.upper))
-        walkers = spec.walkers or WALKERS * math.ceil(3 * len(space) / WALKERS)
-        if walkers < 2 * len(space):
+        particles = spec.particles or PARTICLES * math.ceil(PARTICLES_EACH * len(space) / PARTICLES)
+        if spec.quick:
+            particles = max(particles, 2 * len(space))
+        if particles < 2 * len(space):
             raise UsageError(
-                f"walkers: expected at least twice the {len(space)} parameters of cell {cell}, found {walkers}."
+                f"particles: expected at least twice the {len(space)} parameters of cell {cell}, found {particles}."
             )
-        enough = walkers * (spec.beginning + 3)
-        if spec.most_evaluations < enough and not spec.quick:
+        if spec.most_evaluations < FEWEST_SWEEPS * particles and not spec.quick:
             raise UsageError(
-                f"most_evaluations: expected at least {enough:,} for {walkers} walkers and a beginning of "
-                f"{spec.beginning} steps, found {spec.most_evaluations:,}."
+                f"most_evaluations: expected at least {FEWEST_SWEEPS * particles:,} for {particles:,} particles of "
+                f"cell {cell}, {FEWEST_SWEEPS} of each, found {spec.most_evaluations:,}. Raise it, or take fewer "
+                "`particles:`."
             )
         hall = store.read_hall_of_fame(cell)
         assert hall is not None
@@ -194,30 +191,8 @@ class PosteriorStudy(Study[PosteriorSpec, list[CellToSample]]):
                 "parameters than they give now. Restore the inputs, or fit the cell again."
             )
         columns = [list(hall.parameter_names).index(name) for name in problem.names]
-        found = [
-            (
-                rows.parameters[:, [list(rows.parameter_names).index(name) for name in problem.names]],
-                rows.totals,
-                np.full(len(rows), key.seed),
-            )
-            for key in store.stored()
-            if (key.cell, key.stage) == (cell, stage)
-            for rows in store.read_generations(*key)
-        ]
-        found.append(
-            (hall.parameters[:0, columns], hall.totals[:0], hall.seeds[:0])
-        )  # of a fit without its evaluations
-        parameters, totals, seeds = (np.concatenate(part) for part in zip(*found, strict=True))
-        start = start_points(
-            space.to_unit(hall.parameters[:, columns]),
-            space.to_unit(parameters),
-            totals,
-            seeds,
-            walkers,
-            len(problem.objectives),
-            spec.seed,
-        )
-        return CellToSample(cell, problem, engine, space, start, float(hall.totals[0]))
+        best = space.to_unit(hall.parameters[:, columns])
+        return CellToSample(cell, problem, engine, space, particles, best, float(hall.totals[0]))
 
     def finished(self, store: RunStore) -> bool:
         """Return whether nothing is left to do in a run folder: for more draws than it was run with, there is."""
@@ -238,7 +213,7 @@ class PosteriorStudy(Study[PosteriorSpec, list[CellToSample]]):
                 cell,
                 run.store,
                 seed=spec.seed,
-                beginning=spec.beginning,
+                sweeps=spec.sweeps,
                 draws=spec.draws,
                 most_evaluations=spec.most_evaluations,
                 deadline_s=spec.deadline_s,
@@ -251,9 +226,7 @@ class PosteriorStudy(Study[PosteriorSpec, list[CellToSample]]):
     def _checks(self, inputs: Sequence[CellToSample], store: RunStore) -> list[Block]:
         """Return the draws that NEURON scores again."""
         return [
-            block
-            for cell in inputs
-            if (block := self._check(cell, StoredChain.read(cell.cell, store, self.spec.beginning))) is not None
+            block for cell in inputs if (block := self._check(cell, StoredChain.read(cell.cell, store))) is not None
         ]
 
     def _check(self, cell: CellToSample, chain: StoredChain) -> Block | None:
@@ -269,22 +242,22 @@ class PosteriorStudy(Study[PosteriorSpec, list[CellToSample]]):
         def table(outcomes: Sequence[Outcome]) -> pa.Table:
             return checks_table(rows, searched, outcomes)
 
-        name = f"{CHECKS}/cell={cell.cell}/steps-{chain.steps:06d}-{len(values)}-of-{len(rows)}.parquet"
+        name = f"{CHECKS}/cell={cell.cell}/steps-{len(chain.steps):06d}-{len(values)}-of-{len(rows)}.parquet"
         engine = engine_spec(f"{cell.cell}-check", model, self.spec.max_steps)
         return Block(name, cell.cell, engine, len(values), lambda: list(values), table)
 
     def _draws(self, cell: CellToSample, chain: StoredChain) -> HallOfFameRows:
         """Return draws that lie evenly in the chain, in random order: the first ones are a sample too."""
-        kept = chain.kept
-        steps, walkers = spread_draws(len(kept.unit), len(cell.start), self.spec.draws, self.spec.seed)
+        drawn = chain.drawn
+        steps, particles = spread_draws(len(drawn.unit), cell.particles, self.spec.draws, self.spec.seed)
         fixed = np.array(list(cell.problem.fixed.values()), dtype=np.float64)
-        values = cell.space.from_unit(kept.unit[steps, walkers])
-        scores = kept.scores[steps, walkers]
+        values = cell.space.from_unit(drawn.unit[steps, particles])
+        scores = drawn.scores[steps, particles]
         return HallOfFameRows(
             cell=cell.cell,
             seeds=np.full(len(steps), self.spec.seed),
-            generations=kept.first + steps,
-            individuals=walkers,
+            generations=drawn.first + steps,
+            individuals=particles,
             parameter_names=(*cell.problem.names, *cell.problem.fixed),
             objective_names=cell.problem.objectives,
             parameters=np.column_stack([values, np.tile(fixed, (len(steps), 1))]),
@@ -300,11 +273,11 @@ class PosteriorStudy(Study[PosteriorSpec, list[CellToSample]]):
         correlations: list[dict[str, Any]] = []
         names = tuple(dict.fromkeys(name for cell in inputs for name in (*cell.problem.names, *cell.problem.fixed)))
         for cell in inputs:
-            chain = StoredChain.read(cell.cell, store, self.spec.beginning)
+            chain = StoredChain.read(cell.cell, store)
             rows = self._draws(cell, chain)
             tables[draws_file(cell.cell)] = rows.to_table(names)
-            found = convergence(chain.kept.unit)
-            converged_rows += convergence_rows(cell, chain.kept.unit, found)
+            found = convergence(chain.drawn.unit)
+            converged_rows += convergence_rows(cell, chain.drawn.unit, found)
             correlations += correlation_rows(cell, rows)
             check = self._check(cell, chain)
             checks = table_rows(store, check.name) if check is not None else []
@@ -314,7 +287,6 @@ class PosteriorStudy(Study[PosteriorSpec, list[CellToSample]]):
             draws=self.spec.draws,
             most_evaluations=self.spec.most_evaluations,
             checked=self.spec.checked,
-            beginning=self.spec.beginning,
             cells=cells,
         )
         return tables, findings
@@ -327,7 +299,7 @@ class PosteriorStudy(Study[PosteriorSpec, list[CellToSample]]):
         effective: np.ndarray,
         checks: Sequence[Mapping[str, Any]],
     ) -> CellPosterior:
-        totals = total_scores(chain.kept.scores.reshape(-1, len(cell.problem.objectives)))
+        totals = total_scores(chain.drawn.scores.reshape(-1, len(cell.problem.objectives)))
         good = [row for row in checks if row["status"] == "ok"]
         differences = np.array([row["neuron_total"] - row["total"] for row in good])
         weights = np.array([row["neuron_log_density"] - row["log_density"] for row in good])
@@ -340,13 +312,14 @@ class PosteriorStudy(Study[PosteriorSpec, list[CellToSample]]):
             log=[bool(log) for log in cell.space.log],
             objectives=len(cell.problem.objectives),
             engine=cell.engine,
-            walkers=len(cell.start),
-            steps=chain.steps - 1,
-            kept_steps=len(chain.kept.unit),
+            particles=cell.particles,
+            steps=len(chain.steps) - 1,
+            drawn_steps=len(chain.drawn.unit),
+            power=chain.steps[-1].power,
             evaluations=chain.evaluations,
             outcomes=dict(chain.outcomes),
             core_seconds=round(chain.seconds, 3),
-            acceptance=float(chain.kept.accepted.mean()) if chain.kept.accepted.size else 0.0,
+            acceptance=float(chain.drawn.accepted.mean()) if chain.drawn.accepted.size else 0.0,
             best_total=cell.best_total,
             median_total=float(np.median(totals)) if len(totals) else None,
             rhat=float(rhat[worst]) if np.isfinite(rhat[worst]) else None,
@@ -362,32 +335,32 @@ class PosteriorStudy(Study[PosteriorSpec, list[CellToSample]]):
         )
 
     def plan(self, inputs: list[CellToSample]) -> Plan:
-        """Return cells, parameters, walkers, evaluations at most and core-hours, after a few evaluations of each."""
+        """Return cells, parameters, particles, evaluations at most and core-hours, after a few evaluations of each."""
         rows, total_s, lines = [], 0.0, []
         for cell in inputs:
             each_s = self._seconds(cell)
             cost = each_s * self.spec.most_evaluations
             total_s += cost
-            sizes = (len(cell.space), len(cell.problem.objectives), f"{cell.mean_z:.2f}", len(cell.start), cell.engine)
+            sizes = (len(cell.space), len(cell.problem.objectives), f"{cell.mean_z:.2f}", cell.particles, cell.engine)
             rows.append((cell.cell, *sizes, f"{self.spec.most_evaluations:,}", f"{each_s:.3g}", f"{cost / 3600:.3g}"))
         head = (
             "cell",
             "parameters",
             "objectives",
             "best mean |z|",
-            "walkers",
+            "particles",
             "engine",
             "evaluations at most",
             "s each",
             "core-h",
         )
-        lines.append(f"At most {cost_in_words(total_s)}, from the mean of {TIMED} models where the walkers start.")
+        lines.append(f"At most {cost_in_words(total_s)}, from the mean of {TIMED} models of the hall of fame.")
         lines.append(f"Sampling ends earlier where {self.spec.draws:,} effective draws are reached.")
         numbers = [i for i in range(1, len(head)) if head[i] != "engine"]
         return Plan([ReportTable(head, rows, numbers=numbers, title=f"{self.spec.name}: posterior")], lines)
 
     def _seconds(self, cell: CellToSample) -> float:
-        values, model = cell.space.from_unit(cell.start[:TIMED]), cell.problem.model
+        values, model = cell.space.from_unit(cell.best[:TIMED]), cell.problem.model
         assert isinstance(model, FitModel)
         if cell.engine == "vector":
             trial = try_vector(model, values)

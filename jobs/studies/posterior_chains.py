@@ -1,4 +1,4 @@
-"""The chain of walkers of one cell: blocks of steps as they are stored, and the evaluations that come next."""
+"""The chain of particles of one cell: blocks of steps as they are stored, and the evaluations that come next."""
 
 import json
 import math
@@ -19,8 +19,8 @@ from neurofleet.neurosim.evolution import ParameterSpace
 from neurofleet.neurosim.studies.posterior_sampling import (
     PosteriorSampler,
     Step,
+    drawn_steps,
     effective_draws,
-    kept_steps,
     largest_rhat,
 )
 
@@ -29,6 +29,7 @@ LARGEST_RHAT = 1.05
 BLOCK_STORED = "block stored"
 _STATE = b"neurofleet_state"
 _FAILED_SHOWN = 5
+MOST_FAILED = 0.9
 
 
 CHAINS = "chains"
@@ -51,17 +52,18 @@ class CellToSample:
     engine : {"neuron", "vector"}
         What searched that stage.
     space : ParameterSpace
-    start : ndarray, shape (W, P)
-        Where the walkers start, in the unit cube.
+    particles : int
+    best : ndarray, shape (k, P)
+        The models of its hall of fame, best first, in the unit cube.
     best_total : float
-        Of its hall of fame.
     """
 
     cell: str
     problem: Problem
     engine: Literal["neuron", "vector"]
     space: ParameterSpace
-    start: np.ndarray
+    particles: int
+    best: np.ndarray
     best_total: float
 
     @property
@@ -71,16 +73,16 @@ class CellToSample:
 
 
 @dataclass(frozen=True, eq=False)
-class Sampled:
+class Drawn:
     """Steps of a chain that are draws.
 
     Attributes
     ----------
     first : int
         Number of the first step.
-    unit : ndarray, shape (n, W, P)
-    scores : ndarray, shape (n, W, M)
-    accepted : ndarray of bool, shape (n, W)
+    unit : ndarray, shape (n, N, P)
+    scores : ndarray, shape (n, N, M)
+    accepted : ndarray of bool, shape (n, N)
     """
 
     first: int
@@ -95,28 +97,28 @@ class StoredChain:
 
     Attributes
     ----------
-    beginning : int
-        Tempered steps.
-    blocks : list of list of Step
+    steps : list of Step
+    blocks : int
     seconds : float
         Spent on evaluations.
     outcomes : Counter
         Status -> evaluations.
     """
 
-    beginning: int
-    blocks: list[list[Step]] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
+    blocks: int = 0
     seconds: float = 0.0
     outcomes: Counter = field(default_factory=Counter)
 
     @classmethod
-    def read(cls, cell: str, store: RunStore, beginning: int) -> "StoredChain":
+    def read(cls, cell: str, store: RunStore) -> "StoredChain":
         """Read what is stored of a cell."""
-        chain = cls(beginning)
+        chain = cls()
         for name in sorted(store.names(chain_folder(cell))):
             table = store.table(name)
             assert table is not None
-            chain.blocks.append(steps_of(table))
+            chain.steps += steps_of(table, chain.steps[-1] if chain.steps else None)
+            chain.blocks += 1
         stored = [event for event in store.read_events() if event["event"] == BLOCK_STORED and event["cell"] == cell]
         for event in {event["block"]: event for event in stored}.values():
             chain.seconds += event["seconds"]
@@ -124,36 +126,23 @@ class StoredChain:
         return chain
 
     @property
-    def steps(self) -> int:
-        """Number of steps, the start among them."""
-        return sum(map(len, self.blocks))
-
-    @property
     def evaluations(self) -> int:
         """Evaluations of all steps."""
-        return sum(step.evaluations for block in self.blocks for step in block)
+        return sum(len(step.unit) for step in self.steps)
 
     @property
-    def kept(self) -> Sampled:
+    def drawn(self) -> Drawn:
         """The steps that are draws."""
-        kept = kept_steps(self.steps, self.beginning)
-        steps = [step for block in self.blocks for step in block]
-        shape = steps[0].scores.shape[1], steps[0].unit.shape[1]
-        chosen = steps[kept]
-        if not chosen:
-            walkers = len(steps[0].unit)
-            nothing = np.zeros((0, walkers, shape[0])), np.zeros((0, walkers), bool)
-            return Sampled(kept.start, np.zeros((0, walkers, shape[1])), *nothing)
-        return Sampled(
-            kept.start,
-            np.stack([step.unit for step in chosen]),
-            np.stack([step.scores for step in chosen]),
-            np.stack([step.accepted for step in chosen]),
+        steps = drawn_steps(self.steps)
+        shaped = steps or self.steps[:1]
+        unit, scores, accepted = (
+            np.stack([getattr(step, name) for step in shaped])[: len(steps)] for name in ("unit", "scores", "accepted")
         )
+        return Drawn(steps[0].number if steps else len(self.steps), unit, scores, accepted)
 
     def is_converged(self, draws: int) -> bool:
         """Return whether every parameter has so many effective draws and an R-hat of at most 1.05."""
-        steps = [step for block in self.blocks for step in block][kept_steps(self.steps, self.beginning)]
+        steps = drawn_steps(self.steps)
         if not steps:
             return False
         unit = np.stack([step.unit for step in steps])
@@ -161,41 +150,49 @@ class StoredChain:
 
 
 def block_table(steps: list[Step]) -> pa.Table:
-    """Return steps as they are stored: a row for each walker of each step; the last one's state in the metadata."""
-    walkers = len(steps[0].unit)
-    state = steps[-1].state() | {"evaluations": [step.evaluations for step in steps]}
+    """Return steps as they are stored: a row for each evaluated model; their stages in the metadata."""
+    particles = len(steps[0].unit)
+    state = {"stages": [(step.stage, step.power, step.last) for step in steps]}
     columns = {
-        "step": pa.array(np.repeat([step.number for step in steps], walkers), pa.int32()),
-        "walker": pa.array(np.tile(np.arange(walkers), len(steps)), pa.int32()),
+        "step": pa.array(np.repeat([step.number for step in steps], particles), pa.int32()),
+        "particle": pa.array(np.tile(np.arange(particles), len(steps)), pa.int32()),
+        "parent": pa.array(np.concatenate([step.parents for step in steps]), pa.int32()),
         "accepted": pa.array(np.concatenate([step.accepted for step in steps])),
-        "unit": _lists(np.concatenate([step.unit for step in steps])),
-        "scores": _lists(np.concatenate([step.scores for step in steps])),
+        "unit": _lists(np.concatenate([step.proposed for step in steps])),
+        "scores": _lists(np.concatenate([step.proposed_scores for step in steps])),
     }
     return pa.table(columns).replace_schema_metadata({_STATE: json.dumps(state)})
 
 
-def steps_of(table: pa.Table) -> list[Step]:
-    """Return the steps that `block_table` has stored."""
-    state = json.loads(table.schema.metadata[_STATE])
-    count, rows = len(state["evaluations"]), len(table)
-    unit, scores, accepted = (
-        np.asarray(values).reshape(count, rows // count, -1)
-        for values in (_flat(table["unit"]), _flat(table["scores"]), table["accepted"].to_numpy())
-    )
-    first = state["number"] - count + 1
-    last = Step.resumed(state, unit[-1], scores[-1])
-    return [
-        Step(first + i, unit[i], scores[i], accepted[i, :, 0], evaluations, last.warmest, last.random)
-        for i, evaluations in enumerate(state["evaluations"])
-    ]
+def steps_of(table: pa.Table, before: Step | None) -> list[Step]:
+    """Return the steps that `block_table` has stored, which follow another, the first of all None."""
+    stages = json.loads(table.schema.metadata[_STATE])["stages"]
+    count, rows = len(stages), len(table)
+    proposed, scores = (_flat(table[name]).reshape(count, rows // count, -1) for name in ("unit", "scores"))
+    parents, accepted = (table[name].to_numpy().reshape(count, -1) for name in ("parent", "accepted"))
+    steps: list[Step] = []
+    for i, (stage, power, last) in enumerate(stages):
+        before = Step.after(
+            before,
+            stage=stage,
+            power=power,
+            last=last,
+            parents=parents[i],
+            proposed=proposed[i],
+            proposed_scores=scores[i],
+            accepted=accepted[i],
+        )
+        steps.append(before)
+    return steps
 
 
 def _lists(rows: np.ndarray) -> pa.Array:
-    return pa.FixedSizeListArray.from_arrays(pa.array(rows.ravel()), rows.shape[1]).cast(pa.list_(pa.float64()))
+    values = pa.array(rows.ravel().astype(np.float32))  # all of their digits: see `Step`
+    return pa.FixedSizeListArray.from_arrays(values, rows.shape[1]).cast(pa.list_(pa.float32()))
 
 
 def _flat(column: pa.ChunkedArray) -> np.ndarray:
-    values: np.ndarray = column.combine_chunks().flatten().to_numpy()
+    values: np.ndarray = column.combine_chunks().flatten().to_numpy().astype(np.float64)
     return values
 
 
@@ -207,7 +204,7 @@ class Chain:
     cell : CellToSample
     store : RunStore
         Locked by the caller.
-    seed, beginning
+    seed, sweeps
         See `PosteriorSampler`.
     draws, most_evaluations : int
         Where it ends.
@@ -221,7 +218,7 @@ class Chain:
         store: RunStore,
         *,
         seed: int,
-        beginning: int,
+        sweeps: int,
         draws: int,
         most_evaluations: int,
         deadline_s: float,
@@ -237,14 +234,14 @@ class Chain:
         else:
             self.engine = engine_spec(name, model, max_steps)
         self._deadline_s = task_deadline_s(self.engine, deadline_s)
-        self._stored = StoredChain.read(cell.cell, store, beginning)
-        blocks = self._stored.blocks
-        self._sampler = PosteriorSampler(blocks[-1][-1] if blocks else cell.start, seed, beginning)
+        self._stored = StoredChain.read(cell.cell, store)
+        self._sampler: PosteriorSampler | None = None
+        self._settings = (cell.particles, len(cell.space), seed, self._stored.steps, sweeps)
         self._steps: list[Step] = []
         self._outcomes: dict[int, Outcome] = {}
         self._asked = np.empty((0, 0))
         self._seconds, self._statuses = 0.0, Counter[str]()
-        self.finished = bool(blocks) and self._is_done()
+        self.finished = bool(self._stored.steps) and self._is_done()
 
     @property
     def evaluations_left(self) -> int:
@@ -254,11 +251,13 @@ class Chain:
     @property
     def most_blocks(self) -> int:
         """How many blocks there will be at most."""
-        of_block = BLOCK_STEPS * len(self.cell.start)
-        return len(self._stored.blocks) + math.ceil(self.evaluations_left / of_block)
+        of_block = BLOCK_STEPS * self.cell.particles
+        return self._stored.blocks + math.ceil(self.evaluations_left / of_block)
 
     def tasks(self) -> list[EvaluationTask]:
         """Return the evaluations that can be done now."""
+        if self._sampler is None:
+            self._sampler = PosteriorSampler(*self._settings)
         self._asked = self._sampler.ask()
         about = {"cell": self.cell.cell}
         return [
@@ -272,21 +271,22 @@ class Chain:
         Raises
         ------
         JobError
-            More than half of the models where the walkers start have failed.
+            Nearly all of the models that were drawn from the bounds have failed.
         """
         self._outcomes[individual] = outcome
         if len(self._outcomes) < len(self._asked):
             return []
         outcomes = [self._outcomes[i] for i in range(len(self._asked))]
         self._outcomes = {}
-        if not self._stored.blocks and not self._steps:
+        if not self._stored.steps and not self._steps:
             self._check_first(outcomes)
         self._seconds += sum(outcome.seconds for outcome in outcomes)
         self._statuses.update(outcome.status for outcome in outcomes)
-        self._steps += self._sampler.tell(np.array([self._scores(outcome) for outcome in outcomes]))
-        while len(self._steps) >= BLOCK_STEPS:
-            self._write(self._steps[:BLOCK_STEPS])
-            self._steps = self._steps[BLOCK_STEPS:]
+        assert self._sampler is not None
+        self._steps.append(self._sampler.tell(np.array([self._scores(outcome) for outcome in outcomes])))
+        if len(self._steps) == BLOCK_STEPS:
+            self._write(self._steps)
+            self._steps = []
             if self._is_done():
                 self.finished = True
                 return []
@@ -297,13 +297,14 @@ class Chain:
         return scores_of(outcome.value, objectives) if outcome.ok else np.full(len(objectives), MAX_SCORE)
 
     def _write(self, steps: list[Step]) -> None:
-        number = len(self._stored.blocks)
+        number = self._stored.blocks
         outcomes = dict(self._statuses)
         self._store.append_event(  # before the block: should the run be killed in between, that of the next try counts
             BLOCK_STORED, cell=self.cell.cell, block=number, seconds=round(self._seconds, 3), outcomes=outcomes
         )
         self._store.write_table(f"{chain_folder(self.cell.cell)}/block-{number:06d}.parquet", block_table(steps))
-        self._stored.blocks.append(steps)
+        self._stored.steps += steps
+        self._stored.blocks += 1
         self._seconds, self._statuses = 0.0, Counter()
 
     def _is_done(self) -> bool:
@@ -312,9 +313,9 @@ class Chain:
 
     def _check_first(self, outcomes: list[Outcome]) -> None:
         failed = Counter(f"{outcome.status}: {outcome.reason}" for outcome in outcomes if not outcome.ok)
-        if failed.total() * 2 > len(outcomes):
+        if failed.total() > MOST_FAILED * len(outcomes):
             shown = "; ".join(f"{why} ({n} of {len(outcomes)})" for why, n in failed.most_common(_FAILED_SHOWN))
             raise JobError(
-                f"cell {self.cell.cell}: more than half of the models where the walkers start have failed, though the "
-                f"fit could score them: {shown}. Raise the limits (deadline_s, max_steps, memory_limit_mb)."
+                f"cell {self.cell.cell}: nearly all models that were drawn from its bounds have failed: {shown}. Raise "
+                "the limits (deadline_s, max_steps, memory_limit_mb)."
             )

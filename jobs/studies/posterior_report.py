@@ -38,8 +38,10 @@ class CellPosterior:
         Whether the density is flat on a logarithmic axis.
     objectives : int
     engine : str
-    walkers, steps, kept_steps : int
+    particles, steps, drawn_steps : int
         The last ones of the steps are draws.
+    power : float
+        Of the density that the particles had come to; 1 for the density itself.
     evaluations : int
     outcomes : dict of str to int
         Status -> evaluations.
@@ -70,9 +72,10 @@ class CellPosterior:
     log: list[bool] = field(default_factory=list)
     objectives: int
     engine: str
-    walkers: int
+    particles: int
     steps: int
-    kept_steps: int
+    drawn_steps: int
+    power: float
     evaluations: int
     outcomes: dict[str, int] = field(default_factory=dict)
     core_seconds: float
@@ -105,6 +108,12 @@ class CellPosterior:
 
     def verdict(self, draws: int) -> str:
         """Return in one line whether it has converged, and what to do if not."""
+        if self.power < 1.0:
+            return (
+                f"{self.cell}: NOT converged, and no draws: after {self.evaluations:,} evaluations the particles are "
+                f"draws of the density to the power of {self.power:.2g}. Raise `most_evaluations:` and give the same "
+                "command, which goes on"
+            )
         rhat = "unknown" if self.rhat is None else f"{self.rhat:.3f}"
         found = (
             f"at least {self.effective:,.0f} effective draws of each parameter ({self.effective_of} has fewest), R-hat "
@@ -139,7 +148,7 @@ class PosteriorFindings(Findings):
     ----------
     draws : int
         Effective draws that were asked for.
-    most_evaluations, checked, beginning : int
+    most_evaluations, checked : int
         As the job says.
     cells : list of CellPosterior
     """
@@ -147,7 +156,6 @@ class PosteriorFindings(Findings):
     draws: int
     most_evaluations: int
     checked: int
-    beginning: int
     cells: list[CellPosterior] = field(default_factory=list)
 
     def tables(self) -> list[ReportTable]:
@@ -160,8 +168,8 @@ class PosteriorFindings(Findings):
         lines = [cell.check_line() for cell in self.cells]
         return lines + [
             f"{cell.cell}: most draws are better than the best model of the fit (median total {cell.median_total:.1f}, "
-            f"fit {cell.best_total:.1f}): the fit had not come to its end. From one with a larger budget, sampling "
-            "converges sooner"
+            f"fit {cell.best_total:.1f}): the fit had not come to its end, and the bounds that its earlier stages have "
+            "narrowed may be too narrow"
             for cell in self.cells
             if cell.median_total is not None and cell.median_total < cell.best_total
         ]
@@ -173,7 +181,7 @@ class PosteriorFindings(Findings):
         return [cell.verdict(self.draws) for cell in (*unsure, *sure)]
 
     def sections(self, store: RunStore) -> list[str]:
-        """Return what was sampled, and of each cell convergence, marginals, pairs and walkers."""
+        """Return what was sampled, and of each cell convergence, marginals, pairs and particles."""
         parts = [
             html.paragraph(
                 "Draws from the density of models given the recording: exp(-Σz²/2) within the bounds of the fit's last "
@@ -195,7 +203,7 @@ class PosteriorFindings(Findings):
             parts.append(_marginals(cell, draws))
         if pairs := [row for row in correlations if row["cell"] == cell.cell]:
             parts.append(_correlations(cell, pairs))
-        parts.append(_walkers(cell, StoredChain.read(cell.cell, store, self.beginning)))
+        parts.append(_particles(cell, StoredChain.read(cell.cell, store)))
         parts.append(_convergence([row for row in converged if row["cell"] == cell.cell]))
         return parts
 
@@ -261,8 +269,8 @@ def _correlations(cell: CellPosterior, pairs: Rows) -> str:
     )
 
 
-def _walkers(cell: CellPosterior, chain: StoredChain) -> str:
-    totals = np.array([step.scores.sum(axis=1) for block in chain.blocks for step in block])
+def _particles(cell: CellPosterior, chain: StoredChain) -> str:
+    totals = np.array([step.scores.sum(axis=1) for step in chain.steps])
     at = np.arange(len(totals))
     quantiles = np.quantile(totals, [0.0, 0.1, 0.5, 0.9, 1.0], axis=1)
 
@@ -271,13 +279,13 @@ def _walkers(cell: CellPosterior, chain: StoredChain) -> str:
         axis.fill_between(at, quantiles[0], quantiles[4], color=SEEDS[0], alpha=0.15, linewidth=0)
         axis.fill_between(at, quantiles[1], quantiles[3], color=SEEDS[0], alpha=0.35, linewidth=0)
         axis.plot(at, quantiles[2], color=SEEDS[0])
-        axis.axvspan(0, len(totals) - cell.kept_steps, color=FAINT, alpha=0.12, linewidth=0)
+        axis.axvspan(0, len(totals) - cell.drawn_steps, color=FAINT, alpha=0.12, linewidth=0)
         axis.axhline(cell.best_total, color=SEEDS[1], linewidth=0.8)
         axis.set_yscale("log")
-        axis.set(xlabel="step", ylabel="total")
+        axis.set(xlabel="move", ylabel="total")
 
     return html.figure(
-        picture(2.4, draw, f"totals of the walkers of {cell.cell}"),
-        f"Totals of {cell.walkers} walkers: median, 80 % and all. Steps on grey are no draws (the first "
-        f"{chain.beginning} are tempered); the line is the best model of the fit.",
+        picture(2.4, draw, f"totals of the particles of {cell.cell}"),
+        f"Totals of {cell.particles} particles, from draws within the bounds alone to draws of the density: median, "
+        "80 % and all. Moves on grey are no draws; the line is the best model of the fit.",
     )

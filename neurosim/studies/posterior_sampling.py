@@ -1,144 +1,105 @@
-"""Draws from the density of models given a recording: an ensemble of walkers, asked for models and told their scores.
+"""Draws from the density of models given a recording: particles that are asked for models and told their scores.
 
 With scores \\|z\\| in standard deviations of the recording, the density of a model is proportional to
-``exp(-sum(z**2) / 2)`` within the bounds, flat on the search's axes. The walkers move by differential evolution (Ter
-Braak & Vrugt 2008), as emcee does it: half of them are proposed at once.
+``exp(-sum(z**2) / 2)`` within the bounds, flat on the search's axes. The particles begin as draws from the bounds
+alone; the power of the density rises from 0 to 1 in stages (sequential Monte Carlo, Del Moral et al. 2006). At the
+beginning of a stage, particles are resampled in proportion to the rise, so that each basin keeps its share. Then they
+move: a network that was fitted to the scores so far stands in for the model in many small steps, and where these end up
+is accepted or not by the model's own scores (surrogate transitions, Liu 2001). That is exact whatever the network
+predicts; a bad one costs acceptance.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from emcee import State
-from emcee.model import Model
-from emcee.moves import DEMove, RedBlueMove
 from scipy.special import ndtri
 from scipy.stats import rankdata
+from sklearn.neural_network import MLPRegressor
+from threadpoolctl import threadpool_limits
 
-from neurofleet.neurosim.evolution.diverse_selection import DEFAULT_TOLERANCE, distances, select_over_seeds
+SWEEPS = 20
+"""Moves of all particles in a stage at most; fewer where they have come far enough before."""
 
-WARMEST = 1e4
 DISCARDED = 0.25
-"""Share of the steps after the tempered beginning that is no part of the draws."""
+"""Share of the sweeps of the last stage that is no part of the draws."""
 
-_JITTER = 0.1  # of the spread of the models that are known, where there are fewer than walkers
-_SAME = 1e-9
+_LEFT = 0.6  # of the particles, in effect, when they are weighted for the next stage
+_FAR_ENOUGH = 0.4  # correlation with where the stage began, over particles, the mean of all parameters
+_FULL_STAGES = 3  # at the density itself before the last, each with a better network
+_INNER = (200, 30, 5)  # steps on the network in one sweep and the next
+_TUNING = 100
+_WANTED = 0.25  # acceptance of these steps
+_SUBSETS = np.array([1.0, 0.3, 0.1])  # shares of the parameters that a step changes
 _WINDOW = 5.0  # autocorrelation times
+_GROUPS = 8
 
-
-class SnookerMove(RedBlueMove):
-    """A step along the line through another walker, of the length that two more have along it.
-
-    In place of emcee's `DESnookerMove`: that of emcee 3.1.6 scales the step with the distance of the walkers, and so
-    draws from another density (variances of a normal density come out 0.7 times what they are).
-    """
-
-    def get_proposal(
-        self, sample: np.ndarray, complement: Sequence[np.ndarray], random: np.random.RandomState
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Return proposals (n, P), and the logarithms of what their acceptance is multiplied with (n,)."""
-        others = np.concatenate(complement)
-        n, parameters = sample.shape
-        anchor, first, second = others[np.argsort(random.rand(n, len(others)), axis=1)[:, :3].T]
-        away = sample - anchor
-        length = np.maximum(np.linalg.norm(away, axis=1), _SAME)
-        direction = away / length[:, None]
-        gamma = random.uniform(1.2, 2.2, n)
-        along = gamma * ((first - second) * direction).sum(axis=1)
-        proposed = sample + along[:, None] * direction
-        then = np.maximum(np.linalg.norm(proposed - anchor, axis=1), _SAME)
-        return proposed, (parameters - 1.0) * np.log(then / length)
-
-
-class CrossoverMove(RedBlueMove):
-    """A step of differential evolution in some of the parameters, as in DREAM (Vrugt et al. 2009).
-
-    Walkers in narrow basins that are far from each other accept it where they reject a step in all parameters.
-    """
-
-    def get_proposal(
-        self, sample: np.ndarray, complement: Sequence[np.ndarray], random: np.random.RandomState
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Return proposals (n, P), and zeros (n,): the steps are as likely forth as back."""
-        others = np.concatenate(complement)
-        n, parameters = sample.shape
-        first, second = others[np.argsort(random.rand(n, len(others)), axis=1)[:, :2].T]
-        moved = random.rand(n, parameters) < random.choice(_CROSSOVER, n)[:, None]
-        moved[np.arange(n), random.randint(parameters, size=n)] = True
-        gamma = 2.38 / np.sqrt(2.0 * moved.sum(axis=1)) * random.choice(_SCALES, n)
-        return sample + moved * gamma[:, None] * (first - second), np.zeros(n)
-
-
-_CROSSOVER = (0.1, 0.3)  # shares of the parameters
-_SCALES = (1.0, 0.3)
-
-_MOVES = ((CrossoverMove(), 0.4), (DEMove(), 0.4), (DEMove(gamma0=1.0, sigma=0.01), 0.05), (SnookerMove(), 0.15))
-"""The third jumps between basins by their whole distance, not exactly: walkers would come to lie on each other."""
-
-
-class _Unscored(Exception):
-    """Raised out of a move for points that are not scored yet."""
-
-    def __init__(self, points: np.ndarray) -> None:
-        super().__init__("points are to be scored first")
-        self.points = points
+_LAYERS, _ROWS, _EPOCHS = (128, 128), 30_000, ((25, 3e-3), (8, 3e-4))
+_FAR = 300.0
+_LINEAR = 3.0  # scores above are compressed to their logarithm
+_HIGHEST = 20.0
 
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """The walkers after a step; all that the next one depends on.
+    """The particles after a sweep, and what was evaluated for it; a chain of steps is all that the next one depends on.
+
+    Numbers have the digits of 32 bits, so that they are stored as they are.
 
     Attributes
     ----------
     number : int
-        0 for the walkers where they start.
-    unit : ndarray, shape (W, P)
-        In the unit cube of the search's axes.
-    scores : ndarray, shape (W, M)
-    accepted : ndarray of bool, shape (W,)
-        Whether the walker moved.
-    evaluations : int
-        Models that were scored for this step.
-    warmest : float
-        The temperature at which the beginning starts.
-    random : mapping
-        State of the random numbers after the step.
+        0 for the particles drawn from the bounds.
+    stage : int
+    power : float
+        Of the density that the particles are draws of: 0 for the bounds alone, 1 for the density itself.
+    last : bool
+        Whether the step belongs to the last stage, whose particles are draws.
+    parents : ndarray of int, shape (N,)
+        Which particle of the step before each one comes from.
+    proposed, proposed_scores : ndarray, shapes (N, P), (N, M)
+        The models that were evaluated.
+    accepted : ndarray of bool, shape (N,)
+        Whether the particle moved to the proposed model.
+    unit, scores : ndarray, shapes (N, P), (N, M)
+        The particles, in the unit cube of the search's axes.
     """
 
     number: int
+    stage: int
+    power: float
+    last: bool
+    parents: np.ndarray
+    proposed: np.ndarray
+    proposed_scores: np.ndarray
+    accepted: np.ndarray
     unit: np.ndarray
     scores: np.ndarray
-    accepted: np.ndarray
-    evaluations: int
-    warmest: float
-    random: Mapping[str, Any]
-
-    def state(self) -> dict[str, Any]:
-        """Return what `resumed` needs besides arrays: numbers and lists that JSON can hold."""
-        words = self.random["state"]
-        return {
-            "number": self.number,
-            "warmest": self.warmest,
-            "key": words["key"].tolist(),
-            "position": int(words["pos"]),
-            "has_gauss": int(self.random["has_gauss"]),
-            "gauss": float(self.random["gauss"]),
-        }
 
     @classmethod
-    def resumed(cls, state: Mapping[str, Any], unit: np.ndarray, scores: np.ndarray) -> Step:
-        """Return the step of which `state` and arrays were stored."""
-        random = {
-            "bit_generator": "MT19937",
-            "state": {"key": np.array(state["key"], np.uint32), "pos": state["position"]},
-            "has_gauss": state["has_gauss"],
-            "gauss": state["gauss"],
-        }
-        moved = np.zeros(len(unit), bool)
-        return cls(state["number"], np.array(unit), np.array(scores), moved, 0, state["warmest"], random)
+    def after(
+        cls,
+        before: Step | None,
+        *,
+        stage: int,
+        power: float,
+        last: bool,
+        parents: np.ndarray,
+        proposed: np.ndarray,
+        proposed_scores: np.ndarray,
+        accepted: np.ndarray,
+    ) -> Step:
+        """Return the step that follows another; the first follows None, all of its models being accepted."""
+        unit, scores = proposed, proposed_scores
+        if before is not None:
+            moved = accepted[:, None]
+            unit = np.where(moved, proposed, before.unit[parents])
+            scores = np.where(moved, proposed_scores, before.scores[parents])
+        number = 0 if before is None else before.number + 1
+        return cls(number, stage, power, last, parents, proposed, proposed_scores, accepted, unit, scores)
 
 
 def log_density(scores: np.ndarray) -> np.ndarray:
@@ -146,168 +107,293 @@ def log_density(scores: np.ndarray) -> np.ndarray:
     return -0.5 * (np.asarray(scores, np.float64) ** 2).sum(axis=1)
 
 
-class PosteriorSampler:
-    """Walkers that are asked for models and told their scores, step by step.
-
-    The first steps are tempered: the density to the power of 1 / T, with T falling to 1. They are no draws.
+class Surrogate:
+    """A network that predicts the scores of models.
 
     Parameters
     ----------
-    start : ndarray, shape (W, P), or Step
-        Different points of the unit cube, W even and at least 2 P; or the step to go on from.
+    unit, scores : ndarray, shapes (n, P), (n, M)
+        Models that were scored. Of those that are far from the best, it learns from a tenth.
+    power : float
+        Of the density that it is to predict.
     seed : int
-        Of the random numbers; no matter when going on.
-    beginning : int
-        Tempered steps.
     """
 
-    def __init__(self, start: np.ndarray | Step, seed: int, beginning: int) -> None:
-        self._beginning = beginning
-        self._random = np.random.RandomState(seed)
-        self._told: list[np.ndarray] = []
-        self._last = start if isinstance(start, Step) else None
-        self._unasked: list[Step] = []
-        if isinstance(start, Step):
-            self._pending, self._unasked = self._advance()
+    def __init__(self, unit: np.ndarray, scores: np.ndarray, power: float, seed: int) -> None:
+        density = power * log_density(scores)
+        near = density > density.max() - _FAR
+        used = np.flatnonzero(near | (np.arange(len(unit)) % 10 == 0))[-_ROWS:]
+        inputs, outputs = _inputs(unit[used]), _compressed(scores[used]).astype(np.float32)
+        network = MLPRegressor(
+            hidden_layer_sizes=_LAYERS,
+            batch_size=min(200, len(inputs)),
+            alpha=1e-4,
+            random_state=seed,
+            n_iter_no_change=10**6,
+            warm_start=True,
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it says that more epochs would be better
+            for epochs, rate in _EPOCHS:
+                network.set_params(max_iter=epochs, learning_rate_init=rate)
+                network.fit(inputs, outputs)
+        self._layers = list(zip(network.coefs_, network.intercepts_, strict=True))
+
+    def log_density(self, unit: np.ndarray) -> np.ndarray:
+        """Return the logarithm of the density of models (n, P) as it is predicted, shape (n,)."""
+        values = _inputs(unit)
+        for weights, offsets in self._layers[:-1]:
+            values = np.maximum(values @ weights + offsets, 0.0)
+        weights, offsets = self._layers[-1]
+        return log_density(_expanded(values @ weights + offsets))
+
+
+def _inputs(unit: np.ndarray) -> np.ndarray:
+    return (np.sqrt(12.0) * (unit - 0.5)).astype(np.float32)
+
+
+def _compressed(scores: np.ndarray) -> np.ndarray:
+    return np.where(scores < _LINEAR, scores, _LINEAR * (1.0 + np.log(np.maximum(scores, _LINEAR) / _LINEAR)))
+
+
+def _expanded(compressed: np.ndarray) -> np.ndarray:
+    values = np.clip(compressed.astype(np.float64), 0.0, _HIGHEST)
+    return np.where(values < _LINEAR, values, _LINEAR * np.exp(values / _LINEAR - 1.0))
+
+
+class _Stage:
+    """What does not change during a stage: the power, the network, and how long the steps on it are.
+
+    Parameters
+    ----------
+    steps : sequence of Step
+        All before the stage.
+    seed : int
+    """
+
+    def __init__(self, steps: Sequence[Step], seed: int) -> None:
+        before = steps[-1]
+        density = log_density(before.scores)
+        random = np.random.default_rng([seed, before.number, 1])
+        self.number = before.stage + 1
+        self.power = next_power(before.power, density)
+        full = {step.stage for step in steps if step.power == 1.0}
+        self.last = len(full) == _FULL_STAGES
+        self.parents = np.arange(len(density))
+        if self.power > before.power:
+            self.parents = resampled((self.power - before.power) * density, random)
+        self.start = before.unit[self.parents]
+        evaluated = np.concatenate([step.proposed for step in steps])
+        scores = np.concatenate([step.proposed_scores for step in steps])
+        self._surrogate = Surrogate(evaluated, scores, self.power, seed)
+        self._scales = np.ones(len(_SUBSETS))
+        unit, density = self.start, self._surrogate.log_density(self.start)
+        for _ in range(_TUNING):
+            unit, density, moved, subsets = self._inner_step(unit, density, random)
+            for i in range(len(_SUBSETS)):
+                if (subsets == i).any():
+                    faster = np.exp(0.3 * (moved[subsets == i].mean() - _WANTED))
+                    self._scales[i] = np.clip(self._scales[i] * faster, 0.01, 3.0)
+
+    def propose(self, unit: np.ndarray, steps: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Return where steps on the network lead, (N, P), and by how much its log density is higher there (N,)."""
+        first = self._surrogate.log_density(unit)
+        density = first
+        for _ in range(steps):
+            unit, density, *_ = self._inner_step(unit, density, random)
+        unit = unit.astype(np.float32).astype(np.float64)
+        return unit, self._surrogate.log_density(unit) - first
+
+    def _inner_step(
+        self, unit: np.ndarray, density: np.ndarray, random: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Return particles, their log densities, which have moved, and how many parameters each was to change."""
+        n, parameters = unit.shape
+        first = random.integers(n, size=n)
+        second = (first + random.integers(1, n, size=n)) % n
+        subsets = random.integers(len(_SUBSETS), size=n)
+        changed = random.random((n, parameters)) < _SUBSETS[subsets][:, None]
+        changed[np.arange(n), random.integers(parameters, size=n)] = True
+        scale = self._scales[subsets] * np.exp(0.5 * random.standard_normal(n)) * 2.38
+        scale /= np.sqrt(2.0 * changed.sum(axis=1))
+        proposed = _reflected(unit + changed * scale[:, None] * (self.start[first] - self.start[second]))
+        then = self._surrogate.log_density(proposed)
+        moved = np.log(random.random(n)) < self.power * (then - density)
+        return np.where(moved[:, None], proposed, unit), np.where(moved, then, density), moved, subsets
+
+
+def _reflected(unit: np.ndarray) -> np.ndarray:
+    folded = np.abs(unit) % 2.0
+    return np.where(folded > 1.0, 2.0 - folded, folded)
+
+
+def next_power(power: float, density: np.ndarray) -> float:
+    """Return the largest power, up to 1, at which enough of the particles are left in effect.
+
+    Parameters
+    ----------
+    power : float
+        That the particles are draws of.
+    density : ndarray, shape (N,)
+        Logarithms of their densities.
+    """
+    if effective_share((1.0 - power) * density) >= _LEFT:
+        return 1.0
+    low, high = -40.0, float(np.log(1.0 - power))
+    for _ in range(60):
+        middle = 0.5 * (low + high)
+        if effective_share(np.exp(middle) * density) >= _LEFT:
+            low = middle
         else:
-            self._pending = np.array(start, np.float64)
+            high = middle
+    return float(power + np.exp(low))
+
+
+def resampled(log_weights: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Return indices of particles in proportion to their weights, evenly spread (systematic resampling), shape (N,)."""
+    n = len(log_weights)
+    total = np.cumsum(np.exp(log_weights - log_weights.max()))
+    return np.minimum(np.searchsorted(total / total[-1], (random.random() + np.arange(n)) / n), n - 1)
+
+
+class PosteriorSampler:
+    """Particles that are asked for models and told their scores, sweep by sweep.
+
+    Parameters
+    ----------
+    particles, parameters : int
+    seed : int
+        Of all random numbers: the same seed and scores give the same steps.
+    steps : sequence of Step
+        Those to go on from, all from the first on.
+    sweeps : int
+        Moves in a stage at most, but for the last.
+    """
+
+    def __init__(
+        self, particles: int, parameters: int, seed: int, steps: Sequence[Step] = (), sweeps: int = SWEEPS
+    ) -> None:
+        self._seed, self._sweeps = seed, sweeps
+        self._steps = list(steps)
+        self._stage: _Stage | None = None
+        self._stage_begins = 0
+        self._gain = np.zeros(particles)
+        if steps:
+            begins = next(step.number for step in steps if step.stage == steps[-1].stage)
+            if begins:
+                with threadpool_limits(1):  # the sums of several threads depend on their number
+                    self._begin_stage(begins)
+            self._propose()
+        else:
+            self._proposed = _rounded(np.random.default_rng([seed, 0]).random((particles, parameters)))
 
     def ask(self) -> np.ndarray:
-        """Return the points of the unit cube that are to be scored next, shape (n, P); the same until they are told."""
-        return self._pending
+        """Return the points of the unit cube that are to be scored next, shape (N, P); the same until they are told."""
+        return self._proposed
 
-    def tell(self, scores: np.ndarray) -> list[Step]:
-        """Take in the scores, shape (n, M), of what `ask` returned.
-
-        Returns
-        -------
-        list of Step
-            Those that are now complete, mostly none or one.
-        """
-        scores = np.array(scores, np.float64)
-        if self._last is None:
-            energy = -log_density(scores)
-            warmest = 2.0 * (np.median(energy) - energy.min()) / self._pending.shape[1]
-            self._last = Step(
-                0,
-                self._pending,
-                scores,
-                np.ones(len(scores), bool),
-                len(scores),
-                float(np.clip(warmest, 1.0, WARMEST)),
-                self._random.get_state(legacy=False),
+    def tell(self, scores: np.ndarray) -> Step:
+        """Take in the scores, shape (N, M), of what `ask` returned; return the step that is now complete."""
+        scores = _rounded(np.asarray(scores, np.float64))
+        if not self._steps:
+            everything = np.arange(len(scores))
+            step = Step.after(
+                None,
+                stage=0,
+                power=0.0,
+                last=False,
+                parents=everything,
+                proposed=self._proposed,
+                proposed_scores=scores,
+                accepted=np.ones(len(scores), bool),
             )
-            first = [self._last]
         else:
-            self._told.append(scores)
-            first, self._unasked = self._unasked, []
-        self._pending, steps = self._advance()
-        return first + steps
+            stage, before = self._stage, self._steps[-1]
+            assert stage is not None
+            parents = self._parents()
+            gain = log_density(scores) - log_density(before.scores[parents]) - self._gain
+            random = np.random.default_rng([self._seed, before.number, 3])
+            step = Step.after(
+                before,
+                stage=stage.number,
+                power=stage.power,
+                last=stage.last,
+                parents=parents,
+                proposed=self._proposed,
+                proposed_scores=scores,
+                accepted=np.log(random.random(len(scores))) < stage.power * gain,
+            )
+        self._steps.append(step)
+        self._propose()
+        return step
 
-    def temperature(self, step: int) -> float:
-        """Return the temperature of a step, which must not be before the first is complete."""
-        assert self._last is not None
-        return float(self._last.warmest ** max(0.0, 1.0 - step / (self._beginning + 1)))
+    def _parents(self) -> np.ndarray:
+        stage = self._stage
+        assert stage is not None
+        begins = len(self._steps) == self._stage_begins
+        return stage.parents if begins else np.arange(len(stage.parents))
 
-    def _advance(self) -> tuple[np.ndarray, list[Step]]:
-        """Move the walkers until points are to be scored; return these, and the steps that were completed."""
-        steps: list[Step] = []
-        while True:
-            try:
-                self._last = self._step()
-            except _Unscored as unscored:
-                return unscored.points, steps
-            self._told = []
-            steps.append(self._last)
+    def _propose(self) -> None:
+        with threadpool_limits(1):
+            if self._stage is None or self._is_over(self._stage):
+                self._begin_stage(len(self._steps))
+            stage, before = self._stage, self._steps[-1]
+            assert stage is not None
+            sweep = len(self._steps) - self._stage_begins
+            random = np.random.default_rng([self._seed, before.number, 2])
+            unit = before.unit[self._parents()]
+            self._proposed, self._gain = stage.propose(unit, _INNER[sweep % len(_INNER)], random)
 
-    def _step(self) -> Step:
-        """Do the next step from its beginning with the scores that were told, in the order in which it needs them."""
-        last = self._last
-        assert last is not None
-        self._random.set_state(last.random)
-        temperature = self.temperature(last.number + 1)
-        told = iter(self._told)
-        evaluations = 0
+    def _begin_stage(self, begins: int) -> None:
+        self._stage, self._stage_begins = _Stage(self._steps[:begins], self._seed), begins
 
-        def densities(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            nonlocal evaluations
-            inside = ((points >= 0.0) & (points <= 1.0)).all(axis=1)
-            found = np.full(len(points), -np.inf)
-            scores = np.full((len(points), last.scores.shape[1]), np.nan)
-            if inside.any():
-                own = next(told, None)
-                if own is None:
-                    raise _Unscored(points[inside])
-                evaluations += len(own)
-                scores[inside] = own
-                found[inside] = log_density(own) / temperature
-            return found, scores
-
-        state = State(last.unit.copy(), log_density(last.scores) / temperature, last.scores.copy())
-        moves, weights = zip(*_MOVES, strict=True)
-        move = moves[self._random.choice(len(moves), p=weights)]
-        state, accepted = move.propose(Model(None, densities, map, self._random), state)
-        random = self._random.get_state(legacy=False)
-        return Step(last.number + 1, state.coords, state.blobs, accepted, evaluations, last.warmest, random)
+    def _is_over(self, stage: _Stage) -> bool:
+        sweeps = len(self._steps) - self._stage_begins
+        if stage.last or not sweeps:
+            return False
+        return sweeps >= self._sweeps or sweeps > 1 and _correlation(stage.start, self._steps[-1].unit) < _FAR_ENOUGH
 
 
-def start_points(
-    kept: np.ndarray, unit: np.ndarray, totals: np.ndarray, seeds: np.ndarray, walkers: int, objectives: int, seed: int
-) -> np.ndarray:
-    """Return where the walkers start: models of a hall of fame, then others of the fit, good and different.
+def _rounded(values: np.ndarray) -> np.ndarray:
+    return values.astype(np.float32).astype(np.float64)
 
-    Parameters
-    ----------
-    kept : ndarray, shape (k, P)
-        The hall of fame, best first.
-    unit, totals, seeds : ndarray, shapes (n, P), (n,), (n,)
-        Other models, and which seed of the fit found each.
-    walkers : int
-    objectives : int
-    seed : int
-        Of the points that are drawn around these models, where they are fewer than walkers.
 
-    Returns
-    -------
-    ndarray, shape (walkers, P)
-        Points of the unit cube, no two of them equal.
+def _correlation(start: np.ndarray, now: np.ndarray) -> float:
+    """Return the correlation over particles (N, P) of where they were and are, the mean of all parameters."""
+    first, then = start - start.mean(axis=0), now - now.mean(axis=0)
+    spread = np.maximum(start.std(axis=0) * now.std(axis=0), 1e-12)
+    return float(((first * then).mean(axis=0) / spread).mean())
+
+
+def drawn_steps(steps: Sequence[Step]) -> list[Step]:
+    """Return the steps that are draws: those of the last stage, but for the first quarter."""
+    last = [step for step in steps if step.last]
+    return last[int(np.ceil(DISCARDED * len(last))) :]
+
+
+def nested_rhat(chains: np.ndarray) -> float:
+    """Return the R-hat of groups of chains (n, W), as of Margossian et al. 2024 for many short chains.
+
+    The chains are divided by where they were, on average, in the first half, and compared in the second: it is near 1
+    when they have forgotten. Groups of both halves in no order are compared as well, as they differ where there is a
+    drift. In other respects as of Vehtari et al. 2021: rank-normalised, the larger of bulk and tails. Infinite for
+    fewer than four steps, and where no chain moves.
     """
-    points = _distinct(kept)[:walkers]
-    if len(points) < walkers and len(unit):
-        chosen = select_over_seeds(unit, totals, seeds, walkers, objectives, DEFAULT_TOLERANCE)
-        points = _distinct(np.concatenate([points, unit[chosen]]))[:walkers]
-    missing = walkers - len(points)
-    random = np.random.default_rng(seed)
-    spread = np.maximum(points.std(axis=0), 0.01)
-    around = points[random.integers(len(points), size=missing)]
-    jittered = around + _JITTER * spread * random.standard_normal((missing, points.shape[1]))
-    return np.concatenate([points, 1.0 - np.abs(1.0 - np.abs(jittered))])  # reflected at the bounds
+    return max(_nested(chains), _nested(np.abs(chains - np.median(chains))))
 
 
-def _distinct(points: np.ndarray) -> np.ndarray:
-    """Return the points without those that an earlier one equals."""
-    if not len(points):
-        return points
-    equal = distances(points, points) < _SAME
-    return points[~np.tril(equal, -1).any(axis=1)]
-
-
-def kept_steps(steps: int, beginning: int) -> slice:
-    """Return which of the steps 0 to `steps` - 1 are draws: those after the beginning, but for the first quarter."""
-    after = max(0, steps - 1 - beginning)
-    return slice(min(steps, beginning + 1 + int(np.ceil(DISCARDED * after))), steps)
-
-
-def split_rhat(chains: np.ndarray) -> float:
-    """Return the R-hat of chains (n, W): split in halves, rank-normalised, the larger of bulk and tails.
-
-    See Vehtari et al. 2021. Infinite for fewer than four steps, and where no chain moves.
-    """
-    half = len(chains) // 2
+def _nested(chains: np.ndarray) -> float:
+    n, number = chains.shape
+    half, groups = n // 2, min(_GROUPS, number // 2)
     if half < 2:
         return np.inf
-    halves = np.concatenate([chains[:half], chains[-half:]], axis=1)
-    return max(_rhat(halves), _rhat(np.abs(halves - np.median(halves))))
+    each = number // groups
+    first, second = chains[:half, : each * groups], chains[-half:, : each * groups]
+
+    def pooled(part: np.ndarray) -> np.ndarray:
+        return part.reshape(half, groups, each).swapaxes(1, 2).reshape(-1, groups)
+
+    ordered = second[:, np.argsort(first.mean(axis=0), kind="stable")]
+    return max(_rhat(pooled(ordered)), _rhat(np.concatenate([pooled(first), pooled(second)], axis=1)))
 
 
 def _rhat(chains: np.ndarray) -> float:
@@ -322,8 +408,8 @@ def _rhat(chains: np.ndarray) -> float:
 def autocorrelation_time(chains: np.ndarray) -> float:
     """Return the integrated autocorrelation time of chains (n, W), in steps.
 
-    In Sokal's window as emcee's `integrated_time`, but about the mean of all chains, so that chains that stay in
-    different places have a long one; and over all lags where no window is long enough, for which emcee 3.1.6 returns 1.
+    In Sokal's window, about the mean of all chains, so that chains that stay in different places have a long one; over
+    all lags where no window is long enough.
     """
     n = len(chains)
     centred = chains - chains.mean()
@@ -355,31 +441,31 @@ class Convergence:
 
 
 def convergence(chains: np.ndarray) -> Convergence:
-    """Return how well walkers (n, W, P) have mixed."""
-    n, walkers, _ = chains.shape
+    """Return how well chains (n, W, P), those of particles, have mixed."""
+    n, number, _ = chains.shape
     effective = effective_draws(chains)
-    rhat = np.array([split_rhat(chain) for chain in np.moveaxis(chains, 2, 0)])
-    return Convergence(rhat, n * walkers / effective if n >= 4 else np.full(len(rhat), np.inf), effective)
+    rhat = np.array([nested_rhat(chain) for chain in np.moveaxis(chains, 2, 0)])
+    return Convergence(rhat, n * number / effective if n >= 4 else np.full(len(rhat), np.inf), effective)
 
 
 def effective_draws(chains: np.ndarray) -> np.ndarray:
-    """Return the effective number of draws of walkers (n, W, P) by parameter, shape (P,)."""
-    n, walkers, parameters = chains.shape
+    """Return the effective number of draws of chains (n, W, P) by parameter, shape (P,)."""
+    n, number, parameters = chains.shape
     if n < 4:
         return np.zeros(parameters)
-    return n * walkers / np.array([autocorrelation_time(chain) for chain in np.moveaxis(chains, 2, 0)])
+    return n * number / np.array([autocorrelation_time(chain) for chain in np.moveaxis(chains, 2, 0)])
 
 
 def largest_rhat(chains: np.ndarray) -> float:
-    """Return the largest R-hat of the parameters of walkers (n, W, P)."""
-    return max(split_rhat(chain) for chain in np.moveaxis(chains, 2, 0))
+    """Return the largest R-hat of the parameters of chains (n, W, P)."""
+    return max(nested_rhat(chain) for chain in np.moveaxis(chains, 2, 0))
 
 
-def spread_draws(steps: int, walkers: int, number: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the steps and walkers of draws that lie evenly in a chain, in random order, shapes (min(n, all),)."""
-    places = np.unique(np.linspace(0, steps * walkers - 1, min(number, steps * walkers)).round().astype(int))
+def spread_draws(steps: int, particles: int, number: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the steps and particles of draws that lie evenly in a chain, in random order, shapes (min(n, all),)."""
+    places = np.unique(np.linspace(0, steps * particles - 1, min(number, steps * particles)).round().astype(int))
     np.random.default_rng(seed).shuffle(places)
-    return places // walkers, places % walkers
+    return places // particles, places % particles
 
 
 def effective_share(log_weights: np.ndarray) -> float:

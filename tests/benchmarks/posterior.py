@@ -2,8 +2,7 @@
 
 ``python -m tests.benchmarks.posterior [CELLS]`` prints one JSON line, after a minute on one core. Of each made cell the
 parameters are drawn evenly in the unit cube; its features are saturating functions of sums of parameters, which trade
-against each other, and are recorded with noise of one standard deviation. Walkers start from the best of random models,
-as a fit would leave them, and are sampled as `kind: posterior` does.
+against each other, and are recorded with noise of one standard deviation. They are sampled as `kind: posterior` does.
 
 ``ranks``
     Of the true values among the draws, in ten bins, over cells and parameters: even where draws are calibrated.
@@ -29,15 +28,13 @@ from scipy.stats import chisquare
 from neurofleet.neurosim.studies.posterior_sampling import (
     PosteriorSampler,
     Step,
-    kept_steps,
+    drawn_steps,
     largest_rhat,
     spread_draws,
-    start_points,
 )
 
-PARAMETERS, FEATURES, WALKERS = 6, 10, 32
-BEGINNING, STEPS, DRAWS = 60, 900, 99
-RANDOM_MODELS = 500
+PARAMETERS, FEATURES, PARTICLES = 6, 10, 48
+SWEEPS, STEPS, DRAWS = 6, 150, 99
 
 
 class MadeCell:
@@ -58,15 +55,11 @@ class MadeCell:
 
 
 def sample(cell: MadeCell, seed: int) -> list[Step]:
-    """Return the steps of walkers that start from the best of random models."""
-    models = cell.draw.random((RANDOM_MODELS, PARAMETERS))
-    totals = cell.scores(models).sum(axis=1)
-    best = np.argsort(totals)[:8]
-    start = start_points(models[best], models, totals, np.ones(len(models), int), WALKERS, FEATURES, seed)
-    sampler = PosteriorSampler(start, seed, BEGINNING)
+    """Return all steps."""
+    sampler = PosteriorSampler(PARTICLES, PARAMETERS, seed, sweeps=SWEEPS)
     steps: list[Step] = []
-    while len(steps) < STEPS:
-        steps += sampler.tell(cell.scores(sampler.ask()))
+    while sum(step.last for step in steps) < STEPS:
+        steps.append(sampler.tell(cell.scores(sampler.ask())))
     return steps
 
 
@@ -77,11 +70,11 @@ def calibration(cells: int) -> dict[str, object]:
     for number in range(cells):
         cell = MadeCell(number)
         steps = sample(cell, number)
-        evaluations += sum(step.evaluations for step in steps)
-        unit = np.stack([step.unit for step in steps[kept_steps(len(steps), BEGINNING)]])
+        evaluations += PARTICLES * len(steps)
+        unit = np.stack([step.unit for step in drawn_steps(steps)])
         converged += largest_rhat(unit) <= 1.05
-        at, walker = spread_draws(len(unit), WALKERS, DRAWS, number)
-        ranks.append((unit[at, walker] < cell.truth).sum(axis=0))
+        at, particle = spread_draws(len(unit), PARTICLES, DRAWS, number)
+        ranks.append((unit[at, particle] < cell.truth).sum(axis=0))
     shares = np.concatenate(ranks) / DRAWS
     histogram = np.histogram(np.concatenate(ranks), bins=10, range=(0, DRAWS + 1))[0]
     return {

@@ -82,9 +82,9 @@ def fit(demo_recordings, tmp_path_factory) -> Path:
 
 
 def write_job(folder: Path, tmp_path: Path, **changes) -> Path:
-    job = {"kind": "posterior", "fit": str(folder / "fit"), "walkers": 8, "most_evaluations": 200, "beginning": 10}
+    job = {"kind": "posterior", "fit": str(folder / "fit"), "particles": 16, "sweeps": 2, "most_evaluations": 1600}
     path = tmp_path / "sampled.yaml"
-    path.write_text(yaml.safe_dump({**job, "draws": 400, "checked": 0, **changes}))
+    path.write_text(yaml.safe_dump({**job, "draws": 4000, "checked": 0, **changes}))
     return path
 
 
@@ -96,7 +96,7 @@ def test_known_conductances_are_sampled_and_with_more_evaluations_the_chain_goes
     assert "NOT converged" in told
     assert "raise `most_evaluations:`" in told
     first = {path.name: path.read_bytes() for path in out.glob("chains/cell=demo/*.parquet")}
-    assert len(first) == 2
+    assert len(first) == 5
     draws = pd.read_parquet(out / "draws/cell=demo/part.parquet")
     for name, true, (low, high) in zip(FREE, TRUTH, FREE.values(), strict=True):
         assert draws[f"param.{name}"].between(low, high).all()
@@ -105,15 +105,15 @@ def test_known_conductances_are_sampled_and_with_more_evaluations_the_chain_goes
 
     run_job(write_job(fit, tmp_path), str(out), cpus=2)
     assert "finished already" in capsys.readouterr().err
-    (out / "chains/cell=demo/block-000001.parquet").unlink()  # as a run that was killed leaves it
+    (out / "chains/cell=demo/block-000004.parquet").unlink()  # as a run that was killed leaves it
     (out / "findings.json").unlink()
-    run_job(write_job(fit, tmp_path, most_evaluations=500, checked=3), str(out), cpus=2)
+    run_job(write_job(fit, tmp_path, most_evaluations=1900, checked=3), str(out), cpus=2)
     blocks = {path.name: path.read_bytes() for path in out.glob("chains/cell=demo/*.parquet")}
-    assert len(blocks) > 2
+    assert len(blocks) == 6
     assert {name: blocks[name] for name in first} == first
 
     found = json.loads((out / "findings.json").read_text())["cells"][0]
-    assert found["evaluations"] >= 500
+    assert found["evaluations"] == 1920
     assert found["outcomes"]["ok"] >= 0.9 * found["evaluations"]
     assert (found["checked"], found["check_failed"]) == (3, 0)
     assert abs(found["check_difference"]) < 5
@@ -144,9 +144,9 @@ def test_what_cannot_be_sampled_is_refused_before_anything_is_written(fit, tmp_p
             run_job(write_job(fit, tmp_path, **changes), str(tmp_path / "no"))
         return str(error.value)
 
-    assert "expected an even number, found 9" in refused(walkers=9)
+    assert "greater than or equal to 8" in refused(particles=4)
     assert "fits no cell dem (did you mean 'demo'?)" in refused(cells=["dem"])
-    assert "most_evaluations: expected at least 104" in refused(most_evaluations=50)
+    assert "most_evaluations: expected at least 1,600 for 16 particles" in refused(most_evaluations=50)
     assert "the best model is far from the recording: demo" in refused(largest_mean_z=0.1)
     assert "job.yaml" in refused(fit="nowhere")
     unfinished = shutil.copytree(fit / "fit", tmp_path / "unfinished")

@@ -1,6 +1,5 @@
 """The sampler on densities that are known, and its diagnostics on chains that are known."""
 
-import json
 from collections.abc import Callable
 
 import numpy as np
@@ -12,37 +11,45 @@ from neurofleet.neurosim.studies.posterior_sampling import (
     Step,
     autocorrelation_time,
     convergence,
+    drawn_steps,
     effective_share,
-    kept_steps,
     log_density,
-    split_rhat,
+    nested_rhat,
+    next_power,
+    resampled,
     spread_draws,
-    start_points,
 )
 
 MEAN, STD = np.array([0.5, 0.5, 0.1]), np.array([0.3, 0.05, 0.1])
-BEGINNING = 40
+PARTICLES, SWEEPS = 48, 3
 
 
 def scores(unit: np.ndarray) -> np.ndarray:
     return np.abs((unit - MEAN) / STD)
 
 
-def steps_of(sampler: PosteriorSampler, number: int, scores: Callable = scores) -> list[Step]:
+def two_basins(unit: np.ndarray) -> np.ndarray:
+    """A deep and narrow basin, and a wide one with three times its mass; one score that has their density."""
+    narrow, wide = (-0.5 * (((unit - at) / std) ** 2).sum(axis=1) for at, std in ((0.25, 0.05), (0.75, 0.1)))
+    ratio = np.log(3.0 / 2.0 ** unit.shape[1])
+    return np.sqrt(-2.0 * (np.logaddexp(narrow, wide + ratio) - 0.1))[:, None]
+
+
+def steps_of(density: Callable, last: int, seed: int = 1) -> list[Step]:
+    sampler = PosteriorSampler(PARTICLES, 3, seed, sweeps=SWEEPS)
     steps: list[Step] = []
-    while len(steps) < number:
-        steps += sampler.tell(scores(sampler.ask()))
+    while sum(step.last for step in steps) < last:
+        steps.append(sampler.tell(density(sampler.ask())))
     return steps
 
 
 @pytest.fixture(scope="module")
 def chain() -> list[Step]:
-    start = np.random.default_rng(3).random((24, 3))
-    return steps_of(PosteriorSampler(start, 1, BEGINNING), 1500)
+    return steps_of(scores, 90)
 
 
 def test_the_moments_of_a_normal_density_in_a_box_come_out(chain):
-    unit = np.stack([step.unit for step in chain[kept_steps(len(chain), BEGINNING)]])
+    unit = np.stack([step.unit for step in drawn_steps(chain)])
     expected = truncnorm((0 - MEAN) / STD, (1 - MEAN) / STD, MEAN, STD)
     found = convergence(unit)
     error = expected.std() / np.sqrt(found.effective)
@@ -50,69 +57,55 @@ def test_the_moments_of_a_normal_density_in_a_box_come_out(chain):
     assert found.rhat.max() < 1.05
     assert np.all(np.abs(unit.mean(axis=(0, 1)) - expected.mean()) < 4 * error)
     assert unit.std(axis=(0, 1)) == pytest.approx(expected.std(), rel=0.1)
-    assert all(((0 <= step.unit) & (step.unit <= 1)).all() for step in chain)
+    assert all(((0 <= step.proposed) & (step.proposed <= 1)).all() for step in chain)
 
 
-def test_the_beginning_is_tempered_and_what_lies_outside_is_not_evaluated(chain):
-    assert chain[0].warmest > 10
-    sampler = PosteriorSampler(chain[0], 0, BEGINNING)
-    temperatures = [sampler.temperature(step) for step in range(1, BEGINNING + 3)]
-    assert temperatures == sorted(temperatures, reverse=True)
-    assert temperatures[-2:] == [1.0, 1.0]
+def test_separated_basins_of_unequal_depth_keep_their_shares():
+    drawn = np.concatenate([drawn_steps(steps_of(two_basins, 6, seed))[-1].unit for seed in (1, 2)])
+    in_wide = (drawn.mean(axis=1) > 0.5).mean()
+    assert in_wide == pytest.approx(0.75, abs=0.16), "as a binomial of 96 would, within more than three deviations"
+
+
+def test_the_power_rises_to_one_and_three_stages_at_it_come_before_the_draws(chain):
+    powers = {step.stage: step.power for step in chain}
+    assert list(powers.values()) == sorted(powers.values())
+    assert powers[0] == 0.0 < powers[1] < 1.0
+    full = [stage for stage, power in powers.items() if power == 1.0]
+    assert {step.stage for step in chain if step.last} == {full[3]} == {chain[-1].stage}
+    assert all(sum(step.stage == stage for step in chain) <= SWEEPS for stage in full[:3])
     energies = [-log_density(step.scores).mean() for step in chain]
-    assert energies[0] > energies[BEGINNING // 2] > np.mean(energies[-100:])
-    assert all(step.evaluations <= 24 for step in chain)
-    assert sum(step.evaluations for step in chain) < 0.95 * 24 * len(chain)
+    assert energies[0] > 3 * np.mean(energies[-90:])
+    rest = len(drawn_steps(chain))
+    assert rest == 67, "a quarter of the last stage is left out"
 
 
-def test_a_chain_that_goes_on_from_any_stored_step_is_the_uninterrupted_one(chain):
-    for number in (0, 17, 700):
-        stored = chain[number]
-        state = json.loads(json.dumps(stored.state()))
-        again = steps_of(PosteriorSampler(Step.resumed(state, stored.unit, stored.scores), 9, BEGINNING), 30)
-        for step, before in zip(again, chain[number + 1 :], strict=False):
+def test_a_chain_that_goes_on_from_any_step_is_the_uninterrupted_one(chain):
+    for number in (0, 4, len(chain) - 5):
+        sampler = PosteriorSampler(PARTICLES, 3, 1, chain[: number + 1], sweeps=SWEEPS)
+        for before in chain[number + 1 : number + 4]:
+            step = sampler.tell(scores(sampler.ask()))
             assert step.unit.tobytes() == before.unit.tobytes()
-            assert step.scores.tobytes() == before.scores.tobytes()
-            assert (step.number, step.evaluations, step.state()) == (before.number, before.evaluations, before.state())
+            assert step.proposed_scores.tobytes() == before.proposed_scores.tobytes()
+            assert (step.number, step.stage, step.power) == (before.number, before.stage, before.power)
 
 
-def test_a_chain_goes_on_before_a_step_in_which_nothing_was_evaluated():
-    start = np.random.default_rng(3).random((6, 3))
-    flat = steps_of(PosteriorSampler(start, 1, BEGINNING), 400, np.zeros_like)
-    outside = [step.number for step in flat if not step.evaluations]
-    assert len(outside) > 3
-    for number in outside:
-        stored = flat[number - 1]
-        resumed = PosteriorSampler(Step.resumed(stored.state(), stored.unit, stored.scores), 9, BEGINNING)
-        again = steps_of(resumed, 3, np.zeros_like)
-        assert [step.number for step in again[:3]] == [number, number + 1, number + 2]
-        for step, before in zip(again, flat[number:], strict=False):
-            assert step.state() == before.state()
-            assert step.unit.tobytes() == before.unit.tobytes()
-
-
-def test_walkers_start_from_the_hall_of_fame_then_from_other_models_of_all_seeds_then_around_them():
-    draw = np.random.default_rng(1)
-    hall = draw.random((4, 3))
-    unit = np.concatenate([hall, 0.2 * draw.random((10, 3)), 0.8 + 0.2 * draw.random((10, 3))])
-    totals, seeds = np.arange(24.0), np.repeat([1, 1, 2], [4, 10, 10])
-    start = start_points(hall, unit, totals, seeds, 12, 3, 1)
-    assert start[:4].tolist() == hall.tolist()
-    assert {tuple(point) for point in start} <= {tuple(point) for point in unit}
-    assert (start[4:] > 0.8).all(axis=1).any(), "models of the second seed are among them"
-    few = start_points(hall[[0, 0, 1]], unit[:0], totals[:0], seeds[:0], 8, 3, 1)
-    assert len(np.unique(few, axis=0)) == 8
-    assert ((few >= 0) & (few <= 1)).all()
+def test_weights_of_the_next_stage_leave_six_in_ten_and_particles_survive_in_proportion():
+    density = -np.linspace(0.0, 500.0, 200)
+    power = next_power(0.01, density)
+    assert effective_share((power - 0.01) * density) == pytest.approx(0.6, abs=0.001)
+    assert next_power(0.9, density / 1000) == 1.0
+    chosen = np.bincount(resampled(np.log([1.0, 2.0, 5.0, 1e-9] * 2), np.random.default_rng(1)), minlength=8)
+    assert np.abs(chosen - np.array([1.0, 2.0, 5.0, 0.0] * 2) / 2).max() < 1
 
 
 def test_rhat_and_effective_draws_of_known_chains():
     draw = np.random.default_rng(2)
     independent = draw.standard_normal((400, 20))
-    assert split_rhat(independent) == pytest.approx(1.0, abs=0.01)
-    assert split_rhat(independent + np.arange(20) % 2) > 1.1, "two groups that stay apart"
-    assert split_rhat(independent * (1 + np.arange(20) % 2 * 4)) > 1.1, "equal means, unequal widths"
-    assert split_rhat(independent + np.linspace(0, 2, 400)[:, None]) > 1.1, "a drift"
-    assert split_rhat(np.ones((400, 20))) == split_rhat(independent[:3]) == np.inf
+    assert nested_rhat(independent) == pytest.approx(1.0, abs=0.01)
+    assert nested_rhat(independent + np.arange(20) % 2) > 1.1, "two groups that stay apart"
+    assert nested_rhat(independent * (1 + np.arange(20) % 2 * 4)) > 1.1, "equal means, unequal widths"
+    assert nested_rhat(independent + np.linspace(0, 2, 400)[:, None]) > 1.1, "a drift"
+    assert nested_rhat(np.ones((400, 20))) == nested_rhat(independent[:3]) == np.inf
     assert autocorrelation_time(independent) == pytest.approx(1.0, abs=0.2)
     slow = np.zeros((4000, 20))
     for i in range(1, len(slow)):
