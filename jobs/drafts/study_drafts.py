@@ -44,7 +44,7 @@ def synapse_draft(files: Sequence[Path], folder: Path) -> Draft:
 
 
 def posterior_draft(files: Sequence[Path], folder: Path) -> Draft:
-    """Return a posterior around the models of a fit.
+    """Return a posterior of the cells of a fit.
 
     Raises
     ------
@@ -57,7 +57,7 @@ def posterior_draft(files: Sequence[Path], folder: Path) -> Draft:
     draft.say(_of_run(files[0]))
     draft.put("fit", draft.path(files[0]), "also `cells: [ID]`")
     draft.put("draws", 1000, "effective draws of each cell, after which sampling ends")
-    draft.put("most_evaluations", 100_000, "of each cell; with more, the same command goes on")
+    draft.put("most_evaluations", 400_000, "of each cell; with more, the same command goes on")
     return draft
 
 

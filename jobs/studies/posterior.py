@@ -1,7 +1,9 @@
 """Posteriors: the models that a recording allows, sampled within the bounds of a finished fit."""
 
+import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -18,7 +20,7 @@ from neurofleet.jobs.costs import cost_in_words
 from neurofleet.jobs.fit.campaign_state import recorded_choices
 from neurofleet.jobs.fit.engine_choice import try_vector
 from neurofleet.jobs.fit.engines import engine_spec, scores_of
-from neurofleet.jobs.fit.fit_inputs import job_mechanisms, prepare_cell
+from neurofleet.jobs.fit.fit_inputs import job_mechanisms, prepare_cell, recording_source
 from neurofleet.jobs.fit.fit_problem import Problem
 from neurofleet.jobs.job_file import LocalPath, Name, Positive, PositiveInt
 from neurofleet.jobs.reports.tables import ReportTable
@@ -33,6 +35,12 @@ from neurofleet.jobs.studies.populations import (
     stage_winners,
 )
 from neurofleet.jobs.studies.posterior_chains import CellToSample, Chain, StoredChain
+from neurofleet.jobs.studies.posterior_predictions import (
+    PREDICTED,
+    prediction_rows,
+    predictions_block,
+    unseen_targets,
+)
 from neurofleet.jobs.studies.posterior_report import CellPosterior, PosteriorFindings
 from neurofleet.jobs.studies.study import Plan, Study, StudySpec, rows_table
 from neurofleet.neurosim.cells.fit_model import FitModel
@@ -74,7 +82,7 @@ class PosteriorSpec(StudySpec):
     """Models that move together, at least twice the parameters; by default twelve times, in multiples of 64."""
     draws: PositiveInt = 1000
     """Effective draws of every parameter of a cell: sampling ends when there are so many and R-hat is at most 1.05."""
-    most_evaluations: PositiveInt = 100_000
+    most_evaluations: PositiveInt = 400_000
     """Evaluations of a cell after which sampling ends, converged or not. With more, the same command goes on."""
     sweeps: PositiveInt = SWEEPS
     """Moves of all particles in each stage at most, before the density itself is reached."""
@@ -83,7 +91,11 @@ class PosteriorSpec(StudySpec):
     `null` samples around any model.
     """
     checked: Annotated[int, Field(ge=0)] = 20
-    """Draws of each cell that NEURON scores again as accurately as a fit's finalists."""
+    """Draws of each cell that NEURON scores again as accurately as a fit's finalists, and simulates at the steps of the
+    recording that no stage of the fit was trained on.
+    """
+    known: LocalPath | None = None
+    """JSON file with the true parameters, by name, of cells that were made: the report says where they lie."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 1
     """Seed of the particles; the draws are the same on any number of CPUs."""
     deadline_s: Positive = 60.0
@@ -108,12 +120,15 @@ class PosteriorSpec(StudySpec):
 
     def paths_named(self) -> list[Path]:
         """Return the files of the fit that draws depend on."""
-        return [self.fit / "job.yaml", self.fit / "hall_of_fame"]
+        known = [] if self.known is None else [self.known]
+        return [self.fit / "job.yaml", self.fit / "hall_of_fame", *known]
 
     def identity(self) -> dict[str, Any]:
         """Return what the results depend on: not how far sampling goes."""
         return {
-            key: value for key, value in self.plain().items() if key not in ("draws", "most_evaluations", "checked")
+            key: value
+            for key, value in self.plain().items()
+            if key not in ("draws", "most_evaluations", "checked", "known")
         }
 
 
@@ -146,7 +161,11 @@ class PosteriorStudy(Study[PosteriorSpec, list[CellToSample]]):
             problem = last_problem(subject, winners.get(cell.id, {}))
             stage = subject.stages[-1].name
             choice = choices.get(cell.id, {}).get(stage)
-            to_sample = self._cell(store, cell.id, problem, choice.engine if choice else "neuron")
+            to_sample = replace(
+                self._cell(store, cell.id, problem, choice.engine if choice else "neuron"),
+                unseen=unseen_targets(subject, problem, recording_source(cell, folder)) if self.spec.checked else None,
+                known=self._known(problem),
+            )
             cells.append(to_sample)
             notes += [f"{cell.id}: {warning}" for warning in subject.warnings]
             notes.append(
@@ -166,6 +185,25 @@ class PosteriorStudy(Study[PosteriorSpec, list[CellToSample]]):
                 "`largest_mean_z:`."
             )
         return cells, notes
+
+    def _known(self, problem: Problem) -> dict[str, float]:
+        """Return the true values of the parameters of a stage, as far as they are known."""
+        if self.spec.known is None:
+            return {}
+        path = self.folder / self.spec.known
+        try:
+            known = {str(name): float(value) for name, value in json.loads(path.read_text()).items()}
+        except (OSError, ValueError, AttributeError, TypeError) as error:
+            raise UsageError(
+                "known: expected a JSON file with a number for each parameter, such as "
+                f'{{"{problem.names[0]}": 0.1}}, found {path}: {error}.'
+            ) from error
+        if not set(known) & set(problem.names):
+            raise UsageError(
+                f"known: expected some of the parameters that are sampled ({', '.join(problem.names)}), found "
+                f"{', '.join(known) or 'none'} in {path}."
+            )
+        return {name: known[name] for name in problem.names if name in known}
 
     def _cell(self, store: RunStore, cell: str, problem: Problem, engine: Literal["neuron", "vector"]) -> CellToSample:
         spec = self.spec
@@ -200,7 +238,8 @@ class PosteriorStudy(Study[PosteriorSpec, list[CellToSample]]):
             return False
         found = stored_findings(store.root)
         converged = all(cell["converged"] for cell in found["cells"])
-        same = (found["draws"], found["checked"]) == (self.spec.draws, self.spec.checked)
+        asked = (self.spec.draws, self.spec.checked, self.spec.known is not None)
+        same = (found["draws"], found["checked"], found["known"]) == asked
         return same and (converged or found["most_evaluations"] >= self.spec.most_evaluations)
 
     def measure(self, run: JobRun, address: str | None) -> None:
@@ -224,27 +263,31 @@ class PosteriorStudy(Study[PosteriorSpec, list[CellToSample]]):
         sample_on_pool(run, chains, lambda: self._checks(run.inputs, run.store), address, self.cpus)
 
     def _checks(self, inputs: Sequence[CellToSample], store: RunStore) -> list[Block]:
-        """Return the draws that NEURON scores again."""
-        return [
-            block for cell in inputs if (block := self._check(cell, StoredChain.read(cell.cell, store))) is not None
-        ]
+        """Return what NEURON does of the draws: scores, and e-features at unseen steps."""
+        blocks = []
+        for cell in inputs:
+            rows = self._draws(cell, chain := StoredChain.read(cell.cell, store))
+            blocks += [block for block in self._check(cell, rows, len(chain.steps)) if block is not None]
+        return blocks
 
-    def _check(self, cell: CellToSample, chain: StoredChain) -> Block | None:
+    def _check(self, cell: CellToSample, rows: HallOfFameRows, steps: int) -> tuple[Block | None, Block | None]:
+        """Return scores, and e-features at unseen steps, of the first draws."""
         model = cell.problem.final_model
-        if model is None or not self.spec.checked:
-            return None
-        rows = self._draws(cell, chain)
-        if not len(rows):
-            return None
+        if not isinstance(model, FitModel) or not self.spec.checked or not len(rows):
+            return None, None
         values = rows.parameters[: self.spec.checked, : len(cell.space)]
         searched = rows.scores[: len(values)]
 
         def table(outcomes: Sequence[Outcome]) -> pa.Table:
             return checks_table(rows, searched, outcomes)
 
-        name = f"{CHECKS}/cell={cell.cell}/steps-{len(chain.steps):06d}-{len(values)}-of-{len(rows)}.parquet"
+        name = f"cell={cell.cell}/steps-{steps:06d}-{len(values)}-of-{len(rows)}.parquet"
         engine = engine_spec(f"{cell.cell}-check", model, self.spec.max_steps)
-        return Block(name, cell.cell, engine, len(values), lambda: list(values), table)
+        check = Block(f"{CHECKS}/{name}", cell.cell, engine, len(values), lambda: list(values), table)
+        if cell.unseen is None:
+            return check, None
+        file, max_steps = f"{PREDICTED}/{name}", self.spec.max_steps
+        return check, predictions_block(cell.cell, model, cell.unseen, values, file, max_steps)
 
     def _draws(self, cell: CellToSample, chain: StoredChain) -> HallOfFameRows:
         """Return draws that lie evenly in the chain, in random order: the first ones are a sample too."""
@@ -271,6 +314,7 @@ class PosteriorStudy(Study[PosteriorSpec, list[CellToSample]]):
         cells: list[CellPosterior] = []
         converged_rows: list[dict[str, Any]] = []
         correlations: list[dict[str, Any]] = []
+        predictions: list[dict[str, Any]] = []
         names = tuple(dict.fromkeys(name for cell in inputs for name in (*cell.problem.names, *cell.problem.fixed)))
         for cell in inputs:
             chain = StoredChain.read(cell.cell, store)
@@ -279,14 +323,18 @@ class PosteriorStudy(Study[PosteriorSpec, list[CellToSample]]):
             found = convergence(chain.drawn.unit)
             converged_rows += convergence_rows(cell, chain.drawn.unit, found)
             correlations += correlation_rows(cell, rows)
-            check = self._check(cell, chain)
+            check, predicted = self._check(cell, rows, len(chain.steps))
             checks = table_rows(store, check.name) if check is not None else []
+            if predicted is not None and cell.unseen is not None:
+                predictions += prediction_rows(cell.cell, cell.unseen, table_rows(store, predicted.name))
             cells.append(self._found(cell, chain, found.rhat, found.effective, checks))
         tables |= {"convergence.parquet": rows_table(converged_rows), "correlations.parquet": rows_table(correlations)}
+        tables["predictions.parquet"] = rows_table(predictions)
         findings = PosteriorFindings(
             draws=self.spec.draws,
             most_evaluations=self.spec.most_evaluations,
             checked=self.spec.checked,
+            known=self.spec.known is not None,
             cells=cells,
         )
         return tables, findings
@@ -409,6 +457,8 @@ def convergence_rows(cell: CellToSample, unit: np.ndarray, found: Convergence) -
                 **{f"q{q:02d}": float(v) for q, v in zip((5, 25, 50, 75, 95), quantiles, strict=True)},
                 "lower": cell.problem.lower[i],
                 "upper": cell.problem.upper[i],
+                "known": (known := cell.known.get(name)),
+                "known_at": None if known is None or not len(draws) else float((draws[:, i] < known).mean()),
             }
         )
     return rows

@@ -3,6 +3,7 @@
 import json
 import math
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -16,6 +17,7 @@ from neurofleet.jobs.fit.engines import engine_spec, scores_of, task_deadline_s,
 from neurofleet.jobs.fit.fit_problem import Problem
 from neurofleet.neurosim.cells.fit_model import MAX_SCORE, FitModel
 from neurofleet.neurosim.evolution import ParameterSpace
+from neurofleet.neurosim.features.step_protocols import TargetSet
 from neurofleet.neurosim.studies.posterior_sampling import (
     PosteriorSampler,
     Step,
@@ -56,6 +58,10 @@ class CellToSample:
     best : ndarray, shape (k, P)
         The models of its hall of fame, best first, in the unit cube.
     best_total : float
+    unseen : TargetSet or None
+        E-features at steps that no stage was trained on.
+    known : mapping of str to float
+        The true parameters, of a made cell.
     """
 
     cell: str
@@ -65,6 +71,8 @@ class CellToSample:
     particles: int
     best: np.ndarray
     best_total: float
+    unseen: TargetSet | None = None
+    known: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def mean_z(self) -> float:

@@ -150,12 +150,15 @@ class PosteriorFindings(Findings):
         Effective draws that were asked for.
     most_evaluations, checked : int
         As the job says.
+    known : bool
+        Whether true parameters are known.
     cells : list of CellPosterior
     """
 
     draws: int
     most_evaluations: int
     checked: int
+    known: bool
     cells: list[CellPosterior] = field(default_factory=list)
 
     def tables(self) -> list[ReportTable]:
@@ -191,25 +194,53 @@ class PosteriorFindings(Findings):
             *(table.html() for table in self.tables()),
             *(html.paragraph(line, "note") for line in self.remarks()),
         ]
-        converged, correlations = (table_rows(store, f"{name}.parquet") for name in ("convergence", "correlations"))
+        tables = {name: _rows(store, name) for name in ("convergence", "correlations", "predictions")}
         for cell in self.cells:
-            parts += self._cell(store, cell, converged, correlations)
+            of_cell = {name: [row for row in rows if row["cell"] == cell.cell] for name, rows in tables.items()}
+            parts += self._cell(store, cell, **of_cell)
         return parts
 
-    def _cell(self, store: RunStore, cell: CellPosterior, converged: Rows, correlations: Rows) -> list[str]:
+    def _cell(
+        self, store: RunStore, cell: CellPosterior, convergence: Rows, correlations: Rows, predictions: Rows
+    ) -> list[str]:
         parts = [html.heading(2, cell.cell)]
         draws = store.table(draws_file(cell.cell))
         if draws is not None and len(draws):
-            parts.append(_marginals(cell, draws))
-        if pairs := [row for row in correlations if row["cell"] == cell.cell]:
-            parts.append(_correlations(cell, pairs))
+            parts.append(_marginals(cell, draws, {row["parameter"]: row["known"] for row in convergence}))
+        parts.append(_convergence(convergence))
+        if correlations:
+            parts.append(_correlations(cell, correlations))
+        if predictions:
+            parts += _predictions(cell, predictions)
         parts.append(_particles(cell, StoredChain.read(cell.cell, store)))
-        parts.append(_convergence([row for row in converged if row["cell"] == cell.cell]))
         return parts
 
 
+def _rows(store: RunStore, name: str) -> Rows:
+    """Return the rows of a table, none where there is no such table."""
+    return table_rows(store, f"{name}.parquet") if store.table(f"{name}.parquet") is not None else []
+
+
+def _where(at: float | None) -> str:
+    """Return in which central interval a value lies that has this share of the draws below it."""
+    if at is None:
+        return ""
+    off = abs(at - 0.5)
+    return "50 %" if off <= 0.25 else "90 %" if off <= 0.45 else "outside 90 %"
+
+
 def _convergence(rows: Rows) -> str:
-    head = ("parameter", "R-hat", "effective draws", "autocorrelation, steps", "5 %", "median", "95 %", "bounds")
+    known = any(row["known"] is not None for row in rows)
+    head: tuple[str, ...] = (
+        "parameter",
+        "R-hat",
+        "effective draws",
+        "autocorrelation, steps",
+        "5 %",
+        "median",
+        "95 %",
+        "bounds",
+    )
     body = [
         (
             row["parameter"],
@@ -218,13 +249,64 @@ def _convergence(rows: Rows) -> str:
             f"{row['autocorrelation']:.0f}",
             *(f"{row[q]:.3g}" for q in ("q05", "q50", "q95")),
             f"{row['lower']:.3g} to {row['upper']:.3g}",
+            *((_number(row["known"]), _known(row)) if known else ()),
         )
         for row in rows
     ]
-    return html.table(head, body, numbers=range(1, len(head) - 1))
+    if known:
+        head = (*head, "true value", "lies within")
+    return html.table(head, body, numbers=[i for i in range(1, len(head)) if head[i] not in ("bounds", "lies within")])
 
 
-def _marginals(cell: CellPosterior, draws: pa.Table) -> str:
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3g}"
+
+
+def _known(row: Mapping[str, Any]) -> str:
+    if row["known"] is None:
+        return ""
+    return _where(row["known_at"]) if row["lower"] <= row["known"] <= row["upper"] else "outside the bounds"
+
+
+def _predictions(cell: CellPosterior, rows: Rows) -> list[str]:
+    features = list(dict.fromkeys(row["feature"] for row in rows if row["q50"] is not None))
+    across = min(ACROSS - 1, max(1, len(features)))
+    down = -(-len(features) // across)
+
+    def draw(figure: Any) -> None:
+        axes = figure.subplots(down, across, squeeze=False).ravel()
+        for axis, feature in zip(axes, features, strict=False):
+            of_feature = [row for row in rows if row["feature"] == feature and row["q50"] is not None]
+            at = np.array([1000 * row["amplitude_nA"] for row in of_feature])
+            for low, high, width in (("q05", "q95", 1.5), ("q25", "q75", 4.0)):
+                axis.vlines(at, *([row[q] for row in of_feature] for q in (low, high)), color=SEEDS[0], linewidth=width)
+            axis.plot(at, [row["q50"] for row in of_feature], "_", color=SEEDS[0])
+            recorded, std = ([row[name] for row in of_feature] for name in ("recorded", "recorded_std"))
+            axis.errorbar(
+                at + 0.01 * np.ptp(at) + 1, recorded, std, fmt="o", markersize=3, color=SEEDS[1], linewidth=0.8
+            )
+            axis.set_title(feature)
+            axis.set_xlabel("pA")
+        for axis in axes[len(features) :]:
+            axis.set_axis_off()
+
+    places = [_where(row["recorded_at"]) for row in rows if row["recorded_at"] is not None]
+    within = {place: places.count(place) for place in ("50 %", "90 %", "outside 90 %")}
+    steps = len({row["protocol"] for row in rows})
+    missing = sum(row["missing"] > row["draws"] / 2 for row in rows)
+    return [
+        html.figure(
+            picture(1.5 * down + 0.2, draw, f"e-features of draws of {cell.cell} at unseen steps"),
+            f"E-features at {steps} steps of the recording that no stage of the fit was trained on: 90 % (thin), 50 % "
+            f"(thick) and median of {rows[0]['draws']} draws simulated by NEURON; dots are the recording with its "
+            f"standard deviation. Of {len(places)} recorded values, {within['50 %']} lie within the central 50 % of "
+            f"what the draws predict, noise of the recording included, {within['50 %'] + within['90 %']} within 90 %."
+            + (f" {missing} more are of e-features that most draws do not have." if missing else ""),
+        )
+    ]
+
+
+def _marginals(cell: CellPosterior, draws: pa.Table, known: Mapping[str, float | None]) -> str:
     across = min(ACROSS, len(cell.parameters))
     down = -(-len(cell.parameters) // across)
 
@@ -240,6 +322,8 @@ def _marginals(cell: CellPosterior, draws: pa.Table) -> str:
             values = draws[PARAMETER_PREFIX + name].to_numpy()
             axis.hist(np.clip(values, edges[0], edges[-1]), bins=edges, color=SEEDS[0])
             axis.set_xlim(edges[0], edges[-1])
+            if (true := known.get(name)) is not None:
+                axis.axvline(np.clip(true, edges[0], edges[-1]), color=SEEDS[1])
             axis.set_title(name)
             axis.set_xlabel(parameter_unit(name))
             axis.set_yticks([])
@@ -249,7 +333,7 @@ def _marginals(cell: CellPosterior, draws: pa.Table) -> str:
     return html.figure(
         picture(1.35 * down + 0.2, draw, f"histograms of the parameters of draws of {cell.cell}"),
         f"Parameters of {len(draws):,} draws, each within its bounds on the axis of the search. What fills its axis "
-        "evenly, the recording does not tell.",
+        "evenly, the recording does not tell." + (" Lines are the true values." if any(known.values()) else ""),
     )
 
 

@@ -275,7 +275,7 @@ OTHERS = {
         },
         4,
     ),
-    "posterior": ({"kind": "posterior", "fit": "../runs/rat"}, 8),
+    "posterior": ({"kind": "posterior", "fit": "../runs/rat"}, 7),
     "analyse": (
         {
             "kind": "analyse",

@@ -56,7 +56,7 @@ JOBS: dict[tuple[str, str], dict[str, Any]] = {
     ("synapse", ""): {"models": RUN, "distances_um": [40]},
     ("compare", ""): {"models": {"ours": RUN, "published": PUBLISHED}, "steps": STEPS, "features": FEATURES},
     ("sample", ""): {"cells": [CELL], "recipe": "demo", "draws": 8, "fixed": KNOWN, "within_z": 2.0},
-    ("posterior", ""): {"fit": RUN["run"], "largest_mean_z": None, "most_evaluations": 3000, "beginning": 10},
+    ("posterior", ""): {"fit": RUN["run"], "largest_mean_z": None, "particles": 40, "sweeps": 1, "most_evaluations": 4000},
     ("analyse", ""): ANALYSIS,
     ("train", "sims"): SIMS,
     ("sweep", "sims"): {**SIMS, "search": {"learning_rate": [1e-3, 0.02]}, "trials": GRID},

@@ -144,7 +144,7 @@ def test_what_cannot_be_sampled_is_refused_before_anything_is_written(fit, tmp_p
             run_job(write_job(fit, tmp_path, **changes), str(tmp_path / "no"))
         return str(error.value)
 
-    assert "greater than or equal to 8" in refused(particles=4)
+    assert "expected a number of at least 8, found 4" in refused(particles=4)
     assert "fits no cell dem (did you mean 'demo'?)" in refused(cells=["dem"])
     assert "most_evaluations: expected at least 1,600 for 16 particles" in refused(most_evaluations=50)
     assert "the best model is far from the recording: demo" in refused(largest_mean_z=0.1)
