@@ -44,6 +44,8 @@ TWO_FOLDS = {"learner": "hippie", "folds": 2, "methods": ["raw_knn", "head"], **
 ANIMALS = {"learner": "neuprint", "recordings": "../data/s*.npz", "label": "class", "loggers": []}
 ANIMALS |= {**NEUPRINT, "methods": ["phi", "random"]}
 
+FEW = {"sweeps": 1, "most_evaluations": 4000}
+
 JOBS: dict[tuple[str, str], dict[str, Any]] = {
     ("fit", ""): {**FIT, "evolution": EVOLUTION},
     ("validate", ""): {"models": RUN, "sweeps_each": 1},
@@ -56,7 +58,7 @@ JOBS: dict[tuple[str, str], dict[str, Any]] = {
     ("synapse", ""): {"models": RUN, "distances_um": [40]},
     ("compare", ""): {"models": {"ours": RUN, "published": PUBLISHED}, "steps": STEPS, "features": FEATURES},
     ("sample", ""): {"cells": [CELL], "recipe": "demo", "draws": 8, "fixed": KNOWN, "within_z": 2.0},
-    ("posterior", ""): {"fit": RUN["run"], "largest_mean_z": None, "particles": 40, "sweeps": 1, "most_evaluations": 4000},
+    ("posterior", ""): {"fit": RUN["run"], "largest_mean_z": None, "particles": 40, **FEW},
     ("analyse", ""): ANALYSIS,
     ("train", "sims"): SIMS,
     ("sweep", "sims"): {**SIMS, "search": {"learning_rate": [1e-3, 0.02]}, "trials": GRID},
