@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 import ray
 from ray import tune
 from ray.tune.experiment import Trial
+from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, PopulationBasedTraining, TrialScheduler
 from ray.tune.search import Searcher
 
@@ -316,16 +317,23 @@ class _TrialSearcher(Searcher):
         """Nothing: the trials' folders have its state."""
 
 
-class _TrialMonitor(tune.Callback):
-    """Stores trials that end. An error is kept and ends the sweep; Tune by itself would go on."""
+class _TrialMonitor(TrialProgressCallback):
+    """Stores trials that end, in place of Tune's callback that prints them.
+
+    An error is kept and ends the sweep; Tune by itself would go on.
+    """
 
     def __init__(self, files: SweepFiles, progress: Callable[[TrialRow], None]) -> None:
+        super().__init__()
         self._files = files
         self._progress = progress
         self.error: BaseException | None = None
 
     def __reduce__(self) -> tuple[type, tuple]:
         return tune.Callback, ()  # Tune stores a copy that is never read, and `progress` may be anything
+
+    def on_trial_result(self, iteration: int, trials: list[Trial], trial: Trial, result: dict, **info: Any) -> None:
+        """Nothing: a trial reports into its folder."""
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         self._ended(trial, "stopped", "by the scheduler")

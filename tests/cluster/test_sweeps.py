@@ -114,7 +114,7 @@ def test_the_table_keeps_types_and_what_is_missing():
         assert table[name].to_pylist() == [getattr(row, name) for row in rows]
 
 
-def test_a_grid_with_repeats_failures_and_a_process_that_dies(ray_session, tmp_path):
+def test_a_grid_with_repeats_failures_and_a_process_that_dies(ray_session, tmp_path, capsys):
     trace, seen = tmp_path / "trace", []
     plan = valley(*({"x": [0.1, 0.2, 0.5]},), method="grid", repeats=2, trace=str(trace), fails_at=0.5, dies_at=0.1)
     journal = (tmp_path / "journal.log", "valley")
@@ -133,6 +133,7 @@ def test_a_grid_with_repeats_failures_and_a_process_that_dies(ray_session, tmp_p
     assert begun == {f"trial-{i:05d}": 2 if i < 2 else 1 for i in range(6)}
     assert timeless(stored(tmp_path / "sweep")) == timeless(trials_to_table(swept.rows))
     assert_journal_holds(swept.rows, journal)
+    assert "Last result" not in capsys.readouterr().out, "Tune prints no trials"
     assert sorted(row.trial for row in seen) == [row.trial for row in swept.rows]
     assert (tmp_path / "sweep" / "tune").stat().st_mode & 0o777 == 0o700
     before = trace.read_text()

@@ -18,6 +18,7 @@ from neurofleet.learners.model_folder import read_model
 from tests.jobs.local_head import Laptop, local_head
 from tests.jobs.stored_generations import assert_not_evaluated_again, generations, stored_rows
 from tests.jobs.test_fit import write_job
+from tests.jobs.test_notify import channel  # noqa: F401
 
 SMALL = {
     "strategy": "fast",
@@ -115,7 +116,7 @@ def test_a_cancelled_job_submitted_again_goes_on_to_its_hall_of_fame(laptop, tmp
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_a_training_is_submitted_with_its_cells_and_leaves_a_model(laptop, tmp_path):
+def test_a_training_is_submitted_with_its_cells_and_leaves_a_model(laptop, tmp_path, channel):  # noqa: F811
     rng = np.random.default_rng(0)
     genes = [f"g{number}" for number in range(12)]
     for part in ("one", "two"):
@@ -127,10 +128,16 @@ def test_a_training_is_submitted_with_its_cells_and_leaves_a_model(laptop, tmp_p
     job = {"kind": "train", "learner": "sims", "reference": "../data/cells-*.csv", "labels": "../data/labels.csv"}
     job |= {"label": "type", "epochs": 1, "members": 1, "baselines": ["majority"], "workers": 0, "loggers": []}
     (laptop.folder / "jobs" / "train.yaml").write_text(json.dumps(job))
-    sent = laptop("submit", "jobs/train.yaml", "--out", tmp_path / "model", "--follow")
+    sent = laptop(
+        "submit", "jobs/train.yaml", "--out", tmp_path / "model", "--follow", "--json", "--notify", channel.address
+    )
     assert sent.returncode == 0, sent.stderr + sent.stdout
-    assert "3 files, " in sent.stdout
-    assert "train: starting" in sent.stdout
+    assert json.loads(sent.stdout)["name"] == "train"
+    (told,) = channel.messages
+    assert (told["name"], told["event"]) == ("train", "done")
+    assert "secret" not in laptop("list", "--json").stdout + laptop("logs", "train").stdout
+    assert "3 files, " in sent.stderr
+    assert "train: starting" in sent.stderr
     facts = read_model(tmp_path / "model").description["facts"]
     assert facts["data"]["files"] == ["cells-one.csv", "cells-two.csv"]
     assert facts["data"]["cells_of_class"] == {"a": 24, "b": 24}
