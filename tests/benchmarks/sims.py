@@ -182,11 +182,13 @@ def _neurofleet(folder: str, *arguments: str) -> subprocess.Popen:
 
 def _timed_run(folder: str, out: str) -> tuple[dict[str, Any], bytes]:
     """Return what a run takes and reaches, and the arrays of its model."""
+    from neurofleet.learners.model_folder import read_model
+
     started = time.perf_counter()
     usage: Any = _neurofleet(folder, "run", "sims.yaml", "--out", out).usage  # type: ignore[attr-defined]
     wall = time.perf_counter() - started
     event = json.loads((Path(folder) / out / "events.jsonl").read_text().splitlines()[-1])
-    facts = json.loads((Path(folder) / out / "model.json").read_text())["facts"]
+    facts = read_model(Path(folder) / out).description["facts"]
     scores = {name: [round(one["accuracy"], 4), round(one["macro_f1"], 4)] for name, one in facts["scores"].items()}
     measured = {
         "wall_s": round(wall, 1),
