@@ -26,8 +26,10 @@ if TYPE_CHECKING:
     from neurofleet.learners.sims.reference_fit import Reference
     from neurofleet.learners.splits import Split
 
-DENSE_VALUES = 100_000_000
-"""With more values (cells x genes) of known cells than this, simple methods are fitted on a subsample."""
+DENSE_VALUES, LOGISTIC_WORK = 100_000_000, 6_000_000_000
+"""With more values (cells x genes) of known cells than the first, or more values x classes than the second, simple
+methods are fitted on a subsample: tuning on 5,000 cells of 20,000 genes and 200 classes takes longer than the networks.
+"""
 
 WORTH_A_PROCESS = 100_000
 """With fewer values than this, another process would take longer to begin than the methods take."""
@@ -132,9 +134,10 @@ def work_of(
     known = np.sort(np.concatenate([split.rows("train"), split.rows("validation")]))
     scored = np.sort(split.rows("test" if len(split.rows("test")) else "validation"))
     scored = scored[:0] if names is not None and not len(names) else scored
-    few = max(DENSE_VALUES // max(n_genes, 1), 2)
+    most, most_fitted = (max(n // n_genes, 2) for n in (DENSE_VALUES, LOGISTIC_WORK // len(reference.classes)))
+    few = min(most, most_fitted)
     shown = known[stratified_rows(reference.labels[known], few if linear else min(few, CELL_LIMIT), seed=seed)]
-    tested = scored[stratified_rows(reference.labels[scored], min(few, CELL_LIMIT), seed=seed)]
+    tested = scored[stratified_rows(reference.labels[scored], min(most, CELL_LIMIT), seed=seed)]
     notes = ()
     if len(shown) < len(known) or len(tested) < len(scored):
         notes = (f"Fitted on {len(shown)} and scored on {len(tested)} cells drawn at random.",)
