@@ -277,7 +277,7 @@ class FastStrategy(Strategy):
         unit = self.space.to_unit(parameters)
         if self._polish is None:
             self._select(unit, scores)
-            if self.evaluations + self._offspring > self.config.switch * self.config.evaluations:
+            if self.evaluations + self._offspring > self._search_end:
                 self._end_search()
         elif self._spread_end is None:
             self._polish.tell(unit, bounded_cost(scores))
@@ -286,6 +286,11 @@ class FastStrategy(Strategy):
                 self._polish.exhausted or self.evaluations + self._population > self.config.evaluations - spread
             ):
                 self._spread_end = min(self.evaluations + spread, self.config.evaluations)
+
+    @property
+    def _search_end(self) -> float:
+        """Evaluations until which IBEA searches."""
+        return self.config.switch * self.config.evaluations
 
     def _end_search(self) -> None:
         """Go on after the search by IBEA."""
@@ -350,22 +355,33 @@ class ResidualConfig(FastConfig):
     Parameters
     ----------
     switch_fraction : float, optional
-        Share of the budget after which the search with residuals takes over from IBEA; by default 0.25, and 400
+        Share of the budget after which the search with residuals takes over from IBEA; by default 0.25, and 300
         evaluations at most.
-    residual_share : float
-        Share of the budget after which CMA-ES takes over.
+    residual_share : float, optional
+        Share of the budget after which CMA-ES takes over at the latest; by default 0.9, and 0.6 of a budget of at least
+        3000.
     batch : int
         Individuals per generation of the search with residuals.
+    patience : int
+        Evaluations without a better model after which a search with residuals has found what it can. Another one then
+        begins, with IBEA and new random individuals, if it can have at least three times as many.
     """
 
-    residual_share: float = 0.9
+    residual_share: float | None = None
     batch: int = 16
+    patience: int = 224
 
     @property
     def switch(self) -> float:
         if self.switch_fraction is not None:
             return self.switch_fraction
-        return min(0.25, 400 / self.evaluations)
+        return min(0.25, 300 / self.evaluations)
+
+    @property
+    def residual_end(self) -> float:
+        """Evaluations after which CMA-ES takes over."""
+        share = (0.9 if self.evaluations < SHORT else 0.6) if self.residual_share is None else self.residual_share
+        return share * self.evaluations
 
     def search(self, generator: np.random.Generator) -> ResidualSearch:
         """Return the search that learns from residuals, with nothing learnt yet."""
@@ -386,6 +402,9 @@ class RegressionConfig(ResidualConfig):
         return RegressionSearch(256, generator)
 
 
+_GAIN = 0.01  # part of the cost by which a model is better
+
+
 class ResidualStrategy(FastStrategy):
     """`FastStrategy` with a search that learns from signed residuals between IBEA and CMA-ES.
 
@@ -403,10 +422,16 @@ class ResidualStrategy(FastStrategy):
         self, config: ResidualConfig, space: ParameterSpace, seed: int, warm_start: np.ndarray | None = None
     ) -> None:
         super().__init__(config, space, seed, warm_start)
-        self._batch, self._residual_end = config.batch, config.residual_share * config.evaluations
-        generator = np.random.default_rng(self._random.getrandbits(64))
-        self._learner = config.search(generator)
-        self._learning = False
+        self._residuals = config
+        self._generator = np.random.default_rng(self._random.getrandbits(64))
+        self._begin_round()
+
+    def _begin_round(self) -> None:
+        """Begin with random individuals."""
+        self._learner = self._residuals.search(self._generator)
+        self._round_began, self._learning = self.evaluations, False
+        self._parent_scores = None
+        self._lowest, self._lowest_at = np.inf, 0
 
     @property
     def phase(self) -> str:
@@ -414,21 +439,34 @@ class ResidualStrategy(FastStrategy):
 
     @property
     def _next_size(self) -> int:
-        return self._batch if self._learning else super()._next_size
+        return self._residuals.batch if self._learning else super()._next_size
 
     def _propose(self) -> np.ndarray:
-        return self.space.from_unit(self._learner.ask(self._batch)) if self._learning else super()._propose()
+        if self._learning:
+            return self.space.from_unit(self._learner.ask(self._residuals.batch))
+        return super()._propose()
 
     def _learn(self, parameters: np.ndarray, scores: np.ndarray, residuals: np.ndarray) -> None:
-        unit = self.space.to_unit(parameters)
+        unit, costs = self.space.to_unit(parameters), bounded_cost(scores)
         if self._polish is None:
-            self._learner.add(unit, scores, residuals, bounded_cost(scores))
-        if self._learning:
-            if self.evaluations + self._batch > self._residual_end:
-                self._learning = False
-                self._begin_polish()
-        else:
+            self._learner.add(unit, scores, residuals, costs)
+        if not self._learning:
             super()._learn(parameters, scores, residuals)
+            return
+        if costs.min() < (1 - _GAIN) * self._lowest:
+            self._lowest, self._lowest_at = costs.min(), self.evaluations
+        config, left = self._residuals, self._residuals.residual_end - self.evaluations
+        settled = self.evaluations - self._lowest_at >= config.patience
+        if settled and left >= 3 * config.patience:
+            self._warm_start = None
+            self._begin_round()
+        elif settled or left < config.batch:
+            self._learning = False
+            self._begin_polish()
+
+    @property
+    def _search_end(self) -> float:
+        return self._round_began + super()._search_end
 
     def _end_search(self) -> None:
         self._learning = True

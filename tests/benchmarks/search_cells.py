@@ -122,25 +122,36 @@ class Known:
         )
         subject = prepare(FitSpec(name=self.name, cells=[spec]), folder)[0]
         winner = {name: known[name] for name in subject.problem(1, None).names}
-        return SearchCell(subject.problem(2, winner), known)
+        problem = subject.problem(2, winner)
+        return SearchCell(problem, known if set(problem.names) <= set(known) else None)
 
 
-def record(cell: Known, morphology: Path, file: Path) -> dict[str, float]:
-    """Simulate the recording of a published model by NEURON; return its parameters under the recipe's names."""
+def _published(cell: Known, morphology: Path) -> tuple[Any, dict[str, float]]:
+    """Return a model at NEURON's tolerance of finalists, and its parameters.
+
+    The model is that of its fit file, which may have other mechanisms than the recipe, or the recipe's.
+    """
     from neurofleet.neurosim.cells.cell_model import UNIFORM, Accuracy, CellParameter
-    from neurofleet.neurosim.cells.fit_model import FitModel, recording_name
+    from neurofleet.neurosim.cells.fit_model import FitModel
     from neurofleet.neurosim.cells.morphology import MorphologyFile
     from neurofleet.neurosim.cells.recipe import load_recipe
-    from neurofleet.neurosim.cells.warm_evaluator import WarmEvaluator
-    from neurofleet.neurosim.features.step_protocols import StepProtocol, TargetSet
-    from neurofleet.neurosim.recordings.nwb_writer import write_nwb
-    from neurofleet.neurosim.recordings.recording import Sweep
+    from neurofleet.neurosim.exchange.allen_fit import read_fit
+    from neurofleet.neurosim.features.step_protocols import TargetSet
+    from neurofleet.neurosim.studies.cell_models import published_cell_models
 
-    recipe = load_recipe("all-active", cell.dendrite, file.parent)
+    recipe = load_recipe("all-active", cell.dendrite, morphology.parent)
     last, apical = len(recipe.stages) - 1, cell.dendrite == "spiny"
     published = cell.parameters()
     bounds = recipe.bounds_until(last, apical)
-    known = {name: min(max(_published_value(published, name), low), high) for name, (low, high) in bounds.items()}
+    known = {}
+    for name, (low, high) in bounds.items():
+        value = _published_value(published, name)
+        if value is not None:
+            known[name] = min(max(value, low), high)
+    if cell.fit is not None:
+        models = published_cell_models(cell.name, read_fit(cell.fit), MorphologyFile.read(morphology), cell.axon)
+        own = dict(zip(models.parameters, models.values[0].tolist(), strict=True))
+        return replace(models.model, accuracy=Accuracy(ATOL)), known | own
     distributions = recipe.distributions_until(last)
     model = FitModel(
         cell=cell.name,
@@ -157,6 +168,18 @@ def record(cell: Known, morphology: Path, file: Path) -> dict[str, float]:
         targets=TargetSet(protocols={}, targets=()),
         accuracy=Accuracy(ATOL),
     )
+    return model, known
+
+
+def record(cell: Known, morphology: Path, file: Path) -> dict[str, float]:
+    """Simulate the recording of a published model by NEURON; return its parameters, as recipes name them."""
+    from neurofleet.neurosim.cells.fit_model import recording_name
+    from neurofleet.neurosim.cells.warm_evaluator import WarmEvaluator
+    from neurofleet.neurosim.features.step_protocols import StepProtocol
+    from neurofleet.neurosim.recordings.nwb_writer import write_nwb
+    from neurofleet.neurosim.recordings.recording import Sweep
+
+    model, known = _published(cell, morphology)
     warm = WarmEvaluator(model.build_evaluator())
     values = [known[name] for name in warm.parameter_names]
 
@@ -197,10 +220,10 @@ def record(cell: Known, morphology: Path, file: Path) -> dict[str, float]:
     return known
 
 
-def _published_value(published: Mapping[str, float], name: str) -> float:
+def _published_value(published: Mapping[str, float], name: str) -> float | None:
     base, _, section = name.rpartition(".")
     names = [name, base] + [other for other in published if section == "all" and other.startswith(f"{base}.")]
-    return next(published[other] for other in names if other in published)
+    return next((published[other] for other in names if other in published), None)
 
 
 def _response_to_noise(

@@ -1,5 +1,6 @@
 """The `fast` strategy, and what all strategies promise."""
 
+import itertools
 import random
 
 import numpy as np
@@ -182,6 +183,18 @@ def test_signs_save_evaluations_and_are_asked_for(space, make):
         strategy.tell(parameters, scores)
     residuals[:, 3] = np.nan  # an objective without a sign counts as it is
     strategy.tell(parameters, scores, residuals)
+
+
+def test_a_search_with_signs_that_has_settled_begins_again(space):
+    strategy, draw, told = make_strategy(KalmanConfig(evaluations=2000), space, 1), np.random.default_rng(1), []
+    while not strategy.finished:
+        told.append(strategy.phase)
+        parameters = strategy.ask()
+        scores = draw.uniform(5.0, 5.01, size=(len(parameters), 3))  # nothing is ever better
+        strategy.tell(parameters, scores, scores)
+    phases = [phase for phase, _ in itertools.groupby(told)]
+    assert phases[:4] == ["search", "residuals"] * 2
+    assert phases[-1] == "polish"
 
 
 def history_best(history):
