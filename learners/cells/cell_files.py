@@ -77,14 +77,13 @@ def open_cells(
         raise CellsRefused(f"No file of cells was given. Give at least one: {EXPECTED}.")
     _refuse_same([*sources, *queries])
     naming = GeneNaming.parsed(gene_names)
-    files = _opened(sources, layer)
-    _refuse_missing_column(files, naming)
+    files, others = _opened(sources, layer), _opened(queries, query_layer or layer)
+    _refuse_missing_column([*files, *others], naming)
     cells = _joined(files, naming)
     if labels_path is not None:
         cells = _with_labels(cells, local_files([labels_path])[0])
     if queries:
-        others = [_joined([file], naming) for file in _opened(queries, query_layer or layer)]
-        cells = _with_genes_of(cells, others, naming)
+        cells = _with_genes_of(cells, [_joined([file], naming) for file in others], naming)
     return cells
 
 

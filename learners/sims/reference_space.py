@@ -100,7 +100,11 @@ class ReferenceSpace:
 
 
 def reference_space(
-    read: Callable[[np.ndarray], sp.csr_matrix], rows: np.ndarray, labels: np.ndarray, seed: int = 0
+    read: Callable[[np.ndarray], sp.csr_matrix],
+    rows: np.ndarray,
+    labels: np.ndarray,
+    seed: int = 0,
+    make_map: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> ReferenceSpace | None:
     """Make the space of a reference; None of fewer than 20 cells.
 
@@ -114,6 +118,8 @@ def reference_space(
         Class numbers of all rows of the reference.
     seed : int
         Decides which cells are kept, and which are held out.
+    make_map : callable, optional
+        Returns the place on the map, (cells, 2), of cells in the components; `cell_map` by default.
     """
     if len(rows) < FEWEST_CELLS:
         return None
@@ -130,7 +136,7 @@ def reference_space(
     counts = np.expm1(np.maximum(values, 0)).mean(0, dtype=np.float64)
     with threadpool_limits(1):
         cells = distances.coordinates(values)
-        plane = cell_map(cells)
+        plane = (make_map or cell_map)(cells)
     space = ReferenceSpace(
         distances,
         estimates,
