@@ -80,17 +80,17 @@ class JsonLine(logging.Formatter):
             line["exception"] = self.formatException(record.exc_info)
         for name, value in fields.items():
             line.setdefault(name, value)
-        return json.dumps(_plain(line))
+        return json.dumps(plain_json(line))
 
 
-def _plain(value: Any) -> Any:
+def plain_json(value: Any) -> Any:
     """Return the nearest value that JSON can hold."""
     if isinstance(value, Mapping):
-        return {str(name): _plain(content) for name, content in value.items()}
+        return {str(name): plain_json(content) for name, content in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
-        return [_plain(content) for content in value]
+        return [plain_json(content) for content in value]
     if hasattr(value, "tolist"):  # numpy's scalars and arrays
-        return _plain(value.tolist())
+        return plain_json(value.tolist())
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return value if value is None or isinstance(value, str | int) else str(value)

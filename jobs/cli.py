@@ -243,9 +243,13 @@ def results(
 def report(out: RunFolder, as_json: AsJson = False, quiet: Quiet = False) -> None:
     """Write OUT/report.html: one self-contained page with the pictures of a run or a training."""
     from neurofleet.jobs.job_kinds import write_report
+    from neurofleet.jobs.terminal import print_json
 
     place = write_report(out, print_line=lambda text: None if quiet else typer.echo(text, err=True))
-    typer.echo(json.dumps({"report": place}) if as_json else place)
+    if as_json:
+        print_json({"report": place})
+    else:
+        typer.echo(place)
 
 
 @app.command(rich_help_panel=JOBS)

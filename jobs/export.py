@@ -1,6 +1,5 @@
 """``neurofleet export``: one model of a run, or a published one, for use without this project."""
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,6 +8,7 @@ from neurofleet.errors import UsageError, did_you_mean
 from neurofleet.jobs.job_kinds import kind_in
 from neurofleet.jobs.quick import quick_lines
 from neurofleet.jobs.studies.populations import POSTERIOR, ModelsSpec, cells_with_draws, open_fit, read_populations
+from neurofleet.jobs.terminal import print_json
 from neurofleet.neurosim.cells.cell_model import hoc_name
 from neurofleet.neurosim.cells.fit_model import FitModel
 from neurofleet.neurosim.cells.morphology_check import check_morphology
@@ -119,7 +119,10 @@ def export_command(
     hint = FORMATS[format](to, chosen)
     written = {"folder": str(to), "cell": chosen.model.cell, "format": format, "axon": chosen.model.axon, "hint": hint}
     text = f"Written: {to} ({chosen.model.cell}, {format}, axon {chosen.model.axon}). {hint}"
-    print(json.dumps(written, indent=1) if as_json else text)
+    if as_json:
+        print_json(written)
+    else:
+        print(text)
     return to
 
 

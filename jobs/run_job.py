@@ -1,6 +1,5 @@
 """``neurofleet run``: from a job file to a finished run folder, whatever the kind of job."""
 
-import json
 import os
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -16,7 +15,7 @@ from neurofleet.jobs.notify import notifying, targets_of
 from neurofleet.jobs.quick import QUICK_NOTE, quick_notes
 from neurofleet.jobs.reports.tables import print_line
 from neurofleet.jobs.run_folder import interruptible
-from neurofleet.jobs.terminal import collected, terminal
+from neurofleet.jobs.terminal import collected, print_json, terminal
 
 
 def results_place(given: str | None, spec: JobSpec, folder: Path) -> str:
@@ -167,4 +166,4 @@ def print_plan(job: Path | Mapping[str, Any], quick: bool = False, as_json: bool
         named(spec.planner)(spec, folder)
     if as_json:
         marked = {"quick": True} if spec.quick else {}
-        print(json.dumps({"name": spec.name, "kind": spec.kind, **marked, **found}, indent=1))
+        print_json({"name": spec.name, "kind": spec.kind, **marked, **found})

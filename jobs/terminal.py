@@ -1,5 +1,6 @@
 """The consoles that jobs print to: names of cells, classes and files stand there as they are, and are never cut."""
 
+import json
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from neurofleet.cluster.log_records import plain_json
 from neurofleet.wording import agreeing
 
 BETWEEN = " · "
@@ -51,6 +53,11 @@ def collected() -> Iterator[dict[str, list[Any]]]:
         yield found
     finally:
         _collected.reset(token)
+
+
+def print_json(value: Any) -> None:
+    """Print what other programs read: one JSON value on standard output, null for numbers that JSON does not have."""
+    print(json.dumps(plain_json(value), indent=1, allow_nan=False))
 
 
 class _Terminal(Console):

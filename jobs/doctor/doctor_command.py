@@ -1,6 +1,5 @@
 """``neurofleet doctor``: look at this machine, and at every node of a cluster, before a job does."""
 
-import json
 import platform
 import sys
 import time
@@ -23,7 +22,7 @@ from neurofleet.errors import ClusterError, ClusterUnreachable, JobError, TokenR
 from neurofleet.jobs.doctor import cluster_checks, machine_checks
 from neurofleet.jobs.doctor.findings import Facts, Finding, counted, is_loopback, judged
 from neurofleet.jobs.run_folder import PACKAGES
-from neurofleet.jobs.terminal import terminal
+from neurofleet.jobs.terminal import print_json, terminal
 
 NEURON = "neurofleet.jobs.doctor.machine_checks:neuron_facts"
 NODES_IN_FULL = 4
@@ -113,7 +112,7 @@ class Report:
         if self._as_json:
             faults = any(finding.status == "fault" for finding in self.findings)
             record = {"address": self._address, "ok": not faults, "findings": [*map(asdict, self.findings)]}
-            print(json.dumps(record, indent=1))
+            print_json(record)
         else:
             counts = {s: sum(f.status == s for f in self.findings) for s in COLOURS}
             self._out.print(", ".join(f"{count} {status}" for status, count in counts.items()), style="bold")

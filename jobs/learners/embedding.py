@@ -1,6 +1,5 @@
 """``neurofleet embed``: a table of embeddings of units or neurons, from a model and files."""
 
-import json
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from neurofleet.jobs.learners.layout_option import read_layout
 from neurofleet.jobs.learners.learner_figures import plane_map
 from neurofleet.jobs.learners.learner_folder import EMBEDDINGS, EMBEDDINGS_H5AD
 from neurofleet.jobs.new_files import check_new, new_files
+from neurofleet.jobs.terminal import print_json
 from neurofleet.learners.embedding_tables import embedding_anndata, vector_columns
 from neurofleet.learners.model_folder import QUICK, read_model
 from neurofleet.learners.neuprint.population_recordings import Recordings
@@ -97,7 +97,7 @@ def embed_command(
     if as_json:
         outside = int(pc.sum(table["outside"]).as_py()) if "outside" in table.column_names else None
         told = {"rows": len(table), "labels": labels, "outside": outside, "files": files_written}
-        print(json.dumps(told, indent=1))
+        print_json(told)
         return
     for name, count in sorted(labels.items()) if labels else ():
         print(f"{count:8,}  {count / len(table):6.1%}  {name or 'nothing measured'}")

@@ -21,7 +21,7 @@ from neurofleet.jobs.learners.learner_folder import EVALUATION, JOB, learner_job
 from neurofleet.jobs.learners.trials_report import Trials, trials_json, trials_section
 from neurofleet.jobs.quick import quick_lines
 from neurofleet.jobs.reports import html
-from neurofleet.jobs.terminal import terminal
+from neurofleet.jobs.terminal import print_json, terminal
 from neurofleet.learners.model_folder import StoredModel, read_model
 
 PAGE = "report.html"
@@ -99,7 +99,7 @@ class LearnerReport(ABC):
         """Print the scores of a finished job, of a sweep its trials too: tables, or all that is known as JSON."""
         trials = Trials.read(RunStore(out))
         if as_json:
-            print(json.dumps(cls.stored(out) | ({"trials": trials_json(trials)} if trials else {}), indent=1))
+            print_json(cls.stored(out) | ({"trials": trials_json(trials)} if trials else {}))
             return
         report, console = cls.read(out), terminal()
         if trials:
@@ -111,7 +111,7 @@ class LearnerReport(ABC):
         """Print how far the job in `out` is; with its scores once it has ended."""
         state = learner_job_state(out)
         if as_json:
-            print(json.dumps(asdict(state)))
+            print_json(asdict(state))
             return
         for line in state.lines():
             console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -1,6 +1,5 @@
 """``neurofleet models`` and ``neurofleet model-card``: which published models there are, and what one is."""
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from neurofleet.errors import NeurofleetError, UsageError
-from neurofleet.jobs.terminal import terminal
+from neurofleet.jobs.terminal import print_json, terminal
 from neurofleet.learners.model_card import THINGS, about_model, card_text
 from neurofleet.learners.model_folder import read_head
 from neurofleet.learners.published_models import (
@@ -59,7 +58,7 @@ def models_command(places: Sequence[str], as_json: bool = False) -> None:
             faults.append(error)
     if as_json:
         rows = [{"title": model.title, "place": shown(place)} | model.model_dump() for place, model in found]
-        print(json.dumps({"models": rows, "failed": [str(fault) for fault in faults]}, indent=1))
+        print_json({"models": rows, "failed": [str(fault) for fault in faults]})
     else:
         _print(found, len(wanted) > 1)
     if faults:
@@ -138,7 +137,7 @@ def card_command(model: str, as_json: bool = False) -> None:
     if as_json:
         about = about_model(head) if entry is None else entry.about
         told = {} if entry is None else {"title": entry.title, "published": entry.published}
-        print(json.dumps({"learner": head["learner"], "run": head["run"]} | told | about, indent=1))
+        print_json({"learner": head["learner"], "run": head["run"]} | told | about)
     elif entry is None:
         print(card_text(head["learner"], str(model), about_model(head)), end="")
     else:

@@ -1,6 +1,5 @@
 """``neurofleet export MODEL --to onnx``: a SIMS model for any runtime, and a page that runs it in a browser."""
 
-import json
 import os
 import shutil
 import tempfile
@@ -8,6 +7,7 @@ from pathlib import Path
 
 from neurofleet.errors import UsageError
 from neurofleet.jobs.serve.bundle import PAGE_FILES
+from neurofleet.jobs.terminal import print_json
 
 ONNX = "onnx"
 FIT_FORMATS = ("sonata", "allen", "hoc")
@@ -81,5 +81,8 @@ def export_onnx(source: Path, to: Path | None, as_json: bool = False) -> Path:
         f"Written: {to / MODEL} ({n_genes:,} genes, {n_classes} classes, {len(made.content) / 1e6:.1f} MB). Its"
         f" probabilities of made cells differ by at most {made.difference:.1g} from the model's. {HINT}"
     )
-    print(json.dumps(written, indent=1) if as_json else text)
+    if as_json:
+        print_json(written)
+    else:
+        print(text)
     return to

@@ -1,6 +1,5 @@
 """``neurofleet predict`` and ``neurofleet relabel``: the class of each cell of a query by a trained model."""
 
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -34,7 +33,7 @@ from neurofleet.jobs.learners.prediction_tables import (
 )
 from neurofleet.jobs.new_files import check_new, new_files
 from neurofleet.jobs.progress import CountProgress
-from neurofleet.jobs.terminal import terminal
+from neurofleet.jobs.terminal import print_json, terminal
 from neurofleet.learners.model_folder import QUICK
 from neurofleet.learners.sims.cell_prediction import Query, open_query, predict
 from neurofleet.learners.sims.majority_vote import cluster_cells
@@ -345,7 +344,7 @@ def predict_command(
             page = prediction_page(model, queries, partial[options.out], summary)
             partial[options.report_file].write_text(page, encoding="utf-8")
     if as_json:
-        print(json.dumps(summary.plain(options.files()), indent=1))
+        print_json(summary.plain(options.files()))
     else:
         summary.print(options.files(), progress.seconds)
 

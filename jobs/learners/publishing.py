@@ -17,7 +17,7 @@ from neurofleet.cluster.store.lease import shared_object
 from neurofleet.cluster.store.lease_object import Changed, Seen
 from neurofleet.errors import JobError, UsageError
 from neurofleet.input_paths import is_url
-from neurofleet.jobs.terminal import terminal
+from neurofleet.jobs.terminal import print_json, terminal
 from neurofleet.learners.model_card import about_model, by_name, card_text
 from neurofleet.learners.model_folder import DESCRIPTION, TENSORS, StoredModel, model_files, read_model
 from neurofleet.learners.published_models import (
@@ -104,7 +104,7 @@ def publish_command(
     place = _FolderPlace(opened) if isinstance(opened, LocalFolder) else _BucketPlace(cast(RemoteFolder, opened))
     entry, is_new = _publish(place, stored, name, version, stated)
     if as_json:
-        print(json.dumps({"title": entry.title, "place": shown(to), "new": is_new} | entry.model_dump(), indent=1))
+        print_json({"title": entry.title, "place": shown(to), "new": is_new} | entry.model_dump())
     else:
         _print(entry, shown(to), is_new, stated)
     if place.note:

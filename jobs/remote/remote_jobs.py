@@ -1,6 +1,5 @@
 """``neurofleet status | logs | cancel | list`` of jobs that were submitted to a cluster."""
 
-import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ from rich.table import Table
 from neurofleet.cluster.ray.submission import STOP_WAIT_S, JobsApi, RemoteJob
 from neurofleet.errors import ClusterUnreachable, Interrupted, JobError, UsageError, did_you_mean
 from neurofleet.jobs.progress import duration
-from neurofleet.jobs.terminal import terminal
+from neurofleet.jobs.terminal import print_json, terminal
 
 _ATTEMPT = re.compile(r"-a(\d+)$")
 _ERRORS = {2: UsageError, 3: ClusterUnreachable, 130: Interrupted}
@@ -106,7 +105,7 @@ def status_command(name_or_id: str, address: str, as_json: bool = False) -> None
     submitted = find(api, name_or_id)
     lines = _last_lines(api.log(submitted.job.id), 1)
     if as_json:
-        print(json.dumps(submitted.plain() | {"last_line": "".join(lines), "address": api.address}))
+        print_json(submitted.plain() | {"last_line": "".join(lines), "address": api.address})
         return
     since = f"{submitted.job.started:%Y-%m-%d %H:%M:%S} UTC" if submitted.job.started else "now"
     print(f"{submitted.job.id}: {_state(submitted.job)}, attempt {submitted.attempt} of {submitted.name}")
@@ -149,7 +148,7 @@ def list_command(address: str, as_json: bool = False) -> None:
     api = JobsApi(address)
     jobs = our_jobs(api)
     if as_json:
-        print(json.dumps([job.plain() for job in jobs]))
+        print_json([job.plain() for job in jobs])
         return
     if not jobs:
         print(f"no job of neurofleet was submitted to {api.address} since its head started")

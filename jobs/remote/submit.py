@@ -1,6 +1,5 @@
 """``neurofleet submit``: a job file's job, sent to a cluster and started there."""
 
-import json
 import os
 import re
 import shlex
@@ -29,6 +28,7 @@ from neurofleet.jobs.remote.remote_jobs import (
     our_jobs,
 )
 from neurofleet.jobs.run_job import job_and_folder, part_of, results_place
+from neurofleet.jobs.terminal import print_json
 from neurofleet.scratch import scratch_folder
 
 START_TIMEOUT_S = 120.0
@@ -109,7 +109,7 @@ def submit_command(
     else:
         say(f"{id} has not started yet; it goes on without this terminal\n{commands(id, address)}")
     if as_json:
-        print(json.dumps({"id": id, "name": name, "state": state, "out": place, "address": api.address}, indent=1))
+        print_json({"id": id, "name": name, "state": state, "out": place, "address": api.address})
     if follow_log:
         follow(api, id, errors=as_json)
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
-import sys
 import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -24,12 +21,12 @@ from neurofleet.jobs.quick import quick_lines
 from neurofleet.jobs.reports.tables import print_line
 from neurofleet.jobs.results.folder_listing import FolderReader
 from neurofleet.jobs.results.many_runs import AllRuns, same_names
-from neurofleet.jobs.results.run_summary import print_json, print_summaries, summaries
+from neurofleet.jobs.results.run_summary import print_summaries, summaries
 from neurofleet.jobs.results.run_tables import RunTables, existing_run
 from neurofleet.jobs.results.runs_found import FIT, FoundRuns, find_runs
 from neurofleet.jobs.results.sql import quoted
 from neurofleet.jobs.results.table_scan import ViewSummary
-from neurofleet.jobs.terminal import table_width, terminal
+from neurofleet.jobs.terminal import print_json, table_width, terminal
 
 SHOWN_ROWS = 40
 ASIDE_ROWS = 3  # so few wide rows read better one column a line
@@ -39,9 +36,7 @@ NARROWEST = 6
 def print_rows(rows: pa.Table, as_json: bool, console: Console | None = None) -> None:
     """Print the result of a query: as a JSON list of rows, or as a table that fits the terminal."""
     if as_json:
-        records = ({k: _plain(v) for k, v in row.items()} for row in rows.to_pylist())
-        json.dump(list(records), sys.stdout, indent=1, default=str)
-        print()
+        print_json(rows.to_pylist())
         return
     console = console or terminal()
     shown = rows.slice(0, SHOWN_ROWS).to_pylist()
@@ -107,11 +102,6 @@ def _cell_text(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def _plain(value: Any) -> Any:
-    """JSON has no NaN and no infinity."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 SPACE = "\u00a0"
 SHOWN = 6
 """Of columns with a common beginning, where they have a dot in their name or are numbered."""
@@ -159,7 +149,7 @@ def views_command(root: str, as_json: bool) -> None:
     tables = opened(root)
     summaries = tables.views()
     if as_json:
-        print(json.dumps([asdict(summary) | {"columns": dict(summary.columns)} for summary in summaries], indent=1))
+        print_json([asdict(summary) | {"columns": dict(summary.columns)} for summary in summaries])
         return
     console = terminal()
     for summary in summaries:
@@ -258,7 +248,7 @@ def results_command(out: str, query: str | None, json: bool, views: bool = False
     tables = RunTables(out)
     cells = summaries(tables)
     if json:
-        print_json(cells)
+        print_json([asdict(cell) for cell in cells])
     else:
         print_summaries(tables, cells)
 
@@ -289,7 +279,7 @@ def compact_command(out: str, query: str | None, as_json: bool, views: bool = Fa
         bar = progress.add_task("compacting")
         done = store.compact(lambda number, of: progress.update(bar, completed=number, total=of))
     if as_json:
-        print(json.dumps(asdict(done), indent=1))
+        print_json(asdict(done))
     else:
         for line in compaction_lines(done):
             print_line(terminal(), line)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -281,11 +280,6 @@ def _of(count: int, planned: int | None) -> str:
 def short(value: float) -> str:
     """Return a number with four digits."""
     return f"{value:.4g}"
-
-
-def print_json(cells: Sequence[CellSummary]) -> None:
-    """Print the summaries as one JSON list."""
-    print(json.dumps([asdict(cell) for cell in cells], indent=1))
 
 
 def summaries(tables: RunTables) -> list[CellSummary]:

@@ -17,7 +17,7 @@ from neurofleet.faults import place_in_words, shown
 from neurofleet.jobs.quick import is_quick, quick_lines
 from neurofleet.jobs.reports import html
 from neurofleet.jobs.reports.tables import ReportTable, print_line
-from neurofleet.jobs.terminal import terminal
+from neurofleet.jobs.terminal import print_json, terminal
 
 FINDINGS = "findings.json"
 """Written last of all; a folder with it is finished."""
@@ -133,7 +133,7 @@ class Findings(ABC):
     def print_results(cls, out: str, as_json: bool) -> None:
         """Print the findings in a run folder, as JSON just as they are stored."""
         if as_json:
-            print(json.dumps(stored_findings(out), indent=1))
+            print_json(stored_findings(out))
         else:
             cls.read(out).print(terminal())
 
@@ -142,7 +142,7 @@ class Findings(ABC):
         """Print how far a study is, from its folder alone; its findings once it has ended."""
         state = study_state(RunStore(out))
         if as_json:
-            print(json.dumps(asdict(state) | {"quick": is_quick(out)}))
+            print_json(asdict(state) | {"quick": is_quick(out)})
         elif state.finished:
             cls.read(out).print(console)
         else:

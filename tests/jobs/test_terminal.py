@@ -1,14 +1,17 @@
 """What a lab calls its classes, cells and files is printed as it is."""
 
+import json
+import math
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from rich.table import Table
 
 from neurofleet.jobs.progress import CountProgress
 from neurofleet.jobs.reports.tables import ReportTable
-from neurofleet.jobs.terminal import terminal
+from neurofleet.jobs.terminal import print_json, terminal
 
 NAMES = ("[/red]", "[bold]Sst[/bold]", ":smile:", r"\[x]")
 
@@ -60,6 +63,12 @@ def test_a_progress_bar_shows_names_as_they_are(monkeypatch, capsys):
     with CountProgress("[/red]", 2, "[/cells]", terminal(width=200)) as progress:
         progress.add(1)
     assert "[/red]" in capsys.readouterr().out
+
+
+def test_json_for_other_programs_has_no_numbers_that_json_lacks(capsys):
+    print_json({"scores": (0.5, math.nan, [-math.inf]), "folder": Path("out"), "at": np.float32(1.5)})
+    told = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert told == {"scores": [0.5, None, [None]], "folder": "out", "at": 1.5}
 
 
 def test_no_other_console_is_made():
