@@ -182,13 +182,15 @@ def _calibration(description: Mapping[str, Any], facts: Mapping[str, Any]) -> di
 
 def _kept(learner: str, head: Mapping[str, Any]) -> list[str]:
     """Return what of single training samples a model holds."""
-    description, tensors = head["description"], head["tensors"]
+    description, tensors, things = head["description"], head["tensors"], THINGS[learner]
     kept = []
-    if "known_cells" in tensors:
-        kept.append(f"fingerprints of {tensors['known_cells']['shape'][0]:,} cells, which find them again in a query")
-    if "reference_space.cells" in tensors:
-        n, size = tensors["reference_space.cells"]["shape"]
-        kept.append(f"{n:,} cells as {size} coordinates each, without names, from which distances are measured")
+    for name in ("known_cells", "trained_units.hashes"):
+        if name in tensors and tensors[name]["shape"][0]:
+            kept.append(f"fingerprints of {tensors[name]['shape'][0]:,} {things}, which find them again among others")
+    placed = [tensor["shape"] for name, tensor in tensors.items() if name.endswith((".cells", ".points"))]
+    if placed:
+        n, size = max(shape[0] for shape in placed), sum(shape[1] for shape in placed)
+        kept.append(f"{n:,} {things} as {size} coordinates each, without names, from which distances are measured")
     members = ((description.get("blend") or {}).get("classical") or {}).get("members") or ()
     if learner == "hippie" and any(member.get("kind") in _NEIGHBOURS for member in members):
         kept.append("feature vectors of training units, without names, of a method that compares with them")

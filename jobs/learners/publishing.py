@@ -35,6 +35,9 @@ from neurofleet.learners.published_models import (
 )
 
 LOCK = ".index.lock"
+HASHES = "trained_units.hashes"
+"""Tensor of a HIPPIE model: fingerprints of the units that it was trained on."""
+
 TRIES = 50
 """How often the index is read again where others publish at the same time."""
 
@@ -161,6 +164,8 @@ def _published(stored: StoredModel, name: str, version: str, stated: Stated) -> 
     if stored.learner == "neuprint":
         description["neuron_ids"], tensors["phi"] = [], tensors["phi"][:0]
     tensors.pop("known_cells", None)
+    if HASHES in tensors:
+        tensors[HASHES] = tensors[HASHES][:0]
     files = model_files(learner=stored.learner, run=stored.run, description=description, tensors=tensors)
     head = json.loads(files[DESCRIPTION])
     about = about_model(head, asdict(stated) | {"authors": list(stated.authors)})

@@ -316,8 +316,9 @@ class NeuprintModel:
         else:
             notes += far_notes(self.space.of_samples(_placed(inferred)), "neurons", always=always)
         place = pd.Index(self.neuron_ids).get_indexer(recordings.neurons.index.astype(str))
-        alike = (np.abs(inferred.phi - self.phi[place]) < SAME_PHI).all(1) & inferred.phi.any(1)
-        if n_known := int(((place >= 0) & alike).sum()):
+        named = np.flatnonzero(place >= 0)  # none by a published model, which holds no neurons
+        phi = inferred.phi[named]
+        if n_known := int(((np.abs(phi - self.phi[place[named]]) < SAME_PHI).all(1) & phi.any(1)).sum()):
             notes.append(
                 f"{n_known:,} of {len(place):,} neurons are among those that the model was fitted with (the same id and"
                 " Phi): their classes say nothing of how well it does on new neurons."

@@ -18,6 +18,7 @@ from neurofleet.learners.published_models import local_model, models_at
 from neurofleet.learners.sims.cell_prediction import open_query
 from tests.file_server import FileServer, serve
 from tests.learners.cells.made_cells import made_counts
+from tests.learners.fresh_prediction import made_recordings
 from tests.learners.test_old_models import OLD, expected
 from tests.s3_server import s3_server
 
@@ -70,6 +71,8 @@ def test_each_learner_is_published_listed_and_loaded_by_name(library, monkeypatc
         assert {name for name in before if name not in after or before[name].shape != after[name].shape} <= left_out
         assert all((after[name] == before[name]).all() for name in before.keys() - left_out)
         assert "classes: " in repr(model)
+    embedded = load_model("neuprint@1").embed(made_recordings())
+    np.testing.assert_allclose(embedded.filter(regex="^phi_"), expected("neuprint")["phi"], atol=1e-5)
     ((_, values),) = open_query(load_model("sims"), made_counts(12, seed=5)).blocks()
     np.testing.assert_allclose(load_model("sims").probabilities(values), expected("sims")["probabilities"], atol=1e-6)
     assert load_model("sims").identity["name"] == "sims@1"
