@@ -24,7 +24,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from neurofleet.cache import cache_folder, keep_small, locked, used
 from neurofleet.errors import InputError, NeurofleetError, UsageError, did_you_mean
-from neurofleet.input_paths import LOCAL_SCHEMES, REMOTE_SCHEMES, is_url, local_copy, with_home
+from neurofleet.input_paths import LOCAL_SCHEMES, REMOTE_SCHEMES, is_url, local_copy, shown, with_home
 from neurofleet.learners.model_folder import DESCRIPTION, TENSORS, ModelRefused
 
 PLACES = "NEUROFLEET_MODELS"
@@ -179,11 +179,6 @@ def index_text(models: Iterable[PublishedModel]) -> bytes:
 def configured_places() -> list[str]:
     """Return where published models are, by `PLACES`."""
     return [place for part in os.environ.get(PLACES, "").split(",") if (place := part.strip())]
-
-
-def shown(place: str) -> str:
-    """Return a place without keys, for messages."""
-    return re.sub(r"//[^/@]*@", "//", place.partition("?")[0])
 
 
 def models_at(place: str) -> list[PublishedModel]:
@@ -371,8 +366,8 @@ def _named(name: str, version: str | None, places: Sequence[str]) -> tuple[str, 
     versions = sorted({model.age: model.version for _, model in known if model.name == name}.items())
     if versions:
         raise ModelRefused(
-            f"There is no {name}@{version}{did_you_mean(str(version), [text for _, text in versions])}; of {name} there"
-            f" are the versions {', '.join(text for _, text in versions)}."
+            f"There is no {name}@{version}{did_you_mean(str(version), [text for _, text in versions])}. Published"
+            f" of {name}: {', '.join(text for _, text in versions)}."
         )
     names = sorted({model.name for _, model in known})
     raise ModelRefused(

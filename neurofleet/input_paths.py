@@ -47,6 +47,11 @@ def name_of(path: str | Path) -> str:
     return unquote(urlsplit(str(path)).path).rstrip("/").rpartition("/")[2] if is_url(path) else Path(path).name
 
 
+def shown(url: str) -> str:
+    """Return a path or URL for messages: without keys, and without what stands behind ``?``."""
+    return re.sub(r"//[^/@]*@", "//", url.partition("?")[0]) if is_url(url) else url
+
+
 def place_of(path: str | Path, folder: Path = Path()) -> str:
     """Return where a path leads: a URL as it is, ``~`` as the home folder, what is relative from `folder` on."""
     return str(path) if is_url(path) else str((folder / with_home(path)).resolve())
@@ -147,7 +152,8 @@ def _matching_urls(url: str) -> list[str]:
         raise _not_opened(url, error) from error
     if not (matches := fnmatch.filter(names, pattern)):
         raise InputError(
-            f"{url}: no file of {folder} matches this pattern; there are {', '.join(names[:10]) or 'none'}."
+            f"{shown(url)}: no file of {shown(folder)} matches this pattern; there are"
+            f" {', '.join(names[:10]) or 'none'}."
         )
     return [f"{folder}/{name}{tail}" for name in matches]
 
@@ -182,8 +188,8 @@ def local_copy(url: str, most_bytes: int | None = None) -> Path:
         return copy
     except OSError as error:
         raise InputError(
-            f"{url}: cannot be copied to {place} ({error.strerror or error}). Free some space, or set NEUROFLEET_CACHE"
-            " to a folder of yours."
+            f"{shown(url)}: cannot be copied to {place} ({error.strerror or error}). Free some space, or set"
+            " NEUROFLEET_CACHE to a folder of yours."
         ) from error
 
 
@@ -243,19 +249,19 @@ def _arrow_copy(url: str, place: Path, most_bytes: int | None) -> Path:
         system, path = FileSystem.from_uri(url)
         info = system.get_file_info(path)
         if info.type == FileType.NotFound:
-            raise InputError(f"{url}: there is no such file.")
+            raise InputError(f"{shown(url)}: there is no such file.")
         is_folder = info.type == FileType.Directory
         files = system.get_file_info(FileSelector(path, recursive=True)) if is_folder else [info]
         files = sorted((file for file in files if file.type == FileType.File), key=lambda file: file.path)
         if not files:
-            raise InputError(f"{url}: there is nothing in this folder.")
+            raise InputError(f"{shown(url)}: there is nothing in this folder.")
         known = {"files": [[file.path, file.size, file.mtime_ns] for file in files]}
         copy, name = _read(place), name_of(url)
         if copy is not None and copy.get("files") == known["files"]:
             return place / name
         partial = place / ".partial"
         _remove(partial)
-        progress, here = _Progress(url.partition("?")[0], name, most_bytes), 0
+        progress, here = _Progress(shown(url), name, most_bytes), 0
         total = sum(file.size or 0 for file in files)
         progress(here, total)
         for file in files:
@@ -267,19 +273,21 @@ def _arrow_copy(url: str, place: Path, most_bytes: int | None) -> Path:
                     here += len(chunk)
                     progress(here, total)
             if target.stat().st_size != file.size:
-                raise InputError(f"{url}: {file.path} ended after {target.stat().st_size:,} of {file.size:,} bytes.")
+                raise InputError(
+                    f"{shown(url)}: {file.path} ended after {target.stat().st_size:,} of {file.size:,} bytes."
+                )
     except (pa.ArrowException, OSError, ValueError) as error:
         if isinstance(error, InputError):
             raise
         raise _not_opened(url, error) from error
     _replace(place, copy, partial, name)
-    _keep(place, {"url": url.partition("?")[0], "name": name, **known})
+    _keep(place, {"url": shown(url), "name": name, **known})
     return place / name
 
 
 def _not_opened(url: str, error: Exception) -> InputError:
     return InputError(
-        f"{url}: cannot be opened ({' '.join(str(error).split())}). Give a path, or a URL that starts with https://,"
+        f"{shown(url)}: cannot be opened ({' '.join(str(error).split())}). Give a path, or a URL that starts with https://,"
         " s3://, gs:// or another scheme that pyarrow knows, with the credentials in the environment"
         " (`?anonymous=true` for a public bucket)."
     )

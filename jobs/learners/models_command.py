@@ -8,6 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from neurofleet.errors import NeurofleetError, UsageError
+from neurofleet.input_paths import shown
 from neurofleet.jobs.terminal import print_json, terminal
 from neurofleet.learners.model_card import THINGS, about_model, card_text
 from neurofleet.learners.model_folder import read_head
@@ -20,7 +21,6 @@ from neurofleet.learners.published_models import (
     local_model,
     models_at,
     read_index,
-    shown,
 )
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -59,8 +59,10 @@ def models_command(places: Sequence[str], as_json: bool = False) -> None:
     if as_json:
         rows = [{"title": model.title, "place": shown(place)} | model.model_dump() for place, model in found]
         print_json({"models": rows, "failed": [str(fault) for fault in faults]})
-    else:
+    elif found:
         _print(found, len(wanted) > 1)
+    elif not faults:
+        terminal().print(f"No model is published in {', '.join(map(shown, wanted))}.", soft_wrap=True)
     if faults:
         for fault in faults[:-1]:
             terminal(errors=True, warnings=True).print(str(fault), soft_wrap=True)
@@ -82,8 +84,7 @@ def _print(found: Sequence[tuple[str, PublishedModel]], several: bool) -> None:
         table.add_row(*row, *([shown(place)] if several else []))
     console = terminal()
     console.print(table)
-    if found:
-        console.print("neurofleet model-card NAME@VERSION says more.", soft_wrap=True)
+    console.print("neurofleet model-card NAME@VERSION says more.", soft_wrap=True)
 
 
 def _told(model: PublishedModel) -> tuple[str, str, str, str]:

@@ -16,7 +16,7 @@ from neurofleet.cluster.store.folders import LocalFolder, RemoteFolder, open_fol
 from neurofleet.cluster.store.lease import shared_object
 from neurofleet.cluster.store.lease_object import Changed, Seen
 from neurofleet.errors import JobError, UsageError
-from neurofleet.input_paths import is_url
+from neurofleet.input_paths import is_url, shown
 from neurofleet.jobs.terminal import print_json, terminal
 from neurofleet.learners.model_card import about_model, by_name, card_text
 from neurofleet.learners.model_folder import DESCRIPTION, TENSORS, StoredModel, model_files, read_model
@@ -31,7 +31,6 @@ from neurofleet.learners.published_models import (
     index_text,
     local_model,
     read_index,
-    shown,
 )
 
 LOCK = ".index.lock"
@@ -97,11 +96,12 @@ def publish_command(
     own_name = stored.description.get("facts", {}).get("name") or folder.resolve().name
     try:
         name = checked_name(name or str(own_name).partition("@")[0])
+    except ValueError as error:
+        raise UsageError(f"{name or own_name}: {error}. Give another --name.") from None
+    try:
         version = None if version is None else checked_version(version)
     except ValueError as error:
-        raise UsageError(
-            f"{name or own_name}{f'@{version}' if version else ''}: {error}. Give --name and --version."
-        ) from None
+        raise UsageError(f"{name}@{version}: {error}. Give another --version, or leave it out.") from None
     opened = open_folder(to)
     place: _FolderPlace | _BucketPlace
     place = _FolderPlace(opened) if isinstance(opened, LocalFolder) else _BucketPlace(cast(RemoteFolder, opened))

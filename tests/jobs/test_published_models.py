@@ -180,7 +180,7 @@ def test_a_model_of_a_web_server_is_copied_once(library, tmp_path, monkeypatch, 
         assert server.downloads == asked
         with pytest.raises(ModelRefused, match=r"no published model is called simms \(did you mean 'sims'\?\)"):
             local_model("simms")
-        with pytest.raises(ModelRefused, match=r"There is no sims@2; of sims there are the versions 1"):
+        with pytest.raises(ModelRefused, match=r"There is no sims@2. Published of sims: 1"):
             local_model("sims@2")
         with pytest.raises(ModelRefused, match="expected one published model, found hippie@1, neuprint@1, sims@1"):
             local_model(f"{server.address}/lab")
