@@ -13,7 +13,7 @@ from neurofleet.learners.calibration import log_probabilities as log_of
 
 HALF = 0.5
 SHARES = (0.0, 0.25, HALF, 0.75, 1.0)
-CERTAINTY = 1.0
+CERTAINTY = 2.0
 """How many standard errors a share must be better than one half by."""
 
 
@@ -102,7 +102,7 @@ def choose_share(
     """Choose the share of the linear model, and the temperature, by the log loss of validation cells.
 
     Each share is judged at its own best temperature. Some dozens of cells say little: one half stays unless another has
-    a log loss that is lower by more than one standard error of the difference, cell by cell, and is not less accurate;
+    a log loss that is lower by more than two standard errors of the difference, cell by cell, and is not less accurate;
     and where one half makes no error.
 
     Parameters

@@ -121,7 +121,7 @@ class SimsSettings(BaseModel):
     row_norm: Literal["none", "l2"] = "none"
     """`l2` gives the row of each cell unit length."""
 
-    epochs: int = Field(40, ge=1)
+    epochs: int = Field(60, ge=1)
     """The most epochs."""
     most_steps: int | None = Field(1500, ge=1)
     """The most training steps: larger references are trained for fewer epochs, of which there is at least one. So that

@@ -183,7 +183,7 @@ def test_page_says_what_was_trained_and_how_good_it_is(tmp_path):
     assert "log1p of 10000 per cell" in page.text
     assert "800 training, 200 validation, 400 test cells" in page.text
     assert "f" * 64 in page.text
-    assert "epochs 7 40" in page.text
+    assert "epochs 7 60" in page.text
     assert "2 cells have no label." in page.text
     assert "torch 2.13.0" in page.text
     assert "Calibration holds for cells like the validation cells." in page.text
