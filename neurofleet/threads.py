@@ -21,16 +21,22 @@ def threads_note() -> str:
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
+def one_thread(*, fits: bool = True) -> Iterator[None]:
     """Let torch, numpy and scikit-learn work with one thread in a block, unless `OMP_NUM_THREADS` says otherwise.
 
     The steps of a learner are short: threads would mostly wait for each other, on a machine that others use too for
     many times as long as they work. Members, folds and trials are done side by side in processes (``workers:``).
+
+    Parameters
+    ----------
+    fits : bool
+        Whether scikit-learn is loaded for it, which a prediction does without.
     """
     if os.environ.get(CHOSEN):
         yield
         return
-    import sklearn  # noqa: F401  its pool, too, is limited where it is loaded
+    if fits:
+        import sklearn  # noqa: F401  its pool, too, is limited where it is loaded
     import torch
 
     before = torch.get_num_threads()

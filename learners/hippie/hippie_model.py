@@ -39,6 +39,7 @@ from neurofleet.learners.reference_map import MAP, ReferenceMap
 from neurofleet.learners.units.unit_files import as_units
 from neurofleet.learners.units.unit_labels import CLASS
 from neurofleet.learners.units.units import MODALITIES, Units
+from neurofleet.threads import one_thread
 
 if TYPE_CHECKING:
     import anndata
@@ -243,6 +244,7 @@ class HippieModel:
             f" {' and '.join(there) or 'nothing'} alone, and how good they are then was not measured."
         ]
 
+    @one_thread(fits=False)
     def vectors(self, units: Units) -> dict[str, np.ndarray]:
         """Return the first network's vectors: ``fusion`` (units, fusion) and latent ``mean`` (units, latent)."""
         fusion, mean = self.networks.first().embed(units)
@@ -260,6 +262,7 @@ class HippieModel:
             columns |= self.trained.columns(units)
         return pd.DataFrame(with_labels(columns, CLASS, unknown_below), index=pd.Index(units.unit_ids, name="unit_id"))
 
+    @one_thread(fits=False)
     def probabilities(self, units: Units) -> np.ndarray:
         """Return the class probabilities of the blend, (units, classes)."""
         head = np.exp(self.networks.log_probabilities(units)) if self.blend.head_weight else None

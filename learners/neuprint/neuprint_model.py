@@ -39,6 +39,7 @@ from neurofleet.learners.neuprint.session_tensors import PARTS, STATISTICS, sess
 from neurofleet.learners.probes import Probe, fit_probe, restore_probe
 from neurofleet.learners.reference_distance import NO_DISTANCES, TrainingSpace, distance_columns, far_notes
 from neurofleet.learners.reference_map import MAP, ReferenceMap
+from neurofleet.threads import one_thread
 
 if TYPE_CHECKING:
     import anndata
@@ -351,6 +352,7 @@ class NeuprintModel:
     def _distances(self, inferred: Inferred) -> dict[str, Any]:
         return {} if self.space is None else distance_columns(self.space.of_samples(_placed(inferred)))
 
+    @one_thread(fits=False)
     def infer(self, recordings: Recordings, seed: int = 0) -> Inferred:
         """Return the Phi (n, phi) of all neurons, rows as in ``recordings.neurons``, and the loss of each.
 

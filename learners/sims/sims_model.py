@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,7 @@ from neurofleet.learners.sims.gene_importance import (
 from neurofleet.learners.sims.majority_vote import Votes, cluster_cells
 from neurofleet.learners.sims.sims_classifier import SimsClassifier
 from neurofleet.learners.unknown_labels import UNKNOWN, labels_or_unknown, threshold_for
+from neurofleet.threads import one_thread
 
 if TYPE_CHECKING:
     import anndata
@@ -60,6 +62,8 @@ CONTRIBUTION, IN_TOP = "sims_contribution", "sims_in_top"
 
 EXPLANATION = "sims_explanation"
 """In `uns`: the classes of these matrices, their cells, and the model."""
+
+FEW_CELLS = 10_000
 
 PROBABILITIES, MAP, UNS = "sims_probabilities", "X_sims_map", "sims"
 """In `obsm` the probabilities of all classes, and the place on the reference's map; in `uns` whose they are."""
@@ -172,7 +176,8 @@ class SimsModel(SimsClassifier):
             most_missing=most_missing,
             close_missing=close_missing,
         )
-        predictions = predict(self, query, np.arange(len(query)), top=1, embedding=embedding)
+        with _threads(query):
+            predictions = predict(self, query, np.arange(len(query)), top=1, embedding=embedding)
         warn_of([*query.notes, *predictions.warnings()])
         best = predictions.best[:, 0]
         columns: dict[str, Any] = {
@@ -234,7 +239,8 @@ class SimsModel(SimsClassifier):
         query = open_query(self, cells, layer, target_sum, values, gene_names, most_missing)
         warn_of(query.notes)
         data = _to_write_into(cells, query)
-        data.obsm[EMBEDDING] = np.concatenate([self.vectors(values) for _, values in query.blocks()])
+        with _threads(query):
+            data.obsm[EMBEDDING] = np.concatenate([self.vectors(values) for _, values in query.blocks()])
         return data
 
     def explain(
@@ -371,6 +377,11 @@ def explanation_uns(means: Explanation, model: SimsClassifier) -> dict[str, Any]
         "networks": len(means.contribution),
         "model": {name: str(value) for name, value in model.identity.items()},
     }
+
+
+def _threads(query: Query) -> AbstractContextManager[None]:
+    """Return one thread for a query so small that threads would mostly wait for each other."""
+    return one_thread(fits=False) if len(query) <= FEW_CELLS else nullcontext()
 
 
 def _to_write_into(cells: Cells, query: Query) -> anndata.AnnData:
