@@ -306,6 +306,8 @@ def neurofleet(*words: object) -> dict[str, Any]:
 
 def train(folder: Path, n_cells: int, workers: int, changes: dict[str, Any]) -> dict[str, Any]:
     """Train by a job on all batches but the last, and read what it wrote of its scores on that."""
+    from neurofleet.learners.sims.sims_model import SimsModel
+
     job = {
         "kind": "train",
         "learner": "sims",
@@ -318,7 +320,7 @@ def train(folder: Path, n_cells: int, workers: int, changes: dict[str, Any]) -> 
     path = folder / "train.yaml"
     path.write_text(yaml.safe_dump(job))
     found = neurofleet("run", path, "--out", folder / "model", "--cpus", max(workers, 1))
-    facts = json.loads((folder / "model" / "model.json").read_text())["facts"]
+    facts = SimsModel.load(folder / "model").facts
     history = facts_of_history(folder / "model")
     scores = {
         name: {key: round(one[key], 4) for key in ("accuracy", "macro_f1")} for name, one in facts["scores"].items()
