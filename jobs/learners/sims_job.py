@@ -258,7 +258,8 @@ class SimsJob(LearnerJob[SimsTrainSpec, SimsInputs]):
         console.print(table)
         self.print_notes(inputs.notes, console)
         step_s, steps = _measured(spec, prepared)
-        n_steps = self.work(inputs) / (spec.chosen.members * spec.chosen.batch_size)
+        batch_size = spec.chosen.batch_for(len(prepared.final.rows("train")))
+        n_steps = self.work(inputs) / (spec.chosen.members * batch_size)
         console.print(
             f"{self.epochs(inputs)} epochs of about {steps} steps in all trainings, up to {self.trial_epochs(inputs)}"
             f" in each. A step takes {1000 * step_s:.0f} ms in this process: about {duration(n_steps * step_s)}."
