@@ -107,7 +107,8 @@ def test_known_conductances_are_sampled_and_with_more_evaluations_the_chain_goes
     assert "finished already" in capsys.readouterr().err
     (out / "chains/cell=demo/block-000004.parquet").unlink()  # as a run that was killed leaves it
     (out / "findings.json").unlink()
-    run_job(write_job(fit, tmp_path, most_evaluations=1900, checked=3), str(out), cpus=2)
+    (tmp_path / "known.json").write_text(json.dumps(KNOWN_PARAMETERS))
+    run_job(write_job(fit, tmp_path, most_evaluations=1900, checked=3, known="known.json"), str(out), cpus=2)
     blocks = {path.name: path.read_bytes() for path in out.glob("chains/cell=demo/*.parquet")}
     assert len(blocks) == 6
     assert {name: blocks[name] for name in first} == first
@@ -120,7 +121,17 @@ def test_known_conductances_are_sampled_and_with_more_evaluations_the_chain_goes
     convergence = pd.read_parquet(out / "convergence.parquet").set_index("parameter")
     assert found["effective"] == pytest.approx(convergence["effective"].min())
     assert (convergence["q05"] <= convergence["q95"]).all()
+    assert convergence["known"].to_dict() == dict(zip(FREE, TRUTH, strict=True))
+    assert convergence["known_at"].between(0, 1).all()
+    predictions = pd.read_parquet(out / "predictions.parquet")
+    assert predictions["protocol"].nunique() > 1
+    measured = predictions[predictions["missing"] < 3]
+    assert len(measured) > 3
+    assert (measured["q05"] <= measured["q95"]).all()
+    assert measured["recorded_at"].between(0, 1).all()
     report = (out / "report.html").read_text()
+    assert "lies within" in report
+    assert "noise of the recording included" in report
     assert "trade against" in report
     assert "scored again by NEURON" in report
     (population,) = read_populations(ModelsSpec(posterior=out, best=5), tmp_path)
@@ -145,6 +156,8 @@ def test_what_cannot_be_sampled_is_refused_before_anything_is_written(fit, tmp_p
         return str(error.value)
 
     assert "expected a number of at least 8, found 4" in refused(particles=4)
+    (tmp_path / "known.json").write_text('{"gbar": 1}')
+    assert "known: expected some of the parameters that are sampled" in refused(known="known.json", checked=0)
     assert "fits no cell dem (did you mean 'demo'?)" in refused(cells=["dem"])
     assert "most_evaluations: expected at least 1,600 for 16 particles" in refused(most_evaluations=50)
     assert "the best model is far from the recording: demo" in refused(largest_mean_z=0.1)
