@@ -13,7 +13,7 @@ import pyarrow as pa
 from neurofleet.cluster.pool.outcome import EvaluationTask, Outcome
 from neurofleet.cluster.store.run_store import RunStore
 from neurofleet.errors import JobError
-from neurofleet.jobs.fit.engines import engine_spec, scores_of, task_deadline_s, vector_spec
+from neurofleet.jobs.fit.engines import engine_spec, residuals_of, scores_of, task_deadline_s, vector_spec
 from neurofleet.jobs.fit.fit_problem import Problem
 from neurofleet.neurosim.cells.fit_model import MAX_SCORE, FitModel
 from neurofleet.neurosim.evolution import ParameterSpace
@@ -146,6 +146,7 @@ class StoredChain:
         unit, scores, accepted = (
             np.stack([getattr(step, name) for step in shaped])[: len(steps)] for name in ("unit", "scores", "accepted")
         )
+        scores = np.abs(scores)
         return Drawn(steps[0].number if steps else len(self.steps), unit, scores, accepted)
 
     def is_converged(self, draws: int) -> bool:
@@ -302,7 +303,10 @@ class Chain:
 
     def _scores(self, outcome: Outcome) -> np.ndarray:
         objectives = self.cell.problem.objectives
-        return scores_of(outcome.value, objectives) if outcome.ok else np.full(len(objectives), MAX_SCORE)
+        if not outcome.ok:
+            return np.full(len(objectives), MAX_SCORE)
+        scores = scores_of(outcome.value, objectives)
+        return np.where(residuals_of(outcome.value, objectives) < 0.0, -scores, scores)
 
     def _write(self, steps: list[Step]) -> None:
         number = self._stored.blocks

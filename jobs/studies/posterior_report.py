@@ -354,7 +354,7 @@ def _correlations(cell: CellPosterior, pairs: Rows) -> str:
 
 
 def _particles(cell: CellPosterior, chain: StoredChain) -> str:
-    totals = np.array([step.scores.sum(axis=1) for step in chain.steps])
+    totals = np.array([np.abs(step.scores).sum(axis=1) for step in chain.steps])
     at = np.arange(len(totals))
     quantiles = np.quantile(totals, [0.0, 0.1, 0.5, 0.9, 1.0], axis=1)
 

@@ -65,7 +65,8 @@ class Step:
     accepted : ndarray of bool, shape (N,)
         Whether the particle moved to the proposed model.
     unit, scores : ndarray, shapes (N, P), (N, M)
-        The particles, in the unit cube of the search's axes.
+        The particles, in the unit cube of the search's axes. Scores may have signs, which matter to the network only:
+        what changes its sign is not as smooth without it.
     """
 
     number: int
@@ -108,7 +109,7 @@ def log_density(scores: np.ndarray) -> np.ndarray:
 
 
 class Surrogate:
-    """A network that predicts the scores of models.
+    """A network that predicts the scores of models, with the signs that they come with.
 
     Parameters
     ----------
@@ -153,12 +154,15 @@ def _inputs(unit: np.ndarray) -> np.ndarray:
 
 
 def _compressed(scores: np.ndarray) -> np.ndarray:
-    return np.where(scores < _LINEAR, scores, _LINEAR * (1.0 + np.log(np.maximum(scores, _LINEAR) / _LINEAR)))
+    size = np.abs(scores)
+    return np.sign(scores) * np.where(
+        size < _LINEAR, size, _LINEAR * (1.0 + np.log(np.maximum(size, _LINEAR) / _LINEAR))
+    )
 
 
 def _expanded(compressed: np.ndarray) -> np.ndarray:
-    values = np.clip(compressed.astype(np.float64), 0.0, _HIGHEST)
-    return np.where(values < _LINEAR, values, _LINEAR * np.exp(values / _LINEAR - 1.0))
+    size = np.minimum(np.abs(compressed.astype(np.float64)), _HIGHEST)
+    return np.where(size < _LINEAR, size, _LINEAR * np.exp(size / _LINEAR - 1.0))
 
 
 class _Stage:
@@ -292,7 +296,7 @@ class PosteriorSampler:
         return self._proposed
 
     def tell(self, scores: np.ndarray) -> Step:
-        """Take in the scores, shape (N, M), of what `ask` returned; return the step that is now complete."""
+        """Take in the scores, shape (N, M), with signs or without, of what `ask` returned; return the complete step."""
         scores = _rounded(np.asarray(scores, np.float64))
         if not self._steps:
             everything = np.arange(len(scores))
