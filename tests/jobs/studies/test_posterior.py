@@ -126,7 +126,7 @@ def test_known_conductances_are_sampled_and_with_more_evaluations_the_chain_goes
     predictions = pd.read_parquet(out / "predictions.parquet")
     assert predictions["protocol"].nunique() > 1
     measured = predictions[predictions["missing"] < 3]
-    assert len(measured) > 3
+    assert len(measured) > 1
     assert (measured["q05"] <= measured["q95"]).all()
     assert measured["recorded_at"].between(0, 1).all()
     report = (out / "report.html").read_text()
