@@ -167,6 +167,8 @@ class PosteriorStudy(Study[PosteriorSpec, list[CellToSample]]):
                 known=self._known(problem),
             )
             cells.append(to_sample)
+            if self.spec.checked and to_sample.unseen is None:
+                notes.append(f"{cell.id}: no steps but those that were trained: nothing to compare predictions with")
             notes += [f"{cell.id}: {warning}" for warning in subject.warnings]
             notes.append(
                 f"{cell.id}: {len(to_sample.space)} parameters within the bounds of stage {stage}, "

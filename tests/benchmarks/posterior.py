@@ -34,7 +34,7 @@ from neurofleet.neurosim.studies.posterior_sampling import (
 )
 
 PARAMETERS, FEATURES, PARTICLES = 6, 10, 48
-SWEEPS, STEPS, DRAWS = 6, 150, 99
+SWEEPS, STEPS, DRAWS = 4, 40, 99
 
 
 class MadeCell:
