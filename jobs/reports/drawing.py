@@ -61,6 +61,17 @@ _PATH = re.compile(r'( d="| points=")([^"]*)"')
 _FONTS = re.compile(r"'DejaVu Sans'[^;\"]*")
 
 
+def _plain_numbers(figure: "Figure") -> None:
+    """Write the ticks of logarithmic axes as numbers: powers of ten would need the mathematical text that is off."""
+    from matplotlib.ticker import FuncFormatter, LogFormatterMathtext, NullFormatter
+
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            if isinstance(axis.get_major_formatter(), LogFormatterMathtext):
+                axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+                axis.set_minor_formatter(NullFormatter())
+
+
 def picture(height_in: float, draw: "Callable[[Figure], None]", label: str) -> str:
     """Draw on a figure as wide as the page and return it as inline SVG.
 
@@ -78,6 +89,7 @@ def picture(height_in: float, draw: "Callable[[Figure], None]", label: str) -> s
     with matplotlib.rc_context(_STYLE):  # read at drawing time too; restored afterwards
         figure = Figure(figsize=(WIDTH_IN, height_in), layout="constrained")
         draw(figure)
+        _plain_numbers(figure)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     return _inline(buffer.getvalue(), label)
@@ -91,6 +103,7 @@ def png(height_in: float, draw: "Callable[[Figure], None]") -> bytes:
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(WIDTH_IN, height_in), layout="constrained", facecolor="white")
         draw(figure)
+        _plain_numbers(figure)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=160, metadata={"Software": None})
     return buffer.getvalue()

@@ -317,6 +317,7 @@ def _marginals(cell: CellPosterior, draws: pa.Table, known: Mapping[str, float |
             if cell.log[i]:
                 edges = np.geomspace(max(low, 1e-4 * high), high, BINS + 1)
                 axis.set_xscale("log")
+                axis.set_xticks(10.0 ** np.arange(np.ceil(np.log10(edges[0])), np.log10(edges[-1]) + 0.01, 2.0))
             else:
                 edges = np.linspace(low, high, BINS + 1)
             values = draws[PARAMETER_PREFIX + name].to_numpy()
