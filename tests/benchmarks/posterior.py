@@ -1,8 +1,9 @@
 """Whether draws of a posterior are calibrated, on a model of which everything is known.
 
-``python -m tests.benchmarks.posterior [CELLS]`` prints one JSON line, after about two seconds of CPU a cell. Of each made cell the
-parameters are drawn evenly in the unit cube; its features are saturating functions of sums of parameters, which trade
-against each other, and are recorded with noise of one standard deviation. They are sampled as `kind: posterior` does.
+``python -m tests.benchmarks.posterior [CELLS]`` prints one JSON line, after about two seconds of CPU a cell. The
+parameters of each made cell are drawn evenly in the unit cube; its features are saturating functions of sums of
+parameters, which trade against each other, and are recorded with noise of one standard deviation. They are sampled as
+`kind: posterior` does.
 
 ``ranks``
     Of the true values among the draws, in ten bins, over cells and parameters: even where draws are calibrated.
