@@ -48,7 +48,7 @@ MEDIAN_DEPTH = 3500
 BLOCK_CELLS = 1000
 CHUNK = 65_536
 SAMPLED_S = 0.5
-PENALTIES = (1e-6, 1e-5, 1e-4)
+PENALTIES = (1e-7, 1e-6, 1e-5)
 
 
 @dataclass(frozen=True)
