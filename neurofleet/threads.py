@@ -15,8 +15,8 @@ def threads_note() -> str:
     if chosen in ("", "1"):
         return ""
     return (
-        f"{CHOSEN} is {chosen}: with another number of threads, the same seed gives another model, whose scores differ"
-        " as those of another seed do."
+        f"{CHOSEN} is {chosen}: sums are rounded in another order than by one thread, so that the same seed may give"
+        " another model, with other scores."
     )
 
 
