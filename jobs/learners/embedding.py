@@ -3,6 +3,7 @@
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,27 @@ if TYPE_CHECKING:
 LEARNERS = ("hippie", "neuprint")
 NAMED = {"hippie": CLASS, "neuprint": "predicted"}
 """Learner -> the column of a table that holds the likeliest class."""
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """Embedded units or neurons.
+
+    Attributes
+    ----------
+    table : pyarrow.Table
+        A row each; with columns of the files, which may be called like those that a model without classes or without
+        distances does not give.
+    vectors : dict of arrays, shape (rows, size)
+        Those in the table.
+    has_classes, has_distances : bool
+        Whether the model named them, and told how far they are.
+    """
+
+    table: pa.Table
+    vectors: dict[str, np.ndarray]
+    has_classes: bool
+    has_distances: bool
 
 
 def embed_command(
@@ -82,20 +104,20 @@ def embed_command(
             " `neurofleet predict MODEL QUERY.h5ad --write-h5ad FILE.h5ad`, in obsm['X_sims'] of that file."
         )
     embed_files = {"hippie": embed_units, "neuprint": embed_neurons}[learner]
-    table, vectors = embed_files(model, list(files), read_layout(layout), unknown_below)
+    embedded = embed_files(model, list(files), read_layout(layout), unknown_below)
+    table = embedded.table
     if quick:
         print(quick, file=sys.stderr)
         table = table.replace_schema_metadata({**(table.schema.metadata or {}), QUICK: quick})
-    named = NAMED[learner]
     with new_files(targets) as partial:
         pq.write_table(table, partial[out])
         if h5ad is not None:
-            write_embeddings_h5ad(table, vectors, partial[h5ad])
+            write_embeddings_h5ad(table, embedded.vectors, partial[h5ad])
     files_written = [*map(str, targets)]
-    label = "label" if unknown_below is not None else named
-    labels = Counter(table[label].to_pylist()) if label in table.column_names else None
+    label = "label" if unknown_below is not None else NAMED[learner]
+    labels = Counter(table[label].to_pylist()) if embedded.has_classes else None
     if as_json:
-        outside = int(pc.sum(table["outside"]).as_py()) if "outside" in table.column_names else None
+        outside = int(pc.sum(table["outside"]).as_py()) if embedded.has_distances else None
         told = {"rows": len(table), "labels": labels, "outside": outside, "files": files_written}
         print_json(told)
         return
@@ -118,10 +140,8 @@ def write_embeddings_h5ad(table: Any, vectors: dict[str, Any], path: Path) -> No
     embedding_anndata(frame, vectors | {"umap": frame[flat].to_numpy()}).write_h5ad(path)
 
 
-def embed_units(
-    folder: Path, files: list[str], layout: dict[str, Any], unknown_below: float | None = None
-) -> tuple[pa.Table, dict[str, np.ndarray]]:
-    """Return a row for each unit of some files, and the vectors that are in it.
+def embed_units(folder: Path, files: list[str], layout: dict[str, Any], unknown_below: float | None = None) -> Embedded:
+    """Embed and name the units of some files.
 
     Columns: ``unit_id``, ``class`` (the likeliest), ``probability``, ``p.CLASS`` for each class, ``distance`` and
     ``outside`` where the model holds where its units lie, every other column of the files, ``umap_0``, ``umap_1``,
@@ -139,7 +159,8 @@ def embed_units(
     _print_notes([*units.notes, *model.notes(units, always=True)])
     vectors = model.vectors(units)
     vectors |= model.placed(vectors)
-    return with_map(model.table_of(units, vectors, unknown_below), vectors), vectors
+    table = with_map(model.table_of(units, vectors, unknown_below), vectors)
+    return Embedded(table, vectors, has_classes=True, has_distances=model.trained is not None)
 
 
 def _print_notes(notes: Sequence[str]) -> None:
@@ -177,8 +198,8 @@ def write_neuron_embeddings(out: Path, model: "NeuprintModel", recordings: Recor
 
 def embed_neurons(
     folder: Path, files: list[str], layout: dict[str, Any], unknown_below: float | None = None
-) -> tuple[pa.Table, dict[str, np.ndarray]]:
-    """Return a row for each neuron of some recordings, and the vectors that are in it.
+) -> Embedded:
+    """Embed the neurons of some recordings, and name them where the model has learned classes.
 
     Columns: ``neuron_id``; where the model has learned classes ``predicted`` (the likeliest), ``probability``
     and ``p.CLASS`` for each class, which come in place of labels of these names; ``distance`` and ``outside`` where
@@ -197,4 +218,5 @@ def embed_neurons(
     inferred = model.infer(recordings)
     _print_notes([*recordings.notes, *model.notes(recordings, inferred, always=True)])
     vectors = model.vectors(inferred)
-    return with_map(model.table_of(recordings, inferred, unknown_below), vectors), vectors
+    table = with_map(model.table_of(recordings, inferred, unknown_below), vectors)
+    return Embedded(table, vectors, model.naming is not None, model.space is not None)

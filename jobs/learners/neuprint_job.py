@@ -172,7 +172,8 @@ class NeuprintPiece(Piece):
         def train(task: Any, name: str, seed: int) -> Any:
             return train_here(task, name, seed, lambda row: raise_if_interrupted())
 
-        model = fit(recordings, trained_neurons(recordings, case.split, self.mode), self.settings, train, case.seed)
+        neurons = trained_neurons(recordings, case.split, self.mode)
+        model = fit(recordings, neurons, self.settings, train, case.seed, placed=False)
         return self.result_of_phi(case, model.phi)
 
     def case(self, recordings: Recordings, split: Split) -> "NeuronSplitCase":
@@ -577,7 +578,8 @@ def _train_piece(piece: NeuprintPiece, inputs: NeuprintInputs, trainings: Traini
     task = NeuprintTask(inputs.recordings, neurons, piece.settings)
     weights = trainings(task, f"fold-{piece.number}-model", case.seed)
     if not piece.file.is_file():
-        write_result(piece.file, piece.result_of_phi(case, fitted(task, weights, case.seed).phi))
+        phi = fitted(task, weights, case.seed, placed=False).phi
+        write_result(piece.file, piece.result_of_phi(case, phi))
 
 
 def _animals_table(spec: NeuprintSpec, inputs: NeuprintInputs) -> Table:

@@ -84,16 +84,16 @@ def embed(folder: str, model: str, source: str, options: dict[str, Any], memory_
     out = Path(folder)
     refuse_other_files(Path(source))
     stored = read_model(Path(model))
-    embedded = {"hippie": embed_units, "neuprint": embed_neurons}[stored.learner]
+    embed_files = {"hippie": embed_units, "neuprint": embed_neurons}[stored.learner]
     with redirect_stderr(StringIO()) as said:
-        table, vectors = embedded(Path(model), [source], options["layout"])
-    named = NAMED[stored.learner] if NAMED[stored.learner] in table.column_names else ""
+        embedded = embed_files(Path(model), [source], options["layout"])
+    table, named = embedded.table, NAMED[stored.learner] if embedded.has_classes else ""
     classes = sorted(set(table[named].to_pylist())) if named else ["all"]
     columns = {"prob_0": "probability", "map_0": "umap_0", "map_1": "umap_1"}
     notes = [line.replace(source, "the file") for line in said.getvalue().splitlines()]
     about = {"named": named, "columns": columns, "classes": classes, "queries": [], "notes": notes}
     pq.write_table(table.replace_schema_metadata({ABOUT: json.dumps(about)}), out / PREDICTIONS)
-    write_embeddings_h5ad(table, vectors, out / H5AD)
+    write_embeddings_h5ad(table, embedded.vectors, out / H5AD)
     (out / PROGRESS).write_text(json.dumps([len(table), len(table)]))
     yield len(table)
 

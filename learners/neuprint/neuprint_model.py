@@ -180,7 +180,7 @@ class NeuprintModel:
         *,
         layout: Mapping[str, Any] | None = None,
         unknown_below: float | None = None,
-        seed: int = 0,
+        seed: int | None = None,
     ) -> pd.DataFrame:
         """Name the neurons of recordings by their Phi.
 
@@ -194,8 +194,9 @@ class NeuprintModel:
         unknown_below : float, optional
             Neurons whose likeliest class has a smaller probability are unknown, in the further columns ``label`` and
             ``unknown``.
-        seed : int
-            Decides the order of windows while Phi is inferred.
+        seed : int, optional
+            Decides the order of windows while Phi is inferred; by default that of the training, so that neurons that
+            the model was fitted with have their Phi again.
 
         Returns
         -------
@@ -233,7 +234,7 @@ class NeuprintModel:
         *,
         layout: Mapping[str, Any] | None = None,
         unknown_below: float | None = None,
-        seed: int = 0,
+        seed: int | None = None,
         to: Literal["pandas", "anndata"] = "pandas",
     ) -> pd.DataFrame | anndata.AnnData:
         """Infer the Phi of all neurons of recordings, and name them where the model knows classes.
@@ -353,7 +354,7 @@ class NeuprintModel:
         return {} if self.space is None else distance_columns(self.space.of_samples(_placed(inferred)))
 
     @one_thread(fits=False)
-    def infer(self, recordings: Recordings, seed: int = 0) -> Inferred:
+    def infer(self, recordings: Recordings, seed: int | None = None) -> Inferred:
         """Return the Phi (n, phi) of all neurons, rows as in ``recordings.neurons``, and the loss of each.
 
         Raises
@@ -368,6 +369,7 @@ class NeuprintModel:
                 f" recordings have {', '.join(sessions[0].names) or 'none'}. Give the same channels the same"
                 " names, in the same order."
             )
+        seed = self.facts.get("seed", 0) if seed is None else seed
         return infer_phi(self.dynamics, sessions, np.arange(len(recordings.neurons)), self.settings, seed)
 
     def save(self, folder: str | Path, run: str) -> None:

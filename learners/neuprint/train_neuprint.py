@@ -145,6 +145,8 @@ def fit(
     train: Train,
     seed: int = 1,
     name: str = "model",
+    *,
+    placed: bool = True,
 ) -> NeuprintModel:
     """Fit dynamics on some neurons of a set and return it with the Phi of all neurons.
 
@@ -154,6 +156,8 @@ def fit(
         Rows of ``recordings.neurons``. The dynamics predicts no other neuron while it is fitted.
     train : Train
         `neurofleet.learners.local_training.train_here`, or one that uses a cluster.
+    placed : bool
+        Whether the model holds where its neurons lie, and their map; a fit that is only asked for Phi needs neither.
 
     Raises
     ------
@@ -161,11 +165,11 @@ def fit(
         If the recordings cannot be used.
     """
     task = NeuprintTask(recordings, np.asarray(train_neurons, dtype=np.int64), settings)
-    return fitted(task, train(task, name, seed), seed)
+    return fitted(task, train(task, name, seed), seed, placed=placed)
 
 
-def fitted(task: NeuprintTask, weights: Mapping[str, torch.Tensor], seed: int) -> NeuprintModel:
-    """Return the model of a finished training, with Phi of all neurons of the task's recordings.
+def fitted(task: NeuprintTask, weights: Mapping[str, torch.Tensor], seed: int, *, placed: bool = True) -> NeuprintModel:
+    """Return the model of a finished training, with Phi of all neurons of the task's recordings; see `fit`.
 
     Phi of the training neurons is inferred from zero like that of the others, so that all are alike.
     """
@@ -181,4 +185,4 @@ def fitted(task: NeuprintTask, weights: Mapping[str, torch.Tensor], seed: int) -
         neurons.index.to_numpy().astype(str),
         inferred.phi,
     )
-    return model.with_space(inferred, task.recordings.labels(ANIMAL), seed)
+    return model.with_space(inferred, task.recordings.labels(ANIMAL), seed) if placed else model

@@ -131,7 +131,7 @@ def test_the_table_is_that_of_the_predictions(model):
     assert facts["majority_rate"] == pytest.approx(rates / len(own))
 
 
-def test_a_model_names_the_neurons_of_other_recordings(model, tmp_path):
+def test_a_model_names_the_neurons_of_other_recordings(model, tmp_path, capsys):
     """By the probe in its folder; the animal was not seen, and its file has no types."""
     path = write_animal(tmp_path, 7, n_frames=400)
     unlabelled = np.load(path)
@@ -156,6 +156,13 @@ def test_a_model_names_the_neurons_of_other_recordings(model, tmp_path):
     data = anndata.read_h5ad(targets[1])
     assert data.obsm["X_phi"].shape == (N_NEURONS, 3)
     assert data.obs["predicted"].tolist() == table["predicted"].tolist()
+    replace(loaded, naming=None, space=None).save(tmp_path / "bare", run="bare")
+    capsys.readouterr()
+    layout, out = "{labels: {outside: type, predicted: type}}", tmp_path / "bare.parquet"
+    embed_command(tmp_path / "bare", [str(path)], layout, out, None, False, as_json=True)
+    told = json.loads(capsys.readouterr().out)
+    assert (told["rows"], told["labels"], told["outside"]) == (N_NEURONS, None, None)
+    assert pq.read_table(out)["outside"].to_pylist() == unlabelled["type"].tolist()
 
 
 def test_the_kept_probe_is_the_best_by_inner_validation(model, capsys):

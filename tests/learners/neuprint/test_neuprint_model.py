@@ -15,7 +15,7 @@ from neurofleet.learners.model_folder import ModelRefused
 from neurofleet.learners.neuprint.dynamics_training import NeuprintTask, WorkerRank
 from neurofleet.learners.neuprint.neuprint_model import NeuprintModel
 from neurofleet.learners.neuprint.population_recordings import RecordingsRefused
-from neurofleet.learners.neuprint.train_neuprint import fit
+from neurofleet.learners.neuprint.train_neuprint import fit, fitted
 from tests.learners.neuprint.small_recordings import DYNAMICS, small_recordings, small_settings, with_gaps
 
 
@@ -45,6 +45,16 @@ def test_labels_do_not_reach_phi(model: NeuprintModel) -> None:
 
 def test_known_neurons_are_embedded_as_when_they_were_fitted(model: NeuprintModel) -> None:
     np.testing.assert_allclose(model.infer(with_gaps(small_recordings())).phi, model.phi, atol=1e-6)
+
+
+def test_known_neurons_are_known_again_whatever_order_the_windows_had() -> None:
+    task = NeuprintTask(small_recordings(), np.arange(12), small_settings(dynamics="gru"))
+    fit = fitted(task, task.module().state_dict(), seed=7, placed=False)
+    model, recordings = replace(fit, facts={"seed": 7}), task.recordings
+    assert (model.space, model.map) == (None, None)
+    (note,) = model.notes(recordings, model.infer(recordings), always=False)
+    assert note.startswith("24 of 24 neurons are among those that the model was fitted with")
+    assert not model.notes(recordings, model.infer(recordings, seed=0), always=False)
 
 
 def test_recordings_with_other_covariates_are_refused(model: NeuprintModel) -> None:
