@@ -185,7 +185,8 @@ def methods_figure(methods: Sequence[MethodScore], score: str, chance: float, ch
 Row = Mapping[str, Any]
 KINDS = {
     "model": ("model", SEEDS[0]),
-    "model-on-all": ("trained again on all", MODEL),
+    "model-continued": ("continued with validation cells", MODEL),
+    "model-on-all": ("trained again on all", MODEL),  # of runs before version 0.2
     "shuffled-labels": ("control, shuffled labels", MISSING),
 }
 PANELS = (

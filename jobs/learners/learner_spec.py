@@ -48,8 +48,8 @@ class SplitSpec(Strict):
     test: Part | None = None
     """The test samples: a fraction of each class, or `{column: [groups]}`. By default 0.2, without `folds:`."""
     validation: Part = 0.15
-    """The validation samples, in the same way: used to choose the temperature, and the epoch where the settings ask for
-    it.
+    """The validation samples, in the same way: used to choose the temperature and the share of the logistic regression,
+    and the epoch where the settings ask for it.
     """
     folds: Annotated[int, Field(ge=2)] | None = None
     """Cross-validation with this number of folds, in place of `test:`."""

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 
+from neurofleet.cluster.sweeps.search_space import parse_space
 from neurofleet.cluster.sweeps.trial_records import TrialRow
 from neurofleet.cluster.training.lightning_training import BestEpoch
 from neurofleet.errors import LearnerError, did_you_mean
@@ -107,7 +108,9 @@ class SimsJob(LearnerJob[SimsTrainSpec, SimsInputs]):
         for name in spec.unknown_curve if isinstance(spec.unknown_curve, list) else ():
             if name not in known:
                 raise LearnerError(f"unknown_curve: no class is called {name!r}{did_you_mean(name, known)}.")
-        notes = [*prepared.notes, *prepared.final.notes]
+        tried = parse_space(spec.search).tested_values("batch_size") if isinstance(spec, SimsSweepSpec) else ()
+        batches = spec.chosen.batch_note(len(prepared.final.rows("train")), tried)
+        notes = [*prepared.notes, *prepared.final.notes, *([batches] if batches else [])]
         if spec.preset.startswith("released"):
             notes.append(RELEASED_WARNING)
         return SimsInputs(prepared, sources, notes)

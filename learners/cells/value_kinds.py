@@ -71,7 +71,8 @@ class Values:
     evidence : str
         What was seen.
     median_total : float or None
-        Counts of a cell, the median; for counts.
+        Counts of a cell, the median; for counts, and for logarithms in a reference that is trained for a query, without
+        the logarithm and of the genes that the query has.
     is_whole : bool
         Whether counts have no fractions.
     advice : str

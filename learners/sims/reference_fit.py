@@ -8,7 +8,7 @@ epochs. Test cells are used by nothing but the scores.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import scipy.sparse as sp
@@ -19,6 +19,7 @@ from neurofleet.learners.cells.cell_labels import Labels
 from neurofleet.learners.cells.cell_matrix import CellMatrix, stretches
 from neurofleet.learners.cells.normalisation import Normalisation, gene_statistics, normalisation, recognise
 from neurofleet.learners.cells.value_kinds import LOG_FACTORS, Values
+from neurofleet.learners.folds import stratified_rows
 from neurofleet.learners.label_controls import shuffled_labels
 from neurofleet.learners.local_training import Train
 from neurofleet.learners.scores import Scores, score
@@ -59,12 +60,15 @@ class Reference:
         Class numbers; -1 where there is none.
     classes : tuple of str
     normalisation : Normalisation
+    in_query : array of int
+        Cells that are in the query that the model is trained for, too, labelled or not; they are never trained on.
     """
 
     cells: CellMatrix
     labels: np.ndarray
     classes: tuple[str, ...]
     normalisation: Normalisation
+    in_query: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
     def values(self, rows: np.ndarray) -> sp.csr_matrix:
         """Return log-normalised values (rows, genes)."""
@@ -125,8 +129,13 @@ def reference_of(
     """
     codes = np.full(len(cells), -1, dtype=np.int64)
     codes[labels.rows] = labels.codes
-    how = normalisation(values or recognise(cells), target_sum)
-    if cells.queries and how.kind not in ("scaled", *LOG_FACTORS):
+    values = values or recognise(cells)
+    if cells.queries and values.kind in LOG_FACTORS:
+        # Sums of all genes say nothing of the shared ones, over which both sides are scaled alike.
+        target_sum = float(f"{values.median_total:.4g}") if values.median_total else None
+        values = replace(values, kind=f"{values.kind} counts")  # type: ignore[arg-type]
+    how = normalisation(values, target_sum)
+    if cells.queries and how.kind != "scaled":
         how = replace(how, totals="chosen genes")
     return Reference(cells, codes, labels.classes, how)
 
@@ -162,8 +171,14 @@ def fit(
     notes = list(split.notes)
     if again := is_trained_again(split, settings):
         longer = task.going_on(validated, np.concatenate([train_rows, validation_rows]))
-        kept = trained_networks(longer, train(longer, "model-on-all", seed), seed)
+        kept = trained_networks(longer, train(longer, "model-continued", seed), seed)
     linear = simple.fits
+    n_shown = len(train_rows) + (len(validation_rows) if again else 0)
+    if linear.kept is not None and (n_fitted := len(linear.kept.held_out_probabilities)) < n_shown:
+        notes.append(
+            f"The logistic regression beside the networks was fitted to {n_fitted:,} of {n_shown:,} cells, drawn at"
+            " random from each class."
+        )
     first = _model(reference, task, validated, linear.validated, settings)
     choice, top = None, np.empty(0)
     if len(validation_rows):
@@ -225,7 +240,7 @@ def shuffled_scores(
 ) -> Scores:
     """Return the scores on the test cells of a model of shuffled labels, test labels shuffled as well.
 
-    The same way of training, shortened, on at most 1,000 cells: whatever leaks labels into it shows here.
+    The same way of training, shortened, on about 1,000 cells of all classes: whatever leaks labels into it shows here.
 
     Parameters
     ----------
@@ -236,7 +251,8 @@ def shuffled_scores(
     changes = {"members": 1, "epochs": min(settings.epochs, CONTROL_EPOCHS), "patience": None, "pretrain_epochs": 0}
     short = settings.model_copy(update=changes)
     shuffled = replace(reference, labels=labels)
-    known, watched = (_some(split.rows(role), CONTROL_CELLS, seed) for role in ("train", "validation"))
+    parts = [split.rows(role) for role in ("train", "validation")]
+    known, watched = (rows[stratified_rows(labels[rows], CONTROL_CELLS, seed=seed)] for rows in parts)
     task = _task(shuffled, known, watched, short, train, "shuffled-labels", seed)
     networks = trained_networks(task, train(task, "shuffled-labels", seed), seed)
     linear = None
@@ -281,7 +297,7 @@ def _task(
     task = reference.task(train_rows, validation_rows, settings)
     if not settings.pretrain_epochs:
         return task
-    unlabelled = np.flatnonzero(reference.labels < 0)
+    unlabelled = np.setdiff1d(np.flatnonzero(reference.labels < 0), reference.in_query)
     shown = np.union1d(task.train_rows, unlabelled)
     learnt = train(replace(task, train_rows=shown, is_pretraining=True), f"{name}-pretraining", seed)
     return replace(task, start=encoder_state(learnt))
@@ -310,10 +326,6 @@ def _parts(model: SimsModel, reference: Reference, rows: np.ndarray) -> dict[str
     blocks = blocks_of(len(rows), len(reference.cells.genes))
     parts = [model.parts(reference.values(rows[block])) for block in blocks]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-
-
-def _some(rows: np.ndarray, most: int, seed: int) -> np.ndarray:
-    return rows if len(rows) <= most else np.sort(np.random.default_rng(seed).choice(rows, most, replace=False))
 
 
 def _set_statistics(module: SimsModule, task: SimsTask, rows: np.ndarray) -> None:

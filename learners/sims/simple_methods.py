@@ -47,6 +47,8 @@ class SimpleWork:
     is_training : array of bool, shape (known cells,)
     scored : csr_matrix, shape (scored cells, genes)
     scored_labels : array of int, shape (scored cells,)
+    scores_validation : bool
+        Whether the scored cells are validation cells: baselines are then fitted on training cells alone.
     classes : tuple of str
     linear, again : bool
         Whether logistic regression is fitted, on training cells; and whether then also on all known cells.
@@ -62,6 +64,7 @@ class SimpleWork:
     is_training: np.ndarray
     scored: sp.csr_matrix
     scored_labels: np.ndarray
+    scores_validation: bool
     classes: tuple[str, ...]
     linear: bool
     again: bool
@@ -91,30 +94,31 @@ class SimpleFits:
 def fit_simple_methods(work: SimpleWork) -> SimpleFits:
     """Fit logistic regression and the baselines."""
     started = time.perf_counter()
-    known = work.known.toarray()
+    known, labels = work.known.toarray(), work.known_labels
     validated = kept = None
-    n_classes = len(work.classes)
+    n_classes, training = len(work.classes), work.is_training
     if work.linear:
-        training = work.is_training
-        validated = fit_logistic(known[training], work.known_labels[training], n_classes, seed=work.seed)
+        validated = fit_logistic(known[training], labels[training], n_classes, seed=work.seed)
         kept = validated
         if work.again and not training.all():
-            kept = fit_logistic(known, work.known_labels, n_classes, seed=work.seed, tuned=validated)
+            kept = fit_logistic(known, labels, n_classes, seed=work.seed, tuned=validated)
     spent = time.perf_counter() - started
-    of_all = kept if work.again or work.is_training.all() else None
     if work.names == ():
         return SimpleFits(validated, kept, {})
+    linear = kept if work.again or training.all() else None
+    if work.scores_validation:
+        known, labels, linear = known[training], labels[training], validated
     baselines = run_baselines(
         known,
-        work.known_labels,
+        labels,
         work.scored.toarray(),
         work.scored_labels,
         work.classes,
         names=work.names,
         seed=work.seed,
-        linear=of_all,
+        linear=linear,
     )
-    if of_all is not None and "logistic" in baselines:
+    if linear is not None and "logistic" in baselines:
         baselines["logistic"] = replace(baselines["logistic"], seconds=baselines["logistic"].seconds + spent)
     baselines = {name: replace(found, notes=(*found.notes, *work.notes)) for name, found in baselines.items()}
     return SimpleFits(validated, kept, baselines)
@@ -132,7 +136,8 @@ def work_of(
     """Return what simple methods of a split are fitted to: known cells, or a stratified subsample of many."""
     n_genes = len(reference.cells.genes)
     known = np.sort(np.concatenate([split.rows("train"), split.rows("validation")]))
-    scored = np.sort(split.rows("test" if len(split.rows("test")) else "validation"))
+    scores_validation = not len(split.rows("test"))
+    scored = np.sort(split.rows("validation" if scores_validation else "test"))
     scored = scored[:0] if names is not None and not len(names) else scored
     most, most_fitted = (max(n // n_genes, 2) for n in (DENSE_VALUES, LOGISTIC_WORK // len(reference.classes)))
     few = min(most, most_fitted)
@@ -147,6 +152,7 @@ def work_of(
         is_training=np.isin(shown, split.rows("train")),
         scored=reference.values(tested) if len(tested) else sp.csr_matrix((0, n_genes), dtype=np.float32),
         scored_labels=reference.labels[tested],
+        scores_validation=scores_validation,
         classes=reference.classes,
         linear=linear,
         again=again,
@@ -159,7 +165,8 @@ def work_of(
 class SimpleMethods:
     """Fits simple methods in another process, for a ``with`` block; small ones here, when they are asked for.
 
-    The numbers are the same in either. An error of theirs is raised where the result is asked for.
+    The numbers are the same in either. An error of theirs is raised where the result is asked for; that the other
+    process cannot begin, at once.
 
     Parameters
     ----------
@@ -175,7 +182,7 @@ class SimpleMethods:
         assert self._work is not None
         if np.prod(self._work.known.shape) >= WORTH_A_PROCESS:
             self._results = stream(_begun_then_fitted, self._work, environment=one_thread_environment())
-            next(self._results)  # it has begun
+            self._next()  # it has begun
             self._work = None
         return self
 
@@ -194,23 +201,23 @@ class SimpleMethods:
         """
         if self._fits is None:
             if self._results is not None:
-                self._fits = self._received(self._results)
+                self._fits, peak_bytes = self._next()
+                remember_other_process(peak_bytes)
             else:
                 assert self._work is not None
                 self._fits = fit_simple_methods(self._work)
         return self._fits
 
-    def _received(self, results: Generator[Any, None, None]) -> SimpleFits:
+    def _next(self) -> Any:
+        assert self._results is not None
         try:
-            fits, peak_bytes = next(results)
+            return next(self._results)
         except ProcessFailed as error:
             raise LearnerError(
                 f"The process that fits logistic regression and the baselines has failed: {error.reason}. Where memory"
                 " was short, give the job more of it, or `baselines: []` and `linear_share: 0`; the same command goes"
                 " on."
             ) from error
-        remember_other_process(peak_bytes)
-        return fits
 
 
 def one_thread_environment() -> dict[str, str | None]:

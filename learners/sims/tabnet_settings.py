@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -148,7 +149,7 @@ class SimsSettings(BaseModel):
     patience: int | None = Field(None, ge=1)
     """Epochs without an improvement on validation cells after which a training stops; by default it does not."""
     pretrain_epochs: int = Field(0, ge=0)
-    """Epochs of pretraining on all cells, labelled or not."""
+    """Epochs of pretraining on training cells and those without a label."""
 
     @model_validator(mode="after")
     def _layers(self) -> SimsSettings:
@@ -182,6 +183,7 @@ class SimsSettings(BaseModel):
             "epochs": max(round(_GOING_ON_EPOCHS * self.epochs_for(n_cells)), 1),
             "learning_rate": _GOING_ON_RATE * self.learning_rate,
             "schedule": "one-cycle",
+            "batch_size": self.batch_for(n_cells),
             "most_steps": None,
             "pretrain_epochs": 0,
         }
@@ -193,6 +195,26 @@ class SimsSettings(BaseModel):
             return self.batch_size
         epochs = min(self.epochs, ENOUGH_EPOCHS)
         return max(min(math.ceil(epochs * n_cells / self.most_steps), LARGEST_BATCH), self.batch_size)
+
+    def batch_note(self, n_cells: int, tried: Sequence[int] = ()) -> str:
+        """Say how many cells batches have, where these are more than was asked for; empty otherwise.
+
+        Parameters
+        ----------
+        n_cells : int
+            Of the training.
+        tried : sequence of int, optional
+            Sizes that a sweep tries, in place of `batch_size`.
+        """
+        asked = min(tried or (self.batch_size,))
+        least = self.model_copy(update={"batch_size": 2}).batch_for(n_cells)
+        if asked >= least:
+            return ""
+        return (
+            f"Batches have {least} cells at least, so that {n_cells:,} training cells are shown more often within"
+            f" `most_steps: {self.most_steps}`: `batch_size: {asked}` does the same as {least}. `most_steps: null` sets"
+            " no limit."
+        )
 
 
 _RELEASED: dict[str, Any] = {

@@ -165,6 +165,7 @@ def train(
         refuse_other_model(out, run)
     log = TrainHere()
     notes = [*prepared.notes, *prepared.final.notes]
+    notes += filter(None, [chosen.batch_note(len(prepared.final.rows("train")))])
     notes += [RELEASED_WARNING] if preset.startswith("released") else []
     for note in notes:
         log.print(note)
@@ -207,8 +208,6 @@ class PreparedReference:
         What the user should know of cells, labels and values.
     profiles : Profiles
         Of all cells, to find them again in a query.
-    in_query : array of int
-        Labelled cells that are in the query that the model is trained for, too; they are in no part of the splits.
     """
 
     reference: Reference
@@ -217,7 +216,6 @@ class PreparedReference:
     final: Split
     notes: tuple[str, ...]
     profiles: Profiles
-    in_query: np.ndarray
 
     def data_facts(self, files: Sequence[str], label: str, n_genes_seen: int) -> dict[str, Any]:
         """Return what a model was trained on, as plain JSON."""
@@ -283,6 +281,7 @@ def prepare_reference(
     names = np.full(len(cells), "", dtype=object)
     names[labelled.rows] = np.asarray(labelled.classes, dtype=object)[labelled.codes]
     in_query, query_notes = _look_at_queries(cells, reference, profiles)
+    reference = replace(reference, in_query=in_query)
     left_out = np.union1d(np.union1d(copies.rows, in_query), np.setdiff1d(labelled.rows, labels.rows))
     common: dict[str, Any] = {"columns": cells.obs, "left_out": left_out, "seed": seed}
     if folds is not None or batch is not None:
@@ -303,40 +302,43 @@ def prepare_reference(
     notes = [*cells.notes, *labels.notes, copies.note(cells, reference.labels), *confounded(cells, labels, batch)]
     notes += [f"Values: {seen.kind} ({seen.evidence}).", SCALED_NOTE if seen.kind == "scaled" else "", seen.advice]
     notes += query_notes
-    return PreparedReference(reference, labels, tuple(splits), final, tuple(filter(None, notes)), profiles, in_query)
+    return PreparedReference(reference, labels, tuple(splits), final, tuple(filter(None, notes)), profiles)
 
 
 def _look_at_queries(cells: CellMatrix, reference: Reference, profiles: Profiles) -> tuple[np.ndarray, list[str]]:
-    """Return which labelled cells are in the queries as well, and what is to be said of these.
+    """Return which cells, labelled or not, are in the queries as well, and what is to be said of the labelled ones.
 
     Raises
     ------
     LearnerError
-        If all labelled cells are.
+        If all labelled cells are, or the values of a query cannot be used.
     """
-    labelled, notes = np.flatnonzero(reference.labels >= 0), []
-    found, maker = np.zeros(len(labelled), dtype=bool), ProfileMaker(cells.genes)
+    labelled, notes = reference.labels >= 0, []
+    n_labelled = int(labelled.sum())
+    found, maker = np.zeros(len(cells), dtype=bool), ProfileMaker(cells.genes)
     for query in cells.queries:
         name = Path(query_name(query)).name
         try:
             normalised = check_query(reference.normalisation, recognise(query)).apply
+            known = KnownCells(Profiles.joined([maker.of(normalised(block)) for block in query.blocks()]))
         except CellsRefused as error:
-            notes.append(f"{name} cannot be predicted as it is: {error}")
-            continue
-        known = KnownCells(Profiles.joined([maker.of(normalised(block)) for block in query.blocks()]))
-        here = known.has(profiles.some(labelled, len(labelled)))
-        if here.any():
+            raise CellsRefused(
+                f"{name} cannot be predicted as it is, nor looked through for cells of the reference: {error} Give its"
+                " counts (`query_layer`), or train without `query`."
+            ) from None
+        here = known.has(profiles)
+        if n_here := int((here & labelled).sum()):
             notes.append(
-                f"{int(here.sum()):,} of {len(labelled):,} labelled cells are in {name} as well (the same genes, but"
+                f"{n_here:,} of {n_labelled:,} labelled cells are in {name} as well (the same genes, but"
                 " for a few). They are left out, so that no cell of the query is trained on."
             )
         found |= here
-    if len(labelled) and found.all():
+    if n_labelled and found[labelled].all():
         raise LearnerError(
             "All labelled cells are in the query as well, so none is left to train on. Give as `query` the cells"
             " that are to be predicted, or leave it out."
         )
-    return labelled[found], notes
+    return np.flatnonzero(found), notes
 
 
 def _folds_of_share(test: float | Groups, cells: CellMatrix, batch: str | None) -> int:
@@ -390,7 +392,7 @@ def fit_and_score(
         tested = [only]
     known = facts(tested, reference) | query_facts(fitted, reference, prepared.final, seed)
     known["answer"] = None if fitted.choice is None else fitted.choice.to_dict()
-    kept = prepared.profiles.some(np.setdiff1d(prepared.labels.rows, prepared.in_query)).to_array()
+    kept = prepared.profiles.some(np.setdiff1d(prepared.labels.rows, reference.in_query)).to_array()
     rows = np.sort(np.concatenate([prepared.final.rows("train"), prepared.final.rows("validation")]))
     space = reference_space(reference.values, rows, reference.labels, seed)
     hidden = measure_hidden_genes(fitted.validated, reference, prepared.final, seed)

@@ -81,7 +81,7 @@ def test_a_model_folder_is_complete(model, reference):
     (split,) = read_splits(model / "split.parquet")
     assert facts["split"]["fingerprint"] == split.fingerprint
     history = pq.read_table(model / "history.parquet").to_pandas()
-    assert sorted(set(history.training)) == ["model", "model-on-all", "shuffled-labels"]
+    assert sorted(set(history.training)) == ["model", "model-continued", "shuffled-labels"]
     assert list(history[history.training == "model"].epoch) == [1, 2, 3, 4]
     assert history[history.training == "model"].val_macro_f1.notna().all()
     assert facts["scores"]["sims"]["accuracy"] >= facts["baselines"]["majority"]["accuracy"]

@@ -95,12 +95,12 @@ def made_facts(classes, n=400, folds=1, draw=None):
     return facts
 
 
-def made_history(trainings=("model", "model-on-all", "shuffled-labels"), epochs=4):
+def made_history(trainings=("model", "model-continued", "shuffled-labels"), epochs=4):
     rows = []
     for training in trainings:
         for epoch in range(1, epochs + 1):
             row = {"training": training, "epoch": epoch, "seconds": 0.5, "train_loss": 2.0 / epoch}
-            if not training.endswith("on-all"):
+            if training != "model-continued":
                 row |= {"val_loss": 2.5 / epoch, "val_accuracy": 0.5, "val_macro_f1": 0.4}
             rows.append(row)
     return pa.Table.from_pylist(rows).to_pylist()
@@ -317,7 +317,7 @@ def test_confusion_matrix_has_every_count_and_fits_its_cells(n_classes):
 
 
 def test_history_without_validation_or_without_anything(tmp_path):
-    contents = replace(made_contents(), history=made_history(("model-on-all",), epochs=1))
+    contents = replace(made_contents(), history=made_history(("model-continued",), epochs=1))
     assert "loss and scores by epoch" in written(tmp_path, contents)[1].pictures
     _, page = written(tmp_path, replace(contents, history=[]))
     assert "history.parquet" in page.text

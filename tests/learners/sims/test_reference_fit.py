@@ -1,21 +1,26 @@
 """A fit of a small reference: what it is trained on, kept, and stored as."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from neurofleet.errors import LearnerError
+from neurofleet.fresh_process import ProcessFailed
 from neurofleet.learners.label_controls import shuffle_control
 from neurofleet.learners.local_training import train_here
 from neurofleet.learners.model_folder import ModelRefused
+from neurofleet.learners.sims.expression_baselines import fit_neighbours
 from neurofleet.learners.sims.held_out_scores import cross_validate, facts, fit_and_test
 from neurofleet.learners.sims.masked_gene_pretraining import encoder_state, reconstruction_loss
 from neurofleet.learners.sims.reference_fit import Reference, fit, predict_log, shuffled_scores, trained_networks
+from neurofleet.learners.sims.simple_methods import fit_simple_methods, work_of
 from neurofleet.learners.sims.sims_classifier import state_of
 from neurofleet.learners.sims.sims_model import SimsModel
 from neurofleet.learners.sims.tabnet_settings import SimsSettings, settings_of
-from neurofleet.learners.splits import make_folds
+from neurofleet.learners.splits import ROLES, make_folds
 from tests.learners.sims.small_reference import QUICK, small_reference, small_split
 
 
@@ -45,7 +50,7 @@ def test_clear_classes_are_learnt(fitted, reference, split):
     assert (predicted == reference.labels[rows]).mean() > 0.9
 
 
-def test_the_kept_model_has_gone_on_with_all_but_test_cells(reference, split):
+def test_the_kept_model_has_gone_on_with_all_but_test_cells(reference, split, monkeypatch):
     tasks = []
 
     def told(task, name, seed):
@@ -68,7 +73,10 @@ def test_the_kept_model_has_gone_on_with_all_but_test_cells(reference, split):
     assert not np.array_equal(fitted.model.linear.weights, fitted.validated.linear.weights)
     assert fitted.model.calibration.n == fitted.choice.calibration.n == len(split.rows("validation"))
     role = np.where(split.role == "validation", "train", split.role)
+    monkeypatch.setattr("neurofleet.learners.sims.simple_methods.DENSE_VALUES", 50 * len(reference.cells.genes))
     without = fit(reference, replace(split, role=role), QUICK, train_here)
+    subsample = f"logistic regression beside the networks was fitted to .* of {len(known)} cells"
+    assert [bool(re.search(subsample, "\n".join(one.notes))) for one in (fitted, without)] == [False, True]
     assert without.choice is None
     assert without.model.calibration.temperature == 1.0
     assert without.model.linear_share == 0.5
@@ -147,6 +155,23 @@ class Leaking(Reference):
         return leaking.tocsr()
 
 
+def test_the_control_has_cells_of_every_class(reference, split, monkeypatch):
+    monkeypatch.setattr("neurofleet.learners.sims.reference_fit.CONTROL_CELLS", 10)
+    labels = np.zeros_like(reference.labels)
+    labels[split.rows("train")[:3]] = 1
+    tasks = []
+
+    def told(task, name, seed):
+        tasks.append(task)
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        shuffled_scores(replace(reference, labels=labels), split, QUICK, told)
+    of_class = np.bincount(tasks[0].labels[tasks[0].train_rows])
+    assert of_class[1] == 3
+    assert of_class[0] < 13
+
+
 def test_labels_that_leak_into_the_values_fail_the_shuffle_control(reference, split):
     settings = QUICK.model_copy(update={"linear_share": 1.0})
     leaking = Leaking(**vars(reference))
@@ -167,6 +192,32 @@ def test_scores_stand_beside_their_baselines_and_the_control(fitted, reference, 
     # The same numbers as without another process.
     np.testing.assert_array_equal(again.model.linear.weights, fitted.model.linear.weights)
     assert again.choice == fitted.choice
+
+
+def test_without_test_cells_baselines_are_not_fitted_to_those_that_are_scored(reference):
+    labels = np.random.default_rng(0).permutation(reference.labels)
+    random, split = replace(reference, labels=labels), small_split(reference, test=0.0, validation=0.3)
+    fits = fit_simple_methods(work_of(random, split, linear=True, again=True, names=["logistic", "raw_knn"], seed=1))
+    (x, y), (scored, true) = ((random.values(split.rows(role)), labels[split.rows(role)]) for role in ROLES[:2])
+    guess = {
+        "logistic": fits.validated.logits(scored.toarray()).argmax(1),
+        "raw_knn": fit_neighbours(x.toarray(), y, 3, seed=1).predict(scored.toarray()),
+    }
+    for name, predicted in guess.items():
+        assert fits.baselines[name].scores.accuracy == pytest.approx((predicted == true).mean())
+        assert fits.baselines[name].scores.accuracy < 0.55
+    assert len(fits.kept.held_out_probabilities) == len(x.toarray()) + len(true)
+
+
+def test_another_process_that_cannot_begin_is_told(reference, split, monkeypatch):
+    def ended(*_, **__):
+        raise ProcessFailed("its process ended with signal 9")
+        yield
+
+    monkeypatch.setattr("neurofleet.learners.sims.simple_methods.WORTH_A_PROCESS", 0)
+    monkeypatch.setattr("neurofleet.learners.sims.simple_methods.stream", ended)
+    with pytest.raises(LearnerError, match="process that fits logistic regression .* ended with signal 9"):
+        fit_and_test(reference, split, QUICK, train_here)
 
 
 def test_folds_are_pooled_cell_by_cell(reference):
@@ -195,17 +246,21 @@ def test_settings_that_cannot_be_are_refused():
 def test_pretraining_fills_in_hidden_genes_and_is_where_training_starts(reference, split):
     settings = QUICK.model_copy(update={"pretrain_epochs": 12, "linear_share": 0.0})
     losses, starts = [], []
+    unlabelled, labels = split.rows("test")[:2], reference.labels.copy()
+    labels[unlabelled] = -1
+    some = replace(reference, labels=labels, in_query=unlabelled[1:])
 
     def told(task, name, seed):
         rows = []
         weights = train_here(task, name, seed, rows.append)
         if task.is_pretraining:
+            np.testing.assert_array_equal(task.train_rows, np.union1d(split.rows("train"), unlabelled[:1]))
             losses.append([row["val_loss"] for row in rows if "val_loss" in row])
         else:
             starts.append(task.start)
         return weights
 
-    model = fit(reference, split, settings, told).model
+    model = fit(some, split, settings, told).model
     predicted = predict_log(model, reference, split.rows("test")).argmax(1)
     assert (predicted == reference.labels[split.rows("test")]).mean() > 0.9
     assert losses[0][-1] < 0.95 < losses[0][0]  # 1 is what the mean of each gene would get

@@ -33,3 +33,7 @@ def test_large_references_are_trained_for_fewer_epochs_and_then_in_larger_batche
     settings = SimsSettings(epochs=60, most_steps=1500)
     assert (settings.epochs_for(n_cells), settings.batch_for(n_cells)) == (epochs, batch_size)
     assert SimsSettings(most_steps=None).batch_for(n_cells) == 64
+    assert settings.going_on(n_cells).batch_for(n_cells) == batch_size
+    assert (f"Batches have {batch_size} cells at least" in settings.batch_note(n_cells)) == (batch_size > 64)
+    assert not settings.batch_note(n_cells, [batch_size, 1024])
+    assert not SimsSettings(most_steps=None).batch_note(n_cells)

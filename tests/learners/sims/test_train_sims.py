@@ -15,9 +15,12 @@ import torch
 from neurofleet.errors import CellsRefused, Interrupted, LearnerError, UsageError
 from neurofleet.learners import local_training, sims
 from neurofleet.learners.cells.cell_files import open_cells
+from neurofleet.learners.cells.cell_labels import read_labels
+from neurofleet.learners.cells.gene_alignment import align
 from neurofleet.learners.cells.normalisation import check_query, recognise
 from neurofleet.learners.model_folder import ModelRefused, load_model
 from neurofleet.learners.sims.cell_prediction import open_query
+from neurofleet.learners.sims.reference_fit import reference_of
 from neurofleet.learners.sims.sims_classifier import state_of
 from neurofleet.learners.sims.train_sims import prepare_reference
 from tests.learners.cells.made_cells import made_counts, written
@@ -106,24 +109,48 @@ def test_a_query_decides_the_genes_and_none_of_its_cells_is_used(reference, quer
     path = written(anndata.concat([some, again]), tmp_path / "query.h5ad")
     labelled = reference.copy()
     labelled.var_names = [f"hg38_{name}" for name in labelled.var_names]
+    labelled.obs.loc["cell3", "cell_type"] = None
     cells = open_cells(labelled, query=path, gene_names="ignore-prefix")
     assert (cells.shape, cells.queries[0].shape) == ((150, 32), (52, 32))
     np.testing.assert_array_equal(
         cells.read([7, 2]).toarray(), reference[[7, 2], list(cells.queries[0].genes)].X.toarray()
     )
-    prepared = prepare_reference(cells, "cell_type")
+    prepared = prepare_reference(cells, "cell_type", drop_unlabelled=True)
     assert prepared.reference.labels.shape == (150,)
+    assert prepared.reference.in_query.tolist() == list(range(12))
     assert not set(range(12)) & set(
         np.concatenate([prepared.final.rows(role) for role in ("train", "validation", "test")])
     )
     notes = "\n".join(prepared.notes)
     assert "Trained on 32 of the reference's 60 genes (53.3 %): those that query.h5ad has as well" in notes
-    assert "12 of 150 labelled cells are in query.h5ad as well" in notes
-    logged = some.copy()
-    logged.X = sp.csr_matrix(np.log1p(some.X.toarray() / some.X.sum(1) * 777))
+    assert "11 of 149 labelled cells are in query.h5ad as well" in notes
     how = prepared.reference.normalisation
-    same = [check_query(how, recognise(one)).apply(one.read(range(40))) for one in map(open_cells, (some, logged))]
+    both = map(open_cells, (some, logged(some, 777.0)))
+    same = [check_query(how, recognise(one)).apply(one.read(range(40))) for one in both]
     np.testing.assert_allclose(same[0].toarray(), same[1].toarray(), rtol=1e-4)
+    some.X = some.X.toarray() - some.X.toarray().mean(0)
+    with pytest.raises(CellsRefused, match=r"AnnData cannot be predicted.*has scaled values.*query_layer"):
+        prepare_reference(open_cells(reference, query=some), "cell_type")
+
+
+def logged(cells, target_sum) -> anndata.AnnData:
+    cells = cells.copy()
+    cells.X = sp.csr_matrix(np.log1p(cells.X.toarray() / cells.X.sum(1) * target_sum))
+    return cells
+
+
+def test_logs_are_scaled_over_the_genes_that_the_query_has(reference):
+    logs, panel = logged(reference, 1e4), reference[:, 20:50].copy()
+    for query, n_genes in ((panel, 30), (logged(panel, 777.0), 30), (logs[:, 15:].copy(), 45), (reference, 60)):
+        cells = open_cells(logs, query=query.copy())
+        made = reference_of(cells, read_labels(cells, "cell_type"))
+        values = made.values(np.arange(150)).toarray()
+        opened = open_cells(query)
+        how, alignment = check_query(made.normalisation, recognise(opened)), align(cells.genes, opened.genes)
+        np.testing.assert_allclose(how.apply_to_query(opened.read(range(150)), alignment).toarray(), values, rtol=1e-3)
+        kept = np.expm1(logs[:, cells.genes].X.toarray()).sum(1)
+        np.testing.assert_allclose(np.expm1(values).sum(1), np.median(kept), rtol=1e-3)
+        assert values.shape == (150, n_genes)
 
 
 @pytest.mark.parametrize(
