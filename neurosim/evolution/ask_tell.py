@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from neurofleet.errors import InputError
 from neurofleet.neurosim.evolution.diverse_selection import select_diverse, tolerated_total
 from neurofleet.neurosim.evolution.parameter_space import ParameterSpace
 
@@ -265,7 +264,7 @@ class Strategy(AskTell):
         ValueError
             Wrong shapes, scores that are not finite, or parameters outside the bounds.
         InputError
-            The strategy learns from residuals, and there are none.
+            The strategy learns from residuals, and no model so far has had one.
         """
         if self._pending is None:
             raise RuntimeError("tell without ask: ask for a generation first")
@@ -285,10 +284,4 @@ class Strategy(AskTell):
         signed = np.full(scores.shape, np.nan) if residuals is None else np.array(residuals, np.float64)
         if signed.shape != scores.shape or np.isinf(signed).any():
             raise ValueError(f"told residuals of shape {signed.shape}, expected finite ones or NaN, {scores.shape}")
-        if self.learns_from_residuals and np.isnan(signed).all() and (scores < scores.max()).any():
-            raise InputError(
-                "evolution.strategy: this strategy learns from the sign of each deviation, expected a signed residual "
-                "of at least one objective, found scores alone. Use strategy `fast`, or an evaluator with objectives "
-                "of one eFEL feature each (BluePyOpt's SingletonObjective)."
-            )
         return signed

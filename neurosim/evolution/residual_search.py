@@ -20,7 +20,9 @@ _GOOD = 64  # models that steps of a regression start from
 _RIDGES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 100.0)  # of the mean squared singular value
 
 
-def residual_columns(scores: np.ndarray, residuals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def residual_columns(
+    scores: np.ndarray, residuals: np.ndarray, signed: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Return residuals as the searches use them, and which features are missing, both of shape (n, M).
 
     Large residuals are compressed: beyond 20 they grow with their logarithm. Of an objective without a sign, the score
@@ -31,12 +33,16 @@ def residual_columns(scores: np.ndarray, residuals: np.ndarray) -> tuple[np.ndar
     ----------
     scores, residuals : ndarray, shape (n, M)
         As `Strategy.tell` takes them.
+    signed : ndarray of bool, shape (M,)
+        Objectives of which some model has had a residual. There, a model without one lacks the feature, whatever its
+        score: penalties differ.
     """
-    missing = np.isnan(residuals) & (scores >= MISSING_SCORE)
-    signed = np.where(np.isnan(residuals), scores, residuals)
-    size = np.minimum(np.abs(signed), MISSING_SCORE)
+    unsigned = np.isnan(residuals)
+    missing = unsigned & (signed | (scores >= MISSING_SCORE))
+    values = np.where(unsigned, scores, residuals)
+    size = np.minimum(np.abs(values), MISSING_SCORE)
     far = np.maximum(size / _LINEAR_UP_TO, 1.0)
-    squashed = np.sign(signed) * (np.minimum(size, _LINEAR_UP_TO) + _LINEAR_UP_TO * np.log(far))
+    squashed = np.sign(values) * (np.minimum(size, _LINEAR_UP_TO) + _LINEAR_UP_TO * np.log(far))
     return np.where(missing, np.nan, squashed), missing
 
 
@@ -47,35 +53,43 @@ class ResidualSearch(abc.ABC):
     ----------
     size : int
     generator : numpy.random.Generator
+
+    Attributes
+    ----------
+    unit : ndarray, shape (n, P)
+    signed : ndarray of bool, shape (M,)
+        Objectives of which a model so far, kept or not, has had a residual.
     """
 
     def __init__(self, size: int, generator: np.random.Generator) -> None:
         self._size, self._random = size, generator
         self.unit = np.empty((0, 0))
-        self._residuals, self._missing = np.empty((0, 0)), np.empty((0, 0), bool)
+        self.signed = np.zeros(1, bool)
+        self._scores, self._residuals = np.empty((0, 0)), np.empty((0, 0))
         self._costs = np.empty(0)
 
     def add(self, unit: np.ndarray, scores: np.ndarray, residuals: np.ndarray, costs: np.ndarray) -> None:
         """Take in models (n, P) with their scores and residuals, (n, M), and costs, (n,)."""
-        found, missing = residual_columns(scores, residuals)
+        self.signed = self.signed | np.isfinite(residuals).any(axis=0)
         if len(self._costs):
             unit = np.concatenate([self.unit, unit])
-            found, missing = np.concatenate([self._residuals, found]), np.concatenate([self._missing, missing])
+            scores, residuals = np.concatenate([self._scores, scores]), np.concatenate([self._residuals, residuals])
             costs = np.concatenate([self._costs, costs])
         _, first = np.unique(unit, axis=0, return_index=True)
         kept = first[np.lexsort((first, costs[first]))][: self._size]
-        self.unit, self._residuals, self._missing, self._costs = unit[kept], found[kept], missing[kept], costs[kept]
+        self.unit, self._scores, self._residuals, self._costs = unit[kept], scores[kept], residuals[kept], costs[kept]
 
     def _targets(self) -> np.ndarray:
         """Return what is to become zero, shape (k, T): residuals, and of features that some lack, which are missing.
 
         A missing residual is taken as the mean of the others, so that it tells nothing of its size.
         """
-        there = ~self._missing
-        known = np.where(there, self._residuals, 0.0)
+        residuals, missing = residual_columns(self._scores, self._residuals, self.signed)
+        there = ~missing
+        known = np.where(there, residuals, 0.0)
         means = known.sum(axis=0) / np.maximum(there.sum(axis=0), 1)
-        lacking = self._missing.any(axis=0)
-        return np.concatenate([np.where(there, known, means), _MISSING * self._missing[:, lacking]], axis=1)
+        lacking = missing.any(axis=0)
+        return np.concatenate([np.where(there, known, means), _MISSING * missing[:, lacking]], axis=1)
 
     def _damping(self, covariance: np.ndarray) -> float:
         """Draw the damping of a step: over two decades, up to twice the mean variance of the targets."""

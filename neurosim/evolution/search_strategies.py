@@ -363,7 +363,7 @@ class ResidualConfig(FastConfig):
     batch : int
         Individuals per generation of the search with residuals.
     patience : int
-        Evaluations without a better model after which a search with residuals has found what it can. Another one then
+        Evaluations without a model better by 1 % after which a search with residuals has found what it can. Another one then
         begins, with IBEA and new random individuals, if it can have at least three times as many.
     """
 
@@ -469,6 +469,14 @@ class ResidualStrategy(FastStrategy):
         return self._round_began + super()._search_end
 
     def _end_search(self) -> None:
+        told = self.archive.entries
+        if not self._round_began and not self._learner.signed.any() and told[0].total < told[-1].total:
+            raise InputError(
+                "evolution.strategy: this strategy learns from the sign of each deviation, expected a signed residual "
+                f"of at least one objective, found none in {self.evaluations} evaluations: either no model has any of "
+                "the e-features, or the objectives have no sign. Use strategy `fast`, or an evaluator with objectives "
+                "of one eFEL feature each (BluePyOpt's SingletonObjective)."
+            )
         self._learning = True
 
 

@@ -78,9 +78,17 @@ class AISInitiation(EFeature):
         self.threshold = threshold
         self.axon_threshold = axon_threshold
         self.inside_only = inside_only
+        self._seen: Mapping[str, Any] | None = None
+        self._value: float | None = None
 
     def calculate_feature(self, responses: Mapping[str, Any], raise_warnings: bool = False) -> float | None:
-        """Return 1.0, or None when the check fails or a response is missing."""
+        """Return 1.0, or None when the check fails or a response is missing; responses are analysed once."""
+        if responses is not self._seen:
+            self._value = self._calculate(responses, raise_warnings)
+            self._seen = responses
+        return self._value
+
+    def _calculate(self, responses: Mapping[str, Any], raise_warnings: bool) -> float | None:
         soma, axon = (
             self._begin_times(responses.get(recording), threshold, raise_warnings)
             for recording, threshold in (

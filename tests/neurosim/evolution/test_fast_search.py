@@ -22,6 +22,7 @@ from neurofleet.neurosim.evolution import (
 )
 from neurofleet.neurosim.evolution.cma_es import _sampler_class
 from neurofleet.neurosim.evolution.pareto_selection import select_pareto
+from neurofleet.neurosim.evolution.residual_search import KalmanSearch, residual_columns
 
 N_ACTIVE = 8
 NAMES = ("cm.soma", "e_pas.all") + tuple(f"gbar_{channel}.soma" for channel in "ABCDEFGH")
@@ -176,13 +177,33 @@ def test_signs_save_evaluations_and_are_asked_for(space, make):
         return np.median(found)
 
     assert median(make) < 0.5 * median(FastConfig)
-    strategy = make_strategy(make(evaluations=640), space, 1)
-    parameters = strategy.ask()
-    scores, residuals = cell_like(parameters)
-    with pytest.raises(InputError, match="learns from the sign of each deviation"):
-        strategy.tell(parameters, scores)
-    residuals[:, 3] = np.nan  # an objective without a sign counts as it is
-    strategy.tell(parameters, scores, residuals)
+    unsigned, late = (make_strategy(make(evaluations=640), space, 1) for _ in range(2))
+    with pytest.raises(InputError, match="found none in 160 evaluations"):
+        while unsigned.phase == "search":
+            parameters = unsigned.ask()
+            unsigned.tell(parameters, cell_like_scores(parameters))
+    parameters = late.ask()
+    late.tell(parameters, cell_like_scores(parameters))  # all of these have failed
+    assert {phase for phase, *_ in evolve(late, 4)} == {"search", "residuals"}
+
+
+def test_a_model_without_a_residual_lacks_the_feature_if_any_model_had_one():
+    none = np.nan
+    search = KalmanSearch(3, np.random.default_rng(1))
+    unit = np.linspace(0.1, 0.9, 5)[:, None]
+    scores = np.array([[180.0, 20.0, 5.0], [6.0, 20.0, 4.0], [2.0, 20.0, 3.0], [5.0, 1.0, 250.0], [0.5, 20.0, 0.5]])
+    residuals = np.array([[none] * 3, [-6.0, none, none], [2.0, none, none], [5.0, -1.0, none], [0.5, none, none]])
+    for rows in (slice(0, 2), slice(2, 5)):
+        search.add(unit[rows], scores[rows], residuals[rows], scores[rows].sum(axis=1))
+    assert search.unit.ravel().tolist() == pytest.approx([0.9, 0.5, 0.3])
+    # of the second, only a model that was not kept had a residual; the third never has a sign
+    assert search._targets().tolist() == [[0.5, 0.0, 0.5, 60.0], [2.0, 0.0, 3.0, 60.0], [-6.0, 0.0, 4.0, 60.0]]
+    found, missing = residual_columns(scores, residuals, search.signed)
+    assert missing.tolist() == [[True, True, False], [False, True, False], [False, True, False]] + [
+        [False, False, True],
+        [False, True, False],
+    ]
+    assert found[1:, 0].tolist() == [-6.0, 2.0, 5.0, 0.5]
 
 
 def test_a_search_with_signs_that_has_settled_begins_again(space):
