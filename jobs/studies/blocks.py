@@ -44,7 +44,7 @@ def measure_blocks(
     store : RunStore
         Locked by the caller.
     deadline_s : float
-        Of each measurement.
+        Of each measurement, unless a block allows for more.
     progress : CountProgress
         Counts measurements.
 
@@ -68,9 +68,9 @@ def measure_blocks(
 def _tasks(blocks: Sequence[Block], under_way: dict[int, _OpenBlock], deadline_s: float) -> Iterator[EvaluationTask]:
     for number, block in enumerate(blocks):
         under_way[number] = _OpenBlock(block)
-        about = {"cell": block.cell}
+        about, limit_s = {"cell": block.cell}, block.deadlines * deadline_s
         for i, individual in enumerate(block.individuals()):
-            yield EvaluationTask((number, i), block.engine, individual, deadline_s, rank=number, about=about)
+            yield EvaluationTask((number, i), block.engine, individual, limit_s, rank=number, about=about)
 
 
 def _store_completed(

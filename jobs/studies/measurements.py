@@ -70,6 +70,8 @@ class Block:
         Returns what is measured, (P,) arrays; called when their turn comes.
     table : callable
         Makes the table that is stored from the outcomes, in the order of the individuals.
+    deadlines : int
+        How many times the deadline of the job each of them may take.
     """
 
     name: str
@@ -78,6 +80,7 @@ class Block:
     size: int
     individuals: Callable[[], Sequence[np.ndarray]]
     table: Callable[[Sequence[Outcome]], pa.Table]
+    deadlines: int = 1
 
 
 @dataclass(frozen=True, eq=False)

@@ -34,7 +34,7 @@ from neurofleet.jobs.studies.populations import (
     open_fit,
     stage_winners,
 )
-from neurofleet.jobs.studies.posterior_chains import CellToSample, Chain, StoredChain
+from neurofleet.jobs.studies.posterior_chains import CellToSample, Chain, Drawn, StoredChain
 from neurofleet.jobs.studies.posterior_predictions import (
     PREDICTED,
     prediction_rows,
@@ -81,7 +81,7 @@ class PosteriorSpec(StudySpec):
     particles: Annotated[int, Field(ge=8)] | None = None
     """Models that move together, at least twice the parameters; by default twelve times, in multiples of 64."""
     draws: PositiveInt = 1000
-    """Effective draws of every parameter of a cell: sampling ends when there are so many and R-hat is at most 1.05."""
+    """Effective draws of every parameter of a cell: sampling ends when there are so many and they have converged."""
     most_evaluations: PositiveInt = 400_000
     """Evaluations of a cell after which sampling ends, converged or not. With more, the same command goes on."""
     sweeps: PositiveInt = SWEEPS
@@ -99,7 +99,7 @@ class PosteriorSpec(StudySpec):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 1
     """Seed of the particles; the draws are the same on any number of CPUs."""
     deadline_s: Positive = 60.0
-    """Wall-clock limit of one evaluation in seconds."""
+    """Wall-clock limit of one evaluation in seconds; of the checks by NEURON, for each step that a draw is run at."""
     max_steps: PositiveInt | None = 1_000_000
     """Integration steps of one evaluation by NEURON; `null` sets no limit."""
     memory_limit_mb: PositiveInt = 4096
@@ -119,9 +119,8 @@ class PosteriorSpec(StudySpec):
         )
 
     def paths_named(self) -> list[Path]:
-        """Return the files of the fit that draws depend on."""
-        known = [] if self.known is None else [self.known]
-        return [self.fit / "job.yaml", self.fit / "hall_of_fame", *known]
+        """Return the files of the fit that draws depend on; they do not depend on what is known."""
+        return [self.fit / "job.yaml", self.fit / "hall_of_fame"]
 
     def identity(self) -> dict[str, Any]:
         """Return what the results depend on: not how far sampling goes."""
@@ -155,19 +154,22 @@ class PosteriorStudy(Study[PosteriorSpec, list[CellToSample]]):
         store, fit, folder = open_fit(root)
         winners, choices = stage_winners(store), recorded_choices(store.read_events())
         mechanisms = job_mechanisms(fit, folder)
+        known = self._known_values()
         cells, notes = [], []
         for cell in cells_with_models(root, self.spec.cells)[: 1 if self.spec.quick else None]:
             subject = prepare_cell(cell, fit, folder, mechanisms)
             problem = last_problem(subject, winners.get(cell.id, {}))
             stage = subject.stages[-1].name
             choice = choices.get(cell.id, {}).get(stage)
+            recording = recording_source(cell, folder)
             to_sample = replace(
                 self._cell(store, cell.id, problem, choice.engine if choice else "neuron"),
-                unseen=unseen_targets(subject, problem, recording_source(cell, folder)) if self.spec.checked else None,
-                known=self._known(problem),
+                unseen=unseen_targets(subject, problem, recording) if self.spec.checked else None,
+                known=self._known(problem, known),
             )
             cells.append(to_sample)
-            if self.spec.checked and to_sample.unseen is None:
+            recorded = recording is not None and problem.final_model is not None
+            if self.spec.checked and recorded and to_sample.unseen is None:
                 notes.append(f"{cell.id}: no steps but those that were trained: nothing to compare predictions with")
             notes += [f"{cell.id}: {warning}" for warning in subject.warnings]
             notes.append(
@@ -188,22 +190,28 @@ class PosteriorStudy(Study[PosteriorSpec, list[CellToSample]]):
             )
         return cells, notes
 
-    def _known(self, problem: Problem) -> dict[str, float]:
-        """Return the true values of the parameters of a stage, as far as they are known."""
+    def _known_values(self) -> dict[str, float]:
+        """Return the true values in the file of the job, none without one."""
         if self.spec.known is None:
             return {}
         path = self.folder / self.spec.known
         try:
             known = {str(name): float(value) for name, value in json.loads(path.read_text()).items()}
+            if endless := [name for name, value in known.items() if not math.isfinite(value)]:
+                raise ValueError(f"{', '.join(endless)} is not finite")
         except (OSError, ValueError, AttributeError, TypeError) as error:
             raise UsageError(
-                "known: expected a JSON file with a number for each parameter, such as "
-                f'{{"{problem.names[0]}": 0.1}}, found {path}: {error}.'
+                'known: expected a JSON file with a number for each parameter, such as {"gbar_NaTa_t.axon": 0.1}, '
+                f"found {path}: {error}."
             ) from error
-        if not set(known) & set(problem.names):
+        return known
+
+    def _known(self, problem: Problem, known: Mapping[str, float]) -> dict[str, float]:
+        """Return the true values of the parameters of a stage, as far as they are known."""
+        if self.spec.known is not None and not set(known) & set(problem.names):
             raise UsageError(
                 f"known: expected some of the parameters that are sampled ({', '.join(problem.names)}), found "
-                f"{', '.join(known) or 'none'} in {path}."
+                f"{', '.join(known) or 'none'} in {self.folder / self.spec.known}."
             )
         return {name: known[name] for name in problem.names if name in known}
 
@@ -240,8 +248,8 @@ class PosteriorStudy(Study[PosteriorSpec, list[CellToSample]]):
             return False
         found = stored_findings(store.root)
         converged = all(cell["converged"] for cell in found["cells"])
-        asked = (self.spec.draws, self.spec.checked, self.spec.known is not None)
-        same = (found["draws"], found["checked"], found["known"]) == asked
+        asked = (self.spec.draws, self.spec.checked, self._known_values())
+        same = (found["draws"], found["checked"], found.get("known_values", {})) == asked
         return same and (converged or found["most_evaluations"] >= self.spec.most_evaluations)
 
     def measure(self, run: JobRun, address: str | None) -> None:
@@ -268,7 +276,8 @@ class PosteriorStudy(Study[PosteriorSpec, list[CellToSample]]):
         """Return what NEURON does of the draws: scores, and e-features at unseen steps."""
         blocks = []
         for cell in inputs:
-            rows = self._draws(cell, chain := StoredChain.read(cell.cell, store))
+            chain = StoredChain.read(cell.cell, store)
+            rows = self._draws(cell, chain.drawn)
             blocks += [block for block in self._check(cell, rows, len(chain.steps)) if block is not None]
         return blocks
 
@@ -285,19 +294,19 @@ class PosteriorStudy(Study[PosteriorSpec, list[CellToSample]]):
 
         name = f"cell={cell.cell}/steps-{steps:06d}-{len(values)}-of-{len(rows)}.parquet"
         engine = engine_spec(f"{cell.cell}-check", model, self.spec.max_steps)
-        check = Block(f"{CHECKS}/{name}", cell.cell, engine, len(values), lambda: list(values), table)
+        trained = len(model.targets.protocols)
+        check = Block(f"{CHECKS}/{name}", cell.cell, engine, len(values), lambda: list(values), table, trained)
         if cell.unseen is None:
             return check, None
         file, max_steps = f"{PREDICTED}/{name}", self.spec.max_steps
         return check, predictions_block(cell.cell, model, cell.unseen, values, file, max_steps)
 
-    def _draws(self, cell: CellToSample, chain: StoredChain) -> HallOfFameRows:
+    def _draws(self, cell: CellToSample, drawn: Drawn) -> HallOfFameRows:
         """Return draws that lie evenly in the chain, in random order: the first ones are a sample too."""
-        drawn = chain.drawn
         steps, particles = spread_draws(len(drawn.unit), cell.particles, self.spec.draws, self.spec.seed)
         fixed = np.array(list(cell.problem.fixed.values()), dtype=np.float64)
         values = cell.space.from_unit(drawn.unit[steps, particles])
-        scores = drawn.scores[steps, particles]
+        scores = drawn.scores[steps, particles].astype(np.float64)
         return HallOfFameRows(
             cell=cell.cell,
             seeds=np.full(len(steps), self.spec.seed),
@@ -320,23 +329,24 @@ class PosteriorStudy(Study[PosteriorSpec, list[CellToSample]]):
         names = tuple(dict.fromkeys(name for cell in inputs for name in (*cell.problem.names, *cell.problem.fixed)))
         for cell in inputs:
             chain = StoredChain.read(cell.cell, store)
-            rows = self._draws(cell, chain)
+            drawn = chain.drawn
+            rows = self._draws(cell, drawn)
             tables[draws_file(cell.cell)] = rows.to_table(names)
-            found = convergence(chain.drawn.unit)
-            converged_rows += convergence_rows(cell, chain.drawn.unit, found)
+            found = convergence(drawn.unit)
+            converged_rows += convergence_rows(cell, drawn.unit, found)
             correlations += correlation_rows(cell, rows)
             check, predicted = self._check(cell, rows, len(chain.steps))
             checks = table_rows(store, check.name) if check is not None else []
             if predicted is not None and cell.unseen is not None:
                 predictions += prediction_rows(cell.cell, cell.unseen, table_rows(store, predicted.name))
-            cells.append(self._found(cell, chain, found.rhat, found.effective, checks))
+            cells.append(self._found(cell, chain, drawn, found, checks))
         tables |= {"convergence.parquet": rows_table(converged_rows), "correlations.parquet": rows_table(correlations)}
         tables["predictions.parquet"] = rows_table(predictions)
         findings = PosteriorFindings(
             draws=self.spec.draws,
             most_evaluations=self.spec.most_evaluations,
             checked=self.spec.checked,
-            known=self.spec.known is not None,
+            known_values=self._known_values(),
             cells=cells,
         )
         return tables, findings
@@ -345,15 +355,16 @@ class PosteriorStudy(Study[PosteriorSpec, list[CellToSample]]):
         self,
         cell: CellToSample,
         chain: StoredChain,
-        rhat: np.ndarray,
-        effective: np.ndarray,
+        drawn: Drawn,
+        found: Convergence,
         checks: Sequence[Mapping[str, Any]],
     ) -> CellPosterior:
-        totals = total_scores(chain.drawn.scores.reshape(-1, len(cell.problem.objectives)))
+        totals = drawn.scores.sum(axis=2, dtype=np.float64)
+        rhat, effective, shift = found.rhat, found.effective, found.shift
         good = [row for row in checks if row["status"] == "ok"]
         differences = np.array([row["neuron_total"] - row["total"] for row in good])
         weights = np.array([row["neuron_log_density"] - row["log_density"] for row in good])
-        worst = int(np.argmax(rhat))
+        worst, shifted = int(np.argmax(rhat)), int(np.argmax(shift))
         return CellPosterior(
             cell=cell.cell,
             parameters=list(cell.problem.names),
@@ -364,18 +375,21 @@ class PosteriorStudy(Study[PosteriorSpec, list[CellToSample]]):
             engine=cell.engine,
             particles=cell.particles,
             steps=len(chain.steps) - 1,
-            drawn_steps=len(chain.drawn.unit),
+            drawn_steps=len(drawn.unit),
             power=chain.steps[-1].power,
             evaluations=chain.evaluations,
             outcomes=dict(chain.outcomes),
+            last_outcomes=dict(chain.last_outcomes),
             core_seconds=round(chain.seconds, 3),
-            acceptance=float(chain.drawn.accepted.mean()) if chain.drawn.accepted.size else 0.0,
+            acceptance=float(drawn.accepted.mean()) if drawn.accepted.size else 0.0,
             best_total=cell.best_total,
-            median_total=float(np.median(totals)) if len(totals) else None,
+            median_total=float(np.median(totals)) if totals.size else None,
             rhat=float(rhat[worst]) if np.isfinite(rhat[worst]) else None,
             rhat_of=cell.problem.names[worst],
             effective=float(effective.min()),
             effective_of=cell.problem.names[int(np.argmin(effective))],
+            shift=float(shift[shifted]) if np.isfinite(shift[shifted]) else None,
+            shift_of=cell.problem.names[shifted],
             converged=chain.is_converged(self.spec.draws),
             checked=len(checks),
             check_failed=len(checks) - len(good),
@@ -456,6 +470,7 @@ def convergence_rows(cell: CellToSample, unit: np.ndarray, found: Convergence) -
                 "rhat": float(found.rhat[i]),
                 "autocorrelation": float(found.autocorrelation[i]),
                 "effective": float(found.effective[i]),
+                "shift": float(found.shift[i]),
                 **{f"q{q:02d}": float(v) for q, v in zip((5, 25, 50, 75, 95), quantiles, strict=True)},
                 "lower": cell.problem.lower[i],
                 "upper": cell.problem.upper[i],

@@ -23,11 +23,15 @@ from neurofleet.neurosim.studies.posterior_sampling import (
     Step,
     drawn_steps,
     effective_draws,
+    half_shift,
     largest_rhat,
 )
 
 BLOCK_STEPS = 20
 LARGEST_RHAT = 1.05
+LARGEST_SHIFT = 0.2
+"""Standard deviations; the halves of converged chains with 1,000 effective draws of 20 parameters are this close."""
+
 BLOCK_STORED = "block stored"
 _STATE = b"neurofleet_state"
 _FAILED_SHOWN = 5
@@ -111,12 +115,15 @@ class StoredChain:
         Spent on evaluations.
     outcomes : Counter
         Status -> evaluations.
+    last_outcomes : Counter
+        Of those in the last stage.
     """
 
     steps: list[Step] = field(default_factory=list)
     blocks: int = 0
     seconds: float = 0.0
     outcomes: Counter = field(default_factory=Counter)
+    last_outcomes: Counter = field(default_factory=Counter)
 
     @classmethod
     def read(cls, cell: str, store: RunStore) -> "StoredChain":
@@ -131,6 +138,7 @@ class StoredChain:
         for event in {event["block"]: event for event in stored}.values():
             chain.seconds += event["seconds"]
             chain.outcomes.update(event["outcomes"])
+            chain.last_outcomes.update(event.get("last_stage", {}))
         return chain
 
     @property
@@ -150,12 +158,13 @@ class StoredChain:
         return Drawn(steps[0].number if steps else len(self.steps), unit, scores, accepted)
 
     def is_converged(self, draws: int) -> bool:
-        """Return whether every parameter has so many effective draws and an R-hat of at most 1.05."""
+        """Return whether every parameter has so many effective draws, an R-hat of at most 1.05, and halves alike."""
         steps = drawn_steps(self.steps)
         if not steps:
             return False
         unit = np.stack([step.unit for step in steps])
-        return bool(effective_draws(unit).min() >= draws) and largest_rhat(unit) <= LARGEST_RHAT
+        alike = bool(half_shift(unit).max() <= LARGEST_SHIFT)
+        return alike and bool(effective_draws(unit).min() >= draws) and largest_rhat(unit) <= LARGEST_RHAT
 
 
 def block_table(steps: list[Step]) -> pa.Table:
@@ -201,12 +210,14 @@ def _lists(rows: np.ndarray) -> pa.Array:
 
 
 def _flat(column: pa.ChunkedArray) -> np.ndarray:
-    values: np.ndarray = column.combine_chunks().flatten().to_numpy().astype(np.float64)
+    values: np.ndarray = column.combine_chunks().flatten().to_numpy()
     return values
 
 
 class Chain:
     """The chain of one cell while it is sampled; it goes on from the blocks that are stored.
+
+    The steps are in memory from the first `tasks` until it is finished.
 
     Parameters
     ----------
@@ -219,6 +230,12 @@ class Chain:
         Where it ends.
     deadline_s : float
     max_steps : int or None
+
+    Attributes
+    ----------
+    finished : bool
+    evaluations_left, most_blocks : int
+        How many evaluations were left at most when it was made, and how many blocks there will be at most.
     """
 
     def __init__(
@@ -243,30 +260,24 @@ class Chain:
         else:
             self.engine = engine_spec(name, model, max_steps)
         self._deadline_s = task_deadline_s(self.engine, deadline_s)
-        self._stored = StoredChain.read(cell.cell, store)
+        self._seed, self._sweeps = seed, sweeps
+        self._stored = StoredChain()
         self._sampler: PosteriorSampler | None = None
-        self._settings = (cell.particles, len(cell.space), seed, self._stored.steps, sweeps)
         self._steps: list[Step] = []
         self._outcomes: dict[int, Outcome] = {}
         self._asked = np.empty((0, 0))
-        self._seconds, self._statuses = 0.0, Counter[str]()
-        self.finished = bool(self._stored.steps) and self._is_done()
-
-    @property
-    def evaluations_left(self) -> int:
-        """How many evaluations are left at most."""
-        return 0 if self.finished else max(0, self._most_evaluations - self._stored.evaluations)
-
-    @property
-    def most_blocks(self) -> int:
-        """How many blocks there will be at most."""
-        of_block = BLOCK_STEPS * self.cell.particles
-        return self._stored.blocks + math.ceil(self.evaluations_left / of_block)
+        self._seconds, self._statuses, self._last = 0.0, Counter[str](), Counter[str]()
+        stored = StoredChain.read(cell.cell, store)
+        self.finished = bool(stored.steps) and self._is_done(stored)
+        self.evaluations_left = 0 if self.finished else max(0, most_evaluations - stored.evaluations)
+        self.most_blocks = stored.blocks + math.ceil(self.evaluations_left / (BLOCK_STEPS * cell.particles))
 
     def tasks(self) -> list[EvaluationTask]:
         """Return the evaluations that can be done now."""
         if self._sampler is None:
-            self._sampler = PosteriorSampler(*self._settings)
+            self._stored = StoredChain.read(self.cell.cell, self._store)
+            shape = (self.cell.particles, len(self.cell.space))
+            self._sampler = PosteriorSampler(*shape, self._seed, self._stored.steps, self._sweeps)
         self._asked = self._sampler.ask()
         about = {"cell": self.cell.cell}
         return [
@@ -289,15 +300,19 @@ class Chain:
         self._outcomes = {}
         if not self._stored.steps and not self._steps:
             self._check_first(outcomes)
-        self._seconds += sum(outcome.seconds for outcome in outcomes)
-        self._statuses.update(outcome.status for outcome in outcomes)
         assert self._sampler is not None
-        self._steps.append(self._sampler.tell(np.array([self._scores(outcome) for outcome in outcomes])))
+        step = self._sampler.tell(np.array([self._scores(outcome) for outcome in outcomes]))
+        self._steps.append(step)
+        self._seconds += sum(outcome.seconds for outcome in outcomes)
+        statuses = Counter(outcome.status for outcome in outcomes)
+        self._statuses.update(statuses)
+        self._last.update(statuses if step.last else {})
         if len(self._steps) == BLOCK_STEPS:
             self._write(self._steps)
             self._steps = []
-            if self._is_done():
+            if self._is_done(self._stored):
                 self.finished = True
+                self._stored, self._sampler = StoredChain(), None
                 return []
         return self.tasks()
 
@@ -310,24 +325,29 @@ class Chain:
 
     def _write(self, steps: list[Step]) -> None:
         number = self._stored.blocks
-        outcomes = dict(self._statuses)
         self._store.append_event(  # before the block: should the run be killed in between, that of the next try counts
-            BLOCK_STORED, cell=self.cell.cell, block=number, seconds=round(self._seconds, 3), outcomes=outcomes
+            BLOCK_STORED,
+            cell=self.cell.cell,
+            block=number,
+            seconds=round(self._seconds, 3),
+            outcomes=dict(self._statuses),
+            last_stage=dict(self._last),
         )
         self._store.write_table(f"{chain_folder(self.cell.cell)}/block-{number:06d}.parquet", block_table(steps))
         self._stored.steps += steps
         self._stored.blocks += 1
-        self._seconds, self._statuses = 0.0, Counter()
+        self._seconds, self._statuses, self._last = 0.0, Counter(), Counter()
 
-    def _is_done(self) -> bool:
-        stored = self._stored
+    def _is_done(self, stored: StoredChain) -> bool:
         return stored.evaluations >= self._most_evaluations or stored.is_converged(self._draws)
 
     def _check_first(self, outcomes: list[Outcome]) -> None:
         failed = Counter(f"{outcome.status}: {outcome.reason}" for outcome in outcomes if not outcome.ok)
         if failed.total() > MOST_FAILED * len(outcomes):
             shown = "; ".join(f"{why} ({n} of {len(outcomes)})" for why, n in failed.most_common(_FAILED_SHOWN))
-            raise JobError(
-                f"cell {self.cell.cell}: nearly all models that were drawn from its bounds have failed: {shown}. Raise "
-                "the limits (deadline_s, max_steps, memory_limit_mb)."
-            )
+            told = f"cell {self.cell.cell}: nearly all models that were drawn from its bounds have failed: {shown}."
+            if any(why.startswith(("timeout", "error: MemoryError")) for why in failed):
+                told += " Raise the limits (deadline_s, max_steps, memory_limit_mb), and give another --out."
+            if any(why.startswith(("crash", "error")) for why in failed) and self.cell.problem.mechanisms_told:
+                told += f" {self.cell.problem.mechanisms_told}."
+            raise JobError(told)

@@ -49,7 +49,8 @@ def predictions_block(
         kinds = [("rank", pa.int32()), ("status", pa.string()), ("reason", pa.string())]
         return pa.Table.from_pylist(rows, pa.schema([*kinds, ("values", pa.map_(pa.string(), pa.float64()))]))
 
-    return Block(name, cell, measure_engine(f"{cell}-predictions", measure), len(values), lambda: list(values), table)
+    engine = measure_engine(f"{cell}-predictions", measure)
+    return Block(name, cell, engine, len(values), lambda: list(values), table, len(unseen.protocols))
 
 
 def _values(outcome: Outcome, objectives: Sequence[str]) -> list[tuple[str, float]]:

@@ -15,11 +15,14 @@ from neurofleet.jobs.reports.tables import ReportTable
 from neurofleet.jobs.reports.units import parameter_unit
 from neurofleet.jobs.studies.findings import Findings, table_rows
 from neurofleet.jobs.studies.populations import draws_file
-from neurofleet.jobs.studies.posterior_chains import LARGEST_RHAT, StoredChain
+from neurofleet.jobs.studies.posterior_chains import LARGEST_RHAT, LARGEST_SHIFT, StoredChain
 
 ACROSS = 5
 BINS = 30
 PAIRS = 5
+MANY_FAILED = 0.02
+"""Share of the last stage's evaluations from which on their failures are part of the verdict."""
+
 HEAD = ("cell", "converged", "R-hat", "effective", "accepted", "mean |z|", "evaluations", "core-h")
 Rows = Sequence[Mapping[str, Any]]
 
@@ -43,8 +46,8 @@ class CellPosterior:
     power : float
         Of the density that the particles had come to; 1 for the density itself.
     evaluations : int
-    outcomes : dict of str to int
-        Status -> evaluations.
+    outcomes, last_outcomes : dict of str to int
+        Status -> evaluations, of all and of the last stage.
     core_seconds : float
     acceptance : float
         Share of the proposals.
@@ -56,6 +59,8 @@ class CellPosterior:
         The largest R-hat, None where there are no draws yet, and its parameter.
     effective, effective_of
         The smallest number of effective draws, and its parameter.
+    shift, shift_of
+        The largest distance between the means of the halves of the chain, in standard deviations, and its parameter.
     converged : bool
     checked, check_failed : int
         Draws that NEURON scored again, and those without a score.
@@ -78,6 +83,7 @@ class CellPosterior:
     power: float
     evaluations: int
     outcomes: dict[str, int] = field(default_factory=dict)
+    last_outcomes: dict[str, int] = field(default_factory=dict)
     core_seconds: float
     acceptance: float
     best_total: float
@@ -86,6 +92,8 @@ class CellPosterior:
     rhat_of: str
     effective: float
     effective_of: str
+    shift: float | None = None
+    shift_of: str = ""
     converged: bool
     checked: int = 0
     check_failed: int = 0
@@ -114,16 +122,46 @@ class CellPosterior:
                 f"draws of the density to the power of {self.power:.2g}. Raise `most_evaluations:` and give the same "
                 "command, which goes on"
             )
+        mixed = self.rhat is not None and self.rhat <= LARGEST_RHAT
+        least = f"{'at least' if mixed else 'about'} {self.effective:,.0f} effective draws of each parameter"
+        least += "" if mixed else ", with particles taken as independent"
         rhat = "unknown" if self.rhat is None else f"{self.rhat:.3f}"
+        shift = "unknown" if self.shift is None else f"{self.shift:.2f}"
         found = (
-            f"at least {self.effective:,.0f} effective draws of each parameter ({self.effective_of} has fewest), R-hat "
-            f"up to {rhat} ({self.rhat_of}), {self.evaluations:,} evaluations"
+            f"{least} ({self.effective_of} has fewest), R-hat up to {rhat} ({self.rhat_of}), halves of the chain up to "
+            f"{shift} standard deviations apart ({self.shift_of}), {self.evaluations:,} evaluations"
         )
+        missed = f". {self.failed_line()}" if self.many_failed else ""
         if self.converged:
-            return f"{self.cell}: converged, {found}"
+            return f"{self.cell}: converged, {found}{missed}"
         return (
-            f"{self.cell}: NOT converged, {found}; expected {draws:,} and {LARGEST_RHAT}. Do not take these draws for "
-            "all that the recording allows: raise `most_evaluations:` and give the same command, which goes on"
+            f"{self.cell}: NOT converged, {found}; expected {draws:,}, {LARGEST_RHAT} and {LARGEST_SHIFT}. Do not take "
+            "these draws for all that the recording allows: raise `most_evaluations:` and give the same command, which "
+            f"goes on{missed}"
+        )
+
+    @property
+    def failed(self) -> dict[str, int]:
+        """Status -> evaluations of the last stage that failed."""
+        return {status: number for status, number in self.last_outcomes.items() if status != "ok"}
+
+    @property
+    def many_failed(self) -> bool:
+        """Whether so many failed that draws may be missing where they did."""
+        return sum(self.failed.values()) > MANY_FAILED * sum(self.last_outcomes.values())
+
+    def failed_line(self) -> str:
+        """Return how many evaluations of the last stage failed, and what that does."""
+        told = ", ".join(f"{status} {number:,}" for status, number in self.failed.items())
+        line = (
+            f"{sum(self.failed.values()):,} of {sum(self.last_outcomes.values()):,} evaluations of the last stage "
+            f"failed ({told}) and count as density zero"
+        )
+        if not self.many_failed:
+            return line
+        line += ": models that the recording allows may be among them"
+        return line + (
+            ". Raise `deadline_s:` or `max_steps:`, and give another --out" if "timeout" in self.failed else ""
         )
 
     def check_line(self) -> str:
@@ -150,15 +188,15 @@ class PosteriorFindings(Findings):
         Effective draws that were asked for.
     most_evaluations, checked : int
         As the job says.
-    known : bool
-        Whether true parameters are known.
+    known_values : dict of str to float
+        True parameters, as in the file of the job.
     cells : list of CellPosterior
     """
 
     draws: int
     most_evaluations: int
     checked: int
-    known: bool
+    known_values: dict[str, float] = field(default_factory=dict)
     cells: list[CellPosterior] = field(default_factory=list)
 
     def tables(self) -> list[ReportTable]:
@@ -167,8 +205,9 @@ class PosteriorFindings(Findings):
         return [ReportTable(HEAD, rows, numbers=range(2, len(HEAD)), title=f"{self.name}: posterior")]
 
     def remarks(self) -> list[str]:
-        """Return how far NEURON's scores of draws are from the engine's, and where a fit had not come to its end."""
+        """Return NEURON's scores beside the engine's, failed evaluations, and where a fit had not come to its end."""
         lines = [cell.check_line() for cell in self.cells]
+        lines += [f"{cell.cell}: {cell.failed_line()}" for cell in self.cells if cell.failed]
         return lines + [
             f"{cell.cell}: most draws are better than the best model of the fit (median total {cell.median_total:.1f}, "
             f"fit {cell.best_total:.1f}): the fit had not come to its end, and the bounds that its earlier stages have "
@@ -236,6 +275,7 @@ def _convergence(rows: Rows) -> str:
         "R-hat",
         "effective draws",
         "autocorrelation, steps",
+        "halves apart, SD",
         "5 %",
         "median",
         "95 %",
@@ -247,6 +287,7 @@ def _convergence(rows: Rows) -> str:
             f"{row['rhat']:.3f}",
             f"{row['effective']:,.0f}",
             f"{row['autocorrelation']:.0f}",
+            f"{row.get('shift', np.nan):.2f}",
             *(f"{row[q]:.3g}" for q in ("q05", "q50", "q95")),
             f"{row['lower']:.3g} to {row['upper']:.3g}",
             *((_number(row["known"]), _known(row)) if known else ()),
@@ -270,7 +311,14 @@ def _known(row: Mapping[str, Any]) -> str:
 
 def _predictions(cell: CellPosterior, rows: Rows) -> list[str]:
     features = list(dict.fromkeys(row["feature"] for row in rows if row["q50"] is not None))
-    across = min(ACROSS - 1, max(1, len(features)))
+    steps, draws = len({row["protocol"] for row in rows}), rows[0]["draws"]
+    if not features:
+        none = f"{draws} draws that NEURON simulated there has an e-feature of the recorded ones"
+        none = none if draws else f"{cell.checked} draws could be simulated by NEURON there"
+        return [
+            html.paragraph(f"Steps of the recording that no stage of the fit was trained on: {steps}. None of {none}.")
+        ]
+    across = min(ACROSS - 1, len(features))
     down = -(-len(features) // across)
 
     def draw(figure: Any) -> None:
@@ -290,15 +338,15 @@ def _predictions(cell: CellPosterior, rows: Rows) -> list[str]:
         for axis in axes[len(features) :]:
             axis.set_axis_off()
 
-    places = [_where(row["recorded_at"]) for row in rows if row["recorded_at"] is not None]
+    common = [row for row in rows if row["recorded_at"] is not None and row["missing"] <= row["draws"] / 2]
+    places = [_where(row["recorded_at"]) for row in common]
+    missing = len(rows) - len(common)
     within = {place: places.count(place) for place in ("50 %", "90 %", "outside 90 %")}
-    steps = len({row["protocol"] for row in rows})
-    missing = sum(row["missing"] > row["draws"] / 2 for row in rows)
     return [
         html.figure(
             picture(1.5 * down + 0.2, draw, f"e-features of draws of {cell.cell} at unseen steps"),
             f"E-features at {steps} steps of the recording that no stage of the fit was trained on: 90 % (thin), 50 % "
-            f"(thick) and median of {rows[0]['draws']} draws simulated by NEURON; dots are the recording with its "
+            f"(thick) and median of {draws} draws simulated by NEURON; dots are the recording with its "
             f"standard deviation. Of {len(places)} recorded values, {within['50 %']} lie within the central 50 % of "
             f"what the draws predict, noise of the recording included, {within['50 %'] + within['90 %']} within 90 %."
             + (f" {missing} more are of e-features that most draws do not have." if missing else ""),
@@ -334,7 +382,8 @@ def _marginals(cell: CellPosterior, draws: pa.Table, known: Mapping[str, float |
     return html.figure(
         picture(1.35 * down + 0.2, draw, f"histograms of the parameters of draws of {cell.cell}"),
         f"Parameters of {len(draws):,} draws, each within its bounds on the axis of the search. What fills its axis "
-        "evenly, the recording does not tell." + (" Lines are the true values." if any(known.values()) else ""),
+        "evenly, the recording does not tell."
+        + (" Lines are the true values." if any(value is not None for value in known.values()) else ""),
     )
 
 
@@ -355,7 +404,7 @@ def _correlations(cell: CellPosterior, pairs: Rows) -> str:
 
 
 def _particles(cell: CellPosterior, chain: StoredChain) -> str:
-    totals = np.array([np.abs(step.scores).sum(axis=1) for step in chain.steps])
+    totals = np.array([np.abs(step.scores).sum(axis=1, dtype=np.float64) for step in chain.steps])
     at = np.arange(len(totals))
     quantiles = np.quantile(totals, [0.0, 0.1, 0.5, 0.9, 1.0], axis=1)
 

@@ -20,9 +20,7 @@ _GOOD = 64  # models that steps of a regression start from
 _RIDGES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 100.0)  # of the mean squared singular value
 
 
-def residual_columns(
-    scores: np.ndarray, residuals: np.ndarray, signed: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def residual_columns(scores: np.ndarray, residuals: np.ndarray, signed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return residuals as the searches use them, and which features are missing, both of shape (n, M).
 
     Large residuals are compressed: beyond 20 they grow with their logarithm. Of an objective without a sign, the score

@@ -363,8 +363,8 @@ class ResidualConfig(FastConfig):
     batch : int
         Individuals per generation of the search with residuals.
     patience : int
-        Evaluations without a model better by 1 % after which a search with residuals has found what it can. Another one then
-        begins, with IBEA and new random individuals, if it can have at least three times as many.
+        Evaluations without a model better by 1 % after which a search with residuals has found what it can. Another one
+        then begins, with IBEA and new random individuals, if it can have at least three times as many.
     """
 
     residual_share: float | None = None

@@ -12,7 +12,7 @@ predicts; a bad one costs acceptance.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,7 +47,7 @@ _HIGHEST = 20.0
 class Step:
     """The particles after a sweep, and what was evaluated for it; a chain of steps is all that the next one depends on.
 
-    Numbers have the digits of 32 bits, so that they are stored as they are.
+    Models and scores have 32 bits, as they are stored; what is calculated of them has 64.
 
     Attributes
     ----------
@@ -94,6 +94,7 @@ class Step:
         accepted: np.ndarray,
     ) -> Step:
         """Return the step that follows another; the first follows None, all of its models being accepted."""
+        proposed, proposed_scores = np.asarray(proposed, np.float32), np.asarray(proposed_scores, np.float32)
         unit, scores = proposed, proposed_scores
         if before is not None:
             moved = accepted[:, None]
@@ -124,7 +125,7 @@ class Surrogate:
         density = power * log_density(scores)
         near = density > density.max() - _FAR
         used = np.flatnonzero(near | (np.arange(len(unit)) % 10 == 0))[-_ROWS:]
-        inputs, outputs = _inputs(unit[used]), _compressed(scores[used]).astype(np.float32)
+        inputs, outputs = _inputs(unit[used]), _compressed(scores[used].astype(np.float64)).astype(np.float32)
         network = MLPRegressor(
             hidden_layer_sizes=_LAYERS,
             batch_size=min(200, len(inputs)),
@@ -150,7 +151,7 @@ class Surrogate:
 
 
 def _inputs(unit: np.ndarray) -> np.ndarray:
-    return (np.sqrt(12.0) * (unit - 0.5)).astype(np.float32)
+    return (np.sqrt(12.0) * (np.asarray(unit, np.float64) - 0.5)).astype(np.float32)
 
 
 def _compressed(scores: np.ndarray) -> np.ndarray:
@@ -186,7 +187,7 @@ class _Stage:
         self.parents = np.arange(len(density))
         if self.power > before.power:
             self.parents = resampled((self.power - before.power) * density, random)
-        self.start = before.unit[self.parents]
+        self.start = before.unit[self.parents].astype(np.float64)
         evaluated = np.concatenate([step.proposed for step in steps])
         scores = np.concatenate([step.proposed_scores for step in steps])
         self._surrogate = Surrogate(evaluated, scores, self.power, seed)
@@ -344,7 +345,7 @@ class PosteriorSampler:
             assert stage is not None
             sweep = len(self._steps) - self._stage_begins
             random = np.random.default_rng([self._seed, before.number, 2])
-            unit = before.unit[self._parents()]
+            unit = before.unit[self._parents()].astype(np.float64)
             self._proposed, self._gain = stage.propose(unit, _INNER[sweep % len(_INNER)], random)
 
     def _begin_stage(self, begins: int) -> None:
@@ -354,7 +355,8 @@ class PosteriorSampler:
         sweeps = len(self._steps) - self._stage_begins
         if stage.last or not sweeps:
             return False
-        return sweeps >= self._sweeps or sweeps > 1 and _correlation(stage.start, self._steps[-1].unit) < _FAR_ENOUGH
+        now = self._steps[-1].unit.astype(np.float64)
+        return sweeps >= self._sweeps or sweeps > 1 and _correlation(stage.start, now) < _FAR_ENOUGH
 
 
 def _rounded(values: np.ndarray) -> np.ndarray:
@@ -436,20 +438,44 @@ class Convergence:
     autocorrelation : ndarray, shape (P,)
         Integrated autocorrelation time in steps.
     effective : ndarray, shape (P,)
-        Effective number of draws.
+        Effective number of draws, if particles are independent.
+    shift : ndarray, shape (P,)
+        As of `half_shift`.
     """
 
     rhat: np.ndarray
     autocorrelation: np.ndarray
     effective: np.ndarray
+    shift: np.ndarray
 
 
 def convergence(chains: np.ndarray) -> Convergence:
     """Return how well chains (n, W, P), those of particles, have mixed."""
     n, number, _ = chains.shape
     effective = effective_draws(chains)
-    rhat = np.array([nested_rhat(chain) for chain in np.moveaxis(chains, 2, 0)])
-    return Convergence(rhat, n * number / effective if n >= 4 else np.full(len(rhat), np.inf), effective)
+    rhat = np.array([nested_rhat(chain) for chain in _by_parameter(chains)])
+    times = n * number / effective if n >= 4 else np.full(len(rhat), np.inf)
+    return Convergence(rhat, times, effective, half_shift(chains))
+
+
+def _by_parameter(chains: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield the chains (n, W) of each parameter."""
+    for i in range(chains.shape[2]):
+        yield chains[:, :, i].astype(np.float64)
+
+
+def half_shift(chains: np.ndarray) -> np.ndarray:
+    """Return how far apart the means of the first and second half of chains (n, W, P) are, shape (P,).
+
+    In standard deviations of the draws. `nested_rhat` compares particles with each other, and hardly sees what all of
+    them do together. Infinite for fewer than four steps.
+    """
+    half = len(chains) // 2
+    if half < 2:
+        return np.full(chains.shape[2], np.inf)
+    return np.array(
+        [abs(c[:half].mean() - c[-half:].mean()) / max(float(c.std()), 1e-12) for c in _by_parameter(chains)]
+    )
 
 
 def effective_draws(chains: np.ndarray) -> np.ndarray:
@@ -457,12 +483,12 @@ def effective_draws(chains: np.ndarray) -> np.ndarray:
     n, number, parameters = chains.shape
     if n < 4:
         return np.zeros(parameters)
-    return n * number / np.array([autocorrelation_time(chain) for chain in np.moveaxis(chains, 2, 0)])
+    return n * number / np.array([autocorrelation_time(chain) for chain in _by_parameter(chains)])
 
 
 def largest_rhat(chains: np.ndarray) -> float:
     """Return the largest R-hat of the parameters of chains (n, W, P)."""
-    return max(nested_rhat(chain) for chain in np.moveaxis(chains, 2, 0))
+    return max(nested_rhat(chain) for chain in _by_parameter(chains))
 
 
 def spread_draws(steps: int, particles: int, number: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

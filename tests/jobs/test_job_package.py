@@ -275,7 +275,7 @@ OTHERS = {
         },
         4,
     ),
-    "posterior": ({"kind": "posterior", "fit": "../runs/rat"}, 7),
+    "posterior": ({"kind": "posterior", "fit": "../runs/rat", "known": "../data/fit.json"}, 8),
     "analyse": (
         {
             "kind": "analyse",

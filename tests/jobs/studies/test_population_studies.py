@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from neurofleet.jobs.progress import CountProgress
 from neurofleet.jobs.results.results_command import results_command
 from neurofleet.jobs.run_job import run_job
 from neurofleet.jobs.status import print_status
-from neurofleet.jobs.studies.blocks import measure_blocks
+from neurofleet.jobs.studies.blocks import _tasks, measure_blocks
 from neurofleet.jobs.studies.measurements import Block, measure_engine
 from neurofleet.jobs.studies.populations import ModelsSpec, read_populations, told
 from neurofleet.neurosim.cells.cell_model import Conditions
@@ -189,6 +190,7 @@ def test_a_cell_that_cannot_be_built_fails_the_job_and_stores_nothing(tmp_path):
     block = Block("things/cell=C/part.parquet", "C", engine, 3, lambda: values, lambda outcomes: None)
     store = RunStore(tmp_path / "run")
     progress = CountProgress("measuring", 3, "models", Console(file=io.StringIO()))
+    assert [task.deadline_s for task in _tasks([replace(block, deadlines=4)], {}, 10.0)] == [40.0] * 3
     with store.locked(), Pool(hosts=1) as pool, pytest.raises(JobError, match="cell C: .*no such channel"):
         measure_blocks([block], pool, store, 10.0, progress)
     assert store.names("things") == []

@@ -1,7 +1,9 @@
 """Posteriors as jobs on the pool: two conductances of the demo cell, of which the others are known."""
 
 import json
+import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ from neurofleet.errors import UsageError
 from neurofleet.jobs.results.results_command import results_command
 from neurofleet.jobs.run_job import run_job
 from neurofleet.jobs.studies.populations import ModelsSpec, read_populations
+from neurofleet.jobs.studies.posterior_report import CellPosterior, _predictions
 from neurofleet.neurosim.cells.demo_cell import JUNCTION_POTENTIAL_MV, KNOWN_PARAMETERS
 from tests.jobs.test_fit import LEFT_OUT
 
@@ -116,6 +119,8 @@ def test_known_conductances_are_sampled_and_with_more_evaluations_the_chain_goes
     found = json.loads((out / "findings.json").read_text())["cells"][0]
     assert found["evaluations"] == 1920
     assert found["outcomes"]["ok"] >= 0.9 * found["evaluations"]
+    last_stage = sum(found["last_outcomes"].values()) // 16
+    assert found["drawn_steps"] == last_stage - math.ceil(last_stage / 4)
     assert (found["checked"], found["check_failed"]) == (3, 0)
     assert abs(found["check_difference"]) < 5
     convergence = pd.read_parquet(out / "convergence.parquet").set_index("parameter")
@@ -134,6 +139,9 @@ def test_known_conductances_are_sampled_and_with_more_evaluations_the_chain_goes
     assert "noise of the recording included" in report
     assert "trade against" in report
     assert "scored again by NEURON" in report
+    (tmp_path / "known.json").write_text(json.dumps({**KNOWN_PARAMETERS, "gbar_NaTa_t.axon": 0.0}))
+    run_job(write_job(fit, tmp_path, most_evaluations=1900, checked=3, known="known.json"), str(out), cpus=2)
+    assert pd.read_parquet(out / "convergence.parquet")["known"].tolist() == [0.0, TRUTH[1]]
     (population,) = read_populations(ModelsSpec(posterior=out, best=5), tmp_path)
     draws = pd.read_parquet(out / "draws/cell=demo/part.parquet")
     assert set(population.parameters) == set(FREE)
@@ -158,6 +166,8 @@ def test_what_cannot_be_sampled_is_refused_before_anything_is_written(fit, tmp_p
     assert "expected a number of at least 8, found 4" in refused(particles=4)
     (tmp_path / "known.json").write_text('{"gbar": 1}')
     assert "known: expected some of the parameters that are sampled" in refused(known="known.json", checked=0)
+    (tmp_path / "known.json").write_text('{"gbar_NaTa_t.axon": NaN}')
+    assert "known: expected a JSON file with a number for each" in refused(known="known.json")
     assert "fits no cell dem (did you mean 'demo'?)" in refused(cells=["dem"])
     assert "most_evaluations: expected at least 1,600 for 16 particles" in refused(most_evaluations=50)
     assert "the best model is far from the recording: demo" in refused(largest_mean_z=0.1)
@@ -166,3 +176,55 @@ def test_what_cannot_be_sampled_is_refused_before_anything_is_written(fit, tmp_p
     shutil.rmtree(unfinished / "pooled")
     assert "has no hall of fame" in refused(fit=str(unfinished))
     assert not (tmp_path / "no").exists()
+
+
+POSTERIOR = CellPosterior(
+    cell="c",
+    objectives=5,
+    engine="vector",
+    particles=16,
+    steps=100,
+    drawn_steps=60,
+    power=1.0,
+    evaluations=1600,
+    last_outcomes={"ok": 990, "timeout": 7, "error": 3},
+    core_seconds=1.0,
+    acceptance=0.2,
+    best_total=5.0,
+    median_total=6.0,
+    rhat=1.01,
+    rhat_of="a",
+    effective=1200.0,
+    effective_of="b",
+    shift=0.25,
+    shift_of="b",
+    converged=False,
+    checked=4,
+)
+
+
+def test_the_verdict_tells_how_sure_it_is_and_what_failed():
+    told = POSTERIOR.verdict(1000)
+    assert "NOT converged, at least 1,200 effective draws" in told
+    assert "up to 0.25 standard deviations apart (b)" in told
+    assert "failed" not in told
+    assert POSTERIOR.failed_line() == (
+        "10 of 1,000 evaluations of the last stage failed (timeout 7, error 3) and count as density zero"
+    )
+    worse = replace(POSTERIOR, rhat=1.2, last_outcomes={"ok": 900, "timeout": 100}).verdict(1000)
+    assert "about 1,200 effective draws of each parameter, with particles taken as independent" in worse
+    assert "100 of 1,000 evaluations of the last stage failed (timeout 100)" in worse
+    assert "give another --out" in worse
+
+
+def test_each_recorded_value_counts_once_beside_predictions_and_none_may_be_predicted():
+    def row(draws: int, missing: int, at: float | None) -> dict:
+        about = {"feature": "AP_width", "protocol": f"p{missing}", "amplitude_nA": 0.1 * missing}
+        about |= {"recorded": 1.0, "recorded_std": 0.1, "draws": draws, "missing": missing, "recorded_at": at}
+        return about | {f"q{q:02d}": None if at is None else 1.0 for q in (5, 25, 50, 75, 95)}
+
+    (figure,) = _predictions(POSTERIOR, [row(4, 0, 0.5), row(4, 1, 0.9), row(4, 3, 0.5), row(4, 4, None)])
+    assert "Of 2 recorded values, 1 lie within the central 50 %" in figure
+    assert "2 more are of e-features that most draws do not have" in figure
+    assert "None of 4 draws could be simulated" in _predictions(POSTERIOR, [row(0, 0, None)])[0]
+    assert "None of 3 draws that NEURON simulated there has" in _predictions(POSTERIOR, [row(3, 3, None)])[0]

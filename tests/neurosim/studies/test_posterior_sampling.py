@@ -13,6 +13,7 @@ from neurofleet.neurosim.studies.posterior_sampling import (
     convergence,
     drawn_steps,
     effective_share,
+    half_shift,
     log_density,
     nested_rhat,
     next_power,
@@ -55,6 +56,7 @@ def test_the_moments_of_a_normal_density_in_a_box_come_out(chain):
     error = expected.std() / np.sqrt(found.effective)
     assert found.effective.min() > 500
     assert found.rhat.max() < 1.05
+    assert found.shift.max() < 0.2
     assert np.all(np.abs(unit.mean(axis=(0, 1)) - expected.mean()) < 4 * error)
     assert unit.std(axis=(0, 1)) == pytest.approx(expected.std(), rel=0.1)
     assert all(((0 <= step.proposed) & (step.proposed <= 1)).all() for step in chain)
@@ -85,6 +87,7 @@ def test_a_chain_that_goes_on_from_any_step_is_the_uninterrupted_one(chain):
         for before in chain[number + 1 : number + 4]:
             step = sampler.tell(scores(sampler.ask()))
             assert step.unit.tobytes() == before.unit.tobytes()
+            assert step.unit.dtype == step.proposed_scores.dtype == np.float32, "all the digits that are stored"
             assert step.proposed_scores.tobytes() == before.proposed_scores.tobytes()
             assert (step.number, step.stage, step.power) == (before.number, before.stage, before.power)
 
@@ -105,6 +108,11 @@ def test_rhat_and_effective_draws_of_known_chains():
     assert nested_rhat(independent + np.arange(20) % 2) > 1.1, "two groups that stay apart"
     assert nested_rhat(independent * (1 + np.arange(20) % 2 * 4)) > 1.1, "equal means, unequal widths"
     assert nested_rhat(independent + np.linspace(0, 2, 400)[:, None]) > 1.1, "a drift"
+    drifting = independent + np.linspace(0, 0.5, 400)[:, None]
+    assert nested_rhat(drifting) < 1.05, "a slower one, which all chains share, is not seen"
+    shifts = half_shift(np.stack([independent, drifting], axis=2))
+    assert shifts == pytest.approx([0.0, 0.25], abs=0.05)
+    assert half_shift(np.ones((3, 20, 1))) == np.inf
     assert nested_rhat(np.ones((400, 20))) == nested_rhat(independent[:3]) == np.inf
     assert autocorrelation_time(independent) == pytest.approx(1.0, abs=0.2)
     slow = np.zeros((4000, 20))
