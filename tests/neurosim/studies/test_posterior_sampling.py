@@ -110,8 +110,9 @@ def test_rhat_and_effective_draws_of_known_chains():
     assert nested_rhat(independent + np.linspace(0, 2, 400)[:, None]) > 1.1, "a drift"
     drifting = independent + np.linspace(0, 0.5, 400)[:, None]
     assert nested_rhat(drifting) < 1.05, "a slower one, which all chains share, is not seen"
-    shifts = half_shift(np.stack([independent, drifting], axis=2))
-    assert shifts == pytest.approx([0.0, 0.25], abs=0.05)
+    none, shifted = half_shift(np.stack([independent, drifting], axis=2))
+    assert none < 0.1
+    assert shifted == pytest.approx(0.25, abs=0.1)
     assert half_shift(np.ones((3, 20, 1))) == np.inf
     assert nested_rhat(np.ones((400, 20))) == nested_rhat(independent[:3]) == np.inf
     assert autocorrelation_time(independent) == pytest.approx(1.0, abs=0.2)
