@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import csv
 import fcntl
-import hashlib
 import importlib.util
 import logging
 import os
 import re
+import shutil
 import time
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ Ending = Literal["finished", "failed", "killed"]
 
 TENSORBOARD, CSV_FILE, MLFLOW_FILE = "tensorboard", "metrics.csv", "mlflow.db"
 PROJECT = "neurofleet"
+ID_FILE = ".logger-id"
 
 logger = logging.getLogger(__name__)
 
@@ -56,8 +58,17 @@ class LoggedRun:
 
     @property
     def id(self) -> str:
-        """The same when the run goes on."""
-        return hashlib.sha256(str(self.folder).encode()).hexdigest()[:16]
+        """Drawn when the run begins, and kept in its folder: the same when the run goes on."""
+        kept = self.folder / ID_FILE
+        if not kept.is_file():
+            new = kept.with_suffix(".new")
+            new.write_text(_new_id())
+            new.replace(kept)
+        return kept.read_text()
+
+
+def _new_id() -> str:
+    return uuid.uuid4().hex[:16]
 
 
 class MetricLogger(Protocol):
@@ -87,8 +98,8 @@ def open_loggers(
     names : sequence of {'tensorboard', 'csv', 'mlflow', 'wandb'}
     run : LoggedRun
     history : sequence of (metrics, step), optional
-        All that an earlier part of the run has logged. Events and CSV are then written anew from it, so that each step
-        is in them once; without it, the run adds to them.
+        All that an earlier part of the run has logged. Events, CSV and an offline run of W&B are then written anew from
+        it, so that each step is in them once; without it, the run adds to the first two, and W&B has another run.
 
     Raises
     ------
@@ -97,13 +108,14 @@ def open_loggers(
     """
     run.folder.mkdir(parents=True, exist_ok=True)
     opened = {name: _opened(name, run, history is not None) for name in names}
-    for name in {TENSORBOARD, "csv"} & opened.keys():
-        for metrics, step in history or ():
-            opened[name].log(metrics, step, "")
 
-    def log(metrics: Mapping[str, float], step: int, series: str = "") -> None:
-        for name in list(opened):
-            _try(name, lambda to: to.log(metrics, step, series), opened)
+    def log(metrics: Mapping[str, float], step: int, series: str = "", to: Iterable[str] = tuple(opened)) -> None:
+        for name in [name for name in to if name in opened]:
+            _try(name, lambda each: each.log(metrics, step, series), opened)
+
+    written_anew = [TENSORBOARD, "csv", *([] if _wandb_mode() == "online" else ["wandb"])]
+    for metrics, step in history or ():
+        log(metrics, step, to=written_anew)
 
     how: Ending = "killed"
     try:
@@ -237,7 +249,9 @@ class _Mlflow:
         with _alone(run.shared / f"{MLFLOW_FILE}.lock"):  # the trials of a sweep begin at the same time
             client = MlflowClient(_mlflow_server() or f"sqlite:///{run.shared.absolute() / MLFLOW_FILE}")
             experiment = client.get_experiment_by_name(name)
-            id = experiment.experiment_id if experiment else client.create_experiment(name)
+            # Without a place of its own, artifacts belong to `mlruns` of the working folder.
+            artifacts = None if _mlflow_server() else (run.shared.absolute() / "mlruns").as_uri()
+            id = experiment.experiment_id if experiment else client.create_experiment(name, artifacts)
         self._client = client
         before = client.search_runs([id], f"tags.neurofleet_run = '{run.id}'", max_results=1)
         if before:
@@ -268,20 +282,31 @@ def _mlflow_server() -> str | None:
     return os.environ.get("MLFLOW_TRACKING_URI") or None
 
 
+def _wandb_mode() -> str:
+    return os.environ.get("WANDB_MODE") or "offline"
+
+
 class _Wandb:
-    """A run of Weights & Biases, offline unless the environment says ``WANDB_MODE=online``."""
+    """A run of Weights & Biases, offline unless the environment says ``WANDB_MODE=online``.
+
+    Online, it is the same when it goes on. An offline run that is synchronised replaces one of the same id: it is
+    either written anew with all of its history, in place of the earlier one, or another run.
+    """
 
     def __init__(self, run: LoggedRun, anew: bool) -> None:
-        mode = os.environ.get("WANDB_MODE") or "offline"
+        mode, id = _wandb_mode(), run.id
         if mode != "online":
             os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # these reports are sent offline, too
+            for old in (run.folder / "wandb").glob(f"offline-run-*-{id}") if anew else ():
+                shutil.rmtree(old, ignore_errors=True)
+            id = id if anew else _new_id()
         import wandb
 
         self._run = wandb.init(
             project=os.environ.get("WANDB_PROJECT") or PROJECT,
             group=run.job,
             name=run.name,
-            id=run.id,
+            id=id,
             resume="allow" if mode == "online" else None,
             dir=run.folder,
             config=dict(run.parameters),

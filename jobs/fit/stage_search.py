@@ -342,7 +342,8 @@ class StageSearch(abc.ABC):
     def _store_generation(self, stage: str, rows: Evaluations) -> None:
         """Store a generation of the search or its finalists, and take it in."""
         self._store.write_generation(self.cell, stage, self.seed, rows)
-        if stage == self.stage.name:
+        is_search = stage == self.stage.name
+        if is_search:
             self._learn(rows)
         else:
             self._learn_finalists(rows)
@@ -353,7 +354,7 @@ class StageSearch(abc.ABC):
             evaluations=len(rows),
             not_ok=sum(status != "ok" for status in rows.statuses),
             timeouts=sum(status == "timeout" for status in rows.statuses),
-            best=self.state.best,
+            best=self.state.best if is_search else float(np.min(rows.totals)),  # finalists have scores of their own
             median=self.state.median,
             diversity=median_distance(self.space.to_unit(rows.parameters)),
         )

@@ -1,17 +1,19 @@
 """The search without generations: what it stores, and that the stored order leads to the same individuals."""
 
+import logging
 import random
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from neurofleet.cluster.log_records import fields_of
 from neurofleet.cluster.pool.outcome import Outcome
 from neurofleet.cluster.store.run_store import RunStore
 from neurofleet.cluster.store.schemas import Evaluations
 from neurofleet.errors import ClusterError, JobError
 from neurofleet.jobs.fit.fit_problem import Problem, StagePlan
-from neurofleet.jobs.fit.stage_search import Deadline, Limits
+from neurofleet.jobs.fit.stage_search import GENERATION_STORED, Deadline, Limits
 from neurofleet.jobs.fit.steady_search import SMALLEST_BLOCK, SteadySearch
 from neurofleet.neurosim.cells.fit_model import MAX_SCORE
 from neurofleet.neurosim.evolution import SteadyConfig, spread_of, tolerated_total
@@ -216,7 +218,8 @@ def test_a_number_changed_on_the_way_is_recorded(store, tmp_path):
     assert search(copy_blocks(store, tmp_path / "copy")).replayed_unlike == 0
 
 
-def test_finalists_are_scored_again_and_traced_to_their_row(store):
+def test_finalists_are_scored_again_and_traced_to_their_row(store, caplog):
+    caplog.set_level(logging.INFO, "neurofleet")
     found = search(store, final=True, in_flight=50)
     pool = Arrivals(5, failing=0.0)
     assert pool.lead(found, BUDGET) == BUDGET
@@ -229,6 +232,8 @@ def test_finalists_are_scored_again_and_traced_to_their_row(store):
     assert search(store, final=True).finished
     (final,) = stored(store, "active_final")
     assert final.asked is None
+    logged = [fields_of(record) for record in caplog.records if record.msg == GENERATION_STORED]
+    assert [(each["stage"], each["best"]) for each in logged][-1] == ("active_final", final.totals.min())
     hall, blocks = resumed.hall_of_fame(), stored(store)
     assert [len(block) for block in blocks] == [50] * 4
     assert len(hall) == 4
