@@ -26,7 +26,7 @@ class OptunaJournal:
     Parameters
     ----------
     path : Path
-        Is made, or added to.
+        Is made, or added to. One process at a time writes it.
     plan : ParameterSweep
     name : str
         Of the study.
@@ -42,8 +42,10 @@ class OptunaJournal:
         from optuna.storages.journal import JournalFileBackend
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
+        path = path.absolute()  # Optuna's lock is a link to it, from the folder that it is in
         path.parent.mkdir(parents=True, exist_ok=True)
         _drop_cut_line(path)
+        Path(f"{path}.lock").unlink(missing_ok=True)  # of a driver that was killed while it wrote
         self._metric = plan.metric
         self._space = plan.space()
         self._distributions = {

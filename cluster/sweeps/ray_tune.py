@@ -50,6 +50,8 @@ from neurofleet.errors import ClusterError, RunFolderRefused
 
 ONE_CPU = TrialResources()
 
+logger = logging.getLogger(__name__)
+
 
 def sweep(
     plan: ParameterSweep,
@@ -72,7 +74,8 @@ def sweep(
     table : str or Path, optional
         Where the table of the trials that have ended is kept; ``trials.parquet`` in `folder` by default.
     journal : (str or Path, str), optional
-        An Optuna journal file that gets the trials that have ended, too, and the name of its study.
+        An Optuna journal file that gets the trials that have ended, too, and the name of its study. Where it cannot be
+        written, that is told in the log, and the sweep goes on without it.
 
     Raises
     ------
@@ -131,17 +134,30 @@ class SweepFiles:
         self._folder.write(_PLAN, plan.fingerprint.encode())
         self.driver_id = uuid.uuid4().hex
         self._folder.write(_DRIVER_FILE, self.driver_id.encode())
-        self._journal = None if journal is None else OptunaJournal(Path(journal[0]), plan, journal[1])
+        self._journal: OptunaJournal | None = None
+        if journal is not None:
+            with self._going_on_without_journal():
+                self._journal = OptunaJournal(Path(journal[0]), plan, journal[1])
         self.write()
 
     def write(self) -> None:
         """Write the trials that have ended: the table, and the journal."""
         if self._journal is not None:
-            for index, row in sorted(self.trials.rows.items()):
-                self._journal.add(row, self.trials.folder(index))
+            with self._going_on_without_journal():
+                for index, row in sorted(self.trials.rows.items()):
+                    self._journal.add(row, self.trials.folder(index))
         sink = pa.BufferOutputStream()
         pq.write_table(trials_to_table(self._rows()), sink, compression="zstd")
         LocalFolder(self._table.parent).write(self._table.name, sink.getvalue().to_pybytes())
+
+    @contextmanager
+    def _going_on_without_journal(self) -> Iterator[None]:
+        """Give the journal up where it fails within a ``with`` block: no sweep reads it."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001  Optuna and the disk fail in ways of their own, and the sweep goes on
+            self._journal = None
+            logger.warning("the sweep goes on without its Optuna journal: %s", str(error) or type(error).__name__)
 
     def result(self) -> SweepResult:
         """The sweep's best setting.
@@ -206,8 +222,6 @@ def _proposer(plan: ParameterSweep) -> SettingProposer:
         return OptunaSettings(space, plan.seed, plan.mode)
     return RandomSettings(space, plan.seed)
 
-
-logger = logging.getLogger(__name__)
 
 MAX_PROCESS_DEATHS = 2
 """How often a trial is begun again after its process died."""

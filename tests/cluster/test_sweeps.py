@@ -1,6 +1,8 @@
 """Sweeps of small trials, disturbed and not."""
 
 import math
+import os
+import re
 import subprocess
 import sys
 import time
@@ -14,6 +16,7 @@ import pytest
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
+from neurofleet.cluster.sweeps.optuna_journal import OptunaJournal
 from neurofleet.cluster.sweeps.parameter_sweep import (
     ParameterSweep,
     SweepFailed,
@@ -24,7 +27,7 @@ from neurofleet.cluster.sweeps.parameter_sweep import (
 from neurofleet.cluster.sweeps.ray_tune import SweepFiles, _trial_resources, sweep
 from neurofleet.cluster.sweeps.search_space import SearchSpaceRefused
 from neurofleet.cluster.sweeps.trial_records import TrialRow, trials_to_table
-from neurofleet.errors import ClusterError, RunFolderRefused
+from neurofleet.errors import RunFolderRefused
 
 VALLEY = "tests.cluster.toy_trials:valley"
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -76,9 +79,12 @@ def stop_after(number):
     return progress
 
 
-def test_a_journal_of_any_method_takes_what_it_lacks_after_a_driver_was_killed(tmp_path):
+def test_a_journal_of_any_method_takes_what_it_lacks_after_a_driver_was_killed(tmp_path, monkeypatch):
+    locks, link = [], os.symlink
+    monkeypatch.setattr(os, "symlink", lambda target, lock: (locks.append(target), link(target, lock)))
+    monkeypatch.chdir(tmp_path)
     search = {"x": {"uniform": [0, 1]}, "sizes": [[8, 8], [16]], "w": 2}
-    plan, journal = valley(search, method="random", settings=3), (tmp_path / "journal.log", "valley")
+    plan, journal = valley(search, method="random", settings=3), (Path("journal.log"), "valley")
     files = SweepFiles(tmp_path / "sweep", plan)
     for score in (0.5, math.nan, 0.25):
         trial = files.trials.next()
@@ -89,14 +95,35 @@ def test_a_journal_of_any_method_takes_what_it_lacks_after_a_driver_was_killed(t
             SweepFiles(tmp_path / "sweep", plan, journal=journal)
             with journal[0].open("ab") as file:
                 file.write(b'{"op_code": 4, "wor')
+            link("out/journal.log", "journal.log.lock")  # which leads nowhere
     SweepFiles(tmp_path / "sweep", plan, journal=journal)
     study = optuna.load_study(storage=JournalStorage(JournalFileBackend(str(journal[0]))), study_name="valley")
     assert [(t.state.name, t.value) for t in study.trials] == [("COMPLETE", 0.5), ("FAIL", None), ("PRUNED", 0.25)]
     assert {trial.params["sizes"] for trial in study.trials} <= {"[8, 8]", "[16]"}
     assert {trial.user_attrs["w"] for trial in study.trials} == {2}
+    assert set(locks) == {str(tmp_path / "journal.log")}
+
+
+def test_a_journal_that_fails_is_told_once_and_the_sweep_goes_on_without_it(tmp_path, monkeypatch, caplog):
+    plan = valley({"x": [0.1, 0.2]}, method="grid")
     (tmp_path / "other.log").write_text("{}\n")
-    with pytest.raises(ClusterError, match="other.log was expected to be an Optuna journal.*Remove it"):
-        SweepFiles(tmp_path / "sweep", plan, journal=(tmp_path / "other.log", "valley"))
+    SweepFiles(tmp_path / "sweep", plan, journal=(tmp_path / "other.log", "valley")).write()
+    (told,) = [record.getMessage() for record in caplog.records]
+    assert re.search("without its Optuna journal: .*other.log was expected to be an Optuna journal.*Remove it", told)
+    caplog.clear()
+    files = SweepFiles(tmp_path / "sweep", plan, journal=(tmp_path / "journal.log", "valley"))
+
+    def add(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(OptunaJournal, "add", add)
+    for score in (0.5, 0.25):
+        trial = files.trials.next()
+        files.trials.folder(trial["index"]).end("done", "", {"loss": score})
+        files.trials.ended(trial["index"])
+        files.write()
+    assert ["No space left on device" in record.getMessage() for record in caplog.records] == [True]
+    assert files.result().score == 0.25
 
 
 def test_the_table_keeps_types_and_what_is_missing():
