@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import reprlib
 import secrets
 import shutil
 import sys
@@ -35,6 +36,7 @@ FILES = (DESCRIPTION, TENSORS, CARD)
 """Files of a published model, beside its own index."""
 
 FORMAT, FORMAT_VERSION = "neurofleet models", 1
+DEEPEST_ABOUT = 20
 LARGEST_INDEX_BYTES = 32_000_000
 LARGEST_MODEL_BYTES = 8_000_000_000
 
@@ -77,11 +79,22 @@ def _is_file(name: str) -> str:
     return name
 
 
+def _depth(value: Any) -> int:
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return 1 + max(map(_depth, parts), default=0)
+
+
+def _not_too_deep(about: dict[str, Any]) -> dict[str, Any]:
+    if _depth(about) > DEEPEST_ABOUT:
+        raise ValueError("it is nested too deeply")
+    return about
+
+
 class PublishedFile(BaseModel):
     """A file of a published model."""
 
     sha256: Annotated[str, AfterValidator(_is_sha256)]
-    bytes: Annotated[int, Field(ge=0)]
+    bytes: Annotated[int, Field(ge=0, lt=2**63)]
 
 
 class PublishedModel(BaseModel):
@@ -112,7 +125,7 @@ class PublishedModel(BaseModel):
     learner: str
     run: str = ""
     published: str = ""
-    about: dict[str, Any] = {}
+    about: Annotated[dict[str, Any], AfterValidator(_not_too_deep)] = {}
 
     @model_validator(mode="after")
     def _folder_is_its_own(self) -> PublishedModel:
@@ -148,7 +161,7 @@ def read_index(content: bytes, where: str) -> list[PublishedModel]:
     """
     try:
         told = json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ModelRefused(f"{where}: {INDEX} cannot be read as JSON ({error}).") from None
     if not isinstance(told, dict) or told.get("format") != FORMAT:
         raise ModelRefused(f"{where}: {INDEX} is of another program; expected what `neurofleet publish` writes.")
@@ -158,15 +171,17 @@ def read_index(content: bytes, where: str) -> list[PublishedModel]:
             " Use a newer neurofleet."
         )
     try:
-        return [PublishedModel.model_validate(entry) for entry in told["models"]]
-    except (KeyError, TypeError) as error:
-        raise ModelRefused(f"{where}: {INDEX} is damaged ({type(error).__name__}: {error}).") from None
+        models = [PublishedModel.model_validate(entry) for entry in told["models"]]
+        index_text(models)  # of what is no text, no copy could be written
     except ValidationError as error:
         wrong = error.errors()[0]
         raise ModelRefused(
             f"{where}: {INDEX} is damaged, or not to be trusted; nothing of it is read. The first entry that is wrong:"
-            f" {'.'.join(map(str, wrong['loc'])) or 'entry'}: {wrong['msg']}, found {str(wrong['input'])[:80]!r}."
+            f" {'.'.join(map(str, wrong['loc'])) or 'entry'}: {wrong['msg']}, found {reprlib.repr(wrong['input'])}."
         ) from None
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise ModelRefused(f"{where}: {INDEX} is damaged ({type(error).__name__}: {error}).") from None
+    return models
 
 
 def index_text(models: Iterable[PublishedModel]) -> bytes:
@@ -348,7 +363,8 @@ def _named(name: str, version: str | None, places: Sequence[str]) -> tuple[str, 
     faults: list[str] = []
     for place in places:
         if version is not None and (kept := _kept(place, name, version)) is not None:
-            return place, kept  # a version does not change: no server is asked
+            known.append((place, kept))  # a version does not change: no server is asked
+            break
         try:
             models = models_at(place)
         except NeurofleetError as error:
@@ -416,7 +432,7 @@ def _base(place: str) -> Path | str:
     if scheme == "hf":
         match = _REPOSITORY.fullmatch(place)
         if match is None:
-            raise UsageError(f"{place}: expected hf://ORG/NAME, or hf://ORG/NAME@REVISION.")
+            raise UsageError(f"{shown(place)}: expected hf://ORG/NAME, or hf://ORG/NAME@REVISION.")
         return f"{_hugging_face()}/{match[1]}/resolve/{match[2] or 'main'}"
     if scheme not in REMOTE_SCHEMES:
         schemes = ", ".join(f"{each}://" for each in ("hf", *REMOTE_SCHEMES))

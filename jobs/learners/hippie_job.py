@@ -554,7 +554,7 @@ class HippieJob(LearnerJob[FoldsSpec, HippieInputs]):
             "seed": spec.seed,
             "data": {
                 "files": [name_of(path) for path in spec.units],
-                "sha256": run.input_digests(),
+                "sha256": run.input_digests(spec.files_named()),
                 "n_units": len(labelled.units),
                 "label": spec.label,
                 "units_of_class": unit_set.units_of_class,

@@ -6,14 +6,15 @@ import statistics
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import ValidationError
 from rich.console import Console
 
 from neurofleet.cluster.metric_loggers import LoggedRun
@@ -31,7 +32,7 @@ from neurofleet.cluster.sweeps.trial_records import TrialRow
 from neurofleet.cluster.training.lightning_training import BestEpoch, Training, TrainingResult
 from neurofleet.cluster.training.trainer import train
 from neurofleet.errors import LearnerError, UsageError
-from neurofleet.input_paths import name_of
+from neurofleet.input_paths import is_url, name_of
 from neurofleet.jobs.job_file import named
 from neurofleet.jobs.learners import LEARNERS
 from neurofleet.jobs.learners.evaluation_pieces import write_result
@@ -205,9 +206,12 @@ class LearnerRun(Generic[InputsT]):
     workers: Workers
     console: Console
 
-    def input_digests(self) -> dict[str, str]:
-        """Return the SHA-256 of each input file, as the run folder keeps them."""
-        return dict(json.loads((self.out / "provenance.json").read_text())["inputs"])
+    def input_digests(self, files: Iterable[str]) -> dict[str, str]:
+        """Return the SHA-256 of input files, and of what is in input folders, as the run folder keeps them."""
+        names = tuple(file if is_url(file) else str(Path(file)) for file in files)
+        within = tuple(f"{name}/" for name in names)
+        kept: dict[str, str] = json.loads((self.out / "provenance.json").read_text())["inputs"]
+        return {name: digest for name, digest in kept.items() if name in names or name.startswith(within)}
 
 
 @dataclass(frozen=True)
@@ -470,7 +474,7 @@ def run_sweep(
     spec = job.spec
     plan = trials_of(job, inputs)
     folder = sweep_folder(out).absolute()
-    rename_trial_factory(folder, plan)
+    renew_description(folder, plan)
     number = plan.number_of_settings() * plan.repeats
     done = 0
 
@@ -509,7 +513,7 @@ def trials_of(job: LearnerJob[Any, Any], inputs: Any) -> ParameterSweep:
     longest = job_of(spec.with_settings({"epochs": max(map(int, epochs))}), job.folder) if epochs else job
     return ParameterSweep(
         factory=TRIAL_FACTORY,
-        payload={"spec": spec.model_dump(mode="json", exclude={"notify"}), "folder": str(job.folder.resolve())},
+        payload={"spec": _payload(spec), "folder": str(job.folder.resolve())},
         search=spec.search,
         metric=metric,
         mode=mode,
@@ -528,14 +532,29 @@ def trials_of(job: LearnerJob[Any, Any], inputs: Any) -> ParameterSweep:
     )
 
 
-def rename_trial_factory(folder: Path, plan: ParameterSweep) -> None:
-    """Let a sweep that version 0.1 began go on: only the name of what runs its trials has changed since."""
+def _payload(spec: SweepSpec) -> dict[str, Any]:
+    """Return a sweep as its trials get it."""
+    return spec.model_dump(mode="json", exclude={"notify"})
+
+
+def renew_description(folder: Path, plan: ParameterSweep) -> None:
+    """Let a sweep that an earlier version began go on: what runs its trials had another name, and job files less keys.
+
+    A key that the description lacks has its default.
+    """
     description = folder / "sweep.json"
     if not description.is_file():
         return
     kept = json.loads(description.read_text())
-    if kept[0] == _FORMER_FACTORY.format(learner=plan.payload["spec"]["learner"]):
-        description.write_text(json.dumps([plan.factory, *kept[1:]], sort_keys=True))
+    factory, payload, *others = kept
+    learner = plan.payload["spec"]["learner"]
+    if factory == _FORMER_FACTORY.format(learner=learner):
+        factory = plan.factory
+    with suppress(ValidationError):  # of another learner: refused where the sweep is opened
+        model = named(LEARNERS[learner].specs["sweep"])
+        payload = payload | {"spec": _payload(model.model_validate(payload["spec"]))}
+    if [factory, payload, *others] != kept:
+        description.write_text(json.dumps([factory, payload, *others], sort_keys=True))
 
 
 def resources_of(spec: SweepSpec) -> TrialResources:

@@ -111,7 +111,7 @@ class LearnerSpec(JobSpec):
     """Number format of the training. By default `bf16-mixed` on GPUs that know it, and `32-true` elsewhere."""
     loggers: list[LoggerName] = ["tensorboard"]
     """Where the metrics of each epoch are logged besides the run's own tables: `tensorboard`, `csv`, `mlflow` (`pip
-    install mlflow-skinny`) and `wandb`; see docs/how-to/loggers.md.
+    install mlflow-skinny sqlalchemy alembic`) and `wandb`; see docs/how-to/loggers.md.
     """
 
     @classmethod

@@ -78,7 +78,7 @@ def _print(found: Sequence[tuple[str, PublishedModel]], several: bool) -> None:
     for place, model in found:
         try:
             told = [_printable(text) for text in _told(model)]
-        except (AttributeError, KeyError, TypeError, ValueError):  # an index that others have written
+        except (AttributeError, KeyError, OverflowError, TypeError, ValueError):  # an index that others have written
             told = ["", "", "", ""]
         row = [model.title, _printable(model.learner), *told, f"{model.bytes / 1e6:.1f}"]
         table.add_row(*row, *([shown(place)] if several else []))

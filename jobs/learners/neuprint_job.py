@@ -490,7 +490,7 @@ class NeuprintJob(LearnerJob[NeuprintSpec, NeuprintInputs]):
             "seed": spec.seed,
             "data": {
                 "files": [name_of(path) for path in spec.recordings],
-                "sha256": run.input_digests(),
+                "sha256": run.input_digests(spec.recordings),
                 "animals": list(recordings.animals),
                 "n_sessions": len(recordings.recordings),
                 "n_neurons": len(recordings.neurons),

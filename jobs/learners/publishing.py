@@ -4,19 +4,19 @@ import fcntl
 import json
 import secrets
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 from urllib.parse import urlsplit
 
 from neurofleet.cluster.store.folders import LocalFolder, RemoteFolder, open_folder, refused
 from neurofleet.cluster.store.lease import shared_object
 from neurofleet.cluster.store.lease_object import Changed, Seen
 from neurofleet.errors import JobError, UsageError
-from neurofleet.input_paths import is_url, shown
+from neurofleet.input_paths import is_url, name_of, shown
 from neurofleet.jobs.terminal import print_json, terminal
 from neurofleet.learners.model_card import about_model, by_name, card_text
 from neurofleet.learners.model_folder import DESCRIPTION, TENSORS, StoredModel, model_files, read_model
@@ -36,6 +36,9 @@ from neurofleet.learners.published_models import (
 LOCK = ".index.lock"
 HASHES = "trained_units.hashes"
 """Tensor of a HIPPIE model: fingerprints of the units that it was trained on."""
+
+SPLIT_FACTS = ("fingerprint", "cells", "n", "seeds")
+"""What is published of a split, beside how it was made in a word: its groups are named after donors or animals."""
 
 TRIES = 50
 """How often the index is read again where others publish at the same time."""
@@ -153,13 +156,15 @@ def _published(stored: StoredModel, name: str, version: str, stated: Stated) -> 
     description, tensors = dict(stored.description), dict(stored.tensors)
     facts = dict(description.get("facts") or {})
     data, split = dict(facts.get("data") or {}), facts.get("split")
+    data.pop("query", None)
     if "sha256" in data:
-        data["sha256"] = by_name(data["sha256"])
+        data["sha256"] = by_name(_of_training(data))
     if animals := data.pop("animals", None):
         data["n_animals"] = len(animals)
     facts |= {"name": f"{name}@{version}", "data": data, "notes": []}
     if isinstance(split, dict):
-        facts["split"] = {key: value for key, value in split.items() if key != "how" or isinstance(value, str)}
+        kept = (*SPLIT_FACTS, "how") if isinstance(split.get("how"), str) else SPLIT_FACTS
+        facts["split"] = {key: split[key] for key in kept if key in split}
     description["facts"] = facts
     if stored.learner == "neuprint":
         description["neuron_ids"], tensors["phi"] = [], tensors["phi"][:0]
@@ -181,6 +186,12 @@ def _published(stored: StoredModel, name: str, version: str, stated: Stated) -> 
         about=about,
     )
     return entry, files | {INDEX: index_text([entry.model_copy(update={"folder": ""})])}
+
+
+def _of_training(data: Mapping[str, Any]) -> dict[str, str]:
+    """Return the checksums of a model's training files: earlier ones have those of all that their job read."""
+    files = {name_of(file) for file in data.get("files") or ()}
+    return {path: digest for path, digest in data["sha256"].items() if files & {name_of(path), *path.split("/")}}
 
 
 def _taken(entry: PublishedModel, other: PublishedModel | None) -> VersionTaken:

@@ -218,7 +218,8 @@ class SimsJob(LearnerJob[SimsTrainSpec, SimsInputs]):
             "name": spec.name,
             "preset": spec.preset,
             "seed": spec.seed,
-            "data": prepared.data_facts(files, spec.label, n_genes_seen) | {"sha256": run.input_digests()},
+            "data": prepared.data_facts(files, spec.label, n_genes_seen)
+            | {"sha256": run.input_digests(spec.reference)},
             "split": {
                 "how": spec.split.model_dump(mode="json", exclude_none=True),
                 "fingerprint": fingerprint(prepared.splits),

@@ -84,8 +84,13 @@ def test_each_learner_is_published_listed_and_loaded_by_name(library, monkeypatc
 def test_nothing_of_single_cells_is_published(tmp_path):
     stored = read_model(OLD / "sims")
     facts = stored.description["facts"] | {"notes": [f"{SECRET}-cell is a copy"]}
-    facts["data"] = facts["data"] | {"sha256": {f"/home/{SECRET}/a.h5ad": "0" * 64, f"/{SECRET}/b/a.h5ad": "1" * 64}}
-    facts["split"] = {"how": {"test": {"donor": [f"{SECRET}-donor"]}}, "fingerprint": "f"}
+    read = (f"/home/{SECRET}/a.h5ad", f"/{SECRET}/b/a.h5ad", f"{SECRET}-query.h5ad", f"{SECRET}-labels.csv")
+    facts["data"] = facts["data"] | {
+        "files": ["a.h5ad", "a.h5ad"],
+        "query": [f"{SECRET}-query.h5ad"],
+        "sha256": {name: str(number) * 64 for number, name in enumerate(read)},
+    }
+    facts["split"] = {"how": {"test": {"donor": [f"{SECRET}-donor"]}}, "fingerprint": "f", "groups": [SECRET]}
     write_model(
         tmp_path / "model",
         learner="sims",
@@ -97,7 +102,14 @@ def test_nothing_of_single_cells_is_published(tmp_path):
         (tmp_path / "model" / name).write_text(SECRET)
     entry = published(tmp_path / "model", tmp_path / "to")
     assert entry.about["data"]["sha256"] == {"a.h5ad": "0" * 64, "a.h5ad (2)": "1" * 64}
-    published(OLD / "neuprint", tmp_path / "to", name="neurons")
+    stored = read_model(OLD / "neuprint")
+    facts = stored.description["facts"]
+    facts |= {"split": facts["split"] | {"how": "held-out-animal", "animal": f"{SECRET}-7"}}
+    write_model(
+        tmp_path / "neurons", learner="neuprint", run="r", description=stored.description, tensors=stored.tensors
+    )
+    neurons = published(tmp_path / "neurons", tmp_path / "to", name="neurons")
+    assert neurons.about["scores"]["on"] == "neurons, split held-out-animal"
     everything = files_of(tmp_path / "to")
     names = {name.rpartition("/")[2] for name in everything}
     assert names == {"index.json", "README.md", "model.json", "model.safetensors", ".index.lock"}
@@ -176,12 +188,14 @@ def test_a_model_of_a_web_server_is_copied_once(library, tmp_path, monkeypatch, 
         assert (folder.name, folder.is_relative_to(tmp_path / "cache")) == ("sims@1", True)
         assert load_model("sims@1").classes == ("B", "NK", "T")
         asked = server.downloads.copy()
+        capsys.readouterr()
         assert local_model("sims@1") == folder
         assert server.downloads == asked
         with pytest.raises(ModelRefused, match=r"no published model is called simms \(did you mean 'sims'\?\)"):
             local_model("simms")
         with pytest.raises(ModelRefused, match=r"There is no sims@2. Published of sims: 1"):
             local_model("sims@2")
+        assert "There is no folder" in capsys.readouterr().err  # a model of the first place would be taken before
         with pytest.raises(ModelRefused, match="expected one published model, found hippie@1, neuprint@1, sims@1"):
             local_model(f"{server.address}/lab")
     assert local_model("sims") == folder  # without the server
@@ -245,6 +259,12 @@ def test_what_a_server_sends_is_not_believed(library, tmp_path, monkeypatch):
         refused("at most 8,000,000,000 are copied", changed_index(library, files=huge))
         refused("cannot be read as JSON", b"{")
         refused("of another program", b'{"models": []}')
+        refused("cannot be read as JSON", b"[" * 200_000)
+        deep = json.loads("[" * 500 + "]" * 500)
+        for about in ({"classes": deep}, {"classes": "\ud800"}):
+            refused("damaged", changed_index(library, about=about))
+        endless = entry["files"] | {"model.safetensors": {"sha256": "0" * 64, "bytes": 10**400}}
+        refused("damaged, or not to be trusted", changed_index(library, files=endless))
         server.files |= files
         shutil.rmtree(tmp_path / "cache", ignore_errors=True)
         server.redirects["/sims/1/model.json"] = f"file://{OLD / 'sims' / 'model.json'}"

@@ -1,6 +1,7 @@
 """A sweep job: trials compared on validation cells, the best trained again and kept."""
 
-from dataclasses import replace
+import json
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -9,12 +10,14 @@ import pytest
 from neurofleet.cluster.sweeps.parameter_sweep import ParameterSweep
 from neurofleet.errors import UsageError
 from neurofleet.jobs.job_file import parse_job
-from neurofleet.jobs.learners.learner_job import TRIAL_FACTORY, rename_trial_factory
+from neurofleet.jobs.learners.learner_job import TRIAL_FACTORY, renew_description
 from neurofleet.jobs.learners.sims_job import stability_table
+from neurofleet.jobs.learners.sims_spec import SimsSweepSpec
 from neurofleet.jobs.run_job import run_job
 from neurofleet.learners.model_folder import read_model
 from tests.jobs.test_train import reference, write_job  # noqa: F401
 
+OLD_SWEEP = Path(__file__).parents[1] / "old_runs/sweep"
 SWEEP = "kind: sweep\nlearner: sims\nreference: a.h5ad\nlabel: x\n"
 
 
@@ -51,15 +54,27 @@ def test_stability_is_of_weights_divided_by_each_runs_largest(tmp_path):
 
 
 def test_a_sweep_that_version_0_1_began_goes_on(tmp_path):
-    spec = {"learner": "sims"}
-    plan = ParameterSweep(factory=TRIAL_FACTORY, payload={"spec": spec}, search={"n_d": [8]}, metric="x", mode="min")
-    before = replace(plan, factory="jobs.sims.trial:run")
-    (tmp_path / "sweep.json").write_text(before.fingerprint)
-    rename_trial_factory(tmp_path, plan)
-    assert (tmp_path / "sweep.json").read_text() == plan.fingerprint
-    (tmp_path / "sweep.json").write_text(replace(plan, factory="mine:run").fingerprint)
-    rename_trial_factory(tmp_path, plan)
+    kept = json.loads((OLD_SWEEP / "trials/sweep.json").read_text())
+    assert kept[0] == "jobs.sims.trial:run"
+    spec = SimsSweepSpec.model_validate(kept[1]["spec"])
+    payload = {"spec": spec.model_dump(mode="json", exclude={"notify"}), "folder": kept[1]["folder"]}
+    plan = ParameterSweep(TRIAL_FACTORY, kept[3], kept[4], payload, kept[2], kept[5], repeats=kept[6], seed=kept[7])
+
+    def changes() -> list[str]:
+        (tmp_path / "sweep.json").write_text(json.dumps(kept))
+        renew_description(tmp_path, plan)
+        return plan.changes_since((tmp_path / "sweep.json").read_text())
+
+    assert plan.changes_since(json.dumps(kept)) == ["payload"]  # it has no key of later versions
+    assert changes() == []
+    assert json.loads((tmp_path / "sweep.json").read_text())[0] == TRIAL_FACTORY
+    kept[0] = "mine:run"
+    assert changes() == []
     assert "mine:run" in (tmp_path / "sweep.json").read_text()
+    kept[1]["spec"]["settings"]["patience"] = None
+    assert changes() == ["payload"]
+    kept[1]["spec"] = {"learner": "hippie"}
+    assert changes() == ["payload"]
 
 
 @pytest.mark.parametrize(
