@@ -18,9 +18,10 @@ from pydantic import (
     model_validator,
 )
 from pydantic.fields import FieldInfo
+from pydantic_core import PydanticCustomError
 
 from neurofleet.errors import UsageError, did_you_mean
-from neurofleet.faults import faults, shown
+from neurofleet.faults import SECRET_VALUE, faults, shown
 from neurofleet.input_paths import is_url, is_web_address, matching, text_of, with_home
 from neurofleet.jobs.learners import LEARNER_JOB_KINDS, specs_of
 from neurofleet.yaml_files import read_yaml, read_yaml_file
@@ -45,11 +46,12 @@ def _usable_name(name: str) -> str:
     return name
 
 
-def _web_address(given: str) -> str:
-    if not is_web_address(given):
-        raise ValueError(
+def _web_address(given: Any) -> str:
+    if not isinstance(given, str) or not is_web_address(given):
+        raise PydanticCustomError(
+            SECRET_VALUE,
             "expected a URL, http:// or https://; a command is given with --notify or NEUROFLEET_NOTIFY, never in a"
-            " job file"
+            " job file",
         )
     return given
 
@@ -192,7 +194,7 @@ class JobSpec(Strict):
     """What the job's own code reads, such as that of an `evaluator:`; patterns are expanded. The files are sent along
     with the job, and the run is resumed only with the same content.
     """
-    notify: Annotated[str, AfterValidator(_web_address)] | None = None
+    notify: Annotated[str, BeforeValidator(_web_address)] | None = None
     """A URL that gets a message (JSON, with `text` as Slack takes it) when the run ends, fails or is interrupted; see
     docs/how-to/loggers.md. It is not stored with the run.
     """

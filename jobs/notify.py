@@ -7,6 +7,7 @@ error of the job.
 
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -55,7 +56,8 @@ def checked_target(target: str, source: str) -> str:
     Raises
     ------
     UsageError
-        It is neither. The message does not repeat a URL, which may hold a secret.
+        It is neither. The message does not repeat a URL, which may hold a secret, nor what may be one without its
+        scheme.
     """
     if is_web_address(target):
         return target
@@ -66,6 +68,11 @@ def checked_target(target: str, source: str) -> str:
     if not words or "://" in words[0]:
         raise UsageError(f"{source}: expected a URL, http:// or https://, or a command; found another one or nothing.")
     if shutil.which(words[0]) is None:
+        if not re.fullmatch(r"[\w.+-]+", words[0]) and not os.path.exists(words[0]):
+            raise UsageError(
+                f"{source}: expected a URL, which starts with http:// or https://, or a command of this machine; found"
+                " neither."
+            )
         raise UsageError(f"{source}: expected a URL or a command; there is no command {words[0]} on this machine.")
     return target
 
@@ -113,17 +120,21 @@ class Notifier:
             Returns what else there is to say.
         """
         try:
-            message = self._message(event, tell())
+            said = redaction()(tell())[:LONGEST].strip()
+        except Exception as error:  # noqa: BLE001  what there is to say may be gone, and that the run has ended is not
+            said = ""
+            _warn(f"the message has its first line only: {type(error).__name__}: {error}")
+        try:
+            message = self._message(event, said)
             for target in self.targets:
                 send = _post if is_web_address(target) else _run
                 if fault := send(target, message) and send(target, message):  # once more
-                    _warn(fault)
+                    _warn(f"nobody was notified: {fault}")
         except Exception as error:  # noqa: BLE001  a message is no part of the job, which has ended as it has
-            _warn(f"{type(error).__name__}: {error}")
+            _warn(f"nobody was notified: {type(error).__name__}: {error}")
 
-    def _message(self, event: Event, told: str) -> dict[str, Any]:
+    def _message(self, event: Event, said: str) -> dict[str, Any]:
         seconds = time.monotonic() - self.started
-        said = redaction()(told)[:LONGEST].strip()
         text = f"neurofleet: {self.name} ({self.kind}) {_WORDS[event]} after {duration(seconds)}."
         return {
             "text": f"{text}\n{said}" if said else text,
@@ -136,7 +147,7 @@ class Notifier:
 
 
 def _warn(fault: str) -> None:
-    print_line(terminal(errors=True, warnings=True), f"warning: nobody was notified: {fault}")
+    print_line(terminal(errors=True, warnings=True), f"warning: {fault}")
 
 
 _WORDS: dict[Event, str] = {

@@ -31,8 +31,16 @@ def _may_be_secret(name: str, value: str) -> bool:
 
 
 def _ray_token() -> str | None:
-    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or os.path.expanduser("~/.ray/auth_token"))
     return path.read_text().strip() or None if path.is_file() else None
+
+
+def _user() -> str:
+    """Return the user's name; nothing where the user has none, as in many containers."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return ""
 
 
 def redaction() -> Callable[[str], str]:
@@ -44,7 +52,8 @@ def redaction() -> Callable[[str], str]:
     known = {value: REDACTED for name, value in os.environ.items() if _may_be_secret(name, value)}
     if (token := _ray_token()) is not None:
         known[token] = REDACTED
-    known |= {os.path.expanduser("~"): "~", socket.gethostname(): "[host]", getpass.getuser(): "[user]"}
+    names = {os.path.expanduser("~"): "~", socket.gethostname(): "[host]", _user(): "[user]"}
+    known |= {name: instead for name, instead in names.items() if name}
     exact = re.compile("|".join(re.escape(text) for text in sorted(known, key=len, reverse=True)))
 
     def redacted(text: str) -> str:

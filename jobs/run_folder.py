@@ -22,7 +22,7 @@ from rich.table import Table
 from neurofleet.cluster.store.parts import WHOLE, Part
 from neurofleet.cluster.store.run_store import RunStore
 from neurofleet.errors import Interrupted, JobError, StorageUnreachable, UsageError
-from neurofleet.input_paths import has_pattern, local_files
+from neurofleet.input_paths import has_pattern, local_files, shown
 from neurofleet.jobs.job_file import JobSpec, differences, parse_job
 from neurofleet.jobs.job_kinds import print_verdict
 from neurofleet.jobs.progress import duration
@@ -238,7 +238,8 @@ def run_in_folder(
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if "://" in out and storage_wait_s is None:
         raise UsageError(
-            f"The results of kind {spec.kind} go to a path, found {out}. Give --out a folder that all machines see."
+            f"The results of kind {spec.kind} go to a path, found {shown(out)}. Give --out a folder that all machines"
+            " see."
         )
     console, told = terminal(errors=True), terminal(errors=True, warnings=True)
     if spec.quick:
@@ -255,7 +256,7 @@ def run_in_folder(
         store.append_event("resumed" if resumed else "started")
         run = JobRun(spec, inputs, list(notes), Path(out), console, store, resumed)
         if _is_finished(run, result):
-            told.print(f"{spec.name}: finished already. Its results are in {out}", soft_wrap=True)
+            told.print(f"{spec.name}: finished already. Its results are in {shown(out)}", soft_wrap=True)
             print_verdict(out, told)
             return
         console.print(f"{spec.name}: {'resuming' if resumed else 'starting'} …", soft_wrap=True)
@@ -267,7 +268,7 @@ def run_in_folder(
             with suppress(StorageUnreachable):
                 store.append_event("interrupted")
             raise Interrupted(
-                f"interrupted. What is finished is kept in {out}; run the same command to resume."
+                f"interrupted. What is finished is kept in {shown(out)}; run the same command to resume."
             ) from None
         spent = time.monotonic() - started
         store.check_whole()
@@ -275,7 +276,7 @@ def run_in_folder(
     if ending.table is not None:
         told.print(ending.table)
     how = "stopped" if ending.stopped else "done"
-    told.print(f"{spec.name}: {how} after {duration(spent)}. Its results are in {out}", soft_wrap=True)
+    told.print(f"{spec.name}: {how} after {duration(spent)}. Its results are in {shown(out)}", soft_wrap=True)
     print_verdict(out, told)
     if ending.error is not None:
         raise ending.error

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from neurofleet.cluster.metric_loggers import missing_packages
 from neurofleet.cluster.store.parts import Part
@@ -36,13 +37,18 @@ def results_place(given: str | None, spec: JobSpec, folder: Path) -> str:
         When neither says.
     """
     if given is not None:
-        return text_of(given)
+        return _as_path(text_of(given))
     if spec.out is None:
         raise UsageError(
             f"{spec.name}: expected a place for the results, found none. Give --out OUT, or `out: OUT` in the"
             " job file: a folder, or a URI such as s3://bucket/folder."
         )
-    return spec.out if "://" in spec.out else os.path.normpath(folder / with_home(spec.out))
+    return _as_path(spec.out) if "://" in spec.out else os.path.normpath(folder / with_home(spec.out))
+
+
+def _as_path(place: str) -> str:
+    """Return a URI of a folder of this machine as its path."""
+    return unquote(urlsplit(place).path) if place.startswith("file://") else place
 
 
 def run_job(
@@ -94,6 +100,9 @@ def run_job(
     _check_loggers(spec, place)
     options = {} if part is None else {"part": part_of(part, spec)}
     targets = targets_of(notify, spec.notify)
+    if spec.notify in targets and notify is None:
+        told = f"the job file's `notify:` sends how the run ends to {urlsplit(spec.notify).hostname}"
+        print_line(terminal(errors=True), told)
     name = spec.name if part is None else options["part"].file(spec.name)
     with interruptible(), notifying(targets, name, spec.kind, place):
         named(spec.runner)(spec, folder, place, address, cpus, **options)
@@ -124,7 +133,7 @@ def _check_loggers(spec: JobSpec, place: str = "") -> None:
     names: list[str] = getattr(spec, "loggers", [])
     if missing := missing_packages(names):
         raise UsageError(f"loggers: {', '.join(names)} need what is not installed: pip install {' '.join(missing)}.")
-    if names and "://" in place:
+    if names and "://" in place and spec.kind == "fit":  # other kinds write into folders only, and say so
         raise UsageError(
             f"loggers: {', '.join(names)} write files beside the results, and these go to {place.partition('://')[0]}."
             " Give --out a folder, or leave the loggers out."

@@ -46,6 +46,9 @@ _EXPECTED = {
 }
 """What pydantic calls a fault -> what should have been there, in words."""
 
+SECRET_VALUE = "secret_value"
+"""Type of a fault whose value is not told: it may hold a password."""
+
 _OTHER_TYPE = {name for name in _EXPECTED if name.endswith(("_type", "_parsing"))} | {"literal_error", "none_required"}
 """Faults of a value that was not meant to be of this kind."""
 
@@ -128,6 +131,8 @@ class _Telling(NamedTuple):
             return f"{place}unknown key{did_you_mean(str(placed.place[-1]), _keys(self.model))}"
         if fault["type"] == "missing":
             return f"{place}is missing"
+        if fault["type"] == SECRET_VALUE:
+            return f"{place}{fault['msg']}"
         if fault["type"] in ("value_error", "assertion_error"):
             message = fault["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ").rstrip(".")
             # A rule between keys names them itself.

@@ -20,6 +20,7 @@ import urllib3
 from requests.adapters import HTTPAdapter
 
 from neurofleet.errors import JobError
+from neurofleet.input_paths import shown, urls_shown
 
 CHUNK_BYTES = 1 << 18
 TIMEOUT_S = 30.0
@@ -88,7 +89,7 @@ class Web:
     ) -> None:
         parts = urlsplit(address)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-            raise ValueError(f"expected an address such as https://HOST, found {address!r}.")
+            raise ValueError(f"expected an address such as https://HOST, found {shown(address)!r}.")
         self.address = address.rstrip("/")
         self._attempts = attempts
         self._pause_s = pause_s
@@ -114,7 +115,7 @@ class Web:
             return json.loads(content)
         except ValueError:
             raise DownloadError(
-                f"{_without_query(url)}: expected JSON, found {_looks_like(content, len(content))}. Is this the "
+                f"{shown(url)}: expected JSON, found {_looks_like(content, len(content))}. Is this the "
                 "address of the database, and is there a log-in page between?"
             ) from None
 
@@ -181,7 +182,7 @@ class Web:
 
         def give_up(state: tenacity.RetryCallState) -> None:
             raise DownloadError(
-                f"{_without_query(url)}: no success in several attempts; the last: {_reason(_error(state))}. "
+                f"{shown(url)}: no success in several attempts; the last: {_reason(_error(state))}. "
                 "Nothing that arrived is lost: the same command goes on."
             ) from _error(state)
 
@@ -191,7 +192,7 @@ class Web:
 
         def report(state: tenacity.RetryCallState) -> None:
             if self._report is not None:
-                self._report(f"{_without_query(url)}: {_reason(_error(state))}; trying again in {pause_s(state):g} s")
+                self._report(f"{shown(url)}: {_reason(_error(state))}; trying again in {pause_s(state):g} s")
 
         return iter(
             tenacity.Retrying(
@@ -251,18 +252,18 @@ class Web:
             response = self._session.get(url, headers=headers, stream=True, timeout=TIMEOUT_S)
         except requests.exceptions.SSLError as error:
             if isinstance(_first_cause(error), ssl.SSLCertVerificationError):
-                raise DownloadError(f"{_without_query(url)}: not to be had: {_reason(error)}.") from error
+                raise DownloadError(f"{shown(url)}: not to be had: {_reason(error)}.") from error
             raise
         except (requests.exceptions.InvalidSchema, requests.exceptions.InvalidURL) as error:
-            raise DownloadError(f"{_without_query(url)}: only http and https are followed ({error}).") from error
+            raise DownloadError(
+                f"{shown(url)}: only http and https are followed ({urls_shown(str(error))})."
+            ) from error
         if response.status_code < 400 or (response.status_code == RANGE_NOT_SATISFIABLE and "Range" in (headers or {})):
             return response
         response.close()
         reason = f"{response.status_code} {response.reason}"
         if response.status_code not in WORTH_ANOTHER_TRY:
-            raise (NotThere if response.status_code < 500 else DownloadError)(
-                f"{_without_query(url)}: not to be had: {reason}."
-            )
+            raise (NotThere if response.status_code < 500 else DownloadError)(f"{shown(url)}: not to be had: {reason}.")
         retry_after = response.headers.get("Retry-After", "")
         raise _Busy(reason, float(retry_after) if retry_after.isdigit() else 0.0)
 
@@ -297,7 +298,8 @@ class _Session(requests.Session):
             scheme = urlsplit(target).scheme or before
             if scheme not in ("http", "https") or (before == "https" and scheme == "http"):
                 raise DownloadError(
-                    f"{resp.url}: the server sends on to {target}, which is not followed. Is the address right?"
+                    f"{shown(resp.url)}: the server sends on to {shown(target)}, which is not followed. Is the address"
+                    " right?"
                 )
         return target
 
@@ -325,7 +327,7 @@ def _first_cause(error: BaseException) -> BaseException:
 
 def _reason(error: BaseException) -> str:
     cause = error if isinstance(error, _CutOff | _Busy) else _first_cause(error)
-    return str(cause) or type(cause).__name__
+    return urls_shown(str(cause)) or type(cause).__name__
 
 
 def _empty(file: FileIO) -> None:
@@ -343,10 +345,6 @@ def _write(file: FileIO, chunk: bytes) -> None:
             f"{file.name}: cannot be written ({error.strerror}). {file.tell():,} bytes are here; make room, "
             "and the same command goes on behind them."
         ) from error
-
-
-def _without_query(url: str) -> str:
-    return url.partition("?")[0]
 
 
 def _content_range(text: str) -> tuple[int, int | None]:
@@ -371,7 +369,7 @@ def _validator(headers: Any) -> str:
 
 
 def _looks_like(start: bytes, size: int) -> str:
-    if start.lstrip()[:1] == b"<":
+    if start.lstrip()[:1] == b"<" and b"\0" not in start:  # numbers of a binary file may look like it
         return "a web page"
     return f"{size:,} bytes of something else" if size else "nothing"
 

@@ -48,8 +48,16 @@ def name_of(path: str | Path) -> str:
 
 
 def shown(url: str) -> str:
-    """Return a path or URL for messages: without keys, and without what stands behind ``?``."""
-    return re.sub(r"//[^/@]*@", "//", url.partition("?")[0]) if is_url(url) else url
+    """Return a path or URL for messages: without keys, and without what stands behind ``?``.
+
+    Keys end at the last ``@``, as those of object stores may hold ``/``; one behind a mere host is no end of keys.
+    """
+    return re.sub(r"//(?:[^/]*[:@].*|[^/]*)@", "//", url.partition("?")[0], count=1) if is_url(url) else url
+
+
+def urls_shown(text: str) -> str:
+    """Return a message of others with its URLs as `shown` tells them."""
+    return re.sub(_URL.pattern + r"[^\s'\"]+", lambda url: shown(url[0]), text)
 
 
 def place_of(path: str | Path, folder: Path = Path()) -> str:
@@ -197,7 +205,6 @@ def _http_copy(url: str, place: Path, most_bytes: int | None) -> Path:
     from neurofleet.http_download import DownloadError, NotThere, Origin, Web, looks_like  # loads requests
 
     parts = urlsplit(url)
-    shown = url.partition("?")[0]
     route = url.partition("://")[2].partition("/")[2].partition("#")[0]
     web = Web(f"{parts.scheme}://{parts.netloc}", report=_print)
     copy = _read(place)
@@ -208,7 +215,7 @@ def _http_copy(url: str, place: Path, most_bytes: int | None) -> Path:
     except DownloadError as error:
         if copy is None:
             raise
-        _print(f"{shown}: cannot be reached, so the copy of {copy['at']} is used ({error})")
+        _print(f"{shown(url)}: cannot be reached, so the copy of {copy['at']} is used ({error})")
         return place / copy["name"]
     known = {"validator": origin.validator, "size": origin.size}
     if copy is not None and any(known.values()) and known == {key: copy[key] for key in known}:
@@ -216,7 +223,7 @@ def _http_copy(url: str, place: Path, most_bytes: int | None) -> Path:
     name = re.sub(r"[/\\\0]", "_", name).lstrip(".") or "file"
     partial, begun = place / ".partial", place / ".begun.json"
     before = json.loads(begun.read_text()) if begun.is_file() and partial.is_file() else {}
-    progress = _Progress(shown, name, most_bytes)
+    progress = _Progress(shown(url), name, most_bytes)
     progress(0, origin.size)
     web.download(
         f"/{route}",
@@ -228,16 +235,16 @@ def _http_copy(url: str, place: Path, most_bytes: int | None) -> Path:
     if not name.endswith((".html", ".htm")) and looks_like(partial) == "a web page":
         partial.unlink()
         raise InputError(
-            f"{shown}: expected a file, found a web page. Give the address of the file itself (what the page's"
+            f"{shown(url)}: expected a file, found a web page. Give the address of the file itself (what the page's"
             " download button leads to), or download it and give its path."
         )
     size = partial.stat().st_size
     if size == 0:
         partial.unlink()
-        raise InputError(f"{shown}: the server sent an empty file.")
+        raise InputError(f"{shown(url)}: the server sent an empty file.")
     _replace(place, copy, partial, name)
     begun.unlink(missing_ok=True)
-    _keep(place, {"url": shown, "name": name, **known})
+    _keep(place, {"url": shown(url), "name": name, **known})
     return place / name
 
 
@@ -286,10 +293,11 @@ def _arrow_copy(url: str, place: Path, most_bytes: int | None) -> Path:
 
 
 def _not_opened(url: str, error: Exception) -> InputError:
+    told = urls_shown(" ".join(str(error).split()))
     return InputError(
-        f"{shown(url)}: cannot be opened ({' '.join(str(error).split())}). Give a path, or a URL that starts with https://,"
-        " s3://, gs:// or another scheme that pyarrow knows, with the credentials in the environment"
-        " (`?anonymous=true` for a public bucket)."
+        f"{shown(url)}: cannot be opened ({told}). Give a path, or a URL that starts with https://, s3://, gs://"
+        " or another scheme that pyarrow knows, with the credentials in the environment (`?anonymous=true` for a"
+        " public bucket)."
     )
 
 

@@ -6,9 +6,20 @@ from pathlib import Path
 import pytest
 
 from neurofleet import http_download
-from neurofleet.errors import InputError
+from neurofleet.cluster.store.folders import open_folder
+from neurofleet.errors import ClusterError, InputError
 from neurofleet.http_download import DownloadError
-from neurofleet.input_paths import is_url, local_copy, local_files, matching, name_of, place_of, with_home
+from neurofleet.input_paths import (
+    is_url,
+    local_copy,
+    local_files,
+    matching,
+    name_of,
+    place_of,
+    shown,
+    urls_shown,
+    with_home,
+)
 from tests.file_server import FileServer, serve
 
 CONTENT = bytes(range(256)) * 4096  # 1 MB
@@ -46,6 +57,40 @@ def test_urls_are_told_from_paths(path, url, name):
     assert is_url(path) is url
     assert name_of(path) == name
     assert (place_of(path) == path) is url
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("https://anna:wo/rd@host/a.csv?token=1", "https://host/a.csv"),
+        ("s3://key:a/b@c@bucket/a.csv", "s3://bucket/a.csv"),
+        ("https://anna@host/a.csv", "https://host/a.csv"),
+        ("https://host/a@1/b.csv", "https://host/a@1/b.csv"),
+        ("hf://lab/pbmc@main", "hf://lab/pbmc@main"),
+        ("a@b:c@d.csv", "a@b:c@d.csv"),
+    ],
+)
+def test_urls_are_shown_without_keys(url, told):
+    assert shown(url) == told
+    assert urls_shown(f"Cannot parse URI: '{url}'.") == f"Cannot parse URI: '{told}'."
+
+
+def test_a_password_is_told_and_kept_nowhere(server, tmp_path, capsys):
+    place = server.address.replace("//", "//anna:word@")
+    server.files["/page.h5ad"] = b"<!DOCTYPE html>"
+    server.redirects["/moved.h5ad"] = "file:///anna:word@host/a"
+    local_copy(f"{place}/data/cells.h5ad?token=word")
+    faults = []
+    for url in (f"{place}/gone.h5ad", f"{place}/page.h5ad", f"{place}/moved.h5ad", "s3://key:wo/word@bucket/a.csv"):
+        with pytest.raises((InputError, DownloadError)) as raised:
+            local_copy(url)
+        faults.append(str(raised.value))
+    with pytest.raises(ClusterError) as refused:
+        open_folder("gopher://key:word@host/a")
+    told = "".join([*faults, str(refused.value), *capsys.readouterr()])
+    kept = [path.read_text() for path in (tmp_path / "cache").rglob("*.json")]
+    assert kept
+    assert "word" not in told + "".join(kept)
 
 
 def test_the_home_folder_is_meant_by_a_tilde(tmp_path):
@@ -111,6 +156,8 @@ def test_the_name_is_the_servers_where_the_address_has_none(server):
 def test_what_is_no_file_is_refused(server):
     server.files["/page.h5ad"] = b"<!DOCTYPE html><html><body>Log in</body></html>"
     server.files["/empty.h5ad"] = b""
+    server.files["/model.safetensors"] = (15392).to_bytes(8, "little") + b"{}"  # begins like a page, " <"
+    assert local_copy(f"{server.address}/model.safetensors").is_file()
     with pytest.raises(InputError, match="/gone.h5ad: not to be had: 404 Not Found"):
         local_copy(f"{server.address}/gone.h5ad")
     with pytest.raises(InputError, match="/page.h5ad: expected a file, found a web page. Give the address of the file"):

@@ -23,6 +23,7 @@ from pyarrow.fs import FileSelector, FileSystem, LocalFileSystem
 
 from neurofleet.cluster.store.outages import Outages, Result, reason_of
 from neurofleet.errors import ClusterError
+from neurofleet.input_paths import shown, urls_shown
 
 NETWORK_FILE_SYSTEMS = frozenset(
     "9p afs beegfs ceph cifs efs glusterfs gpfs lustre nfs nfs3 nfs4 orangefs panfs pvfs2 smb3 wekafs".split()
@@ -169,8 +170,8 @@ def open_folder(root: str | Path) -> Folder:
         filesystem, path = FileSystem.from_uri(str(root))
     except (pa.ArrowException, OSError, ValueError) as error:
         raise ClusterError(
-            f"Cannot open {root}: {error}. Give a path, or a URI that pyarrow understands, such as"
-            " s3://bucket/folder or gs://bucket/folder, with the credentials in the environment."
+            f"Cannot open {shown(str(root))}: {urls_shown(str(error))}. Give a path, or a URI that pyarrow"
+            " understands, such as s3://bucket/folder or gs://bucket/folder, with the credentials in the environment."
         ) from error
     if isinstance(filesystem, LocalFileSystem):
         return LocalFolder(Path(path))
@@ -312,7 +313,7 @@ class RemoteFolder:
     def __init__(self, root: str, filesystem: FileSystem, path: str) -> None:
         self.root = root
         self.filesystem = filesystem
-        self.outages = Outages(re.sub(r"//[^/@]*@", "//", root.partition("?")[0]))  # without keys
+        self.outages = Outages(shown(root))
         self.before_change: Callable[[], None] = lambda: None
         self._path = path.rstrip("/")
 

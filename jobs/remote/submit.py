@@ -116,7 +116,6 @@ def submit_command(
 
 def _absolute(place: str) -> tuple[str, bool]:
     """Return the place as another machine understands it, and whether the user meant this machine."""
-    place = place.removeprefix("file://")
     if "://" in place:
         return place, False
     return os.path.abspath(place), not os.path.isabs(place)

@@ -1,7 +1,6 @@
 """The files below the folder that is served: never outside of it, and read again only when they have changed."""
 
 import os
-import re
 import stat
 import time
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from neurofleet.cluster.store.lease import LOST_AFTER_S
 from neurofleet.cluster.store.parts import files_of_parts
 from neurofleet.cluster.store.run_store import LEASE, MARKER, RunStore
 from neurofleet.errors import UsageError
+from neurofleet.input_paths import shown
 from neurofleet.jobs.results.folder_listing import FolderReader
 
 SETTLED_S = 2.0
@@ -24,11 +24,6 @@ LARGEST_KEPT_BYTES = 2**20
 
 Signature = tuple[int, int, int]
 """Time of the last change in ns, size, inode."""
-
-
-def without_keys(uri: str) -> str:
-    """Return a URI without the keys and options that may stand in it; a path as it is."""
-    return re.sub(r"(?<=://)[^/@]*@", "", uri).partition("?")[0] if "://" in uri else uri
 
 
 class OutsideRoot(UsageError):
@@ -62,7 +57,7 @@ class RootReader(FolderReader):
 
     def __init__(self, root: str | Path) -> None:
         super().__init__(root)
-        self.uri, self.root = self.root, without_keys(self.root)  # the latter is for pages and messages
+        self.uri, self.root = self.root, shown(self.root)  # the latter is for pages and messages
         self._real_root = os.path.realpath(self.path("")) if self._local else ""
         self._listings: dict[str, _Kept] = {}
         self._texts: dict[str, _Kept] = {}

@@ -9,6 +9,7 @@ from starlette.responses import HTMLResponse, Response
 
 from neurofleet.cluster.store.run_store import RunStore
 from neurofleet.errors import NeurofleetError, UsageError
+from neurofleet.input_paths import shown
 from neurofleet.jobs.fit.campaign_state import STATUS, CellState, read_state
 from neurofleet.jobs.job_file import differences
 from neurofleet.jobs.job_kinds import REPORT, STUDIES, findings_of, kind_in
@@ -17,7 +18,6 @@ from neurofleet.jobs.results.runs_found import EVENTS, FIT, MODEL, PROVENANCE, F
 from neurofleet.jobs.run_log import LEVELS, read_log
 from neurofleet.jobs.serve.access import Role
 from neurofleet.jobs.serve.app import render, server_of, visitor_of
-from neurofleet.jobs.serve.root_reader import without_keys
 from neurofleet.jobs.serve.served_places import job_folder_in, provenance_in
 from neurofleet.jobs.status import engines_in_words, resources_in_words
 from neurofleet.jobs.studies.findings import Findings
@@ -50,7 +50,7 @@ def run_page(request: Request, run: str, q: Text = "", page: PageNumber = 1) -> 
         return render(request, "_run.html.j2", **context)
     files = found.files
     context |= {
-        "folder": without_keys(folder),
+        "folder": shown(folder),
         "job": server.catalogue.place.text(found.prefix + "job.yaml") or "",
         "provenance": provenance_in(server.catalogue.place.text(found.prefix + PROVENANCE)),
         "events": _events(folder) if EVENTS in files else [],

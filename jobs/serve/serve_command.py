@@ -7,10 +7,10 @@ from pathlib import Path
 import uvicorn
 
 from neurofleet.errors import UsageError
+from neurofleet.input_paths import shown
 from neurofleet.jobs.serve.access import Access, Proxy, Role, Users
 from neurofleet.jobs.serve.app import create_app
 from neurofleet.jobs.serve.guard import LOOPBACK
-from neurofleet.jobs.serve.root_reader import without_keys
 
 MOST_CONNECTIONS = 500
 STOP_S = 3
@@ -78,7 +78,7 @@ def serve_command(
 
     access = Access(known, read_only, say_link, proxy)
     app = create_app(root, access, (*LOOPBACK, host, *names), models, address)
-    print(f"neurofleet serves {without_keys(root)} at port {port}; Ctrl-C ends it.", file=sys.stderr)
+    print(f"neurofleet serves {shown(root)} at port {port}; Ctrl-C ends it.", file=sys.stderr)
     if access.is_of_one:
         print("Open this link; it works once, and the next one is shown when it has been used:", file=sys.stderr)
         say_link(access.link_token)

@@ -12,6 +12,7 @@ import pyarrow as pa
 from pyarrow import fs, parquet
 
 from neurofleet.errors import InputError
+from neurofleet.input_paths import shown
 from neurofleet.neurosim.evolution.hall_of_fame_files import PARAMETER_PREFIX, of_seeds, own_columns
 from neurofleet.neurosim.evolution.parameter_space import ParameterSpace
 
@@ -52,13 +53,13 @@ def read_warm_start(path: str | Path, space: ParameterSpace, exclude_cell: str |
     if not shared:
         names = ", ".join(space.names[:4]) + (", …" if len(space) > 4 else "")
         raise InputError(
-            f"warm_start {path}: expected models with parameters of this stage ({names}), found none in "
+            f"warm_start {shown(str(path))}: expected models with parameters of this stage ({names}), found none in "
             "any of them; use a hall of fame of the same recipe."
         )
     others = _without_cell(shared, exclude_cell)
     if not others:
         raise InputError(
-            f"warm_start {path}: expected models of other cells, found only those of {exclude_cell}, and a "
+            f"warm_start {shown(str(path))}: expected models of other cells, found only those of {exclude_cell}, and a "
             "cell is never started from its own fit; give a hall of fame of other cells."
         )
     return _ordered(others)
@@ -164,7 +165,7 @@ def _read_tables(path: str) -> list[Any]:
             with filesystem.open_input_file(file) as source:
                 return own_columns(parquet.ParquetFile(source).read())
         except (OSError, pa.ArrowException) as problem:
-            raise InputError(f"warm_start {path}: cannot read {file} as Parquet ({problem}).") from problem
+            raise InputError(f"warm_start {shown(str(path))}: cannot read {file} as Parquet ({problem}).") from problem
 
     kind = filesystem.get_file_info(root).type
     if kind == fs.FileType.File:
@@ -178,7 +179,7 @@ def _read_tables(path: str) -> list[Any]:
     if not folders:
         content = "a folder without one" if kind == fs.FileType.Directory else "nothing there"
         raise InputError(
-            f"warm_start {path}: expected a Parquet file, or the folder of a run with its hall of fame "
+            f"warm_start {shown(str(path))}: expected a Parquet file, or the folder of a run with its hall of fame "
             f"(hall_of_fame/cell=ID/*.parquet), found {content}; check the path, or let that run finish first."
         )
     tables = []

@@ -200,6 +200,7 @@ def test_where_results_go_is_said_on_the_command_line_or_in_the_job_file(tmp_pat
     spec = load_job(write_job(tmp_path, out="fits/rat"))
     assert results_place(None, spec, tmp_path) == str(tmp_path / "fits" / "rat")
     assert results_place("here", spec, tmp_path) == "here"
+    assert results_place("file:///data/a%20rat", spec, tmp_path) == "/data/a rat"
     spec = load_job(write_job(tmp_path, out="s3://bucket/rat"))
     assert results_place(None, spec, tmp_path) == "s3://bucket/rat"
     spec = load_job(write_job(tmp_path))

@@ -246,6 +246,8 @@ def test_a_wrong_job_ends_in_exit_code_2_with_the_name_of_its_file(
 
 
 def test_loggers_that_are_not_installed_are_told_by_plan(reference, tmp_path, monkeypatch):
+    with pytest.raises(UsageError, match="The results of kind train go to a path, found s3://bucket/out"):
+        run_job(write_job(tmp_path, reference, loggers=["csv"]), "s3://bucket/out")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     for logger, package in (("mlflow", "mlflow-skinny sqlalchemy alembic"), ("wandb", "wandb")):
         with pytest.raises(UsageError, match=f"loggers: .* not installed: pip install {package}.$"):
