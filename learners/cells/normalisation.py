@@ -160,7 +160,7 @@ def recognise(cells: CellMatrix, *, target_sum: float | None = None, stated: str
             raise CellsRefused(f"{error} {better_layers(part, name, rows, obs)}".strip()) from None
         if seen.kind == "scaled" or (seen.kind in LOG_FACTORS and seen.target_sum is None):
             seen = replace(seen, advice=better_layers(part, name, rows, obs))
-        undone = bool(cells.queries) and seen.kind in LOG_FACTORS  # see `sims.reference_fit.reference_of`
+        undone = bool(cells.queries) and seen.kind in LOG_FACTORS  # see `sims.labelled_reference.reference_of`
         if undone or (seen.median_total is not None and not part.has_all_genes):
             kept = part.read(rows)
             sums = _with_data(kept, linear(seen.kind, kept.data)) @ np.ones(kept.shape[1])

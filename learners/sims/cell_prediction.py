@@ -26,8 +26,7 @@ from neurofleet.learners.cells.gene_alignment import Alignment, GeneNaming, alig
 from neurofleet.learners.cells.normalisation import Normalisation, check_query, check_values, recognise
 from neurofleet.learners.cells.value_kinds import Values
 from neurofleet.learners.reference_distance import FAR, WARNED_OUTSIDE, outside_in_words
-from neurofleet.learners.sims.hidden_genes import filled
-from neurofleet.learners.sims.reference_space import ReferenceSpace
+from neurofleet.learners.sims.reference_space import ReferenceSpace, filled
 from neurofleet.learners.sims.sims_classifier import SimsClassifier
 
 if TYPE_CHECKING:

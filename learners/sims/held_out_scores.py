@@ -20,15 +20,9 @@ from neurofleet.learners.local_training import Train
 from neurofleet.learners.scores import Scores, score
 from neurofleet.learners.sims.expression_baselines import Baseline
 from neurofleet.learners.sims.gene_importance import mean_attention
+from neurofleet.learners.sims.labelled_reference import Reference
 from neurofleet.learners.sims.linear_share import mixed
-from neurofleet.learners.sims.reference_fit import (
-    Fitted,
-    Reference,
-    fit,
-    predict_log,
-    shuffled_scores,
-    simple_methods,
-)
+from neurofleet.learners.sims.reference_fit import Fitted, fit, predict_log, shuffled_scores, simple_methods
 from neurofleet.learners.sims.sims_classifier import blocks_of
 from neurofleet.learners.sims.tabnet_settings import SimsSettings
 from neurofleet.learners.splits import Split, leave_type_out

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from typing import Any, Self
 
 import numpy as np
 import scipy.sparse as sp
@@ -171,3 +172,47 @@ def _some_of_each(rows: np.ndarray, labels: np.ndarray, most: int) -> np.ndarray
     first = np.concatenate([np.flatnonzero(of_class == number)[:each] for number in np.unique(of_class)])
     rest = np.setdiff1d(np.arange(len(rows)), first)
     return rows[np.concatenate([first, rest])[:most]]
+
+
+def filled(values: np.ndarray, absent: np.ndarray, estimates: Components, *, below_zero: bool) -> np.ndarray:
+    """Return values (cells, genes) with estimates in place of those of absent genes.
+
+    Parameters
+    ----------
+    below_zero : bool
+        Whether values can be negative.
+    """
+    values = values.copy()
+    estimated = estimates.estimated(values, absent)
+    values[:, absent] = estimated if below_zero else np.maximum(estimated, 0.0)
+    return values
+
+
+@dataclass(frozen=True)
+class HiddenGenes:
+    """The temperature that calibrates a model where genes are missing.
+
+    Attributes
+    ----------
+    uncertainty : tuple of float
+        Which share of the reference's principal components is not known without the genes that are missing
+        (`Components.uncertainty`), ascending; the first where no gene is.
+    temperature : tuple of float
+        Never falling.
+    """
+
+    uncertainty: tuple[float, ...]
+    temperature: tuple[float, ...]
+
+    def temperature_at(self, uncertainty: float) -> float:
+        """Return the temperature, between those measured by its logarithm; beyond the last one the last."""
+        return float(np.exp(np.interp(uncertainty, self.uncertainty, np.log(self.temperature))))
+
+    @classmethod
+    def from_dict(cls, entries: Mapping[str, Sequence[float]]) -> Self:
+        """Return what a model's description holds."""
+        return cls(tuple(entries["uncertainty"]), tuple(entries["temperature"]))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything for JSON."""
+        return {"uncertainty": list(self.uncertainty), "temperature": list(self.temperature)}

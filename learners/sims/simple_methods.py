@@ -23,7 +23,7 @@ from neurofleet.memory import peak_memory_bytes, remember_other_process
 from neurofleet.threads import CHOSEN
 
 if TYPE_CHECKING:
-    from neurofleet.learners.sims.reference_fit import Reference
+    from neurofleet.learners.sims.labelled_reference import Reference
     from neurofleet.learners.splits import Split
 
 DENSE_VALUES, LOGISTIC_WORK = 100_000_000, 6_000_000_000

@@ -18,10 +18,9 @@ from neurofleet.learners.calibration import UNCALIBRATED, Calibration, calibrate
 from neurofleet.learners.cells.cell_copies import KnownCells, Profiles
 from neurofleet.learners.cells.normalisation import Normalisation
 from neurofleet.learners.model_folder import StoredModel, read_model, refuse_damaged, tensors_under, write_model
-from neurofleet.learners.sims.hidden_genes import HiddenGenes
 from neurofleet.learners.sims.linear_share import HALF, mixed
 from neurofleet.learners.sims.logistic_regression import Z_SCORE, LogisticModel
-from neurofleet.learners.sims.reference_space import ReferenceSpace
+from neurofleet.learners.sims.reference_space import HiddenGenes, ReferenceSpace
 from neurofleet.learners.sims.tabnet import GeneInputs, TabNetEnsemble, mean_log_probabilities
 from neurofleet.learners.sims.tabnet_settings import SimsSettings
 

@@ -29,7 +29,8 @@ from neurofleet.learners.model_folder import (
 from neurofleet.learners.progress import told
 from neurofleet.learners.sims.held_out_scores import Tested, cross_validate, facts, fit_and_test, query_facts
 from neurofleet.learners.sims.hidden_genes import measure_hidden_genes
-from neurofleet.learners.sims.reference_fit import Reference, fit, reference_of
+from neurofleet.learners.sims.labelled_reference import Reference, reference_of
+from neurofleet.learners.sims.reference_fit import fit
 from neurofleet.learners.sims.reference_space import reference_space
 from neurofleet.learners.sims.sims_model import SimsModel
 from neurofleet.learners.sims.tabnet_settings import DEFAULT, PRESETS, RELEASED_WARNING, SimsSettings, settings_of

@@ -50,7 +50,8 @@ from neurofleet.learners.neuprint.dynamics_settings import settings_of as neupri
 from neurofleet.learners.neuprint.dynamics_training import NeuprintTask
 from neurofleet.learners.neuprint.filter_moments import Moments
 from neurofleet.learners.sims import tabnet_training
-from neurofleet.learners.sims.reference_fit import reference_of, trained_networks
+from neurofleet.learners.sims.labelled_reference import reference_of
+from neurofleet.learners.sims.reference_fit import trained_networks
 from neurofleet.learners.sims.sims_classifier import blocks_of
 from neurofleet.learners.sims.sims_model import SimsModel
 from neurofleet.learners.sims.tabnet import mean_log_probabilities

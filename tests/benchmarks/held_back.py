@@ -34,7 +34,7 @@ from neurofleet.learners.cells.cell_files import open_cells
 from neurofleet.learners.cells.cell_labels import read_labels
 from neurofleet.learners.cells.normalisation import check_query, recognise
 from neurofleet.learners.hippie.trained_units import ALL, TrainedUnits
-from neurofleet.learners.sims.reference_fit import Reference, reference_of
+from neurofleet.learners.sims.labelled_reference import Reference, reference_of
 from neurofleet.learners.sims.reference_space import reference_space
 from neurofleet.learners.units.unit_files import open_units
 from neurofleet.learners.units.units import MODALITIES, Units

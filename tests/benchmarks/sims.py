@@ -105,7 +105,7 @@ def epochs(device: str) -> dict[str, float]:
     from neurofleet.learners.cells.cell_files import open_cells
     from neurofleet.learners.cells.cell_labels import read_labels
     from neurofleet.learners.local_training import train_here
-    from neurofleet.learners.sims.reference_fit import reference_of
+    from neurofleet.learners.sims.labelled_reference import reference_of
     from neurofleet.learners.sims.tabnet_settings import settings_of
 
     cells = open_cells(DATA / "worm_neurons_sci.h5ad").in_memory()

@@ -51,8 +51,9 @@ def run_fold(name: str, number: int, seed: int, preset: str) -> dict[str, Any]:
     from neurofleet.learners.cells.cell_labels import read_labels
     from neurofleet.learners.cells.normalisation import recognise
     from neurofleet.learners.local_training import train_here
+    from neurofleet.learners.sims.labelled_reference import reference_of
     from neurofleet.learners.sims.linear_share import mixed
-    from neurofleet.learners.sims.reference_fit import fit, reference_of, shuffled_scores
+    from neurofleet.learners.sims.reference_fit import fit, shuffled_scores
     from neurofleet.learners.sims.tabnet_settings import settings_of
     from neurofleet.learners.splits import make_folds
 

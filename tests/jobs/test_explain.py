@@ -18,7 +18,8 @@ from neurofleet.learners.cells.cell_labels import read_labels
 from neurofleet.learners.local_training import train_here
 from neurofleet.learners.sims.cell_prediction import open_query
 from neurofleet.learners.sims.gene_importance import explain, top_genes
-from neurofleet.learners.sims.reference_fit import fit, reference_of
+from neurofleet.learners.sims.labelled_reference import reference_of
+from neurofleet.learners.sims.reference_fit import fit
 from neurofleet.learners.sims.sims_model import SimsModel
 from neurofleet.learners.sims.tabnet_settings import SimsSettings
 from neurofleet.learners.splits import make_split

@@ -148,7 +148,7 @@ def test_a_format_alone_names_the_folder_and_is_never_a_folder_of_that_name(run,
 def test_a_sims_model_as_onnx_gives_its_probabilities(tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime", reason="needs neurofleet[onnx]")
     from neurofleet.learners.model_folder import load_model
-    from neurofleet.learners.sims.hidden_genes import HiddenGenes
+    from neurofleet.learners.sims.reference_space import HiddenGenes
     from tests.jobs.small_model import small_model
     from tests.learners.cells.made_cells import made_counts
 

@@ -4,7 +4,7 @@ import numpy as np
 
 from neurofleet.learners.cells.cell_files import open_cells
 from neurofleet.learners.cells.cell_labels import read_labels
-from neurofleet.learners.sims.reference_fit import Reference, reference_of
+from neurofleet.learners.sims.labelled_reference import Reference, reference_of
 from neurofleet.learners.sims.tabnet_settings import SimsSettings
 from neurofleet.learners.splits import Split, make_split
 from tests.learners.cells.made_cells import made_counts, written

@@ -14,8 +14,9 @@ from neurofleet.learners.local_training import train_here
 from neurofleet.learners.model_folder import ModelRefused
 from neurofleet.learners.sims.expression_baselines import fit_neighbours
 from neurofleet.learners.sims.held_out_scores import cross_validate, facts, fit_and_test
+from neurofleet.learners.sims.labelled_reference import Reference
 from neurofleet.learners.sims.masked_gene_pretraining import encoder_state, reconstruction_loss
-from neurofleet.learners.sims.reference_fit import Reference, fit, predict_log, shuffled_scores, trained_networks
+from neurofleet.learners.sims.reference_fit import fit, predict_log, shuffled_scores, trained_networks
 from neurofleet.learners.sims.simple_methods import fit_simple_methods, work_of
 from neurofleet.learners.sims.sims_classifier import state_of
 from neurofleet.learners.sims.sims_model import SimsModel

@@ -7,8 +7,7 @@ import pytest
 import scipy.sparse as sp
 
 from neurofleet.learners.sims.cell_prediction import open_query, predict
-from neurofleet.learners.sims.hidden_genes import HiddenGenes
-from neurofleet.learners.sims.reference_space import reference_space
+from neurofleet.learners.sims.reference_space import HiddenGenes, reference_space
 from neurofleet.learners.sims.sims_model import SimsModel
 from tests.jobs.small_model import small_model
 from tests.learners.cells.made_cells import made_counts

@@ -20,7 +20,7 @@ from neurofleet.learners.cells.gene_alignment import align
 from neurofleet.learners.cells.normalisation import check_query, recognise
 from neurofleet.learners.model_folder import ModelRefused, load_model
 from neurofleet.learners.sims.cell_prediction import open_query
-from neurofleet.learners.sims.reference_fit import reference_of
+from neurofleet.learners.sims.labelled_reference import reference_of
 from neurofleet.learners.sims.sims_classifier import state_of
 from neurofleet.learners.sims.train_sims import prepare_reference
 from tests.learners.cells.made_cells import made_counts, written
