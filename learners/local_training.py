@@ -14,7 +14,7 @@ import lightning.pytorch as pl
 import torch
 
 from neurofleet.errors import TrainingFailed
-from neurofleet.learners.progress import Steps, logger
+from neurofleet.learners.progress import StepProgress, logger
 
 SHOWN_METRICS = {
     "train_loss": "training loss",
@@ -126,12 +126,12 @@ class TrainHere:
     """
 
     def __init__(self, epochs: int | None = None) -> None:
-        self._steps = None if epochs is None else Steps(epochs)
+        self._steps = None if epochs is None else StepProgress(epochs)
 
     def __call__(self, task: TrainingTask, name: str, seed: int) -> Mapping[str, torch.Tensor]:
         """Train a task, and return the state of its module."""
         epochs, done = task.epochs(), 0
-        steps = self._steps or Steps(epochs, "of this training")
+        steps = self._steps or StepProgress(epochs, "of this training")
 
         def progress(metrics: dict[str, float]) -> None:
             nonlocal done

@@ -24,7 +24,7 @@ logger = logging.getLogger("neurofleet.learners")
 LINE_S = 10.0
 
 
-class Steps:
+class StepProgress:
     """Logs how far something is: at its first step, then at most every 10 s, and at its last.
 
     Parameters

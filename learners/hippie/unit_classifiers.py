@@ -24,7 +24,7 @@ from neurofleet.learners.probes import (
     cross_validated,
     fitted,
 )
-from neurofleet.learners.progress import Steps
+from neurofleet.learners.progress import StepProgress
 from neurofleet.learners.scores import balanced_accuracy
 from neurofleet.learners.units.signal_scaling import scaled
 from neurofleet.learners.units.units import Units
@@ -302,7 +302,7 @@ def fit_classical(
     rows = stratified_rows(y, TUNING_ROWS, FOLDS, seed)
     folds = inner_repeated_folds(y[rows], None if groups is None else groups[rows], FOLDS, seed)
     candidates = []
-    steps = Steps(len(vectors) * len(models))
+    steps = StepProgress(len(vectors) * len(models))
     settings: dict[str, tuple[str, str, dict[str, Any], float]] = {}
     for features_name, x in vectors.items():
         for kind in models:

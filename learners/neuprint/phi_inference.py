@@ -15,7 +15,7 @@ from neurofleet.learners.neuprint.dynamics import DynamicsModel, Filter, entry_l
 from neurofleet.learners.neuprint.dynamics_settings import NeuprintSettings
 from neurofleet.learners.neuprint.filter_moments import best_phi, joined, moments_of, summed
 from neurofleet.learners.neuprint.session_tensors import SessionTensors, Window, window_starts
-from neurofleet.learners.progress import Steps
+from neurofleet.learners.progress import StepProgress
 
 _WARM_UP = 0.1
 
@@ -111,7 +111,7 @@ def _by_descent(
     phi = torch.zeros(len(numbers), settings.phi, requires_grad=True)
     optimizer = torch.optim.Adam([phi], lr=settings.inference_rate)
     losses = torch.full((len(windows), len(numbers)), torch.nan)
-    steps = Steps(settings.inference_steps)
+    steps = StepProgress(settings.inference_steps)
     for step in range(settings.inference_steps):
         optimizer.param_groups[0]["lr"] = settings.inference_rate * one_cycle(step, settings.inference_steps)
         chosen = order[step % len(windows)]

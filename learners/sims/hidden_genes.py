@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import scipy.sparse as sp
+from sklearn.isotonic import IsotonicRegression
 
 from neurofleet.learners.calibration import fit_temperature
 from neurofleet.learners.sims.labelled_reference import Reference
@@ -36,8 +37,6 @@ def measure_hidden_genes(
     HiddenGenes or None
         None with fewer than 20 validation cells, or where no temperature could be fitted.
     """
-    from sklearn.isotonic import IsotonicRegression
-
     rng = np.random.default_rng(seed)
     rows = split.rows("validation")
     if len(rows) < FEWEST_TRIED or not model.calibration.n:
