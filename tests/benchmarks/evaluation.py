@@ -17,7 +17,7 @@ import argparse
 import json
 import resource
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
@@ -177,37 +177,55 @@ def data_folder(name: str) -> Path:
     return Path(__file__).resolve().parents[3] / "shared" / "data" / "neuron" / name
 
 
+def rat_cell() -> Any:
+    """Return the rat cell C060114A7 as a job names it."""
+    from neurofleet.jobs.fit.fit_job import CellSpec
+
+    name, folder = "C060114A7", data_folder("rat_L5PC_C060114A7")
+    files = {"morphology": folder / f"{name}.asc", "recordings": folder / f"{name}-SR-C1.nwb"}
+    return CellSpec(id=name, stimuli=["IDrest", "IV"], **files)
+
+
+def mouse_cell() -> Any:
+    """Return mouse cell 483101699 as a job names it: fitted to published targets."""
+    from neurofleet.jobs.fit.fit_job import CellSpec
+
+    folder = data_folder("allen_483101699")
+    return CellSpec(id="483101699", morphology=folder / "483101699.swc", targets=folder)
+
+
+def prepared(cell: Any) -> Any:
+    """Return a cell of a job as its fit would search it."""
+    from neurofleet.jobs.fit.fit_inputs import prepare
+    from neurofleet.jobs.fit.fit_job import FitSpec
+
+    return prepare(FitSpec(name=cell.id, cells=[cell]), Path())[0]
+
+
 def rat_problem(stage: int = 0) -> Any:
     """Return a stage of the rat cell C060114A7, the passive one by default."""
-    from neurofleet.jobs.fit.fit_inputs import prepare
-    from neurofleet.jobs.fit.fit_job import CellSpec, FitSpec
+    return prepared(rat_cell()).problem(stage, None)
 
-    name = "C060114A7"
-    cell = CellSpec(
-        id=name,
-        morphology=Path(f"{name}.asc"),
-        recordings=Path(f"{name}-SR-C1.nwb"),
-        stimuli=["IDrest", "IV"],
-    )
-    folder = data_folder("rat_L5PC_C060114A7")
-    return prepare(FitSpec(name="rat", cells=[cell]), folder)[0].problem(stage, None)
+
+def mouse_fit() -> dict[str, float]:
+    """Return the published best model of mouse cell 483101699."""
+    from neurofleet.neurosim.exchange.allen_fit import read_fit
+
+    return dict(read_fit(data_folder("allen_483101699") / "483101699_fit.json").parameters)
+
+
+def published_value(published: Mapping[str, float], name: str) -> float | None:
+    """Return what a published model has for a parameter of a recipe, which may name the whole cell; None without."""
+    base, _, section = name.rpartition(".")
+    names = [name, base] + [other for other in published if section == "all" and other.startswith(f"{base}.")]
+    return next((published[other] for other in names if other in published), None)
 
 
 def mouse_problem() -> tuple[Any, dict[str, float]]:
     """Return the active stage of mouse cell 483101699 and its published best model."""
-    from neurofleet.jobs.fit.fit_inputs import prepare
-    from neurofleet.jobs.fit.fit_job import CellSpec, FitSpec
-    from neurofleet.neurosim.exchange.allen_fit import read_fit
-
-    folder = data_folder("allen_483101699")
-    cell = CellSpec(id="483101699", morphology=Path("483101699.swc"), targets=Path("."))
-    problem = prepare(FitSpec(name="mouse", cells=[cell]), folder)[0].problem(0, None)
-    fit = dict(read_fit(folder / "483101699_fit.json").parameters)
-    for name in problem.names:
-        base, _, section = name.rpartition(".")
-        if name not in fit and section == "all":
-            fit[name] = next(value for other, value in fit.items() if other.startswith(f"{base}."))
-    return problem, fit
+    problem, published = prepared(mouse_cell()).problem(0, None), mouse_fit()
+    known = {name: value for name in problem.names if (value := published_value(published, name)) is not None}
+    return problem, published | known
 
 
 def main(write: Callable[[str], Any] = print) -> None:

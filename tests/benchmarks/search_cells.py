@@ -3,7 +3,8 @@
 The stages before are taken as having found the published or known subthreshold parameters: the active stage searches
 these again within the bounds that it would inherit, so that strategies differ in the active search alone. The recorded
 steps of a cell with known parameters are simulated by NEURON, with a noisy current and noisy voltages in three repeats,
-and lie away from its rheobase; features and their standard deviations are then extracted as from any recording.
+and lie away from its rheobase; features and their standard deviations are then extracted as from any recording. Two of
+the steps are not trained on.
 """
 
 from __future__ import annotations
@@ -17,17 +18,19 @@ from typing import Any
 import numpy as np
 
 from neurofleet.neurosim.cells.demo_cell import SWC
-from tests.benchmarks.evaluation import data_folder, mouse_problem
+from tests.benchmarks.evaluation import data_folder, mouse_problem, prepared, published_value, rat_cell
 
 ALL_ACTIVE = "allactive_hof_params_dev.parquet"
 START_MS, STOP_MS, DURATION_MS = 250.0, 1250.0, 1500.0
 SAMPLING_RATE_HZ = 20_000.0
 REPEATS = 3
 OF_RHEOBASE = (0.7, 1.25, 1.6, 2.0)
+UNSEEN_OF_RHEOBASE = (1.35, 1.5)  # between the steps that fits are trained on
 STEP_NOISE, NOISE_EVERY_MS, NOISE_MV = 0.1, 2.0, 0.05
 TRIED_NA = np.geomspace(0.01, 1.0, 50)
 JUNCTION_POTENTIAL_MV = 14.0
 ATOL = 1e-4
+KNOWN = "known.json"
 
 
 @dataclass(frozen=True)
@@ -62,13 +65,7 @@ RAT_SUBTHRESHOLD = {"cm.apic": 2.0, "cm.dend": 2.0, "cm": 1.0, "Ra": 100.0, "g_p
 
 
 def _rat(folder: Path) -> SearchCell:
-    from neurofleet.jobs.fit.fit_inputs import prepare
-    from neurofleet.jobs.fit.fit_job import CellSpec, FitSpec
-
-    name = "C060114A7"
-    files = {"morphology": Path(f"{name}.asc"), "recordings": Path(f"{name}-SR-C1.nwb")}
-    cell = CellSpec(id=name, stimuli=["IDrest", "IV"], **files)
-    subject = prepare(FitSpec(name="rat", cells=[cell]), data_folder("rat_L5PC_C060114A7"))[0]
+    subject = prepared(rat_cell())
     names = subject.problem(0, None).names
     winner = {name: RAT_SUBTHRESHOLD.get(name, RAT_SUBTHRESHOLD[name.partition(".")[0]]) for name in names}
     return SearchCell(subject.problem(2, winner), None)
@@ -76,51 +73,62 @@ def _rat(folder: Path) -> SearchCell:
 
 @dataclass(frozen=True)
 class Known:
-    """A published model on a morphology, by default the demo's, without its apical dendrite for an aspiny cell."""
+    """A published model on a morphology, by default the demo's, without its apical dendrite for an aspiny cell.
+
+    `morphology` and `fit` are patterns in the folder of real data.
+    """
 
     name: str
     cell: str
-    morphology: Path | None = None
+    morphology: str | None = None
     dendrite: str = "spiny"
     axon: str = "stub"
-    fit: Path | None = None
+    fit: str | None = None
 
     def parameters(self) -> dict[str, float]:
         """Return name -> value, from its fit file or the published population."""
         if self.fit is not None:
             from neurofleet.neurosim.exchange.allen_fit import read_fit
 
-            return dict(read_fit(self.fit).parameters)
+            return dict(read_fit(_file(self.fit)).parameters)
         import pandas as pd
 
         models = pd.read_parquet(data_folder(ALL_ACTIVE))
         best = models[models["cell_id"].astype("int64") == int(self.cell)].sort_values("hof_index").iloc[0]
         return {name: float(value) for name, value in best.dropna().items()}
 
-    def __call__(self, folder: Path) -> SearchCell:
-        from neurofleet.jobs.fit.fit_inputs import prepare
-        from neurofleet.jobs.fit.fit_job import CellSpec, FitSpec
+    def job_cell(self, folder: Path) -> Any:
+        """Return the cell as a job names it; its recording is simulated in `folder` unless it is there."""
+        from neurofleet.jobs.fit.fit_job import CellSpec
 
-        folder = folder / "recordings" / self.name
-        given = folder / "known.json"
-        morphology = self.morphology or folder / "cell.swc"
-        if not given.is_file():
-            folder.mkdir(parents=True, exist_ok=True)
+        place = self._folder(folder)
+        morphology = place / "cell.swc" if self.morphology is None else _file(self.morphology)
+        if not (place / KNOWN).is_file():
+            place.mkdir(parents=True, exist_ok=True)
             if self.morphology is None:
                 points = [line for line in SWC.splitlines() if self.dendrite == "spiny" or line.split()[1] != "4"]
                 morphology.write_text("\n".join(points) + "\n")
-            known = record(self, morphology, folder / "cell.nwb")
-            given.write_text(json.dumps(known, indent=1))
-        known = json.loads(given.read_text())
-        spec = CellSpec(
+            known = record(self, morphology, place / "cell.nwb")
+            (place / KNOWN).write_text(json.dumps(known, indent=1))
+        return CellSpec(
             id=self.name,
             morphology=morphology,
-            recordings=folder / "cell.nwb",
+            recordings=place / "cell.nwb",
             dendrite=self.dendrite,
             axon=self.axon,
             junction_potential_mV=JUNCTION_POTENTIAL_MV,
         )
-        subject = prepare(FitSpec(name=self.name, cells=[spec]), folder)[0]
+
+    def known(self, folder: Path) -> dict[str, float]:
+        """Return the parameters that its recording in `folder` was simulated with, as the recipe names them."""
+        return json.loads((self._folder(folder) / KNOWN).read_text())
+
+    def _folder(self, folder: Path) -> Path:
+        return folder / "recordings" / self.name
+
+    def __call__(self, folder: Path) -> SearchCell:
+        subject = prepared(self.job_cell(folder))
+        known = self.known(folder)
         winner = {name: known[name] for name in subject.problem(1, None).names}
         problem = subject.problem(2, winner)
         return SearchCell(problem, known if set(problem.names) <= set(known) else None)
@@ -145,11 +153,11 @@ def _published(cell: Known, morphology: Path) -> tuple[Any, dict[str, float]]:
     bounds = recipe.bounds_until(last, apical)
     known = {}
     for name, (low, high) in bounds.items():
-        value = _published_value(published, name)
+        value = published_value(published, name)
         if value is not None:
             known[name] = min(max(value, low), high)
     if cell.fit is not None:
-        models = published_cell_models(cell.name, read_fit(cell.fit), MorphologyFile.read(morphology), cell.axon)
+        models = published_cell_models(cell.name, read_fit(_file(cell.fit)), MorphologyFile.read(morphology), cell.axon)
         own = dict(zip(models.parameters, models.values[0].tolist(), strict=True))
         return replace(models.model, accuracy=Accuracy(ATOL)), known | own
     distributions = recipe.distributions_until(last)
@@ -190,7 +198,8 @@ def record(cell: Known, morphology: Path, file: Path) -> dict[str, float]:
         return int((above[1:] & ~above[:-1]).sum())
 
     rheobase_nA = next(a for a in TRIED_NA if spikes(float(a)))
-    amplitudes = [round(-float(rheobase_nA) / 2, 3), *(round(share * float(rheobase_nA), 3) for share in OF_RHEOBASE)]
+    shares = (-0.5, *OF_RHEOBASE, *UNSEEN_OF_RHEOBASE)
+    amplitudes = [round(share * float(rheobase_nA), 3) for share in shares]
     counts = {amplitude: spikes(amplitude) for amplitude in amplitudes}
     random = np.random.default_rng(1)
     time_ms = np.arange(0.0, DURATION_MS + 1e-9, 1000.0 / SAMPLING_RATE_HZ)
@@ -220,12 +229,6 @@ def record(cell: Known, morphology: Path, file: Path) -> dict[str, float]:
     return known
 
 
-def _published_value(published: Mapping[str, float], name: str) -> float | None:
-    base, _, section = name.rpartition(".")
-    names = [name, base] + [other for other in published if section == "all" and other.startswith(f"{base}.")]
-    return next((published[other] for other in names if other in published), None)
-
-
 def _response_to_noise(
     warm: Any, amplitude_nA: float, time_ms: np.ndarray, values: list[float], random: np.random.Generator
 ) -> np.ndarray:
@@ -247,28 +250,30 @@ def _response_to_noise(
     return np.interp(time_ms, response["time"], response["voltage"])
 
 
-def _swc(folder: str, pattern: str) -> Path:
-    return next(path for path in data_folder(folder).glob(pattern) if "marker" not in path.name)
+def _file(pattern: str) -> Path:
+    return next(path for path in data_folder("").glob(pattern) if "marker" not in path.name)
 
 
-CELLS: dict[str, Callable[[Path], SearchCell]] = {
-    "demo": _demo,
-    "483101699": _mouse,
-    "small-spiny": Known("small-spiny", "479704527"),
-    "small-aspiny": Known("small-aspiny", "485184849", dendrite="aspiny"),
-    "491766131": lambda folder: Known(
-        "491766131",
-        "491766131",
-        _swc("allen_allactive_491766131", "*.swc"),
-        axon="legacy-stub",
-        fit=data_folder("allen_allactive_491766131") / "fit_parameters.json",
-    )(folder),
-    "479704527": lambda folder: Known("479704527", "479704527", _swc("allen_osb_model_483108201", "*_m.swc"))(folder),
-    "485184849": lambda folder: Known("485184849", "485184849", _swc("bmtk_morphologies", "485184849*.swc"), "aspiny")(
-        folder
-    ),
-    "C060114A7": _rat,
+MADE = {
+    cell.name: cell
+    for cell in (
+        Known("small-spiny", "479704527"),
+        Known("small-aspiny", "485184849", dendrite="aspiny"),
+        Known(
+            "491766131",
+            "491766131",
+            "allen_allactive_491766131/*.swc",
+            axon="legacy-stub",
+            fit="allen_allactive_491766131/fit_parameters.json",
+        ),
+        Known("479704527", "479704527", "allen_osb_model_483108201/*_m.swc"),
+        Known("395830185", "395830185", "bmtk_morphologies/Scnn1a_*_m.swc"),
+        Known("485184849", "485184849", "bmtk_morphologies/485184849*.swc", "aspiny"),
+    )
 }
+"""Cells whose recordings are simulated. 395830185 is on the morphology of another cell of its Cre line."""
+
+CELLS: dict[str, Callable[[Path], SearchCell]] = {"demo": _demo, "483101699": _mouse, **MADE, "C060114A7": _rat}
 """Cell -> what reads it; `folder` keeps what is simulated."""
 
 
