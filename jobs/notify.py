@@ -91,7 +91,7 @@ def targets_of(option: str | None, of_job: str | None) -> list[str]:
     return list(dict.fromkeys([*([of_job] if of_job else []), *([checked_target(own, VARIABLE)] if own else [])]))
 
 
-@dataclass(frozen=True)
+@dataclass
 class Notifier:
     """Sends the messages of a run.
 
@@ -103,12 +103,18 @@ class Notifier:
         Of the job.
     started : float
         By `time.monotonic`.
+    seconds : float or None
+        How long the run took, as it says itself; until it does, the time since it started.
+    was_finished : bool
+        Whether the run was finished before: then there is nothing to tell at its end.
     """
 
     targets: Sequence[str]
     name: str
     kind: str
     started: float
+    seconds: float | None = None
+    was_finished: bool = False
 
     def send(self, event: Event, tell: Callable[[], str] = lambda: "") -> None:
         """Send a message to all targets; what fails is told, and no error.
@@ -134,7 +140,7 @@ class Notifier:
             _warn(f"nobody was notified: {type(error).__name__}: {error}")
 
     def _message(self, event: Event, said: str) -> dict[str, Any]:
-        seconds = time.monotonic() - self.started
+        seconds = time.monotonic() - self.started if self.seconds is None else self.seconds
         text = f"neurofleet: {self.name} ({self.kind}) {_WORDS[event]} after {duration(seconds)}."
         return {
             "text": f"{text}\n{said}" if said else text,
@@ -161,12 +167,17 @@ _WORDS: dict[Event, str] = {
 
 def _post(url: str, message: dict[str, Any]) -> str:
     """Send a message; return what went wrong. The path of a URL is not told: of webhooks it is the password."""
-    where = f"{urlsplit(url).scheme}://{urlsplit(url).hostname}"
+    where = f"{urlsplit(url).scheme}://{host_of(url)}"
     try:
         with requests.post(url, json=message, timeout=TIMEOUTS_S, allow_redirects=False, stream=True) as answer:
             return "" if answer.status_code < 300 else f"{where} answered {answer.status_code}"
     except requests.RequestException as error:
         return f"{where} did not answer ({type(error).__name__})"
+
+
+def host_of(url: str) -> str:
+    """Return host and port of a URL, without the user and password that may stand before them."""
+    return urlsplit(url).netloc.rpartition("@")[2]
 
 
 def _run(command: str, message: dict[str, Any]) -> str:
@@ -210,9 +221,21 @@ def notify_in_background(event: Event, told: str) -> None:
         threading.Thread(target=notifier.send, args=(event, lambda: told), daemon=True).start()
 
 
+def run_took(seconds: float) -> None:
+    """Let the message of the run that is under way here say how long it took."""
+    if (notifier := _current.get()) is not None:
+        notifier.seconds = seconds
+
+
+def run_was_finished() -> None:
+    """Let nobody be told that the run that was opened here is done: it was so before."""
+    if (notifier := _current.get()) is not None:
+        notifier.was_finished = True
+
+
 @contextmanager
 def notifying(targets: Sequence[str], name: str, kind: str, out: str) -> Iterator[None]:
-    """Send a message when what is within a ``with`` block has ended, in whichever way.
+    """Send a message when what is within a ``with`` block has ended, unless it was so before.
 
     Parameters
     ----------
@@ -238,6 +261,7 @@ def notifying(targets: Sequence[str], name: str, kind: str, out: str) -> Iterato
         notifier.send("failed", lambda: told)
         raise
     else:
-        notifier.send("done", lambda: "\n".join(findings_in(out)))
+        if not notifier.was_finished:
+            notifier.send("done", lambda: "\n".join(findings_in(out)))
     finally:
         _current.reset(token)

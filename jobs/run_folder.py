@@ -25,6 +25,7 @@ from neurofleet.errors import Interrupted, JobError, StorageUnreachable, UsageEr
 from neurofleet.input_paths import has_pattern, local_files, shown
 from neurofleet.jobs.job_file import JobSpec, differences, parse_job
 from neurofleet.jobs.job_kinds import print_verdict
+from neurofleet.jobs.notify import run_took, run_was_finished
 from neurofleet.jobs.progress import duration
 from neurofleet.jobs.quick import QUICK_NOTE, quick_notes, quick_record, refuse_other_length
 from neurofleet.jobs.terminal import terminal
@@ -256,6 +257,7 @@ def run_in_folder(
         store.append_event("resumed" if resumed else "started")
         run = JobRun(spec, inputs, list(notes), Path(out), console, store, resumed)
         if _is_finished(run, result):
+            run_was_finished()
             told.print(f"{spec.name}: finished already. Its results are in {shown(out)}", soft_wrap=True)
             print_verdict(out, told)
             return
@@ -271,6 +273,7 @@ def run_in_folder(
                 f"interrupted. What is finished is kept in {shown(out)}; run the same command to resume."
             ) from None
         spent = time.monotonic() - started
+        run_took(spent)
         store.check_whole()
         store.append_event("finished", **ending.recorded, seconds=round(spent, 1))
     if ending.table is not None:

@@ -12,7 +12,7 @@ from neurofleet.cluster.store.parts import Part
 from neurofleet.errors import UsageError
 from neurofleet.input_paths import text_of, with_home
 from neurofleet.jobs.job_file import JobSpec, check_job, load_job, named
-from neurofleet.jobs.notify import notifying, targets_of
+from neurofleet.jobs.notify import host_of, notifying, targets_of
 from neurofleet.jobs.quick import QUICK_NOTE, quick_notes
 from neurofleet.jobs.reports.tables import print_line
 from neurofleet.jobs.run_folder import interruptible
@@ -101,7 +101,7 @@ def run_job(
     options = {} if part is None else {"part": part_of(part, spec)}
     targets = targets_of(notify, spec.notify)
     if spec.notify in targets and notify is None:
-        told = f"the job file's `notify:` sends how the run ends to {urlsplit(spec.notify).hostname}"
+        told = f"the job file's `notify:` sends how the run ends to {host_of(spec.notify)}"
         print_line(terminal(errors=True), told)
     name = spec.name if part is None else options["part"].file(spec.name)
     with interruptible(), notifying(targets, name, spec.kind, place):

@@ -66,7 +66,8 @@ def ends(tmp_path, monkeypatch):
 
 def test_the_end_is_told_as_slack_takes_it(ends, channel, capsys):
     ends(notify=channel.address)
-    assert capsys.readouterr().err == "the job file's `notify:` sends how the run ends to 127.0.0.1\n"
+    host = channel.address.split("/")[2]
+    assert capsys.readouterr().err == f"the job file's `notify:` sends how the run ends to {host}\n"
     (message,) = channel.messages
     assert message["text"].startswith("neurofleet: rat (train) is done after ")
     assert message["text"].endswith(".\naccuracy 0.9 on 40 cells")
@@ -100,18 +101,20 @@ def test_ctrl_c_is_told(ends, channel, error):
 @pytest.mark.parametrize("status", [500, 302])
 def test_who_does_not_take_it_is_asked_once_more_and_then_told_without_its_path(ends, channel, status, capsys):
     channel.statuses = [status]
-    ends(option=channel.address)
+    host = channel.address.split("/")[2]
+    address = channel.address.replace("http://", "http://me:password@")
+    ends(option=address)
     assert len(channel.messages) == 2
     channel.statuses = [status, status]
-    ends(option=channel.address)
+    ends(option=address)
     assert len(channel.messages) == 4
-    assert capsys.readouterr().err == f"warning: nobody was notified: http://127.0.0.1 answered {status}\n"
+    assert capsys.readouterr().err == f"warning: nobody was notified: http://{host} answered {status}\n"
 
 
 def test_nobody_there_is_no_error(ends, channel, capsys, monkeypatch):
     ends(option="http://127.0.0.1:9/services/secret")
     told = capsys.readouterr().err
-    assert told == "warning: nobody was notified: http://127.0.0.1 did not answer (ConnectionError)\n"
+    assert told == "warning: nobody was notified: http://127.0.0.1:9 did not answer (ConnectionError)\n"
     monkeypatch.setattr(notify, "findings_in", lambda out: 1 / 0)
     ends(option=channel.address)
     assert "the message has its first line only: ZeroDivisionError" in capsys.readouterr().err

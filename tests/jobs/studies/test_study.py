@@ -1,6 +1,8 @@
 """What the base of all studies does, with a toy kind: run, be killed, resume, print, report, plan, refuse."""
 
 import json
+import shlex
+import sys
 import time
 from pathlib import Path
 
@@ -55,7 +57,12 @@ def test_a_study_that_is_killed_resumes_from_its_blocks_and_every_command_knows_
     with pytest.raises(UsageError, match="expected a job that has ended"):
         results_command(str(out), None, json=False)
 
-    run_job(job, str(out), cpus=1)
+    mail = tmp_path / "mail.json"
+    send = f"{sys.executable} -c " + shlex.quote(f"import sys; open({str(mail)!r}, 'x').write(sys.stdin.read())")
+    run_job(job, str(out), cpus=1, notify=send)
+    message = json.loads(mail.read_text())
+    (finished,) = [event for event in RunStore(out).read_events() if event["event"] == "finished"]
+    assert (message["event"], message["seconds"]) == ("done", finished["seconds"])
     assert {path: path.stat().st_mtime_ns for path in stored} == stored, "stored blocks are not measured again"
     assert len(list(blocks.glob("block-*.parquet"))) == 4
     assert pq.read_table(out / "squares.parquet")["square"].to_pylist() == [n**2 for n in range(1, 9)]
@@ -74,8 +81,10 @@ def test_a_study_that_is_killed_resumes_from_its_blocks_and_every_command_knows_
         assert "204" in capfd.readouterr().out
     results_command(str(out), None, json=True)
     assert json.loads(capfd.readouterr().out) == plain
-    run_job(job, str(out), cpus=1)
+    mail.unlink()
+    run_job(job, str(out), cpus=1, notify=send)
     assert "finished already" in capfd.readouterr().err
+    assert not mail.exists(), "nobody is told of what was finished before"
 
 
 @pytest.mark.usefixtures("ray_session")
