@@ -17,8 +17,7 @@ from neurofleet.jobs.learners.explanation_page import (
     COUNTED,
     LOW_EXPLAINED,
     NO_SIGNATURE,
-    ONE_MEMBER,
-    OVERLAP,
+    agreement_in_words,
     bars,
     dots,
     explanation_page,
@@ -117,9 +116,9 @@ def explain_command(folder: Path, reading: Reading, options: ExplanationOptions)
             raise UsageError(f"--write-h5ad {options.h5ad}: expected a name that ends in .h5ad.")
         check_one_query(reading.files)
         files["h5ad"] = options.h5ad
-    check_new(list(files.values()), options.overwrite, [Path(file) for file in reading.files])
     console = terminal(errors=True)
     model = load_model(folder)
+    check_new(list(files.values()), options.overwrite, reading.files)
     queries = reading.open(model)
     chosen = rows_of_cells(queries, ids)
     for query in queries:
@@ -157,8 +156,8 @@ def explain_command(folder: Path, reading: Reading, options: ExplanationOptions)
         if ids:
             pq.write_table(_of_cells(model, queries, chosen, options), partial[files["cells.parquet"]])
     _print(top_of_class, len(model.networks.members), options)
-    overlap = OVERLAP if len(model.networks.members) > 1 else ONE_MEMBER
-    console.print(f"{COUNTED} {NO_SIGNATURE} {overlap}", soft_wrap=True, highlight=False)
+    agreement = agreement_in_words(len(model.networks.members))
+    console.print(f"{COUNTED} {NO_SIGNATURE} {agreement}", soft_wrap=True, highlight=False)
 
 
 def _blocks(queries: "Sequence[Query]", model: "SimsModel", progress: CountProgress) -> Iterator["sp.csr_matrix"]:
@@ -201,7 +200,8 @@ def _print(top_of_class: pa.Table, n_members: int, options: ExplanationOptions) 
     for name in dict.fromkeys(row["class"] for row in rows):
         of_class = [row for row in rows if row["class"] == name]
         genes = ", ".join(stable_gene(row, n_members) for row in of_class[:8])
-        overlaps = [f"{of_class[0][f'overlap_{reading}']:.2f}" for reading in ("contribution", "attention")]
+        overlaps = [of_class[0][f"overlap_{reading}"] for reading in ("contribution", "attention")]
+        overlaps = ["" if overlap is None else f"{overlap:.2f}" for overlap in overlaps]
         table.add_row(name, f"{of_class[0]['cells']:,}", *overlaps, genes)
     console.print(table)
     if "lower" in top_of_class["direction"].to_pylist():

@@ -84,7 +84,7 @@ def overlap_words(means: "Explanation", number: int) -> str:
     """Return how much of their lists the members of a class share."""
     contribution, attention = means.overlap("contribution")[number], means.overlap("attention")[number]
     if np.isnan(contribution):
-        return "one member: overlap not measured"
+        return "one network: no overlap"
     return f"overlap {contribution:.2f} (attention {attention:.2f})"
 
 
@@ -181,7 +181,15 @@ DOTS_CAPTION = (
     " small marks of strong colour rest on one network, or on the linear model. Triangles: the gene is lower in the"
     " class than in all cells."
 )
-ONE_MEMBER = "This model has one member, so no overlap can be measured: train several before you trust a list."
+ONE_MEMBER = (
+    "This model has one network, and how far networks agree (overlap, sd of members) needs at least two: these columns"
+    " are empty. Train several before you trust a list."
+)
+
+
+def agreement_in_words(n_members: int) -> str:
+    """Return what the overlap of a model's networks is, or why there is none."""
+    return OVERLAP if n_members > 1 else ONE_MEMBER
 
 
 def explanation_page(
@@ -206,11 +214,7 @@ def explanation_page(
     body = [
         html.heading(1, "Genes that speak for each class"),
         html.table(("", ""), facts.items()),
-        html.paragraph(f"{NO_SIGNATURE} {OVERLAP}", "note"),
-    ]
-    if len(means.contribution) == 1:
-        body.append(html.paragraph(ONE_MEMBER, "note"))
-    body += [
+        html.paragraph(f"{NO_SIGNATURE} {agreement_in_words(len(means.contribution))}", "note"),
         html.table(*_overview(means, model, classes), numbers=(1, 2, 3)),
         html.paragraph(f"{COUNTED} {LOW_EXPLAINED}", "quiet"),
     ]
@@ -254,9 +258,12 @@ def stable_gene(row: Mapping[str, Any], n_members: int) -> str:
 
 def _overlaps(part: pa.Table) -> str:
     figures = {name: part[f"overlap_{name}"][0].as_py() for name in ("contribution", "attention")}
+    cells = f"{part['cells'][0].as_py():,} cells."
+    if None in figures.values():
+        return cells
     return (
-        f"{part['cells'][0].as_py():,} cells. Members' overlap: by contribution"
-        f" {_figure(figures['contribution'])}, by attention {_figure(figures['attention'])}."
+        f"{cells} Members' overlap: by contribution {_figure(figures['contribution'])}, by attention"
+        f" {_figure(figures['attention'])}."
     )
 
 
@@ -281,6 +288,8 @@ def _genes(part: pa.Table, top: int) -> str:
 
 
 def _figure(value: Any) -> str:
+    if value is None or value != value:
+        return ""
     if not isinstance(value, float):
         return str(value)
-    return "not measured" if np.isnan(value) else f"{value:.3f}" if abs(value) >= 0.0005 else "0"
+    return f"{value:.3f}" if abs(value) >= 0.0005 else "0"

@@ -277,6 +277,7 @@ def class_table(means: Explanation, model: SimsClassifier) -> pa.Table:
     log-normalised value in the class and in all cells), ``direction`` (`HIGHER` or `LOWER` in the class than in all
     cells; of a gene that is lower, its absence speaks for the class), ``cells`` of the class, ``overlap_contribution``
     and ``overlap_attention`` (mean Jaccard index of the members' top 20). In the order of classes and ranks.
+    With one member sd and overlap are null.
     """
     whole, dispersion = means.whole_contribution(), means.dispersion()
     overlaps = {name: means.overlap(name) for name in ("contribution", "attention")}
@@ -351,12 +352,17 @@ def _gene_columns(
     return {
         "contribution": whole,
         "members_in_top": _in_top(contribution),
-        "contribution_sd": contribution.std(0),
+        "contribution_sd": _sd(contribution),
         "linear_contribution": linear,
         "attention": attention.mean(0),
-        "attention_sd": attention.std(0),
+        "attention_sd": _sd(attention),
         "members_in_top_attention": _in_top(attention),
     }
+
+
+def _sd(by_member: np.ndarray) -> np.ndarray:
+    """Return how far the members differ on each gene; NaN for one member."""
+    return by_member.std(0) if len(by_member) > 1 else np.full(by_member.shape[1], np.nan)
 
 
 def _in_top(by_member: np.ndarray) -> np.ndarray:
@@ -376,7 +382,7 @@ def _ranked(columns: dict[str, np.ndarray], model: SimsClassifier) -> pa.Table:
     }
     for name, values in columns.items():
         kind = {"i": pa.int32(), "U": pa.string()}.get(values.dtype.kind, pa.float32())
-        content[name] = pa.array(values[order], kind)
+        content[name] = pa.array(values[order], kind, from_pandas=True)  # NaN is null
     return pa.table(content)
 
 
@@ -386,5 +392,5 @@ def _with_constants(table: pa.Table, first: dict[str, str], last: dict[str, floa
         table = table.add_column(place, name, pa.array([word] * len(table), pa.string()))
     for name, figure in last.items():
         kind = pa.int32() if isinstance(figure, int) else pa.float32()
-        table = table.append_column(name, pa.array([figure] * len(table), kind))
+        table = table.append_column(name, pa.array([figure] * len(table), kind, from_pandas=True))
     return table
