@@ -484,7 +484,10 @@ def publish(
     version: Annotated[
         str | None, typer.Option(help="Such as 1 or 1.2; by default the next whole number.", show_default=False)
     ] = None,
-    licence: Annotated[str, typer.Option("--licence", "--license", help="Such as cc-by-4.0.", show_default=False)] = "",
+    licence: Annotated[
+        str,
+        typer.Option("--licence", "--license", help="SPDX, such as CC-BY-4.0, or 'other: TEXT'.", show_default=False),
+    ] = "",
     author: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Once for each.", show_default=False)] = None,
     description: Annotated[str, typer.Option(metavar="TEXT", help="Of the training data.", show_default=False)] = "",
     species: Annotated[str, typer.Option(help="Of the training data.", show_default=False)] = "",

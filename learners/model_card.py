@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import yaml
+from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
 
+from neurofleet.errors import did_you_mean
 from neurofleet.input_paths import name_of
 from neurofleet.learners.model_folder import QUICK
 
@@ -26,6 +29,9 @@ LICENCES = (
     " cc-by-nc-nd-4.0 gpl-3.0 lgpl-3.0 agpl-3.0 mpl-2.0 odbl pddl unlicense"
 ).split()
 """As Hugging Face names them."""
+
+OTHER_LICENCE = "other:"
+"""With which a licence begins that has no SPDX identifier."""
 
 STATED = ("species", "technology", "licence", "authors", "description")
 """What nobody can read from a model: whoever publishes it says so, or the card says that it is not known."""
@@ -92,6 +98,24 @@ def about_model(head: Mapping[str, Any], stated: Mapping[str, Any] | None = None
         "species": known.get("species", species),
         **{name: known.get(name, [] if name == "authors" else "") for name in STATED if name != "species"},
     }
+
+
+def checked_licence(text: str) -> str:
+    """Return the SPDX identifier or expression of a licence as SPDX writes it, or ``other: TEXT``.
+
+    Raises
+    ------
+    ValueError
+        It is neither.
+    """
+    start, colon, words = text.partition(":")
+    if colon and start.strip().lower() == OTHER_LICENCE[:-1] and words.strip():
+        return f"{OTHER_LICENCE} {words.strip()}"
+    for written in (text, re.sub(r"[\s_]+", "-", text.strip())):
+        with suppress(InvalidLicenseExpression):
+            return str(canonicalize_license_expression(written))
+    near = did_you_mean(re.sub(r"[\s_]+", "-", text.strip().lower()), LICENCES)
+    raise ValueError(f"expected an SPDX identifier such as CC-BY-4.0, or 'other: TEXT', found {text!r}{near}")
 
 
 def by_name(digests: Mapping[str, str]) -> dict[str, str]:
@@ -238,7 +262,7 @@ def card_text(learner: str, title: str, about: Mapping[str, Any], name: str = ""
 def _front_matter(learner: str, name: str, about: Mapping[str, Any]) -> dict[str, Any]:
     front: dict[str, Any] = {"library_name": "neurofleet", "pipeline_tag": "tabular-classification"}
     if licence := about["licence"]:
-        identifier = re.sub(r"[\s_]+", "-", licence.strip().lower())
+        identifier = re.sub(r"[\s_]+", "-", licence.removeprefix(OTHER_LICENCE).strip().lower())
         known = identifier in LICENCES
         front |= {"license": identifier} if known else {"license": "other", "license_name": identifier}
     front["tags"] = ["neurofleet", learner, *TAGS[learner]]

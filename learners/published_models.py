@@ -316,6 +316,9 @@ def local_model(model: str | Path) -> Path:
     path = with_home(text)
     if is_url(text) or (path.is_dir() and (path / INDEX).is_file() and not (path / DESCRIPTION).is_file()):
         return _only_model(text)
+    if path.is_dir() and not (path / DESCRIPTION).is_file() and (models := _models_below(path)):
+        known = ", ".join(models[:10]) + (f" and {len(models) - 10} more" if len(models) > 10 else "")
+        raise ModelRefused(f"{text} holds models and is none: {known}. Name one of these folders.")
     match = _NAMED.fullmatch(text)
     if path.exists() or match is None:
         return path
@@ -332,6 +335,14 @@ def local_model(model: str | Path) -> Path:
     if version is None:
         _told(f"{name}: {found.title}, the newest version, of {shown(place)}")
     return published_folder(place, found)
+
+
+def _models_below(folder: Path) -> list[str]:
+    """Return the folders of models up to two levels below a folder, with NAME@VERSION of published ones."""
+    files = [*folder.glob(f"*/{DESCRIPTION}"), *folder.glob(f"*/*/{DESCRIPTION}")]
+    below = sorted(file.parent for file in files)
+    titles = {model: title_of(model) for model in below}
+    return [f"{model} ({title})" if title != model.name else str(model) for model, title in titles.items()]
 
 
 def title_of(folder: Path) -> str:

@@ -80,7 +80,8 @@ def _print(found: Sequence[tuple[str, PublishedModel]], several: bool) -> None:
             told = [_printable(text) for text in _told(model)]
         except (AttributeError, KeyError, OverflowError, TypeError, ValueError):  # an index that others have written
             told = ["", "", "", ""]
-        row = [model.title, _printable(model.learner), *told, f"{model.bytes / 1e6:.1f}"]
+        title = f"{model.title} (quick)" if model.about.get("quick") else model.title
+        row = [title, _printable(model.learner), *told, f"{model.bytes / 1e6:.1f}"]
         table.add_row(*row, *([shown(place)] if several else []))
     console = terminal()
     console.print(table)

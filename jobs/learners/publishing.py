@@ -6,7 +6,7 @@ import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Any, TypeVar, cast
@@ -18,8 +18,8 @@ from neurofleet.cluster.store.lease_object import Changed, Seen
 from neurofleet.errors import JobError, UsageError
 from neurofleet.input_paths import is_url, name_of, shown
 from neurofleet.jobs.terminal import print_json, terminal
-from neurofleet.learners.model_card import about_model, by_name, card_text
-from neurofleet.learners.model_folder import DESCRIPTION, TENSORS, StoredModel, model_files, read_model
+from neurofleet.learners.model_card import about_model, by_name, card_text, checked_licence
+from neurofleet.learners.model_folder import DESCRIPTION, QUICK, TENSORS, StoredModel, model_files, read_model
 from neurofleet.learners.published_models import (
     CARD,
     INDEX,
@@ -105,6 +105,13 @@ def publish_command(
         version = None if version is None else checked_version(version)
     except ValueError as error:
         raise UsageError(f"{name}@{version}: {error}. Give another --version, or leave it out.") from None
+    if stated.licence:
+        try:
+            stated = replace(stated, licence=checked_licence(stated.licence))
+        except ValueError as error:
+            raise UsageError(f"--licence: {error}.") from None
+    if quick := stored.description.get("facts", {}).get(QUICK):
+        terminal(errors=True, warnings=True).print(f"warning: {quick}", soft_wrap=True)
     opened = open_folder(to)
     place: _FolderPlace | _BucketPlace
     place = _FolderPlace(opened) if isinstance(opened, LocalFolder) else _BucketPlace(cast(RemoteFolder, opened))

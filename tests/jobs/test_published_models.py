@@ -13,7 +13,8 @@ from neurofleet import http_download, load_model
 from neurofleet.errors import NeurofleetError, UsageError
 from neurofleet.jobs.cli import app
 from neurofleet.jobs.learners.publishing import Stated, VersionTaken, publish_command
-from neurofleet.learners.model_folder import ModelRefused, read_model, write_model
+from neurofleet.jobs.quick import QUICK_NOTE
+from neurofleet.learners.model_folder import QUICK, ModelRefused, read_model, write_model
 from neurofleet.learners.published_models import local_model, models_at
 from neurofleet.learners.sims.cell_prediction import open_query
 from tests.file_server import FileServer, serve
@@ -147,6 +148,23 @@ def test_a_version_does_not_change(tmp_path, capsys):
     assert "Licence: not stated" in capsys.readouterr().out
 
 
+def test_a_quick_model_is_marked_and_a_licence_of_one_s_own_is_kept(tmp_path, capsys):
+    stored = read_model(OLD / "sims")
+    facts = stored.description["facts"] | {QUICK: QUICK_NOTE}
+    description = stored.description | {"facts": facts}
+    write_model(tmp_path / "model", learner="sims", run="r", description=description, tensors=stored.tensors)
+    entry = published(tmp_path / "model", tmp_path / "to", name="pbmc", licence="Other:  ask us")
+    assert f"warning: {QUICK_NOTE}" in " ".join(capsys.readouterr().err.split())
+    run("models", tmp_path / "to")
+    assert "pbmc@1 (quick)" in capsys.readouterr().out
+    run("model-card", tmp_path / "to" / entry.folder)
+    card = capsys.readouterr().out
+    assert f"**{QUICK_NOTE}**" in card
+    assert "Licence: other: ask us." in card
+    front = yaml.safe_load(card.split("---")[1])
+    assert (front["license"], front["license_name"]) == ("other", "ask-us")
+
+
 @pytest.mark.parametrize(
     ("model", "to", "options", "told"),
     [
@@ -155,6 +173,8 @@ def test_a_version_does_not_change(tmp_path, capsys):
         (OLD / "sims", "https://host/models", {}, "publish writes into a folder or a bucket"),
         (OLD / "sims", "to", {"name": "../x"}, r"\.\./x: a name has letters"),
         (OLD / "sims", "to", {"version": "new"}, "@new: a version is a number such as 1"),
+        (OLD / "sims", "to", {"licence": "cc by4.0"}, r"--licence: expected an SPDX.*did you mean 'cc-by-4.0'"),
+        (OLD / "sims", "to", {"licence": "ask us"}, "or 'other: TEXT', found 'ask us'"),
         (OLD / "sims", "file.txt", {}, "Cannot publish into file.txt"),
     ],
 )
@@ -198,6 +218,8 @@ def test_a_model_of_a_web_server_is_copied_once(library, tmp_path, monkeypatch, 
         assert "There is no folder" in capsys.readouterr().err  # a model of the first place would be taken before
         with pytest.raises(ModelRefused, match="expected one published model, found hippie@1, neuprint@1, sims@1"):
             local_model(f"{server.address}/lab")
+    with pytest.raises(ModelRefused, match=r"sims holds models and is none: .*sims/1 \(sims@1\)\. Name one"):
+        local_model(library / "sims")
     assert local_model("sims") == folder  # without the server
     assert local_model("sims@1") == folder
     assert "cannot be reached, so the copy of" in capsys.readouterr().err
