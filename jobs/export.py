@@ -105,17 +105,14 @@ def export_command(
         raise UsageError(
             f"--format: expected one of {', '.join(FORMATS)}, found {format!r}{did_you_mean(format, FORMATS)}."
         )
-    if to is not None:
-        _check_new(to)
     if source.is_file():
         chosen = _published(source, cell, rank, morphology, axon, mechanisms)
     else:
         if (morphology, axon, mechanisms) != (None, None, None):
             raise UsageError("--morphology, --axon and --mechanisms belong to a fit file; a run knows its own.")
         chosen = _of_run(source, cell, rank)
-    if to is None:
-        to = Path(f"{chosen.model.cell}-{format}")
-        _check_new(to)
+    to = Path(f"{chosen.model.cell}-{format}") if to is None else to
+    _check_new(to)
     hint = FORMATS[format](to, chosen)
     written = {"folder": str(to), "cell": chosen.model.cell, "format": format, "axon": chosen.model.axon, "hint": hint}
     text = f"Written: {to} ({chosen.model.cell}, {format}, axon {chosen.model.axon}). {hint}"

@@ -6,10 +6,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from neurofleet.errors import Interrupted, UsageError
+from neurofleet.input_paths import is_url
 
 
-def check_new(targets: Sequence[Path], overwrite: bool, inputs: Sequence[Path] = ()) -> None:
-    """Refuse names that are taken.
+def check_new(targets: Sequence[Path], overwrite: bool, inputs: Sequence[str | Path] = ()) -> None:
+    """Refuse inputs that are not there, then names that are taken.
 
     Parameters
     ----------
@@ -17,14 +18,17 @@ def check_new(targets: Sequence[Path], overwrite: bool, inputs: Sequence[Path] =
         What is to be written.
     overwrite : bool
         Whether files of these names may be replaced.
-    inputs : sequence of Path
-        What is read; it is never replaced.
+    inputs : sequence of str or Path
+        What is read, which may be URLs; it is never replaced.
 
     Raises
     ------
     UsageError
     """
-    read = {path.resolve() for path in inputs}
+    here = [Path(file) for file in inputs if not is_url(file)]
+    if missing := [str(file) for file in here if not file.exists()]:
+        raise UsageError(f"{', '.join(missing)}: no such file.")
+    read = {path.resolve() for path in here}
     for target in targets:
         if target.resolve() in read:
             raise UsageError(f"{target} is read and cannot be written as well. Give another name.")

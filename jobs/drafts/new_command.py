@@ -54,8 +54,8 @@ def new_command(kind: str, files: Sequence[Path], out: Path | None, overwrite: b
         There is no such kind, the files cannot be used for it, or the job file is there already.
     """
     target = Path(f"{kind}.yaml") if out is None else out
-    check_new([target], overwrite, [file for file in files if file.is_file()])
     text = drafted(kind, files, target, layout)
+    check_new([target], overwrite, files)
     with new_files([target]) as partial:
         partial[target].write_text(text)
     print(f"Written: {target}. Read what it says, change what is a wrong guess, then: neurofleet plan {target}")

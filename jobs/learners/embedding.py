@@ -92,10 +92,6 @@ def embed_command(
     for target, ending in zip(targets, (".parquet", ".h5ad"), strict=False):
         if target.suffix != ending:
             raise UsageError(f"{target}: expected a name that ends in {ending}.")
-    missing = [file for file in files if not Path(file).exists()]
-    if missing:
-        raise UsageError(f"{', '.join(missing)}: there is no such file.")
-    check_new(targets, overwrite, [Path(file) for file in files])
     stored = read_model(model)
     learner, quick = stored.learner, stored.description.get("facts", {}).get(QUICK)
     if learner not in LEARNERS:
@@ -103,6 +99,7 @@ def embed_command(
             f"{model} holds a model of learner {learner}, and embed is for units and neurons. Cells are embedded by"
             " `neurofleet predict MODEL QUERY.h5ad --write-h5ad FILE.h5ad`, in obsm['X_sims'] of that file."
         )
+    check_new(targets, overwrite, files)
     embed_files = {"hippie": embed_units, "neuprint": embed_neurons}[learner]
     embedded = embed_files(model, list(files), read_layout(layout), unknown_below)
     table = embedded.table

@@ -600,8 +600,7 @@ def run_trial(
     model = named(LEARNERS[payload["spec"]["learner"]].specs["sweep"])
     spec: SweepSpec = model.model_validate(payload["spec"])
     tried = spec.with_settings(parameters)
-    metrics = job_of(tried, Path(payload["folder"])).trial(Trial(tried, parameters, seed, folder, report))
-    return {name: metrics[name] for name, _ in spec.metrics.values()}
+    return dict(job_of(tried, Path(payload["folder"])).trial(Trial(tried, parameters, seed, folder, report)))
 
 
 def print_learner_plan(spec: LearnerSpec, folder: Path) -> None:

@@ -1,6 +1,8 @@
 """How a learner's job is shown from its folder: its status, its scores on the terminal and as JSON, and its page."""
 
 import json
+import os
+import shlex
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
@@ -10,12 +12,14 @@ from typing import Any, ClassVar, Self, TypeVar
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import yaml
 from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
 
 from neurofleet.cluster.store.run_store import RunStore
 from neurofleet.errors import UsageError
 from neurofleet.faults import place_in_words
+from neurofleet.input_paths import is_url, place_of
 from neurofleet.jobs.learners.learner_figures import confusion_figure, embedding_map_figure
 from neurofleet.jobs.learners.learner_folder import EVALUATION, JOB, learner_job_state, refuse_unfinished
 from neurofleet.jobs.learners.trials_report import Trials, trials_json, trials_section
@@ -69,7 +73,7 @@ class LearnerReport(ABC):
     @classmethod
     def verdict_of(cls, out: str | Path) -> list[str]:
         """Return the verdict on a finished job, and what to type next."""
-        following = f"next: neurofleet {cls.use.format(out=out)}"
+        following = f"next: neurofleet {cls.use.format(out=out, query=_query_of(RunStore(out)))}"
         if (Path(out) / EVALUATION).is_file():
             following = f"next: neurofleet results {out}"
         return [*_trials_verdict(Trials.read(RunStore(out))), *cls.read(out).verdict(), following]
@@ -117,6 +121,18 @@ class LearnerReport(ABC):
             console.print(line, markup=False, highlight=False, soft_wrap=True)
         if state.finished:
             cls.read(out).print_tables(console)
+
+
+def _query_of(store: RunStore) -> str:
+    """Return the cells that a job's model is for as they are typed after `predict`, a placeholder without any."""
+    job = yaml.safe_load(store.read_text(JOB) or "") or {}
+    if not (query := job.get("query")):
+        return "QUERY.h5ad"
+    folder = Path(json.loads(store.read_text("provenance.json") or "{}").get("job_folder", ""))
+    places = [place_of(path, folder) for path in ([query] if isinstance(query, str) else query)]
+    options = {"--layer": job.get("query_layer") or job.get("layer", "X"), "--gene-names": job.get("gene_names")}
+    given = [word for name, value in options.items() if value not in (None, "X") for word in (name, value)]
+    return shlex.join([*(place if is_url(place) else os.path.relpath(place) for place in places), *given])
 
 
 def _trials_verdict(trials: Trials | None) -> list[str]:

@@ -48,16 +48,15 @@ def export_onnx(source: Path, to: Path | None, as_json: bool = False) -> Path:
         model's probabilities.
     """
     from neurofleet.learners.published_models import title_of
+    from neurofleet.learners.sims.onnx_model import to_onnx
+    from neurofleet.learners.sims.sims_model import SimsModel
 
+    model = SimsModel.load(source)
     to = Path(f"{title_of(source)}-{ONNX}") if to is None else to
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise UsageError(
             f"--to {to}: expected a new or an empty folder, found one that is in use. Name another with --to."
         )
-    from neurofleet.learners.sims.onnx_model import to_onnx
-    from neurofleet.learners.sims.sims_model import SimsModel
-
-    model = SimsModel.load(source)
     made = to_onnx(model)
     to.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".neurofleet-", dir=to.resolve().parent) as folder:

@@ -290,7 +290,7 @@ def predict_command(
     refuse_two_thresholds(options.unknown_below, options.coverage)
     console = terminal(errors=True)
     model = load_model(folder)
-    check_new(options.files(), options.overwrite, [Path(file) for file in reading.files])
+    check_new(options.files(), options.overwrite, reading.files)
     if options.h5ad is not None:
         check_one_query(reading.files)
     threshold = threshold_for(options.unknown_below, options.coverage, model.facts, str(folder))

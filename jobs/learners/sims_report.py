@@ -298,7 +298,7 @@ class SimsReport(LearnerReport):
     """
 
     learner = "sims"
-    use = "predict {out} QUERY.h5ad --out predictions.parquet"
+    use = "predict {out} {query} --out predictions.parquet"
 
     scores: SimsScores
     classes: list[str]
@@ -708,10 +708,11 @@ def _data_section(report: SimsReport) -> list[str]:
     ]
     parts = [html.heading(2, "What was trained on what"), html.table(("", ""), rows)]
     defaults = settings_of(DEFAULT).model_dump()
+    chosen = {"linear_share"} if scores.answer and scores.answer.in_words else set()  # by validation cells
     changed = [
         (name, _plain(value), _plain(defaults.get(name)))
         for name, value in report.settings.items()
-        if value != defaults.get(name)
+        if value != defaults.get(name) and name not in chosen
     ]
     if not changed:
         return [*parts, html.paragraph("All settings are the defaults of this version.")]

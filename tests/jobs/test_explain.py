@@ -1,6 +1,8 @@
 """The genes that speak for each class, as tables, pictures and a page."""
 
 import html
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import anndata
@@ -11,7 +13,7 @@ import torch
 
 from neurofleet.errors import UsageError
 from neurofleet.jobs.learners.explanation import ExplanationOptions, explain_command
-from neurofleet.jobs.learners.explanation_page import NO_SIGNATURE
+from neurofleet.jobs.learners.explanation_page import NO_SIGNATURE, ONE_MEMBER
 from neurofleet.jobs.learners.prediction import Reading
 from neurofleet.learners.cells.cell_files import open_cells
 from neurofleet.learners.cells.cell_labels import read_labels
@@ -168,11 +170,31 @@ def test_the_page_has_pictures_and_says_how_far_to_trust_it(explained):
     assert len((explained / "genes.csv").read_text().splitlines()) == 1 + 3 * 5
 
 
+def test_one_network_alone_has_no_agreement(model, query, tmp_path, capsys):
+    loaded = SimsModel.load(model)
+    loaded.networks.members = loaded.networks.members[:1]
+    one = replace(loaded, settings=loaded.settings.model_copy(update={"members": 1}))
+    one.save(tmp_path / "one", run="made")
+    out = tmp_path / "out"
+    explain_command(tmp_path / "one", Reading((str(query),)), ExplanationOptions(out, cells=("query7",), top=5))
+    said, page = "".join(capsys.readouterr()), (out / "explain.html").read_text()
+    for table in ("genes.parquet", "global.parquet", "cells.parquet"):
+        columns = pq.read_table(out / table)
+        for name in ("overlap_contribution", "overlap_attention", "contribution_sd", "attention_sd"):
+            assert columns[name].null_count == len(columns) > 0
+    for text in (said, html.unescape(page)):
+        assert ONE_MEMBER in " ".join(text.split())
+        assert not re.search(r"\bnan\b|\bNone\b", text)
+    assert "nan" not in (out / "genes.csv").read_text()
+
+
 def test_nothing_is_overwritten_unasked(model, query, explained):
     before = (explained / "explain.html").read_bytes()
     with pytest.raises(UsageError, match="exists already"):
         explain_command(model, Reading((str(query),)), ExplanationOptions(explained))
     assert (explained / "explain.html").read_bytes() == before
+    with pytest.raises(UsageError, match="gone.h5ad: no such file"):
+        explain_command(model, Reading(("gone.h5ad",)), ExplanationOptions(explained))
 
 
 @pytest.mark.parametrize(

@@ -234,6 +234,8 @@ def test_nothing_is_overwritten_unasked(model, query, tmp_path):
     with pytest.raises(UsageError, match="exists already"):
         predicted(model, query, out)
     assert out.read_text() == "mine"
+    with pytest.raises(UsageError, match="gone.h5ad: no such file"):  # what is read comes first
+        predicted(model, tmp_path / "gone.h5ad", out)
     with pytest.raises(UsageError, match="is read"):
         predicted(model, query, tmp_path / "q.parquet", h5ad=query, overwrite=True)
     assert len(predicted(model, query, out, overwrite=True)) == 100

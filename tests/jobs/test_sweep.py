@@ -30,6 +30,7 @@ def test_the_best_of_a_sweep_is_trained_again_and_kept(reference, tmp_path, ray_
     rows = pq.read_table(tmp_path / "out" / "trials" / "trials.parquet").to_pandas()
     assert len(rows) == 4
     assert set(rows.status) == {"done"}
+    assert rows["score.train_loss"].notna().all()
     means = rows.groupby("param.learning_rate")["score.val_accuracy"].mean()
     assert means.idxmax() == 0.02
     stored = read_model(tmp_path / "out").description

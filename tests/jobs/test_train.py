@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from neurofleet.jobs.cli import main
 from neurofleet.jobs.job_file import load_job, parse_job
 from neurofleet.jobs.learners import learner_job, sims_job
 from neurofleet.jobs.learners.learner_job import job_of, trials_of
+from neurofleet.jobs.learners.sims_report import SimsReport
 from neurofleet.jobs.progress import duration
 from neurofleet.jobs.quick import QUICK_NOTE
 from neurofleet.jobs.run_job import print_plan, run_job
@@ -85,6 +87,20 @@ def test_a_model_folder_is_complete(model, reference):
     assert list(history[history.training == "model"].epoch) == [1, 2, 3, 4]
     assert history[history.training == "model"].val_macro_f1.notna().all()
     assert facts["scores"]["sims"]["accuracy"] >= facts["baselines"]["majority"]["accuracy"]
+    changed = (model / "report.html").read_text().partition("Settings that are not")[2].partition("All settings")[0]
+    assert "members" in changed
+    assert "linear_share" not in changed, "validation cells have chosen it, and no user"
+
+
+def test_what_to_type_next_names_the_query(model, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(model, copy)
+    assert SimsReport.verdict_of(copy)[-1] == f"next: neurofleet predict {copy} QUERY.h5ad --out predictions.parquet"
+    job = yaml.safe_load((copy / "job.yaml").read_text()) | {"query": ["a b.h5ad"], "query_layer": "counts"}
+    (copy / "job.yaml").write_text(yaml.safe_dump(job))
+    query = os.path.relpath(model.parent / "a b.h5ad")
+    told = SimsReport.verdict_of(copy)[-1]
+    assert told == f"next: neurofleet predict {copy} '{query}' --layer counts --out predictions.parquet"
 
 
 def test_the_stored_scores_are_those_of_the_stored_model(model, reference):
