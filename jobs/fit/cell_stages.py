@@ -4,6 +4,7 @@ of the next stage, and the halls of fame of the last stage's seeds are pooled.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,9 @@ from neurofleet.jobs.fit.hall_of_fame_traces import HallOfFameTraces
 from neurofleet.jobs.fit.model_files import write_best_model
 from neurofleet.jobs.fit.stage_search import Deadline, GenerationSearch, Limits, SearchState, StageSearch
 from neurofleet.jobs.fit.steady_search import SteadySearch
+from neurofleet.jobs.fit.uncertain_steps import UNCERTAIN, uncertain_steps
+from neurofleet.jobs.run_log import fit_logger
+from neurofleet.neurosim.cells.fit_model import MAX_SCORE
 from neurofleet.neurosim.evolution import (
     ParameterSpace,
     read_warm_start,
@@ -191,6 +195,10 @@ class CellFit:
         best = min(halls, key=lambda hall: hall.totals[0])
         self._winner = best_values(best)
         stage = self.subject.stages[self._number].name
+        searched = [search.models() for search in self._searches.values()]
+        uncertain = uncertain_steps(self._problem.targets, searched, MAX_SCORE)
+        for step in uncertain:
+            fit_logger(cell=self.id, stage=stage).warning("%s %s", UNCERTAIN, step)
         self._store.append_event(
             STAGE_FINISHED,
             cell=self.subject.id,
@@ -198,6 +206,7 @@ class CellFit:
             seed=int(best.seeds[0]),
             total=float(best.totals[0]),
             parameters=dict(self._winner),
+            uncertain_steps=[asdict(step) for step in uncertain],
         )
         self._number += 1
         if self._number < len(self.subject.stages):
@@ -206,9 +215,8 @@ class CellFit:
             self._store.write_hall_of_fame(hall, int(hall.seeds[0]))
         tolerance = self._spec.evolution.kept_within
         if tolerance:
-            searches = list(self._searches.values())
-            size = sum(map(len, halls))
-            together = most_different([search.models() for search in searches], size, tolerance, searches[0].space)
+            space = next(iter(self._searches.values())).space
+            together = most_different(searched, sum(map(len, halls)), tolerance, space)
         else:
             together = pooled(halls)
         self._store.write_hall_of_fame(together, "pooled")

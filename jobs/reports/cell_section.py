@@ -2,6 +2,7 @@
 
 from neurofleet.jobs.fit.campaign_state import FINAL
 from neurofleet.jobs.fit.fit_problem import CellSubject
+from neurofleet.jobs.fit.uncertain_steps import UNCERTAIN
 from neurofleet.jobs.reports import html
 from neurofleet.jobs.reports.diversity_section import diversity_parts
 from neurofleet.jobs.reports.firing_rate_figure import rates_figure
@@ -25,6 +26,10 @@ from neurofleet.jobs.results.run_tables import RunTables
 from neurofleet.neurosim.cells.morphology_check import axon_line
 
 SHOWN_REASONS = 8
+UNCERTAIN_MEANS = (
+    "A small error of integration decides there how a model fires, as for models close to their rheobase: the step "
+    "tells little about how good a model is."
+)
 SPIKES_CAPTION = " Right: the first spike of each, with the peaks laid over each other."
 
 
@@ -211,6 +216,7 @@ def _rescored(contents: CellContents) -> list[str]:
     if models is None or models.search_totals is None:
         return []
     engine = contents.stages[-1].summary.engine or "neuron"
+    uncertain = contents.stages[-1].summary.uncertain_steps
     how = "in single precision" if engine == "vector" else "with a looser tolerance"
     caption = (
         f"The models of the hall of fame. The search scored them {how} (engine {engine}); the scores that "
@@ -220,6 +226,7 @@ def _rescored(contents: CellContents) -> list[str]:
     return [
         html.heading(3, "The search's scores and NEURON's"),
         html.paragraph(rescored_sentence(models)),
+        *(html.paragraph(f"{UNCERTAIN.capitalize()} {step}. {UNCERTAIN_MEANS}", "note") for step in uncertain),
         html.figure(rescored_figure(models), caption),
     ]
 

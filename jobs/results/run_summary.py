@@ -14,6 +14,7 @@ from rich.table import Table
 from neurofleet.cluster.store.run_store import POOLED
 from neurofleet.cluster.store.schemas import HallOfFameRows
 from neurofleet.jobs.fit.campaign_state import FINAL
+from neurofleet.jobs.fit.uncertain_steps import UNCERTAIN, UncertainStep, uncertain_steps_of
 from neurofleet.jobs.reports.tables import print_line
 from neurofleet.jobs.reports.units import split_objective
 from neurofleet.jobs.results.diversity import Diversity, diversity_lines, diversity_of, models_in_words
@@ -71,6 +72,8 @@ class StageSummary:
         Time spent on evaluations.
     engine, engine_reason : str
         Which engine searched it, and why; empty where there is but one, or where the folder does not tell.
+    uncertain_steps : tuple of UncertainStep
+        At which many of its finalists fire otherwise by NEURON than in the search.
     """
 
     stage: str
@@ -88,6 +91,7 @@ class StageSummary:
     core_hours: float
     engine: str = ""
     engine_reason: str = ""
+    uncertain_steps: tuple[UncertainStep, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -154,7 +158,13 @@ def verdict(cells: Sequence[CellSummary]) -> list[str]:
             more = f" and {len(found) - SHOWN_BOUNDS} more" if len(found) > SHOWN_BOUNDS else ""
             shown = ", ".join(map(str, found[:SHOWN_BOUNDS]))
             lines.append(f"on a bound: {shown}{more}; better values may lie outside")
+        if len(cells) == 1:
+            lines += [f"{UNCERTAIN} {step}" for step in done[0].stages[-1].uncertain_steps]
     if len(cells) > 1:
+        uncertain = [cell.cell for cell in done if cell.stages[-1].uncertain_steps]
+        more = ", …" if len(uncertain) > SHOWN_BOUNDS else ""
+        told = f"{UNCERTAIN} some steps of {', '.join(uncertain[:SHOWN_BOUNDS])}{more}"
+        lines += [told] if uncertain else []
         copies = [cell.cell for cell in done if cell.diversity is not None and cell.diversity.spread.copies]
         more = ", …" if len(copies) > SHOWN_BOUNDS else ""
         lines += [f"populations of near-copies: {', '.join(copies[:SHOWN_BOUNDS])}{more}"] if copies else []
@@ -225,6 +235,7 @@ def remarks(cell: CellSummary) -> list[str]:
             lines.append(f"{stage.stage}: {', '.join(failures)} of {of} evaluations")
         if stage.finalists:
             lines.append(f"{stage.stage}: best of {stage.finalists} finalists that were scored again, more tightly")
+        lines += [f"{stage.stage}: {UNCERTAIN} {step}" for step in stage.uncertain_steps]
     if cell.diversity is not None:
         lines += diversity_lines(cell.diversity)
     elif cell.hall_of_fame:
@@ -304,7 +315,9 @@ def summary_of_cell(tables: RunTables, cell: str, events: Iterable[dict[str, Any
     known = [stage for found_cell, stage in tables.objectives if found_cell == cell and not stage.endswith(FINAL)]
     names = [*dict.fromkeys([*starts, *ends]), *known]  # events come in the order of the fit
     stages = tuple(
-        _stage(tables, cell, name, starts.get(name, {}), name in ends) for name in dict.fromkeys(names) if name in known
+        _stage(tables, cell, name, starts.get(name, {}), ends.get(name))
+        for name in dict.fromkeys(names)
+        if name in known
     )
     hall = tables.store.read_hall_of_fame(cell, POOLED)
     if hall is not None:
@@ -336,7 +349,9 @@ def _farthest(hall: HallOfFameRows) -> tuple[tuple[str, float], ...]:
     return tuple(sorted(scores, key=lambda named: -named[1])[:FARTHEST])
 
 
-def _stage(tables: RunTables, cell: str, stage: str, start: Mapping[str, Any], finished: bool) -> StageSummary:
+def _stage(
+    tables: RunTables, cell: str, stage: str, start: Mapping[str, Any], end: Mapping[str, Any] | None
+) -> StageSummary:
     seeds = tuple(
         SeedSummary(*row)
         for row in tables.rows(
@@ -367,7 +382,7 @@ def _stage(tables: RunTables, cell: str, stage: str, start: Mapping[str, Any], f
     objectives = len(tables.objectives[cell, stage])
     return StageSummary(
         stage=stage,
-        finished=finished,
+        finished=end is not None,
         seeds=seeds,
         planned_seeds=len(start["seeds"]) if start else None,
         planned_evaluations=start.get("planned_evaluations"),
@@ -381,4 +396,5 @@ def _stage(tables: RunTables, cell: str, stage: str, start: Mapping[str, Any], f
         core_hours=round(seconds, 3) / 3600,
         engine=start["engine"] if start.get("engine_reason") else "",
         engine_reason=start.get("engine_reason", ""),
+        uncertain_steps=() if end is None else uncertain_steps_of(end),
     )
