@@ -31,42 +31,70 @@ template <> struct Types<double> {
   static constexpr int64_t root_half = 0x3fe6a09e667f3bcdLL;
 };
 
-#if defined(__AVX512F__)
+#if defined(__AVX2__)
 #include <immintrin.h>
 template <class T> struct Wide;
+#endif
+#if defined(__AVX512F__)
 template <> struct Wide<float> {
+  typedef __mmask16 Mask;
   INLINE __m512 smaller(__m512 a, __m512 b) { return _mm512_min_ps(a, b); }
   INLINE __m512 nearest(__m512 x) { return _mm512_roundscale_ps(x, 8); }
-  INLINE __m512 two_to(__m512 n) { return _mm512_scalef_ps(_mm512_set1_ps(1.0f), n); }
-  // 2^r - 1 for |r| <= 1/2, to 1e-7 of 2^r
-  INLINE __m512 fraction(__m512 r) {
-    return r * ((((0.0013264726f * r + 0.0096715131f) * r + 0.0555073375f) * r + 0.2402224208f) * r +
-                0.6931469776f);
-  }
-  INLINE __m512 two_to_the(__m512 y) {
-    const __m512 whole = nearest(y);
-    return _mm512_scalef_ps(1.0f + fraction(y - whole), whole);
-  }
-  // Most steps are short beside most time constants: then a polynomial does, to 5e-7. A number has the same
-  // value whichever way its neighbours go.
-  INLINE __m512 expm1(__m512 x) {
-    const __m512 near = x * ((((0.0083333190f * x + 0.0418792529f) * x + 0.1666694575f) * x + 0.4999935198f) * x +
-                             0.9999999433f);
-    const __mmask16 is_far = _mm512_cmp_ps_mask(x * x, _mm512_set1_ps(0.1225f), _CMP_NLE_UQ);
-    if (__builtin_expect(is_far == 0, 1)) return near;
-    const __m512 y = x * 1.4426950409f, whole = nearest(y), power = two_to(whole);
-    return _mm512_mask_mov_ps(near, is_far, power * fraction(y - whole) + (power - 1.0f));
-  }
-  INLINE __m512 over(__m512 x) {
-    const __m512 r = _mm512_rcp14_ps(x);
-    return r + r * (1.0f - x * r);
-  }
+  INLINE __m512 scaled(__m512 x, __m512 n) { return _mm512_scalef_ps(x, n); }
+  INLINE __m512 two_to(__m512 n) { return scaled(_mm512_set1_ps(1.0f), n); }
+  INLINE __m512 estimated_over(__m512 x) { return _mm512_rcp14_ps(x); }
+  INLINE Mask above(__m512 x, float limit) { return _mm512_cmp_ps_mask(x, _mm512_set1_ps(limit), _CMP_NLE_UQ); }
+  INLINE bool none(Mask of) { return of == 0; }
+  INLINE __m512 choose(Mask of, __m512 a, __m512 b) { return _mm512_mask_mov_ps(b, of, a); }
 };
 template <> struct Wide<double> {
   INLINE __m512d smaller(__m512d a, __m512d b) { return _mm512_min_pd(a, b); }
   INLINE __m512d nearest(__m512d x) { return _mm512_roundscale_pd(x, 8); }
   INLINE __m512d two_to(__m512d n) { return _mm512_scalef_pd(_mm512_set1_pd(1.0), n); }
-  INLINE __m512d over(__m512d x) { return 1.0 / x; }
+};
+#elif defined(__AVX2__)
+template <> struct Wide<float> {
+  typedef __m256 Mask;
+  INLINE __m256 nearest(__m256 x) { return _mm256_round_ps(x, 8); }
+  INLINE __m256 two_to(__m256 n) {
+    const __m256 normal = _mm256_min_ps(_mm256_max_ps(n, _mm256_set1_ps(-126.0f)), _mm256_set1_ps(127.0f));
+    return (__m256)_mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(normal), _mm256_set1_epi32(127)), 23);
+  }
+  INLINE __m256 scaled(__m256 x, __m256 n) { return x * two_to(n); }
+  INLINE __m256 estimated_over(__m256 x) { return _mm256_rcp_ps(x); }
+  INLINE Mask above(__m256 x, float limit) { return _mm256_cmp_ps(x, _mm256_set1_ps(limit), _CMP_NLE_UQ); }
+  INLINE bool none(Mask of) { return _mm256_movemask_ps(of) == 0; }
+  INLINE __m256 choose(Mask of, __m256 a, __m256 b) { return _mm256_blendv_ps(b, a, of); }
+};
+#endif
+
+#if defined(__AVX2__)
+struct Short {  // in single precision
+  typedef Types<float>::V V;
+  typedef Wide<float> W;
+  INLINE V over(V x) {
+    const V r = W::estimated_over(x);
+    return r + r * (1.0f - x * r);
+  }
+  // 2^r - 1 for |r| <= 1/2, to 1e-7 of 2^r
+  INLINE V fraction(V r) {
+    return r * ((((0.0013264726f * r + 0.0096715131f) * r + 0.0555073375f) * r + 0.2402224208f) * r +
+                0.6931469776f);
+  }
+  INLINE V two_to_the(V y) {
+    const V whole = W::nearest(y);
+    return W::scaled(1.0f + fraction(y - whole), whole);
+  }
+  // Most steps are short beside most time constants: then a polynomial does, to 5e-7. A number has the same
+  // value whichever way its neighbours go.
+  INLINE V expm1(V x) {
+    const V near = x * ((((0.0083333190f * x + 0.0418792529f) * x + 0.1666694575f) * x + 0.4999935198f) * x +
+                        0.9999999433f);
+    const W::Mask is_far = W::above(x * x, 0.1225f);
+    if (__builtin_expect(W::none(is_far), 1)) return near;
+    const V y = x * 1.4426950409f, whole = W::nearest(y), power = W::two_to(whole);
+    return W::choose(is_far, power * fraction(y - whole) + (power - 1.0f), near);
+  }
 };
 #endif
 
@@ -104,11 +132,10 @@ template <class T> struct Maths {
     p = sum * r;
   }
   INLINE V over(V x) {
-#if defined(__AVX512F__)
-    return Wide<T>::over(x);
-#else
-    return T(1) / x;
+#if defined(__AVX2__)
+    if constexpr (sizeof(T) == 4) return Short::over(x);
 #endif
+    return T(1) / x;
   }
   INLINE V exp(V x) {
     V power, p;
@@ -117,14 +144,14 @@ template <class T> struct Maths {
   }
   // e^(x c) that is known to fit into a number
   INLINE V exp_of(V x, double c) {
-#if defined(__AVX512F__)
-    if constexpr (sizeof(T) == 4) return Wide<T>::two_to_the(x * T(c * 1.4426950408889634));
+#if defined(__AVX2__)
+    if constexpr (sizeof(T) == 4) return Short::two_to_the(x * T(c * 1.4426950408889634));
 #endif
     return exp(x * T(c));
   }
   INLINE V expm1(V x) {
-#if defined(__AVX512F__)
-    if constexpr (sizeof(T) == 4) return Wide<T>::expm1(x);
+#if defined(__AVX2__)
+    if constexpr (sizeof(T) == 4) return Short::expm1(x);
 #endif
     V power, p;
     split(x, power, p);

@@ -134,7 +134,7 @@ class Known:
         return SearchCell(problem, known if set(problem.names) <= set(known) else None)
 
 
-def _published(cell: Known, morphology: Path) -> tuple[Any, dict[str, float]]:
+def published_model(cell: Known, morphology: Path) -> tuple[Any, dict[str, float]]:
     """Return a model at NEURON's tolerance of finalists, and its parameters.
 
     The model is that of its fit file, which may have other mechanisms than the recipe, or the recipe's.
@@ -187,7 +187,7 @@ def record(cell: Known, morphology: Path, file: Path) -> dict[str, float]:
     from neurofleet.neurosim.recordings.nwb_writer import write_nwb
     from neurofleet.neurosim.recordings.recording import Sweep
 
-    model, known = _published(cell, morphology)
+    model, known = published_model(cell, morphology)
     warm = WarmEvaluator(model.build_evaluator())
     values = [known[name] for name in warm.parameter_names]
 
