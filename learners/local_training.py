@@ -8,7 +8,8 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
 
 import lightning.pytorch as pl
 import torch
@@ -45,6 +46,33 @@ class Train(Protocol):
 
     def __call__(self, task: Any, name: str, seed: int) -> Mapping[str, torch.Tensor]:
         """Return the state of the task's module after training; `name` tells trainings apart."""
+
+
+@runtime_checkable
+class TrainsAhead(Train, Protocol):
+    """Trainings that another process can do meanwhile."""
+
+    def ahead(self, task: Any, name: str, seed: int) -> Callable[[], object] | None:
+        """Return what does a training in any process, so that a call then finds it done; None where none may.
+
+        It can be pickled.
+        """
+
+
+@dataclass(frozen=True)
+class Prefixed:
+    """Trains as another does, with a prefix before the names of trainings."""
+
+    train: Train
+    prefix: str
+
+    def __call__(self, task: Any, name: str, seed: int) -> Mapping[str, torch.Tensor]:
+        """Return the state of the task's module after training."""
+        return self.train(task, self.prefix + name, seed)
+
+    def ahead(self, task: Any, name: str, seed: int) -> Callable[[], object] | None:
+        """See `TrainsAhead`."""
+        return self.train.ahead(task, self.prefix + name, seed) if isinstance(self.train, TrainsAhead) else None
 
 
 def train_here(

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
@@ -124,6 +125,7 @@ class Trainings:
         self._work = job.work(inputs)
         self._console = console
         self._done = 0.0
+        self._ahead: set[str] = set()
         self._rates: deque[float] = deque(maxlen=RECENT_EPOCHS)
         self._last_line = 0.0
         self.history: list[dict[str, Any]] = []
@@ -132,9 +134,30 @@ class Trainings:
         """Train a task, or go on where an earlier run of the job has ended; return its weights."""
         from neurofleet.learners.local_training import without_nan
 
-        folder = self._folder / name
         before, each = self._done, self._job.epoch_work(task)
-        trained = train(
+        if name in self._ahead:
+            self._ahead.remove(name)
+            self._work += each * task.epochs()
+        training = self._training(task, name, seed)
+        trained = training(progress=lambda row: self._epoch_done(name, task.epochs(), row, before, each))
+        self._done = before + each * task.epochs()
+        self.history += [{"training": name, **row} for row in trained.history]
+        return without_nan(trained.weights(), name)
+
+    def ahead(self, task: Any, name: str, seed: int) -> Callable[[], object] | None:
+        """Return a training for another process of this machine; None where workers, or a GPU, are to do it."""
+        import torch
+
+        if self._workers or torch.cuda.is_available():
+            return None
+        self._ahead.add(name)
+        self._work -= self._job.epoch_work(task) * task.epochs()
+        return self._training(task, name, seed)
+
+    def _training(self, task: Any, name: str, seed: int) -> "partial[TrainingResult]":
+        folder = self._folder / name
+        return partial(
+            train,
             Training(f"{type(task).__module__}:build", self._job.write_task(self._inputs, task, folder, seed), seed),
             folder,
             max_epochs=task.epochs(),
@@ -143,11 +166,7 @@ class Trainings:
             best=self._job.best_epoch(task),
             loggers=self._job.spec.loggers,
             logged=logged_run(self._job.spec, folder, self._folder.parent, seed),
-            progress=lambda row: self._epoch_done(name, task.epochs(), row, before, each),
         )
-        self._done = before + each * task.epochs()
-        self.history += [{"training": name, **row} for row in trained.history]
-        return without_nan(trained.weights(), name)
 
     def write_history(self, path: Path) -> None:
         """Write `history` as Parquet."""

@@ -16,13 +16,22 @@ from neurofleet.learners.calibration import (
     reliability_table,
 )
 from neurofleet.learners.label_controls import ShuffleControl, shuffle_control
-from neurofleet.learners.local_training import Train
+from neurofleet.learners.local_training import Prefixed, Train, TrainsAhead
 from neurofleet.learners.scores import Scores, score
 from neurofleet.learners.sims.expression_baselines import Baseline
 from neurofleet.learners.sims.gene_importance import mean_attention
 from neurofleet.learners.sims.labelled_reference import Reference
 from neurofleet.learners.sims.linear_share import mixed
-from neurofleet.learners.sims.reference_fit import Fitted, fit, predict_log, shuffled_scores, simple_methods
+from neurofleet.learners.sims.reference_fit import (
+    SHUFFLED,
+    Fitted,
+    ShuffledTraining,
+    fit,
+    predict_log,
+    shuffled_scores,
+    shuffled_training,
+    simple_methods,
+)
 from neurofleet.learners.sims.sims_classifier import blocks_of
 from neurofleet.learners.sims.tabnet_settings import SimsSettings
 from neurofleet.learners.splits import Split, leave_type_out
@@ -64,16 +73,20 @@ def fit_and_test(
     seed: int = 1,
     baselines: Sequence[str] | None = None,
 ) -> tuple[Fitted, Tested]:
-    """Fit a model and score it; simple methods are fitted by another process at the same time.
+    """Fit a model and score it; another process fits simple methods, and trains the control, at the same time.
 
     Parameters
     ----------
     baselines : sequence of str, optional
         See `neurofleet.learners.sims.expression_baselines.run_baselines`; all by default.
     """
-    with simple_methods(reference, split, settings, baselines, seed) as simple:
+    control, after = None, None
+    if len(split.rows("test")):
+        control = shuffled_training(reference, split, settings, seed)
+        after = train.ahead(control.task, SHUFFLED, seed) if isinstance(train, TrainsAhead) else None
+    with simple_methods(reference, split, settings, baselines, seed, after) as simple:
         fitted = fit(reference, split, settings, train, seed, simple)
-        return fitted, score_split(fitted, reference, split, settings, train, seed, simple.fits.baselines)
+        return fitted, score_split(fitted, reference, split, settings, train, seed, simple.fits.baselines, control)
 
 
 def score_split(
@@ -84,6 +97,7 @@ def score_split(
     train: Train,
     seed: int = 1,
     baselines: dict[str, Baseline] | None = None,
+    control: ShuffledTraining | None = None,
 ) -> Tested:
     """Predict the test cells of a split; without any, its validation cells by the model that never saw them.
 
@@ -91,6 +105,8 @@ def score_split(
     ----------
     baselines : dict of Baseline, optional
         Those of the same split.
+    control : ShuffledTraining, optional
+        That of the same split.
     """
     role = "test" if len(split.rows("test")) else "validation"
     model = fitted.model if role == "test" else fitted.validated
@@ -103,7 +119,7 @@ def score_split(
             parts_by_name.setdefault(name, []).append(part)
     shuffled = None
     if role == "test":
-        shuffled = shuffled_scores(reference, split, settings, train, seed, fitted.validated.linear)
+        shuffled = shuffled_scores(reference, split, settings, train, seed, fitted.validated.linear, control)
     return Tested(
         role,
         rows,
@@ -125,11 +141,7 @@ def cross_validate(
     """Fit and test on each split in turn; the names of trainings hold the fold's number."""
     tested = []
     for split in splits:
-        number = int(split.fold[0])
-
-        def in_fold(task: Any, name: str, seed: int, number: int = number) -> Any:
-            return train(task, f"fold-{number}-{name}", seed)
-
+        in_fold = Prefixed(train, f"fold-{int(split.fold[0])}-")
         tested.append(fit_and_test(reference, split, settings, in_fold, seed, baselines)[1])
     return tested
 
@@ -277,11 +289,7 @@ def leave_types_out(
         labels = np.asarray(reference.classes, dtype=object)[reference.labels]
         labels[reference.labels < 0] = ""
         without = leave_type_out(split, labels, name)
-
-        def without_type(task: Any, name: str, seed: int, number: int = number) -> Any:
-            return train(task, f"without-type-{number}-{name}", seed)
-
-        model = fit(reference, without, settings, without_type, seed).model
+        model = fit(reference, without, settings, Prefixed(train, f"without-type-{number}-"), seed).model
         rows = without.rows("test")
         probabilities = calibrated_probabilities(predict_log(model, reference, rows), model.calibration.temperature)
         true = reference.labels[rows]

@@ -7,7 +7,7 @@ epochs. Test cells are used by nothing but the scores.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -39,6 +39,9 @@ STATISTICS_CELLS = 20_000
 
 CONTROL_EPOCHS, CONTROL_CELLS = 15, 1000
 """How long, and on how many cells at most, the model of shuffled labels is trained."""
+
+SHUFFLED = "shuffled-labels"
+"""Its training's name."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +125,12 @@ def fit(
 
 
 def simple_methods(
-    reference: Reference, split: Split, settings: SimsSettings, baselines: Sequence[str] | None, seed: int
+    reference: Reference,
+    split: Split,
+    settings: SimsSettings,
+    baselines: Sequence[str] | None,
+    seed: int,
+    after: Callable[[], object] | None = None,
 ) -> SimpleMethods:
     """Return the linear model of a fit and the baselines of its scores, to be fitted beside the networks.
 
@@ -130,9 +138,11 @@ def simple_methods(
     ----------
     baselines : sequence of str or None
         See `neurofleet.learners.sims.expression_baselines.run_baselines`; None for all.
+    after : callable, optional
+        See `SimpleMethods`.
     """
     linear, again = settings.linear_share != 0.0, is_trained_again(split, settings)
-    return SimpleMethods(work_of(reference, split, linear=linear, again=again, names=baselines, seed=seed))
+    return SimpleMethods(work_of(reference, split, linear=linear, again=again, names=baselines, seed=seed), after)
 
 
 def is_trained_again(split: Split, settings: SimsSettings) -> bool:
@@ -155,6 +165,24 @@ def predict_log(model: SimsModel, reference: Reference, rows: np.ndarray) -> np.
     )
 
 
+@dataclass(frozen=True)
+class ShuffledTraining:
+    """The training of a control: cells with shuffled labels, and what is trained on about 1,000 of them."""
+
+    reference: Reference
+    task: SimsTask
+
+
+def shuffled_training(reference: Reference, split: Split, settings: SimsSettings, seed: int = 1) -> ShuffledTraining:
+    """Return the training of `shuffled_scores`."""
+    labels = shuffled_labels(reference.labels, split, seed)
+    changes = {"members": 1, "epochs": min(settings.epochs, CONTROL_EPOCHS), "patience": None, "pretrain_epochs": 0}
+    shuffled = replace(reference, labels=labels)
+    parts = [split.rows(role) for role in ("train", "validation")]
+    known, watched = (rows[stratified_rows(labels[rows], CONTROL_CELLS, seed=seed)] for rows in parts)
+    return ShuffledTraining(shuffled, shuffled.task(known, watched, settings.model_copy(update=changes)))
+
+
 def shuffled_scores(
     reference: Reference,
     split: Split,
@@ -162,6 +190,7 @@ def shuffled_scores(
     train: Train,
     seed: int = 1,
     tuned: LogisticModel | None = None,
+    control: ShuffledTraining | None = None,
 ) -> Scores:
     """Return the scores on the test cells of a model of shuffled labels, test labels shuffled as well.
 
@@ -171,22 +200,20 @@ def shuffled_scores(
     ----------
     tuned : LogisticModel, optional
         The linear model takes its C and scaling from this one, in place of a search.
+    control : ShuffledTraining, optional
+        That of the same arguments.
     """
-    labels = shuffled_labels(reference.labels, split, seed)
-    changes = {"members": 1, "epochs": min(settings.epochs, CONTROL_EPOCHS), "patience": None, "pretrain_epochs": 0}
-    short = settings.model_copy(update=changes)
-    shuffled = replace(reference, labels=labels)
-    parts = [split.rows(role) for role in ("train", "validation")]
-    known, watched = (rows[stratified_rows(labels[rows], CONTROL_CELLS, seed=seed)] for rows in parts)
-    task = _task(shuffled, known, watched, short, train, "shuffled-labels", seed)
-    networks = trained_networks(task, train(task, "shuffled-labels", seed), seed)
+    control = control or shuffled_training(reference, split, settings, seed)
+    shuffled, task = control.reference, control.task
+    networks = trained_networks(task, train(task, SHUFFLED, seed), seed)
     linear = None
     if settings.linear_share != 0.0:
+        known = task.train_rows
         values = shuffled.values(known).toarray()
-        linear = fit_logistic(values, labels[known], len(reference.classes), seed=seed, tuned=tuned)
-    model = _model(shuffled, task, networks, linear, short)
+        linear = fit_logistic(values, shuffled.labels[known], len(reference.classes), seed=seed, tuned=tuned)
+    model = _model(shuffled, task, networks, linear, task.settings)
     rows = split.rows("test")
-    return score(labels[rows], predict_log(model, shuffled, rows).argmax(1), reference.classes)
+    return score(shuffled.labels[rows], predict_log(model, shuffled, rows).argmax(1), reference.classes)
 
 
 def trained_networks(task: SimsTask, weights: Mapping[str, torch.Tensor], seed: int) -> TabNetEnsemble:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
@@ -171,17 +172,21 @@ class SimpleMethods:
     Parameters
     ----------
     work : SimpleWork
+    after : callable, optional
+        What the other process does then, before there is a result; without another process nobody does it. An error of
+        it is passed over: it is to be found where its result is asked for.
     """
 
-    def __init__(self, work: SimpleWork) -> None:
+    def __init__(self, work: SimpleWork, after: Callable[[], object] | None = None) -> None:
         self._work: SimpleWork | None = work
+        self._after = after
         self._results: Generator[Any, None, None] | None = None
         self._fits: SimpleFits | None = None
 
     def __enter__(self) -> Self:
         assert self._work is not None
         if np.prod(self._work.known.shape) >= WORTH_A_PROCESS:
-            self._results = stream(_begun_then_fitted, self._work, environment=one_thread_environment())
+            self._results = stream(_begun_then_fitted, self._work, self._after, environment=one_thread_environment())
             self._next()  # it has begun
             self._work = None
         return self
@@ -226,6 +231,10 @@ def one_thread_environment() -> dict[str, str | None]:
     return {CHOSEN: threads, "OPENBLAS_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
 
 
-def _begun_then_fitted(work: SimpleWork) -> Iterator[tuple[SimpleFits, int] | None]:
+def _begun_then_fitted(work: SimpleWork, after: Callable[[], object] | None) -> Iterator[tuple[SimpleFits, int] | None]:
     yield None
-    yield fit_simple_methods(work), peak_memory_bytes()
+    fits = fit_simple_methods(work)
+    if after is not None:
+        with suppress(Exception):
+            after()
+    yield fits, peak_memory_bytes()
