@@ -1,5 +1,6 @@
 """Progress of a running job is printed here: redrawn in place in a terminal, a line now and then elsewhere."""
 
+import logging
 import math
 import time
 from collections.abc import Callable
@@ -60,6 +61,31 @@ class ProgressDisplay:
         else:
             self._next = now + self._line_s
             self._console.print(line(), soft_wrap=True, markup=False, highlight=False)
+
+
+class RecordLines(logging.Handler):
+    """Prints records of a log on a console.
+
+    Parameters
+    ----------
+    console : Console
+    every_s : float
+        Seconds between two lines, and before the first; records in between are passed over. By default all are printed.
+    start : str
+        Of each line.
+    """
+
+    def __init__(self, console: Console, every_s: float = 0.0, start: str = "") -> None:
+        super().__init__()
+        self._console, self._every_s, self._start = console, every_s, start
+        self._next = time.monotonic() + every_s
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a record, if it is time for a line."""
+        now = time.monotonic()
+        if now >= self._next:
+            self._next = now + self._every_s
+            self._console.print(self._start + record.getMessage(), soft_wrap=True, markup=False, highlight=False)
 
 
 class BarProgress:

@@ -10,7 +10,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import wraps
 from typing import ParamSpec, TypeVar
 
@@ -64,7 +64,7 @@ def told(train: Callable[P, R]) -> Callable[P, R]:
     @wraps(train)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
-            with _printed(bool(kwargs.get("quiet"))):
+            with nullcontext() if kwargs.get("quiet") else logged_to(logging.StreamHandler(sys.stderr)):
                 return train(*args, **kwargs)
         except KeyboardInterrupt:
             raise Interrupted(
@@ -75,11 +75,8 @@ def told(train: Callable[P, R]) -> Callable[P, R]:
 
 
 @contextmanager
-def _printed(quiet: bool) -> Iterator[None]:
-    if quiet:
-        yield
-        return
-    handler = logging.StreamHandler(sys.stderr)
+def logged_to(handler: logging.Handler) -> Iterator[None]:
+    """Hand the records within a ``with`` block to a handler, and to no other."""
     level, propagates = logger.level, logger.propagate
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)

@@ -5,9 +5,9 @@ interpreter looks for modules where this one does, but in the working folder las
 there (``random.py``, ``numpy.py``) cannot take the place of a module. Arguments and results are pickled; both ends
 are this program.
 
-`call` returns a result, `stream` yields several as they come, `start` only starts the process. Their processes are
-leaders of a session of their own: Ctrl-C reaches the caller, which ends them, and whatever they have started ends
-with them.
+`call` returns a result, `begin` does so later on, `stream` yields several as they come, `start` only starts the
+process. Their processes are leaders of a session of their own: Ctrl-C reaches the caller, which ends them, and
+whatever they have started ends with them.
 """
 
 import ctypes
@@ -87,6 +87,24 @@ def call(function: Callable[..., Any] | str, *arguments: Any, **options: Any) ->
         else:
             break
     return result
+
+
+def begin(function: Callable[..., Any] | str, *arguments: Any, **options: Any) -> Generator[Any, None, None]:
+    """Yield None once a fresh interpreter has begun, and then what `function` returns there.
+
+    What the function needs is imported in between, while the caller does something else.
+
+    Parameters
+    ----------
+    function, *arguments, **options
+        As of `call`.
+
+    Raises
+    ------
+    ProcessFailed
+        It ended early.
+    """
+    return stream(_begun_then_result, _name(function), pickle.dumps(arguments), **options)
 
 
 def stream(
@@ -304,6 +322,11 @@ def _run(parent: int) -> None:
 
 def _only_result(function: Callable[..., Any] | str, *arguments: Any) -> Iterator[Any]:
     yield (function_named(function) if isinstance(function, str) else function)(*arguments)
+
+
+def _begun_then_result(name: str, arguments: bytes) -> Iterator[Any]:
+    yield None
+    yield function_named(name)(*pickle.loads(arguments))
 
 
 def _send_results(pipe: int, name: str, arguments: tuple[Any, ...]) -> None:

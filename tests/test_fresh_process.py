@@ -15,6 +15,7 @@ from neurofleet.fresh_process import (
     BrokenFrame,
     FrameReader,
     ProcessFailed,
+    begin,
     call,
     end,
     frame,
@@ -145,6 +146,7 @@ def test_a_result_comes_back_whatever_names_the_function():
 
 def test_results_of_a_generator_come_one_by_one():
     assert list(stream(count, 5)) == [0, 1, 2, 3, 4]
+    assert list(begin(add, 2, 3)) == [None, 5]
 
 
 def test_folder_and_variables_are_those_asked_for(tmp_path, monkeypatch):

@@ -13,9 +13,10 @@ from rich.console import Console
 
 from neurofleet.cluster.ray.shards import map_shards
 from neurofleet.jobs.learners.learner_spec import Workers, most_workers
-from neurofleet.jobs.progress import duration, time_left
+from neurofleet.jobs.progress import LINE_S, RecordLines, duration, time_left
 from neurofleet.jobs.run_folder import raise_if_interrupted
 from neurofleet.jobs.terminal import BETWEEN
+from neurofleet.learners.progress import logged_to
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def do_missing(pieces: Sequence[Piece], workers: Workers, console: Console) -> N
     missing = [piece for piece in pieces if not piece.file.is_file()]
     at_once = most_workers(workers)
     progress = _Progress([piece.kind for piece in missing], max(at_once, 1), console)
-    for piece, seconds in zip(missing, _seconds_of(missing, at_once), strict=True):
+    for piece, seconds in zip(missing, _seconds_of(missing, at_once, console), strict=True):
         progress.done(piece, seconds)
 
 
@@ -75,10 +76,10 @@ def write_result(file: Path, content: Mapping[str, Any], indent: int | None = No
     os.replace(partial, file)
 
 
-def _seconds_of(pieces: Sequence[Piece], workers: int) -> Iterator[float]:
+def _seconds_of(pieces: Sequence[Piece], workers: int, console: Console) -> Iterator[float]:
     """Do all pieces and yield how long each took, in their order.
 
-    In this process the work can be interrupted between two pieces.
+    In this process the work can be interrupted between two pieces, and what the learners log of a long one is printed.
     """
     payloads = [{"piece": piece} for piece in pieces]
     if workers:
@@ -86,7 +87,9 @@ def _seconds_of(pieces: Sequence[Piece], workers: int) -> Iterator[float]:
         return
     for payload in payloads:
         raise_if_interrupted()
-        yield do_piece(payload)
+        with logged_to(RecordLines(console, LINE_S, f"{payload['piece'].title}: ")):
+            seconds = do_piece(payload)
+        yield seconds
 
 
 class _Progress:

@@ -531,16 +531,21 @@ class HippieJob(LearnerJob[FoldsSpec, HippieInputs]):
 
     def train(self, run: LearnerRun[HippieInputs]) -> Trained:
         """Compare methods on folds, train on all labelled units, and write their embeddings."""
-        from neurofleet.learners.hippie.train_hippie import fit_all_units
+        from neurofleet.learners.hippie.train_hippie import fit_all_units, inner_epochs
         from neurofleet.learners.hippie.unit_pretraining import Pretrained
+        from neurofleet.learners.local_training import TrainHere
 
         spec, (unit_set,) = self._training_spec, run.inputs.sets
         pretrained = self._pretrain(unit_set, "pool", run)
         (result,) = evaluate_sets([(unit_set, pretrained)], spec, self.folder, run)
         network = Pretrained.read(pretrained) if pretrained else None
-        model = fit_all_units(unit_set.labelled, spec.chosen, network, run.trainings, spec.seed)
-        write_unit_embeddings(run.out, model, unit_set.labelled)
-        _write_tables(run.out, [result])
+        labelled = unit_set.labelled
+        with run.step(f"training with all {len(labelled.rows):,} labelled units, and choosing what they are named by"):
+            inner = TrainHere(inner_epochs(labelled, spec.chosen, network is not None))
+            model = fit_all_units(labelled, spec.chosen, network, run.trainings, spec.seed, inner_train=inner)
+        with run.step("writing embeddings, their map, and tables"):
+            write_unit_embeddings(run.out, model, labelled)
+            _write_tables(run.out, [result])
         model = replace(model, facts=result.to_json() | self._origin(run))
         return Trained(model, HippieReport.of_training(model.facts))
 
@@ -569,9 +574,10 @@ class HippieJob(LearnerJob[FoldsSpec, HippieInputs]):
         spec = self.spec
         sets = [(unit_set, self._pretrain(unit_set, unit_set.name, run)) for unit_set in run.inputs.sets]
         results = evaluate_sets(sets, spec, self.folder, run)
-        _write_tables(run.out, results)
-        embeddings = {result.unit_set.name: embeddings_table(result, spec.chosen) for result in results}
-        _write_parts(run.out / "embeddings", embeddings)
+        with run.step("writing embeddings, their maps, and tables"):
+            _write_tables(run.out, results)
+            embeddings = {result.unit_set.name: embeddings_table(result, spec.chosen) for result in results}
+            _write_parts(run.out / "embeddings", embeddings)
         findings: dict[str, Any] = {
             "name": spec.name,
             "sets": [result.to_json() for result in results],

@@ -48,12 +48,12 @@ from neurofleet.jobs.learners.learner_folder import (
 )
 from neurofleet.jobs.learners.learner_report import LearnerReport
 from neurofleet.jobs.learners.learner_spec import LearnerSpec, SweepSpec, Workers, metric_in_words, most_workers
-from neurofleet.jobs.progress import duration, time_left
+from neurofleet.jobs.progress import RecordLines, duration, time_left
 from neurofleet.jobs.quick import QUICK_NOTE
 from neurofleet.jobs.run_folder import Ending, JobRun, raise_if_interrupted, run_in_folder
 from neurofleet.jobs.terminal import BETWEEN, terminal
 from neurofleet.learners.model_folder import QUICK
-from neurofleet.learners.progress import LINE_S
+from neurofleet.learners.progress import LINE_S, logged_to
 from neurofleet.memory import peak_memory_bytes, peak_memory_in_words
 from neurofleet.threads import one_thread, threads_note
 
@@ -65,6 +65,11 @@ FILES_NAMED = 3
 
 RECENT_EPOCHS = 15
 """From how many epochs the time left is estimated."""
+
+PROCESS_START_S, RAY_START_S = 5.0, 8.0
+"""What a process that trains, and Ray on this machine, typically take to start."""
+
+WRITING = "writing the report"
 
 SHARED_GPU = 0.25
 """What of a GPU a trial gets: these models are small beside one."""
@@ -224,6 +229,13 @@ class LearnerRun(Generic[InputsT]):
     trainings: Trainings
     workers: Workers
     console: Console
+
+    @contextmanager
+    def step(self, doing: str) -> Iterator[None]:
+        """Print what is done within a ``with`` block, and what the learners log of it."""
+        self.console.print(f"{doing} …", soft_wrap=True, highlight=False)
+        with logged_to(RecordLines(self.console)):
+            yield
 
     def input_digests(self, files: Iterable[str]) -> dict[str, str]:
         """Return the SHA-256 of input files, and of what is in input folders, as the run folder keeps them."""
@@ -464,12 +476,14 @@ def _run(job: LearnerJob[Any, Any], opened: JobRun, address: str | None, cpus: i
         if spec.kind == "evaluate":
             findings, report = job.evaluate(run)
             findings |= quick
-            report.write(out)
+            with run.step(WRITING):
+                report.write(out)
             write_result(out / EVALUATION, findings, indent=1)
         else:
             trained = job.train(run)
             report = trained.report
-            report.write(out)
+            with run.step(WRITING):
+                report.write(out)
             model = replace(trained.model, facts={**trained.model.facts, **quick})
             model.save(out, run=_fingerprint(spec, job.split_fingerprint(inputs)))
             if workers and job.publishes:
@@ -634,18 +648,30 @@ def print_learner_plan(spec: LearnerSpec, folder: Path) -> None:
     job = job_of(spec, folder)
     doing = terminal(errors=True)
     doing.print("reading the input …")
+    before = time.process_time()
     inputs = checked_inputs(job)
+    start_s = max(time.process_time() - before, PROCESS_START_S)
     doing.print("measuring a few steps, by the CPU time of the thread that trains …")
     with naming_files(spec), one_thread():
         trial_s = job.print_plan(inputs, console)
+    workers = most_workers(spec.workers or 0)
+    others_s = (RAY_START_S + start_s) if workers else 0.0
+    console.print(
+        f"On top come about {duration(start_s + others_s)} to start"
+        f"{', with Ray and its workers,' if workers else ''} and to read the input.",
+        soft_wrap=True,
+        highlight=False,
+    )
     if isinstance(spec, SweepSpec):
         if cpus_of(spec) > available_cpus():
             console.print(f"{_too_many_cpus(spec, available_cpus())} Run it on a cluster (--address).", soft_wrap=True)
         plan = trials_of(job, inputs)
         trials = plan.number_of_settings() * plan.repeats
+        starts_s = RAY_START_S + trials * start_s
         console.print(
             f"Before that, {trials} trials of up to {plan.scheduler.max_epochs} epochs: about"
-            f" {duration(trials * trial_s)} one by one; what is searched may change it.",
+            f" {duration(starts_s + trials * trial_s)} one by one, of which about {duration(starts_s)} are to start Ray"
+            " and the trials; what is searched may change it.",
             soft_wrap=True,
             highlight=False,
         )

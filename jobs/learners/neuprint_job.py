@@ -431,13 +431,16 @@ class NeuprintJob(LearnerJob[NeuprintSpec, NeuprintInputs]):
         pieces = pieces_of(self.spec, inputs, out)
         for piece in pieces:
             if piece.settings is not None:
-                _train_piece(piece, inputs, run.trainings)
+                with run.step(piece.title):
+                    _train_piece(piece, inputs, run.trainings)
         do_missing(pieces, run.workers, run.console)
-        model = self._fit_all(inputs, run.trainings)
+        with run.step("training with all neurons, and choosing what they are named by"):
+            model = self._fit_all(inputs, run.trainings)
         run.trainings.write_history(out / HISTORY)
-        write_neuron_embeddings(out, model, inputs.recordings)
-        examples = activity_examples(model, inputs.recordings, inputs.classes)
-        pq.write_table(pa.Table.from_pandas(examples, preserve_index=False), out / EXAMPLES)
+        with run.step("writing embeddings, their map, and examples of activity"):
+            write_neuron_embeddings(out, model, inputs.recordings)
+            examples = activity_examples(model, inputs.recordings, inputs.classes)
+            pq.write_table(pa.Table.from_pandas(examples, preserve_index=False), out / EXAMPLES)
         findings = self._scores(run, pieces)
         if model.naming is not None:
             findings["naming"] = {"probe": model.naming.probe.kind, "tried": model.naming.tried}

@@ -173,7 +173,10 @@ class SimsJob(LearnerJob[SimsTrainSpec, SimsInputs]):
 
         spec, inputs = self.spec, run.inputs
         write_splits(run.out / SPLITS, inputs.prepared.splits)
-        model, tested = fit_and_score(inputs.prepared, spec.chosen, run.trainings, spec.seed, baselines=spec.baselines)
+        with run.step("training"):
+            model, tested = fit_and_score(
+                inputs.prepared, spec.chosen, run.trainings, spec.seed, baselines=spec.baselines
+            )
         notes = [*inputs.notes, *(note for note in model.facts["notes"] if note not in inputs.notes)]
         scores = {**model.facts, "notes": notes}
         if spec.unknown_curve:
@@ -182,7 +185,8 @@ class SimsJob(LearnerJob[SimsTrainSpec, SimsInputs]):
         run.trainings.write_history(run.out / HISTORY)
         predictions = predictions_table(tested, inputs.prepared)
         pq.write_table(predictions, run.out / PREDICTIONS)
-        pq.write_table(map_table(model, predictions, inputs.prepared, spec.seed), run.out / MAP)
+        with run.step("drawing a map of the cells"):
+            pq.write_table(map_table(model, predictions, inputs.prepared, spec.seed), run.out / MAP)
         report = SimsReport(
             scores=typed(SimsScores, model.facts, run.out),
             classes=list(model.classes),

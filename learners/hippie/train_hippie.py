@@ -125,7 +125,8 @@ def train(
     if others is not None and chosen.pretrain_epochs:
         modalities = modalities_of(labelled.units, chosen.modalities)
         pretrained = pretrain(others, chosen, TrainHere(), seed, modalities=modalities, target=labelled.units)
-    here = TrainHere(_epochs(labelled, chosen, pretrained is not None))
+    is_pretrained = pretrained is not None
+    here = TrainHere(_epochs_each(chosen, is_pretrained) + inner_epochs(labelled, chosen, is_pretrained))
     model = fit_all_units(labelled, chosen, pretrained, here, seed, inner_train=here)
     counts = np.bincount(labelled.labels[labelled.rows], minlength=len(labelled.classes))
     facts = {
@@ -148,12 +149,16 @@ def train(
     return model
 
 
-def _epochs(labelled: LabelledUnits, settings: HippieSettings, is_pretrained: bool) -> int:
-    """Return the epochs of all trainings of `fit_all_units` together."""
+def _epochs_each(settings: HippieSettings, is_pretrained: bool) -> int:
+    return settings.epochs + (settings.adapt_epochs if is_pretrained else 0)
+
+
+def inner_epochs(labelled: LabelledUnits, settings: HippieSettings, is_pretrained: bool) -> int:
+    """Return the epochs of all trainings of the inner folds of `fit_all_units` together."""
     rows = labelled.rows
     groups = None if labelled.groups is None else labelled.groups[rows]
     _, folds = check_inner_folds(labelled.labels[rows], groups, FOLDS, labelled.classes)
-    return (folds + 1) * (settings.epochs + (settings.adapt_epochs if is_pretrained else 0))
+    return folds * _epochs_each(settings, is_pretrained)
 
 
 def check_all_units(labelled: LabelledUnits) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
@@ -16,7 +16,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from neurofleet.errors import LearnerError
-from neurofleet.fresh_process import ProcessFailed, stream
+from neurofleet.fresh_process import ProcessFailed, begin
 from neurofleet.learners.folds import stratified_rows
 from neurofleet.learners.sims.expression_baselines import CELL_LIMIT, Baseline, run_baselines
 from neurofleet.learners.sims.logistic_regression import LogisticModel, fit_logistic
@@ -186,7 +186,7 @@ class SimpleMethods:
     def __enter__(self) -> Self:
         assert self._work is not None
         if np.prod(self._work.known.shape) >= WORTH_A_PROCESS:
-            self._results = stream(_begun_then_fitted, self._work, self._after, environment=one_thread_environment())
+            self._results = begin(_fitted, self._work, self._after, environment=one_thread_environment())
             self._next()  # it has begun
             self._work = None
         return self
@@ -231,10 +231,9 @@ def one_thread_environment() -> dict[str, str | None]:
     return {CHOSEN: threads, "OPENBLAS_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
 
 
-def _begun_then_fitted(work: SimpleWork, after: Callable[[], object] | None) -> Iterator[tuple[SimpleFits, int] | None]:
-    yield None
+def _fitted(work: SimpleWork, after: Callable[[], object] | None) -> tuple[SimpleFits, int]:
     fits = fit_simple_methods(work)
     if after is not None:
         with suppress(Exception):
             after()
-    yield fits, peak_memory_bytes()
+    return fits, peak_memory_bytes()

@@ -26,7 +26,7 @@ from neurofleet.learners.model_folder import (
     refuse_other_model,
     source_names,
 )
-from neurofleet.learners.progress import told
+from neurofleet.learners.progress import logger, told
 from neurofleet.learners.sims.held_out_scores import Tested, cross_validate, facts, fit_and_test, query_facts
 from neurofleet.learners.sims.hidden_genes import measure_hidden_genes
 from neurofleet.learners.sims.labelled_reference import Reference, reference_of
@@ -391,6 +391,7 @@ def fit_and_score(
     else:
         fitted, only = fit_and_test(reference, prepared.final, settings, train, seed, baselines)
         tested = [only]
+    logger.info("measuring distances from the reference, and what missing genes do to the probabilities")
     known = facts(tested, reference) | query_facts(fitted, reference, prepared.final, seed)
     known["answer"] = None if fitted.choice is None else fitted.choice.to_dict()
     kept = prepared.profiles.some(np.setdiff1d(prepared.labels.rows, reference.in_query)).to_array()

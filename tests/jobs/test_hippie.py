@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from contextlib import redirect_stderr
 from dataclasses import replace
 from pathlib import Path
 
@@ -67,8 +68,17 @@ def folder(tmp_path_factory):
 def trained(folder):
     """A finished training with a pool."""
     job = write_job(folder, TRAIN | {"pool": [{"units": "others.npz"}], "name": "made"})
-    run_job(job, str(folder / "trained"))
+    with (folder / "told.txt").open("w") as told, redirect_stderr(told):
+        run_job(job, str(folder / "trained"))
     return folder / "trained"
+
+
+def test_each_step_after_the_comparison_is_told(trained, folder):
+    told = (folder / "told.txt").read_text()
+    compared = told.index("test labels exchanged: done")
+    steps = ["training with all 48 labelled units", "epoch 8 of 8", "classical classifiers: ", "writing embeddings"]
+    places = [told.index(step, compared) for step in [*steps, "writing the report"]]
+    assert places == sorted(places)
 
 
 def test_a_training_leaves_a_model_that_names_new_units(trained, folder, tmp_path, capfd):

@@ -1,6 +1,7 @@
 """NeuPRINT jobs: trained, interrupted, resumed, compared, refused."""
 
 import json
+from contextlib import redirect_stderr
 from dataclasses import replace
 from pathlib import Path
 
@@ -69,8 +70,16 @@ def write_job(folder: Path, animals: list[str], **keys) -> Path:
 @pytest.fixture(scope="module")
 def model(animals, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("run")
-    run_job(write_job(folder, animals), str(folder / "model"))
+    with (folder / "told.txt").open("w") as told, redirect_stderr(told):
+        run_job(write_job(folder, animals), str(folder / "model"))
     return folder / "model"
+
+
+def test_each_step_after_the_comparison_is_told(model):
+    told = (model.parent / "told.txt").read_text()
+    steps = ["split 1, ", "training with all neurons", "writing embeddings", "writing the report"]
+    places = [told.rindex(step) for step in steps]
+    assert places == sorted(places)
 
 
 def test_a_model_folder_is_complete(model, animals):

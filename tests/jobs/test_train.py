@@ -60,8 +60,13 @@ def write_job(folder: Path, reference: Path, **keys) -> Path:
 
 @pytest.fixture(scope="module")
 def model(reference, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("run")
-    run_job(write_job(folder, reference), str(folder / "model"))
+    """Trained beside another process, as larger references are."""
+    folder, trained_here = tmp_path_factory.mktemp("run"), set()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("neurofleet.learners.sims.simple_methods.WORTH_A_PROCESS", 0)
+        patched.setattr(learner_job.Trainings, "_epoch_done", lambda self, name, *_: trained_here.add(name))
+        run_job(write_job(folder, reference), str(folder / "model"))
+    assert trained_here == {"model", "model-continued"}, "the other process trains the control"
     return folder / "model"
 
 
@@ -323,7 +328,7 @@ def test_a_plan_says_what_a_training_and_a_sweep_will_do(reference, tmp_path, ca
 def test_the_time_left_of_trainings_that_go_on_is_that_of_the_epochs_left(tmp_path, monkeypatch):
     """The first training was finished before, the second one had 7 of its 10 epochs."""
     job, task = Mock(), Mock()
-    job.work.return_value, job.epoch_work.return_value = 30.0, 1.0
+    job.work.return_value, job.epoch_work.return_value = 40.0, 1.0
     job.spec.chosen.model_dump.return_value = {}
     job.write_task.return_value, task.epochs.return_value = {}, 10
 
@@ -336,6 +341,7 @@ def test_the_time_left_of_trainings_that_go_on_is_that_of_the_epochs_left(tmp_pa
     monkeypatch.setattr("neurofleet.jobs.learners.learner_job.LINE_S", 0.0)
     console = Console(file=io.StringIO(), width=200)
     trainings = learner_job.Trainings(job, Mock(), tmp_path, 0, console)
+    assert trainings.ahead(task, "fourth", 1) is not None  # which another process does
     for name in ("first", "second", "third"):
         trainings(task, name, 1)
     lines = console.file.getvalue().splitlines()

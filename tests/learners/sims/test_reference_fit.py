@@ -216,7 +216,7 @@ def test_another_process_that_cannot_begin_is_told(reference, split, monkeypatch
         yield
 
     monkeypatch.setattr("neurofleet.learners.sims.simple_methods.WORTH_A_PROCESS", 0)
-    monkeypatch.setattr("neurofleet.learners.sims.simple_methods.stream", ended)
+    monkeypatch.setattr("neurofleet.learners.sims.simple_methods.begin", ended)
     with pytest.raises(LearnerError, match="process that fits logistic regression .* ended with signal 9"):
         fit_and_test(reference, split, QUICK, train_here)
 
