@@ -154,11 +154,14 @@ class TrainHere:
     """
 
     def __init__(self, epochs: int | None = None) -> None:
-        self._steps = None if epochs is None else StepProgress(epochs)
+        self._epochs = epochs
+        self._steps: StepProgress | None = None
 
     def __call__(self, task: TrainingTask, name: str, seed: int) -> Mapping[str, torch.Tensor]:
         """Train a task, and return the state of its module."""
         epochs, done = task.epochs(), 0
+        if self._epochs is not None and self._steps is None:
+            self._steps = StepProgress(self._epochs)  # its clock starts with the first training
         steps = self._steps or StepProgress(epochs, "of this training")
 
         def progress(metrics: dict[str, float]) -> None:
