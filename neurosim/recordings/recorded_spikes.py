@@ -6,12 +6,14 @@ from dataclasses import dataclass
 import numpy as np
 
 SPIKE_THRESHOLD_MV = -20.0
-"""eFEL's threshold, with which spikes are counted unless a cell's spikes stay below it."""
+"""eFEL's threshold, with which spikes are counted unless a cell's spikes stay below it, or hardly reach it."""
 
 RISE_MV, RISE_MS = 10.0, 2.0
 FALL_MV, FALL_MS = 10.0, 4.0
 APART_MS = 1.0
 SMALL_SHARE = 0.2  # of the spikes of a recording; fewer small ones are told, and the threshold stays
+HEADROOM_MV = 10.0
+"""So far above the threshold should spikes peak: closer to it, a tenth of a mV decides whether a model has one."""
 
 
 @dataclass(frozen=True)
@@ -86,28 +88,33 @@ class SpikeThreshold:
         Spikes that stay below eFEL's threshold, of all spikes.
     highest_small_mV : float
         Peak of the highest of the small ones.
+    low_mV : float
+        The peaks of a fifth of all spikes stay below it.
     """
 
     threshold_mV: float
     small: int
     spikes: int
     highest_small_mV: float = float("nan")
+    low_mV: float = float("nan")
 
 
 def choose_threshold(sweeps: Iterable[SpikeShapes]) -> SpikeThreshold:
-    """Return eFEL's threshold, or a lower one for a cell of which many spikes stay below it.
+    """Return eFEL's threshold, or a lower one for a cell of which many spikes stay below it, or peak close above it.
 
     The lower one is half-way between the onsets and the peaks of the spikes.
     """
     shapes = list(sweeps)
     peaks = np.concatenate([np.empty(0), *(shape.peak_mV for shape in shapes)])
     onsets = np.concatenate([np.empty(0), *(shape.onset_mV for shape in shapes)])
-    small = peaks <= SPIKE_THRESHOLD_MV
-    found = SpikeThreshold(
-        SPIKE_THRESHOLD_MV, int(small.sum()), peaks.size, float(peaks[small].max()) if small.any() else float("nan")
-    )
-    if not small.any() or small.mean() < SMALL_SHARE:
-        return found
-    low, high = np.percentile(onsets, 90), np.percentile(peaks, 10)
-    threshold = float(np.round(0.5 * (low + high))) if high - low > 2.0 else float(np.round(low + 1.0))
-    return SpikeThreshold(min(threshold, SPIKE_THRESHOLD_MV), found.small, found.spikes, found.highest_small_mV)
+    if not peaks.size:
+        return SpikeThreshold(SPIKE_THRESHOLD_MV, 0, 0)
+    small = peaks[peaks <= SPIKE_THRESHOLD_MV]
+    low_mV = float(np.percentile(peaks, 100 * SMALL_SHARE))
+    threshold_mV = SPIKE_THRESHOLD_MV
+    if low_mV < SPIKE_THRESHOLD_MV + HEADROOM_MV:
+        low, high = np.percentile(onsets, 90), np.percentile(peaks, 10)
+        half = float(np.round(0.5 * (low + high))) if high - low > 2.0 else float(np.round(low + 1.0))
+        threshold_mV = min(half, SPIKE_THRESHOLD_MV)
+    highest_mV = float(small.max()) if small.size else float("nan")
+    return SpikeThreshold(threshold_mV, small.size, peaks.size, highest_mV, low_mV)

@@ -29,6 +29,7 @@ UNSEEN_OF_RHEOBASE = (1.35, 1.5)  # between the steps that fits are trained on
 STEP_NOISE, NOISE_EVERY_MS, NOISE_MV = 0.1, 2.0, 0.05
 TRIED_NA = np.geomspace(0.01, 1.0, 50)
 JUNCTION_POTENTIAL_MV = 14.0
+SPIKE_MV = -30.0  # spikes of some published models hardly reach -20 mV
 ATOL = 1e-4
 KNOWN = "known.json"
 
@@ -194,7 +195,7 @@ def record(cell: Known, morphology: Path, file: Path) -> dict[str, float]:
     def spikes(amplitude_nA: float) -> int:
         step = StepProtocol("step", amplitude_nA, START_MS, STOP_MS, STOP_MS)
         voltage = warm.responses(values, {"step": model.protocol(step)})[recording_name("step")]["voltage"]
-        above = np.asarray(voltage) > -20.0
+        above = np.asarray(voltage) > SPIKE_MV
         return int((above[1:] & ~above[:-1]).sum())
 
     rheobase_nA = next(a for a in TRIED_NA if spikes(float(a)))

@@ -131,6 +131,9 @@ def test_the_threshold_follows_spikes_that_stay_small(tmp_path):
     assert "3 of 3 spikes stay below -20 mV (the highest reaches -30 mV" in recording.warnings[0]
     chosen = look(tmp_path, sweeps, spike_threshold_mV=-35.0)
     assert (chosen.spike_threshold_mV, chosen.table.rows[2].spikes) == (-35.0, 3)
+    close = look(tmp_path, [*sweeps[:2], series(3, 0.1, SPIKES_MS, peak_mV=-1.0)])  # -15 mV
+    assert -60.0 < close.spike_threshold_mV < -25.0
+    assert "a fifth of 3 spikes peak close to -20 mV (below -15 mV" in close.warnings[0]
     tall = look(tmp_path, [*sweeps[:2], series(3, 0.1, SPIKES_MS)])
     assert (tall.spike_threshold_mV, tall.warnings) == (-20.0, ())
 
