@@ -66,8 +66,8 @@ FILES_NAMED = 3
 RECENT_EPOCHS = 15
 """From how many epochs the time left is estimated."""
 
-PROCESS_START_S, RAY_START_S = 5.0, 8.0
-"""What a process that trains, and Ray on this machine, typically take to start."""
+PROCESS_START_S, RAY_START_S, TRIAL_START_S = 5.0, 8.0, 1.0
+"""What a process that trains, Ray on this machine, and a trial in the process of another typically take to start."""
 
 WRITING = "writing the report"
 
@@ -650,7 +650,7 @@ def print_learner_plan(spec: LearnerSpec, folder: Path) -> None:
     doing.print("reading the input …")
     before = time.process_time()
     inputs = checked_inputs(job)
-    start_s = max(time.process_time() - before, PROCESS_START_S)
+    start_s = max(time.process_time() - before, PROCESS_START_S)  # reading imports what training needs
     doing.print("measuring a few steps, by the CPU time of the thread that trains …")
     with naming_files(spec), one_thread():
         trial_s = job.print_plan(inputs, console)
@@ -667,7 +667,8 @@ def print_learner_plan(spec: LearnerSpec, folder: Path) -> None:
             console.print(f"{_too_many_cpus(spec, available_cpus())} Run it on a cluster (--address).", soft_wrap=True)
         plan = trials_of(job, inputs)
         trials = plan.number_of_settings() * plan.repeats
-        starts_s = RAY_START_S + trials * start_s
+        each_s = start_s if workers else max(start_s - PROCESS_START_S, TRIAL_START_S)
+        starts_s = RAY_START_S + start_s + trials * each_s
         console.print(
             f"Before that, {trials} trials of up to {plan.scheduler.max_epochs} epochs: about"
             f" {duration(starts_s + trials * trial_s)} one by one, of which about {duration(starts_s)} are to start Ray"

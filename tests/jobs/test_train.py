@@ -322,7 +322,10 @@ def test_a_plan_says_what_a_training_and_a_sweep_will_do(reference, tmp_path, ca
     assert "9 epochs of about 3 steps in all trainings" in told
     trials = {"number": 5, "repeats": 2}
     print_plan(write_job(tmp_path, reference, kind="sweep", search={"n_d": [8, 16]}, trials=trials))
-    assert "Before that, 10 trials of up to 4 epochs" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "On top come about 5 s to start and to read the input." in told
+    assert "Before that, 10 trials of up to 4 epochs: about 2" in told
+    assert "s one by one, of which about 23 s are to start Ray" in told
 
 
 def test_the_time_left_of_trainings_that_go_on_is_that_of_the_epochs_left(tmp_path, monkeypatch):
