@@ -4,8 +4,6 @@ import importlib
 import pkgutil
 import sys
 
-import pytest
-
 from neurofleet import fresh_process, neurosim
 
 OTHER_EXTRAS = ("ray", "torch", "lightning")
@@ -29,26 +27,30 @@ def test_no_module_imports_neuron_ray_or_torch():
     assert not fresh_process.call(imported_modules, modules_of_neurosim()) & {"neuron", *OTHER_EXTRAS}
 
 
-@pytest.mark.parametrize(
-    "module",
-    [
-        "recordings.recording",
-        "cells.morphology_check",
-        "cells.cell_model",
-        "cells.recipe",
-        "cells.stage_bounds",
-        "features.training_targets",
-        "features.published_targets",
-        "exchange.allen_fit",
-        "exchange.allen_download",
-        "exchange.dandi_download",
-        "exchange.neuromorpho_download",
-        "evolution",
-        "mechanisms",
-    ],
-)
-def test_no_simulator_is_imported_before_it_is_needed(module):
-    assert not fresh_process.call(imported_modules, [f"neurofleet.neurosim.{module}"]) & {*SIMULATORS}
+WITHOUT_SIMULATOR = [
+    "recordings.recording",
+    "cells.morphology_check",
+    "cells.cell_model",
+    "cells.recipe",
+    "cells.stage_bounds",
+    "features.training_targets",
+    "features.published_targets",
+    "exchange.allen_fit",
+    "exchange.allen_download",
+    "exchange.dandi_download",
+    "exchange.neuromorpho_download",
+    "evolution",
+    "mechanisms",
+]
+
+
+def simulators_after_each(modules):
+    return {module: imported_modules([f"neurofleet.neurosim.{module}"]) & {*SIMULATORS} for module in modules}
+
+
+def test_no_simulator_is_imported_before_it_is_needed():
+    found = fresh_process.call(simulators_after_each, WITHOUT_SIMULATOR)
+    assert found == {module: set() for module in WITHOUT_SIMULATOR}
 
 
 class NotInstalled:
@@ -60,16 +62,17 @@ class NotInstalled:
 
 
 def demo_without_other_extras(folder):
-    """Simulate the demo cell, and return its number of somata and of targets read from the recording."""
+    """Record four sweeps of the demo cell, and return its number of somata and of targets read from the recording."""
     sys.meta_path.insert(0, NotInstalled())
     for module in modules_of_neurosim():
         importlib.import_module(module)
-    from neurofleet.neurosim.cells.demo_cell import write_demo_cell
+    from neurofleet.neurosim.cells import demo_cell
     from neurofleet.neurosim.cells.morphology_check import check_morphology
     from neurofleet.neurosim.features.training_targets import passive_targets
     from neurofleet.neurosim.recordings.recording import read_recording
 
-    morphology, path = write_demo_cell(folder)
+    demo_cell.AMPLITUDES_NA, demo_cell.REPEATS = (-0.1, 0.2), 2
+    morphology, path = demo_cell.write_demo_cell(folder)
     targets = passive_targets(read_recording(path), ["voltage_base"])
     return check_morphology(morphology).n_sections["soma"], len(targets.targets)
 

@@ -72,9 +72,13 @@ def warm_scores():
     return [warm.evaluate(individual).tolist() for individual in INDIVIDUALS]
 
 
-def test_scores_are_equal_to_bluepyopts_own():
-    cold, warm = in_fresh_process(cold_scores), in_fresh_process(warm_scores)
-    assert cold == warm
+@pytest.fixture(scope="module")
+def cold() -> list[list[float]]:
+    return in_fresh_process(cold_scores)
+
+
+def test_scores_are_equal_to_bluepyopts_own(cold):
+    assert cold == in_fresh_process(warm_scores)
     assert len({tuple(scores) for scores in cold}) > 1
 
 
@@ -88,9 +92,9 @@ def interrupted_then_again():
     return warm.evaluate(INDIVIDUALS[0]).tolist(), warm.steps
 
 
-def test_the_step_budget_ends_an_evaluation_and_leaves_the_evaluator_usable():
+def test_the_step_budget_ends_an_evaluation_and_leaves_the_evaluator_usable(cold):
     scores, steps = in_fresh_process(interrupted_then_again)
-    assert scores == in_fresh_process(cold_scores)[0]
+    assert scores == cold[0]
     assert steps > 50
 
 
@@ -105,8 +109,8 @@ def closed_then_cold():
     return [evaluator.evaluate_with_lists(individual) for individual in INDIVIDUALS]
 
 
-def test_a_closed_warm_evaluator_leaves_the_users_own_as_it_was():
-    assert in_fresh_process(closed_then_cold) == in_fresh_process(cold_scores)
+def test_a_closed_warm_evaluator_leaves_the_users_own_as_it_was(cold):
+    assert in_fresh_process(closed_then_cold) == cold
 
 
 def ended_early():
