@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import psutil
@@ -125,7 +125,7 @@ def raylet_messages_logged() -> AbstractContextManager[None]:
         for line in data.get("lines", ()):
             logger.info("%s", line)
 
-    return _replaced("ray._private.worker", "print_to_stdstream", log)
+    return _replaced(importlib.import_module("ray._private.worker"), "print_to_stdstream", log)
 
 
 def this_machine_only() -> AbstractContextManager[None]:
@@ -134,16 +134,42 @@ def this_machine_only() -> AbstractContextManager[None]:
     It does so by itself where it knows one machine only (its rule on macOS and Windows), and otherwise
     replaces a loopback address by the machine's own and listens on every interface.
     """
-    return _replaced("ray._private.ray_constants", "ENABLE_RAY_CLUSTER", False)
+    return _replaced(importlib.import_module("ray._private.ray_constants"), "ENABLE_RAY_CLUSTER", False)
 
 
 @contextmanager
-def _replaced(module_name: str, name: str, value: Any) -> Iterator[None]:
+def without_unused_processes() -> Iterator[None]:
+    """Start Ray without three processes that a Ray on one machine has no use for; each takes a second to load.
+
+    They are the server of its dashboard, which it starts and waits for even where no dashboard is included, the monitor
+    of its autoscaler, and the one that sends to the driver what workers print, which ours does not show.
+    """
+    constants: Any = importlib.import_module("ray._private.ray_constants")
+
+    def announce(node: Any, **_: Any) -> None:
+        # An agent would look for the address, and log that there is none, every second.
+        key, namespace = constants.DASHBOARD_ADDRESS.encode(), constants.KV_NAMESPACE_DASHBOARD
+        node.get_gcs_client().internal_kv_put(key, _NOBODY, True, namespace)
+
+    replaced = {"start_api_server": announce}
+    replaced |= dict.fromkeys(("start_monitor", "start_log_monitor"), lambda _: None)
+    node: Any = importlib.import_module("ray._private.node").Node
+    with ExitStack() as stack:
+        for name, value in replaced.items():
+            stack.enter_context(_replaced(node, name, value))
+        yield
+
+
+_NOBODY = b"127.0.0.1:9"
+"""Where no server listens."""
+
+
+@contextmanager
+def _replaced(holder: Any, name: str, value: Any) -> Iterator[None]:
     """Replace something inside Ray for a while."""
-    module = importlib.import_module(module_name)
-    before = getattr(module, name)
-    setattr(module, name, value)
+    before = getattr(holder, name)
+    setattr(holder, name, value)
     try:
         yield
     finally:
-        setattr(module, name, before)
+        setattr(holder, name, before)

@@ -30,6 +30,7 @@ from neurofleet.cluster.ray.internals import (
     own_raylet,
     raylet_messages_logged,
     this_machine_only,
+    without_unused_processes,
     working_folder_last,
 )
 from neurofleet.cluster.ray.tokens import authentication, own_token, write_token
@@ -138,6 +139,7 @@ def _embedded(cpus: int | None) -> Iterator[RaySession]:
             environment(auth, without=("RAY_ADDRESS", "RAY_AUTH_TOKEN")),
             authentication(),
             this_machine_only(),
+            without_unused_processes(),
         ):
             try:
                 ray.init(

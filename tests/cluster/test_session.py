@@ -85,10 +85,13 @@ def embedded(tmp_path_factory):
     assert not list(home.iterdir()), "something was written into the user's home"
 
 
-def test_embedded_ray_has_a_private_token_and_folder(embedded):
+def test_embedded_ray_has_a_private_token_and_folder_and_no_process_that_nobody_needs(embedded):
     token = Path(embedded["token"])
     assert embedded["embedded"]
     assert embedded["cpus"] == 2
+    started = " ".join(part for process in embedded["process"].children(recursive=True) for part in process.cmdline())
+    assert "gcs_server" in started
+    assert not [name for name in ("dashboard/dashboard.py", "monitor.py") if name in started]
     assert stat.S_IMODE(token.stat().st_mode) == 0o600
     assert stat.S_IMODE(token.parent.stat().st_mode) == 0o700
     assert len(token.read_text()) >= 32
