@@ -7,26 +7,26 @@ from typing import Any
 
 
 @functools.cache
-def small_subject() -> Any:
-    """Return the demo cell, recorded and prepared as a job would."""
+def small_subject(recorded: Path | None = None) -> Any:
+    """Return the demo cell, recorded and prepared as a job would; `recorded` is a folder that holds its recordings."""
     from neurofleet.jobs.demo import JOB, make_input
     from neurofleet.jobs.fit.fit_inputs import prepare
     from neurofleet.jobs.job_file import parse_job
 
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        make_input(folder)
-        return prepare(parse_job(JOB, "demo.yaml", "demo"), folder)[0]
+        if recorded is None:
+            make_input(Path(name))
+        return prepare(parse_job(JOB, "demo.yaml", "demo"), recorded or Path(name))[0]
 
 
-def small_problem(stage: int) -> Any:
+def small_problem(stage: int, recorded: Path | None = None) -> Any:
     """Return what stage number `stage` (0 passive, 1 ih, 2 active) searches.
 
     The stages before are taken as having found the known parameters.
     """
     from neurofleet.neurosim.cells.demo_cell import KNOWN_PARAMETERS
 
-    subject = small_subject()
+    subject = small_subject(recorded)
     earlier = subject.problem(stage - 1, None).names if stage else ()
     winner = {name: KNOWN_PARAMETERS[name] for name in earlier}
     return subject.problem(stage, winner or None)

@@ -12,8 +12,8 @@ from tests.fresh_process import in_fresh_process
 
 
 @pytest.fixture(scope="module", params=[0, 2], ids=["passive", "active"])
-def problem(request):
-    return small_problem(request.param)
+def problem(request, demo_recordings):
+    return small_problem(request.param, demo_recordings)
 
 
 def near_known(problem, count=4) -> list[list[float]]:
@@ -42,8 +42,8 @@ def test_warm_scores_are_bluepyopts_to_the_last_bit(problem):
     assert np.std(cold, axis=0).max() > 0
 
 
-def test_the_known_cell_fits_its_own_recordings():
-    problem = small_problem(2)
+def test_the_known_cell_fits_its_own_recordings(demo_recordings):
+    problem = small_problem(2, demo_recordings)
     from neurofleet.neurosim.cells.demo_cell import KNOWN_PARAMETERS
 
     known = [KNOWN_PARAMETERS[name] for name in problem.names]
@@ -67,17 +67,24 @@ def search(problem, evaluations: int, seed: int) -> dict[str, float]:
 
 
 @pytest.mark.slow
-def test_the_passive_parameters_are_recovered():
+def test_the_passive_parameters_are_recovered(demo_recordings):
     from neurofleet.neurosim.cells.demo_cell import KNOWN_PARAMETERS
 
-    found = in_fresh_process(search, small_problem(0), 384, 1)
+    problem = small_problem(0, demo_recordings)
+    targets, steps = problem.model.targets, ("LongDC_0", "LongDC_10")  # half of them: half of the time
+    fewer = replace(
+        targets,
+        protocols={name: targets.protocols[name] for name in steps},
+        targets=tuple(target for target in targets.targets if target.protocol in steps),
+    )
+    found = in_fresh_process(search, replace(problem, model=replace(problem.model, targets=fewer)), 384, 1)
     assert set(found) == {"cm.all", "g_pas.all", "e_pas.all"}
     for name, value in found.items():
         assert value == pytest.approx(KNOWN_PARAMETERS[name], rel=0.01 if name == "e_pas.all" else 0.1), name
 
 
-def test_decay_is_more_accurate_than_at_neurons_default():
-    problem = small_problem(0)
+def test_decay_is_more_accurate_than_at_neurons_default(demo_recordings):
+    problem = small_problem(0, demo_recordings)
     sets = near_known(problem)
     decay = [i for i, name in enumerate(problem.objectives) if "decay_time_constant" in name]
     scores = {
