@@ -118,17 +118,6 @@ def test_checkpoints_elsewhere_come_back_in_the_end(undisturbed, tmp_path):
     assert len(list((tmp_path / "storage" / "checkpoints").glob("epoch-*.ckpt"))) == 2
 
 
-def test_a_training_in_this_process_starts_no_ray(tmp_path):
-    code = (
-        "import sys\n"
-        "from neurofleet.cluster.training.lightning_training import Training\n"
-        "from neurofleet.cluster.training.trainer import train\n"
-        f"train(Training({TOY!r}), {str(tmp_path)!r}, max_epochs=1); print('ray' in sys.modules)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
-    assert (done.stdout, done.stderr) == ("False\n", "")
-
-
 def test_a_finished_training_is_neither_built_nor_trained_again(tmp_path):
     training = toy(built=str(tmp_path / "built"))
     first = train(training, tmp_path, max_epochs=1)
@@ -155,12 +144,13 @@ try:
     train(Training({factory!r}, {{"dropout": 0.3}}, 3), {folder!r}, max_epochs=5, progress=kill)
 except KeyboardInterrupt:
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert "ray" not in sys.modules
     sys.exit("interrupted")
 """
 
 
 @pytest.mark.parametrize(("name", "said", "code"), [("SIGKILL", "", -9), ("SIGINT", "interrupted\n", 1)])
-def test_a_killed_process_goes_on_to_the_same_result(undisturbed, tmp_path, name, said, code):
+def test_a_killed_process_has_started_no_ray_and_goes_on_to_the_same_result(undisturbed, tmp_path, name, said, code):
     script = KILLED.format(signal=name, factory=TOY, folder=str(tmp_path))
     done = subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (code, said)
@@ -283,29 +273,21 @@ def test_a_batch_smaller_than_the_workers_is_refused():
         next(iter(data.train_dataloader()))
 
 
-@pytest.fixture(scope="module")
-def two_workers(ray_session, tmp_path_factory):
-    """Five epochs on two workers, without dropout."""
-    return train(toy(), tmp_path_factory.mktemp("two"), max_epochs=EPOCHS, workers=2)
-
-
 @pytest.mark.slow
-def test_two_workers_have_the_loss_curve_of_one(two_workers, tmp_path):
-    alone = train(toy(), tmp_path, max_epochs=EPOCHS)
-    assert losses(two_workers) == pytest.approx(losses(alone), rel=1e-5)
-    assert losses(two_workers, "val_loss") == pytest.approx(losses(alone, "val_loss"), rel=1e-5)
-
-
-@pytest.mark.slow
-def test_a_killed_worker_changes_nothing(two_workers, tmp_path, caplog):
+def test_two_workers_of_which_one_is_killed_learn_as_one_does_alone(ray_session, tmp_path, caplog):
     once = tmp_path / "once"
     rows = []
     training = toy(in_epoch={"2": "kill"}, once=str(once))
-    trained = train(training, tmp_path, max_epochs=EPOCHS, workers=2, progress=rows.append)
+    two = train(training, tmp_path / "two", max_epochs=EPOCHS, workers=2, progress=rows.append)
     assert once.exists()
     assert "goes on after epoch 2 with 2" in caplog.text
-    assert_same(trained, two_workers)
-    assert rows == trained.history
+    assert rows == two.history
+    assert [row["epoch"] for row in rows] == list(range(1, EPOCHS + 1))
+    alone = train(toy(), tmp_path / "one", max_epochs=EPOCHS)
+    for name in ("train_loss", "val_loss"):
+        assert losses(two, name) == pytest.approx(losses(alone, name), rel=1e-5)
+    for name, tensor in alone.weights().items():
+        torch.testing.assert_close(two.weights()[name], tensor, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.slow
