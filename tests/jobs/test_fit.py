@@ -1,4 +1,4 @@
-"""A fit from the command line: same result however often it is killed, refusals before any work."""
+"""A fit: same result however often its command is killed, refusals before any work."""
 
 import json
 import os
@@ -16,7 +16,9 @@ import yaml
 from neurofleet.cluster.store.generations import evaluation_files
 from neurofleet.cluster.store.run_store import RunStore
 from neurofleet.cluster.store.schemas import FEATURES, MORPHOLOGY, RATES, TRACES
+from neurofleet.errors import JobError, UsageError
 from neurofleet.jobs.results.cell_models import stored_of_cell
+from neurofleet.jobs.run_job import run_job
 from tests.jobs.stored_generations import (
     assert_not_evaluated_again,
     assert_same_evaluations,
@@ -31,7 +33,7 @@ EVOLUTION = {
     "offspring": 8,
     "seeds": [1, 2],
     "evaluations": {"passive": 16, "ih": 16, "active": 16},
-    "hall_of_fame": 4,
+    "hall_of_fame": 2,
 }
 
 
@@ -77,12 +79,9 @@ def wait_for(out: Path, files: int, process: subprocess.Popen) -> None:
 
 
 @pytest.fixture(scope="session")
-def undisturbed(demo_input, tmp_path_factory) -> Path:
+def undisturbed(demo_input, ray_session, tmp_path_factory) -> Path:
     """Run folder of the small job, on two CPUs, in one go."""
-    out = tmp_path_factory.mktemp("undisturbed") / "run"
-    done = neurofleet("run", demo_input / "job.yaml", "--out", out, "--cpus", 2)
-    assert done.returncode == 0, done.stderr
-    return out
+    return Path(run_job(demo_input / "job.yaml", str(tmp_path_factory.mktemp("undisturbed") / "run"), cpus=2))
 
 
 @pytest.mark.slow
@@ -90,7 +89,7 @@ def undisturbed(demo_input, tmp_path_factory) -> Path:
 def test_all_stages_end_in_a_hall_of_fame(undisturbed):
     store = RunStore(undisturbed)
     hall = store.read_hall_of_fame("demo")
-    assert len(hall) == 8
+    assert len(hall) == 4
     assert set(hall.seeds) == {1, 2}
     assert (hall.totals[1:] >= hall.totals[:-1]).all()
     assert hall.totals[0] < 250 * len(hall.objective_names) / 4
@@ -151,7 +150,7 @@ def test_hall_of_fame_is_that_of_the_finalists_scored_again(undisturbed):
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_killed_and_resumed_on_one_cpu_is_the_same_to_the_byte(demo_input, undisturbed, tmp_path):
+def test_killed_on_one_cpu_and_resumed_on_two_is_the_same_to_the_byte(demo_input, undisturbed, tmp_path, capsys):
     out = tmp_path / "run"
     arguments = ("run", demo_input / "job.yaml", "--out", out, "--cpus", 1)
     temporary, shared = Path(tempfile.mkdtemp(prefix="nt-", dir="/tmp")), set(os.listdir("/dev/shm"))
@@ -164,14 +163,14 @@ def test_killed_and_resumed_on_one_cpu_is_the_same_to_the_byte(demo_input, undis
             assert process.returncode == 130, told
             assert "run the same command to resume" in told
     stored = stored_rows(out)
-    done = neurofleet(*arguments, TMPDIR=str(temporary))
-    assert done.returncode == 0, done.stderr
-    assert "resuming" in done.stderr
+    capsys.readouterr()
+    run_job(demo_input / "job.yaml", str(out))
+    assert "resuming" in capsys.readouterr().err
     assert_not_evaluated_again(stored, out)
     deadline = time.monotonic() + 20  # what cleans up after a kill takes a moment
     while (left := [*temporary.iterdir(), *set(os.listdir("/dev/shm")) - shared]) and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert left == [], "of a run that was killed, interrupted and finished, only its folder stays"
+    assert left == [], "of a run that was killed and interrupted, only its folder stays"
     temporary.rmdir()
     for file in sorted(undisturbed.glob("hall_of_fame/**/*.parquet")):
         assert (out / file.relative_to(undisturbed)).read_bytes() == file.read_bytes()
@@ -184,8 +183,7 @@ def test_killed_and_resumed_on_one_cpu_is_the_same_to_the_byte(demo_input, undis
 def test_a_finished_run_is_not_run_again(demo_input, undisturbed):
     files = sorted(undisturbed.glob("evaluations/**/*.parquet"))
     before = {file: file.stat().st_mtime_ns for file in files}
-    done = neurofleet("run", demo_input / "job.yaml", "--out", undisturbed)
-    assert done.returncode == 0, done.stderr
+    run_job(demo_input / "job.yaml", str(undisturbed))
     assert {file: file.stat().st_mtime_ns for file in files} == before
 
 
@@ -193,23 +191,23 @@ def test_a_finished_run_is_not_run_again(demo_input, undisturbed):
 def test_a_changed_job_is_refused_with_the_difference(demo_input, undisturbed):
     evolution = EVOLUTION | {"hall_of_fame": 5}
     job = write_job(demo_input, "changed.yaml", evolution=evolution)
-    done = neurofleet("run", job, "--out", undisturbed)
-    assert done.returncode == 2
-    assert "evolution.hall_of_fame was 4, is 5" in done.stderr
+    with pytest.raises(UsageError, match="evolution.hall_of_fame was 2, is 5"):
+        run_job(job, str(undisturbed))
 
 
 @pytest.mark.slow
-def test_a_model_that_always_fails_stops_early_and_says_why(demo_input, tmp_path):
+def test_a_model_that_always_fails_stops_early_and_says_why(demo_input, ray_session, tmp_path):
     job = write_job(demo_input, "hopeless.yaml", max_steps=3)
-    done = neurofleet("run", job, "--out", tmp_path / "run")
-    assert done.returncode == 1
-    assert "more than half of the first generation failed" in done.stderr
-    assert "max_steps = 3" in done.stderr
+    with pytest.raises(JobError) as failed:
+        run_job(job, str(tmp_path / "run"))
+    assert failed.value.exit_code == 1
+    assert "more than half of the first generation failed" in str(failed.value)
+    assert "max_steps = 3" in str(failed.value)
     assert len(generations(tmp_path / "run")) == 1
 
 
 @pytest.mark.slow
-def test_a_users_own_evaluator_runs_unchanged(tmp_path):
+def test_a_users_own_evaluator_runs_unchanged(ray_session, tmp_path):
     job = write_job(
         tmp_path,
         cells=None,
@@ -217,8 +215,7 @@ def test_a_users_own_evaluator_runs_unchanged(tmp_path):
         evaluator="bluepyopt.ephys.examples.simplecell.simplecell:SimpleCell",
         evolution={"strategy": "paper", "offspring": 8, "generations": {"fit": 3}, "seeds": [7]},
     )
-    done = neurofleet("run", job, "--out", tmp_path / "run")
-    assert done.returncode == 0, done.stderr
+    run_job(job, str(tmp_path / "run"))
     hall = RunStore(tmp_path / "run").read_hall_of_fame("small")
     assert set(hall.parameter_names) == {"gnabar_hh", "gkbar_hh"}
     assert hall.objective_names == ("Step1.Spikecount",)
