@@ -267,7 +267,8 @@ def test_a_name_that_neuron_has_already_is_told(name, said):
 
 
 @pytest.mark.parametrize(
-    ("statement", "said"), [("abort();", "crashes NEURON .*signal 6"), ("while (1) {}", "does not come to an end")]
+    ("statement", "said"),
+    [("abort();", "crashes NEURON .*signal 6"), ("while (1) { sleep(1); }", "does not come to an end")],
 )
 def test_a_mechanism_that_stops_neuron_is_named_before_anything_is_run(monkeypatch, statement, said):
     monkeypatch.setattr(nmodl_compilation, "TRY_LIMIT_S", 10.0)
@@ -275,6 +276,7 @@ def test_a_mechanism_that_stops_neuron_is_named_before_anything_is_run(monkeypat
     stops = fine.replace("Fine", "Stops").replace(
         "BREAKPOINT {", f"BREAKPOINT {{\nVERBATIM\n{statement}\nENDVERBATIM\n"
     )
+    stops = f"VERBATIM\n#include <unistd.h>\nENDVERBATIM\n{stops}"
     own = UserMechanisms({"Fine": fine, "Stops": stops}, files={"Stops": "my.mod"})
     with pytest.raises(InputError, match=rf"mechanism Stops \(my.mod\) {said}"):
         own.compile()
