@@ -151,8 +151,10 @@ def without_unused_processes() -> Iterator[None]:
         key, namespace = constants.DASHBOARD_ADDRESS.encode(), constants.KV_NAMESPACE_DASHBOARD
         node.get_gcs_client().internal_kv_put(key, _NOBODY, True, namespace)
 
-    replaced = {"start_api_server": announce}
-    replaced |= dict.fromkeys(("start_monitor", "start_log_monitor"), lambda _: None)
+    def left_out(_: Any) -> None:
+        return
+
+    replaced = {"start_api_server": announce, "start_monitor": left_out, "start_log_monitor": left_out}
     node: Any = importlib.import_module("ray._private.node").Node
     with ExitStack() as stack:
         for name, value in replaced.items():
