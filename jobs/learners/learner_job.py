@@ -150,10 +150,10 @@ class Trainings:
         return without_nan(trained.weights(), name)
 
     def ahead(self, task: Any, name: str, seed: int) -> Callable[[], object] | None:
-        """Return a training for another process of this machine; None where workers, or a GPU, are to do it."""
+        """Return a training for another process of this machine; None for workers, a GPU, or on a single CPU."""
         import torch
 
-        if self._workers or torch.cuda.is_available():
+        if self._workers or torch.cuda.is_available() or available_cpus() < 2:
             return None
         self._ahead.add(name)
         self._work -= self._job.epoch_work(task) * task.epochs()

@@ -64,6 +64,7 @@ def model(reference, tmp_path_factory) -> Path:
     folder, trained_here = tmp_path_factory.mktemp("run"), set()
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("neurofleet.learners.sims.simple_methods.WORTH_A_PROCESS", 0)
+        patched.setattr(learner_job, "available_cpus", lambda: 2)
         patched.setattr(learner_job.Trainings, "_epoch_done", lambda self, name, *_: trained_here.add(name))
         run_job(write_job(folder, reference), str(folder / "model"))
     assert trained_here == {"model", "model-continued"}, "the other process trains the control"
@@ -344,6 +345,7 @@ def test_the_time_left_of_trainings_that_go_on_is_that_of_the_epochs_left(tmp_pa
     monkeypatch.setattr("neurofleet.jobs.learners.learner_job.LINE_S", 0.0)
     console = Console(file=io.StringIO(), width=200)
     trainings = learner_job.Trainings(job, Mock(), tmp_path, 0, console)
+    monkeypatch.setattr(learner_job, "available_cpus", lambda: 2)
     assert trainings.ahead(task, "fourth", 1) is not None  # which another process does
     for name in ("first", "second", "third"):
         trainings(task, name, 1)
