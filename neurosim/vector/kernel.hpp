@@ -277,7 +277,7 @@ template <class T, class Membranes> struct Simulation {
     const Protocol &in = *at.protocol;
     if (at.now == in.start || at.now == in.stop) return at.until_change(s.shortest);
     const double curvature = changed / (0.5 * (at.step + at.last_step) * s.tick_ms);
-    const double wanted = __builtin_sqrt(s.largest_bend / curvature) / s.tick_ms;
+    const double wanted = __builtin_cbrt(s.largest_bend / curvature) / s.tick_ms;
     const bool near = at.near(s.near);
     const int64_t shortest = near ? s.shortest : s.shortest_away;
     int64_t longest = near ? s.longest : s.longest_away;

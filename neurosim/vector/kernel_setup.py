@@ -17,9 +17,10 @@ from neurofleet.neurosim.vector.nmodl_syntax import Unsupported
 class Steps:
     """Time steps, chosen for each individual by itself.
 
-    A step is as long as possible, between the shortest and the longest, without any compartment's voltage
-    leaving a straight line by more than `largest_bend_mV`, and at most 1.5 times the one before. A step ends
-    where the current changes, and the next one is the shortest.
+    A step is as long as possible, between the shortest and the longest, and at most 1.5 times the one before: by how
+    much any compartment's voltage leaves a straight line within it, times its length, is at most `largest_bend_mV_ms`.
+    So its third power, as the error of a step at second order, is inverse to the curvature. A step ends where the
+    current changes, and the next one is the shortest.
 
     Attributes
     ----------
@@ -35,7 +36,7 @@ class Steps:
     shortest_away, longest_away : int
         In ticks, at all other times.
     near_ms : float
-    largest_bend_mV : float
+    largest_bend_mV_ms : float
     record_near, record_away : int
         Ticks from one recorded voltage to the next.
     """
@@ -47,7 +48,7 @@ class Steps:
     shortest_away: int = 1
     longest_away: int = 1
     near_ms: float = 0.0
-    largest_bend_mV: float = 0.0
+    largest_bend_mV_ms: float = 0.0
     record_near: int = 1
     record_away: int = 1
 
@@ -76,7 +77,7 @@ _SEARCH_STEPS = Steps(
     shortest_away=16,  # with shorter ones, an individual that spikes all the time would delay its batch
     longest_away=800,
     near_ms=100.0,
-    largest_bend_mV=0.005,
+    largest_bend_mV_ms=1e-3,
     record_near=16,  # 0.1 ms, which eFEL interpolates to
     record_away=80,
 )
@@ -84,7 +85,7 @@ _SEARCH_STEPS = Steps(
 
 def search_steps(chains: bool) -> Steps:
     """Return the steps of a search, shorter for a cell with chains of states (such as NaV), which open faster."""
-    return replace(_SEARCH_STEPS, shortest=1) if chains else _SEARCH_STEPS
+    return replace(_SEARCH_STEPS, shortest=2, largest_bend_mV_ms=5e-4) if chains else _SEARCH_STEPS
 
 
 NodeName = tuple[int, int]  # section, segment; nseg for the far end of a section, -1 for the near one
@@ -375,7 +376,7 @@ def call_kernel(
         order=steps.order,
         v_init=v_init_mV,
         tick_ms=steps.tick_ms,
-        largest_bend=steps.largest_bend_mV,
+        largest_bend=steps.largest_bend_mV_ms,
         shortest=steps.shortest,
         shortest_away=steps.shortest_away,
         longest=steps.longest,

@@ -49,6 +49,8 @@ from typing import Any
 
 import numpy as np
 
+from neurofleet.neurosim.features.step_protocols import BLOCK_CHECK
+from neurofleet.neurosim.features.training_targets import BLOCK_CHECK_ABOVE_NA
 from tests.benchmarks.evaluation import data_folder, mouse_problem, random_sets, rat_problem, sets_around
 from tests.benchmarks.search_cells import Known, published_model
 from tests.neurosim.vector.reference import fixed_steps
@@ -205,8 +207,10 @@ def published(cell: str, targets: Any) -> tuple[Any, np.ndarray]:
 
 
 def stronger(targets: Any, times: float) -> Any:
-    """Return targets whose steps are so many times as strong."""
-    steps = {n: replace(p, amplitude_nA=times * p.amplitude_nA) for n, p in targets.protocols.items()}
+    """Return targets whose steps are so many times as strong, but the block check 0.01 nA above the strongest."""
+    amplitudes = {name: times * step.amplitude_nA for name, step in targets.protocols.items() if name != BLOCK_CHECK}
+    amplitudes[BLOCK_CHECK] = max(amplitudes.values()) + BLOCK_CHECK_ABOVE_NA
+    steps = {name: replace(step, amplitude_nA=amplitudes[name]) for name, step in targets.protocols.items()}
     return replace(targets, protocols=steps)
 
 

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from neurofleet.errors import InputError
-from neurofleet.neurosim.features.step_protocols import StepProtocol
+from neurofleet.neurosim.features.step_protocols import BLOCK_CHECK, FeatureTarget, StepProtocol, TargetSet
 from neurofleet.neurosim.vector import kernel_build
 from neurofleet.neurosim.vector.kernel_setup import search_steps
+from neurofleet.neurosim.vector.vector_evaluator import asked_for_block
 from tests.fresh_process import in_fresh_process
 from tests.neurosim.vector.reference import SPINY, SPINY_VALUES, fixed_steps, made_up_cell, spike_times, spiny_sets
 
@@ -148,6 +149,26 @@ def test_wrong_values_are_refused(found):
     assert "(27,)" in flat
     assert "(0, 27)" in none
     assert "finite" in not_finite
+
+
+@pytest.mark.parametrize(
+    ("check_nA", "duration_ms", "features", "asked"),
+    [
+        (0.31, 140.0, ["depol_block"], {BLOCK_CHECK: "step"}),
+        (0.40, 140.0, ["depol_block"], {}),
+        (0.31, 400.0, ["depol_block"], {}),
+        (0.31, 140.0, ["depol_block", "Spikecount"], {}),
+        (0.31, 140.0, [], {}),
+    ],
+)
+def test_the_strongest_step_is_asked_for_a_block_where_it_is_nearly_the_block_check(
+    check_nA, duration_ms, features, asked
+):
+    check = StepProtocol(BLOCK_CHECK, check_nA, 20.0, 60.0, duration_ms)
+    targets = [FeatureTarget(BLOCK_CHECK, "soma", feature, 1.0, 0.05, 0) for feature in features]
+    targets.append(FeatureTarget("step", "soma", "depol_block", 1.0, 0.05, 3))
+    protocols = {step.name: step for step in (WEAK, STEP, check)}
+    assert asked_for_block(TargetSet(protocols, tuple(targets))) == asked
 
 
 def on_older_processor():
