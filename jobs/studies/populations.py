@@ -313,7 +313,7 @@ def cells_with_draws(root: Path, cells: Sequence[str] | None) -> tuple[Path, dic
     Raises
     ------
     UsageError
-        The folder is no posterior's, it has no such cell, or it has not ended.
+        The folder is no posterior's, it has no such cell or no draws of it, or it has not ended.
     """
     store = existing_run(root)
     spec = parse_job(store.read_text("job.yaml") or "", f"{root}/job.yaml", "unnamed")
@@ -326,9 +326,17 @@ def cells_with_draws(root: Path, cells: Sequence[str] | None) -> tuple[Path, dic
     rows = {}
     for cell in known if cells is None else cells:
         table = store.table(draws_file(cell))
-        if table is not None:
+        if table is not None and len(table):
             rows[cell] = HallOfFameRows.from_table(table)
+    without = ", ".join(cell for cell in cells or known if cell not in rows)
+    if without and (cells is not None or not rows):
+        raise UsageError(
+            f"models: {root} has no draws of cell {without}: sampling ended before its particles were draws of the "
+            "density. Raise its `most_evaluations:` and give the same command again."
+        )
     notes = _of_quick_run(spec)
+    if without:
+        notes.append(f"{without}: left out, sampling ended before its particles were draws of the density")
     if unsure := [cell for cell in rows if not known[cell]["converged"]]:
         notes.append(f"the draws of {', '.join(unsure)} have not converged: the recording may allow other models too")
     return Path(os.path.normpath(_job_folder(store) / spec.fit)), rows, notes

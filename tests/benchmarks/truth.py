@@ -26,7 +26,8 @@ model, which then is the truth.
     ``kind: validate``, and of the published models, the best by training and the median. Null without such steps.
 ``known``
     Of made cells, parameter -> place of the truth on its axis, lowest and highest of the hall of fame, and the share of
-    its models below; then how many lie inside. ``posterior`` has the same with the central 90 % of the draws.
+    its models below; then how many lie inside. ``posterior`` has the same with the central 90 % of the draws, after how
+    far the sampling came.
 """
 
 from __future__ import annotations
@@ -47,12 +48,14 @@ import numpy as np
 import yaml
 
 from neurofleet import fresh_process
+from neurofleet.cluster.store.run_store import RunStore
 from neurofleet.cluster.store.schemas import HallOfFameRows
 from neurofleet.jobs.demo import make_input
 from neurofleet.jobs.fit.fit_job import CellSpec
 from neurofleet.jobs.results.parameters_at_bounds import Bounds, known_positions, positions
 from neurofleet.jobs.results.run_summary import summary_of_cell
 from neurofleet.jobs.results.run_tables import RunTables
+from neurofleet.jobs.studies.populations import draws_file
 from neurofleet.neurosim.cells.demo_cell import KNOWN_PARAMETERS
 from neurofleet.neurosim.evolution import spread_of
 from neurofleet.neurosim.evolution.diverse_selection import distances
@@ -336,11 +339,17 @@ def gather(
     if CELLS[name].made:
         found["known"] = _known(published[0], pooled, bounds, (0.0, 1.0))
         if posterior is not None:
-            from neurofleet.jobs.studies.populations import cells_with_draws
-
-            draws = cells_with_draws(posterior, None)[1].get(name)
-            found["posterior"] = None if draws is None else _known(published[0], draws, bounds, (0.05, 0.95))
+            found["posterior"] = _posterior(posterior, name, published[0], bounds)
     return found
+
+
+def _posterior(run: Path, name: str, truth: Mapping[str, float], bounds: Bounds) -> dict[str, Any]:
+    """Return how far the sampling came, and where the truth is among its draws, if there are some."""
+    (cell,) = [each for each in json.loads((run / "findings.json").read_text())["cells"] if each["cell"] == name]
+    table = RunStore(run).table(draws_file(name))
+    told = {key: cell[key] for key in ("evaluations", "power", "converged", "rhat", "effective")}
+    drawn = table is not None and len(table)
+    return told | (_known(truth, HallOfFameRows.from_table(table), bounds, (0.05, 0.95)) if drawn else {})
 
 
 def _published(scores: Mapping[str, Any], seeds: int, objectives: int) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
@@ -156,6 +157,10 @@ def test_known_conductances_are_sampled_and_with_more_evaluations_the_chain_goes
         read_populations(ModelsSpec(posterior=out, cells=["dem"]), tmp_path)
     with pytest.raises(UsageError, match="Expected the run of a fit, found one of kind posterior"):
         run_job(write_job(fit, tmp_path, fit=str(out)), str(tmp_path / "no"))
+    table = out / "draws/cell=demo/part.parquet"
+    pq.write_table(pq.read_table(table).slice(0, 0), table)  # as a chain leaves it that ends early
+    with pytest.raises(UsageError, match="has no draws of cell demo: sampling ended before"):
+        read_populations(ModelsSpec(posterior=out), tmp_path)
 
 
 def test_what_cannot_be_sampled_is_refused_before_anything_is_written(fit, tmp_path):
