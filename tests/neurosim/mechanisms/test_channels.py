@@ -305,11 +305,7 @@ def test_many_processes_at_once_compile_once_and_all_can_load(cache, tmp_path):
     written = library.stat().st_mtime_ns
     assert compile_mechanisms([source]) == folder
     assert library.stat().st_mtime_ns == written
-
-
-def test_a_changed_source_is_another_entry_of_the_cache(cache, tmp_path):
-    first = compile_mechanisms([_leak(tmp_path)])
-    assert compile_mechanisms([_leak(tmp_path, "OtherLeak")]) != first
+    assert compile_mechanisms([_leak(tmp_path, "OtherLeak")]) != folder, "another source is another entry"
 
 
 def test_a_missing_compiler_is_named_with_its_remedy(cache, tmp_path, monkeypatch):
