@@ -21,11 +21,9 @@ from neurofleet.neurosim.cells.stage_bounds import next_stage_bounds
 from neurofleet.neurosim.cells.user_model import UserModel
 from neurofleet.neurosim.evolution import (
     FastConfig,
-    KalmanConfig,
     PaperConfig,
     ParameterSpace,
     ParetoConfig,
-    RegressionConfig,
     SteadyConfig,
     read_warm_start,
 )
@@ -530,11 +528,7 @@ def _search(spec: FitSpec, stage: str, *, first: bool, last: bool) -> "PaperConf
             tolerance=evolution.kept_within,
         )
     make: Callable[..., FastConfig] = SteadyConfig if evolution.mode == "steady" else FastConfig
-    if evolution.strategy == "kalman":
-        make = KalmanConfig
-    elif evolution.strategy == "regression":
-        make = RegressionConfig
-    elif evolution.strategy != "fast":
+    if evolution.strategy != "fast":
         make = partial(ParetoConfig, selector=evolution.strategy)
     offspring = evolution.offspring
     if spec.quick and offspring and not last:

@@ -339,10 +339,9 @@ QUICK_RATE_STEPS = 6
 class EvolutionSpec(Strict):
     """How the search runs. Unset numbers take the strategy's own values."""
 
-    strategy: Literal["paper", "fast", "kalman", "regression", "nsga2", "spea2"] = "fast"
-    """`fast`: small generations on log axes, then CMA-ES. `kalman`, `regression`: `fast` with a least-squares search in
-    its middle, which learns from the sign of each deviation (under comparison). `paper`: IBEA as published. `nsga2`,
-    `spea2`: small generations on log axes with the selection of DEAP.
+    strategy: Literal["paper", "fast", "nsga2", "spea2"] = "fast"
+    """`fast`: small generations on log axes, then ensemble Kalman inversion, which learns from the signs of deviations,
+    then CMA-ES. `paper`: IBEA as published. `nsga2`, `spea2`: small generations on log axes with the selection of DEAP.
     """
     mode: Literal["generational", "steady"] = "generational"
     """`generational`, or `steady`: no barrier between generations, for one fit on very many cores; not reproducible."""

@@ -7,7 +7,7 @@
 `ask_tell`
     What all strategies have in common, and the hall of fame.
 `search_strategies`
-    The searches: `paper`, `fast`, `steady`, `kalman`, `regression`, `nsga2`, `spea2`.
+    The searches: `paper`, `fast`, `steady`, `nsga2`, `spea2`.
 `spreading`
     The last part of the `fast` search.
 `ibea_selection`
@@ -15,9 +15,9 @@
 `pareto_selection`
     Selection by dominance, with DEAP.
 `cma_es`
-    The second half of the `fast` and `steady` searches.
+    The second half of the `steady` search, and of `fast` where no deviation has a sign; else a later part of `fast`.
 `residual_search`
-    The middle part of the `kalman` and `regression` searches: least squares with signed deviations.
+    The middle part of the `fast` search: ensemble Kalman inversion of signed deviations.
 `hall_of_fame_files`
     Halls of fame as the runs of fits store them.
 `warm_start`
@@ -36,14 +36,10 @@ from neurofleet.neurosim.evolution.parameter_space import ParameterSpace, log_ax
 from neurofleet.neurosim.evolution.search_strategies import (
     FastConfig,
     FastStrategy,
-    KalmanConfig,
     PaperConfig,
     PaperStrategy,
     ParetoConfig,
     ParetoStrategy,
-    RegressionConfig,
-    ResidualConfig,
-    ResidualStrategy,
     SteadyConfig,
     SteadyStrategy,
     make_steady_strategy,
@@ -56,15 +52,11 @@ __all__ = [
     "FastStrategy",
     "HallOfFame",
     "HallOfFameEntry",
-    "KalmanConfig",
     "ParameterSpace",
     "PaperConfig",
     "PaperStrategy",
     "ParetoConfig",
     "ParetoStrategy",
-    "RegressionConfig",
-    "ResidualConfig",
-    "ResidualStrategy",
     "Spread",
     "SteadyConfig",
     "SteadyStrategy",

@@ -134,7 +134,7 @@ class AskTell(abc.ABC):
     archive : HallOfFame
         The best 256 distinct models so far; with a tolerance, all that are as good as the best too.
     learns_from_residuals : bool
-        Whether `tell` needs the signed residuals beside the scores.
+        Whether `tell` takes the signed residuals beside the scores.
     """
 
     learns_from_residuals = False
@@ -263,8 +263,6 @@ class Strategy(AskTell):
             Nothing was asked for.
         ValueError
             Wrong shapes, scores that are not finite, or parameters outside the bounds.
-        InputError
-            The strategy learns from residuals, and no model so far has had one.
         """
         if self._pending is None:
             raise RuntimeError("tell without ask: ask for a generation first")

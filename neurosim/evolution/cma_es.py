@@ -1,4 +1,4 @@
-"""CMA-ES in one basin after the other: the second half of the `fast` and `steady` searches."""
+"""CMA-ES in one basin after the other: what the `fast` and `steady` searches end with."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """The search strategies, and how they are made from a configuration.
 
 `paper` is IBEA over the raw parameters, as BluePyOpt runs it. `fast` is IBEA with small generations on log axes, then
-CMA-ES from inside the basin it found. `steady` is `fast` without generations. `kalman` and `regression` learn from
-signed deviations between the two. `nsga2` and `spea2` are small generations on log axes to the end, with the selection
-of DEAP.
+ensemble Kalman inversion of signed deviations, then CMA-ES from inside the basin that was found; where nothing has a
+sign, IBEA and CMA-ES alone. `steady` is IBEA and CMA-ES without generations. `nsga2` and `spea2` are small generations
+on log axes to the end, with the selection of DEAP.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from neurofleet.neurosim.evolution.diverse_selection import DEFAULT_TOLERANCE
 from neurofleet.neurosim.evolution.ibea_selection import SteadyPopulation, select_parents, uniform_genes, vary
 from neurofleet.neurosim.evolution.parameter_space import ParameterSpace
 from neurofleet.neurosim.evolution.pareto_selection import Selector, select_pareto
-from neurofleet.neurosim.evolution.residual_search import KalmanSearch, RegressionSearch, ResidualSearch
+from neurofleet.neurosim.evolution.residual_search import KalmanSearch
 from neurofleet.neurosim.evolution.spreading import spread_out
 from neurofleet.neurosim.evolution.warm_start import fill_missing
 
@@ -118,10 +118,11 @@ class FastConfig:
     initial : int
         Individuals of its first generation, at most an eighth of the budget.
     switch_fraction : float, optional
-        Share of the budget after which CMA-ES takes over; by default 0.3, and 0.2 of a budget below 3000.
+        Share of the budget after which CMA-ES takes over from IBEA where nothing has a sign; by default 0.3, and 0.2 of
+        a budget below 3000.
     polish_population : int, optional
-        Individuals per generation of CMA-ES; by default 2 per parameter, from 16 to 32, and from 8 to
-        16 with a budget below 3000.
+        Individuals per generation after IBEA; by default 2 per parameter, from 16 to 32, and from 8 to 16 with a budget
+        below 3000.
     polish_sigma : float
         First standard deviation of CMA-ES in units of the axes.
     warm_share : float
@@ -132,6 +133,14 @@ class FastConfig:
     spread_share : float, optional
         Share of the budget that at last goes to models that differ from those found and are as good; by default 0.25,
         and 0 of a budget below 3000 or without a tolerance.
+    residual_fraction : float, optional
+        Share of the budget after which the search that learns from residuals takes over from IBEA; by default 0.25, and
+        300 evaluations at most.
+    residual_end_fraction : float, optional
+        Share of the budget after which CMA-ES takes over from it; by default 0.6, and 1 of a budget below 3000.
+    patience : int
+        Evaluations without a model better by 1 % after which a search that learns from residuals has found what it can.
+        Another one then begins, with new random individuals and IBEA, if it can have at least three times as many.
     """
 
     evaluations: int = 6000
@@ -143,6 +152,9 @@ class FastConfig:
     warm_share: float = 0.75
     tolerance: float = DEFAULT_TOLERANCE
     spread_share: float | None = None
+    residual_fraction: float | None = None
+    residual_end_fraction: float | None = None
+    patience: int = 224
 
     def __post_init__(self) -> None:
         sizes = [size for size in (self.offspring, self.polish_population) if size is not None]
@@ -161,7 +173,7 @@ class FastConfig:
 
     @property
     def switch(self) -> float:
-        """Share of the budget after which CMA-ES takes over."""
+        """Share of the budget after which CMA-ES takes over from IBEA where nothing has a sign."""
         if self.switch_fraction is not None:
             return self.switch_fraction
         return 0.2 if self.evaluations < SHORT else 0.3
@@ -172,6 +184,20 @@ class FastConfig:
         if self.spread_share is not None:
             return self.spread_share
         return 0.25 if self.tolerance and self.evaluations >= SHORT else 0.0
+
+    @property
+    def residual_start(self) -> float:
+        """Evaluations after which the search that learns from residuals takes over from IBEA."""
+        if self.residual_fraction is not None:
+            return self.residual_fraction * self.evaluations
+        return min(0.25 * self.evaluations, 300.0)
+
+    @property
+    def residual_end(self) -> float:
+        """Evaluations after which CMA-ES takes over from it."""
+        if self.residual_end_fraction is not None:
+            return self.residual_end_fraction * self.evaluations
+        return (1.0 - self.spread if self.evaluations < SHORT else 0.6) * self.evaluations
 
     @property
     def planned_evaluations(self) -> int:
@@ -207,13 +233,21 @@ class FastConfig:
         return self.offspring_for(parameters)
 
 
-class FastStrategy(Strategy):
-    """IBEA, then CMA-ES on the bounded sum of the objectives, both in the unit cube of the space's axes.
+_GAIN = 0.01  # part of the cost by which a model is better
 
-    CMA-ES begins at the best model so far. When it has shrunk to a point or stalls, it begins again at the
-    best model that the search has left in another basin; if there is none, the strategy is finished before
-    its budget. The last share of the budget (`FastConfig.spread_share`) is spent on variants of models that are as good
-    as the best and differ most, as `spread_out` makes them.
+
+class FastStrategy(Strategy):
+    """IBEA, a search that learns from signed residuals, then CMA-ES, all in the unit cube of the space's axes.
+
+    When the search that learns from residuals has settled, it begins again with new random individuals and IBEA. CMA-ES
+    minimises the bounded sum of the objectives from the best model so far. When it has shrunk to a point or stalls, it
+    begins again at the best model that the search has left in another basin; if there is none, the strategy is finished
+    before its budget. The last share of the budget (`FastConfig.spread_share`) is spent on variants of models that are
+    as good as the best and differ most, as `spread_out` makes them.
+
+    Without residuals, or where none has a sign when IBEA is to end, CMA-ES follows IBEA. A search whose first
+    generation was told without residuals never learns from them: one that an earlier version began, and whose
+    generations were stored without, goes on as it was.
 
     Parameters
     ----------
@@ -222,6 +256,8 @@ class FastStrategy(Strategy):
         them.
     """
 
+    learns_from_residuals = True
+
     def __init__(
         self, config: FastConfig, space: ParameterSpace, seed: int, warm_start: np.ndarray | None = None
     ) -> None:
@@ -229,20 +265,30 @@ class FastStrategy(Strategy):
         self.config = config
         self._warm_start = warm_start
         self._random = random.Random(seed)
+        self._generator = np.random.default_rng(seed)
         self._offspring = config.offspring_for(len(space))
         self._population = config.polish_population_for(len(space))
         self._initial = config.initial_for(len(space))
         self._lower, self._upper = [0.0] * len(space), [1.0] * len(space)
         self._parents = np.empty((0, len(space)))
-        self._parent_scores: np.ndarray | None = None
         self._polish: BasinSearch | None = None
         self._spread_end: int | None = None
+        self._begin_round()
+
+    def _begin_round(self) -> None:
+        """Begin with random individuals."""
+        self._learner = KalmanSearch(self._generator)
+        self._round_began, self._learning = self.evaluations, False
+        self._parent_scores: np.ndarray | None = None
+        self._lowest, self._lowest_at = np.inf, 0
 
     @property
     def phase(self) -> str:
         if self._spread_end is not None:
             return "spread"
-        return "search" if self._polish is None else "polish"
+        if self._polish is not None:
+            return "polish"
+        return "residuals" if self._learning else "search"
 
     @property
     def finished(self) -> bool:
@@ -253,9 +299,14 @@ class FastStrategy(Strategy):
 
     @property
     def _next_size(self) -> int:
-        if self._polish is not None:
+        if self._polish is not None or self._learning:
             return self._population
         return self._initial if self._parent_scores is None else self._offspring
+
+    def tell(self, parameters: np.ndarray, scores: np.ndarray, residuals: np.ndarray | None = None) -> None:
+        if self.generation == 0 and residuals is None:
+            self.learns_from_residuals = False
+        super().tell(parameters, scores, residuals)
 
     def _propose(self) -> np.ndarray:
         if self._spread_end is not None:
@@ -263,6 +314,8 @@ class FastStrategy(Strategy):
             return self.space.from_unit(spread_out(good, self._population, self._random))
         if self._polish is not None:
             return self.space.from_unit(np.array([self._polish.run.ask() for _ in range(self._population)]))
+        if self._learning:
+            return self.space.from_unit(self._learner.ask(self._population))
         if self._parent_scores is not None:
             children = vary(self._parents.tolist(), self._lower, self._upper, self._random)
             return self.space.from_unit(np.array(children))
@@ -274,31 +327,48 @@ class FastStrategy(Strategy):
         return start
 
     def _learn(self, parameters: np.ndarray, scores: np.ndarray, residuals: np.ndarray) -> None:
-        unit = self.space.to_unit(parameters)
-        if self._polish is None:
-            self._select(unit, scores)
-            if self.evaluations + self._offspring > self._search_end:
-                self._end_search()
-        elif self._spread_end is None:
-            self._polish.tell(unit, bounded_cost(scores))
-            spread = int(self.config.spread * self.config.evaluations)
-            if spread and (
-                self._polish.exhausted or self.evaluations + self._population > self.config.evaluations - spread
-            ):
-                self._spread_end = min(self.evaluations + spread, self.config.evaluations)
+        unit, costs = self.space.to_unit(parameters), bounded_cost(scores)
+        if self._spread_end is not None:
+            return
+        if self._polish is not None:
+            self._polish.tell(unit, costs)
+            self._begin_spread_when_due()
+            return
+        if self.learns_from_residuals:
+            self._learner.add(unit, scores, residuals, costs)
+        if self._learning:
+            self._go_on_learning(float(costs.min()))
+            return
+        self._select(unit, scores)
+        has_signs = self.learns_from_residuals and bool(self._learner.signed.any())
+        config, begun, told = self.config, self._round_began, self.evaluations
+        if has_signs or begun:
+            self._learning = told + self._offspring > begun + config.residual_start
+        elif told + self._offspring > config.switch * config.evaluations:
+            self._begin_polish()
 
-    @property
-    def _search_end(self) -> float:
-        """Evaluations until which IBEA searches."""
-        return self.config.switch * self.config.evaluations
-
-    def _end_search(self) -> None:
-        """Go on after the search by IBEA."""
-        self._begin_polish()
+    def _go_on_learning(self, lowest: float) -> None:
+        config, left = self.config, self.config.residual_end - self.evaluations
+        if lowest < (1 - _GAIN) * self._lowest:
+            self._lowest, self._lowest_at = lowest, self.evaluations
+        if left < self._population and not self.finished:
+            self._learning = False
+            self._begin_polish()
+        elif self.evaluations - self._lowest_at >= config.patience and left >= 3 * config.patience:
+            self._warm_start = None
+            self._begin_round()
 
     def _begin_polish(self) -> None:
         models = self.space.to_unit(self._best_models())
         self._polish = BasinSearch(models, self.config.polish_sigma, self._population, self._random)
+
+    def _begin_spread_when_due(self) -> None:
+        assert self._polish is not None
+        spread = int(self.config.spread * self.config.evaluations)
+        if spread and (
+            self._polish.exhausted or self.evaluations + self._population > self.config.evaluations - spread
+        ):
+            self._spread_end = min(self.evaluations + spread, self.config.evaluations)
 
     def _select(self, unit: np.ndarray, scores: np.ndarray) -> None:
         if self._parent_scores is not None:
@@ -332,6 +402,8 @@ class ParetoStrategy(FastStrategy):
     warm_start : ndarray, shape (k, P), optional
     """
 
+    learns_from_residuals = False
+
     def __init__(
         self, config: ParetoConfig, space: ParameterSpace, seed: int, warm_start: np.ndarray | None = None
     ) -> None:
@@ -346,138 +418,6 @@ class ParetoStrategy(FastStrategy):
         kept, parents = select_pareto(scores, self._offspring, self._selector, self._random)
         self._parents = unit[parents]
         self._survivors, self._parent_scores = unit[kept], scores[kept]
-
-
-@dataclass(frozen=True)
-class ResidualConfig(FastConfig):
-    """As `FastConfig`, with a search that learns from signed residuals between IBEA and CMA-ES.
-
-    Parameters
-    ----------
-    switch_fraction : float, optional
-        Share of the budget after which the search with residuals takes over from IBEA; by default 0.25, and 300
-        evaluations at most.
-    residual_share : float, optional
-        Share of the budget after which CMA-ES takes over at the latest; by default 0.9, and 0.6 of a budget of at least
-        3000.
-    batch : int
-        Individuals per generation of the search with residuals.
-    patience : int
-        Evaluations without a model better by 1 % after which a search with residuals has found what it can. Another one
-        then begins, with IBEA and new random individuals, if it can have at least three times as many.
-    """
-
-    residual_share: float | None = None
-    batch: int = 16
-    patience: int = 224
-
-    @property
-    def switch(self) -> float:
-        if self.switch_fraction is not None:
-            return self.switch_fraction
-        return min(0.25, 300 / self.evaluations)
-
-    @property
-    def residual_end(self) -> float:
-        """Evaluations after which CMA-ES takes over."""
-        share = (0.9 if self.evaluations < SHORT else 0.6) if self.residual_share is None else self.residual_share
-        return share * self.evaluations
-
-    def search(self, generator: np.random.Generator) -> ResidualSearch:
-        """Return the search that learns from residuals, with nothing learnt yet."""
-        raise NotImplementedError
-
-
-class KalmanConfig(ResidualConfig):
-    """With ensemble Kalman inversion."""
-
-    def search(self, generator: np.random.Generator) -> KalmanSearch:
-        return KalmanSearch(64, generator)
-
-
-class RegressionConfig(ResidualConfig):
-    """With Levenberg-Marquardt steps, whose Jacobians are regressed on the models evaluated so far."""
-
-    def search(self, generator: np.random.Generator) -> RegressionSearch:
-        return RegressionSearch(256, generator)
-
-
-_GAIN = 0.01  # part of the cost by which a model is better
-
-
-class ResidualStrategy(FastStrategy):
-    """`FastStrategy` with a search that learns from signed residuals between IBEA and CMA-ES.
-
-    Parameters
-    ----------
-    config : KalmanConfig or RegressionConfig
-    space : ParameterSpace
-    seed : int
-    warm_start : ndarray, shape (k, P), optional
-    """
-
-    learns_from_residuals = True
-
-    def __init__(
-        self, config: ResidualConfig, space: ParameterSpace, seed: int, warm_start: np.ndarray | None = None
-    ) -> None:
-        super().__init__(config, space, seed, warm_start)
-        self._residuals = config
-        self._generator = np.random.default_rng(self._random.getrandbits(64))
-        self._begin_round()
-
-    def _begin_round(self) -> None:
-        """Begin with random individuals."""
-        self._learner = self._residuals.search(self._generator)
-        self._round_began, self._learning = self.evaluations, False
-        self._parent_scores = None
-        self._lowest, self._lowest_at = np.inf, 0
-
-    @property
-    def phase(self) -> str:
-        return "residuals" if self._learning else super().phase
-
-    @property
-    def _next_size(self) -> int:
-        return self._residuals.batch if self._learning else super()._next_size
-
-    def _propose(self) -> np.ndarray:
-        if self._learning:
-            return self.space.from_unit(self._learner.ask(self._residuals.batch))
-        return super()._propose()
-
-    def _learn(self, parameters: np.ndarray, scores: np.ndarray, residuals: np.ndarray) -> None:
-        unit, costs = self.space.to_unit(parameters), bounded_cost(scores)
-        if self._polish is None:
-            self._learner.add(unit, scores, residuals, costs)
-        if not self._learning:
-            super()._learn(parameters, scores, residuals)
-            return
-        if costs.min() < (1 - _GAIN) * self._lowest:
-            self._lowest, self._lowest_at = costs.min(), self.evaluations
-        config, left = self._residuals, self._residuals.residual_end - self.evaluations
-        settled = self.evaluations - self._lowest_at >= config.patience
-        if settled and left >= 3 * config.patience:
-            self._warm_start = None
-            self._begin_round()
-        elif settled or left < config.batch:
-            self._learning = False
-            self._begin_polish()
-
-    @property
-    def _search_end(self) -> float:
-        return self._round_began + super()._search_end
-
-    def _end_search(self) -> None:
-        told = self.archive.entries
-        if not self._round_began and not self._learner.signed.any() and told[0].total < told[-1].total:
-            raise InputError(
-                "evolution.strategy: this strategy learns from the sign of each deviation, expected a signed residual "
-                f"of at least one objective, found none in {self.evaluations} evaluations: either no model has any of "
-                "the e-features, or the objectives have no sign. Use strategy `fast`, or an evaluator with objectives "
-                "of one eFEL feature each (BluePyOpt's SingletonObjective)."
-            )
-        self._learning = True
 
 
 class SteadyConfig(FastConfig):
@@ -635,8 +575,6 @@ def make_strategy(
     warm_start = _checked_warm_start(warm_start, space)
     if isinstance(config, PaperConfig):
         return PaperStrategy(config, space, seed, warm_start)
-    if isinstance(config, ResidualConfig):
-        return ResidualStrategy(config, space, seed, warm_start)
     if isinstance(config, ParetoConfig):
         return ParetoStrategy(config, space, seed, warm_start)
     return FastStrategy(config, space, seed, warm_start)

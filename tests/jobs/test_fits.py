@@ -16,7 +16,7 @@ from neurofleet.jobs.fit.fit_problem import Problem, StagePlan
 from neurofleet.jobs.fit.generation_metrics import generations_logged
 from neurofleet.jobs.job_file import parse_job
 from neurofleet.jobs.run_folder import start_or_resume
-from neurofleet.neurosim.evolution import FastConfig, PaperConfig
+from neurofleet.neurosim.evolution import FastConfig, FastStrategy, PaperConfig
 from neurofleet.neurosim.recordings.recording_table import RecordingTable, SweepRow
 
 NAMES = ("cm.soma", "gbar_A.soma", "gbar_B.soma")
@@ -96,7 +96,8 @@ class OwnPool:
         if self._fail(task):
             return [(task.id, Outcome("crash", "signal 11", SECONDS))]
         x = np.log(task.individual / [2.0, 0.1, 0.2])
-        return [(task.id, Outcome("ok", "", SECONDS, np.array([abs(x[0]) + abs(x[1]), abs(x).sum()])))]
+        signed = np.array([x[0] + x[1], x.sum()])
+        return [(task.id, Outcome("ok", "", SECONDS, np.array([[abs(x[0]) + abs(x[1]), abs(x).sum()], signed])))]
 
     def withdraw(self, engine):
         kept = [task for task in self._waiting if task.engine.key != engine]
@@ -238,6 +239,20 @@ def test_without_learning_order_and_interruptions_change_nothing(campaign):
     campaign(cells, out="two", order=6, **job)
     one, two = (halls(campaign.store(out), cells) for out in ("one", "two"))
     assert all(one[cell].equals(two[cell]) for cell in cells)
+
+
+def test_what_was_stored_without_signs_goes_on_as_it_was(campaign, monkeypatch):
+    cells, job = ["c0"], {"evolution": ", learn: false"}
+    with monkeypatch.context() as earlier:
+        earlier.setattr(FastStrategy, "learns_from_residuals", False)  # so were runs stored before `fast` learnt
+        campaign(cells, out="one", **job)
+        campaign(cells, out="two", stop_after=200, **job)  # all searches have begun
+    begun = {key for key in campaign.store("two").stored()}
+    campaign(cells, out="two", **job)
+    assert {key.stage for key in begun} == {"passive", "active"}
+    assert halls(campaign.store("one"), cells)["c0"].equals(halls(campaign.store("two"), cells)["c0"])
+    campaign(cells, out="three", **job)
+    assert not halls(campaign.store("one"), cells)["c0"].equals(halls(campaign.store("three"), cells)["c0"])
 
 
 def test_several_drivers_fit_the_cells_of_one_run(campaign):

@@ -51,7 +51,6 @@ JOB = {
     "recipe": "small.yaml",
     "engine": "vector",
     "evolution": {
-        "strategy": "kalman",
         "offspring": 16,
         "seeds": [1, 2],
         "evaluations": {"active": 48},

@@ -10,11 +10,9 @@ from cmaes import CMA
 from neurofleet.errors import InputError
 from neurofleet.neurosim.evolution import (
     FastConfig,
-    KalmanConfig,
     PaperConfig,
     ParameterSpace,
     ParetoConfig,
-    RegressionConfig,
     log_axes,
     make_strategy,
     spread_of,
@@ -57,13 +55,13 @@ def space() -> ParameterSpace:
     return ParameterSpace.from_bounds(NAMES, LOWER, UPPER)
 
 
-def evolve(strategy, generations=None):
+def evolve(strategy, generations=None, signed=True):
     """Lead a strategy to its end, or through some generations; returns what was asked and told."""
     history = []
     while not strategy.finished and (generations is None or len(history) < generations):
         phase, parameters = strategy.phase, strategy.ask()
         scores, residuals = cell_like(parameters)
-        strategy.tell(parameters, scores, residuals)
+        strategy.tell(parameters, scores, residuals if signed else None)
         history.append((phase, parameters, scores))
     return history
 
@@ -74,17 +72,10 @@ def best_total(history):
 
 CONFIGS = {
     "paper": PaperConfig(offspring=32, generations=30),
-    "fast": FastConfig(evaluations=960, offspring=32, polish_population=16),
+    "fast": FastConfig(evaluations=960, offspring=32, polish_population=16, residual_end_fraction=0.7),
     "nsga2": ParetoConfig(evaluations=960, offspring=34, selector="nsga2"),
-    "kalman": KalmanConfig(evaluations=960, offspring=32, polish_population=16),
-    "regression": RegressionConfig(evaluations=960, offspring=32, polish_population=16),
 }
-PHASES = {
-    "paper": {"evolution"},
-    "fast": {"search", "polish"},
-    "kalman": {"search", "residuals", "polish"},
-    "regression": {"search", "residuals", "polish"},
-}
+PHASES = {"paper": {"evolution"}, "fast": {"search", "residuals", "polish"}}
 
 
 @pytest.mark.parametrize("selector", ["nsga2", "spea2"])
@@ -170,30 +161,38 @@ def test_a_replayed_history_goes_on_identically(space, name):
         np.testing.assert_array_equal(fresh.candidates(20)[0], history_best(history))
 
 
-@pytest.mark.parametrize("make", [KalmanConfig, RegressionConfig])
-def test_signs_save_evaluations_and_are_asked_for(space, make):
-    def median(config):
-        found = [best_total(evolve(make_strategy(config(evaluations=640), space, seed))) for seed in (1, 2, 3)]
-        return np.median(found)
+def test_signs_save_evaluations(space):
+    def median(signed):
+        config = FastConfig(evaluations=640)
+        return np.median([best_total(evolve(make_strategy(config, space, seed), signed=signed)) for seed in (1, 2, 3)])
 
-    assert median(make) < 0.5 * median(FastConfig)
+    assert median(True) < 0.5 * median(False)
 
-    def tell_scores_alone(strategy):
-        parameters = strategy.ask()
-        strategy.tell(parameters, cell_like_scores(parameters))
 
-    unsigned, late = (make_strategy(make(evaluations=640), space, 1) for _ in range(2))
-    for _ in range(2):
-        tell_scores_alone(unsigned)
-    with pytest.raises(InputError, match="found none in 160 evaluations"):
-        tell_scores_alone(unsigned)
-    tell_scores_alone(late)  # all of these have failed
-    assert {phase for phase, *_ in evolve(late, 4)} == {"search", "residuals"}
+@pytest.mark.parametrize("evaluations", [960, 3000])
+def test_without_signs_ibea_and_cma_es_search_alone(space, evaluations):
+    """As `fast` did before it learnt from signs; and so do searches go on whose generations were stored without."""
+    config = FastConfig(evaluations=evaluations)
+    before = evolve(make_strategy(config, space, 4), signed=False)
+    switch = config.switch * evaluations
+    sizes = np.cumsum([len(parameters) for _, parameters, _ in before])
+    assert {phase for phase, *_ in before} <= {"search", "polish", "spread"}
+    assert [phase == "search" for phase, *_ in before] == (sizes <= max(switch, sizes[0])).tolist()
+
+    none_has_a_sign, stored_without = (make_strategy(config, space, 4) for _ in range(2))
+    for generation, (phase, parameters, scores) in enumerate(before):
+        for strategy in (none_has_a_sign, stored_without):
+            assert strategy.phase == phase
+            np.testing.assert_array_equal(strategy.ask(), parameters)
+        none_has_a_sign.tell(parameters, scores, np.full(scores.shape, np.nan))
+        stored_without.tell(parameters, scores, cell_like(parameters)[1] if generation >= 2 else None)
+    assert none_has_a_sign.learns_from_residuals
+    assert not stored_without.learns_from_residuals
 
 
 def test_a_model_without_a_residual_lacks_the_feature_if_any_model_had_one():
     none = np.nan
-    search = KalmanSearch(3, np.random.default_rng(1))
+    search = KalmanSearch(np.random.default_rng(1), 3)
     unit = np.linspace(0.1, 0.9, 5)[:, None]
     scores = np.array([[180.0, 20.0, 5.0], [6.0, 20.0, 4.0], [2.0, 20.0, 3.0], [5.0, 1.0, 250.0], [0.5, 20.0, 0.5]])
     residuals = np.array([[none] * 3, [-6.0, none, none], [2.0, none, none], [5.0, -1.0, none], [0.5, none, none]])
@@ -211,7 +210,7 @@ def test_a_model_without_a_residual_lacks_the_feature_if_any_model_had_one():
 
 
 def test_a_search_with_signs_that_has_settled_begins_again(space):
-    strategy, draw, told = make_strategy(KalmanConfig(evaluations=2000), space, 1), np.random.default_rng(1), []
+    strategy, draw, told = make_strategy(FastConfig(evaluations=3200), space, 1), np.random.default_rng(1), []
     while not strategy.finished:
         told.append(strategy.phase)
         parameters = strategy.ask()
@@ -219,7 +218,7 @@ def test_a_search_with_signs_that_has_settled_begins_again(space):
         strategy.tell(parameters, scores, scores)
     phases = [phase for phase, _ in itertools.groupby(told)]
     assert phases[:4] == ["search", "residuals"] * 2
-    assert phases[-1] == "polish"
+    assert phases[-2:] == ["polish", "spread"]
 
 
 def history_best(history):
@@ -280,7 +279,7 @@ def test_small_budgets_are_spent_sensibly(space, budget):
     strategy = make_strategy(FastConfig(evaluations=budget), space, 1)
     history = evolve(strategy)
     assert 0.7 * budget <= strategy.evaluations <= budget
-    assert {phase for phase, _, _ in history} == {"search", "polish"}
+    assert {phase for phase, _, _ in history} == {"search", "residuals"}
     assert best_total(history) < total_scores(history[0][2]).min()
 
 
