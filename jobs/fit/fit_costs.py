@@ -41,7 +41,7 @@ ALWAYS_BYTES = 10e6  # the job, the models, the report
 def stage_bytes(problem: Problem, stage: StagePlan) -> float:
     """Return about how many bytes a stage's generations take, all seeds together."""
     generations = stage.planned_evaluations / (stage.search.offspring or SMALL_GENERATION)
-    numbers = len(problem.names) + len(problem.objectives) + 2
+    numbers = len(problem.names) + 1.5 * len(problem.objectives) + 2  # residuals take half the bytes of scores
     return stage.planned_evaluations * numbers * BYTES_PER_NUMBER + generations * BYTES_PER_FILE
 
 

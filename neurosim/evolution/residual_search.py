@@ -76,6 +76,11 @@ class KalmanSearch:
         kept = first[np.lexsort((first, costs[first]))][: self._size]
         self.unit, self._scores, self._residuals, self._costs = unit[kept], scores[kept], residuals[kept], costs[kept]
 
+    @property
+    def median_cost(self) -> float:
+        """Of the models that are kept."""
+        return float(np.median(self._costs))
+
     def ask(self, n: int) -> np.ndarray:
         """Return new individuals, shape (n, P), in the unit cube."""
         unit, targets = self.unit, self._targets()

@@ -133,14 +133,13 @@ class FastConfig:
     spread_share : float, optional
         Share of the budget that at last goes to models that differ from those found and are as good; by default 0.25,
         and 0 of a budget below 3000 or without a tolerance.
-    residual_fraction : float, optional
-        Share of the budget after which the search that learns from residuals takes over from IBEA; by default 0.25, and
-        300 evaluations at most.
-    residual_end_fraction : float, optional
-        Share of the budget after which CMA-ES takes over from it; by default 0.6, and 1 of a budget below 3000.
+    residual_share : float, optional
+        Share of the budget after which CMA-ES takes over from the search that learns from residuals; by default 0.6,
+        and of a budget below 3000 what `spread_share` leaves.
     patience : int
-        Evaluations without a model better by 1 % after which a search that learns from residuals has found what it can.
-        Another one then begins, with new random individuals and IBEA, if it can have at least three times as many.
+        Evaluations after which a search that learns from residuals has found what it can, if the median cost of its
+        ensemble has not fallen by 1 %. (The best model may stay the best for longer while the others become better.)
+        Another one then begins, with new random individuals and IBEA, if it can have at least five times as many.
     """
 
     evaluations: int = 6000
@@ -152,9 +151,8 @@ class FastConfig:
     warm_share: float = 0.75
     tolerance: float = DEFAULT_TOLERANCE
     spread_share: float | None = None
-    residual_fraction: float | None = None
-    residual_end_fraction: float | None = None
-    patience: int = 224
+    residual_share: float | None = None
+    patience: int = 160
 
     def __post_init__(self) -> None:
         sizes = [size for size in (self.offspring, self.polish_population) if size is not None]
@@ -164,11 +162,11 @@ class FastConfig:
                 f"{self.evaluations} evaluations, offspring {self.offspring}, initial {self.initial} and "
                 f"polish_population {self.polish_population}."
             )
-        shares = (self.warm_share, self.spread)
+        shares = (self.warm_share, self.spread, self.residual_end / self.evaluations)
         if not (0 < self.switch <= 1 and 0 < self.polish_sigma < 1 and 0 <= min(shares) and max(shares) <= 1):
             raise InputError(
-                "evolution: expected switch_fraction, polish_sigma, warm_share and spread_share between 0 and 1, found "
-                f"{self.switch:g}, {self.polish_sigma:g}, {self.warm_share:g} and {self.spread:g}."
+                "evolution: expected switch_fraction, polish_sigma, warm_share, spread_share and residual_share from 0 "
+                f"to 1, found {', '.join(f'{share:g}' for share in (self.switch, self.polish_sigma, *shares))}."
             )
 
     @property
@@ -188,16 +186,15 @@ class FastConfig:
     @property
     def residual_start(self) -> float:
         """Evaluations after which the search that learns from residuals takes over from IBEA."""
-        if self.residual_fraction is not None:
-            return self.residual_fraction * self.evaluations
         return min(0.25 * self.evaluations, 300.0)
 
     @property
     def residual_end(self) -> float:
-        """Evaluations after which CMA-ES takes over from it."""
-        if self.residual_end_fraction is not None:
-            return self.residual_end_fraction * self.evaluations
-        return (1.0 - self.spread if self.evaluations < SHORT else 0.6) * self.evaluations
+        """Evaluations after which CMA-ES takes over from the search that learns from residuals."""
+        share = self.residual_share
+        if share is None:
+            share = 1.0 - self.spread if self.evaluations < SHORT else 0.6
+        return share * self.evaluations
 
     @property
     def planned_evaluations(self) -> int:
@@ -233,7 +230,8 @@ class FastConfig:
         return self.offspring_for(parameters)
 
 
-_GAIN = 0.01  # part of the cost by which a model is better
+_GAIN = 0.01  # part of its cost by which an ensemble is better
+_ROUND = 5  # patiences that a search needs to find what it can
 
 
 class FastStrategy(Strategy):
@@ -337,7 +335,7 @@ class FastStrategy(Strategy):
         if self.learns_from_residuals:
             self._learner.add(unit, scores, residuals, costs)
         if self._learning:
-            self._go_on_learning(float(costs.min()))
+            self._go_on_learning()
             return
         self._select(unit, scores)
         has_signs = self.learns_from_residuals and bool(self._learner.signed.any())
@@ -347,14 +345,14 @@ class FastStrategy(Strategy):
         elif told + self._offspring > config.switch * config.evaluations:
             self._begin_polish()
 
-    def _go_on_learning(self, lowest: float) -> None:
-        config, left = self.config, self.config.residual_end - self.evaluations
-        if lowest < (1 - _GAIN) * self._lowest:
-            self._lowest, self._lowest_at = lowest, self.evaluations
+    def _go_on_learning(self) -> None:
+        config, left, cost = self.config, self.config.residual_end - self.evaluations, self._learner.median_cost
+        if cost < (1 - _GAIN) * self._lowest:
+            self._lowest, self._lowest_at = cost, self.evaluations
         if left < self._population and not self.finished:
             self._learning = False
             self._begin_polish()
-        elif self.evaluations - self._lowest_at >= config.patience and left >= 3 * config.patience:
+        elif self.evaluations - self._lowest_at >= config.patience and left >= _ROUND * config.patience:
             self._warm_start = None
             self._begin_round()
 
