@@ -199,7 +199,7 @@ def test_a_changed_job_is_refused_with_the_difference(demo_input, undisturbed):
 def test_a_model_that_always_fails_stops_early_and_says_why(demo_input, ray_session, tmp_path):
     job = write_job(demo_input, "hopeless.yaml", max_steps=3)
     with pytest.raises(JobError) as failed:
-        run_job(job, str(tmp_path / "run"))
+        run_job(job, str(tmp_path / "run"), cpus=1)
     assert failed.value.exit_code == 1
     assert "more than half of the first generation failed" in str(failed.value)
     assert "max_steps = 3" in str(failed.value)
@@ -215,7 +215,7 @@ def test_a_users_own_evaluator_runs_unchanged(ray_session, tmp_path):
         evaluator="bluepyopt.ephys.examples.simplecell.simplecell:SimpleCell",
         evolution={"strategy": "paper", "offspring": 8, "generations": {"fit": 3}, "seeds": [7]},
     )
-    run_job(job, str(tmp_path / "run"))
+    run_job(job, str(tmp_path / "run"), cpus=1)
     hall = RunStore(tmp_path / "run").read_hall_of_fame("small")
     assert set(hall.parameter_names) == {"gnabar_hh", "gkbar_hh"}
     assert hall.objective_names == ("Step1.Spikecount",)

@@ -78,7 +78,7 @@ def sample_job(folder: Path, recordings: Path, **changes) -> Path:
 @pytest.mark.usefixtures("ray_session")
 def test_a_sample_keeps_the_draws_near_the_known_value_and_goes_on_from_stored_blocks(folder, demo_recordings, capsys):
     job, out = sample_job(folder, demo_recordings), folder / "out"
-    run_job(job, str(out), cpus=2)
+    run_job(job, str(out), cpus=1)
     blocks = sorted(out.glob("draws/cell=demo/*.parquet"))
     draws = pd.concat(map(pd.read_parquet, blocks))
     assert draws["draw"].tolist() == list(range(70))
@@ -102,7 +102,7 @@ def test_a_sample_keeps_the_draws_near_the_known_value_and_goes_on_from_stored_b
     kept = blocks[0].read_bytes()
     print_status(str(out))
     assert "1 of 2 blocks are stored" in capsys.readouterr().out
-    run_job(job, str(out), cpus=2)
+    run_job(job, str(out), cpus=1)
     again = pd.concat(map(pd.read_parquet, blocks))
     pd.testing.assert_frame_equal(again.drop(columns="seconds"), draws.drop(columns="seconds"))
     assert blocks[0].read_bytes() == kept
@@ -133,7 +133,7 @@ def test_a_validation_of_the_known_cell_finds_its_recorded_spikes(folder, demo_r
     recordings = {"recordings": str(demo_recordings / "cell.nwb"), "stimuli": ["none of them"]}
     job = write_job(folder, kind="validate", models=fits(**recordings), sweeps_each=6)
     out = folder / "out"
-    run_job(job, str(out), cpus=2)
+    run_job(job, str(out), cpus=1)
     stimuli = pd.read_parquet(out / "stimuli.parquet")
     assert len(stimuli) == 6
     assert stimuli["recorded_spikes"].max() > 3
@@ -160,7 +160,7 @@ def test_synapses_farther_out_are_weaker_at_the_soma(folder, capsys):
         classes={"table": "cells.csv", "id": "cell", "column": "layer"},
     )
     out = folder / "out"
-    run_job(job, str(out), cpus=2)
+    run_job(job, str(out), cpus=1)
     psps = pd.read_parquet(out / "psps.parquet")
     assert psps["section"].tolist() == ["soma", "apic", "apic"]
     assert psps["amplitude_mV"].is_monotonic_decreasing

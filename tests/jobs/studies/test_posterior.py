@@ -95,7 +95,7 @@ def write_job(folder: Path, tmp_path: Path, **changes) -> Path:
 @pytest.mark.usefixtures("ray_session")
 def test_known_conductances_are_sampled_and_with_more_evaluations_the_chain_goes_on(fit, tmp_path, capsys):
     out = tmp_path / "out"
-    run_job(write_job(fit, tmp_path), str(out), cpus=2)
+    run_job(write_job(fit, tmp_path), str(out), cpus=1)
     told = capsys.readouterr().err
     assert "NOT converged" in told
     assert "raise `most_evaluations:`" in told
@@ -107,12 +107,12 @@ def test_known_conductances_are_sampled_and_with_more_evaluations_the_chain_goes
         assert draws[f"param.{name}"].min() < 1.5 * true
     np.testing.assert_allclose([sum(dict(score).values()) for score in draws["score"]], draws["total"])
 
-    run_job(write_job(fit, tmp_path), str(out), cpus=2)
+    run_job(write_job(fit, tmp_path), str(out), cpus=1)
     assert "finished already" in capsys.readouterr().err
     (out / "chains/cell=demo/block-000004.parquet").unlink()  # as a run that was killed leaves it
     (out / "findings.json").unlink()
     (tmp_path / "known.json").write_text(json.dumps(KNOWN_PARAMETERS))
-    run_job(write_job(fit, tmp_path, most_evaluations=1900, checked=3, known="known.json"), str(out), cpus=2)
+    run_job(write_job(fit, tmp_path, most_evaluations=1900, checked=3, known="known.json"), str(out), cpus=1)
     blocks = {path.name: path.read_bytes() for path in out.glob("chains/cell=demo/*.parquet")}
     assert len(blocks) == 6
     assert {name: blocks[name] for name in first} == first
@@ -141,7 +141,7 @@ def test_known_conductances_are_sampled_and_with_more_evaluations_the_chain_goes
     assert "trade against" in report
     assert "scored again by NEURON" in report
     (tmp_path / "known.json").write_text(json.dumps({**KNOWN_PARAMETERS, "gbar_NaTa_t.axon": 0.0}))
-    run_job(write_job(fit, tmp_path, most_evaluations=1900, checked=3, known="known.json"), str(out), cpus=2)
+    run_job(write_job(fit, tmp_path, most_evaluations=1900, checked=3, known="known.json"), str(out), cpus=1)
     known = pd.read_parquet(out / "convergence.parquet").set_index("parameter")["known"]
     assert known.to_dict() == {"gbar_NaTa_t.axon": 0.0, "gbar_Kv3_1.axon": TRUTH[1]}
     (population,) = read_populations(ModelsSpec(posterior=out, best=5), tmp_path)
