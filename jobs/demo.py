@@ -24,7 +24,7 @@ recipe: demo
 evolution:
   strategy: fast
   seeds: [1, 2]
-  evaluations: {passive: 384, ih: 576, active: 900}
+  evaluations: {passive: 768, ih: 768, active: 900}
 deadline_s: 20
 """
 

@@ -39,11 +39,14 @@ SHOWN_CELLS = 6
 AS_BEGUN = "as it was begun"
 
 
+Engine = Literal["neuron", "vector"]
+
+
 @dataclass(frozen=True)
 class EngineChoice:
     """The engine that searches a stage, and why: of NEURON, what the vector engine cannot do."""
 
-    engine: Literal["neuron", "vector"]
+    engine: Engine
     reason: str
 
     def __str__(self) -> str:
@@ -235,7 +238,7 @@ def recorded_choices(events: Iterable[Mapping[str, Any]]) -> dict[str, dict[str,
     choices: dict[str, dict[str, EngineChoice]] = {}
     for event in events:
         if event["event"] == STAGE_STARTED:
-            choice = EngineChoice(event.get("engine", "neuron"), event.get("engine_reason", AS_BEGUN))
+            choice = EngineChoice(event.get("engine", "neuron"), event.get("engine_reason") or AS_BEGUN)
             choices.setdefault(event["cell"], {})[event["stage"]] = choice
     return choices
 

@@ -16,7 +16,7 @@ import numpy as np
 from neurofleet import fresh_process
 from neurofleet.errors import InputError, UsageError
 from neurofleet.jobs.fit.campaign_state import EngineChoice, RecordedChoices
-from neurofleet.jobs.fit.fit_problem import Problem, StagePlan, Subject
+from neurofleet.jobs.fit.fit_problem import Subject
 from neurofleet.neurosim.cells.fit_model import FitModel
 from neurofleet.neurosim.vector.vector_evaluator import LANES, VectorEvaluator
 
@@ -52,6 +52,24 @@ def try_vector(model: FitModel, individuals: np.ndarray | None = None) -> Vector
         return VectorTrial(f"The vector engine could not be built: {reason}.")
 
 
+def faults(models: Sequence[FitModel]) -> list[str]:
+    """Return why the engine of each model cannot be built, empty of one that can be.
+
+    All are built in one process; only if they end it, each in its own.
+    """
+    if len(models) > 1:
+        try:
+            return fresh_process.call(faults_here, models, limit_s=LIMIT_S)
+        except Exception:  # noqa: BLE001 - whichever model it was, it is found alone
+            pass
+    return [try_vector(model).fault for model in models]
+
+
+def faults_here(models: Sequence[FitModel]) -> list[str]:
+    """Build the engines in this process, which can build nothing else with NEURON afterwards."""
+    return [try_here(model, None).fault for model in models]
+
+
 def try_here(model: FitModel, individuals: np.ndarray | None) -> VectorTrial:
     """Build the engine in this process, which can build nothing else with NEURON afterwards."""
     try:
@@ -73,17 +91,36 @@ USER_EVALUATOR = "an evaluator of your own runs as it is"
 
 
 def with_engines(subject: Subject, requested: Wanted, recorded: RecordedChoices) -> Subject:
-    """Return the subject with the engine of each stage that may have another than NEURON.
+    """Return the subject with the engine of each stage.
 
     Raises
     ------
     UsageError
         The job, or what is stored of the cell, asks for the vector engine, and it cannot be used here.
     """
+    choices: dict[str, EngineChoice] = {}
+    to_try: dict[str, FitModel] = {}
+    for number, stage in enumerate(subject.stages):
+        model, before = subject.problem(number, None).model, recorded.get(stage.name)
+        if not isinstance(model, FitModel):
+            choices[stage.name] = EngineChoice("neuron", USER_EVALUATOR)
+        elif before is not None and before.engine == "neuron":
+            choices[stage.name] = before
+        elif requested == "neuron":
+            choices[stage.name] = chosen(requested, "", subject.id, stage.name)
+        else:
+            to_try[stage.name] = model
+    for name, fault in zip(to_try, faults(list(to_try.values())), strict=True):
+        if fault and name in recorded:
+            raise UsageError(
+                f"cell {subject.id}, stage {name}: begun with the vector engine, which cannot go on here. "
+                f"{fault} Scores of two engines are never mixed: go on where it can, or start in a new folder."
+            )
+        choices[name] = chosen(requested, fault, subject.id, name)
     return subject.with_stages(
         tuple(
-            replace(stage, choice=_choice(subject, number, stage, requested, recorded.get(stage.name)))
-            for number, stage in enumerate(subject.stages)
+            replace(stage.for_engine(choices[stage.name].engine), choice=choices[stage.name])
+            for stage in subject.stages
         )
     )
 
@@ -116,25 +153,6 @@ def all_with_engines(
     return [each for each in results if not isinstance(each, UsageError)]
 
 
-def _choice(
-    subject: Subject, number: int, stage: StagePlan, requested: Wanted, before: EngineChoice | None
-) -> EngineChoice | None:
-    model = open_model(problem := subject.problem(number, None))
-    if model is None:
-        return only_engine(problem)
-    if before is not None and before.engine == "neuron":
-        return before
-    if requested == "neuron":
-        return chosen(requested, "", subject.id, stage.name)
-    fault = try_vector(model).fault
-    if fault and before is not None:
-        raise UsageError(
-            f"cell {subject.id}, stage {stage.name}: begun with the vector engine, which cannot go on here. "
-            f"{fault} Scores of two engines are never mixed: go on where it can, or start in a new folder."
-        )
-    return chosen(requested, fault, subject.id, stage.name)
-
-
 def chosen(requested: Wanted, fault: str, cell: str, stage: str) -> EngineChoice:
     """Return the engine of a stage, when `fault` is why the vector engine cannot do it, if it cannot.
 
@@ -150,16 +168,6 @@ def chosen(requested: Wanted, fault: str, cell: str, stage: str) -> EngineChoice
     if requested == "vector":
         raise UsageError(f"cell {cell}, stage {stage}: {fault}")
     return EngineChoice("neuron", fault)
-
-
-def only_engine(problem: Problem) -> EngineChoice | None:
-    """Return the engine of a stage that is not open: NEURON, and it is said of a user's own evaluator."""
-    return None if isinstance(problem.model, FitModel) else EngineChoice("neuron", USER_EVALUATOR)
-
-
-def open_model(problem: Problem) -> FitModel | None:
-    """Return the model of a stage that either engine could search; None for subthreshold stages and evaluators."""
-    return problem.model if problem.final_model and isinstance(problem.model, FitModel) else None
 
 
 def choices_of(subjects: Iterable[Subject]) -> list[tuple[str, str, EngineChoice]]:

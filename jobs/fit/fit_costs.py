@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Literal
 
 import numpy as np
 from rich import box
@@ -17,8 +16,8 @@ from neurofleet import fresh_process
 from neurofleet.cluster.store.run_store import RunStore
 from neurofleet.errors import UsageError
 from neurofleet.jobs.costs import cost_in_words
-from neurofleet.jobs.fit.campaign_state import EngineChoice, engine_lines
-from neurofleet.jobs.fit.engine_choice import chosen, only_engine, open_model, try_vector
+from neurofleet.jobs.fit.campaign_state import Engine, EngineChoice, engine_lines
+from neurofleet.jobs.fit.engine_choice import USER_EVALUATOR, chosen, try_vector
 from neurofleet.jobs.fit.fit_inputs import check_warm_start, length_notes, prepare
 from neurofleet.jobs.fit.fit_job import FitSpec
 from neurofleet.jobs.fit.fit_problem import CellSubject, Problem, StagePlan, Subject
@@ -90,8 +89,7 @@ class StageCost:
 
     Attributes
     ----------
-    choice : EngineChoice or None
-        None where there is but one engine.
+    choice : EngineChoice
     evaluations, finalists : int
         Of the search, and those scored again by NEURON after it; all seeds together.
     seconds : Seconds
@@ -99,7 +97,7 @@ class StageCost:
 
     cell: str
     stage: str
-    choice: EngineChoice | None
+    choice: EngineChoice
     seeds: int
     evaluations: int
     finalists: int
@@ -110,14 +108,14 @@ class StageCost:
     disk_bytes: float
 
     @property
-    def engine(self) -> Literal["neuron", "vector"]:
-        return self.choice.engine if self.choice else "neuron"
+    def engine(self) -> Engine:
+        return self.choice.engine
 
-    def seconds_each(self, engine: Literal["neuron", "vector"]) -> float:
+    def seconds_each(self, engine: Engine) -> float:
         """Return the time of an evaluation of the search."""
         return self.seconds.neuron if engine == "neuron" else self.seconds.vector or 0.0
 
-    def core_s(self, engine: Literal["neuron", "vector"]) -> float:
+    def core_s(self, engine: Engine) -> float:
         """Return the time of all evaluations, if the search has this engine."""
         return self.evaluations * self.seconds_each(engine) + self.finalists * self.seconds.neuron
 
@@ -134,7 +132,7 @@ def stage_costs(
     UsageError
         A model cannot be simulated, or not with the engine that the job asks for.
     """
-    measured: dict[str, list[tuple[EngineChoice | None, Seconds]]] = {}
+    measured: dict[str, list[tuple[EngineChoice, Seconds]]] = {}
     costs = []
     for i, subject in enumerate(subjects):
         for number, stage in enumerate(subject.stages):
@@ -147,19 +145,20 @@ def stage_costs(
                 known.append((choice, seconds))
             else:
                 choice, seconds = known[-1][0], middle([seconds for _, seconds in known])
+            plan = stage.for_engine(choice.engine)
             costs.append(
                 StageCost(
                     cell=subject.id,
                     stage=stage.name,
                     choice=choice,
-                    seeds=len(stage.seeds),
-                    evaluations=stage.planned_evaluations,
-                    finalists=len(stage.seeds) * stage.finalists,
+                    seeds=len(plan.seeds),
+                    evaluations=plan.planned_evaluations,
+                    finalists=len(plan.seeds) * plan.finalists,
                     parameters=len(problem.names),
                     objectives=len(problem.objectives),
                     protocols=len(problem.steps),
                     seconds=seconds,
-                    disk_bytes=stage_bytes(problem, stage),
+                    disk_bytes=stage_bytes(problem, plan),
                 )
             )
     return costs
@@ -174,13 +173,13 @@ def middle(measured: Sequence[Seconds]) -> Seconds:
     )
 
 
-def _measure(spec: FitSpec, cell: str, problem: Problem, stage: StagePlan) -> tuple[EngineChoice | None, Seconds]:
+def _measure(spec: FitSpec, cell: str, problem: Problem, stage: StagePlan) -> tuple[EngineChoice, Seconds]:
     lower, upper = np.array(problem.lower), np.array(problem.upper)
     space = ParameterSpace.from_bounds(problem.names, lower, upper)
     individuals = make_strategy(stage.search, space, stage.seeds[0]).ask()
-    choice, vector = only_engine(problem), None
-    if (model := open_model(problem)) is not None:
-        trial = try_vector(model, individuals[:LANES])
+    choice, vector = EngineChoice("neuron", USER_EVALUATOR), None
+    if isinstance(problem.model, FitModel):
+        trial = try_vector(problem.model, individuals[:LANES])
         choice, vector = chosen(spec.engine, trial.fault, cell, stage.name), trial.seconds_each
     try:
         neuron = _seconds_each(problem.model, individuals[:SAMPLES], spec.max_steps)
@@ -219,7 +218,7 @@ def time_samples(model: FitModel | UserModel, individuals: np.ndarray, max_steps
 
 SHOWN_CELLS = 8
 SHOWN_SWEEPS = 40
-ENGINES: tuple[Literal["neuron", "vector"], ...] = ("neuron", "vector")
+ENGINES: tuple[Engine, ...] = ("neuron", "vector")
 
 
 HOSTS = (16, 64, 256)
@@ -247,7 +246,7 @@ def print_fit_plan(spec: FitSpec, folder: Path) -> None:
             print_line(console, f"{subject.id}: {axon_line(subject.summary, subject.axon)}")
         for warning in subject.warnings:
             print_line(console, f"warning: {subject.id}: {warning}")
-    for line in engine_lines((cost.cell, cost.stage, cost.choice) for cost in costs if cost.choice):
+    for line in engine_lines((cost.cell, cost.stage, cost.choice) for cost in costs):
         print_line(console, line)
     for line in (*length_notes(spec, subjects), *_with_either(costs)):
         print_line(console, line)
@@ -323,7 +322,8 @@ def _with_either(costs: Sequence[StageCost]) -> list[str]:
             f"({median(cost.seconds_each(engine) for cost in both):.3g} s each)"
             for engine in ENGINES
         ]
-        lines.append(f"stage {stage} and its finalists: {', '.join(costs_of_each)}")
+        finalists = " and its finalists" if any(cost.finalists for cost in both) else ""
+        lines.append(f"stage {stage}{finalists}: {', '.join(costs_of_each)}")
     return lines
 
 

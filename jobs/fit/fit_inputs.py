@@ -11,7 +11,7 @@ import numpy as np
 from neurofleet.errors import InputError, UsageError, did_you_mean
 from neurofleet.input_paths import here
 from neurofleet.jobs.fit.fit_job import QUICK_OFFSPRING, CellSpec, FitSpec
-from neurofleet.jobs.fit.fit_problem import CellSubject, StagePlan, Subject, UserSubject, finalists
+from neurofleet.jobs.fit.fit_problem import HANDED_ON, CellSubject, StagePlan, Subject, UserSubject, finalists
 from neurofleet.jobs.fit.recorded_steps import recorded_steps
 from neurofleet.neurosim.cells.cell_model import reversal_notes
 from neurofleet.neurosim.cells.morphology_check import check_axon, check_morphologies
@@ -181,12 +181,15 @@ def _check_files(cell: CellSpec, folder: Path) -> None:
 def stage_plans(spec: FitSpec, folder: Path) -> dict[str, tuple[StagePlan, ...]]:
     """Return cell -> stages of its recipe; its data, which may leave some out, are not read."""
     if spec.cells is None:
-        return {spec.name: _stage_plans(spec, {USER_STAGE: False})}
+        return {spec.name: _stage_plans(spec, {USER_STAGE: None})}
     known = job_mechanisms(spec, folder).known
     plans = {}
     for dendrite in {cell.dendrite for cell in spec.cells}:
         stages = load_recipe(spec.recipe, dendrite, folder, known).stages
-        plans[dendrite] = _stage_plans(spec, _scored_again(stages))
+        plans[dendrite] = tuple(
+            plan.for_engine("neuron" if spec.engine == "neuron" else "vector")
+            for plan in _stage_plans(spec, _scored_on(stages))
+        )
     return {cell.id: plans[cell.dendrite] for cell in spec.cells}
 
 
@@ -308,7 +311,7 @@ def prepare_cell(
         summary=summary,
         axon=axon,
         recipe=recipe,
-        stages=_stage_plans(spec, _scored_again([recipe.stages[number] for number in numbers])),
+        stages=_stage_plans(spec, _scored_on([recipe.stages[number] for number in numbers])),
         stage_numbers=numbers,
         targets=tuple(stage_targets.values()),
         own_bounds=own_bounds,
@@ -368,7 +371,7 @@ def check_budgets_of_recipe(spec: FitSpec, folder: Path) -> None:
             return bounds if winner is None else next_stage_bounds(bounds, winner, recipe.hand_over, own)[0]
 
         try:
-            _refuse_small_budgets(_stage_plans(spec, _scored_again(recipe.stages)), box)
+            _refuse_small_budgets(_stage_plans(spec, _scored_on(recipe.stages)), box)
         except InputError as error:
             raise UsageError(str(error)) from error
 
@@ -493,28 +496,34 @@ def _user_subject(spec: FitSpec, folder: Path) -> UserSubject:
         description = model.describe()
     except InputError as error:
         raise UsageError(str(error)) from error
-    subject = UserSubject(spec.name, model, description, _stage_plans(spec, {USER_STAGE: False}), model.notes())
+    subject = UserSubject(spec.name, model, description, _stage_plans(spec, {USER_STAGE: None}), model.notes())
     check_budgets(subject)
     return subject
 
 
-def _scored_again(stages: Sequence[Stage]) -> dict[str, bool]:
-    """Return stage -> whether its finalists are scored again more tightly."""
-    return {stage.name: stage.targets != "subthreshold" for stage in stages}
+def _scored_on(stages: Sequence[Stage]) -> dict[str, str | None]:
+    """Return stage -> its kind of targets."""
+    return {stage.name: stage.targets for stage in stages}
 
 
-def _stage_plans(spec: FitSpec, stages: Mapping[str, bool]) -> tuple[StagePlan, ...]:
+def _stage_plans(spec: FitSpec, stages: Mapping[str, str | None]) -> tuple[StagePlan, ...]:
     """Return one plan a stage: all seeds in the last, the first seed in those before.
 
-    `stages` has for each name whether its finalists are scored again.
+    `stages` has for each name its kind of targets, None for an evaluator of the user's own. The vector engine searches
+    subthreshold stages with all seeds: an evaluation takes milliseconds, and one seed may end in a local minimum.
     """
     seeds = tuple(spec.evolution.seeds)
     plans = []
-    for i, (name, again) in enumerate(stages.items()):
+    for i, (name, targets) in enumerate(stages.items()):
         last = i == len(stages) - 1
         search = _search(spec, name, first=i == 0, last=last)
-        final = finalists(spec.evolution.hall_of_fame, 0 if spec.quick else search.planned_evaluations) if again else 0
-        plans.append(StagePlan(name, seeds if last else seeds[:1], search, finalists=final))
+        plan = StagePlan(name, seeds if last else seeds[:1], search)
+        final = finalists(spec.evolution.hall_of_fame, 0 if spec.quick else search.planned_evaluations)
+        if targets == "subthreshold":
+            plan = replace(plan, vector_seeds=seeds, vector_finalists=final if last else min(final, HANDED_ON))
+        elif targets is not None:
+            plan = replace(plan, finalists=final)
+        plans.append(plan)
     return tuple(plans)
 
 

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal, Protocol
+from typing import Protocol
 
-from neurofleet.jobs.fit.campaign_state import EngineChoice
+from neurofleet.jobs.fit.campaign_state import Engine, EngineChoice
 from neurofleet.jobs.fit.recorded_steps import RecordedSteps
 from neurofleet.neurosim.cells.cell_model import UNIFORM, Accuracy, CellParameter
 from neurofleet.neurosim.cells.fit_model import FitModel
@@ -19,8 +19,8 @@ from neurofleet.neurosim.mechanisms import UserMechanisms
 from neurofleet.neurosim.recordings.recording import Recording
 from neurofleet.neurosim.recordings.recording_table import RecordingTable
 
-# The active search is loose and its finalists are scored again; the passive stages are cheap, and read a
-# decay between CVODE's few steps, so they are integrated tightly and sampled densely (docs/accuracy.md).
+# The active search is loose and its finalists are scored again; subthreshold stages take few steps, and a decay is
+# read between them, so they are integrated tightly and sampled densely (docs/accuracy.md).
 SEARCH_ATOL, FINAL_ATOL = 5e-3, 1e-4
 PASSIVE_ATOL = 1e-5
 
@@ -31,7 +31,7 @@ Bounds = Mapping[str, tuple[float, float]]
 class Problem:
     """What one stage searches: the box, and the models that score an individual.
 
-    `final_model` scores the finalists again more tightly; None where the search is as tight already.
+    `final_model` scores finalists again more tightly than NEURON's search; None where that is as tight already.
     `mechanisms_told` names the mechanisms of the cell, for messages.
     """
 
@@ -43,6 +43,12 @@ class Problem:
     model: FitModel | UserModel
     final_model: FitModel | None
     mechanisms_told: str = ""
+
+    def final_model_of(self, engine: Engine) -> FitModel | None:
+        """Return the model by which NEURON scores again what `engine` has found; None where its scores are NEURON's."""
+        if engine == "vector" and isinstance(self.model, FitModel):
+            return self.final_model or self.model
+        return self.final_model
 
     @property
     def targets(self) -> TargetSet | None:
@@ -56,6 +62,7 @@ class Problem:
 
 
 FINALISTS = 32
+HANDED_ON = 4  # finalists of a subthreshold stage, if only the best of them is needed
 
 
 def finalists(hall_of_fame: int, planned_evaluations: int) -> int:
@@ -68,7 +75,8 @@ class StagePlan:
     """One stage: its seeds, how long each is searched, and with which engine.
 
     `choice` is None where nothing is to be chosen, or has been yet: the engine then is NEURON. `finalists` of each
-    seed are scored again by NEURON after the search.
+    seed are scored again by NEURON after the search. A subthreshold stage has other seeds and finalists with the vector
+    engine: `vector_seeds` and `vector_finalists`.
     """
 
     name: str
@@ -76,10 +84,18 @@ class StagePlan:
     search: "PaperConfig | FastConfig"
     choice: EngineChoice | None = None
     finalists: int = 0
+    vector_seeds: tuple[int, ...] = ()
+    vector_finalists: int = 0
 
     @property
-    def engine(self) -> Literal["neuron", "vector"]:
+    def engine(self) -> Engine:
         return self.choice.engine if self.choice else "neuron"
+
+    def for_engine(self, engine: Engine) -> "StagePlan":
+        """Return the plan with the seeds and finalists that it has with an engine."""
+        if engine == "neuron" or not self.vector_seeds:
+            return self
+        return replace(self, seeds=self.vector_seeds, finalists=self.vector_finalists)
 
     @property
     def planned_evaluations(self) -> int:

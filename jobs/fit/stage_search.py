@@ -192,10 +192,9 @@ class StageSearch(abc.ABC):
         self._ask_tell = strategy
         self._size = hall_of_fame
         self._engine = self._search_engine()
+        final_model = problem.final_model_of(stage.engine)
         self._final_engine = (
-            None
-            if problem.final_model is None
-            else engine_spec(f"{cell}-{stage.name}{FINAL}", problem.final_model, limits.max_steps)
+            None if final_model is None else engine_spec(f"{cell}-{stage.name}{FINAL}", final_model, limits.max_steps)
         )
         # What the search learns of its evaluations holds for finalists only where they have the same engine.
         self._final_deadline = limits.deadline if stage.engine == "neuron" else limits.deadline.fresh()

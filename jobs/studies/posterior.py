@@ -17,7 +17,7 @@ from neurofleet.cluster.store.run_store import RunStore
 from neurofleet.cluster.store.schemas import HallOfFameRows
 from neurofleet.errors import UsageError
 from neurofleet.jobs.costs import cost_in_words
-from neurofleet.jobs.fit.campaign_state import recorded_choices
+from neurofleet.jobs.fit.campaign_state import Engine, recorded_choices
 from neurofleet.jobs.fit.engine_choice import try_vector
 from neurofleet.jobs.fit.engines import engine_spec, scores_of
 from neurofleet.jobs.fit.fit_inputs import job_mechanisms, prepare_cell, recording_source
@@ -215,7 +215,7 @@ class PosteriorStudy(Study[PosteriorSpec, list[CellToSample]]):
             )
         return {name: known[name] for name in problem.names if name in known}
 
-    def _cell(self, store: RunStore, cell: str, problem: Problem, engine: Literal["neuron", "vector"]) -> CellToSample:
+    def _cell(self, store: RunStore, cell: str, problem: Problem, engine: Engine) -> CellToSample:
         spec = self.spec
         space = ParameterSpace.from_bounds(problem.names, np.array(problem.lower), np.array(problem.upper))
         particles = spec.particles or PARTICLES * math.ceil(PARTICLES_EACH * len(space) / PARTICLES)
@@ -283,7 +283,7 @@ class PosteriorStudy(Study[PosteriorSpec, list[CellToSample]]):
 
     def _check(self, cell: CellToSample, rows: HallOfFameRows, steps: int) -> tuple[Block | None, Block | None]:
         """Return scores, and e-features at unseen steps, of the first draws."""
-        model = cell.problem.final_model
+        model = cell.problem.final_model_of(cell.engine)
         if not isinstance(model, FitModel) or not self.spec.checked or not len(rows):
             return None, None
         values = rows.parameters[: self.spec.checked, : len(cell.space)]

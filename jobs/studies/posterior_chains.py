@@ -5,7 +5,6 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +12,7 @@ import pyarrow as pa
 from neurofleet.cluster.pool.outcome import EvaluationTask, Outcome
 from neurofleet.cluster.store.run_store import RunStore
 from neurofleet.errors import JobError
+from neurofleet.jobs.fit.campaign_state import Engine
 from neurofleet.jobs.fit.engines import engine_spec, residuals_of, scores_of, task_deadline_s, vector_spec
 from neurofleet.jobs.fit.fit_problem import Problem
 from neurofleet.neurosim.cells.fit_model import MAX_SCORE, FitModel
@@ -70,7 +70,7 @@ class CellToSample:
 
     cell: str
     problem: Problem
-    engine: Literal["neuron", "vector"]
+    engine: Engine
     space: ParameterSpace
     particles: int
     best: np.ndarray

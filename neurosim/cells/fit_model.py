@@ -199,12 +199,12 @@ class FitModel:
     def _recording(self, step: "StepProtocol", place: str) -> Any:
         from bluepyopt import ephys
 
-        from neurofleet.neurosim.cells.simulator import SampledRecording, dense_times
+        from neurofleet.neurosim.cells.simulator import SampledRecording
 
         name = recording_name(step.name, place)
         if not self.accuracy.dense:
             return ephys.recordings.CompRecording(name=name, location=location(place), variable="v")
-        return SampledRecording(name, location(place), dense_times((step.start_ms, step.stop_ms), step.duration_ms))
+        return SampledRecording(name, location(place), step.dense_times_ms())
 
 
 def recording_name(protocol: str, place: str = SOMA) -> str:

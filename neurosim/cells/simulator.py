@@ -1,6 +1,5 @@
 """NEURON with a stated accuracy: CVODE's tolerance, and the times at which a response is recorded."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -8,8 +7,6 @@ from bluepyopt.ephys.recordings import CompRecording
 from bluepyopt.ephys.simulators import NrnSimulator
 
 from neurofleet.neurosim.cells.cell_model import FIXED_STEP_MS, Accuracy
-
-COARSE_MS, CLOSE_MS, NEAR_EDGE_MS = 1.0, 0.1, 15.0
 
 
 class AccurateSimulator(NrnSimulator):
@@ -56,26 +53,3 @@ class SampledRecording(CompRecording):
         self.varvector = h.Vector()
         self.varvector.record(segment._ref_v, self.tvector)
         self.instantiated = True
-
-
-def dense_times(edges_ms: Sequence[float], duration_ms: float) -> np.ndarray:
-    """Return times to record at: 0.1 ms apart for 15 ms after each edge of a step, a millisecond apart elsewhere.
-
-    CVODE crosses a passive decay in a handful of steps. E-features that are read between them are off by more
-    than their standard deviation, so the decay has to be sampled densely.
-
-    Parameters
-    ----------
-    edges_ms : sequence of float
-        Start and stop of the step.
-    duration_ms : float
-        End of the protocol.
-
-    Returns
-    -------
-    ndarray, shape (t,)
-    """
-    coarse = np.append(np.arange(0.0, duration_ms, COARSE_MS), duration_ms)
-    near = [edge + np.arange(-CLOSE_MS, NEAR_EDGE_MS, CLOSE_MS) for edge in edges_ms]
-    times = np.unique(np.round(np.concatenate([coarse, *near]), 6))
-    return times[(times >= 0) & (times <= duration_ms)]

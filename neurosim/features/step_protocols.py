@@ -18,6 +18,7 @@ from neurofleet.neurosim.recordings.sweep import Sweep
 TIMING_TOLERANCE_MS = 0.1
 SAME_STOP_MS = 5.0  # stops that are closer than this count as the same
 SETTLING_MS = 250.0  # a model needs this long before the step to forget its initial state
+COARSE_MS, CLOSE_MS, NEAR_EDGE_MS = 1.0, 0.1, 15.0  # `dense_times_ms`
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,21 @@ class StepProtocol:
         time_ms = sweep.time_ms + self.settling_ms
         kept = time_ms <= self.duration_ms + 1e-6
         return time_ms[kept], sweep.voltage_mV[kept]
+
+    def dense_times_ms(self) -> np.ndarray:
+        """Return times to record at: 0.1 ms apart for 15 ms after each edge of the step, a millisecond apart elsewhere.
+
+        An engine crosses a passive decay in a handful of steps. E-features that are read between them are off by more
+        than their standard deviation, so the decay has to be sampled densely.
+
+        Returns
+        -------
+        ndarray, shape (t,)
+        """
+        coarse = np.append(np.arange(0.0, self.duration_ms, COARSE_MS), self.duration_ms)
+        near = [edge + np.arange(-CLOSE_MS, NEAR_EDGE_MS, CLOSE_MS) for edge in (self.start_ms, self.stop_ms)]
+        times = np.unique(np.round(np.concatenate([coarse, *near]), 6))
+        return times[(times >= 0) & (times <= self.duration_ms)]
 
 
 def group_sweeps(recording: Recording, *, tail_ms: float | None = None) -> list[tuple[StepProtocol, list[Sweep]]]:

@@ -27,12 +27,11 @@ struct Setup {
   const int32_t *kind_nodes;    // of all kinds, one after the other
   const int32_t *kind_rows;     // [node of a kind][constant], the same
   const int32_t *places;        // nodes that are recorded; the first one is watched
-  double v_init, tick_ms, largest_bend;
+  double v_init, tick_ms, largest_bend, runaway;  // mV
   int64_t shortest, shortest_away, longest, longest_away, near;  // steps; how long after the stimulus is near it
   const Protocol *protocols;
 };
 
-static constexpr double RUNAWAY_MV = 1000.0;
 static constexpr int64_t GROWTH = 2;  // the next step may be longer by half
 
 template <class T> struct Compartments {
@@ -262,7 +261,7 @@ template <class T, class Membranes> struct Simulation {
       }
     }
     const double watched = b.v[s.places[0]][l];
-    const bool bad = !(watched < RUNAWAY_MV && watched > -RUNAWAY_MV);
+    const bool bad = !(watched < s.runaway && watched > -s.runaway);
     if (!bad && at.now < to.end) return true;
     to.ok[at.individual] = !bad;
     for (int p = 0; p < s.n_places; ++p)

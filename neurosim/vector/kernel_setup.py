@@ -39,6 +39,10 @@ class Steps:
     largest_bend_mV_ms : float
     record_near, record_away : int
         Ticks from one recorded voltage to the next.
+    dense : bool
+        Record at `StepProtocol.dense_times_ms` instead.
+    runaway_mV : float
+        A simulation ends as failed where the voltage is farther from zero than this.
     """
 
     tick_ms: float
@@ -51,6 +55,8 @@ class Steps:
     largest_bend_mV_ms: float = 0.0
     record_near: int = 1
     record_away: int = 1
+    dense: bool = False
+    runaway_mV: float = 1000.0
 
     def ticks(self, time_ms: float) -> int:
         """Return the tick nearest to a time."""
@@ -58,6 +64,8 @@ class Steps:
 
     def recorded(self, protocol: "StepProtocol") -> np.ndarray:
         """Return the ticks at which the voltage of a protocol is kept, its first and its last included."""
+        if self.dense:
+            return np.unique(np.rint(protocol.dense_times_ms() / self.tick_ms)).astype(np.int64)
         start, end = self.ticks(protocol.start_ms), self.ticks(protocol.duration_ms)
         away = self.record_away
         begin = min(max(start - 1, 0) // away * away, end)
@@ -83,9 +91,25 @@ _SEARCH_STEPS = Steps(
 )
 
 
-def search_steps(chains: bool) -> Steps:
-    """Return the steps of a search, shorter for a cell with chains of states (such as NaV), which open faster."""
-    return replace(_SEARCH_STEPS, shortest=2, largest_bend_mV_ms=5e-4) if chains else _SEARCH_STEPS
+# E-features are read from the decay itself: it has to be straighter between two steps than a spiking voltage. A
+# membrane that hardly leaks is far from zero after a step, and a model like any other.
+_SUBTHRESHOLD_STEPS = replace(
+    _SEARCH_STEPS, longest=800, shortest_away=4, largest_bend_mV_ms=5e-4, dense=True, runaway_mV=1e6
+)
+
+
+def search_steps(chains: bool, dense: bool = False) -> Steps:
+    """Return the steps of a search.
+
+    Parameters
+    ----------
+    chains : bool
+        Whether the cell has chains of states (such as NaV), which open faster: steps then are shorter.
+    dense : bool
+        Whether it is a subthreshold stage (`Accuracy.dense`): steps then are long wherever the voltage is straight.
+    """
+    steps = _SUBTHRESHOLD_STEPS if dense else _SEARCH_STEPS
+    return replace(steps, shortest=2, largest_bend_mV_ms=5e-4) if chains else steps
 
 
 NodeName = tuple[int, int]  # section, segment; nseg for the far end of a section, -1 for the near one
@@ -236,7 +260,7 @@ class Setup(ctypes.Structure):
         ("axial", _DOUBLE),
         ("rows", _DOUBLE),
         *((name, _INT) for name in ("kind_size", "kind_nodes", "kind_rows", "places")),
-        *((name, ctypes.c_double) for name in ("v_init", "tick_ms", "largest_bend")),
+        *((name, ctypes.c_double) for name in ("v_init", "tick_ms", "largest_bend", "runaway")),
         *((name, ctypes.c_int64) for name in ("shortest", "shortest_away", "longest", "longest_away")),
         ("near", ctypes.c_int64),
         ("protocols", ctypes.POINTER(KernelProtocol)),
@@ -376,7 +400,12 @@ def call_kernel(
         order=steps.order,
         v_init=v_init_mV,
         tick_ms=steps.tick_ms,
+<<<<<<< HEAD
         largest_bend=steps.largest_bend_mV_ms,
+=======
+        largest_bend=steps.largest_bend_mV,
+        runaway=steps.runaway_mV,
+>>>>>>> a82a19f (Subthreshold stages are searched by the vector engine too, with all seeds; NEURON scores what they hand on)
         shortest=steps.shortest,
         shortest_away=steps.shortest_away,
         longest=steps.longest,

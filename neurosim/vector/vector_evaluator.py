@@ -345,7 +345,7 @@ class VectorEvaluator:
 
     def __init__(self, model: "FitModel") -> None:
         self._cell = VectorCell(model)
-        self._steps = search_steps(self._cell.has_chains)
+        self._steps = search_steps(self._cell.has_chains, model.accuracy.dense)
         _check_cache(self._cell)
         self._asked_for_block = asked_for_block(model.targets)
         steps = [step for name, step in model.targets.protocols.items() if name not in self._asked_for_block]

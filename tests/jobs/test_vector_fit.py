@@ -13,7 +13,7 @@ import yaml
 from neurofleet.cluster.pool.host_worker import Assignment, HostWorker
 from neurofleet.cluster.store.run_store import RunStore
 from neurofleet.errors import Interrupted, JobError, UsageError
-from neurofleet.jobs.fit.campaign_state import engine_lines, recorded_choices
+from neurofleet.jobs.fit.campaign_state import STAGE_FINISHED, EngineChoice, engine_lines, recorded_choices
 from neurofleet.jobs.fit.engine_choice import all_with_engines, choices_of, chosen, try_vector
 from neurofleet.jobs.fit.engines import RAN_AWAY, vector_spec
 from neurofleet.jobs.fit.fit_costs import print_fit_plan
@@ -24,25 +24,31 @@ from neurofleet.jobs.job_file import load_job
 from neurofleet.neurosim.cells.fit_model import FitModel
 from neurofleet.neurosim.vector.nmodl_syntax import Unsupported
 from neurofleet.neurosim.vector.vector_evaluator import LANES
+from tests.fresh_process import in_fresh_process
 from tests.neurosim.vector.reference import made_up_cell
 
 RECIPE = {
     "name": "small",
     "stages": [
         {
+            "name": "passive",
+            "targets": "subthreshold",
+            "mechanisms": {"all": ["pas"]},
+            "fixed": {"Ra": {"all": 120}, "e_pas": {"all": -85}},
+            "parameters": {"cm": {"all": [1, 3]}, "g_pas": {"all": [1e-4, 3e-4]}},
+            "features": ["voltage_base", "voltage_deflection_vb_ssse", "decay_time_constant_after_stim"],
+        },
+        {
             "name": "active",
             "targets": "training",
-            "mechanisms": {"all": ["pas"], "soma": ["NaTs2_t", "Kv3_1"], "axon": ["NaTa_t", "Kv3_1"]},
-            "fixed": {"Ra": {"all": 120}, "e_pas": {"all": -85}},
+            "mechanisms": {"soma": ["NaTs2_t", "Kv3_1"], "axon": ["NaTa_t", "Kv3_1"]},
             "parameters": {
-                "cm": {"all": [0.5, 2]},
-                "g_pas": {"all": [1e-5, 1e-3]},
                 "gbar_NaTs2_t": {"soma": [0.1, 5]},
                 "gbar_Kv3_1": {"soma": [0.1, 2], "axon": [0, 2]},
                 "gbar_NaTa_t": {"axon": [0.1, 10]},
             },
             "features": ["voltage_base", "mean_frequency", "AP_amplitude_from_voltagebase", "AP_width"],
-        }
+        },
     ],
 }
 JOB = {
@@ -53,11 +59,12 @@ JOB = {
     "evolution": {
         "offspring": 16,
         "seeds": [1, 2],
-        "evaluations": {"active": 48},
+        "evaluations": {"passive": 16, "active": 48},
         "hall_of_fame": 3,
     },
 }
 NO_COMPILER = "there is no C++ compiler"
+BEGUN = EngineChoice("neuron", "as it was begun")
 
 
 @pytest.fixture(scope="module")
@@ -89,24 +96,25 @@ def vector(folder, tmp_path_factory, ray_session) -> RunStore:
 
 
 @pytest.mark.slow
-def test_the_search_is_the_engines_and_the_hall_of_fame_is_neurons(vector, folder, tmp_path):
-    evolution = JOB["evolution"] | {"seeds": [1], "evaluations": {"active": 16}}
-    neuron = run(folder, tmp_path / "neuron", engine="neuron", evolution=evolution)
-    ours, theirs = (store.read_generations("demo", "active", 1)[0] for store in (vector, neuron))
-    np.testing.assert_array_equal(ours.parameters, theirs.parameters)
-    names = [name.split(".")[-1] for name in ours.objective_names]
-    silent = theirs.scores == 250.0
-    np.testing.assert_array_equal(ours.scores == 250.0, silent)
+def test_the_search_is_the_engines_and_the_hall_of_fame_is_neurons(vector, problem):
+    found = [g for seed in (1, 2) for g in vector.read_generations("demo", "active", seed)]
+    rows, ours, signed = (np.concatenate([getattr(g, n) for g in found]) for n in ("parameters", "scores", "residuals"))
+    above = np.flatnonzero((signed > 0).any(axis=1))[:8]
+    assert above.size
+    chosen = np.union1d(np.arange(8), above)
+    ours, signed = ours[chosen], signed[chosen]
+    scores, residuals = in_fresh_process(by_neuron, problem.model, rows[chosen])
+    names = [name.split(".")[-1] for name in found[0].objective_names]
+    silent = scores == 250.0
+    np.testing.assert_array_equal(ours == 250.0, silent)
     for feature, close in (("voltage_base", 0.01), ("mean_frequency", 0.02)):
         column = [i for i, name in enumerate(names) if name == feature]
-        np.testing.assert_allclose(ours.scores[:, column], theirs.scores[:, column], rtol=close, atol=0.02)
-        np.testing.assert_allclose(ours.residuals[:, column], theirs.residuals[:, column], rtol=close, atol=0.02)
-    np.testing.assert_array_equal(np.isnan(ours.residuals), silent)
-    assert (ours.residuals > 0).any()
-    assert (ours.residuals < 0).any()
-    assert not np.array_equal(ours.scores, theirs.scores)
+        np.testing.assert_allclose(ours[:, column], scores[:, column], rtol=close, atol=0.02)
+        np.testing.assert_allclose(signed[:, column], residuals[:, column], rtol=close, atol=0.02)
+    np.testing.assert_array_equal(np.isnan(signed), silent)
+    assert (signed < 0).any()
+    assert not np.array_equal(ours, scores)
     assert recorded_choices(vector.read_events())["demo"]["active"].engine == "vector"
-    assert recorded_choices(neuron.read_events())["demo"]["active"].engine == "neuron"
 
     hall = vector.read_hall_of_fame("demo")
     assert len(hall) == 6
@@ -121,12 +129,42 @@ def test_the_search_is_the_engines_and_the_hall_of_fame_is_neurons(vector, folde
 
 
 @pytest.mark.slow
+def test_a_subthreshold_stage_hands_on_what_neuron_has_scored(vector, folder):
+    assert recorded_choices(vector.read_events())["demo"]["passive"].engine == "vector"
+    best = []
+    for seed in (1, 2):
+        (final,) = vector.read_generations("demo", "passive_final", seed)
+        assert len(final) == 3
+        best.append(final.totals.min())
+        found = vector.read_generations("demo", "passive", seed)
+        parameters, scores = (np.concatenate([getattr(g, name) for g in found]) for name in ("parameters", "scores"))
+        same = (final.parameters[:, None] == parameters).all(2)
+        searched = scores[same.argmax(1)]
+        assert same.any(1).all()
+        assert not np.array_equal(final.scores, searched)
+        np.testing.assert_allclose(searched, final.scores, rtol=0.05, atol=0.1)
+    (end,) = [e for e in vector.read_events() if e["event"] == STAGE_FINISHED and e["stage"] == "passive"]
+    assert end["total"] == min(best)
+
+    recorded = {"demo": {"passive": BEGUN, "active": BEGUN}}
+    (begun,) = all_with_engines([subject(folder, engine="auto")], "auto", recorded)
+    assert (begun.stages[0].choice, begun.stages[0].seeds, begun.stages[0].finalists) == (BEGUN, (1,), 0)
+
+
+def by_neuron(model, individuals):
+    from neurofleet.neurosim.cells.warm_evaluator import WarmEvaluator
+
+    warm = WarmEvaluator(model.build_evaluator())
+    return np.array([warm.evaluate_signed(row) for row in individuals]).swapaxes(0, 1)
+
+
+@pytest.mark.slow
 def test_interrupted_and_resumed_it_is_the_same_but_never_with_another_engine(vector, folder, tmp_path, monkeypatch):
     write = RunStore.write_generation
 
     def write_and_stop(store, cell, stage, seed, rows):
         write(store, cell, stage, seed, rows)
-        if rows.generation == 1:
+        if stage == "active" and rows.generation == 1:
             raise KeyboardInterrupt
 
     out = tmp_path / "run"
@@ -188,7 +226,7 @@ class Bench:
 
 @pytest.fixture(scope="module")
 def problem(folder):
-    return subject(folder).problem(0, None)
+    return subject(folder).problem(1, None)
 
 
 @pytest.fixture(scope="module")
@@ -232,11 +270,12 @@ def test_one_that_runs_away_is_an_error_and_its_neighbours_are_as_without_it(ben
 
 
 def test_without_a_compiler_auto_falls_back_and_vector_refuses_with_the_same_words(folder, tmp_path, monkeypatch):
-    assert not try_vector(subject(folder).problem(0, None).model).fault
+    assert not try_vector(subject(folder).problem(1, None).model).fault
     without_compiler(monkeypatch, tmp_path)
     (found,) = all_with_engines([subject(folder, engine="auto")], "auto", {})
-    assert found.stages[0].engine == "neuron"
-    (line,) = engine_lines(choices_of([found]))
+    assert {stage.engine for stage in found.stages} == {"neuron"}
+    passive, line = engine_lines(choices_of([found]))
+    assert passive == line.replace("active", "passive")
     assert line.startswith("cell demo, stage active: engine neuron (The vector engine compiles its kernel")
     assert NO_COMPILER in line
     assert "\n" not in line
@@ -245,7 +284,7 @@ def test_without_a_compiler_auto_falls_back_and_vector_refuses_with_the_same_wor
     assert not (tmp_path / "never").exists()
     assert found.stages[0].choice.reason in str(refused.value)
     spec = job(folder)
-    with pytest.raises(JobError, match="^cell demo, stage active: The vector engine"):
+    with pytest.raises(JobError, match="^cell demo, stage passive: The vector engine"):
         prepare_to_fit(spec.cells[0], spec, folder, {})  # as later cells of a campaign are
 
 
@@ -283,4 +322,5 @@ def test_a_plan_tells_what_either_engine_costs(folder, capsys):
     words = line.split()
     neuron, vector = (float(words[i + 2]) for i, word in enumerate(words) if word == "engine")
     assert 0 < vector < neuron
-    assert "96 evaluations and 8 finalists scored again by NEURON" in told
+    assert "cell demo, stage passive: engine vector" in told
+    assert "128 evaluations and 14 finalists scored again by NEURON" in told

@@ -1,9 +1,12 @@
 """Individuals do not touch each other; input that cannot be used is refused."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from neurofleet.errors import InputError
+from neurofleet.neurosim.cells.cell_model import Accuracy
 from neurofleet.neurosim.features.step_protocols import BLOCK_CHECK, FeatureTarget, StepProtocol, TargetSet
 from neurofleet.neurosim.vector import kernel_build
 from neurofleet.neurosim.vector.kernel_setup import search_steps
@@ -169,6 +172,41 @@ def test_the_strongest_step_is_asked_for_a_block_where_it_is_nearly_the_block_ch
     targets.append(FeatureTarget("step", "soma", "depol_block", 1.0, 0.05, 3))
     protocols = {step.name: step for step in (WEAK, STEP, check)}
     assert asked_for_block(TargetSet(protocols, tuple(targets))) == asked
+SUBTHRESHOLD = {"g_pas.all": 5e-5, "e_pas.all": -80.0, "cm.all": 1.2, "gbar_Ih.dend": 1e-4}
+MEAN_STD = {
+    "voltage_base": (-80.0, 0.2),
+    "voltage_after_stim": (-80.0, 0.2),
+    "voltage_deflection_vb_ssse": (0.0, 0.3),
+    "decay_time_constant_after_stim": (10.0, 0.3),
+    "sag_amplitude": (0.0, 0.1),
+}
+
+
+def subthreshold_scores():
+    """Return the scores of a subthreshold stage by the engine and by NEURON, and which individuals ended."""
+    from neurofleet.neurosim.cells.warm_evaluator import WarmEvaluator
+    from neurofleet.neurosim.vector.vector_evaluator import VectorEvaluator
+
+    steps = [StepProtocol(f"{pA}", pA / 1000.0, 200.0, 450.0, 600.0) for pA in (-10, 5)]
+    targets = [FeatureTarget(step.name, "soma", name, *known, 5) for step in steps for name, known in MEAN_STD.items()]
+    model = replace(
+        made_up_cell({"all": ("pas",), "dend": ("Ih",)}, SUBTHRESHOLD, fixed={"Ra.all": 120.0}),
+        targets=TargetSet({step.name: step for step in steps}, tuple(targets)),
+        accuracy=Accuracy(1e-5, dense=True),
+    )
+    sets = np.array(list(SUBTHRESHOLD.values())) * np.exp(0.3 * np.random.default_rng(4).standard_normal((5, 4)))
+    sets[:, 1] = np.linspace(-95.0, -65.0, 5)
+    sets[4, [0, 3]] = 1e-8, 0.0  # hardly a leak: a step goes on for hundreds of mV
+    ours = VectorEvaluator(model).evaluate(sets)
+    warm = WarmEvaluator(model.build_evaluator())
+    return ours.scores, np.array([warm.evaluate(row) for row in sets]), ours.ok
+
+
+def test_subthreshold_scores_are_those_of_cvode():
+    ours, neuron, ok = in_fresh_process(subthreshold_scores)
+    assert ok.all()
+    assert np.ptp(neuron[:4, :-1], axis=0).min() > 0.1  # all but the sag of a step up, which has none
+    np.testing.assert_allclose(ours, neuron, rtol=1e-3, atol=0.02)
 
 
 def on_older_processor():
