@@ -400,12 +400,8 @@ def call_kernel(
         order=steps.order,
         v_init=v_init_mV,
         tick_ms=steps.tick_ms,
-<<<<<<< HEAD
         largest_bend=steps.largest_bend_mV_ms,
-=======
-        largest_bend=steps.largest_bend_mV,
         runaway=steps.runaway_mV,
->>>>>>> a82a19f (Subthreshold stages are searched by the vector engine too, with all seeds; NEURON scores what they hand on)
         shortest=steps.shortest,
         shortest_away=steps.shortest_away,
         longest=steps.longest,

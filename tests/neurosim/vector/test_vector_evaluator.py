@@ -172,6 +172,8 @@ def test_the_strongest_step_is_asked_for_a_block_where_it_is_nearly_the_block_ch
     targets.append(FeatureTarget("step", "soma", "depol_block", 1.0, 0.05, 3))
     protocols = {step.name: step for step in (WEAK, STEP, check)}
     assert asked_for_block(TargetSet(protocols, tuple(targets))) == asked
+
+
 SUBTHRESHOLD = {"g_pas.all": 5e-5, "e_pas.all": -80.0, "cm.all": 1.2, "gbar_Ih.dend": 1e-4}
 MEAN_STD = {
     "voltage_base": (-80.0, 0.2),
