@@ -94,7 +94,7 @@ _SEARCH_STEPS = Steps(
 # E-features are read from the decay itself: it has to be straighter between two steps than a spiking voltage. A
 # membrane that hardly leaks is far from zero after a step, and a model like any other.
 _SUBTHRESHOLD_STEPS = replace(
-    _SEARCH_STEPS, longest=800, shortest_away=4, largest_bend_mV_ms=5e-4, dense=True, runaway_mV=1e6
+    _SEARCH_STEPS, longest=800, shortest_away=4, largest_bend_mV_ms=2e-4, dense=True, runaway_mV=1e6
 )
 
 
@@ -109,7 +109,8 @@ def search_steps(chains: bool, dense: bool = False) -> Steps:
         Whether it is a subthreshold stage (`Accuracy.dense`): steps then are long wherever the voltage is straight.
     """
     steps = _SUBTHRESHOLD_STEPS if dense else _SEARCH_STEPS
-    return replace(steps, shortest=2, largest_bend_mV_ms=5e-4) if chains else steps
+    bend = min(5e-4, steps.largest_bend_mV_ms)
+    return replace(steps, shortest=2, largest_bend_mV_ms=bend) if chains else steps
 
 
 NodeName = tuple[int, int]  # section, segment; nseg for the far end of a section, -1 for the near one

@@ -128,7 +128,7 @@ class VectorRun:
     axon_mV : ndarray, shape (n, t), or None
         In the middle of the first axon section, None for a cell without an axon.
     ok : ndarray of bool, shape (n,)
-        False for an individual that ran away (beyond 1000 mV, or no number): its voltages mean nothing.
+        False for an individual that ran away (beyond `Steps.runaway_mV`, or no number): its voltages mean nothing.
     """
 
     times_ms: np.ndarray
