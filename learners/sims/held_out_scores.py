@@ -22,6 +22,7 @@ from neurofleet.learners.sims.expression_baselines import Baseline
 from neurofleet.learners.sims.gene_importance import mean_attention
 from neurofleet.learners.sims.labelled_reference import Reference
 from neurofleet.learners.sims.linear_share import mixed
+from neurofleet.learners.sims.logistic_regression import LogisticModel
 from neurofleet.learners.sims.reference_fit import (
     SHUFFLED,
     Fitted,
@@ -86,7 +87,10 @@ def fit_and_test(
         after = train.ahead(control.task, SHUFFLED, seed) if isinstance(train, TrainsAhead) else None
     with simple_methods(reference, split, settings, baselines, seed, after) as simple:
         fitted = fit(reference, split, settings, train, seed, simple)
-        return fitted, score_split(fitted, reference, split, settings, train, seed, simple.fits.baselines, control)
+        tested = score_split(
+            fitted, reference, split, settings, train, seed, simple.fits.baselines, control, simple.fits.tuned
+        )
+        return fitted, tested
 
 
 def score_split(
@@ -98,6 +102,7 @@ def score_split(
     seed: int = 1,
     baselines: dict[str, Baseline] | None = None,
     control: ShuffledTraining | None = None,
+    tuned: LogisticModel | None = None,
 ) -> Tested:
     """Predict the test cells of a split; without any, its validation cells by the model that never saw them.
 
@@ -107,6 +112,8 @@ def score_split(
         Those of the same split.
     control : ShuffledTraining, optional
         That of the same split.
+    tuned : LogisticModel, optional
+        See `shuffled_scores`; by default the fit's.
     """
     role = "test" if len(split.rows("test")) else "validation"
     model = fitted.model if role == "test" else fitted.validated
@@ -119,7 +126,8 @@ def score_split(
             parts_by_name.setdefault(name, []).append(part)
     shuffled = None
     if role == "test":
-        shuffled = shuffled_scores(reference, split, settings, train, seed, fitted.validated.linear, control)
+        tuned = tuned or fitted.validated.linear
+        shuffled = shuffled_scores(reference, split, settings, train, seed, tuned, control)
     return Tested(
         role,
         rows,

@@ -53,7 +53,8 @@ class LogisticModel:
     C, scaling : float, str
         What the inner cross-validation chose: inverse penalty, and ``z-score`` or ``log``.
     inner_accuracy, inner_macro_f1, inner_log_loss : float
-        Scores of that setting on the cells that the inner cross-validation held out.
+        Scores of that setting on the cells that the inner cross-validation held out; of a streamed regression (see
+        `neurofleet.learners.sims.streamed_regression`) on the cells that chose its step size.
     held_out_probabilities : (n_cells, n_classes) float32 array
         Probabilities of each training cell by the inner model that had not seen it; NaN for cells that were
         never held out (of classes with fewer than 3 cells, or beyond the cells that were tuned on).

@@ -102,11 +102,9 @@ def fit(
         kept = trained_networks(longer, train(longer, "model-continued", seed), seed)
     linear = simple.fits
     n_shown = len(train_rows) + (len(validation_rows) if again else 0)
-    if linear.kept is not None and (n_fitted := len(linear.kept.held_out_probabilities)) < n_shown:
-        notes.append(
-            f"The logistic regression beside the networks was fitted to {n_fitted:,} of {n_shown:,} cells, drawn at"
-            " random from each class."
-        )
+    if linear.kept is not None and (linear.how or linear.n_cells < n_shown):
+        how = linear.how or f"fitted to {linear.n_cells:,} of {n_shown:,} cells, drawn at random from each class"
+        notes.append(f"The logistic regression beside the networks was {how}.")
     first = _model(reference, task, validated, linear.validated, settings)
     choice, top = None, np.empty(0)
     if len(validation_rows):
@@ -142,7 +140,9 @@ def simple_methods(
         See `SimpleMethods`.
     """
     linear, again = settings.linear_share != 0.0, is_trained_again(split, settings)
-    return SimpleMethods(work_of(reference, split, linear=linear, again=again, names=baselines, seed=seed), after)
+    epochs = settings.epochs_for(len(split.rows("train")))
+    work = work_of(reference, split, linear=linear, again=again, names=baselines, seed=seed, epochs=epochs)
+    return SimpleMethods(work, after)
 
 
 def is_trained_again(split: Split, settings: SimsSettings) -> bool:

@@ -25,6 +25,7 @@ from neurofleet.threads import CHOSEN
 
 if TYPE_CHECKING:
     from neurofleet.learners.sims.labelled_reference import Reference
+    from neurofleet.learners.sims.streamed_regression import StreamedCells
     from neurofleet.learners.splits import Split
 
 DENSE_VALUES, LOGISTIC_WORK = 100_000_000, 6_000_000_000
@@ -58,6 +59,8 @@ class SimpleWork:
     seed : int
     notes : tuple of str
         Of subsamples that were drawn.
+    streamed : StreamedCells or None
+        Many more cells, which logistic regression is fitted to as well.
     """
 
     known: sp.csr_matrix
@@ -72,6 +75,7 @@ class SimpleWork:
     names: tuple[str, ...] | None
     seed: int
     notes: tuple[str, ...]
+    streamed: StreamedCells | None = None
 
 
 @dataclass(frozen=True)
@@ -85,28 +89,47 @@ class SimpleFits:
     kept : LogisticModel or None
         Fitted on all known cells, with the same C and scaling; the same as `validated` where that is not done.
     baselines : dict of Baseline
+    tuned : LogisticModel or None
+        Fitted on training cells, with a C and a scaling that were chosen by cross-validation: `validated`, or
+        one of fewer cells.
+    n_cells : int
+        What `kept` was fitted to.
+    how : str
+        How it was, in words, where it was not tuned.
     """
 
     validated: LogisticModel | None
     kept: LogisticModel | None
     baselines: dict[str, Baseline]
+    tuned: LogisticModel | None = None
+    n_cells: int = 0
+    how: str = ""
 
 
 def fit_simple_methods(work: SimpleWork) -> SimpleFits:
     """Fit logistic regression and the baselines."""
     started = time.perf_counter()
     known, labels = work.known.toarray(), work.known_labels
-    validated = kept = None
+    validated = kept = tuned = None
     n_classes, training = len(work.classes), work.is_training
-    if work.linear:
-        validated = fit_logistic(known[training], labels[training], n_classes, seed=work.seed)
-        kept = validated
+    if work.linear or work.streamed is not None:
+        validated = kept = tuned = fit_logistic(known[training], labels[training], n_classes, seed=work.seed)
         if work.again and not training.all():
             kept = fit_logistic(known, labels, n_classes, seed=work.seed, tuned=validated)
+    n_cells = 0 if kept is None else len(kept.held_out_probabilities)
+    streamed = None
+    if work.streamed is not None and tuned is not None:
+        from neurofleet.learners.sims.streamed_regression import fit_streamed  # imports torch
+
+        streamed = fit_streamed(work.streamed, tuned)
+    if streamed is not None:
+        validated, kept, n_cells = streamed.validated, streamed.kept, streamed.n_cells
     spent = time.perf_counter() - started
+    parts = (validated, kept) if work.linear else (None, None)
+    how = "" if streamed is None else streamed.in_words
     if work.names == ():
-        return SimpleFits(validated, kept, {})
-    linear = kept if work.again or training.all() else None
+        return SimpleFits(*parts, {}, tuned, n_cells, how)
+    linear = kept if work.again or training.all() or streamed is not None else None
     if work.scores_validation:
         known, labels, linear = known[training], labels[training], validated
     baselines = run_baselines(
@@ -122,7 +145,10 @@ def fit_simple_methods(work: SimpleWork) -> SimpleFits:
     if linear is not None and "logistic" in baselines:
         baselines["logistic"] = replace(baselines["logistic"], seconds=baselines["logistic"].seconds + spent)
     baselines = {name: replace(found, notes=(*found.notes, *work.notes)) for name, found in baselines.items()}
-    return SimpleFits(validated, kept, baselines)
+    if streamed is not None and "logistic" in baselines:
+        notes = (f"F{how[1:]}.", f"Scored on {len(work.scored_labels):,} cells.")
+        baselines["logistic"] = replace(baselines["logistic"], notes=notes)
+    return SimpleFits(*parts, baselines, tuned, n_cells, how)
 
 
 def work_of(
@@ -133,8 +159,17 @@ def work_of(
     again: bool,
     names: Sequence[str] | None,
     seed: int,
+    epochs: int = 1,
 ) -> SimpleWork:
-    """Return what simple methods of a split are fitted to: known cells, or a stratified subsample of many."""
+    """Return what simple methods of a split are fitted to: known cells, or a stratified subsample of many.
+
+    Parameters
+    ----------
+    linear, again, names, seed
+        See `SimpleWork`.
+    epochs : int
+        How often networks are shown the training cells: logistic regression is not shown many cells more often.
+    """
     n_genes = len(reference.cells.genes)
     known = np.sort(np.concatenate([split.rows("train"), split.rows("validation")]))
     scores_validation = not len(split.rows("test"))
@@ -147,6 +182,11 @@ def work_of(
     notes = ()
     if len(shown) < len(known) or len(tested) < len(scored):
         notes = (f"Fitted on {len(shown)} and scored on {len(tested)} cells drawn at random.",)
+    streamed = None
+    if linear or names is None or "logistic" in names:
+        from neurofleet.learners.sims.streamed_regression import streamed_cells  # imports torch
+
+        streamed = streamed_cells(reference, split, shown, again=again, epochs=epochs, seed=seed)
     return SimpleWork(
         known=reference.values(shown),
         known_labels=reference.labels[shown],
@@ -160,6 +200,7 @@ def work_of(
         names=None if names is None else tuple(names),
         seed=seed,
         notes=notes,
+        streamed=streamed,
     )
 
 

@@ -5,23 +5,28 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 import torch
 
 from neurofleet.errors import LearnerError
 from neurofleet.fresh_process import ProcessFailed
+from neurofleet.learners.cells.cell_files import open_cells
+from neurofleet.learners.cells.cell_labels import read_labels
 from neurofleet.learners.label_controls import shuffle_control
 from neurofleet.learners.local_training import train_here
 from neurofleet.learners.model_folder import ModelRefused
 from neurofleet.learners.sims.expression_baselines import fit_neighbours
 from neurofleet.learners.sims.held_out_scores import cross_validate, facts, fit_and_test
-from neurofleet.learners.sims.labelled_reference import Reference
+from neurofleet.learners.sims.labelled_reference import Reference, reference_of
 from neurofleet.learners.sims.masked_gene_pretraining import encoder_state, reconstruction_loss
 from neurofleet.learners.sims.reference_fit import fit, predict_log, shuffled_scores, trained_networks
 from neurofleet.learners.sims.simple_methods import fit_simple_methods, work_of
 from neurofleet.learners.sims.sims_classifier import state_of
 from neurofleet.learners.sims.sims_model import SimsModel
+from neurofleet.learners.sims.streamed_regression import _Descent
 from neurofleet.learners.sims.tabnet_settings import SimsSettings, settings_of
 from neurofleet.learners.splits import ROLES, make_folds
+from tests.learners.cells.made_cells import made_counts, written
 from tests.learners.sims.small_reference import QUICK, small_reference, small_split
 
 
@@ -208,6 +213,56 @@ def test_without_test_cells_baselines_are_not_fitted_to_those_that_are_scored(re
         assert fits.baselines[name].scores.accuracy == pytest.approx((predicted == true).mean())
         assert fits.baselines[name].scores.accuracy < 0.55
     assert len(fits.kept.held_out_probabilities) == len(x.toarray()) + len(true)
+
+
+def test_many_cells_are_streamed_where_a_tuned_regression_sees_few(tmp_path, monkeypatch):
+    cells = made_counts(1800, 90)
+    rng = np.random.default_rng(1)  # most counts say nothing, so that some dozens of cells are not enough
+    cells.X = sp.csr_matrix(cells.X.multiply(rng.random(cells.shape) < 0.1) + rng.poisson(1.0, cells.shape))
+    opened = open_cells(written(cells, tmp_path / "many.h5ad"))
+    reference = reference_of(opened, read_labels(opened, "cell_type"))
+    split = small_split(reference)
+    train, validation = split.rows("train"), split.rows("validation")
+    names = ["logistic", "majority"]
+    arguments = {"linear": True, "again": False, "names": names, "seed": 1, "epochs": 9}
+    assert work_of(reference, split, **arguments).streamed is None
+    monkeypatch.setattr("neurofleet.learners.sims.simple_methods.DENSE_VALUES", 90 * 90)
+    work = work_of(reference, split, **arguments)
+    fits = fit_simple_methods(work)
+    assert (work.streamed.n_cells, fits.n_cells) == (len(train), len(train))
+    np.testing.assert_array_equal(work.streamed.train_rows, train)
+    np.testing.assert_array_equal(work.streamed.judged_rows, validation)
+    x, true = reference.values(split.rows("test")).toarray(), reference.labels[split.rows("test")]
+    right = (fits.kept.logits(x).argmax(1) == true).mean()
+    assert right > (fits.tuned.logits(x).argmax(1) == true).mean() + 0.1
+    assert f"itted to {len(train):,} of {len(train):,} cells" in fits.baselines["logistic"].notes[0]
+    tested, known = work.scored.toarray(), work.scored_labels
+    assert fits.baselines["logistic"].scores.accuracy == (fits.kept.logits(tested).argmax(1) == known).mean()
+    # From memory, and without validation cells, others that the tuned one has not seen choose.
+    role = np.where(split.role == "validation", "train", split.role)
+    work = work_of(replace(reference, cells=opened.in_memory()), replace(split, role=role), **arguments)
+    seen = [
+        work.streamed.reference.cells.read(rows).toarray()
+        for rows in (work.streamed.train_rows, work.streamed.judged_rows)
+    ]
+    assert [len(part) for part in seen] == [len(train) + len(validation) - 128, 128]
+    rows = np.sort(np.concatenate([train, validation]))
+    both = np.concatenate(seen)
+    expected = opened.read(rows).toarray()
+    np.testing.assert_array_equal(both[np.lexsort(both.T)], expected[np.lexsort(expected.T)])
+
+
+def test_descent_on_sparse_rows_is_that_on_z_scores():
+    rng = np.random.default_rng(0)
+    raw, labels = rng.poisson(0.4, (50, 8)).astype(np.float32), rng.integers(3, size=50)
+    centre = raw.mean(0)
+    sparse, dense = (_Descent(2.0, 8, 3, 20) for _ in range(2))
+    for _ in range(10):
+        sparse.step(sp.csr_matrix(raw), labels, centre)
+        dense.step(sp.csr_matrix(raw - centre), labels, np.zeros_like(centre))
+    np.testing.assert_allclose(sparse.weights, dense.weights, atol=1e-4)
+    assert np.abs(dense.weights).max() > 0.1
+    np.testing.assert_allclose(sparse.bias, dense.bias, atol=1e-4)
 
 
 def test_another_process_that_cannot_begin_is_told(reference, split, monkeypatch):
