@@ -18,6 +18,7 @@ import scipy.sparse as sp
 from neurofleet.errors import LearnerError
 from neurofleet.fresh_process import ProcessFailed, begin
 from neurofleet.learners.folds import stratified_rows
+from neurofleet.learners.progress import logger
 from neurofleet.learners.sims.expression_baselines import CELL_LIMIT, Baseline, run_baselines
 from neurofleet.learners.sims.logistic_regression import LogisticModel, fit_logistic
 from neurofleet.memory import peak_memory_bytes, remember_other_process
@@ -220,7 +221,7 @@ class SimpleMethods:
 
     def __init__(self, work: SimpleWork, after: Callable[[], object] | None = None) -> None:
         self._work: SimpleWork | None = work
-        self._after = after
+        self._after, self._is_streamed = after, work.streamed is not None
         self._results: Generator[Any, None, None] | None = None
         self._fits: SimpleFits | None = None
 
@@ -247,6 +248,8 @@ class SimpleMethods:
         """
         if self._fits is None:
             if self._results is not None:
+                if self._is_streamed:
+                    logger.info("waiting until logistic regression and the baselines are fitted to many cells")
                 self._fits, peak_bytes = self._next()
                 remember_other_process(peak_bytes)
             else:
