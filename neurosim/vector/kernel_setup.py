@@ -98,19 +98,22 @@ _SUBTHRESHOLD_STEPS = replace(
 )
 
 
-def search_steps(chains: bool, dense: bool = False) -> Steps:
+def search_steps(chains: float, dense: bool = False) -> Steps:
     """Return the steps of a search.
 
     Parameters
     ----------
-    chains : bool
-        Whether the cell has chains of states (such as NaV), which open faster: steps then are shorter.
+    chains : float
+        Part of the compartments that have a chain of states (such as NaV), which opens faster: steps then are
+        shorter. The fewer have one, the less a short step costs.
     dense : bool
         Whether it is a subthreshold stage (`Accuracy.dense`): steps then are long wherever the voltage is straight.
     """
     steps = _SUBTHRESHOLD_STEPS if dense else _SEARCH_STEPS
-    bend = min(5e-4, steps.largest_bend_mV_ms)
-    return replace(steps, shortest=2, largest_bend_mV_ms=bend) if chains else steps
+    if not chains:
+        return steps
+    bend = min(2.5e-4, steps.largest_bend_mV_ms)
+    return replace(steps, shortest=1 if chains < 0.5 else 3, largest_bend_mV_ms=bend)
 
 
 NodeName = tuple[int, int]  # section, segment; nseg for the far end of a section, -1 for the near one

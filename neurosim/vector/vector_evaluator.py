@@ -150,8 +150,8 @@ class VectorCell:
     Attributes
     ----------
     parameter_names : tuple of str, length P
-    has_chains : bool
-        Whether a mechanism has states that turn into each other (KINETIC).
+    chains : float
+        Part of the compartments with a mechanism whose states turn into each other (KINETIC).
 
     Raises
     ------
@@ -190,7 +190,9 @@ class VectorCell:
         names = sorted({name for kind in nodes_of for name in kind.mechanisms})
         with model.user_mechanisms.written() as paths:
             syntax = read_syntax(names, paths)
-        self.has_chains = any(syntax[name].schemes for name in names)
+        counts = {kind: len(nodes) for kind, nodes in nodes_of.items()}
+        of_chains = [n for kind, n in counts.items() if any(syntax[name].schemes for name in kind.mechanisms)]
+        self.chains = sum(of_chains) / sum(counts.values())
         ions = {ion for kind in nodes_of for ion in kind.nernst}
         plan = KernelPlan.from_densities(
             [make_density(syntax[name], model.conditions.celsius, self._v_init_mV) for name in names],
@@ -345,7 +347,7 @@ class VectorEvaluator:
 
     def __init__(self, model: "FitModel") -> None:
         self._cell = VectorCell(model)
-        self._steps = search_steps(self._cell.has_chains, model.accuracy.dense)
+        self._steps = search_steps(self._cell.chains, model.accuracy.dense)
         _check_cache(self._cell)
         self._asked_for_block = asked_for_block(model.targets)
         steps = [step for name, step in model.targets.protocols.items() if name not in self._asked_for_block]

@@ -90,7 +90,7 @@ def simulated():
     values = spiny_sets(3) * np.random.default_rng(1).uniform(0.5, 1.5, (3, len(SPINY_VALUES)))
     values[0] = list(SPINY_VALUES.values())
     cell = VectorCell(made_up_cell(SPINY, SPINY_VALUES))
-    runs = cell.run(values, STEPS, search_steps(chains=False), "float32")
+    runs = cell.run(values, STEPS, search_steps(chains=0.0), "float32")
     return {s.name: run_of(r.times_ms, r.soma_mV, r.axon_mV) for s, r in zip(STEPS, runs, strict=True)}
 
 

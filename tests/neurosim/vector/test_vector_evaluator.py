@@ -18,7 +18,7 @@ STEP = StepProtocol("step", 0.3, 20.0, 60.0, 140.0)
 WEAK = StepProtocol("weak", 0.05, 20.0, 60.0, 150.0, holding_nA=0.01)
 LONG = StepProtocol("long", 0.3, 60.0, 80.0, 400.0)
 BY_NEURON = fixed_steps(0.05, order=2)
-STEPS = search_steps(chains=False)
+STEPS = search_steps(chains=0.0)
 
 
 def runs():
