@@ -160,7 +160,7 @@ class Runner:
             process.wait()  # it has had the signal too, and ends in order
             raise
         if process.returncode:
-            raise SystemExit(f"{name} of {self.folder.name} ended with {process.returncode}; the same command goes on")
+            raise SystemExit(f"{name} of {self.folder.name} ended with exit code {process.returncode}, see above")
         self._write(self.clock | {name: self.clock.get(name, spent) | {"finished": True}})
         return out
 
