@@ -63,9 +63,7 @@ from tests.benchmarks.evaluation import data_folder, mouse_cell, mouse_fit, publ
 from tests.benchmarks.record import machine
 from tests.benchmarks.search_cells import ALL_ACTIVE, MADE
 
-VALIDATED = 10
 CLOCK_S = 5.0
-MOST_EVALUATIONS = 400_000
 
 Models = Sequence[Mapping[str, float]]
 
@@ -237,14 +235,16 @@ def scored(run: Path, cell: str, models: Models) -> dict[str, Any]:
     return found
 
 
-def run_cell(name: str, out: Path, budget: Mapping[str, Any], evaluations: int | None) -> dict[str, Any]:
+def run_cell(
+    name: str, out: Path, budget: Mapping[str, Any], validated: int, evaluations: int | None
+) -> dict[str, Any]:
     """Do what is left to do of a cell, and return what its folder holds."""
     cell = CELLS[name]
     folder = out / (f"{name}-{_digest(budget)}" if budget else name)
     folder.mkdir(parents=True, exist_ok=True)
     runner = Runner(folder)
     fit = runner.run("fit", fit_job(name, cell, out, budget))
-    validate = runner.run("validate", {"kind": "validate", "models": {"run": str(fit), "best": VALIDATED}})
+    validate = runner.run("validate", {"kind": "validate", "models": {"run": str(fit), "best": validated}})
     posterior = None
     published = list(cell.published(out))
     if evaluations:
@@ -412,6 +412,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of everything")
     parser.add_argument("--cells", nargs="+", choices=list(CELLS), default=list(DEFAULT))
     parser.add_argument("--budget", type=yaml.safe_load, default={}, help="overrides keys of `evolution:`, YAML")
+    parser.add_argument("--validated", type=int, default=10, help="models of the hall of fame that are validated")
     parser.add_argument("--posterior", type=int, metavar="N", help="sample a posterior too, of N evaluations at most")
     parser.add_argument("--plan", action="store_true", help="print what each fit will cost, and run nothing")
     options = parser.parse_args()
@@ -420,7 +421,7 @@ def main() -> None:
         if options.plan:
             plan_cell(name, out, options.budget)
         else:
-            print(json.dumps(run_cell(name, out, options.budget, options.posterior)), flush=True)
+            print(json.dumps(run_cell(name, out, options.budget, options.validated, options.posterior)), flush=True)
 
 
 if __name__ == "__main__":
