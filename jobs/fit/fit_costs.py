@@ -252,7 +252,7 @@ def print_fit_plan(spec: FitSpec, folder: Path) -> None:
         print_line(console, line)
     total = sum(cost.core_s(cost.engine) for cost in costs)
     finalists = sum(cost.finalists for cost in costs)
-    again = f" and {finalists} finalists scored again by NEURON" if finalists else ""
+    again = f" and up to {finalists} finalists scored again by NEURON" if finalists else ""
     hours = ", ".join(f"{duration(total / hosts)} on {hosts}" for hosts in sorted({*HOSTS, spec.max_hosts or HOSTS[0]}))
     print_line(
         console,

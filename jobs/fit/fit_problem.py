@@ -66,7 +66,7 @@ HANDED_ON = 4  # finalists of a subthreshold stage, if only the best of them is 
 
 
 def finalists(hall_of_fame: int, planned_evaluations: int) -> int:
-    """Return how many of the best are scored again: up to 32, and not more than a tenth of the search."""
+    """Return how many of the best are scored again at most: up to 32, and not more than a tenth of the search."""
     return max(hall_of_fame, min(FINALISTS, planned_evaluations // 10))
 
 

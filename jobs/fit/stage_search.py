@@ -1,6 +1,7 @@
 """The search of one stage with one seed: tasks for the pool, rows to store, finalists, hall of fame."""
 
 import abc
+import math
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from neurofleet.jobs.run_log import fit_logger
 from neurofleet.neurosim.cells.fit_model import MAX_SCORE, FitModel
 from neurofleet.neurosim.evolution import HallOfFame, HallOfFameEntry, ParameterSpace, make_strategy, total_scores
 from neurofleet.neurosim.evolution.ask_tell import AskTell
-from neurofleet.neurosim.evolution.diverse_selection import median_distance
+from neurofleet.neurosim.evolution.diverse_selection import median_distance, tolerated_total
 
 GENERATION_STORED = "generation stored"
 """The message of a generation in the log; loggers get its fields."""
@@ -64,6 +65,9 @@ class Deadline:
         """The limit for evaluations that start now."""
         return self._learnt_s if self._given is None else self._given
 
+
+FIRST_FINALISTS = 1.5
+"""Models of a seed that are scored again at first, for each that its hall of fame holds."""
 
 IMPROVEMENT = 0.01
 """The part of the best total by which it has to fall, for a search with patience to count it as better."""
@@ -201,6 +205,7 @@ class StageSearch(abc.ABC):
         again = stage.finalists if self._final_engine else 0
         self._hall_of_fame = HallOfFame(max(again, hall_of_fame), strategy.archive.tolerance)
         self._current: Generation | None = None
+        self._finals: list[Evaluations] = []
         self._scored_again = False
         self._mark, self._marked_at = np.inf, 0
         planned = stage.search.planned_evaluations + again
@@ -221,8 +226,8 @@ class StageSearch(abc.ABC):
             return self._search_tasks()
         assert self._final_engine is not None
         self.state.phase = "finalists"
-        finalists = self._ask_tell.candidates(self.stage.finalists)
-        return self._begin(Generation(0, self.stage.name + FINAL, self._final_engine, finalists))
+        number = len(self._finals)
+        return self._begin(Generation(number, self.stage.name + FINAL, self._final_engine, self._finalists()))
 
     def take(self, individual: int, outcome: Outcome) -> list[EvaluationTask]:
         """Take in one outcome; return the evaluations that can now be done, none while others are awaited."""
@@ -428,9 +433,36 @@ class StageSearch(abc.ABC):
     # -- inside
 
     def _learn_finalists(self, rows: Evaluations) -> None:
-        self._hall_of_fame.update(rows.parameters, rows.scores, 0)
-        self._scored_again = True
+        self._hall_of_fame.update(rows.parameters, rows.scores, rows.generation)
+        self._finals.append(rows)
+        self._scored_again = not len(self._finalists())
         self._show(rows)
+
+    def _finalists(self) -> np.ndarray:
+        """Return the models that are scored again next, shape (n, P), none when the hall of fame is settled.
+
+        First these are half as many again as it holds, then all others. It is settled when as many as it holds are as
+        good as the best, or better than any of the others would be with the largest gain that was seen.
+        """
+        most = self.stage.finalists
+        if not self._finals:
+            return self._ask_tell.candidates(min(most, math.ceil(FIRST_FINALISTS * self._size)))
+        parameters = np.concatenate([rows.parameters for rows in self._finals])
+        totals = np.concatenate([rows.totals for rows in self._finals])
+        scored = {row.tobytes() for row in parameters}
+        others = [row for row in self._ask_tell.candidates(most) if row.tobytes() not in scored]
+        others = others[: most - len(parameters)]  # not all of few candidates are among many
+        if not others:
+            return np.empty((0, len(self.space)))
+        archive = self._ask_tell.archive
+        searched = {entry.parameters.tobytes(): entry.total for entry in archive.entries}
+        gain = max(searched[row.tobytes()] - total for row, total in zip(parameters, totals.tolist(), strict=True))
+        limit = max(
+            tolerated_total(totals.min(), len(self.problem.objectives), archive.tolerance),
+            min(searched[row.tobytes()] for row in others) - gain,
+        )
+        settled = np.sum(totals <= limit) >= self._size
+        return np.empty((0, len(self.space))) if settled else np.array(others)
 
     def _show(self, rows: Evaluations) -> None:
         self.state.median = float(np.median(rows.totals))

@@ -227,7 +227,7 @@ def test_finalists_are_scored_again_and_traced_to_their_row(store, caplog):
     assert found.state.phase == "finalists"
     assert {task.engine.key.split("-")[1] for task in pool.open} == {"active_final"}
     resumed = search(store, final=True, in_flight=50)
-    assert Arrivals(6, failing=0.0).lead(resumed) == 20  # a tenth of the search
+    assert Arrivals(6, failing=0.0).lead(resumed) == 6  # half as many again as the hall of fame holds
     assert resumed.finished
     assert search(store, final=True).finished
     (final,) = stored(store, "active_final")
@@ -243,6 +243,26 @@ def test_finalists_are_scored_again_and_traced_to_their_row(store, caplog):
         row = blocks[hall.generations[rank]].parameters[hall.individuals[rank]]
         np.testing.assert_array_equal(row, hall.parameters[rank, :3])
         np.testing.assert_array_equal(hall.scores[rank], scores_of(row, tight=True))
+
+
+class Surprises(Arrivals):
+    """Most of the first finalists are far worse when they are scored again."""
+
+    def _outcome(self, task) -> Outcome:
+        worse = 100.0 if task.about["stage"] == "active_final" and task.about["generation"] == 0 and task.id[1] else 1.0
+        return Outcome("ok", "", 0.1, worse * scores_of(task.individual))
+
+
+def test_more_finalists_are_scored_again_until_they_fill_the_hall_of_fame(store):
+    found = search(store, final=True)
+    Surprises(5).lead(found)
+    assert found.finished
+    first, others = stored(store, "active_final")
+    assert (len(first), len(others)) == (6, 14)  # together a tenth of the search
+    hall = found.hall_of_fame()
+    assert set(hall.totals[1:]) <= set(others.totals)
+    assert search(store, final=True).finished
+    np.testing.assert_array_equal(search(store, final=True).hall_of_fame().parameters, hall.parameters)
 
 
 def test_hall_of_fame_without_finalists_is_of_the_best_of_all(store):

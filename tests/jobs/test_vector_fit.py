@@ -323,4 +323,4 @@ def test_a_plan_tells_what_either_engine_costs(folder, capsys):
     neuron, vector = (float(words[i + 2]) for i, word in enumerate(words) if word == "engine")
     assert 0 < vector < neuron
     assert "cell demo, stage passive: engine vector" in told
-    assert "128 evaluations and 14 finalists scored again by NEURON" in told
+    assert "128 evaluations and up to 14 finalists scored again by NEURON" in told
