@@ -186,9 +186,14 @@ def scores_of(value: Any, objectives: Sequence[str]) -> np.ndarray:
 
 
 def residuals_of(value: Any, objectives: Sequence[str]) -> np.ndarray:
-    """Return the residuals of `objectives` that an engine yielded, shape (M,); NaN of one that yields scores alone."""
+    """Return the residuals of `objectives` that an engine yielded, shape (M,); NaN of one that yields scores alone.
+
+    NaN also of an e-feature that is infinite, such as the time constant of a voltage that has come to rest.
+    """
     scores, *residuals = _yielded(value, objectives)
-    return residuals[0] if residuals else np.full(len(scores), np.nan)
+    if not residuals:
+        return np.full(len(scores), np.nan)
+    return np.where(np.abs(residuals[0]) < np.finfo(np.float32).max, residuals[0], np.nan)
 
 
 def _yielded(value: Any, objectives: Sequence[str]) -> np.ndarray:

@@ -15,7 +15,7 @@ from neurofleet.cluster.store.run_store import RunStore
 from neurofleet.errors import Interrupted, JobError, UsageError
 from neurofleet.jobs.fit.campaign_state import STAGE_FINISHED, EngineChoice, engine_lines, recorded_choices
 from neurofleet.jobs.fit.engine_choice import all_with_engines, choices_of, chosen, try_vector
-from neurofleet.jobs.fit.engines import RAN_AWAY, vector_spec
+from neurofleet.jobs.fit.engines import RAN_AWAY, residuals_of, vector_spec
 from neurofleet.jobs.fit.fit_costs import print_fit_plan
 from neurofleet.jobs.fit.fit_inputs import prepare
 from neurofleet.jobs.fit.fit_run import run_fit
@@ -286,6 +286,10 @@ def test_without_a_compiler_auto_falls_back_and_vector_refuses_with_the_same_wor
     spec = job(folder)
     with pytest.raises(JobError, match="^cell demo, stage passive: The vector engine"):
         prepare_to_fit(spec.cells[0], spec, folder, {})  # as later cells of a campaign are
+
+
+def test_an_infinite_feature_has_no_residual():
+    np.testing.assert_array_equal(residuals_of([[250.0, 1.0], [np.inf, -1.0]], ["a", "b"]), [np.nan, -1.0])
 
 
 class OddModel(FitModel):
