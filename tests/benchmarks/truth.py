@@ -131,19 +131,18 @@ class Runner:
         return json.loads(self._clock.read_text()) if self._clock.is_file() else {}
 
     def write(self, name: str, job: Mapping[str, Any]) -> Path:
-        """Write a job file, unless it is there as it is."""
-        path, text = self.folder / f"{name}.yaml", yaml.safe_dump(dict(job), sort_keys=False)
-        if not path.is_file() or path.read_text() != text:
-            path.write_text(text)
+        """Write a job file."""
+        path = self.folder / f"{name}.yaml"
+        path.write_text(yaml.safe_dump(dict(job), sort_keys=False))
         return path
 
     def run(self, name: str, job: Mapping[str, Any]) -> Path:
-        """Run a job, or go on with it, or see that it is finished; return its run folder."""
-        out = self.folder / name
-        command = _neurofleet("run", self.write(name, job), "--out", out)
-        before = self.clock
+        """Run a job, or go on with it, unless it is finished as it is; return its run folder."""
+        out, path, before = self.folder / name, self.folder / f"{name}.yaml", self.clock
         spent = before.get(name, {"seconds": 0.0, "mean_load": 0.0})
-        finished = spent.get("finished", False)
+        if spent.get("finished") and path.is_file() and yaml.safe_load(path.read_text()) == dict(job):
+            return out
+        command = _neurofleet("run", self.write(name, job), "--out", out)
         started, loads = time.monotonic(), [os.getloadavg()[0]]
         process = subprocess.Popen(command, stdout=sys.stderr)
         try:
@@ -152,8 +151,7 @@ class Runner:
                     process.wait(CLOCK_S)
                 except subprocess.TimeoutExpired:
                     loads.append(os.getloadavg()[0])
-                if not finished:
-                    self._note(before, name, spent, time.monotonic() - started, float(np.mean(loads)))
+                self._note(before, name, spent, time.monotonic() - started, float(np.mean(loads)))
         except KeyboardInterrupt:
             process.wait()  # it has had the signal too, and ends in order
             raise
