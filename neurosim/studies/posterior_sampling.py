@@ -29,16 +29,17 @@ DISCARDED = 0.25
 
 _LEFT = 0.6  # of the particles, in effect, when they are weighted for the next stage
 _FAR_ENOUGH = 0.4  # correlation with where the stage began, over particles, the mean of all parameters
-_FULL_STAGES = 3  # at the density itself before the last, each with a better network
-_INNER = (200, 30, 5)  # steps on the network in one sweep and the next
+_FULL_STAGES, _LONGER = 3, 6  # at the density itself before the last, so many times as long: for a better network
+_INNER, _FULL_INNER, _LAST_INNER = (10, 2), (30, 2), (100, 5)  # steps on the network in one sweep and the next, each
+# for every parameter
 _TUNING = 100
 _WANTED = 0.25  # acceptance of these steps
 _SUBSETS = np.array([1.0, 0.3, 0.1])  # shares of the parameters that a step changes
 _WINDOW = 5.0  # autocorrelation times
 _GROUPS = 8
 
-_LAYERS, _ROWS, _EPOCHS = (128, 128), 30_000, ((25, 3e-3), (8, 3e-4))
-_FAR = 300.0
+_RATE = 3e-3
+_FAR, _NEAR, _FAR_WEIGHT = 300.0, 60.0, 0.2
 _LINEAR = 3.0  # scores above are compressed to their logarithm
 _HIGHEST = 20.0
 
@@ -109,8 +110,23 @@ def log_density(scores: np.ndarray) -> np.ndarray:
     return -0.5 * (np.asarray(scores, np.float64) ** 2).sum(axis=1)
 
 
+@dataclass(frozen=True)
+class _Network:
+    """Layers, models learned from at most, models in a batch, and passes."""
+
+    layers: tuple[int, ...]
+    rows: int
+    batch: int
+    epochs: int
+
+
+_SMALL, _LARGE = _Network((128, 128), 30_000, 200, 30), _Network((256, 256, 256), 100_000, 512, 60)
+
+
 class Surrogate:
     """A network that predicts the scores of models, with the signs that they come with.
+
+    At the density itself it is a large one, if there are enough models for it: there, acceptance is all that counts.
 
     Parameters
     ----------
@@ -123,22 +139,25 @@ class Surrogate:
 
     def __init__(self, unit: np.ndarray, scores: np.ndarray, power: float, seed: int) -> None:
         density = power * log_density(scores)
-        near = density > density.max() - _FAR
-        used = np.flatnonzero(near | (np.arange(len(unit)) % 10 == 0))[-_ROWS:]
+        below = density.max() - density
+        used = np.flatnonzero((below < _FAR) | (np.arange(len(unit)) % 10 == 0))
+        size = _LARGE if power == 1.0 and len(used) > _SMALL.rows else _SMALL
+        used = used[-size.rows :]
         inputs, outputs = _inputs(unit[used]), _compressed(scores[used].astype(np.float64)).astype(np.float32)
+        weights = np.where(below[used] < _NEAR, 1.0, _FAR_WEIGHT)
         network = MLPRegressor(
-            hidden_layer_sizes=_LAYERS,
-            batch_size=min(200, len(inputs)),
-            alpha=1e-4,
+            hidden_layer_sizes=size.layers,
+            batch_size=min(size.batch, len(inputs)),
+            alpha=0.0,
+            max_iter=1,
             random_state=seed,
-            n_iter_no_change=10**6,
             warm_start=True,
         )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # it says that more epochs would be better
-            for epochs, rate in _EPOCHS:
-                network.set_params(max_iter=epochs, learning_rate_init=rate)
-                network.fit(inputs, outputs)
+            for epoch in range(size.epochs):
+                network.set_params(learning_rate_init=_RATE * 0.5 * (1.0 + np.cos(np.pi * epoch / size.epochs)))
+                network.fit(inputs, outputs, weights)
         self._layers = list(zip(network.coefs_, network.intercepts_, strict=True))
 
     def log_density(self, unit: np.ndarray) -> np.ndarray:
@@ -346,7 +365,9 @@ class PosteriorSampler:
             sweep = len(self._steps) - self._stage_begins
             random = np.random.default_rng([self._seed, before.number, 2])
             unit = before.unit[self._parents()].astype(np.float64)
-            self._proposed, self._gain = stage.propose(unit, _INNER[sweep % len(_INNER)], random)
+            inner = _LAST_INNER if stage.last else _FULL_INNER if stage.power == 1.0 else _INNER
+            steps = inner[sweep % len(inner)] * unit.shape[1]
+            self._proposed, self._gain = stage.propose(unit, steps, random)
 
     def _begin_stage(self, begins: int) -> None:
         self._stage, self._stage_begins = _Stage(self._steps[:begins], self._seed), begins
@@ -355,6 +376,8 @@ class PosteriorSampler:
         sweeps = len(self._steps) - self._stage_begins
         if stage.last or not sweeps:
             return False
+        if stage.power == 1.0:
+            return sweeps >= _LONGER * self._sweeps
         now = self._steps[-1].unit.astype(np.float64)
         return sweeps >= self._sweeps or sweeps > 1 and _correlation(stage.start, now) < _FAR_ENOUGH
 
