@@ -11,8 +11,10 @@ predicts; a bad one costs acceptance.
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,6 +34,7 @@ _FAR_ENOUGH = 0.4  # correlation with where the stage began, over particles, the
 _FULL_STAGES, _LONGER = 3, 6  # at the density itself before the last, so many times as long: for a better network
 _INNER, _FULL_INNER, _LAST_INNER = (10, 2), (30, 2), (100, 5)  # steps on the network in one sweep and the next, each
 # for every parameter
+_TOGETHER = 64  # particles that one thread moves
 _TUNING = 100
 _WANTED = 0.25  # acceptance of these steps
 _SUBSETS = np.array([1.0, 0.3, 0.1])  # shares of the parameters that a step changes
@@ -221,20 +224,28 @@ class _Stage:
 
     def propose(self, unit: np.ndarray, steps: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Return where steps on the network lead, (N, P), and by how much its log density is higher there (N,)."""
-        first = self._surrogate.log_density(unit)
-        density = first
-        for _ in range(steps):
-            unit, density, *_ = self._inner_step(unit, density, random)
-        unit = unit.astype(np.float32).astype(np.float64)
-        return unit, self._surrogate.log_density(unit) - first
+
+        def moved(part: np.ndarray, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+            first = density = self._surrogate.log_density(part)
+            for _ in range(steps):
+                part, density, *_ = self._inner_step(part, density, random)
+            part = _rounded(part)
+            return part, self._surrogate.log_density(part) - first
+
+        # Particles that move together are always the same ones, however many threads there are.
+        parts = [unit[at : at + _TOGETHER] for at in range(0, len(unit), _TOGETHER)]
+        with ThreadPoolExecutor(os.cpu_count()) as threads:
+            ends = list(threads.map(moved, parts, random.spawn(len(parts))))
+        return np.concatenate([end for end, _ in ends]), np.concatenate([gain for _, gain in ends])
 
     def _inner_step(
         self, unit: np.ndarray, density: np.ndarray, random: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Return particles, their log densities, which have moved, and how many parameters each was to change."""
         n, parameters = unit.shape
-        first = random.integers(n, size=n)
-        second = (first + random.integers(1, n, size=n)) % n
+        others = len(self.start)
+        first = random.integers(others, size=n)
+        second = (first + random.integers(1, others, size=n)) % others
         subsets = random.integers(len(_SUBSETS), size=n)
         changed = random.random((n, parameters)) < _SUBSETS[subsets][:, None]
         changed[np.arange(n), random.integers(parameters, size=n)] = True
