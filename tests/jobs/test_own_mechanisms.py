@@ -28,7 +28,7 @@ KV = (MOD_FOLDER / "Kv3_1.mod").read_text()
 BROKEN = "NEURON { SUFFIX MyKv RANGE gbar }\nPARAMETER { gbar = 1 }\nBREAKPOINT { i = (((g }\n"
 MY_KV = KV.replace("SUFFIX Kv3_1", "SUFFIX MyKv")
 WITH_POINTER = MY_KV.replace("SUFFIX MyKv", "SUFFIX MyKv POINTER far").replace("ik = ", "ik = far*")
-SMALL = {"offspring": 16, "seeds": [1], "evaluations": {"active": 16}, "hall_of_fame": 2}
+SMALL = {"offspring": 16, "seeds": [1], "evaluations": {"passive": 16, "active": 16}, "hall_of_fame": 2}
 
 
 @pytest.fixture
@@ -90,9 +90,9 @@ def test_one_that_replaces_ours_is_said(folder):
     spec = load_job(write(folder, recipe="theirs.yaml"))
     (subject,) = prepare(spec, folder, keep_recordings=False)
     assert "mechanism Kv3_1 is the job's own, from modfiles" in subject.warnings
-    assert subject.problem(0, None).model.user_mechanisms.sources == {"Kv3_1": KV}
-    assert re.search(r"Kv3_1 \([a-z, ]+, your Kv3_1.mod\)", subject.problem(0, None).mechanisms_told)
-    assert [stage.name for stage in stage_plans(spec, folder)["demo"]] == ["active"]
+    assert subject.problem(1, None).model.user_mechanisms.sources == {"Kv3_1": KV}
+    assert re.search(r"Kv3_1 \([a-z, ]+, your Kv3_1.mod\)", subject.problem(1, None).mechanisms_told)
+    assert [stage.name for stage in stage_plans(spec, folder)["demo"]] == ["passive", "active"]
 
 
 def test_built_in_recipes_share_them_and_a_cell_that_has_none_is_told(folder):
