@@ -53,13 +53,14 @@ from neurofleet.neurosim.studies.posterior_sampling import (
     effective_share,
     log_density,
     spread_draws,
+    sweeps_before_draws,
 )
 
 PARTICLES, PARTICLES_EACH = 64, 12
 """By default a multiple of the first, four full batches of the vector engine, and so many for each parameter."""
 
 FEWEST_SWEEPS = 100
-"""Evaluations allow for at least so many of all particles: with fewer, there is no draw."""
+"""Evaluations allow for so many of all particles, beside those of the stages at the density itself before the draws."""
 
 QUICK_PARTICLES, QUICK_SWEEPS, QUICK_DRAWS, QUICK_CHECKED = 32, 2, 50, 4
 TIMED = 16
@@ -85,7 +86,9 @@ class PosteriorSpec(StudySpec):
     most_evaluations: PositiveInt = 400_000
     """Evaluations of a cell after which sampling ends, converged or not. With more, the same command goes on."""
     sweeps: PositiveInt = SWEEPS
-    """Moves of all particles in each stage at most, before the density itself is reached."""
+    """Moves of all particles in each stage at most, before the density itself is reached; there are 18 times as many at
+    the density before the first draw.
+    """
     largest_mean_z: Positive | None = 3.0
     """A cell is refused if the mean score of its best model is above this, in standard deviations of the recording;
     `null` samples around any model.
@@ -108,11 +111,13 @@ class PosteriorSpec(StudySpec):
     def quick_version(self) -> Self:
         """A few moves of few particles, of the first cell."""
         particles = min(self.particles or QUICK_PARTICLES, QUICK_PARTICLES)
+        sweeps = min(self.sweeps, QUICK_SWEEPS)
+        fewest = FEWEST_SWEEPS + sweeps_before_draws(sweeps)
         return self.model_copy(
             update={
-                "most_evaluations": min(self.most_evaluations, FEWEST_SWEEPS * particles),
+                "most_evaluations": min(self.most_evaluations, fewest * particles),
                 "particles": particles,
-                "sweeps": min(self.sweeps, QUICK_SWEEPS),
+                "sweeps": sweeps,
                 "draws": min(self.draws, QUICK_DRAWS),
                 "checked": min(self.checked, QUICK_CHECKED),
             }
@@ -225,11 +230,12 @@ class PosteriorStudy(Study[PosteriorSpec, list[CellToSample]]):
             raise UsageError(
                 f"particles: expected at least twice the {len(space)} parameters of cell {cell}, found {particles}."
             )
-        if spec.most_evaluations < FEWEST_SWEEPS * particles and not spec.quick:
+        fewest = FEWEST_SWEEPS + sweeps_before_draws(spec.sweeps)
+        if spec.most_evaluations < fewest * particles and not spec.quick:
             raise UsageError(
-                f"most_evaluations: expected at least {FEWEST_SWEEPS * particles:,} for {particles:,} particles of "
-                f"cell {cell}, {FEWEST_SWEEPS} of each, found {spec.most_evaluations:,}. Raise it, or take fewer "
-                "`particles:`."
+                f"most_evaluations: expected at least {fewest * particles:,} for {particles:,} particles of "
+                f"cell {cell}, {fewest} of each with `sweeps: {spec.sweeps}`, found {spec.most_evaluations:,}. Raise "
+                "it, or take fewer `particles:` or `sweeps:`."
             )
         hall = store.read_hall_of_fame(cell)
         assert hall is not None

@@ -26,12 +26,18 @@ from threadpoolctl import threadpool_limits
 SWEEPS = 20
 """Moves of all particles in a stage at most; fewer where they have come far enough before."""
 
+
+def sweeps_before_draws(sweeps: int) -> int:
+    """Return how many moves there are at the density itself before the last stage, with so many in other stages."""
+    return _FULL_STAGES * _LONGER * sweeps
+
+
 DISCARDED = 0.25
 """Share of the sweeps of the last stage that is no part of the draws."""
 
 _LEFT = 0.6  # of the particles, in effect, when they are weighted for the next stage
 _FAR_ENOUGH = 0.4  # correlation with where the stage began, over particles, the mean of all parameters
-_FULL_STAGES, _LONGER = 3, 6  # at the density itself before the last, so many times as long: for a better network
+_FULL_STAGES, _LONGER = 3, 6  # at the density itself before the last; their sweeps, of those of others
 _INNER, _FULL_INNER, _LAST_INNER = (10, 2), (30, 2), (100, 5)  # steps on the network in one sweep and the next, each
 # for every parameter
 _TOGETHER = 64  # particles that one thread moves
@@ -153,13 +159,13 @@ class Surrogate:
             batch_size=min(size.batch, len(inputs)),
             alpha=0.0,
             max_iter=1,
-            random_state=seed,
             warm_start=True,
         )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # it says that more epochs would be better
             for epoch in range(size.epochs):
-                network.set_params(learning_rate_init=_RATE * 0.5 * (1.0 + np.cos(np.pi * epoch / size.epochs)))
+                rate = _RATE * 0.5 * (1.0 + np.cos(np.pi * epoch / size.epochs))
+                network.set_params(learning_rate_init=rate, random_state=(seed + epoch) % 2**32)  # which shuffles anew
                 network.fit(inputs, outputs, weights)
         self._layers = list(zip(network.coefs_, network.intercepts_, strict=True))
 
@@ -234,7 +240,7 @@ class _Stage:
 
         # Particles that move together are always the same ones, however many threads there are.
         parts = [unit[at : at + _TOGETHER] for at in range(0, len(unit), _TOGETHER)]
-        with ThreadPoolExecutor(os.cpu_count()) as threads:
+        with ThreadPoolExecutor(_usable_cpus()) as threads:
             ends = list(threads.map(moved, parts, random.spawn(len(parts))))
         return np.concatenate([end for end, _ in ends]), np.concatenate([gain for _, gain in ends])
 
@@ -255,6 +261,10 @@ class _Stage:
         then = self._surrogate.log_density(proposed)
         moved = np.log(random.random(n)) < self.power * (then - density)
         return np.where(moved[:, None], proposed, unit), np.where(moved, then, density), moved, subsets
+
+
+def _usable_cpus() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # macOS
 
 
 def _reflected(unit: np.ndarray) -> np.ndarray:
@@ -302,7 +312,8 @@ class PosteriorSampler:
     steps : sequence of Step
         Those to go on from, all from the first on.
     sweeps : int
-        Moves in a stage at most, but for the last.
+        Moves in a stage at most; six times as many in each of the three at the density itself that come before the
+        last one, which has no end.
     """
 
     def __init__(

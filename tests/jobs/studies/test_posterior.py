@@ -86,7 +86,7 @@ def fit(demo_recordings, tmp_path_factory) -> Path:
 
 
 def write_job(folder: Path, tmp_path: Path, **changes) -> Path:
-    job = {"kind": "posterior", "fit": str(folder / "fit"), "particles": 16, "sweeps": 2, "most_evaluations": 1600}
+    job = {"kind": "posterior", "fit": str(folder / "fit"), "particles": 16, "sweeps": 2, "most_evaluations": 2176}
     path = tmp_path / "sampled.yaml"
     path.write_text(yaml.safe_dump({**job, "draws": 4000, "checked": 0, **changes}))
     return path
@@ -112,7 +112,7 @@ def test_known_conductances_are_sampled_and_with_more_evaluations_the_chain_goes
     (out / "chains/cell=demo/block-000004.parquet").unlink()  # as a run that was killed leaves it
     (out / "findings.json").unlink()
     (tmp_path / "known.json").write_text(json.dumps(KNOWN_PARAMETERS))
-    run_job(write_job(fit, tmp_path, most_evaluations=1900, checked=3, known="known.json"), str(out), cpus=1)
+    run_job(write_job(fit, tmp_path, most_evaluations=2500, checked=3, known="known.json"), str(out), cpus=1)
     blocks = {path.name: path.read_bytes() for path in out.glob("chains/cell=demo/*.parquet")}
     assert len(blocks) == 6
     assert {name: blocks[name] for name in first} == first
@@ -141,7 +141,7 @@ def test_known_conductances_are_sampled_and_with_more_evaluations_the_chain_goes
     assert "trade against" in report
     assert "scored again by NEURON" in report
     (tmp_path / "known.json").write_text(json.dumps({**KNOWN_PARAMETERS, "gbar_NaTa_t.axon": 0.0}))
-    run_job(write_job(fit, tmp_path, most_evaluations=1900, checked=3, known="known.json"), str(out), cpus=1)
+    run_job(write_job(fit, tmp_path, most_evaluations=2500, checked=3, known="known.json"), str(out), cpus=1)
     known = pd.read_parquet(out / "convergence.parquet").set_index("parameter")["known"]
     assert known.to_dict() == {"gbar_NaTa_t.axon": 0.0, "gbar_Kv3_1.axon": TRUTH[1]}
     (population,) = read_populations(ModelsSpec(posterior=out, best=5), tmp_path)
@@ -175,7 +175,7 @@ def test_what_cannot_be_sampled_is_refused_before_anything_is_written(fit, tmp_p
     (tmp_path / "known.json").write_text('{"gbar_NaTa_t.axon": NaN}')
     assert "known: expected a JSON file with a number for each" in refused(known="known.json")
     assert "fits no cell dem (did you mean 'demo'?)" in refused(cells=["dem"])
-    assert "most_evaluations: expected at least 1,600 for 16 particles" in refused(most_evaluations=50)
+    assert "most_evaluations: expected at least 2,176 for 16 particles" in refused(most_evaluations=50)
     assert "the best model is far from the recording: demo" in refused(largest_mean_z=0.1)
     assert "job.yaml" in refused(fit="nowhere")
     unfinished = shutil.copytree(fit / "fit", tmp_path / "unfinished")

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import truncnorm
 
+from neurofleet.neurosim.studies import posterior_sampling
 from neurofleet.neurosim.studies.posterior_sampling import (
     PosteriorSampler,
     Step,
@@ -79,6 +80,19 @@ def test_the_power_rises_to_one_and_three_stages_at_it_come_before_the_draws(cha
     assert energies[0] > 3 * np.mean(energies[-60:])
     rest = len(drawn_steps(chain))
     assert rest == 45, "a quarter of the last stage is left out"
+
+
+def test_the_steps_are_the_same_on_any_number_of_cores(monkeypatch):
+    monkeypatch.setattr(posterior_sampling, "_TOGETHER", 10)
+    chains = []
+    for cpus in (1, 3):
+        monkeypatch.setattr(posterior_sampling, "_usable_cpus", lambda cpus=cpus: cpus)
+        sampler = PosteriorSampler(PARTICLES, 3, 1, sweeps=SWEEPS)
+        chains.append([sampler.tell(scores(sampler.ask())) for _ in range(4)])
+    for one, several in zip(*chains, strict=True):
+        assert np.array_equal(one.proposed, several.proposed)
+    parts = chains[0][-1].proposed.reshape(-1, 3)
+    assert len(np.unique(parts, axis=0)) == PARTICLES, "no two particles have the random numbers of another"
 
 
 def test_a_chain_that_goes_on_from_any_step_is_the_uninterrupted_one(chain):
