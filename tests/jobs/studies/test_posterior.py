@@ -86,7 +86,7 @@ def fit(demo_recordings, tmp_path_factory) -> Path:
 
 
 def write_job(folder: Path, tmp_path: Path, **changes) -> Path:
-    job = {"kind": "posterior", "fit": str(folder / "fit"), "particles": 16, "sweeps": 2, "most_evaluations": 2176}
+    job = {"kind": "posterior", "fit": str(folder / "fit"), "particles": 16, "sweeps": 1, "most_evaluations": 1888}
     path = tmp_path / "sampled.yaml"
     path.write_text(yaml.safe_dump({**job, "draws": 4000, "checked": 0, **changes}))
     return path
@@ -100,7 +100,7 @@ def test_known_conductances_are_sampled_and_with_more_evaluations_the_chain_goes
     assert "NOT converged" in told
     assert "raise `most_evaluations:`" in told
     first = {path.name: path.read_bytes() for path in out.glob("chains/cell=demo/*.parquet")}
-    assert len(first) == 5
+    assert len(first) == 6
     draws = pd.read_parquet(out / "draws/cell=demo/part.parquet")
     for name, true, (low, high) in zip(FREE, TRUTH, FREE.values(), strict=True):
         assert draws[f"param.{name}"].between(low, high).all()
@@ -109,16 +109,16 @@ def test_known_conductances_are_sampled_and_with_more_evaluations_the_chain_goes
 
     run_job(write_job(fit, tmp_path), str(out), cpus=1)
     assert "finished already" in capsys.readouterr().err
-    (out / "chains/cell=demo/block-000004.parquet").unlink()  # as a run that was killed leaves it
+    (out / "chains/cell=demo/block-000005.parquet").unlink()  # as a run that was killed leaves it
     (out / "findings.json").unlink()
     (tmp_path / "known.json").write_text(json.dumps(KNOWN_PARAMETERS))
-    run_job(write_job(fit, tmp_path, most_evaluations=2500, checked=3, known="known.json"), str(out), cpus=1)
+    run_job(write_job(fit, tmp_path, most_evaluations=2200, checked=3, known="known.json"), str(out), cpus=1)
     blocks = {path.name: path.read_bytes() for path in out.glob("chains/cell=demo/*.parquet")}
-    assert len(blocks) == 6
+    assert len(blocks) == 7
     assert {name: blocks[name] for name in first} == first
 
     found = json.loads((out / "findings.json").read_text())["cells"][0]
-    assert found["evaluations"] == 1920
+    assert found["evaluations"] == 2240
     assert found["outcomes"]["ok"] >= 0.9 * found["evaluations"]
     last_stage = sum(found["last_outcomes"].values()) // 16
     assert found["drawn_steps"] == last_stage - math.ceil(last_stage / 4)
@@ -141,7 +141,7 @@ def test_known_conductances_are_sampled_and_with_more_evaluations_the_chain_goes
     assert "trade against" in report
     assert "scored again by NEURON" in report
     (tmp_path / "known.json").write_text(json.dumps({**KNOWN_PARAMETERS, "gbar_NaTa_t.axon": 0.0}))
-    run_job(write_job(fit, tmp_path, most_evaluations=2500, checked=3, known="known.json"), str(out), cpus=1)
+    run_job(write_job(fit, tmp_path, most_evaluations=2200, checked=3, known="known.json"), str(out), cpus=1)
     known = pd.read_parquet(out / "convergence.parquet").set_index("parameter")["known"]
     assert known.to_dict() == {"gbar_NaTa_t.axon": 0.0, "gbar_Kv3_1.axon": TRUTH[1]}
     (population,) = read_populations(ModelsSpec(posterior=out, best=5), tmp_path)
@@ -175,7 +175,7 @@ def test_what_cannot_be_sampled_is_refused_before_anything_is_written(fit, tmp_p
     (tmp_path / "known.json").write_text('{"gbar_NaTa_t.axon": NaN}')
     assert "known: expected a JSON file with a number for each" in refused(known="known.json")
     assert "fits no cell dem (did you mean 'demo'?)" in refused(cells=["dem"])
-    assert "most_evaluations: expected at least 2,176 for 16 particles" in refused(most_evaluations=50)
+    assert "most_evaluations: expected at least 1,888 for 16 particles" in refused(most_evaluations=50)
     assert "the best model is far from the recording: demo" in refused(largest_mean_z=0.1)
     assert "job.yaml" in refused(fit="nowhere")
     unfinished = shutil.copytree(fit / "fit", tmp_path / "unfinished")
