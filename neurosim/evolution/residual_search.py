@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 MISSING_SCORE = 250.0  # of a feature that the model does not have, and of a failed evaluation
 _LINEAR_UP_TO = 20.0  # standard deviations, from which on a residual counts with its logarithm
@@ -83,6 +84,10 @@ class KalmanSearch:
 
     def ask(self, n: int) -> np.ndarray:
         """Return new individuals, shape (n, P), in the unit cube."""
+        with threadpool_limits(1):  # the products of several threads depend on their number
+            return self._proposals(n)
+
+    def _proposals(self, n: int) -> np.ndarray:
         unit, targets = self.unit, self._targets()
         du, dg = unit - unit.mean(axis=0), targets - targets.mean(axis=0)
         freedom = max(len(unit) - 1, 1)

@@ -12,8 +12,8 @@ RISE_MV, RISE_MS = 10.0, 2.0
 FALL_MV, FALL_MS = 10.0, 4.0
 APART_MS = 1.0
 SMALL_SHARE = 0.2  # of the spikes of a recording; fewer small ones are told, and the threshold stays
-HEADROOM_MV = 10.0
-"""So far above the threshold should spikes peak: closer to it, a tenth of a mV decides whether a model has one."""
+NEAR_MV = SPIKE_THRESHOLD_MV + 10.0
+"""Above it should spikes peak: closer to the threshold, a tenth of a mV decides whether a model has one."""
 
 
 @dataclass(frozen=True)
@@ -88,15 +88,25 @@ class SpikeThreshold:
         Spikes that stay below eFEL's threshold, of all spikes.
     highest_small_mV : float
         Peak of the highest of the small ones.
-    low_mV : float
-        The peaks of a fifth of all spikes stay below it.
+    near : int
+        Spikes that stay below `NEAR_MV`, the small ones among them.
     """
 
     threshold_mV: float
     small: int
     spikes: int
     highest_small_mV: float = float("nan")
-    low_mV: float = float("nan")
+    near: int = 0
+
+    @property
+    def lowered(self) -> bool:
+        """Whether it is below eFEL's."""
+        return self.threshold_mV < SPIKE_THRESHOLD_MV
+
+    @property
+    def many_small(self) -> bool:
+        """Whether the small spikes alone are enough to lower it."""
+        return self.small >= SMALL_SHARE * self.spikes
 
 
 def choose_threshold(sweeps: Iterable[SpikeShapes]) -> SpikeThreshold:
@@ -110,11 +120,11 @@ def choose_threshold(sweeps: Iterable[SpikeShapes]) -> SpikeThreshold:
     if not peaks.size:
         return SpikeThreshold(SPIKE_THRESHOLD_MV, 0, 0)
     small = peaks[peaks <= SPIKE_THRESHOLD_MV]
-    low_mV = float(np.percentile(peaks, 100 * SMALL_SHARE))
+    near = peaks < NEAR_MV
     threshold_mV = SPIKE_THRESHOLD_MV
-    if low_mV < SPIKE_THRESHOLD_MV + HEADROOM_MV:
-        low, high = np.percentile(onsets, 90), np.percentile(peaks, 10)
+    if near.mean() >= SMALL_SHARE:
+        low, high = np.percentile(onsets, 90), np.percentile(peaks, 10, method="lower")  # of a spike, not between two
         half = float(np.round(0.5 * (low + high))) if high - low > 2.0 else float(np.round(low + 1.0))
         threshold_mV = min(half, SPIKE_THRESHOLD_MV)
     highest_mV = float(small.max()) if small.size else float("nan")
-    return SpikeThreshold(threshold_mV, small.size, peaks.size, highest_mV, low_mV)
+    return SpikeThreshold(threshold_mV, small.size, peaks.size, highest_mV, int(near.sum()))

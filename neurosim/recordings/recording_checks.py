@@ -7,6 +7,7 @@ import numpy as np
 
 from neurofleet.neurosim.recordings.current_step import amplitude_tolerance_nA
 from neurofleet.neurosim.recordings.recorded_spikes import (
+    NEAR_MV,
     SPIKE_THRESHOLD_MV,
     SpikeShapes,
     SpikeThreshold,
@@ -140,14 +141,17 @@ def odd_about(
 def _spikes(
     sweeps: Sequence[Sweep], shapes: Mapping[int, SpikeShapes], found: SpikeThreshold, threshold_mV: float
 ) -> Iterator[str]:
-    is_close = found.low_mV > SPIKE_THRESHOLD_MV
-    if threshold_mV < SPIKE_THRESHOLD_MV and (found.small or found.threshold_mV < SPIKE_THRESHOLD_MV):
-        small = f"{found.small} of {found.spikes} spikes stay below {SPIKE_THRESHOLD_MV:g} mV (the highest reaches "
-        close = f"a fifth of {found.spikes} spikes peak close to {SPIKE_THRESHOLD_MV:g} mV (below "
+    if threshold_mV < SPIKE_THRESHOLD_MV and (found.small or found.lowered):
+        peaks = (
+            f"{found.near} of {found.spikes} spikes peak close to {SPIKE_THRESHOLD_MV:g} mV or below it (below "
+            f"{NEAR_MV:g} mV"
+            if found.lowered and not found.many_small
+            else f"{found.small} of {found.spikes} spikes stay below {SPIKE_THRESHOLD_MV:g} mV (the highest reaches "
+            f"{found.highest_small_mV:.3g} mV"
+        )
         yield (
-            f"{f'{close}{found.low_mV:.3g}' if is_close else f'{small}{found.highest_small_mV:.3g}'} mV after the "
-            f"junction potential): spikes are counted from {threshold_mV:g} mV on, in the recording and in the models. "
-            "`spike_threshold_mV:` of the cell sets another threshold"
+            f"{peaks} after the junction potential): spikes are counted from {threshold_mV:g} mV on, in the recording "
+            "and in the models. `spike_threshold_mV:` of the cell sets another threshold"
         )
     elif found.small:
         yield (

@@ -242,7 +242,7 @@ def run_cell(
     folder.mkdir(parents=True, exist_ok=True)
     runner = Runner(folder)
     fit = runner.run("fit", fit_job(name, cell, out, budget))
-    validate = runner.run("validate", {"kind": "validate", "models": {"run": str(fit), "best": validated}})
+    validate = runner.run(f"validate-{validated}", {"kind": "validate", "models": {"run": str(fit), "best": validated}})
     posterior = None
     published = list(cell.published(out))
     if evaluations:

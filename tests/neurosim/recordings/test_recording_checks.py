@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from neurofleet.errors import InputError
-from neurofleet.neurosim.recordings.recorded_spikes import choose_threshold, find_spike_shapes
+from neurofleet.neurosim.recordings.recorded_spikes import SpikeShapes, choose_threshold, find_spike_shapes
 from neurofleet.neurosim.recordings.recording import RecordingSource, read_recording
-from neurofleet.neurosim.recordings.recording_checks import rate_fault
+from neurofleet.neurosim.recordings.recording_checks import odd_about, rate_fault
 from tests.neurosim.recordings.recording_files import (
     RATE_HZ,
     add_spikes,
@@ -133,18 +133,45 @@ def test_the_threshold_follows_spikes_that_stay_small(tmp_path):
     assert (chosen.spike_threshold_mV, chosen.table.rows[2].spikes) == (-35.0, 3)
     close = look(tmp_path, [*sweeps[:2], series(3, 0.1, SPIKES_MS, peak_mV=-1.0)])  # -15 mV
     assert -60.0 < close.spike_threshold_mV < -25.0
-    assert "a fifth of 3 spikes peak close to -20 mV (below -15 mV" in close.warnings[0]
+    assert "3 of 3 spikes peak close to -20 mV or below it (below -10 mV" in close.warnings[0]
     tall = look(tmp_path, [*sweeps[:2], series(3, 0.1, SPIKES_MS)])
     assert (tall.spike_threshold_mV, tall.warnings) == (-20.0, ())
 
 
-def test_few_small_spikes_are_told_and_change_nothing():
-    tall, small = (
-        find_spike_shapes(np.minimum(add_spikes(membrane_voltage(step_current()), SPIKES_MS), peak), RATE_HZ)
-        for peak in (20.0, -35.0)
-    )
-    found = choose_threshold([tall] * 5 + [small])
-    assert (found.threshold_mV, found.small, found.spikes) == (-20.0, 3, 18)
+def shapes(*peaks):
+    """Number of spikes and where they peak -> spikes that rise from -55 mV."""
+    peak_mV = np.concatenate([np.full(number, mV) for number, mV in peaks])
+    return SpikeShapes(np.arange(peak_mV.size), peak_mV, np.full(peak_mV.size, -55.0), np.ones(peak_mV.size))
+
+
+@pytest.mark.parametrize(
+    ("low", "spikes", "low_mV", "threshold_mV"),
+    [(low, spikes, -35.0, -45.0) for low, spikes in ((1, 3), (2, 9), (1, 5), (20, 100), (7, 35))]
+    + [(low, spikes, -35.0, -20.0) for low, spikes in ((3, 18), (19, 100), (1, 6))]
+    + [(2, 9, -15.0, -35.0), (1, 5, -10.5, -33.0), (1, 5, -9.5, -20.0), (1, 6, -15.0, -20.0)],
+)
+def test_a_fifth_of_small_spikes_lowers_the_threshold_below_them(low, spikes, low_mV, threshold_mV):
+    found = choose_threshold([shapes((spikes - low, 20.0)), shapes((low, low_mV))])
+    assert (found.threshold_mV, found.spikes) == (threshold_mV, spikes)
+    assert (found.near, found.small) == (low * (low_mV < -10.0), low * (low_mV < -20.0))
+    assert found.many_small == (found.lowered and low_mV < -20.0)
+
+
+@pytest.mark.parametrize(
+    ("low", "told"),
+    [
+        ([(3, -25.0)], "3 of 100 spikes stay below -20 mV (the highest reaches -25 mV after"),
+        ([(3, -25.0), (17, -15.0)], "20 of 100 spikes peak close to -20 mV or below it (below -10 mV after"),
+        ([(20, -25.0)], "20 of 100 spikes stay below -20 mV (the highest reaches -25 mV after"),
+        ([(19, -15.0)], ""),
+    ],
+)
+def test_why_spikes_are_counted_from_lower_on_is_told(tmp_path, low, told):
+    (sweep,) = look(tmp_path, [series(1)]).sweeps
+    spikes = shapes(*low, (100 - sum(number for number, _ in low), 20.0))
+    warnings = list(odd_about([sweep], {1: spikes}, choose_threshold([spikes]), threshold_mV=-30.0))
+    counted = [warning for warning in warnings if "spikes are counted from -30 mV on" in warning]
+    assert [warning.startswith(told) for warning in counted] == [True] * bool(told)
 
 
 def test_spikes_outside_of_the_step_are_told(tmp_path):
