@@ -24,11 +24,18 @@ TAGS = {
     "hippie": ["electrophysiology", "spike-sorting", "cell-type-classification"],
     "neuprint": ["calcium-imaging", "cell-type-classification"],
 }
-LICENCES = (
-    "apache-2.0 mit bsd-2-clause bsd-3-clause cc0-1.0 cc-by-4.0 cc-by-sa-4.0 cc-by-nc-4.0 cc-by-nc-sa-4.0"
-    " cc-by-nc-nd-4.0 gpl-3.0 lgpl-3.0 agpl-3.0 mpl-2.0 odbl pddl unlicense"
+_SAME_NAME = (
+    "Apache-2.0 MIT BSD-2-Clause BSD-3-Clause CC0-1.0 CC-BY-4.0 CC-BY-SA-4.0 CC-BY-NC-4.0 CC-BY-NC-SA-4.0"
+    " CC-BY-NC-ND-4.0 MPL-2.0 Unlicense"
 ).split()
-"""As Hugging Face names them."""
+LICENCES = {identifier.lower(): identifier for identifier in _SAME_NAME} | {
+    "gpl-3.0": "GPL-3.0-only",
+    "lgpl-3.0": "LGPL-3.0-only",
+    "agpl-3.0": "AGPL-3.0-only",
+    "odbl": "ODbL-1.0",
+    "pddl": "PDDL-1.0",
+}
+"""Hugging Face's name of a licence -> its SPDX identifier."""
 
 OTHER_LICENCE = "other:"
 """With which a licence begins that has no SPDX identifier."""
@@ -103,18 +110,26 @@ def about_model(head: Mapping[str, Any], stated: Mapping[str, Any] | None = None
 def checked_licence(text: str) -> str:
     """Return the SPDX identifier or expression of a licence as SPDX writes it, or ``other: TEXT``.
 
+    Parameters
+    ----------
+    text : str
+        One of these, or Hugging Face's name.
+
     Raises
     ------
     ValueError
-        It is neither.
+        It is none of them.
     """
     start, colon, words = text.partition(":")
     if colon and start.strip().lower() == OTHER_LICENCE[:-1] and words.strip():
         return f"{OTHER_LICENCE} {words.strip()}"
-    for written in (text, re.sub(r"[\s_]+", "-", text.strip())):
+    hyphenated = re.sub(r"[\s_]+", "-", text.strip())
+    if known := LICENCES.get(hyphenated.lower()):
+        return known
+    for written in (text, hyphenated):
         with suppress(InvalidLicenseExpression):
             return str(canonicalize_license_expression(written))
-    near = did_you_mean(re.sub(r"[\s_]+", "-", text.strip().lower()), LICENCES)
+    near = did_you_mean(hyphenated.lower(), LICENCES)
     raise ValueError(f"expected an SPDX identifier such as CC-BY-4.0, or 'other: TEXT', found {text!r}{near}")
 
 
@@ -263,8 +278,9 @@ def _front_matter(learner: str, name: str, about: Mapping[str, Any]) -> dict[str
     front: dict[str, Any] = {"library_name": "neurofleet", "pipeline_tag": "tabular-classification"}
     if licence := about["licence"]:
         identifier = re.sub(r"[\s_]+", "-", licence.removeprefix(OTHER_LICENCE).strip().lower())
-        known = identifier in LICENCES
-        front |= {"license": identifier} if known else {"license": "other", "license_name": identifier}
+        identifiers = {identifier, identifier.replace("-or-later", "-only")}
+        known = next((name for name, spdx in LICENCES.items() if identifiers & {name, spdx.lower()}), None)
+        front |= {"license": known} if known else {"license": "other", "license_name": identifier}
     front["tags"] = ["neurofleet", learner, *TAGS[learner]]
     scored = next((row for row in about["scores"]["rows"] if row["is_model"]), None)
     if scored:

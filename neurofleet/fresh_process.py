@@ -104,7 +104,7 @@ def begin(function: Callable[..., Any] | str, *arguments: Any, **options: Any) -
     ProcessFailed
         It ended early.
     """
-    return stream(_begun_then_result, _name(function), pickle.dumps(arguments), **options)
+    return stream(_begun_then_result, _name(function), [pickle.dumps(arguments)], **options)
 
 
 def stream(
@@ -155,6 +155,7 @@ def stream(
             raise
         finally:
             os.close(write)
+        del arguments  # the process has them
         try:
             yield from _received(process, read, limit_s, printed)
         finally:
@@ -314,19 +315,21 @@ def _run(parent: int) -> None:
     # Ctrl-C reaches the caller alone. A signal from outside should end this process, and not look like an error of the
     # function.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    name, descriptors, arguments = pickle.load(sys.stdin.buffer)
+    name, descriptors, pickled = pickle.load(sys.stdin.buffer)
     for descriptor in descriptors:
         os.set_inheritable(descriptor, False)
-    function_named(name)(*pickle.loads(arguments))
+    arguments = pickle.loads(pickled)
+    del pickled
+    function_named(name)(*arguments)
 
 
 def _only_result(function: Callable[..., Any] | str, *arguments: Any) -> Iterator[Any]:
     yield (function_named(function) if isinstance(function, str) else function)(*arguments)
 
 
-def _begun_then_result(name: str, arguments: bytes) -> Iterator[Any]:
+def _begun_then_result(name: str, pickled: list[bytes]) -> Iterator[Any]:
     yield None
-    yield function_named(name)(*pickle.loads(arguments))
+    yield function_named(name)(*pickle.loads(pickled.pop()))  # not held while the function works
 
 
 def _send_results(pipe: int, name: str, arguments: tuple[Any, ...]) -> None:

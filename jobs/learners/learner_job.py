@@ -113,6 +113,8 @@ class Trainings:
     workers : int or (int, int)
         0 trains in this process.
     console : Console
+    cpus : int, optional
+        To use here; by default all that this process may.
 
     Attributes
     ----------
@@ -121,12 +123,19 @@ class Trainings:
     """
 
     def __init__(
-        self, job: "LearnerJob[Any, Any]", inputs: Inputs, folder: Path, workers: Workers, console: Console
+        self,
+        job: "LearnerJob[Any, Any]",
+        inputs: Inputs,
+        folder: Path,
+        workers: Workers,
+        console: Console,
+        cpus: int | None = None,
     ) -> None:
         self._job = job
         self._inputs = inputs
         self._folder = folder
         self._workers = workers
+        self._cpus = cpus
         self._work = job.work(inputs)
         self._console = console
         self._done = 0.0
@@ -153,7 +162,7 @@ class Trainings:
         """Return a training for another process of this machine; None for workers, a GPU, or on a single CPU."""
         import torch
 
-        if self._workers or torch.cuda.is_available() or available_cpus() < 2:
+        if self._workers or torch.cuda.is_available() or (self._cpus or available_cpus()) < 2:
             return None
         self._ahead.add(name)
         self._work -= self._job.epoch_work(task) * task.epochs()
@@ -469,7 +478,7 @@ def _run(job: LearnerJob[Any, Any], opened: JobRun, address: str | None, cpus: i
         inputs = best.inputs_after_sweep(inputs, job.spec)
         job = best
     spec, workers = job.spec, job.spec.workers_at(address)
-    trainings = Trainings(job, inputs, (out / TRAININGS).absolute(), workers, console)
+    trainings = Trainings(job, inputs, (out / TRAININGS).absolute(), workers, console, cpus)
     run = LearnerRun(inputs, out, trainings, workers, console)
     quick = {QUICK: QUICK_NOTE} if spec.quick else {}
     with one_thread(), connect(address, None if address else cpus) if workers else nullcontext():

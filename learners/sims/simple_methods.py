@@ -178,6 +178,8 @@ def work_of(
     scored = scored[:0] if names is not None and not len(names) else scored
     most, most_fitted = (max(n // n_genes, 2) for n in (DENSE_VALUES, LOGISTIC_WORK // len(reference.classes)))
     few = min(most, most_fitted)
+    if not linear and names is not None and not len(names):
+        known = known[:0]
     shown = known[stratified_rows(reference.labels[known], few if linear else min(few, CELL_LIMIT), seed=seed)]
     tested = scored[stratified_rows(reference.labels[scored], min(most, CELL_LIMIT), seed=seed)]
     notes = ()
@@ -188,11 +190,15 @@ def work_of(
         from neurofleet.learners.sims.streamed_regression import streamed_cells  # imports torch
 
         streamed = streamed_cells(reference, split, shown, again=again, epochs=epochs, seed=seed)
+
+    def values(rows: np.ndarray) -> sp.csr_matrix:
+        return reference.values(rows) if len(rows) else sp.csr_matrix((0, n_genes), dtype=np.float32)
+
     return SimpleWork(
-        known=reference.values(shown),
+        known=values(shown),
         known_labels=reference.labels[shown],
         is_training=np.isin(shown, split.rows("train")),
-        scored=reference.values(tested) if len(tested) else sp.csr_matrix((0, n_genes), dtype=np.float32),
+        scored=values(tested),
         scored_labels=reference.labels[tested],
         scores_validation=scores_validation,
         classes=reference.classes,
@@ -206,7 +212,7 @@ def work_of(
 
 
 class SimpleMethods:
-    """Fits simple methods in another process, for a ``with`` block; small ones here, when they are asked for.
+    """Fits simple methods in another process, for a ``with`` block; few or none here, when they are asked for.
 
     The numbers are the same in either. An error of theirs is raised where the result is asked for; that the other
     process cannot begin, at once.
@@ -262,10 +268,11 @@ class SimpleMethods:
         try:
             return next(self._results)
         except ProcessFailed as error:
+            control = "" if self._after is None else " and trains the control of shuffled labels"
             raise LearnerError(
-                f"The process that fits logistic regression and the baselines has failed: {error.reason}. Where memory"
-                " was short, give the job more of it, or `baselines: []` and `linear_share: 0`; the same command goes"
-                " on."
+                f"The process that fits logistic regression and the baselines{control} has failed: {error.reason}."
+                " Where memory was short, give the job more of it, or `baselines: []` and `linear_share: 0`, with which"
+                " there is no such process; the same command goes on."
             ) from error
 
 

@@ -19,6 +19,7 @@ from neurofleet.learners.calibration import calibrated_probabilities, fit_temper
 from neurofleet.learners.cells.cell_matrix import CellMatrix, MatrixPart, MemorySource, stretches
 from neurofleet.learners.cells.cell_stream import CellBatch, stream
 from neurofleet.learners.cells.normalisation import gene_statistics
+from neurofleet.learners.folds import stratified_rows
 from neurofleet.learners.scores import score
 from neurofleet.learners.sims.labelled_reference import STRETCH, Reference
 from neurofleet.learners.sims.logistic_regression import (
@@ -42,8 +43,14 @@ MOST_GENES, GENE_CELLS, JUDGED_CELLS = 4000, 10_240, 5_120
 """How many genes are used, those of largest variance; how many cells say which and scale them, and how many choose the
 step size."""
 
+COUNTED_STRETCHES = 8
+"""Of how many stretches values are counted."""
+
 MEMORY_VALUES = 50_000_000
-"""How many stored values are copied, at most, of cells that are in memory and not in files."""
+"""How many values other than zero are copied, at most, of cells that are in memory and not in files."""
+
+RARE_CELLS = 3
+"""How many cells of each class are trained on, where it has so many; a tuned regression has so many as well."""
 
 STEP_SIZES = (4.0, 12.0, 36.0)
 """Divided by the number of genes: how far a weight goes in a step whose gradient is as large as it usually is."""
@@ -66,7 +73,8 @@ class StreamedCells:
     reference : Reference
         Its cells are without names and columns; it is pickled as the files' places, or as the cells needed.
     train_rows, judged_rows : array of int
-        Cells that are trained on, and others that choose: validation cells, or held back where there are none.
+        Cells that are trained on, and others that choose: validation cells; or held back where there are none, or where
+        these are scored because there is no test cell.
     known_rows : array of int
         Cells that it is fitted to again when that is chosen; empty for none.
     n_cells : int
@@ -108,7 +116,7 @@ class StreamedFit:
 def streamed_cells(
     reference: Reference, split: Split, tuned_rows: np.ndarray, *, again: bool, epochs: int, seed: int
 ) -> StreamedCells | None:
-    """Return what a streamed regression is fitted to; None where a tuned one sees half of the training cells or more.
+    """Return what a streamed regression is fitted to; None where a tuned one is fitted to half as many cells or more.
 
     Parameters
     ----------
@@ -119,29 +127,75 @@ def streamed_cells(
     epochs : int
         How often networks are shown the cells.
     """
-    train, validation = np.sort(split.rows("train")), np.sort(split.rows("validation"))
-    n_train = len(train)
-    if n_train < WORTH_STREAMING * np.isin(tuned_rows, train).sum():
+    train, validation = split.rows("train"), split.rows("validation")
+    n_train, n_enough = len(train), WORTH_STREAMING * np.isin(tuned_rows, train).sum()
+    if n_train < n_enough:
         return None
-    judged = validation if len(validation) else np.setdiff1d(train, tuned_rows)
-    n_judged = JUDGED_CELLS if len(validation) else min(JUDGED_CELLS, max(n_train // 10, STRETCH))
-    judged = judged[stretches(len(judged), n_judged // STRETCH, STRETCH)]
-    train = np.setdiff1d(train, judged)
-    known = np.union1d(train, validation) if again else np.zeros(0, np.int64)
-    cells = reference.cells
-    if cells.is_in_memory:
-        stored = sum(part.source.n_stored() or 0 for part in cells.parts) / max(len(cells), 1) or cells.shape[1]
-        few = max(int(MEMORY_VALUES / stored) // STRETCH, 1)
-        train = train[stretches(len(train), few, STRETCH)]
-        known = np.union1d(train, validation[stretches(len(validation), few, STRETCH)]) if again else known
-        rows = np.unique(np.concatenate([train, judged, known]))
-        part = MatrixPart(MemorySource(cells.read(rows)), None)
-        cells = replace(cells, parts=(part,))
-        train, judged, known = (np.searchsorted(rows, some) for some in (train, judged, known))
-        reference = replace(reference, labels=reference.labels[rows])
-    nameless = replace(reference, cells=_without_names(cells), in_query=np.zeros(0, np.int64))
+    if len(validation) and len(split.rows("test")):
+        judged, n_judged = validation, JUDGED_CELLS
+    else:  # validation cells are there to be scored, or are not there
+        rare = train[stratified_rows(reference.labels[train], 0, RARE_CELLS, seed)]
+        judged = np.setdiff1d(train, np.union1d(tuned_rows, rare))
+        n_judged = min(JUDGED_CELLS, max(n_train // 10, STRETCH))
+    judged = _some_of(reference, judged, n_judged, seed)
+    train = _copied(reference, np.setdiff1d(train, judged), seed)
+    if len(train) < n_enough:
+        return None
+    known = np.zeros(0, np.int64)
+    if again:
+        known = np.unique(np.concatenate([train, judged, _copied(reference, validation, seed)]))
+    cut, kept = _without_others(reference, np.unique(np.concatenate([train, judged, known])))
+    train, judged, known = (np.searchsorted(kept, rows) for rows in (train, judged, known))
+    nameless = replace(cut, cells=_without_names(cut.cells), in_query=np.zeros(0, np.int64))
     n_cells = n_train + (len(validation) if again else 0)
     return StreamedCells(nameless, train, judged, known, n_cells, min(epochs, MOST_PASSES), seed)
+
+
+def _some_of(reference: Reference, rows: np.ndarray, most: int, seed: int) -> np.ndarray:
+    """Return about `most` of some rows, ascending, with `RARE_CELLS` of each class that has so many.
+
+    From memory they are drawn from each class. From files they are stretches of neighbours, which are read faster, and
+    cells drawn from the classes that these miss.
+    """
+    labels = reference.labels[rows]
+    if len(rows) <= most or reference.cells.is_in_memory:
+        return rows[stratified_rows(labels, most, RARE_CELLS, seed)]
+    shown = stretches(len(rows), max(most // STRETCH, 1), STRETCH)
+    of_class = np.bincount(labels)
+    missed = np.bincount(labels[shown], minlength=len(of_class)) < np.minimum(of_class, RARE_CELLS)
+    others = np.flatnonzero(missed[labels])
+    share = len(others) * most // len(rows)
+    return rows[np.union1d(shown, others[stratified_rows(labels[others], share, RARE_CELLS, seed)])]
+
+
+def _copied(reference: Reference, rows: np.ndarray, seed: int) -> np.ndarray:
+    """Return some rows without those in memory that are too many to be copied."""
+    cells = reference.cells
+    in_memory = np.repeat([isinstance(part.source, MemorySource) for part in cells.parts], np.diff(cells.starts))[rows]
+    within = rows[in_memory]
+    if not len(within):
+        return rows
+    seen = cells.read(within[stretches(len(within), COUNTED_STRETCHES, STRETCH)])
+    most = int(MEMORY_VALUES * seen.shape[0] / max(seen.nnz, 1))
+    drawn = within[stratified_rows(reference.labels[within], most, RARE_CELLS, seed)]
+    return np.union1d(rows[~in_memory], drawn)
+
+
+def _without_others(reference: Reference, rows: np.ndarray) -> tuple[Reference, np.ndarray]:
+    """Return a reference without the cells in memory that are not among some rows, and its rows in the former."""
+    cells = reference.cells
+    parts, kept = [], []
+    for part, start, end in zip(cells.parts, cells.starts[:-1], cells.starts[1:], strict=True):
+        own = np.arange(start, end)
+        if isinstance(part.source, MemorySource):
+            own = rows[(rows >= start) & (rows < end)]
+            part = MatrixPart(MemorySource(part.read(own - start)), None)
+        if len(own):
+            parts.append(part)
+            kept.append(own)
+    of_former = np.concatenate(kept)
+    cut = replace(reference, cells=replace(cells, parts=tuple(parts)), labels=reference.labels[of_former])
+    return cut, of_former
 
 
 def _without_names(cells: CellMatrix) -> CellMatrix:
@@ -153,40 +207,50 @@ def _without_names(cells: CellMatrix) -> CellMatrix:
 def fit_streamed(work: StreamedCells, tuned: LogisticModel) -> StreamedFit | None:
     """Fit a logistic regression to many cells; None if one tuned on fewer has the lower log loss on other cells.
 
-    Log losses are those at the temperature that is best for each.
+    Log losses are those at the temperature that is best for each. None, too, if there is no training cell of a class
+    that the tuned one knows.
 
     Parameters
     ----------
     tuned : LogisticModel
         Fitted to none of the cells that choose.
     """
-    true = work.reference.labels[work.judged_rows]
-    tuned_loss = _calibrated_loss(_judged_logits(work, tuned), true)
-    first = _fitted(work, work.train_rows, STEP_SIZES)
-    if first.log_loss >= tuned_loss:
+    labels, classes = work.reference.labels, work.reference.classes
+    if (tuned.bias[np.bincount(labels[work.train_rows], minlength=len(classes)) == 0] != ABSENT_BIAS).any():
         return None
-    kept, n_cells = first.model, first.n_cells
+    first = _fitted(work, work.train_rows, STEP_SIZES)
+    true = labels[work.judged_rows]
+    tuned_logits, *logits = _judged_logits(work, (tuned, *first.models))
+    tuned_loss, *losses = (_calibrated_loss(each, true) for each in (tuned_logits, *logits))
+    best = int(np.argmin(losses))
+    if losses[best] >= tuned_loss:
+        return None
+    found = score(true, logits[best].argmax(1), classes)
+    inner = {
+        "inner_accuracy": found.accuracy,
+        "inner_macro_f1": found.macro_f1,
+        "inner_log_loss": negative_log_likelihood(calibrated_probabilities(logits[best]), true),
+    }
+    validated = kept = replace(first.models[best], **inner)
+    n_cells = first.n_cells
     if len(work.known_rows):
-        again = _fitted(work, work.known_rows, (first.step_size,))
-        inner = {name: getattr(kept, name) for name in ("inner_accuracy", "inner_macro_f1", "inner_log_loss")}
-        kept, n_cells = replace(again.model, **inner), again.n_cells
+        again = _fitted(work, work.known_rows, (STEP_SIZES[best],))
+        kept, n_cells = replace(again.models[0], **inner), again.n_cells
     words = (
         f"fitted to {n_cells:,} of {work.n_cells:,} cells by stochastic gradient descent, shown"
         f" {f'{first.passes} times' if first.passes > 1 else 'once'}: on {len(true):,} other cells its log loss is"
-        f" {first.log_loss:.3f}, that of one tuned on fewer cells {tuned_loss:.3f}"
+        f" {losses[best]:.3f}, that of one tuned on fewer cells {tuned_loss:.3f}"
     )
-    return StreamedFit(first.model, kept, n_cells, words)
+    return StreamedFit(validated, kept, n_cells, words)
 
 
 @dataclass(frozen=True)
 class _Fitted:
-    """A regression, its step size, how many cells it was shown how often, and its log loss."""
+    """A regression of each step size, and how many cells they were shown how often."""
 
-    model: LogisticModel
-    step_size: float
+    models: list[LogisticModel]
     n_cells: int
     passes: int
-    log_loss: float
 
 
 def _calibrated_loss(logits: np.ndarray, true: np.ndarray) -> float:
@@ -194,17 +258,21 @@ def _calibrated_loss(logits: np.ndarray, true: np.ndarray) -> float:
     return negative_log_likelihood(calibrated_probabilities(logits, temperature), true)
 
 
-def _judged_logits(work: StreamedCells, model: LogisticModel) -> np.ndarray:
-    rows = work.judged_rows
-    blocks = [rows[start : start + BATCH_CELLS] for start in range(0, len(rows), BATCH_CELLS)]
-    return np.concatenate([model.logits(work.reference.values(block).toarray()) for block in blocks]).astype(np.float64)
+def _judged_logits(work: StreamedCells, models: Sequence[LogisticModel]) -> list[np.ndarray]:
+    """Return the logits (judged cells, classes) of each model; cells are read once for all."""
+    logits: list[list[np.ndarray]] = [[] for _ in models]
+    for start in range(0, len(work.judged_rows), BATCH_CELLS):
+        values = work.reference.values(work.judged_rows[start : start + BATCH_CELLS]).toarray()
+        for of_model, model in zip(logits, models, strict=True):
+            of_model.append(model.logits(values))
+    return [np.concatenate(each).astype(np.float64) for each in logits]
 
 
 def _fitted(work: StreamedCells, rows: np.ndarray, step_sizes: Sequence[float]) -> _Fitted:
     reference, n_classes = work.reference, len(work.reference.classes)
-    genes = _Genes.of(reference, rows)
+    genes = _Genes.of(reference, rows, work.seed)
     most_shown = max(int(MOST_WORK / (genes.stored * n_classes)), STRETCH)
-    rows = rows[stretches(len(rows), max(most_shown // STRETCH, 1), STRETCH)]
+    rows = _some_of(reference, rows, most_shown, work.seed)
     passes = max(min(work.passes, most_shown // len(rows)), 1)
     batch_cells = min(max(passes * len(rows) // ENOUGH_STEPS, SMALLEST_BATCH), BATCH_CELLS)
     n_steps = passes * -(-len(rows) // batch_cells)
@@ -224,18 +292,7 @@ def _fitted(work: StreamedCells, rows: np.ndarray, step_sizes: Sequence[float]) 
             for one in tried:
                 one.step(values, labels, genes.centre)
     there = np.bincount(reference.labels[rows], minlength=n_classes) > 0
-    models = [genes.model(one, there, len(rows)) for one in tried]
-    logits, true = [_judged_logits(work, model) for model in models], reference.labels[work.judged_rows]
-    losses = [_calibrated_loss(one, true) for one in logits]
-    best = int(np.argmin(losses))
-    found = score(true, logits[best].argmax(1), reference.classes)
-    model = replace(
-        models[best],
-        inner_accuracy=found.accuracy,
-        inner_macro_f1=found.macro_f1,
-        inner_log_loss=negative_log_likelihood(calibrated_probabilities(logits[best]), true),
-    )
-    return _Fitted(model, step_sizes[best], len(rows), passes, losses[best])
+    return _Fitted([genes.model(one, there, len(rows)) for one in tried], len(rows), passes)
 
 
 def _sparse(batch: CellBatch) -> sp.csr_matrix:
@@ -264,8 +321,8 @@ class _Genes:
     stored: float
 
     @classmethod
-    def of(cls, reference: Reference, rows: np.ndarray) -> _Genes:
-        some = rows[stretches(len(rows), GENE_CELLS // STRETCH, STRETCH)]
+    def of(cls, reference: Reference, rows: np.ndarray, seed: int) -> _Genes:
+        some = _some_of(reference, rows, GENE_CELLS, seed)
         found = gene_statistics(reference.cells, some, reference.normalisation)
         columns = np.sort(np.argsort(-found.sd, kind="stable")[:MOST_GENES])
         columns = columns[found.sd[columns] > 0]

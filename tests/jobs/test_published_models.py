@@ -14,6 +14,7 @@ from neurofleet.errors import NeurofleetError, UsageError
 from neurofleet.jobs.cli import app
 from neurofleet.jobs.learners.publishing import Stated, VersionTaken, publish_command
 from neurofleet.jobs.quick import QUICK_NOTE
+from neurofleet.learners.model_card import card_text, checked_licence
 from neurofleet.learners.model_folder import QUICK, ModelRefused, read_model, write_model
 from neurofleet.learners.published_models import local_model, models_at
 from neurofleet.learners.sims.cell_prediction import open_query
@@ -163,6 +164,13 @@ def test_a_quick_model_is_marked_and_a_licence_of_one_s_own_is_kept(tmp_path, ca
     assert "Licence: other: ask us." in card
     front = yaml.safe_load(card.split("---")[1])
     assert (front["license"], front["license_name"]) == ("other", "ask-us")
+    for said, spdx, name in (
+        ("odbl", "ODbL-1.0", "odbl"),
+        ("GPL 3.0", "GPL-3.0-only", "gpl-3.0"),
+        ("agpl-3.0-or-later", "AGPL-3.0-or-later", "agpl-3.0"),
+    ):
+        assert checked_licence(said) == spdx
+        assert f"\nlicense: {name}\n" in card_text("sims", "pbmc@1", entry.about | {"licence": spdx})
 
 
 @pytest.mark.parametrize(

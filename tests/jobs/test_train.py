@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import itertools
 import json
 import os
 import re
@@ -314,8 +315,10 @@ def test_an_event_for_each_start_and_end(model):
     assert "finished" in events
 
 
-def test_a_plan_says_what_a_training_and_a_sweep_will_do(reference, tmp_path, capsys):
+def test_a_plan_says_what_a_training_and_a_sweep_will_do(reference, tmp_path, monkeypatch, capsys):
     query = written(made_counts(30, seed=7, prefix="query")[:, :45].copy(), tmp_path / "query.h5ad")
+    monkeypatch.setattr(sims_job, "time", Mock(thread_time=itertools.count(step=0.03).__next__))
+    monkeypatch.setattr(learner_job, "time", Mock(process_time=lambda: 0.0))
     print_plan(write_job(tmp_path, reference, query=str(query)))
     told = capsys.readouterr().out
     assert "150 cells × 45 genes, 3 classes" in told
@@ -325,8 +328,7 @@ def test_a_plan_says_what_a_training_and_a_sweep_will_do(reference, tmp_path, ca
     print_plan(write_job(tmp_path, reference, kind="sweep", search={"n_d": [8, 16]}, trials=trials))
     told = capsys.readouterr().out
     assert "On top come about 5 s to start and to read the input." in told
-    assert "Before that, 10 trials of up to 4 epochs: about 2" in told
-    assert "s one by one, of which about 23 s are to start Ray" in told
+    assert "Before that, 10 trials of up to 4 epochs: about 24 s one by one, of which about 23 s are to start" in told
 
 
 def test_the_time_left_of_trainings_that_go_on_is_that_of_the_epochs_left(tmp_path, monkeypatch):
@@ -344,8 +346,9 @@ def test_the_time_left_of_trainings_that_go_on_is_that_of_the_epochs_left(tmp_pa
     monkeypatch.setattr(learner_job, "train", resumed)
     monkeypatch.setattr("neurofleet.jobs.learners.learner_job.LINE_S", 0.0)
     console = Console(file=io.StringIO(), width=200)
+    monkeypatch.setattr(learner_job, "available_cpus", lambda: 4)
+    assert learner_job.Trainings(job, Mock(), tmp_path, 0, console, cpus=1).ahead(task, "fourth", 1) is None
     trainings = learner_job.Trainings(job, Mock(), tmp_path, 0, console)
-    monkeypatch.setattr(learner_job, "available_cpus", lambda: 2)
     assert trainings.ahead(task, "fourth", 1) is not None  # which another process does
     for name in ("first", "second", "third"):
         trainings(task, name, 1)

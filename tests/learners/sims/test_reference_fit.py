@@ -12,18 +12,20 @@ from neurofleet.errors import LearnerError
 from neurofleet.fresh_process import ProcessFailed
 from neurofleet.learners.cells.cell_files import open_cells
 from neurofleet.learners.cells.cell_labels import read_labels
+from neurofleet.learners.cells.cell_matrix import MatrixPart, MemorySource
 from neurofleet.learners.label_controls import shuffle_control
 from neurofleet.learners.local_training import train_here
 from neurofleet.learners.model_folder import ModelRefused
 from neurofleet.learners.sims.expression_baselines import fit_neighbours
 from neurofleet.learners.sims.held_out_scores import cross_validate, facts, fit_and_test
 from neurofleet.learners.sims.labelled_reference import Reference, reference_of
+from neurofleet.learners.sims.logistic_regression import ABSENT_BIAS
 from neurofleet.learners.sims.masked_gene_pretraining import encoder_state, reconstruction_loss
 from neurofleet.learners.sims.reference_fit import fit, predict_log, shuffled_scores, trained_networks
-from neurofleet.learners.sims.simple_methods import fit_simple_methods, work_of
+from neurofleet.learners.sims.simple_methods import SimpleFits, SimpleMethods, fit_simple_methods, work_of
 from neurofleet.learners.sims.sims_classifier import state_of
 from neurofleet.learners.sims.sims_model import SimsModel
-from neurofleet.learners.sims.streamed_regression import _Descent
+from neurofleet.learners.sims.streamed_regression import _Descent, _fitted, fit_streamed
 from neurofleet.learners.sims.tabnet_settings import SimsSettings, settings_of
 from neurofleet.learners.splits import ROLES, make_folds
 from tests.learners.cells.made_cells import made_counts, written
@@ -238,18 +240,59 @@ def test_many_cells_are_streamed_where_a_tuned_regression_sees_few(tmp_path, mon
     assert f"itted to {len(train):,} of {len(train):,} cells" in fits.baselines["logistic"].notes[0]
     tested, known = work.scored.toarray(), work.scored_labels
     assert fits.baselines["logistic"].scores.accuracy == (fits.kept.logits(tested).argmax(1) == known).mean()
-    # From memory, and without validation cells, others that the tuned one has not seen choose.
-    role = np.where(split.role == "validation", "train", split.role)
-    work = work_of(replace(reference, cells=opened.in_memory()), replace(split, role=role), **arguments)
-    seen = [
-        work.streamed.reference.cells.read(rows).toarray()
-        for rows in (work.streamed.train_rows, work.streamed.judged_rows)
+    # Without validation cells, and where these are scored, others that the tuned one has not seen choose.
+    for gone in ("validation", "test"):
+        other = replace(split, role=np.where(split.role == gone, "train", split.role))
+        streamed = work_of(reference, other, **arguments | {"again": True}).streamed
+        rows = np.concatenate([streamed.train_rows, streamed.judged_rows])
+        assert len(streamed.judged_rows) == 128
+        np.testing.assert_array_equal(np.sort(rows), np.sort(other.rows("train")))
+        known = np.union1d(other.rows("train"), other.rows("validation"))
+        np.testing.assert_array_equal(streamed.known_rows, known)
+
+
+def test_no_class_is_lost_where_cells_that_are_streamed_are_too_many(tmp_path, monkeypatch):
+    cells = made_counts(1800, 30)
+    of_class = [np.flatnonzero(cells.obs.cell_type == name) for name in ("B", "NK", "T")]
+    cells = cells[np.concatenate([of_class[0], of_class[1][:30], of_class[2]])].copy()  # sorted, as many references are
+    halves = [
+        written(cells[rows].copy(), tmp_path / f"{i}.h5ad") for i, rows in enumerate((slice(615), slice(615, None)))
     ]
-    assert [len(part) for part in seen] == [len(train) + len(validation) - 128, 128]
-    rows = np.sort(np.concatenate([train, validation]))
-    both = np.concatenate(seen)
-    expected = opened.read(rows).toarray()
-    np.testing.assert_array_equal(both[np.lexsort(both.T)], expected[np.lexsort(expected.T)])
+    opened = open_cells(halves)
+    reference = reference_of(opened, read_labels(opened, "cell_type"))
+    split = small_split(reference)
+    settings = {"linear": True, "again": False, "names": [], "seed": 1}
+    monkeypatch.setattr("neurofleet.learners.sims.simple_methods.DENSE_VALUES", 60 * 30)
+    monkeypatch.setattr("neurofleet.learners.sims.streamed_regression.JUDGED_CELLS", 64)
+    streamed = work_of(reference, split, **settings).streamed
+    assert len(np.unique(reference.labels[streamed.judged_rows])) == 3
+    assert 64 < len(streamed.judged_rows) < 110
+    # So few values x classes that two stretches of 64 cells are shown.
+    per_cell = opened.read(np.arange(len(opened))).nnz / len(opened)
+    with monkeypatch.context() as patched:
+        patched.setattr("neurofleet.learners.sims.streamed_regression.MOST_WORK", 3 * per_cell * 150)
+        fitted = _fitted(streamed, streamed.train_rows, (12.0,))
+    assert 128 < fitted.n_cells < 135
+    assert fitted.models[0].bias.min() > ABSENT_BIAS
+    two = streamed.train_rows[reference.labels[streamed.train_rows] != 1]
+    assert fit_streamed(replace(streamed, train_rows=two), fitted.models[0]) is None
+    # Dense cells in memory, alone and beside a file: zeros do not count.
+    in_memory = opened.in_memory()
+    assert in_memory.dense is not None
+    known = set(map(tuple, np.column_stack([reference.labels, in_memory.dense])))
+    part = MatrixPart(MemorySource(in_memory.dense[615:]), None)
+    for all_cells in (in_memory, replace(opened, parts=(opened.parts[0], part))):
+        monkeypatch.setattr("neurofleet.learners.sims.streamed_regression.MEMORY_VALUES", 150 * per_cell)
+        streamed = work_of(replace(reference, cells=all_cells), split, **settings).streamed
+        kept = streamed.reference
+        (copied,) = (part.source for part in kept.cells.parts if isinstance(part.source, MemorySource))
+        assert 120 * per_cell < copied.read(np.arange(copied.shape[0])).nnz < 280 * per_cell
+        for rows in (streamed.train_rows, streamed.judged_rows):
+            assert set(kept.labels[rows]) == {0, 1, 2}
+            found = np.column_stack([kept.labels[rows], kept.cells.read(rows).toarray()])
+            assert set(map(tuple, found)) <= known
+    monkeypatch.setattr("neurofleet.learners.sims.streamed_regression.MEMORY_VALUES", per_cell * 80)
+    assert work_of(replace(reference, cells=in_memory), split, **settings).streamed is None
 
 
 def test_descent_on_sparse_rows_is_that_on_z_scores():
@@ -270,10 +313,18 @@ def test_another_process_that_cannot_begin_is_told(reference, split, monkeypatch
         raise ProcessFailed("its process ended with signal 9")
         yield
 
-    monkeypatch.setattr("neurofleet.learners.sims.simple_methods.WORTH_A_PROCESS", 0)
+    monkeypatch.setattr("neurofleet.learners.sims.simple_methods.WORTH_A_PROCESS", 1)
     monkeypatch.setattr("neurofleet.learners.sims.simple_methods.begin", ended)
-    with pytest.raises(LearnerError, match="process that fits logistic regression .* ended with signal 9"):
+    with pytest.raises(
+        LearnerError, match="that fits logistic regression and the baselines has .* ended with signal 9"
+    ):
         fit_and_test(reference, split, QUICK, train_here)
+    work = work_of(reference, split, linear=False, again=False, names=["majority"], seed=1)
+    with pytest.raises(LearnerError, match="baselines and trains the control of shuffled labels has failed"):
+        SimpleMethods(work, after=print).__enter__()
+    nothing = work_of(reference, split, linear=False, again=False, names=[], seed=1)
+    with SimpleMethods(nothing, after=print) as simple:  # needs no process
+        assert simple.fits == SimpleFits(None, None, {})
 
 
 def test_folds_are_pooled_cell_by_cell(reference):
