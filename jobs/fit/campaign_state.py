@@ -29,6 +29,9 @@ RECORDING_READ, STAGE_STARTED, STAGE_FINISHED, CELL_FINISHED, CELL_FAILED, NO_HO
 LEARNED_FROM = "learned_from"
 """Field of the event that a cell's last stage has started: the cells whose models it starts from."""
 
+SCORING = "scoring"
+"""Field of the event that a stage has started: what its scores depend on beside the job and the inputs."""
+
 FINAL = "_final"
 """Ends the name of a stage under which its finalists, scored again more tightly, are stored."""
 

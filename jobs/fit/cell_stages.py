@@ -14,9 +14,10 @@ import numpy as np
 from neurofleet.cluster.pool.outcome import EvaluationTask, Outcome
 from neurofleet.cluster.store.run_store import RunStore
 from neurofleet.cluster.store.schemas import HallOfFameRows
-from neurofleet.jobs.fit.campaign_state import CELL_FINISHED, LEARNED_FROM, STAGE_FINISHED, STAGE_STARTED
+from neurofleet.errors import JobError
+from neurofleet.jobs.fit.campaign_state import CELL_FINISHED, LEARNED_FROM, SCORING, STAGE_FINISHED, STAGE_STARTED
 from neurofleet.jobs.fit.fit_job import FitSpec
-from neurofleet.jobs.fit.fit_problem import Problem, StagePlan, Subject
+from neurofleet.jobs.fit.fit_problem import VECTOR_REVISION, Problem, StagePlan, Subject
 from neurofleet.jobs.fit.hall_of_fame_traces import HallOfFameTraces
 from neurofleet.jobs.fit.model_files import write_best_model
 from neurofleet.jobs.fit.stage_search import Deadline, GenerationSearch, Limits, SearchState, StageSearch
@@ -130,6 +131,8 @@ class CellFit:
             for seed in stage.seeds
         ]
         self._searches = {(self.id, stage.name, search.seed): search for search in searches}
+        scoring = problem.scoring(stage.engine)
+        self._check_scoring(stage, scoring)
         self._store.append_event(
             STAGE_STARTED,
             cell=self.id,
@@ -142,11 +145,36 @@ class CellFit:
                 name: [low, high] for name, low, high in zip(problem.names, problem.lower, problem.upper, strict=True)
             },
             steps_pA={name: 1000 * step.amplitude_nA for name, step in problem.steps.items()},
+            **({SCORING: scoring} if scoring else {}),
             **({LEARNED_FROM: list(teachers)} if last else {}),
         )
         self._states += [search.state for search in searches]
         tasks = [task for search in searches for task in search.start()]
         return tasks or self._close_stage_if_done()
+
+    def _check_scoring(self, stage: StagePlan, scoring: Mapping[str, float]) -> None:
+        """Do not go on with evaluations that were scored in another way."""
+        searches = self._searches.values()
+        begun = any(search.state.replayed for search in searches)
+        if not scoring or not begun or all(search.finished for search in searches):
+            return
+        recorded = None
+        for event in self._store.read_events():
+            if (event["event"], event.get("cell"), event.get("stage")) == (STAGE_STARTED, self.id, stage.name):
+                recorded = event.get(SCORING, recorded)
+        if recorded is None:
+            if VECTOR_REVISION in scoring:
+                fit_logger(cell=self.id, stage=stage.name).warning(
+                    "begun with an earlier version: its later generations are scored a little differently; finalists "
+                    "are scored by NEURON all the same"
+                )
+        elif recorded != scoring:
+            keys = [key for key in {**recorded, **scoring} if recorded.get(key) != scoring.get(key)]
+            changes = ", ".join(f"{key} was {recorded.get(key)}, is {scoring.get(key)}" for key in keys)
+            raise JobError(
+                f"cell {self.id}, stage {stage.name}: what is stored was scored in another way: {changes}. Scores of "
+                "both are never mixed: finish the run with the version that began it, or start in a new folder."
+            )
 
     def _in_flight(self, stage: StagePlan) -> int:
         """Return how many evaluations a seed keeps under way: full batches for all hosts, and one waiting."""

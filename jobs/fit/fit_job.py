@@ -350,7 +350,9 @@ class EvolutionSpec(Strict):
     strategy `fast`. Set it to `false` for a campaign that has to be reproducible to the byte.
     """
     patience: Annotated[int, Field(ge=16)] | None = None
-    """Stop a search whose best total has not fallen by 1 % within this number of evaluations."""
+    """Stop a search whose best total has not fallen by 1 % within this number of evaluations. With `fast`, a search
+    that has begun again with new random individuals is not stopped before it has settled.
+    """
     offspring: Annotated[int, Field(ge=4)] | None = None
     """Individuals per generation; by default 512 with strategy `paper`, and 4 per parameter (16 to 64) with `fast`."""
     generations: dict[str, PositiveInt] = {}
@@ -367,8 +369,8 @@ class EvolutionSpec(Strict):
     strategy `paper`, as published.
     """
     seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = [1, 2, 3, 4]
-    """Seeds of the search, or how many there are: `4` stands for 1, 2, 3 and 4. The last stage runs all of them,
-    earlier stages the first.
+    """Seeds of the search, or how many there are: `4` stands for 1, 2, 3 and 4. The last stage runs all of them;
+    subthreshold stages too with the vector engine, and the first with NEURON; other stages the first.
     """
 
     @field_validator("seeds", mode="before", json_schema_input_type=PositiveInt | list[int])

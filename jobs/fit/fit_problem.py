@@ -18,11 +18,15 @@ from neurofleet.neurosim.features.step_protocols import StepProtocol, TargetSet
 from neurofleet.neurosim.mechanisms import UserMechanisms
 from neurofleet.neurosim.recordings.recording import Recording
 from neurofleet.neurosim.recordings.recording_table import RecordingTable
+from neurofleet.neurosim.vector.vector_evaluator import SCORING_REVISION
 
 # The active search is loose and its finalists are scored again; subthreshold stages take few steps, and a decay is
 # read between them, so they are integrated tightly and sampled densely (docs/accuracy.md).
 SEARCH_ATOL, FINAL_ATOL = 5e-3, 1e-4
 PASSIVE_ATOL = 1e-5
+
+VECTOR_REVISION = "vector_scoring_revision"
+"""Key of `Problem.scoring`."""
 
 Bounds = Mapping[str, tuple[float, float]]
 
@@ -49,6 +53,13 @@ class Problem:
         if engine == "vector" and isinstance(self.model, FitModel):
             return self.final_model or self.model
         return self.final_model
+
+    def scoring(self, engine: Engine) -> dict[str, float]:
+        """Return what scores depend on beside the job and the inputs; empty of a user's own model."""
+        if self.targets is None:
+            return {}
+        revision = {VECTOR_REVISION: SCORING_REVISION} if engine == "vector" else {}
+        return {"spike_threshold_mV": float(self.targets.spike_threshold_mV), **revision}
 
     @property
     def targets(self) -> TargetSet | None:

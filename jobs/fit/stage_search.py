@@ -312,8 +312,8 @@ class StageSearch(abc.ABC):
 
     @property
     def _is_flat(self) -> bool:
-        patience = self._limits.patience
-        return patience is not None and self._ask_tell.evaluations - self._marked_at >= patience
+        patience, since = self._limits.patience, max(self._marked_at, self._ask_tell.judged_from)
+        return patience is not None and self._ask_tell.evaluations - since >= patience
 
     def _name(self) -> str:
         return f"cell {self.cell}, stage {self.stage.name}, seed {self.seed}"
@@ -371,12 +371,29 @@ class StageSearch(abc.ABC):
                     f"{self._name()}: the run folder holds generation {rows.generation}, and the search "
                     "ended before it. Remove the later generations, or start in a new folder."
                 )
+            self._check_objectives(self.stage.name, rows)
             self._replay_generation(rows)
             self._count(self.stage.name, rows)
         if self._searched and self._final_engine is not None:
             for rows in self._store.read_generations(self.cell, self.stage.name + FINAL, self.seed):
+                self._check_objectives(self.stage.name + FINAL, rows)
                 self._learn_finalists(rows)
                 self._count(self.stage.name + FINAL, rows)
+
+    def _check_objectives(self, stage: str, rows: Evaluations) -> None:
+        stored, expected = tuple(rows.objective_names), self.problem.objectives
+        if stored == expected:
+            return
+        only = {
+            "only there": [name for name in stored if name not in expected],
+            "only here": [name for name in expected if name not in stored],
+        }
+        differ = "; ".join(f"{where} {', '.join(names[:5])}" for where, names in only.items() if names)
+        raise JobError(
+            f"{self._name()}: generation {rows.generation} of {stage} in the run folder has {len(stored)} objectives, "
+            f"this program scores {len(expected)} ({differ or 'in another order'}). The recording or the recipe was "
+            "read by another version; finish the run with that one, or start in a new folder."
+        )
 
     def _note_best(self) -> None:
         """Look at the best total after the strategy was told something."""

@@ -155,6 +155,11 @@ class AskTell(abc.ABC):
     def finished(self) -> bool:
         """Whether the search is over; `ask` then raises."""
 
+    @property
+    def judged_from(self) -> int:
+        """Evaluations that say nothing of whether the search gets on: those before what it does now, if that is new."""
+        return 0
+
     def candidates(self, n: int) -> np.ndarray:
         """Return models to be scored again more tightly, best first.
 

@@ -270,6 +270,7 @@ class FastStrategy(Strategy):
         self._lower, self._upper = [0.0] * len(space), [1.0] * len(space)
         self._parents = np.empty((0, len(space)))
         self._polish: BasinSearch | None = None
+        self._polish_began = 0
         self._spread_end: int | None = None
         self._begin_round()
 
@@ -294,6 +295,18 @@ class FastStrategy(Strategy):
             return self.evaluations + self._next_size > self._spread_end
         nothing_left = self._polish is not None and self._polish.exhausted
         return nothing_left or self.evaluations + self._next_size > self.config.evaluations
+
+    @property
+    def judged_from(self) -> int:
+        """After it has begun again, it is judged at the ends of such searches, and from the beginning of CMA-ES on.
+
+        A search with new random individuals comes close to the best model of those before it late, if it does.
+        """
+        if not self._round_began:
+            return 0
+        if self._polish is not None:
+            return self._polish_began
+        return 0 if self.evaluations == self._round_began else self.evaluations
 
     @property
     def _next_size(self) -> int:
@@ -359,6 +372,7 @@ class FastStrategy(Strategy):
     def _begin_polish(self) -> None:
         models = self.space.to_unit(self._best_models())
         self._polish = BasinSearch(models, self.config.polish_sigma, self._population, self._random)
+        self._polish_began = self.evaluations
 
     def _begin_spread_when_due(self) -> None:
         assert self._polish is not None

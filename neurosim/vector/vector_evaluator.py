@@ -304,6 +304,9 @@ def _kinds(tree: CompartmentTree, h: Any) -> dict[CompartmentKind, list[int]]:
 
 CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 LANES = 16  # individuals in one vector of float32, which take as long as one
+SCORING_REVISION = 1
+"""To be raised with each change after which an individual has other scores by more than rounding: searches that were
+begun before it do not go on."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,12 +1,16 @@
 """What the cells of a campaign learn from each other, and what a campaign may use."""
 
+import itertools
 import logging
 import random
+import re
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from neurofleet.cluster.log_records import fields_of
 from neurofleet.cluster.pool.outcome import Outcome
 from neurofleet.cluster.store.parts import WHOLE, Part
 from neurofleet.cluster.store.run_store import RunStore
@@ -14,6 +18,7 @@ from neurofleet.errors import InputError, JobError, UsageError
 from neurofleet.jobs.fit.campaign import Budget, Campaign, Fits, finished_cells
 from neurofleet.jobs.fit.fit_problem import Problem, StagePlan
 from neurofleet.jobs.fit.generation_metrics import generations_logged
+from neurofleet.jobs.fit.stage_search import Deadline, GenerationSearch, Limits
 from neurofleet.jobs.job_file import parse_job
 from neurofleet.jobs.run_folder import start_or_resume
 from neurofleet.neurosim.evolution import FastConfig, FastStrategy, PaperConfig
@@ -427,7 +432,75 @@ def test_a_job_without_a_limit_of_steps_can_be_resumed(tmp_path):
             start_or_resume(made_job(["a"]), {}, tmp_path, store)
 
 
+class ScoredProblem(Problem):
+    """Scores depend on a threshold."""
+
+    threshold_mV = -20.0
+
+    def scoring(self, engine):
+        return {"spike_threshold_mV": self.threshold_mV, "vector_scoring_revision": 1}
+
+
+def scored_subject(threshold_mV):
+    subject = MadeSubject("c0")
+    kind = type("OwnProblem", (ScoredProblem,), {"threshold_mV": threshold_mV})
+    of_stage = subject.problem
+    subject.problem = lambda *stage: kind(**vars(of_stage(*stage)))
+    return [subject]
+
+
+def test_stored_scores_of_another_threshold_are_not_gone_on_with(campaign):
+    campaign(["c0"], subjects=scored_subject(-20.0), stop_after=150)
+    fits, _, pool = campaign(["c0"], subjects=scored_subject(-35.0))
+    assert re.search(r"stage active: .*: spike_threshold_mV was -20\.0, is -35\.0\. Scores of both", fits.failed["c0"])
+    assert pool.done == 0
+    fits, _, _ = campaign(["c0"], subjects=scored_subject(-20.0))
+    starts = [event for event in campaign.store().read_events() if event["event"] == "stage started"]
+    assert {event["scoring"]["spike_threshold_mV"] for event in starts} == {-20.0}
+    assert set(fits.finished) == {"c0"}
+
+
+def test_a_stage_that_was_begun_without_a_record_of_its_scoring_goes_on(campaign, caplog):
+    campaign(["c0"], stop_after=150)
+    campaign(["c0"], subjects=scored_subject(-35.0), stop_after=20)
+    fits, _, _ = campaign(["c0"], subjects=scored_subject(-35.0))
+    assert set(fits.finished) == {"c0"}
+    warned = [record for record in caplog.records if "begun with an earlier version" in record.getMessage()]
+    assert [fields_of(record)["stage"] for record in warned] == ["active"]
+
+
+@pytest.mark.parametrize(
+    ("objectives", "told"), [(("width", "depth"), "only there rate; only here depth"), (("rate", "width"), "order")]
+)
+def test_stored_scores_of_other_objectives_are_not_gone_on_with(campaign, objectives, told):
+    campaign(["c0"], stop_after=50)
+    subject = MadeSubject("c0")
+    of_stage = subject.problem
+    subject.problem = lambda *stage: replace(of_stage(*stage), objectives=objectives)
+    fits, _, pool = campaign(["c0"], subjects=[subject])
+    assert told in fits.failed["c0"]
+    assert pool.done == 0
+
+
 # -- patience
+
+
+def test_patience_waits_for_what_has_begun_again(tmp_path):
+    """Nothing is better than the first model: the second search ends the stage, when it has settled."""
+    config = FastConfig(evaluations=240, offspring=8, polish_population=8, patience=16)
+    stage, limits = StagePlan("active", (1,), config), Limits(Deadline(300.0), patience=60)
+    with RunStore(tmp_path / "run").locked() as store:
+        search = GenerationSearch(
+            "c0", stage, 1, MadeSubject("c0").problem(1, None), store, hall_of_fame=3, limits=limits
+        )
+        tasks, phases = search.start(), []
+        while tasks:
+            phases.append(search.state.phase)
+            for task in tasks:
+                tasks = search.take(task.id[1], Outcome("ok", "", SECONDS, np.full((2, 2), 5.0)))
+    assert search.finished
+    assert [phase for phase, _ in itertools.groupby(phases)] == ["search", "residuals"] * 2
+    assert config.initial_for(3) + 60 < search.state.evaluated < 240
 
 
 def test_patience_ends_a_stage_early_and_at_the_same_point_after_a_resume(campaign):

@@ -157,6 +157,9 @@ def test_a_changed_record_is_noticed(store, tmp_path):
     nudged[3, 0] = np.nextafter(nudged[3, 0], 2.0)
     other.write_generation("c", "active", SEED, replace(last, parameters=nudged))
     assert search(other).replayed_unlike == 1
+    other.write_generation("c", "active", SEED, replace(last, objective_names=("width", "depth")))
+    with pytest.raises(JobError, match=r"generation 6 of active .* 2 objectives.*\(only there depth; only here rate\)"):
+        search(other)
     other.write_generation("c", "active", SEED, replace(last, asked=last.asked[::-1] + 1))
     with pytest.raises(JobError, match="answers ask"):
         search(other)

@@ -210,14 +210,20 @@ def test_a_model_without_a_residual_lacks_the_feature_if_any_model_had_one():
 
 def test_a_search_with_signs_that_has_settled_begins_again(space):
     strategy, draw, told = make_strategy(FastConfig(evaluations=3200), space, 1), np.random.default_rng(1), []
+    judged = []
     while not strategy.finished:
         told.append(strategy.phase)
+        judged.append((strategy.phase, strategy.evaluations, strategy.judged_from))
         parameters = strategy.ask()
         scores = draw.uniform(5.0, 5.01, size=(len(parameters), 3))  # nothing is ever better
         strategy.tell(parameters, scores, scores)
     phases = [phase for phase, _ in itertools.groupby(told)]
     assert phases[:4] == ["search", "residuals"] * 2
     assert phases[-2:] == ["polish", "spread"]
+    begun = [at for (before, *_), (phase, at, _) in itertools.pairwise(judged) if before == "residuals" != phase]
+    rounds = [(at, since) for phase, at, since in judged if phase in ("search", "residuals")]
+    assert [since for at, since in rounds] == [0 if at <= begun[0] or at in begun else at for at, _ in rounds]
+    assert {since for phase, _, since in judged if phase in ("polish", "spread")} == {begun[-1]}
 
 
 def history_best(history):
