@@ -25,6 +25,7 @@ from neurofleet.jobs.learners.learner_folder import EVALUATION, JOB, learner_job
 from neurofleet.jobs.learners.trials_report import Trials, trials_json, trials_section
 from neurofleet.jobs.quick import quick_lines
 from neurofleet.jobs.reports import html
+from neurofleet.jobs.run_folder import job_folder_of
 from neurofleet.jobs.terminal import print_json, terminal
 from neurofleet.learners.model_folder import StoredModel, read_model
 
@@ -128,8 +129,7 @@ def _query_of(store: RunStore) -> str:
     job = yaml.safe_load(store.read_text(JOB) or "") or {}
     if not (query := job.get("query")):
         return "QUERY.h5ad"
-    folder = Path(json.loads(store.read_text("provenance.json") or "{}").get("job_folder", ""))
-    places = [place_of(path, folder) for path in ([query] if isinstance(query, str) else query)]
+    places = [place_of(path, job_folder_of(store)) for path in ([query] if isinstance(query, str) else query)]
     options = {"--layer": job.get("query_layer") or job.get("layer", "X"), "--gene-names": job.get("gene_names")}
     given = [word for name, value in options.items() if value not in (None, "X") for word in (name, value)]
     return shlex.join([*(place if is_url(place) else os.path.relpath(place) for place in places), *given])

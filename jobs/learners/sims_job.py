@@ -275,7 +275,23 @@ class SimsJob(LearnerJob[SimsTrainSpec, SimsInputs]):
             soft_wrap=True,
             highlight=False,
         )
+        if told := _streamed(spec, prepared):
+            console.print(told, soft_wrap=True, highlight=False)
         return self.trial_epochs(inputs) * steps * step_s
+
+
+def _streamed(spec: SimsTrainSpec, prepared: "PreparedReference") -> str:
+    """Return what is to be known of a logistic regression of many cells; nothing where there is none."""
+    from neurofleet.learners.sims.reference_fit import simple_work
+    from neurofleet.learners.sims.streamed_regression import seconds_of
+
+    streamed = simple_work(prepared.reference, prepared.final, spec.chosen, spec.baselines, spec.seed).streamed
+    if streamed is None:
+        return ""
+    return (
+        f"In each fit that process streams cells for a logistic regression ({streamed.n_cells:,} at most), too: about"
+        f" {duration(seconds_of(streamed))} of CPU, for which the run waits where the networks are trained sooner."
+    )
 
 
 def _measured(spec: SimsTrainSpec, prepared: "PreparedReference") -> tuple[float, int]:

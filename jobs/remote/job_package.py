@@ -15,6 +15,7 @@ from neurofleet.faults import place_in_words
 from neurofleet.input_paths import is_url
 from neurofleet.jobs.fit.fit_job import FitSpec
 from neurofleet.jobs.job_file import JobSpec, inputs_in, parse_job
+from neurofleet.jobs.run_folder import job_folder_of
 from neurofleet.neurosim.cells.user_model import MACHINES
 
 ROOT = "neurofleet-job"
@@ -124,7 +125,7 @@ def _take_run(place: tuple, path: str, folder: Path, packer: "_Packer") -> str:
     store = RunStore(root)
     spec = parse_job(store.read_text("job.yaml") or "", f"{root}/job.yaml", "unnamed")
     provenance = json.loads(store.read_text("provenance.json") or "{}")
-    job_folder = Path(os.path.normpath(root / provenance.get("job_folder", ".")))
+    job_folder = job_folder_of(store)
     job = _taken(spec, job_folder, packer)
     packer.write(root / "job.yaml", yaml.safe_dump(job, sort_keys=False))
     moved = provenance | {"job_folder": os.path.relpath(job_folder, root)}

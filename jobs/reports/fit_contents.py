@@ -1,10 +1,8 @@
 """Gather what the report says of one cell: from the run folder, the job's inputs and new simulations."""
 
-import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +20,7 @@ from neurofleet.jobs.results.cell_models import stored_of_cell
 from neurofleet.jobs.results.parameters_at_bounds import Bounds
 from neurofleet.jobs.results.run_summary import CellSummary, StageSummary
 from neurofleet.jobs.results.run_tables import RunTables
+from neurofleet.jobs.run_folder import job_folder_of
 from neurofleet.neurosim.cells.demo_cell import known_parameters
 from neurofleet.neurosim.cells.fit_model import recording_name
 from neurofleet.neurosim.cells.model_responses import FeatureValue
@@ -172,13 +171,11 @@ def _best(tables: RunTables, cell: str, stage: str, size: int) -> HallOfFameRows
 
 def _subject(tables: RunTables, cell: str) -> "tuple[Subject | None, str]":
     """Read the inputs of this cell alone: files of another that are gone do not matter to it."""
-    provenance = json.loads(tables.store.read_text("provenance.json") or "{}")
-    folder = Path(provenance.get("job_folder", "."))
     spec = tables.spec
     if spec.cells is not None:
         spec = spec.model_copy(update={"cells": [c for c in spec.cells if c.id == cell]})
     try:
-        return prepare(spec, folder)[0], ""
+        return prepare(spec, job_folder_of(tables.store))[0], ""
     except (UsageError, InputError, OSError) as error:
         return None, str(error)
 

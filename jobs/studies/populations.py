@@ -1,6 +1,5 @@
 """The models that a study is about: of a fit's run, a sample's accepted ones, draws of a posterior, Allen fit files."""
 
-import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -22,6 +21,7 @@ from neurofleet.jobs.fit.fit_job import CellSpec, FitSpec, RecordingSpec
 from neurofleet.jobs.fit.fit_problem import CellSubject, Problem
 from neurofleet.jobs.job_file import DataPath, JobSpec, LocalPath, Name, Positive, PositiveInt, Strict, parse_job
 from neurofleet.jobs.results.run_tables import existing_run
+from neurofleet.jobs.run_folder import job_folder_of
 from neurofleet.jobs.studies.findings import stored_findings
 from neurofleet.jobs.studies.measurements import Measure, Measurement
 from neurofleet.jobs.studies.sampling import SampleSpec, read_samplings
@@ -339,7 +339,7 @@ def cells_with_draws(root: Path, cells: Sequence[str] | None) -> tuple[Path, dic
         notes.append(f"{without}: left out, sampling ended before its particles were draws of the density")
     if unsure := [cell for cell in rows if not known[cell]["converged"]]:
         notes.append(f"the draws of {', '.join(unsure)} have not converged: the recording may allow other models too")
-    return Path(os.path.normpath(_job_folder(store) / spec.fit)), rows, notes
+    return Path(os.path.normpath(job_folder_of(store) / spec.fit)), rows, notes
 
 
 def draws_file(cell: str) -> str:
@@ -408,7 +408,7 @@ def _accepted(root: Path, cells: Sequence[str] | None) -> tuple[SampleSpec, dict
             accepted[cell] = table
     if not accepted:
         raise UsageError(f"models: {root} has accepted no model. Loosen its `within_z:` or `features:`.")
-    return spec, accepted, _job_folder(store)
+    return spec, accepted, job_folder_of(store)
 
 
 def open_fit(root: Path) -> tuple[RunStore, FitSpec, Path]:
@@ -428,13 +428,7 @@ def open_fit(root: Path) -> tuple[RunStore, FitSpec, Path]:
             f"{root} fitted an evaluator of your own, which only it can simulate in another way. "
             "Expected the run of a fit with `cells:`."
         )
-    return store, spec, _job_folder(store)
-
-
-def _job_folder(store: RunStore) -> Path:
-    """Return where the relative paths of a run's job start; of a run that was sent to a cluster, seen from itself."""
-    provenance = json.loads(store.read_text("provenance.json") or "{}")
-    return Path(os.path.normpath(Path(store.root) / provenance.get("job_folder", ".")))
+    return store, spec, job_folder_of(store)
 
 
 def _of_quick_run(spec: JobSpec) -> list[str]:

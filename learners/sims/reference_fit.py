@@ -23,7 +23,7 @@ from neurofleet.learners.sims.labelled_reference import STRETCH, Reference
 from neurofleet.learners.sims.linear_share import SHARES, ChosenShare, choose_share, mixed
 from neurofleet.learners.sims.logistic_regression import LogisticModel, fit_logistic
 from neurofleet.learners.sims.masked_gene_pretraining import encoder_state
-from neurofleet.learners.sims.simple_methods import SimpleMethods, work_of
+from neurofleet.learners.sims.simple_methods import SimpleMethods, SimpleWork, work_of
 from neurofleet.learners.sims.sims_classifier import blocks_of
 from neurofleet.learners.sims.sims_model import SimsModel
 from neurofleet.learners.sims.tabnet import TabNetEnsemble
@@ -139,10 +139,16 @@ def simple_methods(
     after : callable, optional
         See `SimpleMethods`.
     """
+    return SimpleMethods(simple_work(reference, split, settings, baselines, seed), after)
+
+
+def simple_work(
+    reference: Reference, split: Split, settings: SimsSettings, baselines: Sequence[str] | None, seed: int
+) -> SimpleWork:
+    """Return what `simple_methods` are fitted to and scored on."""
     linear, again = settings.linear_share != 0.0, is_trained_again(split, settings)
     epochs = settings.epochs_for(len(split.rows("train")))
-    work = work_of(reference, split, linear=linear, again=again, names=baselines, seed=seed, epochs=epochs)
-    return SimpleMethods(work, after)
+    return work_of(reference, split, linear=linear, again=again, names=baselines, seed=seed, epochs=epochs)
 
 
 def is_trained_again(split: Split, settings: SimsSettings) -> bool:

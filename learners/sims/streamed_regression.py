@@ -7,6 +7,7 @@ trained on choose between them.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -271,11 +272,7 @@ def _judged_logits(work: StreamedCells, models: Sequence[LogisticModel]) -> list
 def _fitted(work: StreamedCells, rows: np.ndarray, step_sizes: Sequence[float]) -> _Fitted:
     reference, n_classes = work.reference, len(work.reference.classes)
     genes = _Genes.of(reference, rows, work.seed)
-    most_shown = max(int(MOST_WORK / (genes.stored * n_classes)), STRETCH)
-    rows = _some_of(reference, rows, most_shown, work.seed)
-    passes = max(min(work.passes, most_shown // len(rows)), 1)
-    batch_cells = min(max(passes * len(rows) // ENOUGH_STEPS, SMALLEST_BATCH), BATCH_CELLS)
-    n_steps = passes * -(-len(rows) // batch_cells)
+    rows, passes, batch_cells, n_steps = _shown(work, rows, genes)
     tried = [_Descent(size, len(genes.columns), n_classes, n_steps) for size in step_sizes]
     batches = stream(
         reference.cells,
@@ -293,6 +290,33 @@ def _fitted(work: StreamedCells, rows: np.ndarray, step_sizes: Sequence[float]) 
                 one.step(values, labels, genes.centre)
     there = np.bincount(reference.labels[rows], minlength=n_classes) > 0
     return _Fitted([genes.model(one, there, len(rows)) for one in tried], len(rows), passes)
+
+
+def _shown(work: StreamedCells, rows: np.ndarray, genes: _Genes) -> tuple[np.ndarray, int, int, int]:
+    """Return which of some cells are shown, how often, how many at once, and in how many steps."""
+    most_shown = max(int(MOST_WORK / (genes.stored * len(work.reference.classes))), STRETCH)
+    rows = _some_of(work.reference, rows, most_shown, work.seed)
+    passes = max(min(work.passes, most_shown // len(rows)), 1)
+    batch_cells = min(max(passes * len(rows) // ENOUGH_STEPS, SMALLEST_BATCH), BATCH_CELLS)
+    return rows, passes, batch_cells, passes * -(-len(rows) // batch_cells)
+
+
+def seconds_of(work: StreamedCells) -> float:
+    """Return about how many seconds of CPU a fit takes, from one batch that is read and learnt from in this thread."""
+    reference, seconds = work.reference, 0.0
+    for rows, n_sizes in ((work.train_rows, len(STEP_SIZES)), (work.known_rows, 1)):
+        if len(rows):
+            genes = _Genes.of(reference, rows[:BATCH_CELLS], work.seed)
+            _, _, batch_cells, n_steps = _shown(work, rows, genes)
+            few, times = rows[:batch_cells], [time.thread_time()]
+            descent = _Descent(1.0, len(genes.columns), len(reference.classes), n_steps)
+            values = genes.scaled(reference.values(few))
+            times.append(time.thread_time())
+            for _ in range(2):  # the first one prepares
+                descent.step(values, reference.labels[few], genes.centre)
+                times.append(time.thread_time())
+            seconds += n_steps * (times[1] - times[0] + n_sizes * (times[3] - times[2]))
+    return seconds
 
 
 def _sparse(batch: CellBatch) -> sp.csr_matrix:

@@ -108,6 +108,10 @@ def test_what_to_type_next_names_the_query(model, tmp_path):
     query = os.path.relpath(model.parent / "a b.h5ad")
     told = SimsReport.verdict_of(copy)[-1]
     assert told == f"next: neurofleet predict {copy} '{query}' --layer counts --out predictions.parquet"
+    # Of a run that was sent to a cluster, the folder of the job is seen from the run.
+    provenance = json.loads((copy / "provenance.json").read_text()) | {"job_folder": "../job"}
+    (copy / "provenance.json").write_text(json.dumps(provenance))
+    assert f"'{os.path.relpath(tmp_path / 'job' / 'a b.h5ad')}'" in SimsReport.verdict_of(copy)[-1]
 
 
 def test_the_stored_scores_are_those_of_the_stored_model(model, reference):
@@ -324,9 +328,12 @@ def test_a_plan_says_what_a_training_and_a_sweep_will_do(reference, tmp_path, mo
     assert "150 cells × 45 genes, 3 classes" in told
     assert "Trained on 45 of the reference's 60 genes (75.0 %)" in " ".join(told.split())
     assert "9 epochs of about 3 steps in all trainings" in told
+    assert "streams cells" not in told
+    monkeypatch.setattr("neurofleet.learners.sims.simple_methods.DENSE_VALUES", 30 * 60)
     trials = {"number": 5, "repeats": 2}
     print_plan(write_job(tmp_path, reference, kind="sweep", search={"n_d": [8, 16]}, trials=trials))
     told = capsys.readouterr().out
+    assert "streams cells for a logistic regression (120 at most), too: about" in told
     assert "On top come about 5 s to start and to read the input." in told
     assert "Before that, 10 trials of up to 4 epochs: about 24 s one by one, of which about 23 s are to start" in told
 

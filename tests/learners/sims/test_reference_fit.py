@@ -1,7 +1,10 @@
 """A fit of a small reference: what it is trained on, kept, and stored as."""
 
+import itertools
+import math
 import re
 from dataclasses import replace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -25,7 +28,7 @@ from neurofleet.learners.sims.reference_fit import fit, predict_log, shuffled_sc
 from neurofleet.learners.sims.simple_methods import SimpleFits, SimpleMethods, fit_simple_methods, work_of
 from neurofleet.learners.sims.sims_classifier import state_of
 from neurofleet.learners.sims.sims_model import SimsModel
-from neurofleet.learners.sims.streamed_regression import _Descent, _fitted, fit_streamed
+from neurofleet.learners.sims.streamed_regression import _Descent, _fitted, fit_streamed, seconds_of
 from neurofleet.learners.sims.tabnet_settings import SimsSettings, settings_of
 from neurofleet.learners.splits import ROLES, make_folds
 from tests.learners.cells.made_cells import made_counts, written
@@ -232,6 +235,11 @@ def test_many_cells_are_streamed_where_a_tuned_regression_sees_few(tmp_path, mon
     work = work_of(reference, split, **arguments)
     fits = fit_simple_methods(work)
     assert (work.streamed.n_cells, fits.n_cells) == (len(train), len(train))
+    with monkeypatch.context() as patched:
+        clock = Mock(thread_time=itertools.count().__next__)
+        patched.setattr("neurofleet.learners.sims.streamed_regression.time", clock)
+        n_steps = 4 * math.ceil(len(train) / 32)
+        assert seconds_of(work.streamed) == n_steps * (1 + 3)  # a second to read a batch, and for a step of each size
     np.testing.assert_array_equal(work.streamed.train_rows, train)
     np.testing.assert_array_equal(work.streamed.judged_rows, validation)
     x, true = reference.values(split.rows("test")).toarray(), reference.labels[split.rows("test")]
