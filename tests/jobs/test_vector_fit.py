@@ -13,7 +13,13 @@ import yaml
 from neurofleet.cluster.pool.host_worker import Assignment, HostWorker
 from neurofleet.cluster.store.run_store import RunStore
 from neurofleet.errors import Interrupted, JobError, UsageError
-from neurofleet.jobs.fit.campaign_state import STAGE_FINISHED, EngineChoice, engine_lines, recorded_choices
+from neurofleet.jobs.fit.campaign_state import (
+    STAGE_FINISHED,
+    STAGE_STARTED,
+    EngineChoice,
+    engine_lines,
+    recorded_choices,
+)
 from neurofleet.jobs.fit.engine_choice import all_with_engines, choices_of, chosen, try_vector
 from neurofleet.jobs.fit.engines import RAN_AWAY, residuals_of, vector_spec
 from neurofleet.jobs.fit.fit_costs import print_fit_plan
@@ -23,7 +29,7 @@ from neurofleet.jobs.fit.input_process import prepare_to_fit
 from neurofleet.jobs.job_file import load_job
 from neurofleet.neurosim.cells.fit_model import FitModel
 from neurofleet.neurosim.vector.nmodl_syntax import Unsupported
-from neurofleet.neurosim.vector.vector_evaluator import LANES
+from neurofleet.neurosim.vector.vector_evaluator import LANES, SCORING_REVISION
 from tests.fresh_process import in_fresh_process
 from tests.neurosim.vector.reference import made_up_cell
 
@@ -177,6 +183,9 @@ def test_interrupted_and_resumed_it_is_the_same_but_never_with_another_engine(ve
         with pytest.raises(UsageError, match="begun with the vector engine, .* never mixed"):
             run(folder, out)
     run(folder, out)
+    starts = [e for e in RunStore(out).read_events() if e["event"] == STAGE_STARTED and e["stage"] == "active"]
+    scoring = {"spike_threshold_mV": -20.0, "vector_scoring_revision": SCORING_REVISION}
+    assert [event["scoring"] for event in starts] == [scoring] * 2
     files = sorted(
         [*Path(vector.root).glob("hall_of_fame/**/*.parquet"), *Path(vector.root).glob("pooled/**/*.parquet")]
     )
