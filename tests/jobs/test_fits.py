@@ -455,8 +455,8 @@ def test_stored_scores_of_another_threshold_are_not_gone_on_with(campaign):
     assert re.search(r"stage active: .*: spike_threshold_mV was -20\.0, is -35\.0\. Scores of both", fits.failed["c0"])
     assert pool.done == 0
     fits, _, _ = campaign(["c0"], subjects=scored_subject(-20.0))
-    starts = [event for event in campaign.store().read_events() if event["event"] == "stage started"]
-    assert {event["scoring"]["spike_threshold_mV"] for event in starts} == {-20.0}
+    starts = [event for event in campaign.store().read_events() if event.get("stage") == "active" and "bounds" in event]
+    assert [event["scoring"]["spike_threshold_mV"] for event in starts] == [-20.0, -20.0]
     assert set(fits.finished) == {"c0"}
 
 
