@@ -163,10 +163,14 @@ class Surrogate:
         )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # it says that more epochs would be better
+            warnings.filterwarnings("error", "Training interrupted")  # in place of KeyboardInterrupt, which it catches
             for epoch in range(size.epochs):
                 rate = _RATE * 0.5 * (1.0 + np.cos(np.pi * epoch / size.epochs))
                 network.set_params(learning_rate_init=rate, random_state=(seed + epoch) % 2**32)  # which shuffles anew
-                network.fit(inputs, outputs, weights)
+                try:
+                    network.fit(inputs, outputs, weights)
+                except UserWarning as warning:
+                    raise KeyboardInterrupt from warning
         self._layers = list(zip(network.coefs_, network.intercepts_, strict=True))
 
     def log_density(self, unit: np.ndarray) -> np.ndarray:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from scipy.stats import truncnorm
+from sklearn.neural_network import MLPRegressor
 
 from neurofleet.neurosim.studies import posterior_sampling
 from neurofleet.neurosim.studies.posterior_sampling import (
@@ -93,6 +94,16 @@ def test_the_steps_are_the_same_on_any_number_of_cores(monkeypatch):
         assert np.array_equal(one.proposed, several.proposed)
     parts = chains[0][-1].proposed.reshape(-1, 3)
     assert len(np.unique(parts, axis=0)) == PARTICLES, "no two particles have the random numbers of another"
+
+
+def test_an_interrupt_ends_the_training_of_a_network(monkeypatch):
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(MLPRegressor, "_backprop", interrupted)
+    unit = np.random.default_rng(1).random((50, 3))
+    with pytest.raises(KeyboardInterrupt):
+        posterior_sampling.Surrogate(unit, scores(unit), 1.0, 1)
 
 
 def test_a_chain_that_goes_on_from_any_step_is_the_uninterrupted_one(chain):
