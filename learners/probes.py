@@ -113,7 +113,11 @@ def _fit_mlp(x: np.ndarray, y: np.ndarray, n_classes: int, setting: ProbeSetting
 
     model = MLPClassifier(setting["hidden"], alpha=setting["alpha"], max_iter=100, random_state=seed)
     with warnings.catch_warnings(action="ignore", category=ConvergenceWarning):
-        model.fit(x, y, sample_weight=compute_sample_weight("balanced", y))
+        warnings.filterwarnings("error", "Training interrupted")  # in place of KeyboardInterrupt, which it catches
+        try:
+            model.fit(x, y, sample_weight=compute_sample_weight("balanced", y))
+        except UserWarning as warning:
+            raise KeyboardInterrupt from warning
     (weights, out), (bias, out_bias) = model.coefs_, model.intercepts_
     if len(model.classes_) == 2:
         out, out_bias = out * [-0.5, 0.5], out_bias * [-0.5, 0.5]
