@@ -33,12 +33,6 @@ from neurofleet.jobs.terminal import terminal
 _interrupted = threading.Event()
 
 
-def job_folder_of(store: RunStore) -> Path:
-    """Return where the relative paths of a run's job start; of a run that was sent to a cluster, seen from itself."""
-    provenance = json.loads(store.read_text("provenance.json") or "{}")
-    return Path(os.path.normpath(Path(store.root) / provenance.get("job_folder", ".")))
-
-
 @contextmanager
 def interruptible() -> Iterator[None]:
     """Let SIGTERM, with which job systems end a process, do what Ctrl-C does, and remember either."""

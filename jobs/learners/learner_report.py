@@ -20,12 +20,12 @@ from neurofleet.cluster.store.run_store import RunStore
 from neurofleet.errors import UsageError
 from neurofleet.faults import place_in_words
 from neurofleet.input_paths import is_url, place_of
+from neurofleet.jobs.job_folder import job_folder_of
 from neurofleet.jobs.learners.learner_figures import confusion_figure, embedding_map_figure
 from neurofleet.jobs.learners.learner_folder import EVALUATION, JOB, learner_job_state, refuse_unfinished
 from neurofleet.jobs.learners.trials_report import Trials, trials_json, trials_section
 from neurofleet.jobs.quick import quick_lines
 from neurofleet.jobs.reports import html
-from neurofleet.jobs.run_folder import job_folder_of
 from neurofleet.jobs.terminal import print_json, terminal
 from neurofleet.learners.model_folder import StoredModel, read_model
 

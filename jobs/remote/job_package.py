@@ -15,7 +15,7 @@ from neurofleet.faults import place_in_words
 from neurofleet.input_paths import is_url
 from neurofleet.jobs.fit.fit_job import FitSpec
 from neurofleet.jobs.job_file import JobSpec, inputs_in, parse_job
-from neurofleet.jobs.run_folder import job_folder_of
+from neurofleet.jobs.job_folder import job_folder_of
 from neurofleet.neurosim.cells.user_model import MACHINES
 
 ROOT = "neurofleet-job"

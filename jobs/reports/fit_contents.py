@@ -15,12 +15,12 @@ from neurofleet.jobs.fit.campaign_state import FINAL
 from neurofleet.jobs.fit.fit_inputs import prepare
 from neurofleet.jobs.fit.fit_job import QUICK_RATE_STEPS
 from neurofleet.jobs.fit.fit_problem import Problem, Subject
+from neurofleet.jobs.job_folder import job_folder_of
 from neurofleet.jobs.reports.simulation import Request, Simulation, simulate
 from neurofleet.jobs.results.cell_models import stored_of_cell
 from neurofleet.jobs.results.parameters_at_bounds import Bounds
 from neurofleet.jobs.results.run_summary import CellSummary, StageSummary
 from neurofleet.jobs.results.run_tables import RunTables
-from neurofleet.jobs.run_folder import job_folder_of
 from neurofleet.neurosim.cells.demo_cell import known_parameters
 from neurofleet.neurosim.cells.fit_model import recording_name
 from neurofleet.neurosim.cells.model_responses import FeatureValue

@@ -20,8 +20,8 @@ from neurofleet.jobs.fit.fit_inputs import file_notes, job_mechanisms, prepare_c
 from neurofleet.jobs.fit.fit_job import CellSpec, FitSpec, RecordingSpec
 from neurofleet.jobs.fit.fit_problem import CellSubject, Problem
 from neurofleet.jobs.job_file import DataPath, JobSpec, LocalPath, Name, Positive, PositiveInt, Strict, parse_job
+from neurofleet.jobs.job_folder import job_folder_of
 from neurofleet.jobs.results.run_tables import existing_run
-from neurofleet.jobs.run_folder import job_folder_of
 from neurofleet.jobs.studies.findings import stored_findings
 from neurofleet.jobs.studies.measurements import Measure, Measurement
 from neurofleet.jobs.studies.sampling import SampleSpec, read_samplings
