@@ -2,14 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from neurofleet.cluster.store.schemas import HallOfFameRows
-
-if TYPE_CHECKING:
-    from neurofleet.neurosim.features.step_protocols import FeatureTarget, TargetSet
+from neurofleet.neurosim.features.step_protocols import FeatureTarget, TargetSet
 
 COUNTS = ("Spikecount", "spike_count_stimint", "spike_count")
 RATE = "mean_frequency"
@@ -61,7 +59,7 @@ class UncertainStep:
 
 
 def uncertain_steps(
-    targets: "TargetSet | None", models_of: Sequence[HallOfFameRows], largest_score: float
+    targets: TargetSet | None, models_of: Sequence[HallOfFameRows], largest_score: float
 ) -> list[UncertainStep]:
     """Return the steps at which at least a quarter of the finalists fire otherwise by NEURON than in the search.
 
@@ -108,12 +106,12 @@ def uncertain_steps_of(event: Mapping[str, Any]) -> tuple[UncertainStep, ...]:
     return tuple(UncertainStep(**step) for step in event.get("uncertain_steps", ()))
 
 
-def _spikes_target(targets: "TargetSet", step: str) -> "FeatureTarget | None":
+def _spikes_target(targets: TargetSet, step: str) -> FeatureTarget | None:
     of_step = {target.feature: target for target in targets.targets if target.protocol == step}
     return next((of_step[name] for name in (*COUNTS, RATE) if name in of_step), None)
 
 
-def _rates(z: np.ndarray, target: "FeatureTarget", step_s: float, largest_score: float) -> np.ndarray:
+def _rates(z: np.ndarray, target: FeatureTarget, step_s: float, largest_score: float) -> np.ndarray:
     """Return the two rates in Hz that scores (n,) leave possible, shape (2, n); NaN for one that is not."""
     values = target.mean + np.array([[-1.0], [1.0]]) * target.std * z
     at_limit = z >= largest_score
