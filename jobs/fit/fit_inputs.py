@@ -21,6 +21,7 @@ from neurofleet.neurosim.cells.stage_bounds import next_stage_bounds
 from neurofleet.neurosim.cells.user_model import UserModel
 from neurofleet.neurosim.evolution import (
     FastConfig,
+    MultiObjectiveCMAESConfig,
     PaperConfig,
     ParameterSpace,
     ParetoConfig,
@@ -537,7 +538,9 @@ def _search(spec: FitSpec, stage: str, *, first: bool, last: bool) -> "PaperConf
             tolerance=evolution.kept_within,
         )
     make: Callable[..., FastConfig] = SteadyConfig if evolution.mode == "steady" else FastConfig
-    if evolution.strategy != "fast":
+    if evolution.strategy == "mo-cma-es":
+        make = MultiObjectiveCMAESConfig
+    elif evolution.strategy != "fast":
         make = partial(ParetoConfig, selector=evolution.strategy)
     offspring = evolution.offspring
     if spec.quick and offspring and not last:

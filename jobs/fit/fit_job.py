@@ -339,9 +339,10 @@ QUICK_RATE_STEPS = 6
 class EvolutionSpec(Strict):
     """How the search runs. Unset numbers take the strategy's own values."""
 
-    strategy: Literal["paper", "fast", "nsga2", "spea2"] = "fast"
+    strategy: Literal["paper", "fast", "nsga2", "spea2", "nsga3", "mo-cma-es"] = "fast"
     """`fast`: small generations on log axes, then ensemble Kalman inversion, which learns from the signs of deviations,
-    then CMA-ES. `paper`: IBEA as published. `nsga2`, `spea2`: small generations on log axes with the selection of DEAP.
+    then CMA-ES. `paper`: IBEA as published. `nsga2`, `spea2`, `nsga3`: small generations on log axes with the
+    selection of DEAP. `mo-cma-es`: multi-objective CMA-ES on log axes, by DEAP.
     """
     mode: Literal["generational", "steady"] = "generational"
     """`generational`, or `steady`: no barrier between generations, for one fit on very many cores; not reproducible."""

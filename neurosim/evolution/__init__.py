@@ -7,13 +7,15 @@
 `ask_tell`
     What all strategies have in common, and the hall of fame.
 `search_strategies`
-    The searches: `paper`, `fast`, `steady`, `nsga2`, `spea2`.
+    The searches: `paper`, `fast`, `steady`, `nsga2`, `spea2`, `nsga3`, `mo-cma-es`.
 `spreading`
     The last part of the `fast` search.
 `ibea_selection`
     Selection of parents, crossover and mutation.
 `pareto_selection`
     Selection by dominance, with DEAP.
+`multi_objective_cma_es`
+    Multi-objective CMA-ES, with DEAP.
 `cma_es`
     The second half of the `steady` search, and of `fast` where no deviation has a sign; else a later part of `fast`.
 `residual_search`
@@ -36,6 +38,8 @@ from neurofleet.neurosim.evolution.parameter_space import ParameterSpace, log_ax
 from neurofleet.neurosim.evolution.search_strategies import (
     FastConfig,
     FastStrategy,
+    MultiObjectiveCMAESConfig,
+    MultiObjectiveCMAESStrategy,
     PaperConfig,
     PaperStrategy,
     ParetoConfig,
@@ -52,6 +56,8 @@ __all__ = [
     "FastStrategy",
     "HallOfFame",
     "HallOfFameEntry",
+    "MultiObjectiveCMAESConfig",
+    "MultiObjectiveCMAESStrategy",
     "ParameterSpace",
     "PaperConfig",
     "PaperStrategy",

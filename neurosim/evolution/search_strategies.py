@@ -2,8 +2,8 @@
 
 `paper` is IBEA over the raw parameters, as BluePyOpt runs it. `fast` is IBEA with small generations on log axes, then
 ensemble Kalman inversion of signed deviations, then CMA-ES from inside the basin that was found; where nothing has a
-sign, IBEA and CMA-ES alone. `steady` is IBEA and CMA-ES without generations. `nsga2` and `spea2` are small generations
-on log axes to the end, with the selection of DEAP.
+sign, IBEA and CMA-ES alone. `steady` is IBEA and CMA-ES without generations. `nsga2`, `spea2` and `nsga3` are small
+generations on log axes to the end, with the selection of DEAP; `mo-cma-es` is multi-objective CMA-ES to the end.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from neurofleet.neurosim.evolution.ask_tell import AskTell, Strategy
 from neurofleet.neurosim.evolution.cma_es import BasinSearch, bounded_cost
 from neurofleet.neurosim.evolution.diverse_selection import DEFAULT_TOLERANCE
 from neurofleet.neurosim.evolution.ibea_selection import SteadyPopulation, select_parents, uniform_genes, vary
+from neurofleet.neurosim.evolution.multi_objective_cma_es import MultiObjectiveCMAES
 from neurofleet.neurosim.evolution.parameter_space import ParameterSpace
 from neurofleet.neurosim.evolution.pareto_selection import Selector, select_pareto
 from neurofleet.neurosim.evolution.residual_search import KalmanSearch
@@ -396,7 +397,7 @@ class ParetoConfig(FastConfig):
 
     Parameters
     ----------
-    selector : {"nsga2", "spea2"}
+    selector : {"nsga2", "spea2", "nsga3"}
     """
 
     selector: Selector = "nsga2"
@@ -404,7 +405,7 @@ class ParetoConfig(FastConfig):
 
 
 class ParetoStrategy(FastStrategy):
-    """NSGA-II or SPEA2 with DEAP's own selection, and the axes, generations and variation of `FastStrategy`.
+    """NSGA-II, SPEA2 or NSGA-III with DEAP's own selection, and the axes, generations and variation of `FastStrategy`.
 
     Parameters
     ----------
@@ -430,6 +431,38 @@ class ParetoStrategy(FastStrategy):
         kept, parents = select_pareto(scores, self._offspring, self._selector, self._random)
         self._parents = unit[parents]
         self._survivors, self._parent_scores = unit[kept], scores[kept]
+
+
+class MultiObjectiveCMAESConfig(FastConfig):
+    """As `FastConfig`. `offspring` is the number of parents too, `polish_sigma` their first standard deviation."""
+
+
+class MultiObjectiveCMAESStrategy(FastStrategy):
+    """Multi-objective CMA-ES from the best of the random individuals of `FastStrategy` on, in the same unit cube.
+
+    Parameters
+    ----------
+    config : MultiObjectiveCMAESConfig
+    space : ParameterSpace
+    seed : int
+    warm_start : ndarray, shape (k, P), optional
+    """
+
+    learns_from_residuals = False
+    _search: MultiObjectiveCMAES | None = None
+
+    def _propose(self) -> np.ndarray:
+        if self._search is None:
+            return super()._propose()
+        return self.space.from_unit(self._search.ask(self._random))
+
+    def _learn(self, parameters: np.ndarray, scores: np.ndarray, residuals: np.ndarray) -> None:
+        unit = self.space.to_unit(parameters)
+        if self._search is None:
+            self._search = MultiObjectiveCMAES(unit, scores, self._offspring, self.config.polish_sigma)
+        else:
+            self._search.tell(unit, scores)
+        self._parent_scores = scores
 
 
 class SteadyConfig(FastConfig):
@@ -589,6 +622,8 @@ def make_strategy(
         return PaperStrategy(config, space, seed, warm_start)
     if isinstance(config, ParetoConfig):
         return ParetoStrategy(config, space, seed, warm_start)
+    if isinstance(config, MultiObjectiveCMAESConfig):
+        return MultiObjectiveCMAESStrategy(config, space, seed, warm_start)
     return FastStrategy(config, space, seed, warm_start)
 
 

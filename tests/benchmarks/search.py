@@ -29,7 +29,14 @@ from typing import Any
 
 import numpy as np
 
-from neurofleet.neurosim.evolution import FastConfig, ParameterSpace, ParetoConfig, make_strategy, total_scores
+from neurofleet.neurosim.evolution import (
+    FastConfig,
+    MultiObjectiveCMAESConfig,
+    ParameterSpace,
+    ParetoConfig,
+    make_strategy,
+    total_scores,
+)
 from tests.benchmarks.search_cells import CELLS, SearchCell, neuron_totals
 
 PENALTY = 250.0
@@ -39,6 +46,8 @@ STRATEGIES: dict[str, Callable[..., FastConfig]] = {
     UNSIGNED: FastConfig,
     "nsga2": partial(ParetoConfig, selector="nsga2"),
     "spea2": partial(ParetoConfig, selector="spea2"),
+    "nsga3": partial(ParetoConfig, selector="nsga3"),
+    "mo-cma-es": MultiObjectiveCMAESConfig,
 }
 MARKS = (250, 500, 768, 1000, 1500, 2000, 3000, 4500, 6000)
 

@@ -10,6 +10,7 @@ from cmaes import CMA
 from neurofleet.errors import InputError
 from neurofleet.neurosim.evolution import (
     FastConfig,
+    MultiObjectiveCMAESConfig,
     PaperConfig,
     ParameterSpace,
     ParetoConfig,
@@ -19,7 +20,7 @@ from neurofleet.neurosim.evolution import (
     total_scores,
 )
 from neurofleet.neurosim.evolution.cma_es import _sampler_class
-from neurofleet.neurosim.evolution.pareto_selection import select_pareto
+from neurofleet.neurosim.evolution.pareto_selection import reference_points, select_pareto
 from neurofleet.neurosim.evolution.residual_search import KalmanSearch, residual_columns
 
 N_ACTIVE = 8
@@ -74,11 +75,13 @@ CONFIGS = {
     "paper": PaperConfig(offspring=32, generations=30),
     "fast": FastConfig(evaluations=960, offspring=32, polish_population=16, residual_share=0.7),
     "nsga2": ParetoConfig(evaluations=960, offspring=34, selector="nsga2"),
+    "nsga3": ParetoConfig(evaluations=960, offspring=34, selector="nsga3"),
+    "mo-cma-es": MultiObjectiveCMAESConfig(evaluations=960, offspring=32),
 }
 PHASES = {"paper": {"evolution"}, "fast": {"search", "residuals", "polish"}}
 
 
-@pytest.mark.parametrize("selector", ["nsga2", "spea2"])
+@pytest.mark.parametrize("selector", ["nsga2", "spea2", "nsga3"])
 def test_deaps_selectors_keep_the_front_and_draw_from_the_given_generator(selector):
     draw = np.random.default_rng(7)
     x = np.linspace(0.0, 1.0, 11)
@@ -94,8 +97,27 @@ def test_deaps_selectors_keep_the_front_and_draw_from_the_given_generator(select
     random.seed(2)
     assert select_pareto(scores, 11, selector, random.Random(3)) == (survivors, parents)
     assert select_pareto(scores, 11, selector, random.Random(4))[1] != parents
-    few, _ = select_pareto(scores, 4, selector, random.Random(3))
+    few, _ = select_pareto(scores + [0.0, 100.0], 4, selector, random.Random(3))
     assert {11, 21} <= set(few)  # the ends of the front
+    assert selector != "nsga3" or sorted(few) == [11, 14, 18, 21]  # who is closest to each of four reference points
+
+
+def test_there_are_about_as_many_reference_points_as_models():
+    assert [len(reference_points(objectives, 64)) for objectives in (1, 2, 3, 12, 25, 40)] == [1, 64, 66, 90, 50, 80]
+    points = reference_points(25, 64)
+    np.testing.assert_allclose(points.sum(axis=1), 1.0)
+    np.testing.assert_allclose(points[:25], np.eye(25)[::-1])
+    np.testing.assert_allclose(points[25:], (np.eye(25)[::-1] + 1 / 25) / 2)
+
+
+@pytest.mark.parametrize("name", ["nsga2", "nsga3", "mo-cma-es"])
+@pytest.mark.parametrize("noise", [0.0, 1.0])
+def test_one_objective_is_searched_too_and_equal_scores_are_no_error(space, name, noise):
+    strategy, draw = make_strategy(CONFIGS[name], space, 1), np.random.default_rng(1)
+    for _ in range(4):
+        parameters = strategy.ask()
+        strategy.tell(parameters, 250.0 - noise * draw.random((len(parameters), 1)))
+    assert len(strategy.ask()) == CONFIGS[name].offspring
 
 
 def test_axes_follow_the_names():
@@ -155,7 +177,9 @@ def test_a_replayed_history_goes_on_identically(space, name):
             fresh.tell(parameters, scores, cell_like(parameters)[1])
         random.seed(stored)
         np.random.seed(stored)  # noqa: NPY002 - the global generators must not matter
+        before = random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002
         rest = evolve(fresh)
+        assert before == (random.getstate(), np.random.get_state()[1].tolist())  # noqa: NPY002
         for (_, expected, _), (_, found, _) in zip(history[stored:], rest, strict=True):
             np.testing.assert_array_equal(found, expected)
         np.testing.assert_array_equal(fresh.candidates(20)[0], history_best(history))
@@ -320,9 +344,10 @@ def test_what_is_told_counts(space):
     np.testing.assert_allclose(one.ask(), other.ask(), rtol=1e-6)
 
 
-def test_a_settled_polish_begins_again_in_another_basin_or_ends(space):
+def test_a_settled_polish_begins_again_in_another_basin_or_ends():
     """A landscape of two wells: the second is tried when the first is exhausted, and then nothing is left."""
-    wells = np.full((2, 10), 0.25)
+    space = ParameterSpace.from_bounds(NAMES[:4], LOWER[:4], UPPER[:4])
+    wells = np.full((2, 4), 0.25)
     wells[1] = 0.75
 
     def scores(parameters):
