@@ -16,9 +16,9 @@ from neurofleet.neurosim.evolution.pareto_selection import individual_class, num
 class MultiObjectiveCMAES:
     """Parents with a distribution each, which draws one offspring in a generation.
 
-    Of both, the next parents are selected by dominance. Of a front that does not fit, the one with the worst fitness of IBEA (its additive
-    epsilon indicator) leaves, until the front does. DEAP's own indicator, the hypervolume, takes 0.09 s for 127 models
-    with 7 objectives and 2.2 s with 8; a generation needs thousands of them.
+    Of both, the next parents are selected by dominance. Of a front that does not fit, the one with the worst fitness of
+    IBEA (its additive epsilon indicator) leaves, until the front does. DEAP's own indicator, the hypervolume, takes
+    0.09 s for 127 models with 7 objectives and 2.2 s with 8; a generation needs thousands of them.
 
     Parameters
     ----------
