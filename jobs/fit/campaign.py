@@ -18,6 +18,7 @@ from neurofleet.jobs.fit.engine_choice import choices_of
 from neurofleet.jobs.fit.fit_job import FitSpec
 from neurofleet.jobs.fit.fit_problem import Subject
 from neurofleet.jobs.fit.input_process import Preparation
+from neurofleet.jobs.fit.kept_traces import KeptTraces
 from neurofleet.jobs.fit.stage_search import SearchState
 from neurofleet.jobs.run_log import fit_logger
 from neurofleet.neurosim.evolution import same_cell
@@ -256,6 +257,7 @@ class Fits:
         self._shown_choices = set(shown_choices)
         self._past: dict[str, list[SearchState]] = {}
         self._open: dict[str, CellFit] = {}
+        self._kept = KeptTraces()
         self._learnt: dict[str, Sequence[str]] = {}
         self._recordings_read: dict[str, dict[str, Any]] = {}
         self.finished = {cell: event for cell, event in finished_cells(store).items() if cells is None or cell in cells}
@@ -278,7 +280,7 @@ class Fits:
         if subject.recording_table is not None:
             self._log_recording(id, subject.recording_table)
         self._log_engines(subject)
-        fit = CellFit(subject, self._spec, self._folder, self._store, self._teachers, self._hosts)
+        fit = CellFit(subject, self._spec, self._folder, self._store, self._kept, self._teachers, self._hosts)
         self._open[id] = fit
         return fit
 
@@ -303,6 +305,7 @@ class Fits:
         """The fit is finished, or stopped for now."""
         done = self._open.pop(fit.id)
         self._past[fit.id] = done.states()
+        self._kept.drop(fit.id)
         if done.finished:
             self.finished[fit.id] = done.summary
 
@@ -316,6 +319,7 @@ class Fits:
         fit_logger(cell=id).warning("set aside: %s", reason)
         if (fit := self._open.pop(id, None)) is not None:
             self._past[id] = fit.states()
+            self._kept.drop(id)
         return True
 
     @property
@@ -338,8 +342,8 @@ class Fits:
     def core_seconds(self) -> float:
         """Time spent on all stored evaluations of the run, and on those of this start."""
         spent = {id: sum(state.seconds for state in states) for id, states in self.states.items()}
-        for id in self._begun_with:
-            spent[id] = self.finished[id]["core_seconds"]
+        for id, event in self.finished.items():
+            spent[id] = event["core_seconds"]
         for id, seconds in self._stored_s.items():  # more than was read again of a cell that is not open
             spent[id] = max(spent.get(id, 0.0), seconds)
         return sum(spent.values())

@@ -19,6 +19,7 @@ from neurofleet.jobs.fit.campaign_state import CELL_FINISHED, LEARNED_FROM, SCOR
 from neurofleet.jobs.fit.fit_job import FitSpec
 from neurofleet.jobs.fit.fit_problem import VECTOR_REVISION, Problem, StagePlan, Subject
 from neurofleet.jobs.fit.hall_of_fame_traces import HallOfFameTraces
+from neurofleet.jobs.fit.kept_traces import KeptTraces
 from neurofleet.jobs.fit.model_files import write_best_model
 from neurofleet.jobs.fit.stage_search import Deadline, GenerationSearch, Limits, SearchState, StageSearch
 from neurofleet.jobs.fit.steady_search import SteadySearch
@@ -44,6 +45,8 @@ class CellFit:
     folder : Path
         Where the job file's relative paths start.
     store : RunStore
+    kept : KeptTraces
+        For the traces of the last stage's finalists.
     learn_from : callable
         Returns the cells whose halls of fame the last stage starts from, asked when that stage begins.
     hosts : int
@@ -56,6 +59,7 @@ class CellFit:
         spec: FitSpec,
         folder: "Path",
         store: "RunStore",
+        kept: KeptTraces,
         learn_from: Callable[[Subject], Sequence[str]] = lambda subject: (),
         hosts: int = 1,
     ) -> None:
@@ -63,6 +67,7 @@ class CellFit:
         self._spec = spec
         self._folder = folder
         self._store = store
+        self._kept = kept
         self._learn_from = learn_from
         self._hosts = hosts
         self._winner: Mapping[str, float] | None = None
@@ -71,6 +76,7 @@ class CellFit:
         self._searches: dict[tuple, StageSearch] = {}
         self._states: list[SearchState] = []
         self._traces: HallOfFameTraces | None = None
+        self._total = math.nan
         self.summary: dict[str, Any] = {}
         self.finished = False
 
@@ -97,7 +103,7 @@ class CellFit:
         """Take in one outcome and return the evaluations that can now be done."""
         if self._traces is not None:
             self._traces.take(individual, outcome)
-            return []
+            return self._finish() if self._traces.complete else []
         search = self._searches[key]
         tasks = search.take(individual, outcome)
         return self._close_stage_if_done() if search.finished else tasks
@@ -127,6 +133,7 @@ class CellFit:
                 hall_of_fame=self._spec.evolution.hall_of_fame,
                 limits=limits,
                 warm_start=warm_start,
+                keep_traces=partial(self._kept.put, self.id) if last else None,
             )
             for seed in stage.seeds
         ]
@@ -249,18 +256,24 @@ class CellFit:
             together = pooled(halls)
         self._store.write_hall_of_fame(together, "pooled")
         write_best_model(self.subject, best_values(together), self._store)
-        self.summary = {
-            "recipe": self.subject.kind,
-            "total": float(together.totals[0]),
-            "evaluations": sum(state.evaluated for state in self._states),
-            "core_seconds": round(sum(state.seconds for state in self._states), 3),
-        }
-        self._store.append_event(CELL_FINISHED, cell=self.id, **self.summary)
         self._searches = {}
         self.finished = True
+        self._total = float(together.totals[0])
         shown = _rows([together], np.zeros(1, int)) if self._spec.quick else together
-        self._traces = HallOfFameTraces(self.subject, self._problem, shown, self._store, self._limits())
-        return self._traces.tasks()
+        self._traces = HallOfFameTraces(self.subject, self._problem, shown, self._store, self._limits(), self._kept)
+        return self._traces.tasks() or self._finish()
+
+    def _finish(self) -> list[EvaluationTask]:
+        assert self._traces is not None
+        self._traces.write()
+        self.summary = {
+            "recipe": self.subject.kind,
+            "total": self._total,
+            "evaluations": sum(state.evaluated for state in self._states),
+            "core_seconds": round(sum(state.seconds for state in self._states) + self._traces.seconds, 3),
+        }
+        self._store.append_event(CELL_FINISHED, cell=self.id, **self.summary)
+        return []
 
 
 def waiting_states(cell: str, stage: StagePlan) -> list[SearchState]:

@@ -16,7 +16,6 @@ from neurofleet.neurosim.cells.fit_model import FitModel, recording_name
 from neurofleet.neurosim.cells.model_responses import (
     FeatureValue,
     Trace,
-    feature_values,
     firing_rate,
     voltage_traces,
 )
@@ -31,10 +30,33 @@ LONG_S = 600.0
 
 @dataclass(frozen=True)
 class EnginePayload:
-    """What a host needs to build the engine."""
+    """What a host needs to build the engine; with `traces`, it keeps what the models do beside their scores."""
 
     model: FitModel | UserModel
     max_steps: int | None
+    traces: bool = False
+
+
+@dataclass(frozen=True)
+class ModelTraces:
+    """What one model does at the steps it was fitted to.
+
+    Attributes
+    ----------
+    scores : ndarray, shape (2, M)
+        Scores and residuals.
+    traces : dict
+        Recording name -> time in ms and voltage in mV, (n,) arrays of float32.
+    features : dict of str to FeatureValue
+        By objective.
+    rates_Hz : dict of str to float
+        Protocol -> spikes per second of the step.
+    """
+
+    scores: np.ndarray
+    traces: dict[str, Trace]
+    features: dict[str, FeatureValue]
+    rates_Hz: dict[str, float]
 
 
 class NeuronEngine:
@@ -47,68 +69,34 @@ class NeuronEngine:
     isolation = "individual"
 
     def __init__(self, payload: EnginePayload) -> None:
+        self._payload = payload
         self._warm = WarmEvaluator(payload.model.build_evaluator(), payload.max_steps)
         self._warm.build()
 
-    def evaluate(self, batch: Sequence[np.ndarray], budget: Budget) -> Iterator[np.ndarray]:
-        """Yield scores and residuals of each individual, shape (2, M).
+    def evaluate(self, batch: Sequence[np.ndarray], budget: Budget) -> Iterator[np.ndarray | ModelTraces]:
+        """Yield scores and residuals of each individual, shape (2, M), or its traces where they are to be kept.
 
         The pool enforces the deadline from outside, so the clock is not looked at here; the budget of
         integration steps is the engine's own.
         """
+        evaluate = self._traced if self._payload.traces else self._warm.evaluate_signed
         for individual in batch:
             try:
-                yield self._warm.evaluate_signed(individual)
+                yield evaluate(individual)
             except StepsExceeded as error:
                 raise BudgetExceeded(str(error)) from None
 
-
-@dataclass(frozen=True)
-class ModelTraces:
-    """What one model does at the steps it was fitted to.
-
-    Attributes
-    ----------
-    traces : dict
-        Recording name -> time in ms and voltage in mV, (n,) arrays of float32.
-    features : dict of str to FeatureValue
-        By objective.
-    rates_Hz : dict of str to float
-        Protocol -> spikes per second of the step.
-    """
-
-    traces: dict[str, Trace]
-    features: dict[str, FeatureValue]
-    rates_Hz: dict[str, float]
-
-
-class TraceEngine:
-    """NEURON as in `NeuronEngine`, of which voltages and e-features are kept in place of scores."""
-
-    isolation = "individual"
-
-    def __init__(self, payload: EnginePayload) -> None:
-        self._model = payload.model
-        self._evaluator = payload.model.build_evaluator()
-        self._warm = WarmEvaluator(self._evaluator, payload.max_steps)
-        self._warm.build()
-
-    def evaluate(self, batch: Sequence[np.ndarray], budget: Budget) -> Iterator[ModelTraces]:
-        """Yield the traces of each individual."""
-        for individual in batch:
-            try:
-                responses = self._warm.responses(individual)
-            except StepsExceeded as error:
-                raise BudgetExceeded(str(error)) from None
-            traces = dict(voltage_traces(responses))
-            rates = {}
-            if isinstance(self._model, FitModel):
-                for step in self._model.targets.protocols.values():
-                    trace = traces.get(recording_name(step.name))
-                    if trace is not None and step.stop_ms > step.start_ms:
-                        rates[step.name] = firing_rate(trace, step, self._model.targets.spike_threshold_mV)
-            kept = {name: (time.astype(np.float32), mV.astype(np.float32)) for name, (time, mV) in traces.items()}
-            yield ModelTraces(kept, feature_values(self._evaluator.fitness_calculator, responses), rates)
+    def _traced(self, individual: np.ndarray) -> ModelTraces:
+        scores, features, responses = self._warm.evaluate_traced(individual)
+        traces, model = dict(voltage_traces(responses)), self._payload.model
+        rates = {}
+        if isinstance(model, FitModel):
+            for step in model.targets.protocols.values():
+                trace = traces.get(recording_name(step.name))
+                if trace is not None and step.stop_ms > step.start_ms:
+                    rates[step.name] = firing_rate(trace, step, model.targets.spike_threshold_mV)
+        kept = {name: (time.astype(np.float32), mV.astype(np.float32)) for name, (time, mV) in traces.items()}
+        return ModelTraces(scores, kept, features, rates)
 
 
 class VectorEngine:
@@ -139,26 +127,18 @@ def build(payload: EnginePayload) -> NeuronEngine:
     return NeuronEngine(payload)
 
 
-def build_traces(payload: EnginePayload) -> TraceEngine:
-    """Make the engine; named by `traces_spec`, called on the hosts."""
-    return TraceEngine(payload)
-
-
 def build_vector(model: FitModel) -> VectorEngine:
     """Make the engine; named by `vector_spec`, called on the hosts."""
     return VectorEngine(model)
 
 
-def engine_spec(name: str, model: FitModel | UserModel, max_steps: int | None) -> EngineSpec:
-    """Return how the hosts build the engine of `model`; equal models have equal keys."""
-    payload = EnginePayload(model, max_steps)
+def engine_spec(name: str, model: FitModel | UserModel, max_steps: int | None, *, traces: bool = False) -> EngineSpec:
+    """Return how the hosts build the engine of `model`; equal models have equal keys.
+
+    With `traces` it yields `ModelTraces`, which hold the scores.
+    """
+    payload = EnginePayload(model, max_steps, traces)
     return EngineSpec("neurofleet.jobs.fit.engines:build", payload, f"{name}-{_digest(payload)}")
-
-
-def traces_spec(name: str, model: FitModel | UserModel, max_steps: int | None) -> EngineSpec:
-    """Return how the hosts build the engine that keeps the traces of `model`."""
-    payload = EnginePayload(model, max_steps)
-    return EngineSpec("neurofleet.jobs.fit.engines:build_traces", payload, f"{name}-traces-{_digest(payload)}")
 
 
 def vector_spec(name: str, model: FitModel) -> EngineSpec:
@@ -197,7 +177,7 @@ def residuals_of(value: Any, objectives: Sequence[str]) -> np.ndarray:
 
 
 def _yielded(value: Any, objectives: Sequence[str]) -> np.ndarray:
-    yielded = np.atleast_2d(np.asarray(value, dtype=np.float64))
+    yielded = np.atleast_2d(np.asarray(value.scores if isinstance(value, ModelTraces) else value, dtype=np.float64))
     if len(yielded) > 2 or yielded.shape[1:] != (len(objectives),):
         raise ValueError(f"an engine yielded shape {np.shape(value)}, expected (2, {len(objectives)})")
     return yielded

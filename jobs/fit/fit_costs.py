@@ -90,8 +90,9 @@ class StageCost:
     Attributes
     ----------
     choice : EngineChoice
-    evaluations, finalists : int
-        Of the search, and those scored again by NEURON after it; all seeds together.
+    evaluations, finalists, traced : int
+        Of the search, those scored again by NEURON after it, and those simulated again for their traces alone, which
+        finalists are not; all seeds together.
     seconds : Seconds
     """
 
@@ -101,6 +102,7 @@ class StageCost:
     seeds: int
     evaluations: int
     finalists: int
+    traced: int
     parameters: int
     objectives: int
     protocols: int
@@ -117,7 +119,7 @@ class StageCost:
 
     def core_s(self, engine: Engine) -> float:
         """Return the time of all evaluations, if the search has this engine."""
-        return self.evaluations * self.seconds_each(engine) + self.finalists * self.seconds.neuron
+        return self.evaluations * self.seconds_each(engine) + (self.finalists + self.traced) * self.seconds.neuron
 
 
 def stage_costs(
@@ -146,6 +148,9 @@ def stage_costs(
             else:
                 choice, seconds = known[-1][0], middle([seconds for _, seconds in known])
             plan = stage.for_engine(choice.engine)
+            traced = 0
+            if number == len(subject.stages) - 1 and not plan.finalists:
+                traced = 1 if spec.quick else len(plan.seeds) * spec.evolution.hall_of_fame
             costs.append(
                 StageCost(
                     cell=subject.id,
@@ -154,6 +159,7 @@ def stage_costs(
                     seeds=len(plan.seeds),
                     evaluations=plan.planned_evaluations,
                     finalists=len(plan.seeds) * plan.finalists,
+                    traced=traced,
                     parameters=len(problem.names),
                     objectives=len(problem.objectives),
                     protocols=len(problem.steps),
@@ -251,8 +257,9 @@ def print_fit_plan(spec: FitSpec, folder: Path) -> None:
     for line in (*length_notes(spec, subjects), *_with_either(costs)):
         print_line(console, line)
     total = sum(cost.core_s(cost.engine) for cost in costs)
-    finalists = sum(cost.finalists for cost in costs)
+    finalists, traced = sum(cost.finalists for cost in costs), sum(cost.traced for cost in costs)
     again = f" and up to {finalists} finalists scored again by NEURON" if finalists else ""
+    again += f" and {traced} models simulated again for their traces" if traced else ""
     hours = ", ".join(f"{duration(total / hosts)} on {hosts}" for hosts in sorted({*HOSTS, spec.max_hosts or HOSTS[0]}))
     print_line(
         console,
@@ -341,6 +348,7 @@ def _by_stage(costs: Sequence[StageCost]) -> list[StageCost]:
                 seeds=sum(cost.seeds for cost in alike),
                 evaluations=sum(cost.evaluations for cost in alike),
                 finalists=sum(cost.finalists for cost in alike),
+                traced=sum(cost.traced for cost in alike),
                 parameters=round(median(cost.parameters for cost in alike)),
                 objectives=round(median(cost.objectives for cost in alike)),
                 protocols=round(median(cost.protocols for cost in alike)),

@@ -10,8 +10,10 @@ import numpy as np
 from neurofleet.cluster.pool.outcome import EvaluationTask, Outcome
 from neurofleet.cluster.store.run_store import RunStore
 from neurofleet.cluster.store.schemas import FEATURES, MORPHOLOGY, RATES, TRACES, HallOfFameRows, table_of
-from neurofleet.jobs.fit.engines import ModelTraces, traces_spec
+from neurofleet.jobs.fit.campaign_state import FINAL
+from neurofleet.jobs.fit.engines import engine_spec
 from neurofleet.jobs.fit.fit_problem import CellSubject, Problem, Subject
+from neurofleet.jobs.fit.kept_traces import KeptTraces
 from neurofleet.jobs.fit.stage_search import Limits
 from neurofleet.jobs.run_log import fit_logger
 from neurofleet.neurosim.cells.fit_model import FitModel, recording_name
@@ -23,7 +25,7 @@ STAGE = "traces"
 
 
 class HallOfFameTraces:
-    """Simulates the models of a pooled hall of fame once more on the pool, and stores what they do.
+    """Stores what the models of a pooled hall of fame do; those of which that is not kept are simulated again.
 
     Parameters
     ----------
@@ -33,51 +35,75 @@ class HallOfFameTraces:
     models : HallOfFameRows
     store : RunStore
     limits : Limits
+    kept : KeptTraces
+
+    Attributes
+    ----------
+    seconds : float
+        Spent on simulations.
     """
 
     def __init__(
-        self, subject: Subject, problem: Problem, models: HallOfFameRows, store: RunStore, limits: Limits
+        self,
+        subject: Subject,
+        problem: Problem,
+        models: HallOfFameRows,
+        store: RunStore,
+        limits: Limits,
+        kept: KeptTraces,
     ) -> None:
-        self._subject, self._problem, self._models, self._store = subject, problem, models, store
-        self._limits = limits
+        self._subject, self._store, self._limits = subject, store, limits
         self._model = problem.final_model or problem.model
-        self._outcomes: dict[int, Outcome] = {}
+        columns = [list(models.parameter_names).index(name) for name in problem.names]
+        self._parameters = models.parameters[:, columns]
+        found = ((i, kept.get(subject.id, row)) for i, row in enumerate(self._parameters))
+        self._done = {i: traces for i, traces in found if traces is not None}
+        self._failed: dict[int, str] = {}
+        self.seconds = 0.0
+
+    @property
+    def complete(self) -> bool:
+        """Whether all that is to be had is there."""
+        return len(self._done) + len(self._failed) == len(self._parameters)
 
     def tasks(self) -> list[EvaluationTask]:
-        """Return a task a model; `take` wants the outcome of each. None where the models are not NEURON's."""
+        """Return a task a model to be simulated; `take` wants the outcome of each. None where they are not NEURON's."""
         if not isinstance(self._model, FitModel | UserModel):
             return []
-        engine = traces_spec(self._subject.id, self._model, self._limits.max_steps)
-        columns = [list(self._models.parameter_names).index(name) for name in self._problem.names]
-        about = {"cell": self._subject.id, "stage": STAGE}
+        cell, deadline = self._subject.id, self._limits.deadline.fresh()
+        name = f"{cell}-{self._subject.stages[-1].name}{FINAL}"  # the finalists' engine, which hosts may still have
+        engine = engine_spec(name, self._model, self._limits.max_steps, traces=True)
+        about = {"cell": cell, "stage": STAGE}
         return [
-            self._limits.task(((self._subject.id, STAGE, 0), i), engine, row, self._limits.deadline.fresh(), about)
-            for i, row in enumerate(self._models.parameters[:, columns])
+            self._limits.task(((cell, STAGE, 0), i), engine, row, deadline, about)
+            for i, row in enumerate(self._parameters)
+            if i not in self._done
         ]
 
     def take(self, individual: int, outcome: Outcome) -> None:
-        """Take in what became of one model; when all are there, store them."""
-        self._outcomes[individual] = outcome
-        if len(self._outcomes) == len(self._models):
-            self._write()
+        """Take in what became of one model."""
+        self.seconds += outcome.seconds
+        if outcome.ok:
+            self._done[individual] = outcome.value
+        else:
+            self._failed[individual] = outcome.reason
 
-    def _write(self) -> None:
+    def write(self) -> None:
+        """Store what is there."""
         cell = self._subject.id
-        done = {i: o.value for i, o in sorted(self._outcomes.items()) if isinstance(o.value, ModelTraces)}
-        if len(done) < len(self._models):
-            reasons = sorted({outcome.reason for outcome in self._outcomes.values() if not outcome.ok})
+        if self._failed:
             fit_logger(cell=cell).warning(
                 "%d of %d models of the hall of fame could not be simulated again for their traces (%s)",
-                len(self._models) - len(done),
-                len(self._models),
-                "; ".join(reasons),
+                len(self._failed),
+                len(self._parameters),
+                "; ".join(sorted(set(self._failed.values()))),
             )
-        if not done:
+        if not self._done:
             return
         steps = self._model.targets.protocols if isinstance(self._model, FitModel) else {}
         by_recording = {recording_name(step.name): step for step in steps.values()}
         traces, features, rates = self._recorded()
-        for i, model in done.items():
+        for i, model in sorted(self._done.items()):
             rank = i + 1
             for name, (time_ms, voltage_mV) in model.traces.items():
                 step = by_recording.get(name)

@@ -3,8 +3,8 @@
 import abc
 import math
 from collections import Counter, deque
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -14,7 +14,14 @@ from neurofleet.cluster.store.run_store import RunStore
 from neurofleet.cluster.store.schemas import Evaluations, HallOfFameRows
 from neurofleet.errors import ClusterError, JobError
 from neurofleet.jobs.fit.campaign_state import FINAL, EngineChoice
-from neurofleet.jobs.fit.engines import engine_spec, residuals_of, scores_of, task_deadline_s, vector_spec
+from neurofleet.jobs.fit.engines import (
+    ModelTraces,
+    engine_spec,
+    residuals_of,
+    scores_of,
+    task_deadline_s,
+    vector_spec,
+)
 from neurofleet.jobs.fit.fit_problem import Problem, StagePlan
 from neurofleet.jobs.run_log import fit_logger
 from neurofleet.neurosim.cells.fit_model import MAX_SCORE, FitModel
@@ -117,6 +124,10 @@ class Limits:
         )
 
 
+KeepTraces = Callable[[np.ndarray, ModelTraces], None]
+"""Is given the parameters of each finalist, shape (P,), with what it did."""
+
+
 @dataclass
 class SearchState:
     """What a display shows of a search; `seconds` were spent on its evaluations.
@@ -176,6 +187,8 @@ class StageSearch(abc.ABC):
     hall_of_fame : int
         Models to keep.
     limits : Limits
+    keep_traces : callable, optional
+        By default, finalists have scores alone.
     """
 
     def __init__(
@@ -188,6 +201,7 @@ class StageSearch(abc.ABC):
         strategy: "AskTell",
         hall_of_fame: int,
         limits: Limits,
+        keep_traces: KeepTraces | None = None,
     ) -> None:
         self.cell, self.stage, self.seed, self.problem = cell, stage, seed, problem
         self._store = store
@@ -196,10 +210,11 @@ class StageSearch(abc.ABC):
         self._ask_tell = strategy
         self._size = hall_of_fame
         self._engine = self._search_engine()
-        final_model = problem.final_model_of(stage.engine)
-        self._final_engine = (
-            None if final_model is None else engine_spec(f"{cell}-{stage.name}{FINAL}", final_model, limits.max_steps)
-        )
+        self._keep_traces = keep_traces
+        self._final_engine = None
+        if (final := problem.final_model_of(stage.engine)) is not None:
+            name, traces = f"{cell}-{stage.name}{FINAL}", keep_traces is not None
+            self._final_engine = engine_spec(name, final, limits.max_steps, traces=traces)
         # What the search learns of its evaluations holds for finalists only where they have the same engine.
         self._final_deadline = limits.deadline if stage.engine == "neuron" else limits.deadline.fresh()
         again = stage.finalists if self._final_engine else 0
@@ -233,6 +248,9 @@ class StageSearch(abc.ABC):
         """Take in one outcome; return the evaluations that can now be done, none while others are awaited."""
         current = self._current
         assert current is not None
+        if isinstance(outcome.value, ModelTraces) and self._keep_traces is not None:
+            self._keep_traces(current.parameters[individual], outcome.value)
+            outcome = replace(outcome, value=outcome.value.scores.copy())  # free of the memory that it arrived in
         current.outcomes[individual] = outcome
         self._count_outcome(current.stage, outcome.status, outcome.seconds)
         if not current.complete:
@@ -523,6 +541,7 @@ class GenerationSearch(StageSearch):
         Models to keep.
     limits : Limits
     warm_start : ndarray, shape (k, P), optional
+    keep_traces : callable, optional
     """
 
     def __init__(
@@ -536,10 +555,11 @@ class GenerationSearch(StageSearch):
         hall_of_fame: int,
         limits: Limits,
         warm_start: np.ndarray | None = None,
+        keep_traces: KeepTraces | None = None,
     ) -> None:
         space = ParameterSpace.from_bounds(problem.names, np.array(problem.lower), np.array(problem.upper))
         self._strategy = make_strategy(stage.search, space, seed, warm_start)
-        super().__init__(cell, stage, seed, problem, store, self._strategy, hall_of_fame, limits)
+        super().__init__(cell, stage, seed, problem, store, self._strategy, hall_of_fame, limits, keep_traces)
         self._replay()
 
     @property

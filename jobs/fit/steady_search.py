@@ -10,7 +10,7 @@ from neurofleet.cluster.store.run_store import RunStore
 from neurofleet.cluster.store.schemas import Evaluations
 from neurofleet.errors import JobError
 from neurofleet.jobs.fit.fit_problem import Problem, StagePlan
-from neurofleet.jobs.fit.stage_search import Generation, Limits, StageSearch
+from neurofleet.jobs.fit.stage_search import Generation, KeepTraces, Limits, StageSearch
 from neurofleet.neurosim.evolution import ParameterSpace, SteadyConfig, make_steady_strategy
 
 SMALLEST_BLOCK = 32
@@ -53,6 +53,7 @@ class SteadySearch(StageSearch):
         Models to keep.
     limits : Limits
     warm_start : ndarray, shape (k, P), optional
+    keep_traces : callable, optional
 
     Attributes
     ----------
@@ -75,11 +76,12 @@ class SteadySearch(StageSearch):
         hall_of_fame: int,
         limits: Limits,
         warm_start: np.ndarray | None = None,
+        keep_traces: KeepTraces | None = None,
     ) -> None:
         space = ParameterSpace.from_bounds(problem.names, np.array(problem.lower), np.array(problem.upper))
         search = cast("SteadyConfig", stage.search)
         self._strategy = make_steady_strategy(search, space, seed, warm_start)
-        super().__init__(cell, stage, seed, problem, store, self._strategy, hall_of_fame, limits)
+        super().__init__(cell, stage, seed, problem, store, self._strategy, hall_of_fame, limits, keep_traces)
         self.in_flight = in_flight
         self.replayed_unlike = 0
         self._under_way: dict[int, np.ndarray] = {}

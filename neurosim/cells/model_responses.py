@@ -14,7 +14,7 @@ Trace = tuple[np.ndarray, np.ndarray]
 
 @dataclass(frozen=True)
 class FeatureValue:
-    """An e-feature of a model and what it is compared with; None where there is no value."""
+    """An e-feature of a model and what it is compared with; None where there is no value, or are several."""
 
     value: float | None
     mean: float | None
@@ -33,12 +33,11 @@ def voltage_traces(responses: Mapping[str, Any]) -> Iterator[tuple[str, Trace]]:
 
 def feature_values(calculator: Any, responses: Mapping[str, Any]) -> dict[str, FeatureValue]:
     """Return objective -> its e-feature, by the fitness calculator of a BluePyOpt evaluator."""
-    values = calculator.calculate_values(responses)
     features_found = {}
     for objective in calculator.objectives:
-        features = getattr(objective, "features", ())
-        of = next(iter(features), None)
-        value = values[objective.name]
+        value = of = None
+        if hasattr(objective, "calculate_value"):  # those of several e-features have none
+            value, of = objective.calculate_value(responses), next(iter(getattr(objective, "features", ())), None)
         features_found[objective.name] = FeatureValue(
             None if value is None else float(np.mean(value)),
             getattr(of, "exp_mean", None),

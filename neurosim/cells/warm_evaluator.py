@@ -5,11 +5,14 @@ where no Python signal or exception would interrupt it. eFEL is set up once for 
 """
 
 import copy
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
+
+from neurofleet.neurosim.cells.model_responses import FeatureValue, feature_values
 
 _COUNTER = """
 nf_steps = 0
@@ -232,16 +235,23 @@ class WarmEvaluator:
         A residual is that of `signed_residual`; NaN also for an objective that is not of one e-feature.
         Errors are those of `evaluate`.
         """
+        responses = self.responses(values)
+        with self._groups.calculated(responses):
+            return self._signed(responses)
+
+    def evaluate_traced(self, values: ArrayLike) -> tuple[np.ndarray, dict[str, FeatureValue], dict[str, Any]]:
+        """Return what `evaluate_signed` returns, and the e-features and responses that it is calculated from.
+
+        Errors are those of `evaluate`.
+        """
+        responses = self.responses(values)
+        with self._groups.calculated(responses):
+            return self._signed(responses), feature_values(self._warm.fitness_calculator, responses), responses
+
+    def _signed(self, responses: Mapping[str, Any]) -> np.ndarray:
         calculator = self._warm.fitness_calculator
-        try:
-            responses = self.responses(values)
-            self._groups.calculate(responses)
-            scores = calculator.calculate_scores(responses)
-            residuals = {
-                objective.name: _objective_residual(objective, responses) for objective in calculator.objectives
-            }
-        finally:
-            self._groups.forget()
+        scores = calculator.calculate_scores(responses)
+        residuals = {objective.name: _objective_residual(objective, responses) for objective in calculator.objectives}
         return np.array([[scores[name], residuals[name]] for name in self.objective_names], dtype=np.float64).T
 
     def feature_values(self, values: ArrayLike, protocols: Collection[str] | None = None) -> dict[str, float | None]:
@@ -256,12 +266,9 @@ class WarmEvaluator:
         chosen = None
         if protocols is not None:
             chosen = {name: self._warm.fitness_protocols[name] for name in protocols}
-        try:
-            responses = self.responses(values, chosen)
-            self._groups.calculate(responses)
+        responses = self.responses(values, chosen)
+        with self._groups.calculated(responses):
             return self._warm.fitness_calculator.calculate_values(responses)
-        finally:
-            self._groups.forget()
 
     def _release(self, parameters: Mapping[str, float], protocols: Mapping[str, Any]) -> None:
         """Clean up after an interrupted protocol: unfreeze the parameters, destroy stimuli and recordings."""
@@ -446,16 +453,17 @@ class FeatureGroups:
             wrapped.append(feature)
         return wrapped
 
-    def calculate(self, responses: Mapping[str, Any]) -> None:
-        """Calculate all groups for `responses`, and give eFEL its defaults back.
+    @contextmanager
+    def calculated(self, responses: Mapping[str, Any]) -> Iterator[None]:
+        """Hold the values of all groups for `responses`, with eFEL at its defaults, within a ``with`` block.
 
-        Done before anything else is scored, because other features may set eFEL up for themselves.
+        Calculated before anything else is scored, because other features may set eFEL up for themselves.
         """
-        for group in self._groups.values():
-            group.values(responses)
-        self._settings.reset()
-
-    def forget(self) -> None:
-        """Drop the values of the last responses."""
-        for group in self._groups.values():
-            group.forget()
+        try:
+            for group in self._groups.values():
+                group.values(responses)
+            self._settings.reset()
+            yield
+        finally:
+            for group in self._groups.values():
+                group.forget()

@@ -259,10 +259,9 @@ class _OneByOne:
     def scores(self, runs: Mapping[str, VoltageRun], i: int) -> tuple[list[float], list[float]]:
         """Return the scores and the residuals of the i-th individual."""
         responses = _responses(runs, i)
-        self._groups.calculate(responses)
-        scores = [feature.calculate_score(responses) for feature in self._features]
-        residuals = [signed_residual(feature, responses) for feature in self._features]
-        self._groups.forget()
+        with self._groups.calculated(responses):
+            scores = [feature.calculate_score(responses) for feature in self._features]
+            residuals = [signed_residual(feature, responses) for feature in self._features]
         return scores, residuals
 
 

@@ -12,7 +12,9 @@ import yaml
 
 from neurofleet.cluster.pool.host_worker import Assignment, HostWorker
 from neurofleet.cluster.store.run_store import RunStore
+from neurofleet.cluster.store.schemas import FEATURES, RATES, TRACES
 from neurofleet.errors import Interrupted, JobError, UsageError
+from neurofleet.jobs.fit.campaign import finished_cells
 from neurofleet.jobs.fit.campaign_state import (
     STAGE_FINISHED,
     STAGE_STARTED,
@@ -168,16 +170,17 @@ def by_neuron(model, individuals):
 def test_interrupted_and_resumed_it_is_the_same_but_never_with_another_engine(vector, folder, tmp_path, monkeypatch):
     write = RunStore.write_generation
 
-    def write_and_stop(store, cell, stage, seed, rows):
+    def write_and_stop(last, store, cell, stage, seed, rows):
         write(store, cell, stage, seed, rows)
-        if stage == "active" and rows.generation == 1:
+        if (stage, rows.generation) == last:
             raise KeyboardInterrupt
 
     out = tmp_path / "run"
-    with monkeypatch.context() as patched:
-        patched.setattr(RunStore, "write_generation", write_and_stop)
-        with pytest.raises(Interrupted):
-            run(folder, out)
+    for last in (("active", 1), ("active_final", 0)):  # traces of the finalists that are stored then are lost
+        with monkeypatch.context() as patched:
+            patched.setattr(RunStore, "write_generation", lambda *of, last=last: write_and_stop(last, *of))
+            with pytest.raises(Interrupted):
+                run(folder, out)
     with monkeypatch.context() as patched:
         without_compiler(patched, tmp_path)
         with pytest.raises(UsageError, match="begun with the vector engine, .* never mixed"):
@@ -185,7 +188,7 @@ def test_interrupted_and_resumed_it_is_the_same_but_never_with_another_engine(ve
     run(folder, out)
     starts = [e for e in RunStore(out).read_events() if e["event"] == STAGE_STARTED and e["stage"] == "active"]
     scoring = {"spike_threshold_mV": -20.0, "vector_scoring_revision": SCORING_REVISION}
-    assert [event["scoring"] for event in starts] == [scoring] * 2
+    assert [event["scoring"] for event in starts] == [scoring] * 3
     files = sorted(
         [*Path(vector.root).glob("hall_of_fame/**/*.parquet"), *Path(vector.root).glob("pooled/**/*.parquet")]
     )
@@ -196,6 +199,14 @@ def test_interrupted_and_resumed_it_is_the_same_but_never_with_another_engine(ve
         ours, theirs = pq.read_table(out / file.relative_to(vector.root)), pq.read_table(file)
         assert ours.drop(["seconds", "residual"]).equals(theirs.drop(["seconds", "residual"]))
         assert repr(ours["residual"].to_pylist()) == repr(theirs["residual"].to_pylist())  # with NaN
+    tables = [file for kind in (TRACES, FEATURES, RATES) for file in Path(vector.root).glob(f"{kind}/*/part.parquet")]
+    assert len(tables) == 3
+    for file in tables:
+        assert pq.read_table(out / file.relative_to(vector.root)).equals(pq.read_table(file))
+    spent = [finished_cells(store)["demo"]["core_seconds"] for store in (vector, RunStore(out))]
+    stored = [store.spent_seconds("demo") for store in (vector, RunStore(out))]
+    assert spent[0] == pytest.approx(stored[0], abs=2e-3), "no model was simulated twice"
+    assert spent[1] > stored[1] + 0.01, "some were"
 
 
 @pytest.mark.slow

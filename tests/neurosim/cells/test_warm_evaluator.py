@@ -136,11 +136,15 @@ def test_feature_values_are_named_by_objective():
 
 
 def values_of_first():
+    from neurofleet.neurosim.cells.model_responses import feature_values
     from neurofleet.neurosim.cells.warm_evaluator import WarmEvaluator
 
     evaluator = simple_cell()
     warm = WarmEvaluator(evaluator)
     scores, residuals = warm.evaluate_signed(INDIVIDUALS[0])
+    again, features, responses = warm.evaluate_traced(INDIVIDUALS[0])
+    np.testing.assert_array_equal(again, [scores, residuals])
+    assert features == feature_values(evaluator.fitness_calculator, responses)
     own, others = evaluator.fitness_calculator.objectives[:14], len(scores) - 14
     assert np.isnan(residuals[-others:]).all()  # of objectives that are no plain e-feature, the sign is not known
     warm.close()
