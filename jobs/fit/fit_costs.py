@@ -259,7 +259,7 @@ def print_fit_plan(spec: FitSpec, folder: Path) -> None:
     total = sum(cost.core_s(cost.engine) for cost in costs)
     finalists, traced = sum(cost.finalists for cost in costs), sum(cost.traced for cost in costs)
     again = f" and up to {finalists} finalists scored again by NEURON" if finalists else ""
-    again += f" and {traced} models simulated again for their traces" if traced else ""
+    again += f" and up to {traced} models simulated again for their traces" if traced else ""
     hours = ", ".join(f"{duration(total / hosts)} on {hosts}" for hosts in sorted({*HOSTS, spec.max_hosts or HOSTS[0]}))
     print_line(
         console,

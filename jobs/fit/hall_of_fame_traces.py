@@ -25,7 +25,7 @@ STAGE = "traces"
 
 
 class HallOfFameTraces:
-    """Stores what the models of a pooled hall of fame do; those of which that is not kept are simulated again.
+    """Stores what the models of a pooled hall of fame do; those of which it is not kept are simulated again.
 
     Parameters
     ----------

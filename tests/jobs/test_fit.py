@@ -17,6 +17,7 @@ from neurofleet.cluster.store.generations import evaluation_files
 from neurofleet.cluster.store.run_store import RunStore
 from neurofleet.cluster.store.schemas import FEATURES, MORPHOLOGY, RATES, TRACES
 from neurofleet.errors import JobError, UsageError
+from neurofleet.jobs.fit.campaign import finished_cells
 from neurofleet.jobs.results.cell_models import stored_of_cell
 from neurofleet.jobs.run_job import run_job
 from tests.jobs.stored_generations import (
@@ -216,6 +217,10 @@ def test_a_users_own_evaluator_runs_unchanged(ray_session, tmp_path):
         evolution={"strategy": "paper", "offspring": 8, "generations": {"fit": 3}, "seeds": [7]},
     )
     run_job(job, str(tmp_path / "run"), cpus=1)
-    hall = RunStore(tmp_path / "run").read_hall_of_fame("small")
+    store = RunStore(tmp_path / "run")
+    hall = store.read_hall_of_fame("small")
     assert set(hall.parameter_names) == {"gnabar_hh", "gkbar_hh"}
     assert hall.objective_names == ("Step1.Spikecount",)
+    traces = stored_of_cell(store, TRACES, "small")
+    assert set(traces["rank"].to_pylist()) == set(range(1, len(hall) + 1))
+    assert finished_cells(store)["small"]["core_seconds"] > store.spent_seconds("small") + 0.001, "simulated again"

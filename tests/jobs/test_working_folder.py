@@ -43,7 +43,7 @@ def command_line(folder: Path, *arguments: str, start: tuple[str, ...] = ()) -> 
 def test_plan_run_report_and_results(folder):
     plan = command_line(folder, "plan", "job.yaml")
     assert plan.returncode == 0, plan.stderr
-    assert "16 evaluations" in plan.stdout
+    assert "16 evaluations and up to 10 models simulated again for their traces, about" in " ".join(plan.stdout.split())
     run = command_line(folder, "run", "job.yaml", "--out", "out", "--cpus", "1")
     assert run.returncode == 0, run.stderr
     results = command_line(folder, "results", "out", "--query", "select count(*) n from evaluations", "--json")
