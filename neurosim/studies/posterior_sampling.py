@@ -6,7 +6,9 @@ alone; the power of the density rises from 0 to 1 in stages (sequential Monte Ca
 beginning of a stage, particles are resampled in proportion to the rise, so that each basin keeps its share. Then they
 move: a network that was fitted to the scores so far stands in for the model in many small steps, and where these end up
 is accepted or not by the model's own scores (surrogate transitions, Liu 2001). That is exact whatever the network
-predicts; a bad one costs acceptance.
+predicts; a bad one costs acceptance. Where it predicts far too low a density, a particle would not get away for
+hundreds of such moves: at the density itself, every other move is one short step by differential evolution
+(ter Braak 2006), which the network has no part in.
 """
 
 from __future__ import annotations
@@ -38,8 +40,9 @@ DISCARDED = 0.25
 _LEFT = 0.6  # of the particles, in effect, when they are weighted for the next stage
 _FAR_ENOUGH = 0.4  # correlation with where the stage began, over particles, the mean of all parameters
 _FULL_STAGES, _LONGER = 3, 6  # at the density itself before the last; their sweeps, of those of others
-_INNER, _FULL_INNER, _LAST_INNER = (10, 2), (30, 2), (100, 5)  # steps on the network in one sweep and the next, each
-# for every parameter
+_INNER, _FULL_INNER, _LAST_INNER = (10, 2), (30, 0), (100, 0)  # steps on the network in one sweep and the next, each
+# for every parameter; 0: a step without it
+_SHORTEST = 0.2  # of steps without the network, as a share of those on it
 _TOGETHER = 64  # particles that one thread moves
 _TUNING = 100
 _WANTED = 0.25  # acceptance of these steps
@@ -233,7 +236,14 @@ class _Stage:
                     self._scales[i] = np.clip(self._scales[i] * faster, 0.01, 3.0)
 
     def propose(self, unit: np.ndarray, steps: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Return where steps on the network lead, (N, P), and by how much its log density is higher there (N,)."""
+        """Return where steps on the network lead, (N, P), and by how much its log density is higher there (N,).
+
+        Of 0 steps: where one step leads that knows no density.
+        """
+
+        if steps == 0:
+            shares = _SHORTEST ** random.random(len(unit))
+            return _rounded(self._stepped(unit, random, shares)[0]), np.zeros(len(unit))
 
         def moved(part: np.ndarray, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
             first = density = self._surrogate.log_density(part)
@@ -252,6 +262,15 @@ class _Stage:
         self, unit: np.ndarray, density: np.ndarray, random: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Return particles, their log densities, which have moved, and how many parameters each was to change."""
+        proposed, subsets = self._stepped(unit, random, 1.0)
+        then = self._surrogate.log_density(proposed)
+        moved = np.log(random.random(len(unit))) < self.power * (then - density)
+        return np.where(moved[:, None], proposed, unit), np.where(moved, then, density), moved, subsets
+
+    def _stepped(
+        self, unit: np.ndarray, random: np.random.Generator, shares: np.ndarray | float
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return particles after a step, of which the usual length is multiplied, and which subsets have changed."""
         n, parameters = unit.shape
         others = len(self.start)
         first = random.integers(others, size=n)
@@ -259,12 +278,10 @@ class _Stage:
         subsets = random.integers(len(_SUBSETS), size=n)
         changed = random.random((n, parameters)) < _SUBSETS[subsets][:, None]
         changed[np.arange(n), random.integers(parameters, size=n)] = True
-        scale = self._scales[subsets] * np.exp(0.5 * random.standard_normal(n)) * 2.38
+        scale = shares * self._scales[subsets] * np.exp(0.5 * random.standard_normal(n)) * 2.38
         scale /= np.sqrt(2.0 * changed.sum(axis=1))
-        proposed = _reflected(unit + changed * scale[:, None] * (self.start[first] - self.start[second]))
-        then = self._surrogate.log_density(proposed)
-        moved = np.log(random.random(n)) < self.power * (then - density)
-        return np.where(moved[:, None], proposed, unit), np.where(moved, then, density), moved, subsets
+        stepped = _reflected(unit + changed * scale[:, None] * (self.start[first] - self.start[second]))
+        return stepped, subsets
 
 
 def _usable_cpus() -> int:

@@ -11,6 +11,7 @@ from neurofleet.neurosim.studies import posterior_sampling
 from neurofleet.neurosim.studies.posterior_sampling import (
     PosteriorSampler,
     Step,
+    Surrogate,
     autocorrelation_time,
     convergence,
     drawn_steps,
@@ -68,6 +69,21 @@ def test_separated_basins_of_unequal_depth_keep_their_shares():
     drawn = np.concatenate([drawn_steps(steps_of(two_basins, 6, seed, 3))[-1].unit for seed in (1, 2)])
     in_wide = (drawn.mean(axis=1) > 0.5).mean()
     assert in_wide == pytest.approx(0.75, abs=0.16), "as a binomial of 96 would, within more than three deviations"
+
+
+def test_where_the_network_predicts_far_too_low_a_density_particles_still_move(monkeypatch):
+    predicted = Surrogate.log_density
+    lower = MEAN[0]
+
+    def blind(self, unit):
+        return predicted(self, unit) - 30.0 * (unit[:, 0] < lower)
+
+    monkeypatch.setattr(Surrogate, "log_density", blind)
+    steps = steps_of(scores, 120)
+    drawn = drawn_steps(steps)
+    assert np.any([step.accepted for step in drawn], axis=0).all()
+    below = np.mean([step.unit[:, 0] < lower for step in drawn])
+    assert below == pytest.approx(0.5, abs=0.07)  # the density is symmetric about it
 
 
 def test_the_power_rises_to_one_and_three_stages_at_it_come_before_the_draws(chain):
