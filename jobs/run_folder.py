@@ -70,6 +70,7 @@ PACKAGES = (
     "bluepyopt",
     "efel",
     "cmaes",
+    "deap",
     "numpy",
     "pynwb",
     "ray",

@@ -37,7 +37,7 @@ class Fit(Protocol):
     def id(self) -> str: ...
 
     finished: bool
-    """Whether all that it is for is stored; the few tasks that it hands out then are done whatever is used up."""
+    """Whether nothing is left to search; the few tasks that it hands out then are done whatever is used up."""
 
     @property
     def to_go(self) -> float:
@@ -306,7 +306,7 @@ class Fits:
         done = self._open.pop(fit.id)
         self._past[fit.id] = done.states()
         self._kept.drop(fit.id)
-        if done.finished:
+        if done.summary:
             self.finished[fit.id] = done.summary
 
     def set_aside(self, id: str, error: Exception) -> bool:

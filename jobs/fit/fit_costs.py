@@ -92,7 +92,7 @@ class StageCost:
     choice : EngineChoice
     evaluations, finalists, traced : int
         Of the search, those scored again by NEURON after it, and those simulated again for their traces alone, which
-        finalists are not; all seeds together.
+        finalists are not unless they failed; all seeds together.
     seconds : Seconds
     """
 

@@ -426,7 +426,7 @@ class FitSpec(JobSpec):
     runner: ClassVar[str] = "neurofleet.jobs.fit.fit_run:run_fit"
     planner: ClassVar[str] = "neurofleet.jobs.fit.fit_costs:print_fit_plan"
     checker: ClassVar[str | None] = "neurofleet.jobs.fit.fit_inputs:check_budgets_of_recipe"
-    decisive_packages: ClassVar[tuple[str, ...]] = ("neuron", "bluepyopt", "efel", "cmaes")
+    decisive_packages: ClassVar[tuple[str, ...]] = ("neuron", "bluepyopt", "efel", "cmaes", "deap")
 
     kind: Literal["fit"] = "fit"
     """A fit of neuron models to recordings."""

@@ -2,6 +2,8 @@
 
 import pickle
 import sqlite3
+from contextlib import suppress
+from typing import Any
 
 import numpy as np
 
@@ -14,31 +16,39 @@ class KeptTraces:
 
     In a database without a name, which takes little memory and, when it grows, space in ``TMPDIR`` (by default
     ``/var/tmp``). What a cell takes can be used again when it is dropped; all is gone when this process ends, however
-    it does.
+    it does, and when that space is full.
     """
 
     def __init__(self) -> None:
-        self._database = sqlite3.connect("", isolation_level=None)
+        self._database: sqlite3.Connection | None = sqlite3.connect("", isolation_level=None)
         self._database.execute("PRAGMA journal_mode = MEMORY")
         self._database.execute("CREATE TABLE kept (cell, parameters, traces, PRIMARY KEY (cell, parameters))")
-        self._told = False
 
     def put(self, cell: str, parameters: np.ndarray, traces: ModelTraces) -> None:
-        """Keep what a model did; where the disk is full, nothing is kept."""
-        row = (cell, parameters.tobytes(), pickle.dumps(traces))
-        try:
-            self._database.execute("INSERT OR REPLACE INTO kept VALUES (?, ?, ?)", row)
-        except sqlite3.Error as error:
-            if not self._told:
-                self._told = True
-                fit_logger(cell=cell).warning("traces of finalists are not kept (%s): some are simulated twice", error)
+        """Keep what a model did."""
+        row = cell, parameters.tobytes(), pickle.dumps(traces)
+        self._execute("INSERT OR REPLACE INTO kept VALUES (?, ?, ?)", row)
 
     def get(self, cell: str, parameters: np.ndarray) -> ModelTraces | None:
         """Return what the model of exactly these parameters did, shape (P,); None where that is not kept."""
         query = "SELECT traces FROM kept WHERE cell = ? AND parameters = ?"
-        row = self._database.execute(query, (cell, parameters.tobytes())).fetchone()
-        return None if row is None else pickle.loads(row[0])  # written by this process, and no other can reach it
+        rows = self._execute(query, (cell, parameters.tobytes()))
+        return pickle.loads(rows[0][0]) if rows else None  # written by this process, and no other can reach it
 
     def drop(self, cell: str) -> None:
         """Forget a cell."""
-        self._database.execute("DELETE FROM kept WHERE cell = ?", (cell,))
+        self._execute("DELETE FROM kept WHERE cell = ?", (cell,))
+
+    def _execute(self, statement: str, values: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+        if self._database is None:
+            return []
+        try:
+            return self._database.execute(statement, values).fetchall()
+        except sqlite3.Error as error:
+            fit_logger(cell=values[0]).warning(
+                "traces of finalists are not kept any more (%s): models of the hall of fame are simulated again", error
+            )
+            with suppress(sqlite3.Error):
+                self._database.close()
+            self._database = None  # after a failed write, nothing can be read either
+            return []

@@ -29,6 +29,7 @@ HERE = {
     "bluepyopt": "1.14",
     "efel": "5.7",
     "cmaes": "0.13",
+    "deap": "1.4.4",
     "numpy": "2.0",
 }
 

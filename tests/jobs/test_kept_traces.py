@@ -1,6 +1,7 @@
 """What finalists did is kept outside of memory until it is asked for."""
 
-import logging
+import subprocess
+import sys
 
 import numpy as np
 
@@ -30,15 +31,22 @@ def test_a_model_is_found_by_its_cell_and_its_exact_parameters():
     assert kept.get("b", A).scores[0, 0] == 3.0
 
 
-def test_where_the_disk_is_full_what_was_kept_stays(caplog):
-    kept = KeptTraces()
-    kept.put("a", A, did(1.0))
-    kept._database.execute("PRAGMA max_page_count = 20")
-    for _ in range(2):
-        kept.put("a", B, did(2.0, 100_000))
-    assert [r.levelno for r in caplog.records] == [logging.WARNING]
-    assert "database or disk is full" in caplog.text
-    assert kept.get("a", B) is None
-    assert kept.get("a", A).scores[0, 0] == 1.0
-    kept.put("a", B, did(2.0))
-    assert kept.get("a", B).scores[0, 0] == 2.0
+FULL_DISK = """
+import resource, signal
+from tests.jobs.test_kept_traces import A, B, KeptTraces, did
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
+kept = KeptTraces()
+kept.put("a", A, did(1.0))
+for i in range(8):
+    kept.put(f"b{i}", B, did(2.0, 100_000))
+print([kept.get(*key) for key in (("a", A), ("b0", B), ("b7", B))])
+kept.put("a", A, did(1.0))
+kept.drop("a")
+"""
+
+
+def test_where_the_disk_is_full_nothing_is_kept_and_nothing_fails():
+    done = subprocess.run([sys.executable, "-c", FULL_DISK], capture_output=True, text=True, check=True, timeout=120)
+    assert done.stdout.split("\n")[-2] == "[None, None, None]"
+    assert (done.stdout + done.stderr).count("traces of finalists are not kept any more") == 1
