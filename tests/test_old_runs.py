@@ -78,13 +78,14 @@ def test_the_report_of_an_old_run_can_be_drawn_again(runs, kind):
 def test_the_verdict_on_an_old_fit_says_how_good_how_sure_and_what_failed(runs):
     hall = pq.read_table(WRITTEN / "fit/hall_of_fame/cell=demo/pooled.parquet", partitioning=None).to_pandas()
     scores = hall.filter(regex=r"^score\.").iloc[hall["total"].argmin()]
-    good, sure, failed, *_ = fit_verdict(str(runs / "fit"))
+    good, sure, far, *_, failed, _next = fit_verdict(str(runs / "fit"))
     assert f"mean |z| of the best model {scores.mean():.4g} (standard deviations" in good
     step, _, feature = scores.idxmax().removeprefix("score.").partition(".soma.")
     assert f"{feature} at {step} {scores.max():.3g}" in good
     by_seed = hall.groupby("seed")["total"].min() / len(scores)
     assert f"mean |z| of their best models {by_seed.min():.4g} to {by_seed.max():.4g}" in sure
     assert "of them distinct; parameters of two models differ by" in sure
+    assert far.startswith("stage passive: the best model is 25.09 standard deviations from the recording")
     assert failed == "failed: 0 of 186 evaluations"
 
 

@@ -21,7 +21,7 @@ from neurofleet.jobs.reports.search_figures import outcomes_figure, search_figur
 from neurofleet.jobs.reports.tables import table_of_recording
 from neurofleet.jobs.reports.units import feature_unit, split_objective
 from neurofleet.jobs.results.parameters_at_bounds import on_bounds
-from neurofleet.jobs.results.run_summary import CellSummary, evaluations, generations, short
+from neurofleet.jobs.results.run_summary import CellSummary, evaluations, far_stages, generations, short
 from neurofleet.jobs.results.run_tables import RunTables
 from neurofleet.neurosim.cells.morphology_check import axon_line
 
@@ -96,6 +96,7 @@ def _opening(cell: CellSummary) -> list[str]:
             for stage in cell.stages
         ]
         parts.append(html.table((*head, "core-hours"), rows, numbers=range(2, 8)))
+        parts += [html.paragraph(f"{line[:1].upper()}{line[1:]}.", "note") for line in far_stages(cell)]
     return parts
 
 

@@ -23,6 +23,7 @@ from neurofleet.jobs.results.run_tables import RunTables
 from neurofleet.jobs.terminal import terminal
 
 FARTHEST, SHOWN_BOUNDS = 3, 3
+FAR_MEAN_Z = 3.0  # no recorded cell is so far from its own recording
 
 
 @dataclass(frozen=True)
@@ -159,8 +160,13 @@ def verdict(cells: Sequence[CellSummary]) -> list[str]:
             shown = ", ".join(map(str, found[:SHOWN_BOUNDS]))
             lines.append(f"on a bound: {shown}{more}; better values may lie outside")
         if len(cells) == 1:
+            lines += far_stages(done[0])
             lines += [f"{UNCERTAIN} {step}" for step in done[0].stages[-1].uncertain_steps]
     if len(cells) > 1:
+        far = [cell.cell for cell in done if far_stages(cell)]
+        more = ", …" if len(far) > SHOWN_BOUNDS else ""
+        told = f"stages before the last are far from the recording: {', '.join(far[:SHOWN_BOUNDS])}{more}"
+        lines += [told] if far else []
         uncertain = [cell.cell for cell in done if cell.stages[-1].uncertain_steps]
         more = ", …" if len(uncertain) > SHOWN_BOUNDS else ""
         told = f"{UNCERTAIN} some steps of {', '.join(uncertain[:SHOWN_BOUNDS])}{more}"
@@ -172,6 +178,16 @@ def verdict(cells: Sequence[CellSummary]) -> list[str]:
     failed = sum(n for status, n in outcomes if status != "ok")
     lines.append(f"failed: {failed:,} of {sum(n for _, n in outcomes):,} evaluations")
     return lines + [f"failed: {cell.cell}: {cell.reason}" for cell in cells if cell.state == "failed"]
+
+
+def far_stages(cell: CellSummary) -> list[str]:
+    """Return what is to be said of stages that others build on though their best model is far from the recording."""
+    return [
+        f"stage {stage.stage}: the best model is {short(stage.best_mean_score)} standard deviations from the recording "
+        "on average; what the next stage inherits from it may exclude better values"
+        for stage in cell.stages[:-1]
+        if stage.finished and stage.best_mean_score > FAR_MEAN_Z
+    ]
 
 
 def _how_good(cell: CellSummary) -> str:
@@ -236,6 +252,7 @@ def remarks(cell: CellSummary) -> list[str]:
         if stage.finalists:
             lines.append(f"{stage.stage}: best of {stage.finalists} finalists that were scored again, more tightly")
         lines += [f"{stage.stage}: {UNCERTAIN} {step}" for step in stage.uncertain_steps]
+    lines += far_stages(cell)
     if cell.diversity is not None:
         lines += diversity_lines(cell.diversity)
     elif cell.hall_of_fame:

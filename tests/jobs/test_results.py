@@ -7,7 +7,7 @@ from neurofleet.cluster.store.run_store import RunStore
 from neurofleet.errors import UsageError
 from neurofleet.jobs.results.parameters_at_bounds import on_bounds, positions
 from neurofleet.jobs.results.results_command import query, results_command
-from neurofleet.jobs.results.run_summary import summaries
+from neurofleet.jobs.results.run_summary import CellSummary, StageSummary, far_stages, remarks, summaries
 from neurofleet.jobs.results.run_tables import RunTables
 from tests.jobs.made_run import ACTIVE, write_run
 
@@ -163,3 +163,19 @@ def test_command_prints_tables_and_json(finished, unfinished, capsys, monkeypatc
     row = json.loads(capsys.readouterr().out)[0]
     assert row["x"] is None
     assert row["total"] == row["total_1"]
+
+
+def stage_that_ended_at(mean_z, name, finished=True):
+    return StageSummary(name, finished, (), None, None, 8, 0, {}, 8, 8 * mean_z, 8 * mean_z, mean_z, 0.1)
+
+
+def test_a_stage_that_others_build_on_is_called_far_from_the_recording():
+    def told(*stages):
+        return far_stages(CellSummary("c", "unfinished", "", stages, 0, None))
+
+    near, far = stage_that_ended_at(2.9, "ih"), stage_that_ended_at(37.95, "passive")
+    assert told(near, stage_that_ended_at(12.0, "active")) == []
+    assert told(stage_that_ended_at(37.95, "passive", finished=False), near) == []
+    (line,) = told(far, near)
+    assert line.startswith("stage passive: the best model is 37.95 standard deviations from the recording on average")
+    assert line in remarks(CellSummary("c", "unfinished", "", (far, near), 0, None))
